@@ -1,0 +1,495 @@
+//! The bearer token: decode it strictly, check its claims.
+//!
+//! Spec: GP Connect tokens are unsigned (`alg` is `none`, the third part empty). They say on whose
+//! behalf a system asks; they prove nothing, and no decision rests on them alone.
+
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use http::header::{self, HeaderMap};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::interaction::Interaction;
+use crate::refusal::Refusal;
+use crate::spine::OdsCode;
+
+/// The claims a decision or a record needs, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claims {
+    /// `iss`: the consumer system's URL.
+    pub issuer: String,
+    /// `sub`: the user, equal to the practitioner's id.
+    pub subject: String,
+    /// `aud`; judged later, against the directory.
+    pub audience: Audience,
+    /// ODS code of `requesting_organization`.
+    pub organisation: OdsCode,
+    /// `requested_scope`, as sent.
+    pub scope: String,
+    /// `reason_for_request`.
+    pub reason: String,
+    /// The practitioner's SDS user id, or `UNK`.
+    pub user_id: Option<String>,
+    /// The practitioner's SDS role profile id, or `UNK`.
+    pub role_profile_id: Option<String>,
+}
+
+/// `aud` as sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Audience {
+    /// One string, as the specification has it.
+    One(String),
+    /// An array of exactly one string.
+    OneInArray(String),
+}
+
+/// What is done with a third token part that is not empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Signature {
+    /// Spec: it must be empty.
+    #[default]
+    Refused,
+    /// Lab: it is not looked at.
+    Ignored,
+}
+
+/// Reads the token of a request and checks all of it that does not need the directory.
+///
+/// `now_s` is seconds since 1970, UTC.
+pub fn check(
+    headers: &HeaderMap,
+    interaction: &Interaction,
+    signature: Signature,
+    now_s: i64,
+) -> Result<Claims, Refusal> {
+    let payload = payload(bearer(headers)?, signature)?;
+    let token: Token<'_> = serde_json::from_slice(&payload).map_err(|_| Refusal::TokenClaims)?;
+    token.check(interaction, now_s)
+}
+
+/// Limit: bytes of a token, before anything is decoded.
+const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// Spec: `exp` is `iat` plus five minutes.
+const LIFETIME_S: i64 = 300;
+/// Consumers' clocks run ahead; the public test suite sends 200 s.
+const CLOCK_AHEAD_MAX_S: i64 = 300;
+const ODS_SYSTEM: &str = "https://fhir.nhs.uk/Id/ods-organization-code";
+/// Release candidate 5 of the specification wrote it so, and consumers still do.
+const ODS_SYSTEM_RC5: &str = "http://fhir.nhs.net/Id/ods-organization-code";
+const USER_ID_SYSTEM: &str = "https://fhir.nhs.uk/Id/sds-user-id";
+const ROLE_PROFILE_SYSTEM: &str = "https://fhir.nhs.uk/Id/sds-role-profile-id";
+
+fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let value = values.next().ok_or(Refusal::TokenMissing)?;
+    if values.next().is_some() {
+        return Err(Refusal::TokenRepeated);
+    }
+    if value.len() > TOKEN_BYTES_MAX {
+        return Err(Refusal::TokenTooLong);
+    }
+    let text = value.to_str().map_err(|_| Refusal::AuthorizationMalformed)?;
+    let (scheme, token) = text.split_once(' ').ok_or(Refusal::AuthorizationMalformed)?;
+    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || token.contains(' ') {
+        return Err(Refusal::AuthorizationMalformed);
+    }
+    Ok(token)
+}
+
+/// The decoded second part of a token whose first part says `alg: none`.
+fn payload(token: &str, signature: Signature) -> Result<Vec<u8>, Refusal> {
+    let mut parts = token.split('.');
+    let (Some(head), Some(payload), Some(tail), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(Refusal::TokenMalformed);
+    };
+    let head = BASE64_URL_SAFE_NO_PAD.decode(head).map_err(|_| Refusal::TokenMalformed)?;
+    if signature == Signature::Refused {
+        if !tail.is_empty() {
+            return Err(Refusal::TokenSigned);
+        }
+        let head: TokenHead<'_> =
+            serde_json::from_slice(&head).map_err(|_| Refusal::TokenAlgorithm)?;
+        if head.alg != "none" || head.typ != "JWT" {
+            return Err(Refusal::TokenAlgorithm);
+        }
+    }
+    BASE64_URL_SAFE_NO_PAD.decode(payload).map_err(|_| Refusal::TokenMalformed)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenHead<'a> {
+    #[serde(borrow)]
+    alg: Cow<'a, str>,
+    #[serde(borrow)]
+    typ: Cow<'a, str>,
+}
+
+/// The payload. Members we do not name are tolerated and never kept; a repeated one we name is an
+/// error of the derived parser.
+#[derive(Deserialize)]
+struct Token<'a> {
+    #[serde(borrow, default)]
+    iss: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    sub: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    aud: Option<&'a RawValue>,
+    #[serde(default)]
+    exp: Option<i64>,
+    #[serde(default)]
+    iat: Option<i64>,
+    #[serde(borrow, default)]
+    reason_for_request: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    requested_scope: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    requesting_device: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    requesting_organization: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    requesting_practitioner: Option<&'a RawValue>,
+}
+
+impl Token<'_> {
+    fn check(self, interaction: &Interaction, now_s: i64) -> Result<Claims, Refusal> {
+        let issuer = text(self.iss, "iss")?;
+        let subject = text(self.sub, "sub")?;
+        let audience = audience(self.aud)?;
+        times(self.iat, self.exp, now_s)?;
+        let reason = text(self.reason_for_request, "reason_for_request")?;
+        if reason != "directcare" && !(interaction.migrates() && reason == "migration") {
+            return Err(Refusal::ClaimInvalid("reason_for_request"));
+        }
+        let scope = text(self.requested_scope, "requested_scope")?;
+        judge_scope(&scope, interaction)?;
+        resource(self.requesting_device, "requesting_device", "Device")?;
+        let organisation =
+            resource(self.requesting_organization, "requesting_organization", "Organization")?
+                .organisation()?;
+        let practitioner =
+            resource(self.requesting_practitioner, "requesting_practitioner", "Practitioner")?;
+        if practitioner.id.as_deref() != Some(&*subject) {
+            return Err(Refusal::ClaimInvalid("sub"));
+        }
+        Ok(Claims {
+            issuer,
+            subject,
+            audience,
+            organisation,
+            scope,
+            reason,
+            user_id: practitioner.identifier_in(&[USER_ID_SYSTEM]).map(str::to_owned),
+            role_profile_id: practitioner.identifier_in(&[ROLE_PROFILE_SYSTEM]).map(str::to_owned),
+        })
+    }
+}
+
+fn text(claim: Option<Cow<'_, str>>, name: &'static str) -> Result<String, Refusal> {
+    match claim {
+        Some(text) if !text.trim().is_empty() => Ok(text.into_owned()),
+        _ => Err(Refusal::ClaimMissing(name)),
+    }
+}
+
+fn audience(claim: Option<&RawValue>) -> Result<Audience, Refusal> {
+    let raw = claim.map(RawValue::get).filter(|raw| *raw != "null");
+    let raw = raw.ok_or(Refusal::ClaimMissing("aud"))?;
+    if let Ok(one) = serde_json::from_str::<String>(raw) {
+        return if one.is_empty() { Err(Refusal::ClaimMissing("aud")) } else { Ok(Audience::One(one)) };
+    }
+    match serde_json::from_str::<[String; 1]>(raw) {
+        Ok([one]) => Ok(Audience::OneInArray(one)),
+        Err(_) => Err(Refusal::ClaimInvalid("aud")),
+    }
+}
+
+/// Spec: a token lives for 300 s and is not accepted on or after `exp`.
+fn times(iat: Option<i64>, exp: Option<i64>, now_s: i64) -> Result<(), Refusal> {
+    let iat = iat.ok_or(Refusal::ClaimMissing("iat"))?;
+    let exp = exp.ok_or(Refusal::ClaimMissing("exp"))?;
+    if exp.checked_sub(iat) != Some(LIFETIME_S) {
+        return Err(Refusal::TokenLifetime);
+    }
+    if now_s >= exp {
+        return Err(Refusal::TokenExpired);
+    }
+    if iat.saturating_sub(now_s) > CLOCK_AHEAD_MAX_S {
+        return Err(Refusal::TokenFromFuture);
+    }
+    Ok(())
+}
+
+/// Spec: one scope, which 1.6 may follow with a confidentiality marker.
+fn judge_scope(scope: &str, interaction: &Interaction) -> Result<(), Refusal> {
+    let mut parts = scope.split(' ');
+    let fits = parts.next() == Some(interaction.scope);
+    let marker = match parts.next() {
+        None | Some("conf/N") => true,
+        Some("conf/R") => interaction.migrates(),
+        Some(_) => false,
+    };
+    if fits && marker && parts.next().is_none() { Ok(()) } else { Err(Refusal::ScopeMismatch) }
+}
+
+/// The members of a claim's resource that are looked at.
+#[derive(Deserialize)]
+struct Resource<'a> {
+    #[serde(rename = "resourceType", borrow)]
+    resource_type: Cow<'a, str>,
+    #[serde(borrow, default)]
+    id: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    identifier: Vec<Identifier<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Identifier<'a> {
+    #[serde(borrow, default)]
+    system: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    value: Option<Cow<'a, str>>,
+}
+
+impl Resource<'_> {
+    fn identifier_in(&self, systems: &[&str]) -> Option<&str> {
+        let known = |identifier: &&Identifier<'_>| {
+            identifier.system.as_deref().is_some_and(|system| systems.contains(&system))
+        };
+        self.identifier.iter().find(known)?.value.as_deref()
+    }
+
+    fn organisation(&self) -> Result<OdsCode, Refusal> {
+        let code = self.identifier_in(&[ODS_SYSTEM, ODS_SYSTEM_RC5]);
+        code.and_then(|code| OdsCode::from_any_case(code).ok())
+            .ok_or(Refusal::ClaimInvalid("requesting_organization"))
+    }
+}
+
+/// Spec: a claim that is missing is 400; one that is not a resource of its type is 422.
+fn resource<'a>(
+    claim: Option<&'a RawValue>,
+    name: &'static str,
+    resource_type: &str,
+) -> Result<Resource<'a>, Refusal> {
+    let raw = claim.map(RawValue::get).filter(|raw| *raw != "null");
+    let raw = raw.ok_or(Refusal::ClaimMissing(name))?;
+    let resource: Resource<'a> =
+        serde_json::from_str(raw).map_err(|_| Refusal::ClaimResource(name))?;
+    if resource.resource_type != resource_type {
+        return Err(Refusal::ClaimResource(name));
+    }
+    Ok(resource)
+}
+
+/// Writes a token as a consumer would: for tests, the demonstration and the `token` command.
+#[must_use]
+pub fn mint(claims: &serde_json::Value) -> String {
+    let head = BASE64_URL_SAFE_NO_PAD.encode(br#"{"alg":"none","typ":"JWT"}"#);
+    format!("{head}.{}.", BASE64_URL_SAFE_NO_PAD.encode(claims.to_string()))
+}
+
+/// The claims of an invented user of `organisation`, issued at `now_s` for `audience`.
+#[must_use]
+pub fn specimen(
+    audience: &str,
+    organisation: &OdsCode,
+    scope: &str,
+    now_s: i64,
+) -> serde_json::Value {
+    serde_json::json!({
+        "iss": "https://consumer.example.nhs.uk/",
+        "sub": "1",
+        "aud": audience,
+        "exp": now_s + LIFETIME_S,
+        "iat": now_s,
+        "reason_for_request": "directcare",
+        "requested_scope": scope,
+        "requesting_device": {
+            "resourceType": "Device",
+            "identifier": [{"system": "https://consumer.example.nhs.uk/Id/device", "value": "DESK-1"}],
+            "model": "Invented consumer",
+            "version": "1.0"
+        },
+        "requesting_organization": {
+            "resourceType": "Organization",
+            "identifier": [{"system": ODS_SYSTEM, "value": organisation.as_str()}],
+            "name": "Invented organisation"
+        },
+        "requesting_practitioner": {
+            "resourceType": "Practitioner",
+            "id": "1",
+            "identifier": [
+                {"system": USER_ID_SYSTEM, "value": "111222333444"},
+                {"system": ROLE_PROFILE_SYSTEM, "value": "444555666777"},
+                {"system": "https://consumer.example.nhs.uk/Id/user", "value": "invented-user"}
+            ],
+            "name": [{"family": "Invented", "given": ["Iris"], "prefix": ["Dr"]}]
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::interaction::CATALOGUE;
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn judge(authorization: &[String]) -> Result<Claims, Refusal> {
+        let mut headers = HeaderMap::new();
+        for value in authorization {
+            headers.append(header::AUTHORIZATION, value.parse().unwrap());
+        }
+        check(&headers, &CATALOGUE[0], Signature::Refused, NOW)
+    }
+
+    fn good() -> Value {
+        let organisation = "A20047".parse().unwrap();
+        specimen("https://p.nhs.uk/A", &organisation, "organization/*.read", NOW)
+    }
+
+    /// A good token with one claim replaced (`null` removes it).
+    fn with(claim: &str, value: Value) -> Result<Claims, Refusal> {
+        let mut claims = good();
+        match value {
+            Value::Null => drop(claims.as_object_mut().unwrap().remove(claim)),
+            value => claims[claim] = value,
+        }
+        judge(&[format!("Bearer {}", mint(&claims))])
+    }
+
+    fn raw(payload: &str) -> Result<Claims, Refusal> {
+        let head = BASE64_URL_SAFE_NO_PAD.encode(br#"{"alg":"none","typ":"JWT"}"#);
+        judge(&[format!("Bearer {head}.{}.", BASE64_URL_SAFE_NO_PAD.encode(payload))])
+    }
+
+    #[test]
+    fn a_good_token_gives_its_claims() {
+        let claims = with("unknown", json!({"deep": [1]})).unwrap();
+        assert_eq!(claims.organisation.as_str(), "A20047");
+        assert_eq!(claims.audience, Audience::One("https://p.nhs.uk/A".into()));
+        assert_eq!(claims.user_id.as_deref(), Some("111222333444"));
+    }
+
+    #[test]
+    fn every_claim_is_required() {
+        for claim in ["iss", "sub", "aud", "exp", "iat", "reason_for_request", "requested_scope"]
+            .into_iter()
+            .chain(["requesting_device", "requesting_organization", "requesting_practitioner"])
+        {
+            assert_eq!(with(claim, Value::Null), Err(Refusal::ClaimMissing(claim)), "{claim}");
+        }
+        assert_eq!(with("iss", json!("")), Err(Refusal::ClaimMissing("iss")));
+        assert_eq!(with("iss", json!(7)), Err(Refusal::TokenClaims));
+    }
+
+    #[test]
+    fn a_claimed_resource_has_its_type() {
+        for claim in ["requesting_device", "requesting_organization", "requesting_practitioner"] {
+            let wrong = json!({"resourceType": "Patient"});
+            assert_eq!(with(claim, wrong), Err(Refusal::ClaimResource(claim)));
+            assert_eq!(with(claim, json!("Device")), Err(Refusal::ClaimResource(claim)));
+        }
+        let nameless = json!({"resourceType": "Organization", "identifier": []});
+        let refused = Err(Refusal::ClaimInvalid("requesting_organization"));
+        assert_eq!(with("requesting_organization", nameless), refused);
+    }
+
+    #[test]
+    fn a_token_lives_for_three_hundred_seconds() {
+        let times = |iat: i64, exp: i64| {
+            let mut claims = good();
+            (claims["iat"], claims["exp"]) = (iat.into(), exp.into());
+            judge(&[format!("Bearer {}", mint(&claims))]).map(drop)
+        };
+        assert_eq!(times(NOW - 299, NOW + 1), Ok(()));
+        assert_eq!(times(NOW - 300, NOW), Err(Refusal::TokenExpired));
+        assert_eq!(times(NOW + 300, NOW + 600), Ok(()));
+        assert_eq!(times(NOW + 301, NOW + 601), Err(Refusal::TokenFromFuture));
+        for exp in [NOW + 299, NOW + 301, NOW - 1] {
+            assert_eq!(times(NOW, exp), Err(Refusal::TokenLifetime));
+        }
+        assert_eq!(times(i64::MIN, i64::MAX), Err(Refusal::TokenLifetime));
+        for odd in [json!("1"), json!(1.5), json!(1e20)] {
+            assert_eq!(with("exp", odd), Err(Refusal::TokenClaims));
+        }
+    }
+
+    #[test]
+    fn a_scope_fits_its_interaction() {
+        assert!(with("requested_scope", json!("organization/*.read conf/N")).is_ok());
+        for scope in ["patient/*.read", "organization/*.write", "organization/*.read x", "x"] {
+            let refused = with("requested_scope", json!(scope));
+            assert_eq!(refused, Err(Refusal::ScopeMismatch), "{scope}");
+        }
+        let reason = Err(Refusal::ClaimInvalid("reason_for_request"));
+        assert_eq!(with("reason_for_request", json!("migration")), reason);
+    }
+
+    #[test]
+    fn the_subject_is_the_practitioner() {
+        assert_eq!(with("sub", json!("2")), Err(Refusal::ClaimInvalid("sub")));
+    }
+
+    #[test]
+    fn an_audience_is_one_string_or_an_array_of_one() {
+        let one = Audience::OneInArray("a".into());
+        assert_eq!(with("aud", json!(["a"])).unwrap().audience, one);
+        for aud in [json!([]), json!(["a", "b"]), json!({}), json!(1)] {
+            assert_eq!(with("aud", aud), Err(Refusal::ClaimInvalid("aud")));
+        }
+    }
+
+    #[test]
+    fn a_repeated_claim_is_refused_even_when_escaped() {
+        let twice = good().to_string().replacen('{', r#"{"sub":"1","#, 1);
+        assert_eq!(raw(&twice), Err(Refusal::TokenClaims));
+        let escaped = good().to_string().replacen('{', r#"{"s\u0075b":"1","#, 1);
+        assert_eq!(raw(&escaped), Err(Refusal::TokenClaims));
+        assert_eq!(raw("nonsense"), Err(Refusal::TokenClaims));
+        assert_eq!(raw(&"[".repeat(4000)), Err(Refusal::TokenClaims));
+    }
+
+    #[test]
+    fn the_envelope_is_exact() {
+        let token = mint(&good());
+        let (head, rest) = token.split_once('.').unwrap();
+        let claims = rest.strip_suffix('.').unwrap();
+        let sent = |value: String| judge(&[value]).map(drop);
+        assert_eq!(judge(&[]), Err(Refusal::TokenMissing));
+        let two = format!("Bearer {token}");
+        assert_eq!(judge(&[two.clone(), two.clone()]), Err(Refusal::TokenRepeated));
+        assert_eq!(sent(two), Ok(()));
+        assert_eq!(sent(format!("bearer {token}")), Ok(()));
+        for bad in ["Basic abc".to_owned(), format!("Bearer  {token}"), format!("Bearer {token} x")]
+            .into_iter()
+            .chain(["Bearer".to_owned(), "Bearer ".to_owned()])
+        {
+            assert_eq!(sent(bad.clone()), Err(Refusal::AuthorizationMalformed), "{bad}");
+        }
+        for bad in [format!("{head}.{claims}"), format!("{token}."), format!("{head}=.{claims}.")] {
+            assert_eq!(sent(format!("Bearer {bad}")), Err(Refusal::TokenMalformed), "{bad}");
+        }
+        assert_eq!(sent(format!("Bearer {token}c2ln")), Err(Refusal::TokenSigned));
+        let long = format!("Bearer {}", "a".repeat(TOKEN_BYTES_MAX));
+        assert_eq!(sent(long), Err(Refusal::TokenTooLong));
+        for header in [
+            r#"{"alg":"None","typ":"JWT"}"#,
+            r#"{"alg":"HS256","typ":"JWT"}"#,
+            r#"{"alg":"none"}"#,
+            r#"{"alg":"none","typ":"JWT","jku":"https://evil.uk"}"#,
+            r#"{"alg":"none","alg":"none","typ":"JWT"}"#,
+        ] {
+            let head = BASE64_URL_SAFE_NO_PAD.encode(header);
+            let refused = sent(format!("Bearer {head}.{claims}."));
+            assert_eq!(refused, Err(Refusal::TokenAlgorithm), "{header}");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Who is calling: a certificate and a claimed ASID become a [`Consumer`].
+
+use std::sync::Arc;
+
+use crate::refusal::Refusal;
+use crate::spine::{Asid, CertificateName, OdsCode};
+use crate::tls::Peer;
+
+/// What the directory knows of a sending system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sender {
+    /// The system's ASID.
+    pub asid: Asid,
+    /// Names its certificate may have: one certificate may speak for many ASIDs.
+    pub names: Vec<CertificateName>,
+    /// The organisation the system is registered for.
+    pub ods: OdsCode,
+    /// Organisations besides its own that its tokens may name.
+    pub on_behalf_of: Vec<OdsCode>,
+    /// Ids of the interactions it may initiate.
+    pub interactions: Vec<String>,
+}
+
+/// A sender whose certificate has been shown.
+#[derive(Debug, Clone)]
+pub struct Consumer {
+    sender: Arc<Sender>,
+}
+
+impl Consumer {
+    /// The registered system.
+    #[must_use]
+    pub fn sender(&self) -> &Sender {
+        &self.sender
+    }
+}
+
+/// Identifies the consumer: one of the certificate's names is one of the sender's.
+///
+/// Spec: the FQDN in the certificate is checked against the FQDN registered for `Ssp-From`. No name
+/// registered means refused, never passed.
+pub fn identify(peer: &Peer, sender: Arc<Sender>) -> Result<Consumer, Refusal> {
+    if peer.names().iter().any(|name| sender.names.contains(name)) {
+        Ok(Consumer { sender })
+    } else {
+        Err(Refusal::CertificateNotSenders(sender.asid.clone()))
+    }
+}

@@ -1,0 +1,260 @@
+//! The directory from a file: consumers, providers and agreements, validated whole.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::Practice;
+use crate::consumers::Sender;
+use crate::interaction::Allowed;
+use crate::policy::{Agreements, Provider};
+use crate::spine::{Asid, CertificateName, CpaId, OdsCode, PartyKey, ServiceRoot};
+
+/// A directory file that cannot be used: names the file, and the line where there is one.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {why}", path.display())]
+pub struct FileError {
+    path: PathBuf,
+    why: String,
+}
+
+/// What a directory file says, indexed by what is asked.
+#[derive(Debug, Default)]
+pub struct File {
+    pub(super) generation: u64,
+    pub(super) agreements: Arc<Agreements>,
+    pub(super) names: HashSet<CertificateName>,
+    pub(super) practice_of: HashMap<Asid, OdsCode>,
+    senders: HashMap<Asid, Sender>,
+    practices: HashMap<OdsCode, Practice>,
+}
+
+impl File {
+    /// Reads and validates a file.
+    ///
+    /// # Errors
+    /// The file cannot be read, is not the TOML asked for, or contradicts itself.
+    pub fn load(path: &Path) -> Result<Self, FileError> {
+        let fault = |why: String| FileError { path: path.to_owned(), why };
+        let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads and validates a file's text; `path` is named in errors.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, FileError> {
+        let fault = |why: String| FileError { path: path.to_owned(), why };
+        let written: Written = toml::from_str(text).map_err(|error| fault(error.to_string()))?;
+        let mut file = Self::default();
+        for consumer in written.consumer {
+            file.add_consumer(consumer).map_err(fault)?;
+        }
+        for provider in written.provider {
+            file.add_provider(provider).map_err(fault)?;
+        }
+        file.agreements = Arc::new(file.agreements(written.agreement).map_err(fault)?);
+        Ok(file)
+    }
+
+    /// Number of senders, practices and agreements, for people.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let agreements = self.agreements.pairs.len() + self.agreements.everywhere.len();
+        format!(
+            "{} consumer systems, {} practices, {} agreements",
+            self.senders.len(),
+            self.practices.len(),
+            agreements
+        )
+    }
+
+    /// Every provider in the file, by practice.
+    pub fn providers(&self) -> impl Iterator<Item = &Arc<Provider>> {
+        self.practices.values().flat_map(|practice| &practice.providers)
+    }
+
+    pub(super) fn sender(&self, asid: &Asid) -> Option<Sender> {
+        self.senders.get(asid).cloned()
+    }
+
+    pub(super) fn practice(&self, ods: &OdsCode) -> Option<Practice> {
+        self.practices.get(ods).cloned()
+    }
+
+    fn add_consumer(&mut self, written: WrittenConsumer) -> Result<(), String> {
+        let interactions = interactions(&written.interactions, &written.name)?;
+        if written.certificate_names.is_empty() {
+            return Err(format!("consumer {:?} has no certificate-names", written.name));
+        }
+        for asid in written.asids {
+            let sender = Sender {
+                asid: asid.clone(),
+                names: written.certificate_names.clone(),
+                ods: written.ods.clone(),
+                on_behalf_of: written.on_behalf_of.clone(),
+                interactions: interactions.clone(),
+            };
+            if self.senders.insert(asid.clone(), sender).is_some() {
+                return Err(format!("consumer ASID {asid} is listed twice"));
+            }
+        }
+        self.names.extend(written.certificate_names);
+        Ok(())
+    }
+
+    fn add_provider(&mut self, written: WrittenProvider) -> Result<(), String> {
+        let interactions = interactions(&written.interactions, written.ods.as_str())?;
+        let provider = Provider {
+            ods: written.ods.clone(),
+            asid: written.asid,
+            party_key: written.party_key,
+            cpa_id: written.cpa_id,
+            root: written.root,
+            interactions,
+            dial: written.dial,
+        };
+        let known = self.practice_of.insert(provider.asid.clone(), written.ods.clone());
+        if known.is_some_and(|ods| ods != written.ods) {
+            return Err(format!("provider ASID {} belongs to two practices", provider.asid));
+        }
+        let practice = self
+            .practices
+            .entry(written.ods)
+            .or_insert_with(|| Practice { providers: Vec::new() });
+        for other in practice.providers.iter().filter(|other| other.asid == provider.asid) {
+            let both = |id: &&String| other.interactions.contains(id);
+            if let Some(id) = provider.interactions.iter().find(both) {
+                return Err(format!("provider ASID {} has two roots for {id}", provider.asid));
+            }
+        }
+        practice.providers.push(Arc::new(provider));
+        Ok(())
+    }
+
+    fn agreements(&self, written: Vec<WrittenAgreement>) -> Result<Agreements, String> {
+        let mut agreements = Agreements::default();
+        for agreement in written {
+            for from in agreement.from {
+                if !self.senders.contains_key(&from) {
+                    return Err(format!("an agreement names {from}, which is no consumer's ASID"));
+                }
+                match &agreement.to {
+                    WrittenTo::Every(Every::EveryPractice) => {
+                        agreements.everywhere.insert(from);
+                    }
+                    WrittenTo::These(receivers) => {
+                        for to in receivers {
+                            if !self.practice_of.contains_key(to) {
+                                return Err(format!(
+                                    "an agreement names {to}, which is no provider's ASID"
+                                ));
+                            }
+                            agreements.pairs.insert((from.clone(), to.clone()));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(agreements)
+    }
+}
+
+fn interactions(names: &[String], whose: &str) -> Result<Vec<String>, String> {
+    let allowed = Allowed::from_names(names.iter().map(String::as_str))
+        .map_err(|why| format!("interactions of {whose:?}: {why}"))?;
+    Ok(allowed.iter().map(|interaction| interaction.id.to_owned()).collect())
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    #[serde(default)]
+    consumer: Vec<WrittenConsumer>,
+    #[serde(default)]
+    provider: Vec<WrittenProvider>,
+    #[serde(default)]
+    agreement: Vec<WrittenAgreement>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct WrittenConsumer {
+    name: String,
+    asids: Vec<Asid>,
+    certificate_names: Vec<CertificateName>,
+    ods: OdsCode,
+    #[serde(default)]
+    on_behalf_of: Vec<OdsCode>,
+    interactions: Vec<String>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct WrittenProvider {
+    ods: OdsCode,
+    asid: Asid,
+    party_key: PartyKey,
+    cpa_id: CpaId,
+    root: ServiceRoot,
+    interactions: Vec<String>,
+    dial: Option<String>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenAgreement {
+    from: Vec<Asid>,
+    to: WrittenTo,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum WrittenTo {
+    Every(Every),
+    These(Vec<Asid>),
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Every {
+    EveryPractice,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(text: &str) -> String {
+        File::parse(text, "d.toml".as_ref()).unwrap_err().to_string()
+    }
+
+    const PROVIDER: &str = r#"
+        [[provider]]
+        ods = "A20047"
+        asid = "918999198993"
+        party-key = "A20047-1234567"
+        cpa-id = "S000000000001"
+        root = "https://p.example.nhs.uk/A20047/STU3/1/gpconnect"
+        interactions = ["appointments"]
+    "#;
+
+    #[test]
+    fn a_mistake_is_named_with_its_line() {
+        let text = fault(&PROVIDER.replace("918999198993", "12"));
+        assert!(text.starts_with("d.toml: ") && text.contains("line 4"), "{text}");
+        assert!(text.contains("twelve digits"), "{text}");
+        let text = fault(&PROVIDER.replace("https://p.", "https://u@p."));
+        assert!(text.contains("names a user") && text.contains("line 7"), "{text}");
+        let text = fault(&PROVIDER.replace("cpa-id", "cpa"));
+        assert!(text.contains("unknown field `cpa`"), "{text}");
+    }
+
+    #[test]
+    fn a_file_may_not_contradict_itself() {
+        let twice = format!("{PROVIDER}{PROVIDER}");
+        assert!(fault(&twice).contains("has two roots for"), "{}", fault(&twice));
+        let moved = format!("{PROVIDER}{}", PROVIDER.replace("A20047", "B00001"));
+        assert!(fault(&moved).contains("belongs to two practices"));
+        let agreement = "[[agreement]]\nfrom = [\"200000000359\"]\nto = \"every-practice\"";
+        assert!(fault(agreement).contains("no consumer's ASID"));
+    }
+}

@@ -1,0 +1,339 @@
+//! The catalogue of interactions, and whether a request looks like the one it names.
+//!
+//! Interactions are data: nothing here knows what an appointment is.
+
+use std::fmt;
+
+use http::Method;
+
+use crate::refusal::Refusal;
+
+/// A set of interactions that are allowed, registered and configured together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Group {
+    /// Appointment Management: the six calls.
+    Appointments,
+    /// Foundations: what a booking session needs besides.
+    Foundations,
+    /// Access Record Structured.
+    Structured,
+    /// Access Document.
+    Documents,
+    /// Migration of records and documents.
+    Migrate,
+}
+
+impl Group {
+    /// All groups, in the catalogue's order.
+    pub const ALL: [Self; 5] =
+        [Self::Appointments, Self::Foundations, Self::Structured, Self::Documents, Self::Migrate];
+
+    /// The group's name in the configuration and in directory files.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Appointments => "appointments",
+            Self::Foundations => "foundations",
+            Self::Structured => "structured",
+            Self::Documents => "documents",
+            Self::Migrate => "migrate",
+        }
+    }
+}
+
+/// One step of a path template.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Segment {
+    /// This word and no other.
+    Word(&'static str),
+    /// A logical id: one segment, which the provider judges.
+    Id,
+}
+
+/// What a request does to the provider's store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// It may be asked twice.
+    Reads,
+    /// It must not be asked twice.
+    Writes,
+}
+
+/// An interaction as the specification defines it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Interaction {
+    /// The id, compared byte for byte.
+    pub id: &'static str,
+    /// The group it is allowed with.
+    pub group: Group,
+    /// Path of its capability after `/{ODS}/STU3/1/` on our own host.
+    pub capability: &'static str,
+    /// The one method it has.
+    pub method: Method,
+    /// What follows the service root.
+    pub path: &'static [Segment],
+    /// Scope that its token must name first.
+    pub scope: &'static str,
+}
+
+impl Interaction {
+    /// Whether the call may be repeated.
+    #[must_use]
+    pub fn effect(&self) -> Effect {
+        if self.method == Method::GET { Effect::Reads } else { Effect::Writes }
+    }
+
+    /// The path template as text, `/Patient/[id]/Appointment`: safe to print.
+    #[must_use]
+    pub fn template(&self) -> String {
+        let step = |segment: &Segment| match segment {
+            Segment::Word(word) => format!("/{word}"),
+            Segment::Id => "/[id]".to_owned(),
+        };
+        self.path.iter().map(step).collect()
+    }
+
+    /// Whether `path` is this interaction's template and nothing else.
+    #[must_use]
+    pub fn is_path(&self, path: &str) -> bool {
+        self.start_in(path) == Some(0)
+    }
+
+    /// Where in `path` this interaction's template begins, if `path` ends with it.
+    #[must_use]
+    pub fn start_in(&self, path: &str) -> Option<usize> {
+        let mut start = path.len();
+        for segment in self.path.iter().rev() {
+            let head = path.get(..start)?;
+            let slash = head.rfind('/')?;
+            if let Segment::Word(word) = segment
+                && head.get(slash + 1..)? != *word
+            {
+                return None;
+            }
+            start = slash;
+        }
+        Some(start)
+    }
+
+    /// Whether the interaction moves whole records between practices.
+    #[must_use]
+    pub fn migrates(&self) -> bool {
+        self.group == Group::Migrate
+    }
+}
+
+/// The interactions this gateway forwards.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Allowed([bool; COUNT]);
+
+impl Allowed {
+    /// Reads groups and single ids; answers the name that is neither.
+    pub fn from_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
+        let mut allowed = [false; COUNT];
+        for name in names {
+            let mut known = false;
+            for (slot, interaction) in allowed.iter_mut().zip(&CATALOGUE) {
+                if interaction.group.name() == name || interaction.id == name {
+                    (*slot, known) = (true, true);
+                }
+            }
+            if !known {
+                return Err(format!(
+                    "{name:?} is neither a group ({}) nor the id of a known interaction",
+                    Group::ALL.map(Group::name).join(", ")
+                ));
+            }
+        }
+        Ok(Self(allowed))
+    }
+
+    /// The allowed interactions, in the catalogue's order.
+    pub fn iter(&self) -> impl Iterator<Item = &'static Interaction> {
+        CATALOGUE.iter().zip(self.0).filter_map(|(interaction, allowed)| allowed.then_some(interaction))
+    }
+
+    /// Whether this interaction is among them.
+    #[must_use]
+    pub fn holds(&self, interaction: &Interaction) -> bool {
+        self.iter().any(|allowed| allowed.id == interaction.id)
+    }
+}
+
+impl Default for Allowed {
+    /// Appointment Management and Foundations.
+    fn default() -> Self {
+        Self(std::array::from_fn(|at| {
+            matches!(
+                CATALOGUE.get(at).map(|interaction| interaction.group),
+                Some(Group::Appointments | Group::Foundations)
+            )
+        }))
+    }
+}
+
+impl fmt::Debug for Allowed {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_set().entries(self.iter().map(|interaction| interaction.id)).finish()
+    }
+}
+
+/// Finds the interaction a request names and checks that the request looks like it.
+///
+/// `path` is the whole path of the target; its end must be the interaction's template. What comes
+/// before the template is judged later, against the directory.
+pub fn find(
+    allowed: &Allowed,
+    id: &str,
+    method: &Method,
+    path: &str,
+) -> Result<&'static Interaction, Refusal> {
+    let interaction = by_id(id).ok_or(Refusal::InteractionUnknown)?;
+    if !allowed.holds(interaction) {
+        return Err(Refusal::InteractionNotAllowed);
+    }
+    if interaction.method != method {
+        return Err(Refusal::InteractionMethod);
+    }
+    if interaction.start_in(path).is_none() {
+        return Err(Refusal::InteractionPath);
+    }
+    Ok(interaction)
+}
+
+/// The interaction of this id, allowed or not.
+#[must_use]
+pub fn by_id(id: &str) -> Option<&'static Interaction> {
+    let short = id.strip_prefix(PREFIX)?;
+    CATALOGUE.iter().find(|interaction| interaction.id.strip_prefix(PREFIX) == Some(short))
+}
+
+const PREFIX: &str = "urn:nhs:names:services:gpconnect:";
+const GPCONNECT: &str = "gpconnect";
+const STRUCTURED: &str = "gpconnect/structured";
+const DOCUMENTS: &str = "gpconnect/documents";
+const ORG_READ: &str = "organization/*.read";
+const PATIENT_READ: &str = "patient/*.read";
+const PATIENT_WRITE: &str = "patient/*.write";
+
+use Segment::{Id, Word};
+
+const fn row(
+    (group, capability): (Group, &'static str),
+    id: &'static str,
+    method: Method,
+    path: &'static [Segment],
+    scope: &'static str,
+) -> Interaction {
+    Interaction { id, group, capability, method, path, scope }
+}
+
+macro_rules! id {
+    ($rest:literal) => {
+        concat!("urn:nhs:names:services:gpconnect:", $rest)
+    };
+}
+
+const A: (Group, &str) = (Group::Appointments, GPCONNECT);
+const F: (Group, &str) = (Group::Foundations, GPCONNECT);
+const S: (Group, &str) = (Group::Structured, STRUCTURED);
+const D: (Group, &str) = (Group::Documents, DOCUMENTS);
+
+/// Spec: GP Connect 1.2.7 and 1.6, "Interaction IDs": every interaction this gateway knows.
+#[rustfmt::skip]
+pub static CATALOGUE: [Interaction; COUNT] = [
+    row(A, id!("fhir:rest:search:slot-1"), Method::GET, &[Word("Slot")], ORG_READ),
+    row(A, id!("fhir:rest:read:appointment-1"), Method::GET, &[Word("Appointment"), Id], PATIENT_READ),
+    row(A, id!("fhir:rest:create:appointment-1"), Method::POST, &[Word("Appointment")], PATIENT_WRITE),
+    row(A, id!("fhir:rest:update:appointment-1"), Method::PUT, &[Word("Appointment"), Id], PATIENT_WRITE),
+    row(A, id!("fhir:rest:cancel:appointment-1"), Method::PUT, &[Word("Appointment"), Id], PATIENT_WRITE),
+    row(A, id!("fhir:rest:search:patient_appointments-1"), Method::GET, &[Word("Patient"), Id, Word("Appointment")], PATIENT_READ),
+
+    row(F, id!("fhir:rest:read:metadata-1"), Method::GET, &[Word("metadata")], ORG_READ),
+    row(F, id!("fhir:rest:read:patient-1"), Method::GET, &[Word("Patient"), Id], PATIENT_READ),
+    row(F, id!("fhir:rest:search:patient-1"), Method::GET, &[Word("Patient")], PATIENT_READ),
+    row(F, id!("fhir:rest:read:practitioner-1"), Method::GET, &[Word("Practitioner"), Id], ORG_READ),
+    row(F, id!("fhir:rest:search:practitioner-1"), Method::GET, &[Word("Practitioner")], ORG_READ),
+    row(F, id!("fhir:rest:read:organization-1"), Method::GET, &[Word("Organization"), Id], ORG_READ),
+    row(F, id!("fhir:rest:search:organization-1"), Method::GET, &[Word("Organization")], ORG_READ),
+    row(F, id!("fhir:rest:read:location-1"), Method::GET, &[Word("Location"), Id], ORG_READ),
+    row(F, id!("fhir:operation:gpc.registerpatient-1"), Method::POST, &[Word("Patient"), Word("$gpc.registerpatient")], PATIENT_WRITE),
+
+    row(S, id!("fhir:operation:gpc.getstructuredrecord-1"), Method::POST, &[Word("Patient"), Word("$gpc.getstructuredrecord")], PATIENT_READ),
+    row(S, id!("structured:fhir:rest:read:metadata-1"), Method::GET, &[Word("metadata")], ORG_READ),
+
+    row(D, id!("documents:fhir:rest:read:metadata-1"), Method::GET, &[Word("metadata")], ORG_READ),
+    row(D, id!("documents:fhir:rest:search:patient-1"), Method::GET, &[Word("Patient")], PATIENT_READ),
+    row(D, id!("documents:fhir:rest:search:documentreference-1"), Method::GET, &[Word("Patient"), Id, Word("DocumentReference")], PATIENT_READ),
+    row(D, id!("documents:fhir:rest:read:binary-1"), Method::GET, &[Word("Binary"), Id], PATIENT_READ),
+
+    row((Group::Migrate, STRUCTURED), id!("fhir:operation:gpc.migratestructuredrecord-1"), Method::POST, &[Word("Patient"), Word("$gpc.migratestructuredrecord")], PATIENT_READ),
+    row((Group::Migrate, DOCUMENTS), id!("documents:fhir:rest:migrate:binary-1"), Method::GET, &[Word("Binary"), Id], PATIENT_READ),
+];
+const COUNT: usize = 23;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(short: &str) -> &'static Interaction {
+        by_id(&format!("{PREFIX}{short}")).unwrap()
+    }
+
+    #[test]
+    fn the_groups_have_the_sizes_the_specification_gives() {
+        let count = |group| CATALOGUE.iter().filter(|known| known.group == group).count();
+        assert_eq!(Group::ALL.map(count), [6, 9, 2, 4, 2]);
+        assert_eq!(Allowed::default().iter().count(), 15);
+    }
+
+    #[test]
+    fn ids_are_compared_byte_for_byte() {
+        for near in [
+            "urn:nhs:names:services:gpconnect:fhir:rest:search:slot",
+            "urn:nhs:names:services:gpconnect:fhir:rest:search:slot-2",
+            "urn:nhs:names:services:gpconnect:fhir:rest:search:Slot-1",
+            "urn:nhs:names:services:careconnect:fhir:rest:search:slot",
+            "urn:nhs:names:services:gpconnect:",
+            "",
+        ] {
+            assert!(by_id(near).is_none(), "{near}");
+        }
+    }
+
+    #[test]
+    fn a_template_is_found_only_at_the_end_of_a_path() {
+        let appointments = of("fhir:rest:search:patient_appointments-1");
+        assert_eq!(appointments.start_in("/A20047/x/Patient/7/Appointment"), Some(9));
+        assert!(appointments.is_path("/Patient/7/Appointment"));
+        assert!(!appointments.is_path("/x/Patient/7/Appointment"));
+        assert_eq!(appointments.start_in("/Patient/7/Appointments"), None);
+        assert_eq!(appointments.start_in("/Patient/7/Appointment/"), None);
+        assert_eq!(appointments.start_in("Appointment"), None);
+        assert!(of("fhir:rest:read:appointment-1").is_path("/Appointment/"), "the provider says 404");
+        assert!(of("fhir:operation:gpc.registerpatient-1").is_path("/Patient/$gpc.registerpatient"));
+        assert!(!of("fhir:operation:gpc.registerpatient-1").is_path("/Patient/%24gpc.registerpatient"));
+        assert_eq!(appointments.template(), "/Patient/[id]/Appointment");
+    }
+
+    #[test]
+    fn a_request_must_look_like_its_interaction() {
+        let allowed = Allowed::default();
+        let slot = CATALOGUE[0].id;
+        assert!(find(&allowed, slot, &Method::GET, "/p/Slot").is_ok());
+        let no = |id: &str, method, path| find(&allowed, id, &method, path).unwrap_err();
+        assert_eq!(no("urn:x", Method::GET, "/p/Slot"), Refusal::InteractionUnknown);
+        assert_eq!(no(slot, Method::POST, "/p/Slot"), Refusal::InteractionMethod);
+        assert_eq!(no(slot, Method::GET, "/p/Appointment"), Refusal::InteractionPath);
+        let binary = of("documents:fhir:rest:read:binary-1").id;
+        assert_eq!(no(binary, Method::GET, "/Binary/1"), Refusal::InteractionNotAllowed);
+    }
+
+    #[test]
+    fn an_allowed_list_names_groups_or_single_ids() {
+        let mixed = Allowed::from_names(["appointments", CATALOGUE[6].id]).unwrap();
+        assert_eq!(mixed.iter().count(), 7);
+        assert!(Allowed::from_names(["appointment"]).unwrap_err().contains("appointments"));
+    }
+}

@@ -1,0 +1,11 @@
+pub mod request;
+pub mod interaction;
+pub mod target;
+pub mod claims;
+pub mod refusal;
+pub mod spine;
+pub mod tls;
+pub mod consumers;
+pub mod policy;
+pub mod directory;
+pub mod metrics;

@@ -1,0 +1,365 @@
+//! Counters and histograms, under `spine_proxy_`. Labels are closed sets; no ASID, ODS code or text
+//! from a request is ever one.
+
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use crate::interaction::{self, Interaction};
+use crate::refusal;
+
+/// How an exchange ended, as a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// A provider's answer was passed on whole.
+    Answered,
+    /// The gateway said no.
+    Refused,
+    /// It ended before its answer was complete.
+    Aborted,
+}
+
+impl Outcome {
+    /// The label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Refused => "refused",
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
+/// What a look-up in the cache found.
+#[derive(Debug, Clone, Copy)]
+pub enum Lookup {
+    /// A fresh entry.
+    Hit,
+    /// An entry served while it is asked for again.
+    Stale,
+    /// An absence that is believed.
+    Absent,
+    /// Nothing: the source is asked.
+    Miss,
+}
+
+/// Where time is spent, as a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Handshake with a consumer.
+    Tls,
+    /// Decisions.
+    Policy,
+    /// Waiting for the directory.
+    Directory,
+    /// From asking a provider to its response head.
+    Provider,
+}
+
+impl Phase {
+    /// All phases.
+    pub const ALL: [Self; 4] = [Self::Tls, Self::Policy, Self::Directory, Self::Provider];
+
+    /// The label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Policy => "policy",
+            Self::Directory => "directory",
+            Self::Provider => "provider",
+        }
+    }
+}
+
+/// Everything the gateway counts.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    durations: HistogramVec,
+    phases: [Histogram; 4],
+    refusals: IntCounterVec,
+    lookups: IntCounterVec,
+    sources: IntCounter,
+    reloads: IntCounterVec,
+    handshakes: IntCounterVec,
+    accept_errors: IntCounter,
+    connection_errors: IntCounterVec,
+    provider_connections: IntCounter,
+    provider_retries: IntCounter,
+    /// Exchanges between their head and their last byte.
+    pub in_flight: IntGauge,
+    /// Consumer connections open.
+    pub connections: IntGauge,
+    /// Audit lines that could not be written at the first try.
+    pub audit_failures: IntCounter,
+    expiry: GaugeVec,
+    crl_due: GaugeVec,
+    reloaded: IntGauge,
+}
+
+/// Seconds: the buckets of the OpenTelemetry HTTP conventions, and two for slow providers.
+const REQUEST_S: &[f64] = &[
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 30.0,
+];
+/// Seconds: from a decision's microseconds to a provider's half minute.
+const PHASE_S: &[f64] =
+    &[0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.05, 0.25, 1.0, 5.0, 30.0];
+
+impl Metrics {
+    /// Registers every series at zero, so that an alert on an absent one is never needed.
+    #[must_use]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let phases = histogram("phase_duration_seconds", "Time spent in a phase", PHASE_S, &["phase"]);
+        let metrics = Self {
+            requests: counters("http_requests_total", "Exchanges, by how they ended", &["interaction", "method", "outcome"]),
+            durations: histogram("http_request_duration_seconds", "From a request's head to its last byte", REQUEST_S, &["interaction"]),
+            phases: Phase::ALL.map(|phase| phases.with_label_values(&[phase.label()])),
+            refusals: counters("refusals_total", "Refusals, by token", &["token"]),
+            lookups: counters("directory_lookups_total", "Look-ups in the directory's cache", &["result"]),
+            sources: counter("directory_source_queries_total", "Questions put to a directory source"),
+            reloads: counters("reloads_total", "Reloads of configuration, trust and directory", &["result"]),
+            handshakes: counters("tls_handshakes_total", "Handshakes with consumers", &["result"]),
+            accept_errors: counter("accept_errors_total", "Connections that could not be accepted"),
+            connection_errors: counters("connection_errors_total", "Connections that ended in an error before or between requests", &["reason"]),
+            provider_connections: counter("provider_connections_total", "Connections opened to providers"),
+            provider_retries: counter("provider_retries_total", "Requests sent again on a fresh connection"),
+            in_flight: gauge("http_requests_in_flight", "Exchanges between head and last byte"),
+            connections: gauge("connections", "Consumer connections open"),
+            audit_failures: counter("audit_write_failures_total", "Audit lines that could not be written at the first try"),
+            expiry: floats("certificate_not_after_timestamp_seconds", "End of a certificate", &["use", "file"]),
+            crl_due: floats("crl_next_update_timestamp_seconds", "When a revocation list's successor is due", &["use", "file"]),
+            reloaded: gauge("last_reload_success_timestamp_seconds", "Last successful load"),
+            registry,
+        };
+        metrics.register(&phases);
+        metrics.touch();
+        metrics
+    }
+
+    fn register(&self, phases: &HistogramVec) {
+        let all: [Box<dyn Collector>; 20] = [
+            Box::new(self.requests.clone()),
+            Box::new(self.durations.clone()),
+            Box::new(phases.clone()),
+            Box::new(self.refusals.clone()),
+            Box::new(self.lookups.clone()),
+            Box::new(self.sources.clone()),
+            Box::new(self.reloads.clone()),
+            Box::new(self.handshakes.clone()),
+            Box::new(self.accept_errors.clone()),
+            Box::new(self.connection_errors.clone()),
+            Box::new(self.provider_connections.clone()),
+            Box::new(self.provider_retries.clone()),
+            Box::new(self.in_flight.clone()),
+            Box::new(self.connections.clone()),
+            Box::new(self.audit_failures.clone()),
+            Box::new(self.expiry.clone()),
+            Box::new(self.crl_due.clone()),
+            Box::new(self.reloaded.clone()),
+            Box::new(build_info()),
+            Box::new(prometheus::process_collector::ProcessCollector::for_self()),
+        ];
+        for one in all {
+            // Names are constants and each is registered once, so this cannot fail.
+            if let Err(error) = self.registry.register(one) {
+                tracing::error!(%error, "a metric is registered twice");
+            }
+        }
+    }
+
+    fn touch(&self) {
+        for refusal in refusal::every() {
+            self.refusals.with_label_values(&[refusal.row().token]);
+        }
+        for lookup in [Lookup::Hit, Lookup::Stale, Lookup::Absent, Lookup::Miss] {
+            self.lookups.with_label_values(&[lookup_label(lookup)]);
+        }
+        for result in ["ok", "failed"] {
+            self.reloads.with_label_values(&[result]);
+        }
+        for result in ["ok", "no_certificate", "failed", "timed_out"] {
+            self.handshakes.with_label_values(&[result]);
+        }
+        for reason in ["head_malformed", "head_timed_out", "cut", "other", "no_slot"] {
+            self.connection_errors.with_label_values(&[reason]);
+        }
+        for interaction in &interaction::CATALOGUE {
+            for outcome in [Outcome::Answered, Outcome::Refused, Outcome::Aborted] {
+                let labels = [interaction.id, interaction.method.as_str(), outcome.label()];
+                self.requests.with_label_values(&labels);
+            }
+            self.durations.with_label_values(&[interaction.id]);
+        }
+    }
+
+    /// An exchange has ended.
+    pub fn exchange(
+        &self,
+        interaction: Option<&'static Interaction>,
+        method: &http::Method,
+        outcome: Outcome,
+        took: Duration,
+    ) {
+        let interaction = interaction.map_or("other", |interaction| interaction.id);
+        let method = match *method {
+            http::Method::GET => "GET",
+            http::Method::POST => "POST",
+            http::Method::PUT => "PUT",
+            _ => "_OTHER",
+        };
+        self.requests.with_label_values(&[interaction, method, outcome.label()]).inc();
+        self.durations.with_label_values(&[interaction]).observe(took.as_secs_f64());
+    }
+
+    /// Time was spent.
+    pub fn phase(&self, phase: Phase, took: Duration) {
+        let [tls, policy, directory, provider] = &self.phases;
+        let histogram = match phase {
+            Phase::Tls => tls,
+            Phase::Policy => policy,
+            Phase::Directory => directory,
+            Phase::Provider => provider,
+        };
+        histogram.observe(took.as_secs_f64());
+    }
+
+    /// The gateway said no.
+    pub fn refused(&self, token: &'static str) {
+        self.refusals.with_label_values(&[token]).inc();
+    }
+
+    /// The directory's cache was looked into.
+    pub fn directory(&self, lookup: Lookup) {
+        self.lookups.with_label_values(&[lookup_label(lookup)]).inc();
+    }
+
+    /// A directory source was asked.
+    pub fn directory_source(&self) {
+        self.sources.inc();
+    }
+
+    /// How often a directory source was asked.
+    #[must_use]
+    pub fn directory_source_count(&self) -> u64 {
+        self.sources.get()
+    }
+
+    /// A handshake ended; `result` is one of `ok`, `no_certificate`, `failed`, `timed_out`.
+    pub fn handshake(&self, result: &'static str) {
+        self.handshakes.with_label_values(&[result]).inc();
+    }
+
+    /// A connection could not be accepted.
+    pub fn accept_error(&self) {
+        self.accept_errors.inc();
+    }
+
+    /// A connection ended in an error that met no request.
+    pub fn connection_error(&self, reason: &'static str) {
+        self.connection_errors.with_label_values(&[reason]).inc();
+    }
+
+    /// A connection to a provider was opened.
+    pub fn provider_connection(&self) {
+        self.provider_connections.inc();
+    }
+
+    /// A request was sent again.
+    pub fn provider_retry(&self) {
+        self.provider_retries.inc();
+    }
+
+    /// A reload ended.
+    pub fn reload(&self, result: Result<i64, ()>) {
+        match result {
+            Ok(now_s) => {
+                self.reloads.with_label_values(&["ok"]).inc();
+                self.reloaded.set(now_s);
+            }
+            Err(()) => self.reloads.with_label_values(&["failed"]).inc(),
+        }
+    }
+
+    /// The dates of a new trust generation replace those of the last.
+    pub fn expiries(&self, dates: impl Iterator<Item = (&'static str, bool, String, i64)>) {
+        self.expiry.reset();
+        self.crl_due.reset();
+        for (used_as, is_crl, file, at_s) in dates {
+            let gauge = if is_crl { &self.crl_due } else { &self.expiry };
+            let label = gauge.with_label_values(&[used_as, &file]);
+            #[expect(clippy::cast_precision_loss, reason = "seconds are far below 2^52")]
+            label.set(at_s as f64);
+        }
+    }
+
+    /// The Prometheus text exposition, and its content type.
+    #[must_use]
+    pub fn text(&self) -> (String, &'static str) {
+        let text = TextEncoder::new().encode_to_string(&self.registry.gather());
+        (text.unwrap_or_default(), prometheus::TEXT_FORMAT)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+const fn lookup_label(lookup: Lookup) -> &'static str {
+    match lookup {
+        Lookup::Hit => "hit",
+        Lookup::Stale => "stale",
+        Lookup::Absent => "absent",
+        Lookup::Miss => "miss",
+    }
+}
+
+// The constructors below take constants alone; a name Prometheus would refuse is found by the first
+// test that makes a `Metrics`.
+
+fn name(name: &str) -> String {
+    format!("spine_proxy_{name}")
+}
+
+#[expect(clippy::expect_used, reason = "constants, and every test makes them")]
+fn counters(of: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    IntCounterVec::new(Opts::new(name(of), help), labels).expect("a legal metric")
+}
+
+#[expect(clippy::expect_used, reason = "constants, and every test makes them")]
+fn counter(of: &str, help: &str) -> IntCounter {
+    IntCounter::new(name(of), help).expect("a legal metric")
+}
+
+#[expect(clippy::expect_used, reason = "constants, and every test makes them")]
+fn gauge(of: &str, help: &str) -> IntGauge {
+    IntGauge::new(name(of), help).expect("a legal metric")
+}
+
+#[expect(clippy::expect_used, reason = "constants, and every test makes them")]
+fn floats(of: &str, help: &str, labels: &[&str]) -> GaugeVec {
+    GaugeVec::new(Opts::new(name(of), help), labels).expect("a legal metric")
+}
+
+#[expect(clippy::expect_used, reason = "constants, and every test makes them")]
+fn histogram(of: &str, help: &str, buckets: &[f64], labels: &[&str]) -> HistogramVec {
+    let options = HistogramOpts::new(name(of), help).buckets(buckets.to_vec());
+    HistogramVec::new(options, labels).expect("a legal metric")
+}
+
+#[expect(clippy::expect_used, reason = "constants, and every test makes them")]
+fn build_info() -> IntGaugeVec {
+    let options = Opts::new(name("build_info"), "Which build this is");
+    let info = IntGaugeVec::new(options, &["version"]).expect("a legal metric");
+    info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+    info
+}

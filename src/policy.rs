@@ -1,0 +1,235 @@
+//! May this consumer ask this of that provider? The last decision hands out a [`Permit`].
+//!
+//! Pure: facts in, verdict out. Nothing here waits, looks anything up or reads a clock.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::claims::{Audience, Claims};
+use crate::consumers::Consumer;
+use crate::interaction::Interaction;
+use crate::refusal::Refusal;
+use crate::spine::{Asid, CpaId, OdsCode, PartyKey, ServiceRoot};
+use crate::target::Target;
+
+/// A provider's registration for one capability of one practice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Provider {
+    /// The practice.
+    pub ods: OdsCode,
+    /// ASID of the practice's system.
+    pub asid: Asid,
+    /// Party key of its message handling system.
+    pub party_key: PartyKey,
+    /// Contract id, which the endpoint refusal quotes.
+    pub cpa_id: CpaId,
+    /// The registered service root.
+    pub root: ServiceRoot,
+    /// Ids of the interactions it is registered to process there.
+    pub interactions: Vec<String>,
+    /// `host:port` to dial instead of the root's own; the certificate is still the root's.
+    pub dial: Option<String>,
+}
+
+impl Provider {
+    /// The registered root and the interaction's template: what a refusal may print.
+    #[must_use]
+    pub fn printable_url(&self, interaction: &Interaction) -> String {
+        let root = self.root.as_str();
+        format!("{}{}", root.strip_suffix('/').unwrap_or(root), interaction.template())
+    }
+}
+
+/// Which sender may talk to which receiver.
+#[derive(Debug, Clone, Default)]
+pub struct Agreements {
+    /// Pairs of ASIDs.
+    pub pairs: HashSet<(Asid, Asid)>,
+    /// Senders that may talk to every practice.
+    pub everywhere: HashSet<Asid>,
+}
+
+impl Agreements {
+    fn hold(&self, from: &Asid, to: &Asid) -> bool {
+        self.everywhere.contains(from) || self.pairs.contains(&(from.clone(), to.clone()))
+    }
+}
+
+/// An audience accepted besides the registered service root, by name.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OtherAudience {
+    /// `https://authorize.fhir.nhs.net/token`, with and without a final slash.
+    TokenUrl,
+    /// The service root and one final slash (or without the one it has).
+    TrailingSlash,
+    /// The URL of the request itself, without its query.
+    RequestUrl,
+    /// The base URL of this proxy, with and without a final slash.
+    ProxyBase,
+    /// The base URL of this proxy, a slash and the service root.
+    ProxyAndRoot,
+    /// An array that holds the one string.
+    OneInArray,
+    /// This string and no other.
+    #[serde(untagged)]
+    Named(String),
+}
+
+/// What is asked, by whom and under what terms: all that the decision rests on.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// Who asks.
+    pub consumer: &'a Consumer,
+    /// `Ssp-To`, if sent.
+    pub to: Option<&'a Asid>,
+    /// The target as parsed.
+    pub target: &'a Target<'a>,
+    /// What is asked.
+    pub interaction: &'static Interaction,
+    /// On whose behalf.
+    pub claims: &'a Claims,
+    /// Audiences this consumer may use besides the root.
+    pub audiences: &'a [OtherAudience],
+    /// Base URLs of this proxy, without a final slash.
+    pub bases: &'a [String],
+}
+
+/// Leave to forward one request to one provider. Only [`authorise`] makes one.
+///
+/// ```compile_fail
+/// let permit = spine_proxy::policy::Permit { };
+/// ```
+#[derive(Debug)]
+pub struct Permit {
+    provider: Arc<Provider>,
+    interaction: &'static Interaction,
+    path_and_query: String,
+}
+
+impl Permit {
+    /// Where the request may go.
+    #[must_use]
+    pub const fn provider(&self) -> &Arc<Provider> {
+        &self.provider
+    }
+
+    /// What it may ask.
+    #[must_use]
+    pub const fn interaction(&self) -> &'static Interaction {
+        self.interaction
+    }
+
+    /// What the provider's request line says: the registered root's path and, byte for byte, what
+    /// the consumer sent after it.
+    #[must_use]
+    pub fn path_and_query(&self) -> &str {
+        &self.path_and_query
+    }
+}
+
+/// Whether the sender may initiate this interaction, on behalf of the token's organisation.
+pub fn may_send(facts: &Facts<'_>) -> Result<(), Refusal> {
+    let sender = facts.consumer.sender();
+    if !sender.interactions.iter().any(|id| id == facts.interaction.id) {
+        return Err(Refusal::SenderNotRegistered(sender.asid.clone()));
+    }
+    let organisation = &facts.claims.organisation;
+    if sender.ods != *organisation && !sender.on_behalf_of.contains(organisation) {
+        return Err(Refusal::OrganisationMismatch);
+    }
+    Ok(())
+}
+
+/// Whether the receiver may be asked this: the target is its registered root and the whole rest is
+/// the interaction's path, the audience is the root, and an agreement exists.
+pub fn authorise(
+    agreements: &Agreements,
+    facts: &Facts<'_>,
+    provider: &Arc<Provider>,
+) -> Result<Permit, Refusal> {
+    let path_and_query = forwarded(facts, provider)?;
+    judge_audience(facts, provider)?;
+    let from = &facts.consumer.sender().asid;
+    if !agreements.hold(from, &provider.asid) {
+        return Err(Refusal::NoAgreement { from: from.clone(), to: provider.asid.clone() });
+    }
+    Ok(Permit { provider: Arc::clone(provider), interaction: facts.interaction, path_and_query })
+}
+
+/// Spec: the SSP refuses a target that is not the registered endpoint, as text.
+///
+/// Security: roots nest, so the rest is the template and nothing between.
+fn forwarded(facts: &Facts<'_>, provider: &Provider) -> Result<String, Refusal> {
+    let interaction = facts.interaction;
+    let rest = match facts.target {
+        Target::Url(url) => {
+            let rest = provider.root.rest_of(url).filter(|rest| interaction.is_path(rest));
+            rest.ok_or_else(|| varies(facts, provider))?
+        }
+        Target::Practice(practice) => {
+            if facts.to.is_some_and(|to| *to != provider.asid) {
+                return Err(Refusal::ReceiverNotPractices);
+            }
+            let rest = practice.path.strip_prefix(interaction.capability);
+            let rest = rest.filter(|rest| interaction.is_path(rest));
+            rest.ok_or(Refusal::InteractionPath)?
+        }
+    };
+    let base = provider.root.base_path();
+    Ok(match facts.target.query() {
+        Some(query) => format!("{base}{rest}?{query}"),
+        None => format!("{base}{rest}"),
+    })
+}
+
+fn varies(facts: &Facts<'_>, provider: &Provider) -> Refusal {
+    let start = facts.interaction.start_in(facts.target.path()).unwrap_or_default();
+    Refusal::TargetVaries {
+        root: provider.root.clone(),
+        cpa: provider.cpa_id.clone(),
+        url: facts.target.printable(start),
+    }
+}
+
+/// Spec: `aud` is the registered service root, character for character.
+fn judge_audience(facts: &Facts<'_>, provider: &Provider) -> Result<(), Refusal> {
+    let root = provider.root.as_str();
+    let accepted = match &facts.claims.audience {
+        Audience::One(audience) => audience == root || is_other(facts, provider, audience),
+        Audience::OneInArray(audience) => {
+            facts.audiences.contains(&OtherAudience::OneInArray)
+                && (audience == root || is_other(facts, provider, audience))
+        }
+    };
+    if accepted { Ok(()) } else { Err(Refusal::AudienceMismatch) }
+}
+
+fn is_other(facts: &Facts<'_>, provider: &Provider, audience: &str) -> bool {
+    let root = provider.root.as_str();
+    let bare = audience.strip_suffix('/').unwrap_or(audience);
+    if let Target::Practice(practice) = facts.target {
+        // In form (b) this proxy is the practice's root as far as the consumer can see.
+        let ours = |base: &String| {
+            let capability = facts.interaction.capability;
+            practice.ods().is_some_and(|ods| bare == format!("{base}/{ods}/STU3/1/{capability}"))
+        };
+        if audience == bare && facts.bases.iter().any(ours) {
+            return true;
+        }
+    }
+    facts.audiences.iter().any(|other| match other {
+        OtherAudience::TokenUrl => bare == "https://authorize.fhir.nhs.net/token",
+        OtherAudience::TrailingSlash => bare == root.strip_suffix('/').unwrap_or(root),
+        OtherAudience::RequestUrl => match facts.target {
+            Target::Url(url) => audience == format!("https://{}{}", url.authority, url.path),
+            Target::Practice(_) => false,
+        },
+        OtherAudience::ProxyBase => facts.bases.iter().any(|base| base == bare),
+        OtherAudience::ProxyAndRoot => {
+            facts.bases.iter().any(|base| audience == format!("{base}/{root}"))
+        }
+        OtherAudience::Named(named) => audience == named,
+        OtherAudience::OneInArray => false,
+    })
+}

@@ -1,0 +1,529 @@
+//! Every reason to say no, and the one table that says how.
+//!
+//! The variants stand in the order of the line. `Display` is what the consumer may read; what only
+//! an operator may read goes to the log where the refusal is made. A refusal never holds what the
+//! consumer sent, except identifiers that have been parsed.
+
+use crate::spine::{Asid, CpaId, ServiceRoot, UrlFault};
+
+mod outcome;
+
+pub use outcome::{Errors, Format, Outcome};
+
+/// One of the four headers of the Spine Secure Proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SspHeader {
+    /// `Ssp-TraceID`: a UUID, new for each request.
+    TraceId,
+    /// `Ssp-From`: the consumer's ASID.
+    From,
+    /// `Ssp-To`: the provider's ASID.
+    To,
+    /// `Ssp-InteractionID`: what is being asked.
+    InteractionId,
+}
+
+impl SspHeader {
+    /// The header's name as the specification spells it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TraceId => "Ssp-TraceID",
+            Self::From => "Ssp-From",
+            Self::To => "Ssp-To",
+            Self::InteractionId => "Ssp-InteractionID",
+        }
+    }
+}
+
+/// What a provider may have seen of a request that failed on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reached {
+    /// Not one complete request: it may be repeated.
+    NotSent,
+    /// The whole of a write: nobody can tell whether it was carried out.
+    Unknown,
+    /// The whole of a read, which changes nothing.
+    Read,
+}
+
+/// Every reason the gateway has to say no, in the order of the line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "each variant's message says it, in the words the consumer reads")]
+pub enum Refusal {
+    #[error("the audit trail cannot take another record; the request was not sent")]
+    AuditUnavailable,
+
+    #[error("no client certificate was presented")]
+    CertificateMissing,
+    #[error("the client certificate is not valid here")]
+    CertificateInvalid,
+    #[error("the client certificate is outside its dates")]
+    CertificateExpired,
+    #[error("the client certificate has been revoked, or its revocation status is not known")]
+    CertificateRevoked,
+    #[error("no registered consumer has the name in the client certificate")]
+    CertificateUnknown,
+
+    #[error("405: Method Not Allowed")]
+    MethodNotAllowed,
+    #[error("the request method is not known")]
+    MethodUnknown,
+    #[error("the request needs exactly one valid Host")]
+    HostInvalid,
+    #[error("the Host is not one of this proxy's names")]
+    HostNotOurs,
+    #[error("the request target is too long")]
+    TargetTooLong,
+    #[error("the request target does not name a provider: {0}")]
+    TargetMalformed(TargetFault),
+    #[error("the request head is too large")]
+    HeadTooLarge,
+    #[error("a header name holds an underscore")]
+    HeaderUnderscore,
+    #[error("the Connection header names a header that may not be dropped")]
+    ConnectionNamesHeader,
+    #[error("the framing of the request is ambiguous")]
+    FramingAmbiguous,
+    #[error("the transfer coding is not known")]
+    TransferCodingUnknown,
+    #[error("the expectation is not known")]
+    ExpectationUnknown,
+    #[error("a GET request may not have a body")]
+    BodyOnGet,
+    #[error("{} header missing", .0.name())]
+    HeaderMissing(SspHeader),
+    #[error("{} header present more than once", .0.name())]
+    HeaderRepeated(SspHeader),
+    #[error("{} header not valid", .0.name())]
+    HeaderInvalid(SspHeader),
+
+    #[error("too many requests with this certificate")]
+    KnockLimited,
+    #[error("ASID_CHECK_FAILED_MESSAGESENDER_{0}")]
+    SenderUnknown(Asid),
+    #[error("the directory is not available; the request was not sent")]
+    DirectoryUnavailable,
+    #[error("ASID_CHECK_FAILED_MESSAGESENDER_{0}")]
+    CertificateNotSenders(Asid),
+    #[error("the quota of this consumer is used up")]
+    QuotaExceeded,
+
+    #[error("the interaction id is not known")]
+    InteractionUnknown,
+    #[error("the interaction is not one this proxy forwards")]
+    InteractionNotAllowed,
+    #[error("the interaction id does not match the request method")]
+    InteractionMethod,
+    #[error("the interaction id does not match the request path")]
+    InteractionPath,
+
+    #[error("Authorization header missing")]
+    TokenMissing,
+    #[error("Authorization header present more than once")]
+    TokenRepeated,
+    #[error("Authorization header is not one bearer token")]
+    AuthorizationMalformed,
+    #[error("the bearer token is too long")]
+    TokenTooLong,
+    #[error("the bearer token does not have three base64url parts, the third empty")]
+    TokenMalformed,
+    #[error("the bearer token is signed; GP Connect tokens are not")]
+    TokenSigned,
+    #[error("the bearer token's header is not {{\"alg\":\"none\",\"typ\":\"JWT\"}}")]
+    TokenAlgorithm,
+    #[error("the bearer token's claims are not valid JSON, or a claim is repeated or of the wrong type")]
+    TokenClaims,
+    #[error("JWT claim {0} missing or empty")]
+    ClaimMissing(&'static str),
+    #[error("JWT claim {0} does not have a value allowed here")]
+    ClaimInvalid(&'static str),
+    #[error("JWT claim {0} is not a valid resource of its type")]
+    ClaimResource(&'static str),
+    #[error("JWT claim exp must be iat plus 300 seconds")]
+    TokenLifetime,
+    #[error("the bearer token has expired")]
+    TokenExpired,
+    #[error("the bearer token is from the future")]
+    TokenFromFuture,
+    #[error("JWT claim requested_scope does not fit the interaction")]
+    ScopeMismatch,
+
+    #[error("ASID_CHECK_FAILED_MESSAGESENDER_{0}")]
+    SenderNotRegistered(Asid),
+    #[error("JWT claim requesting_organization is not the sender's organisation")]
+    OrganisationMismatch,
+    #[error("Ssp-To is not the ASID of a known provider")]
+    ReceiverUnknown,
+    #[error("no provider is registered for this practice")]
+    PracticeUnknown,
+    #[error("PARTYKEY_INTERACTION_CHECK_FAILED_MESSAGERECEIVER_{0}")]
+    ReceiverNotRegistered(Asid),
+    #[error("the practice is not registered for this interaction")]
+    PracticeNotRegistered,
+    #[error("the directory holds more than one provider for this practice and interaction")]
+    ReceiverAmbiguous,
+    #[error("Ssp-To is not the ASID of the practice in the request target")]
+    ReceiverNotPractices,
+    #[error("ENDPOINT_{root}_CPAID_{cpa}_VARIES_FROM_TARGETURL_{url}")]
+    TargetVaries { root: ServiceRoot, cpa: CpaId, url: String },
+    #[error("JWT claim aud is not the provider's service root")]
+    AudienceMismatch,
+    #[error("FOT_CHECK_FAILED_MESSAGESENDER_{from}_MESSAGERECEIVER_{to}")]
+    NoAgreement { from: Asid, to: Asid },
+
+    #[error("the provider is busy; the request was not sent")]
+    ProviderBusy,
+    #[error("ERROR_COMMUNICATING_TO_ENDPOINT_URL_{url}{}", advice(*.reached))]
+    ProviderFailed { url: String, reached: Reached },
+    #[error("the provider did not answer in time{}", advice(*.reached))]
+    ProviderTimedOut { reached: Reached },
+    #[error("the request body did not arrive in time; the request was not sent")]
+    BodyTimedOut,
+    #[error("the request body ended early; the request was not sent")]
+    BodyCut,
+    #[error("the consumer hung up before the request was sent")]
+    ConsumerGone,
+    #[error("the proxy failed")]
+    Internal,
+}
+
+/// Why a request target is not one of the forms this proxy knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TargetFault {
+    /// No form begins like this.
+    #[error("it begins neither with /https:// nor with an ODS code's path")]
+    Form,
+    /// The embedded URL breaks the grammar.
+    #[error("{0}")]
+    Url(#[from] UrlFault),
+}
+
+/// What a failed write tells the consumer to do next; reads need no advice.
+const fn advice(reached: Reached) -> &'static str {
+    match reached {
+        Reached::Read => "",
+        Reached::NotSent => " (the request was not sent and may be repeated)",
+        Reached::Unknown => {
+            " (the outcome is unknown: read the patient's appointments before booking again)"
+        }
+    }
+}
+
+/// Which body a refusal is written with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// The live Spine Secure Proxy's own payload, for the refusals it documents.
+    Spine,
+    /// The live Spine Secure Proxy's payload for a method it does not take.
+    SpineMethod,
+    /// The GP Connect `OperationOutcome`.
+    GpConnect,
+}
+
+/// A row of the table: all that an answer says besides its text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// The refusal's own word: in `Proxy-Status`, logs, metrics and records alike.
+    pub token: &'static str,
+    /// HTTP status.
+    pub status: u16,
+    /// FHIR issue type.
+    pub issue: &'static str,
+    /// Code of Spine-ErrorOrWarningCode-1.
+    pub code: &'static str,
+    /// Which body it has.
+    pub family: Family,
+    /// Proxy error type of RFC 9209, §2.3.
+    pub proxy_error: &'static str,
+}
+
+const BAD: &str = "BAD_REQUEST";
+const DENIED: &str = "ACCESS_DENIED";
+const BROKEN: &str = "INTERNAL_SERVER_ERROR";
+
+const fn gp(
+    token: &'static str,
+    status: u16,
+    issue: &'static str,
+    code: &'static str,
+    proxy_error: &'static str,
+) -> Row {
+    Row { token, status, issue, code, family: Family::GpConnect, proxy_error }
+}
+
+const fn bad(token: &'static str) -> Row {
+    gp(token, 400, "invalid", BAD, "http_request_error")
+}
+
+const fn spine(
+    token: &'static str,
+    status: u16,
+    issue: &'static str,
+    proxy_error: &'static str,
+) -> Row {
+    let code = match status {
+        400 => BAD,
+        403 => DENIED,
+        _ => BROKEN,
+    };
+    Row { token, status, issue, code, family: Family::Spine, proxy_error }
+}
+
+impl Refusal {
+    /// The refusal's row. One match, no wildcard: a new reason does not compile without its answer.
+    #[must_use]
+    #[expect(clippy::too_many_lines, reason = "one row a refusal: it is the table")]
+    pub const fn row(&self) -> Row {
+        const REQUEST: &str = "http_request_error";
+        const DENY: &str = "http_request_denied";
+        const CERT: &str = "tls_certificate_error";
+        const OURS: &str = "proxy_internal_error";
+        use Reached::{NotSent, Read, Unknown};
+        use SspHeader::{From, InteractionId, To, TraceId};
+        match self {
+            Self::AuditUnavailable => gp("audit_unavailable", 503, "transient", BROKEN, OURS),
+            Self::CertificateMissing => gp("certificate_missing", 496, "forbidden", BAD, CERT),
+            Self::CertificateInvalid => gp("certificate_invalid", 495, "forbidden", BAD, CERT),
+            Self::CertificateExpired => gp("certificate_expired", 495, "forbidden", BAD, CERT),
+            Self::CertificateRevoked => gp("certificate_revoked", 495, "forbidden", BAD, CERT),
+            Self::CertificateUnknown => gp("certificate_unknown", 495, "forbidden", BAD, CERT),
+            Self::MethodNotAllowed => Row {
+                token: "method_not_allowed",
+                status: 405,
+                issue: "forbidden",
+                code: BAD,
+                family: Family::SpineMethod,
+                proxy_error: REQUEST,
+            },
+            Self::MethodUnknown => {
+                gp("method_unknown", 501, "not-supported", "NOT_IMPLEMENTED", REQUEST)
+            }
+            Self::HostInvalid => bad("host_invalid"),
+            Self::HostNotOurs => gp("host_not_ours", 421, "invalid", BAD, REQUEST),
+            Self::TargetTooLong => gp("target_too_long", 414, "too-long", BAD, REQUEST),
+            Self::TargetMalformed(_) => bad("target_malformed"),
+            Self::HeadTooLarge => gp("head_too_large", 431, "too-long", BAD, REQUEST),
+            Self::HeaderUnderscore => bad("header_underscore"),
+            Self::ConnectionNamesHeader => bad("connection_names_header"),
+            Self::FramingAmbiguous => bad("framing_ambiguous"),
+            Self::TransferCodingUnknown => {
+                gp("transfer_coding_unknown", 501, "not-supported", "NOT_IMPLEMENTED", REQUEST)
+            }
+            Self::ExpectationUnknown => {
+                gp("expectation_unknown", 417, "not-supported", BAD, REQUEST)
+            }
+            Self::BodyOnGet => bad("body_on_get"),
+            Self::HeaderMissing(TraceId) => bad("trace_id_missing"),
+            Self::HeaderMissing(From) => bad("from_missing"),
+            Self::HeaderMissing(To) => bad("to_missing"),
+            Self::HeaderMissing(InteractionId) => bad("interaction_id_missing"),
+            Self::HeaderRepeated(TraceId) => bad("trace_id_repeated"),
+            Self::HeaderRepeated(From) => bad("from_repeated"),
+            Self::HeaderRepeated(To) => bad("to_repeated"),
+            Self::HeaderRepeated(InteractionId) => bad("interaction_id_repeated"),
+            Self::HeaderInvalid(TraceId) => bad("trace_id_invalid"),
+            Self::HeaderInvalid(From) => bad("from_invalid"),
+            Self::HeaderInvalid(To) => bad("to_invalid"),
+            Self::HeaderInvalid(InteractionId) => bad("interaction_id_invalid"),
+            Self::KnockLimited => gp("knock_limited", 429, "throttled", DENIED, DENY),
+            Self::SenderUnknown(_) => spine("sender_unknown", 403, "forbidden", DENY),
+            Self::DirectoryUnavailable => {
+                gp("directory_unavailable", 503, "transient", BROKEN, OURS)
+            }
+            Self::CertificateNotSenders(_) => {
+                spine("certificate_not_senders", 403, "forbidden", DENY)
+            }
+            Self::QuotaExceeded => gp("quota_exceeded", 429, "throttled", DENIED, DENY),
+            Self::InteractionUnknown => bad("interaction_unknown"),
+            Self::InteractionNotAllowed => bad("interaction_not_allowed"),
+            Self::InteractionMethod => bad("interaction_method"),
+            Self::InteractionPath => bad("interaction_path"),
+            Self::TokenMissing => bad("token_missing"),
+            Self::TokenRepeated => bad("token_repeated"),
+            Self::AuthorizationMalformed => bad("authorization_malformed"),
+            Self::TokenTooLong => bad("token_too_long"),
+            Self::TokenMalformed => bad("token_malformed"),
+            Self::TokenSigned => bad("token_signed"),
+            Self::TokenAlgorithm => bad("token_algorithm"),
+            Self::TokenClaims => bad("token_claims"),
+            Self::ClaimMissing(_) => bad("claim_missing"),
+            Self::ClaimInvalid(_) => bad("claim_invalid"),
+            Self::ClaimResource(_) => {
+                gp("claim_resource", 422, "invalid", "INVALID_RESOURCE", REQUEST)
+            }
+            Self::TokenLifetime => bad("token_lifetime"),
+            Self::TokenExpired => bad("token_expired"),
+            Self::TokenFromFuture => bad("token_from_future"),
+            Self::ScopeMismatch => bad("scope_mismatch"),
+            Self::SenderNotRegistered(_) => spine("sender_not_registered", 403, "forbidden", DENY),
+            Self::OrganisationMismatch => {
+                gp("organisation_mismatch", 403, "forbidden", DENIED, DENY)
+            }
+            Self::ReceiverUnknown => bad("receiver_unknown"),
+            Self::PracticeUnknown => bad("practice_unknown"),
+            Self::ReceiverNotRegistered(_) => {
+                spine("receiver_not_registered", 403, "forbidden", DENY)
+            }
+            Self::PracticeNotRegistered => {
+                gp("practice_not_registered", 403, "forbidden", DENIED, DENY)
+            }
+            Self::ReceiverAmbiguous => gp("receiver_ambiguous", 500, "processing", BROKEN, OURS),
+            Self::ReceiverNotPractices => bad("receiver_not_practices"),
+            Self::TargetVaries { .. } => spine("target_varies", 400, "invalid", REQUEST),
+            Self::AudienceMismatch => bad("audience_mismatch"),
+            Self::NoAgreement { .. } => spine("no_agreement", 403, "forbidden", DENY),
+            Self::ProviderBusy => {
+                gp("provider_busy", 503, "transient", BROKEN, "connection_limit_reached")
+            }
+            Self::ProviderFailed { reached: NotSent, .. } => {
+                spine("provider_not_reached", 502, "transient", "destination_unavailable")
+            }
+            Self::ProviderFailed { reached: Unknown, .. } => {
+                spine("outcome_unknown", 502, "transient", "http_response_incomplete")
+            }
+            Self::ProviderFailed { reached: Read, .. } => {
+                spine("provider_failed", 502, "transient", "http_response_incomplete")
+            }
+            Self::ProviderTimedOut { reached: NotSent } => {
+                gp("provider_not_reached_in_time", 504, "transient", BROKEN, "connection_timeout")
+            }
+            Self::ProviderTimedOut { reached: Unknown } => {
+                gp("outcome_unknown_in_time", 504, "transient", BROKEN, "http_response_timeout")
+            }
+            Self::ProviderTimedOut { reached: Read } => {
+                gp("provider_timed_out", 504, "transient", BROKEN, "http_response_timeout")
+            }
+            Self::BodyTimedOut => gp("body_timed_out", 408, "transient", BAD, REQUEST),
+            Self::BodyCut => bad("body_cut"),
+            Self::ConsumerGone => gp("consumer_gone", 499, "transient", BAD, REQUEST),
+            Self::Internal => gp("internal", 500, "exception", BROKEN, OURS),
+        }
+    }
+
+    /// Seconds after which the same request may be sent again, where that is known to be safe.
+    #[must_use]
+    pub const fn retry_after_s(&self) -> Option<u32> {
+        match self {
+            Self::AuditUnavailable
+            | Self::DirectoryUnavailable
+            | Self::ProviderBusy
+            | Self::KnockLimited
+            | Self::QuotaExceeded
+            | Self::ProviderFailed { reached: Reached::NotSent, .. }
+            | Self::ProviderTimedOut { reached: Reached::NotSent } => Some(1),
+            _ => None,
+        }
+    }
+}
+
+/// One of each row, in the order of the line: for tables, metrics and tests.
+#[must_use]
+pub fn every() -> Vec<Refusal> {
+    let asid = |digits: &str| digits.parse::<Asid>().ok();
+    let (Some(from), Some(to)) = (asid("200000000359"), asid("918999198993")) else {
+        return Vec::new();
+    };
+    let root = "https://provider.example.nhs.uk/A20047/STU3/1/gpconnect".parse::<ServiceRoot>();
+    let (Ok(root), Ok(cpa)) = (root, "S000000000001".parse::<CpaId>()) else {
+        return Vec::new();
+    };
+    let headers = [SspHeader::TraceId, SspHeader::From, SspHeader::To, SspHeader::InteractionId];
+    let url = format!("{root}/Appointment");
+    let reached = [Reached::NotSent, Reached::Unknown, Reached::Read];
+    let mut all = vec![
+        Refusal::AuditUnavailable,
+        Refusal::CertificateMissing,
+        Refusal::CertificateInvalid,
+        Refusal::CertificateExpired,
+        Refusal::CertificateRevoked,
+        Refusal::CertificateUnknown,
+        Refusal::MethodNotAllowed,
+        Refusal::MethodUnknown,
+        Refusal::HostInvalid,
+        Refusal::HostNotOurs,
+        Refusal::TargetTooLong,
+        Refusal::TargetMalformed(TargetFault::Form),
+        Refusal::HeadTooLarge,
+        Refusal::HeaderUnderscore,
+        Refusal::ConnectionNamesHeader,
+        Refusal::FramingAmbiguous,
+        Refusal::TransferCodingUnknown,
+        Refusal::ExpectationUnknown,
+        Refusal::BodyOnGet,
+    ];
+    all.extend(headers.map(Refusal::HeaderMissing));
+    all.extend(headers.map(Refusal::HeaderRepeated));
+    all.extend(headers.map(Refusal::HeaderInvalid));
+    all.extend([
+        Refusal::KnockLimited,
+        Refusal::SenderUnknown(from.clone()),
+        Refusal::DirectoryUnavailable,
+        Refusal::CertificateNotSenders(from.clone()),
+        Refusal::QuotaExceeded,
+        Refusal::InteractionUnknown,
+        Refusal::InteractionNotAllowed,
+        Refusal::InteractionMethod,
+        Refusal::InteractionPath,
+        Refusal::TokenMissing,
+        Refusal::TokenRepeated,
+        Refusal::AuthorizationMalformed,
+        Refusal::TokenTooLong,
+        Refusal::TokenMalformed,
+        Refusal::TokenSigned,
+        Refusal::TokenAlgorithm,
+        Refusal::TokenClaims,
+        Refusal::ClaimMissing("iss"),
+        Refusal::ClaimInvalid("reason_for_request"),
+        Refusal::ClaimResource("requesting_device"),
+        Refusal::TokenLifetime,
+        Refusal::TokenExpired,
+        Refusal::TokenFromFuture,
+        Refusal::ScopeMismatch,
+        Refusal::SenderNotRegistered(from.clone()),
+        Refusal::OrganisationMismatch,
+        Refusal::ReceiverUnknown,
+        Refusal::PracticeUnknown,
+        Refusal::ReceiverNotRegistered(to.clone()),
+        Refusal::PracticeNotRegistered,
+        Refusal::ReceiverAmbiguous,
+        Refusal::ReceiverNotPractices,
+        Refusal::TargetVaries { url: root.to_string(), root, cpa },
+        Refusal::AudienceMismatch,
+        Refusal::NoAgreement { from, to },
+        Refusal::ProviderBusy,
+    ]);
+    all.extend(reached.map(|reached| Refusal::ProviderFailed { url: url.clone(), reached }));
+    all.extend(reached.map(|reached| Refusal::ProviderTimedOut { reached }));
+    all.extend([
+        Refusal::BodyTimedOut,
+        Refusal::BodyCut,
+        Refusal::ConsumerGone,
+        Refusal::Internal,
+    ]);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_token_is_its_own() {
+        let all = every();
+        let mut tokens: Vec<_> = all.iter().map(|refusal| refusal.row().token).collect();
+        assert_eq!(tokens.len(), 82);
+        tokens.sort_unstable();
+        tokens.dedup();
+        assert_eq!(tokens.len(), all.len());
+    }
+
+    #[test]
+    fn an_unknown_outcome_never_says_when_to_try_again() {
+        for refusal in every() {
+            if refusal.row().token.starts_with("outcome_unknown") {
+                assert_eq!(refusal.retry_after_s(), None);
+            }
+        }
+    }
+}

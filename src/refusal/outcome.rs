@@ -1,0 +1,259 @@
+//! A refusal as a FHIR `OperationOutcome`, in JSON or XML.
+
+use std::fmt::Write as _;
+
+use super::{Family, Refusal};
+
+/// Spec: profile of an `OperationOutcome` that GP Connect consumers validate.
+const PROFILE: &str = "https://fhir.nhs.uk/STU3/StructureDefinition/GPConnect-OperationOutcome-1";
+/// Spec: the code system the profile fixes.
+const SPINE_CODES: &str = "https://fhir.nhs.uk/STU3/CodeSystem/Spine-ErrorOrWarningCode-1";
+/// Observed: the live proxy's system on every interaction, its name notwithstanding.
+const LEGACY: &str = "http://fhir.nhs.net/ValueSet/gpconnect-schedule-response-code-1-0";
+/// Observed: the live proxy's system in its 405.
+const METHOD: &str = "https://fhir.nhs.uk/StructureDefinition/spine-operationoutcome-1";
+
+/// The two encodings of FHIR.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// `application/fhir+json`
+    #[default]
+    Json,
+    /// `application/fhir+xml`
+    Xml,
+}
+
+impl Format {
+    /// Spec: `_format` overrides `Accept`, which overrides `Content-Type`; JSON when none speaks.
+    #[must_use]
+    pub fn negotiate(query: Option<&str>, accept: Option<&str>, content: Option<&str>) -> Self {
+        let parameter = query
+            .unwrap_or_default()
+            .split('&')
+            .find_map(|pair| pair.strip_prefix("_format="));
+        [parameter, accept, content].into_iter().flatten().find_map(Self::named).unwrap_or_default()
+    }
+
+    /// The encoding a media type or short name speaks of; the first named wins.
+    fn named(text: &str) -> Option<Self> {
+        let text = text.to_ascii_lowercase();
+        match (text.find("json"), text.find("xml")) {
+            (Some(json), Some(xml)) if xml < json => Some(Self::Xml),
+            (Some(_), _) => Some(Self::Json),
+            (None, Some(_)) => Some(Self::Xml),
+            (None, None) => None,
+        }
+    }
+
+    /// Spec: the charset is explicit, without a space before it.
+    #[must_use]
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/fhir+json;charset=utf-8",
+            Self::Xml => "application/fhir+xml;charset=utf-8",
+        }
+    }
+}
+
+/// Which family of bodies a consumer is answered with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Errors {
+    /// Each refusal in its own family, as the live proxy does.
+    #[default]
+    Documented,
+    /// All refusals as GP Connect `OperationOutcome`s, as the public test suite expects.
+    Gpconnect,
+}
+
+/// An `OperationOutcome` about to be written.
+#[derive(Debug, Clone, Copy)]
+pub struct Outcome<'a> {
+    /// The reason.
+    pub refusal: &'a Refusal,
+    /// The exchange's id, a UUID: the resource's own id.
+    pub id: &'a str,
+    /// Which family the consumer is answered with.
+    pub errors: Errors,
+}
+
+impl Outcome<'_> {
+    /// The resource's text.
+    #[must_use]
+    pub fn text(&self, format: Format) -> String {
+        match format {
+            Format::Json => self.json(),
+            Format::Xml => self.xml(),
+        }
+    }
+
+    fn parts(&self) -> Parts {
+        let row = self.refusal.row();
+        let text = self.refusal.to_string();
+        let status = row.status.to_string();
+        let family = match self.errors {
+            Errors::Documented => row.family,
+            Errors::Gpconnect => Family::GpConnect,
+        };
+        let (profile, id, severity, system, code, display, diagnostics) = match family {
+            Family::Spine => (None, true, "error", LEGACY, status, text.clone(), Some(text)),
+            Family::SpineMethod => (None, false, "fatal", METHOD, status, text, None),
+            Family::GpConnect => {
+                let display = display(row.code).to_owned();
+                (Some(PROFILE), true, "error", SPINE_CODES, row.code.to_owned(), display, Some(text))
+            }
+        };
+        let id = id.then(|| self.id.to_owned());
+        Parts { id, profile, severity, issue: row.issue, system, code, display, diagnostics }
+    }
+
+    fn json(&self) -> String {
+        let parts = self.parts();
+        let mut out = String::from("{\"resourceType\":\"OperationOutcome\"");
+        if let Some(id) = &parts.id {
+            push(&mut out, format_args!(",\"id\":{}", quoted(id)));
+        }
+        if let Some(profile) = parts.profile {
+            push(&mut out, format_args!(",\"meta\":{{\"profile\":[{}]}}", quoted(profile)));
+        }
+        push(
+            &mut out,
+            format_args!(
+                ",\"issue\":[{{\"code\":{},\"severity\":{},\"details\":{{\"coding\":[{{\"code\":{},\"display\":{},\"system\":{}}}]}}",
+                quoted(parts.issue),
+                quoted(parts.severity),
+                quoted(&parts.code),
+                quoted(&parts.display),
+                quoted(parts.system),
+            ),
+        );
+        if let Some(diagnostics) = &parts.diagnostics {
+            push(&mut out, format_args!(",\"diagnostics\":{}", quoted(diagnostics)));
+        }
+        out.push_str("}]}");
+        out
+    }
+
+    fn xml(&self) -> String {
+        let parts = self.parts();
+        let mut out = String::from("<OperationOutcome xmlns=\"http://hl7.org/fhir\">");
+        if let Some(id) = &parts.id {
+            push(&mut out, format_args!("<id value=\"{}\"/>", escaped(id)));
+        }
+        if let Some(profile) = parts.profile {
+            push(&mut out, format_args!("<meta><profile value=\"{}\"/></meta>", escaped(profile)));
+        }
+        push(
+            &mut out,
+            format_args!(
+                "<issue><severity value=\"{}\"/><code value=\"{}\"/><details><coding><system value=\"{}\"/><code value=\"{}\"/><display value=\"{}\"/></coding></details>",
+                escaped(parts.severity),
+                escaped(parts.issue),
+                escaped(parts.system),
+                escaped(&parts.code),
+                escaped(&parts.display),
+            ),
+        );
+        if let Some(diagnostics) = &parts.diagnostics {
+            push(&mut out, format_args!("<diagnostics value=\"{}\"/>", escaped(diagnostics)));
+        }
+        out.push_str("</issue></OperationOutcome>");
+        out
+    }
+}
+
+struct Parts {
+    id: Option<String>,
+    profile: Option<&'static str>,
+    severity: &'static str,
+    issue: &'static str,
+    system: &'static str,
+    code: String,
+    display: String,
+    diagnostics: Option<String>,
+}
+
+/// Spec: displays of the Spine codes this gateway uses.
+fn display(code: &str) -> &'static str {
+    match code {
+        "ACCESS_DENIED" => "Access denied",
+        "INVALID_RESOURCE" => "Submitted resource is not valid.",
+        "NOT_IMPLEMENTED" => "FHIR resource or operation not implemented at server",
+        "INTERNAL_SERVER_ERROR" => "Unexpected internal server error.",
+        _ => "Submitted request is malformed/invalid.",
+    }
+}
+
+/// Writing to a `String` cannot fail.
+fn push(out: &mut String, text: std::fmt::Arguments<'_>) {
+    drop(out.write_fmt(text));
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            c if c.is_control() => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(refusal: &Refusal, format: Format, errors: Errors) -> String {
+        Outcome { refusal, id: "10960df2-29d1-4e71-823c-c0bb9d723012", errors }.text(format)
+    }
+
+    #[test]
+    fn the_documented_refusal_is_the_live_proxys_payload() {
+        let refusal = Refusal::SenderUnknown("100000000001".parse().unwrap());
+        assert_eq!(
+            text(&refusal, Format::Json, Errors::Documented),
+            r#"{"resourceType":"OperationOutcome","id":"10960df2-29d1-4e71-823c-c0bb9d723012","issue":[{"code":"forbidden","severity":"error","details":{"coding":[{"code":"403","display":"ASID_CHECK_FAILED_MESSAGESENDER_100000000001","system":"http://fhir.nhs.net/ValueSet/gpconnect-schedule-response-code-1-0"}]},"diagnostics":"ASID_CHECK_FAILED_MESSAGESENDER_100000000001"}]}"#
+        );
+    }
+
+    #[test]
+    fn every_refusal_is_well_formed_in_both_encodings_and_families() {
+        for refusal in super::super::every() {
+            for errors in [Errors::Documented, Errors::Gpconnect] {
+                let json = text(&refusal, Format::Json, errors);
+                let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+                let issue = &value["issue"][0];
+                assert_eq!(issue["details"]["coding"].as_array().unwrap().len(), 1);
+                if errors == Errors::Gpconnect {
+                    assert_eq!(value["meta"]["profile"][0], PROFILE);
+                    assert_eq!(issue["severity"], "error");
+                }
+                let xml = text(&refusal, Format::Xml, errors);
+                assert!(xml.starts_with("<OperationOutcome xmlns=\"http://hl7.org/fhir\">"));
+                assert!(xml.ends_with("</OperationOutcome>"));
+                assert_eq!(xml.matches("<coding>").count(), 1);
+            }
+        }
+    }
+
+    #[test]
+    fn the_parameter_wins_over_accept_and_accept_over_content_type() {
+        let xml = Some("application/fhir+xml");
+        let json = Some("application/fhir+json;charset=utf-8");
+        assert_eq!(Format::negotiate(None, None, None), Format::Json);
+        assert_eq!(Format::negotiate(None, xml, json), Format::Xml);
+        assert_eq!(Format::negotiate(None, Some("*/*"), xml), Format::Xml);
+        let query = Some("a=b&_format=application%2Ffhir%2Bjson");
+        assert_eq!(Format::negotiate(query, xml, xml), Format::Json);
+        assert_eq!(Format::negotiate(Some("_format=xml"), json, None), Format::Xml);
+    }
+}

@@ -1,0 +1,433 @@
+//! The head of a request, judged as HTTP and as a request to a Spine Secure Proxy.
+//!
+//! hyper parses; it has no policy. What it lets through and we do not is refused here, before
+//! anything is looked up.
+
+use http::header::{self, HeaderMap, HeaderName};
+use http::request::Parts;
+use http::{Method, Version};
+
+use crate::interaction::{self, Interaction};
+use crate::refusal::{Refusal, SspHeader};
+use crate::spine::{Asid, TraceId};
+use crate::target::Target;
+
+/// What this room is told by the configuration.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// Host names and addresses under which consumers know this proxy, in lower case.
+    pub names: Vec<String>,
+    /// Longest request target, in bytes.
+    pub target_bytes_max: usize,
+    /// Largest head, names and values together, in bytes.
+    pub head_bytes_max: usize,
+    /// Most header lines.
+    pub headers_max: usize,
+    /// Whether a trace id must be a UUID.
+    pub trace_ids: TraceIds,
+}
+
+/// What a trace id may look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TraceIds {
+    /// Spec: a UUID, either case.
+    Uuid,
+    /// Lab: any short text.
+    Any,
+}
+
+/// The four headers as far as each can be read, for the record of a request that goes no further.
+#[derive(Debug)]
+pub struct SspHeaders<'a> {
+    /// `Ssp-TraceID`.
+    pub trace_id: Result<TraceId, Refusal>,
+    /// `Ssp-From`.
+    pub from: Result<Asid, Refusal>,
+    /// `Ssp-To`.
+    pub to: Result<Asid, Refusal>,
+    /// `Ssp-InteractionID`, as sent.
+    pub interaction_id: Result<&'a str, Refusal>,
+}
+
+impl<'a> SspHeaders<'a> {
+    /// Reads what is there; a header that is missing, repeated or malformed says so.
+    #[must_use]
+    pub fn read(headers: &'a HeaderMap) -> Self {
+        Self {
+            trace_id: identifier(headers, SspHeader::TraceId),
+            from: identifier(headers, SspHeader::From),
+            to: identifier(headers, SspHeader::To),
+            interaction_id: one(headers, SspHeader::InteractionId),
+        }
+    }
+
+    /// The interaction named, if the catalogue has it: only then may it be printed.
+    #[must_use]
+    pub fn interaction(&self) -> Option<&'static Interaction> {
+        self.interaction_id.as_ref().ok().and_then(|id| interaction::by_id(id))
+    }
+}
+
+/// A request that HTTP and the Spine's header rules have nothing against.
+#[derive(Debug)]
+pub struct SspRequest<'a> {
+    /// The consumer's message id.
+    pub trace_id: TraceId,
+    /// The consumer's ASID.
+    pub from: Asid,
+    /// The provider's ASID; form (b) of the target may leave it out.
+    pub to: Option<Asid>,
+    /// The interaction, as named.
+    pub interaction_id: &'a str,
+    /// What is asked for.
+    pub target: Target<'a>,
+}
+
+impl<'a> SspRequest<'a> {
+    /// Judges a head. The order is the one in which a consumer would mend it: method, host, size,
+    /// framing, headers, target.
+    pub fn parse(
+        head: &'a Parts,
+        headers: SspHeaders<'a>,
+        rules: &Rules,
+    ) -> Result<Self, Refusal> {
+        judge_method(&head.method)?;
+        judge_host(head, &rules.names)?;
+        judge_size(head, rules)?;
+        judge_framing(head)?;
+        judge_names(&head.headers)?;
+        judge_connection(&head.headers)?;
+        judge_expectation(&head.headers)?;
+        let trace_id = headers.trace_id?;
+        if rules.trace_ids == TraceIds::Uuid && !trace_id.is_uuid() {
+            return Err(Refusal::HeaderInvalid(SspHeader::TraceId));
+        }
+        let from = headers.from?;
+        let target = Target::parse(target_text(head)).map_err(Refusal::TargetMalformed)?;
+        let to = match (headers.to, &target) {
+            (Err(Refusal::HeaderMissing(_)), Target::Practice(_)) => None,
+            (to, _) => Some(to?),
+        };
+        Ok(Self { trace_id, from, to, interaction_id: headers.interaction_id?, target })
+    }
+}
+
+/// The target in origin-form. Absolute-form has been found to name us by then.
+fn target_text(head: &Parts) -> &str {
+    head.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str)
+}
+
+/// Spec: GET, POST and PUT; the rest of HTTP's methods are known and not taken.
+fn judge_method(method: &Method) -> Result<(), Refusal> {
+    const TAKEN: [Method; 3] = [Method::GET, Method::POST, Method::PUT];
+    const KNOWN: [Method; 6] = [
+        Method::DELETE,
+        Method::PATCH,
+        Method::OPTIONS,
+        Method::HEAD,
+        Method::TRACE,
+        Method::CONNECT,
+    ];
+    if TAKEN.contains(method) {
+        Ok(())
+    } else if KNOWN.contains(method) {
+        Err(Refusal::MethodNotAllowed)
+    } else {
+        Err(Refusal::MethodUnknown)
+    }
+}
+
+/// One `Host` (or `:authority`), ours, with or without a port; both the same where both are sent.
+fn judge_host(head: &Parts, names: &[String]) -> Result<(), Refusal> {
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => Some(host.to_str().map_err(|_| Refusal::HostInvalid)?),
+        (None, None) => None,
+        _ => return Err(Refusal::HostInvalid),
+    };
+    let authority = head.uri.authority().map(http::uri::Authority::as_str);
+    let named = match (authority, host) {
+        (Some(authority), Some(host)) if !authority.eq_ignore_ascii_case(host) => {
+            return Err(Refusal::HostInvalid);
+        }
+        (Some(authority), Some(_)) => authority,
+        (Some(authority), None) if head.version == Version::HTTP_2 => authority,
+        (None, Some(host)) => host,
+        (Some(_) | None, None) => return Err(Refusal::HostInvalid),
+    };
+    if head.uri.scheme_str().is_some_and(|scheme| scheme != "https") {
+        return Err(Refusal::HostNotOurs);
+    }
+    let name = without_port(named).ok_or(Refusal::HostInvalid)?;
+    let ours = names.iter().any(|ours| ours.eq_ignore_ascii_case(name));
+    if ours { Ok(()) } else { Err(Refusal::HostNotOurs) }
+}
+
+/// The host of `host[:port]`, brackets kept off an IPv6 address; nothing if it has neither form.
+fn without_port(named: &str) -> Option<&str> {
+    let (name, port) = match named.strip_prefix('[') {
+        Some(rest) => {
+            let (address, tail) = rest.split_once(']')?;
+            (address, tail)
+        }
+        None => named.find(':').map_or(Some((named, "")), |at| named.split_at_checked(at))?,
+    };
+    let port_is_legal = match port.strip_prefix(':') {
+        None => port.is_empty(),
+        Some(digits) => {
+            digits.bytes().all(|byte| byte.is_ascii_digit()) && digits.parse::<u16>().is_ok()
+        }
+    };
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
+    (port_is_legal && !name.is_empty() && name.bytes().all(legal)).then_some(name)
+}
+
+fn judge_size(head: &Parts, rules: &Rules) -> Result<(), Refusal> {
+    if target_text(head).len() > rules.target_bytes_max {
+        return Err(Refusal::TargetTooLong);
+    }
+    let line = |(name, value): (&HeaderName, &http::HeaderValue)| name.as_str().len() + value.len();
+    let bytes: usize = head.headers.iter().map(line).sum();
+    if bytes > rules.head_bytes_max || head.headers.len() > rules.headers_max {
+        return Err(Refusal::HeadTooLarge);
+    }
+    Ok(())
+}
+
+/// Security: where two parsers could disagree about where a body ends, nothing is forwarded.
+fn judge_framing(head: &Parts) -> Result<(), Refusal> {
+    let lengths = head.headers.get_all(header::CONTENT_LENGTH).iter().count();
+    let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next(), lengths) {
+        (None, _, 0) => {}
+        (None, _, 1) if head.method == Method::GET => {
+            let length = head.headers.get(header::CONTENT_LENGTH);
+            if length.is_some_and(|length| length.as_bytes().iter().any(|digit| *digit != b'0')) {
+                return Err(Refusal::BodyOnGet);
+            }
+        }
+        (None, _, 1) => {}
+        (Some(coding), None, 0) if head.version == Version::HTTP_11 => {
+            if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+                let last = coding.as_bytes().rsplit(|byte| *byte == b',').next();
+                let chunked = last.is_some_and(|last| last.trim_ascii() == b"chunked");
+                let once = coding.as_bytes().windows(7).filter(|w| *w == b"chunked").count() == 1;
+                return Err(match chunked && once {
+                    true => Refusal::TransferCodingUnknown,
+                    false => Refusal::FramingAmbiguous,
+                });
+            }
+        }
+        _ => return Err(Refusal::FramingAmbiguous),
+    }
+    Ok(())
+}
+
+/// Security: `Ssp_To` reads as `Ssp-To` to software that turns headers into variables.
+fn judge_names(headers: &HeaderMap) -> Result<(), Refusal> {
+    let underscore = |name: &HeaderName| name.as_str().contains('_');
+    if headers.keys().any(underscore) { Err(Refusal::HeaderUnderscore) } else { Ok(()) }
+}
+
+/// Security: `Connection: ssp-from` would have the next hop drop what we checked.
+fn judge_connection(headers: &HeaderMap) -> Result<(), Refusal> {
+    for value in headers.get_all(header::CONNECTION) {
+        let text = value.to_str().map_err(|_| Refusal::ConnectionNamesHeader)?;
+        let mut names = text.split(',').map(|name| name.trim().to_ascii_lowercase());
+        if names.any(|name| is_end_to_end(&name)) {
+            return Err(Refusal::ConnectionNamesHeader);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a header belongs to the message and not to the connection it came on.
+fn is_end_to_end(name: &str) -> bool {
+    const FAMILIES: [&str; 5] = ["ssp-", "accept", "content-", "if-", "x-"];
+    const SINGLE: [&str; 16] = [
+        "authorization",
+        "cache-control",
+        "cookie",
+        "date",
+        "expect",
+        "forwarded",
+        "from",
+        "host",
+        "origin",
+        "prefer",
+        "range",
+        "referer",
+        "traceparent",
+        "tracestate",
+        "user-agent",
+        "via",
+    ];
+    FAMILIES.iter().any(|family| name.starts_with(family)) || SINGLE.contains(&name)
+}
+
+fn judge_expectation(headers: &HeaderMap) -> Result<(), Refusal> {
+    let met = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if headers.get_all(header::EXPECT).iter().all(met) {
+        Ok(())
+    } else {
+        Err(Refusal::ExpectationUnknown)
+    }
+}
+
+fn one(headers: &HeaderMap, which: SspHeader) -> Result<&str, Refusal> {
+    let mut values = headers.get_all(which.name()).iter();
+    let value = values.next().ok_or(Refusal::HeaderMissing(which))?;
+    if values.next().is_some() {
+        return Err(Refusal::HeaderRepeated(which));
+    }
+    match value.to_str().map(str::trim) {
+        Ok("") => Err(Refusal::HeaderMissing(which)),
+        Ok(text) => Ok(text),
+        Err(_) => Err(Refusal::HeaderInvalid(which)),
+    }
+}
+
+fn identifier<T: std::str::FromStr>(headers: &HeaderMap, which: SspHeader) -> Result<T, Refusal> {
+    one(headers, which)?.parse().map_err(|_| Refusal::HeaderInvalid(which))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules() -> Rules {
+        Rules {
+            names: vec!["ssp.example.nhs.uk".into(), "127.0.0.1".into(), "::1".into()],
+            target_bytes_max: 1024,
+            head_bytes_max: 2048,
+            headers_max: 16,
+            trace_ids: TraceIds::Uuid,
+        }
+    }
+
+    const GOOD: &[(&str, &str)] = &[
+        ("Host", "ssp.example.nhs.uk"),
+        ("Ssp-TraceID", "09a01679-2564-0fb4-5129-aecc81ea2706"),
+        ("Ssp-From", "200000000359"),
+        ("Ssp-To", "918999198993"),
+        ("Ssp-InteractionID", "urn:x"),
+    ];
+
+    /// A good head, less `without`, plus `with`.
+    fn judge(without: &str, with: &[(&str, &str)]) -> Result<(), Refusal> {
+        judge_with(Method::POST, "/https://p.nhs.uk/A/Slot", without, with)
+    }
+
+    fn judge_with(
+        method: Method,
+        uri: &str,
+        without: &str,
+        with: &[(&str, &str)],
+    ) -> Result<(), Refusal> {
+        let mut request = http::Request::builder().method(method).uri(uri);
+        for (name, value) in GOOD.iter().filter(|(name, _)| *name != without).chain(with) {
+            request = request.header(*name, *value);
+        }
+        let (head, ()) = request.body(()).unwrap().into_parts();
+        SspRequest::parse(&head, SspHeaders::read(&head.headers), &rules()).map(drop)
+    }
+
+    #[test]
+    fn a_good_head_is_taken() {
+        assert_eq!(judge("", &[]), Ok(()));
+    }
+
+    #[test]
+    fn each_header_is_there_once_and_well_formed() {
+        for (name, which, bad) in [
+            ("Ssp-TraceID", SspHeader::TraceId, "not-a-uuid"),
+            ("Ssp-From", SspHeader::From, "20000000035"),
+            ("Ssp-To", SspHeader::To, "91899919899x"),
+        ] {
+            assert_eq!(judge(name, &[]), Err(Refusal::HeaderMissing(which)));
+            assert_eq!(judge(name, &[(name, " ")]), Err(Refusal::HeaderMissing(which)));
+            assert_eq!(judge("", &[(name, bad)]), Err(Refusal::HeaderRepeated(which)));
+            assert_eq!(judge(name, &[(name, bad)]), Err(Refusal::HeaderInvalid(which)));
+        }
+        let interaction = Err(Refusal::HeaderMissing(SspHeader::InteractionId));
+        assert_eq!(judge("Ssp-InteractionID", &[]), interaction);
+        let form_b = "/A20047/STU3/1/gpconnect/Slot";
+        assert_eq!(judge_with(Method::GET, form_b, "Ssp-To", &[]), Ok(()));
+    }
+
+    #[test]
+    fn a_host_is_one_and_ours_with_or_without_a_port() {
+        for host in ["ssp.example.nhs.uk:443", "SSP.example.nhs.uk", "127.0.0.1:8443", "[::1]:1"] {
+            assert_eq!(judge("Host", &[("Host", host)]), Ok(()), "{host}");
+        }
+        for host in ["u:p@ssp.example.nhs.uk", "a/b?c", "ssp.example.nhs.uk:99999", "", "[::1"] {
+            assert_eq!(judge("Host", &[("Host", host)]), Err(Refusal::HostInvalid), "{host}");
+        }
+        for host in ["evil.nhs.uk", "ssp.example.nhs.uk.", "127.0.0.2"] {
+            assert_eq!(judge("Host", &[("Host", host)]), Err(Refusal::HostNotOurs), "{host}");
+        }
+        assert_eq!(judge("Host", &[]), Err(Refusal::HostInvalid));
+        assert_eq!(judge("", &[("Host", "ssp.example.nhs.uk")]), Err(Refusal::HostInvalid));
+    }
+
+    #[test]
+    fn absolute_form_must_name_us_and_agree_with_host() {
+        let at = |uri: &str| judge_with(Method::GET, uri, "", &[]);
+        assert_eq!(at("https://ssp.example.nhs.uk/https://p.nhs.uk/A/Slot"), Ok(()));
+        assert_eq!(at("https://evil.nhs.uk/A/Slot"), Err(Refusal::HostInvalid));
+        assert_eq!(at("https://u@ssp.example.nhs.uk/x"), Err(Refusal::HostInvalid));
+        assert_eq!(at("http://ssp.example.nhs.uk/x"), Err(Refusal::HostNotOurs));
+    }
+
+    #[test]
+    fn ambiguous_framing_is_refused() {
+        let framed = |with: &[(&str, &str)]| judge("", with);
+        let (te, cl) = ("Transfer-Encoding", "Content-Length");
+        assert_eq!(framed(&[(te, "Chunked")]), Ok(()));
+        assert_eq!(framed(&[(cl, "3"), (cl, "3")]), Err(Refusal::FramingAmbiguous));
+        assert_eq!(framed(&[(te, "chunked"), (cl, "3")]), Err(Refusal::FramingAmbiguous));
+        assert_eq!(framed(&[(te, "chunked, chunked")]), Err(Refusal::FramingAmbiguous));
+        assert_eq!(framed(&[(te, "identity"), (te, "chunked")]), Err(Refusal::FramingAmbiguous));
+        assert_eq!(framed(&[(te, "gzip, chunked")]), Err(Refusal::TransferCodingUnknown));
+        let get = |with: &[(&str, &str)]| judge_with(Method::GET, "/https://p.uk/Slot", "", with);
+        assert_eq!(get(&[(cl, "0")]), Ok(()));
+        assert_eq!(get(&[(te, "chunked")]), Ok(()));
+        assert_eq!(get(&[(cl, "1")]), Err(Refusal::BodyOnGet));
+    }
+
+    #[test]
+    fn headers_that_could_change_hands_are_refused() {
+        assert_eq!(judge("", &[("Ssp_To", "1")]), Err(Refusal::HeaderUnderscore));
+        for name in ["ssp-from", "close, Authorization", "HOST", "content-length"] {
+            let refused = judge("", &[("Connection", name)]);
+            assert_eq!(refused, Err(Refusal::ConnectionNamesHeader), "{name}");
+        }
+        assert_eq!(judge("", &[("Connection", "keep-alive, Upgrade, HTTP2-Settings")]), Ok(()));
+        assert_eq!(judge("", &[("Expect", "100-Continue")]), Ok(()));
+        assert_eq!(judge("", &[("Expect", "junk")]), Err(Refusal::ExpectationUnknown));
+    }
+
+    #[test]
+    fn sizes_have_limits() {
+        let long = format!("/https://p.nhs.uk/{}", "a".repeat(1024));
+        assert_eq!(judge_with(Method::GET, &long, "", &[]), Err(Refusal::TargetTooLong));
+        let big = "a".repeat(2048);
+        assert_eq!(judge("", &[("X-Big", &big)]), Err(Refusal::HeadTooLarge));
+        let many: Vec<_> = (0..16).map(|_| ("X-Many", "1")).collect();
+        assert_eq!(judge("", &many), Err(Refusal::HeadTooLarge));
+    }
+
+    #[test]
+    fn methods_are_taken_known_or_unknown() {
+        let with = |method: &str| {
+            let method = Method::from_bytes(method.as_bytes()).unwrap();
+            judge_with(method, "/https://p.nhs.uk/A/Slot", "", &[])
+        };
+        for known in ["DELETE", "PATCH", "OPTIONS", "HEAD", "TRACE", "CONNECT"] {
+            assert_eq!(with(known), Err(Refusal::MethodNotAllowed), "{known}");
+        }
+        for odd in ["get", "TRACK", "FOO!BAR"] {
+            assert_eq!(with(odd), Err(Refusal::MethodUnknown), "{odd}");
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The nouns of the Spine: identifiers that hold only valid text.
+//!
+//! Each is parsed once, at the door, and never taken apart again. Nothing here decides, waits or
+//! reads a clock.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+
+mod root;
+
+pub use root::{InnerUrl, ServiceRoot, UrlFault};
+pub(crate) use root::{judge_path, judge_query};
+
+/// Why a piece of text is not the identifier it was taken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(&'static str);
+
+macro_rules! identifier {
+    ($(#[$doc:meta])* $name:ident, $rule:literal, $valid:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Box<str>);
+
+        impl $name {
+            /// The identifier's text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Malformed;
+
+            fn from_str(text: &str) -> Result<Self, Malformed> {
+                let valid: fn(&str) -> bool = $valid;
+                if valid(text) { Ok(Self(text.into())) } else { Err(Malformed($rule)) }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str(&self.0)
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+                out.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                let text = Cow::<'de, str>::deserialize(from)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": "string", "description": $rule })
+            }
+        }
+    };
+}
+
+identifier! {
+    /// Accredited System ID: the number by which the Spine knows one system at one organisation.
+    Asid, "an ASID is twelve digits", |text| text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+identifier! {
+    /// ODS code of an organisation, upper case.
+    ///
+    /// Spec: codes in use have three to eight characters; nine are accepted, and ten never are, so
+    /// that no NHS number is an ODS code.
+    OdsCode, "an ODS code is three to nine capital letters and digits",
+    |text| (3..=9).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+}
+
+identifier! {
+    /// Party key of a provider's message handling system, for example `T99999-9999999`.
+    PartyKey, "a party key is one to fifty letters, digits and hyphens",
+    |text| (1..=50).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
+identifier! {
+    /// Contract (CPA) id of a registered endpoint, as it appears in the endpoint refusal.
+    CpaId, "a CPA id is one to fifty letters and digits",
+    |text| (1..=50).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric())
+}
+
+identifier! {
+    /// Interaction id as the directory writes it: a URN of at most 200 visible bytes.
+    InteractionId, "an interaction id is a URN of at most 200 visible characters",
+    |text| text.len() <= 200 && text.starts_with("urn:") && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+identifier! {
+    /// A consumer's message id, kept as sent.
+    ///
+    /// [`TraceId::is_uuid`] tells whether it has the form the specification asks for.
+    TraceId, "a trace id is one to sixty-four letters, digits and hyphens",
+    |text| (1..=64).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
+identifier! {
+    /// A name in a certificate: a host name in lower case.
+    CertificateName, "a certificate name is a host name in lower case",
+    |text| (1..=253).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._*".contains(&b))
+}
+
+impl OdsCode {
+    /// Reads a code as people write it: in either case.
+    pub fn from_any_case(text: &str) -> Result<Self, Malformed> {
+        text.to_ascii_uppercase().parse()
+    }
+}
+
+impl TraceId {
+    /// Spec: `Ssp-TraceID` is a UUID; real consumers send either case.
+    #[must_use]
+    pub fn is_uuid(&self) -> bool {
+        self.0.len() == 36
+            && self.0.bytes().enumerate().all(|(at, byte)| match at {
+                8 | 13 | 18 | 23 => byte == b'-',
+                _ => byte.is_ascii_hexdigit(),
+            })
+    }
+}
+
+/// Masks what could be an NHS number: ten digits in a row, alone or in groups of three, three and
+/// four with a space, hyphen or dot between. At most `bytes_max` bytes are kept.
+///
+/// Everything that a record, a log line or an answer takes from a request passes through here.
+/// Longer and shorter runs (ASIDs, staff ids) are left alone.
+#[must_use]
+pub fn masked(text: &str, bytes_max: usize) -> String {
+    let bytes = text.as_bytes();
+    let mut kept = Vec::with_capacity(bytes.len().min(bytes_max));
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        if !byte.is_ascii_digit() {
+            kept.push(byte);
+            at += 1;
+            continue;
+        }
+        let (run, digits) = digit_run(bytes.get(at..).unwrap_or_default());
+        let taken = bytes.get(at..at + run).unwrap_or_default();
+        if digits == 10 { kept.extend_from_slice(b"[masked]") } else { kept.extend_from_slice(taken) }
+        at += run;
+    }
+    let mut whole = String::from_utf8(kept).unwrap_or_default();
+    let mut end = bytes_max.min(whole.len());
+    while !whole.is_char_boundary(end) {
+        end -= 1;
+    }
+    whole.truncate(end);
+    whole
+}
+
+/// Length in bytes of a run of digits with single separators inside, and how many digits it has.
+fn digit_run(bytes: &[u8]) -> (usize, usize) {
+    let (mut end, mut digits, mut at) = (0, 0, 0);
+    while let Some(byte) = bytes.get(at) {
+        if byte.is_ascii_digit() {
+            digits += 1;
+            end = at + 1;
+        } else if !matches!(byte, b' ' | b'-' | b'.') || end != at {
+            break;
+        }
+        at += 1;
+    }
+    (end, digits)
+}
+
+/// Durations in the configuration: a number and a unit, `10s`, `5m`, `250ms`.
+pub mod period {
+    use std::time::Duration;
+
+    /// Reads a duration.
+    pub fn deserialize<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        jiff::fmt::serde::unsigned_duration::required::deserialize(from)
+    }
+
+    /// Writes a duration, as the schema shows a default.
+    pub fn serialize<S: serde::Serializer>(period: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        jiff::fmt::serde::unsigned_duration::friendly::compact::required::serialize(period, to)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_asid_is_twelve_digits_and_nothing_else() {
+        assert!("200000000359".parse::<Asid>().is_ok());
+        assert!("000000000001".parse::<Asid>().is_ok());
+        for bad in ["", "20000000035", "2000000003590", "20000000035a", " 00000000359", "２00000000359"] {
+            assert!(bad.parse::<Asid>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_nhs_number_is_never_an_ods_code() {
+        assert!("9434765919".parse::<OdsCode>().is_err());
+        assert!("A20047".parse::<OdsCode>().is_ok());
+        assert!("a20047".parse::<OdsCode>().is_err());
+        assert_eq!(OdsCode::from_any_case("a20047").unwrap().as_str(), "A20047");
+    }
+
+    #[test]
+    fn a_trace_id_may_be_a_uuid_in_either_case() {
+        let uuid = |text: &str| text.parse::<TraceId>().unwrap().is_uuid();
+        assert!(uuid("09a01679-2564-0fb4-5129-aecc81ea2706"));
+        assert!(uuid("C013F113-6FDA-442C-9FCE-AA1DB0A7D327"));
+        assert!(!uuid("09a01679-2564-0fb4-5129-aecc81ea270"));
+        assert!(!uuid("09a0167912564-0fb4-5129-aecc81ea2706"));
+    }
+
+    #[test]
+    fn ten_digits_are_masked_and_twelve_are_not() {
+        assert_eq!(masked("/Patient/9434765919/x", 99), "/Patient/[masked]/x");
+        assert_eq!(masked("943 476 5919", 99), "[masked]");
+        assert_eq!(masked("943-476-5919!", 99), "[masked]!");
+        assert_eq!(masked("200000000359 and 12", 99), "200000000359 and 12");
+        assert_eq!(masked("ab\u{e9}cd", 3), "ab");
+    }
+}

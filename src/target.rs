@@ -1,0 +1,196 @@
+//! The strict byte grammar of the target forms.
+//!
+//! (a) `/https://provider/…`, and `/https:/provider/…` as some stacks collapse it: only ever
+//! compared with a registered service root. (b) `/{ODS}/STU3/1/gpconnect/…`: the gateway looks the
+//! practice up. (c) absolute-form naming our own host is origin-form by the time it comes here.
+//!
+//! Nothing is decoded, merged, lower-cased or resolved: what follows the match is forwarded as it
+//! was sent.
+
+use crate::refusal::TargetFault;
+use crate::spine::{InnerUrl, OdsCode, UrlFault};
+
+/// What the request line asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target<'a> {
+    /// Form (a): the provider's URL.
+    Url(InnerUrl<'a>),
+    /// Form (b): a practice, and what to ask it.
+    Practice(PracticeTarget<'a>),
+}
+
+/// Form (b), taken apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PracticeTarget<'a> {
+    /// The code as written, either case.
+    ods: &'a str,
+    /// The path after `/{ODS}/STU3/1/`, without a leading slash.
+    pub path: &'a str,
+    /// The query without its question mark.
+    pub query: Option<&'a str>,
+}
+
+impl PracticeTarget<'_> {
+    /// The practice asked for.
+    #[must_use]
+    pub fn ods(&self) -> Option<OdsCode> {
+        OdsCode::from_any_case(self.ods).ok()
+    }
+}
+
+impl<'a> Target<'a> {
+    /// Judges an origin-form target.
+    pub fn parse(target: &'a str) -> Result<Self, TargetFault> {
+        if let Some(url) = target.strip_prefix("/https://") {
+            return Ok(Self::Url(InnerUrl::after_scheme(url)?));
+        }
+        if let Some(url) = target.strip_prefix("/https:/") {
+            return Ok(Self::Url(InnerUrl::after_scheme(url)?));
+        }
+        if target.split_once(':').is_some_and(|(scheme, _)| is_scheme(scheme)) {
+            return Err(UrlFault::Scheme.into());
+        }
+        practice(target)
+    }
+
+    /// The path whose end names the interaction.
+    #[must_use]
+    pub const fn path(&self) -> &'a str {
+        match self {
+            Self::Url(url) => url.path,
+            Self::Practice(practice) => practice.path,
+        }
+    }
+
+    /// The query, which is forwarded byte for byte.
+    #[must_use]
+    pub const fn query(&self) -> Option<&'a str> {
+        match self {
+            Self::Url(url) => url.query,
+            Self::Practice(practice) => practice.query,
+        }
+    }
+
+    /// What an operator or consumer may be shown of a target under another root than its own: no
+    /// query, no interaction path, ten-digit runs masked, at most 256 bytes.
+    #[must_use]
+    pub fn printable(&self, interaction_start: usize) -> String {
+        let path = self.path();
+        let shown = path.get(..interaction_start).unwrap_or(path);
+        let text = match self {
+            Self::Url(url) => format!("https://{}{shown}", url.authority),
+            Self::Practice(_) => shown.to_owned(),
+        };
+        crate::spine::masked(&text, PRINTED_BYTES_MAX)
+    }
+}
+
+/// Limit: bytes of a target that an answer may repeat.
+const PRINTED_BYTES_MAX: usize = 256;
+
+fn is_scheme(text: &str) -> bool {
+    text.strip_prefix('/').is_some_and(|scheme| {
+        !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    })
+}
+
+/// `/{ODS}/STU3/1/gpconnect…`; the path keeps its `gpconnect` so that capabilities stay apart.
+fn practice(target: &str) -> Result<Target<'_>, TargetFault> {
+    let (path, query) = match target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (target, None),
+    };
+    let (ods, rest) = path
+        .strip_prefix('/')
+        .and_then(|path| path.split_once("/STU3/1/"))
+        .ok_or(TargetFault::Form)?;
+    OdsCode::from_any_case(ods).map_err(|_| TargetFault::Form)?;
+    if !rest.starts_with("gpconnect/") {
+        return Err(TargetFault::Form);
+    }
+    crate::spine::judge_path(path)?;
+    crate::spine::judge_query(query)?;
+    Ok(Target::Practice(PracticeTarget { ods, path: rest, query }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(target: &str) -> InnerUrl<'_> {
+        match Target::parse(target).unwrap() {
+            Target::Url(url) => url,
+            Target::Practice(_) => panic!("form (b)"),
+        }
+    }
+
+    #[test]
+    fn the_collapsed_form_means_the_same() {
+        let whole = url("/https://p.nhs.uk/GP0001/STU3/1/gpconnect/Slot?a=%7C|b");
+        assert_eq!(whole, url("/https:/p.nhs.uk/GP0001/STU3/1/gpconnect/Slot?a=%7C|b"));
+        assert_eq!(whole.authority, "p.nhs.uk");
+        assert_eq!(whole.query, Some("a=%7C|b"));
+    }
+
+    #[test]
+    fn a_practice_is_named_by_its_ods_code() {
+        let Target::Practice(practice) =
+            Target::parse("/a20047/STU3/1/gpconnect/Slot?start=ge2026-11-23").unwrap()
+        else {
+            panic!("form (a)");
+        };
+        assert_eq!(practice.ods().unwrap().as_str(), "A20047");
+        assert_eq!(practice.path, "gpconnect/Slot");
+        assert_eq!(practice.query, Some("start=ge2026-11-23"));
+    }
+
+    /// The rows C1 to C26 of the hostile catalogue that concern the target alone.
+    #[test]
+    fn hostile_targets_are_refused_with_their_reason() {
+        use TargetFault::{Form, Url};
+        for (target, fault) in [
+            ("/", Form),
+            ("", Form),
+            ("*", Form),
+            ("/Slot?schedule.actor%3Ahealthcareservice=1", Form),
+            ("/nrls-ri/SSP/http%3A%2F%2Flocalhost", Form),
+            ("/https%3A%2F%2Fp.nhs.uk%2FSlot", Form),
+            ("//evil.nhs.uk/x", Form),
+            ("/A20047/STU3/1/structured/Patient", Form),
+            ("/A20047/STU3/2/gpconnect/Slot", Form),
+            ("/A2/STU3/1/gpconnect/Slot", Form),
+            ("/9434765919/STU3/1/gpconnect/Slot", Form),
+            ("/../A20047/STU3/1/gpconnect/Slot", Form),
+            ("/A20047/STU3/1/gpconnect", Form),
+            ("/HTTPS://p.nhs.uk/x", Url(UrlFault::Scheme)),
+            ("/http://p.nhs.uk/x", Url(UrlFault::Scheme)),
+            ("/ftp://p.nhs.uk/x", Url(UrlFault::Scheme)),
+            ("/file:///etc/passwd", Url(UrlFault::Scheme)),
+            ("/javascript:alert(1)", Url(UrlFault::Scheme)),
+            ("/https:p.nhs.uk/x", Url(UrlFault::Scheme)),
+            ("/https:///p.nhs.uk/x", Url(UrlFault::Host)),
+            ("/https:\\\\evil.uk", Url(UrlFault::Scheme)),
+            ("/https://good@evil.uk/x", Url(UrlFault::Userinfo)),
+            ("/https://good:443@evil.uk/x", Url(UrlFault::Userinfo)),
+            ("/https://[::1]/x", Url(UrlFault::Address)),
+            ("/https://127.0.0.1/x", Url(UrlFault::Address)),
+            ("/https://2130706433/x", Url(UrlFault::Address)),
+            ("/https://good.nhs.uk./x", Url(UrlFault::Host)),
+            ("/https://good.nhs.uk:65536/x", Url(UrlFault::Port)),
+            ("/https://good.nhs.uk/a/%2e%2e/b", Url(UrlFault::DotSegment)),
+            ("/https://good.nhs.uk/a%2fb", Url(UrlFault::Escape)),
+            ("/https://good.nhs.uk/a%0d%0ab", Url(UrlFault::Escape)),
+            ("/https://good.nhs.uk/a;b", Url(UrlFault::PathByte)),
+            ("/https://good.nhs.uk/Slot?a=\\", Url(UrlFault::QueryByte)),
+            ("/A20047/STU3/1/gpconnect/%2e%2e/Slot", Url(UrlFault::DotSegment)),
+        ] {
+            assert_eq!(Target::parse(target), Err(fault), "{target}");
+        }
+    }
+
+    #[test]
+    fn a_printed_target_holds_no_query_no_interaction_path_and_no_nhs_number() {
+        let target = Target::parse("/https://p.nhs.uk/9434765919/Patient/7?x=9434765919").unwrap();
+        assert_eq!(target.printable(11), "https://p.nhs.uk/[masked]");
+    }
+}
