@@ -99,6 +99,12 @@ pub enum Receiver<'a> {
     Practice(&'a OdsCode, Option<&'a Asid>),
 }
 
+impl std::fmt::Debug for Directory {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Directory").field("held", &self.held()).finish_non_exhaustive()
+    }
+}
+
 impl Directory {
     /// A directory over a file. `tasks` runs the look-ups, so that a consumer who hangs up cancels
     /// none that others wait for.
@@ -125,9 +131,9 @@ impl Directory {
     }
 
     /// Puts a new file in force. What was held from the old one is not asked again.
-    pub fn replace(&self, file: File) {
-        let next = File { generation: self.shared.file.load().generation + 1, ..file };
-        self.shared.file.store(Arc::new(next));
+    pub fn replace(&self, mut file: File) {
+        file.generation = self.shared.file.load().generation + 1;
+        self.shared.file.store(Arc::new(file));
     }
 
     /// The agreements in force.

@@ -8,6 +8,8 @@ use http::Method;
 
 use crate::refusal::Refusal;
 
+use Segment::{Id, Word};
+
 /// A set of interactions that are allowed, registered and configured together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -88,8 +90,8 @@ impl Interaction {
     #[must_use]
     pub fn template(&self) -> String {
         let step = |segment: &Segment| match segment {
-            Segment::Word(word) => format!("/{word}"),
-            Segment::Id => "/[id]".to_owned(),
+            Word(word) => format!("/{word}"),
+            Id => "/[id]".to_owned(),
         };
         self.path.iter().map(step).collect()
     }
@@ -107,7 +109,7 @@ impl Interaction {
         for segment in self.path.iter().rev() {
             let head = path.get(..start)?;
             let slash = head.rfind('/')?;
-            if let Segment::Word(word) = segment
+            if let Word(word) = segment
                 && head.get(slash + 1..)? != *word
             {
                 return None;
@@ -216,8 +218,6 @@ const DOCUMENTS: &str = "gpconnect/documents";
 const ORG_READ: &str = "organization/*.read";
 const PATIENT_READ: &str = "patient/*.read";
 const PATIENT_WRITE: &str = "patient/*.write";
-
-use Segment::{Id, Word};
 
 const fn row(
     (group, capability): (Group, &'static str),

@@ -9,3 +9,8 @@ pub mod consumers;
 pub mod policy;
 pub mod directory;
 pub mod metrics;
+pub mod audit;
+pub mod throttle;
+pub mod forward;
+pub mod gateway;
+pub mod listener;

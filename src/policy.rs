@@ -5,6 +5,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use http::uri::PathAndQuery;
+
 use crate::claims::{Audience, Claims};
 use crate::consumers::Consumer;
 use crate::interaction::Interaction;
@@ -104,7 +106,7 @@ pub struct Facts<'a> {
 pub struct Permit {
     provider: Arc<Provider>,
     interaction: &'static Interaction,
-    path_and_query: String,
+    path_and_query: PathAndQuery,
 }
 
 impl Permit {
@@ -123,7 +125,7 @@ impl Permit {
     /// What the provider's request line says: the registered root's path and, byte for byte, what
     /// the consumer sent after it.
     #[must_use]
-    pub fn path_and_query(&self) -> &str {
+    pub const fn path_and_query(&self) -> &PathAndQuery {
         &self.path_and_query
     }
 }
@@ -160,7 +162,7 @@ pub fn authorise(
 /// Spec: the SSP refuses a target that is not the registered endpoint, as text.
 ///
 /// Security: roots nest, so the rest is the template and nothing between.
-fn forwarded(facts: &Facts<'_>, provider: &Provider) -> Result<String, Refusal> {
+fn forwarded(facts: &Facts<'_>, provider: &Provider) -> Result<PathAndQuery, Refusal> {
     let interaction = facts.interaction;
     let rest = match facts.target {
         Target::Url(url) => {
@@ -177,10 +179,12 @@ fn forwarded(facts: &Facts<'_>, provider: &Provider) -> Result<String, Refusal> 
         }
     };
     let base = provider.root.base_path();
-    Ok(match facts.target.query() {
+    let text = match facts.target.query() {
         Some(query) => format!("{base}{rest}?{query}"),
         None => format!("{base}{rest}"),
-    })
+    };
+    // Both parts have passed the grammar, which is the stricter of the two.
+    PathAndQuery::try_from(text).map_err(|_| Refusal::Internal)
 }
 
 fn varies(facts: &Facts<'_>, provider: &Provider) -> Refusal {

@@ -23,14 +23,13 @@ pub struct Rules {
     pub head_bytes_max: usize,
     /// Most header lines.
     pub headers_max: usize,
-    /// Whether a trace id must be a UUID.
-    pub trace_ids: TraceIds,
 }
 
 /// What a trace id may look like.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TraceIds {
     /// Spec: a UUID, either case.
+    #[default]
     Uuid,
     /// Lab: any short text.
     Any,
@@ -90,6 +89,7 @@ impl<'a> SspRequest<'a> {
         head: &'a Parts,
         headers: SspHeaders<'a>,
         rules: &Rules,
+        trace_ids: TraceIds,
     ) -> Result<Self, Refusal> {
         judge_method(&head.method)?;
         judge_host(head, &rules.names)?;
@@ -99,7 +99,7 @@ impl<'a> SspRequest<'a> {
         judge_connection(&head.headers)?;
         judge_expectation(&head.headers)?;
         let trace_id = headers.trace_id?;
-        if rules.trace_ids == TraceIds::Uuid && !trace_id.is_uuid() {
+        if trace_ids == TraceIds::Uuid && !trace_id.is_uuid() {
             return Err(Refusal::HeaderInvalid(SspHeader::TraceId));
         }
         let from = headers.from?;
@@ -242,24 +242,32 @@ fn judge_connection(headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 /// Whether a header belongs to the message and not to the connection it came on.
-fn is_end_to_end(name: &str) -> bool {
+pub(crate) fn is_end_to_end(name: &str) -> bool {
     const FAMILIES: [&str; 5] = ["ssp-", "accept", "content-", "if-", "x-"];
-    const SINGLE: [&str; 16] = [
+    const SINGLE: [&str; 24] = [
+        "age",
+        "allow",
         "authorization",
         "cache-control",
         "cookie",
         "date",
+        "etag",
         "expect",
+        "expires",
         "forwarded",
         "from",
         "host",
+        "last-modified",
+        "location",
         "origin",
         "prefer",
         "range",
         "referer",
+        "strict-transport-security",
         "traceparent",
         "tracestate",
         "user-agent",
+        "vary",
         "via",
     ];
     FAMILIES.iter().any(|family| name.starts_with(family)) || SINGLE.contains(&name)
@@ -301,7 +309,6 @@ mod tests {
             target_bytes_max: 1024,
             head_bytes_max: 2048,
             headers_max: 16,
-            trace_ids: TraceIds::Uuid,
         }
     }
 
@@ -329,7 +336,8 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (head, ()) = request.body(()).unwrap().into_parts();
-        SspRequest::parse(&head, SspHeaders::read(&head.headers), &rules()).map(drop)
+        let headers = SspHeaders::read(&head.headers);
+        SspRequest::parse(&head, headers, &rules(), TraceIds::Uuid).map(drop)
     }
 
     #[test]

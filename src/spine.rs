@@ -146,6 +146,14 @@ impl TraceId {
     }
 }
 
+impl TraceId {
+    /// The id as records and logs show it: a UUID whole, anything else masked.
+    #[must_use]
+    pub fn printable(&self) -> String {
+        if self.is_uuid() { self.0.to_string() } else { masked(&self.0, 64) }
+    }
+}
+
 /// Masks what could be an NHS number: ten digits in a row, alone or in groups of three, three and
 /// four with a space, hyphen or dot between. At most `bytes_max` bytes are kept.
 ///

@@ -184,9 +184,9 @@ fn display(code: &str) -> &'static str {
     }
 }
 
-/// Writing to a `String` cannot fail.
 fn push(out: &mut String, text: std::fmt::Arguments<'_>) {
-    drop(out.write_fmt(text));
+    // Writing to a `String` cannot fail.
+    out.write_fmt(text).unwrap_or_default();
 }
 
 fn quoted(text: &str) -> String {

@@ -1,0 +1,361 @@
+//! A [`Permit`] and a request become the provider's response, streamed.
+//!
+//! Nothing is buffered, rewritten, compressed or followed. What is sent twice, and what may be said
+//! about a request that failed, is decided here and nowhere else.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
+
+use http::request::Parts;
+use http::{Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use ipnet::IpNet;
+use tokio_util::sync::CancellationToken;
+
+use crate::audit::Transfer;
+use crate::interaction::Effect;
+use crate::metrics::Metrics;
+use crate::policy::Permit;
+use crate::refusal::{Reached, Refusal};
+use crate::throttle::Place;
+use crate::tls::Trust;
+
+mod body;
+mod dial;
+mod headers;
+mod pool;
+
+pub use body::{Pace, Paced, PaceFault, ProviderBody, Upload};
+pub use headers::Hop;
+
+use dial::{DialFault, Dialler};
+use pool::{Connection, Key, Pool};
+
+/// Deadlines, caps and networks of the provider leg.
+#[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Settings {
+    /// Networks in which providers may be dialled. An address outside is not dialled, whatever the
+    /// directory or DNS says.
+    #[schemars(with = "Vec<String>")]
+    pub networks: Vec<IpNet>,
+    /// Deadlines, each with a default.
+    #[serde(default)]
+    pub deadlines: Deadlines,
+    /// Idle connections a worker keeps to one host.
+    #[serde(default = "idle_max")]
+    pub idle_max: usize,
+}
+
+/// Deadlines of the provider leg.
+#[derive(Debug, Clone, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Deadlines {
+    /// From asking for an address to a TCP connection.
+    #[serde(with = "crate::spine::period")]
+    #[schemars(with = "String")]
+    pub connect: Duration,
+    /// The TLS handshake.
+    #[serde(with = "crate::spine::period")]
+    #[schemars(with = "String")]
+    pub tls: Duration,
+    /// From the last byte sent to the response head. Consumers give up at 30 s.
+    #[serde(with = "crate::spine::period")]
+    #[schemars(with = "String")]
+    pub response_head: Duration,
+    /// Between two pieces of a body, either way.
+    #[serde(with = "crate::spine::period")]
+    #[schemars(with = "String")]
+    pub body_idle: Duration,
+    /// A whole body, either way.
+    #[serde(with = "crate::spine::period")]
+    #[schemars(with = "String")]
+    pub body_total: Duration,
+    /// Bytes a second that a body keeps up over the time it is waited for.
+    pub body_rate_min: u32,
+    /// An idle connection is kept.
+    #[serde(with = "crate::spine::period")]
+    #[schemars(with = "String")]
+    pub idle: Duration,
+    /// An idle connection may carry a write.
+    #[serde(with = "crate::spine::period")]
+    #[schemars(with = "String")]
+    pub idle_for_writes: Duration,
+    /// A connection is used.
+    #[serde(with = "crate::spine::period")]
+    #[schemars(with = "String")]
+    pub connection_age: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(3),
+            tls: Duration::from_secs(5),
+            response_head: Duration::from_secs(20),
+            body_idle: Duration::from_secs(20),
+            body_total: Duration::from_secs(600),
+            body_rate_min: 256,
+            idle: Duration::from_secs(10),
+            idle_for_writes: Duration::from_secs(2),
+            connection_age: Duration::from_secs(300),
+        }
+    }
+}
+
+impl Deadlines {
+    /// The pace a body must keep, either way.
+    #[must_use]
+    pub const fn pace(&self) -> Pace {
+        Pace { idle: self.body_idle, total: self.body_total, rate_min: self.body_rate_min }
+    }
+}
+
+const fn idle_max() -> usize {
+    64
+}
+
+/// One worker's way to the providers.
+#[derive(Debug)]
+pub struct Forwarder {
+    deadlines: Deadlines,
+    dialler: Dialler,
+    pool: Arc<Pool>,
+    retries: Budget,
+    metrics: Arc<Metrics>,
+}
+
+/// Who is asking and how long they will wait: what a send needs besides its permit.
+#[derive(Debug)]
+pub struct Terms<'a> {
+    /// The generation whose certificates are used.
+    pub trust: &'a Trust,
+    /// What the consumer's hop adds to the headers.
+    pub hop: Hop<'a>,
+    /// Cancelled when the consumer hangs up.
+    pub gone: &'a CancellationToken,
+    /// The sending side's account of itself.
+    pub transfer: &'a Transfer,
+}
+
+impl Forwarder {
+    /// A forwarder with no connections yet.
+    #[must_use]
+    pub fn new(settings: &Settings, metrics: Arc<Metrics>) -> Self {
+        let deadlines = settings.deadlines.clone();
+        let pool = Pool::new(&deadlines, settings.idle_max);
+        let dialler = Dialler::new(settings.networks.clone(), &deadlines);
+        Self { deadlines, dialler, pool: Arc::new(pool), retries: Budget::default(), metrics }
+    }
+
+    /// Sends a permitted request and answers with the provider's response head; the body follows.
+    ///
+    /// # Errors
+    /// Every one says whether the request was not sent, or its outcome is unknown.
+    pub async fn send(
+        &self,
+        permit: &Permit,
+        place: Place,
+        mut head: Parts,
+        upload: Upload,
+        terms: Terms<'_>,
+    ) -> Result<Response<ProviderBody>, Refusal> {
+        let (effect, key) = (permit.interaction().effect(), self.key(permit, terms.trust));
+        let mut request = Some(headers::request(permit, &mut head, upload, &terms.hop));
+        let mut held = self.pool.take(&key, effect);
+        self.retries.earn();
+        loop {
+            let (mut connection, reused) = match held.take() {
+                Some(connection) => (connection, true),
+                None => (self.open(permit, &key, &terms).await?, false),
+            };
+            if terms.gone.is_cancelled() {
+                self.pool.give_back(connection);
+                return Err(Refusal::ConsumerGone);
+            }
+            let sent = request.take().ok_or(Refusal::Internal)?;
+            if sent.body().is_empty() {
+                terms.transfer.sent_whole();
+            }
+            match self.exchange(&mut connection, sent, terms.transfer).await {
+                Ok(response) => return self.judge(permit, response, connection, place),
+                Err(Failure::NotWritten(unsent)) if reused => request = Some(*unsent),
+                Err(Failure::Lost(cause))
+                    if reused && effect == Effect::Reads && self.retries.spend() =>
+                {
+                    tracing::debug!(%cause, "a kept connection closed under a read; sent again");
+                    request =
+                        Some(headers::request(permit, &mut head, Upload::empty(), &terms.hop));
+                }
+                Err(failure) => return Err(failure.refusal(permit, terms.transfer)),
+            }
+            self.metrics.provider_retry();
+        }
+    }
+
+    /// Drops what has been idle or in use for too long.
+    pub fn tidy(&self) {
+        self.pool.tidy();
+    }
+
+    fn key(&self, permit: &Permit, trust: &Trust) -> Key {
+        let provider = permit.provider();
+        let root = &provider.root;
+        let address = provider
+            .dial
+            .clone()
+            .unwrap_or_else(|| format!("{}:{}", root.host(), root.port()));
+        Key { address, name: root.host().to_owned(), generation: trust.generation }
+    }
+
+    async fn open(
+        &self,
+        permit: &Permit,
+        key: &Key,
+        terms: &Terms<'_>,
+    ) -> Result<Connection, Refusal> {
+        let dialled = tokio::select! {
+            dialled = self.dialler.open(key, &terms.trust.provider) => dialled,
+            () = terms.gone.cancelled() => return Err(Refusal::ConsumerGone),
+        };
+        let sender = dialled.map_err(|fault| {
+            let provider = permit.provider();
+            tracing::warn!(ods = %provider.ods, host = provider.root.host(), %fault, "provider not reached");
+            match fault {
+                DialFault::TimedOut(_) => Refusal::ProviderTimedOut { reached: Reached::NotSent },
+                DialFault::Refused(..) => failed(permit, Reached::NotSent),
+            }
+        })?;
+        self.metrics.provider_connection();
+        Ok(self.pool.fresh(key.clone(), sender))
+    }
+
+    /// One try: the request goes out, and the response head comes within its deadline of the last
+    /// byte sent.
+    async fn exchange(
+        &self,
+        connection: &mut Connection,
+        request: Request<Upload>,
+        transfer: &Transfer,
+    ) -> Result<Response<Incoming>, Failure> {
+        let response = connection.sender.try_send_request(request);
+        tokio::pin!(response);
+        let started = tokio::time::Instant::now();
+        loop {
+            let quiet_since = transfer.last_sent().map_or(started, Into::into);
+            let deadline = quiet_since + self.deadlines.response_head;
+            match tokio::time::timeout_at(deadline, &mut response).await {
+                Ok(Ok(response)) => return Ok(response),
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_) if transfer.last_sent().map_or(started, Into::into) > quiet_since => {}
+                Err(_) => return Err(Failure::TimedOut),
+            }
+        }
+    }
+
+    fn judge(
+        &self,
+        permit: &Permit,
+        response: Response<Incoming>,
+        connection: Connection,
+        place: Place,
+    ) -> Result<Response<ProviderBody>, Refusal> {
+        let status = response.status();
+        if status == StatusCode::SWITCHING_PROTOCOLS || status.as_u16() >= 600 {
+            tracing::warn!(ods = %permit.provider().ods, %status, "provider answered with a status that cannot be passed on");
+            let reached = match permit.interaction().effect() {
+                Effect::Reads => Reached::Read,
+                Effect::Writes => Reached::Unknown,
+            };
+            return Err(failed(permit, reached));
+        }
+        let (mut head, body) = response.into_parts();
+        head.headers = headers::response(&head.headers);
+        head.version = Version::HTTP_11;
+        let pool = Arc::clone(&self.pool);
+        let body = ProviderBody::new(body, self.deadlines.pace(), connection, pool, place);
+        Ok(Response::from_parts(head, body))
+    }
+}
+
+/// Why one try gave no response head.
+#[derive(Debug)]
+enum Failure {
+    /// Not one byte was written; the request is given back.
+    NotWritten(Box<Request<Upload>>),
+    /// The connection failed under the request.
+    Lost(hyper::Error),
+    /// The consumer's own body failed.
+    Upload(PaceFault),
+    /// No response head in time.
+    TimedOut,
+}
+
+impl From<TrySendError<Request<Upload>>> for Failure {
+    fn from(mut error: TrySendError<Request<Upload>>) -> Self {
+        if let Some(request) = error.take_message() {
+            return Self::NotWritten(Box::new(request));
+        }
+        let error = error.into_error();
+        let cause = std::error::Error::source(&error);
+        match cause.and_then(|cause| cause.downcast_ref::<PaceFault>()) {
+            Some(fault) => Self::Upload(*fault),
+            None => Self::Lost(error),
+        }
+    }
+}
+
+impl Failure {
+    /// What may truly be said: a write whose last byte was handed over may have been carried out.
+    fn refusal(&self, permit: &Permit, transfer: &Transfer) -> Refusal {
+        let reached = match (permit.interaction().effect(), transfer.is_whole()) {
+            (Effect::Reads, _) => Reached::Read,
+            (Effect::Writes, true) => Reached::Unknown,
+            (Effect::Writes, false) => Reached::NotSent,
+        };
+        match self {
+            Self::NotWritten(_) => failed(permit, Reached::NotSent),
+            Self::Upload(PaceFault::Slow) => Refusal::BodyTimedOut,
+            Self::Upload(PaceFault::Cut) => Refusal::BodyCut,
+            Self::Lost(cause) => {
+                tracing::warn!(ods = %permit.provider().ods, %cause, "provider failed");
+                failed(permit, reached)
+            }
+            Self::TimedOut => {
+                tracing::warn!(ods = %permit.provider().ods, "provider did not answer in time");
+                Refusal::ProviderTimedOut { reached }
+            }
+        }
+    }
+}
+
+fn failed(permit: &Permit, reached: Reached) -> Refusal {
+    Refusal::ProviderFailed { url: permit.provider().printable_url(permit.interaction()), reached }
+}
+
+/// One retry for every ten requests, ten in hand at most: retries cannot double a provider's load.
+#[derive(Debug)]
+struct Budget(AtomicI32);
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self(AtomicI32::new(Self::MAX))
+    }
+}
+
+impl Budget {
+    const RETRY: i32 = 10;
+    const MAX: i32 = 100;
+
+    fn earn(&self) {
+        let earned = |tokens: i32| (tokens < Self::MAX).then_some(tokens + 1);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earned).unwrap_or_default();
+    }
+
+    fn spend(&self) -> bool {
+        let spent = |tokens: i32| (tokens >= Self::RETRY).then_some(tokens - Self::RETRY);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spent).is_ok()
+    }
+}

@@ -1,0 +1,276 @@
+//! Bodies on their way: one frame in hand, a pace to keep, and no clean end that was not one.
+
+use std::future::Future as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+use super::pool::{Connection, Pool};
+use crate::audit::Transfer;
+use crate::refusal::Refusal;
+use crate::throttle::Place;
+
+/// How fast a body must come.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Longest wait for the next piece.
+    pub idle: Duration,
+    /// Longest life of the whole body.
+    pub total: Duration,
+    /// Bytes a second over the time it is waited for, once that exceeds [`Pace::idle`].
+    pub rate_min: u32,
+}
+
+/// Why a body did not come whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PaceFault {
+    /// It did not keep its pace.
+    #[error("the body came too slowly")]
+    Slow,
+    /// Its sender broke off.
+    #[error("the body was cut")]
+    Cut,
+}
+
+/// A body that is held to a pace. Only time spent waiting for its sender counts; a receiver that
+/// reads slowly is somebody else's fault.
+#[derive(Debug)]
+pub struct Paced {
+    body: Incoming,
+    pace: Pace,
+    started: Instant,
+    waiting_since: Option<Instant>,
+    waited: Duration,
+    bytes: u64,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Paced {
+    /// Holds a body to a pace, from now.
+    #[must_use]
+    pub fn new(body: Incoming, pace: Pace) -> Self {
+        let started = Instant::now();
+        let (waited, bytes) = (Duration::ZERO, 0);
+        Self { body, pace, started, waiting_since: None, waited, bytes, timer: None }
+    }
+
+    /// The next piece of data. Trailers are dropped: FHIR has none, and they could carry what
+    /// headers were refused for.
+    fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, PaceFault>>> {
+        loop {
+            match Pin::new(&mut self.body).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    let Ok(data) = frame.into_data() else { continue };
+                    if let Some(since) = self.waiting_since.take() {
+                        self.waited += since.elapsed();
+                    }
+                    self.bytes += u64::try_from(data.len()).unwrap_or(u64::MAX);
+                    return Poll::Ready(Some(Ok(data)));
+                }
+                Poll::Ready(Some(Err(_))) => return Poll::Ready(Some(Err(PaceFault::Cut))),
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => return self.poll_deadline(context),
+            }
+        }
+    }
+
+    fn poll_deadline(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, PaceFault>>> {
+        if self.waiting_since.is_none() {
+            let now = Instant::now();
+            self.waiting_since = Some(now);
+            let left = self.allowance();
+            match &mut self.timer {
+                Some(timer) => timer.as_mut().reset((now + left).into()),
+                None => self.timer = Some(Box::pin(tokio::time::sleep(left))),
+            }
+        }
+        match &mut self.timer {
+            Some(timer) => {
+                ready!(timer.as_mut().poll(context));
+                Poll::Ready(Some(Err(PaceFault::Slow)))
+            }
+            None => Poll::Pending,
+        }
+    }
+
+    /// How long the next piece may be waited for: the idle limit, what the rate still allows, and
+    /// what is left of the whole.
+    fn allowance(&self) -> Duration {
+        let earned = self.bytes / u64::from(self.pace.rate_min.max(1));
+        let by_rate = (self.pace.idle + Duration::from_secs(earned)).saturating_sub(self.waited);
+        let by_total = self.pace.total.saturating_sub(self.started.elapsed());
+        self.pace.idle.min(by_rate).min(by_total)
+    }
+}
+
+
+/// A consumer's body on its way to a provider.
+#[derive(Debug)]
+pub struct Upload {
+    body: Option<Paced>,
+    transfer: Option<Arc<Transfer>>,
+}
+
+impl Upload {
+    /// No body.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self { body: None, transfer: None }
+    }
+
+    /// The body of a write. `transfer` learns what was sent.
+    #[must_use]
+    pub fn new(body: Incoming, pace: Pace, transfer: Arc<Transfer>) -> Self {
+        if body.is_end_stream() {
+            return Self::empty();
+        }
+        Self { body: Some(Paced::new(body, pace)), transfer: Some(transfer) }
+    }
+
+    /// The body of a read, which must be empty: some stacks send a chunked nothing.
+    ///
+    /// # Errors
+    /// It is not empty, or its end does not come.
+    pub async fn none(body: Incoming, pace: Pace) -> Result<Self, Refusal> {
+        if body.is_end_stream() {
+            return Ok(Self::empty());
+        }
+        let mut paced = Paced::new(body, pace);
+        loop {
+            match std::future::poll_fn(|context| paced.poll_data(context)).await {
+                None => return Ok(Self::empty()),
+                Some(Ok(data)) if data.is_empty() => {}
+                Some(Ok(_)) => return Err(Refusal::BodyOnGet),
+                Some(Err(PaceFault::Slow)) => return Err(Refusal::BodyTimedOut),
+                Some(Err(PaceFault::Cut)) => return Err(Refusal::BodyCut),
+            }
+        }
+    }
+
+    /// Whether there is nothing to send after the head.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.body.is_none()
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = PaceFault;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, PaceFault>>> {
+        let Self { body: Some(body), transfer: Some(transfer) } = &mut *self else {
+            return Poll::Ready(None);
+        };
+        match ready!(body.poll_data(context)) {
+            Some(Ok(data)) => {
+                transfer.sent(data.len());
+                // A sized body may never be asked for its end.
+                if body.body.is_end_stream() {
+                    transfer.sent_whole();
+                }
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Some(Err(fault)) => Poll::Ready(Some(Err(fault))),
+            None => {
+                transfer.sent_whole();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(|body| body.body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), |body| body.body.size_hint())
+    }
+}
+
+/// A provider's body on its way to a consumer. Its connection goes back to the pool with the last
+/// byte, and nowhere if that never comes.
+#[derive(Debug)]
+pub struct ProviderBody {
+    body: Paced,
+    connection: Option<Connection>,
+    pool: Arc<Pool>,
+    place: Option<Place>,
+}
+
+impl ProviderBody {
+    pub(super) fn new(
+        body: Incoming,
+        pace: Pace,
+        connection: Connection,
+        pool: Arc<Pool>,
+        place: Place,
+    ) -> Self {
+        let mut body = Self {
+            body: Paced::new(body, pace),
+            connection: Some(connection),
+            pool,
+            place: Some(place),
+        };
+        body.finish_if_ended();
+        body
+    }
+
+    fn finish_if_ended(&mut self) {
+        if self.body.body.is_end_stream() {
+            self.finish();
+        }
+    }
+
+    fn finish(&mut self) {
+        self.place = None;
+        if let Some(connection) = self.connection.take() {
+            self.pool.give_back(connection);
+        }
+    }
+}
+
+impl Body for ProviderBody {
+    type Data = Bytes;
+    type Error = PaceFault;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, PaceFault>>> {
+        match ready!(self.body.poll_data(context)) {
+            Some(Ok(data)) => {
+                self.finish_if_ended();
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Some(Err(fault)) => {
+                self.connection = None;
+                Poll::Ready(Some(Err(fault)))
+            }
+            None => {
+                self.finish();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.body.size_hint()
+    }
+}

@@ -1,0 +1,127 @@
+//! Header maps rebuilt by rule, never cloned and pruned.
+
+use std::net::SocketAddr;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Request, Uri, Version};
+
+use super::Upload;
+use crate::policy::Permit;
+use crate::refusal::SspHeader;
+use crate::request::is_end_to_end;
+
+/// The consumer's hop, as the provider is told of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Hop<'a> {
+    /// Where the request came from.
+    pub consumer: SocketAddr,
+    /// The name in `Via` and `Forwarded`.
+    pub proxy: &'a str,
+}
+
+/// Headers that belong to one connection, and those this proxy writes anew.
+const DROPPED: [HeaderName; 12] = [
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::EXPECT,
+    header::FORWARDED,
+    header::HOST,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::VIA,
+];
+
+/// The same, where the HTTP crate has no constant; and what a consumer could use to speak for a
+/// proxy in front of it.
+const DROPPED_NAMES: [&str; 8] = [
+    "http2-settings",
+    "keep-alive",
+    "proxy-connection",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-real-ip",
+];
+
+/// The provider's request: its target from the permit, its `Host` from the registered root, its
+/// headers the consumer's end-to-end ones, and a `Forwarded` and a `Via` of our own.
+pub(super) fn request(
+    permit: &Permit,
+    head: &mut Parts,
+    upload: Upload,
+    hop: &Hop<'_>,
+) -> Request<Upload> {
+    let mut request = Request::new(upload);
+    *request.method_mut() = head.method.clone();
+    *request.uri_mut() = Uri::from(permit.path_and_query().clone());
+    // The spelling of header names, which hyper keeps on the side.
+    *request.extensions_mut() = std::mem::take(&mut head.extensions);
+    let named = connection_named(&head.headers);
+    let headers = request.headers_mut();
+    headers.reserve(head.headers.len() + 3);
+    if let Ok(host) = HeaderValue::from_str(permit.provider().root.authority()) {
+        headers.insert(header::HOST, host);
+    }
+    for (name, value) in &head.headers {
+        if !is_dropped(name, &named) {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+    if !head.headers.contains_key(SspHeader::To.name())
+        && let Ok(to) = HeaderValue::from_str(permit.provider().asid.as_str())
+    {
+        // Form (b) of the target leaves it to us; providers check it.
+        headers.insert(HeaderName::from_static("ssp-to"), to);
+    }
+    let forwarded = format!("for=\"{}\";by={};proto=https", hop.consumer, hop.proxy);
+    if let Ok(forwarded) = HeaderValue::from_str(&forwarded) {
+        headers.insert(header::FORWARDED, forwarded);
+    }
+    if let Ok(via) = HeaderValue::from_str(&via(head, hop)) {
+        headers.insert(header::VIA, via);
+    }
+    request
+}
+
+/// The consumer's response headers: the provider's end-to-end ones, untouched.
+pub(super) fn response(from: &HeaderMap) -> HeaderMap {
+    let named = connection_named(from);
+    let mut headers = HeaderMap::with_capacity(from.len());
+    for (name, value) in from {
+        if name == header::VIA || !is_dropped(name, &named) {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+    headers
+}
+
+/// One value, whatever came in: some harnesses die on two.
+fn via(from: &Parts, hop: &Hop<'_>) -> String {
+    let version = if from.version == Version::HTTP_2 { "2.0" } else { "1.1" };
+    let before = from.headers.get_all(header::VIA).iter().filter_map(|value| value.to_str().ok());
+    let mut via: String = before.map(|value| format!("{value}, ")).collect();
+    via.push_str(version);
+    via.push(' ');
+    via.push_str(hop.proxy);
+    via
+}
+
+fn is_dropped(name: &HeaderName, named: &[String]) -> bool {
+    DROPPED.contains(name)
+        || DROPPED_NAMES.contains(&name.as_str())
+        || named.iter().any(|dropped| dropped == name.as_str())
+}
+
+/// Headers that `Connection` names, less those that no `Connection` may take away.
+fn connection_named(headers: &HeaderMap) -> Vec<String> {
+    let values = headers.get_all(header::CONNECTION).iter();
+    let names = values.filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(','));
+    let names = names.map(|name| name.trim().to_ascii_lowercase());
+    names.filter(|name| !name.is_empty() && !is_end_to_end(name)).collect()
+}

@@ -1,0 +1,436 @@
+//! THE LINE: one function, from a request's head to the provider's response.
+//!
+//! Each step takes values and returns a value or a [`Refusal`]. Steps that decide cannot wait;
+//! steps that wait do not decide. The last decision hands out a permit, and only a permit opens the
+//! door to a provider.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
+use uuid::Uuid;
+
+use crate::audit::{Entry, Followed, Trail};
+use crate::claims::{self, Signature};
+use crate::consumers;
+use crate::directory::{Directory, Receiver};
+use crate::forward::{Forwarder, Hop, Pace, PaceFault, ProviderBody, Terms, Upload};
+use crate::interaction::{self, Allowed, Effect, Interaction};
+use crate::metrics::{Metrics, Phase};
+use crate::policy::{self, Facts, OtherAudience, Permit, Provider};
+use crate::refusal::{Errors, Format, Outcome, Refusal};
+use crate::request::{Rules, SspHeaders, SspRequest, TraceIds};
+use crate::spine::{Asid, OdsCode};
+use crate::target::Target;
+use crate::throttle::Throttle;
+use crate::tls::{Handshake, Peer, Trust};
+
+/// What reload replaces, whole.
+#[derive(Debug)]
+pub struct Live {
+    /// Certificates, authorities and revocation lists.
+    pub trust: Arc<Trust>,
+    /// What the decisions are told.
+    pub rulebook: Arc<Rulebook>,
+    /// Rates and caps.
+    pub throttle: Arc<Throttle>,
+}
+
+/// What the configuration tells the decisions.
+#[derive(Debug)]
+pub struct Rulebook {
+    /// Rules for the head of a request.
+    pub rules: Rules,
+    /// Interactions that are forwarded.
+    pub allowed: Allowed,
+    /// Leniences, by consumer.
+    pub compatibility: HashMap<Asid, Compatibility>,
+    /// Base URLs of this proxy, without a final slash.
+    pub bases: Vec<String>,
+    /// The name in `Via`, `Forwarded` and `Proxy-Status`.
+    pub proxy: String,
+    /// How fast a consumer's body must come.
+    pub pace: Pace,
+}
+
+/// What one consumer may do that the specification does not foresee; all off by default.
+#[derive(Debug, Clone, Default)]
+pub struct Compatibility {
+    /// Audiences besides the registered service root.
+    pub audiences: Vec<OtherAudience>,
+    /// Lab: what is done with a token's third part.
+    pub signature: Signature,
+    /// Lab: what a trace id may look like.
+    pub trace_ids: TraceIds,
+    /// Lab: the family of bodies it is answered with.
+    pub errors: Errors,
+}
+
+impl Rulebook {
+    /// What the consumer that a request claims to be from may do. It is the claim that counts:
+    /// nothing here lets anybody in.
+    fn leniences(&self, headers: &SspHeaders<'_>) -> &Compatibility {
+        static STRICT: Compatibility = Compatibility {
+            audiences: Vec::new(),
+            signature: Signature::Refused,
+            trace_ids: TraceIds::Uuid,
+            errors: Errors::Documented,
+        };
+        let from = headers.from.as_ref().ok();
+        from.and_then(|from| self.compatibility.get(from)).unwrap_or(&STRICT)
+    }
+}
+
+/// A consumer's connection, as far as the line needs to know it.
+#[derive(Debug)]
+pub struct Connection {
+    /// What the handshake proved.
+    pub handshake: Handshake,
+    /// The other end.
+    pub consumer: SocketAddr,
+    /// Cancelled when the connection is to end after the exchanges it carries.
+    pub close: CancellationToken,
+}
+
+/// One worker's gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    live: Arc<ArcSwap<Live>>,
+    directory: Directory,
+    trail: Trail,
+    forwarder: Forwarder,
+    metrics: Arc<Metrics>,
+    tasks: TaskTracker,
+}
+
+impl Gateway {
+    /// A gateway over what all workers share, and a forwarder of its own.
+    #[must_use]
+    pub fn new(
+        live: Arc<ArcSwap<Live>>,
+        directory: Directory,
+        trail: Trail,
+        forwarder: Forwarder,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { live, directory, trail, forwarder, metrics, tasks: TaskTracker::new() }
+    }
+
+    /// What is in force now.
+    #[must_use]
+    pub fn live(&self) -> Arc<Live> {
+        self.live.load_full()
+    }
+
+    /// Connections and writes under way.
+    #[must_use]
+    pub const fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub const fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Drops idle provider connections that are too old.
+    pub fn tidy(&self) {
+        self.forwarder.tidy();
+    }
+
+    /// Answers one request.
+    ///
+    /// A write runs in a task of its own: once its last byte is sent, a consumer who hangs up does
+    /// not cancel it, and the record holds what the provider said.
+    pub async fn answer(
+        self: Arc<Self>,
+        connection: Arc<Connection>,
+        request: Request<Incoming>,
+    ) -> Response<Answer> {
+        let gone = CancellationToken::new();
+        if !matches!(*request.method(), Method::POST | Method::PUT) {
+            return self.exchange(&connection, request, &gone).await;
+        }
+        let _hung_up = gone.clone().drop_guard();
+        let tasks = self.tasks.clone();
+        let exchange = async move { self.exchange(&connection, request, &gone).await };
+        match tasks.spawn(exchange.in_current_span()).await {
+            Ok(response) => response,
+            Err(_) => Reply::default().refusal(&Refusal::Internal, Uuid::nil()),
+        }
+    }
+
+    /// Opens the record, walks the line, and closes the record with whatever came of it.
+    async fn exchange(
+        &self,
+        connection: &Connection,
+        request: Request<Incoming>,
+        gone: &CancellationToken,
+    ) -> Response<Answer> {
+        let live = self.live.load_full();
+        let now = Timestamp::now();
+        let (head, body) = request.into_parts();
+        let reply = Reply::to(&head, &live.rulebook);
+        let mut entry = match self.trail.open(&head.method, now) {
+            Ok(entry) => entry,
+            Err(refusal) => {
+                self.metrics.refused(refusal.row().token);
+                return reply.refusal(&refusal, Uuid::new_v4());
+            }
+        };
+        let id = entry.id();
+        let span = tracing::info_span!("request", %id, trace_id = tracing::field::Empty);
+        let walk = Walk { live: &live, connection, gone, now_s: now.as_second() };
+        match self.line(walk, head, body, &mut entry).instrument(span).await {
+            Ok(response) => {
+                let mut response = entry.follow(response);
+                response.body_mut().close_if_empty();
+                response.map(Answer::Provider)
+            }
+            Err(refusal) => {
+                entry.refused(&refusal);
+                if refusal.row().status / 10 == 49 {
+                    connection.close.cancel();
+                }
+                reply.refusal(&refusal, id)
+            }
+        }
+    }
+
+    /// The line itself. Read it aloud.
+    async fn line(
+        &self,
+        walk: Walk<'_>,
+        head: Parts,
+        body: Incoming,
+        entry: &mut Entry,
+    ) -> Result<Response<ProviderBody>, Refusal> {
+        let Walk { live, connection, gone, now_s } = walk;
+        let Live { trust, rulebook, throttle } = live;
+        let headers = SspHeaders::read(&head.headers);
+        let leniences = rulebook.leniences(&headers);
+        note(&headers, entry);
+
+        let peer = connection.handshake.peer(trust, now_s)?;
+        entry.peer(&peer);
+        let request = SspRequest::parse(&head, headers, &rulebook.rules, leniences.trace_ids)?;
+        throttle.knock(&peer)?;
+        entry.enter(Phase::Directory);
+        let sender = self.directory.sender(&request.from, now_s).await?;
+        entry.enter(Phase::Policy);
+        let consumer = consumers::identify(&peer, sender)
+            .map_err(|refusal| self.stranger(&peer).unwrap_or(refusal))?;
+        throttle.admit(&request.from)?;
+        let SspRequest { interaction_id, target, .. } = &request;
+        let interaction =
+            interaction::find(&rulebook.allowed, interaction_id, &head.method, target.path())?;
+        let claims = claims::check(&head.headers, interaction, leniences.signature, now_s)?;
+        entry.claims(&claims);
+        let facts = Facts {
+            consumer: &consumer,
+            to: request.to.as_ref(),
+            target,
+            interaction,
+            claims: &claims,
+            audiences: &leniences.audiences,
+            bases: &rulebook.bases,
+        };
+        policy::may_send(&facts)?;
+        entry.enter(Phase::Directory);
+        let provider = self.provider(&facts, now_s).await?;
+        let permit = self.authorise(&facts, &provider, now_s).await?;
+        entry.enter(Phase::Policy);
+        let upload = upload(interaction, body, rulebook.pace, entry).await?;
+        let place = throttle.provider(&permit.provider().asid).await?;
+        entry.opened(&permit, &self.trail)?;
+        entry.enter(Phase::Provider);
+        let transfer = entry.transfer();
+        let hop = Hop { consumer: connection.consumer, proxy: &rulebook.proxy };
+        let terms = Terms { trust, hop, gone, transfer: &transfer };
+        let response = self.forwarder.send(&permit, place, head, upload, terms).await?;
+        entry.answered(response.status().as_u16());
+        Ok(response)
+    }
+
+    /// Step 12: who is registered to be asked.
+    async fn provider(&self, facts: &Facts<'_>, now_s: i64) -> Result<Arc<Provider>, Refusal> {
+        let ods = practice(facts.target)?;
+        let receiver = receiver(facts, ods.as_ref())?;
+        self.directory.provider(receiver, facts.interaction, now_s).await
+    }
+
+    /// Step 13, once more after a forced refresh where our cache could be what is wrong: a practice
+    /// that moved supplier must not be refused out of it.
+    async fn authorise(
+        &self,
+        facts: &Facts<'_>,
+        provider: &Arc<Provider>,
+        now_s: i64,
+    ) -> Result<Permit, Refusal> {
+        let agreements = self.directory.agreements();
+        let verdict = policy::authorise(&agreements, facts, provider);
+        let Err(Refusal::TargetVaries { .. } | Refusal::ReceiverNotPractices) = verdict else {
+            return verdict;
+        };
+        let ods = practice(facts.target)?;
+        let receiver = receiver(facts, ods.as_ref())?;
+        match self.directory.refreshed(receiver, facts.interaction, now_s).await {
+            Some(provider) => policy::authorise(&agreements, facts, &provider),
+            None => verdict,
+        }
+    }
+
+    /// A certificate with a name nobody has is no consumer's mistake about its ASID.
+    fn stranger(&self, peer: &Peer) -> Option<Refusal> {
+        (!self.directory.knows_any(peer.names())).then_some(Refusal::CertificateUnknown)
+    }
+}
+
+/// What one request brings to the line besides itself.
+struct Walk<'a> {
+    live: &'a Live,
+    connection: &'a Connection,
+    gone: &'a CancellationToken,
+    now_s: i64,
+}
+
+fn note(headers: &SspHeaders<'_>, entry: &mut Entry) {
+    entry.heard(headers);
+    if let Ok(trace_id) = &headers.trace_id {
+        tracing::Span::current().record("trace_id", trace_id.printable());
+    }
+}
+
+fn practice(target: &Target<'_>) -> Result<Option<OdsCode>, Refusal> {
+    match target {
+        Target::Url(_) => Ok(None),
+        Target::Practice(practice) => practice.ods().ok_or(Refusal::PracticeUnknown).map(Some),
+    }
+}
+
+fn receiver<'a>(facts: &Facts<'a>, ods: Option<&'a OdsCode>) -> Result<Receiver<'a>, Refusal> {
+    match (ods, facts.to) {
+        (Some(ods), to) => Ok(Receiver::Practice(ods, to)),
+        (None, Some(to)) => Ok(Receiver::System(to)),
+        (None, None) => Err(Refusal::ReceiverUnknown),
+    }
+}
+
+/// A read's body must be empty before anything is sent; a write's is streamed.
+async fn upload(
+    interaction: &Interaction,
+    body: Incoming,
+    pace: Pace,
+    entry: &Entry,
+) -> Result<Upload, Refusal> {
+    match interaction.effect() {
+        Effect::Reads => Upload::none(body, pace).await,
+        Effect::Writes => Ok(Upload::new(body, pace, entry.transfer())),
+    }
+}
+
+/// How a refusal is written for this consumer.
+#[derive(Debug, Clone, Default)]
+struct Reply {
+    format: Format,
+    errors: Errors,
+    proxy: String,
+}
+
+impl Reply {
+    fn to(head: &Parts, rulebook: &Rulebook) -> Self {
+        let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
+        let format = Format::negotiate(
+            head.uri.query(),
+            text(header::ACCEPT),
+            text(header::CONTENT_TYPE),
+        );
+        let headers = SspHeaders::read(&head.headers);
+        let errors = rulebook.leniences(&headers).errors;
+        Self { format, errors, proxy: rulebook.proxy.clone() }
+    }
+
+    fn refusal(&self, refusal: &Refusal, id: Uuid) -> Response<Answer> {
+        let row = refusal.row();
+        tracing::debug!(token = row.token, %id, "refused");
+        let id = id.to_string();
+        let outcome = Outcome { refusal, id: &id, errors: self.errors };
+        let body = Full::new(Bytes::from(outcome.text(self.format)));
+        let mut response = Response::new(Answer::Refusal(body));
+        *response.status_mut() =
+            StatusCode::from_u16(row.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = response.headers_mut();
+        let content_type = HeaderValue::from_static(self.format.content_type());
+        headers.insert(header::CONTENT_TYPE, content_type);
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(HSTS));
+        // Spec: RFC 9209. One value, as everything we add.
+        let status =
+            format!("{}; error={}; details=\"{}\"", self.proxy, row.proxy_error, row.token);
+        if let Ok(status) = HeaderValue::from_str(&status) {
+            headers.insert("proxy-status", status);
+        }
+        if let Some(seconds) = refusal.retry_after_s() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+/// Spec: RFC 6797 is employed; a year.
+const HSTS: &str = "max-age=31536000";
+
+/// The body of an answer: a refusal of ours, or the provider's, followed to its last byte.
+#[derive(Debug)]
+pub enum Answer {
+    /// An `OperationOutcome`.
+    Refusal(Full<Bytes>),
+    /// A provider's body.
+    Provider(Followed<ProviderBody>),
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = PaceFault;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, PaceFault>>> {
+        match self.get_mut() {
+            Self::Refusal(body) => {
+                Pin::new(body).poll_frame(context).map_err(|never| match never {})
+            }
+            Self::Provider(body) => Pin::new(body).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Refusal(body) => body.is_end_stream(),
+            Self::Provider(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Refusal(body) => body.size_hint(),
+            Self::Provider(body) => body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Accept, one slot and one task per connection, handshake under a deadline, ALPN, drain.
+//!
+//! One acceptor deals each new connection to the worker with the fewest. A worker is a thread with
+//! a runtime and a gateway of its own.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::gateway::Gateway;
+use crate::metrics::Metrics;
+
+mod connection;
+mod watched;
+
+/// Limits and deadlines of the consumer leg.
+#[derive(Debug, Clone, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Limits {
+    /// Connections open at once; the next one waits in the kernel.
+    pub connections_max: usize,
+    /// Of these, connections without a verified certificate.
+    pub unverified_max: usize,
+    /// HTTP/2 streams at once on one connection.
+    pub streams_max: u32,
+    /// From accept to a finished handshake.
+    #[serde(with = "crate::spine::period")]
+    #[schemars(with = "String")]
+    pub handshake: Duration,
+    /// From a head's first byte to its last (HTTP/1), or from a connection's start to its first
+    /// request (HTTP/2).
+    #[serde(with = "crate::spine::period")]
+    #[schemars(with = "String")]
+    pub head: Duration,
+    /// A connection without an exchange.
+    #[serde(with = "crate::spine::period")]
+    #[schemars(with = "String")]
+    pub idle: Duration,
+    /// A consumer that takes nothing of an answer.
+    #[serde(with = "crate::spine::period")]
+    #[schemars(with = "String")]
+    pub write_stall: Duration,
+    /// From the signal to stop to the end, whatever is still under way.
+    #[serde(with = "crate::spine::period")]
+    #[schemars(with = "String")]
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 10_000,
+            unverified_max: 256,
+            streams_max: 100,
+            handshake: Duration::from_secs(10),
+            head: Duration::from_secs(10),
+            idle: Duration::from_secs(60),
+            write_stall: Duration::from_secs(30),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A connection on its way to a worker.
+struct Accepted {
+    stream: std::net::TcpStream,
+    consumer: SocketAddr,
+    started: Instant,
+    slot: Slot,
+}
+
+/// A place among the open connections, given back when dropped.
+struct Slot {
+    _slot: OwnedSemaphorePermit,
+    worker: Arc<AtomicUsize>,
+    metrics: Arc<Metrics>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.worker.fetch_sub(1, Ordering::Relaxed);
+        self.metrics.connections.dec();
+    }
+}
+
+/// The acceptor's end of a worker.
+struct Bench {
+    queue: mpsc::Sender<Accepted>,
+    open: Arc<AtomicUsize>,
+}
+
+/// The workers, running.
+pub struct Workers {
+    benches: Vec<Bench>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    slots: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
+}
+
+/// Limit: connections on their way from the acceptor to one worker.
+const HANDOFF_MAX: usize = 256;
+/// After an accept that failed for want of resources.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often a worker drops what has been idle too long.
+const TIDY: Duration = Duration::from_secs(1);
+/// Connections that may wait in the kernel.
+const BACKLOG: i32 = 1024;
+
+impl Workers {
+    /// Starts a thread for each gateway.
+    ///
+    /// # Errors
+    /// A thread or its runtime cannot be made.
+    pub fn start(
+        gateways: Vec<Gateway>,
+        limits: &Limits,
+        drain: &CancellationToken,
+        metrics: &Arc<Metrics>,
+    ) -> io::Result<Self> {
+        let unverified = Arc::new(Semaphore::new(limits.unverified_max));
+        let (mut benches, mut threads) = (Vec::new(), Vec::new());
+        for (number, gateway) in gateways.into_iter().enumerate() {
+            let (queue, connections) = mpsc::channel(HANDOFF_MAX);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let worker = Worker {
+                gateway: Arc::new(gateway),
+                limits: limits.clone(),
+                unverified: Arc::clone(&unverified),
+                drain: drain.clone(),
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{number}"))
+                .spawn(move || runtime.block_on(worker.run(connections)))?;
+            benches.push(Bench { queue, open: Arc::default() });
+            threads.push(thread);
+        }
+        let slots = Arc::new(Semaphore::new(limits.connections_max));
+        Ok(Self { benches, threads, slots, metrics: Arc::clone(metrics) })
+    }
+
+    /// Accepts until `drain` is cancelled.
+    pub async fn accept(&self, listener: &TcpListener, drain: &CancellationToken) {
+        loop {
+            let slot = tokio::select! {
+                () = drain.cancelled() => return,
+                slot = Arc::clone(&self.slots).acquire_owned() => slot,
+            };
+            let Ok(slot) = slot else { return };
+            let accepted = tokio::select! {
+                () = drain.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted.and_then(|(stream, consumer)| Ok((stream.into_std()?, consumer))) {
+                Ok((stream, consumer)) => self.deal(stream, consumer, slot).await,
+                Err(error) if is_the_connections(&error) => self.metrics.accept_error(),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept");
+                    self.metrics.accept_error();
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Waits for every worker to finish what it has, or its deadline.
+    pub fn finish(self) {
+        drop(self.benches);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker panicked");
+            }
+        }
+    }
+
+    async fn deal(
+        &self,
+        stream: std::net::TcpStream,
+        consumer: SocketAddr,
+        slot: OwnedSemaphorePermit,
+    ) {
+        let fewest = self.benches.iter().min_by_key(|bench| bench.open.load(Ordering::Relaxed));
+        let Some(bench) = fewest else { return };
+        bench.open.fetch_add(1, Ordering::Relaxed);
+        self.metrics.connections.inc();
+        let worker = Arc::clone(&bench.open);
+        let slot = Slot { _slot: slot, worker, metrics: Arc::clone(&self.metrics) };
+        let accepted = Accepted { stream, consumer, started: Instant::now(), slot };
+        if bench.queue.send(accepted).await.is_err() {
+            tracing::error!("a worker is gone");
+        }
+    }
+}
+
+/// Binds with a backlog, and with the address free again at once after a restart.
+///
+/// # Errors
+/// The address is in use or not ours.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Errors that end one connection before it began and say nothing about the listener.
+fn is_the_connections(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
+    )
+}
+
+/// One thread's share of the work.
+struct Worker {
+    gateway: Arc<Gateway>,
+    limits: Limits,
+    unverified: Arc<Semaphore>,
+    drain: CancellationToken,
+}
+
+impl Worker {
+    async fn run(self, mut connections: mpsc::Receiver<Accepted>) {
+        let tasks = self.gateway.tasks().clone();
+        let mut tidy = tokio::time::interval(TIDY);
+        loop {
+            tokio::select! {
+                accepted = connections.recv() => {
+                    let Some(accepted) = accepted else { break };
+                    self.take(accepted);
+                }
+                _ = tidy.tick() => self.gateway.tidy(),
+            }
+        }
+        tasks.close();
+        if tokio::time::timeout(self.limits.drain, tasks.wait()).await.is_err() {
+            tracing::warn!(left = tasks.len(), "drain deadline passed; ending what is left");
+        }
+    }
+
+    fn take(&self, accepted: Accepted) {
+        let Accepted { stream, consumer, started, slot } = accepted;
+        let seat = connection::Seat {
+            gateway: Arc::clone(&self.gateway),
+            limits: self.limits.clone(),
+            unverified: Arc::clone(&self.unverified),
+            drain: self.drain.clone(),
+        };
+        let Ok(stream) = TcpStream::from_std(stream) else { return };
+        self.gateway.tasks().spawn(async move {
+            seat.serve(stream, consumer, started).await;
+            drop(slot);
+        });
+    }
+}

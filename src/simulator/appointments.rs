@@ -1,0 +1,117 @@
+//! Reading appointments: one by its id, or all that a patient has.
+
+use jiff::civil::Date;
+
+use super::parameters::{Bound, Parameters};
+use super::practice::{Booking, Store, number};
+use super::reply::{Answer, Fault, Kind, Reply};
+use super::{Call, fhir, local_time};
+
+/// Spec: `GET /Appointment/[id]`.
+pub(super) fn read(store: &Store, call: &Call<'_>) -> Answer {
+    let (_, booking) = find(store, call.id)?;
+    Ok(Reply::resource(booking.resource.clone()))
+}
+
+/// The appointment of this id, as sent.
+pub(super) fn find<'a>(store: &'a Store, id: &str) -> Result<(u32, &'a Booking), Fault> {
+    number(id)
+        .and_then(|id| Some((id, store.bookings.get(&id)?)))
+        .ok_or_else(|| Fault::new(Kind::NoRecordFound, "no such appointment is known here"))
+}
+
+/// Spec: `GET /Patient/[id]/Appointment?start=ge…&start=le…`, whatever became of them.
+pub(super) fn of_patient(store: &Store, call: &Call<'_>) -> Answer {
+    let patient = number(call.id)
+        .filter(|id| store.known("Patient", *id).is_some())
+        .ok_or_else(|| Fault::new(Kind::PatientNotFound, "no such patient is known here"))?;
+    let (first, last) = range(&call.parameters, local_time::day(call.now))?;
+    let found = store.bookings.values().filter(|booking| {
+        booking.patient == patient && (first..=last).contains(&local_time::day(booking.start))
+    });
+    Ok(Reply::plain(fhir::bundle(found.map(|booking| booking.resource.clone()))))
+}
+
+/// The days asked for: two, in either order of sending, none of them over.
+fn range(asked: &Parameters, today: Date) -> Result<(Date, Date), Fault> {
+    let starts = asked.all("start");
+    let end_of = |prefix: &str| {
+        let mut values = starts.iter().filter(|value| value.starts_with(prefix));
+        match Bound::parse(values.next().copied().unwrap_or_default(), prefix)? {
+            Bound::Day(day) => Ok(day),
+            Bound::Instant(_) => Err(Fault::parameter("start is a date without a time here")),
+        }
+    };
+    if starts.len() != 2 {
+        return Err(Fault::parameter("start is needed twice, with ge and with le"));
+    }
+    let (first, last) = (end_of("ge")?, end_of("le")?);
+    if first < today {
+        return Err(Fault::parameter("the range begins before today"));
+    }
+    if last < first {
+        return Err(Fault::parameter("the range ends before it begins"));
+    }
+    Ok((first, last))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::super::stage::{Stage, booking_of, code_of, of_type};
+
+    const SHORT: &str = "search:patient_appointments-1";
+
+    #[test]
+    fn an_appointment_is_found_by_the_days_it_lies_in() {
+        let stage = Stage::new();
+        let slot = stage.free_slots().remove(0);
+        assert_eq!(stage.book(&booking_of(&[&slot], "1")).0, 201);
+        let count = |patient: &str, first: &str, last: &str| {
+            let path =
+                format!("/Patient/{patient}/Appointment?start=le{last}&start=ge{first}&_sort=x");
+            let (status, _, body) = stage.get(SHORT, &path);
+            assert_eq!(status, 200, "{body}");
+            of_type(&body, "Appointment").len()
+        };
+        assert_eq!(count("1", "2026-03-25", "2026-03-25"), 0);
+        assert_eq!(count("1", "2026-03-26", "2026-03-26"), 1);
+        assert_eq!(count("1", "2026-03-27", "2026-12-31"), 0);
+        assert_eq!(count("2", "2026-03-25", "2026-12-31"), 0);
+        let late = "/Patient/1/Appointment?start=ge2026-03-26&start=le2026-03-26";
+        let (_, _, body) = stage.ask_at("2026-03-26T22:00:00Z", (Method::GET, SHORT), late, b"");
+        assert_eq!(of_type(&body, "Appointment").len(), 1, "today's earlier ones are returned");
+    }
+
+    #[test]
+    fn a_range_that_breaks_a_rule_is_refused() {
+        let stage = Stage::new();
+        for query in [
+            "",
+            "start=ge2026-03-25",
+            "start=le2026-03-25",
+            "start=ge2026-03-25&start=ge2026-03-26",
+            "start=ge2026-03-25&start=le2026-03-26&start=le2026-03-27",
+            "start=ge2026-03-24&start=le2026-03-26",
+            "start=ge2026-03-27&start=le2026-03-26",
+            "start=ge2026-03-25T00:00:00%2B00:00&start=le2026-03-26",
+            "start=ge2026-03&start=le2026-04",
+            "start=gt2026-03-25&start=lt2026-03-26",
+        ] {
+            let (status, _, body) = stage.get(SHORT, &format!("/Patient/1/Appointment?{query}"));
+            assert_eq!((status, code_of(&body)), (422, "INVALID_PARAMETER"), "{query}");
+        }
+        let (status, _, body) = stage.retrieve("dd");
+        assert_eq!((status, code_of(&body)), (404, "PATIENT_NOT_FOUND"));
+    }
+
+    #[test]
+    fn an_unknown_appointment_is_not_found() {
+        let stage = Stage::new();
+        for id in ["1", "", "Invalid4321", "8888888888"] {
+            let (status, _, body) = stage.get("read:appointment-1", &format!("/Appointment/{id}"));
+            assert_eq!((status, code_of(&body)), (404, "NO_RECORD_FOUND"), "{id}");
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! Booking: from what a consumer sends to an appointment that is kept.
+//!
+//! Everything that can be wrong with the resource is judged before the slots are looked at, so
+//! that a slot is only ever refused as taken to a consumer who could have had it.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::practice::{Booking, Schedule, Slot, SlotState, Store, number};
+use super::reply::{Answer, Fault, Kind, Reply, rule};
+use super::{Call, fhir, local_time};
+
+/// Spec: `POST /Appointment`.
+pub(super) fn create(store: &mut Store, call: &Call<'_>) -> Answer {
+    let sent = parse(call.body)?;
+    judge_form(&sent)?;
+    rule(!sent.contains_key("id"), "a new appointment has no id")?;
+    let sent = Value::Object(sent);
+    rule(fhir::text(&sent, "/status") == Some("booked"), "the status of a booking is booked")?;
+    judge_organisation(&sent)?;
+
+    let slots = find_slots(store, &sent)?;
+    let (start, end) = judge_times(&sent, &slots, call.now)?;
+    let schedule = slots.first().and_then(|(_, slot)| store.schedules.get(&slot.schedule));
+    let schedule = schedule.ok_or_else(|| Fault::resource("the slot has no schedule"))?;
+    let patient = judge_participants(store, &sent, schedule)?;
+    if slots.iter().any(|(_, slot)| slot.state == SlotState::Busy) {
+        return Err(Fault::new(Kind::DuplicateRejected, "the slot is no longer free"));
+    }
+
+    let slots: Vec<u32> = slots.iter().map(|(id, _)| *id).collect();
+    let id = store.next_booking();
+    let resource = completed(sent, id, (start, end));
+    store.mark(&slots, SlotState::Busy);
+    let kept = Booking { patient, slots, start, version: 1, resource: resource.clone() };
+    store.bookings.insert(id, kept);
+    Ok(Reply::created(resource, format!("Appointment/{id}/_history/1")))
+}
+
+/// Spec: a body that is not JSON is an invalid resource, as the test suite has it.
+pub(super) fn parse(body: &[u8]) -> Result<Map<String, Value>, Fault> {
+    serde_json::from_slice(body).map_err(|_| Fault::resource("the body is not a JSON object"))
+}
+
+/// The elements an appointment may have here. `reason` and `specialty` are not among them.
+#[rustfmt::skip]
+const ELEMENTS: [&str; 21] = [
+    "resourceType", "id", "meta", "implicitRules", "language", "text", "contained", "extension",
+    "identifier", "status", "serviceCategory", "serviceType", "priority", "description", "start",
+    "end", "minutesDuration", "slot", "created", "comment", "participant",
+];
+const DESCRIPTION_MAX: usize = 100;
+const COMMENT_MAX: usize = 500;
+
+/// What holds for every appointment that is sent, new or changed.
+pub(super) fn judge_form(sent: &Map<String, Value>) -> Result<(), Fault> {
+    let known = |name: &String| ELEMENTS.contains(&name.as_str());
+    if let Some(unknown) = sent.keys().find(|name| !known(name)) {
+        return Err(Fault::resource(format!("an appointment has no element {unknown} here")));
+    }
+    let field = |name: &str| sent.get(name).and_then(Value::as_str);
+    rule(field("resourceType") == Some("Appointment"), "the resource is not an appointment")?;
+    let profiles = sent.get("meta").map(|meta| fhir::items(meta, "/profile")).unwrap_or_default();
+    let wanted = fhir::profile("GPConnect-Appointment-1");
+    rule(
+        profiles.iter().any(|named| *named == wanted),
+        "the profile of an appointment is missing",
+    )?;
+    let length = |name: &str| field(name).map(|text| text.trim().chars().count());
+    rule(
+        length("description").is_some_and(|length| (1..=DESCRIPTION_MAX).contains(&length)),
+        "the description is missing or longer than 100 characters",
+    )?;
+    rule(
+        !sent.contains_key("comment")
+            || length("comment").is_some_and(|length| (1..=COMMENT_MAX).contains(&length)),
+        "the comment is empty or longer than 500 characters",
+    )
+}
+
+/// Spec: the booking organisation is contained, and can be called back.
+fn judge_organisation(sent: &Value) -> Result<(), Fault> {
+    let extension = fhir::extension(sent, fhir::BOOKING_ORGANISATION);
+    let local = extension
+        .and_then(|known| fhir::text(known, "/valueReference/reference"))
+        .and_then(|reference| reference.strip_prefix('#'));
+    let contained = fhir::items(sent, "/contained").iter().find(|resource| {
+        fhir::text(resource, "/resourceType") == Some("Organization")
+            && local.is_some_and(|id| fhir::text(resource, "/id") == Some(id))
+    });
+    let organisation =
+        contained.ok_or_else(|| Fault::resource("the booking organisation is not contained"))?;
+    let has = |list: &str, system: &str| {
+        fhir::items(organisation, list).iter().any(|item| {
+            fhir::text(item, "/system") == Some(system)
+                && fhir::text(item, "/value").is_some_and(|value| !value.trim().is_empty())
+        })
+    };
+    let named = fhir::text(organisation, "/name").is_some_and(|name| !name.trim().is_empty());
+    rule(named, "the booking organisation has no name")?;
+    rule(has("/telecom", "phone"), "the booking organisation has no phone number")?;
+    rule(has("/identifier", fhir::ODS_CODE), "the booking organisation has no ODS code")
+}
+
+/// The slots asked for, free or not: adjacent, and of one schedule.
+fn find_slots<'a>(store: &'a Store, sent: &Value) -> Result<Vec<(u32, &'a Slot)>, Fault> {
+    let find = |reference: &Value| {
+        let id = number(fhir::referred(fhir::text(reference, "/reference")?, "Slot")?)?;
+        Some((id, store.slots.get(&id)?))
+    };
+    let slots: Option<Vec<_>> = fhir::items(sent, "/slot").iter().map(find).collect();
+    let slots =
+        slots.ok_or_else(|| Fault::resource("a slot reference is not one of a slot here"))?;
+    rule(!slots.is_empty(), "an appointment has at least one slot")?;
+    let adjacent = slots.iter().zip(slots.iter().skip(1)).all(|((_, before), (_, after))| {
+        before.end == after.start && before.schedule == after.schedule
+    });
+    rule(adjacent, "the slots are not adjacent slots of one schedule")?;
+    Ok(slots)
+}
+
+fn judge_times(
+    sent: &Value,
+    slots: &[(u32, &Slot)],
+    now: Timestamp,
+) -> Result<(Timestamp, Timestamp), Fault> {
+    let bounds = slots.first().zip(slots.last());
+    let bounds = bounds.map(|((_, first), (_, last))| (first.start, last.end));
+    let time = |name: &str| fhir::text(sent, name).and_then(|text| text.parse::<Timestamp>().ok());
+    let asked = time("/start").zip(time("/end"));
+    rule(asked.is_some() && asked == bounds, "start and end are not those of the slots")?;
+    rule(time("/created").is_some(), "created is missing or not a time")?;
+    let (start, end) = asked.ok_or_else(|| Fault::resource("start and end are missing"))?;
+    rule(start > now, "the appointment would begin in the past")?;
+    let minutes = sent.get("minutesDuration");
+    let right = json!(start.duration_until(end).as_mins());
+    rule(minutes.is_none_or(|told| *told == right), "minutesDuration is not that of the slots")?;
+    Ok((start, end))
+}
+
+/// Checks who takes part and answers the patient's id.
+fn judge_participants(store: &Store, sent: &Value, schedule: &Schedule) -> Result<u32, Fault> {
+    let (mut patient, mut located) = (None, false);
+    for participant in fhir::items(sent, "/participant") {
+        let reference = fhir::text(participant, "/actor/reference").unwrap_or_default();
+        let status = fhir::text(participant, "/status");
+        rule(status.is_some_and(|status| !status.is_empty()), "a participant has no status")?;
+        let id = |kind: &str| fhir::referred(reference, kind).and_then(number);
+        if let Some(known) = id("Patient").filter(|id| store.known("Patient", *id).is_some()) {
+            rule(patient.is_none_or(|other| other == known), "there is more than one patient")?;
+            patient = Some(known);
+        } else if id("Location") == Some(schedule.location) {
+            located = true;
+        } else {
+            let right = id("Practitioner") == Some(schedule.practitioner);
+            rule(right, "a participant is not known here or not of the slot's schedule")?;
+        }
+    }
+    rule(located, "no participant is the location of the slot")?;
+    let same =
+        |name: &str, ours: &Value| fhir::extension(sent, name).is_none_or(|theirs| theirs == ours);
+    let channel = same(fhir::DELIVERY_CHANNEL, &fhir::delivery_channel());
+    rule(channel, "the delivery channel is not that of the slot")?;
+    let role = same(fhir::PRACTITIONER_ROLE, &fhir::practitioner_role());
+    rule(role, "the practitioner role is not that of the schedule")?;
+    patient.ok_or_else(|| Fault::resource("no participant is a patient"))
+}
+
+/// The appointment as it is kept: what was sent, and what the practice knows besides.
+fn completed(mut sent: Value, id: u32, (start, end): (Timestamp, Timestamp)) -> Value {
+    let mut extensions = fhir::items(&sent, "/extension").to_vec();
+    for (name, ours) in [
+        (fhir::DELIVERY_CHANNEL, fhir::delivery_channel()),
+        (fhir::PRACTITIONER_ROLE, fhir::practitioner_role()),
+    ] {
+        if fhir::extension(&sent, name).is_none() {
+            extensions.push(ours);
+        }
+    }
+    let created = fhir::text(&sent, "/created").and_then(|text| text.parse().ok());
+    if let Some(fields) = sent.as_object_mut() {
+        let profile = fhir::profile("GPConnect-Appointment-1");
+        let known = [
+            ("id", json!(id.to_string())),
+            ("meta", json!({ "versionId": "1", "profile": [profile] })),
+            ("extension", extensions.into()),
+            ("serviceCategory", json!({ "text": fhir::SERVICE_CATEGORY })),
+            ("serviceType", json!([{ "text": fhir::SERVICE_TYPE }])),
+            ("start", json!(local_time::text(start))),
+            ("end", json!(local_time::text(end))),
+            ("created", json!(created.map(local_time::text))),
+        ];
+        fields.extend(known.map(|(name, value)| (name.to_owned(), value)));
+    }
+    sent
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::stage::{Stage, booking_of, code_of};
+    use super::*;
+
+    /// Sets or, with null, removes what is at a place.
+    fn with(mut body: Value, place: &str, value: Value) -> Value {
+        let (parent, last) = place.rsplit_once('/').unwrap();
+        let parent = body.pointer_mut(parent).unwrap();
+        if let Some(fields) = parent.as_object_mut() {
+            fields.retain(|name, _| name != last);
+            fields.extend((!value.is_null()).then_some((last.to_owned(), value)));
+        } else if let Some(list) = parent.as_array_mut() {
+            let at: usize = last.parse().unwrap();
+            list.splice(at..=at, (!value.is_null()).then_some(value));
+        }
+        body
+    }
+
+    #[test]
+    fn what_is_booked_is_completed_from_the_slot() {
+        let stage = Stage::new();
+        let slot = stage.free_slots().remove(0);
+        let mut body = booking_of(&[&slot], "3");
+        body["start"] = json!("2026-03-26T10:00:00+01:00");
+        body["created"] = json!("2026-03-25T10:00:00.123Z");
+        let (status, _, booked) = stage.book(&body);
+        assert_eq!(status, 201, "{booked}");
+        assert_eq!(booked["start"], slot["start"]);
+        assert_eq!(booked["created"], "2026-03-25T10:00:00+00:00");
+        assert_eq!(
+            fhir::extension(&booked, fhir::DELIVERY_CHANNEL).unwrap()["valueCode"],
+            "In-person"
+        );
+        assert!(fhir::extension(&booked, fhir::PRACTITIONER_ROLE).is_some());
+        assert_eq!(booked["serviceType"][0]["text"], fhir::SERVICE_TYPE);
+        assert_eq!(booked["contained"], body["contained"]);
+    }
+
+    #[test]
+    fn adjacent_slots_make_one_appointment() {
+        let stage = Stage::new();
+        let slots = stage.free_slots();
+        let (status, _, body) = stage.book(&booking_of(&[&slots[0], &slots[1]], "1"));
+        assert_eq!(status, 201, "{body}");
+        assert_eq!(stage.free_slots().len(), slots.len() - 2);
+        for pair in [[&slots[2], &slots[4]], [&slots[4], &slots[3]], [&slots[5], &slots[5]]] {
+            assert_eq!(stage.book(&booking_of(&pair, "1")).0, 422);
+        }
+    }
+
+    #[test]
+    fn a_taken_slot_is_a_duplicate() {
+        let stage = Stage::new();
+        let slot = stage.free_slots().remove(0);
+        assert_eq!(stage.book(&booking_of(&[&slot], "1")).0, 201);
+        let (status, _, body) = stage.book(&booking_of(&[&slot], "2"));
+        assert_eq!((status, code_of(&body)), (409, "DUPLICATE_REJECTED"));
+        assert_eq!(body["issue"][0]["code"], "duplicate");
+    }
+
+    #[test]
+    fn a_minimal_answer_may_be_preferred() {
+        let stage = Stage::new();
+        let body = booking_of(&[&stage.free_slots()[0]], "1").to_string();
+        let prefer = [("Prefer", "return=minimal"), ("Content-Type", "application/fhir+json")];
+        let create = (http::Method::POST, "create:appointment-1");
+        let (status, headers, told) = stage.ask(create, "/Appointment", &prefer, body.as_bytes());
+        assert_eq!((status, told), (201, Value::Null));
+        assert_eq!(headers["etag"], "W/\"1\"");
+    }
+
+    #[test]
+    #[expect(clippy::too_many_lines, reason = "one table of everything that can be wrong")]
+    fn a_booking_that_breaks_a_rule_is_refused_and_changes_nothing() {
+        let stage = Stage::new();
+        let slots = stage.free_slots();
+        let good = booking_of(&[&slots[0]], "1");
+        let extension = |name: &str| json!({ "url": fhir::profile(name), "valueCode": "Video" });
+        for (place, value) in [
+            ("/resourceType", json!("Bundle")),
+            ("/id", json!("7")),
+            ("/meta", Value::Null),
+            ("/meta/profile", json!([])),
+            ("/status", Value::Null),
+            ("/status", json!("pending")),
+            ("/description", Value::Null),
+            ("/description", json!(" ")),
+            ("/description", json!("x".repeat(101))),
+            ("/comment", json!("x".repeat(501))),
+            ("/comment", json!(7)),
+            ("/created", Value::Null),
+            ("/created", json!("yesterday")),
+            ("/start", Value::Null),
+            ("/start", json!("2026-03-26T09:00:01+00:00")),
+            ("/end", Value::Null),
+            ("/end", json!("2026-03-26T09:20:00+00:00")),
+            ("/slot", Value::Null),
+            ("/slot", json!([])),
+            ("/slot/0/reference", json!("Slot/hello")),
+            ("/slot/0/reference", json!("Slot/45555g55555")),
+            ("/slot/0/reference", json!("Slot/99999")),
+            ("/slot/0/reference", json!("https://p.nhs.uk/Slot/1")),
+            ("/participant", Value::Null),
+            ("/participant/0", Value::Null),
+            ("/participant/1", Value::Null),
+            ("/participant/0/status", Value::Null),
+            ("/participant/0/actor", Value::Null),
+            ("/participant/0/actor/reference", json!("Patient/99")),
+            ("/participant/0/actor/reference", json!("https://p.nhs.uk/Patient/1")),
+            ("/participant/1/actor/reference", json!("Location/2")),
+            ("/participant/1/actor/reference", json!("Practitioner/1")),
+            ("/contained", Value::Null),
+            ("/contained/0/id", json!("2")),
+            ("/contained/0/name", Value::Null),
+            ("/contained/0/telecom", Value::Null),
+            ("/contained/0/telecom/0/system", json!("email")),
+            ("/contained/0/identifier", Value::Null),
+            ("/contained/0/identifier/0/system", json!("urn:x")),
+            ("/contained/0/identifier/0/value", Value::Null),
+            ("/extension", Value::Null),
+            ("/extension/0/valueReference/reference", json!("Organization/1")),
+            ("/extension/0", extension(fhir::DELIVERY_CHANNEL)),
+            ("/minutesDuration", json!(20)),
+            ("/reason", json!([])),
+            ("/specialty", json!([])),
+            ("/invented", json!("x")),
+        ] {
+            let (status, _, body) = stage.book(&with(good.clone(), place, value.clone()));
+            assert_eq!((status, code_of(&body)), (422, "INVALID_RESOURCE"), "{place} {value}");
+            assert!(body["issue"][0]["diagnostics"].is_string());
+        }
+        let mut channel = good.clone();
+        channel["extension"].as_array_mut().unwrap().push(extension(fhir::DELIVERY_CHANNEL));
+        assert_eq!(stage.book(&channel).0, 422);
+        for text in ["", "{", "[]", "null", "{\"resourceType\":\"Appointment\"", "\u{feff}{}"] {
+            let create = (http::Method::POST, "create:appointment-1");
+            let told = stage.ask(create, "/Appointment", &[], text.as_bytes());
+            assert_eq!((told.0, code_of(&told.2)), (422, "INVALID_RESOURCE"), "{text}");
+        }
+        assert_eq!(stage.free_slots(), slots);
+        assert_eq!(stage.book(&good).2["id"], "1");
+    }
+}

@@ -1,0 +1,197 @@
+//! FHIR resources as JSON: how the simulator writes them, and how it looks into those it is sent.
+
+use serde_json::{Value, json};
+
+use super::practice::{Schedule, Slot, SlotState};
+use super::{Practice, local_time};
+
+pub(super) const NHS_NUMBER: &str = "https://fhir.nhs.uk/Id/nhs-number";
+pub(super) const ODS_CODE: &str = "https://fhir.nhs.uk/Id/ods-organization-code";
+pub(super) const SDS_USER: &str = "https://fhir.nhs.uk/Id/sds-user-id";
+const JOB_ROLES: &str = "https://fhir.nhs.uk/STU3/CodeSystem/CareConnect-SDSJobRoleName-1";
+pub(super) const DELIVERY_CHANNEL: &str = "Extension-GPConnect-DeliveryChannel-2";
+pub(super) const PRACTITIONER_ROLE: &str = "Extension-GPConnect-PractitionerRole-1";
+pub(super) const BOOKING_ORGANISATION: &str = "Extension-GPConnect-BookingOrganisation-1";
+pub(super) const CANCELLATION_REASON: &str = "Extension-GPConnect-AppointmentCancellationReason-1";
+
+/// What every slot is for.
+pub(super) const SERVICE_TYPE: &str = "General GP Appointment";
+/// What every schedule is.
+pub(super) const SERVICE_CATEGORY: &str = "General GP Surgery";
+
+/// The address of a profile or an extension.
+pub(super) fn profile(name: &str) -> String {
+    format!("https://fhir.nhs.uk/STU3/StructureDefinition/{name}")
+}
+
+/// The string at a place in a resource.
+pub(super) fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
+    value.pointer(pointer)?.as_str()
+}
+
+/// The list at a place in a resource; empty when there is none.
+pub(super) fn items<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
+    value.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// The extension of this name.
+pub(super) fn extension<'a>(resource: &'a Value, name: &str) -> Option<&'a Value> {
+    let url = profile(name);
+    items(resource, "/extension").iter().find(|known| text(known, "/url") == Some(url.as_str()))
+}
+
+/// The id in a relative reference to this kind of resource.
+pub(super) fn referred<'a>(reference: &'a str, kind: &str) -> Option<&'a str> {
+    reference.strip_prefix(kind)?.strip_prefix('/').filter(|id| !id.contains('/'))
+}
+
+/// The start of every resource: its type, id, version and profile.
+fn begun(kind: &str, id: u32, version: u32, profile_name: &str, rest: Value) -> Value {
+    let mut resource = json!({
+        "resourceType": kind,
+        "id": id.to_string(),
+        "meta": { "versionId": version.to_string(), "profile": [profile(profile_name)] },
+    });
+    if let (Some(fields), Value::Object(rest)) = (resource.as_object_mut(), rest) {
+        fields.extend(rest);
+    }
+    resource
+}
+
+/// Spec: a searchset has neither `total` nor `link`.
+pub(super) fn bundle(resources: impl IntoIterator<Item = Value>) -> Value {
+    let entries: Vec<Value> =
+        resources.into_iter().map(|resource| json!({ "resource": resource })).collect();
+    let mut bundle = json!({
+        "resourceType": "Bundle",
+        "meta": { "profile": [profile("GPConnect-Searchset-Bundle-1")] },
+        "type": "searchset",
+    });
+    // FHIR has no empty lists.
+    if let (Some(fields), false) = (bundle.as_object_mut(), entries.is_empty()) {
+        fields.insert("entry".to_owned(), entries.into());
+    }
+    bundle
+}
+
+pub(super) fn organisation(practice: &Practice, id: u32) -> Value {
+    let rest = json!({
+        "identifier": [{ "system": ODS_CODE, "value": practice.ods }],
+        "name": practice.name,
+        "telecom": [{ "system": "phone", "value": "01632 960100", "use": "work" }],
+        "address": [{ "line": ["1 Example Street"], "city": "Exampleton", "postalCode": "ZZ99 3CZ" }],
+    });
+    begun("Organization", id, 1, "CareConnect-GPC-Organization-1", rest)
+}
+
+pub(super) fn location(practice: &Practice, id: u32, organisation: u32) -> Value {
+    let rest = json!({
+        "status": "active",
+        "name": practice.name,
+        "telecom": [{ "system": "phone", "value": "01632 960100", "use": "work" }],
+        "address": { "line": ["1 Example Street"], "city": "Exampleton", "postalCode": "ZZ99 3CZ" },
+        "managingOrganization": { "reference": format!("Organization/{organisation}") },
+    });
+    begun("Location", id, 1, "CareConnect-GPC-Location-1", rest)
+}
+
+pub(super) fn practitioner(id: u32, family: &str, given: &str) -> Value {
+    let rest = json!({
+        "identifier": [{ "system": SDS_USER, "value": format!("G{id:07}") }],
+        "name": [{ "use": "usual", "family": family, "given": [given], "prefix": ["Dr"] }],
+    });
+    begun("Practitioner", id, 1, "CareConnect-GPC-Practitioner-1", rest)
+}
+
+pub(super) fn patient(
+    id: u32,
+    nhs_number: &str,
+    (family, given, gender, born): (&str, &str, &str, &str),
+    organisation: u32,
+) -> Value {
+    let verified = json!({
+        "url": profile("Extension-CareConnect-GPC-NHSNumberVerificationStatus-1"),
+        "valueCodeableConcept": { "coding": [{
+            "system": "https://fhir.nhs.uk/CareConnect-NHSNumberVerificationStatus-1",
+            "code": "01",
+            "display": "Number present and verified",
+        }] },
+    });
+    let rest = json!({
+        "identifier": [{ "extension": [verified], "system": NHS_NUMBER, "value": nhs_number }],
+        "active": true,
+        "name": [{ "use": "official", "family": family, "given": [given] }],
+        "gender": gender,
+        "birthDate": born,
+        "managingOrganization": { "reference": format!("Organization/{organisation}") },
+    });
+    begun("Patient", id, 1, "CareConnect-GPC-Patient-1", rest)
+}
+
+pub(super) fn delivery_channel() -> Value {
+    json!({ "url": profile(DELIVERY_CHANNEL), "valueCode": "In-person" })
+}
+
+pub(super) fn practitioner_role() -> Value {
+    json!({
+        "url": profile(PRACTITIONER_ROLE),
+        "valueCodeableConcept": { "coding": [{
+            "system": JOB_ROLES,
+            "code": "R0260",
+            "display": "General Medical Practitioner",
+        }] },
+    })
+}
+
+pub(super) fn schedule(id: u32, schedule: &Schedule) -> Value {
+    let rest = json!({
+        "extension": [practitioner_role()],
+        "serviceCategory": { "text": SERVICE_CATEGORY },
+        "actor": [
+            { "reference": format!("Location/{}", schedule.location) },
+            { "reference": format!("Practitioner/{}", schedule.practitioner) },
+        ],
+        "planningHorizon": {
+            "start": local_time::text(schedule.start),
+            "end": local_time::text(schedule.end),
+        },
+    });
+    begun("Schedule", id, 1, "GPConnect-Schedule-1", rest)
+}
+
+pub(super) fn slot(id: u32, slot: &Slot) -> Value {
+    let status = match slot.state {
+        SlotState::Free => "free",
+        SlotState::Busy => "busy",
+    };
+    let rest = json!({
+        "extension": [delivery_channel()],
+        "serviceType": [{ "text": SERVICE_TYPE }],
+        "schedule": { "reference": format!("Schedule/{}", slot.schedule) },
+        "status": status,
+        "start": local_time::text(slot.start),
+        "end": local_time::text(slot.end),
+    });
+    begun("Slot", id, slot.version, "GPConnect-Slot-1", rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_is_relative_and_names_one_resource() {
+        assert_eq!(referred("Slot/12", "Slot"), Some("12"));
+        for other in ["Slots/12", "Slot", "https://x/Slot/12", "Slot/12/_history/1", "/Slot/12"] {
+            assert_eq!(referred(other, "Slot"), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_bundle_is_a_searchset_and_no_more() {
+        let fields =
+            |bundle: Value| bundle.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(fields(bundle([])), ["meta", "resourceType", "type"]);
+        assert_eq!(fields(bundle([json!({})])), ["entry", "meta", "resourceType", "type"]);
+    }
+}

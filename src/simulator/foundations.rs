@@ -1,0 +1,155 @@
+//! What a booking session needs besides appointments: who the patient is, and who is who at the
+//! practice.
+
+use serde_json::{Value, json};
+
+use super::practice::{Store, is_nhs_number};
+use super::reply::{Answer, Fault, Kind, Reply};
+use super::{Call, fhir};
+
+/// Spec: the statement is there even when nothing else is.
+pub(super) fn metadata() -> Reply {
+    let resource = |kind: &str, interactions: &[&str]| {
+        let interactions: Vec<Value> =
+            interactions.iter().map(|code| json!({ "code": code })).collect();
+        json!({ "type": kind, "interaction": interactions })
+    };
+    Reply::plain(json!({
+        "resourceType": "CapabilityStatement",
+        "version": "1.2.7",
+        "name": "GP Connect provider simulator",
+        "status": "active",
+        "date": "2026-01-01",
+        "publisher": "spine-proxy",
+        "kind": "instance",
+        "software": { "name": "spine-proxy-simulator" },
+        "fhirVersion": "3.0.1",
+        "acceptUnknown": "both",
+        "format": ["application/fhir+json"],
+        "rest": [{ "mode": "server", "resource": [
+            resource("Patient", &["read", "search-type"]),
+            resource("Organization", &["read", "search-type"]),
+            resource("Practitioner", &["read", "search-type"]),
+            resource("Location", &["read"]),
+            resource("Appointment", &["read", "create", "update", "search-type"]),
+            resource("Slot", &["search-type"]),
+        ] }],
+    }))
+}
+
+/// Spec: `GET /[kind]/[id]`.
+pub(super) fn read(store: &Store, call: &Call<'_>, kind: &'static str) -> Answer {
+    let missing = match kind {
+        "Patient" => Kind::PatientNotFound,
+        "Practitioner" => Kind::PractitionerNotFound,
+        "Organization" => Kind::OrganisationNotFound,
+        _ => Kind::NoRecordFound,
+    };
+    let found = store.resource(kind, call.id);
+    let found =
+        found.ok_or_else(|| Fault::new(missing, format!("no such {kind} is known here")))?;
+    Ok(Reply::resource(found.clone()))
+}
+
+/// Spec: `GET /[kind]?identifier=[system]|[value]`; nobody of that name is an empty bundle.
+pub(super) fn search(store: &Store, call: &Call<'_>, kind: &'static str) -> Answer {
+    let identifiers = call.parameters.all("identifier");
+    let &[identifier] = identifiers.as_slice() else {
+        return Err(Fault::bad_request("the identifier parameter is needed exactly once"));
+    };
+    let (system, value) = identifier
+        .split_once('|')
+        .filter(|(system, value)| !system.is_empty() && !value.is_empty())
+        .ok_or_else(|| Fault::parameter("an identifier is a system and a value"))?;
+    let known = match kind {
+        "Patient" => fhir::NHS_NUMBER,
+        "Practitioner" => fhir::SDS_USER,
+        _ => fhir::ODS_CODE,
+    };
+    if system != known {
+        let diagnostics = format!("the identifier system for {kind} is {known}");
+        return Err(Fault::new(Kind::InvalidIdentifierSystem, diagnostics));
+    }
+    if kind == "Patient" && !is_nhs_number(value) {
+        return Err(Fault::new(Kind::InvalidNhsNumber, "the check digit does not fit"));
+    }
+    let found = store.identified(kind, system, value);
+    Ok(Reply::plain(fhir::bundle(found.into_iter().cloned())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::stage::{Stage, code_of, of_type};
+
+    #[test]
+    fn resources_are_read_by_id_and_carry_their_version() {
+        let stage = Stage::new();
+        for (kind, ids, code) in [
+            ("Patient", 3, "PATIENT_NOT_FOUND"),
+            ("Practitioner", 2, "PRACTITIONER_NOT_FOUND"),
+            ("Organization", 1, "ORGANISATION_NOT_FOUND"),
+            ("Location", 1, "NO_RECORD_FOUND"),
+        ] {
+            let short = format!("read:{}-1", kind.to_lowercase());
+            for id in 1..=ids {
+                let (status, headers, body) = stage.get(&short, &format!("/{kind}/{id}"));
+                assert_eq!((status, &body["resourceType"]), (200, &kind.into()));
+                assert_eq!(headers["etag"], "W/\"1\"");
+                assert!(body["meta"]["profile"][0].as_str().unwrap().contains(kind));
+            }
+            for id in ["99", "", "dd", "01"] {
+                let (status, _, body) = stage.get(&short, &format!("/{kind}/{id}"));
+                assert_eq!((status, code_of(&body)), (404, code), "{kind}/{id}");
+            }
+        }
+    }
+
+    #[test]
+    fn searches_by_identifier_find_or_say_what_is_wrong() {
+        let stage = Stage::new();
+        let (nhs, ods) =
+            ("https://fhir.nhs.uk/Id/nhs-number", "https://fhir.nhs.uk/Id/ods-organization-code");
+        for (kind, query, status, code, count) in [
+            ("Patient", format!("identifier={nhs}|{}", super::super::nhs_numbers()[0]), 200, "", 1),
+            ("Patient", format!("identifier={nhs}%7C9434765919"), 200, "", 0),
+            ("Patient", format!("identifier={nhs}|9434765918"), 400, "INVALID_NHS_NUMBER", 0),
+            ("Patient", format!("identifier={nhs}|"), 422, "INVALID_PARAMETER", 0),
+            ("Patient", "identifier=9434765919".to_owned(), 422, "INVALID_PARAMETER", 0),
+            ("Patient", "identifier=|9434765919".to_owned(), 422, "INVALID_PARAMETER", 0),
+            ("Patient", format!("identifier={ods}|A20047"), 400, "INVALID_IDENTIFIER_SYSTEM", 0),
+            ("Patient", String::new(), 400, "BAD_REQUEST", 0),
+            ("Patient", format!("Identifier={nhs}|9434765919"), 400, "BAD_REQUEST", 0),
+            (
+                "Patient",
+                format!("identifier={nhs}|9434765919&identifier=x|y"),
+                400,
+                "BAD_REQUEST",
+                0,
+            ),
+            ("Organization", format!("identifier={ods}|A20047"), 200, "", 1),
+            ("Organization", format!("identifier={ods}|B82617"), 200, "", 0),
+            (
+                "Practitioner",
+                "identifier=https://fhir.nhs.uk/Id/sds-user-id|G0000002".to_owned(),
+                200,
+                "",
+                1,
+            ),
+            ("Practitioner", format!("identifier={nhs}|x"), 400, "INVALID_IDENTIFIER_SYSTEM", 0),
+        ] {
+            let short = format!("search:{}-1", kind.to_lowercase());
+            let (got, _, body) = stage.get(&short, &format!("/{kind}?{query}"));
+            assert_eq!((got, code_of(&body)), (status, code), "{query}");
+            assert_eq!(of_type(&body, kind).len(), count, "{query}");
+        }
+    }
+
+    #[test]
+    fn the_capability_statement_names_its_versions() {
+        let (status, _, body) = Stage::new().get("read:metadata-1", "/metadata");
+        assert_eq!(
+            (status, &body["fhirVersion"], &body["version"]),
+            (200, &"3.0.1".into(), &"1.2.7".into())
+        );
+    }
+}

@@ -1,0 +1,63 @@
+//! Time as a practice sees it: days and clock times in the United Kingdom.
+//!
+//! Nothing here reads a clock.
+
+use std::sync::LazyLock;
+
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
+
+/// Machines without a time zone database still know the rule the United Kingdom has had since 1996.
+static LONDON: LazyLock<TimeZone> = LazyLock::new(|| {
+    TimeZone::get("Europe/London")
+        .or_else(|_| TimeZone::posix("GMT0BST,M3.5.0/1,M10.5.0"))
+        .unwrap_or(TimeZone::UTC)
+});
+
+/// The instant on the clock of a practice.
+pub(super) fn local(at: Timestamp) -> Zoned {
+    at.to_zoned(LONDON.clone())
+}
+
+/// The day it is at a practice.
+pub(super) fn day(at: Timestamp) -> Date {
+    local(at).date()
+}
+
+/// When this day has this time at a practice.
+pub(super) fn instant(day: Date, hour: i8, minute: i8) -> Option<Timestamp> {
+    let zoned = day.at(hour, minute, 0, 0).to_zoned(LONDON.clone()).ok()?;
+    Some(zoned.timestamp())
+}
+
+/// Spec: `yyyy-MM-ddTHH:mm:ss` with `+00:00` in winter and `+01:00` in summer, never `Z`.
+pub(super) fn text(at: Timestamp) -> String {
+    local(at).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_carry_the_offset_of_their_day() {
+        for (at, shown) in [
+            ("2026-01-05T09:00:00Z", "2026-01-05T09:00:00+00:00"),
+            ("2026-03-29T00:59:59Z", "2026-03-29T00:59:59+00:00"),
+            ("2026-03-29T01:00:00Z", "2026-03-29T02:00:00+01:00"),
+            ("2026-07-01T23:30:00Z", "2026-07-02T00:30:00+01:00"),
+            ("2026-10-25T00:59:59Z", "2026-10-25T01:59:59+01:00"),
+            ("2026-10-25T01:00:00Z", "2026-10-25T01:00:00+00:00"),
+        ] {
+            assert_eq!(text(at.parse().unwrap()), shown);
+        }
+    }
+
+    #[test]
+    fn nine_in_the_morning_is_an_hour_earlier_in_summer() {
+        let at = |day: &str| instant(day.parse().unwrap(), 9, 0).unwrap().to_string();
+        assert_eq!(at("2026-03-27"), "2026-03-27T09:00:00Z");
+        assert_eq!(at("2026-03-30"), "2026-03-30T08:00:00Z");
+    }
+}

@@ -1,0 +1,173 @@
+//! What the simulator answers with: a resource, or the reason why there is none.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, ETAG, LOCATION};
+use http::{HeaderValue, Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::fhir;
+
+/// How every interaction ends.
+pub(super) type Answer = Result<Reply, Fault>;
+
+/// A status, a resource, and the headers that go with it.
+pub(super) struct Reply {
+    status: StatusCode,
+    version: Option<String>,
+    location: Option<String>,
+    body: Value,
+}
+
+impl Reply {
+    /// A bundle or another body without a version of its own.
+    pub(super) fn plain(body: Value) -> Self {
+        Self { status: StatusCode::OK, version: None, location: None, body }
+    }
+
+    /// A resource with its version as the `ETag`.
+    pub(super) fn resource(body: Value) -> Self {
+        let version = fhir::text(&body, "/meta/versionId").map(ToOwned::to_owned);
+        Self { version, ..Self::plain(body) }
+    }
+
+    /// A resource that was made by this call.
+    pub(super) fn created(body: Value, location: String) -> Self {
+        Self { status: StatusCode::CREATED, location: Some(location), ..Self::resource(body) }
+    }
+
+    /// `minimal` leaves the body of a success out.
+    pub(super) fn into_response(self, minimal: bool) -> Response<Bytes> {
+        let empty = minimal && self.status.is_success();
+        let body = if empty { Bytes::new() } else { self.body.to_string().into() };
+        let mut response = Response::new(body);
+        *response.status_mut() = self.status;
+        let tag = self.version.map(|version| format!("W/\"{version}\""));
+        let kind = (!empty).then(|| "application/fhir+json;charset=utf-8".to_owned());
+        for (name, text) in [(CONTENT_TYPE, kind), (ETAG, tag), (LOCATION, self.location)] {
+            if let Some(value) = text.and_then(|text| HeaderValue::try_from(text).ok()) {
+                response.headers_mut().insert(name, value);
+            }
+        }
+        response
+    }
+}
+
+/// Why there is no resource, with the detail that a developer needs.
+#[derive(Debug)]
+pub(super) struct Fault {
+    kind: Kind,
+    diagnostics: Cow<'static, str>,
+}
+
+/// Spec: the table of Spine error codes, as far as it is used here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    BadRequest,
+    InvalidIdentifierSystem,
+    InvalidNhsNumber,
+    OrganisationNotFound,
+    PatientNotFound,
+    PractitionerNotFound,
+    NoRecordFound,
+    DuplicateRejected,
+    ConstraintViolation,
+    BodyTooLarge,
+    UnsupportedMediaType,
+    InvalidResource,
+    InvalidParameter,
+    NotImplemented,
+}
+
+impl Kind {
+    /// Status, issue type, code and display.
+    #[rustfmt::skip]
+    fn row(self) -> (u16, &'static str, &'static str, &'static str) {
+        match self {
+            Self::BadRequest => (400, "invalid", "BAD_REQUEST", "Submitted request is malformed/invalid."),
+            Self::InvalidIdentifierSystem => (400, "value", "INVALID_IDENTIFIER_SYSTEM", "Invalid identifier system"),
+            Self::InvalidNhsNumber => (400, "value", "INVALID_NHS_NUMBER", "Invalid NHS number"),
+            Self::OrganisationNotFound => (404, "not-found", "ORGANISATION_NOT_FOUND", "Organisation record not found"),
+            Self::PatientNotFound => (404, "not-found", "PATIENT_NOT_FOUND", "Patient record not found"),
+            Self::PractitionerNotFound => (404, "not-found", "PRACTITIONER_NOT_FOUND", "Practitioner record not found"),
+            Self::NoRecordFound => (404, "not-found", "NO_RECORD_FOUND", "No record found"),
+            Self::DuplicateRejected => (409, "duplicate", "DUPLICATE_REJECTED", "Create would lead to creation of a duplicate resource"),
+            Self::ConstraintViolation => (409, "conflict", "FHIR_CONSTRAINT_VIOLATION", "FHIR constraint violated"),
+            Self::BodyTooLarge => (413, "too-long", "BAD_REQUEST", "Submitted request is malformed/invalid."),
+            Self::UnsupportedMediaType => (415, "invalid", "BAD_REQUEST", "Submitted request is malformed/invalid."),
+            Self::InvalidResource => (422, "invalid", "INVALID_RESOURCE", "Submitted resource is not valid."),
+            Self::InvalidParameter => (422, "invalid", "INVALID_PARAMETER", "Submitted parameter is not valid."),
+            Self::NotImplemented => (501, "not-supported", "NOT_IMPLEMENTED", "FHIR resource or operation not implemented at server"),
+        }
+    }
+}
+
+impl Fault {
+    pub(super) fn new(kind: Kind, diagnostics: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind, diagnostics: diagnostics.into() }
+    }
+
+    pub(super) fn bad_request(diagnostics: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Kind::BadRequest, diagnostics)
+    }
+
+    pub(super) fn resource(diagnostics: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Kind::InvalidResource, diagnostics)
+    }
+
+    pub(super) fn parameter(diagnostics: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Kind::InvalidParameter, diagnostics)
+    }
+
+    pub(super) fn into_reply(self) -> Reply {
+        let (status, issue, code, display) = self.kind.row();
+        let body = json!({
+            "resourceType": "OperationOutcome",
+            "meta": { "profile": [fhir::profile("GPConnect-OperationOutcome-1")] },
+            "issue": [{
+                "severity": "error",
+                "code": issue,
+                "details": { "coding": [{
+                    "system": "https://fhir.nhs.uk/STU3/CodeSystem/Spine-ErrorOrWarningCode-1",
+                    "code": code,
+                    "display": display,
+                }] },
+                "diagnostics": self.diagnostics,
+            }],
+        });
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Reply { status, ..Reply::plain(body) }
+    }
+}
+
+/// `Err` with these words for an invalid resource, unless the rule is kept.
+pub(super) fn rule(kept: bool, otherwise: &'static str) -> Result<(), Fault> {
+    if kept { Ok(()) } else { Err(Fault::resource(otherwise)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_an_operation_outcome_with_one_coding() {
+        let response = Fault::parameter("why").into_reply().into_response(true);
+        assert_eq!(response.status(), 422);
+        assert_eq!(response.headers()["content-type"], "application/fhir+json;charset=utf-8");
+        let body: Value = serde_json::from_slice(response.body()).unwrap();
+        assert_eq!(body["issue"][0]["details"]["coding"][0]["code"], "INVALID_PARAMETER");
+        assert_eq!(body["issue"][0]["diagnostics"], "why");
+        assert_eq!(body["issue"].as_array().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_minimal_answer_keeps_its_headers_and_loses_its_body() {
+        let body = json!({ "meta": { "versionId": "4" } });
+        let response = Reply::created(body, "Appointment/9".to_owned()).into_response(true);
+        assert_eq!(response.status(), 201);
+        assert_eq!(response.headers()["etag"], "W/\"4\"");
+        assert_eq!(response.headers()["location"], "Appointment/9");
+        assert!(response.body().is_empty());
+    }
+}

@@ -1,0 +1,211 @@
+//! What the simulator's tests have in common: two practices, a clock that stands still, and a
+//! consumer that asks them without a network.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{Practice, Provider};
+
+pub(super) const ASID: &str = "200000000360";
+pub(super) const BASE: &str = "/A20047/STU3/1/gpconnect";
+const OTHER_ASID: &str = "200000000361";
+const OTHER_BASE: &str = "/A20047/STU3/1/gpconnect/branch";
+/// A Wednesday; the clocks go forward on the Sunday of the same week.
+pub(super) const NOW: &str = "2026-03-25T10:30:00Z";
+
+pub(super) type Told = (u16, HeaderMap, Value);
+
+#[derive(Clone)]
+pub(super) struct Stage {
+    pub(super) provider: Arc<Provider>,
+    base: &'static str,
+    asid: &'static str,
+}
+
+pub(super) fn practices() -> Vec<Practice> {
+    [("A20047", ASID, BASE), ("B82617", OTHER_ASID, OTHER_BASE)]
+        .map(|(ods, asid, base)| Practice {
+            ods: ods.parse().unwrap(),
+            asid: asid.parse().unwrap(),
+            name: format!("Surgery {ods}"),
+            base_path: base.to_owned(),
+        })
+        .into()
+}
+
+pub(super) fn now() -> Timestamp {
+    NOW.parse().unwrap()
+}
+
+impl Stage {
+    pub(super) fn new() -> Self {
+        let provider = Arc::new(Provider::new(practices(), now()));
+        Self { provider, base: BASE, asid: ASID }
+    }
+
+    /// The second practice of the same provider.
+    pub(super) fn elsewhere(&self) -> Self {
+        Self { base: OTHER_BASE, asid: OTHER_ASID, ..self.clone() }
+    }
+
+    pub(super) fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Told {
+        self.send_at(now(), (method, path), headers, body)
+    }
+
+    fn send_at(
+        &self,
+        at: Timestamp,
+        (method, path): (Method, &str),
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Told {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (head, ()) = request.body(()).unwrap().into_parts();
+        let (head, body): (_, Bytes) = self.provider.answer(&head, body, at).into_parts();
+        let body = serde_json::from_slice(&body).unwrap_or_default();
+        (head.status.as_u16(), head.headers, body)
+    }
+
+    /// Asks at another time than the stage's.
+    pub(super) fn ask_at(
+        &self,
+        at: &str,
+        (method, short): (Method, &str),
+        path: &str,
+        body: &[u8],
+    ) -> Told {
+        let path = format!("{}{path}", self.base);
+        self.send_at(at.parse().unwrap(), (method, &path), &self.headers(short, &[]), body)
+    }
+
+    pub(super) fn ask(
+        &self,
+        (method, short): (Method, &str),
+        path: &str,
+        more: &[(&str, &str)],
+        body: &[u8],
+    ) -> Told {
+        let headers = self.headers(short, more);
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, *value)).collect();
+        self.send(method, &format!("{}{path}", self.base), &headers, body)
+    }
+
+    /// The headers of a good request; leaks the interaction id, which a test can bear.
+    fn headers<'a>(&self, short: &str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+        let kind = if short.starts_with("operation:") { "fhir:" } else { "fhir:rest:" };
+        let id = format!("urn:nhs:names:services:gpconnect:{kind}{short}");
+        let mut headers = vec![
+            ("Ssp-TraceID", "09a01679-2564-0fb4-5129-aecc81ea2706"),
+            ("Ssp-From", "200000000359"),
+            ("Ssp-To", self.asid),
+            ("Ssp-InteractionID", &*id.leak()),
+            ("Authorization", "Bearer e30.e30."),
+        ];
+        headers.extend(more);
+        headers
+    }
+
+    pub(super) fn get(&self, short: &str, path: &str) -> Told {
+        self.ask((Method::GET, short), path, &[], b"")
+    }
+
+    pub(super) fn book(&self, body: &Value) -> Told {
+        let bytes = body.to_string();
+        let create = (Method::POST, "create:appointment-1");
+        self.ask(create, "/Appointment", &[], bytes.as_bytes())
+    }
+
+    pub(super) fn put(&self, verb: &str, id: &str, tag: Option<&str>, body: &Value) -> Told {
+        let short = format!("{verb}:appointment-1");
+        let tag: Vec<_> = tag.map(|tag| ("If-Match", tag)).into_iter().collect();
+        let path = format!("/Appointment/{id}");
+        self.ask((Method::PUT, &short), &path, &tag, body.to_string().as_bytes())
+    }
+
+    pub(super) fn retrieve(&self, patient: &str) -> Told {
+        let path = format!("/Patient/{patient}/Appointment?start=ge2026-03-25&start=le2026-06-30");
+        self.get("search:patient_appointments-1", &path)
+    }
+
+    /// All free slots of the fortnight after the stage's day.
+    pub(super) fn free_slots(&self) -> Vec<Value> {
+        let path = "/Slot?status=free&start=ge2026-03-26&end=le2026-04-09&_include=Slot:schedule";
+        let (status, _, bundle) = self.get("search:slot-1", path);
+        assert_eq!(status, 200, "{bundle}");
+        of_type(&bundle, "Slot")
+    }
+
+    pub(super) fn patient_by(nhs_number: &str) -> String {
+        format!("/Patient?identifier=https://fhir.nhs.uk/Id/nhs-number%7C{nhs_number}")
+    }
+
+    /// The appointment as a consumer cancels it.
+    pub(super) fn cancelled(appointment: &Value, reason: &str) -> Value {
+        let mut changed = appointment.clone();
+        changed["status"] = json!("cancelled");
+        changed["extension"].as_array_mut().unwrap().push(json!({
+            "url": "https://fhir.nhs.uk/STU3/StructureDefinition/Extension-GPConnect-AppointmentCancellationReason-1",
+            "valueString": reason,
+        }));
+        changed
+    }
+}
+
+/// The resources of one type in a bundle.
+pub(super) fn of_type(bundle: &Value, kind: &str) -> Vec<Value> {
+    let entries = bundle["entry"].as_array().cloned().unwrap_or_default();
+    let resources = entries.into_iter().map(|entry| entry["resource"].clone());
+    resources.filter(|resource| resource["resourceType"] == kind).collect()
+}
+
+/// The code of an OperationOutcome.
+pub(super) fn code_of(body: &Value) -> &str {
+    body.pointer("/issue/0/details/coding/0/code").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A valid booking of these slots for this patient.
+pub(super) fn booking_of(slots: &[&Value], patient: &str) -> Value {
+    let references: Vec<Value> = slots
+        .iter()
+        .map(|slot| json!({ "reference": format!("Slot/{}", slot["id"].as_str().unwrap()) }))
+        .collect();
+    json!({
+        "resourceType": "Appointment",
+        "meta": { "profile": ["https://fhir.nhs.uk/STU3/StructureDefinition/GPConnect-Appointment-1"] },
+        "contained": [{
+            "resourceType": "Organization",
+            "id": "1",
+            "meta": { "profile": ["https://fhir.nhs.uk/STU3/StructureDefinition/CareConnect-GPC-Organization-1"] },
+            "identifier": [{ "system": "https://fhir.nhs.uk/Id/ods-organization-code", "value": "A00001" }],
+            "name": "Booking Org",
+            "telecom": [{ "system": "phone", "value": "0300 303 5678" }],
+        }],
+        "extension": [{
+            "url": "https://fhir.nhs.uk/STU3/StructureDefinition/Extension-GPConnect-BookingOrganisation-1",
+            "valueReference": { "reference": "#1" },
+        }],
+        "status": "booked",
+        "description": "text",
+        "start": slots[0]["start"],
+        "end": slots[slots.len() - 1]["end"],
+        "slot": references,
+        "created": "2026-03-25T10:29:41+00:00",
+        "participant": [
+            { "actor": { "reference": format!("Patient/{patient}") }, "status": "accepted" },
+            { "actor": { "reference": "Location/1" }, "status": "accepted" },
+        ],
+    })
+}
