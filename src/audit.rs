@@ -29,7 +29,7 @@ use crate::tls::Peer;
 mod journal;
 mod line;
 
-pub use journal::{Journal, JournalError, Settings};
+pub use journal::{JournalError, Settings};
 
 use journal::Message;
 use line::{End, Line, RecordedClaims, Who};

@@ -46,7 +46,8 @@ pub enum Audience {
 }
 
 /// What is done with a third token part that is not empty.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Signature {
     /// Spec: it must be empty.
     #[default]

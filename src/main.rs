@@ -1,1 +1,78 @@
-fn main(){}
+//! Arguments become a command; the only exit codes are here.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use spine_proxy::commands::{Failure, certs, check, demo, serve, token};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// An open Spine Secure Proxy for GP Connect Appointment Management.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve consumers until SIGTERM; SIGHUP reloads.
+    Serve {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Check a configuration and everything it names, and print what would be served.
+    Check {
+        /// The configuration file.
+        #[arg(long, required_unless_present = "schema")]
+        config: Option<PathBuf>,
+        /// Print the JSON Schema of the configuration instead.
+        #[arg(long)]
+        schema: bool,
+    },
+    /// Play a booking session through a proxy on loopback, then stay up to be tried.
+    Demo {
+        /// End after the play; exit code 0 only if every step answered as it should.
+        #[arg(long)]
+        once: bool,
+    },
+    /// Print a bearer token for an invented user, good for five minutes.
+    Token(token::Wanted),
+    /// Write a throwaway PKI for trying out.
+    Certs {
+        /// The folder to write into.
+        folder: PathBuf,
+    },
+}
+
+/// Spec: sysexits, a configuration error.
+const EXIT_CONFIGURATION: u8 = 78;
+
+fn main() -> ExitCode {
+    let ended = match Arguments::parse().command {
+        Command::Serve { config } => serve::run(&config),
+        Command::Check { schema: true, .. } | Command::Check { config: None, .. } => {
+            check::schema();
+            Ok(())
+        }
+        Command::Check { config: Some(config), .. } => check::run(&config),
+        Command::Demo { once } => demo::run(once),
+        Command::Token(wanted) => token::run(&wanted),
+        Command::Certs { folder } => certs::run(&folder),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            writeln!(std::io::stderr(), "spine-proxy: {failure}").unwrap_or_default();
+            match failure {
+                Failure::Configuration(_) => ExitCode::from(EXIT_CONFIGURATION),
+                Failure::World(_) => ExitCode::FAILURE,
+            }
+        }
+    }
+}

@@ -26,7 +26,8 @@ pub struct Rules {
 }
 
 /// What a trace id may look like.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum TraceIds {
     /// Spec: a UUID, either case.
     #[default]

@@ -13,7 +13,7 @@ use crate::spine::Asid;
 use crate::tls::Peer;
 
 /// Rates and caps.
-#[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Limits {
     /// Requests a second with one certificate, before anything is looked up.
@@ -70,6 +70,12 @@ impl Throttle {
             practices: Mutex::default(),
             limits,
         }
+    }
+
+    /// The limits in force.
+    #[must_use]
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// A cheap rate per certificate, against floods.

@@ -9,7 +9,6 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -43,11 +42,6 @@ pub(super) enum Message {
     Flush(oneshot::Sender<()>),
 }
 
-/// The writing thread. It ends when the last [`Trail`] and the last open entry are gone.
-#[derive(Debug)]
-pub struct Journal {
-    thread: JoinHandle<()>,
-}
 
 /// Limit: lines written by one call.
 const BATCH_LINES_MAX: usize = 1024;
@@ -59,8 +53,9 @@ const RETRY: Duration = Duration::from_millis(200);
 /// How much of an existing journal is read to find its last sequence number.
 const TAIL_BYTES_MAX: u64 = 64 * 1024;
 
-impl Journal {
-    /// Opens the file and starts the thread; `lines_max` is how many lines may wait.
+impl Trail {
+    /// Opens the journal and starts its thread, which ends when the last trail and the last open
+    /// entry are gone; `lines_max` is how many lines may wait.
     ///
     /// # Errors
     /// The file cannot be opened for appending, or its last line cannot be read.
@@ -68,7 +63,7 @@ impl Journal {
         settings: &Settings,
         lines_max: usize,
         metrics: Arc<Metrics>,
-    ) -> Result<(Trail, Self), JournalError> {
+    ) -> Result<Self, JournalError> {
         let path = &settings.journal;
         let fault = |error| JournalError { path: path.clone(), error };
         let (file, seq) = open(path).map_err(fault)?;
@@ -81,18 +76,11 @@ impl Journal {
             metrics: Arc::clone(&metrics),
             text: Vec::new(),
         };
-        let thread = std::thread::Builder::new()
+        std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run(queue))
             .map_err(fault)?;
-        Ok((Trail { lines, healthy, metrics }, Self { thread }))
-    }
-
-    /// Waits until everything has been written.
-    pub fn finish(self) {
-        if self.thread.join().is_err() {
-            tracing::error!("the journal's thread panicked");
-        }
+        Ok(Self { lines, healthy, metrics })
     }
 }
 

@@ -1,0 +1,39 @@
+//! The commands: thin, one file each. Only here does anything know the configuration, the simulator
+//! and the terminal.
+
+use std::io::Write as _;
+
+pub mod certs;
+pub mod check;
+pub mod demo;
+mod prepare;
+pub mod serve;
+pub mod token;
+
+pub use prepare::Prepared;
+
+/// Why a command failed: decides the exit code.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// What was asked for cannot be had as written: exit code 78.
+    #[error("{0:#}")]
+    Configuration(anyhow::Error),
+    /// The world did not play along: exit code 1.
+    #[error("{0:#}")]
+    World(anyhow::Error),
+}
+
+impl Failure {
+    pub(crate) fn configuration(error: impl Into<anyhow::Error>) -> Self {
+        Self::Configuration(error.into())
+    }
+
+    pub(crate) fn world(error: impl Into<anyhow::Error>) -> Self {
+        Self::World(error.into())
+    }
+}
+
+/// Prints a line; a reader that has gone away is no failure.
+pub(crate) fn say(text: impl std::fmt::Display) {
+    writeln!(std::io::stdout(), "{text}").unwrap_or_default();
+}

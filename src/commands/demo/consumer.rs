@@ -1,0 +1,103 @@
+//! The play's consumer: one request, one connection, mutual TLS.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// A consumer with a certificate, or without.
+pub(super) struct Consumer {
+    address: SocketAddr,
+    tls: Arc<ClientConfig>,
+}
+
+/// What came back.
+pub(super) struct Heard {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+impl Heard {
+    pub(super) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
+    pub(super) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// The refusal's token, if the proxy itself answered.
+    pub(super) fn token(&self) -> Option<&str> {
+        self.header("proxy-status").split("details=\"").nth(1)?.strip_suffix('"')
+    }
+}
+
+/// A call that takes longer has failed.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+impl Consumer {
+    /// A consumer of the proxy at `address`; `certificate` names the files of a chain and its key.
+    pub(super) fn new(
+        address: SocketAddr,
+        authority: &Path,
+        certificate: Option<(&Path, &Path)>,
+    ) -> anyhow::Result<Self> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(authority)?)?;
+        let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(crypto)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots);
+        let tls = match certificate {
+            None => builder.with_no_client_auth(),
+            Some((chain, key)) => {
+                let chain = CertificateDer::pem_file_iter(chain)?.collect::<Result<_, _>>()?;
+                builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(key)?)?
+            }
+        };
+        Ok(Self { address, tls: Arc::new(tls) })
+    }
+
+    /// Sends a request and hears the whole answer.
+    pub(super) async fn call(
+        &self,
+        method: Method,
+        target: &str,
+        headers: &[(&str, String)],
+        body: &str,
+    ) -> anyhow::Result<Heard> {
+        let mut request = Request::builder().method(method).uri(target).header("Host", "localhost");
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        let request = request.body(Full::new(Bytes::from(body.to_owned())))?;
+        let heard = tokio::time::timeout(PATIENCE, self.exchange(request)).await;
+        heard.context("no answer in time")?
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Heard> {
+        let stream = TcpStream::connect(self.address).await?;
+        let name = ServerName::try_from("localhost")?;
+        let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let driver = tokio::spawn(connection);
+        let (head, body) = sender.send_request(request).await?.into_parts();
+        let body = body.collect().await?.to_bytes();
+        driver.abort();
+        Ok(Heard { status: head.status, headers: head.headers, body })
+    }
+}

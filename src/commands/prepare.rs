@@ -1,0 +1,136 @@
+//! A configuration with everything it names loaded and checked: what `check` prints, `serve` serves
+//! and reload swaps in.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::Failure;
+use crate::config::Config;
+use crate::directory::File;
+use crate::gateway::{Compatibility, Rulebook};
+use crate::interaction::Allowed;
+use crate::request::Rules;
+use crate::tls::Trust;
+
+/// The name this proxy goes by in `Via`, `Forwarded` and `Proxy-Status`.
+const PROXY: &str = "spine-proxy";
+
+/// Everything that can be loaded before a socket is opened.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The configuration.
+    pub config: Config,
+    /// One generation of trust.
+    pub trust: Trust,
+    /// What the decisions are told.
+    pub rulebook: Rulebook,
+    /// The directory file.
+    pub directory: File,
+}
+
+impl Prepared {
+    /// Loads a configuration and every file it names.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, by file, line or path.
+    pub fn load(path: &Path, generation: u64) -> Result<Self, Failure> {
+        Self::from_config(Config::load(path).map_err(Failure::configuration)?, generation)
+    }
+
+    /// Loads every file a configuration names.
+    ///
+    /// # Errors
+    /// As [`Prepared::load`].
+    pub fn from_config(config: Config, generation: u64) -> Result<Self, Failure> {
+        let now_s = Timestamp::now().as_second();
+        let trust = Trust::load(generation, &config.tls, &config.provider_tls, now_s)
+            .map_err(Failure::configuration)?;
+        let directory = File::load(&config.directory.file).map_err(Failure::configuration)?;
+        let rulebook = rulebook(&config)?;
+        Ok(Self { config, trust, rulebook, directory })
+    }
+
+    /// What would be served, for people.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let Self { config, trust, rulebook, directory } = self;
+        let mut text = String::new();
+        let mut line = |text_line: String| writeln!(text, "{text_line}").unwrap_or_default();
+        let addresses: Vec<_> = config.listener.addresses.iter().map(ToString::to_string).collect();
+        line(format!("listening on    {}", addresses.join(", ")));
+        line(format!("known as        {}", config.listener.names.join(", ")));
+        line(format!("admin on        {}", config.admin.address));
+        line(format!("directory       {}", directory.summary()));
+        line(format!("journal         {}", config.audit.journal.display()));
+        let networks: Vec<_> = config.provider.networks.iter().map(ToString::to_string).collect();
+        line(format!("dials within    {}", networks.join(", ")));
+        line("forwards".to_owned());
+        for interaction in rulebook.allowed.iter() {
+            line(format!("    {} {} {}", interaction.id, interaction.method, interaction.template()));
+        }
+        line("valid until".to_owned());
+        for expiry in &trust.expiries {
+            let at = Timestamp::from_second(expiry.at_s).map_or_else(
+                |_| "no end".to_owned(),
+                |at| at.strftime("%Y-%m-%d %H:%M UTC").to_string(),
+            );
+            line(format!("    {at}  {} {}", expiry.used_as.label(), expiry.path.display()));
+        }
+        if config.lab {
+            line("LAB: switches that are not for live patient data may be used".to_owned());
+        }
+        text
+    }
+}
+
+fn rulebook(config: &Config) -> Result<Rulebook, Failure> {
+    let names = config.allowed.iter().map(String::as_str);
+    let allowed = Allowed::from_names(names)
+        .map_err(|why| Failure::Configuration(anyhow::anyhow!("allowed: {why}")))?;
+    let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
+    let compatibility = config.compatibility.iter().map(|(asid, written)| {
+        let compatibility = Compatibility {
+            audiences: written.audience.clone(),
+            signature: written.signature,
+            trace_ids: written.trace_id,
+            errors: written.errors,
+        };
+        (asid.clone(), compatibility)
+    });
+    Ok(Rulebook {
+        rules: Rules {
+            names: config.listener.names.iter().map(|name| name.to_ascii_lowercase()).collect(),
+            target_bytes_max: bytes(config.request.target_max),
+            head_bytes_max: bytes(config.request.head_max),
+            headers_max: config.request.headers_max,
+        },
+        allowed,
+        compatibility: compatibility.collect(),
+        bases: config.listener.names.iter().map(|name| format!("https://{name}")).collect(),
+        proxy: PROXY.to_owned(),
+        pace: config.provider.deadlines.pace(),
+    })
+}
+
+/// Shared by `serve` and reload.
+pub(super) fn publish(trust: &Trust, metrics: &crate::metrics::Metrics) {
+    metrics.expiries(trust.expiries.iter().map(|expiry| {
+        let file = expiry.path.display().to_string();
+        (expiry.used_as.label(), expiry.used_as.is_crl(), file, expiry.at_s)
+    }));
+}
+
+/// Shared by `serve` and reload: a throttle is replaced only when its limits change, so that what
+/// it has counted is not forgotten.
+pub(super) fn throttle(
+    config: &Config,
+    before: Option<&Arc<crate::throttle::Throttle>>,
+) -> Arc<crate::throttle::Throttle> {
+    match before {
+        Some(before) if *before.limits() == config.throttle => Arc::clone(before),
+        _ => Arc::new(crate::throttle::Throttle::new(config.throttle.clone())),
+    }
+}

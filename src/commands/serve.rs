@@ -1,0 +1,307 @@
+//! `serve`: binds, serves, reloads, drains.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{Failure, Prepared, prepare};
+use crate::admin::{self, Views};
+use crate::audit::Trail;
+use crate::config::{Config, Log, LogFormat};
+use crate::directory::Directory;
+use crate::forward::Forwarder;
+use crate::gateway::{Gateway, Live};
+use crate::listener::{self, Workers};
+use crate::metrics::Metrics;
+
+/// How often files are looked at for changes.
+const WATCH: Duration = Duration::from_millis(500);
+/// How often the throttle forgets whoever is gone.
+const TIDY: Duration = Duration::from_secs(60);
+
+/// Serves until told to stop by SIGTERM or SIGINT.
+///
+/// # Errors
+/// The configuration cannot be used, or an address cannot be bound.
+pub fn run(path: &Path) -> Result<(), Failure> {
+    let prepared = Prepared::load(path, 1)?;
+    log(&prepared.config.log);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(Failure::world)?;
+    runtime.block_on(async {
+        let mut stop = signal(SignalKind::terminate()).map_err(Failure::world)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::world)?;
+        let server = Server::start(prepared, Some(path.to_owned())).await?;
+        tokio::select! {
+            _ = stop.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping: no new connections, finishing what is under way");
+        tokio::select! {
+            () = server.stop() => {}
+            _ = stop.recv() => tracing::warn!("told to stop twice: stopping now"),
+            _ = interrupt.recv() => tracing::warn!("told to stop twice: stopping now"),
+        }
+        Ok(())
+    })
+}
+
+/// Starts logging to standard error. Libraries are held to warnings: what they print at lower
+/// levels can hold what we may not.
+pub fn log(settings: &Log) {
+    let filter = format!("warn,spine_proxy={}", settings.level.word());
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_writer(std::io::stderr);
+    let started = match settings.format {
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+        LogFormat::Human => lines.try_init(),
+    };
+    if let Err(error) = started {
+        tracing::debug!(%error, "logging has been started before");
+    }
+}
+
+/// A gateway that is being served.
+pub struct Server {
+    /// Addresses bound, in the configuration's order.
+    pub addresses: Vec<SocketAddr>,
+    /// Address of the admin port.
+    pub admin: SocketAddr,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Where records go.
+    pub trail: Trail,
+    reloader: Arc<Reloader>,
+    drain: CancellationToken,
+    workers: Arc<Workers>,
+    accepting: Vec<JoinHandle<()>>,
+    background: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Binds and serves. With a path, its configuration is watched and reloaded.
+    ///
+    /// # Errors
+    /// The journal cannot be opened, an address cannot be bound, a thread cannot be made.
+    pub async fn start(prepared: Prepared, path: Option<PathBuf>) -> Result<Self, Failure> {
+        let Prepared { config, trust, rulebook, directory } = prepared;
+        let metrics = Arc::new(Metrics::new());
+        prepare::publish(&trust, &metrics);
+        metrics.reload(Ok(Timestamp::now().as_second()));
+        let trail = Trail::start(&config.audit, lines_max(&config), Arc::clone(&metrics))
+            .map_err(Failure::configuration)?;
+        let listeners = bind(&config)?;
+        let (admin_listener, admin) = bind_one(config.admin.address)?;
+        let drain = CancellationToken::new();
+        let freshness = &config.directory.freshness;
+        let directory =
+            Directory::new(directory, freshness, Arc::clone(&metrics), Handle::current());
+        let throttle = prepare::throttle(&config, None);
+        let live =
+            Live { trust: Arc::new(trust), rulebook: Arc::new(rulebook), throttle };
+        let live = Arc::new(ArcSwap::from_pointee(live));
+        let gateway = || {
+            let forwarder = Forwarder::new(&config.provider, Arc::clone(&metrics));
+            let (live, trail) = (Arc::clone(&live), trail.clone());
+            Gateway::new(live, directory.clone(), trail, forwarder, Arc::clone(&metrics))
+        };
+        let gateways = (0..workers(&config)).map(|_| gateway()).collect();
+        let workers = Workers::start(gateways, &config.listener.limits, &drain, &metrics)
+            .map_err(Failure::world)?;
+        let views = Views {
+            metrics: Arc::clone(&metrics),
+            live: Arc::clone(&live),
+            directory: directory.clone(),
+            trail: trail.clone(),
+            drain: drain.clone(),
+            lab: config.lab,
+        };
+        let reloader = Arc::new(Reloader {
+            path,
+            live,
+            directory,
+            metrics: Arc::clone(&metrics),
+            started_with: config,
+        });
+        let workers = Arc::new(workers);
+        let addresses = listeners.iter().map(|(_, address)| *address).collect();
+        let accepting = listeners.into_iter().map(|(listener, address)| {
+            tracing::info!(%address, "listening");
+            let (workers, drain) = (Arc::clone(&workers), drain.clone());
+            tokio::spawn(async move { workers.accept(&listener, &drain).await })
+        });
+        let accepting = accepting.collect();
+        tracing::info!(address = %admin, "admin listening");
+        let background = vec![
+            tokio::spawn(admin::serve(admin_listener, views)),
+            tokio::spawn(Arc::clone(&reloader).watch()),
+        ];
+        Ok(Self { addresses, admin, metrics, trail, reloader, drain, workers, accepting, background })
+    }
+
+    /// Loads everything anew and puts it in force, or keeps what is.
+    ///
+    /// # Errors
+    /// What is wrong with the new configuration.
+    pub async fn reload(&self) -> Result<(), Failure> {
+        Arc::clone(&self.reloader).reload().await
+    }
+
+    /// Stops accepting, lets what is under way finish until the drain deadline, writes the last
+    /// records.
+    pub async fn stop(self) {
+        self.drain.cancel();
+        for accepting in self.accepting {
+            if accepting.await.is_err() {
+                tracing::error!("an acceptor panicked");
+            }
+        }
+        if let Ok(workers) = Arc::try_unwrap(self.workers).map_err(|_| ()) {
+            let finished = tokio::task::spawn_blocking(|| workers.finish()).await;
+            if finished.is_err() {
+                tracing::error!("the workers could not be waited for");
+            }
+        }
+        self.trail.flush().await;
+        for task in self.background {
+            task.abort();
+        }
+        tracing::info!("stopped");
+    }
+}
+
+/// Two lines for every exchange that can be under way: derived, so that it cannot be too small.
+fn lines_max(config: &Config) -> usize {
+    let limits = &config.listener.limits;
+    let streams = usize::try_from(limits.streams_max).unwrap_or(usize::MAX);
+    let lines = limits.connections_max.saturating_mul(streams).saturating_mul(2);
+    lines.clamp(2, tokio::sync::Semaphore::MAX_PERMITS)
+}
+
+fn workers(config: &Config) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    config.listener.workers.unwrap_or_else(cores)
+}
+
+fn bind(config: &Config) -> Result<Vec<(TcpListener, SocketAddr)>, Failure> {
+    config.listener.addresses.iter().map(|address| bind_one(*address)).collect()
+}
+
+fn bind_one(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Failure> {
+    let listener = listener::bind(address)
+        .with_context(|| format!("cannot listen on {address}"))
+        .map_err(Failure::World)?;
+    let address = listener.local_addr().map_err(Failure::world)?;
+    Ok((listener, address))
+}
+
+/// Puts new files in force: validated whole, swapped at once, the last good kept.
+struct Reloader {
+    path: Option<PathBuf>,
+    live: Arc<ArcSwap<Live>>,
+    directory: Directory,
+    metrics: Arc<Metrics>,
+    started_with: Config,
+}
+
+impl Reloader {
+    /// Reloads on SIGHUP, and on any change of a file once it has stood still for a look.
+    async fn watch(self: Arc<Self>) {
+        let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+        let mut tidy = tokio::time::interval(TIDY);
+        let mut seen = self.marks();
+        let mut pending = None;
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => {}
+                _ = tidy.tick() => {
+                    self.live.load().throttle.tidy();
+                    continue;
+                }
+                () = tokio::time::sleep(WATCH) => {
+                    let now = self.marks();
+                    if now == seen {
+                        pending = None;
+                        continue;
+                    }
+                    if pending.as_ref() != Some(&now) {
+                        pending = Some(now);
+                        continue;
+                    }
+                }
+            }
+            seen = self.marks();
+            pending = None;
+            if let Err(failure) = Arc::clone(&self).reload().await {
+                tracing::error!(%failure, "not reloaded; the last good configuration stays in force");
+            }
+        }
+    }
+
+    async fn reload(self: Arc<Self>) -> Result<(), Failure> {
+        let this = Arc::clone(&self);
+        let loaded = tokio::task::spawn_blocking(move || this.swap()).await;
+        let loaded = loaded.map_err(Failure::world).and_then(|loaded| loaded);
+        let now_s = Timestamp::now().as_second();
+        self.metrics.reload(loaded.as_ref().map(|()| now_s).map_err(|_| ()));
+        loaded
+    }
+
+    fn swap(&self) -> Result<(), Failure> {
+        let before = self.live.load_full();
+        let generation = before.trust.generation + 1;
+        let prepared = match &self.path {
+            Some(path) => Prepared::load(path, generation)?,
+            None => Prepared::from_config(self.started_with.clone(), generation)?,
+        };
+        let Prepared { config, trust, rulebook, directory } = prepared;
+        if config.listener.addresses != self.started_with.listener.addresses
+            || config.admin.address != self.started_with.admin.address
+        {
+            tracing::warn!("a new listening address needs a restart");
+        }
+        prepare::publish(&trust, &self.metrics);
+        let throttle = prepare::throttle(&config, Some(&before.throttle));
+        self.directory.replace(directory);
+        let (trust, rulebook) = (Arc::new(trust), Arc::new(rulebook));
+        self.live.store(Arc::new(Live { trust, rulebook, throttle }));
+        tracing::info!(generation, "reloaded");
+        Ok(())
+    }
+
+    /// What tells one state of the files from another: through symbolic links, so that the swap of
+    /// a Kubernetes secret is seen.
+    fn marks(&self) -> HashMap<PathBuf, Option<(u64, u64, i64, i64)>> {
+        let mark = |path: &Path| {
+            let data = std::fs::metadata(path).ok()?;
+            Some((data.ino(), data.len(), data.mtime(), data.mtime_nsec()))
+        };
+        // A file named for the first time by a change is watched from the reload it brings.
+        let current = self.path.as_ref().and_then(|path| Config::load(path).ok());
+        let files = current.as_ref().unwrap_or(&self.started_with).watched();
+        files
+            .into_iter()
+            .chain(self.path.clone())
+            .map(|path| {
+                let marked = mark(&path);
+                (path, marked)
+            })
+            .collect()
+    }
+}

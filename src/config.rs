@@ -1,0 +1,280 @@
+//! The configuration: one strict TOML file, typed, composed of each room's own settings.
+//!
+//! Unknown keys are errors; a mistake is named with its line and a caret; durations and sizes carry
+//! units; paths are relative to the file.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use bytesize::ByteSize;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::claims::Signature;
+use crate::directory::Freshness;
+use crate::interaction::Allowed;
+use crate::policy::OtherAudience;
+use crate::refusal::Errors;
+use crate::request::TraceIds;
+use crate::spine::Asid;
+use crate::tls::{ConsumerLeg, KeyPair, ProviderLeg};
+use crate::{audit, forward, listener, throttle};
+
+/// A configuration that cannot be used: names the file, and the line where there is one.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {why}", path.display())]
+pub struct ConfigError {
+    path: PathBuf,
+    why: String,
+}
+
+/// The whole file.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Config {
+    /// Groups of interactions, or single ids, that are forwarded.
+    #[serde(default = "allowed")]
+    pub allowed: Vec<String>,
+    /// Whether the switches marked *lab* may be used. Never with live patient data.
+    #[serde(default)]
+    pub lab: bool,
+    /// Where consumers connect.
+    pub listener: Listener,
+    /// TLS towards consumers.
+    pub tls: ConsumerLeg,
+    /// Sizes of a request's head.
+    #[serde(default)]
+    pub request: Sizes,
+    /// The leg to providers.
+    pub provider: forward::Settings,
+    /// TLS towards providers.
+    pub provider_tls: ProviderLeg,
+    /// Who is registered.
+    pub directory: DirectorySource,
+    /// Where records go.
+    pub audit: audit::Settings,
+    /// Rates and caps.
+    #[serde(default)]
+    pub throttle: throttle::Limits,
+    /// Where operators look.
+    pub admin: Admin,
+    /// What is logged, and how.
+    #[serde(default)]
+    pub log: Log,
+    /// Leniences, by the consumer's ASID.
+    #[serde(default)]
+    pub compatibility: BTreeMap<Asid, Leniences>,
+}
+
+/// Where consumers connect.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Listener {
+    /// Addresses to listen on.
+    pub addresses: Vec<SocketAddr>,
+    /// Host names and addresses under which consumers know this proxy; a `Host` outside is refused.
+    pub names: Vec<String>,
+    /// Worker threads; one for each core when not set.
+    pub workers: Option<usize>,
+    /// Limits and deadlines.
+    #[serde(default)]
+    pub limits: listener::Limits,
+}
+
+/// Sizes of a request's head.
+#[derive(Debug, Clone, Deserialize, serde::Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Sizes {
+    /// Longest request target.
+    #[schemars(with = "String")]
+    pub target_max: ByteSize,
+    /// Largest head: names and values together.
+    #[schemars(with = "String")]
+    pub head_max: ByteSize,
+    /// Most header lines.
+    pub headers_max: usize,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self { target_max: ByteSize::kib(32), head_max: ByteSize::kib(64), headers_max: 100 }
+    }
+}
+
+/// Who is registered, and how long an answer is used.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DirectorySource {
+    /// The directory file.
+    pub file: PathBuf,
+    /// How long an answer is used.
+    #[serde(default)]
+    pub freshness: Freshness,
+}
+
+/// Where operators look. Plain HTTP: keep it on loopback or a management network.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Admin {
+    /// Address of `/livez`, `/readyz` and `/metrics`.
+    pub address: SocketAddr,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Log {
+    /// The lines' form.
+    pub format: LogFormat,
+    /// The least that is logged; libraries are held to warnings whatever stands here.
+    pub level: LogLevel,
+}
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// For eyes.
+    Human,
+}
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the words say it")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+impl LogLevel {
+    /// The word.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// What one consumer may do that the specification does not foresee.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Leniences {
+    /// Audiences besides the registered service root.
+    pub audience: Vec<OtherAudience>,
+    /// Lab: what is done with a token's third part.
+    pub signature: Signature,
+    /// Lab: what a trace id may look like.
+    pub trace_id: TraceIds,
+    /// Lab: the family of bodies it is answered with.
+    pub errors: Errors,
+}
+
+impl Leniences {
+    fn needs_lab(&self) -> Option<&'static str> {
+        if self.signature != Signature::default() {
+            Some("signature")
+        } else if self.trace_id != TraceIds::default() {
+            Some("trace-id")
+        } else if self.errors != Errors::default() {
+            Some("errors")
+        } else {
+            None
+        }
+    }
+}
+
+fn allowed() -> Vec<String> {
+    Allowed::DEFAULT.map(str::to_owned).to_vec()
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// The file cannot be read, is not the TOML asked for, or asks for what may not be had.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let fault = |why: String| ConfigError { path: path.to_owned(), why };
+        let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads and checks a file's text; paths in it are relative to `path`'s folder.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let fault = |why: String| ConfigError { path: path.to_owned(), why };
+        let mut config: Self = toml::from_str(text).map_err(|error| fault(error.to_string()))?;
+        config.check().map_err(fault)?;
+        let folder = path.parent().unwrap_or_else(|| Path::new(""));
+        for file in config.paths_mut() {
+            *file = folder.join(&file);
+        }
+        Ok(config)
+    }
+
+    /// Every file whose change is a reason to reload, this configuration's own excepted.
+    #[must_use]
+    pub fn watched(&self) -> Vec<PathBuf> {
+        let mut copy = self.clone();
+        let journal = self.audit.journal.clone();
+        copy.paths_mut().into_iter().map(|path| path.clone()).filter(|path| *path != journal).collect()
+    }
+
+    fn check(&self) -> Result<(), String> {
+        Allowed::from_names(self.allowed.iter().map(String::as_str))
+            .map_err(|why| format!("allowed: {why}"))?;
+        for (asid, leniences) in &self.compatibility {
+            if let (false, Some(key)) = (self.lab, leniences.needs_lab()) {
+                return Err(format!("compatibility.{asid}.{key} needs lab = true"));
+            }
+        }
+        if self.listener.addresses.is_empty() {
+            return Err("listener.addresses is empty".to_owned());
+        }
+        if self.listener.names.is_empty() {
+            return Err("listener.names is empty: no Host would be ours".to_owned());
+        }
+        if self.tls.certificates.is_empty() {
+            return Err("tls.certificates is empty".to_owned());
+        }
+        if self.provider.networks.is_empty() {
+            return Err("provider.networks is empty: no provider could be dialled".to_owned());
+        }
+        if self.listener.workers == Some(0) {
+            return Err("listener.workers is 0".to_owned());
+        }
+        Ok(())
+    }
+
+    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
+        let mut paths: Vec<&mut PathBuf> =
+            self.tls.certificates.iter_mut().flat_map(pair).collect();
+        paths.extend(&mut self.tls.authorities);
+        paths.extend(self.tls.crl.files_mut());
+        paths.extend(pair(&mut self.provider_tls.certificate));
+        paths.extend(&mut self.provider_tls.authorities);
+        paths.extend(self.provider_tls.crl.files_mut());
+        paths.push(&mut self.directory.file);
+        paths.push(&mut self.audit.journal);
+        paths
+    }
+}
+
+fn pair(pair: &mut KeyPair) -> [&mut PathBuf; 2] {
+    [&mut pair.chain, &mut pair.key]
+}
