@@ -104,10 +104,8 @@ impl Views {
 
     /// Ready while new requests are wanted and records can be written.
     fn ready(&self) -> (StatusCode, String) {
-        let checks = [
-            ("accepting", !self.drain.is_cancelled()),
-            ("audit", self.trail.is_healthy()),
-        ];
+        let checks =
+            [("accepting", !self.drain.is_cancelled()), ("audit", self.trail.is_healthy())];
         let mut text = String::new();
         for (name, ok) in checks {
             let sign = if ok { '+' } else { '-' };

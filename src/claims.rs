@@ -201,7 +201,11 @@ fn audience(claim: Option<&RawValue>) -> Result<Audience, Refusal> {
     let raw = claim.map(RawValue::get).filter(|raw| *raw != "null");
     let raw = raw.ok_or(Refusal::ClaimMissing("aud"))?;
     if let Ok(one) = serde_json::from_str::<String>(raw) {
-        return if one.is_empty() { Err(Refusal::ClaimMissing("aud")) } else { Ok(Audience::One(one)) };
+        return if one.is_empty() {
+            Err(Refusal::ClaimMissing("aud"))
+        } else {
+            Ok(Audience::One(one))
+        };
     }
     match serde_json::from_str::<[String; 1]>(raw) {
         Ok([one]) => Ok(Audience::OneInArray(one)),

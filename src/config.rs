@@ -232,7 +232,11 @@ impl Config {
     pub fn watched(&self) -> Vec<PathBuf> {
         let mut copy = self.clone();
         let journal = self.audit.journal.clone();
-        copy.paths_mut().into_iter().map(|path| path.clone()).filter(|path| *path != journal).collect()
+        copy.paths_mut()
+            .into_iter()
+            .map(|path| path.clone())
+            .filter(|path| *path != journal)
+            .collect()
     }
 
     fn check(&self) -> Result<(), String> {

@@ -27,7 +27,7 @@ mod dial;
 mod headers;
 mod pool;
 
-pub use body::{Pace, Paced, PaceFault, ProviderBody, Upload};
+pub use body::{Pace, PaceFault, Paced, ProviderBody, Upload};
 pub use headers::Hop;
 
 use dial::{DialFault, Dialler};
@@ -203,10 +203,8 @@ impl Forwarder {
     fn key(&self, permit: &Permit, trust: &Trust) -> Key {
         let provider = permit.provider();
         let root = &provider.root;
-        let address = provider
-            .dial
-            .clone()
-            .unwrap_or_else(|| format!("{}:{}", root.host(), root.port()));
+        let address =
+            provider.dial.clone().unwrap_or_else(|| format!("{}:{}", root.host(), root.port()));
         Key { address, name: root.host().to_owned(), generation: trust.generation }
     }
 

@@ -355,11 +355,8 @@ struct Reply {
 impl Reply {
     fn to(head: &Parts, rulebook: &Rulebook) -> Self {
         let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
-        let format = Format::negotiate(
-            head.uri.query(),
-            text(header::ACCEPT),
-            text(header::CONTENT_TYPE),
-        );
+        let format =
+            Format::negotiate(head.uri.query(), text(header::ACCEPT), text(header::CONTENT_TYPE));
         let headers = SspHeaders::read(&head.headers);
         let errors = rulebook.leniences(&headers).errors;
         Self { format, errors, proxy: rulebook.proxy.clone() }

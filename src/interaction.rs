@@ -156,7 +156,10 @@ impl Allowed {
 
     /// The allowed interactions, in the catalogue's order.
     pub fn iter(&self) -> impl Iterator<Item = &'static Interaction> {
-        CATALOGUE.iter().zip(self.0).filter_map(|(interaction, allowed)| allowed.then_some(interaction))
+        CATALOGUE
+            .iter()
+            .zip(self.0)
+            .filter_map(|(interaction, allowed)| allowed.then_some(interaction))
     }
 
     /// Whether this interaction is among them.
@@ -302,9 +305,16 @@ mod tests {
         assert_eq!(appointments.start_in("/Patient/7/Appointments"), None);
         assert_eq!(appointments.start_in("/Patient/7/Appointment/"), None);
         assert_eq!(appointments.start_in("Appointment"), None);
-        assert!(of("fhir:rest:read:appointment-1").is_path("/Appointment/"), "the provider says 404");
-        assert!(of("fhir:operation:gpc.registerpatient-1").is_path("/Patient/$gpc.registerpatient"));
-        assert!(!of("fhir:operation:gpc.registerpatient-1").is_path("/Patient/%24gpc.registerpatient"));
+        assert!(
+            of("fhir:rest:read:appointment-1").is_path("/Appointment/"),
+            "the provider says 404"
+        );
+        assert!(
+            of("fhir:operation:gpc.registerpatient-1").is_path("/Patient/$gpc.registerpatient")
+        );
+        assert!(
+            !of("fhir:operation:gpc.registerpatient-1").is_path("/Patient/%24gpc.registerpatient")
+        );
         assert_eq!(appointments.template(), "/Patient/[id]/Appointment");
     }
 

@@ -214,10 +214,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// Errors that end one connection before it began and say nothing about the listener.
 fn is_the_connections(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
-    )
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
 /// One thread's share of the work.

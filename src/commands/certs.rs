@@ -71,7 +71,8 @@ impl Pki {
     /// A key cannot be made.
     pub fn new(now_s: i64) -> anyhow::Result<Self> {
         let now = OffsetDateTime::from_unix_timestamp(now_s).context("the clock")?;
-        let root = CertifiedIssuer::self_signed(authority("Throwaway root", now), KeyPair::generate()?)?;
+        let root =
+            CertifiedIssuer::self_signed(authority("Throwaway root", now), KeyPair::generate()?)?;
         let sub = authority("Throwaway sub authority", now);
         let sub = CertifiedIssuer::signed_by(sub, KeyPair::generate()?, &root)?;
         Ok(Self { root, sub, now })

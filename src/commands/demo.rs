@@ -43,7 +43,9 @@ async fn played(folder: &PathBuf, once: bool) -> Result<(), Failure> {
         world.take_down().await;
         return match failed {
             0 => Ok(()),
-            failed => Err(Failure::World(anyhow::anyhow!("{failed} steps did not answer as they should"))),
+            failed => {
+                Err(Failure::World(anyhow::anyhow!("{failed} steps did not answer as they should")))
+            }
         };
     }
     say(world.invitation()?);

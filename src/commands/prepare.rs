@@ -69,7 +69,12 @@ impl Prepared {
         line(format!("dials within    {}", networks.join(", ")));
         line("forwards".to_owned());
         for interaction in rulebook.allowed.iter() {
-            line(format!("    {} {} {}", interaction.id, interaction.method, interaction.template()));
+            line(format!(
+                "    {} {} {}",
+                interaction.id,
+                interaction.method,
+                interaction.template()
+            ));
         }
         line("valid until".to_owned());
         for expiry in &trust.expiries {

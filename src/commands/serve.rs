@@ -113,8 +113,7 @@ impl Server {
         let directory =
             Directory::new(directory, freshness, Arc::clone(&metrics), Handle::current());
         let throttle = prepare::throttle(&config, None);
-        let live =
-            Live { trust: Arc::new(trust), rulebook: Arc::new(rulebook), throttle };
+        let live = Live { trust: Arc::new(trust), rulebook: Arc::new(rulebook), throttle };
         let live = Arc::new(ArcSwap::from_pointee(live));
         let gateway = || {
             let forwarder = Forwarder::new(&config.provider, Arc::clone(&metrics));
@@ -152,7 +151,17 @@ impl Server {
             tokio::spawn(admin::serve(admin_listener, views)),
             tokio::spawn(Arc::clone(&reloader).watch()),
         ];
-        Ok(Self { addresses, admin, metrics, trail, reloader, drain, workers, accepting, background })
+        Ok(Self {
+            addresses,
+            admin,
+            metrics,
+            trail,
+            reloader,
+            drain,
+            workers,
+            accepting,
+            background,
+        })
     }
 
     /// Loads everything anew and puts it in force, or keeps what is.

@@ -116,10 +116,8 @@ impl File {
         if known.is_some_and(|ods| ods != written.ods) {
             return Err(format!("provider ASID {} belongs to two practices", provider.asid));
         }
-        let practice = self
-            .practices
-            .entry(written.ods)
-            .or_insert_with(|| Practice { providers: Vec::new() });
+        let practice =
+            self.practices.entry(written.ods).or_insert_with(|| Practice { providers: Vec::new() });
         for other in practice.providers.iter().filter(|other| other.asid == provider.asid) {
             let both = |id: &&String| other.interactions.contains(id);
             if let Some(id) = provider.interactions.iter().find(both) {

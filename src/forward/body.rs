@@ -112,7 +112,6 @@ impl Paced {
     }
 }
 
-
 /// A consumer's body on its way to a provider.
 #[derive(Debug)]
 pub struct Upload {

@@ -62,8 +62,10 @@ impl Dialler {
         let stream = timeout(self.connect, self.connect(&key.address))
             .await
             .map_err(|_| DialFault::TimedOut("connect"))??;
-        let refused = |phase| move |error: &dyn fmt::Display| DialFault::Refused(phase, error.to_string());
-        let name = ServerName::try_from(key.name.clone()).map_err(|error| refused("name")(&error))?;
+        let refused =
+            |phase| move |error: &dyn fmt::Display| DialFault::Refused(phase, error.to_string());
+        let name =
+            ServerName::try_from(key.name.clone()).map_err(|error| refused("name")(&error))?;
         let handshake = TlsConnector::from(Arc::clone(trust)).connect(name, stream);
         let stream = timeout(self.tls, handshake)
             .await

@@ -100,7 +100,12 @@ impl Seat {
     ) -> Result<(), hyper::Error> {
         let activity = Arc::new(Activity::new());
         let service = service(&self.gateway, &connection, &activity);
-        let io = Watched::new(stream, Arc::clone(&activity), Some(self.limits.head), self.limits.write_stall);
+        let io = Watched::new(
+            stream,
+            Arc::clone(&activity),
+            Some(self.limits.head),
+            self.limits.write_stall,
+        );
         let serving = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.idle)
@@ -159,8 +164,9 @@ fn service(
     gateway: &Arc<Gateway>,
     connection: &Arc<Connection>,
     activity: &Arc<Activity>,
-) -> impl Fn(Request<Incoming>) -> Pin<Box<dyn Future<Output = Result<Response<Guarded>, Infallible>> + Send>>
-{
+) -> impl Fn(
+    Request<Incoming>,
+) -> Pin<Box<dyn Future<Output = Result<Response<Guarded>, Infallible>> + Send>> {
     let (gateway, connection, activity) =
         (Arc::clone(gateway), Arc::clone(connection), Arc::clone(activity));
     move |request| {

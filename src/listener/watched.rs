@@ -118,9 +118,8 @@ impl<S> Watched<S> {
         let (Some((_, since)), Some(head)) = (self.head_since, self.head) else {
             return Poll::Pending;
         };
-        let timer = self
-            .head_timer
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(since + head)));
+        let timer =
+            self.head_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(since + head)));
         timer.as_mut().poll(context).map(|()| io::ErrorKind::TimedOut.into())
     }
 

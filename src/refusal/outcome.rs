@@ -27,10 +27,8 @@ impl Format {
     /// Spec: `_format` overrides `Accept`, which overrides `Content-Type`; JSON when none speaks.
     #[must_use]
     pub fn negotiate(query: Option<&str>, accept: Option<&str>, content: Option<&str>) -> Self {
-        let parameter = query
-            .unwrap_or_default()
-            .split('&')
-            .find_map(|pair| pair.strip_prefix("_format="));
+        let parameter =
+            query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("_format="));
         [parameter, accept, content].into_iter().flatten().find_map(Self::named).unwrap_or_default()
     }
 
@@ -100,7 +98,15 @@ impl Outcome<'_> {
             Family::SpineMethod => (None, false, "fatal", METHOD, status, text, None),
             Family::GpConnect => {
                 let display = display(row.code).to_owned();
-                (Some(PROFILE), true, "error", SPINE_CODES, row.code.to_owned(), display, Some(text))
+                (
+                    Some(PROFILE),
+                    true,
+                    "error",
+                    SPINE_CODES,
+                    row.code.to_owned(),
+                    display,
+                    Some(text),
+                )
             }
         };
         let id = id.then(|| self.id.to_owned());

@@ -78,13 +78,18 @@ impl<'a> Play<'a> {
         let search = format!(
             "/Slot?status=free&start=ge{today}&end=le{until}&_include=Slot:schedule&_include:recurse=Schedule:actor:Location"
         );
-        let slots = self.step("search for free slots", &Ask::new(practice, "search:slot-1", &search), 200).await?;
+        let slots = self
+            .step("search for free slots", &Ask::new(practice, "search:slot-1", &search), 200)
+            .await?;
         let slot = first(&slots.json(), "Slot")?;
         say(format_args!("   a slot at {} is free", text(&slot, "start")));
 
         let nhs = simulator::nhs_numbers().first().cloned().context("no patient")?;
-        let find = format!("/Patient?identifier=https%3A%2F%2Ffhir.nhs.uk%2FId%2Fnhs-number%7C{nhs}");
-        let found = self.step("find the patient", &Ask::new(practice, "search:patient-1", find), 200).await?;
+        let find =
+            format!("/Patient?identifier=https%3A%2F%2Ffhir.nhs.uk%2FId%2Fnhs-number%7C{nhs}");
+        let found = self
+            .step("find the patient", &Ask::new(practice, "search:patient-1", find), 200)
+            .await?;
         let patient = first(&found.json(), "Patient")?;
 
         let mut book = Ask::new(practice, "create:appointment-1", "/Appointment");
@@ -94,9 +99,17 @@ impl<'a> Play<'a> {
 
         self.step("book the same slot again: it is taken", &book, 409).await?;
 
-        let list = format!("/Patient/{}/Appointment?start=ge{today}&end=x&start=le{until}", text(&patient, "id"))
-            .replace("&end=x", "");
-        self.step("retrieve the patient's appointments", &Ask::new(practice, "search:patient_appointments-1", list), 200).await?;
+        let list = format!(
+            "/Patient/{}/Appointment?start=ge{today}&end=x&start=le{until}",
+            text(&patient, "id")
+        )
+        .replace("&end=x", "");
+        self.step(
+            "retrieve the patient's appointments",
+            &Ask::new(practice, "search:patient_appointments-1", list),
+            200,
+        )
+        .await?;
 
         let at = format!("/Appointment/{id}");
         let mut amend = Ask::new(practice, "update:appointment-1", &at);
@@ -107,7 +120,8 @@ impl<'a> Play<'a> {
         let amended = self.step("amend it, from the version just read", &amend, 200).await?;
         self.step("amend from the old version: refused", &amend, 409).await?;
 
-        let read = self.step("read it", &Ask::new(practice, "read:appointment-1", &at), 200).await?;
+        let read =
+            self.step("read it", &Ask::new(practice, "read:appointment-1", &at), 200).await?;
         say(format_args!("   description: {}", text(&read.json(), "description")));
 
         let mut cancel = Ask::new(practice, "cancel:appointment-1", &at);
@@ -115,7 +129,8 @@ impl<'a> Play<'a> {
         cancel.extra = vec![("If-Match", amended.header("etag").to_owned())];
         self.step("cancel it", &cancel, 200).await?;
 
-        let again = self.step("search again", &Ask::new(practice, "search:slot-1", &search), 200).await?;
+        let again =
+            self.step("search again", &Ask::new(practice, "search:slot-1", &search), 200).await?;
         let wanted = text(&slot, "id");
         let free = resources(&again.json(), "Slot").iter().any(|slot| text(slot, "id") == wanted);
         anyhow::ensure!(free, "the slot is not free again");
@@ -153,19 +168,60 @@ impl<'a> Play<'a> {
         let slots = || Ask::new(practice, "search:slot-1", search.clone());
         let wrong = [
             ("no client certificate", Ask { actor: "", ..slots() }, "certificate_missing"),
-            ("a certificate nobody is registered with", Ask { actor: "stranger", ..slots() }, "certificate_unknown"),
-            ("a method that is not taken", Ask { method: Some(Method::DELETE), ..slots() }, "method_not_allowed"),
+            (
+                "a certificate nobody is registered with",
+                Ask { actor: "stranger", ..slots() },
+                "certificate_unknown",
+            ),
+            (
+                "a method that is not taken",
+                Ask { method: Some(Method::DELETE), ..slots() },
+                "method_not_allowed",
+            ),
             ("no Ssp-From", Ask { without: "Ssp-From", ..slots() }, "from_missing"),
             ("an ASID nobody has", Ask { from: "200000009999", ..slots() }, "sender_unknown"),
             ("somebody else's ASID", Ask { from: CLINIC, ..slots() }, "certificate_not_senders"),
-            ("an interaction that does not fit the path", Ask { interaction: "read:metadata-1", ..slots() }, "interaction_path"),
+            (
+                "an interaction that does not fit the path",
+                Ask { interaction: "read:metadata-1", ..slots() },
+                "interaction_path",
+            ),
             ("no token", Ask { without: "Authorization", ..slots() }, "token_missing"),
-            ("an interaction the sender is not registered for", Ask { actor: "clinic", from: CLINIC, ods: CLINIC_ODS, ..Ask::new(practice, "read:metadata-1", "/metadata") }, "sender_not_registered"),
-            ("a token for another organisation", Ask { ods: CLINIC_ODS, ..slots() }, "organisation_mismatch"),
-            ("another practice's service root", Ask { root: Some(other.root()), ..slots() }, "target_varies"),
-            ("a token for another audience", Ask { audience: Some("https://authorize.fhir.nhs.net/token"), ..slots() }, "audience_mismatch"),
-            ("no agreement between the two", Ask { actor: "clinic", from: CLINIC, ods: CLINIC_ODS, ..slots() }, "no_agreement"),
-            ("a practice where nobody answers", Ask::new(&CLOSED, "read:metadata-1", "/metadata"), "provider_not_reached"),
+            (
+                "an interaction the sender is not registered for",
+                Ask {
+                    actor: "clinic",
+                    from: CLINIC,
+                    ods: CLINIC_ODS,
+                    ..Ask::new(practice, "read:metadata-1", "/metadata")
+                },
+                "sender_not_registered",
+            ),
+            (
+                "a token for another organisation",
+                Ask { ods: CLINIC_ODS, ..slots() },
+                "organisation_mismatch",
+            ),
+            (
+                "another practice's service root",
+                Ask { root: Some(other.root()), ..slots() },
+                "target_varies",
+            ),
+            (
+                "a token for another audience",
+                Ask { audience: Some("https://authorize.fhir.nhs.net/token"), ..slots() },
+                "audience_mismatch",
+            ),
+            (
+                "no agreement between the two",
+                Ask { actor: "clinic", from: CLINIC, ods: CLINIC_ODS, ..slots() },
+                "no_agreement",
+            ),
+            (
+                "a practice where nobody answers",
+                Ask::new(&CLOSED, "read:metadata-1", "/metadata"),
+                "provider_not_reached",
+            ),
         ];
         let mut failed = 0;
         for (what, ask, token) in wrong {
@@ -176,7 +232,11 @@ impl<'a> Play<'a> {
             let right = heard.token() == Some(token);
             let sign = if right { "ok" } else { "WRONG" };
             failed += usize::from(!right);
-            say(format_args!("{sign:>6}  {what}: {} {}", heard.status.as_u16(), heard.token().unwrap_or("-")));
+            say(format_args!(
+                "{sign:>6}  {what}: {} {}",
+                heard.status.as_u16(),
+                heard.token().unwrap_or("-")
+            ));
             say(format_args!("        {display}"));
         }
         Ok(failed)
@@ -258,9 +318,7 @@ fn set(resource: &mut Value, member: &str, value: Value) {
 const PROFILES: &str = "https://fhir.nhs.uk/STU3/StructureDefinition/";
 
 fn booking(slot: &Value, patient: &Value, location: &Value) -> Value {
-    let participant = |kind: &str, resource: &Value| {
-        json!({"actor": {"reference": format!("{kind}/{}", text(resource, "id"))}, "status": "accepted"})
-    };
+    let participant = |kind: &str, resource: &Value| json!({"actor": {"reference": format!("{kind}/{}", text(resource, "id"))}, "status": "accepted"});
     json!({
         "resourceType": "Appointment",
         "meta": {"profile": [format!("{PROFILES}GPConnect-Appointment-1")]},

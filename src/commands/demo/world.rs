@@ -50,7 +50,13 @@ const SUPPLIERS: [&str; 4] = [
 pub(super) const PRACTICES: [Listed; 5] = [
     listed("Harbour Street Surgery", "A20047", "918999198993", 0, "/A20047/STU3/1/gpconnect"),
     listed("Mill Lane Practice", "B82617", "918999198994", 0, "/B82617/STU3/1/gpconnect"),
-    listed("Castle Hill Medical Centre", "C81004", "918999198995", 1, "/gpc/C81004/STU3/1/gpconnect"),
+    listed(
+        "Castle Hill Medical Centre",
+        "C81004",
+        "918999198995",
+        1,
+        "/gpc/C81004/STU3/1/gpconnect",
+    ),
     listed("The Orchard Surgery", "D83012", "918999198996", 2, "/D83012/STU3/1/GPConnect"),
     listed("Riverside Health Centre", "E84066", "918999198997", 3, "/E84066/STU3/1/gpconnect/fhir"),
 ];
@@ -196,9 +202,10 @@ fn supplier_tls(pki: &Pki, issued: &Issued) -> anyhow::Result<Arc<ServerConfig>>
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(pki.authority().as_bytes())?)?;
     let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let proxies =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&crypto)).build()?;
-    let chain = CertificateDer::pem_slice_iter(issued.chain.as_bytes()).collect::<Result<_, _>>()?;
+    let proxies = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&crypto))
+        .build()?;
+    let chain =
+        CertificateDer::pem_slice_iter(issued.chain.as_bytes()).collect::<Result<_, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes())?;
     let config = ServerConfig::builder_with_provider(crypto)
         .with_safe_default_protocol_versions()?
@@ -234,7 +241,8 @@ fn directory(addresses: &[SocketAddr]) -> String {
         )
         .unwrap_or_default();
     }
-    writeln!(text, "[[agreement]]\nfrom = [\"{HUB}\"]\nto = \"every-practice\"").unwrap_or_default();
+    writeln!(text, "[[agreement]]\nfrom = [\"{HUB}\"]\nto = \"every-practice\"")
+        .unwrap_or_default();
     text
 }
 

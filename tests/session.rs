@@ -1,0 +1,29 @@
+use crate::support::{Call, Stage};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_valid_request_reaches_the_provider_and_its_answer_comes_back() {
+    let stage = Stage::new().await;
+    for call in [Call::slots(), Call::slots().http2(), Call::book(), Call::book().http2()] {
+        let answer = stage.hears(call).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(answer.text(), r#"{"ok":true}"#);
+        assert_eq!(answer.header_names(), ["content-length", "content-type", "date"]);
+    }
+    assert_eq!(stage.provider.received().len(), 4);
+    let lines = stage.lines().await;
+    let events: Vec<_> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
+    assert_eq!(events.iter().filter(|event| **event == "opened").count(), 4);
+    assert_eq!(events.iter().filter(|event| **event == "closed").count(), 4);
+    let closed = stage.closed(3).await;
+    assert_eq!(closed["outcome"], "answered");
+    assert_eq!(closed["status"], 200);
+    assert_eq!(closed["ended_by"], "gateway");
+    assert_eq!(closed["from"], "200000000359");
+    assert_eq!(closed["to"], "918999198993");
+    assert_eq!(closed["ods"], "A20047");
+    assert_eq!(closed["certificate"], "hub.example.nhs.uk");
+    assert_eq!(closed["claims"]["organisation"], "A00001");
+    assert_eq!(closed["bytes_in"], 30);
+    assert_eq!(closed["bytes_out"], 11);
+    assert_eq!(closed["sent_whole"], true);
+}

@@ -1,0 +1,11 @@
+//! The stage: a gateway, a provider that does what it is told, a directory, a throwaway PKI, all on
+//! port 0; and a call: a valid request, minus or plus one thing.
+
+pub(crate) mod call;
+pub(crate) mod provider;
+pub(crate) mod stage;
+pub(crate) mod wire;
+
+pub(crate) use call::{Answer, Call};
+pub(crate) use provider::{Act, Received};
+pub(crate) use stage::Stage;

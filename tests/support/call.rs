@@ -1,0 +1,304 @@
+//! A call: a valid request, minus or plus one thing.
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::ServerName;
+use serde_json::Value;
+use spine_proxy::claims;
+use spine_proxy::interaction;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::stage::{self, Stage};
+use super::wire::Wire;
+
+const REST: &str = "urn:nhs:names:services:gpconnect:fhir:rest:";
+
+/// A request about to be sent.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) method: String,
+    pub(crate) target: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) certificate: &'static str,
+    pub(crate) claims: Value,
+    pub(crate) token: Option<String>,
+    pub(crate) version: Version,
+    framed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Version {
+    Http1,
+    Http2,
+}
+
+impl Call {
+    /// A search for slots, valid in everything.
+    pub(crate) fn slots() -> Self {
+        Self::to("search:slot-1", "GET", "/Slot?status=free&start=ge2026-11-23&end=le2026-11-30")
+    }
+
+    /// A booking, valid in everything the gateway looks at.
+    pub(crate) fn book() -> Self {
+        let mut call = Self::to("create:appointment-1", "POST", "/Appointment");
+        call.body = br#"{"resourceType":"Appointment"}"#.to_vec();
+        call.with("Content-Type", "application/fhir+json;charset=utf-8")
+    }
+
+    /// A request under this interaction, to this path under the practice's root.
+    pub(crate) fn to(interaction: &str, method: &str, path: &str) -> Self {
+        let id = match interaction.starts_with("urn:") {
+            true => interaction.to_owned(),
+            false => format!("{REST}{interaction}"),
+        };
+        let known = interaction::by_id(&id);
+        let root = match known.map_or("gpconnect", |known| known.capability) {
+            "gpconnect/structured" => format!("{}/structured", stage::ROOT),
+            "gpconnect/documents" => format!("{}/documents", stage::ROOT),
+            _ => stage::ROOT.to_owned(),
+        };
+        let scope = known.map_or("patient/*.read", |known| known.scope);
+        let organisation = stage::HUB_ODS.parse().unwrap();
+        let headers = [
+            ("Host", "ssp.example.nhs.uk"),
+            ("Ssp-TraceID", "09a01679-2564-4fb4-9129-aecc81ea2706"),
+            ("Ssp-From", stage::HUB),
+            ("Ssp-To", stage::TO),
+            ("Ssp-InteractionID", &id),
+            ("Accept", "application/fhir+json"),
+        ];
+        Self {
+            method: method.to_owned(),
+            target: format!("/{root}{path}"),
+            headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
+            body: Vec::new(),
+            certificate: "hub",
+            claims: claims::specimen(&root, &organisation, scope, stage::now_s()),
+            token: None,
+            version: Version::Http1,
+            framed: true,
+        }
+    }
+
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.headers.retain(|(header, _)| !header.eq_ignore_ascii_case(name));
+        if name == "Authorization" {
+            self.token = Some(String::new());
+        }
+        self
+    }
+
+    pub(crate) fn set(self, name: &str, value: &str) -> Self {
+        self.without(name).with(name, value)
+    }
+
+    pub(crate) fn method(mut self, method: &str) -> Self {
+        self.method = method.to_owned();
+        self
+    }
+
+    pub(crate) fn target(mut self, target: &str) -> Self {
+        self.target = target.to_owned();
+        self
+    }
+
+    pub(crate) fn body(mut self, body: &[u8]) -> Self {
+        self.body = body.to_vec();
+        self
+    }
+
+    pub(crate) fn claim(mut self, name: &str, value: Value) -> Self {
+        match value {
+            Value::Null => drop(self.claims.as_object_mut().unwrap().remove(name)),
+            value => self.claims[name] = value,
+        }
+        self
+    }
+
+    /// The whole value of `Authorization`; empty for none.
+    pub(crate) fn token(mut self, value: &str) -> Self {
+        self.token = Some(value.to_owned());
+        self
+    }
+
+    pub(crate) fn certificate(mut self, name: &'static str) -> Self {
+        self.certificate = name;
+        self
+    }
+
+    pub(crate) fn http2(mut self) -> Self {
+        self.version = Version::Http2;
+        self
+    }
+
+    /// No Content-Length of ours: the headers say what they say.
+    pub(crate) fn unframed(mut self) -> Self {
+        self.framed = false;
+        self
+    }
+
+    fn all_headers(&self) -> Vec<(String, String)> {
+        let mut headers = self.headers.clone();
+        match &self.token {
+            Some(token) if token.is_empty() => {}
+            Some(token) => headers.push(("Authorization".to_owned(), token.clone())),
+            None => {
+                let token = format!("Bearer {}", claims::mint(&self.claims));
+                headers.push(("Authorization".to_owned(), token));
+            }
+        }
+        headers
+    }
+
+    /// The head and body as bytes on the wire.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut text = format!("{} {} HTTP/1.1\r\n", self.method, self.target).into_bytes();
+        for (name, value) in self.all_headers() {
+            text.extend(format!("{name}: ").into_bytes());
+            text.extend(value.chars().map(|c| u8::try_from(u32::from(c)).unwrap()));
+            text.extend(b"\r\n");
+        }
+        if self.framed && !self.body.is_empty() {
+            text.extend(format!("Content-Length: {}\r\n", self.body.len()).into_bytes());
+        }
+        text.extend(b"\r\n");
+        text.extend(&self.body);
+        text
+    }
+
+    pub(crate) async fn connect(&self, stage: &Stage) -> std::io::Result<TlsStream<TcpStream>> {
+        let protocol: &[u8] = match self.version {
+            Version::Http1 => b"http/1.1",
+            Version::Http2 => b"h2",
+        };
+        let stream = TcpStream::connect(stage.address()).await?;
+        let connector = TlsConnector::from(stage.consumer_tls(self.certificate, protocol));
+        connector.connect(ServerName::try_from("ssp.example.nhs.uk").unwrap(), stream).await
+    }
+
+    pub(crate) async fn send(&self, stage: &Stage) -> Answer {
+        let stream = self.connect(stage).await.unwrap();
+        match self.version {
+            Version::Http1 => {
+                let mut wire = Wire::new(stream);
+                wire.stream.write_all(&self.bytes()).await.unwrap();
+                hear(&mut wire).await.expect("an answer")
+            }
+            Version::Http2 => self.send_http2(stream).await,
+        }
+    }
+
+    async fn send_http2(&self, stream: TlsStream<TcpStream>) -> Answer {
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .unwrap();
+        tokio::spawn(connection);
+        let host = self.headers.iter().find(|(name, _)| name == "Host").unwrap().1.clone();
+        let uri = http::Uri::builder()
+            .scheme("https")
+            .authority(host)
+            .path_and_query(self.target.as_str())
+            .build()
+            .unwrap();
+        let mut request = http::Request::builder().method(self.method.as_str()).uri(uri);
+        for (name, value) in self.all_headers() {
+            if name != "Host" {
+                request = request.header(name, value);
+            }
+        }
+        let body = Full::new(Bytes::from(self.body.clone()));
+        let response = sender.send_request(request.body(body).unwrap()).await.unwrap();
+        let (head, body) = response.into_parts();
+        let headers = head.headers.iter().map(|(name, value)| {
+            let value = value.as_bytes().iter().map(|byte| char::from(*byte)).collect();
+            (name.to_string(), value)
+        });
+        let headers = headers.collect();
+        let body = body.collect().await;
+        let complete = body.is_ok();
+        let body = body.map(|body| body.to_bytes().to_vec()).unwrap_or_default();
+        Answer { status: head.status.as_u16(), headers, body, complete }
+    }
+}
+
+/// Reads one answer.
+pub(crate) async fn hear(wire: &mut Wire<TlsStream<TcpStream>>) -> Option<Answer> {
+    let mut message = wire.head().await?;
+    wire.body(&mut message, true).await;
+    let status = message.start.split(' ').nth(1)?.parse().ok()?;
+    let (headers, body, complete) = (message.headers, message.body, message.complete);
+    Some(Answer { status, headers, body, complete })
+}
+
+/// What came back.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) complete: bool,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+    }
+
+    /// The refusal's token, if the gateway itself answered.
+    pub(crate) fn token(&self) -> Option<&str> {
+        self.header("proxy-status")?.split("details=\"").nth(1)?.strip_suffix('"')
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub(crate) fn header_names(&self) -> Vec<String> {
+        let mut names: Vec<_> =
+            self.headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
+        names.sort();
+        names
+    }
+
+    /// What every refusal has, whatever its reason.
+    pub(crate) fn is_a_proper_refusal(&self) {
+        assert!(self.complete);
+        assert_eq!(self.header("cache-control"), Some("no-store"));
+        assert!(self.header("strict-transport-security").is_some());
+        let known = ["cache-control", "content-length", "content-type", "date", "proxy-status"];
+        let may = ["connection", "retry-after", "strict-transport-security"];
+        for name in self.header_names() {
+            assert!(known.contains(&&*name) || may.contains(&&*name), "unexpected {name}");
+        }
+        let mut names = self.header_names();
+        names.dedup();
+        assert_eq!(names.len(), self.headers.len(), "a header is repeated");
+        let kind = self.header("content-type").unwrap();
+        match kind {
+            "application/fhir+json;charset=utf-8" => {
+                assert_eq!(self.json()["resourceType"], "OperationOutcome");
+                let coding = self.json()["issue"][0]["details"]["coding"].clone();
+                assert_eq!(coding.as_array().unwrap().len(), 1);
+            }
+            _ => {
+                assert_eq!(kind, "application/fhir+xml;charset=utf-8");
+                assert!(self.text().starts_with("<OperationOutcome"));
+            }
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! The stage.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use serde_json::Value;
+use spine_proxy::commands::Prepared;
+use spine_proxy::commands::certs::{Issued, Leaf, Pki};
+use spine_proxy::commands::serve::Server;
+use tempfile::TempDir;
+
+use super::call::{Answer, Call};
+use super::provider::Provider;
+
+/// The consumer, registered for everything.
+pub(crate) const HUB: &str = "200000000359";
+pub(crate) const HUB_ODS: &str = "A00001";
+/// Registered for slots alone; no agreement with anyone.
+pub(crate) const CLINIC: &str = "200000000360";
+pub(crate) const CLINIC_ODS: &str = "A00002";
+/// The practice.
+pub(crate) const TO: &str = "918999198993";
+pub(crate) const ODS: &str = "A20047";
+pub(crate) const ROOT: &str = "https://provider.example.nhs.uk/A20047/STU3/1/gpconnect";
+/// A second practice on the same host.
+pub(crate) const OTHER_TO: &str = "918999198994";
+pub(crate) const OTHER_ROOT: &str = "https://provider.example.nhs.uk/B82617/STU3/1/gpconnect";
+/// A practice nobody has an agreement with.
+pub(crate) const APART_TO: &str = "918999198995";
+pub(crate) const APART_ROOT: &str = "https://provider.example.nhs.uk/C81004/STU3/1/gpconnect";
+
+pub(crate) const CONFIG: &str = r#"
+[listener]
+addresses = ["127.0.0.1:0"]
+names = ["ssp.example.nhs.uk", "localhost", "127.0.0.1"]
+workers = 1
+
+[tls]
+certificates = [{ chain = "server.pem", key = "server.key" }]
+authorities = ["ca.pem"]
+crl = ["crl.pem"]
+
+[provider]
+networks = ["127.0.0.0/8"]
+
+[provider-tls]
+certificate = { chain = "gateway.pem", key = "gateway.key" }
+authorities = ["ca.pem"]
+crl = ["crl.pem"]
+
+[directory]
+file = "directory.toml"
+
+[audit]
+journal = "audit.jsonl"
+
+[admin]
+address = "127.0.0.1:0"
+"#;
+
+pub(crate) const DIRECTORY: &str = r#"
+[[consumer]]
+name = "Hub"
+asids = ["200000000359"]
+certificate-names = ["hub.example.nhs.uk"]
+ods = "A00001"
+interactions = ["appointments", "foundations", "structured", "documents"]
+
+[[consumer]]
+name = "Clinic"
+asids = ["200000000360"]
+certificate-names = ["clinic.example.nhs.uk"]
+ods = "A00002"
+interactions = ["urn:nhs:names:services:gpconnect:fhir:rest:search:slot-1"]
+
+[[provider]]
+ods = "A20047"
+asid = "918999198993"
+party-key = "A20047-1000001"
+cpa-id = "S000000000001"
+root = "https://provider.example.nhs.uk/A20047/STU3/1/gpconnect"
+interactions = ["appointments", "urn:nhs:names:services:gpconnect:fhir:rest:read:metadata-1", "urn:nhs:names:services:gpconnect:fhir:rest:search:patient-1", "urn:nhs:names:services:gpconnect:fhir:rest:read:patient-1", "urn:nhs:names:services:gpconnect:fhir:operation:gpc.registerpatient-1"]
+dial = "@provider@"
+
+[[provider]]
+ods = "A20047"
+asid = "918999198993"
+party-key = "A20047-1000001"
+cpa-id = "S000000000002"
+root = "https://provider.example.nhs.uk/A20047/STU3/1/gpconnect/structured"
+interactions = ["structured"]
+dial = "@provider@"
+
+[[provider]]
+ods = "A20047"
+asid = "918999198993"
+party-key = "A20047-1000001"
+cpa-id = "S000000000003"
+root = "https://provider.example.nhs.uk/A20047/STU3/1/gpconnect/documents"
+interactions = ["documents"]
+dial = "@provider@"
+
+[[provider]]
+ods = "B82617"
+asid = "918999198994"
+party-key = "B82617-1000001"
+cpa-id = "S000000000004"
+root = "https://provider.example.nhs.uk/B82617/STU3/1/gpconnect"
+interactions = ["appointments", "foundations"]
+dial = "@provider@"
+
+[[provider]]
+ods = "C81004"
+asid = "918999198995"
+party-key = "C81004-1000001"
+cpa-id = "S000000000005"
+root = "https://provider.example.nhs.uk/C81004/STU3/1/gpconnect"
+interactions = ["appointments", "foundations"]
+dial = "@provider@"
+
+[[agreement]]
+from = ["200000000359"]
+to = ["918999198993", "918999198994"]
+"#;
+
+/// Everything a test plays on. Dropped with the test; nothing is shared.
+pub(crate) struct Stage {
+    pub(crate) folder: TempDir,
+    pub(crate) pki: Pki,
+    pub(crate) issued: HashMap<&'static str, Issued>,
+    pub(crate) provider: Provider,
+    pub(crate) server: Server,
+}
+
+impl Stage {
+    /// The usual stage.
+    pub(crate) async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// A stage whose files are changed before the gateway starts.
+    pub(crate) async fn with(change: impl FnOnce(&mut Files)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let pki = Pki::new(now_s()).unwrap();
+        let mut files = Files::default();
+        let mut issued = HashMap::new();
+        for (name, leaf) in leaves() {
+            let certificate = pki.issue(&leaf).unwrap();
+            files.put(&format!("{name}.pem"), &certificate.chain);
+            files.put(&format!("{name}.key"), &certificate.key);
+            issued.insert(name, certificate);
+        }
+        let foreign = Pki::new(now_s()).unwrap();
+        issued.insert("foreign", foreign.issue(&Leaf::named("hub.example.nhs.uk")).unwrap());
+        let revoked = [issued["revoked"].serial];
+        files.put("ca.pem", &pki.authority());
+        files.put("crl.pem", &pki.revocation_lists(&revoked, 30).unwrap());
+        let provider = Provider::start(provider_tls(&pki, &issued["provider"])).await;
+        files.put("spine-proxy.toml", CONFIG);
+        let address = provider.address.to_string();
+        files.put("directory.toml", &DIRECTORY.replace("@provider@", &address));
+        change(&mut files);
+        files.write(folder.path());
+        let config = folder.path().join("spine-proxy.toml");
+        let prepared = Prepared::load(&config, 1).unwrap_or_else(|failure| panic!("{failure}"));
+        let server = Server::start(prepared, Some(config)).await.unwrap();
+        Self { folder, pki, issued, provider, server }
+    }
+
+    /// Sends a call and hears its answer.
+    pub(crate) async fn hears(&self, call: Call) -> Answer {
+        call.send(self).await
+    }
+
+    /// Sends a call that must be refused with this token: the answer, the record, and the provider
+    /// not asked.
+    pub(crate) async fn refuses(&self, call: Call, token: &str) -> Answer {
+        let asked = self.provider.received().len();
+        let lines = self.lines().await.len();
+        let answer = call.send(self).await;
+        assert_eq!(answer.token(), Some(token), "{answer:?}");
+        let row = row(token);
+        assert_eq!(answer.status, row.status);
+        answer.is_a_proper_refusal();
+        let lines = self.lines().await.split_off(lines);
+        let closed: Vec<_> = lines.iter().filter(|line| line["event"] == "closed").collect();
+        assert_eq!(closed.len(), 1, "{token}: {lines:?}");
+        assert_eq!(closed[0]["refusal"], token);
+        assert_eq!(closed[0]["status"], row.status);
+        assert_eq!(closed[0]["outcome"], "refused");
+        assert_eq!(lines.len(), 1, "{token}: a refused request leaves one line: {lines:?}");
+        assert_eq!(self.provider.received().len(), asked, "{token}: the provider was asked");
+        answer
+    }
+
+    /// Every line of the journal.
+    pub(crate) async fn lines(&self) -> Vec<Value> {
+        self.server.trail.flush().await;
+        let text = std::fs::read_to_string(self.path("audit.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// The closed line of the last exchange, once there are `count`.
+    pub(crate) async fn closed(&self, count: usize) -> Value {
+        loop {
+            let lines = self.lines().await;
+            let mut closed: Vec<_> =
+                lines.into_iter().filter(|line| line["event"] == "closed").collect();
+            if closed.len() >= count {
+                return closed.swap_remove(count - 1);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Replaces a file, whole.
+    pub(crate) fn replace(&self, name: &str, text: &str) {
+        let aside = self.path("aside");
+        std::fs::write(&aside, text).unwrap();
+        std::fs::rename(&aside, self.path(name)).unwrap();
+    }
+
+    pub(crate) fn text(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    pub(crate) fn address(&self) -> std::net::SocketAddr {
+        self.server.addresses[0]
+    }
+
+    /// TLS as the consumer of this certificate speaks it; `none` has none.
+    pub(crate) fn consumer_tls(&self, certificate: &str, protocol: &[u8]) -> Arc<ClientConfig> {
+        let builder = ClientConfig::builder_with_provider(crypto())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots(&self.pki));
+        let mut config = match self.issued.get(certificate) {
+            None => builder.with_no_client_auth(),
+            Some(issued) => builder.with_client_auth_cert(chain(issued), key(issued)).unwrap(),
+        };
+        config.alpn_protocols = vec![protocol.to_vec()];
+        Arc::new(config)
+    }
+}
+
+/// The files of a stage before they are written.
+#[derive(Default)]
+pub(crate) struct Files(HashMap<String, String>);
+
+impl Files {
+    pub(crate) fn put(&mut self, name: &str, text: &str) {
+        self.0.insert(name.to_owned(), text.to_owned());
+    }
+
+    /// Adds to the configuration.
+    pub(crate) fn add(&mut self, text: &str) {
+        self.edit("spine-proxy.toml", |before| format!("{before}\n{text}"));
+    }
+
+    /// Puts a line at the beginning of the configuration.
+    pub(crate) fn head(&mut self, text: &str) {
+        self.edit("spine-proxy.toml", |before| format!("{text}\n{before}"));
+    }
+
+    /// Puts a line into a section of the configuration.
+    pub(crate) fn set(&mut self, section: &str, line: &str) {
+        let section = format!("[{section}]\n");
+        self.edit("spine-proxy.toml", |text| {
+            assert!(text.contains(&section));
+            text.replace(&section, &format!("{section}{line}\n"))
+        });
+    }
+
+    pub(crate) fn edit(&mut self, name: &str, change: impl FnOnce(String) -> String) {
+        let text = self.0.remove(name).unwrap();
+        self.0.insert(name.to_owned(), change(text));
+    }
+
+    fn write(&self, folder: &Path) {
+        for (name, text) in &self.0 {
+            std::fs::write(folder.join(name), text).unwrap();
+        }
+    }
+}
+
+pub(crate) fn row(token: &str) -> spine_proxy::refusal::Row {
+    let rows = spine_proxy::refusal::every().into_iter().map(|refusal| refusal.row());
+    rows.into_iter().find(|row| row.token == token).unwrap_or_else(|| panic!("no token {token}"))
+}
+
+pub(crate) fn now_s() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
+fn leaves() -> Vec<(&'static str, Leaf)> {
+    let names = ["ssp.example.nhs.uk", "localhost", "127.0.0.1"].map(str::to_owned).to_vec();
+    vec![
+        ("server", Leaf { names, ..Leaf::named("ssp.example.nhs.uk") }),
+        ("gateway", Leaf::named("gateway.ssp.example.nhs.uk")),
+        ("provider", Leaf::named("provider.example.nhs.uk")),
+        ("hub", Leaf::named("hub.example.nhs.uk")),
+        ("hub-cn", Leaf { names: Vec::new(), ..Leaf::named("hub.example.nhs.uk") }),
+        ("clinic", Leaf::named("clinic.example.nhs.uk")),
+        ("stranger", Leaf::named("stranger.example.nhs.uk")),
+        ("expired", Leaf { days: (-9, -1), ..Leaf::named("hub.example.nhs.uk") }),
+        ("revoked", Leaf::named("hub.example.nhs.uk")),
+    ]
+}
+
+pub(crate) fn crypto() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+pub(crate) fn roots(pki: &Pki) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(pki.authority().as_bytes()).unwrap()).unwrap();
+    roots
+}
+
+pub(crate) fn chain(issued: &Issued) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(issued.chain.as_bytes()).map(Result::unwrap).collect()
+}
+
+pub(crate) fn key(issued: &Issued) -> PrivateKeyDer<'static> {
+    PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap()
+}
+
+/// A provider demands the gateway's certificate.
+pub(crate) fn provider_tls(pki: &Pki, issued: &Issued) -> Arc<ServerConfig> {
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(pki)), crypto());
+    let config = ServerConfig::builder_with_provider(crypto())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(chain(issued), key(issued))
+        .unwrap();
+    Arc::new(config)
+}

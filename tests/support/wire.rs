@@ -1,0 +1,131 @@
+//! HTTP/1.1 read byte by byte, so that nothing between us and the wire can be polite.
+
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+/// A message as it came.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Message {
+    /// The request or status line.
+    pub(crate) start: String,
+    /// Header lines in order, names as spelt.
+    pub(crate) headers: Vec<(String, String)>,
+    /// The body, decoded if it was chunked.
+    pub(crate) body: Vec<u8>,
+    /// Whether the body ended as its framing said.
+    pub(crate) complete: bool,
+}
+
+impl Message {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+    }
+
+    fn length(&self) -> Option<usize> {
+        self.header("content-length").and_then(|length| length.parse().ok())
+    }
+
+    fn chunked(&self) -> bool {
+        self.header("transfer-encoding").is_some_and(|coding| coding.contains("chunked"))
+    }
+}
+
+/// A stream with what was read too far.
+pub(crate) struct Wire<S> {
+    pub(crate) stream: S,
+    pub(crate) unread: Vec<u8>,
+}
+
+impl<S: AsyncRead + Unpin> Wire<S> {
+    pub(crate) fn new(stream: S) -> Self {
+        Self { stream, unread: Vec::new() }
+    }
+
+    /// Reads a head; nothing if the stream ends before one.
+    pub(crate) async fn head(&mut self) -> Option<Message> {
+        loop {
+            if let Some(end) = find(&self.unread, b"\r\n\r\n") {
+                let head: Vec<u8> = self.unread.drain(..end + 4).collect();
+                let text: String = head[..end].iter().map(|byte| char::from(*byte)).collect();
+                let mut lines = text.split("\r\n");
+                let start = lines.next()?.to_owned();
+                let headers = lines.filter_map(|line| line.split_once(':'));
+                let headers = headers.map(|(n, v)| (n.to_owned(), v.trim().to_owned())).collect();
+                return Some(Message { start, headers, ..Message::default() });
+            }
+            if !self.more().await {
+                return None;
+            }
+        }
+    }
+
+    /// Reads the body a head announces.
+    pub(crate) async fn body(&mut self, message: &mut Message, until_close: bool) {
+        if message.chunked() {
+            message.complete = self.chunks(&mut message.body).await;
+        } else if let Some(length) = message.length() {
+            while self.unread.len() < length && self.more().await {}
+            let have = length.min(self.unread.len());
+            message.body = self.unread.drain(..have).collect();
+            message.complete = have == length;
+        } else if until_close {
+            while self.more().await {}
+            message.body = std::mem::take(&mut self.unread);
+            message.complete = true;
+        } else {
+            message.complete = true;
+        }
+    }
+
+    /// Reads and forgets `length` bytes.
+    pub(crate) async fn drain(&mut self, length: usize) -> usize {
+        let mut seen = 0;
+        loop {
+            seen += self.unread.len();
+            self.unread.clear();
+            if seen >= length || !self.more().await {
+                return seen;
+            }
+        }
+    }
+
+    async fn chunks(&mut self, body: &mut Vec<u8>) -> bool {
+        loop {
+            let end = loop {
+                if let Some(end) = find(&self.unread, b"\r\n") {
+                    break end;
+                }
+                if !self.more().await {
+                    return false;
+                }
+            };
+            let line: Vec<u8> = self.unread.drain(..end + 2).collect();
+            let digits = std::str::from_utf8(&line[..end]).unwrap_or("").split(';').next().unwrap();
+            let Ok(size) = usize::from_str_radix(digits.trim(), 16) else { return false };
+            while self.unread.len() < size + 2 {
+                if !self.more().await {
+                    return false;
+                }
+            }
+            body.extend(self.unread.drain(..size));
+            self.unread.drain(..2);
+            if size == 0 {
+                return true;
+            }
+        }
+    }
+
+    pub(crate) async fn more(&mut self) -> bool {
+        let mut buffer = [0; 64 * 1024];
+        match self.stream.read(&mut buffer).await {
+            Ok(0) | Err(_) => false,
+            Ok(count) => {
+                self.unread.extend_from_slice(&buffer[..count]);
+                true
+            }
+        }
+    }
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|window| window == needle)
+}
