@@ -236,10 +236,8 @@ impl Entry {
         self.metrics.refused(row.token);
         self.refusal = Some(row.token);
         self.status = Some(row.status);
-        self.ended = Some(match refusal {
-            Refusal::ConsumerGone => EndedBy::Consumer,
-            _ => EndedBy::Gateway,
-        });
+        let gone = *refusal == Refusal::ConsumerGone;
+        self.ended = Some(if gone { EndedBy::Consumer } else { EndedBy::Gateway });
     }
 
     /// The provider has answered, whether or not the consumer is still there to hear it.

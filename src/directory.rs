@@ -220,8 +220,8 @@ impl Directory {
                 metrics.directory(Lookup::Stale);
                 let (shared, file) = (Arc::clone(&self.shared), Arc::clone(&file));
                 self.shared.tasks.spawn(async move {
-                    shared.metrics.directory_source();
-                    shelf(&shared).refresh(&key, &file, source, now_s).await;
+                    let asked = Asked { file: &file, source, now_s, metrics: &shared.metrics };
+                    shelf(&shared).refresh(&key, asked).await;
                 });
                 Ok(Some(found))
             }
@@ -229,8 +229,8 @@ impl Directory {
                 metrics.directory(Lookup::Miss);
                 let (shared, file) = (Arc::clone(&self.shared), Arc::clone(&file));
                 let load = self.shared.tasks.spawn(async move {
-                    let shelf = shelf(&shared);
-                    shelf.load(key, &file, source, &shared.metrics, now_s).await
+                    let asked = Asked { file: &file, source, now_s, metrics: &shared.metrics };
+                    shelf(&shared).load(key, asked).await
                 });
                 load.await.map_err(|_| Refusal::DirectoryUnavailable)
             }
@@ -298,6 +298,22 @@ impl<V> Clone for Entry<V> {
     }
 }
 
+/// One question to the source, and when it is put.
+struct Asked<'a, K, V> {
+    file: &'a File,
+    source: fn(&File, &K) -> Option<V>,
+    now_s: i64,
+    metrics: &'a Metrics,
+}
+
+impl<K, V> Asked<'_, K, V> {
+    fn answer(&self, key: &K) -> Option<Entry<V>> {
+        self.metrics.directory_source();
+        let value = (self.source)(self.file, key)?;
+        Some(Entry { value: Arc::new(value), answered_s: self.now_s })
+    }
+}
+
 enum Look<V> {
     Fresh(Arc<V>),
     Stale(Arc<V>),
@@ -333,21 +349,9 @@ impl<K: Key, V: Send + Sync + 'static> Shelf<K, V> {
     }
 
     /// Asks the source once, however many wait.
-    async fn load(
-        &self,
-        key: (u64, K),
-        file: &File,
-        source: fn(&File, &K) -> Option<V>,
-        metrics: &Metrics,
-        now_s: i64,
-    ) -> Option<Arc<V>> {
-        let asked = key.clone();
-        let fetch = async {
-            metrics.directory_source();
-            let value = source(file, &asked.1)?;
-            Some(Entry { value: Arc::new(value), answered_s: now_s })
-        };
-        match self.found.optionally_get_with(key.clone(), fetch).await {
+    async fn load(&self, key: (u64, K), asked: Asked<'_, K, V>) -> Option<Arc<V>> {
+        let answer = async { asked.answer(&key.1) };
+        match self.found.optionally_get_with(key.clone(), answer).await {
             Some(entry) => Some(entry.value),
             None => {
                 self.absent.insert(key, ()).await;
@@ -356,18 +360,9 @@ impl<K: Key, V: Send + Sync + 'static> Shelf<K, V> {
         }
     }
 
-    async fn refresh(
-        &self,
-        key: &(u64, K),
-        file: &File,
-        source: fn(&File, &K) -> Option<V>,
-        now_s: i64,
-    ) {
-        match source(file, &key.1) {
-            Some(value) => {
-                let entry = Entry { value: Arc::new(value), answered_s: now_s };
-                self.found.insert(key.clone(), entry).await;
-            }
+    async fn refresh(&self, key: &(u64, K), asked: Asked<'_, K, V>) {
+        match asked.answer(&key.1) {
+            Some(entry) => self.found.insert(key.clone(), entry).await,
             None => self.found.invalidate(key).await,
         }
     }

@@ -138,6 +138,8 @@ pub struct Terms<'a> {
     pub gone: &'a CancellationToken,
     /// The sending side's account of itself.
     pub transfer: &'a Transfer,
+    /// The place with the practice, held to the last byte of the answer.
+    pub place: Place,
 }
 
 impl Forwarder {
@@ -157,7 +159,6 @@ impl Forwarder {
     pub async fn send(
         &self,
         permit: &Permit,
-        place: Place,
         mut head: Parts,
         upload: Upload,
         terms: Terms<'_>,
@@ -180,7 +181,7 @@ impl Forwarder {
                 terms.transfer.sent_whole();
             }
             match self.exchange(&mut connection, sent, terms.transfer).await {
-                Ok(response) => return self.judge(permit, response, connection, place),
+                Ok(response) => return self.judge(permit, response, connection, terms.place),
                 Err(Failure::NotWritten(unsent)) if reused => request = Some(*unsent),
                 Err(Failure::Lost(cause))
                     if reused && effect == Effect::Reads && self.retries.spend() =>

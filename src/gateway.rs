@@ -200,7 +200,7 @@ impl Gateway {
             Ok(response) => {
                 let mut response = entry.follow(response);
                 response.body_mut().close_if_empty();
-                response.map(Answer::Provider)
+                response.map(|body| Answer::Provider(Box::new(body)))
             }
             Err(refusal) => {
                 entry.refused(&refusal);
@@ -261,8 +261,8 @@ impl Gateway {
         entry.enter(Phase::Provider);
         let transfer = entry.transfer();
         let hop = Hop { consumer: connection.consumer, proxy: &rulebook.proxy };
-        let terms = Terms { trust, hop, gone, transfer: &transfer };
-        let response = self.forwarder.send(&permit, place, head, upload, terms).await?;
+        let terms = Terms { trust, hop, gone, transfer: &transfer, place };
+        let response = self.forwarder.send(&permit, head, upload, terms).await?;
         entry.answered(response.status().as_u16());
         Ok(response)
     }
@@ -398,7 +398,7 @@ pub enum Answer {
     /// An `OperationOutcome`.
     Refusal(Full<Bytes>),
     /// A provider's body.
-    Provider(Followed<ProviderBody>),
+    Provider(Box<Followed<ProviderBody>>),
 }
 
 impl Body for Answer {

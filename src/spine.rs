@@ -173,9 +173,9 @@ pub fn masked(text: &str, bytes_max: usize) -> String {
         let (run, digits) = digit_run(bytes.get(at..).unwrap_or_default());
         let taken = bytes.get(at..at + run).unwrap_or_default();
         if digits == 10 {
-            kept.extend_from_slice(b"[masked]")
+            kept.extend_from_slice(b"[masked]");
         } else {
-            kept.extend_from_slice(taken)
+            kept.extend_from_slice(taken);
         }
         at += run;
     }

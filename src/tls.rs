@@ -281,7 +281,7 @@ fn reason(error: &rustls::Error) -> Refusal {
     }
 }
 
-/// Spec: the AES-GCM suites of the NHS list that use ECDHE; no ChaCha20.
+/// Spec: the AES-GCM suites of the NHS list that use ECDHE, and no others.
 fn crypto() -> CryptoProvider {
     use rustls::CipherSuite as Suite;
     let mut provider = rustls::crypto::aws_lc_rs::default_provider();

@@ -116,7 +116,7 @@ impl Writer {
                 Message::Line(line) => match line.write(self.seq + 1, &mut self.text) {
                     Ok(()) => self.seq += 1,
                     Err(error) => {
-                        tracing::error!(%error, "an audit line cannot be written as JSON")
+                        tracing::error!(%error, "an audit line cannot be written as JSON");
                     }
                 },
                 Message::Flush(done) => waiting.push(done),

@@ -115,7 +115,6 @@ impl Line {
     }
 }
 
-#[expect(clippy::ref_option, reason = "serde's signature")]
 fn interaction<S: Serializer>(
     interaction: &Option<&'static Interaction>,
     out: S,

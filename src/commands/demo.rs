@@ -4,7 +4,7 @@
 //! proxy; then a consumer searches, books, reads, amends and cancels; then one wrong request of
 //! each kind; then it stays up to be tried.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::{Failure, say};
 use crate::config::{Log, LogFormat, LogLevel};
@@ -35,7 +35,7 @@ pub fn run(once: bool) -> Result<(), Failure> {
     played
 }
 
-async fn played(folder: &PathBuf, once: bool) -> Result<(), Failure> {
+async fn played(folder: &Path, once: bool) -> Result<(), Failure> {
     let world = World::set_up(folder).await?;
     let play = Play::new(&world);
     let failed = play.all().await.map_err(Failure::World)?;

@@ -46,7 +46,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     runtime.block_on(async {
         let mut stop = signal(SignalKind::terminate()).map_err(Failure::world)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::world)?;
-        let server = Server::start(prepared, Some(path.to_owned())).await?;
+        let server = Server::start(prepared, Some(path.to_owned()))?;
         tokio::select! {
             _ = stop.recv() => {}
             _ = interrupt.recv() => {}
@@ -95,11 +95,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds and serves. With a path, its configuration is watched and reloaded.
+    /// Binds and serves, on the runtime it is called in and threads of its own. With a path, its
+    /// configuration is watched and reloaded.
     ///
     /// # Errors
     /// The journal cannot be opened, an address cannot be bound, a thread cannot be made.
-    pub async fn start(prepared: Prepared, path: Option<PathBuf>) -> Result<Self, Failure> {
+    pub fn start(prepared: Prepared, path: Option<PathBuf>) -> Result<Self, Failure> {
         let Prepared { config, trust, rulebook, directory } = prepared;
         let metrics = Arc::new(Metrics::new());
         prepare::publish(&trust, &metrics);
@@ -140,12 +141,7 @@ impl Server {
         });
         let workers = Arc::new(workers);
         let addresses = listeners.iter().map(|(_, address)| *address).collect();
-        let accepting = listeners.into_iter().map(|(listener, address)| {
-            tracing::info!(%address, "listening");
-            let (workers, drain) = (Arc::clone(&workers), drain.clone());
-            tokio::spawn(async move { workers.accept(&listener, &drain).await })
-        });
-        let accepting = accepting.collect();
+        let accepting = accept(listeners, &workers, &drain);
         tracing::info!(address = %admin, "admin listening");
         let background = vec![
             tokio::spawn(admin::serve(admin_listener, views)),
@@ -193,6 +189,19 @@ impl Server {
         }
         tracing::info!("stopped");
     }
+}
+
+fn accept(
+    listeners: Vec<(TcpListener, SocketAddr)>,
+    workers: &Arc<Workers>,
+    drain: &CancellationToken,
+) -> Vec<JoinHandle<()>> {
+    let accept = |(listener, address)| {
+        tracing::info!(%address, "listening");
+        let (workers, drain) = (Arc::clone(workers), drain.clone());
+        tokio::spawn(async move { workers.accept(&listener, &drain).await })
+    };
+    listeners.into_iter().map(accept).collect()
 }
 
 /// Two lines for every exchange that can be under way: derived, so that it cannot be too small.

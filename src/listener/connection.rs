@@ -159,14 +159,15 @@ impl Seat {
     }
 }
 
+/// An answer on its way; boxed, so that a connection at rest does not hold the room of a request.
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Guarded>, Infallible>> + Send>>;
+
 /// The service of one connection.
 fn service(
     gateway: &Arc<Gateway>,
     connection: &Arc<Connection>,
     activity: &Arc<Activity>,
-) -> impl Fn(
-    Request<Incoming>,
-) -> Pin<Box<dyn Future<Output = Result<Response<Guarded>, Infallible>> + Send>> {
+) -> impl Fn(Request<Incoming>) -> Answering {
     let (gateway, connection, activity) =
         (Arc::clone(gateway), Arc::clone(connection), Arc::clone(activity));
     move |request| {

@@ -195,9 +195,8 @@ pub(super) fn names(certificate: &X509Certificate<'_>) -> Vec<CertificateName> {
 /// DNS names of the SAN alone.
 pub(super) fn dns_names<'a>(certificate: &'a X509Certificate<'_>) -> Vec<&'a str> {
     let Ok(Some(extension)) = certificate.subject_alternative_name() else { return Vec::new() };
-    let dns = |name: &GeneralName<'a>| match name {
-        GeneralName::DNSName(name) => Some(*name),
-        _ => None,
+    let dns = |name: &GeneralName<'a>| {
+        if let GeneralName::DNSName(name) = name { Some(*name) } else { None }
     };
     extension.value.general_names.iter().filter_map(dns).collect()
 }

@@ -168,7 +168,7 @@ impl Stage {
         files.write(folder.path());
         let config = folder.path().join("spine-proxy.toml");
         let prepared = Prepared::load(&config, 1).unwrap_or_else(|failure| panic!("{failure}"));
-        let server = Server::start(prepared, Some(config)).await.unwrap();
+        let server = Server::start(prepared, Some(config)).unwrap();
         Self { folder, pki, issued, provider, server }
     }
 

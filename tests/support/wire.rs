@@ -115,7 +115,7 @@ impl<S: AsyncRead + Unpin> Wire<S> {
     }
 
     pub(crate) async fn more(&mut self) -> bool {
-        let mut buffer = [0; 64 * 1024];
+        let mut buffer = vec![0; 64 * 1024];
         match self.stream.read(&mut buffer).await {
             Ok(0) | Err(_) => false,
             Ok(count) => {

@@ -100,7 +100,7 @@ impl World {
             .map_err(Failure::World)?;
         let suppliers = CancellationToken::new();
         let config = prepare(folder, &suppliers).await.map_err(Failure::World)?;
-        let server = Server::start(Prepared::load(&config, 1)?, Some(config)).await?;
+        let server = Server::start(Prepared::load(&config, 1)?, Some(config))?;
         Ok(Self { folder: folder.to_owned(), server, suppliers })
     }
 
