@@ -16,7 +16,7 @@ use crate::interaction::Interaction;
 use crate::metrics::{Lookup, Metrics};
 use crate::policy::{Agreements, Provider};
 use crate::refusal::Refusal;
-use crate::spine::{Asid, CertificateName, OdsCode};
+use crate::spine::{Asid, CertificateName, InnerUrl, OdsCode};
 
 mod file;
 
@@ -146,7 +146,29 @@ impl Directory {
     #[must_use]
     pub fn knows_any(&self, names: &[CertificateName]) -> bool {
         let file = self.shared.file.load();
-        names.iter().any(|name| file.names.contains(name))
+        names.iter().any(|name| file.names.contains_key(name))
+    }
+
+    /// Whether a sender with one of these names is registered for this organisation.
+    #[must_use]
+    pub fn are_names_of(&self, names: &[CertificateName], ods: &OdsCode) -> bool {
+        let file = self.shared.file.load();
+        names.iter().any(|name| file.names.get(name).is_some_and(|held| held.contains(ods)))
+    }
+
+    /// Whether any sender is registered for this organisation.
+    #[must_use]
+    pub fn knows_organisation(&self, ods: &OdsCode) -> bool {
+        self.shared.file.load().organisations.contains(ods)
+    }
+
+    /// Whether a URL lies under any registered service root.
+    #[must_use]
+    pub fn knows_root_of(&self, url: &InnerUrl<'_>) -> bool {
+        let file = self.shared.file.load();
+        let ends = url.path.match_indices('/').map(|(at, _)| at).chain([url.path.len()]);
+        ends.filter_map(|end| url.path.get(..end))
+            .any(|path| file.roots.contains(&format!("https://{}{path}", url.authority)))
     }
 
     /// The sender of this ASID.

@@ -6,17 +6,11 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
-use http::header::{self, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode};
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
@@ -24,20 +18,27 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
-use crate::audit::{Entry, Followed, Trail};
+use crate::audit::{Entry, Trail};
 use crate::claims::{self, Signature};
 use crate::consumers;
 use crate::directory::{Directory, Receiver};
-use crate::forward::{Forwarder, Hop, Pace, PaceFault, ProviderBody, Terms, Upload};
+use crate::forward::{Forwarder, Hop, Pace, ProviderBody, Terms, Upload};
 use crate::interaction::{self, Allowed, Effect, Interaction};
 use crate::metrics::{Metrics, Phase};
 use crate::policy::{self, Facts, OtherAudience, Permit, Provider};
-use crate::refusal::{Errors, Format, Outcome, Refusal};
+use crate::refusal::{Errors, Refusal};
 use crate::request::{Rules, SspHeaders, SspRequest, TraceIds};
 use crate::spine::{Asid, OdsCode};
 use crate::target::Target;
 use crate::throttle::Throttle;
-use crate::tls::{Handshake, Peer, Trust};
+use crate::tls::{Handshake, Trust};
+
+mod answer;
+mod diagnosis;
+
+pub use answer::Answer;
+
+use answer::Reply;
 
 /// What reload replaces, whole.
 #[derive(Debug)]
@@ -234,7 +235,7 @@ impl Gateway {
         let sender = self.directory.sender(&request.from, now_s).await?;
         entry.enter(Phase::Policy);
         let consumer = consumers::identify(&peer, sender)
-            .map_err(|refusal| self.stranger(&peer).unwrap_or(refusal))?;
+            .map_err(|refusal| diagnosis::misfit(&self.directory, refusal, &peer, &head))?;
         throttle.admit(&request.from)?;
         let SspRequest { interaction_id, target, .. } = &request;
         let interaction =
@@ -250,7 +251,8 @@ impl Gateway {
             audiences: &leniences.audiences,
             bases: &rulebook.bases,
         };
-        policy::may_send(&facts)?;
+        policy::may_send(&facts)
+            .map_err(|refusal| diagnosis::misnamed(&self.directory, refusal, &claims))?;
         entry.enter(Phase::Directory);
         let provider = self.provider(&facts, now_s).await?;
         let permit = self.authorise(&facts, &provider, now_s).await?;
@@ -289,15 +291,11 @@ impl Gateway {
         };
         let ods = practice(facts.target)?;
         let receiver = receiver(facts, ods.as_ref())?;
-        match self.directory.refreshed(receiver, facts.interaction, now_s).await {
+        let verdict = match self.directory.refreshed(receiver, facts.interaction, now_s).await {
             Some(provider) => policy::authorise(&agreements, facts, &provider),
             None => verdict,
-        }
-    }
-
-    /// A certificate with a name nobody has is no consumer's mistake about its ASID.
-    fn stranger(&self, peer: &Peer) -> Option<Refusal> {
-        (!self.directory.knows_any(peer.names())).then_some(Refusal::CertificateUnknown)
+        };
+        verdict.map_err(|refusal| diagnosis::misdirected(&self.directory, refusal, facts.target))
     }
 }
 
@@ -341,93 +339,5 @@ async fn upload(
     match interaction.effect() {
         Effect::Reads => Upload::none(body, pace).await,
         Effect::Writes => Ok(Upload::new(body, pace, entry.transfer())),
-    }
-}
-
-/// How a refusal is written for this consumer.
-#[derive(Debug, Clone, Default)]
-struct Reply {
-    format: Format,
-    errors: Errors,
-    proxy: String,
-}
-
-impl Reply {
-    fn to(head: &Parts, rulebook: &Rulebook) -> Self {
-        let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
-        let format =
-            Format::negotiate(head.uri.query(), text(header::ACCEPT), text(header::CONTENT_TYPE));
-        let headers = SspHeaders::read(&head.headers);
-        let errors = rulebook.leniences(&headers).errors;
-        Self { format, errors, proxy: rulebook.proxy.clone() }
-    }
-
-    fn refusal(&self, refusal: &Refusal, id: Uuid) -> Response<Answer> {
-        let row = refusal.row();
-        tracing::debug!(token = row.token, %id, "refused");
-        let id = id.to_string();
-        let outcome = Outcome { refusal, id: &id, errors: self.errors };
-        let body = Full::new(Bytes::from(outcome.text(self.format)));
-        let mut response = Response::new(Answer::Refusal(body));
-        *response.status_mut() =
-            StatusCode::from_u16(row.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let headers = response.headers_mut();
-        let content_type = HeaderValue::from_static(self.format.content_type());
-        headers.insert(header::CONTENT_TYPE, content_type);
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(HSTS));
-        // Spec: RFC 9209. One value, as everything we add.
-        let status =
-            format!("{}; error={}; details=\"{}\"", self.proxy, row.proxy_error, row.token);
-        if let Ok(status) = HeaderValue::from_str(&status) {
-            headers.insert("proxy-status", status);
-        }
-        if let Some(seconds) = refusal.retry_after_s() {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        response
-    }
-}
-
-/// Spec: RFC 6797 is employed; a year.
-const HSTS: &str = "max-age=31536000";
-
-/// The body of an answer: a refusal of ours, or the provider's, followed to its last byte.
-#[derive(Debug)]
-pub enum Answer {
-    /// An `OperationOutcome`.
-    Refusal(Full<Bytes>),
-    /// A provider's body.
-    Provider(Box<Followed<ProviderBody>>),
-}
-
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = PaceFault;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, PaceFault>>> {
-        match self.get_mut() {
-            Self::Refusal(body) => {
-                Pin::new(body).poll_frame(context).map_err(|never| match never {})
-            }
-            Self::Provider(body) => Pin::new(body).poll_frame(context),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Refusal(body) => body.is_end_stream(),
-            Self::Provider(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Refusal(body) => body.size_hint(),
-            Self::Provider(body) => body.size_hint(),
-        }
     }
 }

@@ -106,6 +106,8 @@ pub enum Refusal {
     DirectoryUnavailable,
     #[error("ASID_CHECK_FAILED_MESSAGESENDER_{0}")]
     CertificateNotSenders(Asid),
+    #[error("ASID_CHECK_FAILED_MESSAGESENDER_{0}")]
+    SenderNotCertificates(Asid),
     #[error("the quota of this consumer is used up")]
     QuotaExceeded,
 
@@ -155,6 +157,8 @@ pub enum Refusal {
     SenderNotRegistered(Asid),
     #[error("JWT claim requesting_organization is not the sender's organisation")]
     OrganisationMismatch,
+    #[error("JWT claim requesting_organization is no registered consumer's organisation")]
+    OrganisationUnknown,
     #[error("Ssp-To is not the ASID of a known provider")]
     ReceiverUnknown,
     #[error("no provider is registered for this practice")]
@@ -168,7 +172,7 @@ pub enum Refusal {
     #[error("Ssp-To is not the ASID of the practice in the request target")]
     ReceiverNotPractices,
     #[error("ENDPOINT_{root}_CPAID_{cpa}_VARIES_FROM_TARGETURL_{url}")]
-    TargetVaries { root: ServiceRoot, cpa: CpaId, url: String },
+    TargetVaries { root: ServiceRoot, cpa: CpaId, url: String, odd: OddOne },
     #[error("JWT claim aud is not the provider's service root")]
     AudienceMismatch,
     #[error("FOT_CHECK_FAILED_MESSAGESENDER_{from}_MESSAGERECEIVER_{to}")]
@@ -188,6 +192,17 @@ pub enum Refusal {
     ConsumerGone,
     #[error("the proxy failed")]
     Internal,
+}
+
+/// Which of the two is out of step when a target is not the receiver's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OddOne {
+    /// The target: it is another registration's.
+    Target,
+    /// `Ssp-To`: target and audience agree with each other.
+    Receiver,
+    /// The target: it is nobody's.
+    Stray,
 }
 
 /// Why a request target is not one of the forms this proxy knows.
@@ -336,6 +351,9 @@ impl Refusal {
             Self::CertificateNotSenders(_) => {
                 spine("certificate_not_senders", 403, "forbidden", DENY)
             }
+            Self::SenderNotCertificates(_) => {
+                spine("sender_not_certificates", 403, "forbidden", DENY)
+            }
             Self::QuotaExceeded => gp("quota_exceeded", 429, "throttled", DENIED, DENY),
             Self::InteractionUnknown => bad("interaction_unknown"),
             Self::InteractionNotAllowed => bad("interaction_not_allowed"),
@@ -362,6 +380,7 @@ impl Refusal {
             Self::OrganisationMismatch => {
                 gp("organisation_mismatch", 403, "forbidden", DENIED, DENY)
             }
+            Self::OrganisationUnknown => gp("organisation_unknown", 403, "forbidden", DENIED, DENY),
             Self::ReceiverUnknown => bad("receiver_unknown"),
             Self::PracticeUnknown => bad("practice_unknown"),
             Self::ReceiverNotRegistered(_) => {
@@ -372,7 +391,15 @@ impl Refusal {
             }
             Self::ReceiverAmbiguous => gp("receiver_ambiguous", 500, "processing", BROKEN, OURS),
             Self::ReceiverNotPractices => bad("receiver_not_practices"),
-            Self::TargetVaries { .. } => spine("target_varies", 400, "invalid", REQUEST),
+            Self::TargetVaries { odd: OddOne::Target, .. } => {
+                spine("target_not_receivers", 400, "invalid", REQUEST)
+            }
+            Self::TargetVaries { odd: OddOne::Receiver, .. } => {
+                spine("receiver_not_targets", 400, "invalid", REQUEST)
+            }
+            Self::TargetVaries { odd: OddOne::Stray, .. } => {
+                spine("target_unregistered", 400, "invalid", REQUEST)
+            }
             Self::AudienceMismatch => bad("audience_mismatch"),
             Self::NoAgreement { .. } => spine("no_agreement", 403, "forbidden", DENY),
             Self::ProviderBusy => {
@@ -464,6 +491,7 @@ pub fn every() -> Vec<Refusal> {
         Refusal::SenderUnknown(from.clone()),
         Refusal::DirectoryUnavailable,
         Refusal::CertificateNotSenders(from.clone()),
+        Refusal::SenderNotCertificates(from.clone()),
         Refusal::QuotaExceeded,
         Refusal::InteractionUnknown,
         Refusal::InteractionNotAllowed,
@@ -486,13 +514,22 @@ pub fn every() -> Vec<Refusal> {
         Refusal::ScopeMismatch,
         Refusal::SenderNotRegistered(from.clone()),
         Refusal::OrganisationMismatch,
+        Refusal::OrganisationUnknown,
         Refusal::ReceiverUnknown,
         Refusal::PracticeUnknown,
         Refusal::ReceiverNotRegistered(to.clone()),
         Refusal::PracticeNotRegistered,
         Refusal::ReceiverAmbiguous,
         Refusal::ReceiverNotPractices,
-        Refusal::TargetVaries { url: root.to_string(), root, cpa },
+    ]);
+    let odd = [OddOne::Target, OddOne::Receiver, OddOne::Stray];
+    all.extend(odd.map(|odd| Refusal::TargetVaries {
+        url: root.to_string(),
+        root: root.clone(),
+        cpa: cpa.clone(),
+        odd,
+    }));
+    all.extend([
         Refusal::AudienceMismatch,
         Refusal::NoAgreement { from, to },
         Refusal::ProviderBusy,

@@ -23,7 +23,9 @@ pub struct FileError {
 pub struct File {
     pub(super) generation: u64,
     pub(super) agreements: Arc<Agreements>,
-    pub(super) names: HashSet<CertificateName>,
+    pub(super) names: HashMap<CertificateName, HashSet<OdsCode>>,
+    pub(super) organisations: HashSet<OdsCode>,
+    pub(super) roots: HashSet<String>,
     pub(super) practice_of: HashMap<Asid, OdsCode>,
     senders: HashMap<Asid, Sender>,
     practices: HashMap<OdsCode, Practice>,
@@ -97,7 +99,11 @@ impl File {
                 return Err(format!("consumer ASID {asid} is listed twice"));
             }
         }
-        self.names.extend(written.certificate_names);
+        self.organisations.insert(written.ods.clone());
+        self.organisations.extend(written.on_behalf_of);
+        for name in written.certificate_names {
+            self.names.entry(name).or_default().insert(written.ods.clone());
+        }
         Ok(())
     }
 
@@ -124,6 +130,8 @@ impl File {
                 return Err(format!("provider ASID {} has two roots for {id}", provider.asid));
             }
         }
+        let root = provider.root.as_str();
+        self.roots.insert(root.strip_suffix('/').unwrap_or(root).to_owned());
         practice.providers.push(Arc::new(provider));
         Ok(())
     }

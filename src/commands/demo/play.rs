@@ -267,7 +267,7 @@ fn wrong() -> Vec<(&'static str, Ask<'static>, &'static str)> {
         (
             "another practice's service root",
             Ask { root: Some(other.root()), ..slots() },
-            "target_varies",
+            "target_not_receivers",
         ),
         (
             "a token for another audience",
