@@ -205,7 +205,7 @@ impl Gateway {
             }
             Err(refusal) => {
                 entry.refused(&refusal);
-                if refusal.row().status / 10 == 49 {
+                if refusal.ends_connection() {
                     connection.close.cancel();
                 }
                 reply.refusal(&refusal, id)

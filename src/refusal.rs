@@ -430,6 +430,12 @@ impl Refusal {
         }
     }
 
+    /// Whether nothing else on the same connection could be answered otherwise.
+    #[must_use]
+    pub const fn ends_connection(&self) -> bool {
+        matches!(self.row().status, 495 | 496)
+    }
+
     /// Seconds after which the same request may be sent again, where that is known to be safe.
     #[must_use]
     pub const fn retry_after_s(&self) -> Option<u32> {

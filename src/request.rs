@@ -244,7 +244,7 @@ fn judge_connection(headers: &HeaderMap) -> Result<(), Refusal> {
 
 /// Whether a header belongs to the message and not to the connection it came on.
 pub(crate) fn is_end_to_end(name: &str) -> bool {
-    const FAMILIES: [&str; 5] = ["ssp-", "accept", "content-", "if-", "x-"];
+    const FAMILIES: [&str; 4] = ["ssp-", "accept", "content-", "if-"];
     const SINGLE: [&str; 24] = [
         "age",
         "allow",

@@ -9,6 +9,11 @@
 
 mod support;
 
+mod architecture;
 mod bytes;
+mod commands;
 mod refusals;
+mod mismatch;
+mod privacy;
 mod session;
+mod trust;

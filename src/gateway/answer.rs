@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
-use http::{Response, StatusCode};
+use http::{Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use uuid::Uuid;
@@ -23,6 +23,7 @@ pub(super) struct Reply {
     format: Format,
     errors: Errors,
     proxy: String,
+    version: Version,
 }
 
 impl Reply {
@@ -32,7 +33,7 @@ impl Reply {
             Format::negotiate(head.uri.query(), text(header::ACCEPT), text(header::CONTENT_TYPE));
         let headers = SspHeaders::read(&head.headers);
         let errors = rulebook.leniences(&headers).errors;
-        Self { format, errors, proxy: rulebook.proxy.clone() }
+        Self { format, errors, proxy: rulebook.proxy.clone(), version: head.version }
     }
 
     pub(super) fn refusal(&self, refusal: &Refusal, id: Uuid) -> Response<Answer> {
@@ -54,6 +55,10 @@ impl Reply {
             format!("{}; error={}; details=\"{}\"", self.proxy, row.proxy_error, row.token);
         if let Ok(status) = HeaderValue::from_str(&status) {
             headers.insert("proxy-status", status);
+        }
+        // A certificate does not get better by being asked again; HTTP/2 is told by a GOAWAY.
+        if refusal.ends_connection() && self.version != Version::HTTP_2 {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if let Some(seconds) = refusal.retry_after_s() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));

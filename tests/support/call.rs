@@ -177,17 +177,30 @@ impl Call {
     }
 
     pub(crate) async fn connect(&self, stage: &Stage) -> std::io::Result<TlsStream<TcpStream>> {
+        self.connect_to(stage, stage.address()).await
+    }
+
+    async fn connect_to(
+        &self,
+        stage: &Stage,
+        address: std::net::SocketAddr,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let protocol: &[u8] = match self.version {
             Version::Http1 => b"http/1.1",
             Version::Http2 => b"h2",
         };
-        let stream = TcpStream::connect(stage.address()).await?;
+        let stream = TcpStream::connect(address).await?;
         let connector = TlsConnector::from(stage.consumer_tls(self.certificate, protocol));
         connector.connect(ServerName::try_from("ssp.example.nhs.uk").unwrap(), stream).await
     }
 
     pub(crate) async fn send(&self, stage: &Stage) -> Answer {
-        let stream = self.connect(stage).await.unwrap();
+        self.send_to(stage, stage.address()).await
+    }
+
+    /// Sends to another gateway over the stage's files.
+    pub(crate) async fn send_to(&self, stage: &Stage, address: std::net::SocketAddr) -> Answer {
+        let stream = self.connect_to(stage, address).await.unwrap();
         match self.version {
             Version::Http1 => {
                 let mut wire = Wire::new(stream);
@@ -235,8 +248,12 @@ impl Call {
 /// Reads one answer.
 pub(crate) async fn hear(wire: &mut Wire<TlsStream<TcpStream>>) -> Option<Answer> {
     let mut message = wire.head().await?;
-    wire.body(&mut message, true).await;
-    let status = message.start.split(' ').nth(1)?.parse().ok()?;
+    let status: u16 = message.start.split(' ').nth(1)?.parse().ok()?;
+    if matches!(status, 100..=199 | 204 | 304) {
+        message.complete = true;
+    } else {
+        wire.body(&mut message, true).await;
+    }
     let (headers, body, complete) = (message.headers, message.body, message.complete);
     Some(Answer { status, headers, body, complete })
 }

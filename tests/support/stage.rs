@@ -261,6 +261,11 @@ impl Files {
         self.0.insert(name.to_owned(), text.to_owned());
     }
 
+    pub(crate) fn copy(&mut self, from: &str, to: &str) {
+        let text = self.0[from].clone();
+        self.put(to, &text);
+    }
+
     /// Adds to the configuration.
     pub(crate) fn add(&mut self, text: &str) {
         self.edit("spine-proxy.toml", |before| format!("{before}\n{text}"));

@@ -242,7 +242,7 @@ fn wrong() -> Vec<(&'static str, Ask<'static>, &'static str)> {
         ),
         ("no Ssp-From", Ask { without: "Ssp-From", ..slots() }, "from_missing"),
         ("an ASID nobody has", Ask { from: "200000009999", ..slots() }, "sender_unknown"),
-        ("somebody else's ASID", Ask { from: CLINIC, ..slots() }, "certificate_not_senders"),
+        ("somebody else's ASID", Ask { from: CLINIC, ..slots() }, "sender_not_certificates"),
         (
             "an interaction that does not fit the path",
             Ask { interaction: "read:metadata-1", ..slots() },

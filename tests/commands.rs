@@ -1,0 +1,179 @@
+//! The commands as a person runs them: what they print, and their exit codes.
+
+use std::process::{Command, Output};
+
+use crate::support::Stage;
+use crate::support::stage::Files;
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_spine-proxy")).args(arguments).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// `check` and `serve` alike refuse a stage's files once `change` has been at them.
+async fn refused(change: impl Fn(&Stage)) -> String {
+    let stage = Stage::new().await;
+    change(&stage);
+    let config = stage.path("spine-proxy.toml");
+    let config = config.to_str().unwrap();
+    let checked = run(&["check", "--config", config]);
+    assert_eq!(checked.status.code(), Some(78), "{}", stderr(&checked));
+    let served = run(&["serve", "--config", config]);
+    assert_eq!(served.status.code(), Some(78), "{}", stderr(&served));
+    assert_eq!(stderr(&checked), stderr(&served));
+    stderr(&checked)
+}
+
+fn edit(stage: &Stage, name: &str, from: &str, to: &str) {
+    let text = stage.text(name);
+    assert!(text.contains(from));
+    stage.replace(name, &text.replace(from, to));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mistake_in_the_configuration_is_named_with_line_and_caret() {
+    for (from, to, words) in [
+        ("workers = 1", "worker = 1", &["line 5", "unknown field `worker`", "^"][..]),
+        ("workers = 1", "workers = \"one\"", &["line 5", "invalid type", "^"]),
+        ("[listener]", "[listener]\nlimits.idle = \"60\"", &["line 3", "^"]),
+        ("[listener]", "[request]\ntarget-max = \"1 foot\"\n[listener]", &["line 3", "^"]),
+        (
+            "[listener]",
+            "allowed = [\"appointment\"]\n[listener]",
+            &["\"appointment\"", "appointments"],
+        ),
+        (
+            "[audit]",
+            "[compatibility.200000000359]\nerrors = \"gpconnect\"\n[audit]",
+            &["lab = true"],
+        ),
+        ("[audit]", "[compatibility.2000]\n[audit]", &["twelve digits"]),
+        ("workers = 1", "workers = 0", &["listener.workers"]),
+        ("networks = [\"127.0.0.0/8\"]", "networks = []", &["provider.networks"]),
+        ("crl = [\"crl.pem\"]", "", &["missing field `crl`"]),
+    ] {
+        let text = refused(|stage| edit(stage, "spine-proxy.toml", from, to)).await;
+        assert!(text.contains("spine-proxy.toml"), "{text}");
+        for word in words {
+            assert!(text.contains(word), "{word:?} is not in {text}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_used_is_named() {
+    type Change = Box<dyn Fn(&Stage)>;
+    let put = |name: &'static str, text: &'static str| -> Change {
+        Box::new(move |stage: &Stage| stage.replace(name, text))
+    };
+    let gone = |name: &'static str| -> Change {
+        Box::new(move |stage: &Stage| std::fs::remove_file(stage.path(name)).unwrap())
+    };
+    let swap = |to: &'static str, from: &'static str| -> Change {
+        Box::new(move |stage: &Stage| stage.replace(to, &stage.text(from)))
+    };
+    let expired: Change = Box::new(|stage: &Stage| {
+        stage.replace("server.pem", &stage.text("expired.pem"));
+        stage.replace("server.key", &stage.text("expired.key"));
+    });
+    for (change, words) in [
+        (gone("server.pem"), &["server.pem", "No such file"][..]),
+        (gone("directory.toml"), &["directory.toml", "No such file"]),
+        (gone("crl.pem"), &["crl.pem"]),
+        (gone("spine-proxy.toml"), &["spine-proxy.toml", "No such file"]),
+        (put("server.key", "not a key"), &["server.key", "private key"]),
+        (put("ca.pem", "not a certificate"), &["ca.pem", "no certificate"]),
+        (put("crl.pem", "not a list"), &["crl.pem"]),
+        (put("directory.toml", "[[provider]]\n"), &["directory.toml", "missing field"]),
+        (swap("server.key", "hub.key"), &["server.key", "not the key of the certificate"]),
+        (swap("gateway.key", "hub.key"), &["gateway.key", "not the key of the certificate"]),
+        (expired, &["server.pem", "expired on"]),
+    ] {
+        let text = refused(change).await;
+        for word in words {
+            assert!(text.contains(word), "{word:?} is not in {text}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_in_use_is_said_with_its_address_and_exit_code_1() {
+    let stage = Stage::new().await;
+    let taken = stage.address().to_string();
+    edit(
+        &stage,
+        "spine-proxy.toml",
+        "addresses = [\"127.0.0.1:0\"]",
+        &format!("addresses = [\"{taken}\"]"),
+    );
+    let served = run(&["serve", "--config", stage.path("spine-proxy.toml").to_str().unwrap()]);
+    assert_eq!(served.status.code(), Some(1));
+    assert!(stderr(&served).contains(&format!("cannot listen on {taken}")), "{}", stderr(&served));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_prints_what_would_be_served() {
+    let stage = Stage::new().await;
+    let checked = run(&["check", "--config", stage.path("spine-proxy.toml").to_str().unwrap()]);
+    assert_eq!(checked.status.code(), Some(0), "{}", stderr(&checked));
+    let text = String::from_utf8(checked.stdout).unwrap();
+    for word in
+        ["2 consumer systems, 3 practices", "search:slot-1 GET /Slot", "127.0.0.0/8", "crl.pem"]
+    {
+        assert!(text.contains(word), "{word:?} is not in {text}");
+    }
+}
+
+#[test]
+fn the_schema_forbids_unknown_keys_and_knows_every_section() {
+    let printed = run(&["check", "--schema"]);
+    assert_eq!(printed.status.code(), Some(0));
+    let schema: serde_json::Value = serde_json::from_slice(&printed.stdout).unwrap();
+    assert_eq!(schema["additionalProperties"], false);
+    for section in ["listener", "tls", "provider", "provider-tls", "directory", "audit", "admin"] {
+        assert!(schema["properties"][section].is_object(), "{section}");
+    }
+}
+
+#[test]
+fn the_demonstration_ends_0_when_every_step_answers_as_it_should() {
+    let played = run(&["demo", "--once"]);
+    assert_eq!(played.status.code(), Some(0), "{}", stderr(&played));
+    let text = String::from_utf8(played.stdout).unwrap();
+    assert!(text.contains("the slot is free again"));
+    assert!(!text.contains("WRONG"));
+}
+
+#[test]
+fn a_token_is_minted_for_an_interaction() {
+    let root = "https://provider.example.nhs.uk/A20047/STU3/1/gpconnect";
+    let minted = run(&["token", "--audience", root, "--ods", "A00001"]);
+    assert_eq!(minted.status.code(), Some(0));
+    let token = String::from_utf8(minted.stdout).unwrap();
+    assert_eq!(token.trim().split('.').count(), 3);
+    let wrong = run(&["token", "--audience", root, "--ods", "A00001", "--interaction", "urn:x"]);
+    assert_eq!(wrong.status.code(), Some(78));
+}
+
+#[test]
+fn a_throwaway_pki_is_never_written_over_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("certs");
+    let path = path.to_str().unwrap();
+    assert_eq!(run(&["certs", path]).status.code(), Some(0));
+    let again = run(&["certs", path]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(stderr(&again).contains("ca.pem"));
+}
+
+/// Used by other files; named here so that the stage's ways to change files are all of use.
+#[tokio::test(flavor = "multi_thread")]
+async fn lab_switches_are_shown_where_they_are_allowed() {
+    let lab = |files: &mut Files| files.head("lab = true");
+    let stage = Stage::with(lab).await;
+    let checked = run(&["check", "--config", stage.path("spine-proxy.toml").to_str().unwrap()]);
+    assert!(String::from_utf8(checked.stdout).unwrap().contains("LAB"));
+}

@@ -1,0 +1,119 @@
+//! The documented examples in `deploy/` work as they stand.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+
+use spine_proxy::commands::Prepared;
+use tempfile::TempDir;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_spine-proxy");
+
+/// A copy of `deploy/` with a throwaway PKI beside it, as the repository has them.
+struct Site {
+    folder: TempDir,
+}
+
+impl Site {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (status, said) = output(&["certs"], &folder.path().join("certs"));
+        assert!(status.success(), "{said}");
+        let (from, to) = (Path::new(env!("CARGO_MANIFEST_DIR")), folder.path());
+        std::fs::create_dir(to.join("deploy")).unwrap();
+        for file in ["deploy/spine-proxy.toml", "deploy/directory.toml"] {
+            std::fs::copy(from.join(file), to.join(file)).unwrap();
+        }
+        Self { folder }
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder.path().join("deploy/spine-proxy.toml")
+    }
+
+    /// Changes nothing but the two ports: both become whichever is free.
+    fn on_free_ports(self) -> Self {
+        let text = std::fs::read_to_string(self.config()).unwrap();
+        let free = text.replacen("127.0.0.1:8443", "127.0.0.1:0", 1);
+        let free = free.replacen("127.0.0.1:9090", "127.0.0.1:0", 1);
+        assert_eq!(free.matches("\"127.0.0.1:0\"").count(), 2, "the example has other ports");
+        std::fs::write(self.config(), free).unwrap();
+        self
+    }
+}
+
+/// What the program says and ends with, given these arguments and a path.
+fn output(arguments: &[&str], path: &Path) -> (ExitStatus, String) {
+    let output = Command::new(PROGRAM).args(arguments).arg(path).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status, String::from_utf8(said).unwrap())
+}
+
+#[test]
+fn the_example_configuration_loads_with_everything_it_names() {
+    let site = Site::new();
+    let prepared = Prepared::load(&site.config(), 1).unwrap();
+    assert_eq!(prepared.directory.providers().count(), 3);
+    assert!(!prepared.config.lab, "an example must not be a laboratory");
+    assert!(prepared.config.compatibility.is_empty(), "an example must not be lenient");
+}
+
+#[test]
+fn the_example_configuration_passes_its_check() {
+    let site = Site::new();
+    let (status, said) = output(&["check", "--config"], &site.config());
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert!(said.contains("listening on    127.0.0.1:8443"), "{said}");
+}
+
+#[test]
+fn a_mistake_in_the_example_configuration_is_named_and_ends_with_78() {
+    let site = Site::new();
+    let text = std::fs::read_to_string(site.config()).unwrap();
+    std::fs::write(site.config(), text.replace("[listener]\n", "[listener]\nworker = 4\n"))
+        .unwrap();
+    let (status, said) = output(&["check", "--config"], &site.config());
+    assert_eq!(status.code(), Some(78), "{said}");
+    assert!(said.contains("unknown field `worker`"), "{said}");
+}
+
+#[test]
+fn what_the_example_shows_commented_is_the_default() {
+    let text = include_str!("../deploy/spine-proxy.toml");
+    let shown =
+        |line: &&str| line.starts_with('#') && line.contains(" = ") && !line.starts_with("# ");
+    // A key that is shown commented may be uncommented: it is known, and its value legal.
+    let uncommented: String = text
+        .lines()
+        .map(|line| if shown(&line) { &line[1..] } else { line })
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    let commented = spine_proxy::config::Config::parse(text, "deploy.toml".as_ref()).unwrap();
+    let uncommented =
+        spine_proxy::config::Config::parse(&uncommented, "deploy.toml".as_ref()).unwrap();
+    assert_eq!(format!("{uncommented:?}"), format!("{commented:?}"));
+}
+
+#[test]
+fn the_example_configuration_is_served_until_told_to_stop() {
+    let site = Site::new().on_free_ports();
+    let mut serving = Command::new(PROGRAM)
+        .args(["serve", "--config"])
+        .arg(site.config())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(serving.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let mut log = String::new();
+    let listening = lines.by_ref().any(|line| {
+        log.push_str(&line);
+        line.contains("\"admin listening\"")
+    });
+    assert!(listening, "{log}");
+    let told = Command::new("kill").arg(serving.id().to_string()).status().unwrap();
+    assert!(told.success());
+    log.extend(lines);
+    assert_eq!(serving.wait().unwrap().code(), Some(0), "{log}");
+    assert!(log.contains("\"stopped\""), "{log}");
+    assert!(site.folder.path().join("deploy/audit.jsonl").exists());
+}

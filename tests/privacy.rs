@@ -1,0 +1,168 @@
+//! NHS numbers, tokens, queries and bodies reach no answer of ours, no log line, no record and no
+//! metric, at log level trace.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::support::{Act, Call, Received, Stage};
+
+/// Invented, with valid check digits; each is planted in one place.
+const QUERY: &str = "9990000018";
+const PATH: &str = "9990000026";
+const HEADER: &str = "9990000034";
+const CLAIM: &str = "9990000042";
+const BODY: &str = "9990000050";
+const SPACED: &str = "999 000 0069";
+const TARGET: &str = "9990000077";
+const MARKERS: [&str; 7] = [QUERY, PATH, HEADER, CLAIM, BODY, SPACED, TARGET];
+
+fn planted(call: Call) -> Call {
+    let target = format!("{}{}identifier={QUERY}", call.target, joint(&call.target));
+    let target = target.replace("/Patient/1", &format!("/Patient/{PATH}"));
+    call.target(&target)
+        .with("X-Patient", HEADER)
+        .with("User-Agent", &format!("consumer {HEADER}"))
+        .claim("iss", json!(format!("https://consumer.example.nhs.uk/{CLAIM}")))
+        .claim("patient", json!(CLAIM))
+        .claim("requested_record", json!({"identifier": [{"value": SPACED}]}))
+}
+
+fn joint(target: &str) -> char {
+    if target.contains('?') { '&' } else { '?' }
+}
+
+/// One call for every place a marker could leak from: passed on, refused at each step, failed.
+fn calls() -> Vec<Call> {
+    let patient = || Call::to("read:patient-1", "GET", "/Patient/1");
+    let book = || Call::book().body(format!("{{\"nhs\":\"{BODY}\"}}").as_bytes());
+    let mut calls = vec![
+        patient(),
+        book(),
+        patient().http2(),
+        patient().certificate("none"),
+        patient().certificate("stranger"),
+        patient().set("Ssp-From", "200000009999"),
+        patient().set("Ssp-From", HEADER),
+        patient().set("Ssp-TraceID", HEADER),
+        patient().set("Ssp-InteractionID", &format!("urn:{HEADER}")),
+        patient().method("DELETE"),
+        patient().method(QUERY),
+        patient().set("Host", &format!("{HEADER}.example.nhs.uk")),
+        patient().target(&format!("/https://provider.example.nhs.uk/{TARGET}/Patient/1")),
+        patient().target(&format!("/{TARGET}/STU3/1/gpconnect/Patient/1")),
+        patient().target(&format!("/https://{TARGET}.example.nhs.uk/Patient/1")),
+        patient().target(&format!("/{TARGET}")),
+        patient().claim("sub", json!(CLAIM)),
+        patient().claim("aud", json!(CLAIM)),
+        patient().claim("requested_scope", json!(CLAIM)),
+        patient().claim("reason_for_request", json!(CLAIM)),
+        patient().token(&format!("Bearer {CLAIM}.{CLAIM}.")),
+        patient().set("Ssp-To", "918999198995"),
+    ];
+    calls = calls.into_iter().map(planted).collect();
+    let practitioner = json!({"resourceType": "Practitioner", "id": CLAIM, "identifier": [
+        {"system": "https://fhir.nhs.uk/Id/sds-user-id", "value": CLAIM},
+        {"system": "https://fhir.nhs.uk/Id/sds-role-profile-id", "value": SPACED}]});
+    let subject = planted(patient()).claim("sub", json!(CLAIM));
+    calls.push(subject.claim("requesting_practitioner", practitioner));
+    calls
+}
+
+struct Served(Child, std::net::SocketAddr, std::net::SocketAddr);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// The real program over the stage's files, at log level trace into a file.
+fn serve(stage: &Stage) -> Served {
+    let text = stage.text("spine-proxy.toml").replace("audit.jsonl", "own.jsonl");
+    stage.replace("own.toml", &format!("{text}\n[log]\nlevel = \"trace\"\n"));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_spine-proxy"))
+        .args(["serve", "--config"])
+        .arg(stage.path("own.toml"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut addresses = Vec::new();
+    let mut log = String::new();
+    while addresses.len() < 2 {
+        let line = lines.next().unwrap().unwrap();
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        if value["message"].as_str().is_some_and(|message| message.ends_with("listening")) {
+            addresses.push(value["address"].as_str().unwrap().parse().unwrap());
+        }
+        log.push_str(&line);
+    }
+    let path = stage.path("own.log");
+    std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            log.push_str(&line);
+            log.push('\n');
+        }
+        std::fs::write(path, log).unwrap();
+    });
+    Served(child, addresses[0], addresses[1])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_planted_in_a_request_is_found_nowhere() {
+    let stage = Stage::new().await;
+    let script = |received: &Received| match received.start.starts_with("POST") {
+        true => Act::CloseAfterHead,
+        false => Act::ok(),
+    };
+    let served = serve(&stage);
+    let at = served.1;
+    let mut heard = String::new();
+    for (round, calls) in [calls(), calls()].into_iter().enumerate() {
+        if round == 1 {
+            stage.provider.plays(script);
+        }
+        for call in calls {
+            let answer = call.send_to(&stage, at).await;
+            if answer.token().is_some() {
+                heard.push_str(&format!("{:?}{}", answer.headers, answer.text()));
+            }
+        }
+    }
+    assert!(
+        heard.contains("outcome") || heard.contains("not sent"),
+        "a failed write is among them"
+    );
+    let mut admin = TcpStream::connect(served.2).await.unwrap();
+    let get = b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    admin.write_all(get).await.unwrap();
+    let mut metrics = String::new();
+    admin.read_to_string(&mut metrics).await.unwrap();
+    assert!(metrics.contains("spine_proxy_refusals_total"));
+    let pid = served.0.id().to_string();
+    assert!(Command::new("kill").arg(&pid).status().unwrap().success());
+    let mut served = served;
+    assert!(served.0.wait().unwrap().success());
+    let log = loop {
+        if let Ok(log) = std::fs::read_to_string(stage.path("own.log")) {
+            break log;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert!(log.contains("\"trace_id\""), "the log has spans");
+    let records = stage.text("own.jsonl");
+    assert!(records.lines().count() > 40);
+    for (place, text) in
+        [("answers", heard), ("metrics", metrics), ("log", log), ("records", records)]
+    {
+        for marker in MARKERS {
+            assert!(!text.contains(marker), "{marker} is in the {place}");
+        }
+        assert!(!text.contains("eyJ"), "a token is in the {place}");
+    }
+}
