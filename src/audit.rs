@@ -18,6 +18,7 @@ use tokio::sync::mpsc::OwnedPermit;
 use uuid::Uuid;
 
 use crate::claims::Claims;
+use crate::consumers::Consumer;
 use crate::interaction::Interaction;
 use crate::metrics::{Metrics, Outcome, Phase};
 use crate::policy::Permit;
@@ -101,6 +102,7 @@ struct Places {
 pub struct Transfer {
     bytes_in: AtomicU64,
     whole: AtomicBool,
+    waiting: AtomicBool,
     last: Mutex<Option<Instant>>,
 }
 
@@ -115,6 +117,17 @@ impl Transfer {
     #[must_use]
     pub fn last_sent(&self) -> Option<Instant> {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The consumer is waited for, or no longer.
+    pub fn waits(&self, waiting: bool) {
+        self.waiting.store(waiting, Ordering::Release);
+    }
+
+    /// Whether it is the consumer that is waited for.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Acquire)
     }
 
     /// The last byte of a request went towards the provider.
@@ -181,9 +194,14 @@ impl Entry {
         self.who.interaction = headers.interaction();
     }
 
-    /// The certificate that was verified.
+    /// The certificate that was verified, by its first name until it is known which one counts.
     pub fn peer(&mut self, peer: &Peer) {
         self.who.certificate = peer.names().first().cloned();
+    }
+
+    /// The consumer that was identified, by the certificate name that it is registered with.
+    pub fn consumer(&mut self, consumer: &Consumer) {
+        self.who.certificate = Some(consumer.name().clone());
     }
 
     /// The claims that were checked: from this list of fields, never others.

@@ -197,6 +197,9 @@ impl Leniences {
     }
 }
 
+/// Limit: of limits that count connections or exchanges.
+const COUNT_MAX: usize = 1_000_000;
+
 fn allowed() -> Vec<String> {
     Allowed::DEFAULT.map(str::to_owned).to_vec()
 }
@@ -243,9 +246,24 @@ impl Config {
         Allowed::from_names(self.allowed.iter().map(String::as_str))
             .map_err(|why| format!("allowed: {why}"))?;
         for (asid, leniences) in &self.compatibility {
+            for audience in &leniences.audience {
+                if let OtherAudience::Named(name) = audience
+                    && !name.contains("://")
+                {
+                    return Err(format!(
+                        "compatibility.{asid}.audience: {name:?} is neither a known name nor a URL"
+                    ));
+                }
+            }
             if let (false, Some(key)) = (self.lab, leniences.needs_lab()) {
                 return Err(format!("compatibility.{asid}.{key} needs lab = true"));
             }
+        }
+        self.check_limits()?;
+        if self.tls.crl.is_empty_list() || self.provider_tls.crl.is_empty_list() {
+            return Err(
+                "crl is an empty list; write crl = \"none\" to check no revocation".to_owned()
+            );
         }
         if self.listener.addresses.is_empty() {
             return Err("listener.addresses is empty".to_owned());
@@ -261,6 +279,33 @@ impl Config {
         }
         if self.listener.workers == Some(0) {
             return Err("listener.workers is 0".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Limits of which nothing could be served, or which lie above what lies below them.
+    fn check_limits(&self) -> Result<(), String> {
+        let (listener, throttle) = (&self.listener.limits, &self.throttle);
+        let streams = usize::try_from(listener.streams_max).unwrap_or(usize::MAX);
+        for (key, value, most) in [
+            ("listener.limits.connections-max", listener.connections_max, COUNT_MAX),
+            ("listener.limits.unverified-max", listener.unverified_max, COUNT_MAX),
+            ("listener.limits.streams-max", streams, 1000),
+            ("throttle.exchanges-max", throttle.exchanges_max, COUNT_MAX),
+            ("throttle.practice-exchanges-max", throttle.practice_exchanges_max, COUNT_MAX),
+            ("request.headers-max", self.request.headers_max, 127),
+        ] {
+            if value == 0 || value > most {
+                return Err(format!("{key} is {value}; it may be 1 to {most}"));
+            }
+        }
+        for (key, size, most) in [
+            ("request.target-max", self.request.target_max, ByteSize::kib(60)),
+            ("request.head-max", self.request.head_max, ByteSize::kib(120)),
+        ] {
+            if size > most {
+                return Err(format!("{key} is {size}; it may be {most} at most"));
+            }
         }
         Ok(())
     }

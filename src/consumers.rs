@@ -25,6 +25,7 @@ pub struct Sender {
 #[derive(Debug, Clone)]
 pub struct Consumer {
     sender: Arc<Sender>,
+    name: CertificateName,
 }
 
 impl Consumer {
@@ -33,6 +34,12 @@ impl Consumer {
     pub fn sender(&self) -> &Sender {
         &self.sender
     }
+
+    /// The certificate name by which it was identified.
+    #[must_use]
+    pub const fn name(&self) -> &CertificateName {
+        &self.name
+    }
 }
 
 /// Identifies the consumer: one of the certificate's names is one of the sender's.
@@ -40,9 +47,8 @@ impl Consumer {
 /// Spec: the FQDN in the certificate is checked against the FQDN registered for `Ssp-From`. No name
 /// registered means refused, never passed.
 pub fn identify(peer: &Peer, sender: Arc<Sender>) -> Result<Consumer, Refusal> {
-    if peer.names().iter().any(|name| sender.names.contains(name)) {
-        Ok(Consumer { sender })
-    } else {
-        Err(Refusal::CertificateNotSenders(sender.asid.clone()))
+    match peer.names().iter().find(|name| sender.names.contains(name)) {
+        Some(name) => Ok(Consumer { sender, name: name.clone() }),
+        None => Err(Refusal::CertificateNotSenders(sender.asid.clone())),
     }
 }

@@ -281,12 +281,15 @@ fn choose(
         Receiver::Practice(..) if providers.is_empty() => return Err(Refusal::PracticeUnknown),
         Receiver::Practice(_, to) => {
             let mut all: Vec<_> = providers.iter().filter(registered).collect();
-            if all.len() > 1
-                && let Some(to) = to
-            {
+            let several = all.len() > 1;
+            if let (true, Some(to)) = (several, to) {
                 all.retain(|provider| provider.asid == *to);
             }
-            (all, Refusal::PracticeNotRegistered)
+            let none = match several {
+                true => Refusal::ReceiverNotPractices,
+                false => Refusal::PracticeNotRegistered,
+            };
+            (all, none)
         }
     };
     match (fitting.pop(), fitting.pop()) {

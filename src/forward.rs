@@ -12,6 +12,7 @@ use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use ipnet::IpNet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::Transfer;
@@ -241,15 +242,18 @@ impl Forwarder {
     ) -> Result<Response<Incoming>, Failure> {
         let response = connection.sender.try_send_request(request);
         tokio::pin!(response);
-        let started = tokio::time::Instant::now();
+        let mut since = Instant::now();
         loop {
-            let quiet_since = transfer.last_sent().map_or(started, Into::into);
-            let deadline = quiet_since + self.deadlines.response_head;
+            let deadline = since + self.deadlines.response_head;
             match tokio::time::timeout_at(deadline, &mut response).await {
                 Ok(Ok(response)) => return Ok(response),
                 Ok(Err(error)) => return Err(error.into()),
-                Err(_) if transfer.last_sent().map_or(started, Into::into) > quiet_since => {}
-                Err(_) => return Err(Failure::TimedOut),
+                // It is the consumer that is slow; its own pace is judged elsewhere.
+                Err(_) if transfer.is_waiting() => since = Instant::now(),
+                Err(_) => match transfer.last_sent().map(Instant::from_std) {
+                    Some(last) if last > since => since = last,
+                    _ => return Err(Failure::TimedOut),
+                },
             }
         }
     }

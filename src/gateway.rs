@@ -168,11 +168,15 @@ impl Gateway {
             return self.exchange(&connection, request, &gone).await;
         }
         let _hung_up = gone.clone().drop_guard();
-        let tasks = self.tasks.clone();
+        let (tasks, metrics) = (self.tasks.clone(), Arc::clone(&self.metrics));
+        let reply = Reply::named(&self.live.load().rulebook.proxy);
         let exchange = async move { self.exchange(&connection, request, &gone).await };
         match tasks.spawn(exchange.in_current_span()).await {
             Ok(response) => response,
-            Err(_) => Reply::default().refusal(&Refusal::Internal, Uuid::nil()),
+            Err(_) => {
+                metrics.refused(Refusal::Internal.row().token);
+                reply.refusal(&Refusal::Internal, Uuid::new_v4())
+            }
         }
     }
 
@@ -197,7 +201,7 @@ impl Gateway {
         let id = entry.id();
         let span = tracing::info_span!("request", %id, trace_id = tracing::field::Empty);
         let walk = Walk { live: &live, connection, gone, now_s: now.as_second() };
-        match self.line(walk, head, body, &mut entry).instrument(span).await {
+        match self.line(walk, head, body, &mut entry).instrument(span.clone()).await {
             Ok(response) => {
                 let mut response = entry.follow(response);
                 response.body_mut().close_if_empty();
@@ -205,6 +209,7 @@ impl Gateway {
             }
             Err(refusal) => {
                 entry.refused(&refusal);
+                span.in_scope(|| tracing::debug!(token = refusal.row().token, "refused"));
                 if refusal.ends_connection() {
                     connection.close.cancel();
                 }
@@ -236,6 +241,7 @@ impl Gateway {
         entry.enter(Phase::Policy);
         let consumer = consumers::identify(&peer, sender)
             .map_err(|refusal| diagnosis::misfit(&self.directory, refusal, &peer, &head))?;
+        entry.consumer(&consumer);
         throttle.admit(&request.from)?;
         let SspRequest { interaction_id, target, .. } = &request;
         let interaction =

@@ -1,6 +1,7 @@
 //! Counters and histograms, under `spine_proxy_`. Labels are closed sets; no ASID, ODS code or text
 //! from a request is ever one.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use prometheus::core::Collector;
@@ -97,6 +98,8 @@ pub struct Metrics {
     pub in_flight: IntGauge,
     /// Consumer connections open.
     pub connections: IntGauge,
+    /// Whether lab switches may be used.
+    pub lab: IntGauge,
     /// Audit lines that could not be written at the first try.
     pub audit_failures: IntCounter,
     expiry: GaugeVec,
@@ -168,6 +171,7 @@ impl Metrics {
                 "audit_write_failures_total",
                 "Audit lines that could not be written at the first try",
             ),
+            lab: gauge("lab", "1 where switches that are not for live patient data may be used"),
             expiry: floats(
                 "certificate_not_after_timestamp_seconds",
                 "End of a certificate",
@@ -187,7 +191,7 @@ impl Metrics {
     }
 
     fn register(&self, phases: &HistogramVec) {
-        let all: [Box<dyn Collector>; 20] = [
+        let all: [Box<dyn Collector>; 21] = [
             Box::new(self.requests.clone()),
             Box::new(self.durations.clone()),
             Box::new(phases.clone()),
@@ -203,6 +207,7 @@ impl Metrics {
             Box::new(self.in_flight.clone()),
             Box::new(self.connections.clone()),
             Box::new(self.audit_failures.clone()),
+            Box::new(self.lab.clone()),
             Box::new(self.expiry.clone()),
             Box::new(self.crl_due.clone()),
             Box::new(self.reloaded.clone()),
@@ -227,7 +232,7 @@ impl Metrics {
         for result in ["ok", "failed"] {
             self.reloads.with_label_values(&[result]);
         }
-        for result in ["ok", "no_certificate", "failed", "timed_out"] {
+        for result in ["ok", "no_certificate", "bad_certificate", "failed", "timed_out"] {
             self.handshakes.with_label_values(&[result]);
         }
         for reason in ["head_malformed", "head_timed_out", "cut", "other", "no_slot"] {
@@ -294,7 +299,8 @@ impl Metrics {
         self.sources.get()
     }
 
-    /// A handshake ended; `result` is one of `ok`, `no_certificate`, `failed`, `timed_out`.
+    /// A handshake ended; `result` is one of `ok`, `no_certificate`, `bad_certificate`, `failed`,
+    /// `timed_out`.
     pub fn handshake(&self, result: &'static str) {
         self.handshakes.with_label_values(&[result]).inc();
     }
@@ -334,7 +340,13 @@ impl Metrics {
     pub fn expiries(&self, dates: impl Iterator<Item = (&'static str, bool, String, i64)>) {
         self.expiry.reset();
         self.crl_due.reset();
+        // A file that holds several is as good as its first end.
+        let mut first: BTreeMap<_, i64> = BTreeMap::new();
         for (used_as, is_crl, file, at_s) in dates {
+            let held = first.entry((is_crl, used_as, file)).or_insert(at_s);
+            *held = at_s.min(*held);
+        }
+        for ((is_crl, used_as, file), at_s) in first {
             let gauge = if is_crl { &self.crl_due } else { &self.expiry };
             let label = gauge.with_label_values(&[used_as, &file]);
             #[expect(clippy::cast_precision_loss, reason = "seconds are far below 2^52")]

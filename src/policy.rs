@@ -193,16 +193,17 @@ fn varies(facts: &Facts<'_>, provider: &Provider) -> Refusal {
         root: provider.root.clone(),
         cpa: provider.cpa_id.clone(),
         url: facts.target.printable(start),
-        odd: if audience_is_targets(facts) { OddOne::Receiver } else { OddOne::Target },
+        odd: if audience_is_targets(facts, provider) { OddOne::Receiver } else { OddOne::Target },
     }
 }
 
 /// Whether the target lies under the token's audience: then those two agree, and `Ssp-To` is odd.
-fn audience_is_targets(facts: &Facts<'_>) -> bool {
+fn audience_is_targets(facts: &Facts<'_>, provider: &Provider) -> bool {
     let (Audience::One(audience), Target::Url(url)) = (&facts.claims.audience, facts.target) else {
         return false;
     };
-    audience.parse::<ServiceRoot>().is_ok_and(|root| root.rest_of(url).is_some())
+    audience != provider.root.as_str()
+        && audience.parse::<ServiceRoot>().is_ok_and(|root| root.rest_of(url).is_some())
 }
 
 /// Spec: `aud` is the registered service root, character for character.

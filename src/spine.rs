@@ -154,8 +154,8 @@ impl TraceId {
     }
 }
 
-/// Masks what could be an NHS number: ten digits in a row, alone or in groups of three, three and
-/// four with a space, hyphen or dot between. At most `bytes_max` bytes are kept.
+/// Masks what could be an NHS number: ten digits in a row, or groups of three, three and four
+/// with a separator between. At most `bytes_max` bytes are kept.
 ///
 /// Everything that a record, a log line or an answer takes from a request passes through here.
 /// Longer and shorter runs (ASIDs, staff ids) are left alone.
@@ -170,14 +170,18 @@ pub fn masked(text: &str, bytes_max: usize) -> String {
             at += 1;
             continue;
         }
-        let (run, digits) = digit_run(bytes.get(at..).unwrap_or_default());
-        let taken = bytes.get(at..at + run).unwrap_or_default();
-        if digits == 10 {
-            kept.extend_from_slice(b"[masked]");
-        } else {
-            kept.extend_from_slice(taken);
+        let rest = bytes.get(at..).unwrap_or_default();
+        let digits = digits(rest);
+        match nhs_number(rest, digits) {
+            Some(length) => {
+                kept.extend_from_slice(b"[masked]");
+                at += length;
+            }
+            None => {
+                kept.extend_from_slice(rest.get(..digits).unwrap_or_default());
+                at += digits;
+            }
         }
-        at += run;
     }
     let mut whole = String::from_utf8(kept).unwrap_or_default();
     let mut end = bytes_max.min(whole.len());
@@ -188,19 +192,23 @@ pub fn masked(text: &str, bytes_max: usize) -> String {
     whole
 }
 
-/// Length in bytes of a run of digits with single separators inside, and how many digits it has.
-fn digit_run(bytes: &[u8]) -> (usize, usize) {
-    let (mut end, mut digits, mut at) = (0, 0, 0);
-    while let Some(byte) = bytes.get(at) {
-        if byte.is_ascii_digit() {
-            digits += 1;
-            end = at + 1;
-        } else if !matches!(byte, b' ' | b'-' | b'.') || end != at {
-            break;
-        }
-        at += 1;
+/// How many digits begin the text.
+fn digits(text: &[u8]) -> usize {
+    text.iter().take_while(|byte| byte.is_ascii_digit()).count()
+}
+
+/// Length of what could be an NHS number at the beginning of `text`, whose first group has
+/// `first` digits.
+fn nhs_number(text: &[u8], first: usize) -> Option<usize> {
+    if first == 10 {
+        return Some(first);
     }
-    (end, digits)
+    // 3-3-4, with one separator between.
+    let group = |at: usize| {
+        let separated = matches!(text.get(at), Some(b' ' | b'-' | b'.' | b'+' | b'_'));
+        separated.then(|| digits(text.get(at + 1..).unwrap_or_default()))
+    };
+    (first == 3 && group(3) == Some(3) && group(7) == Some(4)).then_some(12)
 }
 
 /// Durations in the configuration: a number and a unit, `10s`, `5m`, `250ms`.
@@ -255,6 +263,9 @@ mod tests {
         assert_eq!(masked("/Patient/9434765919/x", 99), "/Patient/[masked]/x");
         assert_eq!(masked("943 476 5919", 99), "[masked]");
         assert_eq!(masked("943-476-5919!", 99), "[masked]!");
+        assert_eq!(masked("9434765919 1", 99), "[masked] 1");
+        assert_eq!(masked("1-9434765919-1", 99), "1-[masked]-1");
+        assert_eq!(masked("2026 943.476.5919 2026", 99), "2026 [masked] 2026");
         assert_eq!(masked("200000000359 and 12", 99), "200000000359 and 12");
         assert_eq!(masked("ab\u{e9}cd", 3), "ab");
     }

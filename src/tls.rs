@@ -59,6 +59,12 @@ impl Crl {
         }
     }
 
+    /// A list of none: neither a check nor the word that says there is none.
+    #[must_use]
+    pub fn is_empty_list(&self) -> bool {
+        matches!(self, Self::Files(files) if files.is_empty())
+    }
+
     /// The files named, to be resolved.
     pub fn files_mut(&mut self) -> &mut [PathBuf] {
         match self {

@@ -9,7 +9,17 @@ const TABLE: &[(&str, &[&str])] = &[
     ("admin", &["audit", "directory", "gateway", "metrics"]),
     (
         "audit",
-        &["claims", "interaction", "metrics", "policy", "refusal", "request", "spine", "tls"],
+        &[
+            "claims",
+            "consumers",
+            "interaction",
+            "metrics",
+            "policy",
+            "refusal",
+            "request",
+            "spine",
+            "tls",
+        ],
     ),
     ("claims", &["interaction", "refusal", "spine"]),
     (
@@ -85,7 +95,7 @@ const TABLE: &[(&str, &[&str])] = &[
         ],
     ),
     ("interaction", &["refusal"]),
-    ("listener", &["gateway", "metrics", "spine", "tls"]),
+    ("listener", &["gateway", "metrics", "refusal", "spine", "tls"]),
     ("metrics", &["interaction", "refusal"]),
     ("policy", &["claims", "consumers", "interaction", "refusal", "spine", "target"]),
     ("refusal", &["spine"]),

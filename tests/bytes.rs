@@ -100,7 +100,8 @@ impl Exchange {
 fn whatever_is_sent_arrives_and_whatever_is_answered_comes_back() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let stage = runtime.block_on(Stage::new());
-    let mut runner = TestRunner::new(Config { cases: 48, failure_persistence: None, ..Config::default() });
+    let mut runner =
+        TestRunner::new(Config { cases: 48, failure_persistence: None, ..Config::default() });
     let ran = runner.run(&exchange(), |exchange| {
         let before = stage.provider.received().len();
         stage.provider.does(exchange.script());
@@ -134,7 +135,7 @@ async fn header_names_keep_their_spelling_and_only_the_published_ones_are_added(
         "Authorization",
         "Content-Length",
         "Content-Type",
-        "forwarded",
+        "Forwarded",
         "Host",
         "Ssp-From",
         "Ssp-InteractionID",

@@ -108,7 +108,10 @@ fn serve(stage: &Stage) -> Served {
             log.push_str(&line);
             log.push('\n');
         }
-        std::fs::write(path, log).unwrap();
+        // Whole or not there.
+        let aside = path.with_extension("aside");
+        std::fs::write(&aside, log).unwrap();
+        std::fs::rename(aside, path).unwrap();
     });
     Served(child, addresses[0], addresses[1])
 }

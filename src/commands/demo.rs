@@ -6,6 +6,8 @@
 
 use std::path::Path;
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use super::{Failure, say};
 use crate::config::{Log, LogFormat, LogLevel};
 
@@ -37,8 +39,13 @@ pub fn run(once: bool) -> Result<(), Failure> {
 
 async fn played(folder: &Path, once: bool) -> Result<(), Failure> {
     let world = World::set_up(folder).await?;
+    let mut stop = signal(SignalKind::terminate()).map_err(Failure::world)?;
     let play = Play::new(&world);
-    let failed = play.all().await.map_err(Failure::World)?;
+    let failed = tokio::select! {
+        failed = play.all() => failed.map_err(Failure::World)?,
+        _ = tokio::signal::ctrl_c() => return Ok(()),
+        _ = stop.recv() => return Ok(()),
+    };
     if once {
         world.take_down().await;
         return match failed {
@@ -49,7 +56,10 @@ async fn played(folder: &Path, once: bool) -> Result<(), Failure> {
         };
     }
     say(world.invitation()?);
-    tokio::signal::ctrl_c().await.map_err(Failure::world)?;
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = stop.recv() => {}
+    }
     world.take_down().await;
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! and reload swaps in.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,7 +13,9 @@ use crate::config::Config;
 use crate::directory::File;
 use crate::gateway::{Compatibility, Rulebook};
 use crate::interaction::Allowed;
+use crate::metrics::Metrics;
 use crate::request::Rules;
+use crate::throttle::Throttle;
 use crate::tls::Trust;
 
 /// The name this proxy goes by in `Via`, `Forwarded` and `Proxy-Status`.
@@ -114,14 +117,30 @@ fn rulebook(config: &Config) -> Result<Rulebook, Failure> {
         },
         allowed,
         compatibility: compatibility.collect(),
-        bases: config.listener.names.iter().map(|name| format!("https://{name}")).collect(),
+        bases: bases(config),
         proxy: PROXY.to_owned(),
         pace: config.provider.deadlines.pace(),
     })
 }
 
+/// The base URLs under which consumers may know this proxy: each name, without and with a port.
+fn bases(config: &Config) -> Vec<String> {
+    let host = |name: &String| if name.contains(':') { format!("[{name}]") } else { name.clone() };
+    let ports: Vec<u16> = config.listener.addresses.iter().map(SocketAddr::port).collect();
+    let named = config.listener.names.iter().map(host).map(|host| format!("https://{host}"));
+    let with_port = |base: String| {
+        let ported = ports.iter().map(|port| format!("{base}:{port}")).collect::<Vec<_>>();
+        std::iter::once(base).chain(ported)
+    };
+    named.flat_map(with_port).collect()
+}
+
 /// Shared by `serve` and reload.
-pub(super) fn publish(trust: &Trust, metrics: &crate::metrics::Metrics) {
+pub(super) fn publish(trust: &Trust, lab: bool, metrics: &Metrics) {
+    metrics.lab.set(i64::from(lab));
+    if lab {
+        tracing::warn!("lab = true: not for live patient data");
+    }
     metrics.expiries(trust.expiries.iter().map(|expiry| {
         let file = expiry.path.display().to_string();
         (expiry.used_as.label(), expiry.used_as.is_crl(), file, expiry.at_s)
@@ -130,12 +149,9 @@ pub(super) fn publish(trust: &Trust, metrics: &crate::metrics::Metrics) {
 
 /// Shared by `serve` and reload: a throttle is replaced only when its limits change, so that what
 /// it has counted is not forgotten.
-pub(super) fn throttle(
-    config: &Config,
-    before: Option<&Arc<crate::throttle::Throttle>>,
-) -> Arc<crate::throttle::Throttle> {
+pub(super) fn throttle(config: &Config, before: Option<&Arc<Throttle>>) -> Arc<Throttle> {
     match before {
         Some(before) if *before.limits() == config.throttle => Arc::clone(before),
-        _ => Arc::new(crate::throttle::Throttle::new(config.throttle.clone())),
+        _ => Arc::new(Throttle::new(config.throttle.clone())),
     }
 }

@@ -28,6 +28,8 @@ use crate::metrics::Metrics;
 
 /// How often files are looked at for changes.
 const WATCH: Duration = Duration::from_millis(500);
+/// For the last records, when told to stop twice.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How often the throttle forgets whoever is gone.
 const TIDY: Duration = Duration::from_secs(60);
 
@@ -43,22 +45,28 @@ pub fn run(path: &Path) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(Failure::world)?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let mut stop = signal(SignalKind::terminate()).map_err(Failure::world)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::world)?;
         let server = Server::start(prepared, Some(path.to_owned()))?;
+        let trail = server.trail.clone();
         tokio::select! {
             _ = stop.recv() => {}
             _ = interrupt.recv() => {}
         }
         tracing::info!("stopping: no new connections, finishing what is under way");
         tokio::select! {
-            () = server.stop() => {}
-            _ = stop.recv() => tracing::warn!("told to stop twice: stopping now"),
-            _ = interrupt.recv() => tracing::warn!("told to stop twice: stopping now"),
+            () = server.stop() => return Ok(()),
+            _ = stop.recv() => {}
+            _ = interrupt.recv() => {}
         }
+        tracing::warn!("told to stop twice: stopping now");
+        tokio::time::timeout(LAST_WORDS, trail.flush()).await.unwrap_or_default();
         Ok(())
-    })
+    });
+    // What is still under way is not waited for.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Starts logging to standard error. Libraries are held to warnings: what they print at lower
@@ -103,7 +111,7 @@ impl Server {
     pub fn start(prepared: Prepared, path: Option<PathBuf>) -> Result<Self, Failure> {
         let Prepared { config, trust, rulebook, directory } = prepared;
         let metrics = Arc::new(Metrics::new());
-        prepare::publish(&trust, &metrics);
+        prepare::publish(&trust, config.lab, &metrics);
         metrics.reload(Ok(Timestamp::now().as_second()));
         let trail = Trail::start(&config.audit, lines_max(&config), Arc::clone(&metrics))
             .map_err(Failure::configuration)?;
@@ -288,19 +296,40 @@ impl Reloader {
             Some(path) => Prepared::load(path, generation)?,
             None => Prepared::from_config(self.started_with.clone(), generation)?,
         };
-        let Prepared { config, trust, rulebook, directory } = prepared;
-        if config.listener.addresses != self.started_with.listener.addresses
-            || config.admin.address != self.started_with.admin.address
-        {
-            tracing::warn!("a new listening address needs a restart");
+        let Prepared { config, trust, mut rulebook, directory } = prepared;
+        if config.lab != self.started_with.lab {
+            let why = anyhow::anyhow!("lab cannot be changed while serving: restart");
+            return Err(Failure::Configuration(why));
         }
-        prepare::publish(&trust, &self.metrics);
+        for section in self.needs_restart(&config) {
+            tracing::warn!(section, "changed, and not in force until a restart");
+        }
+        rulebook.pace = self.started_with.provider.deadlines.pace();
+        prepare::publish(&trust, config.lab, &self.metrics);
         let throttle = prepare::throttle(&config, Some(&before.throttle));
         self.directory.replace(directory);
         let (trust, rulebook) = (Arc::new(trust), Arc::new(rulebook));
         self.live.store(Arc::new(Live { trust, rulebook, throttle }));
         tracing::info!(generation, "reloaded");
         Ok(())
+    }
+
+    /// Sections that are read once, at the start.
+    fn needs_restart(&self, new: &Config) -> impl Iterator<Item = &'static str> {
+        let old = &self.started_with;
+        let text = |part: &dyn std::fmt::Debug| format!("{part:?}");
+        [
+            ("listener.addresses", text(&old.listener.addresses), text(&new.listener.addresses)),
+            ("listener.workers", text(&old.listener.workers), text(&new.listener.workers)),
+            ("listener.limits", text(&old.listener.limits), text(&new.listener.limits)),
+            ("provider", text(&old.provider), text(&new.provider)),
+            ("directory.freshness", text(&old.directory.freshness), text(&new.directory.freshness)),
+            ("audit", text(&old.audit), text(&new.audit)),
+            ("admin", text(&old.admin), text(&new.admin)),
+            ("log", text(&old.log), text(&new.log)),
+        ]
+        .into_iter()
+        .filter_map(|(section, old, new)| (old != new).then_some(section))
     }
 
     /// What tells one state of the files from another: through symbolic links, so that the swap of

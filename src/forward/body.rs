@@ -173,7 +173,9 @@ impl Body for Upload {
         let Self { body: Some(body), transfer: Some(transfer) } = &mut *self else {
             return Poll::Ready(None);
         };
-        match ready!(body.poll_data(context)) {
+        let polled = body.poll_data(context);
+        transfer.waits(polled.is_pending());
+        match ready!(polled) {
             Some(Ok(data)) => {
                 transfer.sent(data.len());
                 // A sized body may never be asked for its end.

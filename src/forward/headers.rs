@@ -73,13 +73,14 @@ pub(super) fn request(
             headers.append(name.clone(), value.clone());
         }
     }
-    if !head.headers.contains_key(SspHeader::To.name())
+    let to = head.headers.get(SspHeader::To.name());
+    if to.is_none_or(|to| to.as_bytes().trim_ascii().is_empty())
         && let Ok(to) = HeaderValue::from_str(permit.provider().asid.as_str())
     {
         // Form (b) of the target leaves it to us; providers check it.
         headers.insert(HeaderName::from_static("ssp-to"), to);
     }
-    let forwarded = format!("for=\"{}\";by={};proto=https", hop.consumer, hop.proxy);
+    let forwarded = format!("for=\"{}\";by=_{};proto=https", hop.consumer, hop.proxy);
     if let Ok(forwarded) = HeaderValue::from_str(&forwarded) {
         headers.insert(header::FORWARDED, forwarded);
     }

@@ -36,9 +36,13 @@ impl Reply {
         Self { format, errors, proxy: rulebook.proxy.clone(), version: head.version }
     }
 
+    /// A reply where nothing is known of the request.
+    pub(super) fn named(proxy: &str) -> Self {
+        Self { proxy: proxy.to_owned(), ..Self::default() }
+    }
+
     pub(super) fn refusal(&self, refusal: &Refusal, id: Uuid) -> Response<Answer> {
         let row = refusal.row();
-        tracing::debug!(token = row.token, %id, "refused");
         let id = id.to_string();
         let outcome = Outcome { refusal, id: &id, errors: self.errors };
         let body = Full::new(Bytes::from(outcome.text(self.format)));

@@ -26,6 +26,7 @@ use super::Limits;
 use super::watched::{Activity, Busy, Watched};
 use crate::gateway::{Answer, Connection, Gateway};
 use crate::metrics::Phase;
+use crate::refusal::Refusal;
 use crate::tls::Handshake;
 
 /// What a connection needs of its worker.
@@ -68,8 +69,13 @@ impl Seat {
         let (_, tls) = stream.get_ref();
         let is_h2 = tls.alpn_protocol() == Some(b"h2");
         let handshake = Handshake::new(tls.peer_certificates());
-        let verified = handshake.peer(&live.trust, Timestamp::now().as_second()).is_ok();
-        metrics.handshake(if verified { "ok" } else { "no_certificate" });
+        let peer = handshake.peer(&live.trust, Timestamp::now().as_second());
+        metrics.handshake(match &peer {
+            Ok(_) => "ok",
+            Err(Refusal::CertificateMissing) => "no_certificate",
+            Err(_) => "bad_certificate",
+        });
+        let verified = peer.is_ok();
         metrics.phase(Phase::Tls, started.elapsed());
         drop(live);
         // Connections that can only be refused have few places of their own.

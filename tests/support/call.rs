@@ -227,7 +227,9 @@ impl Call {
         let mut request = http::Request::builder().method(self.method.as_str()).uri(uri);
         for (name, value) in self.all_headers() {
             if name != "Host" {
-                request = request.header(name, value);
+                let bytes: Vec<_> =
+                    value.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect();
+                request = request.header(name, http::HeaderValue::from_bytes(&bytes).unwrap());
             }
         }
         let body = Full::new(Bytes::from(self.body.clone()));

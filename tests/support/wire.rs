@@ -49,7 +49,9 @@ impl<S: AsyncRead + Unpin> Wire<S> {
                 let mut lines = text.split("\r\n");
                 let start = lines.next()?.to_owned();
                 let headers = lines.filter_map(|line| line.split_once(':'));
-                let headers = headers.map(|(n, v)| (n.to_owned(), v.trim().to_owned())).collect();
+                let headers = headers
+                    .map(|(n, v)| (n.to_owned(), v.trim_matches([' ', '\t']).to_owned()))
+                    .collect();
                 return Some(Message { start, headers, ..Message::default() });
             }
             if !self.more().await {

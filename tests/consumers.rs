@@ -1,0 +1,188 @@
+//! Consumers of the field, each sending what it sends, byte for byte.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+use spine_proxy::claims;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use crate::support::call::hear;
+use crate::support::stage::{self, Stage, now_s, row};
+use crate::support::wire::{Message, Wire};
+use crate::support::{Act, Answer, Call};
+
+mod browsers;
+mod dotnet;
+mod java;
+mod python;
+
+type Line = Wire<TlsStream<TcpStream>>;
+
+const TRACE: &str = "09a01679-2564-4fb4-9129-aecc81ea2706";
+const FHIR: &str = "application/fhir+json";
+const REST: &str = "urn:nhs:names:services:gpconnect:fhir:rest";
+const TOKEN_URL: &str = "https://authorize.fhir.nhs.net/token";
+const ORGANISATION_READ: &str = "organization/*.read";
+const PATIENT_READ: &str = "patient/*.read";
+const PATIENT_WRITE: &str = "patient/*.write";
+
+/// What the provider says: bytes that nobody between may touch.
+const BODY: &str = "{\"resourceType\" : \"Bundle\",\r\n\t\"note\": \"Zo\u{eb} \\u00e9\"}\n";
+const HEADERS: &str = "content-TYPE: application/fhir+json;charset=utf-8\r\n\
+                       ETag: W/\"7\"\r\nCache-Control: no-store\r\n\
+                       Date: Mon, 23 Nov 2026 09:00:00 GMT\r\n";
+/// Names of the headers of the answer, and no more.
+const NAMES: [&str; 5] = ["cache-control", "content-length", "content-type", "date", "etag"];
+
+/// A stage with a provider that says [`BODY`], and these lines in the configuration of the hub.
+async fn stage_with(top: &str, leniences: &str) -> Stage {
+    stage_of(top, leniences, |directory| directory).await
+}
+
+/// The same, and a directory that is changed.
+async fn stage_of(top: &str, leniences: &str, change: impl FnOnce(String) -> String) -> Stage {
+    let stage = Stage::with(|files| {
+        files.head(top);
+        if !leniences.is_empty() {
+            files.add(&format!("[compatibility.\"{}\"]\n{leniences}\n", stage::HUB));
+        }
+        files.edit("directory.toml", change);
+    })
+    .await;
+    stage.provider.does(Act::answer("200 OK", HEADERS, BODY));
+    stage
+}
+
+async fn strict() -> Stage {
+    stage_with("", "").await
+}
+
+/// The claims of the hub's user.
+fn claims(audience: &str, scope: &str) -> Value {
+    claims::specimen(audience, &stage::HUB_ODS.parse().unwrap(), scope, now_s())
+}
+
+/// The claims, with these in place of theirs.
+fn claims_with(audience: &str, scope: &str, others: Value) -> Value {
+    let mut claims = claims(audience, scope);
+    let Value::Object(others) = others else { panic!("claims are an object") };
+    claims.as_object_mut().unwrap().extend(others);
+    claims
+}
+
+fn token(claims: &Value) -> String {
+    token_of(&claims.to_string())
+}
+
+/// A token with a payload written as its consumer writes it.
+fn token_of(payload: &str) -> String {
+    let head = BASE64_URL_SAFE_NO_PAD.encode(br#"{"alg":"none","typ":"JWT"}"#);
+    format!("{head}.{}.", BASE64_URL_SAFE_NO_PAD.encode(payload))
+}
+
+/// A head as bytes on the wire: one line each, indentation removed, trailing spaces kept.
+fn head(text: &str) -> String {
+    let lines = text.trim_start().lines().map(str::trim_start).filter(|line| !line.is_empty());
+    let mut head: String = lines.flat_map(|line| [line, "\r\n"]).collect();
+    head.push_str("\r\n");
+    head
+}
+
+/// A connection of the hub's.
+async fn connect(stage: &Stage) -> Line {
+    Wire::new(Call::slots().connect(stage).await.unwrap())
+}
+
+async fn say(line: &mut Line, text: &str) {
+    line.stream.write_all(text.as_bytes()).await.unwrap();
+    line.stream.flush().await.unwrap();
+}
+
+/// Sends this over a connection of its own and hears what comes back.
+async fn ask(stage: &Stage, text: &str) -> Answer {
+    let mut line = connect(stage).await;
+    say(&mut line, text).await;
+    hear(&mut line).await.expect("an answer")
+}
+
+/// Sends this and gets the provider's answer, which was asked exactly this.
+async fn answered(stage: &Stage, text: &str, request_line: &str) -> Message {
+    let answer = ask(stage, text).await;
+    is_the_providers(&answer);
+    reached(stage, text, request_line)
+}
+
+/// The provider's bytes, its headers, and nothing of ours.
+fn is_the_providers(answer: &Answer) {
+    assert_eq!(answer.status, 200, "{answer:?} {}", answer.text());
+    assert!(answer.complete);
+    assert_eq!(answer.text(), BODY);
+    assert_eq!(answer.header_names(), NAMES);
+    assert_eq!(answer.header("content-type"), Some("application/fhir+json;charset=utf-8"));
+    assert_eq!(answer.header("etag"), Some("W/\"7\""));
+    assert_eq!(answer.header("date"), Some("Mon, 23 Nov 2026 09:00:00 GMT"));
+}
+
+/// The last request the provider received is `text`: this request line, every end-to-end header as
+/// spelt, the body as sent, and besides them only `Host`, `Forwarded`, `Via` and the framing.
+fn reached(stage: &Stage, text: &str, request_line: &str) -> Message {
+    const HOPS: [&str; 14] = [
+        "connection",
+        "content-length",
+        "expect",
+        "forwarded",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "transfer-encoding",
+        "via",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-port",
+        "x-forwarded-proto",
+        "te",
+    ];
+    let end_to_end = |name: &str| !HOPS.contains(&&*name.to_ascii_lowercase());
+    let received = stage.provider.received().pop().expect("a request");
+    assert_eq!(received.start, format!("{request_line} HTTP/1.1"));
+    let (sent, body) = text.split_once("\r\n\r\n").unwrap();
+    let lines = sent.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
+    let mut sent: Vec<_> = lines.map(|(n, v)| (n.to_owned(), v.trim().to_owned())).collect();
+    sent.retain(|(name, _)| end_to_end(name));
+    let mut got = received.headers.clone();
+    got.retain(|(name, _)| end_to_end(name));
+    sent.sort();
+    got.sort();
+    assert_eq!(got, sent, "the provider got other headers than were sent");
+    assert_eq!(received.header("host"), Some("provider.example.nhs.uk"));
+    assert_eq!(received.header("via"), Some("1.1 spine-proxy"));
+    let forwarded = received.header("forwarded").unwrap();
+    assert!(forwarded.starts_with("for=\"127.0.0.1:"), "{forwarded}");
+    assert!(forwarded.ends_with(";by=spine-proxy;proto=https"), "{forwarded}");
+    for hop in ["expect", "connection", "keep-alive", "x-forwarded-for", "x-forwarded-host"] {
+        assert_eq!(received.header(hop), None, "{hop} is one connection's own");
+    }
+    if request_line.starts_with("GET") {
+        assert!(received.body.is_empty());
+    } else {
+        assert_eq!(String::from_utf8_lossy(&received.body), body);
+    }
+    assert!(received.complete);
+    received
+}
+
+/// Sends this and is refused with this token; the provider is not asked.
+async fn refused(stage: &Stage, text: &str, token: &str) -> Answer {
+    let before = stage.provider.received().len();
+    let answer = ask(stage, text).await;
+    assert_eq!(answer.token(), Some(token), "{answer:?} {}", answer.text());
+    assert_eq!(answer.status, row(token).status);
+    answer.is_a_proper_refusal();
+    assert_eq!(stage.provider.received().len(), before, "the provider was asked");
+    answer
+}
+
+/// The part of a target after the practice's root as a path.
+const BASE: &str = "/A20047/STU3/1/gpconnect";
