@@ -40,6 +40,7 @@ use line::{End, Line, RecordedClaims, Who};
 pub struct Trail {
     lines: tokio::sync::mpsc::Sender<Message>,
     healthy: Arc<AtomicBool>,
+    stopping: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
 }
 
@@ -71,6 +72,7 @@ impl Trail {
             ended: None,
             transfer: Arc::default(),
             bytes_out: 0,
+            stopping: Arc::clone(&self.stopping),
             metrics: Arc::clone(&self.metrics),
         })
     }
@@ -79,6 +81,11 @@ impl Trail {
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         self.healthy.load(Ordering::Acquire)
+    }
+
+    /// What is cut off from now on is cut off by the gateway.
+    pub fn stops(&self) {
+        self.stopping.store(true, Ordering::Release);
     }
 
     /// Returns when everything handed over before has been written.
@@ -152,6 +159,8 @@ pub enum EndedBy {
     Consumer,
     /// The provider cut its answer or fell silent.
     Provider,
+    /// The gateway again: it was told to stop, and the drain deadline passed.
+    Shutdown,
     /// A bug.
     Panic,
 }
@@ -170,6 +179,7 @@ pub struct Entry {
     ended: Option<EndedBy>,
     transfer: Arc<Transfer>,
     bytes_out: u64,
+    stopping: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
 }
 
@@ -254,8 +264,9 @@ impl Entry {
         self.metrics.refused(row.token);
         self.refusal = Some(row.token);
         self.status = Some(row.status);
-        let gone = *refusal == Refusal::ConsumerGone;
-        self.ended = Some(if gone { EndedBy::Consumer } else { EndedBy::Gateway });
+        let theirs =
+            matches!(refusal, Refusal::ConsumerGone | Refusal::BodyCut | Refusal::BodyTimedOut);
+        self.ended = Some(if theirs { EndedBy::Consumer } else { EndedBy::Gateway });
     }
 
     /// The provider has answered, whether or not the consumer is still there to hear it.
@@ -278,9 +289,12 @@ impl Entry {
     }
 
     fn end(&self) -> End {
-        let unfinished = match std::thread::panicking() {
-            true => EndedBy::Panic,
-            false => EndedBy::Consumer,
+        let unfinished = if std::thread::panicking() {
+            EndedBy::Panic
+        } else if self.stopping.load(Ordering::Acquire) {
+            EndedBy::Shutdown
+        } else {
+            EndedBy::Consumer
         };
         let [_, policy, directory, provider] = self.spent;
         End {

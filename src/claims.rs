@@ -372,9 +372,10 @@ mod tests {
     /// A good token with one claim replaced (`null` removes it).
     fn with(claim: &str, value: Value) -> Result<Claims, Refusal> {
         let mut claims = good();
-        match value {
-            Value::Null => drop(claims.as_object_mut().unwrap().remove(claim)),
-            value => claims[claim] = value,
+        if value.is_null() {
+            claims.as_object_mut().unwrap().remove(claim);
+        } else {
+            claims[claim] = value;
         }
         judge(&[format!("Bearer {}", mint(&claims))])
     }

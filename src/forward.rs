@@ -160,12 +160,12 @@ impl Forwarder {
     pub async fn send(
         &self,
         permit: &Permit,
-        mut head: Parts,
+        head: Parts,
         upload: Upload,
         terms: Terms<'_>,
     ) -> Result<Response<ProviderBody>, Refusal> {
         let (effect, key) = (permit.interaction().effect(), self.key(permit, terms.trust));
-        let mut request = Some(headers::request(permit, &mut head, upload, &terms.hop));
+        let mut request = Some(headers::request(permit, &head, upload, &terms.hop));
         let mut held = self.pool.take(&key, effect);
         self.retries.earn();
         loop {
@@ -188,8 +188,7 @@ impl Forwarder {
                     if reused && effect == Effect::Reads && self.retries.spend() =>
                 {
                     tracing::debug!(%cause, "a kept connection closed under a read; sent again");
-                    request =
-                        Some(headers::request(permit, &mut head, Upload::empty(), &terms.hop));
+                    request = Some(headers::request(permit, &head, Upload::empty(), &terms.hop));
                 }
                 Err(failure) => return Err(failure.refusal(permit, terms.transfer)),
             }

@@ -149,6 +149,11 @@ impl Gateway {
         &self.metrics
     }
 
+    /// The exchanges still under way are about to be cut off.
+    pub fn stops(&self) {
+        self.trail.stops();
+    }
+
     /// Drops idle provider connections that are too old.
     pub fn tidy(&self) {
         self.forwarder.tidy();

@@ -241,6 +241,7 @@ impl Worker {
         tasks.close();
         if tokio::time::timeout(self.limits.drain, tasks.wait()).await.is_err() {
             tracing::warn!(left = tasks.len(), "drain deadline passed; ending what is left");
+            self.gateway.stops();
         }
     }
 

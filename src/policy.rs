@@ -197,12 +197,13 @@ fn varies(facts: &Facts<'_>, provider: &Provider) -> Refusal {
     }
 }
 
-/// Whether the target lies under the token's audience: then those two agree, and `Ssp-To` is odd.
+/// Whether the target lies under the token's audience and not under the receiver's root: then those
+/// two agree, and `Ssp-To` is odd.
 fn audience_is_targets(facts: &Facts<'_>, provider: &Provider) -> bool {
     let (Audience::One(audience), Target::Url(url)) = (&facts.claims.audience, facts.target) else {
         return false;
     };
-    audience != provider.root.as_str()
+    provider.root.rest_of(url).is_none()
         && audience.parse::<ServiceRoot>().is_ok_and(|root| root.rest_of(url).is_some())
 }
 

@@ -160,7 +160,7 @@ fn reached(stage: &Stage, text: &str, request_line: &str) -> Message {
     assert_eq!(received.header("via"), Some("1.1 spine-proxy"));
     let forwarded = received.header("forwarded").unwrap();
     assert!(forwarded.starts_with("for=\"127.0.0.1:"), "{forwarded}");
-    assert!(forwarded.ends_with(";by=spine-proxy;proto=https"), "{forwarded}");
+    assert!(forwarded.ends_with(";by=_spine-proxy;proto=https"), "{forwarded}");
     for hop in ["expect", "connection", "keep-alive", "x-forwarded-for", "x-forwarded-host"] {
         assert_eq!(received.header(hop), None, "{hop} is one connection's own");
     }

@@ -79,7 +79,7 @@ impl Trail {
             .name("journal".to_owned())
             .spawn(move || writer.run(queue))
             .map_err(fault)?;
-        Ok(Self { lines, healthy, metrics })
+        Ok(Self { lines, healthy, stopping: Arc::default(), metrics })
     }
 }
 

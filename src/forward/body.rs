@@ -209,6 +209,7 @@ pub struct ProviderBody {
     connection: Option<Connection>,
     pool: Arc<Pool>,
     place: Option<Place>,
+    fault: Option<PaceFault>,
 }
 
 impl ProviderBody {
@@ -224,6 +225,7 @@ impl ProviderBody {
             connection: Some(connection),
             pool,
             place: Some(place),
+            fault: None,
         };
         body.finish_if_ended();
         body
@@ -251,6 +253,9 @@ impl Body for ProviderBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, PaceFault>>> {
+        if let Some(fault) = self.fault.take() {
+            return Poll::Ready(Some(Err(fault)));
+        }
         match ready!(self.body.poll_data(context)) {
             Some(Ok(data)) => {
                 self.finish_if_ended();
@@ -258,7 +263,11 @@ impl Body for ProviderBody {
             }
             Some(Err(fault)) => {
                 self.connection = None;
-                Poll::Ready(Some(Err(fault)))
+                // hyper drops what it has not flushed when a body fails: one turn later, so that
+                // the status and what came of the body go out first.
+                self.fault = Some(fault);
+                context.waker().wake_by_ref();
+                Poll::Pending
             }
             None => {
                 self.finish();

@@ -53,7 +53,7 @@ const DROPPED_NAMES: [&str; 8] = [
 /// headers the consumer's end-to-end ones, and a `Forwarded` and a `Via` of our own.
 pub(super) fn request(
     permit: &Permit,
-    head: &mut Parts,
+    head: &Parts,
     upload: Upload,
     hop: &Hop<'_>,
 ) -> Request<Upload> {
@@ -61,7 +61,7 @@ pub(super) fn request(
     *request.method_mut() = head.method.clone();
     *request.uri_mut() = Uri::from(permit.path_and_query().clone());
     // The spelling of header names, which hyper keeps on the side.
-    *request.extensions_mut() = std::mem::take(&mut head.extensions);
+    *request.extensions_mut() = head.extensions.clone();
     let named = connection_named(&head.headers);
     let headers = request.headers_mut();
     headers.reserve(head.headers.len() + 3);

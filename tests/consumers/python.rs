@@ -57,7 +57,7 @@ async fn xhumas_double_slash_is_refused_where_the_registered_root_has_none() {
     .await;
     let root = format!("{}/structured/", stage::ROOT);
     let text = xhuma(&root, &token(&claims(&root, PATIENT_READ)));
-    refused(&stage, &text, "target_varies").await;
+    refused(&stage, &text, "target_not_receivers").await;
 }
 
 fn requests(target: &str, interaction: &str, token: &str) -> String {

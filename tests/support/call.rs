@@ -118,9 +118,10 @@ impl Call {
     }
 
     pub(crate) fn claim(mut self, name: &str, value: Value) -> Self {
-        match value {
-            Value::Null => drop(self.claims.as_object_mut().unwrap().remove(name)),
-            value => self.claims[name] = value,
+        if value.is_null() {
+            self.claims.as_object_mut().unwrap().remove(name);
+        } else {
+            self.claims[name] = value;
         }
         self
     }
@@ -204,19 +205,17 @@ impl Call {
         match self.version {
             Version::Http1 => {
                 let mut wire = Wire::new(stream);
-                wire.stream.write_all(&self.bytes()).await.unwrap();
+                // An answer may come, and the connection end, before all is written.
+                drop(wire.stream.write_all(&self.bytes()).await);
+                drop(wire.stream.flush().await);
                 hear(&mut wire).await.expect("an answer")
             }
             Version::Http2 => self.send_http2(stream).await,
         }
     }
 
-    async fn send_http2(&self, stream: TlsStream<TcpStream>) -> Answer {
-        let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-                .await
-                .unwrap();
-        tokio::spawn(connection);
+    /// The request as an HTTP/2 stack wants it.
+    pub(crate) fn request(&self) -> http::Request<Full<Bytes>> {
         let host = self.headers.iter().find(|(name, _)| name == "Host").unwrap().1.clone();
         let uri = http::Uri::builder()
             .scheme("https")
@@ -233,7 +232,16 @@ impl Call {
             }
         }
         let body = Full::new(Bytes::from(self.body.clone()));
-        let response = sender.send_request(request.body(body).unwrap()).await.unwrap();
+        request.body(body).unwrap()
+    }
+
+    async fn send_http2(&self, stream: TlsStream<TcpStream>) -> Answer {
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .unwrap();
+        tokio::spawn(connection);
+        let response = sender.send_request(self.request()).await.unwrap();
         let (head, body) = response.into_parts();
         let headers = head.headers.iter().map(|(name, value)| {
             let value = value.as_bytes().iter().map(|byte| char::from(*byte)).collect();

@@ -1,11 +1,13 @@
 //! A provider that does what it is told and remembers what it was sent.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rustls::ServerConfig;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::wire::{Message, Wire};
@@ -24,12 +26,22 @@ pub(crate) enum Act {
     Silence,
     /// Closes as soon as it has read the head.
     CloseAfterHead,
+    /// Writes these bytes as soon as it has read the head, and closes.
+    WriteAfterHead(Vec<u8>),
+    /// Closes once it has read the body too.
+    Close,
+    /// Writes these bytes and resets the connection.
+    WriteAndReset(Vec<u8>),
+    /// Writes these bytes and no more, the connection open.
+    WriteAndStall(Vec<u8>),
+    /// Writes these bytes again and again.
+    WriteForever(Vec<u8>),
+    /// Writes these bytes once it is told to.
+    WriteWhenTold(Arc<Notify>, Vec<u8>),
     /// Answers with this head and then this many bytes, made up as they go.
     Pour(Vec<u8>, usize),
     /// Reads this many bytes of body without keeping them, then answers.
     Swallow(usize, Vec<u8>),
-    /// Answers with the body it was sent.
-    Echo,
 }
 
 impl Act {
@@ -61,7 +73,10 @@ struct State {
     script: Mutex<Script>,
     received: Mutex<Vec<Received>>,
     connections: Mutex<usize>,
-    seen: tokio::sync::watch::Sender<usize>,
+    deaf: AtomicBool,
+    dialled: watch::Sender<usize>,
+    seen: watch::Sender<usize>,
+    ended: watch::Sender<usize>,
 }
 
 impl Provider {
@@ -72,14 +87,21 @@ impl Provider {
             script: Mutex::new(Box::new(|_| Act::ok())),
             received: Mutex::default(),
             connections: Mutex::new(0),
-            seen: tokio::sync::watch::Sender::new(0),
+            deaf: AtomicBool::new(false),
+            dialled: watch::Sender::new(0),
+            seen: watch::Sender::new(0),
+            ended: watch::Sender::new(0),
         });
         let provider = Self { address, state };
         let serving = provider.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (provider, tls) = (serving.clone(), Arc::clone(&tls));
-                tokio::spawn(async move { provider.connection(stream, tls).await });
+                provider.state.dialled.send_modify(|dialled| *dialled += 1);
+                tokio::spawn(async move {
+                    provider.connection(stream, tls).await;
+                    provider.state.ended.send_modify(|ended| *ended += 1);
+                });
             }
         });
         provider
@@ -110,20 +132,40 @@ impl Provider {
         self.state.seen.subscribe().wait_for(|seen| *seen >= count).await.unwrap();
     }
 
+    /// Connections that were begun, whatever became of them.
+    pub(crate) fn dialled(&self) -> usize {
+        *self.state.dialled.borrow()
+    }
+
+    /// From now on, closes every connection once its handshake is done.
+    pub(crate) fn is_deaf(&self) {
+        self.state.deaf.store(true, Ordering::Release);
+    }
+
+    /// Returns once `count` connections have ended on both sides.
+    pub(crate) async fn has_ended(&self, count: usize) {
+        self.state.ended.subscribe().wait_for(|ended| *ended >= count).await.unwrap();
+    }
+
     async fn connection(&self, stream: TcpStream, tls: Arc<ServerConfig>) {
         let Ok(stream) = TlsAcceptor::from(tls).accept(stream).await else { return };
         *self.state.connections.lock().unwrap() += 1;
+        if self.state.deaf.load(Ordering::Acquire) {
+            return;
+        }
         let mut wire = Wire::new(stream);
         while let Some(mut request) = wire.head().await {
             let act = (self.state.script.lock().unwrap())(&request);
-            let swallows = matches!(act, Act::Swallow(..) | Act::CloseAfterHead);
+            let swallows =
+                matches!(act, Act::Swallow(..) | Act::CloseAfterHead | Act::WriteAfterHead(_));
             if !swallows {
                 wire.body(&mut request, false).await;
             }
             let body = request.body.clone();
             self.state.received.lock().unwrap().push(request);
             self.state.seen.send_modify(|seen| *seen += 1);
-            if !Self::act(&mut wire, act, &body).await {
+            // TLS keeps what the socket would not take: a body's tail, for want of this.
+            if !Self::act(&mut wire, act, &body).await || wire.stream.flush().await.is_err() {
                 return;
             }
         }
@@ -137,13 +179,38 @@ impl Provider {
     ) -> bool {
         match act {
             Act::Write(bytes) => wire.stream.write_all(&bytes).await.is_ok(),
-            Act::WriteAndClose(bytes) => {
+            Act::WriteAndClose(bytes) | Act::WriteAfterHead(bytes) => {
                 drop(wire.stream.write_all(&bytes).await);
                 drop(wire.stream.shutdown().await);
+                while wire.more().await {}
                 false
             }
-            Act::Silence => std::future::pending().await,
-            Act::CloseAfterHead => false,
+            Act::Silence => {
+                while wire.more().await {}
+                false
+            }
+            Act::CloseAfterHead | Act::Close => false,
+            Act::WriteAndReset(bytes) => {
+                drop(wire.stream.write_all(&bytes).await);
+                drop(wire.stream.flush().await);
+                let (socket, _) = wire.stream.get_ref();
+                socket.set_zero_linger().unwrap();
+                false
+            }
+            Act::WriteAndStall(bytes) => {
+                drop(wire.stream.write_all(&bytes).await);
+                drop(wire.stream.flush().await);
+                while wire.more().await {}
+                false
+            }
+            Act::WriteForever(bytes) => {
+                while wire.stream.write_all(&bytes).await.is_ok() {}
+                false
+            }
+            Act::WriteWhenTold(told, bytes) => {
+                told.notified().await;
+                wire.stream.write_all(&bytes).await.is_ok()
+            }
             Act::Pour(head, mut left) => {
                 let mut ok = wire.stream.write_all(&head).await.is_ok();
                 let block = vec![b'x'; 64 * 1024];
@@ -158,11 +225,6 @@ impl Provider {
                 let seen = wire.drain(length).await;
                 assert_eq!(seen, length, "the whole body arrived");
                 wire.stream.write_all(&bytes).await.is_ok()
-            }
-            Act::Echo => {
-                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
-                wire.stream.write_all(head.as_bytes()).await.is_ok()
-                    && wire.stream.write_all(body).await.is_ok()
             }
         }
     }

@@ -12,6 +12,7 @@ use serde_json::Value;
 use spine_proxy::commands::Prepared;
 use spine_proxy::commands::certs::{Issued, Leaf, Pki};
 use spine_proxy::commands::serve::Server;
+use spine_proxy::metrics::Metrics;
 use tempfile::TempDir;
 
 use super::call::{Answer, Call};
@@ -237,6 +238,40 @@ impl Stage {
         self.server.addresses[0]
     }
 
+    /// Moves the practices to another address.
+    pub(crate) async fn redial(&self, address: std::net::SocketAddr) {
+        let directory = self.text("directory.toml");
+        let directory = directory.replace(&self.provider.address.to_string(), &address.to_string());
+        self.replace("directory.toml", &directory);
+        self.server.reload().await.unwrap();
+    }
+
+    /// Moves the practices to an address where nobody listens.
+    pub(crate) async fn moves_away(&self) {
+        let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = nobody.local_addr().unwrap();
+        drop(nobody);
+        self.redial(address).await;
+    }
+
+    /// Moves the practices to a provider with another certificate.
+    pub(crate) async fn moves_to(&self, leaf: &Leaf) -> Provider {
+        let issued = self.pki.issue(leaf).unwrap();
+        let provider = Provider::start(provider_tls(&self.pki, &issued)).await;
+        self.redial(provider.address).await;
+        provider
+    }
+
+    /// A gauge or counter, by its whole name and labels.
+    pub(crate) fn counted(&self, series: &str) -> u64 {
+        counted(&self.server.metrics, series)
+    }
+
+    /// Returns once nothing is under way and nobody is connected.
+    pub(crate) async fn is_calm(&self) {
+        is_calm(&self.server.metrics).await;
+    }
+
     /// TLS as the consumer of this certificate speaks it; `none` has none.
     pub(crate) fn consumer_tls(&self, certificate: &str, protocol: &[u8]) -> Arc<ClientConfig> {
         let builder = ClientConfig::builder_with_provider(crypto())
@@ -294,6 +329,19 @@ impl Files {
         for (name, text) in &self.0 {
             std::fs::write(folder.join(name), text).unwrap();
         }
+    }
+}
+
+pub(crate) fn counted(metrics: &Metrics, series: &str) -> u64 {
+    let (text, _) = metrics.text();
+    let prefix = format!("spine_proxy_{series} ");
+    let value = text.lines().find_map(|line| line.strip_prefix(&prefix));
+    value.map_or(0, |value| value.parse().unwrap())
+}
+
+pub(crate) async fn is_calm(metrics: &Metrics) {
+    while counted(metrics, "http_requests_in_flight") + counted(metrics, "connections") > 0 {
+        tokio::task::yield_now().await;
     }
 }
 

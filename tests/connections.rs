@@ -1,0 +1,254 @@
+//! The consumer's connection: deadlines, slots, many requests at once, and the end.
+
+use std::io;
+use std::sync::Arc;
+
+use http_body_util::BodyExt as _;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use crate::support::call::hear;
+use crate::support::provider::answer;
+use crate::support::wire::Wire;
+use crate::support::{Act, Call, Stage};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+async fn limited(limits: &str) -> Stage {
+    Stage::with(|files| files.add(&format!("[listener.limits]\n{limits}"))).await
+}
+
+/// Reads until the gateway ends the connection.
+async fn is_closed<S: tokio::io::AsyncRead + Unpin>(stream: S) -> Vec<u8> {
+    let mut wire = Wire::new(stream);
+    while wire.more().await {}
+    wire.unread
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_never_speaks_tls_is_closed() {
+    let stage = limited("handshake = \"200ms\"").await;
+    let silent = TcpStream::connect(stage.address()).await.unwrap();
+    let mut halting = TcpStream::connect(stage.address()).await.unwrap();
+    halting.write_all(b"\x16\x03\x01\x02").await.unwrap();
+    assert!(is_closed(silent).await.is_empty());
+    is_closed(halting).await;
+    stage.is_calm().await;
+    assert_eq!(stage.counted("tls_handshakes_total{result=\"timed_out\"}"), 2);
+    assert_eq!(stage.hears(Call::slots()).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_does_not_end_closes_its_connection() {
+    let stage = limited("head = \"200ms\"").await;
+    let call = Call::slots();
+    let bytes = call.bytes();
+    for part in [1, 20, bytes.len() - 1] {
+        let mut stream = call.connect(&stage).await.unwrap();
+        stream.write_all(&bytes[..part]).await.unwrap();
+        is_closed(stream).await;
+    }
+    // The same after a first request.
+    let mut wire = Wire::new(call.connect(&stage).await.unwrap());
+    wire.stream.write_all(&bytes).await.unwrap();
+    assert_eq!(hear(&mut wire).await.unwrap().status, 200);
+    wire.stream.write_all(b"G").await.unwrap();
+    is_closed(wire.stream).await;
+    stage.is_calm().await;
+    assert_eq!(stage.provider.received().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_without_a_request_is_closed() {
+    let stage = limited("idle = \"200ms\"").await;
+    let call = Call::slots();
+    assert!(is_closed(call.connect(&stage).await.unwrap()).await.is_empty());
+    let mut wire = Wire::new(call.connect(&stage).await.unwrap());
+    wire.stream.write_all(&call.bytes()).await.unwrap();
+    assert_eq!(hear(&mut wire).await.unwrap().status, 200);
+    assert!(is_closed(wire.stream).await.is_empty());
+    stage.is_calm().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exchange_longer_than_the_idle_deadline_is_not_idle() {
+    let stage = limited("idle = \"50ms\"\nhead = \"50ms\"").await;
+    for call in [Call::slots(), Call::slots().http2()] {
+        let told = Arc::new(Notify::new());
+        stage.provider.does(Act::WriteWhenTold(Arc::clone(&told), answer("200 OK", "", "{}")));
+        let asked = stage.provider.received().len();
+        // Another connection lives and dies of idleness three times meanwhile.
+        let (answer, ()) = tokio::join!(stage.hears(call.clone()), async {
+            stage.provider.has_received(asked + 1).await;
+            for _ in 0..3 {
+                is_closed(Call::slots().connect(&stage).await.unwrap()).await;
+            }
+            told.notify_one();
+        });
+        assert_eq!((answer.status, answer.complete), (200, true));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_http2_connection_without_a_request_is_closed() {
+    let stage = limited("head = \"200ms\"\nidle = \"200ms\"").await;
+    let call = Call::slots().http2();
+    is_closed(call.connect(&stage).await.unwrap()).await;
+    let mut stream = call.connect(&stage).await.unwrap();
+    stream.write_all(PREFACE).await.unwrap();
+    is_closed(stream).await;
+    // The same after a first request.
+    let stream = TokioIo::new(call.connect(&stage).await.unwrap());
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let answer = sender.send_request(call.request()).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    answer.into_body().collect().await.unwrap();
+    connection.await.unwrap().unwrap();
+    stage.is_calm().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_reads_nothing_is_given_up() {
+    let limits =
+        "[listener.limits]\nwrite-stall = \"300ms\"\n[throttle]\npractice-exchanges-max = 1";
+    let stage = Stage::with(|files| files.add(limits)).await;
+    let head = b"HTTP/1.1 200 OK\r\nContent-Length: 268435456\r\n\r\n".to_vec();
+    stage.provider.does(Act::Pour(head, 256 << 20));
+    let call = Call::slots();
+    let mut stream = call.connect(&stage).await.unwrap();
+    stream.write_all(&call.bytes()).await.unwrap();
+    let record = stage.closed(1).await;
+    assert_eq!((&record["outcome"], &record["ended_by"]), (&"aborted".into(), &"consumer".into()));
+    assert_eq!(record["status"], 200);
+    stage.is_calm().await;
+    stage.provider.has_ended(1).await;
+    stage.provider.does(Act::ok());
+    assert_eq!(stage.hears(Call::slots()).await.status, 200);
+    drop(stream);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_beyond_the_slots_waits_for_one() {
+    let stage = limited("connections-max = 1").await;
+    let call = Call::slots();
+    let mut first = Wire::new(call.connect(&stage).await.unwrap());
+    let mut second = Box::pin(stage.hears(Call::slots()));
+    for _ in 0..3 {
+        tokio::select! {
+            biased;
+            answer = &mut second => panic!("{answer:?}"),
+            answer = async {
+                first.stream.write_all(&call.bytes()).await.unwrap();
+                hear(&mut first).await.unwrap()
+            } => assert_eq!(answer.status, 200),
+        }
+    }
+    drop(first);
+    assert_eq!(second.await.status, 200);
+    stage.is_calm().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_without_a_certificate_have_few_slots() {
+    let stage = limited("unverified-max = 1").await;
+    let stranger = Call::slots().certificate("none");
+    let first = stranger.connect(&stage).await.unwrap();
+    while stage.counted("tls_handshakes_total{result=\"no_certificate\"}") < 1 {
+        tokio::task::yield_now().await;
+    }
+    if let Ok(mut second) = stranger.connect(&stage).await {
+        drop(second.write_all(&stranger.bytes()).await);
+        assert!(is_closed(second).await.is_empty());
+    }
+    assert_eq!(stage.counted("connection_errors_total{reason=\"no_slot\"}"), 1);
+    assert_eq!(stage.hears(Call::slots()).await.status, 200);
+    drop(first);
+    stage.is_calm().await;
+    assert_eq!(stage.hears(stranger).await.token(), Some("certificate_missing"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pipelined_requests_are_answered_in_order() {
+    let stage = Stage::new().await;
+    stage.provider.plays(|request| Act::answer("200 OK", "", request.header("x-number").unwrap()));
+    let numbers: Vec<String> = (0..100).map(|number: i32| number.to_string()).collect();
+    let calls = numbers.iter().map(|number| Call::slots().with("X-Number", number).bytes());
+    let bytes: Vec<u8> = calls.flatten().collect();
+    let stream = Call::slots().connect(&stage).await.unwrap();
+    let (reader, mut writer) = tokio::io::split(stream);
+    let mut wire = Wire::new(reader);
+    let answers = async {
+        let mut heard = Vec::new();
+        while heard.len() < numbers.len() {
+            let mut message = wire.head().await.unwrap();
+            wire.body(&mut message, false).await;
+            heard.push(String::from_utf8(message.body).unwrap());
+        }
+        heard
+    };
+    let (written, heard) = tokio::join!(writer.write_all(&bytes), answers);
+    written.unwrap();
+    assert_eq!(heard, numbers);
+    drop((wire, writer));
+    stage.is_calm().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_streams_of_one_connection_are_all_answered() {
+    let stage = Stage::new().await;
+    stage.provider.plays(|request| Act::answer("200 OK", "", request.header("x-number").unwrap()));
+    let stream = TokioIo::new(Call::slots().http2().connect(&stage).await.unwrap());
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    tokio::spawn(connection);
+    let exchanges: Vec<_> = (0..50)
+        .map(|number: i32| {
+            let mut sender = sender.clone();
+            let call = Call::slots().http2().with("X-Number", &number.to_string());
+            tokio::spawn(async move {
+                let answer = sender.send_request(call.request()).await.unwrap();
+                let body = answer.into_body().collect().await.unwrap().to_bytes();
+                assert_eq!(body, number.to_string());
+            })
+        })
+        .collect();
+    for exchange in exchanges {
+        exchange.await.unwrap();
+    }
+    drop(sender);
+    stage.is_calm().await;
+    assert_eq!(stage.provider.received().len(), 50);
+}
+
+/// Asks the second port.
+async fn admin(address: std::net::SocketAddr, method: &str, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await?;
+    Ok(text)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_second_port_says_how_it_is() {
+    let stage = Stage::new().await;
+    stage.hears(Call::slots()).await;
+    for (method, path, status, part) in [
+        ("GET", "/livez", 200, "ok\n"),
+        ("GET", "/readyz", 200, "[+]accepting\n[+]audit\n"),
+        ("GET", "/metrics", 200, "\nspine_proxy_http_requests_in_flight 0\n"),
+        ("GET", "/", 404, "there are"),
+        ("POST", "/readyz", 405, "read-only"),
+        ("GET", "/https://provider.example.nhs.uk/A20047/STU3/1/gpconnect/Slot", 404, "there are"),
+    ] {
+        let text = admin(stage.server.admin, method, path).await.unwrap();
+        assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {text}");
+        assert!(text.contains(part), "{path}: {text}");
+        assert!(!text.contains("200000000359") && !text.contains("A20047"), "{path}: {text}");
+    }
+}

@@ -1,0 +1,112 @@
+//! Told to stop: what is under way is finished, nothing new begins, and there is an end to waiting.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use crate::support::call::hear;
+use crate::support::provider::answer;
+use crate::support::stage::{counted, is_calm};
+use crate::support::wire::Wire;
+use crate::support::{Act, Call, Stage};
+
+async fn ready(admin: SocketAddr) -> String {
+    let mut stream = TcpStream::connect(admin).await.unwrap();
+    let request = b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
+}
+
+fn last_line(folder: &tempfile::TempDir) -> Value {
+    let text = std::fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
+    serde_json::from_str(text.lines().last().unwrap()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exchange_under_way_is_finished_and_nothing_new_begins() {
+    for call in [Call::slots(), Call::book()] {
+        let stage = Stage::new().await;
+        let told = Arc::new(Notify::new());
+        stage.provider.does(Act::WriteWhenTold(Arc::clone(&told), answer("200 OK", "", "{}")));
+        let mut wire = Wire::new(call.connect(&stage).await.unwrap());
+        wire.stream.write_all(&call.bytes()).await.unwrap();
+        let mut idle = call.connect(&stage).await.unwrap();
+        stage.provider.has_received(1).await;
+        let (address, admin) = (stage.address(), stage.server.admin);
+        let Stage { server, folder, provider, .. } = stage;
+        let metrics = Arc::clone(&server.metrics);
+        assert!(ready(admin).await.starts_with("HTTP/1.1 200 "));
+        let stopping = tokio::spawn(server.stop());
+        // A connection without an exchange is not waited for.
+        assert!(matches!(idle.read(&mut [0]).await, Ok(0) | Err(_)));
+        let text = ready(admin).await;
+        assert!(text.starts_with("HTTP/1.1 503 ") && text.contains("[-]accepting"), "{text}");
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        assert!(!stopping.is_finished());
+        told.notify_one();
+        let answer = hear(&mut wire).await.unwrap();
+        assert_eq!((answer.status, answer.text().as_str()), (200, "{}"));
+        assert_eq!(answer.header("connection"), Some("close"));
+        stopping.await.unwrap();
+        let record = last_line(&folder);
+        assert_eq!((&record["status"], &record["outcome"]), (&200.into(), &"answered".into()));
+        is_calm(&metrics).await;
+        assert_eq!(provider.received().len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_never_answers_does_not_keep_the_gateway_alive() {
+    for call in [Call::slots(), Call::book()] {
+        let limits = "[listener.limits]\ndrain = \"300ms\"";
+        let stage = Stage::with(|files| files.add(limits)).await;
+        stage.provider.does(Act::Silence);
+        let mut wire = Wire::new(call.connect(&stage).await.unwrap());
+        wire.stream.write_all(&call.bytes()).await.unwrap();
+        stage.provider.has_received(1).await;
+        let Stage { server, folder, provider, .. } = stage;
+        let metrics = Arc::clone(&server.metrics);
+        server.stop().await;
+        assert!(hear(&mut wire).await.is_none());
+        let record = last_line(&folder);
+        assert_eq!((&record["event"], &record["outcome"]), (&"closed".into(), &"aborted".into()));
+        assert_eq!(record["sent_whole"], true);
+        is_calm(&metrics).await;
+        assert_eq!(counted(&metrics, "connections"), 0);
+        provider.has_ended(1).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_http2_exchange_under_way_is_finished_too() {
+    let stage = Stage::new().await;
+    let told = Arc::new(Notify::new());
+    stage.provider.does(Act::WriteWhenTold(Arc::clone(&told), answer("200 OK", "", "{}")));
+    let call = Call::slots().http2();
+    let stream = hyper_util::rt::TokioIo::new(call.connect(&stage).await.unwrap());
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(executor, stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let exchange = tokio::spawn(async move { sender.send_request(call.request()).await });
+    stage.provider.has_received(1).await;
+    let Stage { server, folder, provider: _provider, .. } = stage;
+    let admin = server.admin;
+    let stopping = tokio::spawn(server.stop());
+    while !ready(admin).await.starts_with("HTTP/1.1 503 ") {}
+    told.notify_one();
+    let answer = exchange.await.unwrap().unwrap();
+    assert_eq!(answer.status(), 200);
+    drop(answer);
+    connection.await.unwrap().unwrap();
+    stopping.await.unwrap();
+    assert_eq!(last_line(&folder)["status"], 200);
+}

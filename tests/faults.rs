@@ -1,0 +1,332 @@
+//! What a provider does wrong to a read, and what passes through untouched.
+
+use crate::support::provider::answer;
+use crate::support::stage::{ROOT, row};
+use crate::support::{Act, Call, Stage};
+use serde_json::json;
+use spine_proxy::commands::certs::Leaf;
+
+const NAME: &str = "provider.example.nhs.uk";
+
+/// A read that must fail like this.
+async fn fails(stage: &Stage, token: &str) {
+    for call in [Call::slots(), Call::slots().http2()] {
+        let closed = stage.lines().await.iter().filter(|line| line["event"] == "closed").count();
+        let answer = stage.hears(call).await;
+        assert_eq!(answer.token(), Some(token), "{answer:?}");
+        assert_eq!(answer.status, row(token).status);
+        answer.is_a_proper_refusal();
+        let record = stage.closed(closed + 1).await;
+        assert_eq!(record["refusal"], token);
+        assert_eq!(record["status"], row(token).status);
+        assert_eq!(record["ods"], "A20047");
+    }
+}
+
+/// An answer that is cut must be seen to be cut, in both versions of HTTP.
+async fn is_seen_to_be_cut(stage: &Stage) {
+    for (before, call) in [Call::slots(), Call::slots().http2()].into_iter().enumerate() {
+        let answer = stage.hears(call).await;
+        assert_eq!((answer.status, answer.complete), (200, false), "{answer:?}");
+        let record = stage.closed(before + 1).await;
+        assert_eq!(record["status"], 200);
+        assert_eq!(record["outcome"], "aborted");
+        assert_eq!(record["ended_by"], "provider");
+    }
+    stage.is_calm().await;
+}
+
+fn patience(line: &'static str) -> impl FnOnce(&mut crate::support::stage::Files) {
+    move |files| files.add(&format!("[provider.deadlines]\n{line}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_does_not_listen_is_not_reached() {
+    let stage = Stage::new().await;
+    stage.moves_away().await;
+    fails(&stage, "provider_not_reached").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_outside_the_networks_is_never_dialled() {
+    let stage = Stage::with(|files| {
+        files.edit("spine-proxy.toml", |text| text.replace("127.0.0.0/8", "10.0.0.0/8"));
+    })
+    .await;
+    fails(&stage, "provider_not_reached").await;
+    assert_eq!(stage.provider.dialled(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_leads_outside_the_networks_is_never_dialled() {
+    for (networks, reached) in [("127.0.0.0/8\", \"::1/128", true), ("10.0.0.0/8", false)] {
+        let stage = Stage::with(|files| {
+            files.edit("spine-proxy.toml", |text| text.replace("127.0.0.0/8", networks));
+        })
+        .await;
+        let issued = stage.pki.issue(&Leaf::named("localhost")).unwrap();
+        let tls = crate::support::stage::provider_tls(&stage.pki, &issued);
+        let provider = crate::support::provider::Provider::start(tls).await;
+        let host = format!("localhost:{}", provider.address.port());
+        let directory = stage.text("directory.toml").replace(NAME, &host);
+        let directory = directory.lines().filter(|line| !line.starts_with("dial"));
+        stage.replace("directory.toml", &directory.collect::<Vec<_>>().join("\n"));
+        stage.server.reload().await.unwrap();
+        let call = Call::slots();
+        let target = call.target.replace(NAME, &host);
+        let call = call.target(&target).claim("aud", json!(ROOT.replace(NAME, &host)));
+        let answer = stage.hears(call).await;
+        if reached {
+            assert_eq!(answer.status, 200, "{answer:?}");
+            assert_eq!(provider.received()[0].header("host"), Some(host.as_str()));
+        } else {
+            assert_eq!(answer.token(), Some("provider_not_reached"));
+            assert_eq!(provider.dialled(), 0);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_does_not_prove_its_name_is_asked_nothing() {
+    let stage = Stage::new().await;
+    let other = Leaf::named("other.example.nhs.uk");
+    let leaves = [
+        other.clone(),
+        Leaf { names: other.names, ..Leaf::named(NAME) },
+        Leaf { days: (-9, -1), ..Leaf::named(NAME) },
+        Leaf { days: (1, 9), ..Leaf::named(NAME) },
+    ];
+    for leaf in leaves {
+        let directory = stage.text("directory.toml");
+        let provider = stage.moves_to(&leaf).await;
+        fails(&stage, "provider_not_reached").await;
+        assert!(provider.received().is_empty(), "{leaf:?}");
+        stage.replace("directory.toml", &directory);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_whose_certificate_was_revoked_is_asked_nothing() {
+    let stage = Stage::new().await;
+    assert_eq!(stage.hears(Call::slots()).await.status, 200);
+    let lists = stage.pki.revocation_lists(&[stage.issued["provider"].serial], 30).unwrap();
+    stage.replace("crl.pem", &lists);
+    stage.server.reload().await.unwrap();
+    // The connection that was verified before is not used either.
+    fails(&stage, "provider_not_reached").await;
+    assert_eq!(stage.provider.received().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_of_a_foreign_authority_is_asked_nothing() {
+    let stage = Stage::new().await;
+    let foreign = spine_proxy::commands::certs::Pki::new(crate::support::stage::now_s()).unwrap();
+    let issued = foreign.issue(&Leaf::named(NAME)).unwrap();
+    let tls = crate::support::stage::provider_tls(&stage.pki, &issued);
+    let provider = crate::support::provider::Provider::start(tls).await;
+    stage.redial(provider.address).await;
+    fails(&stage, "provider_not_reached").await;
+    assert_eq!(provider.connections(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_says_nothing_is_given_up() {
+    let stage = Stage::with(patience("response-head = \"200ms\"")).await;
+    stage.provider.does(Act::Silence);
+    fails(&stage, "provider_timed_out").await;
+    stage.provider.has_ended(2).await;
+    stage.provider.does(Act::WriteAndStall(b"HTTP/1.1 200 O".to_vec()));
+    fails(&stage, "provider_timed_out").await;
+    stage.provider.does(Act::WriteForever(b"HTTP/1.1 103 Early Hints\r\n\r\n".to_vec()));
+    fails(&stage, "provider_timed_out").await;
+    stage.provider.has_ended(6).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_never_finishes_its_handshake_is_given_up() {
+    let stage = Stage::with(patience("tls = \"200ms\"")).await;
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    stage.redial(mute.local_addr().unwrap()).await;
+    fails(&stage, "provider_not_reached_in_time").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_an_http_answer_is_not_passed_on() {
+    let big = format!("HTTP/1.1 200 OK\r\nX-Big: {}\r\n\r\n", "x".repeat(600 * 1024));
+    let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X-One: 1\r\n".repeat(200));
+    let heads = [
+        "",
+        "H",
+        "hello",
+        "HTTP/1.1 abc What\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 99 What\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 600 What\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 999 What\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nX-Nul: a\0b\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX-Two: a\r\n b\r\nContent-Length: 0\r\n\r\n",
+        &big,
+        &many,
+    ];
+    for head in heads {
+        let stage = Stage::new().await;
+        stage.provider.does(Act::WriteAndClose(head.as_bytes().to_vec()));
+        let answer = stage.hears(Call::slots()).await;
+        let token = answer.token();
+        assert_eq!(token, Some("provider_failed"), "{head:.80} {answer:?}");
+        fails(&stage, "provider_failed").await;
+        assert_eq!(stage.provider.received().len(), 3, "{head:.80}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_stalls_is_cut() {
+    for head in ["Content-Length: 100\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n4\r\n"] {
+        let stage = Stage::with(patience("body-idle = \"200ms\"")).await;
+        let stalled = format!("HTTP/1.1 200 OK\r\n{head}half\r\n");
+        stage.provider.does(Act::WriteAndStall(stalled.into_bytes()));
+        is_seen_to_be_cut(&stage).await;
+        stage.provider.has_ended(2).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_ends_early_is_seen_to_be_cut() {
+    let bodies = [
+        "Content-Length: 100\r\n\r\nhalf",
+        "Transfer-Encoding: chunked\r\n\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf",
+        "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n0\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nzz\r\n",
+    ];
+    for body in bodies {
+        let stage = Stage::new().await;
+        let cut = format!("HTTP/1.1 200 OK\r\n{body}");
+        stage.provider.does(Act::WriteAndClose(cut.into_bytes()));
+        is_seen_to_be_cut(&stage).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_framed_twice_is_framed_once() {
+    let stage = Stage::new().await;
+    let twice = "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n4\r\nbody\r\n0\r\n\r\n";
+    stage.provider.does(Act::WriteAndClose(format!("HTTP/1.1 200 OK\r\n{twice}").into_bytes()));
+    for call in [Call::slots(), Call::slots().http2()] {
+        let answer = stage.hears(call).await;
+        assert_eq!((answer.text().as_str(), answer.complete), ("body", true));
+        assert_eq!(answer.header("content-length"), None);
+    }
+    let twice = "Content-Length: 4\r\nContent-Length: 4\r\n\r\nbody";
+    stage.provider.does(Act::WriteAndClose(format!("HTTP/1.1 200 OK\r\n{twice}").into_bytes()));
+    let answer = stage.hears(Call::slots()).await;
+    assert_eq!(answer.text(), "body");
+    assert_eq!(answer.header_names(), ["content-length", "date"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_answer_nobody_asked_for_reaches_nobody() {
+    let stage = Stage::new().await;
+    let mut two = answer("200 OK", "", "first");
+    two.extend(answer("200 OK", "", "second"));
+    stage.provider.does(Act::Write(two));
+    for _ in 0..3 {
+        assert_eq!(stage.hears(Call::slots()).await.text(), "first");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_of_the_providers_hop_stay_there() {
+    let stage = Stage::new().await;
+    let hop = "Connection: close, odd\r\nConnection: strict-transport-security, ETag\r\n\
+        Odd: 1\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\nUpgrade: h2c\r\n\
+        Trailer: x\r\nProxy-Connection: close\r\nStrict-Transport-Security: max-age=1\r\nETag: W/\"1\"\r\n";
+    stage.provider.does(Act::Write(answer("200 OK", hop, "{}")));
+    for call in [Call::slots(), Call::slots().http2()] {
+        let answer = stage.hears(call).await;
+        let names = ["content-length", "date", "etag", "strict-transport-security"];
+        assert_eq!(answer.header_names(), names);
+        assert_eq!(answer.header("strict-transport-security"), Some("max-age=1"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_of_the_answer_pass_unchanged() {
+    let stage = Stage::new().await;
+    let given = [
+        ("ETag", "W/\"1\""),
+        ("ETag", "W/\"2\""),
+        ("Set-Cookie", "a=1"),
+        ("Set-Cookie", "b=2, c"),
+        ("Content-Encoding", "gzip"),
+        ("Location", "https://provider.example.nhs.uk/A20047/STU3/1/gpconnect/Appointment/1"),
+        ("Warning", "199 - \"caf\u{e9}\""),
+        ("Via", "1.1 theirs"),
+        ("X-Empty", ""),
+        ("Server", "Theirs/1.0"),
+        ("Date", "Mon, 02 Nov 2026 09:00:00 GMT"),
+    ];
+    let lines: String = given.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let text = format!("HTTP/1.1 200 OK\r\n{lines}Content-Length: 2\r\n\r\n\u{1f}\u{b}");
+    let bytes: Vec<u8> = text.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect();
+    stage.provider.does(Act::Write(bytes));
+    for call in [Call::slots(), Call::slots().http2()] {
+        let mut answer = stage.hears(call).await;
+        answer.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("content-length"));
+        let sorted = |headers: Vec<(String, String)>| {
+            let lower = |(name, value): (String, String)| (name.to_ascii_lowercase(), value);
+            let mut headers: Vec<_> = headers.into_iter().map(lower).collect();
+            headers.sort_by(|a, b| a.0.cmp(&b.0));
+            headers
+        };
+        let expected = given.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        assert_eq!(sorted(answer.headers), sorted(expected));
+        assert_eq!(answer.body, [0x1f, 0x0b]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statuses_pass_through_untouched() {
+    let statuses =
+        ["400", "401", "403", "404", "406", "409", "410", "422", "429", "500", "501", "503", "599"];
+    let stage = Stage::new().await;
+    for status in statuses {
+        let body = format!("{{\"their\":{status}}}");
+        let headers = "Retry-After: 120\r\nContent-Type: application/fhir+json\r\n";
+        stage.provider.does(Act::answer(&format!("{status} Theirs"), headers, &body));
+        for call in [Call::slots(), Call::book().http2()] {
+            let answer = stage.hears(call).await;
+            assert_eq!(answer.status.to_string(), status);
+            assert_eq!(answer.text(), body);
+            let names = ["content-length", "content-type", "date", "retry-after"];
+            assert_eq!(answer.header_names(), names);
+            assert_eq!(answer.header("retry-after"), Some("120"));
+        }
+    }
+    let requests = stage.provider.received().len();
+    assert_eq!(requests, statuses.len() * 2, "nothing is repeated");
+    assert_eq!(stage.provider.connections(), 1, "an error is no reason to close");
+    let closed = stage.closed(requests).await;
+    assert_eq!((&closed["status"], &closed["outcome"]), (&json!(599), &json!("answered")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_without_a_body_have_none() {
+    let stage = Stage::new().await;
+    for (status, head) in
+        [(304, "304 Not Modified\r\nETag: W/\"1\"\r\n\r\n"), (204, "204 No Content\r\n\r\n")]
+    {
+        stage.provider.does(Act::Write(format!("HTTP/1.1 {head}").into_bytes()));
+        for call in [Call::slots().with("Connection", "close"), Call::slots().http2()] {
+            let answer = stage.hears(call).await;
+            assert_eq!(
+                (answer.status, answer.text().as_str(), answer.complete),
+                (status, "", true)
+            );
+        }
+    }
+    assert_eq!(stage.closed(4).await["outcome"], "answered");
+}

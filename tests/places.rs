@@ -1,0 +1,151 @@
+//! How many exchanges a practice bears at once, and when a place is free again.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use crate::support::call::hear;
+use crate::support::provider::answer;
+use crate::support::stage::OTHER_TO;
+use crate::support::wire::Wire;
+use crate::support::{Act, Call, Stage};
+use tokio::io::AsyncWriteExt as _;
+
+const ONE: &str = "[throttle]\npractice-exchanges-max = 1\nwait = \"100ms\"";
+const PATIENT: &str = "[throttle]\npractice-exchanges-max = 1\nwait = \"60s\"";
+
+async fn one_at_a_time(more: &str) -> Stage {
+    Stage::with(|files| files.add(&format!("{ONE}\n{more}"))).await
+}
+
+async fn is_busy(stage: &Stage) {
+    let asked = stage.provider.received().len();
+    let answer = stage.hears(Call::slots()).await;
+    assert_eq!((answer.status, answer.token()), (503, Some("provider_busy")));
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    answer.is_a_proper_refusal();
+    assert_eq!(stage.provider.received().len(), asked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_request_to_a_full_practice_is_refused_and_a_third_is_not() {
+    let stage = one_at_a_time("").await;
+    let told = Arc::new(Notify::new());
+    stage.provider.does(Act::WriteWhenTold(Arc::clone(&told), answer("200 OK", "", "{}")));
+    let first = stage.hears(Call::slots());
+    let rest = async {
+        stage.provider.has_received(1).await;
+        is_busy(&stage).await;
+        told.notify_one();
+    };
+    let (first, ()) = tokio::join!(first, rest);
+    assert_eq!(first.status, 200);
+    stage.provider.does(Act::ok());
+    assert_eq!(stage.hears(Call::slots()).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_waits_for_a_place_and_gets_it() {
+    let stage = Stage::with(|files| files.add(PATIENT)).await;
+    let told = Arc::new(Notify::new());
+    stage.provider.does(Act::WriteWhenTold(Arc::clone(&told), answer("200 OK", "", "{}")));
+    let calls = async { tokio::join!(stage.hears(Call::slots()), stage.hears(Call::book())) };
+    let rest = async {
+        stage.provider.has_received(1).await;
+        // Both are under way, and the provider has one of them.
+        while stage.counted("http_requests_in_flight") < 2 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(stage.provider.received().len(), 1);
+        told.notify_one();
+        stage.provider.has_received(2).await;
+        told.notify_one();
+    };
+    let ((first, second), ()) = tokio::join!(calls, rest);
+    assert_eq!((first.status, second.status), (200, 200));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_practice_is_no_other_practices_trouble() {
+    let stage = one_at_a_time("").await;
+    stage.provider.plays(|request| match request.header("ssp-to") {
+        Some(OTHER_TO) => Act::ok(),
+        _ => Act::Silence,
+    });
+    tokio::select! {
+        answer = stage.hears(Call::slots()) => panic!("{answer:?}"),
+        () = async {
+            stage.provider.has_received(1).await;
+            let call = Call::slots().set("Ssp-To", OTHER_TO);
+            let target = call.target.replace("A20047", "B82617");
+            let audience = serde_json::json!(crate::support::stage::OTHER_ROOT);
+            let answer = stage.hears(call.target(&target).claim("aud", audience)).await;
+            assert_eq!(answer.status, 200, "{answer:?}");
+        } => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_is_free_again_when_its_consumer_hangs_up() {
+    let stage = one_at_a_time("").await;
+    stage.provider.does(Act::Silence);
+    tokio::select! {
+        answer = stage.hears(Call::slots().http2()) => panic!("{answer:?}"),
+        () = stage.provider.has_received(1) => {}
+    }
+    let record = stage.closed(1).await;
+    assert_eq!((&record["outcome"], &record["ended_by"]), (&"aborted".into(), &"consumer".into()));
+    // The provider is told: nobody waits for its answer.
+    stage.provider.has_ended(1).await;
+    stage.provider.does(Act::ok());
+    assert_eq!(stage.hears(Call::slots()).await.status, 200);
+    stage.is_calm().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_of_a_consumer_that_left_over_http1_is_free_again_in_time() {
+    // A consumer may close its side after a request and still wait, so leaving is not seen here.
+    let stage = one_at_a_time("[provider.deadlines]\nresponse-head = \"200ms\"").await;
+    stage.provider.does(Act::Silence);
+    tokio::select! {
+        answer = stage.hears(Call::slots()) => panic!("{answer:?}"),
+        () = stage.provider.has_received(1) => {}
+    }
+    stage.closed(1).await;
+    stage.provider.has_ended(1).await;
+    stage.is_calm().await;
+    stage.provider.does(Act::ok());
+    assert_eq!(stage.hears(Call::slots()).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_is_held_until_the_last_byte_of_the_body() {
+    let stage = one_at_a_time("").await;
+    let head = b"HTTP/1.1 200 OK\r\nContent-Length: 67108864\r\n\r\n".to_vec();
+    stage.provider.does(Act::Pour(head, 64 << 20));
+    let call = Call::slots();
+    let mut wire = Wire::new(call.connect(&stage).await.unwrap());
+    wire.stream.write_all(&call.bytes()).await.unwrap();
+    wire.head().await.unwrap();
+    is_busy(&stage).await;
+    assert_eq!(wire.drain(64 << 20).await, 64 << 20);
+    stage.provider.does(Act::ok());
+    assert_eq!(stage.hears(Call::slots()).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_is_free_again_when_its_provider_fails() {
+    let stage = one_at_a_time("").await;
+    let cut = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ncut".to_vec();
+    let acts = [Act::Close, Act::WriteAndClose(cut), Act::ok(), Act::ok()];
+    let mut acts = acts.into_iter();
+    stage.provider.plays(move |_| acts.next().unwrap());
+    assert_eq!(stage.hears(Call::book()).await.status, 502);
+    assert!(!stage.hears(Call::slots()).await.complete);
+    let call = Call::slots();
+    let mut wire = Wire::new(call.connect(&stage).await.unwrap());
+    for _ in 0..2 {
+        wire.stream.write_all(&call.bytes()).await.unwrap();
+        assert_eq!(hear(&mut wire).await.unwrap().status, 200);
+    }
+}

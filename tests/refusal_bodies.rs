@@ -1,0 +1,184 @@
+//! What a refusal looks like, and what becomes of its connection.
+
+use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+
+use crate::support::call::hear;
+use crate::support::stage;
+use crate::support::wire::Wire;
+use crate::support::{Answer, Call, Stage};
+
+const PROFILE: &str = "https://fhir.nhs.uk/STU3/StructureDefinition/GPConnect-OperationOutcome-1";
+const SPINE_CODES: &str = "https://fhir.nhs.uk/STU3/CodeSystem/Spine-ErrorOrWarningCode-1";
+
+fn slots() -> Call {
+    Call::slots()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_json_or_xml_by_parameter_then_accept_then_content_type() {
+    let stage = Stage::new().await;
+    let (json, xml) = (Some("application/fhir+json"), Some("application/fhir+xml"));
+    for (parameter, accept, content, is_xml) in [
+        (None, None, None, false),
+        (None, None, xml, true),
+        (None, xml, None, true),
+        (None, json, xml, false),
+        (None, xml, json, true),
+        (None, Some("*/*"), xml, true),
+        (Some("_format=application/fhir%2Bxml"), json, json, true),
+        (Some("_format=xml"), json, json, true),
+        (Some("_format=application/fhir+json"), xml, xml, false),
+        (Some("_format=json"), xml, None, false),
+        (Some("not_format=xml"), None, None, false),
+    ] {
+        let mut call = Call::book().without("Ssp-From").without("Accept").without("Content-Type");
+        if let Some(parameter) = parameter {
+            call.target = format!("{}?{parameter}", call.target);
+        }
+        for (name, value) in [("Accept", accept), ("Content-Type", content)] {
+            if let Some(value) = value {
+                call = call.with(name, value);
+            }
+        }
+        let kind = if is_xml { "application/fhir+xml" } else { "application/fhir+json" };
+        for call in [call.clone(), call.http2()] {
+            let answer = stage.refuses(call, "from_missing").await;
+            let expected = format!("{kind};charset=utf-8");
+            assert_eq!(answer.header("content-type"), Some(&*expected), "{parameter:?} {accept:?}");
+        }
+    }
+}
+
+fn id_of(answer: &Answer) -> String {
+    let id = answer.json()["id"].as_str().unwrap().to_owned();
+    assert!(uuid::Uuid::parse_str(&id).is_ok());
+    id
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_documented_refusal_is_the_live_proxys_body() {
+    let stage = Stage::new().await;
+    let other = format!("/{}/Slot?patient=9434765919", stage::OTHER_ROOT);
+    for (call, token, status, issue, text) in [
+        (
+            slots().set("Ssp-From", "200000000999"),
+            "sender_unknown",
+            403,
+            "forbidden",
+            "ASID_CHECK_FAILED_MESSAGESENDER_200000000999".to_owned(),
+        ),
+        (
+            slots().target(&other),
+            "target_not_receivers",
+            400,
+            "invalid",
+            format!(
+                "ENDPOINT_{}_CPAID_S000000000001_VARIES_FROM_TARGETURL_{}",
+                stage::ROOT,
+                stage::OTHER_ROOT
+            ),
+        ),
+    ] {
+        let answer = stage.refuses(call, token).await;
+        let id = id_of(&answer);
+        let expected = format!(
+            r#"{{"resourceType":"OperationOutcome","id":"{id}","issue":[{{"code":"{issue}","severity":"error","details":{{"coding":[{{"code":"{status}","display":"{text}","system":"http://fhir.nhs.net/ValueSet/gpconnect-schedule-response-code-1-0"}}]}},"diagnostics":"{text}"}}]}}"#
+        );
+        assert_eq!(answer.text(), expected);
+        assert_eq!(stage.lines().await.last().unwrap()["id"], id, "the record has the same id");
+    }
+    let answer = stage.refuses(slots().method("DELETE"), "method_not_allowed").await;
+    let expected = r#"{"resourceType":"OperationOutcome","issue":[{"code":"forbidden","severity":"fatal","details":{"coding":[{"code":"405","display":"405: Method Not Allowed","system":"https://fhir.nhs.uk/StructureDefinition/spine-operationoutcome-1"}]}}]}"#;
+    assert_eq!(answer.text(), expected);
+}
+
+fn is_gp_connect(answer: &Answer, code: &str) {
+    id_of(answer);
+    let body = answer.json();
+    assert_eq!(body["meta"], json!({"profile": [PROFILE]}));
+    let issue = &body["issue"][0];
+    assert_eq!(issue["severity"], "error");
+    assert_eq!(issue["details"]["coding"][0]["system"], SPINE_CODES);
+    assert_eq!(issue["details"]["coding"][0]["code"], code);
+    assert!(issue["diagnostics"].is_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_refusals_are_gp_connect_bodies_and_in_the_lab_all_can_be() {
+    let stage = Stage::new().await;
+    let unresourceful = slots().claim("requesting_device", json!({"resourceType": "Patient"}));
+    is_gp_connect(&stage.refuses(unresourceful, "claim_resource").await, "INVALID_RESOURCE");
+    let stage = Stage::with(|files| {
+        files.head("lab = true");
+        files.add("[compatibility.\"200000000359\"]\nerrors = \"gpconnect\"");
+    });
+    let stage = stage.await;
+    let other = format!("/{}/Slot", stage::OTHER_ROOT);
+    for (call, token, code) in [
+        (slots().target(&other), "target_not_receivers", "BAD_REQUEST"),
+        (slots().method("DELETE"), "method_not_allowed", "BAD_REQUEST"),
+        (slots().without("Authorization"), "token_missing", "BAD_REQUEST"),
+        (slots().certificate("clinic"), "certificate_not_senders", "ACCESS_DENIED"),
+    ] {
+        is_gp_connect(&stage.refuses(call, token).await, code);
+    }
+    let clinic = slots().set("Ssp-From", stage::CLINIC);
+    let answer = stage.refuses(clinic, "sender_not_certificates").await;
+    assert_eq!(answer.json().get("meta"), None, "the clinic has no such leniency");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_keeps_the_connection() {
+    let stage = Stage::new().await;
+    for (refused, status) in [
+        (slots().without("Ssp-From"), 400),
+        (Call::book().without("Ssp-From"), 400),
+        (Call::book().method("DELETE"), 405),
+        (slots().body(b"x"), 400),
+    ] {
+        let mut wire = Wire::new(refused.connect(&stage).await.unwrap());
+        wire.stream.write_all(&refused.bytes()).await.unwrap();
+        let answer = hear(&mut wire).await.unwrap();
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.header("connection"), None);
+        wire.stream.write_all(&Call::book().bytes()).await.unwrap();
+        assert_eq!(hear(&mut wire).await.unwrap().status, 200);
+    }
+    let head = slots().method("HEAD");
+    let mut wire = Wire::new(head.connect(&stage).await.unwrap());
+    wire.stream.write_all(&head.bytes()).await.unwrap();
+    assert!(wire.head().await.unwrap().start.starts_with("HTTP/1.1 405 "));
+    wire.stream.write_all(&slots().bytes()).await.unwrap();
+    assert_eq!(hear(&mut wire).await.unwrap().status, 200, "no body after HEAD");
+    let nobody = slots().certificate("none");
+    let mut wire = Wire::new(nobody.connect(&stage).await.unwrap());
+    wire.stream.write_all(&nobody.bytes()).await.unwrap();
+    assert_eq!(hear(&mut wire).await.unwrap().status, 496);
+    assert!(hear(&mut wire).await.is_none(), "without a certificate the connection ends");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_is_told_to_continue_only_when_it_may() {
+    let stage = Stage::new().await;
+    let call = Call::book().with("Expect", "100-continue");
+    let length = call.body.len();
+    let head_of = |call: &Call| call.bytes()[..call.bytes().len() - length].to_vec();
+
+    let refused = call.clone().without("Authorization");
+    let mut wire = Wire::new(refused.connect(&stage).await.unwrap());
+    wire.stream.write_all(&head_of(&refused)).await.unwrap();
+    let answer = hear(&mut wire).await.unwrap();
+    assert_eq!((answer.status, answer.token()), (400, Some("token_missing")));
+    assert!(hear(&mut wire).await.is_none(), "nobody knows whether a body will follow");
+    assert_eq!(stage.provider.received().len(), 0);
+
+    let mut wire = Wire::new(call.connect(&stage).await.unwrap());
+    wire.stream.write_all(&head_of(&call)).await.unwrap();
+    assert_eq!(wire.head().await.unwrap().start, "HTTP/1.1 100 Continue");
+    wire.stream.write_all(&call.body).await.unwrap();
+    assert_eq!(hear(&mut wire).await.unwrap().status, 200);
+    let received = stage.provider.received().pop().unwrap();
+    assert_eq!(received.body, call.body);
+    assert_eq!(received.header("expect"), None);
+}
