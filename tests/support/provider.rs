@@ -161,22 +161,17 @@ impl Provider {
             if !swallows {
                 wire.body(&mut request, false).await;
             }
-            let body = request.body.clone();
             self.state.received.lock().unwrap().push(request);
             self.state.seen.send_modify(|seen| *seen += 1);
             // TLS keeps what the socket would not take: a body's tail, for want of this.
-            if !Self::act(&mut wire, act, &body).await || wire.stream.flush().await.is_err() {
+            if !Self::act(&mut wire, act).await || wire.stream.flush().await.is_err() {
                 return;
             }
         }
     }
 
     /// Answers whether the connection is kept.
-    async fn act(
-        wire: &mut Wire<tokio_rustls::server::TlsStream<TcpStream>>,
-        act: Act,
-        body: &[u8],
-    ) -> bool {
+    async fn act(wire: &mut Wire<tokio_rustls::server::TlsStream<TcpStream>>, act: Act) -> bool {
         match act {
             Act::Write(bytes) => wire.stream.write_all(&bytes).await.is_ok(),
             Act::WriteAndClose(bytes) | Act::WriteAfterHead(bytes) => {
