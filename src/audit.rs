@@ -33,7 +33,7 @@ mod line;
 pub use journal::{JournalError, Settings};
 
 use journal::Message;
-use line::{End, Line, RecordedClaims, Who};
+use line::{End, Line, Part, RecordedClaims, Who};
 
 /// Where records go. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -62,7 +62,7 @@ impl Trail {
         let started = Instant::now();
         Ok(Entry {
             places: Places { opened: Some(opened), closed: Some(closed) },
-            who: Who::new(Uuid::new_v4(), method.clone()),
+            who: Arc::new(Who::new(Uuid::new_v4(), method.clone())),
             opened_at: now,
             started,
             phase: (Phase::Policy, started),
@@ -169,7 +169,7 @@ pub enum EndedBy {
 #[derive(Debug)]
 pub struct Entry {
     places: Places,
-    who: Who,
+    who: Arc<Who>,
     opened_at: Timestamp,
     started: Instant,
     phase: (Phase, Instant),
@@ -186,7 +186,7 @@ pub struct Entry {
 impl Entry {
     /// The exchange's own id: the only thing an answer may take from its entry.
     #[must_use]
-    pub const fn id(&self) -> Uuid {
+    pub fn id(&self) -> Uuid {
         self.who.id
     }
 
@@ -198,26 +198,27 @@ impl Entry {
 
     /// What the head says, as far as it is well formed.
     pub fn heard(&mut self, headers: &SspHeaders<'_>) {
-        self.who.trace_id = headers.trace_id.as_ref().ok().map(TraceId::printable);
-        self.who.from = headers.from.as_ref().ok().cloned();
-        self.who.to = headers.to.as_ref().ok().cloned();
-        self.who.interaction = headers.interaction();
+        let who = self.who();
+        who.trace_id = headers.trace_id.as_ref().ok().map(TraceId::printable);
+        who.from = headers.from.as_ref().ok().cloned();
+        who.to = headers.to.as_ref().ok().cloned();
+        who.interaction = headers.interaction();
     }
 
     /// The certificate that was verified, by its first name until it is known which one counts.
     pub fn peer(&mut self, peer: &Peer) {
-        self.who.certificate = peer.names().first().cloned();
+        self.who().certificate = peer.names().first().cloned();
     }
 
     /// The consumer that was identified, by the certificate name that it is registered with.
     pub fn consumer(&mut self, consumer: &Consumer) {
-        self.who.certificate = Some(consumer.name().clone());
+        self.who().certificate = Some(consumer.name().clone());
     }
 
     /// The claims that were checked: from this list of fields, never others.
     pub fn claims(&mut self, claims: &Claims) {
         let text = |text: &str| masked(text, line::CLAIM_BYTES_MAX);
-        self.who.claims = Some(RecordedClaims {
+        self.who().claims = Some(RecordedClaims {
             organisation: claims.organisation.clone(),
             issuer: text(&claims.issuer),
             subject: text(&claims.subject),
@@ -246,13 +247,15 @@ impl Entry {
     /// [`Refusal::AuditUnavailable`] when the journal has failed since the entry was opened.
     pub fn opened(&mut self, permit: &Permit, trail: &Trail) -> Result<(), Refusal> {
         let provider = permit.provider();
-        self.who.to = Some(provider.asid.clone());
-        self.who.ods = Some(provider.ods.clone());
+        let who = self.who();
+        who.to = Some(provider.asid.clone());
+        who.ods = Some(provider.ods.clone());
         if !trail.is_healthy() {
             return Err(Refusal::AuditUnavailable);
         }
         if let Some(place) = self.places.opened.take() {
-            let line = Line { time: self.opened_at, who: self.who.clone(), end: None };
+            let line =
+                Line { time: self.opened_at, who: Arc::clone(&self.who), part: Part::Opened };
             drop(place.send(Message::Line(Box::new(line))));
         }
         Ok(())
@@ -278,6 +281,11 @@ impl Entry {
     /// Ties the entry to an answer's body: it closes with the last byte.
     pub fn follow<B>(self, response: Response<B>) -> Response<Followed<B>> {
         response.map(|body| Followed { body, entry: self })
+    }
+
+    /// Nobody shares this before the opened line is sent, and nothing is set after.
+    fn who(&mut self) -> &mut Who {
+        Arc::make_mut(&mut self.who)
     }
 
     fn outcome(&self) -> Outcome {
@@ -329,7 +337,11 @@ impl Drop for Entry {
         if let Some(place) = self.places.closed.take() {
             let ended_at = jiff::SignedDuration::try_from(end.duration).unwrap_or_default();
             let time = self.opened_at.saturating_add(ended_at).unwrap_or(self.opened_at);
-            let line = Line { time, who: self.who.clone(), end: Some(end) };
+            let part = match self.places.opened {
+                Some(_) => Part::Only(end),
+                None => Part::Closed(end),
+            };
+            let line = Line { time, who: Arc::clone(&self.who), part };
             drop(place.send(Message::Line(Box::new(line))));
         }
     }

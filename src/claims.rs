@@ -66,8 +66,28 @@ pub fn check(
     now_s: i64,
 ) -> Result<Claims, Refusal> {
     let payload = payload(bearer(headers)?, signature)?;
-    let token: Token<'_> = serde_json::from_slice(&payload).map_err(|_| Refusal::TokenClaims)?;
-    token.check(interaction, now_s)
+    match serde_json::from_slice::<Token<'_>>(&payload) {
+        Ok(token) => token.check(interaction, now_s),
+        Err(_) => Err(fault(&payload)),
+    }
+}
+
+/// Why claims could not be read: looked into only once it is certain that they cannot. A claim that
+/// is there but no resource is 422, anything else 400.
+fn fault(payload: &[u8]) -> Refusal {
+    let Ok(claims) = serde_json::from_slice::<Resources<'_>>(payload) else {
+        return Refusal::TokenClaims;
+    };
+    let named = [
+        ("requesting_device", claims.requesting_device),
+        ("requesting_organization", claims.requesting_organization),
+        ("requesting_practitioner", claims.requesting_practitioner),
+    ];
+    let broken = |raw: &RawValue| serde_json::from_str::<Resource<'_>>(raw.get()).is_err();
+    let mut named = named.into_iter();
+    named
+        .find_map(|(name, raw)| raw.is_some_and(broken).then_some(Refusal::ClaimResource(name)))
+        .unwrap_or(Refusal::TokenClaims)
 }
 
 /// The organisation a token names, believed for nothing: tells which of several mismatched things
@@ -76,7 +96,7 @@ pub fn check(
 pub fn organisation(headers: &HeaderMap) -> Option<OdsCode> {
     let payload = payload(bearer(headers).ok()?, Signature::Ignored).ok()?;
     let token: Token<'_> = serde_json::from_slice(&payload).ok()?;
-    resource(token.requesting_organization, "", "Organization").ok()?.organisation().ok()
+    token.requesting_organization?.organisation().ok()
 }
 
 /// Limit: bytes of a token, before anything is decoded.
@@ -130,6 +150,10 @@ fn payload(token: &str, signature: Signature) -> Result<Vec<u8>, Refusal> {
     BASE64_URL_SAFE_NO_PAD.decode(payload).map_err(|_| Refusal::TokenMalformed)
 }
 
+/// Text that is copied only if it was written with escapes.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TokenHead<'a> {
@@ -144,9 +168,9 @@ struct TokenHead<'a> {
 #[derive(Deserialize)]
 struct Token<'a> {
     #[serde(borrow, default)]
-    iss: Option<Cow<'a, str>>,
+    iss: Option<Text<'a>>,
     #[serde(borrow, default)]
-    sub: Option<Cow<'a, str>>,
+    sub: Option<Text<'a>>,
     #[serde(borrow, default)]
     aud: Option<&'a RawValue>,
     #[serde(default)]
@@ -154,9 +178,20 @@ struct Token<'a> {
     #[serde(default)]
     iat: Option<i64>,
     #[serde(borrow, default)]
-    reason_for_request: Option<Cow<'a, str>>,
+    reason_for_request: Option<Text<'a>>,
     #[serde(borrow, default)]
-    requested_scope: Option<Cow<'a, str>>,
+    requested_scope: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    requesting_device: Option<Resource<'a>>,
+    #[serde(borrow, default)]
+    requesting_organization: Option<Resource<'a>>,
+    #[serde(borrow, default)]
+    requesting_practitioner: Option<Resource<'a>>,
+}
+
+/// The same payload, for saying what is wrong with it.
+#[derive(Deserialize)]
+struct Resources<'a> {
     #[serde(borrow, default)]
     requesting_device: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -183,7 +218,7 @@ impl Token<'_> {
                 .organisation()?;
         let practitioner =
             resource(self.requesting_practitioner, "requesting_practitioner", "Practitioner")?;
-        if practitioner.id.as_deref() != Some(&*subject) {
+        if practitioner.id.as_ref().is_none_or(|Text(id)| *id != subject) {
             return Err(Refusal::ClaimInvalid("sub"));
         }
         Ok(Claims {
@@ -199,16 +234,15 @@ impl Token<'_> {
     }
 }
 
-fn text(claim: Option<Cow<'_, str>>, name: &'static str) -> Result<String, Refusal> {
+fn text(claim: Option<Text<'_>>, name: &'static str) -> Result<String, Refusal> {
     match claim {
-        Some(text) if !text.trim().is_empty() => Ok(text.into_owned()),
+        Some(Text(text)) if !text.trim().is_empty() => Ok(text.into_owned()),
         _ => Err(Refusal::ClaimMissing(name)),
     }
 }
 
 fn audience(claim: Option<&RawValue>) -> Result<Audience, Refusal> {
-    let raw = claim.map(RawValue::get).filter(|raw| *raw != "null");
-    let raw = raw.ok_or(Refusal::ClaimMissing("aud"))?;
+    let raw = claim.map(RawValue::get).ok_or(Refusal::ClaimMissing("aud"))?;
     if let Ok(one) = serde_json::from_str::<String>(raw) {
         return if one.is_empty() {
             Err(Refusal::ClaimMissing("aud"))
@@ -256,7 +290,7 @@ struct Resource<'a> {
     #[serde(rename = "resourceType", borrow)]
     resource_type: Cow<'a, str>,
     #[serde(borrow, default)]
-    id: Option<Cow<'a, str>>,
+    id: Option<Text<'a>>,
     #[serde(borrow, default)]
     identifier: Vec<Identifier<'a>>,
 }
@@ -264,17 +298,17 @@ struct Resource<'a> {
 #[derive(Deserialize)]
 struct Identifier<'a> {
     #[serde(borrow, default)]
-    system: Option<Cow<'a, str>>,
+    system: Option<Text<'a>>,
     #[serde(borrow, default)]
-    value: Option<Cow<'a, str>>,
+    value: Option<Text<'a>>,
 }
 
 impl Resource<'_> {
     fn identifier_in(&self, systems: &[&str]) -> Option<&str> {
         let known = |identifier: &&Identifier<'_>| {
-            identifier.system.as_deref().is_some_and(|system| systems.contains(&system))
+            identifier.system.as_ref().is_some_and(|Text(system)| systems.contains(&&**system))
         };
-        self.identifier.iter().find(known)?.value.as_deref()
+        self.identifier.iter().find(known)?.value.as_ref().map(|Text(value)| &**value)
     }
 
     fn organisation(&self) -> Result<OdsCode, Refusal> {
@@ -286,18 +320,16 @@ impl Resource<'_> {
 
 /// Spec: a claim that is missing is 400; one that is not a resource of its type is 422.
 fn resource<'a>(
-    claim: Option<&'a RawValue>,
+    claim: Option<Resource<'a>>,
     name: &'static str,
     resource_type: &str,
 ) -> Result<Resource<'a>, Refusal> {
-    let raw = claim.map(RawValue::get).filter(|raw| *raw != "null");
-    let raw = raw.ok_or(Refusal::ClaimMissing(name))?;
-    let resource: Resource<'a> =
-        serde_json::from_str(raw).map_err(|_| Refusal::ClaimResource(name))?;
-    if resource.resource_type != resource_type {
-        return Err(Refusal::ClaimResource(name));
+    let resource = claim.ok_or(Refusal::ClaimMissing(name))?;
+    if resource.resource_type == resource_type {
+        Ok(resource)
+    } else {
+        Err(Refusal::ClaimResource(name))
     }
-    Ok(resource)
 }
 
 /// Writes a token as a consumer would: for tests, the demonstration and the `token` command.

@@ -164,7 +164,7 @@ impl Forwarder {
         upload: Upload,
         terms: Terms<'_>,
     ) -> Result<Response<ProviderBody>, Refusal> {
-        let (effect, key) = (permit.interaction().effect(), self.key(permit, terms.trust));
+        let (effect, key) = (permit.interaction().effect(), Self::key(permit, terms.trust));
         let mut request = Some(headers::request(permit, &head, upload, &terms.hop));
         let mut held = self.pool.take(&key, effect);
         self.retries.earn();
@@ -201,12 +201,10 @@ impl Forwarder {
         self.pool.tidy();
     }
 
-    fn key(&self, permit: &Permit, trust: &Trust) -> Key {
+    fn key(permit: &Permit, trust: &Trust) -> Key {
         let provider = permit.provider();
-        let root = &provider.root;
-        let address =
-            provider.dial.clone().unwrap_or_else(|| format!("{}:{}", root.host(), root.port()));
-        Key { address, name: root.host().to_owned(), generation: trust.generation }
+        let (address, name) = (Arc::clone(&provider.address), Arc::clone(&provider.host));
+        Key { address, name, generation: trust.generation }
     }
 
     async fn open(

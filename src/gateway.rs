@@ -174,13 +174,13 @@ impl Gateway {
         }
         let _hung_up = gone.clone().drop_guard();
         let (tasks, metrics) = (self.tasks.clone(), Arc::clone(&self.metrics));
-        let reply = Reply::named(&self.live.load().rulebook.proxy);
+        let (live, version) = (self.live.load_full(), request.version());
         let exchange = async move { self.exchange(&connection, request, &gone).await };
         match tasks.spawn(exchange.in_current_span()).await {
             Ok(response) => response,
             Err(_) => {
                 metrics.refused(Refusal::Internal.row().token);
-                reply.refusal(&Refusal::Internal, Uuid::new_v4())
+                Reply::blind(&live.rulebook, version).refusal(&Refusal::Internal, Uuid::new_v4())
             }
         }
     }

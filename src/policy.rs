@@ -29,8 +29,10 @@ pub struct Provider {
     pub root: ServiceRoot,
     /// Ids of the interactions it is registered to process there.
     pub interactions: Vec<String>,
-    /// `host:port` to dial instead of the root's own; the certificate is still the root's.
-    pub dial: Option<String>,
+    /// `host:port` to dial: the root's own, unless the directory names another.
+    pub address: Arc<str>,
+    /// The root's host, whose certificate is asked for wherever it is dialled.
+    pub host: Arc<str>,
 }
 
 impl Provider {

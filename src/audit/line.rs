@@ -1,5 +1,6 @@
 //! The lines of the journal.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
@@ -12,12 +13,23 @@ use super::{Asid, CertificateName, EndedBy, Interaction, OdsCode};
 /// Limit: bytes kept of one claim.
 pub(super) const CLAIM_BYTES_MAX: usize = 256;
 
-/// One line: of an exchange that is opened, or, with an end, of one that is closed.
+/// One line.
 #[derive(Debug)]
 pub(super) struct Line {
     pub(super) time: Timestamp,
-    pub(super) who: Who,
-    pub(super) end: Option<End>,
+    pub(super) who: Arc<Who>,
+    pub(super) part: Part,
+}
+
+/// Which line of an exchange it is.
+#[derive(Debug)]
+pub(super) enum Part {
+    /// The first of two: it holds the claims.
+    Opened,
+    /// The second of two.
+    Closed(End),
+    /// The only one, of an exchange that was never opened.
+    Only(End),
 }
 
 /// Who asked whom for what: the same in both lines.
@@ -38,7 +50,7 @@ pub(super) struct Who {
     pub(super) method: Method,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) certificate: Option<CertificateName>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip)]
     pub(super) claims: Option<RecordedClaims>,
 }
 
@@ -104,11 +116,18 @@ impl Line {
             event: &'static str,
             #[serde(flatten)]
             who: &'a Who,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            claims: Option<&'a RecordedClaims>,
             #[serde(flatten)]
             end: Option<&'a End>,
         }
-        let event = if self.end.is_some() { "closed" } else { "opened" };
-        let whole = Whole { seq, time: self.time, event, who: &self.who, end: self.end.as_ref() };
+        let said = self.who.claims.as_ref();
+        let (event, claims, end) = match &self.part {
+            Part::Opened => ("opened", said, None),
+            Part::Closed(end) => ("closed", None, Some(end)),
+            Part::Only(end) => ("closed", said, Some(end)),
+        };
+        let whole = Whole { seq, time: self.time, event, who: &self.who, claims, end };
         serde_json::to_writer(&mut *out, &whole)?;
         out.push(b'\n');
         Ok(())

@@ -109,14 +109,17 @@ impl File {
 
     fn add_provider(&mut self, written: WrittenProvider) -> Result<(), String> {
         let interactions = interactions(&written.interactions, written.ods.as_str())?;
+        let root = &written.root;
+        let own = || format!("{}:{}", root.host(), root.port());
         let provider = Provider {
             ods: written.ods.clone(),
+            address: written.dial.unwrap_or_else(own).into(),
+            host: root.host().into(),
             asid: written.asid,
             party_key: written.party_key,
             cpa_id: written.cpa_id,
             root: written.root,
             interactions,
-            dial: written.dial,
         };
         let known = self.practice_of.insert(provider.asid.clone(), written.ods.clone());
         if known.is_some_and(|ods| ods != written.ods) {

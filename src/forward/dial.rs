@@ -65,7 +65,7 @@ impl Dialler {
         let refused =
             |phase| move |error: &dyn fmt::Display| DialFault::Refused(phase, error.to_string());
         let name =
-            ServerName::try_from(key.name.clone()).map_err(|error| refused("name")(&error))?;
+            ServerName::try_from(key.name.to_string()).map_err(|error| refused("name")(&error))?;
         let handshake = TlsConnector::from(Arc::clone(trust)).connect(name, stream);
         let stream = timeout(self.tls, handshake)
             .await

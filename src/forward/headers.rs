@@ -20,34 +20,33 @@ pub struct Hop<'a> {
     pub proxy: &'a str,
 }
 
-/// Headers that belong to one connection, and those this proxy writes anew.
-const DROPPED: [HeaderName; 12] = [
-    header::CONNECTION,
-    header::CONTENT_LENGTH,
-    header::EXPECT,
-    header::FORWARDED,
-    header::HOST,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    header::VIA,
-];
-
-/// The same, where the HTTP crate has no constant; and what a consumer could use to speak for a
-/// proxy in front of it.
-const DROPPED_NAMES: [&str; 8] = [
-    "http2-settings",
-    "keep-alive",
-    "proxy-connection",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-proto",
-    "x-real-ip",
-];
+/// Headers that belong to one connection, those this proxy writes anew, and those a consumer could
+/// use to speak for a proxy in front of it.
+fn is_never_passed(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "content-length"
+            | "expect"
+            | "forwarded"
+            | "host"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "via"
+            | "x-forwarded-for"
+            | "x-forwarded-host"
+            | "x-forwarded-port"
+            | "x-forwarded-proto"
+            | "x-real-ip"
+    )
+}
 
 /// The provider's request: its target from the permit, its `Host` from the registered root, its
 /// headers the consumer's end-to-end ones, and a `Forwarded` and a `Via` of our own.
@@ -114,9 +113,7 @@ fn via(from: &Parts, hop: &Hop<'_>) -> String {
 }
 
 fn is_dropped(name: &HeaderName, named: &[String]) -> bool {
-    DROPPED.contains(name)
-        || DROPPED_NAMES.contains(&name.as_str())
-        || named.iter().any(|dropped| dropped == name.as_str())
+    is_never_passed(name.as_str()) || named.iter().any(|dropped| dropped == name.as_str())
 }
 
 /// Headers that `Connection` names, less those that no `Connection` may take away.

@@ -4,7 +4,7 @@
 //! are kept by the throttle; this only bounds what lies idle.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::client::conn::http1::SendRequest;
@@ -16,9 +16,9 @@ use crate::interaction::Effect;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     /// `host:port` that is dialled.
-    pub(super) address: String,
+    pub(super) address: Arc<str>,
     /// Name the provider's certificate must have.
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     /// Generation of the trust it was verified under.
     pub(super) generation: u64,
 }

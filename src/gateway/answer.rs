@@ -1,6 +1,7 @@
 //! What a consumer is answered: a refusal of ours, or the provider's response.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -18,27 +19,30 @@ use crate::refusal::{Errors, Format, Outcome, Refusal};
 use crate::request::SspHeaders;
 
 /// How a refusal is written for this consumer.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug)]
 pub(super) struct Reply {
     format: Format,
     errors: Errors,
-    proxy: String,
+    rulebook: Arc<Rulebook>,
     version: Version,
 }
 
 impl Reply {
-    pub(super) fn to(head: &Parts, rulebook: &Rulebook) -> Self {
+    pub(super) fn to(head: &Parts, rulebook: &Arc<Rulebook>) -> Self {
         let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
         let format =
             Format::negotiate(head.uri.query(), text(header::ACCEPT), text(header::CONTENT_TYPE));
-        let headers = SspHeaders::read(&head.headers);
-        let errors = rulebook.leniences(&headers).errors;
-        Self { format, errors, proxy: rulebook.proxy.clone(), version: head.version }
+        let errors = match rulebook.compatibility.is_empty() {
+            true => Errors::default(),
+            false => rulebook.leniences(&SspHeaders::read(&head.headers)).errors,
+        };
+        Self { format, errors, rulebook: Arc::clone(rulebook), version: head.version }
     }
 
-    /// A reply where nothing is known of the request.
-    pub(super) fn named(proxy: &str) -> Self {
-        Self { proxy: proxy.to_owned(), ..Self::default() }
+    /// A reply where nothing is known of the request any more.
+    pub(super) fn blind(rulebook: &Arc<Rulebook>, version: Version) -> Self {
+        let (format, errors) = (Format::default(), Errors::default());
+        Self { format, errors, rulebook: Arc::clone(rulebook), version }
     }
 
     pub(super) fn refusal(&self, refusal: &Refusal, id: Uuid) -> Response<Answer> {
@@ -55,8 +59,10 @@ impl Reply {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(HSTS));
         // Spec: RFC 9209. One value, as everything we add.
-        let status =
-            format!("{}; error={}; details=\"{}\"", self.proxy, row.proxy_error, row.token);
+        let status = format!(
+            "{}; error={}; details=\"{}\"",
+            self.rulebook.proxy, row.proxy_error, row.token
+        );
         if let Ok(status) = HeaderValue::from_str(&status) {
             headers.insert("proxy-status", status);
         }
