@@ -402,3 +402,38 @@ impl<B> Followed<B> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_exchange_that_panics_leaves_its_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings { journal: folder.path().join("audit.jsonl") };
+        let trail = Trail::start(&settings, 8, Arc::new(Metrics::new())).unwrap();
+        let exchange = trail.clone();
+        let panicked = std::thread::spawn(move || {
+            let _entry = exchange.open(&Method::GET, Timestamp::UNIX_EPOCH).unwrap();
+            panic!("as planned");
+        });
+        assert!(panicked.join().is_err());
+        trail.flush().await;
+        let text = std::fs::read_to_string(&settings.journal).unwrap();
+        assert_eq!(text.lines().count(), 1);
+        assert!(text.contains(r#""outcome":"aborted","ended_by":"panic""#), "{text}");
+    }
+
+    #[tokio::test]
+    async fn an_entry_is_refused_when_no_place_is_left_for_its_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings { journal: folder.path().join("audit.jsonl") };
+        let trail = Trail::start(&settings, 3, Arc::new(Metrics::new())).unwrap();
+        let open = || trail.open(&Method::GET, Timestamp::UNIX_EPOCH);
+        let first = open().unwrap();
+        assert_eq!(open().unwrap_err(), Refusal::AuditUnavailable);
+        drop(first);
+        trail.flush().await;
+        assert!(open().is_ok());
+    }
+}

@@ -27,7 +27,7 @@ use crate::interaction::{self, Allowed, Effect, Interaction};
 use crate::metrics::{Metrics, Phase};
 use crate::policy::{self, Facts, OtherAudience, Permit, Provider};
 use crate::refusal::{Errors, Refusal};
-use crate::request::{Rules, SspHeaders, SspRequest, TraceIds};
+use crate::request::{self, Rules, SspHeaders, SspRequest, TraceIds};
 use crate::spine::{Asid, OdsCode};
 use crate::target::Target;
 use crate::throttle::Throttle;
@@ -204,7 +204,8 @@ impl Gateway {
             }
         };
         let id = entry.id();
-        let span = tracing::info_span!("request", %id, trace_id = tracing::field::Empty);
+        let trace_id = request::trace_id(&head.headers).map(|trace_id| trace_id.printable());
+        let span = tracing::info_span!("request", %id, trace_id);
         let walk = Walk { live: &live, connection, gone, now_s: now.as_second() };
         match self.line(walk, head, body, &mut entry).instrument(span.clone()).await {
             Ok(response) => {
@@ -235,7 +236,7 @@ impl Gateway {
         let Live { trust, rulebook, throttle } = live;
         let headers = SspHeaders::read(&head.headers);
         let leniences = rulebook.leniences(&headers);
-        note(&headers, entry);
+        entry.heard(&headers);
 
         let peer = connection.handshake.peer(trust, now_s)?;
         entry.peer(&peer);
@@ -316,13 +317,6 @@ struct Walk<'a> {
     connection: &'a Connection,
     gone: &'a CancellationToken,
     now_s: i64,
-}
-
-fn note(headers: &SspHeaders<'_>, entry: &mut Entry) {
-    entry.heard(headers);
-    if let Ok(trace_id) = &headers.trace_id {
-        tracing::Span::current().record("trace_id", trace_id.printable());
-    }
 }
 
 fn practice(target: &Target<'_>) -> Result<Option<OdsCode>, Refusal> {

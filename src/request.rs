@@ -68,6 +68,12 @@ impl<'a> SspHeaders<'a> {
     }
 }
 
+/// The trace id alone, if there is one and it is well formed: for the log.
+#[must_use]
+pub fn trace_id(headers: &HeaderMap) -> Option<TraceId> {
+    identifier(headers, SspHeader::TraceId).ok()
+}
+
 /// A request that HTTP and the Spine's header rules have nothing against.
 #[derive(Debug)]
 pub struct SspRequest<'a> {

@@ -149,3 +149,30 @@ async fn a_place_is_free_again_when_its_provider_fails() {
         assert_eq!(hear(&mut wire).await.unwrap().status, 200);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_whose_consumer_left_while_it_waited_is_not_sent() {
+    let stage = Stage::with(|files| {
+        files.add("[provider.deadlines]\nresponse-head = \"300ms\"\n[throttle]\npractice-exchanges-max = 1\nwait = \"20s\"");
+    })
+    .await;
+    stage.provider.does(Act::Silence);
+    let stage = Arc::new(stage);
+    let send = |call: Call| {
+        let stage = Arc::clone(&stage);
+        tokio::spawn(async move { stage.hears(call).await })
+    };
+    let first = send(Call::book());
+    stage.provider.has_received(1).await;
+    let second = send(Call::book().http2());
+    while stage.server.metrics.in_flight.get() < 2 {
+        tokio::task::yield_now().await;
+    }
+    second.abort();
+    assert_eq!(first.await.unwrap().token(), Some("outcome_unknown_in_time"));
+    let closed = stage.closed(2).await;
+    assert_eq!(closed["refusal"], "consumer_gone");
+    assert_eq!(closed["ended_by"], "consumer");
+    assert_eq!(closed["sent_whole"], false);
+    assert_eq!(stage.provider.received().len(), 1);
+}

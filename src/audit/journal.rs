@@ -4,7 +4,7 @@
 //! cannot be written is kept and tried again; until it is written, no new exchange is opened.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -158,9 +158,11 @@ fn open(path: &Path) -> io::Result<(File, u64)> {
     let mut file =
         OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(path)?;
     let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES_MAX)))?;
+    let tail_bytes = length.min(TAIL_BYTES_MAX);
+    file.seek(SeekFrom::Start(length - tail_bytes))?;
     let mut tail = Vec::new();
-    file.read_to_end(&mut tail)?;
+    // No more than was there: what is named may be a device.
+    Read::by_ref(&mut file).take(tail_bytes).read_to_end(&mut tail)?;
     if tail.last().is_some_and(|byte| *byte != b'\n') {
         tracing::warn!(path = %path.display(), "the journal's last line was torn; it is kept as it is");
         file.write_all(b"\n")?;

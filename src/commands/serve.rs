@@ -28,8 +28,8 @@ use crate::metrics::Metrics;
 
 /// How often files are looked at for changes.
 const WATCH: Duration = Duration::from_millis(500);
-/// For the last records, when told to stop twice.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// For the last records, once nothing more can come.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How often the throttle forgets whoever is gone.
 const TIDY: Duration = Duration::from_secs(60);
 
@@ -191,7 +191,9 @@ impl Server {
                 tracing::error!("the workers could not be waited for");
             }
         }
-        self.trail.flush().await;
+        if tokio::time::timeout(LAST_WORDS, self.trail.flush()).await.is_err() {
+            tracing::error!("the last records could not be written");
+        }
         for task in self.background {
             task.abort();
         }
