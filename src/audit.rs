@@ -142,6 +142,11 @@ impl Transfer {
         self.whole.store(true, Ordering::Release);
     }
 
+    /// Not one byte was written after all.
+    pub fn nothing_sent(&self) {
+        self.whole.store(false, Ordering::Release);
+    }
+
     /// Whether the last byte of a request went towards the provider.
     #[must_use]
     pub fn is_whole(&self) -> bool {

@@ -118,6 +118,10 @@ const fn idle_max() -> usize {
     64
 }
 
+/// A kept connection that closes this soon after a request had been closed before it; later, the
+/// provider had the request, and its consumer has no time for another.
+const LOST_AT_ONCE: Duration = Duration::from_secs(1);
+
 /// One worker's way to the providers.
 #[derive(Debug)]
 pub struct Forwarder {
@@ -181,11 +185,19 @@ impl Forwarder {
             if sent.body().is_empty() {
                 terms.transfer.sent_whole();
             }
-            match self.exchange(&mut connection, sent, terms.transfer).await {
+            let sent_at = Instant::now();
+            let tried = self.exchange(&mut connection, sent, terms.transfer).await;
+            if matches!(tried, Err(Failure::NotWritten(_))) {
+                terms.transfer.nothing_sent();
+            }
+            match tried {
                 Ok(response) => return self.judge(permit, response, connection, terms.place),
                 Err(Failure::NotWritten(unsent)) if reused => request = Some(*unsent),
                 Err(Failure::Lost(cause))
-                    if reused && effect == Effect::Reads && self.retries.spend() =>
+                    if reused
+                        && effect == Effect::Reads
+                        && sent_at.elapsed() < LOST_AT_ONCE
+                        && self.retries.spend() =>
                 {
                     tracing::debug!(%cause, "a kept connection closed under a read; sent again");
                     request = Some(headers::request(permit, &head, Upload::empty(), &terms.hop));

@@ -240,8 +240,8 @@ impl Gateway {
 
         let peer = connection.handshake.peer(trust, now_s)?;
         entry.peer(&peer);
-        let request = SspRequest::parse(&head, headers, &rulebook.rules, leniences.trace_ids)?;
         throttle.knock(&peer)?;
+        let request = SspRequest::parse(&head, headers, &rulebook.rules, leniences.trace_ids)?;
         entry.enter(Phase::Directory);
         let sender = self.directory.sender(&request.from, now_s).await?;
         entry.enter(Phase::Policy);

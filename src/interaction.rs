@@ -49,7 +49,7 @@ impl Group {
 pub enum Segment {
     /// This word and no other.
     Word(&'static str),
-    /// A logical id: one segment, which the provider judges.
+    /// A logical id.
     Id,
 }
 
@@ -109,9 +109,12 @@ impl Interaction {
         for segment in self.path.iter().rev() {
             let head = path.get(..start)?;
             let slash = head.rfind('/')?;
-            if let Word(word) = segment
-                && head.get(slash + 1..)? != *word
-            {
+            let found = head.get(slash + 1..)?;
+            let fits = match segment {
+                Word(word) => found == *word,
+                Id => is_id(found),
+            };
+            if !fits {
                 return None;
             }
             start = slash;
@@ -203,6 +206,15 @@ pub fn find(
 pub fn by_id(id: &str) -> Option<&'static Interaction> {
     let short = id.strip_prefix(PREFIX)?;
     CATALOGUE.iter().find(|interaction| interaction.id.strip_prefix(PREFIX) == Some(short))
+}
+
+/// Security: `/Patient/`, `/Patient/$everything` and `/Patient/_history` are other calls than to read
+/// one patient, and a right to the one is none to the others.
+///
+/// Spec: FHIR STU3, data type id.
+fn is_id(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.')
 }
 
 const PREFIX: &str = "urn:nhs:names:services:gpconnect:";
@@ -305,10 +317,11 @@ mod tests {
         assert_eq!(appointments.start_in("/Patient/7/Appointments"), None);
         assert_eq!(appointments.start_in("/Patient/7/Appointment/"), None);
         assert_eq!(appointments.start_in("Appointment"), None);
-        assert!(
-            of("fhir:rest:read:appointment-1").is_path("/Appointment/"),
-            "the provider says 404"
-        );
+        let read = of("fhir:rest:read:appointment-1");
+        assert!(read.is_path("/Appointment/Invalid4321"));
+        for other in ["/Appointment/", "/Appointment/$x", "/Appointment/_history"] {
+            assert!(!read.is_path(other), "{other} is another call");
+        }
         assert!(
             of("fhir:operation:gpc.registerpatient-1").is_path("/Patient/$gpc.registerpatient")
         );

@@ -113,14 +113,15 @@ const TIDY: Duration = Duration::from_secs(1);
 const BACKLOG: i32 = 1024;
 
 impl Workers {
-    /// Starts a thread for each gateway.
+    /// Starts a thread for each gateway. They end when `drain` is cancelled and what they have is
+    /// finished, or cut short when its deadline passes or `cut` is cancelled.
     ///
     /// # Errors
     /// A thread or its runtime cannot be made.
     pub fn start(
         gateways: Vec<Gateway>,
         limits: &Limits,
-        drain: &CancellationToken,
+        (drain, cut): (&CancellationToken, &CancellationToken),
         metrics: &Arc<Metrics>,
     ) -> io::Result<Self> {
         let unverified = Arc::new(Semaphore::new(limits.unverified_max));
@@ -133,6 +134,7 @@ impl Workers {
                 limits: limits.clone(),
                 unverified: Arc::clone(&unverified),
                 drain: drain.clone(),
+                cut: cut.clone(),
             };
             let thread = std::thread::Builder::new()
                 .name(format!("worker-{number}"))
@@ -223,6 +225,7 @@ struct Worker {
     limits: Limits,
     unverified: Arc<Semaphore>,
     drain: CancellationToken,
+    cut: CancellationToken,
 }
 
 impl Worker {
@@ -239,10 +242,13 @@ impl Worker {
             }
         }
         tasks.close();
-        if tokio::time::timeout(self.limits.drain, tasks.wait()).await.is_err() {
-            tracing::warn!(left = tasks.len(), "drain deadline passed; ending what is left");
-            self.gateway.stops();
+        tokio::select! {
+            () = tasks.wait() => return,
+            () = tokio::time::sleep(self.limits.drain) => {}
+            () = self.cut.cancelled() => {}
         }
+        tracing::warn!(left = tasks.len(), "ending what is left");
+        self.gateway.stops();
     }
 
     fn take(&self, accepted: Accepted) {

@@ -191,7 +191,7 @@ impl Trust {
             u64::try_from(now_s).unwrap_or_default(),
         ));
         self.clients.verify_client_cert(leaf, rest, now).map_err(|error| reason(&error))?;
-        files::peer(leaf).ok_or(Refusal::CertificateInvalid)
+        files::peer(chain).ok_or(Refusal::CertificateInvalid)
     }
 }
 

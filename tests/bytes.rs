@@ -125,6 +125,9 @@ async fn header_names_keep_their_spelling_and_only_the_published_ones_are_added(
         .with("Upgrade", "h2c")
         .with("Forwarded", "for=192.0.2.1")
         .with("X-Forwarded-For", "192.0.2.1")
+        .with("X-Forwarded-Prefix", "/other")
+        .with("X-Original-URL", "/other")
+        .with("X-HTTP-Method-Override", "DELETE")
         .with("Via", "1.1 before");
     assert_eq!(stage.hears(call).await.status, 200);
     let received = stage.provider.received().remove(0);

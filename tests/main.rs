@@ -19,6 +19,7 @@ mod deploy;
 mod drain;
 mod faults;
 mod foreign;
+mod http2;
 mod memory;
 mod mismatch;
 mod places;

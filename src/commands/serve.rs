@@ -49,22 +49,23 @@ pub fn run(path: &Path) -> Result<(), Failure> {
         let mut stop = signal(SignalKind::terminate()).map_err(Failure::world)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::world)?;
         let server = Server::start(prepared, Some(path.to_owned()))?;
-        let trail = server.trail.clone();
+        let cut = server.cut.clone();
         tokio::select! {
             _ = stop.recv() => {}
             _ = interrupt.recv() => {}
         }
         tracing::info!("stopping: no new connections, finishing what is under way");
+        let mut stopping = std::pin::pin!(server.stop());
         tokio::select! {
-            () = server.stop() => return Ok(()),
+            () = &mut stopping => return Ok(()),
             _ = stop.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::warn!("told to stop twice: stopping now");
-        tokio::time::timeout(LAST_WORDS, trail.flush()).await.unwrap_or_default();
+        tracing::warn!("told to stop twice: cutting short what is under way");
+        cut.cancel();
+        stopping.await;
         Ok(())
     });
-    // What is still under way is not waited for.
     runtime.shutdown_background();
     ended
 }
@@ -97,6 +98,8 @@ pub struct Server {
     pub trail: Trail,
     reloader: Arc<Reloader>,
     drain: CancellationToken,
+    /// Cancelled when what is under way is not to be waited for.
+    cut: CancellationToken,
     workers: Arc<Workers>,
     accepting: Vec<JoinHandle<()>>,
     background: Vec<JoinHandle<()>>,
@@ -117,7 +120,7 @@ impl Server {
             .map_err(Failure::configuration)?;
         let listeners = bind(&config)?;
         let (admin_listener, admin) = bind_one(config.admin.address)?;
-        let drain = CancellationToken::new();
+        let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
         let freshness = &config.directory.freshness;
         let directory =
             Directory::new(directory, freshness, Arc::clone(&metrics), Handle::current());
@@ -130,7 +133,7 @@ impl Server {
             Gateway::new(live, directory.clone(), trail, forwarder, Arc::clone(&metrics))
         };
         let gateways = (0..workers(&config)).map(|_| gateway()).collect();
-        let workers = Workers::start(gateways, &config.listener.limits, &drain, &metrics)
+        let workers = Workers::start(gateways, &config.listener.limits, (&drain, &cut), &metrics)
             .map_err(Failure::world)?;
         let views = Views {
             metrics: Arc::clone(&metrics),
@@ -162,6 +165,7 @@ impl Server {
             trail,
             reloader,
             drain,
+            cut,
             workers,
             accepting,
             background,

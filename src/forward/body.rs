@@ -112,6 +112,11 @@ impl Paced {
     }
 }
 
+/// Whether no byte can follow: the end has been seen, or all that was announced has come.
+fn is_spent(body: &Incoming) -> bool {
+    body.is_end_stream() || body.size_hint().exact() == Some(0)
+}
+
 /// A consumer's body on its way to a provider.
 #[derive(Debug)]
 pub struct Upload {
@@ -129,7 +134,7 @@ impl Upload {
     /// The body of a write. `transfer` learns what was sent.
     #[must_use]
     pub fn new(body: Incoming, pace: Pace, transfer: Arc<Transfer>) -> Self {
-        if body.is_end_stream() {
+        if is_spent(&body) {
             return Self::empty();
         }
         Self { body: Some(Paced::new(body, pace)), transfer: Some(transfer) }
@@ -178,8 +183,9 @@ impl Body for Upload {
         match ready!(polled) {
             Some(Ok(data)) => {
                 transfer.sent(data.len());
-                // A sized body may never be asked for its end.
-                if body.body.is_end_stream() {
+                // A sized body may never be asked for its end, and over HTTP/2 its end may come in a
+                // frame of its own, long after its last byte.
+                if is_spent(&body.body) {
                     transfer.sent_whole();
                 }
                 Poll::Ready(Some(Ok(Frame::data(data))))

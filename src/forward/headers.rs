@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Request, Uri, Version};
+use http::{Method, Request, Uri, Version};
 
 use super::Upload;
 use crate::policy::Permit;
@@ -23,29 +23,32 @@ pub struct Hop<'a> {
 /// Headers that belong to one connection, those this proxy writes anew, and those a consumer could
 /// use to speak for a proxy in front of it.
 fn is_never_passed(name: &str) -> bool {
-    matches!(
-        name,
-        "connection"
-            | "content-length"
-            | "expect"
-            | "forwarded"
-            | "host"
-            | "http2-settings"
-            | "keep-alive"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-            | "via"
-            | "x-forwarded-for"
-            | "x-forwarded-host"
-            | "x-forwarded-port"
-            | "x-forwarded-proto"
-            | "x-real-ip"
-    )
+    // Security: the method and target that were checked are the ones that count.
+    name.starts_with("x-forwarded-")
+        || matches!(
+            name,
+            "connection"
+                | "content-length"
+                | "expect"
+                | "forwarded"
+                | "host"
+                | "http2-settings"
+                | "keep-alive"
+                | "proxy-authenticate"
+                | "proxy-authorization"
+                | "proxy-connection"
+                | "te"
+                | "trailer"
+                | "transfer-encoding"
+                | "upgrade"
+                | "via"
+                | "x-http-method"
+                | "x-http-method-override"
+                | "x-method-override"
+                | "x-original-url"
+                | "x-real-ip"
+                | "x-rewrite-url"
+        )
 }
 
 /// The provider's request: its target from the permit, its `Host` from the registered root, its
@@ -56,6 +59,7 @@ pub(super) fn request(
     upload: Upload,
     hop: &Hop<'_>,
 ) -> Request<Upload> {
+    let bodiless_write = upload.is_empty() && head.method != Method::GET;
     let mut request = Request::new(upload);
     *request.method_mut() = head.method.clone();
     *request.uri_mut() = Uri::from(permit.path_and_query().clone());
@@ -71,6 +75,10 @@ pub(super) fn request(
         if !is_dropped(name, &named) {
             headers.append(name.clone(), value.clone());
         }
+    }
+    if bodiless_write {
+        // Some servers ask for a length where a body could be.
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     let to = head.headers.get(SspHeader::To.name());
     if to.is_none_or(|to| to.as_bytes().trim_ascii().is_empty())

@@ -23,7 +23,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::Limits;
-use super::watched::{Activity, Busy, Watched};
+use super::watched::{Activity, Busy, Taking, Watched};
 use crate::gateway::{Answer, Connection, Gateway};
 use crate::metrics::Phase;
 use crate::refusal::Refusal;
@@ -155,12 +155,14 @@ impl Seat {
             () = self.drain.cancelled() => {}
             () = connection.close.cancelled() => {}
             () = activity.quiet(self.limits.head, self.limits.idle) => {}
+            () = activity.stalled(self.limits.write_stall) => return Ok(()),
         }
         serving.as_mut().graceful_shutdown();
         // A peer that goes on without an exchange is not waited for.
         tokio::select! {
             ended = serving => ended,
             () = activity.quiet(self.limits.head, self.limits.head) => Ok(()),
+            () = activity.stalled(self.limits.write_stall) => Ok(()),
         }
     }
 }
@@ -181,7 +183,8 @@ fn service(
         let busy = Busy::new(&activity);
         Box::pin(async move {
             let response = gateway.answer(connection, request).await;
-            Ok(response.map(|body| Guarded { body, _busy: busy }))
+            let taking = Taking::new(&busy);
+            Ok(response.map(|body| Guarded { body, taking, _busy: busy }))
         })
     }
 }
@@ -189,6 +192,7 @@ fn service(
 /// An answer's body that keeps its connection busy until it is dropped.
 struct Guarded {
     body: Answer,
+    taking: Taking,
     _busy: Busy,
 }
 
@@ -200,7 +204,9 @@ impl Body for Guarded {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        self.taking.note(matches!(polled, Poll::Ready(Some(Ok(_)))));
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -18,13 +18,20 @@ use tokio::time::{Instant, Sleep};
 pub(super) struct Activity {
     exchanges: AtomicUsize,
     carried: AtomicUsize,
+    untaken: AtomicUsize,
+    taken: AtomicUsize,
     changed: Notify,
 }
 
 impl Activity {
     pub(super) fn new() -> Self {
-        let (exchanges, carried) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { exchanges, carried, changed: Notify::new() }
+        Self {
+            exchanges: AtomicUsize::new(0),
+            carried: AtomicUsize::new(0),
+            untaken: AtomicUsize::new(0),
+            taken: AtomicUsize::new(0),
+            changed: Notify::new(),
+        }
     }
 
     fn is_idle(&self) -> bool {
@@ -34,6 +41,20 @@ impl Activity {
     /// Exchanges carried so far, the present ones included.
     fn carried(&self) -> usize {
         self.carried.load(Ordering::Acquire)
+    }
+
+    /// Returns once answers have waited for `stall` and none was taken from: over HTTP/2 a consumer
+    /// stops taking by its window, which the socket does not show.
+    pub(super) async fn stalled(&self, stall: Duration) {
+        loop {
+            let taken = self.taken.load(Ordering::Acquire);
+            let waiting = self.untaken.load(Ordering::Acquire) > 0;
+            tokio::time::sleep(stall).await;
+            let unmoved = self.taken.load(Ordering::Acquire) == taken;
+            if waiting && unmoved && self.untaken.load(Ordering::Acquire) > 0 {
+                return;
+            }
+        }
     }
 
     /// Returns once no exchange has been carried for `first` from the start, or for `idle` later.
@@ -67,6 +88,38 @@ impl Drop for Busy {
     fn drop(&mut self) {
         self.0.exchanges.fetch_sub(1, Ordering::AcqRel);
         self.0.changed.notify_waiters();
+    }
+}
+
+/// Whether an answer waits for its consumer, or for its provider.
+#[derive(Debug)]
+pub(super) struct Taking {
+    activity: Arc<Activity>,
+    waits_for_consumer: bool,
+}
+
+impl Taking {
+    /// An answer that nothing has been taken of.
+    pub(super) fn new(busy: &Busy) -> Self {
+        busy.0.untaken.fetch_add(1, Ordering::AcqRel);
+        Self { activity: Arc::clone(&busy.0), waits_for_consumer: true }
+    }
+
+    /// The consumer has asked for more, and there is more for it to take, or not yet.
+    pub(super) fn note(&mut self, more: bool) {
+        self.activity.taken.fetch_add(1, Ordering::AcqRel);
+        match (self.waits_for_consumer, more) {
+            (true, false) => self.activity.untaken.fetch_sub(1, Ordering::AcqRel),
+            (false, true) => self.activity.untaken.fetch_add(1, Ordering::AcqRel),
+            (true, true) | (false, false) => 0,
+        };
+        self.waits_for_consumer = more;
+    }
+}
+
+impl Drop for Taking {
+    fn drop(&mut self) {
+        self.note(false);
     }
 }
 

@@ -166,15 +166,20 @@ pub(super) fn revocation_lists(
     Ok(lists)
 }
 
-/// The names and dates of a verified certificate.
-pub(super) fn peer(leaf: &CertificateDer<'_>) -> Option<Peer> {
+/// The names of a verified chain's leaf, and the first end in the chain.
+pub(super) fn peer(chain: &[CertificateDer<'_>]) -> Option<Peer> {
+    let end = |certificate: &CertificateDer<'_>| {
+        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+        Some(parsed.validity().not_after.timestamp())
+    };
+    let leaf = chain.first()?;
     let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
     let digest = rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
     let hash = digest.tls13()?.common.hash_provider.hash(leaf);
     Some(Peer {
         names: names(&parsed),
         fingerprint: hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect(),
-        not_after_s: parsed.validity().not_after.timestamp(),
+        not_after_s: chain.iter().filter_map(end).min()?,
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -95,7 +96,9 @@ pub(super) struct World {
 impl World {
     /// Sets everything up inside `folder`, which is made.
     pub(super) async fn set_up(folder: &Path) -> Result<Self, Failure> {
-        std::fs::create_dir_all(folder)
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(folder)
             .with_context(|| folder.display().to_string())
             .map_err(Failure::World)?;
         let suppliers = CancellationToken::new();

@@ -1,0 +1,81 @@
+//! HTTP/2 consumers that do what HTTP/1.1 cannot: end a body in a frame of its own, shut a window.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+
+use crate::support::{Act, Call, Stage};
+
+/// A body whose bytes are there long before its end is said: here, never.
+struct Unended(Option<Bytes>);
+
+impl Body for Unended {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.0.take() {
+            Some(piece) => Poll::Ready(Some(Ok(Frame::data(piece)))),
+            None => Poll::Pending,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_booking_whose_end_comes_late_is_never_said_to_be_unsent() {
+    let stage = Stage::new().await;
+    stage.provider.does(Act::WriteAndClose(Vec::new()));
+    for body in [&br#"{"resourceType":"Appointment"}"#[..], b""] {
+        let asked = stage.provider.received().len();
+        let length = body.len().to_string();
+        let call = Call::book().http2().body(body).with("Content-Length", &length);
+        let io = TokioIo::new(call.connect(&stage).await.unwrap());
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        tokio::spawn(connection);
+        let piece = (!body.is_empty()).then(|| Bytes::copy_from_slice(body));
+        let request = call.request().map(|_| Unended(piece));
+        let response = sender.send_request(request).await.unwrap();
+        let status = response.headers()["proxy-status"].to_str().unwrap();
+        assert!(status.contains("outcome_unknown"), "{status}");
+        assert!(response.headers().get("retry-after").is_none());
+        let received = stage.provider.received().split_off(asked);
+        assert_eq!(received.len(), 1);
+        assert!(received[0].complete && received[0].body == body);
+        assert_eq!(received[0].header("content-length"), Some(&*length));
+        assert_eq!(stage.closed(asked + 1).await["sent_whole"], true);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_shuts_its_window_does_not_keep_its_place() {
+    let stage = Stage::with(|files| {
+        files.add("[listener.limits]\nwrite-stall = \"200ms\"\n[throttle]\npractice-exchanges-max = 1\nwait = \"20s\"");
+    })
+    .await;
+    let head = b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n".to_vec();
+    stage.provider.does(Act::Pour(head, 10_000_000));
+    let call = Call::slots().http2();
+    let io = TokioIo::new(call.connect(&stage).await.unwrap());
+    let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(0)
+        .handshake(io)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let response = sender.send_request(call.request()).await.unwrap();
+    assert_eq!(response.status(), 200);
+    stage.provider.does(Act::ok());
+    assert_eq!(stage.hears(Call::slots()).await.status, 200, "the place is free again");
+    let closed = stage.closed(1).await;
+    assert_eq!(closed["outcome"], "aborted");
+    assert_eq!(closed["ended_by"], "consumer");
+    drop(response);
+}
