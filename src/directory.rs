@@ -473,6 +473,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_look_up_that_cannot_be_made_is_no_absence() {
+        let stopped =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let tasks = stopped.handle().clone();
+        stopped.shutdown_background();
+        let file = File::parse(FILE, "test".as_ref()).unwrap();
+        let metrics = Arc::new(Metrics::new());
+        let directory = Directory::new(file, &Freshness::default(), metrics, tasks);
+        let ods: OdsCode = "A20047".parse().unwrap();
+        let refused = directory.provider(Receiver::Practice(&ods, None), slot(), 1000).await;
+        assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
+    }
+
+    #[tokio::test]
     async fn an_absence_is_believed_for_a_while() {
         let (directory, metrics) = directory(&Freshness::default());
         let ods: OdsCode = "ZZZ".parse().unwrap();

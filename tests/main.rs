@@ -28,6 +28,7 @@ mod readme;
 mod refusal_bodies;
 mod refusals;
 mod session;
+mod signals;
 mod targets;
 mod tokens;
 mod trust;

@@ -1,13 +1,9 @@
 //! NHS numbers, tokens, queries and bodies reach no answer of ours, no log line, no record and no
 //! metric, at log level trace.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
-
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
+use crate::support::process::serve;
 use crate::support::{Act, Call, Received, Stage};
 
 /// Invented, with valid check digits; each is planted in one place.
@@ -72,50 +68,6 @@ fn calls() -> Vec<Call> {
     calls
 }
 
-struct Served(Child, std::net::SocketAddr, std::net::SocketAddr);
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
-/// The real program over the stage's files, at log level trace into a file.
-fn serve(stage: &Stage) -> Served {
-    let text = stage.text("spine-proxy.toml").replace("audit.jsonl", "own.jsonl");
-    stage.replace("own.toml", &format!("{text}\n[log]\nlevel = \"trace\"\n"));
-    let mut child = Command::new(env!("CARGO_BIN_EXE_spine-proxy"))
-        .args(["serve", "--config"])
-        .arg(stage.path("own.toml"))
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let mut addresses = Vec::new();
-    let mut log = String::new();
-    while addresses.len() < 2 {
-        let line = lines.next().unwrap().unwrap();
-        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
-        if value["message"].as_str().is_some_and(|message| message.ends_with("listening")) {
-            addresses.push(value["address"].as_str().unwrap().parse().unwrap());
-        }
-        log.push_str(&line);
-    }
-    let path = stage.path("own.log");
-    std::thread::spawn(move || {
-        for line in lines.map_while(Result::ok) {
-            log.push_str(&line);
-            log.push('\n');
-        }
-        // Whole or not there.
-        let aside = path.with_extension("aside");
-        std::fs::write(&aside, log).unwrap();
-        std::fs::rename(aside, path).unwrap();
-    });
-    Served(child, addresses[0], addresses[1])
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_planted_in_a_request_is_found_nowhere() {
     let stage = Stage::new().await;
@@ -141,14 +93,9 @@ async fn what_is_planted_in_a_request_is_found_nowhere() {
         heard.contains("outcome") || heard.contains("not sent"),
         "a failed write is among them"
     );
-    let mut admin = TcpStream::connect(served.2).await.unwrap();
-    let get = b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-    admin.write_all(get).await.unwrap();
-    let mut metrics = String::new();
-    admin.read_to_string(&mut metrics).await.unwrap();
+    let metrics = served.metrics().await;
     assert!(metrics.contains("spine_proxy_refusals_total"));
-    let pid = served.0.id().to_string();
-    assert!(Command::new("kill").arg(&pid).status().unwrap().success());
+    served.signal("TERM");
     let mut served = served;
     assert!(served.0.wait().unwrap().success());
     let log = loop {

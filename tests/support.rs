@@ -2,6 +2,7 @@
 //! port 0; and a call: a valid request, minus or plus one thing.
 
 pub(crate) mod call;
+pub(crate) mod process;
 pub(crate) mod provider;
 pub(crate) mod stage;
 pub(crate) mod wire;

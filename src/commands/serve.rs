@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -113,6 +113,8 @@ impl Server {
     /// The journal cannot be opened, an address cannot be bound, a thread cannot be made.
     pub fn start(prepared: Prepared, path: Option<PathBuf>) -> Result<Self, Failure> {
         let Prepared { config, trust, rulebook, directory } = prepared;
+        // Before anything else: a SIGHUP that nobody listens for ends the process.
+        let hangup = signal(SignalKind::hangup()).map_err(Failure::world)?;
         let metrics = Arc::new(Metrics::new());
         prepare::publish(&trust, config.lab, &metrics);
         metrics.reload(Ok(Timestamp::now().as_second()));
@@ -156,7 +158,7 @@ impl Server {
         tracing::info!(address = %admin, "admin listening");
         let background = vec![
             tokio::spawn(admin::serve(admin_listener, views)),
-            tokio::spawn(Arc::clone(&reloader).watch()),
+            tokio::spawn(Arc::clone(&reloader).watch(hangup)),
         ];
         Ok(Self {
             addresses,
@@ -254,8 +256,7 @@ struct Reloader {
 
 impl Reloader {
     /// Reloads on SIGHUP, and on any change of a file once it has stood still for a look.
-    async fn watch(self: Arc<Self>) {
-        let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    async fn watch(self: Arc<Self>, mut hangup: Signal) {
         let mut tidy = tokio::time::interval(TIDY);
         let mut seen = self.marks();
         let mut pending = None;

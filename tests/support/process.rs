@@ -1,0 +1,74 @@
+//! The real program over a stage's files, for what only a process can show.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::stage::Stage;
+
+/// The program: its process, where consumers connect, where operators look.
+pub(crate) struct Served(pub(crate) Child, pub(crate) SocketAddr, pub(crate) SocketAddr);
+
+impl Served {
+    /// Sends a signal by name.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.0.id().to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// The metrics, as the admin port tells them.
+    pub(crate) async fn metrics(&self) -> String {
+        let mut admin = TcpStream::connect(self.2).await.unwrap();
+        let get = b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        admin.write_all(get).await.unwrap();
+        let mut metrics = String::new();
+        admin.read_to_string(&mut metrics).await.unwrap();
+        metrics
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// The real program over the stage's files, at log level trace into a file.
+pub(crate) fn serve(stage: &Stage) -> Served {
+    let text = stage.text("spine-proxy.toml").replace("audit.jsonl", "own.jsonl");
+    stage.replace("own.toml", &format!("{text}\n[log]\nlevel = \"trace\"\n"));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_spine-proxy"))
+        .args(["serve", "--config"])
+        .arg(stage.path("own.toml"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut addresses = Vec::new();
+    let mut log = String::new();
+    while addresses.len() < 2 {
+        let line = lines.next().unwrap().unwrap();
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        if value["message"].as_str().is_some_and(|message| message.ends_with("listening")) {
+            addresses.push(value["address"].as_str().unwrap().parse().unwrap());
+        }
+        log.push_str(&line);
+    }
+    let path = stage.path("own.log");
+    std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            log.push_str(&line);
+            log.push('\n');
+        }
+        // Whole or not there.
+        let aside = path.with_extension("aside");
+        std::fs::write(&aside, log).unwrap();
+        std::fs::rename(aside, path).unwrap();
+    });
+    Served(child, addresses[0], addresses[1])
+}
