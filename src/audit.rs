@@ -153,8 +153,7 @@ impl Transfer {
 }
 
 /// Who ended an exchange.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndedBy {
     /// The gateway: the answer is complete, or it was a refusal.
     Gateway,
@@ -166,6 +165,18 @@ pub enum EndedBy {
     Shutdown,
     /// A bug.
     Panic,
+}
+
+impl EndedBy {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Consumer => "consumer",
+            Self::Provider => "provider",
+            Self::Shutdown => "shutdown",
+            Self::Panic => "panic",
+        }
+    }
 }
 
 /// The record of one exchange while it happens. Setters only; it closes in `Drop`.

@@ -284,7 +284,7 @@ impl Forwarder {
             return Err(failed(permit, reached));
         }
         let (mut head, body) = response.into_parts();
-        head.headers = headers::response(&head.headers);
+        head.headers = headers::response(head.headers);
         head.version = Version::HTTP_11;
         let pool = Arc::clone(&self.pool);
         let body = ProviderBody::new(body, self.deadlines.pace(), connection, pool, place);

@@ -1,7 +1,6 @@
 //! Consumers of the field, each sending what it sends, byte for byte.
 
-use base64::Engine as _;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use base64_simd::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use spine_proxy::claims;
 use tokio::io::AsyncWriteExt as _;
@@ -78,8 +77,8 @@ fn token(claims: &Value) -> String {
 
 /// A token with a payload written as its consumer writes it.
 fn token_of(payload: &str) -> String {
-    let head = BASE64_URL_SAFE_NO_PAD.encode(br#"{"alg":"none","typ":"JWT"}"#);
-    format!("{head}.{}.", BASE64_URL_SAFE_NO_PAD.encode(payload))
+    let head = URL_SAFE_NO_PAD.encode_to_string(br#"{"alg":"none","typ":"JWT"}"#);
+    format!("{head}.{}.", URL_SAFE_NO_PAD.encode_to_string(payload))
 }
 
 /// A head as bytes on the wire: one line each, indentation removed, trailing spaces kept.

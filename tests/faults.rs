@@ -192,6 +192,28 @@ async fn a_body_that_stalls_is_cut() {
     }
 }
 
+fn dripping() -> Act {
+    Act::Drip(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n".to_vec(), 50)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_only_drips_is_cut() {
+    for line in ["body-idle = \"150ms\"\nbody-rate-min = 1000", "body-total = \"150ms\""] {
+        let stage = Stage::with(patience(line)).await;
+        stage.provider.does(dripping());
+        is_seen_to_be_cut(&stage).await;
+        stage.provider.has_ended(2).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_body_that_keeps_its_rate_passes() {
+    let stage = Stage::with(patience("body-idle = \"150ms\"\nbody-rate-min = 1")).await;
+    stage.provider.does(dripping());
+    let answer = stage.hears(Call::slots()).await;
+    assert_eq!((answer.status, answer.complete, answer.body.len()), (200, true, 50));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_ends_early_is_seen_to_be_cut() {
     let bodies = [

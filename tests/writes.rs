@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Notify;
 
 use crate::support::call::hear;
-use crate::support::provider::answer;
+use crate::support::provider::{DRIP, answer};
 use crate::support::stage::row;
 use crate::support::wire::Wire;
 use crate::support::{Act, Answer, Call, Stage};
@@ -260,7 +260,7 @@ async fn a_booking_goes_on_without_its_consumer_and_its_answer_is_recorded() {
 async fn half_sent(
     stage: &Stage,
     chunked: bool,
-) -> Wire<impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> {
+) -> Wire<impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static> {
     let begun = Arc::new(Notify::new());
     let heard = Arc::clone(&begun);
     stage.provider.plays(move |_| {
@@ -271,7 +271,7 @@ async fn half_sent(
         true => {
             Call::book().unframed().with("Transfer-Encoding", "chunked").body(b"8\r\nhalf of \r\n")
         }
-        false => Call::book().unframed().with("Content-Length", "16").body(b"half of "),
+        false => Call::book().unframed().with("Content-Length", "1000").body(b"half of "),
     };
     let mut wire = Wire::new(call.connect(stage).await.unwrap());
     wire.stream.write_all(&call.bytes()).await.unwrap();
@@ -309,6 +309,26 @@ async fn half_a_booking_whose_consumer_stalls_is_given_up() {
         assert_eq!(record["sent_whole"], false);
         stage.provider.has_received(1).await;
         assert!(!stage.provider.received()[0].complete);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_booking_that_only_drips_is_given_up() {
+    for line in ["body-idle = \"150ms\"\nbody-rate-min = 1000", "body-total = \"150ms\""] {
+        let stage = Stage::with(|files| files.add(&format!("[provider.deadlines]\n{line}"))).await;
+        let stream = half_sent(&stage, false).await.stream;
+        let (read, mut write) = tokio::io::split(stream);
+        let drips = tokio::spawn(async move {
+            while write.write_all(b" ").await.is_ok() && write.flush().await.is_ok() {
+                tokio::time::sleep(DRIP).await;
+            }
+        });
+        let head = Wire::new(read).head().await.unwrap();
+        assert!(head.start.contains("408"), "{head:?}");
+        drips.abort();
+        let record = stage.closed(1).await;
+        assert_eq!(record["refusal"], "body_timed_out");
+        assert_eq!(record["sent_whole"], false);
     }
 }
 

@@ -113,12 +113,10 @@ impl Writer {
         let mut waiting = Vec::new();
         for message in batch.drain(..) {
             match message {
-                Message::Line(line) => match line.write(self.seq + 1, &mut self.text) {
-                    Ok(()) => self.seq += 1,
-                    Err(error) => {
-                        tracing::error!(%error, "an audit line cannot be written as JSON");
-                    }
-                },
+                Message::Line(line) => {
+                    self.seq += 1;
+                    line.write(self.seq, &mut self.text);
+                }
                 Message::Flush(done) => waiting.push(done),
             }
         }

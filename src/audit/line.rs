@@ -1,11 +1,14 @@
 //! The lines of the journal.
+//!
+//! Written by hand: most of a line is identifiers that need no escape, and a serialiser that looks
+//! at each character of every name and value costs as much as the decisions it records.
 
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
 use jiff::Timestamp;
-use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 use super::{Asid, CertificateName, EndedBy, Interaction, OdsCode};
@@ -33,24 +36,16 @@ pub(super) enum Part {
 }
 
 /// Who asked whom for what: the same in both lines.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub(super) struct Who {
     pub(super) id: Uuid,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) trace_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) from: Option<Asid>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) to: Option<Asid>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) ods: Option<OdsCode>,
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "interaction")]
     pub(super) interaction: Option<&'static Interaction>,
-    #[serde(serialize_with = "method")]
     pub(super) method: Method,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) certificate: Option<CertificateName>,
-    #[serde(skip)]
     pub(super) claims: Option<RecordedClaims>,
 }
 
@@ -68,81 +63,168 @@ impl Who {
             claims: None,
         }
     }
+
+    fn write(&self, line: &mut Object<'_>) {
+        line.text("id", self.id.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+        line.optional("trace_id", self.trace_id.as_deref());
+        line.optional("from", self.from.as_ref().map(Asid::as_str));
+        line.optional("to", self.to.as_ref().map(Asid::as_str));
+        line.optional("ods", self.ods.as_ref().map(OdsCode::as_str));
+        line.optional("interaction", self.interaction.map(|interaction| interaction.id));
+        line.text("method", method(&self.method));
+        line.optional("certificate", self.certificate.as_ref().map(CertificateName::as_str));
+    }
 }
 
 /// Spec: the SSP logs the user and system claims. This is the whole list.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub(super) struct RecordedClaims {
     pub(super) organisation: OdsCode,
     pub(super) issuer: String,
     pub(super) subject: String,
     pub(super) reason: String,
     pub(super) scope: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) user_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) role_profile_id: Option<String>,
 }
 
+impl RecordedClaims {
+    fn write(&self, claims: &mut Object<'_>) {
+        claims.text("organisation", self.organisation.as_str());
+        claims.text("issuer", &self.issuer);
+        claims.text("subject", &self.subject);
+        claims.text("reason", &self.reason);
+        claims.text("scope", &self.scope);
+        claims.optional("user_id", self.user_id.as_deref());
+        claims.optional("role_profile_id", self.role_profile_id.as_deref());
+    }
+}
+
 /// How an exchange ended.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(super) struct End {
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) status: Option<u16>,
     pub(super) outcome: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) refusal: Option<&'static str>,
     pub(super) ended_by: EndedBy,
     pub(super) sent_whole: bool,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
-    #[serde(rename = "duration_us", serialize_with = "micros")]
     pub(super) duration: Duration,
-    #[serde(rename = "policy_us", serialize_with = "micros")]
     pub(super) policy: Duration,
-    #[serde(rename = "directory_us", serialize_with = "micros")]
     pub(super) directory: Duration,
-    #[serde(rename = "provider_us", serialize_with = "micros")]
     pub(super) provider: Duration,
+}
+
+impl End {
+    fn write(&self, line: &mut Object<'_>) {
+        if let Some(status) = self.status {
+            line.number("status", status.into());
+        }
+        line.text("outcome", self.outcome);
+        line.optional("refusal", self.refusal);
+        line.text("ended_by", self.ended_by.label());
+        line.truth("sent_whole", self.sent_whole);
+        line.number("bytes_in", self.bytes_in);
+        line.number("bytes_out", self.bytes_out);
+        line.number("duration_us", micros(self.duration));
+        line.number("policy_us", micros(self.policy));
+        line.number("directory_us", micros(self.directory));
+        line.number("provider_us", micros(self.provider));
+    }
 }
 
 impl Line {
     /// Appends the line, its sequence number first and a line feed last.
-    pub(super) fn write(&self, seq: u64, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
-        #[derive(Serialize)]
-        struct Whole<'a> {
-            seq: u64,
-            time: Timestamp,
-            event: &'static str,
-            #[serde(flatten)]
-            who: &'a Who,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            claims: Option<&'a RecordedClaims>,
-            #[serde(flatten)]
-            end: Option<&'a End>,
-        }
+    pub(super) fn write(&self, seq: u64, out: &mut Vec<u8>) {
         let said = self.who.claims.as_ref();
-        let (event, claims, end) = match &self.part {
+        let (event, said, end) = match &self.part {
             Part::Opened => ("opened", said, None),
             Part::Closed(end) => ("closed", None, Some(end)),
             Part::Only(end) => ("closed", said, Some(end)),
         };
-        let whole = Whole { seq, time: self.time, event, who: &self.who, claims, end };
-        serde_json::to_writer(&mut *out, &whole)?;
+        let mut line = Object::open(out);
+        line.number("seq", seq);
+        line.text("time", &self.time.to_string());
+        line.text("event", event);
+        self.who.write(&mut line);
+        if let Some(claims) = said {
+            line.object("claims", |object| claims.write(object));
+        }
+        if let Some(end) = end {
+            end.write(&mut line);
+        }
+        line.close();
         out.push(b'\n');
-        Ok(())
     }
 }
 
-fn interaction<S: Serializer>(
-    interaction: &Option<&'static Interaction>,
-    out: S,
-) -> Result<S::Ok, S::Error> {
-    out.serialize_str(interaction.map_or("", |interaction| interaction.id))
+/// A JSON object under construction. Names are constants that need no escape.
+struct Object<'a> {
+    out: &'a mut Vec<u8>,
+    separator: u8,
+}
+
+impl<'a> Object<'a> {
+    const fn open(out: &'a mut Vec<u8>) -> Self {
+        Self { out, separator: b'{' }
+    }
+
+    fn name(&mut self, name: &'static str) {
+        self.out.extend([self.separator, b'"']);
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(b"\":");
+        self.separator = b',';
+    }
+
+    fn text(&mut self, name: &'static str, text: &str) {
+        self.name(name);
+        let escaped = |byte: u8| byte < b' ' || byte == b'"' || byte == b'\\';
+        // Folded, not searched: without an early end it is one pass of wide instructions.
+        if text.bytes().fold(false, |any, byte| any | escaped(byte)) {
+            // Text always can be written as JSON, and a vector always takes it.
+            serde_json::to_writer(&mut *self.out, text).unwrap_or_default();
+        } else {
+            self.out.push(b'"');
+            self.out.extend_from_slice(text.as_bytes());
+            self.out.push(b'"');
+        }
+    }
+
+    fn optional(&mut self, name: &'static str, text: Option<&str>) {
+        if let Some(text) = text {
+            self.text(name, text);
+        }
+    }
+
+    fn number(&mut self, name: &'static str, number: u64) {
+        self.name(name);
+        // A vector always takes it.
+        write!(self.out, "{number}").unwrap_or_default();
+    }
+
+    fn truth(&mut self, name: &'static str, truth: bool) {
+        self.name(name);
+        self.out.extend_from_slice(if truth { b"true" } else { b"false" });
+    }
+
+    fn object(&mut self, name: &'static str, members: impl FnOnce(&mut Object<'_>)) {
+        self.name(name);
+        let mut object = Object::open(self.out);
+        members(&mut object);
+        object.close();
+    }
+
+    fn close(self) {
+        if self.separator == b'{' {
+            self.out.push(b'{');
+        }
+        self.out.push(b'}');
+    }
 }
 
 /// Methods outside the known ones are not repeated: the token was chosen by whoever sent it.
-fn method<S: Serializer>(method: &Method, out: S) -> Result<S::Ok, S::Error> {
+fn method(method: &Method) -> &str {
     const KNOWN: [Method; 9] = [
         Method::GET,
         Method::POST,
@@ -154,9 +236,37 @@ fn method<S: Serializer>(method: &Method, out: S) -> Result<S::Ok, S::Error> {
         Method::TRACE,
         Method::CONNECT,
     ];
-    out.serialize_str(if KNOWN.contains(method) { method.as_str() } else { "_OTHER" })
+    if KNOWN.contains(method) { method.as_str() } else { "_OTHER" }
 }
 
-fn micros<S: Serializer>(duration: &Duration, out: S) -> Result<S::Ok, S::Error> {
-    out.serialize_u64(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn whatever_is_written_is_read_back(texts in prop::collection::vec(any::<String>(), 3)) {
+            let mut out = Vec::new();
+            let mut line = Object::open(&mut out);
+            line.text("a", &texts[0]);
+            line.object("b", |object| object.text("c", &texts[1]));
+            line.object("d", |_| ());
+            line.number("e", 7);
+            line.truth("f", true);
+            line.optional("g", None);
+            line.text("h", &texts[2]);
+            line.close();
+            let read: serde_json::Value = serde_json::from_slice(&out).unwrap();
+            let meant = serde_json::json!({
+                "a": texts[0], "b": {"c": texts[1]}, "d": {}, "e": 7, "f": true, "h": texts[2],
+            });
+            prop_assert_eq!(read, meant);
+        }
+    }
 }

@@ -98,12 +98,17 @@ pub(super) fn request(
 }
 
 /// The consumer's response headers: the provider's end-to-end ones, untouched.
-pub(super) fn response(from: &HeaderMap) -> HeaderMap {
-    let named = connection_named(from);
+pub(super) fn response(from: HeaderMap) -> HeaderMap {
+    let named = connection_named(&from);
     let mut headers = HeaderMap::with_capacity(from.len());
+    let mut last = None;
+    // A name is given once, with the first of its values.
     for (name, value) in from {
-        if name == header::VIA || !is_dropped(name, &named) {
-            headers.append(name.clone(), value.clone());
+        last = name.or(last);
+        if let Some(name) = &last
+            && (name == header::VIA || !is_dropped(name, &named))
+        {
+            headers.append(name.clone(), value);
         }
     }
     headers

@@ -57,7 +57,7 @@ impl<'a> InnerUrl<'a> {
 
     /// Takes `authority/path?query` apart.
     pub fn after_scheme(rest: &'a str) -> Result<Self, UrlFault> {
-        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let end = rest.bytes().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
         let (authority, tail) = rest.split_at_checked(end).ok_or(UrlFault::Host)?;
         judge_authority(authority)?;
         let (path, query) = split_query(tail);
@@ -127,7 +127,8 @@ pub(crate) fn judge_path(path: &str) -> Result<(), UrlFault> {
             _ => return Err(UrlFault::PathByte),
         }
     }
-    let dots = path.split('/').any(|segment| matches!(segment, "." | ".."));
+    let mut segments = path.as_bytes().split(|byte| *byte == b'/');
+    let dots = segments.any(|segment| matches!(segment, b"." | b".."));
     if dots { Err(UrlFault::DotSegment) } else { Ok(()) }
 }
 
@@ -144,7 +145,7 @@ fn judge_escape(decoded: u8) -> Result<(), UrlFault> {
 /// Judges a query: any visible ASCII but the fragment sign and the backslash; escapes are the
 /// provider's affair.
 pub(crate) fn judge_query(query: Option<&str>) -> Result<(), UrlFault> {
-    let allowed = |byte: u8| byte.is_ascii_graphic() && !b"#\\".contains(&byte);
+    let allowed = |byte: u8| byte.is_ascii_graphic() && byte != b'#' && byte != b'\\';
     if query.unwrap_or_default().bytes().all(allowed) { Ok(()) } else { Err(UrlFault::QueryByte) }
 }
 

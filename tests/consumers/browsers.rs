@@ -121,8 +121,8 @@ async fn axios_with_an_opaque_or_signed_token_is_refused() {
     let stage = strict().await;
     let request = format!("GET /{}/Slot?status=free", stage::ROOT);
     let payload = claims(stage::ROOT, ORGANISATION_READ).to_string();
-    let head = BASE64_URL_SAFE_NO_PAD.encode(br#"{"alg":"RS512","typ":"JWT","kid":"test-1"}"#);
-    let signed = format!("{head}.{}.c2lnbmF0dXJl", BASE64_URL_SAFE_NO_PAD.encode(payload));
+    let head = URL_SAFE_NO_PAD.encode_to_string(br#"{"alg":"RS512","typ":"JWT","kid":"test-1"}"#);
+    let signed = format!("{head}.{}.c2lnbmF0dXJl", URL_SAFE_NO_PAD.encode_to_string(payload));
     for (token, why) in
         [("demo-jwt-token-1764000000000", "token_malformed"), (&signed, "token_signed")]
     {

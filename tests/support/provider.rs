@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::io::AsyncWriteExt as _;
@@ -38,11 +39,16 @@ pub(crate) enum Act {
     WriteForever(Vec<u8>),
     /// Writes these bytes once it is told to.
     WriteWhenTold(Arc<Notify>, Vec<u8>),
+    /// Answers with this head and then this many bytes, one at a time with a pause before each.
+    Drip(Vec<u8>, usize),
     /// Answers with this head and then this many bytes, made up as they go.
     Pour(Vec<u8>, usize),
     /// Reads this many bytes of body without keeping them, then answers.
     Swallow(usize, Vec<u8>),
 }
+
+/// Between two bytes of a body that drips.
+pub(crate) const DRIP: Duration = Duration::from_millis(20);
 
 impl Act {
     /// A whole answer.
@@ -205,6 +211,15 @@ impl Provider {
             Act::WriteWhenTold(told, bytes) => {
                 told.notified().await;
                 wire.stream.write_all(&bytes).await.is_ok()
+            }
+            Act::Drip(head, count) => {
+                let mut ok = wire.stream.write_all(&head).await.is_ok();
+                for _ in 0..count {
+                    ok = ok && wire.stream.flush().await.is_ok();
+                    tokio::time::sleep(DRIP).await;
+                    ok = ok && wire.stream.write_all(b"x").await.is_ok();
+                }
+                ok
             }
             Act::Pour(head, mut left) => {
                 let mut ok = wire.stream.write_all(&head).await.is_ok();
