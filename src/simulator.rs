@@ -4,7 +4,7 @@
 //! It is small, but honest: what it stores it returns, a slot that is taken answers 409, and so
 //! does an amendment that was made from an old version. It speaks JSON only and forgets everything
 //! when it is dropped. It knows the nouns of the Spine and the catalogue of interactions, and
-//! nothing else of this crate.
+//! nothing else of this crate. [`sds`] stands in for the directory in the same way.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -26,6 +26,7 @@ mod local_time;
 mod parameters;
 mod practice;
 mod reply;
+pub mod sds;
 mod serving;
 mod slots;
 #[cfg(test)]

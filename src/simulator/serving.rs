@@ -17,6 +17,7 @@ use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::Provider;
 use super::reply::{Fault, Kind};
@@ -26,7 +27,7 @@ const BODY_MAX: usize = 1024 * 1024;
 /// Limit: connections at one time; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 4096;
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
-const HEAD_DEADLINE: Duration = Duration::from_secs(30);
+pub(super) const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 
 impl Provider {
     /// Accepts connections until `stop` resolves, and then closes those that are open.
@@ -39,36 +40,12 @@ impl Provider {
         stop: impl Future<Output = ()>,
     ) {
         let acceptor = TlsAcceptor::from(tls);
-        let mut connections = JoinSet::new();
-        let mut stop = pin!(stop);
-        loop {
-            let accepted = tokio::select! {
-                () = &mut stop => break,
-                Some(_) = connections.join_next() => continue,
-                accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => accepted,
-            };
-            match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(Arc::clone(&self).attend(stream, acceptor.clone()));
-                }
-                Err(fault) => {
-                    tracing::warn!(%fault, "the simulator cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            }
-        }
+        let attend = |stream| Arc::clone(&self).attend(stream, acceptor.clone());
+        accept(&listener, stop, attend).await;
     }
 
     async fn attend(self: Arc<Self>, stream: TcpStream, acceptor: TlsAcceptor) {
-        let plain = stream.set_nodelay(true);
-        let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream));
-        let stream = match (plain, handshake.await) {
-            (Ok(()), Ok(Ok(stream))) => stream,
-            (plain, shaken) => {
-                tracing::debug!(?plain, ?shaken, "a handshake with the simulator failed");
-                return;
-            }
-        };
+        let Some(stream) = secured(stream, &acceptor).await else { return };
         let answer = service_fn(|request| Self::exchange(&self, request));
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -98,6 +75,50 @@ impl Provider {
     }
 }
 
+/// Hands each connection to `attend` until `stop` resolves, and then ends those that are attended.
+pub(super) async fn accept<A>(
+    listener: &TcpListener,
+    stop: impl Future<Output = ()>,
+    attend: impl Fn(TcpStream) -> A,
+) where
+    A: Future<Output = ()> + Send + 'static,
+{
+    let mut connections = JoinSet::new();
+    let mut stop = pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut stop => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                connections.spawn(attend(stream));
+            }
+            Err(fault) => {
+                tracing::warn!(%fault, "the simulator cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// The connection after its handshake; nothing if that failed.
+pub(super) async fn secured(
+    stream: TcpStream,
+    acceptor: &TlsAcceptor,
+) -> Option<TlsStream<TcpStream>> {
+    let plain = stream.set_nodelay(true);
+    let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream));
+    match (plain, handshake.await) {
+        (Ok(()), Ok(Ok(stream))) => Some(stream),
+        (plain, shaken) => {
+            tracing::debug!(?plain, ?shaken, "a handshake with the simulator failed");
+            None
+        }
+    }
+}
+
 /// A request whose body did not arrive: there is nobody to answer.
 #[derive(Debug, thiserror::Error)]
 #[error("the body of the request did not arrive")]
@@ -105,28 +126,11 @@ struct Unread;
 
 #[cfg(test)]
 mod tests {
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-    use rustls::{ClientConfig, RootCertStore};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::oneshot;
-    use tokio_rustls::TlsConnector;
 
-    use super::super::stage::{ASID, BASE, now, practices};
+    use super::super::stage::{ASID, BASE, now, practices, tls};
     use super::*;
-
-    fn tls() -> (Arc<ServerConfig>, TlsConnector) {
-        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-        let certificate: CertificateDer<'static> = made.cert.der().clone();
-        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-        let mut roots = RootCertStore::empty();
-        roots.add(certificate.clone()).unwrap();
-        let server = ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate], key)
-            .unwrap();
-        let ours = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        (Arc::new(server), TlsConnector::from(Arc::new(ours)))
-    }
 
     async fn exchange(text: &str, body: usize) -> String {
         let (server, connector) = tls();

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
 use jiff::Timestamp;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use serde_json::{Value, json};
+use tokio_rustls::TlsConnector;
 
 use super::{Practice, Provider};
 
@@ -208,4 +211,19 @@ pub(super) fn booking_of(slots: &[&Value], patient: &str) -> Value {
             { "actor": { "reference": "Location/1" }, "status": "accepted" },
         ],
     })
+}
+
+/// A server with a certificate of its own, and a client that trusts it.
+pub(super) fn tls() -> (Arc<ServerConfig>, TlsConnector) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let certificate: CertificateDer<'static> = made.cert.der().clone();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.clone()).unwrap();
+    let server = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    let ours = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    (Arc::new(server), TlsConnector::from(Arc::new(ours)))
 }

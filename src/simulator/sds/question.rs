@@ -1,0 +1,216 @@
+//! A question taken apart, by the rules and the habits of the service.
+
+use http::HeaderMap;
+
+use super::refused::Refused;
+
+/// The systems of the three identifiers, in questions and in answers.
+pub(super) const ORGANISATION: &str = "https://fhir.nhs.uk/Id/ods-organization-code";
+pub(super) const INTERACTION: &str = "https://fhir.nhs.uk/Id/nhsServiceInteractionId";
+pub(super) const PARTY_KEY: &str = "https://fhir.nhs.uk/Id/nhsMhsPartyKey";
+const UUID_PATTERN: &str =
+    "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$";
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The accredited systems.
+    Device,
+    /// The message handling systems.
+    Endpoint,
+}
+
+/// A question that may be answered.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Question {
+    pub(super) kind: Kind,
+    pub(super) organisation: Clause,
+    pub(super) interaction: Clause,
+    pub(super) party_key: Clause,
+    pub(super) manufacturer: Clause,
+}
+
+/// What an attribute has to be, if anything; compared as the directory's schema says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Clause {
+    Exact(Option<String>),
+    AnyCase(Option<String>),
+}
+
+impl Clause {
+    pub(super) fn value(&self) -> Option<&str> {
+        match self {
+            Self::Exact(value) | Self::AnyCase(value) => value.as_deref(),
+        }
+    }
+}
+
+impl Kind {
+    /// The path after the base path, which is compared as it stands.
+    pub(super) fn of(path: &str) -> Option<Self> {
+        match path {
+            "/Device" => Some(Self::Device),
+            "/Endpoint" => Some(Self::Endpoint),
+            _ => None,
+        }
+    }
+
+    /// The systems whose values a parameter may hold.
+    fn systems(self, parameter: &str) -> Option<&'static [&'static str]> {
+        match (parameter, self) {
+            ("organization", _) | ("manufacturing-organization", Self::Device) => {
+                Some(&[ORGANISATION])
+            }
+            ("identifier", _) => Some(&[INTERACTION, PARTY_KEY]),
+            _ => None,
+        }
+    }
+
+    /// Whether SDS looks anything up for these.
+    fn suffices(self, organisation: bool, interaction: bool, party_key: bool) -> bool {
+        match self {
+            Self::Device => organisation && interaction,
+            Self::Endpoint => {
+                [organisation, interaction, party_key].into_iter().filter(|given| *given).count()
+                    >= 2
+            }
+        }
+    }
+}
+
+impl Question {
+    /// Reads a raw query.
+    pub(super) fn parse(kind: Kind, query: &str) -> Result<Self, Refused> {
+        let pairs = query.split('&').filter(|pair| !pair.is_empty());
+        let pairs: Vec<(String, String)> =
+            pairs.map(|pair| judge(kind, pair)).collect::<Result<_, _>>()?;
+        let last = |parameter: &str, system: &str| {
+            let mut backwards = pairs.iter().rev().filter(|(name, _)| name == parameter);
+            backwards.find_map(|(_, value)| Some(of_system(value, system)?.to_owned()))
+        };
+        let question = Self {
+            kind,
+            organisation: Clause::Exact(last("organization", ORGANISATION)),
+            interaction: Clause::Exact(last("identifier", INTERACTION)),
+            party_key: Clause::AnyCase(last("identifier", PARTY_KEY)),
+            manufacturer: Clause::AnyCase(last("manufacturing-organization", ORGANISATION)),
+        };
+        question.judge_combination()?;
+        Ok(question)
+    }
+
+    fn judge_combination(&self) -> Result<(), Refused> {
+        let given = |clause: &Clause| clause.value().is_some();
+        let (organisation, interaction) = (given(&self.organisation), given(&self.interaction));
+        if self.kind.suffices(organisation, interaction, given(&self.party_key)) {
+            return Ok(());
+        }
+        Err(match self.kind {
+            Kind::Device if organisation => invalid("identifier", &[INTERACTION]),
+            Kind::Device => invalid("organization", &[ORGANISATION]),
+            Kind::Endpoint => Refused::bad_request(
+                "Missing or invalid query parameters. Should one of following combinations: \
+                 two or three of organization, interaction and party key",
+            ),
+        })
+    }
+
+    /// A filter that LDAP cannot read fails. Values that add clauses of their own are not followed:
+    /// they fail too.
+    pub(super) fn judge_filter(&self) -> Result<(), Refused> {
+        let clauses = [&self.organisation, &self.interaction, &self.party_key, &self.manufacturer];
+        let mut values = clauses.into_iter().filter_map(Clause::value);
+        if values.any(|value| value.contains(['(', ')', '\\'])) {
+            return Err(Refused::broken("malformed filter"));
+        }
+        Ok(())
+    }
+}
+
+/// The name and the value of a parameter that may be there.
+fn judge(kind: Kind, pair: &str) -> Result<(String, String), Refused> {
+    let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+    let decoded = |text: &str| unescaped(&text.replace('+', " "));
+    let name = String::from_utf8_lossy(&decoded(name)).into_owned();
+    let systems = kind
+        .systems(&name)
+        .ok_or_else(|| Refused::bad_request(&format!("Illegal query parameter '{name}'")))?;
+    let value = String::from_utf8(decoded(value))
+        .map_err(|fault| Refused::broken(format!("'utf-8' codec can't decode: {fault}")))?;
+    let prefixed =
+        |system: &&str| value.strip_prefix(*system).is_some_and(|rest| rest.starts_with('|'));
+    if !systems.iter().any(prefixed) {
+        return Err(invalid(&name, systems));
+    }
+    Ok((name, value))
+}
+
+fn invalid(parameter: &str, systems: &[&str]) -> Refused {
+    let forms: Vec<String> =
+        systems.iter().map(|system| format!("'{parameter}={system}|value'")).collect();
+    Refused::bad_request(&format!(
+        "Missing or invalid '{parameter}' query parameter. Should be {}",
+        forms.join(", ")
+    ))
+}
+
+/// What follows the system and the bar, unless that is nothing. LDAP does not see spaces around it.
+fn of_system<'a>(value: &'a str, system: &str) -> Option<&'a str> {
+    let rest = value.strip_prefix(system)?.strip_prefix('|')?.trim();
+    (!rest.is_empty()).then_some(rest)
+}
+
+/// Percent escapes decoded; one that is broken stays as it is.
+pub(super) fn unescaped(text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        match (first, escape(tail)) {
+            (b'%', Some((byte, tail))) => {
+                out.push(byte);
+                rest = tail;
+            }
+            _ => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    out
+}
+
+fn escape(tail: &[u8]) -> Option<(u8, &[u8])> {
+    let (digits, rest) = tail.split_at_checked(2)?;
+    let digit = |at: usize| char::from(*digits.get(at)?).to_digit(16);
+    let byte = u8::try_from(digit(0)? * 16 + digit(1)?).ok()?;
+    Some((byte, rest))
+}
+
+/// The correlation id as sent, if any; refused unless it is a UUID.
+pub(super) fn correlation(headers: &HeaderMap) -> Result<Option<String>, Refused> {
+    match joined(headers, "x-correlation-id") {
+        Some(sent) if is_uuid(&sent) => Ok(Some(sent)),
+        Some(sent) if !sent.is_empty() => Err(Refused::bad_request(&format!(
+            "Invalid X-Correlation-ID header. Should be an UUIDv4 matching regex '{UUID_PATTERN}'"
+        ))),
+        _ => Ok(None),
+    }
+}
+
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
+/// All values of a header, as one.
+pub(super) fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
+    let values: Vec<_> = headers
+        .get_all(name)
+        .iter()
+        .map(|value| String::from_utf8_lossy(value.as_bytes()))
+        .collect();
+    (!values.is_empty()).then(|| values.join(","))
+}

@@ -1,0 +1,212 @@
+//! What the directory holds, and which of it a question is after.
+
+use http::Uri;
+
+use super::question::{Clause, Question};
+
+/// The records of a directory as SDS holds them: plain text, so that malformed data can be held
+/// too.
+#[derive(Debug, Clone, Default)]
+pub struct Records {
+    /// The accredited systems.
+    pub accredited: Vec<Accredited>,
+    /// The message handling systems.
+    pub handlers: Vec<MessageHandler>,
+}
+
+/// An nhsAs record: one system at one organisation.
+#[derive(Debug, Clone, Default)]
+pub struct Accredited {
+    /// `uniqueIdentifier`: the ASID.
+    pub asid: String,
+    /// `nhsIDCode`: the organisation that owns the record.
+    pub ods: String,
+    /// `nhsAsClient`: the organisations that use the system. SDS fails on more than one.
+    pub clients: Vec<String>,
+    /// `nhsMHSPartyKey`: what joins it to its message handlers.
+    pub party_key: String,
+    /// `nhsMhsManufacturerOrg`: ODS code of the supplier.
+    pub manufacturer: Option<String>,
+    /// `nhsAsSvcIA`: every interaction the system may use.
+    pub interactions: Vec<String>,
+}
+
+/// An nhsMhs record: one interaction of one party key.
+#[derive(Debug, Clone, Default)]
+pub struct MessageHandler {
+    /// `uniqueIdentifier` of the record; not an ASID.
+    pub id: String,
+    /// `nhsIDCode`: the organisation that owns the record.
+    pub ods: String,
+    /// `nhsMHSPartyKey`: what joins it to its accredited system.
+    pub party_key: String,
+    /// `nhsMhsSvcIA`: the interaction.
+    pub interaction: String,
+    /// `nhsMHSEndPoint`: where it is served, possibly nowhere.
+    pub addresses: Vec<String>,
+    /// `nhsMhsFQDN`: name of the host.
+    pub fqdn: Option<String>,
+    /// `nhsMhsCPAId`: id of the contract.
+    pub cpa_id: Option<String>,
+}
+
+/// What a consumer's message handler is registered for: nothing of GP Connect.
+const CONSUMER_INTERACTION: &str = "urn:nhs:names:services:pdsquery:QUPA_IN000008UK02";
+
+impl Records {
+    /// The records of one practice whose system has one root for these interactions.
+    #[must_use]
+    pub fn practice(
+        ods: &str,
+        asid: &str,
+        party_key: &str,
+        root: &str,
+        interactions: &[&str],
+    ) -> Self {
+        let fqdn = root.parse().ok().and_then(|uri: Uri| uri.host().map(ToOwned::to_owned));
+        let numbered = interactions.iter().zip(1..);
+        let handlers = numbered.map(|(interaction, number)| MessageHandler {
+            ods: ods.to_owned(),
+            party_key: party_key.to_owned(),
+            interaction: (*interaction).to_owned(),
+            addresses: vec![root.to_owned()],
+            fqdn: fqdn.clone(),
+            ..MessageHandler::numbered(asid, number)
+        });
+        Self {
+            handlers: handlers.collect(),
+            accredited: vec![Accredited::new(ods, asid, party_key, interactions)],
+        }
+    }
+
+    /// The records of a consumer's system: its interactions, and one message handler of none of
+    /// them that carries its host name.
+    #[must_use]
+    pub fn consumer(
+        ods: &str,
+        asid: &str,
+        party_key: &str,
+        fqdn: &str,
+        interactions: &[&str],
+    ) -> Self {
+        let handler = MessageHandler {
+            ods: ods.to_owned(),
+            party_key: party_key.to_owned(),
+            interaction: CONSUMER_INTERACTION.to_owned(),
+            addresses: vec![format!("https://{fqdn}/")],
+            fqdn: Some(fqdn.to_owned()),
+            ..MessageHandler::numbered(asid, 1)
+        };
+        Self {
+            handlers: vec![handler],
+            accredited: vec![Accredited::new(ods, asid, party_key, interactions)],
+        }
+    }
+
+    /// These records and the others.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.accredited.extend(other.accredited);
+        self.handlers.extend(other.handlers);
+        self
+    }
+
+    /// The accredited systems that a question finds.
+    pub(super) fn systems<'a>(
+        &'a self,
+        question: &'a Question,
+    ) -> impl Iterator<Item = &'a Accredited> {
+        self.accredited.iter().filter(|held| {
+            question.organisation.holds([&held.ods])
+                && question.interaction.holds(&held.interactions)
+                && question.party_key.holds([&held.party_key])
+                && question.manufacturer.holds(held.manufacturer.as_ref())
+        })
+    }
+
+    /// The message handlers that a question finds.
+    pub(super) fn handlers<'a>(
+        &'a self,
+        question: &'a Question,
+    ) -> impl Iterator<Item = &'a MessageHandler> {
+        self.handlers.iter().filter(|held| {
+            question.organisation.holds([&held.ods])
+                && question.interaction.holds([&held.interaction])
+                && question.party_key.holds([&held.party_key])
+        })
+    }
+}
+
+impl Accredited {
+    fn new(ods: &str, asid: &str, party_key: &str, interactions: &[&str]) -> Self {
+        Self {
+            asid: asid.to_owned(),
+            ods: ods.to_owned(),
+            clients: vec![ods.to_owned()],
+            party_key: party_key.to_owned(),
+            manufacturer: None,
+            interactions: interactions.iter().map(|id| (*id).to_owned()).collect(),
+        }
+    }
+}
+
+impl MessageHandler {
+    /// A record whose id, which is also its contract's, is made from the ASID beside it.
+    fn numbered(asid: &str, number: usize) -> Self {
+        let id = format!("S{asid}A{number:06}");
+        Self { cpa_id: Some(id.clone()), id, ..Self::default() }
+    }
+}
+
+impl Clause {
+    /// Whether a record with these values is found.
+    ///
+    /// SDS pastes the value into an LDAP filter as it stands: a star finds every record that has
+    /// the attribute at all.
+    fn holds<'a>(&self, values: impl IntoIterator<Item = &'a String>) -> bool {
+        let Some(wanted) = self.value() else { return true };
+        values.into_iter().filter(|held| !held.is_empty()).any(|held| match self {
+            _ if wanted == "*" => true,
+            Self::Exact(_) => held == wanted,
+            Self::AnyCase(_) => held.eq_ignore_ascii_case(wanted),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_practice_has_one_handler_for_each_interaction() {
+        let held = Records::practice(
+            "Z99001",
+            "200000099001",
+            "Z99001-990001",
+            "https://gp.example.test:8443/Z99001/STU3/1/gpconnect",
+            &["urn:a:b", "urn:a:c"],
+        )
+        .and(Records::consumer(
+            "Z99009",
+            "200000099009",
+            "Z99009-1",
+            "portal.example.test",
+            &[],
+        ));
+        let told: Vec<_> = held
+            .handlers
+            .iter()
+            .map(|handler| (handler.id.as_str(), handler.interaction.as_str()))
+            .collect();
+        let expected = [
+            ("S200000099001A000001", "urn:a:b"),
+            ("S200000099001A000002", "urn:a:c"),
+            ("S200000099009A000001", CONSUMER_INTERACTION),
+        ];
+        assert_eq!(told, expected);
+        assert_eq!(held.handlers[0].fqdn.as_deref(), Some("gp.example.test"));
+        assert_eq!(held.handlers[2].fqdn.as_deref(), Some("portal.example.test"));
+        assert_eq!(held.accredited[0].interactions, ["urn:a:b", "urn:a:c"]);
+        assert_eq!(held.accredited[1].clients, ["Z99009"]);
+    }
+}

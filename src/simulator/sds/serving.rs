@@ -1,0 +1,222 @@
+//! The directory on the network, and bodies that do not come as they should.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, Sleep};
+use tokio_rustls::TlsAcceptor;
+
+use super::super::serving::{HEAD_DEADLINE, accept, secured};
+use super::Sds;
+use super::trouble::Manner;
+
+/// How long the first half of a body that is cut has to get away.
+const HALF: Duration = Duration::from_millis(50);
+
+impl Sds {
+    /// Accepts connections until `stop` resolves, and then closes those that are open.
+    ///
+    /// `tls` decides whose certificates are accepted: the real directory asks for none.
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        tls: Arc<ServerConfig>,
+        stop: impl Future<Output = ()>,
+    ) {
+        let acceptor = TlsAcceptor::from(tls);
+        let attend = |stream| Arc::clone(&self).attend(stream, acceptor.clone());
+        accept(&listener, stop, attend).await;
+    }
+
+    async fn attend(self: Arc<Self>, stream: TcpStream, acceptor: TlsAcceptor) {
+        let Some(stream) = secured(stream, &acceptor).await else { return };
+        let answer = service_fn(|request| Self::exchange(&self, request));
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_DEADLINE)
+            .serve_connection(TokioIo::new(stream), answer);
+        if let Err(fault) = served.await {
+            tracing::debug!(%fault, "a connection to the directory ended badly");
+        }
+    }
+
+    /// A question has no body; one that has is answered without it.
+    async fn exchange(&self, request: Request<Incoming>) -> Result<Response<Told>, Infallible> {
+        let asked = request.uri().path_and_query().map_or("/", |asked| asked.as_str());
+        let reply = self.answer(request.method(), asked, request.headers());
+        match reply.manner {
+            Manner::AtOnce | Manner::Dripping(_) | Manner::Cut => {}
+            Manner::After(pause) => tokio::time::sleep(pause).await,
+            Manner::Never => std::future::pending().await,
+        }
+        Ok(reply.response.map(|bytes| Told::new(bytes, reply.manner)))
+    }
+}
+
+/// The body of an answer.
+struct Told {
+    left: Bytes,
+    pace: Pace,
+}
+
+enum Pace {
+    Whole,
+    Dripping(Duration, Pin<Box<Sleep>>),
+    /// So many bytes, and then nothing but the wait for the cut.
+    Cut(usize),
+    Cutting(Pin<Box<Sleep>>),
+}
+
+/// A body that ends before its end.
+#[derive(Debug, thiserror::Error)]
+#[error("the body is cut, as it was asked for")]
+struct Severed;
+
+impl Told {
+    fn new(bytes: Bytes, manner: Manner) -> Self {
+        let pace = match manner {
+            Manner::AtOnce | Manner::After(_) | Manner::Never => Pace::Whole,
+            Manner::Dripping(pause) => Pace::Dripping(pause, Box::pin(tokio::time::sleep(pause))),
+            Manner::Cut => Pace::Cut(bytes.len() / 2),
+        };
+        Self { left: bytes, pace }
+    }
+
+    fn first(&mut self, length: usize) -> Poll<Option<Result<Frame<Bytes>, Severed>>> {
+        Poll::Ready(Some(Ok(Frame::data(self.left.split_to(length)))))
+    }
+}
+
+impl Body for Told {
+    type Data = Bytes;
+    type Error = Severed;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Severed>>> {
+        if self.left.is_empty() {
+            return Poll::Ready(None);
+        }
+        match &mut self.pace {
+            Pace::Whole => {
+                let whole = self.left.len();
+                self.first(whole)
+            }
+            Pace::Dripping(pause, sleep) => {
+                ready!(sleep.as_mut().poll(context));
+                sleep.as_mut().reset(Instant::now() + *pause);
+                self.first(1)
+            }
+            Pace::Cut(half) => {
+                let half = *half;
+                self.pace = Pace::Cutting(Box::pin(tokio::time::sleep(HALF)));
+                self.first(half)
+            }
+            Pace::Cutting(sleep) => {
+                ready!(sleep.as_mut().poll(context));
+                Poll::Ready(Some(Err(Severed)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(u64::try_from(self.left.len()).unwrap_or(u64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::oneshot;
+
+    use super::super::super::stage::tls;
+    use super::super::Trouble;
+    use super::super::stage::{sandbox, target};
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(1);
+    const EVER: Duration = Duration::from_secs(30);
+
+    /// Everything that comes back within this time, and whether that was the end.
+    async fn exchange(trouble: Option<Trouble>, limit: Duration) -> (String, bool) {
+        let (server, connector) = tls();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let sds = sandbox();
+        if let Some(trouble) = trouble {
+            sds.meets(None, trouble);
+        }
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = tokio::spawn(sds.serve(listener, server, async {
+            drop(stopped.await);
+        }));
+        let stream = TcpStream::connect(address).await.unwrap();
+        let mut stream = connector.connect("localhost".try_into().unwrap(), stream).await.unwrap();
+        let asked = target("/Endpoint?org=Z99001&ia=SLOTS");
+        let head = format!("GET {asked} HTTP/1.1\r\nHost: sds.test\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut told = Vec::new();
+        let ended = tokio::time::timeout(limit, stream.read_to_end(&mut told)).await.is_ok();
+        stop.send(()).unwrap();
+        serving.await.unwrap();
+        (String::from_utf8(told).unwrap(), ended)
+    }
+
+    /// The length that the head promises, and the length of the body that came.
+    fn lengths(told: &str) -> (usize, usize) {
+        let (head, body) = told.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+        let head = head.to_ascii_lowercase();
+        let promised = head.split("content-length: ").nth(1).unwrap().lines().next().unwrap();
+        (promised.parse().unwrap(), body.len())
+    }
+
+    #[tokio::test]
+    async fn an_answer_comes_whole_without_trouble() {
+        let (told, ended) = exchange(None, EVER).await;
+        let (promised, came) = lengths(&told);
+        assert!(ended && promised == came, "{told}");
+        assert!(told.contains("https://sds.test/spine-directory/FHIR/R4/Endpoint/"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn a_cut_answer_ends_in_the_middle() {
+        let (told, ended) = exchange(Some(Trouble::Cut), EVER).await;
+        let (promised, came) = lengths(&told);
+        assert!(ended && came == promised / 2, "{came} of {promised}");
+    }
+
+    #[tokio::test]
+    async fn a_slow_answer_drips() {
+        let (told, ended) =
+            exchange(Some(Trouble::SlowBody(Duration::from_millis(100))), SOON).await;
+        let (promised, came) = lengths(&told);
+        assert!(!ended && (1..=11).contains(&came), "{came} of {promised}");
+    }
+
+    #[tokio::test]
+    async fn a_late_answer_comes_late_and_a_silent_one_not_at_all() {
+        let pause = Duration::from_millis(300);
+        let began = Instant::now();
+        let (told, ended) = exchange(Some(Trouble::EmptyAfter(pause)), EVER).await;
+        assert!(ended && began.elapsed() >= pause && told.contains("\"total\": 0"), "{told}");
+        assert_eq!(exchange(Some(Trouble::Silence), SOON).await, (String::new(), false));
+    }
+}
