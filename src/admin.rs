@@ -1,5 +1,5 @@
-//! The second port: is it alive, is it ready, what has it counted. Read-only, and never for the
-//! network consumers are on.
+//! The second port: is it alive, is it ready, what has it counted, what does it hold. Never for
+//! the network consumers are on; what changes anything needs the token, on loopback too.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
@@ -23,6 +23,7 @@ use crate::audit::Trail;
 use crate::directory::Directory;
 use crate::gateway::Live;
 use crate::metrics::Metrics;
+use crate::spine::OdsCode;
 
 /// What the second port looks at.
 #[derive(Debug, Clone)]
@@ -39,6 +40,8 @@ pub struct Views {
     pub drain: CancellationToken,
     /// Whether lab switches may be used.
     pub lab: bool,
+    /// What must be known to change anything.
+    pub token: Option<Arc<str>>,
 }
 
 /// Limit: connections at once.
@@ -67,7 +70,7 @@ pub async fn serve(listener: TcpListener, views: Views) {
 
 async fn connection(stream: TcpStream, views: Views) -> Result<(), hyper::Error> {
     let answer = move |request: Request<Incoming>| {
-        let response = views.answer(request.method(), request.uri().path());
+        let response = views.answer(&request);
         async { Ok::<_, Infallible>(response) }
     };
     http1::Builder::new()
@@ -78,8 +81,8 @@ async fn connection(stream: TcpStream, views: Views) -> Result<(), hyper::Error>
 }
 
 impl Views {
-    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
-        let (status, text, kind) = match (method, path) {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let (status, text, kind) = match (request.method(), request.uri().path()) {
             (&Method::GET | &Method::HEAD, "/livez") => (StatusCode::OK, "ok\n".to_owned(), PLAIN),
             (&Method::GET | &Method::HEAD, "/readyz") => {
                 let (status, text) = self.ready();
@@ -89,17 +92,59 @@ impl Views {
                 let (text, kind) = self.metrics.text();
                 (StatusCode::OK, text, kind)
             }
+            (&Method::GET | &Method::HEAD, "/directory") => {
+                let held = serde_json::to_string_pretty(&self.directory.held_view());
+                (StatusCode::OK, held.unwrap_or_default() + "\n", JSON)
+            }
+            (&Method::POST, "/directory/flush") => {
+                let (status, text) = self.flush(request);
+                (status, text, PLAIN)
+            }
             (&Method::GET | &Method::HEAD, _) => {
-                let text = "there are /livez, /readyz and /metrics\n";
+                let text = "there are /livez, /readyz, /metrics and /directory\n";
                 (StatusCode::NOT_FOUND, text.to_owned(), PLAIN)
             }
-            _ => (StatusCode::METHOD_NOT_ALLOWED, "read-only\n".to_owned(), PLAIN),
+            _ => (StatusCode::METHOD_NOT_ALLOWED, "not here\n".to_owned(), PLAIN),
         };
         let mut response = Response::new(Full::new(Bytes::from(text)));
         *response.status_mut() = status;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response
+    }
+
+    /// Marks what is held of a practice, or of all, to be asked for again.
+    fn flush(&self, request: &Request<Incoming>) -> (StatusCode, String) {
+        if let Err(why) = self.judge_token(request) {
+            return (StatusCode::FORBIDDEN, why.to_owned());
+        }
+        let ods = match request.uri().query().map(|query| query.strip_prefix("ods=")) {
+            None => None,
+            Some(code) => match code.map(OdsCode::from_any_case) {
+                Some(Ok(ods)) => Some(ods),
+                _ => {
+                    return (
+                        StatusCode::BAD_REQUEST,
+                        "the query is ods=CODE, or none\n".to_owned(),
+                    );
+                }
+            },
+        };
+        let marked = self.directory.flush(ods.as_ref());
+        tracing::info!(ods = ods.as_ref().map(OdsCode::as_str), marked, "directory flushed");
+        (StatusCode::OK, format!("{marked} marked to be asked for again\n"))
+    }
+
+    fn judge_token(&self, request: &Request<Incoming>) -> Result<(), &'static str> {
+        let token = self.token.as_deref();
+        let token = token.ok_or("nothing can be changed: admin.token-file is not set\n")?;
+        let sent = request.headers().get(header::AUTHORIZATION).and_then(|sent| sent.to_str().ok());
+        let sent = sent.and_then(|sent| sent.strip_prefix("Bearer ")).unwrap_or_default();
+        // Security: the time this takes tells nothing of where the two differ.
+        let same = sent.len() == token.len()
+            && sent.bytes().zip(token.bytes()).fold(0, |odd, (one, other)| odd | (one ^ other))
+                == 0;
+        if same { Ok(()) } else { Err("the admin token is missing or wrong\n") }
     }
 
     /// Ready while new requests are wanted and records can be written.
@@ -116,6 +161,9 @@ impl Views {
         let (generation, held) = (live.trust.generation, self.directory.held());
         writeln!(text, "trust generation {generation}, {held} directory entries held")
             .unwrap_or_default();
+        if let (true, Some(age_s)) = (self.directory.is_live(), self.directory.newest_age_s()) {
+            writeln!(text, "newest answer of the directory: {age_s} s ago").unwrap_or_default();
+        }
         if self.lab {
             text.push_str("lab = true: not for live patient data\n");
         }
@@ -124,4 +172,5 @@ impl Views {
     }
 }
 
+const JSON: &str = "application/json";
 const PLAIN: &str = "text/plain; charset=utf-8";

@@ -6,6 +6,7 @@ use std::io::Write as _;
 pub mod certs;
 pub mod check;
 pub mod demo;
+pub mod lookup;
 mod prepare;
 pub mod serve;
 pub mod token;

@@ -12,14 +12,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::claims::Signature;
-use crate::directory::Freshness;
 use crate::interaction::Allowed;
 use crate::policy::OtherAudience;
 use crate::refusal::Errors;
 use crate::request::TraceIds;
 use crate::spine::Asid;
 use crate::tls::{ConsumerLeg, KeyPair, ProviderLeg};
-use crate::{audit, forward, listener, throttle};
+use crate::{audit, directory, forward, listener, throttle};
 
 /// A configuration that cannot be used: names the file, and the line where there is one.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +50,7 @@ pub struct Config {
     /// TLS towards providers.
     pub provider_tls: ProviderLeg,
     /// Who is registered.
-    pub directory: DirectorySource,
+    pub directory: directory::Settings,
     /// Where records go.
     pub audit: audit::Settings,
     /// Rates and caps.
@@ -102,23 +101,15 @@ impl Default for Sizes {
     }
 }
 
-/// Who is registered, and how long an answer is used.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct DirectorySource {
-    /// The directory file.
-    pub file: PathBuf,
-    /// How long an answer is used.
-    #[serde(default)]
-    pub freshness: Freshness,
-}
-
 /// Where operators look. Plain HTTP: keep it on loopback or a management network.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Admin {
-    /// Address of `/livez`, `/readyz` and `/metrics`.
+    /// Address of `/livez`, `/readyz`, `/metrics` and `/directory`.
     pub address: SocketAddr,
+    /// A file that holds the token for what changes anything, and nothing else; without it nothing
+    /// can be changed.
+    pub token_file: Option<PathBuf>,
 }
 
 /// What is logged, and how.
@@ -234,11 +225,11 @@ impl Config {
     #[must_use]
     pub fn watched(&self) -> Vec<PathBuf> {
         let mut copy = self.clone();
-        let journal = self.audit.journal.clone();
+        let written: Vec<PathBuf> = copy.written_mut().map(|path| path.clone()).collect();
         copy.paths_mut()
             .into_iter()
             .map(|path| path.clone())
-            .filter(|path| *path != journal)
+            .filter(|path| !written.contains(path))
             .collect()
     }
 
@@ -260,6 +251,7 @@ impl Config {
             }
         }
         self.check_limits()?;
+        self.directory.check()?;
         if self.tls.crl.is_empty_list() || self.provider_tls.crl.is_empty_list() {
             return Err(
                 "crl is an empty list; write crl = \"none\" to check no revocation".to_owned()
@@ -310,6 +302,11 @@ impl Config {
         Ok(())
     }
 
+    /// Files that we write: their change is no reason for anything.
+    fn written_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        std::iter::once(&mut self.audit.journal).chain(&mut self.directory.snapshot)
+    }
+
     fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
         let mut paths: Vec<&mut PathBuf> =
             self.tls.certificates.iter_mut().flat_map(pair).collect();
@@ -318,7 +315,8 @@ impl Config {
         paths.extend(pair(&mut self.provider_tls.certificate));
         paths.extend(&mut self.provider_tls.authorities);
         paths.extend(self.provider_tls.crl.files_mut());
-        paths.push(&mut self.directory.file);
+        paths.extend(self.directory.paths_mut());
+        paths.extend(&mut self.admin.token_file);
         paths.push(&mut self.audit.journal);
         paths
     }

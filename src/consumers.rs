@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::interaction::Interaction;
 use crate::refusal::Refusal;
 use crate::spine::{Asid, CertificateName, OdsCode};
 use crate::tls::Peer;
@@ -17,8 +18,8 @@ pub struct Sender {
     pub ods: OdsCode,
     /// Organisations besides its own that its tokens may name.
     pub on_behalf_of: Vec<OdsCode>,
-    /// Ids of the interactions it may initiate.
-    pub interactions: Vec<String>,
+    /// The interactions it may initiate.
+    pub interactions: Vec<&'static Interaction>,
 }
 
 /// A sender whose certificate has been shown.

@@ -1,81 +1,55 @@
 //! One question, one answer: who is this sender, where is this practice?
 //!
-//! Sources are dumb; freshness and the choice among several answers live here alone. Entries are
-//! kept per practice and per sender, not per question, and each remembers when its source answered.
+//! The file is asked first, then what is held, then the live sources. Sources are dumb: how their
+//! records become registrations stands in `rules`, how old an answer may grow in `shelf`, and who
+//! waits for whom here.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use moka::future::Cache;
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use moka::sync::Cache;
 use tokio::runtime::Handle;
+use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::consumers::Sender;
-use crate::interaction::Interaction;
-use crate::metrics::{Lookup, Metrics};
+use crate::interaction::{Effect, Interaction};
+use crate::metrics::{Lookup, Metrics, Trigger};
 use crate::policy::{Agreements, Provider};
 use crate::refusal::Refusal;
 use crate::spine::{Asid, CertificateName, InnerUrl, OdsCode};
 
+mod breaker;
 mod file;
+mod flight;
+mod pacer;
+mod rules;
+mod sds_api;
+#[cfg(feature = "ldap")]
+mod sds_ldap;
+mod settings;
 mod shelf;
+mod snapshot;
+mod source;
+mod steps;
+mod view;
 
-pub use file::{File, FileError};
+pub use file::{File, FileError, Others};
+pub use sds_api::ApiSettings;
+#[cfg(feature = "ldap")]
+pub use sds_ldap::LdapSettings;
+pub use settings::{Deadlines, First, Freshness, Settings};
+pub use snapshot::SnapshotError;
+pub use source::Origin;
+pub use steps::{Step, Steps};
+pub use view::{Explanation, HeldPractice, HeldView, Live};
 
-use shelf::{Asked, Key, Look, Shelf};
-
-/// How long an answer of a source is used.
-#[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct Freshness {
-    /// A provider is served without asking again.
-    #[serde(with = "crate::spine::period")]
-    #[schemars(with = "String")]
-    pub provider: Duration,
-    /// After that, a provider is served while it is asked for again.
-    #[serde(with = "crate::spine::period")]
-    #[schemars(with = "String")]
-    pub provider_stale: Duration,
-    /// A sender is served without asking again; never longer, since a stale authorisation fails
-    /// open.
-    #[serde(with = "crate::spine::period")]
-    #[schemars(with = "String")]
-    pub sender: Duration,
-    /// An absence is believed.
-    #[serde(with = "crate::spine::period")]
-    #[schemars(with = "String")]
-    pub absent: Duration,
-    /// Between two forced refreshes of one practice.
-    #[serde(with = "crate::spine::period")]
-    #[schemars(with = "String")]
-    pub forced: Duration,
-    /// Practices held.
-    pub practices_max: u64,
-    /// Absences held.
-    pub absent_max: u64,
-}
-
-impl Default for Freshness {
-    /// Spec: none gives a number; 15 minutes is what the national adaptors use.
-    fn default() -> Self {
-        Self {
-            provider: Duration::from_secs(15 * 60),
-            provider_stale: Duration::from_secs(45 * 60),
-            sender: Duration::from_secs(5 * 60),
-            absent: Duration::from_secs(60),
-            forced: Duration::from_secs(30),
-            practices_max: 20_000,
-            absent_max: 10_000,
-        }
-    }
-}
-
-/// All that is registered for one practice.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Practice {
-    /// One for each service root.
-    pub providers: Vec<Arc<Provider>>,
-}
+use flight::{Flight, Flights, Herald, Progress, Subject};
+use rules::{Answer, Resolver};
+use shelf::{Absent, Age, Believed, HeldSender, Practice, Row, Shelf, Since};
+use source::{How, SourceFault, Urgency};
 
 /// The directory: cheap to clone, shared by all workers.
 #[derive(Clone)]
@@ -84,21 +58,65 @@ pub struct Directory {
 }
 
 struct Shared {
-    file: ArcSwap<File>,
-    senders: Shelf<Asid, Sender>,
-    practices: Shelf<OdsCode, Practice>,
+    view: ArcSwap<View>,
+    shelf: Shelf,
+    flights: Flights,
+    /// Whose system an ASID is: a hint, which chooses the practice to ask about.
+    owners: Cache<Asid, OdsCode>,
+    /// Roots seen: tells somebody else's address from nobody's.
+    roots: Cache<String, ()>,
     forced: Cache<OdsCode, ()>,
+    /// Look-ups that failed a moment ago.
+    failed: Cache<Subject, ()>,
+    misses: DefaultKeyedRateLimiter<String>,
+    freshness: Freshness,
+    deadlines: Deadlines,
     metrics: Arc<Metrics>,
-    tasks: Handle,
+}
+
+/// What reload replaces, whole.
+#[derive(Debug)]
+struct View {
+    file: File,
+    /// Nobody, where the file is all there is.
+    resolver: Option<Arc<Resolver>>,
 }
 
 /// What a request asks the directory about its receiver.
 #[derive(Debug, Clone, Copy)]
 pub enum Receiver<'a> {
-    /// Form (a): the system of this ASID.
-    System(&'a Asid),
+    /// Form (a): the system of this ASID, which the target suggests is this practice's. A hint: it
+    /// chooses what is asked, never what is believed.
+    System(&'a Asid, Option<&'a OdsCode>),
     /// Form (b): the system of this practice; `Ssp-To` chooses among several.
     Practice(&'a OdsCode, Option<&'a Asid>),
+}
+
+/// Who asks, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Asker<'a> {
+    /// What the budget for look-ups is counted by.
+    pub certificate: &'a str,
+    /// Seconds since 1970, UTC.
+    pub now_s: i64,
+}
+
+/// How long a look-up is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// What it was begun for is known.
+    Known,
+    /// It has learnt all it will.
+    Over,
+}
+
+/// How a held registration is about to be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// The consumer has named the root, or nothing is changed there.
+    Confirmed,
+    /// A write to wherever the directory says: what is not fresh is asked for first.
+    Trusted,
 }
 
 impl std::fmt::Debug for Directory {
@@ -108,171 +126,653 @@ impl std::fmt::Debug for Directory {
 }
 
 impl Directory {
-    /// A directory over a file. `tasks` runs the look-ups, so that a consumer who hangs up cancels
-    /// none that others wait for.
+    /// A directory that holds nothing yet. `tasks` runs the look-ups, so that a consumer who hangs
+    /// up cancels none that others wait for.
     #[must_use]
-    pub fn new(file: File, freshness: &Freshness, metrics: Arc<Metrics>, tasks: Handle) -> Self {
-        let negative = (freshness.absent, freshness.absent_max);
-        let positive = |fresh, stale| (fresh, stale, freshness.practices_max);
+    pub fn new(
+        file: File,
+        live: Live,
+        settings: &Settings,
+        metrics: Arc<Metrics>,
+        tasks: Handle,
+    ) -> Self {
+        let Settings { freshness, deadlines, misses_per_minute, .. } = settings.clone();
+        let resolver = live.resolver(&metrics);
+        let hints = || Cache::builder().max_capacity(freshness.practices_max.saturating_mul(4));
         Self {
             shared: Arc::new(Shared {
-                file: ArcSwap::from_pointee(file),
-                senders: Shelf::new(positive(freshness.sender, Duration::ZERO), negative),
-                practices: Shelf::new(
-                    positive(freshness.provider, freshness.provider_stale),
-                    negative,
-                ),
+                view: ArcSwap::from_pointee(View { file, resolver }),
+                shelf: Shelf::new(&freshness),
+                flights: Flights::new(tasks),
+                owners: hints().build(),
+                roots: Cache::builder().max_capacity(freshness.practices_max).build(),
                 forced: Cache::builder()
                     .max_capacity(freshness.practices_max)
                     .time_to_live(freshness.forced)
                     .build(),
+                failed: Cache::builder()
+                    .max_capacity(freshness.absent_max)
+                    .time_to_live(freshness.retry)
+                    .build(),
+                misses: misses(misses_per_minute),
+                freshness,
+                deadlines,
                 metrics,
-                tasks,
             }),
         }
     }
 
-    /// Puts a new file in force. What was held from the old one is not asked again.
-    pub fn replace(&self, mut file: File) {
-        file.generation = self.shared.file.load().generation + 1;
-        self.shared.file.store(Arc::new(file));
+    /// Puts a new file, and new ways to the sources, in force. What is held stays.
+    pub fn replace(&self, file: File, live: Live) {
+        let resolver = live.resolver(&self.shared.metrics);
+        self.shared.view.store(Arc::new(View { file, resolver }));
+        self.shared.shelf.forget_absences();
     }
 
     /// The agreements in force.
     #[must_use]
     pub fn agreements(&self) -> Arc<Agreements> {
-        Arc::clone(&self.shared.file.load().agreements)
+        Arc::clone(&self.shared.view.load().file.agreements)
     }
 
-    /// Whether any sender has one of these names: tells a stranger from a consumer in error.
+    /// Whether any sender may have one of these names: tells a stranger from a consumer in error.
     #[must_use]
     pub fn knows_any(&self, names: &[CertificateName]) -> bool {
-        let file = self.shared.file.load();
-        names.iter().any(|name| file.names.contains_key(name))
+        let view = self.shared.view.load();
+        // A live source cannot be searched for a name, so nobody is a stranger there.
+        view.knows_senders() || names.iter().any(|name| view.file.names.contains_key(name))
     }
 
     /// Whether a sender with one of these names is registered for this organisation.
     #[must_use]
     pub fn are_names_of(&self, names: &[CertificateName], ods: &OdsCode) -> bool {
-        let file = self.shared.file.load();
-        names.iter().any(|name| file.names.get(name).is_some_and(|held| held.contains(ods)))
+        let view = self.shared.view.load();
+        names.iter().any(|name| view.file.names.get(name).is_some_and(|held| held.contains(ods)))
     }
 
-    /// Whether any sender is registered for this organisation.
+    /// Whether any sender may be registered for this organisation.
     #[must_use]
     pub fn knows_organisation(&self, ods: &OdsCode) -> bool {
-        self.shared.file.load().organisations.contains(ods)
+        let view = self.shared.view.load();
+        view.knows_senders() || view.file.organisations.contains(ods)
     }
 
-    /// Whether a URL lies under any registered service root.
+    /// Whether a URL lies under any service root that is registered, as far as it is held.
     #[must_use]
     pub fn knows_root_of(&self, url: &InnerUrl<'_>) -> bool {
-        let file = self.shared.file.load();
+        let view = self.shared.view.load();
         let ends = url.path.match_indices('/').map(|(at, _)| at).chain([url.path.len()]);
-        ends.filter_map(|end| url.path.get(..end))
-            .any(|path| file.roots.contains(&format!("https://{}{path}", url.authority)))
+        ends.filter_map(|end| url.path.get(..end)).any(|path| {
+            let root = format!("https://{}{path}", url.authority);
+            view.file.roots.contains(&root) || self.shared.roots.contains_key(&root)
+        })
     }
 
     /// The sender of this ASID.
-    pub async fn sender(&self, asid: &Asid, now_s: i64) -> Result<Arc<Sender>, Refusal> {
-        let found = self.ask(|shared| &shared.senders, asid, File::sender, now_s).await?;
-        found.ok_or_else(|| Refusal::SenderUnknown(asid.clone()))
+    pub async fn sender(&self, asid: &Asid, asker: Asker<'_>) -> Result<Arc<Sender>, Refusal> {
+        let view = self.shared.view.load_full();
+        let unknown = || Refusal::SenderUnknown(asid.clone());
+        if view.file.denies(asid) {
+            return Err(unknown());
+        }
+        if let Some(pinned) = view.file.sender(asid) {
+            self.count(Lookup::Pinned);
+            return Ok(Arc::clone(pinned));
+        }
+        match &view.resolver {
+            Some(resolver) if resolver.knows_senders() => {
+                self.live_sender(resolver, asid, asker).await?.ok_or_else(unknown)
+            }
+            _ => Err(unknown()),
+        }
     }
 
     /// The receiver's registration for this interaction.
     pub async fn provider(
         &self,
         receiver: Receiver<'_>,
-        interaction: &Interaction,
-        now_s: i64,
+        interaction: &'static Interaction,
+        asker: Asker<'_>,
     ) -> Result<Arc<Provider>, Refusal> {
-        let ods = self.practice_of(receiver).ok_or(Refusal::ReceiverUnknown)?;
-        let practice = self.ask(|shared| &shared.practices, &ods, File::practice, now_s).await?;
-        choose(practice.as_deref(), receiver, interaction)
+        let view = self.shared.view.load_full();
+        let ods = self.practice_of(&view, receiver, asker).await?;
+        let using = receiver.using(interaction);
+        let found = self.registrations(&view, &ods, interaction, using, asker).await?;
+        let chosen = choose(&found, receiver, interaction);
+        match chosen {
+            // The practice may have another system by now.
+            Err(Refusal::ReceiverUnknown | Refusal::ReceiverNotPractices) if !found.is_empty() => {
+                match self.forced(&view, &ods, interaction, asker).await {
+                    Some(found) => choose(&found, receiver, interaction),
+                    None => chosen,
+                }
+            }
+            chosen => chosen,
+        }
     }
 
-    /// The same, asked of the source anew, if this practice has not been forced lately: a practice
+    /// The same, asked of the sources anew, if this practice has not been forced lately: a practice
     /// that moved supplier must not be refused out of our cache.
     pub async fn refreshed(
         &self,
         receiver: Receiver<'_>,
-        interaction: &Interaction,
-        now_s: i64,
+        interaction: &'static Interaction,
+        asker: Asker<'_>,
     ) -> Option<Arc<Provider>> {
-        let ods = self.practice_of(receiver)?;
-        if !self.shared.forced.entry(ods.clone()).or_insert(()).await.is_fresh() {
-            return None;
-        }
-        let generation = self.shared.file.load().generation;
-        self.shared.practices.forget(&(generation, ods)).await;
-        self.provider(receiver, interaction, now_s).await.ok()
+        let view = self.shared.view.load_full();
+        let ods = self.practice_of(&view, receiver, asker).await.ok()?;
+        let found = self.forced(&view, &ods, interaction, asker).await?;
+        choose(&found, receiver, interaction).ok()
     }
 
     /// Practices and senders held, absences included.
     #[must_use]
     pub fn held(&self) -> u64 {
-        self.shared.practices.held() + self.shared.senders.held()
+        self.shared.shelf.held()
     }
 
-    fn practice_of(&self, receiver: Receiver<'_>) -> Option<OdsCode> {
-        match receiver {
-            Receiver::Practice(ods, _) => Some(ods.clone()),
-            Receiver::System(asid) => self.shared.file.load().practice_of.get(asid).cloned(),
+    /// Forgets budgets that have not been drawn on for a while; the limiter never does by itself.
+    pub fn tidy(&self) {
+        self.shared.misses.retain_recent();
+    }
+
+    /// Whose practice is asked about. Where no source can tell, the target's hint is followed.
+    async fn practice_of(
+        &self,
+        view: &View,
+        receiver: Receiver<'_>,
+        asker: Asker<'_>,
+    ) -> Result<OdsCode, Refusal> {
+        let (asid, hint) = match receiver {
+            Receiver::Practice(ods, _) => {
+                let denied = view.file.denies_practice(ods);
+                return if denied { Err(Refusal::PracticeUnknown) } else { Ok(ods.clone()) };
+            }
+            Receiver::System(asid, hint) => (asid, hint),
+        };
+        let known = view.file.practice_of.get(asid).cloned();
+        let known = known.or_else(|| self.shared.owners.get(asid));
+        let ods = match (known, hint, &view.resolver) {
+            (Some(known), _, _) => known,
+            (None, Some(hint), Some(_)) => hint.clone(),
+            (None, None, Some(resolver)) if resolver.knows_senders() => {
+                let owner = self.live_owner(resolver, asid, asker).await?;
+                owner.ok_or(Refusal::ReceiverUnknown)?
+            }
+            (None, _, _) => return Err(Refusal::ReceiverUnknown),
+        };
+        if view.file.denies(asid) || view.file.denies_practice(&ods) {
+            return Err(Refusal::ReceiverUnknown);
+        }
+        Ok(ods)
+    }
+
+    /// Everything registered at a practice for one interaction: pins, or what is held, or what the
+    /// sources say, or the file's fall-backs.
+    async fn registrations(
+        &self,
+        view: &View,
+        ods: &OdsCode,
+        interaction: &'static Interaction,
+        using: Use,
+        asker: Asker<'_>,
+    ) -> Result<Vec<Arc<Provider>>, Refusal> {
+        let pins = view.file.pins(ods);
+        let Some(resolver) = &view.resolver else {
+            self.count(if pins.is_empty() { Lookup::Absent } else { Lookup::Pinned });
+            return Ok(pins.to_vec());
+        };
+        if pins.iter().any(|pin| pin.serves(interaction)) {
+            self.count(Lookup::Pinned);
+            return Ok(pins.to_vec());
+        }
+        let asked = Asked { resolver, ods, interaction, using, asker };
+        let found = self.live_practice(asked).await;
+        let found = found.or_else(|refusal| match view.file.fallbacks(ods) {
+            [] => Err(refusal),
+            fallbacks => Ok(fallbacks.to_vec()),
+        })?;
+        Ok(found.into_iter().filter(|provider| !view.file.denies(&provider.asid)).collect())
+    }
+
+    /// What is held or found of a practice, for one interaction.
+    async fn live_practice(&self, asked: Asked<'_>) -> Result<Vec<Arc<Provider>>, Refusal> {
+        let Asked { resolver, ods, interaction, using, asker } = asked;
+        let Asker { now_s, .. } = asker;
+        let shared = &self.shared;
+        let subject = Subject::Practice(ods.clone());
+        let absent = Absent::Registration(ods.clone(), interaction.id);
+        let (mut miss_is_paid, mut until) = (false, Until::Known);
+        // A look-up for another interaction may have to be waited for first, and then our own.
+        for _ in 0..ROUNDS_MAX {
+            let held = shared.shelf.practices.get(ods).unwrap_or_default();
+            let age = held.age(interaction, &shared.freshness, now_s);
+            let Some(age) = age.filter(|age| *age < Age::Dead) else {
+                match shared.shelf.absence(&absent, now_s) {
+                    Some(Believed::Confirmed) => {
+                        self.count(Lookup::Absent);
+                        // Of other interactions, so that it can be said what is missing.
+                        return Ok(providers(&held));
+                    }
+                    Some(Believed::ForNow) => return Err(Refusal::DirectoryUnavailable),
+                    None => {}
+                }
+                if !miss_is_paid {
+                    self.count(Lookup::Miss);
+                    self.pay(asker)?;
+                    miss_is_paid = true;
+                }
+                let board = || self.look_up(resolver, ods, interaction, Urgency::Waiting, false);
+                let waited = self.wait(&subject, until, board).await;
+                waited.map_err(|_| Refusal::DirectoryUnavailable)?;
+                until = Until::Over;
+                continue;
+            };
+            held.used(now_s);
+            let rests = held.rests(interaction, &shared.freshness, now_s);
+            let answered_s = held.rows_for(interaction).map(|row| row.since.answered_s).min();
+            let age_s = answered_s.and_then(|at_s| u64::try_from(now_s - at_s).ok());
+            shared.metrics.directory.served(age_s.unwrap_or_default());
+            match (age, using) {
+                (Age::Fresh, _) => {
+                    self.count(Lookup::Hit);
+                    return Ok(providers(&held));
+                }
+                (Age::Stale, Use::Confirmed) => {
+                    self.count(Lookup::Stale);
+                    if !rests && !shared.failed.contains_key(&subject) {
+                        self.look_up(resolver, ods, interaction, Urgency::Refresh, false);
+                    }
+                    return Ok(providers(&held));
+                }
+                _ => {}
+            }
+            let asked = match rests {
+                true => Err(SourceFault::Spared),
+                false => {
+                    let board =
+                        || self.look_up(resolver, ods, interaction, Urgency::Waiting, false);
+                    self.wait(&subject, until, board).await
+                }
+            };
+            let now = shared.shelf.practices.get(ods).unwrap_or_default();
+            let answered = |row: &Row| row.since.answered_s >= now_s || row.doubted_s.is_some();
+            match asked {
+                Ok(()) if now.rows_for(interaction).all(answered) => {
+                    self.count(Lookup::Refreshed);
+                    return Ok(providers(&now));
+                }
+                // It was another interaction's look-up: our own is next.
+                Ok(()) => until = Until::Over,
+                Err(_) => {
+                    let end_s = shared.freshness.stale_writes_max.as_secs();
+                    let too_old = age_s.is_none_or(|age_s| age_s >= end_s);
+                    if using == Use::Trusted && too_old {
+                        return Err(Refusal::DirectoryUnavailable);
+                    }
+                    self.count(Lookup::StaleError);
+                    return Ok(providers(&held));
+                }
+            }
+        }
+        Err(Refusal::DirectoryUnavailable)
+    }
+
+    /// Asks past everything held, once in a while for one practice.
+    async fn forced(
+        &self,
+        view: &View,
+        ods: &OdsCode,
+        interaction: &'static Interaction,
+        asker: Asker<'_>,
+    ) -> Option<Vec<Arc<Provider>>> {
+        let resolver = view.resolver.as_ref()?;
+        let pins = view.file.pins(ods);
+        if pins.iter().any(|pin| pin.serves(interaction)) {
+            return Some(pins.to_vec());
+        }
+        let first = self.shared.forced.entry_by_ref(ods).or_insert(()).is_fresh();
+        if !first || self.pay(asker).is_err() {
+            return None;
+        }
+        let subject = Subject::Practice(ods.clone());
+        // One that is under way may have asked before the change: then once more.
+        for _ in 0..2 {
+            let mut joined = false;
+            let board = || {
+                let flight = self.look_up(resolver, ods, interaction, Urgency::Waiting, true);
+                joined = flight.joined;
+                flight
+            };
+            let asked = self.wait(&subject, Until::Over, board).await;
+            self.shared.metrics.directory.conflict(asked.is_ok());
+            asked.ok()?;
+            if !joined {
+                break;
+            }
+        }
+        let held = self.shared.shelf.practices.get(ods)?;
+        let denied = |provider: &Arc<Provider>| view.file.denies(&provider.asid);
+        Some(providers(&held).into_iter().filter(|provider| !denied(provider)).collect())
+    }
+
+    async fn live_sender(
+        &self,
+        resolver: &Arc<Resolver>,
+        asid: &Asid,
+        asker: Asker<'_>,
+    ) -> Result<Option<Arc<Sender>>, Refusal> {
+        let shared = &self.shared;
+        let windows = shared.freshness.sender_windows();
+        let held = shared.shelf.senders.get(asid);
+        let held = held.map(|held| (held.since.age(windows, asker.now_s), held));
+        let held = held.filter(|(age, _)| *age < Age::Dead);
+        let absent = Absent::Sender(asid.clone());
+        match &held {
+            Some((Age::Fresh, held)) => {
+                self.count(Lookup::Hit);
+                return Ok(Some(Arc::clone(&held.sender)));
+            }
+            Some(_) => {}
+            None => match shared.shelf.absence(&absent, asker.now_s) {
+                Some(Believed::Confirmed) => {
+                    self.count(Lookup::Absent);
+                    return Ok(None);
+                }
+                Some(Believed::ForNow) => return Err(Refusal::DirectoryUnavailable),
+                None => {
+                    self.count(Lookup::Miss);
+                    self.pay(asker)?;
+                }
+            },
+        }
+        let board = || self.look_up_sender(resolver, asid);
+        let asked = self.wait(&Subject::Sender(asid.clone()), Until::Over, board).await;
+        match (asked, held) {
+            (Ok(()), _) => {
+                let now = shared.shelf.senders.get(asid);
+                let now = now.filter(|now| now.since.age(windows, asker.now_s) < Age::Dead);
+                let doubtful = shared.shelf.absence(&absent, asker.now_s) == Some(Believed::ForNow);
+                match now {
+                    Some(now) => Ok(Some(now.sender)),
+                    None if doubtful => Err(Refusal::DirectoryUnavailable),
+                    None => Ok(None),
+                }
+            }
+            (Err(_), Some((_, held))) => {
+                self.count(Lookup::StaleError);
+                Ok(Some(held.sender))
+            }
+            (Err(_), None) => Err(Refusal::DirectoryUnavailable),
         }
     }
 
-    async fn ask<K: Key, V: Send + Sync + 'static>(
+    async fn live_owner(
         &self,
-        shelf: fn(&Shared) -> &Shelf<K, V>,
-        key: &K,
-        source: fn(&File, &K) -> Option<V>,
+        resolver: &Arc<Resolver>,
+        asid: &Asid,
+        asker: Asker<'_>,
+    ) -> Result<Option<OdsCode>, Refusal> {
+        let absent = Absent::Owner(asid.clone());
+        if self.shared.shelf.absence(&absent, asker.now_s).is_some() {
+            self.count(Lookup::Absent);
+            return Ok(None);
+        }
+        self.count(Lookup::Miss);
+        self.pay(asker)?;
+        let (shared, resolver) = (Arc::clone(&self.shared), Arc::clone(resolver));
+        let asked = asid.clone();
+        let subject = Subject::Owner(asid.clone());
+        let board = || {
+            self.board(subject.clone(), |_| async move {
+                let how = shared.how(Urgency::Waiting, false);
+                match resolver.owner(&asked, how, &mut Steps::default()).await? {
+                    Some(ods) => shared.owners.insert(asked, ods),
+                    None => shared.absent(Absent::Owner(asked), Believed::Confirmed),
+                }
+                Ok(())
+            })
+        };
+        let asked = self.wait(&subject, Until::Over, board).await;
+        asked.map_err(|_| Refusal::DirectoryUnavailable)?;
+        Ok(self.shared.owners.get(asid))
+    }
+
+    /// Looks a practice up, with all who wait for the same.
+    fn look_up(
+        &self,
+        resolver: &Arc<Resolver>,
+        ods: &OdsCode,
+        interaction: &'static Interaction,
+        urgency: Urgency,
+        anew: bool,
+    ) -> Flight {
+        let trigger = match (urgency, anew) {
+            (_, true) => Trigger::Conflict,
+            (Urgency::Waiting, false) => Trigger::Request,
+            (Urgency::Refresh, false) => Trigger::Stale,
+            (Urgency::Ahead, false) => Trigger::Ahead,
+        };
+        let (shared, resolver, ods) = (Arc::clone(&self.shared), Arc::clone(resolver), ods.clone());
+        let subject = Subject::Practice(ods.clone());
+        let flight = self.board(subject, |herald| async move {
+            let how = shared.how(urgency, anew);
+            let looked_up =
+                shared.look_up_practice(&resolver, &ods, interaction, how, &herald).await;
+            shared.metrics.directory.refreshed(trigger, looked_up.is_ok());
+            looked_up
+        });
+        if flight.joined {
+            self.shared.metrics.directory.joined();
+        }
+        flight
+    }
+
+    fn look_up_sender(&self, resolver: &Arc<Resolver>, asid: &Asid) -> Flight {
+        let (shared, resolver, asid) =
+            (Arc::clone(&self.shared), Arc::clone(resolver), asid.clone());
+        let subject = Subject::Sender(asid.clone());
+        self.board(subject, |_| async move {
+            let how = shared.how(Urgency::Waiting, false);
+            match resolver.sender(&asid, how, &mut Steps::default()).await? {
+                Answer::Found((origin, sender)) => {
+                    let since = Since::now(now_s(), origin);
+                    let held = HeldSender { sender: Arc::new(sender), since };
+                    shared.shelf.senders.insert(asid, held);
+                }
+                // Security: an authorisation that is gone is gone at once.
+                Answer::Absent { confirmed } => {
+                    if confirmed {
+                        shared.shelf.senders.invalidate(&asid);
+                    }
+                    shared.absent(Absent::Sender(asid), Believed::when(confirmed));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Begins a look-up, or joins it; one that fails is remembered for a moment.
+    fn board<F>(&self, subject: Subject, look_up: impl FnOnce(Herald) -> F) -> Flight
+    where
+        F: Future<Output = Result<(), SourceFault>> + Send + 'static,
+    {
+        let (shared, about) = (Arc::clone(&self.shared), subject.clone());
+        self.shared.flights.board(subject, |herald| {
+            let look_up = look_up(herald);
+            async move {
+                let ended = look_up.await;
+                if ended.is_err() {
+                    shared.failed.insert(about, ());
+                }
+                ended
+            }
+        })
+    }
+
+    /// Waits for a look-up, as long as a request may. One that failed a moment ago is not repeated.
+    async fn wait(
+        &self,
+        subject: &Subject,
+        until: Until,
+        board: impl FnOnce() -> Flight,
+    ) -> Result<(), SourceFault> {
+        if self.shared.failed.contains_key(subject) {
+            return Err(SourceFault::Spared);
+        }
+        let mut flight = board();
+        let waited = tokio::time::timeout(self.shared.deadlines.waiting, async {
+            loop {
+                match flight.news().await {
+                    Progress::Known if until == Until::Known => return Ok(()),
+                    Progress::Under | Progress::Known => {}
+                    Progress::Over(ended) => return ended,
+                }
+            }
+        });
+        waited.await.map_err(|_| SourceFault::TimedOut)?
+    }
+
+    /// Draws on the budget for look-ups of what is not held: a scan of random codes starves nobody
+    /// else.
+    fn pay(&self, asker: Asker<'_>) -> Result<(), Refusal> {
+        let certificate = asker.certificate.to_owned();
+        self.shared.misses.check_key(&certificate).map_err(|_| Refusal::LookupsExceeded)
+    }
+
+    fn count(&self, lookup: Lookup) {
+        self.shared.metrics.directory.looked_up(lookup);
+    }
+}
+
+/// Limit: look-ups that one request waits for, one after the other.
+const ROUNDS_MAX: usize = 4;
+
+/// A question about a practice, on its way.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    resolver: &'a Arc<Resolver>,
+    ods: &'a OdsCode,
+    interaction: &'static Interaction,
+    using: Use,
+    asker: Asker<'a>,
+}
+
+impl Shared {
+    fn how(&self, urgency: Urgency, anew: bool) -> How {
+        let budget = match urgency {
+            Urgency::Waiting => self.deadlines.waiting,
+            Urgency::Refresh | Urgency::Ahead => self.deadlines.background,
+        };
+        How { deadline: Instant::now() + budget, anew, urgency, id: Uuid::new_v4() }
+    }
+
+    /// One look-up: what was asked for first, then the rest of the practice.
+    async fn look_up_practice(
+        &self,
+        resolver: &Resolver,
+        ods: &OdsCode,
+        interaction: &'static Interaction,
+        how: How,
+        herald: &Herald,
+    ) -> Result<(), SourceFault> {
+        let mut steps = Steps::default();
+        let answer = resolver.practice(ods, interaction, how, &mut steps).await;
+        let now_s = now_s();
+        let held = self.shelf.practices.get(ods).unwrap_or_default();
+        let found = match answer? {
+            Answer::Found(found) => found,
+            Answer::Absent { confirmed } => {
+                self.note_absent(&held, ods, interaction, confirmed, now_s);
+                return Ok(());
+            }
+        };
+        let held = held.after_found(interaction, &found, &self.freshness, now_s);
+        self.hold(ods, held);
+        herald.known();
+        let how = How {
+            deadline: Instant::now() + self.deadlines.background,
+            urgency: how.urgency.max(Urgency::Refresh),
+            ..how
+        };
+        if let Some(rest) = resolver.rest(ods, &found, how, &mut steps).await {
+            let held = self.shelf.practices.get(ods).unwrap_or_default();
+            self.hold(ods, held.after_rest(&found, &rest, &self.freshness, now_s));
+        }
+        Ok(())
+    }
+
+    fn note_absent(
+        &self,
+        held: &Practice,
+        ods: &OdsCode,
+        interaction: &'static Interaction,
+        confirmed: bool,
         now_s: i64,
-    ) -> Result<Option<Arc<V>>, Refusal> {
-        let file = self.shared.file.load();
-        let key = (file.generation, key.clone());
-        let metrics = &self.shared.metrics;
-        match shelf(&self.shared).look(&key, now_s).await {
-            Look::Fresh(found) => {
-                metrics.directory(Lookup::Hit);
-                Ok(Some(found))
-            }
-            Look::Absent => {
-                metrics.directory(Lookup::Absent);
-                Ok(None)
-            }
-            Look::Stale(found) => {
-                metrics.directory(Lookup::Stale);
-                let (shared, file) = (Arc::clone(&self.shared), Arc::clone(&file));
-                self.shared.tasks.spawn(async move {
-                    let asked = Asked { file: &file, source, now_s, metrics: &shared.metrics };
-                    shelf(&shared).refresh(&key, asked).await;
-                });
-                Ok(Some(found))
-            }
-            Look::Nothing => {
-                metrics.directory(Lookup::Miss);
-                let (shared, file) = (Arc::clone(&self.shared), Arc::clone(&file));
-                let load = self.shared.tasks.spawn(async move {
-                    let asked = Asked { file: &file, source, now_s, metrics: &shared.metrics };
-                    shelf(&shared).load(key, asked).await
-                });
-                load.await.map_err(|_| Refusal::DirectoryUnavailable)
-            }
+    ) {
+        if confirmed && held.rows_for(interaction).next().is_some() {
+            self.hold(ods, held.doubting(interaction, &self.freshness, now_s));
+        }
+        let absent = Absent::Registration(ods.clone(), interaction.id);
+        self.absent(absent, Believed::when(confirmed));
+    }
+
+    fn absent(&self, what: Absent, believed: Believed) {
+        let lasts = match believed {
+            Believed::Confirmed => self.freshness.absent,
+            Believed::ForNow => self.freshness.absent_unconfirmed,
+        };
+        self.shelf.note_absent(what, believed, lasts, now_s());
+    }
+
+    fn hold(&self, ods: &OdsCode, practice: Practice) {
+        for row in &practice.rows {
+            self.owners.insert(row.provider.asid.clone(), ods.clone());
+            let root = row.provider.root.as_str();
+            self.roots.insert(root.strip_suffix('/').unwrap_or(root).to_owned(), ());
+        }
+        self.shelf.practices.insert(ods.clone(), Arc::new(practice));
+    }
+}
+
+impl View {
+    fn knows_senders(&self) -> bool {
+        self.resolver.as_ref().is_some_and(|resolver| resolver.knows_senders())
+    }
+}
+
+impl Receiver<'_> {
+    /// In form (b) no root from the consumer checks ours, so a write must not go by an old one.
+    fn using(&self, interaction: &Interaction) -> Use {
+        match (self, interaction.effect()) {
+            (Self::Practice(..), Effect::Writes) => Use::Trusted,
+            (Self::Practice(..), Effect::Reads) | (Self::System(..), _) => Use::Confirmed,
         }
     }
 }
 
+/// When an answer came, by the clock on the wall: it outlives this process.
+fn now_s() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
+fn misses(per_minute: NonZeroU32) -> DefaultKeyedRateLimiter<String> {
+    RateLimiter::keyed(Quota::per_minute(per_minute))
+}
+
+fn providers(held: &Practice) -> Vec<Arc<Provider>> {
+    held.rows.iter().map(|row| Arc::clone(&row.provider)).collect()
+}
+
 /// Among a practice's registrations, the one that is asked for; several are an error.
 fn choose(
-    practice: Option<&Practice>,
+    providers: &[Arc<Provider>],
     receiver: Receiver<'_>,
     interaction: &Interaction,
 ) -> Result<Arc<Provider>, Refusal> {
-    let providers = practice.map(|practice| practice.providers.as_slice()).unwrap_or_default();
-    let registered =
-        |provider: &&Arc<Provider>| provider.interactions.iter().any(|id| id == interaction.id);
+    let registered = |provider: &&Arc<Provider>| provider.serves(interaction);
     let (mut fitting, none): (Vec<_>, _) = match receiver {
-        Receiver::System(asid) => {
+        Receiver::System(asid, _) => {
             let system = providers.iter().filter(|provider| provider.asid == *asid);
             let none = match system.clone().next() {
                 Some(_) => Refusal::ReceiverNotRegistered(asid.clone()),
@@ -298,101 +798,5 @@ fn choose(
         (Some(one), None) => Ok(Arc::clone(one)),
         (None, _) => Err(none),
         (Some(_), Some(_)) => Err(Refusal::ReceiverAmbiguous),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const FILE: &str = r#"
-        [[consumer]]
-        name = "Hub"
-        asids = ["200000000359"]
-        certificate-names = ["hub.example.nhs.uk"]
-        ods = "A00001"
-        interactions = ["appointments"]
-
-        [[provider]]
-        ods = "A20047"
-        asid = "918999198993"
-        party-key = "A20047-1234567"
-        cpa-id = "S000000000001"
-        root = "https://p.example.nhs.uk/A20047/STU3/1/gpconnect"
-        interactions = ["appointments"]
-    "#;
-
-    fn directory(freshness: &Freshness) -> (Directory, Arc<Metrics>) {
-        let metrics = Arc::new(Metrics::new());
-        let file = File::parse(FILE, "test".as_ref()).unwrap();
-        (Directory::new(file, freshness, Arc::clone(&metrics), Handle::current()), metrics)
-    }
-
-    fn slot() -> &'static Interaction {
-        &crate::interaction::CATALOGUE[0]
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_thousand_misses_for_one_practice_make_one_look_up() {
-        let (directory, metrics) = directory(&Freshness::default());
-        let to: Asid = "918999198993".parse().unwrap();
-        let asked: Vec<_> = (0..1000)
-            .map(|_| {
-                let (directory, to) = (directory.clone(), to.clone());
-                tokio::spawn(async move {
-                    directory.provider(Receiver::System(&to), slot(), 1000).await.unwrap()
-                })
-            })
-            .collect();
-        for one in asked {
-            assert_eq!(one.await.unwrap().asid, to);
-        }
-        assert_eq!(metrics.directory_source_count(), 1);
-    }
-
-    #[tokio::test]
-    async fn a_stale_entry_is_served_and_asked_for_again() {
-        let (directory, metrics) = directory(&Freshness::default());
-        let to: Asid = "918999198993".parse().unwrap();
-        for (now_s, asked) in [(1000, 1), (1899, 1), (1900, 2), (1901, 2), (999, 3)] {
-            directory.provider(Receiver::System(&to), slot(), now_s).await.unwrap();
-            tokio::task::yield_now().await;
-            assert_eq!(metrics.directory_source_count(), asked, "at {now_s}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_new_file_is_in_force_at_once() {
-        let (directory, _) = directory(&Freshness::default());
-        let asid: Asid = "200000000359".parse().unwrap();
-        assert!(directory.sender(&asid, 1000).await.is_ok());
-        directory.replace(File::parse("", "test".as_ref()).unwrap());
-        let refused = directory.sender(&asid, 1000).await;
-        assert_eq!(refused.unwrap_err(), Refusal::SenderUnknown(asid));
-    }
-
-    #[tokio::test]
-    async fn a_look_up_that_cannot_be_made_is_no_absence() {
-        let stopped =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
-        let tasks = stopped.handle().clone();
-        stopped.shutdown_background();
-        let file = File::parse(FILE, "test".as_ref()).unwrap();
-        let metrics = Arc::new(Metrics::new());
-        let directory = Directory::new(file, &Freshness::default(), metrics, tasks);
-        let ods: OdsCode = "A20047".parse().unwrap();
-        let refused = directory.provider(Receiver::Practice(&ods, None), slot(), 1000).await;
-        assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
-    }
-
-    #[tokio::test]
-    async fn an_absence_is_believed_for_a_while() {
-        let (directory, metrics) = directory(&Freshness::default());
-        let ods: OdsCode = "ZZZ".parse().unwrap();
-        for _ in 0..3 {
-            let refused = directory.provider(Receiver::Practice(&ods, None), slot(), 1000).await;
-            assert_eq!(refused.unwrap_err(), Refusal::PracticeUnknown);
-        }
-        assert_eq!(metrics.directory_source_count(), 1);
     }
 }

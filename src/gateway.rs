@@ -21,7 +21,7 @@ use uuid::Uuid;
 use crate::audit::{Entry, Trail};
 use crate::claims::{self, Signature};
 use crate::consumers;
-use crate::directory::{Directory, Receiver};
+use crate::directory::{Asker, Directory, Receiver};
 use crate::forward::{Forwarder, Hop, Pace, ProviderBody, Terms, Upload};
 use crate::interaction::{self, Allowed, Effect, Interaction};
 use crate::metrics::{Metrics, Phase};
@@ -243,7 +243,8 @@ impl Gateway {
         throttle.knock(&peer)?;
         let request = SspRequest::parse(&head, headers, &rulebook.rules, leniences.trace_ids)?;
         entry.enter(Phase::Directory);
-        let sender = self.directory.sender(&request.from, now_s).await?;
+        let asker = Asker { certificate: peer.fingerprint(), now_s };
+        let sender = self.directory.sender(&request.from, asker).await?;
         entry.enter(Phase::Policy);
         let consumer = consumers::identify(&peer, sender)
             .map_err(|refusal| diagnosis::misfit(&self.directory, refusal, &peer, &head))?;
@@ -266,8 +267,8 @@ impl Gateway {
         policy::may_send(&facts)
             .map_err(|refusal| diagnosis::misnamed(&self.directory, refusal, &claims))?;
         entry.enter(Phase::Directory);
-        let provider = self.provider(&facts, now_s).await?;
-        let permit = self.authorise(&facts, &provider, now_s).await?;
+        let provider = self.provider(&facts, asker).await?;
+        let permit = self.authorise(&facts, &provider, asker).await?;
         entry.enter(Phase::Policy);
         let upload = upload(interaction, body, rulebook.pace, entry).await?;
         let place = throttle.provider(&permit.provider().asid).await?;
@@ -282,10 +283,14 @@ impl Gateway {
     }
 
     /// Step 12: who is registered to be asked.
-    async fn provider(&self, facts: &Facts<'_>, now_s: i64) -> Result<Arc<Provider>, Refusal> {
+    async fn provider(
+        &self,
+        facts: &Facts<'_>,
+        asker: Asker<'_>,
+    ) -> Result<Arc<Provider>, Refusal> {
         let ods = practice(facts.target)?;
         let receiver = receiver(facts, ods.as_ref())?;
-        self.directory.provider(receiver, facts.interaction, now_s).await
+        self.directory.provider(receiver, facts.interaction, asker).await
     }
 
     /// Step 13, once more after a forced refresh where our cache could be what is wrong: a practice
@@ -294,7 +299,7 @@ impl Gateway {
         &self,
         facts: &Facts<'_>,
         provider: &Arc<Provider>,
-        now_s: i64,
+        asker: Asker<'_>,
     ) -> Result<Permit, Refusal> {
         let agreements = self.directory.agreements();
         let verdict = policy::authorise(&agreements, facts, provider);
@@ -303,7 +308,7 @@ impl Gateway {
         };
         let ods = practice(facts.target)?;
         let receiver = receiver(facts, ods.as_ref())?;
-        let verdict = match self.directory.refreshed(receiver, facts.interaction, now_s).await {
+        let verdict = match self.directory.refreshed(receiver, facts.interaction, asker).await {
             Some(provider) => policy::authorise(&agreements, facts, &provider),
             None => verdict,
         };
@@ -319,18 +324,19 @@ struct Walk<'a> {
     now_s: i64,
 }
 
+/// The practice a target names: in form (a) it is a hint and may be missing.
 fn practice(target: &Target<'_>) -> Result<Option<OdsCode>, Refusal> {
     match target {
-        Target::Url(_) => Ok(None),
+        Target::Url(_) => Ok(target.practice_hint()),
         Target::Practice(practice) => practice.ods().ok_or(Refusal::PracticeUnknown).map(Some),
     }
 }
 
 fn receiver<'a>(facts: &Facts<'a>, ods: Option<&'a OdsCode>) -> Result<Receiver<'a>, Refusal> {
-    match (ods, facts.to) {
-        (Some(ods), to) => Ok(Receiver::Practice(ods, to)),
-        (None, Some(to)) => Ok(Receiver::System(to)),
-        (None, None) => Err(Refusal::ReceiverUnknown),
+    match (facts.target, ods, facts.to) {
+        (Target::Practice(_), Some(ods), to) => Ok(Receiver::Practice(ods, to)),
+        (Target::Url(_), hint, Some(to)) => Ok(Receiver::System(to, hint)),
+        (_, _, None) | (Target::Practice(_), None, _) => Err(Refusal::ReceiverUnknown),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use spine_proxy::commands::{Failure, certs, check, demo, serve, token};
+use spine_proxy::commands::{Failure, certs, check, demo, lookup, serve, token};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -41,6 +41,8 @@ enum Command {
         #[arg(long)]
         once: bool,
     },
+    /// Ask the directory for a practice as a request would, and print how the answer came about.
+    Lookup(lookup::Wanted),
     /// Print a bearer token for an invented user, good for five minutes.
     Token(token::Wanted),
     /// Write a throwaway PKI for trying out.
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         }
         Command::Check { config: Some(config), .. } => check::run(&config),
         Command::Demo { once } => demo::run(once),
+        Command::Lookup(wanted) => lookup::run(&wanted),
         Command::Token(wanted) => token::run(&wanted),
         Command::Certs { folder } => certs::run(&folder),
     };

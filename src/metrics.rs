@@ -13,6 +13,10 @@ use prometheus::{
 use crate::interaction::{self, Interaction};
 use crate::refusal;
 
+mod directory;
+
+pub use directory::{DirectoryMetrics, Lookup, Oddity, Trigger};
+
 /// How an exchange ended, as a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -34,19 +38,6 @@ impl Outcome {
             Self::Aborted => "aborted",
         }
     }
-}
-
-/// What a look-up in the cache found.
-#[derive(Debug, Clone, Copy)]
-pub enum Lookup {
-    /// A fresh entry.
-    Hit,
-    /// An entry served while it is asked for again.
-    Stale,
-    /// An absence that is believed.
-    Absent,
-    /// Nothing: the source is asked.
-    Miss,
 }
 
 /// Where time is spent, as a label.
@@ -86,8 +77,6 @@ pub struct Metrics {
     durations: HistogramVec,
     phases: [Histogram; 4],
     refusals: IntCounterVec,
-    lookups: IntCounterVec,
-    sources: IntCounter,
     reloads: IntCounterVec,
     handshakes: IntCounterVec,
     accept_errors: IntCounter,
@@ -102,6 +91,8 @@ pub struct Metrics {
     pub lab: IntGauge,
     /// Audit lines that could not be written at the first try.
     pub audit_failures: IntCounter,
+    /// Look-ups, questions, refreshes and oddities.
+    pub directory: DirectoryMetrics,
     expiry: GaugeVec,
     crl_due: GaugeVec,
     reloaded: IntGauge,
@@ -136,15 +127,7 @@ impl Metrics {
             ),
             phases: Phase::ALL.map(|phase| phases.with_label_values(&[phase.label()])),
             refusals: counters("refusals_total", "Refusals, by token", &["token"]),
-            lookups: counters(
-                "directory_lookups_total",
-                "Look-ups in the directory's cache",
-                &["result"],
-            ),
-            sources: counter(
-                "directory_source_queries_total",
-                "Questions put to a directory source",
-            ),
+            directory: DirectoryMetrics::new(),
             reloads: counters(
                 "reloads_total",
                 "Reloads of configuration, trust and directory",
@@ -191,13 +174,11 @@ impl Metrics {
     }
 
     fn register(&self, phases: &HistogramVec) {
-        let all: [Box<dyn Collector>; 21] = [
+        let all: [Box<dyn Collector>; 19] = [
             Box::new(self.requests.clone()),
             Box::new(self.durations.clone()),
             Box::new(phases.clone()),
             Box::new(self.refusals.clone()),
-            Box::new(self.lookups.clone()),
-            Box::new(self.sources.clone()),
             Box::new(self.reloads.clone()),
             Box::new(self.handshakes.clone()),
             Box::new(self.accept_errors.clone()),
@@ -214,7 +195,7 @@ impl Metrics {
             Box::new(build_info()),
             Box::new(prometheus::process_collector::ProcessCollector::for_self()),
         ];
-        for one in all {
+        for one in all.into_iter().chain(self.directory.collectors()) {
             // Names are constants and each is registered once, so this cannot fail.
             if let Err(error) = self.registry.register(one) {
                 tracing::error!(%error, "a metric is registered twice");
@@ -225,9 +206,6 @@ impl Metrics {
     fn touch(&self) {
         for refusal in refusal::every() {
             self.refusals.with_label_values(&[refusal.row().token]);
-        }
-        for lookup in [Lookup::Hit, Lookup::Stale, Lookup::Absent, Lookup::Miss] {
-            self.lookups.with_label_values(&[lookup_label(lookup)]);
         }
         for result in ["ok", "failed"] {
             self.reloads.with_label_values(&[result]);
@@ -281,22 +259,6 @@ impl Metrics {
     /// The gateway said no.
     pub fn refused(&self, token: &'static str) {
         self.refusals.with_label_values(&[token]).inc();
-    }
-
-    /// The directory's cache was looked into.
-    pub fn directory(&self, lookup: Lookup) {
-        self.lookups.with_label_values(&[lookup_label(lookup)]).inc();
-    }
-
-    /// A directory source was asked.
-    pub fn directory_source(&self) {
-        self.sources.inc();
-    }
-
-    /// How often a directory source was asked.
-    #[must_use]
-    pub fn directory_source_count(&self) -> u64 {
-        self.sources.get()
     }
 
     /// A handshake ended; `result` is one of `ok`, `no_certificate`, `bad_certificate`, `failed`,
@@ -368,15 +330,6 @@ impl Default for Metrics {
     }
 }
 
-const fn lookup_label(lookup: Lookup) -> &'static str {
-    match lookup {
-        Lookup::Hit => "hit",
-        Lookup::Stale => "stale",
-        Lookup::Absent => "absent",
-        Lookup::Miss => "miss",
-    }
-}
-
 // The constructors below take constants alone; a name Prometheus would refuse is found by the first
 // test that makes a `Metrics`.
 
@@ -397,6 +350,11 @@ fn counter(of: &str, help: &str) -> IntCounter {
 #[expect(clippy::expect_used, reason = "constants, and every test makes them")]
 fn gauge(of: &str, help: &str) -> IntGauge {
     IntGauge::new(name(of), help).expect("a legal metric")
+}
+
+#[expect(clippy::expect_used, reason = "constants, and every test makes them")]
+fn gauges(of: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    IntGaugeVec::new(Opts::new(name(of), help), labels).expect("a legal metric")
 }
 
 #[expect(clippy::expect_used, reason = "constants, and every test makes them")]

@@ -27,8 +27,8 @@ pub struct Provider {
     pub cpa_id: CpaId,
     /// The registered service root.
     pub root: ServiceRoot,
-    /// Ids of the interactions it is registered to process there.
-    pub interactions: Vec<String>,
+    /// The interactions it is registered to process there.
+    pub interactions: Vec<&'static Interaction>,
     /// `host:port` to dial: the root's own, unless the directory names another.
     pub address: Arc<str>,
     /// The root's host, whose certificate is asked for wherever it is dialled.
@@ -36,6 +36,27 @@ pub struct Provider {
 }
 
 impl Provider {
+    /// A registration that is dialled at its root's own address.
+    #[must_use]
+    pub fn new(
+        ods: OdsCode,
+        asid: Asid,
+        party_key: PartyKey,
+        cpa_id: CpaId,
+        root: ServiceRoot,
+        interactions: Vec<&'static Interaction>,
+    ) -> Self {
+        let address = format!("{}:{}", root.host(), root.port()).into();
+        let host = root.host().into();
+        Self { ods, asid, party_key, cpa_id, root, interactions, address, host }
+    }
+
+    /// Whether it is registered to process this interaction.
+    #[must_use]
+    pub fn serves(&self, interaction: &Interaction) -> bool {
+        self.interactions.iter().any(|held| held.id == interaction.id)
+    }
+
     /// The registered root and the interaction's template: what a refusal may print.
     #[must_use]
     pub fn printable_url(&self, interaction: &Interaction) -> String {
@@ -135,7 +156,7 @@ impl Permit {
 /// Whether the sender may initiate this interaction, on behalf of the token's organisation.
 pub fn may_send(facts: &Facts<'_>) -> Result<(), Refusal> {
     let sender = facts.consumer.sender();
-    if !sender.interactions.iter().any(|id| id == facts.interaction.id) {
+    if !sender.interactions.iter().any(|held| held.id == facts.interaction.id) {
         return Err(Refusal::SenderNotRegistered(sender.asid.clone()));
     }
     let organisation = &facts.claims.organisation;

@@ -100,6 +100,8 @@ pub enum Refusal {
 
     #[error("too many requests with this certificate")]
     KnockLimited,
+    #[error("too many look-ups of practices or systems that were not known here")]
+    LookupsExceeded,
     #[error("ASID_CHECK_FAILED_MESSAGESENDER_{0}")]
     SenderUnknown(Asid),
     #[error("the directory is not available; the request was not sent")]
@@ -344,6 +346,7 @@ impl Refusal {
             Self::HeaderInvalid(To) => bad("to_invalid"),
             Self::HeaderInvalid(InteractionId) => bad("interaction_id_invalid"),
             Self::KnockLimited => gp("knock_limited", 429, "throttled", DENIED, DENY),
+            Self::LookupsExceeded => gp("lookups_exceeded", 429, "throttled", DENIED, DENY),
             Self::SenderUnknown(_) => spine("sender_unknown", 403, "forbidden", DENY),
             Self::DirectoryUnavailable => {
                 gp("directory_unavailable", 503, "transient", BROKEN, OURS)
@@ -445,6 +448,7 @@ impl Refusal {
                 | Self::DirectoryUnavailable
                 | Self::ProviderBusy
                 | Self::KnockLimited
+                | Self::LookupsExceeded
                 | Self::QuotaExceeded
                 | Self::ProviderFailed { reached: Reached::NotSent, .. }
                 | Self::ProviderTimedOut { reached: Reached::NotSent }
@@ -495,6 +499,7 @@ pub fn every() -> Vec<Refusal> {
     all.extend([
         Refusal::KnockLimited,
         Refusal::SenderUnknown(from.clone()),
+        Refusal::LookupsExceeded,
         Refusal::DirectoryUnavailable,
         Refusal::CertificateNotSenders(from.clone()),
         Refusal::SenderNotCertificates(from.clone()),

@@ -101,8 +101,9 @@ identifier! {
 
 identifier! {
     /// Contract (CPA) id of a registered endpoint, as it appears in the endpoint refusal.
-    CpaId, "a CPA id is one to fifty letters and digits",
-    |text| (1..=50).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric())
+    CpaId, "a CPA id is one to fifty letters, digits, colons, hyphens and underscores",
+    |text| (1..=50).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b":_-".contains(&b))
 }
 
 identifier! {

@@ -71,6 +71,14 @@ impl<'a> Target<'a> {
         }
     }
 
+    /// The practice that a provider's URL seems to belong to: what stands before `STU3` in roots as
+    /// the specification advises them. Believed for nothing.
+    #[must_use]
+    pub fn practice_hint(&self) -> Option<OdsCode> {
+        let (before, _) = self.path().split_once("/STU3/")?;
+        OdsCode::from_any_case(before.rsplit('/').next()?).ok()
+    }
+
     /// What an operator or consumer may be shown of a target under another root than its own: no
     /// query, no interaction path, ten-digit runs masked, at most 256 bytes.
     #[must_use]

@@ -15,10 +15,12 @@ use rustls::{CertificateError, ClientConfig, ServerConfig};
 use crate::refusal::Refusal;
 use crate::spine::CertificateName;
 
+mod directory;
 mod files;
 mod provider;
 mod server;
 
+pub use directory::{DirectoryLeg, secret};
 pub use files::{Expiry, TrustError};
 
 /// A certificate chain and the key of its first certificate, as PEM files.

@@ -243,7 +243,9 @@ async fn the_second_port_says_how_it_is() {
         ("GET", "/readyz", 200, "[+]accepting\n[+]audit\n"),
         ("GET", "/metrics", 200, "\nspine_proxy_http_requests_in_flight 0\n"),
         ("GET", "/", 404, "there are"),
-        ("POST", "/readyz", 405, "read-only"),
+        ("GET", "/directory", 200, "\"practices\": []"),
+        ("POST", "/readyz", 405, "not here"),
+        ("POST", "/directory/flush", 403, "admin.token-file is not set"),
         ("GET", "/https://provider.example.nhs.uk/A20047/STU3/1/gpconnect/Slot", 404, "there are"),
     ] {
         let text = admin(stage.server.admin, method, path).await.unwrap();

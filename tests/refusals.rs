@@ -13,9 +13,10 @@ const URN: &str = "urn:nhs:names:services:gpconnect:";
 
 /// Refusals whose cause lies with the provider, the journal, a certificate or a consumer that goes
 /// away: told elsewhere.
-const ELSEWHERE: [&str; 16] = [
+const ELSEWHERE: [&str; 17] = [
     "audit_unavailable",
     "directory_unavailable",
+    "lookups_exceeded",
     "provider_busy",
     "provider_not_reached",
     "outcome_unknown",

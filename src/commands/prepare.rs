@@ -10,13 +10,13 @@ use jiff::Timestamp;
 
 use super::Failure;
 use crate::config::Config;
-use crate::directory::File;
+use crate::directory::{File, Live, Others};
 use crate::gateway::{Compatibility, Rulebook};
 use crate::interaction::Allowed;
 use crate::metrics::Metrics;
 use crate::request::Rules;
 use crate::throttle::Throttle;
-use crate::tls::Trust;
+use crate::tls::{Trust, secret};
 
 /// The name this proxy goes by in `Via`, `Forwarded` and `Proxy-Status`.
 const PROXY: &str = "spine-proxy";
@@ -32,6 +32,10 @@ pub struct Prepared {
     pub rulebook: Rulebook,
     /// The directory file.
     pub directory: File,
+    /// The directory's live sources.
+    pub live: Live,
+    /// The token for what changes anything.
+    pub admin_token: Option<String>,
 }
 
 impl Prepared {
@@ -49,17 +53,23 @@ impl Prepared {
     /// As [`Prepared::load`].
     pub fn from_config(config: Config, generation: u64) -> Result<Self, Failure> {
         let now_s = Timestamp::now().as_second();
-        let trust = Trust::load(generation, &config.tls, &config.provider_tls, now_s)
+        let mut trust = Trust::load(generation, &config.tls, &config.provider_tls, now_s)
             .map_err(Failure::configuration)?;
-        let directory = File::load(&config.directory.file).map_err(Failure::configuration)?;
+        let live = Live::load(&config.directory, now_s, &mut trust.expiries)
+            .map_err(Failure::configuration)?;
+        let others = if config.directory.is_live() { Others::Live } else { Others::None };
+        let directory =
+            File::load(&config.directory.file, others).map_err(Failure::configuration)?;
+        let admin_token = config.admin.token_file.as_deref().map(secret).transpose();
+        let admin_token = admin_token.map_err(Failure::configuration)?;
         let rulebook = rulebook(&config)?;
-        Ok(Self { config, trust, rulebook, directory })
+        Ok(Self { config, trust, rulebook, directory, live, admin_token })
     }
 
     /// What would be served, for people.
     #[must_use]
     pub fn summary(&self) -> String {
-        let Self { config, trust, rulebook, directory } = self;
+        let Self { config, trust, rulebook, directory, live, .. } = self;
         let mut text = String::new();
         let mut line = |text_line: String| writeln!(text, "{text_line}").unwrap_or_default();
         let addresses: Vec<_> = config.listener.addresses.iter().map(ToString::to_string).collect();
@@ -67,6 +77,9 @@ impl Prepared {
         line(format!("known as        {}", config.listener.names.join(", ")));
         line(format!("admin on        {}", config.admin.address));
         line(format!("directory       {}", directory.summary()));
+        if config.directory.is_live() {
+            line(format!("asks            {}", live.summary()));
+        }
         line(format!("journal         {}", config.audit.journal.display()));
         let networks: Vec<_> = config.provider.networks.iter().map(ToString::to_string).collect();
         line(format!("dials within    {}", networks.join(", ")));

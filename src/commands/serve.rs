@@ -30,6 +30,8 @@ use crate::metrics::Metrics;
 const WATCH: Duration = Duration::from_millis(500);
 /// For the last records, once nothing more can come.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How often a copy of what is held of the directory is written.
+const REMEMBER: Duration = Duration::from_secs(60);
 /// How often the throttle forgets whoever is gone.
 const TIDY: Duration = Duration::from_secs(60);
 
@@ -103,6 +105,9 @@ pub struct Server {
     workers: Arc<Workers>,
     accepting: Vec<JoinHandle<()>>,
     background: Vec<JoinHandle<()>>,
+    /// What is held of the directory.
+    pub directory: Directory,
+    snapshot: Option<PathBuf>,
 }
 
 impl Server {
@@ -112,7 +117,7 @@ impl Server {
     /// # Errors
     /// The journal cannot be opened, an address cannot be bound, a thread cannot be made.
     pub fn start(prepared: Prepared, path: Option<PathBuf>) -> Result<Self, Failure> {
-        let Prepared { config, trust, rulebook, directory } = prepared;
+        let Prepared { config, trust, rulebook, directory, live, admin_token } = prepared;
         // Before anything else: a SIGHUP that nobody listens for ends the process.
         let hangup = signal(SignalKind::hangup()).map_err(Failure::world)?;
         let metrics = Arc::new(Metrics::new());
@@ -123,9 +128,10 @@ impl Server {
         let listeners = bind(&config)?;
         let (admin_listener, admin) = bind_one(config.admin.address)?;
         let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
-        let freshness = &config.directory.freshness;
+        let settings = &config.directory;
         let directory =
-            Directory::new(directory, freshness, Arc::clone(&metrics), Handle::current());
+            Directory::new(directory, live, settings, Arc::clone(&metrics), Handle::current());
+        recall(&directory, settings.snapshot.as_deref());
         let throttle = prepare::throttle(&config, None);
         let live = Live { trust: Arc::new(trust), rulebook: Arc::new(rulebook), throttle };
         let live = Arc::new(ArcSwap::from_pointee(live));
@@ -144,7 +150,10 @@ impl Server {
             trail: trail.clone(),
             drain: drain.clone(),
             lab: config.lab,
+            token: admin_token.map(Into::into),
         };
+        let keeper = keep(directory.clone(), config.directory.snapshot.clone());
+        let (last, snapshot) = (directory.clone(), config.directory.snapshot.clone());
         let reloader = Arc::new(Reloader {
             path,
             live,
@@ -159,6 +168,7 @@ impl Server {
         let background = vec![
             tokio::spawn(admin::serve(admin_listener, views)),
             tokio::spawn(Arc::clone(&reloader).watch(hangup)),
+            tokio::spawn(keeper),
         ];
         Ok(Self {
             addresses,
@@ -171,6 +181,8 @@ impl Server {
             workers,
             accepting,
             background,
+            directory: last,
+            snapshot,
         })
     }
 
@@ -203,8 +215,43 @@ impl Server {
         for task in self.background {
             task.abort();
         }
+        if let Some(path) = &self.snapshot {
+            remember(&self.directory, path);
+        }
         tracing::info!("stopped");
     }
+}
+
+/// Holds again what was held when the last process ended. A snapshot that cannot be used is no
+/// reason not to serve.
+fn recall(directory: &Directory, snapshot: Option<&Path>) {
+    let Some(path) = snapshot else { return };
+    match directory.load(path) {
+        Ok(practices) => tracing::info!(practices, "held from the snapshot"),
+        Err(error) => tracing::error!(%error, "starting with nothing held"),
+    }
+}
+
+fn remember(directory: &Directory, path: &Path) {
+    if let Err(error) = directory.save(path) {
+        tracing::error!(%error, "not written");
+    }
+}
+
+/// Keeps what is held fresh, and a copy of it on disk.
+async fn keep(directory: Directory, snapshot: Option<PathBuf>) {
+    let remembering = async {
+        let Some(path) = snapshot else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(REMEMBER).await;
+            let (directory, path) = (directory.clone(), path.clone());
+            let written = tokio::task::spawn_blocking(move || remember(&directory, &path)).await;
+            if written.is_err() {
+                tracing::error!("the snapshot could not be written");
+            }
+        }
+    };
+    tokio::join!(remembering, directory.keep_fresh());
 }
 
 fn accept(
@@ -265,6 +312,7 @@ impl Reloader {
                 _ = hangup.recv() => {}
                 _ = tidy.tick() => {
                     self.live.load().throttle.tidy();
+                    self.directory.tidy();
                     continue;
                 }
                 () = tokio::time::sleep(WATCH) => {
@@ -303,7 +351,7 @@ impl Reloader {
             Some(path) => Prepared::load(path, generation)?,
             None => Prepared::from_config(self.started_with.clone(), generation)?,
         };
-        let Prepared { config, trust, mut rulebook, directory } = prepared;
+        let Prepared { config, trust, mut rulebook, directory, live, .. } = prepared;
         if config.lab != self.started_with.lab {
             let why = anyhow::anyhow!("lab cannot be changed while serving: restart");
             return Err(Failure::Configuration(why));
@@ -314,7 +362,7 @@ impl Reloader {
         rulebook.pace = self.started_with.provider.deadlines.pace();
         prepare::publish(&trust, config.lab, &self.metrics);
         let throttle = prepare::throttle(&config, Some(&before.throttle));
-        self.directory.replace(directory);
+        self.directory.replace(directory, live);
         let (trust, rulebook) = (Arc::new(trust), Arc::new(rulebook));
         self.live.store(Arc::new(Live { trust, rulebook, throttle }));
         tracing::info!(generation, "reloaded");
@@ -331,6 +379,8 @@ impl Reloader {
             ("listener.limits", text(&old.listener.limits), text(&new.listener.limits)),
             ("provider", text(&old.provider), text(&new.provider)),
             ("directory.freshness", text(&old.directory.freshness), text(&new.directory.freshness)),
+            ("directory.deadlines", text(&old.directory.deadlines), text(&new.directory.deadlines)),
+            ("directory.snapshot", text(&old.directory.snapshot), text(&new.directory.snapshot)),
             ("audit", text(&old.audit), text(&new.audit)),
             ("admin", text(&old.admin), text(&new.admin)),
             ("log", text(&old.log), text(&new.log)),

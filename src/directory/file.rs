@@ -4,9 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Practice;
 use crate::consumers::Sender;
-use crate::interaction::Allowed;
+use crate::interaction::{Allowed, Interaction};
 use crate::policy::{Agreements, Provider};
 use crate::spine::{Asid, CertificateName, CpaId, OdsCode, PartyKey, ServiceRoot};
 
@@ -18,17 +17,28 @@ pub struct FileError {
     why: String,
 }
 
+/// Whether a file is all there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Others {
+    /// Nobody else is asked: an agreement names consumers and providers of the file.
+    None,
+    /// Live sources are asked too: an agreement may name their systems.
+    Live,
+}
+
 /// What a directory file says, indexed by what is asked.
 #[derive(Debug, Default)]
 pub struct File {
-    pub(super) generation: u64,
     pub(super) agreements: Arc<Agreements>,
     pub(super) names: HashMap<CertificateName, HashSet<OdsCode>>,
     pub(super) organisations: HashSet<OdsCode>,
     pub(super) roots: HashSet<String>,
     pub(super) practice_of: HashMap<Asid, OdsCode>,
-    senders: HashMap<Asid, Sender>,
-    practices: HashMap<OdsCode, Practice>,
+    senders: HashMap<Asid, Arc<Sender>>,
+    pins: HashMap<OdsCode, Vec<Arc<Provider>>>,
+    fallbacks: HashMap<OdsCode, Vec<Arc<Provider>>>,
+    denied: HashSet<Asid>,
+    denied_practices: HashSet<OdsCode>,
 }
 
 impl File {
@@ -36,14 +46,14 @@ impl File {
     ///
     /// # Errors
     /// The file cannot be read, is not the TOML asked for, or contradicts itself.
-    pub fn load(path: &Path) -> Result<Self, FileError> {
+    pub fn load(path: &Path, others: Others) -> Result<Self, FileError> {
         let fault = |why: String| FileError { path: path.to_owned(), why };
         let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
-        Self::parse(&text, path)
+        Self::parse(&text, path, others)
     }
 
     /// Reads and validates a file's text; `path` is named in errors.
-    pub fn parse(text: &str, path: &Path) -> Result<Self, FileError> {
+    pub fn parse(text: &str, path: &Path, others: Others) -> Result<Self, FileError> {
         let fault = |why: String| FileError { path: path.to_owned(), why };
         let written: Written = toml::from_str(text).map_err(|error| fault(error.to_string()))?;
         let mut file = Self::default();
@@ -53,7 +63,11 @@ impl File {
         for provider in written.provider {
             file.add_provider(provider).map_err(fault)?;
         }
-        file.agreements = Arc::new(file.agreements(written.agreement).map_err(fault)?);
+        for deny in written.deny {
+            file.denied.extend(deny.asids);
+            file.denied_practices.extend(deny.ods);
+        }
+        file.agreements = Arc::new(file.agreements(written.agreement, others).map_err(fault)?);
         Ok(file)
     }
 
@@ -61,25 +75,50 @@ impl File {
     #[must_use]
     pub fn summary(&self) -> String {
         let agreements = self.agreements.pairs.len() + self.agreements.everywhere.len();
-        format!(
+        let mut text = format!(
             "{} consumer systems, {} practices, {} agreements",
             self.senders.len(),
-            self.practices.len(),
+            self.pins.len(),
             agreements
-        )
+        );
+        for (count, what) in [
+            (self.fallbacks.len(), "fall-back practices"),
+            (self.denied.len() + self.denied_practices.len(), "denied"),
+        ] {
+            if count > 0 {
+                text.push_str(&format!(", {count} {what}"));
+            }
+        }
+        text
     }
 
     /// Every provider in the file, by practice.
     pub fn providers(&self) -> impl Iterator<Item = &Arc<Provider>> {
-        self.practices.values().flat_map(|practice| &practice.providers)
+        self.pins.values().chain(self.fallbacks.values()).flatten()
     }
 
-    pub(super) fn sender(&self, asid: &Asid) -> Option<Sender> {
-        self.senders.get(asid).cloned()
+    pub(super) fn sender(&self, asid: &Asid) -> Option<&Arc<Sender>> {
+        self.senders.get(asid)
     }
 
-    pub(super) fn practice(&self, ods: &OdsCode) -> Option<Practice> {
-        self.practices.get(ods).cloned()
+    /// The practice's registrations that hold whatever live sources say.
+    pub(super) fn pins(&self, ods: &OdsCode) -> &[Arc<Provider>] {
+        self.pins.get(ods).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The practice's registrations for when no live source answers.
+    pub(super) fn fallbacks(&self, ods: &OdsCode) -> &[Arc<Provider>] {
+        self.fallbacks.get(ods).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Whether this system may neither send nor receive, whatever anybody says.
+    pub(super) fn denies(&self, asid: &Asid) -> bool {
+        self.denied.contains(asid)
+    }
+
+    /// Whether nothing may be sent to this practice, whatever anybody says.
+    pub(super) fn denies_practice(&self, ods: &OdsCode) -> bool {
+        self.denied_practices.contains(ods)
     }
 
     fn add_consumer(&mut self, written: WrittenConsumer) -> Result<(), String> {
@@ -95,7 +134,7 @@ impl File {
                 on_behalf_of: written.on_behalf_of.clone(),
                 interactions: interactions.clone(),
             };
-            if self.senders.insert(asid.clone(), sender).is_some() {
+            if self.senders.insert(asid.clone(), Arc::new(sender)).is_some() {
                 return Err(format!("consumer ASID {asid} is listed twice"));
             }
         }
@@ -109,41 +148,51 @@ impl File {
 
     fn add_provider(&mut self, written: WrittenProvider) -> Result<(), String> {
         let interactions = interactions(&written.interactions, written.ods.as_str())?;
-        let root = &written.root;
-        let own = || format!("{}:{}", root.host(), root.port());
-        let provider = Provider {
-            ods: written.ods.clone(),
-            address: written.dial.unwrap_or_else(own).into(),
-            host: root.host().into(),
-            asid: written.asid,
-            party_key: written.party_key,
-            cpa_id: written.cpa_id,
-            root: written.root,
+        let mut provider = Provider::new(
+            written.ods.clone(),
+            written.asid,
+            written.party_key,
+            written.cpa_id,
+            written.root,
             interactions,
-        };
+        );
+        if let Some(dial) = written.dial {
+            provider.address = dial.into();
+        }
         let known = self.practice_of.insert(provider.asid.clone(), written.ods.clone());
         if known.is_some_and(|ods| ods != written.ods) {
             return Err(format!("provider ASID {} belongs to two practices", provider.asid));
         }
-        let practice =
-            self.practices.entry(written.ods).or_insert_with(|| Practice { providers: Vec::new() });
-        for other in practice.providers.iter().filter(|other| other.asid == provider.asid) {
-            let both = |id: &&String| other.interactions.contains(id);
-            if let Some(id) = provider.interactions.iter().find(both) {
-                return Err(format!("provider ASID {} has two roots for {id}", provider.asid));
+        let practices = match written.used {
+            Used::Always => &mut self.pins,
+            Used::WhenSourcesFail => &mut self.fallbacks,
+        };
+        let practice = practices.entry(written.ods).or_default();
+        for other in practice.iter().filter(|other| other.asid == provider.asid) {
+            let both = |interaction: &&&Interaction| other.serves(interaction);
+            if let Some(both) = provider.interactions.iter().find(both) {
+                return Err(format!(
+                    "provider ASID {} has two roots for {}",
+                    provider.asid, both.id
+                ));
             }
         }
         let root = provider.root.as_str();
         self.roots.insert(root.strip_suffix('/').unwrap_or(root).to_owned());
-        practice.providers.push(Arc::new(provider));
+        practice.push(Arc::new(provider));
         Ok(())
     }
 
-    fn agreements(&self, written: Vec<WrittenAgreement>) -> Result<Agreements, String> {
+    fn agreements(
+        &self,
+        written: Vec<WrittenAgreement>,
+        others: Others,
+    ) -> Result<Agreements, String> {
+        let alone = others == Others::None;
         let mut agreements = Agreements::default();
         for agreement in written {
             for from in agreement.from {
-                if !self.senders.contains_key(&from) {
+                if alone && !self.senders.contains_key(&from) {
                     return Err(format!("an agreement names {from}, which is no consumer's ASID"));
                 }
                 match &agreement.to {
@@ -152,7 +201,7 @@ impl File {
                     }
                     WrittenTo::These(receivers) => {
                         for to in receivers {
-                            if !self.practice_of.contains_key(to) {
+                            if alone && !self.practice_of.contains_key(to) {
                                 return Err(format!(
                                     "an agreement names {to}, which is no provider's ASID"
                                 ));
@@ -167,10 +216,10 @@ impl File {
     }
 }
 
-fn interactions(names: &[String], whose: &str) -> Result<Vec<String>, String> {
+fn interactions(names: &[String], whose: &str) -> Result<Vec<&'static Interaction>, String> {
     let allowed = Allowed::from_names(names.iter().map(String::as_str))
         .map_err(|why| format!("interactions of {whose:?}: {why}"))?;
-    Ok(allowed.iter().map(|interaction| interaction.id.to_owned()).collect())
+    Ok(allowed.iter().collect())
 }
 
 #[derive(serde::Deserialize)]
@@ -182,6 +231,24 @@ struct Written {
     provider: Vec<WrittenProvider>,
     #[serde(default)]
     agreement: Vec<WrittenAgreement>,
+    #[serde(default)]
+    deny: Vec<WrittenDeny>,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct WrittenDeny {
+    asids: Vec<Asid>,
+    ods: Vec<OdsCode>,
+}
+
+/// When a provider of the file is used.
+#[derive(Default, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Used {
+    #[default]
+    Always,
+    WhenSourcesFail,
 }
 
 #[derive(serde::Deserialize)]
@@ -206,6 +273,8 @@ struct WrittenProvider {
     root: ServiceRoot,
     interactions: Vec<String>,
     dial: Option<String>,
+    #[serde(default)]
+    used: Used,
 }
 
 #[derive(serde::Deserialize)]
@@ -233,7 +302,7 @@ mod tests {
     use super::*;
 
     fn fault(text: &str) -> String {
-        File::parse(text, "d.toml".as_ref()).unwrap_err().to_string()
+        File::parse(text, "d.toml".as_ref(), Others::None).unwrap_err().to_string()
     }
 
     const PROVIDER: &str = r#"

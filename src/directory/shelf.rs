@@ -1,116 +1,357 @@
-//! What is held of the directory, and how fresh it is.
+//! What is held of the directory, how old it may grow, and what a new answer does to it.
 //!
-//! A shelf knows keys, ages and limits; what a value means is known above.
+//! Pure but for two caches: ages are judged by the clock the caller reads, and what is held was
+//! answered when it says, however often it has been loaded since.
 
-use std::hash::Hash;
+use std::hash::{BuildHasher as _, Hash};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use moka::future::Cache;
+use moka::sync::Cache;
 
-use super::File;
-use crate::metrics::Metrics;
+use super::Freshness;
+use super::rules::Found;
+use super::source::Origin;
+use crate::consumers::Sender;
+use crate::interaction::Interaction;
+use crate::policy::Provider;
 use crate::spine::{Asid, OdsCode};
 
-/// What can be asked for by itself.
-pub(super) trait Key: Clone + Eq + Hash + Send + Sync + 'static {}
-impl Key for Asid {}
-impl Key for OdsCode {}
-
-/// Entries of one kind: positives in one cache, absences in a small one of their own, so that a
-/// scan of random codes pushes out nothing that is needed.
-pub(super) struct Shelf<K, V> {
-    found: Cache<(u64, K), Entry<V>>,
-    absent: Cache<(u64, K), ()>,
-    fresh: Duration,
+/// A registration, and when the directory said so.
+#[derive(Debug, Clone)]
+pub(super) struct Row {
+    pub(super) provider: Arc<Provider>,
+    pub(super) since: Since,
+    /// When the directory first said that this is no longer so.
+    pub(super) doubted_s: Option<i64>,
 }
 
-struct Entry<V> {
-    value: Arc<V>,
-    answered_s: i64,
+/// When something was answered, by whom, and whether it has to be asked for again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Since {
+    pub(super) answered_s: i64,
+    pub(super) origin: Origin,
+    pub(super) mark: Mark,
 }
 
-impl<V> Clone for Entry<V> {
-    fn clone(&self) -> Self {
-        Self { value: Arc::clone(&self.value), answered_s: self.answered_s }
+/// Why something held counts as older than it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Mark {
+    None,
+    /// It comes from a snapshot: served, and asked for again.
+    Loaded,
+    /// An operator or a change of the practice wants it asked for first.
+    Flushed,
+}
+
+/// What is held of one practice.
+#[derive(Debug, Default)]
+pub(super) struct Practice {
+    pub(super) rows: Vec<Row>,
+    /// When a request last used it.
+    pub(super) used_s: AtomicI64,
+}
+
+/// What is held of one sender.
+#[derive(Debug, Clone)]
+pub(super) struct HeldSender {
+    pub(super) sender: Arc<Sender>,
+    pub(super) since: Since,
+}
+
+/// How old something held is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Age {
+    /// Served as it is.
+    Fresh,
+    /// Served while it is asked for again.
+    Stale,
+    /// Asked for again first; served if no answer comes.
+    Old,
+    /// Of no use.
+    Dead,
+}
+
+/// Ends of the ages, in seconds from the directory's answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Windows {
+    pub(super) fresh: Duration,
+    pub(super) stale: Duration,
+    pub(super) max: Duration,
+}
+
+impl Since {
+    pub(super) const fn now(now_s: i64, origin: Origin) -> Self {
+        Self { answered_s: now_s, origin, mark: Mark::None }
+    }
+
+    /// Security: an answer from the future is no answer; a clock set back must not make an old one
+    /// young.
+    pub(super) fn age(&self, windows: Windows, now_s: i64) -> Age {
+        let Ok(age_s) = u64::try_from(now_s - self.answered_s) else { return Age::Dead };
+        let by_time = if age_s < windows.fresh.as_secs() {
+            Age::Fresh
+        } else if age_s < windows.fresh.saturating_add(windows.stale).as_secs() {
+            Age::Stale
+        } else if age_s < windows.max.as_secs() {
+            Age::Old
+        } else {
+            Age::Dead
+        };
+        by_time.max(match self.mark {
+            Mark::None => Age::Fresh,
+            Mark::Loaded => Age::Stale,
+            Mark::Flushed => Age::Old,
+        })
     }
 }
 
-/// One question to the source, and when it is put.
-pub(super) struct Asked<'a, K, V> {
-    pub(super) file: &'a File,
-    pub(super) source: fn(&File, &K) -> Option<V>,
-    pub(super) now_s: i64,
-    pub(super) metrics: &'a Metrics,
-}
-
-impl<K, V> Asked<'_, K, V> {
-    fn answer(&self, key: &K) -> Option<Entry<V>> {
-        self.metrics.directory_source();
-        let value = (self.source)(self.file, key)?;
-        Some(Entry { value: Arc::new(value), answered_s: self.now_s })
-    }
-}
-
-pub(super) enum Look<V> {
-    Fresh(Arc<V>),
-    Stale(Arc<V>),
-    Absent,
-    Nothing,
-}
-
-impl<K: Key, V: Send + Sync + 'static> Shelf<K, V> {
-    pub(super) fn new(
-        (fresh, stale, found_max): (Duration, Duration, u64),
-        (absent, absent_max): (Duration, u64),
-    ) -> Self {
-        let found = Cache::builder().max_capacity(found_max).time_to_live(fresh + stale).build();
-        let absent = Cache::builder().max_capacity(absent_max).time_to_live(absent).build();
-        Self { found, absent, fresh }
+impl Practice {
+    /// The registrations for one interaction.
+    pub(super) fn rows_for(&self, interaction: &Interaction) -> impl Iterator<Item = &Row> + Clone {
+        self.rows.iter().filter(move |row| row.provider.serves(interaction))
     }
 
-    pub(super) async fn look(&self, key: &(u64, K), now_s: i64) -> Look<V> {
-        if let Some(entry) = self.found.get(key).await {
-            // Security: an answer from the future is no answer; a clock set back must not make an
-            // old one young.
-            let age_s = now_s - entry.answered_s;
-            return match u64::try_from(age_s) {
-                Ok(age_s) if age_s < self.fresh.as_secs() => Look::Fresh(entry.value),
-                Ok(_) => Look::Stale(entry.value),
-                Err(_) => {
-                    self.found.invalidate(key).await;
-                    Look::Nothing
-                }
-            };
-        }
-        if self.absent.contains_key(key) { Look::Absent } else { Look::Nothing }
-    }
-
-    /// Asks the source once, however many wait.
-    pub(super) async fn load(&self, key: (u64, K), asked: Asked<'_, K, V>) -> Option<Arc<V>> {
-        let answer = async { asked.answer(&key.1) };
-        match self.found.optionally_get_with(key.clone(), answer).await {
-            Some(entry) => Some(entry.value),
-            None => {
-                self.absent.insert(key, ()).await;
-                None
+    /// How old what is held for one interaction is: as old as its oldest row. Nothing held is
+    /// nothing.
+    pub(super) fn age(
+        &self,
+        interaction: &Interaction,
+        freshness: &Freshness,
+        now_s: i64,
+    ) -> Option<Age> {
+        let rows = self.rows_for(interaction);
+        let ambiguous = rows.clone().count() > 1;
+        let ages = rows.map(|row| {
+            let mut windows = freshness.provider_windows();
+            windows.fresh = windows.fresh.mul_f64(spread(&row.provider.ods, row.since.answered_s));
+            if ambiguous {
+                windows.fresh = windows.fresh.min(freshness.ambiguous);
             }
+            match (row.since.age(windows, now_s), row.doubted_s) {
+                // Doubted: served behind a question that is not put again before its time.
+                (Age::Fresh, Some(_)) => Age::Stale,
+                (age, _) => age,
+            }
+        });
+        ages.max()
+    }
+
+    /// Whether asking again now would tell nothing yet.
+    pub(super) fn rests(
+        &self,
+        interaction: &Interaction,
+        freshness: &Freshness,
+        now_s: i64,
+    ) -> bool {
+        let mut rows = self.rows_for(interaction).peekable();
+        rows.peek().is_some()
+            && rows.all(|row| {
+                row.doubted_s.is_some_and(|since_s| !freshness.is_confirmed(since_s, now_s))
+            })
+    }
+
+    pub(super) fn used(&self, now_s: i64) {
+        self.used_s.store(now_s, Ordering::Relaxed);
+    }
+
+    /// What is held once the directory has answered for one interaction.
+    ///
+    /// An answer that has become ambiguous does not replace one that was not, for the while in
+    /// which somebody may be mending it.
+    pub(super) fn after_found(
+        &self,
+        interaction: &'static Interaction,
+        found: &Found,
+        freshness: &Freshness,
+        now_s: i64,
+    ) -> Self {
+        let since = Since::now(now_s, found.origin);
+        let held = self.rows_for(interaction).count();
+        let usable = self.age(interaction, freshness, now_s).is_some_and(|age| age < Age::Dead);
+        if held == 1 && usable && found.providers.len() > 1 {
+            return self.doubting(interaction, freshness, now_s);
+        }
+        let moved = |row: &Row| {
+            let same = |new: &Arc<Provider>| new.party_key == row.provider.party_key;
+            !found.providers.iter().any(same)
+                && self
+                    .rows_for(interaction)
+                    .any(|old| old.provider.party_key == row.provider.party_key)
+        };
+        let others = self.rows.iter().filter(|row| !row.provider.serves(interaction));
+        let others = others.cloned().map(|mut row| {
+            if moved(&row) {
+                row.since.mark = Mark::Flushed;
+            }
+            row
+        });
+        let fresh = found.providers.iter().map(|provider| Row {
+            provider: Arc::clone(provider),
+            since,
+            doubted_s: None,
+        });
+        self.with(others.chain(fresh).collect())
+    }
+
+    /// What is held once the rest of the same systems' registrations is known too.
+    pub(super) fn after_rest(
+        &self,
+        found: &Found,
+        rest: &[Arc<Provider>],
+        freshness: &Freshness,
+        now_s: i64,
+    ) -> Self {
+        let since = Since::now(now_s, found.origin);
+        let theirs =
+            |row: &Row| found.systems.iter().any(|system| system.asid == row.provider.asid);
+        let answered = |row: &Row| {
+            let ids = &row.provider.interactions;
+            rest.iter().any(|new| ids.iter().any(|interaction| new.serves(interaction)))
+        };
+        let kept = self.rows.iter().filter(|row| !answered(row)).filter_map(|row| {
+            if theirs(row) && row.since.answered_s != now_s {
+                return row.doubt(freshness, now_s);
+            }
+            Some(row.clone())
+        });
+        let fresh = rest.iter().map(|provider| Row {
+            provider: Arc::clone(provider),
+            since,
+            doubted_s: None,
+        });
+        self.with(kept.chain(fresh).collect())
+    }
+
+    /// What is held once the directory has said that nothing is registered.
+    ///
+    /// One such answer deletes nothing: the second, a minute later, does.
+    pub(super) fn doubting(
+        &self,
+        interaction: &Interaction,
+        freshness: &Freshness,
+        now_s: i64,
+    ) -> Self {
+        let rows = self.rows.iter().filter_map(|row| match row.provider.serves(interaction) {
+            true => row.doubt(freshness, now_s),
+            false => Some(row.clone()),
+        });
+        self.with(rows.collect())
+    }
+
+    /// What is held once everything is to be asked for again.
+    pub(super) fn flushed(&self) -> Self {
+        let rows = self.rows.iter().cloned().map(|mut row| {
+            row.since.mark = Mark::Flushed;
+            row
+        });
+        self.with(rows.collect())
+    }
+
+    fn with(&self, rows: Vec<Row>) -> Self {
+        Self { rows, used_s: AtomicI64::new(self.used_s.load(Ordering::Relaxed)) }
+    }
+}
+
+impl Row {
+    fn doubt(&self, freshness: &Freshness, now_s: i64) -> Option<Self> {
+        let since_s = self.doubted_s.unwrap_or(now_s);
+        let gone = freshness.is_confirmed(since_s, now_s);
+        (!gone).then(|| Self { doubted_s: Some(since_s), ..self.clone() })
+    }
+}
+
+/// A tenth more or less, the same for the same answer, so that practices asked about together are
+/// not asked about together for ever.
+fn spread(ods: &OdsCode, answered_s: i64) -> f64 {
+    let hash = SPREAD.hash_one((ods, answered_s)) % 2001;
+    0.9 + f64::from(u32::try_from(hash).unwrap_or_default()) / 10_000.0
+}
+
+/// A hasher without a seed of its own.
+const SPREAD: std::hash::BuildHasherDefault<std::hash::DefaultHasher> =
+    std::hash::BuildHasherDefault::new();
+
+/// An absence that is believed until then.
+#[derive(Debug, Clone, Copy)]
+struct Absence {
+    until_s: i64,
+    believed: Believed,
+}
+
+/// How far an absence is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Believed {
+    /// It is one.
+    Confirmed,
+    /// It may be a search that failed: not asked again at once, and no reason to say no for good.
+    ForNow,
+}
+
+impl Believed {
+    pub(super) const fn when(confirmed: bool) -> Self {
+        if confirmed { Self::Confirmed } else { Self::ForNow }
+    }
+}
+
+/// Everything held: positives with room for every practice, absences in a small cache of their own,
+/// so that a scan of random codes pushes out nothing that is needed.
+#[derive(Debug)]
+pub(super) struct Shelf {
+    pub(super) practices: Cache<OdsCode, Arc<Practice>>,
+    pub(super) senders: Cache<Asid, HeldSender>,
+    absent: Cache<Absent, Absence>,
+}
+
+/// What may be absent.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Absent {
+    Registration(OdsCode, &'static str),
+    Sender(Asid),
+    Owner(Asid),
+}
+
+impl Shelf {
+    pub(super) fn new(freshness: &Freshness) -> Self {
+        Self {
+            practices: Cache::builder()
+                .max_capacity(freshness.practices_max)
+                .time_to_live(freshness.provider_max)
+                .build(),
+            senders: Cache::builder()
+                .max_capacity(freshness.practices_max)
+                .time_to_live(freshness.sender_max)
+                .build(),
+            absent: Cache::builder()
+                .max_capacity(freshness.absent_max)
+                .time_to_live(freshness.absent.max(freshness.absent_unconfirmed))
+                .build(),
         }
     }
 
-    pub(super) async fn refresh(&self, key: &(u64, K), asked: Asked<'_, K, V>) {
-        match asked.answer(&key.1) {
-            Some(entry) => self.found.insert(key.clone(), entry).await,
-            None => self.found.invalidate(key).await,
-        }
+    pub(super) fn absence(&self, what: &Absent, now_s: i64) -> Option<Believed> {
+        let absence = self.absent.get(what)?;
+        (now_s < absence.until_s).then_some(absence.believed)
     }
 
-    pub(super) async fn forget(&self, key: &(u64, K)) {
-        self.found.invalidate(key).await;
-        self.absent.invalidate(key).await;
+    pub(super) fn note_absent(
+        &self,
+        what: Absent,
+        believed: Believed,
+        lasts: Duration,
+        now_s: i64,
+    ) {
+        let until_s = now_s.saturating_add(i64::try_from(lasts.as_secs()).unwrap_or(i64::MAX));
+        self.absent.insert(what, Absence { until_s, believed });
     }
 
+    pub(super) fn forget_absences(&self) {
+        self.absent.invalidate_all();
+    }
+
+    /// Practices, senders and absences held.
     pub(super) fn held(&self) -> u64 {
-        self.found.entry_count() + self.absent.entry_count()
+        self.practices.entry_count() + self.senders.entry_count() + self.absent.entry_count()
     }
 }

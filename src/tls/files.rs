@@ -41,6 +41,10 @@ pub enum Use {
     ClientCrl,
     /// A revocation list for providers' certificates.
     ProviderCrl,
+    /// Our certificate towards a source of the directory.
+    Directory,
+    /// A revocation list for the certificate of a source of the directory.
+    DirectoryCrl,
 }
 
 impl Use {
@@ -53,13 +57,15 @@ impl Use {
             Self::Authority => "authority",
             Self::ClientCrl => "client_crl",
             Self::ProviderCrl => "provider_crl",
+            Self::Directory => "directory",
+            Self::DirectoryCrl => "directory_crl",
         }
     }
 
     /// Whether it is a revocation list.
     #[must_use]
     pub const fn is_crl(self) -> bool {
-        matches!(self, Self::ClientCrl | Self::ProviderCrl)
+        matches!(self, Self::ClientCrl | Self::ProviderCrl | Self::DirectoryCrl)
     }
 }
 

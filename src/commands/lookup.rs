@@ -1,0 +1,103 @@
+//! `lookup`: asks the directory as a request would, and prints how the answer came about.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, anyhow};
+use tokio::runtime::Handle;
+
+use super::{Failure, Prepared, say};
+use crate::directory::{Directory, Explanation};
+use crate::interaction::{self, Interaction};
+use crate::metrics::Metrics;
+use crate::spine::OdsCode;
+
+/// What is looked up.
+#[derive(Debug, clap::Args)]
+pub struct Wanted {
+    /// The configuration file.
+    #[arg(long)]
+    config: PathBuf,
+    /// ODS code of the practice, in either case.
+    ods: String,
+    /// Id of the interaction, or what follows `urn:nhs:names:services:gpconnect:fhir:` in it.
+    #[arg(default_value = "rest:search:slot-1")]
+    interaction: String,
+}
+
+/// Looks a practice up.
+///
+/// # Errors
+/// The configuration cannot be used, nothing is registered, or no source answers.
+pub fn run(wanted: &Wanted) -> Result<(), Failure> {
+    let ods = OdsCode::from_any_case(wanted.ods.trim())
+        .with_context(|| format!("{:?} cannot be looked up", wanted.ods))
+        .map_err(Failure::Configuration)?;
+    let interaction = known(&wanted.interaction)?;
+    let Prepared { config, directory, live, .. } = Prepared::load(&wanted.config, 1)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::world)?;
+    runtime.block_on(async {
+        let metrics = Arc::new(Metrics::new());
+        let settings = &config.directory;
+        let directory = Directory::new(directory, live, settings, metrics, Handle::current());
+        if let Some(path) = &settings.snapshot {
+            directory.load(path).map_err(Failure::world)?;
+        }
+        say(format_args!("practice    {ods}\ninteraction {}", interaction.id));
+        print(directory.explain(&ods, interaction).await, interaction)
+    })
+}
+
+fn known(id: &str) -> Result<&'static Interaction, Failure> {
+    let whole = format!("urn:nhs:names:services:gpconnect:fhir:{id}");
+    let known = interaction::by_id(id).or_else(|| interaction::by_id(&whole));
+    known
+        .ok_or_else(|| Failure::Configuration(anyhow!("{id:?} is no interaction of the catalogue")))
+}
+
+fn print(explained: Explanation, interaction: &Interaction) -> Result<(), Failure> {
+    for held in &explained.held {
+        say(format_args!("in snapshot {held}"));
+    }
+    for step in &explained.steps.steps {
+        let took_ms = step.took.as_millis();
+        say(format_args!(
+            "asked       {} for {}: {} in {took_ms} ms",
+            step.source, step.question, step.outcome
+        ));
+    }
+    for oddity in &explained.steps.oddities {
+        say(format_args!("odd         {oddity}"));
+    }
+    let found = explained.answer.map_err(|why| Failure::World(anyhow!("no answer: {why}")))?;
+    let Some((origin, providers)) = found else {
+        return Err(Failure::World(anyhow!("nothing is registered")));
+    };
+    let serving = providers.iter().filter(|provider| provider.serves(interaction));
+    let systems = serving.clone().count();
+    for provider in serving {
+        say(format_args!(
+            "{:<11} ASID {} party key {} at {}",
+            origin.label(),
+            provider.asid,
+            provider.party_key,
+            provider.root
+        ));
+    }
+    let mut others: Vec<&str> = providers
+        .iter()
+        .flat_map(|provider| provider.interactions.iter().map(|other| other.id))
+        .filter(|id| *id != interaction.id)
+        .collect();
+    others.sort_unstable();
+    others.dedup();
+    say(format_args!("besides     {} other interactions", others.len()));
+    match systems {
+        0 => Err(Failure::World(anyhow!("this interaction is not registered"))),
+        1 => Ok(()),
+        _ => Err(Failure::World(anyhow!("ambiguous: only Ssp-To can choose among {systems}"))),
+    }
+}

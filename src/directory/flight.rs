@@ -1,0 +1,123 @@
+//! One look-up for all who wait for the same thing, in a task of its own: a consumer who hangs up
+//! cancels nothing that others wait for.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::source::SourceFault;
+use crate::spine::{Asid, OdsCode};
+
+/// What is looked up.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Subject {
+    Practice(OdsCode),
+    Sender(Asid),
+    Owner(Asid),
+}
+
+/// How far a look-up has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// It has begun.
+    Under,
+    /// What was asked for is known; more may follow.
+    Known,
+    /// It is over.
+    Over(Result<(), SourceFault>),
+}
+
+/// The look-ups under way.
+#[derive(Debug)]
+pub(super) struct Flights {
+    tasks: Handle,
+    under_way: Arc<Mutex<List>>,
+}
+
+/// A look-up that somebody waits for.
+#[derive(Debug)]
+pub(super) struct Flight {
+    progress: watch::Receiver<Progress>,
+    /// Whether it was under way before.
+    pub(super) joined: bool,
+}
+
+/// Tells those who wait that what was asked for is known.
+#[derive(Debug)]
+pub(super) struct Herald(watch::Sender<Progress>);
+
+impl Herald {
+    pub(super) fn known(&self) {
+        self.0.send_replace(Progress::Known);
+    }
+}
+
+impl Flights {
+    /// `tasks` runs the look-ups.
+    pub(super) fn new(tasks: Handle) -> Self {
+        Self { tasks, under_way: Arc::default() }
+    }
+
+    /// The look-up of this subject that is under way, or a new one.
+    pub(super) fn board<F>(&self, subject: Subject, look_up: impl FnOnce(Herald) -> F) -> Flight
+    where
+        F: Future<Output = Result<(), SourceFault>> + Send + 'static,
+    {
+        let mut under_way = lock(&self.under_way);
+        if let Some(progress) = under_way.get(&subject) {
+            return Flight { progress: progress.clone(), joined: true };
+        }
+        let (sender, progress) = watch::channel(Progress::Under);
+        under_way.insert(subject.clone(), progress.clone());
+        drop(under_way);
+        let landing = Landing { under_way: Arc::clone(&self.under_way), subject };
+        let look_up = look_up(Herald(sender.clone()));
+        self.tasks.spawn(async move {
+            let ended = look_up.await;
+            // Off the list first: who comes after the end begins anew.
+            drop(landing);
+            sender.send_replace(Progress::Over(ended));
+        });
+        Flight { progress, joined: false }
+    }
+
+    /// Look-ups under way.
+    pub(super) fn under_way(&self) -> usize {
+        lock(&self.under_way).len()
+    }
+}
+
+impl Flight {
+    /// Waits for the next news; a look-up that is lost is over.
+    pub(super) async fn news(&mut self) -> Progress {
+        match self.progress.changed().await {
+            Ok(()) => self.progress.borrow_and_update().clone(),
+            Err(_) => match self.progress.borrow().clone() {
+                over @ Progress::Over(_) => over,
+                Progress::Under | Progress::Known => {
+                    Progress::Over(Err(SourceFault::Unavailable("the look-up was lost".to_owned())))
+                }
+            },
+        }
+    }
+}
+
+/// Takes a look-up off the list, whether it ends or panics.
+struct Landing {
+    under_way: Arc<Mutex<List>>,
+    subject: Subject,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        lock(&self.under_way).remove(&self.subject);
+    }
+}
+
+type List = HashMap<Subject, watch::Receiver<Progress>>;
+
+fn lock(list: &Mutex<List>) -> MutexGuard<'_, List> {
+    list.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,71 @@
+//! How fast a source may be asked, and who goes first.
+
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use tokio::time::timeout_at;
+
+use super::source::{How, SourceFault, Urgency};
+
+/// How long who is not urgent steps back for those who are.
+const STEP_BACK: Duration = Duration::from_millis(50);
+
+/// Paces the questions to one source.
+#[derive(Debug)]
+pub(super) struct Pacer {
+    rate: DefaultDirectRateLimiter,
+    /// How many of each urgency wait.
+    waiting: [AtomicUsize; 3],
+}
+
+impl Pacer {
+    /// So many questions a second, and as many at once.
+    pub(super) fn new(per_second: NonZeroU32) -> Self {
+        let quota = Quota::per_second(per_second);
+        Self { rate: RateLimiter::direct(quota), waiting: Default::default() }
+    }
+
+    /// Puts a question when its turn has come, before its deadline.
+    pub(super) async fn paced<T>(
+        &self,
+        how: How,
+        question: impl Future<Output = Result<T, SourceFault>>,
+    ) -> Result<T, SourceFault> {
+        let turn = async {
+            let _waits = Waits::new(&self.waiting, how.urgency);
+            while self.somebody_before(how.urgency) || self.rate.check().is_err() {
+                tokio::time::sleep(STEP_BACK).await;
+            }
+        };
+        timeout_at(how.deadline, turn).await.map_err(|_| SourceFault::Paced)?;
+        question.await
+    }
+
+    fn somebody_before(&self, urgency: Urgency) -> bool {
+        let before = self.waiting.iter().take(urgency as usize);
+        before.map(|waiting| waiting.load(Ordering::Acquire)).sum::<usize>() > 0
+    }
+}
+
+/// Counts one who waits, until dropped.
+struct Waits<'a>(Option<&'a AtomicUsize>);
+
+impl<'a> Waits<'a> {
+    fn new(waiting: &'a [AtomicUsize; 3], urgency: Urgency) -> Self {
+        let waiting = waiting.get(urgency as usize);
+        if let Some(waiting) = waiting {
+            waiting.fetch_add(1, Ordering::AcqRel);
+        }
+        Self(waiting)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        if let Some(waiting) = self.0 {
+            waiting.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! The rules by which records become registrations, whichever source they come from.
+//!
+//! Spec: message handlers first, then the accredited system by party key. An empty answer is not
+//! always an absence, and several answers are never settled by which came first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+
+use super::source::{Guarded, Handler, HandlersOf, How, Origin, SourceFault, System, SystemsOf};
+use super::steps::Steps;
+use crate::consumers::Sender;
+use crate::interaction::Interaction;
+use crate::metrics::{Metrics, Oddity};
+use crate::policy::Provider;
+use crate::spine::{Asid, CertificateName, OdsCode, PartyKey, ServiceRoot};
+
+/// The live sources in the order in which they are asked.
+#[derive(Debug)]
+pub(super) struct Resolver {
+    pub(super) sources: Vec<Guarded>,
+    under_way: Semaphore,
+    metrics: Arc<Metrics>,
+}
+
+/// Limit: questions under way, over all sources.
+const UNDER_WAY_MAX: usize = 8;
+/// Spec: the API's own search gives up after three seconds and answers as if nothing was found. An
+/// empty answer that took this long is not believed.
+const EMPTY_BELIEVED: Duration = Duration::from_millis(2500);
+
+/// What the sources say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Answer<T> {
+    Found(T),
+    /// Nothing is registered; unconfirmed if it may be a search that failed.
+    Absent {
+        confirmed: bool,
+    },
+}
+
+/// A practice's registrations for one interaction, and whose they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) origin: Origin,
+    pub(super) providers: Vec<Arc<Provider>>,
+    /// The systems behind each party key: what a look at its other interactions needs.
+    pub(super) systems: Vec<System>,
+}
+
+impl Resolver {
+    pub(super) fn new(sources: Vec<Guarded>, metrics: Arc<Metrics>) -> Self {
+        Self { sources, under_way: Semaphore::new(UNDER_WAY_MAX), metrics }
+    }
+
+    /// Who processes this interaction at this practice: two questions, more only in doubt.
+    pub(super) async fn practice(
+        &self,
+        ods: &OdsCode,
+        interaction: &'static Interaction,
+        how: How,
+        steps: &mut Steps,
+    ) -> Result<Answer<Found>, SourceFault> {
+        let asked = HandlersOf { ods: Some(ods), interaction: Some(interaction), party_key: None };
+        let (origin, handlers) = match self.certain(&asked, how, steps).await? {
+            (_, Answer::Absent { confirmed }) => return Ok(Answer::Absent { confirmed }),
+            (origin, Answer::Found(handlers)) => (origin, handlers),
+        };
+        let guarded = self.of(origin)?;
+        let mut found = Found { origin, providers: Vec::new(), systems: Vec::new() };
+        for party_key in distinct(handlers.iter().map(|handler| &handler.party_key)) {
+            let asked = SystemsOf::Practice { ods, interaction, party_key };
+            let mut systems = self.systems(guarded, &asked, how, steps).await?;
+            if systems.is_empty() && guarded.source.may_be_falsely_empty() {
+                self.metrics.directory.suspect_empty();
+                systems = self.systems(guarded, &asked, How { anew: true, ..how }, steps).await?;
+            }
+            found.systems.append(&mut systems);
+        }
+        found.providers = self.join(ods, &handlers, &found.systems, steps);
+        if found.providers.is_empty() {
+            // Records that lead nowhere may be half of a change under way.
+            return Ok(Answer::Absent { confirmed: false });
+        }
+        Ok(Answer::Found(found))
+    }
+
+    /// What else these systems are registered for at this practice: one question for each party
+    /// key. Nothing at all means that the question failed.
+    pub(super) async fn rest(
+        &self,
+        ods: &OdsCode,
+        found: &Found,
+        how: How,
+        steps: &mut Steps,
+    ) -> Option<Vec<Arc<Provider>>> {
+        let guarded = self.of(found.origin).ok()?;
+        let mut providers = Vec::new();
+        for party_key in distinct(found.systems.iter().map(|system| &system.party_key)) {
+            let asked =
+                HandlersOf { ods: Some(ods), interaction: None, party_key: Some(party_key) };
+            let handlers = self.handlers(guarded, &asked, how, steps).await.ok()?;
+            if handlers.is_empty() {
+                return None;
+            }
+            providers.extend(self.join(ods, &handlers, &found.systems, steps));
+        }
+        Some(providers)
+    }
+
+    /// Who sends under this ASID, by which certificate names: from sources that know ASIDs.
+    pub(super) async fn sender(
+        &self,
+        asid: &Asid,
+        how: How,
+        steps: &mut Steps,
+    ) -> Result<Answer<(Origin, Sender)>, SourceFault> {
+        let mut last = SourceFault::Unsupported;
+        for guarded in self.sources.iter().filter(|guarded| guarded.source.knows_asids()) {
+            match self.sender_from(guarded, asid, how, steps).await {
+                Ok(Answer::Found(sender)) => {
+                    return Ok(Answer::Found((guarded.source.origin(), sender)));
+                }
+                Ok(Answer::Absent { confirmed }) => return Ok(Answer::Absent { confirmed }),
+                Err(fault) => last = fault,
+            }
+        }
+        Err(last)
+    }
+
+    async fn sender_from(
+        &self,
+        guarded: &Guarded,
+        asid: &Asid,
+        how: How,
+        steps: &mut Steps,
+    ) -> Result<Answer<Sender>, SourceFault> {
+        let mut systems = self.systems(guarded, &SystemsOf::Asid(asid), how, steps).await?;
+        let (Some(system), true) = (systems.pop(), systems.is_empty()) else {
+            return Ok(Answer::Absent { confirmed: systems.is_empty() });
+        };
+        let Some(ods) = system.ods else {
+            return Err(SourceFault::Malformed("a system without an organisation".to_owned()));
+        };
+        let party_key = Some(&system.party_key);
+        let asked = HandlersOf { ods: None, interaction: None, party_key };
+        let handlers = self.handlers(guarded, &asked, how, steps).await?;
+        let mut names: Vec<CertificateName> = Vec::new();
+        for name in handlers.into_iter().filter_map(|handler| handler.fqdn) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        let (on_behalf_of, interactions) = (Vec::new(), system.interactions);
+        Ok(Answer::Found(Sender { asid: asid.clone(), names, ods, on_behalf_of, interactions }))
+    }
+
+    /// Whose system this ASID is: only a hint, which chooses the practice to ask about.
+    pub(super) async fn owner(
+        &self,
+        asid: &Asid,
+        how: How,
+        steps: &mut Steps,
+    ) -> Result<Option<OdsCode>, SourceFault> {
+        let mut last = SourceFault::Unsupported;
+        for guarded in self.sources.iter().filter(|guarded| guarded.source.knows_asids()) {
+            match self.systems(guarded, &SystemsOf::Asid(asid), how, steps).await {
+                Ok(systems) => return Ok(systems.into_iter().next().and_then(|system| system.ods)),
+                Err(fault) => last = fault,
+            }
+        }
+        Err(last)
+    }
+
+    /// Handlers from the first source that answers. An empty answer that may be false is asked for
+    /// again past all caches, and a source that cannot be falsely empty is believed instead.
+    async fn certain(
+        &self,
+        asked: &HandlersOf<'_>,
+        how: How,
+        steps: &mut Steps,
+    ) -> Result<(Origin, Answer<Vec<Handler>>), SourceFault> {
+        let mut last = SourceFault::Spared;
+        let mut doubted = None;
+        for guarded in &self.sources {
+            let origin = guarded.source.origin();
+            let doubtful = guarded.source.may_be_falsely_empty();
+            let began = Instant::now();
+            match self.handlers(guarded, asked, how, steps).await {
+                Ok(handlers) if !handlers.is_empty() => {
+                    return Ok((origin, Answer::Found(handlers)));
+                }
+                Ok(_) if !doubtful => return Ok((origin, Answer::Absent { confirmed: true })),
+                Ok(_) => {
+                    self.metrics.directory.suspect_empty();
+                    let first_was_slow = began.elapsed() >= EMPTY_BELIEVED;
+                    doubted = Some((guarded, first_was_slow));
+                }
+                Err(fault @ SourceFault::OurFault(_)) => return Err(fault),
+                Err(fault) => last = fault,
+            }
+        }
+        let Some((guarded, first_was_slow)) = doubted else { return Err(last) };
+        let origin = guarded.source.origin();
+        let began = Instant::now();
+        let again = self.handlers(guarded, asked, How { anew: true, ..how }, steps).await;
+        match again {
+            Ok(handlers) if !handlers.is_empty() => Ok((origin, Answer::Found(handlers))),
+            Ok(_) => {
+                let slow = first_was_slow || began.elapsed() >= EMPTY_BELIEVED;
+                Ok((origin, Answer::Absent { confirmed: !slow }))
+            }
+            Err(_) => Ok((origin, Answer::Absent { confirmed: false })),
+        }
+    }
+
+    async fn handlers(
+        &self,
+        guarded: &Guarded,
+        asked: &HandlersOf<'_>,
+        how: How,
+        steps: &mut Steps,
+    ) -> Result<Vec<Handler>, SourceFault> {
+        let answer = guarded.source.handlers(asked, how);
+        let answer = self.ask(guarded, "handlers", how, steps, answer).await?;
+        fitting(answer, |handler| asked.fits(handler))
+    }
+
+    async fn systems(
+        &self,
+        guarded: &Guarded,
+        asked: &SystemsOf<'_>,
+        how: How,
+        steps: &mut Steps,
+    ) -> Result<Vec<System>, SourceFault> {
+        let answer = guarded.source.systems(asked, how);
+        let answer = self.ask(guarded, "systems", how, steps, answer).await?;
+        match asked {
+            // LDAP is asked for a party key's systems, whatever they may do.
+            SystemsOf::Practice { .. } => {
+                Ok(answer.into_iter().filter(|system| asked.fits(system)).collect())
+            }
+            SystemsOf::Asid(_) => fitting(answer, |system| asked.fits(system)),
+        }
+    }
+
+    /// Puts one question, if its source is not to be spared, and counts what came of it.
+    async fn ask<T>(
+        &self,
+        guarded: &Guarded,
+        question: &'static str,
+        how: How,
+        steps: &mut Steps,
+        answer: impl Future<Output = Result<Vec<T>, SourceFault>>,
+    ) -> Result<Vec<T>, SourceFault> {
+        let source = guarded.source.origin().label();
+        if !guarded.breaker.admits() {
+            steps.add(source, question, "spared", Duration::ZERO);
+            return Err(SourceFault::Spared);
+        }
+        let place = timeout_at(how.deadline, self.under_way.acquire()).await;
+        let _place = place.map_err(|_| SourceFault::Paced)?;
+        let began = Instant::now();
+        let answer = answer.await;
+        let took = began.elapsed();
+        let outcome = match &answer {
+            Ok(rows) if rows.is_empty() => "absent",
+            Ok(_) => "found",
+            Err(fault) => fault.label(),
+        };
+        match &answer {
+            Ok(_) => guarded.breaker.succeeded(),
+            Err(fault) => {
+                tracing::warn!(source, question, id = %how.id, %fault, "a directory source gave no answer");
+                guarded.breaker.failed(fault);
+            }
+        }
+        self.metrics.directory.asked(source, question, outcome, took);
+        self.metrics.directory.open(source, guarded.breaker.is_open());
+        steps.add(source, question, outcome, took);
+        answer
+    }
+
+    /// Handlers and systems joined by party key: one registration for each interaction, root and
+    /// system.
+    fn join(
+        &self,
+        ods: &OdsCode,
+        handlers: &[Handler],
+        systems: &[System],
+        steps: &mut Steps,
+    ) -> Vec<Arc<Provider>> {
+        let mut providers: Vec<Arc<Provider>> = Vec::new();
+        for handler in handlers {
+            let Some(interaction) = handler.interaction else { continue };
+            let Some(root) = self.root(ods, handler, steps) else { continue };
+            // A refusal quotes it; nothing rests on it.
+            let cpa_id = handler.cpa_id.clone().or_else(|| "unknown".parse().ok());
+            let Some(cpa_id) = cpa_id else { continue };
+            let registered = |system: &&System| {
+                let key = system.party_key.as_str();
+                key.eq_ignore_ascii_case(handler.party_key.as_str())
+                    && system.interactions.iter().any(|held| held.id == interaction.id)
+            };
+            for system in systems.iter().filter(registered) {
+                let provider = Provider::new(
+                    ods.clone(),
+                    system.asid.clone(),
+                    handler.party_key.clone(),
+                    cpa_id.clone(),
+                    root.clone(),
+                    vec![interaction],
+                );
+                // Two records that say the same are one registration.
+                let same = |held: &Arc<Provider>| {
+                    held.asid == provider.asid
+                        && held.root == provider.root
+                        && held.serves(interaction)
+                };
+                if !providers.iter().any(same) {
+                    providers.push(Arc::new(provider));
+                }
+            }
+        }
+        providers
+    }
+
+    /// The address of a handler as a service root. Security: one that is not `https` and a name is
+    /// no address, whatever the directory says.
+    fn root(&self, ods: &OdsCode, handler: &Handler, steps: &mut Steps) -> Option<ServiceRoot> {
+        let text = handler.address.as_deref().map(str::trim).unwrap_or_default();
+        let root = match text.parse::<ServiceRoot>() {
+            Ok(root) => root,
+            Err(fault) => {
+                let odd = if text.is_empty() { Oddity::NoAddress } else { Oddity::BadAddress };
+                self.odd(odd, ods, steps);
+                tracing::warn!(%ods, %fault, "the directory holds an address that cannot be used");
+                return None;
+            }
+        };
+        if text.ends_with('/') {
+            self.odd(Oddity::TrailingSlash, ods, steps);
+        }
+        let named = |name: &CertificateName| name.as_str().eq_ignore_ascii_case(root.host());
+        if !handler.fqdn.as_ref().is_none_or(named) {
+            self.odd(Oddity::OtherHost, ods, steps);
+        }
+        Some(root)
+    }
+
+    fn odd(&self, oddity: Oddity, ods: &OdsCode, steps: &mut Steps) {
+        self.metrics.directory.oddity(oddity);
+        tracing::debug!(%ods, oddity = oddity.label(), "an oddity in the directory");
+        steps.odd(oddity.label());
+    }
+
+    fn of(&self, origin: Origin) -> Result<&Guarded, SourceFault> {
+        let same = |guarded: &&Guarded| guarded.source.origin() == origin;
+        self.sources.iter().find(same).ok_or(SourceFault::Unsupported)
+    }
+
+    /// Whether any source can say who sends.
+    pub(super) fn knows_senders(&self) -> bool {
+        self.sources.iter().any(|guarded| guarded.source.knows_asids())
+    }
+}
+
+/// Rows of which none answers the question are no absence.
+fn fitting<T>(rows: Vec<T>, fits: impl Fn(&T) -> bool) -> Result<Vec<T>, SourceFault> {
+    let answered = !rows.is_empty();
+    let rows: Vec<T> = rows.into_iter().filter(fits).collect();
+    if answered && rows.is_empty() {
+        return Err(SourceFault::Malformed("it answers another question".to_owned()));
+    }
+    Ok(rows)
+}
+
+fn distinct<'a>(keys: impl Iterator<Item = &'a PartyKey>) -> Vec<&'a PartyKey> {
+    let mut distinct: Vec<&PartyKey> = Vec::new();
+    for key in keys {
+        if !distinct.iter().any(|held| held.as_str().eq_ignore_ascii_case(key.as_str())) {
+            distinct.push(key);
+        }
+    }
+    distinct
+}

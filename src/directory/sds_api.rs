@@ -1,0 +1,419 @@
+//! The SDS FHIR R4 API: one question, one HTTPS exchange, typed rows.
+//!
+//! Spec: `GET /Endpoint` is `nhsMhs`, `GET /Device` is `nhsAs`; parameters in one order and one
+//! encoding, because caches on the way key on the text.
+
+use std::fmt::Write as _;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use serde::Deserialize;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+
+use super::pacer::Pacer;
+use super::source::{Handler, HandlersOf, How, SourceFault, System, SystemsOf};
+use crate::interaction;
+use crate::spine::{InnerUrl, OdsCode};
+use crate::tls::DirectoryLeg;
+
+/// The SDS FHIR API, as configured.
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ApiSettings {
+    /// Base URL, for example `https://api.service.nhs.uk/spine-directory/FHIR/R4`.
+    pub url: String,
+    /// A file that holds the API key and nothing else; the sandbox needs none.
+    pub key_file: Option<PathBuf>,
+    /// How the API proves itself.
+    pub tls: DirectoryLeg,
+    /// Questions a second, and as many at once. The service's own limit is five.
+    #[serde(default = "per_second")]
+    pub per_second: NonZeroU32,
+}
+
+const fn per_second() -> NonZeroU32 {
+    NonZeroU32::MIN.saturating_add(3)
+}
+
+/// The client.
+pub(super) struct SdsApi {
+    authority: String,
+    host: ServerName<'static>,
+    address: String,
+    base: String,
+    key: Option<HeaderValue>,
+    tls: TlsConnector,
+    connect: Duration,
+    attempt: Duration,
+    idle: Mutex<Option<SendRequest<Empty<Bytes>>>>,
+    pacer: Pacer,
+}
+
+/// Limit: bytes of an answer. A national system has some five hundred interactions.
+const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+const ODS: &str = "https://fhir.nhs.uk/Id/ods-organization-code";
+const INTERACTION: &str = "https://fhir.nhs.uk/Id/nhsServiceInteractionId";
+const PARTY_KEY: &str = "https://fhir.nhs.uk/Id/nhsMhsPartyKey";
+
+impl SdsApi {
+    /// A client that has asked nothing yet.
+    ///
+    /// # Errors
+    /// What is wrong with the URL or the key, for people.
+    pub(super) fn new(
+        settings: &ApiSettings,
+        key: Option<&str>,
+        tls: Arc<ClientConfig>,
+        (connect, attempt): (Duration, Duration),
+    ) -> Result<Self, String> {
+        let fault = |why: &dyn std::fmt::Display| format!("{:?}: {why}", settings.url);
+        let url = InnerUrl::parse(&settings.url).map_err(|why| fault(&why))?;
+        if url.query.is_some() {
+            return Err(fault(&"the base URL has a query"));
+        }
+        let name = url.authority.split(':').next().unwrap_or_default().to_owned();
+        let port = if url.authority.contains(':') { "" } else { ":443" };
+        let key = key.map(|key| {
+            let mut key = HeaderValue::from_str(key).map_err(|_| "the key is no header value")?;
+            key.set_sensitive(true);
+            Ok::<_, String>(key)
+        });
+        Ok(Self {
+            authority: url.authority.to_owned(),
+            host: ServerName::try_from(name).map_err(|why| fault(&why))?,
+            address: format!("{}{port}", url.authority),
+            base: url.path.trim_end_matches('/').to_owned(),
+            key: key.transpose()?,
+            tls: TlsConnector::from(tls),
+            connect,
+            attempt,
+            idle: Mutex::new(None),
+            pacer: Pacer::new(settings.per_second),
+        })
+    }
+
+    pub(super) async fn handlers(
+        &self,
+        asked: &HandlersOf<'_>,
+        how: How,
+    ) -> Result<Vec<Handler>, SourceFault> {
+        let mut query = Query::new("/Endpoint");
+        if let Some(ods) = asked.ods {
+            query.add("organization", ODS, ods.as_str());
+        }
+        if let Some(interaction) = asked.interaction {
+            query.add("identifier", INTERACTION, interaction.id);
+        }
+        if let Some(party_key) = asked.party_key {
+            query.add("identifier", PARTY_KEY, party_key.as_str());
+        }
+        self.ask::<Endpoint>(&query.0, how).await?.into_iter().map(Endpoint::handler).collect()
+    }
+
+    pub(super) async fn systems(
+        &self,
+        asked: &SystemsOf<'_>,
+        how: How,
+    ) -> Result<Vec<System>, SourceFault> {
+        let SystemsOf::Practice { ods, interaction, party_key } = asked else {
+            return Err(SourceFault::Unsupported);
+        };
+        let mut query = Query::new("/Device");
+        query.add("organization", ODS, ods.as_str());
+        query.add("identifier", INTERACTION, interaction.id);
+        query.add("identifier", PARTY_KEY, party_key.as_str());
+        self.ask::<Device>(&query.0, how).await?.into_iter().map(Device::system).collect()
+    }
+
+    async fn ask<R: Resource>(&self, query: &str, how: How) -> Result<Vec<R>, SourceFault> {
+        let body = self.pacer.paced(how, self.exchange(query, how)).await?;
+        let bundle: Bundle<R> =
+            serde_json::from_slice(&body).map_err(|why| malformed(why.to_string()))?;
+        if bundle.resource_type != "Bundle" {
+            return Err(malformed(format!("a {:?} is no Bundle", bundle.resource_type)));
+        }
+        let entries = bundle.entry.unwrap_or_default();
+        if bundle.total.is_some_and(|total| usize::try_from(total) != Ok(entries.len())) {
+            return Err(SourceFault::Truncated);
+        }
+        let resources = entries.into_iter().map(|entry| entry.resource);
+        resources
+            .map(|resource| match resource.kind() == R::KIND {
+                true => Ok(resource),
+                false => Err(malformed(format!("{:?} among {}", resource.kind(), R::KIND))),
+            })
+            .collect()
+    }
+
+    /// One exchange, on the connection kept if it still stands.
+    async fn exchange(&self, query: &str, how: How) -> Result<Bytes, SourceFault> {
+        let deadline = how.deadline.min(Instant::now() + self.attempt);
+        timeout_at(deadline, async {
+            let kept = self.idle().take().filter(SendRequest::is_ready);
+            let mut answered = None;
+            if let Some(mut kept) = kept {
+                // One that has been closed in the meantime says nothing about the source.
+                let response = kept.send_request(self.request(query, how)?).await;
+                answered = response.ok().map(|response| (kept, response));
+            }
+            let (sender, response) = match answered {
+                Some(answered) => answered,
+                None => {
+                    let mut sender = self.open().await?;
+                    let response = sender.send_request(self.request(query, how)?).await;
+                    (sender, response.map_err(|why| unavailable(&why))?)
+                }
+            };
+            let body = Self::judge(response).await?;
+            *self.idle() = Some(sender);
+            Ok(body)
+        })
+        .await
+        .map_err(|_| SourceFault::TimedOut)?
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Option<SendRequest<Empty<Bytes>>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn open(&self) -> Result<SendRequest<Empty<Bytes>>, SourceFault> {
+        let connect = tokio::time::timeout(self.connect, TcpStream::connect(&self.address));
+        let stream = connect.await.map_err(|_| SourceFault::TimedOut)?;
+        let stream = stream.map_err(|why| unavailable(&why))?;
+        let stream = self.tls.connect(self.host.clone(), stream).await;
+        let stream = TokioIo::new(stream.map_err(|why| unavailable(&why))?);
+        let (sender, connection) =
+            http1::handshake(stream).await.map_err(|why| unavailable(&why))?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "connection to the SDS API ended");
+            }
+        });
+        Ok(sender)
+    }
+
+    /// Spec: `Accept` is compared as text; the correlation id must be a UUID.
+    fn request(&self, query: &str, how: How) -> Result<Request<Empty<Bytes>>, SourceFault> {
+        let mut request = Request::get(format!("{}{query}", self.base))
+            .header(header::HOST, &self.authority)
+            .header(header::ACCEPT, "application/fhir+json")
+            .header("X-Correlation-ID", how.id.hyphenated().to_string());
+        if let Some(key) = &self.key {
+            request = request.header("apikey", key.clone());
+        }
+        if how.anew {
+            request = request.header(header::CACHE_CONTROL, "no-cache");
+        }
+        request.body(Empty::new()).map_err(|why| SourceFault::OurFault(why.to_string()))
+    }
+
+    async fn judge(response: Response<Incoming>) -> Result<Bytes, SourceFault> {
+        let status = response.status();
+        let after = response.headers().get(header::RETRY_AFTER);
+        let after = after.and_then(|after| after.to_str().ok()?.parse().ok());
+        let after = after.map(|seconds: u64| Duration::from_secs(seconds.min(RETRY_AFTER_MAX_S)));
+        match status {
+            StatusCode::OK => {}
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                return Err(SourceFault::Denied(status.to_string()));
+            }
+            StatusCode::TOO_MANY_REQUESTS => return Err(SourceFault::RateLimited(after)),
+            _ if status.is_client_error() => return Err(SourceFault::OurFault(status.to_string())),
+            _ => return Err(SourceFault::Unavailable(status.to_string())),
+        }
+        let body = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await;
+        Ok(body.map_err(|why| SourceFault::Unavailable(why.to_string()))?.to_bytes())
+    }
+}
+
+/// Limit: how long a source may ask us to stay away.
+const RETRY_AFTER_MAX_S: u64 = 60;
+
+impl std::fmt::Debug for SdsApi {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("SdsApi").field("authority", &self.authority).finish_non_exhaustive()
+    }
+}
+
+/// A path and query under construction. Identifiers need no escape; the bar between system and
+/// value has one, always the same.
+struct Query(String);
+
+impl Query {
+    fn new(path: &str) -> Self {
+        Self(path.to_owned())
+    }
+
+    fn add(&mut self, name: &str, system: &str, value: &str) {
+        let separator = if self.0.contains('?') { '&' } else { '?' };
+        // Writing to a `String` cannot fail.
+        write!(self.0, "{separator}{name}={system}%7C{value}").unwrap_or_default();
+    }
+}
+
+fn malformed(why: String) -> SourceFault {
+    SourceFault::Malformed(why)
+}
+
+fn unavailable(why: &dyn std::fmt::Display) -> SourceFault {
+    SourceFault::Unavailable(why.to_string())
+}
+
+/// What an entry holds.
+trait Resource: for<'de> Deserialize<'de> {
+    const KIND: &str;
+
+    fn kind(&self) -> &str;
+}
+
+/// Spec: nothing found is `entry: []`; no `entry` at all is accepted too.
+#[derive(Deserialize)]
+#[serde(bound = "R: Resource")]
+struct Bundle<R> {
+    #[serde(rename = "resourceType")]
+    resource_type: String,
+    total: Option<u64>,
+    entry: Option<Vec<Entry<R>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(bound = "R: Resource")]
+struct Entry<R> {
+    resource: R,
+}
+
+#[derive(Deserialize)]
+struct Endpoint {
+    #[serde(rename = "resourceType")]
+    resource_type: String,
+    address: Option<String>,
+    #[serde(rename = "managingOrganization")]
+    managing_organization: Option<Reference>,
+    #[serde(default)]
+    identifier: Vec<Identifier>,
+    #[serde(default)]
+    extension: Vec<Extension>,
+}
+
+#[derive(Deserialize)]
+struct Device {
+    #[serde(rename = "resourceType")]
+    resource_type: String,
+    #[serde(default)]
+    identifier: Vec<Identifier>,
+    #[serde(default)]
+    extension: Vec<Extension>,
+}
+
+#[derive(Deserialize)]
+struct Reference {
+    identifier: Option<Identifier>,
+}
+
+#[derive(Deserialize)]
+struct Identifier {
+    system: Option<String>,
+    value: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Extension {
+    url: String,
+    #[serde(rename = "valueReference")]
+    reference: Option<Reference>,
+}
+
+impl Resource for Endpoint {
+    const KIND: &str = "Endpoint";
+
+    fn kind(&self) -> &str {
+        &self.resource_type
+    }
+}
+
+impl Resource for Device {
+    const KIND: &str = "Device";
+
+    fn kind(&self) -> &str {
+        &self.resource_type
+    }
+}
+
+impl Endpoint {
+    fn handler(self) -> Result<Handler, SourceFault> {
+        let ods = self.managing_organization.and_then(|organisation| organisation.identifier);
+        let ods = ods.and_then(|identifier| identifier.value);
+        Ok(Handler {
+            ods: ods.map(|ods| parsed(OdsCode::from_any_case(ods.trim()))).transpose()?,
+            party_key: required(&self.identifier, "nhsMhsPartyKey")?,
+            interaction: interactions(&self.extension).next(),
+            address: self.address,
+            // Known to people alone; one that cannot be read is as good as none.
+            cpa_id: identifier(&self.identifier, "nhsMhsCPAId").and_then(|id| id.parse().ok()),
+            fqdn: identifier(&self.identifier, "nhsMhsFQDN")
+                .and_then(|name| name.to_ascii_lowercase().parse().ok()),
+        })
+    }
+}
+
+impl Device {
+    fn system(self) -> Result<System, SourceFault> {
+        Ok(System {
+            asid: required(&self.identifier, "nhsSpineASID")?,
+            // Spec: `owner` is the client, not the organisation of the record.
+            ods: None,
+            party_key: required(&self.identifier, "nhsMhsPartyKey")?,
+            interactions: interactions(&self.extension).collect(),
+        })
+    }
+}
+
+/// Known interactions: others are none of our business.
+fn interactions(
+    extensions: &[Extension],
+) -> impl Iterator<Item = &'static interaction::Interaction> {
+    let of = |extension: &Extension| {
+        let name = "Extension-SDS-NhsServiceInteractionId";
+        let reference = extension.reference.as_ref();
+        let reference = reference.filter(|_| ends_in(&extension.url, name))?;
+        interaction::by_id(reference.identifier.as_ref()?.value.as_deref()?)
+    };
+    extensions.iter().filter_map(of)
+}
+
+/// Spec: systems have been spelled in more than one case.
+fn identifier<'a>(identifiers: &'a [Identifier], name: &str) -> Option<&'a str> {
+    let named = |identifier: &&Identifier| {
+        identifier.system.as_deref().is_some_and(|system| ends_in(system, name))
+    };
+    identifiers.iter().find(named)?.value.as_deref().map(str::trim)
+}
+
+fn ends_in(system: &str, name: &str) -> bool {
+    system.rsplit('/').next().is_some_and(|last| last.eq_ignore_ascii_case(name))
+}
+
+fn required<T: std::str::FromStr<Err: std::fmt::Display>>(
+    identifiers: &[Identifier],
+    name: &str,
+) -> Result<T, SourceFault> {
+    let found = identifier(identifiers, name).ok_or_else(|| malformed(format!("no {name}")))?;
+    parsed(found.parse())
+}
+
+fn parsed<T>(value: Result<T, impl std::fmt::Display>) -> Result<T, SourceFault> {
+    value.map_err(|why| malformed(why.to_string()))
+}

@@ -1,0 +1,208 @@
+//! What is held, on disk: a cold start survives an outage of every source.
+//!
+//! Loading renews nothing: each entry keeps the time at which the directory answered. There is no
+//! patient data and no secret in it.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::shelf::{HeldSender, Mark, Practice, Row, Since};
+use super::source::Origin;
+use super::{Directory, now_s};
+use crate::consumers::Sender;
+use crate::interaction;
+use crate::policy::Provider;
+use crate::spine::{Asid, CertificateName, CpaId, InteractionId, OdsCode, PartyKey, ServiceRoot};
+
+/// A snapshot that cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: the directory's snapshot: {why}", path.display())]
+pub struct SnapshotError {
+    path: PathBuf,
+    why: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    version: u32,
+    practices: Vec<WrittenRow>,
+    senders: Vec<WrittenSender>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenRow {
+    ods: OdsCode,
+    asid: Asid,
+    party_key: PartyKey,
+    cpa_id: CpaId,
+    root: String,
+    interactions: Vec<InteractionId>,
+    source: Origin,
+    answered_s: i64,
+    doubted_s: Option<i64>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenSender {
+    asid: Asid,
+    ods: OdsCode,
+    names: Vec<CertificateName>,
+    interactions: Vec<InteractionId>,
+    source: Origin,
+    answered_s: i64,
+}
+
+const VERSION: u32 = 1;
+/// Limit: bytes of a snapshot that is read.
+const BYTES_MAX: u64 = 512 * 1024 * 1024;
+
+impl Directory {
+    /// Writes what is held: whole or not at all, for its owner's eyes.
+    ///
+    /// # Errors
+    /// The file or its folder cannot be written.
+    pub fn save(&self, path: &Path) -> Result<(), SnapshotError> {
+        let fault = |why: &dyn std::fmt::Display| SnapshotError {
+            path: path.to_owned(),
+            why: why.to_string(),
+        };
+        let text = serde_json::to_vec(&self.written()).map_err(|why| fault(&why))?;
+        write(path, &text).map_err(|why| fault(&why))?;
+        self.shared.metrics.directory.snapshot(now_s());
+        Ok(())
+    }
+
+    /// Holds what a snapshot says, to be asked for again as soon as a source answers. Entries that
+    /// cannot be read, or come from the future, are left out. How many practices there were.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read, or is no snapshot.
+    pub fn load(&self, path: &Path) -> Result<usize, SnapshotError> {
+        let fault = |why: &dyn std::fmt::Display| SnapshotError {
+            path: path.to_owned(),
+            why: why.to_string(),
+        };
+        let bytes = match std::fs::metadata(path) {
+            Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(0),
+            known => known.map_err(|why| fault(&why))?.len(),
+        };
+        if bytes > BYTES_MAX {
+            return Err(fault(&"it is too large"));
+        }
+        let text = std::fs::read(path).map_err(|why| fault(&why))?;
+        let written: Written = serde_json::from_slice(&text).map_err(|why| fault(&why))?;
+        if written.version != VERSION {
+            return Err(fault(&format!("version {} is not known", written.version)));
+        }
+        let now_s = now_s();
+        for row in written.practices.into_iter().filter(|row| row.answered_s <= now_s) {
+            let ods = row.ods.clone();
+            let Some(row) = row.read() else { continue };
+            let held = self.shared.shelf.practices.get(&ods).unwrap_or_default();
+            let mut rows = held.rows.clone();
+            rows.push(row);
+            let practice = Practice { rows, ..Practice::default() };
+            practice.used(now_s);
+            self.shared.hold(&ods, practice);
+        }
+        for sender in written.senders.into_iter().filter(|sender| sender.answered_s <= now_s) {
+            let held = sender.read();
+            self.shared.shelf.senders.insert(held.sender.asid.clone(), held);
+        }
+        self.shared.metrics.directory.snapshot(now_s);
+        Ok(self.shared.shelf.practices.iter().count())
+    }
+
+    fn written(&self) -> Written {
+        let rows = self.shared.shelf.practices.iter().flat_map(|(_, practice)| {
+            practice.rows.iter().map(WrittenRow::new).collect::<Vec<_>>()
+        });
+        let senders = self.shared.shelf.senders.iter();
+        Written {
+            version: VERSION,
+            practices: rows.collect(),
+            senders: senders.map(|(_, held)| WrittenSender::new(&held)).collect(),
+        }
+    }
+}
+
+fn ids(interactions: &[&'static interaction::Interaction]) -> Vec<InteractionId> {
+    interactions.iter().filter_map(|interaction| interaction.id.parse().ok()).collect()
+}
+
+fn known(ids: &[InteractionId]) -> Vec<&'static interaction::Interaction> {
+    ids.iter().filter_map(|id| interaction::by_id(id.as_str())).collect()
+}
+
+impl WrittenRow {
+    fn new(row: &Row) -> Self {
+        let provider = &row.provider;
+        Self {
+            ods: provider.ods.clone(),
+            asid: provider.asid.clone(),
+            party_key: provider.party_key.clone(),
+            cpa_id: provider.cpa_id.clone(),
+            root: provider.root.to_string(),
+            interactions: ids(&provider.interactions),
+            source: row.since.origin,
+            answered_s: row.since.answered_s,
+            doubted_s: row.doubted_s,
+        }
+    }
+
+    fn read(self) -> Option<Row> {
+        let root = self.root.parse::<ServiceRoot>().ok()?;
+        let interactions = known(&self.interactions);
+        let provider =
+            Provider::new(self.ods, self.asid, self.party_key, self.cpa_id, root, interactions);
+        let (answered_s, origin, mark) = (self.answered_s, self.source, Mark::Loaded);
+        let since = Since { answered_s, origin, mark };
+        Some(Row { provider: Arc::new(provider), since, doubted_s: self.doubted_s })
+    }
+}
+
+impl WrittenSender {
+    fn new(held: &HeldSender) -> Self {
+        let sender = &held.sender;
+        Self {
+            asid: sender.asid.clone(),
+            ods: sender.ods.clone(),
+            names: sender.names.clone(),
+            interactions: ids(&sender.interactions),
+            source: held.since.origin,
+            answered_s: held.since.answered_s,
+        }
+    }
+
+    fn read(self) -> HeldSender {
+        let interactions = known(&self.interactions);
+        let since = Since { answered_s: self.answered_s, origin: self.source, mark: Mark::Loaded };
+        let (asid, names, ods, on_behalf_of) = (self.asid, self.names, self.ods, Vec::new());
+        let sender = Sender { asid, names, ods, on_behalf_of, interactions };
+        HeldSender { sender: Arc::new(sender), since }
+    }
+}
+
+/// A file beside it first, then a rename: a reader sees the old one or the new one.
+fn write(path: &Path, text: &[u8]) -> io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
+    // What a crash left may belong to anybody: it is not written into.
+    match std::fs::remove_file(&beside) {
+        Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    file.write_all(text)?;
+    file.sync_all()?;
+    std::fs::rename(&beside, path)
+}

@@ -1,0 +1,242 @@
+//! What a live source is asked and what it answers: one query, typed rows, strict errors.
+//!
+//! A source joins nothing, remembers nothing and decides nothing.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::breaker::Breaker;
+use super::sds_api::SdsApi;
+#[cfg(feature = "ldap")]
+use super::sds_ldap::SdsLdap;
+use crate::interaction::Interaction;
+use crate::spine::{Asid, CertificateName, CpaId, OdsCode, PartyKey};
+
+/// A live source and the breaker that spares it.
+#[derive(Debug)]
+pub(super) struct Guarded {
+    pub(super) source: Source,
+    pub(super) breaker: Breaker,
+}
+
+/// The live sources there are.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// The SDS FHIR API.
+    Api(SdsApi),
+    /// SDS itself.
+    #[cfg(feature = "ldap")]
+    Ldap(SdsLdap),
+}
+
+/// Where something is known from, as records and people see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// The directory file.
+    File,
+    /// The SDS FHIR API.
+    SdsApi,
+    /// SDS over LDAP.
+    SdsLdap,
+}
+
+impl Origin {
+    /// The name.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::SdsApi => "sds-api",
+            Self::SdsLdap => "sds-ldap",
+        }
+    }
+}
+
+/// A question about message handlers (`nhsMhs`): at least two of its parts are set.
+#[derive(Debug, Clone)]
+pub(super) struct HandlersOf<'a> {
+    pub(super) ods: Option<&'a OdsCode>,
+    pub(super) interaction: Option<&'static Interaction>,
+    pub(super) party_key: Option<&'a PartyKey>,
+}
+
+/// A question about accredited systems (`nhsAs`).
+#[derive(Debug, Clone)]
+pub(super) enum SystemsOf<'a> {
+    /// Those of a practice that may use this interaction under this party key.
+    Practice { ods: &'a OdsCode, interaction: &'static Interaction, party_key: &'a PartyKey },
+    /// The one with this ASID; the FHIR API cannot be asked so.
+    Asid(&'a Asid),
+}
+
+/// How a question is put.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct How {
+    /// When its answer is no longer waited for.
+    pub(super) deadline: Instant,
+    /// Whether caches on the way are to be passed by.
+    pub(super) anew: bool,
+    /// Who goes first when there is a queue.
+    pub(super) urgency: Urgency,
+    /// Tells the questions of one look-up from others, here and in the source's logs.
+    pub(super) id: Uuid,
+}
+
+/// Who goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Urgency {
+    /// A request waits.
+    Waiting,
+    /// What is held is no longer fresh.
+    Refresh,
+    /// What is held will not be fresh for long.
+    Ahead,
+}
+
+/// One `nhsMhs` record as far as it is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Handler {
+    pub(super) ods: Option<OdsCode>,
+    pub(super) party_key: PartyKey,
+    /// Nothing if the catalogue does not have it.
+    pub(super) interaction: Option<&'static Interaction>,
+    /// As registered; nothing if there is none.
+    pub(super) address: Option<String>,
+    pub(super) cpa_id: Option<CpaId>,
+    pub(super) fqdn: Option<CertificateName>,
+}
+
+/// One `nhsAs` record as far as it is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct System {
+    pub(super) asid: Asid,
+    /// Nothing if the source does not say.
+    pub(super) ods: Option<OdsCode>,
+    pub(super) party_key: PartyKey,
+    /// Those the catalogue has.
+    pub(super) interactions: Vec<&'static Interaction>,
+}
+
+/// Why a source gave no answer. None of these is an absence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum SourceFault {
+    #[error("no answer in time")]
+    TimedOut,
+    #[error("not available: {0}")]
+    Unavailable(String),
+    #[error("it has been asked too much")]
+    RateLimited(Option<Duration>),
+    #[error("our own pace left no turn in time")]
+    Paced,
+    #[error("it does not accept our credentials: {0}")]
+    Denied(String),
+    #[error("it does not accept the question: {0}")]
+    OurFault(String),
+    #[error("the answer cannot be read: {0}")]
+    Malformed(String),
+    #[error("the answer is not complete")]
+    Truncated,
+    #[error("it cannot be asked that")]
+    Unsupported,
+    #[error("spared after failures")]
+    Spared,
+}
+
+impl SourceFault {
+    /// The label in metrics.
+    pub(super) const fn label(&self) -> &'static str {
+        match self {
+            Self::TimedOut => "timeout",
+            Self::Unavailable(_) => "unavailable",
+            Self::RateLimited(_) => "rate_limited",
+            Self::Paced => "paced",
+            Self::Denied(_) => "denied",
+            Self::OurFault(_) => "our_fault",
+            Self::Malformed(_) => "malformed",
+            Self::Truncated => "truncated",
+            Self::Unsupported => "unsupported",
+            Self::Spared => "spared",
+        }
+    }
+}
+
+impl Source {
+    pub(super) const fn origin(&self) -> Origin {
+        match self {
+            Self::Api(_) => Origin::SdsApi,
+            #[cfg(feature = "ldap")]
+            Self::Ldap(_) => Origin::SdsLdap,
+        }
+    }
+
+    /// Whether an empty answer of this source may be a search that failed.
+    pub(super) const fn may_be_falsely_empty(&self) -> bool {
+        matches!(self, Self::Api(_))
+    }
+
+    /// Whether it can be asked for a system by its ASID.
+    pub(super) const fn knows_asids(&self) -> bool {
+        !matches!(self, Self::Api(_))
+    }
+
+    pub(super) async fn handlers(
+        &self,
+        asked: &HandlersOf<'_>,
+        how: How,
+    ) -> Result<Vec<Handler>, SourceFault> {
+        match self {
+            Self::Api(api) => api.handlers(asked, how).await,
+            #[cfg(feature = "ldap")]
+            Self::Ldap(ldap) => ldap.handlers(asked, how).await,
+        }
+    }
+
+    pub(super) async fn systems(
+        &self,
+        asked: &SystemsOf<'_>,
+        how: How,
+    ) -> Result<Vec<System>, SourceFault> {
+        match self {
+            Self::Api(api) => api.systems(asked, how).await,
+            #[cfg(feature = "ldap")]
+            Self::Ldap(ldap) => ldap.systems(asked, how).await,
+        }
+    }
+}
+
+impl HandlersOf<'_> {
+    /// Security: a source, or a cache before it, may answer another question than was put. A record
+    /// that does not fit is no answer.
+    pub(super) fn fits(&self, handler: &Handler) -> bool {
+        let ods = match (self.ods, &handler.ods) {
+            (Some(asked), Some(answered)) => asked == answered,
+            _ => true,
+        };
+        let key = self.party_key.is_none_or(|asked| same_key(asked, &handler.party_key));
+        let interaction = self.interaction.is_none_or(|asked| {
+            handler.interaction.is_some_and(|answered| answered.id == asked.id)
+        });
+        ods && key && interaction
+    }
+}
+
+impl SystemsOf<'_> {
+    pub(super) fn fits(&self, system: &System) -> bool {
+        match self {
+            Self::Asid(asid) => system.asid == **asid,
+            Self::Practice { ods, interaction, party_key } => {
+                system.ods.as_ref().is_none_or(|answered| answered == *ods)
+                    && same_key(party_key, &system.party_key)
+                    && system.interactions.iter().any(|held| held.id == interaction.id)
+            }
+        }
+    }
+}
+
+/// Spec: the directory compares party keys without regard to case.
+fn same_key(one: &PartyKey, other: &PartyKey) -> bool {
+    one.as_str().eq_ignore_ascii_case(other.as_str())
+}

@@ -1,0 +1,333 @@
+//! The live sources as they are made, and the directory as people see it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::breaker::Breaker;
+use super::rules::{Answer, Resolver};
+use super::sds_api::SdsApi;
+#[cfg(feature = "ldap")]
+use super::sds_ldap::SdsLdap;
+use super::shelf::{Age, Mark, Practice, Row};
+use super::source::{Guarded, Origin, Source, Urgency};
+use super::{Directory, Settings, Steps, now_s};
+use crate::interaction::Interaction;
+use crate::metrics::Metrics;
+use crate::policy::Provider;
+use crate::spine::OdsCode;
+use crate::tls::{Expiry, TrustError, secret};
+
+/// The live sources, made and not asked yet.
+#[derive(Debug, Default)]
+pub struct Live(Vec<Guarded>);
+
+/// A source that cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum LiveError {
+    /// Its certificates or its key.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// What is configured for it.
+    #[error("directory.{0}: {1}")]
+    Setting(&'static str, String),
+}
+
+impl Live {
+    /// Makes the sources that are configured; loads what they prove themselves with.
+    ///
+    /// # Errors
+    /// The first file or setting that cannot be used.
+    pub fn load(
+        settings: &Settings,
+        now_s: i64,
+        expiries: &mut Vec<Expiry>,
+    ) -> Result<Self, LiveError> {
+        let waits = (settings.deadlines.connect, settings.deadlines.attempt);
+        let guarded = |source| Guarded { source, breaker: Breaker::new(settings.deadlines.spare) };
+        let mut sources = Vec::new();
+        if let Some(api) = &settings.sds_api {
+            let tls = api.tls.config(now_s, expiries)?;
+            let key = api.key_file.as_deref().map(secret).transpose()?;
+            let api = SdsApi::new(api, key.as_deref(), tls, waits)
+                .map_err(|why| LiveError::Setting("sds-api", why))?;
+            sources.push(guarded(Source::Api(api)));
+        }
+        #[cfg(feature = "ldap")]
+        if let Some(ldap) = &settings.sds_ldap {
+            let tls = ldap.tls.config(now_s, expiries)?;
+            let ldap = SdsLdap::new(ldap, tls, waits)
+                .map_err(|why| LiveError::Setting("sds-ldap", why))?;
+            sources.push(guarded(Source::Ldap(ldap)));
+        }
+        sources.sort_by_key(|guarded| guarded.source.origin() != settings.first.origin());
+        Ok(Self(sources))
+    }
+
+    /// The sources in the order in which they are asked, for people.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let names = self.0.iter().map(|guarded| guarded.source.origin().label());
+        let mut text = names.collect::<Vec<_>>().join(", then ");
+        if !self.0.is_empty() && !self.0.iter().any(|guarded| guarded.source.knows_asids()) {
+            text.push_str(" (which cannot tell who sends: all consumers come from the file)");
+        }
+        text
+    }
+
+    pub(super) fn resolver(self, metrics: &Arc<Metrics>) -> Option<Arc<Resolver>> {
+        let Self(sources) = self;
+        (!sources.is_empty()).then(|| Arc::new(Resolver::new(sources, Arc::clone(metrics))))
+    }
+}
+
+/// What is held of the directory, for people.
+#[derive(Debug, serde::Serialize)]
+pub struct HeldView {
+    /// Look-ups under way.
+    pub looking_up: usize,
+    /// Live sources: whether each is spared after failures.
+    pub sources: Vec<SourceView>,
+    /// Practices.
+    pub practices: Vec<HeldPractice>,
+    /// Senders of live sources.
+    pub senders: Vec<SenderView>,
+}
+
+/// One live source.
+#[derive(Debug, serde::Serialize)]
+pub struct SourceView {
+    /// Its name.
+    pub source: &'static str,
+    /// Whether it is not asked for the time being.
+    pub spared: bool,
+}
+
+/// One sender.
+#[derive(Debug, serde::Serialize)]
+pub struct SenderView {
+    asid: String,
+    ods: String,
+    certificate_names: Vec<String>,
+    source: &'static str,
+    age_s: i64,
+}
+
+/// One registration held.
+#[derive(Debug, serde::Serialize)]
+pub struct HeldPractice {
+    ods: String,
+    asid: String,
+    party_key: String,
+    root: String,
+    interactions: Vec<&'static str>,
+    source: &'static str,
+    age_s: i64,
+    state: &'static str,
+}
+
+impl HeldPractice {
+    fn new(row: &Row, practice: &Practice, directory: &Directory, now_s: i64) -> Self {
+        let provider = &row.provider;
+        let interaction = provider.interactions.first();
+        let freshness = &directory.shared.freshness;
+        let age = interaction.and_then(|interaction| practice.age(interaction, freshness, now_s));
+        Self {
+            ods: provider.ods.to_string(),
+            asid: provider.asid.to_string(),
+            party_key: provider.party_key.to_string(),
+            root: provider.root.to_string(),
+            interactions: provider.interactions.iter().map(|interaction| interaction.id).collect(),
+            source: row.since.origin.label(),
+            age_s: now_s - row.since.answered_s,
+            state: match (row.doubted_s, row.since.mark, age) {
+                (Some(_), _, _) => "doubted",
+                (None, Mark::Flushed, _) => "flushed",
+                (None, Mark::None | Mark::Loaded, Some(Age::Fresh)) => "fresh",
+                (None, Mark::None | Mark::Loaded, Some(Age::Stale)) => "stale",
+                (None, Mark::None | Mark::Loaded, Some(Age::Old)) => "old",
+                (None, Mark::None | Mark::Loaded, Some(Age::Dead) | None) => "dead",
+            },
+        }
+    }
+
+    /// Joins registrations that differ in their interaction alone.
+    fn joins(&mut self, other: &mut Self) -> bool {
+        let same = self.asid == other.asid
+            && self.root == other.root
+            && self.state == other.state
+            && self.age_s == other.age_s;
+        if same {
+            self.interactions.append(&mut other.interactions);
+        }
+        same
+    }
+}
+
+impl std::fmt::Display for HeldPractice {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { asid, root, source, age_s, state, interactions, .. } = self;
+        let count = interactions.len();
+        write!(
+            out,
+            "ASID {asid} at {root} for {count} interactions, {state}: {source} said so {age_s} s ago"
+        )
+    }
+}
+
+/// How an answer came about.
+#[derive(Debug)]
+pub struct Explanation {
+    /// What was held before, in lines for people.
+    pub held: Vec<HeldPractice>,
+    /// The questions put.
+    pub steps: Steps,
+    /// What the sources say now, and which of them.
+    pub answer: Result<Option<(Origin, Vec<Arc<Provider>>)>, String>,
+}
+
+impl Directory {
+    /// Everything held, for people.
+    #[must_use]
+    pub fn held_view(&self) -> HeldView {
+        let now_s = now_s();
+        let view = self.shared.view.load();
+        let resolver = view.resolver.iter();
+        let sources = resolver.flat_map(|resolver| &resolver.sources).map(|guarded| SourceView {
+            source: guarded.source.origin().label(),
+            spared: guarded.breaker.is_open(),
+        });
+        let mut practices: Vec<_> = self.shared.shelf.practices.iter().collect();
+        practices.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let senders = self.shared.shelf.senders.iter().map(|(asid, held)| SenderView {
+            asid: asid.to_string(),
+            ods: held.sender.ods.to_string(),
+            certificate_names: held.sender.names.iter().map(ToString::to_string).collect(),
+            source: held.since.origin.label(),
+            age_s: now_s - held.since.answered_s,
+        });
+        HeldView {
+            looking_up: self.shared.flights.under_way(),
+            sources: sources.collect(),
+            practices: practices
+                .iter()
+                .flat_map(|(_, practice)| self.rows_view(practice, now_s))
+                .collect(),
+            senders: senders.collect(),
+        }
+    }
+
+    fn rows_view(&self, practice: &Practice, now_s: i64) -> Vec<HeldPractice> {
+        let mut rows: Vec<HeldPractice> = Vec::new();
+        for row in &practice.rows {
+            let mut row = HeldPractice::new(row, practice, self, now_s);
+            if !rows.iter_mut().any(|held| held.joins(&mut row)) {
+                rows.push(row);
+            }
+        }
+        rows
+    }
+
+    /// Marks what is held of one practice, or of all, to be asked for again before it is used; kept
+    /// for when no source answers. How many were marked.
+    pub fn flush(&self, ods: Option<&OdsCode>) -> usize {
+        let mut marked = 0;
+        for (held, practice) in &self.shared.shelf.practices {
+            if ods.is_none_or(|ods| *ods == *held) {
+                self.shared.shelf.practices.insert((*held).clone(), Arc::new(practice.flushed()));
+                self.shared.forced.invalidate(&*held);
+                marked += 1;
+            }
+        }
+        if ods.is_none() {
+            for (asid, mut held) in &self.shared.shelf.senders {
+                held.since.mark = Mark::Flushed;
+                self.shared.shelf.senders.insert((*asid).clone(), held);
+                marked += 1;
+            }
+        }
+        self.shared.shelf.forget_absences();
+        marked
+    }
+
+    /// Age of the newest answer of a live source that is held, in seconds.
+    #[must_use]
+    pub fn newest_age_s(&self) -> Option<i64> {
+        let practices = self.shared.shelf.practices.iter();
+        let answered = practices
+            .flat_map(|(_, practice)| practice.rows.iter().map(|row| row.since.answered_s).max());
+        answered.max().map(|answered_s| now_s() - answered_s)
+    }
+
+    /// Whether there are live sources.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.shared.view.load().resolver.is_some()
+    }
+
+    /// Asks the live sources as a request would, past what is held, and tells how.
+    pub async fn explain(&self, ods: &OdsCode, interaction: &'static Interaction) -> Explanation {
+        let view = self.shared.view.load_full();
+        let held = self.shared.shelf.practices.get(ods).unwrap_or_default();
+        let held = self.rows_view(&held, now_s());
+        let mut steps = Steps::default();
+        let pins = view.file.pins(ods);
+        if view.file.denies_practice(ods) {
+            return Explanation { held, steps, answer: Err("denied by the file".to_owned()) };
+        }
+        let Some(resolver) = view.resolver.as_ref().filter(|_| pins.is_empty()) else {
+            let pinned = (!pins.is_empty()).then(|| (Origin::File, pins.to_vec()));
+            return Explanation { held, steps, answer: Ok(pinned) };
+        };
+        let how = self.shared.how(Urgency::Waiting, false);
+        let answer = resolver.practice(ods, interaction, how, &mut steps).await;
+        let answer = match answer {
+            Ok(Answer::Found(found)) => {
+                let rest = resolver.rest(ods, &found, how, &mut steps).await;
+                Ok(Some((found.origin, rest.unwrap_or(found.providers))))
+            }
+            Ok(Answer::Absent { confirmed: true }) => Ok(None),
+            Ok(Answer::Absent { confirmed: false }) => {
+                Err("nothing was found, and that may be a search that failed".to_owned())
+            }
+            Err(fault) => Err(fault.to_string()),
+        };
+        Explanation { held, steps, answer }
+    }
+
+    /// Asks again, one at a time, for practices that were used lately and will not be fresh for
+    /// long; for as long as it is polled.
+    pub async fn keep_fresh(&self) {
+        loop {
+            tokio::time::sleep(AHEAD).await;
+            let Some(resolver) = self.shared.view.load().resolver.clone() else { continue };
+            let Some((ods, interaction)) = self.due() else { continue };
+            self.look_up(&resolver, &ods, interaction, Urgency::Ahead, false);
+        }
+    }
+
+    /// The practice that needs it most.
+    fn due(&self) -> Option<(OdsCode, &'static Interaction)> {
+        let (now_s, freshness) = (now_s(), &self.shared.freshness);
+        let lately = i64::try_from(freshness.ahead.as_secs()).unwrap_or(i64::MAX);
+        let soon = i64::try_from(freshness.provider.mul_f64(SOON).as_secs()).unwrap_or(i64::MAX);
+        let due = self.shared.shelf.practices.iter().filter_map(|(ods, practice)| {
+            let oldest = practice.rows.iter().min_by_key(|row| row.since.answered_s)?;
+            let interaction = *oldest.provider.interactions.first()?;
+            let used = now_s - practice.used_s.load(Ordering::Relaxed) < lately;
+            let aged = now_s - oldest.since.answered_s >= soon;
+            let loaded = oldest.since.mark == Mark::Loaded;
+            let rests = practice.rests(interaction, freshness, now_s);
+            let subject = super::Subject::Practice((*ods).clone());
+            let failed = self.shared.failed.contains_key(&subject);
+            (used && (aged || loaded) && !rests && !failed)
+                .then(|| (oldest.since.answered_s, (*ods).clone(), interaction))
+        });
+        due.min_by_key(|(answered_s, ..)| *answered_s).map(|(_, ods, found)| (ods, found))
+    }
+}
+
+/// At most one practice is asked for ahead of time in this long.
+const AHEAD: Duration = Duration::from_secs(1);
+/// The part of its fresh time after which a practice is asked for again.
+const SOON: f64 = 0.8;

@@ -1,0 +1,292 @@
+//! What is counted of the directory: look-ups, questions, refreshes and oddities.
+
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+
+use super::{counter, counters, gauge, gauges, histogram};
+
+/// What a look-up found.
+#[derive(Debug, Clone, Copy)]
+pub enum Lookup {
+    /// The file says so, whatever the sources say.
+    Pinned,
+    /// A fresh entry.
+    Hit,
+    /// An entry served while it is asked for again.
+    Stale,
+    /// An entry that was asked for again first.
+    Refreshed,
+    /// An entry served because no source answers.
+    StaleError,
+    /// An absence that is believed.
+    Absent,
+    /// Nothing: the sources are asked.
+    Miss,
+}
+
+impl Lookup {
+    const ALL: [Self; 7] = [
+        Self::Pinned,
+        Self::Hit,
+        Self::Stale,
+        Self::Refreshed,
+        Self::StaleError,
+        Self::Absent,
+        Self::Miss,
+    ];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Pinned => "pinned",
+            Self::Hit => "hit",
+            Self::Stale => "stale",
+            Self::Refreshed => "refreshed",
+            Self::StaleError => "stale_error",
+            Self::Absent => "absent",
+            Self::Miss => "miss",
+        }
+    }
+}
+
+/// Why a practice was looked up.
+#[derive(Debug, Clone, Copy)]
+pub enum Trigger {
+    /// A request waits for it.
+    Request,
+    /// A request was served what is stale.
+    Stale,
+    /// It will be stale soon.
+    Ahead,
+    /// A request contradicts what is held.
+    Conflict,
+}
+
+impl Trigger {
+    const ALL: [Self; 4] = [Self::Request, Self::Stale, Self::Ahead, Self::Conflict];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Stale => "stale",
+            Self::Ahead => "ahead",
+            Self::Conflict => "conflict",
+        }
+    }
+}
+
+/// What is odd about a record of the directory.
+#[derive(Debug, Clone, Copy)]
+pub enum Oddity {
+    /// An endpoint without an address.
+    NoAddress,
+    /// An address that is not `https` and a host name.
+    BadAddress,
+    /// An address with a final slash.
+    TrailingSlash,
+    /// An address on another host than the registered one.
+    OtherHost,
+}
+
+impl Oddity {
+    const ALL: [Self; 4] =
+        [Self::NoAddress, Self::BadAddress, Self::TrailingSlash, Self::OtherHost];
+
+    /// The label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::NoAddress => "no_address",
+            Self::BadAddress => "bad_address",
+            Self::TrailingSlash => "trailing_slash",
+            Self::OtherHost => "other_host",
+        }
+    }
+}
+
+/// Seconds an answer may be old: from a minute to a day.
+const AGE_S: &[f64] = &[60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 21_600.0, 43_200.0, 86_400.0];
+/// Seconds a source may take: around its own limit of three.
+const SOURCE_S: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 2.5, 3.0, 5.0];
+
+/// Everything counted of the directory.
+#[derive(Debug)]
+pub struct DirectoryMetrics {
+    lookups: IntCounterVec,
+    questions: IntCounterVec,
+    durations: HistogramVec,
+    ages: Histogram,
+    all_ages: HistogramVec,
+    joined: IntCounter,
+    refreshes: IntCounterVec,
+    conflicts: IntCounterVec,
+    suspects: IntCounter,
+    oddities: IntCounterVec,
+    open: IntGaugeVec,
+    snapshot: IntGauge,
+}
+
+impl DirectoryMetrics {
+    pub(super) fn new() -> Self {
+        let all_ages = histogram(
+            "directory_served_age_seconds",
+            "Age of the live sources' answers as they are used",
+            AGE_S,
+            &["kind"],
+        );
+        let metrics = Self {
+            lookups: counters(
+                "directory_lookups_total",
+                "Look-ups, by what was found",
+                &["result"],
+            ),
+            questions: counters(
+                "directory_source_queries_total",
+                "Questions put to a live source",
+                &["source", "question", "outcome"],
+            ),
+            durations: histogram(
+                "directory_source_duration_seconds",
+                "How long a live source took to answer",
+                SOURCE_S,
+                &["source"],
+            ),
+            ages: all_ages.with_label_values(&["provider"]),
+            all_ages,
+            joined: counter(
+                "directory_lookups_joined_total",
+                "Look-ups that waited for one under way",
+            ),
+            refreshes: counters(
+                "directory_refreshes_total",
+                "Look-ups of practices at live sources, by cause",
+                &["trigger", "result"],
+            ),
+            conflicts: counters(
+                "directory_conflicts_total",
+                "Forced look-ups because a request contradicts what is held",
+                &["result"],
+            ),
+            suspects: counter(
+                "directory_suspect_empties_total",
+                "Empty answers that may be failed searches",
+            ),
+            oddities: counters(
+                "directory_oddities_total",
+                "Records that are not as they should be",
+                &["kind"],
+            ),
+            open: gauges(
+                "directory_source_spared",
+                "1 while a live source is not asked, after failures",
+                &["source"],
+            ),
+            snapshot: gauge(
+                "directory_snapshot_timestamp_seconds",
+                "When the snapshot was last written or loaded",
+            ),
+        };
+        metrics.touch();
+        metrics
+    }
+
+    pub(super) fn collectors(&self) -> [Box<dyn Collector>; 11] {
+        [
+            Box::new(self.lookups.clone()),
+            Box::new(self.questions.clone()),
+            Box::new(self.durations.clone()),
+            Box::new(self.all_ages.clone()),
+            Box::new(self.joined.clone()),
+            Box::new(self.refreshes.clone()),
+            Box::new(self.conflicts.clone()),
+            Box::new(self.suspects.clone()),
+            Box::new(self.oddities.clone()),
+            Box::new(self.open.clone()),
+            Box::new(self.snapshot.clone()),
+        ]
+    }
+
+    fn touch(&self) {
+        for lookup in Lookup::ALL {
+            self.lookups.with_label_values(&[lookup.label()]);
+        }
+        for source in ["sds-api", "sds-ldap"] {
+            self.durations.with_label_values(&[source]);
+            self.open.with_label_values(&[source]);
+            for question in ["handlers", "systems"] {
+                self.questions.with_label_values(&[source, question, "found"]);
+            }
+        }
+        for result in ["ok", "failed"] {
+            for trigger in Trigger::ALL {
+                self.refreshes.with_label_values(&[trigger.label(), result]);
+            }
+            self.conflicts.with_label_values(&[result]);
+        }
+        for oddity in Oddity::ALL {
+            self.oddities.with_label_values(&[oddity.label()]);
+        }
+    }
+
+    /// Something was looked up.
+    pub fn looked_up(&self, lookup: Lookup) {
+        self.lookups.with_label_values(&[lookup.label()]).inc();
+    }
+
+    /// A live source was asked.
+    pub fn asked(
+        &self,
+        source: &'static str,
+        question: &'static str,
+        outcome: &'static str,
+        took: Duration,
+    ) {
+        self.questions.with_label_values(&[source, question, outcome]).inc();
+        self.durations.with_label_values(&[source]).observe(took.as_secs_f64());
+    }
+
+    /// A live source is spared, or no longer.
+    pub fn open(&self, source: &'static str, is_open: bool) {
+        self.open.with_label_values(&[source]).set(i64::from(is_open));
+    }
+
+    /// A look-up waits for one under way.
+    pub fn joined(&self) {
+        self.joined.inc();
+    }
+
+    /// A look-up of a practice has ended.
+    pub fn refreshed(&self, trigger: Trigger, ok: bool) {
+        self.refreshes.with_label_values(&[trigger.label(), result(ok)]).inc();
+    }
+
+    /// A forced look-up has ended.
+    pub fn conflict(&self, ok: bool) {
+        self.conflicts.with_label_values(&[result(ok)]).inc();
+    }
+
+    /// An empty answer is not believed at once.
+    pub fn suspect_empty(&self) {
+        self.suspects.inc();
+    }
+
+    /// A record is not as it should be.
+    pub fn oddity(&self, oddity: Oddity) {
+        self.oddities.with_label_values(&[oddity.label()]).inc();
+    }
+
+    /// An answer of this age is used.
+    pub fn served(&self, age_s: u64) {
+        self.ages.observe(Duration::from_secs(age_s).as_secs_f64());
+    }
+
+    /// The snapshot was written or loaded.
+    pub fn snapshot(&self, now_s: i64) {
+        self.snapshot.set(now_s);
+    }
+}
+
+const fn result(ok: bool) -> &'static str {
+    if ok { "ok" } else { "failed" }
+}
