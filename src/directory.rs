@@ -48,7 +48,7 @@ pub use view::{Explanation, HeldPractice, HeldView, Live};
 
 use flight::{Flight, Flights, Herald, Progress, Subject};
 use rules::{Answer, Resolver};
-use shelf::{Absent, Age, Believed, HeldSender, Practice, Row, Shelf, Since};
+use shelf::{Absent, Age, Believed, HeldSender, Practice, Shelf, Since};
 use source::{How, SourceFault, Urgency};
 
 /// The directory: cheap to clone, shared by all workers.
@@ -342,12 +342,20 @@ impl Directory {
         let shared = &self.shared;
         let subject = Subject::Practice(ods.clone());
         let absent = Absent::Registration(ods.clone(), interaction.id);
-        let (mut miss_is_paid, mut until) = (false, Until::Known);
+        let started = std::time::Instant::now();
+        let (mut waited, mut until) = (false, Until::Known);
         // A look-up for another interaction may have to be waited for first, and then our own.
         for _ in 0..ROUNDS_MAX {
             let held = shared.shelf.practices.get(ods).unwrap_or_default();
+            if waited && held.is_heard(interaction, started) {
+                held.used(now_s);
+                self.count(Lookup::Refreshed);
+                return Ok(providers(&held));
+            }
             let age = held.age(interaction, &shared.freshness, now_s);
             let Some(age) = age.filter(|age| *age < Age::Dead) else {
+                // What was noted since by the clock on the wall counts from there.
+                let now_s = if waited { self::now_s() } else { now_s };
                 match shared.shelf.absence(&absent, now_s) {
                     Some(Believed::Confirmed) => {
                         self.count(Lookup::Absent);
@@ -357,15 +365,15 @@ impl Directory {
                     Some(Believed::ForNow) => return Err(Refusal::DirectoryUnavailable),
                     None => {}
                 }
-                if !miss_is_paid {
+                if !waited {
                     self.count(Lookup::Miss);
                     self.pay(asker)?;
-                    miss_is_paid = true;
                 }
-                let board = || self.look_up(resolver, ods, interaction, Urgency::Waiting, false);
-                let waited = self.wait(&subject, until, board).await;
-                waited.map_err(|_| Refusal::DirectoryUnavailable)?;
-                until = Until::Over;
+                let board =
+                    || self.look_up(resolver, ods, interaction, now_s, (Urgency::Waiting, false));
+                let asked = self.wait(&subject, until, board).await;
+                asked.map_err(|_| Refusal::DirectoryUnavailable)?;
+                (waited, until) = (true, Until::Over);
                 continue;
             };
             held.used(now_s);
@@ -381,7 +389,7 @@ impl Directory {
                 (Age::Stale, Use::Confirmed) => {
                     self.count(Lookup::Stale);
                     if !rests && !shared.failed.contains_key(&subject) {
-                        self.look_up(resolver, ods, interaction, Urgency::Refresh, false);
+                        self.look_up(resolver, ods, interaction, now_s, (Urgency::Refresh, false));
                     }
                     return Ok(providers(&held));
                 }
@@ -390,30 +398,22 @@ impl Directory {
             let asked = match rests {
                 true => Err(SourceFault::Spared),
                 false => {
-                    let board =
-                        || self.look_up(resolver, ods, interaction, Urgency::Waiting, false);
+                    let board = || {
+                        self.look_up(resolver, ods, interaction, now_s, (Urgency::Waiting, false))
+                    };
                     self.wait(&subject, until, board).await
                 }
             };
-            let now = shared.shelf.practices.get(ods).unwrap_or_default();
-            let answered = |row: &Row| row.since.answered_s >= now_s || row.doubted_s.is_some();
-            match asked {
-                Ok(()) if now.rows_for(interaction).all(answered) => {
-                    self.count(Lookup::Refreshed);
-                    return Ok(providers(&now));
+            if asked.is_err() {
+                let end_s = shared.freshness.stale_writes_max.as_secs();
+                let too_old = age_s.is_none_or(|age_s| age_s >= end_s);
+                if using == Use::Trusted && too_old {
+                    return Err(Refusal::DirectoryUnavailable);
                 }
-                // It was another interaction's look-up: our own is next.
-                Ok(()) => until = Until::Over,
-                Err(_) => {
-                    let end_s = shared.freshness.stale_writes_max.as_secs();
-                    let too_old = age_s.is_none_or(|age_s| age_s >= end_s);
-                    if using == Use::Trusted && too_old {
-                        return Err(Refusal::DirectoryUnavailable);
-                    }
-                    self.count(Lookup::StaleError);
-                    return Ok(providers(&held));
-                }
+                self.count(Lookup::StaleError);
+                return Ok(providers(&held));
             }
+            (waited, until) = (true, Until::Over);
         }
         Err(Refusal::DirectoryUnavailable)
     }
@@ -440,7 +440,8 @@ impl Directory {
         for _ in 0..2 {
             let mut joined = false;
             let board = || {
-                let flight = self.look_up(resolver, ods, interaction, Urgency::Waiting, true);
+                let how = (Urgency::Waiting, true);
+                let flight = self.look_up(resolver, ods, interaction, asker.now_s, how);
                 joined = flight.joined;
                 flight
             };
@@ -544,8 +545,8 @@ impl Directory {
         resolver: &Arc<Resolver>,
         ods: &OdsCode,
         interaction: &'static Interaction,
-        urgency: Urgency,
-        anew: bool,
+        now_s: i64,
+        (urgency, anew): (Urgency, bool),
     ) -> Flight {
         let trigger = match (urgency, anew) {
             (_, true) => Trigger::Conflict,
@@ -557,6 +558,12 @@ impl Directory {
         let subject = Subject::Practice(ods.clone());
         let flight = self.board(subject, |herald| async move {
             let how = shared.how(urgency, anew);
+            let held = shared.shelf.practices.get(&ods).unwrap_or_default();
+            let age = held.age(interaction, &shared.freshness, now_s);
+            if !anew && urgency == Urgency::Waiting && age == Some(Age::Fresh) {
+                // The last look-up ended as this one was about to begin.
+                return Ok(());
+            }
             let looked_up =
                 shared.look_up_practice(&resolver, &ods, interaction, how, &herald).await;
             shared.metrics.directory.refreshed(trigger, looked_up.is_ok());

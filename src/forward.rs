@@ -3,6 +3,8 @@
 //! Nothing is buffered, rewritten, compressed or followed. What is sent twice, and what may be said
 //! about a request that failed, is decided here and nowhere else.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
@@ -42,6 +44,10 @@ pub struct Settings {
     /// directory or DNS says.
     #[schemars(with = "Vec<String>")]
     pub networks: Vec<IpNet>,
+    /// `address:port` to dial for a host, whatever DNS says; its certificate must still have the
+    /// host's name.
+    #[serde(default)]
+    pub hosts: BTreeMap<String, SocketAddr>,
     /// Deadlines, each with a default.
     #[serde(default)]
     pub deadlines: Deadlines,
@@ -153,7 +159,7 @@ impl Forwarder {
     pub fn new(settings: &Settings, metrics: Arc<Metrics>) -> Self {
         let deadlines = settings.deadlines.clone();
         let pool = Pool::new(&deadlines, settings.idle_max);
-        let dialler = Dialler::new(settings.networks.clone(), &deadlines);
+        let dialler = Dialler::new(settings);
         Self { deadlines, dialler, pool: Arc::new(pool), retries: Budget::default(), metrics }
     }
 

@@ -16,6 +16,7 @@ mod commands;
 mod connections;
 mod consumers;
 mod deploy;
+mod directory;
 mod drain;
 mod faults;
 mod foreign;

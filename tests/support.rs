@@ -4,6 +4,7 @@
 pub(crate) mod call;
 pub(crate) mod process;
 pub(crate) mod provider;
+pub(crate) mod sds;
 pub(crate) mod stage;
 pub(crate) mod wire;
 

@@ -164,7 +164,7 @@ impl WrittenRow {
         let provider =
             Provider::new(self.ods, self.asid, self.party_key, self.cpa_id, root, interactions);
         let (answered_s, origin, mark) = (self.answered_s, self.source, Mark::Loaded);
-        let since = Since { answered_s, origin, mark };
+        let since = Since { answered_s, origin, mark, heard: None };
         Some(Row { provider: Arc::new(provider), since, doubted_s: self.doubted_s })
     }
 }
@@ -184,7 +184,12 @@ impl WrittenSender {
 
     fn read(self) -> HeldSender {
         let interactions = known(&self.interactions);
-        let since = Since { answered_s: self.answered_s, origin: self.source, mark: Mark::Loaded };
+        let since = Since {
+            answered_s: self.answered_s,
+            origin: self.source,
+            mark: Mark::Loaded,
+            heard: None,
+        };
         let (asid, names, ods, on_behalf_of) = (self.asid, self.names, self.ods, Vec::new());
         let sender = Sender { asid, names, ods, on_behalf_of, interactions };
         HeldSender { sender: Arc::new(sender), since }

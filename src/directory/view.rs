@@ -302,7 +302,7 @@ impl Directory {
             tokio::time::sleep(AHEAD).await;
             let Some(resolver) = self.shared.view.load().resolver.clone() else { continue };
             let Some((ods, interaction)) = self.due() else { continue };
-            self.look_up(&resolver, &ods, interaction, Urgency::Ahead, false);
+            self.look_up(&resolver, &ods, interaction, now_s(), (Urgency::Ahead, false));
         }
     }
 

@@ -1,5 +1,6 @@
 //! From a registered address to an HTTP connection: resolve, check, connect, prove, speak.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::pool::Key;
-use super::{Deadlines, Upload};
+use super::{Settings, Upload};
 
 /// Why a provider could not be spoken to. Not one byte of a request has been sent.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +33,7 @@ pub(super) enum DialFault {
 /// Opens connections to providers.
 pub(super) struct Dialler {
     networks: Vec<IpNet>,
+    hosts: BTreeMap<String, SocketAddr>,
     resolver: Option<TokioResolver>,
     connect: Duration,
     tls: Duration,
@@ -45,12 +47,13 @@ const HEAD_BYTES_MAX: usize = 128 * 1024;
 const HEADERS_MAX: usize = 128;
 
 impl Dialler {
-    pub(super) fn new(networks: Vec<IpNet>, deadlines: &Deadlines) -> Self {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let Settings { networks, hosts, deadlines, .. } = settings.clone();
         let resolver = TokioResolver::builder_tokio().and_then(|builder| builder.build());
         let resolver = resolver
             .inspect_err(|error| tracing::warn!(%error, "no DNS: only addresses can be dialled"))
             .ok();
-        Self { networks, resolver, connect: deadlines.connect, tls: deadlines.tls }
+        Self { networks, hosts, resolver, connect: deadlines.connect, tls: deadlines.tls }
     }
 
     /// Opens a connection for `key` under the given trust.
@@ -113,6 +116,9 @@ impl Dialler {
         }
         let malformed = || DialFault::Refused("address", format!("{address:?} has no port"));
         let (host, port) = address.rsplit_once(':').ok_or_else(malformed)?;
+        if let Some(address) = self.hosts.get(host) {
+            return Ok(vec![*address]);
+        }
         let port: u16 = port.parse().map_err(|_| malformed())?;
         let resolver = self.resolver.as_ref();
         let resolver =

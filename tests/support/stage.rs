@@ -398,3 +398,14 @@ pub(crate) fn provider_tls(pki: &Pki, issued: &Issued) -> Arc<ServerConfig> {
         .unwrap();
     Arc::new(config)
 }
+
+/// A server that demands nothing.
+pub(crate) fn server_tls(issued: &Issued) -> Arc<ServerConfig> {
+    let config = ServerConfig::builder_with_provider(crypto())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain(issued), key(issued))
+        .unwrap();
+    Arc::new(config)
+}

@@ -1,0 +1,164 @@
+//! A directory over a stand-in for the SDS FHIR API, on loopback over TLS.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use spine_proxy::commands::certs::{Leaf, Pki};
+use spine_proxy::directory::{Asker, Directory, File, Live, Others, Receiver, Settings};
+use spine_proxy::interaction::{Interaction, by_id};
+use spine_proxy::metrics::Metrics;
+use spine_proxy::policy::Provider;
+use spine_proxy::refusal::Refusal;
+use spine_proxy::simulator::sds::{BASE_PATH, Records, Sds};
+use spine_proxy::spine::{Asid, OdsCode};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::stage::{counted, now_s, server_tls};
+
+pub(crate) const KEY: &str = "an-invented-key";
+pub(crate) const SLOTS: &str = "urn:nhs:names:services:gpconnect:fhir:rest:search:slot-1";
+pub(crate) const BOOK: &str = "urn:nhs:names:services:gpconnect:fhir:rest:create:appointment-1";
+pub(crate) const READ: &str = "urn:nhs:names:services:gpconnect:fhir:rest:read:appointment-1";
+
+/// The API, its certificate, and a directory's settings that lead to it.
+pub(crate) struct Registry {
+    pub(crate) sds: Arc<Sds>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) folder: TempDir,
+    port: u16,
+    settings: String,
+    ahead_s: AtomicI64,
+    serving: Option<DropGuard>,
+    tls: Arc<rustls::ServerConfig>,
+}
+
+pub(crate) fn interaction(id: &str) -> &'static Interaction {
+    by_id(id).unwrap()
+}
+
+pub(crate) fn asid(text: &str) -> Asid {
+    text.parse().unwrap()
+}
+
+pub(crate) fn ods(text: &str) -> OdsCode {
+    text.parse().unwrap()
+}
+
+impl Registry {
+    /// An API with these records; `more` is added to the directory's settings.
+    pub(crate) async fn new(records: Records, more: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let pki = Pki::new(now_s()).unwrap();
+        let issued = pki.issue(&Leaf::named("localhost")).unwrap();
+        std::fs::write(folder.path().join("ca.pem"), pki.authority()).unwrap();
+        std::fs::write(folder.path().join("key"), format!("{KEY}\n")).unwrap();
+        let sds = Sds::new(records, Some(KEY.to_owned()));
+        let mut registry = Self {
+            sds,
+            metrics: Arc::new(Metrics::new()),
+            folder,
+            port: 0,
+            settings: more.to_owned(),
+            ahead_s: AtomicI64::new(0),
+            serving: None,
+            tls: server_tls(&issued),
+        };
+        registry.opens().await;
+        registry
+    }
+
+    /// The API listens, on the port it had before if it had one.
+    pub(crate) async fn opens(&mut self) {
+        let listener = TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
+        self.port = listener.local_addr().unwrap().port();
+        let stop = CancellationToken::new();
+        let serving = Arc::clone(&self.sds).serve(
+            listener,
+            Arc::clone(&self.tls),
+            stop.clone().cancelled_owned(),
+        );
+        tokio::spawn(serving);
+        self.serving = Some(stop.drop_guard());
+    }
+
+    /// The API is gone, and everybody's connections with it.
+    pub(crate) async fn closes(&mut self) {
+        self.serving = None;
+        while tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub(crate) fn settings(&self) -> String {
+        let folder = self.folder.path().display();
+        let (port, more) = (self.port, &self.settings);
+        format!(
+            r#"
+            file = "directory.toml"
+            {more}
+            [sds-api]
+            url = "https://localhost:{port}{BASE_PATH}"
+            key-file = "{folder}/key"
+            per-second = 1000
+            tls = {{ authorities = ["{folder}/ca.pem"], crl = "none" }}
+            "#
+        )
+    }
+
+    /// A directory that holds nothing, over this API and a file's text.
+    pub(crate) fn directory(&self, file: &str) -> Directory {
+        let settings: Settings = toml::from_str(&self.settings()).unwrap();
+        settings.check().unwrap();
+        let live = Live::load(&settings, now_s(), &mut Vec::new()).unwrap();
+        let file = File::parse(file, "directory.toml".as_ref(), Others::Live).unwrap();
+        let tasks = tokio::runtime::Handle::current();
+        Directory::new(file, live, &settings, Arc::clone(&self.metrics), tasks)
+    }
+
+    /// Later, everybody's clock says so much more.
+    pub(crate) fn later_s(&self, seconds: i64) {
+        self.ahead_s.store(seconds, Ordering::Release);
+    }
+
+    pub(crate) fn asker(&self) -> Asker<'static> {
+        let now_s = now_s() + self.ahead_s.load(Ordering::Acquire);
+        Asker { certificate: "a certificate", now_s }
+    }
+
+    /// Asks about a practice, form (b).
+    pub(crate) async fn practice(
+        &self,
+        directory: &Directory,
+        code: &str,
+        id: &str,
+    ) -> Result<Arc<Provider>, Refusal> {
+        let ods = ods(code);
+        let receiver = Receiver::Practice(&ods, None);
+        directory.provider(receiver, interaction(id), self.asker()).await
+    }
+
+    /// How many questions the API has been asked.
+    pub(crate) fn asked(&self) -> usize {
+        self.sds.asked().len()
+    }
+
+    /// Returns once the API has been asked so many.
+    pub(crate) async fn has_been_asked(&self, count: usize) {
+        while self.asked() < count {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub(crate) fn counted(&self, series: &str) -> u64 {
+        counted(&self.metrics, series)
+    }
+
+    /// Returns once no look-up is under way.
+    pub(crate) async fn rests(&self, directory: &Directory) {
+        while directory.held_view().looking_up > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
