@@ -23,6 +23,7 @@ mod foreign;
 mod http2;
 mod memory;
 mod mismatch;
+mod outages;
 mod places;
 mod privacy;
 mod readme;

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::stage::{counted, now_s, server_tls};
+use super::stage::{HUB, Stage, counted, now_s, server_tls};
 
 pub(crate) const KEY: &str = "an-invented-key";
 pub(crate) const SLOTS: &str = "urn:nhs:names:services:gpconnect:fhir:rest:search:slot-1";
@@ -105,6 +105,24 @@ impl Registry {
             tls = {{ authorities = ["{folder}/ca.pem"], crl = "none" }}
             "#
         )
+    }
+
+    /// A gateway whose practices are known to this API alone; consumers and agreements come from
+    /// the file.
+    pub(crate) async fn stage(&self) -> Stage {
+        let settings = self.settings().replace("[sds-api]", "[directory.sds-api]");
+        Stage::with(|files| {
+            files.edit("spine-proxy.toml", |text| {
+                let old = "[directory]\nfile = \"directory.toml\"\n";
+                assert!(text.contains(old));
+                text.replace(old, &format!("[directory]\n{settings}"))
+            });
+            files.edit("directory.toml", |text| {
+                let (consumers, _) = text.split_once("[[provider]]").unwrap();
+                format!("{consumers}\n[[agreement]]\nfrom = [\"{HUB}\"]\nto = \"every-practice\"\n")
+            });
+        })
+        .await
     }
 
     /// A directory that holds nothing, over this API and a file's text.

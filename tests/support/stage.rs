@@ -165,8 +165,20 @@ impl Stage {
         files.put("spine-proxy.toml", CONFIG);
         let address = provider.address.to_string();
         files.put("directory.toml", &DIRECTORY.replace("@provider@", &address));
+        files
+            .set("provider", &format!("hosts = {{ \"provider.example.nhs.uk\" = \"{address}\" }}"));
         change(&mut files);
         files.write(folder.path());
+        let config = folder.path().join("spine-proxy.toml");
+        let prepared = Prepared::load(&config, 1).unwrap_or_else(|failure| panic!("{failure}"));
+        let server = Server::start(prepared, Some(config)).unwrap();
+        Self { folder, pki, issued, provider, server }
+    }
+
+    /// Stops the gateway and starts another over the same files.
+    pub(crate) async fn restarts(self) -> Self {
+        let Self { folder, pki, issued, provider, server } = self;
+        server.stop().await;
         let config = folder.path().join("spine-proxy.toml");
         let prepared = Prepared::load(&config, 1).unwrap_or_else(|failure| panic!("{failure}"));
         let server = Server::start(prepared, Some(config)).unwrap();
