@@ -36,11 +36,7 @@ enum Command {
         schema: bool,
     },
     /// Play a booking session through a proxy on loopback, then stay up to be tried.
-    Demo {
-        /// End after the play; exit code 0 only if every step answered as it should.
-        #[arg(long)]
-        once: bool,
-    },
+    Demo(demo::Wanted),
     /// Ask the directory for a practice as a request would, and print how the answer came about.
     Lookup(lookup::Wanted),
     /// Print a bearer token for an invented user, good for five minutes.
@@ -63,7 +59,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         Command::Check { config: Some(config), .. } => check::run(&config),
-        Command::Demo { once } => demo::run(once),
+        Command::Demo(wanted) => demo::run(wanted),
         Command::Lookup(wanted) => lookup::run(&wanted),
         Command::Token(wanted) => token::run(&wanted),
         Command::Certs { folder } => certs::run(&folder),

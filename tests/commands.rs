@@ -140,7 +140,11 @@ fn the_schema_forbids_unknown_keys_and_knows_every_section() {
 
 #[test]
 fn the_demonstration_ends_0_when_every_step_answers_as_it_should() {
-    let played = run(&["demo", "--once"]);
+    plays(&["demo", "--once"]);
+}
+
+fn plays(arguments: &[&str]) {
+    let played = run(arguments);
     assert_eq!(played.status.code(), Some(0), "{}", stderr(&played));
     let text = String::from_utf8(played.stdout).unwrap();
     assert!(text.contains("the slot is free again"));

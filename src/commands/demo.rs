@@ -1,6 +1,6 @@
 //! `demo`: a whole world on loopback, and a booking session played through it.
 //!
-//! A throwaway PKI, simulated practices behind four suppliers' hosts, a directory file and the
+//! A throwaway PKI, simulated practices behind four suppliers' hosts, a directory service and the
 //! proxy; then a consumer searches, books, reads, amends and cancels; then one wrong request of
 //! each kind; then it stays up to be tried.
 
@@ -13,16 +13,28 @@ use crate::config::{Log, LogFormat, LogLevel};
 
 mod consumer;
 mod play;
+mod slapd;
 mod world;
 
 use play::Play;
-use world::World;
+use world::{Directories, World};
 
-/// Runs the demonstration; `once` ends it after the play.
+/// How the demonstration is played.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Wanted {
+    /// End after the play; exit code 0 only if every step answered as it should.
+    #[arg(long)]
+    once: bool,
+    /// Look practices up in slapd, which must be installed, instead of a stand-in for the SDS API.
+    #[arg(long)]
+    ldap: bool,
+}
+
+/// Runs the demonstration.
 ///
 /// # Errors
 /// The world cannot be set up, or a step did not answer as it should.
-pub fn run(once: bool) -> Result<(), Failure> {
+pub fn run(wanted: Wanted) -> Result<(), Failure> {
     super::serve::log(&Log { format: LogFormat::Human, level: LogLevel::Error });
     let folder = std::env::temp_dir().join(format!("spine-proxy-demo-{}", std::process::id()));
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -30,15 +42,16 @@ pub fn run(once: bool) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(Failure::world)?;
-    let played = runtime.block_on(played(&folder, once));
+    let played = runtime.block_on(played(&folder, wanted));
     if let Err(error) = std::fs::remove_dir_all(&folder) {
         say(format_args!("{} is left behind: {error}", folder.display()));
     }
     played
 }
 
-async fn played(folder: &Path, once: bool) -> Result<(), Failure> {
-    let world = World::set_up(folder).await?;
+async fn played(folder: &Path, wanted: Wanted) -> Result<(), Failure> {
+    let with = if wanted.ldap { Directories::Ldap } else { Directories::Api };
+    let world = World::set_up(folder, with).await?;
     let mut stop = signal(SignalKind::terminate()).map_err(Failure::world)?;
     let play = Play::new(&world);
     let failed = tokio::select! {
@@ -46,7 +59,7 @@ async fn played(folder: &Path, once: bool) -> Result<(), Failure> {
         _ = tokio::signal::ctrl_c() => return Ok(()),
         _ = stop.recv() => return Ok(()),
     };
-    if once {
+    if wanted.once {
         world.take_down().await;
         return match failed {
             0 => Ok(()),

@@ -32,6 +32,9 @@ use super::lock;
 pub use records::{Accredited, MessageHandler, Records};
 pub use trouble::Trouble;
 
+/// What a directory server has to be told before it can hold [`Records::to_ldif`]: OpenLDAP's form.
+pub const SCHEMA: &str = include_str!("sds/nhs-sds.schema");
+
 /// The path that every question begins with.
 pub const BASE_PATH: &str = "/spine-directory/FHIR/R4";
 

@@ -161,7 +161,7 @@ impl<'a> Play<'a> {
 
     async fn wrong_requests(&self) -> anyhow::Result<usize> {
         let mut failed = 0;
-        for (what, ask, token) in wrong() {
+        for (what, ask, token) in wrong(self.world.strangers_token()) {
             let heard = self.send_quietly(&ask).await?;
             let issue = heard.json();
             let display = issue.pointer("/issue/0/details/coding/0/display");
@@ -223,7 +223,7 @@ impl<'a> Play<'a> {
 
 /// What is wrong, the request, the token it is refused with.
 #[expect(clippy::too_many_lines, reason = "one row a wrong request: it is a table")]
-fn wrong() -> Vec<(&'static str, Ask<'static>, &'static str)> {
+fn wrong(strangers_token: &'static str) -> Vec<(&'static str, Ask<'static>, &'static str)> {
     let [practice, other, ..] = &PRACTICES;
     let (today, until) = dates();
     let search = format!("/Slot?status=free&start=ge{today}&end=le{until}&_include=Slot:schedule");
@@ -233,7 +233,7 @@ fn wrong() -> Vec<(&'static str, Ask<'static>, &'static str)> {
         (
             "a certificate nobody is registered with",
             Ask { actor: "stranger", ..slots() },
-            "certificate_unknown",
+            strangers_token,
         ),
         (
             "a method that is not taken",

@@ -1,6 +1,5 @@
 //! The demonstration's world: authorities, suppliers, practices, the directory, the proxy.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -18,6 +17,9 @@ use tokio_util::sync::CancellationToken;
 use super::super::certs::{Issued, Leaf, Pki, write};
 use super::super::serve::Server;
 use super::super::{Failure, Prepared};
+use super::slapd::{self, Slapd};
+use crate::interaction::Allowed;
+use crate::simulator::sds::{BASE_PATH, Records, Sds};
 use crate::simulator::{Practice, Provider};
 
 /// The consumer of the play.
@@ -64,7 +66,8 @@ pub(super) const PRACTICES: [Listed; 5] = [
 
 /// Listed in the directory, but nobody answers there.
 pub(super) const CLOSED: Listed =
-    listed("Closed for Good Surgery", "F85001", "918999198998", 3, "/F85001/STU3/1/gpconnect");
+    listed("Closed for Good Surgery", "F85001", "918999198998", 4, "/F85001/STU3/1/gpconnect");
+const NOBODY: &str = "gp.gone-supplier.example.nhs.uk";
 
 const fn listed(
     name: &'static str,
@@ -78,7 +81,7 @@ const fn listed(
 
 impl Listed {
     pub(super) fn host(&self) -> &'static str {
-        SUPPLIERS.get(self.supplier).copied().unwrap_or_default()
+        SUPPLIERS.get(self.supplier).copied().unwrap_or(NOBODY)
     }
 
     pub(super) fn root(&self) -> String {
@@ -86,29 +89,49 @@ impl Listed {
     }
 }
 
+/// Where the practices are looked up.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Directories {
+    /// A stand-in for the SDS FHIR API.
+    Api,
+    /// OpenLDAP's slapd, holding the same records.
+    Ldap,
+}
+
 /// Everything that is up.
 pub(super) struct World {
     folder: PathBuf,
     server: Server,
     suppliers: CancellationToken,
+    with: Directories,
+    _slapd: Option<Slapd>,
 }
 
 impl World {
     /// Sets everything up inside `folder`, which is made.
-    pub(super) async fn set_up(folder: &Path) -> Result<Self, Failure> {
+    pub(super) async fn set_up(folder: &Path, with: Directories) -> Result<Self, Failure> {
         std::fs::DirBuilder::new()
             .mode(0o700)
             .create(folder)
             .with_context(|| folder.display().to_string())
             .map_err(Failure::World)?;
         let suppliers = CancellationToken::new();
-        let config = prepare(folder, &suppliers).await.map_err(Failure::World)?;
+        let (config, slapd) = prepare(folder, with, &suppliers).await.map_err(Failure::World)?;
         let server = Server::start(Prepared::load(&config, 1)?, Some(config))?;
-        Ok(Self { folder: folder.to_owned(), server, suppliers })
+        Ok(Self { folder: folder.to_owned(), server, suppliers, with, _slapd: slapd })
     }
 
     pub(super) fn address(&self) -> SocketAddr {
         self.server.addresses.first().copied().unwrap_or(self.server.admin)
+    }
+
+    /// What a certificate nobody is registered with is refused with: LDAP cannot be searched for a
+    /// name, so there it is not known to be a stranger's.
+    pub(super) const fn strangers_token(&self) -> &'static str {
+        match self.with {
+            Directories::Api => "certificate_unknown",
+            Directories::Ldap => "certificate_not_senders",
+        }
     }
 
     pub(super) fn file(&self, name: &str) -> PathBuf {
@@ -125,7 +148,7 @@ impl World {
     pub(super) fn invitation(&self) -> Result<String, Failure> {
         let program = std::env::current_exe().map_err(Failure::world)?;
         let (program, folder) = (program.display(), self.folder.display());
-        let address = self.address();
+        let (address, admin) = (self.address(), self.server.admin);
         let [practice, ..] = &PRACTICES;
         let (root, asid, ods) = (practice.root(), practice.asid, practice.ods);
         let today = Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
@@ -146,18 +169,21 @@ impl World {
              # Free slots at {}, by its service root\n{curl} \\\n{} \\\n  'https://{address}/{root}/Slot?{slots}'\n\n\
              # The same practice by its ODS code\n{curl} \\\n{} \\\n  'https://{address}/{ods}/STU3/1/gpconnect/metadata'\n\n\
              # No client certificate: 496\ncurl -i --path-as-is --cacert {folder}/ca.pem 'https://{address}/{root}/metadata'\n\n\
-             # Metrics, readiness, records\ncurl http://{}/metrics\ncurl http://{}/readyz\ntail -f {folder}/audit.jsonl\n",
+             # How the directory answers for it, and what is held of the directory\n{program} lookup --config {folder}/spine-proxy.toml {ods}\ncurl http://{admin}/directory\n\n\
+             # Metrics, readiness, records\ncurl http://{admin}/metrics\ncurl http://{admin}/readyz\ntail -f {folder}/audit.jsonl\n",
             practice.name,
             headers(interaction),
             headers(metadata),
-            self.server.admin,
-            self.server.admin,
         ))
     }
 }
 
 /// Writes every file of the world and starts its suppliers; answers with the configuration's path.
-async fn prepare(folder: &Path, stop: &CancellationToken) -> anyhow::Result<PathBuf> {
+async fn prepare(
+    folder: &Path,
+    with: Directories,
+    stop: &CancellationToken,
+) -> anyhow::Result<(PathBuf, Option<Slapd>)> {
     let pki = Pki::new(Timestamp::now().as_second())?;
     let put = |name: &str, text: &str| write(&folder.join(name), text);
     put("ca.pem", &pki.authority())?;
@@ -185,10 +211,51 @@ async fn prepare(folder: &Path, stop: &CancellationToken) -> anyhow::Result<Path
         let provider = Arc::new(Provider::new(practices, Timestamp::now()));
         tokio::spawn(provider.serve(listener, tls, stop.clone().cancelled_owned()));
     }
-    put("directory.toml", &directory(&addresses))?;
+    put("directory.toml", &directory())?;
+    let (slapd, source) = match with {
+        Directories::Api => (None, api(&pki, folder, stop).await?),
+        Directories::Ldap => {
+            let (slapd, source) = slapd::start(&pki, folder, &records()?)?;
+            (Some(slapd), source)
+        }
+    };
     let config = folder.join("spine-proxy.toml");
-    write(&config, CONFIG)?;
-    Ok(config)
+    write(&config, &format!("{CONFIG}{source}\n[provider.hosts]\n{}", hosts(&addresses)))?;
+    Ok((config, slapd))
+}
+
+/// Starts the stand-in for the SDS FHIR API; answers with what the configuration says of it.
+async fn api(pki: &Pki, folder: &Path, stop: &CancellationToken) -> anyhow::Result<String> {
+    let key = uuid::Uuid::new_v4().to_string();
+    write(&folder.join("sds.key"), &key)?;
+    let tls = server_tls(&pki.issue(&Leaf::named("localhost"))?)?;
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let port = listener.local_addr()?.port();
+    let sds = Sds::new(records()?, Some(key));
+    tokio::spawn(sds.serve(listener, tls, stop.clone().cancelled_owned()));
+    Ok(format!(
+        "[directory.sds-api]\nurl = \"https://localhost:{port}{BASE_PATH}\"\nkey-file = \"sds.key\"\n\
+         tls = {{ authorities = [\"ca.pem\"], crl = \"none\" }}\n"
+    ))
+}
+
+/// Every practice as SDS would hold it.
+fn records() -> anyhow::Result<Records> {
+    let groups = Allowed::from_names(Allowed::DEFAULT).map_err(anyhow::Error::msg)?;
+    let interactions: Vec<&str> = groups.iter().map(|interaction| interaction.id).collect();
+    let listed = PRACTICES.iter().chain([&CLOSED]);
+    Ok(listed.fold(Records::default(), |records, listed| {
+        let party_key = format!("{}-1000001", listed.ods);
+        let root = listed.root();
+        records.and(Records::practice(listed.ods, listed.asid, &party_key, &root, &interactions))
+    }))
+}
+
+/// Where the suppliers' hosts are: DNS knows none of them.
+fn hosts(addresses: &[SocketAddr]) -> String {
+    let closed = SocketAddr::from(([127, 0, 0, 1], 1));
+    let hosts = SUPPLIERS.into_iter().zip(addresses).chain([(NOBODY, &closed)]);
+    hosts.map(|(host, address)| format!("\"{host}\" = \"{address}\"\n")).collect()
 }
 
 fn practice(listed: &Listed) -> anyhow::Result<Practice> {
@@ -198,6 +265,19 @@ fn practice(listed: &Listed) -> anyhow::Result<Practice> {
         name: listed.name.to_owned(),
         base_path: listed.path.to_owned(),
     })
+}
+
+/// The stand-in for SDS demands nothing but its key.
+fn server_tls(issued: &Issued) -> anyhow::Result<Arc<ServerConfig>> {
+    let chain =
+        CertificateDer::pem_slice_iter(issued.chain.as_bytes()).collect::<Result<_, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes())?;
+    let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(crypto)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    Ok(Arc::new(config))
 }
 
 /// A supplier demands a certificate of the proxy's authority.
@@ -217,36 +297,15 @@ fn supplier_tls(pki: &Pki, issued: &Issued) -> anyhow::Result<Arc<ServerConfig>>
     Ok(Arc::new(config))
 }
 
-fn directory(addresses: &[SocketAddr]) -> String {
-    let mut text = format!(
+/// What no directory service tells: who sends, under which certificate, and who agreed.
+fn directory() -> String {
+    format!(
         "[[consumer]]\nname = \"Urgent care hub\"\nasids = [\"{HUB}\"]\ncertificate-names = [\"{HUB_NAME}\"]\n\
          ods = \"{HUB_ODS}\"\ninteractions = [\"appointments\", \"foundations\"]\n\n\
          [[consumer]]\nname = \"Walk-in clinic\"\nasids = [\"{CLINIC}\"]\ncertificate-names = [\"{CLINIC_NAME}\"]\n\
-         ods = \"{CLINIC_ODS}\"\ninteractions = [\"urn:nhs:names:services:gpconnect:fhir:rest:search:slot-1\"]\n\n"
-    );
-    let closed = SocketAddr::from(([127, 0, 0, 1], 1));
-    for (number, listed) in PRACTICES.iter().chain([&CLOSED]).enumerate() {
-        let dial = match listed.ods == CLOSED.ods {
-            true => Some(&closed),
-            false => addresses.get(listed.supplier),
-        };
-        let dial = dial.map(ToString::to_string).unwrap_or_default();
-        writeln!(
-            text,
-            "[[provider]] # {}\nods = \"{}\"\nasid = \"{}\"\nparty-key = \"{}-100000{number}\"\n\
-             cpa-id = \"S00000000000{number}\"\nroot = \"{}\"\n\
-             interactions = [\"appointments\", \"foundations\"]\ndial = \"{dial}\"\n",
-            listed.name,
-            listed.ods,
-            listed.asid,
-            listed.ods,
-            listed.root(),
-        )
-        .unwrap_or_default();
-    }
-    writeln!(text, "[[agreement]]\nfrom = [\"{HUB}\"]\nto = \"every-practice\"")
-        .unwrap_or_default();
-    text
+         ods = \"{CLINIC_ODS}\"\ninteractions = [\"urn:nhs:names:services:gpconnect:fhir:rest:search:slot-1\"]\n\n\
+         [[agreement]]\nfrom = [\"{HUB}\"]\nto = \"every-practice\"\n"
+    )
 }
 
 const CONFIG: &str = r#"# The demonstration's proxy.
@@ -269,10 +328,12 @@ crl = ["crl.pem"]
 
 [directory]
 file = "directory.toml"
+snapshot = "directory-snapshot.json"
 
 [audit]
 journal = "audit.jsonl"
 
 [admin]
 address = "127.0.0.1:0"
+
 "#;

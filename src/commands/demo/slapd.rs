@@ -1,0 +1,96 @@
+//! OpenLDAP's slapd as the Spine Directory Service, where it is installed.
+
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+
+use super::super::certs::{Leaf, Pki, write};
+use crate::simulator::sds::{Records, SCHEMA};
+
+/// The server; it ends with this.
+pub(super) struct Slapd(Child);
+
+impl Drop for Slapd {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+const PROGRAMS: [&str; 3] = ["/usr/sbin/slapd", "/usr/lib/openldap/slapd", "/usr/libexec/slapd"];
+const SCHEMAS: [&str; 2] = ["/etc/ldap/schema", "/etc/openldap/schema"];
+const MODULES: [&str; 3] = ["/usr/lib/ldap", "/usr/lib/openldap", "/usr/libexec/openldap"];
+/// Longest wait for it to listen.
+const START: Duration = Duration::from_secs(10);
+
+/// Starts it over these records, and answers with what the configuration says of it.
+pub(super) fn start(
+    pki: &Pki,
+    folder: &Path,
+    records: &Records,
+) -> anyhow::Result<(Slapd, String)> {
+    let there = |places: &'static [&'static str]| places.iter().find(|at| Path::new(at).exists());
+    let program = there(&PROGRAMS).context("slapd is not installed: --ldap needs it")?;
+    let schemas = there(&SCHEMAS).context("slapd's schema files are not installed")?;
+    let home = folder.join("slapd");
+    std::fs::create_dir(&home)?;
+    std::fs::create_dir(home.join("db"))?;
+    let server = pki.issue(&Leaf::named("localhost"))?;
+    let at = |name: &str| home.join(name);
+    write(&at("server.pem"), &server.chain)?;
+    write(&at("server.key"), &server.key)?;
+    write(&at("ca.pem"), &pki.authority())?;
+    write(&at("nhs-sds.schema"), SCHEMA)?;
+    write(&at("records.ldif"), &records.to_ldif())?;
+    let modules = there(&MODULES).filter(|at| has_module(Path::new(at)));
+    write(&at("slapd.conf"), &config(&home, schemas, modules.copied()))?;
+    let loaded = Command::new(program)
+        .args(["-Tadd", "-q", "-f"])
+        .args([at("slapd.conf"), PathBuf::from("-l"), at("records.ldif")])
+        .output()?;
+    ensure!(loaded.status.success(), "slapd: {}", String::from_utf8_lossy(&loaded.stderr));
+    // A port that was free a moment ago.
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+    let child = Command::new(program)
+        .args(["-d", "0", "-h", &format!("ldaps://127.0.0.1:{port}"), "-f"])
+        .arg(at("slapd.conf"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let slapd = Slapd(child);
+    let began = Instant::now();
+    while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+        if began.elapsed() > START {
+            bail!("slapd does not listen");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let settings = format!(
+        "[directory.sds-ldap]\nurl = \"ldaps://localhost:{port}\"\ndial = \"127.0.0.1:{port}\"\n\
+         tls = {{ certificate = {{ chain = \"gateway.pem\", key = \"gateway.key\" }}, authorities = [\"ca.pem\"], crl = \"none\" }}\n"
+    );
+    Ok((slapd, settings))
+}
+
+/// Some builds have their database inside.
+fn has_module(folder: &Path) -> bool {
+    ["back_mdb.la", "back_mdb.so"].iter().any(|name| folder.join(name).exists())
+}
+
+fn config(home: &Path, schemas: &str, modules: Option<&str>) -> String {
+    let home = home.display();
+    let modules = modules
+        .map(|modules| format!("modulepath {modules}\nmoduleload back_mdb\n"))
+        .unwrap_or_default();
+    format!(
+        "include {schemas}/core.schema\ninclude {schemas}/cosine.schema\ninclude {home}/nhs-sds.schema\n\
+         pidfile {home}/pid\n{modules}TLSCACertificateFile {home}/ca.pem\nTLSCertificateFile {home}/server.pem\n\
+         TLSCertificateKeyFile {home}/server.key\nTLSVerifyClient demand\ndatabase mdb\nsuffix \"o=nhs\"\n\
+         directory {home}/db\naccess to * by * read\n"
+    )
+}
