@@ -53,7 +53,7 @@ fn output(arguments: &[&str], path: &Path) -> (ExitStatus, String) {
 fn the_example_configuration_loads_with_everything_it_names() {
     let site = Site::new();
     let prepared = Prepared::load(&site.config(), 1).unwrap();
-    assert_eq!(prepared.directory.providers().count(), 3);
+    assert_eq!(prepared.directory.providers().count(), 4);
     assert!(!prepared.config.lab, "an example must not be a laboratory");
     assert!(prepared.config.compatibility.is_empty(), "an example must not be lenient");
 }
