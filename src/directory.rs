@@ -11,19 +11,20 @@ use arc_swap::ArcSwap;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use moka::sync::Cache;
 use tokio::runtime::Handle;
-use tokio::time::Instant;
-use uuid::Uuid;
 
 use crate::consumers::Sender;
 use crate::interaction::{Effect, Interaction};
-use crate::metrics::{Lookup, Metrics, Trigger};
+use crate::metrics::{Lookup, Metrics};
 use crate::policy::{Agreements, Provider};
 use crate::refusal::Refusal;
 use crate::spine::{Asid, CertificateName, InnerUrl, OdsCode};
 
 mod breaker;
+mod choice;
 mod file;
 mod flight;
+mod live;
+mod look_up;
 mod pacer;
 mod rules;
 mod sds_api;
@@ -46,10 +47,11 @@ pub use source::Origin;
 pub use steps::{Step, Steps};
 pub use view::{Explanation, HeldPractice, HeldView, Live};
 
-use flight::{Flight, Flights, Herald, Progress, Subject};
-use rules::{Answer, Resolver};
-use shelf::{Absent, Age, Believed, HeldSender, Practice, Shelf, Since};
-use source::{How, SourceFault, Urgency};
+use choice::choose;
+use flight::{Flights, Subject};
+use live::Asked;
+use rules::Resolver;
+use shelf::Shelf;
 
 /// The directory: cheap to clone, shared by all workers.
 #[derive(Clone)]
@@ -99,15 +101,6 @@ pub struct Asker<'a> {
     pub certificate: &'a str,
     /// Seconds since 1970, UTC.
     pub now_s: i64,
-}
-
-/// How long a look-up is waited for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Until {
-    /// What it was begun for is known.
-    Known,
-    /// It has learnt all it will.
-    Over,
 }
 
 /// How a held registration is about to be used.
@@ -334,412 +327,6 @@ impl Directory {
         })?;
         Ok(found.into_iter().filter(|provider| !view.file.denies(&provider.asid)).collect())
     }
-
-    /// What is held or found of a practice, for one interaction.
-    async fn live_practice(&self, asked: Asked<'_>) -> Result<Vec<Arc<Provider>>, Refusal> {
-        let Asked { resolver, ods, interaction, using, asker } = asked;
-        let Asker { now_s, .. } = asker;
-        let shared = &self.shared;
-        let subject = Subject::Practice(ods.clone());
-        let absent = Absent::Registration(ods.clone(), interaction.id);
-        let started = std::time::Instant::now();
-        let (mut waited, mut until) = (false, Until::Known);
-        // A look-up for another interaction may have to be waited for first, and then our own.
-        for _ in 0..ROUNDS_MAX {
-            let held = shared.shelf.practices.get(ods).unwrap_or_default();
-            if waited && held.is_heard(interaction, started) {
-                held.used(now_s);
-                self.count(Lookup::Refreshed);
-                return Ok(providers(&held));
-            }
-            let age = held.age(interaction, &shared.freshness, now_s);
-            let Some(age) = age.filter(|age| *age < Age::Dead) else {
-                // What was noted since by the clock on the wall counts from there.
-                let now_s = if waited { self::now_s() } else { now_s };
-                match shared.shelf.absence(&absent, now_s) {
-                    Some(Believed::Confirmed) => {
-                        self.count(Lookup::Absent);
-                        // Of other interactions, so that it can be said what is missing.
-                        return Ok(providers(&held));
-                    }
-                    Some(Believed::ForNow) => return Err(Refusal::DirectoryUnavailable),
-                    None => {}
-                }
-                if !waited {
-                    self.count(Lookup::Miss);
-                    self.pay(asker)?;
-                }
-                let board =
-                    || self.look_up(resolver, ods, interaction, now_s, (Urgency::Waiting, false));
-                let asked = self.wait(&subject, until, board).await;
-                asked.map_err(|_| Refusal::DirectoryUnavailable)?;
-                (waited, until) = (true, Until::Over);
-                continue;
-            };
-            held.used(now_s);
-            let rests = held.rests(interaction, &shared.freshness, now_s);
-            let answered_s = held.rows_for(interaction).map(|row| row.since.answered_s).min();
-            let age_s = answered_s.and_then(|at_s| u64::try_from(now_s - at_s).ok());
-            shared.metrics.directory.served(age_s.unwrap_or_default());
-            match (age, using) {
-                (Age::Fresh, _) => {
-                    self.count(Lookup::Hit);
-                    return Ok(providers(&held));
-                }
-                (Age::Stale, Use::Confirmed) => {
-                    self.count(Lookup::Stale);
-                    if !rests && !shared.failed.contains_key(&subject) {
-                        self.look_up(resolver, ods, interaction, now_s, (Urgency::Refresh, false));
-                    }
-                    return Ok(providers(&held));
-                }
-                _ => {}
-            }
-            let asked = match rests {
-                true => Err(SourceFault::Spared),
-                false => {
-                    let board = || {
-                        self.look_up(resolver, ods, interaction, now_s, (Urgency::Waiting, false))
-                    };
-                    self.wait(&subject, until, board).await
-                }
-            };
-            if asked.is_err() {
-                let end_s = shared.freshness.stale_writes_max.as_secs();
-                let too_old = age_s.is_none_or(|age_s| age_s >= end_s);
-                if using == Use::Trusted && too_old {
-                    return Err(Refusal::DirectoryUnavailable);
-                }
-                self.count(Lookup::StaleError);
-                return Ok(providers(&held));
-            }
-            (waited, until) = (true, Until::Over);
-        }
-        Err(Refusal::DirectoryUnavailable)
-    }
-
-    /// Asks past everything held, once in a while for one practice.
-    async fn forced(
-        &self,
-        view: &View,
-        ods: &OdsCode,
-        interaction: &'static Interaction,
-        asker: Asker<'_>,
-    ) -> Option<Vec<Arc<Provider>>> {
-        let resolver = view.resolver.as_ref()?;
-        let pins = view.file.pins(ods);
-        if pins.iter().any(|pin| pin.serves(interaction)) {
-            return Some(pins.to_vec());
-        }
-        let first = self.shared.forced.entry_by_ref(ods).or_insert(()).is_fresh();
-        if !first || self.pay(asker).is_err() {
-            return None;
-        }
-        let subject = Subject::Practice(ods.clone());
-        // One that is under way may have asked before the change: then once more.
-        for _ in 0..2 {
-            let mut joined = false;
-            let board = || {
-                let how = (Urgency::Waiting, true);
-                let flight = self.look_up(resolver, ods, interaction, asker.now_s, how);
-                joined = flight.joined;
-                flight
-            };
-            let asked = self.wait(&subject, Until::Over, board).await;
-            self.shared.metrics.directory.conflict(asked.is_ok());
-            asked.ok()?;
-            if !joined {
-                break;
-            }
-        }
-        let held = self.shared.shelf.practices.get(ods)?;
-        let denied = |provider: &Arc<Provider>| view.file.denies(&provider.asid);
-        Some(providers(&held).into_iter().filter(|provider| !denied(provider)).collect())
-    }
-
-    async fn live_sender(
-        &self,
-        resolver: &Arc<Resolver>,
-        asid: &Asid,
-        asker: Asker<'_>,
-    ) -> Result<Option<Arc<Sender>>, Refusal> {
-        let shared = &self.shared;
-        let windows = shared.freshness.sender_windows();
-        let held = shared.shelf.senders.get(asid);
-        let held = held.map(|held| (held.since.age(windows, asker.now_s), held));
-        let held = held.filter(|(age, _)| *age < Age::Dead);
-        let absent = Absent::Sender(asid.clone());
-        match &held {
-            Some((Age::Fresh, held)) => {
-                self.count(Lookup::Hit);
-                return Ok(Some(Arc::clone(&held.sender)));
-            }
-            Some(_) => {}
-            None => match shared.shelf.absence(&absent, asker.now_s) {
-                Some(Believed::Confirmed) => {
-                    self.count(Lookup::Absent);
-                    return Ok(None);
-                }
-                Some(Believed::ForNow) => return Err(Refusal::DirectoryUnavailable),
-                None => {
-                    self.count(Lookup::Miss);
-                    self.pay(asker)?;
-                }
-            },
-        }
-        let board = || self.look_up_sender(resolver, asid);
-        let asked = self.wait(&Subject::Sender(asid.clone()), Until::Over, board).await;
-        match (asked, held) {
-            (Ok(()), _) => {
-                let now = shared.shelf.senders.get(asid);
-                let now = now.filter(|now| now.since.age(windows, asker.now_s) < Age::Dead);
-                let doubtful = shared.shelf.absence(&absent, asker.now_s) == Some(Believed::ForNow);
-                match now {
-                    Some(now) => Ok(Some(now.sender)),
-                    None if doubtful => Err(Refusal::DirectoryUnavailable),
-                    None => Ok(None),
-                }
-            }
-            (Err(_), Some((_, held))) => {
-                self.count(Lookup::StaleError);
-                Ok(Some(held.sender))
-            }
-            (Err(_), None) => Err(Refusal::DirectoryUnavailable),
-        }
-    }
-
-    async fn live_owner(
-        &self,
-        resolver: &Arc<Resolver>,
-        asid: &Asid,
-        asker: Asker<'_>,
-    ) -> Result<Option<OdsCode>, Refusal> {
-        let absent = Absent::Owner(asid.clone());
-        if self.shared.shelf.absence(&absent, asker.now_s).is_some() {
-            self.count(Lookup::Absent);
-            return Ok(None);
-        }
-        self.count(Lookup::Miss);
-        self.pay(asker)?;
-        let (shared, resolver) = (Arc::clone(&self.shared), Arc::clone(resolver));
-        let asked = asid.clone();
-        let subject = Subject::Owner(asid.clone());
-        let board = || {
-            self.board(subject.clone(), |_| async move {
-                let how = shared.how(Urgency::Waiting, false);
-                match resolver.owner(&asked, how, &mut Steps::default()).await? {
-                    Some(ods) => shared.owners.insert(asked, ods),
-                    None => shared.absent(Absent::Owner(asked), Believed::Confirmed),
-                }
-                Ok(())
-            })
-        };
-        let asked = self.wait(&subject, Until::Over, board).await;
-        asked.map_err(|_| Refusal::DirectoryUnavailable)?;
-        Ok(self.shared.owners.get(asid))
-    }
-
-    /// Looks a practice up, with all who wait for the same.
-    fn look_up(
-        &self,
-        resolver: &Arc<Resolver>,
-        ods: &OdsCode,
-        interaction: &'static Interaction,
-        now_s: i64,
-        (urgency, anew): (Urgency, bool),
-    ) -> Flight {
-        let trigger = match (urgency, anew) {
-            (_, true) => Trigger::Conflict,
-            (Urgency::Waiting, false) => Trigger::Request,
-            (Urgency::Refresh, false) => Trigger::Stale,
-            (Urgency::Ahead, false) => Trigger::Ahead,
-        };
-        let (shared, resolver, ods) = (Arc::clone(&self.shared), Arc::clone(resolver), ods.clone());
-        let subject = Subject::Practice(ods.clone());
-        let flight = self.board(subject, |herald| async move {
-            let how = shared.how(urgency, anew);
-            let held = shared.shelf.practices.get(&ods).unwrap_or_default();
-            let age = held.age(interaction, &shared.freshness, now_s);
-            if !anew && urgency == Urgency::Waiting && age == Some(Age::Fresh) {
-                // The last look-up ended as this one was about to begin.
-                return Ok(());
-            }
-            let looked_up =
-                shared.look_up_practice(&resolver, &ods, interaction, how, &herald).await;
-            shared.metrics.directory.refreshed(trigger, looked_up.is_ok());
-            looked_up
-        });
-        if flight.joined {
-            self.shared.metrics.directory.joined();
-        }
-        flight
-    }
-
-    fn look_up_sender(&self, resolver: &Arc<Resolver>, asid: &Asid) -> Flight {
-        let (shared, resolver, asid) =
-            (Arc::clone(&self.shared), Arc::clone(resolver), asid.clone());
-        let subject = Subject::Sender(asid.clone());
-        self.board(subject, |_| async move {
-            let how = shared.how(Urgency::Waiting, false);
-            match resolver.sender(&asid, how, &mut Steps::default()).await? {
-                Answer::Found((origin, sender)) => {
-                    let since = Since::now(now_s(), origin);
-                    let held = HeldSender { sender: Arc::new(sender), since };
-                    shared.shelf.senders.insert(asid, held);
-                }
-                // Security: an authorisation that is gone is gone at once.
-                Answer::Absent { confirmed } => {
-                    if confirmed {
-                        shared.shelf.senders.invalidate(&asid);
-                    }
-                    shared.absent(Absent::Sender(asid), Believed::when(confirmed));
-                }
-            }
-            Ok(())
-        })
-    }
-
-    /// Begins a look-up, or joins it; one that fails is remembered for a moment.
-    fn board<F>(&self, subject: Subject, look_up: impl FnOnce(Herald) -> F) -> Flight
-    where
-        F: Future<Output = Result<(), SourceFault>> + Send + 'static,
-    {
-        let (shared, about) = (Arc::clone(&self.shared), subject.clone());
-        self.shared.flights.board(subject, |herald| {
-            let look_up = look_up(herald);
-            async move {
-                let ended = look_up.await;
-                if ended.is_err() {
-                    shared.failed.insert(about, ());
-                }
-                ended
-            }
-        })
-    }
-
-    /// Waits for a look-up, as long as a request may. One that failed a moment ago is not repeated.
-    async fn wait(
-        &self,
-        subject: &Subject,
-        until: Until,
-        board: impl FnOnce() -> Flight,
-    ) -> Result<(), SourceFault> {
-        if self.shared.failed.contains_key(subject) {
-            return Err(SourceFault::Spared);
-        }
-        let mut flight = board();
-        let waited = tokio::time::timeout(self.shared.deadlines.waiting, async {
-            loop {
-                match flight.news().await {
-                    Progress::Known if until == Until::Known => return Ok(()),
-                    Progress::Under | Progress::Known => {}
-                    Progress::Over(ended) => return ended,
-                }
-            }
-        });
-        waited.await.map_err(|_| SourceFault::TimedOut)?
-    }
-
-    /// Draws on the budget for look-ups of what is not held: a scan of random codes starves nobody
-    /// else.
-    fn pay(&self, asker: Asker<'_>) -> Result<(), Refusal> {
-        let certificate = asker.certificate.to_owned();
-        self.shared.misses.check_key(&certificate).map_err(|_| Refusal::LookupsExceeded)
-    }
-
-    fn count(&self, lookup: Lookup) {
-        self.shared.metrics.directory.looked_up(lookup);
-    }
-}
-
-/// Limit: look-ups that one request waits for, one after the other.
-const ROUNDS_MAX: usize = 4;
-
-/// A question about a practice, on its way.
-#[derive(Clone, Copy)]
-struct Asked<'a> {
-    resolver: &'a Arc<Resolver>,
-    ods: &'a OdsCode,
-    interaction: &'static Interaction,
-    using: Use,
-    asker: Asker<'a>,
-}
-
-impl Shared {
-    fn how(&self, urgency: Urgency, anew: bool) -> How {
-        let budget = match urgency {
-            Urgency::Waiting => self.deadlines.waiting,
-            Urgency::Refresh | Urgency::Ahead => self.deadlines.background,
-        };
-        How { deadline: Instant::now() + budget, anew, urgency, id: Uuid::new_v4() }
-    }
-
-    /// One look-up: what was asked for first, then the rest of the practice.
-    async fn look_up_practice(
-        &self,
-        resolver: &Resolver,
-        ods: &OdsCode,
-        interaction: &'static Interaction,
-        how: How,
-        herald: &Herald,
-    ) -> Result<(), SourceFault> {
-        let mut steps = Steps::default();
-        let answer = resolver.practice(ods, interaction, how, &mut steps).await;
-        let now_s = now_s();
-        let held = self.shelf.practices.get(ods).unwrap_or_default();
-        let found = match answer? {
-            Answer::Found(found) => found,
-            Answer::Absent { confirmed } => {
-                self.note_absent(&held, ods, interaction, confirmed, now_s);
-                return Ok(());
-            }
-        };
-        let held = held.after_found(interaction, &found, &self.freshness, now_s);
-        self.hold(ods, held);
-        herald.known();
-        let how = How {
-            deadline: Instant::now() + self.deadlines.background,
-            urgency: how.urgency.max(Urgency::Refresh),
-            ..how
-        };
-        if let Some(rest) = resolver.rest(ods, &found, how, &mut steps).await {
-            let held = self.shelf.practices.get(ods).unwrap_or_default();
-            self.hold(ods, held.after_rest(&found, &rest, &self.freshness, now_s));
-        }
-        Ok(())
-    }
-
-    fn note_absent(
-        &self,
-        held: &Practice,
-        ods: &OdsCode,
-        interaction: &'static Interaction,
-        confirmed: bool,
-        now_s: i64,
-    ) {
-        if confirmed && held.rows_for(interaction).next().is_some() {
-            self.hold(ods, held.doubting(interaction, &self.freshness, now_s));
-        }
-        let absent = Absent::Registration(ods.clone(), interaction.id);
-        self.absent(absent, Believed::when(confirmed));
-    }
-
-    fn absent(&self, what: Absent, believed: Believed) {
-        let lasts = match believed {
-            Believed::Confirmed => self.freshness.absent,
-            Believed::ForNow => self.freshness.absent_unconfirmed,
-        };
-        self.shelf.note_absent(what, believed, lasts, now_s());
-    }
-
-    fn hold(&self, ods: &OdsCode, practice: Practice) {
-        for row in &practice.rows {
-            self.owners.insert(row.provider.asid.clone(), ods.clone());
-            let root = row.provider.root.as_str();
-            self.roots.insert(root.strip_suffix('/').unwrap_or(root).to_owned(), ());
-        }
-        self.shelf.practices.insert(ods.clone(), Arc::new(practice));
-    }
 }
 
 impl View {
@@ -765,45 +352,4 @@ fn now_s() -> i64 {
 
 fn misses(per_minute: NonZeroU32) -> DefaultKeyedRateLimiter<String> {
     RateLimiter::keyed(Quota::per_minute(per_minute))
-}
-
-fn providers(held: &Practice) -> Vec<Arc<Provider>> {
-    held.rows.iter().map(|row| Arc::clone(&row.provider)).collect()
-}
-
-/// Among a practice's registrations, the one that is asked for; several are an error.
-fn choose(
-    providers: &[Arc<Provider>],
-    receiver: Receiver<'_>,
-    interaction: &Interaction,
-) -> Result<Arc<Provider>, Refusal> {
-    let registered = |provider: &&Arc<Provider>| provider.serves(interaction);
-    let (mut fitting, none): (Vec<_>, _) = match receiver {
-        Receiver::System(asid, _) => {
-            let system = providers.iter().filter(|provider| provider.asid == *asid);
-            let none = match system.clone().next() {
-                Some(_) => Refusal::ReceiverNotRegistered(asid.clone()),
-                None => Refusal::ReceiverUnknown,
-            };
-            (system.filter(registered).collect(), none)
-        }
-        Receiver::Practice(..) if providers.is_empty() => return Err(Refusal::PracticeUnknown),
-        Receiver::Practice(_, to) => {
-            let mut all: Vec<_> = providers.iter().filter(registered).collect();
-            let several = all.len() > 1;
-            if let (true, Some(to)) = (several, to) {
-                all.retain(|provider| provider.asid == *to);
-            }
-            let none = match several {
-                true => Refusal::ReceiverNotPractices,
-                false => Refusal::PracticeNotRegistered,
-            };
-            (all, none)
-        }
-    };
-    match (fitting.pop(), fitting.pop()) {
-        (Some(one), None) => Ok(Arc::clone(one)),
-        (None, _) => Err(none),
-        (Some(_), Some(_)) => Err(Refusal::ReceiverAmbiguous),
-    }
 }

@@ -22,10 +22,13 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
+mod bundle;
+
+use bundle::{Bundle, Device, Endpoint, Resource};
+
 use super::pacer::Pacer;
 use super::source::{Handler, HandlersOf, How, SourceFault, System, SystemsOf};
-use crate::interaction;
-use crate::spine::{InnerUrl, OdsCode};
+use crate::spine::InnerUrl;
 use crate::tls::DirectoryLeg;
 
 /// The SDS FHIR API, as configured.
@@ -270,150 +273,4 @@ fn malformed(why: String) -> SourceFault {
 
 fn unavailable(why: &dyn std::fmt::Display) -> SourceFault {
     SourceFault::Unavailable(why.to_string())
-}
-
-/// What an entry holds.
-trait Resource: for<'de> Deserialize<'de> {
-    const KIND: &str;
-
-    fn kind(&self) -> &str;
-}
-
-/// Spec: nothing found is `entry: []`; no `entry` at all is accepted too.
-#[derive(Deserialize)]
-#[serde(bound = "R: Resource")]
-struct Bundle<R> {
-    #[serde(rename = "resourceType")]
-    resource_type: String,
-    total: Option<u64>,
-    entry: Option<Vec<Entry<R>>>,
-}
-
-#[derive(Deserialize)]
-#[serde(bound = "R: Resource")]
-struct Entry<R> {
-    resource: R,
-}
-
-#[derive(Deserialize)]
-struct Endpoint {
-    #[serde(rename = "resourceType")]
-    resource_type: String,
-    address: Option<String>,
-    #[serde(rename = "managingOrganization")]
-    managing_organization: Option<Reference>,
-    #[serde(default)]
-    identifier: Vec<Identifier>,
-    #[serde(default)]
-    extension: Vec<Extension>,
-}
-
-#[derive(Deserialize)]
-struct Device {
-    #[serde(rename = "resourceType")]
-    resource_type: String,
-    #[serde(default)]
-    identifier: Vec<Identifier>,
-    #[serde(default)]
-    extension: Vec<Extension>,
-}
-
-#[derive(Deserialize)]
-struct Reference {
-    identifier: Option<Identifier>,
-}
-
-#[derive(Deserialize)]
-struct Identifier {
-    system: Option<String>,
-    value: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Extension {
-    url: String,
-    #[serde(rename = "valueReference")]
-    reference: Option<Reference>,
-}
-
-impl Resource for Endpoint {
-    const KIND: &str = "Endpoint";
-
-    fn kind(&self) -> &str {
-        &self.resource_type
-    }
-}
-
-impl Resource for Device {
-    const KIND: &str = "Device";
-
-    fn kind(&self) -> &str {
-        &self.resource_type
-    }
-}
-
-impl Endpoint {
-    fn handler(self) -> Result<Handler, SourceFault> {
-        let ods = self.managing_organization.and_then(|organisation| organisation.identifier);
-        let ods = ods.and_then(|identifier| identifier.value);
-        Ok(Handler {
-            ods: ods.map(|ods| parsed(OdsCode::from_any_case(ods.trim()))).transpose()?,
-            party_key: required(&self.identifier, "nhsMhsPartyKey")?,
-            interaction: interactions(&self.extension).next(),
-            address: self.address,
-            // Known to people alone; one that cannot be read is as good as none.
-            cpa_id: identifier(&self.identifier, "nhsMhsCPAId").and_then(|id| id.parse().ok()),
-            fqdn: identifier(&self.identifier, "nhsMhsFQDN")
-                .and_then(|name| name.to_ascii_lowercase().parse().ok()),
-        })
-    }
-}
-
-impl Device {
-    fn system(self) -> Result<System, SourceFault> {
-        Ok(System {
-            asid: required(&self.identifier, "nhsSpineASID")?,
-            // Spec: `owner` is the client, not the organisation of the record.
-            ods: None,
-            party_key: required(&self.identifier, "nhsMhsPartyKey")?,
-            interactions: interactions(&self.extension).collect(),
-        })
-    }
-}
-
-/// Known interactions: others are none of our business.
-fn interactions(
-    extensions: &[Extension],
-) -> impl Iterator<Item = &'static interaction::Interaction> {
-    let of = |extension: &Extension| {
-        let name = "Extension-SDS-NhsServiceInteractionId";
-        let reference = extension.reference.as_ref();
-        let reference = reference.filter(|_| ends_in(&extension.url, name))?;
-        interaction::by_id(reference.identifier.as_ref()?.value.as_deref()?)
-    };
-    extensions.iter().filter_map(of)
-}
-
-/// Spec: systems have been spelled in more than one case.
-fn identifier<'a>(identifiers: &'a [Identifier], name: &str) -> Option<&'a str> {
-    let named = |identifier: &&Identifier| {
-        identifier.system.as_deref().is_some_and(|system| ends_in(system, name))
-    };
-    identifiers.iter().find(named)?.value.as_deref().map(str::trim)
-}
-
-fn ends_in(system: &str, name: &str) -> bool {
-    system.rsplit('/').next().is_some_and(|last| last.eq_ignore_ascii_case(name))
-}
-
-fn required<T: std::str::FromStr<Err: std::fmt::Display>>(
-    identifiers: &[Identifier],
-    name: &str,
-) -> Result<T, SourceFault> {
-    let found = identifier(identifiers, name).ok_or_else(|| malformed(format!("no {name}")))?;
-    parsed(found.parse())
-}
-
-fn parsed<T>(value: Result<T, impl std::fmt::Display>) -> Result<T, SourceFault> {
-    value.map_err(|why| malformed(why.to_string()))
 }

@@ -1,0 +1,45 @@
+//! Among a practice's registrations, the one that is asked for.
+
+use std::sync::Arc;
+
+use super::Receiver;
+use crate::interaction::Interaction;
+use crate::policy::Provider;
+use crate::refusal::Refusal;
+
+/// Among a practice's registrations, the one that is asked for; several are an error.
+pub(super) fn choose(
+    providers: &[Arc<Provider>],
+    receiver: Receiver<'_>,
+    interaction: &Interaction,
+) -> Result<Arc<Provider>, Refusal> {
+    let registered = |provider: &&Arc<Provider>| provider.serves(interaction);
+    let (mut fitting, none): (Vec<_>, _) = match receiver {
+        Receiver::System(asid, _) => {
+            let system = providers.iter().filter(|provider| provider.asid == *asid);
+            let none = match system.clone().next() {
+                Some(_) => Refusal::ReceiverNotRegistered(asid.clone()),
+                None => Refusal::ReceiverUnknown,
+            };
+            (system.filter(registered).collect(), none)
+        }
+        Receiver::Practice(..) if providers.is_empty() => return Err(Refusal::PracticeUnknown),
+        Receiver::Practice(_, to) => {
+            let mut all: Vec<_> = providers.iter().filter(registered).collect();
+            let several = all.len() > 1;
+            if let (true, Some(to)) = (several, to) {
+                all.retain(|provider| provider.asid == *to);
+            }
+            let none = match several {
+                true => Refusal::ReceiverNotPractices,
+                false => Refusal::PracticeNotRegistered,
+            };
+            (all, none)
+        }
+    };
+    match (fitting.pop(), fitting.pop()) {
+        (Some(one), None) => Ok(Arc::clone(one)),
+        (None, _) => Err(none),
+        (Some(_), Some(_)) => Err(Refusal::ReceiverAmbiguous),
+    }
+}

@@ -1,0 +1,254 @@
+//! What a request gets of the live sources: what is held as long as it may be, or what they say now.
+
+use std::sync::Arc;
+
+use super::flight::Subject;
+use super::look_up::Until;
+use super::rules::Resolver;
+use super::shelf::{Absent, Age, Believed, Practice};
+use super::source::{SourceFault, Urgency};
+use super::steps::Steps;
+use super::{Asker, Directory, Use, View};
+use crate::consumers::Sender;
+use crate::interaction::Interaction;
+use crate::metrics::Lookup;
+use crate::policy::Provider;
+use crate::refusal::Refusal;
+use crate::spine::{Asid, OdsCode};
+
+/// Limit: look-ups that one request waits for, one after the other.
+const ROUNDS_MAX: usize = 4;
+
+/// A question about a practice, on its way.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) resolver: &'a Arc<Resolver>,
+    pub(super) ods: &'a OdsCode,
+    pub(super) interaction: &'static Interaction,
+    pub(super) using: Use,
+    pub(super) asker: Asker<'a>,
+}
+
+impl Directory {
+    /// What is held or found of a practice, for one interaction.
+    pub(super) async fn live_practice(
+        &self,
+        asked: Asked<'_>,
+    ) -> Result<Vec<Arc<Provider>>, Refusal> {
+        let Asked { resolver, ods, interaction, using, asker } = asked;
+        let Asker { now_s, .. } = asker;
+        let shared = &self.shared;
+        let subject = Subject::Practice(ods.clone());
+        let absent = Absent::Registration(ods.clone(), interaction.id);
+        let started = std::time::Instant::now();
+        let (mut waited, mut until) = (false, Until::Known);
+        // A look-up for another interaction may have to be waited for first, and then our own.
+        for _ in 0..ROUNDS_MAX {
+            let held = shared.shelf.practices.get(ods).unwrap_or_default();
+            if waited && held.is_heard(interaction, started) {
+                held.used(now_s);
+                self.count(Lookup::Refreshed);
+                return Ok(providers(&held));
+            }
+            let age = held.age(interaction, &shared.freshness, now_s);
+            let Some(age) = age.filter(|age| *age < Age::Dead) else {
+                // What was noted since by the clock on the wall counts from there.
+                let now_s = if waited { super::now_s() } else { now_s };
+                match shared.shelf.absence(&absent, now_s) {
+                    Some(Believed::Confirmed) => {
+                        self.count(Lookup::Absent);
+                        // Of other interactions, so that it can be said what is missing.
+                        return Ok(providers(&held));
+                    }
+                    Some(Believed::ForNow) => return Err(Refusal::DirectoryUnavailable),
+                    None => {}
+                }
+                if !waited {
+                    self.count(Lookup::Miss);
+                    self.pay(asker)?;
+                }
+                let board =
+                    || self.look_up(resolver, ods, interaction, now_s, (Urgency::Waiting, false));
+                let asked = self.wait(&subject, until, board).await;
+                asked.map_err(|_| Refusal::DirectoryUnavailable)?;
+                (waited, until) = (true, Until::Over);
+                continue;
+            };
+            held.used(now_s);
+            let rests = held.rests(interaction, &shared.freshness, now_s);
+            let answered_s = held.rows_for(interaction).map(|row| row.since.answered_s).min();
+            let age_s = answered_s.and_then(|at_s| u64::try_from(now_s - at_s).ok());
+            shared.metrics.directory.served(age_s.unwrap_or_default());
+            match (age, using) {
+                (Age::Fresh, _) => {
+                    self.count(Lookup::Hit);
+                    return Ok(providers(&held));
+                }
+                (Age::Stale, Use::Confirmed) => {
+                    self.count(Lookup::Stale);
+                    if !rests && !shared.failed.contains_key(&subject) {
+                        self.look_up(resolver, ods, interaction, now_s, (Urgency::Refresh, false));
+                    }
+                    return Ok(providers(&held));
+                }
+                _ => {}
+            }
+            let asked = match rests {
+                true => Err(SourceFault::Spared),
+                false => {
+                    let board = || {
+                        self.look_up(resolver, ods, interaction, now_s, (Urgency::Waiting, false))
+                    };
+                    self.wait(&subject, until, board).await
+                }
+            };
+            if asked.is_err() {
+                let end_s = shared.freshness.stale_writes_max.as_secs();
+                let too_old = age_s.is_none_or(|age_s| age_s >= end_s);
+                if using == Use::Trusted && too_old {
+                    return Err(Refusal::DirectoryUnavailable);
+                }
+                self.count(Lookup::StaleError);
+                return Ok(providers(&held));
+            }
+            (waited, until) = (true, Until::Over);
+        }
+        Err(Refusal::DirectoryUnavailable)
+    }
+
+    /// Asks past everything held, once in a while for one practice.
+    pub(super) async fn forced(
+        &self,
+        view: &View,
+        ods: &OdsCode,
+        interaction: &'static Interaction,
+        asker: Asker<'_>,
+    ) -> Option<Vec<Arc<Provider>>> {
+        let resolver = view.resolver.as_ref()?;
+        let pins = view.file.pins(ods);
+        if pins.iter().any(|pin| pin.serves(interaction)) {
+            return Some(pins.to_vec());
+        }
+        let first = self.shared.forced.entry_by_ref(ods).or_insert(()).is_fresh();
+        if !first || self.pay(asker).is_err() {
+            return None;
+        }
+        let subject = Subject::Practice(ods.clone());
+        // One that is under way may have asked before the change: then once more.
+        for _ in 0..2 {
+            let mut joined = false;
+            let board = || {
+                let how = (Urgency::Waiting, true);
+                let flight = self.look_up(resolver, ods, interaction, asker.now_s, how);
+                joined = flight.joined;
+                flight
+            };
+            let asked = self.wait(&subject, Until::Over, board).await;
+            self.shared.metrics.directory.conflict(asked.is_ok());
+            asked.ok()?;
+            if !joined {
+                break;
+            }
+        }
+        let held = self.shared.shelf.practices.get(ods)?;
+        let denied = |provider: &Arc<Provider>| view.file.denies(&provider.asid);
+        Some(providers(&held).into_iter().filter(|provider| !denied(provider)).collect())
+    }
+
+    pub(super) async fn live_sender(
+        &self,
+        resolver: &Arc<Resolver>,
+        asid: &Asid,
+        asker: Asker<'_>,
+    ) -> Result<Option<Arc<Sender>>, Refusal> {
+        let shared = &self.shared;
+        let windows = shared.freshness.sender_windows();
+        let held = shared.shelf.senders.get(asid);
+        let held = held.map(|held| (held.since.age(windows, asker.now_s), held));
+        let held = held.filter(|(age, _)| *age < Age::Dead);
+        let absent = Absent::Sender(asid.clone());
+        match &held {
+            Some((Age::Fresh, held)) => {
+                self.count(Lookup::Hit);
+                return Ok(Some(Arc::clone(&held.sender)));
+            }
+            Some(_) => {}
+            None => match shared.shelf.absence(&absent, asker.now_s) {
+                Some(Believed::Confirmed) => {
+                    self.count(Lookup::Absent);
+                    return Ok(None);
+                }
+                Some(Believed::ForNow) => return Err(Refusal::DirectoryUnavailable),
+                None => {
+                    self.count(Lookup::Miss);
+                    self.pay(asker)?;
+                }
+            },
+        }
+        let board = || self.look_up_sender(resolver, asid);
+        let asked = self.wait(&Subject::Sender(asid.clone()), Until::Over, board).await;
+        match (asked, held) {
+            (Ok(()), _) => {
+                let now = shared.shelf.senders.get(asid);
+                let now = now.filter(|now| now.since.age(windows, asker.now_s) < Age::Dead);
+                let doubtful = shared.shelf.absence(&absent, asker.now_s) == Some(Believed::ForNow);
+                match now {
+                    Some(now) => Ok(Some(now.sender)),
+                    None if doubtful => Err(Refusal::DirectoryUnavailable),
+                    None => Ok(None),
+                }
+            }
+            (Err(_), Some((_, held))) => {
+                self.count(Lookup::StaleError);
+                Ok(Some(held.sender))
+            }
+            (Err(_), None) => Err(Refusal::DirectoryUnavailable),
+        }
+    }
+
+    pub(super) async fn live_owner(
+        &self,
+        resolver: &Arc<Resolver>,
+        asid: &Asid,
+        asker: Asker<'_>,
+    ) -> Result<Option<OdsCode>, Refusal> {
+        let absent = Absent::Owner(asid.clone());
+        if self.shared.shelf.absence(&absent, asker.now_s).is_some() {
+            self.count(Lookup::Absent);
+            return Ok(None);
+        }
+        self.count(Lookup::Miss);
+        self.pay(asker)?;
+        let (shared, resolver) = (Arc::clone(&self.shared), Arc::clone(resolver));
+        let asked = asid.clone();
+        let subject = Subject::Owner(asid.clone());
+        let board = || {
+            self.board(subject.clone(), |_| async move {
+                let how = shared.how(Urgency::Waiting, false);
+                match resolver.owner(&asked, how, &mut Steps::default()).await? {
+                    Some(ods) => shared.owners.insert(asked, ods),
+                    None => shared.absent(Absent::Owner(asked), Believed::Confirmed),
+                }
+                Ok(())
+            })
+        };
+        let asked = self.wait(&subject, Until::Over, board).await;
+        asked.map_err(|_| Refusal::DirectoryUnavailable)?;
+        Ok(self.shared.owners.get(asid))
+    }
+
+    /// Draws on the budget for look-ups of what is not held: a scan of random codes starves nobody
+    /// else.
+    fn pay(&self, asker: Asker<'_>) -> Result<(), Refusal> {
+        let certificate = asker.certificate.to_owned();
+        self.shared.misses.check_key(&certificate).map_err(|_| Refusal::LookupsExceeded)
+    }
+
+    pub(super) fn count(&self, lookup: Lookup) {
+        self.shared.metrics.directory.looked_up(lookup);
+    }
+}
+
+fn providers(held: &Practice) -> Vec<Arc<Provider>> {
+    held.rows.iter().map(|row| Arc::clone(&row.provider)).collect()
+}
