@@ -338,7 +338,6 @@ impl Directory {
     /// What is held or found of a practice, for one interaction.
     async fn live_practice(&self, asked: Asked<'_>) -> Result<Vec<Arc<Provider>>, Refusal> {
         let Asked { resolver, ods, interaction, using, asker } = asked;
-        let Asker { now_s, .. } = asker;
         let shared = &self.shared;
         let subject = Subject::Practice(ods.clone());
         let absent = Absent::Registration(ods.clone(), interaction.id);
@@ -346,6 +345,7 @@ impl Directory {
         // A look-up for another interaction may have to be waited for first, and then our own.
         for _ in 0..ROUNDS_MAX {
             let held = shared.shelf.practices.get(ods).unwrap_or_default();
+            let now_s = asker.by_now_s();
             let age = held.age(interaction, &shared.freshness, now_s);
             let Some(age) = age.filter(|age| *age < Age::Dead) else {
                 match shared.shelf.absence(&absent, now_s) {
@@ -396,7 +396,8 @@ impl Directory {
                 }
             };
             let now = shared.shelf.practices.get(ods).unwrap_or_default();
-            let answered = |row: &Row| row.since.answered_s >= now_s || row.doubted_s.is_some();
+            let answered =
+                |row: &Row| row.since.answered_s >= asker.now_s || row.doubted_s.is_some();
             match asked {
                 Ok(()) if now.rows_for(interaction).all(answered) => {
                     self.count(Lookup::Refreshed);
@@ -465,7 +466,7 @@ impl Directory {
         let shared = &self.shared;
         let windows = shared.freshness.sender_windows();
         let held = shared.shelf.senders.get(asid);
-        let held = held.map(|held| (held.since.age(windows, asker.now_s), held));
+        let held = held.map(|held| (held.since.age(windows, asker.by_now_s()), held));
         let held = held.filter(|(age, _)| *age < Age::Dead);
         let absent = Absent::Sender(asid.clone());
         match &held {
@@ -491,7 +492,7 @@ impl Directory {
         match (asked, held) {
             (Ok(()), _) => {
                 let now = shared.shelf.senders.get(asid);
-                let now = now.filter(|now| now.since.age(windows, asker.now_s) < Age::Dead);
+                let now = now.filter(|now| now.since.age(windows, asker.by_now_s()) < Age::Dead);
                 let doubtful = shared.shelf.absence(&absent, asker.now_s) == Some(Believed::ForNow);
                 match now {
                     Some(now) => Ok(Some(now.sender)),
@@ -732,6 +733,14 @@ impl Shared {
             self.roots.insert(root.strip_suffix('/').unwrap_or(root).to_owned(), ());
         }
         self.shelf.practices.insert(ods.clone(), Arc::new(practice));
+    }
+}
+
+impl Asker<'_> {
+    /// The clock, which has gone on since the asker read it: an answer that came meanwhile is not
+    /// one from the future.
+    fn by_now_s(&self) -> i64 {
+        self.now_s.max(now_s())
     }
 }
 

@@ -813,6 +813,20 @@ async fn in_an_outage_a_practice_is_served_for_twelve_hours_and_an_unconfirmed_w
     assert!(confirmed.is_ok());
 }
 
+#[tokio::test]
+async fn an_answer_that_comes_in_the_next_second_is_one() {
+    let ours = Ours::new();
+    let Some(slapd) = ours.slapd(gp().and(hub()).to_ldif()) else { return };
+    let asking = ours.asks(slapd.port());
+    // Whoever asks read the clock before the question went out.
+    let before_s = now_s() - 1;
+    assert!(asking.sender_at(HUB, before_s).await.is_ok());
+    assert!(asking.sender_at(HUB, before_s).await.is_ok());
+    assert!(asking.practice_at(ODS, SLOT, before_s).await.is_ok());
+    assert!(asking.practice_at(ODS, BOOK, before_s).await.is_ok());
+    assert_eq!(asking.questions("systems", "found"), 2);
+}
+
 /// What a server with the practice and the consumer answers.
 fn plain(search: &str) -> Act {
     Act::Answer(records(search), 0)
