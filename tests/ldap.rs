@@ -383,6 +383,7 @@ async fn an_answer_that_cannot_be_read_is_no_answer() {
         ("a record without its party key", Act::Answer(vec![keyless()], 0)),
         ("half an answer", Act::Cut(vec![handler(SLOT)])),
         ("half an empty answer", Act::Cut(Vec::new())),
+        ("another server's name", Act::Elsewhere),
     ] {
         fake.does(act);
         let asking = ours.asks_with(fake.address.port(), "", |text| {
