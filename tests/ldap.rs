@@ -267,6 +267,22 @@ async fn what_a_practice_is_not_registered_for_is_told_from_a_practice_that_is_n
 }
 
 #[tokio::test]
+async fn an_absence_that_is_not_to_be_remembered_is_an_absence_all_the_same() {
+    let ours = Ours::new();
+    let Some(slapd) = ours.slapd(gp().to_ldif()) else { return };
+    for (absent, unconfirmed) in [("0s", "5s"), ("0s", "0s"), ("900ms", "0s")] {
+        let asking = ours.asks_with(slapd.port(), "", |text| {
+            format!("{text}absent = \"{absent}\"\nabsent-unconfirmed = \"{unconfirmed}\"\n")
+        });
+        let refused = asking.practice("Z00000", SLOT).await.unwrap_err();
+        assert_eq!(refused, Refusal::PracticeUnknown, "{absent}");
+        let nobody = Refusal::SenderUnknown(asid(HUB));
+        assert_eq!(asking.sender(HUB).await.unwrap_err(), nobody, "{absent}");
+        assert_eq!(asking.system(HUB, None).await.unwrap_err(), Refusal::ReceiverUnknown);
+    }
+}
+
+#[tokio::test]
 async fn an_asid_keeps_its_leading_zeros() {
     let ours = Ours::new();
     let zeros = "000000000001";

@@ -273,6 +273,9 @@ fn spread(ods: &OdsCode, answered_s: i64) -> f64 {
 const SPREAD: std::hash::BuildHasherDefault<std::hash::DefaultHasher> =
     std::hash::BuildHasherDefault::new();
 
+/// The least time an absence is believed: until those who asked have heard of it.
+const HEARD: Duration = Duration::from_secs(1);
+
 /// An absence that is believed until then.
 #[derive(Debug, Clone, Copy)]
 struct Absence {
@@ -325,7 +328,7 @@ impl Shelf {
                 .build(),
             absent: Cache::builder()
                 .max_capacity(freshness.absent_max)
-                .time_to_live(freshness.absent.max(freshness.absent_unconfirmed))
+                .time_to_live(freshness.absent.max(freshness.absent_unconfirmed).max(HEARD))
                 .build(),
         }
     }
@@ -342,6 +345,7 @@ impl Shelf {
         lasts: Duration,
         now_s: i64,
     ) {
+        let lasts = lasts.max(HEARD);
         let until_s = now_s.saturating_add(i64::try_from(lasts.as_secs()).unwrap_or(i64::MAX));
         self.absent.insert(what, Absence { until_s, believed });
     }
