@@ -329,6 +329,14 @@ impl Directory {
     }
 }
 
+impl Asker<'_> {
+    /// The clock, which has gone on since the asker read it: an answer that came meanwhile is not
+    /// one from the future.
+    fn by_now_s(&self) -> i64 {
+        self.now_s.max(now_s())
+    }
+}
+
 impl View {
     fn knows_senders(&self) -> bool {
         self.resolver.as_ref().is_some_and(|resolver| resolver.knows_senders())

@@ -21,6 +21,8 @@ mod drain;
 mod faults;
 mod foreign;
 mod http2;
+#[cfg(feature = "ldap")]
+mod ldap;
 mod memory;
 mod mismatch;
 mod outages;

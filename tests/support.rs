@@ -2,9 +2,13 @@
 //! port 0; and a call: a valid request, minus or plus one thing.
 
 pub(crate) mod call;
+#[cfg(feature = "ldap")]
+pub(crate) mod fake_ldap;
 pub(crate) mod process;
 pub(crate) mod provider;
 pub(crate) mod sds;
+#[cfg(feature = "ldap")]
+pub(crate) mod slapd;
 pub(crate) mod stage;
 pub(crate) mod wire;
 

@@ -36,7 +36,6 @@ impl Directory {
         asked: Asked<'_>,
     ) -> Result<Vec<Arc<Provider>>, Refusal> {
         let Asked { resolver, ods, interaction, using, asker } = asked;
-        let Asker { now_s, .. } = asker;
         let shared = &self.shared;
         let subject = Subject::Practice(ods.clone());
         let absent = Absent::Registration(ods.clone(), interaction.id);
@@ -46,13 +45,14 @@ impl Directory {
         for _ in 0..ROUNDS_MAX {
             let held = shared.shelf.practices.get(ods).unwrap_or_default();
             if waited && held.is_heard(interaction, started) {
-                held.used(now_s);
+                held.used(asker.by_now_s());
                 self.count(Lookup::Refreshed);
                 return Ok(providers(&held));
             }
+            let now_s = asker.by_now_s();
             let age = held.age(interaction, &shared.freshness, now_s);
             let Some(age) = age.filter(|age| *age < Age::Dead) else {
-                // What was noted since by the clock on the wall counts from there.
+                // What was noted since then was noted by the clock on the wall.
                 let now_s = if waited { super::now_s() } else { now_s };
                 match shared.shelf.absence(&absent, now_s) {
                     Some(Believed::Confirmed) => {
@@ -164,7 +164,7 @@ impl Directory {
         let shared = &self.shared;
         let windows = shared.freshness.sender_windows();
         let held = shared.shelf.senders.get(asid);
-        let held = held.map(|held| (held.since.age(windows, asker.now_s), held));
+        let held = held.map(|held| (held.since.age(windows, asker.by_now_s()), held));
         let held = held.filter(|(age, _)| *age < Age::Dead);
         let absent = Absent::Sender(asid.clone());
         match &held {
@@ -190,7 +190,7 @@ impl Directory {
         match (asked, held) {
             (Ok(()), _) => {
                 let now = shared.shelf.senders.get(asid);
-                let now = now.filter(|now| now.since.age(windows, asker.now_s) < Age::Dead);
+                let now = now.filter(|now| now.since.age(windows, asker.by_now_s()) < Age::Dead);
                 let doubtful = shared.shelf.absence(&absent, asker.now_s) == Some(Believed::ForNow);
                 match now {
                     Some(now) => Ok(Some(now.sender)),

@@ -153,6 +153,10 @@ impl SdsLdap {
         let found = ldap.search(&self.base, Scope::Subtree, filter, attributes.to_vec()).await;
         let ldap3::SearchResult(entries, result) = found.map_err(|why| unavailable(&why))?;
         judge(result.rc, &result.text)?;
+        // What another server holds is not in this answer.
+        if !result.refs.is_empty() {
+            return Err(SourceFault::Truncated);
+        }
         Ok(entries.into_iter().map(|entry| Row::new(SearchEntry::construct(entry))).collect())
     }
 

@@ -282,6 +282,9 @@ fn spread(ods: &OdsCode, answered_s: i64) -> f64 {
 const SPREAD: std::hash::BuildHasherDefault<std::hash::DefaultHasher> =
     std::hash::BuildHasherDefault::new();
 
+/// The least time an absence is believed: until those who asked have heard of it.
+const HEARD: Duration = Duration::from_secs(1);
+
 /// An absence that is believed until then.
 #[derive(Debug, Clone, Copy)]
 struct Absence {
@@ -334,9 +337,7 @@ impl Shelf {
                 .build(),
             absent: Cache::builder()
                 .max_capacity(freshness.absent_max)
-                .time_to_live(
-                    freshness.absent.max(freshness.absent_unconfirmed).max(Duration::from_secs(2)),
-                )
+                .time_to_live(freshness.absent.max(freshness.absent_unconfirmed).max(HEARD * 2))
                 .build(),
         }
     }
@@ -353,9 +354,8 @@ impl Shelf {
         lasts: Duration,
         now_s: i64,
     ) {
-        // Who waited for it must be able to read it, however short it lasts.
-        let lasts_s = i64::try_from(lasts.as_secs()).unwrap_or(i64::MAX).max(1);
-        let until_s = now_s.saturating_add(lasts_s);
+        let lasts = lasts.max(HEARD);
+        let until_s = now_s.saturating_add(i64::try_from(lasts.as_secs()).unwrap_or(i64::MAX));
         self.absent.insert(what, Absence { until_s, believed });
     }
 
