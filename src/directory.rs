@@ -45,7 +45,7 @@ pub use settings::{Deadlines, First, Freshness, Settings};
 pub use snapshot::SnapshotError;
 pub use source::Origin;
 pub use steps::{Step, Steps};
-pub use view::{Explanation, HeldPractice, HeldView, Live};
+pub use view::{Explanation, HeldPractice, HeldView, Live, LiveError, Said};
 
 use choice::choose;
 use flight::{Flights, Subject};
@@ -229,8 +229,14 @@ impl Directory {
     ) -> Result<Arc<Provider>, Refusal> {
         let view = self.shared.view.load_full();
         let ods = self.practice_of(&view, receiver, asker).await?;
-        let using = receiver.using(interaction);
-        let found = self.registrations(&view, &ods, interaction, using, asker).await?;
+        let found = match &view.resolver {
+            None => self.listed(&view, &ods),
+            Some(resolver) => {
+                let asked = Asked { resolver, ods: &ods, interaction };
+                let using = receiver.using(interaction);
+                self.registrations(&view.file, asked, using, asker).await?
+            }
+        };
         let chosen = choose(&found, receiver, interaction);
         match chosen {
             // The practice may have another system by now.
@@ -300,32 +306,33 @@ impl Directory {
         Ok(ods)
     }
 
+    /// Everything the file holds of a practice, where it is all there is.
+    fn listed(&self, view: &View, ods: &OdsCode) -> Vec<Arc<Provider>> {
+        let pins = view.file.pins(ods);
+        self.count(if pins.is_empty() { Lookup::Absent } else { Lookup::Pinned });
+        pins.to_vec()
+    }
+
     /// Everything registered at a practice for one interaction: pins, or what is held, or what the
     /// sources say, or the file's fall-backs.
     async fn registrations(
         &self,
-        view: &View,
-        ods: &OdsCode,
-        interaction: &'static Interaction,
+        file: &File,
+        asked: Asked<'_>,
         using: Use,
         asker: Asker<'_>,
     ) -> Result<Vec<Arc<Provider>>, Refusal> {
-        let pins = view.file.pins(ods);
-        let Some(resolver) = &view.resolver else {
-            self.count(if pins.is_empty() { Lookup::Absent } else { Lookup::Pinned });
-            return Ok(pins.to_vec());
-        };
-        if pins.iter().any(|pin| pin.serves(interaction)) {
+        let pins = file.pins(asked.ods);
+        if pins.iter().any(|pin| pin.serves(asked.interaction)) {
             self.count(Lookup::Pinned);
             return Ok(pins.to_vec());
         }
-        let asked = Asked { resolver, ods, interaction, using, asker };
-        let found = self.live_practice(asked).await;
-        let found = found.or_else(|refusal| match view.file.fallbacks(ods) {
+        let found = self.live_practice(asked, using, asker).await;
+        let found = found.or_else(|refusal| match file.fallbacks(asked.ods) {
             [] => Err(refusal),
             fallbacks => Ok(fallbacks.to_vec()),
         })?;
-        Ok(found.into_iter().filter(|provider| !view.file.denies(&provider.asid)).collect())
+        Ok(found.into_iter().filter(|provider| !file.denies(&provider.asid)).collect())
     }
 }
 

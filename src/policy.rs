@@ -38,6 +38,7 @@ pub struct Provider {
 impl Provider {
     /// A registration that is dialled at its root's own address.
     #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "one for each member of the record")]
     pub fn new(
         ods: OdsCode,
         asid: Asid,

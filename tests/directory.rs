@@ -190,12 +190,19 @@ async fn an_empty_answer_that_took_long_is_no_absence() {
     let patience = r#"deadlines = { attempt = "5s", waiting = "10s" }"#;
     let registry = Registry::new(practice(), patience).await;
     let directory = registry.directory("");
+    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    registry.rests(&directory).await;
     registry.sds.meets(None, Trouble::EmptyAfter(Duration::from_millis(2550)));
-    for _ in 0..2 {
-        let refused = registry.practice(&directory, "A20047", SLOTS).await;
-        assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
-    }
-    assert_eq!(registry.asked(), 2, "and not asked about again at once");
+    registry.later_s(2 * HOUR);
+    let (held, unseen) = tokio::join!(
+        registry.practice(&directory, "A20047", SLOTS),
+        registry.practice(&directory, "B82617", SLOTS)
+    );
+    assert_eq!(held.unwrap().root.as_str(), ROOT, "what is held is served");
+    assert_eq!(unseen.unwrap_err(), Refusal::DirectoryUnavailable);
+    let refused = registry.practice(&directory, "B82617", SLOTS).await;
+    assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
+    assert_eq!(registry.asked(), 3 + 2 + 2, "and nothing is asked again at once");
 }
 
 #[tokio::test(flavor = "multi_thread")]

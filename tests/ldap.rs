@@ -11,12 +11,13 @@ use spine_proxy::interaction::{self, Interaction};
 use spine_proxy::metrics::Metrics;
 use spine_proxy::policy::Provider;
 use spine_proxy::refusal::Refusal;
-use spine_proxy::simulator::sds::Records;
+use spine_proxy::simulator::sds::{Records, Trouble};
 use spine_proxy::spine::{Asid, OdsCode, PartyKey};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
 use crate::support::fake_ldap::{Act, Entry, FakeLdap, envelope, tlv};
+use crate::support::sds::Registry;
 use crate::support::slapd::{FIXTURES, Setup, Slapd};
 use crate::support::stage::{counted, now_s, provider_tls};
 
@@ -889,4 +890,81 @@ fn keyless() -> Entry {
 /// The end of the first search on a connection.
 fn done() -> Vec<u8> {
     envelope(2, &tlv(0x65, &[0x0a, 1, 0, 4, 0, 4, 0]))
+}
+
+/// The FHIR API first, then this server.
+async fn beside_an_api(ours: &Ours, slapd: &Slapd, records: Records) -> (Registry, Directory) {
+    let (folder, port) = (ours.folder.path().display(), slapd.port());
+    let more = format!(
+        "deadlines = {{ attempt = \"300ms\", waiting = \"2s\", spare = \"100ms\" }}\n\
+         sds-ldap = {{ url = \"ldaps://localhost:{port}\", dial = \"127.0.0.1:{port}\", tls = {{ \
+         certificate = {{ chain = \"{folder}/ours.pem\", key = \"{folder}/ours.key\" }}, \
+         authorities = [\"{folder}/ca.pem\"], crl = \"none\" }} }}"
+    );
+    let registry = Registry::new(records, &more).await;
+    let directory = registry.directory("");
+    (registry, directory)
+}
+
+fn one() -> Records {
+    Records::practice(ODS, ASID, KEY, ROOT, &[SLOT, BOOK])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_second_source_answers_where_the_first_does_not() {
+    let ours = Ours::new();
+    let Some(slapd) = ours.slapd(one().to_ldif()) else { return };
+    for trouble in
+        [Trouble::Status(503), Trouble::Silence, Trouble::TooMany(None), Trouble::Status(401)]
+    {
+        let (registry, directory) = beside_an_api(&ours, &slapd, one()).await;
+        registry.sds.meets(None, trouble.clone());
+        let found = registry.practice(&directory, ODS, SLOT).await;
+        assert_eq!(found.unwrap().root.as_str(), ROOT, "{trouble:?}");
+        let series = |source, outcome| {
+            registry.counted(&format!(
+                "directory_source_queries_total{{outcome=\"{outcome}\",question=\"handlers\",source=\"{source}\"}}"
+            ))
+        };
+        registry.rests(&directory).await;
+        assert_eq!(series("sds-ldap", "found"), 2, "{trouble:?}");
+        assert_eq!(series("sds-api", "found"), 0, "{trouble:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mistake_of_ours_is_not_put_to_the_second_source() {
+    let ours = Ours::new();
+    let Some(slapd) = ours.slapd(one().to_ldif()) else { return };
+    let (registry, directory) = beside_an_api(&ours, &slapd, one()).await;
+    registry.sds.meets(None, Trouble::Status(400));
+    let refused = registry.practice(&directory, ODS, SLOT).await;
+    assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_answer_of_the_api_is_settled_by_the_server_behind_it() {
+    let ours = Ours::new();
+    let Some(slapd) = ours.slapd(one().to_ldif()) else { return };
+    let (registry, directory) = beside_an_api(&ours, &slapd, Records::default()).await;
+    let found = registry.practice(&directory, ODS, SLOT).await;
+    assert_eq!(found.unwrap().root.as_str(), ROOT, "the API was falsely empty");
+    let refused = registry.practice(&directory, "Z99009", SLOT).await;
+    assert_eq!(refused.unwrap_err(), Refusal::PracticeUnknown, "both say so");
+    assert_eq!(registry.asked(), 2, "and the API is not asked twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_both_are_gone_what_was_seen_is_served() {
+    let ours = Ours::new();
+    let Some(mut slapd) = ours.slapd(one().to_ldif()) else { return };
+    let (mut registry, directory) = beside_an_api(&ours, &slapd, one()).await;
+    registry.practice(&directory, ODS, SLOT).await.unwrap();
+    registry.rests(&directory).await;
+    registry.closes().await;
+    slapd.stop();
+    registry.later_s(2 * 60 * 60);
+    assert!(registry.practice(&directory, ODS, SLOT).await.is_ok());
+    let refused = registry.practice(&directory, "Z99009", SLOT).await;
+    assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
 }

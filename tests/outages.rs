@@ -34,7 +34,7 @@ fn call(number: usize, turn: usize) -> Call {
     let call = if turn % 4 < 2 { Call::slots() } else { Call::book() };
     let path = if turn % 4 < 2 { "/Slot?status=free" } else { "/Appointment" };
     let call = call.claim("aud", root.clone().into());
-    if turn % 2 == 0 {
+    if turn.is_multiple_of(2) {
         call.target(&format!("/{root}{path}")).set("Ssp-To", &asid)
     } else {
         call.target(&format!("/{ods}/STU3/1/gpconnect{path}")).without("Ssp-To")

@@ -20,7 +20,7 @@ use super::{Failure, Prepared, prepare};
 use crate::admin::{self, Views};
 use crate::audit::Trail;
 use crate::config::{Config, Log, LogFormat};
-use crate::directory::Directory;
+use crate::directory::{self, Directory, File};
 use crate::forward::Forwarder;
 use crate::gateway::{Gateway, Live};
 use crate::listener::{self, Workers};
@@ -51,7 +51,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
         let mut stop = signal(SignalKind::terminate()).map_err(Failure::world)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::world)?;
         let server = Server::start(prepared, Some(path.to_owned()))?;
-        let cut = server.cut.clone();
+        let cut = server.stopping.cut.clone();
         tokio::select! {
             _ = stop.recv() => {}
             _ = interrupt.recv() => {}
@@ -98,15 +98,20 @@ pub struct Server {
     pub metrics: Arc<Metrics>,
     /// Where records go.
     pub trail: Trail,
+    /// What is held of the directory.
+    pub directory: Directory,
     reloader: Arc<Reloader>,
+    stopping: Stopping,
+}
+
+/// What it takes to end.
+struct Stopping {
     drain: CancellationToken,
     /// Cancelled when what is under way is not to be waited for.
     cut: CancellationToken,
     workers: Arc<Workers>,
     accepting: Vec<JoinHandle<()>>,
     background: Vec<JoinHandle<()>>,
-    /// What is held of the directory.
-    pub directory: Directory,
     snapshot: Option<PathBuf>,
 }
 
@@ -128,10 +133,7 @@ impl Server {
         let listeners = bind(&config)?;
         let (admin_listener, admin) = bind_one(config.admin.address)?;
         let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
-        let settings = &config.directory;
-        let directory =
-            Directory::new(directory, live, settings, Arc::clone(&metrics), Handle::current());
-        recall(&directory, settings.snapshot.as_deref());
+        let directory = recall(directory, live, &config, &metrics);
         let throttle = prepare::throttle(&config, None);
         let live = Live { trust: Arc::new(trust), rulebook: Arc::new(rulebook), throttle };
         let live = Arc::new(ArcSwap::from_pointee(live));
@@ -141,8 +143,9 @@ impl Server {
             Gateway::new(live, directory.clone(), trail, forwarder, Arc::clone(&metrics))
         };
         let gateways = (0..workers(&config)).map(|_| gateway()).collect();
-        let workers = Workers::start(gateways, &config.listener.limits, (&drain, &cut), &metrics)
-            .map_err(Failure::world)?;
+        let limits = &config.listener.limits;
+        let workers = Workers::start(gateways, limits, (&drain, &cut), &metrics);
+        let workers = workers.map_err(Failure::world)?;
         let views = Views {
             metrics: Arc::clone(&metrics),
             live: Arc::clone(&live),
@@ -152,38 +155,24 @@ impl Server {
             lab: config.lab,
             token: admin_token.map(Into::into),
         };
-        let keeper = keep(directory.clone(), config.directory.snapshot.clone());
-        let (last, snapshot) = (directory.clone(), config.directory.snapshot.clone());
+        let snapshot = config.directory.snapshot.clone();
         let reloader = Arc::new(Reloader {
             path,
             live,
-            directory,
+            directory: directory.clone(),
             metrics: Arc::clone(&metrics),
             started_with: config,
         });
         let workers = Arc::new(workers);
-        let addresses = listeners.iter().map(|(_, address)| *address).collect();
-        let accepting = accept(listeners, &workers, &drain);
+        let (addresses, accepting) = accept(listeners, &workers, &drain);
         tracing::info!(address = %admin, "admin listening");
         let background = vec![
             tokio::spawn(admin::serve(admin_listener, views)),
             tokio::spawn(Arc::clone(&reloader).watch(hangup)),
-            tokio::spawn(keeper),
+            tokio::spawn(keep(directory.clone(), snapshot.clone())),
         ];
-        Ok(Self {
-            addresses,
-            admin,
-            metrics,
-            trail,
-            reloader,
-            drain,
-            cut,
-            workers,
-            accepting,
-            background,
-            directory: last,
-            snapshot,
-        })
+        let stopping = Stopping { drain, cut, workers, accepting, background, snapshot };
+        Ok(Self { addresses, admin, metrics, trail, directory, reloader, stopping })
     }
 
     /// Loads everything anew and puts it in force, or keeps what is.
@@ -197,13 +186,14 @@ impl Server {
     /// Stops accepting, lets what is under way finish until the drain deadline, writes the last
     /// records.
     pub async fn stop(self) {
-        self.drain.cancel();
-        for accepting in self.accepting {
+        let Stopping { drain, workers, accepting, background, snapshot, .. } = self.stopping;
+        drain.cancel();
+        for accepting in accepting {
             if accepting.await.is_err() {
                 tracing::error!("an acceptor panicked");
             }
         }
-        if let Ok(workers) = Arc::try_unwrap(self.workers).map_err(|_| ()) {
+        if let Ok(workers) = Arc::try_unwrap(workers).map_err(|_| ()) {
             let finished = tokio::task::spawn_blocking(|| workers.finish()).await;
             if finished.is_err() {
                 tracing::error!("the workers could not be waited for");
@@ -212,24 +202,28 @@ impl Server {
         if tokio::time::timeout(LAST_WORDS, self.trail.flush()).await.is_err() {
             tracing::error!("the last records could not be written");
         }
-        for task in self.background {
+        for task in background {
             task.abort();
         }
-        if let Some(path) = &self.snapshot {
+        if let Some(path) = &snapshot {
             remember(&self.directory, path);
         }
         tracing::info!("stopped");
     }
 }
 
-/// Holds again what was held when the last process ended. A snapshot that cannot be used is no
-/// reason not to serve.
-fn recall(directory: &Directory, snapshot: Option<&Path>) {
-    let Some(path) = snapshot else { return };
-    match directory.load(path) {
-        Ok(practices) => tracing::info!(practices, "held from the snapshot"),
-        Err(error) => tracing::error!(%error, "starting with nothing held"),
+/// A directory that holds again what was held when the last process ended. A snapshot that cannot be
+/// used is no reason not to serve.
+fn recall(file: File, live: directory::Live, config: &Config, metrics: &Arc<Metrics>) -> Directory {
+    let settings = &config.directory;
+    let directory = Directory::new(file, live, settings, Arc::clone(metrics), Handle::current());
+    if let Some(path) = &settings.snapshot {
+        match directory.load(path) {
+            Ok(practices) => tracing::info!(practices, "held from the snapshot"),
+            Err(error) => tracing::error!(%error, "starting with nothing held"),
+        }
     }
+    directory
 }
 
 fn remember(directory: &Directory, path: &Path) {
@@ -258,13 +252,14 @@ fn accept(
     listeners: Vec<(TcpListener, SocketAddr)>,
     workers: &Arc<Workers>,
     drain: &CancellationToken,
-) -> Vec<JoinHandle<()>> {
+) -> (Vec<SocketAddr>, Vec<JoinHandle<()>>) {
+    let addresses = listeners.iter().map(|(_, address)| *address).collect();
     let accept = |(listener, address)| {
         tracing::info!(%address, "listening");
         let (workers, drain) = (Arc::clone(workers), drain.clone());
         tokio::spawn(async move { workers.accept(&listener, &drain).await })
     };
-    listeners.into_iter().map(accept).collect()
+    (addresses, listeners.into_iter().map(accept).collect())
 }
 
 /// Two lines for every exchange that can be under way: derived, so that it cannot be too small.

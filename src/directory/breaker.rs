@@ -72,7 +72,8 @@ impl Breaker {
             SourceFault::OurFault(_)
             | SourceFault::Paced
             | SourceFault::Unsupported
-            | SourceFault::Spared => return,
+            | SourceFault::Spared
+            | SourceFault::Doubtful => return,
             SourceFault::Denied(_) => Some(DENIED),
             SourceFault::RateLimited(after) => Some(after.unwrap_or(Duration::from_secs(1))),
             SourceFault::TimedOut

@@ -1,6 +1,7 @@
 //! What a request gets of the live sources: what is held as long as it may be, or what they say now.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::flight::Subject;
 use super::look_up::Until;
@@ -25,8 +26,6 @@ pub(super) struct Asked<'a> {
     pub(super) resolver: &'a Arc<Resolver>,
     pub(super) ods: &'a OdsCode,
     pub(super) interaction: &'static Interaction,
-    pub(super) using: Use,
-    pub(super) asker: Asker<'a>,
 }
 
 impl Directory {
@@ -34,86 +33,113 @@ impl Directory {
     pub(super) async fn live_practice(
         &self,
         asked: Asked<'_>,
+        using: Use,
+        asker: Asker<'_>,
     ) -> Result<Vec<Arc<Provider>>, Refusal> {
-        let Asked { resolver, ods, interaction, using, asker } = asked;
+        let Asked { ods, interaction, .. } = asked;
         let shared = &self.shared;
-        let subject = Subject::Practice(ods.clone());
-        let absent = Absent::Registration(ods.clone(), interaction.id);
-        let started = std::time::Instant::now();
-        let (mut waited, mut until) = (false, Until::Known);
+        let started = Instant::now();
+        let mut until = Until::Known;
         // A look-up for another interaction may have to be waited for first, and then our own.
-        for _ in 0..ROUNDS_MAX {
+        for round in 0..ROUNDS_MAX {
             let held = shared.shelf.practices.get(ods).unwrap_or_default();
-            if waited && held.is_heard(interaction, started) {
-                held.used(asker.by_now_s());
+            let now_s = asker.by_now_s();
+            if round > 0 && held.is_heard(interaction, started) {
+                held.used(now_s);
                 self.count(Lookup::Refreshed);
                 return Ok(providers(&held));
             }
-            let now_s = asker.by_now_s();
-            let age = held.age(interaction, &shared.freshness, now_s);
-            let Some(age) = age.filter(|age| *age < Age::Dead) else {
-                // What was noted since then was noted by the clock on the wall.
-                let now_s = if waited { super::now_s() } else { now_s };
-                match shared.shelf.absence(&absent, now_s) {
-                    Some(Believed::Confirmed) => {
-                        self.count(Lookup::Absent);
-                        // Of other interactions, so that it can be said what is missing.
-                        return Ok(providers(&held));
+            let served = match held.age(interaction, &shared.freshness, now_s) {
+                None | Some(Age::Dead) => {
+                    // What was noted since then was noted by the clock on the wall.
+                    let now_s = if round > 0 { super::now_s() } else { now_s };
+                    if let Some(believed) = self.absent(asked, now_s) {
+                        return believed.map(|()| providers(&held));
                     }
-                    Some(Believed::ForNow) => return Err(Refusal::DirectoryUnavailable),
-                    None => {}
-                }
-                if !waited {
-                    self.count(Lookup::Miss);
-                    self.pay(asker)?;
-                }
-                let board =
-                    || self.look_up(resolver, ods, interaction, now_s, (Urgency::Waiting, false));
-                let asked = self.wait(&subject, until, board).await;
-                asked.map_err(|_| Refusal::DirectoryUnavailable)?;
-                (waited, until) = (true, Until::Over);
-                continue;
-            };
-            held.used(now_s);
-            let rests = held.rests(interaction, &shared.freshness, now_s);
-            let answered_s = held.rows_for(interaction).map(|row| row.since.answered_s).min();
-            let age_s = answered_s.and_then(|at_s| u64::try_from(now_s - at_s).ok());
-            shared.metrics.directory.served(age_s.unwrap_or_default());
-            match (age, using) {
-                (Age::Fresh, _) => {
-                    self.count(Lookup::Hit);
-                    return Ok(providers(&held));
-                }
-                (Age::Stale, Use::Confirmed) => {
-                    self.count(Lookup::Stale);
-                    if !rests && !shared.failed.contains_key(&subject) {
-                        self.look_up(resolver, ods, interaction, now_s, (Urgency::Refresh, false));
+                    if round == 0 {
+                        self.count(Lookup::Miss);
+                        self.pay(asker)?;
                     }
-                    return Ok(providers(&held));
+                    let waited = self.asked_first(asked, now_s, until).await;
+                    waited.map_err(|_| Refusal::DirectoryUnavailable)?;
+                    None
                 }
-                _ => {}
-            }
-            let asked = match rests {
-                true => Err(SourceFault::Spared),
-                false => {
-                    let board = || {
-                        self.look_up(resolver, ods, interaction, now_s, (Urgency::Waiting, false))
-                    };
-                    self.wait(&subject, until, board).await
+                Some(Age::Fresh) => Some(Lookup::Hit),
+                Some(Age::Stale) if using == Use::Confirmed => {
+                    self.ask_behind(asked, &held, now_s);
+                    Some(Lookup::Stale)
+                }
+                Some(Age::Stale | Age::Old) => {
+                    let rests = held.rests(interaction, &shared.freshness, now_s);
+                    if rests || self.asked_first(asked, now_s, until).await.is_err() {
+                        self.judge_old(&held, interaction, using, now_s)?;
+                        Some(Lookup::StaleError)
+                    } else {
+                        None
+                    }
                 }
             };
-            if asked.is_err() {
-                let end_s = shared.freshness.stale_writes_max.as_secs();
-                let too_old = age_s.is_none_or(|age_s| age_s >= end_s);
-                if using == Use::Trusted && too_old {
-                    return Err(Refusal::DirectoryUnavailable);
-                }
-                self.count(Lookup::StaleError);
+            if let Some(lookup) = served {
+                held.used(now_s);
+                self.count(lookup);
+                shared.metrics.directory.served(held.age_s(interaction, now_s));
                 return Ok(providers(&held));
             }
-            (waited, until) = (true, Until::Over);
+            until = Until::Over;
         }
         Err(Refusal::DirectoryUnavailable)
+    }
+
+    /// Whether nothing is registered, or nothing is known for the time being.
+    fn absent(&self, asked: Asked<'_>, now_s: i64) -> Option<Result<(), Refusal>> {
+        let absent = Absent::Registration(asked.ods.clone(), asked.interaction.id);
+        match self.shared.shelf.absence(&absent, now_s)? {
+            // Registrations for other interactions tell what is missing.
+            Believed::Confirmed => {
+                self.count(Lookup::Absent);
+                Some(Ok(()))
+            }
+            Believed::ForNow => Some(Err(Refusal::DirectoryUnavailable)),
+        }
+    }
+
+    /// Asks the sources, or waits for who has asked them.
+    async fn asked_first(
+        &self,
+        asked: Asked<'_>,
+        now_s: i64,
+        until: Until,
+    ) -> Result<(), SourceFault> {
+        let subject = Subject::Practice(asked.ods.clone());
+        let board = || self.look_up(asked, now_s, (Urgency::Waiting, false));
+        self.wait(&subject, until, board).await
+    }
+
+    /// Asks the sources while what is held is served.
+    fn ask_behind(&self, asked: Asked<'_>, held: &Practice, now_s: i64) {
+        let rests = held.rests(asked.interaction, &self.shared.freshness, now_s);
+        let subject = Subject::Practice(asked.ods.clone());
+        if !rests && !self.shared.failed.contains_key(&subject) {
+            self.look_up(asked, now_s, (Urgency::Refresh, false));
+        }
+    }
+
+    /// Whether what is held may be used though no source answers.
+    fn judge_old(
+        &self,
+        held: &Practice,
+        interaction: &Interaction,
+        using: Use,
+        now_s: i64,
+    ) -> Result<(), Refusal> {
+        let too_old = || {
+            let end_s = self.shared.freshness.stale_writes_max.as_secs();
+            held.age_s(interaction, now_s) >= end_s
+        };
+        match using {
+            Use::Trusted if too_old() => Err(Refusal::DirectoryUnavailable),
+            Use::Trusted | Use::Confirmed => Ok(()),
+        }
     }
 
     /// Asks past everything held, once in a while for one practice.
@@ -138,8 +164,8 @@ impl Directory {
         for _ in 0..2 {
             let mut joined = false;
             let board = || {
-                let how = (Urgency::Waiting, true);
-                let flight = self.look_up(resolver, ods, interaction, asker.now_s, how);
+                let asked = Asked { resolver, ods, interaction };
+                let flight = self.look_up(asked, asker.now_s, (Urgency::Waiting, true));
                 joined = flight.joined;
                 flight
             };
@@ -227,7 +253,7 @@ impl Directory {
                 let how = shared.how(Urgency::Waiting, false);
                 match resolver.owner(&asked, how, &mut Steps::default()).await? {
                     Some(ods) => shared.owners.insert(asked, ods),
-                    None => shared.absent(Absent::Owner(asked), Believed::Confirmed),
+                    None => shared.note(Absent::Owner(asked), Believed::Confirmed),
                 }
                 Ok(())
             })

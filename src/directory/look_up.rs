@@ -6,12 +6,12 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::flight::{Flight, Herald, Progress, Subject};
+use super::live::Asked;
 use super::rules::{Answer, Resolver};
 use super::shelf::{Absent, Age, Believed, HeldSender, Practice, Since};
 use super::source::{How, SourceFault, Urgency};
 use super::steps::Steps;
 use super::{Directory, Shared, now_s};
-use crate::interaction::Interaction;
 use crate::metrics::Trigger;
 use crate::spine::{Asid, OdsCode};
 
@@ -28,9 +28,7 @@ impl Directory {
     /// Looks a practice up, with all who wait for the same.
     pub(super) fn look_up(
         &self,
-        resolver: &Arc<Resolver>,
-        ods: &OdsCode,
-        interaction: &'static Interaction,
+        asked: Asked<'_>,
         now_s: i64,
         (urgency, anew): (Urgency, bool),
     ) -> Flight {
@@ -40,6 +38,7 @@ impl Directory {
             (Urgency::Refresh, false) => Trigger::Stale,
             (Urgency::Ahead, false) => Trigger::Ahead,
         };
+        let Asked { resolver, ods, interaction } = asked;
         let (shared, resolver, ods) = (Arc::clone(&self.shared), Arc::clone(resolver), ods.clone());
         let subject = Subject::Practice(ods.clone());
         let flight = self.board(subject, |herald| async move {
@@ -50,8 +49,8 @@ impl Directory {
                 // The last look-up ended as this one was about to begin.
                 return Ok(());
             }
-            let looked_up =
-                shared.look_up_practice(&resolver, &ods, interaction, how, &herald).await;
+            let asked = Asked { resolver: &resolver, ods: &ods, interaction };
+            let looked_up = shared.look_up_practice(asked, how, &herald).await;
             shared.metrics.directory.refreshed(trigger, looked_up.is_ok());
             looked_up
         });
@@ -78,7 +77,7 @@ impl Directory {
                     if confirmed {
                         shared.shelf.senders.invalidate(&asid);
                     }
-                    shared.absent(Absent::Sender(asid), Believed::when(confirmed));
+                    shared.note(Absent::Sender(asid), Believed::when(confirmed));
                 }
             }
             Ok(())
@@ -139,12 +138,11 @@ impl Shared {
     /// One look-up: what was asked for first, then the rest of the practice.
     async fn look_up_practice(
         &self,
-        resolver: &Resolver,
-        ods: &OdsCode,
-        interaction: &'static Interaction,
+        asked: Asked<'_>,
         how: How,
         herald: &Herald,
     ) -> Result<(), SourceFault> {
+        let Asked { resolver, ods, interaction } = asked;
         let mut steps = Steps::default();
         let answer = resolver.practice(ods, interaction, how, &mut steps).await;
         let now_s = now_s();
@@ -152,8 +150,7 @@ impl Shared {
         let found = match answer? {
             Answer::Found(found) => found,
             Answer::Absent { confirmed } => {
-                self.note_absent(&held, ods, interaction, confirmed, now_s);
-                return Ok(());
+                return self.note_absent(&held, asked, confirmed, now_s);
             }
         };
         let held = held.after_found(interaction, &found, &self.freshness, now_s);
@@ -171,22 +168,24 @@ impl Shared {
         Ok(())
     }
 
+    /// Security: an absence that may be a failed search takes nothing away from what is held.
     fn note_absent(
         &self,
         held: &Practice,
-        ods: &OdsCode,
-        interaction: &'static Interaction,
+        asked: Asked<'_>,
         confirmed: bool,
         now_s: i64,
-    ) {
+    ) -> Result<(), SourceFault> {
+        let Asked { ods, interaction, .. } = asked;
         if confirmed && held.rows_for(interaction).next().is_some() {
             self.hold(ods, held.doubting(interaction, &self.freshness, now_s));
         }
         let absent = Absent::Registration(ods.clone(), interaction.id);
-        self.absent(absent, Believed::when(confirmed));
+        self.note(absent, Believed::when(confirmed));
+        if confirmed { Ok(()) } else { Err(SourceFault::Doubtful) }
     }
 
-    pub(super) fn absent(&self, what: Absent, believed: Believed) {
+    pub(super) fn note(&self, what: Absent, believed: Believed) {
         let lasts = match believed {
             Believed::Confirmed => self.freshness.absent,
             Believed::ForNow => self.freshness.absent_unconfirmed,

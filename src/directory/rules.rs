@@ -224,7 +224,7 @@ impl Resolver {
         steps: &mut Steps,
     ) -> Result<Vec<Handler>, SourceFault> {
         let answer = guarded.source.handlers(asked, how);
-        let answer = self.ask(guarded, "handlers", how, steps, answer).await?;
+        let answer = self.ask((guarded, "handlers"), how, steps, answer).await?;
         fitting(answer, |handler| asked.fits(handler))
     }
 
@@ -236,7 +236,7 @@ impl Resolver {
         steps: &mut Steps,
     ) -> Result<Vec<System>, SourceFault> {
         let answer = guarded.source.systems(asked, how);
-        let answer = self.ask(guarded, "systems", how, steps, answer).await?;
+        let answer = self.ask((guarded, "systems"), how, steps, answer).await?;
         match asked {
             // LDAP is asked for a party key's systems, whatever they may do.
             SystemsOf::Practice { .. } => {
@@ -249,8 +249,7 @@ impl Resolver {
     /// Puts one question, if its source is not to be spared, and counts what came of it.
     async fn ask<T>(
         &self,
-        guarded: &Guarded,
-        question: &'static str,
+        (guarded, question): (&Guarded, &'static str),
         how: How,
         steps: &mut Steps,
         answer: impl Future<Output = Result<Vec<T>, SourceFault>>,

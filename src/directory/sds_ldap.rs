@@ -209,7 +209,7 @@ fn judge(code: u32, text: &str) -> Result<(), SourceFault> {
         0 => Ok(()),
         3 => Err(SourceFault::TimedOut),
         4 | 11 => Err(SourceFault::Truncated),
-        48 | 49 | 50 => Err(SourceFault::Denied(told())),
+        48..=50 => Err(SourceFault::Denied(told())),
         32 | 34 => Err(SourceFault::OurFault(told())),
         _ => Err(SourceFault::Unavailable(told())),
     }

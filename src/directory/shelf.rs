@@ -140,6 +140,12 @@ impl Practice {
         ages.max()
     }
 
+    /// How long ago the directory answered for one interaction, in seconds.
+    pub(super) fn age_s(&self, interaction: &Interaction, now_s: i64) -> u64 {
+        let oldest = self.rows_for(interaction).map(|row| row.since.answered_s).min();
+        oldest.and_then(|answered_s| u64::try_from(now_s - answered_s).ok()).unwrap_or_default()
+    }
+
     /// Whether the directory has been heard about this interaction since then.
     pub(super) fn is_heard(&self, interaction: &Interaction, started: Instant) -> bool {
         let mut rows = self.rows_for(interaction).peekable();

@@ -143,6 +143,8 @@ pub(super) enum SourceFault {
     Unsupported,
     #[error("spared after failures")]
     Spared,
+    #[error("nothing was found, and that may be a search that failed")]
+    Doubtful,
 }
 
 impl SourceFault {
@@ -159,6 +161,7 @@ impl SourceFault {
             Self::Truncated => "truncated",
             Self::Unsupported => "unsupported",
             Self::Spared => "spared",
+            Self::Doubtful => "doubtful",
         }
     }
 }

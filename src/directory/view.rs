@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::breaker::Breaker;
+use super::live::Asked;
 use super::rules::{Answer, Resolver};
 use super::sds_api::SdsApi;
 #[cfg(feature = "ldap")]
@@ -175,6 +176,9 @@ impl std::fmt::Display for HeldPractice {
     }
 }
 
+/// Who says it, and what.
+pub type Said = (Origin, Vec<Arc<Provider>>);
+
 /// How an answer came about.
 #[derive(Debug)]
 pub struct Explanation {
@@ -183,7 +187,7 @@ pub struct Explanation {
     /// The questions put.
     pub steps: Steps,
     /// What the sources say now, and which of them.
-    pub answer: Result<Option<(Origin, Vec<Arc<Provider>>)>, String>,
+    pub answer: Result<Option<Said>, String>,
 }
 
 impl Directory {
@@ -230,6 +234,7 @@ impl Directory {
 
     /// Marks what is held of one practice, or of all, to be asked for again before it is used; kept
     /// for when no source answers. How many were marked.
+    #[must_use]
     pub fn flush(&self, ods: Option<&OdsCode>) -> usize {
         let mut marked = 0;
         for (held, practice) in &self.shared.shelf.practices {
@@ -302,7 +307,8 @@ impl Directory {
             tokio::time::sleep(AHEAD).await;
             let Some(resolver) = self.shared.view.load().resolver.clone() else { continue };
             let Some((ods, interaction)) = self.due() else { continue };
-            self.look_up(&resolver, &ods, interaction, now_s(), (Urgency::Ahead, false));
+            let asked = Asked { resolver: &resolver, ods: &ods, interaction };
+            self.look_up(asked, now_s(), (Urgency::Ahead, false));
         }
     }
 

@@ -32,7 +32,7 @@ use super::lock;
 pub use records::{Accredited, MessageHandler, Records};
 pub use trouble::Trouble;
 
-/// What a directory server has to be told before it can hold [`Records::to_ldif`]: OpenLDAP's form.
+/// What a directory server has to be told before it can hold [`Records::to_ldif`]: in the form of `slapd`.
 pub const SCHEMA: &str = include_str!("sds/nhs-sds.schema");
 
 /// The path that every question begins with.

@@ -50,6 +50,8 @@ pub(crate) enum Act {
 /// Between two bytes of a body that drips.
 pub(crate) const DRIP: Duration = Duration::from_millis(20);
 
+static BLOCK: [u8; 65_536] = [b'x'; 65_536];
+
 impl Act {
     /// A whole answer.
     pub(crate) fn answer(status: &str, headers: &str, body: &str) -> Self {
@@ -215,18 +217,17 @@ impl Provider {
             Act::Drip(head, count) => {
                 let mut ok = wire.stream.write_all(&head).await.is_ok();
                 for _ in 0..count {
-                    ok = ok && wire.stream.flush().await.is_ok();
                     tokio::time::sleep(DRIP).await;
                     ok = ok && wire.stream.write_all(b"x").await.is_ok();
+                    ok = ok && wire.stream.flush().await.is_ok();
                 }
                 ok
             }
             Act::Pour(head, mut left) => {
                 let mut ok = wire.stream.write_all(&head).await.is_ok();
-                let block = vec![b'x'; 64 * 1024];
                 while ok && left > 0 {
-                    let now = left.min(block.len());
-                    ok = wire.stream.write_all(&block[..now]).await.is_ok();
+                    let now = left.min(BLOCK.len());
+                    ok = wire.stream.write_all(&BLOCK[..now]).await.is_ok();
                     left -= now;
                 }
                 ok

@@ -1,4 +1,4 @@
-//! OpenLDAP's slapd as the Spine Directory Service, where it is installed.
+//! `slapd` of `OpenLDAP` as the Spine Directory Service, where it is installed.
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};

@@ -94,7 +94,7 @@ impl Listed {
 pub(super) enum Directories {
     /// A stand-in for the SDS FHIR API.
     Api,
-    /// OpenLDAP's slapd, holding the same records.
+    /// A `slapd` that holds the same records.
     Ldap,
 }
 
