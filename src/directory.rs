@@ -6,6 +6,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
@@ -68,6 +69,8 @@ struct Shared {
     /// Roots seen: tells somebody else's address from nobody's.
     roots: Cache<String, ()>,
     forced: Cache<OdsCode, ()>,
+    /// Practices asked for ahead of time lately.
+    ahead: Cache<OdsCode, ()>,
     /// Look-ups that failed a moment ago.
     failed: Cache<Subject, ()>,
     misses: DefaultKeyedRateLimiter<String>,
@@ -112,6 +115,9 @@ enum Use {
     Trusted,
 }
 
+/// Between two look-ups of one practice ahead of time.
+const AHEAD_AGAIN: Duration = Duration::from_secs(60);
+
 impl std::fmt::Debug for Directory {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("Directory").field("held", &self.held()).finish_non_exhaustive()
@@ -137,7 +143,11 @@ impl Directory {
                 view: ArcSwap::from_pointee(View { file, resolver }),
                 shelf: Shelf::new(&freshness),
                 flights: Flights::new(tasks),
-                owners: hints().build(),
+                owners: hints().time_to_live(freshness.provider_max).build(),
+                ahead: Cache::builder()
+                    .max_capacity(freshness.practices_max)
+                    .time_to_live(AHEAD_AGAIN)
+                    .build(),
                 roots: Cache::builder().max_capacity(freshness.practices_max).build(),
                 forced: Cache::builder()
                     .max_capacity(freshness.practices_max)
@@ -310,7 +320,7 @@ impl Directory {
     fn listed(&self, view: &View, ods: &OdsCode) -> Vec<Arc<Provider>> {
         let pins = view.file.pins(ods);
         self.count(if pins.is_empty() { Lookup::Absent } else { Lookup::Pinned });
-        pins.to_vec()
+        view.file.undenied(pins)
     }
 
     /// Everything registered at a practice for one interaction: pins, or what is held, or what the
@@ -325,14 +335,14 @@ impl Directory {
         let pins = file.pins(asked.ods);
         if pins.iter().any(|pin| pin.serves(asked.interaction)) {
             self.count(Lookup::Pinned);
-            return Ok(pins.to_vec());
+            return Ok(file.undenied(pins));
         }
         let found = self.live_practice(asked, using, asker).await;
         let found = found.or_else(|refusal| match file.fallbacks(asked.ods) {
             [] => Err(refusal),
             fallbacks => Ok(fallbacks.to_vec()),
         })?;
-        Ok(found.into_iter().filter(|provider| !file.denies(&provider.asid)).collect())
+        Ok(file.undenied(&found))
     }
 }
 

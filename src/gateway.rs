@@ -303,9 +303,15 @@ impl Gateway {
     ) -> Result<Permit, Refusal> {
         let agreements = self.directory.agreements();
         let verdict = policy::authorise(&agreements, facts, provider);
-        let Err(Refusal::TargetVaries { .. } | Refusal::ReceiverNotPractices) = verdict else {
-            return verdict;
+        let ours_may_be_old = match (&verdict, facts.target) {
+            (Err(Refusal::TargetVaries { .. } | Refusal::ReceiverNotPractices), _) => true,
+            // There it is the token alone that says which root its consumer knows.
+            (Err(Refusal::AudienceMismatch), Target::Practice(_)) => true,
+            _ => false,
         };
+        if !ours_may_be_old {
+            return verdict;
+        }
         let ods = practice(facts.target)?;
         let receiver = receiver(facts, ods.as_ref())?;
         let verdict = match self.directory.refreshed(receiver, facts.interaction, asker).await {

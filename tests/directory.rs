@@ -604,3 +604,94 @@ async fn consumers_come_from_the_file_where_no_source_knows_them() {
     assert_eq!(refused.unwrap_err(), Refusal::SenderUnknown(from));
     assert_eq!(registry.asked(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_that_is_dead_or_denied_by_the_directory_receives_no_write() {
+    let registry = Registry::new(practice(), "").await;
+    let directory = registry.directory("");
+    registry.practice(&directory, "A20047", BOOK).await.unwrap();
+    registry.rests(&directory).await;
+    registry.sds.replace(Records::default());
+    registry.later_s(5 * HOUR);
+    for round in 0..2 {
+        let refused = registry.practice(&directory, "A20047", BOOK).await;
+        assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable, "round {round}");
+    }
+    assert!(
+        registry.practice(&directory, "A20047", SLOTS).await.is_ok(),
+        "a read is served once more"
+    );
+    let path = registry.folder.path().join("held.json");
+    directory.save(&path).unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut written: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for row in written["practices"].as_array_mut().unwrap() {
+        row["answered_s"] = (now_s() - 72 * HOUR).into();
+    }
+    std::fs::write(&path, written.to_string()).unwrap();
+    registry.later_s(0);
+    let cold = registry.directory("");
+    cold.load(&path).unwrap();
+    for id in [BOOK, SLOTS] {
+        let refused = registry.practice(&cold, "A20047", id).await;
+        assert_eq!(refused.unwrap_err(), Refusal::PracticeUnknown);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denied_system_is_denied_though_the_file_pins_it() {
+    let registry = Registry::new(practice(), "").await;
+    let directory = registry.directory(&format!("{PINNED}\n[[deny]]\nasids = [\"918999198111\"]"));
+    let refused = registry.practice(&directory, "A20047", SLOTS).await;
+    assert_eq!(refused.unwrap_err(), Refusal::PracticeUnknown);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_joins_a_look_up_pays_for_none() {
+    let registry = Arc::new(Registry::new(practice(), "misses-per-minute = 2").await);
+    let directory = registry.directory("");
+    let asking: Vec<_> = (0..100)
+        .map(|_| {
+            let (registry, directory) = (Arc::clone(&registry), directory.clone());
+            tokio::spawn(async move { registry.practice(&directory, "A20047", SLOTS).await })
+        })
+        .collect();
+    for one in asking {
+        one.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_uses_up_no_budget() {
+    let mut registry = Registry::new(practice(), &format!("{HASTE}\nmisses-per-minute = 2")).await;
+    let directory = registry.directory("");
+    registry.closes().await;
+    for _ in 0..20 {
+        let refused = registry.practice(&directory, "A20047", SLOTS).await;
+        assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_who_name_the_new_system_at_once_are_served() {
+    let registry = Arc::new(Registry::new(practice(), "").await);
+    let directory = registry.directory("");
+    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    registry.rests(&directory).await;
+    registry.sds.replace(moved());
+    let asking: Vec<_> = (0..50)
+        .map(|_| {
+            let (registry, directory) = (Arc::clone(&registry), directory.clone());
+            tokio::spawn(async move {
+                let (new, code) = (asid("918999198777"), ods("A20047"));
+                let receiver = Receiver::System(&new, Some(&code));
+                directory.provider(receiver, interaction(SLOTS), registry.asker()).await
+            })
+        })
+        .collect();
+    for one in asking {
+        assert_eq!(one.await.unwrap().unwrap().root.as_str(), NEW_ROOT);
+    }
+    registry.rests(&directory).await;
+    assert!(registry.asked() <= 9, "{} questions", registry.asked());
+}

@@ -968,3 +968,15 @@ async fn when_both_are_gone_what_was_seen_is_served() {
     let refused = registry.practice(&directory, "Z99009", SLOT).await;
     assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_tells_half_is_no_better_than_one_that_tells_nothing() {
+    let ours = Ours::new();
+    let mut records = one();
+    // The API has a 500 of its own for systems with two clients, and for good.
+    records.accredited[0].clients = vec!["Z99001".to_owned(), "Z99005".to_owned()];
+    let Some(slapd) = ours.slapd(records.to_ldif()) else { return };
+    let (registry, directory) = beside_an_api(&ours, &slapd, records).await;
+    let found = registry.practice(&directory, ODS, SLOT).await;
+    assert_eq!(found.unwrap().root.as_str(), ROOT);
+}

@@ -375,6 +375,11 @@ impl Reloader {
             ("provider", text(&old.provider), text(&new.provider)),
             ("directory.freshness", text(&old.directory.freshness), text(&new.directory.freshness)),
             ("directory.deadlines", text(&old.directory.deadlines), text(&new.directory.deadlines)),
+            (
+                "directory.misses-per-minute",
+                text(&old.directory.misses_per_minute),
+                text(&new.directory.misses_per_minute),
+            ),
             ("directory.snapshot", text(&old.directory.snapshot), text(&new.directory.snapshot)),
             ("audit", text(&old.audit), text(&new.audit)),
             ("admin", text(&old.admin), text(&new.admin)),

@@ -66,20 +66,20 @@ impl Breaker {
         (state.open_until, state.probing) = (None, None);
     }
 
-    /// A question has not been answered. Our own mistakes and limits say nothing about the source.
+    /// A question has not been answered. Our own mistakes and limits, and a
+    /// record that cannot be read, say nothing about the source.
     pub(super) fn failed(&self, fault: &SourceFault) {
         let open_for = match fault {
             SourceFault::OurFault(_)
             | SourceFault::Paced
             | SourceFault::Unsupported
             | SourceFault::Spared
-            | SourceFault::Doubtful => return,
+            | SourceFault::Doubtful
+            | SourceFault::Malformed(_)
+            | SourceFault::Truncated => return,
             SourceFault::Denied(_) => Some(DENIED),
             SourceFault::RateLimited(after) => Some(after.unwrap_or(Duration::from_secs(1))),
-            SourceFault::TimedOut
-            | SourceFault::Unavailable(_)
-            | SourceFault::Malformed(_)
-            | SourceFault::Truncated => None,
+            SourceFault::TimedOut | SourceFault::Unavailable(_) => None,
         };
         let mut state = self.state();
         state.in_a_row += 1;

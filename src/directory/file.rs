@@ -116,6 +116,11 @@ impl File {
         self.denied.contains(asid)
     }
 
+    /// Those of these registrations whose systems are not denied.
+    pub(super) fn undenied(&self, providers: &[Arc<Provider>]) -> Vec<Arc<Provider>> {
+        providers.iter().filter(|provider| !self.denies(&provider.asid)).cloned().collect()
+    }
+
     /// Whether nothing may be sent to this practice, whatever anybody says.
     pub(super) fn denies_practice(&self, ods: &OdsCode) -> bool {
         self.denied_practices.contains(ods)

@@ -83,6 +83,11 @@ impl Flights {
         Flight { progress, joined: false }
     }
 
+    /// Whether this is being looked up.
+    pub(super) fn is_under_way(&self, subject: &Subject) -> bool {
+        lock(&self.under_way).contains_key(subject)
+    }
+
     /// Look-ups under way.
     pub(super) fn under_way(&self) -> usize {
         lock(&self.under_way).len()

@@ -45,6 +45,10 @@ impl Directory {
             let held = shared.shelf.practices.get(ods).unwrap_or_default();
             let now_s = asker.by_now_s();
             if round > 0 && held.is_heard(interaction, started) {
+                // Security: a write must not go where the directory has just said that nobody is.
+                if using == Use::Trusted && held.is_doubted(interaction) {
+                    return Err(Refusal::DirectoryUnavailable);
+                }
                 held.used(now_s);
                 self.count(Lookup::Refreshed);
                 return Ok(providers(&held));
@@ -54,11 +58,11 @@ impl Directory {
                     // What was noted since then was noted by the clock on the wall.
                     let now_s = if round > 0 { super::now_s() } else { now_s };
                     if let Some(believed) = self.absent(asked, now_s) {
-                        return believed.map(|()| providers(&held));
+                        return believed.map(|()| others(&held, interaction));
                     }
                     if round == 0 {
                         self.count(Lookup::Miss);
-                        self.pay(asker)?;
+                        self.pay_for(&Subject::Practice(ods.clone()), asker)?;
                     }
                     let waited = self.asked_first(asked, now_s, until).await;
                     waited.map_err(|_| Refusal::DirectoryUnavailable)?;
@@ -111,7 +115,10 @@ impl Directory {
         until: Until,
     ) -> Result<(), SourceFault> {
         let subject = Subject::Practice(asked.ods.clone());
-        let board = || self.look_up(asked, now_s, (Urgency::Waiting, false));
+        // Caches on the way would answer what has been flushed here.
+        let held = self.shared.shelf.practices.get(asked.ods).unwrap_or_default();
+        let anew = held.is_flushed(asked.interaction);
+        let board = || self.look_up(asked, now_s, (Urgency::Waiting, anew));
         self.wait(&subject, until, board).await
     }
 
@@ -134,7 +141,7 @@ impl Directory {
     ) -> Result<(), Refusal> {
         let too_old = || {
             let end_s = self.shared.freshness.stale_writes_max.as_secs();
-            held.age_s(interaction, now_s) >= end_s
+            held.is_doubted(interaction) || held.age_s(interaction, now_s) >= end_s
         };
         match using {
             Use::Trusted if too_old() => Err(Refusal::DirectoryUnavailable),
@@ -153,13 +160,18 @@ impl Directory {
         let resolver = view.resolver.as_ref()?;
         let pins = view.file.pins(ods);
         if pins.iter().any(|pin| pin.serves(interaction)) {
-            return Some(pins.to_vec());
-        }
-        let first = self.shared.forced.entry_by_ref(ods).or_insert(()).is_fresh();
-        if !first || self.pay(asker).is_err() {
-            return None;
+            return Some(view.file.undenied(pins));
         }
         let subject = Subject::Practice(ods.clone());
+        let lately = self.shared.forced.contains_key(ods);
+        if lately && !self.shared.flights.is_under_way(&subject) {
+            // What was learnt then is what there is to know.
+            return Some(view.file.undenied(&self.held_of(ods)));
+        }
+        if !lately {
+            self.pay(asker).ok()?;
+            self.shared.forced.insert(ods.clone(), ());
+        }
         // One that is under way may have asked before the change: then once more.
         for _ in 0..2 {
             let mut joined = false;
@@ -169,16 +181,18 @@ impl Directory {
                 joined = flight.joined;
                 flight
             };
-            let asked = self.wait(&subject, Until::Over, board).await;
-            self.shared.metrics.directory.conflict(asked.is_ok());
-            asked.ok()?;
-            if !joined {
+            let waited = self.wait(&subject, Until::Over, board).await;
+            self.shared.metrics.directory.conflict(waited.is_ok());
+            waited.ok()?;
+            if !joined || lately {
                 break;
             }
         }
-        let held = self.shared.shelf.practices.get(ods)?;
-        let denied = |provider: &Arc<Provider>| view.file.denies(&provider.asid);
-        Some(providers(&held).into_iter().filter(|provider| !denied(provider)).collect())
+        Some(view.file.undenied(&self.held_of(ods)))
+    }
+
+    fn held_of(&self, ods: &OdsCode) -> Vec<Arc<Provider>> {
+        self.shared.shelf.practices.get(ods).map(|held| providers(&held)).unwrap_or_default()
     }
 
     pub(super) async fn live_sender(
@@ -207,7 +221,7 @@ impl Directory {
                 Some(Believed::ForNow) => return Err(Refusal::DirectoryUnavailable),
                 None => {
                     self.count(Lookup::Miss);
-                    self.pay(asker)?;
+                    self.pay_for(&Subject::Sender(asid.clone()), asker)?;
                 }
             },
         }
@@ -265,6 +279,18 @@ impl Directory {
 
     /// Draws on the budget for look-ups of what is not held: a scan of random codes starves nobody
     /// else.
+    ///
+    /// Who joins a look-up causes none, and where one has just failed none is begun.
+    fn pay_for(&self, subject: &Subject, asker: Asker<'_>) -> Result<(), Refusal> {
+        if self.shared.failed.contains_key(subject) {
+            return Err(Refusal::DirectoryUnavailable);
+        }
+        match self.shared.flights.is_under_way(subject) {
+            true => Ok(()),
+            false => self.pay(asker),
+        }
+    }
+
     fn pay(&self, asker: Asker<'_>) -> Result<(), Refusal> {
         let certificate = asker.certificate.to_owned();
         self.shared.misses.check_key(&certificate).map_err(|_| Refusal::LookupsExceeded)
@@ -273,6 +299,11 @@ impl Directory {
     pub(super) fn count(&self, lookup: Lookup) {
         self.shared.metrics.directory.looked_up(lookup);
     }
+}
+
+/// Registrations for other interactions: they tell what is missing.
+fn others(held: &Practice, interaction: &Interaction) -> Vec<Arc<Provider>> {
+    providers(held).into_iter().filter(|provider| !provider.serves(interaction)).collect()
 }
 
 fn providers(held: &Practice) -> Vec<Arc<Provider>> {

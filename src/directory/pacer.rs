@@ -5,10 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 
 use super::source::{How, SourceFault, Urgency};
 
+/// Limit: questions to one source under way.
+const UNDER_WAY_MAX: usize = 8;
 /// How long who is not urgent steps back for those who are.
 const STEP_BACK: Duration = Duration::from_millis(50);
 
@@ -16,6 +19,7 @@ const STEP_BACK: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(super) struct Pacer {
     rate: DefaultDirectRateLimiter,
+    under_way: Semaphore,
     /// How many of each urgency wait.
     waiting: [AtomicUsize; 3],
 }
@@ -24,7 +28,11 @@ impl Pacer {
     /// So many questions a second, and as many at once.
     pub(super) fn new(per_second: NonZeroU32) -> Self {
         let quota = Quota::per_second(per_second);
-        Self { rate: RateLimiter::direct(quota), waiting: Default::default() }
+        Self {
+            rate: RateLimiter::direct(quota),
+            under_way: Semaphore::new(UNDER_WAY_MAX),
+            waiting: Default::default(),
+        }
     }
 
     /// Puts a question when its turn has come, before its deadline.
@@ -35,11 +43,17 @@ impl Pacer {
     ) -> Result<T, SourceFault> {
         let turn = async {
             let _waits = Waits::new(&self.waiting, how.urgency);
-            while self.somebody_before(how.urgency) || self.rate.check().is_err() {
+            // A place first: a turn that cannot be used would be lost.
+            let mut place = self.under_way.try_acquire().ok();
+            while place.is_none() || self.somebody_before(how.urgency) || self.rate.check().is_err()
+            {
                 tokio::time::sleep(STEP_BACK).await;
+                place = place.or_else(|| self.under_way.try_acquire().ok());
             }
+            place
         };
-        timeout_at(how.deadline, turn).await.map_err(|_| SourceFault::Paced)?;
+        let turn = timeout_at(how.deadline, turn).await;
+        let _place = turn.map_err(|_| SourceFault::Paced)?;
         question.await
     }
 

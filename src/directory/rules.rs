@@ -6,8 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::source::{Guarded, Handler, HandlersOf, How, Origin, SourceFault, System, SystemsOf};
 use super::steps::Steps;
@@ -21,12 +20,9 @@ use crate::spine::{Asid, CertificateName, OdsCode, PartyKey, ServiceRoot};
 #[derive(Debug)]
 pub(super) struct Resolver {
     pub(super) sources: Vec<Guarded>,
-    under_way: Semaphore,
     metrics: Arc<Metrics>,
 }
 
-/// Limit: questions under way, over all sources.
-const UNDER_WAY_MAX: usize = 8;
 /// Spec: the API's own search gives up after three seconds and answers as if nothing was found. An
 /// empty answer that took this long is not believed.
 const EMPTY_BELIEVED: Duration = Duration::from_millis(2500);
@@ -52,7 +48,7 @@ pub(super) struct Found {
 
 impl Resolver {
     pub(super) fn new(sources: Vec<Guarded>, metrics: Arc<Metrics>) -> Self {
-        Self { sources, under_way: Semaphore::new(UNDER_WAY_MAX), metrics }
+        Self { sources, metrics }
     }
 
     /// Who processes this interaction at this practice: two questions, more only in doubt.
@@ -64,11 +60,34 @@ impl Resolver {
         steps: &mut Steps,
     ) -> Result<Answer<Found>, SourceFault> {
         let asked = HandlersOf { ods: Some(ods), interaction: Some(interaction), party_key: None };
-        let (origin, handlers) = match self.certain(&asked, how, steps).await? {
-            (_, Answer::Absent { confirmed }) => return Ok(Answer::Absent { confirmed }),
-            (origin, Answer::Found(handlers)) => (origin, handlers),
-        };
-        let guarded = self.of(origin)?;
+        let mut sources = self.sources.as_slice();
+        loop {
+            let (guarded, handlers) = match self.certain(sources, &asked, how, steps).await? {
+                (_, Answer::Absent { confirmed }) => return Ok(Answer::Absent { confirmed }),
+                (guarded, Answer::Found(handlers)) => (guarded, handlers),
+            };
+            let found = self.found((ods, interaction), (guarded, &handlers), how, steps).await;
+            let origin = guarded.source.origin();
+            let at = sources.iter().position(|source| source.source.origin() == origin);
+            sources = at.and_then(|at| sources.get(at + 1..)).unwrap_or_default();
+            match found {
+                // Who has told half is no better than who tells nothing.
+                Err(fault) if !sources.is_empty() && !matches!(fault, SourceFault::OurFault(_)) => {
+                }
+                found => return found,
+            }
+        }
+    }
+
+    /// The systems behind handlers, from the source that told of them.
+    async fn found(
+        &self,
+        (ods, interaction): (&OdsCode, &'static Interaction),
+        (guarded, handlers): (&Guarded, &[Handler]),
+        how: How,
+        steps: &mut Steps,
+    ) -> Result<Answer<Found>, SourceFault> {
+        let origin = guarded.source.origin();
         let mut found = Found { origin, providers: Vec::new(), systems: Vec::new() };
         for party_key in distinct(handlers.iter().map(|handler| &handler.party_key)) {
             let asked = SystemsOf::Practice { ods, interaction, party_key };
@@ -79,7 +98,7 @@ impl Resolver {
             }
             found.systems.append(&mut systems);
         }
-        found.providers = self.join(ods, &handlers, &found.systems, steps);
+        found.providers = self.join(ods, handlers, &found.systems, steps);
         if found.providers.is_empty() {
             // Records that lead nowhere may be half of a change under way.
             return Ok(Answer::Absent { confirmed: false });
@@ -176,23 +195,23 @@ impl Resolver {
 
     /// Handlers from the first source that answers. An empty answer that may be false is asked for
     /// again past all caches, and a source that cannot be falsely empty is believed instead.
-    async fn certain(
+    async fn certain<'a>(
         &self,
+        sources: &'a [Guarded],
         asked: &HandlersOf<'_>,
         how: How,
         steps: &mut Steps,
-    ) -> Result<(Origin, Answer<Vec<Handler>>), SourceFault> {
+    ) -> Result<(&'a Guarded, Answer<Vec<Handler>>), SourceFault> {
         let mut last = SourceFault::Spared;
         let mut doubted = None;
-        for guarded in &self.sources {
-            let origin = guarded.source.origin();
+        for guarded in sources {
             let doubtful = guarded.source.may_be_falsely_empty();
             let began = Instant::now();
             match self.handlers(guarded, asked, how, steps).await {
                 Ok(handlers) if !handlers.is_empty() => {
-                    return Ok((origin, Answer::Found(handlers)));
+                    return Ok((guarded, Answer::Found(handlers)));
                 }
-                Ok(_) if !doubtful => return Ok((origin, Answer::Absent { confirmed: true })),
+                Ok(_) if !doubtful => return Ok((guarded, Answer::Absent { confirmed: true })),
                 Ok(_) => {
                     self.metrics.directory.suspect_empty();
                     let first_was_slow = began.elapsed() >= EMPTY_BELIEVED;
@@ -203,16 +222,15 @@ impl Resolver {
             }
         }
         let Some((guarded, first_was_slow)) = doubted else { return Err(last) };
-        let origin = guarded.source.origin();
         let began = Instant::now();
         let again = self.handlers(guarded, asked, How { anew: true, ..how }, steps).await;
         match again {
-            Ok(handlers) if !handlers.is_empty() => Ok((origin, Answer::Found(handlers))),
+            Ok(handlers) if !handlers.is_empty() => Ok((guarded, Answer::Found(handlers))),
             Ok(_) => {
                 let slow = first_was_slow || began.elapsed() >= EMPTY_BELIEVED;
-                Ok((origin, Answer::Absent { confirmed: !slow }))
+                Ok((guarded, Answer::Absent { confirmed: !slow }))
             }
-            Err(_) => Ok((origin, Answer::Absent { confirmed: false })),
+            Err(_) => Ok((guarded, Answer::Absent { confirmed: false })),
         }
     }
 
@@ -259,8 +277,6 @@ impl Resolver {
             steps.add(source, question, "spared", Duration::ZERO);
             return Err(SourceFault::Spared);
         }
-        let place = timeout_at(how.deadline, self.under_way.acquire()).await;
-        let _place = place.map_err(|_| SourceFault::Paced)?;
         let began = Instant::now();
         let answer = answer.await;
         let took = began.elapsed();

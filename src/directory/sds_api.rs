@@ -19,7 +19,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use serde::Deserialize;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 use tokio_rustls::TlsConnector;
 
 mod bundle;
@@ -163,7 +163,7 @@ impl SdsApi {
 
     /// One exchange, on the connection kept if it still stands.
     async fn exchange(&self, query: &str, how: How) -> Result<Bytes, SourceFault> {
-        let deadline = how.deadline.min(Instant::now() + self.attempt);
+        let (deadline, slow) = how.limit(self.attempt);
         timeout_at(deadline, async {
             let kept = self.idle().take().filter(SendRequest::is_ready);
             let mut answered = None;
@@ -185,7 +185,7 @@ impl SdsApi {
             Ok(body)
         })
         .await
-        .map_err(|_| SourceFault::TimedOut)?
+        .map_err(|_| slow)?
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Option<SendRequest<Empty<Bytes>>>> {

@@ -12,7 +12,7 @@ use rustls::ClientConfig;
 use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use super::source::{Handler, HandlersOf, How, SourceFault, System, SystemsOf};
 use crate::interaction;
@@ -122,7 +122,7 @@ impl SdsLdap {
         attributes: &[&'static str],
         how: How,
     ) -> Result<Vec<Row>, SourceFault> {
-        let deadline = how.deadline.min(Instant::now() + self.attempt);
+        let (deadline, slow) = how.limit(self.attempt);
         let search = async {
             let (ldap, kept) = self.connection().await?;
             match self.ask(ldap, filter, attributes).await {
@@ -135,7 +135,7 @@ impl SdsLdap {
                 answer => answer,
             }
         };
-        let answer = timeout_at(deadline, search).await.map_err(|_| SourceFault::TimedOut);
+        let answer = timeout_at(deadline, search).await.map_err(|_| slow);
         let answer = answer.and_then(|answer| answer);
         if answer.is_err() {
             // Whatever it was, the next question starts from a connection of its own.

@@ -41,7 +41,7 @@ pub struct Settings {
 }
 
 const fn misses_per_minute() -> NonZeroU32 {
-    NonZeroU32::MIN.saturating_add(119)
+    NonZeroU32::MIN.saturating_add(59)
 }
 
 /// The source that is asked first.
@@ -165,6 +165,22 @@ impl Freshness {
     }
 
     fn check(&self) -> Result<(), String> {
+        for (key, lasts) in [
+            ("provider", self.provider),
+            ("provider-stale", self.provider_stale),
+            ("stale-writes-max", self.stale_writes_max),
+            ("sender", self.sender),
+            ("absent", self.absent),
+            ("absent-unconfirmed", self.absent_unconfirmed),
+            ("ambiguous", self.ambiguous),
+            ("forced", self.forced),
+            ("retry", self.retry),
+            ("ahead", self.ahead),
+        ] {
+            if lasts > Self::MAX {
+                return Err(format!("directory.freshness.{key} may be 24h at most"));
+            }
+        }
         for (key, max, fresh) in [
             ("provider-max", self.provider_max, self.provider.saturating_add(self.provider_stale)),
             ("sender-max", self.sender_max, self.sender),
@@ -218,6 +234,23 @@ impl Default for Deadlines {
     }
 }
 
+impl Deadlines {
+    fn check(&self) -> Result<(), String> {
+        for (key, lasts) in [
+            ("connect", self.connect),
+            ("attempt", self.attempt),
+            ("waiting", self.waiting),
+            ("background", self.background),
+            ("spare", self.spare),
+        ] {
+            if lasts < Duration::from_millis(1) || lasts > Duration::from_secs(60 * 60) {
+                return Err(format!("directory.deadlines.{key} may be 1ms to 1h"));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Settings {
     /// Every file named, to be resolved.
     pub fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
@@ -249,6 +282,7 @@ impl Settings {
     /// A sentence that names the key.
     pub fn check(&self) -> Result<(), String> {
         self.freshness.check()?;
+        self.deadlines.check()?;
         let api = self.sds_api.iter().map(|api| ("sds-api", &api.tls));
         #[cfg(feature = "ldap")]
         let api = api.chain(self.sds_ldap.iter().map(|ldap| ("sds-ldap", &ldap.tls)));

@@ -23,8 +23,9 @@ use crate::spine::{Asid, OdsCode};
 pub(super) struct Row {
     pub(super) provider: Arc<Provider>,
     pub(super) since: Since,
-    /// When the directory first said that this is no longer so.
+    /// When the directory first said that this is no longer so, and when this process last heard it.
     pub(super) doubted_s: Option<i64>,
+    pub(super) doubt_heard: Option<Instant>,
 }
 
 /// When something was answered, by whom, and whether it has to be asked for again.
@@ -91,7 +92,9 @@ impl Since {
     /// Security: an answer from the future is no answer; a clock set back must not make an old one
     /// young.
     pub(super) fn age(&self, windows: Windows, now_s: i64) -> Age {
-        let Ok(age_s) = u64::try_from(now_s - self.answered_s) else { return Age::Dead };
+        let Ok(age_s) = u64::try_from(now_s.saturating_sub(self.answered_s)) else {
+            return Age::Dead;
+        };
         let by_time = if age_s < windows.fresh.as_secs() {
             Age::Fresh
         } else if age_s < windows.fresh.saturating_add(windows.stale).as_secs() {
@@ -143,14 +146,26 @@ impl Practice {
     /// How long ago the directory answered for one interaction, in seconds.
     pub(super) fn age_s(&self, interaction: &Interaction, now_s: i64) -> u64 {
         let oldest = self.rows_for(interaction).map(|row| row.since.answered_s).min();
-        oldest.and_then(|answered_s| u64::try_from(now_s - answered_s).ok()).unwrap_or_default()
+        oldest
+            .and_then(|answered_s| u64::try_from(now_s.saturating_sub(answered_s)).ok())
+            .unwrap_or_default()
     }
 
     /// Whether the directory has been heard about this interaction since then.
     pub(super) fn is_heard(&self, interaction: &Interaction, started: Instant) -> bool {
         let mut rows = self.rows_for(interaction).peekable();
-        let heard = |row: &Row| row.since.heard >= Some(started) || row.doubted_s.is_some();
+        let heard = |row: &Row| row.since.heard.max(row.doubt_heard) >= Some(started);
         rows.peek().is_some() && rows.all(heard)
+    }
+
+    /// Whether the directory has said that what is held is no longer so.
+    pub(super) fn is_doubted(&self, interaction: &Interaction) -> bool {
+        self.rows_for(interaction).any(|row| row.doubted_s.is_some())
+    }
+
+    /// Whether what is held was flushed.
+    pub(super) fn is_flushed(&self, interaction: &Interaction) -> bool {
+        self.rows_for(interaction).any(|row| row.since.mark == Mark::Flushed)
     }
 
     /// Whether asking again now would tell nothing yet.
@@ -206,6 +221,7 @@ impl Practice {
             provider: Arc::clone(provider),
             since,
             doubted_s: None,
+            doubt_heard: None,
         });
         self.with(others.chain(fresh).collect())
     }
@@ -221,9 +237,15 @@ impl Practice {
         let since = Since::now(now_s, found.origin);
         let theirs =
             |row: &Row| found.systems.iter().any(|system| system.asid == row.provider.asid);
+        // Another system's registration is not answered by this one's, unless the practice has moved
+        // away from it: two are an ambiguity.
         let answered = |row: &Row| {
             let ids = &row.provider.interactions;
-            rest.iter().any(|new| ids.iter().any(|interaction| new.serves(interaction)))
+            let same = |new: &Arc<Provider>| {
+                let its = new.asid == row.provider.asid || row.since.mark == Mark::Flushed;
+                its && ids.iter().any(|interaction| new.serves(interaction))
+            };
+            rest.iter().any(same)
         };
         let kept = self.rows.iter().filter(|row| !answered(row)).filter_map(|row| {
             if theirs(row) && row.since.answered_s != now_s {
@@ -235,6 +257,7 @@ impl Practice {
             provider: Arc::clone(provider),
             since,
             doubted_s: None,
+            doubt_heard: None,
         });
         self.with(kept.chain(fresh).collect())
     }
@@ -259,6 +282,7 @@ impl Practice {
     pub(super) fn flushed(&self) -> Self {
         let rows = self.rows.iter().cloned().map(|mut row| {
             row.since.mark = Mark::Flushed;
+            row.doubted_s = None;
             row
         });
         self.with(rows.collect())
@@ -271,9 +295,11 @@ impl Practice {
 
 impl Row {
     fn doubt(&self, freshness: &Freshness, now_s: i64) -> Option<Self> {
-        let gone = self.doubted_s.is_some_and(|since_s| freshness.is_confirmed(since_s, now_s));
-        let doubted_s = Some(self.doubted_s.unwrap_or(now_s));
-        (!gone).then(|| Self { doubted_s, ..self.clone() })
+        let twice = self.doubted_s.is_some_and(|since_s| freshness.is_confirmed(since_s, now_s));
+        let dead = self.since.age(freshness.provider_windows(), now_s) == Age::Dead;
+        let (doubted_s, doubt_heard) =
+            (Some(self.doubted_s.unwrap_or(now_s)), Some(Instant::now()));
+        (!twice && !dead).then(|| Self { doubted_s, doubt_heard, ..self.clone() })
     }
 }
 

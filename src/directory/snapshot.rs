@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::shelf::{HeldSender, Mark, Practice, Row, Since};
+use super::shelf::{Age, HeldSender, Mark, Practice, Row, Since};
 use super::source::Origin;
 use super::{Directory, now_s};
 use crate::consumers::Sender;
@@ -103,9 +103,14 @@ impl Directory {
             return Err(fault(&format!("version {} is not known", written.version)));
         }
         let now_s = now_s();
-        for row in written.practices.into_iter().filter(|row| row.answered_s <= now_s) {
+        for row in written.practices.into_iter().filter(|row| (0..=now_s).contains(&row.answered_s))
+        {
             let ods = row.ods.clone();
             let Some(row) = row.read() else { continue };
+            let windows = self.shared.freshness.provider_windows();
+            if row.since.age(windows, now_s) == Age::Dead {
+                continue;
+            }
             let held = self.shared.shelf.practices.get(&ods).unwrap_or_default();
             let mut rows = held.rows.clone();
             rows.push(row);
@@ -113,7 +118,9 @@ impl Directory {
             practice.used(now_s);
             self.shared.hold(&ods, practice);
         }
-        for sender in written.senders.into_iter().filter(|sender| sender.answered_s <= now_s) {
+        for sender in
+            written.senders.into_iter().filter(|sender| (0..=now_s).contains(&sender.answered_s))
+        {
             let held = sender.read();
             self.shared.shelf.senders.insert(held.sender.asid.clone(), held);
         }
@@ -165,7 +172,8 @@ impl WrittenRow {
             Provider::new(self.ods, self.asid, self.party_key, self.cpa_id, root, interactions);
         let (answered_s, origin, mark) = (self.answered_s, self.source, Mark::Loaded);
         let since = Since { answered_s, origin, mark, heard: None };
-        Some(Row { provider: Arc::new(provider), since, doubted_s: self.doubted_s })
+        let doubted_s = self.doubted_s.filter(|doubted_s| (0..=now_s()).contains(doubted_s));
+        Some(Row { provider: Arc::new(provider), since, doubted_s, doubt_heard: None })
     }
 }
 

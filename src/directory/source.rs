@@ -85,6 +85,18 @@ pub(super) struct How {
     pub(super) id: Uuid,
 }
 
+impl How {
+    /// Until when one question may take, and what it means if it takes longer: the source is slow
+    /// only if it was given the whole of an attempt.
+    pub(super) fn limit(&self, attempt: Duration) -> (Instant, SourceFault) {
+        let whole = Instant::now() + attempt;
+        match whole <= self.deadline {
+            true => (whole, SourceFault::TimedOut),
+            false => (self.deadline, SourceFault::Paced),
+        }
+    }
+}
+
 /// Who goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Urgency {

@@ -237,19 +237,19 @@ impl Directory {
     #[must_use]
     pub fn flush(&self, ods: Option<&OdsCode>) -> usize {
         let mut marked = 0;
-        for (held, practice) in &self.shared.shelf.practices {
+        let practices: Vec<_> = self.shared.shelf.practices.iter().collect();
+        for (held, practice) in practices {
             if ods.is_none_or(|ods| *ods == *held) {
                 self.shared.shelf.practices.insert((*held).clone(), Arc::new(practice.flushed()));
                 self.shared.forced.invalidate(&*held);
                 marked += 1;
             }
         }
-        if ods.is_none() {
-            for (asid, mut held) in &self.shared.shelf.senders {
-                held.since.mark = Mark::Flushed;
-                self.shared.shelf.senders.insert((*asid).clone(), held);
-                marked += 1;
-            }
+        let senders: Vec<_> = self.shared.shelf.senders.iter().filter(|_| ods.is_none()).collect();
+        for (asid, mut held) in senders {
+            held.since.mark = Mark::Flushed;
+            self.shared.shelf.senders.insert((*asid).clone(), held);
+            marked += 1;
         }
         self.shared.shelf.forget_absences();
         marked
@@ -280,8 +280,10 @@ impl Directory {
         if view.file.denies_practice(ods) {
             return Explanation { held, steps, answer: Err("denied by the file".to_owned()) };
         }
-        let Some(resolver) = view.resolver.as_ref().filter(|_| pins.is_empty()) else {
-            let pinned = (!pins.is_empty()).then(|| (Origin::File, pins.to_vec()));
+        let pinned = pins.iter().any(|pin| pin.serves(interaction));
+        let Some(resolver) = view.resolver.as_ref().filter(|_| !pinned) else {
+            let pins = view.file.undenied(pins);
+            let pinned = (!pins.is_empty()).then_some((Origin::File, pins));
             return Explanation { held, steps, answer: Ok(pinned) };
         };
         let how = self.shared.how(Urgency::Waiting, false);
@@ -307,6 +309,7 @@ impl Directory {
             tokio::time::sleep(AHEAD).await;
             let Some(resolver) = self.shared.view.load().resolver.clone() else { continue };
             let Some((ods, interaction)) = self.due() else { continue };
+            self.shared.ahead.insert(ods.clone(), ());
             let asked = Asked { resolver: &resolver, ods: &ods, interaction };
             self.look_up(asked, now_s(), (Urgency::Ahead, false));
         }
@@ -326,7 +329,8 @@ impl Directory {
             let rests = practice.rests(interaction, freshness, now_s);
             let subject = super::Subject::Practice((*ods).clone());
             let failed = self.shared.failed.contains_key(&subject);
-            (used && (aged || loaded) && !rests && !failed)
+            let lately = self.shared.ahead.contains_key(&*ods);
+            (used && (aged || loaded) && !rests && !failed && !lately)
                 .then(|| (oldest.since.answered_s, (*ods).clone(), interaction))
         });
         due.min_by_key(|(answered_s, ..)| *answered_s).map(|(_, ods, found)| (ods, found))

@@ -151,3 +151,20 @@ fn what_the_rest_no_longer_holds_is_doubted() {
     assert!(now.rows_for(booking).all(|row| row.doubted_s == Some(NOW_S + 900)));
     assert!(now.rows_for(slots()).all(|row| row.doubted_s.is_none()));
 }
+
+#[test]
+fn the_rest_of_one_system_does_not_hide_another_system() {
+    let freshness = Freshness::default();
+    let booking = interaction("create:appointment-1");
+    let theirs = provider("918999198777", "K-20002", booking);
+    let held = Practice::default().after_found(
+        booking,
+        &found(vec![Arc::clone(&theirs)]),
+        &freshness,
+        NOW_S,
+    );
+    let ours = [one(), provider("918999198993", "K-10001", booking)];
+    let held = held.after_found(slots(), &found(vec![one()]), &freshness, NOW_S);
+    let held = held.after_rest(&found(vec![one()]), &ours, &freshness, NOW_S);
+    assert_eq!(held.rows_for(booking).count(), 2, "two systems are an ambiguity");
+}
