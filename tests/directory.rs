@@ -695,3 +695,31 @@ async fn all_who_name_the_new_system_at_once_are_served() {
     registry.rests(&directory).await;
     assert!(registry.asked() <= 9, "{} questions", registry.asked());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_is_read_with_its_known_habits() {
+    let registry = Registry::new(practice(), "").await;
+    let directory = registry.directory("");
+    registry.sds.meets(None, Trouble::Body(r#"{"resourceType":"Bundle","total":0}"#.to_owned()));
+    let refused = registry.practice(&directory, "B82617", SLOTS).await;
+    assert_eq!(refused.unwrap_err(), Refusal::PracticeUnknown, "no entry is as good as none");
+    // Systems in another case, from an older draft; blanks round a value.
+    let extension = format!(
+        r#"{{"url":"https://fhir.nhs.uk/StructureDefinition/Extension-SDS-NhsServiceInteractionId",
+        "valueReference":{{"identifier":{{"value":"{SLOTS}"}}}}}}"#
+    );
+    let identifiers = r#"{"system":"https://fhir.nhs.uk/Id/NHSMHSPartyKey","value":" A20047-1000001 "},
+        {"system":"https://fhir.nhs.uk/Id/nhsMHSID","value":"x"}"#;
+    let endpoint = format!(
+        r#"{{"resourceType":"Bundle","total":1,"entry":[{{"resource":{{"resourceType":"Endpoint",
+        "address":" {ROOT} ","managingOrganization":{{"identifier":{{"value":"a20047"}}}},
+        "identifier":[{identifiers}],"extension":[{extension}]}}}}]}}"#
+    );
+    registry.sds.meets(None, Trouble::Body(endpoint));
+    let refused = registry.practice(&directory, "A20047", SLOTS).await;
+    // The same text is no Device, and that is said only once it has been read as an Endpoint.
+    assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
+    let asked = registry.sds.asked().pop().unwrap();
+    assert_eq!(asked.path, "/Device");
+    assert!(asked.query.ends_with("nhsMhsPartyKey%7CA20047-1000001"), "{}", asked.query);
+}

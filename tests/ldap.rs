@@ -19,7 +19,8 @@ use tokio::runtime::Handle;
 use crate::support::fake_ldap::{Act, Entry, FakeLdap, envelope, tlv};
 use crate::support::sds::Registry;
 use crate::support::slapd::{FIXTURES, Setup, Slapd};
-use crate::support::stage::{counted, now_s, provider_tls};
+use crate::support::stage::{self, counted, now_s, provider_tls};
+use crate::support::{Call, Stage};
 
 const SLOT: &str = "urn:nhs:names:services:gpconnect:fhir:rest:search:slot-1";
 const BOOK: &str = "urn:nhs:names:services:gpconnect:fhir:rest:create:appointment-1";
@@ -979,4 +980,47 @@ async fn a_source_that_tells_half_is_no_better_than_one_that_tells_nothing() {
     let (registry, directory) = beside_an_api(&ours, &slapd, records).await;
     let found = registry.practice(&directory, ODS, SLOT).await;
     assert_eq!(found.unwrap().root.as_str(), ROOT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_a_day_old_authorises_no_sender() {
+    let ours = Ours::new();
+    let server = ours.fake().await;
+    server.does(Act::Answer(Vec::new(), 51));
+    for (age_s, served) in [(0, true), (30 * 60, true), (60 * 60, false), (86_400, false)] {
+        let sender = serde_json::json!({
+            "asid": HUB, "ods": "Z99010", "names": ["hub.example.test"], "interactions": [SLOT],
+            "source": "sds-ldap", "answered_s": now_s() - age_s,
+        });
+        let held = serde_json::json!({"version": 1, "practices": [], "senders": [sender]});
+        ours.put("held.json", &held.to_string());
+        let asking = ours.asks(server.address.port());
+        asking.directory.load(&ours.folder.path().join("held.json")).unwrap();
+        let told = asking.sender(HUB).await;
+        assert_eq!(told.is_ok(), served, "after {age_s} s: {told:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_sds_alone_knows_is_served_under_its_registered_name() {
+    let ours = Ours::new();
+    let root = "https://provider.example.nhs.uk/A20047/STU3/1/gpconnect";
+    let records = Records::practice("A20047", "918999198993", "A20047-1", root, &[SLOT, BOOK]);
+    let hub = Records::consumer("A00001", stage::HUB, "A00001-1", "hub.example.nhs.uk", &[SLOT]);
+    let Some(slapd) = ours.slapd(records.and(hub).to_ldif()) else { return };
+    let (folder, port) = (ours.folder.path().display(), slapd.port());
+    let stage = Stage::with(|files| {
+        files.add(&format!(
+            "[directory.sds-ldap]\nurl = \"ldaps://localhost:{port}\"\ndial = \"127.0.0.1:{port}\"\n\
+             tls = {{ certificate = {{ chain = \"{folder}/ours.pem\", key = \"{folder}/ours.key\" }}, \
+             authorities = [\"{folder}/ca.pem\"], crl = \"none\" }}"
+        ));
+        let to = "\nto = \"every-practice\"\n";
+        files.put("directory.toml", &format!("[[agreement]]\nfrom = [\"{}\"]{to}", stage::HUB));
+    })
+    .await;
+    assert_eq!(stage.hears(Call::slots()).await.status, 200);
+    stage.refuses(Call::slots().certificate("clinic"), "certificate_not_senders").await;
+    stage.refuses(Call::book(), "sender_not_registered").await;
+    stage.refuses(Call::slots().set("Ssp-From", "200000000777"), "sender_unknown").await;
 }

@@ -271,3 +271,32 @@ async fn a_refused_key_is_no_absence_and_shows_nowhere() {
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("does not accept our credentials") && !text.contains("another-key"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_could_break_a_question_reaches_the_directory() {
+    let registry = Registry::new(records(1), "").await;
+    let stage = registry.stage().await;
+    for bad in ["*", ")(", "P00000)(uid=*", "P0*", "%2a", "%00", "P00000%00"] {
+        let target = call(0, 1).target(&format!("/{bad}/STU3/1/gpconnect/Slot?status=free"));
+        let hint = call(0, 0).set("Ssp-To", "918199999999").target(&format!(
+            "/https://provider.example.nhs.uk/{bad}/STU3/1/gpconnect/Slot?status=free"
+        ));
+        let from = call(0, 0).set("Ssp-From", bad);
+        let to = call(0, 0).set("Ssp-To", bad);
+        let organisation = serde_json::json!({
+            "resourceType": "Organization",
+            "identifier": [{
+                "system": "https://fhir.nhs.uk/Id/ods-organization-code", "value": bad,
+            }],
+        });
+        let organisation = call(0, 0).claim("requesting_organization", organisation);
+        for call in [target, hint, from, to, organisation] {
+            let answer = stage.hears(call).await;
+            assert!((400..404).contains(&answer.status), "{bad}: {answer:?}");
+        }
+    }
+    assert_eq!(registry.asked(), 0);
+    let lower = call(0, 1).target("/p00000/STU3/1/gpconnect/Slot?status=free");
+    assert_eq!(stage.hears(lower).await.status, 200);
+    assert!(registry.sds.asked().iter().all(|asked| asked.query.contains("%7CP00000")));
+}
