@@ -723,3 +723,32 @@ async fn a_bundle_is_read_with_its_known_habits() {
     assert_eq!(asked.path, "/Device");
     assert!(asked.query.ends_with("nhsMhsPartyKey%7CA20047-1000001"), "{}", asked.query);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_load_what_is_begun_is_finished_before_more_is_begun() {
+    let practices = (0..60).map(|number| {
+        let ods = format!("P{number:05}");
+        let root = format!("https://gp.example.nhs.uk/{ods}/STU3/1/gpconnect");
+        Records::practice(&ods, &format!("9181{number:08}"), &format!("{ods}-1"), &root, &[SLOTS])
+    });
+    let records = practices.fold(Records::default(), Records::and);
+    let mut registry = Registry::new(records, "misses-per-minute = 1000").await;
+    // Twenty questions fit into the time that a request waits: enough for ten practices.
+    registry.pace = 4;
+    let registry = Arc::new(registry);
+    let directory = registry.directory("");
+    let asking = (0..60).map(|number| {
+        let (registry, directory) = (Arc::clone(&registry), directory.clone());
+        let code = format!("P{number:05}");
+        tokio::spawn(async move { registry.practice(&directory, &code, SLOTS).await })
+    });
+    let mut served = 0;
+    for one in Vec::from_iter(asking) {
+        match one.await.unwrap() {
+            Ok(_) => served += 1,
+            Err(refusal) => assert_eq!(refusal, Refusal::DirectoryUnavailable),
+        }
+    }
+    assert!(served >= 5, "{served} of sixty");
+    assert!(!directory.held_view().sources[0].spared, "the source did nothing wrong");
+}

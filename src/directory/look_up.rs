@@ -34,7 +34,7 @@ impl Directory {
     ) -> Flight {
         let trigger = match (urgency, anew) {
             (_, true) => Trigger::Conflict,
-            (Urgency::Waiting, false) => Trigger::Request,
+            (Urgency::Begun | Urgency::Waiting, false) => Trigger::Request,
             (Urgency::Refresh, false) => Trigger::Stale,
             (Urgency::Ahead, false) => Trigger::Ahead,
         };
@@ -129,7 +129,7 @@ impl Directory {
 impl Shared {
     pub(super) fn how(&self, urgency: Urgency, anew: bool) -> How {
         let budget = match urgency {
-            Urgency::Waiting => self.deadlines.waiting,
+            Urgency::Begun | Urgency::Waiting => self.deadlines.waiting,
             Urgency::Refresh | Urgency::Ahead => self.deadlines.background,
         };
         How { deadline: Instant::now() + budget, anew, urgency, id: Uuid::new_v4() }

@@ -21,7 +21,7 @@ pub(super) struct Pacer {
     rate: DefaultDirectRateLimiter,
     under_way: Semaphore,
     /// How many of each urgency wait.
-    waiting: [AtomicUsize; 3],
+    waiting: Waiting,
 }
 
 impl Pacer {
@@ -63,11 +63,14 @@ impl Pacer {
     }
 }
 
+/// How many wait, by urgency.
+type Waiting = [AtomicUsize; 4];
+
 /// Counts one who waits, until dropped.
 struct Waits<'a>(Option<&'a AtomicUsize>);
 
 impl<'a> Waits<'a> {
-    fn new(waiting: &'a [AtomicUsize; 3], urgency: Urgency) -> Self {
+    fn new(waiting: &'a Waiting, urgency: Urgency) -> Self {
         let waiting = waiting.get(urgency as usize);
         if let Some(waiting) = waiting {
             waiting.fetch_add(1, Ordering::AcqRel);

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::source::{Guarded, Handler, HandlersOf, How, Origin, SourceFault, System, SystemsOf};
+use super::source::{
+    Guarded, Handler, HandlersOf, How, Origin, SourceFault, System, SystemsOf, Urgency,
+};
 use super::steps::Steps;
 use crate::consumers::Sender;
 use crate::interaction::Interaction;
@@ -87,6 +89,11 @@ impl Resolver {
         how: How,
         steps: &mut Steps,
     ) -> Result<Answer<Found>, SourceFault> {
+        let urgency = match how.urgency {
+            Urgency::Waiting => Urgency::Begun,
+            urgency => urgency,
+        };
+        let how = How { urgency, ..how };
         let origin = guarded.source.origin();
         let mut found = Found { origin, providers: Vec::new(), systems: Vec::new() };
         for party_key in distinct(handlers.iter().map(|handler| &handler.party_key)) {

@@ -100,6 +100,9 @@ impl How {
 /// Who goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Urgency {
+    /// A request waits, and half of its answer is known: what is begun is finished first, or under
+    /// load nobody would be answered.
+    Begun,
     /// A request waits.
     Waiting,
     /// What is held is no longer fresh.

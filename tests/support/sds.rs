@@ -29,6 +29,8 @@ pub(crate) struct Registry {
     pub(crate) folder: TempDir,
     port: u16,
     settings: String,
+    /// Questions a second.
+    pub(crate) pace: u32,
     ahead_s: AtomicI64,
     serving: Option<DropGuard>,
     tls: Arc<rustls::ServerConfig>,
@@ -61,6 +63,7 @@ impl Registry {
             folder,
             port: 0,
             settings: more.to_owned(),
+            pace: 1000,
             ahead_s: AtomicI64::new(0),
             serving: None,
             tls: server_tls(&issued),
@@ -93,7 +96,7 @@ impl Registry {
 
     pub(crate) fn settings(&self) -> String {
         let folder = self.folder.path().display();
-        let (port, more) = (self.port, &self.settings);
+        let (port, more, pace) = (self.port, &self.settings, self.pace);
         format!(
             r#"
             file = "directory.toml"
@@ -101,7 +104,7 @@ impl Registry {
             [sds-api]
             url = "https://localhost:{port}{BASE_PATH}"
             key-file = "{folder}/key"
-            per-second = 1000
+            per-second = {pace}
             tls = {{ authorities = ["{folder}/ca.pem"], crl = "none" }}
             "#
         )
