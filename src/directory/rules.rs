@@ -90,8 +90,8 @@ impl Resolver {
         steps: &mut Steps,
     ) -> Result<Answer<Found>, SourceFault> {
         let urgency = match how.urgency {
-            Urgency::Waiting => Urgency::Begun,
-            urgency => urgency,
+            Urgency::Waiting | Urgency::Begun => Urgency::Begun,
+            Urgency::Refresh | Urgency::Ahead => how.urgency,
         };
         let how = How { urgency, ..how };
         let origin = guarded.source.origin();
