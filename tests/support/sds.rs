@@ -1,5 +1,6 @@
 //! A directory over a stand-in for the SDS FHIR API, on loopback over TLS.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -28,6 +29,8 @@ pub(crate) struct Registry {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) folder: TempDir,
     port: u16,
+    /// Bound and never listened at: nobody else is given the port while the API is gone.
+    _reserved: socket2::Socket,
     settings: String,
     /// Questions a second.
     pub(crate) pace: u32,
@@ -57,11 +60,17 @@ impl Registry {
         std::fs::write(folder.path().join("ca.pem"), pki.authority()).unwrap();
         std::fs::write(folder.path().join("key"), format!("{KEY}\n")).unwrap();
         let sds = Sds::new(records, Some(KEY.to_owned()));
+        let reserved = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let reserved = reserved.unwrap();
+        reserved.set_reuse_address(true).unwrap();
+        reserved.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        let port = reserved.local_addr().unwrap().as_socket().unwrap().port();
         let mut registry = Self {
             sds,
             metrics: Arc::new(Metrics::new()),
             folder,
-            port: 0,
+            port,
+            _reserved: reserved,
             settings: more.to_owned(),
             pace: 1000,
             ahead_s: AtomicI64::new(0),
@@ -72,10 +81,9 @@ impl Registry {
         registry
     }
 
-    /// The API listens, on the port it had before if it had one.
+    /// The API listens, always at the same port.
     pub(crate) async fn opens(&mut self) {
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
-        self.port = listener.local_addr().unwrap().port();
         let stop = CancellationToken::new();
         let serving = Arc::clone(&self.sds).serve(
             listener,

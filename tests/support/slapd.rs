@@ -136,6 +136,8 @@ impl Slapd {
         // It says so before it listens.
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port()));
         while TcpStream::connect(address).is_err() {
+            let child = self.child.as_mut().unwrap();
+            assert!(child.try_wait().unwrap().is_none(), "slapd has ended");
             std::thread::yield_now();
         }
         let asked = Arc::clone(&self.asked);
