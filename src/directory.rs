@@ -5,7 +5,7 @@
 //! waits for whom here.
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -74,6 +74,8 @@ struct Shared {
     /// Look-ups that failed a moment ago.
     failed: Cache<Subject, ()>,
     misses: DefaultKeyedRateLimiter<String>,
+    /// Held from the question whether a look-up has to be paid for until it is begun.
+    paying: Mutex<()>,
     freshness: Freshness,
     deadlines: Deadlines,
     metrics: Arc<Metrics>,
@@ -158,6 +160,7 @@ impl Directory {
                     .time_to_live(freshness.retry)
                     .build(),
                 misses: misses(misses_per_minute),
+                paying: Mutex::new(()),
                 freshness,
                 deadlines,
                 metrics,

@@ -75,6 +75,7 @@ impl Breaker {
             | SourceFault::Unsupported
             | SourceFault::Spared
             | SourceFault::Doubtful
+            | SourceFault::Unpaid
             | SourceFault::Malformed(_)
             | SourceFault::Truncated => return,
             SourceFault::Denied(_) => Some(DENIED),

@@ -1,9 +1,9 @@
 //! What a request gets of the live sources: what is held as long as it may be, or what they say now.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use super::flight::Subject;
+use super::flight::{Flight, Subject};
 use super::look_up::Until;
 use super::rules::Resolver;
 use super::shelf::{Absent, Age, Believed, Practice};
@@ -60,12 +60,13 @@ impl Directory {
                     if let Some(believed) = self.absent(asked, now_s) {
                         return believed.map(|()| others(&held, interaction));
                     }
-                    if round == 0 {
+                    let payer = (round == 0).then_some(asker);
+                    if payer.is_some() {
                         self.count(Lookup::Miss);
-                        self.pay_for(&Subject::Practice(ods.clone()), asker)?;
                     }
-                    let waited = self.asked_first(asked, now_s, until).await;
-                    waited.map_err(|_| Refusal::DirectoryUnavailable)?;
+                    self.asked_first(asked, now_s, until, payer)
+                        .await
+                        .map_err(|fault| refusal(&fault))?;
                     None
                 }
                 Some(Age::Fresh) => Some(Lookup::Hit),
@@ -75,7 +76,7 @@ impl Directory {
                 }
                 Some(Age::Stale | Age::Old) => {
                     let rests = held.rests(interaction, &shared.freshness, now_s);
-                    if rests || self.asked_first(asked, now_s, until).await.is_err() {
+                    if rests || self.asked_first(asked, now_s, until, None).await.is_err() {
                         self.judge_old(&held, interaction, using, now_s)?;
                         Some(Lookup::StaleError)
                     } else {
@@ -113,13 +114,18 @@ impl Directory {
         asked: Asked<'_>,
         now_s: i64,
         until: Until,
+        payer: Option<Asker<'_>>,
     ) -> Result<(), SourceFault> {
         let subject = Subject::Practice(asked.ods.clone());
         // Caches on the way would answer what has been flushed here.
         let held = self.shared.shelf.practices.get(asked.ods).unwrap_or_default();
         let anew = held.is_flushed(asked.interaction);
+        let known = || {
+            let held = self.shared.shelf.practices.get(asked.ods).unwrap_or_default();
+            held.rows_for(asked.interaction).next().is_some()
+        };
         let board = || self.look_up(asked, now_s, (Urgency::Waiting, anew));
-        self.wait(&subject, until, board).await
+        self.wait(&subject, until, || self.paid(&subject, payer, known, board)).await
     }
 
     /// Asks the sources while what is held is served.
@@ -175,13 +181,13 @@ impl Directory {
         // One that is under way may have asked before the change: then once more.
         for _ in 0..2 {
             let mut joined = false;
-            let board = || {
+            let mut board = || {
                 let asked = Asked { resolver, ods, interaction };
                 let flight = self.look_up(asked, asker.now_s, (Urgency::Waiting, true));
                 joined = flight.joined;
                 flight
             };
-            let waited = self.wait(&subject, Until::Over, board).await;
+            let waited = self.wait(&subject, Until::Over, || Ok(board())).await;
             self.shared.metrics.directory.conflict(waited.is_ok());
             waited.ok()?;
             if !joined || lately {
@@ -219,14 +225,15 @@ impl Directory {
                     return Ok(None);
                 }
                 Some(Believed::ForNow) => return Err(Refusal::DirectoryUnavailable),
-                None => {
-                    self.count(Lookup::Miss);
-                    self.pay_for(&Subject::Sender(asid.clone()), asker)?;
-                }
+                None => self.count(Lookup::Miss),
             },
         }
+        let subject = Subject::Sender(asid.clone());
+        let payer = held.is_none().then_some(asker);
+        let known = || shared.shelf.senders.contains_key(asid);
         let board = || self.look_up_sender(resolver, asid);
-        let asked = self.wait(&Subject::Sender(asid.clone()), Until::Over, board).await;
+        let board = || self.paid(&subject, payer, known, board);
+        let asked = self.wait(&subject, Until::Over, board).await;
         match (asked, held) {
             (Ok(()), _) => {
                 let now = shared.shelf.senders.get(asid);
@@ -242,7 +249,7 @@ impl Directory {
                 self.count(Lookup::StaleError);
                 Ok(Some(held.sender))
             }
-            (Err(_), None) => Err(Refusal::DirectoryUnavailable),
+            (Err(fault), None) => Err(refusal(&fault)),
         }
     }
 
@@ -258,7 +265,6 @@ impl Directory {
             return Ok(None);
         }
         self.count(Lookup::Miss);
-        self.pay(asker)?;
         let (shared, resolver) = (Arc::clone(&self.shared), Arc::clone(resolver));
         let asked = asid.clone();
         let subject = Subject::Owner(asid.clone());
@@ -272,23 +278,31 @@ impl Directory {
                 Ok(())
             })
         };
-        let asked = self.wait(&subject, Until::Over, board).await;
-        asked.map_err(|_| Refusal::DirectoryUnavailable)?;
+        let known = || self.shared.owners.contains_key(asid);
+        let board = || self.paid(&subject, Some(asker), known, board);
+        self.wait(&subject, Until::Over, board).await.map_err(|fault| refusal(&fault))?;
         Ok(self.shared.owners.get(asid))
     }
 
     /// Draws on the budget for look-ups of what is not held: a scan of random codes starves nobody
     /// else.
     ///
-    /// Who joins a look-up causes none, and where one has just failed none is begun.
-    fn pay_for(&self, subject: &Subject, asker: Asker<'_>) -> Result<(), Refusal> {
-        if self.shared.failed.contains_key(subject) {
-            return Err(Refusal::DirectoryUnavailable);
+    /// Who joins a look-up causes none, nor who comes as one ends.
+    fn paid(
+        &self,
+        subject: &Subject,
+        payer: Option<Asker<'_>>,
+        known: impl FnOnce() -> bool,
+        board: impl FnOnce() -> Flight,
+    ) -> Result<Flight, SourceFault> {
+        let _one_at_a_time = self.shared.paying.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(payer) = payer
+            && !self.shared.flights.is_under_way(subject)
+            && !known()
+        {
+            self.pay(payer).map_err(|_| SourceFault::Unpaid)?;
         }
-        match self.shared.flights.is_under_way(subject) {
-            true => Ok(()),
-            false => self.pay(asker),
-        }
+        Ok(board())
     }
 
     fn pay(&self, asker: Asker<'_>) -> Result<(), Refusal> {
@@ -298,6 +312,13 @@ impl Directory {
 
     pub(super) fn count(&self, lookup: Lookup) {
         self.shared.metrics.directory.looked_up(lookup);
+    }
+}
+
+fn refusal(fault: &SourceFault) -> Refusal {
+    match *fault == SourceFault::Unpaid {
+        true => Refusal::LookupsExceeded,
+        false => Refusal::DirectoryUnavailable,
     }
 }
 

@@ -107,12 +107,12 @@ impl Directory {
         &self,
         subject: &Subject,
         until: Until,
-        board: impl FnOnce() -> Flight,
+        board: impl FnOnce() -> Result<Flight, SourceFault>,
     ) -> Result<(), SourceFault> {
         if self.shared.failed.contains_key(subject) {
             return Err(SourceFault::Spared);
         }
-        let mut flight = board();
+        let mut flight = board()?;
         let waited = tokio::time::timeout(self.shared.deadlines.waiting, async {
             loop {
                 match flight.news().await {

@@ -160,6 +160,8 @@ pub(super) enum SourceFault {
     Spared,
     #[error("nothing was found, and that may be a search that failed")]
     Doubtful,
+    #[error("the budget for look-ups is used up")]
+    Unpaid,
 }
 
 impl SourceFault {
@@ -177,6 +179,7 @@ impl SourceFault {
             Self::Unsupported => "unsupported",
             Self::Spared => "spared",
             Self::Doubtful => "doubtful",
+            Self::Unpaid => "unpaid",
         }
     }
 }
