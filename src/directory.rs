@@ -341,10 +341,11 @@ impl Directory {
             return Ok(file.undenied(pins));
         }
         let found = self.live_practice(asked, using, asker).await;
-        let found = found.or_else(|refusal| match file.fallbacks(asked.ods) {
-            [] => Err(refusal),
-            fallbacks => Ok(fallbacks.to_vec()),
-        })?;
+        // Who has used up a budget has not met a source that fails.
+        let found = match (found, file.fallbacks(asked.ods)) {
+            (Err(Refusal::DirectoryUnavailable), fallbacks @ [_, ..]) => fallbacks.to_vec(),
+            (found, _) => found?,
+        };
         Ok(file.undenied(&found))
     }
 }

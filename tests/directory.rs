@@ -752,3 +752,12 @@ async fn under_load_what_is_begun_is_finished_before_more_is_begun() {
     assert!(served >= 5, "{served} of sixty");
     assert!(!directory.held_view().sources[0].spared, "the source did nothing wrong");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fall_back_is_not_for_who_has_used_up_a_budget() {
+    let registry = Registry::new(practice(), "misses-per-minute = 1").await;
+    let directory = registry.directory(&format!("{PINNED}used = \"when-sources-fail\""));
+    registry.practice(&directory, "Z00001", SLOTS).await.unwrap_err();
+    let refused = registry.practice(&directory, "A20047", SLOTS).await;
+    assert_eq!(refused.unwrap_err(), Refusal::LookupsExceeded);
+}

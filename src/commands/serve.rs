@@ -368,13 +368,18 @@ impl Reloader {
     fn needs_restart(&self, new: &Config) -> impl Iterator<Item = &'static str> {
         let old = &self.started_with;
         let text = |part: &dyn std::fmt::Debug| format!("{part:?}");
+        // The others belong to the sources, which a reload makes anew.
+        let waits = |config: &Config| {
+            let deadlines = &config.directory.deadlines;
+            (deadlines.waiting, deadlines.background)
+        };
         [
             ("listener.addresses", text(&old.listener.addresses), text(&new.listener.addresses)),
             ("listener.workers", text(&old.listener.workers), text(&new.listener.workers)),
             ("listener.limits", text(&old.listener.limits), text(&new.listener.limits)),
             ("provider", text(&old.provider), text(&new.provider)),
             ("directory.freshness", text(&old.directory.freshness), text(&new.directory.freshness)),
-            ("directory.deadlines", text(&old.directory.deadlines), text(&new.directory.deadlines)),
+            ("directory.deadlines", text(&waits(old)), text(&waits(new))),
             (
                 "directory.misses-per-minute",
                 text(&old.directory.misses_per_minute),
