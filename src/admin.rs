@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use crate::directory::Directory;
 use crate::gateway::Live;
 use crate::metrics::Metrics;
 use crate::spine::OdsCode;
+use crate::tls::secret;
 
 /// What the second port looks at.
 #[derive(Debug, Clone)]
@@ -40,8 +42,8 @@ pub struct Views {
     pub drain: CancellationToken,
     /// Whether lab switches may be used.
     pub lab: bool,
-    /// What must be known to change anything.
-    pub token: Option<Arc<str>>,
+    /// The file that holds what must be known to change anything, read each time.
+    pub token_file: Option<PathBuf>,
 }
 
 /// Limit: connections at once.
@@ -136,8 +138,12 @@ impl Views {
     }
 
     fn judge_token(&self, request: &Request<Incoming>) -> Result<(), &'static str> {
-        let token = self.token.as_deref();
-        let token = token.ok_or("nothing can be changed: admin.token-file is not set\n")?;
+        let file = self.token_file.as_deref();
+        let file = file.ok_or("nothing can be changed: admin.token-file is not set\n")?;
+        let token = secret(file).map_err(|error| {
+            tracing::error!(%error, "the admin token");
+            "nothing can be changed: the admin token cannot be read\n"
+        })?;
         let sent = request.headers().get(header::AUTHORIZATION).and_then(|sent| sent.to_str().ok());
         let sent = sent.and_then(|sent| sent.strip_prefix("Bearer ")).unwrap_or_default();
         // Security: the time this takes tells nothing of where the two differ.

@@ -5,6 +5,7 @@
 //! waits for whom here.
 
 use std::num::NonZeroU32;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use tokio::runtime::Handle;
 
 use crate::consumers::Sender;
 use crate::interaction::{Effect, Interaction};
-use crate::metrics::{Lookup, Metrics};
+use crate::metrics::{Conflict, Lookup, Metrics, Settled};
 use crate::policy::{Agreements, Provider};
 use crate::refusal::Refusal;
 use crate::spine::{Asid, CertificateName, InnerUrl, OdsCode};
@@ -51,7 +52,7 @@ pub use view::{Explanation, HeldPractice, HeldView, Live, LiveError, Said};
 use choice::choose;
 use flight::{Flights, Subject};
 use live::Asked;
-use rules::Resolver;
+use rules::{Places, Resolver};
 use shelf::Shelf;
 
 /// The directory: cheap to clone, shared by all workers.
@@ -63,6 +64,8 @@ pub struct Directory {
 struct Shared {
     view: ArcSwap<View>,
     shelf: Shelf,
+    /// How often anything was flushed.
+    flushes: AtomicU64,
     flights: Flights,
     /// Whose system an ASID is: a hint, which chooses the practice to ask about.
     owners: Cache<Asid, OdsCode>,
@@ -138,12 +141,13 @@ impl Directory {
         tasks: Handle,
     ) -> Self {
         let Settings { freshness, deadlines, misses_per_minute, .. } = settings.clone();
-        let resolver = live.resolver(&metrics);
+        let resolver = live.resolver(&metrics, None);
         let hints = || Cache::builder().max_capacity(freshness.practices_max.saturating_mul(4));
         Self {
             shared: Arc::new(Shared {
                 view: ArcSwap::from_pointee(View { file, resolver }),
                 shelf: Shelf::new(&freshness),
+                flushes: AtomicU64::new(0),
                 flights: Flights::new(tasks),
                 owners: hints().time_to_live(freshness.provider_max).build(),
                 ahead: Cache::builder()
@@ -168,11 +172,23 @@ impl Directory {
         }
     }
 
-    /// Puts a new file, and new ways to the sources, in force. What is held stays.
+    /// Puts a new file, and new ways to the sources, in force. What is held stays, unless the source
+    /// that said it is no longer asked, or elsewhere: that is another directory.
     pub fn replace(&self, file: File, live: Live) {
-        let resolver = live.resolver(&self.shared.metrics);
-        self.shared.view.store(Arc::new(View { file, resolver }));
-        self.shared.shelf.forget_absences();
+        let shared = &self.shared;
+        let before = shared.view.load_full();
+        let resolver = live.resolver(&shared.metrics, before.resolver.as_deref());
+        let view = Arc::new(View { file, resolver });
+        shared.view.store(Arc::clone(&view));
+        shared.shelf.forget_absences();
+        let (before, after) = (before.places(), view.places());
+        if before != after {
+            shared.shelf.keep(|origin| {
+                after.contains_key(&origin) && before.get(&origin) == after.get(&origin)
+            });
+            shared.owners.invalidate_all();
+            shared.roots.invalidate_all();
+        }
     }
 
     /// The agreements in force.
@@ -254,10 +270,13 @@ impl Directory {
         match chosen {
             // The practice may have another system by now.
             Err(Refusal::ReceiverUnknown | Refusal::ReceiverNotPractices) if !found.is_empty() => {
-                match self.forced(&view, &ods, interaction, asker).await {
+                let again = match self.forced(&view, &ods, interaction, asker).await {
                     Some(found) => choose(&found, receiver, interaction),
                     None => chosen,
-                }
+                };
+                let settled = Settled::when(again.is_ok());
+                self.shared.metrics.directory.conflict(Conflict::Receiver, settled);
+                again
             }
             chosen => chosen,
         }
@@ -275,6 +294,16 @@ impl Directory {
         let ods = self.practice_of(&view, receiver, asker).await.ok()?;
         let found = self.forced(&view, &ods, interaction, asker).await?;
         choose(&found, receiver, interaction).ok()
+    }
+
+    /// A provider could not be reached where it is registered: it may have moved. It is asked for
+    /// anew behind, if it has not been lately.
+    pub fn unreached(&self, provider: &Provider, interaction: &'static Interaction) {
+        let view = self.shared.view.load_full();
+        let pinned = view.file.pins(&provider.ods).iter().any(|pin| pin.serves(interaction));
+        if let (Some(resolver), false) = (&view.resolver, pinned) {
+            self.doubt(resolver, &provider.ods, interaction);
+        }
     }
 
     /// Practices and senders held, absences included.
@@ -359,6 +388,11 @@ impl Asker<'_> {
 }
 
 impl View {
+    /// Where each live source is asked.
+    fn places(&self) -> Places {
+        self.resolver.as_ref().map(|resolver| resolver.places()).unwrap_or_default()
+    }
+
     fn knows_senders(&self) -> bool {
         self.resolver.as_ref().is_some_and(|resolver| resolver.knows_senders())
     }

@@ -24,7 +24,7 @@ use crate::consumers;
 use crate::directory::{Asker, Directory, Receiver};
 use crate::forward::{Forwarder, Hop, Pace, ProviderBody, Terms, Upload};
 use crate::interaction::{self, Allowed, Effect, Interaction};
-use crate::metrics::{Metrics, Phase};
+use crate::metrics::{Conflict, Metrics, Phase, Settled};
 use crate::policy::{self, Facts, OtherAudience, Permit, Provider};
 use crate::refusal::{Errors, Refusal};
 use crate::request::{self, Rules, SspHeaders, SspRequest, TraceIds};
@@ -277,7 +277,8 @@ impl Gateway {
         let transfer = entry.transfer();
         let hop = Hop { consumer: connection.consumer, proxy: &rulebook.proxy };
         let terms = Terms { trust, hop, gone, transfer: &transfer, place };
-        let response = self.forwarder.send(&permit, head, upload, terms).await?;
+        let answer = self.forwarder.send(&permit, head, upload, terms).await;
+        let response = answer.inspect_err(|refusal| self.doubt(refusal, &permit))?;
         entry.answered(response.status().as_u16());
         Ok(response)
     }
@@ -318,7 +319,15 @@ impl Gateway {
             Some(provider) => policy::authorise(&agreements, facts, &provider),
             None => verdict,
         };
+        self.metrics.directory.conflict(Conflict::Target, Settled::when(verdict.is_ok()));
         verdict.map_err(|refusal| diagnosis::misdirected(&self.directory, refusal, facts.target))
+    }
+
+    /// A provider that cannot be reached may have moved, for the next request.
+    fn doubt(&self, refusal: &Refusal, permit: &Permit) {
+        if refusal.is_unreached() {
+            self.directory.unreached(permit.provider(), permit.interaction());
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::refusal;
 
 mod directory;
 
-pub use directory::{DirectoryMetrics, Lookup, Oddity, Trigger};
+pub use directory::{Conflict, DirectoryMetrics, Lookup, Oddity, Settled, Trigger};
 
 /// How an exchange ended, as a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

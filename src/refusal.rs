@@ -439,6 +439,16 @@ impl Refusal {
         matches!(self.row().status, 495 | 496)
     }
 
+    /// Whether nothing was sent because the provider could not be reached.
+    #[must_use]
+    pub const fn is_unreached(&self) -> bool {
+        matches!(
+            self,
+            Self::ProviderFailed { reached: Reached::NotSent, .. }
+                | Self::ProviderTimedOut { reached: Reached::NotSent }
+        )
+    }
+
     /// Seconds after which the same request may be sent again, where that is known to be safe.
     #[must_use]
     pub const fn retry_after_s(&self) -> Option<u32> {
@@ -450,10 +460,8 @@ impl Refusal {
                 | Self::KnockLimited
                 | Self::LookupsExceeded
                 | Self::QuotaExceeded
-                | Self::ProviderFailed { reached: Reached::NotSent, .. }
-                | Self::ProviderTimedOut { reached: Reached::NotSent }
         );
-        if safe { Some(1) } else { None }
+        if safe || self.is_unreached() { Some(1) } else { None }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use spine_proxy::directory::{Asker, Receiver};
+use spine_proxy::directory::{Asker, Directory, Receiver};
 use spine_proxy::refusal::Refusal;
 use spine_proxy::simulator::sds::{Records, Trouble};
 
@@ -23,6 +23,8 @@ fn moved() -> Records {
 
 /// Nobody waits long for what does not come.
 const HASTE: &str = r#"deadlines = { attempt = "300ms", waiting = "700ms", spare = "100ms" }"#;
+
+const CONFLICT: &str = "directory_conflicts_total{kind=\"receiver\",result=\"stands\"}";
 
 const MINUTE: i64 = 60;
 const HOUR: i64 = 60 * MINUTE;
@@ -410,7 +412,11 @@ async fn a_forced_look_up_is_not_forced_again_for_a_while() {
     }
     registry.rests(&directory).await;
     assert_eq!(registry.asked(), 6);
-    assert_eq!(registry.counted("directory_conflicts_total{result=\"ok\"}"), 1);
+    assert_eq!(registry.counted(CONFLICT), 5);
+    assert_eq!(
+        registry.counted("directory_refreshes_total{result=\"ok\",trigger=\"conflict\"}"),
+        1
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -551,6 +557,74 @@ async fn what_is_flushed_is_asked_for_first_and_kept_for_an_outage() {
     assert_eq!(directory.flush(None), 1);
     let found = registry.practice(&directory, "A20047", SLOTS).await.unwrap();
     assert_eq!(found.root.as_str(), NEW_ROOT);
+}
+
+/// A flush, or a reload, while the source is asked for a practice for the first time.
+async fn meanwhile(registry: &Registry, directory: &Directory, happens: impl FnOnce()) -> bool {
+    registry.sds.meets(None, Trouble::Held);
+    let asked = registry.asked();
+    let waits = tokio::spawn({
+        let (directory, asker) = (directory.clone(), registry.asker());
+        async move {
+            let code = ods("A20047");
+            let receiver = Receiver::Practice(&code, None);
+            directory.provider(receiver, interaction(SLOTS), asker).await.is_ok()
+        }
+    });
+    registry.has_been_asked(asked + 1).await;
+    happens();
+    registry.sds.clear();
+    let served = waits.await.unwrap();
+    registry.rests(directory).await;
+    served
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_reaches_what_is_being_looked_up() {
+    let registry = Registry::new(practice(), "").await;
+    let directory = registry.directory("");
+    let flushed = || assert_eq!(directory.flush(None), 0, "nothing is held yet");
+    assert!(meanwhile(&registry, &directory, flushed).await);
+    let states = states(&directory);
+    assert!(!states.is_empty() && states.iter().all(|state| state == "flushed"), "{states:?}");
+    registry.sds.replace(moved());
+    let found = registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    assert_eq!(found.root.as_str(), NEW_ROOT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_source_said_at_another_url_is_not_held() {
+    let registry = Registry::new(practice(), HASTE).await;
+    let directory = registry.directory("");
+    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    registry.rests(&directory).await;
+    let path = registry.folder.path().join("held.json");
+    directory.save(&path).unwrap();
+    directory.replace(registry.file(""), registry.live("localhost"));
+    assert!(!states(&directory).is_empty(), "the same URL is the same directory");
+    directory.replace(registry.file(""), registry.live("elsewhere.example.nhs.uk"));
+    assert!(states(&directory).is_empty());
+    directory.load(&path).unwrap();
+    assert!(states(&directory).is_empty(), "nor is it out of a snapshot");
+    directory.replace(registry.file(""), registry.live("localhost"));
+    directory.load(&path).unwrap();
+    assert!(!states(&directory).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_source_is_saying_when_its_url_changes_is_not_held() {
+    let registry = Registry::new(practice(), HASTE).await;
+    let directory = registry.directory("");
+    let replaced =
+        || directory.replace(registry.file(""), registry.live("elsewhere.example.nhs.uk"));
+    assert!(!meanwhile(&registry, &directory, replaced).await);
+    assert!(states(&directory).is_empty());
+}
+
+fn states(directory: &Directory) -> Vec<String> {
+    let held = serde_json::to_value(directory.held_view()).unwrap();
+    let rows = held["practices"].as_array().unwrap();
+    rows.iter().map(|row| row["state"].as_str().unwrap().to_owned()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

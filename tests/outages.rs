@@ -99,6 +99,22 @@ async fn an_outage_of_the_directory_under_load_fails_nobody_who_has_been_seen() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_cannot_be_reached_is_looked_up_anew_for_the_next_request() {
+    let registry = Registry::new(Records::default(), "freshness = { forced = \"0s\" }").await;
+    let stage = registry.stage().await;
+    let Practice(ods, asid, root) = practice(0);
+    let left = root.replace("provider.example.nhs.uk", "nobody.invalid");
+    registry.sds.replace(Records::practice(&ods, &asid, "N-1", &left, &[SLOTS, BOOK, READ]));
+    let by_code = call(0, 1).claim("aud", left.clone().into());
+    assert_eq!(stage.hears(by_code.clone()).await.token(), Some("provider_not_reached"));
+    // What is held is as fresh as before: nothing but this request says that it is wrong.
+    registry.sds.replace(records(1));
+    while !admin(&stage, "GET", "/directory", "").await.contains(&root) {
+        assert_ne!(stage.hears(by_code.clone()).await.status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_practice_that_moves_is_served_at_its_new_root_and_refused_at_its_old() {
     let registry = Registry::new(records(1), "").await;
     let stage = registry.stage().await;
@@ -198,6 +214,12 @@ async fn operators_see_what_is_held_and_flush_it_with_the_token_alone() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {answer}");
         assert!(answer.contains(part), "{path}: {answer}");
     }
+    std::fs::write(&token, "another-invented-token\n").unwrap();
+    let refused = admin(&stage, "POST", "/directory/flush", known).await;
+    assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
+    let known = "Authorization: Bearer another-invented-token\r\n";
+    let answer = admin(&stage, "POST", "/directory/flush", known).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     let held = admin(&stage, "GET", "/directory", "").await;
     assert!(held.contains("\"state\": \"flushed\""), "{held}");
     let asked = registry.asked();
@@ -233,6 +255,21 @@ async fn lookup_tells_how_an_answer_comes_about() {
         assert!(text.contains(part), "{part}: {text}");
     }
     registry.sds.meets(Some("P00001"), Trouble::Status(500));
+    registry.sds.meets(Some("P00002"), Trouble::Status(500));
+    let fall_back = r#"
+        [[provider]]
+        ods = "P00002"
+        asid = "918100000002"
+        party-key = "P00002-1000001"
+        cpa-id = "S000000000002"
+        root = "https://provider.example.nhs.uk/P00002/STU3/1/gpconnect"
+        interactions = ["appointments"]
+        used = "when-sources-fail"
+    "#;
+    stage.replace("directory.toml", &(stage.text("directory.toml") + fall_back));
+    let (code, text) = lookup(&stage, &["P00002"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("file        ASID 918100000002"), "{text}");
     for (arguments, exit, part) in [
         (["Z00000", "rest:search:slot-1"], 1, "nothing is registered"),
         (["P00000", "rest:read:patient-1"], 1, "nothing is registered"),

@@ -34,8 +34,6 @@ pub struct Prepared {
     pub directory: File,
     /// The directory's live sources.
     pub live: Live,
-    /// The token for what changes anything.
-    pub admin_token: Option<String>,
 }
 
 impl Prepared {
@@ -60,10 +58,10 @@ impl Prepared {
         let others = if config.directory.is_live() { Others::Live } else { Others::None };
         let directory =
             File::load(&config.directory.file, others).map_err(Failure::configuration)?;
-        let admin_token = config.admin.token_file.as_deref().map(secret).transpose();
-        let admin_token = admin_token.map_err(Failure::configuration)?;
+        let token = config.admin.token_file.as_deref().map(secret).transpose();
+        token.map_err(Failure::configuration)?;
         let rulebook = rulebook(&config)?;
-        Ok(Self { config, trust, rulebook, directory, live, admin_token })
+        Ok(Self { config, trust, rulebook, directory, live })
     }
 
     /// What would be served, for people.

@@ -122,7 +122,7 @@ impl Server {
     /// # Errors
     /// The journal cannot be opened, an address cannot be bound, a thread cannot be made.
     pub fn start(prepared: Prepared, path: Option<PathBuf>) -> Result<Self, Failure> {
-        let Prepared { config, trust, rulebook, directory, live, admin_token } = prepared;
+        let Prepared { config, trust, rulebook, directory, live } = prepared;
         // Before anything else: a SIGHUP that nobody listens for ends the process.
         let hangup = signal(SignalKind::hangup()).map_err(Failure::world)?;
         let metrics = Arc::new(Metrics::new());
@@ -153,7 +153,7 @@ impl Server {
             trail: trail.clone(),
             drain: drain.clone(),
             lab: config.lab,
-            token: admin_token.map(Into::into),
+            token_file: config.admin.token_file.clone(),
         };
         let snapshot = config.directory.snapshot.clone();
         let reloader = Arc::new(Reloader {

@@ -76,8 +76,13 @@ impl Breaker {
             | SourceFault::Spared
             | SourceFault::Doubtful
             | SourceFault::Unpaid
+            | SourceFault::Replaced
             | SourceFault::Malformed(_)
-            | SourceFault::Truncated => return,
+            | SourceFault::Truncated => {
+                // A probe that told nothing makes room for the next.
+                self.state().probing = None;
+                return;
+            }
             SourceFault::Denied(_) => Some(DENIED),
             SourceFault::RateLimited(after) => Some(after.unwrap_or(Duration::from_secs(1))),
             SourceFault::TimedOut | SourceFault::Unavailable(_) => None,

@@ -9,10 +9,10 @@ use super::rules::Resolver;
 use super::shelf::{Absent, Age, Believed, Practice};
 use super::source::{SourceFault, Urgency};
 use super::steps::Steps;
-use super::{Asker, Directory, Use, View};
+use super::{Asker, Directory, Use, View, now_s};
 use crate::consumers::Sender;
 use crate::interaction::Interaction;
-use crate::metrics::Lookup;
+use crate::metrics::{Conflict, Lookup, Settled};
 use crate::policy::Provider;
 use crate::refusal::Refusal;
 use crate::spine::{Asid, OdsCode};
@@ -56,7 +56,7 @@ impl Directory {
             let served = match held.age(interaction, &shared.freshness, now_s) {
                 None | Some(Age::Dead) => {
                     // What was noted since then was noted by the clock on the wall.
-                    let now_s = if round > 0 { super::now_s() } else { now_s };
+                    let now_s = if round > 0 { self::now_s() } else { now_s };
                     if let Some(believed) = self.absent(asked, now_s) {
                         return believed.map(|()| others(&held, interaction));
                     }
@@ -122,7 +122,8 @@ impl Directory {
         let anew = held.is_flushed(asked.interaction);
         let known = || {
             let held = self.shared.shelf.practices.get(asked.ods).unwrap_or_default();
-            held.rows_for(asked.interaction).next().is_some()
+            let age = held.age(asked.interaction, &self.shared.freshness, super::now_s());
+            age.is_some_and(|age| age < Age::Dead)
         };
         let board = || self.look_up(asked, now_s, (Urgency::Waiting, anew));
         self.wait(&subject, until, || self.paid(&subject, payer, known, board)).await
@@ -188,13 +189,27 @@ impl Directory {
                 flight
             };
             let waited = self.wait(&subject, Until::Over, || Ok(board())).await;
-            self.shared.metrics.directory.conflict(waited.is_ok());
             waited.ok()?;
             if !joined || lately {
                 break;
             }
         }
         Some(view.file.undenied(&self.held_of(ods)))
+    }
+
+    /// Asks past everything held, without waiting: what is held leads to nobody who answers.
+    pub(super) fn doubt(
+        &self,
+        resolver: &Arc<Resolver>,
+        ods: &OdsCode,
+        interaction: &'static Interaction,
+    ) {
+        if self.shared.forced.contains_key(ods) {
+            return;
+        }
+        self.shared.forced.insert(ods.clone(), ());
+        self.shared.metrics.directory.conflict(Conflict::Unreached, Settled::Begun);
+        self.look_up(Asked { resolver, ods, interaction }, now_s(), (Urgency::Refresh, true));
     }
 
     fn held_of(&self, ods: &OdsCode) -> Vec<Arc<Provider>> {

@@ -1,6 +1,7 @@
 //! Look-ups: begun once for all who wait, and what they leave on the shelf.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -64,13 +65,22 @@ impl Directory {
         let (shared, resolver, asid) =
             (Arc::clone(&self.shared), Arc::clone(resolver), asid.clone());
         let subject = Subject::Sender(asid.clone());
+        let began = self.shared.begin(&resolver);
         self.board(subject, |_| async move {
             let how = shared.how(Urgency::Waiting, false);
             match resolver.sender(&asid, how, &mut Steps::default()).await? {
                 Answer::Found((origin, sender)) => {
                     let since = Since::now(now_s(), origin);
                     let held = HeldSender { sender: Arc::new(sender), since };
-                    shared.shelf.senders.insert(asid, held);
+                    shared.shelf.senders.insert(asid.clone(), held);
+                    match shared.since(&began) {
+                        Meanwhile::Nothing => {}
+                        Meanwhile::Flushed => shared.shelf.flush_sender(&asid),
+                        Meanwhile::Replaced => {
+                            shared.shelf.senders.invalidate(&asid);
+                            return Err(SourceFault::Replaced);
+                        }
+                    }
                 }
                 // Security: an authorisation that is gone is gone at once.
                 Answer::Absent { confirmed } => {
@@ -126,6 +136,22 @@ impl Directory {
     }
 }
 
+/// How things stood when a look-up began.
+struct Began {
+    flushes: u64,
+    /// The number of the resolver it asks.
+    directory: u64,
+}
+
+/// What has happened while a look-up was under way.
+enum Meanwhile {
+    Nothing,
+    /// What it brings was asked for before a flush.
+    Flushed,
+    /// What it brings was said by sources that are no longer asked.
+    Replaced,
+}
+
 impl Shared {
     pub(super) fn how(&self, urgency: Urgency, anew: bool) -> How {
         let budget = match urgency {
@@ -143,18 +169,22 @@ impl Shared {
         herald: &Herald,
     ) -> Result<(), SourceFault> {
         let Asked { resolver, ods, interaction } = asked;
+        let began = self.begin(resolver);
         let mut steps = Steps::default();
         let answer = resolver.practice(ods, interaction, how, &mut steps).await;
         let now_s = now_s();
         let held = self.shelf.practices.get(ods).unwrap_or_default();
         let found = match answer? {
             Answer::Found(found) => found,
+            Answer::Absent { .. } if matches!(self.since(&began), Meanwhile::Replaced) => {
+                return Err(SourceFault::Replaced);
+            }
             Answer::Absent { confirmed } => {
                 return self.note_absent(&held, asked, confirmed, now_s);
             }
         };
         let held = held.after_found(interaction, &found, &self.freshness, now_s);
-        self.hold(ods, held);
+        self.land(ods, held, &began)?;
         herald.known();
         let how = How {
             deadline: Instant::now() + self.deadlines.background,
@@ -163,7 +193,7 @@ impl Shared {
         };
         if let Some(rest) = resolver.rest(ods, &found, how, &mut steps).await {
             let held = self.shelf.practices.get(ods).unwrap_or_default();
-            self.hold(ods, held.after_rest(&found, &rest, &self.freshness, now_s));
+            self.land(ods, held.after_rest(&found, &rest, &self.freshness, now_s), &began)?;
         }
         Ok(())
     }
@@ -191,6 +221,37 @@ impl Shared {
             Believed::ForNow => self.freshness.absent_unconfirmed,
         };
         self.shelf.note_absent(what, believed, lasts, now_s());
+    }
+
+    fn begin(&self, resolver: &Resolver) -> Began {
+        Began { flushes: self.flushes.load(Ordering::Acquire), directory: resolver.number }
+    }
+
+    /// What has happened to what a look-up brings. Asked once it is on the shelf: who flushes or
+    /// replaces counts first and looks at the shelf then, so that one of the two sees the other.
+    fn since(&self, began: &Began) -> Meanwhile {
+        let view = self.view.load();
+        if view.resolver.as_ref().map(|resolver| resolver.number) != Some(began.directory) {
+            return Meanwhile::Replaced;
+        }
+        match self.flushes.load(Ordering::Acquire) == began.flushes {
+            true => Meanwhile::Nothing,
+            false => Meanwhile::Flushed,
+        }
+    }
+
+    /// Holds what a look-up brings, as far as nothing has happened to it since it began.
+    fn land(&self, ods: &OdsCode, practice: Practice, began: &Began) -> Result<(), SourceFault> {
+        self.hold(ods, practice);
+        match self.since(began) {
+            Meanwhile::Nothing => {}
+            Meanwhile::Flushed => self.shelf.flush(ods),
+            Meanwhile::Replaced => {
+                self.shelf.practices.invalidate(ods);
+                return Err(SourceFault::Replaced);
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn hold(&self, ods: &OdsCode, practice: Practice) {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout_at;
 
 use super::source::{How, SourceFault, Urgency};
@@ -35,12 +35,8 @@ impl Pacer {
         }
     }
 
-    /// Puts a question when its turn has come, before its deadline.
-    pub(super) async fn paced<T>(
-        &self,
-        how: How,
-        question: impl Future<Output = Result<T, SourceFault>>,
-    ) -> Result<T, SourceFault> {
+    /// Waits for a turn to put a question, until its deadline; the turn is over once it is dropped.
+    pub(super) async fn turn(&self, how: How) -> Result<Turn<'_>, SourceFault> {
         let turn = async {
             let _waits = Waits::new(&self.waiting, how.urgency);
             // A place first: a turn that cannot be used would be lost.
@@ -53,8 +49,7 @@ impl Pacer {
             place
         };
         let turn = timeout_at(how.deadline, turn).await;
-        let _place = turn.map_err(|_| SourceFault::Paced)?;
-        question.await
+        turn.map(Turn).map_err(|_| SourceFault::Paced)
     }
 
     fn somebody_before(&self, urgency: Urgency) -> bool {
@@ -62,6 +57,10 @@ impl Pacer {
         before.map(|waiting| waiting.load(Ordering::Acquire)).sum::<usize>() > 0
     }
 }
+
+/// A place among the questions under way.
+#[derive(Debug)]
+pub(super) struct Turn<'a>(#[expect(dead_code, reason = "held")] Option<SemaphorePermit<'a>>);
 
 /// How many wait, by urgency.
 type Waiting = [AtomicUsize; 4];

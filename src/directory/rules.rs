@@ -3,6 +3,7 @@
 //! Spec: message handlers first, then the accredited system by party key. An empty answer is not
 //! always an absence, and several answers are never settled by which came first.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,12 +23,17 @@ use crate::spine::{Asid, CertificateName, OdsCode, PartyKey, ServiceRoot};
 #[derive(Debug)]
 pub(super) struct Resolver {
     pub(super) sources: Vec<Guarded>,
+    /// Tells it from those that asked at other URLs.
+    pub(super) number: u64,
     metrics: Arc<Metrics>,
 }
 
 /// Spec: the API's own search gives up after three seconds and answers as if nothing was found. An
 /// empty answer that took this long is not believed.
 const EMPTY_BELIEVED: Duration = Duration::from_millis(2500);
+
+/// Where each source is asked, by its URL.
+pub(super) type Places = BTreeMap<Origin, String>;
 
 /// What the sources say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,8 +55,20 @@ pub(super) struct Found {
 }
 
 impl Resolver {
-    pub(super) fn new(sources: Vec<Guarded>, metrics: Arc<Metrics>) -> Self {
-        Self { sources, metrics }
+    /// Who takes the place of another has its number if each source is asked where it was.
+    pub(super) fn new(sources: Vec<Guarded>, metrics: Arc<Metrics>, before: Option<&Self>) -> Self {
+        let resolver = Self { sources, number: 0, metrics };
+        let number = before.map_or(0, |before| {
+            let same = before.places() == resolver.places();
+            if same { before.number } else { before.number + 1 }
+        });
+        Self { number, ..resolver }
+    }
+
+    /// Where each source is asked.
+    pub(super) fn places(&self) -> Places {
+        let place = |guarded: &Guarded| (guarded.source.origin(), guarded.source.url().to_owned());
+        self.sources.iter().map(place).collect()
     }
 
     /// Who processes this interaction at this practice: two questions, more only in doubt.
@@ -127,7 +145,7 @@ impl Resolver {
         for party_key in distinct(found.systems.iter().map(|system| &system.party_key)) {
             let asked =
                 HandlersOf { ods: Some(ods), interaction: None, party_key: Some(party_key) };
-            let handlers = self.handlers(guarded, &asked, how, steps).await.ok()?;
+            let (handlers, _) = self.handlers(guarded, &asked, how, steps).await.ok()?;
             if handlers.is_empty() {
                 return None;
             }
@@ -172,7 +190,7 @@ impl Resolver {
         };
         let party_key = Some(&system.party_key);
         let asked = HandlersOf { ods: None, interaction: None, party_key };
-        let handlers = self.handlers(guarded, &asked, how, steps).await?;
+        let (handlers, _) = self.handlers(guarded, &asked, how, steps).await?;
         let mut names: Vec<CertificateName> = Vec::new();
         for name in handlers.into_iter().filter_map(|handler| handler.fqdn) {
             if !names.contains(&name) {
@@ -213,44 +231,42 @@ impl Resolver {
         let mut doubted = None;
         for guarded in sources {
             let doubtful = guarded.source.may_be_falsely_empty();
-            let began = Instant::now();
             match self.handlers(guarded, asked, how, steps).await {
-                Ok(handlers) if !handlers.is_empty() => {
+                Ok((handlers, _)) if !handlers.is_empty() => {
                     return Ok((guarded, Answer::Found(handlers)));
                 }
                 Ok(_) if !doubtful => return Ok((guarded, Answer::Absent { confirmed: true })),
-                Ok(_) => {
+                Ok((_, took)) => {
                     self.metrics.directory.suspect_empty();
-                    let first_was_slow = began.elapsed() >= EMPTY_BELIEVED;
-                    doubted = Some((guarded, first_was_slow));
+                    doubted = Some((guarded, took >= EMPTY_BELIEVED));
                 }
                 Err(fault @ SourceFault::OurFault(_)) => return Err(fault),
                 Err(fault) => last = fault,
             }
         }
         let Some((guarded, first_was_slow)) = doubted else { return Err(last) };
-        let began = Instant::now();
         let again = self.handlers(guarded, asked, How { anew: true, ..how }, steps).await;
         match again {
-            Ok(handlers) if !handlers.is_empty() => Ok((guarded, Answer::Found(handlers))),
-            Ok(_) => {
-                let slow = first_was_slow || began.elapsed() >= EMPTY_BELIEVED;
+            Ok((handlers, _)) if !handlers.is_empty() => Ok((guarded, Answer::Found(handlers))),
+            Ok((_, took)) => {
+                let slow = first_was_slow || took >= EMPTY_BELIEVED;
                 Ok((guarded, Answer::Absent { confirmed: !slow }))
             }
             Err(_) => Ok((guarded, Answer::Absent { confirmed: false })),
         }
     }
 
+    /// Handlers, and how long the source took to tell.
     async fn handlers(
         &self,
         guarded: &Guarded,
         asked: &HandlersOf<'_>,
         how: How,
         steps: &mut Steps,
-    ) -> Result<Vec<Handler>, SourceFault> {
+    ) -> Result<(Vec<Handler>, Duration), SourceFault> {
         let answer = guarded.source.handlers(asked, how);
-        let answer = self.ask((guarded, "handlers"), how, steps, answer).await?;
-        fitting(answer, |handler| asked.fits(handler))
+        let (answer, took) = self.ask((guarded, "handlers"), how, steps, answer).await?;
+        Ok((fitting(answer, |handler| asked.fits(handler))?, took))
     }
 
     async fn systems(
@@ -261,7 +277,7 @@ impl Resolver {
         steps: &mut Steps,
     ) -> Result<Vec<System>, SourceFault> {
         let answer = guarded.source.systems(asked, how);
-        let answer = self.ask((guarded, "systems"), how, steps, answer).await?;
+        let (answer, _) = self.ask((guarded, "systems"), how, steps, answer).await?;
         match asked {
             // LDAP is asked for a party key's systems, whatever they may do.
             SystemsOf::Practice { .. } => {
@@ -271,21 +287,31 @@ impl Resolver {
         }
     }
 
-    /// Puts one question, if its source is not to be spared, and counts what came of it.
+    /// Puts one question when its turn has come, if its source is not to be spared, and counts what
+    /// came of it.
     async fn ask<T>(
         &self,
         (guarded, question): (&Guarded, &'static str),
         how: How,
         steps: &mut Steps,
         answer: impl Future<Output = Result<Vec<T>, SourceFault>>,
-    ) -> Result<Vec<T>, SourceFault> {
+    ) -> Result<(Vec<T>, Duration), SourceFault> {
         let source = guarded.source.origin().label();
         if !guarded.breaker.admits() {
             steps.add(source, question, "spared", Duration::ZERO);
             return Err(SourceFault::Spared);
         }
+        let waits = Instant::now();
+        let turn = match &guarded.pacer {
+            Some(pacer) => pacer.turn(how).await.map(Some),
+            None => Ok(None),
+        };
         let began = Instant::now();
-        let answer = answer.await;
+        self.metrics.directory.waited(source, began - waits);
+        let answer = match turn {
+            Ok(_held) => answer.await,
+            Err(fault) => Err(fault),
+        };
         let took = began.elapsed();
         let outcome = match &answer {
             Ok(rows) if rows.is_empty() => "absent",
@@ -302,7 +328,7 @@ impl Resolver {
         self.metrics.directory.asked(source, question, outcome, took);
         self.metrics.directory.open(source, guarded.breaker.is_open());
         steps.add(source, question, outcome, took);
-        answer
+        answer.map(|rows| (rows, took))
     }
 
     /// Handlers and systems joined by party key: one registration for each interaction, root and

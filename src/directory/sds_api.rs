@@ -26,8 +26,7 @@ mod bundle;
 
 use bundle::{Bundle, Device, Endpoint, Resource};
 
-use super::pacer::Pacer;
-use super::source::{Handler, HandlersOf, How, SourceFault, System, SystemsOf};
+use super::source::{Handler, HandlersOf, How, SourceFault, System, SystemsOf, watch_over};
 use crate::spine::InnerUrl;
 use crate::tls::DirectoryLeg;
 
@@ -52,6 +51,7 @@ const fn per_second() -> NonZeroU32 {
 
 /// The client.
 pub(super) struct SdsApi {
+    url: String,
     authority: String,
     host: ServerName<'static>,
     address: String,
@@ -61,7 +61,6 @@ pub(super) struct SdsApi {
     connect: Duration,
     attempt: Duration,
     idle: Mutex<Option<SendRequest<Empty<Bytes>>>>,
-    pacer: Pacer,
 }
 
 /// Limit: bytes of an answer. A national system has some five hundred interactions.
@@ -95,6 +94,7 @@ impl SdsApi {
             Ok::<_, String>(key)
         });
         Ok(Self {
+            url: settings.url.clone(),
             authority: url.authority.to_owned(),
             host: ServerName::try_from(name).map_err(|why| fault(&why))?,
             address: format!("{}{port}", url.authority),
@@ -104,8 +104,11 @@ impl SdsApi {
             connect,
             attempt,
             idle: Mutex::new(None),
-            pacer: Pacer::new(settings.per_second),
         })
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.url
     }
 
     pub(super) async fn handlers(
@@ -142,7 +145,7 @@ impl SdsApi {
     }
 
     async fn ask<R: Resource>(&self, query: &str, how: How) -> Result<Vec<R>, SourceFault> {
-        let body = self.pacer.paced(how, self.exchange(query, how)).await?;
+        let body = self.exchange(query, how).await?;
         let bundle: Bundle<R> =
             serde_json::from_slice(&body).map_err(|why| malformed(why.to_string()))?;
         if bundle.resource_type != "Bundle" {
@@ -196,6 +199,7 @@ impl SdsApi {
         let connect = tokio::time::timeout(self.connect, TcpStream::connect(&self.address));
         let stream = connect.await.map_err(|_| SourceFault::TimedOut)?;
         let stream = stream.map_err(|why| unavailable(&why))?;
+        watch_over(&stream, self.attempt);
         let stream = self.tls.connect(self.host.clone(), stream).await;
         let stream = TokioIo::new(stream.map_err(|why| unavailable(&why))?);
         let (sender, connection) =

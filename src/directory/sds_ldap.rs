@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::timeout_at;
 
-use super::source::{Handler, HandlersOf, How, SourceFault, System, SystemsOf};
+use super::source::{Handler, HandlersOf, How, SourceFault, System, SystemsOf, watch_over};
 use crate::interaction;
 use crate::tls::DirectoryLeg;
 
@@ -81,6 +81,10 @@ impl SdsLdap {
         })
     }
 
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
     pub(super) async fn handlers(
         &self,
         asked: &HandlersOf<'_>,
@@ -138,8 +142,11 @@ impl SdsLdap {
         let answer = timeout_at(deadline, search).await.map_err(|_| slow);
         let answer = answer.and_then(|answer| answer);
         if answer.is_err() {
-            // Whatever it was, the next question starts from a connection of its own.
-            *self.kept.lock().await = None;
+            // Whatever it was, the next question starts from a connection of its own. Who holds the
+            // lock is making one.
+            if let Ok(mut kept) = self.kept.try_lock() {
+                *kept = None;
+            }
         }
         answer
     }
@@ -177,8 +184,9 @@ impl SdsLdap {
     async fn open(&self) -> Result<Ldap, SourceFault> {
         let connect = tokio::time::timeout(self.connect, TcpStream::connect(&self.address));
         let stream = connect.await.map_err(|_| SourceFault::TimedOut)?;
-        let stream: StdTcpStream =
-            stream.and_then(TcpStream::into_std).map_err(|why| unavailable(&why))?;
+        let stream = stream.map_err(|why| unavailable(&why))?;
+        watch_over(&stream, self.attempt);
+        let stream: StdTcpStream = stream.into_std().map_err(|why| unavailable(&why))?;
         let settings = LdapConnSettings::new()
             .set_config(Arc::clone(&self.tls))
             .set_std_stream(StdStream::Tcp(stream));

@@ -391,6 +391,39 @@ impl Shelf {
         self.absent.insert(what, Absence { until_s, believed });
     }
 
+    /// Marks a practice to be asked for again before it is used.
+    pub(super) fn flush(&self, ods: &OdsCode) {
+        if let Some(held) = self.practices.get(ods) {
+            self.practices.insert(ods.clone(), Arc::new(held.flushed()));
+        }
+    }
+
+    /// The same of a sender.
+    pub(super) fn flush_sender(&self, asid: &Asid) {
+        if let Some(mut held) = self.senders.get(asid) {
+            held.since.mark = Mark::Flushed;
+            self.senders.insert(asid.clone(), held);
+        }
+    }
+
+    /// Forgets what was not said by one of these.
+    pub(super) fn keep(&self, said: impl Fn(Origin) -> bool) {
+        for (ods, held) in &self.practices {
+            let rows = held.rows.iter().filter(|row| said(row.since.origin)).cloned();
+            let rows: Vec<Row> = rows.collect();
+            match rows.len() {
+                0 => self.practices.invalidate(&*ods),
+                kept if kept == held.rows.len() => {}
+                _ => self.practices.insert((*ods).clone(), Arc::new(held.with(rows))),
+            }
+        }
+        for (asid, held) in &self.senders {
+            if !said(held.since.origin) {
+                self.senders.invalidate(&*asid);
+            }
+        }
+    }
+
     pub(super) fn forget_absences(&self) {
         self.absent.invalidate_all();
     }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::rules::Places;
 use super::shelf::{Age, HeldSender, Mark, Practice, Row, Since};
 use super::source::Origin;
 use super::{Directory, now_s};
@@ -31,6 +32,8 @@ pub struct SnapshotError {
 #[serde(deny_unknown_fields)]
 struct Written {
     version: u32,
+    /// Where each source was asked: what another directory has said is not loaded.
+    sources: Places,
     practices: Vec<WrittenRow>,
     senders: Vec<WrittenSender>,
 }
@@ -60,7 +63,7 @@ struct WrittenSender {
     answered_s: i64,
 }
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Limit: bytes of a snapshot that is read.
 const BYTES_MAX: u64 = 512 * 1024 * 1024;
 
@@ -81,7 +84,8 @@ impl Directory {
     }
 
     /// Holds what a snapshot says, to be asked for again as soon as a source answers. Entries that
-    /// cannot be read, or come from the future, are left out. How many practices there were.
+    /// cannot be read, come from the future, or were said by a source that is asked elsewhere now, are
+    /// left out. How many practices there were.
     ///
     /// # Errors
     /// The file is there and cannot be read, or is no snapshot.
@@ -103,8 +107,14 @@ impl Directory {
             return Err(fault(&format!("version {} is not known", written.version)));
         }
         let now_s = now_s();
-        for row in written.practices.into_iter().filter(|row| (0..=now_s).contains(&row.answered_s))
-        {
+        let sources = self.shared.view.load().places();
+        let ours = |source: &Origin, answered_s: &i64| {
+            let here = sources.get(source);
+            here.is_some()
+                && here == written.sources.get(source)
+                && (0..=now_s).contains(answered_s)
+        };
+        for row in written.practices.into_iter().filter(|row| ours(&row.source, &row.answered_s)) {
             let ods = row.ods.clone();
             let Some(row) = row.read() else { continue };
             let windows = self.shared.freshness.provider_windows();
@@ -118,9 +128,8 @@ impl Directory {
             practice.used(now_s);
             self.shared.hold(&ods, practice);
         }
-        for sender in
-            written.senders.into_iter().filter(|sender| (0..=now_s).contains(&sender.answered_s))
-        {
+        let senders = written.senders.into_iter();
+        for sender in senders.filter(|sender| ours(&sender.source, &sender.answered_s)) {
             let held = sender.read();
             self.shared.shelf.senders.insert(held.sender.asid.clone(), held);
         }
@@ -135,6 +144,7 @@ impl Directory {
         let senders = self.shared.shelf.senders.iter();
         Written {
             version: VERSION,
+            sources: self.shared.view.load().places(),
             practices: rows.collect(),
             senders: senders.map(|(_, held)| WrittenSender::new(&held)).collect(),
         }

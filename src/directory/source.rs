@@ -4,21 +4,25 @@
 
 use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::breaker::Breaker;
+use super::pacer::Pacer;
 use super::sds_api::SdsApi;
 #[cfg(feature = "ldap")]
 use super::sds_ldap::SdsLdap;
 use crate::interaction::Interaction;
 use crate::spine::{Asid, CertificateName, CpaId, OdsCode, PartyKey};
 
-/// A live source and the breaker that spares it.
+/// A live source, the breaker that spares it, and the pace at which it may be asked.
 #[derive(Debug)]
 pub(super) struct Guarded {
     pub(super) source: Source,
     pub(super) breaker: Breaker,
+    /// Nothing for a source that sets no limit.
+    pub(super) pacer: Option<Pacer>,
 }
 
 /// The live sources there are.
@@ -32,7 +36,9 @@ pub(super) enum Source {
 }
 
 /// Where something is known from, as records and people see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
     /// The directory file.
@@ -162,6 +168,8 @@ pub(super) enum SourceFault {
     Doubtful,
     #[error("the budget for look-ups is used up")]
     Unpaid,
+    #[error("its URL has been changed")]
+    Replaced,
 }
 
 impl SourceFault {
@@ -180,6 +188,7 @@ impl SourceFault {
             Self::Spared => "spared",
             Self::Doubtful => "doubtful",
             Self::Unpaid => "unpaid",
+            Self::Replaced => "replaced",
         }
     }
 }
@@ -190,6 +199,15 @@ impl Source {
             Self::Api(_) => Origin::SdsApi,
             #[cfg(feature = "ldap")]
             Self::Ldap(_) => Origin::SdsLdap,
+        }
+    }
+
+    /// Its URL: another one is another directory.
+    pub(super) fn url(&self) -> &str {
+        match self {
+            Self::Api(api) => api.url(),
+            #[cfg(feature = "ldap")]
+            Self::Ldap(ldap) => ldap.url(),
         }
     }
 
@@ -254,6 +272,22 @@ impl SystemsOf<'_> {
                     && system.interactions.iter().any(|held| held.id == interaction.id)
             }
         }
+    }
+}
+
+/// Limit: how long a kept connection may be silent before its other end is asked whether it is there.
+const SILENT: Duration = Duration::from_secs(30);
+
+/// Has the kernel end a connection whose other end has gone without a word: a firewall that forgets
+/// it would cost the next question its whole time.
+pub(super) fn watch_over(stream: &TcpStream, unacknowledged: Duration) {
+    let socket = socket2::SockRef::from(stream);
+    let probes = socket2::TcpKeepalive::new().with_time(SILENT).with_interval(SILENT / 6);
+    let watched = socket
+        .set_tcp_keepalive(&probes)
+        .and_then(|()| socket.set_tcp_user_timeout(Some(unacknowledged)));
+    if let Err(error) = watched {
+        tracing::debug!(%error, "a connection to a directory source is not watched over");
     }
 }
 

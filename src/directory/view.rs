@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::breaker::Breaker;
 use super::live::Asked;
+use super::pacer::Pacer;
 use super::rules::{Answer, Resolver};
 use super::sds_api::SdsApi;
 #[cfg(feature = "ldap")]
@@ -45,21 +46,25 @@ impl Live {
         expiries: &mut Vec<Expiry>,
     ) -> Result<Self, LiveError> {
         let waits = (settings.deadlines.connect, settings.deadlines.attempt);
-        let guarded = |source| Guarded { source, breaker: Breaker::new(settings.deadlines.spare) };
+        let guarded = |source, pacer| {
+            let breaker = Breaker::new(settings.deadlines.spare);
+            Guarded { source, breaker, pacer }
+        };
         let mut sources = Vec::new();
         if let Some(api) = &settings.sds_api {
             let tls = api.tls.config(now_s, expiries)?;
             let key = api.key_file.as_deref().map(secret).transpose()?;
+            let pacer = Pacer::new(api.per_second);
             let api = SdsApi::new(api, key.as_deref(), tls, waits)
                 .map_err(|why| LiveError::Setting("sds-api", why))?;
-            sources.push(guarded(Source::Api(api)));
+            sources.push(guarded(Source::Api(api), Some(pacer)));
         }
         #[cfg(feature = "ldap")]
         if let Some(ldap) = &settings.sds_ldap {
             let tls = ldap.tls.config(now_s, expiries)?;
             let ldap = SdsLdap::new(ldap, tls, waits)
                 .map_err(|why| LiveError::Setting("sds-ldap", why))?;
-            sources.push(guarded(Source::Ldap(ldap)));
+            sources.push(guarded(Source::Ldap(ldap), None));
         }
         sources.sort_by_key(|guarded| guarded.source.origin() != settings.first.origin());
         Ok(Self(sources))
@@ -76,9 +81,16 @@ impl Live {
         text
     }
 
-    pub(super) fn resolver(self, metrics: &Arc<Metrics>) -> Option<Arc<Resolver>> {
+    pub(super) fn resolver(
+        self,
+        metrics: &Arc<Metrics>,
+        before: Option<&Resolver>,
+    ) -> Option<Arc<Resolver>> {
         let Self(sources) = self;
-        (!sources.is_empty()).then(|| Arc::new(Resolver::new(sources, Arc::clone(metrics))))
+        match sources.is_empty() {
+            true => None,
+            false => Some(Arc::new(Resolver::new(sources, Arc::clone(metrics), before))),
+        }
     }
 }
 
@@ -236,23 +248,23 @@ impl Directory {
     /// for when no source answers. How many were marked.
     #[must_use]
     pub fn flush(&self, ods: Option<&OdsCode>) -> usize {
-        let mut marked = 0;
-        let practices: Vec<_> = self.shared.shelf.practices.iter().collect();
-        for (held, practice) in practices {
-            if ods.is_none_or(|ods| *ods == *held) {
-                self.shared.shelf.practices.insert((*held).clone(), Arc::new(practice.flushed()));
-                self.shared.forced.invalidate(&*held);
-                marked += 1;
-            }
+        let shelf = &self.shared.shelf;
+        // First: what lands from now on, and was asked for before, is marked as it lands.
+        self.shared.flushes.fetch_add(1, Ordering::AcqRel);
+        let practices =
+            shelf.practices.iter().filter(|(held, _)| ods.is_none_or(|ods| *ods == **held));
+        let practices: Vec<_> = practices.map(|(held, _)| held).collect();
+        for held in &practices {
+            shelf.flush(held);
+            self.shared.forced.invalidate(&**held);
         }
-        let senders: Vec<_> = self.shared.shelf.senders.iter().filter(|_| ods.is_none()).collect();
-        for (asid, mut held) in senders {
-            held.since.mark = Mark::Flushed;
-            self.shared.shelf.senders.insert((*asid).clone(), held);
-            marked += 1;
+        let senders = shelf.senders.iter().filter(|_| ods.is_none());
+        let senders: Vec<_> = senders.map(|(asid, _)| asid).collect();
+        for asid in &senders {
+            shelf.flush_sender(asid);
         }
-        self.shared.shelf.forget_absences();
-        marked
+        shelf.forget_absences();
+        practices.len() + senders.len()
     }
 
     /// Age of the newest answer of a live source that is held, in seconds.
@@ -298,6 +310,12 @@ impl Directory {
                 Err("nothing was found, and that may be a search that failed".to_owned())
             }
             Err(fault) => Err(fault.to_string()),
+        };
+        // As a request would: what is held and old is printed above and comes first.
+        let fallbacks = view.file.undenied(view.file.fallbacks(ods));
+        let answer = match answer {
+            Err(_) if !fallbacks.is_empty() => Ok(Some((Origin::File, fallbacks))),
+            answer => answer,
         };
         Explanation { held, steps, answer }
     }

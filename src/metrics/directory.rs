@@ -76,6 +76,56 @@ impl Trigger {
     }
 }
 
+/// What made a forced look-up necessary.
+#[derive(Debug, Clone, Copy)]
+pub enum Conflict {
+    /// `Ssp-To` is none of the practice's systems.
+    Receiver,
+    /// The target, or the token's audience, is not where the receiver is registered.
+    Target,
+    /// The provider could not be reached where it is registered.
+    Unreached,
+}
+
+/// What came of a forced look-up.
+#[derive(Debug, Clone, Copy)]
+pub enum Settled {
+    /// What was held was wrong: the request goes on.
+    Resolved,
+    /// What was held was right, or nothing more is known.
+    Stands,
+    /// Nobody waits for it.
+    Begun,
+}
+
+impl Conflict {
+    const ALL: [Self; 3] = [Self::Receiver, Self::Target, Self::Unreached];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Receiver => "receiver",
+            Self::Target => "target",
+            Self::Unreached => "unreached",
+        }
+    }
+}
+
+impl Settled {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Resolved => "resolved",
+            Self::Stands => "stands",
+            Self::Begun => "begun",
+        }
+    }
+
+    /// Whether a request that was about to be refused goes on.
+    #[must_use]
+    pub const fn when(resolved: bool) -> Self {
+        if resolved { Self::Resolved } else { Self::Stands }
+    }
+}
+
 /// What is odd about a record of the directory.
 #[derive(Debug, Clone, Copy)]
 pub enum Oddity {
@@ -116,6 +166,7 @@ pub struct DirectoryMetrics {
     lookups: IntCounterVec,
     questions: IntCounterVec,
     durations: HistogramVec,
+    waits: HistogramVec,
     ages: Histogram,
     all_ages: HistogramVec,
     joined: IntCounter,
@@ -128,6 +179,7 @@ pub struct DirectoryMetrics {
 }
 
 impl DirectoryMetrics {
+    #[expect(clippy::too_many_lines, reason = "one entry a metric: it is a list")]
     pub(super) fn new() -> Self {
         let all_ages = histogram(
             "directory_served_age_seconds",
@@ -152,6 +204,12 @@ impl DirectoryMetrics {
                 SOURCE_S,
                 &["source"],
             ),
+            waits: histogram(
+                "directory_source_wait_seconds",
+                "How long a question waited for its turn, before a live source was asked",
+                SOURCE_S,
+                &["source"],
+            ),
             ages: all_ages.with_label_values(&["provider"]),
             all_ages,
             joined: counter(
@@ -165,8 +223,8 @@ impl DirectoryMetrics {
             ),
             conflicts: counters(
                 "directory_conflicts_total",
-                "Forced look-ups because a request contradicts what is held",
-                &["result"],
+                "Requests that contradict what is held, by what came of asking again",
+                &["kind", "result"],
             ),
             suspects: counter(
                 "directory_suspect_empties_total",
@@ -191,11 +249,12 @@ impl DirectoryMetrics {
         metrics
     }
 
-    pub(super) fn collectors(&self) -> [Box<dyn Collector>; 11] {
+    pub(super) fn collectors(&self) -> [Box<dyn Collector>; 12] {
         [
             Box::new(self.lookups.clone()),
             Box::new(self.questions.clone()),
             Box::new(self.durations.clone()),
+            Box::new(self.waits.clone()),
             Box::new(self.all_ages.clone()),
             Box::new(self.joined.clone()),
             Box::new(self.refreshes.clone()),
@@ -213,6 +272,7 @@ impl DirectoryMetrics {
         }
         for source in ["sds-api", "sds-ldap"] {
             self.durations.with_label_values(&[source]);
+            self.waits.with_label_values(&[source]);
             self.open.with_label_values(&[source]);
             for question in ["handlers", "systems"] {
                 self.questions.with_label_values(&[source, question, "found"]);
@@ -222,7 +282,13 @@ impl DirectoryMetrics {
             for trigger in Trigger::ALL {
                 self.refreshes.with_label_values(&[trigger.label(), result]);
             }
-            self.conflicts.with_label_values(&[result]);
+        }
+        for conflict in Conflict::ALL {
+            let settled = match conflict {
+                Conflict::Receiver | Conflict::Target => Settled::Resolved,
+                Conflict::Unreached => Settled::Begun,
+            };
+            self.conflicts.with_label_values(&[conflict.label(), settled.label()]);
         }
         for oddity in Oddity::ALL {
             self.oddities.with_label_values(&[oddity.label()]);
@@ -246,6 +312,11 @@ impl DirectoryMetrics {
         self.durations.with_label_values(&[source]).observe(took.as_secs_f64());
     }
 
+    /// A question has waited for its turn.
+    pub fn waited(&self, source: &'static str, waited: Duration) {
+        self.waits.with_label_values(&[source]).observe(waited.as_secs_f64());
+    }
+
     /// A live source is spared, or no longer.
     pub fn open(&self, source: &'static str, is_open: bool) {
         self.open.with_label_values(&[source]).set(i64::from(is_open));
@@ -261,9 +332,9 @@ impl DirectoryMetrics {
         self.refreshes.with_label_values(&[trigger.label(), result(ok)]).inc();
     }
 
-    /// A forced look-up has ended.
-    pub fn conflict(&self, ok: bool) {
-        self.conflicts.with_label_values(&[result(ok)]).inc();
+    /// A request contradicts what is held.
+    pub fn conflict(&self, conflict: Conflict, settled: Settled) {
+        self.conflicts.with_label_values(&[conflict.label(), settled.label()]).inc();
     }
 
     /// An empty answer is not believed at once.

@@ -140,10 +140,20 @@ impl Registry {
     pub(crate) fn directory(&self, file: &str) -> Directory {
         let settings: Settings = toml::from_str(&self.settings()).unwrap();
         settings.check().unwrap();
-        let live = Live::load(&settings, now_s(), &mut Vec::new()).unwrap();
-        let file = File::parse(file, "directory.toml".as_ref(), Others::Live).unwrap();
         let tasks = tokio::runtime::Handle::current();
+        let (file, live) = (self.file(file), self.live("localhost"));
         Directory::new(file, live, &settings, Arc::clone(&self.metrics), tasks)
+    }
+
+    pub(crate) fn file(&self, text: &str) -> File {
+        File::parse(text, "directory.toml".as_ref(), Others::Live).unwrap()
+    }
+
+    /// The way to this API, under one of its names.
+    pub(crate) fn live(&self, host: &str) -> Live {
+        let settings = self.settings().replace("localhost", host);
+        let settings: Settings = toml::from_str(&settings).unwrap();
+        Live::load(&settings, now_s(), &mut Vec::new()).unwrap()
     }
 
     /// Later, everybody's clock says so much more.

@@ -60,10 +60,18 @@ impl Sds {
             Manner::AtOnce | Manner::Dripping(_) | Manner::Cut => {}
             Manner::After(pause) => tokio::time::sleep(pause).await,
             Manner::Never => std::future::pending().await,
+            Manner::Held => {
+                while self.holds() {
+                    tokio::time::sleep(HELD).await;
+                }
+            }
         }
         Ok(reply.response.map(|bytes| Told::new(bytes, reply.manner)))
     }
 }
+
+/// How often it is looked whether answers are still held back.
+const HELD: Duration = Duration::from_millis(5);
 
 /// The body of an answer.
 struct Told {
@@ -87,7 +95,7 @@ struct Severed;
 impl Told {
     fn new(bytes: Bytes, manner: Manner) -> Self {
         let pace = match manner {
-            Manner::AtOnce | Manner::After(_) | Manner::Never => Pace::Whole,
+            Manner::AtOnce | Manner::After(_) | Manner::Held | Manner::Never => Pace::Whole,
             Manner::Dripping(pause) => Pace::Dripping(pause, Box::pin(tokio::time::sleep(pause))),
             Manner::Cut => Pace::Cut(bytes.len() / 2),
         };

@@ -32,6 +32,8 @@ pub enum Trouble {
     SlowBody(Duration),
     /// Nothing is answered.
     Silence,
+    /// What is true now is answered, once the troubles have ended.
+    Held,
     /// The connection is closed in the middle of the body.
     Cut,
     /// 200 with this body as it stands.
@@ -56,6 +58,8 @@ pub(super) struct Reply {
 pub(super) enum Manner {
     AtOnce,
     After(Duration),
+    /// Once this trouble has ended.
+    Held,
     /// The body, byte by byte.
     Dripping(Duration),
     /// Half of the body.
@@ -115,6 +119,7 @@ impl Sds {
             Some(Trouble::SlowBody(pause)) => {
                 Reply { response: found()?, manner: Manner::Dripping(pause) }
             }
+            Some(Trouble::Held) => Reply { response: found()?, manner: Manner::Held },
             Some(Trouble::Silence) => Reply { response: empty(), manner: Manner::Never },
             Some(Trouble::Cut) => Reply { response: found()?, manner: Manner::Cut },
             Some(Trouble::Body(text)) => {
@@ -123,6 +128,11 @@ impl Sds {
                 Reply::at_once(response)
             }
         })
+    }
+
+    /// Whether answers are held back.
+    pub(super) fn holds(&self) -> bool {
+        lock(&self.troubles).by_organisation.values().any(|trouble| *trouble == Trouble::Held)
     }
 
     fn trouble(&self, question: &Question) -> Option<Trouble> {
@@ -200,6 +210,7 @@ mod tests {
             (Trouble::Status(9), 500, None, Manner::AtOnce),
             (Trouble::SlowBody(PAUSE), 200, Some(1), Manner::Dripping(PAUSE)),
             (Trouble::Silence, 200, Some(0), Manner::Never),
+            (Trouble::Held, 200, Some(1), Manner::Held),
             (Trouble::Cut, 200, Some(1), Manner::Cut),
         ] {
             let told = met(trouble.clone());
