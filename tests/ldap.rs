@@ -992,7 +992,10 @@ async fn a_snapshot_a_day_old_authorises_no_sender() {
             "asid": HUB, "ods": "Z99010", "names": ["hub.example.test"], "interactions": [SLOT],
             "source": "sds-ldap", "answered_s": now_s() - age_s,
         });
-        let held = serde_json::json!({"version": 1, "practices": [], "senders": [sender]});
+        let here = format!("ldaps://localhost:{}", server.address.port());
+        let held = serde_json::json!({
+            "version": 2, "sources": {"sds-ldap": here}, "practices": [], "senders": [sender],
+        });
         ours.put("held.json", &held.to_string());
         let asking = ours.asks(server.address.port());
         asking.directory.load(&ours.folder.path().join("held.json")).unwrap();
