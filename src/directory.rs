@@ -50,10 +50,11 @@ pub use steps::{Step, Steps};
 pub use view::{Explanation, HeldPractice, HeldView, Live, LiveError, Said};
 
 use choice::choose;
-use flight::{Flights, Subject};
-use live::Asked;
+use flight::{Flights, Question};
+use live::{Asked, Lack};
 use rules::{Places, Resolver};
 use shelf::Shelf;
+use source::SourceFault;
 
 /// The directory: cheap to clone, shared by all workers.
 #[derive(Clone)]
@@ -75,7 +76,7 @@ struct Shared {
     /// Practices asked for ahead of time lately.
     ahead: Cache<OdsCode, ()>,
     /// Look-ups that failed a moment ago.
-    failed: Cache<Subject, ()>,
+    failed: Cache<Question, SourceFault>,
     misses: DefaultKeyedRateLimiter<String>,
     /// Held from the question whether a look-up has to be paid for until it is begun.
     paying: Mutex<()>,
@@ -88,6 +89,9 @@ struct Shared {
 #[derive(Debug)]
 struct View {
     file: File,
+    /// Where the live sources are asked, and how often that has changed.
+    places: Places,
+    number: u64,
     /// Nobody, where the file is all there is.
     resolver: Option<Arc<Resolver>>,
 }
@@ -141,11 +145,11 @@ impl Directory {
         tasks: Handle,
     ) -> Self {
         let Settings { freshness, deadlines, misses_per_minute, .. } = settings.clone();
-        let resolver = live.resolver(&metrics, None);
+        let view = View::new(file, live, 0, &metrics);
         let hints = || Cache::builder().max_capacity(freshness.practices_max.saturating_mul(4));
         Self {
             shared: Arc::new(Shared {
-                view: ArcSwap::from_pointee(View { file, resolver }),
+                view: ArcSwap::from_pointee(view),
                 shelf: Shelf::new(&freshness),
                 flushes: AtomicU64::new(0),
                 flights: Flights::new(tasks),
@@ -177,14 +181,16 @@ impl Directory {
     pub fn replace(&self, file: File, live: Live) {
         let shared = &self.shared;
         let before = shared.view.load_full();
-        let resolver = live.resolver(&shared.metrics, before.resolver.as_deref());
-        let view = Arc::new(View { file, resolver });
-        shared.view.store(Arc::clone(&view));
+        let moved = before.places != live.places();
+        let view = View::new(file, live, before.number + u64::from(moved), &shared.metrics);
+        let after = view.places.clone();
+        shared.view.store(Arc::new(view));
         shared.shelf.forget_absences();
-        let (before, after) = (before.places(), view.places());
-        if before != after {
+        if moved {
+            let place = |places: &Places, origin| places.get(&origin).cloned();
             shared.shelf.keep(|origin| {
-                after.contains_key(&origin) && before.get(&origin) == after.get(&origin)
+                after.contains_key(&origin)
+                    && place(&after, origin) == place(&before.places, origin)
             });
             shared.owners.invalidate_all();
             shared.roots.invalidate_all();
@@ -237,16 +243,17 @@ impl Directory {
         if view.file.denies(asid) {
             return Err(unknown());
         }
-        if let Some(pinned) = view.file.sender(asid) {
-            self.count(Lookup::Pinned);
-            return Ok(Arc::clone(pinned));
-        }
-        match &view.resolver {
-            Some(resolver) if resolver.knows_senders() => {
-                self.live_sender(resolver, asid, asker).await?.ok_or_else(unknown)
+        let sender = match (view.file.sender(asid), &view.resolver) {
+            (Some(pinned), _) => {
+                self.count(Lookup::Pinned);
+                Arc::clone(pinned)
             }
-            _ => Err(unknown()),
-        }
+            (None, Some(resolver)) if resolver.knows_senders() => {
+                self.live_sender(resolver, asid, asker).await?.ok_or_else(unknown)?
+            }
+            (None, _) => return Err(unknown()),
+        };
+        if view.file.denies_practice(&sender.ods) { Err(unknown()) } else { Ok(sender) }
     }
 
     /// The receiver's registration for this interaction.
@@ -258,42 +265,71 @@ impl Directory {
     ) -> Result<Arc<Provider>, Refusal> {
         let view = self.shared.view.load_full();
         let ods = self.practice_of(&view, receiver, asker).await?;
+        let chosen = self.provider_at(&view, &ods, (receiver, interaction), asker).await;
+        if chosen.as_ref().err() == Some(&Refusal::ReceiverUnknown)
+            && let Some(other) = self.elsewhere(&view, receiver, &ods, asker).await?
+        {
+            return self.provider_at(&view, &other, (receiver, interaction), asker).await;
+        }
+        chosen
+    }
+
+    async fn provider_at(
+        &self,
+        view: &View,
+        ods: &OdsCode,
+        (receiver, interaction): (Receiver<'_>, &'static Interaction),
+        asker: Asker<'_>,
+    ) -> Result<Arc<Provider>, Refusal> {
         let found = match &view.resolver {
-            None => self.listed(&view, &ods),
+            None => self.listed(view, ods),
             Some(resolver) => {
-                let asked = Asked { resolver, ods: &ods, interaction };
-                let using = receiver.using(interaction);
-                self.registrations(&view.file, asked, using, asker).await?
+                let asked = Asked { resolver, ods, interaction };
+                self.registrations(&view.file, asked, receiver, asker).await?
             }
         };
         let chosen = choose(&found, receiver, interaction);
-        match chosen {
-            // The practice may have another system by now.
-            Err(Refusal::ReceiverUnknown | Refusal::ReceiverNotPractices) if !found.is_empty() => {
-                let again = match self.forced(&view, &ods, interaction, asker).await {
-                    Some(found) => choose(&found, receiver, interaction),
-                    None => chosen,
-                };
-                let settled = Settled::when(again.is_ok());
-                self.shared.metrics.directory.conflict(Conflict::Receiver, settled);
-                again
+        // The practice may have another system by now.
+        let ours_may_be_old = match &chosen {
+            Ok(_) => false,
+            Err(Refusal::ReceiverNotRegistered(_)) => {
+                found.iter().any(|provider| provider.serves(interaction))
             }
-            chosen => chosen,
+            Err(
+                Refusal::ReceiverUnknown
+                | Refusal::ReceiverNotPractices
+                | Refusal::ReceiverAmbiguous,
+            ) => !found.is_empty(),
+            Err(_) => false,
+        };
+        if !ours_may_be_old {
+            return chosen;
         }
+        let again = match self.forced(view, ods, interaction, asker).await? {
+            Some(found) => choose(&found, receiver, interaction),
+            None => chosen,
+        };
+        let settled = Settled::when(again.is_ok());
+        self.shared.metrics.directory.conflict(Conflict::Receiver, settled);
+        again
     }
 
     /// The same, asked of the sources anew, if this practice has not been forced lately: a practice
-    /// that moved supplier must not be refused out of our cache.
+    /// that moved supplier must not be refused out of our cache. Nothing if nobody else can be asked,
+    /// or nobody else is found.
+    ///
+    /// # Errors
+    /// The sources give no answer, or may not be asked so often.
     pub async fn refreshed(
         &self,
         receiver: Receiver<'_>,
         interaction: &'static Interaction,
         asker: Asker<'_>,
-    ) -> Option<Arc<Provider>> {
+    ) -> Result<Option<Arc<Provider>>, Refusal> {
         let view = self.shared.view.load_full();
-        let ods = self.practice_of(&view, receiver, asker).await.ok()?;
+        let Ok(ods) = self.practice_of(&view, receiver, asker).await else { return Ok(None) };
         let found = self.forced(&view, &ods, interaction, asker).await?;
-        choose(&found, receiver, interaction).ok()
+        Ok(found.and_then(|found| choose(&found, receiver, interaction).ok()))
     }
 
     /// A provider could not be reached where it is registered: it may have moved. It is asked for
@@ -348,6 +384,26 @@ impl Directory {
         Ok(ods)
     }
 
+    /// Another practice whose system a receiver may be, where the first was a guess: the target's
+    /// hint, or what was once known.
+    async fn elsewhere(
+        &self,
+        view: &View,
+        receiver: Receiver<'_>,
+        tried: &OdsCode,
+        asker: Asker<'_>,
+    ) -> Result<Option<OdsCode>, Refusal> {
+        let (Receiver::System(asid, hint), Some(resolver)) = (receiver, &view.resolver) else {
+            return Ok(None);
+        };
+        let other = match hint.filter(|hint| *hint != tried) {
+            Some(hint) => Some(hint.clone()),
+            None if resolver.knows_senders() => self.live_owner(resolver, asid, asker).await?,
+            None => None,
+        };
+        Ok(other.filter(|other| other != tried && !view.file.denies_practice(other)))
+    }
+
     /// Everything the file holds of a practice, where it is all there is.
     fn listed(&self, view: &View, ods: &OdsCode) -> Vec<Arc<Provider>> {
         let pins = view.file.pins(ods);
@@ -361,7 +417,7 @@ impl Directory {
         &self,
         file: &File,
         asked: Asked<'_>,
-        using: Use,
+        receiver: Receiver<'_>,
         asker: Asker<'_>,
     ) -> Result<Vec<Arc<Provider>>, Refusal> {
         let pins = file.pins(asked.ods);
@@ -369,13 +425,19 @@ impl Directory {
             self.count(Lookup::Pinned);
             return Ok(file.undenied(pins));
         }
+        let using = receiver.using(asked.interaction);
         let found = self.live_practice(asked, using, asker).await;
-        // Who has used up a budget has not met a source that fails.
-        let found = match (found, file.fallbacks(asked.ods)) {
-            (Err(Refusal::DirectoryUnavailable), fallbacks @ [_, ..]) => fallbacks.to_vec(),
-            (found, _) => found?,
+        let fallbacks = file.undenied(file.fallbacks(asked.ods));
+        let fits = |fallback: &Arc<Provider>| {
+            fallback.serves(asked.interaction) && receiver.may_be(&fallback.asid)
         };
-        Ok(file.undenied(&found))
+        match found {
+            Ok(found) => Ok(file.undenied(&found)),
+            // Security: a fall-back stands in for an answer that did not come, never against one.
+            Err(Lack::NoAnswer) if fallbacks.iter().any(fits) => Ok(fallbacks),
+            Err(Lack::NoAnswer | Lack::Doubt) => Err(Refusal::DirectoryUnavailable),
+            Err(Lack::Unpaid) => Err(Refusal::LookupsExceeded),
+        }
     }
 }
 
@@ -388,9 +450,9 @@ impl Asker<'_> {
 }
 
 impl View {
-    /// Where each live source is asked.
-    fn places(&self) -> Places {
-        self.resolver.as_ref().map(|resolver| resolver.places()).unwrap_or_default()
+    fn new(file: File, live: Live, number: u64, metrics: &Arc<Metrics>) -> Self {
+        let places = live.places();
+        Self { file, places, number, resolver: live.resolver(number, metrics) }
     }
 
     fn knows_senders(&self) -> bool {
@@ -399,6 +461,14 @@ impl View {
 }
 
 impl Receiver<'_> {
+    /// Whether it may be the system of this ASID.
+    fn may_be(&self, other: &Asid) -> bool {
+        match self {
+            Self::System(asid, _) => *asid == other,
+            Self::Practice(..) => true,
+        }
+    }
+
     /// In form (b) no root from the consumer checks ours, so a write must not go by an old one.
     fn using(&self, interaction: &Interaction) -> Use {
         match (self, interaction.effect()) {

@@ -315,7 +315,7 @@ impl Gateway {
         }
         let ods = practice(facts.target)?;
         let receiver = receiver(facts, ods.as_ref())?;
-        let verdict = match self.directory.refreshed(receiver, facts.interaction, asker).await {
+        let verdict = match self.directory.refreshed(receiver, facts.interaction, asker).await? {
             Some(provider) => policy::authorise(&agreements, facts, &provider),
             None => verdict,
         };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use spine_proxy::directory::{Asker, Directory, Receiver};
 use spine_proxy::refusal::Refusal;
-use spine_proxy::simulator::sds::{Records, Trouble};
+use spine_proxy::simulator::sds::{Asked, Records, Trouble};
 
 use crate::support::sds::{BOOK, KEY, READ, Registry, SLOTS, asid, interaction, ods};
 use crate::support::stage::now_s;
@@ -408,7 +408,7 @@ async fn a_forced_look_up_is_not_forced_again_for_a_while() {
     for _ in 0..5 {
         let receiver = Receiver::System(&stranger, Some(&code));
         directory.provider(receiver, interaction(SLOTS), registry.asker()).await.unwrap_err();
-        directory.refreshed(receiver, interaction(SLOTS), registry.asker()).await;
+        directory.refreshed(receiver, interaction(SLOTS), registry.asker()).await.unwrap();
     }
     registry.rests(&directory).await;
     assert_eq!(registry.asked(), 6);
@@ -823,8 +823,126 @@ async fn under_load_what_is_begun_is_finished_before_more_is_begun() {
             Err(refusal) => assert_eq!(refusal, Refusal::DirectoryUnavailable),
         }
     }
-    assert!(served >= 5, "{served} of sixty");
+    assert!(served >= 9, "{served} of sixty");
     assert!(!directory.held_view().sources[0].spared, "the source did nothing wrong");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fall_back_stands_in_for_no_answer_and_never_against_one() {
+    let registry = Registry::new(practice(), "").await;
+    let directory = registry.directory(&format!("{PINNED}used = \"when-sources-fail\""));
+    registry.practice(&directory, "A20047", BOOK).await.unwrap();
+    registry.rests(&directory).await;
+    registry.sds.replace(Records::default());
+    registry.later_s(2 * HOUR);
+    // The directory says that nobody is there: the fall-back does not know better.
+    let refused = registry.practice(&directory, "A20047", BOOK).await;
+    assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
+    // Nor do a flush and an outage after it make its former system good for a write.
+    assert_eq!(directory.flush(None), 1);
+    registry.sds.meets(None, Trouble::Status(503));
+    let refused = registry.practice(&directory, "A20047", BOOK).await;
+    assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fall_back_for_another_interaction_or_system_says_nothing_of_this_one() {
+    let registry = Registry::new(Records::default(), HASTE).await;
+    registry.sds.meets(None, Trouble::Status(503));
+    let directory = registry.directory(&format!("{PINNED}used = \"when-sources-fail\""));
+    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    let patient = "urn:nhs:names:services:gpconnect:fhir:rest:read:patient-1";
+    let refused = registry.practice(&directory, "A20047", patient).await;
+    assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
+    let (other, code) = (asid("918999198222"), ods("A20047"));
+    let receiver = Receiver::System(&other, Some(&code));
+    let refused = directory.provider(receiver, interaction(SLOTS), registry.asker()).await;
+    assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_asked_again_is_no_reason_to_say_no_for_good() {
+    let registry = Registry::new(practice(), "").await;
+    let directory = registry.directory("");
+    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    registry.rests(&directory).await;
+    registry.sds.replace(moved());
+    registry.sds.meets(None, Trouble::Status(503));
+    let (new, code) = (asid("918999198777"), ods("A20047"));
+    let receiver = Receiver::System(&new, Some(&code));
+    let ask = || directory.provider(receiver, interaction(SLOTS), registry.asker());
+    assert_eq!(ask().await.unwrap_err(), Refusal::DirectoryUnavailable);
+    registry.sds.clear();
+    // Asked again once the failure is forgotten, not after the while between two forced look-ups.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(ask().await.unwrap().root.as_str(), NEW_ROOT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sudden_ambiguity_is_not_believed_at_once() {
+    let registry = Registry::new(practice(), r#"freshness = { provider-stale = "0s" }"#).await;
+    let directory = registry.directory("");
+    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    registry.rests(&directory).await;
+    registry.sds.replace(practice().and(moved()));
+    registry.later_s(HOUR);
+    for _ in 0..3 {
+        let found = registry.practice(&directory, "A20047", SLOTS).await;
+        assert_eq!(found.unwrap().asid.as_str(), "918999198993");
+        registry.rests(&directory).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interaction_that_moved_to_another_system_of_the_practice_is_found_there() {
+    let (old, new) = ("918999198993", "918999198777");
+    let root = |asid, key, root, ids: &[&str]| Records::practice("A20047", asid, key, root, ids);
+    let before = root(old, "K-1", ROOT, &[SLOTS]).and(root(new, "K-2", NEW_ROOT, &[READ]));
+    let registry = Registry::new(before, "").await;
+    let directory = registry.directory("");
+    let (to, code) = (asid(new), ods("A20047"));
+    let receiver = Receiver::System(&to, Some(&code));
+    let ask = |id| directory.provider(receiver, interaction(id), registry.asker());
+    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    ask(READ).await.unwrap();
+    registry.rests(&directory).await;
+    registry.sds.replace(root(new, "K-2", NEW_ROOT, &[SLOTS, READ]));
+    assert_eq!(ask(SLOTS).await.unwrap().root.as_str(), NEW_ROOT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_denied_by_organisation_sends_nothing() {
+    let registry = Registry::new(practice(), "").await;
+    let consumer = r#"
+        [[consumer]]
+        name = "Hub"
+        asids = ["200000000359"]
+        certificate-names = ["hub.example.nhs.uk"]
+        ods = "A00001"
+        interactions = ["appointments"]
+    "#;
+    let from = asid("200000000359");
+    let directory = registry.directory(consumer);
+    assert!(directory.sender(&from, registry.asker()).await.is_ok());
+    let directory = registry.directory(&format!("{consumer}\n[[deny]]\nods = [\"A00001\"]"));
+    let refused = directory.sender(&from, registry.asker()).await.unwrap_err();
+    assert_eq!(refused, Refusal::SenderUnknown(from));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_held_is_asked_for_again_past_every_cache() {
+    let registry = Registry::new(practice(), r#"freshness = { provider-stale = "0s" }"#).await;
+    let directory = registry.directory("");
+    let fresh = |asked: &[Asked]| {
+        asked.iter().map(|asked| asked.headers.contains_key("cache-control")).collect::<Vec<_>>()
+    };
+    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    registry.rests(&directory).await;
+    assert_eq!(fresh(&registry.sds.asked()), [false; 3]);
+    registry.later_s(HOUR);
+    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    registry.rests(&directory).await;
+    assert_eq!(fresh(&registry.sds.asked()[3..]), [true; 3]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

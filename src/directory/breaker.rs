@@ -16,6 +16,15 @@ const LEAST: usize = 10;
 /// A source that does not accept our credentials is not asked again so soon.
 const DENIED: Duration = Duration::from_secs(60);
 
+/// As what a question may be put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admitted {
+    /// As any other.
+    Closed,
+    /// To find out whether the source is there again.
+    ToProbe,
+}
+
 /// One source's breaker.
 #[derive(Debug)]
 pub(super) struct Breaker {
@@ -38,17 +47,17 @@ impl Breaker {
     }
 
     /// Whether a question may be put now; once an open breaker's time is up, one may, to probe.
-    pub(super) fn admits(&self) -> bool {
+    pub(super) fn admits(&self) -> Option<Admitted> {
         let now = Instant::now();
         let mut state = self.state();
         match state.open_until {
-            None => true,
-            Some(until) if now < until => false,
+            None => Some(Admitted::Closed),
+            Some(until) if now < until => None,
             // A probe that never came back does not keep the breaker open for ever.
-            Some(_) if state.probing.is_some_and(|since| now < since + self.open_for) => false,
+            Some(_) if state.probing.is_some_and(|since| now < since + self.open_for) => None,
             Some(_) => {
                 state.probing = Some(now);
-                true
+                Some(Admitted::ToProbe)
             }
         }
     }
@@ -68,7 +77,7 @@ impl Breaker {
 
     /// A question has not been answered. Our own mistakes and limits, and a
     /// record that cannot be read, say nothing about the source.
-    pub(super) fn failed(&self, fault: &SourceFault) {
+    pub(super) fn failed(&self, admitted: Admitted, fault: &SourceFault) {
         let open_for = match fault {
             SourceFault::OurFault(_)
             | SourceFault::Paced
@@ -80,7 +89,9 @@ impl Breaker {
             | SourceFault::Malformed(_)
             | SourceFault::Truncated => {
                 // A probe that told nothing makes room for the next.
-                self.state().probing = None;
+                if admitted == Admitted::ToProbe {
+                    self.state().probing = None;
+                }
                 return;
             }
             SourceFault::Denied(_) => Some(DENIED),
@@ -135,20 +146,20 @@ mod tests {
     async fn five_failures_in_a_row_spare_a_source_until_one_probe_succeeds() {
         let breaker = Breaker::new(Duration::from_secs(10));
         for _ in 0..4 {
-            breaker.failed(&SourceFault::TimedOut);
+            breaker.failed(Admitted::Closed, &SourceFault::TimedOut);
         }
-        assert!(breaker.admits());
-        breaker.failed(&SourceFault::TimedOut);
-        assert!(!breaker.admits() && breaker.is_open());
+        assert!(breaker.admits().is_some());
+        breaker.failed(Admitted::Closed, &SourceFault::TimedOut);
+        assert!(breaker.admits().is_none() && breaker.is_open());
         tokio::time::advance(Duration::from_secs(12)).await;
-        assert!(breaker.admits(), "one probe");
-        assert!(!breaker.admits(), "and one alone");
-        breaker.failed(&SourceFault::TimedOut);
-        assert!(!breaker.admits());
+        assert!(breaker.admits().is_some(), "one probe");
+        assert!(breaker.admits().is_none(), "and one alone");
+        breaker.failed(Admitted::Closed, &SourceFault::TimedOut);
+        assert!(breaker.admits().is_none());
         tokio::time::advance(Duration::from_secs(12)).await;
-        assert!(breaker.admits());
+        assert!(breaker.admits().is_some());
         breaker.succeeded();
-        assert!(breaker.admits() && breaker.admits() && !breaker.is_open());
+        assert!(breaker.admits().is_some() && breaker.admits().is_some() && !breaker.is_open());
     }
 
     #[tokio::test(start_paused = true)]
@@ -156,27 +167,27 @@ mod tests {
         let breaker = Breaker::new(Duration::from_secs(10));
         for _ in 0..4 {
             breaker.succeeded();
-            breaker.failed(&SourceFault::TimedOut);
+            breaker.failed(Admitted::Closed, &SourceFault::TimedOut);
         }
         breaker.succeeded();
-        assert!(breaker.admits());
-        breaker.failed(&SourceFault::TimedOut);
-        assert!(breaker.admits(), "half and half");
-        breaker.failed(&SourceFault::TimedOut);
-        assert!(!breaker.admits());
+        assert!(breaker.admits().is_some());
+        breaker.failed(Admitted::Closed, &SourceFault::TimedOut);
+        assert!(breaker.admits().is_some(), "half and half");
+        breaker.failed(Admitted::Closed, &SourceFault::TimedOut);
+        assert!(breaker.admits().is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn our_own_mistakes_are_not_the_sources_and_credentials_take_a_minute() {
         let breaker = Breaker::new(Duration::from_secs(10));
         for _ in 0..20 {
-            breaker.failed(&SourceFault::OurFault("x".to_owned()));
+            breaker.failed(Admitted::Closed, &SourceFault::OurFault("x".to_owned()));
         }
-        assert!(breaker.admits());
-        breaker.failed(&SourceFault::Denied("x".to_owned()));
+        assert!(breaker.admits().is_some());
+        breaker.failed(Admitted::Closed, &SourceFault::Denied("x".to_owned()));
         tokio::time::advance(Duration::from_secs(59)).await;
-        assert!(!breaker.admits());
+        assert!(breaker.admits().is_none());
         tokio::time::advance(Duration::from_secs(2)).await;
-        assert!(breaker.admits());
+        assert!(breaker.admits().is_some());
     }
 }

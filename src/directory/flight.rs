@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::source::SourceFault;
+use super::source::{Haste, SourceFault, Wanted};
+use crate::interaction::Interaction;
 use crate::spine::{Asid, OdsCode};
 
 /// What is looked up.
@@ -16,6 +17,27 @@ pub(super) enum Subject {
     Practice(OdsCode),
     Sender(Asid),
     Owner(Asid),
+}
+
+/// A subject, and what about it is asked first: of a practice, one interaction.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Question {
+    pub(super) subject: Subject,
+    pub(super) about: &'static str,
+}
+
+impl Question {
+    pub(super) fn practice(ods: &OdsCode, interaction: &Interaction) -> Self {
+        Self { subject: Subject::Practice(ods.clone()), about: interaction.id }
+    }
+
+    pub(super) fn sender(asid: &Asid) -> Self {
+        Self { subject: Subject::Sender(asid.clone()), about: "" }
+    }
+
+    pub(super) fn owner(asid: &Asid) -> Self {
+        Self { subject: Subject::Owner(asid.clone()), about: "" }
+    }
 }
 
 /// How far a look-up has come.
@@ -44,13 +66,16 @@ pub(super) struct Flight {
     pub(super) joined: bool,
 }
 
-/// Tells those who wait that what was asked for is known.
+/// Tells those who wait that what was asked for is known, and is told who waits.
 #[derive(Debug)]
-pub(super) struct Herald(watch::Sender<Progress>);
+pub(super) struct Herald {
+    progress: watch::Sender<Progress>,
+    pub(super) haste: Arc<Haste>,
+}
 
 impl Herald {
     pub(super) fn known(&self) {
-        self.0.send_replace(Progress::Known);
+        self.progress.send_replace(Progress::Known);
     }
 }
 
@@ -60,20 +85,27 @@ impl Flights {
         Self { tasks, under_way: Arc::default() }
     }
 
-    /// The look-up of this subject that is under way, or a new one.
-    pub(super) fn board<F>(&self, subject: Subject, look_up: impl FnOnce(Herald) -> F) -> Flight
+    /// The look-up of this subject that is under way, which becomes as urgent as this, or a new one.
+    pub(super) fn board<F>(
+        &self,
+        subject: Subject,
+        wanted: Wanted,
+        look_up: impl FnOnce(Herald) -> F,
+    ) -> Flight
     where
         F: Future<Output = Result<(), SourceFault>> + Send + 'static,
     {
         let mut under_way = lock(&self.under_way);
-        if let Some(progress) = under_way.get(&subject) {
+        if let Some((progress, haste)) = under_way.get(&subject) {
+            haste.raise(wanted);
             return Flight { progress: progress.clone(), joined: true };
         }
         let (sender, progress) = watch::channel(Progress::Under);
-        under_way.insert(subject.clone(), progress.clone());
+        let haste = Arc::new(Haste::new(wanted));
+        under_way.insert(subject.clone(), (progress.clone(), Arc::clone(&haste)));
         drop(under_way);
         let landing = Landing { under_way: Arc::clone(&self.under_way), subject };
-        let look_up = look_up(Herald(sender.clone()));
+        let look_up = look_up(Herald { progress: sender.clone(), haste });
         self.tasks.spawn(async move {
             let ended = look_up.await;
             // Off the list first: who comes after the end begins anew.
@@ -121,7 +153,7 @@ impl Drop for Landing {
     }
 }
 
-type List = HashMap<Subject, watch::Receiver<Progress>>;
+type List = HashMap<Subject, (watch::Receiver<Progress>, Arc<Haste>)>;
 
 fn lock(list: &Mutex<List>) -> MutexGuard<'_, List> {
     list.lock().unwrap_or_else(PoisonError::into_inner)

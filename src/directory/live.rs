@@ -3,22 +3,53 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use super::flight::{Flight, Subject};
+use super::flight::{Flight, Question, Subject};
 use super::look_up::Until;
 use super::rules::Resolver;
 use super::shelf::{Absent, Age, Believed, Practice};
-use super::source::{SourceFault, Urgency};
+use super::source::{SourceFault, Wanted};
 use super::steps::Steps;
 use super::{Asker, Directory, Use, View, now_s};
 use crate::consumers::Sender;
 use crate::interaction::Interaction;
-use crate::metrics::{Conflict, Lookup, Settled};
+use crate::metrics::{Conflict, Lookup, Settled, Trigger};
 use crate::policy::Provider;
 use crate::refusal::Refusal;
 use crate::spine::{Asid, OdsCode};
 
 /// Limit: look-ups that one request waits for, one after the other.
 const ROUNDS_MAX: usize = 4;
+
+/// Why there is nothing to be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lack {
+    /// No source has answered.
+    NoAnswer,
+    /// What the sources have said, or may have said, speaks against what there is.
+    Doubt,
+    /// The budget for look-ups is used up.
+    Unpaid,
+}
+
+impl From<SourceFault> for Lack {
+    fn from(fault: SourceFault) -> Self {
+        match fault {
+            SourceFault::Doubtful => Self::Doubt,
+            SourceFault::Unpaid => Self::Unpaid,
+            SourceFault::TimedOut
+            | SourceFault::Unavailable(_)
+            | SourceFault::RateLimited(_)
+            | SourceFault::Paced
+            | SourceFault::Denied(_)
+            | SourceFault::OurFault(_)
+            | SourceFault::Malformed(_)
+            | SourceFault::Truncated
+            | SourceFault::Unsupported
+            | SourceFault::Spared
+            | SourceFault::Replaced => Self::NoAnswer,
+        }
+    }
+}
 
 /// A question about a practice, on its way.
 #[derive(Clone, Copy)]
@@ -35,7 +66,7 @@ impl Directory {
         asked: Asked<'_>,
         using: Use,
         asker: Asker<'_>,
-    ) -> Result<Vec<Arc<Provider>>, Refusal> {
+    ) -> Result<Vec<Arc<Provider>>, Lack> {
         let Asked { ods, interaction, .. } = asked;
         let shared = &self.shared;
         let started = Instant::now();
@@ -45,13 +76,7 @@ impl Directory {
             let held = shared.shelf.practices.get(ods).unwrap_or_default();
             let now_s = asker.by_now_s();
             if round > 0 && held.is_heard(interaction, started) {
-                // Security: a write must not go where the directory has just said that nobody is.
-                if using == Use::Trusted && held.is_doubted(interaction) {
-                    return Err(Refusal::DirectoryUnavailable);
-                }
-                held.used(now_s);
-                self.count(Lookup::Refreshed);
-                return Ok(providers(&held));
+                return self.heard(&held, interaction, using, now_s);
             }
             let served = match held.age(interaction, &shared.freshness, now_s) {
                 None | Some(Age::Dead) => {
@@ -64,9 +89,7 @@ impl Directory {
                     if payer.is_some() {
                         self.count(Lookup::Miss);
                     }
-                    self.asked_first(asked, now_s, until, payer)
-                        .await
-                        .map_err(|fault| refusal(&fault))?;
+                    self.asked_first(asked, (now_s, started), until, payer).await?;
                     None
                 }
                 Some(Age::Fresh) => Some(Lookup::Hit),
@@ -76,7 +99,9 @@ impl Directory {
                 }
                 Some(Age::Stale | Age::Old) => {
                     let rests = held.rests(interaction, &shared.freshness, now_s);
-                    if rests || self.asked_first(asked, now_s, until, None).await.is_err() {
+                    let asked_first =
+                        async || self.asked_first(asked, (now_s, started), until, None).await;
+                    if rests || asked_first().await.is_err() {
                         self.judge_old(&held, interaction, using, now_s)?;
                         Some(Lookup::StaleError)
                     } else {
@@ -92,11 +117,32 @@ impl Directory {
             }
             until = Until::Over;
         }
-        Err(Refusal::DirectoryUnavailable)
+        let held = shared.shelf.practices.get(ods).unwrap_or_default();
+        match held.is_heard(interaction, started) {
+            true => self.heard(&held, interaction, using, asker.by_now_s()),
+            false => Err(Lack::NoAnswer),
+        }
+    }
+
+    /// What the directory has just said.
+    fn heard(
+        &self,
+        held: &Practice,
+        interaction: &Interaction,
+        using: Use,
+        now_s: i64,
+    ) -> Result<Vec<Arc<Provider>>, Lack> {
+        // Security: a write must not go where the directory has just said that nobody is.
+        if using == Use::Trusted && held.is_doubted(interaction) {
+            return Err(Lack::Doubt);
+        }
+        held.used(now_s);
+        self.count(Lookup::Refreshed);
+        Ok(providers(held))
     }
 
     /// Whether nothing is registered, or nothing is known for the time being.
-    fn absent(&self, asked: Asked<'_>, now_s: i64) -> Option<Result<(), Refusal>> {
+    fn absent(&self, asked: Asked<'_>, now_s: i64) -> Option<Result<(), Lack>> {
         let absent = Absent::Registration(asked.ods.clone(), asked.interaction.id);
         match self.shared.shelf.absence(&absent, now_s)? {
             // Registrations for other interactions tell what is missing.
@@ -104,37 +150,38 @@ impl Directory {
                 self.count(Lookup::Absent);
                 Some(Ok(()))
             }
-            Believed::ForNow => Some(Err(Refusal::DirectoryUnavailable)),
+            Believed::ForNow => Some(Err(Lack::Doubt)),
         }
     }
 
-    /// Asks the sources, or waits for who has asked them.
+    /// Asks the sources, or waits for who has asked them. What they have said counts, even if the
+    /// look-up has not ended in time, or not well.
     async fn asked_first(
         &self,
         asked: Asked<'_>,
-        now_s: i64,
+        (now_s, started): (i64, Instant),
         until: Until,
         payer: Option<Asker<'_>>,
     ) -> Result<(), SourceFault> {
-        let subject = Subject::Practice(asked.ods.clone());
-        // Caches on the way would answer what has been flushed here.
-        let held = self.shared.shelf.practices.get(asked.ods).unwrap_or_default();
-        let anew = held.is_flushed(asked.interaction);
+        let question = Question::practice(asked.ods, asked.interaction);
         let known = || {
             let held = self.shared.shelf.practices.get(asked.ods).unwrap_or_default();
             let age = held.age(asked.interaction, &self.shared.freshness, super::now_s());
             age.is_some_and(|age| age < Age::Dead)
         };
-        let board = || self.look_up(asked, now_s, (Urgency::Waiting, anew));
-        self.wait(&subject, until, || self.paid(&subject, payer, known, board)).await
+        let board = || self.look_up(asked, now_s, (Wanted::Now, Trigger::Request));
+        let board = || self.paid(&question.subject, payer, known, board);
+        let asked_now = self.wait(&question, until, board).await;
+        let held = self.shared.shelf.practices.get(asked.ods).unwrap_or_default();
+        if held.is_heard(asked.interaction, started) { Ok(()) } else { asked_now }
     }
 
     /// Asks the sources while what is held is served.
     fn ask_behind(&self, asked: Asked<'_>, held: &Practice, now_s: i64) {
         let rests = held.rests(asked.interaction, &self.shared.freshness, now_s);
-        let subject = Subject::Practice(asked.ods.clone());
-        if !rests && !self.shared.failed.contains_key(&subject) {
-            self.look_up(asked, now_s, (Urgency::Refresh, false));
+        let question = Question::practice(asked.ods, asked.interaction);
+        if !rests && !self.shared.failed.contains_key(&question) {
+            self.look_up(asked, now_s, (Wanted::Behind, Trigger::Stale));
         }
     }
 
@@ -145,38 +192,42 @@ impl Directory {
         interaction: &Interaction,
         using: Use,
         now_s: i64,
-    ) -> Result<(), Refusal> {
-        let too_old = || {
-            let end_s = self.shared.freshness.stale_writes_max.as_secs();
-            held.is_doubted(interaction) || held.age_s(interaction, now_s) >= end_s
-        };
+    ) -> Result<(), Lack> {
+        let end_s = self.shared.freshness.stale_writes_max.as_secs();
         match using {
-            Use::Trusted if too_old() => Err(Refusal::DirectoryUnavailable),
-            Use::Trusted | Use::Confirmed => Ok(()),
+            Use::Confirmed => Ok(()),
+            Use::Trusted if held.is_doubted(interaction) => Err(Lack::Doubt),
+            Use::Trusted if held.age_s(interaction, now_s) >= end_s => Err(Lack::NoAnswer),
+            Use::Trusted => Ok(()),
         }
     }
 
-    /// Asks past everything held, once in a while for one practice.
+    /// Asks past everything held, once in a while for one practice. Nothing where the file is all
+    /// there is.
+    ///
+    /// # Errors
+    /// No source answers, or the budget is used up: what is held may be wrong, and is no reason to
+    /// say no for good.
     pub(super) async fn forced(
         &self,
         view: &View,
         ods: &OdsCode,
         interaction: &'static Interaction,
         asker: Asker<'_>,
-    ) -> Option<Vec<Arc<Provider>>> {
-        let resolver = view.resolver.as_ref()?;
+    ) -> Result<Option<Vec<Arc<Provider>>>, Refusal> {
+        let Some(resolver) = &view.resolver else { return Ok(None) };
         let pins = view.file.pins(ods);
         if pins.iter().any(|pin| pin.serves(interaction)) {
-            return Some(view.file.undenied(pins));
+            return Ok(Some(view.file.undenied(pins)));
         }
-        let subject = Subject::Practice(ods.clone());
+        let question = Question::practice(ods, interaction);
         let lately = self.shared.forced.contains_key(ods);
-        if lately && !self.shared.flights.is_under_way(&subject) {
+        if lately && !self.shared.flights.is_under_way(&question.subject) {
             // What was learnt then is what there is to know.
-            return Some(view.file.undenied(&self.held_of(ods)));
+            return Ok(Some(view.file.undenied(&self.held_of(ods))));
         }
         if !lately {
-            self.pay(asker).ok()?;
+            self.pay(asker)?;
             self.shared.forced.insert(ods.clone(), ());
         }
         // One that is under way may have asked before the change: then once more.
@@ -184,17 +235,20 @@ impl Directory {
             let mut joined = false;
             let mut board = || {
                 let asked = Asked { resolver, ods, interaction };
-                let flight = self.look_up(asked, asker.now_s, (Urgency::Waiting, true));
+                let flight = self.look_up(asked, asker.now_s, (Wanted::Now, Trigger::Conflict));
                 joined = flight.joined;
                 flight
             };
-            let waited = self.wait(&subject, Until::Over, || Ok(board())).await;
-            waited.ok()?;
+            let waited = self.wait(&question, Until::Over, || Ok(board())).await;
+            if let Err(fault) = waited {
+                self.shared.forced.invalidate(ods);
+                return Err(refusal(&fault));
+            }
             if !joined || lately {
                 break;
             }
         }
-        Some(view.file.undenied(&self.held_of(ods)))
+        Ok(Some(view.file.undenied(&self.held_of(ods))))
     }
 
     /// Asks past everything held, without waiting: what is held leads to nobody who answers.
@@ -207,9 +261,11 @@ impl Directory {
         if self.shared.forced.contains_key(ods) {
             return;
         }
-        self.shared.forced.insert(ods.clone(), ());
-        self.shared.metrics.directory.conflict(Conflict::Unreached, Settled::Begun);
-        self.look_up(Asked { resolver, ods, interaction }, now_s(), (Urgency::Refresh, true));
+        let asked = Asked { resolver, ods, interaction };
+        if !self.look_up(asked, now_s(), (Wanted::Behind, Trigger::Conflict)).joined {
+            self.shared.forced.insert(ods.clone(), ());
+            self.shared.metrics.directory.conflict(Conflict::Unreached, Settled::Begun);
+        }
     }
 
     fn held_of(&self, ods: &OdsCode) -> Vec<Arc<Provider>> {
@@ -243,12 +299,12 @@ impl Directory {
                 None => self.count(Lookup::Miss),
             },
         }
-        let subject = Subject::Sender(asid.clone());
+        let question = Question::sender(asid);
         let payer = held.is_none().then_some(asker);
         let known = || shared.shelf.senders.contains_key(asid);
         let board = || self.look_up_sender(resolver, asid);
-        let board = || self.paid(&subject, payer, known, board);
-        let asked = self.wait(&subject, Until::Over, board).await;
+        let board = || self.paid(&question.subject, payer, known, board);
+        let asked = self.wait(&question, Until::Over, board).await;
         match (asked, held) {
             (Ok(()), _) => {
                 let now = shared.shelf.senders.get(asid);
@@ -282,10 +338,10 @@ impl Directory {
         self.count(Lookup::Miss);
         let (shared, resolver) = (Arc::clone(&self.shared), Arc::clone(resolver));
         let asked = asid.clone();
-        let subject = Subject::Owner(asid.clone());
+        let question = Question::owner(asid);
         let board = || {
-            self.board(subject.clone(), |_| async move {
-                let how = shared.how(Urgency::Waiting, false);
+            self.board(&question, Wanted::Now, |herald| async move {
+                let how = shared.how(&herald.haste, Wanted::Now, false);
                 match resolver.owner(&asked, how, &mut Steps::default()).await? {
                     Some(ods) => shared.owners.insert(asked, ods),
                     None => shared.note(Absent::Owner(asked), Believed::Confirmed),
@@ -294,8 +350,8 @@ impl Directory {
             })
         };
         let known = || self.shared.owners.contains_key(asid);
-        let board = || self.paid(&subject, Some(asker), known, board);
-        self.wait(&subject, Until::Over, board).await.map_err(|fault| refusal(&fault))?;
+        let board = || self.paid(&question.subject, Some(asker), known, board);
+        self.wait(&question, Until::Over, board).await.map_err(|fault| refusal(&fault))?;
         Ok(self.shared.owners.get(asid))
     }
 

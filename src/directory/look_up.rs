@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::flight::{Flight, Herald, Progress, Subject};
+use super::flight::{Flight, Herald, Progress, Question};
 use super::live::Asked;
 use super::rules::{Answer, Resolver};
 use super::shelf::{Absent, Age, Believed, HeldSender, Practice, Since};
-use super::source::{How, SourceFault, Urgency};
+use super::source::{Haste, How, Part, SourceFault, Wanted};
 use super::steps::Steps;
 use super::{Directory, Shared, now_s};
 use crate::metrics::Trigger;
@@ -31,27 +31,27 @@ impl Directory {
         &self,
         asked: Asked<'_>,
         now_s: i64,
-        (urgency, anew): (Urgency, bool),
+        (wanted, trigger): (Wanted, Trigger),
     ) -> Flight {
-        let trigger = match (urgency, anew) {
-            (_, true) => Trigger::Conflict,
-            (Urgency::Begun | Urgency::Waiting, false) => Trigger::Request,
-            (Urgency::Refresh, false) => Trigger::Stale,
-            (Urgency::Ahead, false) => Trigger::Ahead,
-        };
         let Asked { resolver, ods, interaction } = asked;
         let (shared, resolver, ods) = (Arc::clone(&self.shared), Arc::clone(resolver), ods.clone());
-        let subject = Subject::Practice(ods.clone());
-        let flight = self.board(subject, |herald| async move {
-            let how = shared.how(urgency, anew);
+        let question = Question::practice(&ods, interaction);
+        let flight = self.board(&question, wanted, |herald| async move {
             let held = shared.shelf.practices.get(&ods).unwrap_or_default();
             let age = held.age(interaction, &shared.freshness, now_s);
-            if !anew && urgency == Urgency::Waiting && age == Some(Age::Fresh) {
+            if trigger == Trigger::Request && age == Some(Age::Fresh) {
                 // The last look-up ended as this one was about to begin.
                 return Ok(());
             }
+            // Caches on the way would answer what is held here already, as if it were said now.
+            let anew = trigger == Trigger::Conflict || age.is_some();
+            let how = shared.how(&herald.haste, wanted, anew);
             let asked = Asked { resolver: &resolver, ods: &ods, interaction };
             let looked_up = shared.look_up_practice(asked, how, &herald).await;
+            if looked_up.is_err() {
+                // What could not be had is not what there is to know.
+                shared.forced.invalidate(&ods);
+            }
             shared.metrics.directory.refreshed(trigger, looked_up.is_ok());
             looked_up
         });
@@ -64,10 +64,9 @@ impl Directory {
     pub(super) fn look_up_sender(&self, resolver: &Arc<Resolver>, asid: &Asid) -> Flight {
         let (shared, resolver, asid) =
             (Arc::clone(&self.shared), Arc::clone(resolver), asid.clone());
-        let subject = Subject::Sender(asid.clone());
         let began = self.shared.begin(&resolver);
-        self.board(subject, |_| async move {
-            let how = shared.how(Urgency::Waiting, false);
+        self.board(&Question::sender(&asid.clone()), Wanted::Now, |herald| async move {
+            let how = shared.how(&herald.haste, Wanted::Now, false);
             match resolver.sender(&asid, how, &mut Steps::default()).await? {
                 Answer::Found((origin, sender)) => {
                     let since = Since::now(now_s(), origin);
@@ -95,17 +94,22 @@ impl Directory {
     }
 
     /// Begins a look-up, or joins it; one that fails is remembered for a moment.
-    pub(super) fn board<F>(&self, subject: Subject, look_up: impl FnOnce(Herald) -> F) -> Flight
+    pub(super) fn board<F>(
+        &self,
+        question: &Question,
+        wanted: Wanted,
+        look_up: impl FnOnce(Herald) -> F,
+    ) -> Flight
     where
         F: Future<Output = Result<(), SourceFault>> + Send + 'static,
     {
-        let (shared, about) = (Arc::clone(&self.shared), subject.clone());
-        self.shared.flights.board(subject, |herald| {
+        let (shared, asked) = (Arc::clone(&self.shared), question.clone());
+        self.shared.flights.board(question.subject.clone(), wanted, |herald| {
             let look_up = look_up(herald);
             async move {
                 let ended = look_up.await;
-                if ended.is_err() {
-                    shared.failed.insert(about, ());
+                if let Err(fault) = &ended {
+                    shared.failed.insert(asked, fault.clone());
                 }
                 ended
             }
@@ -115,19 +119,26 @@ impl Directory {
     /// Waits for a look-up, as long as a request may. One that failed a moment ago is not repeated.
     pub(super) async fn wait(
         &self,
-        subject: &Subject,
+        question: &Question,
         until: Until,
         board: impl FnOnce() -> Result<Flight, SourceFault>,
     ) -> Result<(), SourceFault> {
-        if self.shared.failed.contains_key(subject) {
-            return Err(SourceFault::Spared);
+        if let Some(fault) = self.shared.failed.get(question) {
+            return Err(fault);
         }
         let mut flight = board()?;
+        let known_is_enough = until == Until::Known || !flight.joined;
         let waited = tokio::time::timeout(self.shared.deadlines.waiting, async {
             loop {
                 match flight.news().await {
-                    Progress::Known if until == Until::Known => return Ok(()),
+                    Progress::Known if known_is_enough => return Ok(()),
                     Progress::Under | Progress::Known => {}
+                    // Another question about the same may have failed: this one has not been put.
+                    Progress::Over(Err(_))
+                        if flight.joined && !self.shared.failed.contains_key(question) =>
+                    {
+                        return Ok(());
+                    }
                     Progress::Over(ended) => return ended,
                 }
             }
@@ -153,19 +164,20 @@ enum Meanwhile {
 }
 
 impl Shared {
-    pub(super) fn how(&self, urgency: Urgency, anew: bool) -> How {
-        let budget = match urgency {
-            Urgency::Begun | Urgency::Waiting => self.deadlines.waiting,
-            Urgency::Refresh | Urgency::Ahead => self.deadlines.background,
+    pub(super) fn how<'a>(&self, haste: &'a Haste, wanted: Wanted, anew: bool) -> How<'a> {
+        let budget = match wanted {
+            Wanted::Now => self.deadlines.waiting,
+            Wanted::Behind | Wanted::Ahead => self.deadlines.background,
         };
-        How { deadline: Instant::now() + budget, anew, urgency, id: Uuid::new_v4() }
+        let deadline = Instant::now() + budget;
+        How { deadline, anew, haste, part: Part::First, id: Uuid::new_v4() }
     }
 
     /// One look-up: what was asked for first, then the rest of the practice.
     async fn look_up_practice(
         &self,
         asked: Asked<'_>,
-        how: How,
+        how: How<'_>,
         herald: &Herald,
     ) -> Result<(), SourceFault> {
         let Asked { resolver, ods, interaction } = asked;
@@ -184,13 +196,14 @@ impl Shared {
             }
         };
         let held = held.after_found(interaction, &found, &self.freshness, now_s);
+        let doubted = held.is_doubted(interaction);
         self.land(ods, held, &began)?;
         herald.known();
-        let how = How {
-            deadline: Instant::now() + self.deadlines.background,
-            urgency: how.urgency.max(Urgency::Refresh),
-            ..how
-        };
+        if doubted {
+            // What was found is not believed yet; the rest would bring it in by the back door.
+            return Ok(());
+        }
+        let how = How { deadline: Instant::now() + self.deadlines.background, ..how };
         if let Some(rest) = resolver.rest(ods, &found, how, &mut steps).await {
             let held = self.shelf.practices.get(ods).unwrap_or_default();
             self.land(ods, held.after_rest(&found, &rest, &self.freshness, now_s), &began)?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::source::{
-    Guarded, Handler, HandlersOf, How, Origin, SourceFault, System, SystemsOf, Urgency,
+    Guarded, Handler, HandlersOf, How, Origin, Part, SourceFault, System, SystemsOf,
 };
 use super::steps::Steps;
 use crate::consumers::Sender;
@@ -55,20 +55,8 @@ pub(super) struct Found {
 }
 
 impl Resolver {
-    /// Who takes the place of another has its number if each source is asked where it was.
-    pub(super) fn new(sources: Vec<Guarded>, metrics: Arc<Metrics>, before: Option<&Self>) -> Self {
-        let resolver = Self { sources, number: 0, metrics };
-        let number = before.map_or(0, |before| {
-            let same = before.places() == resolver.places();
-            if same { before.number } else { before.number + 1 }
-        });
-        Self { number, ..resolver }
-    }
-
-    /// Where each source is asked.
-    pub(super) fn places(&self) -> Places {
-        let place = |guarded: &Guarded| (guarded.source.origin(), guarded.source.url().to_owned());
-        self.sources.iter().map(place).collect()
+    pub(super) fn new(sources: Vec<Guarded>, number: u64, metrics: Arc<Metrics>) -> Self {
+        Self { sources, number, metrics }
     }
 
     /// Who processes this interaction at this practice: two questions, more only in doubt.
@@ -76,7 +64,7 @@ impl Resolver {
         &self,
         ods: &OdsCode,
         interaction: &'static Interaction,
-        how: How,
+        how: How<'_>,
         steps: &mut Steps,
     ) -> Result<Answer<Found>, SourceFault> {
         let asked = HandlersOf { ods: Some(ods), interaction: Some(interaction), party_key: None };
@@ -94,6 +82,7 @@ impl Resolver {
                 // Who has told half is no better than who tells nothing.
                 Err(fault) if !sources.is_empty() && !matches!(fault, SourceFault::OurFault(_)) => {
                 }
+                Ok(Answer::Absent { .. }) if !sources.is_empty() => {}
                 found => return found,
             }
         }
@@ -104,14 +93,10 @@ impl Resolver {
         &self,
         (ods, interaction): (&OdsCode, &'static Interaction),
         (guarded, handlers): (&Guarded, &[Handler]),
-        how: How,
+        how: How<'_>,
         steps: &mut Steps,
     ) -> Result<Answer<Found>, SourceFault> {
-        let urgency = match how.urgency {
-            Urgency::Waiting | Urgency::Begun => Urgency::Begun,
-            Urgency::Refresh | Urgency::Ahead => how.urgency,
-        };
-        let how = How { urgency, ..how };
+        let how = How { part: Part::Second, ..how };
         let origin = guarded.source.origin();
         let mut found = Found { origin, providers: Vec::new(), systems: Vec::new() };
         for party_key in distinct(handlers.iter().map(|handler| &handler.party_key)) {
@@ -137,10 +122,11 @@ impl Resolver {
         &self,
         ods: &OdsCode,
         found: &Found,
-        how: How,
+        how: How<'_>,
         steps: &mut Steps,
     ) -> Option<Vec<Arc<Provider>>> {
         let guarded = self.of(found.origin).ok()?;
+        let how = How { part: Part::Rest, ..how };
         let mut providers = Vec::new();
         for party_key in distinct(found.systems.iter().map(|system| &system.party_key)) {
             let asked =
@@ -158,7 +144,7 @@ impl Resolver {
     pub(super) async fn sender(
         &self,
         asid: &Asid,
-        how: How,
+        how: How<'_>,
         steps: &mut Steps,
     ) -> Result<Answer<(Origin, Sender)>, SourceFault> {
         let mut last = SourceFault::Unsupported;
@@ -178,7 +164,7 @@ impl Resolver {
         &self,
         guarded: &Guarded,
         asid: &Asid,
-        how: How,
+        how: How<'_>,
         steps: &mut Steps,
     ) -> Result<Answer<Sender>, SourceFault> {
         let mut systems = self.systems(guarded, &SystemsOf::Asid(asid), how, steps).await?;
@@ -205,7 +191,7 @@ impl Resolver {
     pub(super) async fn owner(
         &self,
         asid: &Asid,
-        how: How,
+        how: How<'_>,
         steps: &mut Steps,
     ) -> Result<Option<OdsCode>, SourceFault> {
         let mut last = SourceFault::Unsupported;
@@ -224,7 +210,7 @@ impl Resolver {
         &self,
         sources: &'a [Guarded],
         asked: &HandlersOf<'_>,
-        how: How,
+        how: How<'_>,
         steps: &mut Steps,
     ) -> Result<(&'a Guarded, Answer<Vec<Handler>>), SourceFault> {
         let mut last = SourceFault::Spared;
@@ -261,7 +247,7 @@ impl Resolver {
         &self,
         guarded: &Guarded,
         asked: &HandlersOf<'_>,
-        how: How,
+        how: How<'_>,
         steps: &mut Steps,
     ) -> Result<(Vec<Handler>, Duration), SourceFault> {
         let answer = guarded.source.handlers(asked, how);
@@ -273,7 +259,7 @@ impl Resolver {
         &self,
         guarded: &Guarded,
         asked: &SystemsOf<'_>,
-        how: How,
+        how: How<'_>,
         steps: &mut Steps,
     ) -> Result<Vec<System>, SourceFault> {
         let answer = guarded.source.systems(asked, how);
@@ -292,15 +278,15 @@ impl Resolver {
     async fn ask<T>(
         &self,
         (guarded, question): (&Guarded, &'static str),
-        how: How,
+        how: How<'_>,
         steps: &mut Steps,
         answer: impl Future<Output = Result<Vec<T>, SourceFault>>,
     ) -> Result<(Vec<T>, Duration), SourceFault> {
         let source = guarded.source.origin().label();
-        if !guarded.breaker.admits() {
+        let Some(admitted) = guarded.breaker.admits() else {
             steps.add(source, question, "spared", Duration::ZERO);
             return Err(SourceFault::Spared);
-        }
+        };
         let waits = Instant::now();
         let turn = match &guarded.pacer {
             Some(pacer) => pacer.turn(how).await.map(Some),
@@ -320,9 +306,13 @@ impl Resolver {
         };
         match &answer {
             Ok(_) => guarded.breaker.succeeded(),
+            Err(fault @ SourceFault::Paced) => {
+                tracing::debug!(source, question, id = %how.id, "not asked, or not long enough");
+                guarded.breaker.failed(admitted, fault);
+            }
             Err(fault) => {
                 tracing::warn!(source, question, id = %how.id, %fault, "a directory source gave no answer");
-                guarded.breaker.failed(fault);
+                guarded.breaker.failed(admitted, fault);
             }
         }
         self.metrics.directory.asked(source, question, outcome, took);

@@ -114,7 +114,7 @@ impl SdsApi {
     pub(super) async fn handlers(
         &self,
         asked: &HandlersOf<'_>,
-        how: How,
+        how: How<'_>,
     ) -> Result<Vec<Handler>, SourceFault> {
         let mut query = Query::new("/Endpoint");
         if let Some(ods) = asked.ods {
@@ -132,7 +132,7 @@ impl SdsApi {
     pub(super) async fn systems(
         &self,
         asked: &SystemsOf<'_>,
-        how: How,
+        how: How<'_>,
     ) -> Result<Vec<System>, SourceFault> {
         let SystemsOf::Practice { ods, interaction, party_key } = asked else {
             return Err(SourceFault::Unsupported);
@@ -144,7 +144,7 @@ impl SdsApi {
         self.ask::<Device>(&query.0, how).await?.into_iter().map(Device::system).collect()
     }
 
-    async fn ask<R: Resource>(&self, query: &str, how: How) -> Result<Vec<R>, SourceFault> {
+    async fn ask<R: Resource>(&self, query: &str, how: How<'_>) -> Result<Vec<R>, SourceFault> {
         let body = self.exchange(query, how).await?;
         let bundle: Bundle<R> =
             serde_json::from_slice(&body).map_err(|why| malformed(why.to_string()))?;
@@ -165,7 +165,7 @@ impl SdsApi {
     }
 
     /// One exchange, on the connection kept if it still stands.
-    async fn exchange(&self, query: &str, how: How) -> Result<Bytes, SourceFault> {
+    async fn exchange(&self, query: &str, how: How<'_>) -> Result<Bytes, SourceFault> {
         let (deadline, slow) = how.limit(self.attempt);
         timeout_at(deadline, async {
             let kept = self.idle().take().filter(SendRequest::is_ready);
@@ -213,7 +213,7 @@ impl SdsApi {
     }
 
     /// Spec: `Accept` is compared as text; the correlation id must be a UUID.
-    fn request(&self, query: &str, how: How) -> Result<Request<Empty<Bytes>>, SourceFault> {
+    fn request(&self, query: &str, how: How<'_>) -> Result<Request<Empty<Bytes>>, SourceFault> {
         let mut request = Request::get(format!("{}{query}", self.base))
             .header(header::HOST, &self.authority)
             .header(header::ACCEPT, "application/fhir+json")
@@ -237,6 +237,7 @@ impl SdsApi {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 return Err(SourceFault::Denied(status.to_string()));
             }
+            StatusCode::REQUEST_TIMEOUT => return Err(SourceFault::TimedOut),
             StatusCode::TOO_MANY_REQUESTS => return Err(SourceFault::RateLimited(after)),
             _ if status.is_client_error() => return Err(SourceFault::OurFault(status.to_string())),
             _ => return Err(SourceFault::Unavailable(status.to_string())),

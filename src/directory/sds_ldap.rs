@@ -88,7 +88,7 @@ impl SdsLdap {
     pub(super) async fn handlers(
         &self,
         asked: &HandlersOf<'_>,
-        how: How,
+        how: How<'_>,
     ) -> Result<Vec<Handler>, SourceFault> {
         let mut filter = Filter::new("nhsMhs");
         if let Some(ods) = asked.ods {
@@ -107,7 +107,7 @@ impl SdsLdap {
     pub(super) async fn systems(
         &self,
         asked: &SystemsOf<'_>,
-        how: How,
+        how: How<'_>,
     ) -> Result<Vec<System>, SourceFault> {
         let mut filter = Filter::new("nhsAs");
         match asked {
@@ -124,7 +124,7 @@ impl SdsLdap {
         &self,
         filter: &str,
         attributes: &[&'static str],
-        how: How,
+        how: How<'_>,
     ) -> Result<Vec<Row>, SourceFault> {
         let (deadline, slow) = how.limit(self.attempt);
         let search = async {
@@ -263,11 +263,19 @@ impl Row {
         self.all(attribute).first().map(|value| value.trim())
     }
 
+    /// Security: who a record is about is never settled by which value came first.
+    fn only(&self, attribute: &str) -> Result<Option<&str>, SourceFault> {
+        match self.all(attribute).len() {
+            0 | 1 => Ok(self.one(attribute)),
+            _ => Err(SourceFault::Malformed(format!("a record with several {attribute}"))),
+        }
+    }
+
     fn required<T: std::str::FromStr<Err: std::fmt::Display>>(
         &self,
         attribute: &str,
     ) -> Result<T, SourceFault> {
-        let value = self.one(attribute);
+        let value = self.only(attribute)?;
         let value =
             value.ok_or_else(|| SourceFault::Malformed(format!("a record without {attribute}")))?;
         value.parse().map_err(|why: T::Err| SourceFault::Malformed(format!("{attribute}: {why}")))
@@ -306,7 +314,7 @@ impl Row {
     }
 
     fn ods(&self) -> Result<crate::spine::OdsCode, SourceFault> {
-        let text = self.one("nhsIDCode").unwrap_or_default();
+        let text = self.only("nhsIDCode")?.unwrap_or_default();
         crate::spine::OdsCode::from_any_case(text)
             .map_err(|why| SourceFault::Malformed(format!("nhsIDCode: {why}")))
     }

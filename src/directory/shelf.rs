@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
+use moka::ops::compute::Op;
 use moka::sync::Cache;
 
 use super::Freshness;
@@ -163,11 +164,6 @@ impl Practice {
         self.rows_for(interaction).any(|row| row.doubted_s.is_some())
     }
 
-    /// Whether what is held was flushed.
-    pub(super) fn is_flushed(&self, interaction: &Interaction) -> bool {
-        self.rows_for(interaction).any(|row| row.since.mark == Mark::Flushed)
-    }
-
     /// Whether asking again now would tell nothing yet.
     pub(super) fn rests(
         &self,
@@ -178,7 +174,9 @@ impl Practice {
         let mut rows = self.rows_for(interaction).peekable();
         rows.peek().is_some()
             && rows.all(|row| {
-                row.doubted_s.is_some_and(|since_s| !freshness.is_confirmed(since_s, now_s))
+                let confirmed = |since_s| freshness.is_confirmed(since_s, now_s);
+                row.since.mark != Mark::Flushed
+                    && row.doubted_s.is_some_and(|since_s| !confirmed(since_s))
             })
     }
 
@@ -282,7 +280,6 @@ impl Practice {
     pub(super) fn flushed(&self) -> Self {
         let rows = self.rows.iter().cloned().map(|mut row| {
             row.since.mark = Mark::Flushed;
-            row.doubted_s = None;
             row
         });
         self.with(rows.collect())
@@ -393,17 +390,22 @@ impl Shelf {
 
     /// Marks a practice to be asked for again before it is used.
     pub(super) fn flush(&self, ods: &OdsCode) {
-        if let Some(held) = self.practices.get(ods) {
-            self.practices.insert(ods.clone(), Arc::new(held.flushed()));
-        }
+        self.practices.entry_by_ref(ods).and_compute_with(|held| match held {
+            Some(held) => Op::Put(Arc::new(held.value().flushed())),
+            None => Op::Nop,
+        });
     }
 
     /// The same of a sender.
     pub(super) fn flush_sender(&self, asid: &Asid) {
-        if let Some(mut held) = self.senders.get(asid) {
-            held.since.mark = Mark::Flushed;
-            self.senders.insert(asid.clone(), held);
-        }
+        self.senders.entry_by_ref(asid).and_compute_with(|held| match held {
+            Some(held) => {
+                let mut held = held.into_value();
+                held.since.mark = Mark::Flushed;
+                Op::Put(held)
+            }
+            None => Op::Nop,
+        });
     }
 
     /// Forgets what was not said by one of these.

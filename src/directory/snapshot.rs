@@ -50,6 +50,7 @@ struct WrittenRow {
     source: Origin,
     answered_s: i64,
     doubted_s: Option<i64>,
+    flushed: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -107,7 +108,7 @@ impl Directory {
             return Err(fault(&format!("version {} is not known", written.version)));
         }
         let now_s = now_s();
-        let sources = self.shared.view.load().places();
+        let sources = self.shared.view.load().places.clone();
         let ours = |source: &Origin, answered_s: &i64| {
             let here = sources.get(source);
             here.is_some()
@@ -144,7 +145,7 @@ impl Directory {
         let senders = self.shared.shelf.senders.iter();
         Written {
             version: VERSION,
-            sources: self.shared.view.load().places(),
+            sources: self.shared.view.load().places.clone(),
             practices: rows.collect(),
             senders: senders.map(|(_, held)| WrittenSender::new(&held)).collect(),
         }
@@ -172,6 +173,7 @@ impl WrittenRow {
             source: row.since.origin,
             answered_s: row.since.answered_s,
             doubted_s: row.doubted_s,
+            flushed: row.since.mark == Mark::Flushed,
         }
     }
 
@@ -180,7 +182,8 @@ impl WrittenRow {
         let interactions = known(&self.interactions);
         let provider =
             Provider::new(self.ods, self.asid, self.party_key, self.cpa_id, root, interactions);
-        let (answered_s, origin, mark) = (self.answered_s, self.source, Mark::Loaded);
+        let mark = if self.flushed { Mark::Flushed } else { Mark::Loaded };
+        let (answered_s, origin) = (self.answered_s, self.source);
         let since = Since { answered_s, origin, mark, heard: None };
         let doubted_s = self.doubted_s.filter(|doubted_s| (0..=now_s()).contains(doubted_s));
         Some(Row { provider: Arc::new(provider), since, doubted_s, doubt_heard: None })

@@ -2,6 +2,7 @@
 //!
 //! A source joins nothing, remembers nothing and decides nothing.
 
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -80,18 +81,75 @@ pub(super) enum SystemsOf<'a> {
 
 /// How a question is put.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct How {
+pub(super) struct How<'a> {
     /// When its answer is no longer waited for.
     pub(super) deadline: Instant,
     /// Whether caches on the way are to be passed by.
     pub(super) anew: bool,
-    /// Who goes first when there is a queue.
-    pub(super) urgency: Urgency,
+    /// Who waits for the look-up.
+    pub(super) haste: &'a Haste,
+    /// Which part of the look-up it is.
+    pub(super) part: Part,
     /// Tells the questions of one look-up from others, here and in the source's logs.
     pub(super) id: Uuid,
 }
 
-impl How {
+/// Which part of a look-up a question is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    First,
+    /// Half of the answer is known.
+    Second,
+    /// The answer is known; this fills what is likely to be asked next.
+    Rest,
+}
+
+/// Who waits for a look-up. It can become more urgent while it is under way.
+#[derive(Debug)]
+pub(super) struct Haste(AtomicU8);
+
+/// Who wants a look-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Wanted {
+    /// A request waits.
+    Now,
+    /// What is held is no longer fresh.
+    Behind,
+    /// What is held will not be fresh for long.
+    Ahead,
+}
+
+impl Haste {
+    pub(super) const fn new(wanted: Wanted) -> Self {
+        Self(AtomicU8::new(wanted as u8))
+    }
+
+    /// Somebody else wants it too.
+    pub(super) fn raise(&self, wanted: Wanted) {
+        self.0.fetch_min(wanted as u8, Ordering::AcqRel);
+    }
+
+    fn wanted(&self) -> Wanted {
+        match self.0.load(Ordering::Acquire) {
+            0 => Wanted::Now,
+            1 => Wanted::Behind,
+            _ => Wanted::Ahead,
+        }
+    }
+}
+
+impl How<'_> {
+    /// Who goes first when there is a queue, as things are now.
+    pub(super) fn urgency(&self) -> Urgency {
+        match (self.part, self.haste.wanted()) {
+            (Part::First, Wanted::Now) => Urgency::Waiting,
+            (Part::First, Wanted::Behind) => Urgency::Refresh,
+            (Part::First, Wanted::Ahead) => Urgency::Ahead,
+            (Part::Second, Wanted::Now) => Urgency::Begun,
+            (Part::Second, Wanted::Behind | Wanted::Ahead) | (Part::Rest, _) => Urgency::Finishing,
+        }
+    }
+
     /// Until when one question may take, and what it means if it takes longer: the source is slow
     /// only if it was given the whole of an attempt.
     pub(super) fn limit(&self, attempt: Duration) -> (Instant, SourceFault) {
@@ -111,10 +169,17 @@ pub(super) enum Urgency {
     Begun,
     /// A request waits.
     Waiting,
+    /// What nobody waits for, and is begun.
+    Finishing,
     /// What is held is no longer fresh.
     Refresh,
     /// What is held will not be fresh for long.
     Ahead,
+}
+
+impl Urgency {
+    /// How many there are.
+    pub(super) const COUNT: usize = Self::Ahead as usize + 1;
 }
 
 /// One `nhsMhs` record as far as it is used.
@@ -224,7 +289,7 @@ impl Source {
     pub(super) async fn handlers(
         &self,
         asked: &HandlersOf<'_>,
-        how: How,
+        how: How<'_>,
     ) -> Result<Vec<Handler>, SourceFault> {
         match self {
             Self::Api(api) => api.handlers(asked, how).await,
@@ -236,7 +301,7 @@ impl Source {
     pub(super) async fn systems(
         &self,
         asked: &SystemsOf<'_>,
-        how: How,
+        how: How<'_>,
     ) -> Result<Vec<System>, SourceFault> {
         match self {
             Self::Api(api) => api.systems(asked, how).await,

@@ -5,17 +5,18 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::breaker::Breaker;
+use super::flight::Question;
 use super::live::Asked;
 use super::pacer::Pacer;
-use super::rules::{Answer, Resolver};
+use super::rules::{Answer, Places, Resolver};
 use super::sds_api::SdsApi;
 #[cfg(feature = "ldap")]
 use super::sds_ldap::SdsLdap;
 use super::shelf::{Age, Mark, Practice, Row};
-use super::source::{Guarded, Origin, Source, Urgency};
+use super::source::{Guarded, Haste, Origin, Source, Wanted};
 use super::{Directory, Settings, Steps, now_s};
 use crate::interaction::Interaction;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Trigger};
 use crate::policy::Provider;
 use crate::spine::OdsCode;
 use crate::tls::{Expiry, TrustError, secret};
@@ -81,16 +82,16 @@ impl Live {
         text
     }
 
-    pub(super) fn resolver(
-        self,
-        metrics: &Arc<Metrics>,
-        before: Option<&Resolver>,
-    ) -> Option<Arc<Resolver>> {
+    pub(super) fn resolver(self, number: u64, metrics: &Arc<Metrics>) -> Option<Arc<Resolver>> {
         let Self(sources) = self;
-        match sources.is_empty() {
-            true => None,
-            false => Some(Arc::new(Resolver::new(sources, Arc::clone(metrics), before))),
-        }
+        let resolver = |sources| Arc::new(Resolver::new(sources, number, Arc::clone(metrics)));
+        (!sources.is_empty()).then_some(sources).map(resolver)
+    }
+
+    /// Where each source is asked.
+    pub(super) fn places(&self) -> Places {
+        let place = |guarded: &Guarded| (guarded.source.origin(), guarded.source.url().to_owned());
+        self.0.iter().map(place).collect()
     }
 }
 
@@ -298,12 +299,14 @@ impl Directory {
             let pinned = (!pins.is_empty()).then_some((Origin::File, pins));
             return Explanation { held, steps, answer: Ok(pinned) };
         };
-        let how = self.shared.how(Urgency::Waiting, false);
+        let haste = Haste::new(Wanted::Now);
+        let how = self.shared.how(&haste, Wanted::Now, false);
         let answer = resolver.practice(ods, interaction, how, &mut steps).await;
         let answer = match answer {
             Ok(Answer::Found(found)) => {
                 let rest = resolver.rest(ods, &found, how, &mut steps).await;
-                Ok(Some((found.origin, rest.unwrap_or(found.providers))))
+                let found_now = rest.unwrap_or(found.providers);
+                Ok(Some((found.origin, view.file.undenied(&found_now))))
             }
             Ok(Answer::Absent { confirmed: true }) => Ok(None),
             Ok(Answer::Absent { confirmed: false }) => {
@@ -329,7 +332,7 @@ impl Directory {
             let Some((ods, interaction)) = self.due() else { continue };
             self.shared.ahead.insert(ods.clone(), ());
             let asked = Asked { resolver: &resolver, ods: &ods, interaction };
-            self.look_up(asked, now_s(), (Urgency::Ahead, false));
+            self.look_up(asked, now_s(), (Wanted::Ahead, Trigger::Ahead));
         }
     }
 
@@ -345,8 +348,7 @@ impl Directory {
             let aged = now_s - oldest.since.answered_s >= soon;
             let loaded = oldest.since.mark == Mark::Loaded;
             let rests = practice.rests(interaction, freshness, now_s);
-            let subject = super::Subject::Practice((*ods).clone());
-            let failed = self.shared.failed.contains_key(&subject);
+            let failed = self.shared.failed.contains_key(&Question::practice(&ods, interaction));
             let lately = self.shared.ahead.contains_key(&*ods);
             (used && (aged || loaded) && !rests && !failed && !lately)
                 .then(|| (oldest.since.answered_s, (*ods).clone(), interaction))

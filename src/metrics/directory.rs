@@ -51,7 +51,7 @@ impl Lookup {
 }
 
 /// Why a practice was looked up.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trigger {
     /// A request waits for it.
     Request,
