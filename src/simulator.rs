@@ -24,6 +24,7 @@ mod fhir;
 mod foundations;
 mod local_time;
 mod parameters;
+mod people;
 mod practice;
 mod reply;
 pub mod sds;
@@ -36,7 +37,7 @@ use parameters::Parameters;
 use practice::Store;
 use reply::{Answer, Fault, Kind};
 
-pub use practice::nhs_numbers;
+pub use people::{Person, Standing, people};
 
 /// A practice to be simulated.
 #[derive(Debug, Clone)]
@@ -235,7 +236,7 @@ mod tests {
         let stage = Stage::new();
         let slot = stage.free_slots().remove(0);
         let (status, _, found) =
-            stage.get("search:patient-1", &Stage::patient_by(&nhs_numbers()[1]));
+            stage.get("search:patient-1", &Stage::patient_by(&people()[1].nhs_number));
         assert_eq!((status, found["entry"][0]["resource"]["id"].clone()), (200, json!("2")));
 
         let (status, headers, booked) = stage.book(&booking_of(&[&slot], "2"));

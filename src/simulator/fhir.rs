@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::people::Person;
 use super::practice::{Schedule, Slot, SlotState};
 use super::{Practice, local_time};
 
@@ -103,12 +104,7 @@ pub(super) fn practitioner(id: u32, family: &str, given: &str) -> Value {
     begun("Practitioner", id, 1, "CareConnect-GPC-Practitioner-1", rest)
 }
 
-pub(super) fn patient(
-    id: u32,
-    nhs_number: &str,
-    (family, given, gender, born): (&str, &str, &str, &str),
-    organisation: u32,
-) -> Value {
+pub(super) fn patient(id: u32, person: &Person, organisation: u32) -> Value {
     let verified = json!({
         "url": profile("Extension-CareConnect-GPC-NHSNumberVerificationStatus-1"),
         "valueCodeableConcept": { "coding": [{
@@ -118,11 +114,11 @@ pub(super) fn patient(
         }] },
     });
     let rest = json!({
-        "identifier": [{ "extension": [verified], "system": NHS_NUMBER, "value": nhs_number }],
+        "identifier": [{ "extension": [verified], "system": NHS_NUMBER, "value": person.nhs_number }],
         "active": true,
-        "name": [{ "use": "official", "family": family, "given": [given] }],
-        "gender": gender,
-        "birthDate": born,
+        "name": [{ "use": "official", "family": person.family, "given": [person.given] }],
+        "gender": person.gender,
+        "birthDate": person.birth_date,
         "managingOrganization": { "reference": format!("Organization/{organisation}") },
     });
     begun("Patient", id, 1, "CareConnect-GPC-Patient-1", rest)

@@ -3,7 +3,8 @@
 
 use serde_json::{Value, json};
 
-use super::practice::{Store, is_nhs_number};
+use super::people::is_nhs_number;
+use super::practice::Store;
 use super::reply::{Answer, Fault, Kind, Reply};
 use super::{Call, fhir};
 
@@ -85,7 +86,7 @@ mod tests {
     fn resources_are_read_by_id_and_carry_their_version() {
         let stage = Stage::new();
         for (kind, ids, code) in [
-            ("Patient", 3, "PATIENT_NOT_FOUND"),
+            ("Patient", 7, "PATIENT_NOT_FOUND"),
             ("Practitioner", 2, "PRACTITIONER_NOT_FOUND"),
             ("Organization", 1, "ORGANISATION_NOT_FOUND"),
             ("Location", 1, "NO_RECORD_FOUND"),
@@ -110,7 +111,13 @@ mod tests {
         let (nhs, ods) =
             ("https://fhir.nhs.uk/Id/nhs-number", "https://fhir.nhs.uk/Id/ods-organization-code");
         for (kind, query, status, code, count) in [
-            ("Patient", format!("identifier={nhs}|{}", super::super::nhs_numbers()[0]), 200, "", 1),
+            (
+                "Patient",
+                format!("identifier={nhs}|{}", super::super::people()[0].nhs_number),
+                200,
+                "",
+                1,
+            ),
             ("Patient", format!("identifier={nhs}%7C9434765919"), 200, "", 0),
             ("Patient", format!("identifier={nhs}|9434765918"), 400, "INVALID_NHS_NUMBER", 0),
             ("Patient", format!("identifier={nhs}|"), 422, "INVALID_PARAMETER", 0),

@@ -9,6 +9,7 @@ use jiff::civil::{Date, Weekday};
 use jiff::{Timestamp, ToSpan};
 use serde_json::Value;
 
+use super::people::people;
 use super::{Practice, fhir, local_time};
 
 /// Everything a practice knows.
@@ -73,13 +74,9 @@ impl Store {
         for (id, (family, given)) in (1..).zip([("Blackwood", "Alison"), ("Okafor", "David")]) {
             store.put("Practitioner", id, fhir::practitioner(id, family, given));
         }
-        let people = [
-            ("Testwell", "Mary", "female", "1951-02-14"),
-            ("Samplefield", "Arun", "male", "1984-11-30"),
-            ("Mockridge", "Robin", "other", "2012-06-05"),
-        ];
-        for ((id, person), number) in (1..).zip(people).zip(nhs_numbers()) {
-            store.put("Patient", id, fhir::patient(id, &number, person, ORGANISATION));
+        let here = people().into_iter().filter(|person| person.standing.is_here());
+        for (id, person) in (1..).zip(here) {
+            store.put("Patient", id, fhir::patient(id, &person, ORGANISATION));
         }
         for practitioner in [1, 2] {
             store.open_schedule(practitioner, now);
@@ -177,33 +174,6 @@ fn slots_of(day: Date, schedule: u32) -> impl Iterator<Item = Slot> {
     })
 }
 
-/// The NHS numbers of the patients that every practice has, from the range kept for tests.
-#[must_use]
-pub fn nhs_numbers() -> Vec<String> {
-    let bodies = (999_000_001..999_999_999_u32).map(|body| body.to_string());
-    let numbers = bodies.filter_map(|body| Some(format!("{body}{}", check_digit(&body)?)));
-    numbers.take(3).collect()
-}
-
-/// Whether the text is ten digits, the last of which checks the others.
-pub(super) fn is_nhs_number(text: &str) -> bool {
-    let split = text.split_at_checked(9).filter(|_| text.len() == 10);
-    split.is_some_and(|(body, last)| {
-        check_digit(body).is_some_and(|digit| last == digit.to_string())
-    })
-}
-
-/// Spec: modulus 11 with the weights ten to two; no number has ten for its check digit.
-fn check_digit(body: &str) -> Option<u32> {
-    let digits: Option<Vec<u32>> = body.chars().map(|digit| digit.to_digit(10)).collect();
-    let sum: u32 = digits?.iter().zip((2..=10).rev()).map(|(digit, weight)| digit * weight).sum();
-    match 11 - sum % 11 {
-        11 => Some(0),
-        10 => None,
-        digit => Some(digit),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -225,18 +195,6 @@ mod tests {
             let hour = local_time::local(slot.start).hour();
             assert!((9..12).contains(&hour) && slot.start.duration_until(slot.end).as_mins() == 10);
         }
-    }
-
-    #[test]
-    fn nhs_numbers_have_a_check_digit() {
-        assert!(is_nhs_number("9434765919"));
-        assert!(is_nhs_number("9476719931"));
-        for bad in ["9434765918", "943476591", "94347659190", "943476591x", "", "éééééé"] {
-            assert!(!is_nhs_number(bad), "{bad}");
-        }
-        let numbers = nhs_numbers();
-        assert_eq!(numbers.len(), 3);
-        assert!(numbers.iter().all(|number| number.starts_with("999") && is_nhs_number(number)));
     }
 
     #[test]

@@ -84,7 +84,11 @@ impl<'a> Play<'a> {
         let slot = first(&slots.json(), "Slot")?;
         say(format_args!("   a slot at {} is free", text(&slot, "start")));
 
-        let nhs = simulator::nhs_numbers().first().cloned().context("no patient")?;
+        let nhs = simulator::people()
+            .into_iter()
+            .next()
+            .map(|person| person.nhs_number)
+            .context("no patient")?;
         let find =
             format!("/Patient?identifier=https%3A%2F%2Ffhir.nhs.uk%2FId%2Fnhs-number%7C{nhs}");
         let found = self

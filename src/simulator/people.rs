@@ -1,0 +1,129 @@
+//! The invented people whom every practice knows, and those whom only the national register knows.
+
+/// Somebody invented.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Person {
+    /// NHS number, from the range kept for tests.
+    pub nhs_number: String,
+    /// Family name.
+    pub family: &'static str,
+    /// Given name.
+    pub given: &'static str,
+    /// FHIR administrative gender.
+    pub gender: &'static str,
+    /// `yyyy-MM-dd`.
+    pub birth_date: &'static str,
+    /// Where and how they are known.
+    pub standing: Standing,
+}
+
+/// Where and how somebody is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// A patient of the practice.
+    Registered,
+    /// A patient of the practice for a while.
+    Temporary,
+    /// A patient of the practice who has left.
+    Inactive,
+    /// A patient of the practice who has died: no search finds them.
+    Deceased,
+    /// A patient of the practice whose record is sensitive: they are not to be found at all.
+    Sensitive,
+    /// No patient here; the national register knows them, so they can be registered.
+    Unregistered,
+    /// The national register says that they have died.
+    DeceasedElsewhere,
+    /// The national register says that their record is sensitive.
+    SensitiveElsewhere,
+    /// The national register says that this number has been replaced by another.
+    Superseded,
+}
+
+#[rustfmt::skip]
+const PEOPLE: [(&str, &str, &str, &str, Standing); 14] = [
+    ("Testwell", "Mary", "female", "1951-02-14", Standing::Registered),
+    ("Samplefield", "Arun", "male", "1984-11-30", Standing::Registered),
+    ("Mockridge", "Robin", "other", "2012-06-05", Standing::Registered),
+    ("Tempest", "Olive", "female", "1990-04-01", Standing::Temporary),
+    ("Leftwich", "George", "male", "1975-09-19", Standing::Inactive),
+    ("Lateman", "Edith", "female", "1930-01-20", Standing::Deceased),
+    ("Hiddleston", "Peter", "male", "1988-08-08", Standing::Sensitive),
+    ("Newcombe", "Grace", "female", "1999-12-31", Standing::Unregistered),
+    ("Arrivall", "Hugo", "male", "1967-03-03", Standing::Unregistered),
+    ("Incomer", "Ivy", "female", "2001-07-17", Standing::Unregistered),
+    ("Gonely", "Frank", "male", "1941-05-09", Standing::DeceasedElsewhere),
+    ("Veilham", "Nora", "female", "1979-10-10", Standing::SensitiveElsewhere),
+    ("Oldnumber", "Max", "male", "1963-02-02", Standing::Superseded),
+    ("Settler", "June", "female", "1993-06-21", Standing::Unregistered),
+];
+
+/// Everybody, patients first and in the order of their ids.
+#[must_use]
+pub fn people() -> Vec<Person> {
+    let with_number = PEOPLE.iter().zip(nhs_numbers());
+    let person = |(&(family, given, gender, birth_date, standing), nhs_number)| Person {
+        nhs_number,
+        family,
+        given,
+        gender,
+        birth_date,
+        standing,
+    };
+    with_number.map(person).collect()
+}
+
+impl Standing {
+    /// Whether the practice has a record of them.
+    #[must_use]
+    pub const fn is_here(self) -> bool {
+        matches!(
+            self,
+            Self::Registered | Self::Temporary | Self::Inactive | Self::Deceased | Self::Sensitive
+        )
+    }
+}
+
+/// NHS numbers from the range kept for tests, each with its check digit.
+fn nhs_numbers() -> impl Iterator<Item = String> {
+    let bodies = (999_000_001..999_999_999_u32).map(|body| body.to_string());
+    bodies.filter_map(|body| Some(format!("{body}{}", check_digit(&body)?)))
+}
+
+/// Whether the text is ten digits, the last of which checks the others.
+pub(super) fn is_nhs_number(text: &str) -> bool {
+    let split = text.split_at_checked(9).filter(|_| text.len() == 10);
+    split.is_some_and(|(body, last)| {
+        check_digit(body).is_some_and(|digit| last == digit.to_string())
+    })
+}
+
+/// Spec: modulus 11 with the weights ten to two; no number has ten for its check digit.
+fn check_digit(body: &str) -> Option<u32> {
+    let digits: Option<Vec<u32>> = body.chars().map(|digit| digit.to_digit(10)).collect();
+    let sum: u32 = digits?.iter().zip((2..=10).rev()).map(|(digit, weight)| digit * weight).sum();
+    match 11 - sum % 11 {
+        11 => Some(0),
+        10 => None,
+        digit => Some(digit),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nhs_numbers_have_a_check_digit() {
+        assert!(is_nhs_number("9434765919"));
+        assert!(is_nhs_number("9476719931"));
+        for bad in ["9434765918", "943476591", "94347659190", "943476591x", "", "éééééé"] {
+            assert!(!is_nhs_number(bad), "{bad}");
+        }
+        let people = people();
+        assert!(people.iter().all(|person| is_nhs_number(&person.nhs_number)));
+        assert!(people.iter().all(|person| person.nhs_number.starts_with("999")));
+        let here = people.iter().take_while(|person| person.standing.is_here()).count();
+        assert!(people.iter().skip(here).all(|person| !person.standing.is_here()));
+    }
+}
