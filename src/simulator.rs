@@ -2,17 +2,18 @@
 //! own.
 //!
 //! It is small, but honest: what it stores it returns, a slot that is taken answers 409, and so
-//! does an amendment that was made from an old version. It speaks JSON only and forgets everything
-//! when it is dropped. It knows the nouns of the Spine and the catalogue of interactions, and
+//! does an amendment that was made from an old version. It knows the nouns of the Spine and the catalogue of interactions, and
 //! nothing else of this crate. [`sds`] stands in for the directory in the same way.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Method, Response};
 use jiff::Timestamp;
+use serde_json::{Map, Value, json};
 
 use crate::interaction::{self, Interaction};
 use crate::spine::{Asid, OdsCode};
@@ -20,24 +21,37 @@ use crate::spine::{Asid, OdsCode};
 mod appointments;
 mod booking;
 mod change;
+mod disk;
 mod fhir;
+mod format;
 mod foundations;
 mod local_time;
 mod parameters;
 mod people;
-mod practice;
+#[cfg(test)]
+mod profiles;
+mod register;
 mod reply;
 pub mod sds;
+mod seed;
 mod serving;
+mod shape;
 mod slots;
+mod store;
+mod token;
+mod xml;
 #[cfg(test)]
 mod stage;
 
+use disk::Disk;
+use format::Format;
 use parameters::Parameters;
-use practice::Store;
 use reply::{Answer, Fault, Kind};
+use store::Store;
 
+pub use disk::DiskError;
 pub use people::{Person, Standing, people};
+pub use seed::{Seed, SeedError};
 
 /// A practice to be simulated.
 #[derive(Debug, Clone)]
@@ -50,6 +64,19 @@ pub struct Practice {
     pub name: String,
     /// Path of its service root, without a final slash: `/A20047/STU3/1/gpconnect`.
     pub base_path: String,
+    /// Whether it has switched GP Connect off: it answers nothing but its statement.
+    pub switched_off: bool,
+    /// What is in it to begin with.
+    pub seed: Arc<Seed>,
+}
+
+impl Practice {
+    /// A practice with the seed that comes with the simulator.
+    #[must_use]
+    pub fn new(ods: OdsCode, asid: Asid, name: &str, base_path: &str) -> Self {
+        let (name, base_path) = (name.to_owned(), base_path.to_owned());
+        Self { ods, asid, name, base_path, switched_off: false, seed: Arc::default() }
+    }
 }
 
 /// Several practices behind one listener, told apart by their base paths.
@@ -73,8 +100,7 @@ pub struct Received {
 
 /// A practice and its store. One call is judged and carried out under one lock.
 struct Surgery {
-    asid: Asid,
-    base_path: String,
+    practice: Practice,
     store: Mutex<Store>,
 }
 
@@ -85,7 +111,16 @@ struct Call<'a> {
     parameters: Parameters,
     headers: &'a HeaderMap,
     body: &'a [u8],
+    sent: Option<Format>,
     now: Timestamp,
+}
+
+impl Call<'_> {
+    /// The resource that was sent.
+    fn resource(&self) -> Result<Map<String, Value>, Fault> {
+        let unsaid = || Fault::new(Kind::UnsupportedMediaType, "Content-Type is missing");
+        self.sent.ok_or_else(unsaid)?.read(self.body)
+    }
 }
 
 /// Limit: requests that are remembered for [`Provider::received`].
@@ -93,27 +128,74 @@ const RECEIVED_MAX: usize = 100;
 
 impl Provider {
     /// Fills each practice: patients, practitioners, and free slots from the day after `now` on.
+    /// With a file, what is in it already is kept, and whatever changes is in it before it is
+    /// answered.
+    ///
+    /// # Errors
+    /// The file cannot be read or written.
+    pub fn open(
+        practices: Vec<Practice>,
+        file: Option<&Path>,
+        now: Timestamp,
+    ) -> Result<Self, DiskError> {
+        let disk = file.map(Disk::open).transpose()?.map(Arc::new);
+        let open = |practice: Practice| {
+            let store = Store::open(practice.clone(), disk.clone(), now)?;
+            Ok(Surgery { practice, store: Mutex::new(store) })
+        };
+        let mut surgeries = practices.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        surgeries.sort_by_key(|surgery| std::cmp::Reverse(surgery.practice.base_path.len()));
+        Ok(Self { surgeries, received: Mutex::default() })
+    }
+
+    /// The same in memory, forgotten when it is dropped.
     #[must_use]
     pub fn new(practices: Vec<Practice>, now: Timestamp) -> Self {
-        let mut surgeries: Vec<Surgery> = practices
-            .into_iter()
-            .map(|practice| Surgery {
-                store: Mutex::new(Store::seeded(&practice, now)),
-                asid: practice.asid,
-                base_path: practice.base_path,
-            })
-            .collect();
-        surgeries.sort_by_key(|surgery| std::cmp::Reverse(surgery.base_path.len()));
-        Self { surgeries, received: Mutex::default() }
+        // Only a file can fail.
+        Self::open(practices, None, now)
+            .unwrap_or_else(|_| Self { surgeries: Vec::new(), received: Mutex::default() })
+    }
+
+    /// Forgets what has happened at a practice, or at all. How many there were.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn reset(&self, ods: Option<&OdsCode>, now: Timestamp) -> Result<usize, DiskError> {
+        let mut count = 0;
+        for surgery in self.surgeries.iter().filter(|surgery| surgery.is_of(ods)) {
+            lock(&surgery.store).reset(now)?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Every appointment of a practice, or of all, as `{ods, appointment}`.
+    #[must_use]
+    pub fn bookings(&self, ods: Option<&OdsCode>) -> Value {
+        let surgeries = self.surgeries.iter().filter(|surgery| surgery.is_of(ods));
+        let bookings = surgeries.flat_map(|surgery| {
+            let store = lock(&surgery.store);
+            let ods = &surgery.practice.ods;
+            let bookings = store.bookings().values();
+            bookings
+                .map(|booking| json!({ "ods": ods, "appointment": booking.resource }))
+                .collect::<Vec<_>>()
+        });
+        Value::Array(bookings.collect())
     }
 
     /// Answers one request; `now` is when it arrived.
     #[must_use]
     pub fn answer(&self, head: &Parts, body: &[u8], now: Timestamp) -> Response<Bytes> {
         self.remember(head, body);
-        let reply = self.reply(head, body, now).unwrap_or_else(Fault::into_reply);
+        let parameters = Parameters::parse(head.uri.query().unwrap_or_default());
+        let wanted = format::wanted(&head.headers, parameters.as_ref().ok());
+        let format = wanted.as_ref().copied().unwrap_or(Format::Json);
+        let reply = wanted.and_then(|_| self.reply((head, parameters?), body, now));
+        let reply = reply.unwrap_or_else(Fault::into_reply);
         let minimal = head.headers.get_all("prefer").iter().any(|value| value == "return=minimal");
-        reply.into_response(minimal && head.method != Method::GET)
+        let minimal = minimal && head.method != Method::GET;
+        reply.into_response(format, minimal, format::takes_gzip(&head.headers))
     }
 
     /// What arrived last, oldest first, at most 100 requests.
@@ -135,38 +217,55 @@ impl Provider {
         });
     }
 
-    fn reply(&self, head: &Parts, body: &[u8], now: Timestamp) -> Answer {
+    fn reply(
+        &self,
+        (head, parameters): (&Parts, Parameters),
+        body: &[u8],
+        now: Timestamp,
+    ) -> Answer {
         let (surgery, rest) = self
             .find(head.uri.path())
             .ok_or_else(|| Fault::new(Kind::NoRecordFound, "no practice has this path"))?;
         let interaction = surgery.judge(head, rest)?;
-        judge_content_type(head)?;
+        token::judge(&head.headers, interaction, Timestamp::now())?;
+        if surgery.practice.switched_off && !interaction.id.ends_with("rest:read:metadata-1") {
+            return Err(Fault::new(Kind::AccessDenied, "GP Connect is switched off here"));
+        }
         let call = Call {
             interaction,
             id: rest.split('/').nth(2).unwrap_or_default(),
-            parameters: Parameters::parse(head.uri.query().unwrap_or_default())?,
+            parameters,
             headers: &head.headers,
             body,
+            sent: format::sent(&head.headers)?,
             now,
         };
-        perform(&mut lock(&surgery.store), &call)
+        let mut store = lock(&surgery.store);
+        store.roll_on(now).map_err(|error| internal(&error))?;
+        let mut reply = perform(&store, &call)?;
+        store.commit(reply.take_changes()).map_err(|error| internal(&error))?;
+        Ok(reply)
     }
 
     /// The practice whose base path is the longest beginning of `path`, and what follows it.
     fn find<'a>(&self, path: &'a str) -> Option<(&Surgery, &'a str)> {
         self.surgeries.iter().find_map(|surgery| {
-            let rest = path.strip_prefix(surgery.base_path.as_str())?;
+            let rest = path.strip_prefix(surgery.practice.base_path.as_str())?;
             rest.starts_with('/').then_some((surgery, rest))
         })
     }
 }
 
 impl Surgery {
+    fn is_of(&self, ods: Option<&OdsCode>) -> bool {
+        ods.is_none_or(|ods| *ods == self.practice.ods)
+    }
+
     /// Spec: the four headers and a token on every request; the interaction named is the one made.
     fn judge(&self, head: &Parts, rest: &str) -> Result<&'static Interaction, Fault> {
         header(&head.headers, "Ssp-TraceID")?;
         header(&head.headers, "Ssp-From")?;
-        if header(&head.headers, "Ssp-To")? != self.asid.as_str() {
+        if header(&head.headers, "Ssp-To")? != self.practice.asid.as_str() {
             return Err(Fault::bad_request("Ssp-To header does not match ASID of system"));
         }
         let named = header(&head.headers, "Ssp-InteractionID")?;
@@ -184,19 +283,13 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Result<&'a str, Fault> {
         .ok_or_else(|| Fault::bad_request(format!("{name} header missing")))
 }
 
-/// A body that says it is something else than JSON is not looked at.
-fn judge_content_type(head: &Parts) -> Result<(), Fault> {
-    let named = head.headers.get("content-type").and_then(|value| value.to_str().ok());
-    let media = named.and_then(|text| text.split(';').next()).unwrap_or("json").trim();
-    let json = media.to_ascii_lowercase().ends_with("json");
-    if json || head.method == Method::GET {
-        Ok(())
-    } else {
-        Err(Fault::new(Kind::UnsupportedMediaType, "only application/fhir+json is spoken here"))
-    }
+fn internal(error: &DiskError) -> Fault {
+    tracing::error!(%error, "the simulator's store");
+    Fault::new(Kind::Internal, "the store cannot be written")
 }
 
-fn perform(store: &mut Store, call: &Call<'_>) -> Answer {
+/// Answers a call, with what becomes otherwise by it.
+fn perform(store: &Store, call: &Call<'_>) -> Answer {
     let short = call.interaction.id.strip_prefix("urn:nhs:names:services:gpconnect:fhir:");
     match short.unwrap_or_default() {
         "rest:search:slot-1" => slots::search(store, call),
@@ -213,6 +306,7 @@ fn perform(store: &mut Store, call: &Call<'_>) -> Answer {
         "rest:search:patient-1" => foundations::search(store, call, "Patient"),
         "rest:search:practitioner-1" => foundations::search(store, call, "Practitioner"),
         "rest:search:organization-1" => foundations::search(store, call, "Organization"),
+        "operation:gpc.registerpatient-1" => register::register(store, call),
         _ => Err(Fault::new(Kind::NotImplemented, "the simulator does not answer this yet")),
     }
 }
@@ -228,7 +322,7 @@ mod tests {
 
     use serde_json::json;
 
-    use super::stage::{ASID, BASE, Stage, booking_of};
+    use super::stage::{ASID, BASE, Stage, booking_of, claims, code_of, now, practices, token_of};
     use super::*;
 
     #[test]
@@ -285,12 +379,13 @@ mod tests {
     fn every_request_needs_its_headers_and_its_interaction() {
         let stage = Stage::new();
         let id = "urn:nhs:names:services:gpconnect:fhir:rest:read:metadata-1";
+        let bearer = format!("Bearer {}", token_of(&claims(id)));
         let all = [
             ("Ssp-TraceID", "t"),
             ("Ssp-From", "200000000359"),
             ("Ssp-To", ASID),
             ("Ssp-InteractionID", id),
-            ("Authorization", "Bearer x"),
+            ("Authorization", &*bearer),
         ];
         let ask = |path: &str, headers: &[(&str, &str)]| {
             let (status, _, body) = stage.send(Method::GET, path, headers, b"");
@@ -348,11 +443,48 @@ mod tests {
     #[test]
     fn what_is_not_simulated_says_so() {
         let stage = Stage::new();
-        let path = "/Patient/$gpc.registerpatient";
-        let id = "operation:gpc.registerpatient-1";
+        let path = "/Patient/$gpc.getstructuredrecord";
+        let id = "operation:gpc.getstructuredrecord-1";
         let (status, _, body) = stage.ask((Method::POST, id), path, &[], b"{}");
-        assert_eq!(status, 501, "{body}");
-        let xml = [("Content-Type", "application/fhir+xml")];
-        assert_eq!(stage.ask((Method::POST, id), path, &xml, b"<a/>").0, 415);
+        assert!(status == 400 || status == 501, "{body}");
+        let other = [("Content-Type", "text/plain")];
+        let create = (Method::POST, "create:appointment-1");
+        assert_eq!(stage.ask(create, "/Appointment", &other, b"x").0, 415);
+    }
+
+    #[test]
+    fn a_practice_that_is_switched_off_answers_its_statement_alone() {
+        let mut switched_off = practices();
+        switched_off[0].switched_off = true;
+        let stage = Stage::of(Provider::new(switched_off, now()));
+        assert_eq!(stage.get("read:metadata-1", "/metadata").0, 200);
+        let (status, _, body) = stage.get("read:patient-1", "/Patient/1");
+        assert_eq!((status, code_of(&body)), (403, "ACCESS_DENIED"));
+        assert_eq!(stage.elsewhere().get("read:patient-1", "/Patient/1").0, 200);
+    }
+
+    #[test]
+    fn what_has_happened_survives_a_restart_and_a_reset_forgets_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("provider.redb");
+        let open = || Stage::of(Provider::open(practices(), Some(&file), now()).unwrap());
+        let stage = open();
+        let slot = stage.free_slots().remove(0);
+        let (status, _, booked) = stage.book(&booking_of(&[&slot], "1"));
+        assert_eq!(status, 201, "{booked}");
+        let free = stage.free_slots();
+        drop(stage);
+        let stage = open();
+        assert_eq!(stage.free_slots(), free);
+        assert_eq!(stage.get("read:appointment-1", "/Appointment/1").2, booked);
+        assert_eq!(stage.book(&booking_of(&[&slot], "1")).0, 409);
+        assert_eq!(stage.provider.bookings(None).as_array().unwrap().len(), 1);
+        let other = "B82617".parse().unwrap();
+        assert_eq!(stage.provider.reset(Some(&other), now()).unwrap(), 1);
+        assert_eq!(stage.provider.bookings(None).as_array().unwrap().len(), 1);
+        assert_eq!(stage.provider.reset(None, now()).unwrap(), 2);
+        assert_eq!(stage.free_slots().len(), free.len() + 1);
+        drop(stage);
+        assert_eq!(open().get("read:appointment-1", "/Appointment/1").0, 404);
     }
 }

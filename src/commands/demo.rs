@@ -1,10 +1,10 @@
-//! `demo`: a whole world on loopback, and a booking session played through it.
+//! `demo`: a whole world on loopback, and booking sessions played through it.
 //!
 //! A throwaway PKI, simulated practices behind four suppliers' hosts, a directory service and the
-//! proxy; then a consumer searches, books, reads, amends and cancels; then one wrong request of
-//! each kind; then it stays up to be tried.
+//! proxy; then the sessions of the specification's illustrations; then one wrong request of each
+//! kind; then it stays up to be tried.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -20,7 +20,7 @@ use play::Play;
 use world::{Directories, World};
 
 /// How the demonstration is played.
-#[derive(Debug, Clone, Copy, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct Wanted {
     /// End after the play; exit code 0 only if every step answered as it should.
     #[arg(long)]
@@ -28,6 +28,9 @@ pub struct Wanted {
     /// Look practices up in slapd, which must be installed, instead of a stand-in for the SDS API.
     #[arg(long)]
     ldap: bool,
+    /// Write every resource that is answered to this file, one JSON document a line.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
 }
 
 /// Runs the demonstration.
@@ -42,18 +45,19 @@ pub fn run(wanted: Wanted) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(Failure::world)?;
-    let played = runtime.block_on(played(&folder, wanted));
+    let played = runtime.block_on(played(&folder, &wanted));
     if let Err(error) = std::fs::remove_dir_all(&folder) {
         say(format_args!("{} is left behind: {error}", folder.display()));
     }
     played
 }
 
-async fn played(folder: &Path, wanted: Wanted) -> Result<(), Failure> {
+async fn played(folder: &Path, wanted: &Wanted) -> Result<(), Failure> {
     let with = if wanted.ldap { Directories::Ldap } else { Directories::Api };
     let world = World::set_up(folder, with).await?;
     let mut stop = signal(SignalKind::terminate()).map_err(Failure::world)?;
-    let play = Play::new(&world);
+    let record = wanted.record.as_ref().map(std::fs::File::create).transpose();
+    let play = Play::new(&world, record.map_err(Failure::world)?);
     let failed = tokio::select! {
         failed = play.all() => failed.map_err(Failure::World)?,
         _ = tokio::signal::ctrl_c() => return Ok(()),

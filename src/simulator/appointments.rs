@@ -3,8 +3,8 @@
 use jiff::civil::Date;
 
 use super::parameters::{Bound, Parameters};
-use super::practice::{Booking, Store, number};
 use super::reply::{Answer, Fault, Kind, Reply};
+use super::store::{Booking, Store, number};
 use super::{Call, fhir, local_time};
 
 /// Spec: `GET /Appointment/[id]`.
@@ -16,7 +16,7 @@ pub(super) fn read(store: &Store, call: &Call<'_>) -> Answer {
 /// The appointment of this id, as sent.
 pub(super) fn find<'a>(store: &'a Store, id: &str) -> Result<(u32, &'a Booking), Fault> {
     number(id)
-        .and_then(|id| Some((id, store.bookings.get(&id)?)))
+        .and_then(|id| Some((id, store.bookings().get(&id)?)))
         .ok_or_else(|| Fault::new(Kind::NoRecordFound, "no such appointment is known here"))
 }
 
@@ -26,7 +26,7 @@ pub(super) fn of_patient(store: &Store, call: &Call<'_>) -> Answer {
         .filter(|id| store.known("Patient", *id).is_some())
         .ok_or_else(|| Fault::new(Kind::PatientNotFound, "no such patient is known here"))?;
     let (first, last) = range(&call.parameters, local_time::day(call.now))?;
-    let found = store.bookings.values().filter(|booking| {
+    let found = store.bookings().values().filter(|booking| {
         booking.patient == patient && (first..=last).contains(&local_time::day(booking.start))
     });
     Ok(Reply::plain(fhir::bundle(found.map(|booking| booking.resource.clone()))))

@@ -6,40 +6,40 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::practice::{Booking, Schedule, Slot, SlotState, Store, number};
 use super::reply::{Answer, Fault, Kind, Reply, rule};
+use super::seed::Session;
+use super::slots::{Filters, is_released};
+use super::store::{Booking, Change, Slot, SlotState, Store, number};
 use super::{Call, fhir, local_time};
 
 /// Spec: `POST /Appointment`.
-pub(super) fn create(store: &mut Store, call: &Call<'_>) -> Answer {
-    let sent = parse(call.body)?;
+pub(super) fn create(store: &Store, call: &Call<'_>) -> Answer {
+    let sent = call.resource()?;
     judge_form(&sent)?;
     rule(!sent.contains_key("id"), "a new appointment has no id")?;
     let sent = Value::Object(sent);
     rule(fhir::text(&sent, "/status") == Some("booked"), "the status of a booking is booked")?;
-    judge_organisation(&sent)?;
+    let organisation = judge_organisation(&sent)?;
 
     let slots = find_slots(store, &sent)?;
     let (start, end) = judge_times(&sent, &slots, call.now)?;
-    let schedule = slots.first().and_then(|(_, slot)| store.schedules.get(&slot.schedule));
-    let schedule = schedule.ok_or_else(|| Fault::resource("the slot has no schedule"))?;
-    let patient = judge_participants(store, &sent, schedule)?;
+    let asked = slots.first().and_then(|(_, slot)| Some((*slot, store.session(slot.schedule)?)));
+    let asked = asked.ok_or_else(|| Fault::resource("the slot has no schedule"))?;
+    let patient = judge_participants(store, &sent, asked)?;
+    rule(is_released(asked.0, asked.1, call.now), "the slot is not to be booked from outside")?;
+    rule(organisation.fit(asked.1), "the slot is kept for other organisations")?;
     if slots.iter().any(|(_, slot)| slot.state == SlotState::Busy) {
         return Err(Fault::new(Kind::DuplicateRejected, "the slot is no longer free"));
     }
 
     let slots: Vec<u32> = slots.iter().map(|(id, _)| *id).collect();
     let id = store.next_booking();
-    let resource = completed(sent, id, (start, end));
-    store.mark(&slots, SlotState::Busy);
+    let resource = completed(sent.clone(), id, (start, end), asked);
+    let mut changes = store.marked(&slots, SlotState::Busy);
     let kept = Booking { patient, slots, start, version: 1, resource: resource.clone() };
-    store.bookings.insert(id, kept);
-    Ok(Reply::created(resource, format!("Appointment/{id}/_history/1")))
-}
-
-/// Spec: a body that is not JSON is an invalid resource, as the test suite has it.
-pub(super) fn parse(body: &[u8]) -> Result<Map<String, Value>, Fault> {
-    serde_json::from_slice(body).map_err(|_| Fault::resource("the body is not a JSON object"))
+    changes.push(Change::Booking(id, kept));
+    let location = format!("Appointment/{id}/_history/1");
+    Ok(Reply::created(resource, location).with(changes))
 }
 
 /// The elements an appointment may have here. `reason` and `specialty` are not among them.
@@ -78,8 +78,8 @@ pub(super) fn judge_form(sent: &Map<String, Value>) -> Result<(), Fault> {
     )
 }
 
-/// Spec: the booking organisation is contained, and can be called back.
-fn judge_organisation(sent: &Value) -> Result<(), Fault> {
+/// Spec: the booking organisation is contained, and can be called back. Answers who it says to be.
+fn judge_organisation(sent: &Value) -> Result<Filters<'_>, Fault> {
     let extension = fhir::extension(sent, fhir::BOOKING_ORGANISATION);
     let local = extension
         .and_then(|known| fhir::text(known, "/valueReference/reference"))
@@ -99,23 +99,34 @@ fn judge_organisation(sent: &Value) -> Result<(), Fault> {
     let named = fhir::text(organisation, "/name").is_some_and(|name| !name.trim().is_empty());
     rule(named, "the booking organisation has no name")?;
     rule(has("/telecom", "phone"), "the booking organisation has no phone number")?;
-    rule(has("/identifier", fhir::ODS_CODE), "the booking organisation has no ODS code")
+    rule(has("/identifier", fhir::ODS_CODE), "the booking organisation has no ODS code")?;
+    let identifiers = fhir::items(organisation, "/identifier").iter();
+    let codes = identifiers.filter(|known| fhir::text(known, "/system") == Some(fhir::ODS_CODE));
+    let types = fhir::items(organisation, "/type").iter();
+    let types = types.flat_map(|kind| fhir::items(kind, "/coding"));
+    let types = types.filter(|known| fhir::text(known, "/system") == Some(fhir::ORGANISATION_TYPE));
+    Ok(Filters {
+        organisations: codes.filter_map(|known| fhir::text(known, "/value")).collect(),
+        types: types.filter_map(|known| fhir::text(known, "/code")).collect(),
+    })
 }
 
 /// The slots asked for, free or not: adjacent, and of one schedule.
 fn find_slots<'a>(store: &'a Store, sent: &Value) -> Result<Vec<(u32, &'a Slot)>, Fault> {
     let find = |reference: &Value| {
         let id = number(fhir::referred(fhir::text(reference, "/reference")?, "Slot")?)?;
-        Some((id, store.slots.get(&id)?))
+        Some((id, store.slots().get(&id)?))
     };
     let slots: Option<Vec<_>> = fhir::items(sent, "/slot").iter().map(find).collect();
     let slots =
         slots.ok_or_else(|| Fault::resource("a slot reference is not one of a slot here"))?;
     rule(!slots.is_empty(), "an appointment has at least one slot")?;
     let adjacent = slots.iter().zip(slots.iter().skip(1)).all(|((_, before), (_, after))| {
-        before.end == after.start && before.schedule == after.schedule
+        before.end == after.start
+            && before.schedule == after.schedule
+            && before.channel == after.channel
     });
-    rule(adjacent, "the slots are not adjacent slots of one schedule")?;
+    rule(adjacent, "the slots are not adjacent slots of one schedule and delivery channel")?;
     Ok(slots)
 }
 
@@ -139,7 +150,11 @@ fn judge_times(
 }
 
 /// Checks who takes part and answers the patient's id.
-fn judge_participants(store: &Store, sent: &Value, schedule: &Schedule) -> Result<u32, Fault> {
+fn judge_participants(
+    store: &Store,
+    sent: &Value,
+    (slot, session): (&Slot, &Session),
+) -> Result<u32, Fault> {
     let (mut patient, mut located) = (None, false);
     for participant in fhir::items(sent, "/participant") {
         let reference = fhir::text(participant, "/actor/reference").unwrap_or_default();
@@ -149,29 +164,34 @@ fn judge_participants(store: &Store, sent: &Value, schedule: &Schedule) -> Resul
         if let Some(known) = id("Patient").filter(|id| store.known("Patient", *id).is_some()) {
             rule(patient.is_none_or(|other| other == known), "there is more than one patient")?;
             patient = Some(known);
-        } else if id("Location") == Some(schedule.location) {
+        } else if id("Location") == Some(session.location) {
             located = true;
         } else {
-            let right = id("Practitioner") == Some(schedule.practitioner);
+            let right = id("Practitioner") == Some(session.practitioner);
             rule(right, "a participant is not known here or not of the slot's schedule")?;
         }
     }
     rule(located, "no participant is the location of the slot")?;
     let same =
         |name: &str, ours: &Value| fhir::extension(sent, name).is_none_or(|theirs| theirs == ours);
-    let channel = same(fhir::DELIVERY_CHANNEL, &fhir::delivery_channel());
+    let channel = same(fhir::DELIVERY_CHANNEL, &fhir::delivery_channel(slot));
     rule(channel, "the delivery channel is not that of the slot")?;
-    let role = same(fhir::PRACTITIONER_ROLE, &fhir::practitioner_role());
+    let role = same(fhir::PRACTITIONER_ROLE, &fhir::practitioner_role(session));
     rule(role, "the practitioner role is not that of the schedule")?;
     patient.ok_or_else(|| Fault::resource("no participant is a patient"))
 }
 
 /// The appointment as it is kept: what was sent, and what the practice knows besides.
-fn completed(mut sent: Value, id: u32, (start, end): (Timestamp, Timestamp)) -> Value {
+fn completed(
+    mut sent: Value,
+    id: u32,
+    (start, end): (Timestamp, Timestamp),
+    (slot, session): (&Slot, &Session),
+) -> Value {
     let mut extensions = fhir::items(&sent, "/extension").to_vec();
     for (name, ours) in [
-        (fhir::DELIVERY_CHANNEL, fhir::delivery_channel()),
-        (fhir::PRACTITIONER_ROLE, fhir::practitioner_role()),
+        (fhir::DELIVERY_CHANNEL, fhir::delivery_channel(slot)),
+        (fhir::PRACTITIONER_ROLE, fhir::practitioner_role(session)),
     ] {
         if fhir::extension(&sent, name).is_none() {
             extensions.push(ours);
@@ -184,8 +204,8 @@ fn completed(mut sent: Value, id: u32, (start, end): (Timestamp, Timestamp)) -> 
             ("id", json!(id.to_string())),
             ("meta", json!({ "versionId": "1", "profile": [profile] })),
             ("extension", extensions.into()),
-            ("serviceCategory", json!({ "text": fhir::SERVICE_CATEGORY })),
-            ("serviceType", json!([{ "text": fhir::SERVICE_TYPE }])),
+            ("serviceCategory", json!({ "text": session.service_category })),
+            ("serviceType", json!([{ "text": session.service_type }])),
             ("start", json!(local_time::text(start))),
             ("end", json!(local_time::text(end))),
             ("created", json!(created.map(local_time::text))),
@@ -230,7 +250,7 @@ mod tests {
             "In-person"
         );
         assert!(fhir::extension(&booked, fhir::PRACTITIONER_ROLE).is_some());
-        assert_eq!(booked["serviceType"][0]["text"], fhir::SERVICE_TYPE);
+        assert_eq!(booked["serviceType"][0]["text"], "General GP Appointment");
         assert_eq!(booked["contained"], body["contained"]);
     }
 

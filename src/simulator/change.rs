@@ -7,12 +7,12 @@ use http::HeaderMap;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::practice::{Booking, SlotState, Store};
 use super::reply::{Answer, Fault, Kind, Reply, rule};
+use super::store::{Booking, Change, SlotState, Store};
 use super::{Call, appointments, booking, fhir, local_time};
 
 /// Spec: `PUT /Appointment/[id]` with the interaction that amends.
-pub(super) fn amend(store: &mut Store, call: &Call<'_>) -> Answer {
+pub(super) fn amend(store: &Store, call: &Call<'_>) -> Answer {
     let (id, sent) = judge(store, call)?;
     let kept = appointments::find(store, call.id)?.1;
     rule(status(&kept.resource) == Some("booked"), "the appointment has been cancelled")?;
@@ -26,12 +26,12 @@ pub(super) fn amend(store: &mut Store, call: &Call<'_>) -> Answer {
     for name in free {
         set(&mut resource, name, sent.get(name).cloned());
     }
-    keep(store, id, resource)
+    Ok(keep(id, kept, resource, Vec::new()))
 }
 
 /// Spec: `PUT /Appointment/[id]` with the interaction that cancels; the slots are free again by
 /// the time it is answered.
-pub(super) fn cancel(store: &mut Store, call: &Call<'_>) -> Answer {
+pub(super) fn cancel(store: &Store, call: &Call<'_>) -> Answer {
     let (id, mut sent) = judge(store, call)?;
     let kept = appointments::find(store, call.id)?.1;
     rule(status(&sent) == Some("cancelled"), "a cancelled appointment has that status")?;
@@ -44,21 +44,21 @@ pub(super) fn cancel(store: &mut Store, call: &Call<'_>) -> Answer {
         .ok_or_else(|| Fault::parameter("the reason of the cancellation is missing or empty"))?;
 
     // A second cancellation may come after somebody else has booked the slot.
-    if status(&resource) == Some("booked") {
-        let slots = kept.slots.clone();
-        store.mark(&slots, SlotState::Free);
-    }
+    let freed = match status(&resource) {
+        Some("booked") => store.marked(&kept.slots, SlotState::Free),
+        _ => Vec::new(),
+    };
     set(&mut resource, "status", Some(json!("cancelled")));
     if let Some(extensions) = resource.pointer_mut("/extension").and_then(Value::as_array_mut) {
         extensions.push(reason);
     }
-    keep(store, id, resource)
+    Ok(keep(id, kept, resource, freed))
 }
 
 /// The rules both have in common.
 fn judge(store: &Store, call: &Call<'_>) -> Result<(u32, Value), Fault> {
     let (id, kept) = appointments::find(store, call.id)?;
-    let sent: Map<String, Value> = booking::parse(call.body)?;
+    let sent: Map<String, Value> = call.resource()?;
     booking::judge_form(&sent)?;
     let named = sent.get("id").and_then(Value::as_str);
     rule(named == Some(call.id), "the id of the resource is not that of the path")?;
@@ -125,15 +125,14 @@ fn set(resource: &mut Value, name: &str, value: Option<Value>) {
 }
 
 /// Keeps the appointment as its next version.
-fn keep(store: &mut Store, id: u32, mut resource: Value) -> Answer {
-    let unknown = || Fault::new(Kind::NoRecordFound, "no such appointment is known here");
-    let kept = store.bookings.get_mut(&id).ok_or_else(unknown)?;
-    kept.version += 1;
-    if let Some(version) = resource.pointer_mut("/meta/versionId") {
-        *version = json!(kept.version.to_string());
+fn keep(id: u32, kept: &Booking, mut resource: Value, mut changes: Vec<Change>) -> Reply {
+    let version = kept.version + 1;
+    if let Some(meta) = resource.pointer_mut("/meta") {
+        set(meta, "versionId", Some(json!(version.to_string())));
     }
-    kept.resource = resource.clone();
-    Ok(Reply::resource(resource))
+    let kept = Booking { version, resource: resource.clone(), ..kept.clone() };
+    changes.push(Change::Booking(id, kept));
+    Reply::resource(resource).with(changes)
 }
 
 #[cfg(test)]

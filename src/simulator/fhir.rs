@@ -1,24 +1,24 @@
 //! FHIR resources as JSON: how the simulator writes them, and how it looks into those it is sent.
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::people::Person;
-use super::practice::{Schedule, Slot, SlotState};
+use super::people::{Person, Standing};
+use super::seed::{Clinician, Place, Session};
+use super::store::{Slot, SlotState};
 use super::{Practice, local_time};
 
 pub(super) const NHS_NUMBER: &str = "https://fhir.nhs.uk/Id/nhs-number";
 pub(super) const ODS_CODE: &str = "https://fhir.nhs.uk/Id/ods-organization-code";
 pub(super) const SDS_USER: &str = "https://fhir.nhs.uk/Id/sds-user-id";
+const SDS_PROFILE: &str = "https://fhir.nhs.uk/Id/sds-role-profile-id";
 const JOB_ROLES: &str = "https://fhir.nhs.uk/STU3/CodeSystem/CareConnect-SDSJobRoleName-1";
 pub(super) const DELIVERY_CHANNEL: &str = "Extension-GPConnect-DeliveryChannel-2";
 pub(super) const PRACTITIONER_ROLE: &str = "Extension-GPConnect-PractitionerRole-1";
 pub(super) const BOOKING_ORGANISATION: &str = "Extension-GPConnect-BookingOrganisation-1";
+pub(super) const ORGANISATION_TYPE: &str =
+    "https://fhir.nhs.uk/STU3/CodeSystem/GPConnect-OrganisationType-1";
 pub(super) const CANCELLATION_REASON: &str = "Extension-GPConnect-AppointmentCancellationReason-1";
-
-/// What every slot is for.
-pub(super) const SERVICE_TYPE: &str = "General GP Appointment";
-/// What every schedule is.
-pub(super) const SERVICE_CATEGORY: &str = "General GP Surgery";
 
 /// The address of a profile or an extension.
 pub(super) fn profile(name: &str) -> String {
@@ -85,26 +85,31 @@ pub(super) fn organisation(practice: &Practice, id: u32) -> Value {
     begun("Organization", id, 1, "CareConnect-GPC-Organization-1", rest)
 }
 
-pub(super) fn location(practice: &Practice, id: u32, organisation: u32) -> Value {
+pub(super) fn location(place: &Place, id: u32, organisation: u32) -> Value {
     let rest = json!({
         "status": "active",
-        "name": practice.name,
-        "telecom": [{ "system": "phone", "value": "01632 960100", "use": "work" }],
-        "address": { "line": ["1 Example Street"], "city": "Exampleton", "postalCode": "ZZ99 3CZ" },
+        "name": place.name,
+        "telecom": [{ "system": "phone", "value": place.phone, "use": "work" }],
+        "address": { "line": [place.line], "city": place.city, "postalCode": place.postal_code },
         "managingOrganization": { "reference": format!("Organization/{organisation}") },
     });
     begun("Location", id, 1, "CareConnect-GPC-Location-1", rest)
 }
 
-pub(super) fn practitioner(id: u32, family: &str, given: &str) -> Value {
+pub(super) fn practitioner(clinician: &Clinician, id: u32) -> Value {
+    let Clinician { family, given, prefix, sds_user_id, role_profiles } = clinician;
+    let user = json!({ "system": SDS_USER, "value": sds_user_id });
+    let profiles = role_profiles.iter().map(|id| json!({ "system": SDS_PROFILE, "value": id }));
+    let identifiers: Vec<Value> = [user].into_iter().chain(profiles).collect();
     let rest = json!({
-        "identifier": [{ "system": SDS_USER, "value": format!("G{id:07}") }],
-        "name": [{ "use": "usual", "family": family, "given": [given], "prefix": ["Dr"] }],
+        "identifier": identifiers,
+        "name": [{ "use": "usual", "family": family, "given": [given], "prefix": [prefix] }],
     });
     begun("Practitioner", id, 1, "CareConnect-GPC-Practitioner-1", rest)
 }
 
-pub(super) fn patient(id: u32, person: &Person, organisation: u32) -> Value {
+/// A patient as the practice writes one; registered at this time by this organisation.
+pub(super) fn patient(id: u32, person: &Person, (by, at): (u32, Timestamp)) -> Value {
     let verified = json!({
         "url": profile("Extension-CareConnect-GPC-NHSNumberVerificationStatus-1"),
         "valueCodeableConcept": { "coding": [{
@@ -113,56 +118,91 @@ pub(super) fn patient(id: u32, person: &Person, organisation: u32) -> Value {
             "display": "Number present and verified",
         }] },
     });
+    let (kind, display) = match person.standing {
+        Standing::Registered | Standing::Inactive | Standing::Deceased | Standing::Sensitive => {
+            ("R", "Regular")
+        }
+        Standing::Temporary
+        | Standing::Unregistered
+        | Standing::DeceasedElsewhere
+        | Standing::SensitiveElsewhere
+        | Standing::Superseded => ("T", "Temporary"),
+    };
+    let registered = json!({
+        "url": profile("Extension-CareConnect-GPC-RegistrationDetails-1"),
+        "extension": [
+            { "url": "registrationPeriod", "valuePeriod": { "start": local_time::text(at) } },
+            { "url": "registrationType", "valueCodeableConcept": { "coding": [{
+                "system": "https://fhir.nhs.uk/CareConnect-RegistrationType-1",
+                "code": kind,
+                "display": display,
+            }] } },
+        ],
+    });
     let rest = json!({
+        "extension": [registered],
         "identifier": [{ "extension": [verified], "system": NHS_NUMBER, "value": person.nhs_number }],
         "active": true,
         "name": [{ "use": "official", "family": person.family, "given": [person.given] }],
         "gender": person.gender,
         "birthDate": person.birth_date,
-        "managingOrganization": { "reference": format!("Organization/{organisation}") },
+        "managingOrganization": { "reference": format!("Organization/{by}") },
     });
     begun("Patient", id, 1, "CareConnect-GPC-Patient-1", rest)
 }
 
-pub(super) fn delivery_channel() -> Value {
-    json!({ "url": profile(DELIVERY_CHANNEL), "valueCode": "In-person" })
+pub(super) fn delivery_channel(slot: &Slot) -> Value {
+    json!({ "url": profile(DELIVERY_CHANNEL), "valueCode": slot.channel.code() })
 }
 
-pub(super) fn practitioner_role() -> Value {
+pub(super) fn practitioner_role(session: &Session) -> Value {
     json!({
         "url": profile(PRACTITIONER_ROLE),
         "valueCodeableConcept": { "coding": [{
             "system": JOB_ROLES,
-            "code": "R0260",
-            "display": "General Medical Practitioner",
+            "code": session.role,
+            "display": role(&session.role),
         }] },
     })
 }
 
-pub(super) fn schedule(id: u32, schedule: &Schedule) -> Value {
+/// Spec: the names of the roles a schedule may have.
+#[rustfmt::skip]
+fn role(code: &str) -> &'static str {
+    match code {
+        "R0260" => "General Medical Practitioner",
+        "R0270" => "Salaried General Practitioner",
+        "R0600" => "Specialist Nurse Practitioner",
+        "R0610" => "Sister/Charge Nurse",
+        "R0620" => "Staff Nurse",
+        "R0680" => "Community Practitioner",
+        "R0700" => "Community Nurse",
+        "R1480" => "Healthcare Assistant",
+        _ => "Practitioner",
+    }
+}
+
+pub(super) fn schedule(id: u32, session: &Session, (start, end): (Timestamp, Timestamp)) -> Value {
     let rest = json!({
-        "extension": [practitioner_role()],
-        "serviceCategory": { "text": SERVICE_CATEGORY },
+        "extension": [practitioner_role(session)],
+        "serviceCategory": { "text": session.service_category },
         "actor": [
-            { "reference": format!("Location/{}", schedule.location) },
-            { "reference": format!("Practitioner/{}", schedule.practitioner) },
+            { "reference": format!("Location/{}", session.location) },
+            { "reference": format!("Practitioner/{}", session.practitioner) },
         ],
-        "planningHorizon": {
-            "start": local_time::text(schedule.start),
-            "end": local_time::text(schedule.end),
-        },
+        "planningHorizon": { "start": local_time::text(start), "end": local_time::text(end) },
     });
     begun("Schedule", id, 1, "GPConnect-Schedule-1", rest)
 }
 
-pub(super) fn slot(id: u32, slot: &Slot) -> Value {
+pub(super) fn slot(id: u32, slot: &Slot, session: &Session) -> Value {
     let status = match slot.state {
         SlotState::Free => "free",
         SlotState::Busy => "busy",
     };
     let rest = json!({
-        "extension": [delivery_channel()],
-        "serviceType": [{ "text": SERVICE_TYPE }],
+        "extension": [delivery_channel(slot)],
+        "serviceType": [{ "text": session.service_type }],
         "schedule": { "reference": format!("Schedule/{}", slot.schedule) },
         "status": status,
         "start": local_time::text(slot.start),

@@ -4,8 +4,8 @@
 use serde_json::{Value, json};
 
 use super::people::is_nhs_number;
-use super::practice::Store;
 use super::reply::{Answer, Fault, Kind, Reply};
+use super::store::Store;
 use super::{Call, fhir};
 
 /// Spec: the statement is there even when nothing else is.
@@ -86,10 +86,10 @@ mod tests {
     fn resources_are_read_by_id_and_carry_their_version() {
         let stage = Stage::new();
         for (kind, ids, code) in [
-            ("Patient", 7, "PATIENT_NOT_FOUND"),
-            ("Practitioner", 2, "PRACTITIONER_NOT_FOUND"),
+            ("Patient", 4, "PATIENT_NOT_FOUND"),
+            ("Practitioner", 3, "PRACTITIONER_NOT_FOUND"),
             ("Organization", 1, "ORGANISATION_NOT_FOUND"),
-            ("Location", 1, "NO_RECORD_FOUND"),
+            ("Location", 2, "NO_RECORD_FOUND"),
         ] {
             let short = format!("read:{}-1", kind.to_lowercase());
             for id in 1..=ids {
@@ -98,7 +98,7 @@ mod tests {
                 assert_eq!(headers["etag"], "W/\"1\"");
                 assert!(body["meta"]["profile"][0].as_str().unwrap().contains(kind));
             }
-            for id in ["99", "dd", "01"] {
+            for id in ["99", "dd", "01", "5", "6", "7"] {
                 let (status, _, body) = stage.get(&short, &format!("/{kind}/{id}"));
                 assert_eq!((status, code_of(&body)), (404, code), "{kind}/{id}");
             }

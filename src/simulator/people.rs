@@ -1,24 +1,28 @@
 //! The invented people whom every practice knows, and those whom only the national register knows.
 
+use serde::{Deserialize, Serialize};
+
 /// Somebody invented.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Person {
     /// NHS number, from the range kept for tests.
     pub nhs_number: String,
     /// Family name.
-    pub family: &'static str,
+    pub family: String,
     /// Given name.
-    pub given: &'static str,
+    pub given: String,
     /// FHIR administrative gender.
-    pub gender: &'static str,
+    pub gender: String,
     /// `yyyy-MM-dd`.
-    pub birth_date: &'static str,
+    pub birth_date: String,
     /// Where and how they are known.
     pub standing: Standing,
 }
 
 /// Where and how somebody is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Standing {
     /// A patient of the practice.
     Registered,
@@ -40,8 +44,11 @@ pub enum Standing {
     Superseded,
 }
 
+/// Family name, given name, gender, birth date, standing.
+type Row = (&'static str, &'static str, &'static str, &'static str, Standing);
+
 #[rustfmt::skip]
-const PEOPLE: [(&str, &str, &str, &str, Standing); 14] = [
+const PEOPLE: [Row; 14] = [
     ("Testwell", "Mary", "female", "1951-02-14", Standing::Registered),
     ("Samplefield", "Arun", "male", "1984-11-30", Standing::Registered),
     ("Mockridge", "Robin", "other", "2012-06-05", Standing::Registered),
@@ -62,18 +69,24 @@ const PEOPLE: [(&str, &str, &str, &str, Standing); 14] = [
 #[must_use]
 pub fn people() -> Vec<Person> {
     let with_number = PEOPLE.iter().zip(nhs_numbers());
-    let person = |(&(family, given, gender, birth_date, standing), nhs_number)| Person {
+    let person = |(row, nhs_number): (&Row, String)| Person {
         nhs_number,
-        family,
-        given,
-        gender,
-        birth_date,
-        standing,
+        family: row.0.to_owned(),
+        given: row.1.to_owned(),
+        gender: row.2.to_owned(),
+        birth_date: row.3.to_owned(),
+        standing: row.4,
     };
     with_number.map(person).collect()
 }
 
 impl Standing {
+    /// Whether the practice shows its record of them to anybody outside.
+    #[must_use]
+    pub const fn is_to_be_found(self) -> bool {
+        matches!(self, Self::Registered | Self::Temporary)
+    }
+
     /// Whether the practice has a record of them.
     #[must_use]
     pub const fn is_here(self) -> bool {

@@ -1,13 +1,18 @@
 //! What the simulator answers with: a resource, or the reason why there is none.
 
 use std::borrow::Cow;
+use std::io::Write as _;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, ETAG, LOCATION};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, ETAG, LOCATION};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::fhir;
+use super::format::Format;
+use super::store::Change;
 
 /// How every interaction ends.
 pub(super) type Answer = Result<Reply, Fault>;
@@ -18,12 +23,14 @@ pub(super) struct Reply {
     version: Option<String>,
     location: Option<String>,
     body: Value,
+    /// What becomes otherwise by it.
+    changes: Vec<Change>,
 }
 
 impl Reply {
     /// A bundle or another body without a version of its own.
     pub(super) fn plain(body: Value) -> Self {
-        Self { status: StatusCode::OK, version: None, location: None, body }
+        Self { status: StatusCode::OK, version: None, location: None, body, changes: Vec::new() }
     }
 
     /// A resource with its version as the `ETag`.
@@ -37,21 +44,49 @@ impl Reply {
         Self { status: StatusCode::CREATED, location: Some(location), ..Self::resource(body) }
     }
 
+    /// The same, and what becomes otherwise by it.
+    pub(super) fn with(self, changes: Vec<Change>) -> Self {
+        Self { changes, ..self }
+    }
+
+    pub(super) fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
+    }
+
     /// `minimal` leaves the body of a success out.
-    pub(super) fn into_response(self, minimal: bool) -> Response<Bytes> {
+    pub(super) fn into_response(
+        self,
+        format: Format,
+        minimal: bool,
+        gzip: bool,
+    ) -> Response<Bytes> {
         let empty = minimal && self.status.is_success();
-        let body = if empty { Bytes::new() } else { self.body.to_string().into() };
-        let mut response = Response::new(body);
+        let body = if empty { String::new() } else { format.write(&self.body) };
+        let gzipped = if gzip && !empty { zipped(body.as_bytes()) } else { None };
+        let coding = gzipped.as_ref().map(|_| "gzip".to_owned());
+        let mut response = Response::new(gzipped.unwrap_or_else(|| body.into()));
         *response.status_mut() = self.status;
         let tag = self.version.map(|version| format!("W/\"{version}\""));
-        let kind = (!empty).then(|| "application/fhir+json;charset=utf-8".to_owned());
-        for (name, text) in [(CONTENT_TYPE, kind), (ETAG, tag), (LOCATION, self.location)] {
+        let kind = (!empty).then(|| format.content_type().to_owned());
+        for (name, text) in [
+            (CONTENT_TYPE, kind),
+            (CONTENT_ENCODING, coding),
+            (ETAG, tag),
+            (LOCATION, self.location),
+        ] {
             if let Some(value) = text.and_then(|text| HeaderValue::try_from(text).ok()) {
                 response.headers_mut().insert(name, value);
             }
         }
         response
     }
+}
+
+/// The same bytes, compressed.
+fn zipped(body: &[u8]) -> Option<Bytes> {
+    let mut writer = GzEncoder::new(Vec::new(), Compression::default());
+    writer.write_all(body).ok()?;
+    writer.finish().ok().map(Bytes::from)
 }
 
 /// Why there is no resource, with the detail that a developer needs.
@@ -67,6 +102,8 @@ pub(super) enum Kind {
     BadRequest,
     InvalidIdentifierSystem,
     InvalidNhsNumber,
+    InvalidDemographics,
+    AccessDenied,
     OrganisationNotFound,
     PatientNotFound,
     PractitionerNotFound,
@@ -77,6 +114,7 @@ pub(super) enum Kind {
     UnsupportedMediaType,
     InvalidResource,
     InvalidParameter,
+    Internal,
     NotImplemented,
 }
 
@@ -88,6 +126,8 @@ impl Kind {
             Self::BadRequest => (400, "invalid", "BAD_REQUEST", "Submitted request is malformed/invalid."),
             Self::InvalidIdentifierSystem => (400, "value", "INVALID_IDENTIFIER_SYSTEM", "Invalid identifier system"),
             Self::InvalidNhsNumber => (400, "value", "INVALID_NHS_NUMBER", "Invalid NHS number"),
+            Self::InvalidDemographics => (400, "business-rule", "INVALID_PATIENT_DEMOGRAPHICS", "Invalid patient demographics (that is, PDS trace failed)"),
+            Self::AccessDenied => (403, "forbidden", "ACCESS_DENIED", "Access has been denied to process this request"),
             Self::OrganisationNotFound => (404, "not-found", "ORGANISATION_NOT_FOUND", "Organisation record not found"),
             Self::PatientNotFound => (404, "not-found", "PATIENT_NOT_FOUND", "Patient record not found"),
             Self::PractitionerNotFound => (404, "not-found", "PRACTITIONER_NOT_FOUND", "Practitioner record not found"),
@@ -98,6 +138,7 @@ impl Kind {
             Self::UnsupportedMediaType => (415, "invalid", "BAD_REQUEST", "Submitted request is malformed/invalid."),
             Self::InvalidResource => (422, "invalid", "INVALID_RESOURCE", "Submitted resource is not valid."),
             Self::InvalidParameter => (422, "invalid", "INVALID_PARAMETER", "Submitted parameter is not valid."),
+            Self::Internal => (500, "processing", "INTERNAL_SERVER_ERROR", "Unexpected internal server error."),
             Self::NotImplemented => (501, "not-supported", "NOT_IMPLEMENTED", "FHIR resource or operation not implemented at server"),
         }
     }
@@ -118,6 +159,11 @@ impl Fault {
 
     pub(super) fn parameter(diagnostics: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Kind::InvalidParameter, diagnostics)
+    }
+
+    #[cfg(test)]
+    pub(super) fn status(&self) -> u16 {
+        self.kind.row().0
     }
 
     pub(super) fn into_reply(self) -> Reply {
@@ -152,7 +198,8 @@ mod tests {
 
     #[test]
     fn a_fault_is_an_operation_outcome_with_one_coding() {
-        let response = Fault::parameter("why").into_reply().into_response(true);
+        let response =
+            Fault::parameter("why").into_reply().into_response(Format::Json, true, false);
         assert_eq!(response.status(), 422);
         assert_eq!(response.headers()["content-type"], "application/fhir+json;charset=utf-8");
         let body: Value = serde_json::from_slice(response.body()).unwrap();
@@ -164,7 +211,11 @@ mod tests {
     #[test]
     fn a_minimal_answer_keeps_its_headers_and_loses_its_body() {
         let body = json!({ "meta": { "versionId": "4" } });
-        let response = Reply::created(body, "Appointment/9".to_owned()).into_response(true);
+        let response = Reply::created(body, "Appointment/9".to_owned()).into_response(
+            Format::Json,
+            true,
+            false,
+        );
         assert_eq!(response.status(), 201);
         assert_eq!(response.headers()["etag"], "W/\"4\"");
         assert_eq!(response.headers()["location"], "Appointment/9");

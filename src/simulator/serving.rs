@@ -64,7 +64,7 @@ impl Provider {
             Err(fault) if fault.is::<LengthLimitError>() => {
                 Fault::new(Kind::BodyTooLarge, "the body is longer than 1 MiB")
                     .into_reply()
-                    .into_response(false)
+                    .into_response(super::format::Format::Json, false, false)
             }
             Err(_) => return Err(Unread),
         };

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
+use jiff::{Timestamp, ToSpan};
 
 use super::parameters::{Bound, Parameters};
-use super::practice::{Slot, SlotState, Store};
 use super::reply::{Answer, Fault, Reply};
-use super::{Call, fhir};
+use super::seed::Session;
+use super::store::{Slot, SlotState, Store};
+use super::{Call, fhir, local_time};
 
 /// Limit: calendar days between the two ends of a search.
 const DAYS_MAX: i64 = 14;
@@ -16,35 +17,77 @@ const DAYS_MAX: i64 = 14;
 pub(super) fn search(store: &Store, call: &Call<'_>) -> Answer {
     let asked = &call.parameters;
     let range = range(asked)?;
-    let free: Vec<(u32, &Slot)> = store
-        .slots
+    let filters = Filters::of(asked);
+    let free: Vec<(u32, &Slot, &Session)> = store
+        .slots()
         .iter()
         .filter(|(_, slot)| slot.state == SlotState::Free && slot.start > call.now)
         .filter(|(_, slot)| range.0 <= slot.start && slot.end <= range.1)
-        .map(|(id, slot)| (*id, slot))
+        .filter_map(|(id, slot)| Some((*id, slot, store.session(slot.schedule)?)))
+        .filter(|(_, slot, session)| is_released(slot, session, call.now))
+        .filter(|(.., session)| filters.fit(session))
         .collect();
 
-    let schedule_ids: BTreeSet<u32> = free.iter().map(|(_, slot)| slot.schedule).collect();
-    let schedules: Vec<_> =
-        schedule_ids.iter().filter_map(|id| Some((*id, store.schedules.get(id)?))).collect();
+    let schedules: BTreeSet<u32> = free.iter().map(|(_, slot, _)| slot.schedule).collect();
     let included =
         |actor: &str| asked.holds("_include:recurse", &format!("Schedule:actor:{actor}"));
     let mut actors = BTreeSet::new();
-    for (_, schedule) in &schedules {
+    for (.., session) in &free {
         if included("Practitioner") {
-            actors.insert(("Practitioner", schedule.practitioner));
+            actors.insert(("Practitioner", session.practitioner));
         }
         if included("Location") {
-            actors.insert(("Location", schedule.location));
+            actors.insert(("Location", session.location));
         }
     }
 
-    let mut found: Vec<_> = free.iter().map(|(id, slot)| fhir::slot(*id, slot)).collect();
-    found.extend(schedules.iter().map(|(id, schedule)| fhir::schedule(*id, schedule)));
+    let mut found: Vec<_> =
+        free.iter().map(|(id, slot, session)| fhir::slot(*id, slot, session)).collect();
+    found.extend(
+        schedules
+            .iter()
+            .filter_map(|id| Some(fhir::schedule(*id, store.session(*id)?, store.span(*id)?))),
+    );
     found.extend(actors.iter().filter_map(|(kind, id)| store.known(kind, *id)).cloned());
     // Spec: the organisation comes with any slot, whether it was asked for or not.
     found.extend(store.organisation().filter(|_| !free.is_empty()).cloned());
     Ok(Reply::plain(fhir::bundle(found)))
+}
+
+/// Whether a slot may be offered to anybody outside by now.
+pub(super) fn is_released(slot: &Slot, session: &Session, now: Timestamp) -> bool {
+    let released = session.released_days_before.is_none_or(|days| {
+        let first = local_time::day(slot.start).saturating_sub(i32::from(days).days());
+        first <= local_time::day(now)
+    });
+    session.bookable && released
+}
+
+/// Who asks for slots: an organisation, its type, or neither.
+pub(super) struct Filters<'a> {
+    pub(super) organisations: Vec<&'a str>,
+    pub(super) types: Vec<&'a str>,
+}
+
+impl<'a> Filters<'a> {
+    /// Spec: filters of other systems are ignored.
+    fn of(asked: &'a Parameters) -> Self {
+        let all = asked.all("searchFilter");
+        let of = |system: &str| {
+            let parts = all.iter().filter_map(|filter| filter.split_once('|'));
+            parts.filter(|(named, _)| *named == system).map(|(_, code)| code).collect()
+        };
+        Self { organisations: of(fhir::ODS_CODE), types: of(fhir::ORGANISATION_TYPE) }
+    }
+
+    /// Spec: a slot that is kept for somebody is offered to who says to be that somebody.
+    pub(super) fn fit(&self, session: &Session) -> bool {
+        let of_type = session.organisation_types.iter().any(|kept| self.types.contains(&&**kept));
+        let of_code =
+            session.organisations.iter().any(|kept| self.organisations.contains(&kept.as_str()));
+        (session.organisation_types.is_empty() || of_type)
+            && (session.organisations.is_empty() || of_code)
+    }
 }
 
 /// Checks the parameters and answers the instants between which a slot has to lie.
@@ -81,16 +124,48 @@ mod tests {
     fn slots_come_with_what_was_asked_for() {
         let stage = Stage::new();
         let day = format!("{INCLUDED}&start=ge2026-03-26&end=le2026-03-26");
-        assert_eq!(found(&stage, &day).2, [36, 2, 0, 0, 1]);
+        assert_eq!(found(&stage, &day).2, [51, 5, 0, 0, 1]);
         let with_practitioner = format!("{day}&_include:recurse=Schedule:actor:Practitioner");
-        assert_eq!(found(&stage, &with_practitioner).2, [36, 2, 2, 0, 1]);
+        assert_eq!(found(&stage, &with_practitioner).2, [51, 5, 3, 0, 1]);
         let all = format!(
             "{with_practitioner}&_include:recurse=Schedule%3Aactor%3ALocation\
              &_include:recurse=Location:managingOrganization&searchFilter=a%7Cb&unknown=1"
         );
-        assert_eq!(found(&stage, &all).2, [36, 2, 2, 1, 1]);
+        assert_eq!(found(&stage, &all).2, [51, 5, 3, 2, 1]);
         let weekend = format!("{INCLUDED}&start=ge2026-03-28&end=le2026-03-29");
         assert_eq!(found(&stage, &weekend), (200, String::new(), [0; 5]));
+    }
+
+    #[test]
+    fn a_slot_is_kept_for_whom_it_is_kept() {
+        let stage = Stage::new();
+        let types =
+            "searchFilter=https://fhir.nhs.uk/STU3/CodeSystem/GPConnect-OrganisationType-1%7C";
+        let codes = "searchFilter=https://fhir.nhs.uk/Id/ods-organization-code%7C";
+        // Open to all: 48 a day. Kept for urgent care: 3; for A00001: 3; for A00001 as a practice: 3.
+        for (filters, count) in [
+            (String::new(), 48),
+            (format!("&{types}urgent-care"), 51),
+            (format!("&{types}gp-practice"), 48),
+            (format!("&{codes}A00001"), 51),
+            (format!("&{codes}B82617"), 48),
+            (format!("&{codes}A00001&{types}urgent-care"), 54),
+            (format!("&{codes}A00001&{types}gp-practice"), 54),
+            (format!("&{codes}B82617&{types}gp-practice"), 48),
+            ("&searchFilter=https://else.example/%7CA00001".to_owned(), 48),
+        ] {
+            let query = format!("{INCLUDED}&start=ge2026-04-01&end=le2026-04-01{filters}");
+            assert_eq!(found(&stage, &query).2[0], count, "{filters}");
+        }
+    }
+
+    #[test]
+    fn a_slot_under_embargo_is_offered_once_it_is_released() {
+        let stage = Stage::new();
+        let count =
+            |day: &str| found(&stage, &format!("{INCLUDED}&start=ge{day}&end=le{day}")).2[0];
+        // The stage's day is the 25th: two days before the 27th, three before the 30th is a Friday.
+        assert_eq!((count("2026-03-26"), count("2026-03-27"), count("2026-03-30")), (51, 51, 48));
     }
 
     #[test]
@@ -109,8 +184,8 @@ mod tests {
             count("start=ge2026-03-30T09:00:00%2B01:00&end=le2026-03-30T09:10:00%2B01:00"),
             2
         );
-        assert_eq!(count(&format!("{start}&end=le2026-03-26")), 36);
-        assert_eq!(count("start=ge2026-03-20&end=le2026-03-26"), 36, "the past may be asked for");
+        assert_eq!(count(&format!("{start}&end=le2026-03-26")), 51);
+        assert_eq!(count("start=ge2026-03-20&end=le2026-03-26"), 51, "the past may be asked for");
     }
 
     #[test]
@@ -130,7 +205,7 @@ mod tests {
         let path = format!("/Slot?{INCLUDED}&start=ge2026-03-26&end=le2026-03-26");
         let (_, _, body) =
             stage.ask_at("2026-03-26T11:40:00Z", (http::Method::GET, id), &path, b"");
-        assert_eq!(of_type(&body, "Slot").len(), 2);
+        assert_eq!(of_type(&body, "Slot").len(), 2 + 15);
         let slot = stage.free_slots().remove(0);
         let body = booking_of(&[&slot], "1").to_string();
         let create = (http::Method::POST, "create:appointment-1");

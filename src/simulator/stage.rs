@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio_rustls::TlsConnector;
 
 use super::{Practice, Provider};
+use crate::interaction;
 
 pub(super) const ASID: &str = "200000000360";
 pub(super) const BASE: &str = "/A20047/STU3/1/gpconnect";
@@ -31,11 +32,9 @@ pub(super) struct Stage {
 
 pub(super) fn practices() -> Vec<Practice> {
     [("A20047", ASID, BASE), ("B82617", OTHER_ASID, OTHER_BASE)]
-        .map(|(ods, asid, base)| Practice {
-            ods: ods.parse().unwrap(),
-            asid: asid.parse().unwrap(),
-            name: format!("Surgery {ods}"),
-            base_path: base.to_owned(),
+        .map(|(ods, asid, base)| {
+            let name = format!("Surgery {ods}");
+            Practice::new(ods.parse().unwrap(), asid.parse().unwrap(), &name, base)
         })
         .into()
 }
@@ -46,8 +45,11 @@ pub(super) fn now() -> Timestamp {
 
 impl Stage {
     pub(super) fn new() -> Self {
-        let provider = Arc::new(Provider::new(practices(), now()));
-        Self { provider, base: BASE, asid: ASID }
+        Self::of(Provider::new(practices(), now()))
+    }
+
+    pub(super) fn of(provider: Provider) -> Self {
+        Self { provider: Arc::new(provider), base: BASE, asid: ASID }
     }
 
     /// The second practice of the same provider.
@@ -114,9 +116,11 @@ impl Stage {
             ("Ssp-TraceID", "09a01679-2564-0fb4-5129-aecc81ea2706"),
             ("Ssp-From", "200000000359"),
             ("Ssp-To", self.asid),
-            ("Ssp-InteractionID", &*id.leak()),
-            ("Authorization", "Bearer e30.e30."),
+            ("Ssp-InteractionID", &*id.clone().leak()),
+            ("Authorization", &*format!("Bearer {}", token(&id)).leak()),
+            ("Content-Type", "application/fhir+json"),
         ];
+        headers.retain(|(name, _)| !more.iter().any(|(other, _)| other == name));
         headers.extend(more);
         headers
     }
@@ -165,6 +169,44 @@ impl Stage {
         }));
         changed
     }
+}
+
+/// The claims of a good token for an interaction, made now: tokens are judged by the real clock.
+pub(super) fn claims(id: &str) -> Value {
+    let iat = Timestamp::now().as_second();
+    let scope = interaction::by_id(id).map_or("organization/*.read", |known| known.scope);
+    json!({
+        "iss": "https://consumer.example.nhs.uk/",
+        "sub": "1",
+        "aud": "https://provider.example.nhs.uk/",
+        "iat": iat,
+        "exp": iat + 300,
+        "reason_for_request": "directcare",
+        "requested_scope": scope,
+        "requesting_device": { "resourceType": "Device", "id": "1", "model": "m", "version": "1" },
+        "requesting_organization": {
+            "resourceType": "Organization",
+            "id": "1",
+            "identifier": [{ "system": "https://fhir.nhs.uk/Id/ods-organization-code", "value": "A00001" }],
+            "name": "Hub",
+        },
+        "requesting_practitioner": {
+            "resourceType": "Practitioner",
+            "id": "1",
+            "identifier": [{ "system": "https://fhir.nhs.uk/Id/sds-user-id", "value": "111222333444" }],
+            "name": [{ "family": "Testname" }],
+        },
+    })
+}
+
+/// An unsigned token with these claims.
+pub(super) fn token_of(claims: &Value) -> String {
+    let part = |text: &str| base64_simd::URL_SAFE_NO_PAD.encode_to_string(text);
+    format!("{}.{}.", part(r#"{"alg":"none","typ":"JWT"}"#), part(&claims.to_string()))
+}
+
+fn token(id: &str) -> String {
+    token_of(&claims(id))
 }
 
 /// The resources of one type in a bundle.

@@ -1,22 +1,30 @@
-//! The play: a booking session, then one wrong request of each kind.
+//! The play: booking sessions, then one wrong request of each kind.
 
-use anyhow::Context as _;
+use std::fs::File;
+use std::io::Write as _;
+use std::sync::{Mutex, PoisonError};
+
 use http::Method;
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::super::say;
 use super::consumer::{Consumer, Heard};
-use super::world::{CLINIC, CLINIC_ODS, CLOSED, HUB, HUB_ODS, Listed, PRACTICES, World};
+use super::world::{HUB, HUB_ODS, Listed, NIGHT, NIGHT_ODS, World};
 use crate::claims;
 use crate::interaction;
-use crate::simulator;
 
-const REST: &str = "urn:nhs:names:services:gpconnect:fhir:rest:";
+mod resources;
+mod sessions;
+mod wrong;
+
+const FHIR: &str = "urn:nhs:names:services:gpconnect:fhir:";
 
 /// The play, with its actors.
 pub(super) struct Play<'a> {
     world: &'a World,
+    /// Where answers are kept.
+    record: Option<Mutex<File>>,
 }
 
 /// A request, right in everything that is not said to be otherwise.
@@ -34,6 +42,8 @@ struct Ask<'a> {
     audience: Option<&'a str>,
     method: Option<Method>,
     root: Option<String>,
+    /// Named by its ODS code: the proxy finds the root.
+    by_code: bool,
 }
 
 impl<'a> Ask<'a> {
@@ -51,104 +61,37 @@ impl<'a> Ask<'a> {
             audience: None,
             method: None,
             root: None,
+            by_code: false,
         }
+    }
+
+    /// The same, asked by the out-of-hours service.
+    fn at_night(self) -> Self {
+        Self { actor: "night", from: NIGHT, ods: NIGHT_ODS, ..self }
     }
 }
 
 impl<'a> Play<'a> {
-    pub(super) const fn new(world: &'a World) -> Self {
-        Self { world }
+    pub(super) fn new(world: &'a World, record: Option<File>) -> Self {
+        Self { world, record: record.map(Mutex::new) }
     }
 
     /// Plays everything; answers how many steps did not go as they should.
     pub(super) async fn all(&self) -> anyhow::Result<usize> {
-        say("A booking session, through the proxy, as a consumer over mutual TLS");
-        let session = self.session().await;
-        if let Err(error) = &session {
-            say(format_args!("   the session broke off: {error:#}"));
-        }
+        say(
+            "Booking sessions, through the proxy, as consumers over mutual TLS. Whatever a practice answers has",
+        );
+        say(
+            "passed: certificate, ASID, interaction, token, receiver, service root, audience, agreement.",
+        );
+        let sessions = self.sessions().await;
         say("\nOne wrong request of each kind");
-        let wrong = self.wrong_requests().await?;
-        Ok(wrong + usize::from(session.is_err()))
-    }
-
-    async fn session(&self) -> anyhow::Result<()> {
-        let [practice, ..] = &PRACTICES;
-        let (today, until) = dates();
-        let search = format!(
-            "/Slot?status=free&start=ge{today}&end=le{until}&_include=Slot:schedule&_include:recurse=Schedule:actor:Location"
-        );
-        let slots = self
-            .step("search for free slots", &Ask::new(practice, "search:slot-1", &search), 200)
-            .await?;
-        let slot = first(&slots.json(), "Slot")?;
-        say(format_args!("   a slot at {} is free", text(&slot, "start")));
-
-        let nhs = simulator::people()
-            .into_iter()
-            .next()
-            .map(|person| person.nhs_number)
-            .context("no patient")?;
-        let find =
-            format!("/Patient?identifier=https%3A%2F%2Ffhir.nhs.uk%2FId%2Fnhs-number%7C{nhs}");
-        let found = self
-            .step("find the patient", &Ask::new(practice, "search:patient-1", find), 200)
-            .await?;
-        let patient = first(&found.json(), "Patient")?;
-
-        let mut book = Ask::new(practice, "create:appointment-1", "/Appointment");
-        book.body = booking(&slot, &patient, &first(&slots.json(), "Location")?).to_string();
-        let booked = self.step("book", &book, 201).await?;
-        let id = text(&booked.json(), "id");
-
-        self.step("book the same slot again: it is taken", &book, 409).await?;
-
-        let list = format!(
-            "/Patient/{}/Appointment?start=ge{today}&start=le{until}",
-            text(&patient, "id")
-        );
-        self.step(
-            "retrieve the patient's appointments",
-            &Ask::new(practice, "search:patient_appointments-1", list),
-            200,
-        )
-        .await?;
-
-        let at = format!("/Appointment/{id}");
-        let mut amend = Ask::new(practice, "update:appointment-1", &at);
-        let mut resource = booked.json();
-        set(&mut resource, "description", json!("Amended: the patient uses a wheelchair"));
-        amend.body = resource.to_string();
-        amend.extra = vec![("If-Match", booked.header("etag").to_owned())];
-        let amended = self.step("amend it, from the version just read", &amend, 200).await?;
-        self.step("amend from the old version: refused", &amend, 409).await?;
-
-        let read =
-            self.step("read it", &Ask::new(practice, "read:appointment-1", &at), 200).await?;
-        say(format_args!("   description: {}", text(&read.json(), "description")));
-
-        let mut cancel = Ask::new(practice, "cancel:appointment-1", &at);
-        cancel.body = cancelled(amended.json()).to_string();
-        cancel.extra = vec![("If-Match", amended.header("etag").to_owned())];
-        self.step("cancel it", &cancel, 200).await?;
-
-        let again =
-            self.step("search again", &Ask::new(practice, "search:slot-1", &search), 200).await?;
-        let wanted = text(&slot, "id");
-        let free = resources(&again.json(), "Slot").iter().any(|slot| text(slot, "id") == wanted);
-        anyhow::ensure!(free, "the slot is not free again");
-        say("   the slot is free again");
-
-        for other in PRACTICES.iter().skip(1) {
-            let ask = Ask::new(other, "read:metadata-1", "/metadata");
-            self.step(&format!("ask {}, at {}", other.name, other.host()), &ask, 200).await?;
-        }
-        Ok(())
+        Ok(sessions + self.wrong_requests().await?)
     }
 
     /// Sends one request and expects the provider's answer.
     async fn step(&self, what: &str, ask: &Ask<'_>, status: u16) -> anyhow::Result<Heard> {
-        say(format_args!("\n-> {what}"));
+        say(format_args!("-> {what}"));
         let heard = self.send(ask).await?;
         anyhow::ensure!(
             heard.status == status && heard.token().is_none(),
@@ -156,16 +99,13 @@ impl<'a> Play<'a> {
             heard.status,
             String::from_utf8_lossy(&heard.body)
         );
-        say(format_args!(
-            "<- {} from {}; passed: certificate, ASID, interaction, token, receiver, service root, audience, agreement",
-            heard.status, ask.practice.name
-        ));
+        say(format_args!("<- {} from {}", heard.status, ask.practice.name));
         Ok(heard)
     }
 
     async fn wrong_requests(&self) -> anyhow::Result<usize> {
         let mut failed = 0;
-        for (what, ask, token) in wrong(self.world.strangers_token()) {
+        for (what, ask, token) in wrong::requests(self.world.strangers_token()) {
             let heard = self.send_quietly(&ask).await?;
             let issue = heard.json();
             let display = issue.pointer("/issue/0/details/coding/0/display");
@@ -187,7 +127,11 @@ impl<'a> Play<'a> {
         say(format_args!(
             "   {} /{}{}",
             method(ask),
-            ask.practice.root(),
+            if ask.by_code {
+                format!("{}/STU3/1/gpconnect", ask.practice.ods)
+            } else {
+                ask.practice.root()
+            },
             ask.path.split('?').next().unwrap_or_default()
         ));
         self.send_quietly(ask).await
@@ -195,7 +139,7 @@ impl<'a> Play<'a> {
 
     async fn send_quietly(&self, ask: &Ask<'_>) -> anyhow::Result<Heard> {
         let root = ask.practice.root();
-        let id = format!("{REST}{}", ask.interaction);
+        let id = id(ask);
         let scope = interaction::by_id(&id).map_or("", |interaction| interaction.scope);
         let audience = ask.audience.unwrap_or(&root);
         let now_s = Timestamp::now().as_second();
@@ -213,8 +157,20 @@ impl<'a> Play<'a> {
             headers.push(("Content-Type", "application/fhir+json;charset=utf-8".to_owned()));
         }
         headers.extend(ask.extra.iter().cloned());
-        let target = format!("/{}{}", ask.root.as_ref().unwrap_or(&root), ask.path);
-        self.actor(ask.actor)?.call(method(ask), &target, &headers, &ask.body).await
+        let target = match ask.by_code {
+            true => format!("/{}/STU3/1/gpconnect{}", ask.practice.ods, ask.path),
+            false => format!("/{}{}", ask.root.as_ref().unwrap_or(&root), ask.path),
+        };
+        let actor = self.actor(ask.actor)?;
+        let heard = actor.call(method(ask), &target, &headers, &ask.body).await?;
+        self.keep(&heard)?;
+        Ok(heard)
+    }
+
+    fn keep(&self, heard: &Heard) -> anyhow::Result<()> {
+        let Some(record) = &self.record else { return Ok(()) };
+        let mut record = record.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(writeln!(record, "{}", heard.json())?)
     }
 
     fn actor(&self, name: &str) -> anyhow::Result<Consumer> {
@@ -225,141 +181,19 @@ impl<'a> Play<'a> {
     }
 }
 
-/// What is wrong, the request, the token it is refused with.
-#[expect(clippy::too_many_lines, reason = "one row a wrong request: it is a table")]
-fn wrong(strangers_token: &'static str) -> Vec<(&'static str, Ask<'static>, &'static str)> {
-    let [practice, other, ..] = &PRACTICES;
-    let (today, until) = dates();
-    let search = format!("/Slot?status=free&start=ge{today}&end=le{until}&_include=Slot:schedule");
-    let slots = || Ask::new(practice, "search:slot-1", search.clone());
-    vec![
-        ("no client certificate", Ask { actor: "", ..slots() }, "certificate_missing"),
-        (
-            "a certificate nobody is registered with",
-            Ask { actor: "stranger", ..slots() },
-            strangers_token,
-        ),
-        (
-            "a method that is not taken",
-            Ask { method: Some(Method::DELETE), ..slots() },
-            "method_not_allowed",
-        ),
-        ("no Ssp-From", Ask { without: "Ssp-From", ..slots() }, "from_missing"),
-        ("an ASID nobody has", Ask { from: "200000009999", ..slots() }, "sender_unknown"),
-        ("somebody else's ASID", Ask { from: CLINIC, ..slots() }, "sender_not_certificates"),
-        (
-            "an interaction that does not fit the path",
-            Ask { interaction: "read:metadata-1", ..slots() },
-            "interaction_path",
-        ),
-        ("no token", Ask { without: "Authorization", ..slots() }, "token_missing"),
-        (
-            "an interaction the sender is not registered for",
-            Ask {
-                actor: "clinic",
-                from: CLINIC,
-                ods: CLINIC_ODS,
-                ..Ask::new(practice, "read:metadata-1", "/metadata")
-            },
-            "sender_not_registered",
-        ),
-        (
-            "a token for another organisation",
-            Ask { ods: CLINIC_ODS, ..slots() },
-            "organisation_mismatch",
-        ),
-        (
-            "another practice's service root",
-            Ask { root: Some(other.root()), ..slots() },
-            "target_not_receivers",
-        ),
-        (
-            "a token for another audience",
-            Ask { audience: Some("https://authorize.fhir.nhs.net/token"), ..slots() },
-            "audience_mismatch",
-        ),
-        (
-            "no agreement between the two",
-            Ask { actor: "clinic", from: CLINIC, ods: CLINIC_ODS, ..slots() },
-            "no_agreement",
-        ),
-        (
-            "a practice where nobody answers",
-            Ask::new(&CLOSED, "read:metadata-1", "/metadata"),
-            "provider_not_reached",
-        ),
-    ]
+fn id(ask: &Ask<'_>) -> String {
+    let kind = if ask.interaction.starts_with("operation:") { "" } else { "rest:" };
+    format!("{FHIR}{kind}{}", ask.interaction)
 }
 
 fn method(ask: &Ask<'_>) -> Method {
-    let id = format!("{REST}{}", ask.interaction);
+    let id = id(ask);
     let usual = interaction::by_id(&id).map_or(Method::GET, |known| known.method.clone());
     ask.method.clone().unwrap_or(usual)
 }
 
+/// The fortnight that is searched.
 fn dates() -> (jiff::civil::Date, jiff::civil::Date) {
     let today = Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
     (today, today.saturating_add(jiff::Span::new().days(13)))
-}
-
-fn resources(bundle: &Value, kind: &str) -> Vec<Value> {
-    let entries = bundle.get("entry").and_then(Value::as_array).cloned().unwrap_or_default();
-    let resources = entries.into_iter().filter_map(|entry| entry.get("resource").cloned());
-    resources.filter(|resource| text(resource, "resourceType") == kind).collect()
-}
-
-fn first(bundle: &Value, kind: &str) -> anyhow::Result<Value> {
-    resources(bundle, kind).into_iter().next().with_context(|| format!("no {kind} in the answer"))
-}
-
-fn text(resource: &Value, member: &str) -> String {
-    resource.get(member).and_then(Value::as_str).unwrap_or_default().to_owned()
-}
-
-fn set(resource: &mut Value, member: &str, value: Value) {
-    if let Some(members) = resource.as_object_mut() {
-        members.insert(member.to_owned(), value);
-    }
-}
-
-const PROFILES: &str = "https://fhir.nhs.uk/STU3/StructureDefinition/";
-
-fn booking(slot: &Value, patient: &Value, location: &Value) -> Value {
-    let participant = |kind: &str, resource: &Value| json!({"actor": {"reference": format!("{kind}/{}", text(resource, "id"))}, "status": "accepted"});
-    json!({
-        "resourceType": "Appointment",
-        "meta": {"profile": [format!("{PROFILES}GPConnect-Appointment-1")]},
-        "contained": [{
-            "resourceType": "Organization",
-            "id": "1",
-            "meta": {"profile": [format!("{PROFILES}CareConnect-GPC-Organization-1")]},
-            "identifier": [{"system": "https://fhir.nhs.uk/Id/ods-organization-code", "value": HUB_ODS}],
-            "name": "Urgent care hub",
-            "telecom": [{"system": "phone", "value": "0300 000 0000"}]
-        }],
-        "extension": [{
-            "url": format!("{PROFILES}Extension-GPConnect-BookingOrganisation-1"),
-            "valueReference": {"reference": "#1"}
-        }],
-        "status": "booked",
-        "description": "Follow-up after a call to the hub",
-        "start": text(slot, "start"),
-        "end": text(slot, "end"),
-        "slot": [{"reference": format!("Slot/{}", text(slot, "id"))}],
-        "created": Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S+00:00").to_string(),
-        "participant": [participant("Patient", patient), participant("Location", location)]
-    })
-}
-
-fn cancelled(mut appointment: Value) -> Value {
-    set(&mut appointment, "status", json!("cancelled"));
-    let reason = json!({
-        "url": format!("{PROFILES}Extension-GPConnect-AppointmentCancellationReason-1"),
-        "valueString": "The patient feels better"
-    });
-    match appointment.get_mut("extension").and_then(Value::as_array_mut) {
-        Some(extensions) => extensions.push(reason),
-        None => set(&mut appointment, "extension", json!([reason])),
-    }
-    appointment
 }

@@ -28,6 +28,10 @@ pub(super) const HUB_ODS: &str = "A00001";
 /// Registered, but without an agreement and for few interactions.
 pub(super) const CLINIC: &str = "200000000360";
 pub(super) const CLINIC_ODS: &str = "A00002";
+/// Registered like the hub, and agreed with.
+pub(super) const NIGHT: &str = "200000000362";
+pub(super) const NIGHT_ODS: &str = "A00003";
+const NIGHT_NAME: &str = "night.example.nhs.uk";
 const HUB_NAME: &str = "hub.example.nhs.uk";
 const CLINIC_NAME: &str = "clinic.example.nhs.uk";
 const GATEWAY_NAME: &str = "gateway.ssp.example.nhs.uk";
@@ -194,6 +198,7 @@ async fn prepare(
         ("gateway", Leaf::named(GATEWAY_NAME)),
         ("hub", Leaf::named(HUB_NAME)),
         ("clinic", Leaf::named(CLINIC_NAME)),
+        ("night", Leaf::named(NIGHT_NAME)),
         ("stranger", Leaf::named("stranger.example.nhs.uk")),
     ];
     for (file, leaf) in leaves {
@@ -259,12 +264,7 @@ fn hosts(addresses: &[SocketAddr]) -> String {
 }
 
 fn practice(listed: &Listed) -> anyhow::Result<Practice> {
-    Ok(Practice {
-        ods: listed.ods.parse()?,
-        asid: listed.asid.parse()?,
-        name: listed.name.to_owned(),
-        base_path: listed.path.to_owned(),
-    })
+    Ok(Practice::new(listed.ods.parse()?, listed.asid.parse()?, listed.name, listed.path))
 }
 
 /// The stand-in for SDS demands nothing but its key.
@@ -304,7 +304,9 @@ fn directory() -> String {
          ods = \"{HUB_ODS}\"\ninteractions = [\"appointments\", \"foundations\"]\n\n\
          [[consumer]]\nname = \"Walk-in clinic\"\nasids = [\"{CLINIC}\"]\ncertificate-names = [\"{CLINIC_NAME}\"]\n\
          ods = \"{CLINIC_ODS}\"\ninteractions = [\"urn:nhs:names:services:gpconnect:fhir:rest:search:slot-1\"]\n\n\
-         [[agreement]]\nfrom = [\"{HUB}\"]\nto = \"every-practice\"\n"
+         [[consumer]]\nname = \"Out-of-hours service\"\nasids = [\"{NIGHT}\"]\ncertificate-names = [\"{NIGHT_NAME}\"]\n\
+         ods = \"{NIGHT_ODS}\"\ninteractions = [\"appointments\", \"foundations\"]\n\n\
+         [[agreement]]\nfrom = [\"{HUB}\", \"{NIGHT}\"]\nto = \"every-practice\"\n"
     )
 }
 

@@ -1,0 +1,218 @@
+//! `simulate provider`: practices on a listener of their own, for whoever tests against them.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, anyhow};
+use jiff::Timestamp;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use serde::Deserialize;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Failure, say};
+use crate::config::{Log, LogFormat, LogLevel};
+use crate::simulator::{Practice, Provider, Seed, Serving};
+use crate::spine::{Asid, CertificateName, OdsCode};
+use crate::tls::KeyPair;
+
+/// What is simulated.
+#[derive(Debug, clap::Subcommand)]
+pub enum Wanted {
+    /// A GP Connect provider: practices with patients, slots and appointments.
+    Provider {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+        /// Keep everything in memory, whatever the configuration says, and forget it at the end.
+        #[arg(long)]
+        memory: bool,
+    },
+}
+
+/// A provider, as configured.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Settings {
+    /// Where it listens. Not for a network: there is nobody real in it, and no secret either.
+    #[serde(default = "address")]
+    address: SocketAddr,
+    /// Where what happens is kept; in memory without it.
+    store: Option<PathBuf>,
+    /// Whether it may be steered under `/_simulator/`.
+    #[serde(default = "yes")]
+    control: bool,
+    /// TLS; without it, plain HTTP.
+    tls: Option<Tls>,
+    #[serde(rename = "practice")]
+    practices: Vec<Simulated>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Tls {
+    certificate: KeyPair,
+    /// Authorities that issue the proxy's certificate; without any, none is asked for.
+    #[serde(default)]
+    authorities: Vec<PathBuf>,
+    /// Names of which the proxy's certificate must have one.
+    #[serde(default)]
+    peers: Vec<CertificateName>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Simulated {
+    ods: OdsCode,
+    asid: Asid,
+    name: String,
+    /// Path of its service root, without a final slash.
+    base_path: String,
+    #[serde(default)]
+    switched_off: bool,
+    /// What is in it to begin with; the simulator's own without it.
+    seed: Option<PathBuf>,
+}
+
+const fn address() -> SocketAddr {
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9443)
+}
+
+const fn yes() -> bool {
+    true
+}
+
+/// Simulates until SIGTERM or SIGINT.
+///
+/// # Errors
+/// The configuration cannot be used, the store cannot be opened, or the address is in use.
+pub fn run(wanted: Wanted) -> Result<(), Failure> {
+    let Wanted::Provider { config, memory } = wanted;
+    super::serve::log(&Log { format: LogFormat::Human, level: LogLevel::Info });
+    let settings = Settings::load(&config).map_err(Failure::Configuration)?;
+    let serving = settings.serving().map_err(Failure::Configuration)?;
+    let practices = settings.practices().map_err(Failure::Configuration)?;
+    let store = settings.store.as_deref().filter(|_| !memory);
+    let provider =
+        Provider::open(practices, store, Timestamp::now()).map_err(Failure::configuration)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(Failure::world)?;
+    runtime.block_on(settings.serve(Arc::new(provider), serving))
+}
+
+impl Settings {
+    fn load(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let mut settings: Self =
+            toml::from_str(&text).with_context(|| path.display().to_string())?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        for file in settings.paths_mut() {
+            *file = folder.join(&file);
+        }
+        Ok(settings)
+    }
+
+    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
+        let mut paths: Vec<&mut PathBuf> = self.store.iter_mut().collect();
+        if let Some(tls) = &mut self.tls {
+            paths.extend([&mut tls.certificate.chain, &mut tls.certificate.key]);
+            paths.extend(&mut tls.authorities);
+        }
+        paths.extend(self.practices.iter_mut().filter_map(|practice| practice.seed.as_mut()));
+        paths
+    }
+
+    fn practices(&self) -> anyhow::Result<Vec<Practice>> {
+        let practice = |simulated: &Simulated| {
+            let Simulated { ods, asid, name, base_path, switched_off, seed } = simulated;
+            anyhow::ensure!(
+                base_path.starts_with('/') && !base_path.ends_with('/'),
+                "base-path {base_path:?} begins with a slash and does not end with one"
+            );
+            let mut practice = Practice::new(ods.clone(), asid.clone(), name, base_path);
+            practice.switched_off = *switched_off;
+            if let Some(path) = seed {
+                let text = std::fs::read_to_string(path).context(path.display().to_string())?;
+                let seed = Seed::parse(&text).with_context(|| path.display().to_string())?;
+                practice.seed = Arc::new(seed);
+            }
+            Ok(practice)
+        };
+        let practices = self.practices.iter().map(practice).collect::<anyhow::Result<Vec<_>>>()?;
+        for (at, practice) in practices.iter().enumerate() {
+            let mut others = practices.iter().skip(at + 1);
+            let twin = |other: &Practice| {
+                other.ods == practice.ods || other.base_path == practice.base_path
+            };
+            anyhow::ensure!(!others.any(twin), "practice {} stands there twice", practice.ods);
+        }
+        Ok(practices)
+    }
+
+    fn serving(&self) -> anyhow::Result<Serving> {
+        let tls = self.tls.as_ref().map(Tls::config).transpose()?;
+        let peers = self.tls.as_ref().map(|tls| tls.peers.clone()).unwrap_or_default();
+        Ok(Serving { tls, peers, control: self.control })
+    }
+
+    async fn serve(self, provider: Arc<Provider>, serving: Serving) -> Result<(), Failure> {
+        let mut stop = signal(SignalKind::terminate()).map_err(Failure::world)?;
+        let listener = TcpListener::bind(self.address)
+            .await
+            .with_context(|| format!("cannot listen on {}", self.address))
+            .map_err(Failure::World)?;
+        let address = listener.local_addr().map_err(Failure::world)?;
+        let scheme = if serving.tls.is_some() { "https" } else { "http" };
+        for practice in &self.practices {
+            let Simulated { ods, asid, name, base_path, .. } = practice;
+            say(format_args!("{ods} {name}, ASID {asid}: {scheme}://{address}{base_path}"));
+        }
+        let told = async move {
+            tokio::select! {
+                _ = stop.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        };
+        provider.serve(listener, serving, told).await;
+        Ok(())
+    }
+}
+
+impl Tls {
+    /// Who has no certificate is let in here, and told so in words.
+    fn config(&self) -> anyhow::Result<Arc<ServerConfig>> {
+        let at = |path: &Path| path.display().to_string();
+        let mut roots = RootCertStore::empty();
+        for path in &self.authorities {
+            let authorities = CertificateDer::pem_file_iter(path).with_context(|| at(path))?;
+            for authority in authorities {
+                roots.add(authority.with_context(|| at(path))?).with_context(|| at(path))?;
+            }
+        }
+        let KeyPair { chain, key } = &self.certificate;
+        let certificates = CertificateDer::pem_file_iter(chain).with_context(|| at(chain))?;
+        let certificates = certificates.collect::<Result<_, _>>().with_context(|| at(chain))?;
+        let private = PrivateKeyDer::from_pem_file(key).with_context(|| at(key))?;
+        let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&crypto))
+            .with_safe_default_protocol_versions()?;
+        let builder = match (roots.is_empty(), self.peers.is_empty()) {
+            (true, true) => builder.with_no_client_auth(),
+            (true, false) => return Err(anyhow!("tls.peers needs tls.authorities")),
+            (false, peers) => {
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), crypto);
+                // With names to look for, a certificate that is missing is answered in words.
+                let verifier = if peers { verifier } else { verifier.allow_unauthenticated() };
+                builder.with_client_cert_verifier(verifier.build()?)
+            }
+        };
+        Ok(Arc::new(builder.with_single_cert(certificates, private).with_context(|| at(chain))?))
+    }
+}

@@ -1,0 +1,153 @@
+//! What practices hold, on disk: one embedded database for all practices of a provider.
+
+use std::path::{Path, PathBuf};
+
+use jiff::civil::Date;
+use redb::{Database, ReadableDatabase as _, TableDefinition, WriteTransaction};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::store::{Change, Held};
+use crate::spine::OdsCode;
+
+/// A table of one kind of record: by practice and number.
+type Table = TableDefinition<'static, (&'static str, u32), &'static [u8]>;
+
+const SLOTS: Table = TableDefinition::new("slots");
+const BOOKINGS: Table = TableDefinition::new("appointments");
+const PATIENTS: Table = TableDefinition::new("patients");
+const UNTIL: Table = TableDefinition::new("until");
+
+/// A database that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {why}", path.display())]
+pub struct DiskError {
+    path: PathBuf,
+    why: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// The database. A write is durable when it returns.
+pub(super) struct Disk {
+    path: PathBuf,
+    database: Database,
+}
+
+impl Disk {
+    /// Opens the database, or makes it.
+    pub(super) fn open(path: &Path) -> Result<Self, DiskError> {
+        let fault = |why: redb::Error| DiskError { path: path.to_owned(), why: why.into() };
+        let database = Database::create(path).map_err(|why| fault(why.into()))?;
+        let disk = Self { path: path.to_owned(), database };
+        disk.transaction(|transaction| {
+            for table in [SLOTS, BOOKINGS, PATIENTS, UNTIL] {
+                transaction.open_table(table)?;
+            }
+            Ok(())
+        })?;
+        Ok(disk)
+    }
+
+    /// Everything a practice holds.
+    pub(super) fn load(&self, ods: &OdsCode) -> Result<Held, DiskError> {
+        let read = || -> Result<Held, Fault> {
+            let mut held = Held::default();
+            self.each(SLOTS, ods, |id, slot| held.apply(Change::Slot(id, slot)))?;
+            self.each(BOOKINGS, ods, |id, booking| held.apply(Change::Booking(id, booking)))?;
+            self.each(PATIENTS, ods, |id, patient| held.apply(Change::Patient(id, patient)))?;
+            self.each(UNTIL, ods, |_, day: Date| held.apply(Change::Until(day)))?;
+            Ok(held)
+        };
+        read().map_err(|why| self.fault(why))
+    }
+
+    /// Writes changes: all of them, or none.
+    pub(super) fn write(&self, ods: &OdsCode, changes: &[Change]) -> Result<(), DiskError> {
+        self.transaction(|transaction| {
+            for change in changes {
+                match change {
+                    Change::Slot(id, slot) => put(transaction, SLOTS, (ods, *id), slot)?,
+                    Change::Booking(id, kept) => put(transaction, BOOKINGS, (ods, *id), kept)?,
+                    Change::Patient(id, kept) => put(transaction, PATIENTS, (ods, *id), kept)?,
+                    Change::Until(day) => put(transaction, UNTIL, (ods, 0), day)?,
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Forgets a practice.
+    pub(super) fn clear(&self, ods: &OdsCode) -> Result<(), DiskError> {
+        self.transaction(|transaction| {
+            for table in [SLOTS, BOOKINGS, PATIENTS, UNTIL] {
+                let mut table = transaction.open_table(table)?;
+                table.retain_in((ods.as_str(), 0)..=(ods.as_str(), u32::MAX), |_, _| false)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn each<T: DeserializeOwned>(
+        &self,
+        table: Table,
+        ods: &OdsCode,
+        mut found: impl FnMut(u32, T),
+    ) -> Result<(), Fault> {
+        let transaction = self.database.begin_read()?;
+        let table = transaction.open_table(table)?;
+        for row in table.range((ods.as_str(), 0)..=(ods.as_str(), u32::MAX))? {
+            let (key, value) = row?;
+            found(key.value().1, serde_json::from_slice(value.value())?);
+        }
+        Ok(())
+    }
+
+    fn transaction(
+        &self,
+        change: impl FnOnce(&WriteTransaction) -> Result<(), Fault>,
+    ) -> Result<(), DiskError> {
+        let whole = || -> Result<(), Fault> {
+            let transaction = self.database.begin_write()?;
+            change(&transaction)?;
+            Ok(transaction.commit()?)
+        };
+        whole().map_err(|why| self.fault(why))
+    }
+
+    fn fault(&self, why: Fault) -> DiskError {
+        DiskError { path: self.path.clone(), why: why.into() }
+    }
+}
+
+fn put<T: Serialize>(
+    transaction: &WriteTransaction,
+    table: Table,
+    (ods, id): (&OdsCode, u32),
+    record: &T,
+) -> Result<(), Fault> {
+    let text = serde_json::to_vec(record)?;
+    transaction.open_table(table)?.insert((ods.as_str(), id), text.as_slice())?;
+    Ok(())
+}
+
+/// What can go wrong between a record and the disk.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct Fault(Box<dyn std::error::Error + Send + Sync>);
+
+macro_rules! faults {
+    ($($kind:ty),*) => {
+        $(impl From<$kind> for Fault {
+            fn from(why: $kind) -> Self {
+                Self(Box::new(why))
+            }
+        })*
+    };
+}
+
+faults!(
+    redb::TransactionError,
+    redb::TableError,
+    redb::StorageError,
+    redb::CommitError,
+    serde_json::Error
+);

@@ -1,0 +1,191 @@
+//! JSON or XML: what was sent, and what is wanted.
+//!
+//! Spec: `_format` before `Accept`, `Accept` before the request's own `Content-Type`, and JSON where
+//! nothing is said.
+
+use http::HeaderMap;
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE};
+use serde_json::{Map, Value};
+
+use super::parameters::Parameters;
+use super::reply::{Fault, Kind};
+use super::{shape, xml};
+
+/// One of the two forms of FHIR.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    Json,
+    Xml,
+}
+
+impl Format {
+    /// The form a media type, or a value of `_format`, names. A plus sign may have become a blank.
+    fn named(text: &str) -> Option<Self> {
+        let media = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        match media.replace(' ', "+").as_str() {
+            "application/fhir+json"
+            | "application/json+fhir"
+            | "application/json"
+            | "json"
+            | "text/json" => Some(Self::Json),
+            "application/fhir+xml"
+            | "application/xml+fhir"
+            | "application/xml"
+            | "xml"
+            | "text/xml" => Some(Self::Xml),
+            _ => None,
+        }
+    }
+
+    /// Spec: with its character set, and no blank before that.
+    pub(super) const fn content_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/fhir+json;charset=utf-8",
+            Self::Xml => "application/fhir+xml;charset=utf-8",
+        }
+    }
+
+    pub(super) fn write(self, resource: &Value) -> String {
+        match self {
+            Self::Json => resource.to_string(),
+            Self::Xml => xml::write(resource),
+        }
+    }
+
+    /// Reads a resource. Spec: one that cannot be read is an invalid one, as the test suite has it.
+    pub(super) fn read(self, body: &[u8]) -> Result<Map<String, Value>, Fault> {
+        let read = match self {
+            Self::Json => shape::read_json(body),
+            Self::Xml => xml::read(body),
+        };
+        let resource = read.map_err(Fault::resource)?;
+        match (shape::fault(&resource), resource) {
+            (None, Value::Object(resource)) => Ok(resource),
+            (Some(fault), _) => Err(Fault::resource(fault)),
+            (None, _) => Err(Fault::resource("the body is no resource")),
+        }
+    }
+}
+
+/// The form of the request's body, if it says any.
+pub(super) fn sent(headers: &HeaderMap) -> Result<Option<Format>, Fault> {
+    let Some(named) = text(headers, &CONTENT_TYPE) else { return Ok(None) };
+    let charset = named.split(';').skip(1).find_map(|part| part.trim().split_once('='));
+    let utf8 = charset.is_none_or(|(name, value)| {
+        !name.eq_ignore_ascii_case("charset")
+            || value.trim_matches('"').eq_ignore_ascii_case("utf-8")
+    });
+    let format = Format::named(named).filter(|_| utf8).ok_or_else(unsupported)?;
+    Ok(Some(format))
+}
+
+/// The form of the answer.
+pub(super) fn wanted(
+    headers: &HeaderMap,
+    parameters: Option<&Parameters>,
+) -> Result<Format, Fault> {
+    let named = parameters.map(|asked| asked.all("_format")).unwrap_or_default();
+    if let Some(format) = named.first() {
+        return Format::named(format).ok_or_else(unsupported);
+    }
+    let accepted = text(headers, &ACCEPT).unwrap_or_default();
+    let mut accepted =
+        accepted.split(',').map(str::trim).filter(|part| !part.is_empty()).peekable();
+    let anything = |part: &str| part.starts_with("*/*") || part.starts_with("application/*");
+    if accepted.peek().is_some() {
+        let mut open = false;
+        for part in accepted {
+            match Format::named(part) {
+                Some(format) => return Ok(format),
+                None => open |= anything(part),
+            }
+        }
+        if !open {
+            return Err(unsupported());
+        }
+    }
+    Ok(sent(headers).ok().flatten().unwrap_or(Format::Json))
+}
+
+/// Whether the answer may be compressed.
+pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
+    let accepted = text(headers, &ACCEPT_ENCODING).unwrap_or_default();
+    accepted.split(',').any(|part| {
+        let mut words = part.split(';').map(str::trim);
+        let named = words.next().is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
+        named && !words.any(|word| matches!(word, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
+    })
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+fn unsupported() -> Fault {
+    Fault::new(
+        Kind::UnsupportedMediaType,
+        "only application/fhir+json and application/fhir+xml in UTF-8 are spoken here",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(of: &[(http::HeaderName, &str)]) -> HeaderMap {
+        let pairs = of.iter().map(|(name, value)| (name.clone(), value.parse().unwrap()));
+        pairs.collect::<HeaderMap<HeaderValue>>()
+    }
+
+    #[test]
+    fn the_parameter_goes_before_the_header_and_the_header_before_the_body() {
+        let (json, xml) = ("application/fhir+json", "application/fhir+xml;charset=utf-8");
+        for (format, accept, body, expected) in [
+            ("", "", "", Some(Format::Json)),
+            ("", "", xml, Some(Format::Xml)),
+            ("", json, xml, Some(Format::Json)),
+            ("", "*/*", xml, Some(Format::Xml)),
+            ("", "text/html, application/fhir+xml;q=0.9", "", Some(Format::Xml)),
+            ("", "text/html", "", None),
+            ("application/fhir+xml", json, json, Some(Format::Xml)),
+            ("application%2Ffhir%2Bjson", xml, xml, Some(Format::Json)),
+            ("application/fhir%20xml", "", "", Some(Format::Xml)),
+            ("json", xml, "", Some(Format::Json)),
+            ("turtle", json, "", None),
+        ] {
+            let query = if format.is_empty() { String::new() } else { format!("_format={format}") };
+            let parameters = Parameters::parse(&query).unwrap();
+            let sent = [(ACCEPT, accept), (CONTENT_TYPE, body)];
+            let sent: Vec<_> = sent.into_iter().filter(|(_, text)| !text.is_empty()).collect();
+            let wanted = wanted(&headers(&sent), Some(&parameters)).ok();
+            assert_eq!(wanted, expected, "{format:?} {accept:?} {body:?}");
+        }
+    }
+
+    #[test]
+    fn only_utf_8_is_read() {
+        for (text, good) in [
+            ("application/fhir+json; charset=UTF-8", true),
+            ("application/json;charset=\"utf-8\"", true),
+            ("application/fhir+xml;charset=utf-16", false),
+            ("text/plain", false),
+        ] {
+            assert_eq!(sent(&headers(&[(CONTENT_TYPE, text)])).is_ok(), good, "{text}");
+        }
+    }
+
+    #[test]
+    fn gzip_is_for_who_takes_it() {
+        for (text, takes) in [
+            ("gzip", true),
+            ("deflate, GZIP;q=0.5", true),
+            ("gzip;q=0", false),
+            ("br", false),
+            ("", false),
+        ] {
+            assert_eq!(takes_gzip(&headers(&[(ACCEPT_ENCODING, text)])), takes, "{text}");
+        }
+    }
+}

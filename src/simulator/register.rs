@@ -1,0 +1,321 @@
+//! Registering a patient who is not known here.
+
+use jiff::civil::Date;
+use serde_json::Value;
+
+use super::people::{Person, Standing, is_nhs_number};
+use super::reply::{Answer, Fault, Kind, Reply, rule};
+use super::store::{Change, Patient, Store};
+use super::{Call, fhir};
+
+/// Elements a patient who is registered may have.
+#[rustfmt::skip]
+const ELEMENTS: [&str; 14] = [
+    "resourceType", "id", "meta", "implicitRules", "language", "text", "extension", "identifier",
+    "active", "name", "telecom", "gender", "birthDate", "address",
+];
+const LANGUAGES: &str = "Extension-CareConnect-GPC-NHSCommunication-1";
+/// The organisation that a registered patient belongs to.
+const HERE: u32 = 1;
+
+/// Spec: `POST /Patient/$gpc.registerpatient` with one `registerPatient`; a searchset of one.
+pub(super) fn register(store: &Store, call: &Call<'_>) -> Answer {
+    let parameters = Value::Object(call.resource()?);
+    let sent = patient(&parameters)?;
+    let nhs_number = judge_identifier(sent)?;
+    let (family, given) = judge_name(sent)?;
+    let birth_date = fhir::text(sent, "/birthDate").unwrap_or_default();
+    if birth_date.parse::<Date>().is_err() {
+        return Err(Fault::bad_request("the birth date is missing or not a date"));
+    }
+    judge_contacts(sent)?;
+    if store.patient_of(nhs_number).is_some_and(|known| known.standing.is_to_be_found()) {
+        return Err(Fault::new(Kind::DuplicateRejected, "the patient is registered here already"));
+    }
+    let gender = fhir::text(sent, "/gender").unwrap_or("unknown");
+    let traced = trace(store, nhs_number)?;
+    if !traced.family.eq_ignore_ascii_case(family) {
+        return Err(Fault::bad_request("the family name is not the one that is traced"));
+    }
+    if traced.birth_date != birth_date {
+        return Err(Fault::new(Kind::InvalidDemographics, "the birth date is not the one traced"));
+    }
+    let person = Person {
+        nhs_number: nhs_number.to_owned(),
+        family: family.to_owned(),
+        given: given.to_owned(),
+        gender: gender.to_owned(),
+        birth_date: birth_date.to_owned(),
+        standing: Standing::Temporary,
+    };
+    let id = store.next_patient();
+    let mut resource = fhir::patient(id, &person, (HERE, call.now));
+    keep_contacts(&mut resource, sent);
+    let kept = Patient {
+        nhs_number: person.nhs_number,
+        standing: person.standing,
+        resource: resource.clone(),
+    };
+    Ok(Reply::plain(fhir::bundle([resource])).with(vec![Change::Patient(id, kept)]))
+}
+
+/// The one patient in the parameters.
+fn patient(parameters: &Value) -> Result<&Value, Fault> {
+    let kind = fhir::text(parameters, "/resourceType");
+    rule(kind == Some("Parameters"), "the resource is not Parameters")?;
+    let all = fhir::items(parameters, "/parameter");
+    let sent = match all {
+        [one] => one,
+        [] => return Err(Fault::resource("there is no parameter")),
+        _ => return Err(Fault::bad_request("there is more than one parameter")),
+    };
+    if fhir::text(sent, "/name") != Some("registerPatient") {
+        return Err(Fault::bad_request("the parameter is not registerPatient"));
+    }
+    let patient = sent.get("resource").unwrap_or(&Value::Null);
+    let kind = fhir::text(patient, "/resourceType");
+    rule(kind == Some("Patient"), "the parameter is not a patient")?;
+    let named = fhir::items(patient, "/meta/profile");
+    let wanted = fhir::profile("CareConnect-GPC-Patient-1");
+    rule(named.iter().any(|known| *known == wanted), "the profile of a patient is missing")?;
+    let unknown = patient
+        .as_object()
+        .and_then(|fields| fields.keys().find(|name| !ELEMENTS.contains(&name.as_str())));
+    match unknown {
+        Some(name) => Err(Fault::resource(format!("a patient has no element {name} here"))),
+        None => Ok(patient),
+    }
+}
+
+/// Spec: exactly one NHS number, and a good one.
+fn judge_identifier(patient: &Value) -> Result<&str, Fault> {
+    let invalid = |why: &'static str| Fault::new(Kind::InvalidNhsNumber, why);
+    let all = fhir::items(patient, "/identifier");
+    if all.iter().any(|known| fhir::text(known, "/system").is_none()) {
+        return Err(Fault::bad_request("an identifier has no system"));
+    }
+    let mut numbers =
+        all.iter().filter(|known| fhir::text(known, "/system") == Some(fhir::NHS_NUMBER));
+    match (numbers.next(), numbers.next()) {
+        (Some(one), None) => {
+            let number = fhir::text(one, "/value").unwrap_or_default();
+            if is_nhs_number(number) {
+                Ok(number)
+            } else {
+                Err(invalid("the check digit of the NHS number does not fit"))
+            }
+        }
+        _ => Err(invalid("a patient has one NHS number")),
+    }
+}
+
+/// Spec: one official name, with one family name.
+fn judge_name(patient: &Value) -> Result<(&str, &str), Fault> {
+    let official = |name: &&Value| fhir::text(name, "/use") == Some("official");
+    let mut names = fhir::items(patient, "/name").iter().filter(official);
+    let (Some(name), None) = (names.next(), names.next()) else {
+        return Err(Fault::bad_request("a patient has one official name"));
+    };
+    let family = fhir::text(name, "/family").filter(|family| !family.trim().is_empty());
+    let family = family.ok_or_else(|| Fault::bad_request("the name has no family name"))?;
+    let given = name.pointer("/given/0").and_then(Value::as_str).unwrap_or_default();
+    Ok((family, given))
+}
+
+/// Spec: one home and one temporary address at most, one contact of each kind, one language block.
+fn judge_contacts(patient: &Value) -> Result<(), Fault> {
+    let addresses = fhir::items(patient, "/address");
+    let of = |wanted: &str| {
+        let used = |address: &&Value| fhir::text(address, "/use") == Some(wanted);
+        addresses.iter().filter(used).count()
+    };
+    let (home, temporary) = (of("home"), of("temp"));
+    rule(
+        home <= 1 && temporary <= 1 && home + temporary == addresses.len(),
+        "there is more than one home and one temporary address",
+    )?;
+    let mut seen = Vec::new();
+    for contact in fhir::items(patient, "/telecom") {
+        let (system, used) = (fhir::text(contact, "/system"), fhir::text(contact, "/use"));
+        let value = fhir::text(contact, "/value").is_some_and(|value| !value.trim().is_empty());
+        let fits = match (system, used) {
+            (Some("phone"), Some("home" | "work" | "mobile" | "temp")) => true,
+            (Some("email"), Some("home" | "work" | "temp") | None) => true,
+            _ => false,
+        };
+        if !value || !fits || seen.contains(&(system, used)) {
+            return Err(Fault::bad_request("a telecom is not one that a patient may have here"));
+        }
+        seen.push((system, used));
+    }
+    let url = fhir::profile(LANGUAGES);
+    let extensions = fhir::items(patient, "/extension").iter();
+    let mut others = extensions.clone().filter(|known| fhir::text(known, "/url") != Some(&*url));
+    let languages = extensions.filter(|known| fhir::text(known, "/url") == Some(&*url)).count();
+    rule(languages <= 1, "there is more than one block of languages")?;
+    rule(others.next().is_none(), "an extension is not one that a patient may have here")
+}
+
+/// Who the national register says this is.
+fn trace(store: &Store, nhs_number: &str) -> Result<Person, Fault> {
+    let fault = |kind, why: &'static str| Err(Fault::new(kind, why));
+    let Some(person) = store.registered_nationally(nhs_number) else {
+        return fault(Kind::InvalidDemographics, "nobody of this NHS number is traced");
+    };
+    match person.standing {
+        Standing::Superseded => fault(Kind::InvalidNhsNumber, "the NHS number has been replaced"),
+        Standing::Deceased | Standing::DeceasedElsewhere => {
+            fault(Kind::InvalidDemographics, "the patient has died")
+        }
+        Standing::Sensitive | Standing::SensitiveElsewhere => {
+            fault(Kind::InvalidDemographics, "the patient cannot be traced")
+        }
+        Standing::Registered
+        | Standing::Temporary
+        | Standing::Inactive
+        | Standing::Unregistered => Ok(person),
+    }
+}
+
+/// What the consumer said of how to reach the patient, and in which language.
+fn keep_contacts(resource: &mut Value, sent: &Value) {
+    let Some(fields) = resource.as_object_mut() else { return };
+    for name in ["telecom", "address"] {
+        if let Some(value) = sent.get(name) {
+            fields.insert(name.to_owned(), value.clone());
+        }
+    }
+    let sent = fhir::items(sent, "/extension").iter().cloned();
+    if let Some(extensions) = fields.get_mut("extension").and_then(Value::as_array_mut) {
+        extensions.extend(sent);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+    use serde_json::json;
+
+    use super::super::people;
+    use super::super::stage::{Stage, code_of};
+    use super::*;
+
+    /// What a consumer sends for the first person of this standing.
+    fn sent(standing: Standing) -> Value {
+        let person = people().into_iter().find(|person| person.standing == standing).unwrap();
+        json!({
+            "resourceType": "Parameters",
+            "parameter": [{ "name": "registerPatient", "resource": {
+                "resourceType": "Patient",
+                "meta": { "profile": [fhir::profile("CareConnect-GPC-Patient-1")] },
+                "identifier": [{ "system": fhir::NHS_NUMBER, "value": person.nhs_number }],
+                "name": [{ "use": "official", "family": person.family, "given": [person.given] }],
+                "gender": person.gender,
+                "birthDate": person.birth_date,
+            } }],
+        })
+    }
+
+    fn ask(stage: &Stage, body: &Value) -> (u16, String, Value) {
+        let register = (Method::POST, "operation:gpc.registerpatient-1");
+        let path = "/Patient/$gpc.registerpatient";
+        let (status, _, told) = stage.ask(register, path, &[], body.to_string().as_bytes());
+        (status, code_of(&told).to_owned(), told)
+    }
+
+    #[test]
+    fn who_is_registered_is_found_from_then_on() {
+        let stage = Stage::new();
+        let body = sent(Standing::Unregistered);
+        let (status, _, told) = ask(&stage, &body);
+        assert_eq!((status, &told["type"]), (200, &json!("searchset")), "{told}");
+        let patient = &told["entry"][0]["resource"];
+        let number = patient["identifier"][0]["value"].as_str().unwrap();
+        let (_, _, found) = stage.get("search:patient-1", &Stage::patient_by(number));
+        assert_eq!(&found["entry"][0]["resource"], patient);
+        let kind = "/extension/0/extension/1/valueCodeableConcept/coding/0/code";
+        assert_eq!(patient.pointer(kind).unwrap(), "T");
+        assert_eq!(ask(&stage, &body).1, "DUPLICATE_REJECTED");
+    }
+
+    #[test]
+    fn who_cannot_be_traced_is_not_registered() {
+        let stage = Stage::new();
+        for (standing, status, code) in [
+            (Standing::Registered, 409, "DUPLICATE_REJECTED"),
+            (Standing::Temporary, 409, "DUPLICATE_REJECTED"),
+            (Standing::DeceasedElsewhere, 400, "INVALID_PATIENT_DEMOGRAPHICS"),
+            (Standing::SensitiveElsewhere, 400, "INVALID_PATIENT_DEMOGRAPHICS"),
+            (Standing::Superseded, 400, "INVALID_NHS_NUMBER"),
+        ] {
+            let (got, named, _) = ask(&stage, &sent(standing));
+            assert_eq!((got, named.as_str()), (status, code), "{standing:?}");
+        }
+    }
+
+    #[test]
+    fn what_breaks_a_rule_is_refused() {
+        let stage = Stage::new();
+        let good = sent(Standing::Unregistered);
+        let language = json!({ "url": fhir::profile(LANGUAGES), "extension": [{
+            "url": "preferred", "valueBoolean": true,
+        }] });
+        for (place, value, status, code) in [
+            ("identifier", json!([]), 400, "INVALID_NHS_NUMBER"),
+            ("identifier", json!([{ "value": "9990000018" }]), 400, "BAD_REQUEST"),
+            (
+                "identifier",
+                json!([{ "system": fhir::NHS_NUMBER, "value": "9434765918" }]),
+                400,
+                "INVALID_NHS_NUMBER",
+            ),
+            (
+                "identifier",
+                json!([{ "system": fhir::NHS_NUMBER, "value": "9434765919" }]),
+                400,
+                "INVALID_PATIENT_DEMOGRAPHICS",
+            ),
+            ("name", json!([{ "use": "usual", "family": "Newcombe" }]), 400, "BAD_REQUEST"),
+            ("name", json!([{ "use": "official", "given": ["Grace"] }]), 400, "BAD_REQUEST"),
+            ("name", json!([{ "use": "official", "family": "Other" }]), 400, "BAD_REQUEST"),
+            ("birthDate", json!(""), 400, "BAD_REQUEST"),
+            ("birthDate", json!("1999-12-30"), 400, "INVALID_PATIENT_DEMOGRAPHICS"),
+            ("meta", json!({}), 422, "INVALID_RESOURCE"),
+            ("maritalStatus", json!({ "text": "x" }), 422, "INVALID_RESOURCE"),
+            ("address", json!([{ "use": "work", "city": "x" }]), 422, "INVALID_RESOURCE"),
+            ("address", json!([{ "use": "home" }, { "use": "home" }]), 422, "INVALID_RESOURCE"),
+            (
+                "telecom",
+                json!([{ "system": "fax", "value": "1", "use": "home" }]),
+                400,
+                "BAD_REQUEST",
+            ),
+            ("telecom", json!([{ "system": "phone", "use": "home" }]), 400, "BAD_REQUEST"),
+            ("extension", json!([language, language]), 422, "INVALID_RESOURCE"),
+            (
+                "extension",
+                json!([{ "url": "https://else.example/", "valueString": "x" }]),
+                422,
+                "INVALID_RESOURCE",
+            ),
+        ] {
+            let mut body = good.clone();
+            body["parameter"][0]["resource"][place] = value.clone();
+            let (got, named, _) = ask(&stage, &body);
+            assert_eq!((got, named.as_str()), (status, code), "{place}: {value}");
+        }
+        let mut twice = good.clone();
+        twice["parameter"] = json!([good["parameter"][0], good["parameter"][0]]);
+        assert_eq!(ask(&stage, &twice).1, "BAD_REQUEST");
+        let patient = &good["parameter"][0]["resource"];
+        assert_eq!(ask(&stage, patient).1, "INVALID_RESOURCE");
+        let mut kept = good.clone();
+        kept["parameter"][0]["resource"]["telecom"] =
+            json!([{ "system": "phone", "value": "01632 960199", "use": "mobile" }]);
+        kept["parameter"][0]["resource"]["address"] =
+            json!([{ "use": "home", "city": "x" }, { "use": "temp", "city": "y" }]);
+        let (status, _, told) = ask(&stage, &kept);
+        assert_eq!(status, 200, "{told}");
+        assert_eq!(told["entry"][0]["resource"]["address"][1]["city"], "y");
+    }
+}

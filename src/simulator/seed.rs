@@ -1,0 +1,269 @@
+//! What is in a practice to begin with: the practice's own way of working, as a file can say it.
+
+use jiff::civil::{Date, Time, Weekday};
+use jiff::{Timestamp, ToSpan};
+use serde::Deserialize;
+
+use super::local_time;
+use super::people::Person;
+use super::store::Slot;
+use crate::spine::OdsCode;
+
+/// Locations, practitioners, sessions and people.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Seed {
+    /// How far ahead there are slots.
+    pub(super) weeks: u8,
+    #[serde(rename = "location")]
+    pub(super) locations: Vec<Place>,
+    #[serde(rename = "practitioner")]
+    pub(super) practitioners: Vec<Clinician>,
+    #[serde(rename = "session")]
+    pub(super) sessions: Vec<Session>,
+    /// Nobody named: the people of every practice.
+    #[serde(rename = "person", default)]
+    people: Vec<Person>,
+}
+
+/// A place where patients are seen.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Place {
+    pub(super) name: String,
+    pub(super) line: String,
+    pub(super) city: String,
+    pub(super) postal_code: String,
+    pub(super) phone: String,
+}
+
+/// Somebody who sees patients.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Clinician {
+    pub(super) family: String,
+    pub(super) given: String,
+    pub(super) prefix: String,
+    pub(super) sds_user_id: String,
+    #[serde(default)]
+    pub(super) role_profiles: Vec<String>,
+}
+
+/// One practitioner at one place, the same hours each day: a `Schedule`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Session {
+    /// Number of the practitioner in this file, from one.
+    pub(super) practitioner: u32,
+    /// Number of the location in this file, from one.
+    pub(super) location: u32,
+    /// Code of the practitioner's role.
+    pub(super) role: String,
+    /// Delivery channels of the slots, by turns.
+    channels: Vec<Channel>,
+    pub(super) service_category: String,
+    pub(super) service_type: String,
+    #[serde(default = "weekdays")]
+    days: Vec<Day>,
+    from: Time,
+    to: Time,
+    minutes: u16,
+    /// Types of organisation it is offered to; nothing is everybody.
+    #[serde(default)]
+    pub(super) organisation_types: Vec<String>,
+    /// Organisations it is offered to; nothing is everybody.
+    #[serde(default)]
+    pub(super) organisations: Vec<OdsCode>,
+    /// Embargo: days before its own on which a slot is first offered.
+    pub(super) released_days_before: Option<u16>,
+    /// Whether it may be booked from outside at all.
+    #[serde(default = "yes")]
+    pub(super) bookable: bool,
+}
+
+/// How a patient is seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, serde::Serialize)]
+pub(super) enum Channel {
+    #[serde(rename = "In-person")]
+    InPerson,
+    Telephone,
+    Video,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Day {
+    Monday,
+    Tuesday,
+    Wednesday,
+    Thursday,
+    Friday,
+    Saturday,
+    Sunday,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+fn weekdays() -> Vec<Day> {
+    vec![Day::Monday, Day::Tuesday, Day::Wednesday, Day::Thursday, Day::Friday]
+}
+
+/// A seed that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SeedError {
+    /// It is no seed.
+    #[error(transparent)]
+    Form(#[from] toml::de::Error),
+    /// A session that names nobody, lasts no time, or is too fine.
+    #[error("session {0}: {1}")]
+    Session(usize, &'static str),
+    /// More than six months of slots, or none.
+    #[error("weeks may be 1 to 26")]
+    Weeks,
+}
+
+/// Limit: minutes of a slot, at least.
+const MINUTES_MIN: u16 = 5;
+
+impl Seed {
+    /// Reads a seed.
+    ///
+    /// # Errors
+    /// It is no TOML, has unknown keys, or a session that cannot be held.
+    pub fn parse(text: &str) -> Result<Self, SeedError> {
+        let seed: Self = toml::from_str(text)?;
+        if !(1..=26).contains(&seed.weeks) {
+            return Err(SeedError::Weeks);
+        }
+        for (at, session) in (1..).zip(&seed.sessions) {
+            let known = |number: u32, count: usize| {
+                number > 0 && usize::try_from(number).is_ok_and(|number| number <= count)
+            };
+            for (holds, otherwise) in [
+                (known(session.practitioner, seed.practitioners.len()), "no such practitioner"),
+                (known(session.location, seed.locations.len()), "no such location"),
+                (session.from < session.to, "it ends before it begins"),
+                (session.minutes >= MINUTES_MIN, "a slot has five minutes at least"),
+                (!session.channels.is_empty(), "it has no channel"),
+            ] {
+                if !holds {
+                    return Err(SeedError::Session(at, otherwise));
+                }
+            }
+        }
+        Ok(seed)
+    }
+
+    /// Everybody the practice or the national register knows.
+    pub(super) fn people(&self) -> Vec<Person> {
+        if self.people.is_empty() { super::people() } else { self.people.clone() }
+    }
+
+    /// The last day with slots, as seen from a day.
+    pub(super) fn horizon(&self, today: Date) -> Date {
+        today.saturating_add(i32::from(self.weeks).weeks())
+    }
+
+    /// The slots of all sessions on the days after `after`, up to `last`.
+    pub(super) fn slots(&self, after: Date, last: Date) -> impl Iterator<Item = Slot> {
+        let days = after.series(1.day()).skip(1).take_while(move |day| *day <= last);
+        days.flat_map(|day| (1..).zip(&self.sessions).flat_map(move |at| slots_of(at, day)))
+    }
+}
+
+/// The slots of one session on one day, by the practice's clock.
+fn slots_of((number, session): (u32, &Session), day: Date) -> impl Iterator<Item = Slot> {
+    let held = session.days.iter().any(|held| held.is(day.weekday()));
+    let starts = session.from.series(i32::from(session.minutes).minutes());
+    let starts = starts.take_while(move |_| held);
+    starts.zip(session.channels.iter().cycle()).map_while(move |(from, channel)| {
+        let to = from.checked_add(i32::from(session.minutes).minutes()).ok()?;
+        let at = |time: Time| local_time::instant(day, time.hour(), time.minute());
+        let (start, end): (Timestamp, Timestamp) = (at(from)?, at(to)?);
+        (to <= session.to).then(|| Slot::free(number, (start, end), *channel))
+    })
+}
+
+impl Day {
+    fn is(self, weekday: Weekday) -> bool {
+        let ours = match self {
+            Self::Monday => Weekday::Monday,
+            Self::Tuesday => Weekday::Tuesday,
+            Self::Wednesday => Weekday::Wednesday,
+            Self::Thursday => Weekday::Thursday,
+            Self::Friday => Weekday::Friday,
+            Self::Saturday => Weekday::Saturday,
+            Self::Sunday => Weekday::Sunday,
+        };
+        ours == weekday
+    }
+}
+
+impl Channel {
+    /// The code.
+    pub(super) const fn code(self) -> &'static str {
+        match self {
+            Self::InPerson => "In-person",
+            Self::Telephone => "Telephone",
+            Self::Video => "Video",
+        }
+    }
+}
+
+impl Default for Seed {
+    /// The seed that comes with the simulator.
+    fn default() -> Self {
+        Self::parse(include_str!("seed.toml")).unwrap_or_else(|_| Self {
+            weeks: 1,
+            locations: Vec::new(),
+            practitioners: Vec::new(),
+            sessions: Vec::new(),
+            people: Vec::new(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_seed_that_comes_with_it_has_six_weeks_of_weekdays() {
+        let seed = Seed::parse(include_str!("seed.toml")).unwrap();
+        let today: Date = "2026-03-25".parse().unwrap();
+        let last = seed.horizon(today);
+        let slots: Vec<Slot> = seed.slots(today, last).collect();
+        let days: BTreeSet<Date> = slots.iter().map(|slot| local_time::day(slot.start)).collect();
+        assert_eq!(days.len(), 30);
+        assert_eq!(days.first().unwrap().to_string(), "2026-03-26");
+        assert_eq!(days.last().unwrap().to_string(), "2026-05-06");
+        assert!(days.iter().all(|day| day.weekday().to_monday_one_offset() <= 5));
+        assert_eq!(slots.len(), 30 * (18 + 18 + 6 + 6 + 3 * 5));
+        for slot in &slots {
+            let hour = local_time::local(slot.start).hour();
+            assert!((9..18).contains(&hour) && slot.start.duration_until(slot.end).as_mins() == 10);
+        }
+        assert_eq!(seed.slots(last, last).count(), 0);
+    }
+
+    #[test]
+    fn a_seed_that_cannot_be_used_says_why() {
+        let good = include_str!("seed.toml");
+        for (old, new, why) in [
+            ("weeks = 6", "weeks = 0", "weeks may be 1 to 26"),
+            ("practitioner = 3", "practitioner = 4", "session 4: no such practitioner"),
+            ("location = 2", "location = 0", "session 4: no such location"),
+            ("minutes = 10", "minutes = 1", "session 1: a slot has five minutes at least"),
+            ("to = \"12:00:00\"", "to = \"08:00:00\"", "session 1: it ends before it begins"),
+            ("\"In-person\"", "\"By post\"", "unknown variant"),
+            ("weeks = 6", "weeks = 6\nyears = 1", "unknown field"),
+        ] {
+            let error = Seed::parse(&good.replacen(old, new, 1)).unwrap_err().to_string();
+            assert!(error.contains(why), "{new}: {error}");
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! The store of one practice: what it holds, and how it changes.
+//!
+//! The store answers questions and commits changes; what may be asked and changed is decided by the
+//! interactions, which propose changes and make none. A change is on disk before it is seen.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::disk::{Disk, DiskError};
+use super::people::{Person, Standing};
+use super::seed::{Channel, Seed, Session};
+use super::{Practice, fhir, local_time};
+
+/// Everything a practice knows.
+pub(super) struct Store {
+    practice: Practice,
+    seed: Arc<Seed>,
+    /// Practitioners, organisations and locations: these never change.
+    resources: BTreeMap<(&'static str, u32), Value>,
+    held: Held,
+    disk: Option<Arc<Disk>>,
+}
+
+/// What changes, and is kept on disk.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    pub(super) slots: BTreeMap<u32, Slot>,
+    pub(super) bookings: BTreeMap<u32, Booking>,
+    pub(super) patients: BTreeMap<u32, Patient>,
+    /// The last day for which there are slots.
+    pub(super) until: Option<Date>,
+}
+
+/// A stretch of a schedule that one patient may have.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Slot {
+    pub(super) schedule: u32,
+    pub(super) start: Timestamp,
+    pub(super) end: Timestamp,
+    pub(super) channel: Channel,
+    pub(super) state: SlotState,
+    pub(super) version: u32,
+}
+
+/// Whether a slot may be booked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum SlotState {
+    Free,
+    Busy,
+}
+
+/// An appointment, whatever has become of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Booking {
+    pub(super) patient: u32,
+    pub(super) slots: Vec<u32>,
+    pub(super) start: Timestamp,
+    pub(super) version: u32,
+    pub(super) resource: Value,
+}
+
+/// A patient of the practice.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Patient {
+    pub(super) nhs_number: String,
+    pub(super) standing: Standing,
+    pub(super) resource: Value,
+}
+
+/// One thing that becomes otherwise.
+#[derive(Debug)]
+pub(super) enum Change {
+    Slot(u32, Slot),
+    Booking(u32, Booking),
+    Patient(u32, Patient),
+    Until(Date),
+}
+
+const ORGANISATION: u32 = 1;
+
+impl Slot {
+    pub(super) const fn free(
+        schedule: u32,
+        (start, end): (Timestamp, Timestamp),
+        channel: Channel,
+    ) -> Self {
+        Self { schedule, start, end, channel, state: SlotState::Free, version: 1 }
+    }
+}
+
+impl Store {
+    /// A practice as it is on disk, or as it is before anybody has booked.
+    ///
+    /// # Errors
+    /// The disk cannot be read or written.
+    pub(super) fn open(
+        practice: Practice,
+        disk: Option<Arc<Disk>>,
+        now: Timestamp,
+    ) -> Result<Self, DiskError> {
+        let seed = Arc::clone(&practice.seed);
+        let held = match &disk {
+            Some(disk) => disk.load(&practice.ods)?,
+            None => Held::default(),
+        };
+        let mut resources = BTreeMap::new();
+        let organisation = fhir::organisation(&practice, ORGANISATION);
+        resources.insert(("Organization", ORGANISATION), organisation);
+        for (id, place) in (1..).zip(&seed.locations) {
+            resources.insert(("Location", id), fhir::location(place, id, ORGANISATION));
+        }
+        for (id, clinician) in (1..).zip(&seed.practitioners) {
+            resources.insert(("Practitioner", id), fhir::practitioner(clinician, id));
+        }
+        let mut store = Self { practice, seed, resources, held, disk };
+        if store.held.until.is_none() {
+            store.commit(store.first(now))?;
+        }
+        store.roll_on(now)?;
+        Ok(store)
+    }
+
+    /// Forgets everything and begins anew.
+    pub(super) fn reset(&mut self, now: Timestamp) -> Result<(), DiskError> {
+        if let Some(disk) = &self.disk {
+            disk.clear(&self.practice.ods)?;
+        }
+        self.held = Held::default();
+        self.commit(self.first(now))?;
+        self.roll_on(now)
+    }
+
+    /// The people, before anybody has come or gone.
+    fn first(&self, now: Timestamp) -> Vec<Change> {
+        let here = self.seed.people().into_iter().filter(|person| person.standing.is_here());
+        let patient = |(id, person): (u32, Person)| {
+            let resource = fhir::patient(id, &person, (ORGANISATION, now));
+            let Person { nhs_number, standing, .. } = person;
+            Change::Patient(id, Patient { nhs_number, standing, resource })
+        };
+        let mut changes: Vec<Change> = (1..).zip(here).map(patient).collect();
+        changes.push(Change::Until(local_time::day(now)));
+        changes
+    }
+
+    /// Adds the slots of the days that have come into sight.
+    pub(super) fn roll_on(&mut self, now: Timestamp) -> Result<(), DiskError> {
+        let horizon = self.seed.horizon(local_time::day(now));
+        let Some(until) = self.held.until.filter(|until| *until < horizon) else { return Ok(()) };
+        let next = next_id(&self.held.slots);
+        let slots = (next..).zip(self.seed.slots(until, horizon));
+        let mut changes: Vec<Change> = slots.map(|(id, slot)| Change::Slot(id, slot)).collect();
+        changes.push(Change::Until(horizon));
+        self.commit(changes)
+    }
+
+    /// Makes changes: all of them, or none.
+    pub(super) fn commit(&mut self, changes: Vec<Change>) -> Result<(), DiskError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        if let Some(disk) = &self.disk {
+            disk.write(&self.practice.ods, &changes)?;
+        }
+        for change in changes {
+            self.held.apply(change);
+        }
+        Ok(())
+    }
+
+    /// A schedule and its number, if there is one.
+    pub(super) fn session(&self, number: u32) -> Option<&Session> {
+        let at = usize::try_from(number.checked_sub(1)?).ok()?;
+        self.seed.sessions.get(at)
+    }
+
+    /// When the slots of a schedule begin and end.
+    pub(super) fn span(&self, schedule: u32) -> Option<(Timestamp, Timestamp)> {
+        let slots = || self.held.slots.values().filter(|slot| slot.schedule == schedule);
+        slots().map(|slot| slot.start).min().zip(slots().map(|slot| slot.end).max())
+    }
+
+    pub(super) const fn slots(&self) -> &BTreeMap<u32, Slot> {
+        &self.held.slots
+    }
+
+    pub(super) const fn bookings(&self) -> &BTreeMap<u32, Booking> {
+        &self.held.bookings
+    }
+
+    /// A practitioner, organisation, location or patient by its id as sent.
+    pub(super) fn resource(&self, kind: &'static str, id: &str) -> Option<&Value> {
+        self.known(kind, number(id)?)
+    }
+
+    /// The same, by the number of its id. Who has left, has died or is sensitive is not known.
+    pub(super) fn known(&self, kind: &'static str, id: u32) -> Option<&Value> {
+        if kind != "Patient" {
+            return self.resources.get(&(kind, id));
+        }
+        let patient = self.held.patients.get(&id)?;
+        patient.standing.is_to_be_found().then_some(&patient.resource)
+    }
+
+    /// All resources of a kind that have this identifier.
+    pub(super) fn identified(&self, kind: &str, system: &str, value: &str) -> Vec<&Value> {
+        let fixed = self.resources.iter().filter(|((known, _), _)| *known == kind);
+        let fixed = fixed.map(|(_, resource)| resource);
+        let patients = self.held.patients.values();
+        let patients = patients.filter(|patient| patient.standing.is_to_be_found());
+        let patients = patients.filter(|_| kind == "Patient").map(|patient| &patient.resource);
+        fixed
+            .chain(patients)
+            .filter(|resource| {
+                fhir::items(resource, "/identifier").iter().any(|identifier| {
+                    fhir::text(identifier, "/system") == Some(system)
+                        && fhir::text(identifier, "/value") == Some(value)
+                })
+            })
+            .collect()
+    }
+
+    /// The patient of this NHS number, however known here.
+    pub(super) fn patient_of(&self, nhs_number: &str) -> Option<&Patient> {
+        self.held.patients.values().find(|patient| patient.nhs_number == nhs_number)
+    }
+
+    /// Whoever the national register knows by this number.
+    pub(super) fn registered_nationally(&self, nhs_number: &str) -> Option<Person> {
+        self.seed.people().into_iter().find(|person| person.nhs_number == nhs_number)
+    }
+
+    /// The organisation itself.
+    pub(super) fn organisation(&self) -> Option<&Value> {
+        self.known("Organization", ORGANISATION)
+    }
+
+    /// These slots with a new state: each that had another gets a new version.
+    pub(super) fn marked(&self, slots: &[u32], state: SlotState) -> Vec<Change> {
+        let marked = slots.iter().filter_map(|id| {
+            let slot = self.held.slots.get(id).filter(|slot| slot.state != state)?;
+            let version = slot.version + 1;
+            Some(Change::Slot(*id, Slot { state, version, ..slot.clone() }))
+        });
+        marked.collect()
+    }
+
+    /// The id that the next appointment gets.
+    pub(super) fn next_booking(&self) -> u32 {
+        next_id(&self.held.bookings)
+    }
+
+    /// The id that the next patient gets.
+    pub(super) fn next_patient(&self) -> u32 {
+        next_id(&self.held.patients)
+    }
+}
+
+impl Held {
+    pub(super) fn apply(&mut self, change: Change) {
+        match change {
+            Change::Slot(id, slot) => drop(self.slots.insert(id, slot)),
+            Change::Booking(id, booking) => drop(self.bookings.insert(id, booking)),
+            Change::Patient(id, patient) => drop(self.patients.insert(id, patient)),
+            Change::Until(day) => self.until = Some(day),
+        }
+    }
+}
+
+fn next_id<T>(map: &BTreeMap<u32, T>) -> u32 {
+    map.last_key_value().map_or(1, |(last, _)| last + 1)
+}
+
+/// Ids are counted here; the same number written another way is another id, and unknown.
+pub(super) fn number(id: &str) -> Option<u32> {
+    id.parse().ok().filter(|number: &u32| number.to_string() == id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::stage::{now, practices};
+    use super::*;
+
+    #[test]
+    fn slots_roll_on_with_the_days() {
+        let mut store = Store::open(practices().remove(0), None, now()).unwrap();
+        let before = store.slots().len();
+        store.roll_on(now()).unwrap();
+        assert_eq!(store.slots().len(), before);
+        let tomorrow: Timestamp = "2026-03-26T00:00:01Z".parse().unwrap();
+        store.roll_on(tomorrow).unwrap();
+        assert!(store.slots().len() > before);
+        let last = store.slots().values().map(|slot| slot.start).max().unwrap();
+        assert_eq!(local_time::day(last).to_string(), "2026-05-07");
+    }
+
+    #[test]
+    fn an_id_is_written_one_way() {
+        assert_eq!(number("12"), Some(12));
+        for other in ["", "+12", "012", " 12", "12a", "8888888888"] {
+            assert_eq!(number(other), None, "{other}");
+        }
+    }
+}
