@@ -25,6 +25,7 @@ mod disk;
 mod fhir;
 mod format;
 mod foundations;
+mod json;
 mod local_time;
 mod parameters;
 mod people;
@@ -39,9 +40,9 @@ mod shape;
 mod slots;
 mod store;
 mod token;
-mod xml;
 #[cfg(test)]
 mod stage;
+mod xml;
 
 use disk::Disk;
 use format::Format;
@@ -116,10 +117,20 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// The resource that was sent.
-    fn resource(&self) -> Result<Map<String, Value>, Fault> {
+    /// What was sent, which may be no resource.
+    fn unjudged(&self) -> Result<Value, Fault> {
         let unsaid = || Fault::new(Kind::UnsupportedMediaType, "Content-Type is missing");
         self.sent.ok_or_else(unsaid)?.read(self.body)
+    }
+
+    /// The resource that was sent.
+    fn resource(&self) -> Result<Map<String, Value>, Fault> {
+        let sent = self.unjudged()?;
+        match (shape::fault(&sent), sent) {
+            (None, Value::Object(resource)) => Ok(resource),
+            (Some(fault), _) => Err(Fault::resource(fault)),
+            (None, _) => Err(Fault::resource("the body is no resource")),
+        }
     }
 }
 
@@ -450,6 +461,34 @@ mod tests {
         let other = [("Content-Type", "text/plain")];
         let create = (Method::POST, "create:appointment-1");
         assert_eq!(stage.ask(create, "/Appointment", &other, b"x").0, 415);
+    }
+
+    #[test]
+    fn a_session_can_be_held_in_xml() {
+        let stage = Stage::new();
+        let slot = stage.free_slots().remove(0);
+        let (xml, form) = ("application/fhir+xml", Format::Xml);
+        let body = form.write(&booking_of(&[&slot], "2"));
+        let create = (Method::POST, "create:appointment-1");
+        let headers = [("Content-Type", xml), ("Accept-Encoding", "gzip")];
+        let answer = stage.answer(create, "/Appointment", &headers, body.as_bytes());
+        assert_eq!(answer.status(), 201);
+        assert_eq!(answer.headers()["content-type"], "application/fhir+xml;charset=utf-8");
+        assert_eq!(answer.headers()["content-encoding"], "gzip");
+        let mut plain = Vec::new();
+        let mut unpacked = flate2::read::GzDecoder::new(answer.body().as_ref());
+        std::io::Read::read_to_end(&mut unpacked, &mut plain).unwrap();
+        let booked = form.read(&plain).unwrap();
+        assert_eq!(stage.get("read:appointment-1", "/Appointment/1").2, booked);
+        let asked = "/Appointment/1?_format=application%2Ffhir%2Bxml";
+        let read = (Method::GET, "read:appointment-1");
+        let answer = stage.answer(read, asked, &[], b"");
+        assert_eq!(form.read(answer.body()).unwrap(), booked);
+        let missing = stage.answer(read, "/Appointment/2", &[("Accept", xml)], b"");
+        assert_eq!(missing.status(), 404);
+        assert!(missing.body().starts_with(b"<?xml"), "{missing:?}");
+        let turtle = stage.answer(read, "/Appointment/1", &[("Accept", "text/turtle")], b"");
+        assert_eq!(turtle.status(), 415);
     }
 
     #[test]

@@ -207,6 +207,7 @@ fn dependencies_are_above_their_floors() {
         ("tracing-subscriber", "0.3.20"),
         ("bytes", "1.11.1"),
         ("aws-lc-sys", "0.39.0"),
+        ("quick-xml", "0.41.0"),
     ] {
         let entry = format!("name = \"{name}\"\nversion = \"");
         let version = lock.split(&entry).nth(1).unwrap().split('"').next().unwrap();

@@ -32,6 +32,13 @@ pub(super) fn amend(store: &Store, call: &Call<'_>) -> Answer {
 /// Spec: `PUT /Appointment/[id]` with the interaction that cancels; the slots are free again by
 /// the time it is answered.
 pub(super) fn cancel(store: &Store, call: &Call<'_>) -> Answer {
+    // An empty reason is no FHIR either, but the suite wants it told from a resource that is none.
+    let unjudged = call.unjudged()?;
+    let reason = fhir::extension(&unjudged, fhir::CANCELLATION_REASON);
+    let empty = reason.is_some_and(|known| fhir::text(known, "/valueString") == Some(""));
+    if empty {
+        return Err(Fault::parameter("the reason of the cancellation is empty"));
+    }
     let (id, mut sent) = judge(store, call)?;
     let kept = appointments::find(store, call.id)?.1;
     rule(status(&sent) == Some("cancelled"), "a cancelled appointment has that status")?;

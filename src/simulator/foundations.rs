@@ -26,7 +26,7 @@ pub(super) fn metadata() -> Reply {
         "software": { "name": "spine-proxy-simulator" },
         "fhirVersion": "3.0.1",
         "acceptUnknown": "both",
-        "format": ["application/fhir+json"],
+        "format": ["application/fhir+json", "application/fhir+xml"],
         "rest": [{ "mode": "server", "resource": [
             resource("Patient", &["read", "search-type"]),
             resource("Organization", &["read", "search-type"]),

@@ -110,7 +110,7 @@ impl Bound {
 }
 
 /// Whether the text is the pattern with each `0` replaced by a digit.
-fn is_shaped(text: &str, pattern: &str) -> bool {
+pub(super) fn is_shaped(text: &str, pattern: &str) -> bool {
     text.len() == pattern.len()
         && text.bytes().zip(pattern.bytes()).all(|(byte, wanted)| match wanted {
             b'0' => byte.is_ascii_digit(),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request};
+use http::{HeaderMap, Method, Request, Response};
 use jiff::Timestamp;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -106,6 +106,23 @@ impl Stage {
         let headers = self.headers(short, more);
         let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, *value)).collect();
         self.send(method, &format!("{}{path}", self.base), &headers, body)
+    }
+
+    /// The same, as it is answered.
+    pub(super) fn answer(
+        &self,
+        (method, short): (Method, &str),
+        path: &str,
+        more: &[(&str, &str)],
+        body: &[u8],
+    ) -> Response<Bytes> {
+        let path = format!("{}{path}", self.base);
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in self.headers(short, more) {
+            request = request.header(name, value);
+        }
+        let (head, ()) = request.body(()).unwrap().into_parts();
+        self.provider.answer(&head, body, now())
     }
 
     /// The headers of a good request; leaks the interaction id, which a test can bear.

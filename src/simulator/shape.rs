@@ -1,0 +1,273 @@
+//! Whether a resource has the shape of FHIR STU3: the right elements, once or many times, and of
+//! the right types.
+//!
+//! What an element means, and whether it has to be there, is for the interactions to judge. No
+//! message here holds a value from the resource, which may be about a patient.
+
+use serde_json::{Map, Value};
+
+mod primitive;
+mod table;
+
+pub(super) use primitive::{Primitive, is_char};
+pub(super) use table::ELEMENT;
+
+/// Limit: levels of objects and lists in a resource, the resource itself being the first.
+pub(super) const DEPTH_MAX: usize = 32;
+/// Limit: characters of a name that is worth repeating in a message.
+const NAME_MAX: usize = 64;
+
+/// The elements of a type, in the order XML has them.
+pub(super) struct Shape(&'static [&'static [Element]]);
+
+/// One element of a type.
+pub(super) struct Element {
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    pub(super) place: Place,
+    /// The name without its type, of an element that excludes others: `value` for `valueCode`.
+    choice: Option<&'static str>,
+}
+
+/// What an element holds.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    /// A plain value, which may have an id and extensions of its own.
+    Plain(Primitive),
+    /// An element with elements.
+    Complex(&'static Shape),
+    /// A whole resource of any type.
+    Resource,
+    /// Text that is marked up as XHTML.
+    Markup,
+}
+
+/// How an element stands in the one that holds it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// At most once.
+    Single,
+    /// Any number of times.
+    List,
+    /// At most once, and as an attribute in XML.
+    Attribute,
+}
+
+impl Shape {
+    /// The type of resource with this name.
+    pub(super) fn of(resource_type: &str) -> Option<&'static Self> {
+        table::RESOURCES.iter().find(|(name, _)| *name == resource_type).map(|(_, shape)| *shape)
+    }
+
+    /// The same name, if it is that of a type that is known.
+    pub(super) fn named(resource_type: &str) -> Option<&'static str> {
+        table::RESOURCES.iter().map(|(name, _)| *name).find(|name| *name == resource_type)
+    }
+
+    /// All elements in order.
+    pub(super) fn elements(&self) -> impl Iterator<Item = &'static Element> {
+        self.0.iter().flat_map(|part| part.iter())
+    }
+
+    /// The element with this name.
+    pub(super) fn find(&self, name: &str) -> Option<&'static Element> {
+        self.elements().find(|element| element.name == name)
+    }
+}
+
+impl Element {
+    /// Whether it may occur more than once.
+    pub(super) fn is_list(&self) -> bool {
+        self.place == Place::List
+    }
+}
+
+/// What is wrong, and where.
+#[derive(Debug)]
+pub(super) struct Flaw {
+    path: String,
+    what: String,
+}
+
+impl Flaw {
+    /// Something wrong right here.
+    pub(super) fn here(what: impl Into<String>) -> Self {
+        Self { path: String::new(), what: what.into() }
+    }
+
+    /// An element nobody knows.
+    pub(super) fn unknown(name: &str) -> Self {
+        Self::here("is not known").inside(name)
+    }
+
+    /// The same, seen from what holds the element, which may have any name at all. One that does
+    /// not look like the name of an element is not repeated.
+    pub(super) fn inside(self, name: &str) -> Self {
+        let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        let plain = plain && !name.is_empty() && name.len() <= NAME_MAX;
+        self.within(if plain { name } else { "?" })
+    }
+
+    /// More levels than are read.
+    pub(super) fn deep() -> Self {
+        Self::here(format!("is more than {DEPTH_MAX} levels deep"))
+    }
+
+    /// The same, seen from what holds the element.
+    pub(super) fn within(self, name: &str) -> Self {
+        Self { path: format!(".{name}{}", self.path), ..self }
+    }
+
+    /// The same, seen from the list that holds the item.
+    pub(super) fn at(self, index: usize) -> Self {
+        Self { path: format!("[{index}]{}", self.path), ..self }
+    }
+
+    /// The message, seen from the resource.
+    pub(super) fn told(&self, root: &str) -> String {
+        format!("{root}{} {}", self.path, self.what)
+    }
+}
+
+/// The first thing about a resource that is not as STU3 has it: `Appointment.foo is not known`.
+pub(super) fn fault(resource: &Value) -> Option<String> {
+    let named = resource.get("resourceType").and_then(Value::as_str);
+    let root = named.filter(|name| Shape::of(name).is_some()).unwrap_or("the resource");
+    judge_resource(resource, 1).err().map(|flaw| flaw.told(root))
+}
+
+fn judge_resource(resource: &Value, depth: usize) -> Result<(), Flaw> {
+    let fields = object(resource)?;
+    let named = fields.get("resourceType").and_then(Value::as_str);
+    let named = named.ok_or_else(|| Flaw::here("has no resourceType"))?;
+    let shape = Shape::of(named).ok_or_else(|| Flaw::here("is not of a type that is known"))?;
+    let is_element = |name: &str| name != "resourceType";
+    judge_fields(fields, shape, depth, is_element)
+}
+
+fn judge_complex(value: &Value, shape: &Shape, depth: usize) -> Result<(), Flaw> {
+    let fields = object(value)?;
+    if fields.is_empty() {
+        return Err(Flaw::here("is empty"));
+    }
+    judge_fields(fields, shape, depth, |_| true)
+}
+
+fn judge_fields(
+    fields: &Map<String, Value>,
+    shape: &Shape,
+    depth: usize,
+    is_element: impl Fn(&str) -> bool,
+) -> Result<(), Flaw> {
+    if depth > DEPTH_MAX {
+        return Err(Flaw::deep());
+    }
+    let mut chosen: Vec<&Element> = Vec::new();
+    for (key, value) in fields.iter().filter(|(key, _)| is_element(key)) {
+        let name = key.strip_prefix('_').unwrap_or(key);
+        let element = shape.find(name).ok_or_else(|| Flaw::unknown(key))?;
+        if element.choice.is_some() {
+            chosen.push(element);
+        }
+        let judged = if name.len() == key.len() {
+            let beside = fields.get(&format!("_{name}"));
+            judge_element(element, value, beside, depth)
+        } else {
+            judge_beside(element, value, fields.get(name), depth)
+        };
+        judged.map_err(|flaw| flaw.within(key))?;
+    }
+    judge_choices(&chosen)
+}
+
+/// Of the elements that exclude each other there is one.
+fn judge_choices(chosen: &[&Element]) -> Result<(), Flaw> {
+    let twice = chosen.iter().find_map(|element| {
+        let rival =
+            |other: &&&Element| other.choice == element.choice && other.name != element.name;
+        chosen.iter().find(rival).and(element.choice)
+    });
+    twice.map_or(Ok(()), |name| Err(Flaw::here("is given in more than one way").within(name)))
+}
+
+fn judge_element(
+    element: &Element,
+    value: &Value,
+    beside: Option<&Value>,
+    depth: usize,
+) -> Result<(), Flaw> {
+    if !element.is_list() {
+        return judge_value(element.kind, value, depth + 1);
+    }
+    let beside = beside.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let told_beside = |index: usize| beside.get(index).is_some_and(Value::is_object);
+    let may_miss = |index: usize| matches!(element.kind, Kind::Plain(_)) && told_beside(index);
+    judge_list(value, depth, |index, item| {
+        let missed = item.is_null() && may_miss(index);
+        if missed { Ok(()) } else { judge_value(element.kind, item, depth + 2) }
+    })
+}
+
+/// What stands beside a plain value: its id and extensions.
+fn judge_beside(
+    element: &Element,
+    value: &Value,
+    told: Option<&Value>,
+    depth: usize,
+) -> Result<(), Flaw> {
+    if !matches!(element.kind, Kind::Plain(_)) || element.place == Place::Attribute {
+        return Err(Flaw::here("is not known"));
+    }
+    if !element.is_list() {
+        return judge_complex(value, &ELEMENT, depth + 1);
+    }
+    let told = told.and_then(Value::as_array);
+    if told.is_some_and(|told| value.as_array().is_some_and(|list| list.len() != told.len())) {
+        return Err(Flaw::here("is not as long as the list it belongs to"));
+    }
+    let told = told.map(Vec::as_slice).unwrap_or_default();
+    let has_value = |index: usize| told.get(index).is_some_and(|item| !item.is_null());
+    judge_list(value, depth, |index, item| {
+        let missed = item.is_null() && has_value(index);
+        if missed { Ok(()) } else { judge_complex(item, &ELEMENT, depth + 2) }
+    })
+}
+
+/// A list of something, not of nothing.
+fn judge_list(
+    value: &Value,
+    depth: usize,
+    judge: impl Fn(usize, &Value) -> Result<(), Flaw>,
+) -> Result<(), Flaw> {
+    let list = value.as_array().ok_or_else(|| Flaw::here("is not a list"))?;
+    if depth >= DEPTH_MAX {
+        return Err(Flaw::deep());
+    }
+    if list.iter().all(Value::is_null) {
+        return Err(Flaw::here("is empty"));
+    }
+    let mut items = list.iter().enumerate();
+    items.try_for_each(|(index, item)| judge(index, item).map_err(|flaw| flaw.at(index)))
+}
+
+/// `depth` is the level the value has if it is an object.
+fn judge_value(kind: Kind, value: &Value, depth: usize) -> Result<(), Flaw> {
+    match kind {
+        Kind::Plain(primitive) => {
+            primitive.fault(value).map_or(Ok(()), |what| Err(Flaw::here(what)))
+        }
+        Kind::Complex(shape) => judge_complex(value, shape, depth),
+        Kind::Resource => judge_resource(value, depth),
+        Kind::Markup => {
+            let text = value.as_str().ok_or_else(|| Flaw::here("is not a string"))?;
+            super::xml::div_fault(text).map_or(Ok(()), |what| Err(Flaw::here(what)))
+        }
+    }
+}
+
+fn object(value: &Value) -> Result<&Map<String, Value>, Flaw> {
+    value.as_object().ok_or_else(|| Flaw::here("is not an object"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,289 @@
+//! FHIR STU3 in XML, to and from the JSON that the rest of the simulator works with.
+//!
+//! The order of elements is kept when writing and not asked for when reading. A decimal keeps its
+//! value but not the zeros at its end.
+
+use quick_xml::events::{BytesStart, Event};
+use quick_xml::reader::NsReader;
+use serde_json::{Map, Value};
+
+use super::shape::{DEPTH_MAX, ELEMENT, Element, Flaw, Kind, Place, Primitive, Shape, is_char};
+
+mod markup;
+mod writing;
+
+pub(super) use markup::div_fault;
+
+const FHIR: &str = "http://hl7.org/fhir";
+/// Limit: elements of a document.
+const NODES_MAX: usize = 50_000;
+
+/// The resource in a document of UTF-8, as JSON has it, or the first thing that is wrong.
+///
+/// What the values look like is left to [`super::shape::fault`].
+pub(super) fn read(bytes: &[u8]) -> Result<Value, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "the body is not UTF-8".to_owned())?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if !text.chars().all(is_char) {
+        return Err("the body holds a character that has no place in XML".to_owned());
+    }
+    let mut document = Document { text, reader: markup::reader(text), nodes: 0 };
+    document.whole().map_err(|(root, flaw)| flaw.told(root))
+}
+
+/// The resource as a document, always well-formed, with its elements in the order of STU3.
+///
+/// What STU3 does not know is left out: [`super::shape::fault`] tells whether there is any. A type
+/// of resource that is not known becomes an `OperationOutcome` which says so.
+pub(super) fn write(resource: &Value) -> String {
+    writing::document(resource)
+}
+
+/// A document that is being read.
+struct Document<'a> {
+    text: &'a str,
+    reader: NsReader<&'a [u8]>,
+    nodes: usize,
+}
+
+/// What comes next, leaving out what says nothing.
+enum Step<'a> {
+    Start(BytesStart<'a>),
+    End,
+    Over,
+}
+
+/// The fields of an element while its children arrive.
+type Fields = Map<String, Value>;
+
+impl<'a> Document<'a> {
+    /// The one resource, and nothing after it. A flaw comes with the name of the resource.
+    fn whole(&mut self) -> Result<Value, (&'static str, Flaw)> {
+        let outside = |flaw| ("the body", flaw);
+        let Step::Start(start) = self.step().map_err(outside)? else {
+            return Err(outside(Flaw::here(markup::MALFORMED)));
+        };
+        let resource = self.resource(&start, 1).map_err(|flaw| {
+            let known = Shape::named(start.local_name().as_ref());
+            (known.unwrap_or("the body"), flaw)
+        })?;
+        match self.step().map_err(outside)? {
+            Step::Over => Ok(resource),
+            Step::Start(_) | Step::End => Err(outside(Flaw::here(markup::MALFORMED))),
+        }
+    }
+
+    fn step(&mut self) -> Result<Step<'a>, Flaw> {
+        loop {
+            let before = self.reader.buffer_position();
+            let (known, event) = markup::next(&mut self.reader, FHIR).map_err(Flaw::here)?;
+            match event {
+                Event::Start(start) => return self.begin(start, known),
+                Event::End(_) => return Ok(Step::End),
+                Event::Eof => return Ok(Step::Over),
+                Event::Comment(_) | Event::PI(_) => {}
+                Event::Text(text) if text.trim_ascii().is_empty() => {}
+                Event::Decl(told) if before == 0 => judge_declaration(&told)?,
+                Event::DocType(_) => return Err(Flaw::here("has a DOCTYPE, which is not read")),
+                Event::Text(_) | Event::CData(_) | Event::GeneralRef(_) => {
+                    return Err(Flaw::here("holds text outside of a value"));
+                }
+                Event::Decl(_) | Event::Empty(_) => return Err(Flaw::here(markup::MALFORMED)),
+            }
+        }
+    }
+
+    fn begin(&mut self, start: BytesStart<'a>, known: bool) -> Result<Step<'a>, Flaw> {
+        self.nodes += 1;
+        if self.nodes > NODES_MAX {
+            return Err(Flaw::here(format!("has more than {NODES_MAX} elements")));
+        }
+        // The markup of a narrative is judged where it is met.
+        if known || start.name().0 == "div" {
+            Ok(Step::Start(start))
+        } else {
+            let name = start.local_name();
+            let flaw = Flaw::here(format!("is not in the namespace {FHIR}"));
+            Err(if self.nodes == 1 { flaw } else { flaw.inside(name.as_ref()) })
+        }
+    }
+
+    fn resource(&mut self, start: &BytesStart<'a>, depth: usize) -> Result<Value, Flaw> {
+        let name = start.local_name();
+        let name: &str = name.as_ref();
+        let shape = Shape::of(name).ok_or_else(|| Flaw::here("is not of a type that is known"))?;
+        if !attributes(start)?.is_empty() {
+            return Err(Flaw::here("has an attribute that is not known"));
+        }
+        let mut fields = self.fields(Vec::new(), shape, depth)?;
+        fields.insert("resourceType".to_owned(), name.into());
+        Ok(Value::Object(fields))
+    }
+
+    /// All that an element holds, up to and with its end.
+    fn fields(
+        &mut self,
+        attributes: Vec<(String, String)>,
+        shape: &Shape,
+        depth: usize,
+    ) -> Result<Fields, Flaw> {
+        let deep = depth > DEPTH_MAX;
+        let mut fields = Fields::new();
+        if deep && !attributes.is_empty() {
+            return Err(Flaw::deep());
+        }
+        for (name, value) in attributes {
+            let known = shape.find(&name).filter(|element| element.place == Place::Attribute);
+            known.ok_or_else(|| Flaw::unknown(&name))?;
+            fields.insert(name, value.into());
+        }
+        loop {
+            let start = match self.step()? {
+                Step::Start(_) if deep => return Err(Flaw::deep()),
+                Step::Start(start) => start,
+                Step::End => break,
+                Step::Over => return Err(Flaw::here("is cut off")),
+            };
+            let name = start.local_name();
+            let known = shape.find(name.as_ref());
+            let element = known.filter(|element| element.place != Place::Attribute);
+            let element = element.ok_or_else(|| Flaw::unknown(name.as_ref()))?;
+            self.child(&start, element, depth, &mut fields)
+                .map_err(|flaw| flaw.within(element.name))?;
+        }
+        fields.retain(|_, value| {
+            !value.as_array().is_some_and(|list| list.iter().all(Value::is_null))
+        });
+        Ok(fields)
+    }
+
+    fn child(
+        &mut self,
+        start: &BytesStart<'a>,
+        element: &Element,
+        depth: usize,
+        fields: &mut Fields,
+    ) -> Result<(), Flaw> {
+        let (beside, index) = (format!("_{}", element.name), count(fields, element));
+        if !element.is_list() {
+            if fields.contains_key(element.name) || fields.contains_key(&beside) {
+                return Err(Flaw::here("is given twice"));
+            }
+            let (value, extra) = self.content(start, element.kind, depth + 1)?;
+            fields.extend(value.map(|value| (element.name.to_owned(), value)));
+            fields.extend(extra.map(|extra| (beside, extra)));
+            return Ok(());
+        }
+        if depth >= DEPTH_MAX {
+            return Err(Flaw::deep());
+        }
+        let content = self.content(start, element.kind, depth + 2);
+        let (value, extra) = content.map_err(|flaw| flaw.at(index))?;
+        push(fields, element.name, value);
+        if matches!(element.kind, Kind::Plain(_)) {
+            push(fields, &beside, extra);
+        }
+        Ok(())
+    }
+
+    /// The value of an element, and what stands beside it; `depth` is its level as an object.
+    fn content(
+        &mut self,
+        start: &BytesStart<'a>,
+        kind: Kind,
+        depth: usize,
+    ) -> Result<(Option<Value>, Option<Value>), Flaw> {
+        let may_nest = matches!(kind, Kind::Complex(_) | Kind::Resource);
+        if may_nest && depth > DEPTH_MAX {
+            return Err(Flaw::deep());
+        }
+        match kind {
+            Kind::Plain(primitive) => self.plain(start, primitive, depth),
+            Kind::Markup => Ok((Some(self.markup(start)?), None)),
+            Kind::Complex(shape) => {
+                let fields = self.fields(attributes(start)?, shape, depth)?;
+                if fields.is_empty() {
+                    return Err(Flaw::here("is empty"));
+                }
+                Ok((Some(Value::Object(fields)), None))
+            }
+            Kind::Resource => {
+                let none = attributes(start)?.is_empty();
+                let inner = self.step()?;
+                let Step::Start(inner) = inner else { return Err(Flaw::here("is empty")) };
+                let value = self.resource(&inner, depth)?;
+                match self.step()? {
+                    Step::End if none => Ok((Some(value), None)),
+                    Step::End => Err(Flaw::here("has an attribute that is not known")),
+                    Step::Start(_) | Step::Over => Err(Flaw::here("is not one resource")),
+                }
+            }
+        }
+    }
+
+    fn plain(
+        &mut self,
+        start: &BytesStart<'a>,
+        primitive: Primitive,
+        depth: usize,
+    ) -> Result<(Option<Value>, Option<Value>), Flaw> {
+        let (told, rest): (Vec<_>, Vec<_>) =
+            attributes(start)?.into_iter().partition(|(name, _)| name == "value");
+        let extra = Some(self.fields(rest, &ELEMENT, depth)?).filter(|fields| !fields.is_empty());
+        let value = told.first().map(|(_, text)| primitive.read(text).ok_or(text.is_empty()));
+        match value {
+            None if extra.is_none() => Err(Flaw::here("is empty")),
+            Some(Err(true)) => Err(Flaw::here("is empty")),
+            Some(Err(false)) if primitive == Primitive::Boolean => {
+                Err(Flaw::here("is not a boolean"))
+            }
+            Some(Err(false)) => Err(Flaw::here("is not a number")),
+            None => Ok((None, extra.map(Value::Object))),
+            Some(Ok(value)) => Ok((Some(value), extra.map(Value::Object))),
+        }
+    }
+
+    /// The markup as it stands in the document, from the start of its tag to its end.
+    fn markup(&mut self, start: &BytesStart<'a>) -> Result<Value, Flaw> {
+        let malformed = || Flaw::here(markup::MALFORMED);
+        let inner = usize::try_from(self.reader.buffer_position()).map_err(|_| malformed())?;
+        let from = self.text.get(..inner).and_then(|text| text.rfind('<'));
+        self.reader.read_to_end(start.name()).map_err(|_| malformed())?;
+        let to = usize::try_from(self.reader.buffer_position()).map_err(|_| malformed())?;
+        let text = from.and_then(|from| self.text.get(from..to)).ok_or_else(malformed)?;
+        div_fault(text).map_or_else(|| Ok(text.into()), |what| Err(Flaw::here(what)))
+    }
+}
+
+/// How many there are in a list so far.
+fn count(fields: &Fields, element: &Element) -> usize {
+    fields.get(element.name).and_then(Value::as_array).map_or(0, Vec::len)
+}
+
+fn push(fields: &mut Fields, name: &str, item: Option<Value>) {
+    let list = fields.entry(name).or_insert_with(|| Value::Array(Vec::new()));
+    if let Some(list) = list.as_array_mut() {
+        list.push(item.unwrap_or_default());
+    }
+}
+
+/// The attributes of a FHIR element, without those that are about XML.
+fn attributes(start: &BytesStart<'_>) -> Result<Vec<(String, String)>, Flaw> {
+    let about_xml =
+        |name: &str| name == "xmlns" || name.starts_with("xmlns:") || name == "xsi:schemaLocation";
+    let mut all = markup::attributes(start).map_err(Flaw::here)?;
+    all.retain(|(name, _)| !about_xml(name));
+    Ok(all)
+}
+
+fn judge_declaration(told: &quick_xml::events::BytesDecl<'_>) -> Result<(), Flaw> {
+    let version = told.version().is_ok_and(|version| version == "1.0");
+    let encoding = match told.encoding() {
+        Some(name) => name.is_ok_and(|name| name.eq_ignore_ascii_case("utf-8")),
+        None => true,
+    };
+    if version && encoding { Ok(()) } else { Err(Flaw::here("is not XML 1.0 in UTF-8")) }
+}
+
+#[cfg(test)]
+mod tests;

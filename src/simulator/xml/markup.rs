@@ -1,0 +1,140 @@
+//! Well-formed XML, whatever it is about: the rules the reader of tags leaves to its user.
+
+use quick_xml::XmlVersion;
+use quick_xml::events::{BytesStart, Event};
+use quick_xml::name::{Namespace, ResolveResult};
+use quick_xml::reader::NsReader;
+
+use super::super::shape::is_char;
+
+pub(super) const XHTML: &str = "http://www.w3.org/1999/xhtml";
+pub(super) const MALFORMED: &str = "is not well-formed XML";
+/// Limit: attributes of one element.
+const ATTRIBUTES_MAX: usize = 16;
+/// Limit: names of namespaces that are declared at any one place.
+const NAMESPACES_MAX: usize = 16;
+/// Limit: levels of elements within a narrative.
+const DIV_DEPTH_MAX: usize = 32;
+
+/// A reader of tags with its checks turned on; empty elements have an end of their own.
+pub(super) fn reader(text: &str) -> NsReader<&[u8]> {
+    let mut reader = NsReader::from_str(text);
+    reader.config_mut().check_comments = true;
+    reader.config_mut().expand_empty_elements = true;
+    reader.resolver_mut().set_max_namespace_bindings(NAMESPACES_MAX);
+    reader
+}
+
+/// The next event, and whether its element is of this namespace.
+pub(super) fn next<'a>(
+    reader: &mut NsReader<&'a [u8]>,
+    namespace: &str,
+) -> Result<(bool, Event<'a>), &'static str> {
+    let (found, event) = reader.read_resolved_event().map_err(|_| MALFORMED)?;
+    Ok((found == ResolveResult::Bound(Namespace(namespace)), event))
+}
+
+/// The attributes of a tag with their values decoded.
+pub(super) fn attributes(start: &BytesStart<'_>) -> Result<Vec<(String, String)>, &'static str> {
+    if !is_spaced(start.attributes_raw()) {
+        return Err(MALFORMED);
+    }
+    let mut all: Vec<(String, String)> = Vec::new();
+    for attribute in start.attributes().with_checks(false) {
+        let attribute = attribute.map_err(|_| MALFORMED)?;
+        let value = attribute.normalized_value(XmlVersion::Explicit1_0).map_err(|_| MALFORMED)?;
+        let name = attribute.key.0;
+        let twice = all.iter().any(|(known, _)| known == name);
+        if twice || !is_name(name) || attribute.value.contains('<') || !value.chars().all(is_char) {
+            return Err(MALFORMED);
+        }
+        if all.len() >= ATTRIBUTES_MAX {
+            return Err("has more than 16 attributes");
+        }
+        all.push((name.to_owned(), value.into_owned()));
+    }
+    Ok(all)
+}
+
+/// Whether there is a space between one attribute and the next.
+fn is_spaced(attributes: &str) -> bool {
+    let mut quote = None;
+    let mut closed = false;
+    attributes.chars().all(|char| {
+        let kept = !closed || char.is_ascii_whitespace();
+        closed = quote == Some(char);
+        match quote {
+            Some(_) if closed => quote = None,
+            None if matches!(char, '"' | '\'') => quote = Some(char),
+            Some(_) | None => {}
+        }
+        kept
+    })
+}
+
+/// The names of FHIR and XHTML are ASCII.
+fn is_name(name: &str) -> bool {
+    name.starts_with(|char: char| char.is_ascii_alphabetic())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
+}
+
+/// What is wrong with the markup of a narrative, which is one `div` of XHTML.
+pub(in super::super) fn div_fault(text: &str) -> Option<&'static str> {
+    if !text.chars().all(is_char) {
+        return Some("holds a character that has no place");
+    }
+    judge_div(text.trim_ascii()).err()
+}
+
+fn judge_div(text: &str) -> Result<(), &'static str> {
+    let mut reader = reader(text);
+    let mut depth: usize = 0;
+    let mut begun = false;
+    loop {
+        let (known, event) = next(&mut reader, XHTML)?;
+        match event {
+            Event::Start(start) => {
+                if depth == 0 && (begun || start.name().0 != "div") || !known {
+                    return Err("is not one div that says it is XHTML");
+                }
+                judge_tag(&start)?;
+                begun = true;
+                depth += 1;
+            }
+            Event::End(_) => depth = depth.saturating_sub(1),
+            Event::Eof if begun && depth == 0 => return Ok(()),
+            _ if depth == 0 => return Err("is not one div that says it is XHTML"),
+            Event::Text(text) if !text.contains("]]>") => {}
+            Event::GeneralRef(name) if is_reference(&name) => {}
+            Event::CData(_) | Event::Comment(_) => {}
+            Event::Text(_) | Event::Eof => return Err(MALFORMED),
+            Event::GeneralRef(_)
+            | Event::Empty(_)
+            | Event::Decl(_)
+            | Event::PI(_)
+            | Event::DocType(_) => return Err("holds what has no place in a narrative"),
+        }
+        if depth > DIV_DEPTH_MAX {
+            return Err("is more than 32 levels deep");
+        }
+    }
+}
+
+fn judge_tag(start: &BytesStart<'_>) -> Result<(), &'static str> {
+    let plain = |name: &str| name.starts_with("xml:") || !name.contains(':');
+    let attributes = attributes(start)?;
+    if is_name(start.name().0) && attributes.iter().all(|(name, _)| plain(name)) {
+        Ok(())
+    } else {
+        Err(MALFORMED)
+    }
+}
+
+/// One of the five entities there are without a DOCTYPE, or a character by its number.
+fn is_reference(name: &quick_xml::events::BytesRef<'_>) -> bool {
+    match name.resolve_char_ref() {
+        Ok(Some(char)) => is_char(char),
+        Ok(None) => quick_xml::escape::resolve_predefined_entity(name).is_some(),
+        Err(_) => false,
+    }
+}
