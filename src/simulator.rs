@@ -481,13 +481,13 @@ mod tests {
         let booked = form.read(&plain).unwrap();
         assert_eq!(stage.get("read:appointment-1", "/Appointment/1").2, booked);
         let asked = "/Appointment/1?_format=application%2Ffhir%2Bxml";
-        let read = (Method::GET, "read:appointment-1");
-        let answer = stage.answer(read, asked, &[], b"");
+        let read = || (Method::GET, "read:appointment-1");
+        let answer = stage.answer(read(), asked, &[], b"");
         assert_eq!(form.read(answer.body()).unwrap(), booked);
-        let missing = stage.answer(read, "/Appointment/2", &[("Accept", xml)], b"");
+        let missing = stage.answer(read(), "/Appointment/2", &[("Accept", xml)], b"");
         assert_eq!(missing.status(), 404);
         assert!(missing.body().starts_with(b"<?xml"), "{missing:?}");
-        let turtle = stage.answer(read, "/Appointment/1", &[("Accept", "text/turtle")], b"");
+        let turtle = stage.answer(read(), "/Appointment/1", &[("Accept", "text/turtle")], b"");
         assert_eq!(turtle.status(), 415);
     }
 
