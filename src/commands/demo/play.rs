@@ -84,11 +84,7 @@ impl<'a> Play<'a> {
         let slot = first(&slots.json(), "Slot")?;
         say(format_args!("   a slot at {} is free", text(&slot, "start")));
 
-        let nhs = simulator::people()
-            .into_iter()
-            .next()
-            .map(|person| person.nhs_number)
-            .context("no patient")?;
+        let nhs = first_patient()?;
         let find =
             format!("/Patient?identifier=https%3A%2F%2Ffhir.nhs.uk%2FId%2Fnhs-number%7C{nhs}");
         let found = self
@@ -295,6 +291,12 @@ fn method(ask: &Ask<'_>) -> Method {
     let id = format!("{REST}{}", ask.interaction);
     let usual = interaction::by_id(&id).map_or(Method::GET, |known| known.method.clone());
     ask.method.clone().unwrap_or(usual)
+}
+
+/// The NHS number of somebody whom every practice knows.
+fn first_patient() -> anyhow::Result<String> {
+    let first = simulator::people().into_iter().next();
+    first.map(|person| person.nhs_number).context("no patient")
 }
 
 fn dates() -> (jiff::civil::Date, jiff::civil::Date) {
