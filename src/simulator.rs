@@ -7,11 +7,12 @@
 //! nothing else of this crate. [`sds`] stands in for the directory in the same way.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, Method, Response};
+use http::{HeaderMap, Method, Response, StatusCode};
 use jiff::Timestamp;
 
 use crate::interaction::{self, Interaction};
@@ -20,24 +21,37 @@ use crate::spine::{Asid, OdsCode};
 mod appointments;
 mod booking;
 mod change;
+mod clock;
+mod control;
+mod faults;
 mod fhir;
 mod foundations;
 mod local_time;
 mod parameters;
+mod peer;
 mod people;
 mod practice;
 mod reply;
+mod scripts;
 pub mod sds;
 mod serving;
 mod slots;
 #[cfg(test)]
+mod lab;
+#[cfg(test)]
 mod stage;
+mod wire;
 
+use clock::Clock;
 use parameters::Parameters;
 use practice::Store;
 use reply::{Answer, Fault, Kind};
+use scripts::Scripts;
 
+pub use faults::{Faults, Unclear};
 pub use people::{Person, Standing, people};
+pub use scripts::Script;
+pub use serving::Serving;
 
 /// A practice to be simulated.
 #[derive(Debug, Clone)]
@@ -56,6 +70,9 @@ pub struct Practice {
 pub struct Provider {
     surgeries: Vec<Surgery>,
     received: Mutex<VecDeque<Received>>,
+    arrived: AtomicU64,
+    scripts: Scripts,
+    clock: Clock,
 }
 
 /// A request as it arrived, kept for those who test what is sent to a provider.
@@ -69,10 +86,18 @@ pub struct Received {
     pub headers: HeaderMap,
     /// The whole body.
     pub body: Bytes,
+    /// When it arrived.
+    pub at: Timestamp,
+    /// The practice it was meant for, if there is one.
+    pub ods: Option<OdsCode>,
+    /// The status it was answered with, once it was answered with any.
+    pub status: Option<StatusCode>,
+    number: u64,
 }
 
 /// A practice and its store. One call is judged and carried out under one lock.
 struct Surgery {
+    practice: Practice,
     asid: Asid,
     base_path: String,
     store: Mutex<Store>,
@@ -99,18 +124,32 @@ impl Provider {
             .into_iter()
             .map(|practice| Surgery {
                 store: Mutex::new(Store::seeded(&practice, now)),
-                asid: practice.asid,
-                base_path: practice.base_path,
+                asid: practice.asid.clone(),
+                base_path: practice.base_path.clone(),
+                practice,
             })
             .collect();
         surgeries.sort_by_key(|surgery| std::cmp::Reverse(surgery.base_path.len()));
-        Self { surgeries, received: Mutex::default() }
+        Self {
+            surgeries,
+            received: Mutex::default(),
+            arrived: AtomicU64::default(),
+            scripts: Scripts::default(),
+            clock: Clock::default(),
+        }
     }
 
     /// Answers one request; `now` is when it arrived.
     #[must_use]
     pub fn answer(&self, head: &Parts, body: &[u8], now: Timestamp) -> Response<Bytes> {
-        self.remember(head, body);
+        let number = self.remember(head, body, now);
+        let response = self.carry_out(head, body, now);
+        self.told(number, response.status());
+        response
+    }
+
+    /// Answers one request, whether or not it is remembered.
+    fn carry_out(&self, head: &Parts, body: &[u8], now: Timestamp) -> Response<Bytes> {
         let reply = self.reply(head, body, now).unwrap_or_else(Fault::into_reply);
         let minimal = head.headers.get_all("prefer").iter().any(|value| value == "return=minimal");
         reply.into_response(minimal && head.method != Method::GET)
@@ -122,7 +161,9 @@ impl Provider {
         lock(&self.received).iter().cloned().collect()
     }
 
-    fn remember(&self, head: &Parts, body: &[u8]) {
+    /// Answers with the number that [`Provider::told`] needs.
+    fn remember(&self, head: &Parts, body: &[u8], now: Timestamp) -> u64 {
+        let number = self.arrived.fetch_add(1, Ordering::Relaxed);
         let mut received = lock(&self.received);
         if received.len() >= RECEIVED_MAX {
             received.pop_front();
@@ -132,7 +173,12 @@ impl Provider {
             target: head.uri.to_string(),
             headers: head.headers.clone(),
             body: Bytes::copy_from_slice(body),
+            at: now,
+            ods: self.find(head.uri.path()).map(|(surgery, _)| surgery.practice.ods.clone()),
+            status: None,
+            number,
         });
+        number
     }
 
     fn reply(&self, head: &Parts, body: &[u8], now: Timestamp) -> Answer {
@@ -159,9 +205,63 @@ impl Provider {
             rest.starts_with('/').then_some((surgery, rest))
         })
     }
+
+    /// Notes what a remembered request was answered with.
+    fn told(&self, number: u64, status: StatusCode) {
+        let mut received = lock(&self.received);
+        if let Some(found) = received.iter_mut().find(|received| received.number == number) {
+            found.status = Some(status);
+        }
+    }
+
+    /// Forgets what arrived; answers with how many requests that were.
+    fn forget(&self) -> usize {
+        std::mem::take(&mut *lock(&self.received)).len()
+    }
+
+    /// Lets something go wrong with a share of a practice's calls, besides what already does.
+    pub fn script(&self, ods: &OdsCode, script: Script) -> Result<(), Unclear> {
+        if !self.knows(ods) {
+            return Err(Unclear::new(format!("no practice is called {ods}")));
+        }
+        self.scripts.add(ods, script)
+    }
+
+    /// Gives a practice, or all of them, the data it had to begin with, counted from `now`; answers
+    /// with how many practices that were.
+    pub fn reset(&self, ods: Option<&OdsCode>, now: Timestamp) -> usize {
+        let meant: Vec<_> = self.surgeries.iter().filter(|known| known.is_meant(ods)).collect();
+        for surgery in &meant {
+            *lock(&surgery.store) = Store::seeded(&surgery.practice, now);
+        }
+        meant.len()
+    }
+
+    /// Every appointment of a practice, or of all: a list of `{ods, appointment}`.
+    #[must_use]
+    pub fn bookings(&self, ods: Option<&OdsCode>) -> serde_json::Value {
+        let mut found = Vec::new();
+        for surgery in self.surgeries.iter().filter(|surgery| surgery.is_meant(ods)) {
+            let ods = &surgery.practice.ods;
+            found.extend(
+                lock(&surgery.store).bookings.values().map(
+                    |booking| serde_json::json!({ "ods": ods, "appointment": booking.resource }),
+                ),
+            );
+        }
+        found.into()
+    }
+
+    fn knows(&self, ods: &OdsCode) -> bool {
+        self.surgeries.iter().any(|surgery| surgery.practice.ods == *ods)
+    }
 }
 
 impl Surgery {
+    fn is_meant(&self, ods: Option<&OdsCode>) -> bool {
+        ods.is_none_or(|ods| *ods == self.practice.ods)
+    }
+
     /// Spec: the four headers and a token on every request; the interaction named is the one made.
     fn judge(&self, head: &Parts, rest: &str) -> Result<&'static Interaction, Fault> {
         header(&head.headers, "Ssp-TraceID")?;
