@@ -9,7 +9,7 @@ pub mod demo;
 pub mod lookup;
 mod prepare;
 pub mod serve;
-// pub mod simulate;
+pub mod simulate;
 pub mod token;
 
 pub use prepare::Prepared;

@@ -7,11 +7,12 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, Method, Response};
+use http::{HeaderMap, Method, Response, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -21,18 +22,25 @@ use crate::spine::{Asid, OdsCode};
 mod appointments;
 mod booking;
 mod change;
+mod clock;
+mod control;
 mod disk;
+mod faults;
 mod fhir;
 mod format;
 mod foundations;
 mod json;
+#[cfg(test)]
+mod lab;
 mod local_time;
 mod parameters;
+mod peer;
 mod people;
 #[cfg(test)]
 mod profiles;
 mod register;
 mod reply;
+mod scripts;
 pub mod sds;
 mod seed;
 mod serving;
@@ -40,19 +48,25 @@ mod shape;
 mod slots;
 mod store;
 mod token;
+mod wire;
+mod xml;
 #[cfg(test)]
 mod stage;
-mod xml;
 
+use clock::Clock;
 use disk::Disk;
 use format::Format;
 use parameters::Parameters;
 use reply::{Answer, Fault, Kind};
+use scripts::Scripts;
 use store::Store;
 
 pub use disk::DiskError;
+pub use faults::{Faults, Unclear};
 pub use people::{Person, Standing, people};
+pub use scripts::Script;
 pub use seed::{Seed, SeedError};
+pub use serving::Serving;
 
 /// A practice to be simulated.
 #[derive(Debug, Clone)]
@@ -84,6 +98,9 @@ impl Practice {
 pub struct Provider {
     surgeries: Vec<Surgery>,
     received: Mutex<VecDeque<Received>>,
+    arrived: AtomicU64,
+    scripts: Scripts,
+    clock: Clock,
 }
 
 /// A request as it arrived, kept for those who test what is sent to a provider.
@@ -97,6 +114,13 @@ pub struct Received {
     pub headers: HeaderMap,
     /// The whole body.
     pub body: Bytes,
+    /// When it arrived.
+    pub at: Timestamp,
+    /// The practice it was meant for, if there is one.
+    pub ods: Option<OdsCode>,
+    /// The status it was answered with, once it was answered with any.
+    pub status: Option<StatusCode>,
+    number: u64,
 }
 
 /// A practice and its store. One call is judged and carried out under one lock.
@@ -156,15 +180,24 @@ impl Provider {
         };
         let mut surgeries = practices.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
         surgeries.sort_by_key(|surgery| std::cmp::Reverse(surgery.practice.base_path.len()));
-        Ok(Self { surgeries, received: Mutex::default() })
+        Ok(Self::of(surgeries))
     }
 
     /// The same in memory, forgotten when it is dropped.
     #[must_use]
     pub fn new(practices: Vec<Practice>, now: Timestamp) -> Self {
         // Only a file can fail.
-        Self::open(practices, None, now)
-            .unwrap_or_else(|_| Self { surgeries: Vec::new(), received: Mutex::default() })
+        Self::open(practices, None, now).unwrap_or_else(|_| Self::of(Vec::new()))
+    }
+
+    fn of(surgeries: Vec<Surgery>) -> Self {
+        Self {
+            surgeries,
+            received: Mutex::default(),
+            arrived: AtomicU64::default(),
+            scripts: Scripts::default(),
+            clock: Clock::default(),
+        }
     }
 
     /// Forgets what has happened at a practice, or at all. How many there were.
@@ -198,7 +231,14 @@ impl Provider {
     /// Answers one request; `now` is when it arrived.
     #[must_use]
     pub fn answer(&self, head: &Parts, body: &[u8], now: Timestamp) -> Response<Bytes> {
-        self.remember(head, body);
+        let number = self.remember(head, body, now);
+        let response = self.carry_out(head, body, now);
+        self.told(number, response.status());
+        response
+    }
+
+    /// Answers one request, whether or not it is remembered.
+    fn carry_out(&self, head: &Parts, body: &[u8], now: Timestamp) -> Response<Bytes> {
         let parameters = Parameters::parse(head.uri.query().unwrap_or_default());
         let wanted = format::wanted(&head.headers, parameters.as_ref().ok());
         let format = wanted.as_ref().copied().unwrap_or(Format::Json);
@@ -215,7 +255,9 @@ impl Provider {
         lock(&self.received).iter().cloned().collect()
     }
 
-    fn remember(&self, head: &Parts, body: &[u8]) {
+    /// Answers with the number that [`Provider::told`] needs.
+    fn remember(&self, head: &Parts, body: &[u8], now: Timestamp) -> u64 {
+        let number = self.arrived.fetch_add(1, Ordering::Relaxed);
         let mut received = lock(&self.received);
         if received.len() >= RECEIVED_MAX {
             received.pop_front();
@@ -225,7 +267,40 @@ impl Provider {
             target: head.uri.to_string(),
             headers: head.headers.clone(),
             body: Bytes::copy_from_slice(body),
+            at: now,
+            ods: self.find(head.uri.path()).map(|(surgery, _)| surgery.practice.ods.clone()),
+            status: None,
+            number,
         });
+        number
+    }
+
+    /// Notes what a remembered request was answered with.
+    fn told(&self, number: u64, status: StatusCode) {
+        let mut received = lock(&self.received);
+        if let Some(found) = received.iter_mut().find(|received| received.number == number) {
+            found.status = Some(status);
+        }
+    }
+
+    /// Forgets what arrived; answers with how many requests that were.
+    fn forget(&self) -> usize {
+        std::mem::take(&mut *lock(&self.received)).len()
+    }
+
+    /// Lets something go wrong with a share of a practice's calls, besides what already does.
+    ///
+    /// # Errors
+    /// There is no such practice, or it has too many scripts.
+    pub fn script(&self, ods: &OdsCode, script: Script) -> Result<(), Unclear> {
+        if !self.knows(ods) {
+            return Err(Unclear::new(format!("no practice is called {ods}")));
+        }
+        self.scripts.add(ods, script)
+    }
+
+    fn knows(&self, ods: &OdsCode) -> bool {
+        self.surgeries.iter().any(|surgery| surgery.practice.ods == *ods)
     }
 
     fn reply(
@@ -285,6 +360,13 @@ impl Surgery {
             .filter(|known| known.method == head.method && known.is_path(rest))
             .ok_or_else(|| Fault::bad_request("InteractionID header does not match request"))
     }
+}
+
+/// A fault as the answer to a request, in the form it wants.
+fn refusal(head: &Parts, fault: Fault) -> Response<Bytes> {
+    let parameters = Parameters::parse(head.uri.query().unwrap_or_default()).ok();
+    let format = format::wanted(&head.headers, parameters.as_ref()).unwrap_or(Format::Json);
+    fault.into_reply().into_response(format, false, false)
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Result<&'a str, Fault> {

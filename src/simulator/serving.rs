@@ -1,77 +1,238 @@
-//! The simulator on the network: TLS, HTTP/1.1, one task for each connection.
+//! The simulator on the network: TLS or none, HTTP/1.1, one task for each connection.
 
+use std::error::Error;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, SERVER};
-use http::{HeaderValue, Request, Response};
+use http::request::Parts;
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body::Body;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use jiff::Timestamp;
 use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::Provider;
+use super::faults::{Faults, SIMULATE, Unclear, outcome};
+use super::peer::{self, Unwelcome};
 use super::reply::{Fault, Kind};
+use super::wire::{Faulty, Wire};
+use super::{Provider, control, refusal};
+use crate::spine::CertificateName;
 
 /// Limit: bytes of a request's body.
 const BODY_MAX: usize = 1024 * 1024;
 /// Limit: connections at one time; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 4096;
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
-pub(super) const HEAD_DEADLINE: Duration = Duration::from_secs(30);
+const HEAD_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How the simulator is to be reached.
+#[derive(Debug, Clone)]
+pub struct Serving {
+    /// Our certificate, and whose are accepted; without it, plain HTTP is spoken.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// The names of which a client's certificate must have one: a DNS name, or the common name if it
+    /// has no DNS name. With none here, every client is answered that TLS lets in.
+    ///
+    /// Another certificate is answered 495, and no certificate 496.
+    pub peers: Vec<CertificateName>,
+    /// Whether the simulator may be steered under `/_simulator/`.
+    pub control: bool,
+}
+
+impl Default for Serving {
+    /// Plain HTTP for everybody, with control.
+    fn default() -> Self {
+        Self { tls: None, peers: Vec::new(), control: true }
+    }
+}
+
+/// What is known of a connection when its requests are answered.
+struct Door {
+    welcome: Result<(), Unwelcome>,
+    control: bool,
+    /// Takes the connection away from the HTTP server, with the answer to be written by hand.
+    take: mpsc::Sender<Faulty>,
+}
 
 impl Provider {
     /// Accepts connections until `stop` resolves, and then closes those that are open.
-    ///
-    /// `tls` decides whose certificates are accepted.
     pub async fn serve(
         self: Arc<Self>,
         listener: TcpListener,
-        tls: Arc<ServerConfig>,
+        serving: Serving,
         stop: impl Future<Output = ()>,
     ) {
-        let acceptor = TlsAcceptor::from(tls);
-        let attend = |stream| Arc::clone(&self).attend(stream, acceptor.clone());
+        let serving = Arc::new(serving);
+        let attend = |stream| Arc::clone(&self).attend(stream, Arc::clone(&serving));
         accept(&listener, stop, attend).await;
     }
 
-    async fn attend(self: Arc<Self>, stream: TcpStream, acceptor: TlsAcceptor) {
-        let Some(stream) = secured(stream, &acceptor).await else { return };
-        let answer = service_fn(|request| Self::exchange(&self, request));
-        let served = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_DEADLINE)
-            .serve_connection(TokioIo::new(stream), answer);
-        if let Err(fault) = served.await {
-            tracing::debug!(%fault, "a connection to the simulator ended badly");
+    async fn attend(self: Arc<Self>, stream: TcpStream, serving: Arc<Serving>) {
+        if let Some(tls) = &serving.tls {
+            let acceptor = TlsAcceptor::from(Arc::clone(tls));
+            let Some(stream) = secured(stream, &acceptor).await else { return };
+            let welcome = peer::judge(stream.get_ref().1.peer_certificates(), &serving.peers);
+            self.talk(stream, welcome, serving.control).await;
+        } else if stream.set_nodelay(true).is_ok() {
+            self.talk(stream, peer::judge(None, &serving.peers), serving.control).await;
         }
     }
 
-    /// Reads the whole of a request and answers it.
-    async fn exchange(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Unread> {
-        let (head, body) = request.into_parts();
-        let mut response = match Limited::new(body, BODY_MAX).collect().await {
-            Ok(body) => self.answer(&head, &body.to_bytes(), Timestamp::now()),
-            Err(fault) if fault.is::<LengthLimitError>() => {
-                Fault::new(Kind::BodyTooLarge, "the body is longer than 1 MiB")
-                    .into_reply()
-                    .into_response(super::format::Format::Json, false, false)
+    /// Answers what comes on a connection, by hand or not, until it ends.
+    async fn talk<W: Wire>(&self, mut wire: W, welcome: Result<(), Unwelcome>, control: bool) {
+        let (take, mut taken) = mpsc::channel(1);
+        let door = Door { welcome, control, take };
+        loop {
+            let answer = service_fn(|request| self.exchange(&door, request));
+            let Some((freed, used, taken)) = converse(wire, answer, taken.recv()).await else {
+                return;
+            };
+            let Some(faulty) = taken else { return };
+            let Some(again) = faulty.write(freed, used).await else { return };
+            wire = again;
+        }
+    }
+
+    /// Reads the whole of a request and answers it. An answer with a fault takes the connection
+    /// away, and then this never returns.
+    async fn exchange(
+        &self,
+        door: &Door,
+        request: Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, Unread> {
+        let (head, mut body) = request.into_parts();
+        let (faults, mut response) = match self.answer_at(door, &head, &mut body).await {
+            Err(Unread::TooLong) => {
+                let fault = Fault::new(Kind::BodyTooLarge, "the body is longer than 1 MiB");
+                (Faults::default(), refusal(&head, fault))
             }
-            Err(_) => return Err(Unread),
+            answered => answered?,
         };
         let headers = response.headers_mut();
         headers.insert(SERVER, HeaderValue::from_static("spine-proxy-simulator"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        Ok(response.map(Full::new))
+        if faults.are_none() {
+            return Ok(response.map(Full::new));
+        }
+        drop(door.take.send(Faulty::new(&head, faults, response)).await);
+        std::future::pending().await
+    }
+
+    async fn answer_at(
+        &self,
+        door: &Door,
+        head: &Parts,
+        body: &mut Incoming,
+    ) -> Result<(Faults, Response<Bytes>), Unread> {
+        if let Err(unwelcome) = door.welcome {
+            let (status, why) = unwelcome.told();
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
+            return Ok((Faults::default(), outcome(status, why)));
+        }
+        if door.control && head.uri.path().starts_with(control::BEGINNING) {
+            let body = read(body).await?;
+            return Ok((Faults::default(), control::follow(self, head, &body)));
+        }
+        let faults = self.faults_of(head);
+        let early = faults.as_ref().is_ok_and(|faults| faults.early);
+        let body = if early { Bytes::new() } else { read(body).await? };
+        Ok(self.answer_with(faults, head, &body))
+    }
+
+    /// What goes wrong with this call: what it says itself, or else what a script says.
+    fn faults_of(&self, head: &Parts) -> Result<Faults, Unclear> {
+        let mut said = head.headers.get_all(SIMULATE).iter().peekable();
+        if said.peek().is_none() {
+            let found = self.find(head.uri.path());
+            return Ok(found.map_or_else(Faults::default, |(surgery, _)| {
+                self.scripts.next(&surgery.practice.ods, head)
+            }));
+        }
+        let texts: Result<Vec<&str>, _> = said.map(HeaderValue::to_str).collect();
+        texts.map_err(|_| Unclear::new("X-Simulate is not plain text"))?.join(";").parse()
+    }
+
+    /// Carries a call out, unless its faults are against it, and remembers it.
+    fn answer_with(
+        &self,
+        faults: Result<Faults, Unclear>,
+        head: &Parts,
+        body: &[u8],
+    ) -> (Faults, Response<Bytes>) {
+        let now = self.clock.now();
+        let number = self.remember(head, body, now);
+        let (faults, response) = match faults {
+            Ok(faults) => {
+                let performed = faults.perform().then(|| self.carry_out(head, body, now));
+                let response = faults.instead().or(performed).unwrap_or_default();
+                (faults, response)
+            }
+            Err(unclear) => {
+                let fault = Fault::bad_request(format!("X-Simulate: {unclear}"));
+                (Faults::default(), refusal(head, fault))
+            }
+        };
+        if faults.answer() {
+            self.told(number, response.status());
+        }
+        (faults, response)
+    }
+}
+
+/// Reads the whole of a body.
+async fn read(body: &mut Incoming) -> Result<Bytes, Unread> {
+    match Limited::new(body, BODY_MAX).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(fault) if fault.is::<LengthLimitError>() => Err(Unread::TooLong),
+        Err(_) => Err(Unread::Gone),
+    }
+}
+
+/// Answers requests until the connection ends, or until it is taken away.
+///
+/// Then it gives back the stream, whether more has been read from it than was answered, and what
+/// `taken` has come to. Of earlier answers nothing is left to be written then, unless the client
+/// has sent ahead and does not read.
+pub(super) async fn converse<W, S, B, T>(
+    wire: W,
+    answer: S,
+    taken: impl Future<Output = T>,
+) -> Option<(W, bool, T)>
+where
+    W: AsyncRead + AsyncWrite + Unpin,
+    S: HttpService<Incoming, ResBody = B>,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: Body + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE)
+        .serve_connection(TokioIo::new(wire), answer);
+    tokio::select! {
+        biased;
+        taken = taken => {
+            let parts = connection.into_parts();
+            Some((parts.io.into_inner(), !parts.read_buf.is_empty(), taken))
+        }
+        served = &mut connection => {
+            if let Err(fault) = served {
+                tracing::debug!(%fault, "a connection to the simulator ended badly");
+            }
+            None
+        }
     }
 }
 
@@ -119,70 +280,194 @@ pub(super) async fn secured(
     }
 }
 
-/// A request whose body did not arrive: there is nobody to answer.
+/// Why a body was not read.
 #[derive(Debug, thiserror::Error)]
-#[error("the body of the request did not arrive")]
-struct Unread;
+enum Unread {
+    /// There is nobody to answer.
+    #[error("the body of the request did not arrive")]
+    Gone,
+    #[error("the body of the request is too long")]
+    TooLong,
+}
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::sync::oneshot;
+    use rcgen::{CertificateParams, KeyPair};
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use rustls::server::WebPkiClientVerifier;
+    use rustls::{ClientConfig, RootCertStore};
+    use tokio::io::AsyncWriteExt as _;
+    use tokio_rustls::TlsConnector;
 
-    use super::super::stage::{ASID, BASE, now, practices, tls};
+    use super::super::lab::{Lab, body_of, get, heard, heard_to};
+    use super::super::stage::{BASE, code_of, tls};
     use super::*;
-
-    async fn exchange(text: &str, body: usize) -> String {
-        let (server, connector) = tls();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let provider = Arc::new(Provider::new(practices(), now()));
-        let (stop, stopped) = oneshot::channel::<()>();
-        let serving = tokio::spawn(provider.serve(listener, server, async {
-            drop(stopped.await);
-        }));
-        let stream = TcpStream::connect(address).await.unwrap();
-        let mut stream = connector.connect("localhost".try_into().unwrap(), stream).await.unwrap();
-        stream.write_all(text.as_bytes()).await.unwrap();
-        // The answer may come, and the connection go, before all of the body is sent.
-        drop(stream.write_all(&vec![b' '; body]).await);
-        let mut told = vec![0; 4096];
-        let mut length = 0;
-        while !told[..length].windows(4).any(|four| four == b"\r\n\r\n") {
-            let read = stream.read(&mut told[length..]).await.unwrap_or_default();
-            assert!(read > 0, "{}", String::from_utf8_lossy(&told[..length]));
-            length += read;
-        }
-        stop.send(()).unwrap();
-        serving.await.unwrap();
-        String::from_utf8_lossy(&told[..length]).to_ascii_lowercase()
-    }
 
     #[tokio::test]
     async fn answers_name_the_simulator_and_may_not_be_stored() {
-        let id = "urn:nhs:names:services:gpconnect:fhir:rest:read:metadata-1";
-        let told = exchange(
-            &format!(
-                "GET {BASE}/metadata HTTP/1.1\r\nHost: localhost\r\nSsp-TraceID: t\r\n\
-                 Ssp-From: 200000000359\r\nSsp-To: {ASID}\r\nSsp-InteractionID: {id}\r\n\
-                 Authorization: Bearer x\r\n\r\n"
-            ),
-            0,
-        )
-        .await;
-        assert!(told.starts_with("http/1.1 200 ok\r\n"), "{told}");
+        let (server, connector) = tls();
+        let lab = Lab::open(Serving { tls: Some(server), ..Serving::default() }).await;
+        let mut stream =
+            connector.connect("localhost".try_into().unwrap(), lab.connect().await).await.unwrap();
+        let told = heard(&mut stream, &get("/metadata", "Connection: close\r\n")).await;
+        assert!(told.starts_with("HTTP/1.1 200 OK\r\n"), "{told}");
         assert!(told.contains("server: spine-proxy-simulator\r\n"), "{told}");
         assert!(told.contains("cache-control: no-store\r\n"), "{told}");
+        lab.close().await;
     }
 
     #[tokio::test]
     async fn a_body_beyond_the_limit_is_not_read() {
+        let lab = Lab::open(Serving::default()).await;
         let length = BODY_MAX + 1;
         let head = format!(
             "POST {BASE}/Appointment HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
         );
-        let told = exchange(&head, length).await;
-        assert!(told.starts_with("http/1.1 413 "), "{told}");
+        let mut stream = lab.connect().await;
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // The answer may come, and the connection go, before all of the body is sent.
+        drop(stream.write_all(&vec![b' '; length]).await);
+        let told = heard_to(&mut stream, "\r\n\r\n").await;
+        assert!(told.starts_with("HTTP/1.1 413 "), "{told}");
         assert!(told.contains("cache-control: no-store\r\n"), "{told}");
+        lab.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_word_that_is_unknown_is_refused_and_nothing_is_done() {
+        let lab = Lab::open(Serving::default()).await;
+        for said in ["slow", "", "cut=1; cut=1", "close\r\nX-Simulate: reset", "\u{e9}"] {
+            let told = lab.say(&get("/metadata", &format!("X-Simulate: {said}\r\n"))).await;
+            assert!(told.starts_with("HTTP/1.1 400 "), "{said}: {told}");
+            assert_eq!(code_of(&body_of(&told)), "BAD_REQUEST");
+        }
+        let told = lab.say(&get("/metadata", "X-Simulate: slow\r\n")).await;
+        assert!(told.contains("the words are none; delay=<duration>; "), "{told}");
+        assert_eq!(lab.provider.received().len(), 6);
+        lab.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_call_that_says_what_is_to_go_wrong_is_not_counted_by_scripts() {
+        let lab = Lab::open(Serving::default()).await;
+        let ods = "A20047".parse().unwrap();
+        let faults: Faults = "status=503".parse().unwrap();
+        let script = super::super::Script {
+            share: 50,
+            methods: Vec::new(),
+            interactions: Vec::new(),
+            faults,
+        };
+        lab.provider.script(&ods, script.clone()).unwrap();
+        assert!(lab.provider.script(&"Z99999".parse().unwrap(), script).is_err());
+        let mut statuses = Vec::new();
+        for said in ["", "X-Simulate: none\r\n", "X-Simulate: status=500\r\n", "", "", ""] {
+            let told = lab.say(&get("/metadata", said)).await;
+            statuses.push(told.split(' ').nth(1).unwrap().to_owned());
+        }
+        assert_eq!(statuses, ["200", "200", "500", "503", "200", "503"]);
+        let kept: Vec<_> = lab.provider.received().iter().filter_map(|one| one.status).collect();
+        assert_eq!(kept.len(), 6);
+        assert_eq!(kept[3], 503);
+        lab.close().await;
+    }
+
+    #[tokio::test]
+    async fn the_simulator_is_steered_on_the_same_listener_if_it_may_be() {
+        let clock = r#"{"now":"2030-01-01T12:00:00Z"}"#;
+        let put = format!(
+            "PUT /_simulator/clock HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+             Content-Length: {}\r\n\r\n{clock}",
+            clock.len()
+        );
+        let list = "GET /_simulator/requests HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+                    X-Simulate: reset\r\n\r\n";
+        let lab = Lab::open(Serving::default()).await;
+        assert!(lab.say(&put).await.starts_with("HTTP/1.1 200 "));
+        lab.say(&get("/metadata", "X-Simulate: status-after=500\r\n")).await;
+        let listed = body_of(&lab.say(list).await);
+        assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
+        assert_eq!(listed[0]["status"], 500);
+        // The clock that was set runs on.
+        assert!(listed[0]["time"].as_str().unwrap().starts_with("2030-01-01T12:"), "{listed}");
+        lab.close().await;
+
+        let lab = Lab::open(Serving { control: false, ..Serving::default() }).await;
+        let told = lab.say(&put).await;
+        assert!(told.starts_with("HTTP/1.1 404 "), "{told}");
+        assert_eq!(body_of(&told)["resourceType"], "OperationOutcome");
+        lab.close().await;
+    }
+
+    /// A server that lets in whoever has a certificate from one authority, and whoever has none; and
+    /// what makes clients of it.
+    fn guarded() -> (Arc<ServerConfig>, impl Fn(Option<&str>) -> TlsConnector) {
+        let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let made = |name: &str| {
+            let key = KeyPair::generate().unwrap();
+            let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+            let certificate: CertificateDer<'static> =
+                params.self_signed(&key).unwrap().der().clone();
+            (certificate, PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+        };
+        let clients: Vec<_> =
+            ["Proxy.test", "other.test"].iter().map(|name| (*name, made(name))).collect();
+        let mut trusted = RootCertStore::empty();
+        for (_, (certificate, _)) in &clients {
+            trusted.add(certificate.clone()).unwrap();
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(trusted), crypto)
+            .allow_unauthenticated()
+            .build()
+            .unwrap();
+        let (certificate, key) = made("localhost");
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.clone()).unwrap();
+        let server = ServerConfig::builder()
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(vec![certificate], key)
+            .unwrap();
+        let client = move |name: Option<&str>| {
+            let config = ClientConfig::builder().with_root_certificates(roots.clone());
+            let own = clients.iter().find(|(known, _)| Some(*known) == name);
+            let config = match own {
+                Some((_, (certificate, key))) => {
+                    config.with_client_auth_cert(vec![certificate.clone()], key.clone_key())
+                }
+                None => Ok(config.with_no_client_auth()),
+            };
+            TlsConnector::from(Arc::new(config.unwrap()))
+        };
+        (Arc::new(server), client)
+    }
+
+    #[tokio::test]
+    async fn only_a_peer_with_one_of_the_names_is_answered() {
+        let (server, client) = guarded();
+        let peers = vec!["proxy.test".parse().unwrap(), "spare.test".parse().unwrap()];
+        let lab = Lab::open(Serving { tls: Some(server), peers, control: true }).await;
+        for (name, status) in [(Some("Proxy.test"), 200), (Some("other.test"), 495), (None, 496)] {
+            let stream = lab.connect().await;
+            let connector = client(name);
+            let mut stream =
+                connector.connect("localhost".try_into().unwrap(), stream).await.unwrap();
+            let steer = "GET /_simulator/clock HTTP/1.1\r\nHost: x\r\n\r\n";
+            let asked = format!("{steer}{}", get("/metadata", "Connection: close\r\n"));
+            let told = heard(&mut stream, &asked).await;
+            let expected = format!("HTTP/1.1 {status} ");
+            assert_eq!(told.matches(&expected).count(), 2, "{name:?}: {told}");
+            assert_eq!(told.contains("OperationOutcome"), status != 200);
+        }
+        lab.close().await;
+    }
+
+    #[tokio::test]
+    async fn nobody_is_a_peer_without_tls() {
+        let peers = vec!["proxy.test".parse().unwrap()];
+        let lab = Lab::open(Serving { peers, ..Serving::default() }).await;
+        let told = lab.say(&get("/metadata", "")).await;
+        assert!(told.starts_with("HTTP/1.1 496 "), "{told}");
+        assert!(lab.provider.received().is_empty());
+        lab.close().await;
     }
 }

@@ -20,7 +20,7 @@ use super::super::{Failure, Prepared};
 use super::slapd::{self, Slapd};
 use crate::interaction::Allowed;
 use crate::simulator::sds::{BASE_PATH, Records, Sds};
-use crate::simulator::{Practice, Provider};
+use crate::simulator::{Practice, Provider, Serving};
 
 /// The consumer of the play.
 pub(super) const HUB: &str = "200000000359";
@@ -214,7 +214,8 @@ async fn prepare(
         let practices = PRACTICES.iter().filter(|listed| listed.supplier == number);
         let practices = practices.map(practice).collect::<anyhow::Result<_>>()?;
         let provider = Arc::new(Provider::new(practices, Timestamp::now()));
-        tokio::spawn(provider.serve(listener, tls, stop.clone().cancelled_owned()));
+        let serving = Serving { tls: Some(tls), ..Serving::default() };
+        tokio::spawn(provider.serve(listener, serving, stop.clone().cancelled_owned()));
     }
     put("directory.toml", &directory())?;
     let (slapd, source) = match with {

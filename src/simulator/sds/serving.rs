@@ -10,15 +10,13 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 
-use super::super::serving::{HEAD_DEADLINE, accept, secured};
+use super::super::serving::{accept, converse, secured};
 use super::Sds;
 use super::trouble::Manner;
 
@@ -43,13 +41,8 @@ impl Sds {
     async fn attend(self: Arc<Self>, stream: TcpStream, acceptor: TlsAcceptor) {
         let Some(stream) = secured(stream, &acceptor).await else { return };
         let answer = service_fn(|request| Self::exchange(&self, request));
-        let served = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_DEADLINE)
-            .serve_connection(TokioIo::new(stream), answer);
-        if let Err(fault) = served.await {
-            tracing::debug!(%fault, "a connection to the directory ended badly");
-        }
+        let never = std::future::pending::<Infallible>();
+        drop(converse(stream, answer, never).await);
     }
 
     /// A question has no body; one that has is answered without it.

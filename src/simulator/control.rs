@@ -1,0 +1,296 @@
+//! How a test or a person steers the simulator while it runs: JSON under `/_simulator/`.
+//!
+//! - `GET requests[?last=N][&ods=]`, `DELETE requests`: what arrived, oldest first.
+//! - `GET bookings[?ods=]`: every appointment.
+//! - `POST reset[?ods=]`: the data as they were to begin with. Scripts and the clock stay.
+//! - `GET clock`, `PUT clock` with `{"now": "2026-03-25T10:30:00Z"}`, or `{"now": null}` for the
+//!   real time.
+//! - `GET scripts`, `PUT scripts/{ODS}` with a list of scripts; an empty one ends them.
+//!
+//! A call that cannot be followed is answered with `{"error": "a sentence"}`.
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
+use http::{HeaderValue, Response, StatusCode};
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Value, json};
+
+use super::faults::Unclear;
+use super::scripts::Script;
+use super::{DiskError, Provider, Received};
+use crate::spine::OdsCode;
+
+/// What the path of every such call begins with.
+pub(super) const BEGINNING: &str = "/_simulator/";
+
+/// Why a call cannot be followed.
+struct Refused(StatusCode, String);
+
+/// The body of `PUT clock`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Setting {
+    #[serde(deserialize_with = "said")]
+    now: Option<Timestamp>,
+}
+
+/// The query of a call.
+#[derive(Default)]
+struct Query {
+    last: Option<usize>,
+    ods: Option<OdsCode>,
+}
+
+/// Follows one call.
+pub(super) fn follow(provider: &Provider, head: &Parts, body: &[u8]) -> Response<Bytes> {
+    let (status, value) = match carry_out(provider, head, body) {
+        Ok(value) => (StatusCode::OK, value),
+        Err(Refused(status, sentence)) => (status, json!({ "error": sentence })),
+    };
+    let mut response = Response::new(value.to_string().into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn carry_out(provider: &Provider, head: &Parts, body: &[u8]) -> Result<Value, Refused> {
+    let path = head.uri.path().strip_prefix(BEGINNING).unwrap_or_default();
+    let query = head.uri.query().unwrap_or_default();
+    let (room, rest) = path.split_once('/').unwrap_or((path, ""));
+    match (head.method.as_str(), room, rest) {
+        ("GET", "requests", "") => {
+            Ok(requests(provider, &Query::read(query, &["last", "ods"], provider)?))
+        }
+        ("DELETE", "requests", "") => {
+            Query::read(query, &[], provider)?;
+            Ok(json!({ "forgotten": provider.forget() }))
+        }
+        ("GET", "bookings", "") => {
+            Ok(provider.bookings(Query::read(query, &["ods"], provider)?.ods.as_ref()))
+        }
+        ("POST", "reset", "") => {
+            let ods = Query::read(query, &["ods"], provider)?.ods;
+            let reset = provider.reset(ods.as_ref(), provider.clock.now());
+            let fault =
+                |why: DiskError| Refused(StatusCode::INTERNAL_SERVER_ERROR, why.to_string());
+            Ok(json!({ "reset": reset.map_err(fault)? }))
+        }
+        ("GET", "clock", "") => Ok(clock(provider)),
+        ("PUT", "clock", "") => {
+            provider.clock.set(read::<Setting>(body)?.now);
+            Ok(clock(provider))
+        }
+        ("GET", "scripts", "") => Ok(json!(provider.scripts.all())),
+        ("PUT", "scripts", named) if !named.is_empty() => {
+            let ods = known(provider, named)?;
+            provider.scripts.put(&ods, read::<Vec<Script>>(body)?)?;
+            Ok(json!(provider.scripts.all()))
+        }
+        (_, "requests" | "bookings" | "reset" | "clock", "") | (_, "scripts", _) => {
+            let sentence = format!("{path} does not take {}", head.method);
+            Err(Refused(StatusCode::METHOD_NOT_ALLOWED, sentence))
+        }
+        _ => Err(Refused(
+            StatusCode::NOT_FOUND,
+            format!("there are requests, bookings, reset, clock and scripts here, and no {path}"),
+        )),
+    }
+}
+
+fn clock(provider: &Provider) -> Value {
+    json!({ "now": provider.clock.now(), "set": provider.clock.is_set() })
+}
+
+fn requests(provider: &Provider, query: &Query) -> Value {
+    let mut received = provider.received();
+    received.retain(|received| query.ods.is_none() || received.ods == query.ods);
+    let first = received.len().saturating_sub(query.last.unwrap_or(received.len()));
+    received.iter().skip(first).map(request).collect()
+}
+
+fn request(received: &Received) -> Value {
+    let headers: Vec<Value> = received
+        .headers
+        .iter()
+        .map(|(name, value)| json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())]))
+        .collect();
+    let mut told = json!({
+        "time": received.at,
+        "ods": received.ods,
+        "method": received.method.as_str(),
+        "target": received.target,
+        "headers": headers,
+        "status": received.status.map(|status| status.as_u16()),
+    });
+    let (name, text) = match std::str::from_utf8(&received.body) {
+        Ok(text) => ("body", text.to_owned()),
+        Err(_) => ("body-base64", base64_simd::STANDARD.encode_to_string(&received.body)),
+    };
+    if let Some(told) = told.as_object_mut() {
+        told.insert(name.to_owned(), text.into());
+    }
+    told
+}
+
+impl Query {
+    fn read(query: &str, names: &[&str], provider: &Provider) -> Result<Self, Refused> {
+        let mut read = Self::default();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            match name {
+                "ods" if names.contains(&name) => read.ods = Some(known(provider, value)?),
+                "last" if names.contains(&name) => {
+                    let number = value.parse().map_err(|_| bad("last is a number of requests"))?;
+                    read.last = Some(number);
+                }
+                _ => return Err(bad(format!("the parameter {name} is not known here"))),
+            }
+        }
+        Ok(read)
+    }
+}
+
+/// The code of a practice that is simulated.
+fn known(provider: &Provider, text: &str) -> Result<OdsCode, Refused> {
+    let ods = OdsCode::from_any_case(text).ok().filter(|ods| provider.knows(ods));
+    ods.ok_or_else(|| Refused(StatusCode::NOT_FOUND, format!("no practice is called {text}")))
+}
+
+fn read<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, Refused> {
+    serde_json::from_slice(body).map_err(|fault| bad(format!("the body cannot be read: {fault}")))
+}
+
+/// A field that has to be there, though it may be null.
+fn said<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
+    Option::deserialize(from)
+}
+
+fn bad(sentence: impl Into<String>) -> Refused {
+    Refused(StatusCode::BAD_REQUEST, sentence.into())
+}
+
+impl From<Unclear> for Refused {
+    fn from(unclear: Unclear) -> Self {
+        bad(unclear.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::super::stage::{BASE, NOW, Stage, booking_of, now};
+    use super::*;
+
+    fn call(stage: &Stage, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let request = Request::builder().method(method).uri(format!("{BEGINNING}{path}"));
+        let (head, ()) = request.body(()).unwrap().into_parts();
+        let response = follow(&stage.provider, &head, body.as_bytes());
+        assert_eq!(response.headers()["content-type"], "application/json");
+        (response.status().as_u16(), serde_json::from_slice(response.body()).unwrap())
+    }
+
+    #[test]
+    fn requests_are_listed_and_forgotten() {
+        let stage = Stage::new();
+        stage.get("read:metadata-1", "/metadata?n=1");
+        stage.elsewhere().get("read:metadata-1", "/metadata");
+        let more = [("X-Two", "b"), ("X-One", "a"), ("X-Two", "c")];
+        let create = (http::Method::POST, "create:appointment-1");
+        stage.ask(create, "/Appointment", &more, b"\xff{");
+        let (status, all) = call(&stage, "GET", "requests", "");
+        assert_eq!((status, all.as_array().unwrap().len()), (200, 3));
+        assert_eq!(all[0]["target"], format!("{BASE}/metadata?n=1"));
+        assert_eq!((&all[0]["body"], &all[0]["ods"]), (&json!(""), &json!("A20047")));
+        assert_eq!((&all[0]["time"], &all[0]["status"]), (&json!(NOW), &json!(200)));
+        let last = call(&stage, "GET", "requests?last=1", "").1;
+        assert_eq!(last[0]["body-base64"], "/3s=");
+        assert_eq!((&last[0]["method"], &last[0]["status"]), (&json!("POST"), &json!(422)));
+        let headers = last[0]["headers"].as_array().unwrap();
+        assert!(headers.contains(&json!(["x-two", "c"])), "{headers:?}");
+        assert_eq!(headers[0][0], "ssp-traceid");
+        let there = call(&stage, "GET", "requests?ods=b82617&last=9", "").1;
+        assert_eq!(there.as_array().unwrap().len(), 1);
+        assert_eq!(call(&stage, "DELETE", "requests", "").1, json!({ "forgotten": 3 }));
+        assert_eq!(call(&stage, "GET", "requests", "").1, json!([]));
+    }
+
+    #[test]
+    fn bookings_are_listed_and_a_reset_takes_them_back() {
+        let stage = Stage::new();
+        let slot = stage.free_slots().remove(0);
+        let booking = booking_of(&[&slot], "1");
+        let (_, _, booked) = stage.book(&booking);
+        stage.elsewhere().book(&booking);
+        let (_, all) = call(&stage, "GET", "bookings", "");
+        assert_eq!(all.as_array().unwrap().len(), 2);
+        let here = call(&stage, "GET", "bookings?ods=A20047", "").1;
+        assert_eq!(here, json!([{ "ods": "A20047", "appointment": booked }]));
+        let set = format!(r#"{{"now":"{NOW}"}}"#);
+        assert_eq!(call(&stage, "PUT", "clock", &set).0, 200);
+        assert_eq!(call(&stage, "POST", "reset?ods=A20047", "").1, json!({ "reset": 1 }));
+        assert_eq!(call(&stage, "GET", "bookings?ods=A20047", "").1, json!([]));
+        assert_eq!(stage.book(&booking).0, 201);
+        assert_eq!(stage.elsewhere().book(&booking).0, 409);
+        assert_eq!(call(&stage, "POST", "reset", "").1, json!({ "reset": 2 }));
+        assert_eq!(call(&stage, "GET", "bookings", "").1, json!([]));
+    }
+
+    #[test]
+    fn the_clock_is_set_and_given_back() {
+        let stage = Stage::new();
+        assert_eq!(call(&stage, "GET", "clock", "").1["set"], false);
+        let (status, set) = call(&stage, "PUT", "clock", &format!(r#"{{"now":"{NOW}"}}"#));
+        let read: Timestamp = set["now"].as_str().unwrap().parse().unwrap();
+        assert!(status == 200 && set["set"] == true && read >= now());
+        for bad in ["", "{}", r#"{"now":"soon"}"#, r#"{"now":null,"then":1}"#] {
+            let (status, told) = call(&stage, "PUT", "clock", bad);
+            assert!(status == 400 && told["error"].is_string(), "{bad}: {told}");
+        }
+        assert_eq!(call(&stage, "GET", "clock", "").1["set"], true);
+        assert_eq!(call(&stage, "PUT", "clock", r#"{"now":null}"#).1["set"], false);
+    }
+
+    #[test]
+    fn scripts_are_put_listed_and_ended() {
+        let stage = Stage::new();
+        assert_eq!(call(&stage, "GET", "scripts", "").1, json!({}));
+        let scripts = r#"[{"share":10,"methods":["POST"],"faults":"stall"}]"#;
+        let (status, told) = call(&stage, "PUT", "scripts/a20047", scripts);
+        assert_eq!((status, &told["A20047"][0]["faults"]), (200, &json!("stall")));
+        assert_eq!(call(&stage, "GET", "scripts", "").1, told);
+        assert_eq!(call(&stage, "PUT", "scripts/Z99999", scripts).0, 404);
+        for bad in
+            [r#"[{"share":10,"faults":"slow"}]"#, r#"[{"share":101,"faults":"stall"}]"#, "{}"]
+        {
+            let (status, told) = call(&stage, "PUT", "scripts/A20047", bad);
+            assert!(status == 400 && told["error"].is_string(), "{bad}: {told}");
+        }
+        assert_eq!(call(&stage, "GET", "scripts", "").1, told);
+        assert_eq!(call(&stage, "PUT", "scripts/A20047", "[]"), (200, json!({})));
+    }
+
+    #[test]
+    fn what_is_not_there_is_refused_with_a_sentence() {
+        let stage = Stage::new();
+        for (method, path, expected) in [
+            ("GET", "", 404),
+            ("GET", "elsewhere", 404),
+            ("GET", "requests/1", 404),
+            ("PATCH", "requests", 405),
+            ("POST", "clock", 405),
+            ("PUT", "scripts", 405),
+            ("GET", "requests?ods=Z99999", 404),
+            ("GET", "requests?last=-1", 400),
+            ("GET", "bookings?last=1", 400),
+            ("DELETE", "requests?ods=A20047", 400),
+            ("POST", "reset?ods=", 404),
+        ] {
+            let (status, told) = call(&stage, method, path, "");
+            assert_eq!(status, expected, "{method} {path}: {told}");
+            assert!(told["error"].is_string());
+        }
+    }
+}

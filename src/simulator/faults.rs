@@ -1,0 +1,513 @@
+//! What is to go wrong with one call: the words of `X-Simulate` and of a script.
+//!
+//! Words are parted by semicolons; each stands once. A call that is carried out is carried out when
+//! it has arrived, however late its answer is: `delay=2s` delays what is told, not what is done.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response, StatusCode};
+use serde::de::IntoDeserializer as _;
+use serde_json::json;
+
+use super::fhir;
+use crate::spine::period;
+
+/// The request header that says what is to go wrong with this call.
+pub(super) const SIMULATE: &str = "x-simulate";
+/// Limit: bytes of the words for one call.
+const TEXT_MAX: usize = 1024;
+/// Limit: a pause before the head or before the body.
+const DELAY_MAX: Duration = Duration::from_secs(600);
+/// Limit: a pause before each byte of a body.
+const DRIP_MAX: Duration = Duration::from_secs(10);
+/// Limit: bytes that `cut` and `length` may name.
+const BYTES_MAX: u64 = 1 << 40;
+/// Limit: responses of the 1xx kind before the answer.
+const CONTINUES_MAX: u32 = 100;
+/// The status of an early answer that names none.
+const EARLY: StatusCode = StatusCode::PAYLOAD_TOO_LARGE;
+
+/// Every word.
+const WORDS: [&str; 23] = [
+    "none",
+    "delay=<duration>",
+    "delay-body=<duration>",
+    "status=<100..599>",
+    "status-after=<100..599>",
+    "html",
+    "garbage",
+    "reset",
+    "reset-after",
+    "stall",
+    "stall-after",
+    "early",
+    "continue=<number>",
+    "cut=<bytes>",
+    "stall-body",
+    "drip=<duration>",
+    "bad-chunk",
+    "no-content-length",
+    "length=<bytes>",
+    "no-content-type",
+    "content-type=<text>",
+    "head-junk",
+    "close",
+];
+
+/// Of each row, one word at most: they say different things of the same.
+const ONE_OF: [&[&str]; 6] = [
+    &["status", "status-after", "html", "garbage", "reset", "reset-after", "stall", "stall-after"],
+    &["early", "status-after", "reset-after", "stall-after"],
+    &["cut", "stall-body", "drip"],
+    &["cut", "stall-body", "bad-chunk", "length"],
+    &["bad-chunk", "no-content-length", "length"],
+    &["no-content-type", "content-type"],
+];
+
+/// With one of these there is no answer.
+const WITHOUT_ANSWER: [&str; 5] = ["garbage", "reset", "reset-after", "stall", "stall-after"];
+/// What may be said though there is no answer: it comes before.
+const BEFORE_ANSWER: [&str; 3] = ["delay", "continue", "early"];
+
+/// What goes wrong with one call; nothing by default.
+///
+/// Read from words as `X-Simulate` has them: `delay=2s; status=503`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// As they were written.
+    text: String,
+    pub(super) delay: Duration,
+    pub(super) delay_body: Duration,
+    pub(super) course: Course,
+    pub(super) early: bool,
+    pub(super) continues: u32,
+    pub(super) manner: Manner,
+    pub(super) framing: Framing,
+    pub(super) content_type: ContentType,
+    pub(super) head_junk: bool,
+    pub(super) close: bool,
+}
+
+/// Whether the call is carried out, and what is told of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Course {
+    #[default]
+    Performed,
+    /// This status, and nothing is done.
+    Status(StatusCode),
+    /// This status, though all is done.
+    StatusAfter(StatusCode),
+    /// The page of a load balancer, and nothing is done.
+    Html,
+    /// Bytes that are no HTTP, and nothing is done.
+    Garbage,
+    /// A TCP reset, and nothing is done.
+    Reset,
+    /// A TCP reset, though all is done.
+    ResetAfter,
+    /// Silence, and nothing is done.
+    Stall,
+    /// Silence, though all is done.
+    StallAfter,
+}
+
+/// How much of a body comes, and how.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Manner {
+    #[default]
+    Whole,
+    /// So many bytes, and the end of the connection.
+    Cut(usize),
+    /// Half of it, and silence.
+    Half,
+    /// Byte by byte.
+    Drip(Duration),
+}
+
+/// How the end of a body is told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Framing {
+    #[default]
+    Length,
+    /// A `Content-Length` that may be wrong.
+    Claimed(u64),
+    Chunked,
+    /// Chunked, and the size of the second chunk is no number.
+    BadChunk,
+}
+
+/// What is said of the body's kind.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum ContentType {
+    #[default]
+    Right,
+    Missing,
+    Other(HeaderValue),
+}
+
+/// Words that cannot be followed, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unclear(String);
+
+impl Unclear {
+    pub(super) fn new(why: impl Into<String>) -> Self {
+        Self(why.into())
+    }
+}
+
+impl Faults {
+    /// Whether nothing goes wrong.
+    pub(super) fn are_none(&self) -> bool {
+        *self == Self { text: self.text.clone(), ..Self::default() }
+    }
+
+    /// Whether the call is carried out.
+    pub(super) fn perform(&self) -> bool {
+        match self.course {
+            Course::Performed => !self.early,
+            Course::StatusAfter(_) | Course::ResetAfter | Course::StallAfter => true,
+            Course::Status(_) | Course::Html | Course::Garbage | Course::Reset | Course::Stall => {
+                false
+            }
+        }
+    }
+
+    /// What is answered in place of the call's own answer, if that is not what is told.
+    pub(super) fn instead(&self) -> Option<Response<Bytes>> {
+        match self.course {
+            Course::Status(status) | Course::StatusAfter(status) => {
+                Some(outcome(status, "this status was asked for, and is simulated"))
+            }
+            Course::Html => Some(page()),
+            Course::Performed if self.early => {
+                Some(outcome(EARLY, "an early answer was asked for, and is simulated"))
+            }
+            Course::Performed
+            | Course::Garbage
+            | Course::Reset
+            | Course::ResetAfter
+            | Course::Stall
+            | Course::StallAfter => None,
+        }
+    }
+
+    /// Whether an answer with a head comes at all.
+    pub(super) fn answer(&self) -> bool {
+        match self.course {
+            Course::Performed | Course::Status(_) | Course::StatusAfter(_) | Course::Html => true,
+            Course::Garbage
+            | Course::Reset
+            | Course::ResetAfter
+            | Course::Stall
+            | Course::StallAfter => false,
+        }
+    }
+
+    /// Takes in one word. Whether the words go together has been judged.
+    fn take(&mut self, name: &str, value: Option<&str>) -> Result<(), Unclear> {
+        let given = || value.filter(|value| !value.is_empty()).ok_or_else(|| needs_value(name));
+        match name {
+            "delay" => self.delay = pause(name, given()?, DELAY_MAX)?,
+            "delay-body" => self.delay_body = pause(name, given()?, DELAY_MAX)?,
+            "status" => self.course = Course::Status(status(name, given()?)?),
+            "status-after" => self.course = Course::StatusAfter(status(name, given()?)?),
+            "continue" => {
+                let most = CONTINUES_MAX.into();
+                self.continues = u32::try_from(number(name, given()?, most)?).unwrap_or_default();
+            }
+            "cut" => {
+                let bytes = number(name, given()?, BYTES_MAX)?;
+                self.manner = Manner::Cut(usize::try_from(bytes).unwrap_or(usize::MAX));
+            }
+            "drip" => self.manner = Manner::Drip(pause(name, given()?, DRIP_MAX)?),
+            "length" => self.framing = Framing::Claimed(number(name, given()?, BYTES_MAX)?),
+            "content-type" => {
+                let kind = HeaderValue::from_str(given()?);
+                let kind = kind.map_err(|_| unfit(name, "is no header"))?;
+                self.content_type = ContentType::Other(kind);
+            }
+            _ if value.is_some() => return Err(unfit(name, "takes no value, or is no word here")),
+            "none" => {}
+            "html" => self.course = Course::Html,
+            "garbage" => self.course = Course::Garbage,
+            "reset" => self.course = Course::Reset,
+            "reset-after" => self.course = Course::ResetAfter,
+            "stall" => self.course = Course::Stall,
+            "stall-after" => self.course = Course::StallAfter,
+            "early" => self.early = true,
+            "stall-body" => self.manner = Manner::Half,
+            "bad-chunk" => self.framing = Framing::BadChunk,
+            "no-content-length" => self.framing = Framing::Chunked,
+            "no-content-type" => self.content_type = ContentType::Missing,
+            "head-junk" => self.head_junk = true,
+            "close" => self.close = true,
+            _ => return Err(unfit(name, "is no word here")),
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Faults {
+    type Err = Unclear;
+
+    fn from_str(text: &str) -> Result<Self, Unclear> {
+        if text.len() > TEXT_MAX {
+            return Err(Unclear(format!("more than {TEXT_MAX} bytes are not read")));
+        }
+        let words: Vec<(&str, Option<&str>)> = text
+            .split(';')
+            .map(|word| match word.split_once('=') {
+                Some((name, value)) => (name.trim(), Some(value.trim())),
+                None => (word.trim(), None),
+            })
+            .collect();
+        let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
+        judge(&names)?;
+        let mut faults = Self { text: text.trim().to_owned(), ..Self::default() };
+        for (name, value) in words {
+            faults.take(name, value)?;
+        }
+        Ok(faults)
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(if self.text.is_empty() { "none" } else { &self.text })
+    }
+}
+
+impl serde::Serialize for Faults {
+    fn serialize<S: serde::Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Faults {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Whether the words may stand together.
+fn judge(names: &[&str]) -> Result<(), Unclear> {
+    let contrary = |one: &str, other: &str| {
+        Err(Unclear(format!(
+            "`{one}` and `{other}` cannot stand together; the words are {}",
+            list()
+        )))
+    };
+    let mut seen: Vec<&str> = Vec::new();
+    for &name in names {
+        if seen.contains(&name) {
+            return Err(unfit(name, "stands there twice"));
+        }
+        for &before in &seen {
+            let same = ONE_OF.iter().any(|row| row.contains(&name) && row.contains(&before));
+            if same
+                || name == "none"
+                || before == "none"
+                || mute(name, before)
+                || mute(before, name)
+            {
+                return contrary(before, name);
+            }
+        }
+        seen.push(name);
+    }
+    Ok(())
+}
+
+/// Whether `other` says something of an answer that `word` leaves out.
+fn mute(word: &str, other: &str) -> bool {
+    WITHOUT_ANSWER.contains(&word) && !BEFORE_ANSWER.contains(&other)
+}
+
+fn list() -> String {
+    WORDS.join("; ")
+}
+
+fn unfit(name: &str, why: &str) -> Unclear {
+    Unclear(format!("`{name}` {why}; the words are {}", list()))
+}
+
+fn needs_value(name: &str) -> Unclear {
+    unfit(name, "needs a value")
+}
+
+fn pause(name: &str, text: &str, most: Duration) -> Result<Duration, Unclear> {
+    let read: Result<Duration, serde::de::value::Error> =
+        period::deserialize(text.into_deserializer());
+    let period = read.map_err(|_| unfit(name, "needs a duration such as 250ms or 2s"))?;
+    if period > most {
+        return Err(unfit(name, &format!("is longer than {} seconds", most.as_secs())));
+    }
+    Ok(period)
+}
+
+fn number(name: &str, text: &str, most: u64) -> Result<u64, Unclear> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit());
+    let read = text.parse().ok().filter(|number| plain && *number <= most);
+    read.ok_or_else(|| unfit(name, &format!("needs a number up to {most}")))
+}
+
+fn status(name: &str, text: &str) -> Result<StatusCode, Unclear> {
+    let read = u16::try_from(number(name, text, 599)?).ok();
+    let status = read.and_then(|status| StatusCode::from_u16(status).ok());
+    status.ok_or_else(|| unfit(name, "needs a status from 100 to 599"))
+}
+
+/// This status with an OperationOutcome.
+pub(super) fn outcome(status: StatusCode, diagnostics: &str) -> Response<Bytes> {
+    let (issue, code, display) = if status.is_server_error() {
+        ("exception", "INTERNAL_SERVER_ERROR", "Unexpected internal server error.")
+    } else {
+        ("invalid", "BAD_REQUEST", "Submitted request is malformed/invalid.")
+    };
+    let body = json!({
+        "resourceType": "OperationOutcome",
+        "meta": { "profile": [fhir::profile("GPConnect-OperationOutcome-1")] },
+        "issue": [{
+            "severity": "error",
+            "code": issue,
+            "details": { "coding": [{
+                "system": "https://fhir.nhs.uk/STU3/CodeSystem/Spine-ErrorOrWarningCode-1",
+                "code": code,
+                "display": display,
+            }] },
+            "diagnostics": diagnostics,
+        }],
+    });
+    told(status, "application/fhir+json;charset=utf-8", body.to_string())
+}
+
+/// What a load balancer shows when nobody is behind it.
+fn page() -> Response<Bytes> {
+    let text = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n\
+                <center><h1>502 Bad Gateway</h1></center>\r\n</body>\r\n</html>\r\n";
+    told(StatusCode::BAD_GATEWAY, "text/html", text.to_owned())
+}
+
+fn told(status: StatusCode, kind: &'static str, body: String) -> Response<Bytes> {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Faults {
+        text.parse().unwrap()
+    }
+
+    fn why(text: &str) -> String {
+        text.parse::<Faults>().unwrap_err().to_string()
+    }
+
+    /// A word with some value that it may have.
+    fn example(word: &str) -> String {
+        let (name, form) = word.split_once('=').unwrap_or((word, ""));
+        match form {
+            "" => name.to_owned(),
+            "<duration>" => format!("{name}=5ms"),
+            "<text>" => format!("{name}=text/plain"),
+            _ => format!("{name}=100"),
+        }
+    }
+
+    #[test]
+    fn every_word_of_the_list_is_read_and_says_something() {
+        for word in WORDS {
+            let faults = read(&example(word));
+            assert_eq!(faults.are_none(), word == "none", "{word}");
+            assert_eq!(faults.to_string(), example(word));
+        }
+        assert!(Faults::default().are_none());
+        assert_eq!(Faults::default().to_string().parse::<Faults>().unwrap().to_string(), "none");
+    }
+
+    #[test]
+    fn words_stand_together_in_any_order() {
+        let faults = read(" delay = 250ms;status=503;  drip=1ms ;no-content-length; close");
+        assert_eq!(faults.delay, Duration::from_millis(250));
+        assert_eq!(faults.course, Course::Status(StatusCode::SERVICE_UNAVAILABLE));
+        assert_eq!(faults.manner, Manner::Drip(Duration::from_millis(1)));
+        assert_eq!(faults.framing, Framing::Chunked);
+        assert!(faults.close && !faults.perform());
+        assert!(read("reset-after; delay=1s; continue=2").perform());
+        assert!(read("cut=3").perform() && !read("early").perform());
+        assert_eq!(read("early").instead().unwrap().status(), 413);
+        assert_eq!(read("early; html").instead().unwrap().status(), 502);
+    }
+
+    #[test]
+    fn what_is_unknown_or_out_of_bounds_is_refused_with_the_list() {
+        for text in [
+            "",
+            ";",
+            "close;",
+            "slow",
+            "slow=1",
+            "close=1",
+            "none=1",
+            "DELAY=1s",
+            "delay",
+            "delay=",
+            "delay=2",
+            "delay=-1s",
+            "delay=601s",
+            "delay-body=11m",
+            "drip=11s",
+            "status=99",
+            "status=600",
+            "status=+200",
+            "status=abc",
+            "status-after",
+            "continue=101",
+            "cut=-1",
+            "cut=1e3",
+            "length=1099511627777",
+            "content-type",
+            "content-type=a\u{7f}b",
+        ] {
+            let why = why(text);
+            assert!(why.ends_with(&WORDS.join("; ")), "{text}: {why}");
+        }
+        assert!(why(&"c".repeat(TEXT_MAX + 1)).contains("1024 bytes"));
+    }
+
+    #[test]
+    fn what_contradicts_is_refused() {
+        for text in [
+            "close; close",
+            "delay=1s; delay=1s",
+            "none; delay=1s",
+            "close; none",
+            "status=500; status-after=500",
+            "html; reset",
+            "stall; stall-after",
+            "early; status-after=500",
+            "early; reset-after",
+            "cut=1; drip=1ms",
+            "cut=1; length=1",
+            "stall-body; bad-chunk",
+            "no-content-length; length=4",
+            "no-content-type; content-type=text/plain",
+            "stall; drip=1ms",
+            "close; reset",
+            "garbage; delay-body=1s",
+        ] {
+            assert!(text.parse::<Faults>().is_err(), "{text}");
+        }
+        assert!(why("cut=1; length=1").starts_with("`cut` and `length` cannot stand together"));
+    }
+}

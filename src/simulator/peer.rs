@@ -1,0 +1,83 @@
+//! Whose certificate is accepted at the door.
+
+use rustls::pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+
+use crate::spine::CertificateName;
+
+/// Why nobody on a connection is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unwelcome {
+    /// There is a certificate, and it is somebody else's.
+    Stranger,
+    /// There is no certificate.
+    Nameless,
+}
+
+impl Unwelcome {
+    /// The status that says so, as `nginx` has it, and the words.
+    pub(super) fn told(self) -> (u16, &'static str) {
+        match self {
+            Self::Stranger => (495, "the client certificate has none of the names expected here"),
+            Self::Nameless => (496, "a client certificate is needed here"),
+        }
+    }
+}
+
+/// Judges the certificates that a client has shown; without `peers`, everybody is welcome.
+pub(super) fn judge(
+    shown: Option<&[CertificateDer<'_>]>,
+    peers: &[CertificateName],
+) -> Result<(), Unwelcome> {
+    if peers.is_empty() {
+        return Ok(());
+    }
+    let leaf = shown.and_then(<[_]>::first).ok_or(Unwelcome::Nameless)?;
+    let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| Unwelcome::Stranger)?;
+    let expected = |name: &&str| peers.iter().any(|peer| peer.as_str().eq_ignore_ascii_case(name));
+    names(&leaf).iter().any(expected).then_some(()).ok_or(Unwelcome::Stranger)
+}
+
+/// The DNS names of a certificate; its common names if it has none.
+fn names<'a>(certificate: &'a X509Certificate<'_>) -> Vec<&'a str> {
+    let extension = certificate.subject_alternative_name().ok().flatten();
+    let general = extension.iter().flat_map(|found| &found.value.general_names);
+    let dns: Vec<&str> = general
+        .filter_map(|name| if let GeneralName::DNSName(name) = name { Some(*name) } else { None })
+        .collect();
+    if dns.is_empty() {
+        let common = certificate.subject().iter_common_name();
+        common.filter_map(|name| name.as_str().ok()).collect()
+    } else {
+        dns
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DnType, KeyPair};
+
+    use super::*;
+
+    fn made(names: &[&str], common: &str) -> CertificateDer<'static> {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name.push(DnType::CommonName, common);
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
+    }
+
+    #[test]
+    fn a_certificate_is_known_by_its_dns_names_and_by_its_common_name_without_any() {
+        let peers = ["proxy.test".parse().unwrap(), "spare.test".parse().unwrap()];
+        let shown = |certificate: CertificateDer<'static>| judge(Some(&[certificate]), &peers);
+        assert_eq!(shown(made(&["other.test", "Spare.TEST"], "x")), Ok(()));
+        assert_eq!(shown(made(&[], "Proxy.Test")), Ok(()));
+        assert_eq!(shown(made(&["192.0.2.1"], "proxy.test")), Ok(()));
+        assert_eq!(shown(made(&["other.test"], "proxy.test")), Err(Unwelcome::Stranger));
+        assert_eq!(shown(made(&[], "other.test")), Err(Unwelcome::Stranger));
+        assert_eq!(shown(CertificateDer::from(vec![1, 2, 3])), Err(Unwelcome::Stranger));
+        assert_eq!(judge(Some(&[]), &peers), Err(Unwelcome::Nameless));
+        assert_eq!(judge(None, &peers), Err(Unwelcome::Nameless));
+        assert_eq!(judge(None, &[]), Ok(()));
+    }
+}

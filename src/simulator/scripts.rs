@@ -1,0 +1,268 @@
+//! Faults by script: what goes wrong with some of a practice's calls, without their saying so.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use http::Method;
+use http::request::Parts;
+use serde::{Deserialize, Serialize};
+
+use super::faults::{Faults, Unclear};
+use super::lock;
+use crate::interaction;
+use crate::spine::{InteractionId, OdsCode};
+
+/// Limit: scripts of one practice.
+pub(super) const SCRIPTS_MAX: usize = 20;
+/// Limit: interactions that one script names.
+const INTERACTIONS_MAX: usize = 100;
+/// Limit: methods that one script names.
+const METHODS_MAX: usize = 10;
+const PERCENT: u32 = 100;
+
+/// What goes wrong with a share of a practice's calls.
+///
+/// The share is spread evenly and not by chance: with 10 percent, it is every tenth call that the
+/// script is meant for. Each such call counts, whether or not it is hit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Script {
+    /// Of a hundred calls, so many are hit.
+    pub share: u8,
+    /// The methods it is meant for: all, if there are none.
+    #[serde(default, with = "methods")]
+    pub methods: Vec<Method>,
+    /// The interactions it is meant for, by `Ssp-InteractionID`: all, if there are none.
+    #[serde(default)]
+    pub interactions: Vec<InteractionId>,
+    /// What goes wrong.
+    pub faults: Faults,
+}
+
+/// The scripts of every practice.
+#[derive(Debug, Default)]
+pub(super) struct Scripts(Mutex<BTreeMap<OdsCode, Vec<Running>>>);
+
+/// A script, and how far it is.
+#[derive(Debug)]
+struct Running {
+    script: Script,
+    /// Calls that it was meant for, since the last full hundred.
+    counted: u32,
+}
+
+impl Script {
+    fn judge(&self) -> Result<(), Unclear> {
+        if u32::from(self.share) > PERCENT {
+            return Err(Unclear::new("a script's share is a number from 0 to 100"));
+        }
+        if self.methods.len() > METHODS_MAX || self.interactions.len() > INTERACTIONS_MAX {
+            return Err(Unclear::new("a script names too many methods or interactions"));
+        }
+        let unknown = self.interactions.iter().find(|id| interaction::by_id(id.as_str()).is_none());
+        unknown.map_or(Ok(()), |id| Err(Unclear::new(format!("{id} is no interaction"))))
+    }
+
+    fn is_meant_for(&self, head: &Parts) -> bool {
+        let named = head.headers.get("ssp-interactionid").and_then(|value| value.to_str().ok());
+        let named = named.map(str::trim);
+        (self.methods.is_empty() || self.methods.contains(&head.method))
+            && (self.interactions.is_empty()
+                || self.interactions.iter().any(|id| Some(id.as_str()) == named))
+    }
+}
+
+impl Running {
+    fn new(script: Script) -> Self {
+        Self { script, counted: 0 }
+    }
+
+    /// Counts a call; whether it is hit.
+    fn hits(&mut self) -> bool {
+        let hit_by = |counted: u32| counted * u32::from(self.script.share) / PERCENT;
+        let hit = hit_by(self.counted + 1) > hit_by(self.counted);
+        self.counted = (self.counted + 1) % PERCENT;
+        hit
+    }
+}
+
+impl Scripts {
+    /// Gives a practice one more script.
+    pub(super) fn add(&self, ods: &OdsCode, script: Script) -> Result<(), Unclear> {
+        script.judge()?;
+        let mut scripts = lock(&self.0);
+        let running = scripts.entry(ods.clone()).or_default();
+        if running.len() >= SCRIPTS_MAX {
+            return Err(too_many());
+        }
+        running.push(Running::new(script));
+        Ok(())
+    }
+
+    /// Gives a practice these scripts and no others.
+    pub(super) fn put(&self, ods: &OdsCode, scripts: Vec<Script>) -> Result<(), Unclear> {
+        if scripts.len() > SCRIPTS_MAX {
+            return Err(too_many());
+        }
+        scripts.iter().try_for_each(Script::judge)?;
+        let running: Vec<Running> = scripts.into_iter().map(Running::new).collect();
+        if running.is_empty() {
+            lock(&self.0).remove(ods);
+        } else {
+            lock(&self.0).insert(ods.clone(), running);
+        }
+        Ok(())
+    }
+
+    /// The scripts of every practice that has any.
+    pub(super) fn all(&self) -> BTreeMap<OdsCode, Vec<Script>> {
+        let scripts =
+            |running: &Vec<Running>| running.iter().map(|running| running.script.clone()).collect();
+        lock(&self.0).iter().map(|(ods, running)| (ods.clone(), scripts(running))).collect()
+    }
+
+    /// What goes wrong with this call. Of several scripts that hit it, the first has its way.
+    pub(super) fn next(&self, ods: &OdsCode, head: &Parts) -> Faults {
+        let mut scripts = lock(&self.0);
+        let mut faults = None;
+        for running in scripts.get_mut(ods).into_iter().flatten() {
+            if running.script.is_meant_for(head) && running.hits() && faults.is_none() {
+                faults = Some(running.script.faults.clone());
+            }
+        }
+        faults.unwrap_or_default()
+    }
+}
+
+fn too_many() -> Unclear {
+    Unclear::new(format!("a practice has at most {SCRIPTS_MAX} scripts"))
+}
+
+/// Methods as JSON has them: their names.
+mod methods {
+    use http::Method;
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(methods: &[Method], out: S) -> Result<S::Ok, S::Error> {
+        out.collect_seq(methods.iter().map(Method::as_str))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Method>, D::Error> {
+        let names = Vec::<String>::deserialize(from)?;
+        let method = |name: &String| {
+            let standard = name.bytes().all(|byte| byte.is_ascii_uppercase());
+            name.parse().ok().filter(|_| standard).ok_or_else(|| {
+                D::Error::custom(format!("{name:?} is no method in capital letters"))
+            })
+        };
+        names.iter().map(method).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use serde_json::json;
+
+    use super::*;
+
+    const CREATE: &str = "urn:nhs:names:services:gpconnect:fhir:rest:create:appointment-1";
+
+    fn ods() -> OdsCode {
+        "A20047".parse().unwrap()
+    }
+
+    fn script(share: u8, faults: &str) -> Script {
+        let faults = faults.parse().unwrap();
+        Script { share, methods: Vec::new(), interactions: Vec::new(), faults }
+    }
+
+    fn head(method: &str, interaction: &str) -> Parts {
+        let request = Request::builder().method(method).header("Ssp-InteractionID", interaction);
+        request.body(()).unwrap().into_parts().0
+    }
+
+    /// Which of the first so many calls are hit, counted from one.
+    fn hit(scripts: &Scripts, calls: usize) -> Vec<usize> {
+        let post = head("POST", CREATE);
+        (1..=calls).filter(|_| !scripts.next(&ods(), &post).are_none()).collect()
+    }
+
+    #[test]
+    fn a_share_is_spread_evenly_and_the_same_each_time() {
+        let hits = |share, calls| {
+            let scripts = Scripts::default();
+            scripts.add(&ods(), script(share, "stall")).unwrap();
+            hit(&scripts, calls)
+        };
+        assert_eq!(hits(10, 40), [10, 20, 30, 40]);
+        assert_eq!(hits(50, 6), [2, 4, 6]);
+        assert_eq!(hits(30, 12), [4, 7, 10]);
+        assert_eq!(hits(1, 250), [100, 200]);
+        assert_eq!(hits(100, 3), [1, 2, 3]);
+        assert!(hits(0, 300).is_empty());
+        for share in 0..=100 {
+            assert_eq!(hits(share, 1000).len(), usize::from(share) * 10);
+        }
+    }
+
+    #[test]
+    fn only_calls_that_a_script_is_meant_for_count() {
+        let scripts = Scripts::default();
+        let mut meant = script(50, "reset");
+        meant.methods = vec![Method::POST];
+        meant.interactions = vec![CREATE.parse().unwrap()];
+        scripts.add(&ods(), meant).unwrap();
+        let hit = |head: &Parts| !scripts.next(&ods(), head).are_none();
+        let (post, get, other) = (head("POST", CREATE), head("GET", CREATE), head("POST", "urn:x"));
+        assert!(!hit(&post));
+        assert!(!hit(&get) && !hit(&other));
+        assert!(hit(&post));
+        assert!(scripts.next(&"B82617".parse().unwrap(), &post).are_none());
+    }
+
+    #[test]
+    fn the_first_script_that_hits_has_its_way() {
+        let scripts = Scripts::default();
+        scripts.add(&ods(), script(50, "status=500")).unwrap();
+        scripts.add(&ods(), script(100, "status=503")).unwrap();
+        let post = head("POST", CREATE);
+        let told: Vec<_> = (0..4).map(|_| scripts.next(&ods(), &post).to_string()).collect();
+        assert_eq!(told, ["status=503", "status=500", "status=503", "status=500"]);
+    }
+
+    #[test]
+    fn scripts_are_judged_and_limited() {
+        let scripts = Scripts::default();
+        assert!(scripts.add(&ods(), script(101, "stall")).is_err());
+        let mut unknown = script(1, "stall");
+        unknown.interactions = vec!["urn:x".parse().unwrap()];
+        assert!(scripts.add(&ods(), unknown.clone()).is_err());
+        assert!(scripts.put(&ods(), vec![script(1, "stall"), unknown]).is_err());
+        assert!(scripts.all().is_empty());
+        assert!(scripts.put(&ods(), vec![script(1, "stall"); SCRIPTS_MAX + 1]).is_err());
+        scripts.put(&ods(), vec![script(1, "stall"); SCRIPTS_MAX]).unwrap();
+        assert!(scripts.add(&ods(), script(1, "stall")).is_err());
+        scripts.put(&ods(), Vec::new()).unwrap();
+        assert!(scripts.all().is_empty());
+    }
+
+    #[test]
+    fn a_script_is_written_as_it_is_read() {
+        let text = json!({
+            "share": 10, "methods": ["POST"], "interactions": [CREATE], "faults": "delay=2s; stall",
+        });
+        let read: Script = serde_json::from_value(text.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&read).unwrap(), text);
+        for bad in [
+            json!({ "share": 10 }),
+            json!({ "share": 10, "faults": "slow" }),
+            json!({ "share": 10, "faults": "stall", "method": "POST" }),
+            json!({ "share": 10, "faults": "stall", "methods": ["post"] }),
+            json!({ "share": -1, "faults": "stall" }),
+        ] {
+            assert!(serde_json::from_value::<Script>(bad.clone()).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,537 @@
+//! Answers that are written by hand, byte by byte, because something is to go wrong with them.
+//!
+//! An HTTP server cannot be made to say what is not HTTP. So the server reads the request and, if
+//! its answer has a fault, gives the connection away: the answer is written here on the bare stream,
+//! and the server gets the stream back if it is still good. There is one such way for every fault,
+//! also for those that the server could have written.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use super::faults::{ContentType, Course, Faults, Framing, Manner};
+
+/// What is said in place of HTTP.
+const GARBAGE: &[u8] = b"\x00\x01\xfe this is not the protocol that you are looking for\r\n\r\n";
+/// A line in the head that is no header.
+const JUNK: &[u8] = b"this line of the head has no colon\r\n";
+/// A response before the answer: one that says nothing.
+const CONTINUE: &[u8] = b"HTTP/1.1 102 Processing\r\n\r\n";
+
+/// A stream that HTTP is spoken on, and the socket below it.
+pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + Send {
+    fn socket(&self) -> &TcpStream;
+}
+
+impl Wire for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Wire for TlsStream<TcpStream> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
+/// An answer with what goes wrong with it.
+pub(super) struct Faulty {
+    faults: Faults,
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+    /// Whether the answer's head says something of a body that does not follow it.
+    bodyless: bool,
+    /// Whether the client goes on with the connection.
+    goes_on: bool,
+}
+
+/// What becomes of the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It can take the next request.
+    Again,
+    Closed,
+    /// Closed, once the client has closed it: what it still sends is thrown away, so that the
+    /// answer is not lost.
+    Lingering,
+    Reset,
+}
+
+/// The stream, and whether the client has said something while it was answered.
+struct Line<W> {
+    wire: W,
+    heard: bool,
+}
+
+impl Faulty {
+    /// The answer to a request with this head. What is not told at all needs no response.
+    pub(super) fn new(head: &Parts, faults: Faults, response: Response<Bytes>) -> Self {
+        let (told, body) = response.into_parts();
+        let status = told.status;
+        let bodyless = status.is_informational()
+            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let connection = head.headers.get_all(CONNECTION).iter();
+        let says_close = connection
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .any(|option| option.trim().eq_ignore_ascii_case("close"));
+        Self {
+            goes_on: head.version == Version::HTTP_11 && !says_close,
+            bodyless: bodyless || head.method == Method::HEAD,
+            headers: told.headers,
+            faults,
+            status,
+            body,
+        }
+    }
+
+    /// Writes it. Answers with the stream if that can be used again; `used` says that it cannot,
+    /// because more has been read from it.
+    pub(super) async fn write<W: Wire>(self, wire: W, used: bool) -> Option<W> {
+        let mut line = Line { wire, heard: used };
+        let end = match self.tell(&mut line).await {
+            Ok(End::Again) if line.heard => End::Closed,
+            Ok(end) => end,
+            Err(fault) => {
+                tracing::debug!(%fault, "a client of the simulator went before its answer");
+                return None;
+            }
+        };
+        match end {
+            End::Again => return Some(line.wire),
+            End::Closed => drop(line.wire.shutdown().await),
+            End::Lingering => {
+                drop(line.wire.shutdown().await);
+                line.gone().await;
+            }
+            End::Reset => drop(line.wire.socket().set_zero_linger()),
+        }
+        None
+    }
+
+    async fn tell<W: Wire>(&self, line: &mut Line<W>) -> io::Result<End> {
+        for _ in 0..self.faults.continues {
+            line.write(CONTINUE).await?;
+        }
+        line.wait(self.faults.delay).await?;
+        match self.faults.course {
+            Course::Reset | Course::ResetAfter => return Ok(End::Reset),
+            Course::Stall | Course::StallAfter => {
+                line.gone().await;
+                return Ok(End::Closed);
+            }
+            Course::Garbage => {
+                line.write(GARBAGE).await?;
+                return Ok(End::Closed);
+            }
+            Course::Performed | Course::Status(_) | Course::StatusAfter(_) | Course::Html => {}
+        }
+        line.write(&self.head()).await?;
+        line.wait(self.faults.delay_body).await?;
+        let body = self.framed();
+        match self.faults.manner {
+            Manner::Drip(pause) => {
+                for byte in body {
+                    line.wait(pause).await?;
+                    line.write(&[byte]).await?;
+                }
+            }
+            Manner::Whole | Manner::Cut(_) => line.write(&body).await?,
+            Manner::Half => {
+                line.write(&body).await?;
+                line.gone().await;
+            }
+        }
+        Ok(self.end())
+    }
+
+    fn end(&self) -> End {
+        let honest = match self.faults.framing {
+            Framing::Length | Framing::Chunked => true,
+            Framing::Claimed(_) | Framing::BadChunk => false,
+        };
+        let whole = match self.faults.manner {
+            Manner::Whole | Manner::Drip(_) => true,
+            Manner::Cut(_) | Manner::Half => false,
+        };
+        let final_head = !self.status.is_informational() && !self.faults.head_junk;
+        if self.faults.early {
+            End::Lingering
+        } else if honest && whole && final_head && self.goes_on && !self.faults.close {
+            End::Again
+        } else {
+            End::Closed
+        }
+    }
+
+    fn head(&self) -> Vec<u8> {
+        let reason = self.status.canonical_reason().unwrap_or("Simulated");
+        let mut head = format!("HTTP/1.1 {} {reason}\r\n", self.status.as_u16()).into_bytes();
+        if self.faults.head_junk {
+            head.extend_from_slice(JUNK);
+        }
+        let mut line = |name: &HeaderName, value: &[u8]| {
+            for part in [name.as_str().as_bytes(), b": ", value, b"\r\n"] {
+                head.extend_from_slice(part);
+            }
+        };
+        for (name, value) in self.headers.iter().filter(|(name, _)| **name != CONTENT_TYPE) {
+            line(name, value.as_bytes());
+        }
+        let kind = match &self.faults.content_type {
+            ContentType::Right => self.headers.get(CONTENT_TYPE),
+            ContentType::Missing => None,
+            ContentType::Other(kind) => Some(kind),
+        };
+        if let Some(kind) = kind {
+            line(&CONTENT_TYPE, kind.as_bytes());
+        }
+        if let Some((name, value)) = self.length() {
+            line(&name, value.as_bytes());
+        }
+        if self.faults.close || self.faults.early || !self.goes_on {
+            line(&CONNECTION, b"close");
+        }
+        head.extend_from_slice(b"\r\n");
+        head
+    }
+
+    /// The header that says where the body ends.
+    fn length(&self) -> Option<(HeaderName, HeaderValue)> {
+        match self.faults.framing {
+            Framing::Claimed(bytes) => Some((CONTENT_LENGTH, bytes.into())),
+            Framing::Length | Framing::Chunked | Framing::BadChunk if self.has_no_body() => None,
+            Framing::Length => Some((CONTENT_LENGTH, self.body.len().into())),
+            Framing::Chunked | Framing::BadChunk => {
+                Some((TRANSFER_ENCODING, HeaderValue::from_static("chunked")))
+            }
+        }
+    }
+
+    /// Spec: neither a length nor a body goes with these.
+    fn has_no_body(&self) -> bool {
+        self.status.is_informational() || self.status == StatusCode::NO_CONTENT
+    }
+
+    /// The bytes of the body as they come.
+    fn framed(&self) -> Vec<u8> {
+        if self.bodyless {
+            return Vec::new();
+        }
+        let (one, two) = self.body.split_at(self.body.len() / 2);
+        let cut = match self.faults.manner {
+            Manner::Cut(bytes) => self.body.get(..bytes),
+            Manner::Half => Some(one),
+            Manner::Whole | Manner::Drip(_) => None,
+        };
+        match (self.faults.framing, cut) {
+            (Framing::Length | Framing::Claimed(_), cut) => cut.unwrap_or(&self.body).to_vec(),
+            (Framing::Chunked | Framing::BadChunk, Some(cut)) => chunk(cut),
+            (Framing::Chunked, None) => [&chunk(one)[..], &chunk(two), b"0\r\n\r\n"].concat(),
+            (Framing::BadChunk, None) => {
+                [&chunk(one)[..], b"zz\r\n", two, b"\r\n0\r\n\r\n"].concat()
+            }
+        }
+    }
+}
+
+/// One chunk; nothing for nothing, because an empty chunk is the end.
+fn chunk(bytes: &[u8]) -> Vec<u8> {
+    if bytes.is_empty() {
+        return Vec::new();
+    }
+    [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
+}
+
+impl<W: Wire> Line<W> {
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.wire.write_all(bytes).await?;
+        self.wire.flush().await
+    }
+
+    /// Waits; fails if the client goes meanwhile.
+    async fn wait(&mut self, pause: Duration) -> io::Result<()> {
+        if pause.is_zero() {
+            return Ok(());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => Ok(()),
+            () = self.gone() => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    /// Returns when the client has closed the connection, and not before.
+    async fn gone(&mut self) {
+        let mut thrown_away = [0; 4096];
+        while let Ok(1..) = self.wire.read(&mut thrown_away).await {
+            self.heard = true;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use serde_json::Value;
+
+    use super::super::lab::{Lab, body_of, get, heard, heard_to, post, silent};
+    use super::super::stage::{Stage, booking_of, tls};
+    use super::super::{Provider, Serving};
+    use super::*;
+
+    const STAYS: &str = "Connection: keep-alive\r\n";
+
+    /// Everything that comes back, in its head and its body; the connection ends.
+    async fn told(words: &str) -> (String, String) {
+        let lab = Lab::open(Serving::default()).await;
+        let told = lab.say(&get("/metadata", &format!("X-Simulate: {words}\r\n"))).await;
+        lab.close().await;
+        let (head, body) = told.split_once("\r\n\r\n").unwrap();
+        (format!("{head}\r\n"), body.to_owned())
+    }
+
+    /// The body as it is without a fault.
+    async fn whole() -> String {
+        let (head, body) = told("none").await;
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && has_length(&head, body.len()), "{head}");
+        body
+    }
+
+    fn has_length(head: &str, bytes: usize) -> bool {
+        head.contains(&format!("\r\ncontent-length: {bytes}\r\n"))
+    }
+
+    /// A server on which this call is made with these words, and the client's stream.
+    async fn asked(words: &str) -> (Lab, TcpStream) {
+        let lab = Lab::open(Serving::default()).await;
+        let mut stream = lab.connect().await;
+        let text = get("/metadata", &format!("{STAYS}X-Simulate: {words}\r\n"));
+        stream.write_all(text.as_bytes()).await.unwrap();
+        (lab, stream)
+    }
+
+    /// How many appointments there are.
+    fn made(provider: &Provider) -> usize {
+        provider.bookings(None).as_array().unwrap().len()
+    }
+
+    fn booking() -> String {
+        let slot = Stage::new().free_slots().remove(0);
+        booking_of(&[&slot], "1").to_string()
+    }
+
+    #[tokio::test]
+    async fn an_answer_with_a_harmless_fault_is_whole_and_the_connection_stays() {
+        let body = whole().await;
+        for words in ["delay=1ms", "delay-body=1ms", "drip=0s", "content-type=text/plain"] {
+            let (lab, mut stream) = asked(words).await;
+            let first = heard_to(&mut stream, &body).await;
+            assert!(first.starts_with("HTTP/1.1 200 OK\r\n"), "{words}: {first}");
+            assert!(first.contains("server: spine-proxy-simulator\r\n"), "{words}: {first}");
+            assert!(!first.contains("\r\nconnection: "), "{words}: {first}");
+            let second = heard(&mut stream, &get("/metadata", "")).await;
+            assert!(second.starts_with("HTTP/1.1 200 OK\r\n"), "{words}: {second}");
+            lab.close().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_drips_and_is_whole() {
+        let lab = Lab::open(Serving::default()).await;
+        let words = "status=500; drip=1us";
+        let text = lab.say(&get("/metadata", &format!("X-Simulate: {words}\r\n"))).await;
+        assert_eq!(body_of(&text)["issue"][0]["details"]["coding"][0]["code"], {
+            Value::from("INTERNAL_SERVER_ERROR")
+        });
+        lab.close().await;
+    }
+
+    #[tokio::test]
+    async fn what_is_said_of_the_body_is_wrong_as_it_was_asked_for() {
+        let body = whole().await;
+        let (head, came) = told("cut=10").await;
+        assert!(has_length(&head, body.len()) && came == body[..10], "{head}{came}");
+        let (head, came) = told("cut=0").await;
+        assert!(has_length(&head, body.len()) && came.is_empty(), "{head}{came}");
+        for length in [7, body.len() + 9] {
+            let (head, came) = told(&format!("length={length}")).await;
+            assert!(has_length(&head, length) && came == body, "{head}{came}");
+        }
+        let (head, came) = told("no-content-type").await;
+        assert!(!head.contains("content-type") && came == body, "{head}");
+        let (head, came) = told("content-type=text/html").await;
+        assert_eq!(head.matches("content-type").count(), 1);
+        assert!(head.contains("\r\ncontent-type: text/html\r\n") && came == body, "{head}");
+        let (head, _) = told("head-junk").await;
+        assert!(head.lines().nth(1).is_some_and(|line| !line.contains(':')), "{head}");
+        let (head, came) = told("close").await;
+        assert!(head.ends_with("\r\nconnection: close\r\n") && came == body, "{head}");
+    }
+
+    #[tokio::test]
+    async fn chunks_come_whole_cut_or_broken() {
+        let body = whole().await;
+        let (one, two) = body.split_at(body.len() / 2);
+        let chunk = |part: &str| format!("{:x}\r\n{part}\r\n", part.len());
+        let (head, came) = told("no-content-length").await;
+        assert!(head.contains("\r\ntransfer-encoding: chunked\r\n"), "{head}");
+        assert!(!head.contains("content-length"), "{head}");
+        assert_eq!(came, format!("{}{}0\r\n\r\n", chunk(one), chunk(two)));
+        assert_eq!(told("no-content-length; cut=5").await.1, chunk(&body[..5]));
+        assert_eq!(told("no-content-length; cut=0").await.1, "");
+        let (head, came) = told("bad-chunk").await;
+        assert!(head.contains("\r\ntransfer-encoding: chunked\r\n"), "{head}");
+        assert_eq!(came, format!("{}zz\r\n{two}\r\n0\r\n\r\n", chunk(one)));
+    }
+
+    #[tokio::test]
+    async fn another_answer_comes_in_place_of_the_right_one() {
+        let (head, body) = told("status=503").await;
+        assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{head}");
+        assert!(body.contains("OperationOutcome") && has_length(&head, body.len()), "{body}");
+        let (head, _) = told("status=599").await;
+        assert!(head.starts_with("HTTP/1.1 599 Simulated\r\n"), "{head}");
+        for status in [100, 204] {
+            let (head, body) = told(&format!("status={status}")).await;
+            assert!(!head.contains("content-length") && body.is_empty(), "{head}{body}");
+        }
+        let (head, body) = told("html").await;
+        assert!(head.starts_with("HTTP/1.1 502 Bad Gateway\r\n"), "{head}");
+        assert!(head.contains("\r\ncontent-type: text/html\r\n"), "{head}");
+        assert!(body.starts_with("<html>"), "{body}");
+        let lab = Lab::open(Serving::default()).await;
+        let text = lab.say(&get("/metadata", "X-Simulate: garbage\r\n")).await;
+        assert_eq!(text, String::from_utf8_lossy(GARBAGE));
+        let head = get("/metadata", "X-Simulate: status=500\r\n").replacen("GET", "HEAD", 1);
+        let text = lab.say(&head).await;
+        assert!(text.contains("\r\ncontent-length: ") && text.ends_with("\r\n\r\n"), "{text}");
+        let text = lab.say(&get("/metadata", "X-Simulate: continue=3; close\r\n")).await;
+        let continues = String::from_utf8_lossy(CONTINUE).repeat(3);
+        assert!(text.starts_with(&format!("{continues}HTTP/1.1 200 OK\r\n")), "{text}");
+        lab.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_stalled_answer_ends_when_the_simulator_stops() {
+        for words in ["stall", "stall-after", "delay=10m"] {
+            let (lab, mut stream) = asked(words).await;
+            assert!(silent(&mut stream).await, "{words}");
+            lab.close().await;
+        }
+        let (lab, mut stream) = asked("delay-body=10m").await;
+        heard_to(&mut stream, "\r\n\r\n").await;
+        assert!(silent(&mut stream).await);
+        lab.close().await;
+        let body = whole().await;
+        let (lab, mut stream) = asked("stall-body").await;
+        let head = heard_to(&mut stream, "\r\n\r\n").await;
+        assert!(has_length(&head, body.len()), "{head}");
+        let half = &body[..body.len() / 2];
+        assert_eq!(heard_to(&mut stream, half).await, half);
+        assert!(silent(&mut stream).await);
+        lab.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_stalled_answer_ends_when_the_client_goes() {
+        for words in ["stall", "delay=10m", "delay-body=10m", "stall-body", "drip=10s"] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (server, _) = listener.accept().await.unwrap();
+            let (head, ()) = http::Request::new(()).into_parts();
+            let response = Response::new(Bytes::from_static(b"whole"));
+            let faulty = Faulty::new(&head, words.parse().unwrap(), response);
+            let writing = tokio::spawn(faulty.write(server, false));
+            drop(client);
+            assert!(writing.await.unwrap().is_none(), "{words}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reset_is_a_reset() {
+        let (server, connector) = tls();
+        let secure = Lab::open(Serving { tls: Some(server), ..Serving::default() }).await;
+        let mut stream = connector
+            .connect("localhost".try_into().unwrap(), secure.connect().await)
+            .await
+            .unwrap();
+        let text = get("/metadata", "X-Simulate: reset\r\n");
+        stream.write_all(text.as_bytes()).await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        secure.close().await;
+        for words in ["reset", "reset-after", "delay=1ms; reset"] {
+            let (lab, mut stream) = asked(words).await;
+            let fault = stream.read_u8().await.unwrap_err();
+            assert_eq!(fault.kind(), ErrorKind::ConnectionReset, "{words}");
+            assert_eq!(lab.provider.received()[0].status, None);
+            lab.close().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn only_some_words_let_the_call_be_carried_out() {
+        let body = booking();
+        for (words, bookings) in [
+            ("status=500", 0),
+            ("html", 0),
+            ("garbage", 0),
+            ("reset", 0),
+            ("stall", 0),
+            ("early", 0),
+            ("status-after=500", 1),
+            ("reset-after", 1),
+            ("stall-after", 1),
+            ("cut=1", 1),
+            ("delay=10m", 1),
+            ("stall-body", 1),
+            ("close", 1),
+        ] {
+            let lab = Lab::open(Serving::default()).await;
+            let mut stream = lab.connect().await;
+            let text = post(&body, &format!("X-Simulate: {words}\r\n"));
+            stream.write_all(text.as_bytes()).await.unwrap();
+            // What is remembered has been judged; what is done is done at the same moment.
+            while lab.provider.received().is_empty() {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(made(&lab.provider), bookings, "{words}");
+            lab.close().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn an_early_answer_does_not_wait_for_the_body() {
+        let lab = Lab::open(Serving::default()).await;
+        for (words, status) in [("early", 413), ("early; status=401", 401)] {
+            let mut stream = lab.connect().await;
+            let text = post(&"x".repeat(100_000), &format!("X-Simulate: {words}\r\n"));
+            let (head, body) = text.split_once("\r\n\r\n").unwrap();
+            stream.write_all(format!("{head}\r\n\r\n").as_bytes()).await.unwrap();
+            let head = heard_to(&mut stream, "\r\n\r\n").await;
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+            assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
+            // Who sends the body all the same still hears the rest of the answer.
+            assert!(heard(&mut stream, body).await.contains("OperationOutcome"));
+        }
+        lab.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_ahead_of_its_answers_is_not_used_again() {
+        let lab = Lab::open(Serving::default()).await;
+        let two = get("/metadata", &format!("{STAYS}X-Simulate: delay=1ms\r\n")).repeat(2);
+        let told = heard(&mut lab.connect().await, &two).await;
+        assert_eq!(told.matches("HTTP/1.1 200 OK").count(), 1, "{told}");
+        lab.close().await;
+    }
+}
