@@ -62,7 +62,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         Command::Check { config: Some(config), .. } => check::run(&config),
-        Command::Demo(wanted) => demo::run(wanted),
+        Command::Demo(wanted) => demo::run(&wanted),
         Command::Lookup(wanted) => lookup::run(&wanted),
         Command::Simulate(wanted) => simulate::run(wanted),
         Command::Token(wanted) => token::run(&wanted),

@@ -37,7 +37,7 @@ pub struct Wanted {
 ///
 /// # Errors
 /// The world cannot be set up, or a step did not answer as it should.
-pub fn run(wanted: Wanted) -> Result<(), Failure> {
+pub fn run(wanted: &Wanted) -> Result<(), Failure> {
     super::serve::log(&Log { format: LogFormat::Human, level: LogLevel::Error });
     let folder = std::env::temp_dir().join(format!("spine-proxy-demo-{}", std::process::id()));
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -45,7 +45,7 @@ pub fn run(wanted: Wanted) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(Failure::world)?;
-    let played = runtime.block_on(played(&folder, &wanted));
+    let played = runtime.block_on(played(&folder, wanted));
     if let Err(error) = std::fs::remove_dir_all(&folder) {
         say(format_args!("{} is left behind: {error}", folder.display()));
     }
