@@ -10,6 +10,7 @@
 mod support;
 
 mod architecture;
+mod ats;
 mod audit;
 mod bytes;
 mod commands;
