@@ -357,9 +357,17 @@ impl Surgery {
         let named = header(&head.headers, "Ssp-InteractionID")?;
         header(&head.headers, "Authorization")?;
         interaction::by_id(named)
-            .filter(|known| known.method == head.method && known.is_path(rest))
+            .filter(|known| {
+                known.method == head.method && (known.is_path(rest) || is_blank(known, rest))
+            })
             .ok_or_else(|| Fault::bad_request("InteractionID header does not match request"))
     }
+}
+
+/// Whether a path is this interaction's, but for an id that is blank: the suite wants that answered
+/// as a record that is not there.
+fn is_blank(interaction: &Interaction, rest: &str) -> bool {
+    rest.ends_with('/') && interaction.is_path(&format!("{rest}blank"))
 }
 
 /// A fault as the answer to a request, in the form it wants.

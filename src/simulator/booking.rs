@@ -66,6 +66,9 @@ pub(super) fn judge_form(sent: &Map<String, Value>) -> Result<(), Fault> {
         profiles.iter().any(|named| *named == wanted),
         "the profile of an appointment is missing",
     )?;
+    let identifiers = sent.get("identifier").and_then(Value::as_array).into_iter().flatten();
+    let valued = |known: &Value| fhir::text(known, "/value").is_some();
+    rule(identifiers.into_iter().all(valued), "an identifier has no value")?;
     let length = |name: &str| field(name).map(|text| text.trim().chars().count());
     rule(
         length("description").is_some_and(|length| (1..=DESCRIPTION_MAX).contains(&length)),

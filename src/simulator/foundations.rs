@@ -23,11 +23,14 @@ pub(super) fn metadata() -> Reply {
         "date": "2026-01-01",
         "publisher": "spine-proxy",
         "kind": "instance",
-        "software": { "name": "spine-proxy-simulator" },
+        "software": { "name": "spine-proxy-simulator", "version": env!("CARGO_PKG_VERSION") },
         "fhirVersion": "3.0.1",
         "acceptUnknown": "both",
         "format": ["application/fhir+json", "application/fhir+xml"],
-        "rest": [{ "mode": "server", "resource": [
+        "rest": [{ "mode": "server", "operation": [{
+            "name": "gpc.registerpatient",
+            "definition": { "reference": "OperationDefinition/GPConnect-RegisterPatient-Operation-1" },
+        }], "resource": [
             resource("Patient", &["read", "search-type"]),
             resource("Organization", &["read", "search-type"]),
             resource("Practitioner", &["read", "search-type"]),

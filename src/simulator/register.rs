@@ -10,9 +10,9 @@ use super::{Call, fhir};
 
 /// Elements a patient who is registered may have.
 #[rustfmt::skip]
-const ELEMENTS: [&str; 14] = [
+const ELEMENTS: [&str; 13] = [
     "resourceType", "id", "meta", "implicitRules", "language", "text", "extension", "identifier",
-    "active", "name", "telecom", "gender", "birthDate", "address",
+    "name", "telecom", "gender", "birthDate", "address",
 ];
 const LANGUAGES: &str = "Extension-CareConnect-GPC-NHSCommunication-1";
 /// The organisation that a registered patient belongs to.

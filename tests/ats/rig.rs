@@ -17,7 +17,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, ServerConfig};
 use serde_json::Value;
 use spine_proxy::commands::certs::{Issued, KeyKind, Leaf};
-use spine_proxy::simulator::{Person, Practice, Provider, Standing, people};
+use spine_proxy::simulator::{Person, Practice, Provider, Serving, Standing, people};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
@@ -446,12 +446,9 @@ fn text(error: impl std::fmt::Display) -> String {
 
 fn practice(at: usize) -> Practice {
     let ods = format!("A{:05}", 20_047 + at);
-    Practice {
-        ods: ods.parse().unwrap(),
-        asid: (918_999_198_993 + at).to_string().parse().unwrap(),
-        name: format!("Surgery {at}"),
-        base_path: format!("/{ods}/STU3/1/gpconnect"),
-    }
+    let asid = (918_999_198_993 + at).to_string().parse().unwrap();
+    let base_path = format!("/{ods}/STU3/1/gpconnect");
+    Practice::new(ods.parse().unwrap(), asid, &format!("Surgery {at}"), &base_path)
 }
 
 /// The one place that serves the simulator.
@@ -465,7 +462,12 @@ async fn simulate(
     let address = listener.local_addr().unwrap();
     let provider = Arc::new(Provider::new(practices, Timestamp::now()));
     let tls = simulator_tls(stage, issued);
-    tokio::spawn(provider.serve(listener, tls, stop.cancelled_owned()));
+    let serving = Serving {
+        tls: Some(tls),
+        peers: vec!["gateway.ssp.example.nhs.uk".parse().unwrap()],
+        control: true,
+    };
+    tokio::spawn(provider.serve(listener, serving, stop.cancelled_owned()));
     address
 }
 
@@ -476,6 +478,7 @@ fn simulator_tls(stage: &Stage, issued: &Issued) -> Arc<ServerConfig> {
     let roots = Arc::new(stage::roots(&stage.pki));
     let verifier = WebPkiClientVerifier::builder_with_provider(roots, stage::crypto())
         .with_crls(lists.map(Result::unwrap))
+        .allow_unauthenticated()
         .build();
     let config = ServerConfig::builder_with_provider(stage::crypto())
         .with_safe_default_protocol_versions()
