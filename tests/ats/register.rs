@@ -89,12 +89,12 @@ fn duplicate() -> Expect {
 }
 
 fn list() -> Vec<Case> {
-    let url = |path: &'static str| {
+    let url = |path: &'static str, token| {
         let request =
             move |_: &Scene| send(registration(patient(&of(Standing::Unregistered)))).path(path);
         row(path, Given::Nothing, request, any_failure()).proxied(
-            refused("interaction_path"),
-            "the interaction names another path, which the proxy sees first",
+            refused(token),
+            "the path is not the interaction's, which the proxy sees first",
         )
     };
     let number = |value: &'static str| {
@@ -106,7 +106,10 @@ fn list() -> Vec<Case> {
     let mut cases = vec![
         case(
             "Register patient send request to incorrect URL",
-            vec![url("/Patient/$gpc.registerpatien"), url("/Patient/$gpc.registerpati%23ent")],
+            vec![
+                url("/Patient/$gpc.registerpatien", "interaction_path"),
+                url("/Patient/$gpc.registerpati%23ent", "target_malformed"),
+            ],
         ),
         one(
             "Register patient without sending identifier within patient",
