@@ -4,6 +4,7 @@
 //! Each row is played twice: DIRECT, the client in the proxy's place against the simulator, and
 //! THROUGH THE PROXY, the client in a consumer's place in front of the gateway. Where the two
 //! answer differently, the row says so and why. What cannot be had of us stands in [`CANNOT`].
+#![expect(clippy::too_many_lines, reason = "the cases are tables")]
 
 use spine_proxy::commands::certs::KeyKind;
 

@@ -1,4 +1,4 @@
-//! AppointmentAmend.
+//! `AppointmentAmend`.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! AppointmentBook.
+//! `AppointmentBook`.
 
 use serde_json::{Value, json};
 

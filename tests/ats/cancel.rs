@@ -1,4 +1,4 @@
-//! AppointmentCancel.
+//! `AppointmentCancel`.
 
 use serde_json::{Value, json};
 

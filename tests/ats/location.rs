@@ -1,4 +1,4 @@
-//! LocationRead.
+//! `LocationRead`.
 
 use super::case::{Case, Feature, Formats, Given, case, ok, one, row, status};
 use super::lookup::{ids, misnamed};

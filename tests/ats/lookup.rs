@@ -30,6 +30,10 @@ pub(super) struct Search {
     pub(super) identifier: String,
 }
 
+fn found() -> Expect {
+    ok().kind("Bundle").no_store()
+}
+
 impl Search {
     pub(super) fn request(&self) -> Request {
         self.blank().query("identifier", &self.identifier)
@@ -39,15 +43,10 @@ impl Search {
         ask(self.interaction, self.path)
     }
 
-    fn found(&self) -> Expect {
-        debug_assert!(!self.identifier.is_empty());
-        ok().kind("Bundle").no_store()
-    }
-
     fn formats(&self) -> Formats<impl Fn(&Scene) -> Request + Clone + 'static> {
         let search = self.clone();
         let request = move |_: &Scene| search.request();
-        Formats { given: Given::Nothing, request, expect: self.found() }
+        Formats { given: Given::Nothing, request, expect: found() }
     }
 
     pub(super) fn by_accept(&self) -> Vec<Row> {
@@ -71,7 +70,7 @@ impl Search {
                 let request = search.blank().query("_format", format).accept(accept);
                 request.query("identifier", &search.identifier)
             };
-            let expect = self.found().format(Format::of(format));
+            let expect = found().format(Format::of(format));
             row(format!("Accept {accept} _format {format}"), Given::Nothing, request, expect)
         };
         vec![row(JSON, JSON), row(XML, XML), row(JSON, XML), row(XML, JSON)]

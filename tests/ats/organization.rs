@@ -1,4 +1,4 @@
-//! OrganizationSearch and OrganizationRead.
+//! `OrganizationSearch` and `OrganizationRead`.
 
 use super::case::{
     Case, Expect, Feature, Formats, Given, any_failure, bad_request, case, ok, one, row, status,

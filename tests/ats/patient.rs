@@ -1,4 +1,4 @@
-//! PatientSearch and PatientRead.
+//! `PatientSearch` and `PatientRead`.
 
 use serde_json::Value;
 use spine_proxy::simulator::people;

@@ -1,4 +1,4 @@
-//! PractitionerSearch and PractitionerRead.
+//! `PractitionerSearch` and `PractitionerRead`.
 
 use serde_json::Value;
 

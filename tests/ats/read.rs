@@ -1,4 +1,4 @@
-//! AppointmentRead.
+//! `AppointmentRead`.
 
 use serde_json::{Value, json};
 

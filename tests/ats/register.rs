@@ -1,4 +1,4 @@
-//! PatientRegister.
+//! `PatientRegister`.
 
 use serde_json::{Value, json};
 use spine_proxy::simulator::{Person, Standing, people};
@@ -17,6 +17,7 @@ pub(super) const FEATURE: Feature =
     Feature { name: "PatientRegister", scenarios: 38, cases: 98, list };
 
 const PATH: &str = "/Patient/$gpc.registerpatient";
+const ELSEWHERE: &str = "the interaction names another path, and no target has an escape there: the proxy sees it first";
 
 fn send(parameters: Value) -> Request {
     ask("operation:gpc.registerpatient-1", PATH).resource(parameters)
@@ -25,7 +26,7 @@ fn send(parameters: Value) -> Request {
 /// A newcomer at a practice that does not know them.
 fn usual(scene: &Scene) -> Request {
     let practice = scene.newcomer.as_ref().unwrap().0;
-    send(registration(patient(scene.newcomer()))).practice(practice)
+    send(registration(&patient(scene.newcomer()))).practice(practice)
 }
 
 /// Spec: 200 and not 201, a searchset of the one patient.
@@ -46,7 +47,8 @@ fn changed(
     change: impl Fn(Value) -> Value + 'static,
     expect: Expect,
 ) -> Row {
-    let request = move |_: &Scene| send(registration(change(patient(&of(Standing::Unregistered)))));
+    let request =
+        move |_: &Scene| send(registration(&change(patient(&of(Standing::Unregistered)))));
     row(name, Given::Nothing, request, expect)
 }
 
@@ -62,7 +64,7 @@ fn newcomer(
 ) -> Row {
     let request = move |scene: &Scene| {
         let practice = scene.newcomer.as_ref().unwrap().0;
-        send(registration(change(patient(scene.newcomer())))).practice(practice)
+        send(registration(&change(patient(scene.newcomer())))).practice(practice)
     };
     row(name, Given::Newcomer, request, expect)
 }
@@ -72,7 +74,7 @@ fn of(standing: Standing) -> Person {
 }
 
 fn standing(standing: Standing, expect: Expect) -> Row {
-    let request = move |_: &Scene| send(registration(patient(&of(standing))));
+    let request = move |_: &Scene| send(registration(&patient(&of(standing))));
     row(format!("{standing:?}"), Given::Nothing, request, expect)
 }
 
@@ -91,11 +93,8 @@ fn duplicate() -> Expect {
 fn list() -> Vec<Case> {
     let url = |path: &'static str, token| {
         let request =
-            move |_: &Scene| send(registration(patient(&of(Standing::Unregistered)))).path(path);
-        row(path, Given::Nothing, request, any_failure()).proxied(
-            refused(token),
-            "the path is not the interaction's, which the proxy sees first",
-        )
+            move |_: &Scene| send(registration(&patient(&of(Standing::Unregistered)))).path(path);
+        row(path, Given::Nothing, request, any_failure()).proxied(refused(token), ELSEWHERE)
     };
     let number = |value: &'static str| {
         having("/identifier", json!([{ "system": NHS_NUMBER, "value": value }]), invalid_number())
@@ -144,7 +143,7 @@ fn list() -> Vec<Case> {
 fn forms() -> Vec<Case> {
     let parameters = |name: &'static str, change: fn(Value) -> Value, expect| {
         let request =
-            move |_: &Scene| send(change(registration(patient(&of(Standing::Unregistered)))));
+            move |_: &Scene| send(change(registration(&patient(&of(Standing::Unregistered)))));
         row(name, Given::Nothing, request, expect)
     };
     let twice = |mut sent: Value| {
@@ -227,7 +226,7 @@ fn elements() -> Vec<Case> {
     };
     let scoped = |scope: &'static str| {
         let request =
-            move |_: &Scene| send(registration(patient(&of(Standing::Unregistered)))).scope(scope);
+            move |_: &Scene| send(registration(&patient(&of(Standing::Unregistered)))).scope(scope);
         row(scope, Given::Nothing, request, bad_request())
             .proxied(refused("scope_mismatch"), "the proxy reads the token first")
     };
@@ -353,7 +352,8 @@ fn plain() -> Vec<Case> {
     };
     let asis = |name: &'static str, expect: Expect| row(name, Given::Newcomer, usual, expect);
     let numbered = registered().says("the number", |heard, scene| {
-        heard.resources("Patient")[0]["identifier"][0]["value"] == scene.newcomer().nhs_number
+        let patients = heard.resources("Patient");
+        patients.len() == 1 && patients[0]["identifier"][0]["value"] == scene.newcomer().nhs_number
     });
     vec![
         case("plain: two ways to be reached are kept", pairs.collect()),

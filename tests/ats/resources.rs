@@ -86,7 +86,7 @@ pub(super) fn with_reason(mut appointment: Value, member: &str, value: Value) ->
 }
 
 /// What registers somebody.
-pub(super) fn registration(patient: Value) -> Value {
+pub(super) fn registration(patient: &Value) -> Value {
     json!({
         "resourceType": "Parameters",
         "parameter": [{ "name": "registerPatient", "resource": patient }],

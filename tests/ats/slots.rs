@@ -1,4 +1,4 @@
-//! SearchForFreeSlots.
+//! `SearchForFreeSlots`.
 
 use jiff::ToSpan as _;
 use serde_json::Value;
@@ -295,7 +295,8 @@ fn plain_ranges() -> Vec<Case> {
 fn plain_contents() -> Vec<Case> {
     let text = |value: &Value| value.as_str().is_some_and(|text| !text.is_empty());
     let bare = found().shows("a searchset and no more", |bundle| {
-        let mut names: Vec<&str> = bundle.as_object().unwrap().keys().map(String::as_str).collect();
+        let mut names: Vec<&str> =
+            bundle.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
         names.retain(|name| *name != "id");
         bundle["type"] == "searchset" && names == ["entry", "meta", "resourceType", "type"]
     });
@@ -375,7 +376,10 @@ fn plain_contents() -> Vec<Case> {
                     resources(bundle, "Slot").iter().all(|slot| {
                         schedules.iter().any(|schedule| {
                             slot["schedule"]["reference"]
-                                == format!("Schedule/{}", schedule["id"].as_str().unwrap())
+                                == format!(
+                                    "Schedule/{}",
+                                    schedule["id"].as_str().unwrap_or_default()
+                                )
                         })
                     })
                 }),
