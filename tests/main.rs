@@ -34,6 +34,7 @@ mod refusal_bodies;
 mod refusals;
 mod session;
 mod signals;
+mod simulator;
 mod targets;
 mod tokens;
 mod trust;
