@@ -29,6 +29,8 @@ mod faults;
 mod fhir;
 mod format;
 mod foundations;
+#[cfg(test)]
+mod hostile;
 mod json;
 #[cfg(test)]
 mod lab;

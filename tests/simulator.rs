@@ -129,7 +129,7 @@ fn booking(slot: &Value, consumer: usize) -> Value {
 /// One consumer wants one of the slots, whichever it can have; answers which appointment it has.
 async fn wants(
     port: u16,
-    slots: Arc<Vec<Value>>,
+    slots: Arc<[Value]>,
     me: usize,
     heard: Arc<AtomicUsize>,
 ) -> Option<String> {
@@ -181,7 +181,7 @@ async fn fifty_consumers_race_for_twenty_slots_and_none_is_lost_when_the_provide
     assert_eq!(status, 200, "{found}");
     let entries = found["entry"].as_array().unwrap().iter().map(|entry| entry["resource"].clone());
     let ours = entries.filter(|resource| resource["schedule"]["reference"] == "Schedule/1");
-    let slots: Arc<Vec<Value>> = Arc::new(ours.take(SLOTS).collect());
+    let slots: Arc<[Value]> = ours.take(SLOTS).collect();
     assert_eq!(slots.len(), SLOTS);
 
     let heard = Arc::new(AtomicUsize::new(0));

@@ -139,11 +139,15 @@ pub(super) fn patient(id: u32, person: &Person, (by, at): (u32, Timestamp)) -> V
             }] } },
         ],
     });
+    let mut name = json!({ "use": "official", "family": person.family });
+    if let (Some(parts), false) = (name.as_object_mut(), person.given.is_empty()) {
+        parts.insert("given".to_owned(), json!([person.given]));
+    }
     let rest = json!({
         "extension": [registered],
         "identifier": [{ "extension": [verified], "system": NHS_NUMBER, "value": person.nhs_number }],
         "active": true,
-        "name": [{ "use": "official", "family": person.family, "given": [person.given] }],
+        "name": [name],
         "gender": person.gender,
         "birthDate": person.birth_date,
         "managingOrganization": { "reference": format!("Organization/{by}") },

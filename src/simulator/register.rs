@@ -317,8 +317,11 @@ mod tests {
             json!([{ "system": "phone", "value": "01632 960199", "use": "mobile" }]);
         kept["parameter"][0]["resource"]["address"] =
             json!([{ "use": "home", "city": "x" }, { "use": "temp", "city": "y" }]);
+        kept["parameter"][0]["resource"]["name"] =
+            json!([{ "use": "official", "family": "Newcombe" }]);
         let (status, _, told) = ask(&stage, &kept);
         assert_eq!(status, 200, "{told}");
+        assert_eq!(super::super::shape::fault(&told), None, "a name without a given name");
         assert_eq!(told["entry"][0]["resource"]["address"][1]["city"], "y");
     }
 }

@@ -1,0 +1,187 @@
+//! Bodies that nobody should send: whatever is in them, the answer is an `OperationOutcome` and never
+//! a fault of the practice's own.
+
+use http::Method;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::format::Format;
+use super::stage::{Stage, booking_of};
+use super::{Standing, people};
+
+/// Every call that has a body, with a good one.
+fn writes(stage: &Stage) -> Vec<(Method, &'static str, String, Value)> {
+    let slots = stage.free_slots();
+    let booking = booking_of(&[&slots[0]], "1");
+    let (status, _, booked) = stage.book(&booking_of(&[&slots[1]], "2"));
+    assert_eq!(status, 201);
+    let id = booked["id"].as_str().unwrap().to_owned();
+    let newcomer = people().into_iter().find(|one| one.standing == Standing::Unregistered).unwrap();
+    let registration = json!({
+        "resourceType": "Parameters",
+        "parameter": [{ "name": "registerPatient", "resource": {
+            "resourceType": "Patient",
+            "meta": { "profile": [super::fhir::profile("CareConnect-GPC-Patient-1")] },
+            "identifier": [{ "system": super::fhir::NHS_NUMBER, "value": newcomer.nhs_number }],
+            "name": [{ "use": "official", "family": newcomer.family }],
+            "birthDate": newcomer.birth_date,
+        } }],
+    });
+    let cancelled = Stage::cancelled(&booked, "patient asked");
+    let at = format!("/Appointment/{id}");
+    vec![
+        (Method::POST, "create:appointment-1", "/Appointment".to_owned(), booking),
+        (Method::PUT, "update:appointment-1", at.clone(), booked),
+        (Method::PUT, "cancel:appointment-1", at, cancelled),
+        (
+            Method::POST,
+            "operation:gpc.registerpatient-1",
+            "/Patient/$gpc.registerpatient".to_owned(),
+            registration,
+        ),
+    ]
+}
+
+/// Sends a body to every call that has one; each answer is whole, and a failure says why.
+fn send_everywhere(stage: &Stage, format: Format, body: &[u8]) {
+    for (method, short, path, _) in writes(stage) {
+        judge(stage, (method, short, &path), format, body);
+    }
+}
+
+fn judge(stage: &Stage, (method, short, path): (Method, &str, &str), format: Format, body: &[u8]) {
+    let headers = [("Content-Type", format.content_type())];
+    let answer = stage.answer((method, short), path, &headers, body);
+    let status = answer.status().as_u16();
+    assert!(status < 500, "{short}: {status} for {}", String::from_utf8_lossy(body));
+    let told = format.read(answer.body()).unwrap();
+    assert_eq!(super::shape::fault(&told), None);
+    let outcome = told["resourceType"] == "OperationOutcome";
+    assert_eq!(outcome, status >= 400, "{short}: {status}");
+}
+
+#[test]
+fn a_body_of_any_kind_is_answered_with_an_outcome() {
+    let deep = |open: &str, close: &str| open.repeat(20_000) + &close.repeat(20_000);
+    let stage = Stage::new();
+    for (format, body) in [
+        (Format::Json, String::new()),
+        (Format::Json, "null".to_owned()),
+        (Format::Json, "[]".to_owned()),
+        (Format::Json, "{}".to_owned()),
+        (Format::Json, "{\"resourceType\":7}".to_owned()),
+        (Format::Json, "{\"resourceType\":\"Bundle\",\"type\":\"document\"}".to_owned()),
+        (Format::Json, "{\"resourceType\":\"Appointment\",\"resourceType\":\"Slot\"}".to_owned()),
+        (Format::Json, deep("[", "]")),
+        (Format::Json, deep("{\"contained\":[", "]}")),
+        (Format::Json, format!("{{\"resourceType\":\"{}\"}}", "x".repeat(500_000))),
+        (Format::Json, "9".repeat(100_000)),
+        (Format::Xml, String::new()),
+        (Format::Xml, "<Appointment/>".to_owned()),
+        (Format::Xml, "<Appointment xmlns=\"http://hl7.org/fhir\"/>".to_owned()),
+        (Format::Xml, "<!DOCTYPE a [<!ENTITY b \"c\">]><a>&b;</a>".to_owned()),
+        (Format::Xml, deep("<contained>", "</contained>")),
+        (
+            Format::Xml,
+            format!("<Appointment xmlns=\"http://hl7.org/fhir\">{}", "<a/>".repeat(100_000)),
+        ),
+        (Format::Xml, "{\"resourceType\":\"Appointment\"}".to_owned()),
+    ] {
+        send_everywhere(&stage, format, body.as_bytes());
+    }
+    let long = vec![b' '; 1024 * 1024];
+    send_everywhere(&stage, Format::Json, &long);
+    send_everywhere(&stage, Format::Xml, &[0xff, 0xfe, 0, 0]);
+}
+
+/// What is fuzzed with, and what fuzzing has found: the first byte chooses the call and the form.
+#[test]
+fn every_seed_of_the_fuzzer_is_answered() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/provider_body");
+    let mut seeds = 0;
+    for seed in std::fs::read_dir(folder).unwrap() {
+        let seed = std::fs::read(seed.unwrap().path()).unwrap();
+        let (which, body) = seed.split_first().unwrap();
+        let stage = Stage::new();
+        let calls = writes(&stage);
+        let (method, short, path, _) = &calls[usize::from(which & 3)];
+        let format = if which & 4 == 0 { Format::Json } else { Format::Xml };
+        judge(&stage, (method.clone(), short, path), format, body);
+        seeds += 1;
+    }
+    assert!(seeds >= 5);
+}
+
+/// Something else at some place of a resource: another type, another text, nothing.
+fn otherwise(value: &mut Value, mut at: usize, new: &Value) -> bool {
+    fn visit(value: &mut Value, at: &mut usize, new: &Value) -> bool {
+        if *at == 0 {
+            *value = new.clone();
+            return true;
+        }
+        *at -= 1;
+        match value {
+            Value::Object(fields) => fields.values_mut().any(|field| visit(field, at, new)),
+            Value::Array(list) => list.iter_mut().any(|item| visit(item, at, new)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+        }
+    }
+    visit(value, &mut at, new)
+}
+
+fn any_value() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        Just(Value::Null),
+        Just(json!([])),
+        Just(json!({})),
+        Just(json!([[]])),
+        Just(json!({ "reference": "Patient/1" })),
+        Just(json!("Slot/1")),
+        Just(json!("2026-02-30T25:00:00+01:00")),
+        Just(json!("9999-12-31T23:59:59+00:00")),
+        Just(json!("-9999-01-01")),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(|number| json!(number)),
+        ".{0,40}".prop_map(Value::from),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_good_body_with_one_thing_otherwise_is_answered(
+        which in 0_usize..4,
+        at in 0_usize..90,
+        new in any_value(),
+        xml in any::<bool>(),
+    ) {
+        let stage = Stage::new();
+        let (method, short, path, mut body) = writes(&stage).swap_remove(which);
+        otherwise(&mut body, at, &new);
+        let format = if xml { Format::Xml } else { Format::Json };
+        judge(&stage, (method, short, &path), format, format.write(&body).as_bytes());
+    }
+
+    #[test]
+    fn a_good_body_that_is_cut_or_broken_is_answered(
+        which in 0_usize..4,
+        cut in 0_usize..3000,
+        broken in 0_usize..3000,
+        byte in any::<u8>(),
+        xml in any::<bool>(),
+    ) {
+        let stage = Stage::new();
+        let (method, short, path, body) = writes(&stage).swap_remove(which);
+        let format = if xml { Format::Xml } else { Format::Json };
+        let mut bytes = format.write(&body).into_bytes();
+        if let Some(at) = bytes.get_mut(broken) {
+            *at = byte;
+        }
+        if cut % 2 == 0 {
+            bytes.truncate(cut);
+        }
+        judge(&stage, (method, short, &path), format, &bytes);
+    }
+}
