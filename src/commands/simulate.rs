@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow};
 use jiff::Timestamp;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use serde::Deserialize;
@@ -59,6 +59,9 @@ struct Tls {
     /// Authorities that issue the proxy's certificate; without any, none is asked for.
     #[serde(default)]
     authorities: Vec<PathBuf>,
+    /// Revocation lists for the proxy's certificate; without any, revocation is not checked.
+    #[serde(default)]
+    crl: Vec<PathBuf>,
     /// Names of which the proxy's certificate must have one.
     #[serde(default)]
     peers: Vec<CertificateName>,
@@ -124,6 +127,7 @@ impl Settings {
         if let Some(tls) = &mut self.tls {
             paths.extend([&mut tls.certificate.chain, &mut tls.certificate.key]);
             paths.extend(&mut tls.authorities);
+            paths.extend(&mut tls.crl);
         }
         paths.extend(self.practices.iter_mut().filter_map(|practice| practice.seed.as_mut()));
         paths
@@ -186,6 +190,16 @@ impl Settings {
 }
 
 impl Tls {
+    fn revocation_lists(&self) -> anyhow::Result<Vec<CertificateRevocationListDer<'static>>> {
+        let mut lists = Vec::new();
+        for path in &self.crl {
+            let read = CertificateRevocationListDer::pem_file_iter(path)
+                .and_then(Iterator::collect::<Result<Vec<_>, _>>);
+            lists.extend(read.with_context(|| path.display().to_string())?);
+        }
+        Ok(lists)
+    }
+
     /// Who has no certificate is let in here, and told so in words.
     fn config(&self) -> anyhow::Result<Arc<ServerConfig>> {
         let at = |path: &Path| path.display().to_string();
@@ -208,6 +222,7 @@ impl Tls {
             (true, false) => return Err(anyhow!("tls.peers needs tls.authorities")),
             (false, peers) => {
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), crypto);
+                let verifier = verifier.with_crls(self.revocation_lists()?);
                 // With names to look for, a certificate that is missing is answered in words.
                 let verifier = if peers { verifier } else { verifier.allow_unauthenticated() };
                 builder.with_client_cert_verifier(verifier.build()?)
