@@ -16,14 +16,24 @@ type Table = TableDefinition<'static, (&'static str, u32), &'static [u8]>;
 const SLOTS: Table = TableDefinition::new("slots");
 const BOOKINGS: Table = TableDefinition::new("appointments");
 const PATIENTS: Table = TableDefinition::new("patients");
-const UNTIL: Table = TableDefinition::new("until");
+const DAYS: Table = TableDefinition::new("days");
+const SEEDS: Table = TableDefinition::new("seeds");
+/// Every table.
+const ALL: [Table; 5] = [SLOTS, BOOKINGS, PATIENTS, DAYS, SEEDS];
 
 /// A database that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {why}", path.display())]
-pub struct DiskError {
-    path: PathBuf,
-    why: Box<dyn std::error::Error + Send + Sync>,
+#[error("{0}")]
+pub struct DiskError(String);
+
+impl DiskError {
+    pub(super) const fn new(why: String) -> Self {
+        Self(why)
+    }
+
+    fn at(path: &Path, why: &dyn std::fmt::Display) -> Self {
+        Self(format!("{}: {why}", path.display()))
+    }
 }
 
 /// The database. A write is durable when it returns.
@@ -35,11 +45,10 @@ pub(super) struct Disk {
 impl Disk {
     /// Opens the database, or makes it.
     pub(super) fn open(path: &Path) -> Result<Self, DiskError> {
-        let fault = |why: redb::Error| DiskError { path: path.to_owned(), why: why.into() };
-        let database = Database::create(path).map_err(|why| fault(why.into()))?;
+        let database = Database::create(path).map_err(|why| DiskError::at(path, &why))?;
         let disk = Self { path: path.to_owned(), database };
         disk.transaction(|transaction| {
-            for table in [SLOTS, BOOKINGS, PATIENTS, UNTIL] {
+            for table in ALL {
                 transaction.open_table(table)?;
             }
             Ok(())
@@ -54,7 +63,8 @@ impl Disk {
             self.each(SLOTS, ods, |id, slot| held.apply(Change::Slot(id, slot)))?;
             self.each(BOOKINGS, ods, |id, booking| held.apply(Change::Booking(id, booking)))?;
             self.each(PATIENTS, ods, |id, patient| held.apply(Change::Patient(id, patient)))?;
-            self.each(UNTIL, ods, |_, day: Date| held.apply(Change::Until(day)))?;
+            self.each(DAYS, ods, |_, day| held.apply(Change::Day(day)))?;
+            self.each(SEEDS, ods, |_, text| held.apply(Change::Seed(text)))?;
             Ok(held)
         };
         read().map_err(|why| self.fault(why))
@@ -68,7 +78,8 @@ impl Disk {
                     Change::Slot(id, slot) => put(transaction, SLOTS, (ods, *id), slot)?,
                     Change::Booking(id, kept) => put(transaction, BOOKINGS, (ods, *id), kept)?,
                     Change::Patient(id, kept) => put(transaction, PATIENTS, (ods, *id), kept)?,
-                    Change::Until(day) => put(transaction, UNTIL, (ods, 0), day)?,
+                    Change::Day(day) => put(transaction, DAYS, (ods, number(*day)), day)?,
+                    Change::Seed(text) => put(transaction, SEEDS, (ods, 0), text)?,
                 }
             }
             Ok(())
@@ -78,7 +89,7 @@ impl Disk {
     /// Forgets a practice.
     pub(super) fn clear(&self, ods: &OdsCode) -> Result<(), DiskError> {
         self.transaction(|transaction| {
-            for table in [SLOTS, BOOKINGS, PATIENTS, UNTIL] {
+            for table in ALL {
                 let mut table = transaction.open_table(table)?;
                 table.retain_in((ods.as_str(), 0)..=(ods.as_str(), u32::MAX), |_, _| false)?;
             }
@@ -113,9 +124,17 @@ impl Disk {
         whole().map_err(|why| self.fault(why))
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "it is the end of it")]
     fn fault(&self, why: Fault) -> DiskError {
-        DiskError { path: self.path.clone(), why: why.into() }
+        DiskError::at(&self.path, &why)
     }
+}
+
+/// A day as a number that sorts as it does.
+fn number(day: Date) -> u32 {
+    let parts =
+        [i32::from(day.year()) * 10_000, i32::from(day.month()) * 100, i32::from(day.day())];
+    u32::try_from(parts.iter().sum::<i32>()).unwrap_or_default()
 }
 
 fn put<T: Serialize>(

@@ -16,6 +16,9 @@ const JOB_ROLES: &str = "https://fhir.nhs.uk/STU3/CodeSystem/CareConnect-SDSJobR
 pub(super) const DELIVERY_CHANNEL: &str = "Extension-GPConnect-DeliveryChannel-2";
 pub(super) const PRACTITIONER_ROLE: &str = "Extension-GPConnect-PractitionerRole-1";
 pub(super) const BOOKING_ORGANISATION: &str = "Extension-GPConnect-BookingOrganisation-1";
+/// Spec: the types of organisation there are.
+pub(super) const TYPES: [&str; 2] = ["gp-practice", "urgent-care"];
+pub(super) const GENDERS: [&str; 4] = ["male", "female", "other", "unknown"];
 pub(super) const ORGANISATION_TYPE: &str =
     "https://fhir.nhs.uk/STU3/CodeSystem/GPConnect-OrganisationType-1";
 pub(super) const CANCELLATION_REASON: &str = "Extension-GPConnect-AppointmentCancellationReason-1";
@@ -165,25 +168,28 @@ pub(super) fn practitioner_role(session: &Session) -> Value {
         "valueCodeableConcept": { "coding": [{
             "system": JOB_ROLES,
             "code": session.role,
-            "display": role(&session.role),
+            "display": role(&session.role).unwrap_or_default(),
         }] },
     })
 }
 
 /// Spec: the names of the roles a schedule may have.
 #[rustfmt::skip]
-fn role(code: &str) -> &'static str {
-    match code {
+pub(super) fn role(code: &str) -> Option<&'static str> {
+    Some(match code {
         "R0260" => "General Medical Practitioner",
         "R0270" => "Salaried General Practitioner",
+        "R0410" => "Consultant",
         "R0600" => "Specialist Nurse Practitioner",
         "R0610" => "Sister/Charge Nurse",
         "R0620" => "Staff Nurse",
         "R0680" => "Community Practitioner",
         "R0700" => "Community Nurse",
         "R1480" => "Healthcare Assistant",
-        _ => "Practitioner",
-    }
+        "R0690" | "R0790" | "R1290" | "R1300" | "R1310" | "R1330" | "R1450" | "R1550" | "R1590"
+        | "R6200" | "R6300" => "Practitioner",
+        _ => return None,
+    })
 }
 
 pub(super) fn schedule(id: u32, session: &Session, (start, end): (Timestamp, Timestamp)) -> Value {

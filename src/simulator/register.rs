@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::people::{Person, Standing, is_nhs_number};
 use super::reply::{Answer, Fault, Kind, Reply, rule};
-use super::store::{Change, Patient, Store};
+use super::store::{Change, ORGANISATION, Patient, Store};
 use super::{Call, fhir};
 
 /// Elements a patient who is registered may have.
@@ -15,8 +15,6 @@ const ELEMENTS: [&str; 13] = [
     "name", "telecom", "gender", "birthDate", "address",
 ];
 const LANGUAGES: &str = "Extension-CareConnect-GPC-NHSCommunication-1";
-/// The organisation that a registered patient belongs to.
-const HERE: u32 = 1;
 
 /// Spec: `POST /Patient/$gpc.registerpatient` with one `registerPatient`; a searchset of one.
 pub(super) fn register(store: &Store, call: &Call<'_>) -> Answer {
@@ -29,10 +27,11 @@ pub(super) fn register(store: &Store, call: &Call<'_>) -> Answer {
         return Err(Fault::bad_request("the birth date is missing or not a date"));
     }
     judge_contacts(sent)?;
-    if store.patient_of(nhs_number).is_some_and(|known| known.standing.is_to_be_found()) {
+    if store.is_patient(nhs_number) {
         return Err(Fault::new(Kind::DuplicateRejected, "the patient is registered here already"));
     }
     let gender = fhir::text(sent, "/gender").unwrap_or("unknown");
+    rule(fhir::GENDERS.contains(&gender), "the gender is none that FHIR knows")?;
     let traced = trace(store, nhs_number)?;
     if !traced.family.eq_ignore_ascii_case(family) {
         return Err(Fault::bad_request("the family name is not the one that is traced"));
@@ -49,7 +48,7 @@ pub(super) fn register(store: &Store, call: &Call<'_>) -> Answer {
         standing: Standing::Temporary,
     };
     let id = store.next_patient();
-    let mut resource = fhir::patient(id, &person, (HERE, call.now));
+    let mut resource = fhir::patient(id, &person, (ORGANISATION, call.now));
     keep_contacts(&mut resource, sent);
     let kept = Patient {
         nhs_number: person.nhs_number,
@@ -236,6 +235,9 @@ mod tests {
         let kind = "/extension/0/extension/1/valueCodeableConcept/coding/0/code";
         assert_eq!(patient.pointer(kind).unwrap(), "T");
         assert_eq!(ask(&stage, &body).1, "DUPLICATE_REJECTED");
+        let back = sent(Standing::Inactive);
+        assert_eq!(ask(&stage, &back).0, 200, "who has left may come back");
+        assert_eq!(ask(&stage, &back).1, "DUPLICATE_REJECTED");
     }
 
     #[test]
@@ -282,6 +284,7 @@ mod tests {
             ("birthDate", Value::Null, 400, "BAD_REQUEST"),
             ("birthDate", json!("1999-12-30"), 400, "INVALID_PATIENT_DEMOGRAPHICS"),
             ("meta", json!({ "versionId": "1" }), 422, "INVALID_RESOURCE"),
+            ("gender", json!("banana"), 422, "INVALID_RESOURCE"),
             ("maritalStatus", json!({ "text": "x" }), 422, "INVALID_RESOURCE"),
             ("address", json!([{ "use": "work", "city": "x" }]), 422, "INVALID_RESOURCE"),
             ("address", json!([{ "use": "home" }, { "use": "home" }]), 422, "INVALID_RESOURCE"),

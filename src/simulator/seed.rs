@@ -1,12 +1,12 @@
 //! What is in a practice to begin with: the practice's own way of working, as a file can say it.
 
 use jiff::civil::{Date, Time, Weekday};
-use jiff::{Timestamp, ToSpan};
+use jiff::{SignedDuration, ToSpan};
 use serde::Deserialize;
 
-use super::local_time;
-use super::people::Person;
+use super::people::{Person, is_nhs_number};
 use super::store::Slot;
+use super::{fhir, local_time};
 use crate::spine::OdsCode;
 
 /// Locations, practitioners, sessions and people.
@@ -24,6 +24,9 @@ pub struct Seed {
     /// Nobody named: the people of every practice.
     #[serde(rename = "person", default)]
     people: Vec<Person>,
+    /// As it was written: a store that was made with another seed is not this practice's.
+    #[serde(skip)]
+    pub(super) text: String,
 }
 
 /// A place where patients are seen.
@@ -116,9 +119,12 @@ pub enum SeedError {
     /// It is no seed.
     #[error(transparent)]
     Form(#[from] toml::de::Error),
-    /// A session that names nobody, lasts no time, or is too fine.
+    /// A session that names nobody, lasts no time, is too fine, or is offered to nobody there is.
     #[error("session {0}: {1}")]
     Session(usize, &'static str),
+    /// Somebody whose number, gender or birth date is none.
+    #[error("person {0}: {1}")]
+    Person(usize, &'static str),
     /// More than six months of slots, or none.
     #[error("weeks may be 1 to 26")]
     Weeks,
@@ -133,7 +139,7 @@ impl Seed {
     /// # Errors
     /// It is no TOML, has unknown keys, or a session that cannot be held.
     pub fn parse(text: &str) -> Result<Self, SeedError> {
-        let seed: Self = toml::from_str(text)?;
+        let seed = Self { text: text.to_owned(), ..toml::from_str(text)? };
         if !(1..=26).contains(&seed.weeks) {
             return Err(SeedError::Weeks);
         }
@@ -147,9 +153,34 @@ impl Seed {
                 (session.from < session.to, "it ends before it begins"),
                 (session.minutes >= MINUTES_MIN, "a slot has five minutes at least"),
                 (!session.channels.is_empty(), "it has no channel"),
+                (
+                    is_whole(session.from) && is_whole(session.to),
+                    "it begins or ends within a minute",
+                ),
+                (fhir::role(&session.role).is_some(), "no such role"),
+                (
+                    session.organisation_types.iter().all(|kept| fhir::TYPES.contains(&&**kept)),
+                    "no such type of organisation",
+                ),
             ] {
                 if !holds {
                     return Err(SeedError::Session(at, otherwise));
+                }
+            }
+        }
+        for (at, person) in seed.people.iter().enumerate() {
+            let mut before = seed.people.iter().take(at);
+            for (holds, otherwise) in [
+                (
+                    is_nhs_number(&person.nhs_number),
+                    "the check digit of the NHS number does not fit",
+                ),
+                (!before.any(|other| other.nhs_number == person.nhs_number), "is there twice"),
+                (fhir::GENDERS.contains(&&*person.gender), "no such gender"),
+                (person.birth_date.parse::<Date>().is_ok(), "the birth date is no date"),
+            ] {
+                if !holds {
+                    return Err(SeedError::Person(at + 1, otherwise));
                 }
             }
         }
@@ -161,29 +192,36 @@ impl Seed {
         if self.people.is_empty() { super::people() } else { self.people.clone() }
     }
 
-    /// The last day with slots, as seen from a day.
-    pub(super) fn horizon(&self, today: Date) -> Date {
-        today.saturating_add(i32::from(self.weeks).weeks())
+    /// The days that have slots, as seen from a day: it and those before it do not count.
+    pub(super) fn days(&self, today: Date) -> impl Iterator<Item = Date> {
+        let last = today.saturating_add(i32::from(self.weeks).weeks());
+        today.series(1.day()).skip(1).take_while(move |day| *day <= last)
     }
 
-    /// The slots of all sessions on the days after `after`, up to `last`.
-    pub(super) fn slots(&self, after: Date, last: Date) -> impl Iterator<Item = Slot> {
-        let days = after.series(1.day()).skip(1).take_while(move |day| *day <= last);
-        days.flat_map(|day| (1..).zip(&self.sessions).flat_map(move |at| slots_of(at, day)))
+    /// The slots of all sessions on a day.
+    pub(super) fn slots(&self, day: Date) -> impl Iterator<Item = Slot> {
+        (1..).zip(&self.sessions).flat_map(move |at| slots_of(at, day))
     }
 }
 
 /// The slots of one session on one day, by the practice's clock.
 fn slots_of((number, session): (u32, &Session), day: Date) -> impl Iterator<Item = Slot> {
     let held = session.days.iter().any(|held| held.is(day.weekday()));
-    let starts = session.from.series(i32::from(session.minutes).minutes());
-    let starts = starts.take_while(move |_| held);
-    starts.zip(session.channels.iter().cycle()).map_while(move |(from, channel)| {
-        let to = from.checked_add(i32::from(session.minutes).minutes()).ok()?;
-        let at = |time: Time| local_time::instant(day, time.hour(), time.minute());
-        let (start, end): (Timestamp, Timestamp) = (at(from)?, at(to)?);
-        (to <= session.to).then(|| Slot::free(number, (start, end), *channel))
+    let at = |time: Time| local_time::instant(day, time.hour(), time.minute());
+    let hours = at(session.from).zip(at(session.to)).filter(|_| held);
+    let lasts = SignedDuration::from_mins(i64::from(session.minutes));
+    // On the clock on the wall an hour is missing, or is there twice, when the clocks change.
+    hours.into_iter().flat_map(move |(opens, closes)| {
+        let starts = std::iter::successors(Some(opens), move |start| start.checked_add(lasts).ok());
+        starts.zip(session.channels.iter().cycle()).map_while(move |(start, channel)| {
+            let end = start.checked_add(lasts).ok().filter(|end| *end <= closes)?;
+            Some(Slot::free(number, (start, end), *channel))
+        })
     })
+}
+
+fn is_whole(time: Time) -> bool {
+    time.second() == 0 && time.subsec_nanosecond() == 0
 }
 
 impl Day {
@@ -221,6 +259,7 @@ impl Default for Seed {
             practitioners: Vec::new(),
             sessions: Vec::new(),
             people: Vec::new(),
+            text: String::new(),
         })
     }
 }
@@ -235,8 +274,7 @@ mod tests {
     fn the_seed_that_comes_with_it_has_six_weeks_of_weekdays() {
         let seed = Seed::parse(include_str!("seed.toml")).unwrap();
         let today: Date = "2026-03-25".parse().unwrap();
-        let last = seed.horizon(today);
-        let slots: Vec<Slot> = seed.slots(today, last).collect();
+        let slots: Vec<Slot> = seed.days(today).flat_map(|day| seed.slots(day)).collect();
         let days: BTreeSet<Date> = slots.iter().map(|slot| local_time::day(slot.start)).collect();
         assert_eq!(days.len(), 30);
         assert_eq!(days.first().unwrap().to_string(), "2026-03-26");
@@ -247,7 +285,24 @@ mod tests {
             let hour = local_time::local(slot.start).hour();
             assert!((9..18).contains(&hour) && slot.start.duration_until(slot.end).as_mins() == 10);
         }
-        assert_eq!(seed.slots(last, last).count(), 0);
+    }
+
+    #[test]
+    fn slots_neither_overlap_nor_run_backwards_when_the_clocks_change() {
+        let text = include_str!("seed.toml");
+        let (before, rest) = text.split_once("[[session]]").unwrap();
+        let (first, _) = rest.split_once("\n\n").unwrap();
+        let night = first.replace("09:00:00", "00:40:00").replace("12:00:00", "03:00:00");
+        let seed =
+            Seed::parse(&format!("{before}[[session]]{night}\ndays = [\"sunday\"]\n")).unwrap();
+        for (day, count) in [("2026-03-22", 14), ("2026-03-29", 8), ("2026-10-25", 20)] {
+            let slots: Vec<Slot> = seed.slots(day.parse().unwrap()).collect();
+            assert_eq!(slots.len(), count, "{day}");
+            for (slot, next) in slots.iter().zip(slots.iter().skip(1)) {
+                assert_eq!(slot.start.duration_until(slot.end).as_mins(), 10, "{day}");
+                assert_eq!(slot.end, next.start, "{day}");
+            }
+        }
     }
 
     #[test]
@@ -261,9 +316,28 @@ mod tests {
             ("to = \"12:00:00\"", "to = \"08:00:00\"", "session 1: it ends before it begins"),
             ("\"In-person\"", "\"By post\"", "unknown variant"),
             ("weeks = 6", "weeks = 6\nyears = 1", "unknown field"),
+            ("09:00:00", "09:00:30", "session 1: it begins or ends within a minute"),
+            ("\"R0260\"", "\"R9\"", "session 1: no such role"),
+            ("\"urgent-care\"", "\"a-friend\"", "session 5: no such type of organisation"),
         ] {
             let error = Seed::parse(&good.replacen(old, new, 1)).unwrap_err().to_string();
             assert!(error.contains(why), "{new}: {error}");
         }
+        let person = "[[person]]\nnhs-number = \"9990000018\"\nfamily = \"Newly\"\ngiven = \"Ann\"\n\
+            gender = \"female\"\nbirth-date = \"1980-01-01\"\nstanding = \"registered\"\n";
+        let number = super::super::people()[0].nhs_number.clone();
+        let person = person.replace("9990000018", &number);
+        assert!(Seed::parse(&format!("{good}\n{person}")).is_ok());
+        for (old, new, why) in [
+            (number.as_str(), "9434765918", "person 1: the check digit"),
+            ("female", "banana", "person 1: no such gender"),
+            ("1980-01-01", "1980-02-30", "person 1: the birth date"),
+            ("registered", "famous", "unknown variant"),
+        ] {
+            let error = Seed::parse(&format!("{good}\n{}", person.replace(old, new))).unwrap_err();
+            assert!(error.to_string().contains(why), "{new}: {error}");
+        }
+        let twice = Seed::parse(&format!("{good}\n{person}\n{person}")).unwrap_err();
+        assert_eq!(twice.to_string(), "person 2: is there twice");
     }
 }

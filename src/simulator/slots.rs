@@ -18,7 +18,7 @@ pub(super) fn search(store: &Store, call: &Call<'_>) -> Answer {
     let asked = &call.parameters;
     let range = range(asked)?;
     let filters = Filters::of(asked);
-    let free: Vec<(u32, &Slot, &Session)> = store
+    let mut free: Vec<(u32, &Slot, &Session)> = store
         .slots()
         .iter()
         .filter(|(_, slot)| slot.state == SlotState::Free && slot.start > call.now)
@@ -27,6 +27,7 @@ pub(super) fn search(store: &Store, call: &Call<'_>) -> Answer {
         .filter(|(_, slot, session)| is_released(slot, session, call.now))
         .filter(|(.., session)| filters.fit(session))
         .collect();
+    free.sort_by_key(|(id, slot, _)| (slot.schedule, slot.start, *id));
 
     let schedules: BTreeSet<u32> = free.iter().map(|(_, slot, _)| slot.schedule).collect();
     let included =

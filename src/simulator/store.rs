@@ -3,7 +3,7 @@
 //! The store answers questions and commits changes; what may be asked and changed is decided by the
 //! interactions, which propose changes and make none. A change is on disk before it is seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -32,8 +32,10 @@ pub(super) struct Held {
     pub(super) slots: BTreeMap<u32, Slot>,
     pub(super) bookings: BTreeMap<u32, Booking>,
     pub(super) patients: BTreeMap<u32, Patient>,
-    /// The last day for which there are slots.
-    pub(super) until: Option<Date>,
+    /// The days for which there are slots.
+    pub(super) days: BTreeSet<Date>,
+    /// The seed it was made with, as it was written; nothing before it is made.
+    pub(super) seed: Option<String>,
 }
 
 /// A stretch of a schedule that one patient may have.
@@ -78,10 +80,14 @@ pub(super) enum Change {
     Slot(u32, Slot),
     Booking(u32, Booking),
     Patient(u32, Patient),
-    Until(Date),
+    Day(Date),
+    Seed(String),
 }
 
-const ORGANISATION: u32 = 1;
+/// The practice itself.
+pub(super) const ORGANISATION: u32 = 1;
+/// Limit: days for which slots are made, wherever the clock is set.
+const DAYS_MAX: usize = 3660;
 
 impl Slot {
     pub(super) const fn free(
@@ -118,8 +124,15 @@ impl Store {
             resources.insert(("Practitioner", id), fhir::practitioner(clinician, id));
         }
         let mut store = Self { practice, seed, resources, held, disk };
-        if store.held.until.is_none() {
-            store.commit(store.first(now))?;
+        match &store.held.seed {
+            None => store.commit(store.first(now))?,
+            Some(made_with) if *made_with == store.seed.text => {}
+            Some(_) => {
+                return Err(DiskError::new(format!(
+                    "{} has another seed than its store was made with: put the seed back, or remove the store",
+                    store.practice.ods
+                )));
+            }
         }
         store.roll_on(now)?;
         Ok(store)
@@ -144,18 +157,21 @@ impl Store {
             Change::Patient(id, Patient { nhs_number, standing, resource })
         };
         let mut changes: Vec<Change> = (1..).zip(here).map(patient).collect();
-        changes.push(Change::Until(local_time::day(now)));
+        changes.push(Change::Seed(self.seed.text.clone()));
         changes
     }
 
     /// Adds the slots of the days that have come into sight.
     pub(super) fn roll_on(&mut self, now: Timestamp) -> Result<(), DiskError> {
-        let horizon = self.seed.horizon(local_time::day(now));
-        let Some(until) = self.held.until.filter(|until| *until < horizon) else { return Ok(()) };
-        let next = next_id(&self.held.slots);
-        let slots = (next..).zip(self.seed.slots(until, horizon));
+        let today = local_time::day(now);
+        let known = |day: &Date| self.held.days.contains(day);
+        let room = DAYS_MAX.saturating_sub(self.held.days.len());
+        // The clock may have been set back and forth.
+        let days: Vec<Date> = self.seed.days(today).filter(|day| !known(day)).take(room).collect();
+        let slots = days.iter().flat_map(|day| self.seed.slots(*day));
+        let slots = (next_id(&self.held.slots)..).zip(slots);
         let mut changes: Vec<Change> = slots.map(|(id, slot)| Change::Slot(id, slot)).collect();
-        changes.push(Change::Until(horizon));
+        changes.extend(days.into_iter().map(Change::Day));
         self.commit(changes)
     }
 
@@ -225,9 +241,11 @@ impl Store {
             .collect()
     }
 
-    /// The patient of this NHS number, however known here.
-    pub(super) fn patient_of(&self, nhs_number: &str) -> Option<&Patient> {
-        self.held.patients.values().find(|patient| patient.nhs_number == nhs_number)
+    /// Whether somebody of this NHS number is a patient here, and has not left.
+    pub(super) fn is_patient(&self, nhs_number: &str) -> bool {
+        let mut patients = self.held.patients.values();
+        patients
+            .any(|patient| patient.nhs_number == nhs_number && patient.standing.is_to_be_found())
     }
 
     /// Whoever the national register knows by this number.
@@ -267,7 +285,8 @@ impl Held {
             Change::Slot(id, slot) => drop(self.slots.insert(id, slot)),
             Change::Booking(id, booking) => drop(self.bookings.insert(id, booking)),
             Change::Patient(id, patient) => drop(self.patients.insert(id, patient)),
-            Change::Until(day) => self.until = Some(day),
+            Change::Day(day) => drop(self.days.insert(day)),
+            Change::Seed(text) => self.seed = Some(text),
         }
     }
 }
@@ -297,6 +316,22 @@ mod tests {
         assert!(store.slots().len() > before);
         let last = store.slots().values().map(|slot| slot.start).max().unwrap();
         assert_eq!(local_time::day(last).to_string(), "2026-05-07");
+    }
+
+    #[test]
+    fn wherever_the_clock_is_set_there_are_slots_and_no_more_than_a_limit() {
+        let mut store = Store::open(practices().remove(0), None, now()).unwrap();
+        let one = store.slots().len();
+        for at in ["2025-11-22T10:00:00Z", "9999-12-30T00:00:00Z", "2031-01-01T00:00:00Z"] {
+            store.roll_on(at.parse().unwrap()).unwrap();
+            assert!(store.slots().len() <= one * 5, "{at}");
+        }
+        let known = store.slots().len();
+        let day = |at: &Slot| local_time::day(at.start).to_string();
+        assert!(store.slots().values().any(|slot| day(slot) == "2025-11-24"));
+        assert!(store.slots().values().any(|slot| day(slot) == "2031-01-02"));
+        store.roll_on(now()).unwrap();
+        assert_eq!(store.slots().len(), known);
     }
 
     #[test]
