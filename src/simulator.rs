@@ -27,6 +27,7 @@ mod control;
 mod disk;
 mod faults;
 mod fhir;
+mod form;
 mod format;
 mod foundations;
 #[cfg(test)]

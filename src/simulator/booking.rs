@@ -4,11 +4,12 @@
 //! that a slot is only ever refused as taken to a consumer who could have had it.
 
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use super::form::{judge_form, judge_organisation};
 use super::reply::{Answer, Fault, Kind, Reply, rule};
 use super::seed::Session;
-use super::slots::{Filters, is_released};
+use super::slots::is_released;
 use super::store::{Booking, Change, Slot, SlotState, Store, number};
 use super::{Call, fhir, local_time};
 
@@ -19,6 +20,8 @@ pub(super) fn create(store: &Store, call: &Call<'_>) -> Answer {
     rule(!sent.contains_key("id"), "a new appointment has no id")?;
     let sent = Value::Object(sent);
     rule(fhir::text(&sent, "/status") == Some("booked"), "the status of a booking is booked")?;
+    let reason = fhir::extension(&sent, fhir::CANCELLATION_REASON);
+    rule(reason.is_none(), "a booking has no reason for a cancellation")?;
     let organisation = judge_organisation(&sent)?;
 
     let slots = find_slots(store, &sent)?;
@@ -40,78 +43,6 @@ pub(super) fn create(store: &Store, call: &Call<'_>) -> Answer {
     changes.push(Change::Booking(id, kept));
     let location = format!("Appointment/{id}/_history/1");
     Ok(Reply::created(resource, location).with(changes))
-}
-
-/// The elements an appointment may have here. `reason` and `specialty` are not among them.
-#[rustfmt::skip]
-const ELEMENTS: [&str; 21] = [
-    "resourceType", "id", "meta", "implicitRules", "language", "text", "contained", "extension",
-    "identifier", "status", "serviceCategory", "serviceType", "priority", "description", "start",
-    "end", "minutesDuration", "slot", "created", "comment", "participant",
-];
-const DESCRIPTION_MAX: usize = 100;
-const COMMENT_MAX: usize = 500;
-
-/// What holds for every appointment that is sent, new or changed.
-pub(super) fn judge_form(sent: &Map<String, Value>) -> Result<(), Fault> {
-    let known = |name: &String| ELEMENTS.contains(&name.as_str());
-    if let Some(unknown) = sent.keys().find(|name| !known(name)) {
-        return Err(Fault::resource(format!("an appointment has no element {unknown} here")));
-    }
-    let field = |name: &str| sent.get(name).and_then(Value::as_str);
-    rule(field("resourceType") == Some("Appointment"), "the resource is not an appointment")?;
-    let profiles = sent.get("meta").map(|meta| fhir::items(meta, "/profile")).unwrap_or_default();
-    let wanted = fhir::profile("GPConnect-Appointment-1");
-    rule(
-        profiles.iter().any(|named| *named == wanted),
-        "the profile of an appointment is missing",
-    )?;
-    let identifiers = sent.get("identifier").and_then(Value::as_array).into_iter().flatten();
-    let valued = |known: &Value| fhir::text(known, "/value").is_some();
-    rule(identifiers.into_iter().all(valued), "an identifier has no value")?;
-    let length = |name: &str| field(name).map(|text| text.trim().chars().count());
-    rule(
-        length("description").is_some_and(|length| (1..=DESCRIPTION_MAX).contains(&length)),
-        "the description is missing or longer than 100 characters",
-    )?;
-    rule(
-        !sent.contains_key("comment")
-            || length("comment").is_some_and(|length| (1..=COMMENT_MAX).contains(&length)),
-        "the comment is empty or longer than 500 characters",
-    )
-}
-
-/// Spec: the booking organisation is contained, and can be called back. Answers who it says to be.
-fn judge_organisation(sent: &Value) -> Result<Filters<'_>, Fault> {
-    let extension = fhir::extension(sent, fhir::BOOKING_ORGANISATION);
-    let local = extension
-        .and_then(|known| fhir::text(known, "/valueReference/reference"))
-        .and_then(|reference| reference.strip_prefix('#'));
-    let contained = fhir::items(sent, "/contained").iter().find(|resource| {
-        fhir::text(resource, "/resourceType") == Some("Organization")
-            && local.is_some_and(|id| fhir::text(resource, "/id") == Some(id))
-    });
-    let organisation =
-        contained.ok_or_else(|| Fault::resource("the booking organisation is not contained"))?;
-    let has = |list: &str, system: &str| {
-        fhir::items(organisation, list).iter().any(|item| {
-            fhir::text(item, "/system") == Some(system)
-                && fhir::text(item, "/value").is_some_and(|value| !value.trim().is_empty())
-        })
-    };
-    let named = fhir::text(organisation, "/name").is_some_and(|name| !name.trim().is_empty());
-    rule(named, "the booking organisation has no name")?;
-    rule(has("/telecom", "phone"), "the booking organisation has no phone number")?;
-    rule(has("/identifier", fhir::ODS_CODE), "the booking organisation has no ODS code")?;
-    let identifiers = fhir::items(organisation, "/identifier").iter();
-    let codes = identifiers.filter(|known| fhir::text(known, "/system") == Some(fhir::ODS_CODE));
-    let types = fhir::items(organisation, "/type").iter();
-    let types = types.flat_map(|kind| fhir::items(kind, "/coding"));
-    let types = types.filter(|known| fhir::text(known, "/system") == Some(fhir::ORGANISATION_TYPE));
-    Ok(Filters {
-        organisations: codes.filter_map(|known| fhir::text(known, "/value")).collect(),
-        types: types.filter_map(|known| fhir::text(known, "/code")).collect(),
-    })
 }
 
 /// The slots asked for, free or not: adjacent, and of one schedule.
@@ -161,8 +92,6 @@ fn judge_participants(
     let (mut patient, mut located) = (None, false);
     for participant in fhir::items(sent, "/participant") {
         let reference = fhir::text(participant, "/actor/reference").unwrap_or_default();
-        let status = fhir::text(participant, "/status");
-        rule(status.is_some_and(|status| !status.is_empty()), "a participant has no status")?;
         let id = |kind: &str| fhir::referred(reference, kind).and_then(number);
         if let Some(known) = id("Patient").filter(|id| store.known("Patient", *id).is_some()) {
             rule(patient.is_none_or(|other| other == known), "there is more than one patient")?;
@@ -309,6 +238,16 @@ mod tests {
             ("/description", json!("x".repeat(101))),
             ("/comment", json!("x".repeat(501))),
             ("/comment", json!(7)),
+            ("/identifier", json!([{ "use": "usual", "system": "x", "value": "1" }])),
+            ("/participant/0/status", json!("bogus")),
+            ("/contained/0/telecom/0/system", json!("bogus")),
+            ("/contained/0/meta", Value::Null),
+            ("/contained/0/type", json!([{ "text": "urgent-care" }])),
+            (
+                "/contained/0/type",
+                json!([{ "coding": [{ "system": fhir::ORGANISATION_TYPE, "code": "banana" }] }]),
+            ),
+            ("/description", json!(format!("x{}", " ".repeat(100)))),
             ("/created", Value::Null),
             ("/created", json!("yesterday")),
             ("/start", Value::Null),

@@ -9,12 +9,14 @@ use serde_json::{Map, Value, json};
 
 use super::reply::{Answer, Fault, Kind, Reply, rule};
 use super::store::{Booking, Change, SlotState, Store};
-use super::{Call, appointments, booking, fhir, local_time};
+use super::{Call, appointments, fhir, form, local_time};
 
 /// Spec: `PUT /Appointment/[id]` with the interaction that amends.
 pub(super) fn amend(store: &Store, call: &Call<'_>) -> Answer {
     let (id, sent) = judge(store, call)?;
     let kept = appointments::find(store, call.id)?.1;
+    let reason = fhir::extension(&sent, fhir::CANCELLATION_REASON);
+    rule(reason.is_none(), "an amended appointment has no reason for a cancellation")?;
     rule(status(&kept.resource) == Some("booked"), "the appointment has been cancelled")?;
     rule(status(&sent) == Some("booked"), "an amended appointment stays booked")?;
     let free = ["description", "comment"];
@@ -66,7 +68,7 @@ pub(super) fn cancel(store: &Store, call: &Call<'_>) -> Answer {
 fn judge(store: &Store, call: &Call<'_>) -> Result<(u32, Value), Fault> {
     let (id, kept) = appointments::find(store, call.id)?;
     let sent: Map<String, Value> = call.resource()?;
-    booking::judge_form(&sent)?;
+    form::judge_form(&sent)?;
     let named = sent.get("id").and_then(Value::as_str);
     rule(named == Some(call.id), "the id of the resource is not that of the path")?;
     judge_version(call.headers, kept)?;

@@ -200,7 +200,12 @@ pub(super) fn claims(id: &str) -> Value {
         "exp": iat + 300,
         "reason_for_request": "directcare",
         "requested_scope": scope,
-        "requesting_device": { "resourceType": "Device", "id": "1", "model": "m", "version": "1" },
+        "requesting_device": {
+            "resourceType": "Device",
+            "identifier": [{ "system": "https://consumer.example.nhs.uk/devices", "value": "1" }],
+            "model": "m",
+            "version": "1",
+        },
         "requesting_organization": {
             "resourceType": "Organization",
             "id": "1",
@@ -211,7 +216,7 @@ pub(super) fn claims(id: &str) -> Value {
             "resourceType": "Practitioner",
             "id": "1",
             "identifier": [{ "system": "https://fhir.nhs.uk/Id/sds-user-id", "value": "111222333444" }],
-            "name": [{ "family": "Testname" }],
+            "name": [{ "family": "Testname", "given": ["Ann"] }],
         },
     })
 }

@@ -6,10 +6,10 @@
 use base64_simd::URL_SAFE_NO_PAD;
 use http::HeaderMap;
 use jiff::Timestamp;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use super::fhir;
 use super::reply::Fault;
+use super::{fhir, shape};
 use crate::interaction::Interaction;
 
 /// Spec: a token is good for five minutes.
@@ -34,12 +34,19 @@ pub(super) fn judge(
     if text(&claims, "requested_scope")? != interaction.scope {
         return Err(bad("requested_scope does not fit the interaction"));
     }
-    judge_resource(&claims, "requesting_device", "Device", &DEVICE)?;
-    judge_resource(&claims, "requesting_organization", "Organization", &ORGANISATION)?;
-    let who = judge_resource(&claims, "requesting_practitioner", "Practitioner", &PRACTITIONER)?;
-    match who.get("id").and_then(Value::as_str) {
-        Some(id) if id == text(&claims, "sub")? => Ok(()),
-        _ => Err(bad("sub is not the id of requesting_practitioner")),
+    if claims.contains_key("requested_record") {
+        return Err(bad("requested_record is not a claim of this version"));
+    }
+    let device = judge_resource(&claims, "requesting_device", "Device")?;
+    needs(device, "requesting_device", &["/identifier/0/value", "/model", "/version"])?;
+    let organisation = judge_resource(&claims, "requesting_organization", "Organization")?;
+    needs(organisation, "requesting_organization", &["/name", "/identifier/0/value"])?;
+    let who = judge_resource(&claims, "requesting_practitioner", "Practitioner")?;
+    let named = ["/id", "/name/0/family", "/name/0/given/0", "/identifier/0/value"];
+    needs(who, "requesting_practitioner", &named)?;
+    match fhir::text(who, "/id") == Some(text(&claims, "sub")?) {
+        true => Ok(()),
+        false => Err(bad("sub is not the id of requesting_practitioner")),
     }
 }
 
@@ -57,8 +64,9 @@ fn read(headers: &HeaderMap) -> Result<Claims, Fault> {
         serde_json::from_slice::<Claims>(&bytes).ok()
     };
     let header = part().ok_or_else(|| bad("the token's header cannot be read"))?;
-    if header.get("alg") != Some(&Value::from("none")) {
-        return Err(bad("the token's alg is not none"));
+    let exactly = json!({ "alg": "none", "typ": "JWT" });
+    if Some(&header) != exactly.as_object() {
+        return Err(bad("the token's header is not alg none and typ JWT"));
     }
     let claims = part().ok_or_else(|| bad("the token's claims cannot be read"))?;
     match (parts.next(), parts.next()) {
@@ -88,43 +96,28 @@ fn judge_resource<'a>(
     claims: &'a Claims,
     name: &'static str,
     kind: &str,
-    elements: &[&str],
-) -> Result<&'a Claims, Fault> {
+) -> Result<&'a Value, Fault> {
     let missing = || bad(format!("{name} is missing"));
     let claim = claims.get(name).filter(|claim| !claim.is_null()).ok_or_else(missing)?;
-    let invalid = || Fault::resource(format!("{name} is no valid {kind}"));
-    let resource = claim.as_object().ok_or_else(invalid)?;
-    let known = |element: &String| {
-        COMMON.contains(&element.as_str()) || elements.contains(&element.as_str())
-    };
-    if fhir::text(claim, "/resourceType") != Some(kind) || !resource.keys().all(known) {
-        return Err(invalid());
+    let known = fhir::text(claim, "/resourceType") == Some(kind);
+    match known && shape::fault(claim).is_none() {
+        true => Ok(claim),
+        false => Err(Fault::resource(format!("{name} is no valid {kind}"))),
     }
-    Ok(resource)
+}
+
+/// Spec: what a claim says at least.
+fn needs(claim: &Value, name: &'static str, places: &[&str]) -> Result<(), Fault> {
+    let empty = |place: &&&str| fhir::text(claim, place).is_none_or(str::is_empty);
+    match places.iter().find(empty) {
+        Some(place) => Err(bad(format!("{name} has no {}", place.trim_start_matches('/')))),
+        None => Ok(()),
+    }
 }
 
 fn bad(why: impl Into<std::borrow::Cow<'static, str>>) -> Fault {
     Fault::bad_request(why)
 }
-
-#[rustfmt::skip]
-const COMMON: [&str; 9] = [
-    "resourceType", "id", "meta", "implicitRules", "language", "text", "contained", "extension",
-    "identifier",
-];
-#[rustfmt::skip]
-const DEVICE: [&str; 18] = [
-    "udi", "status", "type", "lotNumber", "manufacturer", "manufactureDate", "expirationDate",
-    "model", "version", "patient", "owner", "contact", "location", "url", "note", "safety",
-    "modifierExtension", "active",
-];
-const ORGANISATION: [&str; 8] =
-    ["active", "type", "name", "alias", "telecom", "address", "partOf", "contact"];
-#[rustfmt::skip]
-const PRACTITIONER: [&str; 9] = [
-    "active", "name", "telecom", "address", "gender", "birthDate", "photo", "qualification",
-    "communication",
-];
 
 #[cfg(test)]
 mod tests {
@@ -175,6 +168,15 @@ mod tests {
             ("reason_for_request", json!("secondaryuses"), 400),
             ("requested_scope", json!("patient/*.read"), 400),
             ("sub", json!("2"), 400),
+            ("requested_record", json!({ "resourceType": "Patient" }), 400),
+            (
+                "requesting_organization",
+                json!({ "resourceType": "Organization", "name": "x" }),
+                400,
+            ),
+            ("requesting_practitioner", json!({ "resourceType": "Practitioner", "id": "1" }), 400),
+            ("requesting_device", json!({ "resourceType": "Device", "model": "m" }), 400),
+            ("requesting_device", json!({ "resourceType": "Device", "model": 5 }), 422),
             ("exp", json!(now + 299), 400),
             ("exp", json!(now + 301), 400),
             ("exp", json!(now - 1), 400),
@@ -210,6 +212,7 @@ mod tests {
             format!("Bearer {good}c2ln"),
             format!("Bearer {good}."),
             "Bearer e30.e30.".to_owned(),
+            good.replacen("eyJ", "Bearer e30.eyJ", 1),
             "Bearer not.a.token".to_owned(),
         ] {
             assert_eq!(judged(&bad), Some(400), "{bad}");

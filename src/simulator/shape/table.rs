@@ -1,6 +1,6 @@
 //! The elements of FHIR STU3 as far as GP Connect's appointments need them, each in its place.
 //!
-//! Left out: signatures, timings, sampled data, the values that only conformance resources use,
+//! Left out: a device's UDI and notes, signatures, timings, sampled data, the values that only conformance resources use,
 //! and what a capability statement says of messages and documents.
 
 use super::{Element, Kind, Place, Primitive, Shape};
@@ -9,10 +9,11 @@ use super::{Element, Kind, Place, Primitive, Shape};
 #[rustfmt::skip]
 pub(super) static RESOURCES: &[(&str, &Shape)] = &[
     ("Appointment", &APPOINTMENT), ("Bundle", &BUNDLE),
-    ("CapabilityStatement", &CAPABILITY_STATEMENT), ("Location", &LOCATION),
+    ("CapabilityStatement", &CAPABILITY_STATEMENT), ("Device", &DEVICE),
+    ("Location", &LOCATION),
     ("OperationOutcome", &OPERATION_OUTCOME), ("Organization", &ORGANIZATION),
     ("Parameters", &PARAMETERS), ("Patient", &PATIENT), ("Practitioner", &PRACTITIONER),
-    ("PractitionerRole", &PRACTITIONER_ROLE), ("Schedule", &SCHEDULE), ("Slot", &SLOT),
+    ("Schedule", &SCHEDULE), ("Slot", &SLOT),
 ];
 
 const fn one(name: &'static str, kind: Kind) -> Element {
@@ -283,15 +284,6 @@ static CAPABILITY_OPERATION: Shape = Shape(&[&BACKBONE, &[
     one("name", TEXT), one("definition", of(&REFERENCE)),
 ]]);
 #[rustfmt::skip]
-static PRACTITIONER_ROLE_AVAILABLE_TIME: Shape = Shape(&[&BACKBONE, &[
-    many("daysOfWeek", CODE), one("allDay", BOOLEAN), one("availableStartTime", TIME),
-    one("availableEndTime", TIME),
-]]);
-#[rustfmt::skip]
-static PRACTITIONER_ROLE_NOT_AVAILABLE: Shape = Shape(&[&BACKBONE, &[
-    one("description", TEXT), one("during", of(&PERIOD)),
-]]);
-#[rustfmt::skip]
 static PARAMETERS_PARAMETER: Shape = Shape(&[
     &BACKBONE, &[one("name", TEXT)], &VALUES,
     &[one("resource", ANY_RESOURCE), many("part", of(&PARAMETERS_PARAMETER))],
@@ -371,15 +363,13 @@ static PRACTITIONER: Shape = Shape(&[&DOMAIN_RESOURCE, &[
     many("communication", of(&CODEABLE_CONCEPT)),
 ]]);
 #[rustfmt::skip]
-static PRACTITIONER_ROLE: Shape = Shape(&[&DOMAIN_RESOURCE, &[
-    many("identifier", of(&IDENTIFIER)), one("active", BOOLEAN), one("period", of(&PERIOD)),
-    one("practitioner", of(&REFERENCE)), one("organization", of(&REFERENCE)),
-    many("code", of(&CODEABLE_CONCEPT)), many("specialty", of(&CODEABLE_CONCEPT)),
-    many("location", of(&REFERENCE)), many("healthcareService", of(&REFERENCE)),
-    many("telecom", of(&CONTACT_POINT)),
-    many("availableTime", of(&PRACTITIONER_ROLE_AVAILABLE_TIME)),
-    many("notAvailable", of(&PRACTITIONER_ROLE_NOT_AVAILABLE)), one("availabilityExceptions", TEXT),
-    many("endpoint", of(&REFERENCE)),
+static DEVICE: Shape = Shape(&[&DOMAIN_RESOURCE, &[
+    many("identifier", of(&IDENTIFIER)), one("status", CODE), one("type", of(&CODEABLE_CONCEPT)),
+    one("lotNumber", TEXT), one("manufacturer", TEXT), one("manufactureDate", DATE_TIME),
+    one("expirationDate", DATE_TIME), one("model", TEXT), one("version", TEXT),
+    one("patient", of(&REFERENCE)), one("owner", of(&REFERENCE)),
+    many("contact", of(&CONTACT_POINT)), one("location", of(&REFERENCE)), one("url", URI),
+    many("safety", of(&CODEABLE_CONCEPT)),
 ]]);
 #[rustfmt::skip]
 static SCHEDULE: Shape = Shape(&[&DOMAIN_RESOURCE, &[
