@@ -66,6 +66,7 @@ use store::Store;
 
 pub use disk::DiskError;
 pub use faults::{Faults, Unclear};
+pub use local_time::day;
 pub use people::{Person, Standing, people};
 pub use scripts::Script;
 pub use seed::{Seed, SeedError};
@@ -152,17 +153,23 @@ impl Call<'_> {
 
     /// The resource that was sent.
     fn resource(&self) -> Result<Map<String, Value>, Fault> {
-        let sent = self.unjudged()?;
-        match (shape::fault(&sent), sent) {
-            (None, Value::Object(resource)) => Ok(resource),
-            (Some(fault), _) => Err(Fault::resource(fault)),
-            (None, _) => Err(Fault::resource("the body is no resource")),
-        }
+        judged(self.unjudged()?)
+    }
+}
+
+/// A resource, if it is one.
+fn judged(sent: Value) -> Result<Map<String, Value>, Fault> {
+    match (shape::fault(&sent), sent) {
+        (None, Value::Object(resource)) => Ok(resource),
+        (Some(fault), _) => Err(Fault::resource(fault)),
+        (None, _) => Err(Fault::resource("the body is no resource")),
     }
 }
 
 /// Limit: requests that are remembered for [`Provider::received`].
 const RECEIVED_MAX: usize = 100;
+/// Limit: bytes of their bodies.
+const RECEIVED_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 impl Provider {
     /// Fills each practice: patients, practitioners, and free slots from the day after `now` on.
@@ -247,12 +254,20 @@ impl Provider {
         let format = wanted.as_ref().copied().unwrap_or(Format::Json);
         let reply = wanted.and_then(|_| self.reply((head, parameters?), body, now));
         let reply = reply.unwrap_or_else(Fault::into_reply);
-        let minimal = head.headers.get_all("prefer").iter().any(|value| value == "return=minimal");
-        let minimal = minimal && head.method != Method::GET;
+        let reply = reply.below(|| self.root(head));
+        let minimal = head.method != Method::GET && prefers_minimal(&head.headers);
         reply.into_response(format, minimal, format::takes_gzip(&head.headers))
     }
 
-    /// What arrived last, oldest first, at most 100 requests.
+    /// The service root by which a practice was called, if the request says so.
+    fn root(&self, head: &Parts) -> Option<String> {
+        let host = head.headers.get("host")?.to_str().ok()?;
+        let (surgery, _) = self.find(head.uri.path())?;
+        let scheme = if head.extensions.get::<Plain>().is_some() { "http" } else { "https" };
+        Some(format!("{scheme}://{host}{}", surgery.practice.base_path))
+    }
+
+    /// What arrived last, oldest first, at most 100 requests and 8 MiB of bodies.
     #[must_use]
     pub fn received(&self) -> Vec<Received> {
         lock(&self.received).iter().cloned().collect()
@@ -262,7 +277,10 @@ impl Provider {
     fn remember(&self, head: &Parts, body: &[u8], now: Timestamp) -> u64 {
         let number = self.arrived.fetch_add(1, Ordering::Relaxed);
         let mut received = lock(&self.received);
-        if received.len() >= RECEIVED_MAX {
+        let bytes = |all: &VecDeque<Received>| all.iter().map(|one| one.body.len()).sum::<usize>();
+        while received.len() >= RECEIVED_MAX
+            || (!received.is_empty() && bytes(&received) + body.len() > RECEIVED_BYTES_MAX)
+        {
             received.pop_front();
         }
         received.push_back(Received {
@@ -373,6 +391,15 @@ fn is_blank(interaction: &Interaction, rest: &str) -> bool {
     rest.ends_with('/') && interaction.is_path(&format!("{rest}blank"))
 }
 
+/// Marks a request that came without TLS.
+#[derive(Debug, Clone, Copy)]
+struct Plain;
+
+fn prefers_minimal(headers: &HeaderMap) -> bool {
+    let all = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+    all.flat_map(|value| value.split([',', ';'])).any(|one| one.trim() == "return=minimal")
+}
+
 /// A fault as the answer to a request, in the form it wants.
 fn refusal(head: &Parts, fault: Fault) -> Response<Bytes> {
     let parameters = Parameters::parse(head.uri.query().unwrap_or_default()).ok();
@@ -381,7 +408,11 @@ fn refusal(head: &Parts, fault: Fault) -> Response<Bytes> {
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Result<&'a str, Fault> {
-    let value = headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let mut values = headers.get_all(name).iter();
+    let value = values.next().and_then(|value| value.to_str().ok()).map(str::trim);
+    if values.next().is_some() {
+        return Err(Fault::bad_request(format!("{name} header repeated")));
+    }
     value
         .filter(|text| !text.is_empty())
         .ok_or_else(|| Fault::bad_request(format!("{name} header missing")))
@@ -563,11 +594,14 @@ mod tests {
         let (xml, form) = ("application/fhir+xml", Format::Xml);
         let body = form.write(&booking_of(&[&slot], "2"));
         let create = (Method::POST, "create:appointment-1");
-        let headers = [("Content-Type", xml), ("Accept-Encoding", "gzip")];
+        let headers =
+            [("Content-Type", xml), ("Accept-Encoding", "gzip"), ("Host", "gp.example.nhs.uk")];
         let answer = stage.answer(create, "/Appointment", &headers, body.as_bytes());
         assert_eq!(answer.status(), 201);
         assert_eq!(answer.headers()["content-type"], "application/fhir+xml;charset=utf-8");
         assert_eq!(answer.headers()["content-encoding"], "gzip");
+        let location = format!("https://gp.example.nhs.uk{BASE}/Appointment/1/_history/1");
+        assert_eq!(answer.headers()["location"], location);
         let mut plain = Vec::new();
         let mut unpacked = flate2::read::GzDecoder::new(answer.body().as_ref());
         std::io::Read::read_to_end(&mut unpacked, &mut plain).unwrap();

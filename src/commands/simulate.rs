@@ -43,9 +43,8 @@ struct Settings {
     address: SocketAddr,
     /// Where what happens is kept; in memory without it.
     store: Option<PathBuf>,
-    /// Whether it may be steered under `/_simulator/`.
-    #[serde(default = "yes")]
-    control: bool,
+    /// Whether it may be steered under `/_simulator/`: on loopback, unless it is said not to be.
+    control: Option<bool>,
     /// TLS; without it, plain HTTP.
     tls: Option<Tls>,
     #[serde(rename = "practice")]
@@ -83,10 +82,6 @@ struct Simulated {
 
 const fn address() -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9443)
-}
-
-const fn yes() -> bool {
-    true
 }
 
 /// Simulates until SIGTERM or SIGINT.
@@ -163,7 +158,8 @@ impl Settings {
     fn serving(&self) -> anyhow::Result<Serving> {
         let tls = self.tls.as_ref().map(Tls::config).transpose()?;
         let peers = self.tls.as_ref().map(|tls| tls.peers.clone()).unwrap_or_default();
-        Ok(Serving { tls, peers, control: self.control })
+        let control = self.control.unwrap_or(self.address.ip().is_loopback());
+        Ok(Serving { tls, peers, control })
     }
 
     async fn serve(self, provider: Arc<Provider>, serving: Serving) -> Result<(), Failure> {

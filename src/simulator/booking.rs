@@ -187,6 +187,27 @@ mod tests {
     }
 
     #[test]
+    fn an_extension_is_one_of_the_profile_and_there_once() {
+        let stage = Stage::new();
+        let slot = stage.free_slots().remove(0);
+        let url = |name: &str| fhir::profile(name);
+        for extra in [
+            json!({ "url": "https://else.example/", "valueString": "x" }),
+            json!({ "url": url(fhir::CANCELLATION_REASON), "valueString": "x" }),
+            json!({ "url": url(fhir::BOOKING_ORGANISATION), "valueReference": { "reference": "#1" } }),
+            json!({ "url": url(fhir::DELIVERY_CHANNEL), "valueCode": "Video" }),
+        ] {
+            let mut body = booking_of(&[&slot], "1");
+            body["extension"].as_array_mut().unwrap().push(extra.clone());
+            assert_eq!(stage.book(&body).0, 422, "{extra}");
+        }
+        let mut body = booking_of(&[&slot], "1");
+        let channel = json!({ "url": url(fhir::DELIVERY_CHANNEL), "valueCode": "In-person" });
+        body["extension"].as_array_mut().unwrap().push(channel);
+        assert_eq!(stage.book(&body).0, 201);
+    }
+
+    #[test]
     fn adjacent_slots_make_one_appointment() {
         let stage = Stage::new();
         let slots = stage.free_slots();

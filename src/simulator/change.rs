@@ -5,15 +5,15 @@
 
 use http::HeaderMap;
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::reply::{Answer, Fault, Kind, Reply, rule};
 use super::store::{Booking, Change, SlotState, Store};
-use super::{Call, appointments, fhir, form, local_time};
+use super::{Call, appointments, fhir, form, judged, local_time};
 
 /// Spec: `PUT /Appointment/[id]` with the interaction that amends.
 pub(super) fn amend(store: &Store, call: &Call<'_>) -> Answer {
-    let (id, sent) = judge(store, call)?;
+    let (id, sent) = judge(store, call, call.unjudged()?)?;
     let kept = appointments::find(store, call.id)?.1;
     let reason = fhir::extension(&sent, fhir::CANCELLATION_REASON);
     rule(reason.is_none(), "an amended appointment has no reason for a cancellation")?;
@@ -41,7 +41,7 @@ pub(super) fn cancel(store: &Store, call: &Call<'_>) -> Answer {
     if empty {
         return Err(Fault::parameter("the reason of the cancellation is empty"));
     }
-    let (id, mut sent) = judge(store, call)?;
+    let (id, mut sent) = judge(store, call, unjudged)?;
     let kept = appointments::find(store, call.id)?.1;
     rule(status(&sent) == Some("cancelled"), "a cancelled appointment has that status")?;
     let reason = take_reason(&mut sent);
@@ -65,9 +65,9 @@ pub(super) fn cancel(store: &Store, call: &Call<'_>) -> Answer {
 }
 
 /// The rules both have in common.
-fn judge(store: &Store, call: &Call<'_>) -> Result<(u32, Value), Fault> {
+fn judge(store: &Store, call: &Call<'_>, sent: Value) -> Result<(u32, Value), Fault> {
     let (id, kept) = appointments::find(store, call.id)?;
-    let sent: Map<String, Value> = call.resource()?;
+    let sent = judged(sent)?;
     form::judge_form(&sent)?;
     let named = sent.get("id").and_then(Value::as_str);
     rule(named == Some(call.id), "the id of the resource is not that of the path")?;

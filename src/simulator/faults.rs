@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
+use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode};
 use serde::de::IntoDeserializer as _;
-use serde_json::json;
 
-use super::fhir;
+use super::refusal;
+use super::reply::Fault;
 use crate::spine::period;
 
 /// The request header that says what is to go wrong with this call.
@@ -178,7 +179,8 @@ impl Faults {
     }
 
     /// What is answered in place of the call's own answer, if that is not what is told.
-    pub(super) fn instead(&self) -> Option<Response<Bytes>> {
+    pub(super) fn instead(&self, head: &Parts) -> Option<Response<Bytes>> {
+        let outcome = |status, why| refusal(head, Fault::simulated(status, why));
         match self.course {
             Course::Status(status) | Course::StatusAfter(status) => {
                 Some(outcome(status, "this status was asked for, and is simulated"))
@@ -363,30 +365,6 @@ fn status(name: &str, text: &str) -> Result<StatusCode, Unclear> {
     status.ok_or_else(|| unfit(name, "needs a status from 100 to 599"))
 }
 
-/// This status with an OperationOutcome.
-pub(super) fn outcome(status: StatusCode, diagnostics: &str) -> Response<Bytes> {
-    let (issue, code, display) = if status.is_server_error() {
-        ("exception", "INTERNAL_SERVER_ERROR", "Unexpected internal server error.")
-    } else {
-        ("invalid", "BAD_REQUEST", "Submitted request is malformed/invalid.")
-    };
-    let body = json!({
-        "resourceType": "OperationOutcome",
-        "meta": { "profile": [fhir::profile("GPConnect-OperationOutcome-1")] },
-        "issue": [{
-            "severity": "error",
-            "code": issue,
-            "details": { "coding": [{
-                "system": "https://fhir.nhs.uk/STU3/CodeSystem/Spine-ErrorOrWarningCode-1",
-                "code": code,
-                "display": display,
-            }] },
-            "diagnostics": diagnostics,
-        }],
-    });
-    told(status, "application/fhir+json;charset=utf-8", body.to_string())
-}
-
 /// What a load balancer shows when nobody is behind it.
 fn page() -> Response<Bytes> {
     let text = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n\
@@ -445,8 +423,9 @@ mod tests {
         assert!(faults.close && !faults.perform());
         assert!(read("reset-after; delay=1s; continue=2").perform());
         assert!(read("cut=3").perform() && !read("early").perform());
-        assert_eq!(read("early").instead().unwrap().status(), 413);
-        assert_eq!(read("early; html").instead().unwrap().status(), 502);
+        let (head, ()) = http::Request::new(()).into_parts();
+        assert_eq!(read("early").instead(&head).unwrap().status(), 413);
+        assert_eq!(read("early; html").instead(&head).unwrap().status(), 502);
     }
 
     #[test]

@@ -83,23 +83,27 @@ pub(super) fn wanted(
     if let Some(format) = named.first() {
         return Format::named(format).ok_or_else(unsupported);
     }
+    let usual = || sent(headers).ok().flatten().unwrap_or(Format::Json);
     let accepted = text(headers, &ACCEPT).unwrap_or_default();
-    let mut accepted =
-        accepted.split(',').map(str::trim).filter(|part| !part.is_empty()).peekable();
-    let anything = |part: &str| part.starts_with("*/*") || part.starts_with("application/*");
-    if accepted.peek().is_some() {
-        let mut open = false;
-        for part in accepted {
-            match Format::named(part) {
-                Some(format) => return Ok(format),
-                None => open |= anything(part),
-            }
-        }
-        if !open {
-            return Err(unsupported());
-        }
+    if accepted.trim().is_empty() {
+        return Ok(usual());
     }
-    Ok(sent(headers).ok().flatten().unwrap_or(Format::Json))
+    let offer = |part: &str| {
+        let open = part.starts_with("*/*") || part.starts_with("application/*");
+        let format = Format::named(part).or_else(|| open.then(usual))?;
+        Some((weight(part), format)).filter(|(weight, _)| *weight > 0.0)
+    };
+    // Of those that weigh the same, the first.
+    let offers = accepted.split(',').filter_map(|part| offer(part.trim()));
+    let best = offers.reduce(|best, other| if other.0 > best.0 { other } else { best });
+    best.map(|(_, format)| format).ok_or_else(unsupported)
+}
+
+/// How much one of several is wanted.
+fn weight(part: &str) -> f64 {
+    let mut words = part.split(';').skip(1).map(str::trim);
+    let weight = words.find_map(|word| word.strip_prefix("q="));
+    weight.map_or(1.0, |weight| weight.parse().unwrap_or_default())
 }
 
 /// Whether the answer may be compressed.
@@ -144,6 +148,8 @@ mod tests {
             ("", "*/*", xml, Some(Format::Xml)),
             ("", "text/html, application/fhir+xml;q=0.9", "", Some(Format::Xml)),
             ("", "text/html", "", None),
+            ("", "application/fhir+xml;q=0.1, application/fhir+json", "", Some(Format::Json)),
+            ("", "application/fhir+xml;q=0", "", None),
             ("application/fhir+xml", json, json, Some(Format::Xml)),
             ("application%2Ffhir%2Bjson", xml, xml, Some(Format::Json)),
             ("application/fhir%20xml", "", "", Some(Format::Xml)),

@@ -21,7 +21,8 @@ pub(super) fn local(at: Timestamp) -> Zoned {
 }
 
 /// The day it is at a practice.
-pub(super) fn day(at: Timestamp) -> Date {
+#[must_use]
+pub fn day(at: Timestamp) -> Date {
     local(at).date()
 }
 

@@ -49,6 +49,15 @@ impl Reply {
         Self { changes, ..self }
     }
 
+    /// The same, its location below a service root.
+    pub(super) fn below(mut self, root: impl FnOnce() -> Option<String>) -> Self {
+        self.location = self.location.map(|location| match root() {
+            Some(root) => format!("{root}/{location}"),
+            None => location,
+        });
+        self
+    }
+
     pub(super) fn take_changes(&mut self) -> Vec<Change> {
         std::mem::take(&mut self.changes)
     }
@@ -94,6 +103,8 @@ fn zipped(body: &[u8]) -> Option<Bytes> {
 pub(super) struct Fault {
     kind: Kind,
     diagnostics: Cow<'static, str>,
+    /// Where it is another than the kind's own.
+    status: Option<StatusCode>,
 }
 
 /// Spec: the table of Spine error codes, as far as it is used here.
@@ -110,6 +121,7 @@ pub(super) enum Kind {
     NoRecordFound,
     DuplicateRejected,
     ConstraintViolation,
+    TimedOut,
     BodyTooLarge,
     UnsupportedMediaType,
     InvalidResource,
@@ -134,6 +146,7 @@ impl Kind {
             Self::NoRecordFound => (404, "not-found", "NO_RECORD_FOUND", "No record found"),
             Self::DuplicateRejected => (409, "duplicate", "DUPLICATE_REJECTED", "Create would lead to creation of a duplicate resource"),
             Self::ConstraintViolation => (409, "conflict", "FHIR_CONSTRAINT_VIOLATION", "FHIR constraint violated"),
+            Self::TimedOut => (408, "timeout", "BAD_REQUEST", "Submitted request is malformed/invalid."),
             Self::BodyTooLarge => (413, "too-long", "BAD_REQUEST", "Submitted request is malformed/invalid."),
             Self::UnsupportedMediaType => (415, "invalid", "BAD_REQUEST", "Submitted request is malformed/invalid."),
             Self::InvalidResource => (422, "invalid", "INVALID_RESOURCE", "Submitted resource is not valid."),
@@ -146,7 +159,7 @@ impl Kind {
 
 impl Fault {
     pub(super) fn new(kind: Kind, diagnostics: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, diagnostics: diagnostics.into() }
+        Self { kind, diagnostics: diagnostics.into(), status: None }
     }
 
     pub(super) fn bad_request(diagnostics: impl Into<Cow<'static, str>>) -> Self {
@@ -161,13 +174,31 @@ impl Fault {
         Self::new(Kind::InvalidParameter, diagnostics)
     }
 
-    #[cfg(test)]
-    pub(super) fn status(&self) -> u16 {
-        self.kind.row().0
+    /// A fault with a status that was asked for, of the kind that comes nearest.
+    pub(super) fn simulated(status: StatusCode, diagnostics: &'static str) -> Self {
+        let kind = match status.as_u16() {
+            403 => Kind::AccessDenied,
+            404 => Kind::NoRecordFound,
+            408 => Kind::TimedOut,
+            409 => Kind::DuplicateRejected,
+            413 => Kind::BodyTooLarge,
+            415 => Kind::UnsupportedMediaType,
+            422 => Kind::InvalidResource,
+            501 => Kind::NotImplemented,
+            500.. => Kind::Internal,
+            _ => Kind::BadRequest,
+        };
+        Self { status: Some(status), ..Self::new(kind, diagnostics) }
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        let usual = || StatusCode::from_u16(self.kind.row().0).ok();
+        self.status.or_else(usual).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
     pub(super) fn into_reply(self) -> Reply {
-        let (status, issue, code, display) = self.kind.row();
+        let status = self.status();
+        let (_, issue, code, display) = self.kind.row();
         let body = json!({
             "resourceType": "OperationOutcome",
             "meta": { "profile": [fhir::profile("GPConnect-OperationOutcome-1")] },
@@ -182,7 +213,6 @@ impl Fault {
                 "diagnostics": self.diagnostics,
             }],
         });
-        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Reply { status, ..Reply::plain(body) }
     }
 }

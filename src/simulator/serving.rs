@@ -23,11 +23,11 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::faults::{Faults, SIMULATE, Unclear, outcome};
+use super::faults::{Faults, SIMULATE, Unclear};
 use super::peer::{self, Unwelcome};
 use super::reply::{Fault, Kind};
 use super::wire::{Faulty, Wire};
-use super::{Provider, control, refusal};
+use super::{Plain, Provider, control, refusal};
 use crate::spine::CertificateName;
 
 /// Limit: bytes of a request's body.
@@ -59,9 +59,9 @@ impl Default for Serving {
 }
 
 /// What is known of a connection when its requests are answered.
-struct Door {
+struct Door<'a> {
     welcome: Result<(), Unwelcome>,
-    control: bool,
+    serving: &'a Serving,
     /// Takes the connection away from the HTTP server, with the answer to be written by hand.
     take: mpsc::Sender<Faulty>,
 }
@@ -84,16 +84,16 @@ impl Provider {
             let acceptor = TlsAcceptor::from(Arc::clone(tls));
             let Some(stream) = secured(stream, &acceptor).await else { return };
             let welcome = peer::judge(stream.get_ref().1.peer_certificates(), &serving.peers);
-            self.talk(stream, welcome, serving.control).await;
+            self.talk(stream, welcome, &serving).await;
         } else if stream.set_nodelay(true).is_ok() {
-            self.talk(stream, peer::judge(None, &serving.peers), serving.control).await;
+            self.talk(stream, peer::judge(None, &serving.peers), &serving).await;
         }
     }
 
     /// Answers what comes on a connection, by hand or not, until it ends.
-    async fn talk<W: Wire>(&self, mut wire: W, welcome: Result<(), Unwelcome>, control: bool) {
+    async fn talk<W: Wire>(&self, mut wire: W, welcome: Result<(), Unwelcome>, serving: &Serving) {
         let (take, mut taken) = mpsc::channel(1);
-        let door = Door { welcome, control, take };
+        let door = Door { welcome, serving, take };
         loop {
             let answer = service_fn(|request| self.exchange(&door, request));
             let Some((freed, used, taken)) = converse(wire, answer, taken.recv()).await else {
@@ -109,13 +109,23 @@ impl Provider {
     /// away, and then this never returns.
     async fn exchange(
         &self,
-        door: &Door,
+        door: &Door<'_>,
         request: Request<Incoming>,
     ) -> Result<Response<Full<Bytes>>, Unread> {
-        let (head, mut body) = request.into_parts();
+        let (mut head, mut body) = request.into_parts();
+        if door.serving.tls.is_none() {
+            head.extensions.insert(Plain);
+        }
         let (faults, mut response) = match self.answer_at(door, &head, &mut body).await {
-            Err(Unread::TooLong) => {
-                let fault = Fault::new(Kind::BodyTooLarge, "the body is longer than 1 MiB");
+            Err(unread @ (Unread::TooLong | Unread::Slow)) => {
+                let fault = match unread {
+                    Unread::Slow => Fault::new(Kind::TimedOut, "the body did not come in 30 s"),
+                    Unread::TooLong | Unread::Gone => {
+                        Fault::new(Kind::BodyTooLarge, "the body is longer than 1 MiB")
+                    }
+                };
+                let number = self.remember(&head, b"", self.clock.now());
+                self.told(number, fault.status());
                 (Faults::default(), refusal(&head, fault))
             }
             answered => answered?,
@@ -132,16 +142,16 @@ impl Provider {
 
     async fn answer_at(
         &self,
-        door: &Door,
+        door: &Door<'_>,
         head: &Parts,
         body: &mut Incoming,
     ) -> Result<(Faults, Response<Bytes>), Unread> {
         if let Err(unwelcome) = door.welcome {
             let (status, why) = unwelcome.told();
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
-            return Ok((Faults::default(), outcome(status, why)));
+            return Ok((Faults::default(), refusal(head, Fault::simulated(status, why))));
         }
-        if door.control && head.uri.path().starts_with(control::BEGINNING) {
+        if door.serving.control && head.uri.path().starts_with(control::BEGINNING) {
             let body = read(body).await?;
             return Ok((Faults::default(), control::follow(self, head, &body)));
         }
@@ -176,7 +186,7 @@ impl Provider {
         let (faults, response) = match faults {
             Ok(faults) => {
                 let performed = faults.perform().then(|| self.carry_out(head, body, now));
-                let response = faults.instead().or(performed).unwrap_or_default();
+                let response = faults.instead(head).or(performed).unwrap_or_default();
                 (faults, response)
             }
             Err(unclear) => {
@@ -193,10 +203,12 @@ impl Provider {
 
 /// Reads the whole of a body.
 async fn read(body: &mut Incoming) -> Result<Bytes, Unread> {
-    match Limited::new(body, BODY_MAX).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(fault) if fault.is::<LengthLimitError>() => Err(Unread::TooLong),
-        Err(_) => Err(Unread::Gone),
+    let whole = tokio::time::timeout(HEAD_DEADLINE, Limited::new(body, BODY_MAX).collect());
+    match whole.await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(fault)) if fault.is::<LengthLimitError>() => Err(Unread::TooLong),
+        Ok(Err(_)) => Err(Unread::Gone),
+        Err(_) => Err(Unread::Slow),
     }
 }
 
@@ -288,6 +300,8 @@ enum Unread {
     Gone,
     #[error("the body of the request is too long")]
     TooLong,
+    #[error("the body of the request came too slowly")]
+    Slow,
 }
 
 #[cfg(test)]

@@ -134,7 +134,7 @@ mod tests {
         headers.insert("authorization", token.parse().unwrap());
         let interaction = interaction::by_id(METADATA).unwrap();
         let judged = judge(&headers, interaction, Timestamp::now());
-        judged.err().map(|fault| fault.status())
+        judged.err().map(|fault| fault.status().as_u16())
     }
 
     /// The same claims, with one of them otherwise; null takes it out.

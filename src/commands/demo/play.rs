@@ -13,6 +13,7 @@ use super::consumer::{Consumer, Heard};
 use super::world::{HUB, HUB_ODS, Listed, NIGHT, NIGHT_ODS, World};
 use crate::claims;
 use crate::interaction;
+use crate::simulator;
 
 mod resources;
 mod sessions;
@@ -194,6 +195,6 @@ fn method(ask: &Ask<'_>) -> Method {
 
 /// The fortnight that is searched.
 fn dates() -> (jiff::civil::Date, jiff::civil::Date) {
-    let today = Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
+    let today = simulator::day(Timestamp::now());
     (today, today.saturating_add(jiff::Span::new().days(13)))
 }
