@@ -23,6 +23,7 @@ mod appointments;
 mod booking;
 mod change;
 mod clock;
+mod codes;
 mod control;
 mod disk;
 mod faults;
@@ -30,12 +31,14 @@ mod fhir;
 mod form;
 mod format;
 mod foundations;
+mod held;
 #[cfg(test)]
 mod hostile;
 mod json;
 #[cfg(test)]
 mod lab;
 mod local_time;
+mod markup;
 mod parameters;
 mod peer;
 mod people;
@@ -256,7 +259,7 @@ impl Provider {
         let reply = reply.unwrap_or_else(Fault::into_reply);
         let reply = reply.below(|| self.root(head));
         let minimal = head.method != Method::GET && prefers_minimal(&head.headers);
-        reply.into_response(format, minimal, format::takes_gzip(&head.headers))
+        format.response(reply, minimal, format::takes_gzip(&head.headers))
     }
 
     /// The service root by which a practice was called, if the request says so.
@@ -404,7 +407,7 @@ fn prefers_minimal(headers: &HeaderMap) -> bool {
 fn refusal(head: &Parts, fault: Fault) -> Response<Bytes> {
     let parameters = Parameters::parse(head.uri.query().unwrap_or_default()).ok();
     let format = format::wanted(&head.headers, parameters.as_ref()).unwrap_or(Format::Json);
-    fault.into_reply().into_response(format, false, false)
+    format.response(fault.into_reply(), false, false)
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Result<&'a str, Fault> {

@@ -2,9 +2,10 @@
 
 use jiff::civil::Date;
 
+use super::held::Booking;
 use super::parameters::{Bound, Parameters};
 use super::reply::{Answer, Fault, Kind, Reply};
-use super::store::{Booking, Store, number};
+use super::store::{Store, number};
 use super::{Call, fhir, local_time};
 
 /// Spec: `GET /Appointment/[id]`.

@@ -7,10 +7,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::form::{judge_form, judge_organisation};
+use super::held::{Booking, Change, Slot, SlotState};
 use super::reply::{Answer, Fault, Kind, Reply, rule};
 use super::seed::Session;
 use super::slots::is_released;
-use super::store::{Booking, Change, Slot, SlotState, Store, number};
+use super::store::{Store, number};
 use super::{Call, fhir, local_time};
 
 /// Spec: `POST /Appointment`.

@@ -7,8 +7,9 @@ use http::HeaderMap;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::held::{Booking, Change, SlotState};
 use super::reply::{Answer, Fault, Kind, Reply, rule};
-use super::store::{Booking, Change, SlotState, Store};
+use super::store::Store;
 use super::{Call, appointments, fhir, form, judged, local_time};
 
 /// Spec: `PUT /Appointment/[id]` with the interaction that amends.

@@ -7,7 +7,7 @@ use redb::{Database, ReadableDatabase as _, TableDefinition, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::store::{Change, Held};
+use super::held::{Change, Held};
 use crate::spine::OdsCode;
 
 /// A table of one kind of record: by practice and number.

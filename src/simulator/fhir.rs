@@ -3,9 +3,9 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::held::{Slot, SlotState};
 use super::people::{Person, Standing};
 use super::seed::{Clinician, Place, Session};
-use super::store::{Slot, SlotState};
 use super::{Practice, local_time};
 
 pub(super) const NHS_NUMBER: &str = "https://fhir.nhs.uk/Id/nhs-number";
@@ -16,9 +16,6 @@ const JOB_ROLES: &str = "https://fhir.nhs.uk/STU3/CodeSystem/CareConnect-SDSJobR
 pub(super) const DELIVERY_CHANNEL: &str = "Extension-GPConnect-DeliveryChannel-2";
 pub(super) const PRACTITIONER_ROLE: &str = "Extension-GPConnect-PractitionerRole-1";
 pub(super) const BOOKING_ORGANISATION: &str = "Extension-GPConnect-BookingOrganisation-1";
-/// Spec: the types of organisation there are.
-pub(super) const TYPES: [&str; 2] = ["gp-practice", "urgent-care"];
-pub(super) const GENDERS: [&str; 4] = ["male", "female", "other", "unknown"];
 pub(super) const ORGANISATION_TYPE: &str =
     "https://fhir.nhs.uk/STU3/CodeSystem/GPConnect-OrganisationType-1";
 pub(super) const CANCELLATION_REASON: &str = "Extension-GPConnect-AppointmentCancellationReason-1";
@@ -163,33 +160,12 @@ pub(super) fn delivery_channel(slot: &Slot) -> Value {
 }
 
 pub(super) fn practitioner_role(session: &Session) -> Value {
-    json!({
-        "url": profile(PRACTITIONER_ROLE),
-        "valueCodeableConcept": { "coding": [{
-            "system": JOB_ROLES,
-            "code": session.role,
-            "display": role(&session.role).unwrap_or_default(),
-        }] },
-    })
-}
-
-/// Spec: the names of the roles a schedule may have.
-#[rustfmt::skip]
-pub(super) fn role(code: &str) -> Option<&'static str> {
-    Some(match code {
-        "R0260" => "General Medical Practitioner",
-        "R0270" => "Salaried General Practitioner",
-        "R0410" => "Consultant",
-        "R0600" => "Specialist Nurse Practitioner",
-        "R0610" => "Sister/Charge Nurse",
-        "R0620" => "Staff Nurse",
-        "R0680" => "Community Practitioner",
-        "R0700" => "Community Nurse",
-        "R1480" => "Healthcare Assistant",
-        "R0690" | "R0790" | "R1290" | "R1300" | "R1310" | "R1330" | "R1450" | "R1550" | "R1590"
-        | "R6200" | "R6300" => "Practitioner",
-        _ => return None,
-    })
+    let mut coding = json!({ "system": JOB_ROLES, "code": session.role });
+    // The one whose name the specification gives.
+    if let (Some(parts), "R0260") = (coding.as_object_mut(), session.role.as_str()) {
+        parts.insert("display".to_owned(), json!("General Medical Practitioner"));
+    }
+    json!({ "url": profile(PRACTITIONER_ROLE), "valueCodeableConcept": { "coding": [coding] } })
 }
 
 pub(super) fn schedule(id: u32, session: &Session, (start, end): (Timestamp, Timestamp)) -> Value {

@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::fhir;
 use super::reply::{Fault, rule};
 use super::slots::Filters;
+use super::{codes, fhir};
 
 /// The elements an appointment may have here. `reason` and `specialty` are not among them.
 #[rustfmt::skip]
@@ -115,7 +115,7 @@ fn organisation_type(organisation: &Value) -> Result<Option<&str>, Fault> {
         ([_], Some(coding), None)
             if fhir::text(coding, "/system") == Some(fhir::ORGANISATION_TYPE) =>
         {
-            fhir::text(coding, "/code").filter(|code| fhir::TYPES.contains(code))
+            fhir::text(coding, "/code").filter(|code| codes::ORGANISATION_TYPES.contains(code))
         }
         _ => None,
     };

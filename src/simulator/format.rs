@@ -3,12 +3,17 @@
 //! Spec: `_format` before `Accept`, `Accept` before the request's own `Content-Type`, and JSON where
 //! nothing is said.
 
-use http::HeaderMap;
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE};
+use std::io::Write as _;
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, ETAG, LOCATION};
+use http::{HeaderMap, HeaderValue, Response};
 use serde_json::Value;
 
 use super::parameters::Parameters;
-use super::reply::{Fault, Kind};
+use super::reply::{Fault, Kind, Reply};
 use super::{json, xml};
 
 /// One of the two forms of FHIR.
@@ -52,6 +57,27 @@ impl Format {
         }
     }
 
+    /// An answer in this form. `minimal` leaves the body of a success out.
+    pub(super) fn response(self, reply: Reply, minimal: bool, gzip: bool) -> Response<Bytes> {
+        let Reply { status, version, location, body, .. } = reply;
+        let empty = minimal && status.is_success();
+        let body = if empty { String::new() } else { self.write(&body) };
+        let gzipped = if gzip && !empty { zipped(body.as_bytes()) } else { None };
+        let coding = gzipped.as_ref().map(|_| "gzip".to_owned());
+        let mut response = Response::new(gzipped.unwrap_or_else(|| body.into()));
+        *response.status_mut() = status;
+        let tag = version.map(|version| format!("W/\"{version}\""));
+        let kind = (!empty).then(|| self.content_type().to_owned());
+        for (name, text) in
+            [(CONTENT_TYPE, kind), (CONTENT_ENCODING, coding), (ETAG, tag), (LOCATION, location)]
+        {
+            if let Some(value) = text.and_then(|text| HeaderValue::try_from(text).ok()) {
+                response.headers_mut().insert(name, value);
+            }
+        }
+        response
+    }
+
     /// Reads a body. Spec: one that cannot be read is an invalid resource, as the test suite has it.
     pub(super) fn read(self, body: &[u8]) -> Result<Value, Fault> {
         let read = match self {
@@ -60,6 +86,13 @@ impl Format {
         };
         read.map_err(Fault::resource)
     }
+}
+
+/// The same bytes, compressed.
+fn zipped(body: &[u8]) -> Option<Bytes> {
+    let mut writer = GzEncoder::new(Vec::new(), Compression::default());
+    writer.write_all(body).ok()?;
+    writer.finish().ok().map(Bytes::from)
 }
 
 /// The form of the request's body, if it says any.
@@ -129,7 +162,7 @@ fn unsupported() -> Fault {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use serde_json::json;
 
     use super::*;
 
@@ -188,5 +221,27 @@ mod tests {
         ] {
             assert_eq!(takes_gzip(&headers(&[(ACCEPT_ENCODING, text)])), takes, "{text}");
         }
+    }
+
+    #[test]
+    fn a_fault_is_an_operation_outcome_with_one_coding() {
+        let response = Format::Json.response(Fault::parameter("why").into_reply(), true, false);
+        assert_eq!(response.status(), 422);
+        assert_eq!(response.headers()["content-type"], "application/fhir+json;charset=utf-8");
+        let body: Value = serde_json::from_slice(response.body()).unwrap();
+        assert_eq!(body["issue"][0]["details"]["coding"][0]["code"], "INVALID_PARAMETER");
+        assert_eq!(body["issue"][0]["diagnostics"], "why");
+        assert_eq!(body["issue"].as_array().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_minimal_answer_keeps_its_headers_and_loses_its_body() {
+        let body = json!({ "meta": { "versionId": "4" } });
+        let reply = Reply::created(body, "Appointment/9".to_owned());
+        let response = Format::Json.response(reply, true, false);
+        assert_eq!(response.status(), 201);
+        assert_eq!(response.headers()["etag"], "W/\"4\"");
+        assert_eq!(response.headers()["location"], "Appointment/9");
+        assert!(response.body().is_empty());
     }
 }

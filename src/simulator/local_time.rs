@@ -37,6 +37,15 @@ pub(super) fn text(at: Timestamp) -> String {
     local(at).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
 }
 
+/// Whether the text is the pattern with each `0` replaced by a digit.
+pub(super) fn is_shaped(text: &str, pattern: &str) -> bool {
+    text.len() == pattern.len()
+        && text.bytes().zip(pattern.bytes()).all(|(byte, wanted)| match wanted {
+            b'0' => byte.is_ascii_digit(),
+            _ => byte == wanted,
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,7 +3,7 @@
 use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan};
 
-use super::local_time;
+use super::local_time::{self, is_shaped};
 use super::reply::Fault;
 
 /// The parameters of a search in the order they were sent.
@@ -107,15 +107,6 @@ impl Bound {
             Self::Instant(at) => at,
         }
     }
-}
-
-/// Whether the text is the pattern with each `0` replaced by a digit.
-pub(super) fn is_shaped(text: &str, pattern: &str) -> bool {
-    text.len() == pattern.len()
-        && text.bytes().zip(pattern.bytes()).all(|(byte, wanted)| match wanted {
-            b'0' => byte.is_ascii_digit(),
-            _ => byte == wanted,
-        })
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use super::codes::{GENDERS, ROLES};
 use super::fhir::{items, profile, text};
 use super::people;
 use super::stage::{Stage, booking_of, of_type};
@@ -20,10 +21,6 @@ struct Profile {
     codes: &'static [(&'static str, &'static [&'static str])],
 }
 
-const ROLES: &[&str] = &[
-    "R0260", "R0270", "R0410", "R0600", "R0610", "R0620", "R0680", "R0690", "R0700", "R0790",
-    "R1290", "R1300", "R1310", "R1330", "R1450", "R1480", "R1550", "R1590", "R6200", "R6300",
-];
 const CHANNELS: &[&str] = &["In-person", "Telephone", "Video"];
 
 const PROFILES: [Profile; 9] = [
@@ -85,7 +82,7 @@ const PROFILES: [Profile; 9] = [
         required: &["/id", "/meta/versionId", "/actor/*/reference", "/planningHorizon/start"],
         forbidden: &["/active", "/serviceType", "/specialty"],
         extensions: &["Extension-GPConnect-PractitionerRole-1"],
-        codes: &[("/extension/*/valueCodeableConcept/coding/*/code", ROLES)],
+        codes: &[("/extension/*/valueCodeableConcept/coding/*/code", &ROLES)],
     },
     Profile {
         kind: "Patient",
@@ -104,7 +101,7 @@ const PROFILES: [Profile; 9] = [
             "Extension-CareConnect-GPC-RegistrationDetails-1",
             "Extension-CareConnect-GPC-NHSCommunication-1",
         ],
-        codes: &[("/gender", &["male", "female", "other", "unknown"])],
+        codes: &[("/gender", &GENDERS)],
     },
     Profile {
         kind: "Practitioner",

@@ -3,10 +3,11 @@
 use jiff::civil::Date;
 use serde_json::Value;
 
+use super::held::{Change, Patient};
 use super::people::{Person, Standing, is_nhs_number};
 use super::reply::{Answer, Fault, Kind, Reply, rule};
-use super::store::{Change, ORGANISATION, Patient, Store};
-use super::{Call, fhir};
+use super::store::{ORGANISATION, Store};
+use super::{Call, codes, fhir};
 
 /// Elements a patient who is registered may have.
 #[rustfmt::skip]
@@ -31,7 +32,7 @@ pub(super) fn register(store: &Store, call: &Call<'_>) -> Answer {
         return Err(Fault::new(Kind::DuplicateRejected, "the patient is registered here already"));
     }
     let gender = fhir::text(sent, "/gender").unwrap_or("unknown");
-    rule(fhir::GENDERS.contains(&gender), "the gender is none that FHIR knows")?;
+    rule(codes::GENDERS.contains(&gender), "the gender is none that FHIR knows")?;
     let traced = trace(store, nhs_number)?;
     if !traced.family.eq_ignore_ascii_case(family) {
         return Err(Fault::bad_request("the family name is not the one that is traced"));

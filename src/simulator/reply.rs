@@ -1,28 +1,22 @@
 //! What the simulator answers with: a resource, or the reason why there is none.
 
 use std::borrow::Cow;
-use std::io::Write as _;
 
-use bytes::Bytes;
-use flate2::Compression;
-use flate2::write::GzEncoder;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, ETAG, LOCATION};
-use http::{HeaderValue, Response, StatusCode};
+use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::fhir;
-use super::format::Format;
-use super::store::Change;
+use super::held::Change;
 
 /// How every interaction ends.
 pub(super) type Answer = Result<Reply, Fault>;
 
 /// A status, a resource, and the headers that go with it.
 pub(super) struct Reply {
-    status: StatusCode,
-    version: Option<String>,
-    location: Option<String>,
-    body: Value,
+    pub(super) status: StatusCode,
+    pub(super) version: Option<String>,
+    pub(super) location: Option<String>,
+    pub(super) body: Value,
     /// What becomes otherwise by it.
     changes: Vec<Change>,
 }
@@ -61,41 +55,6 @@ impl Reply {
     pub(super) fn take_changes(&mut self) -> Vec<Change> {
         std::mem::take(&mut self.changes)
     }
-
-    /// `minimal` leaves the body of a success out.
-    pub(super) fn into_response(
-        self,
-        format: Format,
-        minimal: bool,
-        gzip: bool,
-    ) -> Response<Bytes> {
-        let empty = minimal && self.status.is_success();
-        let body = if empty { String::new() } else { format.write(&self.body) };
-        let gzipped = if gzip && !empty { zipped(body.as_bytes()) } else { None };
-        let coding = gzipped.as_ref().map(|_| "gzip".to_owned());
-        let mut response = Response::new(gzipped.unwrap_or_else(|| body.into()));
-        *response.status_mut() = self.status;
-        let tag = self.version.map(|version| format!("W/\"{version}\""));
-        let kind = (!empty).then(|| format.content_type().to_owned());
-        for (name, text) in [
-            (CONTENT_TYPE, kind),
-            (CONTENT_ENCODING, coding),
-            (ETAG, tag),
-            (LOCATION, self.location),
-        ] {
-            if let Some(value) = text.and_then(|text| HeaderValue::try_from(text).ok()) {
-                response.headers_mut().insert(name, value);
-            }
-        }
-        response
-    }
-}
-
-/// The same bytes, compressed.
-fn zipped(body: &[u8]) -> Option<Bytes> {
-    let mut writer = GzEncoder::new(Vec::new(), Compression::default());
-    writer.write_all(body).ok()?;
-    writer.finish().ok().map(Bytes::from)
 }
 
 /// Why there is no resource, with the detail that a developer needs.
@@ -220,35 +179,4 @@ impl Fault {
 /// `Err` with these words for an invalid resource, unless the rule is kept.
 pub(super) fn rule(kept: bool, otherwise: &'static str) -> Result<(), Fault> {
     if kept { Ok(()) } else { Err(Fault::resource(otherwise)) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_fault_is_an_operation_outcome_with_one_coding() {
-        let response =
-            Fault::parameter("why").into_reply().into_response(Format::Json, true, false);
-        assert_eq!(response.status(), 422);
-        assert_eq!(response.headers()["content-type"], "application/fhir+json;charset=utf-8");
-        let body: Value = serde_json::from_slice(response.body()).unwrap();
-        assert_eq!(body["issue"][0]["details"]["coding"][0]["code"], "INVALID_PARAMETER");
-        assert_eq!(body["issue"][0]["diagnostics"], "why");
-        assert_eq!(body["issue"].as_array().unwrap().len(), 1);
-    }
-
-    #[test]
-    fn a_minimal_answer_keeps_its_headers_and_loses_its_body() {
-        let body = json!({ "meta": { "versionId": "4" } });
-        let response = Reply::created(body, "Appointment/9".to_owned()).into_response(
-            Format::Json,
-            true,
-            false,
-        );
-        assert_eq!(response.status(), 201);
-        assert_eq!(response.headers()["etag"], "W/\"4\"");
-        assert_eq!(response.headers()["location"], "Appointment/9");
-        assert!(response.body().is_empty());
-    }
 }

@@ -4,9 +4,10 @@ use jiff::civil::{Date, Time, Weekday};
 use jiff::{SignedDuration, ToSpan};
 use serde::Deserialize;
 
+use super::codes::{GENDERS, ORGANISATION_TYPES, ROLES};
+use super::held::{Channel, Slot};
+use super::local_time;
 use super::people::{Person, is_nhs_number};
-use super::store::Slot;
-use super::{fhir, local_time};
 use crate::spine::OdsCode;
 
 /// Locations, practitioners, sessions and people.
@@ -84,15 +85,6 @@ pub(super) struct Session {
     pub(super) bookable: bool,
 }
 
-/// How a patient is seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, serde::Serialize)]
-pub(super) enum Channel {
-    #[serde(rename = "In-person")]
-    InPerson,
-    Telephone,
-    Video,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Day {
@@ -157,9 +149,12 @@ impl Seed {
                     is_whole(session.from) && is_whole(session.to),
                     "it begins or ends within a minute",
                 ),
-                (fhir::role(&session.role).is_some(), "no such role"),
+                (ROLES.contains(&&*session.role), "no such role"),
                 (
-                    session.organisation_types.iter().all(|kept| fhir::TYPES.contains(&&**kept)),
+                    session
+                        .organisation_types
+                        .iter()
+                        .all(|kept| ORGANISATION_TYPES.contains(&&**kept)),
                     "no such type of organisation",
                 ),
             ] {
@@ -176,7 +171,7 @@ impl Seed {
                     "the check digit of the NHS number does not fit",
                 ),
                 (!before.any(|other| other.nhs_number == person.nhs_number), "is there twice"),
-                (fhir::GENDERS.contains(&&*person.gender), "no such gender"),
+                (GENDERS.contains(&&*person.gender), "no such gender"),
                 (person.birth_date.parse::<Date>().is_ok(), "the birth date is no date"),
             ] {
                 if !holds {
@@ -236,17 +231,6 @@ impl Day {
             Self::Sunday => Weekday::Sunday,
         };
         ours == weekday
-    }
-}
-
-impl Channel {
-    /// The code.
-    pub(super) const fn code(self) -> &'static str {
-        match self {
-            Self::InPerson => "In-person",
-            Self::Telephone => "Telephone",
-            Self::Video => "Video",
-        }
     }
 }
 

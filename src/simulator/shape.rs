@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 mod primitive;
 mod table;
 
-pub(super) use primitive::{Primitive, is_char};
+pub(super) use primitive::Primitive;
 pub(super) use table::ELEMENT;
 
 /// Limit: levels of objects and lists in a resource, the resource itself being the first.
@@ -260,7 +260,7 @@ fn judge_value(kind: Kind, value: &Value, depth: usize) -> Result<(), Flaw> {
         Kind::Resource => judge_resource(value, depth),
         Kind::Markup => {
             let text = value.as_str().ok_or_else(|| Flaw::here("is not a string"))?;
-            super::xml::div_fault(text).map_or(Ok(()), |what| Err(Flaw::here(what)))
+            super::markup::div_fault(text).map_or(Ok(()), |what| Err(Flaw::here(what)))
         }
     }
 }

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use jiff::{Timestamp, ToSpan};
 
+use super::held::{Slot, SlotState};
 use super::parameters::{Bound, Parameters};
 use super::reply::{Answer, Fault, Reply};
 use super::seed::Session;
-use super::store::{Slot, SlotState, Store};
+use super::store::Store;
 use super::{Call, fhir, local_time};
 
 /// Limit: calendar days between the two ends of a search.

@@ -7,12 +7,10 @@ use quick_xml::events::{BytesStart, Event};
 use quick_xml::reader::NsReader;
 use serde_json::{Map, Value};
 
-use super::shape::{DEPTH_MAX, ELEMENT, Element, Flaw, Kind, Place, Primitive, Shape, is_char};
+use super::markup::{self, div_fault, is_char};
+use super::shape::{DEPTH_MAX, ELEMENT, Element, Flaw, Kind, Place, Primitive, Shape};
 
-mod markup;
 mod writing;
-
-pub(super) use markup::div_fault;
 
 const FHIR: &str = "http://hl7.org/fhir";
 /// Limit: elements of a document.

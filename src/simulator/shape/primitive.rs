@@ -3,7 +3,8 @@
 use jiff::civil::{Date, Time};
 use serde_json::{Number, Value};
 
-use super::super::parameters::is_shaped;
+use super::super::local_time::is_shaped;
+use super::super::markup::is_char;
 
 /// A type without elements.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -93,11 +94,6 @@ fn number(text: &str) -> Option<Number> {
     let unsigned = || text.parse::<u64>().ok().map(Number::from);
     let real = || text.parse::<f64>().ok().and_then(Number::from_f64);
     signed().or_else(unsigned).or_else(real)
-}
-
-/// Whether both XML and FHIR allow the character.
-pub(in super::super) fn is_char(char: char) -> bool {
-    !matches!(char, '\0'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}')
 }
 
 fn is_base64(text: &str) -> bool {

@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Number, Value};
 
-use super::super::shape::{DEPTH_MAX, ELEMENT, Element, Kind, Place, Shape, is_char};
+use super::super::markup::{XHTML, div_fault, is_char};
+use super::super::shape::{DEPTH_MAX, ELEMENT, Element, Kind, Place, Shape};
 use super::FHIR;
-use super::markup::{XHTML, div_fault};
 
 const UNKNOWN: &str = "<OperationOutcome xmlns=\"http://hl7.org/fhir\"><issue>\
     <severity value=\"error\"/><code value=\"not-supported\"/>\

@@ -5,7 +5,10 @@ use quick_xml::events::{BytesStart, Event};
 use quick_xml::name::{Namespace, ResolveResult};
 use quick_xml::reader::NsReader;
 
-use super::super::shape::is_char;
+/// Whether both XML and FHIR allow the character.
+pub(super) fn is_char(char: char) -> bool {
+    !matches!(char, '\0'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}')
+}
 
 pub(super) const XHTML: &str = "http://www.w3.org/1999/xhtml";
 pub(super) const MALFORMED: &str = "is not well-formed XML";
@@ -79,7 +82,7 @@ fn is_name(name: &str) -> bool {
 }
 
 /// What is wrong with the markup of a narrative, which is one `div` of XHTML.
-pub(in super::super) fn div_fault(text: &str) -> Option<&'static str> {
+pub(super) fn div_fault(text: &str) -> Option<&'static str> {
     if !text.chars().all(is_char) {
         return Some("holds a character that has no place");
     }

@@ -1,0 +1,110 @@
+//! What a practice holds: records, and how they change.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::people::Standing;
+
+/// What changes, and is kept on disk.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    pub(super) slots: BTreeMap<u32, Slot>,
+    pub(super) bookings: BTreeMap<u32, Booking>,
+    pub(super) patients: BTreeMap<u32, Patient>,
+    /// The days for which there are slots.
+    pub(super) days: BTreeSet<Date>,
+    /// The seed it was made with, as it was written; nothing before it is made.
+    pub(super) seed: Option<String>,
+}
+
+/// A stretch of a schedule that one patient may have.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Slot {
+    pub(super) schedule: u32,
+    pub(super) start: Timestamp,
+    pub(super) end: Timestamp,
+    pub(super) channel: Channel,
+    pub(super) state: SlotState,
+    pub(super) version: u32,
+}
+
+/// Whether a slot may be booked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum SlotState {
+    Free,
+    Busy,
+}
+
+/// An appointment, whatever has become of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Booking {
+    pub(super) patient: u32,
+    pub(super) slots: Vec<u32>,
+    pub(super) start: Timestamp,
+    pub(super) version: u32,
+    pub(super) resource: Value,
+}
+
+/// A patient of the practice.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Patient {
+    pub(super) nhs_number: String,
+    pub(super) standing: Standing,
+    pub(super) resource: Value,
+}
+
+/// One thing that becomes otherwise.
+#[derive(Debug)]
+pub(super) enum Change {
+    Slot(u32, Slot),
+    Booking(u32, Booking),
+    Patient(u32, Patient),
+    Day(Date),
+    Seed(String),
+}
+
+/// How a patient is seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, serde::Serialize)]
+pub(super) enum Channel {
+    #[serde(rename = "In-person")]
+    InPerson,
+    Telephone,
+    Video,
+}
+
+impl Slot {
+    pub(super) const fn free(
+        schedule: u32,
+        (start, end): (Timestamp, Timestamp),
+        channel: Channel,
+    ) -> Self {
+        Self { schedule, start, end, channel, state: SlotState::Free, version: 1 }
+    }
+}
+
+impl Channel {
+    /// The code.
+    pub(super) const fn code(self) -> &'static str {
+        match self {
+            Self::InPerson => "In-person",
+            Self::Telephone => "Telephone",
+            Self::Video => "Video",
+        }
+    }
+}
+
+impl Held {
+    pub(super) fn apply(&mut self, change: Change) {
+        match change {
+            Change::Slot(id, slot) => drop(self.slots.insert(id, slot)),
+            Change::Booking(id, booking) => drop(self.bookings.insert(id, booking)),
+            Change::Patient(id, patient) => drop(self.patients.insert(id, patient)),
+            Change::Day(day) => drop(self.days.insert(day)),
+            Change::Seed(text) => self.seed = Some(text),
+        }
+    }
+}
