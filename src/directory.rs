@@ -25,6 +25,7 @@ mod breaker;
 mod choice;
 mod file;
 mod flight;
+mod guarded;
 mod live;
 mod look_up;
 mod pacer;
@@ -51,7 +52,8 @@ pub use view::{Explanation, HeldPractice, HeldView, Live, LiveError, Said};
 
 use choice::choose;
 use flight::{Flights, Question};
-use live::{Asked, Lack};
+use live::Lack;
+use look_up::Asked;
 use rules::{Places, Resolver};
 use shelf::Shelf;
 use source::SourceFault;

@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use super::flight::{Flight, Question, Subject};
-use super::look_up::Until;
+use super::look_up::{Asked, Until};
 use super::rules::Resolver;
 use super::shelf::{Absent, Age, Believed, Practice};
 use super::source::{SourceFault, Wanted};
@@ -49,14 +49,6 @@ impl From<SourceFault> for Lack {
             | SourceFault::Replaced => Self::NoAnswer,
         }
     }
-}
-
-/// A question about a practice, on its way.
-#[derive(Clone, Copy)]
-pub(super) struct Asked<'a> {
-    pub(super) resolver: &'a Arc<Resolver>,
-    pub(super) ods: &'a OdsCode,
-    pub(super) interaction: &'static Interaction,
 }
 
 impl Directory {

@@ -7,14 +7,22 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::flight::{Flight, Herald, Progress, Question};
-use super::live::Asked;
 use super::rules::{Answer, Resolver};
 use super::shelf::{Absent, Age, Believed, HeldSender, Practice, Since};
 use super::source::{Haste, How, Part, SourceFault, Wanted};
 use super::steps::Steps;
 use super::{Directory, Shared, now_s};
+use crate::interaction::Interaction;
 use crate::metrics::Trigger;
 use crate::spine::{Asid, OdsCode};
+
+/// A question about a practice, on its way.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) resolver: &'a Arc<Resolver>,
+    pub(super) ods: &'a OdsCode,
+    pub(super) interaction: &'static Interaction,
+}
 
 /// How long a look-up is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::source::{
-    Guarded, Handler, HandlersOf, How, Origin, Part, SourceFault, System, SystemsOf,
-};
+use super::guarded::Guarded;
+use super::source::{Handler, HandlersOf, How, Origin, Part, SourceFault, System, SystemsOf};
 use super::steps::Steps;
 use crate::consumers::Sender;
 use crate::interaction::Interaction;

@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use super::breaker::Breaker;
 use super::flight::Question;
-use super::live::Asked;
+use super::guarded::{Guarded, Source};
+use super::look_up::Asked;
 use super::pacer::Pacer;
 use super::rules::{Answer, Places, Resolver};
 use super::sds_api::SdsApi;
 #[cfg(feature = "ldap")]
 use super::sds_ldap::SdsLdap;
 use super::shelf::{Age, Mark, Practice, Row};
-use super::source::{Guarded, Haste, Origin, Source, Wanted};
+use super::source::{Haste, Origin, Wanted};
 use super::{Directory, Settings, Steps, now_s};
 use crate::interaction::Interaction;
 use crate::metrics::{Metrics, Trigger};
