@@ -9,6 +9,7 @@ pub mod demo;
 pub mod lookup;
 mod prepare;
 pub mod serve;
+mod server_tls;
 pub mod simulate;
 pub mod token;
 

@@ -8,12 +8,12 @@ use anyhow::{Context as _, anyhow};
 use jiff::Timestamp;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::server_tls::{self, Clients};
 use super::{Failure, say};
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::simulator::{Practice, Provider, Seed, Serving};
@@ -210,20 +210,12 @@ impl Tls {
         let certificates = CertificateDer::pem_file_iter(chain).with_context(|| at(chain))?;
         let certificates = certificates.collect::<Result<_, _>>().with_context(|| at(chain))?;
         let private = PrivateKeyDer::from_pem_file(key).with_context(|| at(key))?;
-        let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&crypto))
-            .with_safe_default_protocol_versions()?;
-        let builder = match (roots.is_empty(), self.peers.is_empty()) {
-            (true, true) => builder.with_no_client_auth(),
+        let clients = match (roots.is_empty(), self.peers.is_empty()) {
+            (true, true) => None,
             (true, false) => return Err(anyhow!("tls.peers needs tls.authorities")),
-            (false, peers) => {
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), crypto);
-                let verifier = verifier.with_crls(self.revocation_lists()?);
-                // With names to look for, a certificate that is missing is answered in words.
-                let verifier = if peers { verifier } else { verifier.allow_unauthenticated() };
-                builder.with_client_cert_verifier(verifier.build()?)
-            }
+            // With names to look for, a certificate that is missing is answered in words.
+            (false, must) => Some(Clients { roots, lists: self.revocation_lists()?, must }),
         };
-        Ok(Arc::new(builder.with_single_cert(certificates, private).with_context(|| at(chain))?))
+        server_tls::config(certificates, private, clients).with_context(|| at(chain))
     }
 }

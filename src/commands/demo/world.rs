@@ -9,13 +9,13 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::super::certs::{Issued, Leaf, Pki, write};
 use super::super::serve::Server;
+use super::super::server_tls::{self, Clients};
 use super::super::{Failure, Prepared};
 use super::slapd::{self, Slapd};
 use crate::interaction::Allowed;
@@ -208,7 +208,7 @@ async fn prepare(
     }
     let mut addresses = Vec::new();
     for (number, host) in SUPPLIERS.iter().enumerate() {
-        let tls = supplier_tls(&pki, &pki.issue(&Leaf::named(host))?)?;
+        let tls = tls(&pki.issue(&Leaf::named(host))?, Some(&pki))?;
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         addresses.push(listener.local_addr()?);
         let practices = PRACTICES.iter().filter(|listed| listed.supplier == number);
@@ -234,7 +234,7 @@ async fn prepare(
 async fn api(pki: &Pki, folder: &Path, stop: &CancellationToken) -> anyhow::Result<String> {
     let key = uuid::Uuid::new_v4().to_string();
     write(&folder.join("sds.key"), &key)?;
-    let tls = server_tls(&pki.issue(&Leaf::named("localhost"))?)?;
+    let tls = tls(&pki.issue(&Leaf::named("localhost"))?, None)?;
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let port = listener.local_addr()?.port();
     let sds = Sds::new(records()?, Some(key));
@@ -268,34 +268,17 @@ fn practice(listed: &Listed) -> anyhow::Result<Practice> {
     Ok(Practice::new(listed.ods.parse()?, listed.asid.parse()?, listed.name, listed.path))
 }
 
-/// The stand-in for SDS demands nothing but its key.
-fn server_tls(issued: &Issued) -> anyhow::Result<Arc<ServerConfig>> {
+/// A server of ours; a supplier demands a certificate of the proxy's authority.
+fn tls(issued: &Issued, clients: Option<&Pki>) -> anyhow::Result<Arc<ServerConfig>> {
     let chain =
         CertificateDer::pem_slice_iter(issued.chain.as_bytes()).collect::<Result<_, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes())?;
-    let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ServerConfig::builder_with_provider(crypto)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)?;
-    Ok(Arc::new(config))
-}
-
-/// A supplier demands a certificate of the proxy's authority.
-fn supplier_tls(pki: &Pki, issued: &Issued) -> anyhow::Result<Arc<ServerConfig>> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(pki.authority().as_bytes())?)?;
-    let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let proxies = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&crypto))
-        .build()?;
-    let chain =
-        CertificateDer::pem_slice_iter(issued.chain.as_bytes()).collect::<Result<_, _>>()?;
-    let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes())?;
-    let config = ServerConfig::builder_with_provider(crypto)
-        .with_safe_default_protocol_versions()?
-        .with_client_cert_verifier(proxies)
-        .with_single_cert(chain, key)?;
-    Ok(Arc::new(config))
+    let clients = clients.map(|pki| {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(pki.authority().as_bytes())?)?;
+        anyhow::Ok(Clients { roots, lists: Vec::new(), must: true })
+    });
+    server_tls::config(chain, key, clients.transpose()?)
 }
 
 /// What no directory service tells: who sends, under which certificate, and who agreed.

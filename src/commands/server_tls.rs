@@ -1,0 +1,36 @@
+//! The server side of TLS, as whoever is simulated has it.
+
+use std::sync::Arc;
+
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+
+/// Whose certificates are taken.
+pub(super) struct Clients {
+    pub(super) roots: RootCertStore,
+    pub(super) lists: Vec<CertificateRevocationListDer<'static>>,
+    /// Whether the handshake fails for who has none.
+    pub(super) must: bool,
+}
+
+/// A server with this certificate; without `clients`, none is asked for.
+pub(super) fn config(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    clients: Option<Clients>,
+) -> anyhow::Result<Arc<ServerConfig>> {
+    let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&crypto))
+        .with_safe_default_protocol_versions()?;
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(Clients { roots, lists, must }) => {
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), crypto);
+            let verifier = verifier.with_crls(lists);
+            let verifier = if must { verifier } else { verifier.allow_unauthenticated() };
+            builder.with_client_cert_verifier(verifier.build()?)
+        }
+    };
+    Ok(Arc::new(builder.with_single_cert(chain, key)?))
+}
