@@ -378,3 +378,34 @@ async fn location_read_direct() {
 async fn location_read_through_the_proxy() {
     play("LocationRead", Leg::Proxied).await;
 }
+
+/// Not of the suite: a harness asks the provider behind the proxy to fail, and hears what a consumer
+/// would. Whether the booking was made all the same is seen by making it again.
+#[tokio::test]
+async fn what_is_asked_to_go_wrong_goes_wrong_behind_the_proxy() {
+    let rig = Rig::start(Leg::Proxied, 0, KeyKind::Ecdsa).await;
+    for (words, status, made) in [
+        ("none", 201, true),
+        ("no-content-length", 201, true),
+        ("delay=20ms; close", 201, true),
+        ("status=503", 503, false),
+        ("status-after=500", 500, true),
+        ("html", 502, false),
+        ("garbage", 502, false),
+        ("reset", 502, false),
+        ("reset-after", 502, true),
+        ("continue=3", 201, true),
+        ("early; status=409", 409, false),
+        ("nonsense", 400, false),
+    ] {
+        let scene = rig.prepare(Given::Slots).await.unwrap();
+        let book = || {
+            request::ask("rest:create:appointment-1", "/Appointment")
+                .resource(resources::booking(&scene))
+        };
+        let heard = rig.send(&book().set("x-simulate", words)).await.unwrap();
+        assert_eq!(heard.status, status, "{words}: {heard:?}");
+        let again = rig.send(&book()).await.unwrap();
+        assert_eq!(again.status, if made { 409 } else { 201 }, "{words}: {again:?}");
+    }
+}
