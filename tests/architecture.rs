@@ -219,3 +219,82 @@ fn dependencies_are_above_their_floors() {
     assert!(!lock.contains("name = \"rustls-pemfile\""));
     assert!(!lock.contains("name = \"openssl\""));
 }
+
+/// Licences that ask for no more than a notice.
+const LICENCES: [&str; 10] = [
+    "0BSD",
+    "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception",
+    "BSD-3-Clause",
+    "CC0-1.0",
+    "ISC",
+    "MIT",
+    "MIT-0",
+    "Unicode-3.0",
+    "Zlib",
+];
+
+/// Whether an SPDX expression can be met: of everything joined by AND, one that is joined by OR.
+fn is_met(expression: &str) -> bool {
+    let parts = |text: &str, word: &str| -> Vec<String> {
+        let (mut depth, mut parts) = (0, vec![String::new()]);
+        for token in
+            text.replace('/', " OR ").replace('(', "( ").replace(')', " )").split_whitespace()
+        {
+            depth += i32::from(token == "(") - i32::from(token == ")");
+            match parts.last_mut() {
+                _ if depth == 0 && token == word => parts.push(String::new()),
+                Some(part) => *part = format!("{part} {token}").trim().to_owned(),
+                None => {}
+            }
+        }
+        parts
+    };
+    let bare = |text: &str| match text.strip_prefix("( ").and_then(|text| text.strip_suffix(" )")) {
+        Some(inner) if !inner.contains('(') => inner.to_owned(),
+        _ => text.to_owned(),
+    };
+    // AND binds closer than OR.
+    parts(&bare(expression), "OR").iter().any(|one| {
+        parts(one, "AND").iter().all(|part| {
+            let inner = bare(part);
+            LICENCES.contains(&inner.as_str())
+                || (inner != *one && inner.contains(' ') && is_met(&inner))
+        })
+    })
+}
+
+#[test]
+fn every_dependency_may_be_used_for_a_notice() {
+    for (expression, met) in [
+        ("MIT", true),
+        ("MIT/Apache-2.0", true),
+        ("GPL-3.0-only", false),
+        ("MIT OR GPL-3.0-only", true),
+        ("MIT AND GPL-3.0-only", false),
+        ("(MIT OR GPL-3.0-only) AND Unicode-3.0", true),
+        ("ISC AND (Apache-2.0 OR ISC) AND GPL-2.0-only", false),
+        ("Apache-2.0 WITH LLVM-exception OR MIT", true),
+        ("", false),
+    ] {
+        assert_eq!(is_met(expression), met, "{expression}");
+    }
+    // What other platforms need has not been fetched for this one.
+    let rustc = std::process::Command::new("rustc").arg("-vV").output().unwrap();
+    let rustc = String::from_utf8(rustc.stdout).unwrap();
+    let host = rustc.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
+    let metadata = std::process::Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--offline", "--locked"])
+        .args(["--filter-platform", host])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(metadata.status.success(), "{}", String::from_utf8_lossy(&metadata.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    assert!(packages.len() > 100);
+    for package in packages {
+        let licence = package["license"].as_str().unwrap_or_default();
+        assert!(is_met(licence), "{} is under {licence:?}", package["name"]);
+    }
+}
