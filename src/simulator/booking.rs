@@ -262,6 +262,21 @@ mod tests {
             ("/comment", json!(7)),
             ("/identifier", json!([{ "use": "usual", "system": "x", "value": "1" }])),
             ("/participant/0/status", json!("bogus")),
+            (
+                "/participant",
+                json!([good["participant"][0], good["participant"][0], good["participant"][1]]),
+            ),
+            ("/contained", json!([good["contained"][0], good["contained"][0]])),
+            ("/implicitRules", json!("https://else.example/")),
+            ("/text", json!({ "status": "generated" })),
+            (
+                "/text",
+                json!({ "status": "generated", "div": "<div xmlns=\"http://www.w3.org/1999/xhtml\"><script>x</script></div>" }),
+            ),
+            (
+                "/text",
+                json!({ "status": "generated", "div": "<div xmlns=\"http://www.w3.org/1999/xhtml\"><p onclick=\"x\">x</p></div>" }),
+            ),
             ("/contained/0/telecom/0/system", json!("bogus")),
             ("/contained/0/meta", Value::Null),
             ("/contained/0/type", json!([{ "text": "urgent-care" }])),

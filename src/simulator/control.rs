@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::faults::Unclear;
 use super::scripts::Script;
-use super::{DiskError, Provider, Received};
+use super::{DiskError, Provider, Received, day};
 use crate::spine::OdsCode;
 
 /// What the path of every such call begins with.
@@ -79,7 +79,11 @@ fn carry_out(provider: &Provider, head: &Parts, body: &[u8]) -> Result<Value, Re
         }
         ("GET", "clock", "") => Ok(clock(provider)),
         ("PUT", "clock", "") => {
-            provider.clock.set(read::<Setting>(body)?.now);
+            let now = read::<Setting>(body)?.now;
+            if now.is_some_and(|now| !(1972..9000).contains(&day(now).year())) {
+                return Err(bad("the clock can be set to the years 1972 to 8999"));
+            }
+            provider.clock.set(now);
             Ok(clock(provider))
         }
         ("GET", "scripts", "") => Ok(json!(provider.scripts.all())),

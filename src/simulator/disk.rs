@@ -80,6 +80,8 @@ impl Disk {
                     Change::Patient(id, kept) => put(transaction, PATIENTS, (ods, *id), kept)?,
                     Change::Day(day) => put(transaction, DAYS, (ods, number(*day)), day)?,
                     Change::Seed(text) => put(transaction, SEEDS, (ods, 0), text)?,
+                    Change::NoSlot(id) => remove(transaction, SLOTS, (ods, *id))?,
+                    Change::NoDay(day) => remove(transaction, DAYS, (ods, number(*day)))?,
                 }
             }
             Ok(())
@@ -145,6 +147,15 @@ fn put<T: Serialize>(
 ) -> Result<(), Fault> {
     let text = serde_json::to_vec(record)?;
     transaction.open_table(table)?.insert((ods.as_str(), id), text.as_slice())?;
+    Ok(())
+}
+
+fn remove(
+    transaction: &WriteTransaction,
+    table: Table,
+    (ods, id): (&OdsCode, u32),
+) -> Result<(), Fault> {
+    transaction.open_table(table)?.remove((ods.as_str(), id))?;
     Ok(())
 }
 

@@ -8,8 +8,8 @@ use super::{codes, fhir};
 
 /// The elements an appointment may have here. `reason` and `specialty` are not among them.
 #[rustfmt::skip]
-const ELEMENTS: [&str; 21] = [
-    "resourceType", "id", "meta", "implicitRules", "language", "text", "contained", "extension",
+const ELEMENTS: [&str; 20] = [
+    "resourceType", "id", "meta", "language", "text", "contained", "extension",
     "identifier", "status", "serviceCategory", "serviceType", "priority", "description", "start",
     "end", "minutesDuration", "slot", "created", "comment", "participant",
 ];
@@ -50,6 +50,16 @@ pub(super) fn judge_form(sent: &Map<String, Value>) -> Result<(), Fault> {
         fhir::text(known, "/status").is_some_and(|status| TAKES_PART.contains(&status))
     };
     rule(of("participant").all(status), "a participant has no status, or none that FHIR knows")?;
+    let mut actors: Vec<_> =
+        of("participant").map(|one| fhir::text(one, "/actor/reference")).collect();
+    actors.sort_unstable();
+    rule(
+        actors.is_sorted_by(|one, other| one < other),
+        "somebody takes part twice, or nobody does",
+    )?;
+    rule(of("contained").count() == 1, "more is contained than the booking organisation")?;
+    let narrative = sent.get("text").is_none_or(|text| fhir::text(text, "/div").is_some());
+    rule(narrative, "a narrative has no div")?;
     let url = |known: &Value| fhir::text(known, "/url").map(str::to_owned);
     let mut urls: Vec<_> = of("extension").map(url).collect();
     let ours = EXTENSIONS.map(|name| Some(fhir::profile(name)));

@@ -7,6 +7,7 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::local_time;
 use super::people::Standing;
 
 /// What changes, and is kept on disk.
@@ -65,6 +66,9 @@ pub(super) enum Change {
     Patient(u32, Patient),
     Day(Date),
     Seed(String),
+    /// A slot, or a day, is there no longer.
+    NoSlot(u32),
+    NoDay(Date),
 }
 
 /// How a patient is seen.
@@ -105,6 +109,22 @@ impl Held {
             Change::Patient(id, patient) => drop(self.patients.insert(id, patient)),
             Change::Day(day) => drop(self.days.insert(day)),
             Change::Seed(text) => self.seed = Some(text),
+            Change::NoSlot(id) => drop(self.slots.remove(&id)),
+            Change::NoDay(day) => drop(self.days.remove(&day)),
         }
+    }
+
+    /// What it takes to give up days: the slots that nobody has ever booked.
+    pub(super) fn without(&self, days: &BTreeSet<Date>) -> Vec<Change> {
+        if days.is_empty() {
+            return Vec::new();
+        }
+        let booked: BTreeSet<u32> =
+            self.bookings.values().flat_map(|booking| booking.slots.iter().copied()).collect();
+        let slots = self.slots.iter().filter(|(id, slot)| {
+            !booked.contains(id) && days.contains(&local_time::day(slot.start))
+        });
+        let slots = slots.map(|(id, _)| Change::NoSlot(*id));
+        slots.chain(days.iter().copied().map(Change::NoDay)).collect()
     }
 }

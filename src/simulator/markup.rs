@@ -123,8 +123,19 @@ fn judge_div(text: &str) -> Result<(), &'static str> {
     }
 }
 
+/// Spec: a narrative does nothing and fetches nothing.
+const ACTIVE: [&str; 12] = [
+    "base", "body", "embed", "form", "frame", "frameset", "head", "iframe", "input", "link",
+    "object", "script",
+];
+
 fn judge_tag(start: &BytesStart<'_>) -> Result<(), &'static str> {
     let plain = |name: &str| name.starts_with("xml:") || !name.contains(':');
+    if ACTIVE.contains(&start.name().0)
+        || attributes(start)?.iter().any(|(name, _)| name.starts_with("on"))
+    {
+        return Err("holds what has no place in a narrative");
+    }
     let attributes = attributes(start)?;
     if is_name(start.name().0) && attributes.iter().all(|(name, _)| plain(name)) {
         Ok(())

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use super::codes::{GENDERS, ORGANISATION_TYPES, ROLES};
 use super::held::{Channel, Slot};
 use super::local_time;
+use super::markup::is_char;
 use super::people::{Person, is_nhs_number};
 use crate::spine::OdsCode;
 
@@ -114,6 +115,9 @@ pub enum SeedError {
     /// A session that names nobody, lasts no time, is too fine, or is offered to nobody there is.
     #[error("session {0}: {1}")]
     Session(usize, &'static str),
+    /// A text that is blank, or has characters that XML does not know.
+    #[error("{0} is no text")]
+    Text(String),
     /// Somebody whose number, gender or birth date is none.
     #[error("person {0}: {1}")]
     Person(usize, &'static str),
@@ -135,6 +139,10 @@ impl Seed {
         if !(1..=26).contains(&seed.weeks) {
             return Err(SeedError::Weeks);
         }
+        let texts = seed.texts();
+        if let Some(text) = texts.iter().find(|text| !is_text(text)) {
+            return Err(SeedError::Text(format!("{text:?}")));
+        }
         for (at, session) in (1..).zip(&seed.sessions) {
             let known = |number: u32, count: usize| {
                 number > 0 && usize::try_from(number).is_ok_and(|number| number <= count)
@@ -144,6 +152,10 @@ impl Seed {
                 (known(session.location, seed.locations.len()), "no such location"),
                 (session.from < session.to, "it ends before it begins"),
                 (session.minutes >= MINUTES_MIN, "a slot has five minutes at least"),
+                (
+                    session.from.duration_until(session.to).as_mins() >= i64::from(session.minutes),
+                    "it is shorter than a slot",
+                ),
                 (!session.channels.is_empty(), "it has no channel"),
                 (
                     is_whole(session.from) && is_whole(session.to),
@@ -182,6 +194,22 @@ impl Seed {
         Ok(seed)
     }
 
+    /// Everything in it that is shown to people.
+    fn texts(&self) -> Vec<&String> {
+        let places = self.locations.iter();
+        let places =
+            places.flat_map(|one| [&one.name, &one.line, &one.city, &one.postal_code, &one.phone]);
+        let clinicians = self.practitioners.iter();
+        let clinicians = clinicians.flat_map(|one| {
+            let named = [&one.family, &one.given, &one.prefix, &one.sds_user_id];
+            named.into_iter().chain(&one.role_profiles)
+        });
+        let people = self.people.iter().flat_map(|one| [&one.family, &one.given]);
+        let sessions =
+            self.sessions.iter().flat_map(|one| [&one.service_category, &one.service_type]);
+        places.chain(clinicians).chain(people).chain(sessions).collect()
+    }
+
     /// Everybody the practice or the national register knows.
     pub(super) fn people(&self) -> Vec<Person> {
         if self.people.is_empty() { super::people() } else { self.people.clone() }
@@ -213,6 +241,10 @@ fn slots_of((number, session): (u32, &Session), day: Date) -> impl Iterator<Item
             Some(Slot::free(number, (start, end), *channel))
         })
     })
+}
+
+fn is_text(text: &str) -> bool {
+    !text.trim().is_empty() && text.chars().all(is_char)
 }
 
 fn is_whole(time: Time) -> bool {
@@ -301,6 +333,9 @@ mod tests {
             ("\"In-person\"", "\"By post\"", "unknown variant"),
             ("weeks = 6", "weeks = 6\nyears = 1", "unknown field"),
             ("09:00:00", "09:00:30", "session 1: it begins or ends within a minute"),
+            ("minutes = 10", "minutes = 200", "session 1: it is shorter than a slot"),
+            ("\"Blackwood\"", "\" \"", "\" \" is no text"),
+            ("\"Exampleton\"", "\"\\u0001\"", "is no text"),
             ("\"R0260\"", "\"R9\"", "session 1: no such role"),
             ("\"urgent-care\"", "\"a-friend\"", "session 5: no such type of organisation"),
         ] {

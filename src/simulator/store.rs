@@ -28,8 +28,9 @@ pub(super) struct Store {
 
 /// The practice itself.
 pub(super) const ORGANISATION: u32 = 1;
-/// Limit: days for which slots are made, wherever the clock is set.
-const DAYS_MAX: usize = 3660;
+/// Limit: days for which there are slots, wherever the clock is set; beyond it, the earliest that is
+/// not in sight gives up those that nobody has booked.
+const DAYS_MAX: usize = 1000;
 
 impl Store {
     /// A practice as it is on disk, or as it is before anybody has booked.
@@ -95,15 +96,18 @@ impl Store {
 
     /// Adds the slots of the days that have come into sight.
     pub(super) fn roll_on(&mut self, now: Timestamp) -> Result<(), DiskError> {
-        let today = local_time::day(now);
-        let known = |day: &Date| self.held.days.contains(day);
-        let room = DAYS_MAX.saturating_sub(self.held.days.len());
+        let in_sight: Vec<Date> = self.seed.days(local_time::day(now)).collect();
+        let known = |day: &&Date| self.held.days.contains(*day);
         // The clock may have been set back and forth.
-        let days: Vec<Date> = self.seed.days(today).filter(|day| !known(day)).take(room).collect();
+        let days: Vec<Date> = in_sight.iter().filter(|day| !known(day)).copied().collect();
+        let over = (self.held.days.len() + days.len()).saturating_sub(DAYS_MAX);
+        let others = self.held.days.iter().filter(|day| !in_sight.contains(day));
+        let gone = self.held.without(&others.take(over).copied().collect());
         let slots = days.iter().flat_map(|day| self.seed.slots(*day));
         let slots = (next_id(&self.held.slots)..).zip(slots);
         let mut changes: Vec<Change> = slots.map(|(id, slot)| Change::Slot(id, slot)).collect();
         changes.extend(days.into_iter().map(Change::Day));
+        changes.extend(gone);
         self.commit(changes)
     }
 
@@ -252,6 +256,16 @@ mod tests {
         assert!(store.slots().values().any(|slot| day(slot) == "2031-01-02"));
         store.roll_on(now()).unwrap();
         assert_eq!(store.slots().len(), known);
+        let mut year = 2100;
+        while year < 2140 {
+            store.roll_on(format!("{year}-06-01T00:00:00Z").parse().unwrap()).unwrap();
+            year += 1;
+            let last = store.slots().values().map(|slot| slot.start).max().unwrap();
+            assert!(last.to_string() > format!("{}-07", year - 1), "{year}");
+            assert!(store.held.days.len() <= DAYS_MAX);
+        }
+        store.roll_on(now()).unwrap();
+        assert!(store.slots().values().any(|slot| day(slot) == "2026-03-26"));
     }
 
     #[test]
