@@ -22,6 +22,7 @@ mod lookup;
 mod organization;
 mod patient;
 mod practitioner;
+mod put;
 mod read;
 mod register;
 mod request;

@@ -3,56 +3,24 @@
 use serde_json::{Value, json};
 
 use super::case::{
-    Case, Expect, Feature, Formats, Given, Row, case, failure, invalid_resource, ok, one, row,
-    status,
+    Case, Expect, Feature, Formats, Given, case, failure, invalid_resource, ok, one, row, status,
 };
-use super::request::{Request, ask};
+use super::put::{Put, done};
 use super::resources::{absolute, amended, cancelled, with};
 use super::rig::Scene;
 
 pub(super) const FEATURE: Feature =
     Feature { name: "AppointmentAmend", scenarios: 21, cases: 28, list };
 
-fn send(scene: &Scene, body: Value) -> Request {
-    ask("rest:update:appointment-1", format!("/Appointment/{}", scene.id())).resource(body)
-}
-
-fn usual(scene: &Scene) -> Request {
-    send(scene, amended(&scene.booked))
-}
-
-fn done() -> Expect {
-    ok().kind("Appointment").etag().no_store()
-}
-
-/// An amendment that was changed besides.
-fn changed(
-    name: &'static str,
-    change: impl Fn(Value, &Scene) -> Value + 'static,
-    expect: Expect,
-) -> Row {
-    let request = move |scene: &Scene| send(scene, change(amended(&scene.booked), scene));
-    row(name, Given::Booked, request, expect)
-}
-
-fn having(place: &'static str, value: Value, expect: Expect) -> Row {
-    changed(place, move |one, _| with(one, place, value.clone()), expect)
-}
-
-fn asked(
-    name: &'static str,
-    change: impl Fn(Request, &Scene) -> Request + 'static,
-    expect: Expect,
-) -> Row {
-    row(name, Given::Booked, move |scene| change(usual(scene), scene), expect)
-}
+const PUT: Put = Put { interaction: "rest:update:appointment-1", usual: amended };
 
 fn list() -> Vec<Case> {
-    let formats = Formats { given: Given::Booked, request: usual, expect: done() };
+    let formats =
+        Formats { given: Given::Booked, request: |scene: &Scene| PUT.usual(scene), expect: done() };
     let mut cases = vec![
         one(
             "Amend appointment and update element which cannot be updated",
-            having("/priority", json!(1), failure("INVALID_RESOURCE")),
+            PUT.having("/priority", json!(1), failure("INVALID_RESOURCE")),
         ),
         case(
             "Amend appointment using the _format parameter to request response format",
@@ -68,7 +36,7 @@ fn list() -> Vec<Case> {
         ),
         one(
             "Amend appointment prefer header set to representation",
-            asked(
+            PUT.asked(
                 "representation",
                 |request, _| request.set("prefer", "return=representation"),
                 done().json().filled(),
@@ -76,35 +44,43 @@ fn list() -> Vec<Case> {
         ),
         one(
             "Amend appointment prefer header set to minimal",
-            asked("minimal", |request, _| request.set("prefer", "return=minimal"), ok().empty()),
+            PUT.asked(
+                "minimal",
+                |request, _| request.set("prefer", "return=minimal"),
+                ok().empty(),
+            ),
         ),
         one(
             "Amend appointment send an update with an invalid if-match header",
-            asked("stale", |request, _| request.set("if-match", "invalidEtag"), status(&[409])),
+            PUT.asked("stale", |request, _| request.set("if-match", "invalidEtag"), status(&[409])),
         ),
         one(
             "Amend appointment set etag and check etag is the same in the returned amended appointment",
-            asked("current", |request, scene| request.set("if-match", &scene.etag()), versioned()),
+            PUT.asked(
+                "current",
+                |request, scene| request.set("if-match", &scene.etag()),
+                versioned(),
+            ),
         ),
         one(
             "Amend appointment and send an invalid bundle resource",
-            having("/resourceType", json!("Bundle"), invalid_resource()),
+            PUT.having("/resourceType", json!("Bundle"), invalid_resource()),
         ),
         one(
             "Amend appointment and send an invalid appointment resource",
-            asked("not JSON", |request, _| request.text("{\"x\":"), invalid_resource()),
+            PUT.asked("not JSON", |request, _| request.text("{\"x\":"), invalid_resource()),
         ),
         one(
             "Amend appointment valid response check caching headers exist",
-            asked("amended", |request, _| request, done()),
+            PUT.asked("amended", |request, _| request, done()),
         ),
         one(
             "Amend appointment invalid response check caching headers exist",
-            having("/resourceType", json!("Bundle"), status(&[422]).no_store()),
+            PUT.having("/resourceType", json!("Bundle"), status(&[422]).no_store()),
         ),
         one(
             "Amend appointment and update cancellation reason",
-            changed(
+            PUT.changed(
                 "a reason",
                 |one, _| with(cancelled(&one), "/status", json!("booked")),
                 failure("INVALID_RESOURCE"),
@@ -112,7 +88,7 @@ fn list() -> Vec<Case> {
         ),
         one(
             "Amend appointment and update to absolute reference",
-            changed(
+            PUT.changed(
                 "slot",
                 |one, scene| absolute(one, "/slot/0/reference", scene),
                 invalid_resource(),
@@ -120,7 +96,7 @@ fn list() -> Vec<Case> {
         ),
         one(
             "I perform amend appointment with participants with absoulte references",
-            changed(
+            PUT.changed(
                 "participant",
                 |one, scene| absolute(one, "/participant/0/actor/reference", scene),
                 invalid_resource(),
@@ -148,13 +124,13 @@ fn plain() -> Vec<Case> {
         case(
             "plain: words are amended",
             vec![
-                having("/comment", json!("A word"), told("comment", "A word")),
-                having("/description", json!("Another"), told("description", "Another")),
+                PUT.having("/comment", json!("A word"), told("comment", "A word")),
+                PUT.having("/description", json!("Another"), told("description", "Another")),
             ],
         ),
         one(
             "plain: the comment is taken away",
-            changed(
+            PUT.changed(
                 "/comment",
                 |one, _| with(one, "/comment", Value::Null),
                 done().shows("no comment", |one| one.get("comment").is_none()),
@@ -162,13 +138,16 @@ fn plain() -> Vec<Case> {
         ),
         one(
             "plain: it stays booked",
-            asked(
+            PUT.asked(
                 "booked",
                 |request, _| request,
                 done().shows("a booking", |one| one["status"] == "booked"),
             ),
         ),
-        one("plain: it gets another version", asked("version", |request, _| request, versioned())),
+        one(
+            "plain: it gets another version",
+            PUT.asked("version", |request, _| request, versioned()),
+        ),
         one(
             "plain: an amendment that is cancelled is none",
             row(
@@ -176,7 +155,7 @@ fn plain() -> Vec<Case> {
                 Given::Cancelled,
                 |scene| {
                     let one = with(amended(&scene.booked), "/status", json!("booked"));
-                    send(scene, one)
+                    PUT.send(scene, one)
                 },
                 invalid_resource(),
             ),
@@ -184,8 +163,8 @@ fn plain() -> Vec<Case> {
         case(
             "plain: only words are amended",
             vec![
-                having("/start", json!("2031-01-06T09:00:00+00:00"), invalid_resource()),
-                having("/status", json!("cancelled"), invalid_resource()),
+                PUT.having("/start", json!("2031-01-06T09:00:00+00:00"), invalid_resource()),
+                PUT.having("/status", json!("cancelled"), invalid_resource()),
             ],
         ),
     ]

@@ -3,11 +3,12 @@
 use serde_json::{Value, json};
 
 use super::case::{
-    Case, Expect, Feature, Formats, Given, Row, case, failure, invalid_parameter, invalid_resource,
-    ok, one, row, status,
+    Case, Feature, Formats, Given, Row, case, failure, invalid_parameter, invalid_resource, ok,
+    one, row, status,
 };
-use super::request::{Request, ask};
-use super::resources::{absolute, amended, cancelled, extension, with, with_reason};
+use super::put::{Put, done};
+use super::request::ask;
+use super::resources::{absolute, amended, cancelled, extension, with_reason};
 use super::rig::Scene;
 
 pub(super) const FEATURE: Feature =
@@ -15,67 +16,36 @@ pub(super) const FEATURE: Feature =
 
 const REASON: &str = "Extension-GPConnect-AppointmentCancellationReason-1";
 
-fn send(scene: &Scene, body: Value) -> Request {
-    ask("rest:cancel:appointment-1", format!("/Appointment/{}", scene.id())).resource(body)
-}
-
-fn usual(scene: &Scene) -> Request {
-    send(scene, cancelled(&scene.booked))
-}
-
-fn done() -> Expect {
-    ok().kind("Appointment").etag().no_store()
-}
-
-/// A cancellation that was changed besides.
-fn changed(
-    name: &'static str,
-    change: impl Fn(Value, &Scene) -> Value + 'static,
-    expect: Expect,
-) -> Row {
-    let request = move |scene: &Scene| send(scene, change(cancelled(&scene.booked), scene));
-    row(name, Given::Booked, request, expect)
-}
-
-fn having(place: &'static str, value: Value, expect: Expect) -> Row {
-    changed(place, move |one, _| with(one, place, value.clone()), expect)
-}
-
-fn asked(
-    name: &'static str,
-    change: impl Fn(Request, &Scene) -> Request + 'static,
-    expect: Expect,
-) -> Row {
-    row(name, Given::Booked, move |scene| change(usual(scene), scene), expect)
-}
+const PUT: Put = Put { interaction: "rest:cancel:appointment-1", usual: cancelled };
 
 fn no_reason(name: &'static str) -> Row {
     let request = |scene: &Scene| {
         let silent = with_reason(cancelled(&scene.booked), "valueString", Value::Null);
-        send(scene, silent)
+        PUT.send(scene, silent)
     };
     row(name, Given::Booked, request, invalid_parameter().no_store())
 }
 
 fn another_url(url: &'static str) -> Row {
-    changed(url, move |one, _| with_reason(one, "url", json!(url)), invalid_resource())
+    PUT.changed(url, move |one, _| with_reason(one, "url", json!(url)), invalid_resource())
 }
 
 fn list() -> Vec<Case> {
-    let formats = Formats { given: Given::Booked, request: usual, expect: done() };
+    let formats =
+        Formats { given: Given::Booked, request: |scene: &Scene| PUT.usual(scene), expect: done() };
     let one_more = json!({ "actor": { "reference": "Location/2" }, "status": "accepted" });
     let mut cases = vec![
         one(
             "I perform a successful cancel appointment and amend the comment",
-            having("/comment", json!("Other words"), invalid_resource()),
+            PUT.having("/comment", json!("Other words"), invalid_resource()),
         ),
         one(
             "I perform cancel appointment and update the description",
-            having("/description", json!("Other words"), invalid_resource()),
+            PUT.having("/description", json!("Other words"), invalid_resource()),
         ),
         one(
             "I perform cancel appointment and add participants",
-            changed(
+            PUT.changed(
                 "participant",
                 move |mut one, _| {
                     one["participant"].as_array_mut().unwrap().push(one_more.clone());
@@ -86,7 +56,7 @@ fn list() -> Vec<Case> {
         ),
         one(
             "I perform cancel appointment and update the type text",
-            having("/appointmentType", json!({ "text": "other" }), invalid_resource()),
+            PUT.having("/appointmentType", json!({ "text": "other" }), invalid_resource()),
         ),
         case(
             "Cancel appointment using the _format parameter to request response format",
@@ -114,11 +84,11 @@ fn list() -> Vec<Case> {
         one("Cancel appointment missing cancellation extension reason", no_reason("no reason")),
         one(
             "Cancel appointment verify resource is updated when an valid ETag value is provided",
-            asked("current", |request, scene| request.set("if-match", &scene.etag()), done()),
+            PUT.asked("current", |request, scene| request.set("if-match", &scene.etag()), done()),
         ),
         one(
             "Cancel appointment verify resource is not updated when an out of date ETag value is provided",
-            asked(
+            PUT.asked(
                 "stale",
                 |request, _| request.set("if-match", "invalidEtag"),
                 status(&[409]).code("FHIR_CONSTRAINT_VIOLATION"),
@@ -126,7 +96,7 @@ fn list() -> Vec<Case> {
         ),
         one(
             "Cancel appointment prefer header set to representation",
-            asked(
+            PUT.asked(
                 "representation",
                 |request, _| request.set("prefer", "return=representation"),
                 done().filled(),
@@ -134,11 +104,15 @@ fn list() -> Vec<Case> {
         ),
         one(
             "Cancel appointment prefer header set to minimal",
-            asked("minimal", |request, _| request.set("prefer", "return=minimal"), ok().empty()),
+            PUT.asked(
+                "minimal",
+                |request, _| request.set("prefer", "return=minimal"),
+                ok().empty(),
+            ),
         ),
         one(
             "Cancel appointment valid response check caching headers exist",
-            asked("cancelled", |request, _| request, done()),
+            PUT.asked("cancelled", |request, _| request, done()),
         ),
         one(
             "Cancel appointment invalid response check caching headers exist",
@@ -147,7 +121,7 @@ fn list() -> Vec<Case> {
         one("Amend a cancelled appointment", amendment()),
         one(
             "I cancel appointment for patient with absoulute reference",
-            changed(
+            PUT.changed(
                 "slot",
                 |one, scene| absolute(one, "/slot/0/reference", scene),
                 failure("INVALID_RESOURCE"),
@@ -155,7 +129,7 @@ fn list() -> Vec<Case> {
         ),
         one(
             "I perform cancel appointment with participants with absoulte references",
-            changed(
+            PUT.changed(
                 "participant",
                 |one, scene| absolute(one, "/participant/0/actor/reference", scene),
                 invalid_resource(),
@@ -180,14 +154,14 @@ fn plain() -> Vec<Case> {
         let expect = done().shows("the reason", move |one| {
             extension(one, REASON).is_some_and(|told| told["valueString"] == reason)
         });
-        changed(reason, move |one, _| with_reason(one, "valueString", json!(reason)), expect)
+        PUT.changed(reason, move |one, _| with_reason(one, "valueString", json!(reason)), expect)
     };
     let kept = |place: &'static str| {
         done().says("what it had", move |heard, scene| {
             heard.json().pointer(place) == scene.booked.pointer(place)
         })
     };
-    let asis = |name: &'static str, expect| asked(name, |request, _| request, expect);
+    let asis = |name: &'static str, expect| PUT.asked(name, |request, _| request, expect);
     vec![
         one(
             "plain: it is cancelled",
@@ -216,13 +190,13 @@ fn plain() -> Vec<Case> {
         case(
             "plain: a cancellation has the status",
             vec![
-                having("/status", json!("booked"), invalid_resource()),
-                having("/status", json!("noshow"), invalid_resource()),
+                PUT.having("/status", json!("booked"), invalid_resource()),
+                PUT.having("/status", json!("noshow"), invalid_resource()),
             ],
         ),
         one(
             "plain: an empty reason is none",
-            changed(
+            PUT.changed(
                 "empty",
                 |one, _| with_reason(one, "valueString", json!(" ")),
                 invalid_parameter(),
@@ -230,7 +204,7 @@ fn plain() -> Vec<Case> {
         ),
         one(
             "plain: a body that is no resource is invalid",
-            asked("not JSON", |request, _| request.text("{\"x\":"), invalid_resource()),
+            PUT.asked("not JSON", |request, _| request.text("{\"x\":"), invalid_resource()),
         ),
         one("plain: the version need not be named", asis("no If-Match", done())),
     ]
