@@ -1,9 +1,11 @@
 //! A stand-in for a GP Connect provider: practices with patients, slots and appointments of their
 //! own.
 //!
-//! It is small, but honest: what it stores it returns, a slot that is taken answers 409, and so
-//! does an amendment that was made from an old version. It knows the nouns of the Spine and the catalogue of interactions, and
-//! nothing else of this crate. [`sds`] stands in for the directory in the same way.
+//! A call is judged by the headers and the token, then by its interaction, which proposes changes and
+//! makes none: the store commits them, to disk first. What comes and goes is JSON inside; the edges
+//! speak XML too, and fail in the ways that are asked for. It knows the nouns of the Spine and the
+//! catalogue of interactions, and nothing else of this crate. [`sds`] stands in for the directory in
+//! the same way.
 
 use std::collections::VecDeque;
 use std::path::Path;
