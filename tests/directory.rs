@@ -593,6 +593,24 @@ async fn a_flush_reaches_what_is_being_looked_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_flushed_and_is_taken_back_rests_like_any_other() {
+    let registry = Registry::new(practice(), "").await;
+    let directory = registry.directory("");
+    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    registry.rests(&directory).await;
+    assert_eq!(directory.flush(None), 1);
+    registry.sds.replace(Records::default());
+    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    registry.rests(&directory).await;
+    let asked = registry.asked();
+    for _ in 0..5 {
+        registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    }
+    registry.rests(&directory).await;
+    assert_eq!(registry.asked(), asked, "nothing is asked before a second denial would count");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_source_said_at_another_url_is_not_held() {
     let registry = Registry::new(practice(), HASTE).await;
     let directory = registry.directory("");

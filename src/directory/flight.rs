@@ -74,7 +74,9 @@ pub(super) struct Herald {
 }
 
 impl Herald {
+    /// Who comes from now on wants the rest.
     pub(super) fn known(&self) {
+        self.haste.rest();
         self.progress.send_replace(Progress::Known);
     }
 }

@@ -254,8 +254,11 @@ impl Directory {
             return;
         }
         let asked = Asked { resolver, ods, interaction };
-        if !self.look_up(asked, now_s(), (Wanted::Behind, Trigger::Conflict)).joined {
-            self.shared.forced.insert(ods.clone(), ());
+        // Before it can fail, which takes it back.
+        self.shared.forced.insert(ods.clone(), ());
+        if self.look_up(asked, now_s(), (Wanted::Behind, Trigger::Conflict)).joined {
+            self.shared.forced.invalidate(ods);
+        } else {
             self.shared.metrics.directory.conflict(Conflict::Unreached, Settled::Begun);
         }
     }

@@ -200,7 +200,7 @@ impl Shared {
                 return Err(SourceFault::Replaced);
             }
             Answer::Absent { confirmed } => {
-                return self.note_absent(&held, asked, confirmed, now_s);
+                return self.note_absent(&held, asked, (confirmed, now_s), &began);
             }
         };
         let held = held.after_found(interaction, &found, &self.freshness, now_s);
@@ -224,12 +224,12 @@ impl Shared {
         &self,
         held: &Practice,
         asked: Asked<'_>,
-        confirmed: bool,
-        now_s: i64,
+        (confirmed, now_s): (bool, i64),
+        began: &Began,
     ) -> Result<(), SourceFault> {
         let Asked { ods, interaction, .. } = asked;
         if confirmed && held.rows_for(interaction).next().is_some() {
-            self.hold(ods, held.doubting(interaction, &self.freshness, now_s));
+            self.land(ods, held.doubting(interaction, &self.freshness, now_s), began)?;
         }
         let absent = Absent::Registration(ods.clone(), interaction.id);
         self.note(absent, Believed::when(confirmed));

@@ -150,6 +150,15 @@ mod tests {
         assert_eq!(told.recv().await, Some((Wanted::Behind, Part::Second)));
     }
 
+    #[test]
+    fn the_rest_of_a_look_up_is_urgent_for_who_comes_for_it() {
+        let haste = Haste::new(Wanted::Now);
+        haste.rest();
+        assert_eq!(how(&haste, Part::Rest).urgency(), Urgency::Finishing);
+        haste.raise(Wanted::Now);
+        assert_eq!(how(&haste, Part::Rest).urgency(), Urgency::Waiting);
+    }
+
     #[tokio::test]
     async fn who_is_wanted_by_now_goes_first_though_it_began_ahead() {
         let pacer = spent().await;

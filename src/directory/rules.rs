@@ -68,10 +68,16 @@ impl Resolver {
     ) -> Result<Answer<Found>, SourceFault> {
         let asked = HandlersOf { ods: Some(ods), interaction: Some(interaction), party_key: None };
         let mut sources = self.sources.as_slice();
+        // A source knows of handlers that lead nowhere: that is an answer, and no absence.
+        let mut half = false;
         loop {
-            let (guarded, handlers) = match self.certain(sources, &asked, how, steps).await? {
-                (_, Answer::Absent { confirmed }) => return Ok(Answer::Absent { confirmed }),
-                (guarded, Answer::Found(handlers)) => (guarded, handlers),
+            let (guarded, handlers) = match self.certain(sources, &asked, how, steps).await {
+                Ok((guarded, Answer::Found(handlers))) => (guarded, handlers),
+                Ok((_, Answer::Absent { confirmed })) => {
+                    return Ok(Answer::Absent { confirmed: confirmed && !half });
+                }
+                Err(_) if half => return Ok(Answer::Absent { confirmed: false }),
+                Err(fault) => return Err(fault),
             };
             let found = self.found((ods, interaction), (guarded, &handlers), how, steps).await;
             let origin = guarded.source.origin();
@@ -81,7 +87,7 @@ impl Resolver {
                 // Who has told half is no better than who tells nothing.
                 Err(fault) if !sources.is_empty() && !matches!(fault, SourceFault::OurFault(_)) => {
                 }
-                Ok(Answer::Absent { .. }) if !sources.is_empty() => {}
+                Ok(Answer::Absent { .. }) if !sources.is_empty() => half = true,
                 found => return found,
             }
         }

@@ -296,7 +296,9 @@ impl Row {
         let dead = self.since.age(freshness.provider_windows(), now_s) == Age::Dead;
         let (doubted_s, doubt_heard) =
             (Some(self.doubted_s.unwrap_or(now_s)), Some(Instant::now()));
-        (!twice && !dead).then(|| Self { doubted_s, doubt_heard, ..self.clone() })
+        // It has been asked for again: a flush is done with.
+        let since = Since { mark: Mark::None, ..self.since };
+        (!twice && !dead).then(|| Self { doubted_s, doubt_heard, since, ..self.clone() })
     }
 }
 

@@ -103,6 +103,11 @@ impl Haste {
         self.0.fetch_min(wanted as u8, Ordering::AcqRel);
     }
 
+    /// Whoever wanted it has what they wanted.
+    pub(super) fn rest(&self) {
+        self.0.store(Wanted::Behind as u8, Ordering::Release);
+    }
+
     fn wanted(&self) -> Wanted {
         match self.0.load(Ordering::Acquire) {
             0 => Wanted::Now,
@@ -116,11 +121,11 @@ impl How<'_> {
     /// Who goes first when there is a queue, as things are now.
     pub(super) fn urgency(&self) -> Urgency {
         match (self.part, self.haste.wanted()) {
-            (Part::First, Wanted::Now) => Urgency::Waiting,
+            (Part::First | Part::Rest, Wanted::Now) => Urgency::Waiting,
             (Part::First, Wanted::Behind) => Urgency::Refresh,
             (Part::First, Wanted::Ahead) => Urgency::Ahead,
             (Part::Second, Wanted::Now) => Urgency::Begun,
-            (Part::Second, Wanted::Behind | Wanted::Ahead) | (Part::Rest, _) => Urgency::Finishing,
+            (Part::Second | Part::Rest, Wanted::Behind | Wanted::Ahead) => Urgency::Finishing,
         }
     }
 
