@@ -984,6 +984,31 @@ async fn a_source_that_tells_half_is_no_better_than_one_that_tells_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn half_an_answer_is_one_though_the_second_source_is_gone() {
+    let ours = Ours::new();
+    let Some(mut slapd) = ours.slapd(one().to_ldif()) else { return };
+    let mut half = one();
+    half.accredited.clear();
+    let (registry, _) = beside_an_api(&ours, &slapd, half).await;
+    slapd.stop();
+    // The API knows of handlers and of no system: a fall-back stands in for no answer, and this is one.
+    let fall_back = format!(
+        "[[provider]]\nods = \"{ODS}\"\nasid = \"918999198111\"\nparty-key = \"Z99001-2\"\n\
+         cpa-id = \"S1\"\nroot = \"{ROOT}\"\ninteractions = [\"appointments\"]\n\
+         used = \"when-sources-fail\"\n"
+    );
+    let directory = registry.directory(&fall_back);
+    for _ in 0..2 {
+        let refused = registry.practice(&directory, ODS, SLOT).await;
+        assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
+    }
+    registry.sds.meets(None, Trouble::Status(503));
+    let directory = registry.directory(&fall_back);
+    let found = registry.practice(&directory, ODS, SLOT).await;
+    assert_eq!(found.unwrap().asid.as_str(), "918999198111", "no source answers at all");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_a_day_old_authorises_no_sender() {
     let ours = Ours::new();
     let server = ours.fake().await;

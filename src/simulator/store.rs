@@ -13,13 +13,12 @@ use serde_json::Value;
 use super::disk::{Disk, DiskError};
 use super::held::{Booking, Change, Held, Patient, Slot, SlotState};
 use super::people::Person;
-use super::seed::{Seed, Session};
+use super::seed::Session;
 use super::{Practice, fhir, local_time};
 
 /// Everything a practice knows.
 pub(super) struct Store {
     practice: Practice,
-    seed: Arc<Seed>,
     /// Practitioners, organisations and locations: these never change.
     resources: BTreeMap<(&'static str, u32), Value>,
     held: Held,
@@ -56,10 +55,10 @@ impl Store {
         for (id, clinician) in (1..).zip(&seed.practitioners) {
             resources.insert(("Practitioner", id), fhir::practitioner(clinician, id));
         }
-        let mut store = Self { practice, seed, resources, held, disk };
+        let mut store = Self { practice, resources, held, disk };
         match &store.held.seed {
             None => store.commit(store.first(now))?,
-            Some(made_with) if *made_with == store.seed.text => {}
+            Some(made_with) if *made_with == seed.text => {}
             Some(_) => {
                 return Err(DiskError::new(format!(
                     "{} has another seed than its store was made with: put the seed back, or remove the store",
@@ -83,27 +82,28 @@ impl Store {
 
     /// The people, before anybody has come or gone.
     fn first(&self, now: Timestamp) -> Vec<Change> {
-        let here = self.seed.people().into_iter().filter(|person| person.standing.is_here());
+        let here =
+            self.practice.seed.people().into_iter().filter(|person| person.standing.is_here());
         let patient = |(id, person): (u32, Person)| {
             let resource = fhir::patient(id, &person, (ORGANISATION, now));
             let Person { nhs_number, standing, .. } = person;
             Change::Patient(id, Patient { nhs_number, standing, resource })
         };
         let mut changes: Vec<Change> = (1..).zip(here).map(patient).collect();
-        changes.push(Change::Seed(self.seed.text.clone()));
+        changes.push(Change::Seed(self.practice.seed.text.clone()));
         changes
     }
 
     /// Adds the slots of the days that have come into sight.
     pub(super) fn roll_on(&mut self, now: Timestamp) -> Result<(), DiskError> {
-        let in_sight: Vec<Date> = self.seed.days(local_time::day(now)).collect();
+        let in_sight: Vec<Date> = self.practice.seed.days(local_time::day(now)).collect();
         let known = |day: &&Date| self.held.days.contains(*day);
         // The clock may have been set back and forth.
         let days: Vec<Date> = in_sight.iter().filter(|day| !known(day)).copied().collect();
         let over = (self.held.days.len() + days.len()).saturating_sub(DAYS_MAX);
         let others = self.held.days.iter().filter(|day| !in_sight.contains(day));
         let gone = self.held.without(&others.take(over).copied().collect());
-        let slots = days.iter().flat_map(|day| self.seed.slots(*day));
+        let slots = days.iter().flat_map(|day| self.practice.seed.slots(*day));
         let slots = (next_id(&self.held.slots)..).zip(slots);
         let mut changes: Vec<Change> = slots.map(|(id, slot)| Change::Slot(id, slot)).collect();
         changes.extend(days.into_iter().map(Change::Day));
@@ -128,7 +128,7 @@ impl Store {
     /// A schedule and its number, if there is one.
     pub(super) fn session(&self, number: u32) -> Option<&Session> {
         let at = usize::try_from(number.checked_sub(1)?).ok()?;
-        self.seed.sessions.get(at)
+        self.practice.seed.sessions.get(at)
     }
 
     /// When the slots of a schedule begin and end.
@@ -186,7 +186,7 @@ impl Store {
 
     /// Whoever the national register knows by this number.
     pub(super) fn registered_nationally(&self, nhs_number: &str) -> Option<Person> {
-        self.seed.people().into_iter().find(|person| person.nhs_number == nhs_number)
+        self.practice.seed.people().into_iter().find(|person| person.nhs_number == nhs_number)
     }
 
     /// The organisation itself.
