@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
@@ -157,6 +157,13 @@ impl Gateway {
     /// Drops idle provider connections that are too old.
     pub fn tidy(&self) {
         self.forwarder.tidy();
+    }
+
+    /// What somebody is told who speaks HTTP without TLS: the whole answer, as bytes.
+    #[must_use]
+    pub fn plain_http(&self) -> Vec<u8> {
+        self.metrics.refused(Refusal::PlainHttp.row().token);
+        Reply::blind(&self.live.load().rulebook, Version::HTTP_11).plain_http()
     }
 
     /// Answers one request.

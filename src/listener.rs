@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -16,8 +17,15 @@ use tokio_util::sync::CancellationToken;
 use crate::gateway::Gateway;
 use crate::metrics::Metrics;
 
+mod activity;
+mod addresses;
 mod connection;
+mod screened;
+mod socket;
 mod watched;
+
+use addresses::{Addresses, Admission, Shares};
+use watched::Taking;
 
 /// Limits and deadlines of the consumer leg.
 #[derive(Debug, Clone, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
@@ -27,8 +35,18 @@ pub struct Limits {
     pub connections_max: usize,
     /// Of these, connections without a verified certificate.
     pub unverified_max: usize,
+    /// Connections open at once from one address; of IPv6, from one /64.
+    pub address_connections_max: usize,
+    /// Handshakes under way at once from one address.
+    pub address_handshakes_max: usize,
+    /// Handshakes that one address may begin in a second.
+    pub address_handshakes_per_second: NonZeroU32,
+    /// Handshakes under way at once from all addresses.
+    pub handshakes_max: usize,
     /// HTTP/2 streams at once on one connection.
     pub streams_max: u32,
+    /// Requests on one connection; after them it ends, as it would when the proxy stops.
+    pub requests_max: usize,
     /// From accept to a finished handshake.
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
@@ -42,10 +60,16 @@ pub struct Limits {
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub idle: Duration,
-    /// A consumer that takes nothing of an answer.
+    /// How long a consumer may keep answers waiting before it must have taken enough of them.
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub write_stall: Duration,
+    /// Bytes a second that it must have taken over that time.
+    pub write_rate_min: u32,
+    /// A consumer that still sends after its last answer.
+    #[serde(with = "crate::spine::period")]
+    #[schemars(with = "String")]
+    pub linger: Duration,
     /// From the signal to stop to the end, whatever is still under way.
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
@@ -57,13 +81,35 @@ impl Default for Limits {
         Self {
             connections_max: 10_000,
             unverified_max: 256,
+            address_connections_max: 1_000,
+            address_handshakes_max: 64,
+            address_handshakes_per_second: NonZeroU32::MIN.saturating_add(199),
+            handshakes_max: 512,
             streams_max: 100,
+            requests_max: 100_000,
             handshake: Duration::from_secs(10),
             head: Duration::from_secs(10),
             idle: Duration::from_secs(60),
             write_stall: Duration::from_secs(30),
+            write_rate_min: 256,
+            linger: Duration::from_secs(1),
             drain: Duration::from_secs(30),
         }
+    }
+}
+
+impl Limits {
+    const fn shares(&self) -> Shares {
+        Shares {
+            connections_max: self.address_connections_max,
+            handshakes_max: self.address_handshakes_max,
+            handshakes_per_second: self.address_handshakes_per_second,
+            all_handshakes_max: self.handshakes_max,
+        }
+    }
+
+    const fn taking(&self) -> Taking {
+        Taking { stall: self.write_stall, rate_min: self.write_rate_min }
     }
 }
 
@@ -72,6 +118,7 @@ struct Accepted {
     stream: std::net::TcpStream,
     consumer: SocketAddr,
     started: Instant,
+    admission: Admission,
     slot: Slot,
 }
 
@@ -100,6 +147,7 @@ pub struct Workers {
     benches: Vec<Bench>,
     threads: Vec<std::thread::JoinHandle<()>>,
     slots: Arc<Semaphore>,
+    addresses: Arc<Addresses>,
     metrics: Arc<Metrics>,
 }
 
@@ -143,7 +191,8 @@ impl Workers {
             threads.push(thread);
         }
         let slots = Arc::new(Semaphore::new(limits.connections_max));
-        Ok(Self { benches, threads, slots, metrics: Arc::clone(metrics) })
+        let addresses = Arc::new(Addresses::new(limits.shares()));
+        Ok(Self { benches, threads, slots, addresses, metrics: Arc::clone(metrics) })
     }
 
     /// Accepts until `drain` is cancelled.
@@ -186,13 +235,17 @@ impl Workers {
         consumer: SocketAddr,
         slot: OwnedSemaphorePermit,
     ) {
+        let admission = match self.addresses.admit(consumer.ip()) {
+            Ok(admission) => admission,
+            Err(share) => return self.metrics.connection_refused(share),
+        };
         let fewest = self.benches.iter().min_by_key(|bench| bench.open.load(Ordering::Relaxed));
         let Some(bench) = fewest else { return };
         bench.open.fetch_add(1, Ordering::Relaxed);
         self.metrics.connections.inc();
         let worker = Arc::clone(&bench.open);
         let slot = Slot { _slot: slot, worker, metrics: Arc::clone(&self.metrics) };
-        let accepted = Accepted { stream, consumer, started: Instant::now(), slot };
+        let accepted = Accepted { stream, consumer, started: Instant::now(), admission, slot };
         if bench.queue.send(accepted).await.is_err() {
             tracing::error!("a worker is gone");
         }
@@ -252,7 +305,7 @@ impl Worker {
     }
 
     fn take(&self, accepted: Accepted) {
-        let Accepted { stream, consumer, started, slot } = accepted;
+        let Accepted { stream, consumer, started, admission, slot } = accepted;
         let seat = connection::Seat {
             gateway: Arc::clone(&self.gateway),
             limits: self.limits.clone(),
@@ -261,7 +314,7 @@ impl Worker {
         };
         let Ok(stream) = TcpStream::from_std(stream) else { return };
         self.gateway.tasks().spawn(async move {
-            seat.serve(stream, consumer, started).await;
+            seat.serve(stream, consumer, started, admission).await;
             drop(slot);
         });
     }

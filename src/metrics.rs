@@ -81,6 +81,7 @@ pub struct Metrics {
     handshakes: IntCounterVec,
     accept_errors: IntCounter,
     connection_errors: IntCounterVec,
+    connections_refused: IntCounterVec,
     provider_connections: IntCounter,
     provider_retries: IntCounter,
     /// Exchanges between their head and their last byte.
@@ -140,6 +141,11 @@ impl Metrics {
                 "Connections that ended in an error before or between requests",
                 &["reason"],
             ),
+            connections_refused: counters(
+                "connections_refused_total",
+                "Connections closed before their handshake, by the share that was used up",
+                &["share"],
+            ),
             provider_connections: counter(
                 "provider_connections_total",
                 "Connections opened to providers",
@@ -174,7 +180,7 @@ impl Metrics {
     }
 
     fn register(&self, phases: &HistogramVec) {
-        let all: [Box<dyn Collector>; 19] = [
+        let all: [Box<dyn Collector>; 20] = [
             Box::new(self.requests.clone()),
             Box::new(self.durations.clone()),
             Box::new(phases.clone()),
@@ -183,6 +189,7 @@ impl Metrics {
             Box::new(self.handshakes.clone()),
             Box::new(self.accept_errors.clone()),
             Box::new(self.connection_errors.clone()),
+            Box::new(self.connections_refused.clone()),
             Box::new(self.provider_connections.clone()),
             Box::new(self.provider_retries.clone()),
             Box::new(self.in_flight.clone()),
@@ -210,11 +217,16 @@ impl Metrics {
         for result in ["ok", "failed"] {
             self.reloads.with_label_values(&[result]);
         }
-        for result in ["ok", "no_certificate", "bad_certificate", "failed", "timed_out"] {
+        for result in
+            ["ok", "no_certificate", "bad_certificate", "plain_http", "failed", "timed_out"]
+        {
             self.handshakes.with_label_values(&[result]);
         }
-        for reason in ["head_malformed", "head_timed_out", "cut", "other", "no_slot"] {
+        for reason in ["head_timed_out", "write_stalled", "reset", "cut", "no_slot", "other"] {
             self.connection_errors.with_label_values(&[reason]);
+        }
+        for share in ["handshakes", "address_connections", "address_handshakes", "address_rate"] {
+            self.connections_refused.with_label_values(&[share]);
         }
         for interaction in &interaction::CATALOGUE {
             for outcome in [Outcome::Answered, Outcome::Refused, Outcome::Aborted] {
@@ -261,8 +273,8 @@ impl Metrics {
         self.refusals.with_label_values(&[token]).inc();
     }
 
-    /// A handshake ended; `result` is one of `ok`, `no_certificate`, `bad_certificate`, `failed`,
-    /// `timed_out`.
+    /// A handshake ended; `result` is one of `ok`, `no_certificate`, `bad_certificate`, `plain_http`,
+    /// `failed`, `timed_out`.
     pub fn handshake(&self, result: &'static str) {
         self.handshakes.with_label_values(&[result]).inc();
     }
@@ -272,7 +284,12 @@ impl Metrics {
         self.accept_errors.inc();
     }
 
-    /// A connection ended in an error that met no request.
+    /// A connection was closed before its handshake, for want of this share.
+    pub fn connection_refused(&self, share: &'static str) {
+        self.connections_refused.with_label_values(&[share]).inc();
+    }
+
+    /// A connection ended otherwise than it should.
     pub fn connection_error(&self, reason: &'static str) {
         self.connection_errors.with_label_values(&[reason]).inc();
     }

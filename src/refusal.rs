@@ -54,6 +54,8 @@ pub enum Refusal {
     #[error("the audit trail cannot take another record; the request was not sent")]
     AuditUnavailable,
 
+    #[error("this port speaks HTTPS")]
+    PlainHttp,
     #[error("no client certificate was presented")]
     CertificateMissing,
     #[error("the client certificate is not valid here")]
@@ -65,6 +67,10 @@ pub enum Refusal {
     #[error("no registered consumer has the name in the client certificate")]
     CertificateUnknown,
 
+    #[error("the request head is not well-formed HTTP")]
+    HeadMalformed,
+    #[error("the version of HTTP is not one spoken here")]
+    VersionUnknown,
     #[error("405: Method Not Allowed")]
     MethodNotAllowed,
     #[error("the request method is not known")]
@@ -302,11 +308,14 @@ impl Refusal {
         use SspHeader::{From, InteractionId, To, TraceId};
         match self {
             Self::AuditUnavailable => gp("audit_unavailable", 503, "transient", BROKEN, OURS),
+            Self::PlainHttp => gp("plain_http", 497, "security", BAD, REQUEST),
             Self::CertificateMissing => gp("certificate_missing", 496, "forbidden", BAD, CERT),
             Self::CertificateInvalid => gp("certificate_invalid", 495, "forbidden", BAD, CERT),
             Self::CertificateExpired => gp("certificate_expired", 495, "forbidden", BAD, CERT),
             Self::CertificateRevoked => gp("certificate_revoked", 495, "forbidden", BAD, CERT),
             Self::CertificateUnknown => gp("certificate_unknown", 495, "forbidden", BAD, CERT),
+            Self::HeadMalformed => bad("head_malformed"),
+            Self::VersionUnknown => gp("version_unknown", 505, "not-supported", BAD, REQUEST),
             Self::MethodNotAllowed => Row {
                 token: "method_not_allowed",
                 status: 405,
@@ -433,10 +442,19 @@ impl Refusal {
         }
     }
 
-    /// Whether nothing else on the same connection could be answered otherwise.
+    /// Whether the connection ends with it: nothing else on it could be answered otherwise, or nobody
+    /// can tell for certain where the next request begins.
     #[must_use]
     pub const fn ends_connection(&self) -> bool {
-        matches!(self.row().status, 495 | 496)
+        let is_unframed = matches!(
+            self,
+            Self::HeadMalformed
+                | Self::VersionUnknown
+                | Self::FramingAmbiguous
+                | Self::TransferCodingUnknown
+        );
+        // Of 414 and 431 the head may be one that was never read to its end.
+        is_unframed || matches!(self.row().status, 414 | 431 | 495..=497)
     }
 
     /// Whether nothing was sent because the provider could not be reached.
@@ -482,11 +500,14 @@ pub fn every() -> Vec<Refusal> {
     let reached = [Reached::NotSent, Reached::Unknown, Reached::Read];
     let mut all = vec![
         Refusal::AuditUnavailable,
+        Refusal::PlainHttp,
         Refusal::CertificateMissing,
         Refusal::CertificateInvalid,
         Refusal::CertificateExpired,
         Refusal::CertificateRevoked,
         Refusal::CertificateUnknown,
+        Refusal::HeadMalformed,
+        Refusal::VersionUnknown,
         Refusal::MethodNotAllowed,
         Refusal::MethodUnknown,
         Refusal::HostInvalid,

@@ -98,6 +98,17 @@ pub enum Reject {
     Handshake,
 }
 
+/// What is done with somebody who speaks HTTP without TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PlainHttp {
+    /// Spec: told so, with 497, and the connection ends.
+    #[default]
+    Answer,
+    /// The connection ends without a word.
+    Close,
+}
+
 /// TLS towards consumers.
 #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -115,6 +126,9 @@ pub struct ConsumerLeg {
     /// Where a bad certificate is refused.
     #[serde(default)]
     pub reject: Reject,
+    /// What is done with somebody who speaks HTTP without TLS.
+    #[serde(default)]
+    pub plain_http: PlainHttp,
     /// Sessions kept for resumption, over all consumers.
     #[serde(default = "sessions_max")]
     pub sessions_max: usize,
@@ -148,6 +162,8 @@ pub struct Trust {
     pub generation: u64,
     /// How consumers are spoken to.
     pub server: Arc<ServerConfig>,
+    /// What is done with somebody who speaks to consumers' side without TLS.
+    pub plain_http: PlainHttp,
     /// How providers are spoken to.
     pub provider: Arc<ClientConfig>,
     /// When each certificate and list ends.
@@ -179,6 +195,7 @@ impl Trust {
         Ok(Self {
             generation,
             server: Arc::new(server),
+            plain_http: consumer.plain_http,
             provider: Arc::new(provider),
             expiries,
             clients,

@@ -95,7 +95,7 @@ const TABLE: &[(&str, &[&str])] = &[
         ],
     ),
     ("interaction", &["refusal"]),
-    ("listener", &["gateway", "metrics", "refusal", "spine", "tls"]),
+    ("listener", &["gateway", "metrics", "refusal", "request", "spine", "tls"]),
     ("metrics", &["interaction", "refusal"]),
     ("policy", &["claims", "consumers", "interaction", "refusal", "spine", "target"]),
     ("refusal", &["spine"]),

@@ -21,6 +21,7 @@ mod directory;
 mod drain;
 mod faults;
 mod foreign;
+mod hostile;
 mod http2;
 #[cfg(feature = "ldap")]
 mod ldap;

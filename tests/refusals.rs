@@ -13,7 +13,8 @@ const URN: &str = "urn:nhs:names:services:gpconnect:";
 
 /// Refusals whose cause lies with the provider, the journal, a certificate or a consumer that goes
 /// away: told elsewhere.
-const ELSEWHERE: [&str; 17] = [
+const ELSEWHERE: [&str; 18] = [
+    "plain_http",
     "audit_unavailable",
     "directory_unavailable",
     "lookups_exceeded",
@@ -96,6 +97,8 @@ fn http_rows() -> Vec<Row> {
             "connection_names_header",
             slots().with("Connection", "close, ssp-from"),
         ),
+        http1("a name without a value", "head_malformed", slots().with("X Odd", "1")),
+        http1("another version", "version_unknown", slots().target("/ HTTP/2.0\r\nX-Rest: x")),
         http1("chunked twice", "framing_ambiguous", chunked("chunked, chunked", b"0\r\n\r\n")),
         http1("gzip", "transfer_coding_unknown", chunked("gzip, chunked", b"0\r\n\r\n")),
         both("Expect: junk", "expectation_unknown", slots().with("Expect", "junk")),

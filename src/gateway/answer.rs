@@ -45,12 +45,31 @@ impl Reply {
         Self { format, errors, rulebook: Arc::clone(rulebook), version }
     }
 
+    /// A refusal as bytes, for whom no HTTP connection is made.
+    pub(super) fn plain_http(&self) -> Vec<u8> {
+        let response = self.response(&Refusal::PlainHttp, Uuid::new_v4());
+        let status = response.status().as_u16();
+        let mut bytes =
+            format!("HTTP/1.1 {status} HTTP Request Sent to HTTPS Port\r\n").into_bytes();
+        for (name, value) in response.headers() {
+            bytes.extend_from_slice(
+                &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat(),
+            );
+        }
+        let body = response.into_body();
+        bytes.extend_from_slice(format!("content-length: {}\r\n\r\n{body}", body.len()).as_bytes());
+        bytes
+    }
+
     pub(super) fn refusal(&self, refusal: &Refusal, id: Uuid) -> Response<Answer> {
+        self.response(refusal, id).map(|text| Answer::Refusal(Full::new(Bytes::from(text))))
+    }
+
+    fn response(&self, refusal: &Refusal, id: Uuid) -> Response<String> {
         let row = refusal.row();
         let id = id.to_string();
         let outcome = Outcome { refusal, id: &id, errors: self.errors };
-        let body = Full::new(Bytes::from(outcome.text(self.format)));
-        let mut response = Response::new(Answer::Refusal(body));
+        let mut response = Response::new(outcome.text(self.format));
         *response.status_mut() =
             StatusCode::from_u16(row.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();

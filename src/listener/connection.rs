@@ -1,20 +1,19 @@
 //! One connection: handshake, protocol, deadlines, end.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::Bytes;
 use http::{Request, Response};
-use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use jiff::Timestamp;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, TryAcquireError};
 use tokio::time::timeout_at;
@@ -23,11 +22,15 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::Limits;
-use super::watched::{Activity, Busy, Taking, Watched};
+use super::activity::{Activity, Busy, Carried};
+use super::addresses::Admission;
+use super::screened::{Screened, Screening};
+use super::socket::Socket;
+use super::watched::{Overdue, Watched};
 use crate::gateway::{Answer, Connection, Gateway};
 use crate::metrics::Phase;
 use crate::refusal::Refusal;
-use crate::tls::Handshake;
+use crate::tls::{Handshake, PlainHttp};
 
 /// What a connection needs of its worker.
 pub(super) struct Seat {
@@ -36,6 +39,9 @@ pub(super) struct Seat {
     pub(super) unverified: Arc<Semaphore>,
     pub(super) drain: CancellationToken,
 }
+
+/// A consumer's connection once TLS stands.
+type Stream = Watched<TlsStream<Socket>>;
 
 /// Limit: hyper's own head buffer. Ours lie below, so that 414 and 431 are answered by the line.
 const HEAD_BUFFER_BYTES: usize = 128 * 1024;
@@ -48,36 +54,25 @@ const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 512 * 1024;
 /// Limit: bytes waiting to be written on one stream.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
+/// Limit: streams that a consumer makes us reset before its connection ends.
+const LOCAL_RESETS_MAX: usize = 256;
 
 impl Seat {
     /// Serves a connection to its end.
-    pub(super) async fn serve(self, stream: TcpStream, consumer: SocketAddr, started: Instant) {
-        let metrics = Arc::clone(self.gateway.metrics());
+    pub(super) async fn serve(
+        self,
+        stream: TcpStream,
+        consumer: SocketAddr,
+        started: Instant,
+        mut admission: Admission,
+    ) {
         // A socket option that cannot be set costs latency, not correctness.
         stream.set_nodelay(true).unwrap_or_default();
-        let live = self.gateway.live();
-        let handshake = TlsAcceptor::from(Arc::clone(&live.trust.server)).accept(stream);
-        let deadline = tokio::time::Instant::from_std(started) + self.limits.handshake;
-        let stream = match timeout_at(deadline, handshake).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "handshake failed");
-                return metrics.handshake("failed");
-            }
-            Err(_) => return metrics.handshake("timed_out"),
-        };
-        let (_, tls) = stream.get_ref();
-        let is_h2 = tls.alpn_protocol() == Some(b"h2");
-        let handshake = Handshake::new(tls.peer_certificates());
-        let peer = handshake.peer(&live.trust, Timestamp::now().as_second());
-        metrics.handshake(match &peer {
-            Ok(_) => "ok",
-            Err(Refusal::CertificateMissing) => "no_certificate",
-            Err(_) => "bad_certificate",
-        });
-        let verified = peer.is_ok();
-        metrics.phase(Phase::Tls, started.elapsed());
-        drop(live);
+        let socket = Socket::new(stream);
+        let shaken = self.shake(&socket, started).await;
+        admission.shaken();
+        let Some((stream, handshake, verified)) = shaken else { return };
+        let metrics = self.gateway.metrics();
         // Connections that can only be refused have few places of their own.
         let _place = match (verified, Arc::clone(&self.unverified).try_acquire_owned()) {
             (true, _) => None,
@@ -86,60 +81,142 @@ impl Seat {
                 return metrics.connection_error("no_slot");
             }
         };
+        let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let stream = Watched::new(stream, self.limits.taking());
         let connection =
             Arc::new(Connection { handshake, consumer, close: CancellationToken::new() });
         let ended = if is_h2 {
             self.serve_h2(stream, connection).await
         } else {
-            self.serve_h1(stream, connection).await
+            self.serve_h1(stream, &socket, connection).await
         };
-        if let Err(error) = ended {
-            tracing::debug!(%error, "connection ended");
-            metrics.connection_error(reason(&error));
+        if let Err(reason) = ended {
+            metrics.connection_error(reason);
         }
+    }
+
+    /// The handshake under its deadline, and whether a verified consumer came out of it; nothing if
+    /// nobody did.
+    async fn shake(
+        &self,
+        socket: &Socket,
+        started: Instant,
+    ) -> Option<(TlsStream<Socket>, Handshake, bool)> {
+        let metrics = self.gateway.metrics();
+        let live = self.gateway.live();
+        let deadline = tokio::time::Instant::from_std(started) + self.limits.handshake;
+        let handshake = async {
+            // TLS begins with no letter.
+            if socket.first_byte().await?.is_some_and(|first| first.is_ascii_alphabetic()) {
+                return Ok(None);
+            }
+            TlsAcceptor::from(Arc::clone(&live.trust.server)).accept(socket.clone()).await.map(Some)
+        };
+        let shaken: Result<io::Result<Option<_>>, _> = timeout_at(deadline, handshake).await;
+        let result = match shaken {
+            Ok(Ok(Some(stream))) => {
+                let handshake = Handshake::new(stream.get_ref().1.peer_certificates());
+                let peer = handshake.peer(&live.trust, Timestamp::now().as_second());
+                metrics.handshake(match &peer {
+                    Ok(_) => "ok",
+                    Err(Refusal::CertificateMissing) => "no_certificate",
+                    Err(_) => "bad_certificate",
+                });
+                metrics.phase(Phase::Tls, started.elapsed());
+                return Some((stream, handshake, peer.is_ok()));
+            }
+            Ok(Ok(None)) => {
+                if live.trust.plain_http == PlainHttp::Answer {
+                    self.answer_plain(socket.clone(), deadline).await;
+                }
+                "plain_http"
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "handshake failed");
+                "failed"
+            }
+            Err(_) => "timed_out",
+        };
+        metrics.handshake(result);
+        None
+    }
+
+    /// Somebody speaks HTTP without TLS: told so once, whatever was asked, and not listened to.
+    async fn answer_plain(&self, mut socket: Socket, deadline: tokio::time::Instant) {
+        let answer = self.gateway.plain_http();
+        let written = async {
+            socket.write_all(&answer).await?;
+            socket.shutdown().await?;
+            let mut unread = [0; 4096];
+            while socket.read(&mut unread).await? > 0 {}
+            Ok::<_, io::Error>(())
+        };
+        let linger = (tokio::time::Instant::now() + self.limits.linger).min(deadline);
+        // Whoever does not wait for the answer does not get it.
+        drop(timeout_at(linger, written).await);
     }
 
     async fn serve_h1(
         &self,
-        stream: TlsStream<TcpStream>,
+        stream: Stream,
+        socket: &Socket,
         connection: Arc<Connection>,
-    ) -> Result<(), hyper::Error> {
-        let activity = Arc::new(Activity::new());
-        let service = service(&self.gateway, &connection, &activity);
-        let io = Watched::new(
-            stream,
-            Arc::clone(&activity),
-            Some(self.limits.head),
-            self.limits.write_stall,
-        );
+    ) -> Result<(), &'static str> {
+        let Limits { head, idle, linger, requests_max, .. } = self.limits;
+        let screening = Arc::new(Screening::default());
+        let io = Screened::new(stream, Arc::clone(&screening), head, linger);
+        let (gateway, serves) = (Arc::clone(&self.gateway), Arc::clone(&connection));
+        let service = service_fn(move |mut request: Request<Incoming>| -> Answering<Answer> {
+            if let Some(fault) = screening.next() {
+                request.extensions_mut().insert(fault);
+            }
+            if screening.served() >= requests_max {
+                serves.close.cancel();
+            }
+            let answer = Arc::clone(&gateway).answer(Arc::clone(&serves), request);
+            Box::pin(async move { Ok(answer.await) })
+        });
         let serving = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.limits.idle)
+            .header_read_timeout(idle)
             // Some consumers end their side once they have sent a request.
             .half_close(true)
             .max_buf_size(HEAD_BUFFER_BYTES)
             .max_headers(HEADERS_MAX)
             .preserve_header_case(true)
-            .serve_connection(TokioIo::new(io), service_fn(service));
-        let mut serving = std::pin::pin!(serving);
+            .serve_connection(TokioIo::new(io), service);
+        let (mut serving, mut reset) = (pin!(serving), pin!(socket.reset()));
         tokio::select! {
-            ended = &mut serving => return ended,
+            ended = &mut serving => return judge(ended),
+            () = &mut reset => return Err("reset"),
             () = self.drain.cancelled() => {}
             () = connection.close.cancelled() => {}
         }
         serving.as_mut().graceful_shutdown();
-        serving.await
+        tokio::select! {
+            ended = serving => judge(ended),
+            () = reset => Err("reset"),
+        }
     }
 
     /// hyper has neither a head nor an idle deadline for HTTP/2: both are here.
     async fn serve_h2(
         &self,
-        stream: TlsStream<TcpStream>,
+        stream: Stream,
         connection: Arc<Connection>,
-    ) -> Result<(), hyper::Error> {
-        let activity = Arc::new(Activity::new());
-        let service = service(&self.gateway, &connection, &activity);
-        let io = Watched::new(stream, Arc::clone(&activity), None, self.limits.write_stall);
+    ) -> Result<(), &'static str> {
+        let Limits { head, idle, write_stall, requests_max, .. } = self.limits;
+        let activity = Arc::new(Activity::default());
+        let (gateway, serves) = (Arc::clone(&self.gateway), Arc::clone(&connection));
+        let carries = Arc::clone(&activity);
+        let service = service_fn(move |request| -> Answering<Carried<Answer>> {
+            let busy = Busy::new(&carries);
+            if carries.carried() >= requests_max {
+                serves.close.cancel();
+            }
+            let answer = Arc::clone(&gateway).answer(Arc::clone(&serves), request);
+            Box::pin(async move { Ok(answer.await.map(|body| busy.carry(body))) })
+        });
         let serving = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -147,86 +224,46 @@ impl Seat {
             .max_concurrent_streams(self.limits.streams_max)
             .max_header_list_size(HEADER_LIST_BYTES)
             .max_send_buf_size(SEND_BUFFER_BYTES)
-            .max_local_error_reset_streams(256)
-            .serve_connection(TokioIo::new(io), service_fn(service));
-        let mut serving = std::pin::pin!(serving);
+            .max_local_error_reset_streams(LOCAL_RESETS_MAX)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut serving = pin!(serving);
         tokio::select! {
-            ended = &mut serving => return ended,
+            ended = &mut serving => return judge(ended),
             () = self.drain.cancelled() => {}
             () = connection.close.cancelled() => {}
-            () = activity.quiet(self.limits.head, self.limits.idle) => {}
-            () = activity.stalled(self.limits.write_stall) => return Ok(()),
+            () = activity.quiet(head, idle) => {}
+            () = activity.stalled(write_stall) => return Err("write_stalled"),
         }
         serving.as_mut().graceful_shutdown();
         // A peer that goes on without an exchange is not waited for.
         tokio::select! {
-            ended = serving => ended,
-            () = activity.quiet(self.limits.head, self.limits.head) => Ok(()),
-            () = activity.stalled(self.limits.write_stall) => Ok(()),
+            ended = serving => judge(ended),
+            () = activity.quiet(head, head) => Ok(()),
+            () = activity.stalled(write_stall) => Err("write_stalled"),
         }
     }
 }
 
 /// An answer on its way; boxed, so that a connection at rest does not hold the room of a request.
-type Answering = Pin<Box<dyn Future<Output = Result<Response<Guarded>, Infallible>> + Send>>;
+type Answering<B> = Pin<Box<dyn Future<Output = Result<Response<B>, Infallible>> + Send>>;
 
-/// The service of one connection.
-fn service(
-    gateway: &Arc<Gateway>,
-    connection: &Arc<Connection>,
-    activity: &Arc<Activity>,
-) -> impl Fn(Request<Incoming>) -> Answering {
-    let (gateway, connection, activity) =
-        (Arc::clone(gateway), Arc::clone(connection), Arc::clone(activity));
-    move |request| {
-        let (gateway, connection) = (Arc::clone(&gateway), Arc::clone(&connection));
-        let busy = Busy::new(&activity);
-        Box::pin(async move {
-            let response = gateway.answer(connection, request).await;
-            let taking = Taking::new(&busy);
-            Ok(response.map(|body| Guarded { body, taking, _busy: busy }))
-        })
-    }
-}
-
-/// An answer's body that keeps its connection busy until it is dropped.
-struct Guarded {
-    body: Answer,
-    taking: Taking,
-    _busy: Busy,
-}
-
-impl Body for Guarded {
-    type Data = Bytes;
-    type Error = <Answer as Body>::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(context);
-        self.taking.note(matches!(polled, Poll::Ready(Some(Ok(_)))));
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// Why a connection ended, for its counter.
-fn reason(error: &hyper::Error) -> &'static str {
+/// Why a connection ended, for its counter, if it was not as it should.
+fn judge(ended: Result<(), hyper::Error>) -> Result<(), &'static str> {
+    let Err(error) = ended else { return Ok(()) };
+    tracing::debug!(%error, "connection ended");
+    // Without a request for too long.
     if error.is_timeout() {
-        "head_timed_out"
-    } else if error.is_parse() {
-        "head_malformed"
-    } else if error.is_incomplete_message() || error.is_body_write_aborted() {
-        "cut"
-    } else {
-        "other"
+        return Ok(());
     }
+    let cause =
+        std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<io::Error>());
+    let overdue = cause.and_then(io::Error::get_ref).and_then(|cause| cause.downcast_ref());
+    Err(match (overdue, cause.map(io::Error::kind)) {
+        (Some(Overdue::Head), _) => "head_timed_out",
+        (Some(Overdue::Write), _) => "write_stalled",
+        (None, Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)) => "reset",
+        (None, Some(io::ErrorKind::UnexpectedEof)) => "cut",
+        (None, _) if error.is_incomplete_message() || error.is_body_write_aborted() => "cut",
+        (None, _) => "other",
+    })
 }

@@ -89,6 +89,7 @@ impl Rig {
         let practices: Vec<Practice> = (0..count).map(practice).collect();
         let stage = Stage::with(|files| {
             files.head("lab = true");
+            files.set("tls", "plain-http = \"close\"");
             files.add(&format!(
                 "[compatibility.{HUB}]\nerrors = \"gpconnect\"\naudience = [\"token-url\"]"
             ));

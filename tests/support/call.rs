@@ -7,7 +7,7 @@ use rustls::pki_types::ServerName;
 use serde_json::Value;
 use spine_proxy::claims;
 use spine_proxy::interaction;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncRead, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -256,7 +256,7 @@ impl Call {
 }
 
 /// Reads one answer.
-pub(crate) async fn hear(wire: &mut Wire<TlsStream<TcpStream>>) -> Option<Answer> {
+pub(crate) async fn hear<S: AsyncRead + Unpin>(wire: &mut Wire<S>) -> Option<Answer> {
     let mut message = wire.head().await?;
     let status: u16 = message.start.split(' ').nth(1)?.parse().ok()?;
     if matches!(status, 100..=199 | 204 | 304) {

@@ -1,0 +1,144 @@
+//! What an HTTP/2 connection is busy with: hyper has no deadline for one without a request, nor for
+//! an answer whose window the consumer keeps shut.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// How many exchanges a connection carries, and which of them wait for its consumer.
+#[derive(Debug, Default)]
+pub(super) struct Activity {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Exchanges so far, the present ones included.
+    carried: usize,
+    exchanges: usize,
+    /// Since when each answer of which something could be taken has not been taken from.
+    untaken: HashMap<usize, Instant>,
+}
+
+impl Activity {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Exchanges carried so far.
+    pub(super) fn carried(&self) -> usize {
+        self.state().carried
+    }
+
+    /// Returns once no exchange has been carried for `first` from the start, or for `idle` later.
+    pub(super) async fn quiet(&self, first: Duration, idle: Duration) {
+        loop {
+            let carried = self.carried();
+            let wait = if carried == 0 { first } else { idle };
+            let changed = self.changed.notified();
+            let unchanged = tokio::time::timeout(wait, changed).await.is_err();
+            let state = self.state();
+            if unchanged && state.exchanges == 0 && state.carried == carried {
+                return;
+            }
+        }
+    }
+
+    /// Returns once an answer has waited for `stall` and nothing was taken from it: over HTTP/2 a
+    /// consumer stops taking by its window, which the socket does not show.
+    pub(super) async fn stalled(&self, stall: Duration) {
+        loop {
+            let oldest = self.state().untaken.values().min().copied();
+            let until = match oldest {
+                Some(since) if since.elapsed() >= stall => return,
+                Some(since) => since + stall,
+                None => Instant::now() + stall,
+            };
+            tokio::time::sleep_until(until).await;
+        }
+    }
+}
+
+/// Keeps a connection busy until dropped.
+#[derive(Debug)]
+pub(super) struct Busy {
+    activity: Arc<Activity>,
+    number: usize,
+}
+
+impl Busy {
+    pub(super) fn new(activity: &Arc<Activity>) -> Self {
+        let mut state = activity.state();
+        state.exchanges += 1;
+        state.carried += 1;
+        let number = state.carried;
+        drop(state);
+        activity.changed.notify_waiters();
+        Self { activity: Arc::clone(activity), number }
+    }
+
+    /// Ties the exchange to its answer, of which nothing has been taken yet.
+    pub(super) fn carry<B>(self, body: B) -> Carried<B> {
+        self.waits(true);
+        Carried { body, busy: self }
+    }
+
+    /// There is something to take of the answer; or there is not, and nobody can be blamed.
+    fn waits(&self, for_consumer: bool) {
+        let mut state = self.activity.state();
+        match for_consumer {
+            true => drop(state.untaken.insert(self.number, Instant::now())),
+            false => drop(state.untaken.remove(&self.number)),
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let mut state = self.activity.state();
+        state.exchanges -= 1;
+        state.untaken.remove(&self.number);
+        drop(state);
+        self.activity.changed.notify_waiters();
+    }
+}
+
+/// An answer's body that keeps its connection busy until it is dropped.
+#[derive(Debug)]
+pub(super) struct Carried<B> {
+    body: B,
+    busy: Busy,
+}
+
+impl<B> Body for Carried<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        self.busy.waits(matches!(polled, Poll::Ready(Some(Ok(_)))));
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

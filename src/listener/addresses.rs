@@ -1,0 +1,173 @@
+//! How much one address may have of the listener: connections, handshakes under way, handshakes a
+//! second. What is over is closed before a byte of it is looked at.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+
+/// What one address may have, and all of them together.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shares {
+    pub(super) connections_max: usize,
+    pub(super) handshakes_max: usize,
+    pub(super) handshakes_per_second: NonZeroU32,
+    /// Handshakes under way from all addresses.
+    pub(super) all_handshakes_max: usize,
+}
+
+/// Who has how much.
+#[derive(Debug)]
+pub(super) struct Addresses {
+    shares: Shares,
+    rates: DefaultKeyedRateLimiter<IpAddr>,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    by_address: HashMap<IpAddr, Share>,
+    handshakes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Share {
+    connections: usize,
+    handshakes: usize,
+}
+
+/// Limit: addresses whose rate is remembered; beyond it those that have been quiet are forgotten.
+const RATES_MAX: usize = 65_536;
+
+impl Addresses {
+    pub(super) fn new(shares: Shares) -> Self {
+        let rates = RateLimiter::keyed(Quota::per_second(shares.handshakes_per_second));
+        Self { shares, rates, held: Mutex::default() }
+    }
+
+    /// Lets a connection in that is about to begin its handshake.
+    ///
+    /// # Errors
+    /// The share that is used up, as a metric's label.
+    pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Admission, &'static str> {
+        let address = origin(address);
+        if self.rates.len() > RATES_MAX {
+            self.rates.retain_recent();
+        }
+        let mut held = self.held();
+        if held.handshakes >= self.shares.all_handshakes_max {
+            return Err("handshakes");
+        }
+        let share = held.by_address.get(&address);
+        let (connections, handshakes) =
+            share.map_or((0, 0), |share| (share.connections, share.handshakes));
+        if connections >= self.shares.connections_max {
+            return Err("address_connections");
+        }
+        if handshakes >= self.shares.handshakes_max {
+            return Err("address_handshakes");
+        }
+        self.rates.check_key(&address).map_err(|_| "address_rate")?;
+        held.handshakes += 1;
+        let share = held.by_address.entry(address).or_default();
+        share.connections += 1;
+        share.handshakes += 1;
+        Ok(Admission { addresses: Arc::clone(self), address, in_handshake: true })
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place among an address's connections, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Admission {
+    addresses: Arc<Addresses>,
+    address: IpAddr,
+    in_handshake: bool,
+}
+
+impl Admission {
+    /// The handshake has ended.
+    pub(super) fn shaken(&mut self) {
+        if std::mem::take(&mut self.in_handshake) {
+            let mut held = self.addresses.held();
+            held.handshakes -= 1;
+            if let Some(share) = held.by_address.get_mut(&self.address) {
+                share.handshakes -= 1;
+            }
+        }
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.shaken();
+        let mut held = self.addresses.held();
+        if let Some(share) = held.by_address.get_mut(&self.address) {
+            share.connections -= 1;
+            if share.connections == 0 {
+                held.by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// Whom an address belongs to: of IPv6 anybody has a whole /64.
+fn origin(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses() -> Arc<Addresses> {
+        Arc::new(Addresses::new(Shares {
+            connections_max: 3,
+            handshakes_max: 2,
+            handshakes_per_second: NonZeroU32::new(1000).unwrap(),
+            all_handshakes_max: 3,
+        }))
+    }
+
+    #[test]
+    fn each_address_has_its_share_and_all_have_one_together() {
+        let addresses = addresses();
+        let admit = |address: &str| addresses.admit(address.parse().unwrap());
+        let mut first = admit("192.0.2.1").unwrap();
+        let second = admit("::ffff:192.0.2.1").unwrap();
+        assert_eq!(admit("192.0.2.1").unwrap_err(), "address_handshakes");
+        let other = admit("2001:db8::1").unwrap();
+        assert_eq!(admit("192.0.2.9").unwrap_err(), "handshakes");
+        first.shaken();
+        let third = admit("192.0.2.1").unwrap();
+        assert_eq!(admit("192.0.2.1").unwrap_err(), "handshakes");
+        drop(other);
+        assert_eq!(admit("192.0.2.1").unwrap_err(), "address_connections");
+        drop((first, second, third));
+        assert!(addresses.held().by_address.is_empty());
+        assert_eq!(addresses.held().handshakes, 0);
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_address() {
+        assert_eq!(
+            origin("2001:db8::1:2".parse().unwrap()),
+            origin("2001:db8::9".parse().unwrap())
+        );
+        assert_ne!(
+            origin("2001:db8:0:1::1".parse().unwrap()),
+            origin("2001:db8::1".parse().unwrap())
+        );
+    }
+}

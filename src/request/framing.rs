@@ -1,0 +1,481 @@
+//! An HTTP/1.1 connection, byte by byte: each head is judged whole before anybody else sees it, and
+//! each body is followed to its end.
+//!
+//! A parser settles by itself what two parsers could read in two ways: a length beside a coding, a
+//! length said twice, a line that ends without its carriage return. What it was given is gone by the
+//! time it hands over a request. So it is judged here, on the bytes, and refused.
+
+use std::mem::MaybeUninit;
+
+use memchr::memchr;
+
+use crate::refusal::{Refusal, TargetFault};
+use crate::spine::UrlFault;
+
+/// A head that was refused before it was parsed; it travels with the request that stands in for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeadFault(pub Refusal);
+
+/// Where on a connection we are.
+#[derive(Debug)]
+pub struct Framing {
+    state: State,
+    heads: usize,
+}
+
+/// Why nothing that follows can be passed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// A head that must be refused.
+    Head(Refusal),
+    /// A body whose framing is broken: its request is under way.
+    Body,
+}
+
+/// What came of looking at some bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Scan {
+    /// So many of them may be passed on; the rest is a head that has not ended.
+    pub passed: usize,
+    /// Why nothing after them may be.
+    pub fault: Option<Fault>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// In a head, of which this many bytes have been looked at and end no line.
+    Head { seen: usize },
+    /// In a body with this many bytes to come.
+    Sized(u64),
+    /// In a chunked body.
+    Chunked(Chunked),
+}
+
+/// Where in a chunked body, as RFC 9112 §7.1 has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chunked {
+    Size {
+        digits: u8,
+        size: u64,
+    },
+    Extension(u64),
+    SizeEnd(u64),
+    Data(u64),
+    DataCr,
+    DataLf,
+    /// At the start of a line that is a trailer, or the last.
+    Trailers,
+    Trailer,
+    TrailerEnd,
+    LastEnd,
+}
+
+/// Limit: bytes of a head, all in all. hyper's own limit lies above.
+pub const HEAD_BYTES_MAX: usize = 124 * 1024;
+/// Limit: bytes without the end of a line, at the start of a head: its target is too long.
+const FIRST_LINE_BYTES_MAX: usize = 64 * 1024;
+/// Limit: header lines.
+const HEADERS_MAX: usize = 128;
+/// Limit: a length as digits. It fits 63 bits, whoever reads it.
+const LENGTH_DIGITS_MAX: usize = 18;
+/// Limit: the hexadecimal digits of a chunk's size.
+const SIZE_DIGITS_MAX: u8 = 15;
+
+impl Framing {
+    /// The start of a connection.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { state: State::Head { seen: 0 }, heads: 0 }
+    }
+
+    /// Heads passed so far.
+    #[must_use]
+    pub const fn heads(&self) -> usize {
+        self.heads
+    }
+
+    /// Whether the last body has ended.
+    #[must_use]
+    pub const fn is_between_messages(&self) -> bool {
+        matches!(self.state, State::Head { .. })
+    }
+
+    /// Looks at the bytes that have not been passed on yet: those kept back last time, and what has
+    /// come since.
+    pub fn scan(&mut self, bytes: &[u8]) -> Scan {
+        let mut passed = 0;
+        loop {
+            let rest = bytes.get(passed..).unwrap_or_default();
+            let step = match self.state {
+                State::Head { seen } => self.head(rest, seen),
+                State::Sized(left) => Ok(self.sized(rest, left)),
+                State::Chunked(at) => self.chunked(rest, at),
+            };
+            match step {
+                Ok(0) => return Scan { passed, fault: None },
+                Ok(step) => passed += step,
+                Err(fault) => return Scan { passed, fault: Some(fault) },
+            }
+        }
+    }
+
+    /// Passes a head whole, or not at all.
+    fn head(&mut self, bytes: &[u8], mut seen: usize) -> Result<usize, Fault> {
+        while let Some(at) = memchr(b'\n', bytes.get(seen..).unwrap_or_default()) {
+            let line = bytes.get(seen..seen + at).unwrap_or_default();
+            let end = seen + at + 1;
+            match line {
+                // Spec: RFC 9112 §2.2. One empty line before a head is forgiven.
+                [b'\r'] if seen == 0 => {}
+                [b'\r'] if bytes.starts_with(b"\r\n\r\n") => return Err(MALFORMED),
+                [b'\r'] => {
+                    let head = bytes.get(..end).unwrap_or_default();
+                    self.state = judge(head).map_err(Fault::Head)?;
+                    self.heads += 1;
+                    return Ok(end);
+                }
+                [.., b'\r'] if seen <= 2 && line.len() > FIRST_LINE_BYTES_MAX => {
+                    return Err(Fault::Head(Refusal::TargetTooLong));
+                }
+                // Security: a bare line feed ends a line for some parsers and not for others.
+                [.., b'\r'] => {}
+                _ => return Err(MALFORMED),
+            }
+            seen = end;
+        }
+        self.state = State::Head { seen };
+        match (seen, bytes.len()) {
+            (0..=2, FIRST_LINE_BYTES_MAX..) => Err(Fault::Head(Refusal::TargetTooLong)),
+            (_, HEAD_BYTES_MAX..) => Err(Fault::Head(Refusal::HeadTooLarge)),
+            _ => Ok(0),
+        }
+    }
+
+    fn sized(&mut self, bytes: &[u8], left: u64) -> usize {
+        let (step, left) = take(bytes, left);
+        self.state = if left == 0 { State::Head { seen: 0 } } else { State::Sized(left) };
+        step
+    }
+
+    fn chunked(&mut self, bytes: &[u8], at: Chunked) -> Result<usize, Fault> {
+        if let Chunked::Data(left) = at {
+            let (step, left) = take(bytes, left);
+            let next = if left == 0 { Chunked::DataCr } else { Chunked::Data(left) };
+            self.state = State::Chunked(next);
+            return Ok(step);
+        }
+        let Some(byte) = bytes.first() else { return Ok(0) };
+        self.state = match at.after(*byte).ok_or(Fault::Body)? {
+            Some(next) => State::Chunked(next),
+            None => State::Head { seen: 0 },
+        };
+        Ok(1)
+    }
+}
+
+impl Default for Framing {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+const MALFORMED: Fault = Fault::Head(Refusal::HeadMalformed);
+
+/// How many of the bytes belong to what is left, and how much is left after them.
+fn take(bytes: &[u8], left: u64) -> (usize, u64) {
+    let step = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+    (step, left.saturating_sub(u64::try_from(step).unwrap_or(u64::MAX)))
+}
+
+impl Chunked {
+    const START: Self = Self::Size { digits: 0, size: 0 };
+
+    /// What follows this byte: nothing if it may not stand here, no more of the body if it was the
+    /// last.
+    #[expect(clippy::option_option, reason = "refused, ended, or going on")]
+    fn after(self, byte: u8) -> Option<Option<Self>> {
+        let next = match (self, byte) {
+            (Self::Size { digits, size }, _) if byte.is_ascii_hexdigit() => {
+                let digit = char::from(byte).to_digit(16)?;
+                if digits == SIZE_DIGITS_MAX {
+                    return None;
+                }
+                Self::Size { digits: digits + 1, size: size * 16 + u64::from(digit) }
+            }
+            (Self::Size { digits: 0, .. }, _) => return None,
+            (Self::Size { size, .. }, b'\r') => Self::SizeEnd(size),
+            (Self::Size { size, .. }, b' ' | b'\t' | b';') => Self::Extension(size),
+            (Self::Extension(size), b'\r') => Self::SizeEnd(size),
+            // Security: as in a head, a bare line feed ends nothing.
+            (Self::Extension(_), b'\n') => return None,
+            (Self::Extension(size), _) => Self::Extension(size),
+            (Self::SizeEnd(0), b'\n') => Self::Trailers,
+            (Self::SizeEnd(size), b'\n') => Self::Data(size),
+            (Self::DataCr, b'\r') => Self::DataLf,
+            (Self::DataLf, b'\n') => Self::START,
+            (Self::Trailers, b'\r') => Self::LastEnd,
+            (Self::Trailer, b'\r') => Self::TrailerEnd,
+            (Self::Trailers | Self::Trailer, b'\n') => return None,
+            (Self::Trailers | Self::Trailer, _) => Self::Trailer,
+            (Self::TrailerEnd, b'\n') => Self::Trailers,
+            (Self::LastEnd, b'\n') => return Some(None),
+            _ => return None,
+        };
+        Some(Some(next))
+    }
+}
+
+/// Judges a whole head, and says what follows it.
+fn judge(head: &[u8]) -> Result<State, Refusal> {
+    let mut lines = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(head, &mut lines) {
+        Ok(httparse::Status::Complete(end)) if end == head.len() => {}
+        Ok(_) => return Err(Refusal::HeadMalformed),
+        Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HeadTooLarge),
+        Err(httparse::Error::Version) if names_a_version(head) => {
+            return Err(Refusal::VersionUnknown);
+        }
+        Err(_) => return Err(Refusal::HeadMalformed),
+    }
+    judge_target(request.path.unwrap_or_default())?;
+    let mut length = None;
+    let mut is_coded = false;
+    for header in request.headers.iter() {
+        if header.name.eq_ignore_ascii_case("content-length") {
+            if length.replace(digits(header.value)?).is_some() {
+                return Err(Refusal::FramingAmbiguous);
+            }
+        } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
+            if std::mem::replace(&mut is_coded, true) || request.version != Some(1) {
+                return Err(Refusal::FramingAmbiguous);
+            }
+            judge_coding(header.value)?;
+        }
+    }
+    match (is_coded, length) {
+        (true, Some(_)) => Err(Refusal::FramingAmbiguous),
+        (true, None) => Ok(State::Chunked(Chunked::START)),
+        (false, None | Some(0)) => Ok(State::Head { seen: 0 }),
+        (false, Some(length)) => Ok(State::Sized(length)),
+    }
+}
+
+/// Whether the first line is one of HTTP, if of another version.
+fn names_a_version(head: &[u8]) -> bool {
+    let line = head.split(|byte| *byte == b'\r').find(|line| line.len() > 1).unwrap_or_default();
+    let mut words = line.split(|byte| *byte == b' ').skip(2);
+    let version = words.next().is_some_and(|word| word.starts_with(b"HTTP/"));
+    version && words.next().is_none()
+}
+
+/// What hyper's own types would not take.
+fn judge_target(target: &str) -> Result<(), Refusal> {
+    match http::Uri::try_from(target) {
+        Ok(_) => Ok(()),
+        Err(_) if target.len() > usize::from(u16::MAX) - 1 => Err(Refusal::TargetTooLong),
+        Err(_) if target.contains('?') => {
+            Err(Refusal::TargetMalformed(TargetFault::Url(UrlFault::QueryByte)))
+        }
+        Err(_) => Err(Refusal::TargetMalformed(TargetFault::Url(UrlFault::PathByte))),
+    }
+}
+
+fn digits(value: &[u8]) -> Result<u64, Refusal> {
+    let text = std::str::from_utf8(value).ok().filter(|text| {
+        let significant = text.trim_start_matches('0');
+        significant.len() <= LENGTH_DIGITS_MAX && text.bytes().all(|byte| byte.is_ascii_digit())
+    });
+    text.and_then(|text| text.parse().ok()).ok_or(Refusal::FramingAmbiguous)
+}
+
+/// `chunked` alone. Others are known to HTTP and not taken; what could hide a coding is refused.
+fn judge_coding(value: &[u8]) -> Result<(), Refusal> {
+    if value.eq_ignore_ascii_case(b"chunked") {
+        return Ok(());
+    }
+    let is_chunked = |name: &[u8]| name.trim_ascii().eq_ignore_ascii_case(b"chunked");
+    let mut names = value.rsplit(|byte| *byte == b',');
+    match names.next().is_some_and(is_chunked) && !names.any(is_chunked) {
+        true => Err(Refusal::TransferCodingUnknown),
+        false => Err(Refusal::FramingAmbiguous),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n";
+
+    /// All that is passed of a connection whose bytes come in pieces of this size, and the fault.
+    fn passed(bytes: &[u8], piece: usize) -> (Vec<u8>, Option<Fault>, Framing) {
+        let (mut framing, mut held, mut out) = (Framing::new(), Vec::new(), Vec::new());
+        for piece in bytes.chunks(piece.max(1)) {
+            held.extend_from_slice(piece);
+            let scan = framing.scan(&held);
+            out.extend(held.drain(..scan.passed));
+            if scan.fault.is_some() {
+                return (out, scan.fault, framing);
+            }
+        }
+        (out, None, framing)
+    }
+
+    fn head(lines: &str) -> Option<Fault> {
+        let head = format!("POST /a HTTP/1.1\r\nHost: x\r\n{lines}\r\n");
+        passed(head.as_bytes(), usize::MAX).1
+    }
+
+    #[test]
+    fn a_head_is_passed_whole_or_not_at_all() {
+        for piece in 1..=GET.len() {
+            let (out, fault, framing) = passed(GET, piece);
+            assert_eq!((out.as_slice(), fault), (GET, None));
+            assert!(framing.is_between_messages());
+            let (out, fault, _) = passed(&GET[..GET.len() - 1], piece);
+            assert_eq!((out.as_slice(), fault), (&b""[..], None));
+        }
+    }
+
+    #[test]
+    fn framing_that_two_parsers_could_read_in_two_ways_is_refused() {
+        use Refusal::{FramingAmbiguous, TransferCodingUnknown};
+        for (lines, refusal) in [
+            ("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", FramingAmbiguous),
+            ("Transfer-Encoding: chunked\r\nContent-Length: 3\r\n", FramingAmbiguous),
+            ("Transfer-Encoding: chunked\r\nContent-Length: x\r\n", FramingAmbiguous),
+            ("Content-Length: 3\r\nContent-Length: 4\r\n", FramingAmbiguous),
+            ("Content-Length: 3\r\nContent-Length: 3\r\n", FramingAmbiguous),
+            ("Content-Length: 3, 3\r\n", FramingAmbiguous),
+            ("Content-Length: +3\r\n", FramingAmbiguous),
+            ("Content-Length: -1\r\n", FramingAmbiguous),
+            ("Content-Length: 0x3\r\n", FramingAmbiguous),
+            ("Content-Length:\r\n", FramingAmbiguous),
+            ("Content-Length: 18446744073709551616\r\n", FramingAmbiguous),
+            ("Content-Length: 18446744073709551615\r\n", FramingAmbiguous),
+            ("Transfer-Encoding: chunked, identity\r\n", FramingAmbiguous),
+            ("Transfer-Encoding: xchunked\r\n", FramingAmbiguous),
+            ("Transfer-Encoding: chunked, chunked\r\n", FramingAmbiguous),
+            ("Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n", FramingAmbiguous),
+            ("Transfer-Encoding:\r\n", FramingAmbiguous),
+            ("Transfer-Encoding: gzip, chunked\r\n", TransferCodingUnknown),
+        ] {
+            assert_eq!(head(lines), Some(Fault::Head(refusal)), "{lines:?}");
+        }
+        let old = b"POST / HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert_eq!(passed(old, usize::MAX).1, Some(Fault::Head(FramingAmbiguous)));
+        for lines in [
+            "Content-Length: 0000003\r\n",
+            "Transfer-Encoding: \tchunked\r\n",
+            "Transfer-Encoding: CHUNKED\r\n",
+        ] {
+            assert_eq!(head(lines), None, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn heads_that_are_not_http_are_refused() {
+        use Refusal::{HeadMalformed, HeadTooLarge, TargetTooLong, VersionUnknown};
+        let long = format!("GET /{} HTTP/1.1\r\n", "a".repeat(70_000));
+        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(129));
+        let large = format!("GET / HTTP/1.1\r\nA: {}", "b".repeat(HEAD_BYTES_MAX));
+        for (bytes, refusal) in [
+            ("GET / HTTP/1.1\nHost: x\n\n", HeadMalformed),
+            ("GET / HTTP/1.1\r\nHost: x\n\r\n", HeadMalformed),
+            ("GET / HTTP/1.1\r\nHost: x\r\n\n", HeadMalformed),
+            ("GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n", HeadMalformed),
+            ("GET / HTTP/1.1\r\n A: b\r\n\r\n", HeadMalformed),
+            ("GET / HTTP/1.1\r\nA\r\n\r\n", HeadMalformed),
+            ("GET / HTTP/1.1\r\n: b\r\n\r\n", HeadMalformed),
+            ("GET / HTTP/1.1\r\nA : b\r\n\r\n", HeadMalformed),
+            ("GET / HTTP/1.1\r\nA: b\0\r\n\r\n", HeadMalformed),
+            ("GET / HTTP/1.1\r\nA: b\rc\r\n\r\n", HeadMalformed),
+            ("GET / HTTP/1.1\r\nTransfer-Encoding: \x0bchunked\r\n\r\n", HeadMalformed),
+            ("GET /\r\n\r\n", HeadMalformed),
+            ("GET\t/ HTTP/1.1\r\n\r\n", HeadMalformed),
+            ("GET  / HTTP/1.1\r\n\r\n", HeadMalformed),
+            ("GET /a b HTTP/1.1\r\n\r\n", HeadMalformed),
+            ("\r\n\r\nGET / HTTP/1.1\r\n\r\n", HeadMalformed),
+            ("\nGET / HTTP/1.1\r\n\r\n", HeadMalformed),
+            ("GET / HTTP/1.2\r\n\r\n", VersionUnknown),
+            ("GET / HTTP/2.0\r\n\r\n", VersionUnknown),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", VersionUnknown),
+            (&long, TargetTooLong),
+            (&many, HeadTooLarge),
+            (&large, HeadTooLarge),
+        ] {
+            let (out, fault, _) = passed(bytes.as_bytes(), usize::MAX);
+            let shown = bytes.get(..60).unwrap_or(bytes);
+            assert_eq!((out.len(), fault), (0, Some(Fault::Head(refusal))), "{shown:?}");
+        }
+        let (out, fault, _) = passed(b"\r\nGET / HTTP/1.1\r\n\r\n", usize::MAX);
+        assert_eq!((out.len(), fault), (20, None), "one empty line is forgiven");
+        let (_, fault, _) = passed(b"GET /a?b=\"c HTTP/1.1\r\n\r\n", usize::MAX);
+        let byte = Refusal::TargetMalformed(TargetFault::Url(UrlFault::QueryByte));
+        assert_eq!(fault, Some(Fault::Head(byte)));
+    }
+
+    #[test]
+    fn what_follows_a_body_is_a_head_of_its_own() {
+        let sized = b"POST /a HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc".to_vec();
+        let chunked = b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n\
+            3 ;x=y\r\nabc\r\n0A\r\n0123456789\r\n0\r\nA: b\r\n\r\n"
+            .to_vec();
+        let smuggled = b"GET /b HTTP/1.1\r\nA: b\nc\r\n\r\n";
+        for body in [sized, chunked] {
+            for piece in 1..80 {
+                let all = [&body[..], GET, &body, smuggled].concat();
+                let (out, fault, _) = passed(&all, piece);
+                assert_eq!(out, [&body[..], GET, &body].concat());
+                assert_eq!(fault, Some(MALFORMED));
+            }
+        }
+    }
+
+    #[test]
+    fn a_chunked_body_that_breaks_its_framing_ends_the_connection() {
+        let head = "POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        for body in [
+            "g\r\n",
+            "0x3\r\n",
+            "+3\r\n",
+            "\r\n",
+            " 3\r\n",
+            "3\n",
+            "3;a\nabc",
+            "3\r\nabcd",
+            "3\r\nabc\n",
+            "3\r\nabc0\r\n",
+            "ffffffffffffffff\r\n",
+            "0\r\n\n",
+            "0\r\nA: b\n",
+            "0\r\n\rX",
+        ] {
+            let (_, fault, _) = passed(format!("{head}{body}").as_bytes(), usize::MAX);
+            assert_eq!(fault, Some(Fault::Body), "{body:?}");
+        }
+    }
+
+    proptest! {
+        /// However the bytes are cut, the same is passed and the same is refused.
+        #[test]
+        fn pieces_do_not_matter(
+            parts in prop::collection::vec(prop_oneof![
+                Just(GET.to_vec()),
+                Just(b"POST /a HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc".to_vec()),
+                Just(b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n".to_vec()),
+                "[\r\n :0-9a-zA-Z]{0,12}".prop_map(String::into_bytes),
+            ], 0..6),
+            piece in 1_usize..40,
+        ) {
+            let all = parts.concat();
+            let (whole, fault, _) = passed(&all, usize::MAX);
+            let (pieces, cut_fault, _) = passed(&all, piece);
+            prop_assert_eq!(whole, pieces);
+            prop_assert_eq!(fault, cut_fault);
+        }
+    }
+}
