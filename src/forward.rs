@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::request::Parts;
@@ -14,6 +14,7 @@ use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use ipnet::IpNet;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,7 @@ mod body;
 mod dial;
 mod headers;
 mod pool;
+mod shared;
 
 pub use body::{Pace, PaceFault, Paced, ProviderBody, Upload};
 pub use headers::Hop;
@@ -128,6 +130,9 @@ const fn idle_max() -> usize {
 /// provider had the request, and its consumer has no time for another.
 const LOST_AT_ONCE: Duration = Duration::from_secs(1);
 
+/// Limit: interim responses to one request.
+const INTERIMS_MAX: usize = 16;
+
 /// One worker's way to the providers.
 #[derive(Debug)]
 pub struct Forwarder {
@@ -175,7 +180,8 @@ impl Forwarder {
         terms: Terms<'_>,
     ) -> Result<Response<ProviderBody>, Refusal> {
         let (effect, key) = (permit.interaction().effect(), Self::key(permit, terms.trust));
-        let mut request = Some(headers::request(permit, &head, upload, &terms.hop));
+        let is_bodiless = upload.is_empty();
+        let mut request = headers::request(permit, &head, upload, &terms.hop);
         let mut held = self.pool.take(&key, effect);
         self.retries.earn();
         loop {
@@ -187,29 +193,28 @@ impl Forwarder {
                 self.pool.give_back(connection);
                 return Err(Refusal::ConsumerGone);
             }
-            let sent = request.take().ok_or(Refusal::Internal)?;
-            if sent.body().is_empty() {
+            headers::address(&mut request, permit, connection.version())?;
+            if is_bodiless {
                 terms.transfer.sent_whole();
             }
             let sent_at = Instant::now();
-            let tried = self.exchange(&mut connection, sent, terms.transfer).await;
-            if matches!(tried, Err(Failure::NotWritten(_))) {
-                terms.transfer.nothing_sent();
-            }
-            match tried {
+            request = match self.exchange(&mut connection, request, terms.transfer).await {
                 Ok(response) => return self.judge(permit, response, connection, terms.place),
-                Err(Failure::NotWritten(unsent)) if reused => request = Some(*unsent),
-                Err(Failure::Lost(cause))
-                    if reused
-                        && effect == Effect::Reads
-                        && sent_at.elapsed() < LOST_AT_ONCE
+                Err(Failure::NotWritten(unsent)) if reused => *unsent,
+                Err(failure)
+                    if is_bodiless
+                        && failure.may_be_repeated(effect, reused, sent_at)
                         && self.retries.spend() =>
                 {
-                    tracing::debug!(%cause, "a kept connection closed under a read; sent again");
-                    request = Some(headers::request(permit, &head, Upload::empty(), &terms.hop));
+                    tracing::debug!(?failure, "sent again on another connection");
+                    headers::request(permit, &head, Upload::empty(), &terms.hop)
                 }
-                Err(failure) => return Err(failure.refusal(permit, terms.transfer)),
-            }
+                Err(failure) => {
+                    connection.doubt();
+                    return Err(failure.refusal(permit, terms.transfer));
+                }
+            };
+            terms.transfer.nothing_sent();
             self.metrics.provider_retry();
         }
     }
@@ -235,7 +240,7 @@ impl Forwarder {
             dialled = self.dialler.open(key, &terms.trust.provider) => dialled,
             () = terms.gone.cancelled() => return Err(Refusal::ConsumerGone),
         };
-        let sender = dialled.map_err(|fault| {
+        let opened = dialled.map_err(|fault| {
             let provider = permit.provider();
             tracing::warn!(ods = %provider.ods, host = provider.root.host(), %fault, "provider not reached");
             match fault {
@@ -244,7 +249,7 @@ impl Forwarder {
             }
         })?;
         self.metrics.provider_connection();
-        Ok(self.pool.fresh(key.clone(), sender))
+        Ok(self.pool.fresh(key.clone(), opened))
     }
 
     /// One try: the request goes out, and the response head comes within its deadline of the last
@@ -252,23 +257,28 @@ impl Forwarder {
     async fn exchange(
         &self,
         connection: &mut Connection,
-        request: Request<Upload>,
+        mut request: Request<Upload>,
         transfer: &Transfer,
     ) -> Result<Response<Incoming>, Failure> {
-        let response = connection.sender.try_send_request(request);
+        let upload = request.body().fault();
+        let interims = Interims::count(&mut request);
+        let response = connection.try_send(request);
         tokio::pin!(response);
         let mut since = Instant::now();
         loop {
             let deadline = since + self.deadlines.response_head;
-            match tokio::time::timeout_at(deadline, &mut response).await {
-                Ok(Ok(response)) => return Ok(response),
-                Ok(Err(error)) => return Err(error.into()),
+            tokio::select! {
+                response = &mut response => {
+                    return response.map_err(|error| Failure::of(error, upload.get()));
+                }
+                () = interims.too_many() => return Err(Failure::Interims),
+                () = tokio::time::sleep_until(deadline) => {}
+            }
+            match transfer.last_sent().map(Instant::from_std) {
                 // It is the consumer that is slow; its own pace is judged elsewhere.
-                Err(_) if transfer.is_waiting() => since = Instant::now(),
-                Err(_) => match transfer.last_sent().map(Instant::from_std) {
-                    Some(last) if last > since => since = last,
-                    _ => return Err(Failure::TimedOut),
-                },
+                _ if transfer.is_waiting() => since = Instant::now(),
+                Some(last) if last > since => since = last,
+                _ => return Err(Failure::TimedOut),
             }
         }
     }
@@ -298,34 +308,72 @@ impl Forwarder {
     }
 }
 
+/// Counts what a provider says before its response: there is no end to that by itself.
+struct Interims {
+    count: AtomicUsize,
+    too_many: Notify,
+}
+
+impl Interims {
+    fn count(request: &mut Request<Upload>) -> Arc<Self> {
+        let interims = Arc::new(Self { count: AtomicUsize::new(0), too_many: Notify::new() });
+        let counting = Arc::clone(&interims);
+        hyper::ext::on_informational(request, move |_| {
+            if counting.count.fetch_add(1, Ordering::Relaxed) == INTERIMS_MAX {
+                counting.too_many.notify_one();
+            }
+        });
+        interims
+    }
+
+    async fn too_many(&self) {
+        self.too_many.notified().await;
+    }
+}
+
 /// Why one try gave no response head.
 #[derive(Debug)]
 enum Failure {
     /// Not one byte was written; the request is given back.
     NotWritten(Box<Request<Upload>>),
+    /// The provider says that it did not look at the request.
+    Unprocessed,
     /// The connection failed under the request.
     Lost(hyper::Error),
     /// The consumer's own body failed.
     Upload(PaceFault),
     /// No response head in time.
     TimedOut,
-}
-
-impl From<TrySendError<Request<Upload>>> for Failure {
-    fn from(mut error: TrySendError<Request<Upload>>) -> Self {
-        if let Some(request) = error.take_message() {
-            return Self::NotWritten(Box::new(request));
-        }
-        let error = error.into_error();
-        let cause = std::error::Error::source(&error);
-        match cause.and_then(|cause| cause.downcast_ref::<PaceFault>()) {
-            Some(fault) => Self::Upload(*fault),
-            None => Self::Lost(error),
-        }
-    }
+    /// Interim responses without an end.
+    Interims,
 }
 
 impl Failure {
+    fn of(mut error: TrySendError<Request<Upload>>, upload: Option<&PaceFault>) -> Self {
+        if let Some(request) = error.take_message() {
+            return Self::NotWritten(Box::new(request));
+        }
+        if let Some(fault) = upload {
+            return Self::Upload(*fault);
+        }
+        let error = error.into_error();
+        let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref());
+        match cause {
+            // Spec: RFC 9113 §8.7. Such a request may be repeated, whatever it does.
+            Some(h2) if is_unprocessed(h2) => Self::Unprocessed,
+            _ => Self::Lost(error),
+        }
+    }
+
+    /// Whether a request without a body may be sent once more, on another connection.
+    fn may_be_repeated(&self, effect: Effect, reused: bool, sent_at: Instant) -> bool {
+        match self {
+            Self::Unprocessed => reused,
+            Self::Lost(_) => reused && effect == Effect::Reads && sent_at.elapsed() < LOST_AT_ONCE,
+            Self::NotWritten(_) | Self::Upload(_) | Self::TimedOut | Self::Interims => false,
+        }
+    }
+
     /// What may truly be said: a write whose last byte was handed over may have been carried out.
     fn refusal(&self, permit: &Permit, transfer: &Transfer) -> Refusal {
         let reached = match (permit.interaction().effect(), transfer.is_whole()) {
@@ -333,20 +381,34 @@ impl Failure {
             (Effect::Writes, true) => Reached::Unknown,
             (Effect::Writes, false) => Reached::NotSent,
         };
+        let ods = &permit.provider().ods;
         match self {
-            Self::NotWritten(_) => failed(permit, Reached::NotSent),
+            Self::NotWritten(_) | Self::Unprocessed => {
+                transfer.nothing_sent();
+                failed(permit, Reached::NotSent)
+            }
             Self::Upload(PaceFault::Slow) => Refusal::BodyTimedOut,
             Self::Upload(PaceFault::Cut) => Refusal::BodyCut,
             Self::Lost(cause) => {
-                tracing::warn!(ods = %permit.provider().ods, %cause, "provider failed");
+                tracing::warn!(%ods, %cause, "provider failed");
+                failed(permit, reached)
+            }
+            Self::Interims => {
+                tracing::warn!(%ods, "provider sends interim responses without an end");
                 failed(permit, reached)
             }
             Self::TimedOut => {
-                tracing::warn!(ods = %permit.provider().ods, "provider did not answer in time");
+                tracing::warn!(%ods, "provider did not answer in time");
                 Refusal::ProviderTimedOut { reached }
             }
         }
     }
+}
+
+/// A stream that was refused, or that a departing provider says it never looked at.
+fn is_unprocessed(error: &h2::Error) -> bool {
+    let is_refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    error.is_remote() && (is_refused || error.is_go_away())
 }
 
 fn failed(permit: &Permit, reached: Reached) -> Refusal {

@@ -277,7 +277,7 @@ impl Gateway {
         let provider = self.provider(&facts, asker).await?;
         let permit = self.authorise(&facts, &provider, asker).await?;
         entry.enter(Phase::Policy);
-        let upload = upload(interaction, body, rulebook.pace, entry).await?;
+        let upload = upload(interaction, (body, head.version), rulebook.pace, entry).await?;
         let place = throttle.provider(&permit.provider().asid).await?;
         entry.opened(&permit, &self.trail)?;
         entry.enter(Phase::Provider);
@@ -365,12 +365,12 @@ fn receiver<'a>(facts: &Facts<'a>, ods: Option<&'a OdsCode>) -> Result<Receiver<
 /// A read's body must be empty before anything is sent; a write's is streamed.
 async fn upload(
     interaction: &Interaction,
-    body: Incoming,
+    (body, version): (Incoming, Version),
     pace: Pace,
     entry: &Entry,
 ) -> Result<Upload, Refusal> {
     match interaction.effect() {
-        Effect::Reads => Upload::none(body, pace).await,
-        Effect::Writes => Ok(Upload::new(body, pace, entry.transfer())),
+        Effect::Reads => Upload::none(body, version, pace).await,
+        Effect::Writes => Ok(Upload::new(body, version, pace, entry.transfer())),
     }
 }

@@ -134,6 +134,17 @@ pub struct ConsumerLeg {
     pub sessions_max: usize,
 }
 
+/// Whether providers are offered HTTP/2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Http2 {
+    /// HTTP/1.1 alone.
+    #[default]
+    Off,
+    /// HTTP/2, where a provider chooses it.
+    Offer,
+}
+
 /// TLS towards providers.
 #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -150,6 +161,9 @@ pub struct ProviderLeg {
     /// Whether a provider certificate without any DNS name in its SAN may be known by its one CN.
     #[serde(default)]
     pub cn_fallback: bool,
+    /// Whether providers are offered HTTP/2.
+    #[serde(default)]
+    pub http2: Http2,
 }
 
 const fn sessions_max() -> usize {

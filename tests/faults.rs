@@ -137,9 +137,26 @@ async fn a_provider_that_says_nothing_is_given_up() {
     stage.provider.has_ended(2).await;
     stage.provider.does(Act::WriteAndStall(b"HTTP/1.1 200 O".to_vec()));
     fails(&stage, "provider_timed_out").await;
-    stage.provider.does(Act::WriteForever(b"HTTP/1.1 103 Early Hints\r\n\r\n".to_vec()));
-    fails(&stage, "provider_timed_out").await;
-    stage.provider.has_ended(6).await;
+    stage.provider.has_ended(4).await;
+}
+
+/// G9.
+#[tokio::test(flavor = "multi_thread")]
+async fn interim_responses_are_passed_over_as_long_as_they_are_few() {
+    let stage = Stage::new().await;
+    let hint = b"HTTP/1.1 103 Early Hints\r\n\r\n".to_vec();
+    stage.provider.does(Act::Write([hint.repeat(16), answer("200 OK", "", "{}")].concat()));
+    for call in [Call::slots(), Call::book().http2()] {
+        assert_eq!(stage.hears(call).await.status, 200);
+    }
+    stage.provider.does(Act::WriteForever(hint));
+    let told = stage.closed(2).await;
+    assert_eq!(told["outcome"], "answered");
+    for (count, call) in [Call::slots(), Call::slots().http2()].into_iter().enumerate() {
+        assert_eq!(stage.hears(call).await.token(), Some("provider_failed"));
+        assert_eq!(stage.closed(count + 3).await["refusal"], "provider_failed");
+    }
+    assert_eq!(stage.hears(Call::book()).await.token(), Some("outcome_unknown"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,7 @@ use crate::support::wire::Wire;
 use crate::support::{Call, Stage};
 
 pub(crate) mod http1;
+mod http2;
 
 use http1::{Row, Then};
 

@@ -16,6 +16,7 @@ mod bytes;
 mod commands;
 mod connections;
 mod consumers;
+mod cut;
 mod deploy;
 mod directory;
 mod drain;
@@ -23,6 +24,7 @@ mod faults;
 mod foreign;
 mod hostile;
 mod http2;
+mod http2_providers;
 #[cfg(feature = "ldap")]
 mod ldap;
 mod memory;

@@ -4,6 +4,8 @@
 pub(crate) mod call;
 #[cfg(feature = "ldap")]
 pub(crate) mod fake_ldap;
+pub(crate) mod frames;
+pub(crate) mod http2_provider;
 pub(crate) mod process;
 pub(crate) mod provider;
 pub(crate) mod sds;

@@ -2,11 +2,12 @@
 
 use std::future::Future as _;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::Version;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
@@ -49,15 +50,22 @@ pub struct Paced {
     waited: Duration,
     bytes: u64,
     timer: Option<Pin<Box<Sleep>>>,
+    version: Version,
 }
 
 impl Paced {
-    /// Holds a body to a pace, from now.
+    /// Holds a body that came by this version of HTTP to a pace, from now.
     #[must_use]
-    pub fn new(body: Incoming, pace: Pace) -> Self {
+    pub fn new(body: Incoming, version: Version, pace: Pace) -> Self {
         let started = Instant::now();
         let (waited, bytes) = (Duration::ZERO, 0);
-        Self { body, pace, started, waiting_since: None, waited, bytes, timer: None }
+        Self { body, pace, started, waiting_since: None, waited, bytes, timer: None, version }
+    }
+
+    /// Whether a body that gives no more has ended, and was not cut: hyper takes an HTTP/2 stream that
+    /// is reset without an error for one that has ended.
+    fn has_ended(&self) -> bool {
+        self.version != Version::HTTP_2 || self.body.is_end_stream()
     }
 
     /// The next piece of data. Trailers are dropped: FHIR has none, and they could carry what
@@ -74,7 +82,8 @@ impl Paced {
                     return Poll::Ready(Some(Ok(data)));
                 }
                 Poll::Ready(Some(Err(_))) => return Poll::Ready(Some(Err(PaceFault::Cut))),
-                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Ready(None) if self.has_ended() => return Poll::Ready(None),
+                Poll::Ready(None) => return Poll::Ready(Some(Err(PaceFault::Cut))),
                 Poll::Pending => return self.poll_deadline(context),
             }
         }
@@ -122,33 +131,40 @@ fn is_spent(body: &Incoming) -> bool {
 pub struct Upload {
     body: Option<Paced>,
     transfer: Option<Arc<Transfer>>,
+    fault: Arc<OnceLock<PaceFault>>,
 }
 
 impl Upload {
     /// No body.
     #[must_use]
-    pub const fn empty() -> Self {
-        Self { body: None, transfer: None }
+    pub fn empty() -> Self {
+        Self { body: None, transfer: None, fault: Arc::default() }
     }
 
-    /// The body of a write. `transfer` learns what was sent.
+    /// The body of a write that came by this version of HTTP. `transfer` learns what was sent.
     #[must_use]
-    pub fn new(body: Incoming, pace: Pace, transfer: Arc<Transfer>) -> Self {
+    pub fn new(body: Incoming, version: Version, pace: Pace, transfer: Arc<Transfer>) -> Self {
         if is_spent(&body) {
             return Self::empty();
         }
-        Self { body: Some(Paced::new(body, pace)), transfer: Some(transfer) }
+        let body = Some(Paced::new(body, version, pace));
+        Self { body, transfer: Some(transfer), fault: Arc::default() }
+    }
+
+    /// Where it is said why the body did not come whole, if it does not.
+    pub(super) fn fault(&self) -> Arc<OnceLock<PaceFault>> {
+        Arc::clone(&self.fault)
     }
 
     /// The body of a read, which must be empty: some stacks send a chunked nothing.
     ///
     /// # Errors
     /// It is not empty, or its end does not come.
-    pub async fn none(body: Incoming, pace: Pace) -> Result<Self, Refusal> {
+    pub async fn none(body: Incoming, version: Version, pace: Pace) -> Result<Self, Refusal> {
         if body.is_end_stream() {
             return Ok(Self::empty());
         }
-        let mut paced = Paced::new(body, pace);
+        let mut paced = Paced::new(body, version, pace);
         loop {
             match std::future::poll_fn(|context| paced.poll_data(context)).await {
                 None => return Ok(Self::empty()),
@@ -175,7 +191,7 @@ impl Body for Upload {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, PaceFault>>> {
-        let Self { body: Some(body), transfer: Some(transfer) } = &mut *self else {
+        let Self { body: Some(body), transfer: Some(transfer), fault: told } = &mut *self else {
             return Poll::Ready(None);
         };
         let polled = body.poll_data(context);
@@ -190,7 +206,10 @@ impl Body for Upload {
                 }
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
-            Some(Err(fault)) => Poll::Ready(Some(Err(fault))),
+            Some(Err(fault)) => {
+                told.set(fault).unwrap_or_default();
+                Poll::Ready(Some(Err(fault)))
+            }
             None => {
                 transfer.sent_whole();
                 Poll::Ready(None)
@@ -227,7 +246,7 @@ impl ProviderBody {
         place: Place,
     ) -> Self {
         let mut body = Self {
-            body: Paced::new(body, pace),
+            body: Paced::new(body, connection.version(), pace),
             connection: Some(connection),
             pool,
             place: Some(place),

@@ -2,22 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use ipnet::IpNet;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
-use super::pool::Key;
-use super::{Settings, Upload};
+use super::Settings;
+use super::pool::{Key, Opened};
+use super::shared::{Shared, Streams};
 
 /// Why a provider could not be spoken to. Not one byte of a request has been sent.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +49,15 @@ const ADDRESSES_MAX: usize = 4;
 const HEAD_BYTES_MAX: usize = 128 * 1024;
 /// Limit: lines of a provider's response head.
 const HEADERS_MAX: usize = 128;
+/// Limit: a provider's header list over HTTP/2.
+const HEADER_LIST_BYTES_MAX: u32 = 128 * 1024;
+/// HTTP/2 windows: what one stream, and all of a connection, may have under way unread.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Limit: bytes waiting to be written on one stream.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
+/// While exchanges wait on an HTTP/2 connection, it is asked whether it still lives, and given as long.
+const PING: Duration = Duration::from_secs(5);
 
 impl Dialler {
     pub(super) fn new(settings: &Settings) -> Self {
@@ -61,7 +74,7 @@ impl Dialler {
         &self,
         key: &Key,
         trust: &Arc<ClientConfig>,
-    ) -> Result<SendRequest<Upload>, DialFault> {
+    ) -> Result<Opened, DialFault> {
         let stream = timeout(self.connect, self.connect(&key.address))
             .await
             .map_err(|_| DialFault::TimedOut("connect"))??;
@@ -74,19 +87,9 @@ impl Dialler {
             .await
             .map_err(|_| DialFault::TimedOut("TLS"))?
             .map_err(|error| refused("TLS")(&error))?;
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(HEAD_BYTES_MAX)
-            .max_headers(HEADERS_MAX)
-            .preserve_header_case(true)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| refused("HTTP")(&error))?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "provider connection ended");
-            }
-        });
-        Ok(sender)
+        let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let opened = if is_h2 { http2(stream).await } else { http1(stream).await };
+        opened.map_err(|error| refused("HTTP")(&error))
     }
 
     async fn connect(&self, address: &str) -> Result<TcpStream, DialFault> {
@@ -134,6 +137,47 @@ impl Dialler {
         let address = address.to_canonical();
         self.networks.iter().any(|network| network.contains(&address))
     }
+}
+
+async fn http1(stream: TlsStream<TcpStream>) -> hyper::Result<Opened> {
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .preserve_header_case(true)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "provider connection ended");
+        }
+    });
+    Ok(Opened::Http1(sender))
+}
+
+async fn http2(stream: TlsStream<TcpStream>) -> hyper::Result<Opened> {
+    let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PING)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    let streams = Streams::new();
+    let told = Arc::clone(&streams);
+    tokio::spawn(async move {
+        let ended = poll_fn(|context| {
+            let polled = Pin::new(&mut connection).poll(context);
+            told.allow(connection.current_max_send_streams());
+            polled
+        });
+        if let Err(error) = ended.await {
+            tracing::debug!(%error, "provider connection ended");
+        }
+    });
+    Ok(Opened::Http2(Shared::new(sender, streams)))
 }
 
 impl fmt::Debug for Dialler {

@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
+use http::uri::Scheme;
 use http::{Method, Request, Uri, Version};
 
 use super::Upload;
 use crate::policy::Permit;
-use crate::refusal::SspHeader;
+use crate::refusal::{Refusal, SspHeader};
 use crate::request::is_end_to_end;
 
 /// The consumer's hop, as the provider is told of it.
@@ -51,8 +52,8 @@ fn is_never_passed(name: &str) -> bool {
         )
 }
 
-/// The provider's request: its target from the permit, its `Host` from the registered root, its
-/// headers the consumer's end-to-end ones, and a `Forwarded` and a `Via` of our own.
+/// The provider's request, to be [addressed](address): its headers are the consumer's end-to-end ones,
+/// and a `Forwarded` and a `Via` of our own.
 pub(super) fn request(
     permit: &Permit,
     head: &Parts,
@@ -62,15 +63,13 @@ pub(super) fn request(
     let bodiless_write = upload.is_empty() && head.method != Method::GET;
     let mut request = Request::new(upload);
     *request.method_mut() = head.method.clone();
-    *request.uri_mut() = Uri::from(permit.path_and_query().clone());
     // The spelling of header names, which hyper keeps on the side.
     *request.extensions_mut() = head.extensions.clone();
     let named = connection_named(&head.headers);
     let headers = request.headers_mut();
     headers.reserve(head.headers.len() + 3);
-    if let Ok(host) = HeaderValue::from_str(permit.provider().root.authority()) {
-        headers.insert(header::HOST, host);
-    }
+    // Its place is the first; its value comes with the address.
+    headers.insert(header::HOST, HeaderValue::from_static(""));
     for (name, value) in &head.headers {
         if !is_dropped(name, &named) {
             headers.append(name.clone(), value.clone());
@@ -95,6 +94,30 @@ pub(super) fn request(
         headers.insert(header::VIA, via);
     }
     request
+}
+
+/// Addresses a request as this version of HTTP does: the authority beside the path, or in `Host`.
+///
+/// # Errors
+/// [`Refusal::Internal`]: a registered root whose authority is none of HTTP's, which cannot be.
+pub(super) fn address(
+    request: &mut Request<Upload>,
+    permit: &Permit,
+    version: Version,
+) -> Result<(), Refusal> {
+    let path = permit.path_and_query().clone();
+    let authority = permit.provider().root.authority();
+    *request.version_mut() = version;
+    *request.uri_mut() = if version == Version::HTTP_2 {
+        request.headers_mut().remove(header::HOST);
+        let uri = Uri::builder().scheme(Scheme::HTTPS).authority(authority);
+        uri.path_and_query(path).build().map_err(|_| Refusal::Internal)?
+    } else {
+        let host = HeaderValue::from_str(authority).map_err(|_| Refusal::Internal)?;
+        request.headers_mut().insert(header::HOST, host);
+        Uri::from(path)
+    };
+    Ok(())
 }
 
 /// The consumer's response headers: the provider's end-to-end ones, untouched.

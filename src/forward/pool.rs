@@ -1,14 +1,18 @@
 //! Connections to providers, one worker's own.
 //!
-//! A connection is never shared between hosts, names or trust generations. Caps count exchanges and
-//! are kept by the throttle; this only bounds what lies idle.
+//! A connection is never shared between hosts, names or trust generations. Over HTTP/1.1 it carries
+//! one exchange and is put away in between; over HTTP/2 several have a share in it. Caps count
+//! exchanges and are kept by the throttle; this only bounds what is kept.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::http1::SendRequest;
+use http::{Request, Response, Version};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1};
 
+use super::shared::{Share, Shared};
 use super::{Deadlines, Upload};
 use crate::interaction::Effect;
 
@@ -23,19 +27,70 @@ pub(super) struct Key {
     pub(super) generation: u64,
 }
 
-/// An open connection.
+/// What a dialled connection is spoken to by.
+#[derive(Debug)]
+pub(super) enum Opened {
+    /// For one exchange at a time.
+    Http1(http1::SendRequest<Upload>),
+    /// For as many as the provider takes.
+    Http2(Shared),
+}
+
+/// An open connection, or a share in one, held for one exchange.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    pub(super) sender: SendRequest<Upload>,
+    sender: Sender,
     key: Key,
     born: Instant,
     idle_since: Instant,
 }
 
-/// Idle connections, newest last.
+#[derive(Debug)]
+enum Sender {
+    Http1(http1::SendRequest<Upload>),
+    Http2(Share),
+}
+
+impl Connection {
+    /// The version of HTTP it speaks.
+    pub(super) const fn version(&self) -> Version {
+        match self.sender {
+            Sender::Http1(_) => Version::HTTP_11,
+            Sender::Http2(_) => Version::HTTP_2,
+        }
+    }
+
+    /// Sends a request, which is given back if not a byte of it was written.
+    pub(super) async fn try_send(
+        &mut self,
+        request: Request<Upload>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<Upload>>> {
+        match &mut self.sender {
+            Sender::Http1(sender) => sender.try_send_request(request).await,
+            Sender::Http2(share) => share.sender().try_send_request(request).await,
+        }
+    }
+
+    /// An exchange failed on it without a word from the provider: nothing new goes out on it, for it
+    /// may have died without a sign.
+    pub(super) fn doubt(&self) {
+        if let Sender::Http2(share) = &self.sender {
+            share.doubt();
+        }
+    }
+}
+
+/// What is kept for one key, newest last.
+#[derive(Debug, Default)]
+struct Kept {
+    idle: Vec<Connection>,
+    shared: Vec<Shared>,
+}
+
+/// Connections that are kept.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    idle: Mutex<HashMap<Key, Vec<Connection>>>,
+    kept: Mutex<HashMap<Key, Kept>>,
     idle_max: usize,
     keep: Duration,
     keep_for_writes: Duration,
@@ -45,7 +100,7 @@ pub(crate) struct Pool {
 impl Pool {
     pub(super) fn new(deadlines: &Deadlines, idle_max: usize) -> Self {
         Self {
-            idle: Mutex::default(),
+            kept: Mutex::default(),
             idle_max,
             keep: deadlines.idle,
             keep_for_writes: deadlines.idle_for_writes,
@@ -53,8 +108,21 @@ impl Pool {
         }
     }
 
-    pub(super) fn fresh(&self, key: Key, sender: SendRequest<Upload>) -> Connection {
+    /// A connection that has just been opened; one that can be shared is kept from now on.
+    pub(super) fn fresh(&self, key: Key, opened: Opened) -> Connection {
         let now = Instant::now();
+        let sender = match opened {
+            Opened::Http1(sender) => Sender::Http1(sender),
+            Opened::Http2(shared) => {
+                let share = shared.share();
+                let mut kept = self.kept();
+                let shared_before = &mut kept.entry(key.clone()).or_default().shared;
+                if shared_before.len() < self.idle_max {
+                    shared_before.push(shared);
+                }
+                Sender::Http2(share)
+            }
+        };
         Connection { sender, key, born: now, idle_since: now }
     }
 
@@ -66,40 +134,50 @@ impl Pool {
             Effect::Reads => self.keep,
             Effect::Writes => self.keep_for_writes,
         };
-        let mut idle = self.idle();
-        let kept = idle.get_mut(key)?;
-        let usable = |kept: &Connection| kept.sender.is_ready() && kept.idle_since.elapsed() < keep;
-        let at = kept.iter().rposition(usable)?;
-        Some(kept.swap_remove(at))
+        let mut all = self.kept();
+        let kept = all.get_mut(key)?;
+        let is_usable = |idle: &Connection| match &idle.sender {
+            Sender::Http1(sender) => sender.is_ready() && idle.idle_since.elapsed() < keep,
+            Sender::Http2(_) => false,
+        };
+        if let Some(at) = kept.idle.iter().rposition(is_usable) {
+            return Some(kept.idle.swap_remove(at));
+        }
+        let shared = kept.shared.iter().rfind(|shared| shared.has_room(keep, self.age_max))?;
+        let (born, now) = (shared.born(), Instant::now());
+        let sender = Sender::Http2(shared.share());
+        Some(Connection { sender, key: key.clone(), born, idle_since: now })
     }
 
-    /// Keeps a connection whose exchange is complete.
+    /// Keeps a connection whose exchange is complete. A share is given back by dropping it.
     pub(super) fn give_back(&self, mut connection: Connection) {
-        if connection.sender.is_closed() || connection.born.elapsed() >= self.age_max {
+        let Sender::Http1(sender) = &connection.sender else { return };
+        if sender.is_closed() || connection.born.elapsed() >= self.age_max {
             return;
         }
         connection.idle_since = Instant::now();
-        let mut idle = self.idle();
-        let kept = idle.entry(connection.key.clone()).or_default();
-        if kept.len() < self.idle_max {
-            kept.push(connection);
+        let mut kept = self.kept();
+        let idle = &mut kept.entry(connection.key.clone()).or_default().idle;
+        if idle.len() < self.idle_max {
+            idle.push(connection);
         }
     }
 
     /// Drops what is closed or has been kept too long.
     pub(super) fn tidy(&self) {
-        let current = |kept: &Connection| {
-            !kept.sender.is_closed()
-                && kept.idle_since.elapsed() < self.keep
-                && kept.born.elapsed() < self.age_max
+        let is_current = |idle: &Connection| {
+            matches!(&idle.sender, Sender::Http1(sender) if !sender.is_closed())
+                && idle.idle_since.elapsed() < self.keep
+                && idle.born.elapsed() < self.age_max
         };
-        self.idle().retain(|_, kept| {
-            kept.retain(current);
-            !kept.is_empty()
+        self.kept().retain(|_, kept| {
+            kept.idle.retain(is_current);
+            kept.shared.retain(|shared| shared.is_current(self.keep, self.age_max));
+            !(kept.idle.is_empty() && kept.shared.is_empty())
         });
     }
 
-    fn idle(&self) -> MutexGuard<'_, HashMap<Key, Vec<Connection>>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    fn kept(&self) -> MutexGuard<'_, HashMap<Key, Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -12,7 +12,7 @@ use rustls::{DigitallySignedStruct, SignatureScheme};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::files::{self, Expiry, TrustError, Use};
-use super::{ExpiredCrl, ProviderLeg};
+use super::{ExpiredCrl, Http2, ProviderLeg};
 
 /// The whole client side of a generation. Its resumption store is its own: no session outlives the
 /// trust it was verified under.
@@ -43,7 +43,10 @@ pub(super) fn config(
             cn_fallback: leg.cn_fallback,
         }))
         .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(ours)));
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = match leg.http2 {
+        Http2::Off => vec![b"http/1.1".to_vec()],
+        Http2::Offer => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+    };
     Ok(config)
 }
 

@@ -1,0 +1,222 @@
+//! A provider's answer that is cut is seen to be cut, wherever it is, whichever versions of HTTP are
+//! spoken on either side: never a short answer that looks whole.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt as _};
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::support::call::{Version, hear};
+use crate::support::frames::{self, RST_STREAM};
+use crate::support::http2_provider::{self, Http2Provider, Move};
+use crate::support::provider::answer;
+use crate::support::stage::{Files, provider_tls};
+use crate::support::wire::Wire;
+use crate::support::{Act, Call, Stage};
+
+/// Exchanges at once.
+const AT_ONCE: usize = 16;
+
+fn body() -> String {
+    "{\"resourceType\":\"Bundle\"} ".repeat(82)
+}
+
+/// Thousands of connections a second from one address are not an attack here.
+fn hurried(files: &mut Files) {
+    files.add("[listener.limits]\naddress-handshakes-per-second = 100000");
+}
+
+/// A stage that offers HTTP/2 to its providers, and a provider that takes it.
+async fn stage_with_http2() -> (Stage, Http2Provider) {
+    let stage = Stage::with(|files| {
+        hurried(files);
+        files.set("provider-tls", "http2 = \"offer\"");
+    })
+    .await;
+    let tls = provider_tls(&stage.pki, &stage.issued["provider"]);
+    let provider = Http2Provider::start(&tls).await;
+    stage.redial(provider.address).await;
+    (stage, provider)
+}
+
+/// A consumer that is quick to connect: its handshakes are resumed.
+struct Consumer {
+    tls: Arc<ClientConfig>,
+    address: std::net::SocketAddr,
+    http2: Option<http2::SendRequest<Full<Bytes>>>,
+}
+
+impl Consumer {
+    async fn new(stage: &Stage, version: Version) -> Self {
+        let protocol: &[u8] = if version == Version::Http2 { b"h2" } else { b"http/1.1" };
+        let (tls, address) = (stage.consumer_tls("hub", protocol), stage.address());
+        let mut consumer = Self { tls, address, http2: None };
+        if version == Version::Http2 {
+            let io = TokioIo::new(consumer.connect().await);
+            let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+            tokio::spawn(connection);
+            consumer.http2 = Some(sender);
+        }
+        consumer
+    }
+
+    async fn connect(&self) -> TlsStream<TcpStream> {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let name = ServerName::try_from("ssp.example.nhs.uk").unwrap();
+        TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await.unwrap()
+    }
+
+    /// The status, and whether the body seemed whole.
+    async fn hears(&self) -> (u16, bool) {
+        match &self.http2 {
+            None => {
+                let mut wire = Wire::new(self.connect().await);
+                wire.stream.write_all(&Call::slots().bytes()).await.unwrap();
+                let answer = hear(&mut wire).await.expect("an answer");
+                (answer.status, answer.complete)
+            }
+            Some(sender) => {
+                let request = Call::slots().http2().request();
+                let response = sender.clone().send_request(request).await.unwrap();
+                let status = response.status().as_u16();
+                (status, response.into_body().collect().await.is_ok())
+            }
+        }
+    }
+}
+
+/// Where the next answer is cut: everywhere once, and then nowhere.
+#[derive(Clone)]
+struct Cuts {
+    next: Arc<AtomicUsize>,
+    length: usize,
+}
+
+impl Cuts {
+    fn of(length: usize) -> Self {
+        Self { next: Arc::default(), length }
+    }
+
+    fn next(&self) -> usize {
+        self.next.fetch_add(1, Ordering::Relaxed).min(self.length)
+    }
+
+    fn wholes(&self) -> usize {
+        self.next.load(Ordering::Relaxed).saturating_sub(self.length)
+    }
+}
+
+/// Asks until the answer has been cut everywhere: no more answers are clean than were whole.
+async fn is_never_clean(stage: &Stage, version: Version, cuts: &Cuts) {
+    let consumer = Consumer::new(stage, version).await;
+    let mut clean = 0;
+    while cuts.wholes() == 0 {
+        let heard = stream::iter(0..AT_ONCE).map(|_| consumer.hears()).buffer_unordered(AT_ONCE);
+        for (status, is_whole) in heard.collect::<Vec<_>>().await {
+            match status {
+                200 if is_whole => clean += 1,
+                200 => {}
+                502 => assert!(is_whole, "a refusal comes whole"),
+                other => panic!("{other}"),
+            }
+        }
+    }
+    assert!(clean <= cuts.wholes(), "{clean} answers seemed whole, {} were", cuts.wholes());
+    assert_eq!(consumer.hears().await, (200, true), "the whole is whole");
+    drop(consumer);
+    stage.is_calm().await;
+}
+
+fn http1_answers() -> [Vec<u8>; 2] {
+    let (body, half) = (body(), body().len() / 2);
+    let chunked = format!(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{half:x}\r\n{}\r\n{:x};a=b\r\n{}\r\n0\r\n\r\n",
+        &body[..half],
+        body.len() - half,
+        &body[half..],
+    );
+    [answer("200 OK", "Content-Type: application/fhir+json\r\n", &body), chunked.into_bytes()]
+}
+
+async fn cut_over_http1(version: Version) {
+    for whole in http1_answers() {
+        let stage = Stage::with(hurried).await;
+        let cuts = Cuts::of(whole.len());
+        let script = cuts.clone();
+        stage.provider.plays(move |_| Act::WriteAndClose(whole[..script.next()].to_vec()));
+        is_never_clean(&stage, version, &cuts).await;
+    }
+}
+
+/// Two DATA frames, with a length said before or not.
+fn http2_answer(stream: u32, sized: bool) -> Vec<u8> {
+    let (body, length) = (body(), body().len().to_string());
+    let fields: &[_] = if sized { &[("content-length", &*length)] } else { &[] };
+    let (first, second) = body.as_bytes().split_at(body.len() / 2);
+    let mut bytes = http2_provider::head(stream, fields);
+    bytes.extend(frames::frame(frames::DATA, 0, stream, first));
+    bytes.extend(frames::frame(frames::DATA, frames::END_STREAM, stream, second));
+    bytes
+}
+
+async fn cut_over_http2(version: Version) {
+    for sized in [true, false] {
+        let (stage, provider) = stage_with_http2().await;
+        let cuts = Cuts::of(http2_answer(1, sized).len());
+        let script = cuts.clone();
+        provider.plays(move |stream| {
+            Move::WriteAndClose(http2_answer(stream, sized)[..script.next()].to_vec())
+        });
+        is_never_clean(&stage, version, &cuts).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_cut_anywhere_is_never_clean_from_http1_to_http1() {
+    cut_over_http1(Version::Http1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_cut_anywhere_is_never_clean_from_http1_to_http2() {
+    cut_over_http1(Version::Http2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_cut_anywhere_is_never_clean_from_http2_to_http1() {
+    cut_over_http2(Version::Http1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_cut_anywhere_is_never_clean_from_http2_to_http2() {
+    cut_over_http2(Version::Http2).await;
+}
+
+/// A stream may be reset without an error, and a library may take that for its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_whose_stream_is_reset_is_never_clean() {
+    let (stage, provider) = stage_with_http2().await;
+    for code in [0_u32, 2, 7, 8] {
+        provider.plays(move |stream| {
+            let mut bytes = http2_provider::head(stream, &[]);
+            bytes.extend(frames::frame(frames::DATA, 0, stream, b"{\"half\":"));
+            bytes.extend(frames::frame(RST_STREAM, 0, stream, &code.to_be_bytes()));
+            Move::Write(bytes)
+        });
+        for version in [Version::Http1, Version::Http2] {
+            let consumer = Consumer::new(&stage, version).await;
+            let (status, is_whole) = consumer.hears().await;
+            assert!(status == 502 || !is_whole, "{code}: {status}");
+        }
+    }
+    stage.is_calm().await;
+}

@@ -1,0 +1,114 @@
+//! HTTP/2 as frames, so that a peer may say what no library would.
+
+use tokio::io::AsyncRead;
+
+use super::wire::Wire;
+
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
+pub(crate) const PRIORITY: u8 = 2;
+pub(crate) const RST_STREAM: u8 = 3;
+pub(crate) const SETTINGS: u8 = 4;
+pub(crate) const PUSH_PROMISE: u8 = 5;
+pub(crate) const PING: u8 = 6;
+pub(crate) const GOAWAY: u8 = 7;
+pub(crate) const WINDOW_UPDATE: u8 = 8;
+pub(crate) const CONTINUATION: u8 = 9;
+
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const ACK: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
+
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A frame as it came.
+#[derive(Debug, Clone)]
+pub(crate) struct Frame {
+    pub(crate) kind: u8,
+    pub(crate) flags: u8,
+    pub(crate) stream: u32,
+    pub(crate) payload: Vec<u8>,
+}
+
+impl Frame {
+    pub(crate) fn ends_stream(&self) -> bool {
+        matches!(self.kind, DATA | HEADERS) && self.flags & END_STREAM != 0
+    }
+
+    /// The code of a `GOAWAY` or `RST_STREAM`.
+    pub(crate) fn code(&self) -> Option<u32> {
+        let at = match self.kind {
+            RST_STREAM => 0,
+            GOAWAY => 4,
+            _ => return None,
+        };
+        Some(u32::from_be_bytes(self.payload.get(at..at + 4)?.try_into().unwrap()))
+    }
+
+    /// The status of a response's HEADERS, where it is the first field and in the static table.
+    pub(crate) fn status(&self) -> Option<u16> {
+        if self.kind != HEADERS {
+            return None;
+        }
+        match self.payload.first()? {
+            0x88 => Some(200),
+            0x8c => Some(400),
+            0x8d => Some(404),
+            0x8e => Some(500),
+            _ => Some(0),
+        }
+    }
+}
+
+/// A frame's bytes.
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut bytes = length[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+/// A header field: literal, without indexing, without Huffman coding.
+pub(crate) fn field(name: &str, value: &str) -> Vec<u8> {
+    let mut bytes = vec![0];
+    for text in [name, value] {
+        length(&mut bytes, text.len());
+        bytes.extend(text.bytes());
+    }
+    bytes
+}
+
+/// An integer with a prefix of seven bits.
+fn length(bytes: &mut Vec<u8>, length: usize) {
+    if length < 127 {
+        return bytes.push(u8::try_from(length).unwrap());
+    }
+    bytes.push(127);
+    let mut rest = length - 127;
+    while rest >= 128 {
+        bytes.push(u8::try_from(rest % 128).unwrap() | 128);
+        rest /= 128;
+    }
+    bytes.push(u8::try_from(rest).unwrap());
+}
+
+impl<S: AsyncRead + Unpin> Wire<S> {
+    /// Reads a frame; nothing if the stream ends before one.
+    pub(crate) async fn frame(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(&[a, b, c, kind, flags, d, e, f, g]) = self.unread.first_chunk() {
+                let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+                if self.unread.len() >= 9 + length {
+                    let payload = self.unread.drain(..9 + length).skip(9).collect();
+                    let stream = u32::from_be_bytes([d & 0x7f, e, f, g]);
+                    return Some(Frame { kind, flags, stream, payload });
+                }
+            }
+            if !self.more().await {
+                return None;
+            }
+        }
+    }
+}
