@@ -21,7 +21,6 @@ use crate::policy::{Agreements, Provider};
 use crate::refusal::Refusal;
 use crate::spine::{Asid, CertificateName, InnerUrl, OdsCode};
 
-mod breaker;
 mod choice;
 mod file;
 mod flight;

@@ -30,6 +30,7 @@ mod body;
 mod dial;
 mod headers;
 mod pool;
+mod resolve;
 mod shared;
 
 pub use body::{Pace, PaceFault, Paced, ProviderBody, Upload};
@@ -50,6 +51,9 @@ pub struct Settings {
     /// host's name.
     #[serde(default)]
     pub hosts: BTreeMap<String, SocketAddr>,
+    /// Name servers to ask instead of the system's.
+    #[serde(default)]
+    pub nameservers: Vec<SocketAddr>,
     /// Deadlines, each with a default.
     #[serde(default)]
     pub deadlines: Deadlines,

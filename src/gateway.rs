@@ -30,7 +30,7 @@ use crate::refusal::{Errors, Refusal};
 use crate::request::{self, Rules, SspHeaders, SspRequest, TraceIds};
 use crate::spine::{Asid, OdsCode};
 use crate::target::Target;
-use crate::throttle::Throttle;
+use crate::throttle::{Health, Throttle};
 use crate::tls::{Handshake, Trust};
 
 mod answer;
@@ -278,14 +278,15 @@ impl Gateway {
         let permit = self.authorise(&facts, &provider, asker).await?;
         entry.enter(Phase::Policy);
         let upload = upload(interaction, (body, head.version), rulebook.pace, entry).await?;
-        let place = throttle.provider(&permit.provider().asid).await?;
+        let (place, health) = throttle.provider(&permit.provider().asid).await?;
         entry.opened(&permit, &self.trail)?;
         entry.enter(Phase::Provider);
         let transfer = entry.transfer();
         let hop = Hop { consumer: connection.consumer, proxy: &rulebook.proxy };
         let terms = Terms { trust, hop, gone, transfer: &transfer, place };
         let answer = self.forwarder.send(&permit, head, upload, terms).await;
-        let response = answer.inspect_err(|refusal| self.doubt(refusal, &permit))?;
+        self.learn(health, &answer, &permit);
+        let response = answer?;
         entry.answered(response.status().as_u16());
         Ok(response)
     }
@@ -330,9 +331,19 @@ impl Gateway {
         verdict.map_err(|refusal| diagnosis::misdirected(&self.directory, refusal, facts.target))
     }
 
-    /// A provider that cannot be reached may have moved, for the next request.
-    fn doubt(&self, refusal: &Refusal, permit: &Permit) {
-        if refusal.is_unreached() {
+    /// How a provider is, for the next request: spared, if it fails too often; looked up anew, if it
+    /// was not reached, for it may have moved.
+    fn learn(
+        &self,
+        health: Health,
+        answer: &Result<Response<ProviderBody>, Refusal>,
+        permit: &Permit,
+    ) {
+        if health.judge(diagnosis::verdict(answer)) {
+            tracing::warn!(ods = %permit.provider().ods, "provider fails too often: spared");
+            self.metrics.provider_spared();
+        }
+        if answer.as_ref().is_err_and(Refusal::is_unreached) {
             self.directory.unreached(permit.provider(), permit.interaction());
         }
     }

@@ -22,6 +22,7 @@ pub mod interaction;
 pub mod claims;
 pub mod policy;
 pub mod throttle;
+pub mod breaker;
 
 pub mod directory;
 pub mod forward;

@@ -84,6 +84,7 @@ pub struct Metrics {
     connections_refused: IntCounterVec,
     provider_connections: IntCounter,
     provider_retries: IntCounter,
+    providers_spared: IntCounter,
     /// Exchanges between their head and their last byte.
     pub in_flight: IntGauge,
     /// Consumer connections open.
@@ -154,6 +155,10 @@ impl Metrics {
                 "provider_retries_total",
                 "Requests sent again on a fresh connection",
             ),
+            providers_spared: counter(
+                "providers_spared_total",
+                "Times that a practice's system failed so often that it was spared",
+            ),
             in_flight: gauge("http_requests_in_flight", "Exchanges between head and last byte"),
             connections: gauge("connections", "Consumer connections open"),
             audit_failures: counter(
@@ -180,7 +185,7 @@ impl Metrics {
     }
 
     fn register(&self, phases: &HistogramVec) {
-        let all: [Box<dyn Collector>; 20] = [
+        let all: [Box<dyn Collector>; 21] = [
             Box::new(self.requests.clone()),
             Box::new(self.durations.clone()),
             Box::new(phases.clone()),
@@ -192,6 +197,7 @@ impl Metrics {
             Box::new(self.connections_refused.clone()),
             Box::new(self.provider_connections.clone()),
             Box::new(self.provider_retries.clone()),
+            Box::new(self.providers_spared.clone()),
             Box::new(self.in_flight.clone()),
             Box::new(self.connections.clone()),
             Box::new(self.audit_failures.clone()),
@@ -302,6 +308,11 @@ impl Metrics {
     /// A request was sent again.
     pub fn provider_retry(&self) {
         self.provider_retries.inc();
+    }
+
+    /// A practice's system is spared from now on.
+    pub fn provider_spared(&self) {
+        self.providers_spared.inc();
     }
 
     /// A reload ended.

@@ -87,6 +87,8 @@ pub enum Refusal {
     HeadTooLarge,
     #[error("a header name holds an underscore")]
     HeaderUnderscore,
+    #[error("the request has come through this proxy before")]
+    LoopDetected,
     #[error("the Connection header names a header that may not be dropped")]
     ConnectionNamesHeader,
     #[error("the framing of the request is ambiguous")]
@@ -188,6 +190,8 @@ pub enum Refusal {
 
     #[error("the provider is busy; the request was not sent")]
     ProviderBusy,
+    #[error("the provider has failed too often of late and is spared; the request was not sent")]
+    ProviderSpared { retry_after_s: u32 },
     #[error("ERROR_COMMUNICATING_TO_ENDPOINT_URL_{url}{}", advice(*.reached))]
     ProviderFailed { url: String, reached: Reached },
     #[error("the provider did not answer in time{}", advice(*.reached))]
@@ -333,6 +337,9 @@ impl Refusal {
             Self::TargetMalformed(_) => bad("target_malformed"),
             Self::HeadTooLarge => gp("head_too_large", 431, "too-long", BAD, REQUEST),
             Self::HeaderUnderscore => bad("header_underscore"),
+            Self::LoopDetected => {
+                gp("loop_detected", 508, "processing", BAD, "proxy_loop_detected")
+            }
             Self::ConnectionNamesHeader => bad("connection_names_header"),
             Self::FramingAmbiguous => bad("framing_ambiguous"),
             Self::TransferCodingUnknown => {
@@ -417,6 +424,9 @@ impl Refusal {
             Self::ProviderBusy => {
                 gp("provider_busy", 503, "transient", BROKEN, "connection_limit_reached")
             }
+            Self::ProviderSpared { .. } => {
+                gp("provider_spared", 503, "transient", BROKEN, "destination_unavailable")
+            }
             Self::ProviderFailed { reached: NotSent, .. } => {
                 spine("provider_not_reached", 502, "transient", "destination_unavailable")
             }
@@ -470,6 +480,9 @@ impl Refusal {
     /// Seconds after which the same request may be sent again, where that is known to be safe.
     #[must_use]
     pub const fn retry_after_s(&self) -> Option<u32> {
+        if let Self::ProviderSpared { retry_after_s } = self {
+            return Some(*retry_after_s);
+        }
         let safe = matches!(
             self,
             Self::AuditUnavailable
@@ -516,6 +529,7 @@ pub fn every() -> Vec<Refusal> {
         Refusal::TargetMalformed(TargetFault::Form),
         Refusal::HeadTooLarge,
         Refusal::HeaderUnderscore,
+        Refusal::LoopDetected,
         Refusal::ConnectionNamesHeader,
         Refusal::FramingAmbiguous,
         Refusal::TransferCodingUnknown,
@@ -573,6 +587,7 @@ pub fn every() -> Vec<Refusal> {
         Refusal::AudienceMismatch,
         Refusal::NoAgreement { from, to },
         Refusal::ProviderBusy,
+        Refusal::ProviderSpared { retry_after_s: 1 },
     ]);
     all.extend(reached.map(|reached| Refusal::ProviderFailed { url: url.clone(), reached }));
     all.extend(reached.map(|reached| Refusal::ProviderTimedOut { reached }));

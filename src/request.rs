@@ -21,6 +21,8 @@ pub use framing::{Fault, Framing, HEAD_BYTES_MAX, HeadFault};
 pub struct Rules {
     /// Host names and addresses under which consumers know this proxy, in lower case.
     pub names: Vec<String>,
+    /// The name in `Via` by which this proxy knows a request that it has seen before.
+    pub proxy: String,
     /// Longest request target, in bytes.
     pub target_bytes_max: usize,
     /// Largest head, names and values together, in bytes.
@@ -110,6 +112,7 @@ impl<'a> SspRequest<'a> {
         judge_size(head, rules)?;
         judge_length(head)?;
         judge_names(&head.headers)?;
+        judge_way(&head.headers, &rules.proxy)?;
         judge_connection(&head.headers)?;
         judge_expectation(&head.headers)?;
         let trace_id = headers.trace_id?;
@@ -221,6 +224,14 @@ fn judge_names(headers: &HeaderMap) -> Result<(), Refusal> {
     if headers.keys().any(underscore) { Err(Refusal::HeaderUnderscore) } else { Ok(()) }
 }
 
+/// Security: a registration that leads back here would lead round for ever.
+fn judge_way(headers: &HeaderMap, proxy: &str) -> Result<(), Refusal> {
+    let hops = headers.get_all(header::VIA).iter().filter_map(|value| value.to_str().ok());
+    let mut hops = hops.flat_map(|value| value.split(',')).map(str::split_whitespace);
+    let is_ours = hops.any(|mut hop| hop.nth(1).is_some_and(|by| by.eq_ignore_ascii_case(proxy)));
+    if is_ours { Err(Refusal::LoopDetected) } else { Ok(()) }
+}
+
 /// Security: `Connection: ssp-from` would have the next hop drop what we checked.
 fn judge_connection(headers: &HeaderMap) -> Result<(), Refusal> {
     for value in headers.get_all(header::CONNECTION) {
@@ -298,6 +309,7 @@ mod tests {
     fn rules() -> Rules {
         Rules {
             names: vec!["ssp.example.nhs.uk".into(), "127.0.0.1".into(), "::1".into()],
+            proxy: "spine-proxy".into(),
             target_bytes_max: 1024,
             head_bytes_max: 2048,
             headers_max: 16,
@@ -396,6 +408,9 @@ mod tests {
             assert_eq!(refused, Err(Refusal::ConnectionNamesHeader), "{name}");
         }
         assert_eq!(judge("", &[("Connection", "keep-alive, Upgrade, HTTP2-Settings")]), Ok(()));
+        let via = |value| judge("", &[("Via", "1.0 other"), ("Via", value)]);
+        assert_eq!(via("1.1 fred, 1.1 nowhere.com (Apache/1.1)"), Ok(()));
+        assert_eq!(via("1.1 fred,HTTP/1.1  Spine-Proxy (x)"), Err(Refusal::LoopDetected));
         assert_eq!(judge("", &[("Expect", "100-Continue")]), Ok(()));
         assert_eq!(judge("", &[("Expect", "junk")]), Err(Refusal::ExpectationUnknown));
     }

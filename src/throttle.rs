@@ -8,6 +8,7 @@ use std::time::Duration;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::breaker::{Admitted, Breaker, Patience, Verdict};
 use crate::refusal::Refusal;
 use crate::spine::Asid;
 use crate::tls::Peer;
@@ -30,6 +31,14 @@ pub struct Limits {
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub wait: Duration,
+    /// Failures in a row after which a practice's system is spared.
+    pub practice_failures_max: usize,
+    /// The percentage of failures, of ten exchanges or more in ten seconds, above which it is spared.
+    pub practice_failures_percent: usize,
+    /// How long it is spared before one request may probe it.
+    #[serde(with = "crate::spine::period")]
+    #[schemars(with = "String")]
+    pub practice_spared: Duration,
 }
 
 impl Default for Limits {
@@ -40,6 +49,19 @@ impl Default for Limits {
             practice_exchanges_max: 64,
             exchanges_max: 4096,
             wait: Duration::from_secs(2),
+            practice_failures_max: 5,
+            practice_failures_percent: 50,
+            practice_spared: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Limits {
+    const fn patience(&self) -> Patience {
+        Patience {
+            in_a_row: self.practice_failures_max,
+            percent: self.practice_failures_percent,
+            open_for: self.practice_spared,
         }
     }
 }
@@ -51,7 +73,14 @@ pub struct Throttle {
     knocks: DefaultKeyedRateLimiter<String>,
     quotas: DefaultKeyedRateLimiter<Asid>,
     all: Arc<Semaphore>,
-    practices: Mutex<HashMap<Asid, Arc<Semaphore>>>,
+    practices: Mutex<HashMap<Asid, Arc<Practice>>>,
+}
+
+/// What a practice's system bears, and how it is.
+#[derive(Debug)]
+struct Practice {
+    places: Arc<Semaphore>,
+    breaker: Breaker,
 }
 
 /// A place with a practice, given back when dropped.
@@ -59,6 +88,31 @@ pub struct Throttle {
 pub struct Place {
     _all: OwnedSemaphorePermit,
     _practice: OwnedSemaphorePermit,
+}
+
+/// Where it is said what became of an exchange with a practice. Dropped without a word, it said
+/// nothing of the practice.
+#[derive(Debug)]
+pub struct Health {
+    practice: Arc<Practice>,
+    admitted: Admitted,
+}
+
+impl Health {
+    /// The practice's system is well, or has failed; answers whether it is spared from now on.
+    #[must_use]
+    pub fn judge(mut self, verdict: Verdict) -> bool {
+        let opened = self.practice.breaker.learn(self.admitted, verdict);
+        // What has been said is not said again.
+        self.admitted = Admitted::Closed;
+        opened
+    }
+}
+
+impl Drop for Health {
+    fn drop(&mut self) {
+        self.practice.breaker.learn(self.admitted, Verdict::Moot);
+    }
 }
 
 impl Throttle {
@@ -91,17 +145,29 @@ impl Throttle {
         self.quotas.check_key(consumer).map_err(|_| Refusal::QuotaExceeded)
     }
 
-    /// A place with a practice, waited for at most [`Limits::wait`].
-    pub async fn provider(&self, asid: &Asid) -> Result<Place, Refusal> {
+    /// A place with a practice that is not spared, waited for at most [`Limits::wait`].
+    ///
+    /// # Errors
+    /// [`Refusal::ProviderSpared`] after failures, [`Refusal::ProviderBusy`] without a place.
+    pub async fn provider(&self, asid: &Asid) -> Result<(Place, Health), Refusal> {
         let practice = self.practice(asid);
+        let place = self.place(&practice.places).await?;
+        // Asked last: who is let in to probe does probe.
+        let admitted = practice.breaker.admits().map_err(|left| Refusal::ProviderSpared {
+            retry_after_s: u32::try_from(left.as_secs()).unwrap_or(u32::MAX).saturating_add(1),
+        })?;
+        Ok((place, Health { practice, admitted }))
+    }
+
+    async fn place(&self, practice: &Arc<Semaphore>) -> Result<Place, Refusal> {
         // The common case, without a timer.
         if let (Ok(practice), Ok(all)) =
-            (Arc::clone(&practice).try_acquire_owned(), Arc::clone(&self.all).try_acquire_owned())
+            (Arc::clone(practice).try_acquire_owned(), Arc::clone(&self.all).try_acquire_owned())
         {
             return Ok(Place { _all: all, _practice: practice });
         }
         let wait = async {
-            let practice = practice.acquire_owned().await.ok()?;
+            let practice = Arc::clone(practice).acquire_owned().await.ok()?;
             let all = Arc::clone(&self.all).acquire_owned().await.ok()?;
             Some(Place { _all: all, _practice: practice })
         };
@@ -114,18 +180,22 @@ impl Throttle {
         self.knocks.retain_recent();
         self.quotas.retain_recent();
         let mut practices = self.practices.lock().unwrap_or_else(PoisonError::into_inner);
-        practices.retain(|_, practice| Arc::strong_count(practice) > 1);
+        practices.retain(|_, practice| {
+            Arc::strong_count(practice) > 1
+                || practice.places.available_permits() < self.limits.practice_exchanges_max
+                || !practice.breaker.is_forgettable()
+        });
     }
 
-    fn practice(&self, asid: &Asid) -> Arc<Semaphore> {
+    fn practice(&self, asid: &Asid) -> Arc<Practice> {
         let mut practices = self.practices.lock().unwrap_or_else(PoisonError::into_inner);
-        match practices.get(asid) {
-            Some(practice) => Arc::clone(practice),
-            None => {
-                let practice = Arc::new(Semaphore::new(self.limits.practice_exchanges_max));
-                practices.insert(asid.clone(), Arc::clone(&practice));
-                practice
-            }
+        if let Some(practice) = practices.get(asid) {
+            return Arc::clone(practice);
         }
+        let places = Arc::new(Semaphore::new(self.limits.practice_exchanges_max));
+        let breaker = Breaker::new(self.limits.patience());
+        let practice = Arc::new(Practice { places, breaker });
+        practices.insert(asid.clone(), Arc::clone(&practice));
+        practice
     }
 }

@@ -21,6 +21,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "tls",
         ],
     ),
+    ("breaker", &[]),
     ("claims", &["interaction", "refusal", "spine"]),
     (
         "commands",
@@ -60,7 +61,10 @@ const TABLE: &[(&str, &[&str])] = &[
         ],
     ),
     ("consumers", &["interaction", "refusal", "spine", "tls"]),
-    ("directory", &["consumers", "interaction", "metrics", "policy", "refusal", "spine", "tls"]),
+    (
+        "directory",
+        &["breaker", "consumers", "interaction", "metrics", "policy", "refusal", "spine", "tls"],
+    ),
     (
         "forward",
         &[
@@ -79,6 +83,7 @@ const TABLE: &[(&str, &[&str])] = &[
         "gateway",
         &[
             "audit",
+            "breaker",
             "claims",
             "consumers",
             "directory",
@@ -103,7 +108,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("simulator", &["interaction", "spine"]),
     ("spine", &[]),
     ("target", &["refusal", "spine"]),
-    ("throttle", &["refusal", "spine", "tls"]),
+    ("throttle", &["breaker", "refusal", "spine", "tls"]),
     ("tls", &["refusal", "spine"]),
 ];
 

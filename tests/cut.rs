@@ -31,9 +31,11 @@ fn body() -> String {
     "{\"resourceType\":\"Bundle\"} ".repeat(82)
 }
 
-/// Thousands of connections a second from one address are not an attack here.
+/// Thousands of connections a second from one address are not an attack here, and a provider that
+/// fails again and again is asked all the same.
 fn hurried(files: &mut Files) {
     files.add("[listener.limits]\naddress-handshakes-per-second = 100000");
+    files.add("[throttle]\npractice-failures-max = 1000000\npractice-failures-percent = 100");
 }
 
 /// A stage that offers HTTP/2 to its providers, and a provider that takes it.

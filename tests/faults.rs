@@ -88,7 +88,7 @@ async fn a_name_that_leads_outside_the_networks_is_never_dialled() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_does_not_prove_its_name_is_asked_nothing() {
-    let stage = Stage::new().await;
+    let stage = Stage::with(|files| files.add("[throttle]\npractice-failures-max = 100")).await;
     let other = Leaf::named("other.example.nhs.uk");
     let leaves = [
         other.clone(),

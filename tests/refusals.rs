@@ -13,8 +13,9 @@ const URN: &str = "urn:nhs:names:services:gpconnect:";
 
 /// Refusals whose cause lies with the provider, the journal, a certificate or a consumer that goes
 /// away: told elsewhere.
-const ELSEWHERE: [&str; 18] = [
+const ELSEWHERE: [&str; 19] = [
     "plain_http",
+    "provider_spared",
     "audit_unavailable",
     "directory_unavailable",
     "lookups_exceeded",
@@ -92,6 +93,7 @@ fn http_rows() -> Vec<Row> {
         both("66 KiB of header", "head_too_large", slots().with("X-Big", &"a".repeat(66 * 1024))),
         both("over a hundred headers", "head_too_large", crowd),
         both("an underscore", "header_underscore", slots().with("Ssp_To", stage::TO)),
+        both("our own Via", "loop_detected", slots().with("Via", "1.0 a, 2.0 spine-proxy")),
         http1(
             "Connection names Ssp-From",
             "connection_names_header",

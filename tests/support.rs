@@ -2,6 +2,7 @@
 //! port 0; and a call: a valid request, minus or plus one thing.
 
 pub(crate) mod call;
+pub(crate) mod dns;
 #[cfg(feature = "ldap")]
 pub(crate) mod fake_ldap;
 pub(crate) mod frames;

@@ -122,6 +122,7 @@ fn rulebook(config: &Config) -> Result<Rulebook, Failure> {
     Ok(Rulebook {
         rules: Rules {
             names: config.listener.names.iter().map(|name| name.to_ascii_lowercase()).collect(),
+            proxy: PROXY.to_owned(),
             target_bytes_max: bytes(config.request.target_max),
             head_bytes_max: bytes(config.request.head_max),
             headers_max: config.request.headers_max,

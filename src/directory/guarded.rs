@@ -2,12 +2,12 @@
 //!
 //! A source joins nothing, remembers nothing and decides nothing.
 
-use super::breaker::Breaker;
 use super::pacer::Pacer;
 use super::sds_api::SdsApi;
 #[cfg(feature = "ldap")]
 use super::sds_ldap::SdsLdap;
 use super::source::{Handler, HandlersOf, How, Origin, SourceFault, System, SystemsOf};
+use crate::breaker::Breaker;
 
 /// A live source, the breaker that spares it, and the pace at which it may be asked.
 #[derive(Debug)]

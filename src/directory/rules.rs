@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::guarded::Guarded;
 use super::source::{Handler, HandlersOf, How, Origin, Part, SourceFault, System, SystemsOf};
 use super::steps::Steps;
+use crate::breaker::Verdict;
 use crate::consumers::Sender;
 use crate::interaction::Interaction;
 use crate::metrics::{Metrics, Oddity};
@@ -288,7 +289,7 @@ impl Resolver {
         answer: impl Future<Output = Result<Vec<T>, SourceFault>>,
     ) -> Result<(Vec<T>, Duration), SourceFault> {
         let source = guarded.source.origin().label();
-        let Some(admitted) = guarded.breaker.admits() else {
+        let Ok(admitted) = guarded.breaker.admits() else {
             steps.add(source, question, "spared", Duration::ZERO);
             return Err(SourceFault::Spared);
         };
@@ -310,16 +311,16 @@ impl Resolver {
             Err(fault) => fault.label(),
         };
         match &answer {
-            Ok(_) => guarded.breaker.succeeded(),
-            Err(fault @ SourceFault::Paced) => {
+            Ok(_) => {}
+            Err(SourceFault::Paced) => {
                 tracing::debug!(source, question, id = %how.id, "not asked, or not long enough");
-                guarded.breaker.failed(admitted, fault);
             }
             Err(fault) => {
                 tracing::warn!(source, question, id = %how.id, %fault, "a directory source gave no answer");
-                guarded.breaker.failed(admitted, fault);
             }
         }
+        let verdict = answer.as_ref().map_or_else(SourceFault::verdict, |_| Verdict::Well);
+        guarded.breaker.learn(admitted, verdict);
         self.metrics.directory.asked(source, question, outcome, took);
         self.metrics.directory.open(source, guarded.breaker.is_open());
         steps.add(source, question, outcome, took);

@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::breaker::Verdict;
 use crate::interaction::Interaction;
 use crate::spine::{Asid, CertificateName, CpaId, OdsCode, PartyKey};
 
@@ -235,7 +236,29 @@ impl SourceFault {
             Self::Replaced => "replaced",
         }
     }
+
+    /// What it says of the source. Our own mistakes and limits, and a record that cannot be read, say
+    /// nothing.
+    pub(super) fn verdict(&self) -> Verdict {
+        match self {
+            Self::TimedOut | Self::Unavailable(_) => Verdict::Failed(None),
+            Self::Denied(_) => Verdict::Spare(DENIED),
+            Self::RateLimited(after) => Verdict::Spare(after.unwrap_or(Duration::from_secs(1))),
+            Self::OurFault(_)
+            | Self::Paced
+            | Self::Unsupported
+            | Self::Spared
+            | Self::Doubtful
+            | Self::Unpaid
+            | Self::Replaced
+            | Self::Malformed(_)
+            | Self::Truncated => Verdict::Moot,
+        }
+    }
 }
+
+/// A source that does not accept our credentials is not asked again so soon.
+const DENIED: Duration = Duration::from_secs(60);
 
 impl HandlersOf<'_> {
     /// Security: a source, or a cache before it, may answer another question than was put. A record

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::breaker::Breaker;
 use super::flight::Question;
 use super::guarded::{Guarded, Source};
 use super::look_up::Asked;
@@ -16,6 +15,7 @@ use super::sds_ldap::SdsLdap;
 use super::shelf::{Age, Mark, Practice, Row};
 use super::source::{Haste, Origin, Wanted};
 use super::{Directory, Settings, Steps, now_s};
+use crate::breaker::{Breaker, Patience};
 use crate::interaction::Interaction;
 use crate::metrics::{Metrics, Trigger};
 use crate::policy::Provider;
@@ -25,6 +25,11 @@ use crate::tls::{Expiry, TrustError, secret};
 /// The live sources, made and not asked yet.
 #[derive(Debug, Default)]
 pub struct Live(Vec<Guarded>);
+
+/// When a source is spared.
+const fn patience(open_for: Duration) -> Patience {
+    Patience { in_a_row: 5, percent: 50, open_for }
+}
 
 /// A source that cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +54,7 @@ impl Live {
     ) -> Result<Self, LiveError> {
         let waits = (settings.deadlines.connect, settings.deadlines.attempt);
         let guarded = |source, pacer| {
-            let breaker = Breaker::new(settings.deadlines.spare);
+            let breaker = Breaker::new(patience(settings.deadlines.spare));
             Guarded { source, breaker, pacer }
         };
         let mut sources = Vec::new();

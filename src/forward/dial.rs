@@ -1,14 +1,13 @@
 //! From a registered address to an HTTP connection: resolve, check, connect, prove, speak.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::future::poll_fn;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use ipnet::IpNet;
@@ -21,6 +20,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::Settings;
 use super::pool::{Key, Opened};
+use super::resolve::Resolver;
 use super::shared::{Shared, Streams};
 
 /// Why a provider could not be spoken to. Not one byte of a request has been sent.
@@ -37,14 +37,13 @@ pub(super) enum DialFault {
 /// Opens connections to providers.
 pub(super) struct Dialler {
     networks: Vec<IpNet>,
-    hosts: BTreeMap<String, SocketAddr>,
-    resolver: Option<TokioResolver>,
+    resolver: Resolver,
     connect: Duration,
     tls: Duration,
 }
 
-/// Limit: addresses of one name that are tried.
-const ADDRESSES_MAX: usize = 4;
+/// After this, the next address of a name is tried beside the one that has not answered.
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 /// Limit: bytes of a provider's response head.
 const HEAD_BYTES_MAX: usize = 128 * 1024;
 /// Limit: lines of a provider's response head.
@@ -61,12 +60,9 @@ const PING: Duration = Duration::from_secs(5);
 
 impl Dialler {
     pub(super) fn new(settings: &Settings) -> Self {
-        let Settings { networks, hosts, deadlines, .. } = settings.clone();
-        let resolver = TokioResolver::builder_tokio().and_then(|builder| builder.build());
-        let resolver = resolver
-            .inspect_err(|error| tracing::warn!(%error, "no DNS: only addresses can be dialled"))
-            .ok();
-        Self { networks, hosts, resolver, connect: deadlines.connect, tls: deadlines.tls }
+        let Settings { networks, deadlines, .. } = settings.clone();
+        let resolver = Resolver::new(settings);
+        Self { networks, resolver, connect: deadlines.connect, tls: deadlines.tls }
     }
 
     /// Opens a connection for `key` under the given trust.
@@ -92,45 +88,37 @@ impl Dialler {
         opened.map_err(|error| refused("HTTP")(&error))
     }
 
+    /// Spec: RFC 8305. An address that does not answer soon is not waited for before the next is
+    /// tried; the first that does is taken.
     async fn connect(&self, address: &str) -> Result<TcpStream, DialFault> {
         let mut last = DialFault::Refused("connect", "the name has no address".to_owned());
-        for address in self.addresses(address).await? {
-            // Security: checked on the address that is dialled, after resolution, so no name can
-            // lead elsewhere between check and connect.
-            if !self.allows(address.ip()) {
-                last = DialFault::Refused("connect", format!("{address} is in no allowed network"));
-                continue;
-            }
-            match TcpStream::connect(address).await {
-                Ok(stream) => {
-                    // A socket option that cannot be set costs latency, not correctness.
-                    stream.set_nodelay(true).unwrap_or_default();
-                    return Ok(stream);
+        let mut addresses = self.resolver.addresses(address).await?.into_iter();
+        let mut attempts = FuturesUnordered::new();
+        loop {
+            if let Some(address) = addresses.next() {
+                // Security: checked on the address that is dialled, after resolution, so no name
+                // can lead elsewhere between check and connect.
+                if !self.allows(address.ip()) {
+                    let why = format!("{address} is in no allowed network");
+                    last = DialFault::Refused("connect", why);
+                    continue;
                 }
-                Err(error) => last = DialFault::Refused("connect", error.to_string()),
+                attempts.push(TcpStream::connect(address));
+            } else if attempts.is_empty() {
+                return Err(last);
+            }
+            tokio::select! {
+                Some(tried) = attempts.next() => match tried {
+                    Ok(stream) => {
+                        // A socket option that cannot be set costs latency, not correctness.
+                        stream.set_nodelay(true).unwrap_or_default();
+                        return Ok(stream);
+                    }
+                    Err(error) => last = DialFault::Refused("connect", error.to_string()),
+                },
+                () = tokio::time::sleep(NEXT_ADDRESS), if addresses.len() > 0 => {}
             }
         }
-        Err(last)
-    }
-
-    async fn addresses(&self, address: &str) -> Result<Vec<SocketAddr>, DialFault> {
-        if let Ok(address) = address.parse::<SocketAddr>() {
-            return Ok(vec![address]);
-        }
-        let malformed = || DialFault::Refused("address", format!("{address:?} has no port"));
-        let (host, port) = address.rsplit_once(':').ok_or_else(malformed)?;
-        if let Some(address) = self.hosts.get(host) {
-            return Ok(vec![*address]);
-        }
-        let port: u16 = port.parse().map_err(|_| malformed())?;
-        let resolver = self.resolver.as_ref();
-        let resolver =
-            resolver.ok_or_else(|| DialFault::Refused("DNS", "no resolver".to_owned()))?;
-        let found = resolver
-            .lookup_ip(host)
-            .await
-            .map_err(|error| DialFault::Refused("DNS", error.to_string()))?;
-        Ok(found.iter().take(ADDRESSES_MAX).map(|ip| SocketAddr::new(ip, port)).collect())
     }
 
     fn allows(&self, address: IpAddr) -> bool {

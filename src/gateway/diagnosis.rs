@@ -1,8 +1,13 @@
-//! Which of several things that do not fit is the odd one: a refusal is already certain, and its
-//! token tells an operator where to look. Nothing here lets anybody in.
+//! What an outcome says: which of several things that do not fit is the odd one, where a refusal is
+//! already certain and its token tells an operator where to look; and how a provider is. Nothing here
+//! lets anybody in.
+
+use std::time::Duration;
 
 use http::request::Parts;
+use http::{Response, header};
 
+use crate::breaker::Verdict;
 use crate::claims::{self, Claims};
 use crate::directory::Directory;
 use crate::refusal::{OddOne, Refusal};
@@ -48,4 +53,27 @@ pub(super) fn misdirected(directory: &Directory, refusal: Refusal, target: &Targ
         }
         (other, _) => other,
     }
+}
+
+/// What an answer says of the provider that gave it, or did not. A 500 is an answer like any other: it
+/// may be about one patient.
+pub(super) fn verdict<B>(answer: &Result<Response<B>, Refusal>) -> Verdict {
+    match answer {
+        Ok(response) if matches!(response.status().as_u16(), 502..=504) => {
+            Verdict::Failed(retry_after(response))
+        }
+        Ok(_) => Verdict::Well,
+        Err(Refusal::ProviderFailed { .. } | Refusal::ProviderTimedOut { .. }) => {
+            Verdict::Failed(None)
+        }
+        Err(_) => Verdict::Moot,
+    }
+}
+
+/// Limit: what a provider's own wish may spare it for.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+
+fn retry_after<B>(response: &Response<B>) -> Option<Duration> {
+    let value = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?;
+    Some(Duration::from_secs(value.trim().parse().ok()?).min(RETRY_AFTER_MAX))
 }

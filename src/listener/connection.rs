@@ -125,12 +125,7 @@ impl Seat {
                 metrics.phase(Phase::Tls, started.elapsed());
                 return Some((stream, handshake, peer.is_ok()));
             }
-            Ok(Ok(None)) => {
-                if live.trust.plain_http == PlainHttp::Answer {
-                    self.answer_plain(socket.clone(), deadline).await;
-                }
-                "plain_http"
-            }
+            Ok(Ok(None)) => "plain_http",
             Ok(Err(error)) => {
                 tracing::debug!(%error, "handshake failed");
                 "failed"
@@ -138,6 +133,9 @@ impl Seat {
             Err(_) => "timed_out",
         };
         metrics.handshake(result);
+        if result == "plain_http" && live.trust.plain_http == PlainHttp::Answer {
+            self.answer_plain(socket.clone(), deadline).await;
+        }
         None
     }
 

@@ -1,0 +1,242 @@
+//! Spares whoever fails, until a probe of one has shown that they are there again.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// When a breaker opens, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Failures in a row that open it.
+    pub in_a_row: usize,
+    /// The share of failures, in percent, above which it opens, once there are enough to weigh.
+    pub percent: usize,
+    /// How long it stays open, and up to a tenth more: siblings should not probe together.
+    pub open_for: Duration,
+}
+
+/// The span over which failures are weighed, and the least in it that weigh anything.
+const SPAN: Duration = Duration::from_secs(10);
+const LEAST: usize = 10;
+/// Limit: what is remembered of the span.
+const REMEMBERED_MAX: usize = 1000;
+
+/// As what somebody may be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admitted {
+    /// As always.
+    Closed,
+    /// To find out whether they are there again.
+    ToProbe,
+}
+
+/// What an attempt says of whoever was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// They are well.
+    Well,
+    /// Nothing.
+    Moot,
+    /// They failed; they are not to be asked for so long, if that is known.
+    Failed(Option<Duration>),
+    /// They are not to be asked for so long, whatever came before.
+    Spare(Duration),
+}
+
+/// One breaker.
+#[derive(Debug)]
+pub struct Breaker {
+    patience: Patience,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    in_a_row: usize,
+    recent: VecDeque<(Instant, bool)>,
+    open_until: Option<Instant>,
+    probing: Option<Instant>,
+}
+
+impl Breaker {
+    /// A closed one.
+    #[must_use]
+    pub fn new(patience: Patience) -> Self {
+        Self { patience, state: Mutex::default() }
+    }
+
+    /// Whether they may be asked now; once an open breaker's time is up, one may, to probe.
+    ///
+    /// # Errors
+    /// For how long they are still spared.
+    pub fn admits(&self) -> Result<Admitted, Duration> {
+        let now = Instant::now();
+        let mut state = self.state();
+        let Some(until) = state.open_until else { return Ok(Admitted::Closed) };
+        if now < until {
+            return Err(until - now);
+        }
+        // A probe that never came back does not keep the breaker open for ever.
+        match state.probing.map(|since| since + self.patience.open_for) {
+            Some(until) if now < until => Err(until - now),
+            _ => {
+                state.probing = Some(now);
+                Ok(Admitted::ToProbe)
+            }
+        }
+    }
+
+    /// Whether it is open, probing or not.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.state().open_until.is_some()
+    }
+
+    /// Whether it remembers nothing that matters.
+    #[must_use]
+    pub fn is_forgettable(&self) -> bool {
+        let state = self.state();
+        state.open_until.is_none() && state.in_a_row == 0
+    }
+
+    /// Learns what came of an attempt; answers whether the breaker has opened by it.
+    pub fn learn(&self, admitted: Admitted, verdict: Verdict) -> bool {
+        let mut state = self.state();
+        let (named, is_certain) = match verdict {
+            Verdict::Well => {
+                state.in_a_row = 0;
+                state.note(true);
+                // What was asked before it opened does not close it.
+                if admitted == Admitted::ToProbe {
+                    (state.open_until, state.probing) = (None, None);
+                }
+                return false;
+            }
+            Verdict::Moot => {
+                // A probe that told nothing makes room for the next.
+                if admitted == Admitted::ToProbe {
+                    state.probing = None;
+                }
+                return false;
+            }
+            Verdict::Failed(named) => (named, false),
+            Verdict::Spare(named) => (Some(named), true),
+        };
+        state.in_a_row += 1;
+        state.note(false);
+        let opens = is_certain
+            || state.probing.is_some()
+            || state.in_a_row >= self.patience.in_a_row
+            || state.is_failing(self.patience.percent);
+        if opens {
+            let usual = self.patience.open_for.mul_f64(1.0 + jitter());
+            let open_for = if is_certain { named } else { named.map(|named| named.max(usual)) };
+            state.open_until = Some(Instant::now() + open_for.unwrap_or(usual));
+            state.probing = None;
+        }
+        opens
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn note(&mut self, ok: bool) {
+        let now = Instant::now();
+        self.recent.push_back((now, ok));
+        let is_over = |recent: &VecDeque<(Instant, bool)>| {
+            recent.len() > REMEMBERED_MAX
+                || recent.front().is_some_and(|(at, _)| now.duration_since(*at) > SPAN)
+        };
+        while is_over(&self.recent) {
+            self.recent.pop_front();
+        }
+    }
+
+    fn is_failing(&self, percent: usize) -> bool {
+        let failed = self.recent.iter().filter(|(_, ok)| !ok).count();
+        self.recent.len() >= LEAST && failed * 100 > self.recent.len() * percent
+    }
+}
+
+/// Up to a tenth.
+fn jitter() -> f64 {
+    let [byte, ..] = *uuid::Uuid::new_v4().as_bytes();
+    f64::from(byte) / 2550.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FAILED: Verdict = Verdict::Failed(None);
+
+    fn breaker() -> Breaker {
+        let open_for = Duration::from_secs(10);
+        Breaker::new(Patience { in_a_row: 5, percent: 50, open_for })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_in_a_row_open_it_until_one_probe_succeeds() {
+        let breaker = breaker();
+        for _ in 0..4 {
+            assert!(!breaker.learn(Admitted::Closed, FAILED));
+        }
+        assert_eq!(breaker.admits(), Ok(Admitted::Closed));
+        assert!(breaker.learn(Admitted::Closed, FAILED));
+        assert!(breaker.admits().is_err() && breaker.is_open());
+        tokio::time::advance(Duration::from_secs(12)).await;
+        assert_eq!(breaker.admits(), Ok(Admitted::ToProbe), "one probe");
+        assert!(breaker.admits().is_err(), "and one alone");
+        breaker.learn(Admitted::ToProbe, FAILED);
+        assert!(breaker.admits().is_err());
+        tokio::time::advance(Duration::from_secs(12)).await;
+        assert_eq!(breaker.admits(), Ok(Admitted::ToProbe));
+        breaker.learn(Admitted::ToProbe, Verdict::Well);
+        assert!(breaker.admits().is_ok() && breaker.admits().is_ok() && !breaker.is_open());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn more_failures_than_answers_open_it() {
+        let breaker = breaker();
+        for _ in 0..4 {
+            breaker.learn(Admitted::Closed, Verdict::Well);
+            breaker.learn(Admitted::Closed, FAILED);
+        }
+        breaker.learn(Admitted::Closed, Verdict::Well);
+        assert!(!breaker.learn(Admitted::Closed, FAILED), "half and half");
+        assert!(breaker.admits().is_ok());
+        assert!(breaker.learn(Admitted::Closed, FAILED));
+        assert!(breaker.admits().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_says_nothing_opens_nothing_and_makes_room_for_the_next_probe() {
+        let breaker = breaker();
+        for _ in 0..20 {
+            breaker.learn(Admitted::Closed, Verdict::Moot);
+        }
+        assert!(breaker.admits().is_ok());
+        breaker.learn(Admitted::Closed, Verdict::Spare(Duration::from_secs(60)));
+        tokio::time::advance(Duration::from_secs(59)).await;
+        assert!(breaker.admits().is_err());
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(breaker.admits(), Ok(Admitted::ToProbe));
+        breaker.learn(Admitted::ToProbe, Verdict::Moot);
+        assert_eq!(breaker.admits(), Ok(Admitted::ToProbe));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_longer_wait_that_is_asked_for_is_kept_to() {
+        let breaker = breaker();
+        for _ in 0..5 {
+            breaker.learn(Admitted::Closed, Verdict::Failed(Some(Duration::from_secs(30))));
+        }
+        tokio::time::advance(Duration::from_secs(29)).await;
+        assert!(breaker.admits().is_err_and(|left| left <= Duration::from_secs(1)));
+    }
+}

@@ -1,0 +1,146 @@
+//! From a registered host to the addresses that may be dialled for it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{
+    ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts,
+};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use moka::sync::Cache;
+
+use super::Settings;
+use super::dial::DialFault;
+
+/// Limit: addresses of one name that are tried.
+const ADDRESSES_MAX: usize = 4;
+/// Limit: names whose last addresses are kept for when DNS fails.
+const NAMES_MAX: u64 = 10_000;
+/// How long they are.
+const KEPT: Duration = Duration::from_secs(60 * 60);
+/// One question to one server, and how often it is put.
+const QUESTION: Duration = Duration::from_secs(1);
+const ATTEMPTS: usize = 2;
+/// However short a record says it lives, it is used so long; and however long, no longer.
+const TTL_MIN: Duration = Duration::from_secs(5);
+const TTL_MAX: Duration = Duration::from_secs(10 * 60);
+/// A name that does not exist is asked about again after this.
+const ABSENT_MAX: Duration = Duration::from_secs(10);
+
+/// Resolves the hosts of providers.
+pub(super) struct Resolver {
+    /// What is dialled for a host, whatever DNS says.
+    hosts: BTreeMap<String, SocketAddr>,
+    dns: Option<TokioResolver>,
+    /// What each name last led to.
+    last: Cache<String, Arc<[IpAddr]>>,
+}
+
+impl Resolver {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let dns = if settings.nameservers.is_empty() {
+            TokioResolver::builder_tokio()
+        } else {
+            let servers = settings.nameservers.iter().copied().map(nameserver).collect();
+            let servers = ResolverConfig::from_parts(None, Vec::new(), servers);
+            Ok(TokioResolver::builder_with_config(servers, TokioRuntimeProvider::default()))
+        };
+        let dns = dns.and_then(|mut builder| {
+            tune(builder.options_mut());
+            builder.build()
+        });
+        let dns = dns
+            .inspect_err(|error| tracing::warn!(%error, "no DNS: only addresses can be dialled"))
+            .ok();
+        let last = Cache::builder().max_capacity(NAMES_MAX).time_to_live(KEPT).build();
+        Self { hosts: settings.hosts.clone(), dns, last }
+    }
+
+    /// The addresses of `host:port`, the two families in turn.
+    pub(super) async fn addresses(&self, address: &str) -> Result<Vec<SocketAddr>, DialFault> {
+        if let Ok(address) = address.parse::<SocketAddr>() {
+            return Ok(vec![address]);
+        }
+        let malformed = || DialFault::Refused("address", format!("{address:?} has no port"));
+        let (host, port) = address.rsplit_once(':').ok_or_else(malformed)?;
+        if let Some(address) = self.hosts.get(host) {
+            return Ok(vec![*address]);
+        }
+        let port: u16 = port.parse().map_err(|_| malformed())?;
+        let found = self.look_up(host).await?;
+        Ok(found.iter().map(|ip| SocketAddr::new(*ip, port)).collect())
+    }
+
+    async fn look_up(&self, host: &str) -> Result<Arc<[IpAddr]>, DialFault> {
+        let refused = |why: String| DialFault::Refused("DNS", why);
+        let dns = self.dns.as_ref().ok_or_else(|| refused("no resolver".to_owned()))?;
+        // A final dot: no search list is tried.
+        match dns.lookup_ip(format!("{host}.")).await {
+            Ok(found) => {
+                let found = in_turn(found.iter());
+                self.last.insert(host.to_owned(), Arc::clone(&found));
+                Ok(found)
+            }
+            // A name that does not exist any more leads nowhere; one that could not be asked about
+            // leads where it last did. Its certificate is judged either way.
+            Err(error) if error.is_nx_domain() => Err(refused(error.to_string())),
+            Err(error) => match self.last.get(host) {
+                Some(last) => {
+                    tracing::warn!(host, %error, "DNS failed; dialling what it last said");
+                    Ok(last)
+                }
+                None => Err(refused(error.to_string())),
+            },
+        }
+    }
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Resolver").field("hosts", &self.hosts).finish_non_exhaustive()
+    }
+}
+
+fn nameserver(address: SocketAddr) -> NameServerConfig {
+    let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+        connection.port = address.port();
+        connection
+    });
+    NameServerConfig::new(address.ip(), true, connections.to_vec())
+}
+
+fn tune(options: &mut ResolverOpts) {
+    options.timeout = QUESTION;
+    options.attempts = ATTEMPTS;
+    // Where IPv4 leads somewhere, a server that says nothing about IPv6 is not waited for.
+    options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
+    options.positive_min_ttl = Some(TTL_MIN);
+    options.positive_max_ttl = Some(TTL_MAX);
+    options.negative_max_ttl = Some(ABSENT_MAX);
+}
+
+/// Spec: RFC 8305 §4. The families in turn, IPv6 first, as many as are tried.
+fn in_turn(found: impl Iterator<Item = IpAddr>) -> Arc<[IpAddr]> {
+    let (v6, v4): (Vec<_>, Vec<_>) = found.partition(IpAddr::is_ipv6);
+    let longest = v6.len().max(v4.len());
+    let pairs = (0..longest).flat_map(|at| [v6.get(at), v4.get(at)]);
+    pairs.flatten().copied().take(ADDRESSES_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_take_turns_and_a_thousand_addresses_are_four() {
+        let v4 = (0..1000).map(|n: u32| IpAddr::from((0x7f00_0001 + n).to_be_bytes()));
+        let v6 = ["::1", "::2"].map(|text| text.parse::<IpAddr>().unwrap());
+        let found = in_turn(v4.chain(v6));
+        let shown: Vec<_> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["::1", "127.0.0.1", "::2", "127.0.0.2"]);
+    }
+}
