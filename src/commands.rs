@@ -11,6 +11,7 @@ mod prepare;
 pub mod serve;
 mod server_tls;
 pub mod simulate;
+mod sockets;
 pub mod token;
 
 pub use prepare::Prepared;

@@ -66,7 +66,7 @@ pub struct Limits {
     pub write_stall: Duration,
     /// Bytes a second that it must have taken over that time.
     pub write_rate_min: u32,
-    /// A consumer that still sends after its last answer.
+    /// A consumer that still sends after its last answer; and, at a stop, one that asks nothing.
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub linger: Duration,

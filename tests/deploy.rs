@@ -117,3 +117,19 @@ fn the_example_configuration_is_served_until_told_to_stop() {
     assert!(log.contains("\"stopped\""), "{log}");
     assert!(site.folder.path().join("deploy/audit.jsonl").exists());
 }
+
+#[test]
+fn the_units_sockets_are_the_configurations_addresses() {
+    let site = Site::new();
+    let config = Prepared::load(&site.config(), 1).unwrap().config;
+    let unit = include_str!("../deploy/spine-proxy.socket");
+    let sockets = unit.lines().filter_map(|line| line.strip_prefix("ListenStream="));
+    let sockets: Vec<std::net::SocketAddr> = sockets.map(|text| text.parse().unwrap()).collect();
+    let mut meant = config.listener.addresses.clone();
+    meant.push(config.admin.address);
+    assert_eq!(sockets, meant);
+    let service = include_str!("../deploy/spine-proxy.service");
+    let patience = service.lines().find_map(|line| line.strip_prefix("TimeoutStopSec="));
+    let drain = config.listener.limits.drain.as_secs();
+    assert!(patience.unwrap().parse::<u64>().unwrap() > drain, "killed before it has drained");
+}

@@ -27,6 +27,7 @@ mod http2;
 mod http2_providers;
 #[cfg(feature = "ldap")]
 mod ldap;
+mod lifecycle;
 mod memory;
 mod mismatch;
 mod names;

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
@@ -16,6 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::sockets::Sockets;
 use super::{Failure, Prepared, prepare};
 use crate::admin::{self, Views};
 use crate::audit::Trail;
@@ -23,11 +23,11 @@ use crate::config::{Config, Log, LogFormat};
 use crate::directory::{self, Directory, File};
 use crate::forward::Forwarder;
 use crate::gateway::{Gateway, Live};
-use crate::listener::{self, Workers};
+use crate::listener::Workers;
 use crate::metrics::Metrics;
 
-/// How often files are looked at for changes.
-const WATCH: Duration = Duration::from_millis(500);
+/// How often files are looked at for changes. Two looks and a load are well below a second.
+const WATCH: Duration = Duration::from_millis(200);
 /// For the last records, once nothing more can come.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How often a copy of what is held of the directory is written.
@@ -130,8 +130,11 @@ impl Server {
         metrics.reload(Ok(Timestamp::now().as_second()));
         let trail = Trail::start(&config.audit, lines_max(&config), Arc::clone(&metrics))
             .map_err(Failure::configuration)?;
-        let listeners = bind(&config)?;
-        let (admin_listener, admin) = bind_one(config.admin.address)?;
+        let mut sockets = Sockets::inherited()?;
+        let listeners = config.listener.addresses.iter().map(|address| sockets.take(*address));
+        let listeners = listeners.collect::<Result<_, _>>()?;
+        let (admin_listener, admin) = sockets.take(config.admin.address)?;
+        sockets.finish()?;
         let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
         let directory = recall(directory, live, &config, &metrics);
         let throttle = prepare::throttle(&config, None);
@@ -273,18 +276,6 @@ fn lines_max(config: &Config) -> usize {
 fn workers(config: &Config) -> usize {
     let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     config.listener.workers.unwrap_or_else(cores)
-}
-
-fn bind(config: &Config) -> Result<Vec<(TcpListener, SocketAddr)>, Failure> {
-    config.listener.addresses.iter().map(|address| bind_one(*address)).collect()
-}
-
-fn bind_one(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Failure> {
-    let listener = listener::bind(address)
-        .with_context(|| format!("cannot listen on {address}"))
-        .map_err(Failure::World)?;
-    let address = listener.local_addr().map_err(Failure::world)?;
-    Ok((listener, address))
 }
 
 /// Puts new files in force: validated whole, swapped at once, the last good kept.

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, TryAcquireError};
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -164,15 +164,21 @@ impl Seat {
         let screening = Arc::new(Screening::default());
         let io = Screened::new(stream, Arc::clone(&screening), head, linger);
         let (gateway, serves) = (Arc::clone(&self.gateway), Arc::clone(&connection));
+        let screens = Arc::clone(&screening);
         let service = service_fn(move |mut request: Request<Incoming>| -> Answering<Answer> {
-            if let Some(fault) = screening.next() {
+            if let Some(fault) = screens.next() {
                 request.extensions_mut().insert(fault);
             }
-            if screening.served() >= requests_max {
+            if screens.served() >= requests_max {
                 serves.close.cancel();
             }
             let answer = Arc::clone(&gateway).answer(Arc::clone(&serves), request);
-            Box::pin(async move { Ok(answer.await) })
+            let screens = Arc::clone(&screens);
+            Box::pin(async move {
+                let answer = answer.await;
+                screens.answered();
+                Ok(answer)
+            })
         });
         let serving = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -187,7 +193,7 @@ impl Seat {
         tokio::select! {
             ended = &mut serving => return judge(ended),
             () = &mut reset => return Err("reset"),
-            () = self.drain.cancelled() => {}
+            () = self.drained(screening.asked()) => {}
             () = connection.close.cancelled() => {}
         }
         serving.as_mut().graceful_shutdown();
@@ -195,6 +201,14 @@ impl Seat {
             ended = serving => judge(ended),
             () = reset => Err("reset"),
         }
+    }
+
+    /// Returns once the proxy stops and this connection is to end. One that carries nothing is given a
+    /// moment: its consumer may have asked already, and would not be heard.
+    async fn drained(&self, asked: impl Future<Output = ()>) {
+        self.drain.cancelled().await;
+        // Whether it asks or not, there is no more to wait for.
+        drop(timeout(self.limits.linger, asked).await);
     }
 
     /// hyper has neither a head nor an idle deadline for HTTP/2: both are here.
@@ -227,7 +241,7 @@ impl Seat {
         let mut serving = pin!(serving);
         tokio::select! {
             ended = &mut serving => return judge(ended),
-            () = self.drain.cancelled() => {}
+            () = self.drained(activity.begun()) => {}
             () = connection.close.cancelled() => {}
             () = activity.quiet(head, idle) => {}
             () = activity.stalled(write_stall) => return Err("write_stalled"),

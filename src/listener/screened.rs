@@ -13,16 +13,20 @@ use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::Sleep;
 use tokio_util::io::poll_read_buf;
 
 use super::watched::Overdue;
 use crate::request::{Fault, Framing, HeadFault};
 
-/// Which of a connection's requests stands in for a head that was refused, and why it was.
+/// A connection's requests: how many there were, whether one waits for its answer, and which of them
+/// stands in for a head that was refused, and why it was.
 #[derive(Debug, Default)]
 pub(super) struct Screening {
     served: AtomicUsize,
+    answered: AtomicUsize,
+    asked: Notify,
     refused: OnceLock<(usize, HeadFault)>,
 }
 
@@ -30,12 +34,26 @@ impl Screening {
     /// Another request is served; the fault of the head it stands in for, if it does.
     pub(super) fn next(&self) -> Option<HeadFault> {
         let number = self.served.fetch_add(1, Ordering::Relaxed);
+        self.asked.notify_waiters();
         self.refused.get().filter(|(at, _)| *at == number).map(|(_, fault)| fault.clone())
     }
 
     /// Requests served so far.
     pub(super) fn served(&self) -> usize {
         self.served.load(Ordering::Relaxed)
+    }
+
+    /// One of them has its answer.
+    pub(super) fn answered(&self) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns once a request waits for its answer.
+    pub(super) async fn asked(&self) {
+        let asked = self.asked.notified();
+        if self.answered.load(Ordering::Relaxed) == self.served() {
+            asked.await;
+        }
     }
 }
 

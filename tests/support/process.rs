@@ -3,14 +3,20 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::stage::Stage;
 
-/// The program: its process, where consumers connect, where operators look.
-pub(crate) struct Served(pub(crate) Child, pub(crate) SocketAddr, pub(crate) SocketAddr);
+/// The program: its process, where consumers connect, where operators look, and what it has logged.
+pub(crate) struct Served(
+    pub(crate) Child,
+    pub(crate) SocketAddr,
+    pub(crate) SocketAddr,
+    pub(crate) Arc<Mutex<String>>,
+);
 
 impl Served {
     /// Sends a signal by name.
@@ -41,8 +47,13 @@ impl Drop for Served {
 /// The real program over the stage's files, at log level trace into a file.
 pub(crate) fn serve(stage: &Stage) -> Served {
     let text = stage.text("spine-proxy.toml").replace("audit.jsonl", "own.jsonl");
+    serve_by(Command::new(env!("CARGO_BIN_EXE_spine-proxy")), stage, &text)
+}
+
+/// The same over another configuration, started by a command that ends in being the program.
+pub(crate) fn serve_by(mut command: Command, stage: &Stage, text: &str) -> Served {
     stage.replace("own.toml", &format!("{text}\n[log]\nlevel = \"trace\"\n"));
-    let mut child = Command::new(env!("CARGO_BIN_EXE_spine-proxy"))
+    let mut child = command
         .args(["serve", "--config"])
         .arg(stage.path("own.toml"))
         .stderr(Stdio::piped())
@@ -60,15 +71,18 @@ pub(crate) fn serve(stage: &Stage) -> Served {
         log.push_str(&line);
     }
     let path = stage.path("own.log");
+    let log = Arc::new(Mutex::new(log));
+    let logged = Arc::clone(&log);
     std::thread::spawn(move || {
         for line in lines.map_while(Result::ok) {
+            let mut log = logged.lock().unwrap();
             log.push_str(&line);
             log.push('\n');
         }
         // Whole or not there.
         let aside = path.with_extension("aside");
-        std::fs::write(&aside, log).unwrap();
+        std::fs::write(&aside, &*logged.lock().unwrap()).unwrap();
         std::fs::rename(aside, path).unwrap();
     });
-    Served(child, addresses[0], addresses[1])
+    Served(child, addresses[0], addresses[1], log)
 }

@@ -1,0 +1,218 @@
+//! The process under load: restarts that refuse nobody, reloads by the dozen, descriptors that run
+//! out.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use tokio::net::TcpStream;
+
+use crate::support::process::{Served, serve, serve_by};
+use crate::support::stage::Files;
+use crate::support::{Call, Stage};
+
+/// The requests of a test are not an attack.
+fn hurried(files: &mut Files) {
+    files.add("[listener.limits]\naddress-handshakes-per-second = 100000");
+    files.add("[throttle]\ncertificate-per-second = 100000\nconsumer-per-second = 100000");
+}
+
+/// Requests on connections of their own, until told to stop; each must be answered.
+struct Load {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Load {
+    fn on(stage: &Arc<Stage>, address: SocketAddr) -> Self {
+        let (stop, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let calls = [Call::slots(), Call::book(), Call::slots().http2(), Call::book().http2()];
+        let tasks = calls.map(|call| {
+            let (stage, stop, answered) =
+                (Arc::clone(stage), Arc::clone(&stop), Arc::clone(&answered));
+            tokio::spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    let answer = call.send_to(&stage, address).await;
+                    assert_eq!((answer.status, answer.complete), (200, true), "{answer:?}");
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        });
+        Self { stop, answered, tasks: tasks.into() }
+    }
+
+    /// Returns once so many more have been answered.
+    async fn goes_on(&self, count: usize) {
+        let before = self.answered.load(Ordering::Relaxed);
+        while self.answered.load(Ordering::Relaxed) < before + count {
+            assert!(!self.tasks.iter().any(tokio::task::JoinHandle::is_finished), "one failed");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn ends(self) -> usize {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks {
+            task.await.unwrap();
+        }
+        self.answered.load(Ordering::Relaxed)
+    }
+}
+
+/// The program, given this socket as a service manager would.
+fn serve_handed(stage: &Stage, socket: &std::net::TcpListener, journal: &str) -> Served {
+    let address = socket.local_addr().unwrap();
+    let handed = OwnedFd::from(socket.try_clone().unwrap());
+    let text = stage.text("spine-proxy.toml").replace("audit.jsonl", journal);
+    let text = text.replacen("127.0.0.1:0", &address.to_string(), 1);
+    let mut command = Command::new("sh");
+    command
+        .arg("-c")
+        .arg("exec env LISTEN_PID=$$ LISTEN_FDS=1 \"$0\" \"$@\" 3<&0 </dev/null")
+        .arg(env!("CARGO_BIN_EXE_spine-proxy"))
+        .stdin(handed);
+    serve_by(command, stage, &text)
+}
+
+/// Ids of the exchanges in a journal, and how many lines closed one.
+fn closed(stage: &Stage, journal: &str) -> usize {
+    let text = stage.text(journal);
+    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let (mut open, mut closed) = (HashSet::new(), 0);
+    for line in lines {
+        let id = line["id"].as_str().unwrap().to_owned();
+        match line["event"].as_str().unwrap() {
+            "opened" => assert!(open.insert(id)),
+            _ => {
+                open.remove(&id);
+                closed += 1;
+            }
+        }
+    }
+    assert!(open.is_empty(), "opened and never closed: {open:?}");
+    closed
+}
+
+fn handed_socket() -> std::net::TcpListener {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    socket.listen(1024).unwrap();
+    socket.into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_with_a_socket_that_stays_refuses_nobody_and_loses_nothing() {
+    let stage = Arc::new(Stage::with(hurried).await);
+    let socket = handed_socket();
+    let mut served = serve_handed(&stage, &socket, "own.jsonl");
+    let load = Load::on(&stage, served.1);
+    for _ in 0..3 {
+        load.goes_on(20).await;
+        served.signal("TERM");
+        let ended = tokio::task::spawn_blocking(move || served.0.wait().unwrap()).await.unwrap();
+        assert!(ended.success());
+        served = serve_handed(&stage, &socket, "own.jsonl");
+    }
+    load.goes_on(20).await;
+    let answered = load.ends().await;
+    served.signal("TERM");
+    assert!(tokio::task::spawn_blocking(move || served.0.wait().unwrap()).await.unwrap().success());
+    assert_eq!(closed(&stage, "own.jsonl"), answered);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_process_takes_over_beside_the_old_one() {
+    let stage = Arc::new(Stage::with(hurried).await);
+    let socket = handed_socket();
+    let mut old = serve_handed(&stage, &socket, "old.jsonl");
+    let load = Load::on(&stage, old.1);
+    load.goes_on(20).await;
+    let mut new = serve_handed(&stage, &socket, "new.jsonl");
+    load.goes_on(20).await;
+    old.signal("TERM");
+    assert!(tokio::task::spawn_blocking(move || old.0.wait().unwrap()).await.unwrap().success());
+    load.goes_on(20).await;
+    let answered = load.ends().await;
+    new.signal("TERM");
+    assert!(tokio::task::spawn_blocking(move || new.0.wait().unwrap()).await.unwrap().success());
+    assert_eq!(closed(&stage, "old.jsonl") + closed(&stage, "new.jsonl"), answered);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_nobody_asked_for_keeps_the_program_from_starting() {
+    let stage = Stage::new().await;
+    let handed = OwnedFd::from(handed_socket());
+    let output = Command::new("sh")
+        .arg("-c")
+        .arg("exec env LISTEN_PID=$$ LISTEN_FDS=1 \"$0\" serve --config \"$1\" 3<&0 </dev/null")
+        .arg(env!("CARGO_BIN_EXE_spine-proxy"))
+        .arg(stage.path("spine-proxy.toml"))
+        .stdin(handed)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("was handed over, and is in no configuration"), "{said}");
+}
+
+/// H16.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_of_sighups_under_load_loses_nothing() {
+    let stage = Arc::new(Stage::with(hurried).await);
+    let served = serve(&stage);
+    let load = Load::on(&stage, served.1);
+    for _ in 0..50 {
+        served.signal("HUP");
+        load.goes_on(1).await;
+    }
+    // One with a configuration that is none is refused, and the last good one stays in force.
+    let good = stage.text("own.toml");
+    stage.replace("own.toml", "not = [a configuration");
+    served.signal("HUP");
+    let failed = "spine_proxy_reloads_total{result=\"failed\"} 0";
+    while served.metrics().await.contains(failed) {
+        tokio::task::yield_now().await;
+    }
+    load.goes_on(20).await;
+    stage.replace("own.toml", &good);
+    load.ends().await;
+}
+
+/// G20: accepting neither ends nor spins when there are no descriptors left.
+#[tokio::test(flavor = "multi_thread")]
+async fn descriptors_that_run_out_neither_end_nor_spin_the_acceptor() {
+    let stage = Stage::with(|files| {
+        hurried(files);
+        files.edit("spine-proxy.toml", |text| {
+            text.replace("[listener.limits]\n", "[listener.limits]\nhandshake = \"60s\"\n")
+        });
+    })
+    .await;
+    let mut command = Command::new("sh");
+    command
+        .arg("-c")
+        .arg("ulimit -n 64; exec \"$0\" \"$@\"")
+        .arg(env!("CARGO_BIN_EXE_spine-proxy"));
+    let served = serve_by(
+        command,
+        &stage,
+        &stage.text("spine-proxy.toml").replace("audit.jsonl", "own.jsonl"),
+    );
+    let mut held = Vec::new();
+    while held.len() < 80 {
+        held.push(TcpStream::connect(served.1).await.unwrap());
+    }
+    while !served.3.lock().unwrap().contains("cannot accept") {
+        tokio::task::yield_now().await;
+    }
+    drop(held);
+    assert_eq!(Call::slots().send_to(&stage, served.1).await.status, 200);
+    let metrics = served.metrics().await;
+    let errors = metrics.lines().find(|line| line.starts_with("spine_proxy_accept_errors_total "));
+    let errors: u64 = errors.unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    assert!((1..1000).contains(&errors), "{errors} tries to accept");
+}
