@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use http::{Method, Response};
 use jiff::Timestamp;
 use tokio::sync::mpsc::OwnedPermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
 use crate::claims::Claims;
@@ -37,6 +38,7 @@ use line::{End, Line, Part, RecordedClaims, Who};
 #[derive(Clone, Debug)]
 pub struct Trail {
     lines: tokio::sync::mpsc::Sender<Message>,
+    places: Arc<Semaphore>,
     healthy: Arc<AtomicBool>,
     stopping: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
@@ -47,11 +49,15 @@ impl Trail {
     /// full queue later.
     ///
     /// # Errors
-    /// [`Refusal::AuditUnavailable`] when the queue is full or the last write failed.
+    /// [`Refusal::AuditUnavailable`] when the queue is full or the last write failed;
+    /// [`Refusal::GatewayFull`] when as many entries are open as may be.
     pub fn open(&self, method: &Method, now: Timestamp) -> Result<Entry, Refusal> {
         if !self.healthy.load(Ordering::Acquire) {
             return Err(Refusal::AuditUnavailable);
         }
+        let Ok(in_hand) = Arc::clone(&self.places).try_acquire_owned() else {
+            return Err(Refusal::GatewayFull);
+        };
         let place = || self.lines.clone().try_reserve_owned();
         let (Ok(opened), Ok(closed)) = (place(), place()) else {
             return Err(Refusal::AuditUnavailable);
@@ -59,7 +65,7 @@ impl Trail {
         self.metrics.in_flight.inc();
         let started = Instant::now();
         Ok(Entry {
-            places: Places { opened: Some(opened), closed: Some(closed) },
+            places: Places { opened: Some(opened), closed: Some(closed), _in_hand: in_hand },
             who: Arc::new(Who::new(Uuid::new_v4(), method.clone())),
             opened_at: now,
             started,
@@ -100,6 +106,7 @@ impl Trail {
 struct Places {
     opened: Option<OwnedPermit<Message>>,
     closed: Option<OwnedPermit<Message>>,
+    _in_hand: OwnedSemaphorePermit,
 }
 
 /// What the sending side of an exchange has done, for the record and for the truth of a refusal.
@@ -369,7 +376,7 @@ mod tests {
     async fn an_exchange_that_panics_leaves_its_record() {
         let folder = tempfile::tempdir().unwrap();
         let settings = Settings { journal: folder.path().join("audit.jsonl") };
-        let trail = Trail::start(&settings, 8, Arc::new(Metrics::new())).unwrap();
+        let trail = Trail::start(&settings, 2, Arc::new(Metrics::new())).unwrap();
         let exchange = trail.clone();
         let panicked = std::thread::spawn(move || {
             let _entry = exchange.open(&Method::GET, Timestamp::UNIX_EPOCH).unwrap();
@@ -383,13 +390,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_entry_is_refused_when_no_place_is_left_for_its_lines() {
+    async fn an_entry_is_refused_when_too_many_are_open() {
         let folder = tempfile::tempdir().unwrap();
         let settings = Settings { journal: folder.path().join("audit.jsonl") };
-        let trail = Trail::start(&settings, 3, Arc::new(Metrics::new())).unwrap();
+        let trail = Trail::start(&settings, 1, Arc::new(Metrics::new())).unwrap();
         let open = || trail.open(&Method::GET, Timestamp::UNIX_EPOCH);
         let first = open().unwrap();
-        assert_eq!(open().unwrap_err(), Refusal::AuditUnavailable);
+        assert_eq!(open().unwrap_err(), Refusal::GatewayFull);
         drop(first);
         trail.flush().await;
         assert!(open().is_ok());

@@ -7,6 +7,7 @@ pub mod certs;
 pub mod check;
 pub mod demo;
 pub mod lookup;
+mod memory;
 mod prepare;
 pub mod serve;
 mod server_tls;

@@ -282,6 +282,7 @@ impl Config {
         for (key, value, most) in [
             ("listener.limits.connections-max", listener.connections_max, COUNT_MAX),
             ("listener.limits.unverified-max", listener.unverified_max, COUNT_MAX),
+            ("listener.limits.in-hand-max", listener.in_hand_max, COUNT_MAX),
             ("listener.limits.streams-max", streams, 1000),
             ("throttle.exchanges-max", throttle.exchanges_max, COUNT_MAX),
             ("throttle.practice-exchanges-max", throttle.practice_exchanges_max, COUNT_MAX),

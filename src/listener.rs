@@ -43,6 +43,8 @@ pub struct Limits {
     pub address_handshakes_per_second: NonZeroU32,
     /// Handshakes under way at once from all addresses.
     pub handshakes_max: usize,
+    /// Requests at once over all connections, from their heads to the last bytes of their answers.
+    pub in_hand_max: usize,
     /// HTTP/2 streams at once on one connection.
     pub streams_max: u32,
     /// Requests on one connection; after them it ends, as it would when the proxy stops.
@@ -85,6 +87,7 @@ impl Default for Limits {
             address_handshakes_max: 64,
             address_handshakes_per_second: NonZeroU32::MIN.saturating_add(199),
             handshakes_max: 512,
+            in_hand_max: 8192,
             streams_max: 100,
             requests_max: 100_000,
             handshake: Duration::from_secs(10),

@@ -89,6 +89,8 @@ pub struct Metrics {
     pub in_flight: IntGauge,
     /// Consumer connections open.
     pub connections: IntGauge,
+    /// Bytes that the configuration lets us take at the worst.
+    pub memory_bound: IntGauge,
     /// Whether lab switches may be used.
     pub lab: IntGauge,
     /// Audit lines that could not be written at the first try.
@@ -165,6 +167,10 @@ impl Metrics {
                 "audit_write_failures_total",
                 "Audit lines that could not be written at the first try",
             ),
+            memory_bound: gauge(
+                "memory_bound_bytes",
+                "Memory that the configuration allows at the worst",
+            ),
             lab: gauge("lab", "1 where switches that are not for live patient data may be used"),
             expiry: floats(
                 "certificate_not_after_timestamp_seconds",
@@ -185,7 +191,7 @@ impl Metrics {
     }
 
     fn register(&self, phases: &HistogramVec) {
-        let all: [Box<dyn Collector>; 21] = [
+        let all: [Box<dyn Collector>; 22] = [
             Box::new(self.requests.clone()),
             Box::new(self.durations.clone()),
             Box::new(phases.clone()),
@@ -201,6 +207,7 @@ impl Metrics {
             Box::new(self.in_flight.clone()),
             Box::new(self.connections.clone()),
             Box::new(self.audit_failures.clone()),
+            Box::new(self.memory_bound.clone()),
             Box::new(self.lab.clone()),
             Box::new(self.expiry.clone()),
             Box::new(self.crl_due.clone()),

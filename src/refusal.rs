@@ -54,6 +54,8 @@ pub enum Refusal {
     #[error("the audit trail cannot take another record; the request was not sent")]
     AuditUnavailable,
 
+    #[error("the proxy has as many requests in hand as it may; the request was not sent")]
+    GatewayFull,
     #[error("this port speaks HTTPS")]
     PlainHttp,
     #[error("no client certificate was presented")]
@@ -312,6 +314,9 @@ impl Refusal {
         use SspHeader::{From, InteractionId, To, TraceId};
         match self {
             Self::AuditUnavailable => gp("audit_unavailable", 503, "transient", BROKEN, OURS),
+            Self::GatewayFull => {
+                gp("gateway_full", 503, "transient", BROKEN, "connection_limit_reached")
+            }
             Self::PlainHttp => gp("plain_http", 497, "security", BAD, REQUEST),
             Self::CertificateMissing => gp("certificate_missing", 496, "forbidden", BAD, CERT),
             Self::CertificateInvalid => gp("certificate_invalid", 495, "forbidden", BAD, CERT),
@@ -486,6 +491,7 @@ impl Refusal {
         let safe = matches!(
             self,
             Self::AuditUnavailable
+                | Self::GatewayFull
                 | Self::DirectoryUnavailable
                 | Self::ProviderBusy
                 | Self::KnockLimited
@@ -513,6 +519,7 @@ pub fn every() -> Vec<Refusal> {
     let reached = [Reached::NotSent, Reached::Unknown, Reached::Read];
     let mut all = vec![
         Refusal::AuditUnavailable,
+        Refusal::GatewayFull,
         Refusal::PlainHttp,
         Refusal::CertificateMissing,
         Refusal::CertificateInvalid,

@@ -211,8 +211,6 @@ async fn descriptors_that_run_out_neither_end_nor_spin_the_acceptor() {
     }
     drop(held);
     assert_eq!(Call::slots().send_to(&stage, served.1).await.status, 200);
-    let metrics = served.metrics().await;
-    let errors = metrics.lines().find(|line| line.starts_with("spine_proxy_accept_errors_total "));
-    let errors: u64 = errors.unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let errors = served.counted("accept_errors_total").await;
     assert!((1..1000).contains(&errors), "{errors} tries to accept");
 }

@@ -1,7 +1,5 @@
-//! Bodies pass through; they do not stay. Measured on the program itself, in a process of its own.
-
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+//! Bodies pass through; they do not stay. And whatever is done to the proxy, it takes no more memory
+//! than its configuration allows. Measured on the program itself, in a process of its own.
 
 use rustls::pki_types::ServerName;
 use tokio::io::AsyncWriteExt as _;
@@ -9,6 +7,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::support::frames::{self, END_HEADERS, END_STREAM, HEADERS, SETTINGS};
+use crate::support::process::{Served, serve};
 use crate::support::provider::answer;
 use crate::support::wire::Wire;
 use crate::support::{Act, Call, Stage};
@@ -16,64 +16,23 @@ use crate::support::{Act, Call, Stage};
 const BODY: usize = 150 << 20;
 const GROWTH_MAX_KIB: u64 = 32 << 10;
 
-/// The program, ended with the test.
-struct Program {
-    child: Child,
-    address: std::net::SocketAddr,
-}
-
-impl Program {
-    /// Serves the stage's files beside the stage's own gateway.
-    fn start(stage: &Stage) -> Self {
-        let config = stage.text("spine-proxy.toml").replace("audit.jsonl", "program.jsonl");
-        std::fs::write(stage.path("program.toml"), config).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_spine-proxy"))
-            .args(["serve", "--config"])
-            .arg(stage.path("program.toml"))
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
-        let line = lines.find(|line| line.contains("\"message\":\"listening\"")).unwrap();
-        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
-        let address = line["address"].as_str().unwrap().parse().unwrap();
-        // Somebody must read the rest, or the program would wait for room to write.
-        std::thread::spawn(move || lines.count());
-        Self { child, address }
-    }
-
-    /// The most memory it has had so far.
-    fn peak_kib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    }
-
-    async fn connect(&self, stage: &Stage) -> Wire<TlsStream<TcpStream>> {
-        let stream = TcpStream::connect(self.address).await.unwrap();
-        let connector = TlsConnector::from(stage.consumer_tls("hub", b"http/1.1"));
-        let name = ServerName::try_from("ssp.example.nhs.uk").unwrap();
-        Wire::new(connector.connect(name, stream).await.unwrap())
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
+async fn connect(served: &Served, stage: &Stage, protocol: &[u8]) -> Wire<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(served.1).await.unwrap();
+    let connector = TlsConnector::from(stage.consumer_tls("hub", protocol));
+    let name = ServerName::try_from("ssp.example.nhs.uk").unwrap();
+    Wire::new(connector.connect(name, stream).await.unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_body_passes_in_little_memory_either_way() {
     let stage = Stage::new().await;
-    let program = Program::start(&stage);
-    let mut wire = program.connect(&stage).await;
+    let served = serve(&stage);
+    let mut wire = connect(&served, &stage, b"http/1.1").await;
     wire.stream.write_all(&Call::slots().bytes()).await.unwrap();
     let mut first = wire.head().await.unwrap();
     wire.body(&mut first, false).await;
     assert!(first.start.contains(" 200 "), "{first:?}");
-    let before = program.peak_kib();
+    let before = served.peak_kib();
 
     let length = BODY.to_string();
     stage.provider.does(Act::Pour(
@@ -83,7 +42,7 @@ async fn a_large_body_passes_in_little_memory_either_way() {
     wire.stream.write_all(&Call::slots().bytes()).await.unwrap();
     assert!(wire.head().await.unwrap().start.contains(" 200 "));
     assert_eq!(wire.drain(BODY).await, BODY);
-    let down = program.peak_kib() - before;
+    let down = served.peak_kib() - before;
 
     stage.provider.does(Act::Swallow(BODY, answer("201 Created", "", "{}")));
     let head = Call::book().unframed().body(b"").with("Content-Length", &length).bytes();
@@ -94,6 +53,70 @@ async fn a_large_body_passes_in_little_memory_either_way() {
     }
     wire.stream.flush().await.unwrap();
     assert!(wire.head().await.unwrap().start.contains(" 201 "));
-    let both = program.peak_kib() - before;
+    let both = served.peak_kib() - before;
     assert!(both < GROWTH_MAX_KIB, "grew by {down} KiB, then {both} KiB, from {before} KiB");
+}
+
+/// A search for slots as a head and a window that is shut: the answer stays with the proxy.
+fn shut(stream: u32) -> Vec<u8> {
+    let request = Call::slots().http2().request();
+    let mut block = Vec::new();
+    for (name, value) in [
+        (":method", "GET"),
+        (":scheme", "https"),
+        (":authority", "ssp.example.nhs.uk"),
+        (":path", request.uri().path_and_query().unwrap().as_str()),
+    ] {
+        block.extend(frames::field(name, value));
+    }
+    for (name, value) in request.headers() {
+        block.extend(frames::field(name.as_str(), value.to_str().unwrap()));
+    }
+    frames::frame(HEADERS, END_HEADERS | END_STREAM, stream, &block)
+}
+
+/// F6, F7, G15, B5: everything held open at once, each as full as it gets.
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_stays_below_what_the_configuration_allows() {
+    let stage = Stage::with(|files| {
+        files.add("[listener.limits]\nconnections-max = 80\nin-hand-max = 60\nwrite-stall = \"60s\"\nhead = \"60s\"");
+        files.add("[throttle]\nexchanges-max = 40\npractice-exchanges-max = 40\nwait = \"60s\"");
+    })
+    .await;
+    let served = serve(&stage);
+    let bound = served.counted("memory_bound_bytes").await;
+    assert!((64 << 20..256 << 20).contains(&bound), "{bound}");
+    stage
+        .provider
+        .does(Act::Pour(format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY}\r\n\r\n").into(), BODY));
+    let mut held = Vec::new();
+    // Answers that nobody takes, over either version.
+    for _ in 0..20 {
+        let mut wire = connect(&served, &stage, b"http/1.1").await;
+        wire.stream.write_all(&Call::slots().bytes()).await.unwrap();
+        held.push(wire);
+    }
+    for _ in 0..4 {
+        let mut wire = connect(&served, &stage, b"h2").await;
+        let no_window = frames::frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+        let asked: Vec<u8> = (0..10).flat_map(|n| shut(2 * n + 1)).collect();
+        let bytes = [frames::PREFACE, &no_window, &asked].concat();
+        wire.stream.write_all(&bytes).await.unwrap();
+        held.push(wire);
+    }
+    stage.provider.has_received(40).await;
+    // Heads as large as they may be, that do not end.
+    let head = String::from_utf8(Call::slots().bytes()).unwrap();
+    let head = head.replacen("\r\n\r\n", &format!("\r\nX-Big: {}", "a".repeat(120_000)), 1);
+    while held.len() < 79 {
+        let mut wire = connect(&served, &stage, b"http/1.1").await;
+        wire.stream.write_all(head.as_bytes()).await.unwrap();
+        wire.stream.flush().await.unwrap();
+        held.push(wire);
+    }
+    // Whoever comes now is served all the same, or told that there is no room.
+    let call = Call::slots().set("Ssp-To", "1");
+    assert!(matches!(call.send_to(&stage, served.1).await.status, 400 | 503));
+    let peak = served.peak_kib() * 1024;
+    assert!(peak < bound, "{peak} of {bound} bytes");
 }

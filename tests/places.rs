@@ -176,3 +176,26 @@ async fn a_write_whose_consumer_left_while_it_waited_is_not_sent() {
     assert_eq!(closed["sent_whole"], false);
     assert_eq!(stage.provider.received().len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_beyond_those_in_hand_is_refused_and_may_come_again() {
+    let stage = Stage::with(|files| files.add("[listener.limits]\nin-hand-max = 1")).await;
+    let told = Arc::new(Notify::new());
+    stage.provider.does(Act::WriteWhenTold(Arc::clone(&told), answer("200 OK", "", "{}")));
+    let second = async {
+        stage.provider.has_received(1).await;
+        for call in [Call::slots(), Call::book().http2()] {
+            let refused = stage.hears(call).await;
+            assert_eq!((refused.status, refused.token()), (503, Some("gateway_full")));
+            assert_eq!(refused.header("retry-after"), Some("1"));
+            refused.is_a_proper_refusal();
+        }
+        told.notify_one();
+    };
+    let (first, ()) = tokio::join!(stage.hears(Call::slots()), second);
+    assert_eq!(first.status, 200);
+    assert_eq!(stage.lines().await.len(), 2, "what was never in hand leaves no record");
+    assert_eq!(stage.counted("refusals_total{token=\"gateway_full\"}"), 2);
+    stage.provider.does(Act::ok());
+    assert_eq!(stage.hears(Call::slots()).await.status, 200);
+}

@@ -13,7 +13,8 @@ const URN: &str = "urn:nhs:names:services:gpconnect:";
 
 /// Refusals whose cause lies with the provider, the journal, a certificate or a consumer that goes
 /// away: told elsewhere.
-const ELSEWHERE: [&str; 19] = [
+const ELSEWHERE: [&str; 20] = [
+    "gateway_full",
     "plain_http",
     "provider_spared",
     "audit_unavailable",

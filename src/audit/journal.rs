@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::Trail;
 use super::line::Line;
@@ -42,6 +42,9 @@ pub(super) enum Message {
     Flush(oneshot::Sender<()>),
 }
 
+/// Limit: lines that may wait to be written, for each entry that may be open: its own two, and as many
+/// of entries that have closed meanwhile.
+const LINES_PER_ENTRY: usize = 4;
 /// Limit: lines written by one call.
 const BATCH_LINES_MAX: usize = 1024;
 /// While lines come in, they are gathered this long before they are written: one wake-up of the
@@ -54,19 +57,20 @@ const TAIL_BYTES_MAX: u64 = 64 * 1024;
 
 impl Trail {
     /// Opens the journal and starts its thread, which ends when the last trail and the last open
-    /// entry are gone; `lines_max` is how many lines may wait.
+    /// entry are gone; `entries_max` is how many entries may be open at once.
     ///
     /// # Errors
     /// The file cannot be opened for appending, or its last line cannot be read.
     pub fn start(
         settings: &Settings,
-        lines_max: usize,
+        entries_max: usize,
         metrics: Arc<Metrics>,
     ) -> Result<Self, JournalError> {
         let path = &settings.journal;
         let fault = |error| JournalError { path: path.clone(), error };
         let (file, seq) = open(path).map_err(fault)?;
-        let (lines, queue) = mpsc::channel(lines_max);
+        let (lines, queue) = mpsc::channel(entries_max.saturating_mul(LINES_PER_ENTRY));
+        let places = Arc::new(Semaphore::new(entries_max));
         let healthy = Arc::new(AtomicBool::new(true));
         let writer = Writer {
             file,
@@ -79,7 +83,7 @@ impl Trail {
             .name("journal".to_owned())
             .spawn(move || writer.run(queue))
             .map_err(fault)?;
-        Ok(Self { lines, healthy, stopping: Arc::default(), metrics })
+        Ok(Self { lines, places, healthy, stopping: Arc::default(), metrics })
     }
 }
 

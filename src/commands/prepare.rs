@@ -81,6 +81,7 @@ impl Prepared {
         line(format!("journal         {}", config.audit.journal.display()));
         let networks: Vec<_> = config.provider.networks.iter().map(ToString::to_string).collect();
         line(format!("dials within    {}", networks.join(", ")));
+        line(format!("memory at most  {}", super::memory::bound(config)));
         line("forwards".to_owned());
         for interaction in rulebook.allowed.iter() {
             line(format!(

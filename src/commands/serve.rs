@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::sockets::Sockets;
-use super::{Failure, Prepared, prepare};
+use super::{Failure, Prepared, memory, prepare};
 use crate::admin::{self, Views};
 use crate::audit::Trail;
 use crate::config::{Config, Log, LogFormat};
@@ -128,7 +128,11 @@ impl Server {
         let metrics = Arc::new(Metrics::new());
         prepare::publish(&trust, config.lab, &metrics);
         metrics.reload(Ok(Timestamp::now().as_second()));
-        let trail = Trail::start(&config.audit, lines_max(&config), Arc::clone(&metrics))
+        let bound = memory::bound(&config);
+        tracing::info!(bytes = bound.total(), parts = %bound, "memory at most");
+        metrics.memory_bound.set(i64::try_from(bound.total()).unwrap_or(i64::MAX));
+        let in_hand_max = config.listener.limits.in_hand_max;
+        let trail = Trail::start(&config.audit, in_hand_max, Arc::clone(&metrics))
             .map_err(Failure::configuration)?;
         let mut sockets = Sockets::inherited()?;
         let listeners = config.listener.addresses.iter().map(|address| sockets.take(*address));
@@ -265,15 +269,8 @@ fn accept(
     (addresses, listeners.into_iter().map(accept).collect())
 }
 
-/// Two lines for every exchange that can be under way: derived, so that it cannot be too small.
-fn lines_max(config: &Config) -> usize {
-    let limits = &config.listener.limits;
-    let streams = usize::try_from(limits.streams_max).unwrap_or(usize::MAX);
-    let lines = limits.connections_max.saturating_mul(streams).saturating_mul(2);
-    lines.clamp(2, tokio::sync::Semaphore::MAX_PERMITS)
-}
-
-fn workers(config: &Config) -> usize {
+/// How many workers there are.
+pub(super) fn workers(config: &Config) -> usize {
     let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     config.listener.workers.unwrap_or_else(cores)
 }

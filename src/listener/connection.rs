@@ -51,7 +51,7 @@ const HEADERS_MAX: usize = 128;
 const HEADER_LIST_BYTES: u32 = 128 * 1024;
 /// HTTP/2 windows: what one stream, and all of a connection, may have under way unread.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 512 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
 /// Limit: bytes waiting to be written on one stream.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// Limit: streams that a consumer makes us reset before its connection ends.

@@ -26,6 +26,21 @@ impl Served {
         assert!(sent.success());
     }
 
+    /// The most memory it has had so far.
+    pub(crate) fn peak_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// A series without labels, from the metrics.
+    pub(crate) async fn counted(&self, series: &str) -> u64 {
+        let metrics = self.metrics().await;
+        let prefix = format!("spine_proxy_{series} ");
+        let value = metrics.lines().find_map(|line| line.strip_prefix(&prefix));
+        value.unwrap_or_else(|| panic!("no {series}")).parse().unwrap()
+    }
+
     /// The metrics, as the admin port tells them.
     pub(crate) async fn metrics(&self) -> String {
         let mut admin = TcpStream::connect(self.2).await.unwrap();

@@ -1,0 +1,90 @@
+//! How much memory the configuration allows at the worst: every limit reached at once, every buffer
+//! full. What is usual is far below it.
+
+use std::fmt;
+
+use bytesize::ByteSize;
+
+use super::serve::workers;
+use crate::config::Config;
+
+/// The parts of the bound, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Bound {
+    base: u64,
+    connections: u64,
+    requests: u64,
+    providers: u64,
+    sessions: u64,
+    directory: u64,
+}
+
+const KIB: u64 = 1024;
+/// The program, its threads and what the allocator keeps.
+const BASE: u64 = 64 * 1024 * KIB;
+/// A worker's stack, its runtime and its resolver.
+const WORKER: u64 = 4 * 1024 * KIB;
+/// A consumer's connection: over HTTP/1.1 a head held back, hyper's buffers either way, and those of
+/// TLS; over HTTP/2 a connection's window and a header block take their place.
+const CONNECTION: u64 = (124 + 128 + 128 + 128) * KIB;
+/// A request in hand besides its head: its record's lines, a frame either way, an HTTP/2 stream's send
+/// buffer.
+const REQUEST: u64 = (8 + 64 + 64 + 64) * KIB;
+/// An exchange with a provider: hyper's buffers either way, those of TLS, a head and its copy.
+const EXCHANGE: u64 = (128 + 128 + 128 + 2 * 128) * KIB;
+/// A connection to a provider that carries nothing.
+const IDLE: u64 = 64 * KIB;
+/// A TLS session kept for resumption, its certificates in it.
+const SESSION: u64 = 16 * KIB;
+/// A practice that is held, with all its interactions (190 MiB for 20,000 were measured); an absence.
+const PRACTICE: u64 = 12 * KIB;
+const ABSENCE: u64 = KIB;
+
+/// The bound of a configuration.
+pub(super) fn bound(config: &Config) -> Bound {
+    let (limits, throttle) = (&config.listener.limits, &config.throttle);
+    let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    let times = |of: u64, each: u64| of.saturating_mul(each);
+    let heads = config.request.head_max.as_u64() + config.request.target_max.as_u64();
+    let freshness = &config.directory.freshness;
+    let (practices, absences) = match config.directory.is_live() {
+        true => (freshness.practices_max, freshness.absent_max),
+        false => (0, 0),
+    };
+    // An exchange needs a request: there are no more of them.
+    let exchanges = count(throttle.exchanges_max).min(count(limits.in_hand_max));
+    // Idle connections are those that exchanges leave behind.
+    let idle = times(exchanges, IDLE);
+    Bound {
+        base: BASE + times(count(workers(config)), WORKER),
+        connections: times(count(limits.connections_max), CONNECTION),
+        // Names and values are kept apart, and copied once for the provider.
+        requests: times(count(limits.in_hand_max), REQUEST + 3 * heads),
+        providers: times(exchanges, EXCHANGE).saturating_add(idle),
+        sessions: times(count(config.tls.sessions_max), SESSION),
+        directory: times(practices, PRACTICE).saturating_add(times(absences, ABSENCE)),
+    }
+}
+
+impl Bound {
+    /// All of it.
+    pub(super) fn total(&self) -> u64 {
+        let Self { base, connections, requests, providers, sessions, directory } = *self;
+        let parts = [base, connections, requests, providers, sessions, directory];
+        parts.into_iter().fold(0, u64::saturating_add)
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { base, connections, requests, providers, sessions, directory } = *self;
+        let [total, base, connections, requests, providers, sessions, directory] =
+            [self.total(), base, connections, requests, providers, sessions, directory]
+                .map(ByteSize::b);
+        write!(
+            out,
+            "{total}: program {base}, connections {connections}, requests {requests}, \
+             providers {providers}, sessions {sessions}, directory {directory}"
+        )
+    }
+}
