@@ -9,6 +9,8 @@ use crate::support::stage::row;
 use crate::support::wire::Wire;
 use crate::support::{Call, Stage};
 
+mod consumers;
+mod coverage;
 pub(crate) mod http1;
 mod http2;
 

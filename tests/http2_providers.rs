@@ -5,12 +5,16 @@ use futures_util::future::join_all;
 use serde_json::json;
 
 use crate::support::frames::{self, GOAWAY, RST_STREAM};
-use crate::support::http2_provider::{Http2Provider, Move, answer};
+use crate::support::http2_provider::{Http2Provider, Move, answer, head};
 use crate::support::stage::provider_tls;
 use crate::support::{Call, Stage};
 
 async fn stage() -> (Stage, Http2Provider) {
-    let stage = Stage::with(|files| files.set("provider-tls", "http2 = \"offer\"")).await;
+    let stage = Stage::with(|files| {
+        files.set("provider-tls", "http2 = \"offer\"");
+        files.add("[throttle]\npractice-failures-max = 100");
+    })
+    .await;
     let tls = provider_tls(&stage.pki, &stage.issued["provider"]);
     let provider = Http2Provider::start(&tls).await;
     stage.redial(provider.address).await;
@@ -78,4 +82,21 @@ async fn a_booking_whose_stream_fails_later_is_not_repeated() {
     let answer = stage.hears(Call::book()).await;
     assert_eq!(answer.token(), Some("outcome_unknown"));
     assert_eq!(provider.received().len(), 2);
+}
+
+/// E8: what HTTP/1.1 would take for two headers cannot come out of one.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_header_of_a_provider_is_two() {
+    let (stage, provider) = stage().await;
+    for value in ["a\r\nset-cookie: b", "a\nb", "a\0b"] {
+        provider.plays(move |stream| {
+            let mut bytes = head(stream, &[("x-odd", value)]);
+            bytes.extend(frames::frame(frames::DATA, frames::END_STREAM, stream, b"{}"));
+            Move::Write(bytes)
+        });
+        for call in [Call::slots(), Call::slots().http2()] {
+            let answer = stage.hears(call).await;
+            assert_eq!(answer.token(), Some("provider_failed"), "{answer:?}");
+        }
+    }
 }

@@ -179,16 +179,23 @@ impl<'a> Object<'a> {
 
     fn text(&mut self, name: &'static str, text: &str) {
         self.name(name);
-        let escaped = |byte: u8| byte < b' ' || byte == b'"' || byte == b'\\';
+        self.out.push(b'"');
+        let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
         // Folded, not searched: without an early end it is one pass of wide instructions.
-        if text.bytes().fold(false, |any, byte| any | escaped(byte)) {
-            // Text always can be written as JSON, and a vector always takes it.
-            serde_json::to_writer(&mut *self.out, text).unwrap_or_default();
-        } else {
-            self.out.push(b'"');
+        if text.bytes().fold(true, |all, byte| all & is_plain(byte)) {
             self.out.extend_from_slice(text.as_bytes());
-            self.out.push(b'"');
+        } else {
+            // Security: a line is plain ASCII, so that nothing in it can play tricks on whoever reads
+            // it, by control characters or by the direction of writing.
+            for unit in text.encode_utf16() {
+                match u8::try_from(unit) {
+                    Ok(byte) if is_plain(byte) => self.out.push(byte),
+                    // A vector always takes it.
+                    _ => write!(self.out, "\\u{unit:04x}").unwrap_or_default(),
+                }
+            }
         }
+        self.out.push(b'"');
     }
 
     fn optional(&mut self, name: &'static str, text: Option<&str>) {
@@ -262,6 +269,7 @@ mod tests {
             line.optional("g", None);
             line.text("h", &texts[2]);
             line.close();
+            prop_assert!(out.iter().all(|byte| matches!(byte, b' '..=b'~')));
             let read: serde_json::Value = serde_json::from_slice(&out).unwrap();
             let meant = serde_json::json!({
                 "a": texts[0], "b": {"c": texts[1]}, "d": {}, "e": 7, "f": true, "h": texts[2],

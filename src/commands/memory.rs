@@ -24,9 +24,9 @@ const KIB: u64 = 1024;
 const BASE: u64 = 64 * 1024 * KIB;
 /// A worker's stack, its runtime and its resolver.
 const WORKER: u64 = 4 * 1024 * KIB;
-/// A consumer's connection: over HTTP/1.1 a head held back, hyper's buffers either way, and those of
-/// TLS; over HTTP/2 a connection's window and a header block take their place.
-const CONNECTION: u64 = (124 + 128 + 128 + 128) * KIB;
+/// A consumer's connection over HTTP/2: its window, a header block, the buffers of TLS. Over HTTP/1.1 a
+/// head held back and hyper's buffers either way are less.
+const CONNECTION: u64 = (512 + 128 + 128) * KIB;
 /// A request in hand besides its head: its record's lines, a frame either way, an HTTP/2 stream's send
 /// buffer.
 const REQUEST: u64 = (8 + 64 + 64 + 64) * KIB;

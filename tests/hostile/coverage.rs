@@ -1,0 +1,129 @@
+//! Every number of the catalogue, and where it is shown. A number without a row or a test fails; so
+//! does one whose test is gone.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::http1;
+
+/// Sections, and how many numbers each has.
+const SECTIONS: [(char, u32); 8] =
+    [('A', 34), ('B', 17), ('C', 26), ('D', 12), ('E', 8), ('F', 12), ('G', 20), ('H', 22)];
+
+/// Numbers that no bytes of a head show, and the test that shows them.
+#[rustfmt::skip]
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("A28", "half_a_booking_whose_consumer_hung_up_never_looks_whole"),
+    ("A30", "a_connection_carries_so_many_requests_and_no_more"),
+    ("A32", "http_without_tls_is_told_so_or_hung_up_on"),
+    ("A32", "tls_to_the_second_port_is_nothing_to_it"),
+    ("B1", "a_breach_of_the_protocol_ends_the_connection"),
+    ("B2", "a_breach_of_the_protocol_ends_the_connection"),
+    ("B3", "a_breach_of_the_protocol_ends_the_connection"),
+    ("B4", "small_frames_of_many_streams_pass"),
+    ("B5", "a_request_that_is_none_reaches_nobody"),
+    ("B6", "floods_of_control_frames_are_borne_or_end_the_connection"),
+    ("B7", "a_consumer_that_falls_silent_is_let_go"),
+    ("B8", "a_consumer_that_falls_silent_is_let_go"),
+    ("B9", "a_consumer_that_shuts_its_window_does_not_keep_its_place"),
+    ("B10", "a_request_that_is_none_reaches_nobody"),
+    ("B11", "a_request_that_is_none_reaches_nobody"),
+    ("B12", "a_request_that_is_none_reaches_nobody"),
+    ("B13", "a_request_that_is_none_reaches_nobody"),
+    ("B14", "a_breach_of_the_protocol_ends_the_connection"),
+    ("B15", "a_breach_of_the_protocol_ends_the_connection"),
+    ("B16", "what_a_provider_did_not_look_at_is_repeated_or_said_to_be_unsent"),
+    ("B17", "streams_beyond_those_agreed_are_refused"),
+    ("C19", "no_name_leads_outside_the_networks"),
+    ("C20", "a_name_that_leads_outside_the_networks_is_never_dialled"),
+    ("C21", "a_request_that_comes_back_is_refused"),
+    ("C22", "a_redirect_is_passed_on_and_not_followed"),
+    ("C23", "an_address_that_is_none_is_dialled_by_nobody"),
+    ("D11", "what_could_mislead_a_reader_is_recorded_as_plain_ascii"),
+    ("D12", "a_snapshot_survives_a_cold_start_without_growing_younger"),
+    ("E5", "headers_of_the_providers_hop_stay_there"),
+    ("E8", "no_header_of_a_provider_is_two"),
+    ("F1", "a_connection_that_never_speaks_tls_is_closed"),
+    ("F2", "a_handshake_that_drips_is_ended"),
+    ("F3", "an_address_has_its_share_of_the_listener_and_no_more"),
+    ("F4", "a_head_that_does_not_end_closes_its_connection"),
+    ("F5", "a_booking_that_only_drips_is_given_up"),
+    ("F6", "a_consumer_that_takes_too_little_is_given_up"),
+    ("F7", "memory_stays_below_what_the_configuration_allows"),
+    ("F8", "a_consumer_that_resets_its_connection_lets_its_provider_go"),
+    ("F9", "the_workbench_frames_its_gets_and_ends_its_side_before_the_answer"),
+    ("F10", "a_refusal_reaches_a_consumer_that_still_uploads"),
+    ("F11", "no_request_comes_in_early_data"),
+    ("F12", "certificates_with_many_names_and_far_dates_are_judged_as_others_are"),
+    ("G1", "a_provider_that_does_not_prove_its_name_is_asked_nothing"),
+    ("G2", "a_provider_that_says_nothing_is_given_up"),
+    ("G3", "a_body_that_stalls_is_cut"),
+    ("G4", "an_answer_cut_anywhere_is_never_clean_from_http1_to_http1"),
+    ("G5", "an_answer_framed_twice_is_framed_once"),
+    ("G6", "what_is_not_an_http_answer_is_not_passed_on"),
+    ("G7", "what_is_not_an_http_answer_is_not_passed_on"),
+    ("G8", "what_is_not_an_http_answer_is_not_passed_on"),
+    ("G9", "interim_responses_are_passed_over_as_long_as_they_are_few"),
+    ("G10", "a_second_answer_nobody_asked_for_reaches_nobody"),
+    ("G11", "a_read_on_a_kept_connection_that_closes_under_it_is_sent_again_once"),
+    ("G12", "a_booking_has_an_unknown_outcome_once_it_was_sent_whole"),
+    ("G13", "a_provider_may_refuse_a_booking_before_it_has_read_it"),
+    ("G14", "a_provider_that_closes_each_time_is_dialled_each_time"),
+    ("G15", "memory_stays_below_what_the_configuration_allows"),
+    ("G16", "headers_of_the_answer_pass_unchanged"),
+    ("G17", "a_burst_of_503_spares_for_as_long_as_the_provider_asks"),
+    ("G18", "a_name_without_an_address_is_not_reached_and_a_failure_leaves_the_last_one"),
+    ("G19", "an_address_that_does_not_answer_is_not_waited_for_alone"),
+    ("G20", "descriptors_that_run_out_neither_end_nor_spin_the_acceptor"),
+    ("H1", "no_trouble_of_the_source_is_an_absence"),
+    ("H2", "what_is_held_outlives_one_empty_answer_and_falls_to_the_second"),
+    ("H3", "a_scan_of_random_codes_uses_up_its_own_budget"),
+    ("H4", "a_thousand_who_miss_make_three_questions"),
+    ("H5", "a_snapshot_survives_a_cold_start_without_growing_younger"),
+    ("H6", "a_bad_file_leaves_the_last_good_one_in_force"),
+    ("H7", "a_bad_certificate_is_answered_with_its_reason_and_the_connection_closes"),
+    ("H8", "a_revocation_is_felt_by_the_next_request_of_a_live_connection"),
+    ("H9", "a_resumed_session_does_not_outlive_a_revocation"),
+    ("H10", "an_expired_revocation_list_denies_unless_it_is_accepted_in_writing"),
+    ("H11", "another_authority_is_felt_by_the_next_request_of_every_connection"),
+    ("H12", "a_journal_that_cannot_be_written_refuses_requests"),
+    ("H13", "what_could_mislead_a_reader_is_recorded_as_plain_ascii"),
+    ("H14", "what_is_planted_in_a_request_is_found_nowhere"),
+    ("H15", "no_request_makes_a_series"),
+    ("H16", "a_storm_of_sighups_under_load_loses_nothing"),
+    ("H17", "an_exchange_under_way_is_finished_and_nothing_new_begins"),
+    ("H18", "an_exchange_that_panics_leaves_its_record"),
+    ("H19", "memory_stays_below_what_the_configuration_allows"),
+    ("H20", "a_journal_goes_on_where_it_stopped_and_ends_a_torn_line"),
+    ("H21", "the_second_port_says_how_it_is"),
+    ("H22", "certificates_with_many_names_and_far_dates_are_judged_as_others_are"),
+];
+
+/// The text of every Rust file below a folder.
+fn sources(folder: &Path, text: &mut String) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, text);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text.push_str(&std::fs::read_to_string(path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_number_is_shown_somewhere() {
+    let mut shown: BTreeSet<_> = http1::rows().iter().map(|row| row.id.to_owned()).collect();
+    let mut text = String::new();
+    for folder in ["tests", "src"] {
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut text);
+    }
+    for (id, test) in ELSEWHERE {
+        assert!(text.contains(&format!("fn {test}(")), "{id}: there is no {test}");
+        shown.insert((*id).to_owned());
+    }
+    let numbers = |(section, count)| (1..=count).map(move |number| format!("{section}{number}"));
+    let missing: Vec<_> =
+        SECTIONS.into_iter().flat_map(numbers).filter(|id| !shown.contains(id)).collect();
+    assert!(missing.is_empty(), "not shown: {missing:?}");
+}
