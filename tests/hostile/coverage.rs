@@ -127,3 +127,20 @@ fn every_number_is_shown_somewhere() {
         SECTIONS.into_iter().flat_map(numbers).filter(|id| !shown.contains(id)).collect();
     assert!(missing.is_empty(), "not shown: {missing:?}");
 }
+
+#[test]
+fn every_promise_names_tests_that_exist() {
+    let promises = include_str!("../../SECURITY.md");
+    let mut text = String::new();
+    for folder in ["tests", "src"] {
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut text);
+    }
+    let rows = promises.lines().filter(|line| line.starts_with("| P"));
+    assert_eq!(rows.clone().count(), 8);
+    let named = rows.flat_map(|row| row.split('`').skip(1).step_by(2));
+    let named: Vec<_> = named.filter(|name| name.matches('_').count() > 2).collect();
+    assert!(named.len() > 20);
+    for name in named {
+        assert!(text.contains(&format!("fn {name}(")), "there is no {name}");
+    }
+}
