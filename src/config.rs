@@ -283,6 +283,14 @@ impl Config {
             ("listener.limits.connections-max", listener.connections_max, COUNT_MAX),
             ("listener.limits.unverified-max", listener.unverified_max, COUNT_MAX),
             ("listener.limits.in-hand-max", listener.in_hand_max, COUNT_MAX),
+            (
+                "listener.limits.address-connections-max",
+                listener.address_connections_max,
+                COUNT_MAX,
+            ),
+            ("listener.limits.address-handshakes-max", listener.address_handshakes_max, COUNT_MAX),
+            ("listener.limits.handshakes-max", listener.handshakes_max, COUNT_MAX),
+            ("listener.limits.requests-max", listener.requests_max, usize::MAX),
             ("listener.limits.streams-max", streams, 1000),
             ("throttle.exchanges-max", throttle.exchanges_max, COUNT_MAX),
             ("throttle.practice-exchanges-max", throttle.practice_exchanges_max, COUNT_MAX),
@@ -296,8 +304,8 @@ impl Config {
             ("request.target-max", self.request.target_max, ByteSize::kib(60)),
             ("request.head-max", self.request.head_max, ByteSize::kib(120)),
         ] {
-            if size > most {
-                return Err(format!("{key} is {size}; it may be {most} at most"));
+            if size == ByteSize::b(0) || size > most {
+                return Err(format!("{key} is {size}; it may be 1 B to {most}"));
             }
         }
         Ok(())
@@ -325,4 +333,35 @@ impl Config {
 
 fn pair(pair: &mut KeyPair) -> [&mut PathBuf; 2] {
     [&mut pair.chain, &mut pair.key]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_by_which_nothing_would_be_served_is_refused() {
+        let example = include_str!("../deploy/spine-proxy.toml");
+        for line in [
+            "connections-max = 10000",
+            "unverified-max = 256",
+            "address-connections-max = 1000",
+            "address-handshakes-max = 64",
+            "handshakes-max = 512",
+            "streams-max = 100",
+            "requests-max = 100000",
+            "exchanges-max = 4096",
+            "practice-exchanges-max = 64",
+            "headers-max = 100",
+            "target-max = \"32 KiB\"",
+            "head-max = \"64 KiB\"",
+        ] {
+            let (key, _) = line.split_once(" = ").unwrap();
+            assert!(example.contains(&format!("\n#{line}")), "{line}");
+            let nought = if line.ends_with('"') { "\"0 B\"" } else { "0" };
+            let text = example.replace(&format!("\n#{line}"), &format!("\n{key} = {nought}"));
+            let refused = Config::parse(&text, "spine-proxy.toml".as_ref()).unwrap_err();
+            assert!(refused.to_string().contains(&format!("{key} is 0")), "{refused}");
+        }
+    }
 }
