@@ -41,11 +41,13 @@ mod view;
 
 pub use file::{File, FileError, Others};
 pub use sds_api::ApiSettings;
+pub(crate) use sds_api::{handlers, systems};
 #[cfg(feature = "ldap")]
 pub use sds_ldap::LdapSettings;
 pub use settings::{Deadlines, First, Freshness, Settings};
 pub use snapshot::SnapshotError;
 pub use source::Origin;
+pub(crate) use source::{Handler, System};
 pub use steps::{Step, Steps};
 pub use view::{Explanation, HeldPractice, HeldView, Live, LiveError, Said};
 

@@ -34,3 +34,6 @@ pub mod metrics;
 pub mod admin;
 
 pub mod simulator;
+
+#[doc(hidden)]
+pub mod fuzzing;

@@ -24,6 +24,8 @@ mod screened;
 mod socket;
 mod watched;
 
+pub(crate) use connection::{Answering, http1};
+
 use addresses::{Addresses, Admission, Shares};
 use watched::Taking;
 

@@ -21,6 +21,7 @@ mod provider;
 mod server;
 
 pub use directory::{DirectoryLeg, secret};
+pub(crate) use files::lists_in;
 pub use files::{Expiry, TrustError};
 
 /// A certificate chain and the key of its first certificate, as PEM files.

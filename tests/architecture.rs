@@ -79,6 +79,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "tls",
         ],
     ),
+    ("fuzzing", &["directory", "interaction", "listener", "spine", "tls"]),
     (
         "gateway",
         &[

@@ -24,7 +24,7 @@ use tokio_rustls::TlsConnector;
 
 mod bundle;
 
-use bundle::{Bundle, Device, Endpoint, Resource};
+pub(crate) use bundle::{handlers, systems};
 
 use super::source::{Handler, HandlersOf, How, SourceFault, System, SystemsOf, watch_over};
 use crate::spine::InnerUrl;
@@ -126,7 +126,7 @@ impl SdsApi {
         if let Some(party_key) = asked.party_key {
             query.add("identifier", PARTY_KEY, party_key.as_str());
         }
-        self.ask::<Endpoint>(&query.0, how).await?.into_iter().map(Endpoint::handler).collect()
+        handlers(&self.exchange(&query.0, how).await?)
     }
 
     pub(super) async fn systems(
@@ -141,27 +141,7 @@ impl SdsApi {
         query.add("organization", ODS, ods.as_str());
         query.add("identifier", INTERACTION, interaction.id);
         query.add("identifier", PARTY_KEY, party_key.as_str());
-        self.ask::<Device>(&query.0, how).await?.into_iter().map(Device::system).collect()
-    }
-
-    async fn ask<R: Resource>(&self, query: &str, how: How<'_>) -> Result<Vec<R>, SourceFault> {
-        let body = self.exchange(query, how).await?;
-        let bundle: Bundle<R> =
-            serde_json::from_slice(&body).map_err(|why| malformed(why.to_string()))?;
-        if bundle.resource_type != "Bundle" {
-            return Err(malformed(format!("a {:?} is no Bundle", bundle.resource_type)));
-        }
-        let entries = bundle.entry.unwrap_or_default();
-        if bundle.total.is_some_and(|total| usize::try_from(total) != Ok(entries.len())) {
-            return Err(SourceFault::Truncated);
-        }
-        let resources = entries.into_iter().map(|entry| entry.resource);
-        resources
-            .map(|resource| match resource.kind() == R::KIND {
-                true => Ok(resource),
-                false => Err(malformed(format!("{:?} among {}", resource.kind(), R::KIND))),
-            })
-            .collect()
+        systems(&self.exchange(&query.0, how).await?)
     }
 
     /// One exchange, on the connection kept if it still stands.

@@ -164,31 +164,31 @@ impl Urgency {
 
 /// One `nhsMhs` record as far as it is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Handler {
-    pub(super) ods: Option<OdsCode>,
-    pub(super) party_key: PartyKey,
+pub(crate) struct Handler {
+    pub(crate) ods: Option<OdsCode>,
+    pub(crate) party_key: PartyKey,
     /// Nothing if the catalogue does not have it.
-    pub(super) interaction: Option<&'static Interaction>,
+    pub(crate) interaction: Option<&'static Interaction>,
     /// As registered; nothing if there is none.
-    pub(super) address: Option<String>,
-    pub(super) cpa_id: Option<CpaId>,
-    pub(super) fqdn: Option<CertificateName>,
+    pub(crate) address: Option<String>,
+    pub(crate) cpa_id: Option<CpaId>,
+    pub(crate) fqdn: Option<CertificateName>,
 }
 
 /// One `nhsAs` record as far as it is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct System {
-    pub(super) asid: Asid,
+pub(crate) struct System {
+    pub(crate) asid: Asid,
     /// Nothing if the source does not say.
-    pub(super) ods: Option<OdsCode>,
-    pub(super) party_key: PartyKey,
+    pub(crate) ods: Option<OdsCode>,
+    pub(crate) party_key: PartyKey,
     /// Those the catalogue has.
-    pub(super) interactions: Vec<&'static Interaction>,
+    pub(crate) interactions: Vec<&'static Interaction>,
 }
 
 /// Why a source gave no answer. None of these is an absence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum SourceFault {
+pub(crate) enum SourceFault {
     #[error("no answer in time")]
     TimedOut,
     #[error("not available: {0}")]

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::{Request, Response};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use jiff::Timestamp;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, TryAcquireError};
 use tokio::time::{timeout, timeout_at};
@@ -162,35 +163,23 @@ impl Seat {
         socket: &Socket,
         connection: Arc<Connection>,
     ) -> Result<(), &'static str> {
-        let Limits { head, idle, linger, requests_max, .. } = self.limits;
+        let requests_max = self.limits.requests_max;
         let screening = Arc::new(Screening::default());
-        let io = Screened::new(stream, Arc::clone(&screening), head, linger);
         let (gateway, serves) = (Arc::clone(&self.gateway), Arc::clone(&connection));
-        let screens = Arc::clone(&screening);
-        let service = service_fn(move |mut request: Request<Incoming>| -> Answering<Answer> {
-            if let Some(fault) = screens.next() {
-                request.extensions_mut().insert(fault);
-            }
-            if screens.served() >= requests_max {
+        let counts = Arc::clone(&screening);
+        let serve = move |request| -> Answering<Answer> {
+            if counts.served() >= requests_max {
                 serves.close.cancel();
             }
             let answer = Arc::clone(&gateway).answer(Arc::clone(&serves), request);
-            let screens = Arc::clone(&screens);
+            let counts = Arc::clone(&counts);
             Box::pin(async move {
                 let answer = answer.await;
-                screens.answered();
+                counts.answered();
                 Ok(answer)
             })
-        });
-        let serving = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(idle)
-            // Some consumers end their side once they have sent a request.
-            .half_close(true)
-            .max_buf_size(HEAD_BUFFER_BYTES)
-            .max_headers(HEADERS_MAX)
-            .preserve_header_case(true)
-            .serve_connection(TokioIo::new(io), service);
+        };
+        let serving = http1(stream, &self.limits, Arc::clone(&screening), serve);
         let (mut serving, mut reset) = (pin!(serving), pin!(socket.reset()));
         tokio::select! {
             ended = &mut serving => return judge(ended),
@@ -258,8 +247,48 @@ impl Seat {
     }
 }
 
+/// Serves HTTP/1.1: hyper, behind what judges each head. `serve` is given a request, which tells if
+/// it stands in for a head that was refused, and how many there have been with it.
+pub(crate) fn http1<S, B, F>(
+    stream: S,
+    limits: &Limits,
+    screening: Arc<Screening>,
+    serve: F,
+) -> Http1<
+    S,
+    impl Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future = Answering<B>>
+    + use<S, B, F>,
+>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    B: Body + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    F: Fn(Request<Incoming>) -> Answering<B>,
+{
+    let io = Screened::new(stream, Arc::clone(&screening), limits.head, limits.linger);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        if let Some(fault) = screening.next() {
+            request.extensions_mut().insert(fault);
+        }
+        serve(request)
+    });
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.idle)
+        // Some consumers end their side once they have sent a request.
+        .half_close(true)
+        .max_buf_size(HEAD_BUFFER_BYTES)
+        .max_headers(HEADERS_MAX)
+        .preserve_header_case(true)
+        .serve_connection(TokioIo::new(io), service)
+}
+
+/// A connection under way.
+type Http1<S, V> = http1::Connection<TokioIo<Screened<S>>, V>;
+
 /// An answer on its way; boxed, so that a connection at rest does not hold the room of a request.
-type Answering<B> = Pin<Box<dyn Future<Output = Result<Response<B>, Infallible>> + Send>>;
+pub(crate) type Answering<B> =
+    Pin<Box<dyn Future<Output = Result<Response<B>, Infallible>> + Send>>;
 
 /// Why a connection ended, for its counter, if it was not as it should.
 fn judge(ended: Result<(), hyper::Error>) -> Result<(), &'static str> {

@@ -23,7 +23,7 @@ use crate::request::{Fault, Framing, HeadFault};
 /// A connection's requests: how many there were, whether one waits for its answer, and which of them
 /// stands in for a head that was refused, and why it was.
 #[derive(Debug, Default)]
-pub(super) struct Screening {
+pub(crate) struct Screening {
     served: AtomicUsize,
     answered: AtomicUsize,
     asked: Notify,
@@ -59,7 +59,7 @@ impl Screening {
 
 /// The stream of one HTTP/1.1 connection.
 #[derive(Debug)]
-pub(super) struct Screened<S> {
+pub(crate) struct Screened<S> {
     stream: S,
     framing: Framing,
     screening: Arc<Screening>,

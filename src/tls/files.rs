@@ -150,26 +150,36 @@ pub(super) fn revocation_lists(
 ) -> Result<Vec<CertificateRevocationListDer<'static>>, TrustError> {
     let mut lists = Vec::new();
     for path in crl.files() {
-        let bytes = read(path)?;
-        let found: Vec<_> = if bytes.starts_with(b"-----") || bytes.starts_with(b"#") {
-            CertificateRevocationListDer::pem_slice_iter(&bytes)
-                .collect::<Result<_, _>>()
-                .map_err(|error| TrustError::new(path, pem(&error, "a revocation list")))?
-        } else {
-            vec![CertificateRevocationListDer::from(bytes)]
-        };
-        if found.is_empty() {
-            return Err(TrustError::new(path, "holds no revocation list"));
-        }
-        for list in found {
-            let (_, parsed) = CertificateRevocationList::from_der(&list)
-                .map_err(|error| TrustError::new(path, error))?;
-            let at_s = parsed.next_update().map_or(i64::MAX, |due| due.timestamp());
+        let found = lists_in(read(path)?).map_err(|why| TrustError::new(path, why))?;
+        for (list, at_s) in found {
             expiries.push(Expiry { used_as, path: path.clone(), at_s });
             lists.push(list);
         }
     }
     Ok(lists)
+}
+
+/// The revocation lists of a file, in PEM or one in DER, and when the next of each is due.
+pub(crate) fn lists_in(
+    bytes: Vec<u8>,
+) -> Result<Vec<(CertificateRevocationListDer<'static>, i64)>, String> {
+    let found: Vec<_> = if bytes.starts_with(b"-----") || bytes.starts_with(b"#") {
+        CertificateRevocationListDer::pem_slice_iter(&bytes)
+            .collect::<Result<_, _>>()
+            .map_err(|error| pem(&error, "a revocation list"))?
+    } else {
+        vec![CertificateRevocationListDer::from(bytes)]
+    };
+    if found.is_empty() {
+        return Err("holds no revocation list".to_owned());
+    }
+    let dated = found.into_iter().map(|list| {
+        let (_, parsed) =
+            CertificateRevocationList::from_der(&list).map_err(|error| error.to_string())?;
+        let at_s = parsed.next_update().map_or(i64::MAX, |due| due.timestamp());
+        Ok((list, at_s))
+    });
+    dated.collect()
 }
 
 /// The names of a verified chain's leaf, and the first end in the chain.

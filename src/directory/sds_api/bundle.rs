@@ -7,8 +7,38 @@ use crate::directory::source::{Handler, SourceFault, System};
 use crate::interaction;
 use crate::spine::OdsCode;
 
+/// The handlers that an answer to `/Endpoint` names.
+pub(crate) fn handlers(body: &[u8]) -> Result<Vec<Handler>, SourceFault> {
+    read::<Endpoint>(body)?.into_iter().map(Endpoint::handler).collect()
+}
+
+/// The systems that an answer to `/Device` names.
+pub(crate) fn systems(body: &[u8]) -> Result<Vec<System>, SourceFault> {
+    read::<Device>(body)?.into_iter().map(Device::system).collect()
+}
+
+/// All that a Bundle holds: of one kind, and as many as it says.
+fn read<R: Resource>(body: &[u8]) -> Result<Vec<R>, SourceFault> {
+    let bundle: Bundle<R> =
+        serde_json::from_slice(body).map_err(|why| malformed(why.to_string()))?;
+    if bundle.resource_type != "Bundle" {
+        return Err(malformed(format!("a {:?} is no Bundle", bundle.resource_type)));
+    }
+    let entries = bundle.entry.unwrap_or_default();
+    if bundle.total.is_some_and(|total| usize::try_from(total) != Ok(entries.len())) {
+        return Err(SourceFault::Truncated);
+    }
+    let resources = entries.into_iter().map(|entry| entry.resource);
+    resources
+        .map(|resource| match resource.kind() == R::KIND {
+            true => Ok(resource),
+            false => Err(malformed(format!("{:?} among {}", resource.kind(), R::KIND))),
+        })
+        .collect()
+}
+
 /// What an entry holds.
-pub(super) trait Resource: for<'de> Deserialize<'de> {
+trait Resource: for<'de> Deserialize<'de> {
     const KIND: &str;
 
     fn kind(&self) -> &str;
@@ -17,21 +47,21 @@ pub(super) trait Resource: for<'de> Deserialize<'de> {
 /// Spec: nothing found is `entry: []`; no `entry` at all is accepted too.
 #[derive(Deserialize)]
 #[serde(bound = "R: Resource")]
-pub(super) struct Bundle<R> {
+struct Bundle<R> {
     #[serde(rename = "resourceType")]
-    pub(super) resource_type: String,
-    pub(super) total: Option<u64>,
-    pub(super) entry: Option<Vec<Entry<R>>>,
+    resource_type: String,
+    total: Option<u64>,
+    entry: Option<Vec<Entry<R>>>,
 }
 
 #[derive(Deserialize)]
 #[serde(bound = "R: Resource")]
-pub(super) struct Entry<R> {
-    pub(super) resource: R,
+struct Entry<R> {
+    resource: R,
 }
 
 #[derive(Deserialize)]
-pub(super) struct Endpoint {
+struct Endpoint {
     #[serde(rename = "resourceType")]
     resource_type: String,
     address: Option<String>,
@@ -44,7 +74,7 @@ pub(super) struct Endpoint {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Device {
+struct Device {
     #[serde(rename = "resourceType")]
     resource_type: String,
     #[serde(default)]
@@ -88,7 +118,7 @@ impl Resource for Device {
 }
 
 impl Endpoint {
-    pub(super) fn handler(self) -> Result<Handler, SourceFault> {
+    fn handler(self) -> Result<Handler, SourceFault> {
         let ods = self.managing_organization.and_then(|organisation| organisation.identifier);
         let ods = ods.and_then(|identifier| identifier.value);
         Ok(Handler {
@@ -105,7 +135,7 @@ impl Endpoint {
 }
 
 impl Device {
-    pub(super) fn system(self) -> Result<System, SourceFault> {
+    fn system(self) -> Result<System, SourceFault> {
         Ok(System {
             asid: required(&self.identifier, "nhsSpineASID")?,
             // Spec: `owner` is the client, not the organisation of the record.

@@ -1,0 +1,75 @@
+//! What the fuzz targets must reach and nobody else may: parsers and loops of private rooms, as they
+//! are in use. It is part of no interface, and of no build's behaviour.
+
+use std::sync::Arc;
+
+use http::Request;
+use hyper::body::Incoming;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::directory::{self, Handler, System};
+use crate::interaction::Interaction;
+use crate::listener::{self, Answering, Limits};
+use crate::spine::{Asid, CertificateName, CpaId, OdsCode, PartyKey};
+use crate::tls;
+
+/// A record of the Spine Directory Service, as far as it is used.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the types say it")]
+pub struct Row {
+    pub asid: Option<Asid>,
+    pub ods: Option<OdsCode>,
+    pub party_key: PartyKey,
+    pub cpa_id: Option<CpaId>,
+    pub fqdn: Option<CertificateName>,
+    pub interactions: Vec<&'static Interaction>,
+}
+
+/// The records of an answer to `/Endpoint`, or why there are none.
+pub fn endpoints(body: &[u8]) -> Result<Vec<Row>, String> {
+    let row = |Handler { ods, party_key, interaction, address: _, cpa_id, fqdn }| Row {
+        asid: None,
+        ods,
+        party_key,
+        cpa_id,
+        fqdn,
+        interactions: interaction.into_iter().collect(),
+    };
+    let handlers = directory::handlers(body).map_err(|fault| fault.to_string())?;
+    Ok(handlers.into_iter().map(row).collect())
+}
+
+/// The records of an answer to `/Device`, or why there are none.
+pub fn devices(body: &[u8]) -> Result<Vec<Row>, String> {
+    let row = |System { asid, ods, party_key, interactions }| Row {
+        asid: Some(asid),
+        ods,
+        party_key,
+        cpa_id: None,
+        fqdn: None,
+        interactions,
+    };
+    let systems = directory::systems(body).map_err(|fault| fault.to_string())?;
+    Ok(systems.into_iter().map(row).collect())
+}
+
+/// The revocation lists of a file, each in DER and with the second its next is due, or why there are
+/// none.
+pub fn revocation_lists(file: Vec<u8>) -> Result<Vec<(Vec<u8>, i64)>, String> {
+    let lists = tls::lists_in(file)?;
+    Ok(lists.into_iter().map(|(list, at_s)| (list.to_vec(), at_s)).collect())
+}
+
+/// Serves a consumer's HTTP/1.1 connection as the listener does, its limits the default ones.
+///
+/// # Errors
+/// The connection did not end as it should.
+pub async fn serve<S, B, F>(stream: S, serve: F) -> Result<(), hyper::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    B: http_body::Body + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    F: Fn(Request<Incoming>) -> Answering<B>,
+{
+    listener::http1(stream, &Limits::default(), Arc::default(), serve).await
+}
