@@ -22,6 +22,7 @@ mod directory;
 mod drain;
 mod faults;
 mod foreign;
+mod fuzz;
 mod hostile;
 mod http2;
 mod http2_providers;

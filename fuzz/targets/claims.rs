@@ -1,0 +1,116 @@
+//! The bearer token. The claims of one that is accepted, read by another parser, keep the rules that
+//! the README states, whatever else the token holds.
+//!
+//! The first byte chooses the interaction and the second what the rest is: the header's value, the
+//! token's second part before its encoding, or members in place of those of a good token.
+
+use std::collections::BTreeMap;
+
+use base64_simd::URL_SAFE_NO_PAD;
+use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use spine_proxy::claims::{self, Audience, Claims, Signature};
+use spine_proxy::interaction::{CATALOGUE, Interaction};
+use spine_proxy::spine::OdsCode;
+
+const NOW_S: i64 = 1_800_000_000;
+const BEARER: &str = "Bearer ";
+
+pub(crate) fn check(data: &[u8]) {
+    let [which, kind, rest @ ..] = data else { return };
+    let interaction = &CATALOGUE[usize::from(*which) % CATALOGUE.len()];
+    let signature = if kind & 4 == 0 { Signature::Refused } else { Signature::Ignored };
+    let value = match kind & 3 {
+        0 => rest.to_vec(),
+        1 => token(rest).into_bytes(),
+        _ => token(&otherwise(interaction, rest)).into_bytes(),
+    };
+    let Ok(value) = HeaderValue::from_bytes(&value) else { return };
+    let headers = HeaderMap::from_iter([(AUTHORIZATION, value.clone())]);
+    let organisation = claims::organisation(&headers);
+    if let Ok(claims) = claims::check(&headers, interaction, signature, NOW_S) {
+        assert_eq!(organisation.as_ref(), Some(&claims.organisation));
+        keeps_the_rules(value.to_str().unwrap(), &claims, interaction, signature);
+    }
+}
+
+fn token(payload: &[u8]) -> String {
+    let head = URL_SAFE_NO_PAD.encode_to_string(br#"{"alg":"none","typ":"JWT"}"#);
+    format!("{BEARER}{head}.{}.", URL_SAFE_NO_PAD.encode_to_string(payload))
+}
+
+/// Good claims, some of them replaced.
+fn otherwise(interaction: &Interaction, members: &[u8]) -> Vec<u8> {
+    let organisation: OdsCode = "A20047".parse().unwrap();
+    let mut claims = claims::specimen("https://p.example", &organisation, interaction.scope, NOW_S);
+    if let Ok(Value::Object(members)) = serde_json::from_slice(members) {
+        claims.as_object_mut().unwrap().extend(members);
+    }
+    claims.to_string().into_bytes()
+}
+
+/// Members as they were written: another parser, and one that no depth of nesting stops.
+type Members<'a> = BTreeMap<String, &'a RawValue>;
+
+fn members(raw: &str) -> Members<'_> {
+    serde_json::from_str(raw).expect("an object")
+}
+
+fn text(members: &Members<'_>, name: &str) -> String {
+    serde_json::from_str(members[name].get()).expect("text")
+}
+
+fn keeps_the_rules(value: &str, claims: &Claims, interaction: &Interaction, signature: Signature) {
+    assert!(value.len() <= 8 * 1024);
+    let parts: Vec<&str> = value[BEARER.len()..].split('.').collect();
+    let [head, payload, tail] = parts.as_slice() else { panic!("{} parts", parts.len()) };
+    let decoded =
+        |part: &str| String::from_utf8(URL_SAFE_NO_PAD.decode_to_vec(part).unwrap()).expect("text");
+    if signature == Signature::Refused {
+        assert!(tail.is_empty());
+        let head = decoded(head);
+        let head = members(&head);
+        assert_eq!((text(&head, "alg"), text(&head, "typ")), ("none".into(), "JWT".into()));
+        assert_eq!(head.len(), 2);
+    }
+    let payload = decoded(payload);
+    let payload = members(&payload);
+    assert_eq!(text(&payload, "iss"), claims.issuer);
+    assert!(!claims.issuer.trim().is_empty() && !claims.subject.trim().is_empty());
+    let second = |name| serde_json::from_str::<i64>(payload[name].get()).expect("a number");
+    let (iat, exp) = (i128::from(second("iat")), i128::from(second("exp")));
+    assert_eq!(exp, iat + 300);
+    assert!(i128::from(NOW_S) < exp && iat <= i128::from(NOW_S) + 300);
+    assert_eq!(text(&payload, "reason_for_request"), claims.reason);
+    let migration = claims.reason == "migration" && interaction.migrates();
+    assert!(claims.reason == "directcare" || migration, "{:?}", claims.reason);
+    assert_eq!(text(&payload, "requested_scope"), claims.scope);
+    let marker = claims.scope.strip_prefix(interaction.scope).expect("its scope");
+    let conf_r = marker == " conf/R" && interaction.migrates();
+    assert!(matches!(marker, "" | " conf/N") || conf_r, "{:?}", claims.scope);
+    match &claims.audience {
+        Audience::One(one) => {
+            assert!(!one.is_empty());
+            assert_eq!(text(&payload, "aud"), *one);
+        }
+        Audience::OneInArray(one) => {
+            let many: Vec<String> = serde_json::from_str(payload["aud"].get()).unwrap();
+            assert_eq!(many, std::slice::from_ref(one));
+        }
+    }
+    for (name, kind) in [
+        ("requesting_device", "Device"),
+        ("requesting_organization", "Organization"),
+        ("requesting_practitioner", "Practitioner"),
+    ] {
+        assert_eq!(text(&members(payload[name].get()), "resourceType"), kind);
+    }
+    let practitioner = members(payload["requesting_practitioner"].get());
+    assert_eq!(text(&practitioner, "id"), claims.subject);
+    assert_eq!(text(&payload, "sub"), claims.subject);
+    let organisation = payload["requesting_organization"].get();
+    let code = claims.organisation.as_str();
+    // Unless it is written with escapes.
+    assert!(organisation.to_ascii_uppercase().contains(code) || organisation.contains('\\'));
+}
