@@ -43,8 +43,8 @@ pub struct Scan {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// In a head, of which this many bytes have been looked at and end no line.
-    Head { seen: usize },
+    /// In a head, of which so many bytes are whole lines, and in so many no other line ends.
+    Head { seen: usize, looked: usize },
     /// In a body with this many bytes to come.
     Sized(u64),
     /// In a chunked body.
@@ -85,7 +85,7 @@ impl Framing {
     /// The start of a connection.
     #[must_use]
     pub const fn new() -> Self {
-        Self { state: State::Head { seen: 0 }, heads: 0 }
+        Self { state: HEAD, heads: 0 }
     }
 
     /// Heads passed so far.
@@ -107,7 +107,7 @@ impl Framing {
         loop {
             let rest = bytes.get(passed..).unwrap_or_default();
             let step = match self.state {
-                State::Head { seen } => self.head(rest, seen),
+                State::Head { seen, looked } => self.head(rest, seen, looked),
                 State::Sized(left) => Ok(self.sized(rest, left)),
                 State::Chunked(at) => self.chunked(rest, at),
             };
@@ -120,10 +120,10 @@ impl Framing {
     }
 
     /// Passes a head whole, or not at all.
-    fn head(&mut self, bytes: &[u8], mut seen: usize) -> Result<usize, Fault> {
-        while let Some(at) = memchr(b'\n', bytes.get(seen..).unwrap_or_default()) {
-            let line = bytes.get(seen..seen + at).unwrap_or_default();
-            let end = seen + at + 1;
+    fn head(&mut self, bytes: &[u8], mut seen: usize, mut looked: usize) -> Result<usize, Fault> {
+        while let Some(at) = memchr(b'\n', bytes.get(looked..).unwrap_or_default()) {
+            let line = bytes.get(seen..looked + at).unwrap_or_default();
+            let end = looked + at + 1;
             judge_size(seen, end - 1)?;
             match line {
                 // Spec: RFC 9112 §2.2. One empty line before a head is forgiven.
@@ -139,16 +139,17 @@ impl Framing {
                 [.., b'\r'] => {}
                 _ => return Err(MALFORMED),
             }
-            seen = end;
+            (seen, looked) = (end, end);
         }
-        self.state = State::Head { seen };
+        // No byte is looked at twice, however a head comes.
+        self.state = State::Head { seen, looked: bytes.len() };
         judge_size(seen, bytes.len())?;
         Ok(0)
     }
 
     fn sized(&mut self, bytes: &[u8], left: u64) -> usize {
         let (step, left) = take(bytes, left);
-        self.state = if left == 0 { State::Head { seen: 0 } } else { State::Sized(left) };
+        self.state = if left == 0 { HEAD } else { State::Sized(left) };
         step
     }
 
@@ -162,7 +163,7 @@ impl Framing {
         let Some(byte) = bytes.first() else { return Ok(0) };
         self.state = match at.after(*byte).ok_or(Fault::Body)? {
             Some(next) => State::Chunked(next),
-            None => State::Head { seen: 0 },
+            None => HEAD,
         };
         Ok(1)
     }
@@ -174,6 +175,7 @@ impl Default for Framing {
     }
 }
 
+const HEAD: State = State::Head { seen: 0, looked: 0 };
 const MALFORMED: Fault = Fault::Head(Refusal::HeadMalformed);
 
 /// Judges so many bytes of a head, of which those that have been seen end their lines and the rest
@@ -261,7 +263,7 @@ fn judge(head: &[u8]) -> Result<State, Refusal> {
     match (is_coded, length) {
         (true, Some(_)) => Err(Refusal::FramingAmbiguous),
         (true, None) => Ok(State::Chunked(Chunked::START)),
-        (false, None | Some(0)) => Ok(State::Head { seen: 0 }),
+        (false, None | Some(0)) => Ok(HEAD),
         (false, Some(length)) => Ok(State::Sized(length)),
     }
 }
