@@ -87,6 +87,18 @@ struct State {
     ended: watch::Sender<usize>,
 }
 
+/// Limit: requests it remembers. A bench sends without end.
+const RECEIVED_MAX: usize = 20_000;
+
+impl State {
+    fn remembers(&self, request: Received) {
+        let mut received = self.received.lock().unwrap();
+        if received.len() < RECEIVED_MAX {
+            received.push(request);
+        }
+    }
+}
+
 impl Provider {
     pub(crate) async fn start(tls: Arc<ServerConfig>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -169,7 +181,7 @@ impl Provider {
             if !swallows {
                 wire.body(&mut request, false).await;
             }
-            self.state.received.lock().unwrap().push(request);
+            self.state.remembers(request);
             self.state.seen.send_modify(|seen| *seen += 1);
             // TLS keeps what the socket would not take: a body's tail, for want of this.
             if !Self::act(&mut wire, act).await || wire.stream.flush().await.is_err() {

@@ -25,7 +25,8 @@ impl Message {
     }
 
     fn chunked(&self) -> bool {
-        self.header("transfer-encoding").is_some_and(|coding| coding.contains("chunked"))
+        self.header("transfer-encoding")
+            .is_some_and(|coding| coding.to_ascii_lowercase().contains("chunked"))
     }
 }
 
@@ -92,17 +93,12 @@ impl<S: AsyncRead + Unpin> Wire<S> {
 
     async fn chunks(&mut self, body: &mut Vec<u8>) -> bool {
         loop {
-            let end = loop {
-                if let Some(end) = find(&self.unread, b"\r\n") {
-                    break end;
-                }
-                if !self.more().await {
-                    return false;
-                }
-            };
-            let line: Vec<u8> = self.unread.drain(..end + 2).collect();
-            let digits = std::str::from_utf8(&line[..end]).unwrap_or("").split(';').next().unwrap();
+            let Some(line) = self.line().await else { return false };
+            let digits = std::str::from_utf8(&line).unwrap_or("").split(';').next().unwrap();
             let Ok(size) = usize::from_str_radix(digits.trim(), 16) else { return false };
+            if size == 0 {
+                return self.trailers().await;
+            }
             while self.unread.len() < size + 2 {
                 if !self.more().await {
                     return false;
@@ -110,8 +106,29 @@ impl<S: AsyncRead + Unpin> Wire<S> {
             }
             body.extend(self.unread.drain(..size));
             self.unread.drain(..2);
-            if size == 0 {
+        }
+    }
+
+    /// Passes over trailers; answers whether they end.
+    async fn trailers(&mut self) -> bool {
+        while let Some(line) = self.line().await {
+            if line.is_empty() {
                 return true;
+            }
+        }
+        false
+    }
+
+    /// The next line without its end.
+    async fn line(&mut self) -> Option<Vec<u8>> {
+        loop {
+            if let Some(end) = find(&self.unread, b"\r\n") {
+                let line = self.unread.drain(..end).collect();
+                self.unread.drain(..2);
+                return Some(line);
+            }
+            if !self.more().await {
+                return None;
             }
         }
     }

@@ -1,0 +1,149 @@
+//! The proxies: this one, nginx and `HAProxy`, each with the stage's certificates in front of the
+//! stage's provider.
+
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use crate::support::Stage;
+use crate::support::program::Program;
+
+/// A proxy under comparison, ended when dropped.
+pub(crate) struct Proxy {
+    pub(crate) name: &'static str,
+    pub(crate) address: SocketAddr,
+    _running: Running,
+}
+
+enum Running {
+    Ours { _program: Program },
+    Theirs(Child),
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Self::Theirs(child) = self {
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+/// How long a proxy may take to listen: a hundred times this.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Where a distribution keeps its servers, which is not in every user's PATH.
+const PLACES: [&str; 4] = ["/usr/sbin", "/usr/local/sbin", "/usr/bin", "/usr/local/bin"];
+
+/// All that are installed, ours first; says loudly who is missing.
+pub(crate) async fn all(stage: &Stage) -> Vec<Proxy> {
+    let program = Program::start(stage, |text| text);
+    let address = program.address();
+    let mut proxies =
+        vec![Proxy { name: "spine-proxy", address, _running: Running::Ours { _program: program } }];
+    for (name, start) in [("nginx", nginx as Start), ("haproxy", haproxy)] {
+        let Some(path) = installed(name) else {
+            println!("**{name} IS NOT INSTALLED: it is left out of the comparison.**\n");
+            continue;
+        };
+        let address = free_address().await;
+        let running = Running::Theirs(start(stage, &path, address));
+        assert!(listens(address).await, "{name} does not listen; its log is on standard error");
+        proxies.push(Proxy { name, address, _running: running });
+    }
+    proxies
+}
+
+type Start = fn(&Stage, &str, SocketAddr) -> Child;
+
+fn installed(name: &str) -> Option<String> {
+    PLACES
+        .iter()
+        .map(|place| format!("{place}/{name}"))
+        .find(|path| Command::new(path).arg("-v").output().is_ok())
+}
+
+async fn free_address() -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap()
+}
+
+async fn listens(address: SocketAddr) -> bool {
+    for _ in 0..100 {
+        if TcpStream::connect(address).await.is_ok() {
+            return true;
+        }
+        tokio::time::sleep(PATIENCE).await;
+    }
+    false
+}
+
+/// As it comes, but for the room that a target of 32 KiB needs.
+fn nginx(stage: &Stage, path: &str, address: SocketAddr) -> Child {
+    let (folder, provider) = (stage.folder.path().display(), stage.provider.address);
+    let kept = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+    let kept: String =
+        kept.iter().map(|kind| format!("  {kind}_temp_path {folder}/nginx-{kind};\n")).collect();
+    let config = format!(
+        "daemon off;
+master_process off;
+pid {folder}/nginx.pid;
+error_log {folder}/nginx.log;
+events {{}}
+http {{
+  access_log off;
+{kept}  large_client_header_buffers 4 32k;
+  server {{
+    listen {address} ssl;
+    server_name ssp.example.nhs.uk;
+    ssl_certificate {folder}/server.pem;
+    ssl_certificate_key {folder}/server.key;
+    ssl_client_certificate {folder}/ca.pem;
+    ssl_verify_client on;
+    ssl_verify_depth 2;
+    location / {{
+      proxy_pass https://{provider};
+      proxy_ssl_certificate {folder}/gateway.pem;
+      proxy_ssl_certificate_key {folder}/gateway.key;
+    }}
+  }}
+}}
+"
+    );
+    stage.replace("nginx.conf", &config);
+    let config = stage.path("nginx.conf");
+    let log = stage.path("nginx.log");
+    let mut command = Command::new(path);
+    command.arg("-e").arg(log).arg("-p").arg(stage.folder.path()).arg("-c").arg(config);
+    command.stdout(Stdio::null()).spawn().expect("nginx starts")
+}
+
+/// As it comes, but for the room that a target of 32 KiB needs.
+fn haproxy(stage: &Stage, path: &str, address: SocketAddr) -> Child {
+    for name in ["server", "gateway"] {
+        let both = stage.text(&format!("{name}.pem")) + &stage.text(&format!("{name}.key"));
+        stage.replace(&format!("{name}-both.pem"), &both);
+    }
+    let (folder, provider) = (stage.folder.path().display(), stage.provider.address);
+    let config = format!(
+        "global
+  tune.bufsize 40960
+defaults
+  mode http
+  timeout connect 3s
+  timeout client 10s
+  timeout server 10s
+frontend consumers
+  bind {address} ssl crt {folder}/server-both.pem ca-file {folder}/ca.pem verify required alpn http/1.1
+  default_backend providers
+backend providers
+  server provider {provider} ssl verify none crt {folder}/gateway-both.pem
+"
+    );
+    stage.replace("haproxy.cfg", &config);
+    let mut command = Command::new(path);
+    command.arg("-db").arg("-f").arg(stage.path("haproxy.cfg"));
+    command.stdout(Stdio::null()).spawn().expect("HAProxy starts")
+}

@@ -1,0 +1,18 @@
+//! What the benches share: the tests' own stage, and the program over it as a process.
+
+#[path = "../tests/support/call.rs"]
+pub(crate) mod call;
+#[path = "../tests/support/process.rs"]
+pub(crate) mod process;
+pub(crate) mod program;
+#[path = "../tests/support/provider.rs"]
+pub(crate) mod provider;
+#[path = "../tests/support/sds.rs"]
+pub(crate) mod sds;
+#[path = "../tests/support/stage.rs"]
+pub(crate) mod stage;
+#[path = "../tests/support/wire.rs"]
+pub(crate) mod wire;
+
+pub(crate) use call::Call;
+pub(crate) use stage::Stage;
