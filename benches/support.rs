@@ -2,6 +2,7 @@
 
 #[path = "../tests/support/call.rs"]
 pub(crate) mod call;
+pub(crate) mod figures;
 #[path = "../tests/support/process.rs"]
 pub(crate) mod process;
 pub(crate) mod program;

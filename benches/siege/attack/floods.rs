@@ -1,0 +1,40 @@
+//! Who comes in numbers: silent connections, handshakes, requests with Range lines.
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use super::Attacker;
+use crate::support::Call;
+use crate::support::call::hear;
+use crate::support::wire::Wire;
+
+/// Range lines in a request, each of many ranges.
+const RANGE_LINES: usize = 60;
+
+/// Waits for the other side to have had enough.
+pub(super) async fn silence(mut stream: TcpStream) {
+    let mut unread = [0; 64];
+    while stream.read(&mut unread).await.is_ok_and(|count| count > 0) {}
+}
+
+/// The handshake is done: that is all. Reset, so that no port waits for its last packets.
+pub(super) fn handshake(stream: &TlsStream<TcpStream>) {
+    let (socket, _) = stream.get_ref();
+    socket.set_zero_linger().unwrap_or_default();
+}
+
+/// Requests that ask for overlapping ranges, as fast as they are answered.
+pub(super) async fn ranges(attacker: &Attacker, stream: TlsStream<TcpStream>) {
+    let ranges: Vec<_> = (0..30).map(|from| format!("{from}-")).collect();
+    let value = format!("bytes={}", ranges.join(","));
+    let mut call = attacker.call(Call::slots());
+    for _ in 0..RANGE_LINES {
+        call = call.with("Range", &value);
+    }
+    let bytes = call.bytes();
+    let mut wire = Wire::new(stream);
+    while wire.stream.write_all(&bytes).await.is_ok() && hear(&mut wire).await.is_some() {
+        attacker.sent(1);
+    }
+}
