@@ -3,6 +3,8 @@
 #[path = "../tests/support/call.rs"]
 pub(crate) mod call;
 pub(crate) mod figures;
+#[path = "../tests/support/frames.rs"]
+pub(crate) mod frames;
 #[path = "../tests/support/process.rs"]
 pub(crate) mod process;
 pub(crate) mod program;

@@ -53,7 +53,7 @@ impl Program {
                 counting.lock().unwrap().count(&line);
             }
         });
-        Self { served: Served(child, addresses[0], addresses[1]), log }
+        Self { served: Served(child, addresses[0], addresses[1], Arc::default()), log }
     }
 
     /// Where consumers connect.

@@ -22,37 +22,15 @@ enum Then {
     Refused,
 }
 
-fn call_block(call: &Call, skip: &[&str]) -> Vec<u8> {
-    let request = call.clone().http2().request();
-    let uri = request.uri();
-    let mut block = Vec::new();
-    for (name, value) in [
-        (":method", request.method().as_str()),
-        (":scheme", "https"),
-        (":authority", "ssp.example.nhs.uk"),
-        (":path", uri.path_and_query().unwrap().as_str()),
-    ] {
-        if !skip.contains(&name) {
-            block.extend(field(name, value));
-        }
-    }
-    for (name, value) in request.headers() {
-        if !skip.contains(&name.as_str()) {
-            block.extend(field(name.as_str(), value.to_str().unwrap()));
-        }
-    }
-    block
-}
-
 fn slots_block() -> Vec<u8> {
-    call_block(&Call::slots(), &[])
+    frames::block(&Call::slots(), &[])
 }
 
 /// A search for slots with these fields besides, or instead of those they name.
 fn with(fields: &[(&str, &str)]) -> Vec<u8> {
     let names: Vec<_> =
         fields.iter().map(|(name, _)| *name).filter(|n| n.starts_with(':')).collect();
-    let (mut pseudo, mut rest) = (Vec::new(), call_block(&Call::slots(), &names));
+    let (mut pseudo, mut rest) = (Vec::new(), frames::block(&Call::slots(), &names));
     for (name, value) in fields {
         let block = if name.starts_with(':') { &mut pseudo } else { &mut rest };
         block.extend(field(name, value));
@@ -113,8 +91,8 @@ fn requests() -> Vec<(&'static str, &'static str, Then, Vec<u8>)> {
         ("B10", "te: gzip", Fails, with(&[("te", "gzip")])),
         ("B10", "transfer-encoding", Fails, with(&[("transfer-encoding", "chunked")])),
         ("B10", "an upgrade", Fails, with(&[("upgrade", "h2c")])),
-        ("B10", "no path", Fails, call_block(&Call::slots(), &[":path"])),
-        ("B10", "no method", Fails, call_block(&Call::slots(), &[":method"])),
+        ("B10", "no path", Fails, frames::block(&Call::slots(), &[":path"])),
+        ("B10", "no method", Fails, frames::block(&Call::slots(), &[":method"])),
         ("B10", "a pseudo field nobody knows", Fails, with(&[(":odd", "1")])),
         ("B11", "a length, and nothing", Fails, with(&[("content-length", "3")])),
         ("B11", "two lengths", Fails, with(&[("content-length", "0"), ("content-length", "1")])),
@@ -158,7 +136,7 @@ async fn a_request_that_is_none_reaches_nobody() {
 fn breaches() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let block = slots_block();
     let (half, rest) = block.split_at(block.len() / 2);
-    let open = headers(1, 0, &call_block(&Call::book(), &[]));
+    let open = headers(1, 0, &frames::block(&Call::book(), &[]));
     let two_to_31 = 0x7fff_ffff_u32.to_be_bytes();
     let other = frame(PING, 0, 0, &[0; 8]);
     vec![
@@ -226,7 +204,7 @@ async fn a_breach_of_the_protocol_ends_the_connection() {
 async fn small_frames_of_many_streams_pass() {
     let stage = Stage::new().await;
     let mut wire = connect(&stage).await;
-    let block = call_block(&Call::book(), &[]);
+    let block = frames::block(&Call::book(), &[]);
     let streams = (0..50).map(|n| 2 * n + 1);
     let mut bytes: Vec<u8> =
         streams.clone().flat_map(|stream| headers(stream, 0, &block)).collect();
@@ -306,7 +284,7 @@ async fn a_consumer_that_falls_silent_is_let_go() {
         hears(&stage, &bytes, 1).await;
     }
     assert!(stage.lines().await.is_empty());
-    let open = headers(1, 0, &call_block(&Call::book(), &[]));
+    let open = headers(1, 0, &frames::block(&Call::book(), &[]));
     let heard = hears(&stage, &[open, frame(DATA, 0, 1, b"{")].concat(), 1).await;
     assert!(heard.iter().any(|frame| frame.status() == Some(0)), "{heard:?}");
     assert_eq!(stage.closed(1).await["refusal"], "body_timed_out");
@@ -320,7 +298,7 @@ async fn a_booking_whose_stream_is_reset_never_looks_whole() {
     let stage = Stage::new().await;
     for (count, code) in [0_u32, 2, 8].into_iter().enumerate() {
         let mut wire = connect(&stage).await;
-        let block = call_block(&Call::book(), &[]);
+        let block = frames::block(&Call::book(), &[]);
         let bytes = [headers(1, 0, &block), frame(DATA, 0, 1, b"{\"half\":")].concat();
         wire.stream.write_all(&bytes).await.unwrap();
         while stage.provider.connections() == count {

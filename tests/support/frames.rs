@@ -2,6 +2,7 @@
 
 use tokio::io::AsyncRead;
 
+use super::call::Call;
 use super::wire::Wire;
 
 pub(crate) const DATA: u8 = 0;
@@ -78,6 +79,22 @@ pub(crate) fn field(name: &str, value: &str) -> Vec<u8> {
         bytes.extend(text.bytes());
     }
     bytes
+}
+
+/// A call's field block, these fields left out.
+pub(crate) fn block(call: &Call, without: &[&str]) -> Vec<u8> {
+    let request = call.clone().http2().request();
+    let path = request.uri().path_and_query().unwrap().as_str();
+    let pseudo = [
+        (":method", request.method().as_str()),
+        (":scheme", "https"),
+        (":authority", "ssp.example.nhs.uk"),
+        (":path", path),
+    ];
+    let headers = request.headers().iter();
+    let headers = headers.map(|(name, value)| (name.as_str(), value.to_str().unwrap()));
+    let fields = pseudo.into_iter().chain(headers).filter(|(name, _)| !without.contains(name));
+    fields.flat_map(|(name, value)| field(name, value)).collect()
 }
 
 /// An integer with a prefix of seven bits.
