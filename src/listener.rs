@@ -89,7 +89,7 @@ impl Default for Limits {
             address_handshakes_max: 64,
             address_handshakes_per_second: NonZeroU32::MIN.saturating_add(199),
             handshakes_max: 512,
-            in_hand_max: 8192,
+            in_hand_max: 2048,
             streams_max: 100,
             requests_max: 100_000,
             handshake: Duration::from_secs(10),

@@ -24,12 +24,11 @@ const KIB: u64 = 1024;
 const BASE: u64 = 64 * 1024 * KIB;
 /// A worker's stack, its runtime and its resolver.
 const WORKER: u64 = 4 * 1024 * KIB;
-/// A consumer's connection over HTTP/2: its window, a header block, the buffers of TLS. Over HTTP/1.1 a
-/// head held back and hyper's buffers either way are less.
-const CONNECTION: u64 = (512 + 128 + 128) * KIB;
-/// A request in hand besides its head: its record's lines, a frame either way, an HTTP/2 stream's send
-/// buffer.
-const REQUEST: u64 = (8 + 64 + 64 + 64) * KIB;
+/// A consumer's connection: a head or a header block that has not ended, and the buffers of TLS.
+const CONNECTION: u64 = (128 + 128) * KIB;
+/// A request in hand besides its head: its record's lines, what came of its body and was not sent on, as
+/// much of its answer that was not taken, and hyper's buffers either way.
+const REQUEST: u64 = (8 + 64 + 64 + 128 + 128) * KIB;
 /// An exchange with a provider: hyper's buffers either way, those of TLS, a head and its copy.
 const EXCHANGE: u64 = (128 + 128 + 128 + 2 * 128) * KIB;
 /// A connection to a provider that carries nothing.
