@@ -51,25 +51,24 @@ pub(crate) fn head(options: &Options) {
          is what had no answer after 5 s, or could not even be sent because those before it had none.\n"
     );
     println!(
-        "| attack | p50 / p90 / p99 in peace | under attack | worst | p50, p90 × | new connections p50 / p90 in peace | under attack | refused | timed out |"
+        "| attack | p50 / p90 / p99 / worst in peace | under attack | p50, p90 × | new connections p50 / p90 in peace | under attack | refused | timed out |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|");
 }
 
 impl Siege {
     pub(crate) fn print(&self) {
-        let three = |measured: &Measured| said(&measured.kept, &[50, 90, 99]);
+        let kept = |measured: &Measured| said(&measured.kept, &[50, 90, 99, 100]);
         let fresh = |measured: &Measured| said(&measured.fresh, &[50, 90]);
         let ratios = match self.under.kept.count() {
             0 => "–".to_owned(),
             _ => self.ratios().map(|ratio| format!("{ratio:.1}")).join(", "),
         };
         println!(
-            "| {} | {} | {} | {} | {ratios} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {ratios} | {} | {} | {} | {} |",
             self.attack.name(),
-            three(&self.quiet),
-            three(&self.under),
-            said(&self.under.kept, &[100]),
+            kept(&self.quiet),
+            kept(&self.under),
             fresh(&self.quiet),
             fresh(&self.under),
             self.under.refusals(),

@@ -168,6 +168,8 @@ impl Provider {
     }
 
     async fn connection(&self, stream: TcpStream, tls: Arc<ServerConfig>) {
+        // Else an answer on a new connection waits for the other side's acknowledgement of TLS.
+        stream.set_nodelay(true).unwrap();
         let Ok(stream) = TlsAcceptor::from(tls).accept(stream).await else { return };
         *self.state.connections.lock().unwrap() += 1;
         if self.state.deaf.load(Ordering::Acquire) {
