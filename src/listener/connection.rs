@@ -171,10 +171,11 @@ impl Seat {
             if counts.served() >= requests_max {
                 serves.close.cancel();
             }
-            let answer = Arc::clone(&gateway).answer(Arc::clone(&serves), request);
+            let (gateway, serves) = (Arc::clone(&gateway), Arc::clone(&serves));
             let counts = Arc::clone(&counts);
+            // Asked inside: what is made outside is moved, and it is large.
             Box::pin(async move {
-                let answer = answer.await;
+                let answer = gateway.answer(serves, request).await;
                 counts.answered();
                 Ok(answer)
             })
@@ -217,8 +218,11 @@ impl Seat {
             if carries.carried() >= requests_max {
                 serves.close.cancel();
             }
-            let answer = Arc::clone(&gateway).answer(Arc::clone(&serves), request);
-            Box::pin(async move { Ok(answer.await.map(|body| busy.carry(body))) })
+            let (gateway, serves) = (Arc::clone(&gateway), Arc::clone(&serves));
+            Box::pin(async move {
+                let answer = gateway.answer(serves, request).await;
+                Ok(answer.map(|body| busy.carry(body)))
+            })
         });
         let serving = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
