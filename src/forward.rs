@@ -240,8 +240,10 @@ impl Forwarder {
         key: &Key,
         terms: &Terms<'_>,
     ) -> Result<Connection, Refusal> {
+        // Boxed: few requests dial, and each would hold the room for it.
+        let dialling = Box::pin(self.dialler.open(key, &terms.trust.provider));
         let dialled = tokio::select! {
-            dialled = self.dialler.open(key, &terms.trust.provider) => dialled,
+            dialled = dialling => dialled,
             () = terms.gone.cancelled() => return Err(Refusal::ConsumerGone),
         };
         let opened = dialled.map_err(|fault| {

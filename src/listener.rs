@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 mod activity;
 mod addresses;
 mod connection;
+mod metered;
 mod screened;
 mod socket;
 mod watched;

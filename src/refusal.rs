@@ -457,19 +457,20 @@ impl Refusal {
         }
     }
 
-    /// Whether the connection ends with it: nothing else on it could be answered otherwise, or nobody
-    /// can tell for certain where the next request begins.
+    /// Whether the connection ends with it: nothing else on it could be answered otherwise, nobody can
+    /// tell for certain where the next request begins, or it is a flood, and a new handshake slows it.
     #[must_use]
     pub const fn ends_connection(&self) -> bool {
-        let is_unframed = matches!(
+        let is_last = matches!(
             self,
             Self::HeadMalformed
                 | Self::VersionUnknown
                 | Self::FramingAmbiguous
                 | Self::TransferCodingUnknown
+                | Self::KnockLimited
         );
         // Of 414 and 431 the head may be one that was never read to its end.
-        is_unframed || matches!(self.row().status, 414 | 431 | 495..=497)
+        is_last || matches!(self.row().status, 414 | 431 | 495..=497)
     }
 
     /// Whether nothing was sent because the provider could not be reached.

@@ -25,9 +25,10 @@ use tokio_util::sync::CancellationToken;
 use super::Limits;
 use super::activity::{Activity, Busy, Carried};
 use super::addresses::Admission;
+use super::metered::Metered;
 use super::screened::{Screened, Screening};
 use super::socket::Socket;
-use super::watched::{Overdue, Watched};
+use super::watched::{Breach, Watched};
 use crate::gateway::{Answer, Connection, Gateway};
 use crate::metrics::Phase;
 use crate::refusal::Refusal;
@@ -148,7 +149,7 @@ impl Seat {
         let written = async {
             socket.write_all(&answer).await?;
             socket.shutdown().await?;
-            let mut unread = [0; 4096];
+            let mut unread = [0; 512];
             while socket.read(&mut unread).await? > 0 {}
             Ok::<_, io::Error>(())
         };
@@ -232,7 +233,7 @@ impl Seat {
             .max_header_list_size(HEADER_LIST_BYTES)
             .max_send_buf_size(SEND_BUFFER_BYTES)
             .max_local_error_reset_streams(LOCAL_RESETS_MAX)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(Metered::new(stream)), service);
         let mut serving = pin!(serving);
         tokio::select! {
             ended = &mut serving => return judge(ended),
@@ -304,13 +305,15 @@ fn judge(ended: Result<(), hyper::Error>) -> Result<(), &'static str> {
     }
     let cause =
         std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<io::Error>());
-    let overdue = cause.and_then(io::Error::get_ref).and_then(|cause| cause.downcast_ref());
-    Err(match (overdue, cause.map(io::Error::kind)) {
-        (Some(Overdue::Head), _) => "head_timed_out",
-        (Some(Overdue::Write), _) => "write_stalled",
-        (None, Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)) => "reset",
-        (None, Some(io::ErrorKind::UnexpectedEof)) => "cut",
-        (None, _) if error.is_incomplete_message() || error.is_body_write_aborted() => "cut",
-        (None, _) => "other",
+    let breach = cause.and_then(io::Error::get_ref).and_then(|cause| cause.downcast_ref());
+    // Of an error under HTTP/2 no more than its kind is left.
+    Err(match (breach, cause.map(io::Error::kind)) {
+        (Some(Breach::Head), _) => "head_timed_out",
+        (_, Some(io::ErrorKind::TimedOut)) => "write_stalled",
+        (_, Some(io::ErrorKind::QuotaExceeded)) => "flooded",
+        (_, Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)) => "reset",
+        (_, Some(io::ErrorKind::UnexpectedEof)) => "cut",
+        _ if error.is_incomplete_message() || error.is_body_write_aborted() => "cut",
+        _ => "other",
     })
 }

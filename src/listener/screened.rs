@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::Sleep;
 use tokio_util::io::poll_read_buf;
 
-use super::watched::Overdue;
+use super::watched::Breach;
 use crate::request::{Fault, Framing, HeadFault};
 
 /// A connection's requests: how many there were, whether one waits for its answer, and which of them
@@ -157,7 +157,7 @@ impl<S> Screened<S> {
     fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
         let head = self.head;
         let timer = self.head_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(head)));
-        timer.as_mut().poll(context).map(|()| Overdue::Head.into())
+        timer.as_mut().poll(context).map(|()| Breach::Head.into())
     }
 }
 

@@ -10,20 +10,27 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-/// A deadline that has passed: what an [`io::Error`] of kind `TimedOut` holds.
+/// Why a connection is ended before its consumer ends it: what an [`io::Error`] of ours holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Overdue {
+pub(super) enum Breach {
     /// A head did not end.
     #[error("the head did not end in time")]
     Head,
     /// An answer was not taken.
     #[error("the answer was not taken in time")]
     Write,
+    /// Frames that carry nothing came without an end.
+    #[error("too many frames that carry nothing")]
+    Frames,
 }
 
-impl From<Overdue> for io::Error {
-    fn from(overdue: Overdue) -> Self {
-        Self::new(io::ErrorKind::TimedOut, overdue)
+impl From<Breach> for io::Error {
+    fn from(breach: Breach) -> Self {
+        let kind = match breach {
+            Breach::Head | Breach::Write => io::ErrorKind::TimedOut,
+            Breach::Frames => io::ErrorKind::QuotaExceeded,
+        };
+        Self::new(kind, breach)
     }
 }
 
@@ -86,7 +93,7 @@ impl<S> Watched<S> {
                 return Poll::Pending;
             }
             if self.taken < self.taking.owed() {
-                return Poll::Ready(Err(Overdue::Write.into()));
+                return Poll::Ready(Err(Breach::Write.into()));
             }
             (self.taken, self.waited) = (0, Duration::ZERO);
             (self.waiting_since, self.timer) = (Some(Instant::now()), None);
