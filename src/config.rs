@@ -294,6 +294,7 @@ impl Config {
             ("listener.limits.streams-max", streams, 1000),
             ("throttle.exchanges-max", throttle.exchanges_max, COUNT_MAX),
             ("throttle.practice-exchanges-max", throttle.practice_exchanges_max, COUNT_MAX),
+            ("throttle.practice-consumer-max", throttle.practice_consumer_max, COUNT_MAX),
             ("request.headers-max", self.request.headers_max, 127),
         ] {
             if value == 0 || value > most {

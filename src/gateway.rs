@@ -278,7 +278,7 @@ impl Gateway {
         let permit = self.authorise(&facts, &provider, asker).await?;
         entry.enter(Phase::Policy);
         let upload = upload(interaction, (body, head.version), rulebook.pace, entry).await?;
-        let (place, health) = throttle.provider(&permit.provider().asid).await?;
+        let (place, health) = throttle.provider(&request.from, &permit.provider().asid).await?;
         entry.opened(&permit, &self.trail)?;
         entry.enter(Phase::Provider);
         let transfer = entry.transfer();

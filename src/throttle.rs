@@ -25,6 +25,8 @@ pub struct Limits {
     pub consumer_per_second: NonZeroU32,
     /// Exchanges at once with one practice's system.
     pub practice_exchanges_max: usize,
+    /// Of these, exchanges of one consumer: what is left is for the others.
+    pub practice_consumer_max: usize,
     /// Exchanges at once with all providers.
     pub exchanges_max: usize,
     /// How long a request may wait for either.
@@ -47,6 +49,7 @@ impl Default for Limits {
             certificate_per_second: NonZeroU32::MIN.saturating_add(1999),
             consumer_per_second: NonZeroU32::MIN.saturating_add(999),
             practice_exchanges_max: 64,
+            practice_consumer_max: 32,
             exchanges_max: 4096,
             wait: Duration::from_secs(2),
             practice_failures_max: 5,
@@ -81,6 +84,23 @@ pub struct Throttle {
 struct Practice {
     places: Arc<Semaphore>,
     breaker: Breaker,
+    /// What each consumer may have of the places.
+    shares: Mutex<HashMap<Asid, Arc<Semaphore>>>,
+}
+
+impl Practice {
+    fn share(&self, consumer: &Asid, max: usize) -> Arc<Semaphore> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let share = || Arc::new(Semaphore::new(max));
+        Arc::clone(shares.entry(consumer.clone()).or_insert_with(share))
+    }
+
+    /// Forgets consumers that have no place and wait for none; whether anybody is left.
+    fn tidy(&self) -> bool {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        shares.retain(|_, share| Arc::strong_count(share) > 1);
+        !shares.is_empty()
+    }
 }
 
 /// A place with a practice, given back when dropped.
@@ -88,6 +108,7 @@ struct Practice {
 pub struct Place {
     _all: OwnedSemaphorePermit,
     _practice: OwnedSemaphorePermit,
+    _share: OwnedSemaphorePermit,
 }
 
 /// Where it is said what became of an exchange with a practice. Dropped without a word, it said
@@ -145,13 +166,14 @@ impl Throttle {
         self.quotas.check_key(consumer).map_err(|_| Refusal::QuotaExceeded)
     }
 
-    /// A place with a practice that is not spared, waited for at most [`Limits::wait`].
+    /// A place for a consumer with a practice that is not spared, waited for at most
+    /// [`Limits::wait`].
     ///
     /// # Errors
     /// [`Refusal::ProviderSpared`] after failures, [`Refusal::ProviderBusy`] without a place.
-    pub async fn provider(&self, asid: &Asid) -> Result<(Place, Health), Refusal> {
+    pub async fn provider(&self, consumer: &Asid, asid: &Asid) -> Result<(Place, Health), Refusal> {
         let practice = self.practice(asid);
-        let place = self.place(&practice.places).await?;
+        let place = self.place(consumer, &practice).await?;
         // Asked last: who is let in to probe does probe.
         let admitted = practice.breaker.admits().map_err(|left| Refusal::ProviderSpared {
             retry_after_s: u32::try_from(left.as_secs()).unwrap_or(u32::MAX).saturating_add(1),
@@ -159,17 +181,26 @@ impl Throttle {
         Ok((place, Health { practice, admitted }))
     }
 
-    async fn place(&self, practice: &Arc<Semaphore>) -> Result<Place, Refusal> {
+    /// The consumer's own share comes first: who waits for it waits in nobody's way.
+    async fn place(&self, consumer: &Asid, practice: &Practice) -> Result<Place, Refusal> {
+        let share = practice.share(consumer, self.limits.practice_consumer_max);
+        let [practice, all] = [&practice.places, &self.all].map(Arc::clone);
         // The common case, without a timer.
-        if let (Ok(practice), Ok(all)) =
-            (Arc::clone(practice).try_acquire_owned(), Arc::clone(&self.all).try_acquire_owned())
-        {
-            return Ok(Place { _all: all, _practice: practice });
+        if let (Ok(share), Ok(practice), Ok(all)) = (
+            Arc::clone(&share).try_acquire_owned(),
+            Arc::clone(&practice).try_acquire_owned(),
+            Arc::clone(&all).try_acquire_owned(),
+        ) {
+            return Ok(Place { _share: share, _practice: practice, _all: all });
         }
         let wait = async {
-            let practice = Arc::clone(practice).acquire_owned().await.ok()?;
-            let all = Arc::clone(&self.all).acquire_owned().await.ok()?;
-            Some(Place { _all: all, _practice: practice })
+            let share = share.acquire_owned().await.ok()?;
+            let practice = practice.acquire_owned().await.ok()?;
+            Some(Place {
+                _share: share,
+                _practice: practice,
+                _all: all.acquire_owned().await.ok()?,
+            })
         };
         let place = tokio::time::timeout(self.limits.wait, wait).await;
         place.ok().flatten().ok_or(Refusal::ProviderBusy)
@@ -181,9 +212,7 @@ impl Throttle {
         self.quotas.retain_recent();
         let mut practices = self.practices.lock().unwrap_or_else(PoisonError::into_inner);
         practices.retain(|_, practice| {
-            Arc::strong_count(practice) > 1
-                || practice.places.available_permits() < self.limits.practice_exchanges_max
-                || !practice.breaker.is_forgettable()
+            practice.tidy() || Arc::strong_count(practice) > 1 || !practice.breaker.is_forgettable()
         });
     }
 
@@ -194,7 +223,7 @@ impl Throttle {
         }
         let places = Arc::new(Semaphore::new(self.limits.practice_exchanges_max));
         let breaker = Breaker::new(self.limits.patience());
-        let practice = Arc::new(Practice { places, breaker });
+        let practice = Arc::new(Practice { places, breaker, shares: Mutex::default() });
         practices.insert(asid.clone(), Arc::clone(&practice));
         practice
     }

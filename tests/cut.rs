@@ -31,17 +31,15 @@ fn body() -> String {
     "{\"resourceType\":\"Bundle\"} ".repeat(82)
 }
 
-/// Thousands of connections a second from one address are not an attack here, and a provider that
-/// fails again and again is asked all the same.
-fn hurried(files: &mut Files) {
-    files.add("[listener.limits]\naddress-handshakes-per-second = 100000");
+/// A provider that fails again and again is asked all the same.
+fn patient(files: &mut Files) {
     files.add("[throttle]\npractice-failures-max = 1000000\npractice-failures-percent = 100");
 }
 
 /// A stage that offers HTTP/2 to its providers, and a provider that takes it.
 async fn stage_with_http2() -> (Stage, Http2Provider) {
     let stage = Stage::with(|files| {
-        hurried(files);
+        patient(files);
         files.set("provider-tls", "http2 = \"offer\"");
     })
     .await;
@@ -152,7 +150,7 @@ fn http1_answers() -> [Vec<u8>; 2] {
 
 async fn cut_over_http1(version: Version) {
     for whole in http1_answers() {
-        let stage = Stage::with(hurried).await;
+        let stage = Stage::with(patient).await;
         let cuts = Cuts::of(whole.len());
         let script = cuts.clone();
         stage.provider.plays(move |_| Act::WriteAndClose(whole[..script.next()].to_vec()));

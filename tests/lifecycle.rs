@@ -16,7 +16,6 @@ use crate::support::{Call, Stage};
 
 /// The requests of a test are not an attack.
 fn hurried(files: &mut Files) {
-    files.add("[listener.limits]\naddress-handshakes-per-second = 100000");
     files.add("[throttle]\ncertificate-per-second = 100000\nconsumer-per-second = 100000");
 }
 
@@ -187,9 +186,7 @@ async fn a_storm_of_sighups_under_load_loses_nothing() {
 async fn descriptors_that_run_out_neither_end_nor_spin_the_acceptor() {
     let stage = Stage::with(|files| {
         hurried(files);
-        files.edit("spine-proxy.toml", |text| {
-            text.replace("[listener.limits]\n", "[listener.limits]\nhandshake = \"60s\"\n")
-        });
+        files.add("[listener.limits]\nhandshake = \"60s\"");
     })
     .await;
     let mut command = Command::new("sh");

@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 
 use crate::support::call::hear;
 use crate::support::provider::answer;
-use crate::support::stage::OTHER_TO;
+use crate::support::stage::{self, OTHER_TO};
 use crate::support::wire::Wire;
 use crate::support::{Act, Call, Stage};
 use tokio::io::AsyncWriteExt as _;
@@ -78,7 +78,7 @@ async fn a_full_practice_is_no_other_practices_trouble() {
             stage.provider.has_received(1).await;
             let call = Call::slots().set("Ssp-To", OTHER_TO);
             let target = call.target.replace("A20047", "B82617");
-            let audience = serde_json::json!(crate::support::stage::OTHER_ROOT);
+            let audience = serde_json::json!(stage::OTHER_ROOT);
             let answer = stage.hears(call.target(&target).claim("aud", audience)).await;
             assert_eq!(answer.status, 200, "{answer:?}");
         } => {}
@@ -198,4 +198,39 @@ async fn a_request_beyond_those_in_hand_is_refused_and_may_come_again() {
     assert_eq!(stage.counted("refusals_total{token=\"gateway_full\"}"), 2);
     stage.provider.does(Act::ok());
     assert_eq!(stage.hears(Call::slots()).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_consumer_cannot_take_all_the_places_of_a_practice() {
+    let stage = Stage::with(|files| {
+        files.add(
+            "[throttle]\npractice-exchanges-max = 3\npractice-consumer-max = 2\nwait = \"60s\"",
+        );
+        files.edit("directory.toml", |text| {
+            text.replace("from = [\"200000000359\"]", "from = [\"200000000359\", \"200000000360\"]")
+        });
+    })
+    .await;
+    let told = Arc::new(Notify::new());
+    stage.provider.does(Act::WriteWhenTold(Arc::clone(&told), answer("200 OK", "", "{}")));
+    let mut third = Box::pin(stage.hears(Call::slots()));
+    let others = async {
+        stage.provider.has_received(2).await;
+        stage.provider.does(Act::ok());
+        let mut other = Call::slots().certificate("clinic").set("Ssp-From", stage::CLINIC);
+        let organisation = stage::CLINIC_ODS.parse().unwrap();
+        let (scope, now_s) = ("organization/*.read", stage::now_s());
+        other.claims = spine_proxy::claims::specimen(stage::ROOT, &organisation, scope, now_s);
+        tokio::select! {
+            biased;
+            answer = &mut third => panic!("the third has no place yet: {answer:?}"),
+            answer = stage.hears(other) => assert_eq!(answer.status, 200, "another's first"),
+        }
+        told.notify_one();
+        assert_eq!(third.await.status, 200);
+        told.notify_one();
+    };
+    let (first, second, ()) =
+        tokio::join!(stage.hears(Call::slots()), stage.hears(Call::slots()), others);
+    assert_eq!((first.status, second.status), (200, 200));
 }

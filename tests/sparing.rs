@@ -8,9 +8,7 @@ use crate::support::provider::answer;
 use crate::support::{Act, Call, Stage};
 
 async fn stage(limits: &str) -> Stage {
-    // Some tests ask again and again until the time is up.
-    let hurried = "[listener.limits]\naddress-handshakes-per-second = 100000";
-    Stage::with(|files| files.add(&format!("{hurried}\n[throttle]\n{limits}"))).await
+    Stage::with(|files| files.add(&format!("[throttle]\n{limits}"))).await
 }
 
 fn busy(retry_after: &str) -> Act {

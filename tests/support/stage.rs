@@ -168,6 +168,7 @@ impl Stage {
         files
             .set("provider", &format!("hosts = {{ \"provider.example.nhs.uk\" = \"{address}\" }}"));
         change(&mut files);
+        files.hurry();
         files.write(folder.path());
         let config = folder.path().join("spine-proxy.toml");
         let prepared = Prepared::load(&config, 1).unwrap_or_else(|failure| panic!("{failure}"));
@@ -335,6 +336,18 @@ impl Files {
     pub(crate) fn edit(&mut self, name: &str, change: impl FnOnce(String) -> String) {
         let text = self.0.remove(name).unwrap();
         self.0.insert(name.to_owned(), change(text));
+    }
+
+    /// A test comes from one address, and is no attack: it may begin as many handshakes as it likes,
+    /// unless it says how many.
+    fn hurry(&mut self) {
+        const RATE: &str = "address-handshakes-per-second";
+        if !self.0["spine-proxy.toml"].contains(RATE) {
+            if !self.0["spine-proxy.toml"].contains("[listener.limits]") {
+                self.add("[listener.limits]\n");
+            }
+            self.set("listener.limits", &format!("{RATE} = 100000"));
+        }
     }
 
     fn write(&self, folder: &Path) {
