@@ -28,8 +28,8 @@ const REMEMBERED_MAX: usize = 1000;
 pub enum Admitted {
     /// As always.
     Closed,
-    /// To find out whether they are there again.
-    ToProbe,
+    /// To find out whether they are there again: which probe it is.
+    ToProbe(u64),
 }
 
 /// What an attempt says of whoever was asked.
@@ -57,7 +57,9 @@ struct State {
     in_a_row: usize,
     recent: VecDeque<(Instant, bool)>,
     open_until: Option<Instant>,
-    probing: Option<Instant>,
+    /// The probe under way, and since when.
+    probing: Option<(u64, Instant)>,
+    probes: u64,
 }
 
 impl Breaker {
@@ -79,11 +81,13 @@ impl Breaker {
             return Err(until - now);
         }
         // A probe that never came back does not keep the breaker open for ever.
-        match state.probing.map(|since| since + self.patience.open_for) {
+        match state.probing.map(|(_, since)| since + self.patience.open_for) {
             Some(until) if now < until => Err(until - now),
             _ => {
-                state.probing = Some(now);
-                Ok(Admitted::ToProbe)
+                state.probes += 1;
+                let probe = state.probes;
+                state.probing = Some((probe, now));
+                Ok(Admitted::ToProbe(probe))
             }
         }
     }
@@ -97,8 +101,10 @@ impl Breaker {
     /// Whether it remembers nothing that matters.
     #[must_use]
     pub fn is_forgettable(&self) -> bool {
-        let state = self.state();
-        state.open_until.is_none() && state.in_a_row == 0
+        let now = Instant::now();
+        let mut state = self.state();
+        state.forget(now);
+        state.recent.is_empty() && state.open_until.is_none_or(|until| until + SPAN < now)
     }
 
     /// Learns what came of an attempt; answers whether the breaker has opened by it.
@@ -106,17 +112,18 @@ impl Breaker {
         let mut state = self.state();
         let (named, is_certain) = match verdict {
             Verdict::Well => {
+                // What was asked before it opened does not close it.
+                if state.is_probe(admitted) {
+                    (state.open_until, state.probing) = (None, None);
+                    state.recent.clear();
+                }
                 state.in_a_row = 0;
                 state.note(true);
-                // What was asked before it opened does not close it.
-                if admitted == Admitted::ToProbe {
-                    (state.open_until, state.probing) = (None, None);
-                }
                 return false;
             }
             Verdict::Moot => {
                 // A probe that told nothing makes room for the next.
-                if admitted == Admitted::ToProbe {
+                if state.is_probe(admitted) {
                     state.probing = None;
                 }
                 return false;
@@ -126,8 +133,13 @@ impl Breaker {
         };
         state.in_a_row += 1;
         state.note(false);
+        // What was asked before it opened says nothing new.
+        let was_open = state.open_until.is_some();
+        if was_open && !is_certain && !state.is_probe(admitted) {
+            return false;
+        }
         let opens = is_certain
-            || state.probing.is_some()
+            || state.is_probe(admitted)
             || state.in_a_row >= self.patience.in_a_row
             || state.is_failing(self.patience.percent);
         if opens {
@@ -136,7 +148,7 @@ impl Breaker {
             state.open_until = Some(Instant::now() + open_for.unwrap_or(usual));
             state.probing = None;
         }
-        opens
+        opens && !was_open
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -145,9 +157,18 @@ impl Breaker {
 }
 
 impl State {
+    fn is_probe(&self, admitted: Admitted) -> bool {
+        let probing = self.probing.map(|(probe, _)| Admitted::ToProbe(probe));
+        probing == Some(admitted)
+    }
+
     fn note(&mut self, ok: bool) {
         let now = Instant::now();
         self.recent.push_back((now, ok));
+        self.forget(now);
+    }
+
+    fn forget(&mut self, now: Instant) {
         let is_over = |recent: &VecDeque<(Instant, bool)>| {
             recent.len() > REMEMBERED_MAX
                 || recent.front().is_some_and(|(at, _)| now.duration_since(*at) > SPAN)
@@ -190,13 +211,17 @@ mod tests {
         assert!(breaker.learn(Admitted::Closed, FAILED));
         assert!(breaker.admits().is_err() && breaker.is_open());
         tokio::time::advance(Duration::from_secs(12)).await;
-        assert_eq!(breaker.admits(), Ok(Admitted::ToProbe), "one probe");
+        assert_eq!(breaker.admits(), Ok(Admitted::ToProbe(1)), "one probe");
         assert!(breaker.admits().is_err(), "and one alone");
-        breaker.learn(Admitted::ToProbe, FAILED);
+        assert!(!breaker.learn(Admitted::Closed, FAILED), "late, and nothing new");
+        assert!(!breaker.learn(Admitted::ToProbe(1), FAILED), "it was open");
         assert!(breaker.admits().is_err());
         tokio::time::advance(Duration::from_secs(12)).await;
-        assert_eq!(breaker.admits(), Ok(Admitted::ToProbe));
-        breaker.learn(Admitted::ToProbe, Verdict::Well);
+        assert_eq!(breaker.admits(), Ok(Admitted::ToProbe(2)));
+        breaker.learn(Admitted::ToProbe(1), Verdict::Moot);
+        assert!(breaker.admits().is_err(), "the second is under way");
+        breaker.learn(Admitted::ToProbe(2), Verdict::Well);
+        assert!(!breaker.learn(Admitted::Closed, FAILED), "what came before is forgotten");
         assert!(breaker.admits().is_ok() && breaker.admits().is_ok() && !breaker.is_open());
     }
 
@@ -225,9 +250,9 @@ mod tests {
         tokio::time::advance(Duration::from_secs(59)).await;
         assert!(breaker.admits().is_err());
         tokio::time::advance(Duration::from_secs(2)).await;
-        assert_eq!(breaker.admits(), Ok(Admitted::ToProbe));
-        breaker.learn(Admitted::ToProbe, Verdict::Moot);
-        assert_eq!(breaker.admits(), Ok(Admitted::ToProbe));
+        assert_eq!(breaker.admits(), Ok(Admitted::ToProbe(1)));
+        breaker.learn(Admitted::ToProbe(1), Verdict::Moot);
+        assert_eq!(breaker.admits(), Ok(Admitted::ToProbe(2)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -35,7 +35,9 @@ mod shared;
 
 pub use body::{Pace, PaceFault, Paced, ProviderBody, Upload};
 pub use headers::Hop;
+pub use pool::IDLE_MAX;
 
+use body::Fate;
 use dial::{DialFault, Dialler};
 use pool::{Connection, Key, Pool};
 
@@ -214,7 +216,9 @@ impl Forwarder {
                     headers::request(permit, &head, Upload::empty(), &terms.hop)
                 }
                 Err(failure) => {
-                    connection.doubt();
+                    if failure.is_silence() {
+                        connection.doubt();
+                    }
                     return Err(failure.refusal(permit, terms.transfer));
                 }
             };
@@ -266,7 +270,7 @@ impl Forwarder {
         mut request: Request<Upload>,
         transfer: &Transfer,
     ) -> Result<Response<Incoming>, Failure> {
-        let upload = request.body().fault();
+        let mut upload = GivenUp(Some(request.body().fate()));
         let interims = Interims::count(&mut request);
         let response = connection.try_send(request);
         tokio::pin!(response);
@@ -275,7 +279,12 @@ impl Forwarder {
             let deadline = since + self.deadlines.response_head;
             tokio::select! {
                 response = &mut response => {
-                    return response.map_err(|error| Failure::of(error, upload.get()));
+                    let fault = upload.0.as_deref().and_then(Fate::fault);
+                    let tried = response.map_err(|error| Failure::of(error, fault));
+                    if matches!(tried, Ok(_) | Err(Failure::NotWritten(_))) {
+                        upload.0 = None;
+                    }
+                    return tried;
                 }
                 () = interims.too_many() => return Err(Failure::Interims),
                 () = tokio::time::sleep_until(deadline) => {}
@@ -337,6 +346,18 @@ impl Interims {
     }
 }
 
+/// An upload that is given up when this is dropped: an HTTP/2 request can wait for a stream longer than
+/// we wait for its answer, and must not be sent after we have said that it was not.
+struct GivenUp(Option<Arc<Fate>>);
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        if let Some(fate) = &self.0 {
+            fate.give_up();
+        }
+    }
+}
+
 /// Why one try gave no response head.
 #[derive(Debug)]
 enum Failure {
@@ -355,12 +376,12 @@ enum Failure {
 }
 
 impl Failure {
-    fn of(mut error: TrySendError<Request<Upload>>, upload: Option<&PaceFault>) -> Self {
+    fn of(mut error: TrySendError<Request<Upload>>, upload: Option<PaceFault>) -> Self {
         if let Some(request) = error.take_message() {
             return Self::NotWritten(Box::new(request));
         }
         if let Some(fault) = upload {
-            return Self::Upload(*fault);
+            return Self::Upload(fault);
         }
         let error = error.into_error();
         let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref());
@@ -378,6 +399,11 @@ impl Failure {
             Self::Lost(_) => reused && effect == Effect::Reads && sent_at.elapsed() < LOST_AT_ONCE,
             Self::NotWritten(_) | Self::Upload(_) | Self::TimedOut | Self::Interims => false,
         }
+    }
+
+    /// Whether the provider said nothing to it.
+    const fn is_silence(&self) -> bool {
+        matches!(self, Self::Lost(_) | Self::TimedOut | Self::Interims)
     }
 
     /// What may truly be said: a write whose last byte was handed over may have been carried out.

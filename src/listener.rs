@@ -44,7 +44,7 @@ pub struct Limits {
     pub address_handshakes_max: usize,
     /// Handshakes that one address may begin in a second.
     pub address_handshakes_per_second: NonZeroU32,
-    /// Handshakes under way at once from all addresses.
+    /// Handshakes under way at once from all addresses; each may have its first whatever there are.
     pub handshakes_max: usize,
     /// Requests at once over all connections, from their heads to the last bytes of their answers.
     pub in_hand_max: usize,

@@ -79,3 +79,35 @@ async fn a_consumer_that_shuts_its_window_does_not_keep_its_place() {
     assert_eq!(closed["ended_by"], "consumer");
     drop(response);
 }
+
+/// The last piece of an answer waits in the HTTP/2 library, and what the request holds must be held as long.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_not_taken_is_in_hand() {
+    let stage = Stage::with(|files| files.add("[listener.limits]\nin-hand-max = 3")).await;
+    stage.provider.does(Act::answer("200 OK", "", &"x".repeat(20_000)));
+    let io = TokioIo::new(Call::slots().http2().connect(&stage).await.unwrap());
+    let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(1)
+        .handshake(io)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let mut parked = Vec::new();
+    for _ in 0..3 {
+        let response = sender.send_request(Call::slots().http2().request()).await.unwrap();
+        assert_eq!(response.status(), 200);
+        parked.push(response);
+    }
+    for call in [Call::slots(), Call::slots().http2()] {
+        assert_eq!(stage.hears(call).await.token(), Some("gateway_full"));
+    }
+    // Taken after all, they are whole, and there is room again.
+    for response in parked {
+        use http_body_util::BodyExt as _;
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes().len(), 20_000);
+    }
+    while stage.counted("http_requests_in_flight") > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(stage.hears(Call::slots()).await.status, 200);
+}

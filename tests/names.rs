@@ -80,9 +80,9 @@ async fn an_address_that_does_not_answer_is_not_waited_for_alone() {
     assert_eq!(named.hears().await.status, 200);
 }
 
-/// G18: no name, no server, and both after the name was known.
+/// G18: no name, no address, no answer.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_without_an_address_is_not_reached_and_a_failure_leaves_the_last_one() {
+async fn a_name_without_an_address_is_not_reached() {
     for says in [Says::NoSuchName, Says::Failed, addresses(&[])] {
         let named = Named::new(says.clone()).await;
         let answer = named.hears().await;
@@ -134,4 +134,27 @@ async fn an_answer_is_used_for_a_while_however_short_it_lives() {
     }
     assert_eq!(named.stage.provider.connections(), 6);
     assert_eq!(named.dns.asked(), asked);
+}
+
+/// G18: a name server that fails, or falls silent, once a name is known; and a name that is withdrawn.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_leads_where_it_last_did_while_nobody_can_be_asked() {
+    let named = Named::new(addresses(&["127.0.0.1"])).await;
+    named.stage.provider.does(Act::WriteAndClose(answer("200 OK", "", "{}")));
+    assert_eq!(named.hears().await.status, 200);
+    let asked_anew = async |says| {
+        named.dns.says(says);
+        let asked = named.dns.asked();
+        loop {
+            let answer = named.hears().await;
+            if named.dns.asked() > asked {
+                return answer;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    };
+    assert_eq!(asked_anew(Says::Nothing).await.status, 200);
+    assert_eq!(asked_anew(Says::Failed).await.status, 200);
+    assert_eq!(asked_anew(Says::NoSuchName).await.token(), Some("provider_not_reached"));
+    assert_eq!(asked_anew(Says::Failed).await.token(), Some("provider_not_reached"));
 }

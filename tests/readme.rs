@@ -91,3 +91,23 @@ fn the_readme_says_of_every_consumer_seen_what_it_gets() {
         }
     }
 }
+
+#[test]
+fn the_readme_lists_every_key_that_has_a_default() {
+    let mut section = String::new();
+    let mut keys = Vec::new();
+    for line in include_str!("../deploy/spine-proxy.toml").lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            section = format!("{name}.");
+        } else if let Some((key, _)) =
+            line.strip_prefix('#').and_then(|rest| rest.split_once(" = "))
+            && !key.starts_with(' ')
+        {
+            keys.push(format!("| `{section}{key}` | "));
+        }
+    }
+    assert!(keys.len() > 60, "{}", keys.len());
+    for key in keys {
+        assert!(README.contains(&key), "no row begins with {key}");
+    }
+}

@@ -7,6 +7,7 @@ use bytesize::ByteSize;
 
 use super::serve::workers;
 use crate::config::Config;
+use crate::forward;
 
 /// The parts of the bound, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,12 +21,16 @@ pub(super) struct Bound {
 }
 
 const KIB: u64 = 1024;
-/// The program, its threads and what the allocator keeps.
-const BASE: u64 = 64 * 1024 * KIB;
-/// A worker's stack, its runtime and its resolver.
-const WORKER: u64 = 4 * 1024 * KIB;
-/// A consumer's connection: a head or a header block that has not ended, and the buffers of TLS.
-const CONNECTION: u64 = (128 + 128) * KIB;
+/// The program, its threads, what the allocator keeps, and the tables of addresses, certificates and
+/// practices.
+const BASE: u64 = 96 * 1024 * KIB;
+/// A worker's stack, its runtime, its resolver and the names it holds.
+const WORKER: u64 = 16 * 1024 * KIB;
+/// A consumer's connection: a head or a header block that has not ended, in room for twice as much, and
+/// the buffers of TLS.
+const CONNECTION: u64 = (256 + 128) * KIB;
+/// A refusal that waits for an HTTP/2 window, on each stream.
+const REFUSAL: u64 = 2 * KIB;
 /// A request in hand besides its head: its record's lines, what came of its body and was not sent on, as
 /// much of its answer that was not taken, and hyper's buffers either way.
 const REQUEST: u64 = (8 + 64 + 64 + 128 + 128) * KIB;
@@ -52,11 +57,13 @@ pub(super) fn bound(config: &Config) -> Bound {
     };
     // An exchange needs a request: there are no more of them.
     let exchanges = count(throttle.exchanges_max).min(count(limits.in_hand_max));
-    // Idle connections are those that exchanges leave behind.
-    let idle = times(exchanges, IDLE);
+    let idle = times(count(workers(config)), times(count(forward::IDLE_MAX), IDLE));
     Bound {
         base: BASE + times(count(workers(config)), WORKER),
-        connections: times(count(limits.connections_max), CONNECTION),
+        connections: times(
+            count(limits.connections_max),
+            CONNECTION + u64::from(limits.streams_max) * REFUSAL,
+        ),
         // Names and values are kept apart, and copied once for the provider.
         requests: times(count(limits.in_hand_max), REQUEST + 3 * heads),
         providers: times(exchanges, EXCHANGE).saturating_add(idle),

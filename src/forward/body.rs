@@ -2,6 +2,7 @@
 
 use std::future::Future as _;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -131,14 +132,33 @@ fn is_spent(body: &Incoming) -> bool {
 pub struct Upload {
     body: Option<Paced>,
     transfer: Option<Arc<Transfer>>,
-    fault: Arc<OnceLock<PaceFault>>,
+    fate: Arc<Fate>,
+}
+
+/// What became of a body on its way, as far as its sender must know.
+#[derive(Debug, Default)]
+pub(super) struct Fate {
+    fault: OnceLock<PaceFault>,
+    given_up: AtomicBool,
+}
+
+impl Fate {
+    /// Why it did not come whole, if it did not.
+    pub(super) fn fault(&self) -> Option<PaceFault> {
+        self.fault.get().copied()
+    }
+
+    /// Nobody waits for what the provider says to it: it must not end as if it were whole.
+    pub(super) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Release);
+    }
 }
 
 impl Upload {
     /// No body.
     #[must_use]
     pub fn empty() -> Self {
-        Self { body: None, transfer: None, fault: Arc::default() }
+        Self { body: None, transfer: None, fate: Arc::default() }
     }
 
     /// The body of a write that came by this version of HTTP. `transfer` learns what was sent.
@@ -148,12 +168,12 @@ impl Upload {
             return Self::empty();
         }
         let body = Some(Paced::new(body, version, pace));
-        Self { body, transfer: Some(transfer), fault: Arc::default() }
+        Self { body, transfer: Some(transfer), fate: Arc::default() }
     }
 
-    /// Where it is said why the body did not come whole, if it does not.
-    pub(super) fn fault(&self) -> Arc<OnceLock<PaceFault>> {
-        Arc::clone(&self.fault)
+    /// What becomes of it.
+    pub(super) fn fate(&self) -> Arc<Fate> {
+        Arc::clone(&self.fate)
     }
 
     /// The body of a read, which must be empty: some stacks send a chunked nothing.
@@ -191,9 +211,12 @@ impl Body for Upload {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, PaceFault>>> {
-        let Self { body: Some(body), transfer: Some(transfer), fault: told } = &mut *self else {
+        let Self { body: Some(body), transfer: Some(transfer), fate } = &mut *self else {
             return Poll::Ready(None);
         };
+        if fate.given_up.load(Ordering::Acquire) {
+            return Poll::Ready(Some(Err(PaceFault::Cut)));
+        }
         let polled = body.poll_data(context);
         transfer.waits(polled.is_pending());
         match ready!(polled) {
@@ -207,7 +230,7 @@ impl Body for Upload {
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
             Some(Err(fault)) => {
-                told.set(fault).unwrap_or_default();
+                fate.fault.set(fault).unwrap_or_default();
                 Poll::Ready(Some(Err(fault)))
             }
             None => {

@@ -42,6 +42,8 @@ pub(super) struct Dialler {
     tls: Duration,
 }
 
+/// Limit: addresses of one name that are tried.
+const ADDRESSES_MAX: usize = 4;
 /// After this, the next address of a name is tried beside the one that has not answered.
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 /// Limit: bytes of a provider's response head.
@@ -91,21 +93,21 @@ impl Dialler {
     /// Spec: RFC 8305. An address that does not answer soon is not waited for before the next is
     /// tried; the first that does is taken.
     async fn connect(&self, address: &str) -> Result<TcpStream, DialFault> {
-        let mut last = DialFault::Refused("connect", "the name has no address".to_owned());
-        let mut addresses = self.resolver.addresses(address).await?.into_iter();
+        // Security: checked on the address that is dialled, after resolution, so no name can lead
+        // elsewhere between check and connect.
+        let found = self.resolver.addresses(address).await?;
+        let mut addresses = found.into_iter().filter(|address| self.allows(address.ip()));
+        let mut left = ADDRESSES_MAX;
+        let mut last = DialFault::Refused("connect", "no address in an allowed network".to_owned());
         let mut attempts = FuturesUnordered::new();
         loop {
-            if let Some(address) = addresses.next() {
-                // Security: checked on the address that is dialled, after resolution, so no name
-                // can lead elsewhere between check and connect.
-                if !self.allows(address.ip()) {
-                    let why = format!("{address} is in no allowed network");
-                    last = DialFault::Refused("connect", why);
-                    continue;
+            match addresses.next().filter(|_| left > 0) {
+                Some(address) => {
+                    left -= 1;
+                    attempts.push(TcpStream::connect(address));
                 }
-                attempts.push(TcpStream::connect(address));
-            } else if attempts.is_empty() {
-                return Err(last);
+                None if attempts.is_empty() => return Err(last),
+                None => left = 0,
             }
             tokio::select! {
                 Some(tried) = attempts.next() => match tried {
@@ -116,7 +118,7 @@ impl Dialler {
                     }
                     Err(error) => last = DialFault::Refused("connect", error.to_string()),
                 },
-                () = tokio::time::sleep(NEXT_ADDRESS), if addresses.len() > 0 => {}
+                () = tokio::time::sleep(NEXT_ADDRESS), if left > 0 => {}
             }
         }
     }

@@ -5,6 +5,7 @@
 //! exchanges and are kept by the throttle; this only bounds what is kept.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -87,10 +88,15 @@ struct Kept {
     shared: Vec<Shared>,
 }
 
+/// Limit: connections that one worker keeps idle, to all providers.
+pub const IDLE_MAX: usize = 1024;
+
 /// Connections that are kept.
 #[derive(Debug)]
 pub(crate) struct Pool {
     kept: Mutex<HashMap<Key, Kept>>,
+    /// How many of them are put away, as last counted and since then at most.
+    idle: AtomicUsize,
     idle_max: usize,
     keep: Duration,
     keep_for_writes: Duration,
@@ -101,6 +107,7 @@ impl Pool {
     pub(super) fn new(deadlines: &Deadlines, idle_max: usize) -> Self {
         Self {
             kept: Mutex::default(),
+            idle: AtomicUsize::new(0),
             idle_max,
             keep: deadlines.idle,
             keep_for_writes: deadlines.idle_for_writes,
@@ -141,6 +148,7 @@ impl Pool {
             Sender::Http2(_) => false,
         };
         if let Some(at) = kept.idle.iter().rposition(is_usable) {
+            self.idle.fetch_sub(1, Ordering::Relaxed);
             return Some(kept.idle.swap_remove(at));
         }
         let shared = kept.shared.iter().rfind(|shared| shared.has_room(keep, self.age_max))?;
@@ -158,8 +166,9 @@ impl Pool {
         connection.idle_since = Instant::now();
         let mut kept = self.kept();
         let idle = &mut kept.entry(connection.key.clone()).or_default().idle;
-        if idle.len() < self.idle_max {
+        if idle.len() < self.idle_max && self.idle.load(Ordering::Relaxed) < IDLE_MAX {
             idle.push(connection);
+            self.idle.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -170,11 +179,15 @@ impl Pool {
                 && idle.idle_since.elapsed() < self.keep
                 && idle.born.elapsed() < self.age_max
         };
+        let mut left = 0;
         self.kept().retain(|_, kept| {
             kept.idle.retain(is_current);
+            left += kept.idle.len();
             kept.shared.retain(|shared| shared.is_current(self.keep, self.age_max));
             !(kept.idle.is_empty() && kept.shared.is_empty())
         });
+        // One worker's pool: nothing is put away or taken meanwhile.
+        self.idle.store(left, Ordering::Relaxed);
     }
 
     fn kept(&self) -> MutexGuard<'_, HashMap<Key, Kept>> {

@@ -12,19 +12,20 @@ use hickory_resolver::config::{
 };
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use moka::sync::Cache;
+use tokio::time::timeout;
 
 use super::Settings;
 use super::dial::DialFault;
 
-/// Limit: addresses of one name that are tried.
-const ADDRESSES_MAX: usize = 4;
+/// Limit: addresses of one name that are looked at.
+const ADDRESSES_MAX: usize = 64;
 /// Limit: names whose last addresses are kept for when DNS fails.
 const NAMES_MAX: u64 = 10_000;
 /// How long they are.
 const KEPT: Duration = Duration::from_secs(60 * 60);
-/// One question to one server, and how often it is put.
-const QUESTION: Duration = Duration::from_secs(1);
-const ATTEMPTS: usize = 2;
+/// One question to one server, and how often it is put again.
+const QUESTION: Duration = Duration::from_millis(700);
+const ATTEMPTS: usize = 1;
 /// However short a record says it lives, it is used so long; and however long, no longer.
 const TTL_MIN: Duration = Duration::from_secs(5);
 const TTL_MAX: Duration = Duration::from_secs(10 * 60);
@@ -38,6 +39,8 @@ pub(super) struct Resolver {
     dns: Option<TokioResolver>,
     /// What each name last led to.
     last: Cache<String, Arc<[IpAddr]>>,
+    /// How long a name is asked about: half of what a connection may take.
+    patience: Duration,
 }
 
 impl Resolver {
@@ -57,10 +60,11 @@ impl Resolver {
             .inspect_err(|error| tracing::warn!(%error, "no DNS: only addresses can be dialled"))
             .ok();
         let last = Cache::builder().max_capacity(NAMES_MAX).time_to_live(KEPT).build();
-        Self { hosts: settings.hosts.clone(), dns, last }
+        let patience = settings.deadlines.connect / 2;
+        Self { hosts: settings.hosts.clone(), dns, last, patience }
     }
 
-    /// The addresses of `host:port`, the two families in turn.
+    /// The addresses of `host:port`; of both families, where one gave none, in turn.
     pub(super) async fn addresses(&self, address: &str) -> Result<Vec<SocketAddr>, DialFault> {
         if let Ok(address) = address.parse::<SocketAddr>() {
             return Ok(vec![address]);
@@ -79,23 +83,24 @@ impl Resolver {
         let refused = |why: String| DialFault::Refused("DNS", why);
         let dns = self.dns.as_ref().ok_or_else(|| refused("no resolver".to_owned()))?;
         // A final dot: no search list is tried.
-        match dns.lookup_ip(format!("{host}.")).await {
-            Ok(found) => {
+        let why = match timeout(self.patience, dns.lookup_ip(format!("{host}."))).await {
+            Ok(Ok(found)) => {
                 let found = in_turn(found.iter());
                 self.last.insert(host.to_owned(), Arc::clone(&found));
-                Ok(found)
+                return Ok(found);
             }
-            // A name that does not exist any more leads nowhere; one that could not be asked about
-            // leads where it last did. Its certificate is judged either way.
-            Err(error) if error.is_nx_domain() => Err(refused(error.to_string())),
-            Err(error) => match self.last.get(host) {
-                Some(last) => {
-                    tracing::warn!(host, %error, "DNS failed; dialling what it last said");
-                    Ok(last)
-                }
-                None => Err(refused(error.to_string())),
-            },
-        }
+            // A name that has no address any more leads nowhere, and stays so.
+            Ok(Err(error)) if error.is_nx_domain() || error.is_no_records_found() => {
+                self.last.invalidate(host);
+                return Err(refused(error.to_string()));
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        // One that could not be asked about leads where it last did; its certificate is judged the same.
+        let last = self.last.get(host).ok_or_else(|| refused(why.clone()))?;
+        tracing::warn!(host, %why, "DNS failed; dialling what it last said");
+        Ok(last)
     }
 }
 
@@ -123,7 +128,7 @@ fn tune(options: &mut ResolverOpts) {
     options.negative_max_ttl = Some(ABSENT_MAX);
 }
 
-/// Spec: RFC 8305 §4. The families in turn, IPv6 first, as many as are tried.
+/// Spec: RFC 8305 §4. The families in turn, IPv6 first, as many as are looked at.
 fn in_turn(found: impl Iterator<Item = IpAddr>) -> Arc<[IpAddr]> {
     let (v6, v4): (Vec<_>, Vec<_>) = found.partition(IpAddr::is_ipv6);
     let longest = v6.len().max(v4.len());
@@ -136,11 +141,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn families_take_turns_and_a_thousand_addresses_are_four() {
+    fn families_take_turns_and_a_thousand_addresses_are_a_few() {
         let v4 = (0..1000).map(|n: u32| IpAddr::from((0x7f00_0001 + n).to_be_bytes()));
         let v6 = ["::1", "::2"].map(|text| text.parse::<IpAddr>().unwrap());
         let found = in_turn(v4.chain(v6));
-        let shown: Vec<_> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(found.len(), ADDRESSES_MAX);
+        let shown: Vec<_> = found.iter().take(4).map(ToString::to_string).collect();
         assert_eq!(shown, ["::1", "127.0.0.1", "::2", "127.0.0.2"]);
     }
 }

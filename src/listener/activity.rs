@@ -99,7 +99,7 @@ impl Busy {
     /// Ties the exchange to its answer, of which nothing has been taken yet.
     pub(super) fn carry<B>(self, body: B) -> Carried<B> {
         self.waits(true);
-        Carried { body, busy: self }
+        Carried { body, rest: Bytes::new(), has_begun: false, busy: self }
     }
 
     /// There is something to take of the answer; or there is not, and nobody can be blamed.
@@ -122,12 +122,21 @@ impl Drop for Busy {
     }
 }
 
-/// An answer's body that keeps its connection busy until it is dropped.
+/// An answer's body that keeps its connection busy until it is dropped, which is when its consumer has
+/// taken all of it but a piece.
+///
+/// Whatever piece is handed over waits in the HTTP/2 library, however small the consumer's window is, and
+/// with the last one the body would be dropped. So pieces are small, and the end comes after the last.
 #[derive(Debug)]
 pub(super) struct Carried<B> {
     body: B,
+    rest: Bytes,
+    has_begun: bool,
     busy: Busy,
 }
+
+/// Limit: bytes of an answer that wait for its consumer's window.
+const PIECE_BYTES_MAX: usize = 8 * 1024;
 
 impl<B> Body for Carried<B>
 where
@@ -140,16 +149,30 @@ where
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(context);
-        self.busy.waits(matches!(polled, Poll::Ready(Some(Ok(_)))));
-        polled
+        if self.rest.is_empty() {
+            let polled = Pin::new(&mut self.body).poll_frame(context);
+            self.busy.waits(matches!(polled, Poll::Ready(Some(Ok(_)))));
+            let Poll::Ready(Some(Ok(frame))) = polled else { return polled };
+            match frame.into_data() {
+                Ok(data) => self.rest = data,
+                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+            }
+        } else {
+            self.busy.waits(true);
+        }
+        self.has_begun = true;
+        let length = self.rest.len().min(PIECE_BYTES_MAX);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        !self.has_begun && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match self.has_begun {
+            false => self.body.size_hint(),
+            true => SizeHint::new(),
+        }
     }
 }

@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, TryAcquireError};
+use tokio::sync::Semaphore;
 use tokio::time::{timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -78,12 +78,9 @@ impl Seat {
         let Some((stream, handshake, verified)) = shaken else { return };
         let metrics = self.gateway.metrics();
         // Connections that can only be refused have few places of their own.
-        let _place = match (verified, Arc::clone(&self.unverified).try_acquire_owned()) {
-            (true, _) => None,
-            (false, Ok(place)) => Some(place),
-            (false, Err(TryAcquireError::NoPermits | TryAcquireError::Closed)) => {
-                return metrics.connection_error("no_slot");
-            }
+        let place = || Arc::clone(&self.unverified).try_acquire_owned();
+        let Ok(_place) = (!verified).then(place).transpose() else {
+            return metrics.connection_error("no_slot");
         };
         let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let stream = Watched::new(stream, self.limits.taking());

@@ -44,6 +44,8 @@ const CONTINUATION: u8 = 9;
 /// hundred.
 const CREDIT_MAX: u64 = 50_000;
 const CREDIT_PER_SECOND: u64 = 5_000;
+/// Less is not worth the rounding.
+const EARNED_LEAST: u64 = 100;
 /// What a frame costs that opens no stream and carries nothing. Windows are widened as often as answers
 /// are large.
 const COST: u64 = 50;
@@ -62,9 +64,9 @@ impl Frames {
 
     /// Follows the bytes that have come; whether their frames can be afforded.
     fn afford(&mut self, mut bytes: &[u8], now: Instant) -> bool {
-        let earned = now.duration_since(self.since).as_millis() * u128::from(CREDIT_PER_SECOND);
-        let earned = u64::try_from(earned / 1000).unwrap_or(u64::MAX);
-        if earned > 0 {
+        let earned = now.duration_since(self.since).as_micros() * u128::from(CREDIT_PER_SECOND);
+        let earned = u64::try_from(earned / 1_000_000).unwrap_or(u64::MAX);
+        if earned >= EARNED_LEAST {
             self.credit = self.credit.saturating_add(earned).min(CREDIT_MAX);
             self.since = now;
         }
@@ -130,6 +132,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
         let read = buffer.filled().get(before..).unwrap_or_default();
         if !read.is_empty() && !self.frames.afford(read, Instant::now()) {
+            buffer.set_filled(before);
             return Poll::Ready(Err(Breach::Frames.into()));
         }
         polled

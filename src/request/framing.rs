@@ -249,6 +249,10 @@ fn judge(head: &[u8]) -> Result<State, Refusal> {
     let mut length = None;
     let mut is_coded = false;
     for header in request.headers.iter() {
+        // hyper would answer it by itself.
+        if header.name.len() > usize::from(u16::MAX) {
+            return Err(Refusal::HeadTooLarge);
+        }
         if header.name.eq_ignore_ascii_case("content-length") {
             if length.replace(digits(header.value)?).is_some() {
                 return Err(Refusal::FramingAmbiguous);
@@ -387,6 +391,7 @@ mod tests {
     fn heads_that_are_not_http_are_refused() {
         use Refusal::{HeadMalformed, HeadTooLarge, TargetTooLong, VersionUnknown};
         let long = format!("GET /{} HTTP/1.1\r\n", "a".repeat(70_000));
+        let named = format!("GET / HTTP/1.1\r\n{}: b\r\n\r\n", "a".repeat(65_536));
         let many = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(129));
         let large = format!("GET / HTTP/1.1\r\nA: {}", "b".repeat(HEAD_BYTES_MAX));
         for (bytes, refusal) in [
@@ -411,6 +416,7 @@ mod tests {
             ("GET / HTTP/2.0\r\n\r\n", VersionUnknown),
             ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", VersionUnknown),
             (&long, TargetTooLong),
+            (&named, HeadTooLarge),
             (&many, HeadTooLarge),
             (&large, HeadTooLarge),
         ] {

@@ -72,7 +72,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("G15", "memory_stays_below_what_the_configuration_allows"),
     ("G16", "headers_of_the_answer_pass_unchanged"),
     ("G17", "a_burst_of_503_spares_for_as_long_as_the_provider_asks"),
-    ("G18", "a_name_without_an_address_is_not_reached_and_a_failure_leaves_the_last_one"),
+    ("G18", "a_name_leads_where_it_last_did_while_nobody_can_be_asked"),
     ("G19", "an_address_that_does_not_answer_is_not_waited_for_alone"),
     ("G20", "descriptors_that_run_out_neither_end_nor_spin_the_acceptor"),
     ("H1", "no_trouble_of_the_source_is_an_absence"),
