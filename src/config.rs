@@ -221,6 +221,13 @@ impl Config {
         Ok(config)
     }
 
+    /// How many workers there are.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+        self.listener.workers.unwrap_or_else(cores)
+    }
+
     /// Every file whose change is a reason to reload, this configuration's own excepted.
     #[must_use]
     pub fn watched(&self) -> Vec<PathBuf> {

@@ -5,7 +5,6 @@ use std::fmt;
 
 use bytesize::ByteSize;
 
-use super::serve::workers;
 use crate::config::Config;
 use crate::forward;
 
@@ -57,9 +56,9 @@ pub(super) fn bound(config: &Config) -> Bound {
     };
     // An exchange needs a request: there are no more of them.
     let exchanges = count(throttle.exchanges_max).min(count(limits.in_hand_max));
-    let idle = times(count(workers(config)), times(count(forward::IDLE_MAX), IDLE));
+    let idle = times(count(config.workers()), times(count(forward::IDLE_MAX), IDLE));
     Bound {
-        base: BASE + times(count(workers(config)), WORKER),
+        base: BASE + times(count(config.workers()), WORKER),
         connections: times(
             count(limits.connections_max),
             CONNECTION + u64::from(limits.streams_max) * REFUSAL,

@@ -149,7 +149,7 @@ impl Server {
             let (live, trail) = (Arc::clone(&live), trail.clone());
             Gateway::new(live, directory.clone(), trail, forwarder, Arc::clone(&metrics))
         };
-        let gateways = (0..workers(&config)).map(|_| gateway()).collect();
+        let gateways = (0..config.workers()).map(|_| gateway()).collect();
         let limits = &config.listener.limits;
         let workers = Workers::start(gateways, limits, (&drain, &cut), &metrics);
         let workers = workers.map_err(Failure::world)?;
@@ -267,12 +267,6 @@ fn accept(
         tokio::spawn(async move { workers.accept(&listener, &drain).await })
     };
     (addresses, listeners.into_iter().map(accept).collect())
-}
-
-/// How many workers there are.
-pub(super) fn workers(config: &Config) -> usize {
-    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    config.listener.workers.unwrap_or_else(cores)
 }
 
 /// Puts new files in force: validated whole, swapped at once, the last good kept.

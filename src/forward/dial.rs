@@ -95,7 +95,8 @@ impl Dialler {
     async fn connect(&self, address: &str) -> Result<TcpStream, DialFault> {
         // Security: checked on the address that is dialled, after resolution, so no name can lead
         // elsewhere between check and connect.
-        let found = self.resolver.addresses(address).await?;
+        let found = self.resolver.addresses(address).await;
+        let found = found.map_err(|fault| DialFault::Refused(fault.phase, fault.why))?;
         let mut addresses = found.into_iter().filter(|address| self.allows(address.ip()));
         let mut left = ADDRESSES_MAX;
         let mut last = DialFault::Refused("connect", "no address in an allowed network".to_owned());

@@ -15,7 +15,15 @@ use moka::sync::Cache;
 use tokio::time::timeout;
 
 use super::Settings;
-use super::dial::DialFault;
+
+/// Why there is no address to dial.
+#[derive(Debug, thiserror::Error)]
+#[error("{phase}: {why}")]
+pub(super) struct Unresolved {
+    /// What failed: the address as registered, or DNS.
+    pub(super) phase: &'static str,
+    pub(super) why: String,
+}
 
 /// Limit: addresses of one name that are looked at.
 const ADDRESSES_MAX: usize = 64;
@@ -65,11 +73,12 @@ impl Resolver {
     }
 
     /// The addresses of `host:port`; of both families, where one gave none, in turn.
-    pub(super) async fn addresses(&self, address: &str) -> Result<Vec<SocketAddr>, DialFault> {
+    pub(super) async fn addresses(&self, address: &str) -> Result<Vec<SocketAddr>, Unresolved> {
         if let Ok(address) = address.parse::<SocketAddr>() {
             return Ok(vec![address]);
         }
-        let malformed = || DialFault::Refused("address", format!("{address:?} has no port"));
+        let why = || format!("{address:?} has no port");
+        let malformed = || Unresolved { phase: "address", why: why() };
         let (host, port) = address.rsplit_once(':').ok_or_else(malformed)?;
         if let Some(address) = self.hosts.get(host) {
             return Ok(vec![*address]);
@@ -79,8 +88,8 @@ impl Resolver {
         Ok(found.iter().map(|ip| SocketAddr::new(*ip, port)).collect())
     }
 
-    async fn look_up(&self, host: &str) -> Result<Arc<[IpAddr]>, DialFault> {
-        let refused = |why: String| DialFault::Refused("DNS", why);
+    async fn look_up(&self, host: &str) -> Result<Arc<[IpAddr]>, Unresolved> {
+        let refused = |why: String| Unresolved { phase: "DNS", why };
         let dns = self.dns.as_ref().ok_or_else(|| refused("no resolver".to_owned()))?;
         // A final dot: no search list is tried.
         let why = match timeout(self.patience, dns.lookup_ip(format!("{host}."))).await {
