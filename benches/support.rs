@@ -14,6 +14,8 @@ pub(crate) mod provider;
 pub(crate) mod sds;
 #[path = "../tests/support/stage.rs"]
 pub(crate) mod stage;
+#[path = "../tests/support/way.rs"]
+pub(crate) mod way;
 #[path = "../tests/support/wire.rs"]
 pub(crate) mod wire;
 

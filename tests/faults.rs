@@ -2,6 +2,7 @@
 
 use crate::support::provider::answer;
 use crate::support::stage::{ROOT, row};
+use crate::support::way::{Mishap, Way};
 use crate::support::{Act, Call, Stage};
 use serde_json::json;
 use spine_proxy::commands::certs::Leaf;
@@ -368,4 +369,32 @@ async fn answers_without_a_body_have_none() {
         }
     }
     assert_eq!(stage.closed(4).await["outcome"], "answered");
+}
+
+/// What can happen on the way to a provider, and what may be said of a read and of a booking then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mishap_on_the_way_to_a_provider_is_told_as_it_is() {
+    let late = Mishap::Latency(std::time::Duration::from_millis(10));
+    for (mishap, read, booking) in [
+        (late, None, None),
+        (Mishap::Slice(1), None, None),
+        (Mishap::Reset, Some("provider_not_reached"), Some("outcome_unknown")),
+        (Mishap::HalfClose, Some("provider_not_reached"), Some("outcome_unknown")),
+        (Mishap::BlackHole, Some("provider_timed_out"), Some("outcome_unknown_in_time")),
+    ] {
+        for (call, token) in [(Call::slots(), read), (Call::book(), booking)] {
+            let stage = Stage::with(patience("response-head = \"400ms\"\ntls = \"400ms\"")).await;
+            let way = Way::to(stage.provider.address).await;
+            stage.redial(way.address).await;
+            // On a connection that is there already, so that all of the request goes out.
+            assert_eq!(stage.hears(call.clone()).await.status, 200);
+            way.has(mishap);
+            let answer = stage.hears(call.clone()).await;
+            assert_eq!(answer.token(), token, "{mishap:?}: {answer:?}");
+            assert_eq!(stage.closed(2).await["refusal"].as_str(), token, "{mishap:?}");
+            way.has(Mishap::None);
+            assert_eq!(stage.hears(call).await.status, 200, "{mishap:?}: and then all is well");
+            stage.is_calm().await;
+        }
+    }
 }

@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::sds::{BOOK, READ, Registry, SLOTS};
+use crate::support::way::Mishap;
 use crate::support::{Act, Answer, Call, Stage};
 
 /// An invented practice by number: its ODS code, ASID and root.
@@ -336,4 +337,36 @@ async fn nothing_that_could_break_a_question_reaches_the_directory() {
     let lower = call(0, 1).target("/p00000/STU3/1/gpconnect/Slot?status=free");
     assert_eq!(stage.hears(lower).await.status, 200);
     assert!(registry.sds.asked().iter().all(|asked| asked.query.contains("%7CP00000")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mishap_on_the_way_to_the_directory_fails_nobody_who_has_been_seen() {
+    let more = format!("{HASTE}\nfreshness = {{ provider = \"0s\", provider-stale = \"45m\" }}");
+    let late = Mishap::Latency(Duration::from_millis(10));
+    for (mishap, gets_through) in [
+        (late, true),
+        (Mishap::Slice(7), true),
+        (Mishap::Reset, false),
+        (Mishap::HalfClose, false),
+        (Mishap::BlackHole, false),
+    ] {
+        let mut registry = Registry::new(records(2), &more).await;
+        let way = registry.by_way().await;
+        let stage = registry.stage().await;
+        stage.provider.does(Act::ok());
+        assert_eq!(stage.hears(call(0, 0)).await.status, 200);
+        way.has(mishap);
+        for turn in 0..5 {
+            assert_eq!(stage.hears(call(0, turn)).await.status, 200, "{mishap:?}");
+        }
+        let unseen = stage.hears(call(1, 0)).await;
+        match gets_through {
+            true => assert_eq!(unseen.status, 200, "{mishap:?}: {unseen:?}"),
+            false => assert_eq!(unseen.token(), Some("directory_unavailable"), "{mishap:?}"),
+        }
+        way.has(Mishap::None);
+        while stage.hears(call(1, 0)).await.status != 200 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
 }

@@ -13,6 +13,7 @@ pub(crate) mod sds;
 #[cfg(feature = "ldap")]
 pub(crate) mod slapd;
 pub(crate) mod stage;
+pub(crate) mod way;
 pub(crate) mod wire;
 
 pub(crate) use call::{Answer, Call};

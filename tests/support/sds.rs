@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::stage::{HUB, Stage, counted, now_s, server_tls};
+use super::way::Way;
 
 pub(crate) const KEY: &str = "an-invented-key";
 pub(crate) const SLOTS: &str = "urn:nhs:names:services:gpconnect:fhir:rest:search:slot-1";
@@ -29,6 +30,8 @@ pub(crate) struct Registry {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) folder: TempDir,
     port: u16,
+    /// Where the way to it begins, if it is not there.
+    leads_to: u16,
     /// Bound and never listened at: nobody else is given the port while the API is gone.
     _reserved: socket2::Socket,
     settings: String,
@@ -70,6 +73,7 @@ impl Registry {
             metrics: Arc::new(Metrics::new()),
             folder,
             port,
+            leads_to: port,
             _reserved: reserved,
             settings: more.to_owned(),
             pace: 1000,
@@ -79,6 +83,13 @@ impl Registry {
         };
         registry.opens().await;
         registry
+    }
+
+    /// A way to the API, which all who ask it from now on take.
+    pub(crate) async fn by_way(&mut self) -> Way {
+        let way = Way::to(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))).await;
+        self.leads_to = way.address.port();
+        way
     }
 
     /// The API listens, always at the same port.
@@ -104,7 +115,7 @@ impl Registry {
 
     pub(crate) fn settings(&self) -> String {
         let folder = self.folder.path().display();
-        let (port, more, pace) = (self.port, &self.settings, self.pace);
+        let (port, more, pace) = (self.leads_to, &self.settings, self.pace);
         format!(
             r#"
             file = "directory.toml"
