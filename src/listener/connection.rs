@@ -73,7 +73,8 @@ impl Seat {
         // A socket option that cannot be set costs latency, not correctness.
         stream.set_nodelay(true).unwrap_or_default();
         let socket = Socket::new(stream);
-        let shaken = self.shake(&socket, started).await;
+        // Boxed, so that a connection does not hold the room of its handshake for ever.
+        let shaken = Box::pin(self.shake(&socket, started)).await;
         admission.shaken();
         let Some((stream, handshake, verified)) = shaken else { return };
         let metrics = self.gateway.metrics();
