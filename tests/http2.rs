@@ -87,7 +87,7 @@ async fn an_answer_that_is_not_taken_is_in_hand() {
     stage.provider.does(Act::answer("200 OK", "", &"x".repeat(20_000)));
     let io = TokioIo::new(Call::slots().http2().connect(&stage).await.unwrap());
     let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
-        .initial_stream_window_size(1)
+        .initial_stream_window_size(1000)
         .handshake(io)
         .await
         .unwrap();
