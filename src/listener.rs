@@ -20,7 +20,7 @@ use crate::metrics::Metrics;
 mod activity;
 mod addresses;
 mod connection;
-mod metered;
+mod frames;
 mod screened;
 mod socket;
 mod watched;

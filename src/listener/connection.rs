@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::Limits;
 use super::activity::{Activity, Busy, Carried};
 use super::addresses::Admission;
-use super::metered::Metered;
+use super::frames::Frames;
 use super::screened::{Screened, Screening};
 use super::socket::Socket;
 use super::watched::{Breach, Watched};
@@ -84,7 +84,8 @@ impl Seat {
             return metrics.connection_error("no_slot");
         };
         let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        let stream = Watched::new(stream, self.limits.taking());
+        let frames = is_h2.then(|| Frames::new(tokio::time::Instant::now()));
+        let stream = Watched::new(stream, self.limits.taking(), frames);
         let connection =
             Arc::new(Connection { handshake, consumer, close: CancellationToken::new() });
         let ended = if is_h2 {
@@ -231,7 +232,7 @@ impl Seat {
             .max_header_list_size(HEADER_LIST_BYTES)
             .max_send_buf_size(SEND_BUFFER_BYTES)
             .max_local_error_reset_streams(LOCAL_RESETS_MAX)
-            .serve_connection(TokioIo::new(Metered::new(stream)), service);
+            .serve_connection(TokioIo::new(stream), service);
         let mut serving = pin!(serving);
         tokio::select! {
             ended = &mut serving => return judge(ended),
@@ -251,7 +252,7 @@ impl Seat {
 }
 
 /// Serves HTTP/1.1: hyper, behind what judges each head. `serve` is given a request, which tells if
-/// it stands in for a head that was refused, and how many there have been with it.
+/// it stands in for a head that was refused.
 pub(crate) fn http1<S, B, F>(
     stream: S,
     limits: &Limits,

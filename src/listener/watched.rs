@@ -1,5 +1,5 @@
-//! The writing side of a connection: a consumer that takes an answer too slowly, or not at all, does
-//! not hold it for ever.
+//! A connection as its consumer treats it: one that takes an answer too slowly, or not at all, does not
+//! hold it for ever, and nor does one that sends HTTP/2 frames that carry nothing.
 
 use std::future::Future as _;
 use std::io;
@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
+
+use super::frames::Frames;
 
 /// Why a connection is ended before its consumer ends it: what an [`io::Error`] of ours holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -60,12 +62,14 @@ pub(super) struct Watched<S> {
     waited: Duration,
     waiting_since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Of HTTP/2; HTTP/1.1 has none.
+    frames: Option<Frames>,
 }
 
 impl<S> Watched<S> {
-    pub(super) fn new(stream: S, taking: Taking) -> Self {
+    pub(super) fn new(stream: S, taking: Taking, frames: Option<Frames>) -> Self {
         let (taken, waited) = (0, Duration::ZERO);
-        Self { stream, taking, taken, waited, waiting_since: None, timer: None }
+        Self { stream, taking, taken, waited, waiting_since: None, timer: None, frames }
     }
 
     /// What came of a write, or that the consumer is too slow for it.
@@ -107,7 +111,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let read = buffer.filled().get(before..).unwrap_or_default();
+        if let Some(frames) = &mut self.frames
+            && !read.is_empty()
+            && !frames.afford(read, Instant::now())
+        {
+            buffer.set_filled(before);
+            return Poll::Ready(Err(Breach::Frames.into()));
+        }
+        polled
     }
 }
 

@@ -1,25 +1,11 @@
-//! The reading side of an HTTP/2 connection: frames that cost their sender nothing and us something
-//! are counted, and a connection that has nothing else to say is ended.
+//! The frames of an HTTP/2 connection: those that cost their sender nothing and us something are
+//! counted, and a connection that has nothing else to say is ended.
 
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
-
-use super::watched::Breach;
-
-/// The stream of one HTTP/2 connection.
-#[derive(Debug)]
-pub(super) struct Metered<S> {
-    stream: S,
-    frames: Frames,
-}
 
 /// Where in the frames we are, and what they may still cost.
 #[derive(Debug)]
-struct Frames {
+pub(super) struct Frames {
     at: At,
     credit: u64,
     since: Instant,
@@ -51,19 +37,14 @@ const EARNED_LEAST: u64 = 100;
 const COST: u64 = 50;
 const COST_OF_WINDOW: u64 = 1;
 
-impl<S> Metered<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, frames: Frames::new(Instant::now()) }
-    }
-}
-
 impl Frames {
-    const fn new(now: Instant) -> Self {
+    /// The start of a connection.
+    pub(super) const fn new(now: Instant) -> Self {
         Self { at: At::Passing(PREFACE_BYTES), credit: CREDIT_MAX, since: now }
     }
 
     /// Follows the bytes that have come; whether their frames can be afforded.
-    fn afford(&mut self, mut bytes: &[u8], now: Instant) -> bool {
+    pub(super) fn afford(&mut self, mut bytes: &[u8], now: Instant) -> bool {
         let earned = now.duration_since(self.since).as_micros() * u128::from(CREDIT_PER_SECOND);
         let earned = u64::try_from(earned / 1_000_000).unwrap_or(u64::MAX);
         if earned >= EARNED_LEAST {
@@ -119,53 +100,6 @@ impl Frames {
             }
             None => false,
         }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
-        let read = buffer.filled().get(before..).unwrap_or_default();
-        if !read.is_empty() && !self.frames.afford(read, Instant::now()) {
-            buffer.set_filled(before);
-            return Poll::Ready(Err(Breach::Frames.into()));
-        }
-        polled
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }
 
