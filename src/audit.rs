@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use http::{Method, Response};
 use jiff::Timestamp;
-use tokio::sync::mpsc::OwnedPermit;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
@@ -24,90 +24,153 @@ use crate::request::SspHeaders;
 use crate::spine::{Asid, CertificateName, OdsCode, TraceId, masked};
 use crate::tls::Peer;
 
+mod chain;
 mod followed;
+mod index;
 mod journal;
 mod line;
+mod read;
+mod recovery;
+mod segment;
+mod settings;
+mod verify;
+mod writer;
 
+pub use chain::{Head, Link, NotAHead};
 pub use followed::Followed;
-pub use journal::{JournalError, Settings};
+pub use journal::JournalError;
+pub use read::Unfinished;
+pub use settings::{Durability, Settings, WhenFailing};
+pub use verify::{Fault, Verified, verify};
 
-use journal::Message;
+use journal::Desk;
 use line::{End, Line, Part, RecordedClaims, Who};
 
 /// Where records go. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Trail {
-    lines: tokio::sync::mpsc::Sender<Message>,
+pub struct Trail(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    desk: Desk,
     places: Arc<Semaphore>,
-    healthy: Arc<AtomicBool>,
-    stopping: Arc<AtomicBool>,
+    settings: Settings,
+    /// Lines for refusals of those without a verified certificate.
+    unverified: DefaultDirectRateLimiter,
+    stopping: AtomicBool,
     metrics: Arc<Metrics>,
 }
 
 impl Trail {
-    /// Opens an entry: places for both of its lines are reserved, so that neither can be lost to a
-    /// full queue later.
+    /// Opens the journal and starts its thread; `entries_max` is how many entries may be open at once.
     ///
     /// # Errors
-    /// [`Refusal::AuditUnavailable`] when the queue is full or the last write failed;
+    /// The folder is not ours alone, cannot be read, or cannot be written.
+    pub fn start(
+        settings: &Settings,
+        entries_max: usize,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, JournalError> {
+        Ok(Self(Arc::new(Shared {
+            desk: Desk::start(settings, entries_max, Arc::clone(&metrics))?,
+            places: Arc::new(Semaphore::new(entries_max)),
+            settings: settings.clone(),
+            unverified: RateLimiter::direct(Quota::per_second(settings.unverified_per_second)),
+            stopping: AtomicBool::new(false),
+            metrics,
+        })))
+    }
+
+    /// Opens an entry: room for both of its lines is reserved, so that neither can be lost to a full
+    /// queue later. What is refused here has no entry; it is counted, and summed in one line a second.
+    ///
+    /// # Errors
+    /// [`Refusal::AuditUnavailable`] when the queue is full or the journal fails;
     /// [`Refusal::GatewayFull`] when as many entries are open as may be.
     pub fn open(&self, method: &Method, now: Timestamp) -> Result<Entry, Refusal> {
-        if !self.healthy.load(Ordering::Acquire) {
+        let opened = self.try_open(method, now);
+        if let Err(refusal) = &opened {
+            self.0.desk.unrecorded(refusal.row().token);
+        }
+        opened
+    }
+
+    fn try_open(&self, method: &Method, now: Timestamp) -> Result<Entry, Refusal> {
+        let Shared { desk, places, metrics, .. } = &*self.0;
+        let started = Instant::now();
+        if !self.may_go_on(method, started) {
             return Err(Refusal::AuditUnavailable);
         }
-        let Ok(in_hand) = Arc::clone(&self.places).try_acquire_owned() else {
+        let Ok(place) = Arc::clone(places).try_acquire_owned() else {
             return Err(Refusal::GatewayFull);
         };
-        let place = || self.lines.clone().try_reserve_owned();
-        let (Ok(opened), Ok(closed)) = (place(), place()) else {
+        if !desk.reserve(journal::LINES) {
             return Err(Refusal::AuditUnavailable);
-        };
-        self.metrics.in_flight.inc();
-        let started = Instant::now();
+        }
+        metrics.in_flight.inc();
         Ok(Entry {
-            places: Places { opened: Some(opened), closed: Some(closed), _in_hand: in_hand },
+            trail: self.clone(),
+            _place: place,
+            was_opened: false,
             who: Arc::new(Who::new(Uuid::new_v4(), method.clone())),
             opened_at: now,
             started,
             phase: (Phase::Policy, started),
-            spent: [Duration::ZERO; 4],
+            spent: [Duration::ZERO; 5],
             status: None,
             refusal: None,
             ended: None,
             transfer: Arc::default(),
             bytes_out: 0,
-            stopping: Arc::clone(&self.stopping),
-            metrics: Arc::clone(&self.metrics),
         })
     }
 
-    /// Whether the last write succeeded.
+    fn may_go_on(&self, method: &Method, now: Instant) -> bool {
+        let Shared { desk, settings, .. } = &*self.0;
+        let is_read = *method == Method::GET && settings.when_failing == WhenFailing::ServeReads;
+        is_read || desk.is_healthy(now, settings.wait)
+    }
+
+    /// Whether the last write succeeded, and the disk answers.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
-        self.healthy.load(Ordering::Acquire)
+        self.0.desk.is_healthy(Instant::now(), self.0.settings.wait)
+    }
+
+    /// Tells how the journal is, for as long as it is polled: a disk that says nothing at all cannot
+    /// be told of by whoever waits for it.
+    pub async fn watch(&self) {
+        let mut was_healthy = true;
+        loop {
+            let is_healthy = self.is_healthy();
+            self.0.metrics.audit.healthy.set(is_healthy.into());
+            if was_healthy && !is_healthy {
+                tracing::error!("the audit journal fails, or its disk is silent");
+            }
+            was_healthy = is_healthy;
+            tokio::time::sleep(WATCH).await;
+        }
     }
 
     /// What is cut off from now on is cut off by the gateway.
     pub fn stops(&self) {
-        self.stopping.store(true, Ordering::Release);
+        self.0.stopping.store(true, Ordering::Release);
     }
 
-    /// Returns when everything handed over before has been written.
+    /// Returns when everything handed over before is on disk, or could not be written.
     pub async fn flush(&self) {
-        let (done, wait) = tokio::sync::oneshot::channel();
-        if self.lines.send(Message::Flush(done)).await.is_ok() {
-            // A journal that ends first has written all it had.
-            wait.await.unwrap_or_default();
-        }
+        self.0.desk.flush().await.unwrap_or_default();
+    }
+
+    /// Returns when everything handed over before is on disk and the journal is left to the next
+    /// process. Nothing can be recorded after.
+    pub async fn finish(&self) {
+        self.0.desk.stop().await.unwrap_or_default();
     }
 }
 
-#[derive(Debug)]
-struct Places {
-    opened: Option<OwnedPermit<Message>>,
-    closed: Option<OwnedPermit<Message>>,
-    _in_hand: OwnedSemaphorePermit,
-}
+/// How often it is looked at how the journal is.
+const WATCH: Duration = Duration::from_millis(500);
 
 /// What the sending side of an exchange has done, for the record and for the truth of a refusal.
 #[derive(Debug, Default)]
@@ -189,19 +252,29 @@ impl EndedBy {
 /// The record of one exchange while it happens. Setters only; it closes in `Drop`.
 #[derive(Debug)]
 pub struct Entry {
-    places: Places,
+    trail: Trail,
+    _place: OwnedSemaphorePermit,
+    /// Whether its first line has been handed over.
+    was_opened: bool,
     who: Arc<Who>,
     opened_at: Timestamp,
     started: Instant,
     phase: (Phase, Instant),
-    spent: [Duration; 4],
+    spent: [Duration; 5],
     status: Option<u16>,
     refusal: Option<&'static str>,
     ended: Option<EndedBy>,
     transfer: Arc<Transfer>,
     bytes_out: u64,
-    stopping: Arc<AtomicBool>,
-    metrics: Arc<Metrics>,
+}
+
+/// Where the directory's answer came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    /// The source's name.
+    pub origin: &'static str,
+    /// Seconds since a live source said so.
+    pub age_s: Option<u64>,
 }
 
 impl Entry {
@@ -247,6 +320,10 @@ impl Entry {
             scope: text(&claims.scope),
             user_id: claims.user_id.as_deref().map(text),
             role_profile_id: claims.role_profile_id.as_deref().map(text),
+            user_name: claims.user_name.as_deref().map(text),
+            device: claims.device.as_deref().map(text),
+            device_model: claims.device_model.as_deref().map(text),
+            device_version: claims.device_version.as_deref().map(text),
         });
     }
 
@@ -262,30 +339,40 @@ impl Entry {
         }
     }
 
-    /// The request is about to be forwarded: its opened line goes to the journal first.
+    /// The request is about to be forwarded: its opened line goes to the journal first, and if it is
+    /// one that waits for that, is on disk when this returns.
     ///
     /// # Errors
-    /// [`Refusal::AuditUnavailable`] when the journal has failed since the entry was opened.
-    pub fn opened(&mut self, permit: &Permit, trail: &Trail) -> Result<(), Refusal> {
+    /// [`Refusal::AuditUnavailable`] when the journal fails, or the line is not on disk in time.
+    pub async fn opened(&mut self, permit: &Permit, told: Told) -> Result<(), Refusal> {
         let provider = permit.provider();
         let who = self.who();
         who.to = Some(provider.asid.clone());
         who.ods = Some(provider.ods.clone());
-        if !trail.is_healthy() {
+        who.told = Some(told);
+        let Shared { desk, settings, .. } = &*self.trail.0;
+        if !self.trail.may_go_on(&self.who.method, Instant::now()) {
             return Err(Refusal::AuditUnavailable);
         }
-        if let Some(place) = self.places.opened.take() {
-            let line =
-                Line { time: self.opened_at, who: Arc::clone(&self.who), part: Part::Opened };
-            drop(place.send(Message::Line(Box::new(line))));
+        let who = Arc::clone(&self.who);
+        let line = Line { time: self.opened_at, who, part: Part::Opened };
+        self.was_opened = true;
+        if !settings.durability.waits(permit.interaction().effect()) {
+            desk.put(line);
+            return Ok(());
         }
-        Ok(())
+        let (on_disk, wait) = (desk.put_durably(line), settings.wait);
+        self.enter(Phase::Audit);
+        match tokio::time::timeout(wait, on_disk).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Refusal::AuditUnavailable),
+        }
     }
 
     /// The gateway says no.
     pub fn refused(&mut self, refusal: &Refusal) {
         let row = refusal.row();
-        self.metrics.refused(row.token);
+        self.trail.0.metrics.refused(row.token);
         self.refusal = Some(row.token);
         self.status = Some(row.status);
         let theirs =
@@ -317,26 +404,36 @@ impl Entry {
         }
     }
 
+    /// The phase it ended in: an answer's body is one of its own.
+    fn ended_in(&self) -> &'static str {
+        match (self.refusal, self.status, self.phase) {
+            (None, Some(_), _) => "answer",
+            (_, _, (phase, _)) => phase.label(),
+        }
+    }
+
     fn end(&self) -> End {
         let unfinished = if std::thread::panicking() {
             EndedBy::Panic
-        } else if self.stopping.load(Ordering::Acquire) {
+        } else if self.trail.0.stopping.load(Ordering::Acquire) {
             EndedBy::Shutdown
         } else {
             EndedBy::Consumer
         };
-        let [_, policy, directory, provider] = self.spent;
+        let [_, policy, directory, audit, provider] = self.spent;
         End {
             status: self.status,
             outcome: self.outcome().label(),
             refusal: self.refusal,
             ended_by: self.ended.unwrap_or(unfinished),
+            ended_in: self.ended_in(),
             sent_whole: self.transfer.is_whole(),
             bytes_in: self.transfer.bytes_in.load(Ordering::Relaxed),
             bytes_out: self.bytes_out,
             duration: self.started.elapsed(),
             policy,
             directory,
+            audit,
             provider,
         }
     }
@@ -347,24 +444,32 @@ impl Drop for Entry {
         let (last, _) = self.phase;
         self.enter(last);
         let end = self.end();
+        let Shared { desk, unverified, metrics, .. } = &*self.trail.0;
         for (phase, spent) in Phase::ALL.into_iter().zip(self.spent) {
             if !spent.is_zero() {
-                self.metrics.phase(phase, spent);
+                metrics.phase(phase, spent);
             }
         }
-        self.metrics.in_flight.dec();
+        metrics.in_flight.dec();
         let (interaction, method) = (self.who.interaction, &self.who.method);
-        self.metrics.exchange(interaction, method, self.outcome(), end.duration);
-        if let Some(place) = self.places.closed.take() {
-            let ended_at = jiff::SignedDuration::try_from(end.duration).unwrap_or_default();
-            let time = self.opened_at.saturating_add(ended_at).unwrap_or(self.opened_at);
-            let part = match self.places.opened {
-                Some(_) => Part::Only(end),
-                None => Part::Closed(end),
-            };
-            let line = Line { time, who: Arc::clone(&self.who), part };
-            drop(place.send(Message::Line(Box::new(line))));
+        metrics.exchange(interaction, method, self.outcome(), end.duration);
+        // Security: nobody without a certificate can fill the disk.
+        if let (Some(token), None) = (self.refusal, &self.who.certificate)
+            && unverified.check().is_err()
+        {
+            desk.unrecorded(token);
+            desk.give_back(2);
+            return;
         }
+        let ended_at = jiff::SignedDuration::try_from(end.duration).unwrap_or_default();
+        let time = self.opened_at.saturating_add(ended_at).unwrap_or(self.opened_at);
+        let part = if self.was_opened {
+            Part::Closed(end)
+        } else {
+            desk.give_back(1);
+            Part::Only(end)
+        };
+        desk.put(Line { time, who: Arc::clone(&self.who), part });
     }
 }
 
@@ -375,7 +480,7 @@ mod tests {
     #[tokio::test]
     async fn an_exchange_that_panics_leaves_its_record() {
         let folder = tempfile::tempdir().unwrap();
-        let settings = Settings { journal: folder.path().join("audit.jsonl") };
+        let settings = Settings::new(folder.path().join("audit"));
         let trail = Trail::start(&settings, 2, Arc::new(Metrics::new())).unwrap();
         let exchange = trail.clone();
         let panicked = std::thread::spawn(move || {
@@ -384,15 +489,16 @@ mod tests {
         });
         assert!(panicked.join().is_err());
         trail.flush().await;
-        let text = std::fs::read_to_string(&settings.journal).unwrap();
-        assert_eq!(text.lines().count(), 1);
-        assert!(text.contains(r#""outcome":"aborted","ended_by":"panic""#), "{text}");
+        let text = std::fs::read_to_string(settings.journal.join("00000000000000000001.jsonl"));
+        let text = text.unwrap();
+        assert_eq!(text.lines().count(), 2);
+        assert!(text.contains(r#""outcome":"aborted","ended_by":"panic","ended_in":"policy""#), "{text}");
     }
 
     #[tokio::test]
     async fn an_entry_is_refused_when_too_many_are_open() {
         let folder = tempfile::tempdir().unwrap();
-        let settings = Settings { journal: folder.path().join("audit.jsonl") };
+        let settings = Settings::new(folder.path().join("audit"));
         let trail = Trail::start(&settings, 1, Arc::new(Metrics::new())).unwrap();
         let open = || trail.open(&Method::GET, Timestamp::UNIX_EPOCH);
         let first = open().unwrap();

@@ -14,6 +14,8 @@ use crate::interaction::Interaction;
 use crate::refusal::Refusal;
 use crate::spine::OdsCode;
 
+mod named;
+
 /// The claims a decision or a record needs, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claims {
@@ -33,6 +35,14 @@ pub struct Claims {
     pub user_id: Option<String>,
     /// The practitioner's SDS role profile id, or `UNK`.
     pub role_profile_id: Option<String>,
+    /// The practitioner's name.
+    pub user_name: Option<String>,
+    /// The device's first identifier.
+    pub device: Option<String>,
+    /// The device's model.
+    pub device_model: Option<String>,
+    /// The device's version.
+    pub device_version: Option<String>,
 }
 
 /// `aud` as sent.
@@ -218,7 +228,7 @@ impl Token<'_> {
         }
         let scope = text(self.requested_scope, "requested_scope")?;
         judge_scope(&scope, interaction)?;
-        resource(self.requesting_device, "requesting_device", "Device")?;
+        let device = resource(self.requesting_device, "requesting_device", "Device")?;
         let organisation =
             resource(self.requesting_organization, "requesting_organization", "Organization")?
                 .organisation()?;
@@ -236,6 +246,10 @@ impl Token<'_> {
             reason,
             user_id: practitioner.identifier_in(&[USER_ID_SYSTEM]).map(str::to_owned),
             role_profile_id: practitioner.identifier_in(&[ROLE_PROFILE_SYSTEM]).map(str::to_owned),
+            user_name: practitioner.name.and_then(named::person),
+            device: device.first_identifier().map(str::to_owned),
+            device_model: device.model.and_then(named::text),
+            device_version: device.version.and_then(named::text),
         })
     }
 }
@@ -299,6 +313,12 @@ struct Resource<'a> {
     id: Option<Text<'a>>,
     #[serde(borrow, default)]
     identifier: Vec<Identifier<'a>>,
+    #[serde(borrow, default)]
+    name: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    model: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    version: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -315,6 +335,10 @@ impl Resource<'_> {
             identifier.system.as_ref().is_some_and(|Text(system)| systems.contains(&&**system))
         };
         self.identifier.iter().find(known)?.value.as_ref().map(|Text(value)| &**value)
+    }
+
+    fn first_identifier(&self) -> Option<&str> {
+        self.identifier.first()?.value.as_ref().map(|Text(value)| &**value)
     }
 
     fn organisation(&self) -> Result<OdsCode, Refusal> {

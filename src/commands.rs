@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 
+pub mod audit;
 pub mod certs;
 pub mod check;
 pub mod demo;

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
-use crate::audit::{Entry, Trail};
+use crate::audit::{Entry, Told, Trail};
 use crate::claims::{self, Signature};
 use crate::consumers;
 use crate::directory::{Asker, Directory, Receiver};
@@ -279,7 +279,7 @@ impl Gateway {
         entry.enter(Phase::Policy);
         let upload = upload(interaction, (body, head.version), rulebook.pace, entry).await?;
         let (place, health) = throttle.provider(&request.from, &permit.provider().asid).await?;
-        entry.opened(&permit, &self.trail)?;
+        entry.opened(&permit, self.told(&permit, now_s)).await?;
         entry.enter(Phase::Provider);
         let transfer = entry.transfer();
         let hop = Hop { consumer: connection.consumer, proxy: &rulebook.proxy };
@@ -329,6 +329,12 @@ impl Gateway {
         };
         self.metrics.directory.conflict(Conflict::Target, Settled::when(verdict.is_ok()));
         verdict.map_err(|refusal| diagnosis::misdirected(&self.directory, refusal, facts.target))
+    }
+
+    /// Where it is known from that this provider is the one to ask.
+    fn told(&self, permit: &Permit, now_s: i64) -> Told {
+        let (origin, age_s) = self.directory.origin(permit.provider(), now_s);
+        Told { origin: origin.label(), age_s }
     }
 
     /// How a provider is, for the next request: spared, if it fails too often; looked up anew, if it

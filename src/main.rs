@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use spine_proxy::commands::{Failure, certs, check, demo, lookup, serve, simulate, token};
+use spine_proxy::commands::{Failure, audit, certs, check, demo, lookup, serve, simulate, token};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -39,6 +39,9 @@ enum Command {
     Demo(demo::Wanted),
     /// Ask the directory for a practice as a request would, and print how the answer came about.
     Lookup(lookup::Wanted),
+    /// Verify the audit journal, or look something up in it.
+    #[command(subcommand)]
+    Audit(audit::Wanted),
     /// Stand in for somebody else: for tests and for trying out.
     #[command(subcommand)]
     Simulate(simulate::Wanted),
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Command::Check { config: Some(config), .. } => check::run(&config),
         Command::Demo(wanted) => demo::run(&wanted),
         Command::Lookup(wanted) => lookup::run(&wanted),
+        Command::Audit(wanted) => audit::run(wanted),
         Command::Simulate(wanted) => simulate::run(wanted),
         Command::Token(wanted) => token::run(&wanted),
         Command::Certs { folder } => certs::run(&folder),

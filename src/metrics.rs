@@ -13,8 +13,10 @@ use prometheus::{
 use crate::interaction::{self, Interaction};
 use crate::refusal;
 
+mod audit;
 mod directory;
 
+pub use audit::AuditMetrics;
 pub use directory::{Conflict, DirectoryMetrics, Lookup, Oddity, Settled, Trigger};
 
 /// How an exchange ended, as a label.
@@ -49,13 +51,16 @@ pub enum Phase {
     Policy,
     /// Waiting for the directory.
     Directory,
+    /// Waiting until the audit line is on disk.
+    Audit,
     /// From asking a provider to its response head.
     Provider,
 }
 
 impl Phase {
     /// All phases.
-    pub const ALL: [Self; 4] = [Self::Tls, Self::Policy, Self::Directory, Self::Provider];
+    pub const ALL: [Self; 5] =
+        [Self::Tls, Self::Policy, Self::Directory, Self::Audit, Self::Provider];
 
     /// The label.
     #[must_use]
@@ -64,6 +69,7 @@ impl Phase {
             Self::Tls => "tls",
             Self::Policy => "policy",
             Self::Directory => "directory",
+            Self::Audit => "audit",
             Self::Provider => "provider",
         }
     }
@@ -75,7 +81,7 @@ pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
     durations: HistogramVec,
-    phases: [Histogram; 4],
+    phases: [Histogram; 5],
     refusals: IntCounterVec,
     reloads: IntCounterVec,
     handshakes: IntCounterVec,
@@ -93,8 +99,8 @@ pub struct Metrics {
     pub memory_bound: IntGauge,
     /// Whether lab switches may be used.
     pub lab: IntGauge,
-    /// Audit lines that could not be written at the first try.
-    pub audit_failures: IntCounter,
+    /// How the audit journal is.
+    pub audit: AuditMetrics,
     /// Look-ups, questions, refreshes and oddities.
     pub directory: DirectoryMetrics,
     expiry: GaugeVec,
@@ -131,6 +137,7 @@ impl Metrics {
             ),
             phases: Phase::ALL.map(|phase| phases.with_label_values(&[phase.label()])),
             refusals: counters("refusals_total", "Refusals, by token", &["token"]),
+            audit: AuditMetrics::new(),
             directory: DirectoryMetrics::new(),
             reloads: counters(
                 "reloads_total",
@@ -163,10 +170,6 @@ impl Metrics {
             ),
             in_flight: gauge("http_requests_in_flight", "Exchanges between head and last byte"),
             connections: gauge("connections", "Consumer connections open"),
-            audit_failures: counter(
-                "audit_write_failures_total",
-                "Audit lines that could not be written at the first try",
-            ),
             memory_bound: gauge(
                 "memory_bound_bytes",
                 "Memory that the configuration allows at the worst",
@@ -191,7 +194,7 @@ impl Metrics {
     }
 
     fn register(&self, phases: &HistogramVec) {
-        let all: [Box<dyn Collector>; 22] = [
+        let all: [Box<dyn Collector>; 21] = [
             Box::new(self.requests.clone()),
             Box::new(self.durations.clone()),
             Box::new(phases.clone()),
@@ -206,7 +209,6 @@ impl Metrics {
             Box::new(self.providers_spared.clone()),
             Box::new(self.in_flight.clone()),
             Box::new(self.connections.clone()),
-            Box::new(self.audit_failures.clone()),
             Box::new(self.memory_bound.clone()),
             Box::new(self.lab.clone()),
             Box::new(self.expiry.clone()),
@@ -215,7 +217,7 @@ impl Metrics {
             Box::new(build_info()),
             Box::new(prometheus::process_collector::ProcessCollector::for_self()),
         ];
-        for one in all.into_iter().chain(self.directory.collectors()) {
+        for one in all.into_iter().chain(self.audit.collectors()).chain(self.directory.collectors()) {
             // Names are constants and each is registered once, so this cannot fail.
             if let Err(error) = self.registry.register(one) {
                 tracing::error!(%error, "a metric is registered twice");
@@ -273,11 +275,12 @@ impl Metrics {
 
     /// Time was spent.
     pub fn phase(&self, phase: Phase, took: Duration) {
-        let [tls, policy, directory, provider] = &self.phases;
+        let [tls, policy, directory, audit, provider] = &self.phases;
         let histogram = match phase {
             Phase::Tls => tls,
             Phase::Policy => policy,
             Phase::Directory => directory,
+            Phase::Audit => audit,
             Phase::Provider => provider,
         };
         histogram.observe(took.as_secs_f64());

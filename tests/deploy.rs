@@ -115,7 +115,7 @@ fn the_example_configuration_is_served_until_told_to_stop() {
     log.extend(lines);
     assert_eq!(serving.wait().unwrap().code(), Some(0), "{log}");
     assert!(log.contains("\"stopped\""), "{log}");
-    assert!(site.folder.path().join("deploy/audit.jsonl").exists());
+    assert!(site.folder.path().join("deploy/audit").exists());
 }
 
 #[test]

@@ -24,8 +24,9 @@ async fn ready(admin: SocketAddr) -> String {
 }
 
 fn last_line(folder: &tempfile::TempDir) -> Value {
-    let text = std::fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
-    serde_json::from_str(text.lines().last().unwrap()).unwrap()
+    let text = crate::support::stage::journal(&folder.path().join("audit"));
+    let last = text.lines().filter(|line| line.contains("\"event\":\"closed\"")).last();
+    serde_json::from_str(last.unwrap()).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -66,7 +66,7 @@ impl Load {
 fn serve_handed(stage: &Stage, socket: &std::net::TcpListener, journal: &str) -> Served {
     let address = socket.local_addr().unwrap();
     let handed = OwnedFd::from(socket.try_clone().unwrap());
-    let text = stage.text("spine-proxy.toml").replace("audit.jsonl", journal);
+    let text = stage.text("spine-proxy.toml").replace("\"audit\"", &format!("\"{journal}\""));
     let text = text.replacen("127.0.0.1:0", &address.to_string(), 1);
     let mut command = Command::new("sh");
     command
@@ -79,17 +79,18 @@ fn serve_handed(stage: &Stage, socket: &std::net::TcpListener, journal: &str) ->
 
 /// Ids of the exchanges in a journal, and how many lines closed one.
 fn closed(stage: &Stage, journal: &str) -> usize {
-    let text = stage.text(journal);
+    let text = stage.journal(journal);
     let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
     let (mut open, mut closed) = (HashSet::new(), 0);
     for line in lines {
-        let id = line["id"].as_str().unwrap().to_owned();
+        let id = || line["id"].as_str().unwrap().to_owned();
         match line["event"].as_str().unwrap() {
-            "opened" => assert!(open.insert(id)),
-            _ => {
-                open.remove(&id);
+            "opened" => assert!(open.insert(id())),
+            "closed" => {
+                open.remove(&id());
                 closed += 1;
             }
+            other => assert!(["started", "stopped"].contains(&other), "{line}"),
         }
     }
     assert!(open.is_empty(), "opened and never closed: {open:?}");
@@ -107,30 +108,30 @@ fn handed_socket() -> std::net::TcpListener {
 async fn a_restart_with_a_socket_that_stays_refuses_nobody_and_loses_nothing() {
     let stage = Arc::new(Stage::with(hurried).await);
     let socket = handed_socket();
-    let mut served = serve_handed(&stage, &socket, "own.jsonl");
+    let mut served = serve_handed(&stage, &socket, "own");
     let load = Load::on(&stage, served.1);
     for _ in 0..3 {
         load.goes_on(20).await;
         served.signal("TERM");
         let ended = tokio::task::spawn_blocking(move || served.0.wait().unwrap()).await.unwrap();
         assert!(ended.success());
-        served = serve_handed(&stage, &socket, "own.jsonl");
+        served = serve_handed(&stage, &socket, "own");
     }
     load.goes_on(20).await;
     let answered = load.ends().await;
     served.signal("TERM");
     assert!(tokio::task::spawn_blocking(move || served.0.wait().unwrap()).await.unwrap().success());
-    assert_eq!(closed(&stage, "own.jsonl"), answered);
+    assert_eq!(closed(&stage, "own"), answered);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_process_takes_over_beside_the_old_one() {
     let stage = Arc::new(Stage::with(hurried).await);
     let socket = handed_socket();
-    let mut old = serve_handed(&stage, &socket, "old.jsonl");
+    let mut old = serve_handed(&stage, &socket, "old");
     let load = Load::on(&stage, old.1);
     load.goes_on(20).await;
-    let mut new = serve_handed(&stage, &socket, "new.jsonl");
+    let mut new = serve_handed(&stage, &socket, "new");
     load.goes_on(20).await;
     old.signal("TERM");
     assert!(tokio::task::spawn_blocking(move || old.0.wait().unwrap()).await.unwrap().success());
@@ -138,7 +139,7 @@ async fn a_new_process_takes_over_beside_the_old_one() {
     let answered = load.ends().await;
     new.signal("TERM");
     assert!(tokio::task::spawn_blocking(move || new.0.wait().unwrap()).await.unwrap().success());
-    assert_eq!(closed(&stage, "old.jsonl") + closed(&stage, "new.jsonl"), answered);
+    assert_eq!(closed(&stage, "old") + closed(&stage, "new"), answered);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -197,7 +198,7 @@ async fn descriptors_that_run_out_neither_end_nor_spin_the_acceptor() {
     let served = serve_by(
         command,
         &stage,
-        &stage.text("spine-proxy.toml").replace("audit.jsonl", "own.jsonl"),
+        &stage.text("spine-proxy.toml").replace("\"audit\"", "\"own\""),
     );
     let mut held = Vec::new();
     while held.len() < 80 {

@@ -105,7 +105,7 @@ async fn what_is_planted_in_a_request_is_found_nowhere() {
         tokio::task::yield_now().await;
     };
     assert!(log.contains("\"trace_id\""), "the log has spans");
-    let records = stage.text("own.jsonl");
+    let records = stage.journal("own");
     assert!(records.lines().count() > 40);
     for (place, text) in
         [("answers", heard), ("metrics", metrics), ("log", log), ("records", records)]

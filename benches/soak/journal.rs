@@ -3,11 +3,15 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use crate::support::stage::segments;
 
 /// How far it has been read, and what was found.
 pub(crate) struct Journal {
-    file: BufReader<File>,
+    folder: PathBuf,
+    /// Segments that were read to their ends.
+    segments: usize,
     read_to: u64,
     pub(crate) opened: u64,
     pub(crate) closed: u64,
@@ -20,23 +24,27 @@ pub(crate) struct Journal {
 
 impl Journal {
     pub(crate) fn new(path: &Path) -> Self {
-        let file = BufReader::new(File::open(path).expect("the journal is there"));
-        let under_way = HashSet::new();
-        Self { file, read_to: 0, opened: 0, closed: 0, under_way, odd: 0, seq: 0 }
+        let (folder, under_way) = (path.to_owned(), HashSet::new());
+        Self { folder, segments: 0, read_to: 0, opened: 0, closed: 0, under_way, odd: 0, seq: 0 }
     }
 
     /// Reads what has come since, whole lines only.
     pub(crate) fn follow(&mut self) {
-        self.file.seek(SeekFrom::Start(self.read_to)).unwrap();
-        let mut line = String::new();
-        loop {
-            line.clear();
-            let read = self.file.read_line(&mut line).unwrap();
-            if !line.ends_with('\n') {
+        let segments = segments(&self.folder);
+        while let Some(path) = segments.get(self.segments) {
+            let mut file = BufReader::new(File::open(path).unwrap());
+            file.seek(SeekFrom::Start(self.read_to)).unwrap();
+            let mut line = String::new();
+            while file.read_line(&mut line).unwrap() > 0 && line.ends_with('\n') {
+                self.read_to += line.len() as u64;
+                self.count(&line);
+                line.clear();
+            }
+            // The last one still grows.
+            if self.segments + 1 == segments.len() {
                 return;
             }
-            self.read_to += read as u64;
-            self.count(&line);
+            (self.segments, self.read_to) = (self.segments + 1, 0);
         }
     }
 
@@ -59,7 +67,9 @@ impl Journal {
         } else if line.contains("\"event\":\"closed\"") {
             self.closed += 1;
             self.under_way.remove(&id);
-        } else {
+        } else if !["started", "segment", "stopped"].iter().any(|event| {
+            line.contains(&format!("\"event\":\"{event}\""))
+        }) {
             self.odd += 1;
         }
     }

@@ -12,7 +12,7 @@ use super::process::Served;
 use super::stage::Stage;
 
 /// Its journal, beside the stage's own.
-pub(crate) const JOURNAL: &str = "program.jsonl";
+pub(crate) const JOURNAL: &str = "program";
 
 /// The program, ended when dropped.
 pub(crate) struct Program {
@@ -35,7 +35,7 @@ const TROUBLES_MAX: usize = 40;
 impl Program {
     /// Starts it over the stage's configuration, changed.
     pub(crate) fn start(stage: &Stage, change: impl FnOnce(String) -> String) -> Self {
-        let text = stage.text("spine-proxy.toml").replace("audit.jsonl", JOURNAL);
+        let text = stage.text("spine-proxy.toml").replace("\"audit\"", &format!("\"{JOURNAL}\""));
         stage.replace("program.toml", &change(text));
         let mut child = Command::new(env!("CARGO_BIN_EXE_spine-proxy"))
             .args(["serve", "--config"])

@@ -1,29 +1,26 @@
-//! The journal: an append-only JSON Lines file, written by a thread of its own.
+//! The journal's thread: lines come in, are written in batches and synced in groups.
 //!
-//! Lines get their sequence numbers here, in the order in which they are written. A line that
-//! cannot be written is kept and tried again; until it is written, no new exchange is opened.
+//! Lines get their numbers and their links in the order in which they are written. While one sync is
+//! under way the next lines gather, so that one sync serves them all. What cannot be written is kept
+//! and tried again; until it is written, no new exchange is opened.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 
-use super::Trail;
-use super::line::Line;
+use super::line::{Line, Note};
+use super::segment::Folder;
+use super::settings::Settings;
+use super::writer::{Limits, Sync, Writer};
+use super::{line, recovery};
 use crate::metrics::Metrics;
-
-/// The journal's settings.
-#[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Settings {
-    /// The file that records are appended to; created with owner-only access.
-    pub journal: PathBuf,
-}
 
 /// The journal cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -33,176 +30,331 @@ pub struct JournalError {
     error: io::Error,
 }
 
-/// What the writing thread is told.
+/// What the thread is told.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// Write this.
-    Line(Box<Line>),
-    /// Say when everything before this has been written.
+    /// Write this; say so, if asked, when it is on disk.
+    Line(Box<Line>, Option<oneshot::Sender<()>>),
+    /// Say when everything before this is on disk.
     Flush(oneshot::Sender<()>),
+    /// Write everything before this, then no more; say when it is on disk.
+    Stop(oneshot::Sender<()>),
 }
 
 /// Limit: lines that may wait to be written, for each entry that may be open: its own two, and as many
 /// of entries that have closed meanwhile.
 const LINES_PER_ENTRY: usize = 4;
+/// Lines of one entry.
+pub(super) const LINES: u32 = 2;
 /// Limit: lines written by one call.
 const BATCH_LINES_MAX: usize = 1024;
-/// While lines come in, they are gathered this long before they are written: one wake-up of the
-/// thread, not one a line.
+/// While lines come in for which nobody waits, they are gathered this long before they are written: one
+/// wake-up of the thread, not one a line.
 const GATHER: Duration = Duration::from_millis(5);
 /// Between two tries of a write that failed.
 const RETRY: Duration = Duration::from_millis(200);
-/// How much of an existing journal is read to find its last sequence number.
-const TAIL_BYTES_MAX: u64 = 64 * 1024;
+/// How often what has no line of its own is summed, and the clock looked at while nothing happens.
+const TICK: Duration = Duration::from_secs(1);
+/// How often the head of the chain is told.
+const HEAD: Duration = Duration::from_secs(60);
 
-impl Trail {
-    /// Opens the journal and starts its thread, which ends when the last trail and the last open
-    /// entry are gone; `entries_max` is how many entries may be open at once.
+/// The way to the journal's thread.
+#[derive(Debug)]
+pub(super) struct Desk {
+    lines: Sender<Message>,
+    room: Arc<Semaphore>,
+    thread: Thread,
+    health: Arc<Health>,
+}
+
+impl Desk {
+    /// Opens the journal and starts its thread, which ends when it is told so or nobody is left to tell
+    /// it anything; `entries_max` is how many entries may be open at once.
     ///
     /// # Errors
-    /// The file cannot be opened for appending, or its last line cannot be read.
-    pub fn start(
+    /// The folder is not ours alone, cannot be read, or cannot be written.
+    pub(super) fn start(
         settings: &Settings,
         entries_max: usize,
         metrics: Arc<Metrics>,
     ) -> Result<Self, JournalError> {
-        let path = &settings.journal;
-        let fault = |error| JournalError { path: path.clone(), error };
-        let (file, seq) = open(path).map_err(fault)?;
-        let (lines, queue) = mpsc::channel(entries_max.saturating_mul(LINES_PER_ENTRY));
-        let places = Arc::new(Semaphore::new(entries_max));
-        let healthy = Arc::new(AtomicBool::new(true));
-        let writer = Writer {
-            file,
-            seq,
-            healthy: Arc::clone(&healthy),
-            metrics: Arc::clone(&metrics),
-            text: Vec::new(),
+        let fault = |error| JournalError { path: settings.journal.clone(), error };
+        let folder = Folder::open(&settings.journal).map_err(fault)?;
+        let found = recovery::scan(&folder.path).map_err(fault)?;
+        let limits = Limits { bytes: settings.segment_size.as_u64(), age: settings.segment_age };
+        let writer = Writer::begin(folder, found, limits, Arc::clone(&metrics)).map_err(fault)?;
+        let (lines, queue) = mpsc::channel();
+        let room = Arc::new(Semaphore::new(entries_max.saturating_mul(LINES_PER_ENTRY)));
+        let health = Arc::new(Health::new());
+        let scribe = Scribe {
+            writer,
+            queue,
+            batch: Vec::with_capacity(BATCH_LINES_MAX),
+            room: Arc::clone(&room),
+            health: Arc::clone(&health),
+            ticked: Instant::now(),
+            told: None,
+            metrics,
         };
-        std::thread::Builder::new()
-            .name("journal".to_owned())
-            .spawn(move || writer.run(queue))
-            .map_err(fault)?;
-        Ok(Self { lines, places, healthy, stopping: Arc::default(), metrics })
+        let thread = std::thread::Builder::new().name("journal".to_owned());
+        let thread = thread.spawn(move || scribe.run()).map_err(fault)?;
+        Ok(Self { lines, room, thread: thread.thread().clone(), health })
+    }
+
+    /// Room for so many lines, taken until they are written or [`Desk::give_back`]; false if there is
+    /// none.
+    pub(super) fn reserve(&self, lines: u32) -> bool {
+        self.room.try_acquire_many(lines).map(tokio::sync::SemaphorePermit::forget).is_ok()
+    }
+
+    /// Room that was taken and is not needed.
+    pub(super) fn give_back(&self, lines: usize) {
+        self.room.add_permits(lines);
+    }
+
+    /// Hands over a line for which room was taken.
+    pub(super) fn put(&self, line: Line) {
+        self.send(Message::Line(Box::new(line), None));
+    }
+
+    /// Hands over a line for which room was taken. What is answered is told when it is on disk, and
+    /// dropped when it could not be written for now.
+    pub(super) fn put_durably(&self, line: Line) -> oneshot::Receiver<()> {
+        let (done, wait) = oneshot::channel();
+        self.send(Message::Line(Box::new(line), Some(done)));
+        self.thread.unpark();
+        wait
+    }
+
+    /// As [`Desk::put_durably`], for everything handed over before.
+    pub(super) fn flush(&self) -> oneshot::Receiver<()> {
+        let (done, wait) = oneshot::channel();
+        self.send(Message::Flush(done));
+        self.thread.unpark();
+        wait
+    }
+
+    /// The same, and the journal is left to the next process.
+    pub(super) fn stop(&self) -> oneshot::Receiver<()> {
+        let (done, wait) = oneshot::channel();
+        self.send(Message::Stop(done));
+        self.thread.unpark();
+        wait
+    }
+
+    fn send(&self, message: Message) {
+        // Only a journal that was stopped does not listen, and it says what it has missed.
+        self.lines.send(message).unwrap_or_default();
+    }
+
+    /// Something was refused that has no line of its own.
+    pub(super) fn unrecorded(&self, token: &'static str) {
+        *self.health.unrecorded().entry(token).or_default() += 1;
+    }
+
+    /// Whether the last write succeeded and the disk has not been silent for longer than this.
+    pub(super) fn is_healthy(&self, now: Instant, wait: Duration) -> bool {
+        !self.health.failed.load(Ordering::Acquire) && !self.health.is_silent(now, wait)
     }
 }
 
-struct Writer {
-    file: File,
-    seq: u64,
-    healthy: Arc<AtomicBool>,
-    metrics: Arc<Metrics>,
-    text: Vec<u8>,
+/// How the thread is.
+#[derive(Debug)]
+struct Health {
+    failed: AtomicBool,
+    base: Instant,
+    /// When the disk was asked for what it has not done yet, in milliseconds after `base`; nought while
+    /// it is asked nothing.
+    asked_ms: AtomicU64,
+    unrecorded: Mutex<BTreeMap<&'static str, u64>>,
 }
 
-impl Writer {
-    fn run(mut self, mut queue: mpsc::Receiver<Message>) {
-        let mut batch = Vec::with_capacity(BATCH_LINES_MAX);
-        while queue.blocking_recv_many(&mut batch, BATCH_LINES_MAX) > 0 {
-            let urgent = batch.iter().any(|message| matches!(message, Message::Flush(_)));
-            if batch.len() < BATCH_LINES_MAX && !urgent && !queue.is_closed() {
-                std::thread::sleep(GATHER);
-                while batch.len() < BATCH_LINES_MAX
-                    && let Ok(message) = queue.try_recv()
-                {
-                    batch.push(message);
-                }
-            }
-            self.write(&mut batch);
+impl Health {
+    fn new() -> Self {
+        Self {
+            failed: AtomicBool::new(false),
+            base: Instant::now(),
+            asked_ms: AtomicU64::new(0),
+            unrecorded: Mutex::default(),
         }
     }
 
-    fn write(&mut self, batch: &mut Vec<Message>) {
-        self.text.clear();
-        let mut waiting = Vec::new();
-        for message in batch.drain(..) {
+    fn ms(&self, now: Instant) -> u64 {
+        let since = now.saturating_duration_since(self.base);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn asks(&self) {
+        self.asked_ms.store(self.ms(Instant::now()).max(1), Ordering::Release);
+    }
+
+    fn is_answered(&self) {
+        self.asked_ms.store(0, Ordering::Release);
+    }
+
+    fn is_silent(&self, now: Instant, wait: Duration) -> bool {
+        let asked_ms = self.asked_ms.load(Ordering::Acquire);
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        asked_ms > 0 && self.ms(now).saturating_sub(asked_ms) > wait_ms
+    }
+
+    fn unrecorded(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, u64>> {
+        self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The thread.
+struct Scribe {
+    writer: Writer,
+    queue: Receiver<Message>,
+    batch: Vec<Message>,
+    room: Arc<Semaphore>,
+    health: Arc<Health>,
+    ticked: Instant,
+    /// When the head was last told, and the number of its line.
+    told: Option<(Instant, u64)>,
+    metrics: Arc<Metrics>,
+}
+
+/// What has come in.
+#[derive(PartialEq, Eq)]
+enum Gathered {
+    More,
+    /// Nobody is left who could say anything.
+    Last,
+}
+
+impl Scribe {
+    fn run(mut self) {
+        loop {
+            let gathered = self.gather();
+            let end = self.write();
+            self.tick();
+            if end.is_some() || gathered == Gathered::Last {
+                self.finish(end);
+                return;
+            }
+        }
+    }
+
+    /// Waits for lines, and a little for more of them, unless somebody waits for theirs.
+    fn gather(&mut self) -> Gathered {
+        if self.writer.is_synced() {
+            let left = TICK.saturating_sub(self.ticked.elapsed());
+            match self.queue.recv_timeout(left) {
+                Ok(message) => self.batch.push(message),
+                Err(RecvTimeoutError::Timeout) => return Gathered::More,
+                Err(RecvTimeoutError::Disconnected) => return Gathered::Last,
+            }
+        }
+        self.drain();
+        let waited_for = |message: &Message| !matches!(message, Message::Line(_, None));
+        if !self.batch.iter().any(waited_for) {
+            std::thread::park_timeout(GATHER);
+            self.drain();
+        }
+        Gathered::More
+    }
+
+    fn drain(&mut self) {
+        let room = BATCH_LINES_MAX.saturating_sub(self.batch.len());
+        self.batch.extend(self.queue.try_iter().take(room));
+    }
+
+    /// Writes what has come in; answers whoever waits. Who is to be told that this was the last?
+    fn write(&mut self) -> Option<oneshot::Sender<()>> {
+        let (mut lines, mut waiting, mut end) = (0, Vec::new(), None);
+        for message in self.batch.drain(..) {
             match message {
-                Message::Line(line) => {
-                    self.seq += 1;
-                    line.write(self.seq, &mut self.text);
+                Message::Line(line, done) => {
+                    self.writer.line(&line);
+                    waiting.extend(done);
+                    lines += 1;
                 }
                 Message::Flush(done) => waiting.push(done),
+                Message::Stop(done) => end = Some(done),
             }
         }
-        self.append();
+        let sync = if waiting.is_empty() { Sync::Within } else { Sync::Now };
+        self.put(sync, &mut waiting);
+        self.room.add_permits(lines);
         for done in waiting {
             // Whoever asked may have stopped waiting.
             done.send(()).unwrap_or_default();
         }
+        end
     }
 
-    /// Writes the whole text, however often the disk refuses.
-    fn append(&mut self) {
-        let mut rest = self.text.as_slice();
-        while !rest.is_empty() {
-            match self.file.write(rest) {
-                Ok(written) => {
-                    rest = rest.get(written..).unwrap_or_default();
-                    if !self.healthy.swap(true, Ordering::AcqRel) {
-                        tracing::warn!("the audit journal is being written again");
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    if self.healthy.swap(false, Ordering::AcqRel) {
-                        tracing::error!(%error, "the audit journal cannot be written: refusing requests");
-                    }
-                    self.metrics.audit_failures.inc();
-                    std::thread::sleep(RETRY);
-                }
+    /// Puts what was composed on disk, however often the disk refuses. Whoever waits is told at once if
+    /// it does.
+    fn put(&mut self, sync: Sync, waiting: &mut Vec<oneshot::Sender<()>>) {
+        self.health.asks();
+        let mut put = self.writer.put(sync);
+        while let Err(error) = put {
+            if !self.health.failed.swap(true, Ordering::AcqRel) {
+                tracing::error!(%error, "the audit journal cannot be written: refusing requests");
             }
+            self.metrics.audit.failed();
+            waiting.clear();
+            if Arc::strong_count(&self.health) == 1 {
+                tracing::error!("the audit journal is given up: its last lines are lost");
+                return;
+            }
+            std::thread::sleep(RETRY);
+            put = self.writer.put_again();
+        }
+        self.health.is_answered();
+        if self.health.failed.swap(false, Ordering::AcqRel) {
+            tracing::warn!("the audit journal is being written again");
+        }
+        self.metrics.audit.healthy.set(1);
+    }
+
+    /// Once a second: what has no line of its own is summed in one. Once a minute: the head is told.
+    fn tick(&mut self) {
+        if self.ticked.elapsed() < TICK {
+            return;
+        }
+        self.ticked = Instant::now();
+        self.sum();
+        self.put(Sync::Within, &mut Vec::new());
+        let seq = self.writer.last().seq;
+        if self.told.is_none_or(|(at, told)| told != seq && at.elapsed() >= HEAD) {
+            self.put(Sync::Now, &mut Vec::new());
+            self.tell();
         }
     }
-}
 
-/// Opens for appending; a last line that was torn by a crash is ended, so that the next is whole.
-fn open(path: &Path) -> io::Result<(File, u64)> {
-    let mut file =
-        OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(path)?;
-    let length = file.metadata()?.len();
-    let tail_bytes = length.min(TAIL_BYTES_MAX);
-    file.seek(SeekFrom::Start(length - tail_bytes))?;
-    let mut tail = Vec::new();
-    // No more than was there: what is named may be a device.
-    Read::by_ref(&mut file).take(tail_bytes).read_to_end(&mut tail)?;
-    if tail.last().is_some_and(|byte| *byte != b'\n') {
-        tracing::warn!(path = %path.display(), "the journal's last line was torn; it is kept as it is");
-        file.write_all(b"\n")?;
-    }
-    let last = tail.split(|byte| *byte == b'\n').rev().find_map(sequence);
-    Ok((file, last.unwrap_or_default()))
-}
-
-fn sequence(line: &[u8]) -> Option<u64> {
-    #[derive(serde::Deserialize)]
-    struct Numbered {
-        seq: u64,
-    }
-    serde_json::from_slice::<Numbered>(line).ok().map(|line| line.seq)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_journal_goes_on_where_it_stopped_and_ends_a_torn_line() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("audit.jsonl");
-        std::fs::write(&path, "{\"seq\":41,\"x\":1}\n{\"seq\":42}\n{\"seq\":4").unwrap();
-        let (mut file, seq) = open(&path).unwrap();
-        assert_eq!(seq, 42);
-        file.write_all(b"{\"seq\":43}\n").unwrap();
-        let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.ends_with("{\"seq\":4\n{\"seq\":43}\n"), "{text}");
+    fn sum(&mut self) {
+        let counts = std::mem::take(&mut *self.health.unrecorded());
+        if !counts.is_empty() {
+            self.writer.note(&Note::Unrecorded(&counts));
+        }
     }
 
-    #[test]
-    fn a_journal_is_readable_by_its_owner_alone() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("audit.jsonl");
-        open(&path).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    /// Security: a chain cannot show that its tail was cut. Whoever keeps what is told here can.
+    fn tell(&mut self) {
+        let line::Last { seq, link } = self.writer.last();
+        tracing::info!(head = format!("{seq}:{link}"), "head of the audit journal");
+        self.metrics.audit.head(seq, link.number());
+        self.told = Some((Instant::now(), seq));
+    }
+
+    fn finish(mut self, end: Option<oneshot::Sender<()>>) {
+        self.sum();
+        self.writer.note(&Note::Stopped);
+        self.put(Sync::Now, &mut Vec::new());
+        if self.writer.is_synced() {
+            self.tell();
+        }
+        let missed = self.queue.try_iter().filter(|message| matches!(message, Message::Line(..)));
+        let missed = missed.count();
+        if missed > 0 {
+            tracing::error!(missed, "lines came after the audit journal's end and are lost");
+        }
+        self.writer.finish();
+        if let Some(end) = end {
+            end.send(()).unwrap_or_default();
+        }
     }
 }

@@ -1,8 +1,9 @@
-//! The lines of the journal.
+//! The lines of the journal, as they are written.
 //!
 //! Written by hand: most of a line is identifiers that need no escape, and a serialiser that looks
 //! at each character of every name and value costs as much as the decisions it records.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,9 @@ use http::Method;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Asid, CertificateName, EndedBy, Interaction, OdsCode};
+use super::chain::Link;
+use super::read::{Torn, Unfinished};
+use super::{Asid, CertificateName, EndedBy, Interaction, OdsCode, Told};
 
 /// Limit: bytes kept of one claim.
 pub(super) const CLAIM_BYTES_MAX: usize = 256;
@@ -47,6 +50,7 @@ pub(super) struct Who {
     pub(super) method: Method,
     pub(super) certificate: Option<CertificateName>,
     pub(super) claims: Option<RecordedClaims>,
+    pub(super) told: Option<Told>,
 }
 
 impl Who {
@@ -61,6 +65,7 @@ impl Who {
             method,
             certificate: None,
             claims: None,
+            told: None,
         }
     }
 
@@ -73,6 +78,12 @@ impl Who {
         line.optional("interaction", self.interaction.map(|interaction| interaction.id));
         line.text("method", method(&self.method));
         line.optional("certificate", self.certificate.as_ref().map(CertificateName::as_str));
+        if let Some(Told { origin, age_s }) = self.told {
+            line.text("directory", origin);
+            if let Some(age_s) = age_s {
+                line.number("directory_age_s", age_s);
+            }
+        }
     }
 }
 
@@ -86,6 +97,10 @@ pub(super) struct RecordedClaims {
     pub(super) scope: String,
     pub(super) user_id: Option<String>,
     pub(super) role_profile_id: Option<String>,
+    pub(super) user_name: Option<String>,
+    pub(super) device: Option<String>,
+    pub(super) device_model: Option<String>,
+    pub(super) device_version: Option<String>,
 }
 
 impl RecordedClaims {
@@ -97,6 +112,10 @@ impl RecordedClaims {
         claims.text("scope", &self.scope);
         claims.optional("user_id", self.user_id.as_deref());
         claims.optional("role_profile_id", self.role_profile_id.as_deref());
+        claims.optional("user_name", self.user_name.as_deref());
+        claims.optional("device", self.device.as_deref());
+        claims.optional("device_model", self.device_model.as_deref());
+        claims.optional("device_version", self.device_version.as_deref());
     }
 }
 
@@ -107,12 +126,14 @@ pub(super) struct End {
     pub(super) outcome: &'static str,
     pub(super) refusal: Option<&'static str>,
     pub(super) ended_by: EndedBy,
+    pub(super) ended_in: &'static str,
     pub(super) sent_whole: bool,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
     pub(super) duration: Duration,
     pub(super) policy: Duration,
     pub(super) directory: Duration,
+    pub(super) audit: Duration,
     pub(super) provider: Duration,
 }
 
@@ -124,38 +145,130 @@ impl End {
         line.text("outcome", self.outcome);
         line.optional("refusal", self.refusal);
         line.text("ended_by", self.ended_by.label());
+        line.text("ended_in", self.ended_in);
         line.truth("sent_whole", self.sent_whole);
         line.number("bytes_in", self.bytes_in);
         line.number("bytes_out", self.bytes_out);
         line.number("duration_us", micros(self.duration));
         line.number("policy_us", micros(self.policy));
         line.number("directory_us", micros(self.directory));
+        line.number("audit_us", micros(self.audit));
         line.number("provider_us", micros(self.provider));
     }
 }
 
 impl Line {
-    /// Appends the line, its sequence number first and a line feed last.
-    pub(super) fn write(&self, seq: u64, out: &mut Vec<u8>) {
+    /// Appends the line.
+    pub(super) fn write(&self, last: &mut Last, out: &mut Vec<u8>) {
         let said = self.who.claims.as_ref();
         let (event, said, end) = match &self.part {
             Part::Opened => ("opened", said, None),
             Part::Closed(end) => ("closed", None, Some(end)),
             Part::Only(end) => ("closed", said, Some(end)),
         };
+        last.append(out, self.time, event, |line| {
+            self.who.write(line);
+            if let Some(claims) = said {
+                line.object("claims", |object| claims.write(object));
+            }
+            if let Some(end) = end {
+                end.write(line);
+            }
+        });
+    }
+}
+
+/// What the journal says of itself.
+#[derive(Debug)]
+pub(super) enum Note<'a> {
+    /// The first line of a segment. It says where the chain stood, so that a segment can be verified
+    /// without those before it, and which is the oldest exchange still open.
+    Segment { oldest_open: Option<u64> },
+    /// The first line after a start, and of a segment.
+    Started { oldest_open: Option<u64>, torn: Option<&'a Torn> },
+    /// An exchange that was opened before the last start and never closed.
+    Unfinished(&'a Unfinished),
+    /// Refusals that have no line of their own: their number by token.
+    Unrecorded(&'a BTreeMap<&'static str, u64>),
+    /// The last line before a clean end.
+    Stopped,
+}
+
+impl Note<'_> {
+    /// Appends the line.
+    pub(super) fn write(&self, last: &mut Last, out: &mut Vec<u8>) {
+        let previous = last.link.to_string();
+        let begin = |line: &mut Object<'_>, oldest_open: Option<u64>| {
+            line.text("previous", &previous);
+            if let Some(seq) = oldest_open {
+                line.number("oldest_open", seq);
+            }
+        };
+        let event = match self {
+            Self::Segment { .. } => "segment",
+            Self::Started { .. } => "started",
+            Self::Unfinished(_) => "unfinished",
+            Self::Unrecorded(_) => "unrecorded",
+            Self::Stopped => "stopped",
+        };
+        last.append(out, Timestamp::now(), event, |line| match self {
+            Self::Segment { oldest_open } => begin(line, *oldest_open),
+            Self::Started { oldest_open, torn } => {
+                begin(line, *oldest_open);
+                line.text("version", env!("CARGO_PKG_VERSION"));
+                if let Some(torn) = torn {
+                    line.object("torn", |object| {
+                        object.text("segment", &torn.segment);
+                        object.number("bytes", torn.bytes);
+                        object.text("sha256", &torn.sha256);
+                        object.text("text", &torn.text);
+                    });
+                }
+            }
+            Self::Unfinished(exchange) => {
+                line.number("opened_seq", exchange.seq);
+                for (name, value) in exchange.members() {
+                    line.optional(name, value);
+                }
+            }
+            Self::Unrecorded(counts) => line.object("refusals", |object| {
+                for (token, count) in *counts {
+                    object.number(token, *count);
+                }
+            }),
+            Self::Stopped => {}
+        });
+    }
+}
+
+/// The last line that was written: its number and the chain's value after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Last {
+    pub(super) seq: u64,
+    pub(super) link: Link,
+}
+
+impl Last {
+    /// Before the first line.
+    pub(super) const NONE: Self = Self { seq: 0, link: Link::ORIGIN };
+
+    fn append(
+        &mut self,
+        out: &mut Vec<u8>,
+        time: Timestamp,
+        event: &'static str,
+        members: impl FnOnce(&mut Object<'_>),
+    ) {
+        let start = out.len();
+        self.seq += 1;
         let mut line = Object::open(out);
-        line.number("seq", seq);
-        line.text("time", &self.time.to_string());
+        line.number("seq", self.seq);
+        line.text("time", &time.to_string());
         line.text("event", event);
-        self.who.write(&mut line);
-        if let Some(claims) = said {
-            line.object("claims", |object| claims.write(object));
-        }
-        if let Some(end) = end {
-            end.write(&mut line);
-        }
-        line.close();
-        out.push(b'\n');
+        members(&mut line);
+        // The chain's member ends the line.
+        self.link = self.link.next(out.get(start..).unwrap_or_default());
+        self.link.end(out);
     }
 }
 

@@ -131,14 +131,14 @@ impl Server {
         let bound = memory::bound(&config);
         tracing::info!(bytes = bound.total(), parts = %bound, "memory at most");
         metrics.memory_bound.set(i64::try_from(bound.total()).unwrap_or(i64::MAX));
-        let in_hand_max = config.listener.limits.in_hand_max;
-        let trail = Trail::start(&config.audit, in_hand_max, Arc::clone(&metrics))
-            .map_err(Failure::configuration)?;
         let mut sockets = Sockets::inherited()?;
         let listeners = config.listener.addresses.iter().map(|address| sockets.take(*address));
         let listeners = listeners.collect::<Result<_, _>>()?;
         let (admin_listener, admin) = sockets.take(config.admin.address)?;
         sockets.finish()?;
+        let in_hand_max = config.listener.limits.in_hand_max;
+        let trail = Trail::start(&config.audit, in_hand_max, Arc::clone(&metrics))
+            .map_err(Failure::configuration)?;
         let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
         let directory = recall(directory, live, &config, &metrics);
         let throttle = prepare::throttle(&config, None);
@@ -177,6 +177,7 @@ impl Server {
             tokio::spawn(admin::serve(admin_listener, views)),
             tokio::spawn(Arc::clone(&reloader).watch(hangup)),
             tokio::spawn(keep(directory.clone(), snapshot.clone())),
+            tokio::spawn(watch(trail.clone())),
         ];
         let stopping = Stopping { drain, cut, workers, accepting, background, snapshot };
         Ok(Self { addresses, admin, metrics, trail, directory, reloader, stopping })
@@ -206,7 +207,7 @@ impl Server {
                 tracing::error!("the workers could not be waited for");
             }
         }
-        if tokio::time::timeout(LAST_WORDS, self.trail.flush()).await.is_err() {
+        if tokio::time::timeout(LAST_WORDS, self.trail.finish()).await.is_err() {
             tracing::error!("the last records could not be written");
         }
         for task in background {
@@ -237,6 +238,10 @@ fn remember(directory: &Directory, path: &Path) {
     if let Err(error) = directory.save(path) {
         tracing::error!(%error, "not written");
     }
+}
+
+async fn watch(trail: Trail) {
+    trail.watch().await;
 }
 
 /// Keeps what is held fresh, and a copy of it on disk.

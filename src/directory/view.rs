@@ -274,6 +274,23 @@ impl Directory {
         practices.len() + senders.len()
     }
 
+    /// Where a registration is known from, and for a live source, how many seconds ago it said so.
+    #[must_use]
+    pub fn origin(&self, provider: &Arc<Provider>, now_s: i64) -> (Origin, Option<u64>) {
+        if !self.is_live() {
+            return (Origin::File, None);
+        }
+        let practice = self.shared.shelf.practices.get(&provider.ods);
+        let held = practice.as_ref().and_then(|practice| {
+            practice.rows.iter().find(|row| Arc::ptr_eq(&row.provider, provider))
+        });
+        // The file's are not held.
+        held.map_or((Origin::File, None), |row| {
+            let age_s = now_s.saturating_sub(row.since.answered_s);
+            (row.since.origin, Some(u64::try_from(age_s).unwrap_or_default()))
+        })
+    }
+
     /// Age of the newest answer of a live source that is held, in seconds.
     #[must_use]
     pub fn newest_age_s(&self) -> Option<i64> {

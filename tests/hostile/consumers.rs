@@ -40,9 +40,9 @@ async fn what_could_mislead_a_reader_is_recorded_as_plain_ascii() {
     let call = Call::slots().claim("iss", json!(odd));
     assert_eq!(stage.hears(call).await.status, 200);
     assert_eq!(stage.closed(1).await["outcome"], "answered");
-    let text = stage.text("audit.jsonl");
+    let text = stage.journal("audit");
     assert!(text.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\n')), "{text:?}");
-    assert_eq!(text.lines().count(), 2, "one record, one line");
+    assert_eq!(text.lines().count(), 3, "one record, one line");
     assert_eq!(stage.lines().await[0]["claims"]["issuer"], odd);
     let long = "https://".to_owned() + &"a".repeat(4000);
     assert_eq!(stage.hears(Call::slots().claim("iss", json!(long))).await.status, 200);

@@ -61,7 +61,7 @@ impl Drop for Served {
 
 /// The real program over the stage's files, at log level trace into a file.
 pub(crate) fn serve(stage: &Stage) -> Served {
-    let text = stage.text("spine-proxy.toml").replace("audit.jsonl", "own.jsonl");
+    let text = stage.text("spine-proxy.toml").replace("\"audit\"", "\"own\"");
     serve_by(Command::new(env!("CARGO_BIN_EXE_spine-proxy")), stage, &text)
 }
 

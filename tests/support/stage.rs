@@ -58,7 +58,7 @@ crl = ["crl.pem"]
 file = "directory.toml"
 
 [audit]
-journal = "audit.jsonl"
+journal = "audit"
 
 [admin]
 address = "127.0.0.1:0"
@@ -212,11 +212,17 @@ impl Stage {
         answer
     }
 
-    /// Every line of the journal.
+    /// Every line of the journal that is about an exchange.
     pub(crate) async fn lines(&self) -> Vec<Value> {
         self.server.trail.flush().await;
-        let text = std::fs::read_to_string(self.path("audit.jsonl")).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let text = self.journal("audit");
+        let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        lines.filter(|line: &Value| line["event"] == "opened" || line["event"] == "closed").collect()
+    }
+
+    /// Everything in a journal, its segments one after another.
+    pub(crate) fn journal(&self, name: &str) -> String {
+        journal(&self.path(name))
     }
 
     /// The closed line of the last exchange, once there are `count`.
@@ -355,6 +361,21 @@ impl Files {
             std::fs::write(folder.join(name), text).unwrap();
         }
     }
+}
+
+/// Everything in a journal, its segments one after another.
+pub(crate) fn journal(folder: &Path) -> String {
+    segments(folder).iter().map(|path| std::fs::read_to_string(path).unwrap()).collect()
+}
+
+/// The segments of a journal, in order.
+pub(crate) fn segments(folder: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut segments: Vec<_> = entries
+        .filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
+        .collect();
+    segments.sort();
+    segments
 }
 
 pub(crate) fn counted(metrics: &Metrics, series: &str) -> u64 {

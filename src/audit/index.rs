@@ -1,0 +1,156 @@
+//! Where a trace id or an exchange's id stands in a segment: a sorted table beside a segment that is no
+//! longer written. It makes searches fast and proves nothing; what it says is looked up in the segment.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Write as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::PathBuf;
+
+use super::read::{Named, Read};
+
+/// The table while it grows: hashes of ids, and where their lines begin. 16 bytes each.
+#[derive(Debug, Default)]
+pub(super) struct Index(Vec<(u64, u32)>);
+
+/// Limit: where a line that is listed may begin.
+pub(super) const SEGMENT_BYTES_MAX: u64 = u32::MAX as u64;
+
+const MAGIC: &[u8; 8] = b"SPINEIX1";
+/// The magic number, the segment's length and the number of entries, both little-endian.
+const HEAD_BYTES: usize = 24;
+/// A hash and an offset, both little-endian.
+const ENTRY_BYTES: usize = 12;
+
+impl Index {
+    /// Lists a line that begins there.
+    pub(super) fn add(&mut self, line: &Read<'_>, at: u64) {
+        for id in [line.id, line.trace_id].into_iter().flatten() {
+            self.add_id(id, at);
+        }
+    }
+
+    /// Lists one id of a line that begins there.
+    pub(super) fn add_id(&mut self, id: &str, at: u64) {
+        if let Ok(at) = u32::try_from(at) {
+            self.0.push((hash(id), at));
+        }
+    }
+
+    /// Writes the table beside its segment, whole or not at all.
+    pub(super) fn write(mut self, segment: &Named) -> io::Result<()> {
+        self.0.sort_unstable();
+        let length = segment.path.metadata()?.len();
+        let count = u64::try_from(self.0.len()).unwrap_or(u64::MAX);
+        let (path, aside) = (path(segment), segment.path.with_extension("aside"));
+        let mut options = OpenOptions::new();
+        let file = options.create(true).write(true).truncate(true).mode(0o600).open(&aside)?;
+        let mut out = BufWriter::new(file);
+        out.write_all(MAGIC)?;
+        out.write_all(&length.to_le_bytes())?;
+        out.write_all(&count.to_le_bytes())?;
+        for (hash, at) in self.0 {
+            out.write_all(&hash.to_le_bytes())?;
+            out.write_all(&at.to_le_bytes())?;
+        }
+        out.flush()?;
+        std::fs::rename(aside, path)
+    }
+
+    /// Whether a segment has no table, or one of another length.
+    pub(super) fn is_missing(segment: &Named) -> bool {
+        !matches!(Table::open(segment), Ok(Some(_)))
+    }
+}
+
+/// A table that was written.
+#[derive(Debug)]
+pub(super) struct Table {
+    file: File,
+    count: u64,
+}
+
+impl Table {
+    /// The table of a segment, if there is one and the segment has not changed since.
+    pub(super) fn open(segment: &Named) -> io::Result<Option<Self>> {
+        let file = match File::open(path(segment)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let mut head = [0; HEAD_BYTES];
+        if file.read_exact_at(&mut head, 0).is_err() {
+            return Ok(None);
+        }
+        let number = |at: usize| {
+            let bytes = head.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+            u64::from_le_bytes(bytes.unwrap_or_default())
+        };
+        let fits = head.starts_with(MAGIC) && number(8) == segment.path.metadata()?.len();
+        Ok(fits.then(|| Self { file, count: number(16) }))
+    }
+
+    /// Where lines with an id may begin, in their order.
+    pub(super) fn find(&self, id: &str) -> io::Result<Vec<u64>> {
+        let wanted = hash(id);
+        let (mut low, mut high) = (0, self.count);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.entry(middle)?.0 < wanted { low = middle + 1 } else { high = middle }
+        }
+        let mut found = Vec::new();
+        while low < self.count
+            && let (hash, at) = self.entry(low)?
+            && hash == wanted
+        {
+            found.push(at.into());
+            low += 1;
+        }
+        Ok(found)
+    }
+
+    fn entry(&self, number: u64) -> io::Result<(u64, u32)> {
+        let mut entry = [0; ENTRY_BYTES];
+        let bytes = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let at = number.saturating_mul(bytes(ENTRY_BYTES)).saturating_add(bytes(HEAD_BYTES));
+        self.file.read_exact_at(&mut entry, at)?;
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = entry;
+        Ok((u64::from_le_bytes([a, b, c, d, e, f, g, h]), u32::from_le_bytes([i, j, k, l])))
+    }
+}
+
+fn path(segment: &Named) -> PathBuf {
+    segment.path.with_extension("index")
+}
+
+/// FNV-1a, 64 bits: of ids that whoever searches writes in either case. What two ids share by chance is
+/// told apart in the segment.
+fn hash(id: &str) -> u64 {
+    id.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte.to_ascii_lowercase())).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_listed_is_found_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let segment = Named::new(folder.path(), 1);
+        std::fs::write(&segment.path, [0; 3000]).unwrap();
+        let mut index = Index::default();
+        for at in 0..1000_u64 {
+            index.add_id(&format!("id-{}", at % 500), at);
+        }
+        assert!(Index::is_missing(&segment));
+        index.write(&segment).unwrap();
+        assert!(!Index::is_missing(&segment));
+        let table = Table::open(&segment).unwrap().unwrap();
+        for at in 0..500_u64 {
+            assert_eq!(table.find(&format!("ID-{at}")).unwrap(), [at, at + 500]);
+        }
+        assert!(table.find("id-500").unwrap().is_empty());
+        std::fs::write(&segment.path, [0; 3001]).unwrap();
+        assert!(Index::is_missing(&segment), "the segment has changed");
+    }
+}

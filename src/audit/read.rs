@@ -1,0 +1,216 @@
+//! The lines of the journal, as they are read: by the next start, and by people who ask.
+
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::digest::{Context, SHA256};
+use serde::{Deserialize, Serialize};
+
+use super::chain::{self, Link};
+
+/// Limit: bytes of a line; ours are far shorter.
+pub(super) const LINE_BYTES_MAX: u64 = 64 * 1024;
+/// Limit: bytes of half a line that the next start writes down.
+pub(super) const TORN_BYTES_KEPT: usize = 4 * 1024;
+const BUFFER_BYTES: usize = 256 * 1024;
+
+/// The members of a line by which lines hang together. None of them is ever written with an escape.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Read<'a> {
+    pub(super) seq: u64,
+    pub(super) event: &'a str,
+    #[serde(default)]
+    pub(super) id: Option<&'a str>,
+    #[serde(default)]
+    pub(super) trace_id: Option<&'a str>,
+    #[serde(default)]
+    pub(super) previous: Option<&'a str>,
+    #[serde(default)]
+    pub(super) oldest_open: Option<u64>,
+    #[serde(default)]
+    pub(super) torn: Option<Torn>,
+}
+
+/// What stood behind the last whole line of a segment when it was found at a start: half a line that a
+/// crash has left. It stays there as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct Torn {
+    /// The segment's name.
+    pub(super) segment: String,
+    pub(super) bytes: u64,
+    pub(super) sha256: String,
+    /// Its beginning.
+    pub(super) text: String,
+}
+
+/// An exchange that was opened and not closed.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct Unfinished {
+    /// The number of its opened line.
+    pub seq: u64,
+    id: String,
+    trace_id: Option<String>,
+    from: Option<String>,
+    to: Option<String>,
+    ods: Option<String>,
+    interaction: Option<String>,
+    method: Option<String>,
+}
+
+impl Unfinished {
+    /// The exchange's id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// By what it is searched.
+    pub(super) fn ids(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&*self.id).chain(self.trace_id.as_deref())
+    }
+
+    /// What is told of it again.
+    pub(super) fn members(&self) -> [(&'static str, Option<&str>); 7] {
+        [
+            ("id", Some(&self.id)),
+            ("trace_id", self.trace_id.as_deref()),
+            ("from", self.from.as_deref()),
+            ("to", self.to.as_deref()),
+            ("ods", self.ods.as_deref()),
+            ("interaction", self.interaction.as_deref()),
+            ("method", self.method.as_deref()),
+        ]
+    }
+}
+
+/// A segment's file, by the number of its first line.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Named {
+    pub(super) first: u64,
+    pub(super) path: PathBuf,
+}
+
+impl Named {
+    pub(super) fn new(folder: &Path, first: u64) -> Self {
+        Self { first, path: folder.join(format!("{first:0SEQ_DIGITS$}.{EXTENSION}")) }
+    }
+
+    /// The file's name, for people and records.
+    pub(super) fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+}
+
+const SEQ_DIGITS: usize = 20;
+const EXTENSION: &str = "jsonl";
+
+/// The segments of a folder, in order. Other files are nobody's business.
+pub(super) fn segments(folder: &Path) -> io::Result<Vec<Named>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let is_ours = stem.len() == SEQ_DIGITS
+            && stem.bytes().all(|byte| byte.is_ascii_digit())
+            && path.extension().is_some_and(|extension| extension == EXTENSION);
+        if let (true, Ok(first)) = (is_ours, stem.parse()) {
+            found.push(Named { first, path });
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// A segment read line by line.
+#[derive(Debug)]
+pub(super) struct Reader {
+    file: BufReader<File>,
+    at: u64,
+    text: Vec<u8>,
+}
+
+/// Text up to a line feed, or to the end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Text<'a> {
+    /// Where it begins in its file.
+    pub(super) at: u64,
+    /// Its line feed left out.
+    pub(super) bytes: &'a [u8],
+    /// Whether it ends in one.
+    pub(super) is_whole: bool,
+}
+
+impl Reader {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let file = BufReader::with_capacity(BUFFER_BYTES, File::open(path)?);
+        Ok(Self { file, at: 0, text: Vec::new() })
+    }
+
+    /// The next line, or what is left; a line that is too long comes in parts.
+    pub(super) fn next(&mut self) -> io::Result<Option<Text<'_>>> {
+        self.text.clear();
+        let read = self.file.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut self.text)?;
+        let at = self.at;
+        self.at += u64::try_from(read).unwrap_or(u64::MAX);
+        Ok((read > 0).then(|| match self.text.strip_suffix(b"\n") {
+            Some(bytes) => Text { at, bytes, is_whole: true },
+            None => Text { at, bytes: &self.text, is_whole: false },
+        }))
+    }
+}
+
+/// A line that has the form of ours, whatever it says.
+#[derive(Debug, Clone)]
+pub(super) struct Formed<'a> {
+    pub(super) read: Read<'a>,
+    /// What its link is made of.
+    pub(super) body: &'a [u8],
+    pub(super) link: Link,
+}
+
+impl<'a> Formed<'a> {
+    pub(super) fn from(text: &Text<'a>) -> Option<Self> {
+        let (body, link) = chain::split(text.bytes)?;
+        let read = serde_json::from_slice(text.bytes).ok()?;
+        text.is_whole.then_some(Self { read, body, link })
+    }
+}
+
+/// What stands behind the last whole line.
+pub(super) struct Tail {
+    pub(super) bytes: u64,
+    hash: Context,
+    text: Vec<u8>,
+}
+
+impl Default for Tail {
+    fn default() -> Self {
+        Self { bytes: 0, hash: Context::new(&SHA256), text: Vec::new() }
+    }
+}
+
+impl Tail {
+    pub(super) fn holds(&mut self, bytes: &[u8], is_whole: bool) {
+        let feed: &[u8] = if is_whole { b"\n" } else { b"" };
+        for part in [bytes, feed] {
+            self.hash.update(part);
+            self.bytes += u64::try_from(part.len()).unwrap_or(u64::MAX);
+            let room = TORN_BYTES_KEPT.saturating_sub(self.text.len()).min(part.len());
+            self.text.extend_from_slice(part.get(..room).unwrap_or_default());
+        }
+    }
+
+    pub(super) fn torn(self, segment: &Named) -> Option<Torn> {
+        (self.bytes > 0).then(|| Torn {
+            segment: segment.name(),
+            bytes: self.bytes,
+            sha256: hex(self.hash.finish().as_ref()),
+            text: String::from_utf8_lossy(&self.text).into_owned(),
+        })
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,128 @@
+//! The journal's settings.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+use crate::interaction::Effect;
+
+/// The journal's settings.
+#[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Settings {
+    /// The folder that holds the journal; created with owner-only access, and written by one process
+    /// alone.
+    pub journal: PathBuf,
+    /// What waits until its opened line is on disk.
+    #[serde(default)]
+    pub durability: Durability,
+    /// What is done while the journal cannot be written.
+    #[serde(default)]
+    pub when_failing: WhenFailing,
+    /// How long a request waits for its line to be on disk; a disk that has been silent for so long is
+    /// taken to have failed.
+    #[serde(default = "wait", with = "crate::spine::period")]
+    #[schemars(with = "String")]
+    pub wait: Duration,
+    /// A segment that has grown to this is followed by a new one.
+    #[serde(default = "segment_size")]
+    #[schemars(with = "String")]
+    pub segment_size: ByteSize,
+    /// A segment that is this old is followed by a new one.
+    #[serde(default = "segment_age", with = "crate::spine::period")]
+    #[schemars(with = "String")]
+    pub segment_age: Duration,
+    /// Refusals a second without a verified certificate that have lines of their own; the others are
+    /// summed in one.
+    #[serde(default = "unverified_per_second")]
+    pub unverified_per_second: NonZeroU32,
+}
+
+/// What waits until its opened line is on disk.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Deserialize,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Durability {
+    /// Whatever may change something at a practice. Other lines are on disk 100 ms later.
+    #[default]
+    Writes,
+    /// Every request that is forwarded.
+    EveryRequest,
+    /// Nothing: lines are on disk 100 ms later.
+    Batched,
+}
+
+impl Durability {
+    /// Whether a request with this effect waits.
+    #[must_use]
+    pub const fn waits(self, effect: Effect) -> bool {
+        match (self, effect) {
+            (Self::EveryRequest, _) | (Self::Writes, Effect::Writes) => true,
+            (Self::Writes, Effect::Reads) | (Self::Batched, _) => false,
+        }
+    }
+}
+
+/// What is done while the journal cannot be written.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Deserialize,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhenFailing {
+    /// Every request is refused.
+    #[default]
+    Refuse,
+    /// Reads go on while there is room to keep their lines.
+    ServeReads,
+}
+
+impl Settings {
+    /// The defaults, for a journal in this folder.
+    #[must_use]
+    pub fn new(journal: PathBuf) -> Self {
+        Self {
+            journal,
+            durability: Durability::default(),
+            when_failing: WhenFailing::default(),
+            wait: wait(),
+            segment_size: segment_size(),
+            segment_age: segment_age(),
+            unverified_per_second: unverified_per_second(),
+        }
+    }
+}
+
+const fn wait() -> Duration {
+    Duration::from_secs(2)
+}
+
+const fn segment_size() -> ByteSize {
+    ByteSize::mib(256)
+}
+
+const fn segment_age() -> Duration {
+    Duration::from_secs(24 * 60 * 60)
+}
+
+const fn unverified_per_second() -> NonZeroU32 {
+    NonZeroU32::MIN.saturating_add(9)
+}

@@ -1,0 +1,311 @@
+//! Is the journal what was written? Every line's number and link, every segment's beginning.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+use super::chain::{Head, Link};
+use super::read::{self, Formed, Named, Reader, Tail, Torn, Unfinished};
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Verified {
+    /// Segments read.
+    pub segments: u64,
+    /// Whole lines read.
+    pub lines: u64,
+    /// The first line's number.
+    pub first: Option<u64>,
+    /// The last line's number, and the chain after it.
+    pub last: Option<(u64, Link)>,
+    /// Exchanges that a crash has left open, as a later start has recorded them.
+    pub unfinished: Vec<Unfinished>,
+    /// Exchanges that are open at the journal's end: under way, or left by a crash that no start has
+    /// followed.
+    pub open: Vec<Unfinished>,
+    /// Half lines that a crash has left, as a later start has recorded them.
+    pub torn: Vec<String>,
+    /// Whether the last segment ends in half a line: it is being written, or a crash has torn it.
+    pub ends_torn: bool,
+    /// What is wrong, in order.
+    pub faults: Vec<Fault>,
+    /// Faults beyond those kept.
+    pub more_faults: u64,
+}
+
+impl Verified {
+    /// Whether nothing is wrong.
+    #[must_use]
+    pub const fn is_sound(&self) -> bool {
+        self.faults.is_empty()
+    }
+}
+
+/// Something that is wrong, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    segment: String,
+    /// Its number in the segment, from 1.
+    line: u64,
+    what: What,
+}
+
+/// What is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum What {
+    NotALine { bytes: u64 },
+    Changed { seq: u64 },
+    Missing { seqs: RangeInclusive<u64> },
+    Displaced { seq: u64, after: u64 },
+    Repeated { seq: u64 },
+    Torn { bytes: u64 },
+    Detached { seq: u64 },
+    Cut { told: u64, ends: u64 },
+    NotTheHead { told: u64 },
+    BeforeTheFirst { told: u64, first: u64 },
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { segment, line, what } = self;
+        write!(out, "{segment}, line {line}: ")?;
+        match what {
+            What::NotALine { bytes } => write!(out, "{bytes} bytes that are no line of a journal"),
+            What::Changed { seq } => write!(out, "number {seq} is not what was written"),
+            What::Missing { seqs } if seqs.start() == seqs.end() => {
+                write!(out, "number {} is missing before it", seqs.start())
+            }
+            What::Missing { seqs } => {
+                write!(out, "numbers {} to {} are missing before it", seqs.start(), seqs.end())
+            }
+            What::Displaced { seq, after } => write!(out, "number {seq} stands behind {after}"),
+            What::Repeated { seq } => write!(out, "number {seq} stands here a second time"),
+            What::Torn { bytes } => {
+                write!(out, "{bytes} bytes of half a line that no start has found: it was cut")
+            }
+            What::Detached { seq } => {
+                write!(out, "number {seq} does not go on from where the segment before it ends")
+            }
+            What::Cut { told, ends } => {
+                write!(out, "the journal ends with number {ends}, and {told} was told: it was cut")
+            }
+            What::NotTheHead { told } => {
+                write!(out, "number {told} is not the one that was told: it was written anew")
+            }
+            What::BeforeTheFirst { told, first } => {
+                write!(out, "the journal begins with number {first}, and {told} was told")
+            }
+        }
+    }
+}
+
+/// Limit: faults that are kept.
+const FAULTS_MAX: usize = 100;
+/// Limit: gaps in which displaced lines are looked for.
+const GAPS_MAX: usize = 10_000;
+
+/// Reads a whole journal. `heads` are what was told of it elsewhere.
+///
+/// # Errors
+/// A segment cannot be read.
+pub fn verify(folder: &Path, heads: &[Head]) -> io::Result<Verified> {
+    let mut walk = Walk::default();
+    let segments = read::segments(folder)?;
+    for segment in &segments {
+        walk.segment(segment, heads)?;
+    }
+    Ok(walk.end(heads))
+}
+
+#[derive(Default)]
+struct Walk {
+    found: Verified,
+    /// What the chain may be before the next line: the value the last line claims; and if that is not
+    /// the one it should have, that one too.
+    links: Vec<Link>,
+    /// Numbers that have been passed over, and where: they may stand further down.
+    gaps: Vec<(RangeInclusive<u64>, Place)>,
+    open: HashMap<String, Unfinished>,
+    /// What stood behind the last whole line of the segment before.
+    tail: Option<(Torn, Place)>,
+    place: Place,
+    heads_met: Vec<u64>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Place {
+    segment: String,
+    line: u64,
+}
+
+impl Walk {
+    fn segment(&mut self, segment: &Named, heads: &[Head]) -> io::Result<()> {
+        self.found.segments += 1;
+        self.place = Place { segment: segment.name(), line: 0 };
+        let mut reader = Reader::open(&segment.path)?;
+        let mut is_first = true;
+        // Half a line is only half a line if nothing whole comes after it.
+        let mut odd: Option<(Place, Tail)> = None;
+        while let Some(text) = reader.next()? {
+            self.place.line += 1;
+            let Some(formed) = Formed::from(&text) else {
+                let place = &self.place;
+                let (_, tail) = odd.get_or_insert_with(|| (place.clone(), Tail::default()));
+                tail.holds(text.bytes, text.is_whole);
+                continue;
+            };
+            if let Some((place, tail)) = odd.take() {
+                self.fault(place, What::NotALine { bytes: tail.bytes });
+            }
+            if is_first {
+                self.begins(&formed);
+            }
+            is_first = false;
+            self.line(&formed, heads);
+            self.exchange(&formed, text.bytes);
+        }
+        let torn = odd.and_then(|(place, tail)| Some((tail.torn(segment)?, place)));
+        self.tail = torn.or(self.tail.take());
+        Ok(())
+    }
+
+    /// The first whole line of a segment says where the chain stood, and what a crash has torn.
+    fn begins(&mut self, formed: &Formed<'_>) {
+        let known = formed.read.torn.as_ref();
+        if let Some((torn, place)) = self.tail.take()
+            && known != Some(&torn)
+        {
+            self.fault(place, What::Torn { bytes: torn.bytes });
+        }
+        if let Some(torn) = known {
+            self.found.torn.push(format!("{} bytes at the end of {}", torn.bytes, torn.segment));
+        }
+        let previous = formed.read.previous.and_then(|hex| hex.parse().ok());
+        let seq = formed.read.seq;
+        match (previous, self.found.last) {
+            (Some(link), None) => self.links = vec![link],
+            (Some(link), Some((last, _))) if last + 1 == seq && !self.links.contains(&link) => {
+                self.fault(self.place.clone(), What::Detached { seq });
+            }
+            (Some(link), Some((last, _))) if last < seq => self.links = vec![link],
+            (Some(_), Some(_)) | (None, _) => {}
+        }
+    }
+
+    fn line(&mut self, formed: &Formed<'_>, heads: &[Head]) {
+        let Formed { read, body, link } = formed;
+        let seq = read.seq;
+        self.found.lines += 1;
+        self.found.first.get_or_insert(seq);
+        for head in heads.iter().filter(|head| head.seq == seq) {
+            self.heads_met.push(seq);
+            if !head.fits(link) {
+                self.fault(self.place.clone(), What::NotTheHead { told: seq });
+            }
+        }
+        let expected = self.found.last.map_or(seq, |(last, _)| last + 1);
+        if seq < expected {
+            let what = match self.fill(seq) {
+                true => What::Displaced { seq, after: expected - 1 },
+                false => What::Repeated { seq },
+            };
+            self.fault(self.place.clone(), what);
+            return;
+        }
+        let is_next = seq == expected;
+        if !is_next {
+            self.gaps.push((expected..=seq - 1, self.place.clone()));
+        }
+        // Behind a gap only a segment's beginning says what the chain was.
+        let is_known = is_next || (read.previous.is_some() && !self.links.is_empty());
+        let should: Vec<Link> = self.links.iter().map(|before| before.next(body)).collect();
+        let fits = should.contains(link);
+        if is_known && !fits {
+            self.fault(self.place.clone(), What::Changed { seq });
+        }
+        self.links = vec![*link];
+        if is_known && !fits {
+            self.links.extend(should);
+        }
+        self.found.last = Some((seq, *link));
+        self.settle_gaps();
+    }
+
+    /// Whether a number was passed over; it is no longer missing.
+    fn fill(&mut self, seq: u64) -> bool {
+        let Some(at) = self.gaps.iter().position(|(seqs, _)| seqs.contains(&seq)) else {
+            return false;
+        };
+        let (seqs, place) = self.gaps.swap_remove(at);
+        let (start, end) = seqs.into_inner();
+        for rest in [start..=seq.saturating_sub(1), seq + 1..=end] {
+            if !rest.is_empty() && rest.start() <= &end && rest.end() >= &start {
+                self.gaps.push((rest, place.clone()));
+            }
+        }
+        true
+    }
+
+    fn settle_gaps(&mut self) {
+        if self.gaps.len() > GAPS_MAX {
+            let (seqs, place) = self.gaps.remove(0);
+            self.fault(place, What::Missing { seqs });
+        }
+    }
+
+    fn exchange(&mut self, formed: &Formed<'_>, line: &[u8]) {
+        let Some(id) = formed.read.id else { return };
+        match formed.read.event {
+            "opened" => {
+                if let Ok(exchange) = serde_json::from_slice(line) {
+                    self.open.insert(id.to_owned(), exchange);
+                }
+            }
+            "closed" => {
+                self.open.remove(id);
+            }
+            "unfinished" => {
+                // Where the opened line is in no segment that is here, this one tells as much.
+                let exchange = self.open.remove(id);
+                let told = || serde_json::from_slice(line).ok();
+                self.found.unfinished.extend(exchange.or_else(told));
+            }
+            _ => {}
+        }
+    }
+
+    fn end(mut self, heads: &[Head]) -> Verified {
+        self.found.ends_torn = self.tail.is_some();
+        let mut gaps = std::mem::take(&mut self.gaps);
+        gaps.sort_by_key(|(seqs, _)| *seqs.start());
+        for (seqs, place) in gaps {
+            self.fault(place, What::Missing { seqs });
+        }
+        let met = std::mem::take(&mut self.heads_met);
+        for head in heads.iter().filter(|head| !met.contains(&head.seq)) {
+            let told = head.seq;
+            let ends = self.found.last.map_or(0, |(last, _)| last);
+            let what = match self.found.first {
+                Some(first) if told < first => What::BeforeTheFirst { told, first },
+                // It is missing, and that has been said.
+                Some(_) if told < ends => continue,
+                _ => What::Cut { told, ends },
+            };
+            self.fault(self.place.clone(), what);
+        }
+        self.found.open = self.open.into_values().collect();
+        self.found.open.sort_by_key(|exchange| exchange.seq);
+        self.found
+    }
+
+    fn fault(&mut self, place: Place, what: What) {
+        if self.found.faults.len() < FAULTS_MAX {
+            let Place { segment, line } = place;
+            self.found.faults.push(Fault { segment, line, what });
+        } else {
+            self.found.more_faults += 1;
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! What is written, and where the chain stands: lines are composed here and put on disk.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use super::index::Index;
+use super::line::{Last, Line, Note, Part};
+use super::recovery::Found;
+use super::segment::{Folder, Segment, Settled, Standing};
+use crate::metrics::Metrics;
+
+/// The journal as its thread holds it.
+#[derive(Debug)]
+pub(super) struct Writer {
+    folder: Folder,
+    segment: Segment,
+    limits: Limits,
+    last: Last,
+    /// Everything composed since the last sync.
+    text: Vec<u8>,
+    /// How much of it has been handed over.
+    handed: usize,
+    /// Since when there is text that is not synced.
+    since: Option<Instant>,
+    /// Exchanges that are open, by the numbers of their opened lines.
+    open: HashMap<Uuid, u64>,
+    /// Of the segment; nothing once it is not all ours any more.
+    index: Option<Index>,
+    /// Somebody has moved the segment away.
+    moved: bool,
+    /// A new segment could not be begun; the old one grows on.
+    stuck: bool,
+    metrics: Arc<Metrics>,
+}
+
+/// When a segment is followed by a new one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) bytes: u64,
+    pub(super) age: Duration,
+}
+
+/// Limit: how long a line that nobody waits for may be written and not synced.
+const SYNC_WITHIN: Duration = Duration::from_millis(100);
+/// Limit: bytes written and not synced.
+const UNSYNCED_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+impl Writer {
+    /// Goes on where the journal stood, in a new segment: says so, and what was left unfinished.
+    ///
+    /// # Errors
+    /// The segment cannot be begun.
+    pub(super) fn begin(
+        folder: Folder,
+        found: Found,
+        limits: Limits,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<Self> {
+        let Found { last, torn, unfinished, damaged, index } = found;
+        if let Some((named, index)) = index {
+            index.write(&named)?;
+        }
+        if let Some(place) = damaged {
+            tracing::error!(place, "the journal is not what was written: verify it");
+            metrics.audit.damaged.inc();
+        }
+        if let Some(torn) = &torn {
+            let (segment, bytes) = (&torn.segment, torn.bytes);
+            tracing::warn!(segment, bytes, "a crash has torn the last line of the journal");
+        }
+        let segment = Segment::create(&folder, last.seq + 1)?;
+        let mut writer = Self {
+            folder,
+            segment,
+            limits,
+            last,
+            text: Vec::new(),
+            handed: 0,
+            since: None,
+            open: HashMap::new(),
+            index: Some(Index::default()),
+            moved: false,
+            stuck: false,
+            metrics,
+        };
+        let oldest_open = unfinished.first().map(|exchange| exchange.seq);
+        writer.note(&Note::Started { oldest_open, torn: torn.as_ref() });
+        for exchange in &unfinished {
+            let (id, opened_seq) = (exchange.id(), exchange.seq);
+            tracing::warn!(id, opened_seq, "opened before the last crash and never closed");
+            writer.metrics.audit.unfinished.inc();
+            writer.note(&Note::Unfinished(exchange));
+        }
+        writer.put(Sync::Now)?;
+        Ok(writer)
+    }
+
+    /// Where the chain stands.
+    pub(super) const fn last(&self) -> Last {
+        self.last
+    }
+
+    /// Composes a line.
+    pub(super) fn line(&mut self, line: &Line) {
+        let at = self.next_at();
+        line.write(&mut self.last, &mut self.text);
+        let who = &line.who;
+        match line.part {
+            Part::Opened => {
+                self.open.insert(who.id, self.last.seq);
+            }
+            Part::Closed(_) => {
+                self.open.remove(&who.id);
+            }
+            Part::Only(_) => {}
+        }
+        if let Some(index) = &mut self.index {
+            index.add_id(who.id.hyphenated().encode_lower(&mut Uuid::encode_buffer()), at);
+            if let Some(trace_id) = &who.trace_id {
+                index.add_id(trace_id, at);
+            }
+        }
+    }
+
+    /// Composes what the journal says of itself.
+    pub(super) fn note(&mut self, note: &Note<'_>) {
+        let at = self.next_at();
+        note.write(&mut self.last, &mut self.text);
+        if let (Note::Unfinished(exchange), Some(index)) = (note, &mut self.index) {
+            exchange.ids().for_each(|id| index.add_id(id, at));
+        }
+    }
+
+    /// Where in the segment the next line begins.
+    fn next_at(&mut self) -> u64 {
+        self.since.get_or_insert_with(Instant::now);
+        let waiting = self.text.len().saturating_sub(self.handed);
+        self.segment.length().saturating_add(u64::try_from(waiting).unwrap_or(u64::MAX))
+    }
+
+    /// Whether everything composed is on disk.
+    pub(super) const fn is_synced(&self) -> bool {
+        self.since.is_none()
+    }
+
+    /// Hands over what was composed; syncs it if that is asked or due, and then begins a new segment if
+    /// that is due.
+    ///
+    /// # Errors
+    /// What was composed may not be on disk: [`Writer::put_again`].
+    pub(super) fn put(&mut self, sync: Sync) -> io::Result<()> {
+        let rest = self.text.get(self.handed..).unwrap_or_default();
+        if !rest.is_empty() {
+            self.segment.append(rest)?;
+            self.handed = self.text.len();
+        }
+        let is_due = self.text.len() >= UNSYNCED_BYTES_MAX
+            || self.since.is_some_and(|since| since.elapsed() >= SYNC_WITHIN);
+        if self.since.is_some() && (sync == Sync::Now || is_due) {
+            self.sync()?;
+        }
+        if self.since.is_none() && self.is_turn_due() { self.turn() } else { Ok(()) }
+    }
+
+    /// After an error: everything that is not certain to be on disk is written once more.
+    ///
+    /// # Errors
+    /// It still cannot be.
+    pub(super) fn put_again(&mut self) -> io::Result<()> {
+        match self.segment.settle(&self.folder, &self.text)? {
+            Settled::Whole => {}
+            Settled::Bereft => {
+                let segment = self.segment.named.name();
+                tracing::error!(segment, "somebody has deleted or cut the journal: lines are gone");
+                self.metrics.audit.damaged.inc();
+                self.index = None;
+            }
+        }
+        self.settled();
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let started = Instant::now();
+        let standing = self.segment.sync()?;
+        self.metrics.audit.synced(started.elapsed());
+        if standing == Standing::Moved && !self.moved {
+            let segment = self.segment.named.name();
+            tracing::warn!(segment, "somebody has moved the journal's segment: beginning another");
+        }
+        self.moved = standing == Standing::Moved;
+        self.settled();
+        Ok(())
+    }
+
+    fn settled(&mut self) {
+        self.text.clear();
+        self.handed = 0;
+        self.since = None;
+    }
+
+    fn is_turn_due(&self) -> bool {
+        self.moved
+            || self.segment.length() >= self.limits.bytes
+            || self.segment.began().elapsed() >= self.limits.age
+    }
+
+    /// Begins a new segment. While none can be begun the old one grows on: nothing is lost by that.
+    fn turn(&mut self) -> io::Result<()> {
+        match Segment::create(&self.folder, self.last.seq + 1) {
+            Ok(segment) => {
+                let old = std::mem::replace(&mut self.segment, segment);
+                let index = self.index.replace(Index::default());
+                if let (Some(index), false) = (index, self.moved) {
+                    let write = move || {
+                        if let Err(error) = index.write(&old.named) {
+                            tracing::warn!(%error, "no index of the journal's last segment");
+                        }
+                    };
+                    if let Err(error) = std::thread::Builder::new().spawn(write) {
+                        tracing::warn!(%error, "no index of the journal's last segment");
+                    }
+                }
+                (self.moved, self.stuck) = (false, false);
+                let oldest_open = self.open.values().min().copied();
+                self.note(&Note::Segment { oldest_open });
+                self.put(Sync::Now)
+            }
+            Err(error) => {
+                if !self.stuck {
+                    tracing::error!(%error, "no new segment of the journal can be begun");
+                }
+                self.stuck = true;
+                self.metrics.audit.write_failures.inc();
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes the index of the last segment.
+    pub(super) fn finish(self) {
+        if let (Some(index), true) = (self.index, self.text.is_empty() && !self.moved)
+            && let Err(error) = index.write(&self.segment.named)
+        {
+            tracing::warn!(%error, "no index of the journal's last segment");
+        }
+    }
+}
+
+/// When what is handed over is to be on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sync {
+    /// Before the call returns.
+    Now,
+    /// Soon.
+    Within,
+}
