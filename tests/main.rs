@@ -20,6 +20,7 @@ mod cut;
 mod deploy;
 mod directory;
 mod drain;
+mod durability;
 mod faults;
 mod foreign;
 mod fuzz;

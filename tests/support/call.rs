@@ -199,6 +199,18 @@ impl Call {
         self.send_to(stage, stage.address()).await
     }
 
+    /// Sends to a gateway that may be gone at any moment.
+    pub(crate) async fn try_send_to(
+        &self,
+        stage: &Stage,
+        address: std::net::SocketAddr,
+    ) -> Option<Answer> {
+        let mut wire = Wire::new(self.connect_to(stage, address).await.ok()?);
+        wire.stream.write_all(&self.bytes()).await.ok()?;
+        wire.stream.flush().await.ok()?;
+        hear(&mut wire).await.filter(|answer| answer.complete)
+    }
+
     /// Sends to another gateway over the stage's files.
     pub(crate) async fn send_to(&self, stage: &Stage, address: std::net::SocketAddr) -> Answer {
         let stream = self.connect_to(stage, address).await.unwrap();

@@ -365,7 +365,15 @@ impl Files {
 
 /// Everything in a journal, its segments one after another.
 pub(crate) fn journal(folder: &Path) -> String {
-    segments(folder).iter().map(|path| std::fs::read_to_string(path).unwrap()).collect()
+    let mut text = String::new();
+    for segment in segments(folder) {
+        text.push_str(&std::fs::read_to_string(segment).unwrap());
+        // What a crash has torn is a line of its own.
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+    }
+    text
 }
 
 /// The segments of a journal, in order.
