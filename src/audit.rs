@@ -25,10 +25,12 @@ use crate::spine::{Asid, CertificateName, OdsCode, TraceId, masked};
 use crate::tls::Peer;
 
 mod chain;
+mod export;
 mod followed;
 mod index;
 mod journal;
 mod line;
+mod query;
 mod read;
 mod recovery;
 mod segment;
@@ -37,8 +39,11 @@ mod verify;
 mod writer;
 
 pub use chain::{Head, Link, NotAHead};
+pub use export::{Record, SSP_COLUMNS, otlp, row};
 pub use followed::Followed;
+pub use index::SEGMENT_BYTES_MAX;
 pub use journal::JournalError;
+pub use query::{Filter, Search, search};
 pub use read::Unfinished;
 pub use settings::{Durability, Settings, WhenFailing};
 pub use verify::{Fault, Verified, verify};
@@ -492,7 +497,10 @@ mod tests {
         let text = std::fs::read_to_string(settings.journal.join("00000000000000000001.jsonl"));
         let text = text.unwrap();
         assert_eq!(text.lines().count(), 2);
-        assert!(text.contains(r#""outcome":"aborted","ended_by":"panic","ended_in":"policy""#), "{text}");
+        assert!(
+            text.contains(r#""outcome":"aborted","ended_by":"panic","ended_in":"policy""#),
+            "{text}"
+        );
     }
 
     #[tokio::test]

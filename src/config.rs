@@ -311,6 +311,7 @@ impl Config {
         for (key, size, most) in [
             ("request.target-max", self.request.target_max, ByteSize::kib(60)),
             ("request.head-max", self.request.head_max, ByteSize::kib(120)),
+            ("audit.segment-size", self.audit.segment_size, audit::SEGMENT_BYTES_MAX),
         ] {
             if size == ByteSize::b(0) || size > most {
                 return Err(format!("{key} is {size}; it may be 1 B to {most}"));

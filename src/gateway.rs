@@ -275,8 +275,8 @@ impl Gateway {
             .map_err(|refusal| diagnosis::misnamed(&self.directory, refusal, &claims))?;
         entry.enter(Phase::Directory);
         let provider = self.provider(&facts, asker).await?;
-        let permit = self.authorise(&facts, &provider, asker).await?;
         entry.enter(Phase::Policy);
+        let permit = self.authorise(&facts, &provider, asker, entry).await?;
         let upload = upload(interaction, (body, head.version), rulebook.pace, entry).await?;
         let (place, health) = throttle.provider(&request.from, &permit.provider().asid).await?;
         entry.opened(&permit, self.told(&permit, now_s)).await?;
@@ -309,6 +309,7 @@ impl Gateway {
         facts: &Facts<'_>,
         provider: &Arc<Provider>,
         asker: Asker<'_>,
+        entry: &mut Entry,
     ) -> Result<Permit, Refusal> {
         let agreements = self.directory.agreements();
         let verdict = policy::authorise(&agreements, facts, provider);
@@ -323,7 +324,10 @@ impl Gateway {
         }
         let ods = practice(facts.target)?;
         let receiver = receiver(facts, ods.as_ref())?;
-        let verdict = match self.directory.refreshed(receiver, facts.interaction, asker).await? {
+        entry.enter(Phase::Directory);
+        let refreshed = self.directory.refreshed(receiver, facts.interaction, asker).await?;
+        entry.enter(Phase::Policy);
+        let verdict = match refreshed {
             Some(provider) => policy::authorise(&agreements, facts, &provider),
             None => verdict,
         };

@@ -41,7 +41,7 @@ enum Command {
     Lookup(lookup::Wanted),
     /// Verify the audit journal, or look something up in it.
     #[command(subcommand)]
-    Audit(audit::Wanted),
+    Audit(Box<audit::Wanted>),
     /// Stand in for somebody else: for tests and for trying out.
     #[command(subcommand)]
     Simulate(simulate::Wanted),
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
         Command::Check { config: Some(config), .. } => check::run(&config),
         Command::Demo(wanted) => demo::run(&wanted),
         Command::Lookup(wanted) => lookup::run(&wanted),
-        Command::Audit(wanted) => audit::run(wanted),
+        Command::Audit(wanted) => audit::run(*wanted),
         Command::Simulate(wanted) => simulate::run(wanted),
         Command::Token(wanted) => token::run(&wanted),
         Command::Certs { folder } => certs::run(&folder),

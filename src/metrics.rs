@@ -217,7 +217,8 @@ impl Metrics {
             Box::new(build_info()),
             Box::new(prometheus::process_collector::ProcessCollector::for_self()),
         ];
-        for one in all.into_iter().chain(self.audit.collectors()).chain(self.directory.collectors()) {
+        for one in all.into_iter().chain(self.audit.collectors()).chain(self.directory.collectors())
+        {
             // Names are constants and each is registered once, so this cannot fail.
             if let Err(error) = self.registry.register(one) {
                 tracing::error!(%error, "a metric is registered twice");

@@ -1,5 +1,12 @@
 //! The journal: its numbering when it goes on, its segments, its chain.
 
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::stage::segments;
 use crate::support::{Act, Call, Stage};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -11,7 +18,7 @@ async fn lines_are_numbered_without_gaps_over_a_restart() {
     stage.provider.does(Act::ok());
     stage.hears(Call::slots()).await;
     stage.server.trail.flush().await;
-    let lines: Vec<serde_json::Value> =
+    let lines: Vec<Value> =
         stage.journal("audit").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let events: Vec<_> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
     let expected =
@@ -20,4 +27,382 @@ async fn lines_are_numbered_without_gaps_over_a_restart() {
     for (at, line) in lines.iter().enumerate() {
         assert_eq!(line["seq"], at + 1);
     }
+}
+
+/// What `audit` prints, and whether it succeeded.
+fn audit(arguments: &[&str]) -> (bool, String) {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_spine-proxy")).arg("audit").args(arguments).output();
+    let output = output.unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(text).unwrap())
+}
+
+/// A journal of a few exchanges in segments of a few lines, and no more written.
+async fn journal_of(exchanges: usize) -> (Stage, PathBuf) {
+    let stage = Stage::with(|files| files.set("audit", "segment-size = \"4 KiB\"")).await;
+    for number in 0..exchanges {
+        let trace_id = format!("{number:08x}-0000-4000-8000-00000000000A");
+        let call = match number % 3 {
+            0 => Call::slots(),
+            1 => Call::book(),
+            _ => Call::slots().claim("aud", serde_json::json!("https://elsewhere")),
+        };
+        stage.hears(call.set("Ssp-TraceID", &trace_id)).await;
+    }
+    let stage = stage.restarts().await;
+    let folder = stage.path("copy");
+    copy(&stage.path("audit"), &folder);
+    (stage, folder)
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+}
+
+fn lines_of(path: &Path) -> Vec<String> {
+    std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
+}
+
+fn put_lines(path: &Path, lines: &[String]) {
+    std::fs::write(path, lines.join("\n") + "\n").unwrap();
+}
+
+fn seq(line: &str) -> u64 {
+    serde_json::from_str::<Value>(line).unwrap()["seq"].as_u64().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_is_sound_over_its_segments_and_its_head_can_be_told() {
+    let (stage, folder) = journal_of(12).await;
+    assert!(segments(&folder).len() > 3);
+    let metadata = std::fs::metadata(stage.path("audit")).unwrap();
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o700);
+    for entry in std::fs::read_dir(stage.path("audit")).unwrap() {
+        assert_eq!(entry.unwrap().metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    let folder = folder.to_str().unwrap();
+    let (sound, text) = audit(&["verify", folder]);
+    assert!(sound && text.contains("without --head nothing shows"), "{text}");
+    let head = text.lines().find_map(|line| line.strip_prefix("head: ")).unwrap();
+    let (seq, hex) = head.split_once(':').unwrap();
+    for (head, fits) in [
+        (head.to_owned(), true),
+        (format!("{seq}:{}", &hex[..12]), true),
+        (format!("{seq}:000000000000"), false),
+        (format!("{}:{hex}", seq.parse::<u64>().unwrap() + 1), false),
+    ] {
+        let (sound, text) = audit(&["verify", folder, "--head", &head]);
+        assert_eq!(sound, fits, "{head}: {text}");
+    }
+}
+
+/// The head goes to the log at a clean end, and to the metrics; a tail that is cut is found by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_head_that_is_logged_and_counted_finds_a_tail_that_was_cut() {
+    let stage = Stage::new().await;
+    let mut served = crate::support::process::serve(&stage);
+    Call::book().send_to(&stage, served.1).await;
+    while served.counted("audit_sequence").await == 0 {
+        tokio::task::yield_now().await;
+    }
+    let (seq, number) =
+        (served.counted("audit_sequence").await, served.counted("audit_head").await);
+    let counted = format!("{seq}:{number:012x}");
+    served.signal("TERM");
+    assert!(served.0.wait().unwrap().success());
+    let log = loop {
+        if let Ok(log) = std::fs::read_to_string(stage.path("own.log")) {
+            break log;
+        }
+        tokio::task::yield_now().await;
+    };
+    let logged = log.rsplit("\"head\":\"").next().unwrap().split('"').next().unwrap();
+    let folder = stage.path("own");
+    let arguments = ["verify", folder.to_str().unwrap(), "--head", &counted, "--head", logged];
+    let (sound, text) = audit(&arguments);
+    assert!(sound && text.contains("2 heads"), "{text}");
+    let last = segments(&folder).pop().unwrap();
+    let mut lines = lines_of(&last);
+    assert!(lines.pop().unwrap().contains("\"event\":\"stopped\""));
+    put_lines(&last, &lines);
+    assert!(audit(&arguments[..2]).0, "a chain alone does not see it");
+    let (sound, text) = audit(&arguments);
+    assert!(!sound && text.contains("it was cut"), "{text}");
+}
+
+/// A sound journal, and a copy that comes to harm.
+struct Harmed {
+    _stage: Stage,
+    sound: PathBuf,
+    folder: PathBuf,
+    /// The second segment's lines.
+    lines: Vec<String>,
+}
+
+impl Harmed {
+    async fn new() -> Self {
+        let (stage, sound) = journal_of(12).await;
+        let folder = sound.with_file_name("harmed");
+        let lines = lines_of(&segments(&sound)[1]);
+        assert!(lines.len() >= 5);
+        Self { _stage: stage, sound, folder, lines }
+    }
+
+    /// The name of a segment.
+    fn name(&self, number: usize) -> String {
+        segments(&self.sound)[number].file_name().unwrap().to_str().unwrap().to_owned()
+    }
+
+    /// What is found once a segment, the second, has been dealt with so.
+    fn found(&self, harm: impl FnOnce(&Path)) -> Vec<String> {
+        if self.folder.exists() {
+            std::fs::remove_dir_all(&self.folder).unwrap();
+        }
+        copy(&self.sound, &self.folder);
+        harm(&segments(&self.folder)[1]);
+        let found = spine_proxy::audit::verify(&self.folder, &[]).unwrap();
+        found.faults.iter().map(ToString::to_string).collect()
+    }
+
+    /// The same, of its lines.
+    fn found_in(&self, harm: impl FnOnce(&mut Vec<String>)) -> Vec<String> {
+        let mut lines = self.lines.clone();
+        harm(&mut lines);
+        self.found(|path| put_lines(path, &lines))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_changed_byte_is_found_wherever_it_is() {
+    let journal = Harmed::new().await;
+    let line = &journal.lines[2];
+    for at in 0..line.len() {
+        // It may well stay a line.
+        let byte = line.as_bytes()[at];
+        let other = if byte.is_ascii_digit() { (byte - b'0' + 1) % 10 + b'0' } else { byte ^ 1 };
+        let other = char::from(other).to_string();
+        let found = journal.found_in(|lines| lines[2].replace_range(at..=at, &other));
+        let place = format!("{}, line 3: ", journal.name(1));
+        assert!(found.first().is_some_and(|first| first.starts_with(&place)), "{at}: {found:?}");
+    }
+    let found =
+        journal.found_in(|lines| lines[2] = lines[2].replace("\"method\":\"", "\"method\":\"X"));
+    let (name, seq) = (journal.name(1), seq(line));
+    assert_eq!(found, [format!("{name}, line 3: number {seq} is not what was written")]);
+}
+
+/// A removed line; several; two swapped; one twice; one that is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_done_to_a_journal_is_found_and_named() {
+    let journal = Harmed::new().await;
+    let name = journal.name(1);
+    let numbers: Vec<u64> = journal.lines.iter().map(|line| seq(line)).collect();
+    let found = journal.found_in(|lines| drop(lines.remove(2)));
+    assert_eq!(found, [format!("{name}, line 3: number {} is missing before it", numbers[2])]);
+    let found = journal.found_in(|lines| drop(lines.drain(1..3)));
+    let (first, last) = (numbers[1], numbers[2]);
+    assert_eq!(found, [format!("{name}, line 2: numbers {first} to {last} are missing before it")]);
+    let found = journal.found_in(|lines| lines.swap(1, 2));
+    assert_eq!(found, [format!("{name}, line 3: number {first} stands behind {last}")]);
+    let found = journal.found_in(|lines| lines.insert(3, lines[1].clone()));
+    assert_eq!(found, [format!("{name}, line 4: number {first} stands here a second time")]);
+    let found = journal.found_in(|lines| lines.insert(3, "{\"seq\":3}".to_owned()));
+    assert_eq!(found, [format!("{name}, line 4: 10 bytes that are no line of a journal")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_that_is_cut_or_gone_is_found_and_named() {
+    let journal = Harmed::new().await;
+    let third = journal.name(2);
+    let (first, last) = (seq(&journal.lines[0]), seq(journal.lines.last().unwrap()));
+    let found = journal.found_in(|lines| drop(lines.pop()));
+    assert_eq!(found, [format!("{third}, line 1: number {last} is missing before it")]);
+    let found = journal.found(|path| std::fs::remove_file(path).unwrap());
+    assert_eq!(
+        found,
+        [format!("{third}, line 1: numbers {first} to {last} are missing before it")]
+    );
+    let found = journal.found(|path| {
+        let text = std::fs::read(path).unwrap();
+        std::fs::write(path, &text[..text.len() - 100]).unwrap();
+    });
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].contains("of half a line that no start has found: it was cut"), "{found:?}");
+    assert!(found[1].contains("is missing before it"), "{found:?}");
+    let (sound, text) = audit(&["verify", journal.folder.to_str().unwrap()]);
+    assert!(!sound && text.contains(&found[0]), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exchanges_are_found_by_what_they_say() {
+    let (stage, folder) = journal_of(12).await;
+    let path = folder.to_str().unwrap();
+    let rows = |arguments: &[&str]| {
+        let (found, text) = audit(&[&["query", path], arguments].concat());
+        assert!(found, "{text}");
+        text.lines().count() - 1
+    };
+    let lines: Vec<Value> = stage.lines().await;
+    let refused = lines.iter().find(|line| line["outcome"] == "refused").unwrap();
+    for scan in [&[][..], &["--scan"]] {
+        let rows = |arguments: &[&str]| rows(&[arguments, scan].concat());
+        assert_eq!(rows(&[]), 12);
+        assert_eq!(rows(&["--trace-id", "00000004-0000-4000-8000-00000000000a"]), 1);
+        assert_eq!(rows(&["--trace-id", "00000004-0000-4000-8000-00000000000b"]), 0);
+        assert_eq!(rows(&["--id", refused["id"].as_str().unwrap()]), 1);
+        assert_eq!(rows(&["--outcome", "refused"]), 4);
+        assert_eq!(rows(&["--refusal", "audience_mismatch"]), 4);
+        assert_eq!(rows(&["--ods", "A20047"]), 8);
+        assert_eq!(rows(&["--asid", "200000000359", "--to", "918999198993"]), 12);
+        assert_eq!(rows(&["--from", "918999198993"]), 0);
+        assert_eq!(rows(&["--interaction", "create:appointment-1"]), 4);
+        assert_eq!(rows(&["--since", "1h"]), 12);
+        assert_eq!(rows(&["--until", "1h"]), 0);
+        assert_eq!(rows(&["--since", "2020-01-01", "--until", "2020-01-02T00:00:00Z"]), 0);
+    }
+    let (_, text) = audit(&["query", path, "--limit", "3"]);
+    assert!(text.contains("the first 3; --limit gives more"), "{text}");
+    let (_, text) =
+        audit(&["query", path, "--json", "--trace-id", "00000004-0000-4000-8000-00000000000A"]);
+    let found: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let events: Vec<_> = found.iter().map(|line| &line["event"]).collect();
+    assert_eq!(events, ["opened", "closed"]);
+    assert!(found[1]["chain"].is_string(), "a line is printed as it was written");
+    let (found, text) = audit(&["query", path, "--since", "yesterday"]);
+    assert!(!found && text.contains("is no moment"), "{text}");
+    let (found, text) = audit(&["query", "/nowhere"]);
+    assert!(!found && text.contains("/nowhere"), "{text}");
+    // Tables were written for all segments, and lead to what a scan finds.
+    let tables = std::fs::read_dir(stage.path("audit")).unwrap();
+    let tables =
+        tables.filter(|entry| entry.as_ref().unwrap().path().extension().unwrap() == "index");
+    assert_eq!(tables.count() + 1, segments(&stage.path("audit")).len(), "the last still grows");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_has_the_columns_of_the_national_service() {
+    let (_stage, folder) = journal_of(3).await;
+    let (_, text) = audit(&["export", folder.to_str().unwrap(), "--format", "ssp"]);
+    let rows: Vec<_> = text.lines().collect();
+    assert_eq!(
+        rows[0],
+        "\"_time\",sspFrom,sspTo,SspTraceId,interaction,responseCode,duration,responseSize,responseErrorMessage,method"
+    );
+    assert_eq!(rows.len(), 4);
+    let cells = |row: &str| row.split(',').map(str::to_owned).collect::<Vec<_>>();
+    let search = cells(rows[1]);
+    // "2020-01-01T21:00:13.001+0000"
+    assert!(search[0].len() == 30 && search[0].ends_with("+0000\""), "{}", search[0]);
+    assert_eq!(
+        search[1..4],
+        ["200000000359", "918999198993", "\"00000000-0000-4000-8000-00000000000A\""]
+    );
+    assert_eq!(search[4], "\"urn:nhs:names:services:gpconnect:fhir:rest:search:slot-1\"");
+    assert_eq!(search[5], "200");
+    assert!(search[6].starts_with("\"0.") && search[6].len() == 7, "{}", search[6]);
+    assert_eq!(search[7..], ["11", "None", "GET"]);
+    assert_eq!(cells(rows[3])[5], "400");
+    assert_eq!(cells(rows[3])[8], "audience_mismatch");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_has_the_shape_of_opentelemetry_logs() {
+    let (_stage, folder) = journal_of(60).await;
+    let (_, text) = audit(&["export", folder.to_str().unwrap(), "--format", "otel"]);
+    let batches: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(batches.len(), 2);
+    let records = |batch: &Value| batch["resourceLogs"][0]["scopeLogs"][0]["logRecords"].clone();
+    let records: Vec<Value> =
+        batches.iter().flat_map(|batch| records(batch).as_array().unwrap().clone()).collect();
+    let closed = records.iter().find(|record| record["eventName"] == "spine_proxy.audit.closed");
+    let closed = closed.unwrap();
+    assert_eq!(closed["traceId"], "0000000000004000800000000000000a");
+    assert!(closed["timeUnixNano"].as_str().unwrap().parse::<u64>().unwrap() > 0);
+    let attributes = closed["attributes"].as_array().unwrap();
+    let of = |key: &str| {
+        attributes.iter().find(|attribute| attribute["key"] == key).unwrap()["value"].clone()
+    };
+    assert_eq!(of("http.response.status_code"), serde_json::json!({"intValue": "200"}));
+    assert_eq!(of("http.request.method"), serde_json::json!({"stringValue": "GET"}));
+    assert_eq!(of("spine_proxy.sent_whole"), serde_json::json!({"boolValue": true}));
+    let refused = records.iter().find(|record| record["severityText"] == "WARN").unwrap();
+    assert_eq!(refused["severityNumber"], 13);
+}
+
+/// Everything the specification of the national service wants recorded, and what else tells whose fault
+/// it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_says_who_asked_whom_for_what_and_how_it_ended() {
+    let stage = Stage::new().await;
+    stage.hears(Call::book()).await;
+    let closed = stage.closed(1).await;
+    let lines = stage.lines().await;
+    let claims = serde_json::json!({
+        "organisation": "A00001", "issuer": "https://consumer.example.nhs.uk/", "subject": "1",
+        "reason": "directcare", "scope": "patient/*.write", "user_id": "111222333444",
+        "role_profile_id": "444555666777", "user_name": "Dr Iris Invented", "device": "DESK-1",
+        "device_model": "Invented consumer", "device_version": "1.0",
+    });
+    assert_eq!(lines[0]["claims"], claims);
+    assert_eq!(lines[0]["directory"], "file");
+    for name in ["policy_us", "directory_us", "audit_us", "provider_us", "duration_us"] {
+        assert!(closed[name].is_u64(), "{name}");
+    }
+    assert!(closed["audit_us"].as_u64().unwrap() > 0, "a write has waited for the disk");
+    assert_eq!((&closed["ended_by"], &closed["ended_in"]), (&"gateway".into(), &"answer".into()));
+    stage.provider.does(Act::CloseAfterHead);
+    stage.hears(Call::book()).await;
+    let closed = stage.closed(2).await;
+    assert_eq!((&closed["ended_by"], &closed["ended_in"]), (&"gateway".into(), &"provider".into()));
+    stage.hears(Call::slots().set("Ssp-To", "918999198999")).await;
+    assert_eq!(stage.closed(3).await["ended_in"], "directory");
+    stage.hears(Call::slots().claim("aud", serde_json::json!("https://elsewhere"))).await;
+    assert_eq!(stage.closed(4).await["ended_in"], "policy");
+}
+
+/// Nobody without a certificate can fill the disk: what has no line of its own is summed in one.
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_without_a_certificate_have_few_lines_and_are_all_counted() {
+    let stage = Stage::with(|files| files.set("audit", "unverified-per-second = 3")).await;
+    for _ in 0..40 {
+        assert_eq!(stage.hears(Call::slots().certificate("none")).await.status, 496);
+    }
+    stage.hears(Call::slots().without("Ssp-From")).await;
+    let counts = loop {
+        stage.server.trail.flush().await;
+        let text = stage.journal("audit");
+        let lines: Vec<Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let without = |line: &&Value| line["refusal"] == "certificate_missing";
+        let own = lines.iter().filter(without).count();
+        let sum =
+            |line: &Value| line["refusals"]["certificate_missing"].as_u64().unwrap_or_default();
+        let summed: u64 = lines.iter().map(sum).sum();
+        if own + usize::try_from(summed).unwrap() == 40 {
+            break (own, lines.iter().filter(|line| line["refusal"] == "from_missing").count());
+        }
+        tokio::task::yield_now().await;
+    };
+    assert!((3..40).contains(&counts.0), "{counts:?}");
+    assert_eq!(counts.1, 1, "who has a certificate has a line");
+    assert_eq!(stage.counted("refusals_total{token=\"certificate_missing\"}"), 40);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_is_written_by_one_process_alone() {
+    let stage = Stage::new().await;
+    let config = stage.path("spine-proxy.toml");
+    let output = Command::new(env!("CARGO_BIN_EXE_spine-proxy"))
+        .args(["serve", "--config", config.to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("another process writes this journal"), "{text}");
 }

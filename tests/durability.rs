@@ -22,7 +22,11 @@ fn lines(text: &str) -> Vec<Value> {
 }
 
 fn of<'a>(lines: &'a [Value], event: &'a str, member: &'a str) -> BTreeSet<&'a str> {
-    lines.iter().filter(|line| line["event"] == event).filter_map(|line| line[member].as_str()).collect()
+    lines
+        .iter()
+        .filter(|line| line["event"] == event)
+        .filter_map(|line| line[member].as_str())
+        .collect()
 }
 
 fn is_sound(folder: &std::path::Path) -> spine_proxy::audit::Verified {
@@ -175,7 +179,8 @@ async fn fifty_crashes_under_a_load_of_bookings_lose_and_invent_nothing() {
     assert!(!unfinished.is_empty(), "no crash has left anything");
     assert_eq!(of(&all, "unfinished", "id"), unfinished);
     let found = is_sound(&folder);
-    let told: BTreeSet<_> = found.unfinished.iter().map(spine_proxy::audit::Unfinished::id).collect();
+    let told: BTreeSet<_> =
+        found.unfinished.iter().map(spine_proxy::audit::Unfinished::id).collect();
     assert_eq!(told, unfinished);
     assert!(found.open.is_empty());
     assert_eq!(found.segments, 51);
@@ -229,7 +234,8 @@ async fn a_full_disk_refuses_requests_and_recovers_by_itself() {
     let Some((served, seen)) = serve_on_small_disk(&stage, 2048) else { return };
     let (at, filler, folder) = (served.1, seen.join("filler"), seen.join("own"));
     let mut tally = Tally::default();
-    let call = |number: usize| if number % 2 == 0 { Call::slots() } else { booking(number) };
+    let call =
+        |number: usize| if number.is_multiple_of(2) { Call::slots() } else { booking(number) };
     let healthy = "spine_proxy_audit_healthy";
     for _ in 0..3 {
         // What is left is room for some of the requests that follow.

@@ -195,11 +195,8 @@ async fn descriptors_that_run_out_neither_end_nor_spin_the_acceptor() {
         .arg("-c")
         .arg("ulimit -n 64; exec \"$0\" \"$@\"")
         .arg(env!("CARGO_BIN_EXE_spine-proxy"));
-    let served = serve_by(
-        command,
-        &stage,
-        &stage.text("spine-proxy.toml").replace("\"audit\"", "\"own\""),
-    );
+    let served =
+        serve_by(command, &stage, &stage.text("spine-proxy.toml").replace("\"audit\"", "\"own\""));
     let mut held = Vec::new();
     while held.len() < 80 {
         held.push(TcpStream::connect(served.1).await.unwrap());

@@ -67,9 +67,10 @@ impl Journal {
         } else if line.contains("\"event\":\"closed\"") {
             self.closed += 1;
             self.under_way.remove(&id);
-        } else if !["started", "segment", "stopped"].iter().any(|event| {
-            line.contains(&format!("\"event\":\"{event}\""))
-        }) {
+        } else if !["started", "segment", "stopped"]
+            .iter()
+            .any(|event| line.contains(&format!("\"event\":\"{event}\"")))
+        {
             self.odd += 1;
         }
     }

@@ -128,7 +128,9 @@ impl FromStr for Head {
 
 /// Text that is no head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a head is a line's number, a colon and 12 to 64 hexadecimal digits, as in 1234:9f86d081884c")]
+#[error(
+    "a head is a line's number, a colon and 12 to 64 hexadecimal digits, as in 1234:9f86d081884c"
+)]
 pub struct NotAHead;
 
 /// Fewer digits of a head would prove nothing.

@@ -6,14 +6,16 @@ use std::io::{self, BufWriter, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 
+use bytesize::ByteSize;
+
 use super::read::{Named, Read};
 
 /// The table while it grows: hashes of ids, and where their lines begin. 16 bytes each.
 #[derive(Debug, Default)]
 pub(super) struct Index(Vec<(u64, u32)>);
 
-/// Limit: where a line that is listed may begin.
-pub(super) const SEGMENT_BYTES_MAX: u64 = u32::MAX as u64;
+/// Limit: bytes after which a segment is followed by another; an offset must have room in a table.
+pub const SEGMENT_BYTES_MAX: ByteSize = ByteSize::gib(2);
 
 const MAGIC: &[u8; 8] = b"SPINEIX1";
 /// The magic number, the segment's length and the number of entries, both little-endian.

@@ -127,6 +127,8 @@ struct Walk {
     links: Vec<Link>,
     /// Numbers that have been passed over, and where: they may stand further down.
     gaps: Vec<(RangeInclusive<u64>, Place)>,
+    /// The last line's own gap: the number it should have had, and where it stands.
+    jump: Option<(u64, Place)>,
     open: HashMap<String, Unfinished>,
     /// What stood behind the last whole line of the segment before.
     tail: Option<(Torn, Place)>,
@@ -205,6 +207,8 @@ impl Walk {
                 self.fault(self.place.clone(), What::NotTheHead { told: seq });
             }
         }
+        let should: Vec<Link> = self.links.iter().map(|before| before.next(body)).collect();
+        self.settle_jump(seq, &should, *link);
         let expected = self.found.last.map_or(seq, |(last, _)| last + 1);
         if seq < expected {
             let what = match self.fill(seq) {
@@ -217,10 +221,10 @@ impl Walk {
         let is_next = seq == expected;
         if !is_next {
             self.gaps.push((expected..=seq - 1, self.place.clone()));
+            self.jump = Some((expected, self.place.clone()));
         }
         // Behind a gap only a segment's beginning says what the chain was.
         let is_known = is_next || (read.previous.is_some() && !self.links.is_empty());
-        let should: Vec<Link> = self.links.iter().map(|before| before.next(body)).collect();
         let fits = should.contains(link);
         if is_known && !fits {
             self.fault(self.place.clone(), What::Changed { seq });
@@ -231,6 +235,17 @@ impl Walk {
         }
         self.found.last = Some((seq, *link));
         self.settle_gaps();
+    }
+
+    /// If this line follows on the last one by its link, and by its number on the one the last should
+    /// have had, then nothing is missing before the last: its number was changed.
+    fn settle_jump(&mut self, seq: u64, should: &[Link], link: Link) {
+        let Some((expected, place)) = self.jump.take() else { return };
+        if seq == expected + 1 && should.contains(&link) {
+            self.gaps.pop();
+            self.found.last = self.found.last.map(|(_, link)| (expected, link));
+            self.fault(place, What::Changed { seq: expected });
+        }
     }
 
     /// Whether a number was passed over; it is no longer missing.

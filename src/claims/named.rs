@@ -58,7 +58,10 @@ mod tests {
     #[test]
     fn a_name_is_read_in_either_shape_and_is_never_an_error() {
         for (raw, name) in [
-            (r#"[{"family":"Jones","given":["Claire","E."],"prefix":["Dr"]}]"#, Some("Dr Claire E. Jones")),
+            (
+                r#"[{"family":"Jones","given":["Claire","E."],"prefix":["Dr"]}]"#,
+                Some("Dr Claire E. Jones"),
+            ),
             (r#"[{"family":"Jones"},{"family":"Other"}]"#, Some("Jones")),
             (r#"{"family":["Jones"],"given":["Claire"]}"#, Some("Claire Jones")),
             (r#"[{"family":["Jones"]}]"#, None),

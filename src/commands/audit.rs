@@ -1,11 +1,15 @@
 //! `audit`: is the journal what was written, and what does it say?
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::io::{self, BufWriter, Write as _};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 
-use clap::Subcommand;
+use clap::{Args, Subcommand, ValueEnum};
+use jiff::{SignedDuration, Span, Timestamp, civil, tz::TimeZone};
 
 use super::{Failure, say};
-use crate::audit::{self, Head, Verified};
+use crate::audit::{self, Filter, Head, Record, Search, Verified};
 
 /// What is wanted of the journal.
 #[derive(Debug, Subcommand)]
@@ -19,7 +23,87 @@ pub enum Wanted {
         #[arg(long)]
         head: Vec<Head>,
     },
+    /// Look exchanges up, and print a table.
+    Query {
+        /// Which.
+        #[command(flatten)]
+        of: Lines,
+        /// Print the journal's own lines instead.
+        #[arg(long)]
+        json: bool,
+        /// Rows or lines at most.
+        #[arg(long, default_value_t = 1000)]
+        limit: u64,
+    },
+    /// Print exchanges as other tools read them.
+    Export {
+        /// Which.
+        #[command(flatten)]
+        of: Lines,
+        /// As what.
+        #[arg(long)]
+        format: Format,
+    },
 }
+
+/// Which lines.
+#[derive(Debug, Args)]
+pub struct Lines {
+    /// The journal's folder.
+    journal: PathBuf,
+    /// The trace id.
+    #[arg(long)]
+    trace_id: Option<String>,
+    /// The exchange's id, which a refusal quotes.
+    #[arg(long)]
+    id: Option<String>,
+    /// The ASID of either side.
+    #[arg(long)]
+    asid: Option<String>,
+    /// The sender's ASID.
+    #[arg(long)]
+    from: Option<String>,
+    /// The receiver's ASID.
+    #[arg(long)]
+    to: Option<String>,
+    /// The practice.
+    #[arg(long)]
+    ods: Option<String>,
+    /// The interaction's id, or the end of it: create:appointment-1.
+    #[arg(long)]
+    interaction: Option<String>,
+    /// answered, refused or aborted.
+    #[arg(long)]
+    outcome: Option<String>,
+    /// The refusal's token.
+    #[arg(long)]
+    refusal: Option<String>,
+    /// From this moment on: 2026-11-25T09:00:00Z, 2026-11-25 (UTC), or 2h for two hours ago.
+    #[arg(long, value_parser = moment)]
+    since: Option<Timestamp>,
+    /// Before this moment, written likewise.
+    #[arg(long, value_parser = moment)]
+    until: Option<Timestamp>,
+    /// Read every line instead of trusting the tables beside the segments.
+    #[arg(long)]
+    scan: bool,
+}
+
+/// What other tools read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Comma-separated, with the columns of the national service's exports.
+    Ssp,
+    /// OpenTelemetry logs, as lines of OTLP's JSON.
+    Otel,
+}
+
+/// Lines of one batch of OpenTelemetry logs.
+const BATCH: usize = 100;
+/// How long after it was opened an exchange's closed line is looked for.
+const CLOSES_WITHIN: SignedDuration = SignedDuration::from_mins(30);
+/// Limit: exchanges that wait for their closed lines while a table is printed.
+const OPEN_MAX: usize = 100_000;
 
 /// Does what is wanted.
 ///
@@ -28,16 +112,232 @@ pub enum Wanted {
 pub fn run(wanted: Wanted) -> Result<(), Failure> {
     match wanted {
         Wanted::Verify { journal, head } => {
-            let found = audit::verify(&journal, &head).map_err(|error| {
-                Failure::world(anyhow::Error::new(error).context(journal.display().to_string()))
-            })?;
+            let found = audit::verify(&journal, &head).map_err(|error| fault(&journal, error))?;
             tell(&found, head.len());
             if found.is_sound() {
                 return Ok(());
             }
             Err(Failure::world(anyhow::anyhow!("the journal is not what was written")))
         }
+        Wanted::Query { of, json: true, limit } => lines(&of, limit),
+        Wanted::Query { of, json: false, limit } => table(&of, limit),
+        Wanted::Export { of, format: Format::Ssp } => {
+            let mut out = Out::new();
+            out.line(audit::SSP_COLUMNS);
+            out.exchanges(&of, u64::MAX, audit::row)?;
+            Ok(())
+        }
+        Wanted::Export { of, format: Format::Otel } => otel(&of),
     }
+}
+
+impl Lines {
+    /// Whether an exchange was opened in the time that is asked about.
+    fn began_in_time(&self, line: &Record) -> bool {
+        line.began().is_some_and(|began| {
+            self.since.is_none_or(|since| began >= since)
+                && self.until.is_none_or(|until| began < until)
+        })
+    }
+
+    fn search(
+        &self,
+        until: Option<Timestamp>,
+        each: impl FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<(), Failure> {
+        let how = if self.scan { Search::Everything } else { Search::Indexed };
+        let filter = Filter {
+            trace_id: self.trace_id.clone(),
+            id: self.id.clone(),
+            asid: self.asid.clone(),
+            from: self.from.clone(),
+            to: self.to.clone(),
+            ods: self.ods.clone(),
+            interaction: self.interaction.clone(),
+            outcome: self.outcome.clone(),
+            refusal: self.refusal.clone(),
+            since: self.since,
+            until,
+        };
+        audit::search(&self.journal, &filter, how, each)
+            .map_err(|error| fault(&self.journal, error))
+    }
+}
+
+/// Standard output, until its reader goes away.
+struct Out {
+    to: BufWriter<io::StdoutLock<'static>>,
+    flow: ControlFlow<()>,
+}
+
+impl Out {
+    fn new() -> Self {
+        Self { to: BufWriter::new(io::stdout().lock()), flow: ControlFlow::Continue(()) }
+    }
+
+    fn line(&mut self, line: impl AsRef<[u8]>) {
+        let written = self.to.write_all(line.as_ref()).and_then(|()| self.to.write_all(b"\n"));
+        if written.is_err() {
+            self.flow = ControlFlow::Break(());
+        }
+    }
+
+    /// One line for each exchange that was opened in time: of its closed line, or of its opened line if
+    /// it has none. How many there were.
+    fn exchanges(
+        &mut self,
+        of: &Lines,
+        limit: u64,
+        mut print: impl FnMut(&Record) -> Option<String>,
+    ) -> Result<u64, Failure> {
+        let mut open: BTreeMap<String, Record> = BTreeMap::new();
+        let mut count = 0;
+        let until = of.until.map(|until| until.saturating_add(CLOSES_WITHIN).unwrap_or(until));
+        of.search(until, |line| {
+            let Some(line) = Record::read(line) else { return self.flow };
+            if !of.began_in_time(&line) {
+                return self.flow;
+            }
+            let id = line.text("id").unwrap_or_default().to_owned();
+            match line.text("event") {
+                Some("opened") if open.len() < OPEN_MAX => {
+                    open.insert(id, line);
+                    return self.flow;
+                }
+                Some("closed") => drop(open.remove(&id)),
+                _ => {}
+            }
+            if let Some(row) = print(&line) {
+                count += 1;
+                self.line(row);
+            }
+            if count >= limit { ControlFlow::Break(()) } else { self.flow }
+        })?;
+        let mut open: Vec<_> = open.into_values().collect();
+        open.sort_by_key(|line| line.number("seq"));
+        for line in open {
+            if count >= limit || self.flow.is_break() {
+                break;
+            }
+            if let Some(row) = print(&line) {
+                count += 1;
+                self.line(row);
+            }
+        }
+        Ok(count)
+    }
+}
+
+impl Drop for Out {
+    fn drop(&mut self) {
+        // A reader that has gone away is no failure.
+        self.to.flush().unwrap_or_default();
+    }
+}
+
+fn lines(of: &Lines, limit: u64) -> Result<(), Failure> {
+    let mut out = Out::new();
+    let mut count = 0;
+    of.search(of.until, |line| {
+        out.line(line);
+        count += 1;
+        if count >= limit { ControlFlow::Break(()) } else { out.flow }
+    })?;
+    is_all(count, limit);
+    Ok(())
+}
+
+fn table(of: &Lines, limit: u64) -> Result<(), Failure> {
+    let mut out = Out::new();
+    let columns = ["time", "trace id", "from", "to", "practice", "interaction", "", "status"];
+    out.line(spaced(&columns.map(str::to_owned), "outcome"));
+    let count = out.exchanges(of, limit, |line| {
+        let text = |name: &str| line.text(name).unwrap_or("-").to_owned();
+        let outcome = match (text("event").as_str(), text("outcome").as_str()) {
+            ("opened", _) => "not closed".to_owned(),
+            ("closed", "refused") => text("refusal"),
+            ("closed", "aborted") => {
+                format!("aborted by {} in {}", text("ended_by"), text("ended_in"))
+            }
+            ("closed", outcome) => outcome.to_owned(),
+            _ => return None,
+        };
+        let time = text("time");
+        let time = time.get(..23).unwrap_or(&time).replace('T', " ");
+        let interaction = text("interaction");
+        let interaction = interaction.rsplit("rest:").next().unwrap_or_default();
+        let interaction = interaction.rsplit("operation:").next().unwrap_or_default().to_owned();
+        let took = line.number("duration_us").map(|us| format!(", {} ms", us / 1000));
+        let columns = [
+            time,
+            text("trace_id"),
+            text("from"),
+            text("to"),
+            text("ods"),
+            interaction,
+            text("method"),
+            line.number("status").map_or("-".to_owned(), |status| status.to_string()),
+        ];
+        Some(spaced(&columns, &(outcome + &took.unwrap_or_default())))
+    })?;
+    drop(out);
+    is_all(count, limit);
+    Ok(())
+}
+
+/// Columns of a fixed width, and a last one of any.
+fn spaced(columns: &[String; 8], last: &str) -> String {
+    let [time, trace_id, from, to, ods, interaction, method, status] = columns;
+    format!(
+        "{time:<23}  {trace_id:<36}  {from:<12}  {to:<12}  {ods:<8}  {interaction:<30}  \
+         {method:<6}  {status:<6}  {last}"
+    )
+}
+
+fn is_all(count: u64, limit: u64) {
+    if count >= limit {
+        writeln!(io::stderr(), "the first {limit}; --limit gives more").unwrap_or_default();
+    }
+}
+
+fn otel(of: &Lines) -> Result<(), Failure> {
+    let mut out = Out::new();
+    let mut batch = Vec::with_capacity(BATCH);
+    of.search(of.until, |line| {
+        batch.extend(Record::read(line));
+        if batch.len() == BATCH {
+            out.line(audit::otlp(&batch));
+            batch.clear();
+        }
+        out.flow
+    })?;
+    if !batch.is_empty() {
+        out.line(audit::otlp(&batch));
+    }
+    Ok(())
+}
+
+fn moment(text: &str) -> Result<Timestamp, String> {
+    if let Ok(moment) = text.parse() {
+        return Ok(moment);
+    }
+    if let Ok(day) = text.parse::<civil::Date>() {
+        return day
+            .to_zoned(TimeZone::UTC)
+            .map(|day| day.timestamp())
+            .map_err(|why| why.to_string());
+    }
+    // Days and weeks of 24 hours.
+    let ago: Span = text.parse().map_err(|_| {
+        format!("{text:?} is no moment: write 2026-11-25T09:00:00Z, 2026-11-25 or 2h")
+    })?;
+    let ago = ago.to_duration(jiff::SpanRelativeTo::days_are_24_hours());
+    let ago = ago.map_err(|why| why.to_string())?;
+    Timestamp::now().checked_sub(ago).map_err(|why| why.to_string())
+}
+
+fn fault(journal: &Path, error: io::Error) -> Failure {
+    Failure::world(anyhow::Error::new(error).context(journal.display().to_string()))
 }
 
 fn tell(found: &Verified, heads: usize) {
@@ -71,7 +371,9 @@ fn tell(found: &Verified, heads: usize) {
     }
     match (found.is_sound(), heads) {
         (false, _) => {}
-        (true, 0) => say("sound; without --head nothing shows that its end was not cut or written anew"),
+        (true, 0) => {
+            say("sound; without --head nothing shows that its end was not cut or written anew");
+        }
         (true, heads) => say(format_args!("sound, and {heads} heads told elsewhere fit")),
     }
 }

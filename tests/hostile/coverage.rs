@@ -86,7 +86,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("H9", "a_resumed_session_does_not_outlive_a_revocation"),
     ("H10", "an_expired_revocation_list_denies_unless_it_is_accepted_in_writing"),
     ("H11", "another_authority_is_felt_by_the_next_request_of_every_connection"),
-    ("H12", "a_journal_that_cannot_be_written_refuses_requests"),
+    ("H12", "a_full_disk_refuses_requests_and_recovers_by_itself"),
     ("H13", "what_could_mislead_a_reader_is_recorded_as_plain_ascii"),
     ("H14", "what_is_planted_in_a_request_is_found_nowhere"),
     ("H15", "no_request_makes_a_series"),
@@ -94,7 +94,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("H17", "an_exchange_under_way_is_finished_and_nothing_new_begins"),
     ("H18", "an_exchange_that_panics_leaves_its_record"),
     ("H19", "memory_stays_below_what_the_configuration_allows"),
-    ("H20", "a_journal_goes_on_where_it_stopped_and_ends_a_torn_line"),
+    ("H20", "a_journal_goes_on_where_a_crash_has_torn_it"),
     ("H21", "the_second_port_says_how_it_is"),
     ("H22", "certificates_with_many_names_and_far_dates_are_judged_as_others_are"),
 ];

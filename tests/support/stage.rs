@@ -217,7 +217,9 @@ impl Stage {
         self.server.trail.flush().await;
         let text = self.journal("audit");
         let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
-        lines.filter(|line: &Value| line["event"] == "opened" || line["event"] == "closed").collect()
+        lines
+            .filter(|line: &Value| line["event"] == "opened" || line["event"] == "closed")
+            .collect()
     }
 
     /// Everything in a journal, its segments one after another.

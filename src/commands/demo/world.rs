@@ -174,7 +174,7 @@ impl World {
              # The same practice by its ODS code\n{curl} \\\n{} \\\n  'https://{address}/{ods}/STU3/1/gpconnect/metadata'\n\n\
              # No client certificate: 496\ncurl -i --path-as-is --cacert {folder}/ca.pem 'https://{address}/{root}/metadata'\n\n\
              # How the directory answers for it, and what is held of the directory\n{program} lookup --config {folder}/spine-proxy.toml {ods}\ncurl http://{admin}/directory\n\n\
-             # Metrics, readiness, records\ncurl http://{admin}/metrics\ncurl http://{admin}/readyz\ntail -f {folder}/audit/*.jsonl\n",
+             # Metrics, readiness, records\ncurl http://{admin}/metrics\ncurl http://{admin}/readyz\n{program} audit query {folder}/audit\n{program} audit verify {folder}/audit\n",
             practice.name,
             headers(interaction),
             headers(metadata),

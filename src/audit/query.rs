@@ -1,0 +1,234 @@
+//! Looks something up in the journal: through the segments' tables where an id is asked for, line by
+//! line elsewhere. Memory is bounded whatever the journal's size.
+
+use std::fs::File;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use jiff::Timestamp;
+use memchr::{memchr, memmem};
+
+use super::index::Table;
+use super::read::{self, LINE_BYTES_MAX, Named, Reader};
+
+/// What a line must say. Of several, all.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// The trace id, in either case.
+    pub trace_id: Option<String>,
+    /// The exchange's id, in either case.
+    pub id: Option<String>,
+    /// The ASID of either side.
+    pub asid: Option<String>,
+    /// The sender's ASID.
+    pub from: Option<String>,
+    /// The receiver's ASID.
+    pub to: Option<String>,
+    /// The practice.
+    pub ods: Option<String>,
+    /// The interaction's id, or the end of it.
+    pub interaction: Option<String>,
+    /// `answered`, `refused` or `aborted`.
+    pub outcome: Option<String>,
+    /// The refusal's token.
+    pub refusal: Option<String>,
+    /// Lines of this moment and later, to the second.
+    pub since: Option<Timestamp>,
+    /// Lines before this moment, to the second.
+    pub until: Option<Timestamp>,
+}
+
+/// How lines are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Search {
+    /// Through the tables where there are some.
+    Indexed,
+    /// Every line is read: a table proves nothing.
+    Everything,
+}
+
+/// Lines are put into segments as they come in, and say when their exchange was opened: so much earlier
+/// may a line be than the first of its segment.
+const SLACK_S: i64 = 15 * 60;
+
+/// Hands every line that fits to `each`, in the journal's order, until that breaks off.
+///
+/// # Errors
+/// A segment cannot be read.
+pub fn search(
+    folder: &Path,
+    filter: &Filter,
+    how: Search,
+    mut each: impl FnMut(&[u8]) -> ControlFlow<()>,
+) -> io::Result<()> {
+    let matcher = Matcher::new(filter);
+    let segments = read::segments(folder)?;
+    for (at, segment) in segments.iter().enumerate() {
+        // What the next one begins with is later than all of this one.
+        if let (Some(since), Some(next)) = (filter.since, segments.get(at + 1))
+            && begins(next)?.is_some_and(|begins| begins.as_second() < since.as_second())
+        {
+            continue;
+        }
+        if let Some(until) = filter.until
+            && begins(segment)?
+                .is_some_and(|begins| begins.as_second() - SLACK_S > until.as_second())
+        {
+            break;
+        }
+        let flow = match (filter.id.as_ref().or(filter.trace_id.as_ref()), how) {
+            (Some(id), Search::Indexed) => match Table::open(segment)? {
+                Some(table) => listed(segment, &table.find(id)?, &matcher, &mut each)?,
+                None => scanned(segment, &matcher, &mut each)?,
+            },
+            (_, Search::Everything) | (None, _) => scanned(segment, &matcher, &mut each)?,
+        };
+        if flow.is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn scanned(
+    segment: &Named,
+    matcher: &Matcher<'_>,
+    each: &mut impl FnMut(&[u8]) -> ControlFlow<()>,
+) -> io::Result<ControlFlow<()>> {
+    let mut reader = Reader::open(&segment.path)?;
+    while let Some(text) = reader.next()? {
+        if text.is_whole && matcher.fits(text.bytes) && each(text.bytes).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(ControlFlow::Continue(()))
+}
+
+fn listed(
+    segment: &Named,
+    at: &[u64],
+    matcher: &Matcher<'_>,
+    each: &mut impl FnMut(&[u8]) -> ControlFlow<()>,
+) -> io::Result<ControlFlow<()>> {
+    let file = File::open(&segment.path)?;
+    let mut line = vec![0; usize::try_from(LINE_BYTES_MAX).unwrap_or_default()];
+    for at in at {
+        let read = file.read_at(&mut line, *at)?;
+        let text = line.get(..read).unwrap_or_default();
+        let text = memchr(b'\n', text).and_then(|end| text.get(..end)).unwrap_or_default();
+        if matcher.fits(text) && each(text).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(ControlFlow::Continue(()))
+}
+
+/// When a segment's first line was written.
+fn begins(segment: &Named) -> io::Result<Option<Timestamp>> {
+    let mut reader = Reader::open(&segment.path)?;
+    let Some(text) = reader.next()? else { return Ok(None) };
+    let time = member(text.bytes, "time").and_then(|time| std::str::from_utf8(time).ok());
+    Ok(time.and_then(|time| time.parse().ok()))
+}
+
+/// A filter, made ready.
+struct Matcher<'a> {
+    filter: &'a Filter,
+    since: Option<String>,
+    until: Option<String>,
+}
+
+impl<'a> Matcher<'a> {
+    fn new(filter: &'a Filter) -> Self {
+        let second = |at: &Timestamp| at.strftime("%Y-%m-%dT%H:%M:%S").to_string();
+        let (since, until) = (filter.since.as_ref().map(second), filter.until.as_ref().map(second));
+        Self { filter, since, until }
+    }
+
+    fn fits(&self, line: &[u8]) -> bool {
+        let Filter { trace_id, id, asid, from, to, ods, interaction, outcome, refusal, .. } =
+            self.filter;
+        let is = |name: &str, wanted: &Option<String>| {
+            wanted.as_ref().is_none_or(|wanted| {
+                member(line, name).is_some_and(|said| said.eq_ignore_ascii_case(wanted.as_bytes()))
+            })
+        };
+        let ends = |wanted: &Option<String>| {
+            wanted.as_ref().is_none_or(|wanted| {
+                member(line, "interaction").is_some_and(|said| said.ends_with(wanted.as_bytes()))
+            })
+        };
+        // Text of one length, most significant first: it is ordered as time is.
+        let time = || member(line, "time").and_then(|time| time.get(..19)).unwrap_or_default();
+        is("id", id)
+            && is("trace_id", trace_id)
+            && is("ods", ods)
+            && is("from", from)
+            && is("to", to)
+            && is("outcome", outcome)
+            && is("refusal", refusal)
+            && ends(interaction)
+            && (asid.is_none() || is("from", asid) || is("to", asid))
+            && self.since.as_ref().is_none_or(|since| time() >= since.as_bytes())
+            && self.until.as_ref().is_none_or(|until| time() < until.as_bytes())
+    }
+}
+
+/// A member that is text, as it is written. Quotation marks are never written inside of text, so what
+/// looks like a member is one; and no member's name occurs twice in a line.
+pub(super) fn member<'a>(line: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    const LONGEST: usize = 32;
+    let mut key = [0; LONGEST];
+    let length = name.len() + 4;
+    let parts = b"\"".iter().chain(name.as_bytes()).chain(b"\":\"");
+    for (to, from) in key.iter_mut().zip(parts) {
+        *to = *from;
+    }
+    let at = memmem::find(line, key.get(..length)?)? + length;
+    let rest = line.get(at..)?;
+    rest.get(..memchr(b'"', rest)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &[u8] = br#"{"seq":7,"time":"2026-11-22T17:43:53.1Z","event":"closed","id":"ab-1","trace_id":"CD-2","from":"1","to":"2","ods":"A20047","interaction":"urn:x:read:patient-1","claims":{"user_id":"zz"},"outcome":"refused","refusal":"claim_missing"}"#;
+
+    fn fits(filter: &Filter) -> bool {
+        Matcher::new(filter).fits(LINE)
+    }
+
+    #[test]
+    fn a_line_must_say_all_that_is_asked() {
+        let some = |text: &str| Some(text.to_owned());
+        let at = |text: &str| Some(text.parse().unwrap());
+        let none = Filter::default();
+        for (filter, expected) in [
+            (none.clone(), true),
+            (Filter { id: some("AB-1"), ..none.clone() }, true),
+            (Filter { id: some("zz"), ..none.clone() }, false),
+            (Filter { trace_id: some("cd-2"), ods: some("a20047"), ..none.clone() }, true),
+            (Filter { trace_id: some("cd-2"), ods: some("B1"), ..none.clone() }, false),
+            (Filter { asid: some("1"), ..none.clone() }, true),
+            (Filter { asid: some("2"), ..none.clone() }, true),
+            (Filter { asid: some("3"), ..none.clone() }, false),
+            (Filter { from: some("2"), ..none.clone() }, false),
+            (Filter { to: some("2"), ..none.clone() }, true),
+            (Filter { interaction: some("read:patient-1"), ..none.clone() }, true),
+            (Filter { interaction: some("read:patient"), ..none.clone() }, false),
+            (
+                Filter { outcome: some("refused"), refusal: some("claim_missing"), ..none.clone() },
+                true,
+            ),
+            (Filter { since: at("2026-11-22T17:43:53Z"), ..none.clone() }, true),
+            (Filter { since: at("2026-11-22T17:43:54Z"), ..none.clone() }, false),
+            (Filter { until: at("2026-11-22T17:43:53Z"), ..none.clone() }, false),
+            (Filter { until: at("2026-11-22T17:43:54Z"), ..none }, true),
+        ] {
+            assert_eq!(fits(&filter), expected, "{filter:?}");
+        }
+    }
+}
