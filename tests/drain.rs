@@ -25,7 +25,7 @@ async fn ready(admin: SocketAddr) -> String {
 
 fn last_line(folder: &tempfile::TempDir) -> Value {
     let text = crate::support::stage::journal(&folder.path().join("audit"));
-    let last = text.lines().filter(|line| line.contains("\"event\":\"closed\"")).next_back();
+    let last = text.lines().rfind(|line| line.contains("\"event\":\"closed\""));
     serde_json::from_str(last.unwrap()).unwrap()
 }
 

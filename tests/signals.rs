@@ -32,10 +32,9 @@ async fn a_second_sigterm_cuts_short_what_is_under_way_and_records_it() {
     assert!(served.0.wait().unwrap().success());
     assert!(asked.await.is_err(), "it was cut short");
     let records = stage.journal("own");
-    let last: serde_json::Value = serde_json::from_str(
-        records.lines().filter(|line| line.contains("closed")).next_back().unwrap(),
-    )
-    .unwrap();
+    let last: serde_json::Value =
+        serde_json::from_str(records.lines().rfind(|line| line.contains("closed")).unwrap())
+            .unwrap();
     assert_eq!(last["event"], "closed");
     assert_eq!(last["outcome"], "aborted");
     assert_eq!(last["ended_by"], "shutdown");
