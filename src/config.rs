@@ -258,6 +258,9 @@ impl Config {
             }
         }
         self.check_limits()?;
+        if let Some(sharing) = &self.throttle.shared {
+            sharing.check().map_err(|error| error.to_string())?;
+        }
         self.directory.check()?;
         if self.tls.crl.is_empty_list() || self.provider_tls.crl.is_empty_list() {
             return Err(
@@ -299,7 +302,8 @@ impl Config {
             ("listener.limits.handshakes-max", listener.handshakes_max, COUNT_MAX),
             ("listener.limits.requests-max", listener.requests_max, usize::MAX),
             ("listener.limits.streams-max", streams, 1000),
-            ("throttle.exchanges-max", throttle.exchanges_max, COUNT_MAX),
+            ("throttle.consumer-exchanges-max", throttle.consumer_exchanges_max, COUNT_MAX),
+            ("throttle.practice-waiting-max", throttle.practice_waiting_max, COUNT_MAX),
             ("throttle.practice-exchanges-max", throttle.practice_exchanges_max, COUNT_MAX),
             ("throttle.practice-consumer-max", throttle.practice_consumer_max, COUNT_MAX),
             ("request.headers-max", self.request.headers_max, 127),
@@ -335,6 +339,8 @@ impl Config {
         paths.extend(self.provider_tls.crl.files_mut());
         paths.extend(self.directory.paths_mut());
         paths.extend(&mut self.admin.token_file);
+        paths
+            .extend(self.throttle.shared.as_mut().and_then(|shared| shared.password_file.as_mut()));
         paths.push(&mut self.audit.journal);
         paths
     }
@@ -359,7 +365,8 @@ mod tests {
             "handshakes-max = 512",
             "streams-max = 100",
             "requests-max = 100000",
-            "exchanges-max = 4096",
+            "consumer-exchanges-max = 1024",
+            "practice-waiting-max = 64",
             "practice-exchanges-max = 64",
             "headers-max = 100",
             "target-max = \"32 KiB\"",

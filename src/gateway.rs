@@ -30,7 +30,7 @@ use crate::refusal::{Errors, Refusal};
 use crate::request::{self, Rules, SspHeaders, SspRequest, TraceIds};
 use crate::spine::{Asid, OdsCode};
 use crate::target::Target;
-use crate::throttle::{Health, Throttle};
+use crate::throttle::{Health, Pulse, Throttle};
 use crate::tls::{Handshake, Trust};
 
 mod answer;
@@ -115,20 +115,21 @@ pub struct Gateway {
     trail: Trail,
     forwarder: Forwarder,
     metrics: Arc<Metrics>,
+    pulse: Pulse,
     tasks: TaskTracker,
 }
 
 impl Gateway {
-    /// A gateway over what all workers share, and a forwarder of its own.
+    /// A gateway over what all workers share, and a forwarder and a pulse of its own.
     #[must_use]
     pub fn new(
         live: Arc<ArcSwap<Live>>,
         directory: Directory,
         trail: Trail,
-        forwarder: Forwarder,
         metrics: Arc<Metrics>,
+        (forwarder, pulse): (Forwarder, Pulse),
     ) -> Self {
-        Self { live, directory, trail, forwarder, metrics, tasks: TaskTracker::new() }
+        Self { live, directory, trail, forwarder, metrics, pulse, tasks: TaskTracker::new() }
     }
 
     /// What is in force now.
@@ -152,6 +153,11 @@ impl Gateway {
     /// The exchanges still under way are about to be cut off.
     pub fn stops(&self) {
         self.trail.stops();
+    }
+
+    /// Shows that this worker is not late.
+    pub const fn pulse(&self) -> &Pulse {
+        &self.pulse
     }
 
     /// Drops idle provider connections that are too old.
@@ -256,7 +262,8 @@ impl Gateway {
         let consumer = consumers::identify(&peer, sender)
             .map_err(|refusal| diagnosis::misfit(&self.directory, refusal, &peer, &head))?;
         entry.consumer(&consumer);
-        throttle.admit(&request.from)?;
+        let admission = throttle.admit(&request.from, Effect::of(&head.method)).await?;
+        let allowance = admission.allowance;
         let SspRequest { interaction_id, target, .. } = &request;
         let interaction =
             interaction::find(&rulebook.allowed, interaction_id, &head.method, target.path())?;
@@ -278,7 +285,8 @@ impl Gateway {
         entry.enter(Phase::Policy);
         let permit = self.authorise(&facts, &provider, asker, entry).await?;
         let upload = upload(interaction, (body, head.version), rulebook.pace, entry).await?;
-        let (place, health) = throttle.provider(&request.from, &permit.provider().asid).await?;
+        let receiver = &permit.provider().asid;
+        let (place, health) = throttle.provider(admission, &request.from, receiver).await?;
         entry.opened(&permit, self.told(&permit, now_s)).await?;
         entry.enter(Phase::Provider);
         let transfer = entry.transfer();
@@ -286,8 +294,9 @@ impl Gateway {
         let terms = Terms { trust, hop, gone, transfer: &transfer, place };
         let answer = self.forwarder.send(&permit, head, upload, terms).await;
         self.learn(health, &answer, &permit);
-        let response = answer?;
+        let mut response = answer?;
         entry.answered(response.status().as_u16());
+        answer::tell(response.headers_mut(), allowance);
         Ok(response)
     }
 

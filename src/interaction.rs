@@ -79,11 +79,19 @@ pub struct Interaction {
     pub scope: &'static str,
 }
 
+impl Effect {
+    /// The most that a request with this method may do.
+    #[must_use]
+    pub fn of(method: &Method) -> Self {
+        if *method == Method::GET { Self::Reads } else { Self::Writes }
+    }
+}
+
 impl Interaction {
     /// Whether the call may be repeated.
     #[must_use]
     pub fn effect(&self) -> Effect {
-        if self.method == Method::GET { Effect::Reads } else { Effect::Writes }
+        Effect::of(&self.method)
     }
 
     /// The path template as text, `/Patient/[id]/Appointment`: safe to print.

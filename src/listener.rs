@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::gateway::Gateway;
 use crate::metrics::Metrics;
+use crate::throttle::Pulse;
 
 mod activity;
 mod addresses;
@@ -291,6 +292,8 @@ impl Worker {
     async fn run(self, mut connections: mpsc::Receiver<Accepted>) {
         let tasks = self.gateway.tasks().clone();
         let mut tidy = tokio::time::interval(TIDY);
+        let pulse = self.gateway.pulse();
+        let mut beat = tokio::time::interval(Pulse::BEAT);
         loop {
             tokio::select! {
                 accepted = connections.recv() => {
@@ -298,8 +301,10 @@ impl Worker {
                     self.take(accepted);
                 }
                 _ = tidy.tick() => self.gateway.tidy(),
+                _ = beat.tick() => pulse.beats(),
             }
         }
+        pulse.rests();
         tasks.close();
         tokio::select! {
             () = tasks.wait() => return,

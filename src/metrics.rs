@@ -95,6 +95,12 @@ pub struct Metrics {
     pub in_flight: IntGauge,
     /// Consumer connections open.
     pub connections: IntGauge,
+    /// Requests that wait for a place with a practice's system.
+    pub provider_waiting: IntGauge,
+    /// How much load is shed: 0 is none, 3 is everything.
+    pub shedding: IntGauge,
+    /// Whether consumers' quotas are shared with other gateways.
+    pub quotas_shared: IntGauge,
     /// Bytes that the configuration lets us take at the worst.
     pub memory_bound: IntGauge,
     /// Whether lab switches may be used.
@@ -170,6 +176,15 @@ impl Metrics {
             ),
             in_flight: gauge("http_requests_in_flight", "Exchanges between head and last byte"),
             connections: gauge("connections", "Consumer connections open"),
+            provider_waiting: gauge(
+                "provider_waiting_requests",
+                "Requests that wait for a place with a practice's system",
+            ),
+            shedding: gauge("shedding_level", "How much load is shed: 0 is none, 3 is everything"),
+            quotas_shared: gauge(
+                "quotas_shared",
+                "1 while consumers' quotas are shared with other gateways",
+            ),
             memory_bound: gauge(
                 "memory_bound_bytes",
                 "Memory that the configuration allows at the worst",
@@ -194,7 +209,7 @@ impl Metrics {
     }
 
     fn register(&self, phases: &HistogramVec) {
-        let all: [Box<dyn Collector>; 21] = [
+        let all: [Box<dyn Collector>; 24] = [
             Box::new(self.requests.clone()),
             Box::new(self.durations.clone()),
             Box::new(phases.clone()),
@@ -209,6 +224,9 @@ impl Metrics {
             Box::new(self.providers_spared.clone()),
             Box::new(self.in_flight.clone()),
             Box::new(self.connections.clone()),
+            Box::new(self.provider_waiting.clone()),
+            Box::new(self.shedding.clone()),
+            Box::new(self.quotas_shared.clone()),
             Box::new(self.memory_bound.clone()),
             Box::new(self.lab.clone()),
             Box::new(self.expiry.clone()),

@@ -47,6 +47,31 @@ pub enum Reached {
     Read,
 }
 
+/// What is left of a consumer's quota.
+///
+/// Spec: the SSP's implementation guide names the headers that say so, the last in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Allowance {
+    /// Requests at once, after a pause.
+    pub limit: u32,
+    /// How many are left of them.
+    pub remaining: u32,
+    /// Seconds until all are there again.
+    pub reset_s: u32,
+}
+
+impl Allowance {
+    /// The headers and their values.
+    #[must_use]
+    pub const fn headers(&self) -> [(&'static str, u32); 3] {
+        [
+            ("x-rate-limit-limit", self.limit),
+            ("x-rate-limit-remaining", self.remaining),
+            ("x-rate-limit-reset", self.reset_s),
+        ]
+    }
+}
+
 /// Every reason the gateway has to say no, in the order of the line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "each variant's message says it, in the words the consumer reads")]
@@ -120,8 +145,12 @@ pub enum Refusal {
     CertificateNotSenders(Asid),
     #[error("ASID_CHECK_FAILED_MESSAGESENDER_{0}")]
     SenderNotCertificates(Asid),
+    #[error("the proxy is overloaded; the request was not sent")]
+    Overloaded,
     #[error("the quota of this consumer is used up")]
-    QuotaExceeded,
+    QuotaExceeded { allowance: Allowance, retry_after_s: u32 },
+    #[error("this consumer has as many requests under way as it may; this one was not sent")]
+    ConsumerBusy,
 
     #[error("the interaction id is not known")]
     InteractionUnknown,
@@ -378,7 +407,9 @@ impl Refusal {
             Self::SenderNotCertificates(_) => {
                 spine("sender_not_certificates", 403, "forbidden", DENY)
             }
-            Self::QuotaExceeded => gp("quota_exceeded", 429, "throttled", DENIED, DENY),
+            Self::Overloaded => gp("overloaded", 503, "transient", BROKEN, "proxy_internal_error"),
+            Self::QuotaExceeded { .. } => gp("quota_exceeded", 429, "throttled", DENIED, DENY),
+            Self::ConsumerBusy => gp("consumer_busy", 429, "throttled", DENIED, DENY),
             Self::InteractionUnknown => bad("interaction_unknown"),
             Self::InteractionNotAllowed => bad("interaction_not_allowed"),
             Self::InteractionMethod => bad("interaction_method"),
@@ -483,10 +514,18 @@ impl Refusal {
         )
     }
 
+    /// What is left of a quota, where that is why.
+    #[must_use]
+    pub const fn allowance(&self) -> Option<Allowance> {
+        if let Self::QuotaExceeded { allowance, .. } = self { Some(*allowance) } else { None }
+    }
+
     /// Seconds after which the same request may be sent again, where that is known to be safe.
     #[must_use]
     pub const fn retry_after_s(&self) -> Option<u32> {
-        if let Self::ProviderSpared { retry_after_s } = self {
+        if let Self::ProviderSpared { retry_after_s } | Self::QuotaExceeded { retry_after_s, .. } =
+            self
+        {
             return Some(*retry_after_s);
         }
         let safe = matches!(
@@ -497,7 +536,8 @@ impl Refusal {
                 | Self::ProviderBusy
                 | Self::KnockLimited
                 | Self::LookupsExceeded
-                | Self::QuotaExceeded
+                | Self::Overloaded
+                | Self::ConsumerBusy
         );
         if safe || self.is_unreached() { Some(1) } else { None }
     }
@@ -554,7 +594,9 @@ pub fn every() -> Vec<Refusal> {
         Refusal::DirectoryUnavailable,
         Refusal::CertificateNotSenders(from.clone()),
         Refusal::SenderNotCertificates(from.clone()),
-        Refusal::QuotaExceeded,
+        Refusal::Overloaded,
+        Refusal::QuotaExceeded { allowance: Allowance::default(), retry_after_s: 1 },
+        Refusal::ConsumerBusy,
         Refusal::InteractionUnknown,
         Refusal::InteractionNotAllowed,
         Refusal::InteractionMethod,

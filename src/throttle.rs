@@ -1,17 +1,31 @@
-//! Who may send how much, and what a practice can bear.
+//! Who may send how much, what a practice can bear, and who is sent away first.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::breaker::{Admitted, Breaker, Patience, Verdict};
-use crate::refusal::Refusal;
+use crate::interaction::Effect;
+use crate::metrics::Metrics;
+use crate::refusal::{Allowance, Refusal};
 use crate::spine::Asid;
 use crate::tls::Peer;
+
+mod pressure;
+mod queue;
+mod quota;
+mod shared;
+
+pub use pressure::{Ceiling, Level, Pressure, Pulse};
+pub use shared::{Sharing, SharingError};
+
+use queue::{Queue, Room};
+use quota::{Account, Crowd, Terms};
+use shared::Shared;
 
 /// Rates and caps.
 #[derive(
@@ -23,13 +37,21 @@ pub struct Limits {
     pub certificate_per_second: NonZeroU32,
     /// Requests a second of one consumer ASID.
     pub consumer_per_second: NonZeroU32,
+    /// Requests of one consumer at once, after a pause; as many as a second's when not set.
+    pub consumer_burst: Option<NonZeroU32>,
+    /// Exchanges of one consumer at once.
+    pub consumer_exchanges_max: usize,
+    /// The same three for single consumers, by ASID.
+    pub consumers: BTreeMap<Asid, Own>,
+    /// Where consumers' quotas are shared with other gateways.
+    pub shared: Option<Sharing>,
     /// Exchanges at once with one practice's system.
     pub practice_exchanges_max: usize,
     /// Of these, exchanges of one consumer: what is left is for the others.
     pub practice_consumer_max: usize,
-    /// Exchanges at once with all providers.
-    pub exchanges_max: usize,
-    /// How long a request may wait for either.
+    /// Requests that may wait for a place with one practice's system.
+    pub practice_waiting_max: usize,
+    /// How long a request may wait for it.
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub wait: Duration,
@@ -41,6 +63,35 @@ pub struct Limits {
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub practice_spared: Duration,
+    /// Memory near which load is shed; what the container is given when not set, if that is known.
+    #[schemars(with = "Option<String>")]
+    pub memory_max: Option<ByteSize>,
+    /// How late workers may be before load is shed.
+    #[serde(with = "crate::spine::period")]
+    #[schemars(with = "String")]
+    pub delay_max: Duration,
+}
+
+/// What holds for one consumer instead.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Deserialize,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Own {
+    /// Requests a second.
+    pub per_second: Option<NonZeroU32>,
+    /// Requests at once, after a pause.
+    pub burst: Option<NonZeroU32>,
+    /// Exchanges at once.
+    pub exchanges_max: Option<usize>,
 }
 
 impl Default for Limits {
@@ -48,13 +99,19 @@ impl Default for Limits {
         Self {
             certificate_per_second: NonZeroU32::MIN.saturating_add(1999),
             consumer_per_second: NonZeroU32::MIN.saturating_add(999),
+            consumer_burst: None,
+            consumer_exchanges_max: 1024,
+            consumers: BTreeMap::new(),
+            shared: None,
             practice_exchanges_max: 64,
             practice_consumer_max: 32,
-            exchanges_max: 4096,
+            practice_waiting_max: 64,
             wait: Duration::from_secs(2),
             practice_failures_max: 5,
             practice_failures_percent: 50,
             practice_spared: Duration::from_secs(10),
+            memory_max: None,
+            delay_max: Duration::from_millis(500),
         }
     }
 }
@@ -67,6 +124,34 @@ impl Limits {
             open_for: self.practice_spared,
         }
     }
+
+    const fn room(&self) -> Room {
+        Room {
+            places: self.practice_exchanges_max,
+            share: self.practice_consumer_max,
+            waiting: self.practice_waiting_max,
+        }
+    }
+
+    fn terms(&self, consumer: &Asid) -> Terms {
+        let own = self.consumers.get(consumer).copied().unwrap_or_default();
+        let per_second = own.per_second.unwrap_or(self.consumer_per_second);
+        // Of its own rate follows a burst of its own.
+        let general = self.consumer_burst.filter(|_| own.per_second.is_none());
+        Terms {
+            per_second,
+            burst: own.burst.or(general).unwrap_or(per_second),
+            exchanges_max: own.exchanges_max.unwrap_or(self.consumer_exchanges_max),
+        }
+    }
+
+    /// What may be before load is shed.
+    #[must_use]
+    pub fn ceiling(&self) -> Ceiling {
+        let memory_max_bytes =
+            self.memory_max.map(|max| max.as_u64()).or_else(pressure::given_bytes);
+        Ceiling { memory_max_bytes, delay_max: self.delay_max }
+    }
 }
 
 /// The rates and caps in force, shared by all workers.
@@ -74,41 +159,34 @@ impl Limits {
 pub struct Throttle {
     limits: Limits,
     knocks: DefaultKeyedRateLimiter<String>,
-    quotas: DefaultKeyedRateLimiter<Asid>,
-    all: Arc<Semaphore>,
+    accounts: Mutex<HashMap<Asid, Arc<Account>>>,
+    crowd: Arc<Crowd>,
+    shared: Option<Shared>,
+    pressure: Pressure,
     practices: Mutex<HashMap<Asid, Arc<Practice>>>,
+    metrics: Arc<Metrics>,
 }
 
 /// What a practice's system bears, and how it is.
 #[derive(Debug)]
 struct Practice {
-    places: Arc<Semaphore>,
+    queue: Arc<Queue>,
     breaker: Breaker,
-    /// What each consumer may have of the places.
-    shares: Mutex<HashMap<Asid, Arc<Semaphore>>>,
 }
 
-impl Practice {
-    fn share(&self, consumer: &Asid, max: usize) -> Arc<Semaphore> {
-        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
-        let share = || Arc::new(Semaphore::new(max));
-        Arc::clone(shares.entry(consumer.clone()).or_insert_with(share))
-    }
-
-    /// Forgets consumers that have no place and wait for none; whether anybody is left.
-    fn tidy(&self) -> bool {
-        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
-        shares.retain(|_, share| Arc::strong_count(share) > 1);
-        !shares.is_empty()
-    }
+/// A consumer's request that was let in, until dropped.
+#[derive(Debug)]
+pub struct Admission {
+    /// What is left of its quota.
+    pub allowance: Allowance,
+    exchange: quota::Exchange,
 }
 
 /// A place with a practice, given back when dropped.
 #[derive(Debug)]
 pub struct Place {
-    _all: OwnedSemaphorePermit,
-    _practice: OwnedSemaphorePermit,
-    _share: OwnedSemaphorePermit,
+    _exchange: quota::Exchange,
+    _place: queue::Place,
 }
 
 /// Where it is said what became of an exchange with a practice. Dropped without a word, it said
@@ -138,15 +216,26 @@ impl Drop for Health {
 
 impl Throttle {
     /// A throttle with nothing counted yet.
-    #[must_use]
-    pub fn new(limits: Limits) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// Quotas cannot be shared there.
+    pub fn new(
+        limits: Limits,
+        pressure: Pressure,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, SharingError> {
+        let shared = limits.shared.as_ref().map(Shared::new).transpose()?;
+        metrics.quotas_shared.set(i64::from(shared.is_some()));
+        Ok(Self {
             knocks: RateLimiter::keyed(Quota::per_second(limits.certificate_per_second)),
-            quotas: RateLimiter::keyed(Quota::per_second(limits.consumer_per_second)),
-            all: Arc::new(Semaphore::new(limits.exchanges_max)),
+            accounts: Mutex::default(),
+            crowd: Arc::default(),
+            shared,
+            pressure,
             practices: Mutex::default(),
             limits,
-        }
+            metrics,
+        })
     }
 
     /// The limits in force.
@@ -161,9 +250,27 @@ impl Throttle {
         self.knocks.check_key(&fingerprint).map_err(|_| Refusal::KnockLimited)
     }
 
-    /// The quota of a consumer.
-    pub fn admit(&self, consumer: &Asid) -> Result<(), Refusal> {
-        self.quotas.check_key(consumer).map_err(|_| Refusal::QuotaExceeded)
+    /// One more request of a consumer.
+    ///
+    /// # Errors
+    /// [`Refusal::Overloaded`] where load is shed and it is this one's turn;
+    /// [`Refusal::QuotaExceeded`] and [`Refusal::ConsumerBusy`] beyond what it may send.
+    pub async fn admit(&self, consumer: &Asid, effect: Effect) -> Result<Admission, Refusal> {
+        let account = self.account(consumer);
+        let is_shed = match (self.pressure.level(), effect) {
+            (Level::Calm, _) | (Level::Strained | Level::Overloaded, Effect::Writes) => false,
+            (Level::Strained, Effect::Reads) => account.is_above_its_share(),
+            (Level::Overloaded, Effect::Reads) | (Level::Critical, _) => true,
+        };
+        if is_shed {
+            return Err(Refusal::Overloaded);
+        }
+        let shared = match &self.shared {
+            None => None,
+            Some(shared) => shared.draw(consumer, &account, &self.metrics).await,
+        };
+        let allowance = shared.unwrap_or_else(|| account.draw())?;
+        Ok(Admission { allowance, exchange: account.enter()? })
     }
 
     /// A place for a consumer with a practice that is not spared, waited for at most
@@ -171,60 +278,69 @@ impl Throttle {
     ///
     /// # Errors
     /// [`Refusal::ProviderSpared`] after failures, [`Refusal::ProviderBusy`] without a place.
-    pub async fn provider(&self, consumer: &Asid, asid: &Asid) -> Result<(Place, Health), Refusal> {
+    pub async fn provider(
+        &self,
+        admission: Admission,
+        consumer: &Asid,
+        asid: &Asid,
+    ) -> Result<(Place, Health), Refusal> {
         let practice = self.practice(asid);
-        let place = self.place(consumer, &practice).await?;
+        let place = practice.queue.place(consumer, self.limits.wait).await;
+        let place = place.map_err(|queue::Full| Refusal::ProviderBusy)?;
         // Asked last: who is let in to probe does probe.
         let admitted = practice.breaker.admits().map_err(|left| Refusal::ProviderSpared {
             retry_after_s: u32::try_from(left.as_secs()).unwrap_or(u32::MAX).saturating_add(1),
         })?;
+        let place = Place { _exchange: admission.exchange, _place: place };
         Ok((place, Health { practice, admitted }))
     }
 
-    /// The consumer's own share comes first: who waits for it waits in nobody's way.
-    async fn place(&self, consumer: &Asid, practice: &Practice) -> Result<Place, Refusal> {
-        let share = practice.share(consumer, self.limits.practice_consumer_max);
-        let [practice, all] = [&practice.places, &self.all].map(Arc::clone);
-        // The common case, without a timer.
-        if let (Ok(share), Ok(practice), Ok(all)) = (
-            Arc::clone(&share).try_acquire_owned(),
-            Arc::clone(&practice).try_acquire_owned(),
-            Arc::clone(&all).try_acquire_owned(),
-        ) {
-            return Ok(Place { _share: share, _practice: practice, _all: all });
-        }
-        let wait = async {
-            let share = share.acquire_owned().await.ok()?;
-            let practice = practice.acquire_owned().await.ok()?;
-            Some(Place {
-                _share: share,
-                _practice: practice,
-                _all: all.acquire_owned().await.ok()?,
-            })
-        };
-        let place = tokio::time::timeout(self.limits.wait, wait).await;
-        place.ok().flatten().ok_or(Refusal::ProviderBusy)
+    /// Requests that wait for a place with a practice.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.practices().values().map(|practice| practice.queue.waiting()).sum()
     }
 
     /// Forgets whoever has not been seen for a while; the limiters never do by themselves.
     pub fn tidy(&self) {
         self.knocks.retain_recent();
-        self.quotas.retain_recent();
-        let mut practices = self.practices.lock().unwrap_or_else(PoisonError::into_inner);
-        practices.retain(|_, practice| {
-            practice.tidy() || Arc::strong_count(practice) > 1 || !practice.breaker.is_forgettable()
+        self.accounts()
+            .retain(|_, account| Arc::strong_count(account) > 1 || !account.is_forgettable());
+        self.practices().retain(|_, practice| {
+            !practice.queue.is_empty()
+                || Arc::strong_count(practice) > 1
+                || !practice.breaker.is_forgettable()
         });
     }
 
+    fn account(&self, consumer: &Asid) -> Arc<Account> {
+        let mut accounts = self.accounts();
+        if let Some(account) = accounts.get(consumer) {
+            return Arc::clone(account);
+        }
+        let terms = self.limits.terms(consumer);
+        let account = Arc::new(Account::new(terms, Arc::clone(&self.crowd)));
+        accounts.insert(consumer.clone(), Arc::clone(&account));
+        account
+    }
+
     fn practice(&self, asid: &Asid) -> Arc<Practice> {
-        let mut practices = self.practices.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut practices = self.practices();
         if let Some(practice) = practices.get(asid) {
             return Arc::clone(practice);
         }
-        let places = Arc::new(Semaphore::new(self.limits.practice_exchanges_max));
-        let breaker = Breaker::new(self.limits.patience());
-        let practice = Arc::new(Practice { places, breaker, shares: Mutex::default() });
+        let (queue, breaker) =
+            (Queue::new(self.limits.room()), Breaker::new(self.limits.patience()));
+        let practice = Arc::new(Practice { queue, breaker });
         practices.insert(asid.clone(), Arc::clone(&practice));
         practice
+    }
+
+    fn accounts(&self) -> MutexGuard<'_, HashMap<Asid, Arc<Account>>> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn practices(&self) -> MutexGuard<'_, HashMap<Asid, Arc<Practice>>> {
+        self.practices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -101,7 +101,7 @@ const TABLE: &[(&str, &[&str])] = &[
         ],
     ),
     ("interaction", &["refusal"]),
-    ("listener", &["gateway", "metrics", "refusal", "request", "spine", "tls"]),
+    ("listener", &["gateway", "metrics", "refusal", "request", "spine", "throttle", "tls"]),
     ("metrics", &["interaction", "refusal"]),
     ("policy", &["claims", "consumers", "interaction", "refusal", "spine", "target"]),
     ("refusal", &["spine"]),
@@ -109,7 +109,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("simulator", &["interaction", "spine"]),
     ("spine", &[]),
     ("target", &["refusal", "spine"]),
-    ("throttle", &["breaker", "refusal", "spine", "tls"]),
+    ("throttle", &["breaker", "interaction", "metrics", "refusal", "spine", "tls"]),
     ("tls", &["refusal", "spine"]),
 ];
 
@@ -227,11 +227,12 @@ fn dependencies_are_above_their_floors() {
 }
 
 /// Licences that ask for no more than a notice.
-const LICENCES: [&str; 10] = [
+const LICENCES: [&str; 11] = [
     "0BSD",
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
     "BSD-3-Clause",
+    "BSL-1.0",
     "CC0-1.0",
     "ISC",
     "MIT",

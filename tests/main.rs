@@ -44,6 +44,7 @@ mod signals;
 mod simulator;
 mod sparing;
 mod targets;
+mod throttle;
 mod tokens;
 mod trust;
 mod writes;

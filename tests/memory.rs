@@ -68,7 +68,7 @@ fn shut(stream: u32) -> Vec<u8> {
 async fn memory_stays_below_what_the_configuration_allows() {
     let stage = Stage::with(|files| {
         files.add("[listener.limits]\nconnections-max = 80\nin-hand-max = 60\nwrite-stall = \"60s\"\nhead = \"60s\"");
-        files.add("[throttle]\nexchanges-max = 40\npractice-exchanges-max = 40\npractice-consumer-max = 40\nwait = \"60s\"");
+        files.add("[throttle]\npractice-exchanges-max = 40\npractice-consumer-max = 40\nwait = \"60s\"");
     })
     .await;
     let served = serve(&stage);

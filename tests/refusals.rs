@@ -13,7 +13,7 @@ const URN: &str = "urn:nhs:names:services:gpconnect:";
 
 /// Refusals whose cause lies with the provider, the journal, a certificate or a consumer that goes
 /// away: told elsewhere.
-const ELSEWHERE: [&str; 20] = [
+const ELSEWHERE: [&str; 22] = [
     "gateway_full",
     "plain_http",
     "provider_spared",
@@ -30,6 +30,8 @@ const ELSEWHERE: [&str; 20] = [
     "body_timed_out",
     "body_cut",
     "consumer_gone",
+    "consumer_busy",
+    "overloaded",
     "internal",
     "certificate_expired",
     "certificate_revoked",

@@ -10,6 +10,7 @@ pub(crate) mod frames;
 pub(crate) mod http2_provider;
 pub(crate) mod process;
 pub(crate) mod provider;
+pub(crate) mod redis;
 pub(crate) mod sds;
 #[cfg(feature = "ldap")]
 pub(crate) mod slapd;

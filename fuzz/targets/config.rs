@@ -20,7 +20,8 @@ pub(crate) fn check(data: &[u8]) {
         listener.address_connections_max,
         listener.address_handshakes_max,
         listener.handshakes_max,
-        throttle.exchanges_max,
+        throttle.consumer_exchanges_max,
+        throttle.practice_waiting_max,
         throttle.practice_exchanges_max,
     ] {
         assert!((1..=1_000_000).contains(&limit));

@@ -7,6 +7,7 @@ use bytesize::ByteSize;
 
 use crate::config::Config;
 use crate::forward;
+use crate::metrics::Metrics;
 
 /// The parts of the bound, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +46,7 @@ const ABSENCE: u64 = KIB;
 
 /// The bound of a configuration.
 pub(super) fn bound(config: &Config) -> Bound {
-    let (limits, throttle) = (&config.listener.limits, &config.throttle);
+    let limits = &config.listener.limits;
     let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     let times = |of: u64, each: u64| of.saturating_mul(each);
     let heads = config.request.head_max.as_u64() + config.request.target_max.as_u64();
@@ -54,8 +55,6 @@ pub(super) fn bound(config: &Config) -> Bound {
         true => (freshness.practices_max, freshness.absent_max),
         false => (0, 0),
     };
-    // An exchange needs a request: there are no more of them.
-    let exchanges = count(throttle.exchanges_max).min(count(limits.in_hand_max));
     let idle = times(count(config.workers()), times(count(forward::IDLE_MAX), IDLE));
     Bound {
         base: BASE + times(count(config.workers()), WORKER),
@@ -65,10 +64,17 @@ pub(super) fn bound(config: &Config) -> Bound {
         ),
         // Names and values are kept apart, and copied once for the provider.
         requests: times(count(limits.in_hand_max), REQUEST + 3 * heads),
-        providers: times(exchanges, EXCHANGE).saturating_add(idle),
+        providers: times(count(limits.in_hand_max), EXCHANGE).saturating_add(idle),
         sessions: times(count(config.tls.sessions_max), SESSION),
         directory: times(practices, PRACTICE).saturating_add(times(absences, ABSENCE)),
     }
+}
+
+/// Tells the bound.
+pub(super) fn publish(config: &Config, metrics: &Metrics) {
+    let bound = bound(config);
+    tracing::info!(bytes = bound.total(), parts = %bound, "memory at most");
+    metrics.memory_bound.set(i64::try_from(bound.total()).unwrap_or(i64::MAX));
 }
 
 impl Bound {

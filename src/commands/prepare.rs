@@ -15,7 +15,7 @@ use crate::gateway::{Compatibility, Rulebook};
 use crate::interaction::Allowed;
 use crate::metrics::Metrics;
 use crate::request::Rules;
-use crate::throttle::Throttle;
+use crate::throttle::{Pressure, Throttle};
 use crate::tls::{Trust, secret};
 
 /// The name this proxy goes by in `Via`, `Forwarded` and `Proxy-Status`.
@@ -162,9 +162,15 @@ pub(super) fn publish(trust: &Trust, lab: bool, metrics: &Metrics) {
 
 /// Shared by `serve` and reload: a throttle is replaced only when its limits change, so that what
 /// it has counted is not forgotten.
-pub(super) fn throttle(config: &Config, before: Option<&Arc<Throttle>>) -> Arc<Throttle> {
+pub(super) fn throttle(
+    config: &Config,
+    before: Option<&Arc<Throttle>>,
+    (pressure, metrics): (&Pressure, &Arc<Metrics>),
+) -> Result<Arc<Throttle>, Failure> {
     match before {
-        Some(before) if *before.limits() == config.throttle => Arc::clone(before),
-        _ => Arc::new(Throttle::new(config.throttle.clone())),
+        Some(before) if *before.limits() == config.throttle => Ok(Arc::clone(before)),
+        _ => Throttle::new(config.throttle.clone(), pressure.clone(), Arc::clone(metrics))
+            .map(Arc::new)
+            .map_err(Failure::configuration),
     }
 }

@@ -25,6 +25,7 @@ use crate::forward::Forwarder;
 use crate::gateway::{Gateway, Live};
 use crate::listener::Workers;
 use crate::metrics::Metrics;
+use crate::throttle::{Level, Pressure};
 
 /// How often files are looked at for changes. Two looks and a load are well below a second.
 const WATCH: Duration = Duration::from_millis(200);
@@ -128,9 +129,7 @@ impl Server {
         let metrics = Arc::new(Metrics::new());
         prepare::publish(&trust, config.lab, &metrics);
         metrics.reload(Ok(Timestamp::now().as_second()));
-        let bound = memory::bound(&config);
-        tracing::info!(bytes = bound.total(), parts = %bound, "memory at most");
-        metrics.memory_bound.set(i64::try_from(bound.total()).unwrap_or(i64::MAX));
+        memory::publish(&config, &metrics);
         let mut sockets = Sockets::inherited()?;
         let listeners = config.listener.addresses.iter().map(|address| sockets.take(*address));
         let listeners = listeners.collect::<Result<_, _>>()?;
@@ -141,15 +140,17 @@ impl Server {
             .map_err(Failure::configuration)?;
         let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
         let directory = recall(directory, live, &config, &metrics);
-        let throttle = prepare::throttle(&config, None);
+        let pressure = Pressure::new(config.workers());
+        let throttle = prepare::throttle(&config, None, (&pressure, &metrics))?;
         let live = Live { trust: Arc::new(trust), rulebook: Arc::new(rulebook), throttle };
         let live = Arc::new(ArcSwap::from_pointee(live));
-        let gateway = || {
+        let gateway = |worker| {
             let forwarder = Forwarder::new(&config.provider, Arc::clone(&metrics));
             let (live, trail) = (Arc::clone(&live), trail.clone());
-            Gateway::new(live, directory.clone(), trail, forwarder, Arc::clone(&metrics))
+            let (metrics, own) = (Arc::clone(&metrics), (forwarder, pressure.pulse(worker)));
+            Gateway::new(live, directory.clone(), trail, metrics, own)
         };
-        let gateways = (0..config.workers()).map(|_| gateway()).collect();
+        let gateways = (0..config.workers()).map(gateway).collect();
         let limits = &config.listener.limits;
         let workers = Workers::start(gateways, limits, (&drain, &cut), &metrics);
         let workers = workers.map_err(Failure::world)?;
@@ -165,7 +166,8 @@ impl Server {
         let snapshot = config.directory.snapshot.clone();
         let reloader = Arc::new(Reloader {
             path,
-            live,
+            live: Arc::clone(&live),
+            pressure: pressure.clone(),
             directory: directory.clone(),
             metrics: Arc::clone(&metrics),
             started_with: config,
@@ -177,7 +179,7 @@ impl Server {
             tokio::spawn(admin::serve(admin_listener, views)),
             tokio::spawn(Arc::clone(&reloader).watch(hangup)),
             tokio::spawn(keep(directory.clone(), snapshot.clone())),
-            tokio::spawn(watch(trail.clone())),
+            tokio::spawn(watch(trail.clone(), pressure, live, Arc::clone(&metrics))),
         ];
         let stopping = Stopping { drain, cut, workers, accepting, background, snapshot };
         Ok(Self { addresses, admin, metrics, trail, directory, reloader, stopping })
@@ -240,8 +242,15 @@ fn remember(directory: &Directory, path: &Path) {
     }
 }
 
-async fn watch(trail: Trail) {
-    trail.watch().await;
+/// Looks at how the journal is and how hard pressed the process.
+async fn watch(trail: Trail, pressure: Pressure, live: Arc<ArcSwap<Live>>, metrics: Arc<Metrics>) {
+    let ceiling = || live.load().throttle.limits().ceiling();
+    let told = |level: Level| {
+        metrics.shedding.set(level.number().into());
+        let waiting = live.load().throttle.waiting();
+        metrics.provider_waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+    };
+    tokio::join!(trail.watch(), pressure.watch(ceiling, told));
 }
 
 /// Keeps what is held fresh, and a copy of it on disk.
@@ -278,6 +287,7 @@ fn accept(
 struct Reloader {
     path: Option<PathBuf>,
     live: Arc<ArcSwap<Live>>,
+    pressure: Pressure,
     directory: Directory,
     metrics: Arc<Metrics>,
     started_with: Config,
@@ -343,7 +353,8 @@ impl Reloader {
         }
         rulebook.pace = self.started_with.provider.deadlines.pace();
         prepare::publish(&trust, config.lab, &self.metrics);
-        let throttle = prepare::throttle(&config, Some(&before.throttle));
+        let counted = (&self.pressure, &self.metrics);
+        let throttle = prepare::throttle(&config, Some(&before.throttle), counted)?;
         self.directory.replace(directory, live);
         let (trust, rulebook) = (Arc::new(trust), Arc::new(rulebook));
         self.live.store(Arc::new(Live { trust, rulebook, throttle }));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::Rulebook;
 use crate::audit::Followed;
 use crate::forward::{PaceFault, ProviderBody};
-use crate::refusal::{Errors, Format, Outcome, Refusal};
+use crate::refusal::{Allowance, Errors, Format, Outcome, Refusal};
 use crate::request::SspHeaders;
 
 /// How a refusal is written for this consumer.
@@ -92,7 +92,17 @@ impl Reply {
         if let Some(seconds) = refusal.retry_after_s() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if let Some(allowance) = refusal.allowance() {
+            tell(headers, allowance);
+        }
         response
+    }
+}
+
+/// Says what is left of a quota, in place of what a provider may have said of its own.
+pub(super) fn tell(headers: &mut HeaderMap, allowance: Allowance) {
+    for (name, value) in allowance.headers() {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from(value));
     }
 }
 

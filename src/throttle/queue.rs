@@ -1,0 +1,344 @@
+//! A practice's places, and who waits for one: fair between consumers, whatever each of them sends.
+//!
+//! A place that is free goes to the consumer that holds the fewest; among equals to the one that has
+//! waited longest for its turn. When the queue is full, whoever has the most waiting loses the last of
+//! them to one who has fewer.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::spine::Asid;
+
+/// How many there are of everything.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    /// Places.
+    pub(super) places: usize,
+    /// Of these, one consumer's at most.
+    pub(super) share: usize,
+    /// Requests that may wait.
+    pub(super) waiting: usize,
+}
+
+/// The places of one practice.
+#[derive(Debug)]
+pub(super) struct Queue {
+    room: Room,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    taken: usize,
+    /// Places each consumer holds; none that holds nothing.
+    held: HashMap<Asid, usize>,
+    /// Consumers with requests that wait, in the order of their turns.
+    turns: VecDeque<Turn>,
+    waiting: usize,
+    tickets: u64,
+}
+
+#[derive(Debug)]
+struct Turn {
+    consumer: Asid,
+    waiters: VecDeque<Waiter>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    ticket: u64,
+    tell: oneshot::Sender<Place>,
+}
+
+/// A place, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    queue: Arc<Queue>,
+    consumer: Asid,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let given = {
+            let mut state = self.queue.state();
+            state.leaves(&self.consumer);
+            self.queue.deal(&mut state)
+        };
+        self.queue.give(given);
+    }
+}
+
+/// Somebody who waits; dropped, they wait no more.
+struct Waiting<'a> {
+    queue: &'a Queue,
+    consumer: &'a Asid,
+    ticket: u64,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.queue.state().forget(self.consumer, self.ticket);
+    }
+}
+
+/// Nobody could be served in time, or the queue is full of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Full;
+
+impl Queue {
+    pub(super) fn new(room: Room) -> Arc<Self> {
+        Arc::new(Self { room, state: Mutex::default() })
+    }
+
+    /// A place for a consumer, waited for at most so long.
+    pub(super) async fn place(
+        self: &Arc<Self>,
+        consumer: &Asid,
+        wait: Duration,
+    ) -> Result<Place, Full> {
+        let (ticket, told) = match self.take(consumer)? {
+            Taken::Place(place) => return Ok(place),
+            Taken::Turn(ticket, told) => (ticket, told),
+        };
+        let waiting = Waiting { queue: self, consumer, ticket };
+        let told = tokio::time::timeout(wait, told).await;
+        drop(waiting);
+        told.ok().and_then(Result::ok).ok_or(Full)
+    }
+
+    /// Requests that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.state().waiting
+    }
+
+    /// Whether nobody is here.
+    pub(super) fn is_empty(&self) -> bool {
+        let state = self.state();
+        state.taken == 0 && state.waiting == 0
+    }
+
+    fn take(self: &Arc<Self>, consumer: &Asid) -> Result<Taken, Full> {
+        let mut state = self.state();
+        let held = state.held.get(consumer).copied().unwrap_or_default();
+        // Whoever waits while a place is free waits for its own share.
+        if state.taken < self.room.places && held < self.room.share {
+            state.enters(consumer);
+            return Ok(Taken::Place(Place { queue: Arc::clone(self), consumer: consumer.clone() }));
+        }
+        if state.waiting >= self.room.waiting {
+            state.displaces_for(consumer)?;
+        }
+        let (tell, told) = oneshot::channel();
+        let ticket = state.queues(consumer, tell);
+        Ok(Taken::Turn(ticket, told))
+    }
+
+    /// Deals free places to those who wait.
+    fn deal(self: &Arc<Self>, state: &mut State) -> Vec<(oneshot::Sender<Place>, Place)> {
+        let mut given = Vec::new();
+        while state.taken < self.room.places
+            && let Some((consumer, waiter)) = state.next(self.room.share)
+        {
+            state.enters(&consumer);
+            given.push((waiter.tell, Place { queue: Arc::clone(self), consumer }));
+        }
+        given
+    }
+
+    /// Outside of the lock: a place whose waiter has just left comes back at once.
+    fn give(&self, given: Vec<(oneshot::Sender<Place>, Place)>) {
+        for (tell, place) in given {
+            drop(tell.send(place));
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+enum Taken {
+    Place(Place),
+    Turn(u64, oneshot::Receiver<Place>),
+}
+
+impl State {
+    fn enters(&mut self, consumer: &Asid) {
+        self.taken += 1;
+        *self.held.entry(consumer.clone()).or_default() += 1;
+    }
+
+    fn leaves(&mut self, consumer: &Asid) {
+        self.taken = self.taken.saturating_sub(1);
+        if let Some(held) = self.held.get_mut(consumer) {
+            *held = held.saturating_sub(1);
+            if *held == 0 {
+                self.held.remove(consumer);
+            }
+        }
+    }
+
+    fn queues(&mut self, consumer: &Asid, tell: oneshot::Sender<Place>) -> u64 {
+        self.tickets += 1;
+        let waiter = Waiter { ticket: self.tickets, tell };
+        self.waiting += 1;
+        match self.turns.iter_mut().find(|turn| turn.consumer == *consumer) {
+            Some(turn) => turn.waiters.push_back(waiter),
+            None => {
+                let (consumer, waiters) = (consumer.clone(), VecDeque::from([waiter]));
+                self.turns.push_back(Turn { consumer, waiters });
+            }
+        }
+        self.tickets
+    }
+
+    /// Whose turn it is: of those below their share who hold the fewest, the first.
+    fn next(&mut self, share: usize) -> Option<(Asid, Waiter)> {
+        let held = |turn: &Turn| self.held.get(&turn.consumer).copied().unwrap_or_default();
+        let turns = self.turns.iter().map(held).enumerate().filter(|(_, held)| *held < share);
+        let (at, _) = turns.min_by_key(|(_, held)| *held)?;
+        let mut turn = self.turns.remove(at)?;
+        let waiter = turn.waiters.pop_front()?;
+        self.waiting = self.waiting.saturating_sub(1);
+        let consumer = turn.consumer.clone();
+        if !turn.waiters.is_empty() {
+            self.turns.push_back(turn);
+        }
+        Some((consumer, waiter))
+    }
+
+    /// Makes room for one more of this consumer's, at the expense of whoever has the most waiting, if
+    /// that is more than this one would have.
+    fn displaces_for(&mut self, consumer: &Asid) -> Result<(), Full> {
+        let waiting = |turn: &Turn| turn.waiters.len();
+        let own = self.turns.iter().find(|turn| turn.consumer == *consumer).map_or(0, waiting);
+        let most = self.turns.iter_mut().max_by_key(|turn| turn.waiters.len()).ok_or(Full)?;
+        if most.waiters.len() <= own + 1 {
+            return Err(Full);
+        }
+        // Its request hears that it waits in vain.
+        most.waiters.pop_back();
+        self.waiting = self.waiting.saturating_sub(1);
+        Ok(())
+    }
+
+    fn forget(&mut self, consumer: &Asid, ticket: u64) {
+        let Some(at) = self.turns.iter().position(|turn| turn.consumer == *consumer) else {
+            return;
+        };
+        let Some(turn) = self.turns.get_mut(at) else { return };
+        let before = turn.waiters.len();
+        turn.waiters.retain(|waiter| waiter.ticket != ticket);
+        let gone = before - turn.waiters.len();
+        if turn.waiters.is_empty() {
+            self.turns.remove(at);
+        }
+        self.waiting = self.waiting.saturating_sub(gone);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    fn asid(number: u32) -> Asid {
+        format!("{number:012}").parse().unwrap()
+    }
+
+    /// Takes what is free, or queues; what is answered is told once there is a place.
+    fn ask(queue: &Arc<Queue>, consumer: u32) -> tokio::task::JoinHandle<Result<Place, Full>> {
+        let queue = Arc::clone(queue);
+        tokio::spawn(async move { queue.place(&asid(consumer), LONG).await })
+    }
+
+    async fn settle() {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn turns_go_round_whatever_each_has_waiting() {
+        let queue = Queue::new(Room { places: 1, share: 1, waiting: 100 });
+        let mut place = ask(&queue, 9).await.unwrap().unwrap();
+        let mut asked = Vec::new();
+        for consumer in [1, 1, 1, 1, 2, 3, 2] {
+            asked.push((consumer, ask(&queue, consumer)));
+            settle().await;
+        }
+        let mut order = Vec::new();
+        while !asked.is_empty() {
+            drop(place);
+            settle().await;
+            let at = asked.iter().position(|(_, asked)| asked.is_finished()).unwrap();
+            let (consumer, asked) = asked.remove(at);
+            order.push(consumer);
+            place = asked.await.unwrap().unwrap();
+        }
+        assert_eq!(order, [1, 2, 3, 1, 2, 1, 1]);
+        drop(place);
+        assert!(queue.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_holds_the_fewest_comes_first() {
+        let queue = Queue::new(Room { places: 3, share: 3, waiting: 100 });
+        let held = [ask(&queue, 1).await, ask(&queue, 1).await, ask(&queue, 2).await];
+        let [first, second, third] = held.map(|place| place.unwrap().unwrap());
+        let more = ask(&queue, 1);
+        settle().await;
+        let other = ask(&queue, 3);
+        settle().await;
+        drop(third);
+        settle().await;
+        assert!(other.is_finished() && !more.is_finished(), "it holds none");
+        drop((first, second));
+        settle().await;
+        assert!(more.is_finished());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_queue_loses_the_last_of_whoever_has_most_there() {
+        let queue = Queue::new(Room { places: 1, share: 1, waiting: 3 });
+        let place = ask(&queue, 9).await.unwrap().unwrap();
+        let mut many = Vec::new();
+        for _ in 0..3 {
+            many.push(ask(&queue, 1));
+            settle().await;
+        }
+        assert_eq!(ask(&queue, 1).await.unwrap().unwrap_err(), Full);
+        let one = ask(&queue, 2);
+        settle().await;
+        assert_eq!(many.pop().unwrap().await.unwrap().unwrap_err(), Full);
+        assert_eq!(queue.waiting(), 3);
+        // Two and one: nobody has more than the next would have.
+        assert_eq!(ask(&queue, 2).await.unwrap().unwrap_err(), Full);
+        drop(place);
+        settle().await;
+        assert!(many[0].is_finished() && !one.is_finished());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_left_takes_no_place_with_them() {
+        let queue = Queue::new(Room { places: 1, share: 1, waiting: 3 });
+        let place = ask(&queue, 9).await.unwrap().unwrap();
+        let (gone, stays) = (ask(&queue, 1), ask(&queue, 2));
+        settle().await;
+        gone.abort();
+        settle().await;
+        assert_eq!(queue.waiting(), 1);
+        drop(place);
+        drop(stays.await.unwrap().unwrap());
+        assert!(queue.is_empty());
+        let place = ask(&queue, 9).await.unwrap().unwrap();
+        let late = queue.place(&asid(1), Duration::from_secs(2)).await;
+        assert_eq!(late.unwrap_err(), Full);
+        assert_eq!(queue.waiting(), 0);
+        drop(place);
+    }
+}

@@ -1,0 +1,170 @@
+//! What one consumer may send: so many requests a second, and so many exchanges at once.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use governor::clock::{Clock as _, DefaultClock};
+use governor::middleware::StateInformationMiddleware;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
+
+use super::shared::Lease;
+use crate::refusal::{Allowance, Refusal};
+
+/// The terms of one consumer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    pub(super) per_second: NonZeroU32,
+    /// Requests at once, after a pause.
+    pub(super) burst: NonZeroU32,
+    pub(super) exchanges_max: usize,
+}
+
+/// What a consumer has left.
+#[derive(Debug)]
+pub(super) struct Account {
+    pub(super) terms: Terms,
+    rate: RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformationMiddleware>,
+    clock: DefaultClock,
+    /// What it has drawn of a quota that gateways share.
+    pub(super) lease: Lease,
+    exchanges: AtomicUsize,
+    /// Whether it has drawn since it was last asked.
+    drew: AtomicBool,
+    all: Arc<Crowd>,
+}
+
+/// Everybody who has exchanges under way.
+#[derive(Debug, Default)]
+pub(super) struct Crowd {
+    consumers: AtomicUsize,
+    exchanges: AtomicUsize,
+}
+
+impl Account {
+    pub(super) fn new(terms: Terms, all: Arc<Crowd>) -> Self {
+        let clock = DefaultClock::default();
+        let quota = Quota::per_second(terms.per_second).allow_burst(terms.burst);
+        let rate = RateLimiter::direct_with_clock(quota, clock.clone()).with_middleware();
+        let (lease, exchanges) = (Lease::default(), AtomicUsize::new(0));
+        Self { terms, rate, clock, lease, exchanges, drew: AtomicBool::new(true), all }
+    }
+
+    /// One request of the quota.
+    pub(super) fn draw(&self) -> Result<Allowance, Refusal> {
+        match self.rate.check() {
+            Ok(left) => Ok(self.terms.allowance(left.remaining_burst_capacity())),
+            Err(not_until) => {
+                let wait = not_until.wait_time_from(self.clock.now());
+                // Whole seconds, and never so few that it would be refused again.
+                let retry_after_s = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX);
+                Err(self.terms.exceeded(retry_after_s.saturating_add(1)))
+            }
+        }
+    }
+
+    /// One exchange more.
+    pub(super) fn enter(self: &Arc<Self>) -> Result<Exchange, Refusal> {
+        self.drew.store(true, Ordering::Relaxed);
+        let max = self.terms.exchanges_max;
+        let enter = |now: usize| (now < max).then_some(now + 1);
+        match self.exchanges.fetch_update(Ordering::AcqRel, Ordering::Acquire, enter) {
+            Ok(before) => {
+                if before == 0 {
+                    self.all.consumers.fetch_add(1, Ordering::Relaxed);
+                }
+                self.all.exchanges.fetch_add(1, Ordering::Relaxed);
+                Ok(Exchange(Arc::clone(self)))
+            }
+            Err(_) => Err(Refusal::ConsumerBusy),
+        }
+    }
+
+    /// Whether it would have more exchanges under way, with one more, than if all had as many.
+    pub(super) fn is_above_its_share(&self) -> bool {
+        let own = self.exchanges.load(Ordering::Relaxed);
+        let others = self.all.consumers.load(Ordering::Relaxed);
+        let consumers = if own == 0 { others + 1 } else { others.max(1) };
+        let share = (self.all.exchanges.load(Ordering::Relaxed) + 1).div_ceil(consumers);
+        own + 1 > share
+    }
+
+    /// Whether it may be forgotten: nothing of it is under way, it has let in nothing since it was last
+    /// asked this, a minute ago or more, and a quota that fills within that is full.
+    pub(super) fn is_forgettable(&self) -> bool {
+        const MINUTE_S: u32 = 60;
+        !self.drew.swap(false, Ordering::Relaxed)
+            && self.exchanges.load(Ordering::Acquire) == 0
+            && self.terms.burst.get() <= self.terms.per_second.get().saturating_mul(MINUTE_S)
+    }
+}
+
+impl Terms {
+    /// What is left of the quota.
+    pub(super) fn allowance(&self, remaining: u32) -> Allowance {
+        let limit = self.burst.get();
+        let gone = limit.saturating_sub(remaining);
+        Allowance { limit, remaining, reset_s: gone.div_ceil(self.per_second.get()) }
+    }
+
+    /// Nothing is.
+    pub(super) fn exceeded(&self, retry_after_s: u32) -> Refusal {
+        Refusal::QuotaExceeded { allowance: self.allowance(0), retry_after_s }
+    }
+}
+
+/// An exchange of a consumer, until dropped.
+#[derive(Debug)]
+pub(super) struct Exchange(Arc<Account>);
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let Self(account) = self;
+        account.all.exchanges.fetch_sub(1, Ordering::Relaxed);
+        if account.exchanges.fetch_sub(1, Ordering::AcqRel) == 1 {
+            account.all.consumers.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(all: &Arc<Crowd>, exchanges_max: usize) -> Arc<Account> {
+        let (per_second, burst) = (NonZeroU32::new(2).unwrap(), NonZeroU32::new(5).unwrap());
+        Arc::new(Account::new(Terms { per_second, burst, exchanges_max }, Arc::clone(all)))
+    }
+
+    #[test]
+    fn a_quota_says_what_is_left_and_when_there_is_more() {
+        let account = account(&Arc::default(), 1);
+        for remaining in (0..5).rev() {
+            let allowance = account.draw().unwrap();
+            assert_eq!((allowance.limit, allowance.remaining), (5, remaining));
+            assert_eq!(allowance.reset_s, (5 - remaining).div_ceil(2));
+        }
+        let refused = account.draw().unwrap_err();
+        assert_eq!(refused.retry_after_s(), Some(1));
+        assert_eq!(refused.allowance(), Some(Allowance { limit: 5, remaining: 0, reset_s: 3 }));
+    }
+
+    #[test]
+    fn exchanges_are_counted_until_they_end() {
+        let all = Arc::<Crowd>::default();
+        let (one, other) = (account(&all, 3), account(&all, 3));
+        assert!(!one.is_above_its_share(), "there is nobody else");
+        let held = [one.enter().unwrap(), one.enter().unwrap(), one.enter().unwrap()];
+        assert_eq!(one.enter().unwrap_err(), Refusal::ConsumerBusy);
+        assert!(!one.is_above_its_share(), "there is still nobody else");
+        assert!(!other.is_above_its_share());
+        let others = other.enter().unwrap();
+        assert!(one.is_above_its_share() && !other.is_above_its_share());
+        assert!(!one.is_forgettable() && !one.is_forgettable());
+        drop((held, others));
+        assert!(one.is_forgettable());
+        assert_eq!(all.consumers.load(Ordering::Relaxed), 0);
+        assert_eq!(all.exchanges.load(Ordering::Relaxed), 0);
+    }
+}
