@@ -49,7 +49,7 @@ pub use settings::{Durability, Settings, WhenFailing};
 pub use verify::{Fault, Verified, verify};
 
 use journal::Desk;
-use line::{End, Line, Part, RecordedClaims, Who};
+use line::{End, Step, Who};
 
 /// Where records go. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -117,7 +117,11 @@ impl Trail {
             trail: self.clone(),
             _place: place,
             was_opened: false,
-            who: Arc::new(Who::new(Uuid::new_v4(), method.clone())),
+            who: Who::new(Uuid::new_v4()),
+            method: method.clone(),
+            interaction: None,
+            to: None,
+            certificate: None,
             opened_at: now,
             started,
             phase: (Phase::Policy, started),
@@ -261,7 +265,11 @@ pub struct Entry {
     _place: OwnedSemaphorePermit,
     /// Whether its first line has been handed over.
     was_opened: bool,
-    who: Arc<Who>,
+    who: Who,
+    method: Method,
+    interaction: Option<&'static Interaction>,
+    to: Option<Asid>,
+    certificate: Option<CertificateName>,
     opened_at: Timestamp,
     started: Instant,
     phase: (Phase, Instant),
@@ -286,7 +294,7 @@ impl Entry {
     /// The exchange's own id: the only thing an answer may take from its entry.
     #[must_use]
     pub fn id(&self) -> Uuid {
-        self.who.id
+        self.who.id()
     }
 
     /// The sending side's account of itself.
@@ -297,39 +305,28 @@ impl Entry {
 
     /// What the head says, as far as it is well formed.
     pub fn heard(&mut self, headers: &SspHeaders<'_>) {
-        let who = self.who();
-        who.trace_id = headers.trace_id.as_ref().ok().map(TraceId::printable);
-        who.from = headers.from.as_ref().ok().cloned();
-        who.to = headers.to.as_ref().ok().cloned();
-        who.interaction = headers.interaction();
+        let trace_id = headers.trace_id.as_ref().ok().map(TraceId::printable);
+        let from = headers.from.as_ref().ok();
+        self.interaction = headers.interaction();
+        self.to = headers.to.as_ref().ok().cloned();
+        self.who.heard(&self.method, trace_id.as_deref(), from, self.interaction);
     }
 
     /// The certificate that was verified, by its first name until it is known which one counts.
     pub fn peer(&mut self, peer: &Peer) {
-        self.who().certificate = peer.names().first().cloned();
+        self.certificate = peer.names().first().cloned();
     }
 
     /// The consumer that was identified, by the certificate name that it is registered with.
     pub fn consumer(&mut self, consumer: &Consumer) {
-        self.who().certificate = Some(consumer.name().clone());
+        if self.certificate.as_ref() != Some(consumer.name()) {
+            self.certificate = Some(consumer.name().clone());
+        }
     }
 
     /// The claims that were checked: from this list of fields, never others.
     pub fn claims(&mut self, claims: &Claims) {
-        let text = |text: &str| masked(text, line::CLAIM_BYTES_MAX);
-        self.who().claims = Some(RecordedClaims {
-            organisation: claims.organisation.clone(),
-            issuer: text(&claims.issuer),
-            subject: text(&claims.subject),
-            reason: text(&claims.reason),
-            scope: text(&claims.scope),
-            user_id: claims.user_id.as_deref().map(text),
-            role_profile_id: claims.role_profile_id.as_deref().map(text),
-            user_name: claims.user_name.as_deref().map(text),
-            device: claims.device.as_deref().map(text),
-            device_model: claims.device_model.as_deref().map(text),
-            device_version: claims.device_version.as_deref().map(text),
-        });
+        self.who.claims(claims);
     }
 
     /// Time is now spent on this.
@@ -351,16 +348,13 @@ impl Entry {
     /// [`Refusal::AuditUnavailable`] when the journal fails, or the line is not on disk in time.
     pub async fn opened(&mut self, permit: &Permit, told: Told) -> Result<(), Refusal> {
         let provider = permit.provider();
-        let who = self.who();
-        who.to = Some(provider.asid.clone());
-        who.ods = Some(provider.ods.clone());
-        who.told = Some(told);
         let Shared { desk, settings, .. } = &*self.trail.0;
-        if !self.trail.may_go_on(&self.who.method, Instant::now()) {
+        if !self.trail.may_go_on(&self.method, Instant::now()) {
             return Err(Refusal::AuditUnavailable);
         }
-        let who = Arc::clone(&self.who);
-        let line = Line { time: self.opened_at, who, part: Part::Opened };
+        let certificate = self.certificate.as_ref();
+        self.who.settles(Some(&provider.asid), Some(&provider.ods), certificate, Some(told));
+        let line = self.who.opened(self.opened_at);
         self.was_opened = true;
         if !settings.durability.waits(permit.interaction().effect()) {
             desk.put(line);
@@ -394,11 +388,6 @@ impl Entry {
     /// Ties the entry to an answer's body: it closes with the last byte.
     pub fn follow<B>(self, response: Response<B>) -> Response<Followed<B>> {
         response.map(|body| Followed { body, entry: self })
-    }
-
-    /// Nobody shares this before the opened line is sent, and nothing is set after.
-    fn who(&mut self) -> &mut Who {
-        Arc::make_mut(&mut self.who)
     }
 
     fn outcome(&self) -> Outcome {
@@ -456,10 +445,9 @@ impl Drop for Entry {
             }
         }
         metrics.in_flight.dec();
-        let (interaction, method) = (self.who.interaction, &self.who.method);
-        metrics.exchange(interaction, method, self.outcome(), end.duration);
+        metrics.exchange(self.interaction, &self.method, self.outcome(), end.duration);
         // Security: nobody without a certificate can fill the disk.
-        if let (Some(token), None) = (self.refusal, &self.who.certificate)
+        if let (Some(token), None) = (self.refusal, &self.certificate)
             && unverified.check().is_err()
         {
             desk.unrecorded(token);
@@ -468,13 +456,17 @@ impl Drop for Entry {
         }
         let ended_at = jiff::SignedDuration::try_from(end.duration).unwrap_or_default();
         let time = self.opened_at.saturating_add(ended_at).unwrap_or(self.opened_at);
-        let part = if self.was_opened {
-            Part::Closed(end)
+        if !self.who.is_heard() {
+            self.who.heard(&self.method, None, None, None);
+        }
+        let step = if self.was_opened {
+            Step::Closed
         } else {
+            self.who.settles(self.to.as_ref(), None, self.certificate.as_ref(), None);
             desk.give_back(1);
-            Part::Only(end)
+            Step::Only
         };
-        desk.put(Line { time, who: Arc::clone(&self.who), part });
+        desk.put(self.who.closed(step, time, &end));
     }
 }
 

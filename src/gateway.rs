@@ -217,8 +217,9 @@ impl Gateway {
             }
         };
         let id = entry.id();
-        let trace_id = request::trace_id(&head.headers).map(|trace_id| trace_id.printable());
-        let span = tracing::info_span!("request", %id, trace_id);
+        let trace_id = request::trace_id(&head.headers);
+        let trace_id = trace_id.as_ref().map(|trace_id| trace_id.printable());
+        let span = tracing::info_span!("request", %id, trace_id = trace_id.as_deref());
         let walk = Walk { live: &live, connection, gone, now_s: now.as_second() };
         match self.line(walk, head, body, &mut entry).instrument(span.clone()).await {
             Ok(response) => {

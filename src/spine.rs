@@ -150,8 +150,8 @@ impl TraceId {
 impl TraceId {
     /// The id as records and logs show it: a UUID whole, anything else masked.
     #[must_use]
-    pub fn printable(&self) -> String {
-        if self.is_uuid() { self.0.to_string() } else { masked(&self.0, 64) }
+    pub fn printable(&self) -> Cow<'_, str> {
+        if self.is_uuid() { Cow::Borrowed(&self.0) } else { masked(&self.0, 64) }
     }
 }
 
@@ -161,10 +161,10 @@ impl TraceId {
 /// Everything that a record, a log line or an answer takes from a request passes through here.
 /// Longer and shorter runs (ASIDs, staff ids) are left alone.
 #[must_use]
-pub fn masked(text: &str, bytes_max: usize) -> String {
+pub fn masked(text: &str, bytes_max: usize) -> Cow<'_, str> {
     // Most text has too few digits to hide anything.
     if text.len() <= bytes_max && text.bytes().filter(u8::is_ascii_digit).count() < 10 {
-        return text.to_owned();
+        return Cow::Borrowed(text);
     }
     let bytes = text.as_bytes();
     let mut kept = Vec::with_capacity(bytes.len().min(bytes_max));
@@ -194,7 +194,7 @@ pub fn masked(text: &str, bytes_max: usize) -> String {
         end -= 1;
     }
     whole.truncate(end);
-    whole
+    Cow::Owned(whole)
 }
 
 /// How many digits begin the text.

@@ -89,7 +89,7 @@ impl<'a> Target<'a> {
             Self::Url(url) => format!("https://{}{shown}", url.authority),
             Self::Practice(_) => shown.to_owned(),
         };
-        crate::spine::masked(&text, PRINTED_BYTES_MAX)
+        crate::spine::masked(&text, PRINTED_BYTES_MAX).into_owned()
     }
 }
 

@@ -34,7 +34,7 @@ pub struct JournalError {
 #[derive(Debug)]
 pub(super) enum Message {
     /// Write this; say so, if asked, when it is on disk.
-    Line(Box<Line>, Option<oneshot::Sender<()>>),
+    Line(Line, Option<oneshot::Sender<()>>),
     /// Say when everything before this is on disk.
     Flush(oneshot::Sender<()>),
     /// Write everything before this, then no more; say when it is on disk.
@@ -114,14 +114,14 @@ impl Desk {
 
     /// Hands over a line for which room was taken.
     pub(super) fn put(&self, line: Line) {
-        self.send(Message::Line(Box::new(line), None));
+        self.send(Message::Line(line, None));
     }
 
     /// Hands over a line for which room was taken. What is answered is told when it is on disk, and
     /// dropped when it could not be written for now.
     pub(super) fn put_durably(&self, line: Line) -> oneshot::Receiver<()> {
         let (done, wait) = oneshot::channel();
-        self.send(Message::Line(Box::new(line), Some(done)));
+        self.send(Message::Line(line, Some(done)));
         self.thread.unpark();
         wait
     }

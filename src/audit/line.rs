@@ -1,121 +1,161 @@
 //! The lines of the journal, as they are written.
 //!
 //! Written by hand: most of a line is identifiers that need no escape, and a serialiser that looks
-//! at each character of every name and value costs as much as the decisions it records.
+//! at each character of every name and value costs as much as the decisions it records. What a line
+//! says is composed where it happens; its number and its link come when its turn does.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
 use jiff::Timestamp;
+use jiff::tz::Offset;
 use uuid::Uuid;
 
 use super::chain::Link;
+use super::index;
 use super::read::{Torn, Unfinished};
-use super::{Asid, CertificateName, EndedBy, Interaction, OdsCode, Told};
+use super::{Asid, CertificateName, Claims, EndedBy, Interaction, OdsCode, Told, masked};
 
 /// Limit: bytes kept of one claim.
-pub(super) const CLAIM_BYTES_MAX: usize = 256;
+const CLAIM_BYTES_MAX: usize = 256;
+/// What a line usually takes.
+const LINE_BYTES: usize = 1024;
 
-/// One line.
+/// One line about an exchange, but for its number and its link.
 #[derive(Debug)]
 pub(super) struct Line {
-    pub(super) time: Timestamp,
-    pub(super) who: Arc<Who>,
-    pub(super) part: Part,
+    /// Its members, from the time on.
+    pub(super) members: Vec<u8>,
+    pub(super) id: Uuid,
+    /// By what it is found: the id's key, and the trace id's.
+    pub(super) keys: [Option<u64>; 2],
+    pub(super) step: Step,
 }
 
 /// Which line of an exchange it is.
-#[derive(Debug)]
-pub(super) enum Part {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
     /// The first of two: it holds the claims.
     Opened,
     /// The second of two.
-    Closed(End),
+    Closed,
     /// The only one, of an exchange that was never opened.
-    Only(End),
+    Only,
 }
 
-/// Who asked whom for what: the same in both lines.
-#[derive(Debug, Clone)]
+/// Who asks whom for what, as text: the same in both lines.
+#[derive(Debug)]
 pub(super) struct Who {
-    pub(super) id: Uuid,
-    pub(super) trace_id: Option<String>,
-    pub(super) from: Option<Asid>,
-    pub(super) to: Option<Asid>,
-    pub(super) ods: Option<OdsCode>,
-    pub(super) interaction: Option<&'static Interaction>,
-    pub(super) method: Method,
-    pub(super) certificate: Option<CertificateName>,
-    pub(super) claims: Option<RecordedClaims>,
-    pub(super) told: Option<Told>,
+    id: Uuid,
+    keys: [Option<u64>; 2],
+    members: Vec<u8>,
+    /// Spec: the SSP logs the user and system claims.
+    claims: Vec<u8>,
 }
 
 impl Who {
-    pub(super) const fn new(id: Uuid, method: Method) -> Self {
-        Self {
-            id,
-            trace_id: None,
-            from: None,
-            to: None,
-            ods: None,
-            interaction: None,
-            method,
-            certificate: None,
-            claims: None,
-            told: None,
-        }
+    pub(super) const fn new(id: Uuid) -> Self {
+        Self { id, keys: [None; 2], members: Vec::new(), claims: Vec::new() }
     }
 
-    fn write(&self, line: &mut Object<'_>) {
-        line.text("id", self.id.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
-        line.optional("trace_id", self.trace_id.as_deref());
-        line.optional("from", self.from.as_ref().map(Asid::as_str));
-        line.optional("to", self.to.as_ref().map(Asid::as_str));
-        line.optional("ods", self.ods.as_ref().map(OdsCode::as_str));
-        line.optional("interaction", self.interaction.map(|interaction| interaction.id));
-        line.text("method", method(&self.method));
-        line.optional("certificate", self.certificate.as_ref().map(CertificateName::as_str));
-        if let Some(Told { origin, age_s }) = self.told {
+    pub(super) const fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// What the head says, as far as it is well formed.
+    pub(super) fn heard(
+        &mut self,
+        method: &Method,
+        trace_id: Option<&str>,
+        from: Option<&Asid>,
+        interaction: Option<&'static Interaction>,
+    ) {
+        self.members.clear();
+        self.members.reserve(LINE_BYTES / 2);
+        let mut buffer = Uuid::encode_buffer();
+        let id: &str = self.id.hyphenated().encode_lower(&mut buffer);
+        self.keys = [Some(index::key(id)), trace_id.map(index::key)];
+        let mut line = Object::goes_on(&mut self.members);
+        line.text("id", id);
+        line.optional("trace_id", trace_id);
+        line.optional("from", from.map(Asid::as_str));
+        line.optional("interaction", interaction.map(|interaction| interaction.id));
+        line.text("method", known(method));
+    }
+
+    /// Whether anything was heard of it.
+    pub(super) const fn is_heard(&self) -> bool {
+        !self.members.is_empty()
+    }
+
+    /// What is settled once it is known, or once it will not be.
+    pub(super) fn settles(
+        &mut self,
+        to: Option<&Asid>,
+        ods: Option<&OdsCode>,
+        certificate: Option<&CertificateName>,
+        told: Option<Told>,
+    ) {
+        let mut line = Object::goes_on(&mut self.members);
+        line.optional("to", to.map(Asid::as_str));
+        line.optional("ods", ods.map(OdsCode::as_str));
+        line.optional("certificate", certificate.map(CertificateName::as_str));
+        if let Some(Told { origin, age_s }) = told {
             line.text("directory", origin);
             if let Some(age_s) = age_s {
                 line.number("directory_age_s", age_s);
             }
         }
     }
-}
 
-/// Spec: the SSP logs the user and system claims. This is the whole list.
-#[derive(Debug, Clone)]
-pub(super) struct RecordedClaims {
-    pub(super) organisation: OdsCode,
-    pub(super) issuer: String,
-    pub(super) subject: String,
-    pub(super) reason: String,
-    pub(super) scope: String,
-    pub(super) user_id: Option<String>,
-    pub(super) role_profile_id: Option<String>,
-    pub(super) user_name: Option<String>,
-    pub(super) device: Option<String>,
-    pub(super) device_model: Option<String>,
-    pub(super) device_version: Option<String>,
-}
+    /// The claims, from this list and no others.
+    pub(super) fn claims(&mut self, said: &Claims) {
+        let text = |text| masked(text, CLAIM_BYTES_MAX);
+        self.claims.reserve(LINE_BYTES / 2);
+        Object::goes_on(&mut self.claims).object("claims", |claims| {
+            claims.text("organisation", said.organisation.as_str());
+            claims.text("issuer", &text(&said.issuer));
+            claims.text("subject", &text(&said.subject));
+            claims.text("reason", &text(&said.reason));
+            claims.text("scope", &text(&said.scope));
+            for (name, said) in [
+                ("user_id", &said.user_id),
+                ("role_profile_id", &said.role_profile_id),
+                ("user_name", &said.user_name),
+                ("device", &said.device),
+                ("device_model", &said.device_model),
+                ("device_version", &said.device_version),
+            ] {
+                claims.optional(name, said.as_deref().map(text).as_deref());
+            }
+        });
+    }
 
-impl RecordedClaims {
-    fn write(&self, claims: &mut Object<'_>) {
-        claims.text("organisation", self.organisation.as_str());
-        claims.text("issuer", &self.issuer);
-        claims.text("subject", &self.subject);
-        claims.text("reason", &self.reason);
-        claims.text("scope", &self.scope);
-        claims.optional("user_id", self.user_id.as_deref());
-        claims.optional("role_profile_id", self.role_profile_id.as_deref());
-        claims.optional("user_name", self.user_name.as_deref());
-        claims.optional("device", self.device.as_deref());
-        claims.optional("device_model", self.device_model.as_deref());
-        claims.optional("device_version", self.device_version.as_deref());
+    /// The first of two lines.
+    pub(super) fn opened(&self, time: Timestamp) -> Line {
+        self.line(Step::Opened, "opened", time, None)
+    }
+
+    /// The last line, or the only one.
+    pub(super) fn closed(&self, step: Step, time: Timestamp, end: &End) -> Line {
+        self.line(step, "closed", time, Some(end))
+    }
+
+    fn line(&self, step: Step, event: &'static str, time: Timestamp, end: Option<&End>) -> Line {
+        let mut members = Vec::with_capacity(LINE_BYTES);
+        let mut line = Object::goes_on(&mut members);
+        line.time(time);
+        line.text("event", event);
+        line.raw(&self.members);
+        if step != Step::Closed {
+            line.raw(&self.claims);
+        }
+        if let Some(end) = end {
+            end.write(&mut line);
+        }
+        Line { members, id: self.id, keys: self.keys, step }
     }
 }
 
@@ -160,21 +200,7 @@ impl End {
 impl Line {
     /// Appends the line.
     pub(super) fn write(&self, last: &mut Last, out: &mut Vec<u8>) {
-        let said = self.who.claims.as_ref();
-        let (event, said, end) = match &self.part {
-            Part::Opened => ("opened", said, None),
-            Part::Closed(end) => ("closed", None, Some(end)),
-            Part::Only(end) => ("closed", said, Some(end)),
-        };
-        last.append(out, self.time, event, |line| {
-            self.who.write(line);
-            if let Some(claims) = said {
-                line.object("claims", |object| claims.write(object));
-            }
-            if let Some(end) = end {
-                end.write(line);
-            }
-        });
+        last.append(out, |line| line.raw(&self.members));
     }
 }
 
@@ -211,7 +237,15 @@ impl Note<'_> {
             Self::Unrecorded(_) => "unrecorded",
             Self::Stopped => "stopped",
         };
-        last.append(out, Timestamp::now(), event, |line| match self {
+        last.append(out, |line| {
+            line.time(Timestamp::now());
+            line.text("event", event);
+            self.members(line, begin);
+        });
+    }
+
+    fn members(&self, line: &mut Object<'_>, begin: impl Fn(&mut Object<'_>, Option<u64>)) {
+        match self {
             Self::Segment { oldest_open } => begin(line, *oldest_open),
             Self::Started { oldest_open, torn } => {
                 begin(line, *oldest_open);
@@ -237,7 +271,7 @@ impl Note<'_> {
                 }
             }),
             Self::Stopped => {}
-        });
+        }
     }
 }
 
@@ -252,19 +286,11 @@ impl Last {
     /// Before the first line.
     pub(super) const NONE: Self = Self { seq: 0, link: Link::ORIGIN };
 
-    fn append(
-        &mut self,
-        out: &mut Vec<u8>,
-        time: Timestamp,
-        event: &'static str,
-        members: impl FnOnce(&mut Object<'_>),
-    ) {
+    fn append(&mut self, out: &mut Vec<u8>, members: impl FnOnce(&mut Object<'_>)) {
         let start = out.len();
         self.seq += 1;
         let mut line = Object::open(out);
         line.number("seq", self.seq);
-        line.text("time", &time.to_string());
-        line.text("event", event);
         members(&mut line);
         // The chain's member ends the line.
         self.link = self.link.next(out.get(start..).unwrap_or_default());
@@ -281,6 +307,40 @@ struct Object<'a> {
 impl<'a> Object<'a> {
     const fn open(out: &'a mut Vec<u8>) -> Self {
         Self { out, separator: b'{' }
+    }
+
+    /// One whose first members are written elsewhere.
+    const fn goes_on(out: &'a mut Vec<u8>) -> Self {
+        Self { out, separator: b',' }
+    }
+
+    /// Members that were written by one that goes on.
+    fn raw(&mut self, members: &[u8]) {
+        self.out.extend_from_slice(members);
+    }
+
+    /// When it was, in UTC, to the microsecond: of one length, so that text is ordered as time is.
+    fn time(&mut self, at: Timestamp) {
+        let at = Offset::UTC.to_datetime(at);
+        let mut text = *b"0000-00-00T00:00:00.000000Z";
+        let mut put = |last: usize, digits: usize, mut of: i32| {
+            for place in text.iter_mut().take(last + 1).rev().take(digits) {
+                // A remainder of ten fits.
+                *place = b'0' + u8::try_from(of % 10).unwrap_or_default();
+                of /= 10;
+            }
+        };
+        put(3, 4, at.year().into());
+        put(6, 2, at.month().into());
+        put(9, 2, at.day().into());
+        put(12, 2, at.hour().into());
+        put(15, 2, at.minute().into());
+        put(18, 2, at.second().into());
+        put(25, 6, at.subsec_nanosecond() / 1000);
+        self.name("time");
+        self.out.push(b'"');
+        self.out.extend_from_slice(&text);
+        self.out.push(b'"');
     }
 
     fn name(&mut self, name: &'static str) {
@@ -319,8 +379,7 @@ impl<'a> Object<'a> {
 
     fn number(&mut self, name: &'static str, number: u64) {
         self.name(name);
-        // A vector always takes it.
-        write!(self.out, "{number}").unwrap_or_default();
+        self.out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
     }
 
     fn truth(&mut self, name: &'static str, truth: bool) {
@@ -344,7 +403,7 @@ impl<'a> Object<'a> {
 }
 
 /// Methods outside the known ones are not repeated: the token was chosen by whoever sent it.
-fn method(method: &Method) -> &str {
+fn known(method: &Method) -> &str {
     const KNOWN: [Method; 9] = [
         Method::GET,
         Method::POST,

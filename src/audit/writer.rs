@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::index::Index;
-use super::line::{Last, Line, Note, Part};
+use super::line::{Last, Line, Note, Step};
 use super::recovery::Found;
 use super::segment::{Folder, Segment, Settled, Standing};
 use crate::metrics::Metrics;
@@ -108,21 +108,13 @@ impl Writer {
     pub(super) fn line(&mut self, line: &Line) {
         let at = self.next_at();
         line.write(&mut self.last, &mut self.text);
-        let who = &line.who;
-        match line.part {
-            Part::Opened => {
-                self.open.insert(who.id, self.last.seq);
-            }
-            Part::Closed(_) => {
-                self.open.remove(&who.id);
-            }
-            Part::Only(_) => {}
+        match line.step {
+            Step::Opened => drop(self.open.insert(line.id, self.last.seq)),
+            Step::Closed => drop(self.open.remove(&line.id)),
+            Step::Only => {}
         }
         if let Some(index) = &mut self.index {
-            index.add_id(who.id.hyphenated().encode_lower(&mut Uuid::encode_buffer()), at);
-            if let Some(trace_id) = &who.trace_id {
-                index.add_id(trace_id, at);
-            }
+            line.keys.into_iter().flatten().for_each(|key| index.add_key(key, at));
         }
     }
 
