@@ -76,6 +76,8 @@ const LOOKS_MAX: usize = 150;
 const LOOK: Duration = Duration::from_millis(100);
 /// Connections of the well-behaved consumer, and one of an operator who looks.
 const OWN_CONNECTIONS: u64 = 13;
+/// Requests a second of the other consumer.
+const QUOTA: u32 = 100;
 /// Descriptors that the largest attack takes in one process.
 const DESCRIPTORS_MIN: u64 = 8_000;
 
@@ -122,15 +124,19 @@ async fn stage() -> Stage {
             let agreement = "from = [\"200000000359\"]";
             text.replace(agreement, &format!("from = [\"200000000359\", \"{CLINIC}\"]"))
         });
+        files.add(&format!("[throttle.consumers.\"{CLINIC}\"]\nper-second = {QUOTA}"));
     })
     .await;
     let body = format!("{{\"text\":\"{}\"}}", "x".repeat(2_000));
     let usual = answer("200 OK", "Content-Type: application/fhir+json\r\n", &body);
-    stage.provider.plays(move |request| match request.start.contains("pour=1") {
-        true => {
+    stage.provider.plays(move |request| {
+        if request.start.contains("pour=1") {
             Act::Pour(b"HTTP/1.1 200 OK\r\nContent-Length: 4000000\r\n\r\n".to_vec(), 4_000_000)
+        } else if request.start.contains("hang=1") {
+            Act::Silence
+        } else {
+            Act::Write(usual.clone())
         }
-        false => Act::Write(usual.clone()),
     });
     stage
 }

@@ -37,6 +37,8 @@ pub(crate) enum Attack {
     SlowRead,
     SlowReadSamePractice,
     Ranges,
+    OverQuota,
+    Hanging,
     Silence,
     Handshakes,
     HandshakesNoCertificate,
@@ -99,6 +101,8 @@ impl Attack {
             Self::SlowRead => "slow read, insider",
             Self::SlowReadSamePractice => "slow read, insider, the same practice",
             Self::Ranges => "Range headers, insider",
+            Self::OverQuota => "ten times its quota, insider, the same practice",
+            Self::Hanging => "a practice that hangs, insider",
             Self::Silence => "silent TCP connections",
             Self::Handshakes => "handshake flood, insider",
             Self::HandshakesNoCertificate => "handshake flood, no certificate",
@@ -120,6 +124,8 @@ impl Attack {
             }
             Self::SlowRead | Self::SlowReadSamePractice => (500, "requests for 4 MB, never read"),
             Self::Ranges => (50, "requests of 60 Range lines"),
+            Self::OverQuota => (20, "requests, 1,000 a second of 100"),
+            Self::Hanging => (200, "requests that are never answered"),
             Self::Silence => (5000, "bytes"),
             Self::Handshakes | Self::HandshakesNoCertificate => (32, "bytes after the handshake"),
             Self::Resets | Self::ResetsNoCertificate => (20, "streams begun and reset"),
@@ -140,6 +146,8 @@ impl Attack {
             | Self::SlowRead
             | Self::SlowReadSamePractice
             | Self::Ranges
+            | Self::OverQuota
+            | Self::Hanging
             | Self::Handshakes
             | Self::Resets
             | Self::Pings => Who::Insider,
@@ -154,7 +162,7 @@ impl Attack {
     }
 
     const fn asks_the_same_practice(self) -> bool {
-        matches!(self, Self::SlowBodySamePractice | Self::SlowReadSamePractice)
+        matches!(self, Self::SlowBodySamePractice | Self::SlowReadSamePractice | Self::OverQuota)
     }
 
     /// Before one whose connection has ended comes again.
@@ -220,6 +228,8 @@ impl Attacker {
                 floods::handshake(&self.shake(None).await?);
             }
             Attack::Ranges => floods::ranges(self, self.shake(None).await?).await,
+            Attack::OverQuota => floods::over_quota(self, self.shake(None).await?).await,
+            Attack::Hanging => floods::hanging(self, self.shake(None).await?).await,
             Attack::SlowHead | Attack::SlowHeadNoCertificate => {
                 slow::head(self, self.shake(None).await?).await;
             }

@@ -1,4 +1,7 @@
-//! Who comes in numbers: silent connections, handshakes, requests with Range lines.
+//! Who comes in numbers: silent connections, handshakes, requests with Range lines, requests beyond a
+//! quota and to whom nobody answers.
+
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -36,5 +39,33 @@ pub(super) async fn ranges(attacker: &Attacker, stream: TlsStream<TcpStream>) {
     let mut wire = Wire::new(stream);
     while wire.stream.write_all(&bytes).await.is_ok() && hear(&mut wire).await.is_some() {
         attacker.sent(1);
+    }
+}
+
+/// Requests at ten times the quota, whatever is answered: 50 a second each.
+pub(super) async fn over_quota(attacker: &Attacker, stream: TlsStream<TcpStream>) {
+    let bytes = attacker.call(Call::slots()).bytes();
+    let mut wire = Wire::new(stream);
+    let mut beat = tokio::time::interval(Duration::from_millis(20));
+    loop {
+        beat.tick().await;
+        if wire.stream.write_all(&bytes).await.is_err() || hear(&mut wire).await.is_none() {
+            return;
+        }
+        attacker.sent(1);
+    }
+}
+
+/// Requests to a practice that never answers, one after the other.
+pub(super) async fn hanging(attacker: &Attacker, stream: TlsStream<TcpStream>) {
+    let mut call = attacker.call(Call::slots());
+    call.target.push_str("&hang=1");
+    let bytes = call.bytes();
+    let mut wire = Wire::new(stream);
+    while wire.stream.write_all(&bytes).await.is_ok() {
+        attacker.sent(1);
+        if hear(&mut wire).await.is_none() {
+            return;
+        }
     }
 }
