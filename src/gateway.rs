@@ -188,7 +188,8 @@ impl Gateway {
         let _hung_up = gone.clone().drop_guard();
         let (tasks, metrics) = (self.tasks.clone(), Arc::clone(&self.metrics));
         let (live, version) = (self.live.load_full(), request.version());
-        let exchange = async move { self.exchange(&connection, request, &gone).await };
+        // Boxed once: it is large, and would be copied on each step of its way to a task.
+        let exchange = Box::pin(async move { self.exchange(&connection, request, &gone).await });
         match tasks.spawn(exchange.in_current_span()).await {
             Ok(response) => response,
             Err(_) => {
@@ -221,7 +222,12 @@ impl Gateway {
         let trace_id = trace_id.as_ref().map(|trace_id| trace_id.printable());
         let span = tracing::info_span!("request", %id, trace_id = trace_id.as_deref());
         let walk = Walk { live: &live, connection, gone, now_s: now.as_second() };
-        match self.line(walk, head, body, &mut entry).instrument(span.clone()).await {
+        // Pinned where it is made: it is large, and would be copied into the span.
+        let walked = {
+            let line = std::pin::pin!(self.line(walk, head, body, &mut entry));
+            line.instrument(span.clone()).await
+        };
+        match walked {
             Ok(response) => {
                 let mut response = entry.follow(response);
                 response.body_mut().close_if_empty();

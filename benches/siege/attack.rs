@@ -212,7 +212,7 @@ impl Attacker {
     /// Again and again, until the process ends.
     async fn attacks(self) {
         loop {
-            self.attacks_once().await;
+            Box::pin(self.attacks_once()).await;
             self.seen.ended.fetch_add(1, Ordering::Relaxed);
             match self.orders.attack.pause() {
                 Some(pause) => sleep(pause).await,

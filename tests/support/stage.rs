@@ -358,9 +358,9 @@ pub(crate) fn leaked(text: &str) -> Option<&str> {
 }
 
 fn has_its_check_digit(number: &str) -> bool {
-    let digits = number.bytes().map(|byte| u32::from(byte - b'0'));
+    let mut digits = number.bytes().map(|byte| u32::from(byte - b'0'));
     let sum: u32 = digits.clone().take(9).zip((2..=10).rev()).map(|(digit, by)| digit * by).sum();
-    digits.last() == Some((11 - sum % 11) % 11)
+    digits.next_back() == Some((11 - sum % 11) % 11)
 }
 
 #[test]
