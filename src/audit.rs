@@ -357,10 +357,10 @@ impl Entry {
         let line = self.who.opened(self.opened_at);
         self.was_opened = true;
         if !settings.durability.waits(permit.interaction().effect()) {
-            desk.put(line);
+            desk.put(&line);
             return Ok(());
         }
-        let (on_disk, wait) = (desk.put_durably(line), settings.wait);
+        let (on_disk, wait) = (desk.put_durably(&line), settings.wait);
         self.enter(Phase::Audit);
         match tokio::time::timeout(wait, on_disk).await {
             Ok(Ok(())) => Ok(()),
@@ -466,7 +466,7 @@ impl Drop for Entry {
             desk.give_back(1);
             Step::Only
         };
-        desk.put(self.who.closed(step, time, &end));
+        desk.put(&self.who.closed(step, time, &end));
     }
 }
 

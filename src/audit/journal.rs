@@ -8,14 +8,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, oneshot};
 
-use super::line::{Line, Note};
+use super::line::{Line, Note, Posted};
 use super::segment::Folder;
 use super::settings::Settings;
 use super::writer::{Limits, Sync, Writer};
@@ -30,24 +29,11 @@ pub struct JournalError {
     error: io::Error,
 }
 
-/// What the thread is told.
-#[derive(Debug)]
-pub(super) enum Message {
-    /// Write this; say so, if asked, when it is on disk.
-    Line(Line, Option<oneshot::Sender<()>>),
-    /// Say when everything before this is on disk.
-    Flush(oneshot::Sender<()>),
-    /// Write everything before this, then no more; say when it is on disk.
-    Stop(oneshot::Sender<()>),
-}
-
 /// Limit: lines that may wait to be written, for each entry that may be open: its own two, and as many
 /// of entries that have closed meanwhile.
 const LINES_PER_ENTRY: usize = 4;
 /// Lines of one entry.
 pub(super) const LINES: u32 = 2;
-/// Limit: lines written by one call.
-const BATCH_LINES_MAX: usize = 1024;
 /// While lines come in for which nobody waits, they are gathered this long before they are written: one
 /// wake-up of the thread, not one a line.
 const GATHER: Duration = Duration::from_millis(5);
@@ -61,10 +47,42 @@ const HEAD: Duration = Duration::from_secs(60);
 /// The way to the journal's thread.
 #[derive(Debug)]
 pub(super) struct Desk {
-    lines: Sender<Message>,
+    outbox: Arc<Mutex<Outbox>>,
     room: Arc<Semaphore>,
     thread: Thread,
     health: Arc<Health>,
+}
+
+/// What has been handed over and the thread has not taken yet. It takes all of it and leaves its own, empty,
+/// in exchange: no line costs an allocation that another thread would have to free.
+#[derive(Debug, Default)]
+struct Outbox {
+    /// The lines' members, one after another.
+    text: Vec<u8>,
+    lines: Vec<Posted>,
+    /// Whoever is to be told when all of it is on disk.
+    waiting: Vec<oneshot::Sender<()>>,
+    /// Whoever is to be told the same of the last of all.
+    end: Option<oneshot::Sender<()>>,
+    /// The thread sleeps until there is something.
+    asleep: bool,
+    /// Nobody is left who could hand anything over.
+    left: bool,
+}
+
+impl Outbox {
+    fn is_empty(&self) -> bool {
+        self.lines.is_empty() && self.waiting.is_empty() && self.end.is_none() && !self.left
+    }
+
+    /// Whether somebody waits for the disk.
+    fn is_urgent(&self) -> bool {
+        !self.waiting.is_empty() || self.end.is_some() || self.left
+    }
+}
+
+fn locked(outbox: &Mutex<Outbox>) -> MutexGuard<'_, Outbox> {
+    outbox.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Desk {
@@ -83,13 +101,13 @@ impl Desk {
         let found = recovery::scan(&folder.path).map_err(fault)?;
         let limits = Limits { bytes: settings.segment_size.as_u64(), age: settings.segment_age };
         let writer = Writer::begin(folder, found, limits, Arc::clone(&metrics)).map_err(fault)?;
-        let (lines, queue) = mpsc::channel();
+        let outbox = Arc::new(Mutex::new(Outbox::default()));
         let room = Arc::new(Semaphore::new(entries_max.saturating_mul(LINES_PER_ENTRY)));
         let health = Arc::new(Health::new());
         let scribe = Scribe {
             writer,
-            queue,
-            batch: Vec::with_capacity(BATCH_LINES_MAX),
+            outbox: Arc::clone(&outbox),
+            batch: Outbox::default(),
             room: Arc::clone(&room),
             health: Arc::clone(&health),
             ticked: Instant::now(),
@@ -98,7 +116,7 @@ impl Desk {
         };
         let thread = std::thread::Builder::new().name("journal".to_owned());
         let thread = thread.spawn(move || scribe.run()).map_err(fault)?;
-        Ok(Self { lines, room, thread: thread.thread().clone(), health })
+        Ok(Self { outbox, room, thread: thread.thread().clone(), health })
     }
 
     /// Room for so many lines, taken until they are written or [`Desk::give_back`]; false if there is
@@ -113,38 +131,46 @@ impl Desk {
     }
 
     /// Hands over a line for which room was taken.
-    pub(super) fn put(&self, line: Line) {
-        self.send(Message::Line(line, None));
+    pub(super) fn put(&self, line: &Line) {
+        self.post(Some(line), |_| ());
     }
 
     /// Hands over a line for which room was taken. What is answered is told when it is on disk, and
     /// dropped when it could not be written for now.
-    pub(super) fn put_durably(&self, line: Line) -> oneshot::Receiver<()> {
+    pub(super) fn put_durably(&self, line: &Line) -> oneshot::Receiver<()> {
         let (done, wait) = oneshot::channel();
-        self.send(Message::Line(line, Some(done)));
-        self.thread.unpark();
+        self.post(Some(line), |outbox| outbox.waiting.push(done));
         wait
     }
 
     /// As [`Desk::put_durably`], for everything handed over before.
     pub(super) fn flush(&self) -> oneshot::Receiver<()> {
         let (done, wait) = oneshot::channel();
-        self.send(Message::Flush(done));
-        self.thread.unpark();
+        self.post(None, |outbox| outbox.waiting.push(done));
         wait
     }
 
     /// The same, and the journal is left to the next process.
     pub(super) fn stop(&self) -> oneshot::Receiver<()> {
         let (done, wait) = oneshot::channel();
-        self.send(Message::Stop(done));
-        self.thread.unpark();
+        self.post(None, |outbox| outbox.end = Some(done));
         wait
     }
 
-    fn send(&self, message: Message) {
-        // Only a journal that was stopped does not listen, and it says what it has missed.
-        self.lines.send(message).unwrap_or_default();
+    fn post(&self, line: Option<&Line>, tell: impl FnOnce(&mut Outbox)) {
+        let mut outbox = locked(&self.outbox);
+        if let Some(line) = line {
+            outbox.text.extend_from_slice(&line.members);
+            outbox.lines.push(line.posted);
+        }
+        tell(&mut outbox);
+        // It looks by itself while lines come in; it is woken if somebody waits.
+        let wake = outbox.asleep || outbox.is_urgent();
+        outbox.asleep = false;
+        drop(outbox);
+        if wake {
+            self.thread.unpark();
+        }
     }
 
     /// Something was refused that has no line of its own.
@@ -155,6 +181,12 @@ impl Desk {
     /// Whether the last write succeeded and the disk has not been silent for longer than this.
     pub(super) fn is_healthy(&self, now: Instant, wait: Duration) -> bool {
         !self.health.failed.load(Ordering::Acquire) && !self.health.is_silent(now, wait)
+    }
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        self.post(None, |outbox| outbox.left = true);
     }
 }
 
@@ -198,7 +230,7 @@ impl Health {
         asked_ms > 0 && self.ms(now).saturating_sub(asked_ms) > wait_ms
     }
 
-    fn unrecorded(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, u64>> {
+    fn unrecorded(&self) -> MutexGuard<'_, BTreeMap<&'static str, u64>> {
         self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -206,8 +238,8 @@ impl Health {
 /// The thread.
 struct Scribe {
     writer: Writer,
-    queue: Receiver<Message>,
-    batch: Vec<Message>,
+    outbox: Arc<Mutex<Outbox>>,
+    batch: Outbox,
     room: Arc<Semaphore>,
     health: Arc<Health>,
     ticked: Instant,
@@ -216,65 +248,50 @@ struct Scribe {
     metrics: Arc<Metrics>,
 }
 
-/// What has come in.
-#[derive(PartialEq, Eq)]
-enum Gathered {
-    More,
-    /// Nobody is left who could say anything.
-    Last,
-}
-
 impl Scribe {
     fn run(mut self) {
         loop {
-            let gathered = self.gather();
-            let end = self.write();
+            self.gather();
+            let (end, left) = (self.batch.end.take(), self.batch.left);
+            self.write();
             self.tick();
-            if end.is_some() || gathered == Gathered::Last {
-                self.finish(end);
-                return;
+            if end.is_some() || left {
+                return self.finish(end);
             }
         }
     }
 
     /// Waits for lines, and a little for more of them, unless somebody waits for theirs.
-    fn gather(&mut self) -> Gathered {
-        if self.writer.is_synced() {
-            let left = TICK.saturating_sub(self.ticked.elapsed());
-            match self.queue.recv_timeout(left) {
-                Ok(message) => self.batch.push(message),
-                Err(RecvTimeoutError::Timeout) => return Gathered::More,
-                Err(RecvTimeoutError::Disconnected) => return Gathered::Last,
-            }
+    fn gather(&mut self) {
+        let mut outbox = locked(&self.outbox);
+        if outbox.is_empty() && self.writer.is_synced() {
+            outbox.asleep = true;
+            drop(outbox);
+            std::thread::park_timeout(TICK.saturating_sub(self.ticked.elapsed()));
+            outbox = locked(&self.outbox);
+            outbox.asleep = false;
         }
-        self.drain();
-        let waited_for = |message: &Message| !matches!(message, Message::Line(_, None));
-        if !self.batch.iter().any(waited_for) {
+        let is_idle = outbox.is_empty() && self.writer.is_synced();
+        if !is_idle && !outbox.is_urgent() {
+            drop(outbox);
             std::thread::park_timeout(GATHER);
-            self.drain();
+            outbox = locked(&self.outbox);
         }
-        Gathered::More
+        std::mem::swap(&mut *outbox, &mut self.batch);
     }
 
-    fn drain(&mut self) {
-        let room = BATCH_LINES_MAX.saturating_sub(self.batch.len());
-        self.batch.extend(self.queue.try_iter().take(room));
-    }
-
-    /// Writes what has come in; answers whoever waits. Who is to be told that this was the last?
-    fn write(&mut self) -> Option<oneshot::Sender<()>> {
-        let (mut lines, mut waiting, mut end) = (0, Vec::new(), None);
-        for message in self.batch.drain(..) {
-            match message {
-                Message::Line(line, done) => {
-                    self.writer.line(&line);
-                    waiting.extend(done);
-                    lines += 1;
-                }
-                Message::Flush(done) => waiting.push(done),
-                Message::Stop(done) => end = Some(done),
-            }
+    /// Writes what has come in; answers whoever waits.
+    fn write(&mut self) {
+        let mut rest = self.batch.text.as_slice();
+        for posted in &self.batch.lines {
+            let members;
+            (members, rest) = rest.split_at_checked(posted.bytes).unwrap_or((rest, &[]));
+            self.writer.line(posted, members);
         }
+        let lines = self.batch.lines.len();
+        self.batch.text.clear();
+        self.batch.lines.clear();
+        let mut waiting = std::mem::take(&mut self.batch.waiting);
         let sync = if waiting.is_empty() { Sync::Within } else { Sync::Now };
         self.put(sync, &mut waiting);
         self.room.add_permits(lines);
@@ -282,7 +299,6 @@ impl Scribe {
             // Whoever asked may have stopped waiting.
             done.send(()).unwrap_or_default();
         }
-        end
     }
 
     /// Puts what was composed on disk, however often the disk refuses. Whoever waits is told at once if
@@ -296,7 +312,7 @@ impl Scribe {
             }
             self.metrics.audit.failed();
             waiting.clear();
-            if Arc::strong_count(&self.health) == 1 {
+            if self.batch.left || locked(&self.outbox).left {
                 tracing::error!("the audit journal is given up: its last lines are lost");
                 return;
             }
@@ -347,8 +363,7 @@ impl Scribe {
         if self.writer.is_synced() {
             self.tell();
         }
-        let missed = self.queue.try_iter().filter(|message| matches!(message, Message::Line(..)));
-        let missed = missed.count();
+        let missed = locked(&self.outbox).lines.len();
         if missed > 0 {
             tracing::error!(missed, "lines came after the audit journal's end and are lost");
         }

@@ -28,6 +28,14 @@ const LINE_BYTES: usize = 1024;
 pub(super) struct Line {
     /// Its members, from the time on.
     pub(super) members: Vec<u8>,
+    pub(super) posted: Posted,
+}
+
+/// What is known of a line besides its members.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Posted {
+    /// Of its members.
+    pub(super) bytes: usize,
     pub(super) id: Uuid,
     /// By what it is found: the id's key, and the trace id's.
     pub(super) keys: [Option<u64>; 2],
@@ -155,7 +163,8 @@ impl Who {
         if let Some(end) = end {
             end.write(&mut line);
         }
-        Line { members, id: self.id, keys: self.keys, step }
+        let posted = Posted { bytes: members.len(), id: self.id, keys: self.keys, step };
+        Line { members, posted }
     }
 }
 
@@ -194,13 +203,6 @@ impl End {
         line.number("directory_us", micros(self.directory));
         line.number("audit_us", micros(self.audit));
         line.number("provider_us", micros(self.provider));
-    }
-}
-
-impl Line {
-    /// Appends the line.
-    pub(super) fn write(&self, last: &mut Last, out: &mut Vec<u8>) {
-        last.append(out, |line| line.raw(&self.members));
     }
 }
 
@@ -285,6 +287,11 @@ pub(super) struct Last {
 impl Last {
     /// Before the first line.
     pub(super) const NONE: Self = Self { seq: 0, link: Link::ORIGIN };
+
+    /// Appends a line about an exchange, by its members.
+    pub(super) fn line(&mut self, members: &[u8], out: &mut Vec<u8>) {
+        self.append(out, |line| line.raw(members));
+    }
 
     fn append(&mut self, out: &mut Vec<u8>, members: impl FnOnce(&mut Object<'_>)) {
         let start = out.len();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::index::Index;
-use super::line::{Last, Line, Note, Step};
+use super::line::{Last, Note, Posted, Step};
 use super::recovery::Found;
 use super::segment::{Folder, Segment, Settled, Standing};
 use crate::metrics::Metrics;
@@ -105,9 +105,9 @@ impl Writer {
     }
 
     /// Composes a line.
-    pub(super) fn line(&mut self, line: &Line) {
+    pub(super) fn line(&mut self, line: &Posted, members: &[u8]) {
         let at = self.next_at();
-        line.write(&mut self.last, &mut self.text);
+        self.last.line(members, &mut self.text);
         match line.step {
             Step::Opened => drop(self.open.insert(line.id, self.last.seq)),
             Step::Closed => drop(self.open.remove(&line.id)),
