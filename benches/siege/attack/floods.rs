@@ -56,7 +56,8 @@ pub(super) async fn over_quota(attacker: &Attacker, stream: TlsStream<TcpStream>
     }
 }
 
-/// Requests to a practice that never answers, one after the other.
+/// Requests to a practice that never answers, one after the other; who is refused comes again a little
+/// later.
 pub(super) async fn hanging(attacker: &Attacker, stream: TlsStream<TcpStream>) {
     let mut call = attacker.call(Call::slots());
     call.target.push_str("&hang=1");
@@ -67,5 +68,6 @@ pub(super) async fn hanging(attacker: &Attacker, stream: TlsStream<TcpStream>) {
         if hear(&mut wire).await.is_none() {
             return;
         }
+        tokio::time::sleep(super::AGAIN).await;
     }
 }
