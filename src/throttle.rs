@@ -285,7 +285,8 @@ impl Throttle {
         asid: &Asid,
     ) -> Result<(Place, Health), Refusal> {
         let practice = self.practice(asid);
-        let place = practice.queue.place(consumer, self.limits.wait).await;
+        let waiting = &self.metrics.provider_waiting;
+        let place = practice.queue.place(consumer, self.limits.wait, waiting).await;
         let place = place.map_err(|queue::Full| Refusal::ProviderBusy)?;
         // Asked last: who is let in to probe does probe.
         let admitted = practice.breaker.admits().map_err(|left| Refusal::ProviderSpared {
@@ -293,12 +294,6 @@ impl Throttle {
         })?;
         let place = Place { _exchange: admission.exchange, _place: place };
         Ok((place, Health { practice, admitted }))
-    }
-
-    /// Requests that wait for a place with a practice.
-    #[must_use]
-    pub fn waiting(&self) -> usize {
-        self.practices().values().map(|practice| practice.queue.waiting()).sum()
     }
 
     /// Forgets whoever has not been seen for a while; the limiters never do by themselves.

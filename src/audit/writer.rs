@@ -170,6 +170,8 @@ impl Writer {
                 tracing::error!(segment, "somebody has deleted or cut the journal: lines are gone");
                 self.metrics.audit.damaged.inc();
                 self.index = None;
+                // What stands under that name now may be somebody else's.
+                self.moved = true;
             }
         }
         self.settled();

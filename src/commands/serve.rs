@@ -245,11 +245,7 @@ fn remember(directory: &Directory, path: &Path) {
 /// Looks at how the journal is and how hard pressed the process.
 async fn watch(trail: Trail, pressure: Pressure, live: Arc<ArcSwap<Live>>, metrics: Arc<Metrics>) {
     let ceiling = || live.load().throttle.limits().ceiling();
-    let told = |level: Level| {
-        metrics.shedding.set(level.number().into());
-        let waiting = live.load().throttle.waiting();
-        metrics.provider_waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
-    };
+    let told = |level: Level| metrics.shedding.set(level.number().into());
     tokio::join!(trail.watch(), pressure.watch(ceiling, told));
 }
 

@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use prometheus::IntGauge;
 use tokio::sync::oneshot;
 
 use crate::spine::Asid;
@@ -76,11 +77,13 @@ struct Waiting<'a> {
     queue: &'a Queue,
     consumer: &'a Asid,
     ticket: u64,
+    waiting: &'a IntGauge,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.queue.state().forget(self.consumer, self.ticket);
+        self.waiting.dec();
     }
 }
 
@@ -93,25 +96,22 @@ impl Queue {
         Arc::new(Self { room, state: Mutex::default() })
     }
 
-    /// A place for a consumer, waited for at most so long.
+    /// A place for a consumer, waited for at most so long; `waiting` is told of everybody who does.
     pub(super) async fn place(
         self: &Arc<Self>,
         consumer: &Asid,
         wait: Duration,
+        waiting: &IntGauge,
     ) -> Result<Place, Full> {
         let (ticket, told) = match self.take(consumer)? {
             Taken::Place(place) => return Ok(place),
             Taken::Turn(ticket, told) => (ticket, told),
         };
-        let waiting = Waiting { queue: self, consumer, ticket };
+        waiting.inc();
+        let waiting = Waiting { queue: self, consumer, ticket, waiting };
         let told = tokio::time::timeout(wait, told).await;
         drop(waiting);
         told.ok().and_then(Result::ok).ok_or(Full)
-    }
-
-    /// Requests that wait.
-    pub(super) fn waiting(&self) -> usize {
-        self.state().waiting
     }
 
     /// Whether nobody is here.
@@ -253,7 +253,11 @@ mod tests {
     /// Takes what is free, or queues; what is answered is told once there is a place.
     fn ask(queue: &Arc<Queue>, consumer: u32) -> tokio::task::JoinHandle<Result<Place, Full>> {
         let queue = Arc::clone(queue);
-        tokio::spawn(async move { queue.place(&asid(consumer), LONG).await })
+        tokio::spawn(async move { queue.place(&asid(consumer), LONG, &gauge()).await })
+    }
+
+    fn gauge() -> IntGauge {
+        IntGauge::new("waiting", "waiting").unwrap()
     }
 
     async fn settle() {
@@ -315,7 +319,7 @@ mod tests {
         let one = ask(&queue, 2);
         settle().await;
         assert_eq!(many.pop().unwrap().await.unwrap().unwrap_err(), Full);
-        assert_eq!(queue.waiting(), 3);
+        assert_eq!(queue.state().waiting, 3);
         // Two and one: nobody has more than the next would have.
         assert_eq!(ask(&queue, 2).await.unwrap().unwrap_err(), Full);
         drop(place);
@@ -331,14 +335,14 @@ mod tests {
         settle().await;
         gone.abort();
         settle().await;
-        assert_eq!(queue.waiting(), 1);
+        assert_eq!(queue.state().waiting, 1);
         drop(place);
         drop(stays.await.unwrap().unwrap());
         assert!(queue.is_empty());
         let place = ask(&queue, 9).await.unwrap().unwrap();
-        let late = queue.place(&asid(1), Duration::from_secs(2)).await;
+        let late = queue.place(&asid(1), Duration::from_secs(2), &gauge()).await;
         assert_eq!(late.unwrap_err(), Full);
-        assert_eq!(queue.waiting(), 0);
+        assert_eq!(queue.state().waiting, 0);
         drop(place);
     }
 }
