@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use schemars::JsonSchema;
@@ -311,6 +312,22 @@ impl Config {
             if value == 0 || value > most {
                 return Err(format!("{key} is {value}; it may be 1 to {most}"));
             }
+        }
+        for (key, period, least) in [
+            ("audit.segment-age", self.audit.segment_age, Duration::from_secs(1)),
+            ("audit.wait", self.audit.wait, Duration::from_millis(10)),
+            ("throttle.delay-max", self.throttle.delay_max, Duration::from_millis(50)),
+        ] {
+            if period < least {
+                return Err(format!("{key} is {period:?}; it may be {least:?} or more"));
+            }
+        }
+        let segment_size = self.audit.segment_size;
+        if segment_size < ByteSize::kib(4) {
+            return Err(format!("audit.segment-size is {segment_size}; it may be 4 KiB or more"));
+        }
+        if self.throttle.memory_max.is_some_and(|max| max < ByteSize::mib(1)) {
+            return Err("throttle.memory-max may be 1 MiB or more".to_owned());
         }
         for (key, size, most) in [
             ("request.target-max", self.request.target_max, ByteSize::kib(60)),

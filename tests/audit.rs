@@ -137,7 +137,7 @@ async fn the_head_that_is_logged_and_counted_finds_a_tail_that_was_cut() {
 
 /// A sound journal, and a copy that comes to harm.
 struct Harmed {
-    _stage: Stage,
+    stage: Stage,
     sound: PathBuf,
     folder: PathBuf,
     /// The second segment's lines.
@@ -150,7 +150,7 @@ impl Harmed {
         let folder = sound.with_file_name("harmed");
         let lines = lines_of(&segments(&sound)[1]);
         assert!(lines.len() >= 5);
-        Self { _stage: stage, sound, folder, lines }
+        Self { stage, sound, folder, lines }
     }
 
     /// The name of a segment.
@@ -184,16 +184,63 @@ async fn one_changed_byte_is_found_wherever_it_is() {
     for at in 0..line.len() {
         // It may well stay a line.
         let byte = line.as_bytes()[at];
-        let other = if byte.is_ascii_digit() { (byte - b'0' + 1) % 10 + b'0' } else { byte ^ 1 };
-        let other = char::from(other).to_string();
-        let found = journal.found_in(|lines| lines[2].replace_range(at..=at, &other));
-        let place = format!("{}, line 3: ", journal.name(1));
-        assert!(found.first().is_some_and(|first| first.starts_with(&place)), "{at}: {found:?}");
+        let digit = if byte.is_ascii_digit() { (byte - b'0' + 1) % 10 + b'0' } else { byte ^ 1 };
+        for other in [digit, byte ^ 0x20, b'+'].map(char::from) {
+            if other == '\u{0}' || other == char::from(byte) || !other.is_ascii_graphic() {
+                continue;
+            }
+            let other = other.to_string();
+            let found = journal.found_in(|lines| lines[2].replace_range(at..=at, &other));
+            let place = format!("{}, line 3: ", journal.name(1));
+            assert!(
+                found.first().is_some_and(|first| first.starts_with(&place)),
+                "{at}: {found:?}"
+            );
+        }
     }
+    let found = journal.found_in(|lines| {
+        let number = format!("\"seq\":{}", seq(&lines[2]));
+        lines[2] = lines[2].replace(&number, &format!("\"seq\":{}", u64::MAX));
+    });
+    assert!(found[0].starts_with(&format!("{}, line 3: ", journal.name(1))), "{found:?}");
     let found =
         journal.found_in(|lines| lines[2] = lines[2].replace("\"method\":\"", "\"method\":\"X"));
     let (name, seq) = (journal.name(1), seq(line));
     assert_eq!(found, [format!("{name}, line 3: number {seq} is not what was written")]);
+}
+
+/// A line that was put behind the last one is none, however it looks and whatever comes after; and no
+/// search shows it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_was_put_in_is_found_at_the_very_end_too() {
+    use std::io::Write as _;
+    let journal = Harmed::new().await;
+    let forged = concat!(
+        r#"{"seq":99,"time":"2026-11-25T05:00:28.255169Z","event":"closed","id":"f","#,
+        r#""trace_id":"ffffffff-ffff-4fff-8fff-ffffffffffff","status":201,"outcome":"answered"}"#
+    );
+    drop(journal.found(|_| ()));
+    let last = segments(&journal.folder).pop().unwrap();
+    let mut file = std::fs::OpenOptions::new().append(true).open(&last).unwrap();
+    file.write_all(format!("{forged}\n").as_bytes()).unwrap();
+    let found = spine_proxy::audit::verify(&journal.folder, &[]).unwrap();
+    let fault = found.faults[0].to_string();
+    assert!(fault.contains("bytes that are no line of a journal"), "{fault}");
+    let path = journal.folder.to_str().unwrap();
+    for scan in [&[][..], &["--scan"]] {
+        let asked = ["query", path, "--trace-id", "ffffffff-ffff-4fff-8fff-ffffffffffff"];
+        let (_, text) = audit(&[&asked[..], scan].concat());
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
+    // A start takes it for damage, not for half a line.
+    let text = journal.stage.text("spine-proxy.toml").replace("\"audit\"", "\"harmed\"");
+    let program = Command::new(env!("CARGO_BIN_EXE_spine-proxy"));
+    let mut served = crate::support::process::serve_by(program, &journal.stage, &text);
+    assert_eq!(served.counted("audit_damaged_total").await, 1);
+    served.signal("TERM");
+    assert!(served.0.wait().unwrap().success());
+    let found = spine_proxy::audit::verify(&journal.folder, &[]).unwrap();
+    assert!(!found.is_sound() && found.torn.is_empty());
 }
 
 /// A removed line; several; two swapped; one twice; one that is none.
@@ -277,6 +324,11 @@ async fn exchanges_are_found_by_what_they_say() {
     assert!(!found && text.contains("is no moment"), "{text}");
     let (found, text) = audit(&["query", "/nowhere"]);
     assert!(!found && text.contains("/nowhere"), "{text}");
+    // A table that was cut is as good as none.
+    let table = segments(&folder)[0].with_extension("index");
+    let bytes = std::fs::read(&table).unwrap();
+    std::fs::write(&table, &bytes[..bytes.len() - 12]).unwrap();
+    assert_eq!(rows(&["--trace-id", "00000000-0000-4000-8000-00000000000a"]), 1);
     // Tables were written for all segments, and lead to what a scan finds.
     let tables = std::fs::read_dir(stage.path("audit")).unwrap();
     let tables =

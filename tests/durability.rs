@@ -393,31 +393,49 @@ async fn a_segment_that_is_moved_away_is_followed_by_another() {
     assert_eq!(of(&lines(&journal(&folder)), "closed", "id").len(), 3);
 }
 
-/// Somebody deletes it, or cuts it: what is gone is gone and is said to be, what follows is not lost.
+/// Somebody deletes it, or cuts it anywhere: what is gone is gone and is said to be, what follows is not
+/// lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_segment_that_is_deleted_or_cut_is_noticed_and_gone_on_from() {
-    let deleted = |path: &std::path::Path| std::fs::remove_file(path).unwrap();
-    let cut = |path: &std::path::Path| {
-        std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(0).unwrap();
-    };
-    for harm in [&deleted as &dyn Fn(&std::path::Path), &cut] {
+    // Bytes that are left of it, of those at its end: none, all but one, half a line, several lines.
+    for left in [None, Some(0), Some(1), Some(400), Some(5000)] {
         let stage = Stage::with(hurried).await;
         let folder = stage.path("audit");
-        stage.hears(booking(1)).await;
+        for number in 10..20 {
+            stage.hears(booking(number)).await;
+        }
         stage.server.trail.flush().await;
-        harm(&segments(&folder).pop().unwrap());
+        let harmed = segments(&folder).pop().unwrap();
+        let length = std::fs::metadata(&harmed).unwrap().len();
+        match left {
+            None => std::fs::remove_file(&harmed).unwrap(),
+            Some(cut) => {
+                let file = std::fs::OpenOptions::new().write(true).open(&harmed).unwrap();
+                file.set_len(if cut == 0 { 0 } else { length - cut }).unwrap();
+            }
+        }
         let refused = stage.hears(booking(2)).await;
         assert_eq!(refused.token(), Some("audit_unavailable"), "its disk has failed it once");
         while stage.hears(booking(3)).await.status != 200 {}
         stage.server.trail.flush().await;
         let text = journal(&folder);
         let after = lines(&text);
-        assert!(of(&after, "opened", "trace_id").contains("00000003-0000-4000-8000-000000000000"));
+        let opened = of(&after, "opened", "trace_id");
+        for number in [2, 3] {
+            assert!(opened.contains(&*format!("{number:08x}-0000-4000-8000-000000000000")));
+        }
         assert!(of(&after, "closed", "refusal").contains("audit_unavailable"));
-        assert_eq!(stage.counted("audit_damaged_total"), 1);
+        assert_eq!(stage.counted("audit_damaged_total"), 1, "{left:?}");
+        assert_eq!(stage.provider.received().len(), 11);
         let found = spine_proxy::audit::verify(&folder, &[]).unwrap();
-        assert!(found.first.unwrap() > 1, "what was there is gone");
-        assert_eq!(stage.provider.received().len(), 2);
+        // Whatever was left of the old segment, the new one is in order.
+        let new = segments(&folder).pop().unwrap();
+        let new = new.file_name().unwrap().to_str().unwrap();
+        for fault in found.faults.iter().map(ToString::to_string) {
+            assert!(!fault.contains("is not what was written"), "{left:?}: {fault}");
+            assert!(!fault.starts_with(new) || fault.contains("line 1: "), "{left:?}: {fault}");
+        }
+        assert_ne!(harmed, segments(&folder).pop().unwrap());
     }
 }
 

@@ -92,7 +92,9 @@ impl FromStr for Link {
 pub(super) fn split(line: &[u8]) -> Option<(&[u8], Link)> {
     let (body, end) = line.split_at_checked(line.len().checked_sub(END_BYTES)?)?;
     let hex = end.strip_prefix(MARK)?.strip_suffix(b"\"}")?;
-    Some((body, std::str::from_utf8(hex).ok()?.parse().ok()?))
+    let link: Link = std::str::from_utf8(hex).ok()?.parse().ok()?;
+    // Security: one way to write it, so that no byte of it can be changed unseen.
+    (link.hex() == hex).then_some((body, link))
 }
 
 /// The last line of a journal as it was told elsewhere: its number and the chain's value, or the

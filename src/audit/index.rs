@@ -59,7 +59,7 @@ impl Index {
             out.write_all(&key.to_le_bytes())?;
             out.write_all(&at.to_le_bytes())?;
         }
-        out.flush()?;
+        out.into_inner()?.sync_all()?;
         std::fs::rename(aside, path)
     }
 
@@ -91,7 +91,11 @@ impl Table {
             let bytes = head.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
             u64::from_le_bytes(bytes.unwrap_or_default())
         };
-        let fits = head.starts_with(MAGIC) && number(8) == segment.path.metadata()?.len();
+        let entries = number(16).checked_mul(u64::try_from(ENTRY_BYTES).unwrap_or(u64::MAX));
+        let length = entries.and_then(|bytes| bytes.checked_add(u64::try_from(HEAD_BYTES).ok()?));
+        let fits = head.starts_with(MAGIC)
+            && number(8) == segment.path.metadata()?.len()
+            && length == Some(file.metadata()?.len());
         Ok(fits.then(|| Self { file, count: number(16) }))
     }
 

@@ -113,6 +113,7 @@ impl Desk {
             ticked: Instant::now(),
             told: None,
             metrics,
+            given_up: false,
         };
         let thread = std::thread::Builder::new().name("journal".to_owned());
         let thread = thread.spawn(move || scribe.run()).map_err(fault)?;
@@ -246,6 +247,8 @@ struct Scribe {
     /// When the head was last told, and the number of its line.
     told: Option<(Instant, u64)>,
     metrics: Arc<Metrics>,
+    /// Nobody is left to wait for a disk that fails.
+    given_up: bool,
 }
 
 impl Scribe {
@@ -254,6 +257,9 @@ impl Scribe {
             self.gather();
             let (end, left) = (self.batch.end.take(), self.batch.left);
             self.write();
+            if self.given_up {
+                return;
+            }
             self.tick();
             if end.is_some() || left {
                 return self.finish(end);
@@ -314,6 +320,7 @@ impl Scribe {
             waiting.clear();
             if self.batch.left || locked(&self.outbox).left {
                 tracing::error!("the audit journal is given up: its last lines are lost");
+                self.given_up = true;
                 return;
             }
             std::thread::sleep(RETRY);
@@ -360,9 +367,10 @@ impl Scribe {
         self.sum();
         self.writer.note(&Note::Stopped);
         self.put(Sync::Now, &mut Vec::new());
-        if self.writer.is_synced() {
-            self.tell();
+        if self.given_up {
+            return;
         }
+        self.tell();
         let missed = locked(&self.outbox).lines.len();
         if missed > 0 {
             tracing::error!(missed, "lines came after the audit journal's end and are lost");

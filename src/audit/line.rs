@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use jiff::tz::Offset;
 use uuid::Uuid;
 
-use super::chain::Link;
+use super::chain::{self, Link};
 use super::index;
 use super::read::{Torn, Unfinished};
 use super::{Asid, CertificateName, Claims, EndedBy, Interaction, OdsCode, Told, masked};
@@ -303,6 +303,14 @@ impl Last {
         self.link = self.link.next(out.get(start..).unwrap_or_default());
         self.link.end(out);
     }
+}
+
+/// The members of a line as it stands in the journal, its number and its link left out.
+pub(super) fn members(line: &[u8]) -> Option<&[u8]> {
+    let (body, _) = chain::split(line)?;
+    let rest = body.strip_prefix(b"{\"seq\":")?;
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    rest.get(digits..)
 }
 
 /// A JSON object under construction. Names are constants that need no escape.

@@ -10,6 +10,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use memchr::{memchr, memmem};
 
+use super::chain;
 use super::index::Table;
 use super::read::{self, LINE_BYTES_MAX, Named, Reader};
 
@@ -68,7 +69,7 @@ pub fn search(
     for (at, segment) in segments.iter().enumerate() {
         // What the next one begins with is later than all of this one.
         if let (Some(since), Some(next)) = (filter.since, segments.get(at + 1))
-            && begins(next)?.is_some_and(|begins| begins.as_second() < since.as_second())
+            && begins(next)?.is_some_and(|begins| begins.as_second() + SLACK_S < since.as_second())
         {
             continue;
         }
@@ -79,8 +80,9 @@ pub fn search(
             break;
         }
         let flow = match (filter.id.as_ref().or(filter.trace_id.as_ref()), how) {
-            (Some(id), Search::Indexed) => match Table::open(segment)? {
-                Some(table) => listed(segment, &table.find(id)?, &matcher, &mut each)?,
+            // A table that cannot be read is as good as none.
+            (Some(id), Search::Indexed) => match found(segment, id) {
+                Some(at) => listed(segment, &at, &matcher, &mut each)?,
                 None => scanned(segment, &matcher, &mut each)?,
             },
             (_, Search::Everything) | (None, _) => scanned(segment, &matcher, &mut each)?,
@@ -90,6 +92,10 @@ pub fn search(
         }
     }
     Ok(())
+}
+
+fn found(segment: &Named, id: &str) -> Option<Vec<u64>> {
+    Table::open(segment).ok().flatten()?.find(id).ok()
 }
 
 fn scanned(
@@ -148,6 +154,10 @@ impl<'a> Matcher<'a> {
     }
 
     fn fits(&self, line: &[u8]) -> bool {
+        // What has no link is no line of ours, whatever it says.
+        if chain::split(line).is_none() {
+            return false;
+        }
         let Filter { trace_id, id, asid, from, to, ods, interaction, outcome, refusal, .. } =
             self.filter;
         let is = |name: &str, wanted: &Option<String>| {
@@ -198,7 +208,10 @@ mod tests {
     const LINE: &[u8] = br#"{"seq":7,"time":"2026-11-22T17:43:53.1Z","event":"closed","id":"ab-1","trace_id":"CD-2","from":"1","to":"2","ods":"A20047","interaction":"urn:x:read:patient-1","claims":{"user_id":"zz"},"outcome":"refused","refusal":"claim_missing"}"#;
 
     fn fits(filter: &Filter) -> bool {
-        Matcher::new(filter).fits(LINE)
+        let mut line = LINE.strip_suffix(b"}").unwrap().to_vec();
+        assert!(!Matcher::new(filter).fits(LINE), "it has no link");
+        chain::Link::ORIGIN.next(&line).end(&mut line);
+        Matcher::new(filter).fits(line.strip_suffix(b"\n").unwrap())
     }
 
     #[test]

@@ -102,6 +102,8 @@ impl Named {
     }
 }
 
+/// Limit: a line's number. No journal comes near it.
+const SEQ_MAX: u64 = 1 << 62;
 const SEQ_DIGITS: usize = 20;
 const EXTENSION: &str = "jsonl";
 
@@ -141,6 +143,14 @@ pub(super) struct Text<'a> {
     pub(super) is_whole: bool,
 }
 
+impl Text<'_> {
+    /// Whether it is what stood at the file's end. More may stand there by now.
+    pub(super) fn is_last(&self) -> bool {
+        let bytes = u64::try_from(self.bytes.len()).unwrap_or(u64::MAX);
+        !self.is_whole && bytes < LINE_BYTES_MAX
+    }
+}
+
 impl Reader {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = BufReader::with_capacity(BUFFER_BYTES, File::open(path)?);
@@ -172,8 +182,8 @@ pub(super) struct Formed<'a> {
 impl<'a> Formed<'a> {
     pub(super) fn from(text: &Text<'a>) -> Option<Self> {
         let (body, link) = chain::split(text.bytes)?;
-        let read = serde_json::from_slice(text.bytes).ok()?;
-        text.is_whole.then_some(Self { read, body, link })
+        let read: Read<'_> = serde_json::from_slice(text.bytes).ok()?;
+        (text.is_whole && read.seq <= SEQ_MAX).then_some(Self { read, body, link })
     }
 }
 

@@ -93,6 +93,10 @@ impl Scan {
         Ok(None)
     }
 
+    fn is_damaged(&mut self, segment: &Named, line: u64) {
+        self.damaged.get_or_insert_with(|| format!("{}, line {line}", segment.name()));
+    }
+
     fn segment(&mut self, segment: &Named) -> io::Result<()> {
         let mut reader = Reader::open(&segment.path)?;
         let mut index = Index::default();
@@ -103,13 +107,20 @@ impl Scan {
             number += 1;
             let Some(formed) = Formed::from(&text) else {
                 tail.holds(text.bytes, text.is_whole);
+                if text.is_last() {
+                    break;
+                }
+                if text.is_whole {
+                    self.is_damaged(segment, number);
+                    tail = Tail::default();
+                }
                 continue;
             };
             let Formed { read, body, link } = formed;
             let previous = before.or_else(|| read.previous.and_then(|hex| hex.parse().ok()));
             let fits = previous.is_some_and(|previous| previous.next(body) == link);
-            if (!fits || tail.bytes > 0) && self.damaged.is_none() {
-                self.damaged = Some(format!("{}, line {number}", segment.name()));
+            if !fits || tail.bytes > 0 {
+                self.is_damaged(segment, number);
             }
             tail = Tail::default();
             before = Some(link);

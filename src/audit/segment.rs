@@ -28,6 +28,10 @@ impl Folder {
             return Err(io::Error::other("this is a file; the journal is a folder"));
         }
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        if let Some(parent) = path.parent().and_then(|parent| File::open(parent).ok()) {
+            // Not every file system can.
+            parent.sync_all().unwrap_or_default();
+        }
         let handle = File::open(path)?;
         match handle.try_lock() {
             Ok(()) => Ok(Self { path: path.to_owned(), handle }),
@@ -75,13 +79,19 @@ impl Segment {
     /// It cannot be made, or more than half a line stands there.
     pub(super) fn create(folder: &Folder, first: u64) -> io::Result<Self> {
         let named = Named::new(&folder.path, first);
-        let file = open(&named.path)?;
-        if file.metadata()?.len() > length(&[0; TORN_BYTES_KEPT]) {
+        let mut file = open(&named.path)?;
+        let mut torn = Vec::new();
+        (&mut file).take(length(&[0; TORN_BYTES_KEPT]) + 1).read_to_end(&mut torn)?;
+        if torn.len() > TORN_BYTES_KEPT || torn.contains(&b'\n') {
             let why = format!("{} is damaged: move it away, and keep it", named.name());
             return Err(io::Error::other(why));
         }
         file.set_len(0)?;
-        folder.sync()?;
+        if let Err(error) = folder.sync() {
+            // Not one more file for each time this is tried.
+            fs::remove_file(&named.path).unwrap_or_default();
+            return Err(error);
+        }
         let identity = identity(&file.metadata()?);
         Ok(Self { file, named, identity, synced: 0, length: 0, began: Instant::now() })
     }
@@ -127,41 +137,63 @@ impl Segment {
     }
 
     /// After an error: opens the file again and makes sure that `unsynced`, what was handed over since
-    /// it was last synced, stands at its end, once, and is on disk. Security: what was not synced is not
+    /// it was last synced, stands behind that, and is on disk. Security: what was not synced is not
     /// trusted; a system that failed to write a page may have forgotten that it should.
     ///
     /// # Errors
     /// It still cannot be written.
-    pub(super) fn settle(&mut self, folder: &Folder, unsynced: &[u8]) -> io::Result<Settled> {
-        let mut file = open(&self.named.path)?;
-        let found = file.metadata()?;
-        let is_ours = identity(&found) == self.identity && found.len() >= self.synced;
-        let base = if is_ours {
-            file.set_len(self.synced)?;
-            self.synced
-        } else if ends_in(&mut file, found.len(), unsynced)? {
-            found.len() - length(unsynced)
-        } else {
-            found.len()
+    pub(super) fn settle(&mut self, unsynced: &[u8]) -> io::Result<Settled> {
+        let mut file = match OpenOptions::new().append(true).read(true).open(&self.named.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(self.bereft()),
+            Err(error) => return Err(error),
         };
-        if base + length(unsynced) != file.metadata()?.len() {
-            file.write_all(unsynced)?;
+        let found = file.metadata()?;
+        // Nothing but the beginning of what was handed over may stand behind what is certain.
+        if identity(&found) != self.identity {
+            return Ok(self.bereft());
         }
-        file.sync_data()?;
-        folder.sync()?;
-        (self.file, self.identity) = (file, identity(&found));
-        self.length = base + length(unsynced);
+        if !self.stands(&mut file, unsynced)? {
+            // What was put behind a cut goes elsewhere, and stands nowhere twice.
+            if ends_in(&mut file, unsynced)? {
+                file.set_len(found.len() - length(unsynced))?;
+            }
+            return Ok(self.bereft());
+        }
+        file.set_len(self.synced)?;
+        self.file = file;
+        self.length = self.synced;
+        self.append(unsynced)?;
+        self.file.sync_data()?;
         self.synced = self.length;
-        Ok(if is_ours { Settled::Whole } else { Settled::Bereft })
+        Ok(Settled::Whole)
+    }
+
+    fn stands(&self, file: &mut File, unsynced: &[u8]) -> io::Result<bool> {
+        if file.metadata()?.len() < self.synced {
+            return Ok(false);
+        }
+        file.seek(SeekFrom::Start(self.synced))?;
+        let mut behind = Vec::new();
+        file.take(length(unsynced) + 1).read_to_end(&mut behind)?;
+        Ok(unsynced.starts_with(&behind))
+    }
+
+    /// A file that is deleted takes up its space for as long as it is open.
+    fn bereft(&self) -> Settled {
+        if self.file.metadata().is_ok_and(|held| held.nlink() == 0) {
+            self.file.set_len(0).unwrap_or_default();
+        }
+        Settled::Bereft
     }
 }
 
 /// What [`Segment::settle`] has found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Settled {
-    /// Nothing is missing.
+    /// Everything is on disk.
     Whole,
-    /// Lines that were on disk are gone: somebody has deleted or cut the file.
+    /// Somebody has deleted, cut or changed the file: nothing is written to it any more.
     Bereft,
 }
 
@@ -177,8 +209,8 @@ fn length(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
-fn ends_in(file: &mut File, bytes: u64, end: &[u8]) -> io::Result<bool> {
-    let Some(at) = bytes.checked_sub(length(end)) else { return Ok(false) };
+fn ends_in(file: &mut File, end: &[u8]) -> io::Result<bool> {
+    let Some(at) = file.metadata()?.len().checked_sub(length(end)) else { return Ok(false) };
     file.seek(SeekFrom::Start(at))?;
     let mut tail = Vec::new();
     file.take(length(end)).read_to_end(&mut tail)?;

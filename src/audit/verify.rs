@@ -61,6 +61,7 @@ enum What {
     Displaced { seq: u64, after: u64 },
     Repeated { seq: u64 },
     Torn { bytes: u64 },
+    TornGone { bytes: u64 },
     Detached { seq: u64 },
     Cut { told: u64, ends: u64 },
     NotTheHead { told: u64 },
@@ -84,6 +85,12 @@ impl fmt::Display for Fault {
             What::Repeated { seq } => write!(out, "number {seq} stands here a second time"),
             What::Torn { bytes } => {
                 write!(out, "{bytes} bytes of half a line that no start has found: it was cut")
+            }
+            What::TornGone { bytes } => {
+                write!(
+                    out,
+                    "{bytes} bytes of half a line are gone that a start has found before it"
+                )
             }
             What::Detached { seq } => {
                 write!(out, "number {seq} does not go on from where the segment before it ends")
@@ -133,6 +140,8 @@ struct Walk {
     /// What stood behind the last whole line of the segment before.
     tail: Option<(Torn, Place)>,
     place: Place,
+    /// The segment before.
+    before: String,
     heads_met: Vec<u64>,
 }
 
@@ -145,10 +154,11 @@ struct Place {
 impl Walk {
     fn segment(&mut self, segment: &Named, heads: &[Head]) -> io::Result<()> {
         self.found.segments += 1;
+        self.before = std::mem::take(&mut self.place.segment);
         self.place = Place { segment: segment.name(), line: 0 };
         let mut reader = Reader::open(&segment.path)?;
         let mut is_first = true;
-        // Half a line is only half a line if nothing whole comes after it.
+        // Half a line has no line feed, and nothing comes after it.
         let mut odd: Option<(Place, Tail)> = None;
         while let Some(text) = reader.next()? {
             self.place.line += 1;
@@ -156,11 +166,15 @@ impl Walk {
                 let place = &self.place;
                 let (_, tail) = odd.get_or_insert_with(|| (place.clone(), Tail::default()));
                 tail.holds(text.bytes, text.is_whole);
+                if text.is_last() {
+                    break;
+                }
+                if text.is_whole {
+                    self.not_a_line(odd.take());
+                }
                 continue;
             };
-            if let Some((place, tail)) = odd.take() {
-                self.fault(place, What::NotALine { bytes: tail.bytes });
-            }
+            self.not_a_line(odd.take());
             if is_first {
                 self.begins(&formed);
             }
@@ -173,10 +187,22 @@ impl Walk {
         Ok(())
     }
 
+    fn not_a_line(&mut self, odd: Option<(Place, Tail)>) {
+        if let Some((place, tail)) = odd {
+            self.fault(place, What::NotALine { bytes: tail.bytes });
+        }
+    }
+
     /// The first whole line of a segment says where the chain stood, and what a crash has torn.
     fn begins(&mut self, formed: &Formed<'_>) {
         let known = formed.read.torn.as_ref();
-        if let Some((torn, place)) = self.tail.take()
+        let tail = self.tail.take();
+        // What has made way for this very segment is told and not there.
+        let is_gone = known.is_some_and(|torn| torn.segment == self.before) && tail.is_none();
+        if let Some(torn) = known.filter(|_| is_gone) {
+            self.fault(self.place.clone(), What::TornGone { bytes: torn.bytes });
+        }
+        if let Some((torn, place)) = tail
             && known != Some(&torn)
         {
             self.fault(place, What::Torn { bytes: torn.bytes });

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::index::Index;
-use super::line::{Last, Note, Posted, Step};
+use super::line::{self, Last, Note, Posted, Step};
 use super::recovery::Found;
 use super::segment::{Folder, Segment, Settled, Standing};
 use crate::metrics::Metrics;
@@ -20,6 +20,8 @@ pub(super) struct Writer {
     segment: Segment,
     limits: Limits,
     last: Last,
+    /// The last line that is on disk.
+    synced: Last,
     /// Everything composed since the last sync.
     text: Vec<u8>,
     /// How much of it has been handed over.
@@ -32,8 +34,8 @@ pub(super) struct Writer {
     index: Option<Index>,
     /// Somebody has moved the segment away.
     moved: bool,
-    /// A new segment could not be begun; the old one grows on.
-    stuck: bool,
+    /// When a new segment could not be begun; the old one grows on.
+    stuck: Option<Instant>,
     metrics: Arc<Metrics>,
 }
 
@@ -46,6 +48,8 @@ pub(super) struct Limits {
 
 /// Limit: how long a line that nobody waits for may be written and not synced.
 const SYNC_WITHIN: Duration = Duration::from_millis(100);
+/// After a new segment could not be begun.
+const STUCK: Duration = Duration::from_secs(1);
 /// Limit: bytes written and not synced.
 const UNSYNCED_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -78,13 +82,14 @@ impl Writer {
             segment,
             limits,
             last,
+            synced: last,
             text: Vec::new(),
             handed: 0,
             since: None,
             open: HashMap::new(),
             index: Some(Index::default()),
             moved: false,
-            stuck: false,
+            stuck: None,
             metrics,
         };
         let oldest_open = unfinished.first().map(|exchange| exchange.seq);
@@ -107,6 +112,10 @@ impl Writer {
     /// Composes a line.
     pub(super) fn line(&mut self, line: &Posted, members: &[u8]) {
         let at = self.next_at();
+        if at > u64::from(u32::MAX) {
+            // A table has no room for it, and half a table would hide it.
+            self.index = None;
+        }
         self.last.line(members, &mut self.text);
         match line.step {
             Step::Opened => drop(self.open.insert(line.id, self.last.seq)),
@@ -145,6 +154,11 @@ impl Writer {
     /// # Errors
     /// What was composed may not be on disk: [`Writer::put_again`].
     pub(super) fn put(&mut self, sync: Sync) -> io::Result<()> {
+        self.hand_over(sync)?;
+        if self.since.is_none() && self.is_turn_due() { self.turn() } else { Ok(()) }
+    }
+
+    fn hand_over(&mut self, sync: Sync) -> io::Result<()> {
         let rest = self.text.get(self.handed..).unwrap_or_default();
         if !rest.is_empty() {
             self.segment.append(rest)?;
@@ -152,10 +166,7 @@ impl Writer {
         }
         let is_due = self.text.len() >= UNSYNCED_BYTES_MAX
             || self.since.is_some_and(|since| since.elapsed() >= SYNC_WITHIN);
-        if self.since.is_some() && (sync == Sync::Now || is_due) {
-            self.sync()?;
-        }
-        if self.since.is_none() && self.is_turn_due() { self.turn() } else { Ok(()) }
+        if self.since.is_some() && (sync == Sync::Now || is_due) { self.sync() } else { Ok(()) }
     }
 
     /// After an error: everything that is not certain to be on disk is written once more.
@@ -163,19 +174,30 @@ impl Writer {
     /// # Errors
     /// It still cannot be.
     pub(super) fn put_again(&mut self) -> io::Result<()> {
-        match self.segment.settle(&self.folder, &self.text)? {
-            Settled::Whole => {}
-            Settled::Bereft => {
-                let segment = self.segment.named.name();
-                tracing::error!(segment, "somebody has deleted or cut the journal: lines are gone");
-                self.metrics.audit.damaged.inc();
-                self.index = None;
-                // What stands under that name now may be somebody else's.
-                self.moved = true;
-            }
+        if self.segment.settle(&self.text)? == Settled::Bereft {
+            return self.go_on_elsewhere();
         }
         self.settled();
         Ok(())
+    }
+
+    /// Somebody has deleted, cut or changed the segment: what they have left of it is left to them. What
+    /// is not certain to be on disk is numbered and linked anew, behind a new segment's first line.
+    fn go_on_elsewhere(&mut self) -> io::Result<()> {
+        let segment = Segment::create(&self.folder, self.synced.seq + 1)?;
+        let name = self.segment.named.name();
+        tracing::error!(name, "somebody has deleted, cut or changed the journal's segment");
+        self.metrics.audit.damaged.inc();
+        self.segment = segment;
+        (self.index, self.moved, self.handed) = (None, false, 0);
+        let text = std::mem::take(&mut self.text);
+        self.last = self.synced;
+        let oldest_open = self.open.values().min().copied();
+        self.note(&Note::Segment { oldest_open });
+        for members in text.split(|byte| *byte == b'\n').filter_map(line::members) {
+            self.last.line(members, &mut self.text);
+        }
+        self.hand_over(Sync::Now)
     }
 
     fn sync(&mut self) -> io::Result<()> {
@@ -195,12 +217,16 @@ impl Writer {
         self.text.clear();
         self.handed = 0;
         self.since = None;
+        self.synced = self.last;
     }
 
     fn is_turn_due(&self) -> bool {
-        self.moved
+        let is_due = self.moved
             || self.segment.length() >= self.limits.bytes
-            || self.segment.began().elapsed() >= self.limits.age
+            || self.segment.began().elapsed() >= self.limits.age;
+        // One that holds its first line alone is new enough.
+        let has_grown = self.moved || self.last.seq > self.segment.named.first;
+        is_due && has_grown && self.stuck.is_none_or(|since| since.elapsed() >= STUCK)
     }
 
     /// Begins a new segment. While none can be begun the old one grows on: nothing is lost by that.
@@ -219,16 +245,16 @@ impl Writer {
                         tracing::warn!(%error, "no index of the journal's last segment");
                     }
                 }
-                (self.moved, self.stuck) = (false, false);
+                (self.moved, self.stuck) = (false, None);
                 let oldest_open = self.open.values().min().copied();
                 self.note(&Note::Segment { oldest_open });
-                self.put(Sync::Now)
+                self.hand_over(Sync::Now)
             }
             Err(error) => {
-                if !self.stuck {
+                if self.stuck.is_none() {
                     tracing::error!(%error, "no new segment of the journal can be begun");
                 }
-                self.stuck = true;
+                self.stuck = Some(Instant::now());
                 self.metrics.audit.write_failures.inc();
                 Ok(())
             }

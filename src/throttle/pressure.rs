@@ -167,6 +167,12 @@ impl Pulse {
     }
 }
 
+impl Drop for Pulse {
+    fn drop(&mut self) {
+        self.rests();
+    }
+}
+
 /// What may be.
 #[derive(Debug, Clone, Copy)]
 pub struct Ceiling {

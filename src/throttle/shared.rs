@@ -57,6 +57,8 @@ pub(super) struct Lease {
 #[derive(Debug, Default)]
 struct Drawn {
     requests: u32,
+    /// How many were asked for.
+    size: u32,
     /// How much was left to all gateways.
     left: u32,
     until: Option<Instant>,
@@ -68,7 +70,7 @@ struct Drawn {
 const GOOD_FOR: Duration = Duration::from_secs(1);
 /// How long Redis is left alone after it did not answer.
 const AWAY: Duration = Duration::from_secs(1);
-/// What is drawn at once: this part of the quota, and no more than so many requests.
+/// What is drawn at once at most: this part of the quota, and no more than so many requests.
 const PARTS: u32 = 20;
 const DRAWN_MAX: u32 = 1000;
 
@@ -163,11 +165,10 @@ impl Shared {
         if self.is_away() {
             return None;
         }
-        match self.ask(consumer, terms).await {
+        match self.ask(consumer, terms, lease.wants(terms)).await {
             Some((granted, left, wait)) => {
                 metrics.quotas_shared.set(1);
-                lease.draws(granted, left, wait);
-                lease.spend(terms)
+                Some(lease.draws(terms, granted, left, wait))
             }
             None => {
                 if metrics.quotas_shared.get() == 1 {
@@ -180,9 +181,13 @@ impl Shared {
         }
     }
 
-    async fn ask(&self, consumer: &Asid, terms: &Terms) -> Option<(u32, u32, Duration)> {
+    async fn ask(
+        &self,
+        consumer: &Asid,
+        terms: &Terms,
+        wanted: u32,
+    ) -> Option<(u32, u32, Duration)> {
         let interval_us = (1_000_000 / terms.per_second.get()).max(1);
-        let wanted = (terms.burst.get() / PARTS).clamp(1, DRAWN_MAX);
         let mut connection = self.connection.clone();
         let mut invocation = self.script.key(format!("spine-proxy:quota:{consumer}"));
         invocation.arg(interval_us).arg(terms.burst.get()).arg(wanted);
@@ -219,21 +224,45 @@ impl Lease {
         }
         let none_for = drawn.none_until.map(|until| until.saturating_duration_since(now));
         let none_for = none_for.filter(|none_for| !none_for.is_zero())?;
-        let retry_after_s = u32::try_from(none_for.as_secs()).unwrap_or(u32::MAX);
-        Some(Err(terms.exceeded(retry_after_s.saturating_add(1))))
+        Some(Err(terms.exceeded(seconds(none_for))))
     }
 
-    fn draws(&self, granted: u32, left: u32, wait: Duration) {
+    /// How much to draw: twice as much as last time if all of that was spent, half as much if it was not,
+    /// for what is not spent is lost.
+    fn wants(&self, terms: &Terms) -> u32 {
+        let mut drawn = self.state();
+        let most = terms.burst.min(terms.per_second).get() / PARTS;
+        let size = if drawn.requests == 0 { drawn.size.saturating_mul(2) } else { drawn.size / 2 };
+        drawn.size = size.clamp(1, most.clamp(1, DRAWN_MAX));
+        drawn.size
+    }
+
+    /// What was granted, of which one is for whoever has asked.
+    fn draws(
+        &self,
+        terms: &Terms,
+        granted: u32,
+        left: u32,
+        wait: Duration,
+    ) -> Result<Allowance, Refusal> {
         let now = Instant::now();
         let mut drawn = self.state();
-        *drawn = Drawn { requests: granted, left, until: Some(now + GOOD_FOR), none_until: None };
-        if granted == 0 {
-            // At least long enough for whoever has asked to be told so.
-            drawn.none_until = Some(now + wait.max(Duration::from_millis(1)));
+        drawn.left = left;
+        drawn.requests = granted.saturating_sub(1);
+        drawn.until = Some(now + GOOD_FOR);
+        drawn.none_until = (granted == 0).then_some(now + wait);
+        match granted {
+            0 => Err(terms.exceeded(seconds(wait))),
+            _ => Ok(terms.allowance(drawn.requests.saturating_add(left))),
         }
     }
 
     fn state(&self) -> MutexGuard<'_, Drawn> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whole seconds, and never so few that it would be refused again.
+fn seconds(wait: Duration) -> u32 {
+    u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1)
 }
