@@ -339,3 +339,63 @@ impl Throttle {
         self.practices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who is let in at this level: reads and writes of a consumer that has three exchanges under way,
+    /// and of one that has one.
+    async fn let_in(level: Level) -> [bool; 4] {
+        let throttle = |level| {
+            let (pressure, metrics) = (Pressure::at(level), Arc::new(Metrics::new()));
+            Throttle::new(Limits::default(), pressure, metrics).unwrap()
+        };
+        let mut throttle = throttle(level);
+        let (many, few): (Asid, Asid) =
+            ("200000000359".parse().unwrap(), "200000000360".parse().unwrap());
+        let pressed = std::mem::replace(&mut throttle.pressure, Pressure::at(Level::Calm));
+        let mut held = Vec::new();
+        for consumer in [&many, &many, &many, &few] {
+            held.push(throttle.admit(consumer, Effect::Reads).await.unwrap());
+        }
+        throttle.pressure = pressed;
+        let mut let_in = [false; 4];
+        let asked = [
+            (&many, Effect::Reads),
+            (&many, Effect::Writes),
+            (&few, Effect::Reads),
+            (&few, Effect::Writes),
+        ];
+        for (let_in, (consumer, effect)) in let_in.iter_mut().zip(asked) {
+            match throttle.admit(consumer, effect).await {
+                Ok(_) => *let_in = true,
+                Err(refusal) => assert_eq!(refusal, Refusal::Overloaded),
+            }
+        }
+        let_in
+    }
+
+    #[tokio::test]
+    async fn whoever_has_most_goes_first_then_reads_then_everything() {
+        assert_eq!(let_in(Level::Calm).await, [true; 4]);
+        assert_eq!(let_in(Level::Strained).await, [false, true, true, true]);
+        assert_eq!(let_in(Level::Overloaded).await, [false, true, false, true]);
+        assert_eq!(let_in(Level::Critical).await, [false; 4]);
+    }
+
+    #[tokio::test]
+    async fn a_consumers_own_terms_stand_before_all_others() {
+        let asid: Asid = "200000000359".parse().unwrap();
+        let number = |number| NonZeroU32::new(number).unwrap();
+        let mut limits = Limits { consumer_burst: Some(number(7)), ..Limits::default() };
+        let bursts = |limits: &Limits| (limits.terms(&asid).per_second, limits.terms(&asid).burst);
+        assert_eq!(bursts(&limits), (number(1000), number(7)));
+        let own = Own { per_second: Some(number(5)), ..Own::default() };
+        limits.consumers.insert(asid.clone(), own);
+        assert_eq!(bursts(&limits), (number(5), number(5)));
+        let own = Own { burst: Some(number(9)), ..Own::default() };
+        limits.consumers.insert(asid.clone(), own);
+        assert_eq!(bursts(&limits), (number(1000), number(9)));
+    }
+}

@@ -18,6 +18,7 @@ pub(super) struct Bound {
     providers: u64,
     sessions: u64,
     directory: u64,
+    journal: u64,
 }
 
 const KIB: u64 = 1024;
@@ -31,9 +32,9 @@ const WORKER: u64 = 16 * 1024 * KIB;
 const CONNECTION: u64 = (256 + 128) * KIB;
 /// A refusal that waits for an HTTP/2 window, on each stream.
 const REFUSAL: u64 = 2 * KIB;
-/// A request in hand besides its head: its record's lines, what came of its body and was not sent on, as
+/// A request in hand besides its head: its record's lines, on their way to the disk in three places, what came of its body and was not sent on, as
 /// much of its answer that was not taken, and hyper's buffers either way.
-const REQUEST: u64 = (8 + 64 + 64 + 128 + 128) * KIB;
+const REQUEST: u64 = (64 + 64 + 64 + 128 + 128) * KIB;
 /// An exchange with a provider: hyper's buffers either way, those of TLS, a head and its copy.
 const EXCHANGE: u64 = (128 + 128 + 128 + 2 * 128) * KIB;
 /// A connection to a provider that carries nothing.
@@ -43,6 +44,9 @@ const SESSION: u64 = 16 * KIB;
 /// A practice that is held, with all its interactions (190 MiB for 20,000 were measured); an absence.
 const PRACTICE: u64 = 12 * KIB;
 const ABSENCE: u64 = KIB;
+
+/// The part of a segment that its table takes while it grows, and the last one's while it is written.
+const TABLE_PART: u64 = 6;
 
 /// The bound of a configuration.
 pub(super) fn bound(config: &Config) -> Bound {
@@ -67,6 +71,7 @@ pub(super) fn bound(config: &Config) -> Bound {
         providers: times(count(limits.in_hand_max), EXCHANGE).saturating_add(idle),
         sessions: times(count(config.tls.sessions_max), SESSION),
         directory: times(practices, PRACTICE).saturating_add(times(absences, ABSENCE)),
+        journal: config.audit.segment_size.as_u64() / TABLE_PART,
     }
 }
 
@@ -80,22 +85,22 @@ pub(super) fn publish(config: &Config, metrics: &Metrics) {
 impl Bound {
     /// All of it.
     pub(super) fn total(&self) -> u64 {
-        let Self { base, connections, requests, providers, sessions, directory } = *self;
-        let parts = [base, connections, requests, providers, sessions, directory];
+        let Self { base, connections, requests, providers, sessions, directory, journal } = *self;
+        let parts = [base, connections, requests, providers, sessions, directory, journal];
         parts.into_iter().fold(0, u64::saturating_add)
     }
 }
 
 impl fmt::Display for Bound {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { base, connections, requests, providers, sessions, directory } = *self;
-        let [total, base, connections, requests, providers, sessions, directory] =
-            [self.total(), base, connections, requests, providers, sessions, directory]
+        let Self { base, connections, requests, providers, sessions, directory, journal } = *self;
+        let [total, base, connections, requests, providers, sessions, directory, journal] =
+            [self.total(), base, connections, requests, providers, sessions, directory, journal]
                 .map(ByteSize::b);
         write!(
             out,
             "{total}: program {base}, connections {connections}, requests {requests}, \
-             providers {providers}, sessions {sessions}, directory {directory}"
+             providers {providers}, sessions {sessions}, directory {directory}, journal {journal}"
         )
     }
 }

@@ -83,6 +83,14 @@ impl Pressure {
         }))
     }
 
+    /// One that stays where it is.
+    #[cfg(test)]
+    pub(super) fn at(level: Level) -> Self {
+        let pressure = Self::new(0);
+        pressure.0.level.store(level.number(), Ordering::Relaxed);
+        pressure
+    }
+
     /// As last seen.
     #[must_use]
     pub fn level(&self) -> Level {
