@@ -1,0 +1,139 @@
+//! A JSON object, written by hand into bytes.
+
+use std::io::Write as _;
+
+use jiff::Timestamp;
+use jiff::tz::Offset;
+
+/// A JSON object under construction. Names are constants that need no escape.
+pub(super) struct Object<'a> {
+    out: &'a mut Vec<u8>,
+    separator: u8,
+}
+
+impl<'a> Object<'a> {
+    pub(super) const fn open(out: &'a mut Vec<u8>) -> Self {
+        Self { out, separator: b'{' }
+    }
+
+    /// One whose first members are written elsewhere.
+    pub(super) const fn goes_on(out: &'a mut Vec<u8>) -> Self {
+        Self { out, separator: b',' }
+    }
+
+    /// Members that were written by one that goes on.
+    pub(super) fn raw(&mut self, members: &[u8]) {
+        self.out.extend_from_slice(members);
+    }
+
+    /// When it was, in UTC, to the microsecond: of one length, so that text is ordered as time is.
+    pub(super) fn time(&mut self, at: Timestamp) {
+        let at = Offset::UTC.to_datetime(at);
+        let mut text = *b"0000-00-00T00:00:00.000000Z";
+        let mut put = |last: usize, digits: usize, mut of: i32| {
+            for place in text.iter_mut().take(last + 1).rev().take(digits) {
+                // A remainder of ten fits.
+                *place = b'0' + u8::try_from(of % 10).unwrap_or_default();
+                of /= 10;
+            }
+        };
+        put(3, 4, at.year().into());
+        put(6, 2, at.month().into());
+        put(9, 2, at.day().into());
+        put(12, 2, at.hour().into());
+        put(15, 2, at.minute().into());
+        put(18, 2, at.second().into());
+        put(25, 6, at.subsec_nanosecond() / 1000);
+        self.name("time");
+        self.out.push(b'"');
+        self.out.extend_from_slice(&text);
+        self.out.push(b'"');
+    }
+
+    fn name(&mut self, name: &'static str) {
+        self.out.extend([self.separator, b'"']);
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(b"\":");
+        self.separator = b',';
+    }
+
+    pub(super) fn text(&mut self, name: &'static str, text: &str) {
+        self.name(name);
+        self.out.push(b'"');
+        let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
+        // Folded, not searched: without an early end it is one pass of wide instructions.
+        if text.bytes().fold(true, |all, byte| all & is_plain(byte)) {
+            self.out.extend_from_slice(text.as_bytes());
+        } else {
+            // Security: a line is plain ASCII, so that nothing in it can play tricks on whoever reads
+            // it, by control characters or by the direction of writing.
+            for unit in text.encode_utf16() {
+                match u8::try_from(unit) {
+                    Ok(byte) if is_plain(byte) => self.out.push(byte),
+                    // A vector always takes it.
+                    _ => write!(self.out, "\\u{unit:04x}").unwrap_or_default(),
+                }
+            }
+        }
+        self.out.push(b'"');
+    }
+
+    pub(super) fn optional(&mut self, name: &'static str, text: Option<&str>) {
+        if let Some(text) = text {
+            self.text(name, text);
+        }
+    }
+
+    pub(super) fn number(&mut self, name: &'static str, number: u64) {
+        self.name(name);
+        self.out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    }
+
+    pub(super) fn truth(&mut self, name: &'static str, truth: bool) {
+        self.name(name);
+        self.out.extend_from_slice(if truth { b"true" } else { b"false" });
+    }
+
+    pub(super) fn object(&mut self, name: &'static str, members: impl FnOnce(&mut Object<'_>)) {
+        self.name(name);
+        let mut object = Object::open(self.out);
+        members(&mut object);
+        object.close();
+    }
+
+    fn close(self) {
+        if self.separator == b'{' {
+            self.out.push(b'{');
+        }
+        self.out.push(b'}');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn whatever_is_written_is_read_back(texts in prop::collection::vec(any::<String>(), 3)) {
+            let mut out = Vec::new();
+            let mut line = Object::open(&mut out);
+            line.text("a", &texts[0]);
+            line.object("b", |object| object.text("c", &texts[1]));
+            line.object("d", |_| ());
+            line.number("e", 7);
+            line.truth("f", true);
+            line.optional("g", None);
+            line.text("h", &texts[2]);
+            line.close();
+            prop_assert!(out.iter().all(|byte| matches!(byte, b' '..=b'~')));
+            let read: serde_json::Value = serde_json::from_slice(&out).unwrap();
+            let meant = serde_json::json!({
+                "a": texts[0], "b": {"c": texts[1]}, "d": {}, "e": 7, "f": true, "h": texts[2],
+            });
+            prop_assert_eq!(read, meant);
+        }
+    }
+}
