@@ -343,8 +343,8 @@ impl Drop for Swept {
     }
 }
 
-/// A ten-digit number that stands by itself, could be an NHS number and is right by its check digit; or
-/// a token's beginning.
+/// A ten-digit number that stands by itself in some text, could be an NHS number and is right by its
+/// check digit; or a token's beginning. What is a number to JSON is one of ours.
 pub(crate) fn leaked(text: &str) -> Option<&str> {
     let words =
         text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_' && c != '.');
@@ -354,7 +354,12 @@ pub(crate) fn leaked(text: &str) -> Option<&str> {
             && word.starts_with(['4', '6', '7', '9'])
             && has_its_check_digit(word)
     };
-    words.into_iter().find(|word| word.starts_with("eyJ") || is_number(word))
+    let is_jsons = |word: &&str| {
+        let at = word.as_ptr().addr() - text.as_ptr().addr();
+        text[..at].ends_with("\":")
+    };
+    let is_leaked = |word: &&str| word.starts_with("eyJ") || (is_number(word) && !is_jsons(word));
+    words.into_iter().find(is_leaked)
 }
 
 fn has_its_check_digit(number: &str) -> bool {
@@ -366,6 +371,7 @@ fn has_its_check_digit(number: &str) -> bool {
 #[test]
 fn what_leaks_is_seen() {
     assert_eq!(leaked("a \"9434765919\" b"), Some("9434765919"));
+    assert_eq!(leaked("{\"bytes\":9434765919}"), None);
     assert_eq!(leaked("/Patient/9434765919?x"), Some("9434765919"));
     assert_eq!(leaked("Bearer eyJhbGciOiJub25lIn0.e30."), Some("eyJhbGciOiJub25lIn0.e30."));
     assert_eq!(leaked("200000000359 9434765918 4f94-9434765919 1764048028"), None);
