@@ -10,8 +10,8 @@ use std::str::FromStr;
 
 use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 
-/// The chain's value after a line.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// The chain's value after a line; by default [`Link::ORIGIN`].
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Link([u8; SHA256_OUTPUT_LEN]);
 
 impl Link {

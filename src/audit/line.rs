@@ -280,16 +280,13 @@ impl Note<'_> {
 }
 
 /// The last line that was written: its number and the chain's value after it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Last {
     pub(super) seq: u64,
     pub(super) link: Link,
 }
 
 impl Last {
-    /// Before the first line.
-    pub(super) const NONE: Self = Self { seq: 0, link: Link::ORIGIN };
-
     /// Appends a line about an exchange, by its members.
     pub(super) fn line(&mut self, members: &[u8], out: &mut Vec<u8>) {
         self.append(out, |line| line.raw(members));

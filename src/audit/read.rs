@@ -145,7 +145,7 @@ pub(super) struct Text<'a> {
 
 impl Text<'_> {
     /// Whether it is what stood at the file's end. More may stand there by now.
-    pub(super) fn is_last(&self) -> bool {
+    fn is_last(&self) -> bool {
         let bytes = u64::try_from(self.bytes.len()).unwrap_or(u64::MAX);
         !self.is_whole && bytes < LINE_BYTES_MAX
     }
@@ -187,9 +187,49 @@ impl<'a> Formed<'a> {
     }
 }
 
-/// What stands behind the last whole line.
-pub(super) struct Tail {
-    pub(super) bytes: u64,
+/// What a segment is made of.
+pub(super) enum Piece<'a> {
+    /// A line that has the form of ours.
+    Line(Text<'a>, Formed<'a>),
+    /// So many bytes that are no line, and are not the end.
+    NotALine(u64),
+    /// Half a line at the end.
+    Half(Torn),
+}
+
+/// Hands every piece of a segment to `each`, with the number of the line at which it begins, from 1.
+pub(super) fn walk(segment: &Named, mut each: impl FnMut(u64, Piece<'_>)) -> io::Result<()> {
+    let mut reader = Reader::open(&segment.path)?;
+    let (mut number, mut odd) = (0, None);
+    while let Some(text) = reader.next()? {
+        number += 1;
+        let formed = Formed::from(&text);
+        if formed.is_none() {
+            let (_, tail) = odd.get_or_insert_with(|| (number, Tail::default()));
+            tail.holds(text.bytes, text.is_whole);
+            if text.is_last() {
+                break;
+            }
+        }
+        // Half a line has no line feed, and nothing comes after it.
+        if text.is_whole
+            && let Some((first, tail)) = odd.take()
+        {
+            each(first, Piece::NotALine(tail.bytes));
+        }
+        if let Some(formed) = formed {
+            each(number, Piece::Line(text, formed));
+        }
+    }
+    if let Some((first, tail)) = odd {
+        each(first, Piece::Half(tail.torn(segment)));
+    }
+    Ok(())
+}
+
+/// Text that is no line, as it comes.
+struct Tail {
+    bytes: u64,
     hash: Context,
     text: Vec<u8>,
 }
@@ -201,7 +241,7 @@ impl Default for Tail {
 }
 
 impl Tail {
-    pub(super) fn holds(&mut self, bytes: &[u8], is_whole: bool) {
+    fn holds(&mut self, bytes: &[u8], is_whole: bool) {
         let feed: &[u8] = if is_whole { b"\n" } else { b"" };
         for part in [bytes, feed] {
             self.hash.update(part);
@@ -211,13 +251,13 @@ impl Tail {
         }
     }
 
-    pub(super) fn torn(self, segment: &Named) -> Option<Torn> {
-        (self.bytes > 0).then(|| Torn {
+    fn torn(self, segment: &Named) -> Torn {
+        Torn {
             segment: segment.name(),
             bytes: self.bytes,
             sha256: hex(self.hash.finish().as_ref()),
             text: String::from_utf8_lossy(&self.text).into_owned(),
-        })
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::chain::Link;
 use super::index::Index;
 use super::line::Last;
-use super::read::{self, Formed, Named, Reader, Tail, Torn, Unfinished};
+use super::read::{self, Formed, Named, Piece, Read, Reader, Torn, Unfinished};
 
 /// What was found.
 #[derive(Debug)]
@@ -50,7 +50,8 @@ pub(super) fn scan(folder: &Path) -> io::Result<Found> {
             torn = scan.torn.take().or(torn);
             break;
         }
-        torn = whole_file_torn(segment)?;
+        scan.segment(segment)?;
+        torn = scan.torn.take();
     }
     let mut unfinished: Vec<_> = scan.open.into_values().collect();
     unfinished.sort_by_key(|exchange| exchange.seq);
@@ -58,6 +59,7 @@ pub(super) fn scan(folder: &Path) -> io::Result<Found> {
     Ok(Found { last: scan.last, torn, unfinished, damaged: scan.damaged, index })
 }
 
+#[derive(Default)]
 struct Scan {
     last: Last,
     open: HashMap<String, Unfinished>,
@@ -65,19 +67,6 @@ struct Scan {
     damaged: Option<String>,
     named: Option<Named>,
     index: Option<Index>,
-}
-
-impl Default for Scan {
-    fn default() -> Self {
-        Self {
-            last: Last::NONE,
-            open: HashMap::new(),
-            torn: None,
-            damaged: None,
-            named: None,
-            index: None,
-        }
-    }
 }
 
 impl Scan {
@@ -98,59 +87,37 @@ impl Scan {
     }
 
     fn segment(&mut self, segment: &Named) -> io::Result<()> {
-        let mut reader = Reader::open(&segment.path)?;
         let mut index = Index::default();
-        let mut tail = Tail::default();
         let mut before: Option<Link> = None;
-        let mut number = 0_u64;
-        while let Some(text) = reader.next()? {
-            number += 1;
-            let Some(formed) = Formed::from(&text) else {
-                tail.holds(text.bytes, text.is_whole);
-                if text.is_last() {
-                    break;
-                }
-                if text.is_whole {
+        self.torn = None;
+        read::walk(segment, |number, piece| match piece {
+            Piece::NotALine(_) => self.is_damaged(segment, number),
+            Piece::Half(torn) => self.torn = Some(torn),
+            Piece::Line(text, Formed { read, body, link }) => {
+                let previous = before.or_else(|| read.previous.and_then(|hex| hex.parse().ok()));
+                if previous.is_none_or(|previous| previous.next(body) != link) {
                     self.is_damaged(segment, number);
-                    tail = Tail::default();
                 }
-                continue;
-            };
-            let Formed { read, body, link } = formed;
-            let previous = before.or_else(|| read.previous.and_then(|hex| hex.parse().ok()));
-            let fits = previous.is_some_and(|previous| previous.next(body) == link);
-            if !fits || tail.bytes > 0 {
-                self.is_damaged(segment, number);
+                before = Some(link);
+                self.last = Last { seq: read.seq, link };
+                index.add(&read, text.at);
+                self.exchange(&read, text.bytes);
             }
-            tail = Tail::default();
-            before = Some(link);
-            self.last = Last { seq: read.seq, link };
-            index.add(&read, text.at);
-            match (read.event, read.id) {
-                ("opened", Some(id)) if self.open.len() < UNFINISHED_MAX => {
-                    if let Ok(exchange) = serde_json::from_slice(text.bytes) {
-                        self.open.insert(id.to_owned(), exchange);
-                    }
-                }
-                ("closed" | "unfinished", Some(id)) => {
-                    self.open.remove(id);
-                }
-                _ => {}
-            }
-        }
-        self.torn = tail.torn(segment);
+        })?;
         self.index = Index::is_missing(segment).then_some(index);
         self.named = Some(segment.clone());
         Ok(())
     }
-}
 
-/// A segment of which nothing is whole.
-fn whole_file_torn(segment: &Named) -> io::Result<Option<Torn>> {
-    let mut reader = Reader::open(&segment.path)?;
-    let mut tail = Tail::default();
-    while let Some(text) = reader.next()? {
-        tail.holds(text.bytes, text.is_whole);
+    fn exchange(&mut self, read: &Read<'_>, line: &[u8]) {
+        match (read.event, read.id) {
+            ("opened", Some(id)) if self.open.len() < UNFINISHED_MAX => {
+                if let Ok(exchange) = serde_json::from_slice(line) {
+                    self.open.insert(id.to_owned(), exchange);
+                }
+            }
+            ("closed" | "unfinished", Some(id)) => drop(self.open.remove(id)),
+            _ => {}
+        }
     }
-    Ok(tail.torn(segment))
 }

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use super::chain::{Head, Link};
-use super::read::{self, Formed, Named, Reader, Tail, Torn, Unfinished};
+use super::read::{self, Formed, Named, Piece, Torn, Unfinished};
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -156,41 +156,21 @@ impl Walk {
         self.found.segments += 1;
         self.before = std::mem::take(&mut self.place.segment);
         self.place = Place { segment: segment.name(), line: 0 };
-        let mut reader = Reader::open(&segment.path)?;
         let mut is_first = true;
-        // Half a line has no line feed, and nothing comes after it.
-        let mut odd: Option<(Place, Tail)> = None;
-        while let Some(text) = reader.next()? {
-            self.place.line += 1;
-            let Some(formed) = Formed::from(&text) else {
-                let place = &self.place;
-                let (_, tail) = odd.get_or_insert_with(|| (place.clone(), Tail::default()));
-                tail.holds(text.bytes, text.is_whole);
-                if text.is_last() {
-                    break;
+        read::walk(segment, |number, piece| {
+            self.place.line = number;
+            match piece {
+                Piece::NotALine(bytes) => self.fault(self.place.clone(), What::NotALine { bytes }),
+                Piece::Half(torn) => self.tail = Some((torn, self.place.clone())),
+                Piece::Line(text, formed) => {
+                    if std::mem::take(&mut is_first) {
+                        self.begins(&formed);
+                    }
+                    self.line(&formed, heads);
+                    self.exchange(&formed, text.bytes);
                 }
-                if text.is_whole {
-                    self.not_a_line(odd.take());
-                }
-                continue;
-            };
-            self.not_a_line(odd.take());
-            if is_first {
-                self.begins(&formed);
             }
-            is_first = false;
-            self.line(&formed, heads);
-            self.exchange(&formed, text.bytes);
-        }
-        let torn = odd.and_then(|(place, tail)| Some((tail.torn(segment)?, place)));
-        self.tail = torn.or(self.tail.take());
-        Ok(())
-    }
-
-    fn not_a_line(&mut self, odd: Option<(Place, Tail)>) {
-        if let Some((place, tail)) = odd {
-            self.fault(place, What::NotALine { bytes: tail.bytes });
-        }
+        })
     }
 
     /// The first whole line of a segment says where the chain stood, and what a crash has torn.
