@@ -15,6 +15,9 @@ use crate::refusal::Refusal;
 use crate::spine::OdsCode;
 
 mod named;
+mod specimen;
+
+pub use specimen::{mint, specimen};
 
 /// The claims a decision or a record needs, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -360,53 +363,6 @@ fn resource<'a>(
     } else {
         Err(Refusal::ClaimResource(name))
     }
-}
-
-/// Writes a token as a consumer would: for tests, the demonstration and the `token` command.
-#[must_use]
-pub fn mint(claims: &serde_json::Value) -> String {
-    let head = URL_SAFE_NO_PAD.encode_to_string(br#"{"alg":"none","typ":"JWT"}"#);
-    format!("{head}.{}.", URL_SAFE_NO_PAD.encode_to_string(claims.to_string()))
-}
-
-/// The claims of an invented user of `organisation`, issued at `now_s` for `audience`.
-#[must_use]
-pub fn specimen(
-    audience: &str,
-    organisation: &OdsCode,
-    scope: &str,
-    now_s: i64,
-) -> serde_json::Value {
-    serde_json::json!({
-        "iss": "https://consumer.example.nhs.uk/",
-        "sub": "1",
-        "aud": audience,
-        "exp": now_s + LIFETIME_S,
-        "iat": now_s,
-        "reason_for_request": "directcare",
-        "requested_scope": scope,
-        "requesting_device": {
-            "resourceType": "Device",
-            "identifier": [{"system": "https://consumer.example.nhs.uk/Id/device", "value": "DESK-1"}],
-            "model": "Invented consumer",
-            "version": "1.0"
-        },
-        "requesting_organization": {
-            "resourceType": "Organization",
-            "identifier": [{"system": ODS_SYSTEM, "value": organisation.as_str()}],
-            "name": "Invented organisation"
-        },
-        "requesting_practitioner": {
-            "resourceType": "Practitioner",
-            "id": "1",
-            "identifier": [
-                {"system": USER_ID_SYSTEM, "value": "111222333444"},
-                {"system": ROLE_PROFILE_SYSTEM, "value": "444555666777"},
-                {"system": "https://consumer.example.nhs.uk/Id/user", "value": "invented-user"}
-            ],
-            "name": [{"family": "Invented", "given": ["Iris"], "prefix": ["Dr"]}]
-        }
-    })
 }
 
 #[cfg(test)]

@@ -200,8 +200,9 @@ impl Tally {
         assert!(answer.status == 200 || answer.token() == Some("audit_unavailable"), "{answer:?}");
     }
 
-    /// Every request has its one closed line, or was refused and is counted.
-    async fn adds_up(&self, served: &Served, folder: &std::path::Path) {
+    /// Every request has its one closed line, or was refused and is counted; what was refused was not
+    /// sent; and the journal is sound.
+    async fn adds_up(&self, (stage, served): (&Stage, &Served), folder: &std::path::Path) {
         // The last sum is a second away.
         let mut looks = 0;
         let counted = loop {
@@ -224,6 +225,8 @@ impl Tally {
         let series = "spine_proxy_refusals_total{token=\"audit_unavailable\"}";
         let metrics = served.metrics().await;
         assert!(metrics.contains(&format!("{series} {}\n", self.refused)), "{metrics}");
+        assert_eq!(stage.provider.received().len(), self.asked - self.refused);
+        is_sound(folder);
     }
 }
 
@@ -259,10 +262,7 @@ async fn a_full_disk_refuses_requests_and_recovers_by_itself() {
         }
         assert!(served.metrics().await.contains(&format!("{healthy} 1\n")));
     }
-    tally.adds_up(&served, &folder).await;
-    let received = stage.provider.received().len();
-    assert_eq!(received, tally.asked - tally.refused, "what was refused was not sent");
-    is_sound(&folder);
+    tally.adds_up((&stage, &served), &folder).await;
 }
 
 async fn is_ready(served: &Served) -> String {
@@ -304,9 +304,7 @@ async fn fails_and_recovers(order: &str) {
     }
     assert!(tally.refused >= 9);
     assert!(served.counted("audit_write_failures_total").await >= 3);
-    tally.adds_up(&served, &stage.path("own")).await;
-    assert_eq!(stage.provider.received().len(), tally.asked - tally.refused);
-    is_sound(&stage.path("own"));
+    tally.adds_up((&stage, &served), &stage.path("own")).await;
 }
 
 /// A disk that says nothing is as good as one that fails, until it speaks again.
@@ -335,9 +333,7 @@ async fn a_silent_disk_refuses_requests_and_recovers_by_itself() {
         answered += usize::from(answer.status == 200);
         tally.counts(&answer);
     }
-    tally.adds_up(&served, &stage.path("own")).await;
-    assert_eq!(stage.provider.received().len(), tally.asked - tally.refused);
-    is_sound(&stage.path("own"));
+    tally.adds_up((&stage, &served), &stage.path("own")).await;
 }
 
 /// Reads go on where that is configured, while there is room to keep their lines; writes do not.
@@ -370,8 +366,7 @@ async fn reads_may_go_on_while_the_journal_fails() {
     while tally.asked < 30 {
         tally.counts(&Call::slots().send_to(&stage, served.1).await);
     }
-    tally.adds_up(&served, &stage.path("own")).await;
-    is_sound(&stage.path("own"));
+    tally.adds_up((&stage, &served), &stage.path("own")).await;
 }
 
 /// Somebody moves the segment away, as tools that rotate logs do.

@@ -1,0 +1,129 @@
+//! One of each refusal: for tables, metrics and tests.
+
+use super::{Allowance, OddOne, Reached, Refusal, SspHeader, TargetFault};
+use crate::spine::{Asid, CpaId, ServiceRoot};
+
+/// One of each row, in the order of the line: for tables, metrics and tests.
+#[must_use]
+#[expect(clippy::too_many_lines, reason = "one line a refusal: it is a list")]
+pub fn every() -> Vec<Refusal> {
+    let asid = |digits: &str| digits.parse::<Asid>().ok();
+    let (Some(from), Some(to)) = (asid("200000000359"), asid("918999198993")) else {
+        return Vec::new();
+    };
+    let root = "https://provider.example.nhs.uk/A20047/STU3/1/gpconnect".parse::<ServiceRoot>();
+    let (Ok(root), Ok(cpa)) = (root, "S000000000001".parse::<CpaId>()) else {
+        return Vec::new();
+    };
+    let headers = [SspHeader::TraceId, SspHeader::From, SspHeader::To, SspHeader::InteractionId];
+    let url = format!("{root}/Appointment");
+    let reached = [Reached::NotSent, Reached::Unknown, Reached::Read];
+    let mut all = vec![
+        Refusal::AuditUnavailable,
+        Refusal::GatewayFull,
+        Refusal::PlainHttp,
+        Refusal::CertificateMissing,
+        Refusal::CertificateInvalid,
+        Refusal::CertificateExpired,
+        Refusal::CertificateRevoked,
+        Refusal::CertificateUnknown,
+        Refusal::HeadMalformed,
+        Refusal::VersionUnknown,
+        Refusal::MethodNotAllowed,
+        Refusal::MethodUnknown,
+        Refusal::HostInvalid,
+        Refusal::HostNotOurs,
+        Refusal::TargetTooLong,
+        Refusal::TargetMalformed(TargetFault::Form),
+        Refusal::HeadTooLarge,
+        Refusal::HeaderUnderscore,
+        Refusal::LoopDetected,
+        Refusal::ConnectionNamesHeader,
+        Refusal::FramingAmbiguous,
+        Refusal::TransferCodingUnknown,
+        Refusal::ExpectationUnknown,
+        Refusal::BodyOnGet,
+    ];
+    all.extend(headers.map(Refusal::HeaderMissing));
+    all.extend(headers.map(Refusal::HeaderRepeated));
+    all.extend(headers.map(Refusal::HeaderInvalid));
+    all.extend([
+        Refusal::KnockLimited,
+        Refusal::SenderUnknown(from.clone()),
+        Refusal::LookupsExceeded,
+        Refusal::DirectoryUnavailable,
+        Refusal::CertificateNotSenders(from.clone()),
+        Refusal::SenderNotCertificates(from.clone()),
+        Refusal::Overloaded,
+        Refusal::QuotaExceeded { allowance: Allowance::default(), retry_after_s: 1 },
+        Refusal::ConsumerBusy,
+        Refusal::InteractionUnknown,
+        Refusal::InteractionNotAllowed,
+        Refusal::InteractionMethod,
+        Refusal::InteractionPath,
+        Refusal::TokenMissing,
+        Refusal::TokenRepeated,
+        Refusal::AuthorizationMalformed,
+        Refusal::TokenTooLong,
+        Refusal::TokenMalformed,
+        Refusal::TokenSigned,
+        Refusal::TokenAlgorithm,
+        Refusal::TokenClaims,
+        Refusal::ClaimMissing("iss"),
+        Refusal::ClaimInvalid("reason_for_request"),
+        Refusal::ClaimResource("requesting_device"),
+        Refusal::TokenLifetime,
+        Refusal::TokenExpired,
+        Refusal::TokenFromFuture,
+        Refusal::ScopeMismatch,
+        Refusal::SenderNotRegistered(from.clone()),
+        Refusal::OrganisationMismatch,
+        Refusal::OrganisationUnknown,
+        Refusal::ReceiverUnknown,
+        Refusal::PracticeUnknown,
+        Refusal::ReceiverNotRegistered(to.clone()),
+        Refusal::PracticeNotRegistered,
+        Refusal::ReceiverAmbiguous,
+        Refusal::ReceiverNotPractices,
+    ]);
+    let odd = [OddOne::Target, OddOne::Receiver, OddOne::Stray];
+    all.extend(odd.map(|odd| Refusal::TargetVaries {
+        url: root.to_string(),
+        root: root.clone(),
+        cpa: cpa.clone(),
+        odd,
+    }));
+    all.extend([
+        Refusal::AudienceMismatch,
+        Refusal::NoAgreement { from, to },
+        Refusal::ProviderBusy,
+        Refusal::ProviderSpared { retry_after_s: 1 },
+    ]);
+    all.extend(reached.map(|reached| Refusal::ProviderFailed { url: url.clone(), reached }));
+    all.extend(reached.map(|reached| Refusal::ProviderTimedOut { reached }));
+    all.extend([Refusal::BodyTimedOut, Refusal::BodyCut, Refusal::ConsumerGone, Refusal::Internal]);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_token_is_its_own() {
+        let all = every();
+        let mut tokens: Vec<_> = all.iter().map(|refusal| refusal.row().token).collect();
+        tokens.sort_unstable();
+        tokens.dedup();
+        assert_eq!(tokens.len(), all.len());
+    }
+
+    #[test]
+    fn an_unknown_outcome_never_says_when_to_try_again() {
+        for refusal in every() {
+            if refusal.row().token.starts_with("outcome_unknown") {
+                assert_eq!(refusal.retry_after_s(), None);
+            }
+        }
+    }
+}
