@@ -372,6 +372,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_period_or_size_too_small_to_serve_by_is_refused() {
+        let example = include_str!("../deploy/spine-proxy.toml");
+        for (line, less) in [
+            ("#segment-age = \"24h\"", "segment-age = \"0s\""),
+            ("#segment-size = \"256 MiB\"", "segment-size = \"100 B\""),
+            ("#delay-max = \"500ms\"", "delay-max = \"1ms\""),
+            ("# memory-max = \"1 GiB\"", "memory-max = \"1 KiB\""),
+        ] {
+            assert!(example.contains(line), "{line}");
+            let text = example.replace(line, less);
+            let refused = Config::parse(&text, "spine-proxy.toml".as_ref()).unwrap_err();
+            assert!(refused.to_string().contains("or more"), "{refused}");
+        }
+    }
+
+    #[test]
     fn a_limit_by_which_nothing_would_be_served_is_refused() {
         let example = include_str!("../deploy/spine-proxy.toml");
         for line in [

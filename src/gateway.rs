@@ -352,9 +352,9 @@ impl Gateway {
     }
 
     /// Where it is known from that this provider is the one to ask.
-    fn told(&self, permit: &Permit, now_s: i64) -> Told {
-        let (origin, age_s) = self.directory.origin(permit.provider(), now_s);
-        Told { origin: origin.label(), age_s }
+    fn told(&self, permit: &Permit, now_s: i64) -> Option<Told> {
+        let (origin, age_s) = self.directory.origin(permit.provider(), now_s)?;
+        Some(Told { origin: origin.label(), age_s })
     }
 
     /// How a provider is, for the next request: spared, if it fails too often; looked up anew, if it

@@ -173,6 +173,8 @@ async fn the_journal_says_nothing_of_a_look_up_but_how_long_it_took() {
     let record = stage.closed(1).await;
     assert!(record["directory_us"].as_u64().unwrap() > 0);
     assert_eq!(record["ods"], "P00000");
+    assert_eq!(record["directory"], "sds-api");
+    assert!(record["directory_age_s"].as_u64().unwrap() < 60);
 }
 
 async fn admin(stage: &Stage, method: &str, path: &str, headers: &str) -> String {

@@ -163,14 +163,14 @@ impl Entry {
     ///
     /// # Errors
     /// [`Refusal::AuditUnavailable`] when the journal fails, or the line is not on disk in time.
-    pub async fn opened(&mut self, permit: &Permit, told: Told) -> Result<(), Refusal> {
+    pub async fn opened(&mut self, permit: &Permit, told: Option<Told>) -> Result<(), Refusal> {
         let provider = permit.provider();
         let Shared { desk, settings, .. } = &*self.trail.0;
         if !self.trail.may_go_on(&self.method, Instant::now()) {
             return Err(Refusal::AuditUnavailable);
         }
         let certificate = self.certificate.as_ref();
-        self.who.settles(Some(&provider.asid), Some(&provider.ods), certificate, Some(told));
+        self.who.settles(Some(&provider.asid), Some(&provider.ods), certificate, told);
         let line = self.who.opened(self.opened_at);
         self.was_opened = true;
         if !settings.durability.waits(permit.interaction().effect()) {

@@ -275,20 +275,19 @@ impl Directory {
     }
 
     /// Where a registration is known from, and for a live source, how many seconds ago it said so.
+    /// Nothing if that is no longer known: it may have been replaced since it was looked up.
     #[must_use]
-    pub fn origin(&self, provider: &Arc<Provider>, now_s: i64) -> (Origin, Option<u64>) {
-        if !self.is_live() {
-            return (Origin::File, None);
+    pub fn origin(&self, provider: &Arc<Provider>, now_s: i64) -> Option<(Origin, Option<u64>)> {
+        let view = self.shared.view.load();
+        let file = &view.file;
+        let mut listed = file.pins(&provider.ods).iter().chain(file.fallbacks(&provider.ods));
+        if listed.any(|one| Arc::ptr_eq(one, provider)) {
+            return Some((Origin::File, None));
         }
-        let practice = self.shared.shelf.practices.get(&provider.ods);
-        let held = practice.as_ref().and_then(|practice| {
-            practice.rows.iter().find(|row| Arc::ptr_eq(&row.provider, provider))
-        });
-        // The file's are not held.
-        held.map_or((Origin::File, None), |row| {
-            let age_s = now_s.saturating_sub(row.since.answered_s);
-            (row.since.origin, Some(u64::try_from(age_s).unwrap_or_default()))
-        })
+        let practice = self.shared.shelf.practices.get(&provider.ods)?;
+        let row = practice.rows.iter().find(|row| row.provider == *provider)?;
+        let age_s = now_s.saturating_sub(row.since.answered_s);
+        Some((row.since.origin, Some(u64::try_from(age_s).unwrap_or_default())))
     }
 
     /// Age of the newest answer of a live source that is held, in seconds.
