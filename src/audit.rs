@@ -24,11 +24,13 @@ mod index;
 mod journal;
 mod line;
 mod object;
+mod outbox;
 mod query;
 mod read;
 mod recovery;
 mod segment;
 mod settings;
+mod sheet;
 mod transfer;
 mod verify;
 mod writer;
@@ -99,7 +101,7 @@ impl Trail {
     fn try_open(&self, method: &Method, now: Timestamp) -> Result<Entry, Refusal> {
         let Shared { desk, places, metrics, .. } = &*self.0;
         let started = Instant::now();
-        if !self.may_go_on(method, started) {
+        if !self.may_go_on(method.as_str(), started) {
             return Err(Refusal::AuditUnavailable);
         }
         let Ok(place) = Arc::clone(places).try_acquire_owned() else {
@@ -112,9 +114,10 @@ impl Trail {
         Ok(Entry::new(self.clone(), place, method, (now, started)))
     }
 
-    fn may_go_on(&self, method: &Method, now: Instant) -> bool {
+    fn may_go_on(&self, method: &str, now: Instant) -> bool {
         let Shared { desk, settings, .. } = &*self.0;
-        let is_read = *method == Method::GET && settings.when_failing == WhenFailing::ServeReads;
+        let is_read =
+            method == Method::GET.as_str() && settings.when_failing == WhenFailing::ServeReads;
         is_read || desk.is_healthy(now, settings.wait)
     }
 

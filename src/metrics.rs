@@ -277,15 +277,13 @@ impl Metrics {
     pub fn exchange(
         &self,
         interaction: Option<&'static Interaction>,
-        method: &http::Method,
+        method: &str,
         outcome: Outcome,
         took: Duration,
     ) {
         let interaction = interaction.map_or("other", |interaction| interaction.id);
-        let method = match *method {
-            http::Method::GET => "GET",
-            http::Method::POST => "POST",
-            http::Method::PUT => "PUT",
+        let method = match method {
+            "GET" | "POST" | "PUT" => method,
             _ => "_OTHER",
         };
         self.requests.with_label_values(&[interaction, method, outcome.label()]).inc();

@@ -3,20 +3,23 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use serde_json::Value;
+use tokio::sync::Notify;
 
+use crate::support::provider::answer;
 use crate::support::stage::segments;
 use crate::support::{Act, Call, Stage};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lines_are_numbered_without_gaps_over_a_restart() {
     let stage = Stage::new().await;
-    stage.hears(Call::slots()).await;
+    stage.hears(Call::book()).await;
     stage.hears(Call::slots().without("Ssp-From")).await;
     let stage = stage.restarts().await;
     stage.provider.does(Act::ok());
-    stage.hears(Call::slots()).await;
+    stage.hears(Call::book()).await;
     stage.server.trail.flush().await;
     let lines: Vec<Value> =
         stage.journal("audit").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -27,6 +30,33 @@ async fn lines_are_numbered_without_gaps_over_a_restart() {
     for (at, line) in lines.iter().enumerate() {
         assert_eq!(line["seq"], at + 1);
     }
+}
+
+/// While an exchange is under way its first line can be read; the second does not say everything again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exchange_that_takes_its_time_has_a_line_when_it_begins_and_one_when_it_ends() {
+    let stage = Stage::new().await;
+    let told = Arc::new(Notify::new());
+    stage.provider.does(Act::WriteWhenTold(Arc::clone(&told), answer("200 OK", "", "{}")));
+    let looked = async {
+        let opened: Value = loop {
+            let text = stage.journal("audit");
+            let line = text.lines().nth(1).and_then(|line| serde_json::from_str(line).ok());
+            if let Some(line) = line {
+                break line;
+            }
+            tokio::task::yield_now().await;
+        };
+        told.notify_one();
+        opened
+    };
+    let (answer, opened) = tokio::join!(stage.hears(Call::slots()), looked);
+    assert_eq!(answer.status, 200);
+    let closed = stage.closed(1).await;
+    assert_eq!(stage.lines().await, [opened.clone(), closed.clone()]);
+    assert_eq!((&opened["event"], &opened["id"]), (&"opened".into(), &closed["id"]));
+    assert_eq!(opened["claims"]["organisation"], "A00001");
+    assert!(opened["outcome"].is_null() && closed["claims"].is_null());
 }
 
 /// What `audit` prints, and whether it succeeded.
@@ -364,11 +394,11 @@ async fn an_export_has_the_columns_of_the_national_service() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_has_the_shape_of_opentelemetry_logs() {
-    let (_stage, folder) = journal_of(60).await;
+    let (_stage, folder) = journal_of(120).await;
     let (_, text) = audit(&["export", folder.to_str().unwrap(), "--format", "otel"]);
     let batches: Vec<Value> =
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(batches.len(), 2);
+    assert!(batches.len() > 1);
     let records = |batch: &Value| batch["resourceLogs"][0]["scopeLogs"][0]["logRecords"].clone();
     let records: Vec<Value> =
         batches.iter().flat_map(|batch| records(batch).as_array().unwrap().clone()).collect();

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::disk::{Disk, serve_on_small_disk};
 use crate::support::process::{Served, serve};
@@ -61,6 +61,18 @@ async fn no_byte_of_a_write_is_sent_before_its_line_is_on_disk() {
     assert_eq!(stage.provider.received().len(), 2);
     let booked = "00000001-0000-4000-8000-000000000000";
     assert!(of(&lines(&journal(&disk.synced())), "opened", "trace_id").contains(booked));
+    // The read ended before its first line could be written, and has one that says all.
+    let read = loop {
+        let mut lines = lines(&journal(&stage.path("own")));
+        lines.retain(|line| line["method"] == "GET");
+        if !lines.is_empty() {
+            break lines;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(read.len(), 1, "{read:?}");
+    assert_eq!((&read[0]["event"], &read[0]["outcome"]), (&json!("closed"), &json!("answered")));
+    assert_eq!(read[0]["claims"]["organisation"], "A00001");
 }
 
 /// With `"every-request"` a read waits too; with `"batched"` nothing does.
@@ -354,8 +366,9 @@ async fn reads_may_go_on_while_the_journal_fails() {
     disk.orders("eio");
     tally.counts(&booking(1).send_to(&stage, served.1).await);
     assert_eq!(tally.refused, 1);
-    // Room for four lines of each entry that may be open, of which the booking has two.
-    for _ in 0..7 {
+    // Room for four lines of each entry that may be open, of which the booking has two. A read has one:
+    // it ends before its first line can be written; but none begins without room for two.
+    for _ in 0..13 {
         tally.counts(&Call::slots().send_to(&stage, served.1).await);
     }
     assert_eq!(tally.refused, 1, "reads go on");

@@ -9,16 +9,17 @@ use jiff::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
-use super::line::{End, Step, Who};
+use super::line::End;
+use super::outbox::Place;
+use super::sheet::{self, Field, Known, Sheet};
 use super::{Followed, Shared, Trail, Transfer};
 use crate::claims::Claims;
 use crate::consumers::Consumer;
-use crate::interaction::Interaction;
 use crate::metrics::{Outcome, Phase};
 use crate::policy::Permit;
 use crate::refusal::Refusal;
 use crate::request::SspHeaders;
-use crate::spine::{Asid, CertificateName, TraceId};
+use crate::spine::{Asid, CertificateName, OdsCode, TraceId};
 use crate::tls::Peer;
 
 /// Who ended an exchange.
@@ -53,14 +54,12 @@ impl EndedBy {
 pub struct Entry {
     trail: Trail,
     _place: OwnedSemaphorePermit,
-    /// Whether its first line has been handed over.
-    was_opened: bool,
-    who: Who,
-    method: Method,
-    interaction: Option<&'static Interaction>,
+    /// Where its first line was put, once it was.
+    first: Option<Place>,
+    known: Known,
+    sheet: Sheet,
     to: Option<Asid>,
     certificate: Option<CertificateName>,
-    opened_at: Timestamp,
     started: Instant,
     phase: (Phase, Instant),
     spent: [Duration; 5],
@@ -90,13 +89,17 @@ impl Entry {
         Self {
             trail,
             _place: place,
-            was_opened: false,
-            who: Who::new(Uuid::new_v4()),
-            method: method.clone(),
-            interaction: None,
+            first: None,
+            known: Known {
+                id: Uuid::new_v4(),
+                opened_at,
+                method: sheet::known(method),
+                interaction: None,
+                told: None,
+            },
+            sheet: Sheet::default(),
             to: None,
             certificate: None,
-            opened_at,
             started,
             phase: (Phase::Policy, started),
             spent: [Duration::ZERO; 5],
@@ -110,8 +113,8 @@ impl Entry {
 
     /// The exchange's own id: the only thing an answer may take from its entry.
     #[must_use]
-    pub fn id(&self) -> Uuid {
-        self.who.id()
+    pub const fn id(&self) -> Uuid {
+        self.known.id
     }
 
     /// The sending side's account of itself.
@@ -123,10 +126,10 @@ impl Entry {
     /// What the head says, as far as it is well formed.
     pub fn heard(&mut self, headers: &SspHeaders<'_>) {
         let trace_id = headers.trace_id.as_ref().ok().map(TraceId::printable);
-        let from = headers.from.as_ref().ok();
-        self.interaction = headers.interaction();
+        self.sheet.optional(Field::TRACE_ID, trace_id.as_deref());
+        self.sheet.optional(Field::FROM, headers.from.as_ref().ok().map(Asid::as_str));
+        self.known.interaction = headers.interaction();
         self.to = headers.to.as_ref().ok().cloned();
-        self.who.heard(&self.method, trace_id.as_deref(), from, self.interaction);
     }
 
     /// The certificate that was verified, by its first name until it is known which one counts.
@@ -143,7 +146,7 @@ impl Entry {
 
     /// The claims that were checked: from this list of fields, never others.
     pub fn claims(&mut self, claims: &Claims) {
-        self.who.claims(claims);
+        self.sheet.claims(claims);
     }
 
     /// Time is now spent on this.
@@ -164,25 +167,33 @@ impl Entry {
     /// # Errors
     /// [`Refusal::AuditUnavailable`] when the journal fails, or the line is not on disk in time.
     pub async fn opened(&mut self, permit: &Permit, told: Option<Told>) -> Result<(), Refusal> {
-        let provider = permit.provider();
-        let Shared { desk, settings, .. } = &*self.trail.0;
-        if !self.trail.may_go_on(&self.method, Instant::now()) {
+        if !self.trail.may_go_on(self.known.method, Instant::now()) {
             return Err(Refusal::AuditUnavailable);
         }
-        let certificate = self.certificate.as_ref();
-        self.who.settles(Some(&provider.asid), Some(&provider.ods), certificate, told);
-        let line = self.who.opened(self.opened_at);
-        self.was_opened = true;
+        let provider = permit.provider();
+        self.known.told = told;
+        self.settle(Some(&provider.asid), Some(&provider.ods));
+        let Shared { desk, settings, .. } = &*self.trail.0;
         if !settings.durability.waits(permit.interaction().effect()) {
-            desk.put(&line);
+            self.first = Some(desk.open(self.known, &self.sheet));
             return Ok(());
         }
-        let (on_disk, wait) = (desk.put_durably(&line), settings.wait);
+        let (place, on_disk) = desk.open_durably(self.known, &self.sheet);
+        let wait = settings.wait;
+        self.first = Some(place);
         self.enter(Phase::Audit);
         match tokio::time::timeout(wait, on_disk).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(Refusal::AuditUnavailable),
         }
+    }
+
+    /// Notes what is known of the other side, or will not be.
+    fn settle(&mut self, to: Option<&Asid>, ods: Option<&OdsCode>) {
+        self.sheet.optional(Field::TO, to.map(Asid::as_str));
+        self.sheet.optional(Field::ODS, ods.map(OdsCode::as_str));
+        let certificate = self.certificate.as_ref().map(CertificateName::as_str);
+        self.sheet.optional(Field::CERTIFICATE, certificate);
     }
 
     /// The gateway says no.
@@ -255,6 +266,10 @@ impl Drop for Entry {
         let (last, _) = self.phase;
         self.enter(last);
         let end = self.end();
+        if self.first.is_none() {
+            let to = self.to.take();
+            self.settle(to.as_ref(), None);
+        }
         let Shared { desk, unverified, metrics, .. } = &*self.trail.0;
         for (phase, spent) in Phase::ALL.into_iter().zip(self.spent) {
             if !spent.is_zero() {
@@ -262,7 +277,7 @@ impl Drop for Entry {
             }
         }
         metrics.in_flight.dec();
-        metrics.exchange(self.interaction, &self.method, self.outcome(), end.duration);
+        metrics.exchange(self.known.interaction, self.known.method, self.outcome(), end.duration);
         // Security: nobody without a certificate can fill the disk.
         if let (Some(token), None) = (self.refusal, &self.certificate)
             && unverified.check().is_err()
@@ -271,18 +286,6 @@ impl Drop for Entry {
             desk.give_back(2);
             return;
         }
-        let ended_at = jiff::SignedDuration::try_from(end.duration).unwrap_or_default();
-        let time = self.opened_at.saturating_add(ended_at).unwrap_or(self.opened_at);
-        if !self.who.is_heard() {
-            self.who.heard(&self.method, None, None, None);
-        }
-        let step = if self.was_opened {
-            Step::Closed
-        } else {
-            self.who.settles(self.to.as_ref(), None, self.certificate.as_ref(), None);
-            desk.give_back(1);
-            Step::Only
-        };
-        desk.put(&self.who.closed(step, time, &end));
+        desk.close(self.known, &self.sheet, self.first, end);
     }
 }

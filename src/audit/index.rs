@@ -33,7 +33,7 @@ impl Index {
 
     /// Lists one id of a line that begins there.
     pub(super) fn add_id(&mut self, id: &str, at: u64) {
-        self.add_key(key(id), at);
+        self.add_key(key(id.as_bytes()), at);
     }
 
     /// The same, of the id's key.
@@ -101,7 +101,7 @@ impl Table {
 
     /// Where lines with an id may begin, in their order.
     pub(super) fn find(&self, id: &str) -> io::Result<Vec<u64>> {
-        let wanted = key(id);
+        let wanted = key(id.as_bytes());
         let (mut low, mut high) = (0, self.count);
         while low < high {
             let middle = low + (high - low) / 2;
@@ -134,13 +134,15 @@ fn path(segment: &Named) -> PathBuf {
 
 /// 64 bits of an id, which whoever searches may write in either case. What two ids share by chance is told
 /// apart in the segment. In the manner of FNV-1a, eight bytes a step.
-pub(super) fn key(id: &str) -> u64 {
+pub(super) fn key(id: &[u8]) -> u64 {
     /// Sets the bit by which small letters differ from capitals; digits and hyphens have it.
     const SMALL: u64 = 0x2020_2020_2020_2020;
-    id.as_bytes().chunks(8).fold(0xcbf2_9ce4_8422_2325, |key: u64, chunk| {
-        let mut step = [b' '; 8];
-        step.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
-        let mixed = (key ^ (u64::from_le_bytes(step) | SMALL)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let (steps, rest) = id.as_chunks();
+    let mut last = [b' '; 8];
+    last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+    let last = (!rest.is_empty()).then_some(&last);
+    steps.iter().chain(last).fold(0xcbf2_9ce4_8422_2325, |key: u64, step| {
+        let mixed = (key ^ (u64::from_le_bytes(*step) | SMALL)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         mixed ^ (mixed >> 32)
     })
 }

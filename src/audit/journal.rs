@@ -14,9 +14,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, oneshot};
 
-use super::line::{Line, Note, Posted};
+use super::line::{End, Note};
+use super::outbox::{Outbox, Place};
 use super::segment::Folder;
 use super::settings::Settings;
+use super::sheet::{Known, Sheet, Step};
 use super::writer::{Limits, Sync, Writer};
 use super::{line, recovery};
 use crate::metrics::Metrics;
@@ -35,8 +37,8 @@ const LINES_PER_ENTRY: usize = 4;
 /// Lines of one entry.
 pub(super) const LINES: u32 = 2;
 /// While lines come in for which nobody waits, they are gathered this long before they are written: one
-/// wake-up of the thread, not one a line.
-const GATHER: Duration = Duration::from_millis(5);
+/// wake-up of the thread, not one a line. An exchange that is open then is given as long again to end.
+const GATHER: Duration = Duration::from_millis(10);
 /// Between two tries of a write that failed.
 const RETRY: Duration = Duration::from_millis(200);
 /// How often what has no line of its own is summed, and the clock looked at while nothing happens.
@@ -51,34 +53,6 @@ pub(super) struct Desk {
     room: Arc<Semaphore>,
     thread: Thread,
     health: Arc<Health>,
-}
-
-/// What has been handed over and the thread has not taken yet. It takes all of it and leaves its own, empty,
-/// in exchange: no line costs an allocation that another thread would have to free.
-#[derive(Debug, Default)]
-struct Outbox {
-    /// The lines' members, one after another.
-    text: Vec<u8>,
-    lines: Vec<Posted>,
-    /// Whoever is to be told when all of it is on disk.
-    waiting: Vec<oneshot::Sender<()>>,
-    /// Whoever is to be told the same of the last of all.
-    end: Option<oneshot::Sender<()>>,
-    /// The thread sleeps until there is something.
-    asleep: bool,
-    /// Nobody is left who could hand anything over.
-    left: bool,
-}
-
-impl Outbox {
-    fn is_empty(&self) -> bool {
-        self.lines.is_empty() && self.waiting.is_empty() && self.end.is_none() && !self.left
-    }
-
-    /// Whether somebody waits for the disk.
-    fn is_urgent(&self) -> bool {
-        !self.waiting.is_empty() || self.end.is_some() || self.left
-    }
 }
 
 fn locked(outbox: &Mutex<Outbox>) -> MutexGuard<'_, Outbox> {
@@ -131,40 +105,62 @@ impl Desk {
         self.room.add_permits(lines);
     }
 
-    /// Hands over a line for which room was taken.
-    pub(super) fn put(&self, line: &Line) {
-        self.post(Some(line), |_| ());
+    /// Hands over the first line of an exchange, for which room was taken.
+    pub(super) fn open(&self, known: Known, sheet: &Sheet) -> Place {
+        self.post(|outbox| outbox.push(known, sheet, Step::First, None))
     }
 
-    /// Hands over a line for which room was taken. What is answered is told when it is on disk, and
-    /// dropped when it could not be written for now.
-    pub(super) fn put_durably(&self, line: &Line) -> oneshot::Receiver<()> {
+    /// The same. What is answered is told when it is on disk, and dropped when it could not be written
+    /// for now.
+    pub(super) fn open_durably(
+        &self,
+        known: Known,
+        sheet: &Sheet,
+    ) -> (Place, oneshot::Receiver<()>) {
         let (done, wait) = oneshot::channel();
-        self.post(Some(line), |outbox| outbox.waiting.push(done));
-        wait
+        let place = self.post(|outbox| {
+            outbox.waiting.push(done);
+            outbox.push(known, sheet, Step::First, None)
+        });
+        (place, wait)
+    }
+
+    /// Hands over how an exchange has ended, for which room was taken. If its first line has not been
+    /// taken to be written yet, that one says it: two at the same time would tell no more.
+    pub(super) fn close(&self, known: Known, sheet: &Sheet, first: Option<Place>, end: End) {
+        let is_one = self.post(|outbox| match (outbox.at(first), first) {
+            (Some(line), _) => {
+                line.end = Some(end);
+                true
+            }
+            (None, first) => {
+                let step = if first.is_some() { Step::Second } else { Step::First };
+                outbox.push(known, sheet, step, Some(end));
+                first.is_none()
+            }
+        });
+        if is_one {
+            self.give_back(1);
+        }
     }
 
     /// As [`Desk::put_durably`], for everything handed over before.
     pub(super) fn flush(&self) -> oneshot::Receiver<()> {
         let (done, wait) = oneshot::channel();
-        self.post(None, |outbox| outbox.waiting.push(done));
+        self.post(|outbox| outbox.waiting.push(done));
         wait
     }
 
     /// The same, and the journal is left to the next process.
     pub(super) fn stop(&self) -> oneshot::Receiver<()> {
         let (done, wait) = oneshot::channel();
-        self.post(None, |outbox| outbox.end = Some(done));
+        self.post(|outbox| outbox.end = Some(done));
         wait
     }
 
-    fn post(&self, line: Option<&Line>, tell: impl FnOnce(&mut Outbox)) {
+    fn post<T>(&self, into: impl FnOnce(&mut Outbox) -> T) -> T {
         let mut outbox = locked(&self.outbox);
-        if let Some(line) = line {
-            outbox.text.extend_from_slice(&line.members);
-            outbox.lines.push(line.posted);
-        }
-        tell(&mut outbox);
+        let posted = into(&mut outbox);
         // It looks by itself while lines come in; it is woken if somebody waits.
         let wake = outbox.asleep || outbox.is_urgent();
         outbox.asleep = false;
@@ -172,6 +168,7 @@ impl Desk {
         if wake {
             self.thread.unpark();
         }
+        posted
     }
 
     /// Something was refused that has no line of its own.
@@ -187,7 +184,7 @@ impl Desk {
 
 impl Drop for Desk {
     fn drop(&mut self) {
-        self.post(None, |outbox| outbox.left = true);
+        self.post(|outbox| outbox.left = true);
     }
 }
 
@@ -283,19 +280,19 @@ impl Scribe {
             std::thread::park_timeout(GATHER);
             outbox = locked(&self.outbox);
         }
-        std::mem::swap(&mut *outbox, &mut self.batch);
+        outbox.take(&mut self.batch);
     }
 
     /// Writes what has come in; answers whoever waits.
     fn write(&mut self) {
-        let mut rest = self.batch.text.as_slice();
+        let mut rest = self.batch.sheets.as_slice();
         for posted in &self.batch.lines {
-            let members;
-            (members, rest) = rest.split_at_checked(posted.bytes).unwrap_or((rest, &[]));
-            self.writer.line(posted, members);
+            let sheet;
+            (sheet, rest) = rest.split_at_checked(posted.bytes).unwrap_or((rest, &[]));
+            self.writer.line(posted, sheet);
         }
         let lines = self.batch.lines.len();
-        self.batch.text.clear();
+        self.batch.sheets.clear();
         self.batch.lines.clear();
         let mut waiting = std::mem::take(&mut self.batch.waiting);
         let sync = if waiting.is_empty() { Sync::Within } else { Sync::Now };

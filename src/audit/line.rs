@@ -1,177 +1,22 @@
 //! The lines of the journal, as they are written.
 //!
 //! Written by hand: most of a line is identifiers that need no escape, and a serialiser that looks
-//! at each character of every name and value costs as much as the decisions it records. What a line
-//! says is composed where it happens; its number and its link come when its turn does.
+//! at each character of every name and value costs as much as the decisions it records.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use http::Method;
 use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::chain::{self, Link};
-use super::index;
 use super::object::Object;
 use super::read::{Torn, Unfinished};
-use super::{EndedBy, Told};
-use crate::claims::Claims;
-use crate::interaction::Interaction;
-use crate::spine::{Asid, CertificateName, OdsCode, masked};
-
-/// Limit: bytes kept of one claim.
-const CLAIM_BYTES_MAX: usize = 256;
-/// What a line usually takes.
-const LINE_BYTES: usize = 1024;
-
-/// One line about an exchange, but for its number and its link.
-#[derive(Debug)]
-pub(super) struct Line {
-    /// Its members, from the time on.
-    pub(super) members: Vec<u8>,
-    pub(super) posted: Posted,
-}
-
-/// What is known of a line besides its members.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Posted {
-    /// Of its members.
-    pub(super) bytes: usize,
-    pub(super) id: Uuid,
-    /// By what it is found: the id's key, and the trace id's.
-    pub(super) keys: [Option<u64>; 2],
-    pub(super) step: Step,
-}
-
-/// Which line of an exchange it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
-    /// The first of two: it holds the claims.
-    Opened,
-    /// The second of two.
-    Closed,
-    /// The only one, of an exchange that was never opened.
-    Only,
-}
-
-/// Who asks whom for what, as text: the same in both lines.
-#[derive(Debug)]
-pub(super) struct Who {
-    id: Uuid,
-    keys: [Option<u64>; 2],
-    members: Vec<u8>,
-    /// Spec: the SSP logs the user and system claims.
-    claims: Vec<u8>,
-}
-
-impl Who {
-    pub(super) const fn new(id: Uuid) -> Self {
-        Self { id, keys: [None; 2], members: Vec::new(), claims: Vec::new() }
-    }
-
-    pub(super) const fn id(&self) -> Uuid {
-        self.id
-    }
-
-    /// What the head says, as far as it is well formed.
-    pub(super) fn heard(
-        &mut self,
-        method: &Method,
-        trace_id: Option<&str>,
-        from: Option<&Asid>,
-        interaction: Option<&'static Interaction>,
-    ) {
-        self.members.clear();
-        self.members.reserve(LINE_BYTES / 2);
-        let mut buffer = Uuid::encode_buffer();
-        let id: &str = self.id.hyphenated().encode_lower(&mut buffer);
-        self.keys = [Some(index::key(id)), trace_id.map(index::key)];
-        let mut line = Object::goes_on(&mut self.members);
-        line.text("id", id);
-        line.optional("trace_id", trace_id);
-        line.optional("from", from.map(Asid::as_str));
-        line.optional("interaction", interaction.map(|interaction| interaction.id));
-        line.text("method", known(method));
-    }
-
-    /// Whether anything was heard of it.
-    pub(super) const fn is_heard(&self) -> bool {
-        !self.members.is_empty()
-    }
-
-    /// What is settled once it is known, or once it will not be.
-    pub(super) fn settles(
-        &mut self,
-        to: Option<&Asid>,
-        ods: Option<&OdsCode>,
-        certificate: Option<&CertificateName>,
-        told: Option<Told>,
-    ) {
-        let mut line = Object::goes_on(&mut self.members);
-        line.optional("to", to.map(Asid::as_str));
-        line.optional("ods", ods.map(OdsCode::as_str));
-        line.optional("certificate", certificate.map(CertificateName::as_str));
-        if let Some(Told { origin, age_s }) = told {
-            line.text("directory", origin);
-            if let Some(age_s) = age_s {
-                line.number("directory_age_s", age_s);
-            }
-        }
-    }
-
-    /// The claims, from this list and no others.
-    pub(super) fn claims(&mut self, said: &Claims) {
-        let text = |text| masked(text, CLAIM_BYTES_MAX);
-        self.claims.reserve(LINE_BYTES / 2);
-        Object::goes_on(&mut self.claims).object("claims", |claims| {
-            claims.text("organisation", said.organisation.as_str());
-            claims.text("issuer", &text(&said.issuer));
-            claims.text("subject", &text(&said.subject));
-            claims.text("reason", &text(&said.reason));
-            claims.text("scope", &text(&said.scope));
-            for (name, said) in [
-                ("user_id", &said.user_id),
-                ("role_profile_id", &said.role_profile_id),
-                ("user_name", &said.user_name),
-                ("device", &said.device),
-                ("device_model", &said.device_model),
-                ("device_version", &said.device_version),
-            ] {
-                claims.optional(name, said.as_deref().map(text).as_deref());
-            }
-        });
-    }
-
-    /// The first of two lines.
-    pub(super) fn opened(&self, time: Timestamp) -> Line {
-        self.line(Step::Opened, "opened", time, None)
-    }
-
-    /// The last line, or the only one.
-    pub(super) fn closed(&self, step: Step, time: Timestamp, end: &End) -> Line {
-        self.line(step, "closed", time, Some(end))
-    }
-
-    fn line(&self, step: Step, event: &'static str, time: Timestamp, end: Option<&End>) -> Line {
-        let mut members = Vec::with_capacity(LINE_BYTES);
-        let mut line = Object::goes_on(&mut members);
-        line.time(time);
-        line.text("event", event);
-        line.raw(&self.members);
-        if step != Step::Closed {
-            line.raw(&self.claims);
-        }
-        if let Some(end) = end {
-            end.write(&mut line);
-        }
-        let posted = Posted { bytes: members.len(), id: self.id, keys: self.keys, step };
-        Line { members, posted }
-    }
-}
+use super::sheet::{self, Field, Posted, Step};
+use super::{EndedBy, Told, index};
 
 /// How an exchange ended.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct End {
     pub(super) status: Option<u16>,
     pub(super) outcome: &'static str,
@@ -287,7 +132,51 @@ pub(super) struct Last {
 }
 
 impl Last {
-    /// Appends a line about an exchange, by its members.
+    /// Appends a line about an exchange, its texts on a sheet. By what it is found: the keys of the
+    /// exchange's id and of its trace id.
+    pub(super) fn exchange(
+        &mut self,
+        posted: &Posted,
+        sheet: &[u8],
+        out: &mut Vec<u8>,
+    ) -> [Option<u64>; 2] {
+        let Posted { known, step, end, .. } = posted;
+        let (at, event) = match end {
+            Some(end) => (known.after(end.duration), "closed"),
+            None => (known.opened_at, "opened"),
+        };
+        let mut buffer = Uuid::encode_buffer();
+        let id: &str = known.id.hyphenated().encode_lower(&mut buffer);
+        let mut keys = [Some(index::key(id.as_bytes())), None];
+        self.append(out, |line| {
+            line.time(at);
+            line.text("event", event);
+            line.text("id", id);
+            for (field, text) in sheet::texts(sheet).filter(|(field, _)| !field.is_claim()) {
+                if field == Field::TRACE_ID {
+                    keys[1] = Some(index::key(text));
+                }
+                line.text(field.name(), text);
+            }
+            line.optional("interaction", known.interaction.map(|interaction| interaction.id));
+            line.text("method", known.method);
+            if let Some(Told { origin, age_s }) = known.told {
+                line.text("directory", origin);
+                if let Some(age_s) = age_s {
+                    line.number("directory_age_s", age_s);
+                }
+            }
+            if *step == Step::First {
+                claims(line, sheet);
+            }
+            if let Some(end) = end {
+                end.write(line);
+            }
+        });
+        keys
+    }
+
+    /// Appends a line, by its members.
     pub(super) fn line(&mut self, members: &[u8], out: &mut Vec<u8>) {
         self.append(out, |line| line.raw(members));
     }
@@ -312,20 +201,13 @@ pub(super) fn members(line: &[u8]) -> Option<&[u8]> {
     rest.get(digits..)
 }
 
-/// Methods outside the known ones are not repeated: the token was chosen by whoever sent it.
-fn known(method: &Method) -> &str {
-    const KNOWN: [Method; 9] = [
-        Method::GET,
-        Method::POST,
-        Method::PUT,
-        Method::DELETE,
-        Method::PATCH,
-        Method::OPTIONS,
-        Method::HEAD,
-        Method::TRACE,
-        Method::CONNECT,
-    ];
-    if KNOWN.contains(method) { method.as_str() } else { "_OTHER" }
+fn claims(line: &mut Object<'_>, sheet: &[u8]) {
+    let mut claims = sheet::texts(sheet).filter(|(field, _)| field.is_claim()).peekable();
+    if claims.peek().is_some() {
+        line.object("claims", |object| {
+            claims.for_each(|(field, text)| object.text(field.name(), text));
+        });
+    }
 }
 
 fn micros(duration: Duration) -> u64 {

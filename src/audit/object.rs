@@ -16,12 +16,7 @@ impl<'a> Object<'a> {
         Self { out, separator: b'{' }
     }
 
-    /// One whose first members are written elsewhere.
-    pub(super) const fn goes_on(out: &'a mut Vec<u8>) -> Self {
-        Self { out, separator: b',' }
-    }
-
-    /// Members that were written by one that goes on.
+    /// Members that were written before, the first comma included.
     pub(super) fn raw(&mut self, members: &[u8]) {
         self.out.extend_from_slice(members);
     }
@@ -50,24 +45,33 @@ impl<'a> Object<'a> {
         self.out.push(b'"');
     }
 
+    /// Where the name is a constant, so is the length of what is copied.
+    #[inline(always)]
     fn name(&mut self, name: &'static str) {
-        self.out.extend([self.separator, b'"']);
+        self.out.reserve(name.len() + 4);
+        self.out.extend_from_slice(&[self.separator, b'"']);
         self.out.extend_from_slice(name.as_bytes());
         self.out.extend_from_slice(b"\":");
         self.separator = b',';
     }
 
-    pub(super) fn text(&mut self, name: &'static str, text: &str) {
+    #[inline(always)]
+    pub(super) fn text(&mut self, name: &'static str, text: impl AsRef<[u8]>) {
         self.name(name);
+        self.value(text.as_ref());
+    }
+
+    fn value(&mut self, text: &[u8]) {
+        self.out.reserve(text.len() + 2);
         self.out.push(b'"');
         let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
         // Folded, not searched: without an early end it is one pass of wide instructions.
-        if text.bytes().fold(true, |all, byte| all & is_plain(byte)) {
-            self.out.extend_from_slice(text.as_bytes());
+        if text.iter().fold(true, |all, byte| all & is_plain(*byte)) {
+            self.out.extend_from_slice(text);
         } else {
             // Security: a line is plain ASCII, so that nothing in it can play tricks on whoever reads
             // it, by control characters or by the direction of writing.
-            for unit in text.encode_utf16() {
+            for unit in String::from_utf8_lossy(text).encode_utf16() {
                 match u8::try_from(unit) {
                     Ok(byte) if is_plain(byte) => self.out.push(byte),
                     // A vector always takes it.
@@ -78,17 +82,20 @@ impl<'a> Object<'a> {
         self.out.push(b'"');
     }
 
+    #[inline(always)]
     pub(super) fn optional(&mut self, name: &'static str, text: Option<&str>) {
         if let Some(text) = text {
             self.text(name, text);
         }
     }
 
+    #[inline(always)]
     pub(super) fn number(&mut self, name: &'static str, number: u64) {
         self.name(name);
         self.out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
     }
 
+    #[inline(always)]
     pub(super) fn truth(&mut self, name: &'static str, truth: bool) {
         self.name(name);
         self.out.extend_from_slice(if truth { b"true" } else { b"false" });

@@ -6,8 +6,6 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use rustix::fs::{Advice, fadvise};
-
 use super::read::{Named, TORN_BYTES_KEPT};
 
 /// The journal's folder, held by this process alone.
@@ -126,9 +124,6 @@ impl Segment {
         if held.len() != self.length {
             return Err(io::Error::other("somebody has changed the segment's length"));
         }
-        // What is on disk is not read again, and its pages are of more use for what comes next. Not every
-        // file system takes the advice.
-        fadvise(&self.file, self.synced, None, Advice::DontNeed).unwrap_or_default();
         self.synced = self.length;
         match fs::symlink_metadata(&self.named.path) {
             Ok(named) if identity(&named) == self.identity => Ok(Standing::InPlace),

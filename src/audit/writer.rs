@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::index::Index;
-use super::line::{self, Last, Note, Posted, Step};
+use super::line::{self, Last, Note};
 use super::recovery::Found;
 use super::segment::{Folder, Segment, Settled, Standing};
+use super::sheet::{Posted, Step};
 use crate::metrics::Metrics;
 
 /// The journal as its thread holds it.
@@ -46,8 +47,9 @@ pub(super) struct Limits {
     pub(super) age: Duration,
 }
 
-/// Limit: how long a line that nobody waits for may be written and not synced.
-const SYNC_WITHIN: Duration = Duration::from_millis(100);
+/// Limit: how long a line that nobody waits for may be written and not synced. With the time before it is
+/// written, that makes a tenth of a second.
+const SYNC_WITHIN: Duration = Duration::from_millis(70);
 /// After a new segment could not be begun.
 const STUCK: Duration = Duration::from_secs(1);
 /// Limit: bytes written and not synced.
@@ -110,20 +112,20 @@ impl Writer {
     }
 
     /// Composes a line.
-    pub(super) fn line(&mut self, line: &Posted, members: &[u8]) {
+    pub(super) fn line(&mut self, line: &Posted, sheet: &[u8]) {
         let at = self.next_at();
         if at > u64::from(u32::MAX) {
             // A table has no room for it, and half a table would hide it.
             self.index = None;
         }
-        self.last.line(members, &mut self.text);
-        match line.step {
-            Step::Opened => drop(self.open.insert(line.id, self.last.seq)),
-            Step::Closed => drop(self.open.remove(&line.id)),
-            Step::Only => {}
+        let keys = self.last.exchange(line, sheet, &mut self.text);
+        match (line.step, &line.end) {
+            (Step::First, None) => drop(self.open.insert(line.known.id, self.last.seq)),
+            (Step::Second, _) => drop(self.open.remove(&line.known.id)),
+            (Step::First, Some(_)) => {}
         }
         if let Some(index) = &mut self.index {
-            line.keys.into_iter().flatten().for_each(|key| index.add_key(key, at));
+            keys.into_iter().flatten().for_each(|key| index.add_key(key, at));
         }
     }
 

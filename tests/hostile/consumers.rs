@@ -37,7 +37,7 @@ async fn is_ended<S: tokio::io::AsyncRead + Unpin>(stream: S) {
 async fn what_could_mislead_a_reader_is_recorded_as_plain_ascii() {
     let stage = Stage::new().await;
     let odd = "https://a/\u{1b}[31m\r\nseq\u{202e}\u{2066}\u{0}\",=\u{9b}\u{2028}";
-    let call = Call::slots().claim("iss", json!(odd));
+    let call = Call::book().claim("iss", json!(odd));
     assert_eq!(stage.hears(call).await.status, 200);
     assert_eq!(stage.closed(1).await["outcome"], "answered");
     let text = stage.journal("audit");
@@ -45,7 +45,7 @@ async fn what_could_mislead_a_reader_is_recorded_as_plain_ascii() {
     assert_eq!(text.lines().count(), 3, "one record, one line");
     assert_eq!(stage.lines().await[0]["claims"]["issuer"], odd);
     let long = "https://".to_owned() + &"a".repeat(4000);
-    assert_eq!(stage.hears(Call::slots().claim("iss", json!(long))).await.status, 200);
+    assert_eq!(stage.hears(Call::book().claim("iss", json!(long))).await.status, 200);
     stage.closed(2).await;
     let kept = stage.lines().await[2]["claims"]["issuer"].as_str().unwrap().len();
     assert_eq!(kept, 256);

@@ -1,0 +1,169 @@
+//! What waits to be written.
+
+use tokio::sync::oneshot;
+
+use super::line::End;
+use super::sheet::{Known, Posted, Sheet, Step};
+
+/// What has been handed over and the thread has not taken yet. It takes all of it and leaves its own, empty,
+/// in exchange: no line costs an allocation that another thread would have to free.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    /// The texts of the lines, one after another.
+    pub(super) sheets: Vec<u8>,
+    pub(super) lines: Vec<Posted>,
+    /// The number of the first of them, of all that were ever handed over.
+    first: u64,
+    /// How many of them the thread has left here once.
+    left_once: usize,
+    /// Whoever is to be told when all of it is on disk.
+    pub(super) waiting: Vec<oneshot::Sender<()>>,
+    /// Whoever is to be told the same of the last of all.
+    pub(super) end: Option<oneshot::Sender<()>>,
+    /// The thread sleeps until there is something.
+    pub(super) asleep: bool,
+    /// Nobody is left who could hand anything over.
+    pub(super) left: bool,
+}
+
+impl Outbox {
+    pub(super) fn push(
+        &mut self,
+        known: Known,
+        sheet: &Sheet,
+        step: Step,
+        end: Option<End>,
+    ) -> Place {
+        let place = Place(self.first + count(self.lines.len()));
+        let sheet = sheet.bytes();
+        self.sheets.extend_from_slice(sheet);
+        self.lines.push(Posted { known, step, bytes: sheet.len(), end });
+        place
+    }
+
+    /// What was put there, unless it has been taken.
+    pub(super) fn at(&mut self, place: Option<Place>) -> Option<&mut Posted> {
+        let at = place?.0.checked_sub(self.first)?;
+        self.lines.get_mut(usize::try_from(at).ok()?)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lines.is_empty() && self.waiting.is_empty() && self.end.is_none() && !self.left
+    }
+
+    /// Takes what there is and leaves `empty` in exchange. An exchange that has just begun may end before
+    /// its line is looked for again: unless somebody waits, it is left here once, and all behind it.
+    pub(super) fn take(&mut self, empty: &mut Self) {
+        std::mem::swap(self, empty);
+        let taken = empty;
+        let is_open = |line: &Posted| line.end.is_none();
+        let open = taken.lines.iter().skip(taken.left_once).position(is_open);
+        let until = open
+            .filter(|_| !taken.is_urgent())
+            .map_or(taken.lines.len(), |open| open + taken.left_once);
+        self.first = taken.first + count(until);
+        let bytes: usize = taken.lines.iter().skip(until).map(|line| line.bytes).sum();
+        let sheets = taken.sheets.len().saturating_sub(bytes);
+        self.sheets.extend_from_slice(taken.sheets.get(sheets..).unwrap_or_default());
+        taken.sheets.truncate(sheets);
+        self.lines.extend(taken.lines.drain(until..));
+        self.left_once = self.lines.len();
+    }
+
+    /// Whether somebody waits for the disk.
+    pub(super) fn is_urgent(&self) -> bool {
+        !self.waiting.is_empty() || self.end.is_some() || self.left
+    }
+}
+
+/// The number of a line, of all that were ever handed over.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place(u64);
+
+fn count(lines: usize) -> u64 {
+    u64::try_from(lines).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use jiff::Timestamp;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::audit::EndedBy;
+    use crate::audit::sheet::{self, Field};
+
+    const ENDED: End = End {
+        status: Some(200),
+        outcome: "answered",
+        refusal: None,
+        ended_by: EndedBy::Gateway,
+        ended_in: "answer",
+        sent_whole: true,
+        bytes_in: 0,
+        bytes_out: 0,
+        duration: Duration::ZERO,
+        policy: Duration::ZERO,
+        directory: Duration::ZERO,
+        audit: Duration::ZERO,
+        provider: Duration::ZERO,
+    };
+
+    fn push(outbox: &mut Outbox, name: &str, has_ended: bool) -> Place {
+        let known = Known {
+            id: Uuid::nil(),
+            opened_at: Timestamp::UNIX_EPOCH,
+            method: "GET",
+            interaction: None,
+            told: None,
+        };
+        let mut sheet = Sheet::default();
+        sheet.note(Field::FROM, name);
+        outbox.push(known, &sheet, Step::First, has_ended.then_some(ENDED))
+    }
+
+    /// The names of what is taken, and whether each has ended.
+    fn take(outbox: &mut Outbox) -> Vec<(String, bool)> {
+        let mut taken = Outbox::default();
+        outbox.take(&mut taken);
+        let mut rest = taken.sheets.as_slice();
+        let mut names = Vec::new();
+        for line in &taken.lines {
+            let sheet;
+            (sheet, rest) = rest.split_at(line.bytes);
+            let (_, name) = sheet::texts(sheet).next().unwrap();
+            names.push((String::from_utf8(name.to_vec()).unwrap(), line.end.is_some()));
+        }
+        assert!(rest.is_empty());
+        names
+    }
+
+    #[test]
+    fn an_exchange_that_ends_soon_is_one_line_and_one_that_does_not_is_kept_once() {
+        let mut outbox = Outbox::default();
+        push(&mut outbox, "refused", true);
+        let soon = push(&mut outbox, "soon", false);
+        let later = push(&mut outbox, "later", false);
+        push(&mut outbox, "behind", true);
+        assert_eq!(take(&mut outbox), [("refused".to_owned(), true)]);
+        outbox.at(Some(soon)).unwrap().end = Some(ENDED);
+        let new = push(&mut outbox, "new", false);
+        let left = ["soon", "later", "behind"].map(str::to_owned).into_iter();
+        assert_eq!(take(&mut outbox), left.zip([true, false, true]).collect::<Vec<_>>());
+        assert!(outbox.at(Some(soon)).is_none() && outbox.at(Some(later)).is_none());
+        assert!(outbox.at(Some(new)).is_some() && outbox.at(None).is_none());
+        assert_eq!(take(&mut outbox), [("new".to_owned(), false)]);
+        assert!(outbox.is_empty() && outbox.at(Some(new)).is_none());
+    }
+
+    #[test]
+    fn whoever_waits_is_kept_by_nobody() {
+        let mut outbox = Outbox::default();
+        let place = push(&mut outbox, "open", false);
+        outbox.waiting.push(oneshot::channel().0);
+        assert_eq!(take(&mut outbox), [("open".to_owned(), false)]);
+        assert!(outbox.at(Some(place)).is_none());
+    }
+}

@@ -1,0 +1,201 @@
+//! What is known of an exchange, on its way to the journal's thread.
+//!
+//! Whoever serves the request writes no line: it notes what it knows as it is, and hands that over. The
+//! thread makes lines of it, many at a time.
+
+use std::time::Duration;
+
+use http::Method;
+use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
+
+use super::Told;
+use super::line::End;
+use crate::claims::Claims;
+use crate::interaction::Interaction;
+use crate::spine::masked;
+
+/// Limit: bytes kept of one text.
+const TEXT_BYTES_MAX: usize = 256;
+/// What the texts of an exchange usually take.
+const SHEET_BYTES: usize = 512;
+
+/// What a text is: a member of a line, by its place in [`NAMES`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Field(u8);
+
+impl Field {
+    pub(super) const TRACE_ID: Self = Self(0);
+    pub(super) const FROM: Self = Self(1);
+    pub(super) const TO: Self = Self(2);
+    pub(super) const ODS: Self = Self(3);
+    pub(super) const CERTIFICATE: Self = Self(4);
+
+    /// Spec: the SSP logs the user and system claims.
+    pub(super) const fn is_claim(self) -> bool {
+        self.0 > Self::CERTIFICATE.0
+    }
+
+    /// The member's name.
+    pub(super) fn name(self) -> &'static str {
+        NAMES.get(usize::from(self.0)).copied().unwrap_or_default()
+    }
+}
+
+const NAMES: [&str; 16] = [
+    "trace_id",
+    "from",
+    "to",
+    "ods",
+    "certificate",
+    "organisation",
+    "issuer",
+    "subject",
+    "reason",
+    "scope",
+    "user_id",
+    "role_profile_id",
+    "user_name",
+    "device",
+    "device_model",
+    "device_version",
+];
+
+/// Texts, one after another: what each is, its length in two bytes, and itself.
+#[derive(Debug, Default)]
+pub(super) struct Sheet(Vec<u8>);
+
+impl Sheet {
+    /// Notes a text that is fit to be told.
+    pub(super) fn note(&mut self, field: Field, text: &str) {
+        // No text is near as long.
+        let Ok(length) = u16::try_from(text.len()) else { return };
+        if self.0.is_empty() {
+            self.0.reserve(SHEET_BYTES);
+        }
+        let [high, low] = length.to_be_bytes();
+        self.0.extend_from_slice(&[field.0, high, low]);
+        self.0.extend_from_slice(text.as_bytes());
+    }
+
+    pub(super) fn optional(&mut self, field: Field, text: Option<&str>) {
+        if let Some(text) = text {
+            self.note(field, text);
+        }
+    }
+
+    /// The claims, from this list and no others.
+    pub(super) fn claims(&mut self, said: &Claims) {
+        let claims = [
+            Some(said.organisation.as_str()),
+            Some(&said.issuer),
+            Some(&said.subject),
+            Some(&said.reason),
+            Some(&said.scope),
+            said.user_id.as_deref(),
+            said.role_profile_id.as_deref(),
+            said.user_name.as_deref(),
+            said.device.as_deref(),
+            said.device_model.as_deref(),
+            said.device_version.as_deref(),
+        ];
+        for (said, field) in claims.into_iter().zip(Field::CERTIFICATE.0 + 1..) {
+            // Security: anything may stand in a claim.
+            self.optional(Field(field), said.map(|said| masked(said, TEXT_BYTES_MAX)).as_deref());
+        }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// The texts of a sheet.
+pub(super) fn texts(mut sheet: &[u8]) -> impl Iterator<Item = (Field, &[u8])> {
+    std::iter::from_fn(move || {
+        let [field, high, low, rest @ ..] = sheet else { return None };
+        let length = u16::from_be_bytes([*high, *low]).into();
+        let (text, rest) = rest.split_at_checked(length)?;
+        sheet = rest;
+        Some((Field(*field), text))
+    })
+}
+
+/// What is known of an exchange besides its texts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Known {
+    pub(super) id: Uuid,
+    pub(super) opened_at: Timestamp,
+    pub(super) method: &'static str,
+    pub(super) interaction: Option<&'static Interaction>,
+    pub(super) told: Option<Told>,
+}
+
+impl Known {
+    /// The moment this long after the exchange began.
+    pub(super) fn after(&self, duration: Duration) -> Timestamp {
+        let duration = SignedDuration::try_from(duration).unwrap_or_default();
+        self.opened_at.saturating_add(duration).unwrap_or(self.opened_at)
+    }
+}
+
+/// Methods outside the known ones are not repeated: the token was chosen by whoever sent it.
+pub(super) fn known(method: &Method) -> &'static str {
+    static KNOWN: [Method; 9] = [
+        Method::GET,
+        Method::POST,
+        Method::PUT,
+        Method::DELETE,
+        Method::PATCH,
+        Method::OPTIONS,
+        Method::HEAD,
+        Method::TRACE,
+        Method::CONNECT,
+    ];
+    KNOWN.iter().find(|known| *known == method).map_or("_OTHER", Method::as_str)
+}
+
+/// An exchange as it is handed over: what one line says of it, its texts apart.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Posted {
+    pub(super) known: Known,
+    pub(super) step: Step,
+    /// Of its texts.
+    pub(super) bytes: usize,
+    /// Once it has ended.
+    pub(super) end: Option<End>,
+}
+
+/// Which line of an exchange it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The first: it holds the claims. The only one, if the end is known.
+    First,
+    /// The second.
+    Second,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_read_as_they_were_noted() {
+        let mut sheet = Sheet::default();
+        sheet.note(Field::TRACE_ID, "a");
+        sheet.optional(Field::FROM, None);
+        sheet.note(Field::ODS, "");
+        sheet.note(Field::TO, "é");
+        let read: Vec<_> = texts(sheet.bytes()).collect();
+        assert_eq!(
+            read,
+            [
+                (Field::TRACE_ID, "a".as_bytes()),
+                (Field::ODS, "".as_bytes()),
+                (Field::TO, "é".as_bytes()),
+            ]
+        );
+        let names: Vec<_> = read.iter().map(|(field, _)| field.name()).collect();
+        assert_eq!(names, ["trace_id", "ods", "to"]);
+    }
+}
