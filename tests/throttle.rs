@@ -139,7 +139,7 @@ async fn load_is_shed_in_the_order_that_is_written_down() {
     let served = serve_by(
         std::process::Command::new(env!("CARGO_BIN_EXE_spine-proxy")),
         &stage,
-        &format!("{text}\n[throttle]\nmemory-max = \"100 GiB\""),
+        &text.replace("[throttle]\n", "[throttle]\nmemory-max = \"100 GiB\"\n"),
     );
     let at = served.1;
     let level = |percent: u64, level: u64| {
@@ -149,8 +149,9 @@ async fn load_is_shed_in_the_order_that_is_written_down() {
             for look in 0.. {
                 if look % 200 == 0 {
                     let bytes = resident_kib(served) * 1024 * 100 / percent;
-                    let throttle = format!("[throttle]\nmemory-max = \"{bytes} B\"");
-                    let text = format!("{text}\n{throttle}\n[log]\nlevel = \"trace\"\n");
+                    let throttle = format!("[throttle]\nmemory-max = \"{bytes} B\"\n");
+                    let text = text.replace("[throttle]\n", &throttle);
+                    let text = format!("{text}\n[log]\nlevel = \"trace\"\n");
                     stage.replace("own.toml", &text);
                     served.signal("HUP");
                 }
@@ -195,13 +196,14 @@ async fn gateways_share_a_quota_through_redis_and_keep_to_it_alone_without() {
     let address = redis.address;
     std::fs::write(stage.path("redis.password"), format!("{PASSWORD}\n")).unwrap();
     let shared = format!(
-        "[throttle]\nconsumer-per-second = 1\nconsumer-burst = 40\n\
-         [throttle.shared]\nurl = \"redis://{address}/0\"\npassword-file = \"redis.password\"\nwait = \"1s\""
+        "[throttle.shared]\nurl = \"redis://{address}/0\"\npassword-file = \"redis.password\"\nwait = \"1s\""
     );
     let config = stage.text("spine-proxy.toml");
     let serve = |journal: &str| {
         let text = config.replace("\"audit\"", &format!("\"{journal}\""));
         let program = std::process::Command::new(env!("CARGO_BIN_EXE_spine-proxy"));
+        let quota = "[throttle]\nconsumer-per-second = 1\nconsumer-burst = 40";
+        let text = text.replace("[throttle]", quota);
         serve_by(program, &stage, &format!("{text}\n{shared}"))
     };
     let gateways = [serve("one"), serve("two")];

@@ -415,16 +415,22 @@ impl Files {
         self.0.insert(name.to_owned(), change(text));
     }
 
-    /// A test comes from one address, and is no attack: it may begin as many handshakes as it likes,
-    /// unless it says how many.
+    /// A test comes from one address, and is no attack; with many others beside it the gateway is late,
+    /// and that is no overload. Unless it says how many and how late.
     fn hurry(&mut self) {
-        const RATE: &str = "address-handshakes-per-second";
-        if !self.0["spine-proxy.toml"].contains(RATE) {
-            if !self.0["spine-proxy.toml"].contains("[listener.limits]") {
-                self.add("[listener.limits]\n");
-            }
-            self.set("listener.limits", &format!("{RATE} = 100000"));
+        self.unless_said("listener.limits", "address-handshakes-per-second", "100000");
+        self.unless_said("throttle", "delay-max", "\"10m\"");
+    }
+
+    fn unless_said(&mut self, section: &str, key: &str, value: &str) {
+        let text = &self.0["spine-proxy.toml"];
+        if text.contains(key) {
+            return;
         }
+        if !text.contains(&format!("[{section}]\n")) {
+            self.add(&format!("[{section}]\n"));
+        }
+        self.set(section, &format!("{key} = {value}"));
     }
 
     fn write(&self, folder: &Path) {
