@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench journal`, `-- --records 1000000 --folder target/journal --keep`. Writes a journal
 //! through the trail that requests go through, then asks the program. A record is two lines here, as
-//! those of a forwarded exchange are; the journal is removed afterwards unless it is to be kept.
+//! those of most forwarded exchanges are; the journal is removed afterwards unless it is to be kept.
 #![expect(
     clippy::unwrap_used,
     clippy::cast_precision_loss,

@@ -38,7 +38,7 @@ const LINES_PER_ENTRY: usize = 4;
 pub(super) const LINES: u32 = 2;
 /// While lines come in for which nobody waits, they are gathered this long before they are written: one
 /// wake-up of the thread, not one a line. An exchange that is open then is given as long again to end.
-const GATHER: Duration = Duration::from_millis(10);
+const GATHER: Duration = Duration::from_millis(20);
 /// Between two tries of a write that failed.
 const RETRY: Duration = Duration::from_millis(200);
 /// How often what has no line of its own is summed, and the clock looked at while nothing happens.
@@ -51,6 +51,8 @@ const HEAD: Duration = Duration::from_secs(60);
 pub(super) struct Desk {
     outbox: Arc<Mutex<Outbox>>,
     room: Arc<Semaphore>,
+    /// With less room than this the thread does not wait for more lines.
+    low: usize,
     thread: Thread,
     health: Arc<Health>,
 }
@@ -76,7 +78,8 @@ impl Desk {
         let limits = Limits { bytes: settings.segment_size.as_u64(), age: settings.segment_age };
         let writer = Writer::begin(folder, found, limits, Arc::clone(&metrics)).map_err(fault)?;
         let outbox = Arc::new(Mutex::new(Outbox::default()));
-        let room = Arc::new(Semaphore::new(entries_max.saturating_mul(LINES_PER_ENTRY)));
+        let lines_max = entries_max.saturating_mul(LINES_PER_ENTRY);
+        let room = Arc::new(Semaphore::new(lines_max));
         let health = Arc::new(Health::new());
         let scribe = Scribe {
             writer,
@@ -91,12 +94,16 @@ impl Desk {
         };
         let thread = std::thread::Builder::new().name("journal".to_owned());
         let thread = thread.spawn(move || scribe.run()).map_err(fault)?;
-        Ok(Self { outbox, room, thread: thread.thread().clone(), health })
+        let low = lines_max / 2;
+        Ok(Self { outbox, room, low, thread: thread.thread().clone(), health })
     }
 
     /// Room for so many lines, taken until they are written or [`Desk::give_back`]; false if there is
     /// none.
     pub(super) fn reserve(&self, lines: u32) -> bool {
+        if self.room.available_permits() < self.low {
+            self.thread.unpark();
+        }
         self.room.try_acquire_many(lines).map(tokio::sync::SemaphorePermit::forget).is_ok()
     }
 
@@ -144,7 +151,7 @@ impl Desk {
         }
     }
 
-    /// As [`Desk::put_durably`], for everything handed over before.
+    /// As [`Desk::open_durably`], for everything handed over before.
     pub(super) fn flush(&self) -> oneshot::Receiver<()> {
         let (done, wait) = oneshot::channel();
         self.post(|outbox| outbox.waiting.push(done));

@@ -5,8 +5,8 @@ use tokio::sync::oneshot;
 use super::line::End;
 use super::sheet::{Known, Posted, Sheet, Step};
 
-/// What has been handed over and the thread has not taken yet. It takes all of it and leaves its own, empty,
-/// in exchange: no line costs an allocation that another thread would have to free.
+/// What has been handed over and the thread has not taken yet. It leaves its own, empty, in
+/// exchange: no line costs an allocation that another thread would have to free.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     /// The texts of the lines, one after another.

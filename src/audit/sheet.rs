@@ -15,8 +15,8 @@ use crate::claims::Claims;
 use crate::interaction::Interaction;
 use crate::spine::masked;
 
-/// Limit: bytes kept of one text.
-const TEXT_BYTES_MAX: usize = 256;
+/// Limit: bytes kept of one claim.
+const CLAIM_BYTES_MAX: usize = 256;
 /// What the texts of an exchange usually take.
 const SHEET_BYTES: usize = 512;
 
@@ -101,7 +101,7 @@ impl Sheet {
         ];
         for (said, field) in claims.into_iter().zip(Field::CERTIFICATE.0 + 1..) {
             // Security: anything may stand in a claim.
-            self.optional(Field(field), said.map(|said| masked(said, TEXT_BYTES_MAX)).as_deref());
+            self.optional(Field(field), said.map(|said| masked(said, CLAIM_BYTES_MAX)).as_deref());
         }
     }
 
@@ -156,7 +156,7 @@ pub(super) fn known(method: &Method) -> &'static str {
 }
 
 /// An exchange as it is handed over: what one line says of it, its texts apart.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Posted {
     pub(super) known: Known,
     pub(super) step: Step,

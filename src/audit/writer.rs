@@ -49,7 +49,7 @@ pub(super) struct Limits {
 
 /// Limit: how long a line that nobody waits for may be written and not synced. With the time before it is
 /// written, that makes a tenth of a second.
-const SYNC_WITHIN: Duration = Duration::from_millis(70);
+const SYNC_WITHIN: Duration = Duration::from_millis(50);
 /// After a new segment could not be begun.
 const STUCK: Duration = Duration::from_secs(1);
 /// Limit: bytes written and not synced.
