@@ -3,6 +3,8 @@
 #[path = "../tests/support/call.rs"]
 pub(crate) mod call;
 pub(crate) mod figures;
+#[path = "../tests/support/files.rs"]
+pub(crate) mod files;
 #[path = "../tests/support/frames.rs"]
 pub(crate) mod frames;
 #[path = "../tests/support/process.rs"]
@@ -14,6 +16,8 @@ pub(crate) mod provider;
 pub(crate) mod sds;
 #[path = "../tests/support/stage.rs"]
 pub(crate) mod stage;
+#[path = "../tests/support/swept.rs"]
+pub(crate) mod swept;
 #[path = "../tests/support/way.rs"]
 pub(crate) mod way;
 #[path = "../tests/support/wire.rs"]

@@ -3,7 +3,7 @@
 use std::process::{Command, Output};
 
 use crate::support::Stage;
-use crate::support::stage::Files;
+use crate::support::files::Files;
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_spine-proxy")).args(arguments).output().unwrap()

@@ -17,10 +17,11 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::support::call::{Version, hear};
+use crate::support::files::Files;
 use crate::support::frames::{self, RST_STREAM};
 use crate::support::http2_provider::{self, Http2Provider, Move};
 use crate::support::provider::answer;
-use crate::support::stage::{Files, provider_tls};
+use crate::support::stage::provider_tls;
 use crate::support::wire::Wire;
 use crate::support::{Act, Call, Stage};
 

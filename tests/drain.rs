@@ -23,7 +23,7 @@ async fn ready(admin: SocketAddr) -> String {
     text
 }
 
-fn last_line(folder: &crate::support::stage::Swept) -> Value {
+fn last_line(folder: &crate::support::swept::Swept) -> Value {
     let text = crate::support::stage::journal(&folder.path().join("audit"));
     let last = text.lines().rfind(|line| line.contains("\"event\":\"closed\""));
     serde_json::from_str(last.unwrap()).unwrap()

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Value, json};
 
 use crate::support::disk::{Disk, serve_on_small_disk};
+use crate::support::files::Files;
 use crate::support::process::{Served, serve};
-use crate::support::stage::{Files, journal, segments};
+use crate::support::stage::{journal, segments};
 use crate::support::{Answer, Call, Stage};
 
 fn hurried(files: &mut Files) {

@@ -38,7 +38,7 @@ async fn is_seen_to_be_cut(stage: &Stage) {
     stage.is_calm().await;
 }
 
-fn patience(line: &'static str) -> impl FnOnce(&mut crate::support::stage::Files) {
+fn patience(line: &'static str) -> impl FnOnce(&mut crate::support::files::Files) {
     move |files| files.add(&format!("[provider.deadlines]\n{line}"))
 }
 

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::net::TcpStream;
 
+use crate::support::files::Files;
 use crate::support::process::{Served, serve, serve_by};
-use crate::support::stage::Files;
 use crate::support::{Call, Stage};
 
 /// The requests of a test are not an attack.

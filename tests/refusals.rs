@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use spine_proxy::{claims, refusal};
 
 use crate::support::call::Version;
-use crate::support::stage::{self, Files};
+use crate::support::files::Files;
+use crate::support::stage::{self};
 use crate::support::{Call, Stage};
 
 const URN: &str = "urn:nhs:names:services:gpconnect:";

@@ -6,6 +6,7 @@ pub(crate) mod disk;
 pub(crate) mod dns;
 #[cfg(feature = "ldap")]
 pub(crate) mod fake_ldap;
+pub(crate) mod files;
 pub(crate) mod frames;
 pub(crate) mod http2_provider;
 pub(crate) mod process;
@@ -15,6 +16,7 @@ pub(crate) mod sds;
 #[cfg(feature = "ldap")]
 pub(crate) mod slapd;
 pub(crate) mod stage;
+pub(crate) mod swept;
 pub(crate) mod way;
 pub(crate) mod wire;
 

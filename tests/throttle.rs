@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
+use crate::support::files::Files;
 use crate::support::process::{Served, serve_by};
 use crate::support::provider::answer;
 use crate::support::redis::{PASSWORD, Redis};
-use crate::support::stage::{self, CLINIC, CLINIC_ODS, Files, ROOT};
+use crate::support::stage::{self, CLINIC, CLINIC_ODS, ROOT};
 use crate::support::{Act, Answer, Call, Stage};
 
 /// Lets the clinic search for slots, beside the hub.

@@ -11,8 +11,9 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 
 use crate::support::call::hear;
+use crate::support::files::Files;
 use crate::support::provider::answer;
-use crate::support::stage::{Files, now_s};
+use crate::support::stage::now_s;
 use crate::support::wire::Wire;
 use crate::support::{Act, Call, Stage};
 

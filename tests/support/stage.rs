@@ -13,10 +13,11 @@ use spine_proxy::commands::Prepared;
 use spine_proxy::commands::certs::{Issued, Leaf, Pki};
 use spine_proxy::commands::serve::Server;
 use spine_proxy::metrics::Metrics;
-use tempfile::TempDir;
 
 use super::call::{Answer, Call};
+use super::files::Files;
 use super::provider::Provider;
+use super::swept::Swept;
 
 /// The consumer, registered for everything.
 pub(crate) const HUB: &str = "200000000359";
@@ -305,142 +306,6 @@ impl Stage {
         };
         config.alpn_protocols = vec![protocol.to_vec()];
         Arc::new(config)
-    }
-}
-
-/// A stage's folder. Whatever test it was, at its end nothing that could be an NHS number or is a token
-/// stands in a journal or a log that was written there.
-pub(crate) struct Swept(TempDir);
-
-impl Swept {
-    pub(crate) fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for Swept {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            return;
-        }
-        let mut folders = vec![self.path().to_owned()];
-        while let Some(folder) = folders.pop() {
-            let Ok(entries) = std::fs::read_dir(folder) else { continue };
-            for path in entries.map(|entry| entry.unwrap().path()) {
-                let extension = path.extension().and_then(|extension| extension.to_str());
-                match extension {
-                    None if path.is_dir() => folders.push(path),
-                    Some("jsonl" | "log") => {
-                        let text = std::fs::read(&path).unwrap_or_default();
-                        let text = String::from_utf8_lossy(&text);
-                        let found = leaked(&text);
-                        assert!(found.is_none(), "{found:?} is in {}", path.display());
-                    }
-                    _ => {}
-                }
-            }
-        }
-    }
-}
-
-/// A ten-digit number that stands by itself in some text, could be an NHS number and is right by its
-/// check digit; or a token's beginning. What is a number to JSON is one of ours.
-pub(crate) fn leaked(text: &str) -> Option<&str> {
-    let words =
-        text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_' && c != '.');
-    let is_number = |word: &&str| {
-        word.len() == 10
-            && word.bytes().all(|byte| byte.is_ascii_digit())
-            && word.starts_with(['4', '6', '7', '9'])
-            && has_its_check_digit(word)
-    };
-    let is_jsons = |word: &&str| {
-        let at = word.as_ptr().addr() - text.as_ptr().addr();
-        text[..at].ends_with("\":")
-    };
-    let is_leaked = |word: &&str| word.starts_with("eyJ") || (is_number(word) && !is_jsons(word));
-    words.into_iter().find(is_leaked)
-}
-
-fn has_its_check_digit(number: &str) -> bool {
-    let mut digits = number.bytes().map(|byte| u32::from(byte - b'0'));
-    let sum: u32 = digits.clone().take(9).zip((2..=10).rev()).map(|(digit, by)| digit * by).sum();
-    digits.next_back() == Some((11 - sum % 11) % 11)
-}
-
-#[test]
-fn what_leaks_is_seen() {
-    assert_eq!(leaked("a \"9434765919\" b"), Some("9434765919"));
-    assert_eq!(leaked("{\"bytes\":9434765919}"), None);
-    assert_eq!(leaked("/Patient/9434765919?x"), Some("9434765919"));
-    assert_eq!(leaked("Bearer eyJhbGciOiJub25lIn0.e30."), Some("eyJhbGciOiJub25lIn0.e30."));
-    assert_eq!(leaked("200000000359 9434765918 4f94-9434765919 1764048028"), None);
-}
-
-/// The files of a stage before they are written.
-#[derive(Default)]
-pub(crate) struct Files(HashMap<String, String>);
-
-impl Files {
-    pub(crate) fn put(&mut self, name: &str, text: &str) {
-        self.0.insert(name.to_owned(), text.to_owned());
-    }
-
-    pub(crate) fn copy(&mut self, from: &str, to: &str) {
-        let text = self.0[from].clone();
-        self.put(to, &text);
-    }
-
-    /// Adds to the configuration.
-    pub(crate) fn add(&mut self, text: &str) {
-        self.edit("spine-proxy.toml", |before| format!("{before}\n{text}"));
-    }
-
-    /// Puts a line at the beginning of the configuration.
-    pub(crate) fn head(&mut self, text: &str) {
-        self.edit("spine-proxy.toml", |before| format!("{text}\n{before}"));
-    }
-
-    /// Puts a line into a section of the configuration.
-    pub(crate) fn set(&mut self, section: &str, line: &str) {
-        let section = format!("[{section}]\n");
-        self.edit("spine-proxy.toml", |text| {
-            assert!(text.contains(&section));
-            text.replace(&section, &format!("{section}{line}\n"))
-        });
-    }
-
-    pub(crate) fn edit(&mut self, name: &str, change: impl FnOnce(String) -> String) {
-        let text = self.0.remove(name).unwrap();
-        self.0.insert(name.to_owned(), change(text));
-    }
-
-    /// A test comes from one address, and is no attack; with many others beside it the gateway is late and
-    /// the disk slow, and that is no overload. Unless it says how many and how late.
-    fn hurry(&mut self) {
-        self.unless_said("listener.limits", "address-handshakes-per-second", "100000");
-        self.unless_said("throttle", "delay-max", "\"10m\"");
-        self.unless_said("audit", "wait", "\"1m\"");
-    }
-
-    fn unless_said(&mut self, section: &str, key: &str, value: &str) {
-        let text = &self.0["spine-proxy.toml"];
-        let mut sections = text.split("\n[");
-        let own =
-            sections.find(|own| own.trim_start_matches('[').starts_with(&format!("{section}]")));
-        if own.is_some_and(|own| own.contains(&format!("\n{key} ="))) {
-            return;
-        }
-        if !text.contains(&format!("[{section}]\n")) {
-            self.add(&format!("[{section}]\n"));
-        }
-        self.set(section, &format!("{key} = {value}"));
-    }
-
-    fn write(&self, folder: &Path) {
-        for (name, text) in &self.0 {
-            std::fs::write(folder.join(name), text).unwrap();
-        }
     }
 }
 

@@ -1,0 +1,71 @@
+//! The files of a stage, and how a test changes them.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+/// Before they are written.
+#[derive(Default)]
+pub(crate) struct Files(HashMap<String, String>);
+
+impl Files {
+    pub(crate) fn put(&mut self, name: &str, text: &str) {
+        self.0.insert(name.to_owned(), text.to_owned());
+    }
+
+    pub(crate) fn copy(&mut self, from: &str, to: &str) {
+        let text = self.0[from].clone();
+        self.put(to, &text);
+    }
+
+    /// Adds to the configuration.
+    pub(crate) fn add(&mut self, text: &str) {
+        self.edit("spine-proxy.toml", |before| format!("{before}\n{text}"));
+    }
+
+    /// Puts a line at the beginning of the configuration.
+    pub(crate) fn head(&mut self, text: &str) {
+        self.edit("spine-proxy.toml", |before| format!("{text}\n{before}"));
+    }
+
+    /// Puts a line into a section of the configuration.
+    pub(crate) fn set(&mut self, section: &str, line: &str) {
+        let section = format!("[{section}]\n");
+        self.edit("spine-proxy.toml", |text| {
+            assert!(text.contains(&section));
+            text.replace(&section, &format!("{section}{line}\n"))
+        });
+    }
+
+    pub(crate) fn edit(&mut self, name: &str, change: impl FnOnce(String) -> String) {
+        let text = self.0.remove(name).unwrap();
+        self.0.insert(name.to_owned(), change(text));
+    }
+
+    /// A test comes from one address, and is no attack; with many others beside it the gateway is late and
+    /// the disk slow, and that is no overload. Unless it says how many and how late.
+    pub(crate) fn hurry(&mut self) {
+        self.unless_said("listener.limits", "address-handshakes-per-second", "100000");
+        self.unless_said("throttle", "delay-max", "\"10m\"");
+        self.unless_said("audit", "wait", "\"1m\"");
+    }
+
+    fn unless_said(&mut self, section: &str, key: &str, value: &str) {
+        let text = &self.0["spine-proxy.toml"];
+        let mut sections = text.split("\n[");
+        let own =
+            sections.find(|own| own.trim_start_matches('[').starts_with(&format!("{section}]")));
+        if own.is_some_and(|own| own.contains(&format!("\n{key} ="))) {
+            return;
+        }
+        if !text.contains(&format!("[{section}]\n")) {
+            self.add(&format!("[{section}]\n"));
+        }
+        self.set(section, &format!("{key} = {value}"));
+    }
+
+    pub(crate) fn write(&self, folder: &Path) {
+        for (name, text) in &self.0 {
+            std::fs::write(folder.join(name), text).unwrap();
+        }
+    }
+}
