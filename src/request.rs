@@ -134,10 +134,13 @@ fn target_text(head: &Parts) -> &str {
     head.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str)
 }
 
-/// Spec: GET, POST and PUT; the rest of HTTP's methods are known and not taken.
-fn judge_method(method: &Method) -> Result<(), Refusal> {
-    const TAKEN: [Method; 3] = [Method::GET, Method::POST, Method::PUT];
-    const KNOWN: [Method; 6] = [
+/// The name of a method that is one of HTTP's own.
+#[must_use]
+pub fn known(method: &Method) -> Option<&'static str> {
+    static KNOWN: [Method; 9] = [
+        Method::GET,
+        Method::POST,
+        Method::PUT,
         Method::DELETE,
         Method::PATCH,
         Method::OPTIONS,
@@ -145,12 +148,15 @@ fn judge_method(method: &Method) -> Result<(), Refusal> {
         Method::TRACE,
         Method::CONNECT,
     ];
-    if TAKEN.contains(method) {
-        Ok(())
-    } else if KNOWN.contains(method) {
-        Err(Refusal::MethodNotAllowed)
-    } else {
-        Err(Refusal::MethodUnknown)
+    KNOWN.iter().find(|known| *known == method).map(Method::as_str)
+}
+
+/// Spec: GET, POST and PUT; the rest of HTTP's methods are known and not taken.
+fn judge_method(method: &Method) -> Result<(), Refusal> {
+    match known(method) {
+        Some("GET" | "POST" | "PUT") => Ok(()),
+        Some(_) => Err(Refusal::MethodNotAllowed),
+        None => Err(Refusal::MethodUnknown),
     }
 }
 

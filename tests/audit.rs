@@ -398,10 +398,16 @@ async fn an_export_has_the_shape_of_opentelemetry_logs() {
     let (_, text) = audit(&["export", folder.to_str().unwrap(), "--format", "otel"]);
     let batches: Vec<Value> =
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert!(batches.len() > 1);
-    let records = |batch: &Value| batch["resourceLogs"][0]["scopeLogs"][0]["logRecords"].clone();
-    let records: Vec<Value> =
-        batches.iter().flat_map(|batch| records(batch).as_array().unwrap().clone()).collect();
+    let records = |batch: &Value| {
+        let records = &batch["resourceLogs"][0]["scopeLogs"][0]["logRecords"];
+        records.as_array().unwrap().clone()
+    };
+    let (last, whole) = batches.split_last().unwrap();
+    assert!(!whole.is_empty() && whole.iter().all(|batch| records(batch).len() == 100));
+    assert!((1..=100).contains(&records(last).len()));
+    let records: Vec<Value> = batches.iter().flat_map(records).collect();
+    let ended = records.iter().filter(|record| record["eventName"] == "spine_proxy.audit.closed");
+    assert_eq!(ended.count(), 120);
     let closed = records.iter().find(|record| record["eventName"] == "spine_proxy.audit.closed");
     let closed = closed.unwrap();
     assert_eq!(closed["traceId"], "0000000000004000800000000000000a");

@@ -14,6 +14,9 @@ async fn a_valid_request_reaches_the_provider_and_its_answer_comes_back() {
     assert_eq!(stage.provider.received().len(), 4);
     let lines = stage.lines().await;
     let events: Vec<_> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
+    // Bookings wait for theirs; a search may end before its own is written.
+    let opened = events.iter().filter(|event| **event == "opened").count();
+    assert!((2..=4).contains(&opened), "{events:?}");
     assert_eq!(events.iter().filter(|event| **event == "closed").count(), 4);
     let closed = stage.closed(3).await;
     assert_eq!(closed["outcome"], "answered");

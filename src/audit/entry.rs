@@ -11,15 +11,15 @@ use uuid::Uuid;
 
 use super::line::End;
 use super::outbox::Place;
-use super::sheet::{self, Field, Known, Sheet};
+use super::sheet::{Field, Known, Sheet};
 use super::{Followed, Shared, Trail, Transfer};
 use crate::claims::Claims;
 use crate::consumers::Consumer;
 use crate::metrics::{Outcome, Phase};
 use crate::policy::Permit;
 use crate::refusal::Refusal;
-use crate::request::SspHeaders;
-use crate::spine::{Asid, CertificateName, OdsCode, TraceId};
+use crate::request::{self, SspHeaders};
+use crate::spine::{Asid, CertificateName, TraceId};
 use crate::tls::Peer;
 
 /// Who ended an exchange.
@@ -93,7 +93,8 @@ impl Entry {
             known: Known {
                 id: Uuid::new_v4(),
                 opened_at,
-                method: sheet::known(method),
+                // What is none of HTTP's own was chosen by whoever sent it, and is not repeated.
+                method: request::known(method).unwrap_or("_OTHER"),
                 interaction: None,
                 told: None,
             },
@@ -172,7 +173,8 @@ impl Entry {
         }
         let provider = permit.provider();
         self.known.told = told;
-        self.settle(Some(&provider.asid), Some(&provider.ods));
+        let (to, ods) = (Some(&provider.asid), Some(&provider.ods));
+        self.sheet.sides(to, ods, self.certificate.as_ref());
         let Shared { desk, settings, .. } = &*self.trail.0;
         if !settings.durability.waits(permit.interaction().effect()) {
             self.first = Some(desk.open(self.known, &self.sheet));
@@ -186,14 +188,6 @@ impl Entry {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(Refusal::AuditUnavailable),
         }
-    }
-
-    /// Notes what is known of the other side, or will not be.
-    fn settle(&mut self, to: Option<&Asid>, ods: Option<&OdsCode>) {
-        self.sheet.optional(Field::TO, to.map(Asid::as_str));
-        self.sheet.optional(Field::ODS, ods.map(OdsCode::as_str));
-        let certificate = self.certificate.as_ref().map(CertificateName::as_str);
-        self.sheet.optional(Field::CERTIFICATE, certificate);
     }
 
     /// The gateway says no.
@@ -266,10 +260,6 @@ impl Drop for Entry {
         let (last, _) = self.phase;
         self.enter(last);
         let end = self.end();
-        if self.first.is_none() {
-            let to = self.to.take();
-            self.settle(to.as_ref(), None);
-        }
         let Shared { desk, unverified, metrics, .. } = &*self.trail.0;
         for (phase, spent) in Phase::ALL.into_iter().zip(self.spent) {
             if !spent.is_zero() {
@@ -285,6 +275,9 @@ impl Drop for Entry {
             desk.unrecorded(token);
             desk.give_back(2);
             return;
+        }
+        if self.first.is_none() {
+            self.sheet.sides(self.to.as_ref(), None, self.certificate.as_ref());
         }
         desk.close(self.known, &self.sheet, self.first, end);
     }

@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use http::Method;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
@@ -13,7 +12,7 @@ use super::Told;
 use super::line::End;
 use crate::claims::Claims;
 use crate::interaction::Interaction;
-use crate::spine::masked;
+use crate::spine::{Asid, CertificateName, OdsCode, masked};
 
 /// Limit: bytes kept of one claim.
 const CLAIM_BYTES_MAX: usize = 256;
@@ -105,6 +104,18 @@ impl Sheet {
         }
     }
 
+    /// What is known of the other side and of the caller, or will not be.
+    pub(super) fn sides(
+        &mut self,
+        to: Option<&Asid>,
+        ods: Option<&OdsCode>,
+        certificate: Option<&CertificateName>,
+    ) {
+        self.optional(Field::TO, to.map(Asid::as_str));
+        self.optional(Field::ODS, ods.map(OdsCode::as_str));
+        self.optional(Field::CERTIFICATE, certificate.map(CertificateName::as_str));
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         &self.0
     }
@@ -137,22 +148,6 @@ impl Known {
         let duration = SignedDuration::try_from(duration).unwrap_or_default();
         self.opened_at.saturating_add(duration).unwrap_or(self.opened_at)
     }
-}
-
-/// Methods outside the known ones are not repeated: the token was chosen by whoever sent it.
-pub(super) fn known(method: &Method) -> &'static str {
-    static KNOWN: [Method; 9] = [
-        Method::GET,
-        Method::POST,
-        Method::PUT,
-        Method::DELETE,
-        Method::PATCH,
-        Method::OPTIONS,
-        Method::HEAD,
-        Method::TRACE,
-        Method::CONNECT,
-    ];
-    KNOWN.iter().find(|known| *known == method).map_or("_OTHER", Method::as_str)
 }
 
 /// An exchange as it is handed over: what one line says of it, its texts apart.
