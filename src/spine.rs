@@ -162,42 +162,31 @@ impl TraceId {
 /// Longer and shorter runs (ASIDs, staff ids) are left alone.
 #[must_use]
 pub fn masked(text: &str, bytes_max: usize) -> Cow<'_, str> {
-    // Most text has too few digits to hide anything.
-    let in_all = |text: &str| {
-        text.bytes().fold(0, |digits: u8, byte| digits.saturating_add(byte.is_ascii_digit().into()))
-    };
-    if text.len() <= bytes_max && (text.len() < 10 || in_all(text) < 10) {
+    // Most text has no digits. Of what could be a number, one of these bytes is one.
+    if text.len() <= bytes_max && !text.bytes().step_by(4).any(|byte| byte.is_ascii_digit()) {
         return Cow::Borrowed(text);
     }
-    let bytes = text.as_bytes();
-    let mut kept = Vec::with_capacity(bytes.len().min(bytes_max));
-    let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        if !byte.is_ascii_digit() {
-            kept.push(byte);
-            at += 1;
-            continue;
-        }
-        let rest = bytes.get(at..).unwrap_or_default();
-        let digits = digits(rest);
-        match nhs_number(rest, digits) {
-            Some(length) => {
-                kept.extend_from_slice(b"[masked]");
-                at += length;
-            }
-            None => {
-                kept.extend_from_slice(rest.get(..digits).unwrap_or_default());
-                at += digits;
-            }
-        }
+    let mut masked = String::new();
+    let mut rest = text;
+    while let Some((before, behind)) = nhs_number(rest) {
+        masked.extend([before, "[masked]"]);
+        rest = behind;
     }
-    let mut whole = String::from_utf8(kept).unwrap_or_default();
-    let mut end = bytes_max.min(whole.len());
-    while !whole.is_char_boundary(end) {
+    if masked.is_empty() {
+        return Cow::Borrowed(cut(text, bytes_max));
+    }
+    masked.push_str(rest);
+    masked.truncate(cut(&masked, bytes_max).len());
+    Cow::Owned(masked)
+}
+
+/// At most so many bytes of a text.
+fn cut(text: &str, bytes_max: usize) -> &str {
+    let mut end = bytes_max.min(text.len());
+    while !text.is_char_boundary(end) {
         end -= 1;
     }
-    whole.truncate(end);
-    Cow::Owned(whole)
+    text.get(..end).unwrap_or_default()
 }
 
 /// How many digits begin the text.
@@ -205,18 +194,29 @@ fn digits(text: &[u8]) -> usize {
     text.iter().take_while(|byte| byte.is_ascii_digit()).count()
 }
 
-/// Length of what could be an NHS number at the beginning of `text`, whose first group has
-/// `first` digits.
-fn nhs_number(text: &[u8], first: usize) -> Option<usize> {
-    if first == 10 {
-        return Some(first);
-    }
-    // 3-3-4, with one separator between.
+/// What stands before and behind the first of what could be NHS numbers.
+fn nhs_number(text: &str) -> Option<(&str, &str)> {
+    let bytes = text.as_bytes();
+    let digits_at = |at: usize| digits(bytes.get(at..).unwrap_or_default());
+    // One separator and digits.
     let group = |at: usize| {
-        let separated = matches!(text.get(at), Some(b' ' | b'-' | b'.' | b'+' | b'_'));
-        separated.then(|| digits(text.get(at + 1..).unwrap_or_default()))
+        let separated = matches!(bytes.get(at), Some(b' ' | b'-' | b'.' | b'+' | b'_'));
+        separated.then(|| digits_at(at + 1))
     };
-    (first == 3 && group(3) == Some(3) && group(7) == Some(4)).then_some(12)
+    let mut at = 0;
+    loop {
+        at += bytes.iter().skip(at).position(u8::is_ascii_digit)?;
+        let first = digits_at(at);
+        let length = match first {
+            10 => Some(10),
+            3 if group(at + 3) == Some(3) && group(at + 7) == Some(4) => Some(12),
+            _ => None,
+        };
+        if let Some(length) = length {
+            return Some((text.get(..at)?, text.get(at + length..)?));
+        }
+        at += first;
+    }
 }
 
 /// Durations in the configuration: a number and a unit, `10s`, `5m`, `250ms`.
@@ -276,5 +276,16 @@ mod tests {
         assert_eq!(masked("2026 943.476.5919 2026", 99), "2026 [masked] 2026");
         assert_eq!(masked("200000000359 and 12", 99), "200000000359 and 12");
         assert_eq!(masked("ab\u{e9}cd", 3), "ab");
+        assert_eq!(masked("9434765919", 5), "[mask");
+    }
+
+    #[test]
+    fn a_number_is_masked_wherever_it_stands() {
+        for before in (0..9).map(|length| "x".repeat(length)) {
+            for number in ["9434765919", "943 476 5919", "943-476.5919"] {
+                let text = format!("{before}{number}y 12 {number}");
+                assert_eq!(masked(&text, 99), format!("{before}[masked]y 12 [masked]"), "{text}");
+            }
+        }
     }
 }
