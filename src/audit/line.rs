@@ -38,10 +38,12 @@ impl End {
         if let Some(status) = self.status {
             line.number("status", status.into());
         }
-        line.text("outcome", self.outcome);
-        line.optional("refusal", self.refusal);
-        line.text("ended_by", self.ended_by.label());
-        line.text("ended_in", self.ended_in);
+        line.label("outcome", self.outcome);
+        if let Some(refusal) = self.refusal {
+            line.label("refusal", refusal);
+        }
+        line.label("ended_by", self.ended_by.label());
+        line.label("ended_in", self.ended_in);
         line.truth("sent_whole", self.sent_whole);
         line.number("bytes_in", self.bytes_in);
         line.number("bytes_out", self.bytes_out);
@@ -88,7 +90,7 @@ impl Note<'_> {
         };
         last.append(out, |line| {
             line.time(Timestamp::now());
-            line.text("event", event);
+            line.label("event", event);
             self.members(line, begin);
         });
     }
@@ -150,7 +152,7 @@ impl Last {
         let mut keys = [Some(index::key(id.as_bytes())), None];
         self.append(out, |line| {
             line.time(at);
-            line.text("event", event);
+            line.label("event", event);
             line.text("id", id);
             for (field, text) in sheet::texts(sheet).filter(|(field, _)| !field.is_claim()) {
                 if field == Field::TRACE_ID {
@@ -158,10 +160,12 @@ impl Last {
                 }
                 line.text(field.name(), text);
             }
-            line.optional("interaction", known.interaction.map(|interaction| interaction.id));
-            line.text("method", known.method);
+            if let Some(interaction) = known.interaction {
+                line.label("interaction", interaction.id);
+            }
+            line.label("method", known.method);
             if let Some(Told { origin, age_s }) = known.told {
-                line.text("directory", origin);
+                line.label("directory", origin);
                 if let Some(age_s) = age_s {
                     line.number("directory_age_s", age_s);
                 }

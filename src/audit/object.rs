@@ -61,19 +61,27 @@ impl<'a> Object<'a> {
         self.value(text.as_ref());
     }
 
+    /// A constant that needs no escape.
+    #[inline(always)]
+    pub(super) fn label(&mut self, name: &'static str, label: &'static str) {
+        self.name(name);
+        self.out.reserve(label.len() + 2);
+        self.out.push(b'"');
+        self.out.extend_from_slice(label.as_bytes());
+        self.out.push(b'"');
+    }
+
     fn value(&mut self, text: &[u8]) {
         self.out.reserve(text.len() + 2);
         self.out.push(b'"');
-        let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
-        // Folded, not searched: without an early end it is one pass of wide instructions.
-        if text.iter().fold(true, |all, byte| all & is_plain(*byte)) {
+        if are_plain(text) {
             self.out.extend_from_slice(text);
         } else {
             // Security: a line is plain ASCII, so that nothing in it can play tricks on whoever reads
             // it, by control characters or by the direction of writing.
             for unit in String::from_utf8_lossy(text).encode_utf16() {
                 match u8::try_from(unit) {
-                    Ok(byte) if is_plain(byte) => self.out.push(byte),
+                    Ok(byte) if is_plain(&byte) => self.out.push(byte),
                     // A vector always takes it.
                     _ => write!(self.out, "\\u{unit:04x}").unwrap_or_default(),
                 }
@@ -114,6 +122,20 @@ impl<'a> Object<'a> {
         }
         self.out.push(b'}');
     }
+}
+
+/// Whether they stand in a line as they are.
+fn are_plain(text: &[u8]) -> bool {
+    // Folded, eight at a time and the last eight: without an early end it is a few wide instructions.
+    let all = |bytes: &[u8]| bytes.iter().fold(true, |all, byte| all & is_plain(byte));
+    match text.last_chunk::<8>() {
+        Some(last) => text.as_chunks::<8>().0.iter().fold(all(last), |so, next| so & all(next)),
+        None => all(text),
+    }
+}
+
+const fn is_plain(byte: &u8) -> bool {
+    matches!(byte, b' '..=b'~') && *byte != b'"' && *byte != b'\\'
 }
 
 #[cfg(test)]
