@@ -19,7 +19,7 @@ use super::outbox::{Outbox, Place};
 use super::segment::Folder;
 use super::settings::Settings;
 use super::sheet::{Known, Sheet, Step};
-use super::writer::{Limits, Sync, Writer};
+use super::writer::{Limits, Writer};
 use super::{line, recovery};
 use crate::metrics::Metrics;
 
@@ -38,7 +38,7 @@ const LINES_PER_ENTRY: usize = 4;
 pub(super) const LINES: u32 = 2;
 /// While lines come in for which nobody waits, they are gathered this long before they are written: one
 /// wake-up of the thread, not one a line. An exchange that is open then is given as long again to end.
-const GATHER: Duration = Duration::from_millis(20);
+const GATHER: Duration = Duration::from_millis(40);
 /// Between two tries of a write that failed.
 const RETRY: Duration = Duration::from_millis(200);
 /// How often what has no line of its own is summed, and the clock looked at while nothing happens.
@@ -274,15 +274,14 @@ impl Scribe {
     /// Waits for lines, and a little for more of them, unless somebody waits for theirs.
     fn gather(&mut self) {
         let mut outbox = locked(&self.outbox);
-        if outbox.is_empty() && self.writer.is_synced() {
+        if outbox.is_empty() {
             outbox.asleep = true;
             drop(outbox);
             std::thread::park_timeout(TICK.saturating_sub(self.ticked.elapsed()));
             outbox = locked(&self.outbox);
             outbox.asleep = false;
         }
-        let is_idle = outbox.is_empty() && self.writer.is_synced();
-        if !is_idle && !outbox.is_urgent() {
+        if !outbox.is_empty() && !outbox.is_urgent() {
             drop(outbox);
             std::thread::park_timeout(GATHER);
             outbox = locked(&self.outbox);
@@ -302,8 +301,7 @@ impl Scribe {
         self.batch.sheets.clear();
         self.batch.lines.clear();
         let mut waiting = std::mem::take(&mut self.batch.waiting);
-        let sync = if waiting.is_empty() { Sync::Within } else { Sync::Now };
-        self.put(sync, &mut waiting);
+        self.put(&mut waiting);
         self.room.add_permits(lines);
         for done in waiting {
             // Whoever asked may have stopped waiting.
@@ -313,9 +311,9 @@ impl Scribe {
 
     /// Puts what was composed on disk, however often the disk refuses. Whoever waits is told at once if
     /// it does.
-    fn put(&mut self, sync: Sync, waiting: &mut Vec<oneshot::Sender<()>>) {
+    fn put(&mut self, waiting: &mut Vec<oneshot::Sender<()>>) {
         self.health.asks();
-        let mut put = self.writer.put(sync);
+        let mut put = self.writer.put();
         while let Err(error) = put {
             if !self.health.failed.swap(true, Ordering::AcqRel) {
                 tracing::error!(%error, "the audit journal cannot be written: refusing requests");
@@ -344,10 +342,9 @@ impl Scribe {
         }
         self.ticked = Instant::now();
         self.sum();
-        self.put(Sync::Within, &mut Vec::new());
+        self.put(&mut Vec::new());
         let seq = self.writer.last().seq;
         if self.told.is_none_or(|(at, told)| told != seq && at.elapsed() >= HEAD) {
-            self.put(Sync::Now, &mut Vec::new());
             self.tell();
         }
     }
@@ -370,7 +367,7 @@ impl Scribe {
     fn finish(mut self, end: Option<oneshot::Sender<()>>) {
         self.sum();
         self.writer.note(&Note::Stopped);
-        self.put(Sync::Now, &mut Vec::new());
+        self.put(&mut Vec::new());
         if self.given_up {
             return;
         }

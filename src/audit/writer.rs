@@ -23,12 +23,8 @@ pub(super) struct Writer {
     last: Last,
     /// The last line that is on disk.
     synced: Last,
-    /// Everything composed since the last sync.
+    /// Everything composed since.
     text: Vec<u8>,
-    /// How much of it has been handed over.
-    handed: usize,
-    /// Since when there is text that is not synced.
-    since: Option<Instant>,
     /// Exchanges that are open, by the numbers of their opened lines.
     open: HashMap<Uuid, u64>,
     /// Of the segment; nothing once it is not all ours any more.
@@ -47,13 +43,8 @@ pub(super) struct Limits {
     pub(super) age: Duration,
 }
 
-/// Limit: how long a line that nobody waits for may be written and not synced. With the time before it is
-/// written, that makes a tenth of a second.
-const SYNC_WITHIN: Duration = Duration::from_millis(50);
 /// After a new segment could not be begun.
 const STUCK: Duration = Duration::from_secs(1);
-/// Limit: bytes written and not synced.
-const UNSYNCED_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 impl Writer {
     /// Goes on where the journal stood, in a new segment: says so, and what was left unfinished.
@@ -86,8 +77,6 @@ impl Writer {
             last,
             synced: last,
             text: Vec::new(),
-            handed: 0,
-            since: None,
             open: HashMap::new(),
             index: Some(Index::default()),
             moved: false,
@@ -102,7 +91,7 @@ impl Writer {
             writer.metrics.audit.unfinished.inc();
             writer.note(&Note::Unfinished(exchange));
         }
-        writer.put(Sync::Now)?;
+        writer.put()?;
         Ok(writer)
     }
 
@@ -139,36 +128,18 @@ impl Writer {
     }
 
     /// Where in the segment the next line begins.
-    fn next_at(&mut self) -> u64 {
-        self.since.get_or_insert_with(Instant::now);
-        let waiting = self.text.len().saturating_sub(self.handed);
+    fn next_at(&self) -> u64 {
+        let waiting = self.text.len();
         self.segment.length().saturating_add(u64::try_from(waiting).unwrap_or(u64::MAX))
     }
 
-    /// Whether everything composed is on disk.
-    pub(super) const fn is_synced(&self) -> bool {
-        self.since.is_none()
-    }
-
-    /// Hands over what was composed; syncs it if that is asked or due, and then begins a new segment if
-    /// that is due.
+    /// Returns once all that was composed is on disk; then begins a new segment if that is due.
     ///
     /// # Errors
     /// What was composed may not be on disk: [`Writer::put_again`].
-    pub(super) fn put(&mut self, sync: Sync) -> io::Result<()> {
-        self.hand_over(sync)?;
-        if self.since.is_none() && self.is_turn_due() { self.turn() } else { Ok(()) }
-    }
-
-    fn hand_over(&mut self, sync: Sync) -> io::Result<()> {
-        let rest = self.text.get(self.handed..).unwrap_or_default();
-        if !rest.is_empty() {
-            self.segment.append(rest)?;
-            self.handed = self.text.len();
-        }
-        let is_due = self.text.len() >= UNSYNCED_BYTES_MAX
-            || self.since.is_some_and(|since| since.elapsed() >= SYNC_WITHIN);
-        if self.since.is_some() && (sync == Sync::Now || is_due) { self.sync() } else { Ok(()) }
+    pub(super) fn put(&mut self) -> io::Result<()> {
+        self.write()?;
+        if self.is_turn_due() { self.turn() } else { Ok(()) }
     }
 
     /// After an error: everything that is not certain to be on disk is written once more.
@@ -191,7 +162,7 @@ impl Writer {
         tracing::error!(name, "somebody has deleted, cut or changed the journal's segment");
         self.metrics.audit.damaged.inc();
         self.segment = segment;
-        (self.index, self.moved, self.handed) = (None, false, 0);
+        (self.index, self.moved) = (None, false);
         let text = std::mem::take(&mut self.text);
         self.last = self.synced;
         let oldest_open = self.open.values().min().copied();
@@ -199,10 +170,14 @@ impl Writer {
         for members in text.split(|byte| *byte == b'\n').filter_map(line::members) {
             self.last.line(members, &mut self.text);
         }
-        self.hand_over(Sync::Now)
+        self.write()
     }
 
-    fn sync(&mut self) -> io::Result<()> {
+    fn write(&mut self) -> io::Result<()> {
+        if self.text.is_empty() {
+            return Ok(());
+        }
+        self.segment.append(&self.text)?;
         let started = Instant::now();
         let standing = self.segment.sync()?;
         self.metrics.audit.synced(started.elapsed());
@@ -217,8 +192,6 @@ impl Writer {
 
     fn settled(&mut self) {
         self.text.clear();
-        self.handed = 0;
-        self.since = None;
         self.synced = self.last;
     }
 
@@ -250,7 +223,7 @@ impl Writer {
                 (self.moved, self.stuck) = (false, None);
                 let oldest_open = self.open.values().min().copied();
                 self.note(&Note::Segment { oldest_open });
-                self.hand_over(Sync::Now)
+                self.write()
             }
             Err(error) => {
                 if self.stuck.is_none() {
@@ -271,13 +244,4 @@ impl Writer {
             tracing::warn!(%error, "no index of the journal's last segment");
         }
     }
-}
-
-/// When what is handed over is to be on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sync {
-    /// Before the call returns.
-    Now,
-    /// Soon.
-    Within,
 }
