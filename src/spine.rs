@@ -283,8 +283,10 @@ mod tests {
     fn a_number_is_masked_wherever_it_stands() {
         for before in (0..9).map(|length| "x".repeat(length)) {
             for number in ["9434765919", "943 476 5919", "943-476.5919"] {
-                let text = format!("{before}{number}y 12 {number}");
-                assert_eq!(masked(&text, 99), format!("{before}[masked]y 12 [masked]"), "{text}");
+                for behind in ["", "y", " 12 xx"] {
+                    let text = format!("{before}{number}{behind}");
+                    assert_eq!(masked(&text, 99), format!("{before}[masked]{behind}"), "{text}");
+                }
             }
         }
     }

@@ -64,6 +64,7 @@ impl<'a> Object<'a> {
     /// A constant that needs no escape.
     #[inline(always)]
     pub(super) fn label(&mut self, name: &'static str, label: &'static str) {
+        debug_assert!(are_plain(label.as_bytes()), "{label}");
         self.name(name);
         self.out.reserve(label.len() + 2);
         self.out.push(b'"');
