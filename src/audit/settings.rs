@@ -54,12 +54,12 @@ pub struct Settings {
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Durability {
-    /// Whatever may change something at a practice. Other lines are on disk 100 ms later.
+    /// Whatever may change something at a practice. Other lines are on disk some 100 ms later.
     #[default]
     Writes,
     /// Every request that is forwarded.
     EveryRequest,
-    /// Nothing: lines are on disk 100 ms later.
+    /// Nothing: lines are on disk some 100 ms later.
     Batched,
 }
 
