@@ -1,4 +1,4 @@
-//! The journal's thread: lines come in, are written in batches and synced in groups.
+//! The journal's thread: lines come in, and are written and synced in groups.
 //!
 //! Lines get their numbers and their links in the order in which they are written. While one sync is
 //! under way the next lines gather, so that one sync serves them all. What cannot be written is kept
@@ -90,10 +90,14 @@ impl Desk {
             ticked: Instant::now(),
             told: None,
             metrics,
-            given_up: false,
         };
         let thread = std::thread::Builder::new().name("journal".to_owned());
-        let thread = thread.spawn(move || scribe.run()).map_err(fault)?;
+        let run = move || {
+            if let Err(GivenUp) = scribe.run() {
+                tracing::error!("the audit journal is given up: its last lines are lost");
+            }
+        };
+        let thread = thread.spawn(run).map_err(fault)?;
         let low = lines_max / 2;
         Ok(Self { outbox, room, low, thread: thread.thread().clone(), health })
     }
@@ -251,20 +255,18 @@ struct Scribe {
     /// When the head was last told, and the number of its line.
     told: Option<(Instant, u64)>,
     metrics: Arc<Metrics>,
-    /// Nobody is left to wait for a disk that fails.
-    given_up: bool,
 }
 
+/// The disk fails, and nobody is left to wait for it.
+struct GivenUp;
+
 impl Scribe {
-    fn run(mut self) {
+    fn run(mut self) -> Result<(), GivenUp> {
         loop {
             self.gather();
             let (end, left) = (self.batch.end.take(), self.batch.left);
-            self.write();
-            if self.given_up {
-                return;
-            }
-            self.tick();
+            self.write()?;
+            self.tick()?;
             if end.is_some() || left {
                 return self.finish(end);
             }
@@ -290,7 +292,7 @@ impl Scribe {
     }
 
     /// Writes what has come in; answers whoever waits.
-    fn write(&mut self) {
+    fn write(&mut self) -> Result<(), GivenUp> {
         let mut rest = self.batch.sheets.as_slice();
         for posted in &self.batch.lines {
             let sheet;
@@ -301,17 +303,18 @@ impl Scribe {
         self.batch.sheets.clear();
         self.batch.lines.clear();
         let mut waiting = std::mem::take(&mut self.batch.waiting);
-        self.put(&mut waiting);
+        self.put(&mut waiting)?;
         self.room.add_permits(lines);
         for done in waiting {
             // Whoever asked may have stopped waiting.
             done.send(()).unwrap_or_default();
         }
+        Ok(())
     }
 
     /// Puts what was composed on disk, however often the disk refuses. Whoever waits is told at once if
     /// it does.
-    fn put(&mut self, waiting: &mut Vec<oneshot::Sender<()>>) {
+    fn put(&mut self, waiting: &mut Vec<oneshot::Sender<()>>) -> Result<(), GivenUp> {
         self.health.asks();
         let mut put = self.writer.put();
         while let Err(error) = put {
@@ -321,9 +324,7 @@ impl Scribe {
             self.metrics.audit.failed();
             waiting.clear();
             if self.batch.left || locked(&self.outbox).left {
-                tracing::error!("the audit journal is given up: its last lines are lost");
-                self.given_up = true;
-                return;
+                return Err(GivenUp);
             }
             std::thread::sleep(RETRY);
             put = self.writer.put_again();
@@ -333,20 +334,22 @@ impl Scribe {
             tracing::warn!("the audit journal is being written again");
         }
         self.metrics.audit.healthy.set(1);
+        Ok(())
     }
 
     /// Once a second: what has no line of its own is summed in one. Once a minute: the head is told.
-    fn tick(&mut self) {
+    fn tick(&mut self) -> Result<(), GivenUp> {
         if self.ticked.elapsed() < TICK {
-            return;
+            return Ok(());
         }
         self.ticked = Instant::now();
         self.sum();
-        self.put(&mut Vec::new());
+        self.put(&mut Vec::new())?;
         let seq = self.writer.last().seq;
         if self.told.is_none_or(|(at, told)| told != seq && at.elapsed() >= HEAD) {
             self.tell();
         }
+        Ok(())
     }
 
     fn sum(&mut self) {
@@ -364,13 +367,10 @@ impl Scribe {
         self.told = Some((Instant::now(), seq));
     }
 
-    fn finish(mut self, end: Option<oneshot::Sender<()>>) {
+    fn finish(mut self, end: Option<oneshot::Sender<()>>) -> Result<(), GivenUp> {
         self.sum();
         self.writer.note(&Note::Stopped);
-        self.put(&mut Vec::new());
-        if self.given_up {
-            return;
-        }
+        self.put(&mut Vec::new())?;
         self.tell();
         let missed = locked(&self.outbox).lines.len();
         if missed > 0 {
@@ -380,5 +380,6 @@ impl Scribe {
         if let Some(end) = end {
             end.send(()).unwrap_or_default();
         }
+        Ok(())
     }
 }
