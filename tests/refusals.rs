@@ -7,7 +7,7 @@ use spine_proxy::{claims, refusal};
 
 use crate::support::call::Version;
 use crate::support::files::Files;
-use crate::support::stage::{self};
+use crate::support::stage;
 use crate::support::{Call, Stage};
 
 const URN: &str = "urn:nhs:names:services:gpconnect:";
