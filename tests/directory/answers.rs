@@ -1,0 +1,248 @@
+//! What a source's answer is: of a practice, an absence, or none.
+
+use std::time::Duration;
+
+use spine_proxy::refusal::Refusal;
+use spine_proxy::simulator::sds::{Records, Trouble};
+
+use super::{HASTE, HOUR, ROOT, practice};
+use crate::support::sds::{BOOK, KEY, READ, Registry, SLOTS};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_questions_fill_a_practice() {
+    let registry = Registry::new(practice(), "").await;
+    let directory = registry.directory("");
+    let found = registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    assert_eq!(found.asid.as_str(), "918999198993");
+    assert_eq!(found.root.as_str(), ROOT);
+    registry.rests(&directory).await;
+    for id in [BOOK, READ, SLOTS] {
+        registry.practice(&directory, "A20047", id).await.unwrap();
+    }
+    let asked = registry.sds.asked();
+    let organisation = "organization=https://fhir.nhs.uk/Id/ods-organization-code%7CA20047";
+    let interaction =
+        format!("&identifier=https://fhir.nhs.uk/Id/nhsServiceInteractionId%7C{SLOTS}");
+    let key = "&identifier=https://fhir.nhs.uk/Id/nhsMhsPartyKey%7CA20047-1000001";
+    let seen: Vec<_> = asked.iter().map(|one| format!("{}?{}", one.path, one.query)).collect();
+    assert_eq!(
+        seen,
+        [
+            format!("/Endpoint?{organisation}{interaction}"),
+            format!("/Device?{organisation}{interaction}{key}"),
+            format!("/Endpoint?{organisation}{key}"),
+        ]
+    );
+    for one in &asked {
+        assert_eq!(one.headers["accept"], "application/fhir+json");
+        assert_eq!(one.headers["apikey"], KEY);
+        assert!(!one.headers.contains_key("cache-control"));
+        assert_eq!(one.headers["x-correlation-id"], asked[0].headers["x-correlation-id"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_answer_is_believed_when_it_is_given_twice_and_fast() {
+    let registry = Registry::new(practice(), "").await;
+    let directory = registry.directory("");
+    for _ in 0..3 {
+        let refused = registry.practice(&directory, "B00001", SLOTS).await;
+        assert_eq!(refused.unwrap_err(), Refusal::PracticeUnknown);
+    }
+    let asked = registry.sds.asked();
+    assert_eq!(asked.len(), 2, "the absence is believed for a while");
+    assert_eq!(asked[1].headers["cache-control"], "no-cache");
+    registry.later_s(61);
+    registry.practice(&directory, "B00001", SLOTS).await.unwrap_err();
+    assert_eq!(registry.asked(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_answer_out_of_a_cache_is_seen_through() {
+    let registry = Registry::new(practice(), "").await;
+    let directory = registry.directory("");
+    registry.sds.meets(None, Trouble::EmptyUnlessFresh);
+    let found = registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    assert_eq!(found.root.as_str(), ROOT);
+    assert!(registry.counted("directory_suspect_empties_total") >= 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_answer_that_took_long_is_no_absence() {
+    let patience = r#"deadlines = { attempt = "5s", waiting = "10s" }"#;
+    let registry = Registry::new(practice(), patience).await;
+    let directory = registry.directory("");
+    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    registry.rests(&directory).await;
+    registry.sds.meets(None, Trouble::EmptyAfter(Duration::from_millis(2550)));
+    registry.later_s(2 * HOUR);
+    let (held, unseen) = tokio::join!(
+        registry.practice(&directory, "A20047", SLOTS),
+        registry.practice(&directory, "B82617", SLOTS)
+    );
+    assert_eq!(held.unwrap().root.as_str(), ROOT, "what is held is served");
+    assert_eq!(unseen.unwrap_err(), Refusal::DirectoryUnavailable);
+    let refused = registry.practice(&directory, "B82617", SLOTS).await;
+    assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
+    assert_eq!(registry.asked(), 3 + 2 + 2, "and nothing is asked again at once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_trouble_of_the_source_is_an_absence() {
+    for trouble in [
+        Trouble::TooMany(None),
+        Trouble::TooMany(Some(2)),
+        Trouble::Status(500),
+        Trouble::Status(503),
+        Trouble::Status(401),
+        Trouble::Status(400),
+        Trouble::Status(404),
+        Trouble::Silence,
+        Trouble::Cut,
+        Trouble::SlowBody(Duration::from_millis(20)),
+        Trouble::Body("no JSON".to_owned()),
+        Trouble::Body(r#"{"resourceType":"OperationOutcome"}"#.to_owned()),
+        Trouble::Body(r#"{"resourceType":"Bundle","total":2,"entry":[]}"#.to_owned()),
+        Trouble::Body(
+            r#"{"resourceType":"Bundle","entry":[{"resource":{"resourceType":"Patient"}}]}"#
+                .to_owned(),
+        ),
+    ] {
+        let registry = Registry::new(practice(), HASTE).await;
+        let directory = registry.directory("");
+        registry.sds.meets(None, trouble.clone());
+        let refused = registry.practice(&directory, "A20047", SLOTS).await;
+        assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable, "{trouble:?}");
+        assert!(Refusal::DirectoryUnavailable.retry_after_s().is_some());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trouble_with_one_practice_is_no_trouble_with_another() {
+    let other = "https://gp.example.nhs.uk/B82617/STU3/1/gpconnect";
+    let other = Records::practice("B82617", "918999198994", "B82617-1", other, &[SLOTS]);
+    let registry = Registry::new(practice().and(other), HASTE).await;
+    let directory = registry.directory("");
+    registry.sds.meets(Some("A20047"), Trouble::Status(500));
+    registry.practice(&directory, "A20047", SLOTS).await.unwrap_err();
+    registry.practice(&directory, "B82617", SLOTS).await.unwrap();
+    registry.sds.clear();
+    while registry.practice(&directory, "A20047", SLOTS).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_fails_is_spared_and_found_again() {
+    let mut registry = Registry::new(practice(), HASTE).await;
+    let directory = registry.directory("");
+    registry.closes().await;
+    for number in 0..6 {
+        let code = format!("Z{number:05}");
+        let refused = registry.practice(&directory, &code, SLOTS).await;
+        assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
+    }
+    assert!(directory.held_view().sources[0].spared);
+    assert_eq!(registry.counted("directory_source_spared{source=\"sds-api\"}"), 1);
+    registry.opens().await;
+    while registry.practice(&directory, "A20047", SLOTS).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!directory.held_view().sources[0].spared);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_is_none_is_dialled_by_nobody() {
+    for (address, kind) in [
+        (None, "no_address"),
+        (Some("http://gp.example.nhs.uk/A20047"), "bad_address"),
+        (Some("https://127.0.0.1/A20047"), "bad_address"),
+        (Some("https://user@gp.example.nhs.uk/A20047"), "bad_address"),
+        (Some("https://gp.example.nhs.uk/A20047?x=1"), "bad_address"),
+    ] {
+        let mut records = practice();
+        for handler in &mut records.handlers {
+            handler.addresses = address.map(str::to_owned).into_iter().collect();
+        }
+        let registry = Registry::new(records, "").await;
+        let directory = registry.directory("");
+        let refused = registry.practice(&directory, "A20047", SLOTS).await;
+        assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable, "{address:?}");
+        let series = format!("directory_oddities_total{{kind=\"{kind}\"}}");
+        assert_eq!(registry.counted(&series), 1, "{address:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_national_system_with_hundreds_of_interactions_is_read() {
+    let others = (0..478).map(|number| format!("urn:nhs:names:services:psis:X{number}"));
+    let mut records = practice();
+    records.accredited[0].interactions.extend(others);
+    let registry = Registry::new(records, "").await;
+    let directory = registry.directory("");
+    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interaction_that_is_not_registered_is_said_to_be_that() {
+    let registry = Registry::new(practice(), "").await;
+    let directory = registry.directory("");
+    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    let cancel = "urn:nhs:names:services:gpconnect:fhir:rest:cancel:appointment-1";
+    let refused = registry.practice(&directory, "A20047", cancel).await;
+    assert_eq!(refused.unwrap_err(), Refusal::PracticeNotRegistered);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_answers_another_question_is_no_answer() {
+    let registry = Registry::new(practice(), HASTE).await;
+    let directory = registry.directory("");
+    // As a cache on the way would do it that mixes up two questions.
+    let other = r#"{"resourceType":"Bundle","total":1,"entry":[{"resource":{
+        "resourceType":"Endpoint","address":"https://evil.example.nhs.uk/B82617",
+        "managingOrganization":{"identifier":{"value":"B82617"}},
+        "identifier":[{"system":"https://fhir.nhs.uk/Id/nhsMhsPartyKey","value":"B82617-1"}],
+        "extension":[]}}]}"#;
+    registry.sds.meets(None, Trouble::Body(other.to_owned()));
+    let refused = registry.practice(&directory, "A20047", SLOTS).await;
+    assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
+}
+
+#[test]
+fn no_code_that_could_break_a_question_is_a_code() {
+    use spine_proxy::spine::{Asid, OdsCode, PartyKey};
+    for text in ["*", ")(", "A2*", "A20047)(uid=*", "A\0B", "A20047 ", "", "A20047%7C", "é0047"] {
+        assert!(OdsCode::from_any_case(text).is_err(), "{text:?}");
+        assert!(text.parse::<Asid>().is_err(), "{text:?}");
+        assert!(text.parse::<PartyKey>().is_err(), "{text:?}");
+    }
+    assert_eq!(OdsCode::from_any_case("a20047").unwrap().as_str(), "A20047");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_is_read_with_its_known_habits() {
+    let registry = Registry::new(practice(), "").await;
+    let directory = registry.directory("");
+    registry.sds.meets(None, Trouble::Body(r#"{"resourceType":"Bundle","total":0}"#.to_owned()));
+    let refused = registry.practice(&directory, "B82617", SLOTS).await;
+    assert_eq!(refused.unwrap_err(), Refusal::PracticeUnknown, "no entry is as good as none");
+    // Systems in another case, from an older draft; blanks round a value.
+    let extension = format!(
+        r#"{{"url":"https://fhir.nhs.uk/StructureDefinition/Extension-SDS-NhsServiceInteractionId",
+        "valueReference":{{"identifier":{{"value":"{SLOTS}"}}}}}}"#
+    );
+    let identifiers = r#"{"system":"https://fhir.nhs.uk/Id/NHSMHSPartyKey","value":" A20047-1000001 "},
+        {"system":"https://fhir.nhs.uk/Id/nhsMHSID","value":"x"}"#;
+    let endpoint = format!(
+        r#"{{"resourceType":"Bundle","total":1,"entry":[{{"resource":{{"resourceType":"Endpoint",
+        "address":" {ROOT} ","managingOrganization":{{"identifier":{{"value":"a20047"}}}},
+        "identifier":[{identifiers}],"extension":[{extension}]}}}}]}}"#
+    );
+    registry.sds.meets(None, Trouble::Body(endpoint));
+    let refused = registry.practice(&directory, "A20047", SLOTS).await;
+    // The same text is no Device, and that is said only once it has been read as an Endpoint.
+    assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
+    let asked = registry.sds.asked().pop().unwrap();
+    assert_eq!(asked.path, "/Device");
+    assert!(asked.query.ends_with("nhsMhsPartyKey%7CA20047-1000001"), "{}", asked.query);
+}

@@ -1,0 +1,152 @@
+//! What the file pins, falls back to and denies, beside the source.
+
+use spine_proxy::directory::Receiver;
+use spine_proxy::refusal::Refusal;
+use spine_proxy::simulator::sds::{Records, Trouble};
+
+use super::{HASTE, HOUR, PINNED, practice};
+use crate::support::sds::{BOOK, Registry, SLOTS, asid, interaction, ods};
+use crate::support::stage::now_s;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pin_holds_whatever_the_sources_say() {
+    let registry = Registry::new(practice(), "").await;
+    let directory = registry.directory(PINNED);
+    let found = registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    assert_eq!(found.asid.as_str(), "918999198111");
+    assert_eq!(registry.asked(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fall_back_is_used_when_no_source_answers() {
+    let mut registry = Registry::new(practice(), HASTE).await;
+    let directory = registry.directory(&format!("{PINNED}used = \"when-sources-fail\""));
+    let found = registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    assert_eq!(found.asid.as_str(), "918999198993");
+    let cold = registry.directory(&format!("{PINNED}used = \"when-sources-fail\""));
+    registry.closes().await;
+    let found = registry.practice(&cold, "A20047", SLOTS).await.unwrap();
+    assert_eq!(found.asid.as_str(), "918999198111");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_file_denies_is_denied_though_it_is_held() {
+    let registry = Registry::new(practice(), "").await;
+    for deny in ["ods = [\"A20047\"]", "asids = [\"918999198993\"]"] {
+        let directory = registry.directory("");
+        registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+        let held = registry.folder.path().join("held.json");
+        directory.save(&held).unwrap();
+        let directory = registry.directory(&format!("[[deny]]\n{deny}"));
+        directory.load(&held).unwrap();
+        let refused = registry.practice(&directory, "A20047", SLOTS).await;
+        assert_eq!(refused.unwrap_err(), Refusal::PracticeUnknown, "{deny}");
+        let to = asid("918999198993");
+        let receiver = Receiver::System(&to, None);
+        let refused = directory.provider(receiver, interaction(SLOTS), registry.asker()).await;
+        assert_eq!(refused.unwrap_err(), Refusal::ReceiverUnknown, "{deny}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn consumers_come_from_the_file_where_no_source_knows_them() {
+    let registry = Registry::new(practice(), "").await;
+    let directory = registry.directory("");
+    let from = asid("200000000359");
+    let refused = directory.sender(&from, registry.asker()).await;
+    assert_eq!(refused.unwrap_err(), Refusal::SenderUnknown(from));
+    assert_eq!(registry.asked(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_that_is_dead_or_denied_by_the_directory_receives_no_write() {
+    let registry = Registry::new(practice(), "").await;
+    let directory = registry.directory("");
+    registry.practice(&directory, "A20047", BOOK).await.unwrap();
+    registry.rests(&directory).await;
+    registry.sds.replace(Records::default());
+    registry.later_s(5 * HOUR);
+    for round in 0..2 {
+        let refused = registry.practice(&directory, "A20047", BOOK).await;
+        assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable, "round {round}");
+    }
+    assert!(
+        registry.practice(&directory, "A20047", SLOTS).await.is_ok(),
+        "a read is served once more"
+    );
+    let path = registry.folder.path().join("held.json");
+    directory.save(&path).unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut written: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for row in written["practices"].as_array_mut().unwrap() {
+        row["answered_s"] = (now_s() - 72 * HOUR).into();
+    }
+    std::fs::write(&path, written.to_string()).unwrap();
+    registry.later_s(0);
+    let cold = registry.directory("");
+    cold.load(&path).unwrap();
+    for id in [BOOK, SLOTS] {
+        let refused = registry.practice(&cold, "A20047", id).await;
+        assert_eq!(refused.unwrap_err(), Refusal::PracticeUnknown);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denied_system_is_denied_though_the_file_pins_it() {
+    let registry = Registry::new(practice(), "").await;
+    let directory = registry.directory(&format!("{PINNED}\n[[deny]]\nasids = [\"918999198111\"]"));
+    let refused = registry.practice(&directory, "A20047", SLOTS).await;
+    assert_eq!(refused.unwrap_err(), Refusal::PracticeUnknown);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fall_back_stands_in_for_no_answer_and_never_against_one() {
+    let registry = Registry::new(practice(), "").await;
+    let directory = registry.directory(&format!("{PINNED}used = \"when-sources-fail\""));
+    registry.practice(&directory, "A20047", BOOK).await.unwrap();
+    registry.rests(&directory).await;
+    registry.sds.replace(Records::default());
+    registry.later_s(2 * HOUR);
+    // The directory says that nobody is there: the fall-back does not know better.
+    let refused = registry.practice(&directory, "A20047", BOOK).await;
+    assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
+    // Nor do a flush and an outage after it make its former system good for a write.
+    assert_eq!(directory.flush(None), 1);
+    registry.sds.meets(None, Trouble::Status(503));
+    let refused = registry.practice(&directory, "A20047", BOOK).await;
+    assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fall_back_for_another_interaction_or_system_says_nothing_of_this_one() {
+    let registry = Registry::new(Records::default(), HASTE).await;
+    registry.sds.meets(None, Trouble::Status(503));
+    let directory = registry.directory(&format!("{PINNED}used = \"when-sources-fail\""));
+    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    let patient = "urn:nhs:names:services:gpconnect:fhir:rest:read:patient-1";
+    let refused = registry.practice(&directory, "A20047", patient).await;
+    assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
+    let (other, code) = (asid("918999198222"), ods("A20047"));
+    let receiver = Receiver::System(&other, Some(&code));
+    let refused = directory.provider(receiver, interaction(SLOTS), registry.asker()).await;
+    assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_denied_by_organisation_sends_nothing() {
+    let registry = Registry::new(practice(), "").await;
+    let consumer = r#"
+        [[consumer]]
+        name = "Hub"
+        asids = ["200000000359"]
+        certificate-names = ["hub.example.nhs.uk"]
+        ods = "A00001"
+        interactions = ["appointments"]
+    "#;
+    let from = asid("200000000359");
+    let directory = registry.directory(consumer);
+    assert!(directory.sender(&from, registry.asker()).await.is_ok());
+    let directory = registry.directory(&format!("{consumer}\n[[deny]]\nods = [\"A00001\"]"));
+    let refused = directory.sender(&from, registry.asker()).await.unwrap_err();
+    assert_eq!(refused, Refusal::SenderUnknown(from));
+}

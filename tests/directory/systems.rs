@@ -1,0 +1,137 @@
+//! Which of a practice's systems receives, and what becomes of a practice that moves.
+
+use std::sync::Arc;
+
+use spine_proxy::directory::Receiver;
+use spine_proxy::refusal::Refusal;
+use spine_proxy::simulator::sds::Records;
+
+use super::{HOUR, NEW_ROOT, ROOT, moved, practice};
+use crate::support::sds::{BOOK, READ, Registry, SLOTS, asid, interaction, ods};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_systems_are_an_ambiguity_that_only_the_receiver_can_settle() {
+    let second = Records::practice("A20047", "918999198777", "A20047-1000001", ROOT, &[SLOTS]);
+    let mut records = practice();
+    records.accredited.extend(second.accredited);
+    let registry = Registry::new(records, "").await;
+    let directory = registry.directory("");
+    let refused = registry.practice(&directory, "A20047", SLOTS).await;
+    assert_eq!(refused.unwrap_err(), Refusal::ReceiverAmbiguous);
+    let (code, to) = (ods("A20047"), asid("918999198777"));
+    for receiver in [Receiver::Practice(&code, Some(&to)), Receiver::System(&to, Some(&code))] {
+        let found = directory.provider(receiver, interaction(SLOTS), registry.asker()).await;
+        assert_eq!(found.unwrap().asid, to);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_addresses_are_an_ambiguity() {
+    let mut records = practice();
+    records.handlers[0].addresses.push(NEW_ROOT.to_owned());
+    let registry = Registry::new(records, "").await;
+    let directory = registry.directory("");
+    let refused = registry.practice(&directory, "A20047", SLOTS).await;
+    assert_eq!(refused.unwrap_err(), Refusal::ReceiverAmbiguous);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_portal_at_the_same_practice_is_not_taken_for_its_provider() {
+    let portal =
+        Records::consumer("A20047", "200000000999", "A20047-9999999", "p.nhs.uk", &[SLOTS]);
+    let registry = Registry::new(practice().and(portal), "").await;
+    let directory = registry.directory("");
+    let found = registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    assert_eq!(found.asid.as_str(), "918999198993");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_system_is_found_by_the_practice_its_target_suggests_and_by_nothing_less() {
+    let registry = Registry::new(practice(), "").await;
+    let directory = registry.directory("");
+    let (to, stranger, code) = (asid("918999198993"), asid("918999198000"), ods("A20047"));
+    let ask = |to, hint| {
+        directory.provider(Receiver::System(to, hint), interaction(SLOTS), registry.asker())
+    };
+    assert_eq!(ask(&to, None).await.unwrap_err(), Refusal::ReceiverUnknown);
+    assert_eq!(registry.asked(), 0, "the API cannot be asked for an ASID");
+    assert_eq!(ask(&to, Some(&code)).await.unwrap().asid, to);
+    assert_eq!(ask(&to, None).await.unwrap().asid, to, "and is known from then on");
+    assert_eq!(ask(&stranger, Some(&code)).await.unwrap_err(), Refusal::ReceiverUnknown);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_practice_that_moved_is_found_by_its_new_system_at_once_and_not_by_its_old() {
+    let registry = Registry::new(practice(), "").await;
+    let directory = registry.directory("");
+    let (old, new, code) = (asid("918999198993"), asid("918999198777"), ods("A20047"));
+    let ask = |to, id| {
+        directory.provider(Receiver::System(to, Some(&code)), interaction(id), registry.asker())
+    };
+    ask(&old, SLOTS).await.unwrap();
+    registry.rests(&directory).await;
+    registry.sds.replace(moved());
+    assert_eq!(ask(&new, SLOTS).await.unwrap().root.as_str(), NEW_ROOT);
+    let last = registry.sds.asked().pop().unwrap();
+    assert_eq!(last.headers["cache-control"], "no-cache");
+    for id in [SLOTS, BOOK, READ] {
+        assert_eq!(ask(&old, id).await.unwrap_err(), Refusal::ReceiverUnknown, "{id}");
+        assert!(ask(&new, id).await.is_ok(), "{id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_who_name_the_new_system_at_once_are_served() {
+    let registry = Arc::new(Registry::new(practice(), "").await);
+    let directory = registry.directory("");
+    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    registry.rests(&directory).await;
+    registry.sds.replace(moved());
+    let asking: Vec<_> = (0..50)
+        .map(|_| {
+            let (registry, directory) = (Arc::clone(&registry), directory.clone());
+            tokio::spawn(async move {
+                let (new, code) = (asid("918999198777"), ods("A20047"));
+                let receiver = Receiver::System(&new, Some(&code));
+                directory.provider(receiver, interaction(SLOTS), registry.asker()).await
+            })
+        })
+        .collect();
+    for one in asking {
+        assert_eq!(one.await.unwrap().unwrap().root.as_str(), NEW_ROOT);
+    }
+    registry.rests(&directory).await;
+    assert!(registry.asked() <= 9, "{} questions", registry.asked());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sudden_ambiguity_is_not_believed_at_once() {
+    let registry = Registry::new(practice(), r#"freshness = { provider-stale = "0s" }"#).await;
+    let directory = registry.directory("");
+    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    registry.rests(&directory).await;
+    registry.sds.replace(practice().and(moved()));
+    registry.later_s(HOUR);
+    for _ in 0..3 {
+        let found = registry.practice(&directory, "A20047", SLOTS).await;
+        assert_eq!(found.unwrap().asid.as_str(), "918999198993");
+        registry.rests(&directory).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interaction_that_moved_to_another_system_of_the_practice_is_found_there() {
+    let (old, new) = ("918999198993", "918999198777");
+    let root = |asid, key, root, ids: &[&str]| Records::practice("A20047", asid, key, root, ids);
+    let before = root(old, "K-1", ROOT, &[SLOTS]).and(root(new, "K-2", NEW_ROOT, &[READ]));
+    let registry = Registry::new(before, "").await;
+    let directory = registry.directory("");
+    let (to, code) = (asid(new), ods("A20047"));
+    let receiver = Receiver::System(&to, Some(&code));
+    let ask = |id| directory.provider(receiver, interaction(id), registry.asker());
+    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    ask(READ).await.unwrap();
+    registry.rests(&directory).await;
+    registry.sds.replace(root(new, "K-2", NEW_ROOT, &[SLOTS, READ]));
+    assert_eq!(ask(SLOTS).await.unwrap().root.as_str(), NEW_ROOT);
+}
