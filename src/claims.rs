@@ -5,8 +5,7 @@
 
 use std::borrow::Cow;
 
-use base64_simd::URL_SAFE_NO_PAD;
-use http::header::{self, HeaderMap};
+use http::header::HeaderMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -14,9 +13,11 @@ use crate::interaction::Interaction;
 use crate::refusal::Refusal;
 use crate::spine::OdsCode;
 
+mod envelope;
 mod named;
 mod specimen;
 
+pub use envelope::Signature;
 pub use specimen::{mint, specimen};
 
 /// The claims a decision or a record needs, checked.
@@ -57,17 +58,6 @@ pub enum Audience {
     OneInArray(String),
 }
 
-/// What is done with a third token part that is not empty.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Signature {
-    /// Spec: it must be empty.
-    #[default]
-    Refused,
-    /// Lab: it is not looked at.
-    Ignored,
-}
-
 /// Reads the token of a request and checks all of it that does not need the directory.
 ///
 /// `now_s` is seconds since 1970, UTC.
@@ -77,7 +67,7 @@ pub fn check(
     signature: Signature,
     now_s: i64,
 ) -> Result<Claims, Refusal> {
-    let payload = payload(bearer(headers)?, signature)?;
+    let payload = envelope::open(headers, signature)?;
     match serde_json::from_str::<Token<'_>>(&payload) {
         Ok(token) => token.check(interaction, now_s),
         Err(_) => Err(fault(&payload)),
@@ -106,13 +96,11 @@ fn fault(payload: &str) -> Refusal {
 /// is the odd one, once a request is already refused.
 #[must_use]
 pub fn organisation(headers: &HeaderMap) -> Option<OdsCode> {
-    let payload = payload(bearer(headers).ok()?, Signature::Ignored).ok()?;
+    let payload = envelope::open(headers, Signature::Ignored).ok()?;
     let token: Token<'_> = serde_json::from_str(&payload).ok()?;
     token.requesting_organization?.organisation().ok()
 }
 
-/// Limit: bytes of a token, before anything is decoded.
-const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// Spec: `exp` is `iat` plus five minutes.
 const LIFETIME_S: i64 = 300;
 /// Consumers' clocks run ahead; the public test suite sends 200 s.
@@ -123,64 +111,9 @@ const ODS_SYSTEM_RC5: &str = "http://fhir.nhs.net/Id/ods-organization-code";
 const USER_ID_SYSTEM: &str = "https://fhir.nhs.uk/Id/sds-user-id";
 const ROLE_PROFILE_SYSTEM: &str = "https://fhir.nhs.uk/Id/sds-role-profile-id";
 
-fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let value = values.next().ok_or(Refusal::TokenMissing)?;
-    if values.next().is_some() {
-        return Err(Refusal::TokenRepeated);
-    }
-    if value.len() > TOKEN_BYTES_MAX {
-        return Err(Refusal::TokenTooLong);
-    }
-    let text = value.to_str().map_err(|_| Refusal::AuthorizationMalformed)?;
-    let (scheme, token) = cut(text, b' ').ok_or(Refusal::AuthorizationMalformed)?;
-    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || cut(token, b' ').is_some() {
-        return Err(Refusal::AuthorizationMalformed);
-    }
-    Ok(token)
-}
-
-/// What stands before and after the first `at`, looked for in wide steps: a token is the longest
-/// text of a request.
-fn cut(text: &str, at: u8) -> Option<(&str, &str)> {
-    let end = memchr::memchr(at, text.as_bytes())?;
-    Some((text.get(..end)?, text.get(end + 1..)?))
-}
-
-/// The decoded second part of a token whose first part says `alg: none`.
-fn payload(token: &str, signature: Signature) -> Result<String, Refusal> {
-    let (head, rest) = cut(token, b'.').ok_or(Refusal::TokenMalformed)?;
-    let (payload, tail) = cut(rest, b'.').ok_or(Refusal::TokenMalformed)?;
-    if cut(tail, b'.').is_some() {
-        return Err(Refusal::TokenMalformed);
-    }
-    let head = URL_SAFE_NO_PAD.decode_to_vec(head).map_err(|_| Refusal::TokenMalformed)?;
-    if signature == Signature::Refused {
-        if !tail.is_empty() {
-            return Err(Refusal::TokenSigned);
-        }
-        let head: TokenHead<'_> =
-            serde_json::from_slice(&head).map_err(|_| Refusal::TokenAlgorithm)?;
-        if head.alg != "none" || head.typ != "JWT" {
-            return Err(Refusal::TokenAlgorithm);
-        }
-    }
-    let payload = URL_SAFE_NO_PAD.decode_to_vec(payload).map_err(|_| Refusal::TokenMalformed)?;
-    String::from_utf8(payload).map_err(|_| Refusal::TokenClaims)
-}
-
 /// Text that is copied only if it was written with escapes.
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TokenHead<'a> {
-    #[serde(borrow)]
-    alg: Cow<'a, str>,
-    #[serde(borrow)]
-    typ: Cow<'a, str>,
-}
 
 /// The payload. Members we do not name are tolerated and never kept; a repeated one we name is an
 /// error of the derived parser.
@@ -367,8 +300,11 @@ fn resource<'a>(
 
 #[cfg(test)]
 mod tests {
+    use base64_simd::URL_SAFE_NO_PAD;
+    use http::header;
     use serde_json::{Value, json};
 
+    use super::envelope::TOKEN_BYTES_MAX;
     use super::*;
     use crate::interaction::CATALOGUE;
 

@@ -1,0 +1,86 @@
+//! The token as it is sent: one header, three parts, and a first one that says it is not signed.
+
+use std::borrow::Cow;
+
+use base64_simd::URL_SAFE_NO_PAD;
+use http::header::{self, HeaderMap};
+use serde::Deserialize;
+
+use crate::refusal::Refusal;
+
+/// Limit: bytes of a token, before anything is decoded.
+pub(super) const TOKEN_BYTES_MAX: usize = 8 * 1024;
+
+/// What is done with a third token part that is not empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Signature {
+    /// Spec: it must be empty.
+    #[default]
+    Refused,
+    /// Lab: it is not looked at.
+    Ignored,
+}
+
+/// The payload of a request's token, decoded.
+///
+/// # Errors
+/// There is no token, or it is not what the specification has, its claims left aside.
+pub(super) fn open(headers: &HeaderMap, signature: Signature) -> Result<String, Refusal> {
+    payload(bearer(headers)?, signature)
+}
+
+fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let value = values.next().ok_or(Refusal::TokenMissing)?;
+    if values.next().is_some() {
+        return Err(Refusal::TokenRepeated);
+    }
+    if value.len() > TOKEN_BYTES_MAX {
+        return Err(Refusal::TokenTooLong);
+    }
+    let text = value.to_str().map_err(|_| Refusal::AuthorizationMalformed)?;
+    let (scheme, token) = cut(text, b' ').ok_or(Refusal::AuthorizationMalformed)?;
+    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || cut(token, b' ').is_some() {
+        return Err(Refusal::AuthorizationMalformed);
+    }
+    Ok(token)
+}
+
+/// What stands before and after the first `at`, looked for in wide steps: a token is the longest
+/// text of a request.
+fn cut(text: &str, at: u8) -> Option<(&str, &str)> {
+    let end = memchr::memchr(at, text.as_bytes())?;
+    Some((text.get(..end)?, text.get(end + 1..)?))
+}
+
+/// The decoded second part of a token whose first part says `alg: none`.
+fn payload(token: &str, signature: Signature) -> Result<String, Refusal> {
+    let (head, rest) = cut(token, b'.').ok_or(Refusal::TokenMalformed)?;
+    let (payload, tail) = cut(rest, b'.').ok_or(Refusal::TokenMalformed)?;
+    if cut(tail, b'.').is_some() {
+        return Err(Refusal::TokenMalformed);
+    }
+    let head = URL_SAFE_NO_PAD.decode_to_vec(head).map_err(|_| Refusal::TokenMalformed)?;
+    if signature == Signature::Refused {
+        if !tail.is_empty() {
+            return Err(Refusal::TokenSigned);
+        }
+        let head: TokenHead<'_> =
+            serde_json::from_slice(&head).map_err(|_| Refusal::TokenAlgorithm)?;
+        if head.alg != "none" || head.typ != "JWT" {
+            return Err(Refusal::TokenAlgorithm);
+        }
+    }
+    let payload = URL_SAFE_NO_PAD.decode_to_vec(payload).map_err(|_| Refusal::TokenMalformed)?;
+    String::from_utf8(payload).map_err(|_| Refusal::TokenClaims)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenHead<'a> {
+    #[serde(borrow)]
+    alg: Cow<'a, str>,
+    #[serde(borrow)]
+    typ: Cow<'a, str>,
+}
