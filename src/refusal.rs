@@ -1,4 +1,4 @@
-//! Every reason to say no, and the one table that says how.
+//! Every reason to say no; the one table that says how is in [`table`].
 //!
 //! The variants stand in the order of the line. `Display` is what the consumer may read; what only
 //! an operator may read goes to the log where the refusal is made. A refusal never holds what the
@@ -8,9 +8,11 @@ use crate::spine::{Asid, CpaId, ServiceRoot, UrlFault};
 
 mod every;
 mod outcome;
+mod table;
 
 pub use every::every;
 pub use outcome::{Errors, Format, Outcome};
+pub use table::{Family, Row};
 
 /// One of the four headers of the Spine Secure Proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -272,224 +274,7 @@ const fn advice(reached: Reached) -> &'static str {
     }
 }
 
-/// Which body a refusal is written with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// The live Spine Secure Proxy's own payload, for the refusals it documents.
-    Spine,
-    /// The live Spine Secure Proxy's payload for a method it does not take.
-    SpineMethod,
-    /// The GP Connect `OperationOutcome`.
-    GpConnect,
-}
-
-/// A row of the table: all that an answer says besides its text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Row {
-    /// The refusal's own word: in `Proxy-Status`, logs, metrics and records alike.
-    pub token: &'static str,
-    /// HTTP status.
-    pub status: u16,
-    /// FHIR issue type.
-    pub issue: &'static str,
-    /// Code of Spine-ErrorOrWarningCode-1.
-    pub code: &'static str,
-    /// Which body it has.
-    pub family: Family,
-    /// Proxy error type of RFC 9209, §2.3.
-    pub proxy_error: &'static str,
-}
-
-const BAD: &str = "BAD_REQUEST";
-const DENIED: &str = "ACCESS_DENIED";
-const BROKEN: &str = "INTERNAL_SERVER_ERROR";
-
-const fn gp(
-    token: &'static str,
-    status: u16,
-    issue: &'static str,
-    code: &'static str,
-    proxy_error: &'static str,
-) -> Row {
-    Row { token, status, issue, code, family: Family::GpConnect, proxy_error }
-}
-
-const fn bad(token: &'static str) -> Row {
-    gp(token, 400, "invalid", BAD, "http_request_error")
-}
-
-const fn spine(
-    token: &'static str,
-    status: u16,
-    issue: &'static str,
-    proxy_error: &'static str,
-) -> Row {
-    let code = match status {
-        400 => BAD,
-        403 => DENIED,
-        _ => BROKEN,
-    };
-    Row { token, status, issue, code, family: Family::Spine, proxy_error }
-}
-
 impl Refusal {
-    /// The refusal's row. One match, no wildcard: a new reason does not compile without its answer.
-    #[must_use]
-    #[expect(clippy::too_many_lines, reason = "one row a refusal: it is the table")]
-    pub const fn row(&self) -> Row {
-        const REQUEST: &str = "http_request_error";
-        const DENY: &str = "http_request_denied";
-        const CERT: &str = "tls_certificate_error";
-        const OURS: &str = "proxy_internal_error";
-        use Reached::{NotSent, Read, Unknown};
-        use SspHeader::{From, InteractionId, To, TraceId};
-        match self {
-            Self::AuditUnavailable => gp("audit_unavailable", 503, "transient", BROKEN, OURS),
-            Self::GatewayFull => {
-                gp("gateway_full", 503, "transient", BROKEN, "connection_limit_reached")
-            }
-            Self::PlainHttp => gp("plain_http", 497, "security", BAD, REQUEST),
-            Self::CertificateMissing => gp("certificate_missing", 496, "forbidden", BAD, CERT),
-            Self::CertificateInvalid => gp("certificate_invalid", 495, "forbidden", BAD, CERT),
-            Self::CertificateExpired => gp("certificate_expired", 495, "forbidden", BAD, CERT),
-            Self::CertificateRevoked => gp("certificate_revoked", 495, "forbidden", BAD, CERT),
-            Self::CertificateUnknown => gp("certificate_unknown", 495, "forbidden", BAD, CERT),
-            Self::HeadMalformed => bad("head_malformed"),
-            Self::VersionUnknown => gp("version_unknown", 505, "not-supported", BAD, REQUEST),
-            Self::MethodNotAllowed => Row {
-                token: "method_not_allowed",
-                status: 405,
-                issue: "forbidden",
-                code: BAD,
-                family: Family::SpineMethod,
-                proxy_error: REQUEST,
-            },
-            Self::MethodUnknown => {
-                gp("method_unknown", 501, "not-supported", "NOT_IMPLEMENTED", REQUEST)
-            }
-            Self::HostInvalid => bad("host_invalid"),
-            Self::HostNotOurs => gp("host_not_ours", 421, "invalid", BAD, REQUEST),
-            Self::TargetTooLong => gp("target_too_long", 414, "too-long", BAD, REQUEST),
-            Self::TargetMalformed(_) => bad("target_malformed"),
-            Self::HeadTooLarge => gp("head_too_large", 431, "too-long", BAD, REQUEST),
-            Self::HeaderUnderscore => bad("header_underscore"),
-            Self::LoopDetected => {
-                gp("loop_detected", 508, "processing", BAD, "proxy_loop_detected")
-            }
-            Self::ConnectionNamesHeader => bad("connection_names_header"),
-            Self::FramingAmbiguous => bad("framing_ambiguous"),
-            Self::TransferCodingUnknown => {
-                gp("transfer_coding_unknown", 501, "not-supported", "NOT_IMPLEMENTED", REQUEST)
-            }
-            Self::ExpectationUnknown => {
-                gp("expectation_unknown", 417, "not-supported", BAD, REQUEST)
-            }
-            Self::BodyOnGet => bad("body_on_get"),
-            Self::HeaderMissing(TraceId) => bad("trace_id_missing"),
-            Self::HeaderMissing(From) => bad("from_missing"),
-            Self::HeaderMissing(To) => bad("to_missing"),
-            Self::HeaderMissing(InteractionId) => bad("interaction_id_missing"),
-            Self::HeaderRepeated(TraceId) => bad("trace_id_repeated"),
-            Self::HeaderRepeated(From) => bad("from_repeated"),
-            Self::HeaderRepeated(To) => bad("to_repeated"),
-            Self::HeaderRepeated(InteractionId) => bad("interaction_id_repeated"),
-            Self::HeaderInvalid(TraceId) => bad("trace_id_invalid"),
-            Self::HeaderInvalid(From) => bad("from_invalid"),
-            Self::HeaderInvalid(To) => bad("to_invalid"),
-            Self::HeaderInvalid(InteractionId) => bad("interaction_id_invalid"),
-            Self::KnockLimited => gp("knock_limited", 429, "throttled", DENIED, DENY),
-            Self::LookupsExceeded => gp("lookups_exceeded", 429, "throttled", DENIED, DENY),
-            Self::SenderUnknown(_) => spine("sender_unknown", 403, "forbidden", DENY),
-            Self::DirectoryUnavailable => {
-                gp("directory_unavailable", 503, "transient", BROKEN, OURS)
-            }
-            Self::CertificateNotSenders(_) => {
-                spine("certificate_not_senders", 403, "forbidden", DENY)
-            }
-            Self::SenderNotCertificates(_) => {
-                spine("sender_not_certificates", 403, "forbidden", DENY)
-            }
-            Self::Overloaded => gp("overloaded", 503, "transient", BROKEN, "proxy_internal_error"),
-            Self::QuotaExceeded { .. } => gp("quota_exceeded", 429, "throttled", DENIED, DENY),
-            Self::ConsumerBusy => gp("consumer_busy", 429, "throttled", DENIED, DENY),
-            Self::InteractionUnknown => bad("interaction_unknown"),
-            Self::InteractionNotAllowed => bad("interaction_not_allowed"),
-            Self::InteractionMethod => bad("interaction_method"),
-            Self::InteractionPath => bad("interaction_path"),
-            Self::TokenMissing => bad("token_missing"),
-            Self::TokenRepeated => bad("token_repeated"),
-            Self::AuthorizationMalformed => bad("authorization_malformed"),
-            Self::TokenTooLong => bad("token_too_long"),
-            Self::TokenMalformed => bad("token_malformed"),
-            Self::TokenSigned => bad("token_signed"),
-            Self::TokenAlgorithm => bad("token_algorithm"),
-            Self::TokenClaims => bad("token_claims"),
-            Self::ClaimMissing(_) => bad("claim_missing"),
-            Self::ClaimInvalid(_) => bad("claim_invalid"),
-            Self::ClaimResource(_) => {
-                gp("claim_resource", 422, "invalid", "INVALID_RESOURCE", REQUEST)
-            }
-            Self::TokenLifetime => bad("token_lifetime"),
-            Self::TokenExpired => bad("token_expired"),
-            Self::TokenFromFuture => bad("token_from_future"),
-            Self::ScopeMismatch => bad("scope_mismatch"),
-            Self::SenderNotRegistered(_) => spine("sender_not_registered", 403, "forbidden", DENY),
-            Self::OrganisationMismatch => {
-                gp("organisation_mismatch", 403, "forbidden", DENIED, DENY)
-            }
-            Self::OrganisationUnknown => gp("organisation_unknown", 403, "forbidden", DENIED, DENY),
-            Self::ReceiverUnknown => bad("receiver_unknown"),
-            Self::PracticeUnknown => bad("practice_unknown"),
-            Self::ReceiverNotRegistered(_) => {
-                spine("receiver_not_registered", 403, "forbidden", DENY)
-            }
-            Self::PracticeNotRegistered => {
-                gp("practice_not_registered", 403, "forbidden", DENIED, DENY)
-            }
-            Self::ReceiverAmbiguous => gp("receiver_ambiguous", 500, "processing", BROKEN, OURS),
-            Self::ReceiverNotPractices => bad("receiver_not_practices"),
-            Self::TargetVaries { odd: OddOne::Target, .. } => {
-                spine("target_not_receivers", 400, "invalid", REQUEST)
-            }
-            Self::TargetVaries { odd: OddOne::Receiver, .. } => {
-                spine("receiver_not_targets", 400, "invalid", REQUEST)
-            }
-            Self::TargetVaries { odd: OddOne::Stray, .. } => {
-                spine("target_unregistered", 400, "invalid", REQUEST)
-            }
-            Self::AudienceMismatch => bad("audience_mismatch"),
-            Self::NoAgreement { .. } => spine("no_agreement", 403, "forbidden", DENY),
-            Self::ProviderBusy => {
-                gp("provider_busy", 503, "transient", BROKEN, "connection_limit_reached")
-            }
-            Self::ProviderSpared { .. } => {
-                gp("provider_spared", 503, "transient", BROKEN, "destination_unavailable")
-            }
-            Self::ProviderFailed { reached: NotSent, .. } => {
-                spine("provider_not_reached", 502, "transient", "destination_unavailable")
-            }
-            Self::ProviderFailed { reached: Unknown, .. } => {
-                spine("outcome_unknown", 502, "transient", "http_response_incomplete")
-            }
-            Self::ProviderFailed { reached: Read, .. } => {
-                spine("provider_failed", 502, "transient", "http_response_incomplete")
-            }
-            Self::ProviderTimedOut { reached: NotSent } => {
-                gp("provider_not_reached_in_time", 504, "transient", BROKEN, "connection_timeout")
-            }
-            Self::ProviderTimedOut { reached: Unknown } => {
-                gp("outcome_unknown_in_time", 504, "transient", BROKEN, "http_response_timeout")
-            }
-            Self::ProviderTimedOut { reached: Read } => {
-                gp("provider_timed_out", 504, "transient", BROKEN, "http_response_timeout")
-            }
-            Self::BodyTimedOut => gp("body_timed_out", 408, "transient", BAD, REQUEST),
-            Self::BodyCut => bad("body_cut"),
-            Self::ConsumerGone => gp("consumer_gone", 499, "transient", BAD, REQUEST),
-            Self::Internal => gp("internal", 500, "exception", BROKEN, OURS),
-        }
-    }
-
     /// Whether the connection ends with it: nothing else on it could be answered otherwise, nobody can
     /// tell for certain where the next request begins, or it is a flood, and a new handshake slows it.
     #[must_use]
