@@ -167,6 +167,10 @@ impl Views {
         let (generation, held) = (live.trust.generation, self.directory.held());
         writeln!(text, "trust generation {generation}, {held} directory entries held")
             .unwrap_or_default();
+        let now_s = jiff::Timestamp::now().as_second();
+        for alarm in live.alarms.in_force(now_s) {
+            writeln!(text, "[!]{alarm}").unwrap_or_default();
+        }
         if let (true, Some(age_s)) = (self.directory.is_live(), self.directory.newest_age_s()) {
             writeln!(text, "newest answer of the directory: {age_s} s ago").unwrap_or_default();
         }

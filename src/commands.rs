@@ -10,6 +10,7 @@ pub mod demo;
 pub mod lookup;
 mod memory;
 mod prepare;
+mod reload;
 pub mod serve;
 mod server_tls;
 pub mod simulate;

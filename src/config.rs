@@ -241,6 +241,14 @@ impl Config {
             .collect()
     }
 
+    /// Files that certificates, authorities, lists and other secrets are read from.
+    #[must_use]
+    pub fn trust_files(&self) -> Vec<PathBuf> {
+        let mut files = self.watched();
+        files.retain(|path| *path != self.directory.file);
+        files
+    }
+
     fn check(&self) -> Result<(), String> {
         Allowed::from_names(self.allowed.iter().map(String::as_str))
             .map_err(|why| format!("allowed: {why}"))?;

@@ -89,9 +89,9 @@ struct Shared {
 }
 
 /// What reload replaces, whole.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct View {
-    file: File,
+    file: Arc<File>,
     /// Where the live sources are asked, and how often that has changed.
     places: Places,
     number: u64,
@@ -148,7 +148,7 @@ impl Directory {
         tasks: Handle,
     ) -> Self {
         let Settings { freshness, deadlines, misses_per_minute, .. } = settings.clone();
-        let view = View::new(file, live, 0, &metrics);
+        let view = View::new(Arc::new(file), live, 0, &metrics);
         let hints = || Cache::builder().max_capacity(freshness.practices_max.saturating_mul(4));
         Self {
             shared: Arc::new(Shared {
@@ -179,13 +179,17 @@ impl Directory {
         }
     }
 
-    /// Puts a new file, and new ways to the sources, in force. What is held stays, unless the source
+    /// Puts a new file, or new ways to the sources, in force. What is held stays, unless the source
     /// that said it is no longer asked, or elsewhere: that is another directory.
-    pub fn replace(&self, file: File, live: Live) {
+    pub fn replace(&self, file: Option<File>, live: Option<Live>) {
         let shared = &self.shared;
         let before = shared.view.load_full();
-        let moved = before.places != live.places();
-        let view = View::new(file, live, before.number + u64::from(moved), &shared.metrics);
+        let file = file.map_or_else(|| Arc::clone(&before.file), Arc::new);
+        let moved = live.as_ref().is_some_and(|live| before.places != live.places());
+        let view = match live {
+            Some(live) => View::new(file, live, before.number + u64::from(moved), &shared.metrics),
+            None => View { file, ..View::clone(&before) },
+        };
         let after = view.places.clone();
         shared.view.store(Arc::new(view));
         shared.shelf.forget_absences();
@@ -453,7 +457,7 @@ impl Asker<'_> {
 }
 
 impl View {
-    fn new(file: File, live: Live, number: u64, metrics: &Arc<Metrics>) -> Self {
+    fn new(file: Arc<File>, live: Live, number: u64, metrics: &Arc<Metrics>) -> Self {
         let places = live.places();
         Self { file, places, number, resolver: live.resolver(number, metrics) }
     }

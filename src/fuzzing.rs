@@ -56,8 +56,7 @@ pub fn devices(body: &[u8]) -> Result<Vec<Row>, String> {
 /// The revocation lists of a file, each in DER and with the second its next is due, or why there are
 /// none.
 pub fn revocation_lists(file: Vec<u8>) -> Result<Vec<(Vec<u8>, i64)>, String> {
-    let lists = tls::lists_in(file)?;
-    Ok(lists.into_iter().map(|(list, at_s)| (list.to_vec(), at_s)).collect())
+    tls::lists_in(file)
 }
 
 /// Serves a consumer's HTTP/1.1 connection as the listener does, its limits the default ones.

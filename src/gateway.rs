@@ -31,7 +31,7 @@ use crate::request::{self, Rules, SspHeaders, SspRequest, TraceIds};
 use crate::spine::{Asid, OdsCode};
 use crate::target::Target;
 use crate::throttle::{Health, Pulse, Throttle};
-use crate::tls::{Handshake, Trust};
+use crate::tls::{Alarms, Handshake, Trust};
 
 mod answer;
 mod diagnosis;
@@ -49,6 +49,8 @@ pub struct Live {
     pub rulebook: Arc<Rulebook>,
     /// Rates and caps.
     pub throttle: Arc<Throttle>,
+    /// Faults of the files that are in force, for operators.
+    pub alarms: Arc<Alarms>,
 }
 
 /// What the configuration tells the decisions.
@@ -172,6 +174,14 @@ impl Gateway {
         Reply::blind(&self.live.load().rulebook, Version::HTTP_11).plain_http()
     }
 
+    /// Records a handshake that failed for its client certificate; there is no request to answer.
+    pub fn refused_handshake(&self, refusal: &Refusal) {
+        // If the journal cannot take it, it is counted among the refusals without a line.
+        if let Ok(mut entry) = self.trail.open(&Method::default(), Timestamp::now()) {
+            entry.refused_in_handshake(refusal);
+        }
+    }
+
     /// Answers one request.
     ///
     /// A write runs in a task of its own: once its last byte is sent, a consumer who hangs up does
@@ -253,7 +263,7 @@ impl Gateway {
         entry: &mut Entry,
     ) -> Result<Response<ProviderBody>, Refusal> {
         let Walk { live, connection, gone, now_s } = walk;
-        let Live { trust, rulebook, throttle } = live;
+        let Live { trust, rulebook, throttle, .. } = live;
         let headers = SspHeaders::read(&head.headers);
         let leniences = rulebook.leniences(&headers);
         entry.heard(&headers);

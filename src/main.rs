@@ -31,6 +31,9 @@ enum Command {
         /// The configuration file.
         #[arg(long, required_unless_present = "schema")]
         config: Option<PathBuf>,
+        /// End with exit code 78 if there is any warning.
+        #[arg(long)]
+        strict: bool,
         /// Print the JSON Schema of the configuration instead.
         #[arg(long)]
         schema: bool,
@@ -64,7 +67,7 @@ fn main() -> ExitCode {
             check::schema();
             Ok(())
         }
-        Command::Check { config: Some(config), .. } => check::run(&config),
+        Command::Check { config: Some(config), strict, .. } => check::run(&config, strict),
         Command::Demo(wanted) => demo::run(&wanted),
         Command::Lookup(wanted) => lookup::run(&wanted),
         Command::Audit(wanted) => audit::run(*wanted),

@@ -103,6 +103,8 @@ pub struct Metrics {
     pub quotas_shared: IntGauge,
     /// Bytes that the configuration lets us take at the worst.
     pub memory_bound: IntGauge,
+    /// Number of alarms in force: faults of files, and ends that have passed.
+    pub alarms: IntGauge,
     /// Whether lab switches may be used.
     pub lab: IntGauge,
     /// How the audit journal is.
@@ -189,6 +191,11 @@ impl Metrics {
                 "memory_bound_bytes",
                 "Memory that the configuration allows at the worst",
             ),
+            alarms: gauge(
+                "alarms",
+                "Faults of certificates, lists and configuration that an operator must see to; /readyz \
+                 names them",
+            ),
             lab: gauge("lab", "1 where switches that are not for live patient data may be used"),
             expiry: floats(
                 "certificate_not_after_timestamp_seconds",
@@ -209,7 +216,7 @@ impl Metrics {
     }
 
     fn register(&self, phases: &HistogramVec) {
-        let all: [Box<dyn Collector>; 24] = [
+        let all: [Box<dyn Collector>; 25] = [
             Box::new(self.requests.clone()),
             Box::new(self.durations.clone()),
             Box::new(phases.clone()),
@@ -228,6 +235,7 @@ impl Metrics {
             Box::new(self.shedding.clone()),
             Box::new(self.quotas_shared.clone()),
             Box::new(self.memory_bound.clone()),
+            Box::new(self.alarms.clone()),
             Box::new(self.lab.clone()),
             Box::new(self.expiry.clone()),
             Box::new(self.crl_due.clone()),

@@ -6,10 +6,12 @@
 
 use crate::spine::{Asid, CpaId, ServiceRoot, UrlFault};
 
+mod certificate;
 mod every;
 mod outcome;
 mod table;
 
+pub use certificate::CertificateFault;
 pub use every::every;
 pub use outcome::{Errors, Format, Outcome};
 pub use table::{Family, Row};
@@ -89,12 +91,14 @@ pub enum Refusal {
     PlainHttp,
     #[error("no client certificate was presented")]
     CertificateMissing,
-    #[error("the client certificate is not valid here")]
-    CertificateInvalid,
-    #[error("the client certificate is outside its dates")]
-    CertificateExpired,
-    #[error("the client certificate has been revoked, or its revocation status is not known")]
-    CertificateRevoked,
+    #[error("the client certificate is not valid here: {0}")]
+    CertificateInvalid(CertificateFault),
+    #[error("the client certificate is outside its dates: {0}")]
+    CertificateExpired(CertificateFault),
+    #[error("the client certificate has been revoked: {0}")]
+    CertificateRevoked(CertificateFault),
+    #[error("the revocation status of the client certificate is not known: {0}")]
+    CertificateStatusUnknown(CertificateFault),
     #[error("no registered consumer has the name in the client certificate")]
     CertificateUnknown,
 
@@ -299,6 +303,19 @@ impl Refusal {
             Self::ProviderFailed { reached: Reached::NotSent, .. }
                 | Self::ProviderTimedOut { reached: Reached::NotSent }
         )
+    }
+
+    /// The fault of the client certificate, where that is the reason.
+    #[must_use]
+    pub const fn certificate_fault(&self) -> Option<&CertificateFault> {
+        if let Self::CertificateInvalid(fault)
+        | Self::CertificateExpired(fault)
+        | Self::CertificateRevoked(fault)
+        | Self::CertificateStatusUnknown(fault) = self
+        {
+            return Some(fault);
+        }
+        None
     }
 
     /// What is left of a quota, where that is why.

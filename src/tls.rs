@@ -8,21 +8,25 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, UnixTime};
-use rustls::server::danger::ClientCertVerifier;
-use rustls::{CertificateError, ClientConfig, ServerConfig};
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConfig, ServerConfig};
 
 use crate::refusal::Refusal;
 use crate::spine::CertificateName;
 
+mod chain;
 mod directory;
 mod files;
+mod loader;
 mod provider;
+mod revocation;
 mod server;
 
 pub use directory::{DirectoryLeg, secret};
-pub(crate) use files::lists_in;
-pub use files::{Expiry, TrustError};
+pub use files::{Expiry, FileMark, Level, Notice, TrustError, folder};
+pub use loader::Loader;
+
+use server::{Consumers, Presented};
 
 /// A certificate chain and the key of its first certificate, as PEM files.
 #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
@@ -40,7 +44,7 @@ pub struct KeyPair {
 pub enum Crl {
     /// The word `none`: revocation is not checked on this leg, and that is written down.
     Word(NoCrl),
-    /// PEM or DER files; every issuer in a chain needs its list.
+    /// PEM or DER files, or folders of them; every issuer in a chain needs its list.
     Files(Vec<PathBuf>),
 }
 
@@ -88,6 +92,19 @@ pub enum ExpiredCrl {
     Accept,
 }
 
+/// Treatment of a revocation list with a lower number than the one in force for its issuer and scope.
+///
+/// The numbers in force are known to the running process alone: a restart takes what it finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CrlRollback {
+    /// The list in force stays in force, under an alarm.
+    #[default]
+    Refuse,
+    /// The older list is taken.
+    Accept,
+}
+
 /// Where a missing or bad client certificate is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -124,6 +141,9 @@ pub struct ConsumerLeg {
     /// What happens when a list has expired.
     #[serde(default)]
     pub crl_expired: ExpiredCrl,
+    /// Treatment of a revocation list with a lower number than the one in force.
+    #[serde(default)]
+    pub crl_rollback: CrlRollback,
     /// Where a bad certificate is refused.
     #[serde(default)]
     pub reject: Reject,
@@ -159,6 +179,9 @@ pub struct ProviderLeg {
     /// What happens when a list has expired.
     #[serde(default)]
     pub crl_expired: ExpiredCrl,
+    /// Treatment of a revocation list with a lower number than the one in force.
+    #[serde(default)]
+    pub crl_rollback: CrlRollback,
     /// Whether a provider certificate without any DNS name in its SAN may be known by its one CN.
     #[serde(default)]
     pub cn_fallback: bool,
@@ -173,59 +196,52 @@ const fn sessions_max() -> usize {
 
 /// Certificates, authorities and revocation lists in force, one generation at a time.
 pub struct Trust {
-    /// Counts from 1; a new one for each successful load.
+    /// Counts from 1; a new one for each load that found a change.
     pub generation: u64,
-    /// How consumers are spoken to.
-    pub server: Arc<ServerConfig>,
-    /// What is done with somebody who speaks to consumers' side without TLS.
+    /// Answer to somebody who speaks to consumers' side without TLS.
     pub plain_http: PlainHttp,
-    /// How providers are spoken to.
+    /// TLS towards providers.
     pub provider: Arc<ClientConfig>,
-    /// When each certificate and list ends.
-    pub expiries: Vec<Expiry>,
-    clients: Arc<dyn ClientCertVerifier>,
-    next_update_s: i64,
+    consumers: Arc<Consumers>,
 }
 
 impl Trust {
     /// Loads and checks every file both legs name.
     ///
     /// # Errors
-    /// The first file that is missing, unreadable, malformed, expired or does not fit another.
+    /// The first file that is missing, unreadable, malformed or does not fit another, and was never
+    /// good before: later faults are in [`Loader::faults`].
     pub fn load(
         generation: u64,
         consumer: &ConsumerLeg,
         provider: &ProviderLeg,
-        now_s: i64,
+        loader: &mut Loader,
     ) -> Result<Self, TrustError> {
         let crypto = Arc::new(crypto());
-        let mut expiries = Vec::new();
-        let clients = server::client_verifier(consumer, &crypto, &mut expiries)?;
-        let next_update_s = match consumer.crl_expired {
-            ExpiredCrl::Deny => files::first_end(&expiries, files::Use::ClientCrl),
-            ExpiredCrl::Accept => i64::MAX,
-        };
-        let server = server::config(consumer, &crypto, &clients, now_s, &mut expiries)?;
-        let provider = provider::config(provider, &crypto, now_s, &mut expiries)?;
+        let consumers = Consumers::load(consumer, &crypto, loader)?;
+        let provider = provider::config(provider, &crypto, loader)?;
         Ok(Self {
             generation,
-            server: Arc::new(server),
             plain_http: consumer.plain_http,
             provider: Arc::new(provider),
-            expiries,
-            clients,
-            next_update_s,
+            consumers: Arc::new(consumers),
         })
     }
 
-    /// Verifies a chain, leaf first: authority, dates, revocation, usage.
-    fn verify(&self, chain: &[CertificateDer<'static>], now_s: i64) -> Result<Peer, Refusal> {
-        let (leaf, rest) = chain.split_first().ok_or(Refusal::CertificateMissing)?;
-        let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(
-            u64::try_from(now_s).unwrap_or_default(),
-        ));
-        self.clients.verify_client_cert(leaf, rest, now).map_err(|error| reason(&error))?;
-        files::peer(chain).ok_or(Refusal::CertificateInvalid)
+    /// Begins the handshake of one connection.
+    ///
+    /// # Errors
+    /// The settings do not fit each other, which loading has ruled out.
+    pub fn handshake(&self) -> Result<PendingHandshake, rustls::Error> {
+        let (config, presented) = self.consumers.connection()?;
+        Ok(PendingHandshake { config, presented, generation: self.generation })
+    }
+
+    fn verify(&self, chain: &[CertificateDer<'_>], now_s: i64) -> Result<Arc<Peer>, Refusal> {
+        if chain.is_empty() {
+            return Err(Refusal::CertificateMissing);
+        }
+        self.consumers.verify(chain, now_s).map_err(Refusal::from)
     }
 }
 
@@ -235,29 +251,86 @@ impl fmt::Debug for Trust {
     }
 }
 
+/// Faults of files that an operator must know while they last.
+#[derive(Debug, Default)]
+pub struct Alarms {
+    texts: Vec<String>,
+    expiries: Vec<Expiry>,
+}
+
+impl Alarms {
+    /// The alarms that a load leaves, and `faults` of other parts.
+    #[must_use]
+    pub fn new(loader: &Loader, faults: &[String]) -> Self {
+        let notices = loader.notices.iter().filter(|notice| notice.level == Level::Alarm);
+        let notices = notices.map(|notice| notice.text.clone());
+        let texts = notices.chain(faults.iter().cloned()).collect();
+        Self { texts, expiries: loader.expiries.clone() }
+    }
+
+    /// The alarms at `now_s`, in seconds since 1970: what has ended since counts too.
+    #[must_use]
+    pub fn in_force(&self, now_s: i64) -> Vec<String> {
+        let ended = self.expiries.iter().filter_map(|expiry| expiry.overdue(now_s));
+        let mut alarms: Vec<_> = self.texts.iter().cloned().chain(ended).collect();
+        alarms.sort_unstable();
+        alarms.dedup();
+        alarms
+    }
+}
+
 /// A consumer's certificate, verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     names: Vec<CertificateName>,
     fingerprint: String,
-    not_after_s: i64,
+    until_s: i64,
 }
 
 impl Peer {
-    /// DNS names of the SAN, then the subject's CN, each once, in lower case.
+    /// DNS names of the SAN, each once, in lower case; or the CN, where it counts. May be none.
     #[must_use]
     pub fn names(&self) -> &[CertificateName] {
         &self.names
     }
 
-    /// SHA-256 of the certificate, in hex: what a rate is counted by.
+    /// SHA-256 of the certificate, in lower-case hexadecimal.
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 }
 
-/// What a handshake leaves behind: the chain a consumer proved to own, and the verdict on it.
+/// A handshake that has begun.
+#[derive(Debug)]
+pub struct PendingHandshake {
+    /// TLS settings of this connection alone.
+    pub config: Arc<ServerConfig>,
+    presented: Arc<Presented>,
+    generation: u64,
+}
+
+impl PendingHandshake {
+    /// The refusal of a handshake that failed for its client certificate.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.presented.verdict()?.err().map(Refusal::from)
+    }
+
+    /// Ends the handshake: keeps the chain that was presented, full or resumed, and its verdict.
+    #[must_use]
+    pub fn finish(&self, chain: Option<&[CertificateDer<'_>]>) -> Handshake {
+        let owned = |certificate: &CertificateDer<'_>| certificate.clone().into_owned();
+        let chain: Vec<_> = chain.unwrap_or_default().iter().map(owned).collect();
+        let verdict = self
+            .presented
+            .verdict()
+            .map(|peer| Verdict { generation: self.generation, peer: peer.map_err(Refusal::from) });
+        Handshake { chain, verdict: Mutex::new(verdict) }
+    }
+}
+
+/// A finished handshake: the chain a consumer proved to own, and the verdict on it.
 #[derive(Debug)]
 pub struct Handshake {
     chain: Vec<CertificateDer<'static>>,
@@ -267,57 +340,37 @@ pub struct Handshake {
 #[derive(Debug, Clone)]
 struct Verdict {
     generation: u64,
-    until_s: i64,
     peer: Result<Arc<Peer>, Refusal>,
 }
 
 impl Handshake {
-    /// Keeps the chain of a finished handshake, full or resumed.
-    #[must_use]
-    pub fn new(chain: Option<&[CertificateDer<'_>]>) -> Self {
-        let owned = |certificate: &CertificateDer<'_>| certificate.clone().into_owned();
-        let chain = chain.unwrap_or_default().iter().map(owned).collect();
-        Self { chain, verdict: Mutex::new(None) }
-    }
-
     /// The consumer's certificate as the generation now in force judges it.
     ///
     /// The verdict is kept until the generation changes or the first date in it passes, so a live
     /// or resumed connection feels a revocation on its next request.
     pub fn peer(&self, trust: &Trust, now_s: i64) -> Result<Arc<Peer>, Refusal> {
         let mut kept = self.verdict.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*kept {
-            Some(verdict) if verdict.generation == trust.generation && now_s < verdict.until_s => {
-                verdict.peer.clone()
-            }
-            _ => {
-                let peer = trust.verify(&self.chain, now_s).map(Arc::new);
-                let not_after_s = peer.as_ref().map_or(i64::MAX, |peer| peer.not_after_s);
-                let until_s = not_after_s.min(trust.next_update_s);
-                let verdict = Verdict { generation: trust.generation, until_s, peer: peer.clone() };
-                *kept = Some(verdict);
-                peer
-            }
+        if let Some(Verdict { generation, peer }) = &*kept
+            && *generation == trust.generation
+            && peer.as_ref().map_or(true, |peer| now_s < peer.until_s)
+        {
+            return peer.clone();
         }
+        let peer = trust.verify(&self.chain, now_s);
+        *kept = Some(Verdict { generation: trust.generation, peer: peer.clone() });
+        peer
     }
 }
 
-/// Which refusal a verification error is.
-fn reason(error: &rustls::Error) -> Refusal {
-    let rustls::Error::InvalidCertificate(error) = error else {
-        return Refusal::CertificateInvalid;
-    };
-    #[expect(clippy::wildcard_enum_match_arm, reason = "rustls adds reasons; all others are one")]
-    match error {
-        CertificateError::Expired
-        | CertificateError::ExpiredContext { .. }
-        | CertificateError::NotValidYet
-        | CertificateError::NotValidYetContext { .. } => Refusal::CertificateExpired,
-        CertificateError::Revoked
-        | CertificateError::UnknownRevocationStatus
-        | CertificateError::ExpiredRevocationList
-        | CertificateError::ExpiredRevocationListContext { .. } => Refusal::CertificateRevoked,
-        _ => Refusal::CertificateInvalid,
+/// The revocation lists of a file, each in DER and with the second at which its next is due. For
+/// fuzzing.
+pub(crate) fn lists_in(file: Vec<u8>) -> Result<Vec<(Vec<u8>, i64)>, String> {
+    let lists = files::lists_in(file)?.into_iter().flatten();
+    let lists: Vec<_> = lists.map(|list| (list.der().to_vec(), list.next_update_s())).collect();
+    if lists.is_empty() {
+        Err("holds no list of a kind that is supported".to_owned())
+    } else {
+        Ok(lists)
     }
 }
 

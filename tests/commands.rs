@@ -63,6 +63,9 @@ async fn a_mistake_in_the_configuration_is_named_with_line_and_caret() {
     }
 }
 
+const ENCRYPTED: &str =
+    "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----\n";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_cannot_be_used_is_named() {
     type Change = Box<dyn Fn(&Stage)>;
@@ -91,6 +94,8 @@ async fn a_file_that_cannot_be_used_is_named() {
         (swap("server.key", "hub.key"), &["server.key", "not the key of the certificate"]),
         (swap("gateway.key", "hub.key"), &["gateway.key", "not the key of the certificate"]),
         (expired, &["server.pem", "expired on"]),
+        (swap("ca.pem", "hub.pem"), &["ca.pem", "CN=hub.example.nhs.uk is not an authority's"]),
+        (put("server.key", ENCRYPTED), &["server.key", "is encrypted", "openssl pkey"]),
     ] {
         let text = refused(change).await;
         for word in words {

@@ -12,6 +12,7 @@ use spine_proxy::policy::Provider;
 use spine_proxy::refusal::Refusal;
 use spine_proxy::simulator::sds::Records;
 use spine_proxy::spine::{Asid, OdsCode};
+use spine_proxy::tls::Loader;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
@@ -98,7 +99,7 @@ impl Ours {
         let text = text.replace("@folder@", self.folder.path().to_str().unwrap());
         let settings: Settings = toml::from_str(&change(text)).unwrap();
         settings.check().unwrap();
-        let live = Live::load(&settings, now_s(), &mut Vec::new()).unwrap();
+        let live = Live::load(&settings, &mut Loader::new(now_s())).unwrap();
         let file = File::parse(file, "directory.toml".as_ref(), Others::Live).unwrap();
         let metrics = Arc::new(Metrics::new());
         let tasks = Handle::current();

@@ -39,6 +39,7 @@ mod privacy;
 mod readme;
 mod refusal_bodies;
 mod refusals;
+mod revocation;
 mod session;
 mod signals;
 mod simulator;

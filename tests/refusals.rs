@@ -14,7 +14,7 @@ const URN: &str = "urn:nhs:names:services:gpconnect:";
 
 /// Refusals whose cause lies with the provider, the journal, a certificate or a consumer that goes
 /// away: told elsewhere.
-const ELSEWHERE: [&str; 22] = [
+const ELSEWHERE: [&str; 23] = [
     "gateway_full",
     "plain_http",
     "provider_spared",
@@ -36,6 +36,7 @@ const ELSEWHERE: [&str; 22] = [
     "internal",
     "certificate_expired",
     "certificate_revoked",
+    "certificate_status_unknown",
     "certificate_invalid",
 ];
 

@@ -1,6 +1,7 @@
 //! The stage: a gateway, a provider that does what it is told, a directory, a throwaway PKI, all on
 //! port 0; and a call: a valid request, minus or plus one thing.
 
+pub(crate) mod authority;
 pub(crate) mod call;
 pub(crate) mod disk;
 pub(crate) mod dns;

@@ -5,6 +5,7 @@ use spine_proxy::commands::certs::{KeyKind, Leaf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::support::authority::{Authority, List, Wish};
 use crate::support::wire::Wire;
 use crate::support::{Answer, Call, Stage, call};
 
@@ -42,6 +43,130 @@ async fn a_bad_certificate_fails_the_handshake_where_configured() {
         }
     }
     assert_eq!(stage.hears(Call::slots()).await.status, 200);
+}
+
+/// A stage that trusts this authority too, with lists of it and of whoever is below it.
+async fn trusting(root: &Authority, others: &[&Authority], audit: &str) -> Stage {
+    Stage::with(|files| {
+        files.edit("ca.pem", |own| own + &root.pem());
+        for authority in std::iter::once(&root).chain(others) {
+            files.edit("crl.pem", |own| own + &authority.list(List::number(1)));
+        }
+        files.set("audit", audit);
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_that_is_long_or_out_of_order_is_refused_before_a_path_is_built() {
+    let root = Authority::root("Deep root");
+    let mut subs = vec![root.below("Sub 0", None)];
+    for number in 1..8 {
+        subs.push(subs[number - 1].below(&format!("Sub {number}"), None));
+    }
+    let below: Vec<_> = subs.iter().collect();
+    let mut stage = trusting(&root, &below, "").await;
+    // With the leaf, seven authorities make eight certificates; webpki takes six below an anchor.
+    stage.issued.insert("deep", subs[4].issue("hub.example.nhs.uk"));
+    stage.issued.insert("long", subs[7].issue("hub.example.nhs.uk"));
+    let mut large = stage.pki.issue(&Leaf::named("hub.example.nhs.uk")).unwrap();
+    let names = (0..1000).map(|n| format!("n{n}.example.nhs.uk")).collect();
+    large.chain.push_str(&stage.pki.issue(&Leaf { names, ..Leaf::named("x") }).unwrap().chain);
+    stage.issued.insert("large", large);
+    let mut strewn = stage.pki.issue(&Leaf::named("hub.example.nhs.uk")).unwrap();
+    strewn.chain.push_str(&stage.issued["clinic"].chain);
+    stage.issued.insert("strewn", strewn);
+    // Made-up authorities of one name, each issued by the next: a search could take any order.
+    let forger = Authority::root("Same");
+    let made_up: String = (0..6).map(|_| forger.below("Same", None).pem()).collect();
+    let mut same = forger.issue("hub.example.nhs.uk");
+    same.chain.push_str(&made_up);
+    stage.issued.insert("same", same);
+    assert_eq!(stage.hears(Call::slots().certificate("deep")).await.status, 200);
+    for (certificate, words) in [
+        ("long", "more than 8 certificates"),
+        ("large", "more than 8 certificates or 16 KiB"),
+        ("strewn", "must be issued by the one sent after it"),
+        ("same", "under a name of its own"),
+    ] {
+        let call = Call::slots().certificate(certificate);
+        let answer = stage.refuses(call, "certificate_invalid").await;
+        assert!(answer.text().contains(words), "{certificate}: {}", answer.text());
+    }
+    let long = subs[7].issue("provider.example.nhs.uk");
+    let _provider = stage.moves_to_issued(&long).await;
+    stage.refuses(Call::slots(), "provider_not_reached").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_session_is_kept_for_a_certificate_that_was_not_verified() {
+    let stage = Stage::new().await;
+    for (certificate, kind) in [
+        ("hub", rustls::HandshakeKind::Resumed),
+        ("foreign", rustls::HandshakeKind::Full),
+        ("none", rustls::HandshakeKind::Full),
+    ] {
+        let tls = TlsConnector::from(stage.consumer_tls(certificate, b"http/1.1"));
+        let mut last = None;
+        for _ in 0..2 {
+            let stream = TcpStream::connect(stage.address()).await.unwrap();
+            let name = ServerName::try_from("ssp.example.nhs.uk").unwrap();
+            let mut kept = Kept(Wire::new(tls.connect(name, stream).await.unwrap()));
+            kept.hears(&Call::slots()).await;
+            last = kept.0.stream.get_ref().1.handshake_kind();
+        }
+        assert_eq!(last, Some(kind), "{certificate}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cn_counts_only_alone_and_without_name_constraints() {
+    let root = Authority::root("Naming root");
+    let narrow = root.below("Narrow sub", Some("narrow.example.nhs.uk"));
+    let mut stage = trusting(&root, &[&narrow], "unverified-per-second = 1").await;
+    let wish = |common_names: &[&'static str], names: &[&'static str]| Wish {
+        common_names: common_names.to_vec(),
+        names: names.to_vec(),
+        ..Wish::named("hub.example.nhs.uk")
+    };
+    let hub = "hub.example.nhs.uk";
+    stage.issued.insert("alone", root.grant(&wish(&[hub], &[])));
+    stage.issued.insert("beside", root.grant(&wish(&[hub], &["own.example.nhs.uk"])));
+    stage.issued.insert("second", root.grant(&wish(&["own.example.nhs.uk", hub], &[])));
+    stage.issued.insert("narrow", narrow.grant(&wish(&[hub], &[])));
+    stage.issued.insert("narrow-san", narrow.grant(&wish(&[hub], &["own.narrow.example.nhs.uk"])));
+    assert_eq!(stage.hears(Call::slots().certificate("alone")).await.status, 200);
+    for certificate in ["beside", "second", "narrow", "narrow-san"] {
+        // A line each: none of them is a stranger's, though two have no name.
+        stage.refuses(Call::slots().certificate(certificate), "certificate_unknown").await;
+    }
+    for (authority, common_names, names, passes) in [
+        (&root, &["provider.example.nhs.uk"][..], &[][..], true),
+        (&narrow, &["provider.example.nhs.uk"], &[], false),
+        (&root, &["own.example.nhs.uk", "provider.example.nhs.uk"], &[], false),
+        (&root, &["provider.example.nhs.uk"], &["own.example.nhs.uk"], false),
+    ] {
+        let text = stage.text("spine-proxy.toml");
+        if !text.contains("cn-fallback") {
+            let text = text.replace("[provider-tls]\n", "[provider-tls]\ncn-fallback = true\n");
+            stage.replace("spine-proxy.toml", &text);
+        }
+        let issued = authority.grant(&wish(common_names, names));
+        let _provider = stage.moves_to_issued(&issued).await;
+        let answer = stage.hears(Call::slots()).await;
+        assert_eq!(answer.status == 200, passes, "{common_names:?} {names:?}: {answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_may_not_sign_is_refused() {
+    let root = Authority::root("Usage root");
+    let mut stage = trusting(&root, &[], "").await;
+    let usages = vec![rcgen::KeyUsagePurpose::KeyEncipherment];
+    let issued = root.grant(&Wish { usages, ..Wish::named("hub.example.nhs.uk") });
+    stage.issued.insert("encipher", issued);
+    let answer = stage.refuses(Call::slots().certificate("encipher"), "certificate_invalid").await;
+    assert!(answer.text().contains("key usage"), "{}", answer.text());
 }
 
 /// One keep-alive connection of the hub.
@@ -113,7 +238,7 @@ async fn an_expired_revocation_list_denies_unless_it_is_accepted_in_writing() {
     let stage = Stage::new().await;
     stage.replace("crl.pem", &expired(&stage));
     stage.server.reload().await.unwrap();
-    stage.refuses(Call::slots(), "certificate_revoked").await;
+    stage.refuses(Call::slots(), "certificate_status_unknown").await;
     let stage = Stage::with(|files| {
         files.set("tls", "crl-expired = \"accept\"");
         files.set("provider-tls", "crl-expired = \"accept\"");

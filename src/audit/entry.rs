@@ -59,7 +59,11 @@ pub struct Entry {
     known: Known,
     sheet: Sheet,
     to: Option<Asid>,
+    /// The certificate was verified; it may have no name that counts.
+    verified: bool,
     certificate: Option<CertificateName>,
+    /// The reason why the certificate was refused.
+    certificate_fault: Option<String>,
     started: Instant,
     phase: (Phase, Instant),
     spent: [Duration; 5],
@@ -78,6 +82,9 @@ pub struct Told {
     /// Seconds since a live source said so.
     pub age_s: Option<u64>,
 }
+
+/// The method of a record that is about a handshake: there was no request.
+const HANDSHAKE: &str = "_HANDSHAKE";
 
 impl Entry {
     pub(super) fn new(
@@ -100,7 +107,9 @@ impl Entry {
             },
             sheet: Sheet::default(),
             to: None,
+            verified: false,
             certificate: None,
+            certificate_fault: None,
             started,
             phase: (Phase::Policy, started),
             spent: [Duration::ZERO; 5],
@@ -135,6 +144,7 @@ impl Entry {
 
     /// The certificate that was verified, by its first name until it is known which one counts.
     pub fn peer(&mut self, peer: &Peer) {
+        self.verified = true;
         self.certificate = peer.names().first().cloned();
     }
 
@@ -190,9 +200,17 @@ impl Entry {
         }
     }
 
+    /// The handshake failed for its client certificate: no answer was given.
+    pub fn refused_in_handshake(&mut self, refusal: &Refusal) {
+        self.refused(refusal);
+        self.known.method = HANDSHAKE;
+        self.status = None;
+    }
+
     /// The gateway says no.
     pub fn refused(&mut self, refusal: &Refusal) {
         let row = refusal.row();
+        self.certificate_fault = refusal.certificate_fault().map(ToString::to_string);
         self.trail.0.metrics.refused(row.token);
         self.refusal = Some(row.token);
         self.status = Some(row.status);
@@ -267,14 +285,23 @@ impl Drop for Entry {
             }
         }
         metrics.in_flight.dec();
-        metrics.exchange(self.known.interaction, self.known.method, self.outcome(), end.duration);
+        let method = self.known.method;
+        if method != HANDSHAKE {
+            metrics.exchange(self.known.interaction, method, self.outcome(), end.duration);
+        }
         // Security: nobody without a certificate can fill the disk.
-        if let (Some(token), None) = (self.refusal, &self.certificate)
+        if let (Some(token), false) = (self.refusal, self.verified)
             && unverified.check().is_err()
         {
             desk.unrecorded(token);
             desk.give_back(2);
             return;
+        }
+        if let (Some(token), Some(fault)) = (self.refusal, &self.certificate_fault) {
+            // Logged under the journal's budget: a stranger must not fill the log either.
+            let id = self.known.id;
+            tracing::info!(%id, token, fault, "refused because of the client certificate");
+            self.sheet.note(Field::CERTIFICATE_FAULT, fault);
         }
         if self.first.is_none() {
             self.sheet.sides(self.to.as_ref(), None, self.certificate.as_ref());

@@ -29,10 +29,11 @@ impl Field {
     pub(super) const TO: Self = Self(2);
     pub(super) const ODS: Self = Self(3);
     pub(super) const CERTIFICATE: Self = Self(4);
+    pub(super) const CERTIFICATE_FAULT: Self = Self(5);
 
     /// Spec: the SSP logs the user and system claims.
     pub(super) const fn is_claim(self) -> bool {
-        self.0 > Self::CERTIFICATE.0
+        self.0 > Self::CERTIFICATE_FAULT.0
     }
 
     /// The member's name.
@@ -41,12 +42,13 @@ impl Field {
     }
 }
 
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 17] = [
     "trace_id",
     "from",
     "to",
     "ods",
     "certificate",
+    "certificate_fault",
     "organisation",
     "issuer",
     "subject",
@@ -98,7 +100,7 @@ impl Sheet {
             said.device_model.as_deref(),
             said.device_version.as_deref(),
         ];
-        for (said, field) in claims.into_iter().zip(Field::CERTIFICATE.0 + 1..) {
+        for (said, field) in claims.into_iter().zip(Field::CERTIFICATE_FAULT.0 + 1..) {
             // Security: anything may stand in a claim.
             self.optional(Field(field), said.map(|said| masked(said, CLAIM_BYTES_MAX)).as_deref());
         }

@@ -5,12 +5,21 @@ use std::path::Path;
 use super::{Failure, Prepared, say};
 use crate::config::Config;
 
-/// Checks a configuration.
+/// Checks a configuration, and prints what would be served and what an operator should look at.
 ///
 /// # Errors
-/// The first thing that is wrong.
-pub fn run(config: &Path) -> Result<(), Failure> {
-    say(Prepared::load(config, 1)?.summary().trim_end());
+/// The first thing that is wrong; with `strict`, also the number of warnings, if there are any.
+pub fn run(config: &Path, strict: bool) -> Result<(), Failure> {
+    let prepared = Prepared::load(config, 1)?;
+    say(prepared.summary().trim_end());
+    let warnings = prepared.warnings();
+    for warning in &warnings {
+        say(format_args!("warning: {warning}"));
+    }
+    if strict && !warnings.is_empty() {
+        let count = warnings.len();
+        return Err(Failure::Configuration(anyhow::anyhow!("{count} warnings, with --strict")));
+    }
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use crate::interaction::Allowed;
 use crate::metrics::Metrics;
 use crate::request::Rules;
 use crate::throttle::{Pressure, Throttle};
-use crate::tls::{Trust, secret};
+use crate::tls::{Alarms, Level, Loader, Trust, secret};
 
 /// The name this proxy goes by in `Via`, `Forwarded` and `Proxy-Status`.
 const PROXY: &str = "spine-proxy";
@@ -34,6 +34,8 @@ pub struct Prepared {
     pub directory: File,
     /// The directory's live sources.
     pub live: Live,
+    /// The loader of the trust, with what it has to say of the files.
+    pub loader: Loader,
 }
 
 impl Prepared {
@@ -50,24 +52,30 @@ impl Prepared {
     /// # Errors
     /// As [`Prepared::load`].
     pub fn from_config(config: Config, generation: u64) -> Result<Self, Failure> {
-        let now_s = Timestamp::now().as_second();
-        let mut trust = Trust::load(generation, &config.tls, &config.provider_tls, now_s)
+        let mut loader = Loader::new(Timestamp::now().as_second());
+        let trust = Trust::load(generation, &config.tls, &config.provider_tls, &mut loader)
             .map_err(Failure::configuration)?;
-        let live = Live::load(&config.directory, now_s, &mut trust.expiries)
-            .map_err(Failure::configuration)?;
-        let others = if config.directory.is_live() { Others::Live } else { Others::None };
-        let directory =
-            File::load(&config.directory.file, others).map_err(Failure::configuration)?;
+        let live = Live::load(&config.directory, &mut loader).map_err(Failure::configuration)?;
+        loader.end();
+        let directory = directory_file(&config)?;
         let token = config.admin.token_file.as_deref().map(secret).transpose();
         token.map_err(Failure::configuration)?;
         let rulebook = rulebook(&config)?;
-        Ok(Self { config, trust, rulebook, directory, live })
+        Ok(Self { config, trust, rulebook, directory, live, loader })
+    }
+
+    /// What an operator should look at before this is served, a line each.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let minor = self.loader.notices.iter().filter(|notice| notice.level == Level::Warning);
+        let alarms = Alarms::new(&self.loader, &[]).in_force(Timestamp::now().as_second());
+        minor.map(|notice| notice.text.clone()).chain(alarms).collect()
     }
 
     /// What would be served, for people.
     #[must_use]
     pub fn summary(&self) -> String {
-        let Self { config, trust, rulebook, directory, live, .. } = self;
+        let Self { config, rulebook, directory, live, loader, .. } = self;
         let mut text = String::new();
         let mut line = |text_line: String| writeln!(text, "{text_line}").unwrap_or_default();
         let addresses: Vec<_> = config.listener.addresses.iter().map(ToString::to_string).collect();
@@ -92,12 +100,15 @@ impl Prepared {
             ));
         }
         line("valid until".to_owned());
-        for expiry in &trust.expiries {
+        for expiry in &loader.expiries {
             let at = Timestamp::from_second(expiry.at_s).map_or_else(
                 |_| "no end".to_owned(),
                 |at| at.strftime("%Y-%m-%d %H:%M UTC").to_string(),
             );
             line(format!("    {at}  {} {}", expiry.used_as.label(), expiry.path.display()));
+        }
+        for notice in loader.notices.iter().filter(|notice| notice.level == Level::Info) {
+            line(format!("note            {}", notice.text));
         }
         if config.lab {
             line("LAB: switches that are not for live patient data may be used".to_owned());
@@ -106,7 +117,13 @@ impl Prepared {
     }
 }
 
-fn rulebook(config: &Config) -> Result<Rulebook, Failure> {
+/// The directory file.
+pub(super) fn directory_file(config: &Config) -> Result<File, Failure> {
+    let others = if config.directory.is_live() { Others::Live } else { Others::None };
+    File::load(&config.directory.file, others).map_err(Failure::configuration)
+}
+
+pub(super) fn rulebook(config: &Config) -> Result<Rulebook, Failure> {
     let names = config.allowed.iter().map(String::as_str);
     let allowed = Allowed::from_names(names)
         .map_err(|why| Failure::Configuration(anyhow::anyhow!("allowed: {why}")))?;
@@ -149,12 +166,12 @@ fn bases(config: &Config) -> Vec<String> {
 }
 
 /// Shared by `serve` and reload.
-pub(super) fn publish(trust: &Trust, lab: bool, metrics: &Metrics) {
+pub(super) fn publish(loader: &Loader, lab: bool, metrics: &Metrics) {
     metrics.lab.set(i64::from(lab));
     if lab {
         tracing::warn!("lab = true: not for live patient data");
     }
-    metrics.expiries(trust.expiries.iter().map(|expiry| {
+    metrics.expiries(loader.expiries.iter().map(|expiry| {
         let file = expiry.path.display().to_string();
         (expiry.used_as.label(), expiry.used_as.is_crl(), file, expiry.at_s)
     }));

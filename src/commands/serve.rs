@@ -1,20 +1,19 @@
 //! `serve`: binds, serves, reloads, drains.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::reload::{Reloader, State};
 use super::sockets::Sockets;
 use super::{Failure, Prepared, memory, prepare};
 use crate::admin::{self, Views};
@@ -26,15 +25,12 @@ use crate::gateway::{Gateway, Live};
 use crate::listener::Workers;
 use crate::metrics::Metrics;
 use crate::throttle::{Level, Pressure};
+use crate::tls::Alarms;
 
-/// How often files are looked at for changes. Two looks and a load are well below a second.
-const WATCH: Duration = Duration::from_millis(200);
 /// For the last records, once nothing more can come.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How often a copy of what is held of the directory is written.
 const REMEMBER: Duration = Duration::from_secs(60);
-/// How often the throttle forgets whoever is gone.
-const TIDY: Duration = Duration::from_secs(60);
 
 /// Serves until told to stop by SIGTERM or SIGINT.
 ///
@@ -123,16 +119,15 @@ impl Server {
     /// # Errors
     /// The journal cannot be opened, an address cannot be bound, a thread cannot be made.
     pub fn start(prepared: Prepared, path: Option<PathBuf>) -> Result<Self, Failure> {
-        let Prepared { config, trust, rulebook, directory, live } = prepared;
+        let Prepared { config, trust, rulebook, directory, live, loader } = prepared;
         // Before anything else: a SIGHUP that nobody listens for ends the process.
         let hangup = signal(SignalKind::hangup()).map_err(Failure::world)?;
         let metrics = Arc::new(Metrics::new());
-        prepare::publish(&trust, config.lab, &metrics);
+        prepare::publish(&loader, config.lab, &metrics);
         metrics.reload(Ok(Timestamp::now().as_second()));
         memory::publish(&config, &metrics);
         let mut sockets = Sockets::inherited()?;
-        let listeners = config.listener.addresses.iter().map(|address| sockets.take(*address));
-        let listeners = listeners.collect::<Result<_, _>>()?;
+        let listeners = sockets.take_all(&config.listener.addresses)?;
         let (admin_listener, admin) = sockets.take(config.admin.address)?;
         sockets.finish()?;
         let in_hand_max = config.listener.limits.in_hand_max;
@@ -142,8 +137,9 @@ impl Server {
         let directory = recall(directory, live, &config, &metrics);
         let pressure = Pressure::new(config.workers());
         let throttle = prepare::throttle(&config, None, (&pressure, &metrics))?;
-        let live = Live { trust: Arc::new(trust), rulebook: Arc::new(rulebook), throttle };
-        let live = Arc::new(ArcSwap::from_pointee(live));
+        let alarms = Arc::new(Alarms::new(&loader, &[]));
+        let (trust, rulebook) = (Arc::new(trust), Arc::new(rulebook));
+        let live = Arc::new(ArcSwap::from_pointee(Live { trust, rulebook, throttle, alarms }));
         let gateway = |worker| {
             let forwarder = Forwarder::new(&config.provider, Arc::clone(&metrics));
             let (live, trail) = (Arc::clone(&live), trail.clone());
@@ -165,6 +161,7 @@ impl Server {
         };
         let snapshot = config.directory.snapshot.clone();
         let reloader = Arc::new(Reloader {
+            state: Mutex::new(State::new(path.as_deref(), config.clone(), loader)),
             path,
             live: Arc::clone(&live),
             pressure: pressure.clone(),
@@ -277,134 +274,4 @@ fn accept(
         tokio::spawn(async move { workers.accept(&listener, &drain).await })
     };
     (addresses, listeners.into_iter().map(accept).collect())
-}
-
-/// Puts new files in force: validated whole, swapped at once, the last good kept.
-struct Reloader {
-    path: Option<PathBuf>,
-    live: Arc<ArcSwap<Live>>,
-    pressure: Pressure,
-    directory: Directory,
-    metrics: Arc<Metrics>,
-    started_with: Config,
-}
-
-impl Reloader {
-    /// Reloads on SIGHUP, and on any change of a file once it has stood still for a look.
-    async fn watch(self: Arc<Self>, mut hangup: Signal) {
-        let mut tidy = tokio::time::interval(TIDY);
-        let mut seen = self.marks();
-        let mut pending = None;
-        loop {
-            tokio::select! {
-                _ = hangup.recv() => {}
-                _ = tidy.tick() => {
-                    self.live.load().throttle.tidy();
-                    self.directory.tidy();
-                    continue;
-                }
-                () = tokio::time::sleep(WATCH) => {
-                    let now = self.marks();
-                    if now == seen {
-                        pending = None;
-                        continue;
-                    }
-                    if pending.as_ref() != Some(&now) {
-                        pending = Some(now);
-                        continue;
-                    }
-                }
-            }
-            seen = self.marks();
-            pending = None;
-            if let Err(failure) = Arc::clone(&self).reload().await {
-                tracing::error!(%failure, "not reloaded; the last good configuration stays in force");
-            }
-        }
-    }
-
-    async fn reload(self: Arc<Self>) -> Result<(), Failure> {
-        let this = Arc::clone(&self);
-        let loaded = tokio::task::spawn_blocking(move || this.swap()).await;
-        let loaded = loaded.map_err(Failure::world).and_then(|loaded| loaded);
-        let now_s = Timestamp::now().as_second();
-        self.metrics.reload(loaded.as_ref().map(|()| now_s).map_err(|_| ()));
-        loaded
-    }
-
-    fn swap(&self) -> Result<(), Failure> {
-        let before = self.live.load_full();
-        let generation = before.trust.generation + 1;
-        let prepared = match &self.path {
-            Some(path) => Prepared::load(path, generation)?,
-            None => Prepared::from_config(self.started_with.clone(), generation)?,
-        };
-        let Prepared { config, trust, mut rulebook, directory, live, .. } = prepared;
-        if config.lab != self.started_with.lab {
-            let why = anyhow::anyhow!("lab cannot be changed while serving: restart");
-            return Err(Failure::Configuration(why));
-        }
-        for section in self.needs_restart(&config) {
-            tracing::warn!(section, "changed, and not in force until a restart");
-        }
-        rulebook.pace = self.started_with.provider.deadlines.pace();
-        prepare::publish(&trust, config.lab, &self.metrics);
-        let counted = (&self.pressure, &self.metrics);
-        let throttle = prepare::throttle(&config, Some(&before.throttle), counted)?;
-        self.directory.replace(directory, live);
-        let (trust, rulebook) = (Arc::new(trust), Arc::new(rulebook));
-        self.live.store(Arc::new(Live { trust, rulebook, throttle }));
-        tracing::info!(generation, "reloaded");
-        Ok(())
-    }
-
-    /// Sections that are read once, at the start.
-    fn needs_restart(&self, new: &Config) -> impl Iterator<Item = &'static str> {
-        let old = &self.started_with;
-        let text = |part: &dyn std::fmt::Debug| format!("{part:?}");
-        // The others belong to the sources, which a reload makes anew.
-        let waits = |config: &Config| {
-            let deadlines = &config.directory.deadlines;
-            (deadlines.waiting, deadlines.background)
-        };
-        [
-            ("listener.addresses", text(&old.listener.addresses), text(&new.listener.addresses)),
-            ("listener.workers", text(&old.listener.workers), text(&new.listener.workers)),
-            ("listener.limits", text(&old.listener.limits), text(&new.listener.limits)),
-            ("provider", text(&old.provider), text(&new.provider)),
-            ("directory.freshness", text(&old.directory.freshness), text(&new.directory.freshness)),
-            ("directory.deadlines", text(&waits(old)), text(&waits(new))),
-            (
-                "directory.misses-per-minute",
-                text(&old.directory.misses_per_minute),
-                text(&new.directory.misses_per_minute),
-            ),
-            ("directory.snapshot", text(&old.directory.snapshot), text(&new.directory.snapshot)),
-            ("audit", text(&old.audit), text(&new.audit)),
-            ("admin", text(&old.admin), text(&new.admin)),
-            ("log", text(&old.log), text(&new.log)),
-        ]
-        .into_iter()
-        .filter_map(|(section, old, new)| (old != new).then_some(section))
-    }
-
-    /// What tells one state of the files from another: through symbolic links, so that the swap of
-    /// a Kubernetes secret is seen.
-    fn marks(&self) -> HashMap<PathBuf, Option<(u64, u64, i64, i64)>> {
-        let mark = |path: &Path| {
-            let data = std::fs::metadata(path).ok()?;
-            Some((data.ino(), data.len(), data.mtime(), data.mtime_nsec()))
-        };
-        // A file named for the first time by a change is watched from the reload it brings.
-        let current = self.path.as_ref().and_then(|path| Config::load(path).ok());
-        let files = current.as_ref().unwrap_or(&self.started_with).watched();
-        files
-            .into_iter()
-            .chain(self.path.clone())
-            .map(|path| {
-                let marked = mark(&path);
-                (path, marked)
-            })
-            .collect()
-    }
 }

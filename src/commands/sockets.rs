@@ -54,6 +54,17 @@ impl Sockets {
         Ok((listener, address))
     }
 
+    /// The sockets of these addresses, as [`Sockets::take`] finds each.
+    ///
+    /// # Errors
+    /// As [`Sockets::take`].
+    pub(super) fn take_all(
+        &mut self,
+        addresses: &[SocketAddr],
+    ) -> Result<Vec<(tokio::net::TcpListener, SocketAddr)>, Failure> {
+        addresses.iter().map(|address| self.take(*address)).collect()
+    }
+
     /// Nobody accepts on what is left: connections to it would wait for ever.
     ///
     /// # Errors

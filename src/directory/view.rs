@@ -20,7 +20,7 @@ use crate::interaction::Interaction;
 use crate::metrics::{Metrics, Trigger};
 use crate::policy::Provider;
 use crate::spine::OdsCode;
-use crate::tls::{Expiry, TrustError, secret};
+use crate::tls::{Loader, TrustError, secret};
 
 /// The live sources, made and not asked yet.
 #[derive(Debug, Default)]
@@ -47,11 +47,7 @@ impl Live {
     ///
     /// # Errors
     /// The first file or setting that cannot be used.
-    pub fn load(
-        settings: &Settings,
-        now_s: i64,
-        expiries: &mut Vec<Expiry>,
-    ) -> Result<Self, LiveError> {
+    pub fn load(settings: &Settings, loader: &mut Loader) -> Result<Self, LiveError> {
         let waits = (settings.deadlines.connect, settings.deadlines.attempt);
         let guarded = |source, pacer| {
             let breaker = Breaker::new(patience(settings.deadlines.spare));
@@ -59,7 +55,7 @@ impl Live {
         };
         let mut sources = Vec::new();
         if let Some(api) = &settings.sds_api {
-            let tls = api.tls.config(now_s, expiries)?;
+            let tls = api.tls.config("directory.sds-api", loader)?;
             let key = api.key_file.as_deref().map(secret).transpose()?;
             let pacer = Pacer::new(api.per_second);
             let api = SdsApi::new(api, key.as_deref(), tls, waits)
@@ -68,7 +64,7 @@ impl Live {
         }
         #[cfg(feature = "ldap")]
         if let Some(ldap) = &settings.sds_ldap {
-            let tls = ldap.tls.config(now_s, expiries)?;
+            let tls = ldap.tls.config("directory.sds-ldap", loader)?;
             let ldap = SdsLdap::new(ldap, tls, waits)
                 .map_err(|why| LiveError::Setting("sds-ldap", why))?;
             sources.push(guarded(Source::Ldap(ldap), None));

@@ -108,17 +108,24 @@ impl Seat {
         let metrics = self.gateway.metrics();
         let live = self.gateway.live();
         let deadline = tokio::time::Instant::from_std(started) + self.limits.handshake;
+        let pending = match live.trust.handshake() {
+            Ok(pending) => pending,
+            Err(error) => {
+                tracing::error!(%error, "the TLS settings towards consumers cannot be used");
+                return None;
+            }
+        };
         let handshake = async {
             // TLS begins with no letter.
             if socket.first_byte().await?.is_some_and(|first| first.is_ascii_alphabetic()) {
                 return Ok(None);
             }
-            TlsAcceptor::from(Arc::clone(&live.trust.server)).accept(socket.clone()).await.map(Some)
+            TlsAcceptor::from(Arc::clone(&pending.config)).accept(socket.clone()).await.map(Some)
         };
         let shaken: Result<io::Result<Option<_>>, _> = timeout_at(deadline, handshake).await;
         let result = match shaken {
             Ok(Ok(Some(stream))) => {
-                let handshake = Handshake::new(stream.get_ref().1.peer_certificates());
+                let handshake = pending.finish(stream.get_ref().1.peer_certificates());
                 let peer = handshake.peer(&live.trust, Timestamp::now().as_second());
                 metrics.handshake(match &peer {
                     Ok(_) => "ok",
@@ -131,6 +138,9 @@ impl Seat {
             Ok(Ok(None)) => "plain_http",
             Ok(Err(error)) => {
                 tracing::debug!(%error, "handshake failed");
+                if let Some(refusal) = pending.refusal() {
+                    self.gateway.refused_handshake(&refusal);
+                }
                 "failed"
             }
             Err(_) => "timed_out",

@@ -1,6 +1,6 @@
 //! One of each refusal: for tables, metrics and tests.
 
-use super::{Allowance, OddOne, Reached, Refusal, SspHeader, TargetFault};
+use super::{Allowance, CertificateFault, OddOne, Reached, Refusal, SspHeader, TargetFault};
 use crate::spine::{Asid, CpaId, ServiceRoot};
 
 /// One of each row, in the order of the line: for tables, metrics and tests.
@@ -23,9 +23,10 @@ pub fn every() -> Vec<Refusal> {
         Refusal::GatewayFull,
         Refusal::PlainHttp,
         Refusal::CertificateMissing,
-        Refusal::CertificateInvalid,
-        Refusal::CertificateExpired,
-        Refusal::CertificateRevoked,
+        Refusal::CertificateInvalid(CertificateFault::UnknownIssuer("CN=Example CA".into())),
+        Refusal::CertificateExpired(CertificateFault::Expired),
+        Refusal::CertificateRevoked(CertificateFault::Revoked("CN=Example CA".into())),
+        Refusal::CertificateStatusUnknown(CertificateFault::NoList("CN=Example CA".into())),
         Refusal::CertificateUnknown,
         Refusal::HeadMalformed,
         Refusal::VersionUnknown,

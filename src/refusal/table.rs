@@ -80,9 +80,12 @@ impl Refusal {
             }
             Self::PlainHttp => gp("plain_http", 497, "security", BAD, REQUEST),
             Self::CertificateMissing => gp("certificate_missing", 496, "forbidden", BAD, CERT),
-            Self::CertificateInvalid => gp("certificate_invalid", 495, "forbidden", BAD, CERT),
-            Self::CertificateExpired => gp("certificate_expired", 495, "forbidden", BAD, CERT),
-            Self::CertificateRevoked => gp("certificate_revoked", 495, "forbidden", BAD, CERT),
+            Self::CertificateInvalid(_) => gp("certificate_invalid", 495, "forbidden", BAD, CERT),
+            Self::CertificateExpired(_) => gp("certificate_expired", 495, "forbidden", BAD, CERT),
+            Self::CertificateRevoked(_) => gp("certificate_revoked", 495, "forbidden", BAD, CERT),
+            Self::CertificateStatusUnknown(_) => {
+                gp("certificate_status_unknown", 495, "forbidden", BAD, CERT)
+            }
             Self::CertificateUnknown => gp("certificate_unknown", 495, "forbidden", BAD, CERT),
             Self::HeadMalformed => bad("head_malformed"),
             Self::VersionUnknown => gp("version_unknown", 505, "not-supported", BAD, REQUEST),

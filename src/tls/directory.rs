@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::ClientConfig;
-use rustls::client::WebPkiServerVerifier;
 
-use super::files::{self, Expiry, TrustError, Use};
-use super::{Crl, KeyPair};
+use super::files::{TrustError, Use};
+use super::loader::{LegFiles, Loader};
+use super::provider::ServerVerifier;
+use super::{Crl, CrlRollback, ExpiredCrl, KeyPair};
 
 /// TLS towards one source of the directory.
 #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
@@ -19,37 +20,46 @@ pub struct DirectoryLeg {
     pub authorities: Vec<PathBuf>,
     /// Revocation lists for the source's certificate.
     pub crl: Crl,
+    /// Treatment of a revocation list with a lower number than the one in force.
+    #[serde(default)]
+    pub crl_rollback: CrlRollback,
+    /// Accepts a certificate without any DNS name in its SAN by its one CN.
+    #[serde(default)]
+    pub cn_fallback: bool,
 }
 
 impl DirectoryLeg {
-    /// The client side. ALPN is left to whoever speaks.
+    /// The client side towards one source, `leg` in texts. ALPN is left to whoever speaks.
     ///
     /// # Errors
-    /// The first file that is missing, unreadable, malformed, expired or does not fit another.
+    /// The first file that is missing, unreadable, malformed or does not fit another, and was never
+    /// good before.
     pub fn config(
         &self,
-        now_s: i64,
-        expiries: &mut Vec<Expiry>,
+        leg: &'static str,
+        loader: &mut Loader,
     ) -> Result<Arc<ClientConfig>, TrustError> {
         let crypto = Arc::new(super::crypto());
-        let named = self.authorities.first().cloned().unwrap_or_default();
-        let fault = |error: &dyn std::fmt::Display| TrustError::new(&named, error);
-        let roots = files::authorities(&self.authorities, expiries)?;
-        let lists = files::revocation_lists(&self.crl, Use::DirectoryCrl, expiries)?;
-        let mut verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&crypto));
-        if !lists.is_empty() {
-            verifier = verifier.with_crls(lists).enforce_revocation_expiration();
-        }
-        let verifier = verifier.build().map_err(|error| fault(&error))?;
-        let config = ClientConfig::builder_with_provider(Arc::clone(&crypto))
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-            .map_err(|error| fault(&error))?
-            .with_webpki_verifier(verifier);
-        let config = match &self.certificate {
+        let ours = match &self.certificate {
+            Some(pair) => Some(loader.key(leg, pair, &crypto, Use::Directory)?),
+            None => None,
+        };
+        let files = LegFiles {
+            leg,
+            authorities: &self.authorities,
+            crl: &self.crl,
+            expired: ExpiredCrl::Deny,
+            rollback: self.crl_rollback,
+            used_as: Use::DirectoryCrl,
+        };
+        let chains = loader.verifier(&files, &crypto)?;
+        let verifier = ServerVerifier { chains, cn_fallback: self.cn_fallback };
+        let config =
+            verifier.builder(&crypto).map_err(|error| TrustError::new(Path::new(leg), error))?;
+        let config = match ours {
             None => config.with_no_client_auth(),
-            Some(pair) => {
-                let ours = files::certified_key(pair, &crypto, Use::Directory, now_s, expiries)?;
-                let ours = rustls::sign::SingleCertAndKey::from(ours);
+            Some(ours) => {
+                let ours = rustls::sign::SingleCertAndKey::from((*ours).clone());
                 config.with_client_cert_resolver(Arc::new(ours))
             }
         };

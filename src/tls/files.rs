@@ -1,5 +1,8 @@
 //! Certificates, keys and lists read from files; every error names its file.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,14 +11,14 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
-use x509_parser::revocation_list::CertificateRevocationList;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::{Crl, KeyPair, Peer};
-use crate::spine::CertificateName;
+use super::chain::{Authorities, Authority};
+use super::revocation::{List, Read};
+use super::{Crl, KeyPair};
 
 /// A file of the trust that cannot be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("{}: {why}", path.display())]
 pub struct TrustError {
     path: PathBuf,
@@ -28,14 +31,14 @@ impl TrustError {
     }
 }
 
-/// What a date belongs to.
+/// Use of a certificate or list: the leg and the side of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
     /// Our certificate towards consumers.
     Server,
     /// Our certificate towards providers.
     Client,
-    /// An authority of either leg.
+    /// An authority of any leg.
     Authority,
     /// A revocation list for consumers' certificates.
     ClientCrl,
@@ -62,17 +65,17 @@ impl Use {
         }
     }
 
-    /// Whether it is a revocation list.
+    /// Tells revocation lists from certificates.
     #[must_use]
     pub const fn is_crl(self) -> bool {
         matches!(self, Self::ClientCrl | Self::ProviderCrl | Self::DirectoryCrl)
     }
 }
 
-/// When a certificate ends or the next revocation list is due.
-#[derive(Debug, Clone)]
+/// The end of a certificate, or the time at which the next revocation list is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expiry {
-    /// What it belongs to.
+    /// Use of the certificate or list.
     pub used_as: Use,
     /// The file.
     pub path: PathBuf,
@@ -80,23 +83,74 @@ pub struct Expiry {
     pub at_s: i64,
 }
 
-/// The first end among dates of one use.
-pub(super) fn first_end(expiries: &[Expiry], used_as: Use) -> i64 {
-    let ends = expiries.iter().filter(|expiry| expiry.used_as == used_as);
-    ends.map(|expiry| expiry.at_s).min().unwrap_or(i64::MAX)
+impl Expiry {
+    /// The alarm of something that has ended.
+    #[must_use]
+    pub fn overdue(&self, now_s: i64) -> Option<String> {
+        let what = if self.used_as.is_crl() { "revocation list overdue" } else { "expired" };
+        let shown = self.path.display();
+        (self.at_s <= now_s).then(|| format!("{} {shown}: {what}", self.used_as.label()))
+    }
 }
 
-/// A chain and its key, checked: they fit, and the leaf is within its dates.
+/// Urgency of a [`Notice`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Worth knowing; needs no action.
+    Info,
+    /// Somebody is, or will be, refused; `check --strict` fails.
+    Warning,
+    /// Something is in force that should not be, or is not in force that should be.
+    Alarm,
+}
+
+/// A fact about the files of the trust that an operator must know, and that keeps nothing from being
+/// loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// Its urgency.
+    pub level: Level,
+    /// One line of text; names the file.
+    pub text: String,
+}
+
+impl Notice {
+    /// A notice.
+    #[must_use]
+    pub const fn new(level: Level, text: String) -> Self {
+        Self { level, text }
+    }
+}
+
+/// The state of a file by which a change is noticed: device, inode, size, and the times of the last
+/// change of contents and of inode, in seconds and nanoseconds.
+///
+/// The second time cannot be set by a program, so that contents replaced under the old size and
+/// modification time are noticed too. Symbolic links are followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileMark([u64; 3], [i64; 4]);
+
+impl FileMark {
+    /// The mark of a file, or `None` if it is not there.
+    #[must_use]
+    pub fn of(path: &Path) -> Option<Self> {
+        let data = std::fs::metadata(path).ok()?;
+        Some(Self(
+            [data.dev(), data.ino(), data.len()],
+            [data.mtime(), data.mtime_nsec(), data.ctime(), data.ctime_nsec()],
+        ))
+    }
+}
+
+/// A chain and its key, checked: they fit each other, and the leaf is within its dates. With them the
+/// end of the leaf, in seconds since 1970.
 pub(super) fn certified_key(
     pair: &KeyPair,
     crypto: &Arc<CryptoProvider>,
-    used_as: Use,
     now_s: i64,
-    expiries: &mut Vec<Expiry>,
-) -> Result<CertifiedKey, TrustError> {
+) -> Result<(CertifiedKey, i64), TrustError> {
     let chain = certificates(&pair.chain)?;
-    let key = PrivateKeyDer::from_pem_file(&pair.key)
-        .map_err(|error| TrustError::new(&pair.key, pem(&error, "a private key")))?;
+    let key = read_key(&pair.key)?;
     let key = crypto
         .key_provider
         .load_private_key(key)
@@ -104,65 +158,165 @@ pub(super) fn certified_key(
     let leaf = chain.first().ok_or_else(|| TrustError::new(&pair.chain, "holds no certificate"))?;
     let (_, parsed) =
         X509Certificate::from_der(leaf).map_err(|error| TrustError::new(&pair.chain, error))?;
-    let (from_s, to_s) =
-        (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
-    if now_s >= to_s {
-        let end = parsed.validity().not_after;
-        return Err(TrustError::new(&pair.chain, format!("the certificate expired on {end}")));
-    }
-    if now_s < from_s {
-        let start = parsed.validity().not_before;
-        let why = format!("the certificate is not valid before {start}");
+    let validity = parsed.validity();
+    let ends_s = validity.not_after.timestamp();
+    if now_s >= ends_s {
+        let why = format!("the certificate expired on {}", validity.not_after);
         return Err(TrustError::new(&pair.chain, why));
     }
-    expiries.push(Expiry { used_as, path: pair.chain.clone(), at_s: to_s });
+    if now_s < validity.not_before.timestamp() {
+        let why = format!("the certificate is not valid before {}", validity.not_before);
+        return Err(TrustError::new(&pair.chain, why));
+    }
     let certified = CertifiedKey::new(chain, key);
     certified.keys_match().map_err(|_| {
         let why = format!("the key is not the key of the certificate in {}", pair.chain.display());
         TrustError::new(&pair.key, why)
     })?;
-    Ok(certified)
+    Ok((certified, ends_s))
+}
+
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TrustError> {
+    let text = read(path)?;
+    PrivateKeyDer::from_pem_slice(&text).map_err(|error| {
+        let is_encrypted = memchr::memmem::find(&text, b"ENCRYPTED").is_some();
+        if is_encrypted {
+            let why = "the key is encrypted: decrypt it with `openssl pkey` into a file that only \
+                       this service can read";
+            return TrustError::new(path, why);
+        }
+        TrustError::new(path, pem(&error, "a private key"))
+    })
 }
 
 /// The authorities of a leg.
 pub(super) fn authorities(
     paths: &[PathBuf],
     expiries: &mut Vec<Expiry>,
-) -> Result<Arc<RootCertStore>, TrustError> {
-    let mut roots = RootCertStore::empty();
+) -> Result<Authorities, TrustError> {
+    let mut each = Vec::new();
     for path in paths {
         for certificate in certificates(path)? {
-            let (_, parsed) = X509Certificate::from_der(&certificate)
-                .map_err(|error| TrustError::new(path, error))?;
-            let at_s = parsed.validity().not_after.timestamp();
+            let (authority, at_s) = Authority::read(path.clone(), &certificate)
+                .map_err(|why| TrustError::new(path, why))?;
             expiries.push(Expiry { used_as: Use::Authority, path: path.clone(), at_s });
-            roots.add(certificate).map_err(|error| TrustError::new(path, error))?;
+            each.push(authority);
         }
     }
-    Ok(Arc::new(roots))
+    if each.is_empty() {
+        return Err(TrustError::new(Path::new("authorities"), "names no file"));
+    }
+    let roots = each.iter().map(|authority| authority.anchor.clone()).collect();
+    Ok(Authorities { each, roots: Arc::new(RootCertStore { roots }) })
 }
 
-/// The revocation lists of a leg.
-pub(super) fn revocation_lists(
-    crl: &Crl,
-    used_as: Use,
-    expiries: &mut Vec<Expiry>,
-) -> Result<Vec<CertificateRevocationListDer<'static>>, TrustError> {
-    let mut lists = Vec::new();
-    for path in crl.files() {
-        let found = lists_in(read(path)?).map_err(|why| TrustError::new(path, why))?;
-        for (list, at_s) in found {
-            expiries.push(Expiry { used_as, path: path.clone(), at_s });
-            lists.push(list);
+/// Maximum number of files in a folder of revocation lists.
+const FOLDER_FILES_MAX: usize = 16_384;
+/// Maximum size of a file of revocation lists, in bytes.
+const LIST_FILE_BYTES_MAX: u64 = 256 << 20;
+
+/// Files of revocation lists that have been read: each is parsed again only when it has changed.
+#[derive(Debug, Default)]
+pub(super) struct ListFiles {
+    read: HashMap<PathBuf, (FileMark, Vec<Read>)>,
+}
+
+impl ListFiles {
+    /// The lists of a leg. What cannot be read and has been before stays as it was; `faults` says so.
+    ///
+    /// # Errors
+    /// The first file that cannot be read and never has been, unless it lies in a folder: then it is
+    /// left out, under an alarm.
+    pub(super) fn lists(
+        &mut self,
+        crl: &Crl,
+        notices: &mut Vec<Notice>,
+        faults: &mut Vec<TrustError>,
+    ) -> Result<Vec<(PathBuf, Read)>, TrustError> {
+        let mut lists = Vec::new();
+        let mut add = |path: PathBuf, found: &[Read]| {
+            lists.extend(found.iter().map(|list| (path.clone(), list.clone())));
+        };
+        for path in crl.files() {
+            if !path.is_dir() {
+                let found = self.file(path, faults)?;
+                add(path.clone(), found);
+                continue;
+            }
+            for file in folder(path)? {
+                match self.file(&file, faults) {
+                    Ok(found) => add(file.clone(), found),
+                    Err(fault) => {
+                        let text = format!("{fault}; the file is left out");
+                        notices.push(Notice::new(Level::Alarm, text));
+                    }
+                }
+            }
+        }
+        Ok(lists)
+    }
+
+    fn file(&mut self, path: &Path, faults: &mut Vec<TrustError>) -> Result<&[Read], TrustError> {
+        // Before the file is read: a change meanwhile is noticed the next time.
+        let mark = FileMark::of(path);
+        let found = match mark {
+            Some(mark) if self.read.get(path).is_some_and(|(seen, _)| *seen == mark) => None,
+            _ => Some(lists_of(path)),
+        };
+        match (self.read.entry(path.to_owned()), found) {
+            (Entry::Occupied(held), None) => Ok(&held.into_mut().1),
+            (Entry::Occupied(mut held), Some(Ok(found))) => {
+                held.insert((mark.unwrap_or(FileMark([0; 3], [0; 4])), found));
+                Ok(&held.into_mut().1)
+            }
+            (Entry::Occupied(held), Some(Err(fault))) => {
+                faults.push(fault);
+                Ok(&held.into_mut().1)
+            }
+            (Entry::Vacant(place), Some(Ok(found))) => {
+                Ok(&place.insert((mark.unwrap_or(FileMark([0; 3], [0; 4])), found)).1)
+            }
+            (Entry::Vacant(_), Some(Err(fault))) => Err(fault),
+            (Entry::Vacant(_), None) => Ok(&[]),
         }
     }
-    Ok(lists)
+
+    /// Forgets files that no leg names any more.
+    pub(super) fn keep(&mut self, named: impl Fn(&Path) -> bool) {
+        self.read.retain(|path, _| named(path));
+    }
 }
 
-/// The revocation lists of a file, in PEM or one in DER, and when the next of each is due.
-pub(crate) fn lists_in(
-    bytes: Vec<u8>,
-) -> Result<Vec<(CertificateRevocationListDer<'static>, i64)>, String> {
+/// The files of a folder in the order of their names, those that begin with a full stop left out.
+pub fn folder(path: &Path) -> Result<Vec<PathBuf>, TrustError> {
+    let fault = |error: std::io::Error| TrustError::new(path, error);
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(fault)? {
+        let entry = entry.map_err(fault)?;
+        let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        if !is_hidden && !entry.path().is_dir() {
+            files.push(entry.path());
+        }
+        if files.len() > FOLDER_FILES_MAX {
+            let why = format!("holds more than {FOLDER_FILES_MAX} files");
+            return Err(TrustError::new(path, why));
+        }
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
+fn lists_of(path: &Path) -> Result<Vec<Read>, TrustError> {
+    let data = std::fs::metadata(path).map_err(|error| TrustError::new(path, error))?;
+    if data.len() > LIST_FILE_BYTES_MAX {
+        let why = format!("is larger than {} MiB", LIST_FILE_BYTES_MAX >> 20);
+        return Err(TrustError::new(path, why));
+    }
+    lists_in(read(path)?).map_err(|why| TrustError::new(path, why))
+}
+
+/// The revocation lists in the bytes of a file: several in PEM, or one in DER.
+pub(super) fn lists_in(bytes: Vec<u8>) -> Result<Vec<Read>, String> {
     let found: Vec<_> = if bytes.starts_with(b"-----") || bytes.starts_with(b"#") {
         CertificateRevocationListDer::pem_slice_iter(&bytes)
             .collect::<Result<_, _>>()
@@ -173,56 +327,11 @@ pub(crate) fn lists_in(
     if found.is_empty() {
         return Err("holds no revocation list".to_owned());
     }
-    let dated = found.into_iter().map(|list| {
-        let (_, parsed) =
-            CertificateRevocationList::from_der(&list).map_err(|error| error.to_string())?;
-        let at_s = parsed.next_update().map_or(i64::MAX, |due| due.timestamp());
-        Ok((list, at_s))
-    });
-    dated.collect()
+    found.iter().map(List::read).collect()
 }
 
-/// The names of a verified chain's leaf, and the first end in the chain.
-pub(super) fn peer(chain: &[CertificateDer<'_>]) -> Option<Peer> {
-    let end = |certificate: &CertificateDer<'_>| {
-        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-        Some(parsed.validity().not_after.timestamp())
-    };
-    let leaf = chain.first()?;
-    let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
-    let digest = rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
-    let hash = digest.tls13()?.common.hash_provider.hash(leaf);
-    Some(Peer {
-        names: names(&parsed),
-        fingerprint: hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect(),
-        not_after_s: chain.iter().filter_map(end).min()?,
-    })
-}
-
-/// DNS names of the SAN, then the subject's CN.
-pub(super) fn names(certificate: &X509Certificate<'_>) -> Vec<CertificateName> {
-    let common = certificate.subject().iter_common_name().filter_map(|name| name.as_str().ok());
-    let mut names: Vec<CertificateName> = Vec::new();
-    for name in dns_names(certificate).into_iter().chain(common) {
-        if let Ok(name) = name.to_ascii_lowercase().parse()
-            && !names.contains(&name)
-        {
-            names.push(name);
-        }
-    }
-    names
-}
-
-/// DNS names of the SAN alone.
-pub(super) fn dns_names<'a>(certificate: &'a X509Certificate<'_>) -> Vec<&'a str> {
-    let Ok(Some(extension)) = certificate.subject_alternative_name() else { return Vec::new() };
-    let dns = |name: &GeneralName<'a>| {
-        if let GeneralName::DNSName(name) = name { Some(*name) } else { None }
-    };
-    extension.value.general_names.iter().filter_map(dns).collect()
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TrustError> {
+/// The certificates of a PEM file, in its order; at least one.
+pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TrustError> {
     let found: Vec<_> = CertificateDer::pem_slice_iter(&read(path)?)
         .collect::<Result<_, _>>()
         .map_err(|error| TrustError::new(path, pem(&error, "a certificate")))?;

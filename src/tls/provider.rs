@@ -1,48 +1,42 @@
-//! TLS towards providers: our certificate, their names.
+//! TLS towards servers: providers, and the sources of the directory.
 
 use std::sync::Arc;
 
-use rustls::CertificateError::{NotValidForName, NotValidForNameContext};
-use rustls::ClientConfig;
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, OtherError, SignatureScheme};
+use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::files::{self, Expiry, TrustError, Use};
-use super::{ExpiredCrl, Http2, ProviderLeg};
+use super::chain::{self, ChainVerifier};
+use super::files::{TrustError, Use};
+use super::loader::{LegFiles, Loader};
+use super::{Http2, ProviderLeg};
+use crate::refusal::CertificateFault;
 
-/// The whole client side of a generation. Its resumption store is its own: no session outlives the
-/// trust it was verified under.
+/// The client side of a generation towards providers. Its resumption store is its own: no session
+/// outlives the trust it was verified under.
 pub(super) fn config(
     leg: &ProviderLeg,
     crypto: &Arc<CryptoProvider>,
-    now_s: i64,
-    expiries: &mut Vec<Expiry>,
+    loader: &mut Loader,
 ) -> Result<ClientConfig, TrustError> {
-    let named = leg.authorities.first().cloned().unwrap_or_default();
-    let roots = files::authorities(&leg.authorities, expiries)?;
-    let lists = files::revocation_lists(&leg.crl, Use::ProviderCrl, expiries)?;
-    let mut builder = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(crypto));
-    if !lists.is_empty() {
-        builder = builder.with_crls(lists);
-        if leg.crl_expired == ExpiredCrl::Deny {
-            builder = builder.enforce_revocation_expiration();
-        }
-    }
-    let chain = builder.build().map_err(|error| TrustError::new(&named, error))?;
-    let ours = files::certified_key(&leg.certificate, crypto, Use::Client, now_s, expiries)?;
-    let mut config = ClientConfig::builder_with_provider(Arc::clone(crypto))
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(|error| TrustError::new(&named, error))?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Registered {
-            chain,
-            cn_fallback: leg.cn_fallback,
-        }))
-        .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(ours)));
+    let ours = loader.key("provider-tls", &leg.certificate, crypto, Use::Client)?;
+    let files = LegFiles {
+        leg: "provider-tls",
+        authorities: &leg.authorities,
+        crl: &leg.crl,
+        expired: leg.crl_expired,
+        rollback: leg.crl_rollback,
+        used_as: Use::ProviderCrl,
+    };
+    let chains = loader.verifier(&files, crypto)?;
+    let verifier = ServerVerifier { chains, cn_fallback: leg.cn_fallback };
+    let mut config = verifier
+        .builder(crypto)
+        .map_err(|error| TrustError::new(&leg.certificate.chain, error))?
+        .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from((*ours).clone())));
     config.alpn_protocols = match leg.http2 {
         Http2::Off => vec![b"http/1.1".to_vec()],
         Http2::Offer => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
@@ -50,35 +44,72 @@ pub(super) fn config(
     Ok(config)
 }
 
-/// rustls' own verification, and one exception to its last step.
+/// Verifies the certificate of a server.
 ///
-/// Spec: NHS endpoint certificates are known by their CN. rustls reads names from the SAN alone, so
-/// a certificate without any DNS name there is compared by its one CN, whole, where configured.
+/// Spec: NHS endpoint certificates are known by their CN. Names are read from the SAN alone, unless
+/// `cn_fallback` is set and there is no DNS name in it: then the one CN is compared, whole.
 #[derive(Debug)]
-struct Registered {
-    chain: Arc<WebPkiServerVerifier>,
-    cn_fallback: bool,
+pub(super) struct ServerVerifier {
+    pub(super) chains: Arc<ChainVerifier>,
+    pub(super) cn_fallback: bool,
 }
 
-impl ServerCertVerifier for Registered {
+impl ServerVerifier {
+    /// Begins the settings of a client that verifies servers so.
+    pub(super) fn builder(
+        self,
+        crypto: &Arc<CryptoProvider>,
+    ) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>, rustls::Error>
+    {
+        Ok(ClientConfig::builder_with_provider(Arc::clone(crypto))
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(self)))
+    }
+
+    fn judge(
+        &self,
+        presented: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        now_s: i64,
+    ) -> Result<(), CertificateFault> {
+        // Security: the name is looked at last, when all else has held.
+        let accepted = self.chains.verify(presented, KeyUsage::server_auth(), now_s)?;
+        let leaf = presented.first().ok_or(CertificateFault::Malformed)?;
+        let end_entity = EndEntityCert::try_from(leaf).map_err(|_| CertificateFault::Malformed)?;
+        if end_entity.verify_is_valid_for_subject_name(name).is_ok() {
+            return Ok(());
+        }
+        let (_, parsed) =
+            X509Certificate::from_der(leaf).map_err(|_| CertificateFault::Malformed)?;
+        let common = chain::only_common_name(&parsed);
+        let is_named = common.is_some_and(|common| common.eq_ignore_ascii_case(&name.to_str()));
+        if self.cn_fallback && !accepted.constrained && is_named {
+            tracing::warn!(
+                server = %name.to_str(),
+                "the certificate of this server has no DNS name in its SAN and was accepted by its \
+                 CN (cn-fallback)"
+            );
+            return Ok(());
+        }
+        Err(CertificateFault::Name(name.to_str().into()))
+    }
+}
+
+impl ServerCertVerifier for ServerVerifier {
     fn verify_server_cert(
         &self,
         leaf: &CertificateDer<'_>,
         rest: &[CertificateDer<'_>],
         name: &ServerName<'_>,
-        ocsp: &[u8],
+        _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        // Security: rustls checks chain, dates and revocation first and the name last, so a name
-        // error means that all else held.
-        match self.chain.verify_server_cert(leaf, rest, name, ocsp, now) {
-            Err(rustls::Error::InvalidCertificate(
-                NotValidForName | NotValidForNameContext { .. },
-            )) if self.cn_fallback && has_only_this_cn(leaf, name) => {
-                tracing::warn!(provider = %name.to_str(), "provider certificate known by its CN alone");
-                Ok(ServerCertVerified::assertion())
-            }
-            verdict => verdict,
+        let presented: Vec<_> = std::iter::once(leaf).chain(rest).cloned().collect();
+        let now_s = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        match self.judge(&presented, name, now_s) {
+            Ok(()) => Ok(ServerCertVerified::assertion()),
+            Err(fault) => Err(CertificateError::Other(OtherError(Arc::new(fault))).into()),
         }
     }
 
@@ -88,7 +119,7 @@ impl ServerCertVerifier for Registered {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chain.verify_tls12_signature(message, certificate, signed)
+        verify_tls12_signature(message, certificate, signed, &self.chains.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -97,17 +128,10 @@ impl ServerCertVerifier for Registered {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chain.verify_tls13_signature(message, certificate, signed)
+        verify_tls13_signature(message, certificate, signed, &self.chains.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
+        self.chains.algorithms.supported_schemes()
     }
-}
-
-fn has_only_this_cn(leaf: &CertificateDer<'_>, name: &ServerName<'_>) -> bool {
-    let Ok((_, parsed)) = X509Certificate::from_der(leaf) else { return false };
-    let mut common = parsed.subject().iter_common_name().map(|cn| cn.as_str().ok());
-    files::dns_names(&parsed).is_empty()
-        && matches!((common.next(), common.next()), (Some(Some(cn)), None) if cn.eq_ignore_ascii_case(&name.to_str()))
 }

@@ -1,96 +1,178 @@
-//! TLS towards consumers: which certificate answers, and how theirs is taken.
+//! TLS towards consumers: which certificate answers, how theirs is judged, which sessions are kept.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use aws_lc_rs::digest;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{
-    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
-};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{
-    ClientHello, ResolvesServerCert, ServerSessionMemoryCache, WebPkiClientVerifier,
-};
+use rustls::server::{ClientHello, ResolvesServerCert, StoresServerSessions};
 use rustls::sign::CertifiedKey;
-use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
+};
+use webpki::KeyUsage;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::files::{self, Expiry, TrustError, Use};
-use super::{ConsumerLeg, ExpiredCrl, Reject};
+use super::chain::{self, ChainVerifier};
+use super::files::{TrustError, Use};
+use super::loader::{LegFiles, Loader};
+use super::{ConsumerLeg, Peer, Reject};
+use crate::refusal::CertificateFault;
 
-/// The verifier that decides about consumers' certificates, whichever layer asks it.
-pub(super) fn client_verifier(
-    leg: &ConsumerLeg,
-    crypto: &Arc<CryptoProvider>,
-    expiries: &mut Vec<Expiry>,
-) -> Result<Arc<dyn ClientCertVerifier>, TrustError> {
-    let roots = files::authorities(&leg.authorities, expiries)?;
-    let lists = files::revocation_lists(&leg.crl, Use::ClientCrl, expiries)?;
-    let mut builder = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(crypto));
-    if !lists.is_empty() {
-        // Whole chain, unknown status denied: both are the builder's defaults.
-        builder = builder.with_crls(lists);
-        if leg.crl_expired == ExpiredCrl::Deny {
-            builder = builder.enforce_revocation_expiration();
-        }
-    }
-    let named = leg.authorities.first().cloned().unwrap_or_default();
-    builder.build().map_err(|error| TrustError::new(&named, error))
+/// Maximum number of verified chains that are remembered for one trust generation.
+const VERIFIED_MAX: u64 = 4096;
+
+/// The consumer side of one trust generation.
+pub(super) struct Consumers {
+    keys: Arc<ByName>,
+    chains: Arc<ChainVerifier>,
+    crypto: Arc<CryptoProvider>,
+    reject: Reject,
+    hints: Vec<DistinguishedName>,
+    /// Sessions of verified consumers, by session id or ticket.
+    sessions: Cache<Vec<u8>, Vec<u8>>,
+    /// Verified consumers, by the SHA-256 of their chain.
+    verified: Cache<[u8; digest::SHA256_OUTPUT_LEN], Arc<Peer>>,
 }
 
-/// The whole server side of a generation.
-pub(super) fn config(
-    leg: &ConsumerLeg,
-    crypto: &Arc<CryptoProvider>,
-    clients: &Arc<dyn ClientCertVerifier>,
-    now_s: i64,
-    expiries: &mut Vec<Expiry>,
-) -> Result<ServerConfig, TrustError> {
-    let mut by_name = ByName::default();
-    for pair in &leg.certificates {
-        let key = files::certified_key(pair, crypto, Use::Server, now_s, expiries)?;
-        by_name.add(key).map_err(|why| TrustError::new(&pair.chain, why))?;
+impl Consumers {
+    /// Loads the certificates, authorities and lists of the leg.
+    pub(super) fn load(
+        leg: &ConsumerLeg,
+        crypto: &Arc<CryptoProvider>,
+        loader: &mut Loader,
+    ) -> Result<Self, TrustError> {
+        let keys = match (ByName::load(leg, crypto, loader), &loader.server_keys) {
+            (Ok(keys), _) => Arc::new(keys),
+            (Err(fault), Some(before)) => {
+                loader.faults.push(fault);
+                Arc::clone(before)
+            }
+            (Err(fault), None) => return Err(fault),
+        };
+        loader.server_keys = Some(Arc::clone(&keys));
+        let files = LegFiles {
+            leg: "tls",
+            authorities: &leg.authorities,
+            crl: &leg.crl,
+            expired: leg.crl_expired,
+            rollback: leg.crl_rollback,
+            used_as: Use::ClientCrl,
+        };
+        let chains = loader.verifier(&files, crypto)?;
+        let sessions_max = u64::try_from(leg.sessions_max).unwrap_or(u64::MAX);
+        let hints = match leg.reject {
+            Reject::Http => Vec::new(),
+            Reject::Handshake => chains.authorities.roots.subjects(),
+        };
+        Ok(Self {
+            keys,
+            chains,
+            crypto: Arc::clone(crypto),
+            reject: leg.reject,
+            hints,
+            // The oldest session gives way: a session that was taken is gone in any case.
+            sessions: Cache::builder()
+                .max_capacity(sessions_max)
+                .eviction_policy(EvictionPolicy::lru())
+                .build(),
+            verified: Cache::new(VERIFIED_MAX),
+        })
     }
-    let verifier: Arc<dyn ClientCertVerifier> = match leg.reject {
-        Reject::Handshake => Arc::clone(clients),
-        Reject::Http => Arc::new(Possession { crypto: Arc::clone(crypto) }),
-    };
-    let mut config = ServerConfig::builder_with_provider(Arc::clone(crypto))
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(|error| TrustError::new(std::path::Path::new("TLS"), error))?
-        .with_client_cert_verifier(verifier)
-        .with_cert_resolver(Arc::new(by_name));
-    config.ignore_client_order = true;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    config.session_storage = ServerSessionMemoryCache::new(leg.sessions_max);
-    Ok(config)
+
+    /// Verifies a chain, leaf first, at `now_s` in seconds since 1970.
+    pub(super) fn verify(
+        &self,
+        presented: &[CertificateDer<'_>],
+        now_s: i64,
+    ) -> Result<Arc<Peer>, CertificateFault> {
+        let mut hash = digest::Context::new(&digest::SHA256);
+        for certificate in presented {
+            hash.update(&certificate.len().to_be_bytes());
+            hash.update(certificate);
+        }
+        let key = <[u8; digest::SHA256_OUTPUT_LEN]>::try_from(hash.finish().as_ref());
+        let key = key.unwrap_or_default();
+        if let Some(peer) = self.verified.get(&key).filter(|peer| now_s < peer.until_s) {
+            return Ok(peer);
+        }
+        let accepted = self.chains.verify(presented, KeyUsage::client_auth(), now_s)?;
+        let leaf = presented.first().ok_or(CertificateFault::Malformed)?;
+        let (_, parsed) =
+            X509Certificate::from_der(leaf).map_err(|_| CertificateFault::Malformed)?;
+        let fingerprint = digest::digest(&digest::SHA256, leaf);
+        let peer = Arc::new(Peer {
+            names: chain::names(&parsed, accepted.constrained),
+            fingerprint: fingerprint.as_ref().iter().map(|byte| format!("{byte:02x}")).collect(),
+            until_s: accepted.until_s,
+        });
+        self.verified.insert(key, Arc::clone(&peer));
+        Ok(peer)
+    }
+
+    /// The TLS settings of one connection, and what will be known of its certificate.
+    pub(super) fn connection(
+        self: &Arc<Self>,
+    ) -> Result<(Arc<ServerConfig>, Arc<Presented>), rustls::Error> {
+        let presented = Arc::new(Presented {
+            consumers: Arc::clone(self),
+            judged: OnceLock::new(),
+            resumes: AtomicBool::new(false),
+        });
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.crypto))
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+            .with_client_cert_verifier(Arc::clone(&presented) as Arc<dyn ClientCertVerifier>)
+            .with_cert_resolver(Arc::clone(&self.keys) as Arc<dyn ResolvesServerCert>);
+        config.ignore_client_order = true;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.session_storage = Arc::clone(&presented) as Arc<dyn StoresServerSessions>;
+        Ok((Arc::new(config), presented))
+    }
 }
 
 /// Certificates by the names in them; several key types stand side by side.
 #[derive(Debug, Default)]
-struct ByName {
+pub(super) struct ByName {
     first: Vec<Arc<CertifiedKey>>,
     named: HashMap<String, Vec<Arc<CertifiedKey>>>,
 }
 
 impl ByName {
-    fn add(&mut self, key: CertifiedKey) -> Result<(), String> {
+    fn load(
+        leg: &ConsumerLeg,
+        crypto: &Arc<CryptoProvider>,
+        loader: &mut Loader,
+    ) -> Result<Self, TrustError> {
+        let mut keys = Self::default();
+        for pair in &leg.certificates {
+            let place = format!("tls {}", pair.chain.display());
+            let key = loader.key(&place, pair, crypto, Use::Server)?;
+            keys.add(&key).map_err(|why| TrustError::new(&pair.chain, why))?;
+        }
+        Ok(keys)
+    }
+
+    fn add(&mut self, key: &Arc<CertifiedKey>) -> Result<(), String> {
         let leaf = key.cert.first().ok_or("holds no certificate")?;
         let (_, parsed) = X509Certificate::from_der(leaf).map_err(|error| error.to_string())?;
-        let names = files::names(&parsed);
-        let key = Arc::new(key);
+        let names = chain::names(&parsed, false);
         let twin = names.iter().any(|name| self.is_first(name.as_str()));
         if self.first.is_empty() || twin {
-            self.first.push(Arc::clone(&key));
+            self.first.push(Arc::clone(key));
         }
         for name in names {
-            self.named.entry(name.to_string()).or_default().push(Arc::clone(&key));
+            self.named.entry(name.to_string()).or_default().push(Arc::clone(key));
         }
         Ok(())
     }
 
-    /// Whether the default certificate has this name too: then both answer for it.
+    /// Tells that the default certificate has this name too: then both answer for it.
     fn is_first(&self, name: &str) -> bool {
         let keys = self.named.get(name).map(Vec::as_slice).unwrap_or_default();
         keys.iter().any(|key| self.first.iter().any(|first| Arc::ptr_eq(first, key)))
@@ -112,37 +194,86 @@ impl ResolvesServerCert for ByName {
     }
 }
 
-/// Takes any client certificate whose key the client proves to hold.
+/// The certificate of one connection: judges it, and lets its session be kept only if it is good.
 ///
-/// Security: this decides nothing about trust. The chain is judged at the HTTP level, by
-/// [`super::Handshake::peer`], on every request and on resumed sessions too.
-#[derive(Debug)]
-struct Possession {
-    crypto: Arc<CryptoProvider>,
+/// With `reject = "http"` the handshake succeeds whatever the verdict: the chain is judged again by
+/// [`super::Handshake::peer`] on every request, on resumed sessions too, and refused there.
+pub(super) struct Presented {
+    consumers: Arc<Consumers>,
+    judged: OnceLock<Result<Arc<Peer>, CertificateFault>>,
+    resumes: AtomicBool,
 }
 
-impl Possession {
-    fn algorithms(&self) -> &WebPkiSupportedAlgorithms {
-        &self.crypto.signature_verification_algorithms
+impl std::fmt::Debug for Presented {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Presented").field("judged", &self.judged.get()).finish_non_exhaustive()
     }
 }
 
-impl ClientCertVerifier for Possession {
+impl Presented {
+    /// The verdict of a full handshake; nothing if no certificate came or a session was resumed.
+    pub(super) fn verdict(&self) -> Option<Result<Arc<Peer>, CertificateFault>> {
+        self.judged.get().cloned()
+    }
+
+    /// Sessions are kept for verified consumers: those just judged, and those whose session was kept.
+    fn is_verified(&self) -> bool {
+        match self.judged.get() {
+            Some(verdict) => verdict.is_ok(),
+            None => self.resumes.load(Ordering::Relaxed),
+        }
+    }
+
+    fn resumed(&self, session: Option<Vec<u8>>) -> Option<Vec<u8>> {
+        self.resumes.fetch_or(session.is_some(), Ordering::Relaxed);
+        session
+    }
+}
+
+impl StoresServerSessions for Presented {
+    fn put(&self, key: Vec<u8>, value: Vec<u8>) -> bool {
+        let keeps = self.is_verified();
+        if keeps {
+            self.consumers.sessions.insert(key, value);
+        }
+        keeps
+    }
+
+    fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.resumed(self.consumers.sessions.get(key))
+    }
+
+    fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.resumed(self.consumers.sessions.remove(key))
+    }
+
+    fn can_cache(&self) -> bool {
+        true
+    }
+}
+
+impl ClientCertVerifier for Presented {
     fn client_auth_mandatory(&self) -> bool {
-        false
+        self.consumers.reject == Reject::Handshake
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
+        &self.consumers.hints
     }
 
     fn verify_client_cert(
         &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: UnixTime,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        Ok(ClientCertVerified::assertion())
+        let presented: Vec<_> = std::iter::once(leaf).chain(rest).cloned().collect();
+        let now_s = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let verdict = self.judged.get_or_init(|| self.consumers.verify(&presented, now_s));
+        match (verdict, self.consumers.reject) {
+            (Err(fault), Reject::Handshake) => Err(alert(fault).into()),
+            _ => Ok(ClientCertVerified::assertion()),
+        }
     }
 
     fn verify_tls12_signature(
@@ -151,7 +282,8 @@ impl ClientCertVerifier for Possession {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, self.algorithms())
+        let algorithms = &self.consumers.crypto.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signed, algorithms)
     }
 
     fn verify_tls13_signature(
@@ -160,10 +292,30 @@ impl ClientCertVerifier for Possession {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, self.algorithms())
+        let algorithms = &self.consumers.crypto.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signed, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms().supported_schemes()
+        self.consumers.crypto.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// The error that makes the library send the alert which says most of a fault (RFC 8446 §6.2).
+fn alert(fault: &CertificateFault) -> CertificateError {
+    match fault {
+        CertificateFault::Expired => CertificateError::Expired,
+        CertificateFault::NotYetValid => CertificateError::NotValidYet,
+        CertificateFault::Revoked(_) => CertificateError::Revoked,
+        CertificateFault::UnknownIssuer(_) => CertificateError::UnknownIssuer,
+        CertificateFault::NoList(_) => CertificateError::UnknownRevocationStatus,
+        CertificateFault::ListOverdue(_) => CertificateError::ExpiredRevocationList,
+        CertificateFault::Usage => CertificateError::InvalidPurpose,
+        CertificateFault::Signature => CertificateError::BadSignature,
+        CertificateFault::ChainTooLong
+        | CertificateFault::ChainOrder
+        | CertificateFault::Malformed
+        | CertificateFault::IssuerConstraint
+        | CertificateFault::Name(_) => CertificateError::BadEncoding,
     }
 }

@@ -140,13 +140,13 @@ async fn what_a_source_said_at_another_url_is_not_held() {
     registry.rests(&directory).await;
     let path = registry.folder.path().join("held.json");
     directory.save(&path).unwrap();
-    directory.replace(registry.file(""), registry.live("localhost"));
+    directory.replace(Some(registry.file("")), Some(registry.live("localhost")));
     assert!(!states(&directory).is_empty(), "the same URL is the same directory");
-    directory.replace(registry.file(""), registry.live("elsewhere.example.nhs.uk"));
+    directory.replace(Some(registry.file("")), Some(registry.live("elsewhere.example.nhs.uk")));
     assert!(states(&directory).is_empty());
     directory.load(&path).unwrap();
     assert!(states(&directory).is_empty(), "nor is it out of a snapshot");
-    directory.replace(registry.file(""), registry.live("localhost"));
+    directory.replace(Some(registry.file("")), Some(registry.live("localhost")));
     directory.load(&path).unwrap();
     assert!(!states(&directory).is_empty());
 }
@@ -155,8 +155,9 @@ async fn what_a_source_said_at_another_url_is_not_held() {
 async fn what_a_source_is_saying_when_its_url_changes_is_not_held() {
     let registry = Registry::new(practice(), HASTE).await;
     let directory = registry.directory("");
-    let replaced =
-        || directory.replace(registry.file(""), registry.live("elsewhere.example.nhs.uk"));
+    let replaced = || {
+        directory.replace(Some(registry.file("")), Some(registry.live("elsewhere.example.nhs.uk")));
+    };
     assert!(!meanwhile(&registry, &directory, replaced).await);
     assert!(states(&directory).is_empty());
 }

@@ -43,13 +43,18 @@ impl Served {
 
     /// The metrics, as the admin port tells them.
     pub(crate) async fn metrics(&self) -> String {
-        let mut admin = TcpStream::connect(self.2).await.unwrap();
-        let get = b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-        admin.write_all(get).await.unwrap();
-        let mut metrics = String::new();
-        admin.read_to_string(&mut metrics).await.unwrap();
-        metrics
+        get(self.2, "/metrics").await
     }
+}
+
+/// Asks the admin port; the whole answer.
+pub(crate) async fn get(admin: SocketAddr, path: &str) -> String {
+    let mut admin = TcpStream::connect(admin).await.unwrap();
+    let get = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    admin.write_all(get.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    admin.read_to_string(&mut answer).await.unwrap();
+    answer
 }
 
 impl Drop for Served {

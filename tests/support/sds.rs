@@ -12,6 +12,7 @@ use spine_proxy::policy::Provider;
 use spine_proxy::refusal::Refusal;
 use spine_proxy::simulator::sds::{BASE_PATH, Records, Sds};
 use spine_proxy::spine::{Asid, OdsCode};
+use spine_proxy::tls::Loader;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -164,7 +165,7 @@ impl Registry {
     pub(crate) fn live(&self, host: &str) -> Live {
         let settings = self.settings().replace("localhost", host);
         let settings: Settings = toml::from_str(&settings).unwrap();
-        Live::load(&settings, now_s(), &mut Vec::new()).unwrap()
+        Live::load(&settings, &mut Loader::new(now_s())).unwrap()
     }
 
     /// Later, everybody's clock says so much more.

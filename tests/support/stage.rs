@@ -262,8 +262,11 @@ impl Stage {
 
     /// Moves the practices to another address.
     pub(crate) async fn redial(&self, address: std::net::SocketAddr) {
-        let directory = self.text("directory.toml");
-        let directory = directory.replace(&self.provider.address.to_string(), &address.to_string());
+        let moved = |line: &str| match line.starts_with("dial = ") {
+            true => format!("dial = \"{address}\"\n"),
+            false => format!("{line}\n"),
+        };
+        let directory: String = self.text("directory.toml").lines().map(moved).collect();
         self.replace("directory.toml", &directory);
         self.server.reload().await.unwrap();
     }
@@ -278,8 +281,12 @@ impl Stage {
 
     /// Moves the practices to a provider with another certificate.
     pub(crate) async fn moves_to(&self, leaf: &Leaf) -> Provider {
-        let issued = self.pki.issue(leaf).unwrap();
-        let provider = Provider::start(provider_tls(&self.pki, &issued)).await;
+        self.moves_to_issued(&self.pki.issue(leaf).unwrap()).await
+    }
+
+    /// Moves the practices to a provider with this certificate.
+    pub(crate) async fn moves_to_issued(&self, issued: &Issued) -> Provider {
+        let provider = Provider::start(provider_tls(&self.pki, issued)).await;
         self.redial(provider.address).await;
         provider
     }

@@ -1,0 +1,359 @@
+//! Reload: new files are put in force part by part; a part that is wrong keeps its last good state and
+//! raises an alarm, and never holds up another.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use tokio::signal::unix::Signal;
+
+use super::{Failure, prepare};
+use crate::config::Config;
+use crate::directory::{self, Directory, File};
+use crate::gateway::Live;
+use crate::metrics::Metrics;
+use crate::throttle::Pressure;
+use crate::tls::{self, Alarms, FileMark, Level, Loader, Notice, Trust};
+
+/// Interval between two looks at the files.
+const WATCH: Duration = Duration::from_millis(200);
+/// Number of looks, all with changes since the one before, after which a reload waits no longer.
+const UNSETTLED_LOOKS_MAX: u32 = 3;
+/// Number of looks in which every file of a folder is looked at once. A file that is renamed into the
+/// folder changes the folder, and is found by the next look.
+const FOLDER_LOOKS: usize = 50;
+/// Interval at which the throttle forgets consumers without requests, and ends of certificates and
+/// lists are compared with the clock.
+const TIDY: Duration = Duration::from_secs(60);
+/// Maximum number of notices that are logged one by one after a load.
+const NOTICES_LOGGED_MAX: usize = 50;
+
+/// Puts new files in force.
+pub(super) struct Reloader {
+    pub(super) path: Option<PathBuf>,
+    pub(super) live: Arc<ArcSwap<Live>>,
+    pub(super) pressure: Pressure,
+    pub(super) directory: Directory,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) started_with: Config,
+    pub(super) state: Mutex<State>,
+}
+
+/// The last good configuration, what it was loaded with, and the files it was loaded from.
+pub(super) struct State {
+    config: Config,
+    loader: Loader,
+    seen: Marks,
+    notices_told: HashSet<String>,
+    alarms_told: HashSet<String>,
+}
+
+type Marks = HashMap<PathBuf, Option<FileMark>>;
+
+/// Reason for a reload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trigger {
+    /// A file has changed: only what is made from changed files is loaded.
+    Change,
+    /// Somebody asked for it: everything is loaded.
+    Request,
+}
+
+impl State {
+    /// The state after the first load.
+    pub(super) fn new(path: Option<&Path>, config: Config, loader: Loader) -> Self {
+        let seen = marks(&watched(path, &config));
+        let (notices_told, alarms_told) = Default::default();
+        Self { config, loader, seen, notices_told, alarms_told }
+    }
+}
+
+/// Every file whose change is a reason to reload.
+fn watched(path: Option<&Path>, config: &Config) -> Vec<PathBuf> {
+    config.watched().into_iter().chain(path.map(Path::to_owned)).collect()
+}
+
+fn marks(files: &[PathBuf]) -> Marks {
+    files.iter().map(|path| (path.clone(), FileMark::of(path))).collect()
+}
+
+/// A folder's own mark, and its files as they were last looked at.
+#[derive(Default)]
+struct Folder {
+    mark: Option<FileMark>,
+    files: Vec<(PathBuf, Option<FileMark>)>,
+}
+
+/// Looks at the files of folders, a part of them each time, so that a large folder costs little.
+#[derive(Default)]
+struct FolderWatch {
+    folders: HashMap<PathBuf, Folder>,
+    turn: usize,
+}
+
+impl FolderWatch {
+    /// Looks at a part of the files; tells that one has changed since it was last looked at.
+    fn changed(&mut self, watched: &[PathBuf]) -> bool {
+        self.folders.retain(|folder, _| watched.contains(folder));
+        self.turn = (self.turn + 1) % FOLDER_LOOKS;
+        let mut changed = false;
+        for folder in watched.iter().filter(|path| path.is_dir()) {
+            let mark = FileMark::of(folder);
+            let held = self.folders.entry(folder.clone()).or_default();
+            if held.mark != mark {
+                let files = tls::folder(folder).unwrap_or_default();
+                let marked = files.into_iter().map(|file| {
+                    let mark = FileMark::of(&file);
+                    (file, mark)
+                });
+                *held = Folder { mark, files: marked.collect() };
+            }
+            let turn = held.files.iter_mut().skip(self.turn).step_by(FOLDER_LOOKS);
+            for (file, seen) in turn {
+                let now = FileMark::of(file);
+                changed |= *seen != now;
+                *seen = now;
+            }
+        }
+        changed
+    }
+}
+
+impl Reloader {
+    /// Reloads on SIGHUP, and on a change of any file once it has stood still for a look, or once the
+    /// files have kept changing for some looks.
+    pub(super) async fn watch(self: Arc<Self>, mut hangup: Signal) {
+        let mut tidy = tokio::time::interval(TIDY);
+        let (mut before, mut unsettled) = (None, 0);
+        let mut folders = FolderWatch::default();
+        folders.changed(&self.watched());
+        loop {
+            let trigger = tokio::select! {
+                _ = hangup.recv() => Trigger::Request,
+                _ = tidy.tick() => {
+                    self.live.load().throttle.tidy();
+                    self.directory.tidy();
+                    self.tell_all();
+                    continue;
+                }
+                () = tokio::time::sleep(WATCH) => {
+                    let watched = self.watched();
+                    let (now, in_folder) = (marks(&watched), folders.changed(&watched));
+                    if now == self.state().seen && !in_folder {
+                        (before, unsettled) = (None, 0);
+                        continue;
+                    }
+                    unsettled += 1;
+                    let is_settled = in_folder || before.as_ref() == Some(&now);
+                    if !is_settled && unsettled < UNSETTLED_LOOKS_MAX {
+                        before = Some(now);
+                        continue;
+                    }
+                    Trigger::Change
+                }
+            };
+            (before, unsettled) = (None, 0);
+            // What is wrong has been logged.
+            drop(Arc::clone(&self).load(trigger).await);
+        }
+    }
+
+    /// Loads everything anew, and puts in force whatever is good.
+    pub(super) async fn reload(self: Arc<Self>) -> Result<(), Failure> {
+        self.load(Trigger::Request).await
+    }
+
+    async fn load(self: Arc<Self>, trigger: Trigger) -> Result<(), Failure> {
+        let this = Arc::clone(&self);
+        let loaded = tokio::task::spawn_blocking(move || this.swap(trigger)).await;
+        let faults = loaded.map_err(Failure::world)?;
+        let now_s = Timestamp::now().as_second();
+        self.metrics.reload(if faults.is_empty() { Ok(now_s) } else { Err(()) });
+        for fault in &faults {
+            tracing::error!(%fault, "this part was not reloaded; its last good state stays in force");
+        }
+        match faults.is_empty() {
+            true => Ok(()),
+            false => Err(Failure::Configuration(anyhow::anyhow!(faults.join("; ")))),
+        }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn watched(&self) -> Vec<PathBuf> {
+        watched(self.path.as_deref(), &self.state().config)
+    }
+
+    /// Puts in force what is good; returns what is not.
+    fn swap(&self, trigger: Trigger) -> Vec<String> {
+        let mut state = self.state();
+        let state = &mut *state;
+        let before = self.live.load_full();
+        let mut faults = Vec::new();
+        let now = marks(&watched(self.path.as_deref(), &state.config));
+        let changed = |path: &Path| {
+            trigger == Trigger::Request
+                || path.is_dir()
+                || now.get(path).copied().flatten() != state.seen.get(path).copied().flatten()
+        };
+        let mut all = trigger == Trigger::Request;
+        if let Some(path) = self.path.as_deref().filter(|path| changed(path)) {
+            match self.configuration(path) {
+                Ok(config) => {
+                    state.config = config;
+                    all = true;
+                }
+                Err(fault) => faults.push(fault),
+            }
+        }
+        let config = &state.config;
+        let trust_changed = all || config.trust_files().iter().any(|path| changed(path));
+        let file_changed = all || changed(&config.directory.file);
+        let (trust, sources) = match trust_changed {
+            true => self.trust(config, &mut state.loader, &before, &mut faults),
+            false => (Arc::clone(&before.trust), None),
+        };
+        let file = file_changed.then(|| directory_file(config));
+        let file = file.and_then(|file| file.map_err(|fault| faults.push(fault)).ok());
+        if file.is_some() || sources.is_some() {
+            self.directory.replace(file, sources);
+        }
+        let (mut rulebook, mut throttle) =
+            (Arc::clone(&before.rulebook), Arc::clone(&before.throttle));
+        if all {
+            match prepare::rulebook(config) {
+                Ok(mut new) => {
+                    new.pace = self.started_with.provider.deadlines.pace();
+                    rulebook = Arc::new(new);
+                }
+                Err(fault) => faults.push(fault.to_string()),
+            }
+            let counted = (&self.pressure, &self.metrics);
+            match prepare::throttle(config, Some(&throttle), counted) {
+                Ok(new) => throttle = new,
+                Err(fault) => faults.push(fault.to_string()),
+            }
+        }
+        prepare::publish(&state.loader, config.lab, &self.metrics);
+        let alarms = Arc::new(Alarms::new(&state.loader, &faults));
+        let generation = trust.generation;
+        self.live.store(Arc::new(Live { trust, rulebook, throttle, alarms }));
+        self.tell(state);
+        // A file that is named for the first time is watched from here on, as it was when it was read.
+        let mut seen = marks(&watched(self.path.as_deref(), &state.config));
+        seen.extend(now);
+        state.seen = seen;
+        tracing::info!(generation, "reloaded");
+        faults
+    }
+
+    fn configuration(&self, path: &Path) -> Result<Config, String> {
+        let config = Config::load(path).map_err(|fault| fault.to_string())?;
+        if config.lab != self.started_with.lab {
+            return Err("lab cannot be changed while serving: restart".to_owned());
+        }
+        for section in self.needs_restart(&config) {
+            tracing::warn!(section, "changed, and not in force until a restart");
+        }
+        Ok(config)
+    }
+
+    /// New trust, and new sources of the directory; where one cannot be loaded, what was before.
+    fn trust(
+        &self,
+        config: &Config,
+        loader: &mut Loader,
+        before: &Live,
+        faults: &mut Vec<String>,
+    ) -> (Arc<Trust>, Option<directory::Live>) {
+        loader.begin(Timestamp::now().as_second());
+        let generation = before.trust.generation + 1;
+        let trust = match Trust::load(generation, &config.tls, &config.provider_tls, loader) {
+            Ok(trust) => Arc::new(trust),
+            Err(fault) => {
+                faults.push(fault.to_string());
+                Arc::clone(&before.trust)
+            }
+        };
+        let sources = directory::Live::load(&config.directory, loader);
+        let sources = sources.map_err(|fault| faults.push(fault.to_string())).ok();
+        loader.end();
+        faults.extend(loader.faults.iter().map(ToString::to_string));
+        (trust, sources)
+    }
+
+    /// Logs notices and alarms that have not been logged since they came up.
+    pub(super) fn tell_all(&self) {
+        self.tell(&mut self.state());
+    }
+
+    fn tell(&self, state: &mut State) {
+        let State { loader, notices_told, alarms_told, .. } = state;
+        let minor = loader.notices.iter().filter(|notice| notice.level < Level::Alarm);
+        let minor: Vec<_> = minor.cloned().collect();
+        log_new(&minor, notices_told);
+        let alarms = self.live.load().alarms.in_force(Timestamp::now().as_second());
+        self.metrics.alarms.set(i64::try_from(alarms.len()).unwrap_or(i64::MAX));
+        let alarms: Vec<_> =
+            alarms.into_iter().map(|text| Notice::new(Level::Alarm, text)).collect();
+        log_new(&alarms, alarms_told);
+    }
+
+    /// Sections that are read once, at the start.
+    fn needs_restart(&self, new: &Config) -> impl Iterator<Item = &'static str> {
+        let old = &self.started_with;
+        let text = |part: &dyn std::fmt::Debug| format!("{part:?}");
+        // The others belong to the sources, which a reload makes anew.
+        let waits = |config: &Config| {
+            let deadlines = &config.directory.deadlines;
+            (deadlines.waiting, deadlines.background)
+        };
+        [
+            ("listener.addresses", text(&old.listener.addresses), text(&new.listener.addresses)),
+            ("listener.workers", text(&old.listener.workers), text(&new.listener.workers)),
+            ("listener.limits", text(&old.listener.limits), text(&new.listener.limits)),
+            ("provider", text(&old.provider), text(&new.provider)),
+            ("directory.freshness", text(&old.directory.freshness), text(&new.directory.freshness)),
+            ("directory.deadlines", text(&waits(old)), text(&waits(new))),
+            (
+                "directory.misses-per-minute",
+                text(&old.directory.misses_per_minute),
+                text(&new.directory.misses_per_minute),
+            ),
+            ("directory.snapshot", text(&old.directory.snapshot), text(&new.directory.snapshot)),
+            ("audit", text(&old.audit), text(&new.audit)),
+            ("admin", text(&old.admin), text(&new.admin)),
+            ("log", text(&old.log), text(&new.log)),
+        ]
+        .into_iter()
+        .filter_map(|(section, old, new)| (old != new).then_some(section))
+    }
+}
+
+fn directory_file(config: &Config) -> Result<File, String> {
+    prepare::directory_file(config).map_err(|fault| fault.to_string())
+}
+
+/// Logs the notices that were not there the last time.
+fn log_new(notices: &[Notice], told: &mut HashSet<String>) {
+    let new: Vec<_> = notices.iter().filter(|notice| !told.contains(&notice.text)).collect();
+    for Notice { level, text } in new.iter().take(NOTICES_LOGGED_MAX) {
+        match level {
+            Level::Info => tracing::info!("{text}"),
+            Level::Warning => tracing::warn!("{text}"),
+            Level::Alarm => tracing::error!("{text}"),
+        }
+    }
+    if let Some(more) = new.len().checked_sub(NOTICES_LOGGED_MAX).filter(|more| *more > 0) {
+        tracing::warn!(
+            more,
+            "more notices about certificates and lists: `spine-proxy check` has all"
+        );
+    }
+    *told = notices.iter().map(|notice| notice.text.clone()).collect();
+}

@@ -1,0 +1,171 @@
+//! Loads the trust part by part. A part that cannot be loaded stays as it last was, and holds up no
+//! other: a new revocation list takes effect whatever else is wrong.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::sign::CertifiedKey;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use super::chain::{Authorities, ChainVerifier};
+use super::files::{self, Expiry, ListFiles, Notice, TrustError, Use};
+use super::revocation::Lists;
+use super::server::ByName;
+use super::{Crl, CrlRollback, ExpiredCrl, KeyPair};
+
+/// Loads certificates, authorities and revocation lists, and remembers the last good state of each
+/// part.
+#[derive(Debug)]
+pub struct Loader {
+    files: ListFiles,
+    /// By the place that a key is used in.
+    keys: HashMap<String, Loaded<CertifiedKey>>,
+    /// The last good certificates towards consumers.
+    pub(super) server_keys: Option<Arc<ByName>>,
+    legs: HashMap<&'static str, Leg>,
+    /// Names of issuers in chains of our own.
+    known: HashSet<Box<[u8]>>,
+    now_s: i64,
+    /// The ends of what is in force since the last [`Loader::begin`].
+    pub expiries: Vec<Expiry>,
+    /// Facts an operator must know, since the last [`Loader::begin`].
+    pub notices: Vec<Notice>,
+    /// Files that could not be used since the last [`Loader::begin`]; the last good state of their
+    /// part stays in force.
+    pub faults: Vec<TrustError>,
+}
+
+/// The parts of one leg.
+#[derive(Debug, Default)]
+struct Leg {
+    authorities: Option<Loaded<Authorities>>,
+    lists: Option<Arc<Lists>>,
+    listed: HashSet<PathBuf>,
+}
+
+/// A part as it was last loaded without a fault, and the ends that go with it.
+#[derive(Debug)]
+struct Loaded<T> {
+    part: Arc<T>,
+    expiries: Vec<Expiry>,
+}
+
+/// The settings of one leg that its verifier is made from.
+pub(super) struct LegFiles<'a> {
+    /// The leg, for texts and as a key.
+    pub(super) leg: &'static str,
+    pub(super) authorities: &'a [PathBuf],
+    pub(super) crl: &'a Crl,
+    pub(super) expired: ExpiredCrl,
+    pub(super) rollback: CrlRollback,
+    /// Use of its lists.
+    pub(super) used_as: Use,
+}
+
+impl Loader {
+    /// Loads for the first time at `now_s`, in seconds since 1970.
+    #[must_use]
+    pub fn new(now_s: i64) -> Self {
+        Self {
+            files: ListFiles::default(),
+            keys: HashMap::new(),
+            server_keys: None,
+            legs: HashMap::new(),
+            known: HashSet::new(),
+            now_s,
+            expiries: Vec::new(),
+            notices: Vec::new(),
+            faults: Vec::new(),
+        }
+    }
+
+    /// Begins another load at `now_s`, in seconds since 1970.
+    pub fn begin(&mut self, now_s: i64) {
+        self.now_s = now_s;
+        self.expiries.clear();
+        self.notices.clear();
+        self.faults.clear();
+    }
+
+    /// Ends a load: forgets what no leg names any more.
+    pub fn end(&mut self) {
+        let Self { files, legs, .. } = self;
+        let named = |path: &std::path::Path| {
+            legs.values().any(|leg| path.ancestors().take(2).any(|part| leg.listed.contains(part)))
+        };
+        files.keep(named);
+    }
+
+    /// A certificate of our own and its key, for one place; the last good one of that place where the
+    /// files are not.
+    pub(super) fn key(
+        &mut self,
+        place: &str,
+        pair: &KeyPair,
+        crypto: &Arc<CryptoProvider>,
+        used_as: Use,
+    ) -> Result<Arc<CertifiedKey>, TrustError> {
+        match files::certified_key(pair, crypto, self.now_s) {
+            Ok((key, at_s)) => {
+                self.known.extend(issuers(&key));
+                let expiries = vec![Expiry { used_as, path: pair.chain.clone(), at_s }];
+                let loaded = Loaded { part: Arc::new(key), expiries };
+                self.keys.insert(place.to_owned(), loaded);
+            }
+            Err(fault) if self.keys.contains_key(place) => self.faults.push(fault),
+            Err(fault) => return Err(fault),
+        }
+        let fault = || TrustError::new(&pair.chain, "holds no certificate");
+        let loaded = self.keys.get(place).ok_or_else(fault)?;
+        self.expiries.extend(loaded.expiries.iter().cloned());
+        Ok(Arc::clone(&loaded.part))
+    }
+
+    /// The verifier of a leg.
+    pub(super) fn verifier(
+        &mut self,
+        files: &LegFiles<'_>,
+        crypto: &CryptoProvider,
+    ) -> Result<Arc<ChainVerifier>, TrustError> {
+        let LegFiles { leg: name, authorities, crl, expired, rollback, used_as } = *files;
+        let Self { files, legs, known, expiries, notices, faults, .. } = self;
+        let leg = legs.entry(name).or_default();
+        let mut ends = Vec::new();
+        match (files::authorities(authorities, &mut ends), &mut leg.authorities) {
+            (Ok(part), loaded) => *loaded = Some(Loaded { part: Arc::new(part), expiries: ends }),
+            (Err(fault), Some(_)) => faults.push(fault),
+            (Err(fault), None) => return Err(fault),
+        }
+        let Some(Loaded { part: authorities, expiries: ends }) = &leg.authorities else {
+            return Err(TrustError::new(std::path::Path::new(name), "has no authority"));
+        };
+        expiries.extend(ends.iter().cloned());
+        let algorithms = crypto.signature_verification_algorithms;
+        leg.listed = crl.files().iter().cloned().collect();
+        leg.lists = if crl.files().is_empty() {
+            None
+        } else {
+            let read = files.lists(crl, notices, faults)?;
+            let (mut lists, unusable) = Lists::new(read, (used_as, expired), algorithms);
+            notices.extend(unusable);
+            if let (CrlRollback::Refuse, Some(before)) = (rollback, &leg.lists) {
+                lists.keep_newer(before, notices);
+            }
+            notices.extend(lists.compare(&authorities.each, known, used_as));
+            expiries.extend(lists.expiries(used_as));
+            Some(Arc::new(lists))
+        };
+        let (authorities, lists) = (Arc::clone(authorities), leg.lists.clone());
+        Ok(Arc::new(ChainVerifier { authorities, lists, algorithms }))
+    }
+}
+
+/// The subjects of the issuers in a chain of our own.
+fn issuers(key: &CertifiedKey) -> impl Iterator<Item = Box<[u8]>> {
+    key.cert.iter().skip(1).filter_map(|certificate| {
+        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+        Some(parsed.subject().as_raw().into())
+    })
+}

@@ -1,0 +1,325 @@
+//! Certificate revocation lists: which list decides about a certificate, and what it says.
+//!
+//! RFC 5280 §5.2.3 and §6.3.3: among the lists of one issuer key and one scope the one with the
+//! highest number counts, and a list decides only about certificates in its scope.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use x509_parser::prelude::X509Certificate;
+
+use super::ExpiredCrl;
+use super::chain::{Authority, Issuer, is_ca, name_text};
+use super::files::{Expiry, Level, Notice, Use};
+use crate::refusal::CertificateFault;
+
+mod list;
+
+pub(super) use list::{List, Read};
+
+use list::{Scope, Unusable, points};
+
+/// Maximum number of issuers that one warning each is given for, when a chain shows them to have no
+/// list.
+const WARNED_ISSUERS_MAX: usize = 256;
+
+/// The lists of one leg, indexed by issuer and distribution point.
+#[derive(Debug)]
+pub(super) struct Lists {
+    by_issuer: HashMap<Box<[u8]>, Issued>,
+    expired: ExpiredCrl,
+    algorithms: WebPkiSupportedAlgorithms,
+    warned: Mutex<HashSet<Box<[u8]>>>,
+}
+
+/// The lists of one issuer name, newest first in each part.
+#[derive(Debug, Default)]
+struct Issued {
+    /// Lists without a distribution point.
+    whole: Vec<(PathBuf, Arc<List>)>,
+    by_uri: HashMap<Box<str>, Vec<(PathBuf, Arc<List>)>>,
+}
+
+/// The lists of one scope that speak of a certificate.
+struct Candidates<'a> {
+    scope: &'a Scope,
+    newest: &'a List,
+    /// The newest that is not overdue.
+    current: Option<&'a List>,
+}
+
+impl Lists {
+    /// Indexes lists, and compares them with the authorities of their leg and with the lists that
+    /// were in force before.
+    pub(super) fn new(
+        read: Vec<(PathBuf, Read)>,
+        (used_as, expired): (Use, ExpiredCrl),
+        algorithms: WebPkiSupportedAlgorithms,
+    ) -> (Self, Vec<Notice>) {
+        let (mut by_issuer, mut notices) = (HashMap::<_, Issued>::new(), Vec::new());
+        for (path, list) in read {
+            match list {
+                Ok(list) => {
+                    let issued: &mut Issued = by_issuer.entry(list.issuer.clone()).or_default();
+                    match &list.scope.uris {
+                        None => issued.whole.push((path, list)),
+                        Some(uris) => {
+                            for uri in uris {
+                                let part = issued.by_uri.entry(uri.clone()).or_default();
+                                part.push((path.clone(), Arc::clone(&list)));
+                            }
+                        }
+                    }
+                }
+                Err(Unusable { issuer, why }) => notices.push(Notice::new(
+                    Level::Warning,
+                    format!(
+                        "{} {}: the revocation list of {issuer} is left out: {why}; a certificate \
+                         that no other list covers is refused with certificate_status_unknown",
+                        used_as.label(),
+                        path.display(),
+                    ),
+                )),
+            }
+        }
+        for issued in by_issuer.values_mut() {
+            for part in issued.parts_mut() {
+                part.sort_by(|(_, one), (_, other)| one.newest_first().cmp(&other.newest_first()));
+            }
+        }
+        (Self { by_issuer, expired, algorithms, warned: Mutex::default() }, notices)
+    }
+
+    /// Keeps lists that were in force before where only a lower number has come for their scope.
+    pub(super) fn keep_newer(&mut self, before: &Self, notices: &mut Vec<Notice>) {
+        for (issuer, held) in &before.by_issuer {
+            let Some(issued) = self.by_issuer.get_mut(issuer) else { continue };
+            let parts = std::iter::once((None, &held.whole))
+                .chain(held.by_uri.iter().map(|(uri, part)| (Some(uri), part)));
+            for (uri, part) in parts {
+                let now = match uri {
+                    None => Some(&mut issued.whole),
+                    Some(uri) => issued.by_uri.get_mut(uri),
+                };
+                let (Some((path, held)), Some(now)) = (part.first(), now) else { continue };
+                let rolled_back = now.first().filter(|(_, list)| {
+                    (list.number.len(), &list.number) < (held.number.len(), &held.number)
+                });
+                let Some((new_path, new)) = rolled_back else { continue };
+                notices.push(Notice::new(
+                    Level::Alarm,
+                    format!(
+                        "{}: the revocation list of {} is older than the one in force ({}, in force \
+                         {}), which stays in force; crl-rollback = \"accept\" takes the older one",
+                        new_path.display(),
+                        new.issuer_text,
+                        new.number_text(),
+                        held.number_text(),
+                    ),
+                ));
+                now.insert(0, (path.clone(), Arc::clone(held)));
+            }
+        }
+    }
+
+    /// Finds what does not fit between lists and the authorities whose lists they should be.
+    ///
+    /// `known` holds names of authorities that are no trust anchors: issuers in chains of our own.
+    pub(super) fn compare(
+        &self,
+        authorities: &[Authority],
+        known: &HashSet<Box<[u8]>>,
+        used_as: Use,
+    ) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        for (issuer, issued) in &self.by_issuer {
+            let named: Vec<_> =
+                authorities.iter().filter(|authority| *authority.subject == **issuer).collect();
+            for part in issued.parts() {
+                let is_known = known.contains(issuer);
+                notices.extend(self.compare_part(part, &named, is_known, used_as));
+            }
+        }
+        for authority in authorities {
+            let issuer = authority.issuer();
+            let has_one = self.by_issuer.get(&*authority.subject).is_some_and(|issued| {
+                let mut lists = issued.parts().flatten();
+                lists.any(|(_, list)| list.is_by(&issuer, &self.algorithms))
+            });
+            if !has_one {
+                notices.push(Notice::new(
+                    Level::Warning,
+                    format!(
+                        "{} {}: no revocation list of {}; every certificate it issued is refused \
+                         with certificate_status_unknown",
+                        used_as.label(),
+                        authority.path.display(),
+                        authority.text,
+                    ),
+                ));
+            }
+        }
+        notices.sort_by(|one, other| one.text.cmp(&other.text));
+        notices.dedup();
+        notices
+    }
+
+    fn compare_part(
+        &self,
+        part: &[(PathBuf, Arc<List>)],
+        named: &[&Authority],
+        is_known: bool,
+        used_as: Use,
+    ) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        let mut newest: Vec<(&Path, &List)> = Vec::new();
+        for (path, list) in part {
+            let shown = path.display();
+            let label = used_as.label();
+            let by_one = named.iter().any(|one| list.is_by(&one.issuer(), &self.algorithms));
+            if named.is_empty() && !is_known {
+                notices.push(Notice::new(
+                    Level::Warning,
+                    format!(
+                        "{label} {shown}: the revocation list of {} fits no configured authority; it \
+                         counts only for chains that hold a certificate of that authority",
+                        list.issuer_text,
+                    ),
+                ));
+            } else if !named.is_empty() && !by_one {
+                notices.push(Notice::new(
+                    Level::Warning,
+                    format!(
+                        "{label} {shown}: the revocation list of {} is not signed by the authority of \
+                         that name; it does not count for its certificates",
+                        list.issuer_text,
+                    ),
+                ));
+                continue;
+            }
+            let twin = |(_, newer): &&(&Path, &List)| {
+                newer.scope == list.scope && newer.key_id == list.key_id
+            };
+            match newest.iter().find(twin) {
+                None => newest.push((path, list)),
+                Some((newer_path, newer)) if newer.number != list.number => {
+                    notices.push(Notice::new(
+                        Level::Info,
+                        format!(
+                            "{label} {shown}: the revocation list of {}, {}, does not count: {} has \
+                             {}",
+                            list.issuer_text,
+                            list.number_text(),
+                            newer_path.display(),
+                            newer.number_text(),
+                        ),
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        notices
+    }
+
+    /// When the next list is due, for each file whose list is the newest of its scope.
+    pub(super) fn expiries(&self, used_as: Use) -> Vec<Expiry> {
+        let parts = self.by_issuer.values().flat_map(Issued::parts);
+        let newest = parts.flat_map(|part| {
+            let mut seen: Vec<(&Scope, Option<&[u8]>)> = Vec::new();
+            part.iter().filter(move |(_, list)| {
+                let group = (&list.scope, list.key_id.as_deref());
+                let is_new = !seen.contains(&group);
+                if is_new {
+                    seen.push(group);
+                }
+                is_new
+            })
+        });
+        let expiry = |(path, list): &(PathBuf, Arc<List>)| Expiry {
+            used_as,
+            path: path.clone(),
+            at_s: list.next_update_s(),
+        };
+        newest.map(expiry).collect()
+    }
+
+    /// Decides about a certificate by the lists of its issuer, and says how long that holds, in
+    /// seconds since 1970.
+    ///
+    /// # Errors
+    /// It is revoked; or no list covers it; or every list that does is overdue.
+    pub(super) fn check(
+        &self,
+        certificate: &X509Certificate<'_>,
+        issuer: &Issuer<'_>,
+        now_s: i64,
+    ) -> Result<i64, CertificateFault> {
+        let mut found: Vec<Candidates<'_>> = Vec::new();
+        let is_authority = is_ca(certificate);
+        let issued = self.by_issuer.get(certificate.issuer().as_raw());
+        let lists = issued.into_iter().flat_map(|issued| {
+            let named = points(certificate).filter_map(|uri| issued.by_uri.get(uri)).flatten();
+            issued.whole.iter().chain(named).map(|(_, list)| &**list)
+        });
+        for list in lists {
+            if !list.scope.takes(is_authority) || !list.is_by(issuer, &self.algorithms) {
+                continue;
+            }
+            let current = (now_s < list.next_update_s()).then_some(list);
+            match found.iter_mut().find(|group| *group.scope == list.scope) {
+                Some(group) => group.current = group.current.or(current),
+                None => found.push(Candidates { scope: &list.scope, newest: list, current }),
+            }
+        }
+        let mut until_s = None;
+        for Candidates { newest, current, .. } in &found {
+            let deciding = match self.expired {
+                ExpiredCrl::Deny => *current,
+                ExpiredCrl::Accept => Some(*newest),
+            };
+            // What the newest list revokes stays revoked, overdue or not.
+            let revokes = |list: &List| list.revokes(certificate.raw_serial());
+            if revokes(newest) || deciding.is_some_and(revokes) {
+                return Err(CertificateFault::Revoked(newest.issuer_text.clone()));
+            }
+            let ends_s = deciding.map(|list| match self.expired {
+                ExpiredCrl::Deny => list.next_update_s(),
+                ExpiredCrl::Accept => i64::MAX,
+            });
+            until_s = until_s.max(ends_s);
+        }
+        match (until_s, found.is_empty()) {
+            (Some(until_s), _) => Ok(until_s),
+            (None, false) => Err(CertificateFault::ListOverdue(name_text(certificate.issuer()))),
+            (None, true) => {
+                self.warn_once(certificate);
+                Err(CertificateFault::NoList(name_text(certificate.issuer())))
+            }
+        }
+    }
+
+    /// Warns of an issuer that a chain has shown to have no list that covers its certificates.
+    fn warn_once(&self, certificate: &X509Certificate<'_>) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        let issuer = certificate.issuer();
+        if warned.len() < WARNED_ISSUERS_MAX && warned.insert(issuer.as_raw().into()) {
+            tracing::warn!(
+                issuer = %name_text(issuer),
+                "no revocation list covers a certificate of this authority: its certificates are \
+                 refused until a list is added"
+            );
+        }
+    }
+}
+
+impl Issued {
+    fn parts(&self) -> impl Iterator<Item = &Vec<(PathBuf, Arc<List>)>> {
+        std::iter::once(&self.whole).chain(self.by_uri.values())
+    }
+
+    fn parts_mut(&mut self) -> impl Iterator<Item = &mut Vec<(PathBuf, Arc<List>)>> {
+        std::iter::once(&mut self.whole).chain(self.by_uri.values_mut())
+    }
+}

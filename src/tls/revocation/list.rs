@@ -1,0 +1,294 @@
+//! One certificate revocation list: what it says, whose it is, what it covers.
+
+use std::cmp::Reverse;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use webpki::EndEntityCert;
+use x509_parser::asn1_rs::Any;
+use x509_parser::extensions::{
+    CRLDistributionPoint, DistributionPointName, GeneralName, IssuingDistributionPoint,
+    ParsedExtension, X509Extension,
+};
+use x509_parser::oid_registry::Oid;
+use x509_parser::oid_registry::asn1_rs::oid;
+use x509_parser::prelude::{FromDer as _, X509Certificate, X509Version};
+use x509_parser::revocation_list::CertificateRevocationList;
+
+use crate::tls::chain::{Issuer, name_text};
+
+/// Maximum number of issuer keys whose signature check is remembered for one list.
+const CHECKED_KEYS_MAX: usize = 8;
+/// One revocation list (RFC 5280 §5).
+#[derive(Debug)]
+pub(in crate::tls) struct List {
+    der: CertificateRevocationListDer<'static>,
+    pub(super) issuer: Box<[u8]>,
+    pub(super) issuer_text: Box<str>,
+    pub(super) key_id: Option<Box<[u8]>>,
+    /// `cRLNumber`, big-endian without leading zeros; empty if there is none.
+    pub(super) number: Box<[u8]>,
+    this_update_s: i64,
+    next_update_s: i64,
+    pub(super) scope: Scope,
+    /// Serial numbers without leading zeros, sorted.
+    serials: Vec<Box<[u8]>>,
+    /// Issuer keys, and whether the list's signature is by them.
+    checked: Mutex<Vec<(Box<[u8]>, bool)>>,
+}
+
+/// The certificates that a list speaks of, among those of its issuer (RFC 5280 §5.2.5).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Scope {
+    /// URIs of the distribution point; none if the list has no distribution point.
+    pub(super) uris: Option<Vec<Box<str>>>,
+    users_only: bool,
+    authorities_only: bool,
+}
+
+/// A list, or the reason why it cannot be used.
+pub(in crate::tls) type Read = Result<Arc<List>, Unusable>;
+
+/// A well-formed list of a kind that is not supported.
+#[derive(Debug, Clone)]
+pub(in crate::tls) struct Unusable {
+    pub(super) issuer: Box<str>,
+    pub(super) why: &'static str,
+}
+
+impl List {
+    /// Reads one list in DER.
+    ///
+    /// # Errors
+    /// Text: it is no list at all. Inside: it is a list of a kind that is not supported.
+    pub(in crate::tls) fn read(
+        der: &CertificateRevocationListDer<'static>,
+    ) -> Result<Read, String> {
+        let (rest, parsed) =
+            CertificateRevocationList::from_der(der).map_err(|error| error.to_string())?;
+        if !rest.is_empty() {
+            return Err("bytes follow the revocation list".to_owned());
+        }
+        let issuer_text = name_text(parsed.issuer());
+        let usable = Self::parts(&parsed);
+        let (key_id, number, scope, serials, next_update_s) = match usable {
+            Ok(parts) => parts,
+            Err(why) => return Ok(Err(Unusable { issuer: issuer_text, why })),
+        };
+        let list = Self {
+            issuer: parsed.issuer().as_raw().into(),
+            issuer_text,
+            key_id,
+            number,
+            this_update_s: parsed.last_update().timestamp(),
+            next_update_s,
+            scope,
+            serials,
+            checked: Mutex::default(),
+            der: der.clone(),
+        };
+        Ok(Ok(Arc::new(list)))
+    }
+
+    fn parts(parsed: &CertificateRevocationList<'_>) -> Result<Parts, &'static str> {
+        if parsed.version() != Some(X509Version::V2) {
+            return Err("it is a version 1 list, without number or key identifier");
+        }
+        let next_update =
+            parsed.next_update().ok_or("it does not say when the next list is due")?;
+        let (mut key, mut number, mut scope) = (None, None, Scope::default());
+        for extension in parsed.extensions() {
+            let found = extension.parsed_extension();
+            if let ParsedExtension::AuthorityKeyIdentifier(id) = found {
+                key = id.key_identifier.as_ref().map(|id| id.0.into());
+            } else if let ParsedExtension::CRLNumber(found) = found {
+                number = Some(unpadded(&found.to_bytes_be()).into());
+            } else if let ParsedExtension::IssuingDistributionPoint(point) = found {
+                scope = Scope::read(point)?;
+            } else if extension.oid == DELTA_CRL_INDICATOR {
+                return Err("it is a delta list");
+            } else if extension.critical {
+                return Err("it has a critical extension that is not known here");
+            }
+        }
+        let mut serials = Vec::with_capacity(parsed.iter_revoked_certificates().count());
+        for entry in parsed.iter_revoked_certificates() {
+            let unknown = |extension: &X509Extension<'_>| {
+                extension.critical
+                    && !matches!(
+                        extension.parsed_extension(),
+                        ParsedExtension::ReasonCode(_) | ParsedExtension::InvalidityDate(_)
+                    )
+            };
+            if entry.extensions().iter().any(unknown) {
+                return Err("an entry has a critical extension that is not known here");
+            }
+            serials.push(unpadded(entry.raw_serial()).into());
+        }
+        serials.sort_unstable();
+        Ok((key, number.unwrap_or_default(), scope, serials, next_update.timestamp()))
+    }
+
+    /// The list in DER.
+    pub(in crate::tls) const fn der(&self) -> &CertificateRevocationListDer<'static> {
+        &self.der
+    }
+
+    /// Seconds since 1970 at which the next list is due.
+    pub(in crate::tls) const fn next_update_s(&self) -> i64 {
+        self.next_update_s
+    }
+
+    /// A key that sorts the newest list first.
+    pub(super) fn newest_first(&self) -> (Reverse<(usize, &[u8])>, Reverse<i64>) {
+        (Reverse((self.number.len(), &self.number)), Reverse(self.this_update_s))
+    }
+
+    /// The number for people: decimal as far as it fits, else hexadecimal.
+    pub(super) fn number_text(&self) -> String {
+        match <[u8; 16]>::try_from(padded(&self.number)) {
+            _ if self.number.is_empty() => "without a number".to_owned(),
+            Ok(bytes) => format!("number {}", u128::from_be_bytes(bytes)),
+            Err(_) => {
+                let digits: String = self.number.iter().map(|byte| format!("{byte:02x}")).collect();
+                format!("number 0x{digits}")
+            }
+        }
+    }
+
+    pub(super) fn revokes(&self, serial: &[u8]) -> bool {
+        self.serials.binary_search_by(|listed| (**listed).cmp(unpadded(serial))).is_ok()
+    }
+
+    /// Checks that the list is by this issuer: name, key identifier, right to sign lists, signature.
+    pub(super) fn is_by(
+        &self,
+        issuer: &Issuer<'_>,
+        algorithms: &WebPkiSupportedAlgorithms,
+    ) -> bool {
+        if !issuer.signs_lists || !self.may_be_by(issuer.key_id) {
+            return false;
+        }
+        let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, verdict)) = checked.iter().find(|(key, _)| **key == *issuer.public_key) {
+            return *verdict;
+        }
+        let verdict = self.is_signed_by(issuer.certificate, algorithms);
+        if checked.len() == CHECKED_KEYS_MAX {
+            checked.clear();
+        }
+        checked.push((issuer.public_key.into(), verdict));
+        verdict
+    }
+
+    fn may_be_by(&self, key_id: Option<&[u8]>) -> bool {
+        self.key_id.as_deref().is_none_or(|ours| key_id.is_none_or(|theirs| ours == theirs))
+    }
+
+    fn is_signed_by(
+        &self,
+        issuer: &CertificateDer<'_>,
+        algorithms: &WebPkiSupportedAlgorithms,
+    ) -> bool {
+        let Ok(issuer) = EndEntityCert::try_from(issuer) else { return false };
+        let Some((signed, algorithm, signature)) = signed_parts(&self.der) else { return false };
+        let fitting = algorithms
+            .all
+            .iter()
+            .filter(|candidate| candidate.signature_alg_id().as_ref() == algorithm);
+        fitting
+            .into_iter()
+            .any(|algorithm| issuer.verify_signature(*algorithm, signed, signature).is_ok())
+    }
+}
+
+/// Key identifier, number, scope, serial numbers, next update in seconds since 1970.
+type Parts = (Option<Box<[u8]>>, Box<[u8]>, Scope, Vec<Box<[u8]>>, i64);
+
+/// RFC 5280 §5.2.4.
+const DELTA_CRL_INDICATOR: Oid<'static> = oid!(2.5.29.27);
+
+/// The bytes that are signed, the contents of the algorithm identifier, and the signature.
+fn signed_parts(der: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let (_, list) = Any::from_der(der).ok()?;
+    let (after, _) = Any::from_der(list.data).ok()?;
+    let signed = list.data.get(..list.data.len() - after.len())?;
+    let (signature, algorithm) = Any::from_der(after).ok()?;
+    let (_, signature) = Any::from_der(signature).ok()?;
+    // A bit string begins with the number of bits that are not used.
+    Some((signed, algorithm.data, signature.data.strip_prefix(&[0])?))
+}
+
+/// A big-endian number without its leading zeros.
+fn unpadded(number: &[u8]) -> &[u8] {
+    let zeros = number.iter().take_while(|byte| **byte == 0).count();
+    number.get(zeros..).unwrap_or_default()
+}
+
+/// Sixteen bytes, or as many as it takes.
+fn padded(number: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; 16_usize.saturating_sub(number.len())];
+    bytes.extend_from_slice(number);
+    bytes
+}
+
+impl Scope {
+    fn read(point: &IssuingDistributionPoint<'_>) -> Result<Self, &'static str> {
+        if point.indirect_crl {
+            return Err("it is an indirect list");
+        }
+        if point.only_some_reasons.is_some() {
+            return Err("it covers some revocation reasons alone");
+        }
+        if point.only_contains_attribute_certs {
+            return Err("it covers attribute certificates alone");
+        }
+        let uris = match &point.distribution_point {
+            None => None,
+            Some(name) => {
+                let uris: Vec<_> = uris(name).map(Into::into).collect();
+                if uris.is_empty() {
+                    return Err("its distribution point has no URI");
+                }
+                Some(uris)
+            }
+        };
+        Ok(Self {
+            uris,
+            users_only: point.only_contains_user_certs,
+            authorities_only: point.only_contains_ca_certs,
+        })
+    }
+
+    pub(super) const fn takes(&self, is_authority: bool) -> bool {
+        !(self.users_only && is_authority || self.authorities_only && !is_authority)
+    }
+}
+
+/// The URIs of a distribution point; names of other types are not compared.
+fn uris<'a>(name: &'a DistributionPointName<'_>) -> impl Iterator<Item = &'a str> {
+    let names = match name {
+        DistributionPointName::FullName(names) => names.as_slice(),
+        DistributionPointName::NameRelativeToCRLIssuer(_) => &[],
+    };
+    names.iter().filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None })
+}
+
+/// The URIs under which a certificate's own lists are published: of points that are neither indirect
+/// nor for some reasons alone.
+pub(super) fn points<'a>(certificate: &'a X509Certificate<'_>) -> impl Iterator<Item = &'a str> {
+    let points = certificate.extensions().iter().filter_map(|extension| {
+        let ParsedExtension::CRLDistributionPoints(points) = extension.parsed_extension() else {
+            return None;
+        };
+        Some(points.points.as_slice())
+    });
+    let whole =
+        |point: &&CRLDistributionPoint<'_>| point.reasons.is_none() && point.crl_issuer.is_none();
+    points
+        .flatten()
+        .filter(whole)
+        .filter_map(|point| point.distribution_point.as_ref())
+        .flat_map(uris)
+}

@@ -1,0 +1,390 @@
+//! Revocation lists: which one decides, which are left out, and what is said of them.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::authority::{Authority, List, Wish};
+use crate::support::files::Files;
+use crate::support::wire::Wire;
+use crate::support::{Answer, Call, Stage};
+
+/// A stage whose consumers come from authorities of the test's own, beside the stage's.
+async fn stage(authorities: &[&Authority], lists: &[(&str, String)], more: &str) -> Stage {
+    let names = lists.iter().map(|(name, _)| *name).chain(["crl.pem"]);
+    let names: Vec<_> = names.map(|name| format!("\"{name}\"")).collect();
+    let roots: String = authorities.iter().map(|authority| authority.pem()).collect();
+    Stage::with(|files: &mut Files| {
+        files.edit("ca.pem", |own| own + &roots);
+        for (name, text) in lists {
+            files.put(name, text);
+        }
+        files.edit("spine-proxy.toml", |text| {
+            let crl = format!("crl = [{}]", names.join(", "));
+            text.replace("crl = [\"crl.pem\"]", &crl)
+        });
+        if !more.is_empty() {
+            files.set("tls", more);
+            files.set("provider-tls", more);
+        }
+    })
+    .await
+}
+
+async fn asks(stage: &Stage, certificate: &'static str) -> Answer {
+    stage.hears(Call::slots().certificate(certificate)).await
+}
+
+fn diagnostics(answer: &Answer) -> String {
+    answer.json()["issue"][0]["diagnostics"].as_str().unwrap().to_owned()
+}
+
+fn check(stage: &Stage, arguments: &[&str]) -> (String, Option<i32>) {
+    let output = Command::new(env!("CARGO_BIN_EXE_spine-proxy"))
+        .args(["check", "--config", stage.path("spine-proxy.toml").to_str().unwrap()])
+        .args(arguments)
+        .output()
+        .unwrap();
+    (String::from_utf8(output.stdout).unwrap(), output.status.code())
+}
+
+/// The first answer other than 200, to requests on one connection, however long a reload takes.
+async fn refused_once_noticed(stage: &Stage, certificate: &'static str) -> Answer {
+    loop {
+        let answer = asks(stage, certificate).await;
+        if answer.status != 200 {
+            return answer;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_with_the_highest_number_decides_in_whatever_order_they_come() {
+    let root = Authority::root("Numbered root");
+    let (good, bad) = (root.issue("hub.example.nhs.uk"), root.issue("hub.example.nhs.uk"));
+    let revoked = [bad.serial];
+    let (old, new) = (root.list(List::number(9)), root.list(List::number(10).revoking(&revoked)));
+    for lists in [
+        vec![("one.pem", old.clone()), ("two.pem", new.clone())],
+        vec![("one.pem", new.clone()), ("two.pem", old.clone())],
+        vec![("both.pem", format!("{old}{new}"))],
+        vec![("both.pem", format!("{new}{old}"))],
+    ] {
+        let mut stage = stage(&[&root], &lists, "").await;
+        stage.issued.insert("good", good.clone());
+        stage.issued.insert("bad", bad.clone());
+        assert_eq!(asks(&stage, "good").await.status, 200);
+        stage.refuses(Call::slots().certificate("bad"), "certificate_revoked").await;
+        assert!(check(&stage, &[]).0.contains("number 9, does not count"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_overdue_list_decides_nothing_while_another_can() {
+    let root = Authority::root("Dated root");
+    let (good, bad) = (root.issue("hub.example.nhs.uk"), root.issue("hub.example.nhs.uk"));
+    let revoked = [bad.serial];
+    let old = root.list(List::number(9).days(-1));
+    let new = root.list(List::number(10).revoking(&revoked));
+    for expired in ["crl-expired = \"deny\"", "crl-expired = \"accept\""] {
+        let lists = [("one.pem", old.clone()), ("two.pem", new.clone())];
+        let mut stage = stage(&[&root], &lists, expired).await;
+        stage.issued.insert("good", good.clone());
+        stage.issued.insert("bad", bad.clone());
+        assert_eq!(asks(&stage, "good").await.status, 200, "{expired}");
+        stage.refuses(Call::slots().certificate("bad"), "certificate_revoked").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_key_of_an_authority_has_its_own_list_on_both_legs() {
+    let (first, second) = (Authority::root("One name"), Authority::root("One name"));
+    let (of_first, of_second) =
+        (first.issue("hub.example.nhs.uk"), second.issue("hub.example.nhs.uk"));
+    let (gone_first, gone_second) =
+        (first.issue("hub.example.nhs.uk"), second.issue("hub.example.nhs.uk"));
+    let (gone_one, gone_two) = ([gone_first.serial], [gone_second.serial]);
+    let lists = [
+        ("one.pem", first.list(List::number(100).revoking(&gone_one))),
+        ("two.pem", second.list(List::number(5).revoking(&gone_two))),
+    ];
+    let mut stage = stage(&[&first, &second], &lists, "").await;
+    for (name, issued) in [
+        ("first", of_first),
+        ("second", of_second),
+        ("gone-first", gone_first),
+        ("gone-second", gone_second),
+    ] {
+        stage.issued.insert(name, issued);
+    }
+    for certificate in ["first", "second"] {
+        assert_eq!(asks(&stage, certificate).await.status, 200, "{certificate}");
+    }
+    for certificate in ["gone-first", "gone-second"] {
+        stage.refuses(Call::slots().certificate(certificate), "certificate_revoked").await;
+    }
+    for authority in [&first, &second] {
+        let issued = authority.issue("provider.example.nhs.uk");
+        let _provider = stage.moves_to_issued(&issued).await;
+        assert_eq!(asks(&stage, "hub").await.status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_of_a_list_covers_only_certificates_that_name_its_distribution_point() {
+    let root = Authority::root("Parted root");
+    let wish = |point| Wish { point, ..Wish::named("hub.example.nhs.uk") };
+    let (here, elsewhere) = ("http://crl.example.nhs.uk/1.crl", "http://crl.example.nhs.uk/2.crl");
+    let bad = root.grant(&wish(Some(here)));
+    let revoked = [bad.serial];
+    let lists = [("part.pem", root.list(List::number(1).point(here).revoking(&revoked)))];
+    let mut stage = stage(&[&root], &lists, "").await;
+    for (name, point) in [("here", Some(here)), ("elsewhere", Some(elsewhere)), ("nowhere", None)] {
+        stage.issued.insert(name, root.grant(&wish(point)));
+    }
+    stage.issued.insert("bad", bad);
+    assert_eq!(asks(&stage, "here").await.status, 200);
+    stage.refuses(Call::slots().certificate("bad"), "certificate_revoked").await;
+    for certificate in ["elsewhere", "nowhere"] {
+        let call = Call::slots().certificate(certificate);
+        let answer = stage.refuses(call, "certificate_status_unknown").await;
+        assert!(diagnostics(&answer).contains("CN=Parted root"), "{answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_list_with_a_high_number_displaces_nothing() {
+    let (root, forger) = (Authority::root("True root"), Authority::root("True root"));
+    let (good, bad) = (root.issue("hub.example.nhs.uk"), root.issue("hub.example.nhs.uk"));
+    let revoked = [bad.serial];
+    let lists = [
+        ("forged.pem", forger.list(List::number(1000))),
+        ("true.pem", root.list(List::number(2).revoking(&revoked))),
+    ];
+    let mut stage = stage(&[&root], &lists, "").await;
+    stage.issued.insert("good", good);
+    stage.issued.insert("bad", bad);
+    assert_eq!(asks(&stage, "good").await.status, 200);
+    stage.refuses(Call::slots().certificate("bad"), "certificate_revoked").await;
+    assert!(
+        check(&stage, &[])
+            .0
+            .contains("forged.pem: the revocation list of CN=True root is not signed")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_fit_is_named_by_check_and_readyz() {
+    let (root, other) =
+        (Authority::root("Root without list"), Authority::root("No authority here"));
+    let overdue = Authority::root("Overdue root");
+    let lists = [
+        ("other.pem", other.list(List::number(1))),
+        ("overdue.pem", overdue.list(List::number(1).days(-1))),
+    ];
+    let stage = stage(&[&root, &overdue], &lists, "").await;
+    let (text, code) = check(&stage, &[]);
+    assert_eq!(code, Some(0), "{text}");
+    for words in [
+        "other.pem: the revocation list of CN=No authority here fits no configured authority",
+        "ca.pem: no revocation list of CN=Root without list; every certificate it issued is refused",
+        "overdue.pem: revocation list overdue",
+    ] {
+        assert!(
+            text.lines().any(|line| line.starts_with("warning: ") && line.contains(words)),
+            "{words}: {text}"
+        );
+    }
+    assert_eq!(check(&stage, &["--strict"]).1, Some(78));
+    let ready = crate::support::process::get(stage.server.admin, "/readyz").await;
+    assert!(ready.contains("overdue.pem: revocation list overdue"), "{ready}");
+    // One for each leg that names the list, as soon as it has been looked at.
+    while stage.counted("alarms") != 2 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_usual_files_raise_no_warning() {
+    let stage = Stage::new().await;
+    let (text, code) = check(&stage, &["--strict"]);
+    assert_eq!(code, Some(0), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reason_is_in_the_answer_and_the_record() {
+    let mut stage = Stage::new().await;
+    let unknown = Authority::root("Nobody's root").issue("hub.example.nhs.uk");
+    stage.issued.insert("unknown", unknown);
+    for (certificate, words) in [
+        ("foreign", "a signature in its chain is not its issuer's"),
+        ("unknown", "its issuer is CN=Nobody's root"),
+        ("expired", "has expired"),
+        ("revoked", "revocation list of CN=Throwaway sub authority"),
+    ] {
+        let answer = asks(&stage, certificate).await;
+        assert!(diagnostics(&answer).contains(words), "{answer:?}");
+        let closed = stage.lines().await.pop().unwrap();
+        assert!(closed["certificate_fault"].as_str().unwrap().contains(words), "{closed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_that_is_refused_leaves_a_record_with_the_reason() {
+    let stage = Stage::with(|files| files.set("tls", "reject = \"handshake\"")).await;
+    for (certificate, token, words) in [
+        ("revoked", "certificate_revoked", "revocation list of CN=Throwaway sub authority"),
+        ("foreign", "certificate_invalid", "a signature in its chain is not its issuer's"),
+    ] {
+        let before = stage.lines().await.len();
+        // In TLS 1.3 the consumer learns of it when it reads.
+        if let Ok(stream) = Call::slots().certificate(certificate).connect(&stage).await {
+            assert!(Wire::new(stream).head().await.is_none(), "{certificate}");
+        }
+        let closed: Value = stage.closed(before + 1).await;
+        assert_eq!(closed["refusal"], token);
+        assert_eq!(closed["method"], "_HANDSHAKE");
+        assert_eq!(closed["status"], Value::Null);
+        assert!(closed["certificate_fault"].as_str().unwrap().contains(words), "{closed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_of_lists_is_read_and_a_new_part_in_it_is_noticed() {
+    let root = Authority::root("Root with parts");
+    let point = "http://crl.example.nhs.uk/crlc4519.crl";
+    let issued = root.grant(&Wish { point: Some(point), ..Wish::named("hub.example.nhs.uk") });
+    let mut stage = stage(&[&root], &[], "").await;
+    stage.issued.insert("late", issued);
+    let folder = stage.path("lists");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::rename(stage.path("crl.pem"), folder.join("crl.pem")).unwrap();
+    std::fs::write(folder.join("root.pem"), root.list(List::number(1).point("http://x/1")))
+        .unwrap();
+    std::fs::write(folder.join(".hidden"), "no list").unwrap();
+    let text = stage.text("spine-proxy.toml").replace("[\"crl.pem\"]", "[\"lists\"]");
+    stage.replace("spine-proxy.toml", &text);
+    stage.server.reload().await.unwrap();
+    stage.refuses(Call::slots().certificate("late"), "certificate_status_unknown").await;
+    assert_eq!(asks(&stage, "hub").await.status, 200);
+    std::fs::write(stage.path("aside"), root.list(List::number(1).point(point))).unwrap();
+    std::fs::rename(stage.path("aside"), folder.join("crlc4519.pem")).unwrap();
+    while asks(&stage, "late").await.status != 200 {
+        tokio::task::yield_now().await;
+    }
+    // A file that is no list is left out, and holds up no other.
+    std::fs::write(folder.join("notes.pem"), "no list").unwrap();
+    stage.server.reload().await.unwrap();
+    assert_eq!(asks(&stage, "late").await.status, 200);
+    let alarms = crate::support::process::get(stage.server.admin, "/readyz").await;
+    assert!(alarms.contains("notes.pem"), "{alarms}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_waits_for_no_other_file() {
+    type Change = fn(&Stage);
+    let changes: [(&str, Change); 6] = [
+        ("a typo in the directory file", |stage| {
+            stage.replace("directory.toml", "[[consumer]]\nname = 1");
+        }),
+        ("a typo in the configuration", |stage| stage.replace("spine-proxy.toml", "nonsense")),
+        ("half of a renewed key pair", |stage| stage.replace("server.key", &stage.text("hub.key"))),
+        ("half of a renewed key pair towards providers", |stage| {
+            stage.replace("gateway.pem", &stage.text("hub.pem"));
+        }),
+        ("our own expired certificate", |stage| {
+            stage.replace("server.pem", &stage.text("expired.pem"));
+            stage.replace("server.key", &stage.text("expired.key"));
+        }),
+        ("authorities that cannot be read", |stage| stage.replace("ca.pem", "none")),
+    ];
+    for (what, change) in changes {
+        let stage = Stage::new().await;
+        assert_eq!(asks(&stage, "hub").await.status, 200);
+        change(&stage);
+        let revoked = [stage.issued["hub"].serial];
+        stage.replace("crl.pem", &stage.pki.revocation_lists(&revoked, 30).unwrap());
+        let failure = stage.server.reload().await.unwrap_err().to_string();
+        let answer = asks(&stage, "hub").await;
+        assert_eq!(answer.token(), Some("certificate_revoked"), "{what}: {answer:?}");
+        let ready = crate::support::process::get(stage.server.admin, "/readyz").await;
+        let named = failure.split(':').next().unwrap().rsplit('/').next().unwrap();
+        assert!(ready.contains(named), "{what}: {named} is not in {ready}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_is_noticed_while_another_file_never_stands_still() {
+    let stage = Stage::new().await;
+    let (folder, text) = (stage.folder.path().to_owned(), stage.text("directory.toml"));
+    let stop = tokio_util::sync::CancellationToken::new();
+    let (stopped, touched) = (stop.clone(), folder.join("directory.toml"));
+    let touching = tokio::spawn(async move {
+        let mut number = 0;
+        while !stopped.is_cancelled() {
+            number += 1;
+            let aside = folder.join("touched");
+            std::fs::write(&aside, format!("{text}\n# {number}\n")).unwrap();
+            std::fs::rename(&aside, &touched).unwrap();
+            tokio::task::yield_now().await;
+        }
+    });
+    let revoked = [stage.issued["hub"].serial];
+    stage.replace("crl.pem", &stage.pki.revocation_lists(&revoked, 30).unwrap());
+    let answer = refused_once_noticed(&stage, "hub").await;
+    assert_eq!(answer.token(), Some("certificate_revoked"), "{answer:?}");
+    stop.cancel();
+    touching.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_written_in_place_under_its_old_size_and_time_is_noticed() {
+    let stage = Stage::new().await;
+    let path = stage.path("crl.pem");
+    let (good, revoked) = (stage.issued["hub"].serial, stage.issued["revoked"].serial);
+    // Serial numbers have the same number of bytes more often than not.
+    let same_size = || {
+        let text = stage.pki.revocation_lists(&[good], 30).unwrap();
+        (text.len() == stage.text("crl.pem").len()).then_some(text)
+    };
+    assert_ne!(good, revoked);
+    let text = std::iter::repeat_with(same_size).take(200).flatten().next().expect("one that fits");
+    let before = std::fs::metadata(&path).unwrap();
+    std::fs::write(&path, text).unwrap();
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.set_modified(before.modified().unwrap()).unwrap();
+    let after = std::fs::metadata(&path).unwrap();
+    assert_eq!(
+        (before.len(), before.modified().unwrap()),
+        (after.len(), after.modified().unwrap())
+    );
+    let answer = refused_once_noticed(&stage, "hub").await;
+    assert_eq!(answer.token(), Some("certificate_revoked"), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_list_does_not_replace_a_newer_one_unless_that_is_configured() {
+    let root = Authority::root("Numbered root");
+    let issued = root.issue("hub.example.nhs.uk");
+    let revoked = [issued.serial];
+    for (rollback, token) in [("refuse", Some("certificate_revoked")), ("accept", None)] {
+        let lists = [("own.pem", root.list(List::number(7).revoking(&revoked)))];
+        let setting = format!("crl-rollback = \"{rollback}\"");
+        let mut stage = stage(&[&root], &lists, &setting).await;
+        stage.issued.insert("back", issued.clone());
+        stage.refuses(Call::slots().certificate("back"), "certificate_revoked").await;
+        stage.replace("own.pem", &root.list(List::number(6)));
+        stage.server.reload().await.unwrap();
+        assert_eq!(asks(&stage, "back").await.token(), token, "{rollback}");
+        let ready = crate::support::process::get(stage.server.admin, "/readyz").await;
+        assert_eq!(
+            ready.contains("own.pem: the revocation list of CN=Numbered root is older"),
+            token.is_some(),
+            "{ready}"
+        );
+        stage.replace("own.pem", &root.list(List::number(8)));
+        stage.server.reload().await.unwrap();
+        assert_eq!(asks(&stage, "back").await.status, 200, "a newer list may take it back");
+    }
+}

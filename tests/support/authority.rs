@@ -1,0 +1,166 @@
+//! Certificate authorities as a test wants them: lists with numbers and distribution points, names
+//! used twice, constraints. The stage's own authorities are plain.
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
+    CrlDistributionPoint, CrlIssuingDistributionPoint, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    NameConstraints, RevocationReason, RevokedCertParams, SerialNumber,
+};
+use spine_proxy::commands::certs::Issued;
+use time::{Duration, OffsetDateTime};
+
+/// An authority and the chain from it to its root, the root left out.
+pub(crate) struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    above: String,
+}
+
+/// A revocation list to be made.
+#[derive(Clone, Copy)]
+pub(crate) struct List<'a> {
+    pub(crate) number: u64,
+    pub(crate) revoked: &'a [u64],
+    /// Days from now until the next one is due.
+    pub(crate) days: i64,
+    /// URI of the issuing distribution point.
+    pub(crate) point: Option<&'a str>,
+}
+
+impl<'a> List<'a> {
+    pub(crate) fn number(number: u64) -> Self {
+        Self { number, revoked: &[], days: 30, point: None }
+    }
+
+    pub(crate) fn revoking(self, revoked: &'a [u64]) -> Self {
+        Self { revoked, ..self }
+    }
+
+    pub(crate) fn days(self, days: i64) -> Self {
+        Self { days, ..self }
+    }
+
+    pub(crate) fn point(self, point: &'a str) -> Self {
+        Self { point: Some(point), ..self }
+    }
+}
+
+/// A certificate to be issued.
+#[derive(Clone)]
+pub(crate) struct Wish {
+    pub(crate) common_names: Vec<&'static str>,
+    pub(crate) names: Vec<&'static str>,
+    pub(crate) usages: Vec<KeyUsagePurpose>,
+    pub(crate) point: Option<&'static str>,
+}
+
+impl Wish {
+    pub(crate) fn named(name: &'static str) -> Self {
+        Self {
+            common_names: vec![name],
+            names: vec![name],
+            usages: vec![KeyUsagePurpose::DigitalSignature],
+            point: None,
+        }
+    }
+}
+
+fn now() -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp(super::stage::now_s()).unwrap()
+}
+
+fn subject(common_names: &[&str]) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    for common_name in common_names {
+        name.push(DnType::CommonName, *common_name);
+    }
+    name
+}
+
+fn params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = subject(&[name]);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.not_before = now() - Duration::days(1);
+    params.not_after = now() + Duration::days(365);
+    params
+}
+
+impl Authority {
+    pub(crate) fn root(name: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let issuer = CertifiedIssuer::self_signed(params(name), key).unwrap();
+        Self { issuer, above: String::new() }
+    }
+
+    /// An authority below this one; `only` is the one DNS subtree it may issue for.
+    pub(crate) fn below(&self, name: &str, only: Option<&str>) -> Self {
+        let mut params = params(name);
+        params.name_constraints = only.map(|only| NameConstraints {
+            permitted_subtrees: vec![GeneralSubtree::DnsName(only.to_owned())],
+            excluded_subtrees: Vec::new(),
+        });
+        let key = KeyPair::generate().unwrap();
+        let issuer = CertifiedIssuer::signed_by(params, key, &self.issuer).unwrap();
+        let own = issuer.pem();
+        let above = if self.above.is_empty() { own } else { format!("{own}{}", self.above) };
+        Self { issuer, above }
+    }
+
+    pub(crate) fn pem(&self) -> String {
+        self.issuer.pem()
+    }
+
+    pub(crate) fn issue(&self, name: &'static str) -> Issued {
+        self.grant(&Wish::named(name))
+    }
+
+    pub(crate) fn grant(&self, wish: &Wish) -> Issued {
+        let names: Vec<_> = wish.names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        // A set takes one value of a kind; a second CN is told apart by its string type.
+        let mut name = DistinguishedName::new();
+        for (at, common_name) in wish.common_names.iter().enumerate() {
+            let kind =
+                if at == 0 { DnType::CommonName } else { DnType::CustomDnType(vec![2, 5, 4, 3]) };
+            name.push(kind, *common_name);
+        }
+        params.distinguished_name = name;
+        params.key_usages = wish.usages.clone();
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_before = now() - Duration::days(1);
+        params.not_after = now() + Duration::days(30);
+        let point = |uri: &str| CrlDistributionPoint { uris: vec![uri.to_owned()] };
+        params.crl_distribution_points = wish.point.map(point).into_iter().collect();
+        let serial = uuid::Uuid::new_v4().as_u64_pair().0 >> 1;
+        params.serial_number = Some(SerialNumber::from(serial));
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let chain = format!("{}{}", certificate.pem(), self.above);
+        Issued { chain, key: key.serialize_pem(), serial }
+    }
+
+    pub(crate) fn list(&self, list: List<'_>) -> String {
+        let List { number, revoked, days, point } = list;
+        let revoked = revoked.iter().map(|serial| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: now() - Duration::days(1),
+            reason_code: Some(RevocationReason::KeyCompromise),
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: now() - Duration::days(2),
+            next_update: now() + Duration::days(days),
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: point.map(|uri| CrlIssuingDistributionPoint {
+                distribution_point: CrlDistributionPoint { uris: vec![uri.to_owned()] },
+                scope: None,
+            }),
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
+}
