@@ -63,6 +63,10 @@ pub struct Settings {
     /// Idle connections a worker keeps to one host.
     #[serde(default = "idle_max")]
     pub idle_max: usize,
+    /// Whether consumers' `Cookie` reaches providers and providers' `Set-Cookie` consumers. All practices
+    /// share this proxy's origin: a cookie that one sets is sent to every other.
+    #[serde(default)]
+    pub pass_cookies: bool,
 }
 
 /// Deadlines of the provider leg.
@@ -143,6 +147,7 @@ pub struct Forwarder {
     dialler: Dialler,
     pool: Arc<Pool>,
     retries: Budget,
+    pass_cookies: bool,
     metrics: Arc<Metrics>,
 }
 
@@ -168,7 +173,8 @@ impl Forwarder {
         let deadlines = settings.deadlines.clone();
         let pool = Pool::new(&deadlines, settings.idle_max);
         let dialler = Dialler::new(settings);
-        Self { deadlines, dialler, pool: Arc::new(pool), retries: Budget::default(), metrics }
+        let (pool, retries) = (Arc::new(pool), Budget::default());
+        Self { deadlines, dialler, pool, retries, pass_cookies: settings.pass_cookies, metrics }
     }
 
     /// Sends a permitted request and answers with the provider's response head; the body follows.
@@ -184,7 +190,8 @@ impl Forwarder {
     ) -> Result<Response<ProviderBody>, Refusal> {
         let (effect, key) = (permit.interaction().effect(), Self::key(permit, terms.trust));
         let is_bodiless = upload.is_empty();
-        let mut request = headers::request(permit, &head, upload, &terms.hop);
+        let build = |upload| headers::request(permit, &head, upload, &terms.hop, self.pass_cookies);
+        let mut request = build(upload);
         let mut held = self.pool.take(&key, effect);
         self.retries.earn();
         loop {
@@ -202,7 +209,9 @@ impl Forwarder {
             }
             let sent_at = Instant::now();
             request = match self.exchange(&mut connection, request, terms.transfer).await {
-                Ok(response) => return self.judge(permit, response, connection, terms.place),
+                Ok(response) => {
+                    return self.judge(permit, response, connection, terms);
+                }
                 Err(Failure::NotWritten(unsent)) if reused => *unsent,
                 Err(failure)
                     if is_bodiless
@@ -210,7 +219,7 @@ impl Forwarder {
                         && self.retries.spend() =>
                 {
                     tracing::debug!(?failure, "sent again on another connection");
-                    headers::request(permit, &head, Upload::empty(), &terms.hop)
+                    build(Upload::empty())
                 }
                 Err(failure) => {
                     if failure.is_silence() {
@@ -300,7 +309,7 @@ impl Forwarder {
         permit: &Permit,
         response: Response<Incoming>,
         connection: Connection,
-        place: Place,
+        terms: Terms<'_>,
     ) -> Result<Response<ProviderBody>, Refusal> {
         let status = response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS || status.as_u16() >= 600 {
@@ -312,10 +321,10 @@ impl Forwarder {
             return Err(failed(permit, reached));
         }
         let (mut head, body) = response.into_parts();
-        head.headers = headers::response(head.headers);
+        head.headers = headers::response(head.headers, terms.hop.proxy, self.pass_cookies);
         head.version = Version::HTTP_11;
         let pool = Arc::clone(&self.pool);
-        let body = ProviderBody::new(body, self.deadlines.pace(), connection, pool, place);
+        let body = ProviderBody::new(body, self.deadlines.pace(), connection, pool, terms.place);
         Ok(Response::from_parts(head, body))
     }
 }

@@ -313,6 +313,7 @@ impl Gateway {
         self.learn(health, &answer, &permit);
         let mut response = answer?;
         entry.answered(response.status().as_u16());
+        answer::give_reason(&mut response);
         answer::tell(response.headers_mut(), allowance);
         Ok(response)
     }

@@ -282,15 +282,15 @@ async fn a_second_answer_nobody_asked_for_reaches_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_of_the_providers_hop_stay_there() {
     let stage = Stage::new().await;
-    let hop = "Connection: close, odd\r\nConnection: strict-transport-security, ETag\r\n\
+    let hop = "Connection: close, odd\r\nConnection: Cache-Control, ETag\r\n\
         Odd: 1\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\nUpgrade: h2c\r\n\
-        Trailer: x\r\nProxy-Connection: close\r\nStrict-Transport-Security: max-age=1\r\nETag: W/\"1\"\r\n";
+        Trailer: x\r\nProxy-Connection: close\r\nCache-Control: no-store\r\nETag: W/\"1\"\r\n";
     stage.provider.does(Act::Write(answer("200 OK", hop, "{}")));
     for call in [Call::slots(), Call::slots().http2()] {
         let answer = stage.hears(call).await;
-        let names = ["content-length", "date", "etag", "strict-transport-security"];
+        let names = ["cache-control", "content-length", "date", "etag"];
         assert_eq!(answer.header_names(), names);
-        assert_eq!(answer.header("strict-transport-security"), Some("max-age=1"));
+        assert_eq!(answer.header("cache-control"), Some("no-store"));
     }
 }
 
@@ -300,8 +300,8 @@ async fn headers_of_the_answer_pass_unchanged() {
     let given = [
         ("ETag", "W/\"1\""),
         ("ETag", "W/\"2\""),
-        ("Set-Cookie", "a=1"),
-        ("Set-Cookie", "b=2, c"),
+        ("X-Twice", "a=1"),
+        ("X-Twice", "b=2, c"),
         ("Content-Encoding", "gzip"),
         ("Location", "https://provider.example.nhs.uk/A20047/STU3/1/gpconnect/Appointment/1"),
         ("Warning", "199 - \"caf\u{e9}\""),

@@ -24,6 +24,7 @@ mod durability;
 mod faults;
 mod foreign;
 mod fuzz;
+mod headers;
 mod hostile;
 mod http2;
 mod http2_providers;

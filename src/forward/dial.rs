@@ -135,6 +135,8 @@ async fn http1(stream: TlsStream<TcpStream>) -> hyper::Result<Opened> {
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .preserve_header_case(true)
+        // Spec: RFC 9112, section 5.1: white space before a colon is removed from a response.
+        .allow_spaces_after_header_name_in_responses(true)
         .handshake(TokioIo::new(stream))
         .await?;
     tokio::spawn(async move {

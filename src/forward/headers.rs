@@ -21,35 +21,93 @@ pub struct Hop<'a> {
     pub proxy: &'a str,
 }
 
-/// Headers that belong to one connection, those this proxy writes anew, and those a consumer could
-/// use to speak for a proxy in front of it.
-fn is_never_passed(name: &str) -> bool {
+/// Fields that belong to one connection, in either direction.
+fn is_of_one_connection(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "content-length"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+/// Families of fields by which a proxy in front of a server describes its client: address, host,
+/// certificate, and what NHS England's API platform has found out about it.
+const OF_A_PROXY: [&str; 9] = [
+    "client-cert",
+    "nhsd-",
+    "ssl-client-",
+    "x-amzn-mtls-",
+    "x-arr-",
+    "x-client-cert",
+    "x-forwarded-",
+    "x-original-",
+    "x-ssl-",
+];
+
+/// Fields that never go to a provider: those this proxy writes itself, those by which a consumer could
+/// speak for a proxy in front of the provider, and those that override what was checked.
+fn is_never_sent(name: &str) -> bool {
     // Security: the method and target that were checked are the ones that count.
-    name.starts_with("x-forwarded-")
+    is_of_one_connection(name)
+        || OF_A_PROXY.iter().any(|family| name.starts_with(family))
         || matches!(
             name,
-            "connection"
-                | "content-length"
+            "cf-connecting-ip"
                 | "expect"
+                | "fastly-client-ip"
                 | "forwarded"
                 | "host"
-                | "http2-settings"
-                | "keep-alive"
-                | "proxy-authenticate"
-                | "proxy-authorization"
-                | "proxy-connection"
-                | "te"
-                | "trailer"
-                | "transfer-encoding"
-                | "upgrade"
+                | "true-client-ip"
                 | "via"
+                | "x-client-ip"
+                | "x-cluster-client-ip"
+                | "x-forwarded"
                 | "x-http-method"
                 | "x-http-method-override"
                 | "x-method-override"
-                | "x-original-url"
                 | "x-real-ip"
                 | "x-rewrite-url"
         )
+}
+
+/// Fields of a provider that never reach a consumer: those that hold for the whole origin, which here is
+/// this proxy's and so every other practice's, or lead away from it.
+fn is_never_returned(name: &str) -> bool {
+    is_of_one_connection(name)
+        || matches!(
+            name,
+            "accept-ch"
+                | "alt-svc"
+                | "clear-site-data"
+                | "expect-ct"
+                | "nel"
+                | "proxy-status"
+                | "public-key-pins"
+                | "public-key-pins-report-only"
+                | "refresh"
+                | "report-to"
+                | "reporting-endpoints"
+                | "strict-transport-security"
+        )
+}
+
+/// Fields of a request that carry cookies.
+fn is_cookie(name: &str) -> bool {
+    matches!(name, "cookie" | "cookie2")
+}
+
+/// Fields of a response that set cookies.
+fn sets_cookie(name: &str) -> bool {
+    matches!(name, "set-cookie" | "set-cookie2")
 }
 
 /// The provider's request, to be [addressed](address): its headers are the consumer's end-to-end ones,
@@ -59,6 +117,7 @@ pub(super) fn request(
     head: &Parts,
     upload: Upload,
     hop: &Hop<'_>,
+    pass_cookies: bool,
 ) -> Request<Upload> {
     let bodiless_write = upload.is_empty() && head.method != Method::GET;
     let mut request = Request::new(upload);
@@ -71,9 +130,13 @@ pub(super) fn request(
     // Its place is the first; its value comes with the address.
     headers.insert(header::HOST, HeaderValue::from_static(""));
     for (name, value) in &head.headers {
-        if !is_dropped(name, &named) {
+        let text = name.as_str();
+        if !is_never_sent(text) && !is_cookie(text) && !is_named(name, &named) {
             headers.append(name.clone(), value.clone());
         }
+    }
+    if pass_cookies {
+        append_cookies(headers, head);
     }
     if bodiless_write {
         // Some servers ask for a length where a body could be.
@@ -120,21 +183,74 @@ pub(super) fn address(
     Ok(())
 }
 
-/// The consumer's response headers: the provider's end-to-end ones, untouched.
-pub(super) fn response(from: HeaderMap) -> HeaderMap {
+/// Appends the request's cookies, in one field where HTTP/2 has split them.
+///
+/// Spec: RFC 9113, section 8.2.3.
+fn append_cookies(headers: &mut HeaderMap, head: &Parts) {
+    let cookies = head.headers.get_all(header::COOKIE);
+    if head.version != Version::HTTP_2 {
+        for cookie in cookies {
+            headers.append(header::COOKIE, cookie.clone());
+        }
+        return;
+    }
+    let cookies: Vec<_> = cookies.iter().map(HeaderValue::as_bytes).collect();
+    if !cookies.is_empty()
+        && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// The consumer's response headers: the provider's end-to-end ones, untouched, without those it may not
+/// set. `proxy` is the name of this proxy.
+pub(super) fn response(from: HeaderMap, proxy: &str, pass_cookies: bool) -> HeaderMap {
     let named = connection_named(&from);
     let mut headers = HeaderMap::with_capacity(from.len());
+    if let Some(status) = status_of_others(&from, proxy) {
+        headers.insert(PROXY_STATUS, status);
+    }
     let mut last = None;
     // A name is given once, with the first of its values.
     for (name, value) in from {
         last = name.or(last);
-        if let Some(name) = &last
-            && (name == header::VIA || !is_dropped(name, &named))
-        {
+        let Some(name) = &last else { continue };
+        let text = name.as_str();
+        let is_dropped = is_never_returned(text)
+            || (sets_cookie(text) && !pass_cookies)
+            || is_named(name, &named);
+        if !is_dropped {
             headers.append(name.clone(), value);
         }
     }
     headers
+}
+
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// The members of `Proxy-Status` that are another proxy's, as one value. A field that is not a valid list
+/// has none.
+///
+/// Security: a member in our name would tell the consumer that a booking was not sent, or was.
+///
+/// Spec: RFC 9209, section 2: each member is a string or a token; RFC 9651, section 4.2: lines are
+/// joined, and a field that cannot be parsed is ignored whole.
+fn status_of_others(from: &HeaderMap, proxy: &str) -> Option<HeaderValue> {
+    let lines: Vec<_> = from.get_all(PROXY_STATUS).iter().map(HeaderValue::as_bytes).collect();
+    if lines.is_empty() {
+        return None;
+    }
+    let mut members: sfv::List = sfv::Parser::new(&lines.join(&b", "[..])).parse().ok()?;
+    members.retain(|member| {
+        let sfv::ListEntry::Item(item) = member else { return false };
+        let name = match &item.bare_item {
+            sfv::BareItem::Token(name) => name.as_str(),
+            sfv::BareItem::String(name) => name.as_str(),
+            _ => return false,
+        };
+        !name.eq_ignore_ascii_case(proxy)
+    });
+    HeaderValue::try_from(sfv::FieldType::serialize(&members)?).ok()
 }
 
 /// One value, whatever came in: some harnesses die on two.
@@ -148,8 +264,9 @@ fn via(from: &Parts, hop: &Hop<'_>) -> String {
     via
 }
 
-fn is_dropped(name: &HeaderName, named: &[String]) -> bool {
-    is_never_passed(name.as_str()) || named.iter().any(|dropped| dropped == name.as_str())
+/// Whether `Connection` names this field.
+fn is_named(name: &HeaderName, named: &[String]) -> bool {
+    named.iter().any(|dropped| dropped == name.as_str())
 }
 
 /// Headers that `Connection` names, less those that no `Connection` may take away.

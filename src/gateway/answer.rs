@@ -10,6 +10,7 @@ use http::request::Parts;
 use http::{Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
+use hyper::ext::ReasonPhrase;
 use uuid::Uuid;
 
 use super::Rulebook;
@@ -48,9 +49,10 @@ impl Reply {
     /// A refusal as bytes, for whom no HTTP connection is made.
     pub(super) fn plain_http(&self) -> Vec<u8> {
         let response = self.response(&Refusal::PlainHttp, Uuid::new_v4());
-        let status = response.status().as_u16();
-        let mut bytes =
-            format!("HTTP/1.1 {status} HTTP Request Sent to HTTPS Port\r\n").into_bytes();
+        let status = response.status();
+        let mut bytes = format!("HTTP/1.1 {} ", status.as_u16()).into_bytes();
+        bytes.extend_from_slice(reason(status));
+        bytes.extend_from_slice(b"\r\n");
         for (name, value) in response.headers() {
             bytes.extend_from_slice(
                 &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat(),
@@ -72,6 +74,7 @@ impl Reply {
         let mut response = Response::new(outcome.text(self.format));
         *response.status_mut() =
             StatusCode::from_u16(row.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        give_reason(&mut response);
         let headers = response.headers_mut();
         let content_type = HeaderValue::from_static(self.format.content_type());
         headers.insert(header::CONTENT_TYPE, content_type);
@@ -96,6 +99,27 @@ impl Reply {
             tell(headers, allowance);
         }
         response
+    }
+}
+
+/// Gives a status without a registered reason phrase one of its own, in place of hyper's `<none>`. What a
+/// provider has sent stays.
+pub(super) fn give_reason<B>(response: &mut Response<B>) {
+    let status = response.status();
+    if status.canonical_reason().is_none() && response.extensions().get::<ReasonPhrase>().is_none()
+    {
+        response.extensions_mut().insert(ReasonPhrase::from_static(reason(status)));
+    }
+}
+
+/// The reason phrase of a status that is not registered: nginx's for its own statuses, else none.
+const fn reason(status: StatusCode) -> &'static [u8] {
+    match status.as_u16() {
+        495 => b"SSL Certificate Error",
+        496 => b"SSL Certificate Required",
+        497 => b"HTTP Request Sent to HTTPS Port",
+        499 => b"Client Closed Request",
+        _ => b"",
     }
 }
 

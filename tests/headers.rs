@@ -1,0 +1,171 @@
+//! Header fields that do not pass, either way, and those that are rewritten.
+
+use tokio::io::AsyncWriteExt as _;
+
+use crate::support::provider::answer;
+use crate::support::wire::Wire;
+use crate::support::{Act, Call, Stage};
+
+/// The values of every line of one header field.
+fn lines<'a>(headers: &'a [(String, String)], name: &str) -> Vec<&'a str> {
+    let named = headers.iter().filter(|(header, _)| header.eq_ignore_ascii_case(name));
+    named.map(|(_, value)| value.as_str()).collect()
+}
+
+async fn answers(headers: &str) -> Stage {
+    let stage = Stage::new().await;
+    stage.provider.does(Act::Write(answer("502 Bad Gateway", headers, "{}")));
+    stage
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_cannot_speak_in_the_proxys_name() {
+    let ours = r#"spine-proxy; error=destination_unavailable; details="provider_not_reached""#;
+    let theirs = r#"balancer;error=connection_refused;details="no, spine-proxy; error=x""#;
+    for (sent, passed) in [
+        (format!("Proxy-Status: {ours}\r\n"), None),
+        (format!("Proxy-Status: Spine-Proxy;{ours}\r\n").replace(";spine-proxy;", ";"), None),
+        (format!("Proxy-Status: \"spine-proxy\"; details=x, {ours}\r\n"), None),
+        (format!("Proxy-Status: {theirs}\r\n"), Some(theirs)),
+        (format!("Proxy-Status: {theirs}, {ours}\r\n"), Some(theirs)),
+        (format!("Proxy-Status: {ours}\r\nproxy-status: {theirs}\r\n"), Some(theirs)),
+        (format!("Proxy-Status: (a {ours})\r\n"), None),
+        // A list that cannot be parsed is ignored as a whole (RFC 9651, section 4.2).
+        (format!("Proxy-Status: balancer; details=\"{ours}\r\n"), None),
+        (format!("Proxy-Status: {theirs}\r\nProxy-Status: ;;; {ours}\r\n"), None),
+        ("Proxy-Status: balancer; details=\"caf\u{e9}\"\r\n".to_owned(), None),
+        ("Proxy-Status:\r\n".to_owned(), None),
+    ] {
+        let stage = answers(&sent).await;
+        for call in [Call::slots(), Call::book().http2()] {
+            let answer = stage.hears(call).await;
+            assert_eq!(answer.status, 502, "the provider's own: {answer:?}");
+            assert_eq!(lines(&answer.headers, "proxy-status"), Vec::from_iter(passed), "{sent}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_cannot_set_what_holds_for_the_whole_origin() {
+    let all = "Set-Cookie: a=1\r\nSet-Cookie: b=2\r\nSet-Cookie2: c=3\r\n\
+        Strict-Transport-Security: max-age=1\r\nAlt-Svc: h3=\":443\"\r\nRefresh: 0; url=/\r\n\
+        Clear-Site-Data: \"*\"\r\nNEL: {}\r\nReport-To: {}\r\nReporting-Endpoints: a=\"/\"\r\n\
+        Public-Key-Pins: x\r\nExpect-CT: max-age=1\r\nAccept-CH: DPR\r\nX-Own: 1\r\n";
+    let stage = answers(all).await;
+    for call in [Call::slots(), Call::slots().http2()] {
+        let answer = stage.hears(call).await;
+        assert_eq!(answer.header_names(), ["content-length", "date", "x-own"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cookies_cross_the_proxy_only_where_that_is_configured() {
+    for (line, passes) in
+        [("", false), ("pass-cookies = false", false), ("pass-cookies = true", true)]
+    {
+        let stage = Stage::with(|files| files.set("provider", line)).await;
+        let set = "Set-Cookie: a=1\r\nSet-Cookie: b=2, c\r\n";
+        stage.provider.does(Act::Write(answer("200 OK", set, "{}")));
+        for call in [Call::slots(), Call::slots().http2()] {
+            let call = call.with("Cookie", "a=1").with("X-Own", "1").with("Cookie", "b=\"2\"");
+            let answer = stage.hears(call.clone()).await;
+            let set: &[&str] = if passes { &["a=1", "b=2, c"] } else { &[] };
+            assert_eq!(lines(&answer.headers, "set-cookie"), set);
+            let received = stage.provider.received().pop().unwrap();
+            let sent: &[&str] = match (passes, call.version) {
+                (false, _) => &[],
+                (true, crate::support::call::Version::Http1) => &["a=1", "b=\"2\""],
+                // Spec: RFC 9113, section 8.2.3.
+                (true, crate::support::call::Version::Http2) => &["a=1; b=\"2\""],
+            };
+            assert_eq!(lines(&received.headers, "cookie"), sent);
+            assert_eq!(received.header("x-own"), Some("1"));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn white_space_before_a_colon_of_an_answer_is_removed() {
+    let stage = Stage::new().await;
+    let odd =
+        b"HTTP/1.1 201 Created\r\nETag : W/\"1\"\r\nX-Odd \t: 1\r\nContent-Length : 2\r\n\r\n{}";
+    stage.provider.does(Act::Write(odd.to_vec()));
+    for call in [Call::book(), Call::slots(), Call::book().http2()] {
+        let answer = stage.hears(call).await;
+        assert_eq!((answer.status, answer.text().as_str()), (201, "{}"), "{answer:?}");
+        assert_eq!(answer.header_names(), ["content-length", "date", "etag", "x-odd"]);
+    }
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding : chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n";
+    stage.provider.does(Act::Write(chunked.into()));
+    assert_eq!(stage.hears(Call::slots()).await.text(), "{}");
+    assert_eq!(stage.provider.connections(), 1, "framing was understood");
+}
+
+/// E4.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_cannot_speak_for_a_proxy_in_front_of_a_provider() {
+    let names = [
+        "CF-Connecting-IP",
+        "Client-Cert",
+        "Client-Cert-Chain",
+        "Fastly-Client-IP",
+        "Forwarded",
+        "NHSD-Client-Id",
+        "NHSD-Session-URID",
+        "SSL-Client-Cert",
+        "SSL-Client-Verify",
+        "True-Client-IP",
+        "X-ARR-ClientCert",
+        "X-ARR-SSL",
+        "X-Amzn-Mtls-Clientcert",
+        "X-Client-Cert",
+        "X-Client-Cert-DN",
+        "X-Client-IP",
+        "X-Cluster-Client-IP",
+        "X-Forwarded",
+        "X-Forwarded-Client-Cert",
+        "X-Forwarded-For",
+        "X-Original-For",
+        "X-Original-Host",
+        "X-Original-URL",
+        "X-Real-IP",
+        "X-SSL-Cert",
+        "X-SSL-Client-Cert",
+        "X-SSL-Client-Verify",
+    ];
+    let stage = Stage::new().await;
+    for call in [Call::slots(), Call::book().http2()] {
+        let call = names.iter().fold(call, |call, name| call.with(name, "forged"));
+        let call = call.with("X-Own", "1").with("X-Client", "2").with("X-Originals", "3");
+        assert_eq!(stage.hears(call).await.status, 200);
+        let received = stage.provider.received().pop().unwrap();
+        let forged = received.headers.iter().filter(|(_, value)| value == "forged");
+        assert_eq!(forged.count(), 0, "{:?}", received.headers);
+        for (name, value) in [("x-own", "1"), ("x-client", "2"), ("x-originals", "3")] {
+            assert_eq!(received.header(name), Some(value));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_status_line_has_a_reason_phrase_of_its_own_or_none() {
+    let stage = Stage::new().await;
+    let first_line = async |call: Call| {
+        let mut wire = Wire::new(call.connect(&stage).await.unwrap());
+        wire.stream.write_all(&call.bytes()).await.unwrap();
+        wire.head().await.unwrap().start
+    };
+    let missing = first_line(Call::slots().certificate("none")).await;
+    assert_eq!(missing, "HTTP/1.1 496 SSL Certificate Required");
+    let expired = first_line(Call::slots().certificate("expired")).await;
+    assert_eq!(expired, "HTTP/1.1 495 SSL Certificate Error");
+    for (theirs, passed) in [
+        ("599 Theirs", "599 Theirs"),
+        ("599 ", "599 "),
+        ("200 Fine", "200 Fine"),
+        ("404 ", "404 Not Found"),
+    ] {
+        stage.provider.does(Act::Write(answer(theirs, "", "{}")));
+        assert_eq!(first_line(Call::slots()).await, format!("HTTP/1.1 {passed}"));
+    }
+}
