@@ -21,6 +21,10 @@ use crate::spine::Asid;
 use crate::tls::{ConsumerLeg, KeyPair, ProviderLeg};
 use crate::{audit, directory, forward, listener, throttle};
 
+mod proxy_name;
+
+pub use proxy_name::ProxyName;
+
 /// A configuration that cannot be used: names the file, and the line where there is one.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {why}", path.display())]
@@ -75,6 +79,11 @@ pub struct Listener {
     pub addresses: Vec<SocketAddr>,
     /// Host names and addresses under which consumers know this proxy; a `Host` outside is refused.
     pub names: Vec<String>,
+    /// Name of this installation in `Via`, `Forwarded` and `Proxy-Status`; made from the machine's host
+    /// name when not set. Of two gateways in a row each needs its own; gateways behind one balancer may
+    /// share one.
+    #[schemars(with = "Option<String>")]
+    pub proxy_name: Option<ProxyName>,
     /// Worker threads; one for each core when not set.
     pub workers: Option<usize>,
     /// Limits and deadlines.
@@ -227,6 +236,12 @@ impl Config {
     pub fn workers(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
         self.listener.workers.unwrap_or_else(cores)
+    }
+
+    /// The name of this installation, as configured or the machine's.
+    #[must_use]
+    pub fn proxy_name(&self) -> ProxyName {
+        self.listener.proxy_name.clone().unwrap_or_else(ProxyName::of_this_machine)
     }
 
     /// Every file whose change is a reason to reload, this configuration's own excepted.

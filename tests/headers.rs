@@ -159,13 +159,78 @@ async fn every_status_line_has_a_reason_phrase_of_its_own_or_none() {
     assert_eq!(missing, "HTTP/1.1 496 SSL Certificate Required");
     let expired = first_line(Call::slots().certificate("expired")).await;
     assert_eq!(expired, "HTTP/1.1 495 SSL Certificate Error");
-    for (theirs, passed) in [
-        ("599 Theirs", "599 Theirs"),
-        ("599 ", "599 "),
-        ("200 Fine", "200 Fine"),
-        ("404 ", "404 Not Found"),
-    ] {
+    for (theirs, passed) in
+        [("599 Theirs", "599 Theirs"), ("599 ", "599 "), ("200 Fine", "200 Fine"), ("404 ", "404 ")]
+    {
         stage.provider.does(Act::Write(answer(theirs, "", "{}")));
         assert_eq!(first_line(Call::slots()).await, format!("HTTP/1.1 {passed}"));
     }
+}
+
+/// A gateway whose provider is another gateway: each practice's root there is a target by ODS code.
+async fn two_in_a_row(first: &str, second: &str) -> (Stage, Stage) {
+    let named = |name: &str| format!("proxy-name = \"{name}\"");
+    let behind = Stage::with(|files| {
+        files.edit("spine-proxy.toml", |text| text.replace(&named("spine-proxy"), &named(second)));
+        files.edit("directory.toml", |text| text.replace("[\"hub.", "[\"gateway.ssp."));
+    })
+    .await;
+    let front = Stage::with(|files| {
+        for name in ["ca.pem", "crl.pem", "gateway.pem", "gateway.key"] {
+            files.put(&format!("second-{name}"), &behind.text(name));
+        }
+        files.edit("spine-proxy.toml", |text| {
+            let (front, provider) = text.split_once("[provider-tls]").unwrap();
+            let provider =
+                provider.replace("\"ca.", "\"second-ca.").replace("\"crl.", "\"second-crl.");
+            let provider = provider.replace("\"gateway.", "\"second-gateway.");
+            let text = format!("{front}[provider-tls]{provider}");
+            text.replace(&named("spine-proxy"), &named(first))
+        });
+        let dial = format!("dial = \"{}\"", behind.address());
+        files.edit("directory.toml", |text| {
+            let lines = text.lines().map(|line| match line.starts_with("dial") {
+                true => dial.clone(),
+                false => line.replace("https://provider.", "https://ssp."),
+            });
+            lines.collect::<Vec<_>>().join("\n")
+        });
+    })
+    .await;
+    (front, behind)
+}
+
+fn to_the_second(call: Call) -> Call {
+    let root = crate::support::stage::ROOT.replace("provider.", "ssp.");
+    let target = call.target.replace(crate::support::stage::ROOT, &root);
+    call.target(&target).claim("aud", root.into())
+}
+
+/// C21.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_gateways_in_a_row_pass_requests_and_can_be_told_apart() {
+    let (front, behind) = two_in_a_row("ssp-1", "ssp-2").await;
+    for call in [Call::slots(), Call::book().http2()] {
+        let version = if call.body.is_empty() { "1.1" } else { "2.0" };
+        let answer = front.hears(to_the_second(call)).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let received = behind.provider.received().pop().unwrap();
+        let via = format!("{version} ssp-1, 1.1 ssp-2");
+        assert_eq!(received.header("via"), Some(&*via));
+        assert!(received.header("forwarded").unwrap().contains(";by=_ssp-2;"));
+    }
+    let name = |answer: &crate::support::Answer| {
+        let status = answer.header("proxy-status").unwrap();
+        status.split(';').next().unwrap().to_owned()
+    };
+    behind.provider.does(Act::Close);
+    let answer = front.hears(to_the_second(Call::slots())).await;
+    assert_eq!((answer.token(), &*name(&answer)), (Some("provider_failed"), "ssp-2"));
+    behind.server.stop().await;
+    let answer = front.hears(to_the_second(Call::slots())).await;
+    assert_eq!((answer.token(), &*name(&answer)), (Some("provider_not_reached"), "ssp-1"));
+    let (front, behind) = two_in_a_row("ssp-1", "SSP-1").await;
+    let answer = front.hears(to_the_second(Call::slots())).await;
+    assert_eq!(answer.status, 508, "{answer:?}");
+    assert!(behind.provider.received().is_empty());
 }

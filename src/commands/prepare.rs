@@ -18,9 +18,6 @@ use crate::request::Rules;
 use crate::throttle::{Pressure, Throttle};
 use crate::tls::{Alarms, Level, Loader, Trust, secret};
 
-/// The name this proxy goes by in `Via`, `Forwarded` and `Proxy-Status`.
-const PROXY: &str = "spine-proxy";
-
 /// Everything that can be loaded before a socket is opened.
 #[derive(Debug)]
 pub struct Prepared {
@@ -81,6 +78,7 @@ impl Prepared {
         let addresses: Vec<_> = config.listener.addresses.iter().map(ToString::to_string).collect();
         line(format!("listening on    {}", addresses.join(", ")));
         line(format!("known as        {}", config.listener.names.join(", ")));
+        line(format!("named           {} (Via, Forwarded, Proxy-Status)", rulebook.proxy));
         line(format!("admin on        {}", config.admin.address));
         line(format!("directory       {}", directory.summary()));
         if config.directory.is_live() {
@@ -127,6 +125,7 @@ pub(super) fn rulebook(config: &Config) -> Result<Rulebook, Failure> {
     let names = config.allowed.iter().map(String::as_str);
     let allowed = Allowed::from_names(names)
         .map_err(|why| Failure::Configuration(anyhow::anyhow!("allowed: {why}")))?;
+    let proxy = config.proxy_name().as_str().to_owned();
     let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
     let compatibility = config.compatibility.iter().map(|(asid, written)| {
         let compatibility = Compatibility {
@@ -140,7 +139,7 @@ pub(super) fn rulebook(config: &Config) -> Result<Rulebook, Failure> {
     Ok(Rulebook {
         rules: Rules {
             names: config.listener.names.iter().map(|name| name.to_ascii_lowercase()).collect(),
-            proxy: PROXY.to_owned(),
+            proxy: proxy.clone(),
             target_bytes_max: bytes(config.request.target_max),
             head_bytes_max: bytes(config.request.head_max),
             headers_max: config.request.headers_max,
@@ -148,7 +147,7 @@ pub(super) fn rulebook(config: &Config) -> Result<Rulebook, Failure> {
         allowed,
         compatibility: compatibility.collect(),
         bases: bases(config),
-        proxy: PROXY.to_owned(),
+        proxy,
         pace: config.provider.deadlines.pace(),
     })
 }

@@ -41,6 +41,7 @@ pub(crate) const CONFIG: &str = r#"
 addresses = ["127.0.0.1:0"]
 names = ["ssp.example.nhs.uk", "localhost", "127.0.0.1"]
 workers = 1
+proxy-name = "spine-proxy"
 
 [tls]
 certificates = [{ chain = "server.pem", key = "server.key" }]

@@ -298,6 +298,7 @@ const CONFIG: &str = r#"# The demonstration's proxy.
 [listener]
 addresses = ["127.0.0.1:0"]
 names = ["ssp.example.nhs.uk", "localhost", "127.0.0.1"]
+proxy-name = "spine-proxy-demo"
 
 [tls]
 certificates = [{ chain = "server.pem", key = "server.key" }]
