@@ -34,6 +34,7 @@ mod resolve;
 mod shared;
 
 pub use body::{Pace, PaceFault, Paced, ProviderBody, Upload};
+pub use failure::Unanswered;
 pub use headers::Hop;
 pub use pool::IDLE_MAX;
 
@@ -187,13 +188,15 @@ impl Forwarder {
         head: Parts,
         upload: Upload,
         terms: Terms<'_>,
-    ) -> Result<Response<ProviderBody>, Refusal> {
+    ) -> Result<Response<ProviderBody>, Unanswered> {
         let (effect, key) = (permit.interaction().effect(), Self::key(permit, terms.trust));
         let is_bodiless = upload.is_empty();
         let build = |upload| headers::request(permit, &head, upload, &terms.hop, self.pass_cookies);
         let mut request = build(upload);
         let mut held = self.pool.take(&key, effect);
         self.retries.earn();
+        // What a dead connection has cost counts towards the one deadline.
+        let mut left = self.deadlines.response_head;
         loop {
             let (mut connection, reused) = match held.take() {
                 Some(connection) => (connection, true),
@@ -201,35 +204,59 @@ impl Forwarder {
             };
             if terms.gone.is_cancelled() {
                 self.pool.give_back(connection);
-                return Err(Refusal::ConsumerGone);
+                return Err(Refusal::ConsumerGone.into());
             }
             headers::address(&mut request, permit, connection.version())?;
             if is_bodiless {
                 terms.transfer.sent_whole();
             }
             let sent_at = Instant::now();
-            request = match self.exchange(&mut connection, request, terms.transfer).await {
-                Ok(response) => {
-                    return self.judge(permit, response, connection, terms);
+            let exchange = self.exchange(&mut connection, request, terms.transfer, left);
+            let failure = match exchange.await {
+                Ok(response) => return Ok(self.judge(permit, response, connection, terms)?),
+                Err(failure) => failure,
+            };
+            if failure.is_silence() {
+                connection.doubt();
+                if reused {
+                    self.drop_older(&key, sent_at);
                 }
-                Err(Failure::NotWritten(unsent)) if reused => *unsent,
-                Err(failure)
-                    if is_bodiless
-                        && failure.may_be_repeated(effect, reused, sent_at)
+            }
+            left = left.saturating_sub(sent_at.elapsed());
+            request = match failure {
+                Failure::NotWritten(unsent) if reused => *unsent,
+                failure
+                    if reused
+                        && is_bodiless
+                        && !left.is_zero()
+                        && failure.may_be_repeated(effect, sent_at)
                         && self.retries.spend() =>
                 {
                     tracing::debug!(?failure, "sent again on another connection");
                     build(Upload::empty())
                 }
-                Err(failure) => {
-                    if failure.is_silence() {
-                        connection.doubt();
-                    }
-                    return Err(failure.refusal(permit, terms.transfer));
+                failure => {
+                    let is_of_dead_connection = reused && failure.is_of_dead_connection(sent_at);
+                    let refusal = failure.refusal(permit, terms.transfer);
+                    return Err(Unanswered { refusal, is_of_dead_connection });
                 }
             };
             terms.transfer.nothing_sent();
             self.metrics.provider_retry();
+        }
+    }
+
+    /// Drops the idle connections that are no better than a kept one on which a request has just failed.
+    fn drop_older(&self, key: &Key, sent_at: Instant) {
+        let dropped = self.pool.drop_older(&key.address, sent_at.into_std());
+        if dropped > 0 {
+            let (host, address) = (&key.name, &key.address);
+            tracing::info!(
+                %host,
+                %address,
+                dropped,
+                "a kept connection to a provider was dead; idle connections to its address as old were closed"
+            );
         }
     }
 
@@ -275,6 +302,7 @@ impl Forwarder {
         connection: &mut Connection,
         mut request: Request<Upload>,
         transfer: &Transfer,
+        head_within: Duration,
     ) -> Result<Response<Incoming>, Failure> {
         let mut upload = GivenUp(Some(request.body().fate()));
         let interims = Interims::count(&mut request);
@@ -282,7 +310,7 @@ impl Forwarder {
         tokio::pin!(response);
         let mut since = Instant::now();
         loop {
-            let deadline = since + self.deadlines.response_head;
+            let deadline = since + head_within;
             tokio::select! {
                 response = &mut response => {
                     let fault = upload.0.as_deref().and_then(Fate::fault);
@@ -364,7 +392,8 @@ impl Drop for GivenUp {
     }
 }
 
-/// One retry for every ten requests, ten in hand at most: retries cannot double a provider's load.
+/// One retry for every ten requests: retries cannot double a provider's load. In hand are at most as many
+/// as connections kept to one host by default, which may all be lost at once.
 #[derive(Debug)]
 struct Budget(AtomicI32);
 
@@ -376,7 +405,7 @@ impl Default for Budget {
 
 impl Budget {
     const RETRY: i32 = 10;
-    const MAX: i32 = 100;
+    const MAX: i32 = 64 * Self::RETRY;
 
     fn earn(&self) {
         let earned = |tokens: i32| (tokens < Self::MAX).then_some(tokens + 1);

@@ -22,7 +22,7 @@ use crate::audit::{Entry, Told, Trail};
 use crate::claims::{self, Signature};
 use crate::consumers;
 use crate::directory::{Asker, Directory, Receiver};
-use crate::forward::{Forwarder, Hop, Pace, ProviderBody, Terms, Upload};
+use crate::forward::{Forwarder, Hop, Pace, ProviderBody, Terms, Unanswered, Upload};
 use crate::interaction::{self, Allowed, Effect, Interaction};
 use crate::metrics::{Conflict, Metrics, Phase, Settled};
 use crate::policy::{self, Facts, OtherAudience, Permit, Provider};
@@ -311,7 +311,7 @@ impl Gateway {
         let terms = Terms { trust, hop, gone, transfer: &transfer, place };
         let answer = self.forwarder.send(&permit, head, upload, terms).await;
         self.learn(health, &answer, &permit);
-        let mut response = answer?;
+        let mut response = answer.map_err(|unanswered| unanswered.refusal)?;
         entry.answered(response.status().as_u16());
         answer::give_reason(&mut response);
         answer::tell(response.headers_mut(), allowance);
@@ -373,14 +373,14 @@ impl Gateway {
     fn learn(
         &self,
         health: Health,
-        answer: &Result<Response<ProviderBody>, Refusal>,
+        answer: &Result<Response<ProviderBody>, Unanswered>,
         permit: &Permit,
     ) {
         if health.judge(diagnosis::verdict(answer)) {
             tracing::warn!(ods = %permit.provider().ods, "provider fails too often: spared");
             self.metrics.provider_spared();
         }
-        if answer.as_ref().is_err_and(Refusal::is_unreached) {
+        if answer.as_ref().is_err_and(|unanswered| unanswered.refusal.is_unreached()) {
             self.directory.unreached(permit.provider(), permit.interaction());
         }
     }

@@ -30,6 +30,7 @@ mod http2;
 mod http2_providers;
 #[cfg(feature = "ldap")]
 mod ldap;
+mod kept;
 mod lifecycle;
 mod memory;
 mod mismatch;

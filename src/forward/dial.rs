@@ -1,7 +1,9 @@
 //! From a registered address to an HTTP connection: resolve, check, connect, prove, speak.
 
+use std::error::Error;
 use std::fmt;
 use std::future::poll_fn;
+use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,15 +15,17 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use ipnet::IpNet;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::Settings;
+use super::failure::Causes;
 use super::pool::{Key, Opened};
 use super::resolve::Resolver;
 use super::shared::{Shared, Streams};
+use super::{Deadlines, Settings};
 
 /// Why a provider could not be spoken to. Not one byte of a request has been sent.
 #[derive(Debug, thiserror::Error)]
@@ -40,8 +44,12 @@ pub(super) struct Dialler {
     resolver: Resolver,
     connect: Duration,
     tls: Duration,
+    unacknowledged: Duration,
 }
 
+/// An idle connection is probed this often, so that one whose other end has forgotten it is found closed
+/// before a request is sent on it. No shorter time can be set.
+const PROBE: Duration = Duration::from_secs(1);
 /// Limit: addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 4;
 /// After this, the next address of a name is tried beside the one that has not answered.
@@ -64,7 +72,10 @@ impl Dialler {
     pub(super) fn new(settings: &Settings) -> Self {
         let Settings { networks, deadlines, .. } = settings.clone();
         let resolver = Resolver::new(settings);
-        Self { networks, resolver, connect: deadlines.connect, tls: deadlines.tls }
+        // Half of the time for an answer is left for a second try on another connection.
+        let unacknowledged = deadlines.response_head / 2;
+        let Deadlines { connect, tls, .. } = deadlines;
+        Self { networks, resolver, connect, tls, unacknowledged }
     }
 
     /// Opens a connection for `key` under the given trust.
@@ -76,8 +87,11 @@ impl Dialler {
         let stream = timeout(self.connect, self.connect(&key.address))
             .await
             .map_err(|_| DialFault::TimedOut("connect"))??;
-        let refused =
-            |phase| move |error: &dyn fmt::Display| DialFault::Refused(phase, error.to_string());
+        let refused = |phase| {
+            move |error: &(dyn Error + 'static)| {
+                DialFault::Refused(phase, Causes(error).to_string())
+            }
+        };
         let name =
             ServerName::try_from(key.name.to_string()).map_err(|error| refused("name")(&error))?;
         let handshake = TlsConnector::from(Arc::clone(trust)).connect(name, stream);
@@ -113,8 +127,9 @@ impl Dialler {
             tokio::select! {
                 Some(tried) = attempts.next() => match tried {
                     Ok(stream) => {
-                        // A socket option that cannot be set costs latency, not correctness.
+                        // A socket option that cannot be set costs time, not correctness.
                         stream.set_nodelay(true).unwrap_or_default();
+                        notice_death(&stream, self.unacknowledged).unwrap_or_default();
                         return Ok(stream);
                     }
                     Err(error) => last = DialFault::Refused("connect", error.to_string()),
@@ -130,6 +145,18 @@ impl Dialler {
     }
 }
 
+/// Has the kernel notice that the other end is gone: what was sent and not acknowledged for so long ends the
+/// connection (TCP retransmits for a quarter of an hour by default), and an idle connection is probed.
+///
+/// Spec: RFC 5482 for the user timeout; a window that stays shut for so long ends the connection too.
+fn notice_death(stream: &TcpStream, unacknowledged: Duration) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    let probes = TcpKeepalive::new().with_time(PROBE).with_interval(PROBE);
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(unacknowledged))?;
+    socket.set_tcp_keepalive(&probes)
+}
+
 async fn http1(stream: TlsStream<TcpStream>) -> hyper::Result<Opened> {
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(HEAD_BYTES_MAX)
@@ -141,7 +168,7 @@ async fn http1(stream: TlsStream<TcpStream>) -> hyper::Result<Opened> {
         .await?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
-            tracing::debug!(%error, "provider connection ended");
+            tracing::debug!(error = %Causes(&error), "provider connection ended");
         }
     });
     Ok(Opened::Http1(sender))
@@ -167,7 +194,7 @@ async fn http2(stream: TlsStream<TcpStream>) -> hyper::Result<Opened> {
             polled
         });
         if let Err(error) = ended.await {
-            tracing::debug!(%error, "provider connection ended");
+            tracing::debug!(error = %Causes(&error), "provider connection ended");
         }
     });
     Ok(Opened::Http2(Shared::new(sender, streams)))
@@ -176,5 +203,24 @@ async fn http2(stream: TlsStream<TcpStream>) -> hyper::Result<Opened> {
 impl fmt::Debug for Dialler {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Dialler").field("networks", &self.networks).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_provider_that_acknowledges_nothing_is_noticed() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let text = "networks = [\"127.0.0.0/8\"]\n[deadlines]\nresponse-head = \"6s\"";
+        let dialler = Dialler::new(&toml::from_str(text).unwrap());
+        let stream = dialler.connect(&address).await.unwrap();
+        let socket = SockRef::from(&stream);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(3)));
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), PROBE);
     }
 }

@@ -1,5 +1,7 @@
 //! Why one try gave no response head, whether it may be repeated, and what may be said of it.
 
+use std::error::Error;
+use std::fmt;
 use std::time::Duration;
 
 use http::Request;
@@ -38,7 +40,7 @@ impl Failure {
             return Self::Upload(fault);
         }
         let error = error.into_error();
-        let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref());
+        let cause = error.source().and_then(|cause| cause.downcast_ref());
         match cause {
             // Spec: RFC 9113 §8.7. Such a request may be repeated, whatever it does.
             Some(h2) if is_unprocessed(h2) => Self::Unprocessed,
@@ -46,13 +48,20 @@ impl Failure {
         }
     }
 
-    /// Whether a request without a body may be sent once more, on another connection.
-    pub(super) fn may_be_repeated(&self, effect: Effect, reused: bool, sent_at: Instant) -> bool {
+    /// Whether a request without a body that failed on a kept connection may be sent once more, on another.
+    pub(super) fn may_be_repeated(&self, effect: Effect, sent_at: Instant) -> bool {
         match self {
-            Self::Unprocessed => reused,
-            Self::Lost(_) => reused && effect == Effect::Reads && sent_at.elapsed() < LOST_AT_ONCE,
+            Self::Unprocessed => true,
+            Self::Lost(_) => effect == Effect::Reads && self.is_of_dead_connection(sent_at),
             Self::NotWritten(_) | Self::Upload(_) | Self::TimedOut | Self::Interims => false,
         }
+    }
+
+    /// Whether a kept connection on which a request was sent at this moment was dead by then, so that the
+    /// failure says nothing of the provider: it closed at once, or the other end acknowledged nothing.
+    pub(super) fn is_of_dead_connection(&self, sent_at: Instant) -> bool {
+        let Self::Lost(cause) = self else { return false };
+        sent_at.elapsed() < LOST_AT_ONCE || is_unacknowledged(cause)
     }
 
     /// Whether the provider said nothing to it.
@@ -76,7 +85,7 @@ impl Failure {
             Self::Upload(PaceFault::Slow) => Refusal::BodyTimedOut,
             Self::Upload(PaceFault::Cut) => Refusal::BodyCut,
             Self::Lost(cause) => {
-                tracing::warn!(%ods, %cause, "provider failed");
+                tracing::warn!(%ods, cause = %Causes(cause), "provider failed");
                 failed(permit, reached)
             }
             Self::Interims => {
@@ -88,6 +97,43 @@ impl Failure {
                 Refusal::ProviderTimedOut { reached }
             }
         }
+    }
+}
+
+/// Whether the kernel gave a connection up since the other end did not acknowledge what was sent.
+fn is_unacknowledged(error: &(dyn Error + 'static)) -> bool {
+    use std::io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
+    let causes = std::iter::successors(Some(error), |&error| error.source());
+    let mut kinds = causes.filter_map(|cause| Some(cause.downcast_ref::<std::io::Error>()?.kind()));
+    kinds.any(|kind| matches!(kind, TimedOut | HostUnreachable | NetworkUnreachable))
+}
+
+/// An error with everything that caused it, for the log.
+pub(super) struct Causes<'a>(pub(super) &'a (dyn Error + 'static));
+
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", self.0)?;
+        let causes = std::iter::successors(self.0.source(), |&error| error.source());
+        causes.take(CAUSES_MAX).try_for_each(|cause| write!(out, ": {cause}"))
+    }
+}
+
+/// Limit: causes of one error that are logged.
+const CAUSES_MAX: usize = 8;
+
+/// A request that a provider did not answer.
+#[derive(Debug)]
+pub struct Unanswered {
+    /// Answer to the consumer.
+    pub refusal: Refusal,
+    /// Whether a kept connection was dead, which says nothing of the provider.
+    pub is_of_dead_connection: bool,
+}
+
+impl From<Refusal> for Unanswered {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, is_of_dead_connection: false }
     }
 }
 
@@ -105,3 +151,30 @@ pub(super) fn failed(permit: &Permit, reached: Reached) -> Refusal {
 /// A kept connection that closes this soon after a request had been closed before it; later, the
 /// provider had the request, and its consumer has no time for another.
 const LOST_AT_ONCE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("connection error")]
+    struct Outer(#[source] io::Error);
+
+    #[test]
+    fn a_failure_is_logged_with_all_that_caused_it() {
+        let alert =
+            io::Error::new(io::ErrorKind::InvalidData, "received fatal alert: NoRenegotiation");
+        let said = Causes(&Outer(alert)).to_string();
+        assert_eq!(said, "connection error: received fatal alert: NoRenegotiation");
+    }
+
+    #[test]
+    fn what_the_kernel_gave_up_was_not_acknowledged_and_what_was_reset_may_have_been() {
+        let timed_out = Outer(io::ErrorKind::TimedOut.into());
+        assert!(is_unacknowledged(&timed_out), "{}", Causes(&timed_out));
+        let reset = Outer(io::ErrorKind::ConnectionReset.into());
+        assert!(!is_unacknowledged(&reset), "{}", Causes(&reset));
+    }
+}

@@ -172,6 +172,21 @@ impl Pool {
         }
     }
 
+    /// Drops the idle connections to an address, whatever their name and generation, that have carried no
+    /// answer since this moment: one of their age turned out to be dead, and what killed it (a balancer that
+    /// fails over, a firewall that forgets) is likely to have killed them. Returns how many they were.
+    pub(super) fn drop_older(&self, address: &str, than: Instant) -> usize {
+        let mut dropped = 0;
+        let mut all = self.kept();
+        for (_, kept) in all.iter_mut().filter(|(key, _)| *key.address == *address) {
+            let before = kept.idle.len();
+            kept.idle.retain(|idle| idle.idle_since > than);
+            dropped += before - kept.idle.len();
+        }
+        self.idle.fetch_sub(dropped, Ordering::Relaxed);
+        dropped
+    }
+
     /// Drops what is closed or has been kept too long.
     pub(super) fn tidy(&self) {
         let is_current = |idle: &Connection| {

@@ -10,6 +10,7 @@ use http::{Response, header};
 use crate::breaker::Verdict;
 use crate::claims::{self, Claims};
 use crate::directory::Directory;
+use crate::forward::Unanswered;
 use crate::refusal::{OddOne, Refusal};
 use crate::target::Target;
 use crate::tls::Peer;
@@ -57,7 +58,11 @@ pub(super) fn misdirected(directory: &Directory, refusal: Refusal, target: &Targ
 
 /// What an answer says of the provider that gave it, or did not. A 500 is an answer like any other: it
 /// may be about one patient.
-pub(super) fn verdict<B>(answer: &Result<Response<B>, Refusal>) -> Verdict {
+pub(super) fn verdict<B>(answer: &Result<Response<B>, Unanswered>) -> Verdict {
+    let answer = match answer {
+        Err(unanswered) if unanswered.is_of_dead_connection => return Verdict::Moot,
+        answer => answer.as_ref().map_err(|unanswered| &unanswered.refusal),
+    };
     match answer {
         Ok(response) if matches!(response.status().as_u16(), 502..=504) => {
             Verdict::Failed(retry_after(response))

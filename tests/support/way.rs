@@ -2,6 +2,7 @@
 //! one, silence.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -30,19 +31,27 @@ pub(crate) enum Mishap {
 /// The way to one address.
 pub(crate) struct Way {
     pub(crate) address: SocketAddr,
-    mishap: watch::Sender<Mishap>,
+    /// The mishap of the connections that are accepted now.
+    mishap: Arc<Mutex<watch::Sender<Mishap>>>,
 }
 
 impl Way {
     pub(crate) async fn to(there: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start(there)
+    }
+
+    pub(crate) fn start(there: SocketAddr) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let listener = TcpListener::from_std(listener).unwrap();
         let address = listener.local_addr().unwrap();
-        let mishap = watch::Sender::new(Mishap::None);
-        let mishaps = mishap.subscribe();
+        let mishap = Arc::new(Mutex::new(watch::Sender::new(Mishap::None)));
+        let now = Arc::clone(&mishap);
         tokio::spawn(async move {
             while let Ok((here, _)) = listener.accept().await {
                 if let Ok(there) = TcpStream::connect(there).await {
-                    tokio::spawn(carry(here, there, mishaps.clone()));
+                    let mishaps = now.lock().unwrap().subscribe();
+                    tokio::spawn(carry(here, there, mishaps));
                 }
             }
         });
@@ -51,7 +60,15 @@ impl Way {
 
     /// From now on, this happens.
     pub(crate) fn has(&self, mishap: Mishap) {
-        self.mishap.send_replace(mishap);
+        self.mishap.lock().unwrap().send_replace(mishap);
+    }
+
+    /// From now on, this happens to the connections that are there, and nothing to new ones: a balancer has
+    /// failed over and knows none of the old ones.
+    pub(crate) fn loses_connections(&self, mishap: Mishap) {
+        let before = self.mishap.lock().unwrap().clone();
+        *self.mishap.lock().unwrap() = watch::Sender::new(Mishap::None);
+        before.send_replace(mishap);
     }
 }
 
