@@ -223,24 +223,20 @@ impl Forwarder {
                 }
             }
             left = left.saturating_sub(sent_at.elapsed());
-            request = match failure {
-                Failure::NotWritten(unsent) if reused => *unsent,
-                failure
-                    if reused
-                        && is_bodiless
-                        && !left.is_zero()
-                        && failure.may_be_repeated(effect, sent_at)
-                        && self.retries.spend() =>
-                {
-                    tracing::debug!(?failure, "sent again on another connection");
-                    build(Upload::empty())
-                }
-                failure => {
-                    let is_of_dead_connection = reused && failure.is_of_dead_connection(sent_at);
-                    let refusal = failure.refusal(permit, terms.transfer);
-                    return Err(Unanswered { refusal, is_of_dead_connection });
-                }
-            };
+            let may_be_repeated = reused
+                && is_bodiless
+                && !left.is_zero()
+                && failure.may_be_repeated(effect, sent_at);
+            if may_be_repeated && self.retries.spend() {
+                tracing::debug!(?failure, "sent again on another connection");
+                request = build(Upload::empty());
+            } else if reused && let Failure::NotWritten(unsent) = failure {
+                request = *unsent;
+            } else {
+                let is_of_dead_connection = reused && failure.is_of_dead_connection(sent_at);
+                let refusal = failure.refusal(permit, terms.transfer);
+                return Err(Unanswered { refusal, is_of_dead_connection });
+            }
             terms.transfer.nothing_sent();
             self.metrics.provider_retry();
         }

@@ -387,7 +387,7 @@ async fn a_mishap_on_the_way_to_a_provider_is_told_as_it_is() {
     ] {
         for (call, token) in [(Call::slots(), read), (Call::book(), booking)] {
             let stage = Stage::with(patience("response-head = \"400ms\"\ntls = \"400ms\"")).await;
-            let way = Way::to(stage.provider.address).await;
+            let way = Way::to(stage.provider.address);
             stage.redial(way.address).await;
             // On a connection that is there already, so that all of the request goes out.
             assert_eq!(stage.hears(call.clone()).await.status, 200);

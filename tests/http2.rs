@@ -54,6 +54,24 @@ async fn a_whole_booking_whose_end_comes_late_is_never_said_to_be_unsent() {
     }
 }
 
+/// A consumer that waits for `100 Continue` before its body is not kept waiting for a refusal; one that is
+/// let through must send it (README, Honest limits).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_does_not_wait_for_a_body_that_was_only_announced() {
+    let stage = Stage::with(|files| {
+        files.add("[provider.deadlines]\nbody-idle = \"200ms\"");
+    })
+    .await;
+    for (call, status) in [(Call::book().set("Ssp-From", "no asid"), 400), (Call::book(), 408)] {
+        let call = call.http2().with("Expect", "100-continue");
+        let io = TokioIo::new(call.connect(&stage).await.unwrap());
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        tokio::spawn(connection);
+        let request = call.request().map(|_| Unended(None));
+        assert_eq!(sender.send_request(request).await.unwrap().status(), status);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_shuts_its_window_does_not_keep_its_place() {
     let stage = Stage::with(|files| {

@@ -26,7 +26,7 @@ async fn lost(mishap: Mishap) -> (Stage, Way) {
         files.edit("directory.toml", |text| {
             let (_, dial) = text.split_once("dial = \"").unwrap();
             let there = dial.split('"').next().unwrap();
-            let new = way.insert(Way::start(there.parse().unwrap())).address;
+            let new = way.insert(Way::to(there.parse().unwrap())).address;
             text.replace(there, &new.to_string())
         });
     })

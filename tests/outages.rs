@@ -353,7 +353,7 @@ async fn a_mishap_on_the_way_to_the_directory_fails_nobody_who_has_been_seen() {
         (Mishap::BlackHole, false),
     ] {
         let mut registry = Registry::new(records(2), &more).await;
-        let way = registry.by_way().await;
+        let way = registry.by_way();
         let stage = registry.stage().await;
         stage.provider.does(Act::ok());
         for turn in 0..5 {

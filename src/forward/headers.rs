@@ -243,12 +243,9 @@ fn status_of_others(from: &HeaderMap, proxy: &str) -> Option<HeaderValue> {
     let mut members: sfv::List = sfv::Parser::new(&lines.join(&b", "[..])).parse().ok()?;
     members.retain(|member| {
         let sfv::ListEntry::Item(item) = member else { return false };
-        let name = match &item.bare_item {
-            sfv::BareItem::Token(name) => name.as_str(),
-            sfv::BareItem::String(name) => name.as_str(),
-            _ => return false,
-        };
-        !name.eq_ignore_ascii_case(proxy)
+        let token = item.bare_item.as_token().map(|name| name.as_str());
+        let name = token.or_else(|| item.bare_item.as_string().map(|name| name.as_str()));
+        name.is_some_and(|name| !name.eq_ignore_ascii_case(proxy))
     });
     HeaderValue::try_from(sfv::FieldType::serialize(&members)?).ok()
 }

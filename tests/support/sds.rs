@@ -87,8 +87,8 @@ impl Registry {
     }
 
     /// A way to the API, which all who ask it from now on take.
-    pub(crate) async fn by_way(&mut self) -> Way {
-        let way = Way::to(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))).await;
+    pub(crate) fn by_way(&mut self) -> Way {
+        let way = Way::to(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)));
         self.leads_to = way.address.port();
         way
     }

@@ -36,11 +36,7 @@ pub(crate) struct Way {
 }
 
 impl Way {
-    pub(crate) async fn to(there: SocketAddr) -> Self {
-        Self::start(there)
-    }
-
-    pub(crate) fn start(there: SocketAddr) -> Self {
+    pub(crate) fn to(there: SocketAddr) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let listener = TcpListener::from_std(listener).unwrap();
