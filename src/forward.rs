@@ -64,8 +64,8 @@ pub struct Settings {
     /// Idle connections a worker keeps to one host.
     #[serde(default = "idle_max")]
     pub idle_max: usize,
-    /// Whether consumers' `Cookie` reaches providers and providers' `Set-Cookie` consumers. All practices
-    /// share this proxy's origin: a cookie that one sets is sent to every other.
+    /// Passes consumers' `Cookie` to providers and providers' `Set-Cookie` to consumers. All practices share
+    /// this proxy's origin: a cookie that one sets is sent to every other.
     #[serde(default)]
     pub pass_cookies: bool,
 }
@@ -251,7 +251,8 @@ impl Forwarder {
                 %host,
                 %address,
                 dropped,
-                "a kept connection to a provider was dead; idle connections to its address as old were closed"
+                "a request on a kept connection to a provider got no answer; \
+                 idle connections to its address that have not answered since were closed"
             );
         }
     }

@@ -41,7 +41,7 @@ impl ProxyName {
         Self(prefix.chars().chain(host.chars().map(legal)).take(NAME_BYTES_MAX).collect())
     }
 
-    /// The name.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -129,7 +129,7 @@ impl Dialler {
                     Ok(stream) => {
                         // A socket option that cannot be set costs time, not correctness.
                         stream.set_nodelay(true).unwrap_or_default();
-                        notice_death(&stream, self.unacknowledged).unwrap_or_default();
+                        detect_dead_peer(&stream, self.unacknowledged).unwrap_or_default();
                         return Ok(stream);
                     }
                     Err(error) => last = DialFault::Refused("connect", error.to_string()),
@@ -145,11 +145,11 @@ impl Dialler {
     }
 }
 
-/// Has the kernel notice that the other end is gone: what was sent and not acknowledged for so long ends the
+/// Makes the kernel notice that the other end is gone: what was sent and not acknowledged for so long ends the
 /// connection (TCP retransmits for a quarter of an hour by default), and an idle connection is probed.
 ///
 /// Spec: RFC 5482 for the user timeout; a window that stays shut for so long ends the connection too.
-fn notice_death(stream: &TcpStream, unacknowledged: Duration) -> io::Result<()> {
+fn detect_dead_peer(stream: &TcpStream, unacknowledged: Duration) -> io::Result<()> {
     let socket = SockRef::from(stream);
     let probes = TcpKeepalive::new().with_time(PROBE).with_interval(PROBE);
     #[cfg(target_os = "linux")]

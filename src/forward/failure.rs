@@ -48,7 +48,8 @@ impl Failure {
         }
     }
 
-    /// Whether a request without a body that failed on a kept connection may be sent once more, on another.
+    /// Returns true if a request without a body that failed on a kept connection may be sent once more, on
+    /// another.
     pub(super) fn may_be_repeated(&self, effect: Effect, sent_at: Instant) -> bool {
         match self {
             Self::Unprocessed => true,
@@ -57,8 +58,9 @@ impl Failure {
         }
     }
 
-    /// Whether a kept connection on which a request was sent at this moment was dead by then, so that the
-    /// failure says nothing of the provider: it closed at once, or the other end acknowledged nothing.
+    /// Returns true if a kept connection on which a request was sent at this moment is taken to have been dead
+    /// by then, so that the failure says nothing of the provider: it closed at once, or the other end
+    /// acknowledged nothing.
     pub(super) fn is_of_dead_connection(&self, sent_at: Instant) -> bool {
         let Self::Lost(cause) = self else { return false };
         sent_at.elapsed() < LOST_AT_ONCE || is_unacknowledged(cause)
@@ -100,7 +102,7 @@ impl Failure {
     }
 }
 
-/// Whether the kernel gave a connection up since the other end did not acknowledge what was sent.
+/// Returns true if the kernel gave a connection up since the other end did not acknowledge what was sent.
 fn is_unacknowledged(error: &(dyn Error + 'static)) -> bool {
     use std::io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
     let causes = std::iter::successors(Some(error), |&error| error.source());
@@ -127,7 +129,7 @@ const CAUSES_MAX: usize = 8;
 pub struct Unanswered {
     /// Answer to the consumer.
     pub refusal: Refusal,
-    /// Whether a kept connection was dead, which says nothing of the provider.
+    /// True if a kept connection was dead, which says nothing of the provider.
     pub is_of_dead_connection: bool,
 }
 

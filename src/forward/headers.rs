@@ -261,7 +261,7 @@ fn via(from: &Parts, hop: &Hop<'_>) -> String {
     via
 }
 
-/// Whether `Connection` names this field.
+/// Returns true if `Connection` names this field.
 fn is_named(name: &HeaderName, named: &[String]) -> bool {
     named.iter().any(|dropped| dropped == name.as_str())
 }
