@@ -4,17 +4,20 @@
 //! last byte of the answer, or when a consumer hangs up, a provider cuts, or a task panics. It has
 //! setters only. It never holds a token, a query, a body or anything that could be an NHS number.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
 use http::Method;
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
+use crate::spine::Asid;
+use crate::tls::Peer;
 
 mod chain;
 mod entry;
@@ -58,8 +61,9 @@ struct Shared {
     desk: Desk,
     places: Arc<Semaphore>,
     settings: Settings,
-    /// Lines for refusals of those without a verified certificate.
-    unverified: DefaultDirectRateLimiter,
+    lines: LineBudgets,
+    /// The file system has less free space than the reserve.
+    disk_low: AtomicBool,
     stopping: AtomicBool,
     metrics: Arc<Metrics>,
 }
@@ -78,7 +82,8 @@ impl Trail {
             desk: Desk::start(settings, entries_max, Arc::clone(&metrics))?,
             places: Arc::new(Semaphore::new(entries_max)),
             settings: settings.clone(),
-            unverified: RateLimiter::direct(Quota::per_second(settings.unverified_per_second)),
+            lines: LineBudgets::new(settings),
+            disk_low: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             metrics,
         })))
@@ -93,7 +98,7 @@ impl Trail {
     pub fn open(&self, method: &Method, now: Timestamp) -> Result<Entry, Refusal> {
         let opened = self.try_open(method, now);
         if let Err(refusal) = &opened {
-            self.0.desk.unrecorded(refusal.row().token);
+            self.0.desk.unrecorded(None, refusal.row().token);
         }
         opened
     }
@@ -115,23 +120,29 @@ impl Trail {
     }
 
     fn may_go_on(&self, method: &str, now: Instant) -> bool {
-        let Shared { desk, settings, .. } = &*self.0;
-        let is_read =
-            method == Method::GET.as_str() && settings.when_failing == WhenFailing::ServeReads;
-        is_read || desk.is_healthy(now, settings.wait)
+        let is_read = method == Method::GET.as_str()
+            && self.0.settings.when_failing == WhenFailing::ServeReads;
+        is_read || self.is_healthy_at(now)
     }
 
-    /// Whether the last write succeeded, and the disk answers.
+    fn is_healthy_at(&self, now: Instant) -> bool {
+        let Shared { desk, settings, disk_low, .. } = &*self.0;
+        !disk_low.load(Ordering::Acquire) && desk.is_healthy(now, settings.wait)
+    }
+
+    /// The last write succeeded, the disk answers and has free space.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
-        self.0.desk.is_healthy(Instant::now(), self.0.settings.wait)
+        self.is_healthy_at(Instant::now())
     }
 
     /// Tells how the journal is, for as long as it is polled: a disk that says nothing at all cannot
     /// be told of by whoever waits for it.
     pub async fn watch(&self) {
         let mut was_healthy = true;
+        let mut was_scarce = false;
         loop {
+            was_scarce = self.look_at_disk(was_scarce);
             let is_healthy = self.is_healthy();
             self.0.metrics.audit.healthy.set(is_healthy.into());
             if was_healthy && !is_healthy {
@@ -140,6 +151,35 @@ impl Trail {
             was_healthy = is_healthy;
             tokio::time::sleep(WATCH).await;
         }
+    }
+
+    /// Measures the free space of the journal's file system; answers that it is scarce.
+    fn look_at_disk(&self, was_scarce: bool) -> bool {
+        let Shared { settings, disk_low, metrics, .. } = &*self.0;
+        let Ok(disk) = rustix::fs::statvfs(&settings.journal) else { return was_scarce };
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        let reserve = settings.disk_reserve.as_u64();
+        metrics.audit.free(free);
+        let (is_low, was_low) = (free < reserve, disk_low.swap(free < reserve, Ordering::AcqRel));
+        let is_scarce = free < reserve.saturating_mul(SCARCE);
+        if is_low && !was_low {
+            tracing::error!(
+                free_bytes = free,
+                reserve_bytes = reserve,
+                "the journal's file system is nearly full: new requests are refused until there is \
+                 more free space than audit.disk-reserve"
+            );
+        } else if is_scarce && !was_scarce {
+            tracing::warn!(
+                free_bytes = free,
+                reserve_bytes = reserve,
+                "the journal's file system is running full: below audit.disk-reserve new requests \
+                 are refused"
+            );
+        } else if was_low && !is_low {
+            tracing::info!(free_bytes = free, "the journal's file system has free space again");
+        }
+        is_scarce
     }
 
     /// What is cut off from now on is cut off by the gateway.
@@ -156,6 +196,59 @@ impl Trail {
     /// process. Nothing can be recorded after.
     pub async fn finish(&self) {
         self.0.desk.stop().await.unwrap_or_default();
+    }
+}
+
+/// Multiple of the reserve below which free space is warned of.
+const SCARCE: u64 = 8;
+
+/// Budgets of journal lines for refusals: whoever is refused must not be able to fill the disk.
+#[derive(Debug)]
+struct LineBudgets {
+    /// Callers without a verified certificate, together.
+    unverified: DefaultDirectRateLimiter,
+    /// Each certificate whose caller was not identified, by fingerprint; and all of them together.
+    by_certificate: DefaultKeyedRateLimiter<String>,
+    certificates: DefaultDirectRateLimiter,
+    /// Refusals of each consumer for exceeding a limit, by ASID.
+    by_consumer: DefaultKeyedRateLimiter<Asid>,
+}
+
+/// Multiple of one certificate's budget that all certificates have together.
+const CERTIFICATES: u32 = 5;
+/// Refusals a second of one consumer for exceeding a limit that have a line each.
+const LIMIT_REFUSALS_PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(4);
+/// Number of certificates or consumers after which those without a recent refusal are forgotten.
+const BUDGETS_KEPT: usize = 4096;
+
+impl LineBudgets {
+    fn new(settings: &Settings) -> Self {
+        let each = settings.unverified_per_second;
+        let all = each.saturating_mul(NonZeroU32::MIN.saturating_add(CERTIFICATES - 1));
+        Self {
+            unverified: RateLimiter::direct(Quota::per_second(each)),
+            by_certificate: RateLimiter::keyed(Quota::per_second(each)),
+            certificates: RateLimiter::direct(Quota::per_second(all)),
+            by_consumer: RateLimiter::keyed(Quota::per_second(LIMIT_REFUSALS_PER_SECOND)),
+        }
+    }
+
+    /// Takes a line for the refusal of a caller that was not identified.
+    fn unidentified(&self, peer: Option<&Peer>) -> bool {
+        let Some(peer) = peer else { return self.unverified.check().is_ok() };
+        if self.by_certificate.len() > BUDGETS_KEPT {
+            self.by_certificate.retain_recent();
+        }
+        self.by_certificate.check_key(&peer.fingerprint().to_owned()).is_ok()
+            && self.certificates.check().is_ok()
+    }
+
+    /// Takes a line for the refusal of a consumer that has exceeded a limit.
+    fn limit(&self, consumer: &Asid) -> bool {
+        if self.by_consumer.len() > BUDGETS_KEPT {
+            self.by_consumer.retain_recent();
+        }
+        self.by_consumer.check_key(consumer).is_ok()
     }
 }
 

@@ -482,6 +482,60 @@ async fn refusals_without_a_certificate_have_few_lines_and_are_all_counted() {
     assert_eq!(stage.counted("refusals_total{token=\"certificate_missing\"}"), 40);
 }
 
+/// Lines and sums of one token, by the consumer they are summed for, once there are `count` in all.
+async fn tally(stage: &Stage, token: &str, count: u64) -> (u64, u64, Value) {
+    loop {
+        stage.server.trail.flush().await;
+        let text = stage.journal("audit");
+        let lines: Vec<Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let own = lines.iter().filter(|line| line["refusal"] == token).count();
+        let sums: Vec<_> = lines.iter().filter(|line| line["refusals"][token].is_u64()).collect();
+        let summed: u64 = sums.iter().map(|line| line["refusals"][token].as_u64().unwrap()).sum();
+        let own = u64::try_from(own).unwrap();
+        if own + summed == count {
+            let from = sums.first().map_or(Value::Null, |line| line["from"].clone());
+            return (own, summed, from);
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_registered_nowhere_cannot_fill_the_disk() {
+    let stage = Stage::with(|files| {
+        files.set("audit", "unverified-per-second = 3");
+        files.add("[throttle]\ncertificate-per-second = 5");
+    })
+    .await;
+    let mut asked = std::collections::BTreeMap::<String, u64>::new();
+    for _ in 0..40 {
+        let answer = stage.hears(Call::slots().certificate("stranger")).await;
+        *asked.entry(answer.token().unwrap().to_owned()).or_default() += 1;
+    }
+    let mut lines = 0;
+    for (token, count) in &asked {
+        let (own, _, from) = tally(&stage, token, *count).await;
+        assert_eq!(from, Value::Null);
+        lines += own;
+    }
+    assert!(asked.contains_key("knock_limited") && lines < 30, "{lines} of {asked:?}");
+    assert_eq!(stage.hears(Call::slots()).await.status, 200);
+    assert_eq!(stage.lines().await.last().unwrap()["status"], 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_of_a_consumer_over_its_quota_are_summed_for_it() {
+    let stage = Stage::with(|files| files.add("[throttle]\nconsumer-per-second = 1")).await;
+    let mut refused = 0;
+    for _ in 0..40 {
+        refused += u64::from(stage.hears(Call::slots()).await.token() == Some("quota_exceeded"));
+    }
+    let (own, summed, from) = tally(&stage, "quota_exceeded", refused).await;
+    assert!(own < refused && summed > 0, "{own} of {refused}");
+    assert_eq!(from, crate::support::stage::HUB);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_is_written_by_one_process_alone() {
     let stage = Stage::new().await;

@@ -11,7 +11,7 @@ use crate::support::disk::{Disk, serve_on_small_disk};
 use crate::support::files::Files;
 use crate::support::process::{Served, serve};
 use crate::support::stage::{journal, segments};
-use crate::support::{Answer, Call, Stage};
+use crate::support::{Act, Answer, Call, Stage};
 
 fn hurried(files: &mut Files) {
     files.add("[throttle]\ncertificate-per-second = 100000\nconsumer-per-second = 100000");
@@ -240,6 +240,36 @@ impl Tally {
         assert!(metrics.contains(&format!("{series} {}\n", self.refused)), "{metrics}");
         assert_eq!(stage.provider.received().len(), self.asked - self.refused);
         is_sound(folder);
+    }
+}
+
+/// A reserve of free space is kept for the exchanges under way.
+#[tokio::test(flavor = "multi_thread")]
+async fn below_the_disk_reserve_new_requests_are_refused_and_those_under_way_are_recorded() {
+    let stage = Stage::with(|files| {
+        hurried(files);
+        files.set("audit", "disk-reserve = \"4 MiB\"");
+    })
+    .await;
+    let Some((served, seen)) = serve_on_small_disk(&stage, 8 * 1024) else { return };
+    let (at, filler) = (served.1, seen.join("filler"));
+    let told = Arc::new(tokio::sync::Notify::new());
+    let answer = crate::support::provider::answer("200 OK", "", "{}");
+    stage.provider.does(Act::WriteWhenTold(Arc::clone(&told), answer));
+    let under_way = async { booking(1).send_to(&stage, at).await };
+    let refused = async {
+        stage.provider.has_received(1).await;
+        stage.provider.does(Act::ok());
+        std::fs::write(&filler, vec![0; 5 << 20]).unwrap();
+        while booking(2).send_to(&stage, at).await.token() != Some("audit_unavailable") {}
+        assert!(is_ready(&served).await.contains("[-]audit"));
+        told.notify_one();
+    };
+    let (answer, ()) = tokio::join!(under_way, refused);
+    assert_eq!(answer.status, 200);
+    std::fs::remove_file(&filler).unwrap();
+    while Call::slots().send_to(&stage, at).await.status != 200 {
+        tokio::task::yield_now().await;
     }
 }
 

@@ -59,8 +59,12 @@ pub struct Entry {
     known: Known,
     sheet: Sheet,
     to: Option<Asid>,
-    /// The certificate was verified; it may have no name that counts.
-    verified: bool,
+    /// The verified certificate; it may have no name that counts.
+    peer: Option<Arc<Peer>>,
+    /// The consumer, once it has been identified.
+    consumer: Option<Asid>,
+    /// It was refused for exceeding a limit.
+    limited: bool,
     certificate: Option<CertificateName>,
     /// The reason why the certificate was refused.
     certificate_fault: Option<String>,
@@ -107,7 +111,9 @@ impl Entry {
             },
             sheet: Sheet::default(),
             to: None,
-            verified: false,
+            peer: None,
+            consumer: None,
+            limited: false,
             certificate: None,
             certificate_fault: None,
             started,
@@ -143,13 +149,14 @@ impl Entry {
     }
 
     /// The certificate that was verified, by its first name until it is known which one counts.
-    pub fn peer(&mut self, peer: &Peer) {
-        self.verified = true;
+    pub fn peer(&mut self, peer: &Arc<Peer>) {
+        self.peer = Some(Arc::clone(peer));
         self.certificate = peer.names().first().cloned();
     }
 
     /// The consumer that was identified, by the certificate name that it is registered with.
     pub fn consumer(&mut self, consumer: &Consumer) {
+        self.consumer = Some(consumer.sender().asid.clone());
         if self.certificate.as_ref() != Some(consumer.name()) {
             self.certificate = Some(consumer.name().clone());
         }
@@ -210,6 +217,7 @@ impl Entry {
     /// The gateway says no.
     pub fn refused(&mut self, refusal: &Refusal) {
         let row = refusal.row();
+        self.limited = matches!(refusal, Refusal::QuotaExceeded { .. } | Refusal::ConsumerBusy);
         self.certificate_fault = refusal.certificate_fault().map(ToString::to_string);
         self.trail.0.metrics.refused(row.token);
         self.refusal = Some(row.token);
@@ -278,7 +286,7 @@ impl Drop for Entry {
         let (last, _) = self.phase;
         self.enter(last);
         let end = self.end();
-        let Shared { desk, unverified, metrics, .. } = &*self.trail.0;
+        let Shared { desk, lines, metrics, .. } = &*self.trail.0;
         for (phase, spent) in Phase::ALL.into_iter().zip(self.spent) {
             if !spent.is_zero() {
                 metrics.phase(phase, spent);
@@ -289,13 +297,17 @@ impl Drop for Entry {
         if method != HANDSHAKE {
             metrics.exchange(self.known.interaction, method, self.outcome(), end.duration);
         }
-        // Security: nobody without a certificate can fill the disk.
-        if let (Some(token), false) = (self.refusal, self.verified)
-            && unverified.check().is_err()
-        {
-            desk.unrecorded(token);
-            desk.give_back(2);
-            return;
+        // Security: whoever is refused cannot fill the disk.
+        if let Some(token) = self.refusal {
+            let has_line = match &self.consumer {
+                None => lines.unidentified(self.peer.as_deref()),
+                Some(consumer) => !self.limited || lines.limit(consumer),
+            };
+            if !has_line {
+                desk.unrecorded(self.consumer.take(), token);
+                desk.give_back(2);
+                return;
+            }
         }
         if let (Some(token), Some(fault)) = (self.refusal, &self.certificate_fault) {
             // Logged under the journal's budget: a stranger must not fill the log either.

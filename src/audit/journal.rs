@@ -22,6 +22,7 @@ use super::sheet::{Known, Sheet, Step};
 use super::writer::{Limits, Writer};
 use super::{line, recovery};
 use crate::metrics::Metrics;
+use crate::spine::Asid;
 
 /// The journal cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -183,8 +184,12 @@ impl Desk {
     }
 
     /// Something was refused that has no line of its own.
-    pub(super) fn unrecorded(&self, token: &'static str) {
-        *self.health.unrecorded().entry(token).or_default() += 1;
+    pub(super) fn unrecorded(&self, consumer: Option<Asid>, token: &'static str) {
+        let mut sums = self.health.unrecorded();
+        // Limit: beyond it consumers are not told apart.
+        let consumer =
+            consumer.filter(|one| sums.len() < SUMS_MAX || sums.contains_key(&Some(one.clone())));
+        *sums.entry(consumer).or_default().entry(token).or_default() += 1;
     }
 
     /// Whether the last write succeeded and the disk has not been silent for longer than this.
@@ -199,6 +204,12 @@ impl Drop for Desk {
     }
 }
 
+/// Refusals without a line of their own, by consumer, if it was identified, and token.
+type Sums = BTreeMap<Option<Asid>, BTreeMap<&'static str, u64>>;
+
+/// Limit: consumers whose refusals are summed apart within one second.
+const SUMS_MAX: usize = 1024;
+
 /// How the thread is.
 #[derive(Debug)]
 struct Health {
@@ -207,7 +218,7 @@ struct Health {
     /// When the disk was asked for what it has not done yet, in milliseconds after `base`; nought while
     /// it is asked nothing.
     asked_ms: AtomicU64,
-    unrecorded: Mutex<BTreeMap<&'static str, u64>>,
+    unrecorded: Mutex<Sums>,
 }
 
 impl Health {
@@ -239,7 +250,7 @@ impl Health {
         asked_ms > 0 && self.ms(now).saturating_sub(asked_ms) > wait_ms
     }
 
-    fn unrecorded(&self) -> MutexGuard<'_, BTreeMap<&'static str, u64>> {
+    fn unrecorded(&self) -> MutexGuard<'_, Sums> {
         self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -353,9 +364,9 @@ impl Scribe {
     }
 
     fn sum(&mut self) {
-        let counts = std::mem::take(&mut *self.health.unrecorded());
-        if !counts.is_empty() {
-            self.writer.note(&Note::Unrecorded(&counts));
+        let sums = std::mem::take(&mut *self.health.unrecorded());
+        for (from, refusals) in &sums {
+            self.writer.note(&Note::Unrecorded { from: from.as_ref(), refusals });
         }
     }
 

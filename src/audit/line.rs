@@ -14,6 +14,7 @@ use super::object::Object;
 use super::read::{Torn, Unfinished};
 use super::sheet::{self, Field, Posted, Step};
 use super::{EndedBy, Told, index};
+use crate::spine::Asid;
 
 /// How an exchange ended.
 #[derive(Debug, Clone, Copy)]
@@ -65,8 +66,9 @@ pub(super) enum Note<'a> {
     Started { oldest_open: Option<u64>, torn: Option<&'a Torn> },
     /// An exchange that was opened before the last start and never closed.
     Unfinished(&'a Unfinished),
-    /// Refusals that have no line of their own: their number by token.
-    Unrecorded(&'a BTreeMap<&'static str, u64>),
+    /// Refusals that have no line of their own, of one consumer or of callers that were not
+    /// identified: their number by token.
+    Unrecorded { from: Option<&'a Asid>, refusals: &'a BTreeMap<&'static str, u64> },
     /// The last line before a clean end.
     Stopped,
 }
@@ -85,7 +87,7 @@ impl Note<'_> {
             Self::Segment { .. } => "segment",
             Self::Started { .. } => "started",
             Self::Unfinished(_) => "unfinished",
-            Self::Unrecorded(_) => "unrecorded",
+            Self::Unrecorded { .. } => "unrecorded",
             Self::Stopped => "stopped",
         };
         last.append(out, |line| {
@@ -116,11 +118,16 @@ impl Note<'_> {
                     line.optional(name, value);
                 }
             }
-            Self::Unrecorded(counts) => line.object("refusals", |object| {
-                for (token, count) in *counts {
-                    object.number(token, *count);
+            Self::Unrecorded { from, refusals } => {
+                if let Some(from) = from {
+                    line.text("from", from.as_str());
                 }
-            }),
+                line.object("refusals", |object| {
+                    for (token, count) in *refusals {
+                        object.number(token, *count);
+                    }
+                });
+            }
             Self::Stopped => {}
         }
     }

@@ -34,10 +34,15 @@ pub struct Settings {
     #[serde(default = "segment_age", with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub segment_age: Duration,
-    /// Refusals a second without a verified certificate that have lines of their own; the others are
-    /// summed in one.
+    /// Refusals a second that have lines of their own: of all callers without a verified certificate
+    /// together, and of each certificate whose caller was not identified. The others are summed.
     #[serde(default = "unverified_per_second")]
     pub unverified_per_second: NonZeroU32,
+    /// Free space on the journal's file system below which new requests are refused, so that exchanges
+    /// under way can still be recorded.
+    #[serde(default = "disk_reserve")]
+    #[schemars(with = "String")]
+    pub disk_reserve: ByteSize,
 }
 
 /// What waits until its opened line is on disk.
@@ -107,6 +112,7 @@ impl Settings {
             segment_size: segment_size(),
             segment_age: segment_age(),
             unverified_per_second: unverified_per_second(),
+            disk_reserve: disk_reserve(),
         }
     }
 }
@@ -121,6 +127,10 @@ const fn segment_size() -> ByteSize {
 
 const fn segment_age() -> Duration {
     Duration::from_secs(24 * 60 * 60)
+}
+
+const fn disk_reserve() -> ByteSize {
+    ByteSize::mib(64)
 }
 
 const fn unverified_per_second() -> NonZeroU32 {

@@ -18,6 +18,7 @@ pub struct AuditMetrics {
     pub damaged: IntCounter,
     /// Exchanges a crash has left open.
     pub unfinished: IntCounter,
+    free: IntGauge,
     syncs: Histogram,
     seq: IntGauge,
     head: IntGauge,
@@ -43,6 +44,10 @@ impl AuditMetrics {
                 "audit_unfinished_total",
                 "Exchanges that a crash has left open, found at the start",
             ),
+            free: gauge(
+                "audit_disk_free_bytes",
+                "Free space on the file system of the audit journal, in bytes",
+            ),
             syncs: histogram("audit_sync_duration_seconds", syncs, SYNC_S, &[])
                 .with_label_values::<&str>(&[]),
             seq: gauge("audit_sequence", "Number of the audit journal's line when last told"),
@@ -59,10 +64,16 @@ impl AuditMetrics {
             Box::new(self.write_failures.clone()),
             Box::new(self.damaged.clone()),
             Box::new(self.unfinished.clone()),
+            Box::new(self.free.clone()),
             Box::new(self.syncs.clone()),
             Box::new(self.seq.clone()),
             Box::new(self.head.clone()),
         ]
+    }
+
+    /// Sets the free space of the file system, in bytes.
+    pub fn free(&self, bytes: u64) {
+        self.free.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// A write failed.

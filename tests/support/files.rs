@@ -47,6 +47,8 @@ impl Files {
         self.unless_said("listener.limits", "address-handshakes-per-second", "100000");
         self.unless_said("throttle", "delay-max", "\"10m\"");
         self.unless_said("audit", "wait", "\"1m\"");
+        self.unless_said("audit", "disk-reserve", "\"0 B\"");
+        self.unless_said("audit", "unverified-per-second", "100000");
     }
 
     fn unless_said(&mut self, section: &str, key: &str, value: &str) {
