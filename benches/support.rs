@@ -7,6 +7,8 @@ pub(crate) mod figures;
 pub(crate) mod files;
 #[path = "../tests/support/frames.rs"]
 pub(crate) mod frames;
+#[path = "../tests/support/heads.rs"]
+pub(crate) mod heads;
 #[path = "../tests/support/process.rs"]
 pub(crate) mod process;
 pub(crate) mod program;
@@ -18,6 +20,8 @@ pub(crate) mod sds;
 pub(crate) mod stage;
 #[path = "../tests/support/swept.rs"]
 pub(crate) mod swept;
+#[path = "../tests/support/valgrind.rs"]
+pub(crate) mod valgrind;
 #[path = "../tests/support/way.rs"]
 pub(crate) mod way;
 #[path = "../tests/support/wire.rs"]

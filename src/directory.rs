@@ -130,6 +130,11 @@ enum Use {
 /// Between two look-ups of one practice ahead of time.
 const AHEAD_AGAIN: Duration = Duration::from_secs(60);
 
+/// Limit: bytes of a target's path that are compared with the service roots that are known.
+const ROOT_PATH_BYTES_MAX: usize = 512;
+/// Limit: segments of a target's path that are compared with the service roots that are known.
+const ROOT_SEGMENTS_MAX: usize = 16;
+
 impl std::fmt::Debug for Directory {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("Directory").field("held", &self.held()).finish_non_exhaustive()
@@ -232,15 +237,21 @@ impl Directory {
         view.knows_senders() || view.file.organisations.contains(ods)
     }
 
-    /// Whether a URL lies under any service root that is registered, as far as it is held.
+    /// Returns whether a URL lies under any service root that is registered, as far as it is held.
+    ///
+    /// Of a path longer or deeper than any root in use, the beginning alone is compared.
     #[must_use]
     pub fn knows_root_of(&self, url: &InnerUrl<'_>) -> bool {
         let view = self.shared.view.load();
-        let ends = url.path.match_indices('/').map(|(at, _)| at).chain([url.path.len()]);
-        ends.filter_map(|end| url.path.get(..end)).any(|path| {
-            let root = format!("https://{}{path}", url.authority);
-            view.file.roots.contains(&root) || self.shared.roots.contains_key(&root)
-        })
+        // The grammar has passed it: all of it is ASCII.
+        let path = url.path.get(..ROOT_PATH_BYTES_MAX).unwrap_or(url.path);
+        let longest = format!("https://{}{path}", url.authority);
+        let before = longest.len() - path.len();
+        let whole = (path.len() == url.path.len()).then_some(path.len());
+        let ends = path.match_indices('/').map(|(at, _)| at).chain(whole);
+        ends.take(ROOT_SEGMENTS_MAX)
+            .filter_map(|end| longest.get(..before + end))
+            .any(|root| view.file.roots.contains(root) || self.shared.roots.contains_key(root))
     }
 
     /// The sender of this ASID.

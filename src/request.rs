@@ -14,6 +14,7 @@ use crate::target::Target;
 
 mod framing;
 
+pub(crate) use framing::CONNECTION_NAMES_MAX;
 pub use framing::{Fault, Framing, HEAD_BYTES_MAX, HeadFault};
 
 /// What this room is told by the configuration.
@@ -232,10 +233,17 @@ fn judge_names(headers: &HeaderMap) -> Result<(), Refusal> {
 
 /// Security: a registration that leads back here would lead round for ever.
 fn judge_way(headers: &HeaderMap, proxy: &str) -> Result<(), Refusal> {
-    let hops = headers.get_all(header::VIA).iter().filter_map(|value| value.to_str().ok());
-    let mut hops = hops.flat_map(|value| value.split(',')).map(str::split_whitespace);
-    let is_ours = hops.any(|mut hop| hop.nth(1).is_some_and(|by| by.eq_ignore_ascii_case(proxy)));
-    if is_ours { Err(Refusal::LoopDetected) } else { Ok(()) }
+    let values = headers.get_all(header::VIA).iter().filter_map(|value| value.to_str().ok());
+    for (count, hop) in values.flat_map(|value| value.split(',')).enumerate() {
+        if count == PROXIES_MAX {
+            return Err(Refusal::HeadTooLarge);
+        }
+        let received_by = hop.split_ascii_whitespace().nth(1);
+        if received_by.is_some_and(|name| name.eq_ignore_ascii_case(proxy)) {
+            return Err(Refusal::LoopDetected);
+        }
+    }
+    Ok(())
 }
 
 /// Security: `Connection: ssp-from` would have the next hop drop what we checked.
@@ -249,6 +257,9 @@ fn judge_connection(headers: &HeaderMap) -> Result<(), Refusal> {
     }
     Ok(())
 }
+
+/// Limit: proxies that `Via` lists, empty items included.
+const PROXIES_MAX: usize = 32;
 
 /// Whether a header belongs to the message and not to the connection it came on.
 pub(crate) fn is_end_to_end(name: &str) -> bool {

@@ -28,6 +28,7 @@ mod headers;
 mod hostile;
 mod http2;
 mod http2_providers;
+mod instructions;
 #[cfg(feature = "ldap")]
 mod ldap;
 mod kept;

@@ -9,6 +9,7 @@ pub(crate) mod dns;
 pub(crate) mod fake_ldap;
 pub(crate) mod files;
 pub(crate) mod frames;
+pub(crate) mod heads;
 pub(crate) mod http2_provider;
 pub(crate) mod process;
 pub(crate) mod provider;
@@ -18,6 +19,7 @@ pub(crate) mod sds;
 pub(crate) mod slapd;
 pub(crate) mod stage;
 pub(crate) mod swept;
+pub(crate) mod valgrind;
 pub(crate) mod way;
 pub(crate) mod wire;
 

@@ -10,7 +10,7 @@ use http::{Method, Request, Uri, Version};
 use super::Upload;
 use crate::policy::Permit;
 use crate::refusal::{Refusal, SspHeader};
-use crate::request::is_end_to_end;
+use crate::request::{CONNECTION_NAMES_MAX, is_end_to_end};
 
 /// The consumer's hop, as the provider is told of it.
 #[derive(Debug, Clone, Copy)]
@@ -266,10 +266,12 @@ fn is_named(name: &HeaderName, named: &[String]) -> bool {
     named.iter().any(|dropped| dropped == name.as_str())
 }
 
-/// Headers that `Connection` names, less those that no `Connection` may take away.
+/// Headers that `Connection` names, less those that no `Connection` may take away. Of a provider's, names
+/// beyond the limit are not looked at; a request with more is refused before.
 fn connection_named(headers: &HeaderMap) -> Vec<String> {
     let values = headers.get_all(header::CONNECTION).iter();
     let names = values.filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(','));
+    let names = names.take(CONNECTION_NAMES_MAX);
     let names = names.map(|name| name.trim().to_ascii_lowercase());
     names.filter(|name| !name.is_empty() && !is_end_to_end(name)).collect()
 }

@@ -7,7 +7,7 @@
 
 use std::mem::MaybeUninit;
 
-use memchr::memchr;
+use memchr::{memchr, memchr_iter};
 
 use crate::refusal::{Refusal, TargetFault};
 use crate::spine::UrlFault;
@@ -76,8 +76,13 @@ pub const HEAD_BYTES_MAX: usize = 124 * 1024;
 const FIRST_LINE_BYTES_MAX: usize = 64 * 1024;
 /// Limit: header lines.
 const HEADERS_MAX: usize = 128;
-/// Limit: a length as digits. It fits 63 bits, whoever reads it.
+/// Limit: a length as digits, leading noughts left out. It fits 63 bits, whoever reads it.
 const LENGTH_DIGITS_MAX: usize = 18;
+/// Limit: names that `Connection` and `TE` list together, empty ones included. Each is compared by hyper and
+/// by us more than once, and with each header that is forwarded; programs send three at most.
+pub(crate) const CONNECTION_NAMES_MAX: usize = 32;
+/// Limit: bytes of a length, leading noughts included.
+const LENGTH_BYTES_MAX: usize = 64;
 /// Limit: the hexadecimal digits of a chunk's size.
 const SIZE_DIGITS_MAX: u8 = 15;
 
@@ -248,6 +253,7 @@ fn judge(head: &[u8]) -> Result<State, Refusal> {
     judge_target(request.path.unwrap_or_default())?;
     let mut length = None;
     let mut is_coded = false;
+    let mut named = 0;
     for header in request.headers.iter() {
         // hyper would answer it by itself.
         if header.name.len() > usize::from(u16::MAX) {
@@ -262,6 +268,13 @@ fn judge(head: &[u8]) -> Result<State, Refusal> {
                 return Err(Refusal::FramingAmbiguous);
             }
             judge_coding(header.value)?;
+        } else if header.name.eq_ignore_ascii_case("connection")
+            || header.name.eq_ignore_ascii_case("te")
+        {
+            named += 1 + memchr_iter(b',', header.value).count();
+            if named > CONNECTION_NAMES_MAX {
+                return Err(Refusal::HeadTooLarge);
+            }
         }
     }
     match (is_coded, length) {
@@ -293,6 +306,9 @@ fn judge_target(target: &str) -> Result<(), Refusal> {
 }
 
 fn digits(value: &[u8]) -> Result<u64, Refusal> {
+    if value.len() > LENGTH_BYTES_MAX {
+        return Err(Refusal::FramingAmbiguous);
+    }
     let text = std::str::from_utf8(value).ok().filter(|text| {
         let significant = text.trim_start_matches('0');
         significant.len() <= LENGTH_DIGITS_MAX && text.bytes().all(|byte| byte.is_ascii_digit())

@@ -71,8 +71,13 @@ pub(crate) fn serve(stage: &Stage) -> Served {
 }
 
 /// The same over another configuration, started by a command that ends in being the program.
-pub(crate) fn serve_by(mut command: Command, stage: &Stage, text: &str) -> Served {
-    stage.replace("own.toml", &format!("{text}\n[log]\nlevel = \"trace\"\n"));
+pub(crate) fn serve_by(command: Command, stage: &Stage, text: &str) -> Served {
+    serve_at(command, stage, text, "trace")
+}
+
+/// Starts the program at another log level.
+pub(crate) fn serve_at(mut command: Command, stage: &Stage, text: &str, level: &str) -> Served {
+    stage.replace("own.toml", &format!("{text}\n[log]\nlevel = \"{level}\"\n"));
     let mut child = command
         .args(["serve", "--config"])
         .arg(stage.path("own.toml"))

@@ -1,0 +1,194 @@
+//! Heads that are filled in each way that the limits allow.
+
+use base64_simd::URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+
+use super::call::Call;
+use super::stage::ROOT;
+
+/// A head filled in one way, and the refusal that it ends in, if it does.
+pub(crate) struct Filled {
+    pub(crate) way: &'static str,
+    pub(crate) call: Call,
+    pub(crate) refusal: Option<&'static str>,
+}
+
+/// Bytes left of the largest head besides what every request has: 64 KiB by default.
+const ROOM: usize = 62 * 1024;
+/// Bytes left of the longest target: 32 KiB by default.
+const TARGET: usize = 32 * 1024 - 300;
+/// Header lines left of the most: 100 by default.
+const LINES: usize = 92;
+/// Bytes left of the longest token's claims, before they are encoded: 8 KiB of token.
+const CLAIMS: usize = 4500;
+
+/// Every way.
+pub(crate) fn filled() -> Vec<Filled> {
+    let targets = targets().into_iter();
+    targets.chain(lists()).chain(lines()).chain(tokens()).collect()
+}
+
+fn passes(way: &'static str, call: Call) -> Filled {
+    Filled { way, call, refusal: None }
+}
+
+fn refused(way: &'static str, refusal: &'static str, call: Call) -> Filled {
+    Filled { way, call, refusal: Some(refusal) }
+}
+
+/// A text of this length, repeated as often as there is room.
+fn fill(text: &str, room: usize) -> String {
+    text.repeat(room / text.len())
+}
+
+fn targets() -> Vec<Filled> {
+    let at = |target: String| Call::slots().target(&target);
+    let host = "/https://provider.example.nhs.uk";
+    let query = |text: &str| at(format!("/{ROOT}/Slot?{}", fill(text, TARGET)));
+    vec![
+        refused("slashes", "target_unregistered", at(format!("{host}{}Slot", fill("/", TARGET)))),
+        refused(
+            "path segments",
+            "target_unregistered",
+            at(format!("{host}{}/Slot", fill("/a", TARGET))),
+        ),
+        refused(
+            "escapes in the path",
+            "target_unregistered",
+            at(format!("{host}/{}/Slot", fill("%20", TARGET))),
+        ),
+        refused(
+            "a path of digits",
+            "target_unregistered",
+            at(format!("{host}/{}/Slot", fill("943 476 5919-".replace(' ', "-").as_str(), TARGET))),
+        ),
+        refused(
+            "slashes after the root",
+            "target_not_receivers",
+            at(format!("/{ROOT}{}Slot", fill("/", TARGET))),
+        ),
+        passes("query parameters", query("a&")),
+        passes("escapes in the query", query("%7C")),
+        passes("almost _format", query("_format&")),
+    ]
+}
+
+/// One header each whose value is a list.
+fn lists() -> Vec<Filled> {
+    let with = |name: &str, text: &str| Call::slots().set(name, &fill(text, ROOM));
+    vec![
+        refused("names in Connection", "head_too_large", with("Connection", "a,")),
+        passes("ranges in Accept", with("Accept", "a/b,")),
+        passes("weights in Accept", with("Accept", "*/*;q=0.1,")),
+        passes("parameters in Accept", with("Accept", ";a=b")),
+        passes("types in Content-Type", with("Content-Type", "xm jso ")),
+        refused("proxies in Via", "head_too_large", with("Via", "1.1 a,")),
+        refused("spaces in Via", "head_too_large", with("Via", "1.1    ,")),
+        passes("elements in Forwarded", with("Forwarded", "for=a,")),
+        passes("cookies", with("Cookie", "a=b; ")),
+        passes("tags in If-None-Match", with("If-None-Match", "\"a\",")),
+        passes("codings in Accept-Encoding", with("Accept-Encoding", "a,")),
+        refused("names in TE", "head_too_large", with("TE", "a,")),
+        refused("noughts in Content-Length", "framing_ambiguous", with("Content-Length", "0")),
+        refused("expectations", "expectation_unknown", with("Expect", "100-continue,")),
+        refused("a long host", "host_not_ours", with("Host", "a")),
+        refused("a long trace id", "trace_id_invalid", with("Ssp-TraceID", "a")),
+        refused("a long sender", "from_invalid", with("Ssp-From", "1")),
+        refused("a long receiver", "to_invalid", with("Ssp-To", "1")),
+        refused("a long interaction id", "interaction_unknown", with("Ssp-InteractionID", "urn:")),
+    ]
+}
+
+/// As many lines as there may be.
+fn lines() -> Vec<Filled> {
+    let each = ROOM / LINES;
+    let lines = |line: &dyn Fn(usize) -> (String, String)| {
+        (0..LINES).map(line).fold(Call::slots(), |call, (name, value)| call.with(&name, &value))
+    };
+    let long = |at: usize| format!("x-{at:02}-{}", "n".repeat(each / 2));
+    let named = (0..16).map(|at| format!("x-{at}")).collect::<Vec<_>>().join(",");
+    vec![
+        passes("header lines", lines(&|at| (format!("x-{at}"), String::new()))),
+        passes("long header lines", lines(&|at| (format!("x-{at}"), "v".repeat(each - 8)))),
+        passes("long header names", lines(&|at| (long(at), "v".repeat(each / 2 - 8)))),
+        passes("one header repeated", lines(&|_| ("x-same".to_owned(), "v".repeat(each - 8)))),
+        passes("lines of cookies", lines(&|_| ("Cookie".to_owned(), fill("a=b; ", each - 8)))),
+        passes("lines of Accept", lines(&|_| ("Accept".to_owned(), fill("a/b,", each - 8)))),
+        refused(
+            "lines of Via",
+            "head_too_large",
+            lines(&|_| ("Via".to_owned(), fill("1.1 a,", each - 8))),
+        ),
+        passes(
+            "header lines and names in Connection",
+            lines(&|at| (format!("x-{at}"), "v".repeat(each - 8))).set("Connection", &named),
+        ),
+        refused(
+            "lines of Connection",
+            "head_too_large",
+            lines(&|_| ("Connection".to_owned(), fill("a,", each - 16))),
+        ),
+    ]
+}
+
+fn tokens() -> Vec<Filled> {
+    let slots = Call::slots;
+    let text = |text: &str| Value::from(fill(text, CLAIMS));
+    let nested = |open: &str, close: &str| {
+        let depth = 100;
+        let one = format!("{}1{}", open.repeat(depth), close.repeat(depth));
+        let many = vec![one.as_str(); CLAIMS / one.len()].join(",");
+        raw(&slots(), &format!("\"extra\":[{many}]"))
+    };
+    let identifiers: Vec<Value> = vec![json!({}); CLAIMS / 3];
+    let person = |identifier: Vec<Value>, name: Value| json!({"resourceType": "Practitioner", "id": "1", "identifier": identifier, "name": name});
+    let names: Vec<Value> = vec![json!({}); CLAIMS / 3];
+    vec![
+        passes("arrays in a token", nested("[", "]")),
+        passes("objects in a token", nested("{\"a\":", "}")),
+        passes("members of a token", raw(&slots(), &members())),
+        passes("text in a token", slots().claim("iss", text("a"))),
+        passes(
+            "escapes in a token",
+            raw(&slots(), &format!("\"extra\":\"{}\"", fill("\\u0061", CLAIMS))),
+        ),
+        passes("digits in a token", slots().claim("iss", text("943-476-591 "))),
+        passes("nearly NHS numbers in a token", slots().claim("iss", text("943 476 "))),
+        passes(
+            "identifiers in a token",
+            slots().claim("requesting_practitioner", person(identifiers.clone(), json!([]))),
+        ),
+        passes(
+            "names in a token",
+            slots().claim("requesting_practitioner", person(Vec::new(), Value::from(names))),
+        ),
+        refused(
+            "a resource that is none, and its text",
+            "claim_resource",
+            slots().claim("requesting_practitioner", json!([identifiers])),
+        ),
+        refused(
+            "a token that is too long",
+            "token_too_long",
+            slots().token(&format!("Bearer {}", "a".repeat(ROOM))),
+        ),
+        refused(
+            "dots in a token",
+            "token_malformed",
+            slots().token(&format!("Bearer {}", ".".repeat(8000))),
+        ),
+    ]
+}
+
+/// A call whose token has these members besides, as they are written.
+fn raw(call: &Call, members: &str) -> Call {
+    let claims = call.claims.to_string();
+    let claims = claims.strip_suffix('}').unwrap();
+    let head = URL_SAFE_NO_PAD.encode_to_string(br#"{"alg":"none","typ":"JWT"}"#);
+    let claims = URL_SAFE_NO_PAD.encode_to_string(format!("{claims},{members}}}"));
+    call.clone().token(&format!("Bearer {head}.{claims}."))
+}
+
+fn members() -> String {
+    (0..CLAIMS / 9).map(|at| format!("\"{at:04}\":1")).collect::<Vec<_>>().join(",")
+}
