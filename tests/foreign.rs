@@ -8,8 +8,8 @@ use std::process::{Command, Output, Stdio};
 use spine_proxy::claims;
 use spine_proxy::commands::certs::{KeyKind, Leaf, Pki};
 
-use crate::support::Stage;
 use crate::support::stage::{self, now_s};
+use crate::support::{Stage, missing};
 
 const BODY: &str = r#"{"ok":true}"#;
 const QUERY: &str = "status=free&_include%3Arecurse=Schedule%3aactor&_include[]=Slot:schedule\
@@ -26,13 +26,6 @@ async fn run(program: &'static str, arguments: Vec<String>) -> Option<Output> {
         }
         Err(error) => panic!("{program}: {error}"),
     }
-}
-
-#[expect(clippy::print_stderr, reason = "a test that did not test must say so")]
-fn missing(program: &str) {
-    let in_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
-    assert!(!in_ci, "{program} is missing");
-    eprintln!("NOT TESTED: {program} IS MISSING");
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -324,4 +317,20 @@ async fn openssl_without_a_server_name_gets_the_default_certificate() {
         let subject = said.lines().find(|line| line.starts_with("subject=")).unwrap_or_default();
         assert!(subject.ends_with(name), "{options:?}: {subject} {}", text(&output.stderr));
     }
+}
+
+#[test]
+fn a_test_whose_program_is_missing_says_so_at_the_end() {
+    let mut suite = Command::new(std::env::current_exe().unwrap());
+    suite.args(["foreign::openssl", "foreign::curl"]);
+    suite.env("PATH", "").env_remove("CI").env_remove("NEXTEST_RUN_ID");
+    let output = suite.output().unwrap();
+    let said = text(&output.stderr);
+    assert!(output.status.success(), "{} {said}", text(&output.stdout));
+    let tests = said.lines().filter(|line| line.starts_with("NOT TESTED: foreign::")).count();
+    assert!(tests > 3, "{said}");
+    let end = said.lines().last().unwrap();
+    let ends = ["curl, openssl", "openssl, curl"];
+    let ends = ends.map(|programs| format!("{tests} not tested: {programs} are missing"));
+    assert!(ends.contains(&end.to_owned()), "{said}");
 }
