@@ -1,9 +1,10 @@
-//! Heads that are filled in each way that the limits allow.
+//! Heads of requests and answers that are filled in each way that the limits allow.
 
 use base64_simd::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::call::Call;
+use super::provider;
 use super::stage::ROOT;
 
 /// A head filled in one way, and the refusal that it ends in, if it does.
@@ -26,6 +27,42 @@ const CLAIMS: usize = 4500;
 pub(crate) fn filled() -> Vec<Filled> {
     let targets = targets().into_iter();
     targets.chain(lists()).chain(lines()).chain(tokens()).collect()
+}
+
+/// Bytes left of a provider's largest head: 128 KiB.
+const ANSWER: usize = 120 * 1024;
+/// Header lines left of its most: 128.
+const ANSWER_LINES: usize = 120;
+
+/// A provider's answers, each filled in one way. All are passed on.
+pub(crate) fn answers() -> Vec<(&'static str, Vec<u8>)> {
+    let one = |line: &str| provider::answer("200 OK", line, "{}");
+    let list = |name: &str, text: &str| one(&format!("{name}: {}\r\n", fill(text, ANSWER)));
+    let each = ANSWER / ANSWER_LINES - 16;
+    let lines = |line: &dyn Fn(usize) -> String| {
+        let lines = (0..ANSWER_LINES).map(|at| format!("{}\r\n", line(at)));
+        one(&lines.collect::<String>())
+    };
+    let chunked = |body: String| {
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        format!("{head}{body}").into_bytes()
+    };
+    let trailers: String = (0..64).map(|at| format!("x-{at}: {}\r\n", "v".repeat(200))).collect();
+    let interims = format!("HTTP/1.1 103 Early Hints\r\nLink: {}\r\n\r\n", "a".repeat(7000));
+    vec![
+        ("names in Connection", list("Connection", "a,")),
+        ("lines of Connection", lines(&|_| format!("Connection: {}", fill("a,", each)))),
+        ("proxies in Via", list("Via", "1.1 a,")),
+        ("cookies", lines(&|_| format!("Set-Cookie: {}", fill("a=b; ", each)))),
+        ("a long header", list("X-Long", "v")),
+        ("header lines", lines(&|at| format!("x-{at}: "))),
+        ("long header lines", lines(&|at| format!("x-{at}: {}", "v".repeat(each)))),
+        ("long header names", lines(&|at| format!("x-{at}-{}: v", "n".repeat(each)))),
+        // Not more: a body has as many as its sender likes, and each is paid for.
+        ("a thousand chunks of one byte", chunked("1\r\na\r\n".repeat(1000) + "0\r\n\r\n")),
+        ("trailers", chunked(format!("1\r\na\r\n0\r\n{trailers}\r\n"))),
+        ("interim answers", [interims.repeat(15).into_bytes(), one("")].concat()),
+    ]
 }
 
 fn passes(way: &'static str, call: Call) -> Filled {
