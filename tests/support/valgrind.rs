@@ -6,6 +6,9 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use http_body_util::BodyExt as _;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -79,11 +82,31 @@ impl Counted {
         (self.written(), answer)
     }
 
+    /// Sends a request over HTTP/2, on a connection of its own, and returns as much.
+    pub(crate) async fn count_http2(&mut self, stage: &Stage, call: &Call) -> (u64, u16) {
+        let stream = self.dial(stage, b"h2").await;
+        let (mut sender, connection) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let mut status = 0;
+        for call in [&Call::slots(), call] {
+            self.order("zero");
+            let response = sender.send_request(call.request()).await.unwrap();
+            status = response.status().as_u16();
+            response.into_body().collect().await.unwrap();
+        }
+        (self.written(), status)
+    }
+
     async fn connect(&self, stage: &Stage) -> Wire<TlsStream<TcpStream>> {
+        Wire::new(self.dial(stage, b"http/1.1").await)
+    }
+
+    async fn dial(&self, stage: &Stage, protocol: &[u8]) -> TlsStream<TcpStream> {
         let stream = TcpStream::connect(self.served.1).await.unwrap();
-        let connector = TlsConnector::from(stage.consumer_tls("hub", b"http/1.1"));
+        let connector = TlsConnector::from(stage.consumer_tls("hub", protocol));
         let name = ServerName::try_from("ssp.example.nhs.uk").unwrap();
-        Wire::new(connector.connect(name, stream).await.unwrap())
+        connector.connect(name, stream).await.unwrap()
     }
 
     fn order(&self, order: &str) {
