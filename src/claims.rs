@@ -16,6 +16,7 @@ use crate::spine::OdsCode;
 mod envelope;
 mod named;
 mod specimen;
+mod strict;
 
 pub use envelope::Signature;
 pub use specimen::{mint, specimen};
@@ -68,7 +69,7 @@ pub fn check(
     now_s: i64,
 ) -> Result<Claims, Refusal> {
     let payload = envelope::open(headers, signature)?;
-    match serde_json::from_str::<Token<'_>>(&payload) {
+    match strict::read::<Token<'_>>(&payload) {
         Ok(token) => token.check(interaction, now_s),
         Err(_) => Err(fault(&payload)),
     }
@@ -77,7 +78,7 @@ pub fn check(
 /// Why claims could not be read: looked into only once it is certain that they cannot. A claim that
 /// is there but no resource is 422, anything else 400.
 fn fault(payload: &str) -> Refusal {
-    let Ok(claims) = serde_json::from_str::<Resources<'_>>(payload) else {
+    let Ok(claims) = strict::read::<Resources<'_>>(payload) else {
         return Refusal::TokenClaims;
     };
     let named = [
@@ -85,7 +86,7 @@ fn fault(payload: &str) -> Refusal {
         ("requesting_organization", claims.requesting_organization),
         ("requesting_practitioner", claims.requesting_practitioner),
     ];
-    let broken = |raw: &RawValue| serde_json::from_str::<Resource<'_>>(raw.get()).is_err();
+    let broken = |raw: &RawValue| strict::read::<Resource<'_>>(raw.get()).is_err();
     let mut named = named.into_iter();
     named
         .find_map(|(name, raw)| raw.is_some_and(broken).then_some(Refusal::ClaimResource(name)))
@@ -97,7 +98,7 @@ fn fault(payload: &str) -> Refusal {
 #[must_use]
 pub fn organisation(headers: &HeaderMap) -> Option<OdsCode> {
     let payload = envelope::open(headers, Signature::Ignored).ok()?;
-    let token: Token<'_> = serde_json::from_str(&payload).ok()?;
+    let token: Token<'_> = strict::read(&payload).ok()?;
     token.requesting_organization?.organisation().ok()
 }
 
@@ -115,8 +116,8 @@ const ROLE_PROFILE_SYSTEM: &str = "https://fhir.nhs.uk/Id/sds-role-profile-id";
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// The payload. Members we do not name are tolerated and never kept; a repeated one we name is an
-/// error of the derived parser.
+/// The payload. Members we do not name are tolerated and never kept; one we name that is repeated,
+/// or stands in another case, is an error of the parser.
 #[derive(Deserialize)]
 struct Token<'a> {
     #[serde(borrow, default)]
@@ -180,8 +181,8 @@ impl Token<'_> {
             organisation,
             scope,
             reason,
-            user_id: practitioner.identifier_in(&[USER_ID_SYSTEM]).map(str::to_owned),
-            role_profile_id: practitioner.identifier_in(&[ROLE_PROFILE_SYSTEM]).map(str::to_owned),
+            user_id: practitioner.staff_id(USER_ID_SYSTEM)?,
+            role_profile_id: practitioner.staff_id(ROLE_PROFILE_SYSTEM)?,
             user_name: practitioner.name.and_then(named::person),
             device: device.first_identifier().map(str::to_owned),
             device_model: device.model.and_then(named::text),
@@ -266,11 +267,27 @@ struct Identifier<'a> {
 }
 
 impl Resource<'_> {
-    fn identifier_in(&self, systems: &[&str]) -> Option<&str> {
-        let known = |identifier: &&Identifier<'_>| {
-            identifier.system.as_ref().is_some_and(|Text(system)| systems.contains(&&**system))
+    /// Returns the value of the one identifier in these systems.
+    ///
+    /// # Errors
+    /// There are two in these systems or in systems that resemble them: a provider could read another.
+    fn identifier_in(&self, systems: &[&str]) -> Result<Option<&str>, Ambiguous> {
+        let mut found = self.identifier.iter().filter(|identifier| identifier.is_like(systems));
+        let Some(Identifier { system: Some(Text(system)), value }) = found.next() else {
+            return Ok(None);
         };
-        self.identifier.iter().find(known)?.value.as_ref().map(|Text(value)| &**value)
+        if found.next().is_some() {
+            return Err(Ambiguous);
+        }
+        let value = value.as_ref().filter(|_| systems.contains(&&**system));
+        Ok(value.map(|Text(value)| &**value))
+    }
+
+    /// The practitioner's identifier in a national system.
+    fn staff_id(&self, system: &str) -> Result<Option<String>, Refusal> {
+        let id = self.identifier_in(&[system]);
+        let id = id.map_err(|Ambiguous| Refusal::ClaimInvalid("requesting_practitioner"))?;
+        Ok(id.map(str::to_owned))
     }
 
     fn first_identifier(&self) -> Option<&str> {
@@ -278,9 +295,24 @@ impl Resource<'_> {
     }
 
     fn organisation(&self) -> Result<OdsCode, Refusal> {
-        let code = self.identifier_in(&[ODS_SYSTEM, ODS_SYSTEM_RC5]);
+        let code = self.identifier_in(&[ODS_SYSTEM, ODS_SYSTEM_RC5]).unwrap_or_default();
         code.and_then(|code| OdsCode::from_any_case(code).ok())
             .ok_or(Refusal::ClaimInvalid("requesting_organization"))
+    }
+}
+
+/// A resource has two identifiers where one is due.
+struct Ambiguous;
+
+impl Identifier<'_> {
+    /// Returns true if a reader could take its system for one of these: the last part of the path is
+    /// the same but for case and white space.
+    fn is_like(&self, systems: &[&str]) -> bool {
+        fn last(system: &str) -> &str {
+            system.trim().trim_end_matches('/').rsplit('/').next().unwrap_or_default()
+        }
+        let Some(Text(system)) = &self.system else { return false };
+        systems.iter().any(|known| last(known).eq_ignore_ascii_case(last(system)))
     }
 }
 
@@ -437,9 +469,10 @@ mod tests {
         assert_eq!(judge(&[two.clone(), two.clone()]), Err(Refusal::TokenRepeated));
         assert_eq!(sent(two), Ok(()));
         assert_eq!(sent(format!("bearer {token}")), Ok(()));
-        for bad in ["Basic abc".to_owned(), format!("Bearer  {token}"), format!("Bearer {token} x")]
+        assert_eq!(sent(format!("BEARER   {token}")), Ok(()));
+        for bad in ["Basic abc".to_owned(), format!("Bearer{token}"), format!("Bearer {token} x")]
             .into_iter()
-            .chain(["Bearer".to_owned(), "Bearer ".to_owned()])
+            .chain(["Bearer".to_owned(), "Bearer ".to_owned(), "Bearer   ".to_owned()])
         {
             assert_eq!(sent(bad.clone()), Err(Refusal::AuthorizationMalformed), "{bad}");
         }

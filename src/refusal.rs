@@ -184,7 +184,8 @@ pub enum Refusal {
     #[error("the bearer token's header is not {{\"alg\":\"none\",\"typ\":\"JWT\"}}")]
     TokenAlgorithm,
     #[error(
-        "the bearer token's claims are not valid JSON, or a claim is repeated or of the wrong type"
+        "the bearer token's claims are not a JSON object, or a claim is repeated, in another case \
+         or of the wrong type"
     )]
     TokenClaims,
     #[error("JWT claim {0} missing or empty")]

@@ -1,5 +1,5 @@
 //! The bearer token. The claims of one that is accepted, read by another parser, keep the rules that
-//! the README states, whatever else the token holds.
+//! the README states, whatever else the token holds, and have no second meaning.
 //!
 //! The first byte chooses the interaction and the second what the rest is: the header's value, the
 //! token's second part before its encoding, or members in place of those of a good token.
@@ -63,7 +63,7 @@ fn text(members: &Members<'_>, name: &str) -> String {
 
 fn keeps_the_rules(value: &str, claims: &Claims, interaction: &Interaction, signature: Signature) {
     assert!(value.len() <= 8 * 1024);
-    let parts: Vec<&str> = value[BEARER.len()..].split('.').collect();
+    let parts: Vec<&str> = value[BEARER.len()..].trim_start_matches(' ').split('.').collect();
     let [head, payload, tail] = parts.as_slice() else { panic!("{} parts", parts.len()) };
     let decoded =
         |part: &str| String::from_utf8(URL_SAFE_NO_PAD.decode_to_vec(part).unwrap()).expect("text");
@@ -76,6 +76,10 @@ fn keeps_the_rules(value: &str, claims: &Claims, interaction: &Interaction, sign
     }
     let payload = decoded(payload);
     let payload = members(&payload);
+    for name in payload.keys() {
+        let known = KNOWN.iter().find(|known| known.eq_ignore_ascii_case(name));
+        assert!(known.is_none_or(|known| known == name), "{name:?}");
+    }
     assert_eq!(text(&payload, "iss"), claims.issuer);
     assert!(!claims.issuer.trim().is_empty() && !claims.subject.trim().is_empty());
     let second = |name| serde_json::from_str::<i64>(payload[name].get()).expect("a number");
@@ -109,8 +113,38 @@ fn keeps_the_rules(value: &str, claims: &Claims, interaction: &Interaction, sign
     let practitioner = members(payload["requesting_practitioner"].get());
     assert_eq!(text(&practitioner, "id"), claims.subject);
     assert_eq!(text(&payload, "sub"), claims.subject);
-    let organisation = payload["requesting_organization"].get();
-    let code = claims.organisation.as_str();
-    // Unless it is written with escapes.
-    assert!(organisation.to_ascii_uppercase().contains(code) || organisation.contains('\\'));
+    names_one_organisation(payload["requesting_organization"].get(), &claims.organisation);
 }
+
+fn names_one_organisation(resource: &str, code: &OdsCode) {
+    let organisation = members(resource);
+    let identifiers: Vec<Members<'_>> =
+        serde_json::from_str(organisation["identifier"].get()).expect("objects");
+    // A null names no system.
+    let systems = identifiers.iter().filter_map(|identifier| {
+        let system = identifier.get("system")?;
+        serde_json::from_str::<String>(system.get()).ok()
+    });
+    let is_ods = |system: &String| system.to_ascii_lowercase().ends_with("/ods-organization-code");
+    assert_eq!(systems.filter(is_ods).count(), 1, "one organisation");
+    let is_ours = |identifier: &Members<'_>| {
+        let value = identifier.get("value").map(|value| value.get());
+        let value = value.and_then(|value| serde_json::from_str::<String>(value).ok());
+        value.is_some_and(|value| value.eq_ignore_ascii_case(code.as_str()))
+    };
+    assert!(identifiers.iter().any(is_ours));
+}
+
+/// The claims that have a meaning here.
+const KNOWN: [&str; 10] = [
+    "iss",
+    "sub",
+    "aud",
+    "exp",
+    "iat",
+    "reason_for_request",
+    "requested_scope",
+    "requesting_device",
+    "requesting_organization",
+    "requesting_practitioner",
+];

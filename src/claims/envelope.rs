@@ -6,6 +6,7 @@ use base64_simd::URL_SAFE_NO_PAD;
 use http::header::{self, HeaderMap};
 use serde::Deserialize;
 
+use super::strict;
 use crate::refusal::Refusal;
 
 /// Limit: bytes of a token, before anything is decoded.
@@ -41,6 +42,8 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
     }
     let text = value.to_str().map_err(|_| Refusal::AuthorizationMalformed)?;
     let (scheme, token) = cut(text, b' ').ok_or(Refusal::AuthorizationMalformed)?;
+    // Spec: RFC 9110 §11.4, one space or more.
+    let token = token.trim_start_matches(' ');
     if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || cut(token, b' ').is_some() {
         return Err(Refusal::AuthorizationMalformed);
     }
@@ -66,8 +69,8 @@ fn payload(token: &str, signature: Signature) -> Result<String, Refusal> {
         if !tail.is_empty() {
             return Err(Refusal::TokenSigned);
         }
-        let head: TokenHead<'_> =
-            serde_json::from_slice(&head).map_err(|_| Refusal::TokenAlgorithm)?;
+        let head = std::str::from_utf8(&head).map_err(|_| Refusal::TokenAlgorithm)?;
+        let head: TokenHead<'_> = strict::read(head).map_err(|_| Refusal::TokenAlgorithm)?;
         if head.alg != "none" || head.typ != "JWT" {
             return Err(Refusal::TokenAlgorithm);
         }

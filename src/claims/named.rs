@@ -5,13 +5,15 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::strict;
+
 /// A practitioner's first name in the shape of STU3, or of DSTU2, which older consumers send.
 pub(super) fn person(raw: &RawValue) -> Option<String> {
-    if let Ok(names) = serde_json::from_str::<Vec<Name<'_>>>(raw.get()) {
+    if let Ok(names) = strict::read::<Vec<Name<'_>>>(raw.get()) {
         let Name { prefix, given, family } = names.into_iter().next()?;
         return joined(prefix.into_iter().chain(given).chain([family]));
     }
-    let OldName { prefix, given, family } = serde_json::from_str(raw.get()).ok()?;
+    let OldName { prefix, given, family } = strict::read(raw.get()).ok()?;
     joined(prefix.into_iter().chain(given).chain(family))
 }
 
@@ -67,6 +69,8 @@ mod tests {
             (r#"[{"family":["Jones"]}]"#, None),
             (r#"[]"#, None),
             (r#"[{}]"#, None),
+            (r#"[[[],["Claire"],"Jones"]]"#, None),
+            (r#"[{"family":"Jones","Family":"Other"}]"#, None),
             (r#""Jones""#, None),
             ("7", None),
         ] {

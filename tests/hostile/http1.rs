@@ -30,6 +30,7 @@ pub(crate) struct Row {
 
 use Then::{Broken, Passes, Refused, RefusedAndClosed};
 
+const ODS_SYSTEM: &str = "https://fhir.nhs.uk/Id/ods-organization-code";
 const TARGET: &str = "/https://provider.example.nhs.uk/A20047/STU3/1/gpconnect/Slot";
 const AMBIGUOUS: Then = RefusedAndClosed("framing_ambiguous");
 const MALFORMED: Then = RefusedAndClosed("head_malformed");
@@ -318,6 +319,7 @@ fn targets() -> Vec<Row> {
 
 /// D: the token.
 #[rustfmt::skip]
+#[expect(clippy::too_many_lines, reason = "one line an input: it is a list")]
 fn tokens() -> Vec<Row> {
     let good = claims::mint(&Call::slots().claims);
     let [first, second, _] = [0, 1, 2].map(|n| good.split('.').nth(n).unwrap().to_owned());
@@ -327,12 +329,39 @@ fn tokens() -> Vec<Row> {
     let text = Call::slots().claims.to_string();
     let again = text.replacen('{', "{\"sub\":\"2\",\"s\\u0075b\":\"1\",", 1);
     let deep = format!("{{\"requesting_device\":{}1{}}}", "[".repeat(2000), "]".repeat(2000));
-    let algorithm = Refused("token_algorithm");
+    let claims = Call::slots().claims;
+    let in_order = serde_json::json!([
+        claims["iss"],
+        claims["sub"],
+        claims["aud"],
+        claims["exp"],
+        claims["iat"],
+        claims["reason_for_request"],
+        claims["requested_scope"],
+        claims["requesting_device"],
+        claims["requesting_organization"],
+        claims["requesting_practitioner"],
+    ])
+    .to_string();
+    let device = claims["requesting_device"].to_string();
+    let device_in_order = r#"["Device",null,[],null,"Invented","1"]"#;
+    let (ours, theirs) = (
+        serde_json::json!({"system": ODS_SYSTEM, "value": stage::HUB_ODS}),
+        serde_json::json!({"system": ODS_SYSTEM, "value": stage::CLINIC_ODS}),
+    );
+    let organisation = |identifiers: serde_json::Value| {
+        let resource =
+            serde_json::json!({"resourceType": "Organization", "identifier": identifiers});
+        Call::slots().claim("requesting_organization", resource).bytes()
+    };
+    let (algorithm, invalid) = (Refused("token_algorithm"), Refused("claim_invalid"));
     vec![
         row("D1", "no token", Refused("token_missing"), Call::slots().without("Authorization").bytes()),
         row("D1", "Basic", Refused("authorization_malformed"), token("Basic dTpw")),
         row("D1", "two tokens", Refused("token_repeated"), get(&format!("Authorization: Bearer {good}\r\n"))),
         row("D1", "a token in two words", Refused("authorization_malformed"), token("Bearer a b")),
+        row("D1", "two spaces before the token", Passes(1), token(&format!("Bearer   {good}"))),
+        row("D1", "a tab before the token", Refused("token_malformed"), token(&format!("Bearer \t{good}"))),
         row("D2", "one part", Refused("token_malformed"), token(&format!("Bearer {first}"))),
         row("D2", "two parts", Refused("token_malformed"), token(&format!("Bearer {first}.{second}"))),
         row("D2", "four parts", Refused("token_malformed"), token(&format!("Bearer {good}."))),
@@ -346,6 +375,28 @@ fn tokens() -> Vec<Row> {
             with_claims(&text.replacen('{', &format!("{{{many}"), 1))
         }),
         row("D6", "a claim twice, once in escapes", Refused("token_claims"), with_claims(&again)),
+        row("D6", "a claim beside its name in capitals", Refused("token_claims"), with_claims(&text.replacen('{', "{\"AUD\":\"https://evil.nhs.uk\",", 1))),
+        row("D6", "a claim under its name in capitals", Refused("token_claims"), with_claims(&text.replace("\"requesting_organization\"", "\"Requesting_Organization\""))),
+        row("D6", "a claim beside its name with a long s", Refused("token_claims"), with_claims(&text.replacen('{', "{\"i\u{17f}s\":\"https://evil.nhs.uk\",", 1))),
+        row("D6", "a member of a resource in other letters", Refused("claim_resource"), with_claims(&text.replace("\"resourceType\":\"Organization\"", "\"resourceType\":\"Organization\",\"Identifier\":[]"))),
+        row("D6", "claims as an array", Refused("token_claims"), with_claims(&in_order)),
+        row("D6", "a resource as an array", Refused("claim_resource"), with_claims(&text.replace(&device, device_in_order))),
+        row("D6", "an identifier as an array", Refused("claim_resource"), organisation(serde_json::json!([[ODS_SYSTEM, stage::HUB_ODS]]))),
+        row("D6", "two organisations", invalid, organisation(serde_json::json!([ours, theirs]))),
+        row("D6", "two organisations, ours last", invalid, organisation(serde_json::json!([theirs, ours]))),
+        row("D6", "one organisation twice", invalid, organisation(serde_json::json!([ours, ours]))),
+        row("D6", "an organisation in the old system beside ours", invalid, organisation(serde_json::json!([ours, {"system": "http://fhir.nhs.net/Id/ods-organization-code", "value": stage::CLINIC_ODS}]))),
+        row("D6", "an organisation in the system's other letters beside ours", invalid, organisation(serde_json::json!([ours, {"system": "https://fhir.nhs.uk/id/ODS-organization-code", "value": stage::CLINIC_ODS}]))),
+        row("D6", "two users", invalid, {
+            let mut claims = Call::slots().claims;
+            let users = claims["requesting_practitioner"]["identifier"].as_array_mut().unwrap();
+            let mut other = users[0].clone();
+            other["value"] = "999888777666".into();
+            users.push(other);
+            with_claims(&claims.to_string())
+        }),
+        row("D6", "a user in an older system alone", Passes(1), with_claims(&text.replace("https://fhir.nhs.uk/Id/sds-user-id", "http://fhir.nhs.net/sds-user-id"))),
+        row("D7", "a header as an array", algorithm, with_header(r#"["none","JWT"]"#)),
         row("D7", "none, and a third part", Refused("token_signed"), token(&format!("Bearer {good}c2ln"))),
         row("D7", "None", algorithm, with_header(r#"{"alg":"None","typ":"JWT"}"#)),
         row("D7", "nOnE", algorithm, with_header(r#"{"alg":"nOnE","typ":"JWT"}"#)),
