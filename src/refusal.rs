@@ -263,6 +263,9 @@ pub enum TargetFault {
     /// No form begins like this.
     #[error("it begins neither with /https:// nor with an ODS code's path")]
     Form,
+    /// A fragment, which a URL parser would cut off together with what follows it.
+    #[error("it holds a # that is not escaped")]
+    Fragment,
     /// The embedded URL breaks the grammar.
     #[error("{0}")]
     Url(#[from] UrlFault),

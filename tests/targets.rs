@@ -256,15 +256,16 @@ async fn what_the_parser_refuses_reaches_nobody() {
 
 /// C17.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fragment_is_never_carried_onward() {
+async fn a_target_with_a_fragment_is_refused_and_not_cut() {
     let stage = Stage::new().await;
-    for end in ["#frag", "?a=b#frag", "#?a=b", "?a=b#frag/Slot"] {
+    for end in ["#", "#frag", "?a=b#frag", "#?a=b", "?a=b#frag/Slot", "?a=b&c=d#&e=f", "?a=%23#"] {
         for start in [SLOT.to_owned(), format!("/https://{HOST}{SLOT}")] {
-            stage.hears(slots_at(&format!("{start}{end}"))).await;
+            let answer =
+                stage.refuses(slots_at(&format!("{start}{end}")), "target_malformed").await;
+            assert!(answer.text().contains("holds a # that is not escaped"), "{answer:?}");
         }
     }
-    stage.provider.received().iter().for_each(is_registered);
-    assert!(stage.provider.received().iter().all(|received| !received.start.contains("frag")));
+    assert_eq!(stage.hears(slots_at(&format!("{SLOT}?a=%23"))).await.status, 200);
 }
 
 /// C26.

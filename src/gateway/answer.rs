@@ -17,7 +17,7 @@ use super::Rulebook;
 use crate::audit::Followed;
 use crate::forward::{PaceFault, ProviderBody};
 use crate::refusal::{Allowance, Errors, Format, Outcome, Refusal};
-use crate::request::SspHeaders;
+use crate::request::{HeadFault, SspHeaders};
 
 /// How a refusal is written for this consumer.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub(super) struct Reply {
     errors: Errors,
     rulebook: Arc<Rulebook>,
     version: Version,
+    /// The head was refused on its bytes, and nothing is read after it.
+    is_last: bool,
 }
 
 impl Reply {
@@ -37,13 +39,14 @@ impl Reply {
             true => Errors::default(),
             false => rulebook.leniences(&SspHeaders::read(&head.headers)).errors,
         };
-        Self { format, errors, rulebook: Arc::clone(rulebook), version: head.version }
+        let is_last = head.extensions.get::<HeadFault>().is_some();
+        Self { format, errors, rulebook: Arc::clone(rulebook), version: head.version, is_last }
     }
 
     /// A reply where nothing is known of the request any more.
     pub(super) fn blind(rulebook: &Arc<Rulebook>, version: Version) -> Self {
         let (format, errors) = (Format::default(), Errors::default());
-        Self { format, errors, rulebook: Arc::clone(rulebook), version }
+        Self { format, errors, rulebook: Arc::clone(rulebook), version, is_last: false }
     }
 
     /// A refusal as bytes, for whom no HTTP connection is made.
@@ -89,7 +92,8 @@ impl Reply {
             headers.insert("proxy-status", status);
         }
         // A certificate does not get better by being asked again; HTTP/2 is told by a GOAWAY.
-        if refusal.ends_connection() && self.version != Version::HTTP_2 {
+        let is_last = self.is_last || refusal.ends_connection();
+        if is_last && self.version != Version::HTTP_2 {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if let Some(seconds) = refusal.retry_after_s() {

@@ -293,8 +293,12 @@ fn names_a_version(head: &[u8]) -> bool {
     version && words.next().is_none()
 }
 
-/// What hyper's own types would not take.
+/// Refuses what hyper's own types would not take, or not take whole.
 fn judge_target(target: &str) -> Result<(), Refusal> {
+    // Security: `http::Uri` drops a fragment and says nothing; filters of a search would go with it.
+    if memchr(b'#', target.as_bytes()).is_some() {
+        return Err(Refusal::TargetMalformed(TargetFault::Fragment));
+    }
     match http::Uri::try_from(target) {
         Ok(_) => Ok(()),
         Err(_) if target.len() > usize::from(u16::MAX) - 1 => Err(Refusal::TargetTooLong),

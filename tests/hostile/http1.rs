@@ -303,7 +303,9 @@ fn targets() -> Vec<Row> {
         inner("C16", "raw UTF-8", "Sl\u{c3}\u{b6}t"),
         inner("C16", "a backslash", "a\\Slot"),
         inner("C16", "a session id", "Slot;jsessionid=1"),
-        row("C17", "a fragment", Passes(1), at(&format!("{TARGET}#fragment"))),
+        row("C17", "a fragment", RefusedAndClosed("target_malformed"), at(&format!("{TARGET}#fragment"))),
+        row("C17", "a fragment among the filters", RefusedAndClosed("target_malformed"), at(&format!("{TARGET}?status=free#&start=ge2026-11-23"))),
+        row("C17", "a fragment in absolute-form", RefusedAndClosed("target_malformed"), at(&format!("https://ssp.example.nhs.uk{TARGET}#"))),
         row("C18", "a query of 30 KB", Passes(1), at(&format!("{TARGET}?a=|%7C%2F:{}", "a".repeat(30_000)))),
         row("C24", "a practice without an agreement", Refused("no_agreement"), {
             let root = stage::APART_ROOT;
