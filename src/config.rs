@@ -3,7 +3,7 @@
 //! Unknown keys are errors; a mistake is named with its line and a caret; durations and sizes carry
 //! units; paths are relative to the file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -302,6 +302,11 @@ impl Config {
         }
         if self.provider.networks.is_empty() {
             return Err("provider.networks is empty: no provider could be dialled".to_owned());
+        }
+        let mut hosts = HashSet::new();
+        let twice = |host: &&String| !hosts.insert(host.to_ascii_lowercase());
+        if let Some(host) = self.provider.hosts.keys().find(twice) {
+            return Err(format!("provider.hosts: {host} is listed twice, in different cases"));
         }
         if self.listener.workers == Some(0) {
             return Err("listener.workers is 0".to_owned());

@@ -51,8 +51,8 @@ pub struct Settings {
     /// directory or DNS says.
     #[schemars(with = "Vec<String>")]
     pub networks: Vec<IpNet>,
-    /// `address:port` to dial for a host, whatever DNS says; its certificate must still have the
-    /// host's name.
+    /// `address:port` to dial for a host, in any case, whatever DNS says; its certificate must still
+    /// have the host's name. A host that is listed twice in different cases is an error.
     #[serde(default)]
     pub hosts: BTreeMap<String, SocketAddr>,
     /// Name servers to ask instead of the system's.

@@ -3,11 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 
 use serde_json::json;
+use spine_proxy::config::Config;
 use tokio::net::TcpStream;
 
 use crate::support::dns::{Dns, Says};
 use crate::support::provider::answer;
-use crate::support::stage::ROOT;
+use crate::support::stage::{CONFIG, ROOT};
 use crate::support::{Act, Answer, Call, Stage};
 
 const NAME: &str = "provider.example.nhs.uk";
@@ -157,4 +158,34 @@ async fn a_name_leads_where_it_last_did_while_nobody_can_be_asked() {
     assert_eq!(asked_anew(Says::Failed).await.status, 200);
     assert_eq!(asked_anew(Says::NoSuchName).await.token(), Some("provider_not_reached"));
     assert_eq!(asked_anew(Says::Failed).await.token(), Some("provider_not_reached"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_is_dialled_where_the_configuration_says_whatever_its_case() {
+    let stage = Stage::with(|files| {
+        files.edit("spine-proxy.toml", |text| {
+            text.replace(&format!("\"{NAME}\" ="), "\"PROVIDER.Example.nhs.uk\" =")
+        });
+        files.edit("directory.toml", |text| {
+            let lines = text.lines().filter(|line| !line.starts_with("dial"));
+            lines.collect::<Vec<_>>().join("\n")
+        });
+    })
+    .await;
+    assert!(stage.text("spine-proxy.toml").contains("PROVIDER.Example.nhs.uk"));
+    assert_eq!(stage.hears(Call::slots()).await.status, 200);
+    let named = "Provider.example.NHS.uk";
+    stage.replace("directory.toml", &stage.text("directory.toml").replace(NAME, named));
+    stage.server.reload().await.unwrap();
+    let root = ROOT.replace(NAME, named);
+    let call = Call::slots().target(&format!("/{root}/Slot")).claim("aud", json!(root));
+    assert_eq!(stage.hears(call).await.status, 200);
+}
+
+#[test]
+fn a_host_listed_twice_in_different_cases_is_an_error() {
+    let hosts = "hosts = { \"a.nhs.uk\" = \"10.0.0.1:443\", \"A.nhs.uk\" = \"10.0.0.2:443\" }";
+    let text = CONFIG.replace("[provider]\n", &format!("[provider]\n{hosts}\n"));
+    let refused = Config::parse(&text, "spine-proxy.toml".as_ref()).unwrap_err().to_string();
+    assert!(refused.contains("a.nhs.uk is listed twice"), "{refused}");
 }

@@ -42,7 +42,7 @@ const ABSENT_MAX: Duration = Duration::from_secs(10);
 
 /// Resolves the hosts of providers.
 pub(super) struct Resolver {
-    /// What is dialled for a host, whatever DNS says.
+    /// What is dialled for a host, by its name in lower case, whatever DNS says.
     hosts: BTreeMap<String, SocketAddr>,
     dns: Option<TokioResolver>,
     /// What each name last led to.
@@ -69,7 +69,9 @@ impl Resolver {
             .ok();
         let last = Cache::builder().max_capacity(NAMES_MAX).time_to_live(KEPT).build();
         let patience = settings.deadlines.connect / 2;
-        Self { hosts: settings.hosts.clone(), dns, last, patience }
+        let hosts = settings.hosts.iter();
+        let hosts = hosts.map(|(host, address)| (host.to_ascii_lowercase(), *address)).collect();
+        Self { hosts, dns, last, patience }
     }
 
     /// The addresses of `host:port`; of both families, where one gave none, in turn.
@@ -80,7 +82,8 @@ impl Resolver {
         let why = || format!("{address:?} has no port");
         let malformed = || Unresolved { phase: "address", why: why() };
         let (host, port) = address.rsplit_once(':').ok_or_else(malformed)?;
-        if let Some(address) = self.hosts.get(host) {
+        // Spec: host names have no case (RFC 9110 §4.2.3).
+        if let Some(address) = self.hosts.get(&host.to_ascii_lowercase()) {
             return Ok(vec![*address]);
         }
         let port: u16 = port.parse().map_err(|_| malformed())?;
