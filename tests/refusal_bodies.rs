@@ -26,6 +26,8 @@ async fn a_refusal_is_json_or_xml_by_parameter_then_accept_then_content_type() {
         (None, json, xml, false),
         (None, xml, json, true),
         (None, Some("*/*"), xml, true),
+        (None, Some("application/fhir+xml;q=0.1, application/fhir+json;q=0.9"), None, false),
+        (None, Some("application/fhir+xml;q=0, */*"), xml, false),
         (Some("_format=application/fhir%2Bxml"), json, json, true),
         (Some("_format=xml"), json, json, true),
         (Some("_format=application/fhir+json"), xml, xml, false),

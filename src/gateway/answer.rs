@@ -33,8 +33,9 @@ pub(super) struct Reply {
 impl Reply {
     pub(super) fn to(head: &Parts, rulebook: &Arc<Rulebook>) -> Self {
         let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
-        let format =
-            Format::negotiate(head.uri.query(), text(header::ACCEPT), text(header::CONTENT_TYPE));
+        let accept = head.headers.get_all(header::ACCEPT).iter();
+        let accept = accept.filter_map(|value| value.to_str().ok());
+        let format = Format::negotiate(head.uri.query(), accept, text(header::CONTENT_TYPE));
         let errors = match rulebook.compatibility.is_empty() {
             true => Errors::default(),
             false => rulebook.leniences(&SspHeaders::read(&head.headers)).errors,

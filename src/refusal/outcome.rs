@@ -25,11 +25,57 @@ pub enum Format {
 
 impl Format {
     /// Spec: `_format` overrides `Accept`, which overrides `Content-Type`; JSON when none speaks.
+    ///
+    /// `accept` are the values of all `Accept` lines.
     #[must_use]
-    pub fn negotiate(query: Option<&str>, accept: Option<&str>, content: Option<&str>) -> Self {
+    pub fn negotiate<'a>(
+        query: Option<&str>,
+        accept: impl IntoIterator<Item = &'a str>,
+        content: Option<&str>,
+    ) -> Self {
         let parameter =
             query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("_format="));
-        [parameter, accept, content].into_iter().flatten().find_map(Self::named).unwrap_or_default()
+        let parameter = parameter.and_then(Self::named);
+        let accepted = || Self::accepted(accept);
+        parameter.or_else(accepted).or_else(|| content.and_then(Self::named)).unwrap_or_default()
+    }
+
+    /// Returns the encoding that is preferred; none if there is nothing to choose by.
+    ///
+    /// Spec: RFC 9110 §12.5.1. The most specific range counts for each encoding; the first named wins
+    /// where both weigh the same. One that is not mentioned stands above one of weight nought.
+    fn accepted<'a>(lines: impl IntoIterator<Item = &'a str>) -> Option<Self> {
+        const NOT_ACCEPTABLE: f32 = -1.0;
+        let (mut json, mut xml) = ((0, 0.0), (0, 0.0));
+        let mut first = None;
+        for range in lines.into_iter().flat_map(|line| line.split(',')) {
+            let mut parts = range.split(';');
+            let kind = parts.next().unwrap_or_default().trim();
+            let weight = parts.find_map(weight).unwrap_or(1.0);
+            let weight = if weight > 0.0 { weight } else { NOT_ACCEPTABLE };
+            let named = Self::named(kind);
+            first = first.or(named);
+            // How specific the range is, nought if it does not match.
+            let (for_json, for_xml) = match (named, kind) {
+                (Some(Self::Json), _) => (3, 0),
+                (Some(Self::Xml), _) => (0, 3),
+                (None, "application/*") => (2, 2),
+                (None, "*/*" | "*") => (1, 1),
+                (None, _) => (0, 0),
+            };
+            for (best, specific) in [(&mut json, for_json), (&mut xml, for_xml)] {
+                if specific > 0 && (specific, weight) > *best {
+                    *best = (specific, weight);
+                }
+            }
+        }
+        if json.1 > xml.1 {
+            Some(Self::Json)
+        } else if xml.1 > json.1 {
+            Some(Self::Xml)
+        } else {
+            first
+        }
     }
 
     /// The encoding a media type or short name speaks of; the first named wins.
@@ -51,6 +97,13 @@ impl Format {
             Self::Xml => "application/fhir+xml;charset=utf-8",
         }
     }
+}
+
+/// Reads a weight, `q=0.5`; one that is not from 0 to 1 is no weight.
+fn weight(parameter: &str) -> Option<f32> {
+    let (name, value) = parameter.split_once('=')?;
+    let weight = name.trim().eq_ignore_ascii_case("q").then(|| value.trim().parse().ok())??;
+    (0.0..=1.0).contains(&weight).then_some(weight)
 }
 
 /// Which family of bodies a consumer is answered with.
@@ -263,5 +316,33 @@ mod tests {
         let query = Some("a=b&_format=application%2Ffhir%2Bjson");
         assert_eq!(Format::negotiate(query, xml, xml), Format::Json);
         assert_eq!(Format::negotiate(Some("_format=xml"), json, None), Format::Xml);
+    }
+
+    #[test]
+    fn the_weights_of_accept_count() {
+        use Format::{Json, Xml};
+        for (accept, content, due) in [
+            (&["application/fhir+xml;q=0.5, application/fhir+json"][..], None, Json),
+            (&["application/fhir+json;q=0.1,application/fhir+xml;q=0.2"], None, Xml),
+            (&["application/fhir+xml;q=0"], None, Json),
+            (&["application/fhir+xml; Q=0.000, */*"], Some("application/fhir+xml"), Json),
+            (&["application/json;q=0, */*;q=0.1"], None, Xml),
+            (&["application/json;q=0, application/*"], None, Xml),
+            (&["*/*;q=0.9, application/fhir+xml;q=0.8"], None, Json),
+            (&["application/fhir+xml;q=0.5"], None, Xml),
+            (&["application/fhir+xml, application/fhir+json"], None, Xml),
+            (&["application/fhir+json, application/fhir+xml;q=1"], None, Json),
+            (&["application/fhir+xml;q=0.5", "application/fhir+json;q=0.6"], None, Json),
+            (&["*/*"], Some("application/fhir+xml"), Xml),
+            (&["text/html"], Some("application/fhir+xml"), Xml),
+            (&["application/fhir+xml;q=x"], None, Xml),
+            (&["application/fhir+xml;q=nan;q=2"], None, Xml),
+            (&["application/fhir+json;charset=utf-8;q=0.3, application/xml;q=0.4"], None, Xml),
+            (&["application/json;q=0, application/xml;q=0"], None, Json),
+            (&["", ",;,q=0"], None, Json),
+        ] {
+            let accept = accept.iter().copied();
+            assert_eq!(Format::negotiate(None, accept.clone(), content), due, "{accept:?}");
+        }
     }
 }
