@@ -284,12 +284,19 @@ impl Directory {
         let view = self.shared.view.load_full();
         let ods = self.practice_of(&view, receiver, asker).await?;
         let chosen = self.provider_at(&view, &ods, (receiver, interaction), asker).await;
-        if chosen.as_ref().err() == Some(&Refusal::ReceiverUnknown)
-            && let Some(other) = self.elsewhere(&view, receiver, &ods, asker).await?
-        {
-            return self.provider_at(&view, &other, (receiver, interaction), asker).await;
+        if chosen.as_ref().err() != Some(&Refusal::ReceiverUnknown) {
+            return chosen;
         }
-        chosen
+        let chosen = match self.elsewhere(&view, receiver, &ods, asker).await? {
+            Some(other) => self.provider_at(&view, &other, (receiver, interaction), asker).await,
+            None => chosen,
+        };
+        match chosen {
+            Err(Refusal::ReceiverUnknown) if !view.can_be_searched() => {
+                Err(Refusal::ReceiverNotFound)
+            }
+            chosen => chosen,
+        }
     }
 
     async fn provider_at(
@@ -386,15 +393,18 @@ impl Directory {
             Receiver::System(asid, hint) => (asid, hint),
         };
         let known = view.file.practice_of.get(asid).cloned();
-        let known = known.or_else(|| self.shared.owners.get(asid));
-        let ods = match (known, hint, &view.resolver) {
+        // Owners learnt from earlier requests choose the question. Where no source can be searched for
+        // an ASID they would decide the answer, which must not depend on what others asked before.
+        let held = || view.can_be_searched().then(|| self.shared.owners.get(asid)).flatten();
+        let ods = match (known.or_else(held), hint, &view.resolver) {
             (Some(known), _, _) => known,
             (None, Some(hint), Some(_)) => hint.clone(),
             (None, None, Some(resolver)) if resolver.knows_senders() => {
                 let owner = self.live_owner(resolver, asid, asker).await?;
                 owner.ok_or(Refusal::ReceiverUnknown)?
             }
-            (None, _, _) => return Err(Refusal::ReceiverUnknown),
+            (None, None, Some(_)) => return Err(Refusal::ReceiverNotFound),
+            (None, _, None) => return Err(Refusal::ReceiverUnknown),
         };
         if view.file.denies(asid) || view.file.denies_practice(&ods) {
             return Err(Refusal::ReceiverUnknown);
@@ -475,6 +485,12 @@ impl View {
 
     fn knows_senders(&self) -> bool {
         self.resolver.as_ref().is_some_and(|resolver| resolver.knows_senders())
+    }
+
+    /// Returns true if the directory can be asked whose system an ASID is: where the file is all there
+    /// is, or a live source is searched by ASID. The SDS FHIR API is not.
+    fn can_be_searched(&self) -> bool {
+        self.resolver.is_none() || self.knows_senders()
     }
 }
 

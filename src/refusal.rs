@@ -211,6 +211,10 @@ pub enum Refusal {
     OrganisationUnknown,
     #[error("Ssp-To is not the ASID of a known provider")]
     ReceiverUnknown,
+    #[error(
+        "no practice that the target names has this Ssp-To, and the directory cannot be searched for an ASID"
+    )]
+    ReceiverNotFound,
     #[error("no provider is registered for this practice")]
     PracticeUnknown,
     #[error("PARTYKEY_INTERACTION_CHECK_FAILED_MESSAGERECEIVER_{0}")]

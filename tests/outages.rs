@@ -128,11 +128,12 @@ async fn a_practice_that_moves_is_served_at_its_new_root_and_refused_at_its_old(
         .target(&format!("/{new_root}/Slot?status=free"))
         .claim("aud", new_root.clone().into())
         .set("Ssp-To", "918199999999");
-    // The path no longer tells whose root it is, nor does any source: by ODS code then.
+    // The path no longer tells whose root it is, nor does any source: by ODS code, whoever asked before.
+    stage.refuses(moved.clone(), "receiver_not_found").await;
     let by_code = call(0, 1).set("Ssp-To", "918199999999").claim("aud", new_root.into());
     assert_eq!(stage.hears(by_code).await.status, 200);
-    assert_eq!(stage.hears(moved).await.status, 200);
-    stage.refuses(call(0, 0), "receiver_unknown").await;
+    stage.refuses(moved, "receiver_not_found").await;
+    stage.refuses(call(0, 0), "receiver_not_found").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,13 +14,14 @@ const URN: &str = "urn:nhs:names:services:gpconnect:";
 
 /// Refusals whose cause lies with the provider, the journal, a certificate or a consumer that goes
 /// away: told elsewhere.
-const ELSEWHERE: [&str; 23] = [
+const ELSEWHERE: [&str; 24] = [
     "gateway_full",
     "plain_http",
     "provider_spared",
     "audit_unavailable",
     "directory_unavailable",
     "lookups_exceeded",
+    "receiver_not_found",
     "provider_busy",
     "provider_not_reached",
     "outcome_unknown",

@@ -81,6 +81,7 @@ pub fn every() -> Vec<Refusal> {
         Refusal::OrganisationMismatch,
         Refusal::OrganisationUnknown,
         Refusal::ReceiverUnknown,
+        Refusal::ReceiverNotFound,
         Refusal::PracticeUnknown,
         Refusal::ReceiverNotRegistered(to.clone()),
         Refusal::PracticeNotRegistered,

@@ -172,6 +172,7 @@ impl Refusal {
             }
             Self::OrganisationUnknown => gp("organisation_unknown", 403, "forbidden", DENIED, DENY),
             Self::ReceiverUnknown => bad("receiver_unknown"),
+            Self::ReceiverNotFound => bad("receiver_not_found"),
             Self::PracticeUnknown => bad("practice_unknown"),
             Self::ReceiverNotRegistered(_) => {
                 spine("receiver_not_registered", 403, "forbidden", DENY)

@@ -41,8 +41,8 @@ async fn what_the_file_denies_is_denied_though_it_is_held() {
         directory.load(&held).unwrap();
         let refused = registry.practice(&directory, "A20047", SLOTS).await;
         assert_eq!(refused.unwrap_err(), Refusal::PracticeUnknown, "{deny}");
-        let to = asid("918999198993");
-        let receiver = Receiver::System(&to, None);
+        let (to, code) = (asid("918999198993"), ods("A20047"));
+        let receiver = Receiver::System(&to, Some(&code));
         let refused = directory.provider(receiver, interaction(SLOTS), registry.asker()).await;
         assert_eq!(refused.unwrap_err(), Refusal::ReceiverUnknown, "{deny}");
     }

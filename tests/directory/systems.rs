@@ -46,18 +46,25 @@ async fn a_portal_at_the_same_practice_is_not_taken_for_its_provider() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_system_is_found_by_the_practice_its_target_suggests_and_by_nothing_less() {
+async fn a_system_is_found_by_the_practice_its_target_suggests_whatever_others_asked_before() {
     let registry = Registry::new(practice(), "").await;
     let directory = registry.directory("");
-    let (to, stranger, code) = (asid("918999198993"), asid("918999198000"), ods("A20047"));
+    let (to, stranger) = (asid("918999198993"), asid("918999198000"));
+    let (code, word) = (ods("A20047"), ods("FHIR"));
     let ask = |to, hint| {
         directory.provider(Receiver::System(to, hint), interaction(SLOTS), registry.asker())
     };
-    assert_eq!(ask(&to, None).await.unwrap_err(), Refusal::ReceiverUnknown);
+    let not_found = Refusal::ReceiverNotFound;
+    assert_eq!(ask(&to, None).await.unwrap_err(), not_found);
     assert_eq!(registry.asked(), 0, "the API cannot be asked for an ASID");
-    assert_eq!(ask(&to, Some(&code)).await.unwrap().asid, to);
-    assert_eq!(ask(&to, None).await.unwrap().asid, to, "and is known from then on");
-    assert_eq!(ask(&stranger, Some(&code)).await.unwrap_err(), Refusal::ReceiverUnknown);
+    for _ in 0..2 {
+        assert_eq!(ask(&to, Some(&word)).await.unwrap_err(), not_found, "a word of the path");
+        assert_eq!(ask(&to, None).await.unwrap_err(), not_found);
+        assert_eq!(ask(&stranger, None).await.unwrap_err(), not_found);
+        assert_eq!(ask(&stranger, Some(&code)).await.unwrap_err(), not_found);
+        assert_eq!(ask(&to, Some(&code)).await.unwrap().asid, to);
+        registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,7 +82,7 @@ async fn a_practice_that_moved_is_found_by_its_new_system_at_once_and_not_by_its
     let last = registry.sds.asked().pop().unwrap();
     assert_eq!(last.headers["cache-control"], "no-cache");
     for id in [SLOTS, BOOK, READ] {
-        assert_eq!(ask(&old, id).await.unwrap_err(), Refusal::ReceiverUnknown, "{id}");
+        assert_eq!(ask(&old, id).await.unwrap_err(), Refusal::ReceiverNotFound, "{id}");
         assert!(ask(&new, id).await.is_ok(), "{id}");
     }
 }

@@ -106,7 +106,9 @@ impl<'a> Play<'a> {
 
     async fn wrong_requests(&self) -> anyhow::Result<usize> {
         let mut failed = 0;
-        for (what, ask, token) in wrong::requests(self.world.strangers_token()) {
+        let requests =
+            wrong::requests(self.world.strangers_token(), self.world.other_roots_token());
+        for (what, ask, token) in requests {
             let heard = self.send_quietly(&ask).await?;
             let issue = heard.json();
             let display = issue.pointer("/issue/0/details/coding/0/display");

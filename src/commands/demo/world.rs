@@ -138,6 +138,15 @@ impl World {
         }
     }
 
+    /// Returns the token of a target under another practice's root than that of `Ssp-To`: the API cannot
+    /// be searched for an ASID, so there the receiver is looked for at that other practice alone.
+    pub(super) const fn other_roots_token(&self) -> &'static str {
+        match self.with {
+            Directories::Api => "receiver_not_found",
+            Directories::Ldap => "target_not_receivers",
+        }
+    }
+
     pub(super) fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }

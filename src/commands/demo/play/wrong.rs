@@ -9,6 +9,7 @@ use super::{Ask, dates};
 #[expect(clippy::too_many_lines, reason = "one row a wrong request: it is a table")]
 pub(super) fn requests(
     strangers_token: &'static str,
+    other_roots_token: &'static str,
 ) -> Vec<(&'static str, Ask<'static>, &'static str)> {
     let [practice, other, ..] = &PRACTICES;
     let (today, until) = dates();
@@ -53,7 +54,7 @@ pub(super) fn requests(
         (
             "another practice's service root",
             Ask { root: Some(other.root()), ..slots() },
-            "target_not_receivers",
+            other_roots_token,
         ),
         (
             "a token for another audience",
