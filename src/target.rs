@@ -80,7 +80,7 @@ impl<'a> Target<'a> {
     }
 
     /// What an operator or consumer may be shown of a target under another root than its own: no
-    /// query, no interaction path, ten-digit runs masked, at most 256 bytes.
+    /// query, no interaction path, NHS numbers masked, at most 256 bytes.
     #[must_use]
     pub fn printable(&self, interaction_start: usize) -> String {
         let path = self.path();

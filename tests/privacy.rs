@@ -116,3 +116,44 @@ async fn what_is_planted_in_a_request_is_found_nowhere() {
         assert!(!text.contains("eyJ"), "a token is in the {place}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_nhs_number_is_masked_in_the_journal_however_it_is_written() {
+    let stage = Stage::new().await;
+    let forms = [
+        "9990000069",
+        "999 000 0069",
+        "999/000/0069",
+        "999 0000069",
+        "999%20000%200069",
+        "999  000  0069",
+        "999, 000, 0069",
+        "999\u{a0}000\u{a0}0069",
+        "９９９ ０００ ００６９",
+        "0999 000 0069",
+    ];
+    for (number, form) in forms.into_iter().enumerate() {
+        let practitioner =
+            json!({"resourceType": "Practitioner", "id": form, "name": [{"family": form}]});
+        let call = Call::slots()
+            .claim("iss", json!(format!("https://consumer.example.nhs.uk/{form}/x")))
+            .claim("sub", json!(form))
+            .claim("requesting_practitioner", practitioner);
+        assert_eq!(stage.hears(call).await.status, 200, "{form}");
+        let claims = stage.closed(number + 1).await["claims"].clone();
+        assert_eq!(claims["issuer"], "https://consumer.example.nhs.uk/[masked]/x", "{form}");
+        for claim in ["subject", "user_name"] {
+            assert_eq!(claims[claim], "[masked]", "{claim} {form}");
+        }
+    }
+    let user = "98ed4f78-814d-4266-8d5b-cd9434765919";
+    let device = json!({"resourceType": "Device", "version": "2026-11-28T01:12:36"});
+    let practitioner = json!({"resourceType": "Practitioner", "id": user});
+    let call = Call::slots().claim("sub", json!(user)).claim("requesting_device", device);
+    stage.hears(call.claim("requesting_practitioner", practitioner)).await;
+    let claims = stage.closed(forms.len() + 1).await["claims"].clone();
+    assert_eq!(
+        (&claims["subject"], &claims["device_version"]),
+        (&json!(user), &json!("2026-11-28T01:12:36"))
+    );
+}

@@ -28,7 +28,7 @@ impl Drop for Swept {
                     None if path.is_dir() => folders.push(path),
                     Some("jsonl" | "log") => {
                         let text = std::fs::read(&path).unwrap_or_default();
-                        let text = String::from_utf8_lossy(&text);
+                        let text = unescaped(&String::from_utf8_lossy(&text));
                         let found = leaked(&text);
                         assert!(found.is_none(), "{found:?} is in {}", path.display());
                     }
@@ -39,23 +39,86 @@ impl Drop for Swept {
     }
 }
 
-/// A ten-digit number that stands by itself in some text, could be an NHS number and is right by its
-/// check digit; or a token's beginning. What is a number to JSON is one of ours.
+/// A text with JSON's escapes of characters beyond ASCII resolved.
+fn unescaped(text: &str) -> String {
+    let mut parts = text.split("\\u");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let code = part.get(..4).and_then(|code| u32::from_str_radix(code, 16).ok());
+        match code.and_then(char::from_u32) {
+            Some(character) => out.extend([&*character.to_string(), &part[4..]]),
+            None => out.extend(["\\u", part]),
+        }
+    }
+    out
+}
+
+/// A number that stands by itself in some text, in one piece or in groups of three, three and four with
+/// up to three characters or escapes between, could be an NHS number and is right by its check digit; or
+/// a token's beginning. What is a number to JSON is one of ours.
 pub(crate) fn leaked(text: &str) -> Option<&str> {
-    let words =
-        text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_' && c != '.');
-    let is_number = |word: &&str| {
-        word.len() == 10
-            && word.bytes().all(|byte| byte.is_ascii_digit())
-            && word.starts_with(['4', '6', '7', '9'])
-            && has_its_check_digit(word)
-    };
-    let is_jsons = |word: &&str| {
-        let at = word.as_ptr().addr() - text.as_ptr().addr();
-        text[..at].ends_with("\":")
-    };
-    let is_leaked = |word: &&str| word.starts_with("eyJ") || (is_number(word) && !is_jsons(word));
-    words.into_iter().find(is_leaked)
+    let starts_word = |at: usize| !text[..at].ends_with(|c: char| is_of_a_word(c) || c == '%');
+    let digits = text.char_indices().filter(|(at, c)| digit(*c).is_some() && starts_word(*at));
+    let number = digits.map(|(at, _)| at).find_map(|at| number_at(text, at));
+    let token = text.match_indices("eyJ").map(|(at, _)| at).find(|at| starts_word(*at));
+    let token = token.map(|at| {
+        let rest = &text[at..];
+        &rest[..rest.find(|c| !is_of_a_word(c)).unwrap_or(rest.len())]
+    });
+    number.or(token)
+}
+
+fn is_of_a_word(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')
+}
+
+/// The value of a digit, full-width ones included.
+fn digit(c: char) -> Option<char> {
+    let code = u32::from(c);
+    match code {
+        0xff10..=0xff19 => char::from_u32(code - 0xff10 + u32::from('0')),
+        _ => c.is_ascii_digit().then_some(c),
+    }
+}
+
+/// The number that begins here.
+fn number_at(text: &str, at: usize) -> Option<&str> {
+    let starts = if digit(text[at..].chars().next()?) == Some('0') { [3, 4] } else { [3, 3] };
+    starts.into_iter().find_map(|first| {
+        let (mut digits, mut rest) = (String::new(), &text[at..]);
+        for (group, count) in [first, 3, 4].into_iter().enumerate() {
+            if group > 0 {
+                rest = behind_separators(rest);
+            }
+            for _ in 0..count {
+                let mut characters = rest.chars();
+                digits.push(digit(characters.next()?)?);
+                rest = characters.as_str();
+            }
+        }
+        let found = &text[at..text.len() - rest.len()];
+        let ends = !rest.starts_with(|c: char| is_of_a_word(c) && c != '.' && c != '-');
+        let is_jsons =
+            text[..at].ends_with("\":") && !found.contains(|c: char| !c.is_ascii_digit());
+        let digits = &digits[digits.len() - 10..];
+        let may_be = digits.starts_with(['4', '6', '7', '9']) && has_its_check_digit(digits);
+        (ends && !is_jsons && may_be).then_some(found)
+    })
+}
+
+/// What follows at most three characters that are neither letters nor digits, or their escapes.
+fn behind_separators(text: &str) -> &str {
+    let mut rest = text;
+    for _ in 0..3 {
+        let bytes = rest.as_bytes();
+        let is_escape = bytes.len() > 2 && bytes[1..3].iter().all(u8::is_ascii_hexdigit);
+        rest = match rest.chars().next() {
+            Some('%') if is_escape => &rest[3..],
+            Some(c) if !c.is_alphanumeric() => &rest[c.len_utf8()..],
+            _ => return rest,
+        };
+    }
+    rest
 }
 
 fn has_its_check_digit(number: &str) -> bool {
@@ -71,4 +134,20 @@ fn what_leaks_is_seen() {
     assert_eq!(leaked("/Patient/9434765919?x"), Some("9434765919"));
     assert_eq!(leaked("Bearer eyJhbGciOiJub25lIn0.e30."), Some("eyJhbGciOiJub25lIn0.e30."));
     assert_eq!(leaked("200000000359 9434765918 4f94-9434765919 1764048028"), None);
+    for number in [
+        "943 476 5919",
+        "943/476/5919",
+        "943 4765919",
+        "943%20476%205919",
+        "943, 476, 5919",
+        "943\u{a0}476\u{a0}5919",
+        "９４３ ４７６ ５９１９",
+        "0943 476 5919",
+        "09434765919",
+    ] {
+        assert_eq!(leaked(&format!("{{\"name\":\"{number}\"}}")), Some(number));
+    }
+    let escaped = unescaped("\"\\uff1943\\u00a0476\\u00a05919\\n\"");
+    assert_eq!(leaked(&escaped), Some("９43\u{a0}476\u{a0}5919"));
+    assert_eq!(leaked("ab943476-5919-4fb4 127.0.0.1:9434 943 476 5918"), None);
 }

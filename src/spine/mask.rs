@@ -1,0 +1,309 @@
+//! Masks what could be an NHS number, in one pass over a text.
+
+use std::borrow::Cow;
+
+const MASK: &str = "[masked]";
+/// Limit: characters between two groups of a number. An escape such as `%20` counts as one.
+const SEPARATORS_MAX: usize = 3;
+/// Groups of the longest form: three, three and four digits.
+const GROUPS_MAX: usize = 3;
+
+/// Masks what could be an NHS number, and keeps at most `bytes_max` bytes.
+///
+/// A number is ten digits of any script, plain or escaped (`%39`), a nought before them allowed: in one
+/// piece, or in groups of three, three and four with up to three characters between two groups that are
+/// neither letters nor digits.
+///
+/// Everything that a record, a log line or an answer takes from a request passes through here.
+/// Longer and shorter runs (ASIDs, staff ids), UUIDs, timestamps and addresses are left alone.
+#[must_use]
+pub fn masked(text: &str, bytes_max: usize) -> Cow<'_, str> {
+    // Most text has no digits. A number has four in a row: one of these bytes is part of one.
+    let may_be = |byte: u8| byte.is_ascii_digit() || !byte.is_ascii();
+    if text.len() <= bytes_max && !text.bytes().step_by(4).any(may_be) {
+        return Cow::Borrowed(text);
+    }
+    let mut masked = String::new();
+    let mut copied = 0;
+    let mut groups = Groups::default();
+    let mut at = 0;
+    while at < text.len() {
+        let (token, end) = token(text, at);
+        if let Some((start, end)) = groups.next(text, token, at..end) {
+            masked.extend([text.get(copied..start).unwrap_or_default(), MASK]);
+            copied = end;
+        }
+        at = end;
+    }
+    if let Some((start, end)) = groups.next(text, Token::Letter, at..at) {
+        masked.extend([text.get(copied..start).unwrap_or_default(), MASK]);
+        copied = end;
+    }
+    if masked.is_empty() {
+        return Cow::Borrowed(cut(text, bytes_max));
+    }
+    masked.push_str(text.get(copied..).unwrap_or_default());
+    masked.truncate(cut(&masked, bytes_max).len());
+    Cow::Owned(masked)
+}
+
+/// Returns at most so many bytes of a text.
+fn cut(text: &str, bytes_max: usize) -> &str {
+    let mut end = bytes_max.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default()
+}
+
+/// A character, or the escape of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Token {
+    /// A digit, and whether it is a nought.
+    Digit(bool),
+    Letter,
+    Separator,
+}
+
+/// Reads the token that begins at a character's boundary; returns where it ends.
+fn token(text: &str, at: usize) -> (Token, usize) {
+    let bytes = text.as_bytes();
+    match bytes.get(at).copied().unwrap_or_default() {
+        byte if byte.is_ascii_digit() => (Token::Digit(byte == b'0'), at + 1),
+        byte if byte.is_ascii_alphabetic() => (Token::Letter, at + 1),
+        b'%' => escape(bytes, at + 1).unwrap_or((Token::Separator, at + 1)),
+        byte if byte.is_ascii() => (Token::Separator, at + 1),
+        _ => {
+            let character = text.get(at..).and_then(|rest| rest.chars().next());
+            let character = character.unwrap_or(char::REPLACEMENT_CHARACTER);
+            let token = match character {
+                '０' => Token::Digit(true),
+                _ if character.is_numeric() => Token::Digit(false),
+                _ if character.is_alphabetic() => Token::Letter,
+                _ => Token::Separator,
+            };
+            (token, at + character.len_utf8())
+        }
+    }
+}
+
+/// Reads the two hexadecimal digits of an escape, whose percent sign may be escaped again.
+fn escape(bytes: &[u8], mut at: usize) -> Option<(Token, usize)> {
+    let hex = |at: usize| {
+        let digit = |at: usize| char::from(*bytes.get(at)?).to_digit(16);
+        Some(digit(at)? * 16 + digit(at + 1)?)
+    };
+    while hex(at) == Some(u32::from(b'%')) && hex(at + 2).is_some() {
+        at += 2;
+    }
+    let byte = u8::try_from(hex(at)?).ok()?;
+    let token = match byte {
+        b'0'..=b'9' => Token::Digit(byte == b'0'),
+        _ if byte.is_ascii_alphabetic() => Token::Letter,
+        _ => Token::Separator,
+    };
+    Some((token, at + 2))
+}
+
+/// Digits in a row.
+#[derive(Debug, Clone, Copy, Default)]
+struct Group {
+    start: usize,
+    end: usize,
+    /// Without a nought before three, six or ten others.
+    digits: usize,
+    has_nought: bool,
+}
+
+impl Group {
+    /// Returns its digits; a leading nought does not count where it makes one too many.
+    const fn significant(self) -> usize {
+        match (self.digits, self.has_nought) {
+            (4 | 7 | 11, true) => self.digits - 1,
+            (digits, _) => digits,
+        }
+    }
+}
+
+/// The last groups of digits that have only separators between them.
+#[derive(Debug, Default)]
+struct Groups {
+    /// The last stands at the end.
+    last: [Option<Group>; GROUPS_MAX],
+    /// The one that has not ended yet.
+    open: Option<Group>,
+    separators: usize,
+}
+
+impl Groups {
+    /// Takes the next token; returns the bounds of a number if one has ended with it.
+    fn next(
+        &mut self,
+        text: &str,
+        token: Token,
+        at: std::ops::Range<usize>,
+    ) -> Option<(usize, usize)> {
+        if let Token::Digit(is_nought) = token {
+            let start = Group { start: at.start, has_nought: is_nought, ..Group::default() };
+            let open = self.open.get_or_insert(start);
+            (open.digits, open.end) = (open.digits + 1, at.end);
+            return None;
+        }
+        let mut number = None;
+        if let Some(ended) = self.open.take() {
+            self.last.rotate_left(1);
+            if let Some(last) = self.last.last_mut() {
+                *last = Some(ended);
+            }
+            self.separators = 0;
+            number = self.number(text);
+        }
+        self.separators += 1;
+        if number.is_some() || token == Token::Letter || self.separators > SEPARATORS_MAX {
+            self.last = [None; GROUPS_MAX];
+        }
+        number
+    }
+
+    /// Returns the bounds of the number that the last groups are.
+    fn number(&self, text: &str) -> Option<(usize, usize)> {
+        let [first, second, third] = self.last;
+        let third = third?;
+        let whole = |first: Group| {
+            let bounds = (first.start, third.end);
+            (!is_in_uuid(text, bounds)).then_some(bounds)
+        };
+        if third.significant() == 10 {
+            return whole(third);
+        }
+        let second = second?;
+        match (second.significant(), third.digits) {
+            (6, 4) if !is_offset(text, second, third) => return whole(second),
+            (3, 7) => return whole(second),
+            _ => {}
+        }
+        let first = first.filter(|first| !is_port(text, *first, second, third))?;
+        let is_number = (first.significant(), second.digits, third.digits) == (3, 3, 4);
+        is_number.then(|| whole(first)).flatten()
+    }
+}
+
+/// Returns true for the fraction of a second and the offset of a timestamp: `36.123456+0100`.
+fn is_offset(text: &str, fraction: Group, offset: Group) -> bool {
+    follows_dot(text, fraction.start)
+        && matches!(text.get(fraction.end..offset.start), Some("+" | "-"))
+}
+
+/// Returns true for the end of an address with a port: `192.168.100.200:8443`.
+fn is_port(text: &str, third: Group, fourth: Group, port: Group) -> bool {
+    follows_dot(text, third.start)
+        && text.get(third.end..fourth.start) == Some(".")
+        && text.get(fourth.end..port.start) == Some(":")
+}
+
+/// Returns true if a digit and a full stop stand before.
+fn follows_dot(text: &str, start: usize) -> bool {
+    let before = text.get(..start).and_then(|before| before.strip_suffix('.'));
+    before.is_some_and(|before| before.ends_with(|c: char| c.is_ascii_digit()))
+}
+
+/// Returns true if these bytes are part of a UUID.
+fn is_in_uuid(text: &str, (start, end): (usize, usize)) -> bool {
+    let bytes = text.as_bytes();
+    let belongs = |byte: &&u8| byte.is_ascii_hexdigit() || **byte == b'-';
+    let (before, behind) = (bytes.get(..start), bytes.get(end..));
+    let before = before.unwrap_or_default().iter().rev().take(37).take_while(belongs).count();
+    let behind = behind.unwrap_or_default().iter().take(37).take_while(belongs).count();
+    text.get(start - before..end + behind).is_some_and(super::is_uuid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_digits_are_masked_and_twelve_are_not() {
+        assert_eq!(masked("/Patient/9434765919/x", 99), "/Patient/[masked]/x");
+        assert_eq!(masked("943 476 5919", 99), "[masked]");
+        assert_eq!(masked("943-476-5919!", 99), "[masked]!");
+        assert_eq!(masked("9434765919 1", 99), "[masked] 1");
+        assert_eq!(masked("1-9434765919-1", 99), "1-[masked]-1");
+        assert_eq!(masked("2026 943.476.5919 2026", 99), "2026 [masked] 2026");
+        assert_eq!(masked("9434765919,943 476 5919", 99), "[masked],[masked]");
+        assert_eq!(masked("200000000359 and 12", 99), "200000000359 and 12");
+        assert_eq!(masked("ab\u{e9}cd", 3), "ab");
+        assert_eq!(masked("9434765919", 5), "[mask");
+    }
+
+    #[test]
+    fn a_number_is_masked_however_it_is_written() {
+        for number in [
+            "943/476/5919",
+            "943 4765919",
+            "943476 5919",
+            "943%20476%205919",
+            "943%C2%A0476%c2%a05919",
+            "943%2520476%25205919",
+            "%39%34%33%34%37%36%35%39%31%39",
+            "943+476+5919",
+            "943  476  5919",
+            "943, 476, 5919",
+            "943 - 476 - 5919",
+            "943\u{a0}476\u{a0}5919",
+            "943\u{202f}476\u{2009}5919",
+            "943\u{2013}476\u{2013}5919",
+            "９４３ ４７６ ５９１９",
+            "９４３４７６５９１９",
+            "٩٤٣٤٧٦٥٩١٩",
+            "09434765919",
+            "0943 476 5919",
+            "0943476 5919",
+            "0943 4765919",
+            "０943 476 5919",
+            "(943)476-5919",
+        ] {
+            let digits = number.trim_start_matches('(');
+            let before = number.len() - digits.len();
+            let due = format!("a {}[masked], b", &number[..before]);
+            assert_eq!(masked(&format!("a {number}, b"), 99), due, "{number}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_stays_readable() {
+        for text in [
+            "918999198993",
+            "111222333444",
+            "200 000 000 359",
+            "2026-11-28T01:12:36",
+            "2026-11-28T01:12:36.123456+0100",
+            "2026-11-28 01:12:36.123456789Z",
+            "20261128T011236Z",
+            "192.168.100.200:8443",
+            "https://10.100.200.100:4443/",
+            "09a01679-2564-4fb4-9129-aecc81ea2706",
+            "urn:uuid:ab943476-5919-4fb4-9129-a9434765919f",
+            "https://provider.example.nhs.uk/A20047/STU3/1/gpconnect",
+            "943a476b5919",
+            "943 47 65919",
+            "94347659199",
+            "0009434765919",
+            "943 ---- 476 5919",
+        ] {
+            assert!(matches!(masked(text, 99), Cow::Borrowed(same) if same == text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_masked_wherever_it_stands() {
+        for before in (0..9).map(|length| "x".repeat(length)) {
+            for number in ["9434765919", "943 476 5919", "943-476.5919", "９４３４７６５９１９"]
+            {
+                for behind in ["", "y", " 12 xx"] {
+                    let text = format!("{before}{number}{behind}");
+                    assert_eq!(masked(&text, 99), format!("{before}[masked]{behind}"), "{text}");
+                }
+            }
+        }
+    }
+}
