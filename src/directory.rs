@@ -75,6 +75,8 @@ struct Shared {
     owners: Cache<Asid, OdsCode>,
     /// Roots seen: tells somebody else's address from nobody's.
     roots: Cache<String, ()>,
+    /// Names of live senders seen: tells a consumer from a stranger.
+    names: Cache<CertificateName, ()>,
     forced: Cache<OdsCode, ()>,
     /// Practices asked for ahead of time lately.
     ahead: Cache<OdsCode, ()>,
@@ -167,6 +169,7 @@ impl Directory {
                     .time_to_live(AHEAD_AGAIN)
                     .build(),
                 roots: Cache::builder().max_capacity(freshness.practices_max).build(),
+                names: Cache::builder().max_capacity(freshness.practices_max).build(),
                 forced: Cache::builder()
                     .max_capacity(freshness.practices_max)
                     .time_to_live(freshness.forced)
@@ -206,6 +209,7 @@ impl Directory {
             });
             shared.owners.invalidate_all();
             shared.roots.invalidate_all();
+            shared.names.invalidate_all();
         }
     }
 
@@ -213,14 +217,6 @@ impl Directory {
     #[must_use]
     pub fn agreements(&self) -> Arc<Agreements> {
         Arc::clone(&self.shared.view.load().file.agreements)
-    }
-
-    /// Whether any sender may have one of these names: tells a stranger from a consumer in error.
-    #[must_use]
-    pub fn knows_any(&self, names: &[CertificateName]) -> bool {
-        let view = self.shared.view.load();
-        // A live source cannot be searched for a name, so nobody is a stranger there.
-        view.knows_senders() || names.iter().any(|name| view.file.names.contains_key(name))
     }
 
     /// Whether a sender with one of these names is registered for this organisation.
@@ -292,9 +288,7 @@ impl Directory {
             None => chosen,
         };
         match chosen {
-            Err(Refusal::ReceiverUnknown) if !view.can_be_searched() => {
-                Err(Refusal::ReceiverNotFound)
-            }
+            Err(Refusal::ReceiverUnknown) => Err(view.lacks_receiver()),
             chosen => chosen,
         }
     }
@@ -403,8 +397,7 @@ impl Directory {
                 let owner = self.live_owner(resolver, asid, asker).await?;
                 owner.ok_or(Refusal::ReceiverUnknown)?
             }
-            (None, None, Some(_)) => return Err(Refusal::ReceiverNotFound),
-            (None, _, None) => return Err(Refusal::ReceiverUnknown),
+            (None, _, _) => return Err(view.lacks_receiver()),
         };
         if view.file.denies(asid) || view.file.denies_practice(&ods) {
             return Err(Refusal::ReceiverUnknown);
@@ -474,23 +467,6 @@ impl Asker<'_> {
     /// one from the future.
     fn by_now_s(&self) -> i64 {
         self.now_s.max(now_s())
-    }
-}
-
-impl View {
-    fn new(file: Arc<File>, live: Live, number: u64, metrics: &Arc<Metrics>) -> Self {
-        let places = live.places();
-        Self { file, places, number, resolver: live.resolver(number, metrics) }
-    }
-
-    fn knows_senders(&self) -> bool {
-        self.resolver.as_ref().is_some_and(|resolver| resolver.knows_senders())
-    }
-
-    /// Returns true if the directory can be asked whose system an ASID is: where the file is all there
-    /// is, or a live source is searched by ASID. The SDS FHIR API is not.
-    fn can_be_searched(&self) -> bool {
-        self.resolver.is_none() || self.knows_senders()
     }
 }
 

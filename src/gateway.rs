@@ -272,11 +272,15 @@ impl Gateway {
         entry.peer(&peer);
         throttle.knock(&peer)?;
         let request = SspRequest::parse(&head, headers, &rulebook.rules, leniences.trace_ids)?;
+        if !self.directory.may_know(peer.names()) {
+            return Err(Refusal::CertificateUnknown);
+        }
         entry.enter(Phase::Directory);
         let asker = Asker { certificate: peer.fingerprint(), now_s };
-        let sender = self.directory.sender(&request.from, asker).await?;
+        let sender = self.directory.sender(&request.from, asker).await;
         entry.enter(Phase::Policy);
-        let consumer = consumers::identify(&peer, sender)
+        let consumer = sender
+            .and_then(|sender| consumers::identify(&peer, sender))
             .map_err(|refusal| diagnosis::misfit(&self.directory, refusal, &peer, &head))?;
         entry.consumer(&consumer);
         let admission = throttle.admit(&request.from, Effect::of(&head.method)).await?;

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::stage::{CLINIC, CLINIC_ODS, OTHER_ROOT, OTHER_TO};
+use crate::support::stage::{CLINIC, CLINIC_ODS, HUB, OTHER_ROOT, OTHER_TO};
 use crate::support::{Call, Stage};
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -91,5 +91,25 @@ async fn parts_that_do_not_fit_each_other_say_which_is_odd() {
         (&[Certificate, From, Organisation], "no_agreement"),
     ] {
         stage.refuses(with(parts), token).await;
+    }
+}
+
+/// An answer, but for the ids and times in it.
+async fn hears(stage: &Stage, call: Call) -> (u16, Option<String>, String) {
+    let answer = stage.hears(call).await;
+    let id = answer.json()["id"].as_str().unwrap().to_owned();
+    (answer.status, answer.token().map(str::to_owned), answer.text().replace(&id, "id"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_hears_the_same_whether_or_not_an_asid_exists() {
+    let stage = Stage::new().await;
+    for version in [|call: Call| call, Call::http2] {
+        let stranger = |from| version(Call::slots().certificate("stranger").set("Ssp-From", from));
+        let due = hears(&stage, stranger(HUB)).await;
+        assert_eq!((due.0, due.1.as_deref()), (495, Some("certificate_unknown")));
+        for from in [CLINIC, "200000009999", "000000000000"] {
+            assert_eq!(hears(&stage, stranger(from)).await, due, "{from}");
+        }
     }
 }

@@ -78,8 +78,7 @@ impl Directory {
             match resolver.sender(&asid, how, &mut Steps::default()).await? {
                 Answer::Found((origin, sender)) => {
                     let since = Since::now(now_s(), origin);
-                    let held = HeldSender { sender: Arc::new(sender), since };
-                    shared.shelf.senders.insert(asid.clone(), held);
+                    shared.hold_sender(HeldSender { sender: Arc::new(sender), since });
                     match shared.since(&began) {
                         Meanwhile::Nothing => {}
                         Meanwhile::Flushed => shared.shelf.flush_sender(&asid),
@@ -273,6 +272,13 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    pub(super) fn hold_sender(&self, held: HeldSender) {
+        for name in &held.sender.names {
+            self.names.insert(name.clone(), ());
+        }
+        self.shelf.senders.insert(held.sender.asid.clone(), held);
     }
 
     pub(super) fn hold(&self, ods: &OdsCode, practice: Practice) {

@@ -131,8 +131,7 @@ impl Directory {
         }
         let senders = written.senders.into_iter();
         for sender in senders.filter(|sender| ours(&sender.source, &sender.answered_s)) {
-            let held = sender.read();
-            self.shared.shelf.senders.insert(held.sender.asid.clone(), held);
+            self.shared.hold_sender(sender.read());
         }
         self.shared.metrics.directory.snapshot(now_s);
         Ok(self.shared.shelf.practices.iter().count())

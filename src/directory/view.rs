@@ -14,12 +14,13 @@ use super::sds_api::SdsApi;
 use super::sds_ldap::SdsLdap;
 use super::shelf::{Age, Mark, Practice, Row};
 use super::source::{Haste, Origin, Wanted};
-use super::{Directory, Settings, Steps, now_s};
+use super::{Directory, File, Settings, Steps, View, now_s};
 use crate::breaker::{Breaker, Patience};
 use crate::interaction::Interaction;
 use crate::metrics::{Metrics, Trigger};
 use crate::policy::Provider;
-use crate::spine::OdsCode;
+use crate::refusal::Refusal;
+use crate::spine::{CertificateName, OdsCode};
 use crate::tls::{Loader, TrustError, secret};
 
 /// The live sources, made and not asked yet.
@@ -94,6 +95,31 @@ impl Live {
     pub(super) fn places(&self) -> Places {
         let place = |guarded: &Guarded| (guarded.source.origin(), guarded.source.url().to_owned());
         self.0.iter().map(place).collect()
+    }
+}
+
+impl View {
+    pub(super) fn new(file: Arc<File>, live: Live, number: u64, metrics: &Arc<Metrics>) -> Self {
+        let places = live.places();
+        Self { file, places, number, resolver: live.resolver(number, metrics) }
+    }
+
+    pub(super) fn knows_senders(&self) -> bool {
+        self.resolver.as_ref().is_some_and(|resolver| resolver.knows_senders())
+    }
+
+    /// Returns true if the directory can be asked whose system an ASID is: where the file is all there
+    /// is, or a live source is searched by ASID. The SDS FHIR API is not.
+    pub(super) fn can_be_searched(&self) -> bool {
+        self.resolver.is_none() || self.knows_senders()
+    }
+
+    /// Returns the refusal of a receiver that was not found: unknown only where that could be asked.
+    pub(super) fn lacks_receiver(&self) -> Refusal {
+        match self.can_be_searched() {
+            true => Refusal::ReceiverUnknown,
+            false => Refusal::ReceiverNotFound,
+        }
     }
 }
 
@@ -206,6 +232,22 @@ pub struct Explanation {
 }
 
 impl Directory {
+    /// Returns true if a sender may have one of these names: a live source of senders cannot be
+    /// searched for a name.
+    #[must_use]
+    pub fn may_know(&self, names: &[CertificateName]) -> bool {
+        self.shared.view.load().knows_senders() || self.knows(names)
+    }
+
+    /// Returns true if a sender is known to have one of these names.
+    #[must_use]
+    pub fn knows(&self, names: &[CertificateName]) -> bool {
+        let view = self.shared.view.load();
+        let known =
+            |name| view.file.names.contains_key(name) || self.shared.names.contains_key(name);
+        names.iter().any(known)
+    }
+
     /// Everything held, for people.
     #[must_use]
     pub fn held_view(&self) -> HeldView {

@@ -15,18 +15,24 @@ use crate::refusal::{OddOne, Refusal};
 use crate::target::Target;
 use crate::tls::Peer;
 
-/// Which is the odd one when certificate and `Ssp-From` do not fit: a certificate nobody has,
-/// an ASID that certificate and token both disown, or the certificate.
+/// Says which is the odd one when certificate and `Ssp-From` do not fit: an ASID that certificate and
+/// token both disown, or the certificate.
+///
+/// Security: a certificate whose names nobody is known to have is answered as if the ASID were
+/// another's, so that it is not told which ASIDs exist.
 pub(super) fn misfit(
     directory: &Directory,
     refusal: Refusal,
     peer: &Peer,
     head: &Parts,
 ) -> Refusal {
-    let Refusal::CertificateNotSenders(from) = refusal else { return refusal };
-    if !directory.knows_any(peer.names()) {
-        return Refusal::CertificateUnknown;
+    let (Refusal::SenderUnknown(from) | Refusal::CertificateNotSenders(from)) = &refusal else {
+        return refusal;
+    };
+    if matches!(refusal, Refusal::SenderUnknown(_)) && directory.knows(peer.names()) {
+        return refusal;
     }
+    let from = from.clone();
     match claims::organisation(&head.headers) {
         Some(ods) if directory.are_names_of(peer.names(), &ods) => {
             Refusal::SenderNotCertificates(from)

@@ -162,5 +162,15 @@ async fn a_consumer_that_sds_alone_knows_is_served_under_its_registered_name() {
     assert_eq!(stage.hears(Call::slots()).await.status, 200);
     stage.refuses(Call::slots().certificate("clinic"), "certificate_not_senders").await;
     stage.refuses(Call::book(), "sender_not_registered").await;
-    stage.refuses(Call::slots().set("Ssp-From", "200000000777"), "sender_unknown").await;
+    let nobody = "200000000777";
+    stage.refuses(Call::slots().set("Ssp-From", nobody), "sender_unknown").await;
+    // Nobody is known to have its names: it is not told whose ASID exists.
+    let stranger = |from| Call::slots().certificate("stranger").set("Ssp-From", from);
+    let mut heard = Vec::new();
+    for from in [stage::HUB, nobody] {
+        let answer = stage.refuses(stranger(from), "certificate_not_senders").await;
+        let id = answer.json()["id"].as_str().unwrap().to_owned();
+        heard.push(answer.text().replace(&id, "id").replace(from, "asid"));
+    }
+    assert_eq!(heard[0], heard[1]);
 }
