@@ -21,6 +21,7 @@ use crate::throttle::Pulse;
 mod activity;
 mod addresses;
 mod connection;
+mod fields;
 mod frames;
 mod screened;
 mod socket;

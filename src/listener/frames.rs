@@ -3,10 +3,14 @@
 
 use tokio::time::Instant;
 
+use super::fields::Fields;
+
 /// Where in the frames we are, and what they may still cost.
 #[derive(Debug)]
 pub(super) struct Frames {
     at: At,
+    /// The field block that has begun.
+    fields: Fields,
     credit: u64,
     since: Instant,
 }
@@ -15,8 +19,11 @@ pub(super) struct Frames {
 enum At {
     /// In the preface, or in a frame's payload, with so many bytes to come.
     Passing(usize),
-    /// In a frame's head, of which so many bytes have come: its length, then its kind.
-    Head { seen: u8, length: usize, kind: u8 },
+    /// In a frame's head, of which so many bytes have come: its length, then its kind and flags.
+    Head { seen: u8, length: usize, kind: u8, flags: u8 },
+    /// In a frame with fields, with so many bytes to come: a length of padding, bytes that are no
+    /// fields, fields, padding.
+    Fields { left: usize, is_padded: bool, lead: usize, padding: usize },
 }
 
 /// Spec: RFC 9113 §3.4.
@@ -26,6 +33,11 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
+const PADDED: u8 = 0x8;
+const PRIORITY: u8 = 0x20;
+/// Bytes of a dependency and a weight before the fields.
+const PRIORITY_BYTES: usize = 5;
+const HEAD: At = At::Head { seen: 0, length: 0, kind: 0, flags: 0 };
 /// Limit: what frames may cost at once, and how much of it comes back in a second: a thousand, and a
 /// hundred.
 const CREDIT_MAX: u64 = 50_000;
@@ -40,50 +52,77 @@ const COST_OF_WINDOW: u64 = 1;
 impl Frames {
     /// The start of a connection.
     pub(super) const fn new(now: Instant) -> Self {
-        Self { at: At::Passing(PREFACE_BYTES), credit: CREDIT_MAX, since: now }
+        let (at, fields) = (At::Passing(PREFACE_BYTES), Fields::new());
+        Self { at, fields, credit: CREDIT_MAX, since: now }
     }
 
-    /// Follows the bytes that have come; whether their frames can be afforded.
-    pub(super) fn afford(&mut self, mut bytes: &[u8], now: Instant) -> bool {
+    /// Follows the bytes that have come, and has a `#` in a `:path` refused; returns false if their
+    /// frames cannot be afforded.
+    pub(super) fn afford(&mut self, mut bytes: &mut [u8], now: Instant) -> bool {
         let earned = now.duration_since(self.since).as_micros() * u128::from(CREDIT_PER_SECOND);
         let earned = u64::try_from(earned / 1_000_000).unwrap_or(u64::MAX);
         if earned >= EARNED_LEAST {
             self.credit = self.credit.saturating_add(earned).min(CREDIT_MAX);
             self.since = now;
         }
-        while let Some((&byte, rest)) = bytes.split_first() {
+        while let Some(byte) = bytes.first_mut() {
+            let mut step = 1;
             self.at = match self.at {
                 At::Passing(left) => {
-                    let step = left.min(bytes.len());
-                    bytes = bytes.get(step..).unwrap_or_default();
-                    match left - step {
-                        0 => At::Head { seen: 0, length: 0, kind: 0 },
-                        left => At::Passing(left),
-                    }
+                    step = left.min(bytes.len());
+                    if left > step { At::Passing(left - step) } else { HEAD }
                 }
-                At::Head { seen, length, kind } => {
-                    bytes = rest;
-                    let (length, kind) = match seen {
-                        0..=2 => (length << 8 | usize::from(byte), kind),
-                        3 => (length, byte),
-                        _ => (length, kind),
+                At::Head { seen, length, kind, flags } => {
+                    let (length, kind, flags) = match seen {
+                        0..=2 => (length << 8 | usize::from(*byte), kind, flags),
+                        3 => (length, *byte, flags),
+                        4 => (length, kind, *byte),
+                        _ => (length, kind, flags),
                     };
                     match seen + 1 {
                         HEAD_BYTES => {
                             if !self.pay(kind) {
                                 return false;
                             }
-                            match length {
-                                0 => At::Head { seen: 0, length: 0, kind: 0 },
-                                length => At::Passing(length),
-                            }
+                            self.payload(length, kind, flags)
                         }
-                        seen => At::Head { seen, length, kind },
+                        seen => At::Head { seen, length, kind, flags },
                     }
                 }
+                At::Fields { left, is_padded: true, lead, .. } => {
+                    fields(left - 1, lead, usize::from(*byte))
+                }
+                At::Fields { left, lead: 0, padding, .. } if left > padding => {
+                    match self.fields.idle() {
+                        0 => self.fields.next(byte),
+                        idle => {
+                            step = idle.min(left - padding).min(bytes.len());
+                            self.fields.skip(step);
+                        }
+                    }
+                    fields(left - step, 0, padding)
+                }
+                At::Fields { left, lead, padding, .. } => {
+                    fields(left - 1, lead.saturating_sub(1), padding)
+                }
             };
+            bytes = bytes.get_mut(step..).unwrap_or_default();
         }
         true
+    }
+
+    /// Returns the position after the head of a frame.
+    const fn payload(&mut self, length: usize, kind: u8, flags: u8) -> At {
+        match (kind, length) {
+            (_, 0) => HEAD,
+            (HEADERS, left) => {
+                self.fields = Fields::new();
+                let lead = if flags & PRIORITY == 0 { 0 } else { PRIORITY_BYTES };
+                At::Fields { left, is_padded: flags & PADDED != 0, lead, padding: 0 }
+            }
+            (CONTINUATION, left) => At::Fields { left, is_padded: false, lead: 0, padding: 0 },
+            (_, left) => At::Passing(left),
+        }
     }
 
     fn pay(&mut self, kind: u8) -> bool {
@@ -100,6 +139,14 @@ impl Frames {
             }
             None => false,
         }
+    }
+}
+
+/// Returns the position in a frame with fields, with so many bytes to come.
+const fn fields(left: usize, lead: usize, padding: usize) -> At {
+    match left {
+        0 => HEAD,
+        left => At::Fields { left, is_padded: false, lead, padding },
     }
 }
 
@@ -125,7 +172,9 @@ mod tests {
         now: Instant,
     ) -> usize {
         let one = frame(kind, payload);
-        (0..100_000).take_while(|_| one.chunks(piece).all(|part| frames.afford(part, now))).count()
+        (0..100_000)
+            .take_while(|_| one.clone().chunks_mut(piece).all(|part| frames.afford(part, now)))
+            .count()
     }
 
     #[test]
@@ -133,10 +182,10 @@ mod tests {
         let now = Instant::now();
         for piece in [1, 4, 9, 17, 100] {
             let mut frames = Frames::new(now);
-            assert!(frames.afford(&[0; PREFACE_BYTES], now));
+            assert!(frames.afford(&mut [0; PREFACE_BYTES], now));
             assert_eq!(afforded(&mut frames, PING, 8, piece, now), 1000);
             let later = now + Duration::from_secs(2);
-            assert!(frames.afford(&[], later));
+            assert!(frames.afford(&mut [], later));
             assert_eq!(frames.credit, 2 * CREDIT_PER_SECOND);
         }
     }
@@ -151,8 +200,35 @@ mod tests {
             (0x77, 0, 1000),
         ] {
             let mut frames = Frames::new(now);
-            assert!(frames.afford(&[0; PREFACE_BYTES], now));
+            assert!(frames.afford(&mut [0; PREFACE_BYTES], now));
             assert_eq!(afforded(&mut frames, kind, payload, 7, now), count, "{kind}");
+        }
+    }
+
+    proptest::proptest! {
+        /// However frames come, the same bytes are passed on.
+        #[test]
+        fn pieces_do_not_matter(
+            payloads in proptest::collection::vec(
+                (0_u8..10, proptest::num::u8::ANY, proptest::collection::vec(0_u8..=255, 0..60)),
+                0..8,
+            ),
+            piece in 1_usize..40,
+        ) {
+            let mut bytes = vec![0; PREFACE_BYTES];
+            for (kind, flags, payload) in payloads {
+                let length = u8::try_from(payload.len()).unwrap();
+                bytes.extend([0, 0, length, kind, flags, 0, 0, 0, 1]);
+                bytes.extend(payload);
+            }
+            let now = Instant::now();
+            let (mut whole, mut pieces) = (bytes.clone(), bytes);
+            proptest::prop_assert!(Frames::new(now).afford(&mut whole, now));
+            let mut frames = Frames::new(now);
+            for piece in pieces.chunks_mut(piece) {
+                proptest::prop_assert!(frames.afford(piece, now));
+            }
+            proptest::prop_assert_eq!(whole, pieces);
         }
     }
 }

@@ -113,7 +113,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
-        let read = buffer.filled().get(before..).unwrap_or_default();
+        let read = buffer.filled_mut().get_mut(before..).unwrap_or_default();
         if let Some(frames) = &mut self.frames
             && !read.is_empty()
             && !frames.afford(read, Instant::now())

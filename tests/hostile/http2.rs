@@ -6,7 +6,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::support::frames::{
     self, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, PING, PRIORITY,
-    PUSH_PROMISE, RST_STREAM, SETTINGS, WINDOW_UPDATE, field, frame,
+    PUSH_PROMISE, RST_STREAM, SETTINGS, WINDOW_UPDATE, Written, field, field_written, frame,
 };
 use crate::support::wire::Wire;
 use crate::support::{Act, Call, Stage};
@@ -98,6 +98,7 @@ fn requests() -> Vec<(&'static str, &'static str, Then, Vec<u8>)> {
         ("B11", "two lengths", Fails, with(&[("content-length", "0"), ("content-length", "1")])),
         ("B12", "a path without a slash", Fails, with(&[(":path", "slots")])),
         ("B12", "a line end in the path", Fails, with(&[(":path", "/a\r\nSsp-From: 1")])),
+        ("B12", "a fragment", Fails, with(&[(":path", &format!("{}#&a=b", Call::slots().target))])),
         ("B12", "an asterisk", Refused, with(&[(":path", "*")])),
         ("B13", "CONNECT with a path", Fails, with(&[(":method", "CONNECT")])),
         ("E2", "a line end in a value", Fails, with(&[("x-odd", "a\r\nssp-to: 1")])),
@@ -130,6 +131,70 @@ async fn a_request_that_is_none_reaches_nobody() {
     }
     stage.is_calm().await;
     assert_eq!(stage.hears(Call::slots().http2()).await.status, 200);
+}
+
+/// B12: however a path and its frames are written, a fragment is never cut off, and the connection is
+/// as good as before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_with_a_fragment_ends_its_stream_and_no_other() {
+    let stage = Stage::new().await;
+    let mut wire = connect(&stage).await;
+    let rest = frames::block(&Call::slots(), &[":path"]);
+    let (pseudo, headers) = rest.split_at(rest.len() - header_bytes());
+    let mut stream = 1;
+    for how in [
+        Written::Indexed(0x04),
+        Written::Indexed(0x44),
+        Written::Indexed(0x15),
+        Written::IndexedCoded(0x04),
+        Written::IndexedCoded(0x44),
+        Written::Coded,
+    ] {
+        for end in ["", "#", "#&start=ge2026-11-23", "&a=%23&b='!()*+,;~[]{}^`|$@", "&a=b#c#d"] {
+            let target = format!("{}{end}", Call::slots().target);
+            let path = field_written(how, ":path", &target);
+            let block = [pseudo, &path, headers].concat();
+            wire.stream.write_all(&in_pieces(stream, &block)).await.unwrap();
+            let asked = stage.provider.received().len();
+            let last = loop {
+                let frame = wire.frame().await.expect("an answer");
+                assert_ne!(frame.kind, GOAWAY, "{how:?} {end}");
+                if frame.stream == stream && (frame.kind == RST_STREAM || frame.ends_stream()) {
+                    break frame;
+                }
+            };
+            assert_eq!(last.kind == RST_STREAM, end.contains('#'), "{how:?} {end}");
+            let received = stage.provider.received().split_off(asked);
+            match received.as_slice() {
+                [] => assert!(end.contains('#'), "{how:?} {end}"),
+                [one] => assert!(one.start.ends_with(&format!("{end} HTTP/1.1")), "{how:?} {end}"),
+                more => panic!("{} requests", more.len()),
+            }
+            stream += 2;
+        }
+    }
+}
+
+/// The length of a search's fields after the pseudo fields, the path left out.
+fn header_bytes() -> usize {
+    let pseudo = [(":method", "GET"), (":scheme", "https"), (":authority", "ssp.example.nhs.uk")];
+    let pseudo: usize = pseudo.iter().map(|(name, value)| field(name, value).len()).sum();
+    frames::block(&Call::slots(), &[":path"]).len() - pseudo
+}
+
+/// A request whose block comes in a padded frame with a priority, and two more.
+fn in_pieces(stream: u32, block: &[u8]) -> Vec<u8> {
+    const PADDED: u8 = 0x8;
+    const WITH_PRIORITY: u8 = 0x20;
+    let (first, rest) = block.split_at(block.len() / 3);
+    let (second, third) = rest.split_at(rest.len() / 3);
+    let first = [&[7, 0, 0, 0, 0, 16], first, &[0; 7]].concat();
+    [
+        frame(HEADERS, END_STREAM | PADDED | WITH_PRIORITY, stream, &first),
+        frame(CONTINUATION, 0, stream, second),
+        frame(CONTINUATION, END_HEADERS, stream, third),
+    ]
+    .concat()
 }
 
 /// Frames that may not stand where they stand, by number: each ends the connection.

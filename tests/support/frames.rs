@@ -81,6 +81,77 @@ pub(crate) fn field(name: &str, value: &str) -> Vec<u8> {
     bytes
 }
 
+/// The symbols of visible ASCII by the length of their Huffman code, in the order of the codes. Spec: RFC
+/// 7541, appendix B.
+const SYMBOLS: [(u32, &str); 11] = [
+    (5, "012aceiost"),
+    (6, " %-./3456789=A_bdfghlmnpru"),
+    (7, ":BCDEFGHIJKLMNOPQRSTUVWYjkqvwxyz"),
+    (8, "&*,;XZ"),
+    (10, "!\"()?"),
+    (11, "'+|"),
+    (12, "#>"),
+    (13, "\0$@[]~"),
+    (14, "^}"),
+    (15, "<`{"),
+    (19, "\\"),
+];
+
+/// A text in Huffman coding.
+fn coded(text: &str) -> Vec<u8> {
+    let mut bits = String::new();
+    for letter in text.chars() {
+        let (mut code, mut before) = (0_u32, 0);
+        for (length, symbols) in SYMBOLS {
+            code <<= length - before;
+            if let Some(at) = symbols.find(letter) {
+                let code = code + u32::try_from(at).unwrap();
+                let digits = usize::try_from(length).unwrap();
+                bits.push_str(&format!("{code:0digits$b}"));
+                break;
+            }
+            (code, before) = (code + u32::try_from(symbols.len()).unwrap(), length);
+        }
+    }
+    bits.push_str(&"1".repeat((8 - bits.len() % 8) % 8));
+    let bytes = bits.as_bytes().chunks(8);
+    bytes.map(|byte| u8::from_str_radix(std::str::from_utf8(byte).unwrap(), 2).unwrap()).collect()
+}
+
+/// How a field is written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Written {
+    /// Its name by this byte, its value plain.
+    Indexed(u8),
+    /// The same, its value in Huffman coding.
+    IndexedCoded(u8),
+    /// Both in Huffman coding.
+    Coded,
+}
+
+/// A header field, written so.
+pub(crate) fn field_written(how: Written, name: &str, value: &str) -> Vec<u8> {
+    let mut bytes = match how {
+        Written::Indexed(first) | Written::IndexedCoded(first) => vec![first],
+        Written::Coded => {
+            let name = coded(name);
+            let mut bytes = vec![0];
+            length(&mut bytes, name.len());
+            bytes[1] |= 0x80;
+            bytes.extend(name);
+            bytes
+        }
+    };
+    let at = bytes.len();
+    let value = if matches!(how, Written::Indexed(_)) { value.into() } else { coded(value) };
+    length(&mut bytes, value.len());
+    if !matches!(how, Written::Indexed(_)) {
+        bytes[at] |= 0x80;
+    }
+    bytes.extend(value);
+    bytes
+}
+
 /// A call's field block, these fields left out.
 pub(crate) fn block(call: &Call, without: &[&str]) -> Vec<u8> {
     let request = call.clone().http2().request();
