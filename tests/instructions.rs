@@ -35,6 +35,9 @@ async fn a_head_costs_a_few_usual_requests_however_it_is_filled() {
     assert!(dear.is_empty(), "usual requests, {usual} instructions each: {dear:?}");
 }
 
+/// Over HTTP/2 a path in Huffman coding is followed bit by bit, which a debug build does slowly.
+const USUAL_REQUESTS_MAX_HTTP2: u64 = 90;
+
 /// Ways that HTTP/2 has too, and that it reads in another way.
 const OVER_HTTP2: [&str; 8] = [
     "slashes",
@@ -57,7 +60,7 @@ async fn a_head_costs_a_few_usual_requests_over_http2_too() {
         }
         let (cost, status) = counted.count_http2(&stage, &call).await;
         assert_eq!(status == 200, refusal.is_none(), "{way}: {status}");
-        if cost > usual * USUAL_REQUESTS_MAX {
+        if cost > usual * USUAL_REQUESTS_MAX_HTTP2 {
             dear.push((way, cost / usual));
         }
     }

@@ -48,7 +48,8 @@ impl Format {
         const NOT_ACCEPTABLE: f32 = -1.0;
         let (mut json, mut xml) = ((0, 0.0), (0, 0.0));
         let mut first = None;
-        for range in lines.into_iter().flat_map(|line| line.split(',')) {
+        let ranges = lines.into_iter().flat_map(|line| line.split(','));
+        for range in ranges.take(ACCEPT_RANGES_MAX) {
             let mut parts = range.split(';');
             let kind = parts.next().unwrap_or_default().trim();
             let weight = parts.find_map(weight).unwrap_or(1.0);
@@ -98,6 +99,9 @@ impl Format {
         }
     }
 }
+
+/// Limit: ranges of `Accept` that are looked at.
+const ACCEPT_RANGES_MAX: usize = 32;
 
 /// Reads a weight, `q=0.5`; one that is not from 0 to 1 is no weight.
 fn weight(parameter: &str) -> Option<f32> {

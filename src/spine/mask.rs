@@ -5,6 +5,8 @@ use std::borrow::Cow;
 const MASK: &str = "[masked]";
 /// Limit: characters between two groups of a number. An escape such as `%20` counts as one.
 const SEPARATORS_MAX: usize = 3;
+/// Limit: bytes looked at beyond those that are kept, for a number that begins among them.
+const AHEAD_BYTES: usize = 256;
 /// Groups of the longest form: three, three and four digits.
 const GROUPS_MAX: usize = 3;
 
@@ -23,6 +25,8 @@ pub fn masked(text: &str, bytes_max: usize) -> Cow<'_, str> {
     if text.len() <= bytes_max && !text.bytes().step_by(4).any(may_be) {
         return Cow::Borrowed(text);
     }
+    // Whatever a text's length, the work is bounded by what is kept of it.
+    let text = cut(text, bytes_max.saturating_add(AHEAD_BYTES));
     let mut masked = String::new();
     let mut copied = 0;
     let mut groups = Groups::default();
@@ -42,7 +46,8 @@ pub fn masked(text: &str, bytes_max: usize) -> Cow<'_, str> {
     if masked.is_empty() {
         return Cow::Borrowed(cut(text, bytes_max));
     }
-    masked.push_str(text.get(copied..).unwrap_or_default());
+    // Security: a number that begins later may have been cut, and is not shown in part.
+    masked.push_str(cut(text, bytes_max).get(copied..).unwrap_or_default());
     masked.truncate(cut(&masked, bytes_max).len());
     Cow::Owned(masked)
 }

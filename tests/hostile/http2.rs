@@ -154,8 +154,8 @@ async fn a_path_with_a_fragment_ends_its_stream_and_no_other() {
             let target = format!("{}{end}", Call::slots().target);
             let path = field_written(how, ":path", &target);
             let block = [pseudo, &path, headers].concat();
-            wire.stream.write_all(&in_pieces(stream, &block)).await.unwrap();
             let asked = stage.provider.received().len();
+            wire.stream.write_all(&in_pieces(stream, &block)).await.unwrap();
             let last = loop {
                 let frame = wire.frame().await.expect("an answer");
                 assert_ne!(frame.kind, GOAWAY, "{how:?} {end}");
