@@ -321,6 +321,11 @@ impl Config {
         for (key, value, most) in [
             ("listener.limits.connections-max", listener.connections_max, COUNT_MAX),
             ("listener.limits.unverified-max", listener.unverified_max, COUNT_MAX),
+            (
+                "listener.limits.certificate-connections-max",
+                listener.certificate_connections_max,
+                COUNT_MAX,
+            ),
             ("listener.limits.in-hand-max", listener.in_hand_max, COUNT_MAX),
             (
                 "listener.limits.address-connections-max",

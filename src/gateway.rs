@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use http::request::Parts;
@@ -31,7 +32,7 @@ use crate::request::{self, Rules, SspHeaders, SspRequest, TraceIds};
 use crate::spine::{Asid, OdsCode};
 use crate::target::Target;
 use crate::throttle::{Health, Pulse, Throttle};
-use crate::tls::{Alarms, Handshake, Trust};
+use crate::tls::{Alarms, Handshake, Peer, Trust};
 
 mod answer;
 mod diagnosis;
@@ -107,6 +108,41 @@ pub struct Connection {
     pub consumer: SocketAddr,
     /// Cancelled when the connection is to end after the exchanges it carries.
     pub close: CancellationToken,
+    /// Milliseconds since 1970 at which the last request came, or the connection was made.
+    last_used_ms: AtomicI64,
+    /// Requests in a row that were refused before their consumer was identified.
+    unidentified: AtomicUsize,
+}
+
+/// Maximum number of requests in a row that one connection may have refused before their consumer is
+/// identified; then it ends.
+const UNIDENTIFIED_MAX: usize = 16;
+
+impl Connection {
+    /// A connection whose handshake has just ended.
+    #[must_use]
+    pub fn new(handshake: Handshake, consumer: SocketAddr) -> Self {
+        Self {
+            handshake,
+            consumer,
+            close: CancellationToken::new(),
+            last_used_ms: AtomicI64::new(Timestamp::now().as_millisecond()),
+            unidentified: AtomicUsize::new(0),
+        }
+    }
+
+    /// Milliseconds since 1970 at which the last request came, or the connection was made.
+    #[must_use]
+    pub fn last_used_ms(&self) -> i64 {
+        self.last_used_ms.load(Ordering::Relaxed)
+    }
+
+    /// Counts a request that was refused before its consumer was identified.
+    fn refused_unidentified(&self) {
+        if self.unidentified.fetch_add(1, Ordering::Relaxed) + 1 >= UNIDENTIFIED_MAX {
+            self.close.cancel();
+        }
+    }
 }
 
 /// One worker's gateway.
@@ -174,6 +210,12 @@ impl Gateway {
         Reply::blind(&self.live.load().rulebook, Version::HTTP_11).plain_http()
     }
 
+    /// Tells that the directory may know a consumer by one of these names.
+    #[must_use]
+    pub fn may_be_registered(&self, peer: &Peer) -> bool {
+        self.directory.may_know(peer.names())
+    }
+
     /// Records a handshake that failed for its client certificate; there is no request to answer.
     pub fn refused_handshake(&self, refusal: &Refusal) {
         // If the journal cannot take it, it is counted among the refusals without a line.
@@ -231,7 +273,10 @@ impl Gateway {
         let trace_id = request::trace_id(&head.headers);
         let trace_id = trace_id.as_ref().map(|trace_id| trace_id.printable());
         let span = tracing::info_span!("request", %id, trace_id = trace_id.as_deref());
-        let walk = Walk { live: &live, connection, gone, now_s: now.as_second() };
+        connection.last_used_ms.store(now.as_millisecond(), Ordering::Relaxed);
+        let identified = AtomicBool::new(false);
+        let now_s = now.as_second();
+        let walk = Walk { live: &live, connection, gone, identified: &identified, now_s };
         // Pinned where it is made: it is large, and would be copied into the span.
         let walked = {
             let line = std::pin::pin!(self.line(walk, head, body, &mut entry));
@@ -249,6 +294,9 @@ impl Gateway {
                 if refusal.ends_connection() {
                     connection.close.cancel();
                 }
+                if !identified.load(Ordering::Relaxed) {
+                    connection.refused_unidentified();
+                }
                 reply.refusal(&refusal, id)
             }
         }
@@ -262,7 +310,7 @@ impl Gateway {
         body: Incoming,
         entry: &mut Entry,
     ) -> Result<Response<ProviderBody>, Refusal> {
-        let Walk { live, connection, gone, now_s } = walk;
+        let Walk { live, connection, gone, identified, now_s } = walk;
         let Live { trust, rulebook, throttle, .. } = live;
         let headers = SspHeaders::read(&head.headers);
         let leniences = rulebook.leniences(&headers);
@@ -283,6 +331,8 @@ impl Gateway {
             .and_then(|sender| consumers::identify(&peer, sender))
             .map_err(|refusal| diagnosis::misfit(&self.directory, refusal, &peer, &head))?;
         entry.consumer(&consumer);
+        identified.store(true, Ordering::Relaxed);
+        connection.unidentified.store(0, Ordering::Relaxed);
         let admission = throttle.admit(&request.from, Effect::of(&head.method)).await?;
         let allowance = admission.allowance;
         let SspRequest { interaction_id, target, .. } = &request;
@@ -395,6 +445,8 @@ struct Walk<'a> {
     live: &'a Live,
     connection: &'a Connection,
     gone: &'a CancellationToken,
+    /// Set once the consumer is identified.
+    identified: &'a AtomicBool,
     now_s: i64,
 }
 

@@ -23,6 +23,7 @@ mod addresses;
 mod connection;
 mod fields;
 mod frames;
+mod holders;
 mod screened;
 mod socket;
 mod watched;
@@ -30,6 +31,7 @@ mod watched;
 pub(crate) use connection::{Answering, http1};
 
 use addresses::{Addresses, Admission, Shares};
+use holders::Holders;
 use watched::Taking;
 
 /// Limits and deadlines of the consumer leg.
@@ -38,8 +40,11 @@ use watched::Taking;
 pub struct Limits {
     /// Connections open at once; the next one waits in the kernel.
     pub connections_max: usize,
-    /// Of these, connections without a verified certificate.
+    /// Of these, connections without a verified certificate, or with one whose names are registered
+    /// nowhere.
     pub unverified_max: usize,
+    /// Connections open at once with verified certificates of one name.
+    pub certificate_connections_max: usize,
     /// Connections open at once from one address; of IPv6, from one /64.
     pub address_connections_max: usize,
     /// Handshakes under way at once from one address.
@@ -88,6 +93,7 @@ impl Default for Limits {
         Self {
             connections_max: 10_000,
             unverified_max: 256,
+            certificate_connections_max: 2_000,
             address_connections_max: 1_000,
             address_handshakes_max: 64,
             address_handshakes_per_second: NonZeroU32::MIN.saturating_add(199),
@@ -156,6 +162,7 @@ pub struct Workers {
     threads: Vec<std::thread::JoinHandle<()>>,
     slots: Arc<Semaphore>,
     addresses: Arc<Addresses>,
+    holders: Arc<Holders>,
     metrics: Arc<Metrics>,
 }
 
@@ -163,6 +170,8 @@ pub struct Workers {
 const HANDOFF_MAX: usize = 256;
 /// After an accept that failed for want of resources.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Interval at which another connection is closed while no place is free.
+const NEXT_CLOSE: Duration = Duration::from_millis(100);
 /// How often a worker drops what has been idle too long.
 const TIDY: Duration = Duration::from_secs(1);
 /// Connections that may wait in the kernel.
@@ -181,6 +190,7 @@ impl Workers {
         metrics: &Arc<Metrics>,
     ) -> io::Result<Self> {
         let unverified = Arc::new(Semaphore::new(limits.unverified_max));
+        let holders = Arc::new(Holders::new(limits.certificate_connections_max));
         let (mut benches, mut threads) = (Vec::new(), Vec::new());
         for (number, gateway) in gateways.into_iter().enumerate() {
             let (queue, connections) = mpsc::channel(HANDOFF_MAX);
@@ -189,6 +199,7 @@ impl Workers {
                 gateway: Arc::new(gateway),
                 limits: limits.clone(),
                 unverified: Arc::clone(&unverified),
+                holders: Arc::clone(&holders),
                 drain: drain.clone(),
                 cut: cut.clone(),
             };
@@ -200,7 +211,7 @@ impl Workers {
         }
         let slots = Arc::new(Semaphore::new(limits.connections_max));
         let addresses = Arc::new(Addresses::new(limits.shares()));
-        Ok(Self { benches, threads, slots, addresses, metrics: Arc::clone(metrics) })
+        Ok(Self { benches, threads, slots, addresses, holders, metrics: Arc::clone(metrics) })
     }
 
     /// Accepts until `drain` is cancelled.
@@ -208,9 +219,9 @@ impl Workers {
         loop {
             let slot = tokio::select! {
                 () = drain.cancelled() => return,
-                slot = Arc::clone(&self.slots).acquire_owned() => slot,
+                slot = self.slot() => slot,
             };
-            let Ok(slot) = slot else { return };
+            let Some(slot) = slot else { return };
             let accepted = tokio::select! {
                 () = drain.cancelled() => return,
                 accepted = listener.accept() => accepted,
@@ -223,6 +234,22 @@ impl Workers {
                     self.metrics.accept_error();
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
+            }
+        }
+    }
+
+    /// A place for the next connection; made, if none is free, by closing the idlest connection of
+    /// whoever holds most.
+    async fn slot(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
+            return Some(slot);
+        }
+        let mut waiting = std::pin::pin!(Arc::clone(&self.slots).acquire_owned());
+        loop {
+            self.holders.close_idlest();
+            tokio::select! {
+                slot = &mut waiting => return slot.ok(),
+                () = tokio::time::sleep(NEXT_CLOSE) => {}
             }
         }
     }
@@ -285,6 +312,7 @@ struct Worker {
     gateway: Arc<Gateway>,
     limits: Limits,
     unverified: Arc<Semaphore>,
+    holders: Arc<Holders>,
     drain: CancellationToken,
     cut: CancellationToken,
 }
@@ -322,6 +350,7 @@ impl Worker {
             gateway: Arc::clone(&self.gateway),
             limits: self.limits.clone(),
             unverified: Arc::clone(&self.unverified),
+            holders: Arc::clone(&self.holders),
             drain: self.drain.clone(),
         };
         let Ok(stream) = TcpStream::from_std(stream) else { return };

@@ -269,7 +269,13 @@ impl Metrics {
         {
             self.connection_errors.with_label_values(&[reason]);
         }
-        for share in ["handshakes", "address_connections", "address_handshakes", "address_rate"] {
+        for share in [
+            "handshakes",
+            "address_connections",
+            "address_handshakes",
+            "address_rate",
+            "certificate_connections",
+        ] {
             self.connections_refused.with_label_values(&[share]);
         }
         for interaction in &interaction::CATALOGUE {

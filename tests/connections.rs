@@ -20,6 +20,85 @@ async fn limited(limits: &str) -> Stage {
     Stage::with(|files| files.add(&format!("[listener.limits]\n{limits}"))).await
 }
 
+/// Opens a connection and asks once on it.
+async fn opened(
+    stage: &Stage,
+    certificate: &'static str,
+) -> Option<Wire<tokio_rustls::client::TlsStream<TcpStream>>> {
+    let call = Call::slots().certificate(certificate);
+    let mut wire = Wire::new(call.connect(stage).await.ok()?);
+    wire.stream.write_all(&call.bytes()).await.ok()?;
+    hear(&mut wire).await.map(|_| wire)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_registered_nowhere_has_the_places_of_strangers_alone() {
+    let mut stage = limited("unverified-max = 2\nconnections-max = 8").await;
+    let issued = ["nobody.example.nhs.uk", "noone.example.nhs.uk"]
+        .map(|name| stage.pki.issue(&spine_proxy::commands::certs::Leaf::named(name)).unwrap());
+    let [nobody, noone] = issued;
+    stage.issued.insert("nobody", nobody);
+    stage.issued.insert("noone", noone);
+    // They are refused once a request comes: so they hold their places without one.
+    let mut held = Vec::new();
+    for certificate in ["nobody", "noone"] {
+        held.push(Call::slots().certificate(certificate).connect(&stage).await.unwrap());
+    }
+    while stage.counted("connections") < 2 {
+        tokio::task::yield_now().await;
+    }
+    let third = Call::slots().certificate("nobody").connect(&stage).await;
+    if let Ok(third) = third {
+        assert!(is_closed(third).await.is_empty());
+    }
+    assert!(stage.counted("connection_errors_total{reason=\"no_slot\"}") >= 1);
+    assert_eq!(stage.hears(Call::slots()).await.status, 200);
+    drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_of_one_name_have_so_many_connections_and_no_more() {
+    let stage = limited("certificate-connections-max = 2").await;
+    let (first, second) = (opened(&stage, "hub").await, opened(&stage, "hub").await);
+    assert!(first.is_some() && second.is_some());
+    assert!(opened(&stage, "hub").await.is_none());
+    assert!(opened(&stage, "clinic").await.is_some());
+    let refused = "connections_refused_total{share=\"certificate_connections\"}";
+    assert_eq!(stage.counted(refused), 1);
+    drop((first, second));
+    while opened(&stage, "hub").await.is_none() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_places_run_short_the_idlest_of_whoever_holds_most_is_closed() {
+    let stage = limited("connections-max = 4").await;
+    let mut idlest = opened(&stage, "hub").await.unwrap();
+    let _others = [opened(&stage, "hub").await.unwrap(), opened(&stage, "hub").await.unwrap()];
+    let mut alone = opened(&stage, "clinic").await.unwrap();
+    let _late = opened(&stage, "clinic").await.unwrap();
+    assert!(!idlest.more().await, "the first of the hub's is closed");
+    let call = Call::slots().certificate("clinic");
+    alone.stream.write_all(&call.bytes()).await.unwrap();
+    assert!(hear(&mut alone).await.is_some(), "who holds fewer keeps them");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_ends_after_some_requests_that_identify_nobody() {
+    let stage = Stage::new().await;
+    let (good, bad) = (Call::slots(), Call::slots().without("Ssp-From"));
+    let mut wire = Wire::new(good.connect(&stage).await.unwrap());
+    // One that is identified begins the count anew.
+    for call in [&bad; 15].into_iter().chain([&good]).chain([&bad; 15]) {
+        wire.stream.write_all(&call.bytes()).await.unwrap();
+        assert!(hear(&mut wire).await.is_some());
+    }
+    wire.stream.write_all(&bad.bytes()).await.unwrap();
+    assert_eq!(hear(&mut wire).await.unwrap().token(), Some("from_missing"));
+    assert!(!wire.more().await);
+}
+
 /// Reads until the gateway ends the connection.
 async fn is_closed<S: tokio::io::AsyncRead + Unpin>(stream: S) -> Vec<u8> {
     let mut wire = Wire::new(stream);

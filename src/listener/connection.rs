@@ -26,19 +26,21 @@ use super::Limits;
 use super::activity::{Activity, Busy, Carried};
 use super::addresses::Admission;
 use super::frames::Frames;
+use super::holders::{Holder, Holders};
 use super::screened::{Screened, Screening};
 use super::socket::Socket;
 use super::watched::{Breach, Watched};
 use crate::gateway::{Answer, Connection, Gateway};
 use crate::metrics::Phase;
 use crate::refusal::Refusal;
-use crate::tls::{Handshake, PlainHttp};
+use crate::tls::{Handshake, Peer, PlainHttp};
 
 /// What a connection needs of its worker.
 pub(super) struct Seat {
     pub(super) gateway: Arc<Gateway>,
     pub(super) limits: Limits,
     pub(super) unverified: Arc<Semaphore>,
+    pub(super) holders: Arc<Holders>,
     pub(super) drain: CancellationToken,
 }
 
@@ -76,18 +78,22 @@ impl Seat {
         // Boxed, so that a connection does not hold the room of its handshake for ever.
         let shaken = Box::pin(self.shake(&socket, started)).await;
         admission.shaken();
-        let Some((stream, handshake, verified)) = shaken else { return };
+        let Some((stream, handshake, peer)) = shaken else { return };
         let metrics = self.gateway.metrics();
         // Connections that can only be refused have few places of their own.
+        let registered = peer.as_deref().is_some_and(|peer| self.gateway.may_be_registered(peer));
         let place = || Arc::clone(&self.unverified).try_acquire_owned();
-        let Ok(_place) = (!verified).then(place).transpose() else {
+        let Ok(_place) = (!registered).then(place).transpose() else {
             return metrics.connection_error("no_slot");
         };
         let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let frames = is_h2.then(|| Frames::new(tokio::time::Instant::now()));
         let stream = Watched::new(stream, self.limits.taking(), frames);
-        let connection =
-            Arc::new(Connection { handshake, consumer, close: CancellationToken::new() });
+        let connection = Arc::new(Connection::new(handshake, consumer));
+        let holder = Holder::of(peer.as_deref(), consumer.ip());
+        let Some(_held) = self.holders.enter(holder, &connection) else {
+            return metrics.connection_refused("certificate_connections");
+        };
         let ended = if is_h2 {
             self.serve_h2(stream, connection).await
         } else {
@@ -98,13 +104,13 @@ impl Seat {
         }
     }
 
-    /// The handshake under its deadline, and whether a verified consumer came out of it; nothing if
-    /// nobody did.
+    /// The handshake under its deadline, and the verified consumer that came out of it, if one did;
+    /// nothing if the handshake failed.
     async fn shake(
         &self,
         socket: &Socket,
         started: Instant,
-    ) -> Option<(TlsStream<Socket>, Handshake, bool)> {
+    ) -> Option<(TlsStream<Socket>, Handshake, Option<Arc<Peer>>)> {
         let metrics = self.gateway.metrics();
         let live = self.gateway.live();
         let deadline = tokio::time::Instant::from_std(started) + self.limits.handshake;
@@ -133,7 +139,7 @@ impl Seat {
                     Err(_) => "bad_certificate",
                 });
                 metrics.phase(Phase::Tls, started.elapsed());
-                return Some((stream, handshake, peer.is_ok()));
+                return Some((stream, handshake, peer.ok()));
             }
             Ok(Ok(None)) => "plain_http",
             Ok(Err(error)) => {

@@ -1,0 +1,102 @@
+//! Open connections by whoever holds them: a limit for each holder, and the idlest connection of the
+//! largest holder when places run short.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::gateway::Connection;
+use crate::spine::CertificateName;
+use crate::tls::Peer;
+
+/// The holder of connections.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Holder {
+    /// Verified certificates of one name, however many there are.
+    Name(CertificateName),
+    /// A verified certificate without a name that counts, by fingerprint.
+    Certificate(String),
+    /// An address from which connections without a verified certificate come.
+    Address(IpAddr),
+}
+
+impl Holder {
+    pub(super) fn of(peer: Option<&Peer>, address: IpAddr) -> Self {
+        match peer {
+            None => Self::Address(address),
+            Some(peer) => match peer.names().first() {
+                Some(name) => Self::Name(name.clone()),
+                None => Self::Certificate(peer.fingerprint().to_owned()),
+            },
+        }
+    }
+}
+
+/// The open connections of every holder.
+#[derive(Debug)]
+pub(super) struct Holders {
+    /// Maximum number of connections of one verified certificate or name.
+    certificate_max: usize,
+    held: Mutex<HashMap<Holder, Vec<Arc<Connection>>>>,
+}
+
+impl Holders {
+    pub(super) fn new(certificate_max: usize) -> Self {
+        Self { certificate_max, held: Mutex::default() }
+    }
+
+    /// Takes a connection in; `None` if its holder has as many as it may.
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        holder: Holder,
+        connection: &Arc<Connection>,
+    ) -> Option<Held> {
+        let mut held = self.held();
+        let of_holder = held.entry(holder.clone()).or_default();
+        // Addresses have a limit of their own, which counts before the handshake.
+        if of_holder.len() >= self.certificate_max && !matches!(holder, Holder::Address(_)) {
+            return None;
+        }
+        of_holder.push(Arc::clone(connection));
+        let (holders, connection) = (Arc::clone(self), Arc::clone(connection));
+        Some(Held { holders, holder, connection })
+    }
+
+    /// Closes, after the exchanges it carries, the connection that has been without a request for
+    /// longest, of the holder with most connections.
+    pub(super) fn close_idlest(&self) {
+        let held = self.held();
+        let open = |of_holder: &[Arc<Connection>]| {
+            of_holder.iter().filter(|one| !one.close.is_cancelled()).count()
+        };
+        let largest = held.values().max_by_key(|of_holder| open(of_holder));
+        let left = largest.into_iter().flatten().filter(|one| !one.close.is_cancelled());
+        if let Some(idlest) = left.min_by_key(|connection| connection.last_used_ms()) {
+            idlest.close.cancel();
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<Holder, Vec<Arc<Connection>>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection among its holder's, until dropped.
+#[derive(Debug)]
+pub(super) struct Held {
+    holders: Arc<Holders>,
+    holder: Holder,
+    connection: Arc<Connection>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut held = self.holders.held();
+        if let Some(of_holder) = held.get_mut(&self.holder) {
+            of_holder.retain(|one| !Arc::ptr_eq(one, &self.connection));
+            if of_holder.is_empty() {
+                held.remove(&self.holder);
+            }
+        }
+    }
+}
