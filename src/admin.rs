@@ -1,125 +1,362 @@
-//! The second port: is it alive, is it ready, what has it counted, what does it hold. Never for
-//! the network consumers are on; what changes anything needs the token, on loopback too.
+//! The admin port: liveness, readiness, metrics, and what is held of the directory. Plain HTTP, never
+//! for the network consumers are on.
+//!
+//! It has a thread of its own, so that probes are answered while everything else is busy, and a
+//! connection carries one request, so that no place is held for longer than one answer takes.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use futures_util::stream;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::uri::Authority;
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Body, Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
+use tokio::task::AbortHandle;
+use tokio_io_timeout::TimeoutStream;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::audit::Trail;
 use crate::directory::Directory;
 use crate::gateway::Live;
 use crate::metrics::Metrics;
 use crate::spine::OdsCode;
-use crate::tls::secret;
+use crate::tls::{TrustError, secret};
 
-/// What the second port looks at.
+/// State that the admin port shows.
 #[derive(Debug, Clone)]
 pub struct Views {
-    /// What is counted.
+    /// Counters and gauges.
     pub metrics: Arc<Metrics>,
-    /// What is in force.
+    /// Trust and rules in force.
     pub live: Arc<ArcSwap<Live>>,
-    /// What is held of the directory.
+    /// The directory and what is held of it.
     pub directory: Directory,
-    /// Whether records can be written.
+    /// The journal, for its health.
     pub trail: Trail,
     /// Cancelled once the process is to end.
     pub drain: CancellationToken,
-    /// Whether lab switches may be used.
+    /// `lab` as it was at the start.
     pub lab: bool,
-    /// The file that holds what must be known to change anything, read each time.
+    /// Names that a `Host` may have besides an address and `localhost`.
+    pub names: Vec<String>,
+    /// File with the token, read for each request that needs it.
     pub token_file: Option<PathBuf>,
 }
 
-/// Limit: connections at once.
+/// Limit: connections at once. When all places are taken, the oldest connection is closed for a new
+/// one, unless it has shown the token.
 const CONNECTIONS_MAX: usize = 64;
-/// Limit: from a connection's start to its request's head.
-const HEAD: Duration = Duration::from_secs(5);
+/// Limit: answers of `/directory` at once.
+const DIRECTORY_READERS_MAX: usize = 1;
+/// Limit: seconds from a connection's start to the end of its request's head.
+const HEAD_MAX: Duration = Duration::from_secs(5);
+/// Limit: seconds for which a client may take no byte of an answer.
+const WRITE_MAX: Duration = Duration::from_secs(5);
+/// Limit: seconds from a connection's start to its end.
+const TOTAL_MAX: Duration = Duration::from_secs(60);
+/// Limit: bytes of a request's head, and of an answer between the program and the socket.
+const BUFFER_BYTES_MAX: usize = 16 * 1024;
+/// Size of a part of `/directory`, in bytes; one more row may be added to it.
+const PART_BYTES: usize = 8 * 1024;
+/// Limit: threads that read the token file.
+const READERS_MAX: usize = 2;
+/// Limit: the token's least length, in bytes.
+pub const TOKEN_BYTES_MIN: usize = 32;
 
-/// Serves the views for as long as it is polled.
-pub async fn serve(listener: TcpListener, views: Views) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+/// An admin token that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// Its file cannot be read.
+    #[error("admin.token-file: {0}")]
+    File(#[from] TrustError),
+    /// It can be guessed.
+    #[error("admin.token-file: {}: the token has {bytes} bytes; it must have {TOKEN_BYTES_MIN} or more", path.display())]
+    Short {
+        /// The file.
+        path: PathBuf,
+        /// Bytes of the token.
+        bytes: usize,
+    },
+}
+
+/// Reads the admin token.
+///
+/// # Errors
+/// The file cannot be read, or its token is shorter than [`TOKEN_BYTES_MIN`].
+pub fn token(path: &Path) -> Result<String, TokenError> {
+    let token = secret(path)?;
+    match token.len() {
+        bytes if bytes < TOKEN_BYTES_MIN => Err(TokenError::Short { path: path.to_owned(), bytes }),
+        _ => Ok(token),
+    }
+}
+
+/// Serves the admin port on a thread of its own, until the guard is dropped.
+///
+/// # Errors
+/// The thread, or what it runs on, cannot be made.
+pub fn start(listener: TcpListener, views: Views) -> std::io::Result<DropGuard> {
+    let listener = listener.into_std()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(READERS_MAX)
+        .build()?;
+    let stop = CancellationToken::new();
+    let stopped = stop.clone().cancelled_owned();
+    std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            match TcpListener::from_std(listener) {
+                Ok(listener) => {
+                    tokio::select! {
+                        () = stopped => {}
+                        () = serve(&listener, Arc::new(views)) => {}
+                    }
+                }
+                Err(error) => tracing::error!(%error, "the admin port cannot be served"),
+            }
+        });
+        runtime.shutdown_background();
+    })?;
+    Ok(stop.drop_guard())
+}
+
+async fn serve(listener: &TcpListener, views: Arc<Views>) {
+    let readers = Arc::new(Semaphore::new(DIRECTORY_READERS_MAX));
+    let mut open = VecDeque::new();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let views = views.clone();
-        tokio::spawn(async move {
-            if let Err(error) = connection(stream, views).await {
-                tracing::debug!(%error, "admin connection ended");
-            }
-            drop(place);
-        });
+        make_room(&mut open);
+        let shown = Arc::new(AtomicBool::new(false));
+        let exchange = Exchange {
+            views: Arc::clone(&views),
+            readers: Arc::clone(&readers),
+            shown: Arc::clone(&shown),
+        };
+        let task = tokio::spawn(connection(stream, exchange)).abort_handle();
+        open.push_back(Open { task, shown });
     }
 }
 
-async fn connection(stream: TcpStream, views: Views) -> Result<(), hyper::Error> {
-    let answer = move |request: Request<Incoming>| {
-        let response = views.answer(&request);
-        async { Ok::<_, Infallible>(response) }
-    };
-    http1::Builder::new()
+/// A connection that has not ended.
+struct Open {
+    task: AbortHandle,
+    /// Set once its request has shown the token.
+    shown: Arc<AtomicBool>,
+}
+
+/// Closes the oldest connection that has not shown the token, if all places are taken. A probe is
+/// answered as soon as its head is there, long before so many others have come after it.
+fn make_room(open: &mut VecDeque<Open>) {
+    open.retain(|open| !open.task.is_finished());
+    if open.len() < CONNECTIONS_MAX {
+        return;
+    }
+    let anybody = |open: &Open| !open.shown.load(Ordering::Relaxed);
+    let at = open.iter().position(anybody).unwrap_or_default();
+    if let Some(oldest) = open.remove(at) {
+        tracing::debug!("admin port: the oldest connection is closed, all places were taken");
+        oldest.task.abort();
+    }
+}
+
+async fn connection(stream: TcpStream, exchange: Exchange) {
+    let ended = carry(stream, |request| {
+        let exchange = exchange.clone();
+        async move { exchange.answer(&request).await }
+    });
+    if let Err(error) = ended.await {
+        tracing::debug!(%error, "admin connection ended");
+    }
+}
+
+/// Carries one request and its answer, within the limits of a connection.
+async fn carry<S, A, F, B>(
+    stream: S,
+    answer: A,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+where
+    S: AsyncRead + AsyncWrite,
+    A: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Response<B>>,
+    B: Body<Data = Bytes, Error = Infallible> + 'static,
+{
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WRITE_MAX));
+    let stream = std::pin::pin!(stream);
+    let answered = async |request| Ok::<_, Infallible>(answer(request).await);
+    let exchange = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .serve_connection(TokioIo::new(stream), service_fn(answer))
-        .await
+        .header_read_timeout(HEAD_MAX)
+        .keep_alive(false)
+        .max_buf_size(BUFFER_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service_fn(answered));
+    Ok(tokio::time::timeout(TOTAL_MAX, exchange).await??)
+}
+
+type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+/// One connection's request, and what its answer is made from.
+#[derive(Debug, Clone)]
+struct Exchange {
+    views: Arc<Views>,
+    readers: Arc<Semaphore>,
+    shown: Arc<AtomicBool>,
+}
+
+impl Exchange {
+    async fn answer(&self, request: &Request<Incoming>) -> Answer {
+        let views = &self.views;
+        if let Err(why) = views.judge_host(request) {
+            return text(StatusCode::MISDIRECTED_REQUEST, why);
+        }
+        match (request.method(), request.uri().path()) {
+            (&Method::GET | &Method::HEAD, "/livez") => text(StatusCode::OK, "ok\n"),
+            (&Method::GET | &Method::HEAD, "/readyz") => {
+                let (status, ready) = views.ready();
+                text(status, ready)
+            }
+            (&Method::GET | &Method::HEAD, "/metrics") => {
+                let (metrics, kind) = views.metrics.text();
+                whole(StatusCode::OK, metrics, kind)
+            }
+            (&Method::GET | &Method::HEAD, "/directory") => match self.judge_token(request).await {
+                Ok(()) => self.held(),
+                Err(why) => text(StatusCode::FORBIDDEN, why),
+            },
+            (&Method::POST, "/directory/flush") => match self.judge_token(request).await {
+                Ok(()) => {
+                    let (status, flushed) = views.flush(request);
+                    text(status, flushed)
+                }
+                Err(why) => text(StatusCode::FORBIDDEN, why),
+            },
+            (&Method::GET | &Method::HEAD, _) => {
+                text(StatusCode::NOT_FOUND, "there are /livez, /readyz, /metrics and /directory\n")
+            }
+            _ => text(StatusCode::METHOD_NOT_ALLOWED, "not here\n"),
+        }
+    }
+
+    /// Everything held of the directory, made part by part as the client takes it.
+    fn held(&self) -> Answer {
+        let Ok(reader) = Arc::clone(&self.readers).try_acquire_owned() else {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "somebody else is reading it\n");
+        };
+        let mut rows = self.views.directory.held_json();
+        let parts = std::iter::from_fn(move || {
+            let _reader = &reader;
+            let mut part = String::with_capacity(PART_BYTES * 2);
+            while part.len() < PART_BYTES
+                && let Some(row) = rows.next()
+            {
+                part.push_str(&row);
+            }
+            (!part.is_empty()).then(|| Ok(Frame::data(Bytes::from(part))))
+        });
+        let body = StreamBody::new(stream::iter(parts)).boxed_unsync();
+        response(StatusCode::OK, body, JSON)
+    }
+
+    async fn judge_token(&self, request: &Request<Incoming>) -> Result<(), &'static str> {
+        let file = self.views.token_file.clone();
+        let file = file.ok_or("refused: admin.token-file is not set\n")?;
+        // A file on a network may be slow to read; probes must not wait for it.
+        let read = tokio::task::spawn_blocking(move || token(&file)).await;
+        let unread = "refused: the admin token cannot be read\n";
+        let token = read.map_err(|_| unread)?.map_err(|error| {
+            tracing::error!(%error, "a request to the admin port is refused: its token cannot be used");
+            unread
+        })?;
+        let sent = request.headers().get(header::AUTHORIZATION).and_then(|sent| sent.to_str().ok());
+        let sent = sent.and_then(|sent| sent.strip_prefix("Bearer ")).unwrap_or_default();
+        // Security: the time this takes tells nothing of where the two differ.
+        let same =
+            aws_lc_rs::constant_time::verify_slices_are_equal(sent.as_bytes(), token.as_bytes());
+        same.map_err(|_| "refused: the admin token is missing or wrong\n")?;
+        self.shown.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
+    whole(status, text, PLAIN)
+}
+
+fn whole(status: StatusCode, text: impl Into<Bytes>, kind: &'static str) -> Answer {
+    response(status, Full::new(text.into()).boxed_unsync(), kind)
+}
+
+fn response(
+    status: StatusCode,
+    body: UnsyncBoxBody<Bytes, Infallible>,
+    kind: &'static str,
+) -> Answer {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    for (name, value) in [
+        (header::CONTENT_TYPE, kind),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// The host of a `Host` header or of a target, without its port.
+fn host(headers: &HeaderMap) -> Result<Option<Authority>, ()> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) => Ok(None),
+        (Some(host), None) => Authority::try_from(host.as_bytes()).map(Some).map_err(|_| ()),
+        (Some(_), Some(_)) => Err(()),
+    }
 }
 
 impl Views {
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        let (status, text, kind) = match (request.method(), request.uri().path()) {
-            (&Method::GET | &Method::HEAD, "/livez") => (StatusCode::OK, "ok\n".to_owned(), PLAIN),
-            (&Method::GET | &Method::HEAD, "/readyz") => {
-                let (status, text) = self.ready();
-                (status, text, PLAIN)
-            }
-            (&Method::GET | &Method::HEAD, "/metrics") => {
-                let (text, kind) = self.metrics.text();
-                (StatusCode::OK, text, kind)
-            }
-            (&Method::GET | &Method::HEAD, "/directory") => {
-                let held = serde_json::to_string_pretty(&self.directory.held_view());
-                (StatusCode::OK, held.unwrap_or_default() + "\n", JSON)
-            }
-            (&Method::POST, "/directory/flush") => {
-                let (status, text) = self.flush(request);
-                (status, text, PLAIN)
-            }
-            (&Method::GET | &Method::HEAD, _) => {
-                let text = "there are /livez, /readyz, /metrics and /directory\n";
-                (StatusCode::NOT_FOUND, text.to_owned(), PLAIN)
-            }
-            _ => (StatusCode::METHOD_NOT_ALLOWED, "not here\n".to_owned(), PLAIN),
-        };
-        let mut response = Response::new(Full::new(Bytes::from(text)));
-        *response.status_mut() = status;
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        response
+    /// Refuses names that are not ours. Security: a page in an operator's browser may have a name
+    /// that leads here (DNS rebinding); an address cannot be bound anew.
+    fn judge_host(&self, request: &Request<Incoming>) -> Result<(), &'static str> {
+        let refused = "Host is no address, not localhost and none of admin.names\n";
+        let sent = host(request.headers()).map_err(|()| refused)?;
+        let missing = sent.is_none() && request.version() > Version::HTTP_10;
+        let named = request.uri().authority().cloned();
+        let ours = sent.iter().chain(&named).all(|authority| self.is_ours(authority));
+        if ours && !missing { Ok(()) } else { Err(refused) }
+    }
+
+    fn is_ours(&self, authority: &Authority) -> bool {
+        let host = authority.host();
+        let address =
+            host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let named = self.names.iter().map(String::as_str).chain(["localhost"]);
+        !authority.as_str().contains('@')
+            && (address.parse::<IpAddr>().is_ok()
+                || named.into_iter().any(|name| name.eq_ignore_ascii_case(host)))
     }
 
     /// Marks what is held of a practice, or of all, to be asked for again.
     fn flush(&self, request: &Request<Incoming>) -> (StatusCode, String) {
-        if let Err(why) = self.judge_token(request) {
-            return (StatusCode::FORBIDDEN, why.to_owned());
-        }
         let ods = match request.uri().query().map(|query| query.strip_prefix("ods=")) {
             None => None,
             Some(code) => match code.map(OdsCode::from_any_case) {
@@ -135,22 +372,6 @@ impl Views {
         let marked = self.directory.flush(ods.as_ref());
         tracing::info!(ods = ods.as_ref().map(OdsCode::as_str), marked, "directory flushed");
         (StatusCode::OK, format!("{marked} marked to be asked for again\n"))
-    }
-
-    fn judge_token(&self, request: &Request<Incoming>) -> Result<(), &'static str> {
-        let file = self.token_file.as_deref();
-        let file = file.ok_or("nothing can be changed: admin.token-file is not set\n")?;
-        let token = secret(file).map_err(|error| {
-            tracing::error!(%error, "the admin token");
-            "nothing can be changed: the admin token cannot be read\n"
-        })?;
-        let sent = request.headers().get(header::AUTHORIZATION).and_then(|sent| sent.to_str().ok());
-        let sent = sent.and_then(|sent| sent.strip_prefix("Bearer ")).unwrap_or_default();
-        // Security: the time this takes tells nothing of where the two differ.
-        let same = sent.len() == token.len()
-            && sent.bytes().zip(token.bytes()).fold(0, |odd, (one, other)| odd | (one ^ other))
-                == 0;
-        if same { Ok(()) } else { Err("the admin token is missing or wrong\n") }
     }
 
     /// Ready while new requests are wanted and records can be written.
@@ -184,3 +405,74 @@ impl Views {
 
 const JSON: &str = "application/json";
 const PLAIN: &str = "text/plain; charset=utf-8";
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+    /// An answer without an end, and how many parts of it have been made.
+    fn endless(made: &Arc<AtomicUsize>) -> Answer {
+        let made = Arc::clone(made);
+        let parts = std::iter::from_fn(move || {
+            made.fetch_add(1, Ordering::Relaxed);
+            Some(Ok(Frame::data(Bytes::from(vec![b'.'; PART_BYTES]))))
+        });
+        response(StatusCode::OK, StreamBody::new(stream::iter(parts)).boxed_unsync(), JSON)
+    }
+
+    /// How long a connection lives whose client does this, and how many parts were made for it.
+    async fn lives<F: Future<Output = ()>>(
+        client: impl FnOnce(tokio::io::DuplexStream) -> F,
+    ) -> (Duration, usize) {
+        let (ours, theirs) = tokio::io::duplex(1024);
+        let made = Arc::default();
+        let started = Instant::now();
+        let served = carry(ours, async |_| endless(&made));
+        tokio::select! {
+            _ended = served => {}
+            () = async { client(theirs).await; std::future::pending().await } => {}
+        }
+        (started.elapsed(), made.load(Ordering::Relaxed))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_no_head_is_cut() {
+        let silent = |theirs: tokio::io::DuplexStream| async move {
+            let _open = theirs;
+            std::future::pending::<()>().await;
+        };
+        let (lived, _) = lives(silent).await;
+        assert_eq!(lived.as_secs(), HEAD_MAX.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_is_cut_and_costs_few_parts() {
+        let stalled = |mut theirs: tokio::io::DuplexStream| async move {
+            theirs.write_all(GET).await.unwrap();
+            let _open = theirs;
+            std::future::pending::<()>().await;
+        };
+        let (lived, made) = lives(stalled).await;
+        assert_eq!(lived.as_secs(), WRITE_MAX.as_secs());
+        assert!(made <= BUFFER_BYTES_MAX / PART_BYTES + 2, "{made}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_a_byte_a_second_is_cut() {
+        let slow = |mut theirs: tokio::io::DuplexStream| async move {
+            theirs.write_all(GET).await.unwrap();
+            while theirs.read_u8().await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let (lived, _) = lives(slow).await;
+        assert_eq!(lived.as_secs(), TOTAL_MAX.as_secs());
+    }
+}

@@ -117,9 +117,29 @@ impl Default for Sizes {
 pub struct Admin {
     /// Address of `/livez`, `/readyz`, `/metrics` and `/directory`.
     pub address: SocketAddr,
-    /// A file that holds the token for what changes anything, and nothing else; without it nothing
-    /// can be changed.
+    /// Names that a request's `Host` may have, besides any IP address and `localhost`.
+    #[serde(default)]
+    pub names: Vec<String>,
+    /// A file that holds the token for `/directory` and `/directory/flush`, and nothing else, of 32
+    /// bytes or more; without it both are refused.
     pub token_file: Option<PathBuf>,
+}
+
+impl Admin {
+    /// Mistakes that are no reason not to serve, for people.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if !self.address.ip().to_canonical().is_loopback() {
+            warnings.push(format!(
+                "admin.address {} is not a loopback address: the admin port is plain HTTP, and whoever \
+                 reaches it reads /metrics and /readyz; use 127.0.0.1, or keep consumers and others \
+                 away from it with a firewall",
+                self.address
+            ));
+        }
+        warnings
+    }
 }
 
 /// What is logged, and how.

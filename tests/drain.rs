@@ -16,7 +16,7 @@ use crate::support::{Act, Call, Stage};
 
 async fn ready(admin: SocketAddr) -> String {
     let mut stream = TcpStream::connect(admin).await.unwrap();
-    let request = b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let request = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     stream.write_all(request).await.unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();

@@ -311,7 +311,10 @@ async fn a_full_disk_refuses_requests_and_recovers_by_itself() {
 async fn is_ready(served: &Served) -> String {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let mut admin = tokio::net::TcpStream::connect(served.2).await.unwrap();
-    admin.write_all(b"GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+    admin
+        .write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .await
+        .unwrap();
     let mut text = String::new();
     admin.read_to_string(&mut text).await.unwrap();
     text

@@ -9,6 +9,7 @@
 
 mod support;
 
+mod admin;
 mod architecture;
 mod ats;
 mod audit;

@@ -110,7 +110,7 @@ async fn a_provider_that_cannot_be_reached_is_looked_up_anew_for_the_next_reques
     assert_eq!(stage.hears(by_code.clone()).await.token(), Some("provider_not_reached"));
     // What is held is as fresh as before: nothing but this request says that it is wrong.
     registry.sds.replace(records(1));
-    while !admin(&stage, "GET", "/directory", "").await.contains(&root) {
+    while !String::from_iter(stage.server.directory.held_json()).contains(&root) {
         assert_ne!(stage.hears(by_code.clone()).await.status, 200);
     }
 }
@@ -178,10 +178,14 @@ async fn the_journal_says_nothing_of_a_look_up_but_how_long_it_took() {
     assert!(record["directory_age_s"].as_u64().unwrap() < 60);
 }
 
+/// An admin token.
+const TOKEN: &str = "an-invented-token-of-thirty-two-bytes-or-more";
+
 async fn admin(stage: &Stage, method: &str, path: &str, headers: &str) -> String {
     let mut stream = TcpStream::connect(stage.server.admin).await.unwrap();
-    let request =
-        format!("{method} {path} HTTP/1.1\r\nHost: admin\r\n{headers}Connection: close\r\n\r\n");
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}Connection: close\r\n\r\n"
+    );
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();
@@ -192,40 +196,44 @@ async fn admin(stage: &Stage, method: &str, path: &str, headers: &str) -> String
 async fn operators_see_what_is_held_and_flush_it_with_the_token_alone() {
     let registry = Registry::new(records(1), "").await;
     let token = registry.folder.path().join("token");
-    std::fs::write(&token, "an-invented-token\n").unwrap();
+    std::fs::write(&token, format!("{TOKEN}\n")).unwrap();
     let mut stage = registry.stage().await;
     let config = stage.text("spine-proxy.toml");
     let with_token = format!("[admin]\ntoken-file = \"{}\"\n", token.display());
     stage.replace("spine-proxy.toml", &config.replace("[admin]\n", &with_token));
     stage = stage.restarts().await;
     assert_eq!(stage.hears(call(0, 0)).await.status, 200);
-    let held = admin(&stage, "GET", "/directory", "").await;
-    for part in ["\"ods\": \"P00000\"", "\"state\": \"fresh\"", "\"source\": \"sds-api\""] {
+    let known = format!("Authorization: Bearer {TOKEN}\r\n");
+    let held = admin(&stage, "GET", "/directory", &known).await;
+    for part in ["\"ods\":\"P00000\"", "\"state\":\"fresh\"", "\"source\":\"sds-api\""] {
         assert!(held.contains(part), "{part}: {held}");
     }
-    for headers in ["", "Authorization: Bearer an-invented-tokem\r\n", "Authorization: x\r\n"] {
-        let refused = admin(&stage, "POST", "/directory/flush", headers).await;
-        assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
+    let wrong = format!("Authorization: Bearer {}\r\n", TOKEN.replace('-', "_"));
+    for headers in ["", wrong.as_str(), "Authorization: x\r\n"] {
+        for (method, path) in [("POST", "/directory/flush"), ("GET", "/directory")] {
+            let refused = admin(&stage, method, path, headers).await;
+            assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
+            assert!(!refused.contains("P00000"), "{refused}");
+        }
     }
-    let known = "Authorization: Bearer an-invented-token\r\n";
     for (path, status, part) in [
         ("/directory/flush?ods=p00000", 200, "1 marked"),
         ("/directory/flush?ods=P99999", 200, "0 marked"),
         ("/directory/flush?ods=*", 400, "ods=CODE"),
         ("/directory/flush", 200, "1 marked"),
     ] {
-        let answer = admin(&stage, "POST", path, known).await;
+        let answer = admin(&stage, "POST", path, &known).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {answer}");
         assert!(answer.contains(part), "{path}: {answer}");
     }
-    std::fs::write(&token, "another-invented-token\n").unwrap();
-    let refused = admin(&stage, "POST", "/directory/flush", known).await;
+    std::fs::write(&token, format!("another-{TOKEN}\n")).unwrap();
+    let refused = admin(&stage, "POST", "/directory/flush", &known).await;
     assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
-    let known = "Authorization: Bearer another-invented-token\r\n";
-    let answer = admin(&stage, "POST", "/directory/flush", known).await;
+    let known = format!("Authorization: Bearer another-{TOKEN}\r\n");
+    let answer = admin(&stage, "POST", "/directory/flush", &known).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    let held = admin(&stage, "GET", "/directory", "").await;
-    assert!(held.contains("\"state\": \"flushed\""), "{held}");
+    let held = admin(&stage, "GET", "/directory", &known).await;
+    assert!(held.contains("\"state\":\"flushed\""), "{held}");
     let asked = registry.asked();
     assert_eq!(stage.hears(call(0, 0)).await.status, 200);
     assert!(registry.asked() > asked);

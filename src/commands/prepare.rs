@@ -9,6 +9,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::Failure;
+use crate::admin;
 use crate::config::Config;
 use crate::directory::{File, Live, Others};
 use crate::gateway::{Compatibility, Rulebook};
@@ -16,7 +17,7 @@ use crate::interaction::Allowed;
 use crate::metrics::Metrics;
 use crate::request::Rules;
 use crate::throttle::{Pressure, Throttle};
-use crate::tls::{Alarms, Level, Loader, Trust, secret};
+use crate::tls::{Alarms, Level, Loader, Trust};
 
 /// Everything that can be loaded before a socket is opened.
 #[derive(Debug)]
@@ -55,7 +56,7 @@ impl Prepared {
         let live = Live::load(&config.directory, &mut loader).map_err(Failure::configuration)?;
         loader.end();
         let directory = directory_file(&config)?;
-        let token = config.admin.token_file.as_deref().map(secret).transpose();
+        let token = config.admin.token_file.as_deref().map(admin::token).transpose();
         token.map_err(Failure::configuration)?;
         let rulebook = rulebook(&config)?;
         Ok(Self { config, trust, rulebook, directory, live, loader })
@@ -66,7 +67,8 @@ impl Prepared {
     pub fn warnings(&self) -> Vec<String> {
         let minor = self.loader.notices.iter().filter(|notice| notice.level == Level::Warning);
         let alarms = Alarms::new(&self.loader, &[]).in_force(Timestamp::now().as_second());
-        minor.map(|notice| notice.text.clone()).chain(alarms).collect()
+        let admin = self.config.admin.warnings();
+        minor.map(|notice| notice.text.clone()).chain(admin).chain(alarms).collect()
     }
 
     /// What would be served, for people.

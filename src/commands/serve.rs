@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::reload::{Reloader, State};
 use super::sockets::Sockets;
@@ -109,6 +109,8 @@ struct Stopping {
     workers: Arc<Workers>,
     accepting: Vec<JoinHandle<()>>,
     background: Vec<JoinHandle<()>>,
+    /// Serves the admin port until it is dropped.
+    admin_port: DropGuard,
     snapshot: Option<PathBuf>,
 }
 
@@ -149,7 +151,7 @@ impl Server {
         let gateways = (0..config.workers()).map(gateway).collect();
         let limits = &config.listener.limits;
         let workers = Workers::start(gateways, limits, (&drain, &cut), &metrics);
-        let workers = workers.map_err(Failure::world)?;
+        let workers = Arc::new(workers.map_err(Failure::world)?);
         let views = Views {
             metrics: Arc::clone(&metrics),
             live: Arc::clone(&live),
@@ -157,8 +159,10 @@ impl Server {
             trail: trail.clone(),
             drain: drain.clone(),
             lab: config.lab,
+            names: config.admin.names.clone(),
             token_file: config.admin.token_file.clone(),
         };
+        let admin_port = admin::start(admin_listener, views).map_err(Failure::world)?;
         let snapshot = config.directory.snapshot.clone();
         let reloader = Arc::new(Reloader {
             state: Mutex::new(State::new(path.as_deref(), config.clone(), loader)),
@@ -169,16 +173,15 @@ impl Server {
             metrics: Arc::clone(&metrics),
             started_with: config,
         });
-        let workers = Arc::new(workers);
         let (addresses, accepting) = accept(listeners, &workers, &drain);
         tracing::info!(address = %admin, "admin listening");
         let background = vec![
-            tokio::spawn(admin::serve(admin_listener, views)),
             tokio::spawn(Arc::clone(&reloader).watch(hangup)),
             tokio::spawn(keep(directory.clone(), snapshot.clone())),
             tokio::spawn(watch(trail.clone(), pressure, live, Arc::clone(&metrics))),
         ];
-        let stopping = Stopping { drain, cut, workers, accepting, background, snapshot };
+        let stopping =
+            Stopping { drain, cut, workers, accepting, background, admin_port, snapshot };
         Ok(Self { addresses, admin, metrics, trail, directory, reloader, stopping })
     }
 
@@ -193,7 +196,8 @@ impl Server {
     /// Stops accepting, lets what is under way finish until the drain deadline, writes the last
     /// records.
     pub async fn stop(self) {
-        let Stopping { drain, workers, accepting, background, snapshot, .. } = self.stopping;
+        let Stopping { drain, workers, accepting, background, admin_port, snapshot, .. } =
+            self.stopping;
         drain.cancel();
         for accepting in accepting {
             if accepting.await.is_err() {
@@ -212,6 +216,7 @@ impl Server {
         for task in background {
             task.abort();
         }
+        drop(admin_port);
         if let Some(path) = &snapshot {
             remember(&self.directory, path);
         }

@@ -123,17 +123,13 @@ impl View {
     }
 }
 
-/// What is held of the directory, for people.
+/// State of the directory's live sources, for people.
 #[derive(Debug, serde::Serialize)]
 pub struct HeldView {
     /// Look-ups under way.
     pub looking_up: usize,
     /// Live sources: whether each is spared after failures.
     pub sources: Vec<SourceView>,
-    /// Practices.
-    pub practices: Vec<HeldPractice>,
-    /// Senders of live sources.
-    pub senders: Vec<SenderView>,
 }
 
 /// One live source.
@@ -147,7 +143,7 @@ pub struct SourceView {
 
 /// One sender.
 #[derive(Debug, serde::Serialize)]
-pub struct SenderView {
+struct SenderView {
     asid: String,
     ods: String,
     certificate_names: Vec<String>,
@@ -217,6 +213,19 @@ impl std::fmt::Display for HeldPractice {
     }
 }
 
+/// The rows of a JSON array, each on a line of its own.
+fn lines(rows: impl Iterator<Item = impl serde::Serialize>) -> impl Iterator<Item = String> {
+    rows.enumerate().map(|(number, row)| {
+        let separator = if number == 0 { "\n" } else { ",\n" };
+        format!("{separator}{}", json(&row))
+    })
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    // These types have no map and no fallible field: they can always be written.
+    serde_json::to_string(value).unwrap_or_default()
+}
+
 /// Who says it, and what.
 pub type Said = (Origin, Vec<Arc<Provider>>);
 
@@ -249,33 +258,50 @@ impl Directory {
     }
 
     /// Everything held, for people.
+    /// State of the live sources.
     #[must_use]
     pub fn held_view(&self) -> HeldView {
-        let now_s = now_s();
         let view = self.shared.view.load();
         let resolver = view.resolver.iter();
         let sources = resolver.flat_map(|resolver| &resolver.sources).map(|guarded| SourceView {
             source: guarded.source.origin().label(),
             spared: guarded.breaker.is_open(),
         });
-        let mut practices: Vec<_> = self.shared.shelf.practices.iter().collect();
-        practices.sort_by(|(one, _), (other, _)| one.cmp(other));
-        let senders = self.shared.shelf.senders.iter().map(|(asid, held)| SenderView {
-            asid: asid.to_string(),
-            ods: held.sender.ods.to_string(),
-            certificate_names: held.sender.names.iter().map(ToString::to_string).collect(),
-            source: held.since.origin.label(),
-            age_s: now_s - held.since.answered_s,
+        HeldView { looking_up: self.shared.flights.under_way(), sources: sources.collect() }
+    }
+
+    /// Everything held, as JSON for people: pieces of a text, each made when it is asked for, so
+    /// that no more than the codes of what is held is in memory at once.
+    pub fn held_json(&self) -> impl Iterator<Item = String> + Send + use<> {
+        let now_s = now_s();
+        let HeldView { looking_up, sources } = self.held_view();
+        let shelf = &self.shared.shelf;
+        let mut codes: Vec<_> = shelf.practices.iter().map(|(ods, _)| ods).collect();
+        codes.sort();
+        let mut asids: Vec<_> = shelf.senders.iter().map(|(asid, _)| asid).collect();
+        asids.sort();
+        let (practices, senders) = (self.clone(), self.clone());
+        let practices = codes.into_iter().flat_map(move |ods| {
+            let held = practices.shared.shelf.practices.get(&*ods);
+            held.map(|held| practices.rows_view(&held, now_s)).unwrap_or_default()
         });
-        HeldView {
-            looking_up: self.shared.flights.under_way(),
-            sources: sources.collect(),
-            practices: practices
-                .iter()
-                .flat_map(|(_, practice)| self.rows_view(practice, now_s))
-                .collect(),
-            senders: senders.collect(),
-        }
+        let senders = asids.into_iter().filter_map(move |asid| {
+            let held = senders.shared.shelf.senders.get(&*asid)?;
+            Some(SenderView {
+                asid: asid.to_string(),
+                ods: held.sender.ods.to_string(),
+                certificate_names: held.sender.names.iter().map(ToString::to_string).collect(),
+                source: held.since.origin.label(),
+                age_s: now_s - held.since.answered_s,
+            })
+        });
+        let sources = json(&sources);
+        let start = format!("{{\"looking_up\":{looking_up},\"sources\":{sources},\"practices\":[");
+        std::iter::once(start)
+            .chain(lines(practices))
+            .chain(std::iter::once("],\"senders\":[".to_owned()))
+            .chain(lines(senders))
+            .chain(std::iter::once("]}\n".to_owned()))
     }
 
     fn rows_view(&self, practice: &Practice, now_s: i64) -> Vec<HeldPractice> {

@@ -182,7 +182,7 @@ impl World {
              # Free slots at {}, by its service root\n{curl} \\\n{} \\\n  'https://{address}/{root}/Slot?{slots}'\n\n\
              # The same practice by its ODS code\n{curl} \\\n{} \\\n  'https://{address}/{ods}/STU3/1/gpconnect/metadata'\n\n\
              # No client certificate: 496\ncurl -i --path-as-is --cacert {folder}/ca.pem 'https://{address}/{root}/metadata'\n\n\
-             # How the directory answers for it, and what is held of the directory\n{program} lookup --config {folder}/spine-proxy.toml {ods}\ncurl http://{admin}/directory\n\n\
+             # How the directory answers for it, and what is held of the directory\n{program} lookup --config {folder}/spine-proxy.toml {ods}\ncurl -H \"Authorization: Bearer $(cat {folder}/admin.token)\" http://{admin}/directory\n\n\
              # Metrics, readiness, records\ncurl http://{admin}/metrics\ncurl http://{admin}/readyz\n{program} audit query {folder}/audit\n{program} audit verify {folder}/audit\n",
             practice.name,
             headers(interaction),
@@ -227,6 +227,7 @@ async fn prepare(
         tokio::spawn(provider.serve(listener, serving, stop.clone().cancelled_owned()));
     }
     put("directory.toml", &directory())?;
+    put("admin.token", &uuid::Uuid::new_v4().simple().to_string())?;
     let (slapd, source) = match with {
         Directories::Api => (None, api(&pki, folder, stop).await?),
         Directories::Ldap => {
@@ -331,5 +332,6 @@ journal = "audit"
 
 [admin]
 address = "127.0.0.1:0"
+token-file = "admin.token"
 
 "#;
