@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 use crate::support::files::Files;
 use crate::support::process::{Served, serve_by};
 use crate::support::provider::answer;
-use crate::support::redis::{PASSWORD, Redis};
+use crate::support::redis::{Balancer, PASSWORD, Redis};
 use crate::support::stage::{self, CLINIC, CLINIC_ODS, ROOT};
 use crate::support::{Act, Answer, Call, Stage};
 
@@ -244,5 +244,36 @@ async fn gateways_share_a_quota_through_redis_and_keep_to_it_alone_without() {
         while served.counted("quotas_shared").await == 0 {
             Call::slots().send_to(&stage, served.1).await;
         }
+    }
+}
+
+/// Connections that were made before a failover lead to a server that may no longer be written to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_may_not_be_written_to_is_left_for_the_one_that_may() {
+    let stage = Stage::new().await;
+    let (Some(first), Some(second)) = (Redis::start(&stage).await, Redis::start(&stage).await)
+    else {
+        return;
+    };
+    let balancer = Balancer::start(first.address).await;
+    std::fs::write(stage.path("redis.password"), PASSWORD).unwrap();
+    let shared = format!(
+        "[throttle.shared]\nurl = \"redis://{}/0\"\npassword-file = \"redis.password\"\nwait = \"5s\"",
+        balancer.address
+    );
+    let config = stage.text("spine-proxy.toml");
+    stage.replace("spine-proxy.toml", &format!("{config}\n{shared}"));
+    let stage = stage.restarts().await;
+    assert_eq!(stage.hears(Call::slots()).await.status, 200);
+    assert_eq!(stage.counted("quotas_shared"), 1);
+    first.becomes_a_replica().await;
+    balancer.leads_to(second.address);
+    while stage.counted("quotas_shared") == 1 {
+        assert_eq!(stage.hears(Call::slots()).await.status, 200);
+    }
+    let began = std::time::Instant::now();
+    while stage.counted("quotas_shared") == 0 {
+        assert_eq!(stage.hears(Call::slots()).await.status, 200);
+        assert!(began.elapsed().as_secs() < 60, "the first server is still asked");
     }
 }

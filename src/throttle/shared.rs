@@ -1,14 +1,23 @@
 //! Quotas that several gateways share, through Redis.
 //!
 //! A gateway does not ask for each request: it draws some of a consumer's quota at once, spends that, and
-//! lets what it has not spent go after a second. While Redis does not answer, each gateway keeps to the
-//! quota by itself.
+//! lets what it has not spent go after a second. While Redis cannot be used, each gateway keeps to the
+//! quota by itself. A connection that failed in any way is not used again: the next may lead to another
+//! server, which is how a failover is followed.
 
+use std::io;
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, ConnectionAddr, ConnectionInfo};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::quota::{Account, Terms};
 use crate::metrics::Metrics;
@@ -39,11 +48,51 @@ const fn wait() -> Duration {
 /// The way to Redis.
 #[derive(Debug)]
 pub(super) struct Shared {
-    connection: ConnectionManager,
+    info: ConnectionInfo,
+    link: tokio::sync::Mutex<Option<Link>>,
     script: redis::Script,
+    /// Number of the last question, which its answer repeats.
+    asked: AtomicU64,
     wait: Duration,
-    /// Until when it is not asked, after it did not answer.
-    away_until: Mutex<Option<Instant>>,
+    /// Set while it is not asked, after it could not be used.
+    away: Mutex<Option<Away>>,
+}
+
+/// A connection, and the task that drives it.
+#[derive(Debug)]
+struct Link {
+    connection: MultiplexedConnection,
+    _driver: AbortOnDropHandle<()>,
+}
+
+/// Since when, and why, Redis is left alone.
+#[derive(Debug)]
+struct Away {
+    until: Instant,
+    why: Unusable,
+}
+
+/// Reasons why Redis cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+enum Unusable {
+    #[error("it does not answer in time")]
+    TimedOut,
+    #[error("it cannot be reached: {0}")]
+    Unreachable(io::ErrorKind),
+    #[error("it answers with the error {0}")]
+    Refused(String),
+    #[error("its answer is not one to the question")]
+    Foreign,
+    #[error("the connection failed: {0}")]
+    Failed(String),
+}
+
+/// What Redis answered, within what may have been asked for.
+#[derive(Debug, PartialEq, Eq)]
+struct Reply {
+    granted: u32,
+    left: u32,
+    wait: Duration,
 }
 
 /// What was drawn for one consumer.
@@ -68,15 +117,20 @@ struct Drawn {
 
 /// How long what was drawn is good for.
 const GOOD_FOR: Duration = Duration::from_secs(1);
-/// How long Redis is left alone after it did not answer.
+/// How long Redis is left alone after it could not be used.
 const AWAY: Duration = Duration::from_secs(1);
 /// What is drawn at once at most: this part of the quota, and no more than so many requests.
 const PARTS: u32 = 20;
 const DRAWN_MAX: u32 = 1000;
+/// Limit: bytes that Redis may send between two writes of ours. An answer has some fifty, and as many
+/// questions may be under way.
+const REPLY_BYTES_MAX: usize = 64 * 1024;
+/// Limit: letters of an error code of Redis in the log.
+const CODE_LETTERS_MAX: usize = 16;
 
 /// Generic cell rate, by the clock of Redis. Keys: the consumer. Arguments: microseconds between two
-/// requests; requests at once; how many are wanted. Answers: how many are granted; how many more there
-/// would be; microseconds until there is another.
+/// requests; requests at once; how many are wanted; the question's number. Answers: that number; how
+/// many are granted; how many more there would be; microseconds until there is another.
 const DRAW: &str = r"
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
@@ -88,7 +142,7 @@ if granted > 0 then
   due = due + granted * interval
   redis.call('SET', KEYS[1], string.format('%.0f', due), 'PX', math.ceil((due - now) / 1000) + 1000)
 end
-return {granted, room - granted, math.max(due + interval - burst * interval - now, 0)}
+return {ARGV[4], granted, room - granted, math.max(due + interval - burst * interval - now, 0)}
 ";
 
 /// Sharing that cannot be set up.
@@ -111,39 +165,37 @@ impl Sharing {
         self.address().map(drop)
     }
 
-    fn address(&self) -> Result<redis::ConnectionInfo, SharingError> {
-        redis::IntoConnectionInfo::into_connection_info(self.url.as_str())
-            .map_err(|error| SharingError::Address(error.to_string()))
+    fn address(&self) -> Result<ConnectionInfo, SharingError> {
+        let info = redis::IntoConnectionInfo::into_connection_info(self.url.as_str())
+            .map_err(|error| SharingError::Address(error.to_string()))?;
+        if matches!(info.addr(), ConnectionAddr::Tcp(..)) {
+            return Ok(info);
+        }
+        Err(SharingError::Address("the URL is not redis://host:port".to_owned()))
     }
 
-    fn client(&self) -> Result<redis::Client, SharingError> {
-        let fault = |error: &dyn std::fmt::Display| SharingError::Address(error.to_string());
+    fn info(&self) -> Result<ConnectionInfo, SharingError> {
         let info = self.address()?;
-        let info = match &self.password_file {
-            None => info,
-            Some(file) => {
-                let password = secret(file).map_err(|error| fault(&error))?;
-                let settings = info.redis_settings().clone().set_password(password);
-                info.set_redis_settings(settings)
-            }
-        };
-        redis::Client::open(info).map_err(|error| fault(&error))
+        let Some(file) = &self.password_file else { return Ok(info) };
+        let password = secret(file).map_err(|error| SharingError::Address(error.to_string()))?;
+        let settings = info.redis_settings().clone().set_password(password);
+        Ok(info.set_redis_settings(settings))
     }
 }
 
 impl Shared {
     pub(super) fn new(sharing: &Sharing) -> Result<Self, SharingError> {
-        let config = ConnectionManagerConfig::new()
-            .set_number_of_retries(0)
-            .set_response_timeout(Some(sharing.wait))
-            .set_connection_timeout(Some(sharing.wait));
-        let connection = ConnectionManager::new_lazy_with_config(sharing.client()?, config)
-            .map_err(|error| SharingError::Address(error.to_string()))?;
-        let (script, away_until) = (redis::Script::new(DRAW), Mutex::default());
-        Ok(Self { connection, script, wait: sharing.wait, away_until })
+        Ok(Self {
+            info: sharing.info()?,
+            link: tokio::sync::Mutex::default(),
+            script: redis::Script::new(DRAW),
+            asked: AtomicU64::new(0),
+            wait: sharing.wait,
+            away: Mutex::default(),
+        })
     }
 
-    /// One request of a consumer's quota; nothing while Redis does not answer.
+    /// One request of a consumer's quota; nothing while Redis cannot be used.
     pub(super) async fn draw(
         &self,
         consumer: &Asid,
@@ -165,51 +217,170 @@ impl Shared {
         if self.is_away() {
             return None;
         }
-        match self.ask(consumer, terms, lease.wants(terms)).await {
-            Some((granted, left, wait)) => {
-                metrics.quotas_shared.set(1);
-                Some(lease.draws(terms, granted, left, wait))
-            }
-            None => {
-                if metrics.quotas_shared.get() == 1 {
-                    tracing::warn!("Redis does not answer: quotas are kept by this gateway alone");
+        let wanted = lease.wants(terms);
+        let asked = tokio::time::timeout(self.wait, self.ask(consumer, terms, wanted)).await;
+        match asked.unwrap_or(Err(Unusable::TimedOut)) {
+            Ok(reply) => {
+                if self.away().take().is_some() {
+                    tracing::info!("Redis can be used again: quotas are shared between gateways");
                 }
+                metrics.quotas_shared.set(1);
+                Some(lease.draws(terms, &reply))
+            }
+            Err(why) => {
+                self.leave(why);
                 metrics.quotas_shared.set(0);
-                *self.away() = Some(Instant::now() + AWAY);
                 None
             }
         }
     }
 
-    async fn ask(
-        &self,
-        consumer: &Asid,
-        terms: &Terms,
-        wanted: u32,
-    ) -> Option<(u32, u32, Duration)> {
-        let interval_us = (1_000_000 / terms.per_second.get()).max(1);
-        let mut connection = self.connection.clone();
+    async fn ask(&self, consumer: &Asid, terms: &Terms, wanted: u32) -> Result<Reply, Unusable> {
+        let mut connection = self.connection().await?;
+        let number = self.asked.fetch_add(1, Ordering::Relaxed);
         let mut invocation = self.script.key(format!("spine-proxy:quota:{consumer}"));
-        invocation.arg(interval_us).arg(terms.burst.get()).arg(wanted);
-        let asked = invocation.invoke_async::<(u32, u32, u64)>(&mut connection);
-        match tokio::time::timeout(self.wait, asked).await {
-            Ok(Ok((granted, left, wait_us))) => {
-                Some((granted, left, Duration::from_micros(wait_us)))
+        invocation.arg(interval_us(terms)).arg(terms.burst.get()).arg(wanted).arg(number);
+        let asked = invocation.invoke_async::<(u64, i64, i64, i64)>(&mut connection).await;
+        match asked.map_err(|error| Unusable::from(&error))? {
+            (answered, granted, left, wait_us) if answered == number => {
+                Reply::clamped([granted, left, wait_us], terms, wanted)
             }
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "Redis");
-                None
-            }
-            Err(_) => None,
+            _ => Err(Unusable::Foreign),
         }
+    }
+
+    /// The connection there is, or a new one.
+    async fn connection(&self) -> Result<MultiplexedConnection, Unusable> {
+        let mut link = self.link.lock().await;
+        if let Some(link) = &*link {
+            return Ok(link.connection.clone());
+        }
+        let ConnectionAddr::Tcp(host, port) = self.info.addr() else {
+            return Err(Unusable::Unreachable(io::ErrorKind::Unsupported));
+        };
+        let stream = TcpStream::connect((host.as_str(), *port)).await;
+        let stream = stream
+            .and_then(|stream| stream.set_nodelay(true).map(|()| stream))
+            .map_err(|error| Unusable::Unreachable(error.kind()))?;
+        let stream = Bounded { stream, left: REPLY_BYTES_MAX };
+        let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let settings = self.info.redis_settings();
+        let opened = MultiplexedConnection::new_with_config(settings, stream, config).await;
+        let (connection, driver) = opened.map_err(|error| Unusable::from(&error))?;
+        let driver = AbortOnDropHandle::new(tokio::spawn(driver));
+        *link = Some(Link { connection: connection.clone(), _driver: driver });
+        Ok(connection)
+    }
+
+    /// Closes the connection and leaves Redis alone for a while.
+    fn leave(&self, why: Unusable) {
+        // Whoever holds the lock is making a connection of its own.
+        if let Ok(mut link) = self.link.try_lock() {
+            *link = None;
+        }
+        let mut away = self.away();
+        if away.as_ref().is_none_or(|away| away.why != why) {
+            tracing::warn!(
+                %why,
+                "Redis cannot be used: quotas are kept by this gateway alone; a new connection is \
+                 tried each second"
+            );
+        }
+        *away = Some(Away { until: Instant::now() + AWAY, why });
     }
 
     fn is_away(&self) -> bool {
-        self.away().is_some_and(|until| Instant::now() < until)
+        self.away().as_ref().is_some_and(|away| Instant::now() < away.until)
     }
 
-    fn away(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.away_until.lock().unwrap_or_else(PoisonError::into_inner)
+    fn away(&self) -> MutexGuard<'_, Option<Away>> {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<&redis::RedisError> for Unusable {
+    /// Keeps no text of the server's but a code: the rest may repeat what was sent.
+    fn from(error: &redis::RedisError) -> Self {
+        match error.code() {
+            Some(code) => {
+                let letters = code.chars().filter(char::is_ascii_alphanumeric);
+                Self::Refused(letters.take(CODE_LETTERS_MAX).collect())
+            }
+            None if error.is_io_error() => Self::Failed("it was closed".to_owned()),
+            None => Self::Foreign,
+        }
+    }
+}
+
+impl Reply {
+    /// Security: a wrong answer lets in no more than was asked for, and keeps nobody out for longer
+    /// than a whole quota takes to fill.
+    fn clamped(numbers: [i64; 3], terms: &Terms, wanted: u32) -> Result<Self, Unusable> {
+        let burst = u64::from(terms.burst.get());
+        let clamped = |number: i64, most: u64| u64::try_from(number).map(|number| number.min(most));
+        let [granted, left, wait_us] = numbers;
+        let granted = clamped(granted, wanted.into());
+        let left = clamped(left, burst);
+        let wait_us = clamped(wait_us, burst.saturating_mul(interval_us(terms)));
+        let (Ok(granted), Ok(left), Ok(wait_us)) = (granted, left, wait_us) else {
+            return Err(Unusable::Foreign);
+        };
+        Ok(Self {
+            granted: u32::try_from(granted).unwrap_or(wanted),
+            left: u32::try_from(left.min(burst - granted.min(burst))).unwrap_or_default(),
+            wait: Duration::from_micros(wait_us),
+        })
+    }
+}
+
+/// Microseconds between two requests of a quota.
+fn interval_us(terms: &Terms) -> u64 {
+    u64::from((1_000_000 / terms.per_second.get()).max(1))
+}
+
+/// A stream whose other end may send so many bytes and no more until something is written to it.
+///
+/// Security: the client behind it keeps whatever comes until an answer is whole.
+#[derive(Debug)]
+struct Bounded<S> {
+    stream: S,
+    left: usize,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        match self.left.checked_sub(buffer.filled().len().saturating_sub(before)) {
+            Some(left) => {
+                self.left = left;
+                polled
+            }
+            None => Poll::Ready(Err(io::Error::other("more was sent than any answer has"))),
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.left = REPLY_BYTES_MAX;
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
@@ -238,13 +409,8 @@ impl Lease {
     }
 
     /// What was granted, of which one is for whoever has asked.
-    fn draws(
-        &self,
-        terms: &Terms,
-        granted: u32,
-        left: u32,
-        wait: Duration,
-    ) -> Result<Allowance, Refusal> {
+    fn draws(&self, terms: &Terms, reply: &Reply) -> Result<Allowance, Refusal> {
+        let &Reply { granted, left, wait } = reply;
         let now = Instant::now();
         let mut drawn = self.state();
         drawn.left = left;
@@ -265,4 +431,105 @@ impl Lease {
 /// Whole seconds, and never so few that it would be refused again.
 fn seconds(wait: Duration) -> u32 {
     u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
+
+    use super::super::quota::Crowd;
+    use super::*;
+
+    /// Bytes that a server sends before it gives up.
+    const ENDLESS: usize = 256 * 1024 * 1024;
+
+    fn account() -> Account {
+        let (per_second, burst) = (NonZeroU32::new(40).unwrap(), NonZeroU32::new(100).unwrap());
+        Account::new(Terms { per_second, burst, exchanges_max: 1 }, Arc::<Crowd>::default())
+    }
+
+    /// A server that answers the script with these bytes, and with as many of a filler. Answers with
+    /// how much of that was taken on each connection.
+    async fn server(answer: &'static str, filler: usize) -> (Shared, mpsc::Receiver<usize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("redis://{}", listener.local_addr().unwrap());
+        let (tell, told) = mpsc::channel(16);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let tell = tell.clone();
+                tokio::spawn(async move {
+                    let mut asked = [0; 4096];
+                    while let Ok(1..) = stream.read(&mut asked).await {
+                        if !String::from_utf8_lossy(&asked).contains("EVALSHA") {
+                            stream.write_all(b"+OK\r\n+OK\r\n").await.unwrap();
+                            continue;
+                        }
+                        stream.write_all(answer.as_bytes()).await.unwrap();
+                        let mut taken = 0;
+                        while taken < filler && stream.write_all(&[b'.'; 4096]).await.is_ok() {
+                            taken += 4096;
+                        }
+                        if filler > 0 {
+                            tell.send(taken).await.unwrap();
+                            return;
+                        }
+                    }
+                    tell.send(0).await.unwrap();
+                });
+            }
+        });
+        let sharing = Sharing { url, password_file: None, wait: Duration::from_secs(5) };
+        (Shared::new(&sharing).unwrap(), told)
+    }
+
+    async fn draws(shared: &Shared) -> Option<Result<Allowance, Refusal>> {
+        let consumer = "200000000359".parse().unwrap();
+        shared.draw(&consumer, &account(), &Metrics::new()).await
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_an_end_is_not_taken() {
+        for start in ["$2000000000\r\n", "+", "*2000000000\r\n$2000000000\r\n", "-"] {
+            let (shared, mut taken) = server(start, ENDLESS).await;
+            assert_eq!(draws(&shared).await, None, "{start}");
+            // What the sockets' buffers hold is all that it was rid of.
+            assert!(taken.recv().await.unwrap() < ENDLESS / 4, "{start}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_not_used_after_an_answer_that_is_none() {
+        for answer in [
+            "-READONLY You can't write against a read only replica.\r\n",
+            "-MASTERDOWN Link with MASTER is down\r\n",
+            "*4\r\n$1\r\n7\r\n:1\r\n:1\r\n:0\r\n",
+            "*4\r\n$1\r\n0\r\n:-1\r\n:1\r\n:0\r\n",
+            "*1\r\n:1\r\n",
+            ":1\r\n",
+            "$-1\r\n",
+            "nonsense\r\n",
+        ] {
+            let (shared, mut ended) = server(answer, 0).await;
+            assert_eq!(draws(&shared).await, None, "{answer}");
+            assert_eq!(ended.recv().await, Some(0), "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn numbers_beyond_what_was_asked_for_are_cut_to_it() {
+        let answer = "*4\r\n$1\r\n0\r\n:4000000000\r\n:4000000000\r\n:9000000000000000000\r\n";
+        let (shared, _ended) = server(answer, 0).await;
+        let allowance = draws(&shared).await.unwrap().unwrap();
+        // One was asked for, and is spent.
+        assert_eq!((allowance.limit, allowance.remaining), (100, 99));
+        let answer = "*4\r\n$1\r\n0\r\n:0\r\n:0\r\n:9000000000000000000\r\n";
+        let (shared, _ended) = server(answer, 0).await;
+        let refused = draws(&shared).await.unwrap().unwrap_err();
+        assert_eq!(refused.retry_after_s(), Some(3));
+    }
 }

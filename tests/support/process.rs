@@ -43,16 +43,7 @@ impl Served {
 
     /// The metrics, as the admin port tells them.
     pub(crate) async fn metrics(&self) -> String {
-<<<<<<< HEAD
         get(self.2, "/metrics").await
-=======
-        let mut admin = TcpStream::connect(self.2).await.unwrap();
-        let get = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-        admin.write_all(get).await.unwrap();
-        let mut metrics = String::new();
-        admin.read_to_string(&mut metrics).await.unwrap();
-        metrics
->>>>>>> fb9f5e2 (admin: answer probes whatever else happens, stream /directory behind the token)
     }
 }
 

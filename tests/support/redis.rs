@@ -5,6 +5,9 @@
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::missing;
 use super::stage::Stage;
@@ -44,6 +47,49 @@ impl Redis {
             tokio::task::yield_now().await;
         }
         Some(Self { address, child })
+    }
+}
+
+impl Redis {
+    /// Has it say READONLY to whatever would change something, as after a failover.
+    pub(crate) async fn becomes_a_replica(&self) {
+        let mut stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
+        let commands = format!("AUTH {PASSWORD}\r\nREPLICAOF 127.0.0.1 1\r\nQUIT\r\n");
+        stream.write_all(commands.as_bytes()).await.unwrap();
+        let mut answers = String::new();
+        stream.read_to_string(&mut answers).await.unwrap();
+        assert_eq!(answers, "+OK\r\n+OK\r\n+OK\r\n");
+    }
+}
+
+/// An address that leads to one server after another, as that of a failover does.
+pub(crate) struct Balancer {
+    pub(crate) address: SocketAddr,
+    to: Arc<Mutex<SocketAddr>>,
+}
+
+impl Balancer {
+    pub(crate) async fn start(to: SocketAddr) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let to = Arc::new(Mutex::new(to));
+        let leads = Arc::clone(&to);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let to = *leads.lock().unwrap();
+                tokio::spawn(async move {
+                    if let Ok(mut server) = tokio::net::TcpStream::connect(to).await {
+                        drop(tokio::io::copy_bidirectional(&mut stream, &mut server).await);
+                    }
+                });
+            }
+        });
+        Self { address, to }
+    }
+
+    /// Leads new connections elsewhere, and leaves those there are.
+    pub(crate) fn leads_to(&self, to: SocketAddr) {
+        *self.to.lock().unwrap() = to;
     }
 }
 
