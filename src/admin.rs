@@ -114,6 +114,7 @@ pub fn token(path: &Path) -> Result<String, TokenError> {
 /// The thread, or what it runs on, cannot be made.
 pub fn start(listener: TcpListener, views: Views) -> std::io::Result<DropGuard> {
     let listener = listener.into_std()?;
+    tracing::info!(address = %listener.local_addr()?, "admin listening");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(READERS_MAX)

@@ -174,7 +174,6 @@ impl Server {
             started_with: config,
         });
         let (addresses, accepting) = accept(listeners, &workers, &drain);
-        tracing::info!(address = %admin, "admin listening");
         let background = vec![
             tokio::spawn(Arc::clone(&reloader).watch(hangup)),
             tokio::spawn(keep(directory.clone(), snapshot.clone())),

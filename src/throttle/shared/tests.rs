@@ -1,0 +1,99 @@
+//! Redis servers that answer what they should not.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use super::super::quota::Crowd;
+use super::*;
+
+/// Bytes that a server sends before it gives up.
+const ENDLESS: usize = 256 * 1024 * 1024;
+
+fn account() -> Account {
+    let (per_second, burst) = (NonZeroU32::new(40).unwrap(), NonZeroU32::new(100).unwrap());
+    Account::new(Terms { per_second, burst, exchanges_max: 1 }, Arc::<Crowd>::default())
+}
+
+/// A server that answers the script with these bytes, and with as many of a filler. Answers with
+/// how much of that was taken on each connection.
+async fn server(answer: &'static str, filler: usize) -> (Shared, mpsc::Receiver<usize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    let (tell, told) = mpsc::channel(16);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let tell = tell.clone();
+            tokio::spawn(async move {
+                let mut asked = [0; 4096];
+                while let Ok(1..) = stream.read(&mut asked).await {
+                    if !String::from_utf8_lossy(&asked).contains("EVALSHA") {
+                        stream.write_all(b"+OK\r\n+OK\r\n").await.unwrap();
+                        continue;
+                    }
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                    let mut taken = 0;
+                    while taken < filler && stream.write_all(&[b'.'; 4096]).await.is_ok() {
+                        taken += 4096;
+                    }
+                    if filler > 0 {
+                        tell.send(taken).await.unwrap();
+                        return;
+                    }
+                }
+                tell.send(0).await.unwrap();
+            });
+        }
+    });
+    let sharing = Sharing { url, password_file: None, wait: Duration::from_secs(5) };
+    (Shared::new(&sharing).unwrap(), told)
+}
+
+async fn draws(shared: &Shared) -> Option<Result<Allowance, Refusal>> {
+    let consumer = "200000000359".parse().unwrap();
+    shared.draw(&consumer, &account(), &Metrics::new()).await
+}
+
+#[tokio::test]
+async fn an_answer_without_an_end_is_not_taken() {
+    for start in ["$2000000000\r\n", "+", "*2000000000\r\n$2000000000\r\n", "-"] {
+        let (shared, mut taken) = server(start, ENDLESS).await;
+        assert_eq!(draws(&shared).await, None, "{start}");
+        // What the sockets' buffers hold is all that it was rid of.
+        assert!(taken.recv().await.unwrap() < ENDLESS / 4, "{start}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_is_not_used_after_an_answer_that_is_none() {
+    for answer in [
+        "-READONLY You can't write against a read only replica.\r\n",
+        "-MASTERDOWN Link with MASTER is down\r\n",
+        "*4\r\n$1\r\n7\r\n:1\r\n:1\r\n:0\r\n",
+        "*4\r\n$1\r\n0\r\n:-1\r\n:1\r\n:0\r\n",
+        "*1\r\n:1\r\n",
+        ":1\r\n",
+        "$-1\r\n",
+        "nonsense\r\n",
+    ] {
+        let (shared, mut ended) = server(answer, 0).await;
+        assert_eq!(draws(&shared).await, None, "{answer}");
+        assert_eq!(ended.recv().await, Some(0), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn numbers_beyond_what_was_asked_for_are_cut_to_it() {
+    let answer = "*4\r\n$1\r\n0\r\n:4000000000\r\n:4000000000\r\n:9000000000000000000\r\n";
+    let (shared, _ended) = server(answer, 0).await;
+    let allowance = draws(&shared).await.unwrap().unwrap();
+    // One was asked for, and is spent.
+    assert_eq!((allowance.limit, allowance.remaining), (100, 99));
+    let answer = "*4\r\n$1\r\n0\r\n:0\r\n:0\r\n:9000000000000000000\r\n";
+    let (shared, _ended) = server(answer, 0).await;
+    let refused = draws(&shared).await.unwrap().unwrap_err();
+    assert_eq!(refused.retry_after_s(), Some(3));
+}
