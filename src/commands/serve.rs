@@ -162,7 +162,6 @@ impl Server {
             names: config.admin.names.clone(),
             token_file: config.admin.token_file.clone(),
         };
-        let admin_port = admin::start(admin_listener, views).map_err(Failure::world)?;
         let snapshot = config.directory.snapshot.clone();
         let reloader = Arc::new(Reloader {
             state: Mutex::new(State::new(path.as_deref(), config.clone(), loader)),
@@ -174,6 +173,7 @@ impl Server {
             started_with: config,
         });
         let (addresses, accepting) = accept(listeners, &workers, &drain);
+        let admin_port = admin::start(admin_listener, views).map_err(Failure::world)?;
         let background = vec![
             tokio::spawn(Arc::clone(&reloader).watch(hangup)),
             tokio::spawn(keep(directory.clone(), snapshot.clone())),
