@@ -137,6 +137,12 @@ impl Connection {
         self.last_used_ms.load(Ordering::Relaxed)
     }
 
+    /// Notes that the consumer of a request has been identified.
+    fn identified(&self, request: &AtomicBool) {
+        request.store(true, Ordering::Relaxed);
+        self.unidentified.store(0, Ordering::Relaxed);
+    }
+
     /// Counts a request that was refused before its consumer was identified.
     fn refused_unidentified(&self) {
         if self.unidentified.fetch_add(1, Ordering::Relaxed) + 1 >= UNIDENTIFIED_MAX {
@@ -331,8 +337,7 @@ impl Gateway {
             .and_then(|sender| consumers::identify(&peer, sender))
             .map_err(|refusal| diagnosis::misfit(&self.directory, refusal, &peer, &head))?;
         entry.consumer(&consumer);
-        identified.store(true, Ordering::Relaxed);
-        connection.unidentified.store(0, Ordering::Relaxed);
+        connection.identified(identified);
         let admission = throttle.admit(&request.from, Effect::of(&head.method)).await?;
         let allowance = admission.allowance;
         let SspRequest { interaction_id, target, .. } = &request;
