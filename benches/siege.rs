@@ -35,6 +35,7 @@ use attack::{Attack, Orders};
 use consumer::Consumer;
 use report::Siege;
 use support::Stage;
+use support::authority::Authority;
 use support::program::Program;
 use support::provider::{Act, answer};
 use support::stage::CLINIC;
@@ -127,6 +128,15 @@ async fn stage() -> Stage {
         files.add(&format!("[throttle.consumers.\"{CLINIC}\"]\nper-second = {QUOTA}"));
     })
     .await;
+    for (name, authorities) in [("forged", 7), ("forged-long", 180)] {
+        let mut forger = Authority::root("Made-up authority 0");
+        for number in 1..authorities {
+            forger = forger.below(&format!("Made-up authority {number}"), None);
+        }
+        let issued = forger.issue("hub.example.nhs.uk");
+        stage.replace(&format!("{name}.pem"), &issued.chain);
+        stage.replace(&format!("{name}.key"), &issued.key);
+    }
     let body = format!("{{\"text\":\"{}\"}}", "x".repeat(2_000));
     let usual = answer("200 OK", "Content-Type: application/fhir+json\r\n", &body);
     stage.provider.plays(move |request| {

@@ -1,5 +1,7 @@
 //! What the benches share: the tests' own stage, and the program over it as a process.
 
+#[path = "../tests/support/authority.rs"]
+pub(crate) mod authority;
 #[path = "../tests/support/call.rs"]
 pub(crate) mod call;
 pub(crate) mod figures;

@@ -46,6 +46,11 @@ pub(crate) enum Attack {
     ResetsNoCertificate,
     Pings,
     PingsNoCertificate,
+    Chains,
+    LongChains,
+    Slashes,
+    UnregisteredConnections,
+    UnregisteredRequests,
 }
 
 /// Who they say they are.
@@ -55,6 +60,12 @@ enum Who {
     Insider,
     /// Nobody with a certificate.
     Stranger,
+    /// A certificate below authorities that were made up: as many as are looked at.
+    Forger,
+    /// The same, below hundreds of them.
+    LongForger,
+    /// A verified certificate whose name is registered nowhere.
+    Unregistered,
 }
 
 /// Where, from where, for how long at most.
@@ -110,6 +121,11 @@ impl Attack {
             Self::ResetsNoCertificate => "HTTP/2 rapid reset, no certificate",
             Self::Pings => "HTTP/2 PING and SETTINGS, insider",
             Self::PingsNoCertificate => "HTTP/2 PING and SETTINGS, no certificate",
+            Self::Chains => "handshakes with 7 made-up authorities",
+            Self::LongChains => "handshakes with 180 made-up authorities",
+            Self::Slashes => "targets of 32,000 slashes, insider",
+            Self::UnregisteredConnections => "connections of a certificate registered nowhere",
+            Self::UnregisteredRequests => "requests of a certificate registered nowhere",
         }
     }
 
@@ -130,6 +146,10 @@ impl Attack {
             Self::Handshakes | Self::HandshakesNoCertificate => (32, "bytes after the handshake"),
             Self::Resets | Self::ResetsNoCertificate => (20, "streams begun and reset"),
             Self::Pings | Self::PingsNoCertificate => (20, "frames"),
+            Self::Chains | Self::LongChains => (8, "bytes after the handshake"),
+            Self::Slashes => (4, "requests"),
+            Self::UnregisteredConnections => (3000, "bytes"),
+            Self::UnregisteredRequests => (20, "requests"),
         }
     }
 
@@ -140,7 +160,11 @@ impl Attack {
             | Self::ResetsNoCertificate
             | Self::PingsNoCertificate
             | Self::Silence => Who::Stranger,
-            Self::SlowHead
+            Self::Chains => Who::Forger,
+            Self::LongChains => Who::LongForger,
+            Self::UnregisteredConnections | Self::UnregisteredRequests => Who::Unregistered,
+            Self::Slashes
+            | Self::SlowHead
             | Self::SlowBody
             | Self::SlowBodySamePractice
             | Self::SlowRead
@@ -167,8 +191,10 @@ impl Attack {
 
     /// Before one whose connection has ended comes again.
     fn pause(self) -> Option<Duration> {
-        let pause = if self == Self::Silence { SILENT_AGAIN } else { AGAIN };
-        (!self.is_from_one_address()).then_some(pause)
+        let is_patient = matches!(self, Self::Silence | Self::UnregisteredConnections);
+        let pause = if is_patient { SILENT_AGAIN } else { AGAIN };
+        let is_flood = matches!(self, Self::Chains | Self::LongChains);
+        (!self.is_from_one_address() && !is_flood).then_some(pause)
     }
 
     /// A flood of handshakes comes from one address; the rest from all.
@@ -224,7 +250,13 @@ impl Attacker {
     async fn attacks_once(&self) -> Option<()> {
         match self.orders.attack {
             Attack::Silence => floods::silence(self.dial(None).await?).await,
-            Attack::Handshakes | Attack::HandshakesNoCertificate => {
+            Attack::UnregisteredConnections => floods::waiting(self.shake(None).await?).await,
+            Attack::UnregisteredRequests => floods::requests(self, self.shake(None).await?).await,
+            Attack::Slashes => floods::slashes(self, self.shake(None).await?).await,
+            Attack::Handshakes
+            | Attack::HandshakesNoCertificate
+            | Attack::Chains
+            | Attack::LongChains => {
                 floods::handshake(&self.shake(None).await?);
             }
             Attack::Ranges => floods::ranges(self, self.shake(None).await?).await,
@@ -307,9 +339,16 @@ fn tls(orders: &Orders) -> Arc<ClientConfig> {
         .with_root_certificates(roots);
     let mut config = match orders.attack.who() {
         Who::Stranger => builder.with_no_client_auth(),
-        Who::Insider => {
-            let key = PrivateKeyDer::from_pem_file(orders.folder.join("clinic.key")).unwrap();
-            builder.with_client_auth_cert(chain("clinic.pem"), key).unwrap()
+        who @ (Who::Insider | Who::Forger | Who::LongForger | Who::Unregistered) => {
+            let name = match who {
+                Who::Stranger | Who::Insider => "clinic",
+                Who::Forger => "forged",
+                Who::LongForger => "forged-long",
+                Who::Unregistered => "stranger",
+            };
+            let key = orders.folder.join(format!("{name}.key"));
+            let key = PrivateKeyDer::from_pem_file(key).unwrap();
+            builder.with_client_auth_cert(chain(&format!("{name}.pem")), key).unwrap()
         }
     };
     let protocol: &[u8] = if orders.attack.is_http2() { b"h2" } else { b"http/1.1" };

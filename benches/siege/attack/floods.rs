@@ -42,6 +42,32 @@ pub(super) async fn ranges(attacker: &Attacker, stream: TlsStream<TcpStream>) {
     }
 }
 
+/// A connection that asks nothing, until the other side has had enough.
+pub(super) async fn waiting(mut stream: TlsStream<TcpStream>) {
+    let mut unread = [0; 64];
+    while stream.read(&mut unread).await.is_ok_and(|count| count > 0) {}
+}
+
+/// Requests as fast as they are answered.
+pub(super) async fn requests(attacker: &Attacker, stream: TlsStream<TcpStream>) {
+    let bytes = attacker.call(Call::slots()).bytes();
+    let mut wire = Wire::new(stream);
+    while wire.stream.write_all(&bytes).await.is_ok() && hear(&mut wire).await.is_some() {
+        attacker.sent(1);
+    }
+}
+
+/// The same, with a path of slashes under the practice's root.
+pub(super) async fn slashes(attacker: &Attacker, stream: TlsStream<TcpStream>) {
+    let mut call = attacker.call(Call::slots());
+    call.target = call.target.replace("/Slot?", &format!("{}Slot?", "/".repeat(32_000)));
+    let bytes = call.bytes();
+    let mut wire = Wire::new(stream);
+    while wire.stream.write_all(&bytes).await.is_ok() && hear(&mut wire).await.is_some() {
+        attacker.sent(1);
+    }
+}
+
 /// Requests at ten times the quota, whatever is answered: 50 a second each.
 pub(super) async fn over_quota(attacker: &Attacker, stream: TlsStream<TcpStream>) {
     let bytes = attacker.call(Call::slots()).bytes();
