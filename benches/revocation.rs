@@ -1,7 +1,8 @@
 //! How long a new revocation list takes to be felt: from its file's rename to the refusal of a request
-//! on a connection that was there before.
+//! on a connection that was there before; what thousands of lists cost at rest; and what a handshake
+//! costs whoever presents how many certificates.
 //!
-//! `cargo bench --bench revocation`. Ends with 1 if it ever takes a second.
+//! `cargo bench --bench revocation`. Ends with 1 if a list ever takes a second.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -22,6 +23,7 @@ use tokio_rustls::TlsConnector;
 #[expect(dead_code, reason = "shared with the tests and the other benches")]
 mod support;
 
+use support::authority::{Authority, List};
 use support::call::hear;
 use support::program::Program;
 use support::wire::Wire;
@@ -41,12 +43,65 @@ fn main() -> ExitCode {
         }
         took
     });
+    runtime.block_on(costs());
     took.sort();
     let [least, median, most] = [0, ROUNDS / 2, ROUNDS - 1].map(|at| took[at].as_millis());
     println!(
         "From a new list to the refusal, {ROUNDS} rounds: {least} ms at least, {median} ms in the middle, {most} ms at most."
     );
     if took[ROUNDS - 1] < LIMIT { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Lists in the folder: as many parts as the largest published number has.
+const LISTS: u64 = 4519;
+const HANDSHAKES: u32 = 300;
+
+/// Prints the processor time at rest with a folder of lists, and of handshakes.
+async fn costs() {
+    let root = Authority::root("Parted root");
+    let mut stage = Stage::with(|files| files.edit("ca.pem", |own| own + &root.pem())).await;
+    let folder = stage.path("lists");
+    std::fs::create_dir(&folder).unwrap();
+    for number in 1..=LISTS {
+        let point = format!("http://crl.example.nhs.uk/crlc{number}.crl");
+        let list = root.list(List::number(1).revoking(&[number, number + 1]).point(&point));
+        std::fs::write(folder.join(format!("crlc{number}.pem")), list).unwrap();
+    }
+    let started = Instant::now();
+    let program = Program::start(&stage, |text| {
+        text.replace("crl = [\"crl.pem\"]", "crl = [\"crl.pem\", \"lists\"]")
+    });
+    println!("A start with {LISTS} lists on two legs takes {} ms.", started.elapsed().as_millis());
+    tokio::time::sleep(LIMIT).await;
+    let (before, at) = (program.cpu(), Instant::now());
+    tokio::time::sleep(10 * LIMIT).await;
+    let share = 100.0 * (program.cpu() - before).as_secs_f64() / at.elapsed().as_secs_f64();
+    println!("At rest they take {share:.2} % of a core.");
+    for (name, authorities) in [("7 made-up", 7), ("180 made-up", 180)] {
+        let mut forger = Authority::root("Made-up authority 0");
+        for number in 1..authorities {
+            forger = forger.below(&format!("Made-up authority {number}"), None);
+        }
+        stage.issued.insert(name, forger.issue("hub.example.nhs.uk"));
+    }
+    for certificate in ["none", "hub", "7 made-up", "180 made-up"] {
+        let before = program.cpu();
+        for _ in 0..HANDSHAKES {
+            let mut tls = (*stage.consumer_tls(certificate, b"http/1.1")).clone();
+            tls.resumption = rustls::client::Resumption::disabled();
+            let connector = TlsConnector::from(std::sync::Arc::new(tls));
+            let stream = TcpStream::connect(program.address()).await.unwrap();
+            let name = ServerName::try_from("ssp.example.nhs.uk").unwrap();
+            let mut wire = Wire::new(connector.connect(name, stream).await.unwrap());
+            wire.stream.write_all(&Call::slots().bytes()).await.unwrap();
+            hear(&mut wire).await.expect("an answer");
+        }
+        let each = (program.cpu() - before) / HANDSHAKES;
+        println!(
+            "A handshake and a request with certificate {certificate}: {} us.",
+            each.as_micros()
+        );
+    }
 }
 
 /// Takes a consumer's certificate back while it asks on one connection, and gives it again.

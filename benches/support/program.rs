@@ -81,6 +81,16 @@ impl Program {
         figure.and_then(|figure| figure.parse().ok()).unwrap_or(0)
     }
 
+    /// Processor time it has taken so far, in steps of 10 ms.
+    pub(crate) fn cpu(&self) -> std::time::Duration {
+        let stat = std::fs::read_to_string(self.proc("stat")).unwrap_or_default();
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        let fields: Vec<_> = after_name.split_whitespace().collect();
+        let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok());
+        let (user, system) = (ticks(11).unwrap_or(0), ticks(12).unwrap_or(0));
+        std::time::Duration::from_millis(10 * (user + system))
+    }
+
     /// Descriptors it has open.
     pub(crate) fn descriptors(&self) -> usize {
         std::fs::read_dir(self.proc("fd")).map(Iterator::count).unwrap_or(0)

@@ -292,3 +292,90 @@ pub(super) fn points<'a>(certificate: &'a X509Certificate<'_>) -> impl Iterator<
         .filter_map(|point| point.distribution_point.as_ref())
         .flat_map(uris)
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
+        CrlDistributionPoint, CrlIssuingDistributionPoint, CrlScope, IsCa, KeyIdMethod, KeyPair,
+        SerialNumber,
+    };
+    use time::OffsetDateTime;
+
+    use super::*;
+
+    fn list(number: SerialNumber, scope: Option<CrlScope>) -> Vec<u8> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        // Long, so that every length around it takes two bytes.
+        let uris = vec![format!("http://crl.example.nhs.uk/{}.crl", "x".repeat(256))];
+        let list = CertificateRevocationListParams {
+            this_update: OffsetDateTime::UNIX_EPOCH,
+            next_update: OffsetDateTime::UNIX_EPOCH + time::Duration::days(30_000),
+            crl_number: number,
+            issuing_distribution_point: Some(CrlIssuingDistributionPoint {
+                distribution_point: CrlDistributionPoint { uris },
+                scope,
+            }),
+            revoked_certs: Vec::new(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&issuer).unwrap().der().to_vec()
+    }
+
+    /// The same bytes with each occurrence of one piece replaced by another of its length.
+    fn with(mut der: Vec<u8>, from: &[u8], to: &[u8]) -> Vec<u8> {
+        let places: Vec<_> = memchr::memmem::find_iter(&der, from).collect();
+        assert!(!places.is_empty());
+        for at in places {
+            der[at..at + to.len()].copy_from_slice(to);
+        }
+        der
+    }
+
+    /// The list without its version, as version 1 lists are written: three bytes less in both lengths.
+    fn without_version(mut der: Vec<u8>) -> Vec<u8> {
+        for at in [2, 6] {
+            assert_eq!(&der[at - 2..at], &[0x30, 0x82]);
+            let length = u16::from_be_bytes([der[at], der[at + 1]]) - 3;
+            der[at..at + 2].copy_from_slice(&length.to_be_bytes());
+        }
+        assert_eq!(der.drain(8..11).collect::<Vec<_>>(), [2, 1, 1]);
+        der
+    }
+
+    fn why(der: Vec<u8>) -> &'static str {
+        List::read(&CertificateRevocationListDer::from(der)).unwrap().unwrap_err().why
+    }
+
+    #[test]
+    fn lists_of_kinds_that_are_not_supported_are_left_out_with_their_reason() {
+        let plain = || list(SerialNumber::from(1), None);
+        const NUMBER: &[u8] = &[0x55, 0x1d, 20];
+        const POINT: &[u8] = &[0x55, 0x1d, 28];
+        assert_eq!(
+            why(without_version(plain())),
+            "it is a version 1 list, without number or key identifier"
+        );
+        assert_eq!(why(with(plain(), NUMBER, &[0x55, 0x1d, 27])), "it is a delta list");
+        assert_eq!(
+            why(with(plain(), POINT, &[0x55, 0x1d, 0x7f])),
+            "it has a critical extension that is not known here"
+        );
+    }
+
+    #[test]
+    fn numbers_are_compared_as_numbers_and_scopes_take_their_certificates() {
+        let read = |number: u64, scope| {
+            let der = list(SerialNumber::from(number), scope);
+            List::read(&CertificateRevocationListDer::from(der)).unwrap().unwrap()
+        };
+        let (small, large) = (read(255, None), read(256, Some(CrlScope::UserCertsOnly)));
+        assert!(large.newest_first() < small.newest_first());
+        assert_eq!(large.number_text(), "number 256");
+        assert!(small.scope.takes(true) && small.scope.takes(false));
+        assert!(!large.scope.takes(true) && large.scope.takes(false));
+        assert!(!read(1, Some(CrlScope::CaCertsOnly)).scope.takes(false));
+    }
+}
