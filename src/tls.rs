@@ -23,7 +23,7 @@ mod revocation;
 mod server;
 
 pub use directory::{DirectoryLeg, secret};
-pub use files::{Expiry, FileMark, Level, Notice, TrustError, folder};
+pub use files::{Expiry, FileMark, Level, Notice, TrustError};
 pub use loader::Loader;
 
 use server::{Consumers, Presented};

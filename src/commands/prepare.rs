@@ -9,6 +9,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::Failure;
+use super::reload::{self, Marks};
 use crate::admin;
 use crate::config::Config;
 use crate::directory::{File, Live, Others};
@@ -34,6 +35,8 @@ pub struct Prepared {
     pub live: Live,
     /// The loader of the trust, with what it has to say of the files.
     pub loader: Loader,
+    /// The files as they were before they were read.
+    pub(super) seen: Marks,
 }
 
 impl Prepared {
@@ -42,7 +45,11 @@ impl Prepared {
     /// # Errors
     /// The first thing that is wrong, by file, line or path.
     pub fn load(path: &Path, generation: u64) -> Result<Self, Failure> {
-        Self::from_config(Config::load(path).map_err(Failure::configuration)?, generation)
+        let seen = reload::marks(&[path.to_owned()]);
+        let config = Config::load(path).map_err(Failure::configuration)?;
+        let mut prepared = Self::from_config(config, generation)?;
+        prepared.seen.extend(seen);
+        Ok(prepared)
     }
 
     /// Loads every file a configuration names.
@@ -50,6 +57,7 @@ impl Prepared {
     /// # Errors
     /// As [`Prepared::load`].
     pub fn from_config(config: Config, generation: u64) -> Result<Self, Failure> {
+        let seen = reload::marks(&config.watched());
         let mut loader = Loader::new(Timestamp::now().as_second());
         let trust = Trust::load(generation, &config.tls, &config.provider_tls, &mut loader)
             .map_err(Failure::configuration)?;
@@ -59,7 +67,7 @@ impl Prepared {
         let token = config.admin.token_file.as_deref().map(admin::token).transpose();
         token.map_err(Failure::configuration)?;
         let rulebook = rulebook(&config)?;
-        Ok(Self { config, trust, rulebook, directory, live, loader })
+        Ok(Self { config, trust, rulebook, directory, live, loader, seen })
     }
 
     /// What an operator should look at before this is served, a line each.

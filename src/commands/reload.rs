@@ -16,7 +16,7 @@ use crate::directory::{self, Directory, File};
 use crate::gateway::Live;
 use crate::metrics::Metrics;
 use crate::throttle::Pressure;
-use crate::tls::{self, Alarms, FileMark, Level, Loader, Notice, Trust};
+use crate::tls::{Alarms, FileMark, Level, Loader, Notice, Trust};
 
 /// Interval between two looks at the files.
 const WATCH: Duration = Duration::from_millis(200);
@@ -51,7 +51,8 @@ pub(super) struct State {
     alarms_told: HashSet<String>,
 }
 
-type Marks = HashMap<PathBuf, Option<FileMark>>;
+/// The marks of watched files.
+pub(super) type Marks = HashMap<PathBuf, Option<FileMark>>;
 
 /// Reason for a reload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,63 +64,20 @@ enum Trigger {
 }
 
 impl State {
-    /// The state after the first load.
-    pub(super) fn new(path: Option<&Path>, config: Config, loader: Loader) -> Self {
-        let seen = marks(&watched(path, &config));
+    /// The state after the first load; `seen` was taken before it.
+    pub(super) fn new(config: Config, loader: Loader, seen: Marks) -> Self {
         let (notices_told, alarms_told) = Default::default();
         Self { config, loader, seen, notices_told, alarms_told }
     }
 }
 
 /// Every file whose change is a reason to reload.
-fn watched(path: Option<&Path>, config: &Config) -> Vec<PathBuf> {
+pub(super) fn watched(path: Option<&Path>, config: &Config) -> Vec<PathBuf> {
     config.watched().into_iter().chain(path.map(Path::to_owned)).collect()
 }
 
-fn marks(files: &[PathBuf]) -> Marks {
+pub(super) fn marks(files: &[PathBuf]) -> Marks {
     files.iter().map(|path| (path.clone(), FileMark::of(path))).collect()
-}
-
-/// A folder's own mark, and its files as they were last looked at.
-#[derive(Default)]
-struct Folder {
-    mark: Option<FileMark>,
-    files: Vec<(PathBuf, Option<FileMark>)>,
-}
-
-/// Looks at the files of folders, a part of them each time, so that a large folder costs little.
-#[derive(Default)]
-struct FolderWatch {
-    folders: HashMap<PathBuf, Folder>,
-    turn: usize,
-}
-
-impl FolderWatch {
-    /// Looks at a part of the files; tells that one has changed since it was last looked at.
-    fn changed(&mut self, watched: &[PathBuf]) -> bool {
-        self.folders.retain(|folder, _| watched.contains(folder));
-        self.turn = (self.turn + 1) % FOLDER_LOOKS;
-        let mut changed = false;
-        for folder in watched.iter().filter(|path| path.is_dir()) {
-            let mark = FileMark::of(folder);
-            let held = self.folders.entry(folder.clone()).or_default();
-            if held.mark != mark {
-                let files = tls::folder(folder).unwrap_or_default();
-                let marked = files.into_iter().map(|file| {
-                    let mark = FileMark::of(&file);
-                    (file, mark)
-                });
-                *held = Folder { mark, files: marked.collect() };
-            }
-            let turn = held.files.iter_mut().skip(self.turn).step_by(FOLDER_LOOKS);
-            for (file, seen) in turn {
-                let now = FileMark::of(file);
-                changed |= *seen != now;
-                *seen = now;
-            }
-        }
-        changed
-    }
 }
 
 impl Reloader {
@@ -128,8 +86,7 @@ impl Reloader {
     pub(super) async fn watch(self: Arc<Self>, mut hangup: Signal) {
         let mut tidy = tokio::time::interval(TIDY);
         let (mut before, mut unsettled) = (None, 0);
-        let mut folders = FolderWatch::default();
-        folders.changed(&self.watched());
+        let mut look = 0;
         loop {
             let trigger = tokio::select! {
                 _ = hangup.recv() => Trigger::Request,
@@ -140,8 +97,9 @@ impl Reloader {
                     continue;
                 }
                 () = tokio::time::sleep(WATCH) => {
-                    let watched = self.watched();
-                    let (now, in_folder) = (marks(&watched), folders.changed(&watched));
+                    let now = marks(&self.watched());
+                    look = (look + 1) % FOLDER_LOOKS;
+                    let in_folder = self.state().loader.has_changed(look, FOLDER_LOOKS);
                     if now == self.state().seen && !in_folder {
                         (before, unsettled) = (None, 0);
                         continue;
@@ -211,6 +169,9 @@ impl Reloader {
                 Err(fault) => faults.push(fault),
             }
         }
+        // Before the files are read: a change meanwhile is noticed at the next look.
+        let mut seen = marks(&watched(self.path.as_deref(), &state.config));
+        seen.extend(now.clone());
         let config = &state.config;
         let trust_changed = all || config.trust_files().iter().any(|path| changed(path));
         let file_changed = all || changed(&config.directory.file);
@@ -244,9 +205,6 @@ impl Reloader {
         let generation = trust.generation;
         self.live.store(Arc::new(Live { trust, rulebook, throttle, alarms }));
         self.tell(state);
-        // A file that is named for the first time is watched from here on, as it was when it was read.
-        let mut seen = marks(&watched(self.path.as_deref(), &state.config));
-        seen.extend(now);
         state.seen = seen;
         tracing::info!(generation, "reloaded");
         faults
@@ -282,7 +240,9 @@ impl Reloader {
         };
         let sources = directory::Live::load(&config.directory, loader);
         let sources = sources.map_err(|fault| faults.push(fault.to_string())).ok();
-        loader.end();
+        if faults.is_empty() {
+            loader.end();
+        }
         faults.extend(loader.faults.iter().map(ToString::to_string));
         (trust, sources)
     }

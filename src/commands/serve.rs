@@ -121,7 +121,7 @@ impl Server {
     /// # Errors
     /// The journal cannot be opened, an address cannot be bound, a thread cannot be made.
     pub fn start(prepared: Prepared, path: Option<PathBuf>) -> Result<Self, Failure> {
-        let Prepared { config, trust, rulebook, directory, live, loader } = prepared;
+        let Prepared { config, trust, rulebook, directory, live, loader, seen } = prepared;
         // Before anything else: a SIGHUP that nobody listens for ends the process.
         let hangup = signal(SignalKind::hangup()).map_err(Failure::world)?;
         let metrics = Arc::new(Metrics::new());
@@ -164,7 +164,7 @@ impl Server {
         };
         let snapshot = config.directory.snapshot.clone();
         let reloader = Arc::new(Reloader {
-            state: Mutex::new(State::new(path.as_deref(), config.clone(), loader)),
+            state: Mutex::new(State::new(config.clone(), loader, seen)),
             path,
             live: Arc::clone(&live),
             pressure: pressure.clone(),

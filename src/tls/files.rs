@@ -1,7 +1,6 @@
 //! Certificates, keys and lists read from files; every error names its file.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -217,11 +216,37 @@ const LIST_FILE_BYTES_MAX: u64 = 256 << 20;
 
 /// Files of revocation lists that have been read: each is parsed again only when it has changed.
 #[derive(Debug, Default)]
-pub(super) struct ListFiles {
-    read: HashMap<PathBuf, (FileMark, Vec<Read>)>,
+pub(super) struct ListFiles(HashMap<PathBuf, ListFile>);
+
+/// A file of revocation lists as it was last read.
+#[derive(Debug, Default)]
+struct ListFile {
+    mark: Option<FileMark>,
+    /// The lists that were last read from it without a fault.
+    lists: Option<Vec<Read>>,
+    /// The fault of what it holds now.
+    fault: Option<TrustError>,
+    /// It was asked for since the load began.
+    is_named: bool,
 }
 
 impl ListFiles {
+    /// Begins a load.
+    pub(super) fn begin(&mut self) {
+        self.0.values_mut().for_each(|file| file.is_named = false);
+    }
+
+    /// Ends a load: forgets files that were not asked for.
+    pub(super) fn end(&mut self) {
+        self.0.retain(|_, file| file.is_named);
+    }
+
+    /// Looks at every `parts`th file from the `part`th; tells that one has changed since it was read.
+    pub(super) fn has_changed(&self, part: usize, parts: usize) -> bool {
+        let mut files = self.0.iter().skip(part).step_by(parts.max(1));
+        files.any(|(path, file)| file.is_named && FileMark::of(path) != file.mark)
+    }
+
     /// The lists of a leg. What cannot be read and has been before stays as it was; `faults` says so.
     ///
     /// # Errors
@@ -259,36 +284,28 @@ impl ListFiles {
     fn file(&mut self, path: &Path, faults: &mut Vec<TrustError>) -> Result<&[Read], TrustError> {
         // Before the file is read: a change meanwhile is noticed the next time.
         let mark = FileMark::of(path);
-        let found = match mark {
-            Some(mark) if self.read.get(path).is_some_and(|(seen, _)| *seen == mark) => None,
-            _ => Some(lists_of(path)),
-        };
-        match (self.read.entry(path.to_owned()), found) {
-            (Entry::Occupied(held), None) => Ok(&held.into_mut().1),
-            (Entry::Occupied(mut held), Some(Ok(found))) => {
-                held.insert((mark.unwrap_or(FileMark([0; 3], [0; 4])), found));
-                Ok(&held.into_mut().1)
+        let file = self.0.entry(path.to_owned()).or_default();
+        file.is_named = true;
+        if mark.is_none() || mark != file.mark {
+            file.mark = mark;
+            match lists_of(path) {
+                Ok(lists) => (file.lists, file.fault) = (Some(lists), None),
+                Err(fault) => file.fault = Some(fault),
             }
-            (Entry::Occupied(held), Some(Err(fault))) => {
-                faults.push(fault);
-                Ok(&held.into_mut().1)
-            }
-            (Entry::Vacant(place), Some(Ok(found))) => {
-                Ok(&place.insert((mark.unwrap_or(FileMark([0; 3], [0; 4])), found)).1)
-            }
-            (Entry::Vacant(_), Some(Err(fault))) => Err(fault),
-            (Entry::Vacant(_), None) => Ok(&[]),
         }
-    }
-
-    /// Forgets files that no leg names any more.
-    pub(super) fn keep(&mut self, named: impl Fn(&Path) -> bool) {
-        self.read.retain(|path, _| named(path));
+        match (&file.lists, &file.fault) {
+            (Some(lists), fault) => {
+                faults.extend(fault.clone());
+                Ok(lists)
+            }
+            (None, Some(fault)) => Err(fault.clone()),
+            (None, None) => Ok(&[]),
+        }
     }
 }
 
 /// The files of a folder in the order of their names, those that begin with a full stop left out.
-pub fn folder(path: &Path) -> Result<Vec<PathBuf>, TrustError> {
+fn folder(path: &Path) -> Result<Vec<PathBuf>, TrustError> {
     let fault = |error: std::io::Error| TrustError::new(path, error);
     let mut files = Vec::new();
     for entry in std::fs::read_dir(path).map_err(fault)? {
@@ -347,4 +364,45 @@ fn read(path: &Path) -> Result<Vec<u8>, TrustError> {
 
 fn pem(error: &rustls::pki_types::pem::Error, what: &str) -> String {
     format!("is not {what} in PEM: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::certs::Pki;
+
+    #[test]
+    fn a_file_in_a_folder_that_is_written_in_place_is_found_to_have_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let pki = Pki::new(jiff::Timestamp::now().as_second()).unwrap();
+        let path = |number: usize| folder.path().join(format!("{number}.pem"));
+        for number in 0..10 {
+            std::fs::write(path(number), pki.revocation_lists(&[], 30).unwrap()).unwrap();
+        }
+        std::fs::write(path(10), "half a li").unwrap();
+        let crl = Crl::Files(vec![folder.path().to_owned()]);
+        let mut files = ListFiles::default();
+        let load = |files: &mut ListFiles| {
+            let (mut notices, mut faults) = (Vec::new(), Vec::new());
+            files.begin();
+            let lists = files.lists(&crl, &mut notices, &mut faults).unwrap().len();
+            files.end();
+            (lists, notices.len(), faults.len())
+        };
+        let changed = |files: &ListFiles| (0..4).filter(|part| files.has_changed(*part, 4)).count();
+        assert_eq!(load(&mut files), (20, 1, 0));
+        assert_eq!(changed(&files), 0);
+        // Cut short: what was read before stays, and the fault is told as long as it lasts.
+        std::fs::write(path(3), "half a li").unwrap();
+        assert_eq!(changed(&files), 1);
+        for _ in 0..2 {
+            assert_eq!(load(&mut files), (20, 1, 1));
+            assert_eq!(changed(&files), 0);
+        }
+        std::fs::write(path(10), pki.revocation_lists(&[], 30).unwrap()).unwrap();
+        std::fs::remove_file(path(3)).unwrap();
+        assert_eq!(changed(&files).min(1), 1);
+        assert_eq!(load(&mut files), (20, 0, 0));
+        assert_eq!(changed(&files), 0);
+    }
 }

@@ -42,7 +42,6 @@ pub struct Loader {
 struct Leg {
     authorities: Option<Loaded<Authorities>>,
     lists: Option<Arc<Lists>>,
-    listed: HashSet<PathBuf>,
 }
 
 /// A part as it was last loaded without a fault, and the ends that go with it.
@@ -84,18 +83,22 @@ impl Loader {
     /// Begins another load at `now_s`, in seconds since 1970.
     pub fn begin(&mut self, now_s: i64) {
         self.now_s = now_s;
+        self.files.begin();
         self.expiries.clear();
         self.notices.clear();
         self.faults.clear();
     }
 
-    /// Ends a load: forgets what no leg names any more.
+    /// Ends a load in which every part was asked for: forgets files that none names any more.
     pub fn end(&mut self) {
-        let Self { files, legs, .. } = self;
-        let named = |path: &std::path::Path| {
-            legs.values().any(|leg| path.ancestors().take(2).any(|part| leg.listed.contains(part)))
-        };
-        files.keep(named);
+        self.files.end();
+    }
+
+    /// Looks at every `parts`th file of revocation lists from the `part`th; tells that one has changed
+    /// since it was read. All of them are looked at in `parts` calls.
+    #[must_use]
+    pub fn has_changed(&self, part: usize, parts: usize) -> bool {
+        self.files.has_changed(part, parts)
     }
 
     /// A certificate of our own and its key, for one place; the last good one of that place where the
@@ -143,7 +146,6 @@ impl Loader {
         };
         expiries.extend(ends.iter().cloned());
         let algorithms = crypto.signature_verification_algorithms;
-        leg.listed = crl.files().iter().cloned().collect();
         leg.lists = if crl.files().is_empty() {
             None
         } else {
