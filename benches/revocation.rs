@@ -77,14 +77,14 @@ async fn costs() {
     tokio::time::sleep(10 * LIMIT).await;
     let share = 100.0 * (program.cpu() - before).as_secs_f64() / at.elapsed().as_secs_f64();
     println!("At rest they take {share:.2} % of a core.");
-    for (name, authorities) in [("7 made-up", 7), ("180 made-up", 180)] {
+    for (name, authorities) in [("7 made-up", 7), ("120 made-up", 120)] {
         let mut forger = Authority::root("Made-up authority 0");
         for number in 1..authorities {
             forger = forger.below(&format!("Made-up authority {number}"), None);
         }
         stage.issued.insert(name, forger.issue("hub.example.nhs.uk"));
     }
-    for certificate in ["none", "hub", "7 made-up", "180 made-up"] {
+    for certificate in ["none", "hub", "7 made-up", "120 made-up"] {
         let before = program.cpu();
         for _ in 0..HANDSHAKES {
             let mut tls = (*stage.consumer_tls(certificate, b"http/1.1")).clone();

@@ -128,7 +128,7 @@ async fn stage() -> Stage {
         files.add(&format!("[throttle.consumers.\"{CLINIC}\"]\nper-second = {QUOTA}"));
     })
     .await;
-    for (name, authorities) in [("forged", 7), ("forged-long", 180)] {
+    for (name, authorities) in [("forged", 7), ("forged-long", 120)] {
         let mut forger = Authority::root("Made-up authority 0");
         for number in 1..authorities {
             forger = forger.below(&format!("Made-up authority {number}"), None);

@@ -122,7 +122,7 @@ impl Attack {
             Self::Pings => "HTTP/2 PING and SETTINGS, insider",
             Self::PingsNoCertificate => "HTTP/2 PING and SETTINGS, no certificate",
             Self::Chains => "handshakes with 7 made-up authorities",
-            Self::LongChains => "handshakes with 180 made-up authorities",
+            Self::LongChains => "handshakes with 120 made-up authorities",
             Self::Slashes => "targets of 32,000 slashes, insider",
             Self::UnregisteredConnections => "connections of a certificate registered nowhere",
             Self::UnregisteredRequests => "requests of a certificate registered nowhere",
