@@ -122,7 +122,9 @@ impl Trail {
     fn may_go_on(&self, method: &str, now: Instant) -> bool {
         let is_read = method == Method::GET.as_str()
             && self.0.settings.when_failing == WhenFailing::ServeReads;
-        is_read || self.is_healthy_at(now)
+        // Reads that go on have lines too: the reserve is not for them.
+        let has_room = !self.0.disk_low.load(Ordering::Acquire);
+        has_room && (is_read || self.is_healthy_at(now))
     }
 
     fn is_healthy_at(&self, now: Instant) -> bool {
@@ -139,10 +141,24 @@ impl Trail {
     /// Tells how the journal is, for as long as it is polled: a disk that says nothing at all cannot
     /// be told of by whoever waits for it.
     pub async fn watch(&self) {
-        let mut was_healthy = true;
+        tokio::join!(self.watch_health(), self.watch_disk());
+    }
+
+    /// Measures the free space of the disk, on a thread that may wait: a disk that does not answer
+    /// holds up nothing else.
+    async fn watch_disk(&self) {
         let mut was_scarce = false;
         loop {
-            was_scarce = self.look_at_disk(was_scarce);
+            let this = self.clone();
+            let looked = tokio::task::spawn_blocking(move || this.look_at_disk(was_scarce)).await;
+            was_scarce = looked.unwrap_or(was_scarce);
+            tokio::time::sleep(WATCH).await;
+        }
+    }
+
+    async fn watch_health(&self) {
+        let mut was_healthy = true;
+        loop {
             let is_healthy = self.is_healthy();
             self.0.metrics.audit.healthy.set(is_healthy.into());
             if was_healthy && !is_healthy {

@@ -110,6 +110,8 @@ pub struct Connection {
     pub close: CancellationToken,
     /// Milliseconds since 1970 at which the last request came, or the connection was made.
     last_used_ms: AtomicI64,
+    /// Requests whose answer has not begun.
+    under_way: AtomicUsize,
     /// Requests in a row that were refused before their consumer was identified.
     unidentified: AtomicUsize,
 }
@@ -127,8 +129,15 @@ impl Connection {
             consumer,
             close: CancellationToken::new(),
             last_used_ms: AtomicI64::new(Timestamp::now().as_millisecond()),
+            under_way: AtomicUsize::new(0),
             unidentified: AtomicUsize::new(0),
         }
+    }
+
+    /// A request waits for its answer.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.under_way.load(Ordering::Relaxed) > 0
     }
 
     /// Milliseconds since 1970 at which the last request came, or the connection was made.
@@ -280,6 +289,7 @@ impl Gateway {
         let trace_id = trace_id.as_ref().map(|trace_id| trace_id.printable());
         let span = tracing::info_span!("request", %id, trace_id = trace_id.as_deref());
         connection.last_used_ms.store(now.as_millisecond(), Ordering::Relaxed);
+        let _busy = Busy::new(&connection.under_way);
         let identified = AtomicBool::new(false);
         let now_s = now.as_second();
         let walk = Walk { live: &live, connection, gone, identified: &identified, now_s };
@@ -442,6 +452,22 @@ impl Gateway {
         if answer.as_ref().is_err_and(|unanswered| unanswered.refusal.is_unreached()) {
             self.directory.unreached(permit.provider(), permit.interaction());
         }
+    }
+}
+
+/// A request counted among those under way, until dropped.
+struct Busy<'a>(&'a AtomicUsize);
+
+impl<'a> Busy<'a> {
+    fn new(under_way: &'a AtomicUsize) -> Self {
+        under_way.fetch_add(1, Ordering::Relaxed);
+        Self(under_way)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

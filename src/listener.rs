@@ -171,7 +171,7 @@ const HANDOFF_MAX: usize = 256;
 /// After an accept that failed for want of resources.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Interval at which another connection is closed while no place is free.
-const NEXT_CLOSE: Duration = Duration::from_millis(100);
+const NEXT_CLOSE: Duration = Duration::from_secs(1);
 /// How often a worker drops what has been idle too long.
 const TIDY: Duration = Duration::from_secs(1);
 /// Connections that may wait in the kernel.
@@ -217,17 +217,19 @@ impl Workers {
     /// Accepts until `drain` is cancelled.
     pub async fn accept(&self, listener: &TcpListener, drain: &CancellationToken) {
         loop {
-            let slot = tokio::select! {
-                () = drain.cancelled() => return,
-                slot = self.slot() => slot,
-            };
-            let Some(slot) = slot else { return };
             let accepted = tokio::select! {
                 () = drain.cancelled() => return,
                 accepted = listener.accept() => accepted,
             };
             match accepted.and_then(|(stream, consumer)| Ok((stream.into_std()?, consumer))) {
-                Ok((stream, consumer)) => self.deal(stream, consumer, slot).await,
+                Ok((stream, consumer)) => {
+                    let slot = tokio::select! {
+                        () = drain.cancelled() => return,
+                        slot = self.slot() => slot,
+                    };
+                    let Some(slot) = slot else { return };
+                    self.deal(stream, consumer, slot).await;
+                }
                 Err(error) if is_the_connections(&error) => self.metrics.accept_error(),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept");
@@ -238,7 +240,7 @@ impl Workers {
         }
     }
 
-    /// A place for the next connection; made, if none is free, by closing the idlest connection of
+    /// A place for a connection that has been accepted; made, if none is free, by closing the idlest connection of
     /// whoever holds most.
     async fn slot(&self) -> Option<OwnedSemaphorePermit> {
         if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {

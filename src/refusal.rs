@@ -313,6 +313,12 @@ impl Refusal {
         )
     }
 
+    /// Tells that time alone does not end the reason.
+    #[must_use]
+    pub const fn is_lasting(&self) -> bool {
+        !matches!(self, Self::CertificateExpired(CertificateFault::NotYetValid))
+    }
+
     /// The fault of the client certificate, where that is the reason.
     #[must_use]
     pub const fn certificate_fault(&self) -> Option<&CertificateFault> {

@@ -313,8 +313,15 @@ pub struct PendingHandshake {
 impl PendingHandshake {
     /// The refusal of a handshake that failed for its client certificate.
     #[must_use]
-    pub fn refusal(&self) -> Option<Refusal> {
-        self.presented.verdict()?.err().map(Refusal::from)
+    pub fn refusal(&self, error: &std::io::Error) -> Option<Refusal> {
+        let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+        match (self.presented.verdict(), cause) {
+            (Some(verdict), _) => verdict.err().map(Refusal::from),
+            (None, Some(rustls::Error::NoCertificatesPresented)) => {
+                Some(Refusal::CertificateMissing)
+            }
+            (None, _) => None,
+        }
     }
 
     /// Ends the handshake: keeps the chain that was presented, full or resumed, and its verdict.
@@ -352,7 +359,7 @@ impl Handshake {
         let mut kept = self.verdict.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(Verdict { generation, peer }) = &*kept
             && *generation == trust.generation
-            && peer.as_ref().map_or(true, |peer| now_s < peer.until_s)
+            && peer.as_ref().map_or_else(Refusal::is_lasting, |peer| now_s < peer.until_s)
         {
             return peer.clone();
         }

@@ -211,23 +211,29 @@ async fn a_consumer_that_reads_nothing_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_beyond_the_slots_waits_for_one() {
+async fn a_connection_beyond_the_slots_waits_for_an_answer_under_way() {
     let stage = limited("connections-max = 1").await;
+    let told = Arc::new(Notify::new());
+    stage.provider.does(Act::WriteWhenTold(Arc::clone(&told), answer("200 OK", "", "{}")));
     let call = Call::slots();
     let mut first = Wire::new(call.connect(&stage).await.unwrap());
+    first.stream.write_all(&call.bytes()).await.unwrap();
+    stage.provider.has_received(1).await;
+    stage.provider.does(Act::ok());
     let mut second = Box::pin(stage.hears(Call::slots()));
-    for _ in 0..3 {
-        tokio::select! {
-            biased;
-            answer = &mut second => panic!("{answer:?}"),
-            answer = async {
-                first.stream.write_all(&call.bytes()).await.unwrap();
-                hear(&mut first).await.unwrap()
-            } => assert_eq!(answer.status, 200),
+    let answered = async {
+        // The second has been accepted, and asks for the first one's place.
+        while stage.counted("connections") < 1 {
+            tokio::task::yield_now().await;
         }
-    }
-    drop(first);
-    assert_eq!(second.await.status, 200);
+        told.notify_one();
+        let answer = hear(&mut first).await.unwrap();
+        (answer.status, first.more().await)
+    };
+    let (first, second) = tokio::join!(answered, &mut second);
+    assert_eq!(first, (200, false), "answered, and then closed");
+    assert_eq!(second.status, 200);
+    drop(second);
     stage.is_calm().await;
 }
 

@@ -364,6 +364,59 @@ async fn a_list_written_in_place_under_its_old_size_and_time_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn neither_a_gap_nor_a_forged_list_lets_an_older_list_in() {
+    let (root, forger) = (Authority::root("Kept root"), Authority::root("Kept root"));
+    let sub = root.below("Kept sub", None);
+    let (of_root, of_sub) = (root.issue("hub.example.nhs.uk"), sub.issue("hub.example.nhs.uk"));
+    let revoked = [of_root.serial, of_sub.serial];
+    let lists = [
+        ("root.pem", root.list(List::number(10).revoking(&revoked))),
+        ("sub.pem", sub.list(List::number(10).revoking(&revoked))),
+    ];
+    let mut stage = stage(&[&root], &lists, "").await;
+    stage.issued.insert("root", of_root);
+    stage.issued.insert("sub", of_sub);
+    for certificate in ["root", "sub"] {
+        stage.refuses(Call::slots().certificate(certificate), "certificate_revoked").await;
+    }
+    let forged = forger.list(List::number(1000));
+    let nothing = forger.list(List::number(1).point("http://crl.example.nhs.uk/other.crl"));
+    for between in [forged, nothing] {
+        for name in ["root.pem", "sub.pem"] {
+            stage.replace(name, &between);
+        }
+        stage.server.reload().await.unwrap();
+        for certificate in ["root", "sub"] {
+            assert_eq!(asks(&stage, certificate).await.status, 495);
+        }
+        stage.replace("root.pem", &root.list(List::number(9)));
+        stage.replace("sub.pem", &sub.list(List::number(9)));
+        stage.server.reload().await.unwrap();
+        for certificate in ["root", "sub"] {
+            stage.refuses(Call::slots().certificate(certificate), "certificate_revoked").await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_of_lists_that_is_gone_holds_up_no_other_list() {
+    let stage = Stage::new().await;
+    let folder = stage.path("lists");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::copy(stage.path("crl.pem"), folder.join("crl.pem")).unwrap();
+    let text = stage.text("spine-proxy.toml");
+    let (first, last) = text.rsplit_once("crl = [\"crl.pem\"]").unwrap();
+    stage.replace("spine-proxy.toml", &format!("{first}crl = [\"lists\"]{last}"));
+    stage.server.reload().await.unwrap();
+    assert_eq!(asks(&stage, "hub").await.status, 200);
+    std::fs::rename(&folder, stage.path("elsewhere")).unwrap();
+    let revoked = [stage.issued["hub"].serial];
+    stage.replace("crl.pem", &stage.pki.revocation_lists(&revoked, 30).unwrap());
+    stage.server.reload().await.unwrap_err();
+    stage.refuses(Call::slots(), "certificate_revoked").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_older_list_does_not_replace_a_newer_one_unless_that_is_configured() {
     let root = Authority::root("Numbered root");
     let issued = root.issue("hub.example.nhs.uk");

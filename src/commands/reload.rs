@@ -47,6 +47,8 @@ pub(super) struct State {
     config: Config,
     loader: Loader,
     seen: Marks,
+    /// Number of certificates and lists that had ended at the last load of trust.
+    ended: usize,
     notices_told: HashSet<String>,
     alarms_told: HashSet<String>,
 }
@@ -59,6 +61,8 @@ pub(super) type Marks = HashMap<PathBuf, Option<FileMark>>;
 enum Trigger {
     /// A file has changed: only what is made from changed files is loaded.
     Change,
+    /// A file in a folder of revocation lists has changed, or a date that trust depends on has passed.
+    Trust,
     /// Somebody asked for it: everything is loaded.
     Request,
 }
@@ -67,7 +71,8 @@ impl State {
     /// The state after the first load; `seen` was taken before it.
     pub(super) fn new(config: Config, loader: Loader, seen: Marks) -> Self {
         let (notices_told, alarms_told) = Default::default();
-        Self { config, loader, seen, notices_told, alarms_told }
+        let ended = ended(&loader);
+        Self { config, loader, seen, ended, notices_told, alarms_told }
     }
 }
 
@@ -94,7 +99,12 @@ impl Reloader {
                     self.live.load().throttle.tidy();
                     self.directory.tidy();
                     self.tell_all();
-                    continue;
+                    // What could not be used may be good by now; what was good may have ended, and
+                    // sessions with servers that were verified before must not outlive it.
+                    if !self.is_trust_due() {
+                        continue;
+                    }
+                    Trigger::Trust
                 }
                 () = tokio::time::sleep(WATCH) => {
                     let now = marks(&self.watched());
@@ -110,7 +120,7 @@ impl Reloader {
                         before = Some(now);
                         continue;
                     }
-                    Trigger::Change
+                    if in_folder { Trigger::Trust } else { Trigger::Change }
                 }
             };
             (before, unsettled) = (None, 0);
@@ -143,6 +153,12 @@ impl Reloader {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A fault of the last load may be gone, or a certificate or list has ended since.
+    fn is_trust_due(&self) -> bool {
+        let state = self.state();
+        !state.loader.faults.is_empty() || ended(&state.loader) > state.ended
+    }
+
     fn watched(&self) -> Vec<PathBuf> {
         watched(self.path.as_deref(), &self.state().config)
     }
@@ -156,7 +172,6 @@ impl Reloader {
         let now = marks(&watched(self.path.as_deref(), &state.config));
         let changed = |path: &Path| {
             trigger == Trigger::Request
-                || path.is_dir()
                 || now.get(path).copied().flatten() != state.seen.get(path).copied().flatten()
         };
         let mut all = trigger == Trigger::Request;
@@ -173,7 +188,9 @@ impl Reloader {
         let mut seen = marks(&watched(self.path.as_deref(), &state.config));
         seen.extend(now.clone());
         let config = &state.config;
-        let trust_changed = all || config.trust_files().iter().any(|path| changed(path));
+        let trust_changed = all
+            || trigger == Trigger::Trust
+            || config.trust_files().iter().any(|path| changed(path));
         let file_changed = all || changed(&config.directory.file);
         let (trust, sources) = match trust_changed {
             true => self.trust(config, &mut state.loader, &before, &mut faults),
@@ -200,6 +217,7 @@ impl Reloader {
                 Err(fault) => faults.push(fault.to_string()),
             }
         }
+        state.ended = ended(&state.loader);
         prepare::publish(&state.loader, config.lab, &self.metrics);
         let alarms = Arc::new(Alarms::new(&state.loader, &faults));
         let generation = trust.generation;
@@ -297,6 +315,12 @@ impl Reloader {
 
 fn directory_file(config: &Config) -> Result<File, String> {
     prepare::directory_file(config).map_err(|fault| fault.to_string())
+}
+
+/// Number of certificates and lists that have ended.
+fn ended(loader: &Loader) -> usize {
+    let now_s = Timestamp::now().as_second();
+    loader.expiries.iter().filter(|expiry| expiry.at_s <= now_s).count()
 }
 
 /// Logs the notices that were not there the last time.

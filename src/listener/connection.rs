@@ -144,7 +144,7 @@ impl Seat {
             Ok(Ok(None)) => "plain_http",
             Ok(Err(error)) => {
                 tracing::debug!(%error, "handshake failed");
-                if let Some(refusal) = pending.refusal() {
+                if let Some(refusal) = pending.refusal(&error) {
                     self.gateway.refused_handshake(&refusal);
                 }
                 "failed"

@@ -63,7 +63,7 @@ impl Holders {
     }
 
     /// Closes, after the exchanges it carries, the connection that has been without a request for
-    /// longest, of the holder with most connections.
+    /// longest, of the holder with most connections; one that waits for an answer only if all do.
     pub(super) fn close_idlest(&self) {
         let held = self.held();
         let open = |of_holder: &[Arc<Connection>]| {
@@ -71,7 +71,9 @@ impl Holders {
         };
         let largest = held.values().max_by_key(|of_holder| open(of_holder));
         let left = largest.into_iter().flatten().filter(|one| !one.close.is_cancelled());
-        if let Some(idlest) = left.min_by_key(|connection| connection.last_used_ms()) {
+        let idlest =
+            left.min_by_key(|connection| (connection.is_busy(), connection.last_used_ms()));
+        if let Some(idlest) = idlest {
             idlest.close.cancel();
         }
     }

@@ -30,10 +30,38 @@ pub(super) struct Authority {
     pub(super) text: Box<str>,
     pub(super) subject: Box<[u8]>,
     pub(super) anchor: TrustAnchor<'static>,
+    pub(super) issuer: KnownIssuer,
+}
+
+/// An issuer that outlives the chain it was seen in.
+#[derive(Debug, Clone)]
+pub(super) struct KnownIssuer {
     certificate: CertificateDer<'static>,
     public_key: Box<[u8]>,
     key_id: Option<Box<[u8]>>,
     signs_lists: bool,
+}
+
+impl KnownIssuer {
+    pub(super) fn issuer(&self) -> Issuer<'_> {
+        Issuer {
+            certificate: &self.certificate,
+            public_key: &self.public_key,
+            key_id: self.key_id.as_deref(),
+            signs_lists: self.signs_lists,
+        }
+    }
+}
+
+impl Issuer<'_> {
+    pub(super) fn known(&self) -> KnownIssuer {
+        KnownIssuer {
+            certificate: self.certificate.clone().into_owned(),
+            public_key: self.public_key.into(),
+            key_id: self.key_id.map(Into::into),
+            signs_lists: self.signs_lists,
+        }
+    }
 }
 
 /// The issuer of a certificate, as far as its revocation lists must fit it.
@@ -73,22 +101,14 @@ impl Authority {
             text,
             anchor: anchor.map_err(|error| error.to_string())?.to_owned(),
             subject: parsed.subject().as_raw().into(),
-            public_key: parsed.public_key().raw.into(),
-            key_id: key_id(&parsed).map(Into::into),
-            signs_lists: allows(&parsed, x509_parser::extensions::KeyUsage::crl_sign),
-            certificate: certificate.clone(),
+            issuer: KnownIssuer {
+                public_key: parsed.public_key().raw.into(),
+                key_id: key_id(&parsed).map(Into::into),
+                signs_lists: allows(&parsed, x509_parser::extensions::KeyUsage::crl_sign),
+                certificate: certificate.clone(),
+            },
         };
         Ok((authority, ends_s))
-    }
-
-    /// The authority as the issuer of certificates and lists.
-    pub(super) fn issuer(&self) -> Issuer<'_> {
-        Issuer {
-            certificate: &self.certificate,
-            public_key: &self.public_key,
-            key_id: self.key_id.as_deref(),
-            signs_lists: self.signs_lists,
-        }
     }
 }
 
@@ -201,7 +221,7 @@ impl ChainVerifier {
                         key_id: key_id(issuer),
                         signs_lists: allows(issuer, x509_parser::extensions::KeyUsage::crl_sign),
                     },
-                    _ => authority.issuer(),
+                    _ => authority.issuer.issuer(),
                 };
                 until_s = until_s.min(lists.check(certificate, &issuer, now_s)?);
             }

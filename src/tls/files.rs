@@ -247,38 +247,68 @@ impl ListFiles {
         files.any(|(path, file)| file.is_named && FileMark::of(path) != file.mark)
     }
 
-    /// The lists of a leg. What cannot be read and has been before stays as it was; `faults` says so.
+    /// The lists of a leg. What cannot be read stays as it was last read; `faults` says so. A file in a
+    /// folder that never was good is left out, under an alarm.
     ///
     /// # Errors
-    /// The first file that cannot be read and never has been, unless it lies in a folder: then it is
-    /// left out, under an alarm.
+    /// With `is_first`, a path that cannot be read.
     pub(super) fn lists(
         &mut self,
         crl: &Crl,
+        is_first: bool,
         notices: &mut Vec<Notice>,
         faults: &mut Vec<TrustError>,
     ) -> Result<Vec<(PathBuf, Read)>, TrustError> {
         let mut lists = Vec::new();
-        let mut add = |path: PathBuf, found: &[Read]| {
-            lists.extend(found.iter().map(|list| (path.clone(), list.clone())));
-        };
         for path in crl.files() {
-            if !path.is_dir() {
-                let found = self.file(path, faults)?;
-                add(path.clone(), found);
-                continue;
-            }
-            for file in folder(path)? {
-                match self.file(&file, faults) {
-                    Ok(found) => add(file.clone(), found),
-                    Err(fault) => {
-                        let text = format!("{fault}; the file is left out");
-                        notices.push(Notice::new(Level::Alarm, text));
-                    }
+            match self.lists_at(path, notices, faults) {
+                Ok(found) => lists.extend(found),
+                Err(fault) if is_first => return Err(fault),
+                Err(fault) => {
+                    faults.push(fault);
+                    lists.extend(self.known_in(path));
                 }
             }
         }
         Ok(lists)
+    }
+
+    fn lists_at(
+        &mut self,
+        path: &Path,
+        notices: &mut Vec<Notice>,
+        faults: &mut Vec<TrustError>,
+    ) -> Result<Vec<(PathBuf, Read)>, TrustError> {
+        let named = |path: &Path, found: &[Read]| -> Vec<_> {
+            found.iter().map(|list| (path.to_owned(), list.clone())).collect()
+        };
+        if !path.is_dir() {
+            return Ok(named(path, self.file(path, faults)?));
+        }
+        let mut lists = Vec::new();
+        for file in folder(path)? {
+            match self.file(&file, faults) {
+                Ok(found) => lists.extend(named(&file, found)),
+                Err(fault) => {
+                    let text = format!("{fault}; the file is left out");
+                    notices.push(Notice::new(Level::Alarm, text));
+                }
+            }
+        }
+        Ok(lists)
+    }
+
+    /// What was last read from the files of a folder that cannot be read now.
+    fn known_in(&mut self, folder: &Path) -> Vec<(PathBuf, Read)> {
+        let mut lists = Vec::new();
+        for (path, file) in &mut self.0 {
+            if path.parent() == Some(folder) {
+                file.is_named = true;
+                let found = file.lists.iter().flatten();
+                lists.extend(found.map(|list| (path.clone(), list.clone())));
+            }
+        }
+        lists
     }
 
     fn file(&mut self, path: &Path, faults: &mut Vec<TrustError>) -> Result<&[Read], TrustError> {
@@ -287,8 +317,12 @@ impl ListFiles {
         let file = self.0.entry(path.to_owned()).or_default();
         file.is_named = true;
         if mark.is_none() || mark != file.mark {
-            file.mark = mark;
-            match lists_of(path) {
+            // What could not be read is tried again at the next look; what is no list when it changes.
+            let read = list_file(path);
+            file.mark = mark.filter(|_| read.is_ok());
+            let lists =
+                read.and_then(|text| lists_in(text).map_err(|why| TrustError::new(path, why)));
+            match lists {
                 Ok(lists) => (file.lists, file.fault) = (Some(lists), None),
                 Err(fault) => file.fault = Some(fault),
             }
@@ -323,13 +357,13 @@ fn folder(path: &Path) -> Result<Vec<PathBuf>, TrustError> {
     Ok(files)
 }
 
-fn lists_of(path: &Path) -> Result<Vec<Read>, TrustError> {
+fn list_file(path: &Path) -> Result<Vec<u8>, TrustError> {
     let data = std::fs::metadata(path).map_err(|error| TrustError::new(path, error))?;
     if data.len() > LIST_FILE_BYTES_MAX {
         let why = format!("is larger than {} MiB", LIST_FILE_BYTES_MAX >> 20);
         return Err(TrustError::new(path, why));
     }
-    lists_in(read(path)?).map_err(|why| TrustError::new(path, why))
+    read(path)
 }
 
 /// The revocation lists in the bytes of a file: several in PEM, or one in DER.
@@ -385,7 +419,7 @@ mod tests {
         let load = |files: &mut ListFiles| {
             let (mut notices, mut faults) = (Vec::new(), Vec::new());
             files.begin();
-            let lists = files.lists(&crl, &mut notices, &mut faults).unwrap().len();
+            let lists = files.lists(&crl, false, &mut notices, &mut faults).unwrap().len();
             files.end();
             (lists, notices.len(), faults.len())
         };

@@ -11,7 +11,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::chain::{Authorities, ChainVerifier};
 use super::files::{self, Expiry, ListFiles, Notice, TrustError, Use};
-use super::revocation::Lists;
+use super::revocation::{Lists, Newest};
 use super::server::ByName;
 use super::{Crl, CrlRollback, ExpiredCrl, KeyPair};
 
@@ -42,6 +42,7 @@ pub struct Loader {
 struct Leg {
     authorities: Option<Loaded<Authorities>>,
     lists: Option<Arc<Lists>>,
+    newest: Arc<Newest>,
 }
 
 /// A part as it was last loaded without a fault, and the ends that go with it.
@@ -149,11 +150,13 @@ impl Loader {
         leg.lists = if crl.files().is_empty() {
             None
         } else {
-            let read = files.lists(crl, notices, faults)?;
-            let (mut lists, unusable) = Lists::new(read, (used_as, expired), algorithms);
+            let read = files.lists(crl, leg.lists.is_none(), notices, faults)?;
+            let (mut lists, unusable) =
+                Lists::new(read, (used_as, expired), algorithms, Arc::clone(&leg.newest));
             notices.extend(unusable);
-            if let (CrlRollback::Refuse, Some(before)) = (rollback, &leg.lists) {
-                lists.keep_newer(before, notices);
+            match rollback {
+                CrlRollback::Refuse => notices.extend(lists.keep_newer()),
+                CrlRollback::Accept => lists.accept_older(),
             }
             notices.extend(lists.compare(&authorities.each, known, used_as));
             expiries.extend(lists.expiries(used_as));

@@ -11,7 +11,7 @@ use rustls::crypto::WebPkiSupportedAlgorithms;
 use x509_parser::prelude::X509Certificate;
 
 use super::ExpiredCrl;
-use super::chain::{Authority, Issuer, is_ca, name_text};
+use super::chain::{Authority, Issuer, KnownIssuer, is_ca, name_text};
 use super::files::{Expiry, Level, Notice, Use};
 use crate::refusal::CertificateFault;
 
@@ -32,6 +32,50 @@ pub(super) struct Lists {
     expired: ExpiredCrl,
     algorithms: WebPkiSupportedAlgorithms,
     warned: Mutex<HashSet<Box<[u8]>>>,
+    newest: Arc<Newest>,
+}
+
+/// The newest list of each issuer key and scope that has been in force, over all loads of one leg: a
+/// list with a lower number does not replace it.
+#[derive(Debug, Default)]
+pub(super) struct Newest(Mutex<HashMap<KeyAndScope, InForce>>);
+
+/// The public key of an issuer, in DER, and a scope of its lists.
+type KeyAndScope = (Box<[u8]>, Scope);
+
+/// A list that has been in force, and the issuer that signed it.
+#[derive(Debug, Clone)]
+struct InForce {
+    issuer: KnownIssuer,
+    path: PathBuf,
+    list: Arc<List>,
+}
+
+/// Maximum number of issuer keys and scopes whose newest list is remembered for a leg.
+const NEWEST_MAX: usize = 32_768;
+
+impl Newest {
+    /// Remembers a list that its issuer has signed, if none newer is remembered.
+    fn remember(&self, issuer: &Issuer<'_>, path: &Path, list: &Arc<List>) {
+        let mut newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (issuer.public_key.into(), list.scope.clone());
+        let is_newer = newest.get(&key).is_none_or(|held| list.is_newer_than(&held.list));
+        if is_newer && (newest.len() < NEWEST_MAX || newest.contains_key(&key)) {
+            let in_force =
+                InForce { issuer: issuer.known(), path: path.to_owned(), list: Arc::clone(list) };
+            newest.insert(key, in_force);
+        }
+    }
+
+    fn all(&self) -> Vec<InForce> {
+        let newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        newest.values().cloned().collect()
+    }
+
+    /// Forgets everything: an older list may be taken.
+    fn forget(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
 }
 
 /// The lists of one issuer name, newest first in each part.
@@ -57,6 +101,7 @@ impl Lists {
         read: Vec<(PathBuf, Read)>,
         (used_as, expired): (Use, ExpiredCrl),
         algorithms: WebPkiSupportedAlgorithms,
+        newest: Arc<Newest>,
     ) -> (Self, Vec<Notice>) {
         let (mut by_issuer, mut notices) = (HashMap::<_, Issued>::new(), Vec::new());
         for (path, list) in read {
@@ -84,44 +129,62 @@ impl Lists {
                 )),
             }
         }
-        for issued in by_issuer.values_mut() {
-            for part in issued.parts_mut() {
-                part.sort_by(|(_, one), (_, other)| one.newest_first().cmp(&other.newest_first()));
-            }
-        }
-        (Self { by_issuer, expired, algorithms, warned: Mutex::default() }, notices)
+        let mut lists = Self { by_issuer, expired, algorithms, warned: Mutex::default(), newest };
+        lists.sort();
+        (lists, notices)
     }
 
-    /// Keeps lists that were in force before where only a lower number has come for their scope.
-    pub(super) fn keep_newer(&mut self, before: &Self, notices: &mut Vec<Notice>) {
-        for (issuer, held) in &before.by_issuer {
-            let Some(issued) = self.by_issuer.get_mut(issuer) else { continue };
-            let parts = std::iter::once((None, &held.whole))
-                .chain(held.by_uri.iter().map(|(uri, part)| (Some(uri), part)));
-            for (uri, part) in parts {
-                let now = match uri {
-                    None => Some(&mut issued.whole),
-                    Some(uri) => issued.by_uri.get_mut(uri),
-                };
-                let (Some((path, held)), Some(now)) = (part.first(), now) else { continue };
-                let rolled_back = now.first().filter(|(_, list)| {
-                    (list.number.len(), &list.number) < (held.number.len(), &held.number)
-                });
-                let Some((new_path, new)) = rolled_back else { continue };
-                notices.push(Notice::new(
-                    Level::Alarm,
-                    format!(
-                        "{}: the revocation list of {} is older than the one in force ({}, in force \
-                         {}), which stays in force; crl-rollback = \"accept\" takes the older one",
-                        new_path.display(),
-                        new.issuer_text,
-                        new.number_text(),
-                        held.number_text(),
-                    ),
-                ));
-                now.insert(0, (path.clone(), Arc::clone(held)));
+    fn sort(&mut self) {
+        for part in self.by_issuer.values_mut().flat_map(Issued::parts_mut) {
+            part.sort_by(|(_, one), (_, other)| one.newest_first().cmp(&other.newest_first()));
+        }
+    }
+
+    /// Keeps lists that have been in force where the newest that has come for the same issuer key and
+    /// scope is older. An issuer without any list has none in force.
+    pub(super) fn keep_newer(&mut self) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        for InForce { issuer, path, list: held } in self.newest.all() {
+            let Some(issued) = self.by_issuer.get_mut(&held.issuer) else { continue };
+            let uri = held.scope.uris.as_ref().and_then(|uris| uris.first());
+            let part = match uri {
+                None => Some(&mut issued.whole),
+                Some(uri) => issued.by_uri.get_mut(uri),
+            };
+            let Some(part) = part else { continue };
+            let is_its = |(_, list): &&(PathBuf, Arc<List>)| {
+                list.scope == held.scope && list.is_by(&issuer.issuer(), &self.algorithms)
+            };
+            let Some((new_path, new)) = part.iter().find(is_its) else { continue };
+            if !held.is_newer_than(new) {
+                continue;
+            }
+            notices.push(Notice::new(
+                Level::Alarm,
+                format!(
+                    "{}: the revocation list of {} is older than the one in force ({}, in force {}), \
+                     which stays in force; crl-rollback = \"accept\" takes the older one",
+                    new_path.display(),
+                    new.issuer_text,
+                    new.number_text(),
+                    held.number_text(),
+                ),
+            ));
+            for uri in held.scope.uris.iter().flatten() {
+                let part = issued.by_uri.entry(uri.clone()).or_default();
+                part.push((path.clone(), Arc::clone(&held)));
+            }
+            if held.scope.uris.is_none() {
+                issued.whole.push((path, held));
             }
         }
+        self.sort();
+        notices
+    }
+
+    /// Takes the lists of these authorities as the newest in force, whatever was before.
+    pub(super) fn accept_older(&self) {
+        self.newest.forget();
     }
 
     /// Finds what does not fit between lists and the authorities whose lists they should be.
@@ -143,11 +206,14 @@ impl Lists {
             }
         }
         for authority in authorities {
-            let issuer = authority.issuer();
-            let has_one = self.by_issuer.get(&*authority.subject).is_some_and(|issued| {
-                let mut lists = issued.parts().flatten();
-                lists.any(|(_, list)| list.is_by(&issuer, &self.algorithms))
-            });
+            let issuer = authority.issuer.issuer();
+            let lists = self.by_issuer.get(&*authority.subject);
+            let lists = lists.into_iter().flat_map(Issued::parts).flatten();
+            let mut has_one = false;
+            for (path, list) in lists.filter(|(_, list)| list.is_by(&issuer, &self.algorithms)) {
+                has_one = true;
+                self.newest.remember(&issuer, path, list);
+            }
             if !has_one {
                 notices.push(Notice::new(
                     Level::Warning,
@@ -178,7 +244,7 @@ impl Lists {
         for (path, list) in part {
             let shown = path.display();
             let label = used_as.label();
-            let by_one = named.iter().any(|one| list.is_by(&one.issuer(), &self.algorithms));
+            let by_one = named.iter().any(|one| list.is_by(&one.issuer.issuer(), &self.algorithms));
             if named.is_empty() && !is_known {
                 notices.push(Notice::new(
                     Level::Warning,
@@ -261,16 +327,19 @@ impl Lists {
         let issued = self.by_issuer.get(certificate.issuer().as_raw());
         let lists = issued.into_iter().flat_map(|issued| {
             let named = points(certificate).filter_map(|uri| issued.by_uri.get(uri)).flatten();
-            issued.whole.iter().chain(named).map(|(_, list)| &**list)
+            issued.whole.iter().chain(named)
         });
-        for list in lists {
+        for (path, list) in lists {
             if !list.scope.takes(is_authority) || !list.is_by(issuer, &self.algorithms) {
                 continue;
             }
-            let current = (now_s < list.next_update_s()).then_some(list);
+            let current = (now_s < list.next_update_s()).then_some(&**list);
             match found.iter_mut().find(|group| *group.scope == list.scope) {
                 Some(group) => group.current = group.current.or(current),
-                None => found.push(Candidates { scope: &list.scope, newest: list, current }),
+                None => {
+                    self.newest.remember(issuer, path, list);
+                    found.push(Candidates { scope: &list.scope, newest: list, current });
+                }
             }
         }
         let mut until_s = None;

@@ -253,6 +253,12 @@ impl StoresServerSessions for Presented {
 }
 
 impl ClientCertVerifier for Presented {
+    fn offer_client_auth(&self) -> bool {
+        // Asked in full handshakes alone: a session that was found was not resumed.
+        self.resumes.store(false, Ordering::Relaxed);
+        true
+    }
+
     fn client_auth_mandatory(&self) -> bool {
         self.consumers.reject == Reject::Handshake
     }

@@ -39,7 +39,7 @@ pub(in crate::tls) struct List {
 }
 
 /// The certificates that a list speaks of, among those of its issuer (RFC 5280 §5.2.5).
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Scope {
     /// URIs of the distribution point; none if the list has no distribution point.
     pub(super) uris: Option<Vec<Box<str>>>,
@@ -71,7 +71,7 @@ impl List {
             return Err("bytes follow the revocation list".to_owned());
         }
         let issuer_text = name_text(parsed.issuer());
-        let usable = Self::parts(&parsed);
+        let usable = Self::parts(&parsed).and_then(|parts| strict(der).map(|()| parts));
         let (key_id, number, scope, serials, next_update_s) = match usable {
             Ok(parts) => parts,
             Err(why) => return Ok(Err(Unusable { issuer: issuer_text, why })),
@@ -110,6 +110,8 @@ impl List {
                 return Err("it is a delta list");
             } else if extension.critical {
                 return Err("it has a critical extension that is not known here");
+            } else if matches!(found, ParsedExtension::ParseError { .. }) {
+                return Err("it has a malformed extension");
             }
         }
         let mut serials = Vec::with_capacity(parsed.iter_revoked_certificates().count());
@@ -143,6 +145,11 @@ impl List {
     /// A key that sorts the newest list first.
     pub(super) fn newest_first(&self) -> (Reverse<(usize, &[u8])>, Reverse<i64>) {
         (Reverse((self.number.len(), &self.number)), Reverse(self.this_update_s))
+    }
+
+    /// Compares numbers, then the times of issue.
+    pub(super) fn is_newer_than(&self, other: &Self) -> bool {
+        self.newest_first() < other.newest_first()
     }
 
     /// The number for people: decimal as far as it fits, else hexadecimal.
@@ -208,6 +215,16 @@ type Parts = (Option<Box<[u8]>>, Box<[u8]>, Scope, Vec<Box<[u8]>>, i64);
 
 /// RFC 5280 §5.2.4.
 const DELTA_CRL_INDICATOR: Oid<'static> = oid!(2.5.29.27);
+
+/// Reads the list once more with a stricter parser: the first passes over parts of an extension that
+/// are not DER, such as a truth value other than 255.
+fn strict(der: &[u8]) -> Result<(), &'static str> {
+    match webpki::BorrowedCertRevocationList::from_der(der) {
+        // A distribution point without a name is fine: the list is for users or authorities alone.
+        Ok(_) | Err(webpki::Error::UnsupportedCrlIssuingDistributionPoint) => Ok(()),
+        Err(_) => Err("it is not encoded as RFC 5280 has it"),
+    }
+}
 
 /// The bytes that are signed, the contents of the algorithm identifier, and the signature.
 fn signed_parts(der: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
