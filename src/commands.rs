@@ -16,6 +16,7 @@ mod server_tls;
 pub mod simulate;
 mod sockets;
 pub mod token;
+mod warnings;
 
 pub use prepare::Prepared;
 

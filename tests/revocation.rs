@@ -4,6 +4,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use spine_proxy::commands::certs::Leaf;
+
 use crate::support::authority::{Authority, List, Wish};
 use crate::support::files::Files;
 use crate::support::wire::Wire;
@@ -210,6 +212,42 @@ async fn the_usual_files_raise_no_warning() {
     let stage = Stage::new().await;
     let (text, code) = check(&stage, &["--strict"]);
     assert_eq!(code, Some(0), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_and_files_that_an_operator_should_look_at_are_named() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let stage = Stage::new().await;
+    let chain = stage.text("server.pem");
+    let leaf = chain.split_inclusive("-----END CERTIFICATE-----\n").next().unwrap();
+    stage.replace("server.pem", leaf);
+    let text = stage.text("spine-proxy.toml");
+    let text =
+        text.replace("networks = [\"127.0.0.0/8\"]", "networks = [\"10.1.2.3/8\", \"::/0\"]");
+    stage.replace("spine-proxy.toml", &text.replace("\"127.0.0.1:0\"", "\"0.0.0.0:8443\""));
+    let soon = Leaf { days: (-1, 10), ..Leaf::named("gateway.ssp.example.nhs.uk") };
+    let soon = stage.pki.issue(&soon).unwrap();
+    stage.replace("gateway.pem", &soon.chain);
+    stage.replace("gateway.key", &soon.key);
+    for (name, mode) in [("gateway.key", 0o644), ("server.key", 0o660)] {
+        std::fs::set_permissions(stage.path(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let (text, code) = check(&stage, &[]);
+    assert_eq!(code, Some(0), "{text}");
+    for words in [
+        "server.pem: holds the certificate alone, without that of its issuer",
+        "10.1.2.3/8 has host bits set and means 10.0.0.0/8",
+        "::/0 allows every address",
+        "provider.example.nhs.uk is in none of provider.networks",
+        "admin.address 0.0.0.0:8443 has the port of listener.addresses",
+        "admin.address 0.0.0.0:8443 is not a loopback address",
+        "gateway.pem: the certificate ends within 10 days",
+        "gateway.key: others may read it (mode 644); chmod 600",
+        "server.key: others may write it (mode 660); chmod 600",
+    ] {
+        let named = |line: &str| line.starts_with("warning: ") && line.contains(words);
+        assert!(text.lines().any(named), "{words}: {text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::Failure;
 use super::reload::{self, Marks};
+use super::{Failure, warnings};
 use crate::admin;
 use crate::config::Config;
 use crate::directory::{File, Live, Others};
@@ -63,6 +63,7 @@ impl Prepared {
             .map_err(Failure::configuration)?;
         let live = Live::load(&config.directory, &mut loader).map_err(Failure::configuration)?;
         loader.end();
+        loader.notices.extend(warnings::of(&config, &loader, Timestamp::now().as_second()));
         let directory = directory_file(&config)?;
         let token = config.admin.token_file.as_deref().map(admin::token).transpose();
         token.map_err(Failure::configuration)?;
@@ -75,8 +76,7 @@ impl Prepared {
     pub fn warnings(&self) -> Vec<String> {
         let minor = self.loader.notices.iter().filter(|notice| notice.level == Level::Warning);
         let alarms = Alarms::new(&self.loader, &[]).in_force(Timestamp::now().as_second());
-        let admin = self.config.admin.warnings();
-        minor.map(|notice| notice.text.clone()).chain(admin).chain(alarms).collect()
+        minor.map(|notice| notice.text.clone()).chain(alarms).collect()
     }
 
     /// What would be served, for people.

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::signal::unix::Signal;
 
-use super::{Failure, prepare};
+use super::{Failure, prepare, warnings};
 use crate::config::Config;
 use crate::directory::{self, Directory, File};
 use crate::gateway::Live;
@@ -261,6 +261,7 @@ impl Reloader {
         if faults.is_empty() {
             loader.end();
         }
+        loader.notices.extend(warnings::of(config, loader, Timestamp::now().as_second()));
         faults.extend(loader.faults.iter().map(ToString::to_string));
         (trust, sources)
     }

@@ -64,6 +64,12 @@ impl Use {
         }
     }
 
+    /// Tells our own certificates from others'.
+    #[must_use]
+    pub const fn is_ours(self) -> bool {
+        matches!(self, Self::Server | Self::Client | Self::Directory)
+    }
+
     /// Tells revocation lists from certificates.
     #[must_use]
     pub const fn is_crl(self) -> bool {

@@ -9,8 +9,8 @@ use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::chain::{Authorities, ChainVerifier};
-use super::files::{self, Expiry, ListFiles, Notice, TrustError, Use};
+use super::chain::{Authorities, ChainVerifier, name_text};
+use super::files::{self, Expiry, Level, ListFiles, Notice, TrustError, Use};
 use super::revocation::{Lists, Newest};
 use super::server::ByName;
 use super::{Crl, CrlRollback, ExpiredCrl, KeyPair};
@@ -114,6 +114,7 @@ impl Loader {
         match files::certified_key(pair, crypto, self.now_s) {
             Ok((key, at_s)) => {
                 self.known.extend(issuers(&key));
+                self.notices.extend(leaf_alone(&key, pair));
                 let expiries = vec![Expiry { used_as, path: pair.chain.clone(), at_s }];
                 let loaded = Loaded { part: Arc::new(key), expiries };
                 self.keys.insert(place.to_owned(), loaded);
@@ -165,6 +166,19 @@ impl Loader {
         let (authorities, lists) = (Arc::clone(authorities), leg.lists.clone());
         Ok(Arc::new(ChainVerifier { authorities, lists, algorithms }))
     }
+}
+
+/// A warning of a chain that holds the leaf alone: whoever is shown it must know its issuer otherwise.
+fn leaf_alone(key: &CertifiedKey, pair: &KeyPair) -> Option<Notice> {
+    let [leaf] = key.cert.as_slice() else { return None };
+    let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
+    let text = format!(
+        "{}: holds the certificate alone, without that of its issuer ({}), which those it is shown to \
+         may not have; append the issuer's",
+        pair.chain.display(),
+        name_text(parsed.issuer()),
+    );
+    (parsed.issuer() != parsed.subject()).then(|| Notice::new(Level::Warning, text))
 }
 
 /// The subjects of the issuers in a chain of our own.

@@ -1,6 +1,8 @@
 //! The files of a stage, and how a test changes them.
 
 use std::collections::HashMap;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 /// Before they are written.
@@ -67,7 +69,11 @@ impl Files {
 
     pub(crate) fn write(&self, folder: &Path) {
         for (name, text) in &self.0 {
-            std::fs::write(folder.join(name), text).unwrap();
+            let path = folder.join(name);
+            std::fs::write(&path, text).unwrap();
+            if name.ends_with(".key") {
+                std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+            }
         }
     }
 }

@@ -1,0 +1,126 @@
+//! Warnings about a configuration that can be served: what `check` prints and a start and a reload log.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::config::Config;
+use crate::tls::{Level, Loader, Notice};
+
+/// Number of days before its end from which a certificate of our own is warned of.
+const ENDS_SOON_DAYS: i64 = 14;
+const DAY_S: i64 = 24 * 60 * 60;
+/// Mode bits that let the group or others write.
+const OTHERS_WRITE: u32 = 0o022;
+/// Mode bits that let all others read.
+const OTHERS_READ: u32 = 0o004;
+
+/// Warnings about settings, files and ends, at `now_s` in seconds since 1970.
+pub(super) fn of(config: &Config, loader: &Loader, now_s: i64) -> Vec<Notice> {
+    let mut warnings = config.admin.warnings();
+    warnings.extend(ports(config));
+    warnings.extend(networks(config));
+    warnings.extend(ends(loader, now_s));
+    for path in config.secrets() {
+        warnings.extend(mode(&path, OTHERS_WRITE | OTHERS_READ, "600"));
+    }
+    let written = config.directory.snapshot.iter().map(|path| (path, "600"));
+    for (path, wanted) in written.chain([(&config.audit.journal, "700")]) {
+        warnings.extend(mode(path, OTHERS_WRITE, wanted));
+    }
+    warnings.into_iter().map(|text| Notice::new(Level::Warning, text)).collect()
+}
+
+/// The admin port on an address that consumers connect to.
+fn ports(config: &Config) -> Option<String> {
+    let admin = config.admin.address;
+    let shared = config.listener.addresses.iter().find(|address| {
+        let same = address.ip() == admin.ip()
+            || address.ip().is_unspecified()
+            || admin.ip().is_unspecified();
+        same && address.port() == admin.port() && admin.port() != 0
+    })?;
+    Some(format!(
+        "admin.address {admin} has the port of listener.addresses {shared}: only one of them can be \
+         bound; give the admin port another number"
+    ))
+}
+
+/// Networks that allow every address, or are not written as they are meant; fixed addresses outside.
+fn networks(config: &Config) -> Vec<String> {
+    let networks = &config.provider.networks;
+    let mut warnings = Vec::new();
+    for network in networks {
+        if network.prefix_len() == 0 {
+            warnings.push(format!(
+                "provider.networks: {network} allows every address to be dialled; name the networks \
+                 that providers are in"
+            ));
+        } else if network.addr() != network.network() {
+            warnings.push(format!(
+                "provider.networks: {network} has host bits set and means {}; write it so",
+                network.trunc()
+            ));
+        }
+    }
+    for (host, address) in &config.provider.hosts {
+        if !networks.iter().any(|network| network.contains(&address.ip().to_canonical())) {
+            warnings.push(format!(
+                "provider.hosts: {address} for {host} is in none of provider.networks and is never \
+                 dialled; add its network"
+            ));
+        }
+    }
+    warnings
+}
+
+/// Certificates of our own that end soon.
+fn ends(loader: &Loader, now_s: i64) -> Vec<String> {
+    let soon = |at_s: i64| now_s < at_s && at_s <= now_s + ENDS_SOON_DAYS * DAY_S;
+    let ours = loader.expiries.iter().filter(|expiry| expiry.used_as.is_ours());
+    ours.filter(|expiry| soon(expiry.at_s))
+        .map(|expiry| {
+            format!(
+                "{} {}: the certificate ends within {} days; renew it",
+                expiry.used_as.label(),
+                expiry.path.display(),
+                (expiry.at_s - now_s + DAY_S - 1) / DAY_S,
+            )
+        })
+        .collect()
+}
+
+/// A file or folder with more rights than it should have; one that is not there yet has none.
+fn mode(path: &Path, bits: u32, wanted: &str) -> Option<String> {
+    let mode = std::fs::metadata(path).ok()?.mode() & 0o777;
+    let found = mode & bits;
+    if found == 0 {
+        return None;
+    }
+    let what = match (found & OTHERS_WRITE, found & OTHERS_READ) {
+        (0, _) => "read",
+        (_, 0) => "write",
+        _ => "read and write",
+    };
+    let shown = path.display();
+    Some(format!("{shown}: others may {what} it (mode {mode:03o}); chmod {wanted} {shown}"))
+}
+
+impl Config {
+    /// Files that hold keys, tokens and passwords.
+    fn secrets(&self) -> Vec<PathBuf> {
+        let directory = &self.directory;
+        let pairs = self.tls.certificates.iter().chain([&self.provider_tls.certificate]);
+        let api = directory.sds_api.as_ref();
+        let pairs = pairs.chain(api.and_then(|api| api.tls.certificate.as_ref()));
+        #[cfg(feature = "ldap")]
+        let pairs =
+            pairs.chain(directory.sds_ldap.as_ref().and_then(|ldap| ldap.tls.certificate.as_ref()));
+        let shared = self.throttle.shared.as_ref();
+        let tokens = [
+            self.admin.token_file.as_ref(),
+            shared.and_then(|shared| shared.password_file.as_ref()),
+            api.and_then(|api| api.key_file.as_ref()),
+        ];
+        pairs.map(|pair| &pair.key).chain(tokens.into_iter().flatten()).cloned().collect()
+    }
+}
