@@ -82,7 +82,12 @@ pub struct Limits {
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub linger: Duration,
-    /// From the signal to stop to the end, whatever is still under way.
+    /// From the signal to stop, by which `/readyz` turns, to the closing of the port. Balancers need two
+    /// or three probes to notice.
+    #[serde(with = "crate::spine::period")]
+    #[schemars(with = "String")]
+    pub drain_delay: Duration,
+    /// From the closing of the port to the end, whatever is still under way.
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub drain: Duration,
@@ -107,6 +112,7 @@ impl Default for Limits {
             write_stall: Duration::from_secs(30),
             write_rate_min: 256,
             linger: Duration::from_secs(1),
+            drain_delay: Duration::ZERO,
             drain: Duration::from_secs(30),
         }
     }

@@ -65,6 +65,28 @@ async fn an_exchange_under_way_is_finished_and_nothing_new_begins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn readiness_turns_first_and_the_port_closes_after_the_delay() {
+    let limits = "[listener.limits]\ndrain-delay = \"2s\"";
+    let stage = Stage::with(|files| files.add(limits)).await;
+    let (address, admin) = (stage.address(), stage.server.admin);
+    let call = Call::slots();
+    let config = stage.consumer_tls("hub", b"http/1.1");
+    let Stage { server, folder: _folder, provider, .. } = stage;
+    let stopping = tokio::spawn(server.stop());
+    while !ready(admin).await.contains("[-]accepting") {}
+    let stream = TcpStream::connect(address).await.expect("the port is open");
+    let name = rustls::pki_types::ServerName::try_from("ssp.example.nhs.uk").unwrap();
+    let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await.unwrap();
+    let mut wire = Wire::new(stream);
+    wire.stream.write_all(&call.bytes()).await.unwrap();
+    assert_eq!(hear(&mut wire).await.unwrap().status, 200);
+    assert_eq!(provider.received().len(), 1);
+    drop(wire);
+    stopping.await.unwrap();
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_never_answers_does_not_keep_the_gateway_alive() {
     for call in [Call::slots(), Call::book()] {
         let limits = "[listener.limits]\ndrain = \"300ms\"";

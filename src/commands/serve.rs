@@ -103,6 +103,8 @@ pub struct Server {
 
 /// What it takes to end.
 struct Stopping {
+    /// Cancelled first: no balancer is to send anybody any more.
+    leaving: CancellationToken,
     drain: CancellationToken,
     /// Cancelled when what is under way is not to be waited for.
     cut: CancellationToken,
@@ -111,7 +113,6 @@ struct Stopping {
     background: Vec<JoinHandle<()>>,
     /// Serves the admin port until it is dropped.
     admin_port: DropGuard,
-    snapshot: Option<PathBuf>,
 }
 
 impl Server {
@@ -128,27 +129,19 @@ impl Server {
         prepare::publish(&loader, config.lab, &metrics);
         metrics.reload(Ok(Timestamp::now().as_second()));
         memory::publish(&config, &metrics);
-        let mut sockets = Sockets::inherited()?;
-        let listeners = sockets.take_all(&config.listener.addresses)?;
-        let (admin_listener, admin) = sockets.take(config.admin.address)?;
-        sockets.finish()?;
+        let (listeners, (admin_listener, admin)) = listen(&config)?;
         let in_hand_max = config.listener.limits.in_hand_max;
         let trail = Trail::start(&config.audit, in_hand_max, Arc::clone(&metrics))
             .map_err(Failure::configuration)?;
-        let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
+        let [leaving, drain, cut] = [(); 3].map(|()| CancellationToken::new());
         let directory = recall(directory, live, &config, &metrics);
         let pressure = Pressure::new(config.workers());
         let throttle = prepare::throttle(&config, None, (&pressure, &metrics))?;
         let alarms = Arc::new(Alarms::new(&loader, &[]));
         let (trust, rulebook) = (Arc::new(trust), Arc::new(rulebook));
         let live = Arc::new(ArcSwap::from_pointee(Live { trust, rulebook, throttle, alarms }));
-        let gateway = |worker| {
-            let forwarder = Forwarder::new(&config.provider, Arc::clone(&metrics));
-            let (live, trail) = (Arc::clone(&live), trail.clone());
-            let (metrics, own) = (Arc::clone(&metrics), (forwarder, pressure.pulse(worker)));
-            Gateway::new(live, directory.clone(), trail, metrics, own)
-        };
-        let gateways = (0..config.workers()).map(gateway).collect();
+        let shared = (&live, &directory, &trail, &metrics);
+        let gateways = gateways(&config, shared, &pressure);
         let limits = &config.listener.limits;
         let workers = Workers::start(gateways, limits, (&drain, &cut), &metrics);
         let workers = Arc::new(workers.map_err(Failure::world)?);
@@ -157,12 +150,12 @@ impl Server {
             live: Arc::clone(&live),
             directory: directory.clone(),
             trail: trail.clone(),
-            drain: drain.clone(),
+            drain: leaving.clone(),
             lab: config.lab,
             names: config.admin.names.clone(),
             token_file: config.admin.token_file.clone(),
         };
-        let snapshot = config.directory.snapshot.clone();
+        let kept = keep(directory.clone(), config.directory.snapshot.clone());
         let reloader = Arc::new(Reloader {
             state: Mutex::new(State::new(config.clone(), loader, seen)),
             path,
@@ -176,11 +169,10 @@ impl Server {
         let admin_port = admin::start(admin_listener, views).map_err(Failure::world)?;
         let background = vec![
             tokio::spawn(Arc::clone(&reloader).watch(hangup)),
-            tokio::spawn(keep(directory.clone(), snapshot.clone())),
+            tokio::spawn(kept),
             tokio::spawn(watch(trail.clone(), pressure, live, Arc::clone(&metrics))),
         ];
-        let stopping =
-            Stopping { drain, cut, workers, accepting, background, admin_port, snapshot };
+        let stopping = Stopping { leaving, drain, cut, workers, accepting, background, admin_port };
         Ok(Self { addresses, admin, metrics, trail, directory, reloader, stopping })
     }
 
@@ -195,8 +187,14 @@ impl Server {
     /// Stops accepting, lets what is under way finish until the drain deadline, writes the last
     /// records.
     pub async fn stop(self) {
-        let Stopping { drain, workers, accepting, background, admin_port, snapshot, .. } =
+        let Stopping { leaving, drain, cut, workers, accepting, background, admin_port } =
             self.stopping;
+        let settings = &self.reloader.started_with;
+        leaving.cancel();
+        tokio::select! {
+            () = tokio::time::sleep(settings.listener.limits.drain_delay) => {}
+            () = cut.cancelled() => {}
+        }
         drain.cancel();
         for accepting in accepting {
             if accepting.await.is_err() {
@@ -216,11 +214,39 @@ impl Server {
             task.abort();
         }
         drop(admin_port);
-        if let Some(path) = &snapshot {
+        if let Some(path) = &settings.directory.snapshot {
             remember(&self.directory, path);
         }
         tracing::info!("stopped");
     }
+}
+
+/// A listening socket, and the address it really has.
+type Listening = (TcpListener, SocketAddr);
+
+/// The sockets for consumers, and the one for operators.
+fn listen(config: &Config) -> Result<(Vec<Listening>, Listening), Failure> {
+    let mut sockets = Sockets::inherited()?;
+    let listeners = sockets.take_all(&config.listener.addresses)?;
+    let admin = sockets.take(config.admin.address)?;
+    sockets.finish()?;
+    Ok((listeners, admin))
+}
+
+/// A gateway for each worker, over what all of them share.
+fn gateways(
+    config: &Config,
+    shared: (&Arc<ArcSwap<Live>>, &Directory, &Trail, &Arc<Metrics>),
+    pressure: &Pressure,
+) -> Vec<Gateway> {
+    let (live, directory, trail, metrics) = shared;
+    let gateway = |worker| {
+        let forwarder = Forwarder::new(&config.provider, Arc::clone(metrics));
+        let own = (forwarder, pressure.pulse(worker));
+        let (live, metrics) = (Arc::clone(live), Arc::clone(metrics));
+        Gateway::new(live, directory.clone(), trail.clone(), metrics, own)
+    };
+    (0..config.workers()).map(gateway).collect()
 }
 
 /// A directory that holds again what was held when the last process ended. A snapshot that cannot be

@@ -49,6 +49,17 @@ impl Activity {
         }
     }
 
+    /// Returns once no exchange is carried.
+    pub(super) async fn idle(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.state().exchanges == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// Returns once no exchange has been carried for `first` from the start, or for `idle` later.
     pub(super) async fn quiet(&self, first: Duration, idle: Duration) {
         loop {

@@ -219,6 +219,20 @@ impl Seat {
         drop(timeout(self.limits.linger, asked).await);
     }
 
+    /// Returns once an HTTP/2 connection is to end because it has carried enough or the proxy stops: when
+    /// it carries nothing, or after half of the time to drain.
+    ///
+    /// Some clients (JDK 17's and httpx among them) give up what is under way when they are told
+    /// `GOAWAY`, although it would be answered (RFC 9113 §6.8).
+    async fn worn_or_drained(&self, worn: &CancellationToken, activity: &Activity) {
+        tokio::select! {
+            () = worn.cancelled() => {}
+            () = self.drained(activity.begun()) => {}
+        }
+        // Whether it is idle by then or not.
+        drop(timeout(self.limits.drain / 2, activity.idle()).await);
+    }
+
     /// hyper has neither a head nor an idle deadline for HTTP/2: both are here.
     async fn serve_h2(
         &self,
@@ -227,12 +241,15 @@ impl Seat {
     ) -> Result<(), &'static str> {
         let Limits { head, idle, write_stall, requests_max, .. } = self.limits;
         let activity = Arc::new(Activity::default());
+        // Cancelled at the last request that the connection may carry.
+        let worn = CancellationToken::new();
+        let wears = worn.clone();
         let (gateway, serves) = (Arc::clone(&self.gateway), Arc::clone(&connection));
         let carries = Arc::clone(&activity);
         let service = service_fn(move |request| -> Answering<Carried<Answer>> {
             let busy = Busy::new(&carries);
             if carries.carried() >= requests_max {
-                serves.close.cancel();
+                wears.cancel();
             }
             let (gateway, serves) = (Arc::clone(&gateway), Arc::clone(&serves));
             Box::pin(async move {
@@ -252,7 +269,7 @@ impl Seat {
         let mut serving = pin!(serving);
         tokio::select! {
             ended = &mut serving => return judge(ended),
-            () = self.drained(activity.begun()) => {}
+            () = self.worn_or_drained(&worn, &activity) => {}
             () = connection.close.cancelled() => {}
             () = activity.quiet(head, idle) => {}
             () = activity.stalled(write_stall) => return Err("write_stalled"),

@@ -133,6 +133,39 @@ async fn a_request_that_is_none_reaches_nobody() {
     assert_eq!(stage.hears(Call::slots().http2()).await.status, 200);
 }
 
+/// Clients exist that give up what is under way when they are told to go.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_has_carried_enough_is_told_so_after_its_last_answer() {
+    let stage =
+        Stage::with(|files| files.add("[listener.limits]\nrequests-max = 1\nlinger = \"10ms\""))
+            .await;
+    let told = std::sync::Arc::new(tokio::sync::Notify::new());
+    let held = crate::support::provider::answer("200 OK", "", "{}");
+    stage.provider.does(Act::WriteWhenTold(std::sync::Arc::clone(&told), held));
+    let mut wire = connect(&stage).await;
+    let block = frames::block(&Call::slots(), &[]);
+    let ask = |stream| frame(HEADERS, END_STREAM | END_HEADERS, stream, &block);
+    wire.stream.write_all(&ask(1)).await.unwrap();
+    stage.provider.has_received(1).await;
+    // More than enough: a ping that comes back shows that all before it has been seen.
+    stage.provider.does(Act::ok());
+    wire.stream.write_all(&ask(3)).await.unwrap();
+    let mut kinds = Vec::new();
+    loop {
+        let Some(one) = wire.frame().await else { break };
+        if one.ends_stream() && one.stream == 3 {
+            told.notify_one();
+        }
+        if one.kind == GOAWAY || one.ends_stream() {
+            kinds.push((one.kind == GOAWAY, one.stream));
+        }
+        if kinds.iter().any(|(is_goaway, _)| *is_goaway) && kinds.len() >= 3 {
+            break;
+        }
+    }
+    assert_eq!(kinds, [(false, 3), (false, 1), (true, 0)]);
+}
+
 /// B12: however a path and its frames are written, a fragment is never cut off, and the connection is
 /// as good as before.
 #[tokio::test(flavor = "multi_thread")]
