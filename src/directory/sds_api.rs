@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -223,7 +223,12 @@ impl SdsApi {
             _ => return Err(SourceFault::Unavailable(status.to_string())),
         }
         let body = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await;
-        Ok(body.map_err(|why| SourceFault::Unavailable(why.to_string()))?.to_bytes())
+        let body = body.map_err(|why| match why.is::<LengthLimitError>() {
+            // The source answers well: the answer is more than is taken.
+            true => SourceFault::Truncated,
+            false => SourceFault::Unavailable(why.to_string()),
+        });
+        Ok(body?.to_bytes())
     }
 }
 

@@ -133,6 +133,19 @@ async fn trouble_with_one_practice_is_no_trouble_with_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_too_long_is_none_and_says_nothing_of_its_source() {
+    let registry = Registry::new(practice(), HASTE).await;
+    let directory = registry.directory("");
+    let long = format!("{{\"resourceType\":\"Bundle\",\"text\":\"{}\"}}", "x".repeat(3 << 20));
+    registry.sds.meets(None, Trouble::Body(long));
+    for number in 0..20 {
+        let practice = format!("Z{number:05}");
+        registry.practice(&directory, &practice, SLOTS).await.unwrap_err();
+    }
+    assert!(!directory.held_view().sources[0].spared);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_fails_is_spared_and_found_again() {
     let mut registry = Registry::new(practice(), HASTE).await;
     let directory = registry.directory("");
