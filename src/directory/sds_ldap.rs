@@ -3,20 +3,23 @@
 //! Spec: the server answers in its own spelling of attribute names, whatever was asked for.
 
 use std::collections::HashMap;
-use std::net::TcpStream as StdTcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ldap3::{Ldap, LdapConnAsync, LdapConnSettings, Scope, SearchEntry, StdStream, ldap_escape};
 use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::timeout_at;
+use tokio_rustls::TlsConnector;
 
 use super::source::{Handler, HandlersOf, How, SourceFault, System, SystemsOf, watch_over};
 use crate::interaction;
 use crate::tls::DirectoryLeg;
+
+mod relay;
 
 /// SDS over LDAP, as configured.
 #[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
@@ -42,6 +45,8 @@ fn base() -> String {
 pub(super) struct SdsLdap {
     url: String,
     address: String,
+    /// The host of the URL, whose name the certificate must have.
+    host: ServerName<'static>,
     base: String,
     tls: Arc<ClientConfig>,
     connect: Duration,
@@ -70,7 +75,15 @@ impl SdsLdap {
         let authority =
             authority.ok_or_else(|| format!("{:?} is not ldaps:// and a host", settings.url))?;
         let port = if authority.contains(':') { "" } else { ":636" };
+        let host = match authority.rsplit_once(':') {
+            Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+            _ => authority,
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let host =
+            ServerName::try_from(host).map_err(|why| format!("{:?}: {why}", settings.url))?;
         Ok(Self {
+            host,
             url: format!("ldaps://{authority}"),
             address: settings.dial.clone().unwrap_or_else(|| format!("{authority}{port}")),
             base: settings.base.clone(),
@@ -186,11 +199,12 @@ impl SdsLdap {
         let stream = connect.await.map_err(|_| SourceFault::TimedOut)?;
         let stream = stream.map_err(|why| unavailable(&why))?;
         watch_over(&stream, self.attempt);
-        let stream: StdTcpStream = stream.into_std().map_err(|why| unavailable(&why))?;
-        let settings = LdapConnSettings::new()
-            .set_config(Arc::clone(&self.tls))
-            .set_std_stream(StdStream::Tcp(stream));
-        let opened = LdapConnAsync::with_settings(settings, &self.url).await;
+        let connector = TlsConnector::from(Arc::clone(&self.tls));
+        let stream = connector.connect(self.host.clone(), stream).await;
+        // Security: the library takes whatever comes.
+        let stream = stream.and_then(relay::between).map_err(|why| unavailable(&why))?;
+        let settings = LdapConnSettings::new().set_std_stream(StdStream::Unix(stream));
+        let opened = LdapConnAsync::with_settings(settings, "ldapi:///").await;
         let (connection, mut ldap) = opened.map_err(|why| unavailable(&why))?;
         tokio::spawn(async move {
             if let Err(error) = connection.drive().await {

@@ -51,6 +51,8 @@ async fn an_answer_that_cannot_be_read_is_no_answer() {
         ("not BER at all", Act::Bytes(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec())),
         ("no message", Act::Bytes(tlv(0x30, b""))),
         ("an unknown operation", Act::Bytes(envelope(2, &tlv(0x7f, b"")))),
+        ("gigabytes", Act::Bytes(vec![0x30, 0x84, 0x40, 0, 0, 0])),
+        ("depth without an end", Act::Bytes(nested(50_000))),
         ("an entry without attributes", Act::Bytes([nameless, done()].concat())),
         ("a record without its party key", Act::Answer(vec![keyless()], 0)),
         ("half an answer", Act::Cut(vec![handler(SLOT)])),
@@ -65,6 +67,14 @@ async fn an_answer_that_cannot_be_read_is_no_answer() {
         fake.plays(plain);
         assert!(asking.practice(ODS, SLOT).await.is_ok(), "{what}");
     }
+}
+
+/// A message of elements in elements.
+fn nested(depth: usize) -> Vec<u8> {
+    let length = |inside: usize| u32::try_from(inside).unwrap().to_be_bytes();
+    let heads = (0..depth).rev().map(|inside| [&[0x30, 0x84], &length(6 * inside)[..]].concat());
+    let body = [&tlv(0x02, &[2])[..], &heads.collect::<Vec<_>>().concat()].concat();
+    [&[0x30, 0x84], &length(body.len())[..], &body].concat()
 }
 
 #[tokio::test]
