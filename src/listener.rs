@@ -40,7 +40,7 @@ use watched::Taking;
 pub struct Limits {
     /// Connections open at once; the next one waits in the kernel.
     pub connections_max: usize,
-    /// Of these, connections without a verified certificate, or with one whose names are registered
+    /// Connections, among these, without a verified certificate, or with one whose names are registered
     /// nowhere.
     pub unverified_max: usize,
     /// Connections open at once with verified certificates of one name.

@@ -239,6 +239,7 @@ async fn settings_and_files_that_an_operator_should_look_at_are_named() {
         "10.1.2.3/8 has host bits set and means 10.0.0.0/8",
         "::/0 allows every address",
         "provider.example.nhs.uk is in none of provider.networks",
+        "of A20047 is in none of provider.networks",
         "admin.address 0.0.0.0:8443 has the port of listener.addresses",
         "admin.address 0.0.0.0:8443 is not a loopback address",
         "gateway.pem: the certificate ends within 10 days",

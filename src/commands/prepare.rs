@@ -65,13 +65,14 @@ impl Prepared {
         loader.end();
         loader.notices.extend(warnings::of(&config, &loader, Timestamp::now().as_second()));
         let directory = directory_file(&config)?;
+        loader.notices.extend(warnings::dialled(&config, &directory));
         let token = config.admin.token_file.as_deref().map(admin::token).transpose();
         token.map_err(Failure::configuration)?;
         let rulebook = rulebook(&config)?;
         Ok(Self { config, trust, rulebook, directory, live, loader, seen })
     }
 
-    /// What an operator should look at before this is served, a line each.
+    /// Warnings for an operator, a line each.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let minor = self.loader.notices.iter().filter(|notice| notice.level == Level::Warning);

@@ -1,9 +1,11 @@
 //! Warnings about a configuration that can be served: what `check` prints and a start and a reload log.
 
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
+use crate::directory::File;
 use crate::tls::{Level, Loader, Notice};
 
 /// Number of days before its end from which a certificate of our own is warned of.
@@ -71,6 +73,24 @@ fn networks(config: &Config) -> Vec<String> {
         }
     }
     warnings
+}
+
+/// Addresses in the directory file that are in no network that may be dialled; a host name is looked up
+/// and compared when it is dialled.
+pub(super) fn dialled(config: &Config, file: &File) -> Vec<Notice> {
+    let networks = &config.provider.networks;
+    let outside = file.dialled().filter_map(|(ods, address)| {
+        let ip = address.parse::<SocketAddr>().ok()?.ip().to_canonical();
+        let is_inside = networks.iter().any(|network| network.contains(&ip));
+        (!is_inside).then(|| {
+            format!(
+                "{}: dial {address} of {ods} is in none of provider.networks and is never dialled; \
+                 add its network",
+                config.directory.file.display(),
+            )
+        })
+    });
+    outside.map(|text| Notice::new(Level::Warning, text)).collect()
 }
 
 /// Certificates of our own that end soon.

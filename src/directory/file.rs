@@ -71,6 +71,12 @@ impl File {
         Ok(file)
     }
 
+    /// Practices and the addresses, `host:port`, at which their systems are dialled.
+    pub fn dialled(&self) -> impl Iterator<Item = (&OdsCode, &str)> {
+        let providers = self.pins.values().chain(self.fallbacks.values()).flatten();
+        providers.map(|provider| (&provider.ods, &*provider.address))
+    }
+
     /// Number of senders, practices and agreements, for people.
     #[must_use]
     pub fn summary(&self) -> String {

@@ -42,7 +42,7 @@ const ABSENT_MAX: Duration = Duration::from_secs(10);
 
 /// Resolves the hosts of providers.
 pub(super) struct Resolver {
-    /// What is dialled for a host, by its name in lower case, whatever DNS says.
+    /// Addresses dialled for hosts, by host name in lower case, whatever DNS says.
     hosts: BTreeMap<String, SocketAddr>,
     dns: Option<TokioResolver>,
     /// What each name last led to.

@@ -87,7 +87,7 @@ enum Unusable {
     Failed(String),
 }
 
-/// What Redis answered, within what may have been asked for.
+/// Answer of Redis, within what may have been asked for.
 #[derive(Debug, PartialEq, Eq)]
 struct Reply {
     granted: u32,
@@ -117,7 +117,7 @@ struct Drawn {
 
 /// How long what was drawn is good for.
 const GOOD_FOR: Duration = Duration::from_secs(1);
-/// How long Redis is left alone after it could not be used.
+/// Time for which Redis is left alone after it could not be used.
 const AWAY: Duration = Duration::from_secs(1);
 /// What is drawn at once at most: this part of the quota, and no more than so many requests.
 const PARTS: u32 = 20;

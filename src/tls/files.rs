@@ -304,7 +304,7 @@ impl ListFiles {
         Ok(lists)
     }
 
-    /// What was last read from the files of a folder that cannot be read now.
+    /// Lists last read from the files of a folder that cannot be read now.
     fn known_in(&mut self, folder: &Path) -> Vec<(PathBuf, Read)> {
         let mut lists = Vec::new();
         for (path, file) in &mut self.0 {

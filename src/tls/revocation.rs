@@ -182,7 +182,7 @@ impl Lists {
         notices
     }
 
-    /// Takes the lists of these authorities as the newest in force, whatever was before.
+    /// Forgets the lists that have been in force: older ones may be taken.
     pub(super) fn accept_older(&self) {
         self.newest.forget();
     }
@@ -289,7 +289,7 @@ impl Lists {
         notices
     }
 
-    /// When the next list is due, for each file whose list is the newest of its scope.
+    /// Times at which next lists are due, for each file whose list is the newest of its scope.
     pub(super) fn expiries(&self, used_as: Use) -> Vec<Expiry> {
         let parts = self.by_issuer.values().flat_map(Issued::parts);
         let newest = parts.flat_map(|part| {

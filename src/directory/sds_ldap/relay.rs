@@ -113,7 +113,7 @@ async fn read_message(
     Ok(true)
 }
 
-/// What the searches under way have been answered so far: bytes and elements, by message id.
+/// Bytes and elements of the answers to searches under way, by message id.
 #[derive(Debug, Default)]
 struct Searches(HashMap<u32, (usize, usize)>);
 
@@ -161,7 +161,7 @@ impl Searches {
 /// The elements of a constructed one, one after another.
 struct Elements<'a> {
     rest: &'a [u8],
-    /// How many may follow.
+    /// Number of elements that may follow.
     left: usize,
 }
 
@@ -253,7 +253,7 @@ mod tests {
         tlv(SEQUENCE, &[&tlv(INTEGER, id), operation].concat())
     }
 
-    /// What reaches the library of these bytes, and how it ends.
+    /// Carries bytes; returns those that reach the library, and the end.
     async fn carried(bytes: &[u8]) -> (Vec<u8>, io::Result<()>) {
         let mut out = Vec::new();
         let ended = answers(bytes, &mut out).await;

@@ -341,7 +341,7 @@ mod tests {
         list.signed_by(&issuer).unwrap().der().to_vec()
     }
 
-    /// The same bytes with each occurrence of one piece replaced by another of its length.
+    /// Replaces each occurrence of a piece by another of its length.
     fn with(mut der: Vec<u8>, from: &[u8], to: &[u8]) -> Vec<u8> {
         let places: Vec<_> = memchr::memmem::find_iter(&der, from).collect();
         assert!(!places.is_empty());
