@@ -53,7 +53,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
             _ = stop.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!("stopping: no new connections, finishing what is under way");
+        tracing::info!("stopping: not ready any more; the port closes after drain-delay, and what is under way is finished");
         let mut stopping = std::pin::pin!(server.stop());
         tokio::select! {
             () = &mut stopping => return Ok(()),

@@ -220,7 +220,7 @@ impl Seat {
     }
 
     /// Returns once an HTTP/2 connection is to end because it has carried enough or the proxy stops: when
-    /// it carries nothing, or after half of the time to drain.
+    /// it carries nothing, or, from a stop, after `linger` and half of the time to drain.
     ///
     /// Some clients (JDK 17's and httpx among them) give up what is under way when they are told
     /// `GOAWAY`, although it would be answered (RFC 9113 §6.8).
@@ -267,7 +267,10 @@ impl Seat {
             .max_local_error_reset_streams(LOCAL_RESETS_MAX)
             .serve_connection(TokioIo::new(stream), service);
         let mut serving = pin!(serving);
+        // In this order: what has been handed over is written before the connection is found idle, or the
+        // last answers would come after the `GOAWAY`.
         tokio::select! {
+            biased;
             ended = &mut serving => return judge(ended),
             () = self.worn_or_drained(&worn, &activity) => {}
             () = connection.close.cancelled() => {}
