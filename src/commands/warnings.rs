@@ -23,11 +23,10 @@ pub(super) fn of(config: &Config, loader: &Loader, now_s: i64) -> Vec<Notice> {
     warnings.extend(networks(config));
     warnings.extend(ends(loader, now_s));
     for path in config.secrets() {
-        warnings.extend(mode(&path, OTHERS_WRITE | OTHERS_READ, "600"));
+        warnings.extend(mode(&path, OTHERS_WRITE | OTHERS_READ, "g-w,o-rwx"));
     }
-    let written = config.directory.snapshot.iter().map(|path| (path, "600"));
-    for (path, wanted) in written.chain([(&config.audit.journal, "700")]) {
-        warnings.extend(mode(path, OTHERS_WRITE, wanted));
+    for path in config.directory.snapshot.iter().chain([&config.audit.journal]) {
+        warnings.extend(mode(path, OTHERS_WRITE, "go-w"));
     }
     warnings.into_iter().map(|text| Notice::new(Level::Warning, text)).collect()
 }
@@ -109,8 +108,9 @@ fn ends(loader: &Loader, now_s: i64) -> Vec<String> {
         .collect()
 }
 
-/// A file or folder with more rights than it should have; one that is not there yet has none.
-fn mode(path: &Path, bits: u32, wanted: &str) -> Option<String> {
+/// A file or folder with more rights than it should have; one that is not there yet has none. The remedy
+/// takes rights away and no more: the service may read a key through its group.
+fn mode(path: &Path, bits: u32, remedy: &str) -> Option<String> {
     let mode = std::fs::metadata(path).ok()?.mode() & 0o777;
     let found = mode & bits;
     if found == 0 {
@@ -122,7 +122,7 @@ fn mode(path: &Path, bits: u32, wanted: &str) -> Option<String> {
         _ => "read and write",
     };
     let shown = path.display();
-    Some(format!("{shown}: others may {what} it (mode {mode:03o}); chmod {wanted} {shown}"))
+    Some(format!("{shown}: others may {what} it (mode {mode:04o}); chmod {remedy} {shown}"))
 }
 
 impl Config {
