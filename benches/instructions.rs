@@ -26,7 +26,7 @@ use support::heads::filled;
 use support::valgrind::{self, Counted};
 use support::{Call, Stage};
 
-/// What is done with the counts.
+/// Use made of the counts.
 #[derive(Debug, Parser)]
 struct Options {
     /// Write them to this file.

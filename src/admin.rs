@@ -428,7 +428,7 @@ mod tests {
         response(StatusCode::OK, StreamBody::new(stream::iter(parts)).boxed_unsync(), JSON)
     }
 
-    /// How long a connection lives whose client does this, and how many parts were made for it.
+    /// Runs a client against a connection; returns how long the connection lives, and the parts made for it.
     async fn lives<F: Future<Output = ()>>(
         client: impl FnOnce(tokio::io::DuplexStream) -> F,
     ) -> (Duration, usize) {

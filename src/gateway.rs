@@ -5,9 +5,8 @@
 //! door to a provider.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use http::request::Parts;
@@ -32,12 +31,14 @@ use crate::request::{self, Rules, SspHeaders, SspRequest, TraceIds};
 use crate::spine::{Asid, OdsCode};
 use crate::target::Target;
 use crate::throttle::{Health, Pulse, Throttle};
-use crate::tls::{Alarms, Handshake, Peer, Trust};
+use crate::tls::{Alarms, Peer, Trust};
 
 mod answer;
+mod connection;
 mod diagnosis;
 
 pub use answer::Answer;
+pub use connection::Connection;
 
 use answer::Reply;
 
@@ -96,67 +97,6 @@ impl Rulebook {
         };
         let from = headers.from.as_ref().ok();
         from.and_then(|from| self.compatibility.get(from)).unwrap_or(&STRICT)
-    }
-}
-
-/// A consumer's connection, as far as the line needs to know it.
-#[derive(Debug)]
-pub struct Connection {
-    /// What the handshake proved.
-    pub handshake: Handshake,
-    /// The other end.
-    pub consumer: SocketAddr,
-    /// Cancelled when the connection is to end after the exchanges it carries.
-    pub close: CancellationToken,
-    /// Milliseconds since 1970 at which the last request came, or the connection was made.
-    last_used_ms: AtomicI64,
-    /// Requests whose answer has not begun.
-    under_way: AtomicUsize,
-    /// Requests in a row that were refused before their consumer was identified.
-    unidentified: AtomicUsize,
-}
-
-/// Maximum number of requests in a row that one connection may have refused before their consumer is
-/// identified; then it ends.
-const UNIDENTIFIED_MAX: usize = 16;
-
-impl Connection {
-    /// A connection whose handshake has just ended.
-    #[must_use]
-    pub fn new(handshake: Handshake, consumer: SocketAddr) -> Self {
-        Self {
-            handshake,
-            consumer,
-            close: CancellationToken::new(),
-            last_used_ms: AtomicI64::new(Timestamp::now().as_millisecond()),
-            under_way: AtomicUsize::new(0),
-            unidentified: AtomicUsize::new(0),
-        }
-    }
-
-    /// A request waits for its answer.
-    #[must_use]
-    pub fn is_busy(&self) -> bool {
-        self.under_way.load(Ordering::Relaxed) > 0
-    }
-
-    /// Milliseconds since 1970 at which the last request came, or the connection was made.
-    #[must_use]
-    pub fn last_used_ms(&self) -> i64 {
-        self.last_used_ms.load(Ordering::Relaxed)
-    }
-
-    /// Notes that the consumer of a request has been identified.
-    fn identified(&self, request: &AtomicBool) {
-        request.store(true, Ordering::Relaxed);
-        self.unidentified.store(0, Ordering::Relaxed);
-    }
-
-    /// Counts a request that was refused before its consumer was identified.
-    fn refused_unidentified(&self) {
-        if self.unidentified.fetch_add(1, Ordering::Relaxed) + 1 >= UNIDENTIFIED_MAX {
-            self.close.cancel();
-        }
     }
 }
 
@@ -288,8 +228,7 @@ impl Gateway {
         let trace_id = request::trace_id(&head.headers);
         let trace_id = trace_id.as_ref().map(|trace_id| trace_id.printable());
         let span = tracing::info_span!("request", %id, trace_id = trace_id.as_deref());
-        connection.last_used_ms.store(now.as_millisecond(), Ordering::Relaxed);
-        let _busy = Busy::new(&connection.under_way);
+        let _busy = connection.begins(now);
         let identified = AtomicBool::new(false);
         let now_s = now.as_second();
         let walk = Walk { live: &live, connection, gone, identified: &identified, now_s };
@@ -452,22 +391,6 @@ impl Gateway {
         if answer.as_ref().is_err_and(|unanswered| unanswered.refusal.is_unreached()) {
             self.directory.unreached(permit.provider(), permit.interaction());
         }
-    }
-}
-
-/// A request counted among those under way, until dropped.
-struct Busy<'a>(&'a AtomicUsize);
-
-impl<'a> Busy<'a> {
-    fn new(under_way: &'a AtomicUsize) -> Self {
-        under_way.fetch_add(1, Ordering::Relaxed);
-        Self(under_way)
-    }
-}
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

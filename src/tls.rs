@@ -264,7 +264,8 @@ impl Alarms {
     pub fn new(loader: &Loader, faults: &[String]) -> Self {
         let notices = loader.notices.iter().filter(|notice| notice.level == Level::Alarm);
         let notices = notices.map(|notice| notice.text.clone());
-        let texts = notices.chain(faults.iter().cloned()).collect();
+        let faults = faults.iter().map(|fault| format!("{fault}; what was good stays in force"));
+        let texts = notices.chain(faults).collect();
         Self { texts, expiries: loader.expiries.clone() }
     }
 

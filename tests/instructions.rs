@@ -1,4 +1,4 @@
-//! What a request costs, in instructions of the program: however its head is filled, it costs a stated multiple
+//! Cost of a request, in instructions of the program: however its head is filled, it costs a stated multiple
 //! of a usual request at most.
 
 use crate::support::heads::{Filled, answers, filled};

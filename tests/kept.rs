@@ -53,7 +53,7 @@ async fn lost(mishap: Mishap) -> (Stage, Way) {
     (stage, way)
 }
 
-/// How many of the calls, one after the other, came to what: a refusal's token, or the status.
+/// Counts the outcomes of calls made one after the other: a refusal's token, or the status.
 async fn one_by_one(stage: &Stage, call: Call) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for _ in 0..COUNT {

@@ -354,6 +354,23 @@ async fn a_revocation_waits_for_no_other_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_alarm_lasts_as_long_as_its_fault_whatever_else_is_loaded() {
+    let stage = Stage::new().await;
+    let good = stage.text("directory.toml");
+    stage.replace("directory.toml", "[[consumer]]\nname = 1");
+    stage.server.reload().await.unwrap_err();
+    let revoked = [stage.issued["hub"].serial];
+    stage.replace("crl.pem", &stage.pki.revocation_lists(&revoked, 30).unwrap());
+    let answer = refused_once_noticed(&stage, "hub").await;
+    assert_eq!(answer.token(), Some("certificate_revoked"), "{answer:?}");
+    let ready = async || crate::support::process::get(stage.server.admin, "/readyz").await;
+    assert!(ready().await.contains("directory.toml"));
+    stage.replace("directory.toml", &good);
+    stage.server.reload().await.unwrap();
+    assert!(!ready().await.contains("directory.toml"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_is_noticed_while_another_file_never_stands_still() {
     let stage = Stage::new().await;
     let (folder, text) = (stage.folder.path().to_owned(), stage.text("directory.toml"));

@@ -62,7 +62,7 @@ enum Who {
     Stranger,
     /// A certificate below authorities that were made up: as many as are looked at.
     Forger,
-    /// The same, below hundreds of them.
+    /// A certificate below hundreds of made-up authorities.
     LongForger,
     /// A verified certificate whose name is registered nowhere.
     Unregistered,

@@ -63,9 +63,7 @@ impl Prepared {
             .map_err(Failure::configuration)?;
         let live = Live::load(&config.directory, &mut loader).map_err(Failure::configuration)?;
         loader.end();
-        loader.notices.extend(warnings::of(&config, &loader, Timestamp::now().as_second()));
         let directory = directory_file(&config)?;
-        loader.notices.extend(warnings::dialled(&config, &directory));
         let token = config.admin.token_file.as_deref().map(admin::token).transpose();
         token.map_err(Failure::configuration)?;
         let rulebook = rulebook(&config)?;
@@ -75,9 +73,12 @@ impl Prepared {
     /// Warnings for an operator, a line each.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
-        let minor = self.loader.notices.iter().filter(|notice| notice.level == Level::Warning);
-        let alarms = Alarms::new(&self.loader, &[]).in_force(Timestamp::now().as_second());
-        minor.map(|notice| notice.text.clone()).chain(alarms).collect()
+        let Self { config, loader, directory, .. } = self;
+        let now_s = Timestamp::now().as_second();
+        let minor = loader.notices.iter().filter(|notice| notice.level == Level::Warning);
+        let others = warnings::of(config, loader, directory, now_s);
+        let texts = minor.chain(&others).map(|notice| notice.text.clone());
+        texts.chain(Alarms::new(loader, &[]).in_force(now_s)).collect()
     }
 
     /// What would be served, for people.

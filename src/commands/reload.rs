@@ -1,7 +1,7 @@
 //! Reload: new files are put in force part by part; a part that is wrong keeps its last good state and
 //! raises an alarm, and never holds up another.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,10 +12,10 @@ use tokio::signal::unix::Signal;
 
 use super::{Failure, prepare, warnings};
 use crate::config::Config;
-use crate::directory::{self, Directory, File};
-use crate::gateway::Live;
+use crate::directory::{self, Directory};
+use crate::gateway::{Live, Rulebook};
 use crate::metrics::Metrics;
-use crate::throttle::Pressure;
+use crate::throttle::{Pressure, Throttle};
 use crate::tls::{Alarms, FileMark, Level, Loader, Notice, Trust};
 
 /// Interval between two looks at the files.
@@ -47,6 +47,8 @@ pub(super) struct State {
     config: Config,
     loader: Loader,
     seen: Marks,
+    /// Faults of each part at its last load: they last until it is loaded without them.
+    faults: BTreeMap<Part, Vec<String>>,
     /// Number of certificates and lists that had ended at the last load of trust.
     ended: usize,
     notices_told: HashSet<String>,
@@ -56,12 +58,24 @@ pub(super) struct State {
 /// The marks of watched files.
 pub(super) type Marks = HashMap<PathBuf, Option<FileMark>>;
 
+/// A part that is loaded by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    /// The configuration, and what is made from it alone.
+    Configuration,
+    /// Certificates, authorities, revocation lists, and the sources of the directory.
+    Trust,
+    /// The directory file.
+    Directory,
+}
+
 /// Reason for a reload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trigger {
     /// A file has changed: only what is made from changed files is loaded.
     Change,
-    /// A file in a folder of revocation lists has changed, or a date that trust depends on has passed.
+    /// A file in a folder of revocation lists has changed, a date that trust depends on has passed, or a
+    /// part was faulty: trust is loaded, and every part that was faulty.
     Trust,
     /// Somebody asked for it: everything is loaded.
     Request,
@@ -71,8 +85,17 @@ impl State {
     /// The state after the first load; `seen` was taken before it.
     pub(super) fn new(config: Config, loader: Loader, seen: Marks) -> Self {
         let (notices_told, alarms_told) = Default::default();
-        let ended = ended(&loader);
-        Self { config, loader, seen, ended, notices_told, alarms_told }
+        let (ended, faults) = (ended(&loader), BTreeMap::new());
+        Self { config, loader, seen, faults, ended, notices_told, alarms_told }
+    }
+
+    /// The faults of all parts.
+    fn lasting(&self) -> Vec<String> {
+        self.faults.values().flatten().cloned().collect()
+    }
+
+    fn is_faulty(&self, part: Part) -> bool {
+        self.faults.get(&part).is_some_and(|faults| !faults.is_empty())
     }
 }
 
@@ -140,9 +163,6 @@ impl Reloader {
         let faults = loaded.map_err(Failure::world)?;
         let now_s = Timestamp::now().as_second();
         self.metrics.reload(if faults.is_empty() { Ok(now_s) } else { Err(()) });
-        for fault in &faults {
-            tracing::error!(%fault, "this part was not reloaded; its last good state stays in force");
-        }
         match faults.is_empty() {
             true => Ok(()),
             false => Err(Failure::Configuration(anyhow::anyhow!(faults.join("; ")))),
@@ -156,7 +176,7 @@ impl Reloader {
     /// A fault of the last load may be gone, or a certificate or list has ended since.
     fn is_trust_due(&self) -> bool {
         let state = self.state();
-        !state.loader.faults.is_empty() || ended(&state.loader) > state.ended
+        !state.lasting().is_empty() || ended(&state.loader) > state.ended
     }
 
     fn watched(&self) -> Vec<PathBuf> {
@@ -168,63 +188,63 @@ impl Reloader {
         let mut state = self.state();
         let state = &mut *state;
         let before = self.live.load_full();
-        let mut faults = Vec::new();
         let now = marks(&watched(self.path.as_deref(), &state.config));
         let changed = |path: &Path| {
             trigger == Trigger::Request
                 || now.get(path).copied().flatten() != state.seen.get(path).copied().flatten()
         };
-        let mut all = trigger == Trigger::Request;
-        if let Some(path) = self.path.as_deref().filter(|path| changed(path)) {
-            match self.configuration(path) {
-                Ok(config) => {
-                    state.config = config;
-                    all = true;
-                }
-                Err(fault) => faults.push(fault),
-            }
+        let again = |part| trigger == Trigger::Trust && state.is_faulty(part);
+        let path = self.path.as_deref();
+        let path = path.filter(|path| changed(path) || again(Part::Configuration));
+        let mut found: BTreeMap<Part, Vec<String>> = BTreeMap::new();
+        let new = path.map(|path| self.configuration(path));
+        let all = trigger == Trigger::Request || matches!(new, Some(Ok(_)));
+        let mut config = state.config.clone();
+        match new {
+            Some(Ok(new)) => config = new,
+            Some(Err(fault)) => drop(found.insert(Part::Configuration, vec![fault])),
+            None => {}
         }
         // Before the files are read: a change meanwhile is noticed at the next look.
-        let mut seen = marks(&watched(self.path.as_deref(), &state.config));
+        let mut seen = marks(&watched(self.path.as_deref(), &config));
         seen.extend(now.clone());
-        let config = &state.config;
         let trust_changed = all
             || trigger == Trigger::Trust
             || config.trust_files().iter().any(|path| changed(path));
-        let file_changed = all || changed(&config.directory.file);
+        let file_changed = all || changed(&config.directory.file) || again(Part::Directory);
         let (trust, sources) = match trust_changed {
-            true => self.trust(config, &mut state.loader, &before, &mut faults),
+            true => {
+                let (trust, sources, faults) = trust(&config, &mut state.loader, &before);
+                found.insert(Part::Trust, faults);
+                (trust, sources)
+            }
             false => (Arc::clone(&before.trust), None),
         };
-        let file = file_changed.then(|| directory_file(config));
-        let file = file.and_then(|file| file.map_err(|fault| faults.push(fault)).ok());
+        let file = file_changed.then(|| prepare::directory_file(&config)).and_then(|file| {
+            let fault = file.as_ref().err().map(ToString::to_string);
+            found.insert(Part::Directory, fault.into_iter().collect());
+            file.ok()
+        });
         if file.is_some() || sources.is_some() {
             self.directory.replace(file, sources);
         }
-        let (mut rulebook, mut throttle) =
-            (Arc::clone(&before.rulebook), Arc::clone(&before.throttle));
-        if all {
-            match prepare::rulebook(config) {
-                Ok(mut new) => {
-                    new.pace = self.started_with.provider.deadlines.pace();
-                    rulebook = Arc::new(new);
-                }
-                Err(fault) => faults.push(fault.to_string()),
+        let (rulebook, throttle) = match all {
+            true => {
+                let (rulebook, throttle, faults) = self.rules(&config, &before);
+                found.entry(Part::Configuration).or_default().extend(faults);
+                (rulebook, throttle)
             }
-            let counted = (&self.pressure, &self.metrics);
-            match prepare::throttle(config, Some(&throttle), counted) {
-                Ok(new) => throttle = new,
-                Err(fault) => faults.push(fault.to_string()),
-            }
-        }
+            false => (Arc::clone(&before.rulebook), Arc::clone(&before.throttle)),
+        };
         state.ended = ended(&state.loader);
         prepare::publish(&state.loader, config.lab, &self.metrics);
-        let alarms = Arc::new(Alarms::new(&state.loader, &faults));
-        let generation = trust.generation;
+        (state.config, state.seen) = (config, seen);
+        let faults = found.values().flatten().cloned().collect();
+        state.faults.extend(found);
+        let alarms = Arc::new(Alarms::new(&state.loader, &state.lasting()));
+        tracing::info!(generation = trust.generation, "reloaded");
         self.live.store(Arc::new(Live { trust, rulebook, throttle, alarms }));
         self.tell(state);
-        state.seen = seen;
-        tracing::info!(generation, "reloaded");
         faults
     }
 
@@ -239,31 +259,27 @@ impl Reloader {
         Ok(config)
     }
 
-    /// New trust, and new sources of the directory; where one cannot be loaded, what was before.
-    fn trust(
-        &self,
-        config: &Config,
-        loader: &mut Loader,
-        before: &Live,
-        faults: &mut Vec<String>,
-    ) -> (Arc<Trust>, Option<directory::Live>) {
-        loader.begin(Timestamp::now().as_second());
-        let generation = before.trust.generation + 1;
-        let trust = match Trust::load(generation, &config.tls, &config.provider_tls, loader) {
-            Ok(trust) => Arc::new(trust),
+    /// Rules and limits of a configuration; those from before where they cannot be made. With them the
+    /// faults that were found.
+    fn rules(&self, config: &Config, before: &Live) -> (Arc<Rulebook>, Arc<Throttle>, Vec<String>) {
+        let mut faults = Vec::new();
+        let rulebook = match prepare::rulebook(config) {
+            Ok(mut new) => {
+                new.pace = self.started_with.provider.deadlines.pace();
+                Arc::new(new)
+            }
             Err(fault) => {
                 faults.push(fault.to_string());
-                Arc::clone(&before.trust)
+                Arc::clone(&before.rulebook)
             }
         };
-        let sources = directory::Live::load(&config.directory, loader);
-        let sources = sources.map_err(|fault| faults.push(fault.to_string())).ok();
-        if faults.is_empty() {
-            loader.end();
-        }
-        loader.notices.extend(warnings::of(config, loader, Timestamp::now().as_second()));
-        faults.extend(loader.faults.iter().map(ToString::to_string));
-        (trust, sources)
+        let counted = (&self.pressure, &self.metrics);
+        let throttle = prepare::throttle(config, Some(&before.throttle), counted);
+        let throttle = throttle.unwrap_or_else(|fault| {
+            faults.push(fault.to_string());
+            Arc::clone(&before.throttle)
+        });
+        (rulebook, throttle, faults)
     }
 
     /// Logs notices and alarms that have not been logged since they came up.
@@ -272,11 +288,13 @@ impl Reloader {
     }
 
     fn tell(&self, state: &mut State) {
-        let State { loader, notices_told, alarms_told, .. } = state;
+        let State { config, loader, notices_told, alarms_told, .. } = state;
+        let now_s = Timestamp::now().as_second();
         let minor = loader.notices.iter().filter(|notice| notice.level < Level::Alarm);
-        let minor: Vec<_> = minor.cloned().collect();
+        let mut minor: Vec<_> = minor.cloned().collect();
+        minor.extend(warnings::of(config, loader, &self.directory.file(), now_s));
         log_new(&minor, notices_told);
-        let alarms = self.live.load().alarms.in_force(Timestamp::now().as_second());
+        let alarms = self.live.load().alarms.in_force(now_s);
         self.metrics.alarms.set(i64::try_from(alarms.len()).unwrap_or(i64::MAX));
         let alarms: Vec<_> =
             alarms.into_iter().map(|text| Notice::new(Level::Alarm, text)).collect();
@@ -314,8 +332,30 @@ impl Reloader {
     }
 }
 
-fn directory_file(config: &Config) -> Result<File, String> {
-    prepare::directory_file(config).map_err(|fault| fault.to_string())
+/// New trust, and new sources of the directory; where one cannot be loaded, what was before. With them the
+/// faults that were found.
+fn trust(
+    config: &Config,
+    loader: &mut Loader,
+    before: &Live,
+) -> (Arc<Trust>, Option<directory::Live>, Vec<String>) {
+    let mut faults = Vec::new();
+    loader.begin(Timestamp::now().as_second());
+    let generation = before.trust.generation + 1;
+    let trust = match Trust::load(generation, &config.tls, &config.provider_tls, loader) {
+        Ok(trust) => Arc::new(trust),
+        Err(fault) => {
+            faults.push(fault.to_string());
+            Arc::clone(&before.trust)
+        }
+    };
+    let sources = directory::Live::load(&config.directory, loader);
+    let sources = sources.map_err(|fault| faults.push(fault.to_string())).ok();
+    if faults.is_empty() {
+        loader.end();
+    }
+    faults.extend(loader.faults.iter().map(ToString::to_string));
+    (trust, sources, faults)
 }
 
 /// Number of certificates and lists that have ended.

@@ -16,9 +16,10 @@ const OTHERS_WRITE: u32 = 0o022;
 /// Mode bits that let all others read.
 const OTHERS_READ: u32 = 0o004;
 
-/// Warnings about settings, files and ends, at `now_s` in seconds since 1970.
-pub(super) fn of(config: &Config, loader: &Loader, now_s: i64) -> Vec<Notice> {
+/// Warnings about settings, files, ends and the directory file, at `now_s` in seconds since 1970.
+pub(super) fn of(config: &Config, loader: &Loader, file: &File, now_s: i64) -> Vec<Notice> {
     let mut warnings = config.admin.warnings();
+    warnings.extend(dialled(config, file));
     warnings.extend(ports(config));
     warnings.extend(networks(config));
     warnings.extend(ends(loader, now_s));
@@ -76,7 +77,7 @@ fn networks(config: &Config) -> Vec<String> {
 
 /// Addresses in the directory file that are in no network that may be dialled; a host name is looked up
 /// and compared when it is dialled.
-pub(super) fn dialled(config: &Config, file: &File) -> Vec<Notice> {
+fn dialled(config: &Config, file: &File) -> Vec<String> {
     let networks = &config.provider.networks;
     let outside = file.dialled().filter_map(|(ods, address)| {
         let ip = address.parse::<SocketAddr>().ok()?.ip().to_canonical();
@@ -89,7 +90,7 @@ pub(super) fn dialled(config: &Config, file: &File) -> Vec<Notice> {
             )
         })
     });
-    outside.map(|text| Notice::new(Level::Warning, text)).collect()
+    outside.collect()
 }
 
 /// Certificates of our own that end soon.

@@ -257,6 +257,12 @@ impl Directory {
         names.iter().any(known)
     }
 
+    /// The directory file in force.
+    #[must_use]
+    pub fn file(&self) -> Arc<File> {
+        Arc::clone(&self.shared.view.load().file)
+    }
+
     /// Everything held, for people.
     /// State of the live sources.
     #[must_use]

@@ -95,8 +95,7 @@ struct Candidates<'a> {
 }
 
 impl Lists {
-    /// Indexes lists, and compares them with the authorities of their leg and with the lists that
-    /// were in force before.
+    /// Indexes lists; says which are of a kind that is not supported.
     pub(super) fn new(
         read: Vec<(PathBuf, Read)>,
         (used_as, expired): (Use, ExpiredCrl),

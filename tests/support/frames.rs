@@ -118,12 +118,12 @@ fn coded(text: &str) -> Vec<u8> {
     bytes.map(|byte| u8::from_str_radix(std::str::from_utf8(byte).unwrap(), 2).unwrap()).collect()
 }
 
-/// How a field is written.
+/// Encoding of a field.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Written {
     /// Its name by this byte, its value plain.
     Indexed(u8),
-    /// The same, its value in Huffman coding.
+    /// Its name by this byte, its value in Huffman coding.
     IndexedCoded(u8),
     /// Both in Huffman coding.
     Coded,

@@ -57,7 +57,7 @@ pub(super) async fn requests(attacker: &Attacker, stream: TlsStream<TcpStream>) 
     }
 }
 
-/// The same, with a path of slashes under the practice's root.
+/// Requests with a path of slashes under the practice's root, as fast as they are answered.
 pub(super) async fn slashes(attacker: &Attacker, stream: TlsStream<TcpStream>) {
     let mut call = attacker.call(Call::slots());
     call.target = call.target.replace("/Slot?", &format!("{}Slot?", "/".repeat(32_000)));
