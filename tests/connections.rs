@@ -73,11 +73,15 @@ async fn certificates_of_one_name_have_so_many_connections_and_no_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn when_places_run_short_the_idlest_of_whoever_holds_most_is_closed() {
-    let stage = limited("connections-max = 4").await;
+    let stage = limited("connections-max = 4\nidle = \"10m\"").await;
     let mut idlest = opened(&stage, "hub").await.unwrap();
-    let _others = [opened(&stage, "hub").await.unwrap(), opened(&stage, "hub").await.unwrap()];
+    let others = [opened(&stage, "hub").await.unwrap(), opened(&stage, "hub").await.unwrap()];
     let mut alone = opened(&stage, "clinic").await.unwrap();
     let _late = opened(&stage, "clinic").await.unwrap();
+    for mut other in others {
+        other.stream.write_all(&Call::slots().bytes()).await.unwrap();
+        assert!(hear(&mut other).await.is_some(), "who was used later is kept");
+    }
     assert!(!idlest.more().await, "the first of the hub's is closed");
     let call = Call::slots().certificate("clinic");
     alone.stream.write_all(&call.bytes()).await.unwrap();
