@@ -21,6 +21,7 @@ use crate::policy::{Agreements, Provider};
 use crate::refusal::Refusal;
 use crate::spine::{Asid, CertificateName, InnerUrl, OdsCode};
 
+mod asker;
 mod choice;
 mod file;
 mod flight;
@@ -39,6 +40,7 @@ mod source;
 mod steps;
 mod view;
 
+pub use asker::{Asker, Payer};
 pub use file::{File, FileError, Others};
 pub use sds_api::ApiSettings;
 pub(crate) use sds_api::{handlers, systems};
@@ -51,6 +53,7 @@ pub(crate) use source::{Handler, System};
 pub use steps::{Step, Steps};
 pub use view::{Explanation, HeldPractice, HeldView, Live, LiveError, Said};
 
+use asker::Account;
 use choice::choose;
 use flight::{Flights, Question};
 use live::Lack;
@@ -82,7 +85,7 @@ struct Shared {
     ahead: Cache<OdsCode, ()>,
     /// Look-ups that failed a moment ago.
     failed: Cache<Question, SourceFault>,
-    misses: DefaultKeyedRateLimiter<String>,
+    misses: DefaultKeyedRateLimiter<Account>,
     /// Held from the question whether a look-up has to be paid for until it is begun.
     paying: Mutex<()>,
     freshness: Freshness,
@@ -109,15 +112,6 @@ pub enum Receiver<'a> {
     System(&'a Asid, Option<&'a OdsCode>),
     /// Form (b): the system of this practice; `Ssp-To` chooses among several.
     Practice(&'a OdsCode, Option<&'a Asid>),
-}
-
-/// Who asks, and when.
-#[derive(Debug, Clone, Copy)]
-pub struct Asker<'a> {
-    /// What the budget for look-ups is counted by.
-    pub certificate: &'a str,
-    /// Seconds since 1970, UTC.
-    pub now_s: i64,
 }
 
 /// How a held registration is about to be used.
@@ -462,14 +456,6 @@ impl Directory {
     }
 }
 
-impl Asker<'_> {
-    /// The clock, which has gone on since the asker read it: an answer that came meanwhile is not
-    /// one from the future.
-    fn by_now_s(&self) -> i64 {
-        self.now_s.max(now_s())
-    }
-}
-
 impl Receiver<'_> {
     /// Whether it may be the system of this ASID.
     fn may_be(&self, other: &Asid) -> bool {
@@ -493,6 +479,6 @@ fn now_s() -> i64 {
     jiff::Timestamp::now().as_second()
 }
 
-fn misses(per_minute: NonZeroU32) -> DefaultKeyedRateLimiter<String> {
+fn misses(per_minute: NonZeroU32) -> DefaultKeyedRateLimiter<Account> {
     RateLimiter::keyed(Quota::per_minute(per_minute))
 }

@@ -21,7 +21,7 @@ use uuid::Uuid;
 use crate::audit::{Entry, Told, Trail};
 use crate::claims::{self, Signature};
 use crate::consumers;
-use crate::directory::{Asker, Directory, Receiver};
+use crate::directory::{Asker, Directory, Payer, Receiver};
 use crate::forward::{Forwarder, Hop, Pace, ProviderBody, Terms, Unanswered, Upload};
 use crate::interaction::{self, Allowed, Effect, Interaction};
 use crate::metrics::{Conflict, Metrics, Phase, Settled};
@@ -279,7 +279,7 @@ impl Gateway {
             return Err(Refusal::CertificateUnknown);
         }
         entry.enter(Phase::Directory);
-        let asker = Asker { certificate: peer.fingerprint(), now_s };
+        let asker = Asker { payer: Payer::Certificate(peer.fingerprint()), now_s };
         let sender = self.directory.sender(&request.from, asker).await;
         entry.enter(Phase::Policy);
         let consumer = sender
@@ -287,6 +287,7 @@ impl Gateway {
             .map_err(|refusal| diagnosis::misfit(&self.directory, refusal, &peer, &head))?;
         entry.consumer(&consumer);
         connection.identified(identified);
+        let asker = Asker { payer: Payer::Consumer(&request.from), now_s };
         let admission = throttle.admit(&request.from, Effect::of(&head.method)).await?;
         let allowance = admission.allowance;
         let SspRequest { interaction_id, target, .. } = &request;
@@ -321,8 +322,7 @@ impl Gateway {
         self.learn(health, &answer, &permit);
         let mut response = answer.map_err(|unanswered| unanswered.refusal)?;
         entry.answered(response.status().as_u16());
-        answer::give_reason(&mut response);
-        answer::tell(response.headers_mut(), allowance);
+        answer::complete(&mut response, allowance);
         Ok(response)
     }
 

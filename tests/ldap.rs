@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use spine_proxy::commands::certs::{Issued, Leaf, Pki};
-use spine_proxy::directory::{Asker, Directory, File, Live, Others, Receiver, Settings};
+use spine_proxy::directory::{Asker, Directory, File, Live, Others, Payer, Receiver, Settings};
 use spine_proxy::interaction::{self, Interaction};
 use spine_proxy::metrics::Metrics;
 use spine_proxy::policy::Provider;
@@ -180,7 +180,7 @@ struct Told {
 }
 
 fn at(now_s: i64) -> Asker<'static> {
-    Asker { certificate: "x", now_s }
+    Asker { payer: Payer::Certificate("x"), now_s }
 }
 
 fn asid(text: &str) -> Asid {

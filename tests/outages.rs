@@ -167,6 +167,27 @@ async fn a_scan_is_told_to_slow_down() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_budget_for_look_ups_is_an_identified_consumers_not_its_certificates() {
+    let registry = Registry::new(records(1), "misses-per-minute = 2").await;
+    let stage = registry.stage_with(|files| {
+        files.edit("directory.toml", |text| {
+            text.replace(
+                "asids = [\"200000000359\"]",
+                "asids = [\"200000000359\", \"200000000361\"]",
+            )
+        });
+    });
+    let stage = stage.await;
+    stage.refuses(call(1, 1), "practice_unknown").await;
+    stage.refuses(call(2, 1).certificate("hub-cn"), "practice_unknown").await;
+    for certificate in ["hub", "hub-cn"] {
+        stage.refuses(call(3, 1).certificate(certificate), "lookups_exceeded").await;
+    }
+    let of_another = call(3, 1).set("Ssp-From", "200000000361");
+    stage.refuses(of_another, "practice_unknown").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_journal_says_nothing_of_a_look_up_but_how_long_it_took() {
     let registry = Registry::new(records(1), "").await;
     let stage = registry.stage().await;

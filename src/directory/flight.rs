@@ -91,7 +91,7 @@ impl Flights {
     pub(super) fn board<F>(
         &self,
         subject: Subject,
-        wanted: Wanted,
+        wanted: &Wanted,
         look_up: impl FnOnce(Herald) -> F,
     ) -> Flight
     where

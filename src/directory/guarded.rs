@@ -14,8 +14,7 @@ use crate::breaker::Breaker;
 pub(super) struct Guarded {
     pub(super) source: Source,
     pub(super) breaker: Breaker,
-    /// Nothing for a source that sets no limit.
-    pub(super) pacer: Option<Pacer>,
+    pub(super) pacer: Pacer,
 }
 
 /// The live sources there are.

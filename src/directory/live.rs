@@ -3,6 +3,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
+use super::asker::Account;
 use super::flight::{Flight, Question, Subject};
 use super::look_up::{Asked, Until};
 use super::rules::Resolver;
@@ -77,11 +78,11 @@ impl Directory {
                     if let Some(believed) = self.absent(asked, now_s) {
                         return believed.map(|()| others(&held, interaction));
                     }
-                    let payer = (round == 0).then_some(asker);
-                    if payer.is_some() {
+                    let pays = round == 0;
+                    if pays {
                         self.count(Lookup::Miss);
                     }
-                    self.asked_first(asked, (now_s, started), until, payer).await?;
+                    self.asked_first(asked, (now_s, started), until, (asker, pays)).await?;
                     None
                 }
                 Some(Age::Fresh) => Some(Lookup::Hit),
@@ -91,8 +92,9 @@ impl Directory {
                 }
                 Some(Age::Stale | Age::Old) => {
                     let rests = held.rests(interaction, &shared.freshness, now_s);
-                    let asked_first =
-                        async || self.asked_first(asked, (now_s, started), until, None).await;
+                    let asked_first = async || {
+                        self.asked_first(asked, (now_s, started), until, (asker, false)).await
+                    };
                     if rests || asked_first().await.is_err() {
                         self.judge_old(&held, interaction, using, now_s)?;
                         Some(Lookup::StaleError)
@@ -153,7 +155,7 @@ impl Directory {
         asked: Asked<'_>,
         (now_s, started): (i64, Instant),
         until: Until,
-        payer: Option<Asker<'_>>,
+        (asker, pays): (Asker<'_>, bool),
     ) -> Result<(), SourceFault> {
         let question = Question::practice(asked.ods, asked.interaction);
         let known = || {
@@ -161,8 +163,8 @@ impl Directory {
             let age = held.age(asked.interaction, &self.shared.freshness, super::now_s());
             age.is_some_and(|age| age < Age::Dead)
         };
-        let board = || self.look_up(asked, now_s, (Wanted::Now, Trigger::Request));
-        let board = || self.paid(&question.subject, payer, known, board);
+        let board = |account| self.look_up(asked, now_s, (Wanted::Now(account), Trigger::Request));
+        let board = || self.paid(&question.subject, (asker, pays), known, board);
         let asked_now = self.wait(&question, until, board).await;
         let held = self.shared.shelf.practices.get(asked.ods).unwrap_or_default();
         if held.is_heard(asked.interaction, started) { Ok(()) } else { asked_now }
@@ -227,7 +229,8 @@ impl Directory {
             let mut joined = false;
             let mut board = || {
                 let asked = Asked { resolver, ods, interaction };
-                let flight = self.look_up(asked, asker.now_s, (Wanted::Now, Trigger::Conflict));
+                let wanted = Wanted::Now(asker.payer.account());
+                let flight = self.look_up(asked, asker.now_s, (wanted, Trigger::Conflict));
                 joined = flight.joined;
                 flight
             };
@@ -295,10 +298,10 @@ impl Directory {
             },
         }
         let question = Question::sender(asid);
-        let payer = held.is_none().then_some(asker);
+        let pays = held.is_none();
         let known = || shared.shelf.senders.contains_key(asid);
-        let board = || self.look_up_sender(resolver, asid);
-        let board = || self.paid(&question.subject, payer, known, board);
+        let board = |account| self.look_up_sender(resolver, asid, account);
+        let board = || self.paid(&question.subject, (asker, pays), known, board);
         let asked = self.wait(&question, Until::Over, board).await;
         match (asked, held) {
             (Ok(()), _) => {
@@ -331,12 +334,12 @@ impl Directory {
             return Ok(None);
         }
         self.count(Lookup::Miss);
-        let (shared, resolver) = (Arc::clone(&self.shared), Arc::clone(resolver));
-        let asked = asid.clone();
         let question = Question::owner(asid);
-        let board = || {
-            self.board(&question, Wanted::Now, |herald| async move {
-                let how = shared.how(&herald.haste, Wanted::Now, false);
+        let board = |account| {
+            let (shared, resolver) = (Arc::clone(&self.shared), Arc::clone(resolver));
+            let asked = asid.clone();
+            self.board(&question, &Wanted::Now(account), |herald| async move {
+                let how = shared.how(&herald.haste, shared.deadlines.waiting, false);
                 match resolver.owner(&asked, how, &mut Steps::default()).await? {
                     Some(ods) => shared.owners.insert(asked, ods),
                     None => shared.note(Absent::Owner(asked), Believed::Confirmed),
@@ -345,7 +348,7 @@ impl Directory {
             })
         };
         let known = || self.shared.owners.contains_key(asid);
-        let board = || self.paid(&question.subject, Some(asker), known, board);
+        let board = || self.paid(&question.subject, (asker, true), known, board);
         self.wait(&question, Until::Over, board).await.map_err(|fault| refusal(&fault))?;
         Ok(self.shared.owners.get(asid))
     }
@@ -357,23 +360,20 @@ impl Directory {
     fn paid(
         &self,
         subject: &Subject,
-        payer: Option<Asker<'_>>,
-        known: impl FnOnce() -> bool,
-        board: impl FnOnce() -> Flight,
+        (asker, pays): (Asker<'_>, bool),
+        known: impl Fn() -> bool,
+        board: impl Fn(Account) -> Flight,
     ) -> Result<Flight, SourceFault> {
         let _one_at_a_time = self.shared.paying.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(payer) = payer
-            && !self.shared.flights.is_under_way(subject)
-            && !known()
-        {
-            self.pay(payer).map_err(|_| SourceFault::Unpaid)?;
+        if pays && !self.shared.flights.is_under_way(subject) && !known() {
+            self.pay(asker).map_err(|_| SourceFault::Unpaid)?;
         }
-        Ok(board())
+        Ok(board(asker.payer.account()))
     }
 
     fn pay(&self, asker: Asker<'_>) -> Result<(), Refusal> {
-        let certificate = asker.certificate.to_owned();
-        self.shared.misses.check_key(&certificate).map_err(|_| Refusal::LookupsExceeded)
+        let account = asker.payer.account();
+        self.shared.misses.check_key(&account).map_err(|_| Refusal::LookupsExceeded)
     }
 
     pub(super) fn count(&self, lookup: Lookup) {

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::asker::Account;
 use super::flight::{Flight, Herald, Progress, Question};
 use super::rules::{Answer, Resolver};
 use super::shelf::{Absent, Age, Believed, HeldSender, Practice, Since};
@@ -44,7 +46,11 @@ impl Directory {
         let Asked { resolver, ods, interaction } = asked;
         let (shared, resolver, ods) = (Arc::clone(&self.shared), Arc::clone(resolver), ods.clone());
         let question = Question::practice(&ods, interaction);
-        let flight = self.board(&question, wanted, |herald| async move {
+        let budget = match wanted {
+            Wanted::Now(_) => shared.deadlines.waiting,
+            Wanted::Behind | Wanted::Ahead => shared.deadlines.background,
+        };
+        let flight = self.board(&question, &wanted, |herald| async move {
             let held = shared.shelf.practices.get(&ods).unwrap_or_default();
             let age = held.age(interaction, &shared.freshness, now_s);
             if trigger == Trigger::Request && age == Some(Age::Fresh) {
@@ -53,7 +59,7 @@ impl Directory {
             }
             // Caches on the way would answer what is held here already, as if it were said now.
             let anew = trigger == Trigger::Conflict || age.is_some();
-            let how = shared.how(&herald.haste, wanted, anew);
+            let how = shared.how(&herald.haste, budget, anew);
             let asked = Asked { resolver: &resolver, ods: &ods, interaction };
             let looked_up = shared.look_up_practice(asked, how, &herald).await;
             if looked_up.is_err() {
@@ -69,12 +75,18 @@ impl Directory {
         flight
     }
 
-    pub(super) fn look_up_sender(&self, resolver: &Arc<Resolver>, asid: &Asid) -> Flight {
+    pub(super) fn look_up_sender(
+        &self,
+        resolver: &Arc<Resolver>,
+        asid: &Asid,
+        account: Account,
+    ) -> Flight {
         let (shared, resolver, asid) =
             (Arc::clone(&self.shared), Arc::clone(resolver), asid.clone());
         let began = self.shared.begin(&resolver);
-        self.board(&Question::sender(&asid.clone()), Wanted::Now, |herald| async move {
-            let how = shared.how(&herald.haste, Wanted::Now, false);
+        let wanted = Wanted::Now(account);
+        self.board(&Question::sender(&asid.clone()), &wanted, |herald| async move {
+            let how = shared.how(&herald.haste, shared.deadlines.waiting, false);
             match resolver.sender(&asid, how, &mut Steps::default()).await? {
                 Answer::Found((origin, sender)) => {
                     let since = Since::now(now_s(), origin);
@@ -104,7 +116,7 @@ impl Directory {
     pub(super) fn board<F>(
         &self,
         question: &Question,
-        wanted: Wanted,
+        wanted: &Wanted,
         look_up: impl FnOnce(Herald) -> F,
     ) -> Flight
     where
@@ -115,7 +127,11 @@ impl Directory {
             let look_up = look_up(herald);
             async move {
                 let ended = look_up.await;
-                if let Err(fault) = &ended {
+                // A turn that did not come in time says nothing about the source or the question:
+                // whoever asks next may have a turn sooner.
+                if let Err(fault) = &ended
+                    && *fault != SourceFault::Paced
+                {
                     shared.failed.insert(asked, fault.clone());
                 }
                 ended
@@ -128,18 +144,20 @@ impl Directory {
         &self,
         question: &Question,
         until: Until,
-        board: impl FnOnce() -> Result<Flight, SourceFault>,
+        mut board: impl FnMut() -> Result<Flight, SourceFault>,
     ) -> Result<(), SourceFault> {
         if let Some(fault) = self.shared.failed.get(question) {
             return Err(fault);
         }
         let mut flight = board()?;
-        let known_is_enough = until == Until::Known || !flight.joined;
         let waited = tokio::time::timeout(self.shared.deadlines.waiting, async {
             loop {
+                let known_is_enough = until == Until::Known || !flight.joined;
                 match flight.news().await {
                     Progress::Known if known_is_enough => return Ok(()),
                     Progress::Under | Progress::Known => {}
+                    // The time of whoever began it is over, ours is not.
+                    Progress::Over(Err(SourceFault::Paced)) if flight.joined => flight = board()?,
                     // Another question about the same may have failed: this one has not been put.
                     Progress::Over(Err(_))
                         if flight.joined && !self.shared.failed.contains_key(question) =>
@@ -171,11 +189,7 @@ enum Meanwhile {
 }
 
 impl Shared {
-    pub(super) fn how<'a>(&self, haste: &'a Haste, wanted: Wanted, anew: bool) -> How<'a> {
-        let budget = match wanted {
-            Wanted::Now => self.deadlines.waiting,
-            Wanted::Behind | Wanted::Ahead => self.deadlines.background,
-        };
+    pub(super) fn how<'a>(&self, haste: &'a Arc<Haste>, budget: Duration, anew: bool) -> How<'a> {
         let deadline = Instant::now() + budget;
         How { deadline, anew, haste, part: Part::First, id: Uuid::new_v4() }
     }
@@ -288,5 +302,45 @@ impl Shared {
             self.roots.insert(root.strip_suffix('/').unwrap_or(root).to_owned(), ());
         }
         self.shelf.practices.insert(ods.clone(), Arc::new(practice));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use tokio::sync::oneshot;
+
+    use super::super::{File, Live, Others, Settings};
+    use super::*;
+    use crate::metrics::Metrics;
+
+    fn directory() -> Directory {
+        let file = File::parse("", "directory.toml".as_ref(), Others::Live).unwrap();
+        let settings: Settings = toml::from_str("file = \"directory.toml\"").unwrap();
+        let tasks = tokio::runtime::Handle::current();
+        Directory::new(file, Live::default(), &settings, Arc::new(Metrics::new()), tasks)
+    }
+
+    #[tokio::test]
+    async fn a_look_up_that_had_no_turn_in_time_fails_nobody_who_joined_it_or_comes_later() {
+        let directory = directory();
+        let question = Question::sender(&"200000000359".parse().unwrap());
+        let (end, ended) = oneshot::channel();
+        let first = async || {
+            ended.await.unwrap();
+            Err(SourceFault::Paced)
+        };
+        let first = directory.board(&question, &Wanted::Now("a".into()), |_| first());
+        let mut boarded = 0;
+        let mut waits = Box::pin(directory.wait(&question, Until::Over, || {
+            boarded += 1;
+            Ok(directory.board(&question, &Wanted::Now("b".into()), async |_| Ok(())))
+        }));
+        assert!(waits.as_mut().now_or_never().is_none());
+        end.send(()).unwrap();
+        assert_eq!(waits.await, Ok(()));
+        assert_eq!(boarded, 2);
+        assert!(!first.joined);
+        assert!(!directory.shared.failed.contains_key(&question));
     }
 }

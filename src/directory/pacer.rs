@@ -1,176 +1,420 @@
-//! How fast a source may be asked, and who goes first.
+//! How fast a source may be asked, and whose question is put next.
+//!
+//! The most urgent question goes first. Among equally urgent ones consumers take turns, so that one
+//! with many look-ups does not hold up another with few; questions of one consumer keep their order.
 
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::timeout_at;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::source::{How, SourceFault, Urgency};
+use super::asker::Account;
+use super::source::{Haste, How, Part, SourceFault, Urgency};
 
-/// Limit: questions to one source under way.
-const UNDER_WAY_MAX: usize = 8;
-/// How long who is not urgent steps back for those who are.
-const STEP_BACK: Duration = Duration::from_millis(50);
+/// Limit: number of accounts whose last turn is remembered.
+const ACCOUNTS_MAX: usize = 1024;
 
 /// Paces the questions to one source.
 #[derive(Debug)]
 pub(super) struct Pacer {
-    rate: DefaultDirectRateLimiter,
-    under_way: Semaphore,
-    /// How many of each urgency wait.
-    waiting: Waiting,
+    /// Nothing for a source that sets no rate.
+    rate: Option<DefaultDirectRateLimiter>,
+    under_way_max: usize,
+    queue: Mutex<Queue>,
+}
+
+/// Questions that wait, and the number of those under way.
+///
+/// While any wait and a place is free, one of them is `next`: it waits for the rate, and looks then
+/// whether another goes before it. All others wait to be called.
+#[derive(Debug, Default)]
+struct Queue {
+    /// By number, in the order of arrival.
+    waiting: BTreeMap<u64, Waiting>,
+    arrivals: u64,
+    next: Option<u64>,
+    under_way: usize,
+    turns: Turns,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    haste: Arc<Haste>,
+    part: Part,
+    called: Arc<Notify>,
+}
+
+/// When each account had its last turn, by the number of that turn. Look-ups that no request waits
+/// for share an account.
+#[derive(Debug, Default)]
+struct Turns {
+    count: u64,
+    last: HashMap<Option<Account>, u64>,
+}
+
+/// Answer to a question that asks for its turn.
+enum Look {
+    Now,
+    /// It is next, and the rate allows it then.
+    Then(Instant),
+    /// It is called when it is next.
+    Called,
 }
 
 impl Pacer {
-    /// So many questions a second, and as many at once.
-    pub(super) fn new(per_second: NonZeroU32) -> Self {
-        let quota = Quota::per_second(per_second);
-        Self {
-            rate: RateLimiter::direct(quota),
-            under_way: Semaphore::new(UNDER_WAY_MAX),
-            waiting: Default::default(),
-        }
+    /// A pacer of so many questions a second, as many at once, and at most so many under way.
+    pub(super) fn new(per_second: Option<NonZeroU32>, under_way_max: usize) -> Self {
+        let rate = per_second.map(|per_second| RateLimiter::direct(Quota::per_second(per_second)));
+        Self { rate, under_way_max, queue: Mutex::default() }
     }
 
     /// Waits for a turn to put a question, until its deadline; the turn is over once it is dropped.
     pub(super) async fn turn(&self, how: How<'_>) -> Result<Turn<'_>, SourceFault> {
+        let place = self.arrives(how);
         let turn = async {
-            let mut waits = Waits::new(&self.waiting, how.urgency());
             loop {
-                // The turn last: one that cannot be used would be lost. And a place is not kept by
-                // who steps back, or those who are stepped back for would have none.
-                if !self.somebody_before(waits.urgency)
-                    && let Ok(place) = self.under_way.try_acquire()
-                    && self.rate.check().is_ok()
-                {
-                    return place;
+                match self.look(place.number) {
+                    Look::Now => return Turn(self),
+                    Look::Then(at) => sleep_until(at).await,
+                    Look::Called => place.called.notified().await,
                 }
-                tokio::time::sleep(STEP_BACK).await;
-                waits.now(how.urgency());
             }
         };
-        let turn = timeout_at(how.deadline, turn).await;
-        turn.map(Turn).map_err(|_| SourceFault::Paced)
+        timeout_at(how.deadline, turn).await.map_err(|_| SourceFault::Paced)
     }
 
-    fn somebody_before(&self, urgency: Urgency) -> bool {
-        let before = self.waiting.iter().take(urgency as usize);
-        before.map(|waiting| waiting.load(Ordering::Acquire)).sum::<usize>() > 0
+    fn arrives(&self, how: How<'_>) -> Place<'_> {
+        let called = Arc::new(Notify::new());
+        let (haste, part) = (Arc::clone(how.haste), how.part);
+        let mut queue = self.lock();
+        queue.arrivals += 1;
+        let number = queue.arrivals;
+        queue.waiting.insert(number, Waiting { haste, part, called: Arc::clone(&called) });
+        Place { pacer: self, number, called }
+    }
+
+    fn look(&self, number: u64) -> Look {
+        let mut queue = self.lock();
+        if queue.under_way >= self.under_way_max {
+            queue.next = None;
+            return Look::Called;
+        }
+        if queue.next.is_some_and(|next| next != number) {
+            return Look::Called;
+        }
+        // Urgencies change while questions wait: looked at as late as can be.
+        let Some((first, account)) = queue.first() else { return Look::Called };
+        if first != number {
+            queue.call(first);
+            return Look::Called;
+        }
+        if let Some(Err(not_yet)) = self.rate.as_ref().map(RateLimiter::check) {
+            queue.next = Some(number);
+            return Look::Then(
+                Instant::now() + not_yet.wait_time_from(DefaultClock::default().now()),
+            );
+        }
+        queue.waiting.remove(&number);
+        queue.turns.had(account);
+        queue.under_way += 1;
+        queue.next = None;
+        queue.call_first(self.under_way_max);
+        Look::Now
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A place among the questions under way.
-#[derive(Debug)]
-pub(super) struct Turn<'a>(#[expect(dead_code, reason = "held")] SemaphorePermit<'a>);
-
-/// How many wait, by urgency.
-type Waiting = [AtomicUsize; Urgency::COUNT];
-
-/// Counts one who waits, until dropped.
-struct Waits<'a> {
-    waiting: &'a Waiting,
-    urgency: Urgency,
-}
-
-impl<'a> Waits<'a> {
-    fn new(waiting: &'a Waiting, urgency: Urgency) -> Self {
-        let waits = Self { waiting, urgency };
-        waits.count(|waiting| waiting.fetch_add(1, Ordering::AcqRel));
-        waits
+impl Queue {
+    /// The question that goes before all others that wait, and the account whose turn it is.
+    fn first(&self) -> Option<(u64, Option<Account>)> {
+        let ranked = self.waiting.iter().map(|(number, waiting)| {
+            let account = waiting.haste.first_account(|account| self.turns.last(Some(account)));
+            let rank: (Urgency, u64, u64) =
+                (waiting.haste.urgency(waiting.part), self.turns.last(account.as_ref()), *number);
+            (rank, account)
+        });
+        let first = ranked.min_by_key(|(rank, _)| *rank);
+        first.map(|((_, _, number), account)| (number, account))
     }
 
-    /// It is more urgent by now, perhaps.
-    fn now(&mut self, urgency: Urgency) {
-        if urgency != self.urgency {
-            *self = Self::new(self.waiting, urgency);
+    fn call(&mut self, number: u64) {
+        if let Some(waiting) = self.waiting.get(&number) {
+            waiting.called.notify_one();
+            self.next = Some(number);
         }
     }
 
-    fn count(&self, change: impl FnOnce(&AtomicUsize) -> usize) {
-        self.waiting.get(self.urgency as usize).map(change);
+    /// Calls the first question, if there is a place for it and none is next.
+    fn call_first(&mut self, under_way_max: usize) {
+        if self.next.is_none()
+            && self.under_way < under_way_max
+            && let Some((first, _)) = self.first()
+        {
+            self.call(first);
+        }
     }
 }
 
-impl Drop for Waits<'_> {
+impl Turns {
+    /// Number of the last turn of an account; zero for one that is not remembered.
+    fn last(&self, account: Option<&Account>) -> u64 {
+        self.last.get(&account.cloned()).copied().unwrap_or_default()
+    }
+
+    /// Forgets the older half now and then: those accounts would be the next ones in any case.
+    fn had(&mut self, account: Option<Account>) {
+        self.count += 1;
+        self.last.insert(account, self.count);
+        if self.last.len() > ACCOUNTS_MAX {
+            let kept = self.count.saturating_sub(ACCOUNTS_MAX as u64 / 2);
+            self.last.retain(|_, turn| *turn > kept);
+        }
+    }
+}
+
+/// A place in the queue, left when dropped.
+struct Place<'a> {
+    pacer: &'a Pacer,
+    number: u64,
+    called: Arc<Notify>,
+}
+
+impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.count(|waiting| waiting.fetch_sub(1, Ordering::AcqRel));
+        let mut queue = self.pacer.lock();
+        if queue.waiting.remove(&self.number).is_some() {
+            queue.next = queue.next.filter(|next| *next != self.number);
+            queue.call_first(self.pacer.under_way_max);
+        }
+    }
+}
+
+/// A place among the questions under way, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Turn<'a>(&'a Pacer);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut queue = self.0.lock();
+        queue.under_way = queue.under_way.saturating_sub(1);
+        queue.call_first(self.0.under_way_max);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::time::Duration;
 
+    use futures_util::FutureExt as _;
     use tokio::sync::mpsc;
-    use tokio::time::Instant;
+    use tokio::task::{JoinSet, yield_now};
     use uuid::Uuid;
 
-    use super::super::source::{Haste, Part, Wanted};
+    use super::super::source::Wanted;
     use super::*;
 
-    fn how(haste: &Haste, part: Part) -> How<'_> {
+    /// A source that is asked one question at a time, and those who wait for it.
+    struct Source {
+        pacer: Arc<Pacer>,
+        tell: mpsc::Sender<&'static str>,
+        told: mpsc::Receiver<&'static str>,
+        tasks: JoinSet<()>,
+    }
+
+    impl Source {
+        fn new() -> Self {
+            let (tell, told) = mpsc::channel(64);
+            Self { pacer: Arc::new(Pacer::new(None, 1)), tell, told, tasks: JoinSet::new() }
+        }
+
+        /// The question that is under way until this is dropped.
+        async fn busy(pacer: &Pacer) -> Turn<'_> {
+            pacer.turn(how(&now("somebody"), Part::First)).await.unwrap()
+        }
+
+        /// Another question waits for its turn, and takes no time then.
+        async fn waits(&mut self, name: &'static str, haste: &Arc<Haste>, part: Part) {
+            let (pacer, tell) = (Arc::clone(&self.pacer), self.tell.clone());
+            let (haste, waiting) = (Arc::clone(haste), self.waiting());
+            self.tasks.spawn(async move {
+                let turn = pacer.turn(how(&haste, part)).await.unwrap();
+                tell.send(name).await.unwrap();
+                drop(turn);
+            });
+            while self.waiting() == waiting {
+                yield_now().await;
+            }
+        }
+
+        fn waiting(&self) -> usize {
+            self.pacer.lock().waiting.len()
+        }
+
+        /// The order in which all who wait have their turns.
+        async fn order(mut self) -> Vec<&'static str> {
+            while self.tasks.join_next().await.is_some() {}
+            drop(self.tell);
+            let mut order = Vec::new();
+            while let Some(name) = self.told.recv().await {
+                order.push(name);
+            }
+            order
+        }
+    }
+
+    fn how(haste: &Arc<Haste>, part: Part) -> How<'_> {
         let deadline = Instant::now() + Duration::from_secs(60);
         How { deadline, anew: false, haste, part, id: Uuid::nil() }
     }
 
-    /// A pacer without a turn left for the moment.
-    async fn spent() -> Pacer {
-        let pacer = Pacer::new(NonZeroU32::new(4).unwrap());
-        let haste = Haste::new(Wanted::Now);
-        for _ in 0..4 {
-            drop(pacer.turn(how(&haste, Part::First)).await.unwrap());
-        }
-        pacer
+    fn now(account: &str) -> Arc<Haste> {
+        Arc::new(Haste::new(&Wanted::Now(account.into())))
     }
 
     #[tokio::test]
-    async fn who_is_waited_for_goes_first_however_many_wait_behind() {
-        let pacer = Arc::new(spent().await);
-        let mut waiting = vec![(Wanted::Behind, Part::First); UNDER_WAY_MAX * 3];
-        waiting.extend([
-            (Wanted::Behind, Part::Second),
-            (Wanted::Now, Part::First),
-            (Wanted::Now, Part::Second),
-        ]);
-        let (tell, mut told) = mpsc::channel(64);
-        let mut tasks = tokio::task::JoinSet::new();
-        for one in waiting {
-            let (pacer, tell) = (Arc::clone(&pacer), tell.clone());
+    async fn the_most_urgent_question_goes_first_however_many_wait() {
+        let mut source = Source::new();
+        let pacer = Arc::clone(&source.pacer);
+        let busy = Source::busy(&pacer).await;
+        let behind = Arc::new(Haste::new(&Wanted::Behind));
+        for _ in 0..3 {
+            source.waits("refresh", &behind, Part::First).await;
+        }
+        source.waits("finishing", &behind, Part::Second).await;
+        source.waits("waiting", &now("a"), Part::First).await;
+        source.waits("begun", &now("b"), Part::Second).await;
+        drop(busy);
+        let order = source.order().await;
+        assert_eq!(order, ["begun", "waiting", "finishing", "refresh", "refresh", "refresh"]);
+    }
+
+    #[tokio::test]
+    async fn consumers_take_turns_whatever_each_has_waiting() {
+        let mut source = Source::new();
+        let pacer = Arc::clone(&source.pacer);
+        let busy = Source::busy(&pacer).await;
+        for _ in 0..5 {
+            source.waits("a", &now("a"), Part::First).await;
+        }
+        for _ in 0..2 {
+            source.waits("b", &now("b"), Part::First).await;
+        }
+        drop(busy);
+        assert_eq!(source.order().await, ["a", "b", "a", "b", "a", "a", "a"]);
+    }
+
+    #[tokio::test]
+    async fn who_asks_again_after_a_turn_goes_behind_the_others() {
+        let mut source = Source::new();
+        let pacer = Arc::clone(&source.pacer);
+        let busy = Source::busy(&pacer).await;
+        for _ in 0..3 {
+            source.waits("b", &now("b"), Part::First).await;
+        }
+        let (tell, again) = (source.tell.clone(), Arc::clone(&pacer));
+        source.tasks.spawn(async move {
+            let haste = now("a");
+            let mut turn = again.turn(how(&haste, Part::First)).await.unwrap();
+            for _ in 0..2 {
+                let mut next = Box::pin(again.turn(how(&haste, Part::First)));
+                assert!(next.as_mut().now_or_never().is_none());
+                tell.send("a").await.unwrap();
+                drop(turn);
+                turn = next.await.unwrap();
+            }
+            tell.send("a").await.unwrap();
+        });
+        while source.waiting() < 4 {
+            yield_now().await;
+        }
+        drop(busy);
+        assert_eq!(source.order().await, ["b", "a", "b", "a", "b", "a"]);
+    }
+
+    #[tokio::test]
+    async fn a_look_up_that_another_consumer_joins_has_its_turn_too() {
+        let mut source = Source::new();
+        let pacer = Arc::clone(&source.pacer);
+        let busy = Source::busy(&pacer).await;
+        for _ in 0..3 {
+            source.waits("a", &now("a"), Part::First).await;
+        }
+        let joined = now("a");
+        source.waits("joined", &joined, Part::First).await;
+        joined.raise(&Wanted::Now("b".into()));
+        drop(busy);
+        assert_eq!(source.order().await, ["a", "joined", "a", "a"]);
+    }
+
+    #[tokio::test]
+    async fn a_question_begun_ahead_goes_first_once_a_request_waits_for_it() {
+        let mut source = Source::new();
+        let pacer = Arc::clone(&source.pacer);
+        let busy = Source::busy(&pacer).await;
+        let (behind, ahead) =
+            (Arc::new(Haste::new(&Wanted::Behind)), Arc::new(Haste::new(&Wanted::Ahead)));
+        source.waits("behind", &behind, Part::First).await;
+        source.waits("ahead", &ahead, Part::First).await;
+        ahead.raise(&Wanted::Now("a".into()));
+        drop(busy);
+        assert_eq!(source.order().await, ["ahead", "behind"]);
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_holds_up_nobody() {
+        let mut source = Source::new();
+        let pacer = Arc::clone(&source.pacer);
+        let busy = Source::busy(&pacer).await;
+        let haste = now("a");
+        let mut gives_up = Box::pin(pacer.turn(how(&haste, Part::First)));
+        assert!(gives_up.as_mut().now_or_never().is_none());
+        source.waits("b", &now("b"), Part::First).await;
+        // It has been called by now, and has not looked.
+        drop(busy);
+        drop(gives_up);
+        assert_eq!(source.order().await, ["b"]);
+    }
+
+    #[tokio::test]
+    async fn the_rate_holds_over_many_who_wait() {
+        let pacer = Arc::new(Pacer::new(NonZeroU32::new(20), 8));
+        let began = Instant::now();
+        let mut tasks = JoinSet::new();
+        for _ in 0..30 {
+            let pacer = Arc::clone(&pacer);
             tasks.spawn(async move {
-                let haste = Haste::new(one.0);
-                let _turn = pacer.turn(how(&haste, one.1)).await;
-                tell.send(one).await
+                let haste = now("a");
+                drop(pacer.turn(how(&haste, Part::First)).await.unwrap());
             });
         }
-        assert_eq!(told.recv().await, Some((Wanted::Now, Part::Second)));
-        assert_eq!(told.recv().await, Some((Wanted::Now, Part::First)));
-        assert_eq!(told.recv().await, Some((Wanted::Behind, Part::Second)));
+        while tasks.join_next().await.is_some() {}
+        // Twenty at once, and one in 50 ms then.
+        assert!(began.elapsed() >= Duration::from_millis(490));
+    }
+
+    #[test]
+    fn the_accounts_remembered_are_limited() {
+        let mut turns = Turns::default();
+        for number in 0..3 * ACCOUNTS_MAX {
+            turns.had(Some(format!("{number}").into()));
+            assert!(turns.last.len() <= ACCOUNTS_MAX);
+        }
+        assert_eq!(turns.last(Some(&"3071".into())), 3072);
     }
 
     #[test]
     fn the_rest_of_a_look_up_is_urgent_for_who_comes_for_it() {
-        let haste = Haste::new(Wanted::Now);
+        let haste = now("a");
         haste.rest();
-        assert_eq!(how(&haste, Part::Rest).urgency(), Urgency::Finishing);
-        haste.raise(Wanted::Now);
-        assert_eq!(how(&haste, Part::Rest).urgency(), Urgency::Waiting);
-    }
-
-    #[tokio::test]
-    async fn who_is_wanted_by_now_goes_first_though_it_began_ahead() {
-        let pacer = spent().await;
-        let (behind, ahead) = (Haste::new(Wanted::Behind), Haste::new(Wanted::Ahead));
-        let first = async {
-            tokio::select! {
-                biased;
-                _ = pacer.turn(how(&behind, Part::First)) => "behind",
-                _ = pacer.turn(how(&ahead, Part::First)) => "ahead",
-            }
-        };
-        let (first, ()) = tokio::join!(first, async { ahead.raise(Wanted::Now) });
-        assert_eq!(first, "ahead");
+        assert_eq!(haste.urgency(Part::Rest), Urgency::Finishing);
+        haste.raise(&Wanted::Now("b".into()));
+        assert_eq!(haste.urgency(Part::Rest), Urgency::Waiting);
     }
 }

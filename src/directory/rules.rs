@@ -294,10 +294,7 @@ impl Resolver {
             return Err(SourceFault::Spared);
         };
         let waits = Instant::now();
-        let turn = match &guarded.pacer {
-            Some(pacer) => pacer.turn(how).await.map(Some),
-            None => Ok(None),
-        };
+        let turn = guarded.pacer.turn(how).await;
         let began = Instant::now();
         self.metrics.directory.waited(source, began - waits);
         let answer = match turn {

@@ -35,7 +35,8 @@ pub struct Settings {
     /// How long a source is waited for.
     #[serde(default)]
     pub deadlines: Deadlines,
-    /// Look-ups a minute that one certificate may cause for what is not held, and as many at once.
+    /// Look-ups a minute that one consumer may cause for what is not held, and as many at once; before a
+    /// consumer is identified, one certificate.
     #[serde(default = "misses_per_minute")]
     pub misses_per_minute: NonZeroU32,
 }

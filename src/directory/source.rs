@@ -1,12 +1,13 @@
 //! What a live source is asked and what it answers: one query, typed rows, strict errors.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::asker::Account;
 use crate::breaker::Verdict;
 use crate::interaction::Interaction;
 use crate::spine::{Asid, CertificateName, CpaId, OdsCode, PartyKey};
@@ -62,7 +63,7 @@ pub(super) struct How<'a> {
     /// Whether caches on the way are to be passed by.
     pub(super) anew: bool,
     /// Who waits for the look-up.
-    pub(super) haste: &'a Haste,
+    pub(super) haste: &'a Arc<Haste>,
     /// Which part of the look-up it is.
     pub(super) part: Part,
     /// Tells the questions of one look-up from others, here and in the source's logs.
@@ -79,15 +80,26 @@ pub(super) enum Part {
     Rest,
 }
 
+/// Limit: number of accounts that one look-up is made on; those who come later wait for it all the same.
+const ACCOUNTS_MAX: usize = 8;
+
 /// Who waits for a look-up. It can become more urgent while it is under way.
 #[derive(Debug)]
-pub(super) struct Haste(AtomicU8);
+pub(super) struct Haste(Mutex<Waiters>);
+
+#[derive(Debug, Default)]
+struct Waiters {
+    /// Accounts of the requests that wait.
+    accounts: Vec<Account>,
+    /// Whether what is held is no longer fresh.
+    is_behind: bool,
+}
 
 /// Who wants a look-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone)]
 pub(super) enum Wanted {
-    /// A request waits.
-    Now,
+    /// A request on this account waits.
+    Now(Account),
     /// What is held is no longer fresh.
     Behind,
     /// What is held will not be fresh for long.
@@ -95,41 +107,55 @@ pub(super) enum Wanted {
 }
 
 impl Haste {
-    pub(super) const fn new(wanted: Wanted) -> Self {
-        Self(AtomicU8::new(wanted as u8))
+    pub(super) fn new(wanted: &Wanted) -> Self {
+        let haste = Self(Mutex::default());
+        haste.raise(wanted);
+        haste
     }
 
     /// Somebody else wants it too.
-    pub(super) fn raise(&self, wanted: Wanted) {
-        self.0.fetch_min(wanted as u8, Ordering::AcqRel);
+    pub(super) fn raise(&self, wanted: &Wanted) {
+        let mut waiters = self.lock();
+        match wanted {
+            Wanted::Now(account) => {
+                if waiters.accounts.len() < ACCOUNTS_MAX && !waiters.accounts.contains(account) {
+                    waiters.accounts.push(Arc::clone(account));
+                }
+            }
+            Wanted::Behind => waiters.is_behind = true,
+            Wanted::Ahead => {}
+        }
     }
 
     /// Whoever wanted it has what they wanted.
     pub(super) fn rest(&self) {
-        self.0.store(Wanted::Behind as u8, Ordering::Release);
+        *self.lock() = Waiters { accounts: Vec::new(), is_behind: true };
     }
 
-    fn wanted(&self) -> Wanted {
-        match self.0.load(Ordering::Acquire) {
-            0 => Wanted::Now,
-            1 => Wanted::Behind,
-            _ => Wanted::Ahead,
+    /// Who goes first when there is a queue, as things are now.
+    pub(super) fn urgency(&self, part: Part) -> Urgency {
+        let waiters = self.lock();
+        match (part, waiters.accounts.is_empty()) {
+            (Part::First | Part::Rest, false) => Urgency::Waiting,
+            (Part::First, true) if waiters.is_behind => Urgency::Refresh,
+            (Part::First, true) => Urgency::Ahead,
+            (Part::Second, false) => Urgency::Begun,
+            (Part::Second | Part::Rest, true) => Urgency::Finishing,
         }
+    }
+
+    /// Returns the account whose turn comes first, by the turns that each has had last; none if no
+    /// request waits.
+    pub(super) fn first_account(&self, last_turn: impl Fn(&Account) -> u64) -> Option<Account> {
+        self.lock().accounts.iter().min_by_key(|account| last_turn(account)).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiters> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl How<'_> {
-    /// Who goes first when there is a queue, as things are now.
-    pub(super) fn urgency(&self) -> Urgency {
-        match (self.part, self.haste.wanted()) {
-            (Part::First | Part::Rest, Wanted::Now) => Urgency::Waiting,
-            (Part::First, Wanted::Behind) => Urgency::Refresh,
-            (Part::First, Wanted::Ahead) => Urgency::Ahead,
-            (Part::Second, Wanted::Now) => Urgency::Begun,
-            (Part::Second | Part::Rest, Wanted::Behind | Wanted::Ahead) => Urgency::Finishing,
-        }
-    }
-
     /// Until when one question may take, and what it means if it takes longer: the source is slow
     /// only if it was given the whole of an attempt.
     pub(super) fn limit(&self, attempt: Duration) -> (Instant, SourceFault) {
@@ -155,11 +181,6 @@ pub(super) enum Urgency {
     Refresh,
     /// What is held will not be fresh for long.
     Ahead,
-}
-
-impl Urgency {
-    /// How many there are.
-    pub(super) const COUNT: usize = Self::Ahead as usize + 1;
 }
 
 /// One `nhsMhs` record as far as it is used.

@@ -14,7 +14,7 @@ use super::sds_api::SdsApi;
 use super::sds_ldap::SdsLdap;
 use super::shelf::{Age, Mark, Practice, Row};
 use super::source::{Haste, Origin, Wanted};
-use super::{Directory, File, Settings, Steps, View, now_s};
+use super::{Directory, File, Payer, Settings, Steps, View, now_s};
 use crate::breaker::{Breaker, Patience};
 use crate::interaction::Interaction;
 use crate::metrics::{Metrics, Trigger};
@@ -26,6 +26,12 @@ use crate::tls::{Loader, TrustError, secret};
 /// The live sources, made and not asked yet.
 #[derive(Debug, Default)]
 pub struct Live(Vec<Guarded>);
+
+/// Limit: questions to the FHIR API under way, each on a connection of its own.
+const API_UNDER_WAY_MAX: usize = 8;
+/// Limit: searches under way on the one connection to an LDAP server.
+#[cfg(feature = "ldap")]
+const LDAP_UNDER_WAY_MAX: usize = 32;
 
 /// When a source is spared.
 const fn patience(open_for: Duration) -> Patience {
@@ -58,17 +64,17 @@ impl Live {
         if let Some(api) = &settings.sds_api {
             let tls = api.tls.config("directory.sds-api", loader)?;
             let key = api.key_file.as_deref().map(secret).transpose()?;
-            let pacer = Pacer::new(api.per_second);
+            let pacer = Pacer::new(Some(api.per_second), API_UNDER_WAY_MAX);
             let api = SdsApi::new(api, key.as_deref(), tls, waits)
                 .map_err(|why| LiveError::Setting("sds-api", why))?;
-            sources.push(guarded(Source::Api(api), Some(pacer)));
+            sources.push(guarded(Source::Api(api), pacer));
         }
         #[cfg(feature = "ldap")]
         if let Some(ldap) = &settings.sds_ldap {
             let tls = ldap.tls.config("directory.sds-ldap", loader)?;
             let ldap = SdsLdap::new(ldap, tls, waits)
                 .map_err(|why| LiveError::Setting("sds-ldap", why))?;
-            sources.push(guarded(Source::Ldap(ldap), None));
+            sources.push(guarded(Source::Ldap(ldap), Pacer::new(None, LDAP_UNDER_WAY_MAX)));
         }
         sources.sort_by_key(|guarded| guarded.source.origin() != settings.first.origin());
         Ok(Self(sources))
@@ -391,8 +397,8 @@ impl Directory {
             let pinned = (!pins.is_empty()).then_some((Origin::File, pins));
             return Explanation { held, steps, answer: Ok(pinned) };
         };
-        let haste = Haste::new(Wanted::Now);
-        let how = self.shared.how(&haste, Wanted::Now, false);
+        let haste = Arc::new(Haste::new(&Wanted::Now(Payer::Operator.account())));
+        let how = self.shared.how(&haste, self.shared.deadlines.waiting, false);
         let answer = resolver.practice(ods, interaction, how, &mut steps).await;
         let answer = match answer {
             Ok(Answer::Found(found)) => {

@@ -109,7 +109,7 @@ impl Reply {
 
 /// Gives a status without a registered reason phrase one of its own, in place of hyper's `<none>`. What a
 /// provider has sent stays.
-pub(super) fn give_reason<B>(response: &mut Response<B>) {
+fn give_reason<B>(response: &mut Response<B>) {
     let status = response.status();
     if status.canonical_reason().is_none() && response.extensions().get::<ReasonPhrase>().is_none()
     {
@@ -128,8 +128,14 @@ const fn reason(status: StatusCode) -> &'static [u8] {
     }
 }
 
+/// Gives a provider's response a reason phrase where it has none, and tells the consumer's allowance.
+pub(super) fn complete<B>(response: &mut Response<B>, allowance: Allowance) {
+    give_reason(response);
+    tell(response.headers_mut(), allowance);
+}
+
 /// Says what is left of a quota, in place of what a provider may have said of its own.
-pub(super) fn tell(headers: &mut HeaderMap, allowance: Allowance) {
+fn tell(headers: &mut HeaderMap, allowance: Allowance) {
     for (name, value) in allowance.headers() {
         headers.insert(HeaderName::from_static(name), HeaderValue::from(value));
     }

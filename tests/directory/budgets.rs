@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use spine_proxy::directory::{Asker, Receiver};
+use spine_proxy::directory::{Asker, Payer, Receiver};
 use spine_proxy::refusal::Refusal;
 use spine_proxy::simulator::sds::Records;
 
@@ -74,7 +74,7 @@ async fn a_scan_of_random_codes_uses_up_its_own_budget() {
         assert_eq!(refused.unwrap_err(), expected);
     }
     let code = ods("A20047");
-    let asker = Asker { certificate: "another certificate", now_s: now_s() };
+    let asker = Asker { payer: Payer::Certificate("another certificate"), now_s: now_s() };
     let receiver = Receiver::Practice(&code, None);
     assert!(directory.provider(receiver, interaction(SLOTS), asker).await.is_ok());
     registry.practice(&directory, "A20047", SLOTS).await.expect("what is held costs nothing");
@@ -108,20 +108,12 @@ async fn an_outage_uses_up_no_budget() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn under_load_what_is_begun_is_finished_before_more_is_begun() {
-    let practices = (0..60).map(|number| {
-        let ods = format!("P{number:05}");
-        let root = format!("https://gp.example.nhs.uk/{ods}/STU3/1/gpconnect");
-        Records::practice(&ods, &format!("9181{number:08}"), &format!("{ods}-1"), &root, &[SLOTS])
-    });
-    let records = practices.fold(Records::default(), Records::and);
-    let mut registry = Registry::new(records, "misses-per-minute = 1000").await;
     // Twenty questions fit into the time that a request waits: enough for ten practices.
-    registry.pace = 4;
+    let (registry, practices) = slow_registry(60, 4).await;
     let registry = Arc::new(registry);
     let directory = registry.directory("");
-    let asking = (0..60).map(|number| {
+    let asking = practices.into_iter().map(|code| {
         let (registry, directory) = (Arc::clone(&registry), directory.clone());
-        let code = format!("P{number:05}");
         tokio::spawn(async move { registry.practice(&directory, &code, SLOTS).await })
     });
     let mut served = 0;
@@ -133,6 +125,48 @@ async fn under_load_what_is_begun_is_finished_before_more_is_begun() {
     }
     assert!(served >= 9, "{served} of sixty");
     assert!(!directory.held_view().sources[0].spared, "the source did nothing wrong");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_consumers_scan_leaves_another_its_turns_at_the_source() {
+    let (registry, practices) = slow_registry(4, 4).await;
+    let registry = Arc::new(registry);
+    let directory = registry.directory("");
+    // Sixty questions are fifteen seconds' worth, and a request waits for five.
+    let scan = (0..60).map(|number| {
+        let (registry, directory) = (Arc::clone(&registry), directory.clone());
+        let code = format!("Z{number:05}");
+        tokio::spawn(async move { registry.practice(&directory, &code, SLOTS).await })
+    });
+    let scan = Vec::from_iter(scan);
+    registry.has_been_asked(4).await;
+    let asking = practices.into_iter().map(|code| {
+        let directory = directory.clone();
+        tokio::spawn(async move {
+            let asker = Asker { payer: Payer::Certificate("another certificate"), now_s: now_s() };
+            let code = ods(&code);
+            directory.provider(Receiver::Practice(&code, None), interaction(SLOTS), asker).await
+        })
+    });
+    for one in Vec::from_iter(asking) {
+        one.await.unwrap().expect("eight questions in five seconds at half of four a second");
+    }
+    for one in scan {
+        one.await.unwrap().unwrap_err();
+    }
+}
+
+/// A registry of so many practices, and their codes.
+async fn slow_registry(practices: usize, pace: u32) -> (Registry, Vec<String>) {
+    let codes = Vec::from_iter((0..practices).map(|number| format!("P{number:05}")));
+    let records = codes.iter().zip(0..).map(|(ods, number)| {
+        let root = format!("https://gp.example.nhs.uk/{ods}/STU3/1/gpconnect");
+        Records::practice(ods, &format!("9181{number:08}"), &format!("{ods}-1"), &root, &[SLOTS])
+    });
+    let records = records.fold(Records::default(), Records::and);
+    let mut registry = Registry::new(records, "misses-per-minute = 1000").await;
+    registry.pace = pace;
+    (registry, codes)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use spine_proxy::commands::certs::{Leaf, Pki};
-use spine_proxy::directory::{Asker, Directory, File, Live, Others, Receiver, Settings};
+use spine_proxy::directory::{Asker, Directory, File, Live, Others, Payer, Receiver, Settings};
 use spine_proxy::interaction::{Interaction, by_id};
 use spine_proxy::metrics::Metrics;
 use spine_proxy::policy::Provider;
@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::files::Files;
 use super::stage::{HUB, Stage, counted, now_s, server_tls};
 use super::way::Way;
 
@@ -133,6 +134,11 @@ impl Registry {
     /// A gateway whose practices are known to this API alone; consumers and agreements come from
     /// the file.
     pub(crate) async fn stage(&self) -> Stage {
+        self.stage_with(|_| {}).await
+    }
+
+    /// The same, with its files changed before it starts.
+    pub(crate) async fn stage_with(&self, change: impl FnOnce(&mut Files)) -> Stage {
         let settings = self.settings().replace("[sds-api]", "[directory.sds-api]");
         Stage::with(|files| {
             files.edit("spine-proxy.toml", |text| {
@@ -144,6 +150,7 @@ impl Registry {
                 let (consumers, _) = text.split_once("[[provider]]").unwrap();
                 format!("{consumers}\n[[agreement]]\nfrom = [\"{HUB}\"]\nto = \"every-practice\"\n")
             });
+            change(files);
         })
         .await
     }
@@ -175,7 +182,7 @@ impl Registry {
 
     pub(crate) fn asker(&self) -> Asker<'static> {
         let now_s = now_s() + self.ahead_s.load(Ordering::Acquire);
-        Asker { certificate: "a certificate", now_s }
+        Asker { payer: Payer::Certificate("a certificate"), now_s }
     }
 
     /// Asks about a practice, form (b).
