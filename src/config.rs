@@ -444,14 +444,16 @@ mod tests {
     fn a_limit_by_which_nothing_would_be_served_is_refused() {
         let example = include_str!("../deploy/spine-proxy.toml");
         for line in [
-            "connections-max = 10000",
+            "connections-max = 3000",
+            "certificate-connections-max = 1000",
+            "in-hand-max = 1024",
             "unverified-max = 256",
             "address-connections-max = 1000",
             "address-handshakes-max = 64",
             "handshakes-max = 512",
             "streams-max = 100",
             "requests-max = 100000",
-            "consumer-exchanges-max = 1024",
+            "consumer-exchanges-max = 512",
             "practice-waiting-max = 64",
             "practice-exchanges-max = 64",
             "headers-max = 100",

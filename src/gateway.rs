@@ -30,7 +30,7 @@ use crate::refusal::{Errors, Refusal};
 use crate::request::{self, Rules, SspHeaders, SspRequest, TraceIds};
 use crate::spine::{Asid, OdsCode};
 use crate::target::Target;
-use crate::throttle::{Health, Pulse, Throttle};
+use crate::throttle::{Health, Memory, Pulse, Throttle};
 use crate::tls::{Alarms, Peer, Trust};
 
 mod answer;
@@ -53,6 +53,8 @@ pub struct Live {
     pub throttle: Arc<Throttle>,
     /// Faults of the files that are in force, for operators.
     pub alarms: Arc<Alarms>,
+    /// Memory that the process may use, as read at the start or the last reload.
+    pub memory: Option<Memory>,
 }
 
 /// What the configuration tells the decisions.

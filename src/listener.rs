@@ -96,14 +96,14 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections_max: 10_000,
+            connections_max: 3_000,
             unverified_max: 256,
-            certificate_connections_max: 2_000,
+            certificate_connections_max: 1_000,
             address_connections_max: 1_000,
             address_handshakes_max: 64,
             address_handshakes_per_second: NonZeroU32::MIN.saturating_add(199),
             handshakes_max: 512,
-            in_hand_max: 2048,
+            in_hand_max: 1024,
             streams_max: 100,
             requests_max: 100_000,
             handshake: Duration::from_secs(10),

@@ -15,11 +15,13 @@ use crate::refusal::{Allowance, Refusal};
 use crate::spine::Asid;
 use crate::tls::Peer;
 
+mod memory;
 mod pressure;
 mod queue;
 mod quota;
 mod shared;
 
+pub use memory::{Limit, Memory};
 pub use pressure::{Ceiling, Level, Pressure, Pulse};
 pub use shared::{Sharing, SharingError};
 
@@ -63,7 +65,8 @@ pub struct Limits {
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub practice_spared: Duration,
-    /// Memory near which load is shed; what the container is given when not set, if that is known.
+    /// Memory near which load is shed; when not set, all that the process may use: the limit of its container or
+    /// cgroup, else the machine's memory.
     #[schemars(with = "Option<String>")]
     pub memory_max: Option<ByteSize>,
     /// How late workers may be before load is shed.
@@ -100,7 +103,7 @@ impl Default for Limits {
             certificate_per_second: NonZeroU32::MIN.saturating_add(1999),
             consumer_per_second: NonZeroU32::MIN.saturating_add(999),
             consumer_burst: None,
-            consumer_exchanges_max: 1024,
+            consumer_exchanges_max: 512,
             consumers: BTreeMap::new(),
             shared: None,
             practice_exchanges_max: 64,
@@ -145,11 +148,11 @@ impl Limits {
         }
     }
 
-    /// What may be before load is shed.
+    /// Returns the levels near which load is shed, where the process may use so much memory.
     #[must_use]
-    pub fn ceiling(&self) -> Ceiling {
-        let memory_max_bytes =
-            self.memory_max.map(|max| max.as_u64()).or_else(pressure::given_bytes);
+    pub fn ceiling(&self, memory: Option<Memory>) -> Ceiling {
+        let given_bytes = memory.map(|memory| memory.bytes);
+        let memory_max_bytes = self.memory_max.map(|max| max.as_u64()).or(given_bytes);
         Ceiling { memory_max_bytes, delay_max: self.delay_max }
     }
 }
@@ -343,6 +346,16 @@ impl Throttle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn load_is_shed_near_the_memory_there_is_unless_another_amount_is_set() {
+        let given = Memory { bytes: 1 << 30, limit: Limit::Machine };
+        let mut limits = Limits::default();
+        assert_eq!(limits.ceiling(Some(given)).memory_max_bytes, Some(1 << 30));
+        assert_eq!(limits.ceiling(None).memory_max_bytes, None);
+        limits.memory_max = Some(ByteSize::mib(5));
+        assert_eq!(limits.ceiling(Some(given)).memory_max_bytes, Some(5 << 20));
+    }
 
     /// Who is let in at this level: reads and writes of a consumer that has three exchanges under way,
     /// and of one that has one.

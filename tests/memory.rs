@@ -8,7 +8,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::support::frames::{self, END_HEADERS, END_STREAM, HEADERS, SETTINGS};
-use crate::support::process::{Served, serve};
+use crate::support::process::{Served, serve, serve_at};
 use crate::support::provider::answer;
 use crate::support::wire::Wire;
 use crate::support::{Act, Call, Stage};
@@ -107,4 +107,43 @@ async fn memory_stays_below_what_the_configuration_allows() {
     assert!(matches!(call.send_to(&stage, served.1).await.status, 400 | 503));
     let peak = served.peak_kib() * 1024;
     assert!(peak < bound, "{peak} of {bound} bytes");
+}
+
+/// Puts other numbers of connections and requests into a configuration: terabytes, which no machine has.
+fn with_too_much(text: &str, connections_max: usize) -> String {
+    let section = "[listener.limits]\n";
+    assert!(text.contains(section));
+    let limits = format!("connections-max = {connections_max}\nstreams-max = 1000\n");
+    text.replace(section, &format!("{section}{limits}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_and_a_reload_warn_of_a_bound_above_the_memory_there_is() {
+    let stage = Stage::new().await;
+    let text = stage.text("spine-proxy.toml").replace("\"audit\"", "\"own\"");
+    let program = std::process::Command::new(env!("CARGO_BIN_EXE_spine-proxy"));
+    let served = serve_at(program, &stage, &with_too_much(&text, 1_000_000), "info");
+    let warnings = || {
+        let log = served.3.lock().unwrap();
+        log.matches("of memory at the worst, and the process may use").count()
+    };
+    while warnings() != 1 {
+        tokio::task::yield_now().await;
+    }
+    let bound = served.counted("memory_bound_bytes").await;
+    // Other limits are in force after a restart, and are warned of at once.
+    stage.replace("own.toml", &with_too_much(&text, 900_000));
+    served.signal("HUP");
+    while warnings() != 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(served.counted("memory_bound_bytes").await, bound);
+    // The number of sessions is in force at once.
+    let fewer = text.replace("[tls]\n", "[tls]\nsessions-max = 1\n");
+    assert_ne!(fewer, text);
+    stage.replace("own.toml", &with_too_much(&fewer, 900_000));
+    served.signal("HUP");
+    while served.counted("memory_bound_bytes").await != bound - 2047 * 20 * 1024 {
+        tokio::task::yield_now().await;
+    }
 }

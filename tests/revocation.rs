@@ -209,7 +209,9 @@ async fn what_does_not_fit_is_named_by_check_and_readyz() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_usual_files_raise_no_warning() {
-    let stage = Stage::new().await;
+    // Small limits, which fit any machine's memory.
+    let limits = "[listener.limits]\nconnections-max = 100\nin-hand-max = 20";
+    let stage = Stage::with(|files| files.add(limits)).await;
     let (text, code) = check(&stage, &["--strict"]);
     assert_eq!(code, Some(0), "{text}");
 }
@@ -224,7 +226,12 @@ async fn settings_and_files_that_an_operator_should_look_at_are_named() {
     let text = stage.text("spine-proxy.toml");
     let text =
         text.replace("networks = [\"127.0.0.0/8\"]", "networks = [\"10.1.2.3/8\", \"::/0\"]");
-    stage.replace("spine-proxy.toml", &text.replace("\"127.0.0.1:0\"", "\"0.0.0.0:8443\""));
+    let text = text.replace("\"127.0.0.1:0\"", "\"0.0.0.0:8443\"");
+    // Terabytes, which no machine's memory holds.
+    let limits = "connections-max = 1000000\nin-hand-max = 1000000\nstreams-max = 1000\n";
+    let section = "[listener.limits]\n";
+    assert!(text.contains(section));
+    stage.replace("spine-proxy.toml", &text.replace(section, &format!("{section}{limits}")));
     let soon = Leaf { days: (-1, 10), ..Leaf::named("gateway.ssp.example.nhs.uk") };
     let soon = stage.pki.issue(&soon).unwrap();
     stage.replace("gateway.pem", &soon.chain);
@@ -245,6 +252,7 @@ async fn settings_and_files_that_an_operator_should_look_at_are_named() {
         "gateway.pem: the certificate ends within 10 days",
         "gateway.key: others may read it (mode 0644); chmod g-w,o-rwx",
         "server.key: others may write it (mode 0660); chmod g-w,o-rwx",
+        "TiB of memory at the worst, and the process may use",
     ] {
         let named = |line: &str| line.starts_with("warning: ") && line.contains(words);
         assert!(text.lines().any(named), "{words}: {text}");

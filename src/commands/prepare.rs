@@ -17,7 +17,7 @@ use crate::gateway::{Compatibility, Rulebook};
 use crate::interaction::Allowed;
 use crate::metrics::Metrics;
 use crate::request::Rules;
-use crate::throttle::{Pressure, Throttle};
+use crate::throttle::{Memory, Pressure, Throttle};
 use crate::tls::{Alarms, Level, Loader, Trust};
 
 /// Everything that can be loaded before a socket is opened.
@@ -35,6 +35,8 @@ pub struct Prepared {
     pub live: Live,
     /// The loader of the trust, with what it has to say of the files.
     pub loader: Loader,
+    /// Memory that the process may use.
+    pub memory: Option<Memory>,
     /// The files as they were before they were read.
     pub(super) seen: Marks,
 }
@@ -67,16 +69,17 @@ impl Prepared {
         let token = config.admin.token_file.as_deref().map(admin::token).transpose();
         token.map_err(Failure::configuration)?;
         let rulebook = rulebook(&config)?;
-        Ok(Self { config, trust, rulebook, directory, live, loader, seen })
+        let memory = Memory::read(Path::new("/"));
+        Ok(Self { config, trust, rulebook, directory, live, loader, memory, seen })
     }
 
     /// Warnings for an operator, a line each.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
-        let Self { config, loader, directory, .. } = self;
+        let Self { config, loader, directory, memory, .. } = self;
         let now_s = Timestamp::now().as_second();
         let minor = loader.notices.iter().filter(|notice| notice.level == Level::Warning);
-        let others = warnings::of(config, loader, directory, now_s);
+        let others = warnings::of(config, loader, directory, *memory, now_s);
         let texts = minor.chain(&others).map(|notice| notice.text.clone());
         texts.chain(Alarms::new(loader, &[]).in_force(now_s)).collect()
     }
@@ -84,7 +87,7 @@ impl Prepared {
     /// What would be served, for people.
     #[must_use]
     pub fn summary(&self) -> String {
-        let Self { config, rulebook, directory, live, loader, .. } = self;
+        let Self { config, rulebook, directory, live, loader, memory, .. } = self;
         let mut text = String::new();
         let mut line = |text_line: String| writeln!(text, "{text_line}").unwrap_or_default();
         let addresses: Vec<_> = config.listener.addresses.iter().map(ToString::to_string).collect();
@@ -100,6 +103,9 @@ impl Prepared {
         let networks: Vec<_> = config.provider.networks.iter().map(ToString::to_string).collect();
         line(format!("dials within    {}", networks.join(", ")));
         line(format!("memory at most  {}", super::memory::bound(config)));
+        if let Some(memory) = memory {
+            line(format!("memory there is {memory}"));
+        }
         line("forwards".to_owned());
         for interaction in rulebook.allowed.iter() {
             line(format!(

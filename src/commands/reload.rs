@@ -10,12 +10,12 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::signal::unix::Signal;
 
-use super::{Failure, prepare, warnings};
+use super::{Failure, memory, prepare, warnings};
 use crate::config::Config;
 use crate::directory::{self, Directory};
 use crate::gateway::{Live, Rulebook};
 use crate::metrics::Metrics;
-use crate::throttle::{Pressure, Throttle};
+use crate::throttle::{Memory, Pressure, Throttle};
 use crate::tls::{Alarms, FileMark, Level, Loader, Notice, Trust};
 
 /// Interval between two looks at the files.
@@ -237,13 +237,13 @@ impl Reloader {
             false => (Arc::clone(&before.rulebook), Arc::clone(&before.throttle)),
         };
         state.ended = ended(&state.loader);
-        prepare::publish(&state.loader, config.lab, &self.metrics);
+        let memory = self.publish(&config, &state.loader);
         (state.config, state.seen) = (config, seen);
         let faults = found.values().flatten().cloned().collect();
         state.faults.extend(found);
         let alarms = Arc::new(Alarms::new(&state.loader, &state.lasting()));
         tracing::info!(generation = trust.generation, "reloaded");
-        self.live.store(Arc::new(Live { trust, rulebook, throttle, alarms }));
+        self.live.store(Arc::new(Live { trust, rulebook, throttle, alarms, memory }));
         self.tell(state);
         faults
     }
@@ -292,13 +292,32 @@ impl Reloader {
         let now_s = Timestamp::now().as_second();
         let minor = loader.notices.iter().filter(|notice| notice.level < Level::Alarm);
         let mut minor: Vec<_> = minor.cloned().collect();
-        minor.extend(warnings::of(config, loader, &self.directory.file(), now_s));
+        let live = self.live.load();
+        minor.extend(warnings::of(config, loader, &self.directory.file(), live.memory, now_s));
         log_new(&minor, notices_told);
-        let alarms = self.live.load().alarms.in_force(now_s);
+        let alarms = live.alarms.in_force(now_s);
         self.metrics.alarms.set(i64::try_from(alarms.len()).unwrap_or(i64::MAX));
         let alarms: Vec<_> =
             alarms.into_iter().map(|text| Notice::new(Level::Alarm, text)).collect();
         log_new(&alarms, alarms_told);
+    }
+
+    /// Sets metrics of what is in force; returns the memory that the process may use, read anew.
+    fn publish(&self, config: &Config, loader: &Loader) -> Option<Memory> {
+        prepare::publish(loader, config.lab, &self.metrics);
+        let memory = Memory::read(Path::new("/"));
+        memory::publish(&self.in_force(config), memory, &self.metrics);
+        memory
+    }
+
+    /// The configuration by which memory is taken: sections that need a restart are as they were at the start.
+    fn in_force(&self, config: &Config) -> Config {
+        let mut config = config.clone();
+        let started = &self.started_with;
+        config.listener = started.listener.clone();
+        config.directory.freshness = started.directory.freshness.clone();
+        config.audit = started.audit.clone();
+        config
     }
 
     /// Sections that are read once, at the start.

@@ -122,13 +122,13 @@ impl Server {
     /// # Errors
     /// The journal cannot be opened, an address cannot be bound, a thread cannot be made.
     pub fn start(prepared: Prepared, path: Option<PathBuf>) -> Result<Self, Failure> {
-        let Prepared { config, trust, rulebook, directory, live, loader, seen } = prepared;
+        let Prepared { config, trust, rulebook, directory, live, loader, memory, seen } = prepared;
         // Before anything else: a SIGHUP that nobody listens for ends the process.
         let hangup = signal(SignalKind::hangup()).map_err(Failure::world)?;
         let metrics = Arc::new(Metrics::new());
         prepare::publish(&loader, config.lab, &metrics);
         metrics.reload(Ok(Timestamp::now().as_second()));
-        memory::publish(&config, &metrics);
+        memory::publish(&config, memory, &metrics);
         let (listeners, (admin_listener, admin)) = listen(&config)?;
         let in_hand_max = config.listener.limits.in_hand_max;
         let trail = Trail::start(&config.audit, in_hand_max, Arc::clone(&metrics))
@@ -139,7 +139,8 @@ impl Server {
         let throttle = prepare::throttle(&config, None, (&pressure, &metrics))?;
         let alarms = Arc::new(Alarms::new(&loader, &[]));
         let (trust, rulebook) = (Arc::new(trust), Arc::new(rulebook));
-        let live = Arc::new(ArcSwap::from_pointee(Live { trust, rulebook, throttle, alarms }));
+        let live = Live { trust, rulebook, throttle, alarms, memory };
+        let live = Arc::new(ArcSwap::from_pointee(live));
         let shared = (&live, &directory, &trail, &metrics);
         let gateways = gateways(&config, shared, &pressure);
         let limits = &config.listener.limits;
@@ -271,7 +272,10 @@ fn remember(directory: &Directory, path: &Path) {
 
 /// Looks at how the journal is and how hard pressed the process.
 async fn watch(trail: Trail, pressure: Pressure, live: Arc<ArcSwap<Live>>, metrics: Arc<Metrics>) {
-    let ceiling = || live.load().throttle.limits().ceiling();
+    let ceiling = || {
+        let live = live.load();
+        live.throttle.limits().ceiling(live.memory)
+    };
     let told = |level: Level| metrics.shedding.set(level.number().into());
     tokio::join!(trail.watch(), pressure.watch(ceiling, told));
 }

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use super::memory;
 use crate::config::Config;
 use crate::directory::File;
+use crate::throttle::Memory;
 use crate::tls::{Level, Loader, Notice};
 
 /// Number of days before its end from which a certificate of our own is warned of.
@@ -16,9 +18,17 @@ const OTHERS_WRITE: u32 = 0o022;
 /// Mode bits that let all others read.
 const OTHERS_READ: u32 = 0o004;
 
-/// Warnings about settings, files, ends and the directory file, at `now_s` in seconds since 1970.
-pub(super) fn of(config: &Config, loader: &Loader, file: &File, now_s: i64) -> Vec<Notice> {
+/// Warnings about settings, files, ends, the directory file and the memory that the process may use, at
+/// `now_s` in seconds since 1970.
+pub(super) fn of(
+    config: &Config,
+    loader: &Loader,
+    file: &File,
+    given: Option<Memory>,
+    now_s: i64,
+) -> Vec<Notice> {
     let mut warnings = config.admin.warnings();
+    warnings.extend(given.and_then(|given| memory::warning(config, given)));
     warnings.extend(dialled(config, file));
     warnings.extend(ports(config));
     warnings.extend(networks(config));

@@ -190,13 +190,6 @@ pub struct Ceiling {
     pub delay_max: Duration,
 }
 
-/// The memory a container is given, if it is given any.
-#[must_use]
-pub(super) fn given_bytes() -> Option<u64> {
-    let given = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?;
-    given.trim().parse().ok()
-}
-
 /// The memory this process uses.
 fn resident_bytes() -> Option<u64> {
     // Source: proc(5).
