@@ -4,12 +4,16 @@
 //! `CI` is `true`.
 
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 
 use spine_proxy::claims;
 use spine_proxy::commands::certs::{KeyKind, Leaf, Pki};
+use tokio::sync::Notify;
 
+use crate::support::process::get;
+use crate::support::provider::answer;
 use crate::support::stage::{self, now_s};
-use crate::support::{Stage, missing};
+use crate::support::{Act, Stage, missing};
 
 const BODY: &str = r#"{"ok":true}"#;
 const QUERY: &str = "status=free&_include%3Arecurse=Schedule%3aactor&_include[]=Slot:schedule\
@@ -250,39 +254,88 @@ async fn is_shut_out(stage: &Stage, options: &[&str]) {
     assert!(said.error.contains(" alert "), "{options:?}: {said:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn javas_own_client_searches_and_books_over_both_versions_of_http() {
-    let stage = Stage::new().await;
+/// Runs the consumer on the JDK's own client with these arguments besides the usual ones, and returns
+/// what it prints; nothing if a program is missing.
+fn java(stage: &Stage, more: &[&str]) -> impl Future<Output = Option<String>> + use<> {
     let path = |name: &str| stage.path(name).display().to_string();
     let export = ["pkcs12", "-export", "-passout", "pass:changeit"].map(str::to_owned);
     let files = ["-in", &path("hub.pem"), "-inkey", &path("hub.key"), "-out", &path("hub.p12")];
-    let arguments = export.into_iter().chain(files.map(str::to_owned)).collect();
-    let Some(exported) = run("openssl", arguments).await else { return };
-    assert!(exported.status.success(), "{}", text(&exported.stderr));
+    let export = export.into_iter().chain(files.map(str::to_owned)).collect();
     let arguments = [
         concat!(env!("CARGO_MANIFEST_DIR"), "/tests/foreign/Consumer.java"),
         &format!("localhost:{}", stage.address().port()),
         &path("hub.p12"),
         "changeit",
         &path("ca.pem"),
-        &format!("{}/Slot?status=free&_include:recurse=Schedule%3aactor", stage::ROOT),
+        &format!("{}{JAVAS_SLOTS}", stage::ROOT),
         &token("organization/*.read"),
         &format!("{}/Appointment", stage::ROOT),
         &token("patient/*.write"),
     ];
-    let Some(output) = run("java", arguments.map(str::to_owned).to_vec()).await else { return };
-    let (said, error) = (text(&output.stdout), text(&output.stderr));
-    if error.contains("jdk.compiler") {
-        return missing("java with a compiler");
+    let arguments = [&arguments[..], more].concat().into_iter().map(str::to_owned).collect();
+    async {
+        let exported = run("openssl", export).await?;
+        assert!(exported.status.success(), "{}", text(&exported.stderr));
+        let output = run("java", arguments).await?;
+        let error = text(&output.stderr);
+        if error.contains("jdk.compiler") {
+            missing("java with a compiler");
+            return None;
+        }
+        assert!(output.status.success(), "{error}");
+        Some(text(&output.stdout))
     }
+}
+
+const JAVAS_SLOTS: &str = "/Slot?status=free&_include:recurse=Schedule%3aactor";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn javas_own_client_searches_and_books_over_both_versions_of_http() {
+    let stage = Stage::new().await;
+    let Some(said) = java(&stage, &[]).await else { return };
     let expected = ["GET HTTP_1_1", "POST HTTP_1_1", "GET HTTP_2", "POST HTTP_2"];
     let expected = expected.map(|asked| format!("{asked} 200 {BODY}\n")).concat();
-    assert_eq!(said, expected, "{error}");
+    assert_eq!(said, expected);
     let received = stage.provider.received();
-    let slots = "/Slot?status=free&_include:recurse=Schedule%3aactor";
-    assert_eq!(received[0].start, format!("GET /A20047/STU3/1/gpconnect{slots} HTTP/1.1"));
+    assert_eq!(received[0].start, format!("GET /A20047/STU3/1/gpconnect{JAVAS_SLOTS} HTTP/1.1"));
     assert_eq!(received[2].start, received[0].start);
     assert_eq!(received[3].body, br#"{"resourceType":"Appointment"}"#);
+}
+
+/// The JDK's client gives up what is under way when it is told `GOAWAY`.
+#[tokio::test(flavor = "multi_thread")]
+async fn javas_own_client_loses_no_booking_under_way_at_a_stop_or_when_enough_was_carried() {
+    for (stops, limits) in [(true, ""), (false, "requests-max = 5")] {
+        let stage = Stage::with(|files| files.add(&format!("[listener.limits]\n{limits}"))).await;
+        let told: Vec<_> = (0..8).map(|_| Arc::new(Notify::new())).collect();
+        let mut waiting = told.clone();
+        let body = answer("200 OK", "", BODY);
+        stage.provider.plays(move |request| match request.start.starts_with("GET") {
+            true => Act::Write(body.clone()),
+            false => Act::WriteWhenTold(waiting.pop().unwrap(), body.clone()),
+        });
+        let mut java = std::pin::pin!(java(&stage, &["8"]));
+        let Stage { server, provider, folder: _folder, .. } = stage;
+        let admin = server.admin;
+        let said = tokio::select! {
+            said = &mut java => said,
+            () = provider.has_received(9) => {
+                let stopping = async {
+                    if stops {
+                        server.stop().await;
+                    }
+                };
+                let told = async {
+                    while stops && get(admin, "/readyz").await.starts_with("HTTP/1.1 200") {}
+                    told.iter().for_each(|told| told.notify_one());
+                };
+                tokio::join!(java, stopping, told).0
+            }
+        };
+        let Some(said) = said else { return };
+        let bookings = format!("POST HTTP_2 200 {BODY}\n").repeat(8);
+        assert_eq!(said, format!("GET HTTP_2 200 {BODY}\n{bookings}"));
+    }
 }
 
 async fn s_client(stage: &Stage, options: &[&str]) -> Option<Output> {

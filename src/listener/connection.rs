@@ -219,18 +219,20 @@ impl Seat {
         drop(timeout(self.limits.linger, asked).await);
     }
 
-    /// Returns once an HTTP/2 connection is to end because it has carried enough or the proxy stops: when
-    /// it carries nothing, or, from a stop, after `linger` and half of the time to drain.
+    /// Returns once an HTTP/2 connection is to be told that it ends: when it carries nothing, or after
+    /// half of the time to drain if it has carried enough or the proxy stops, and after `linger` if it is
+    /// to be closed for what was asked on it.
     ///
     /// Some clients (JDK 17's and httpx among them) give up what is under way when they are told
     /// `GOAWAY`, although it would be answered (RFC 9113 §6.8).
-    async fn worn_or_drained(&self, worn: &CancellationToken, activity: &Activity) {
-        tokio::select! {
-            () = worn.cancelled() => {}
-            () = self.drained(activity.begun()) => {}
-        }
+    async fn ends(&self, worn: &CancellationToken, close: &CancellationToken, activity: &Activity) {
+        let waits = tokio::select! {
+            () = worn.cancelled() => self.limits.drain / 2,
+            () = self.drained(activity.begun()) => self.limits.drain / 2,
+            () = close.cancelled() => self.limits.linger,
+        };
         // Whether it is idle by then or not.
-        drop(timeout(self.limits.drain / 2, activity.idle()).await);
+        drop(timeout(waits, activity.idle()).await);
     }
 
     /// hyper has neither a head nor an idle deadline for HTTP/2: both are here.
@@ -272,8 +274,7 @@ impl Seat {
         tokio::select! {
             biased;
             ended = &mut serving => return judge(ended),
-            () = self.worn_or_drained(&worn, &activity) => {}
-            () = connection.close.cancelled() => {}
+            () = self.ends(&worn, &connection.close, &activity) => {}
             () = activity.quiet(head, idle) => {}
             () = activity.stalled(write_stall) => return Err("write_stalled"),
         }
