@@ -96,9 +96,11 @@ pub struct Listener {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Sizes {
     /// Longest request target.
+    #[serde(with = "crate::spine::size")]
     #[schemars(with = "String")]
     pub target_max: ByteSize,
     /// Largest head: names and values together.
+    #[serde(with = "crate::spine::size")]
     #[schemars(with = "String")]
     pub head_max: ByteSize,
     /// Most header lines.

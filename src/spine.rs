@@ -9,10 +9,12 @@ use std::str::FromStr;
 
 mod mask;
 mod root;
+mod units;
 
 pub use mask::masked;
 pub use root::{InnerUrl, ServiceRoot, UrlFault};
 pub(crate) use root::{judge_path, judge_query};
+pub use units::{period, size};
 
 /// Why a piece of text is not the identifier it was taken for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -159,21 +161,6 @@ impl TraceId {
     #[must_use]
     pub fn printable(&self) -> Cow<'_, str> {
         if self.is_uuid() { Cow::Borrowed(&self.0) } else { masked(&self.0, 64) }
-    }
-}
-
-/// Durations in the configuration: a number and a unit, `10s`, `5m`, `250ms`.
-pub mod period {
-    use std::time::Duration;
-
-    /// Reads a duration.
-    pub fn deserialize<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-        jiff::fmt::serde::unsigned_duration::required::deserialize(from)
-    }
-
-    /// Writes a duration, as the schema shows a default.
-    pub fn serialize<S: serde::Serializer>(period: &Duration, to: S) -> Result<S::Ok, S::Error> {
-        jiff::fmt::serde::unsigned_duration::friendly::compact::required::serialize(period, to)
     }
 }
 

@@ -67,6 +67,7 @@ pub struct Limits {
     pub practice_spared: Duration,
     /// Memory near which load is shed; when not set, all that the process may use: the limit of its container or
     /// cgroup, else the machine's memory.
+    #[serde(with = "crate::spine::size::optional")]
     #[schemars(with = "Option<String>")]
     pub memory_max: Option<ByteSize>,
     /// How late workers may be before load is shed.

@@ -42,6 +42,21 @@ async fn a_mistake_in_the_configuration_is_named_with_line_and_caret() {
         ("[listener]", "[request]\ntarget-max = \"1 foot\"\n[listener]", &["line 3", "^"]),
         (
             "[listener]",
+            "[request]\nhead-max = 64\n[listener]",
+            &["line 3", "head-max", "64 has no unit; write \"64 B\" or \"64 KiB\""],
+        ),
+        (
+            "[listener]",
+            "[request]\nhead-max = \"64 kilobytes\"\n[listener]",
+            &["line 3", "\"64 kilobytes\" has no known unit; write \"64 KiB\""],
+        ),
+        (
+            "[audit]",
+            "[audit]\nsegment-age = 2",
+            &["segment-age = 2", "^", "2 has no unit; write \"2s\""],
+        ),
+        (
+            "[listener]",
             "allowed = [\"appointment\"]\n[listener]",
             &["\"appointment\"", "appointments"],
         ),

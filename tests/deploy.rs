@@ -94,6 +94,47 @@ fn what_the_example_shows_commented_is_the_default() {
     assert_eq!(format!("{uncommented:?}"), format!("{commented:?}"));
 }
 
+/// The number of a size or a period, and its unit.
+fn number_and_unit(value: &str) -> Option<(&str, &str)> {
+    let text = value.strip_prefix('"')?.strip_suffix('"')?;
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+    number.parse::<u64>().ok().map(|_| (number, unit.trim_start()))
+}
+
+#[test]
+fn every_size_and_period_in_the_example_needs_its_unit() {
+    let text = include_str!("../deploy/spine-proxy.toml");
+    let mut keys = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        // A table that is an example itself holds periods too, but is not in force.
+        let shown = line.strip_prefix("# memory-max").map(|value| ("memory-max", value));
+        let shown = shown.or_else(|| line.strip_prefix('#')?.split_once(' '));
+        let Some((key, value)) = shown.filter(|(key, _)| !key.is_empty()) else { continue };
+        let Some((number, unit)) = number_and_unit(value.trim_start_matches([' ', '='])) else {
+            continue;
+        };
+        keys.push(key);
+        let right = match unit {
+            "B" | "KiB" | "MiB" | "GiB" => format!("write \"{number} B\" or \"{number} KiB\""),
+            _ => format!("write \"{number}s\""),
+        };
+        for wrong in [number.to_owned(), format!("\"{number}\"")] {
+            let mut lines: Vec<_> = text.lines().collect();
+            let bare = format!("{key} = {wrong}");
+            lines[at] = &bare;
+            let refused = spine_proxy::config::Config::parse(&lines.join("\n"), "x.toml".as_ref());
+            let refused = refused.expect_err(&bare).to_string();
+            let words = format!("{wrong} has no unit; {right}");
+            assert!(refused.contains(&words), "{words} is not in {refused}");
+            assert!(refused.contains(&format!("at line {},", at + 1)), "{refused}");
+        }
+    }
+    for key in ["head-max", "target-max", "segment-size", "disk-reserve", "memory-max", "idle"] {
+        assert!(keys.contains(&key), "{key} is not in {keys:?}");
+    }
+    assert!(keys.len() > 35, "{keys:?}");
+}
+
 #[test]
 fn the_example_configuration_is_served_until_told_to_stop() {
     let site = Site::new().on_free_ports();

@@ -27,7 +27,7 @@ pub struct Settings {
     #[schemars(with = "String")]
     pub wait: Duration,
     /// A segment that has grown to this is followed by a new one.
-    #[serde(default = "segment_size")]
+    #[serde(default = "segment_size", with = "crate::spine::size")]
     #[schemars(with = "String")]
     pub segment_size: ByteSize,
     /// A segment that is this old is followed by a new one.
@@ -40,7 +40,7 @@ pub struct Settings {
     pub unverified_per_second: NonZeroU32,
     /// Free space on the journal's file system below which new requests are refused, so that exchanges
     /// under way can still be recorded.
-    #[serde(default = "disk_reserve")]
+    #[serde(default = "disk_reserve", with = "crate::spine::size")]
     #[schemars(with = "String")]
     pub disk_reserve: ByteSize,
 }

@@ -1,0 +1,261 @@
+//! Sizes and periods in the configuration: a number and its unit. A number alone is refused, and so is
+//! an unknown unit; the error shows the right form of the value.
+
+use std::fmt;
+
+use serde::de::{Deserializer, Error, Visitor};
+
+/// A value as it stands in the configuration.
+struct Written {
+    text: String,
+    is_number: bool,
+}
+
+impl Written {
+    /// The number that a value begins with, and the unit after it; `None` where there is no number.
+    fn split(&self) -> Option<(&str, &str)> {
+        let text = self.text.trim();
+        let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let (number, unit) = text.split_at_checked(end)?;
+        number.parse::<f64>().ok().map(|_| (number, unit.trim_start()))
+    }
+}
+
+/// Shows a value as it was written: text in quotes.
+impl fmt::Display for Written {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_number { out.write_str(&self.text) } else { write!(out, "{:?}", self.text) }
+    }
+}
+
+/// Takes text and numbers; `.0` says what is asked for.
+struct Reader(&'static str);
+
+impl Visitor<'_> for Reader {
+    type Value = Written;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.0)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Written, E> {
+        Ok(Written { text: text.to_owned(), is_number: false })
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Written, E> {
+        Ok(Written { text: number.to_string(), is_number: true })
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Written, E> {
+        Ok(Written { text: number.to_string(), is_number: true })
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<Written, E> {
+        Ok(Written { text: number.to_string(), is_number: true })
+    }
+}
+
+fn read<'de, D: Deserializer<'de>, T>(
+    from: D,
+    wanted: &'static str,
+    parse: impl Fn(&Written) -> Result<T, String>,
+) -> Result<T, D::Error> {
+    let written = from.deserialize_any(Reader(wanted))?;
+    parse(&written).map_err(D::Error::custom)
+}
+
+/// Durations in the configuration: a number and a unit, `10s`, `5m`, `250ms`.
+pub mod period {
+    use std::time::Duration;
+
+    use serde::de::value::{Error, StrDeserializer};
+
+    use super::Written;
+
+    const WANTED: &str = "a period: a number and a unit, such as \"10s\"";
+
+    /// Reads a duration.
+    pub fn deserialize<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        super::read(from, WANTED, parse)
+    }
+
+    /// Writes a duration, as the schema shows a default.
+    pub fn serialize<S: serde::Serializer>(period: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        jiff::fmt::serde::unsigned_duration::friendly::compact::required::serialize(period, to)
+    }
+
+    fn parse(written: &Written) -> Result<Duration, String> {
+        let text = StrDeserializer::<Error>::new(&written.text);
+        let wrong =
+            match (jiff::fmt::serde::unsigned_duration::required::deserialize(text), written) {
+                (Ok(period), Written { is_number: false, .. }) => return Ok(period),
+                (Ok(_), _) => None,
+                (Err(error), _) => Some(error),
+            };
+        let split = written.split();
+        if let Some((number, "")) = split {
+            return Err(format!(
+                "{written} has no unit; write \"{number}s\" (units are ms, s, m and h)"
+            ));
+        }
+        let right = split.and_then(|(number, unit)| right_form(number, unit));
+        if let Some(right) = right.filter(|right| *right != written.text) {
+            return Err(format!("{written} has no known unit; write \"{right}\""));
+        }
+        let why = wrong.map(|error| format!(": {error}")).unwrap_or_default();
+        Err(format!("{written} is not {WANTED} (units are ms, s, m and h){why}"))
+    }
+
+    /// The period that was probably meant.
+    fn right_form(number: &str, unit: &str) -> Option<String> {
+        let unit = unit.to_ascii_lowercase();
+        if unit.starts_with('d') {
+            let hours = number.parse::<u64>().ok()?.checked_mul(24)?;
+            return Some(format!("{hours}h"));
+        }
+        let units = [("ms", "ms"), ("mil", "ms"), ("s", "s"), ("min", "m"), ("h", "h")];
+        let (_, right) = units.iter().find(|(start, _)| unit.starts_with(start))?;
+        Some(format!("{number}{right}"))
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        fn text(text: &str) -> Result<Duration, String> {
+            parse(&Written { text: text.to_owned(), is_number: false })
+        }
+
+        #[test]
+        fn a_period_is_a_number_and_a_unit() {
+            for (written, millis) in
+                [("250ms", 250), ("2.5s", 2500), ("5 m", 300_000), ("1h30m", 5_400_000), ("0s", 0)]
+            {
+                assert_eq!(text(written), Ok(Duration::from_millis(millis)), "{written}");
+            }
+        }
+
+        #[test]
+        fn a_period_in_a_wrong_form_is_refused_with_the_right_one() {
+            for (written, words) in [
+                ("2", "\"2\" has no unit; write \"2s\""),
+                ("0", "\"0\" has no unit; write \"0s\""),
+                ("2 sekunden", "\"2 sekunden\" has no known unit; write \"2s\""),
+                ("250 milsec", "write \"250ms\""),
+                ("5 minuten", "write \"5m\""),
+                ("1 day", "\"1 day\" has no known unit; write \"24h\""),
+                ("2 hourly", "write \"2h\""),
+                ("soon", "\"soon\" is not a period: a number and a unit, such as \"10s\""),
+                ("", "\"\" is not a period"),
+                ("-2s", "\"-2s\" is not a period"),
+                ("5 x", "\"5 x\" is not a period"),
+                ("99999999999999999h", "\"99999999999999999h\" is not a period"),
+            ] {
+                let refused = text(written).unwrap_err();
+                assert!(refused.contains(words), "{words} is not in {refused}");
+            }
+            let number = Written { text: "2".to_owned(), is_number: true };
+            assert!(parse(&number).unwrap_err().starts_with("2 has no unit; write \"2s\""));
+        }
+    }
+}
+
+/// Sizes in the configuration: a number and a unit, `64 KiB`, `1 GiB`.
+pub mod size {
+    use bytesize::ByteSize;
+
+    use super::Written;
+
+    const WANTED: &str = "a size: a number and a unit, such as \"64 KiB\"";
+
+    /// Reads a size.
+    pub fn deserialize<'de, D: serde::Deserializer<'de>>(from: D) -> Result<ByteSize, D::Error> {
+        super::read(from, WANTED, parse)
+    }
+
+    /// Writes a size, as the schema shows a default.
+    pub fn serialize<S: serde::Serializer>(size: &ByteSize, to: S) -> Result<S::Ok, S::Error> {
+        serde::Serialize::serialize(size, to)
+    }
+
+    /// Sizes that need not be there.
+    pub mod optional {
+        use super::ByteSize;
+
+        /// Reads a size.
+        pub fn deserialize<'de, D: serde::Deserializer<'de>>(
+            from: D,
+        ) -> Result<Option<ByteSize>, D::Error> {
+            super::deserialize(from).map(Some)
+        }
+
+        /// Writes a size, as the schema shows a default.
+        pub fn serialize<S: serde::Serializer>(
+            size: &Option<ByteSize>,
+            to: S,
+        ) -> Result<S::Ok, S::Error> {
+            serde::Serialize::serialize(size, to)
+        }
+    }
+
+    fn parse(written: &Written) -> Result<ByteSize, String> {
+        let Some((number, unit)) = written.split() else {
+            return Err(format!("{written} is not {WANTED}"));
+        };
+        if unit.is_empty() {
+            return Err(format!("{written} has no unit; write \"{number} B\" or \"{number} KiB\""));
+        }
+        written.text.trim().parse().map_err(|_| match unit_meant(unit) {
+            Some(right) => format!("{written} has no known unit; write \"{number} {right}\""),
+            None => {
+                format!("{written} has no known unit; write \"{number} B\" or \"{number} KiB\"")
+            }
+        })
+    }
+
+    /// The unit that was probably meant.
+    fn unit_meant(unit: &str) -> Option<&'static str> {
+        let unit = unit.to_ascii_lowercase();
+        let units = [("by", "B"), ("k", "KiB"), ("m", "MiB"), ("g", "GiB"), ("t", "TiB")];
+        units.iter().find(|(start, _)| unit.starts_with(start)).map(|(_, right)| *right)
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        fn text(text: &str) -> Result<ByteSize, String> {
+            parse(&Written { text: text.to_owned(), is_number: false })
+        }
+
+        #[test]
+        fn a_size_is_a_number_and_a_unit() {
+            for (written, bytes) in
+                [("64 KiB", 65_536), ("1.5MiB", 1_572_864), ("64 kB", 64_000), ("0 B", 0)]
+            {
+                assert_eq!(text(written), Ok(ByteSize::b(bytes)), "{written}");
+            }
+        }
+
+        #[test]
+        fn a_size_in_a_wrong_form_is_refused_with_the_right_one() {
+            for (written, words) in [
+                ("64", "\"64\" has no unit; write \"64 B\" or \"64 KiB\""),
+                ("0", "\"0\" has no unit; write \"0 B\""),
+                ("64 kilobytes", "\"64 kilobytes\" has no known unit; write \"64 KiB\""),
+                ("64 bytes", "write \"64 B\""),
+                ("2 Megs", "write \"2 MiB\""),
+                ("1 gig", "write \"1 GiB\""),
+                ("1 foot", "\"1 foot\" has no known unit; write \"1 B\" or \"1 KiB\""),
+                ("KiB", "\"KiB\" is not a size: a number and a unit, such as \"64 KiB\""),
+                ("1.2.3 KiB", "\"1.2.3 KiB\" is not a size"),
+                ("-1 KiB", "\"-1 KiB\" is not a size"),
+            ] {
+                let refused = text(written).unwrap_err();
+                assert!(refused.contains(words), "{words} is not in {refused}");
+            }
+            let number = Written { text: "64".to_owned(), is_number: true };
+            assert!(parse(&number).unwrap_err().starts_with("64 has no unit; write \"64 B\""));
+        }
+    }
+}
