@@ -84,16 +84,27 @@ pub const TOKEN_BYTES_MIN: usize = 32;
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// Its file cannot be read.
-    #[error("admin.token-file: {0}")]
+    #[error(transparent)]
     File(#[from] TrustError),
     /// It can be guessed.
-    #[error("admin.token-file: {}: the token has {bytes} bytes; it must have {TOKEN_BYTES_MIN} or more", path.display())]
+    #[error("{}: the token has {bytes} bytes; it must have {TOKEN_BYTES_MIN} or more", path.display())]
     Short {
         /// The file.
         path: PathBuf,
         /// Bytes of the token.
         bytes: usize,
     },
+}
+
+impl TokenError {
+    /// The token's file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::File(error) => error.path(),
+            Self::Short { path, .. } => path,
+        }
+    }
 }
 
 /// Reads the admin token.

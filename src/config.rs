@@ -21,9 +21,12 @@ use crate::spine::Asid;
 use crate::tls::{ConsumerLeg, KeyPair, ProviderLeg};
 use crate::{audit, directory, forward, listener, throttle};
 
+mod places;
 mod proxy_name;
 
 pub use proxy_name::ProxyName;
+
+use places::Places;
 
 /// A configuration that cannot be used: names the file, and the line where there is one.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +72,9 @@ pub struct Config {
     /// Leniences, by the consumer's ASID.
     #[serde(default)]
     pub compatibility: BTreeMap<Asid, Leniences>,
+    #[serde(skip)]
+    #[schemars(skip)]
+    places: Places,
 }
 
 /// Where consumers connect.
@@ -250,7 +256,16 @@ impl Config {
         for file in config.paths_mut() {
             *file = folder.join(&file);
         }
+        let mut files = config.watched();
+        files.extend(config.written_mut().map(|file| file.clone()));
+        config.places = Places::new(text, path, &files);
         Ok(config)
+    }
+
+    /// The text of a fault; where it is one of a file, with the keys and lines that name the file.
+    #[must_use]
+    pub fn locate(&self, file: Option<&Path>, fault: &dyn std::fmt::Display) -> String {
+        file.map_or_else(|| fault.to_string(), |file| self.places.locate(file, fault))
     }
 
     /// How many workers there are.
@@ -308,10 +323,20 @@ impl Config {
             sharing.check().map_err(|error| error.to_string())?;
         }
         self.directory.check()?;
-        if self.tls.crl.is_empty_list() || self.provider_tls.crl.is_empty_list() {
-            return Err(
-                "crl is an empty list; write crl = \"none\" to check no revocation".to_owned()
-            );
+        for (key, crl, authorities) in [
+            ("tls", &self.tls.crl, &self.tls.authorities),
+            ("provider-tls", &self.provider_tls.crl, &self.provider_tls.authorities),
+        ] {
+            if crl.is_empty_list() {
+                return Err(format!(
+                    "{key}.crl is an empty list; write crl = \"none\" to check no revocation"
+                ));
+            }
+            if authorities.is_empty() {
+                return Err(format!(
+                    "{key}.authorities is empty: no certificate could be verified"
+                ));
+            }
         }
         if self.listener.addresses.is_empty() {
             return Err("listener.addresses is empty".to_owned());

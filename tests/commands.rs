@@ -119,6 +119,73 @@ async fn a_file_that_cannot_be_used_is_named() {
     }
 }
 
+/// The number of the first line of the configuration that begins so, counted from 1.
+fn line(stage: &Stage, start: &str) -> usize {
+    let text = stage.text("spine-proxy.toml");
+    text.lines().position(|line| line.starts_with(start)).unwrap() + 1
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_of_a_file_names_the_key_and_the_line_that_name_the_file() {
+    let sds = "[directory.sds-api]\nurl = \"https://sds.example.nhs.uk/FHIR/R4\"\n";
+    let sds_tls = "tls = { authorities = [\"sds-ca.pem\"], crl = \"none\" }";
+    let sds = format!("{sds}key-file = \"sds.key\"\n{sds_tls}\n[audit]");
+    let token = "[admin]\ntoken-file = \"admin.token\"";
+    let shared = "[throttle.shared]\nurl = \"redis://127.0.0.1:1\"\n\
+                  password-file = \"redis.password\"\n[audit]";
+    for ((from, to), (file, text), (start, key)) in [
+        (("", ""), ("server.pem", Some("nonsense")), ("certificates", "tls.certificates.chain")),
+        (("", ""), ("server.key", None), ("certificates", "tls.certificates.key")),
+        (
+            ("crl = [\"crl.pem\"]\n\n[prov", "crl = [\"a.crl\"]\n\n[prov"),
+            ("a.crl", None),
+            ("crl = [\"a.crl\"]", "tls.crl"),
+        ),
+        (("", ""), ("gateway.key", Some("")), ("certificate =", "provider-tls.certificate.key")),
+        (("", ""), ("directory.toml", Some("nonsense")), ("file =", "directory.file")),
+        (("[admin]", token), ("admin.token", None), ("token-file", "admin.token-file")),
+        (("[admin]", token), ("admin.token", Some("short")), ("token-file", "admin.token-file")),
+        (("[audit]", &sds), ("sds.key", None), ("key-file", "directory.sds-api.key-file")),
+        (
+            ("[audit]", &sds),
+            ("sds-ca.pem", Some("")),
+            ("tls = { auth", "directory.sds-api.tls.authorities"),
+        ),
+        (
+            ("[audit]", shared),
+            ("redis.password", None),
+            ("password-file", "throttle.shared.password-file"),
+        ),
+    ] {
+        let place = std::sync::Mutex::new(String::new());
+        let refused = refused(|stage| {
+            edit(stage, "spine-proxy.toml", from, to);
+            for file in ["sds-ca.pem", "sds.key"] {
+                stage.replace(file, &stage.text("ca.pem"));
+            }
+            match text {
+                Some(text) => stage.replace(file, text),
+                None => drop(std::fs::remove_file(stage.path(file))),
+            }
+            let config = stage.path("spine-proxy.toml");
+            let line = line(stage, start);
+            let file = stage.path(file);
+            *place.lock().unwrap() =
+                format!("{}:{line}: {key}: {}: ", config.display(), file.display());
+        });
+        let refused = refused.await;
+        let place = place.into_inner().unwrap();
+        assert!(refused.contains(&place), "{place} is not in {refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_of_a_file_that_two_keys_name_names_both() {
+    let text = refused(|stage| stage.replace("ca.pem", "nonsense")).await;
+    assert!(text.contains(": tls.authorities, line "), "{text}");
+    assert!(text.contains(": provider-tls.authorities: "), "{text}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_in_use_is_said_with_its_address_and_exit_code_1() {
     let stage = Stage::new().await;

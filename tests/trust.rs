@@ -267,16 +267,16 @@ async fn a_change_of_any_file_is_seen_without_a_signal() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_file_leaves_the_last_good_one_in_force() {
     let stage = Stage::new().await;
-    for (name, text) in [
-        ("spine-proxy.toml", "nonsense"),
-        ("directory.toml", "[[consumer]]\nname = 1"),
-        ("server.pem", "-----BEGIN CERTIFICATE-----\n"),
-        ("crl.pem", "half a li"),
+    for (name, text, key) in [
+        ("spine-proxy.toml", "nonsense", "line 1"),
+        ("directory.toml", "[[consumer]]\nname = 1", ": directory.file: "),
+        ("server.pem", "-----BEGIN CERTIFICATE-----\n", ": tls.certificates.chain: "),
+        ("crl.pem", "half a li", ": provider-tls.crl: "),
     ] {
         let good = stage.text(name);
         stage.replace(name, text);
         let failure = stage.server.reload().await.unwrap_err().to_string();
-        assert!(failure.contains(name), "{failure}");
+        assert!(failure.contains(name) && failure.contains(key), "{failure}");
         assert_eq!(stage.hears(Call::slots()).await.status, 200, "{name}");
         stage.replace(name, &good);
     }

@@ -1,7 +1,7 @@
 //! A configuration with everything it names loaded and checked: what `check` prints, `serve` serves
 //! and reload swaps in.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -62,12 +62,16 @@ impl Prepared {
         let seen = reload::marks(&config.watched());
         let mut loader = Loader::new(Timestamp::now().as_second());
         let trust = Trust::load(generation, &config.tls, &config.provider_tls, &mut loader)
-            .map_err(Failure::configuration)?;
-        let live = Live::load(&config.directory, &mut loader).map_err(Failure::configuration)?;
+            .map_err(|fault| located(&config, Some(fault.path()), &fault))?;
+        let live = Live::load(&config.directory, &mut loader)
+            .map_err(|fault| located(&config, fault.path(), &fault))?;
         loader.end();
         let directory = directory_file(&config)?;
         let token = config.admin.token_file.as_deref().map(admin::token).transpose();
-        token.map_err(Failure::configuration)?;
+        token.map_err(|fault| located(&config, Some(fault.path()), &fault))?;
+        if let Some(sharing) = &config.throttle.shared {
+            sharing.password().map_err(|fault| located(&config, fault.path(), &fault))?;
+        }
         let rulebook = rulebook(&config)?;
         let memory = Memory::read(Path::new("/"));
         Ok(Self { config, trust, rulebook, directory, live, loader, memory, seen })
@@ -136,7 +140,13 @@ impl Prepared {
 /// The directory file.
 pub(super) fn directory_file(config: &Config) -> Result<File, Failure> {
     let others = if config.directory.is_live() { Others::Live } else { Others::None };
-    File::load(&config.directory.file, others).map_err(Failure::configuration)
+    let path = &config.directory.file;
+    File::load(path, others).map_err(|fault| located(config, Some(path), &fault))
+}
+
+/// A fault; where it is one of a file, with the keys and lines that name the file.
+fn located(config: &Config, file: Option<&Path>, fault: &dyn Display) -> Failure {
+    Failure::Configuration(anyhow::Error::msg(config.locate(file, fault)))
 }
 
 pub(super) fn rulebook(config: &Config) -> Result<Rulebook, Failure> {
@@ -205,6 +215,6 @@ pub(super) fn throttle(
         Some(before) if *before.limits() == config.throttle => Ok(Arc::clone(before)),
         _ => Throttle::new(config.throttle.clone(), pressure.clone(), Arc::clone(metrics))
             .map(Arc::new)
-            .map_err(Failure::configuration),
+            .map_err(|fault| located(config, fault.path(), &fault)),
     }
 }

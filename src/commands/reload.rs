@@ -364,16 +364,16 @@ fn trust(
     let trust = match Trust::load(generation, &config.tls, &config.provider_tls, loader) {
         Ok(trust) => Arc::new(trust),
         Err(fault) => {
-            faults.push(fault.to_string());
+            faults.push(config.locate(Some(fault.path()), &fault));
             Arc::clone(&before.trust)
         }
     };
     let sources = directory::Live::load(&config.directory, loader);
-    let sources = sources.map_err(|fault| faults.push(fault.to_string())).ok();
+    let sources = sources.map_err(|fault| faults.push(config.locate(fault.path(), &fault))).ok();
     if faults.is_empty() {
         loader.end();
     }
-    faults.extend(loader.faults.iter().map(ToString::to_string));
+    faults.extend(loader.faults.iter().map(|fault| config.locate(Some(fault.path()), fault)));
     (trust, sources, faults)
 }
 

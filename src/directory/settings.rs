@@ -293,6 +293,11 @@ impl Settings {
                     "directory.{key}.tls.crl is an empty list; write crl = \"none\" to check no revocation"
                 ));
             }
+            if leg.authorities.is_empty() {
+                return Err(format!(
+                    "directory.{key}.tls.authorities is empty: no certificate could be verified"
+                ));
+            }
         }
         Ok(())
     }

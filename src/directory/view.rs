@@ -1,5 +1,6 @@
 //! The live sources as they are made, and the directory as people see it.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -47,6 +48,17 @@ pub enum LiveError {
     /// What is configured for it.
     #[error("directory.{0}: {1}")]
     Setting(&'static str, String),
+}
+
+impl LiveError {
+    /// The file at fault, if it is a file.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Trust(error) => Some(error.path()),
+            Self::Setting(..) => None,
+        }
+    }
 }
 
 impl Live {

@@ -6,7 +6,7 @@
 //! server, which is how a failover is followed.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,7 +23,7 @@ use super::quota::{Account, Terms};
 use crate::metrics::Metrics;
 use crate::refusal::{Allowance, Refusal};
 use crate::spine::Asid;
-use crate::tls::secret;
+use crate::tls::{TrustError, secret};
 
 /// Where quotas are shared.
 #[derive(
@@ -148,9 +148,23 @@ return {ARGV[4], granted, room - granted, math.max(due + interval - burst * inte
 /// Sharing that cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SharingError {
-    /// The address is none, or the password cannot be read.
+    /// The address is none.
     #[error("throttle.shared: {0}")]
     Address(String),
+    /// The password cannot be read.
+    #[error(transparent)]
+    Password(#[from] TrustError),
+}
+
+impl SharingError {
+    /// The file at fault, if it is a file.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Address(_) => None,
+            Self::Password(error) => Some(error.path()),
+        }
+    }
 }
 
 impl Sharing {
@@ -174,10 +188,17 @@ impl Sharing {
         Err(SharingError::Address("the URL is not redis://host:port".to_owned()))
     }
 
+    /// The password, if one is needed.
+    ///
+    /// # Errors
+    /// Its file cannot be read, or is empty.
+    pub fn password(&self) -> Result<Option<String>, SharingError> {
+        Ok(self.password_file.as_deref().map(secret).transpose()?)
+    }
+
     fn info(&self) -> Result<ConnectionInfo, SharingError> {
         let info = self.address()?;
-        let Some(file) = &self.password_file else { return Ok(info) };
-        let password = secret(file).map_err(|error| SharingError::Address(error.to_string()))?;
+        let Some(password) = self.password()? else { return Ok(info) };
         let settings = info.redis_settings().clone().set_password(password);
         Ok(info.set_redis_settings(settings))
     }

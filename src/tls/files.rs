@@ -28,6 +28,12 @@ impl TrustError {
     pub(super) fn new(path: &Path, why: impl std::fmt::Display) -> Self {
         Self { path: path.to_owned(), why: why.to_string() }
     }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 /// Use of a certificate or list: the leg and the side of it.

@@ -1,0 +1,122 @@
+//! Places in the configuration that name a file: their keys and lines.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// The configuration file, and the places in it that name files.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Places {
+    config: PathBuf,
+    places: Vec<Place>,
+}
+
+/// A key that names a file, and its line, counted from 1.
+#[derive(Debug, Clone)]
+struct Place {
+    file: PathBuf,
+    key: String,
+    line: usize,
+}
+
+impl Places {
+    /// The places in `text`, the contents of the file `config`, that name one of `files`.
+    pub(super) fn new(text: &str, config: &Path, files: &[PathBuf]) -> Self {
+        let mut strings = Vec::new();
+        if let Ok(table) = DeTable::parse(text) {
+            collect(table.get_ref(), "", &mut strings);
+        }
+        let ends: Vec<_> = text.match_indices('\n').map(|(at, _)| at).collect();
+        let folder = config.parent().unwrap_or_else(|| Path::new(""));
+        let places = strings.into_iter().map(|(key, value, start)| Place {
+            file: folder.join(value),
+            key,
+            line: ends.partition_point(|end| *end < start) + 1,
+        });
+        let mut places: Vec<_> = places.filter(|place| files.contains(&place.file)).collect();
+        places.sort_by_key(|place| place.line);
+        Self { config: config.to_owned(), places }
+    }
+
+    /// Puts in front of a fault of `file` the places that name it, or the folder it is in.
+    pub(super) fn locate(&self, file: &Path, fault: &dyn Display) -> String {
+        let naming = |path: &Path| -> Vec<_> {
+            self.places.iter().filter(|place| place.file == path).collect()
+        };
+        let mut places = naming(file);
+        if let (true, Some(folder)) = (places.is_empty(), file.parent()) {
+            places = naming(folder);
+        }
+        let Some((Place { key, line, .. }, others)) = places.split_first() else {
+            return fault.to_string();
+        };
+        let mut text = format!("{}:{line}: {key}", self.config.display());
+        for Place { key, line, .. } in others {
+            text.push_str(&format!(", line {line}: {key}"));
+        }
+        format!("{text}: {fault}")
+    }
+}
+
+/// A string with its key and the offset at which it begins.
+type Text = (String, String, usize);
+
+fn collect(table: &DeTable<'_>, prefix: &str, strings: &mut Vec<Text>) {
+    for (key, value) in table {
+        collect_value(value, &format!("{prefix}{}", key.get_ref()), strings);
+    }
+}
+
+fn collect_value(value: &Spanned<DeValue<'_>>, key: &str, strings: &mut Vec<Text>) {
+    match value.get_ref() {
+        DeValue::String(text) => {
+            strings.push((key.to_owned(), text.to_string(), value.span().start));
+        }
+        DeValue::Array(items) => {
+            items.iter().for_each(|item| collect_value(item, key, strings));
+        }
+        DeValue::Table(table) => collect(table, &format!("{key}."), strings),
+        DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "\
+[tls]
+certificates = [
+    { chain = \"a.pem\", key = \"a.key\" },
+]
+authorities = [\"ca.pem\", \"/other/ca.pem\"]
+crl = [\"lists\"]
+reject = \"http\"
+[provider-tls]
+authorities = [\"ca.pem\"]
+";
+
+    #[test]
+    fn a_fault_of_a_file_names_every_key_and_line_that_names_it() {
+        let files = ["a.pem", "a.key", "ca.pem", "lists"].map(|name| Path::new("/etc").join(name));
+        let files = [files.to_vec(), vec!["/other/ca.pem".into()]].concat();
+        let places = Places::new(TEXT, "/etc/proxy.toml".as_ref(), &files);
+        for (file, text) in [
+            ("/etc/a.pem", "/etc/proxy.toml:3: tls.certificates.chain: bad"),
+            ("/etc/a.key", "/etc/proxy.toml:3: tls.certificates.key: bad"),
+            (
+                "/etc/ca.pem",
+                "/etc/proxy.toml:5: tls.authorities, line 9: provider-tls.authorities: bad",
+            ),
+            ("/other/ca.pem", "/etc/proxy.toml:5: tls.authorities: bad"),
+            ("/etc/lists", "/etc/proxy.toml:6: tls.crl: bad"),
+            ("/etc/lists/1.crl", "/etc/proxy.toml:6: tls.crl: bad"),
+            ("/etc/http", "bad"),
+            ("tls", "bad"),
+        ] {
+            assert_eq!(places.locate(file.as_ref(), &"bad"), text);
+        }
+    }
+}
