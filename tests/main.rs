@@ -52,4 +52,5 @@ mod targets;
 mod throttle;
 mod tokens;
 mod trust;
+mod warnings;
 mod writes;

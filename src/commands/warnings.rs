@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
+
 use super::memory;
 use crate::config::Config;
 use crate::directory::File;
@@ -71,6 +73,16 @@ fn networks(config: &Config) -> Vec<String> {
             warnings.push(format!(
                 "provider.networks: {network} has host bits set and means {}; write it so",
                 network.trunc()
+            ));
+        }
+    }
+    for whole in IpNet::aggregate(networks).iter().filter(|network| network.prefix_len() == 0) {
+        let is_one = networks.iter().any(|network| network.trunc() == *whole);
+        let family = if matches!(whole, IpNet::V4(_)) { "IPv4" } else { "IPv6" };
+        if !is_one {
+            warnings.push(format!(
+                "provider.networks: its networks together allow every {family} address to be dialled; \
+                 name the networks that providers are in"
             ));
         }
     }
