@@ -262,12 +262,6 @@ impl Config {
         Ok(config)
     }
 
-    /// The text of a fault; where it is one of a file, with the keys and lines that name the file.
-    #[must_use]
-    pub fn locate(&self, file: Option<&Path>, fault: &dyn std::fmt::Display) -> String {
-        file.map_or_else(|| fault.to_string(), |file| self.places.locate(file, fault))
-    }
-
     /// How many workers there are.
     #[must_use]
     pub fn workers(&self) -> usize {

@@ -1,6 +1,7 @@
 //! The documented examples in `deploy/` work as they stand.
 
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
@@ -61,8 +62,14 @@ fn the_example_configuration_loads_with_everything_it_names() {
 #[test]
 fn the_example_configuration_passes_its_check() {
     let site = Site::new();
+    // As in a checkout under umask 002.
+    for (path, mode) in [("", 0o775), ("spine-proxy.toml", 0o664), ("directory.toml", 0o664)] {
+        let path = site.folder.path().join("deploy").join(path);
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
     let (status, said) = output(&["check", "--config"], &site.config());
     assert_eq!(status.code(), Some(0), "{said}");
+    assert!(!said.contains("others may"), "{said}");
     assert!(said.contains("listening on    127.0.0.1:8443"), "{said}");
 }
 

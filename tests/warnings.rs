@@ -1,5 +1,7 @@
 //! Warnings of `check`: settings and files that can be served by, and that an operator should look at.
 
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::Command;
 
 use crate::support::Stage;
@@ -13,6 +15,10 @@ fn warnings(stage: &Stage) -> Vec<String> {
     assert_eq!(checked.status.code(), Some(0), "{said}");
     let text = String::from_utf8(checked.stdout).unwrap();
     text.lines().filter_map(|line| line.strip_prefix("warning: ")).map(str::to_owned).collect()
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -39,5 +45,151 @@ async fn networks_that_together_allow_every_address_are_warned_of() {
         for (text, words) in found.iter().zip(words) {
             assert!(text.contains(words), "{networks:?}: {text}");
         }
+    }
+}
+
+/// A stage whose configuration names a file of every kind, none with rights that it should not have.
+async fn stage() -> Stage {
+    // Small limits, which fit any machine's memory.
+    let limits = "[listener.limits]\nconnections-max = 100\nin-hand-max = 20";
+    let stage = Stage::with(|files| files.add(limits)).await;
+    let sds = "[directory.sds-api]\nurl = \"https://sds.example.nhs.uk/FHIR/R4\"\n\
+               key-file = \"sds.key\"\ntls = { authorities = [\"sds-ca.pem\"], crl = [\"sds.crl\"] }";
+    let shared = "[throttle.shared]\nurl = \"redis://127.0.0.1:1\"\n\
+                  password-file = \"redis.password\"";
+    let mut text = stage.text("spine-proxy.toml");
+    for (from, to) in [
+        ("[admin]\n", "[admin]\ntoken-file = \"admin.token\"\n"),
+        ("[directory]\n", "[directory]\nsnapshot = \"snapshot.json\"\n"),
+        ("crl = [\"crl.pem\"]\n\n[provider]", "crl = [\"crl.pem\", \"lists\"]\n\n[provider]"),
+        ("[admin]\n", &format!("{sds}\n{shared}\n[admin]\n")),
+    ] {
+        assert!(text.contains(from), "{from}");
+        text = text.replacen(from, to, 1);
+    }
+    stage.replace("spine-proxy.toml", &text);
+    for (name, like) in [("sds-ca.pem", "ca.pem"), ("sds.crl", "crl.pem")] {
+        stage.replace(name, &stage.text(like));
+    }
+    std::fs::create_dir(stage.path("lists")).unwrap();
+    for name in ["lists/1.crl", "lists/2.crl"] {
+        stage.replace(name, &stage.text("crl.pem"));
+        set_mode(&stage.path(name), 0o644);
+    }
+    for name in ["admin.token", "sds.key", "redis.password", "snapshot.json"] {
+        stage.replace(name, "0123456789abcdef0123456789abcdef");
+        set_mode(&stage.path(name), 0o600);
+    }
+    stage
+}
+
+/// The modes that a checkout under umask 002, and a key that its group may read, have.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_their_group_may_read_or_public_ones_it_may_write_raise_no_warning() {
+    let stage = stage().await;
+    assert_eq!(warnings(&stage), [""; 0]);
+    for name in ["server.key", "gateway.key", "admin.token", "sds.key", "redis.password"] {
+        set_mode(&stage.path(name), 0o640);
+    }
+    for name in [
+        "spine-proxy.toml",
+        "directory.toml",
+        "server.pem",
+        "gateway.pem",
+        "ca.pem",
+        "crl.pem",
+        "sds-ca.pem",
+        "sds.crl",
+        "lists/1.crl",
+    ] {
+        set_mode(&stage.path(name), 0o664);
+    }
+    set_mode(&stage.path("lists"), 0o775);
+    set_mode(&stage.path(""), 0o775);
+    assert_eq!(warnings(&stage), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_with_rights_that_it_should_not_have_is_named_with_what_to_do() {
+    const SECRET: &str = "chmod g-w,o-rwx";
+    const WRITTEN: &str = "chmod go-w";
+    const PUBLIC: &str = "chmod o-w";
+    let stage = stage().await;
+    let mut rows = Vec::new();
+    for name in ["server.key", "gateway.key", "admin.token", "sds.key", "redis.password"] {
+        for (mode, may) in [
+            (0o604, "read"),
+            (0o644, "read"),
+            (0o620, "write"),
+            (0o602, "write"),
+            (0o666, "read and write"),
+        ] {
+            rows.push((name, mode, format!("others may {may} it"), SECRET));
+        }
+    }
+    for (name, modes) in [("snapshot.json", [0o620, 0o602]), ("audit", [0o770, 0o702])] {
+        for mode in modes {
+            rows.push((name, mode, "others may write it".to_owned(), WRITTEN));
+        }
+    }
+    for name in [
+        "spine-proxy.toml",
+        "directory.toml",
+        "server.pem",
+        "gateway.pem",
+        "ca.pem",
+        "crl.pem",
+        "sds-ca.pem",
+        "sds.crl",
+        "lists",
+    ] {
+        rows.push((name, 0o777, "others may write it".to_owned(), PUBLIC));
+    }
+    // Others may add lists, whatever the sticky bit says.
+    rows.push(("lists", 0o1777, "others may write it".to_owned(), PUBLIC));
+    for (name, mode, may, remedy) in rows {
+        let path = stage.path(name);
+        let before = std::fs::metadata(&path).unwrap().permissions();
+        set_mode(&path, mode);
+        let shown = path.display();
+        let words = format!("{shown}: {may} (mode {mode:04o}); {remedy} {shown}");
+        assert_eq!(warnings(&stage), [words]);
+        std::fs::set_permissions(&path, before).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_in_which_others_may_replace_files_is_named() {
+    let stage = stage().await;
+    let elsewhere = stage.path("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::fs::rename(stage.path("ca.pem"), elsewhere.join("ca.pem")).unwrap();
+    std::os::unix::fs::symlink("elsewhere/ca.pem", stage.path("ca.pem")).unwrap();
+    // As in `/tmp`, the sticky bit keeps others from replacing what is not theirs.
+    for folder in [stage.path(""), elsewhere].map(|folder| folder.canonicalize().unwrap()) {
+        let before = std::fs::metadata(&folder).unwrap().permissions();
+        set_mode(&folder, 0o1777);
+        assert_eq!(warnings(&stage), [""; 0]);
+        set_mode(&folder, 0o777);
+        let shown = folder.display();
+        let words =
+            format!("{shown}: others may replace files in it (mode 0777); chmod o-w {shown}");
+        assert_eq!(warnings(&stage), [words]);
+        std::fs::set_permissions(&folder, before).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_of_lists_that_others_may_write_has_one_warning() {
+    let stage = stage().await;
+    let folder = stage.path("lists");
+    let folder = folder.display();
+    for (name, number) in [("lists/2.crl", 1), ("lists/1.crl", 2)] {
+        set_mode(&stage.path(name), 0o666);
+        let words = format!(
+            "{folder}: others may write {number} of the files in it, {} first; chmod o-w {folder}/*",
+            stage.path(name).display()
+        );
+        assert_eq!(warnings(&stage), [words]);
     }
 }

@@ -1,10 +1,12 @@
 //! Warnings about a configuration that can be served: what `check` prints and a start and a reload log.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
+use rustix::fs::StatVfsMountFlags;
 
 use super::memory;
 use crate::config::Config;
@@ -16,9 +18,15 @@ use crate::tls::{Level, Loader, Notice};
 const ENDS_SOON_DAYS: i64 = 14;
 const DAY_S: i64 = 24 * 60 * 60;
 /// Mode bits that let the group or others write.
-const OTHERS_WRITE: u32 = 0o022;
-/// Mode bits that let all others read.
+const GROUP_OR_OTHERS_WRITE: u32 = 0o022;
+/// Mode bits that let others write.
+const OTHERS_WRITE: u32 = 0o002;
+/// Mode bits that let others read.
 const OTHERS_READ: u32 = 0o004;
+/// Mode bit of a folder in which each may remove and rename what is their own alone.
+const STICKY: u32 = 0o1000;
+/// All mode bits.
+const MODE: u32 = 0o7777;
 
 /// Warnings about settings, files, ends, the directory file and the memory that the process may use, at
 /// `now_s` in seconds since 1970.
@@ -35,12 +43,7 @@ pub(super) fn of(
     warnings.extend(ports(config));
     warnings.extend(networks(config));
     warnings.extend(ends(loader, now_s));
-    for path in config.secrets() {
-        warnings.extend(mode(&path, OTHERS_WRITE | OTHERS_READ, "g-w,o-rwx"));
-    }
-    for path in config.directory.snapshot.iter().chain([&config.audit.journal]) {
-        warnings.extend(mode(path, OTHERS_WRITE, "go-w"));
-    }
+    warnings.extend(modes(config, loader));
     warnings.into_iter().map(|text| Notice::new(Level::Warning, text)).collect()
 }
 
@@ -131,15 +134,79 @@ fn ends(loader: &Loader, now_s: i64) -> Vec<String> {
         .collect()
 }
 
+/// Files and folders with more rights than they should have.
+///
+/// The group may read secrets, and write what is public: under a umask of 002, which gives every user a
+/// group of their own, it may write every file.
+fn modes(config: &Config, loader: &Loader) -> Vec<String> {
+    let secrets: BTreeSet<_> = config.secrets().into_iter().collect();
+    let written: BTreeSet<_> =
+        config.directory.snapshot.iter().chain([&config.audit.journal]).cloned().collect();
+    let mut public: BTreeSet<_> = config.watched().into_iter().collect();
+    public.insert(config.path().to_owned());
+    public.retain(|path| !secrets.contains(path) && !written.contains(path));
+    let all = secrets.iter().chain(&written).chain(&public);
+    let folders: BTreeSet<_> = all.flat_map(|path| folders(path)).collect();
+    let secrets = secrets
+        .iter()
+        .filter_map(|path| mode(path, GROUP_OR_OTHERS_WRITE | OTHERS_READ, "g-w,o-rwx"));
+    let written = written.iter().filter_map(|path| mode(path, GROUP_OR_OTHERS_WRITE, "go-w"));
+    let files = public.iter().filter_map(|path| mode(path, OTHERS_WRITE, "o-w"));
+    let warnings = secrets.chain(written).chain(files);
+    let warnings = warnings.chain(folders.iter().filter_map(|folder| replaceable(folder)));
+    warnings.chain(lists(loader, &public)).collect()
+}
+
+/// The folders in which a path can be replaced: its own, and that of the file behind a symbolic link.
+fn folders(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let path = Path::new(".").join(path);
+    let own = path.parent().and_then(|folder| folder.canonicalize().ok());
+    let real = path.canonicalize().ok();
+    let real = real.as_deref().and_then(Path::parent).map(Path::to_owned);
+    own.into_iter().chain(real)
+}
+
+/// A folder in which others may replace files, unless it is mounted read-only, as Kubernetes mounts a
+/// `ConfigMap` with mode 0777.
+fn replaceable(folder: &Path) -> Option<String> {
+    let mode = std::fs::metadata(folder).ok()?.mode() & MODE;
+    let is_writable = || {
+        let mount = rustix::fs::statvfs(folder);
+        mount.is_ok_and(|mount| !mount.f_flag.contains(StatVfsMountFlags::RDONLY))
+    };
+    let shown = folder.display();
+    (mode & OTHERS_WRITE != 0 && mode & STICKY == 0 && is_writable()).then(|| {
+        format!("{shown}: others may replace files in it (mode {mode:04o}); chmod o-w {shown}")
+    })
+}
+
+/// Revocation lists in folders that others may write; one warning for each folder.
+fn lists(loader: &Loader, named: &BTreeSet<PathBuf>) -> Vec<String> {
+    let mut found: BTreeMap<&Path, BTreeSet<&Path>> = BTreeMap::new();
+    for path in loader.list_files().filter(|path| !named.contains(*path)) {
+        if let (Some(folder), Some(_)) = (path.parent(), mode(path, OTHERS_WRITE, "o-w")) {
+            found.entry(folder).or_default().insert(path);
+        }
+    }
+    let warning = |(folder, files): (&Path, BTreeSet<&Path>)| {
+        let (first, number) = (files.first()?.display(), files.len());
+        let folder = folder.display();
+        Some(format!(
+            "{folder}: others may write {number} of the files in it, {first} first; chmod o-w {folder}/*"
+        ))
+    };
+    found.into_iter().filter_map(warning).collect()
+}
+
 /// A file or folder with more rights than it should have; one that is not there yet has none. The remedy
 /// takes rights away and no more: the service may read a key through its group.
 fn mode(path: &Path, bits: u32, remedy: &str) -> Option<String> {
-    let mode = std::fs::metadata(path).ok()?.mode() & 0o777;
+    let mode = std::fs::metadata(path).ok()?.mode() & MODE;
     let found = mode & bits;
     if found == 0 {
         return None;
     }
-    let what = match (found & OTHERS_WRITE, found & OTHERS_READ) {
+    let what = match (found & GROUP_OR_OTHERS_WRITE, found & OTHERS_READ) {
         (0, _) => "read",
         (_, 0) => "write",
         _ => "read and write",

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::Config;
+
 /// The configuration file, and the places in it that name files.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Places {
@@ -41,7 +43,7 @@ impl Places {
     }
 
     /// Puts in front of a fault of `file` the places that name it, or the folder it is in.
-    pub(super) fn locate(&self, file: &Path, fault: &dyn Display) -> String {
+    fn locate(&self, file: &Path, fault: &dyn Display) -> String {
         let naming = |path: &Path| -> Vec<_> {
             self.places.iter().filter(|place| place.file == path).collect()
         };
@@ -57,6 +59,20 @@ impl Places {
             text.push_str(&format!(", line {line}: {key}"));
         }
         format!("{text}: {fault}")
+    }
+}
+
+impl Config {
+    /// The file it was read from.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.places.config
+    }
+
+    /// The text of a fault; where it is one of a file, with the keys and lines that name the file.
+    #[must_use]
+    pub fn locate(&self, file: Option<&Path>, fault: &dyn Display) -> String {
+        file.map_or_else(|| fault.to_string(), |file| self.places.locate(file, fault))
     }
 }
 

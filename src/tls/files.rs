@@ -259,6 +259,11 @@ impl ListFiles {
         files.any(|(path, file)| file.is_named && FileMark::of(path) != file.mark)
     }
 
+    /// The files that were asked for.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.0.iter().filter(|(_, file)| file.is_named).map(|(path, _)| path.as_path())
+    }
+
     /// The lists of a leg. What cannot be read stays as it was last read; `faults` says so. A file in a
     /// folder that never was good is left out, under an alarm.
     ///

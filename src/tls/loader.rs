@@ -2,7 +2,7 @@
 //! other: a new revocation list takes effect whatever else is wrong.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
@@ -102,6 +102,11 @@ impl Loader {
         self.files.has_changed(part, parts)
     }
 
+    /// The files of revocation lists, those in folders too, in no order.
+    pub fn list_files(&self) -> impl Iterator<Item = &Path> {
+        self.files.paths()
+    }
+
     /// A certificate of our own and its key, for one place; the last good one of that place where the
     /// files are not.
     pub(super) fn key(
@@ -144,7 +149,7 @@ impl Loader {
             (Err(fault), None) => return Err(fault),
         }
         let Some(Loaded { part: authorities, expiries: ends }) = &leg.authorities else {
-            return Err(TrustError::new(std::path::Path::new(name), "has no authority"));
+            return Err(TrustError::new(Path::new(name), "has no authority"));
         };
         expiries.extend(ends.iter().cloned());
         let algorithms = crypto.signature_verification_algorithms;
