@@ -31,7 +31,6 @@ mod failure;
 mod headers;
 mod pool;
 mod resolve;
-mod shared;
 
 pub use body::{Pace, PaceFault, Paced, ProviderBody, Upload};
 pub use failure::Unanswered;
@@ -192,7 +191,7 @@ impl Forwarder {
         let (effect, key) = (permit.interaction().effect(), Self::key(permit, terms.trust));
         let is_bodiless = upload.is_empty();
         let build = |upload| headers::request(permit, &head, upload, &terms.hop, self.pass_cookies);
-        let mut request = build(upload);
+        let mut request = build(upload)?;
         let mut held = self.pool.take(&key, effect);
         self.retries.earn();
         // What a dead connection has cost counts towards the one deadline.
@@ -206,7 +205,6 @@ impl Forwarder {
                 self.pool.give_back(connection);
                 return Err(Refusal::ConsumerGone.into());
             }
-            headers::address(&mut request, permit, connection.version())?;
             if is_bodiless {
                 terms.transfer.sent_whole();
             }
@@ -216,11 +214,8 @@ impl Forwarder {
                 Ok(response) => return Ok(self.judge(permit, response, connection, terms)?),
                 Err(failure) => failure,
             };
-            if failure.is_silence() {
-                connection.doubt();
-                if reused {
-                    self.drop_older(&key, sent_at);
-                }
+            if reused && failure.is_silence() {
+                self.drop_older(&key, sent_at);
             }
             left = left.saturating_sub(sent_at.elapsed());
             let may_be_repeated = reused
@@ -229,7 +224,7 @@ impl Forwarder {
                 && failure.may_be_repeated(effect, sent_at);
             if may_be_repeated && self.retries.spend() {
                 tracing::debug!(?failure, "sent again on another connection");
-                request = build(Upload::empty());
+                request = build(Upload::empty())?;
             } else if reused && let Failure::NotWritten(unsent) = failure {
                 request = *unsent;
             } else {
@@ -289,7 +284,7 @@ impl Forwarder {
             }
         })?;
         self.metrics.provider_connection();
-        Ok(self.pool.fresh(key.clone(), opened))
+        Ok(Connection::new(key.clone(), opened))
     }
 
     /// One try: the request goes out, and the response head comes within its deadline of the last
@@ -377,8 +372,8 @@ impl Interims {
     }
 }
 
-/// An upload that is given up when this is dropped: an HTTP/2 request can wait for a stream longer than
-/// we wait for its answer, and must not be sent after we have said that it was not.
+/// An upload that is given up when this is dropped: hyper may still be sending it when its answer is no
+/// longer waited for, and must not send its end after we have said that it was not sent.
 struct GivenUp(Option<Arc<Fate>>);
 
 impl Drop for GivenUp {

@@ -155,17 +155,6 @@ pub struct ConsumerLeg {
     pub sessions_max: usize,
 }
 
-/// Whether providers are offered HTTP/2.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Http2 {
-    /// HTTP/1.1 alone.
-    #[default]
-    Off,
-    /// HTTP/2, where a provider chooses it.
-    Offer,
-}
-
 /// TLS towards providers.
 #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -185,9 +174,16 @@ pub struct ProviderLeg {
     /// Whether a provider certificate without any DNS name in its SAN may be known by its one CN.
     #[serde(default)]
     pub cn_fallback: bool,
-    /// Whether providers are offered HTTP/2.
-    #[serde(default)]
-    pub http2: Http2,
+    /// Error for a key of earlier versions.
+    #[serde(default, rename = "http2", deserialize_with = "http2_is_gone")]
+    #[schemars(skip)]
+    pub _http2: (),
+}
+
+fn http2_is_gone<'de, D: serde::Deserializer<'de>>(_: D) -> Result<(), D::Error> {
+    Err(serde::de::Error::custom(
+        "HTTP/2 to providers has been removed, they are spoken to over HTTP/1.1: delete this key",
+    ))
 }
 
 const fn sessions_max() -> usize {

@@ -69,6 +69,11 @@ async fn a_mistake_in_the_configuration_is_named_with_line_and_caret() {
         ("workers = 1", "workers = 0", &["listener.workers"]),
         ("networks = [\"127.0.0.0/8\"]", "networks = []", &["provider.networks"]),
         ("crl = [\"crl.pem\"]", "", &["missing field `crl`"]),
+        (
+            "[provider-tls]",
+            "[provider-tls]\nhttp2 = \"off\"",
+            &["http2 = \"off\"", "^", "HTTP/2 to providers has been removed"],
+        ),
     ] {
         let text = refused(|stage| edit(stage, "spine-proxy.toml", from, to)).await;
         assert!(text.contains("spine-proxy.toml"), "{text}");

@@ -2,7 +2,8 @@
 
 use tokio::io::AsyncWriteExt as _;
 
-use crate::support::provider::answer;
+use crate::support::provider::{Provider, answer};
+use crate::support::stage::provider_tls;
 use crate::support::wire::Wire;
 use crate::support::{Act, Call, Stage};
 
@@ -233,4 +234,32 @@ async fn two_gateways_in_a_row_pass_requests_and_can_be_told_apart() {
     let answer = front.hears(to_the_second(Call::slots())).await;
     assert_eq!(answer.status, 508, "{answer:?}");
     assert!(behind.provider.received().is_empty());
+}
+
+/// E8: what a reader could take for two fields does not come out of one.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_header_of_a_provider_is_two() {
+    for value in ["a\rset-cookie: b", "a\0b", "a\r\n set-cookie: b"] {
+        let stage = Stage::new().await;
+        let odd = format!("X-Odd: {value}\r\n");
+        stage.provider.does(Act::WriteAndClose(answer("200 OK", &odd, "{}")));
+        for call in [Call::slots(), Call::slots().http2()] {
+            let answer = stage.hears(call).await;
+            assert_eq!(answer.token(), Some("provider_failed"), "{value:?} {answer:?}");
+        }
+    }
+}
+
+/// B16: it is offered HTTP/1.1 alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_offers_http2_is_spoken_to_over_http1() {
+    let stage = Stage::new().await;
+    let mut tls = (*provider_tls(&stage.pki, &stage.issued["provider"])).clone();
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let provider = Provider::start(std::sync::Arc::new(tls)).await;
+    stage.redial(provider.address).await;
+    for call in [Call::slots(), Call::book().http2()] {
+        assert_eq!(stage.hears(call).await.status, 200);
+    }
+    assert!(provider.received().iter().all(|request| request.start.ends_with(" HTTP/1.1")));
 }

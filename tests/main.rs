@@ -28,7 +28,6 @@ mod fuzz;
 mod headers;
 mod hostile;
 mod http2;
-mod http2_providers;
 mod instructions;
 #[cfg(feature = "ldap")]
 mod ldap;

@@ -10,7 +10,6 @@ pub(crate) mod fake_ldap;
 pub(crate) mod files;
 pub(crate) mod frames;
 pub(crate) mod heads;
-pub(crate) mod http2_provider;
 pub(crate) mod not_tested;
 pub(crate) mod process;
 pub(crate) mod provider;

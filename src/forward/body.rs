@@ -222,8 +222,7 @@ impl Body for Upload {
         match ready!(polled) {
             Some(Ok(data)) => {
                 transfer.sent(data.len());
-                // A sized body may never be asked for its end, and over HTTP/2 its end may come in a
-                // frame of its own, long after its last byte.
+                // A sized body may never be asked for its end.
                 if is_spent(&body.body) {
                     transfer.sent_whole();
                 }
@@ -269,7 +268,7 @@ impl ProviderBody {
         place: Place,
     ) -> Self {
         let mut body = Self {
-            body: Paced::new(body, connection.version(), pace),
+            body: Paced::new(body, Version::HTTP_11, pace),
             connection: Some(connection),
             pool,
             place: Some(place),

@@ -2,16 +2,14 @@
 
 use std::error::Error;
 use std::fmt;
-use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -22,10 +20,9 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::failure::Causes;
-use super::pool::{Key, Opened};
+use super::pool::Key;
 use super::resolve::Resolver;
-use super::shared::{Shared, Streams};
-use super::{Deadlines, Settings};
+use super::{Deadlines, Settings, Upload};
 
 /// Why a provider could not be spoken to. Not one byte of a request has been sent.
 #[derive(Debug, thiserror::Error)]
@@ -58,15 +55,6 @@ const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 const HEAD_BYTES_MAX: usize = 128 * 1024;
 /// Limit: lines of a provider's response head.
 const HEADERS_MAX: usize = 128;
-/// Limit: a provider's header list over HTTP/2.
-const HEADER_LIST_BYTES_MAX: u32 = 128 * 1024;
-/// HTTP/2 windows: what one stream, and all of a connection, may have under way unread.
-const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
-/// Limit: bytes waiting to be written on one stream.
-const SEND_BUFFER_BYTES: usize = 64 * 1024;
-/// While exchanges wait on an HTTP/2 connection, it is asked whether it still lives, and given as long.
-const PING: Duration = Duration::from_secs(5);
 
 impl Dialler {
     pub(super) fn new(settings: &Settings) -> Self {
@@ -83,7 +71,7 @@ impl Dialler {
         &self,
         key: &Key,
         trust: &Arc<ClientConfig>,
-    ) -> Result<Opened, DialFault> {
+    ) -> Result<SendRequest<Upload>, DialFault> {
         let stream = timeout(self.connect, self.connect(&key.address))
             .await
             .map_err(|_| DialFault::TimedOut("connect"))??;
@@ -99,9 +87,7 @@ impl Dialler {
             .await
             .map_err(|_| DialFault::TimedOut("TLS"))?
             .map_err(|error| refused("TLS")(&error))?;
-        let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        let opened = if is_h2 { http2(stream).await } else { http1(stream).await };
-        opened.map_err(|error| refused("HTTP")(&error))
+        http1(stream).await.map_err(|error| refused("HTTP")(&error))
     }
 
     /// Spec: RFC 8305. An address that does not answer soon is not waited for before the next is
@@ -157,8 +143,8 @@ fn detect_dead_peer(stream: &TcpStream, unacknowledged: Duration) -> io::Result<
     socket.set_tcp_keepalive(&probes)
 }
 
-async fn http1(stream: TlsStream<TcpStream>) -> hyper::Result<Opened> {
-    let (sender, connection) = http1::Builder::new()
+async fn http1(stream: TlsStream<TcpStream>) -> hyper::Result<SendRequest<Upload>> {
+    let (sender, connection) = Builder::new()
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .preserve_header_case(true)
@@ -171,33 +157,7 @@ async fn http1(stream: TlsStream<TcpStream>) -> hyper::Result<Opened> {
             tracing::debug!(error = %Causes(&error), "provider connection ended");
         }
     });
-    Ok(Opened::Http1(sender))
-}
-
-async fn http2(stream: TlsStream<TcpStream>) -> hyper::Result<Opened> {
-    let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_send_buf_size(SEND_BUFFER_BYTES)
-        .max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PING)
-        .handshake(TokioIo::new(stream))
-        .await?;
-    let streams = Streams::new();
-    let told = Arc::clone(&streams);
-    tokio::spawn(async move {
-        let ended = poll_fn(|context| {
-            let polled = Pin::new(&mut connection).poll(context);
-            told.allow(connection.current_max_send_streams());
-            polled
-        });
-        if let Err(error) = ended.await {
-            tracing::debug!(error = %Causes(&error), "provider connection ended");
-        }
-    });
-    Ok(Opened::Http2(Shared::new(sender, streams)))
+    Ok(sender)
 }
 
 impl fmt::Debug for Dialler {

@@ -19,8 +19,6 @@ use crate::refusal::{Reached, Refusal};
 pub(super) enum Failure {
     /// Not one byte was written; the request is given back.
     NotWritten(Box<Request<Upload>>),
-    /// The provider says that it did not look at the request.
-    Unprocessed,
     /// The connection failed under the request.
     Lost(hyper::Error),
     /// The consumer's own body failed.
@@ -39,20 +37,13 @@ impl Failure {
         if let Some(fault) = upload {
             return Self::Upload(fault);
         }
-        let error = error.into_error();
-        let cause = error.source().and_then(|cause| cause.downcast_ref());
-        match cause {
-            // Spec: RFC 9113 §8.7. Such a request may be repeated, whatever it does.
-            Some(h2) if is_unprocessed(h2) => Self::Unprocessed,
-            _ => Self::Lost(error),
-        }
+        Self::Lost(error.into_error())
     }
 
     /// Returns true if a request without a body that failed on a kept connection may be sent once more, on
     /// another.
     pub(super) fn may_be_repeated(&self, effect: Effect, sent_at: Instant) -> bool {
         match self {
-            Self::Unprocessed => true,
             Self::Lost(_) => effect == Effect::Reads && self.is_of_dead_connection(sent_at),
             Self::NotWritten(_) | Self::Upload(_) | Self::TimedOut | Self::Interims => false,
         }
@@ -80,7 +71,7 @@ impl Failure {
         };
         let ods = &permit.provider().ods;
         match self {
-            Self::NotWritten(_) | Self::Unprocessed => {
+            Self::NotWritten(_) => {
                 transfer.nothing_sent();
                 failed(permit, Reached::NotSent)
             }
@@ -137,12 +128,6 @@ impl From<Refusal> for Unanswered {
     fn from(refusal: Refusal) -> Self {
         Self { refusal, is_of_dead_connection: false }
     }
-}
-
-/// A stream that was refused, or that a departing provider says it never looked at.
-fn is_unprocessed(error: &h2::Error) -> bool {
-    let is_refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
-    error.is_remote() && (is_refused || error.is_go_away())
 }
 
 /// A provider that was not reached, or broke off.

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::uri::Scheme;
 use http::{Method, Request, Uri, Version};
 
 use super::Upload;
@@ -110,25 +109,29 @@ fn sets_cookie(name: &str) -> bool {
     matches!(name, "set-cookie" | "set-cookie2")
 }
 
-/// The provider's request, to be [addressed](address): its headers are the consumer's end-to-end ones,
-/// and a `Forwarded` and a `Via` of our own.
+/// The provider's request: its headers are the consumer's end-to-end ones, and a `Host`, a `Forwarded` and a
+/// `Via` of our own.
+///
+/// # Errors
+/// [`Refusal::Internal`]: a registered root whose authority is none of HTTP's, which cannot be.
 pub(super) fn request(
     permit: &Permit,
     head: &Parts,
     upload: Upload,
     hop: &Hop<'_>,
     pass_cookies: bool,
-) -> Request<Upload> {
+) -> Result<Request<Upload>, Refusal> {
     let bodiless_write = upload.is_empty() && head.method != Method::GET;
     let mut request = Request::new(upload);
     *request.method_mut() = head.method.clone();
+    *request.uri_mut() = Uri::from(permit.path_and_query().clone());
     // The spelling of header names, which hyper keeps on the side.
     *request.extensions_mut() = head.extensions.clone();
     let named = connection_named(&head.headers);
     let headers = request.headers_mut();
     headers.reserve(head.headers.len() + 3);
-    // Its place is the first; its value comes with the address.
-    headers.insert(header::HOST, HeaderValue::from_static(""));
+    let host = HeaderValue::from_str(permit.provider().root.authority());
+    headers.insert(header::HOST, host.map_err(|_| Refusal::Internal)?);
     for (name, value) in &head.headers {
         let text = name.as_str();
         if !is_never_sent(text) && !is_cookie(text) && !is_named(name, &named) {
@@ -156,31 +159,7 @@ pub(super) fn request(
     if let Ok(via) = HeaderValue::from_str(&via(head, hop)) {
         headers.insert(header::VIA, via);
     }
-    request
-}
-
-/// Addresses a request as this version of HTTP does: the authority beside the path, or in `Host`.
-///
-/// # Errors
-/// [`Refusal::Internal`]: a registered root whose authority is none of HTTP's, which cannot be.
-pub(super) fn address(
-    request: &mut Request<Upload>,
-    permit: &Permit,
-    version: Version,
-) -> Result<(), Refusal> {
-    let path = permit.path_and_query().clone();
-    let authority = permit.provider().root.authority();
-    *request.version_mut() = version;
-    *request.uri_mut() = if version == Version::HTTP_2 {
-        request.headers_mut().remove(header::HOST);
-        let uri = Uri::builder().scheme(Scheme::HTTPS).authority(authority);
-        uri.path_and_query(path).build().map_err(|_| Refusal::Internal)?
-    } else {
-        let host = HeaderValue::from_str(authority).map_err(|_| Refusal::Internal)?;
-        request.headers_mut().insert(header::HOST, host);
-        Uri::from(path)
-    };
-    Ok(())
+    Ok(request)
 }
 
 /// Appends the request's cookies, in one field where HTTP/2 has split them.

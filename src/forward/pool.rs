@@ -1,19 +1,19 @@
 //! Connections to providers, one worker's own.
 //!
-//! A connection is never shared between hosts, names or trust generations. Over HTTP/1.1 it carries
-//! one exchange and is put away in between; over HTTP/2 several have a share in it. Caps count
-//! exchanges and are kept by the throttle; this only bounds what is kept.
+//! A connection is never shared between hosts, names or trust generations. It carries one exchange at a
+//! time and is put away in between. Caps count exchanges and are kept by the throttle; this only bounds
+//! what is kept.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response, Version};
+use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1};
+use hyper::client::conn::TrySendError;
+use hyper::client::conn::http1::SendRequest;
 
-use super::shared::{Share, Shared};
 use super::{Deadlines, Upload};
 use crate::interaction::Effect;
 
@@ -28,37 +28,20 @@ pub(super) struct Key {
     pub(super) generation: u64,
 }
 
-/// What a dialled connection is spoken to by.
-#[derive(Debug)]
-pub(super) enum Opened {
-    /// For one exchange at a time.
-    Http1(http1::SendRequest<Upload>),
-    /// For as many as the provider takes.
-    Http2(Shared),
-}
-
-/// An open connection, or a share in one, held for one exchange.
+/// An open connection, held for one exchange.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    sender: Sender,
+    sender: SendRequest<Upload>,
     key: Key,
     born: Instant,
     idle_since: Instant,
 }
 
-#[derive(Debug)]
-enum Sender {
-    Http1(http1::SendRequest<Upload>),
-    Http2(Share),
-}
-
 impl Connection {
-    /// The version of HTTP it speaks.
-    pub(super) const fn version(&self) -> Version {
-        match self.sender {
-            Sender::Http1(_) => Version::HTTP_11,
-            Sender::Http2(_) => Version::HTTP_2,
-        }
+    /// A connection that has just been opened.
+    pub(super) fn new(key: Key, sender: SendRequest<Upload>) -> Self {
+        let now = Instant::now();
+        Self { sender, key, born: now, idle_since: now }
     }
 
     /// Sends a request, which is given back if not a byte of it was written.
@@ -66,26 +49,8 @@ impl Connection {
         &mut self,
         request: Request<Upload>,
     ) -> Result<Response<Incoming>, TrySendError<Request<Upload>>> {
-        match &mut self.sender {
-            Sender::Http1(sender) => sender.try_send_request(request).await,
-            Sender::Http2(share) => share.sender().try_send_request(request).await,
-        }
+        self.sender.try_send_request(request).await
     }
-
-    /// An exchange failed on it without a word from the provider: nothing new goes out on it, for it
-    /// may have died without a sign.
-    pub(super) fn doubt(&self) {
-        if let Sender::Http2(share) = &self.sender {
-            share.doubt();
-        }
-    }
-}
-
-/// What is kept for one key, newest last.
-#[derive(Debug, Default)]
-struct Kept {
-    idle: Vec<Connection>,
-    shared: Vec<Shared>,
 }
 
 /// Limit: connections that one worker keeps idle, to all providers.
@@ -94,7 +59,8 @@ pub const IDLE_MAX: usize = 1024;
 /// Connections that are kept.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    kept: Mutex<HashMap<Key, Kept>>,
+    /// Idle connections by key, newest last.
+    kept: Mutex<HashMap<Key, Vec<Connection>>>,
     /// How many of them are put away, as last counted and since then at most.
     idle: AtomicUsize,
     idle_max: usize,
@@ -115,24 +81,6 @@ impl Pool {
         }
     }
 
-    /// A connection that has just been opened; one that can be shared is kept from now on.
-    pub(super) fn fresh(&self, key: Key, opened: Opened) -> Connection {
-        let now = Instant::now();
-        let sender = match opened {
-            Opened::Http1(sender) => Sender::Http1(sender),
-            Opened::Http2(shared) => {
-                let share = shared.share();
-                let mut kept = self.kept();
-                let shared_before = &mut kept.entry(key.clone()).or_default().shared;
-                if shared_before.len() < self.idle_max {
-                    shared_before.push(shared);
-                }
-                Sender::Http2(share)
-            }
-        };
-        Connection { sender, key, born: now, idle_since: now }
-    }
-
     /// The connection used last, if it may carry a request with this effect: a provider that closes
     /// an idle connection under a write leaves its outcome unknown, so a write takes only a young
     /// one.
@@ -143,29 +91,21 @@ impl Pool {
         };
         let mut all = self.kept();
         let kept = all.get_mut(key)?;
-        let is_usable = |idle: &Connection| match &idle.sender {
-            Sender::Http1(sender) => sender.is_ready() && idle.idle_since.elapsed() < keep,
-            Sender::Http2(_) => false,
-        };
-        if let Some(at) = kept.idle.iter().rposition(is_usable) {
-            self.idle.fetch_sub(1, Ordering::Relaxed);
-            return Some(kept.idle.swap_remove(at));
-        }
-        let shared = kept.shared.iter().rfind(|shared| shared.has_room(keep, self.age_max))?;
-        let (born, now) = (shared.born(), Instant::now());
-        let sender = Sender::Http2(shared.share());
-        Some(Connection { sender, key: key.clone(), born, idle_since: now })
+        let is_usable =
+            |idle: &Connection| idle.sender.is_ready() && idle.idle_since.elapsed() < keep;
+        let at = kept.iter().rposition(is_usable)?;
+        self.idle.fetch_sub(1, Ordering::Relaxed);
+        Some(kept.swap_remove(at))
     }
 
-    /// Keeps a connection whose exchange is complete. A share is given back by dropping it.
+    /// Keeps a connection whose exchange is complete.
     pub(super) fn give_back(&self, mut connection: Connection) {
-        let Sender::Http1(sender) = &connection.sender else { return };
-        if sender.is_closed() || connection.born.elapsed() >= self.age_max {
+        if connection.sender.is_closed() || connection.born.elapsed() >= self.age_max {
             return;
         }
         connection.idle_since = Instant::now();
         let mut kept = self.kept();
-        let idle = &mut kept.entry(connection.key.clone()).or_default().idle;
+        let idle = kept.entry(connection.key.clone()).or_default();
         if idle.len() < self.idle_max && self.idle.load(Ordering::Relaxed) < IDLE_MAX {
             idle.push(connection);
             self.idle.fetch_add(1, Ordering::Relaxed);
@@ -179,9 +119,9 @@ impl Pool {
         let mut dropped = 0;
         let mut all = self.kept();
         for (_, kept) in all.iter_mut().filter(|(key, _)| *key.address == *address) {
-            let before = kept.idle.len();
-            kept.idle.retain(|idle| idle.idle_since > than);
-            dropped += before - kept.idle.len();
+            let before = kept.len();
+            kept.retain(|idle| idle.idle_since > than);
+            dropped += before - kept.len();
         }
         self.idle.fetch_sub(dropped, Ordering::Relaxed);
         dropped
@@ -190,22 +130,21 @@ impl Pool {
     /// Drops what is closed or has been kept too long.
     pub(super) fn tidy(&self) {
         let is_current = |idle: &Connection| {
-            matches!(&idle.sender, Sender::Http1(sender) if !sender.is_closed())
+            !idle.sender.is_closed()
                 && idle.idle_since.elapsed() < self.keep
                 && idle.born.elapsed() < self.age_max
         };
         let mut left = 0;
         self.kept().retain(|_, kept| {
-            kept.idle.retain(is_current);
-            left += kept.idle.len();
-            kept.shared.retain(|shared| shared.is_current(self.keep, self.age_max));
-            !(kept.idle.is_empty() && kept.shared.is_empty())
+            kept.retain(is_current);
+            left += kept.len();
+            !kept.is_empty()
         });
         // One worker's pool: nothing is put away or taken meanwhile.
         self.idle.store(left, Ordering::Relaxed);
     }
 
-    fn kept(&self) -> MutexGuard<'_, HashMap<Key, Kept>> {
+    fn kept(&self) -> MutexGuard<'_, HashMap<Key, Vec<Connection>>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

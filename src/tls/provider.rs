@@ -9,10 +9,10 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, OtherError, 
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use super::ProviderLeg;
 use super::chain::{self, ChainVerifier};
 use super::files::{TrustError, Use};
 use super::loader::{LegFiles, Loader};
-use super::{Http2, ProviderLeg};
 use crate::refusal::CertificateFault;
 
 /// The client side of a generation towards providers. Its resumption store is its own: no session
@@ -37,10 +37,7 @@ pub(super) fn config(
         .builder(crypto)
         .map_err(|error| TrustError::new(&leg.certificate.chain, error))?
         .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from((*ours).clone())));
-    config.alpn_protocols = match leg.http2 {
-        Http2::Off => vec![b"http/1.1".to_vec()],
-        Http2::Offer => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
-    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }
 
