@@ -1,15 +1,16 @@
 //! What the fuzz targets must reach and nobody else may: parsers and loops of private rooms, as they
 //! are in use. It is part of no interface, and of no build's behaviour.
 
-use std::sync::Arc;
-
 use http::Request;
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
 
 use crate::directory::{self, Handler, System};
 use crate::interaction::Interaction;
-use crate::listener::{self, Answering, Limits};
+use crate::listener::{self, Answering, Limits, RefusedHead};
+pub use crate::listener::{Fault, HEAD_BYTES_MAX, Validator};
+use crate::refusal::Refusal;
 use crate::spine::{Asid, CertificateName, CpaId, OdsCode, PartyKey};
 use crate::tls;
 
@@ -59,16 +60,23 @@ pub fn revocation_lists(file: Vec<u8>) -> Result<Vec<(Vec<u8>, i64)>, String> {
     tls::lists_in(file)
 }
 
-/// Serves a consumer's HTTP/1.1 connection as the listener does, its limits the default ones.
+/// Serves a consumer's HTTP/1.1 connection as the listener does, its limits the default ones. `refuse` makes
+/// the response to a head that is refused.
 ///
 /// # Errors
 /// The connection did not end as it should.
-pub async fn serve<S, B, F>(stream: S, serve: F) -> Result<(), hyper::Error>
+pub async fn serve<S, B, F>(
+    stream: S,
+    answer: F,
+    refuse: impl FnOnce(&Refusal, &[u8]) -> Vec<u8>,
+) -> Result<(), Box<dyn std::error::Error>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     B: http_body::Body + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    F: Fn(Request<Incoming>) -> Answering<B>,
+    F: Fn(Request<Incoming>) -> Answering<B> + Unpin,
 {
-    listener::http1(stream, &Limits::default(), Arc::default(), serve).await
+    let refuse = |head: &RefusedHead| refuse(&head.refusal, &head.bytes);
+    let (limits, close) = (Limits::default(), CancellationToken::new());
+    Ok(listener::serve(stream, &limits, close, answer, refuse).await?)
 }

@@ -164,7 +164,8 @@ impl Gateway {
     #[must_use]
     pub fn plain_http(&self) -> Vec<u8> {
         self.metrics.refused(Refusal::PlainHttp.row().token);
-        Reply::blind(&self.live.load().rulebook, Version::HTTP_11).plain_http()
+        let reply = Reply::blind(&self.live.load().rulebook, Version::HTTP_11);
+        reply.bytes(&Refusal::PlainHttp, Uuid::new_v4(), &Method::default())
     }
 
     /// Tells that the directory may know a consumer by one of these names.
@@ -179,6 +180,30 @@ impl Gateway {
         if let Ok(mut entry) = self.trail.open(&Method::default(), Timestamp::now()) {
             entry.refused_in_handshake(refusal);
         }
+    }
+
+    /// Answers a head that was refused on its bytes, which is what can be read of it, and records that:
+    /// the whole response, after which its connection ends.
+    pub fn refuse_head(&self, connection: &Connection, head: &Parts, refusal: Refusal) -> Vec<u8> {
+        let live = self.live.load_full();
+        let now = Timestamp::now();
+        let reply = Reply::to(head, &live.rulebook);
+        let mut entry = match self.trail.open(&head.method, now) {
+            Ok(entry) => entry,
+            Err(refusal) => {
+                self.metrics.refused(refusal.row().token);
+                return reply.bytes(&refusal, Uuid::new_v4(), &head.method);
+            }
+        };
+        entry.heard(&SspHeaders::read(&head.headers));
+        let peer = connection.handshake.peer(&live.trust, now.as_second());
+        let admitted = peer.and_then(|peer| {
+            entry.peer(&peer);
+            live.throttle.knock(&peer)
+        });
+        let refusal = admitted.err().unwrap_or(refusal);
+        entry.refused(&refusal);
+        reply.bytes(&refusal, entry.id(), &head.method)
     }
 
     /// Answers one request.

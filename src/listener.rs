@@ -24,11 +24,13 @@ mod connection;
 mod fields;
 mod frames;
 mod holders;
-mod screened;
+mod http1;
 mod socket;
+mod validator;
 mod watched;
 
-pub(crate) use connection::{Answering, http1};
+pub(crate) use http1::{Answering, RefusedHead, serve};
+pub use validator::{Fault, HEAD_BYTES_MAX, Scan, Validator};
 
 use addresses::{Addresses, Admission, Shares};
 use holders::Holders;

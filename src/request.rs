@@ -1,9 +1,9 @@
 //! The head of a request, judged as HTTP and as a request to a Spine Secure Proxy.
 //!
 //! hyper parses; it has no policy. What it lets through and we do not is refused here, before
-//! anything is looked up; what it would settle by itself is judged before it, by [`Framing`].
+//! anything is looked up; what it would settle by itself is judged before it, on the bytes.
 
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Version};
 
@@ -12,10 +12,9 @@ use crate::refusal::{Refusal, SspHeader};
 use crate::spine::{Asid, TraceId};
 use crate::target::Target;
 
-mod framing;
-
-pub(crate) use framing::CONNECTION_NAMES_MAX;
-pub use framing::{Fault, Framing, HEAD_BYTES_MAX, HeadFault};
+/// Limit: names that `Connection` and `TE` list together, empty ones included. Each is compared by hyper and
+/// by us more than once, and with each header that is forwarded; programs send three at most.
+pub(crate) const CONNECTION_NAMES_MAX: usize = 32;
 
 /// What this room is told by the configuration.
 #[derive(Debug, Clone)]
@@ -81,6 +80,49 @@ pub fn trace_id(headers: &HeaderMap) -> Option<TraceId> {
     identifier(headers, SspHeader::TraceId).ok()
 }
 
+/// Reads what can be read of a head that was refused on its bytes: method, target, and the headers that the
+/// format of the refusal and its record depend on. It is good for nothing else.
+#[must_use]
+pub fn readable(head: &[u8]) -> Parts {
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    let mut lines = head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
+    let line = lines.find(|line| !line.is_empty()).unwrap_or_default();
+    let mut words = line.split(|byte| *byte == b' ');
+    let method = words.next().and_then(|word| Method::from_bytes(word).ok());
+    parts.method = method.unwrap_or_else(unreadable);
+    parts.uri = words.next().and_then(|word| word.try_into().ok()).unwrap_or_default();
+    for line in lines.take_while(|line| !line.is_empty()).take(READABLE_LINES_MAX) {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+        let (name, value) = line.split_at(colon);
+        let Some(name) = READABLE.iter().find(|known| name.eq_ignore_ascii_case(known.as_ref()))
+        else {
+            continue;
+        };
+        if let Ok(value) = HeaderValue::from_bytes(value.get(1..).unwrap_or_default().trim_ascii())
+        {
+            parts.headers.append(name.clone(), value);
+        }
+    }
+    parts
+}
+
+/// The method of a head whose own cannot be read: none of HTTP's.
+fn unreadable() -> Method {
+    Method::from_bytes(b"-").unwrap_or_default()
+}
+
+/// Limit: lines of a refused head that are looked at.
+const READABLE_LINES_MAX: usize = 128;
+/// Headers that are read of a refused head.
+static READABLE: [HeaderName; 6] = [
+    header::ACCEPT,
+    header::CONTENT_TYPE,
+    HeaderName::from_static("ssp-traceid"),
+    HeaderName::from_static("ssp-from"),
+    HeaderName::from_static("ssp-to"),
+    HeaderName::from_static("ssp-interactionid"),
+];
+
 /// A request that HTTP and the Spine's header rules have nothing against.
 #[derive(Debug)]
 pub struct SspRequest<'a> {
@@ -105,9 +147,6 @@ impl<'a> SspRequest<'a> {
         rules: &Rules,
         trace_ids: TraceIds,
     ) -> Result<Self, Refusal> {
-        if let Some(HeadFault(refusal)) = head.extensions.get() {
-            return Err(refusal.clone());
-        }
         judge_method(&head.method)?;
         judge_host(head, &rules.names)?;
         judge_size(head, rules)?;
@@ -210,7 +249,7 @@ fn judge_size(head: &Parts, rules: &Rules) -> Result<(), Refusal> {
     if target_text(head).len() > rules.target_bytes_max {
         return Err(Refusal::TargetTooLong);
     }
-    let line = |(name, value): (&HeaderName, &http::HeaderValue)| name.as_str().len() + value.len();
+    let line = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len();
     let bytes: usize = head.headers.iter().map(line).sum();
     if bytes > rules.head_bytes_max || head.headers.len() > rules.headers_max {
         return Err(Refusal::HeadTooLarge);
@@ -294,7 +333,7 @@ pub(crate) fn is_end_to_end(name: &str) -> bool {
 }
 
 fn judge_expectation(headers: &HeaderMap) -> Result<(), Refusal> {
-    let met = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    let met = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
     if headers.get_all(header::EXPECT).iter().all(met) {
         Ok(())
     } else {

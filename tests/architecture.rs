@@ -79,7 +79,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "tls",
         ],
     ),
-    ("fuzzing", &["directory", "interaction", "listener", "spine", "tls"]),
+    ("fuzzing", &["directory", "interaction", "listener", "refusal", "spine", "tls"]),
     (
         "gateway",
         &[

@@ -1,7 +1,7 @@
 //! What a refusal looks like, and what becomes of its connection.
 
 use serde_json::json;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::call::hear;
 use crate::support::stage;
@@ -183,4 +183,63 @@ async fn a_consumer_is_told_to_continue_only_when_it_may() {
     let received = stage.provider.received().pop().unwrap();
     assert_eq!(received.body, call.body);
     assert_eq!(received.header("expect"), None);
+}
+
+/// A booking whose head two parsers could read in two ways.
+fn framed_twice() -> Call {
+    Call::book().with("Content-Length", "3").with("Transfer-Encoding", "chunked")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_refused_on_its_bytes_is_answered_as_it_asks_and_recorded_with_its_trace_id() {
+    let stage = Stage::new().await;
+    let call = framed_twice().set("Accept", "application/fhir+xml");
+    let answer = stage.hears(call.clone()).await;
+    assert_eq!(answer.status, 400);
+    assert_eq!(answer.header("content-type"), Some("application/fhir+xml;charset=utf-8"));
+    assert_eq!(answer.header("connection"), Some("close"));
+    assert!(answer.header("date").is_some() && answer.text().contains("<OperationOutcome"));
+    let record = stage.closed(1).await;
+    let [trace_id, from] = ["Ssp-TraceID", "Ssp-From"].map(|name| {
+        let (_, value) = call.headers.iter().find(|(header, _)| header == name).unwrap();
+        json!(value)
+    });
+    assert_eq!(record["trace_id"], trace_id);
+    assert_eq!(record["from"], from);
+    assert_eq!((&record["outcome"], &record["method"]), (&json!("refused"), &json!("POST")));
+    assert!(stage.provider.received().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_request_refused_on_its_bytes_is_answered_without_a_body() {
+    let stage = Stage::new().await;
+    let call = framed_twice().method("HEAD");
+    let mut stream = call.connect(&stage).await.unwrap();
+    stream.write_all(&call.bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    assert!(text.starts_with("HTTP/1.1 400 Bad Request\r\n") && text.ends_with("\r\n\r\n"));
+    assert_eq!(text.matches("\r\n\r\n").count(), 1, "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_head_waits_for_the_answers_before_it_and_follows_none_that_is_the_last() {
+    for (limits, first, refused) in [
+        ("", Call::slots(), true),
+        ("", Call::slots().with("Connection", "close"), false),
+        ("requests-max = 1", Call::slots(), false),
+    ] {
+        let stage = Stage::with(|files| files.add(&format!("[listener.limits]\n{limits}"))).await;
+        let mut wire = Wire::new(first.connect(&stage).await.unwrap());
+        let both = [first.bytes(), framed_twice().bytes()].concat();
+        wire.stream.write_all(&both).await.unwrap();
+        assert_eq!(hear(&mut wire).await.unwrap().status, 200);
+        let second = hear(&mut wire).await;
+        assert_eq!(
+            second.is_some_and(|answer| answer.status == 400),
+            refused,
+            "{limits} {first:?}"
+        );
+        assert!(!wire.more().await);
+    }
 }

@@ -1,20 +1,20 @@
 //! A consumer's HTTP/1.1 connection, as the listener serves it, over a pipe. However the bytes are cut,
-//! each head that the judge passes becomes one request, the same in method, target and body, and a head
-//! that it refuses becomes one that stands in for it; nobody but the service answers; and a connection
-//! whose consumer has ended its side ends without waiting for a deadline.
+//! each head that the validator passes becomes one request, the same in method, target and body, and a head
+//! that it refuses is refused after them; nobody but the service answers; and a connection whose consumer
+//! has ended its side ends without waiting for a deadline.
 //!
 //! The first byte is the length of the pieces; if it is nought, all comes at once.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
-use spine_proxy::fuzzing;
+use spine_proxy::fuzzing::{self, Fault, Validator};
 use spine_proxy::refusal::Refusal;
-use spine_proxy::request::{Fault, Framing, HeadFault};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
 
@@ -31,7 +31,7 @@ pub(crate) fn check(data: &[u8]) {
         None => assert_eq!(seen.len(), due.len(), "{seen:?} for {due:?}"),
     }
     for (request, due) in seen.iter().zip(&due) {
-        match (&due.fault, &request.stands_in) {
+        match (&due.fault, &request.refused) {
             (None, None) => {
                 assert_eq!((&request.method, &request.target), (&due.method, &due.target));
                 assert!(request.body.as_ref().is_none_or(|body| *body == due.body()));
@@ -48,7 +48,7 @@ pub(crate) fn check(data: &[u8]) {
 struct Seen {
     method: String,
     target: String,
-    stands_in: Option<Refusal>,
+    refused: Option<Refusal>,
     /// None if it did not come whole.
     body: Option<Vec<u8>>,
 }
@@ -59,9 +59,10 @@ type Notes = Arc<Mutex<Vec<Seen>>>;
 async fn plays(bytes: &[u8], piece: usize) -> (Vec<Seen>, usize) {
     let notes = Notes::default();
     let (consumer, proxy) = tokio::io::duplex(PIPE_BYTES);
-    let takes = Arc::clone(&notes);
-    let serving =
-        fuzzing::serve(proxy, move |request| Box::pin(answer(request, Arc::clone(&takes))));
+    let (takes, refuses) = (Arc::clone(&notes), Arc::clone(&notes));
+    let answer = move |request| -> Answering { Box::pin(answer(request, Arc::clone(&takes))) };
+    let refuse = move |refusal: &Refusal, head: &[u8]| refuse(refusal, head, &refuses);
+    let serving = fuzzing::serve(proxy, answer, refuse);
     let (mut reader, mut writer) = tokio::io::split(consumer);
     let sending = async {
         for piece in bytes.chunks(if piece == 0 { PIPE_BYTES } else { piece }) {
@@ -91,7 +92,7 @@ async fn answer(
     let seen = Seen {
         method: head.method.to_string(),
         target: head.uri.to_string(),
-        stands_in: head.extensions.get::<HeadFault>().map(|fault| fault.0.clone()),
+        refused: None,
         body: None,
     };
     let number = {
@@ -106,6 +107,21 @@ async fn answer(
     *response.status_mut() = http::StatusCode::NOT_FOUND;
     response.headers_mut().insert(NUMBER, HeaderValue::from(number));
     Ok(response)
+}
+
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Empty<Bytes>>, Infallible>> + Send>>;
+
+fn refuse(refusal: &Refusal, head: &[u8], notes: &Notes) -> Vec<u8> {
+    // Whatever the head is, it can be looked at.
+    let readable = spine_proxy::request::readable(head);
+    let mut notes = notes.lock().unwrap();
+    notes.push(Seen {
+        method: readable.method.to_string(),
+        target: readable.uri.to_string(),
+        refused: Some(refusal.clone()),
+        body: Some(Vec::new()),
+    });
+    format!("HTTP/1.1 400 \r\n{NUMBER}: {}\r\n\r\n", notes.len()).into_bytes()
 }
 
 const PIPE_BYTES: usize = 64 * 1024;
@@ -143,19 +159,19 @@ struct Due {
     fault: Option<Refusal>,
 }
 
-/// What the judge makes of the bytes, up to the request that is the connection's last.
+/// What the validator makes of the bytes, up to the request that is the connection's last.
 fn due(bytes: &[u8]) -> Vec<Due> {
-    let (mut framing, mut held, mut due) = (Framing::new(), Vec::new(), Vec::<Due>::new());
+    let (mut validator, mut held, mut due) = (Validator::new(), Vec::new(), Vec::<Due>::new());
     let mut is_last = false;
     for byte in bytes {
-        if is_last && framing.is_between_messages() {
+        if is_last && validator.is_between_messages() {
             break;
         }
         held.push(*byte);
-        let heads = framing.heads();
-        let scan = framing.scan(&held);
+        let heads = validator.heads();
+        let scan = validator.scan(&held);
         let new: Vec<u8> = held.drain(..scan.passed).collect();
-        if framing.heads() > heads {
+        if validator.heads() > heads {
             let (next, closes) = parsed(&new);
             due.push(next);
             is_last = closes;

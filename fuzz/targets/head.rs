@@ -1,10 +1,10 @@
-//! The judge of HTTP/1.1 byte streams. How the bytes are cut changes neither what is passed nor what is
+//! The validator of HTTP/1.1 byte streams. How the bytes are cut changes neither what is passed nor what is
 //! refused; a head that is passed is one, whole, to another parser, and has one framing; and a body
 //! ends where its head says.
 //!
 //! The first byte is the length of the pieces; if it is nought, all comes at once.
 
-use spine_proxy::request::{Fault, Framing, HEAD_BYTES_MAX};
+use spine_proxy::fuzzing::{Fault, HEAD_BYTES_MAX, Validator};
 
 pub(crate) fn check(data: &[u8]) {
     let Some((piece, bytes)) = data.split_first() else { return };
@@ -20,43 +20,43 @@ type Passed = (Vec<u8>, usize, Option<Fault>);
 
 /// What comes of bytes in pieces of this length.
 fn passed(bytes: &[u8], piece: usize) -> Passed {
-    let (mut framing, mut held, mut out) = (Framing::new(), Vec::new(), Vec::new());
+    let (mut validator, mut held, mut out) = (Validator::new(), Vec::new(), Vec::new());
     for piece in bytes.chunks(piece.max(1)) {
         held.extend_from_slice(piece);
-        let scan = framing.scan(&held);
+        let scan = validator.scan(&held);
         assert!(scan.passed <= held.len());
         out.extend(held.drain(..scan.passed));
         if scan.fault.is_some() {
-            return (out, framing.heads(), scan.fault);
+            return (out, validator.heads(), scan.fault);
         }
     }
-    (out, framing.heads(), None)
+    (out, validator.heads(), None)
 }
 
 /// The same byte by byte, looking at each head and at where its body ends.
 fn followed(bytes: &[u8]) -> Passed {
-    let (mut framing, mut held, mut out) = (Framing::new(), Vec::new(), Vec::new());
+    let (mut validator, mut held, mut out) = (Validator::new(), Vec::new(), Vec::new());
     // Bytes of the body to come, if it has a length.
     let mut owed = Some(0);
     for byte in bytes {
         held.push(*byte);
-        let heads = framing.heads();
-        let scan = framing.scan(&held);
+        let heads = validator.heads();
+        let scan = validator.scan(&held);
         let new: Vec<u8> = held.drain(..scan.passed).collect();
-        if framing.heads() > heads {
+        if validator.heads() > heads {
             owed = length(&new);
         } else if let Some(owed) = &mut owed {
             *owed -= u64::try_from(new.len()).unwrap();
         }
         out.extend(new);
         if scan.fault.is_some() {
-            return (out, framing.heads(), scan.fault);
+            return (out, validator.heads(), scan.fault);
         }
         if let Some(owed) = owed {
-            assert_eq!(framing.is_between_messages(), owed == 0, "the end of a body");
+            assert_eq!(validator.is_between_messages(), owed == 0, "the end of a body");
         }
     }
-    (out, framing.heads(), None)
+    (out, validator.heads(), None)
 }
 
 /// The length of the body after this head; none if the body is chunked.

@@ -7,17 +7,19 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Response, StatusCode, Version};
+use http::{Method, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::ext::ReasonPhrase;
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimePrinter;
 use uuid::Uuid;
 
 use super::Rulebook;
 use crate::audit::Followed;
 use crate::forward::{PaceFault, ProviderBody};
 use crate::refusal::{Allowance, Errors, Format, Outcome, Refusal};
-use crate::request::{HeadFault, SspHeaders};
+use crate::request::SspHeaders;
 
 /// How a refusal is written for this consumer.
 #[derive(Debug)]
@@ -26,8 +28,6 @@ pub(super) struct Reply {
     errors: Errors,
     rulebook: Arc<Rulebook>,
     version: Version,
-    /// The head was refused on its bytes, and nothing is read after it.
-    is_last: bool,
 }
 
 impl Reply {
@@ -40,30 +40,36 @@ impl Reply {
             true => Errors::default(),
             false => rulebook.leniences(&SspHeaders::read(&head.headers)).errors,
         };
-        let is_last = head.extensions.get::<HeadFault>().is_some();
-        Self { format, errors, rulebook: Arc::clone(rulebook), version: head.version, is_last }
+        Self { format, errors, rulebook: Arc::clone(rulebook), version: head.version }
     }
 
     /// A reply where nothing is known of the request any more.
     pub(super) fn blind(rulebook: &Arc<Rulebook>, version: Version) -> Self {
         let (format, errors) = (Format::default(), Errors::default());
-        Self { format, errors, rulebook: Arc::clone(rulebook), version, is_last: false }
+        Self { format, errors, rulebook: Arc::clone(rulebook), version }
     }
 
-    /// A refusal as bytes, for whom no HTTP connection is made.
-    pub(super) fn plain_http(&self) -> Vec<u8> {
-        let response = self.response(&Refusal::PlainHttp, Uuid::new_v4());
-        let status = response.status();
-        let mut bytes = format!("HTTP/1.1 {} ", status.as_u16()).into_bytes();
-        bytes.extend_from_slice(reason(status));
-        bytes.extend_from_slice(b"\r\n");
-        for (name, value) in response.headers() {
-            bytes.extend_from_slice(
-                &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat(),
-            );
+    /// A refusal as the bytes of an HTTP/1.1 response, the last of its connection. A `HEAD` request is
+    /// answered without the body.
+    pub(super) fn bytes(&self, refusal: &Refusal, id: Uuid, method: &Method) -> Vec<u8> {
+        let (mut head, body) = self.response(refusal, id).into_parts();
+        head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        let now = DateTimePrinter::new().timestamp_to_rfc9110_string(&Timestamp::now());
+        if let Some(now) = now.ok().and_then(|now| HeaderValue::try_from(now).ok()) {
+            head.headers.insert(header::DATE, now);
         }
-        let body = response.into_body();
-        bytes.extend_from_slice(format!("content-length: {}\r\n\r\n{body}", body.len()).as_bytes());
+        let phrase =
+            head.status.canonical_reason().map_or_else(|| reason(head.status), str::as_bytes);
+        let mut bytes = format!("HTTP/1.1 {} ", head.status.as_u16()).into_bytes();
+        bytes.extend_from_slice(phrase);
+        for (name, value) in &head.headers {
+            bytes.extend([b"\r\n", name.as_str().as_bytes(), b": ", value.as_bytes()].concat());
+        }
+        bytes.extend_from_slice(b"\r\n\r\n");
+        if method != Method::HEAD {
+            bytes.extend_from_slice(body.as_bytes());
+        }
         bytes
     }
 
@@ -93,8 +99,7 @@ impl Reply {
             headers.insert("proxy-status", status);
         }
         // A certificate does not get better by being asked again; HTTP/2 is told by a GOAWAY.
-        let is_last = self.is_last || refusal.ends_connection();
-        if is_last && self.version != Version::HTTP_2 {
+        if refusal.ends_connection() && self.version != Version::HTTP_2 {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if let Some(seconds) = refusal.retry_after_s() {

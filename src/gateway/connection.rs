@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
 use jiff::Timestamp;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::tls::Handshake;
@@ -23,6 +24,7 @@ pub struct Connection {
     under_way: AtomicUsize,
     /// Requests in a row that were refused before their consumer was identified.
     unidentified: AtomicUsize,
+    begun: Notify,
 }
 
 /// Maximum number of requests in a row that one connection may have refused before their consumer is
@@ -40,6 +42,7 @@ impl Connection {
             last_used_ms: AtomicI64::new(Timestamp::now().as_millisecond()),
             under_way: AtomicUsize::new(0),
             unidentified: AtomicUsize::new(0),
+            begun: Notify::new(),
         }
     }
 
@@ -47,6 +50,17 @@ impl Connection {
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.under_way.load(Ordering::Relaxed) > 0
+    }
+
+    /// Returns once a request waits for its answer.
+    pub async fn begun(&self) {
+        loop {
+            let begun = self.begun.notified();
+            if self.is_busy() {
+                return;
+            }
+            begun.await;
+        }
     }
 
     /// Milliseconds since 1970 at which the last request came, or the connection was made.
@@ -59,6 +73,7 @@ impl Connection {
     pub(super) fn begins(&self, now: Timestamp) -> Busy<'_> {
         self.last_used_ms.store(now.as_millisecond(), Ordering::Relaxed);
         self.under_way.fetch_add(1, Ordering::Relaxed);
+        self.begun.notify_waiters();
         Busy(&self.under_way)
     }
 

@@ -38,17 +38,6 @@ impl Activity {
         self.state().carried
     }
 
-    /// Returns once an exchange is carried.
-    pub(super) async fn begun(&self) {
-        loop {
-            let changed = self.changed.notified();
-            if self.state().exchanges > 0 {
-                return;
-            }
-            changed.await;
-        }
-    }
-
     /// Returns once no exchange is carried.
     pub(super) async fn idle(&self) {
         loop {

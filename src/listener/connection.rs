@@ -3,18 +3,15 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{Request, Response};
-use http_body::Body;
-use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
-use hyper::service::{Service, service_fn};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use jiff::Timestamp;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{timeout, timeout_at};
@@ -27,12 +24,13 @@ use super::activity::{Activity, Busy, Carried};
 use super::addresses::Admission;
 use super::frames::Frames;
 use super::holders::{Holder, Holders};
-use super::screened::{Screened, Screening};
+use super::http1::{self, Answering, RefusedHead};
 use super::socket::Socket;
 use super::watched::{Breach, Watched};
 use crate::gateway::{Answer, Connection, Gateway};
 use crate::metrics::Phase;
 use crate::refusal::Refusal;
+use crate::request;
 use crate::tls::{Handshake, Peer, PlainHttp};
 
 /// What a connection needs of its worker.
@@ -47,10 +45,6 @@ pub(super) struct Seat {
 /// A consumer's connection once TLS stands.
 type Stream = Watched<TlsStream<Socket>>;
 
-/// Limit: hyper's own head buffer. Ours lie below, so that 414 and 431 are answered by the line.
-const HEAD_BUFFER_BYTES: usize = 128 * 1024;
-/// Limit: hyper's own count of header lines.
-const HEADERS_MAX: usize = 128;
 /// Limit: an HTTP/2 header list.
 const HEADER_LIST_BYTES: u32 = 128 * 1024;
 /// HTTP/2 windows: what one stream, and all of a connection, may have under way unread. Half of the second
@@ -179,44 +173,35 @@ impl Seat {
         socket: &Socket,
         connection: Arc<Connection>,
     ) -> Result<(), &'static str> {
-        let requests_max = self.limits.requests_max;
-        let screening = Arc::new(Screening::default());
-        let (gateway, serves) = (Arc::clone(&self.gateway), Arc::clone(&connection));
-        let counts = Arc::clone(&screening);
-        let serve = move |request| -> Answering<Answer> {
-            if counts.served() >= requests_max {
-                serves.close.cancel();
-            }
-            let (gateway, serves) = (Arc::clone(&gateway), Arc::clone(&serves));
-            let counts = Arc::clone(&counts);
-            // Asked inside: what is made outside is moved, and it is large.
-            Box::pin(async move {
-                let answer = gateway.answer(serves, request).await;
-                counts.answered();
-                Ok(answer)
-            })
+        let answer = |request| -> Answering<Answer> {
+            let (gateway, connection) = (Arc::clone(&self.gateway), Arc::clone(&connection));
+            // Called inside: what is made outside is moved, and it is large.
+            Box::pin(async move { Ok(gateway.answer(connection, request).await) })
         };
-        let serving = http1(stream, &self.limits, Arc::clone(&screening), serve);
-        let (mut serving, mut reset) = (pin!(serving), pin!(socket.reset()));
-        tokio::select! {
-            ended = &mut serving => return judge(ended),
-            () = &mut reset => return Err("reset"),
-            () = self.drained(screening.asked()) => {}
-            () = connection.close.cancelled() => {}
-        }
-        serving.as_mut().graceful_shutdown();
+        let refuse = |head: &RefusedHead| {
+            let readable = request::readable(&head.bytes);
+            self.gateway.refuse_head(&connection, &readable, head.refusal.clone())
+        };
+        let close = connection.close.clone();
+        let serving = pin!(http1::serve(stream, &self.limits, close, answer, refuse));
+        let drained = async {
+            self.drained(&connection).await;
+            connection.close.cancel();
+            std::future::pending::<Infallible>().await
+        };
         tokio::select! {
             ended = serving => judge(ended),
-            () = reset => Err("reset"),
+            () = socket.reset() => Err("reset"),
+            never = drained => match never {},
         }
     }
 
     /// Returns once the proxy stops and this connection is to end. One that carries nothing is given a
     /// moment: its consumer may have asked already, and would not be heard.
-    async fn drained(&self, asked: impl Future<Output = ()>) {
+    async fn drained(&self, connection: &Connection) {
         self.drain.cancelled().await;
         // Whether it asks or not, there is no more to wait for.
-        drop(timeout(self.limits.linger, asked).await);
+        drop(timeout(self.limits.linger, connection.begun()).await);
     }
 
     /// Returns once an HTTP/2 connection is to be told that it ends: when it carries nothing, or after
@@ -225,11 +210,11 @@ impl Seat {
     ///
     /// Some clients (JDK 17's and httpx among them) give up what is under way when they are told
     /// `GOAWAY`, although it would be answered (RFC 9113 §6.8).
-    async fn ends(&self, worn: &CancellationToken, close: &CancellationToken, activity: &Activity) {
+    async fn ends(&self, worn: &CancellationToken, connection: &Connection, activity: &Activity) {
         let waits = tokio::select! {
             () = worn.cancelled() => self.limits.drain / 2,
-            () = self.drained(activity.begun()) => self.limits.drain / 2,
-            () = close.cancelled() => self.limits.linger,
+            () = self.drained(connection) => self.limits.drain / 2,
+            () = connection.close.cancelled() => self.limits.linger,
         };
         // Whether it is idle by then or not.
         drop(timeout(waits, activity.idle()).await);
@@ -274,7 +259,7 @@ impl Seat {
         tokio::select! {
             biased;
             ended = &mut serving => return judge(ended),
-            () = self.ends(&worn, &connection.close, &activity) => {}
+            () = self.ends(&worn, &connection, &activity) => {}
             () = activity.quiet(head, idle) => {}
             () = activity.stalled(write_stall) => return Err("write_stalled"),
         }
@@ -288,59 +273,19 @@ impl Seat {
     }
 }
 
-/// Serves HTTP/1.1: hyper, behind what judges each head. `serve` is given a request, which tells if
-/// it stands in for a head that was refused.
-pub(crate) fn http1<S, B, F>(
-    stream: S,
-    limits: &Limits,
-    screening: Arc<Screening>,
-    serve: F,
-) -> Http1<
-    S,
-    impl Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future = Answering<B>>
-    + use<S, B, F>,
->
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-    B: Body + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    F: Fn(Request<Incoming>) -> Answering<B>,
-{
-    let io = Screened::new(stream, Arc::clone(&screening), limits.head, limits.linger);
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        if let Some(fault) = screening.next() {
-            request.extensions_mut().insert(fault);
-        }
-        serve(request)
-    });
-    http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.idle)
-        // Some consumers end their side once they have sent a request.
-        .half_close(true)
-        .max_buf_size(HEAD_BUFFER_BYTES)
-        .max_headers(HEADERS_MAX)
-        .preserve_header_case(true)
-        .serve_connection(TokioIo::new(io), service)
-}
-
-/// A connection under way.
-type Http1<S, V> = http1::Connection<TokioIo<Screened<S>>, V>;
-
-/// An answer on its way; boxed, so that a connection at rest does not hold the room of a request.
-pub(crate) type Answering<B> =
-    Pin<Box<dyn Future<Output = Result<Response<B>, Infallible>> + Send>>;
-
 /// Why a connection ended, for its counter, if it was not as it should.
-fn judge(ended: Result<(), hyper::Error>) -> Result<(), &'static str> {
-    let Err(error) = ended else { return Ok(()) };
+fn judge(ended: Result<(), impl Into<http1::Error>>) -> Result<(), &'static str> {
+    let Err(error) = ended.map_err(Into::into) else { return Ok(()) };
     tracing::debug!(%error, "connection ended");
-    // Without a request for too long.
-    if error.is_timeout() {
-        return Ok(());
-    }
-    let cause =
-        std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<io::Error>());
+    let (cause, is_cut) = match &error {
+        // Without a request for too long.
+        http1::Error::Served(error) if error.is_timeout() => return Ok(()),
+        http1::Error::Served(error) => (
+            std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>()),
+            error.is_incomplete_message() || error.is_body_write_aborted(),
+        ),
+        http1::Error::Closed(error) => (Some(error), false),
+    };
     let breach = cause.and_then(io::Error::get_ref).and_then(|cause| cause.downcast_ref());
     // Of an error under HTTP/2 no more than its kind is left.
     Err(match (breach, cause.map(io::Error::kind)) {
@@ -349,7 +294,7 @@ fn judge(ended: Result<(), hyper::Error>) -> Result<(), &'static str> {
         (_, Some(io::ErrorKind::QuotaExceeded)) => "flooded",
         (_, Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)) => "reset",
         (_, Some(io::ErrorKind::UnexpectedEof)) => "cut",
-        _ if error.is_incomplete_message() || error.is_body_write_aborted() => "cut",
+        _ if is_cut => "cut",
         _ => "other",
     })
 }

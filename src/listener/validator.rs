@@ -1,4 +1,4 @@
-//! An HTTP/1.1 connection, byte by byte: each head is judged whole before anybody else sees it, and
+//! Validates an HTTP/1.1 connection byte by byte: each head is judged whole before the parser sees it, and
 //! each body is followed to its end.
 //!
 //! A parser settles by itself what two parsers could read in two ways: a length beside a coding, a
@@ -10,15 +10,12 @@ use std::mem::MaybeUninit;
 use memchr::{memchr, memchr_iter};
 
 use crate::refusal::{Refusal, TargetFault};
+use crate::request::CONNECTION_NAMES_MAX;
 use crate::spine::UrlFault;
 
-/// A head that was refused before it was parsed; it travels with the request that stands in for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeadFault(pub Refusal);
-
-/// Where on a connection we are.
+/// Validator of one connection's bytes.
 #[derive(Debug)]
-pub struct Framing {
+pub struct Validator {
     state: State,
     heads: usize,
 }
@@ -78,15 +75,12 @@ const FIRST_LINE_BYTES_MAX: usize = 64 * 1024;
 const HEADERS_MAX: usize = 128;
 /// Limit: a length as digits, leading noughts left out. It fits 63 bits, whoever reads it.
 const LENGTH_DIGITS_MAX: usize = 18;
-/// Limit: names that `Connection` and `TE` list together, empty ones included. Each is compared by hyper and
-/// by us more than once, and with each header that is forwarded; programs send three at most.
-pub(crate) const CONNECTION_NAMES_MAX: usize = 32;
 /// Limit: bytes of a length, leading noughts included.
 const LENGTH_BYTES_MAX: usize = 64;
 /// Limit: the hexadecimal digits of a chunk's size.
 const SIZE_DIGITS_MAX: u8 = 15;
 
-impl Framing {
+impl Validator {
     /// The start of a connection.
     #[must_use]
     pub const fn new() -> Self {
@@ -174,7 +168,7 @@ impl Framing {
     }
 }
 
-impl Default for Framing {
+impl Default for Validator {
     fn default() -> Self {
         Self::new()
     }
@@ -342,17 +336,17 @@ mod tests {
     const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n";
 
     /// All that is passed of a connection whose bytes come in pieces of this size, and the fault.
-    fn passed(bytes: &[u8], piece: usize) -> (Vec<u8>, Option<Fault>, Framing) {
-        let (mut framing, mut held, mut out) = (Framing::new(), Vec::new(), Vec::new());
+    fn passed(bytes: &[u8], piece: usize) -> (Vec<u8>, Option<Fault>, Validator) {
+        let (mut validator, mut held, mut out) = (Validator::new(), Vec::new(), Vec::new());
         for piece in bytes.chunks(piece.max(1)) {
             held.extend_from_slice(piece);
-            let scan = framing.scan(&held);
+            let scan = validator.scan(&held);
             out.extend(held.drain(..scan.passed));
             if scan.fault.is_some() {
-                return (out, scan.fault, framing);
+                return (out, scan.fault, validator);
             }
         }
-        (out, None, framing)
+        (out, None, validator)
     }
 
     fn head(lines: &str) -> Option<Fault> {
@@ -363,9 +357,9 @@ mod tests {
     #[test]
     fn a_head_is_passed_whole_or_not_at_all() {
         for piece in 1..=GET.len() {
-            let (out, fault, framing) = passed(GET, piece);
+            let (out, fault, validator) = passed(GET, piece);
             assert_eq!((out.as_slice(), fault), (GET, None));
-            assert!(framing.is_between_messages());
+            assert!(validator.is_between_messages());
             let (out, fault, _) = passed(&GET[..GET.len() - 1], piece);
             assert_eq!((out.as_slice(), fault), (&b""[..], None));
         }

@@ -1,74 +1,128 @@
-//! The reading side of an HTTP/1.1 connection: hyper is given what has been judged, and nothing else.
+//! An HTTP/1.1 connection: hyper is given what the [`Validator`] has passed, and nothing else.
 //!
-//! A head is held back until it is whole. In place of one that is refused hyper is given a request of
-//! ours, so that the line refuses it, in the consumer's language and with a record; nothing follows it.
+//! A head is held back until it is whole. One that is refused ends hyper's input: what is under way is
+//! answered first, and then the refusal is written on the connection.
 
-use std::future::Future as _;
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::Notify;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1::Builder;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::Sleep;
 use tokio_util::io::poll_read_buf;
+use tokio_util::sync::CancellationToken;
 
+use super::Limits;
+use super::validator::{Fault, Validator};
 use super::watched::Breach;
-use crate::request::{Fault, Framing, HeadFault};
+use crate::refusal::Refusal;
 
-/// A connection's requests: how many there were, whether one waits for its answer, and which of them
-/// stands in for a head that was refused, and why it was.
-#[derive(Debug, Default)]
-pub(crate) struct Screening {
-    served: AtomicUsize,
-    answered: AtomicUsize,
-    asked: Notify,
-    refused: OnceLock<(usize, HeadFault)>,
-}
+/// Limit: hyper's own head buffer. Ours lie below, so that 414 and 431 are answered by us.
+const HEAD_BUFFER_BYTES: usize = 128 * 1024;
+/// Limit: hyper's own count of header lines.
+const HEADERS_MAX: usize = 128;
 
-impl Screening {
-    /// Another request is served; the fault of the head it stands in for, if it does.
-    pub(super) fn next(&self) -> Option<HeadFault> {
-        let number = self.served.fetch_add(1, Ordering::Relaxed);
-        self.asked.notify_waiters();
-        self.refused.get().filter(|(at, _)| *at == number).map(|(_, fault)| fault.clone())
-    }
+/// An answer on its way; boxed, so that a connection at rest does not hold the room of a request.
+pub(crate) type Answering<B> =
+    Pin<Box<dyn Future<Output = Result<Response<B>, Infallible>> + Send>>;
 
-    /// Requests served so far.
-    pub(super) fn served(&self) -> usize {
-        self.served.load(Ordering::Relaxed)
-    }
-
-    /// One of them has its answer.
-    pub(super) fn answered(&self) {
-        self.answered.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Returns once a request waits for its answer.
-    pub(super) async fn asked(&self) {
-        let asked = self.asked.notified();
-        if self.answered.load(Ordering::Relaxed) == self.served() {
-            asked.await;
+/// Serves a connection until it ends, or until an exchange has ended after `close` is cancelled; the last
+/// request that it may carry cancels that. `refuse` makes the response to a head that is refused.
+///
+/// # Errors
+/// hyper's, and those of writing a refusal.
+pub(crate) async fn serve<S, B, F>(
+    stream: S,
+    limits: &Limits,
+    close: CancellationToken,
+    answer: F,
+    refuse: impl FnOnce(&RefusedHead) -> Vec<u8>,
+) -> Result<(), Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    B: Body + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    F: Fn(Request<Incoming>) -> Answering<B> + Unpin,
+{
+    let (carried, requests_max) = (AtomicUsize::new(0), limits.requests_max);
+    let closes = close.clone();
+    let service = service_fn(|request| {
+        if carried.fetch_add(1, Ordering::Relaxed) + 1 >= requests_max {
+            closes.cancel();
+        }
+        answer(request)
+    });
+    let stream = Validated::new(stream, limits.head, limits.linger);
+    let mut serving = Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.idle)
+        // Some consumers end their side once they have sent a request.
+        .half_close(true)
+        .max_buf_size(HEAD_BUFFER_BYTES)
+        .max_headers(HEADERS_MAX)
+        .preserve_header_case(true)
+        .serve_connection(TokioIo::new(stream), service);
+    let ended = tokio::select! {
+        ended = poll_fn(|context| serving.poll_without_shutdown(context)) => Some(ended),
+        () = close.cancelled() => None,
+    };
+    match ended {
+        Some(ended) => ended?,
+        None => {
+            Pin::new(&mut serving).graceful_shutdown();
+            poll_fn(|context| serving.poll_without_shutdown(context)).await?;
         }
     }
+    let mut stream = serving.into_parts().io.into_inner();
+    if let Some(head) = stream.refused_after_all_others() {
+        stream.write_all(&refuse(&head)).await?;
+    }
+    Ok(stream.shutdown().await?)
 }
 
-/// The stream of one HTTP/1.1 connection.
+/// Why a connection did not end as it should.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// While hyper served it.
+    #[error(transparent)]
+    Served(#[from] hyper::Error),
+    /// While a refusal was written or the connection closed.
+    #[error(transparent)]
+    Closed(#[from] io::Error),
+}
+
+/// A head that was refused before it was a request.
 #[derive(Debug)]
-pub(crate) struct Screened<S> {
+pub(crate) struct RefusedHead {
+    /// Why.
+    pub(crate) refusal: Refusal,
+    /// The head as far as it was read, and perhaps what followed it.
+    pub(crate) bytes: BytesMut,
+}
+
+/// The stream of one connection, of which hyper reads what has been validated.
+#[derive(Debug)]
+struct Validated<S> {
     stream: S,
-    framing: Framing,
-    screening: Arc<Screening>,
-    /// Read and not passed on: first what has been judged, then a head that has not ended.
+    validator: Validator,
+    /// Read and not passed on: first what has been validated, then a head that has not ended.
     held: BytesMut,
-    /// How much of it has been judged.
-    judged: usize,
+    /// Number of bytes of `held` that have been validated.
+    valid: usize,
     /// Why nothing follows.
     end: Option<End>,
+    refused: Option<RefusedHead>,
     head: Duration,
     head_timer: Option<Pin<Box<Sleep>>>,
     linger: Duration,
@@ -80,35 +134,28 @@ pub(crate) struct Screened<S> {
 enum End {
     /// The consumer has ended its side.
     Theirs,
-    /// A head was refused.
-    Refused,
+    /// A head was refused; hyper has answered all before it once it asks for more.
+    Refused { is_next: bool },
     /// A body broke its framing.
     Broken,
 }
 
-/// What hyper is given in place of a head that is refused. The method is one of nobody's.
-const STAND_IN: &[u8] = b"- / HTTP/1.1\r\n\r\n";
 /// How much a head that does not come at once is read by.
 const STEP_BYTES: usize = 4 * 1024;
 /// Limit: bytes read and thrown away of what a consumer still sends after its last answer.
 const LINGER_BYTES_MAX: usize = 1 << 20;
 
-impl<S> Screened<S> {
+impl<S> Validated<S> {
     /// `head` is a head's deadline from its first byte; `linger` is how long a consumer that still
     /// sends is read from after its last answer, so that a reset does not overtake it.
-    pub(super) fn new(
-        stream: S,
-        screening: Arc<Screening>,
-        head: Duration,
-        linger: Duration,
-    ) -> Self {
+    fn new(stream: S, head: Duration, linger: Duration) -> Self {
         Self {
             stream,
-            framing: Framing::new(),
-            screening,
+            validator: Validator::new(),
             held: BytesMut::new(),
-            judged: 0,
+            valid: 0,
             end: None,
+            refused: None,
             head,
             head_timer: None,
             linger,
@@ -116,28 +163,33 @@ impl<S> Screened<S> {
         }
     }
 
-    /// Nothing follows what has been judged.
+    /// Nothing follows what has been validated.
     fn end(&mut self, fault: Fault) {
-        self.held.truncate(self.judged);
+        let bytes = self.held.split_off(self.valid);
         match fault {
             Fault::Head(refusal) => {
-                self.held.extend_from_slice(STAND_IN);
-                self.judged = self.held.len();
-                self.end = Some(End::Refused);
-                let refused = (self.framing.heads(), HeadFault(refusal));
-                // There is one: nothing is judged after it.
-                self.screening.refused.set(refused).unwrap_or_default();
+                self.end = Some(End::Refused { is_next: false });
+                self.refused = Some(RefusedHead { refusal, bytes });
             }
             Fault::Body => self.end = Some(End::Broken),
         }
     }
 
-    /// Gives what has been judged, as far as there is room.
+    /// Returns the head that was refused, if everything before it has been answered and none of those
+    /// answers ended the connection.
+    fn refused_after_all_others(&mut self) -> Option<RefusedHead> {
+        match self.end {
+            Some(End::Refused { is_next: true }) => self.refused.take(),
+            _ => None,
+        }
+    }
+
+    /// Gives what has been validated, as far as there is room.
     fn pass(&mut self, out: &mut ReadBuf<'_>) {
-        let count = self.judged.min(out.remaining());
+        let count = self.valid.min(out.remaining());
         out.put_slice(self.held.get(..count).unwrap_or_default());
         self.held.advance(count);
-        self.judged -= count;
+        self.valid -= count;
         if self.held.is_empty() {
             // A large head does not leave its room behind.
             self.held = BytesMut::new();
@@ -148,8 +200,8 @@ impl<S> Screened<S> {
     fn is_cut_short(&self) -> bool {
         match self.end {
             Some(End::Theirs) => false,
-            Some(End::Refused | End::Broken) => true,
-            None => !self.framing.is_between_messages(),
+            Some(End::Refused { .. } | End::Broken) => true,
+            None => !self.validator.is_between_messages(),
         }
     }
 
@@ -161,7 +213,7 @@ impl<S> Screened<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> Screened<S> {
+impl<S: AsyncRead + Unpin> Validated<S> {
     /// Reads to where it is asked for, and takes back what is a head without an end: the usual head
     /// comes whole and is never copied.
     fn poll_straight(
@@ -175,7 +227,7 @@ impl<S: AsyncRead + Unpin> Screened<S> {
         if read.is_empty() {
             self.end = Some(End::Theirs);
         }
-        let scan = self.framing.scan(read);
+        let scan = self.validator.scan(read);
         self.held.extend_from_slice(read.get(scan.passed..).unwrap_or_default());
         out.set_filled(before + scan.passed);
         if let Some(fault) = scan.fault {
@@ -192,19 +244,19 @@ impl<S: AsyncRead + Unpin> Screened<S> {
             Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
             Poll::Ready(read) => drop(read?),
         }
-        let scan = self.framing.scan(&self.held);
-        self.judged = scan.passed;
+        let scan = self.validator.scan(&self.held);
+        self.valid = scan.passed;
         if let Some(fault) = scan.fault {
             self.end(fault);
         }
-        if self.judged > 0 {
+        if self.valid > 0 {
             self.head_timer = None;
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Screened<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Validated<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -212,12 +264,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Screened<S> {
     ) -> Poll<io::Result<()>> {
         let before = out.filled().len();
         while out.filled().len() == before {
-            if self.judged > 0 {
+            if self.valid > 0 {
                 self.pass(out);
                 break;
             }
             match self.end {
-                Some(End::Theirs | End::Refused) => break,
+                Some(End::Theirs) => break,
+                Some(End::Refused { .. }) => {
+                    self.end = Some(End::Refused { is_next: true });
+                    break;
+                }
                 Some(End::Broken) => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
                 None if self.held.is_empty() => ready!(self.poll_straight(context, out))?,
                 None => ready!(self.poll_more(context))?,
@@ -227,7 +283,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Screened<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Screened<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Validated<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
