@@ -264,9 +264,16 @@ impl Metrics {
         {
             self.handshakes.with_label_values(&[result]);
         }
-        for reason in
-            ["head_timed_out", "write_stalled", "flooded", "reset", "cut", "no_slot", "other"]
-        {
+        for reason in [
+            "head_timed_out",
+            "write_stalled",
+            "flooded",
+            "overstayed",
+            "reset",
+            "cut",
+            "no_slot",
+            "other",
+        ] {
             self.connection_errors.with_label_values(&[reason]);
         }
         for share in [

@@ -21,6 +21,9 @@ use crate::spine::{Asid, OdsCode};
 /// Limit: look-ups that one request waits for, one after the other.
 const ROUNDS_MAX: usize = 4;
 
+/// Limit: look-ups under way beyond which none is begun that no request waits for.
+const BEHIND_MAX: usize = 256;
+
 /// Why there is nothing to be served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lack {
@@ -164,7 +167,8 @@ impl Directory {
             age.is_some_and(|age| age < Age::Dead)
         };
         let board = |account| self.look_up(asked, now_s, (Wanted::Now(account), Trigger::Request));
-        let board = || self.paid(&question.subject, (asker, pays), known, board);
+        let board =
+            |again: bool| self.paid(&question.subject, (asker, pays && !again), known, board);
         let asked_now = self.wait(&question, until, board).await;
         let held = self.shared.shelf.practices.get(asked.ods).unwrap_or_default();
         if held.is_heard(asked.interaction, started) { Ok(()) } else { asked_now }
@@ -174,7 +178,8 @@ impl Directory {
     fn ask_behind(&self, asked: Asked<'_>, held: &Practice, now_s: i64) {
         let rests = held.rests(asked.interaction, &self.shared.freshness, now_s);
         let question = Question::practice(asked.ods, asked.interaction);
-        if !rests && !self.shared.failed.contains_key(&question) {
+        let busy = self.shared.flights.under_way() >= BEHIND_MAX;
+        if !rests && !busy && !self.shared.failed.contains_key(&question) {
             self.look_up(asked, now_s, (Wanted::Behind, Trigger::Stale));
         }
     }
@@ -234,7 +239,7 @@ impl Directory {
                 joined = flight.joined;
                 flight
             };
-            let waited = self.wait(&question, Until::Over, || Ok(board())).await;
+            let waited = self.wait(&question, Until::Over, |_| Ok(board())).await;
             if let Err(fault) = waited {
                 self.shared.forced.invalidate(ods);
                 return Err(refusal(&fault));
@@ -253,7 +258,8 @@ impl Directory {
         ods: &OdsCode,
         interaction: &'static Interaction,
     ) {
-        if self.shared.forced.contains_key(ods) {
+        let busy = self.shared.flights.under_way() >= BEHIND_MAX;
+        if busy || self.shared.forced.contains_key(ods) {
             return;
         }
         let asked = Asked { resolver, ods, interaction };
@@ -301,7 +307,8 @@ impl Directory {
         let pays = held.is_none();
         let known = || shared.shelf.senders.contains_key(asid);
         let board = |account| self.look_up_sender(resolver, asid, account);
-        let board = || self.paid(&question.subject, (asker, pays), known, board);
+        let board =
+            |again: bool| self.paid(&question.subject, (asker, pays && !again), known, board);
         let asked = self.wait(&question, Until::Over, board).await;
         match (asked, held) {
             (Ok(()), _) => {
@@ -348,7 +355,7 @@ impl Directory {
             })
         };
         let known = || self.shared.owners.contains_key(asid);
-        let board = || self.paid(&question.subject, (asker, true), known, board);
+        let board = |again: bool| self.paid(&question.subject, (asker, !again), known, board);
         self.wait(&question, Until::Over, board).await.map_err(|fault| refusal(&fault))?;
         Ok(self.shared.owners.get(asid))
     }

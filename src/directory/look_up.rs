@@ -139,17 +139,18 @@ impl Directory {
         })
     }
 
-    /// Waits for a look-up, as long as a request may. One that failed a moment ago is not repeated.
+    /// Waits for a look-up, as long as a request may. One that failed a moment ago is not repeated. `board` is
+    /// told whether the look-up is begun in place of one that was joined.
     pub(super) async fn wait(
         &self,
         question: &Question,
         until: Until,
-        mut board: impl FnMut() -> Result<Flight, SourceFault>,
+        mut board: impl FnMut(bool) -> Result<Flight, SourceFault>,
     ) -> Result<(), SourceFault> {
         if let Some(fault) = self.shared.failed.get(question) {
             return Err(fault);
         }
-        let mut flight = board()?;
+        let mut flight = board(false)?;
         let waited = tokio::time::timeout(self.shared.deadlines.waiting, async {
             loop {
                 let known_is_enough = until == Until::Known || !flight.joined;
@@ -157,7 +158,9 @@ impl Directory {
                     Progress::Known if known_is_enough => return Ok(()),
                     Progress::Under | Progress::Known => {}
                     // The time of whoever began it is over, ours is not.
-                    Progress::Over(Err(SourceFault::Paced)) if flight.joined => flight = board()?,
+                    Progress::Over(Err(SourceFault::Paced)) if flight.joined => {
+                        flight = board(true)?;
+                    }
                     // Another question about the same may have failed: this one has not been put.
                     Progress::Over(Err(_))
                         if flight.joined && !self.shared.failed.contains_key(question) =>
@@ -332,7 +335,8 @@ mod tests {
         };
         let first = directory.board(&question, &Wanted::Now("a".into()), |_| first());
         let mut boarded = 0;
-        let mut waits = Box::pin(directory.wait(&question, Until::Over, || {
+        let mut waits = Box::pin(directory.wait(&question, Until::Over, |again| {
+            assert_eq!(again, boarded > 0);
             boarded += 1;
             Ok(directory.board(&question, &Wanted::Now("b".into()), async |_| Ok(())))
         }));

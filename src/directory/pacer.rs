@@ -49,11 +49,11 @@ struct Waiting {
 }
 
 /// When each account had its last turn, by the number of that turn. Look-ups that no request waits
-/// for share an account.
+/// for share one, whose name is empty.
 #[derive(Debug, Default)]
 struct Turns {
     count: u64,
-    last: HashMap<Option<Account>, u64>,
+    last: HashMap<Account, u64>,
 }
 
 /// Answer to a question that asks for its turn.
@@ -165,13 +165,13 @@ impl Queue {
 impl Turns {
     /// Number of the last turn of an account; zero for one that is not remembered.
     fn last(&self, account: Option<&Account>) -> u64 {
-        self.last.get(&account.cloned()).copied().unwrap_or_default()
+        self.last.get(account.map_or("", |account| account)).copied().unwrap_or_default()
     }
 
     /// Forgets the older half now and then: those accounts would be the next ones in any case.
     fn had(&mut self, account: Option<Account>) {
         self.count += 1;
-        self.last.insert(account, self.count);
+        self.last.insert(account.unwrap_or_default(), self.count);
         if self.last.len() > ACCOUNTS_MAX {
             let kept = self.count.saturating_sub(ACCOUNTS_MAX as u64 / 2);
             self.last.retain(|_, turn| *turn > kept);

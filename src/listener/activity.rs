@@ -1,7 +1,7 @@
 //! What an HTTP/2 connection is busy with: hyper has no deadline for one without a request, nor for
 //! an answer whose window the consumer keeps shut.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -23,7 +23,8 @@ pub(super) struct Activity {
 struct State {
     /// Exchanges so far, the present ones included.
     carried: usize,
-    exchanges: usize,
+    /// Numbers of those under way, the first being 1.
+    under_way: BTreeSet<usize>,
     /// Since when each answer of which something could be taken has not been taken from.
     untaken: HashMap<usize, Instant>,
 }
@@ -40,9 +41,23 @@ impl Activity {
 
     /// Returns once no exchange is carried.
     pub(super) async fn idle(&self) {
+        self.until(|state| state.under_way.is_empty()).await;
+    }
+
+    /// Returns once the exchanges up to this number are over, whatever has begun since.
+    pub(super) async fn over(&self, number: usize) {
+        self.until(|state| state.under_way.first().is_none_or(|first| *first > number)).await;
+    }
+
+    /// Returns once more exchanges than this have been carried.
+    pub(super) async fn beyond(&self, number: usize) {
+        self.until(|state| state.carried > number).await;
+    }
+
+    async fn until(&self, is_so: impl Fn(&State) -> bool) {
         loop {
             let changed = self.changed.notified();
-            if self.state().exchanges == 0 {
+            if is_so(&self.state()) {
                 return;
             }
             changed.await;
@@ -57,7 +72,7 @@ impl Activity {
             let changed = self.changed.notified();
             let unchanged = tokio::time::timeout(wait, changed).await.is_err();
             let state = self.state();
-            if unchanged && state.exchanges == 0 && state.carried == carried {
+            if unchanged && state.under_way.is_empty() && state.carried == carried {
                 return;
             }
         }
@@ -88,9 +103,9 @@ pub(super) struct Busy {
 impl Busy {
     pub(super) fn new(activity: &Arc<Activity>) -> Self {
         let mut state = activity.state();
-        state.exchanges += 1;
         state.carried += 1;
         let number = state.carried;
+        state.under_way.insert(number);
         drop(state);
         activity.changed.notify_waiters();
         Self { activity: Arc::clone(activity), number }
@@ -115,7 +130,7 @@ impl Busy {
 impl Drop for Busy {
     fn drop(&mut self) {
         let mut state = self.activity.state();
-        state.exchanges -= 1;
+        state.under_way.remove(&self.number);
         state.untaken.remove(&self.number);
         drop(state);
         self.activity.changed.notify_waiters();

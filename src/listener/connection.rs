@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -204,20 +204,45 @@ impl Seat {
         drop(timeout(self.limits.linger, connection.begun()).await);
     }
 
-    /// Returns once an HTTP/2 connection is to be told that it ends: when it carries nothing, or after
-    /// half of the time to drain if it has carried enough or the proxy stops, and after `linger` if it is
-    /// to be closed for what was asked on it.
+    /// Returns once an HTTP/2 connection is to be told that it ends. If it has carried enough or the proxy
+    /// stops: when it carries nothing, or after half of the time to drain. If it is to be closed for what
+    /// was asked on it: when what was under way then is over, more is asked, or `linger` is over.
     ///
     /// Some clients (JDK 17's and httpx among them) give up what is under way when they are told
     /// `GOAWAY`, although it would be answered (RFC 9113 §6.8).
     async fn ends(&self, worn: &CancellationToken, connection: &Connection, activity: &Activity) {
-        let waits = tokio::select! {
-            () = worn.cancelled() => self.limits.drain / 2,
-            () = self.drained(connection) => self.limits.drain / 2,
-            () = connection.close.cancelled() => self.limits.linger,
+        let usual = async {
+            tokio::select! {
+                () = worn.cancelled() => {}
+                () = self.drained(connection) => {}
+            }
+            // Whether it is idle by then or not.
+            drop(timeout(self.limits.drain / 2, activity.idle()).await);
         };
-        // Whether it is idle by then or not.
-        drop(timeout(waits, activity.idle()).await);
+        let closed = async {
+            connection.close.cancelled().await;
+            let last = activity.carried();
+            tokio::select! {
+                () = activity.over(last) => {}
+                () = activity.beyond(last) => {}
+                () = sleep(self.limits.linger) => {}
+            }
+        };
+        tokio::select! {
+            () = usual => {}
+            () = closed => {}
+        }
+    }
+
+    /// Returns once an HTTP/2 connection that was told `GOAWAY` is to be cut, since its peer asks for more
+    /// all the same: what it had asked for by `linger` after that is answered, within the time to drain.
+    ///
+    /// The HTTP library takes new streams until its `PING` is answered, and waits for that without an end.
+    async fn overstays(&self, activity: &Activity) {
+        sleep(self.limits.linger).await;
+        let last = activity.carried();
+        activity.beyond(last).await;
+        drop(timeout(self.limits.drain, activity.over(last)).await);
     }
 
     /// hyper has neither a head nor an idle deadline for HTTP/2: both are here.
@@ -267,6 +292,7 @@ impl Seat {
         // A peer that goes on without an exchange is not waited for.
         tokio::select! {
             ended = serving => judge(ended),
+            () = self.overstays(&activity) => Err("overstayed"),
             () = activity.quiet(head, head) => Ok(()),
             () = activity.stalled(write_stall) => Err("write_stalled"),
         }

@@ -261,6 +261,54 @@ async fn a_connection_closed_for_what_was_asked_on_it_still_answers_what_is_unde
     drop((wire, stage));
 }
 
+/// Frames of HTTP/2 that never end: a peer that neither minds a GOAWAY nor answers the PING after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_goes_on_after_a_goaway_is_cut() {
+    let nobodys = Call::slots().without("Ssp-From");
+    for (limits, call) in [("", &nobodys), ("requests-max = 1", &Call::slots())] {
+        let limits = format!("[listener.limits]\nlinger = \"10ms\"\n{limits}");
+        let stage = Stage::with(|files| files.add(&limits)).await;
+        let block = frames::block(call, &[]);
+        let mut wire = connect(&stage).await;
+        let mut was_told = false;
+        for number in 0_u32.. {
+            if wire.stream.write_all(&ask(2 * number + 1, &block)).await.is_err() {
+                break;
+            }
+            let answered = loop {
+                match wire.frame().await {
+                    Some(one) if one.kind == GOAWAY => was_told = true,
+                    Some(one) if one.ends_stream() => break true,
+                    Some(_) => {}
+                    None => break false,
+                }
+            };
+            if !answered {
+                break;
+            }
+            assert!(number < 20_000, "{limits}: it goes on for ever");
+        }
+        assert!(was_told, "{limits}");
+        assert_eq!(stage.counted("connection_errors_total{reason=\"overstayed\"}"), 1, "{limits}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_closed_for_what_was_asked_on_it_is_told_so_once_it_asks_for_more() {
+    let (stage, mut wire, told) = under_way("linger = \"1m\"", &Call::slots()).await;
+    let nobodys = frames::block(&Call::slots().without("Ssp-From"), &[]);
+    for number in 1..=16 {
+        wire.stream.write_all(&ask(2 * number + 1, &nobodys)).await.unwrap();
+        assert_eq!(next_end(&mut wire).await, Some((false, 2 * number + 1)));
+    }
+    wire.stream.write_all(&ask(35, &nobodys)).await.unwrap();
+    let ends = [next_end(&mut wire).await.unwrap(), next_end(&mut wire).await.unwrap()];
+    assert!(ends.contains(&(true, 0)), "the first request is under way: {ends:?}");
+    told.notify_one();
+    while next_end(&mut wire).await.unwrap() != (false, 1) {}
+    drop((wire, stage));
+}
+
 /// B12: however a path and its frames are written, a fragment is never cut off, and the connection is
 /// as good as before.
 #[tokio::test(flavor = "multi_thread")]
