@@ -3,10 +3,7 @@
 //! Spec: GP Connect tokens are unsigned (`alg` is `none`, the third part empty). They say on whose
 //! behalf a system asks; they prove nothing, and no decision rests on them alone.
 
-use std::borrow::Cow;
-
 use http::header::HeaderMap;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::interaction::Interaction;
@@ -20,6 +17,8 @@ mod strict;
 
 pub use envelope::Signature;
 pub use specimen::{mint, specimen};
+
+use strict::{Text, members};
 
 /// The claims a decision or a record needs, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +68,7 @@ pub fn check(
     now_s: i64,
 ) -> Result<Claims, Refusal> {
     let payload = envelope::open(headers, signature)?;
-    match strict::read::<Token<'_>>(&payload) {
+    match serde_json::from_str::<Token<'_>>(&payload) {
         Ok(token) => token.check(interaction, now_s),
         Err(_) => Err(fault(&payload)),
     }
@@ -78,15 +77,15 @@ pub fn check(
 /// Why claims could not be read: looked into only once it is certain that they cannot. A claim that
 /// is there but no resource is 422, anything else 400.
 fn fault(payload: &str) -> Refusal {
-    let Ok(claims) = strict::read::<Resources<'_>>(payload) else {
+    let Ok(claims) = serde_json::from_str::<Resources<'_>>(payload) else {
         return Refusal::TokenClaims;
     };
     let named = [
-        ("requesting_device", claims.requesting_device),
-        ("requesting_organization", claims.requesting_organization),
-        ("requesting_practitioner", claims.requesting_practitioner),
+        ("requesting_device", claims.device),
+        ("requesting_organization", claims.organisation),
+        ("requesting_practitioner", claims.practitioner),
     ];
-    let broken = |raw: &RawValue| strict::read::<Resource<'_>>(raw.get()).is_err();
+    let broken = |raw: &RawValue| serde_json::from_str::<Resource<'_>>(raw.get()).is_err();
     let mut named = named.into_iter();
     named
         .find_map(|(name, raw)| raw.is_some_and(broken).then_some(Refusal::ClaimResource(name)))
@@ -98,8 +97,8 @@ fn fault(payload: &str) -> Refusal {
 #[must_use]
 pub fn organisation(headers: &HeaderMap) -> Option<OdsCode> {
     let payload = envelope::open(headers, Signature::Ignored).ok()?;
-    let token: Token<'_> = strict::read(&payload).ok()?;
-    token.requesting_organization?.organisation().ok()
+    let token: Token<'_> = serde_json::from_str(&payload).ok()?;
+    token.organisation?.organisation().ok()
 }
 
 /// Spec: `exp` is `iat` plus five minutes.
@@ -112,65 +111,69 @@ const ODS_SYSTEM_RC5: &str = "http://fhir.nhs.net/Id/ods-organization-code";
 const USER_ID_SYSTEM: &str = "https://fhir.nhs.uk/Id/sds-user-id";
 const ROLE_PROFILE_SYSTEM: &str = "https://fhir.nhs.uk/Id/sds-role-profile-id";
 
-/// Text that is copied only if it was written with escapes.
-#[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
 /// The payload. Members we do not name are tolerated and never kept; one we name that is repeated,
 /// or stands in another case, is an error of the parser.
-#[derive(Deserialize)]
+#[derive(Default)]
 struct Token<'a> {
-    #[serde(borrow, default)]
-    iss: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    sub: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    aud: Option<&'a RawValue>,
-    #[serde(default)]
-    exp: Option<i64>,
-    #[serde(default)]
-    iat: Option<i64>,
-    #[serde(borrow, default)]
-    reason_for_request: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    requested_scope: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    requesting_device: Option<Resource<'a>>,
-    #[serde(borrow, default)]
-    requesting_organization: Option<Resource<'a>>,
-    #[serde(borrow, default)]
-    requesting_practitioner: Option<Resource<'a>>,
+    issuer: Option<Text<'a>>,
+    subject: Option<Text<'a>>,
+    audience: Option<&'a RawValue>,
+    expires_s: Option<i64>,
+    issued_s: Option<i64>,
+    reason: Option<Text<'a>>,
+    scope: Option<Text<'a>>,
+    device: Option<Resource<'a>>,
+    organisation: Option<Resource<'a>>,
+    practitioner: Option<Resource<'a>>,
 }
 
-/// The same payload, for saying what is wrong with it.
-#[derive(Deserialize)]
+members!(
+    Token,
+    is_open: true,
+    issuer: "iss",
+    subject: "sub",
+    audience: "aud",
+    expires_s: "exp",
+    issued_s: "iat",
+    reason: "reason_for_request",
+    scope: "requested_scope",
+    device: "requesting_device",
+    organisation: "requesting_organization",
+    practitioner: "requesting_practitioner",
+);
+
+/// The resources of a payload, each as it stands, for saying what is wrong with them.
+#[derive(Default)]
 struct Resources<'a> {
-    #[serde(borrow, default)]
-    requesting_device: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    requesting_organization: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    requesting_practitioner: Option<&'a RawValue>,
+    device: Option<&'a RawValue>,
+    organisation: Option<&'a RawValue>,
+    practitioner: Option<&'a RawValue>,
 }
+
+members!(
+    Resources,
+    is_open: true,
+    device: "requesting_device",
+    organisation: "requesting_organization",
+    practitioner: "requesting_practitioner",
+);
 
 impl Token<'_> {
     fn check(self, interaction: &Interaction, now_s: i64) -> Result<Claims, Refusal> {
-        let issuer = text(self.iss, "iss")?;
-        let subject = text(self.sub, "sub")?;
-        let audience = audience(self.aud)?;
-        times(self.iat, self.exp, now_s)?;
-        let reason = text(self.reason_for_request, "reason_for_request")?;
+        let issuer = text(self.issuer, "iss")?;
+        let subject = text(self.subject, "sub")?;
+        let audience = audience(self.audience)?;
+        times(self.issued_s, self.expires_s, now_s)?;
+        let reason = text(self.reason, "reason_for_request")?;
         if reason != "directcare" && !(interaction.migrates() && reason == "migration") {
             return Err(Refusal::ClaimInvalid("reason_for_request"));
         }
-        let scope = text(self.requested_scope, "requested_scope")?;
+        let scope = text(self.scope, "requested_scope")?;
         judge_scope(&scope, interaction)?;
-        let device = resource(self.requesting_device, "requesting_device", "Device")?;
-        let organisation =
-            resource(self.requesting_organization, "requesting_organization", "Organization")?
-                .organisation()?;
-        let practitioner =
-            resource(self.requesting_practitioner, "requesting_practitioner", "Practitioner")?;
+        let device = resource(self.device, "requesting_device", "Device")?;
+        let organisation = resource(self.organisation, "requesting_organization", "Organization")?
+            .organisation()?;
+        let practitioner = resource(self.practitioner, "requesting_practitioner", "Practitioner")?;
         if practitioner.id.as_ref().is_none_or(|Text(id)| *id != subject) {
             return Err(Refusal::ClaimInvalid("sub"));
         }
@@ -242,29 +245,34 @@ fn judge_scope(scope: &str, interaction: &Interaction) -> Result<(), Refusal> {
 }
 
 /// The members of a claim's resource that are looked at.
-#[derive(Deserialize)]
+#[derive(Default)]
 struct Resource<'a> {
-    #[serde(rename = "resourceType", borrow)]
-    resource_type: Cow<'a, str>,
-    #[serde(borrow, default)]
+    resource_type: Text<'a>,
     id: Option<Text<'a>>,
-    #[serde(borrow, default)]
     identifier: Vec<Identifier<'a>>,
-    #[serde(borrow, default)]
     name: Option<&'a RawValue>,
-    #[serde(borrow, default)]
     model: Option<&'a RawValue>,
-    #[serde(borrow, default)]
     version: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
+members!(
+    Resource,
+    is_open: true,
+    resource_type: "resourceType",
+    id: "id",
+    identifier: "identifier",
+    name: "name",
+    model: "model",
+    version: "version",
+);
+
+#[derive(Default)]
 struct Identifier<'a> {
-    #[serde(borrow, default)]
     system: Option<Text<'a>>,
-    #[serde(borrow, default)]
     value: Option<Text<'a>>,
 }
+
+members!(Identifier, is_open: true, system: "system", value: "value");
 
 impl Resource<'_> {
     /// Returns the value of the one identifier in these systems.
@@ -308,11 +316,14 @@ impl Identifier<'_> {
     /// Returns true if a reader could take its system for one of these: the last part of the path is
     /// the same but for case and white space.
     fn is_like(&self, systems: &[&str]) -> bool {
-        fn last(system: &str) -> &str {
-            system.trim().trim_end_matches('/').rsplit('/').next().unwrap_or_default()
-        }
         let Some(Text(system)) = &self.system else { return false };
-        systems.iter().any(|known| last(known).eq_ignore_ascii_case(last(system)))
+        let system = system.trim().trim_end_matches('/').as_bytes();
+        systems.iter().any(|known| {
+            let last = known.rsplit('/').next().unwrap_or_default().as_bytes();
+            let Some(at) = system.len().checked_sub(last.len()) else { return false };
+            let is_part = at == 0 || system.get(at - 1) == Some(&b'/');
+            is_part && system.get(at..).is_some_and(|end| end.eq_ignore_ascii_case(last))
+        })
     }
 }
 
@@ -323,7 +334,7 @@ fn resource<'a>(
     resource_type: &str,
 ) -> Result<Resource<'a>, Refusal> {
     let resource = claim.ok_or(Refusal::ClaimMissing(name))?;
-    if resource.resource_type == resource_type {
+    if resource.resource_type.0 == resource_type {
         Ok(resource)
     } else {
         Err(Refusal::ClaimResource(name))

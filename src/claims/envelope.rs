@@ -1,12 +1,9 @@
 //! The token as it is sent: one header, three parts, and a first one that says it is not signed.
 
-use std::borrow::Cow;
-
 use base64_simd::URL_SAFE_NO_PAD;
 use http::header::{self, HeaderMap};
-use serde::Deserialize;
 
-use super::strict;
+use super::strict::{Text, members};
 use crate::refusal::Refusal;
 
 /// Limit: bytes of a token, before anything is decoded.
@@ -70,8 +67,9 @@ fn payload(token: &str, signature: Signature) -> Result<String, Refusal> {
             return Err(Refusal::TokenSigned);
         }
         let head = std::str::from_utf8(&head).map_err(|_| Refusal::TokenAlgorithm)?;
-        let head: TokenHead<'_> = strict::read(head).map_err(|_| Refusal::TokenAlgorithm)?;
-        if head.alg != "none" || head.typ != "JWT" {
+        let TokenHead { alg: Text(alg), typ: Text(typ) } =
+            serde_json::from_str(head).map_err(|_| Refusal::TokenAlgorithm)?;
+        if alg != "none" || typ != "JWT" {
             return Err(Refusal::TokenAlgorithm);
         }
     }
@@ -79,11 +77,10 @@ fn payload(token: &str, signature: Signature) -> Result<String, Refusal> {
     String::from_utf8(payload).map_err(|_| Refusal::TokenClaims)
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Default)]
 struct TokenHead<'a> {
-    #[serde(borrow)]
-    alg: Cow<'a, str>,
-    #[serde(borrow)]
-    typ: Cow<'a, str>,
+    alg: Text<'a>,
+    typ: Text<'a>,
 }
+
+members!(TokenHead, is_open: false, alg: "alg", typ: "typ");

@@ -1,20 +1,17 @@
 //! What a token calls its user and its device: for the record alone, so nothing here is an error.
 
-use std::borrow::Cow;
-
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::strict;
+use super::strict::{Text, members};
 
 /// A practitioner's first name in the shape of STU3, or of DSTU2, which older consumers send.
 pub(super) fn person(raw: &RawValue) -> Option<String> {
-    if let Ok(names) = strict::read::<Vec<Name<'_>>>(raw.get()) {
+    if let Ok(names) = serde_json::from_str::<Vec<Name<'_>>>(raw.get()) {
         let Name { prefix, given, family } = names.into_iter().next()?;
-        return joined(prefix.into_iter().chain(given).chain([family]));
+        return joined(prefix.iter().chain(&given).chain([&family]));
     }
-    let OldName { prefix, given, family } = strict::read(raw.get()).ok()?;
-    joined(prefix.into_iter().chain(given).chain(family))
+    let OldName { prefix, given, family } = serde_json::from_str(raw.get()).ok()?;
+    joined(prefix.iter().chain(&given).chain(&family))
 }
 
 /// A member that should be text.
@@ -22,36 +19,34 @@ pub(super) fn text(raw: &RawValue) -> Option<String> {
     serde_json::from_str(raw.get()).ok()
 }
 
-fn joined<'a>(parts: impl Iterator<Item = Cow<'a, str>>) -> Option<String> {
+fn joined<'a>(parts: impl Iterator<Item = &'a Text<'a>>) -> Option<String> {
     let mut name = String::new();
-    for part in parts {
+    for Text(part) in parts {
         if !name.is_empty() && !part.is_empty() {
             name.push(' ');
         }
-        name.push_str(&part);
+        name.push_str(part);
     }
     (!name.is_empty()).then_some(name)
 }
 
-#[derive(Deserialize)]
+#[derive(Default)]
 struct Name<'a> {
-    #[serde(default)]
-    prefix: Vec<Cow<'a, str>>,
-    #[serde(default)]
-    given: Vec<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    family: Cow<'a, str>,
+    prefix: Vec<Text<'a>>,
+    given: Vec<Text<'a>>,
+    family: Text<'a>,
 }
 
-#[derive(Deserialize)]
+members!(Name, is_open: true, prefix: "prefix", given: "given", family: "family");
+
+#[derive(Default)]
 struct OldName<'a> {
-    #[serde(default)]
-    prefix: Vec<Cow<'a, str>>,
-    #[serde(default)]
-    given: Vec<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    family: Vec<Cow<'a, str>>,
+    prefix: Vec<Text<'a>>,
+    given: Vec<Text<'a>>,
+    family: Vec<Text<'a>>,
 }
+
+members!(OldName, is_open: true, prefix: "prefix", given: "given", family: "family");
 
 #[cfg(test)]
 mod tests {

@@ -7,188 +7,118 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::Deserialize;
-use serde::de::value::CowStrDeserializer;
-use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
-use serde::forward_to_deserialize_any;
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
-/// Reads a whole JSON text, and every struct in it strictly.
-pub(super) fn read<'de, T: Deserialize<'de>>(text: &'de str) -> serde_json::Result<T> {
-    let mut json = serde_json::Deserializer::from_str(text);
-    let value = T::deserialize(Strict(&mut json))?;
-    json.end()?;
-    Ok(value)
+/// A struct that is read from the members of an object.
+pub(super) trait Members<'de>: Default {
+    /// Names of the members.
+    const NAMES: &'static [&'static str];
+    /// True if the object may have other members, which are passed over.
+    const IS_OPEN: bool;
+
+    /// Reads the value of the member with this place among [`Members::NAMES`].
+    fn read<A: MapAccess<'de>>(&mut self, member: usize, map: &mut A) -> Result<(), A::Error>;
 }
 
-/// Wraps a deserializer, and every deserializer, visitor and seed that is reached through it.
-struct Strict<T>(T);
+/// Implements `Deserialize` for a struct with a lifetime, whose fields are the members of an object.
+macro_rules! members {
+    ($name:ident, is_open: $is_open:literal, $($field:ident: $member:literal),+ $(,)?) => {
+        impl<'de> $crate::claims::strict::Members<'de> for $name<'de> {
+            const NAMES: &'static [&'static str] = &[$($member),+];
+            const IS_OPEN: bool = $is_open;
 
-impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<D> {
-    type Error = D::Error;
+            fn read<A: serde::de::MapAccess<'de>>(
+                &mut self,
+                member: usize,
+                map: &mut A,
+            ) -> Result<(), A::Error> {
+                let mut fields = 0..;
+                $(if fields.next() == Some(member) {
+                    self.$field = map.next_value()?;
+                    return Ok(());
+                })+
+                Ok(())
+            }
+        }
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-        self.0.deserialize_any(Strict(visitor))
-    }
+        impl<'de> serde::Deserialize<'de> for $name<'de> {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                $crate::claims::strict::object(from)
+            }
+        }
+    };
+}
+pub(super) use members;
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-        self.0.deserialize_option(Strict(visitor))
-    }
-
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        name: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, D::Error> {
-        self.0.deserialize_newtype_struct(name, Strict(visitor))
-    }
-
-    fn deserialize_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, D::Error> {
-        self.0.deserialize_map(Object { visitor, fields })
-    }
-
-    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-        self.0.deserialize_ignored_any(visitor)
-    }
-
-    forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit
-        unit_struct seq tuple tuple_struct map enum identifier
-    }
+/// Reads a struct from an object.
+///
+/// # Errors
+/// It is no object, or a member that is known is repeated or stands in another case.
+pub(super) fn object<'de, T: Members<'de>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+    from.deserialize_map(Object(PhantomData))
 }
 
-impl<'de, V: Visitor<'de>> Visitor<'de> for Strict<V> {
-    type Value = V::Value;
+struct Object<T>(PhantomData<T>);
 
-    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.expecting(out)
-    }
-
-    fn visit_bool<E: Error>(self, value: bool) -> Result<V::Value, E> {
-        self.0.visit_bool(value)
-    }
-
-    fn visit_i64<E: Error>(self, value: i64) -> Result<V::Value, E> {
-        self.0.visit_i64(value)
-    }
-
-    fn visit_u64<E: Error>(self, value: u64) -> Result<V::Value, E> {
-        self.0.visit_u64(value)
-    }
-
-    fn visit_f64<E: Error>(self, value: f64) -> Result<V::Value, E> {
-        self.0.visit_f64(value)
-    }
-
-    fn visit_str<E: Error>(self, value: &str) -> Result<V::Value, E> {
-        self.0.visit_str(value)
-    }
-
-    fn visit_borrowed_str<E: Error>(self, value: &'de str) -> Result<V::Value, E> {
-        self.0.visit_borrowed_str(value)
-    }
-
-    fn visit_string<E: Error>(self, value: String) -> Result<V::Value, E> {
-        self.0.visit_string(value)
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<V::Value, E> {
-        self.0.visit_unit()
-    }
-
-    fn visit_none<E: Error>(self) -> Result<V::Value, E> {
-        self.0.visit_none()
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, from: D) -> Result<V::Value, D::Error> {
-        self.0.visit_some(Strict(from))
-    }
-
-    fn visit_newtype_struct<D: Deserializer<'de>>(self, from: D) -> Result<V::Value, D::Error> {
-        self.0.visit_newtype_struct(Strict(from))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<V::Value, A::Error> {
-        self.0.visit_seq(Strict(items))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<V::Value, A::Error> {
-        self.0.visit_map(Members { map, fields: &[] })
-    }
-}
-
-impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Strict<S> {
-    type Value = S::Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<S::Value, D::Error> {
-        self.0.deserialize(Strict(from))
-    }
-}
-
-impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Strict<A> {
-    type Error = A::Error;
-
-    fn next_element_seed<S: DeserializeSeed<'de>>(
-        &mut self,
-        seed: S,
-    ) -> Result<Option<S::Value>, A::Error> {
-        self.0.next_element_seed(Strict(seed))
-    }
-}
-
-/// Visits a struct: takes an object and nothing else.
-struct Object<V> {
-    visitor: V,
-    fields: &'static [&'static str],
-}
-
-impl<'de, V: Visitor<'de>> Visitor<'de> for Object<V> {
-    type Value = V::Value;
+impl<'de, T: Members<'de>> Visitor<'de> for Object<T> {
+    type Value = T;
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("a JSON object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<V::Value, A::Error> {
-        self.visitor.visit_map(Members { map, fields: self.fields })
-    }
-}
-
-/// The members of an object; `fields` are the names its struct knows, none for a plain map.
-struct Members<A> {
-    map: A,
-    fields: &'static [&'static str],
-}
-
-impl<'de, A: MapAccess<'de>> MapAccess<'de> for Members<A> {
-    type Error = A::Error;
-
-    fn next_key_seed<S: DeserializeSeed<'de>>(
-        &mut self,
-        seed: S,
-    ) -> Result<Option<S::Value>, A::Error> {
-        let Some(Name(name)) = self.map.next_key()? else { return Ok(None) };
-        let known = self.fields.iter().find(|field| is_same_but_for_case(field, &name));
-        if known.is_some_and(|field| *field != name) {
-            return Err(Error::custom("a known member in another case"));
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<T, A::Error> {
+        let (mut value, mut seen) = (T::default(), 0_u32);
+        while let Some(Text(name)) = map.next_key()? {
+            if let Some(member) = T::NAMES.iter().position(|known| *known == name) {
+                let bit = 1 << member;
+                if seen & bit != 0 {
+                    return Err(Error::custom("a repeated member"));
+                }
+                seen |= bit;
+                value.read(member, &mut map)?;
+            } else if T::NAMES.iter().any(|known| is_same_but_for_case(known, &name)) {
+                return Err(Error::custom("a known member in another case"));
+            } else if T::IS_OPEN {
+                map.next_value::<IgnoredAny>()?;
+            } else {
+                return Err(Error::custom("an unknown member"));
+            }
         }
-        seed.deserialize(CowStrDeserializer::new(name)).map(Some)
-    }
-
-    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
-        self.map.next_value_seed(Strict(seed))
+        Ok(value)
     }
 }
 
-/// A member's name, copied only if it was written with escapes.
-#[derive(Deserialize)]
-#[serde(transparent)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+/// Text that is copied only if it was written with escapes.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Text<'a>(pub(super) Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Text<'de> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_str(AnyText)
+    }
+}
+
+struct AnyText;
+
+impl<'de> Visitor<'de> for AnyText {
+    type Value = Text<'de>;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("text")
+    }
+
+    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Text<'de>, E> {
+        Ok(Text(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Text<'de>, E> {
+        Ok(Text(Cow::Owned(text.to_owned())))
+    }
+}
 
 fn is_same_but_for_case(one: &str, other: &str) -> bool {
     if other.is_ascii() {
@@ -214,39 +144,47 @@ mod tests {
 
     use super::*;
 
-    #[derive(Debug, PartialEq, Deserialize)]
+    #[derive(Debug, Default, PartialEq)]
     struct Inner<'a> {
-        #[serde(borrow)]
-        text: Cow<'a, str>,
-        #[serde(default)]
+        text: Text<'a>,
         count: Option<i64>,
     }
 
-    #[derive(Debug, Deserialize)]
+    members!(Inner, is_open: true, text: "text", count: "count");
+
+    #[derive(Debug, Default)]
     struct Outer<'a> {
-        #[serde(borrow, default)]
         one: Option<Inner<'a>>,
-        #[serde(borrow, default)]
         many: Vec<Inner<'a>>,
-        #[serde(borrow, default)]
         raw: Option<&'a RawValue>,
     }
 
+    members!(Outer, is_open: true, one: "one", many: "many", raw: "raw");
+
+    #[derive(Debug, Default)]
+    struct Closed<'a> {
+        text: Text<'a>,
+    }
+
+    members!(Closed, is_open: false, text: "text");
+
     fn outer(text: &str) -> serde_json::Result<Outer<'_>> {
-        read(text)
+        serde_json::from_str(text)
     }
 
     #[test]
-    fn objects_are_read_as_serde_json_reads_them() {
+    fn objects_are_read_by_their_members() {
         let text = r#"{"raw":[{"A":1,"a":2}],"one":{"text":"a\u0062","count":-1,"x":[[]],"X":0},"many":[{"text":"é"}]}"#;
-        let strict = outer(text).unwrap();
-        let plain: Outer<'_> = serde_json::from_str(text).unwrap();
-        assert_eq!((&strict.one, &strict.many), (&plain.one, &plain.many));
-        assert_eq!(strict.raw.map(RawValue::get), plain.raw.map(RawValue::get));
-        assert_eq!(strict.one.unwrap().text, "ab");
-        assert!(matches!(strict.many[0].text, Cow::Borrowed("é")));
+        let Outer { one, many, raw } = outer(text).unwrap();
+        let one = one.unwrap();
+        assert_eq!((&*one.text.0, one.count), ("ab", Some(-1)));
+        assert_eq!((&*many[0].text.0, many[0].count), ("é", None));
+        assert!(matches!(many[0].text.0, Cow::Borrowed(_)));
+        assert_eq!(raw.map(RawValue::get), Some(r#"[{"A":1,"a":2}]"#));
         assert!(outer(r#"{"one":null,"raw":null}"#).unwrap().one.is_none());
-        assert!(read::<String>(r#""a""#).is_ok() && read::<[String; 1]>(r#"["a"]"#).is_ok());
+        let closed = |text| serde_json::from_str::<Closed<'_>>(text).map(|closed| closed.text);
+        assert_eq!(closed(r#"{"text":"a"}"#).unwrap(), Text("a".into()));
+        assert!(closed(r#"{"text":"a","x":1}"#).is_err());
     }
 
     #[test]
