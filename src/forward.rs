@@ -184,13 +184,13 @@ impl Forwarder {
     pub async fn send(
         &self,
         permit: &Permit,
-        head: Parts,
+        head: &Parts,
         upload: Upload,
         terms: Terms<'_>,
     ) -> Result<Response<ProviderBody>, Unanswered> {
         let (effect, key) = (permit.interaction().effect(), Self::key(permit, terms.trust));
         let is_bodiless = upload.is_empty();
-        let build = |upload| headers::request(permit, &head, upload, &terms.hop, self.pass_cookies);
+        let build = |upload| headers::request(permit, head, upload, &terms.hop, self.pass_cookies);
         let mut request = build(upload)?;
         let mut held = self.pool.take(&key, effect);
         self.retries.earn();

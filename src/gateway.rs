@@ -27,7 +27,7 @@ use crate::interaction::{self, Allowed, Effect, Interaction};
 use crate::metrics::{Conflict, Metrics, Phase, Settled};
 use crate::policy::{self, Facts, OtherAudience, Permit, Provider};
 use crate::refusal::{Errors, Refusal};
-use crate::request::{self, Rules, SspHeaders, SspRequest, TraceIds};
+use crate::request::{Rules, SspHeaders, SspRequest, TraceIds};
 use crate::spine::{Asid, OdsCode};
 use crate::target::Target;
 use crate::throttle::{Health, Memory, Pulse, Throttle};
@@ -243,25 +243,27 @@ impl Gateway {
         let live = self.live.load_full();
         let now = Timestamp::now();
         let (head, body) = request.into_parts();
-        let reply = Reply::to(&head, &live.rulebook);
+        let refuse = |refusal: &Refusal, id| Reply::to(&head, &live.rulebook).refusal(refusal, id);
         let mut entry = match self.trail.open(&head.method, now) {
             Ok(entry) => entry,
             Err(refusal) => {
                 self.metrics.refused(refusal.row().token);
-                return reply.refusal(&refusal, Uuid::new_v4());
+                return refuse(&refusal, Uuid::new_v4());
             }
         };
         let id = entry.id();
-        let trace_id = request::trace_id(&head.headers);
-        let trace_id = trace_id.as_ref().map(|trace_id| trace_id.printable());
+        let headers = SspHeaders::read(&head.headers);
+        entry.heard(&headers);
+        let trace_id = headers.trace_id.as_ref().ok().map(|trace_id| trace_id.printable());
         let span = tracing::info_span!("request", %id, trace_id = trace_id.as_deref());
         let _busy = connection.begins(now);
         let identified = AtomicBool::new(false);
         let now_s = now.as_second();
-        let walk = Walk { live: &live, connection, gone, identified: &identified, now_s };
+        let walk =
+            Walk { live: &live, head: &head, connection, gone, identified: &identified, now_s };
         // Pinned where it is made: it is large, and would be copied into the span.
         let walked = {
-            let line = std::pin::pin!(self.line(walk, head, body, &mut entry));
+            let line = std::pin::pin!(self.line(walk, headers, body, &mut entry));
             line.instrument(span.clone()).await
         };
         match walked {
@@ -279,7 +281,7 @@ impl Gateway {
                 if !identified.load(Ordering::Relaxed) {
                     connection.refused_unidentified();
                 }
-                reply.refusal(&refusal, id)
+                refuse(&refusal, id)
             }
         }
     }
@@ -288,20 +290,17 @@ impl Gateway {
     async fn line(
         &self,
         walk: Walk<'_>,
-        head: Parts,
+        headers: SspHeaders<'_>,
         body: Incoming,
         entry: &mut Entry,
     ) -> Result<Response<ProviderBody>, Refusal> {
-        let Walk { live, connection, gone, identified, now_s } = walk;
+        let Walk { live, head, connection, gone, identified, now_s } = walk;
         let Live { trust, rulebook, throttle, .. } = live;
-        let headers = SspHeaders::read(&head.headers);
         let leniences = rulebook.leniences(&headers);
-        entry.heard(&headers);
-
         let peer = connection.handshake.peer(trust, now_s)?;
         entry.peer(&peer);
         throttle.knock(&peer)?;
-        let request = SspRequest::parse(&head, headers, &rulebook.rules, leniences.trace_ids)?;
+        let request = SspRequest::parse(head, headers, &rulebook.rules, leniences.trace_ids)?;
         if !self.directory.may_know(peer.names()) {
             return Err(Refusal::CertificateUnknown);
         }
@@ -311,7 +310,7 @@ impl Gateway {
         entry.enter(Phase::Policy);
         let consumer = sender
             .and_then(|sender| consumers::identify(&peer, sender))
-            .map_err(|refusal| diagnosis::misfit(&self.directory, refusal, &peer, &head))?;
+            .map_err(|refusal| diagnosis::misfit(&self.directory, refusal, &peer, head))?;
         entry.consumer(&consumer);
         connection.identified(identified);
         let asker = Asker { payer: Payer::Consumer(&request.from), now_s };
@@ -424,6 +423,7 @@ impl Gateway {
 /// What one request brings to the line besides itself.
 struct Walk<'a> {
     live: &'a Live,
+    head: &'a Parts,
     connection: &'a Connection,
     gone: &'a CancellationToken,
     /// Set once the consumer is identified.

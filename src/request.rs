@@ -74,12 +74,6 @@ impl<'a> SspHeaders<'a> {
     }
 }
 
-/// The trace id alone, if there is one and it is well formed: for the log.
-#[must_use]
-pub fn trace_id(headers: &HeaderMap) -> Option<TraceId> {
-    identifier(headers, SspHeader::TraceId).ok()
-}
-
 /// Reads what can be read of a head that was refused on its bytes: method, target, and the headers that the
 /// format of the refusal and its record depend on. It is good for nothing else.
 #[must_use]
