@@ -12,12 +12,21 @@ struct Written {
 }
 
 impl Written {
-    /// The number that a value begins with, and the unit after it; `None` where there is no number.
+    /// Splits a value into a number, which is digits with at most one decimal point between them, and a
+    /// unit, which is ASCII letters or empty. `None` for any other value: a right form made from a part of it
+    /// would have another meaning.
     fn split(&self) -> Option<(&str, &str)> {
         let text = self.text.trim();
         let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
         let (number, unit) = text.split_at_checked(end)?;
-        number.parse::<f64>().ok().map(|_| (number, unit.trim_start()))
+        let unit = unit.trim_start();
+        let is_digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        let is_number = match number.split_once('.') {
+            Some((whole, decimals)) => is_digits(whole) && is_digits(decimals),
+            None => is_digits(number),
+        };
+        let is_unit = unit.bytes().all(|byte| byte.is_ascii_alphabetic());
+        (is_number && is_unit).then_some((number, unit))
     }
 }
 
@@ -85,13 +94,11 @@ pub mod period {
     }
 
     fn parse(written: &Written) -> Result<Duration, String> {
-        let text = StrDeserializer::<Error>::new(&written.text);
-        let wrong =
-            match (jiff::fmt::serde::unsigned_duration::required::deserialize(text), written) {
-                (Ok(period), Written { is_number: false, .. }) => return Ok(period),
-                (Ok(_), _) => None,
-                (Err(error), _) => Some(error),
-            };
+        let wrong = match (duration(&written.text), written) {
+            (Ok(period), Written { is_number: false, .. }) => return Ok(period),
+            (Ok(_), _) => None,
+            (Err(error), _) => Some(error),
+        };
         let split = written.split();
         if let Some((number, "")) = split {
             return Err(format!(
@@ -99,21 +106,35 @@ pub mod period {
             ));
         }
         let right = split.and_then(|(number, unit)| right_form(number, unit));
-        if let Some(right) = right.filter(|right| *right != written.text) {
+        let is_right = |right: &String| *right != written.text && duration(right).is_ok();
+        if let Some(right) = right.filter(is_right) {
             return Err(format!("{written} has no known unit; write \"{right}\""));
         }
         let why = wrong.map(|error| format!(": {error}")).unwrap_or_default();
         Err(format!("{written} is not {WANTED} (units are ms, s, m and h){why}"))
     }
 
-    /// The period that was probably meant.
+    fn duration(text: &str) -> Result<Duration, Error> {
+        jiff::fmt::serde::unsigned_duration::required::deserialize(StrDeserializer::new(text))
+    }
+
+    /// The period that a number and an unknown unit probably mean.
     fn right_form(number: &str, unit: &str) -> Option<String> {
         let unit = unit.to_ascii_lowercase();
-        if unit.starts_with('d') {
+        if ["d", "day", "days"].contains(&&*unit) {
             let hours = number.parse::<u64>().ok()?.checked_mul(24)?;
             return Some(format!("{hours}h"));
         }
-        let units = [("ms", "ms"), ("mil", "ms"), ("s", "s"), ("min", "m"), ("h", "h")];
+        // Long enough that other words, such as "million" and "hundred", do not begin so.
+        let units = [
+            ("millis", "ms"),
+            ("mils", "ms"),
+            ("msec", "ms"),
+            ("sec", "s"),
+            ("sek", "s"),
+            ("minu", "m"),
+            ("hour", "h"),
+        ];
         let (_, right) = units.iter().find(|(start, _)| unit.starts_with(start))?;
         Some(format!("{number}{right}"))
     }
@@ -150,12 +171,43 @@ pub mod period {
                 ("-2s", "\"-2s\" is not a period"),
                 ("5 x", "\"5 x\" is not a period"),
                 ("99999999999999999h", "\"99999999999999999h\" is not a period"),
+                ("99999999999999999 hourly", "is not a period"),
             ] {
                 let refused = text(written).unwrap_err();
                 assert!(refused.contains(words), "{words} is not in {refused}");
             }
             let number = Written { text: "2".to_owned(), is_number: true };
             assert!(parse(&number).unwrap_err().starts_with("2 has no unit; write \"2s\""));
+        }
+
+        #[test]
+        fn a_period_that_is_not_one_number_and_one_word_is_refused_without_another_value() {
+            for written in [
+                "1h30",
+                "1h 30",
+                "1 minute 30",
+                "5 minuten 30 sekunden",
+                "1,5 sekunden",
+                "1_000 sekunden",
+                "1e3 sekunden",
+                "1.2.3",
+                "5.",
+                ".5",
+                "5,",
+                "2 decades",
+                "2 dozen",
+                "2 hundred",
+                "2 million",
+                "2 steps",
+                "5 minutés",
+                "1.5 days",
+                "64 KiB",
+            ] {
+                let refused = text(written).unwrap_err();
+                let words = format!("{written:?} is not a period: a number and a unit, such as");
+                assert!(refused.starts_with(&words), "{refused}");
+                assert!(!refused.contains("; write"), "{refused}");
+            }
         }
     }
 }
@@ -199,25 +251,35 @@ pub mod size {
     }
 
     fn parse(written: &Written) -> Result<ByteSize, String> {
-        let Some((number, unit)) = written.split() else {
-            return Err(format!("{written} is not {WANTED}"));
-        };
-        if unit.is_empty() {
-            return Err(format!("{written} has no unit; write \"{number} B\" or \"{number} KiB\""));
+        let text = written.text.trim();
+        if let (true, Ok(size)) = (text.ends_with(|c: char| c.is_ascii_alphabetic()), text.parse())
+        {
+            return Ok(size);
         }
-        written.text.trim().parse().map_err(|_| match unit_meant(unit) {
-            Some(right) => format!("{written} has no known unit; write \"{number} {right}\""),
-            None => {
-                format!("{written} has no known unit; write \"{number} B\" or \"{number} KiB\"")
+        let other = || format!("{written} is not {WANTED} (units are B, KiB, MiB, GiB and TiB)");
+        Err(match written.split() {
+            Some((number, "")) => {
+                format!("{written} has no unit; write \"{number} B\" or \"{number} KiB\"")
             }
+            Some((number, unit)) => match unit_meant(unit) {
+                Some(right) => format!("{written} has no known unit; write \"{number} {right}\""),
+                None => other(),
+            },
+            None => other(),
         })
     }
 
-    /// The unit that was probably meant.
+    /// The unit that an unknown one probably means.
     fn unit_meant(unit: &str) -> Option<&'static str> {
         let unit = unit.to_ascii_lowercase();
-        let units = [("by", "B"), ("k", "KiB"), ("m", "MiB"), ("g", "GiB"), ("t", "TiB")];
-        units.iter().find(|(start, _)| unit.starts_with(start)).map(|(_, right)| *right)
+        match unit.strip_suffix('s').unwrap_or(&unit) {
+            "byte" => Some("B"),
+            "kilo" | "kbyte" | "kilobyte" | "kibibyte" => Some("KiB"),
+            "meg" | "mega" | "mbyte" | "megabyte" | "mebibyte" => Some("MiB"),
+            "gig" | "giga" | "gbyte" | "gigabyte" | "gibibyte" => Some("GiB"),
+            "tera" | "tbyte" | "terabyte" | "tebibyte" => Some("TiB"),
+            _ => None,
+        }
     }
 
     #[cfg(test)]
@@ -246,7 +308,8 @@ pub mod size {
                 ("64 bytes", "write \"64 B\""),
                 ("2 Megs", "write \"2 MiB\""),
                 ("1 gig", "write \"1 GiB\""),
-                ("1 foot", "\"1 foot\" has no known unit; write \"1 B\" or \"1 KiB\""),
+                ("1.5 Kbytes", "write \"1.5 KiB\""),
+                ("2 terabytes", "write \"2 TiB\""),
                 ("KiB", "\"KiB\" is not a size: a number and a unit, such as \"64 KiB\""),
                 ("1.2.3 KiB", "\"1.2.3 KiB\" is not a size"),
                 ("-1 KiB", "\"-1 KiB\" is not a size"),
@@ -256,6 +319,37 @@ pub mod size {
             }
             let number = Written { text: "64".to_owned(), is_number: true };
             assert!(parse(&number).unwrap_err().starts_with("64 has no unit; write \"64 B\""));
+        }
+
+        #[test]
+        fn a_size_that_is_not_one_number_and_one_word_is_refused_without_another_value() {
+            for written in [
+                "64,000 B",
+                "64,000",
+                "64_000 B",
+                "64_000",
+                "64 000 B",
+                "1e3 B",
+                "1.2.3",
+                "1 KiB 512 bytes",
+                "1 GiB/s",
+                "1 minute",
+                "1 month",
+                "250 millis",
+                "5 microseconds",
+                "1 s",
+                "10 Mbps",
+                "10 megabits",
+                "3 meters",
+                "1 foot",
+                "5.",
+                "64 kilobytés",
+            ] {
+                let refused = text(written).unwrap_err();
+                let words = format!("{written:?} is not a size: a number and a unit, such as");
+                assert!(refused.starts_with(&words), "{refused}");
+                assert!(!refused.contains("; write"), "{refused}");
+            }
         }
     }
 }
