@@ -180,6 +180,38 @@ async fn a_folder_in_which_others_may_replace_files_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_folder_of_each_symbolic_link_on_the_way_to_a_file_is_looked_at() {
+    let stage = stage().await;
+    for name in ["hop", "open", "authorities"] {
+        std::fs::create_dir(stage.path(name)).unwrap();
+    }
+    std::fs::rename(stage.path("ca.pem"), stage.path("authorities/ca.pem")).unwrap();
+    for (link, target) in [
+        ("ca.pem", "hop/ca.pem"),
+        ("hop/ca.pem", "../open/ca.pem"),
+        ("open/ca.pem", "../authorities/ca.pem"),
+    ] {
+        std::os::unix::fs::symlink(target, stage.path(link)).unwrap();
+    }
+    // A folder behind a symbolic link, named with a slash at its end.
+    std::fs::rename(stage.path("lists"), stage.path("authorities/lists")).unwrap();
+    std::os::unix::fs::symlink("../authorities/lists", stage.path("open/lists")).unwrap();
+    std::os::unix::fs::symlink("open/lists/", stage.path("lists")).unwrap();
+    let text = stage.text("spine-proxy.toml");
+    stage.replace("spine-proxy.toml", &text.replace("\"lists\"", "\"lists/\""));
+    assert_eq!(warnings(&stage), [""; 0]);
+    for folder in ["", "hop", "open", "authorities"] {
+        let folder = stage.path(folder).canonicalize().unwrap();
+        set_mode(&folder, 0o777);
+        let shown = folder.display();
+        let words =
+            format!("{shown}: others may replace files in it (mode 0777); chmod o-w {shown}");
+        assert_eq!(warnings(&stage), [words]);
+        set_mode(&folder, 0o755);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_folder_of_lists_that_others_may_write_has_one_warning() {
     let stage = stage().await;
     let folder = stage.path("lists");

@@ -27,6 +27,10 @@ const OTHERS_READ: u32 = 0o004;
 const STICKY: u32 = 0o1000;
 /// All mode bits.
 const MODE: u32 = 0o7777;
+/// Number of symbolic links that are followed to a file, as many as Linux follows.
+///
+/// Source: path_resolution(7).
+const LINKS_MAX: usize = 40;
 
 /// Warnings about settings, files, ends, the directory file and the memory that the process may use, at
 /// `now_s` in seconds since 1970.
@@ -157,13 +161,25 @@ fn modes(config: &Config, loader: &Loader) -> Vec<String> {
     warnings.chain(lists(loader, &public)).collect()
 }
 
-/// The folders in which a path can be replaced: its own, and that of the file behind a symbolic link.
-fn folders(path: &Path) -> impl Iterator<Item = PathBuf> {
-    let path = Path::new(".").join(path);
-    let own = path.parent().and_then(|folder| folder.canonicalize().ok());
+/// The folders in which a path can be replaced: its own, and those of each symbolic link and of the file
+/// behind it.
+fn folders(path: &Path) -> BTreeSet<PathBuf> {
+    let mut folders = BTreeSet::new();
+    let mut next = Some(Path::new(".").join(path));
+    for _ in 0..=LINKS_MAX {
+        // Without a slash at its end, with which a link would be followed.
+        let Some(path) = next.take().map(|path| path.components().collect::<PathBuf>()) else {
+            break;
+        };
+        let Some(folder) = path.parent().and_then(|folder| folder.canonicalize().ok()) else {
+            break;
+        };
+        next = path.read_link().ok().map(|target| folder.join(target));
+        folders.insert(folder);
+    }
     let real = path.canonicalize().ok();
-    let real = real.as_deref().and_then(Path::parent).map(Path::to_owned);
-    own.into_iter().chain(real)
+    folders.extend(real.as_deref().and_then(Path::parent).map(Path::to_owned));
+    folders
 }
 
 /// A folder in which others may replace files, unless it is mounted read-only, as Kubernetes mounts a
