@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use rustix::fs::StatVfsMountFlags;
+use rustix::process::Uid;
 
 use super::memory;
 use crate::config::Config;
@@ -141,7 +142,9 @@ fn ends(loader: &Loader, now_s: i64) -> Vec<String> {
 /// Files and folders with more rights than they should have.
 ///
 /// The group may read secrets, and write what is public: under a umask of 002, which gives every user a
-/// group of their own, it may write every file.
+/// group of their own, it may write every file. Of the files that the process writes, and the folders of
+/// those alone, it looks at what is its own: it could not change the rights of others, such as those of a
+/// Kubernetes volume, by which it may write.
 fn modes(config: &Config, loader: &Loader) -> Vec<String> {
     let secrets: BTreeSet<_> = config.secrets().into_iter().collect();
     let written: BTreeSet<_> =
@@ -149,12 +152,15 @@ fn modes(config: &Config, loader: &Loader) -> Vec<String> {
     let mut public: BTreeSet<_> = config.watched().into_iter().collect();
     public.insert(config.path().to_owned());
     public.retain(|path| !secrets.contains(path) && !written.contains(path));
-    let all = secrets.iter().chain(&written).chain(&public);
-    let folders: BTreeSet<_> = all.flat_map(|path| folders(path)).collect();
+    let is_ours = |path: &Path| Rights::of(path).is_some_and(|rights| rights.is_ours);
+    let own = written.iter().flat_map(|path| folders(path)).filter(|folder| is_ours(folder));
+    let read = secrets.iter().chain(&public).flat_map(|path| folders(path));
+    let folders: BTreeSet<_> = own.chain(read).collect();
     let secrets = secrets
         .iter()
         .filter_map(|path| mode(path, GROUP_OR_OTHERS_WRITE | OTHERS_READ, "g-w,o-rwx"));
-    let written = written.iter().filter_map(|path| mode(path, GROUP_OR_OTHERS_WRITE, "go-w"));
+    let written = written.iter().filter(|path| is_ours(path));
+    let written = written.filter_map(|path| mode(path, GROUP_OR_OTHERS_WRITE, "go-w"));
     let files = public.iter().filter_map(|path| mode(path, OTHERS_WRITE, "o-w"));
     let warnings = secrets.chain(written).chain(files);
     let warnings = warnings.chain(folders.iter().filter_map(|folder| replaceable(folder)));
@@ -182,16 +188,51 @@ fn folders(path: &Path) -> BTreeSet<PathBuf> {
     folders
 }
 
-/// A folder in which others may replace files, unless it is mounted read-only, as Kubernetes mounts a
-/// `ConfigMap` with mode 0777.
+/// Rights on a file or folder.
+#[derive(Debug, Clone, Copy)]
+struct Rights {
+    mode: u32,
+    /// It is on a mount that nobody can write through, such as that of a Kubernetes `ConfigMap`, whose mode is
+    /// 0777.
+    is_read_only: bool,
+    /// The process may change its mode.
+    is_ours: bool,
+}
+
+impl Rights {
+    /// The rights on a path; `None` where nothing is there yet.
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(path).ok()?;
+        let mount = rustix::fs::statvfs(path);
+        Some(Self {
+            mode: metadata.mode() & MODE,
+            is_read_only: mount.is_ok_and(|mount| mount.f_flag.contains(StatVfsMountFlags::RDONLY)),
+            is_ours: may_change(metadata.uid(), rustix::process::geteuid()),
+        })
+    }
+
+    /// Those of some mode bits that are set and give a right.
+    const fn given(self, bits: u32) -> u32 {
+        let without = if self.is_read_only { GROUP_OR_OTHERS_WRITE } else { 0 };
+        self.mode & bits & !without
+    }
+
+    /// Others may replace files in a folder with these rights.
+    const fn let_others_replace(self) -> bool {
+        self.given(OTHERS_WRITE) != 0 && self.mode & STICKY == 0
+    }
+}
+
+/// A user may change the mode of what an owner has.
+fn may_change(owner: u32, user: Uid) -> bool {
+    user.is_root() || user.as_raw() == owner
+}
+
+/// A folder in which others may replace files.
 fn replaceable(folder: &Path) -> Option<String> {
-    let mode = std::fs::metadata(folder).ok()?.mode() & MODE;
-    let is_writable = || {
-        let mount = rustix::fs::statvfs(folder);
-        mount.is_ok_and(|mount| !mount.f_flag.contains(StatVfsMountFlags::RDONLY))
-    };
-    let shown = folder.display();
-    (mode & OTHERS_WRITE != 0 && mode & STICKY == 0 && is_writable()).then(|| {
+    let rights = Rights::of(folder)?;
+    let (mode, shown) = (rights.mode, folder.display());
+    rights.let_others_replace().then(|| {
         format!("{shown}: others may replace files in it (mode {mode:04o}); chmod o-w {shown}")
     })
 }
@@ -217,8 +258,8 @@ fn lists(loader: &Loader, named: &BTreeSet<PathBuf>) -> Vec<String> {
 /// A file or folder with more rights than it should have; one that is not there yet has none. The remedy
 /// takes rights away and no more: the service may read a key through its group.
 fn mode(path: &Path, bits: u32, remedy: &str) -> Option<String> {
-    let mode = std::fs::metadata(path).ok()?.mode() & MODE;
-    let found = mode & bits;
+    let rights = Rights::of(path)?;
+    let (mode, found) = (rights.mode, rights.given(bits));
     if found == 0 {
         return None;
     }
@@ -248,5 +289,49 @@ impl Config {
             api.and_then(|api| api.key_file.as_ref()),
         ];
         pairs.map(|pair| &pair.key).chain(tokens.into_iter().flatten()).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rights with a mode, on a mount that is read-only or not.
+    fn rights(mode: u32, is_read_only: bool) -> Rights {
+        Rights { mode, is_read_only, is_ours: true }
+    }
+
+    #[test]
+    fn nobody_may_write_or_replace_on_a_read_only_mount() {
+        // The modes of a ConfigMap, a Secret and a volume with `fsGroup`, each as Kubernetes mounts it.
+        for (mode, is_replaceable) in [(0o777, true), (0o1777, false), (0o2777, true)] {
+            let (writable, read_only) = (rights(mode, false), rights(mode, true));
+            assert_eq!(writable.given(OTHERS_WRITE), OTHERS_WRITE, "{mode:o}");
+            assert_eq!(writable.given(GROUP_OR_OTHERS_WRITE), GROUP_OR_OTHERS_WRITE, "{mode:o}");
+            assert_eq!(writable.let_others_replace(), is_replaceable, "{mode:o}");
+            assert_eq!(read_only.given(GROUP_OR_OTHERS_WRITE), 0, "{mode:o}");
+            assert!(!read_only.let_others_replace(), "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn others_may_read_a_secret_on_a_read_only_mount() {
+        let secret = rights(0o666, true);
+        assert_eq!(secret.given(GROUP_OR_OTHERS_WRITE | OTHERS_READ), OTHERS_READ);
+        assert_eq!(rights(0o640, true).given(GROUP_OR_OTHERS_WRITE | OTHERS_READ), 0);
+    }
+
+    #[test]
+    fn a_mode_can_be_changed_by_the_owner_and_by_root_alone() {
+        let (root, user) = (Uid::ROOT, Uid::from_raw(1000));
+        for (owner, user, may) in [
+            (0, root, true),
+            (1000, root, true),
+            (1000, user, true),
+            (0, user, false),
+            (1001, user, false),
+        ] {
+            assert_eq!(may_change(owner, user), may, "{owner} {user:?}");
+        }
     }
 }
