@@ -123,18 +123,19 @@ async fn a_start_and_a_reload_warn_of_a_bound_above_the_memory_there_is() {
     let text = stage.text("spine-proxy.toml").replace("\"audit\"", "\"own\"");
     let program = std::process::Command::new(env!("CARGO_BIN_EXE_spine-proxy"));
     let served = serve_at(program, &stage, &with_too_much(&text, 1_000_000), "info");
-    let warnings = || {
-        let log = served.3.lock().unwrap();
-        log.matches("of memory at the worst, and the process may use").count()
+    let warned = |named: &str| {
+        let words = format!("{named} allows ");
+        served.3.lock().unwrap().matches(&words).count()
     };
-    while warnings() != 1 {
+    let (new, in_force) = ("the configuration", "the configuration in force until a restart");
+    while warned(new) != 1 {
         tokio::task::yield_now().await;
     }
     let bound = served.counted("memory_bound_bytes").await;
-    // Other limits are in force after a restart, and are warned of at once.
+    // Other limits are in force after a restart; both those and these are warned of.
     stage.replace("own.toml", &with_too_much(&text, 900_000));
     served.signal("HUP");
-    while warnings() != 2 {
+    while warned(new) != 2 || warned(in_force) != 1 {
         tokio::task::yield_now().await;
     }
     assert_eq!(served.counted("memory_bound_bytes").await, bound);
@@ -144,6 +145,22 @@ async fn a_start_and_a_reload_warn_of_a_bound_above_the_memory_there_is() {
     stage.replace("own.toml", &with_too_much(&fewer, 900_000));
     served.signal("HUP");
     while served.counted("memory_bound_bytes").await != bound - 2047 * 20 * 1024 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bound_above_the_memory_there_is_stays_warned_of_until_limits_that_fit_are_in_force() {
+    let stage = Stage::new().await;
+    let text = stage.text("spine-proxy.toml").replace("\"audit\"", "\"own\"");
+    let program = std::process::Command::new(env!("CARGO_BIN_EXE_spine-proxy"));
+    let served = serve_at(program, &stage, &with_too_much(&text, 1_000_000), "info");
+    let section = "[listener.limits]\n";
+    let fits = format!("{section}connections-max = 100\nin-hand-max = 20\n");
+    stage.replace("own.toml", &text.replace(section, &fits));
+    served.signal("HUP");
+    let words = "restart to put the new one in force, or give it more";
+    while !served.3.lock().unwrap().contains(words) {
         tokio::task::yield_now().await;
     }
 }

@@ -97,48 +97,91 @@ pub(super) fn publish(config: &Config, given: Option<Memory>, metrics: &Metrics)
     metrics.memory_bound.set(i64::try_from(bound.total()).unwrap_or(i64::MAX));
 }
 
-/// A warning that the bound is above the memory that the process may use, with values of two keys that would
-/// bring it below, or the part of it that stands in the way.
-pub(super) fn warning(config: &Config, given: Memory) -> Option<String> {
-    let total = bound(config).total();
-    if total <= given.bytes {
-        return None;
+/// Warnings that the bound of a configuration, or of what is in force of it, is above the memory that the
+/// process may use. The two differ after a reload with changes that wait for a restart.
+pub(super) fn warnings(config: &Config, in_force: &Config, given: Option<Memory>) -> Vec<String> {
+    let Some(given) = given else { return Vec::new() };
+    let is_above = |config| bound(config).total() > given.bytes;
+    let mut warnings = Vec::new();
+    if bound(in_force) != bound(config) && is_above(in_force) {
+        let remedy = match is_above(config) {
+            true => remedy(in_force, given.bytes),
+            false => "restart to put the new one in force".to_owned(),
+        };
+        warnings.push(warning(
+            "the configuration in force until a restart",
+            in_force,
+            given,
+            &remedy,
+        ));
     }
-    let remedy = match fitting(config, given.bytes) {
-        Some((connections_max, in_hand_max)) => format!(
-            "set listener.limits.connections-max = {connections_max} and listener.limits.in-hand-max = \
-             {in_hand_max}, or give it more"
-        ),
-        None => {
-            let (part, key, bytes) = bound_with(config, 0, 0).largest();
-            format!(
-                "no useful listener.limits.connections-max and listener.limits.in-hand-max fit it; the largest \
-                 part besides is {part} with {}: lower {key}, or give it more",
-                ByteSize::b(bytes)
-            )
-        }
-    };
-    Some(format!(
-        "the configuration allows {} of memory at the worst, and the process may use {given}: {remedy}",
-        ByteSize::b(total)
-    ))
+    if is_above(config) {
+        let remedy = remedy(config, given.bytes);
+        warnings.push(warning("the configuration", config, given, &remedy));
+    }
+    warnings
 }
 
-/// The most connections and requests in hand that fit into so much memory, lowered alike from what they are,
-/// as round numbers.
+fn warning(named: &str, config: &Config, given: Memory, remedy: &str) -> String {
+    format!(
+        "{named} allows {} of memory at the worst, and the process may use {given}: {remedy}, or give it more",
+        ByteSize::b(bound(config).total())
+    )
+}
+
+/// Values of one or two keys that would bring the bound below so much memory, or the part of it that stands
+/// in the way.
+fn remedy(config: &Config, given_bytes: u64) -> String {
+    let limits = &config.listener.limits;
+    let Some((connections_max, in_hand_max)) = fitting(config, given_bytes) else {
+        let (part, key, bytes) = bound_with(config, 0, 0).largest();
+        return format!(
+            "no useful listener.limits.connections-max and listener.limits.in-hand-max fit it; the largest \
+             part besides is {part} with {}: lower {key}",
+            ByteSize::b(bytes)
+        );
+    };
+    let keys = [
+        ("connections-max", limits.connections_max, connections_max),
+        ("in-hand-max", limits.in_hand_max, in_hand_max),
+    ];
+    let keys = keys.into_iter().filter(|(_, before, value)| value != before);
+    let keys: Vec<_> =
+        keys.map(|(key, _, value)| format!("listener.limits.{key} = {value}")).collect();
+    format!("set {}", keys.join(" and "))
+}
+
+/// The most connections and requests in hand that fit into so much memory, as round numbers. That of them
+/// which takes more memory is lowered first, until both take as much, then both alike.
 fn fitting(config: &Config, given_bytes: u64) -> Option<(usize, usize)> {
     let limits = &config.listener.limits;
     let most = (limits.connections_max, limits.in_hand_max);
     let least = (most.0.min(CONNECTIONS_LEAST), most.1.min(IN_HAND_LEAST));
     let bytes = |(connections, in_hand)| bound_with(config, connections, in_hand).total();
-    // The bound grows with both numbers in a straight line.
-    let room = u128::from(given_bytes.checked_sub(bytes(least))?);
-    let span = u128::from(bytes(most).checked_sub(bytes(least))?).max(1);
-    let between = |least: usize, most: usize| {
-        let more = u128::try_from(most - least).unwrap_or_default() * room / span;
-        round_down(least + usize::try_from(more).unwrap_or_default())
+    let besides = bytes((0, 0));
+    let parts = (bytes((most.0, 0)) - besides, bytes((0, most.1)) - besides);
+    let level = match parts.0 > parts.1 {
+        true => (scaled(most.0, parts.1.into(), parts.0.into()).max(least.0), most.1),
+        false => (most.0, scaled(most.1, parts.0.into(), parts.1.into()).max(least.1)),
     };
-    Some((between(least.0, most.0), between(least.1, most.1)))
+    let (from, to) = match bytes(level) <= given_bytes {
+        true => (level, most),
+        false => (least, level),
+    };
+    // The bound grows with both numbers in a straight line.
+    let room = given_bytes.checked_sub(bytes(from))?;
+    let span = bytes(to).saturating_sub(bytes(from));
+    let between = |from: usize, to: usize| match from == to {
+        true => to,
+        false => round_down(from + scaled(to - from, room.into(), span.into())),
+    };
+    Some((between(from.0, to.0), between(from.1, to.1)))
+}
+
+/// A number times a fraction that is not above one.
+fn scaled(number: usize, part: u128, whole: u128) -> usize {
+    let scaled = u128::try_from(number).unwrap_or_default() * part / whole.max(1);
+    usize::try_from(scaled).unwrap_or(number)
 }
 
 /// Keeps two digits.
@@ -203,14 +246,17 @@ mod tests {
     }
 
     fn warned(config: &Config, bytes: u64) -> Option<String> {
-        warning(config, Memory { bytes, limit: Limit::Cgroup })
+        let given = Memory { bytes, limit: Limit::Cgroup };
+        let mut found = warnings(config, config, Some(given));
+        assert!(found.len() < 2, "{found:?}");
+        found.pop()
     }
 
-    /// The value that a warning names for a key.
-    fn named(text: &str, key: &str) -> usize {
-        let (_, rest) = text.split_once(&format!("listener.limits.{key} = ")).unwrap();
+    /// The value that a warning names for a key, if it names one.
+    fn named(text: &str, key: &str) -> Option<usize> {
+        let (_, rest) = text.split_once(&format!("listener.limits.{key} = "))?;
         let digits = rest.chars().take_while(char::is_ascii_digit).collect::<String>();
-        digits.parse().unwrap()
+        Some(digits.parse().unwrap())
     }
 
     #[test]
@@ -244,20 +290,57 @@ mod tests {
             for part in [800 * MIB, 1024 * MIB, 2048 * MIB, total / 100 * 99, total - 1] {
                 let given = part.min(total - 1);
                 let text = warned(&wanted, given).unwrap();
-                let suggested =
-                    ["connections-max", "in-hand-max"].map(|key| (key, named(&text, key)));
                 let mut fits = wanted.clone();
-                fits.listener.limits.connections_max = suggested[0].1;
-                fits.listener.limits.in_hand_max = suggested[1].1;
+                let limits_of = &mut fits.listener.limits;
+                for (key, limit) in [
+                    ("connections-max", &mut limits_of.connections_max),
+                    ("in-hand-max", &mut limits_of.in_hand_max),
+                ] {
+                    if let Some(value) = named(&text, key) {
+                        assert!((1..*limit).contains(&value), "{limits}: {text}");
+                        *limit = value;
+                    }
+                }
                 assert_eq!(warned(&fits, given), None, "{limits}: {text}");
-                assert!(suggested.iter().all(|(_, value)| *value > 0), "{limits}: {text}");
                 let used = bound(&fits).total();
                 assert!(used * 10 >= given * 8, "{limits}: {used} of {given}: {text}");
-                let before = &wanted.listener.limits;
-                assert!(suggested[0].1 <= before.connections_max, "{limits}: {text}");
-                assert!(suggested[1].1 <= before.in_hand_max, "{limits}: {text}");
             }
         }
+    }
+
+    #[test]
+    fn a_number_that_takes_little_memory_is_not_lowered_for_one_that_takes_much() {
+        for (limits, lowered, kept) in [
+            ("connections-max = 1000000", "connections-max", "in-hand-max"),
+            ("in-hand-max = 1000000", "in-hand-max", "connections-max"),
+        ] {
+            let text = warned(&config(limits), 24_000 * MIB).unwrap();
+            assert_eq!(named(&text, kept), None, "{text}");
+            assert!(named(&text, lowered).unwrap() >= 10_000, "{text}");
+        }
+        // Neither is lowered to nearly none where the other is not.
+        let text = warned(&config("connections-max = 1000000"), 2048 * MIB).unwrap();
+        assert!(named(&text, "connections-max").unwrap() >= 1000, "{text}");
+        assert!(named(&text, "in-hand-max").unwrap() >= 500, "{text}");
+    }
+
+    #[test]
+    fn a_bound_in_force_is_warned_of_until_a_restart() {
+        let given = Some(Memory { bytes: 4096 * MIB, limit: Limit::Cgroup });
+        let (fits, large) = (config(""), config("connections-max = 1000000"));
+        let larger = config("connections-max = 1000000\nin-hand-max = 1000000");
+        let in_force = "the configuration in force until a restart allows";
+        assert_eq!(warnings(&fits, &fits, given), [""; 0]);
+        let lowered = warnings(&fits, &large, given);
+        assert_eq!(lowered.len(), 1, "{lowered:?}");
+        assert!(lowered[0].starts_with(in_force), "{lowered:?}");
+        assert!(lowered[0].contains("restart to put the new one in force, or"), "{lowered:?}");
+        let raised = warnings(&large, &fits, given);
+        assert_eq!(raised, warnings(&large, &large, given));
+        let both = warnings(&larger, &large, given);
+        assert_eq!(both.len(), 2, "{both:?}");
+        assert!(both[0].starts_with(in_force) && named(&both[0], "connections-max").is_some());
+        assert_eq!(both[1..], warnings(&larger, &larger, given));
     }
 
     #[test]

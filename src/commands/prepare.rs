@@ -83,7 +83,8 @@ impl Prepared {
         let Self { config, loader, directory, memory, .. } = self;
         let now_s = Timestamp::now().as_second();
         let minor = loader.notices.iter().filter(|notice| notice.level == Level::Warning);
-        let others = warnings::of(config, loader, directory, *memory, now_s);
+        let memory = super::memory::warnings(config, config, *memory);
+        let others = warnings::of(config, loader, directory, memory, now_s);
         let texts = minor.chain(&others).map(|notice| notice.text.clone());
         texts.chain(Alarms::new(loader, &[]).in_force(now_s)).collect()
     }

@@ -293,7 +293,8 @@ impl Reloader {
         let minor = loader.notices.iter().filter(|notice| notice.level < Level::Alarm);
         let mut minor: Vec<_> = minor.cloned().collect();
         let live = self.live.load();
-        minor.extend(warnings::of(config, loader, &self.directory.file(), live.memory, now_s));
+        let memory = memory::warnings(config, &self.in_force(config), live.memory);
+        minor.extend(warnings::of(config, loader, &self.directory.file(), memory, now_s));
         log_new(&minor, notices_told);
         let alarms = live.alarms.in_force(now_s);
         self.metrics.alarms.set(i64::try_from(alarms.len()).unwrap_or(i64::MAX));

@@ -9,10 +9,8 @@ use ipnet::IpNet;
 use rustix::fs::StatVfsMountFlags;
 use rustix::process::Uid;
 
-use super::memory;
 use crate::config::Config;
 use crate::directory::File;
-use crate::throttle::Memory;
 use crate::tls::{Level, Loader, Notice};
 
 /// Number of days before its end from which a certificate of our own is warned of.
@@ -30,20 +28,20 @@ const STICKY: u32 = 0o1000;
 const MODE: u32 = 0o7777;
 /// Number of symbolic links that are followed to a file, as many as Linux follows.
 ///
-/// Source: path_resolution(7).
+/// Source: `path_resolution(7)`.
 const LINKS_MAX: usize = 40;
 
-/// Warnings about settings, files, ends, the directory file and the memory that the process may use, at
-/// `now_s` in seconds since 1970.
+/// Warnings about settings, files, ends and the directory file, at `now_s` in seconds since 1970, after
+/// those about memory.
 pub(super) fn of(
     config: &Config,
     loader: &Loader,
     file: &File,
-    given: Option<Memory>,
+    memory: Vec<String>,
     now_s: i64,
 ) -> Vec<Notice> {
-    let mut warnings = config.admin.warnings();
-    warnings.extend(given.and_then(|given| memory::warning(config, given)));
+    let mut warnings = memory;
+    warnings.extend(config.admin.warnings());
     warnings.extend(dialled(config, file));
     warnings.extend(ports(config));
     warnings.extend(networks(config));
