@@ -398,3 +398,11 @@ impl rustls::client::danger::ServerCertVerifier for Anything {
         crate::support::stage::crypto().signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn aes_128_with_sha_256_is_chosen_whatever_order_a_consumer_offers() {
+    let stage = Stage::new().await;
+    let stream = Call::slots().connect(&stage).await.unwrap();
+    let suite = stream.get_ref().1.negotiated_cipher_suite().unwrap().suite();
+    assert_eq!(suite, rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+}
