@@ -364,9 +364,10 @@ impl Worker {
             drain: self.drain.clone(),
         };
         let Ok(stream) = TcpStream::from_std(stream) else { return };
-        self.gateway.tasks().spawn(async move {
+        // Boxed: it is large, and would be copied on each step of its way to a task.
+        self.gateway.tasks().spawn(Box::pin(async move {
             seat.serve(stream, consumer, started, admission).await;
             drop(slot);
-        });
+        }));
     }
 }
