@@ -195,13 +195,15 @@ async fn descriptors_that_run_out_neither_end_nor_spin_the_acceptor() {
         .arg("-c")
         .arg("ulimit -n 64; exec \"$0\" \"$@\"")
         .arg(env!("CARGO_BIN_EXE_spine-proxy"));
-    let served =
-        serve_by(command, &stage, &stage.text("spine-proxy.toml").replace("\"audit\"", "\"own\""));
+    let text = stage.text("spine-proxy.toml").replace("\"audit\"", "\"own\"");
+    let mut served = serve_by(command, &stage, &text);
     let mut held = Vec::new();
-    while held.len() < 80 {
-        held.push(TcpStream::connect(served.1).await.unwrap());
-    }
     while !served.3.lock().unwrap().contains("cannot accept") {
+        let ended = served.0.try_wait().unwrap();
+        assert!(ended.is_none(), "{ended:?} {}", served.3.lock().unwrap());
+        if held.len() < 80 {
+            held.push(TcpStream::connect(served.1).await.unwrap());
+        }
         tokio::task::yield_now().await;
     }
     drop(held);

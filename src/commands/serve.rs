@@ -166,8 +166,10 @@ impl Server {
             metrics: Arc::clone(&metrics),
             started_with: config,
         });
-        let (addresses, accepting) = accept(listeners, &workers, &drain);
+        let addresses = announce(&listeners);
+        // Consumers last: they could take the descriptors that the rest needs.
         let admin_port = admin::start(admin_listener, views).map_err(Failure::world)?;
+        let accepting = accept(listeners, &workers, &drain);
         let background = vec![
             tokio::spawn(Arc::clone(&reloader).watch(hangup)),
             tokio::spawn(kept),
@@ -296,16 +298,22 @@ async fn keep(directory: Directory, snapshot: Option<PathBuf>) {
     tokio::join!(remembering, directory.keep_fresh());
 }
 
+fn announce(listeners: &[Listening]) -> Vec<SocketAddr> {
+    let addresses: Vec<_> = listeners.iter().map(|(_, address)| *address).collect();
+    for address in &addresses {
+        tracing::info!(%address, "listening");
+    }
+    addresses
+}
+
 fn accept(
-    listeners: Vec<(TcpListener, SocketAddr)>,
+    listeners: Vec<Listening>,
     workers: &Arc<Workers>,
     drain: &CancellationToken,
-) -> (Vec<SocketAddr>, Vec<JoinHandle<()>>) {
-    let addresses = listeners.iter().map(|(_, address)| *address).collect();
-    let accept = |(listener, address)| {
-        tracing::info!(%address, "listening");
+) -> Vec<JoinHandle<()>> {
+    let accept = |(listener, _): Listening| {
         let (workers, drain) = (Arc::clone(workers), drain.clone());
         tokio::spawn(async move { workers.accept(&listener, &drain).await })
     };
-    (addresses, listeners.into_iter().map(accept).collect())
+    listeners.into_iter().map(accept).collect()
 }
