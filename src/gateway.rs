@@ -188,12 +188,9 @@ impl Gateway {
         let live = self.live.load_full();
         let now = Timestamp::now();
         let reply = Reply::to(head, &live.rulebook);
-        let mut entry = match self.trail.open(&head.method, now) {
+        let mut entry = match self.open(&head.method, now) {
             Ok(entry) => entry,
-            Err(refusal) => {
-                self.metrics.refused(refusal.row().token);
-                return reply.bytes(&refusal, Uuid::new_v4(), &head.method);
-            }
+            Err(refusal) => return reply.bytes(&refusal, Uuid::new_v4(), &head.method),
         };
         entry.heard(&SspHeaders::read(&head.headers));
         let peer = connection.handshake.peer(&live.trust, now.as_second());
@@ -233,6 +230,12 @@ impl Gateway {
         }
     }
 
+    /// Opens a record, or counts the refusal for want of one.
+    fn open(&self, method: &Method, now: Timestamp) -> Result<Entry, Refusal> {
+        let entry = self.trail.open(method, now);
+        entry.inspect_err(|refusal| self.metrics.refused(refusal.row().token))
+    }
+
     /// Opens the record, walks the line, and closes the record with whatever came of it.
     async fn exchange(
         &self,
@@ -244,12 +247,9 @@ impl Gateway {
         let now = Timestamp::now();
         let (head, body) = request.into_parts();
         let refuse = |refusal: &Refusal, id| Reply::to(&head, &live.rulebook).refusal(refusal, id);
-        let mut entry = match self.trail.open(&head.method, now) {
+        let mut entry = match self.open(&head.method, now) {
             Ok(entry) => entry,
-            Err(refusal) => {
-                self.metrics.refused(refusal.row().token);
-                return refuse(&refusal, Uuid::new_v4());
-            }
+            Err(refusal) => return refuse(&refusal, Uuid::new_v4()),
         };
         let id = entry.id();
         let headers = SspHeaders::read(&head.headers);

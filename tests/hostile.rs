@@ -11,6 +11,7 @@ use crate::support::{Call, Stage};
 
 mod consumers;
 mod coverage;
+mod goaway;
 pub(crate) mod http1;
 mod http2;
 

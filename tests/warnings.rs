@@ -83,25 +83,28 @@ async fn stage() -> Stage {
     stage
 }
 
+const SECRETS: [&str; 5] =
+    ["server.key", "gateway.key", "admin.token", "sds.key", "redis.password"];
+const PUBLIC_FILES: [&str; 8] = [
+    "spine-proxy.toml",
+    "directory.toml",
+    "server.pem",
+    "gateway.pem",
+    "ca.pem",
+    "crl.pem",
+    "sds-ca.pem",
+    "sds.crl",
+];
+
 /// The modes that a checkout under umask 002, and a key that its group may read, have.
 #[tokio::test(flavor = "multi_thread")]
 async fn files_that_their_group_may_read_or_public_ones_it_may_write_raise_no_warning() {
     let stage = stage().await;
     assert_eq!(warnings(&stage), [""; 0]);
-    for name in ["server.key", "gateway.key", "admin.token", "sds.key", "redis.password"] {
+    for name in SECRETS {
         set_mode(&stage.path(name), 0o640);
     }
-    for name in [
-        "spine-proxy.toml",
-        "directory.toml",
-        "server.pem",
-        "gateway.pem",
-        "ca.pem",
-        "crl.pem",
-        "sds-ca.pem",
-        "sds.crl",
-        "lists/1.crl",
-    ] {
+    for name in PUBLIC_FILES.into_iter().chain(["lists/1.crl"]) {
         set_mode(&stage.path(name), 0o664);
     }
     set_mode(&stage.path("lists"), 0o775);
@@ -116,7 +119,7 @@ async fn a_file_with_rights_that_it_should_not_have_is_named_with_what_to_do() {
     const PUBLIC: &str = "chmod o-w";
     let stage = stage().await;
     let mut rows = Vec::new();
-    for name in ["server.key", "gateway.key", "admin.token", "sds.key", "redis.password"] {
+    for name in SECRETS {
         for (mode, may) in [
             (0o604, "read"),
             (0o644, "read"),
@@ -132,17 +135,7 @@ async fn a_file_with_rights_that_it_should_not_have_is_named_with_what_to_do() {
             rows.push((name, mode, "others may write it".to_owned(), WRITTEN));
         }
     }
-    for name in [
-        "spine-proxy.toml",
-        "directory.toml",
-        "server.pem",
-        "gateway.pem",
-        "ca.pem",
-        "crl.pem",
-        "sds-ca.pem",
-        "sds.crl",
-        "lists",
-    ] {
+    for name in PUBLIC_FILES.into_iter().chain(["lists"]) {
         rows.push((name, 0o777, "others may write it".to_owned(), PUBLIC));
     }
     // Others may add lists, whatever the sticky bit says.

@@ -159,7 +159,7 @@ struct Due {
     fault: Option<Refusal>,
 }
 
-/// What the validator makes of the bytes, up to the request that is the connection's last.
+/// Returns the requests that the validator finds in the bytes, up to the one that is the connection's last.
 fn due(bytes: &[u8]) -> Vec<Due> {
     let (mut validator, mut held, mut due) = (Validator::new(), Vec::new(), Vec::<Due>::new());
     let mut is_last = false;

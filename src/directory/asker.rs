@@ -1,4 +1,4 @@
-//! Who asks the directory, and on whose account.
+//! The caller of a look-up, and the account that the look-up is charged to.
 
 use std::sync::Arc;
 

@@ -178,8 +178,7 @@ impl Directory {
     fn ask_behind(&self, asked: Asked<'_>, held: &Practice, now_s: i64) {
         let rests = held.rests(asked.interaction, &self.shared.freshness, now_s);
         let question = Question::practice(asked.ods, asked.interaction);
-        let busy = self.shared.flights.under_way() >= BEHIND_MAX;
-        if !rests && !busy && !self.shared.failed.contains_key(&question) {
+        if !rests && !self.is_busy() && !self.shared.failed.contains_key(&question) {
             self.look_up(asked, now_s, (Wanted::Behind, Trigger::Stale));
         }
     }
@@ -258,8 +257,7 @@ impl Directory {
         ods: &OdsCode,
         interaction: &'static Interaction,
     ) {
-        let busy = self.shared.flights.under_way() >= BEHIND_MAX;
-        if busy || self.shared.forced.contains_key(ods) {
+        if self.is_busy() || self.shared.forced.contains_key(ods) {
             return;
         }
         let asked = Asked { resolver, ods, interaction };
@@ -270,6 +268,11 @@ impl Directory {
         } else {
             self.shared.metrics.directory.conflict(Conflict::Unreached, Settled::Begun);
         }
+    }
+
+    /// Returns true if so many look-ups are under way that only requests may begin more.
+    fn is_busy(&self) -> bool {
+        self.shared.flights.under_way() >= BEHIND_MAX
     }
 
     fn held_of(&self, ods: &OdsCode) -> Vec<Arc<Provider>> {

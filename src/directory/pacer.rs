@@ -1,4 +1,4 @@
-//! How fast a source may be asked, and whose question is put next.
+//! Queue of the questions to one source: its rate, its limit, and the order of turns.
 //!
 //! The most urgent question goes first. Among equally urgent ones consumers take turns, so that one
 //! with many look-ups does not hold up another with few; questions of one consumer keep their order.
@@ -21,7 +21,7 @@ const ACCOUNTS_MAX: usize = 1024;
 /// Paces the questions to one source.
 #[derive(Debug)]
 pub(super) struct Pacer {
-    /// Nothing for a source that sets no rate.
+    /// Questions a second; `None` for a source that sets no rate.
     rate: Option<DefaultDirectRateLimiter>,
     under_way_max: usize,
     queue: Mutex<Queue>,
@@ -48,8 +48,8 @@ struct Waiting {
     called: Arc<Notify>,
 }
 
-/// When each account had its last turn, by the number of that turn. Look-ups that no request waits
-/// for share one, whose name is empty.
+/// Last turn of each account, by the number of that turn, counted from 1. Look-ups that no request waits
+/// for share an account, whose name is empty.
 #[derive(Debug, Default)]
 struct Turns {
     count: u64,

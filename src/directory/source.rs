@@ -91,7 +91,7 @@ pub(super) struct Haste(Mutex<Waiters>);
 struct Waiters {
     /// Accounts of the requests that wait.
     accounts: Vec<Account>,
-    /// Whether what is held is no longer fresh.
+    /// True if the look-up refreshes an entry that is no longer fresh.
     is_behind: bool,
 }
 
@@ -132,7 +132,7 @@ impl Haste {
         *self.lock() = Waiters { accounts: Vec::new(), is_behind: true };
     }
 
-    /// Who goes first when there is a queue, as things are now.
+    /// Returns the urgency of a question of this look-up, by who waits for it now.
     pub(super) fn urgency(&self, part: Part) -> Urgency {
         let waiters = self.lock();
         match (part, waiters.accounts.is_empty()) {

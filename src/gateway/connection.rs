@@ -12,7 +12,7 @@ use crate::tls::Handshake;
 /// A consumer's connection, as far as the line needs to know it.
 #[derive(Debug)]
 pub struct Connection {
-    /// What the handshake proved.
+    /// Result of the TLS handshake: the verified certificate, or why it was refused.
     pub handshake: Handshake,
     /// The other end.
     pub consumer: SocketAddr,

@@ -5,14 +5,13 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use crate::support::frames::{
-    self, ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, PING, PRIORITY,
+    self, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, PING, PRIORITY,
     PUSH_PROMISE, RST_STREAM, SETTINGS, WINDOW_UPDATE, Written, field, field_written, frame,
 };
-use crate::support::process::get;
 use crate::support::wire::Wire;
 use crate::support::{Act, Call, Stage};
 
-type Line = Wire<TlsStream<TcpStream>>;
+pub(super) type Line = Wire<TlsStream<TcpStream>>;
 
 /// What must become of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,11 +43,11 @@ fn headers(stream: u32, flags: u8, block: &[u8]) -> Vec<u8> {
     frame(HEADERS, END_HEADERS | flags, stream, block)
 }
 
-fn ask(stream: u32, block: &[u8]) -> Vec<u8> {
+pub(super) fn ask(stream: u32, block: &[u8]) -> Vec<u8> {
     headers(stream, END_STREAM, block)
 }
 
-async fn connect(stage: &Stage) -> Line {
+pub(super) async fn connect(stage: &Stage) -> Line {
     let mut wire = Wire::new(Call::slots().http2().connect(stage).await.unwrap());
     let hello = [frames::PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
     wire.stream.write_all(&hello).await.unwrap();
@@ -132,181 +131,6 @@ async fn a_request_that_is_none_reaches_nobody() {
     }
     stage.is_calm().await;
     assert_eq!(stage.hears(Call::slots().http2()).await.status, 200);
-}
-
-/// Clients exist that give up what is under way when they are told to go.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_has_carried_enough_is_told_so_after_its_last_answer() {
-    let limits = "[listener.limits]\nrequests-max = 1\nlinger = \"10ms\"";
-    let stage = Stage::with(|files| files.add(limits)).await;
-    let block = frames::block(&Call::slots(), &[]);
-    let ask = |stream| frame(HEADERS, END_STREAM | END_HEADERS, stream, &block);
-    // Many times: the order was once right most of the time.
-    for round in 0..40 {
-        let told = std::sync::Arc::new(tokio::sync::Notify::new());
-        let held = crate::support::provider::answer("200 OK", "", "{}");
-        stage.provider.does(Act::WriteWhenTold(std::sync::Arc::clone(&told), held));
-        let mut wire = connect(&stage).await;
-        wire.stream.write_all(&ask(1)).await.unwrap();
-        stage.provider.has_received(2 * round + 1).await;
-        // One more than enough: it is answered while the first is under way.
-        stage.provider.does(Act::ok());
-        wire.stream.write_all(&ask(3)).await.unwrap();
-        let mut ends = Vec::new();
-        while ends.len() < 3
-            && let Some(one) = wire.frame().await
-        {
-            if one.ends_stream() && one.stream == 3 {
-                told.notify_one();
-            }
-            if one.kind == GOAWAY || one.ends_stream() {
-                ends.push((one.kind == GOAWAY, one.stream));
-            }
-        }
-        assert_eq!(ends, [(false, 3), (false, 1), (true, 0)], "round {round}");
-    }
-}
-
-/// A gateway, a connection with one request under way on stream 1, and what lets it be answered.
-async fn under_way(
-    limits: &str,
-    call: &Call,
-) -> (Stage, Line, std::sync::Arc<tokio::sync::Notify>) {
-    let stage = Stage::with(|files| files.add(&format!("[listener.limits]\n{limits}"))).await;
-    let told = std::sync::Arc::new(tokio::sync::Notify::new());
-    let held = crate::support::provider::answer("200 OK", "", "{}");
-    stage.provider.does(Act::WriteWhenTold(std::sync::Arc::clone(&told), held));
-    let mut wire = connect(&stage).await;
-    wire.stream.write_all(&ask(1, &frames::block(call, &[]))).await.unwrap();
-    stage.provider.has_received(1).await;
-    (stage, wire, told)
-}
-
-/// The next frame that ends a stream, or the connection: whether it is a `GOAWAY`, and the stream.
-async fn next_end(wire: &mut Line) -> Option<(bool, u32)> {
-    loop {
-        let one = wire.frame().await?;
-        if one.kind == PING && one.flags & ACK == 0 {
-            // The other side waits for this before it ends the connection.
-            wire.stream.write_all(&frame(PING, ACK, 0, &one.payload)).await.unwrap();
-        }
-        if one.kind == GOAWAY || one.ends_stream() {
-            return Some((one.kind == GOAWAY, one.stream));
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn at_a_stop_the_answer_under_way_comes_first_and_then_the_goaway() {
-    let (stage, mut wire, told) = under_way("linger = \"10ms\"", &Call::slots()).await;
-    let Stage { server, folder: _folder, provider: _provider, .. } = stage;
-    let admin = server.admin;
-    let stopping = tokio::spawn(server.stop());
-    while get(admin, "/readyz").await.starts_with("HTTP/1.1 200") {}
-    told.notify_one();
-    assert_eq!(next_end(&mut wire).await, Some((false, 1)));
-    assert_eq!(next_end(&mut wire).await, Some((true, 0)));
-    // Said once more with the number of the last stream.
-    while let Some(end) = next_end(&mut wire).await {
-        assert_eq!(end, (true, 0));
-    }
-    stopping.await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_goaway_waits_for_an_answer_for_half_of_the_time_to_drain_and_no_longer() {
-    for (stops, limits) in [
-        (false, "requests-max = 1\ndrain = \"200ms\""),
-        (true, "linger = \"10ms\"\ndrain = \"4s\""),
-    ] {
-        let (stage, mut wire, told) = under_way(limits, &Call::slots()).await;
-        let Stage { server, folder: _folder, provider: _provider, .. } = stage;
-        let stopping = async {
-            if stops {
-                server.stop().await;
-            }
-        };
-        let hearing = async {
-            assert_eq!(next_end(&mut wire).await, Some((true, 0)), "{limits}");
-            told.notify_one();
-            let mut ends = Vec::new();
-            while let Some(end) = next_end(&mut wire).await {
-                ends.push(end);
-            }
-            assert!(ends.contains(&(false, 1)), "it is answered all the same: {ends:?}");
-        };
-        tokio::join!(stopping, hearing);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_connection_closed_for_what_was_asked_on_it_still_answers_what_is_under_way_first() {
-    let (stage, mut wire, told) = under_way("linger = \"1m\"", &Call::slots()).await;
-    let nobodys = frames::block(&Call::slots().without("Ssp-From"), &[]);
-    for number in 1..=16 {
-        wire.stream.write_all(&ask(2 * number + 1, &nobodys)).await.unwrap();
-        assert_eq!(next_end(&mut wire).await, Some((false, 2 * number + 1)));
-    }
-    wire.stream.write_all(&frame(PING, 0, 0, &[7; 8])).await.unwrap();
-    loop {
-        let one = wire.frame().await.unwrap();
-        assert_ne!(one.kind, GOAWAY, "an answer is under way");
-        if one.kind == PING && one.flags & ACK != 0 {
-            break;
-        }
-    }
-    told.notify_one();
-    assert_eq!(next_end(&mut wire).await, Some((false, 1)));
-    assert_eq!(next_end(&mut wire).await, Some((true, 0)));
-    drop((wire, stage));
-}
-
-/// Frames of HTTP/2 that never end: a peer that neither minds a GOAWAY nor answers the PING after it.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_peer_that_goes_on_after_a_goaway_is_cut() {
-    let nobodys = Call::slots().without("Ssp-From");
-    for (limits, call) in [("", &nobodys), ("requests-max = 1", &Call::slots())] {
-        let limits = format!("[listener.limits]\nlinger = \"10ms\"\n{limits}");
-        let stage = Stage::with(|files| files.add(&limits)).await;
-        let block = frames::block(call, &[]);
-        let mut wire = connect(&stage).await;
-        let mut was_told = false;
-        for number in 0_u32.. {
-            if wire.stream.write_all(&ask(2 * number + 1, &block)).await.is_err() {
-                break;
-            }
-            let answered = loop {
-                match wire.frame().await {
-                    Some(one) if one.kind == GOAWAY => was_told = true,
-                    Some(one) if one.ends_stream() => break true,
-                    Some(_) => {}
-                    None => break false,
-                }
-            };
-            if !answered {
-                break;
-            }
-            assert!(number < 20_000, "{limits}: it goes on for ever");
-        }
-        assert!(was_told, "{limits}");
-        assert_eq!(stage.counted("connection_errors_total{reason=\"overstayed\"}"), 1, "{limits}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_connection_closed_for_what_was_asked_on_it_is_told_so_once_it_asks_for_more() {
-    let (stage, mut wire, told) = under_way("linger = \"1m\"", &Call::slots()).await;
-    let nobodys = frames::block(&Call::slots().without("Ssp-From"), &[]);
-    for number in 1..=16 {
-        wire.stream.write_all(&ask(2 * number + 1, &nobodys)).await.unwrap();
-        assert_eq!(next_end(&mut wire).await, Some((false, 2 * number + 1)));
-    }
-    wire.stream.write_all(&ask(35, &nobodys)).await.unwrap();
-    let ends = [next_end(&mut wire).await.unwrap(), next_end(&mut wire).await.unwrap()];
-    assert!(ends.contains(&(true, 0)), "the first request is under way: {ends:?}");
-    told.notify_one();
-    while next_end(&mut wire).await.unwrap() != (false, 1) {}
-    drop((wire, stage));
 }
 
 /// B12: however a path and its frames are written, a fragment is never cut off, and the connection is
