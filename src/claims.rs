@@ -3,6 +3,8 @@
 //! Spec: GP Connect tokens are unsigned (`alg` is `none`, the third part empty). They say on whose
 //! behalf a system asks; they prove nothing, and no decision rests on them alone.
 
+use std::borrow::Cow;
+
 use http::header::HeaderMap;
 use serde_json::value::RawValue;
 
@@ -11,66 +13,68 @@ use crate::refusal::Refusal;
 use crate::spine::OdsCode;
 
 mod envelope;
-mod named;
+mod loose;
 mod specimen;
 mod strict;
 
-pub use envelope::Signature;
+pub use envelope::{Signature, payload};
 pub use specimen::{mint, specimen};
 
+use loose::{Any, Person, Texts};
 use strict::{Text, members};
 
-/// The claims a decision or a record needs, checked.
+/// The claims a decision or a record needs, checked; as they stand in the payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claims {
+pub struct Claims<'a> {
     /// `iss`: the consumer system's URL.
-    pub issuer: String,
+    pub issuer: Cow<'a, str>,
     /// `sub`: the user, equal to the practitioner's id.
-    pub subject: String,
+    pub subject: Cow<'a, str>,
     /// `aud`; judged later, against the directory.
-    pub audience: Audience,
+    pub audience: Audience<'a>,
     /// ODS code of `requesting_organization`.
     pub organisation: OdsCode,
     /// `requested_scope`, as sent.
-    pub scope: String,
+    pub scope: Cow<'a, str>,
     /// `reason_for_request`.
-    pub reason: String,
+    pub reason: Cow<'a, str>,
     /// The practitioner's SDS user id, or `UNK`.
-    pub user_id: Option<String>,
+    pub user_id: Option<Cow<'a, str>>,
     /// The practitioner's SDS role profile id, or `UNK`.
-    pub role_profile_id: Option<String>,
+    pub role_profile_id: Option<Cow<'a, str>>,
     /// The practitioner's name.
     pub user_name: Option<String>,
     /// The device's first identifier.
-    pub device: Option<String>,
+    pub device: Option<Cow<'a, str>>,
     /// The device's model.
-    pub device_model: Option<String>,
+    pub device_model: Option<Cow<'a, str>>,
     /// The device's version.
-    pub device_version: Option<String>,
+    pub device_version: Option<Cow<'a, str>>,
 }
 
 /// `aud` as sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Audience {
+pub enum Audience<'a> {
     /// One string, as the specification has it.
-    One(String),
+    One(Cow<'a, str>),
     /// An array of exactly one string.
-    OneInArray(String),
+    OneInArray(Cow<'a, str>),
 }
 
-/// Reads the token of a request and checks all of it that does not need the directory.
+/// Checks all of a token's [`payload`] that does not need the directory.
 ///
 /// `now_s` is seconds since 1970, UTC.
-pub fn check(
-    headers: &HeaderMap,
+///
+/// # Errors
+/// The claims cannot be read, or one of them is not as the specification has it.
+pub fn check<'a>(
+    payload: &'a str,
     interaction: &Interaction,
-    signature: Signature,
     now_s: i64,
-) -> Result<Claims, Refusal> {
-    let payload = envelope::open(headers, signature)?;
-    match serde_json::from_str::<Token<'_>>(&payload) {
+) -> Result<Claims<'a>, Refusal> {
+    match serde_json::from_str::<Token<'_>>(payload) {
         Ok(token) => token.check(interaction, now_s),
-        Err(_) => Err(fault(&payload)),
+        Err(_) => Err(fault(payload)),
     }
 }
 
@@ -96,7 +100,7 @@ fn fault(payload: &str) -> Refusal {
 /// is the odd one, once a request is already refused.
 #[must_use]
 pub fn organisation(headers: &HeaderMap) -> Option<OdsCode> {
-    let payload = envelope::open(headers, Signature::Ignored).ok()?;
+    let payload = payload(headers, Signature::Ignored).ok()?;
     let token: Token<'_> = serde_json::from_str(&payload).ok()?;
     token.organisation?.organisation().ok()
 }
@@ -105,11 +109,27 @@ pub fn organisation(headers: &HeaderMap) -> Option<OdsCode> {
 const LIFETIME_S: i64 = 300;
 /// Consumers' clocks run ahead; the public test suite sends 200 s.
 const CLOCK_AHEAD_MAX_S: i64 = 300;
-const ODS_SYSTEM: &str = "https://fhir.nhs.uk/Id/ods-organization-code";
-/// Release candidate 5 of the specification wrote it so, and consumers still do.
-const ODS_SYSTEM_RC5: &str = "http://fhir.nhs.net/Id/ods-organization-code";
-const USER_ID_SYSTEM: &str = "https://fhir.nhs.uk/Id/sds-user-id";
-const ROLE_PROFILE_SYSTEM: &str = "https://fhir.nhs.uk/Id/sds-role-profile-id";
+
+/// Systems of the identifiers of one thing.
+struct Systems {
+    /// Their URLs.
+    urls: &'static [&'static str],
+    /// The last part of their paths.
+    name: &'static str,
+}
+
+const ODS: Systems = Systems {
+    urls: &[
+        "https://fhir.nhs.uk/Id/ods-organization-code",
+        // Release candidate 5 of the specification wrote it so, and consumers still do.
+        "http://fhir.nhs.net/Id/ods-organization-code",
+    ],
+    name: "ods-organization-code",
+};
+const USER_ID: Systems =
+    Systems { urls: &["https://fhir.nhs.uk/Id/sds-user-id"], name: "sds-user-id" };
+const ROLE_PROFILE: Systems =
+    Systems { urls: &["https://fhir.nhs.uk/Id/sds-role-profile-id"], name: "sds-role-profile-id" };
 
 /// The payload. Members we do not name are tolerated and never kept; one we name that is repeated,
 /// or stands in another case, is an error of the parser.
@@ -117,7 +137,7 @@ const ROLE_PROFILE_SYSTEM: &str = "https://fhir.nhs.uk/Id/sds-role-profile-id";
 struct Token<'a> {
     issuer: Option<Text<'a>>,
     subject: Option<Text<'a>>,
-    audience: Option<&'a RawValue>,
+    audience: Option<Any<Texts<'a>>>,
     expires_s: Option<i64>,
     issued_s: Option<i64>,
     reason: Option<Text<'a>>,
@@ -158,8 +178,8 @@ members!(
     practitioner: "requesting_practitioner",
 );
 
-impl Token<'_> {
-    fn check(self, interaction: &Interaction, now_s: i64) -> Result<Claims, Refusal> {
+impl<'a> Token<'a> {
+    fn check(self, interaction: &Interaction, now_s: i64) -> Result<Claims<'a>, Refusal> {
         let issuer = text(self.issuer, "iss")?;
         let subject = text(self.subject, "sub")?;
         let audience = audience(self.audience)?;
@@ -177,6 +197,7 @@ impl Token<'_> {
         if practitioner.id.as_ref().is_none_or(|Text(id)| *id != subject) {
             return Err(Refusal::ClaimInvalid("sub"));
         }
+        let text = |value: Any<Option<Text<'a>>>| value.0.map(|Text(text)| text);
         Ok(Claims {
             issuer,
             subject,
@@ -184,35 +205,33 @@ impl Token<'_> {
             organisation,
             scope,
             reason,
-            user_id: practitioner.staff_id(USER_ID_SYSTEM)?,
-            role_profile_id: practitioner.staff_id(ROLE_PROFILE_SYSTEM)?,
-            user_name: practitioner.name.and_then(named::person),
-            device: device.first_identifier().map(str::to_owned),
-            device_model: device.model.and_then(named::text),
-            device_version: device.version.and_then(named::text),
+            user_id: practitioner.staff_id(&USER_ID)?,
+            role_profile_id: practitioner.staff_id(&ROLE_PROFILE)?,
+            user_name: practitioner.name.0.0,
+            device: device.first_identifier(),
+            device_model: text(device.model),
+            device_version: text(device.version),
         })
     }
 }
 
-fn text(claim: Option<Text<'_>>, name: &'static str) -> Result<String, Refusal> {
+fn text<'a>(claim: Option<Text<'a>>, name: &'static str) -> Result<Cow<'a, str>, Refusal> {
     match claim {
-        Some(Text(text)) if !text.trim().is_empty() => Ok(text.into_owned()),
+        Some(Text(text)) if !text.chars().all(char::is_whitespace) => Ok(text),
         _ => Err(Refusal::ClaimMissing(name)),
     }
 }
 
-fn audience(claim: Option<&RawValue>) -> Result<Audience, Refusal> {
-    let raw = claim.map(RawValue::get).ok_or(Refusal::ClaimMissing("aud"))?;
-    if let Ok(one) = serde_json::from_str::<String>(raw) {
-        return if one.is_empty() {
-            Err(Refusal::ClaimMissing("aud"))
-        } else {
-            Ok(Audience::One(one))
-        };
-    }
-    match serde_json::from_str::<[String; 1]>(raw) {
-        Ok([one]) => Ok(Audience::OneInArray(one)),
-        Err(_) => Err(Refusal::ClaimInvalid("aud")),
+fn audience(claim: Option<Any<Texts<'_>>>) -> Result<Audience<'_>, Refusal> {
+    match claim {
+        None => Err(Refusal::ClaimMissing("aud")),
+        Some(Any(Texts::One(Text(one)))) if one.is_empty() => Err(Refusal::ClaimMissing("aud")),
+        Some(Any(Texts::One(Text(one)))) => Ok(Audience::One(one)),
+        Some(Any(Texts::Many(texts))) => match <[_; 1]>::try_from(texts) {
+            Ok([Text(one)]) => Ok(Audience::OneInArray(one)),
+            Err(_) => Err(Refusal::ClaimInvalid("aud")),
+        },
+        Some(Any(Texts::Other)) => Err(Refusal::ClaimInvalid("aud")),
     }
 }
 
@@ -250,9 +269,9 @@ struct Resource<'a> {
     resource_type: Text<'a>,
     id: Option<Text<'a>>,
     identifier: Vec<Identifier<'a>>,
-    name: Option<&'a RawValue>,
-    model: Option<&'a RawValue>,
-    version: Option<&'a RawValue>,
+    name: Any<Person>,
+    model: Any<Option<Text<'a>>>,
+    version: Any<Option<Text<'a>>>,
 }
 
 members!(
@@ -274,12 +293,12 @@ struct Identifier<'a> {
 
 members!(Identifier, is_open: true, system: "system", value: "value");
 
-impl Resource<'_> {
+impl<'a> Resource<'a> {
     /// Returns the value of the one identifier in these systems.
     ///
     /// # Errors
     /// There are two in these systems or in systems that resemble them: a provider could read another.
-    fn identifier_in(&self, systems: &[&str]) -> Result<Option<&str>, Ambiguous> {
+    fn identifier_in(&self, systems: &Systems) -> Result<Option<&Cow<'a, str>>, Ambiguous> {
         let mut found = self.identifier.iter().filter(|identifier| identifier.is_like(systems));
         let Some(Identifier { system: Some(Text(system)), value }) = found.next() else {
             return Ok(None);
@@ -287,23 +306,23 @@ impl Resource<'_> {
         if found.next().is_some() {
             return Err(Ambiguous);
         }
-        let value = value.as_ref().filter(|_| systems.contains(&&**system));
-        Ok(value.map(|Text(value)| &**value))
+        let value = value.as_ref().filter(|_| systems.urls.contains(&&**system));
+        Ok(value.map(|Text(value)| value))
     }
 
     /// The practitioner's identifier in a national system.
-    fn staff_id(&self, system: &str) -> Result<Option<String>, Refusal> {
-        let id = self.identifier_in(&[system]);
+    fn staff_id(&self, systems: &Systems) -> Result<Option<Cow<'a, str>>, Refusal> {
+        let id = self.identifier_in(systems);
         let id = id.map_err(|Ambiguous| Refusal::ClaimInvalid("requesting_practitioner"))?;
-        Ok(id.map(str::to_owned))
+        Ok(id.cloned())
     }
 
-    fn first_identifier(&self) -> Option<&str> {
-        self.identifier.first()?.value.as_ref().map(|Text(value)| &**value)
+    fn first_identifier(&self) -> Option<Cow<'a, str>> {
+        self.identifier.first()?.value.as_ref().map(|Text(value)| value.clone())
     }
 
     fn organisation(&self) -> Result<OdsCode, Refusal> {
-        let code = self.identifier_in(&[ODS_SYSTEM, ODS_SYSTEM_RC5]).unwrap_or_default();
+        let code = self.identifier_in(&ODS).unwrap_or_default();
         code.and_then(|code| OdsCode::from_any_case(code).ok())
             .ok_or(Refusal::ClaimInvalid("requesting_organization"))
     }
@@ -315,15 +334,15 @@ struct Ambiguous;
 impl Identifier<'_> {
     /// Returns true if a reader could take its system for one of these: the last part of the path is
     /// the same but for case and white space.
-    fn is_like(&self, systems: &[&str]) -> bool {
+    fn is_like(&self, systems: &Systems) -> bool {
         let Some(Text(system)) = &self.system else { return false };
         let system = system.trim().trim_end_matches('/').as_bytes();
-        systems.iter().any(|known| {
-            let last = known.rsplit('/').next().unwrap_or_default().as_bytes();
-            let Some(at) = system.len().checked_sub(last.len()) else { return false };
-            let is_part = at == 0 || system.get(at - 1) == Some(&b'/');
-            is_part && system.get(at..).is_some_and(|end| end.eq_ignore_ascii_case(last))
-        })
+        let Some((before, last)) =
+            system.len().checked_sub(systems.name.len()).and_then(|at| system.split_at_checked(at))
+        else {
+            return false;
+        };
+        last.eq_ignore_ascii_case(systems.name.as_bytes()) && matches!(before, [] | [.., b'/'])
     }
 }
 
@@ -353,12 +372,13 @@ mod tests {
 
     const NOW: i64 = 1_800_000_000;
 
-    fn judge(authorization: &[String]) -> Result<Claims, Refusal> {
+    fn judge(authorization: &[String]) -> Result<Claims<'static>, Refusal> {
         let mut headers = HeaderMap::new();
         for value in authorization {
             headers.append(header::AUTHORIZATION, value.parse().unwrap());
         }
-        check(&headers, &CATALOGUE[0], Signature::Refused, NOW)
+        let payload = payload(&headers, Signature::Refused)?;
+        check(payload.leak(), &CATALOGUE[0], NOW)
     }
 
     fn good() -> Value {
@@ -367,7 +387,7 @@ mod tests {
     }
 
     /// A good token with one claim replaced (`null` removes it).
-    fn with(claim: &str, value: Value) -> Result<Claims, Refusal> {
+    fn with(claim: &str, value: Value) -> Result<Claims<'static>, Refusal> {
         let mut claims = good();
         if value.is_null() {
             claims.as_object_mut().unwrap().remove(claim);
@@ -377,7 +397,7 @@ mod tests {
         judge(&[format!("Bearer {}", mint(&claims))])
     }
 
-    fn raw(payload: &str) -> Result<Claims, Refusal> {
+    fn raw(payload: &str) -> Result<Claims<'static>, Refusal> {
         let head = URL_SAFE_NO_PAD.encode_to_string(br#"{"alg":"none","typ":"JWT"}"#);
         judge(&[format!("Bearer {head}.{}.", URL_SAFE_NO_PAD.encode_to_string(payload))])
     }

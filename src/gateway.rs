@@ -319,7 +319,8 @@ impl Gateway {
         let SspRequest { interaction_id, target, .. } = &request;
         let interaction =
             interaction::find(&rulebook.allowed, interaction_id, &head.method, target.path())?;
-        let claims = claims::check(&head.headers, interaction, leniences.signature, now_s)?;
+        let payload = claims::payload(&head.headers, leniences.signature)?;
+        let claims = claims::check(&payload, interaction, now_s)?;
         entry.claims(&claims);
         let facts = Facts {
             consumer: &consumer,

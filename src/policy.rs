@@ -114,7 +114,7 @@ pub struct Facts<'a> {
     /// What is asked.
     pub interaction: &'static Interaction,
     /// On whose behalf.
-    pub claims: &'a Claims,
+    pub claims: &'a Claims<'a>,
     /// Audiences this consumer may use besides the root.
     pub audiences: &'a [OtherAudience],
     /// Base URLs of this proxy, without a final slash.

@@ -163,7 +163,7 @@ impl Entry {
     }
 
     /// The claims that were checked: from this list of fields, never others.
-    pub fn claims(&mut self, claims: &Claims) {
+    pub fn claims(&mut self, claims: &Claims<'_>) {
         self.sheet.claims(claims);
     }
 

@@ -86,7 +86,7 @@ impl Sheet {
     }
 
     /// The claims, from this list and no others.
-    pub(super) fn claims(&mut self, said: &Claims) {
+    pub(super) fn claims(&mut self, said: &Claims<'_>) {
         let claims = [
             Some(said.organisation.as_str()),
             Some(&said.issuer),

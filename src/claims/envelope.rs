@@ -20,12 +20,12 @@ pub enum Signature {
     Ignored,
 }
 
-/// The payload of a request's token, decoded.
+/// Returns the payload of a request's token, decoded.
 ///
 /// # Errors
 /// There is no token, or it is not what the specification has, its claims left aside.
-pub(super) fn open(headers: &HeaderMap, signature: Signature) -> Result<String, Refusal> {
-    payload(bearer(headers)?, signature)
+pub fn payload(headers: &HeaderMap, signature: Signature) -> Result<String, Refusal> {
+    decode(bearer(headers)?, signature)
 }
 
 fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
@@ -55,7 +55,7 @@ fn cut(text: &str, at: u8) -> Option<(&str, &str)> {
 }
 
 /// The decoded second part of a token whose first part says `alg: none`.
-fn payload(token: &str, signature: Signature) -> Result<String, Refusal> {
+fn decode(token: &str, signature: Signature) -> Result<String, Refusal> {
     let (head, rest) = cut(token, b'.').ok_or(Refusal::TokenMalformed)?;
     let (payload, tail) = cut(rest, b'.').ok_or(Refusal::TokenMalformed)?;
     if cut(tail, b'.').is_some() {

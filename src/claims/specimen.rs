@@ -2,7 +2,7 @@
 
 use base64_simd::URL_SAFE_NO_PAD;
 
-use super::{LIFETIME_S, ODS_SYSTEM, ROLE_PROFILE_SYSTEM, USER_ID_SYSTEM};
+use super::{LIFETIME_S, ODS, ROLE_PROFILE, USER_ID};
 use crate::spine::OdsCode;
 
 /// Writes a token as a consumer would: for tests, the demonstration and the `token` command.
@@ -36,15 +36,15 @@ pub fn specimen(
         },
         "requesting_organization": {
             "resourceType": "Organization",
-            "identifier": [{"system": ODS_SYSTEM, "value": organisation.as_str()}],
+            "identifier": [{"system": ODS.urls[0], "value": organisation.as_str()}],
             "name": "Invented organisation"
         },
         "requesting_practitioner": {
             "resourceType": "Practitioner",
             "id": "1",
             "identifier": [
-                {"system": USER_ID_SYSTEM, "value": "111222333444"},
-                {"system": ROLE_PROFILE_SYSTEM, "value": "444555666777"},
+                {"system": USER_ID.urls[0], "value": "111222333444"},
+                {"system": ROLE_PROFILE.urls[0], "value": "444555666777"},
                 {"system": "https://consumer.example.nhs.uk/Id/user", "value": "invented-user"}
             ],
             "name": [{"family": "Invented", "given": ["Iris"], "prefix": ["Dr"]}]

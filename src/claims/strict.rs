@@ -10,7 +10,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
 /// A struct that is read from the members of an object.
 pub(super) trait Members<'de>: Default {
@@ -72,23 +72,63 @@ impl<'de, T: Members<'de>> Visitor<'de> for Object<T> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<T, A::Error> {
         let (mut value, mut seen) = (T::default(), 0_u32);
-        while let Some(Text(name)) = map.next_key()? {
-            if let Some(member) = T::NAMES.iter().position(|known| *known == name) {
-                let bit = 1 << member;
-                if seen & bit != 0 {
-                    return Err(Error::custom("a repeated member"));
+        while let Some(name) = map.next_key_seed(Known(T::NAMES))? {
+            match name {
+                Name::Known(member) => {
+                    let bit = 1 << member;
+                    if seen & bit != 0 {
+                        return Err(Error::custom("a repeated member"));
+                    }
+                    seen |= bit;
+                    value.read(member, &mut map)?;
                 }
-                seen |= bit;
-                value.read(member, &mut map)?;
-            } else if T::NAMES.iter().any(|known| is_same_but_for_case(known, &name)) {
-                return Err(Error::custom("a known member in another case"));
-            } else if T::IS_OPEN {
-                map.next_value::<IgnoredAny>()?;
-            } else {
-                return Err(Error::custom("an unknown member"));
+                Name::InAnotherCase => {
+                    return Err(Error::custom("a known member in another case"));
+                }
+                Name::Unknown if T::IS_OPEN => drop(map.next_value::<IgnoredAny>()?),
+                Name::Unknown => return Err(Error::custom("an unknown member")),
             }
         }
         Ok(value)
+    }
+}
+
+/// Name of an object's member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Name {
+    /// The known name at this place among the known ones.
+    Known(usize),
+    /// A known name in another case.
+    InAnotherCase,
+    /// Any other.
+    Unknown,
+}
+
+/// The known names of an object's members: reads the next one.
+pub(super) struct Known(pub(super) &'static [&'static str]);
+
+impl<'de> DeserializeSeed<'de> for Known {
+    type Value = Name;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Name, D::Error> {
+        from.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Known {
+    type Value = Name;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("the name of a member")
+    }
+
+    fn visit_str<E: Error>(self, name: &str) -> Result<Name, E> {
+        let Self(known) = self;
+        if let Some(member) = known.iter().position(|known| *known == name) {
+            return Ok(Name::Known(member));
+        }
+        let is_like = known.iter().any(|known| is_same_but_for_case(known, name));
+        Ok(if is_like { Name::InAnotherCase } else { Name::Unknown })
     }
 }
 

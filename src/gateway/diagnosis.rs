@@ -42,7 +42,7 @@ pub(super) fn misfit(
 }
 
 /// Whether the token's organisation is another consumer's or nobody's.
-pub(super) fn misnamed(directory: &Directory, refusal: Refusal, claims: &Claims) -> Refusal {
+pub(super) fn misnamed(directory: &Directory, refusal: Refusal, claims: &Claims<'_>) -> Refusal {
     let unknown = !directory.knows_organisation(&claims.organisation);
     if unknown && refusal == Refusal::OrganisationMismatch {
         return Refusal::OrganisationUnknown;
