@@ -52,9 +52,9 @@ impl Link {
     }
 }
 
-/// Without a branch, so that many are written at once.
+/// Returns the hexadecimal digit of a number below 16.
 const fn digit(of: u8) -> u8 {
-    b'0' + of + (b'a' - b'9' - 1) * (of > 9) as u8
+    if of < 10 { b'0' + of } else { b'a' + of - 10 }
 }
 
 impl fmt::Display for Link {

@@ -3,7 +3,6 @@
 use std::io::Write as _;
 
 use jiff::Timestamp;
-use jiff::tz::Offset;
 
 /// A JSON object under construction. Names are constants that need no escape.
 pub(super) struct Object<'a> {
@@ -23,30 +22,11 @@ impl<'a> Object<'a> {
 
     /// When it was, in UTC, to the microsecond: of one length, so that text is ordered as time is.
     pub(super) fn time(&mut self, at: Timestamp) {
-        let at = Offset::UTC.to_datetime(at);
-        let mut text = *b"0000-00-00T00:00:00.000000Z";
-        let mut put = |last: usize, digits: usize, mut of: i32| {
-            for place in text.iter_mut().take(last + 1).rev().take(digits) {
-                // A remainder of ten fits.
-                *place = b'0' + u8::try_from(of % 10).unwrap_or_default();
-                of /= 10;
-            }
-        };
-        put(3, 4, at.year().into());
-        put(6, 2, at.month().into());
-        put(9, 2, at.day().into());
-        put(12, 2, at.hour().into());
-        put(15, 2, at.minute().into());
-        put(18, 2, at.second().into());
-        put(25, 6, at.subsec_nanosecond() / 1000);
         self.name("time");
-        self.out.push(b'"');
-        self.out.extend_from_slice(&text);
-        self.out.push(b'"');
+        // A vector always takes it.
+        write!(self.out, "\"{at:.6}\"").unwrap_or_default();
     }
 
-    /// Where the name is a constant, so is the length of what is copied.
-    #[inline(always)]
     fn name(&mut self, name: &'static str) {
         self.out.reserve(name.len() + 4);
         self.out.extend_from_slice(&[self.separator, b'"']);
@@ -55,14 +35,12 @@ impl<'a> Object<'a> {
         self.separator = b',';
     }
 
-    #[inline(always)]
     pub(super) fn text(&mut self, name: &'static str, text: impl AsRef<[u8]>) {
         self.name(name);
         self.value(text.as_ref());
     }
 
     /// A constant that needs no escape.
-    #[inline(always)]
     pub(super) fn label(&mut self, name: &'static str, label: &'static str) {
         debug_assert!(are_plain(label.as_bytes()), "{label}");
         self.name(name);
@@ -91,20 +69,17 @@ impl<'a> Object<'a> {
         self.out.push(b'"');
     }
 
-    #[inline(always)]
     pub(super) fn optional(&mut self, name: &'static str, text: Option<&str>) {
         if let Some(text) = text {
             self.text(name, text);
         }
     }
 
-    #[inline(always)]
     pub(super) fn number(&mut self, name: &'static str, number: u64) {
         self.name(name);
         self.out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
     }
 
-    #[inline(always)]
     pub(super) fn truth(&mut self, name: &'static str, truth: bool) {
         self.name(name);
         self.out.extend_from_slice(if truth { b"true" } else { b"false" });
@@ -125,14 +100,9 @@ impl<'a> Object<'a> {
     }
 }
 
-/// Whether they stand in a line as they are.
+/// Returns true for bytes that stand in a line as they are.
 fn are_plain(text: &[u8]) -> bool {
-    // Folded, eight at a time and the last eight: without an early end it is a few wide instructions.
-    let all = |bytes: &[u8]| bytes.iter().fold(true, |all, byte| all & is_plain(byte));
-    match text.last_chunk::<8>() {
-        Some(last) => text.as_chunks::<8>().0.iter().fold(all(last), |so, next| so & all(next)),
-        None => all(text),
-    }
+    text.iter().all(is_plain)
 }
 
 const fn is_plain(byte: &u8) -> bool {
