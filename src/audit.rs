@@ -22,7 +22,6 @@ use crate::tls::Peer;
 mod chain;
 mod entry;
 mod export;
-mod followed;
 mod index;
 mod journal;
 mod line;
@@ -41,7 +40,6 @@ mod writer;
 pub use chain::{Head, Link, NotAHead};
 pub use entry::{EndedBy, Entry, Told};
 pub use export::{Record, SSP_COLUMNS, otlp, row};
-pub use followed::Followed;
 pub use index::SEGMENT_BYTES_MAX;
 pub use journal::JournalError;
 pub use query::{Filter, Search, search};
@@ -116,7 +114,7 @@ impl Trail {
             return Err(Refusal::AuditUnavailable);
         }
         metrics.in_flight.inc();
-        Ok(Entry::new(self.clone(), place, method, (now, started)))
+        Ok(Entry::new(self.clone(), place, method, now, started))
     }
 
     fn may_go_on(&self, method: &str, now: Instant) -> bool {

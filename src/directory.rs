@@ -20,6 +20,7 @@ use crate::metrics::{Conflict, Lookup, Metrics, Settled};
 use crate::policy::{Agreements, Provider};
 use crate::refusal::Refusal;
 use crate::spine::{Asid, CertificateName, InnerUrl, OdsCode};
+use crate::target::Receiver;
 
 mod asker;
 mod choice;
@@ -104,14 +105,11 @@ struct View {
     resolver: Option<Arc<Resolver>>,
 }
 
-/// What a request asks the directory about its receiver.
+/// A registration that is looked for.
 #[derive(Debug, Clone, Copy)]
-pub enum Receiver<'a> {
-    /// Form (a): the system of this ASID, which the target suggests is this practice's. A hint: it
-    /// chooses what is asked, never what is believed.
-    System(&'a Asid, Option<&'a OdsCode>),
-    /// Form (b): the system of this practice; `Ssp-To` chooses among several.
-    Practice(&'a OdsCode, Option<&'a Asid>),
+struct Wanted<'a> {
+    receiver: &'a Receiver,
+    interaction: &'static Interaction,
 }
 
 /// How a held registration is about to be used.
@@ -267,18 +265,19 @@ impl Directory {
     /// The receiver's registration for this interaction.
     pub async fn provider(
         &self,
-        receiver: Receiver<'_>,
+        receiver: &Receiver,
         interaction: &'static Interaction,
         asker: Asker<'_>,
     ) -> Result<Arc<Provider>, Refusal> {
         let view = self.shared.view.load_full();
+        let wanted = Wanted { receiver, interaction };
         let ods = self.practice_of(&view, receiver, asker).await?;
-        let chosen = self.provider_at(&view, &ods, (receiver, interaction), asker).await;
+        let chosen = self.provider_at(&view, &ods, wanted, asker).await;
         if chosen.as_ref().err() != Some(&Refusal::ReceiverUnknown) {
             return chosen;
         }
         let chosen = match self.elsewhere(&view, receiver, &ods, asker).await? {
-            Some(other) => self.provider_at(&view, &other, (receiver, interaction), asker).await,
+            Some(other) => self.provider_at(&view, &other, wanted, asker).await,
             None => chosen,
         };
         match chosen {
@@ -291,9 +290,10 @@ impl Directory {
         &self,
         view: &View,
         ods: &OdsCode,
-        (receiver, interaction): (Receiver<'_>, &'static Interaction),
+        wanted: Wanted<'_>,
         asker: Asker<'_>,
     ) -> Result<Arc<Provider>, Refusal> {
+        let Wanted { receiver, interaction } = wanted;
         let found = match &view.resolver {
             None => self.listed(view, ods),
             Some(resolver) => {
@@ -335,7 +335,7 @@ impl Directory {
     /// The sources give no answer, or may not be asked so often.
     pub async fn refreshed(
         &self,
-        receiver: Receiver<'_>,
+        receiver: &Receiver,
         interaction: &'static Interaction,
         asker: Asker<'_>,
     ) -> Result<Option<Arc<Provider>>, Refusal> {
@@ -370,15 +370,15 @@ impl Directory {
     async fn practice_of(
         &self,
         view: &View,
-        receiver: Receiver<'_>,
+        receiver: &Receiver,
         asker: Asker<'_>,
     ) -> Result<OdsCode, Refusal> {
         let (asid, hint) = match receiver {
-            Receiver::Practice(ods, _) => {
+            Receiver::Practice { ods, .. } => {
                 let denied = view.file.denies_practice(ods);
                 return if denied { Err(Refusal::PracticeUnknown) } else { Ok(ods.clone()) };
             }
-            Receiver::System(asid, hint) => (asid, hint),
+            Receiver::System { asid, hint } => (asid, hint.as_ref()),
         };
         let known = view.file.practice_of.get(asid).cloned();
         // Owners learnt from earlier requests choose the question. Where no source can be searched for
@@ -404,14 +404,14 @@ impl Directory {
     async fn elsewhere(
         &self,
         view: &View,
-        receiver: Receiver<'_>,
+        receiver: &Receiver,
         tried: &OdsCode,
         asker: Asker<'_>,
     ) -> Result<Option<OdsCode>, Refusal> {
-        let (Receiver::System(asid, hint), Some(resolver)) = (receiver, &view.resolver) else {
+        let (Receiver::System { asid, hint }, Some(resolver)) = (receiver, &view.resolver) else {
             return Ok(None);
         };
-        let other = match hint.filter(|hint| *hint != tried) {
+        let other = match hint.as_ref().filter(|hint| *hint != tried) {
             Some(hint) => Some(hint.clone()),
             None if resolver.knows_senders() => self.live_owner(resolver, asid, asker).await?,
             None => None,
@@ -432,7 +432,7 @@ impl Directory {
         &self,
         file: &File,
         asked: Asked<'_>,
-        receiver: Receiver<'_>,
+        receiver: &Receiver,
         asker: Asker<'_>,
     ) -> Result<Vec<Arc<Provider>>, Refusal> {
         let pins = file.pins(asked.ods);
@@ -440,11 +440,11 @@ impl Directory {
             self.count(Lookup::Pinned);
             return Ok(file.undenied(pins));
         }
-        let using = receiver.using(asked.interaction);
+        let using = using(receiver, asked.interaction);
         let found = self.live_practice(asked, using, asker).await;
         let fallbacks = file.undenied(file.fallbacks(asked.ods));
         let fits = |fallback: &Arc<Provider>| {
-            fallback.serves(asked.interaction) && receiver.may_be(&fallback.asid)
+            fallback.serves(asked.interaction) && may_be(receiver, &fallback.asid)
         };
         match found {
             Ok(found) => Ok(file.undenied(&found)),
@@ -456,21 +456,19 @@ impl Directory {
     }
 }
 
-impl Receiver<'_> {
-    /// Whether it may be the system of this ASID.
-    fn may_be(&self, other: &Asid) -> bool {
-        match self {
-            Self::System(asid, _) => *asid == other,
-            Self::Practice(..) => true,
-        }
+/// Returns true if a receiver may be the system of this ASID.
+fn may_be(receiver: &Receiver, other: &Asid) -> bool {
+    match receiver {
+        Receiver::System { asid, .. } => asid == other,
+        Receiver::Practice { .. } => true,
     }
+}
 
-    /// In form (b) no root from the consumer checks ours, so a write must not go by an old one.
-    fn using(&self, interaction: &Interaction) -> Use {
-        match (self, interaction.effect()) {
-            (Self::Practice(..), Effect::Writes) => Use::Trusted,
-            (Self::Practice(..), Effect::Reads) | (Self::System(..), _) => Use::Confirmed,
-        }
+/// In form (b) no root from the consumer checks ours, so a write must not go by an old one.
+fn using(receiver: &Receiver, interaction: &Interaction) -> Use {
+    match (receiver, interaction.effect()) {
+        (Receiver::Practice { .. }, Effect::Writes) => Use::Trusted,
+        (Receiver::Practice { .. }, Effect::Reads) | (Receiver::System { .. }, _) => Use::Confirmed,
     }
 }
 

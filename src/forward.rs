@@ -183,11 +183,12 @@ impl Forwarder {
     /// Every one says whether the request was not sent, or its outcome is unknown.
     pub async fn send(
         &self,
-        permit: &Permit,
+        permit: Permit,
         head: &Parts,
         upload: Upload,
         terms: Terms<'_>,
     ) -> Result<Response<ProviderBody>, Unanswered> {
+        let permit = &permit;
         let (effect, key) = (permit.interaction().effect(), Self::key(permit, terms.trust));
         let is_bodiless = upload.is_empty();
         let build = |upload| headers::request(permit, head, upload, &terms.hop, self.pass_cookies);
@@ -341,10 +342,10 @@ impl Forwarder {
             return Err(failed(permit, reached));
         }
         let (mut head, body) = response.into_parts();
-        head.headers = headers::response(head.headers, terms.hop.proxy, self.pass_cookies);
+        headers::filter_response(&mut head.headers, terms.hop.proxy, self.pass_cookies);
         head.version = Version::HTTP_11;
-        let pool = Arc::clone(&self.pool);
-        let body = ProviderBody::new(body, self.deadlines.pace(), connection, pool, terms.place);
+        let body = Paced::new(body, Version::HTTP_11, self.deadlines.pace());
+        let body = ProviderBody::new(body, connection, Arc::clone(&self.pool), terms.place);
         Ok(Response::from_parts(head, body))
     }
 }

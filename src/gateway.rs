@@ -1,12 +1,10 @@
-//! THE LINE: one function, from a request's head to the provider's response.
+//! The request function: from a request's head to the provider's response.
 //!
-//! Each step takes values and returns a value or a [`Refusal`]. Steps that decide cannot wait;
-//! steps that wait do not decide. The last decision hands out a permit, and only a permit opens the
-//! door to a provider.
+//! Each step takes values and returns a value or a [`Refusal`]. Steps that decide do not wait; steps that
+//! wait do not decide. The last decision yields a permit, and only a permit can be forwarded.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use http::request::Parts;
@@ -18,19 +16,19 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
-use crate::audit::{Entry, Told, Trail};
+use crate::audit::{Entry, Told, Trail, Transfer};
 use crate::claims::{self, Signature};
 use crate::consumers;
-use crate::directory::{Asker, Directory, Payer, Receiver};
-use crate::forward::{Forwarder, Hop, Pace, ProviderBody, Terms, Unanswered, Upload};
+use crate::directory::{Asker, Directory, Payer};
+use crate::forward::{Forwarder, Hop, Pace, Paced, ProviderBody, Terms, Unanswered, Upload};
 use crate::interaction::{self, Allowed, Effect, Interaction};
 use crate::metrics::{Conflict, Metrics, Phase, Settled};
 use crate::policy::{self, Facts, OtherAudience, Permit, Provider};
 use crate::refusal::{Errors, Refusal};
 use crate::request::{Rules, SspHeaders, SspRequest, TraceIds};
-use crate::spine::{Asid, OdsCode};
+use crate::spine::Asid;
 use crate::target::Target;
-use crate::throttle::{Health, Memory, Pulse, Throttle};
+use crate::throttle::{Health, Memory, Pulse, Throttle, Turn};
 use crate::tls::{Alarms, Peer, Trust};
 
 mod answer;
@@ -102,29 +100,37 @@ impl Rulebook {
     }
 }
 
+/// Parts that the gateways of all workers share. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// What reload replaces.
+    pub live: Arc<ArcSwap<Live>>,
+    /// Consumers, practices and agreements.
+    pub directory: Directory,
+    /// The audit journal.
+    pub trail: Trail,
+    /// Everything that is counted.
+    pub metrics: Arc<Metrics>,
+}
+
 /// One worker's gateway.
 #[derive(Debug)]
 pub struct Gateway {
     live: Arc<ArcSwap<Live>>,
     directory: Directory,
     trail: Trail,
-    forwarder: Forwarder,
     metrics: Arc<Metrics>,
+    forwarder: Forwarder,
     pulse: Pulse,
     tasks: TaskTracker,
 }
 
 impl Gateway {
-    /// A gateway over what all workers share, and a forwarder and a pulse of its own.
+    /// A gateway over what all workers share, with a forwarder and a pulse of its own.
     #[must_use]
-    pub fn new(
-        live: Arc<ArcSwap<Live>>,
-        directory: Directory,
-        trail: Trail,
-        metrics: Arc<Metrics>,
-        (forwarder, pulse): (Forwarder, Pulse),
-    ) -> Self {
-        Self { live, directory, trail, forwarder, metrics, pulse, tasks: TaskTracker::new() }
+    pub fn new(shared: Shared, forwarder: Forwarder, pulse: Pulse) -> Self {
+        let Shared { live, directory, trail, metrics } = shared;
+        Self { live, directory, trail, metrics, forwarder, pulse, tasks: TaskTracker::new() }
     }
 
     /// What is in force now.
@@ -212,20 +218,22 @@ impl Gateway {
         connection: Arc<Connection>,
         request: Request<Incoming>,
     ) -> Response<Answer> {
+        let live = self.live.load_full();
         let gone = CancellationToken::new();
         if !matches!(*request.method(), Method::POST | Method::PUT) {
-            return self.exchange(&connection, request, &gone).await;
+            return self.exchange(&live, &connection, request, &gone).await;
         }
         let _hung_up = gone.clone().drop_guard();
         let (tasks, metrics) = (self.tasks.clone(), Arc::clone(&self.metrics));
-        let (live, version) = (self.live.load_full(), request.version());
+        let reply = Reply::blind(&live.rulebook, request.version());
         // Boxed once: it is large, and would be copied on each step of its way to a task.
-        let exchange = Box::pin(async move { self.exchange(&connection, request, &gone).await });
+        let exchange =
+            Box::pin(async move { self.exchange(&live, &connection, request, &gone).await });
         match tasks.spawn(exchange.in_current_span()).await {
             Ok(response) => response,
             Err(_) => {
                 metrics.refused(Refusal::Internal.row().token);
-                Reply::blind(&live.rulebook, version).refusal(&Refusal::Internal, Uuid::new_v4())
+                reply.refusal(&Refusal::Internal, Uuid::new_v4())
             }
         }
     }
@@ -236,14 +244,14 @@ impl Gateway {
         entry.inspect_err(|refusal| self.metrics.refused(refusal.row().token))
     }
 
-    /// Opens the record, walks the line, and closes the record with whatever came of it.
+    /// Opens the record, handles the request, and closes the record with what came of it.
     async fn exchange(
         &self,
+        live: &Live,
         connection: &Connection,
         request: Request<Incoming>,
         gone: &CancellationToken,
     ) -> Response<Answer> {
-        let live = self.live.load_full();
         let now = Timestamp::now();
         let (head, body) = request.into_parts();
         let refuse = |refusal: &Refusal, id| Reply::to(&head, &live.rulebook).refusal(refusal, id);
@@ -257,19 +265,15 @@ impl Gateway {
         let trace_id = headers.trace_id.as_ref().ok().map(|trace_id| trace_id.printable());
         let span = tracing::info_span!("request", %id, trace_id = trace_id.as_deref());
         let _busy = connection.begins(now);
-        let identified = AtomicBool::new(false);
-        let now_s = now.as_second();
-        let walk =
-            Walk { live: &live, head: &head, connection, gone, identified: &identified, now_s };
+        let inbound = Inbound { live, head: &head, connection, gone, now_s: now.as_second() };
         // Pinned where it is made: it is large, and would be copied into the span.
-        let walked = {
-            let line = std::pin::pin!(self.line(walk, headers, body, &mut entry));
-            line.instrument(span.clone()).await
+        let handled = {
+            let handling = std::pin::pin!(self.handle(inbound, headers, body, &mut entry));
+            handling.instrument(span.clone()).await
         };
-        match walked {
-            Ok(response) => {
-                let mut response = entry.follow(response);
-                response.body_mut().close_if_empty();
+        match handled {
+            Ok(mut response) => {
+                response.body_mut().record(entry);
                 response.map(|body| Answer::Provider(Box::new(body)))
             }
             Err(refusal) => {
@@ -278,7 +282,7 @@ impl Gateway {
                 if refusal.ends_connection() {
                     connection.close.cancel();
                 }
-                if !identified.load(Ordering::Relaxed) {
+                if !entry.is_identified() {
                     connection.refused_unidentified();
                 }
                 refuse(&refusal, id)
@@ -286,37 +290,35 @@ impl Gateway {
         }
     }
 
-    /// The line itself. Read it aloud.
-    async fn line(
+    /// Decides on one request and forwards it. Each step returns a value, or the refusal that ends it.
+    async fn handle(
         &self,
-        walk: Walk<'_>,
+        inbound: Inbound<'_>,
         headers: SspHeaders<'_>,
         body: Incoming,
         entry: &mut Entry,
     ) -> Result<Response<ProviderBody>, Refusal> {
-        let Walk { live, head, connection, gone, identified, now_s } = walk;
+        let Inbound { live, head, connection, gone, now_s } = inbound;
         let Live { trust, rulebook, throttle, .. } = live;
         let leniences = rulebook.leniences(&headers);
         let peer = connection.handshake.peer(trust, now_s)?;
         entry.peer(&peer);
         throttle.knock(&peer)?;
         let request = SspRequest::parse(head, headers, &rulebook.rules, leniences.trace_ids)?;
+        let SspRequest { from, receiver, interaction_id, target, .. } = &request;
         if !self.directory.may_know(peer.names()) {
             return Err(Refusal::CertificateUnknown);
         }
-        entry.enter(Phase::Directory);
         let asker = Asker { payer: Payer::Certificate(peer.fingerprint()), now_s };
-        let sender = self.directory.sender(&request.from, asker).await;
-        entry.enter(Phase::Policy);
+        let sender = entry.during(Phase::Directory, self.directory.sender(from, asker)).await;
         let consumer = sender
             .and_then(|sender| consumers::identify(&peer, sender))
             .map_err(|refusal| diagnosis::misfit(&self.directory, refusal, &peer, head))?;
         entry.consumer(&consumer);
-        connection.identified(identified);
-        let asker = Asker { payer: Payer::Consumer(&request.from), now_s };
-        let admission = throttle.admit(&request.from, Effect::of(&head.method)).await?;
+        connection.identified();
+        let effect = Effect::of(&head.method);
+        let admission = entry.during(Phase::Queue, throttle.admit(from, effect)).await?;
         let allowance = admission.allowance;
-        let SspRequest { interaction_id, target, .. } = &request;
         let interaction =
             interaction::find(&rulebook.allowed, interaction_id, &head.method, target.path())?;
         let payload = claims::payload(&head.headers, leniences.signature)?;
@@ -324,7 +326,7 @@ impl Gateway {
         entry.claims(&claims);
         let facts = Facts {
             consumer: &consumer,
-            to: request.to.as_ref(),
+            receiver,
             target,
             interaction,
             claims: &claims,
@@ -333,48 +335,40 @@ impl Gateway {
         };
         policy::may_send(&facts)
             .map_err(|refusal| diagnosis::misnamed(&self.directory, refusal, &claims))?;
-        entry.enter(Phase::Directory);
-        let provider = self.provider(&facts, asker).await?;
-        entry.enter(Phase::Policy);
-        let permit = self.authorise(&facts, &provider, asker, entry).await?;
-        let upload = upload(interaction, (body, head.version), rulebook.pace, entry).await?;
-        let receiver = &permit.provider().asid;
-        let (place, health) = throttle.provider(admission, &request.from, receiver).await?;
-        entry.opened(&permit, self.told(&permit, now_s)).await?;
-        entry.enter(Phase::Provider);
+        let asker = Asker { payer: Payer::Consumer(from), now_s };
+        let permit = self.authorise(&facts, asker, entry).await?;
+        let provider = Arc::clone(permit.provider());
+        let body = Paced::new(body, head.version, rulebook.pace);
+        let upload = entry.during(Phase::Body, upload(interaction, body, entry.transfer())).await?;
+        let turn = throttle.provider(admission, from, &provider.asid);
+        let Turn { place, health } = entry.during(Phase::Queue, turn).await?;
+        entry.opened(&permit, self.told(&provider, now_s)).await?;
         let transfer = entry.transfer();
-        let hop = Hop { consumer: connection.consumer, proxy: &rulebook.proxy };
+        let hop = Hop { consumer: &connection.consumer, proxy: &rulebook.proxy };
         let terms = Terms { trust, hop, gone, transfer: &transfer, place };
-        let answer = self.forwarder.send(&permit, head, upload, terms).await;
-        self.learn(health, &answer, &permit);
+        let answer = self.forwarder.send(permit, head, upload, terms);
+        let answer = entry.during(Phase::Provider, answer).await;
+        self.learn(health, &answer, &provider, interaction);
         let mut response = answer.map_err(|unanswered| unanswered.refusal)?;
         entry.answered(response.status().as_u16());
         answer::complete(&mut response, allowance);
         Ok(response)
     }
 
-    /// Step 12: who is registered to be asked.
-    async fn provider(
-        &self,
-        facts: &Facts<'_>,
-        asker: Asker<'_>,
-    ) -> Result<Arc<Provider>, Refusal> {
-        let ods = practice(facts.target)?;
-        let receiver = receiver(facts, ods.as_ref())?;
-        self.directory.provider(receiver, facts.interaction, asker).await
-    }
-
-    /// Step 13, once more after a forced refresh where our cache could be what is wrong: a practice
-    /// that moved supplier must not be refused out of it.
+    /// Looks up who is registered to be asked, and decides whether they may be; once more after a forced
+    /// refresh where our cache could be what is wrong: a practice that moved supplier must not be refused
+    /// out of it.
     async fn authorise(
         &self,
         facts: &Facts<'_>,
-        provider: &Arc<Provider>,
         asker: Asker<'_>,
         entry: &mut Entry,
     ) -> Result<Permit, Refusal> {
+        let (receiver, interaction) = (facts.receiver, facts.interaction);
+        let provider = self.directory.provider(receiver, interaction, asker);
+        let provider = entry.during(Phase::Directory, provider).await?;
         let agreements = self.directory.agreements();
-        let verdict = policy::authorise(&agreements, facts, provider);
+        let verdict = policy::authorise(&agreements, facts, &provider);
         let ours_may_be_old = match (&verdict, facts.target) {
             (Err(Refusal::TargetVaries { .. } | Refusal::ReceiverNotPractices), _) => true,
             // There it is the token alone that says which root its consumer knows.
@@ -384,12 +378,8 @@ impl Gateway {
         if !ours_may_be_old {
             return verdict;
         }
-        let ods = practice(facts.target)?;
-        let receiver = receiver(facts, ods.as_ref())?;
-        entry.enter(Phase::Directory);
-        let refreshed = self.directory.refreshed(receiver, facts.interaction, asker).await?;
-        entry.enter(Phase::Policy);
-        let verdict = match refreshed {
+        let refreshed = self.directory.refreshed(receiver, interaction, asker);
+        let verdict = match entry.during(Phase::Directory, refreshed).await? {
             Some(provider) => policy::authorise(&agreements, facts, &provider),
             None => verdict,
         };
@@ -398,8 +388,8 @@ impl Gateway {
     }
 
     /// Where it is known from that this provider is the one to ask.
-    fn told(&self, permit: &Permit, now_s: i64) -> Option<Told> {
-        let (origin, age_s) = self.directory.origin(permit.provider(), now_s)?;
+    fn told(&self, provider: &Arc<Provider>, now_s: i64) -> Option<Told> {
+        let (origin, age_s) = self.directory.origin(provider, now_s)?;
         Some(Told { origin: origin.label(), age_s })
     }
 
@@ -409,54 +399,37 @@ impl Gateway {
         &self,
         health: Health,
         answer: &Result<Response<ProviderBody>, Unanswered>,
-        permit: &Permit,
+        provider: &Provider,
+        interaction: &'static Interaction,
     ) {
         if health.judge(diagnosis::verdict(answer)) {
-            tracing::warn!(ods = %permit.provider().ods, "provider fails too often: spared");
+            tracing::warn!(ods = %provider.ods, "provider fails too often: spared");
             self.metrics.provider_spared();
         }
         if answer.as_ref().is_err_and(|unanswered| unanswered.refusal.is_unreached()) {
-            self.directory.unreached(permit.provider(), permit.interaction());
+            self.directory.unreached(provider, interaction);
         }
     }
 }
 
-/// What one request brings to the line besides itself.
-struct Walk<'a> {
+/// A request on a consumer's connection, and what is in force while it is handled.
+struct Inbound<'a> {
     live: &'a Live,
     head: &'a Parts,
     connection: &'a Connection,
+    /// Cancelled when the consumer hangs up.
     gone: &'a CancellationToken,
-    /// Set once the consumer is identified.
-    identified: &'a AtomicBool,
     now_s: i64,
-}
-
-/// The practice a target names: in form (a) it is a hint and may be missing.
-fn practice(target: &Target<'_>) -> Result<Option<OdsCode>, Refusal> {
-    match target {
-        Target::Url(_) => Ok(target.practice_hint()),
-        Target::Practice(practice) => practice.ods().ok_or(Refusal::PracticeUnknown).map(Some),
-    }
-}
-
-fn receiver<'a>(facts: &Facts<'a>, ods: Option<&'a OdsCode>) -> Result<Receiver<'a>, Refusal> {
-    match (facts.target, ods, facts.to) {
-        (Target::Practice(_), Some(ods), to) => Ok(Receiver::Practice(ods, to)),
-        (Target::Url(_), hint, Some(to)) => Ok(Receiver::System(to, hint)),
-        (_, _, None) | (Target::Practice(_), None, _) => Err(Refusal::ReceiverUnknown),
-    }
 }
 
 /// A read's body must be empty before anything is sent; a write's is streamed.
 async fn upload(
     interaction: &Interaction,
-    (body, version): (Incoming, Version),
-    pace: Pace,
-    entry: &Entry,
+    body: Paced,
+    transfer: Arc<Transfer>,
 ) -> Result<Upload, Refusal> {
     match interaction.effect() {
-        Effect::Reads => Upload::none(body, version, pace).await,
-        Effect::Writes => Ok(Upload::new(body, version, pace, entry.transfer())),
+        Effect::Reads => Upload::none(body).await,
+        Effect::Writes => Ok(Upload::new(body, transfer)),
     }
 }

@@ -47,20 +47,31 @@ impl Outcome {
 pub enum Phase {
     /// Handshake with a consumer.
     Tls,
-    /// Decisions.
+    /// Decisions, which wait for nothing.
     Policy,
+    /// Waiting for a place: the consumer's quota where it is shared, then the practice.
+    Queue,
     /// Waiting for the directory.
     Directory,
     /// Waiting until the audit line is on disk.
     Audit,
     /// From asking a provider to its response head.
     Provider,
+    /// Waiting for the end of a read's empty body, or from the response head to the last byte of the answer.
+    Body,
 }
 
 impl Phase {
     /// All phases.
-    pub const ALL: [Self; 5] =
-        [Self::Tls, Self::Policy, Self::Directory, Self::Audit, Self::Provider];
+    pub const ALL: [Self; 7] = [
+        Self::Tls,
+        Self::Policy,
+        Self::Queue,
+        Self::Directory,
+        Self::Audit,
+        Self::Provider,
+        Self::Body,
+    ];
 
     /// The label.
     #[must_use]
@@ -68,9 +79,11 @@ impl Phase {
         match self {
             Self::Tls => "tls",
             Self::Policy => "policy",
+            Self::Queue => "queue",
             Self::Directory => "directory",
             Self::Audit => "audit",
             Self::Provider => "provider",
+            Self::Body => "body",
         }
     }
 }
@@ -81,7 +94,7 @@ pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
     durations: HistogramVec,
-    phases: [Histogram; 5],
+    phases: [Histogram; Phase::ALL.len()],
     refusals: IntCounterVec,
     reloads: IntCounterVec,
     handshakes: IntCounterVec,
@@ -313,15 +326,11 @@ impl Metrics {
 
     /// Time was spent.
     pub fn phase(&self, phase: Phase, took: Duration) {
-        let [tls, policy, directory, audit, provider] = &self.phases;
-        let histogram = match phase {
-            Phase::Tls => tls,
-            Phase::Policy => policy,
-            Phase::Directory => directory,
-            Phase::Audit => audit,
-            Phase::Provider => provider,
-        };
-        histogram.observe(took.as_secs_f64());
+        for (histogram, of) in self.phases.iter().zip(Phase::ALL) {
+            if of == phase {
+                histogram.observe(took.as_secs_f64());
+            }
+        }
     }
 
     /// The gateway said no.

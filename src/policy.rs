@@ -12,7 +12,7 @@ use crate::consumers::Consumer;
 use crate::interaction::Interaction;
 use crate::refusal::{OddOne, Refusal};
 use crate::spine::{Asid, CpaId, OdsCode, PartyKey, ServiceRoot};
-use crate::target::Target;
+use crate::target::{Receiver, Target};
 
 /// A provider's registration for one capability of one practice.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,8 +107,8 @@ pub enum OtherAudience {
 pub struct Facts<'a> {
     /// Who asks.
     pub consumer: &'a Consumer,
-    /// `Ssp-To`, if sent.
-    pub to: Option<&'a Asid>,
+    /// The receiver that the request names.
+    pub receiver: &'a Receiver,
     /// The target as parsed.
     pub target: &'a Target<'a>,
     /// What is asked.
@@ -123,8 +123,19 @@ pub struct Facts<'a> {
 
 /// Leave to forward one request to one provider. Only [`authorise`] makes one.
 ///
-/// ```compile_fail
-/// let permit = spine_proxy::policy::Permit { };
+/// ```compile_fail,E0451
+/// use std::sync::Arc;
+/// use http::uri::PathAndQuery;
+/// use spine_proxy::interaction::Interaction;
+/// use spine_proxy::policy::{Permit, Provider};
+///
+/// fn forge(
+///     provider: Arc<Provider>,
+///     interaction: &'static Interaction,
+///     path_and_query: PathAndQuery,
+/// ) -> Permit {
+///     Permit { provider, interaction, path_and_query }
+/// }
 /// ```
 #[derive(Debug)]
 pub struct Permit {
@@ -194,7 +205,8 @@ fn forwarded(facts: &Facts<'_>, provider: &Provider) -> Result<PathAndQuery, Ref
             rest.ok_or_else(|| varies(facts, provider))?
         }
         Target::Practice(practice) => {
-            if facts.to.is_some_and(|to| *to != provider.asid) {
+            if matches!(facts.receiver, Receiver::Practice { asid: Some(to), .. } if *to != provider.asid)
+            {
                 return Err(Refusal::ReceiverNotPractices);
             }
             let rest = practice.path.strip_prefix(interaction.capability);
@@ -251,7 +263,7 @@ fn is_other(facts: &Facts<'_>, provider: &Provider, audience: &str) -> bool {
         // In form (b) this proxy is the practice's root as far as the consumer can see.
         let ours = |base: &String| {
             let capability = facts.interaction.capability;
-            practice.ods().is_some_and(|ods| bare == format!("{base}/{ods}/STU3/1/{capability}"))
+            bare == format!("{base}/{}/STU3/1/{capability}", practice.ods)
         };
         if audience == bare && facts.bases.iter().any(ours) {
             return true;

@@ -10,7 +10,7 @@ use http::{Method, Version};
 use crate::interaction::{self, Interaction};
 use crate::refusal::{Refusal, SspHeader};
 use crate::spine::{Asid, TraceId};
-use crate::target::Target;
+use crate::target::{Receiver, Target};
 
 /// Limit: names that `Connection` and `TE` list together, empty ones included. Each is compared by hyper and
 /// by us more than once, and with each header that is forwarded; programs send three at most.
@@ -124,8 +124,8 @@ pub struct SspRequest<'a> {
     pub trace_id: TraceId,
     /// The consumer's ASID.
     pub from: Asid,
-    /// The provider's ASID; form (b) of the target may leave it out.
-    pub to: Option<Asid>,
+    /// The receiver: form (b) of the target may leave out its ASID.
+    pub receiver: Receiver,
     /// The interaction, as named.
     pub interaction_id: &'a str,
     /// What is asked for.
@@ -155,11 +155,16 @@ impl<'a> SspRequest<'a> {
         }
         let from = headers.from?;
         let target = Target::parse(target_text(head)).map_err(Refusal::TargetMalformed)?;
-        let to = match (headers.to, &target) {
-            (Err(Refusal::HeaderMissing(_)), Target::Practice(_)) => None,
-            (to, _) => Some(to?),
+        let receiver = match (headers.to, &target) {
+            (to, Target::Url(_)) => Receiver::System { asid: to?, hint: target.practice_hint() },
+            (Err(Refusal::HeaderMissing(_)), Target::Practice(practice)) => {
+                Receiver::Practice { ods: practice.ods.clone(), asid: None }
+            }
+            (to, Target::Practice(practice)) => {
+                Receiver::Practice { ods: practice.ods.clone(), asid: Some(to?) }
+            }
         };
-        Ok(Self { trace_id, from, to, interaction_id: headers.interaction_id?, target })
+        Ok(Self { trace_id, from, receiver, interaction_id: headers.interaction_id?, target })
     }
 }
 

@@ -8,10 +8,10 @@
 //! was sent.
 
 use crate::refusal::TargetFault;
-use crate::spine::{InnerUrl, OdsCode, UrlFault};
+use crate::spine::{Asid, InnerUrl, OdsCode, UrlFault};
 
 /// What the request line asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target<'a> {
     /// Form (a): the provider's URL.
     Url(InnerUrl<'a>),
@@ -20,22 +20,34 @@ pub enum Target<'a> {
 }
 
 /// Form (b), taken apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PracticeTarget<'a> {
-    /// The code as written, either case.
-    ods: &'a str,
+    /// The practice asked for.
+    pub ods: OdsCode,
     /// The path after `/{ODS}/STU3/1/`, without a leading slash.
     pub path: &'a str,
     /// The query without its question mark.
     pub query: Option<&'a str>,
 }
 
-impl PracticeTarget<'_> {
-    /// The practice asked for.
-    #[must_use]
-    pub fn ods(&self) -> Option<OdsCode> {
-        OdsCode::from_any_case(self.ods).ok()
-    }
+/// Receiver that a request names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Receiver {
+    /// Form (a): the system of this ASID. The practice that the target suggests is a hint: it chooses what
+    /// is asked, never what is believed.
+    System {
+        /// `Ssp-To`.
+        asid: Asid,
+        /// The practice that the target suggests.
+        hint: Option<OdsCode>,
+    },
+    /// Form (b): the system of this practice; `Ssp-To` chooses among several.
+    Practice {
+        /// The practice in the target.
+        ods: OdsCode,
+        /// `Ssp-To`, if it was sent.
+        asid: Option<Asid>,
+    },
 }
 
 impl<'a> Target<'a> {
@@ -112,7 +124,7 @@ fn practice(target: &str) -> Result<Target<'_>, TargetFault> {
         .strip_prefix('/')
         .and_then(|path| path.split_once("/STU3/1/"))
         .ok_or(TargetFault::Form)?;
-    OdsCode::from_any_case(ods).map_err(|_| TargetFault::Form)?;
+    let ods = OdsCode::from_any_case(ods).map_err(|_| TargetFault::Form)?;
     if !rest.starts_with("gpconnect/") {
         return Err(TargetFault::Form);
     }
@@ -147,7 +159,7 @@ mod tests {
         else {
             panic!("form (a)");
         };
-        assert_eq!(practice.ods().unwrap().as_str(), "A20047");
+        assert_eq!(practice.ods.as_str(), "A20047");
         assert_eq!(practice.path, "gpconnect/Slot");
         assert_eq!(practice.query, Some("start=ge2026-11-23"));
     }

@@ -186,6 +186,15 @@ pub struct Admission {
     exchange: quota::Exchange,
 }
 
+/// A request's turn with a practice.
+#[derive(Debug)]
+pub struct Turn {
+    /// The place, held to the last byte of the answer.
+    pub place: Place,
+    /// The way to say what became of it.
+    pub health: Health,
+}
+
 /// A place with a practice, given back when dropped.
 #[derive(Debug)]
 pub struct Place {
@@ -287,7 +296,7 @@ impl Throttle {
         admission: Admission,
         consumer: &Asid,
         asid: &Asid,
-    ) -> Result<(Place, Health), Refusal> {
+    ) -> Result<Turn, Refusal> {
         let practice = self.practice(asid);
         let waiting = &self.metrics.provider_waiting;
         let place = practice.queue.place(consumer, self.limits.wait, waiting).await;
@@ -297,7 +306,7 @@ impl Throttle {
             retry_after_s: u32::try_from(left.as_secs()).unwrap_or(u32::MAX).saturating_add(1),
         })?;
         let place = Place { _exchange: admission.exchange, _place: place };
-        Ok((place, Health { practice, admitted }))
+        Ok(Turn { place, health: Health { practice, admitted } })
     }
 
     /// Forgets whoever has not been seen for a while; the limiters never do by themselves.

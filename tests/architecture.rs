@@ -63,7 +63,17 @@ const TABLE: &[(&str, &[&str])] = &[
     ("consumers", &["interaction", "refusal", "spine", "tls"]),
     (
         "directory",
-        &["breaker", "consumers", "interaction", "metrics", "policy", "refusal", "spine", "tls"],
+        &[
+            "breaker",
+            "consumers",
+            "interaction",
+            "metrics",
+            "policy",
+            "refusal",
+            "spine",
+            "target",
+            "tls",
+        ],
     ),
     (
         "forward",
@@ -304,4 +314,17 @@ fn every_dependency_may_be_used_for_a_notice() {
         let licence = package["license"].as_str().unwrap_or_default();
         assert!(is_met(licence), "{} is under {licence:?}", package["name"]);
     }
+}
+
+/// The doctest of `Permit` fails to compile for its private fields alone: it names them all.
+#[test]
+fn a_permits_fields_are_private_and_its_doctest_names_each() {
+    let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/policy.rs");
+    let policy = std::fs::read_to_string(policy).unwrap();
+    let (before, after) = policy.split_once("pub struct Permit {\n").unwrap();
+    let (fields, _) = after.split_once("\n}").unwrap();
+    let names: Vec<_> =
+        fields.lines().map(|field| field.trim().split_once(':').unwrap().0).collect();
+    assert!(names.iter().all(|name| !name.contains(' ')), "public: {names:?}");
+    assert!(before.contains(&format!("Permit {{ {} }}", names.join(", "))), "{names:?}");
 }

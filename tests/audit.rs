@@ -443,7 +443,7 @@ async fn a_record_says_who_asked_whom_for_what_and_how_it_ended() {
         assert!(closed[name].is_u64(), "{name}");
     }
     assert!(closed["audit_us"].as_u64().unwrap() > 0, "a write has waited for the disk");
-    assert_eq!((&closed["ended_by"], &closed["ended_in"]), (&"gateway".into(), &"answer".into()));
+    assert_eq!((&closed["ended_by"], &closed["ended_in"]), (&"gateway".into(), &"body".into()));
     stage.provider.does(Act::CloseAfterHead);
     stage.hears(Call::book()).await;
     let closed = stage.closed(2).await;

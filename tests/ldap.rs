@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use spine_proxy::commands::certs::{Issued, Leaf, Pki};
-use spine_proxy::directory::{Asker, Directory, File, Live, Others, Payer, Receiver, Settings};
+use spine_proxy::directory::{Asker, Directory, File, Live, Others, Payer, Settings};
 use spine_proxy::interaction::{self, Interaction};
 use spine_proxy::metrics::Metrics;
 use spine_proxy::policy::Provider;
@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use tokio::runtime::Handle;
 
 use crate::support::fake_ldap::{Entry, FakeLdap};
+use crate::support::sds::{by_asid, by_practice};
 use crate::support::slapd::{Setup, Slapd};
 use crate::support::stage::{counted, now_s, provider_tls};
 
@@ -127,13 +128,13 @@ impl Asking {
         now_s: i64,
     ) -> Result<Arc<Provider>, Refusal> {
         let ods = ods(of);
-        self.directory.provider(Receiver::Practice(&ods, None), named(for_), at(now_s)).await
+        self.directory.provider(&by_practice(&ods, None), named(for_), at(now_s)).await
     }
 
     /// Form (a): the target suggests this practice, or none.
     async fn system(&self, asid: &str, hint: Option<&str>) -> Result<Arc<Provider>, Refusal> {
         let (asid, hint) = (self::asid(asid), hint.map(ods));
-        let receiver = Receiver::System(&asid, hint.as_ref());
+        let receiver = &by_asid(&asid, hint.as_ref());
         self.directory.provider(receiver, named(SLOT), at(now_s())).await
     }
 

@@ -18,10 +18,10 @@ pub(crate) fn check(data: &[u8]) {
     let mut segments = plain.split(|byte| *byte == b'/');
     assert!(!segments.any(|segment| matches!(segment, b"." | b"..")), "{path:?}");
     assert_eq!(count(path.as_bytes()), count(&plain), "an escape of {path:?} is a slash");
-    match target {
+    match &target {
         Target::Url(url) => is_named(url.authority),
         Target::Practice(practice) => {
-            let ods = practice.ods().expect("a practice");
+            let ods = &practice.ods;
             let named = text.get(1..=ods.as_str().len());
             assert!(
                 named.is_some_and(|named| named.eq_ignore_ascii_case(ods.as_str())),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use http::{Method, Response};
+use http::Method;
 use jiff::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::line::End;
 use super::outbox::Place;
 use super::sheet::{Field, Known, Sheet};
-use super::{Followed, Shared, Trail, Transfer};
+use super::{Shared, Trail, Transfer};
 use crate::claims::Claims;
 use crate::consumers::Consumer;
 use crate::metrics::{Outcome, Phase};
@@ -70,12 +70,12 @@ pub struct Entry {
     certificate_fault: Option<String>,
     started: Instant,
     phase: (Phase, Instant),
-    spent: [Duration; 5],
+    spent: [Duration; Phase::ALL.len()],
     status: Option<u16>,
     refusal: Option<&'static str>,
-    pub(super) ended: Option<EndedBy>,
+    ended: Option<EndedBy>,
     transfer: Arc<Transfer>,
-    pub(super) bytes_out: u64,
+    bytes_out: u64,
 }
 
 /// Where the directory's answer came from.
@@ -95,7 +95,8 @@ impl Entry {
         trail: Trail,
         place: OwnedSemaphorePermit,
         method: &Method,
-        (opened_at, started): (Timestamp, Instant),
+        opened_at: Timestamp,
+        started: Instant,
     ) -> Self {
         Self {
             trail,
@@ -118,7 +119,7 @@ impl Entry {
             certificate_fault: None,
             started,
             phase: (Phase::Policy, started),
-            spent: [Duration::ZERO; 5],
+            spent: [Duration::ZERO; Phase::ALL.len()],
             status: None,
             refusal: None,
             ended: None,
@@ -167,8 +168,24 @@ impl Entry {
         self.sheet.claims(claims);
     }
 
-    /// Time is now spent on this.
-    pub fn enter(&mut self, phase: Phase) {
+    /// Waits for `future`, and books the time that takes on this phase. What fails in a phase has ended in
+    /// it; after all else [`Phase::Policy`] follows.
+    ///
+    /// # Errors
+    /// Those of `future`.
+    pub async fn during<T, E>(
+        &mut self,
+        phase: Phase,
+        future: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        self.enter(phase);
+        let output = future.await?;
+        self.enter(Phase::Policy);
+        Ok(output)
+    }
+
+    /// Begins a phase, and ends the one before.
+    fn enter(&mut self, phase: Phase) {
         let now = Instant::now();
         let (last, since) = std::mem::replace(&mut self.phase, (phase, now));
         let took = now - since;
@@ -200,11 +217,13 @@ impl Entry {
         let (place, on_disk) = desk.open_durably(self.known, &self.sheet);
         let wait = settings.wait;
         self.first = Some(place);
-        self.enter(Phase::Audit);
-        match tokio::time::timeout(wait, on_disk).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Refusal::AuditUnavailable),
-        }
+        let in_time = async {
+            match tokio::time::timeout(wait, on_disk).await {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(_)) | Err(_) => Err(Refusal::AuditUnavailable),
+            }
+        };
+        self.during(Phase::Audit, in_time).await
     }
 
     /// The handshake failed for its client certificate: no answer was given.
@@ -227,15 +246,27 @@ impl Entry {
         self.ended = Some(if theirs { EndedBy::Consumer } else { EndedBy::Gateway });
     }
 
-    /// The provider has answered, whether or not the consumer is still there to hear it.
+    /// The provider has answered, whether or not the consumer is still there to hear it; the answer's
+    /// body follows.
     pub fn answered(&mut self, status: u16) {
-        self.enter(Phase::Policy);
+        self.enter(Phase::Body);
         self.status = Some(status);
     }
 
-    /// Ties the entry to an answer's body: it closes with the last byte.
-    pub fn follow<B>(self, response: Response<B>) -> Response<Followed<B>> {
-        response.map(|body| Followed { body, entry: self })
+    /// Bytes of the answer's body were handed to the consumer's connection.
+    pub fn passed(&mut self, bytes: usize) {
+        self.bytes_out += u64::try_from(bytes).unwrap_or(u64::MAX);
+    }
+
+    /// The answer has ended: whole, or cut by its provider.
+    pub const fn ended(&mut self, by: EndedBy) {
+        self.ended = Some(by);
+    }
+
+    /// Returns true once the consumer has been identified.
+    #[must_use]
+    pub const fn is_identified(&self) -> bool {
+        self.consumer.is_some()
     }
 
     fn outcome(&self) -> Outcome {
@@ -243,14 +274,6 @@ impl Entry {
             (Some(_), _) => Outcome::Refused,
             (None, Some(EndedBy::Gateway)) => Outcome::Answered,
             (None, _) => Outcome::Aborted,
-        }
-    }
-
-    /// The phase it ended in: an answer's body is one of its own.
-    fn ended_in(&self) -> &'static str {
-        match (self.refusal, self.status, self.phase) {
-            (None, Some(_), _) => "answer",
-            (_, _, (phase, _)) => phase.label(),
         }
     }
 
@@ -262,21 +285,23 @@ impl Entry {
         } else {
             EndedBy::Consumer
         };
-        let [_, policy, directory, audit, provider] = self.spent;
+        let [_tls, policy, queue, directory, audit, provider, body] = self.spent;
         End {
             status: self.status,
             outcome: self.outcome().label(),
             refusal: self.refusal,
             ended_by: self.ended.unwrap_or(unfinished),
-            ended_in: self.ended_in(),
+            ended_in: self.phase.0.label(),
             sent_whole: self.transfer.is_whole(),
             bytes_in: self.transfer.bytes_in.load(Ordering::Relaxed),
             bytes_out: self.bytes_out,
             duration: self.started.elapsed(),
             policy,
+            queue,
             directory,
             audit,
             provider,
+            body,
         }
     }
 }

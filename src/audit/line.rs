@@ -29,9 +29,11 @@ pub(super) struct End {
     pub(super) bytes_out: u64,
     pub(super) duration: Duration,
     pub(super) policy: Duration,
+    pub(super) queue: Duration,
     pub(super) directory: Duration,
     pub(super) audit: Duration,
     pub(super) provider: Duration,
+    pub(super) body: Duration,
 }
 
 impl End {
@@ -50,9 +52,11 @@ impl End {
         line.number("bytes_out", self.bytes_out);
         line.number("duration_us", micros(self.duration));
         line.number("policy_us", micros(self.policy));
+        line.number("queue_us", micros(self.queue));
         line.number("directory_us", micros(self.directory));
         line.number("audit_us", micros(self.audit));
         line.number("provider_us", micros(self.provider));
+        line.number("body_us", micros(self.body));
     }
 }
 

@@ -100,15 +100,17 @@ mod tests {
         outcome: "answered",
         refusal: None,
         ended_by: EndedBy::Gateway,
-        ended_in: "answer",
+        ended_in: "body",
         sent_whole: true,
         bytes_in: 0,
         bytes_out: 0,
         duration: Duration::ZERO,
         policy: Duration::ZERO,
+        queue: Duration::ZERO,
         directory: Duration::ZERO,
         audit: Duration::ZERO,
         provider: Duration::ZERO,
+        body: Duration::ZERO,
     };
 
     fn push(outbox: &mut Outbox, name: &str, has_ended: bool) -> Place {

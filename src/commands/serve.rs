@@ -21,7 +21,7 @@ use crate::audit::Trail;
 use crate::config::{Config, Log, LogFormat};
 use crate::directory::{self, Directory, File};
 use crate::forward::Forwarder;
-use crate::gateway::{Gateway, Live};
+use crate::gateway::{self, Gateway, Live};
 use crate::listener::Workers;
 use crate::metrics::Metrics;
 use crate::throttle::{Level, Pressure};
@@ -141,8 +141,13 @@ impl Server {
         let (trust, rulebook) = (Arc::new(trust), Arc::new(rulebook));
         let live = Live { trust, rulebook, throttle, alarms, memory };
         let live = Arc::new(ArcSwap::from_pointee(live));
-        let shared = (&live, &directory, &trail, &metrics);
-        let gateways = gateways(&config, shared, &pressure);
+        let shared = gateway::Shared {
+            live: Arc::clone(&live),
+            directory: directory.clone(),
+            trail: trail.clone(),
+            metrics: Arc::clone(&metrics),
+        };
+        let gateways = gateways(&config, &shared, &pressure);
         let limits = &config.listener.limits;
         let workers = Workers::start(gateways, limits, (&drain, &cut), &metrics);
         let workers = Arc::new(workers.map_err(Failure::world)?);
@@ -237,17 +242,10 @@ fn listen(config: &Config) -> Result<(Vec<Listening>, Listening), Failure> {
 }
 
 /// A gateway for each worker, over what all of them share.
-fn gateways(
-    config: &Config,
-    shared: (&Arc<ArcSwap<Live>>, &Directory, &Trail, &Arc<Metrics>),
-    pressure: &Pressure,
-) -> Vec<Gateway> {
-    let (live, directory, trail, metrics) = shared;
+fn gateways(config: &Config, shared: &gateway::Shared, pressure: &Pressure) -> Vec<Gateway> {
     let gateway = |worker| {
-        let forwarder = Forwarder::new(&config.provider, Arc::clone(metrics));
-        let own = (forwarder, pressure.pulse(worker));
-        let (live, metrics) = (Arc::clone(live), Arc::clone(metrics));
-        Gateway::new(live, directory.clone(), trail.clone(), metrics, own)
+        let forwarder = Forwarder::new(&config.provider, Arc::clone(&shared.metrics));
+        Gateway::new(shared.clone(), forwarder, pressure.pulse(worker))
     };
     (0..config.workers()).map(gateway).collect()
 }

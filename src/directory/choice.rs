@@ -2,20 +2,20 @@
 
 use std::sync::Arc;
 
-use super::Receiver;
 use crate::interaction::Interaction;
 use crate::policy::Provider;
 use crate::refusal::Refusal;
+use crate::target::Receiver;
 
 /// Among a practice's registrations, the one that is asked for; several are an error.
 pub(super) fn choose(
     providers: &[Arc<Provider>],
-    receiver: Receiver<'_>,
+    receiver: &Receiver,
     interaction: &Interaction,
 ) -> Result<Arc<Provider>, Refusal> {
     let registered = |provider: &&Arc<Provider>| provider.serves(interaction);
     let (mut fitting, none): (Vec<_>, _) = match receiver {
-        Receiver::System(asid, _) => {
+        Receiver::System { asid, .. } => {
             let system = providers.iter().filter(|provider| provider.asid == *asid);
             let none = match system.clone().next() {
                 Some(_) => Refusal::ReceiverNotRegistered(asid.clone()),
@@ -23,8 +23,8 @@ pub(super) fn choose(
             };
             (system.filter(registered).collect(), none)
         }
-        Receiver::Practice(..) if providers.is_empty() => return Err(Refusal::PracticeUnknown),
-        Receiver::Practice(_, to) => {
+        Receiver::Practice { .. } if providers.is_empty() => return Err(Refusal::PracticeUnknown),
+        Receiver::Practice { asid: to, .. } => {
             let mut all: Vec<_> = providers.iter().filter(registered).collect();
             let several = all.len() > 1;
             if let (true, Some(to)) = (several, to) {

@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::pool::{Connection, Pool};
-use crate::audit::Transfer;
+use crate::audit::{EndedBy, Entry, Transfer};
 use crate::refusal::Refusal;
 use crate::throttle::Place;
 
@@ -161,14 +161,13 @@ impl Upload {
         Self { body: None, transfer: None, fate: Arc::default() }
     }
 
-    /// The body of a write that came by this version of HTTP. `transfer` learns what was sent.
+    /// The body of a write. `transfer` learns what was sent.
     #[must_use]
-    pub fn new(body: Incoming, version: Version, pace: Pace, transfer: Arc<Transfer>) -> Self {
-        if is_spent(&body) {
+    pub fn new(body: Paced, transfer: Arc<Transfer>) -> Self {
+        if is_spent(&body.body) {
             return Self::empty();
         }
-        let body = Some(Paced::new(body, version, pace));
-        Self { body, transfer: Some(transfer), fate: Arc::default() }
+        Self { body: Some(body), transfer: Some(transfer), fate: Arc::default() }
     }
 
     /// What becomes of it.
@@ -180,13 +179,12 @@ impl Upload {
     ///
     /// # Errors
     /// It is not empty, or its end does not come.
-    pub async fn none(body: Incoming, version: Version, pace: Pace) -> Result<Self, Refusal> {
-        if body.is_end_stream() {
+    pub async fn none(mut body: Paced) -> Result<Self, Refusal> {
+        if body.body.is_end_stream() {
             return Ok(Self::empty());
         }
-        let mut paced = Paced::new(body, version, pace);
         loop {
-            match std::future::poll_fn(|context| paced.poll_data(context)).await {
+            match std::future::poll_fn(|context| body.poll_data(context)).await {
                 None => return Ok(Self::empty()),
                 Some(Ok(data)) if data.is_empty() => {}
                 Some(Ok(_)) => return Err(Refusal::BodyOnGet),
@@ -248,8 +246,8 @@ impl Body for Upload {
     }
 }
 
-/// A provider's body on its way to a consumer. Its connection goes back to the pool with the last
-/// byte, and nowhere if that never comes.
+/// A provider's body on its way to a consumer. With the last byte its connection goes back to the pool and
+/// its record is closed; if that never comes the connection is dropped, and the record says who broke off.
 #[derive(Debug)]
 pub struct ProviderBody {
     body: Paced,
@@ -257,28 +255,28 @@ pub struct ProviderBody {
     pool: Arc<Pool>,
     place: Option<Place>,
     fault: Option<PaceFault>,
+    record: Option<Entry>,
 }
 
 impl ProviderBody {
-    pub(super) fn new(
-        body: Incoming,
-        pace: Pace,
-        connection: Connection,
-        pool: Arc<Pool>,
-        place: Place,
-    ) -> Self {
-        let mut body = Self {
-            body: Paced::new(body, Version::HTTP_11, pace),
-            connection: Some(connection),
-            pool,
-            place: Some(place),
-            fault: None,
-        };
+    pub(super) fn new(body: Paced, connection: Connection, pool: Arc<Pool>, place: Place) -> Self {
+        let (connection, place) = (Some(connection), Some(place));
+        let mut body = Self { body, connection, pool, place, fault: None, record: None };
         body.finish_if_ended();
         body
     }
 
+    /// Ties the exchange's record to the body.
+    pub fn record(&mut self, mut record: Entry) {
+        // Without a body the answer is complete when its head is.
+        if self.body.body.is_end_stream() {
+            record.ended(EndedBy::Gateway);
+        }
+        self.record = Some(record);
+    }
+
     fn finish_if_ended(&mut self) {
+        // A sized body may never be asked for its end.
         if self.body.body.is_end_stream() {
             self.finish();
         }
@@ -288,6 +286,13 @@ impl ProviderBody {
         self.place = None;
         if let Some(connection) = self.connection.take() {
             self.pool.give_back(connection);
+        }
+        self.ended(EndedBy::Gateway);
+    }
+
+    const fn ended(&mut self, by: EndedBy) {
+        if let Some(record) = &mut self.record {
+            record.ended(by);
         }
     }
 }
@@ -301,10 +306,14 @@ impl Body for ProviderBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, PaceFault>>> {
         if let Some(fault) = self.fault.take() {
+            self.ended(EndedBy::Provider);
             return Poll::Ready(Some(Err(fault)));
         }
         match ready!(self.body.poll_data(context)) {
             Some(Ok(data)) => {
+                if let Some(record) = &mut self.record {
+                    record.passed(data.len());
+                }
                 self.finish_if_ended();
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }

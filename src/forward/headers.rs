@@ -1,6 +1,4 @@
-//! Header maps rebuilt by rule, never cloned and pruned.
-
-use std::net::SocketAddr;
+//! Header fields of the provider leg: a request's are built by rule, a response's filtered where they stand.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -14,8 +12,8 @@ use crate::request::{CONNECTION_NAMES_MAX, is_end_to_end};
 /// The consumer's hop, as the provider is told of it.
 #[derive(Debug, Clone, Copy)]
 pub struct Hop<'a> {
-    /// Where the request came from.
-    pub consumer: SocketAddr,
+    /// Address and port that the request came from.
+    pub consumer: &'a str,
     /// The name in `Via` and `Forwarded`.
     pub proxy: &'a str,
 }
@@ -152,7 +150,7 @@ pub(super) fn request(
         // Form (b) of the target leaves it to us; providers check it.
         headers.insert(HeaderName::from_static("ssp-to"), to);
     }
-    let forwarded = format!("for=\"{}\";by=_{};proto=https", hop.consumer, hop.proxy);
+    let forwarded = ["for=\"", hop.consumer, "\";by=_", hop.proxy, ";proto=https"].concat();
     if let Ok(forwarded) = HeaderValue::from_str(&forwarded) {
         headers.insert(header::FORWARDED, forwarded);
     }
@@ -181,28 +179,22 @@ fn append_cookies(headers: &mut HeaderMap, head: &Parts) {
     }
 }
 
-/// The consumer's response headers: the provider's end-to-end ones, untouched, without those it may not
-/// set. `proxy` is the name of this proxy.
-pub(super) fn response(from: HeaderMap, proxy: &str, pass_cookies: bool) -> HeaderMap {
-    let named = connection_named(&from);
-    let mut headers = HeaderMap::with_capacity(from.len());
-    if let Some(status) = status_of_others(&from, proxy) {
+/// Leaves of a provider's response headers those that may reach a consumer, untouched. `proxy` is the name of
+/// this proxy.
+pub(super) fn filter_response(headers: &mut HeaderMap, proxy: &str, pass_cookies: bool) {
+    let named = connection_named(headers);
+    let status = status_of_others(headers, proxy);
+    let is_dropped = |name: &&HeaderName| {
+        let text = name.as_str();
+        is_never_returned(text) || (sets_cookie(text) && !pass_cookies) || is_named(name, &named)
+    };
+    let dropped: Vec<_> = headers.keys().filter(is_dropped).cloned().collect();
+    for name in dropped {
+        headers.remove(name);
+    }
+    if let Some(status) = status {
         headers.insert(PROXY_STATUS, status);
     }
-    let mut last = None;
-    // A name is given once, with the first of its values.
-    for (name, value) in from {
-        last = name.or(last);
-        let Some(name) = &last else { continue };
-        let text = name.as_str();
-        let is_dropped = is_never_returned(text)
-            || (sets_cookie(text) && !pass_cookies)
-            || is_named(name, &named);
-        if !is_dropped {
-            headers.append(name.clone(), value);
-        }
-    }
-    headers
 }
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");

@@ -16,7 +16,6 @@ use jiff::fmt::rfc2822::DateTimePrinter;
 use uuid::Uuid;
 
 use super::Rulebook;
-use crate::audit::Followed;
 use crate::forward::{PaceFault, ProviderBody};
 use crate::refusal::{Allowance, Errors, Format, Outcome, Refusal};
 use crate::request::SspHeaders;
@@ -149,13 +148,13 @@ fn tell(headers: &mut HeaderMap, allowance: Allowance) {
 /// Spec: RFC 6797 is employed; a year.
 const HSTS: &str = "max-age=31536000";
 
-/// The body of an answer: a refusal of ours, or the provider's, followed to its last byte.
+/// The body of an answer: a refusal of ours, or the provider's.
 #[derive(Debug)]
 pub enum Answer {
     /// An `OperationOutcome`.
     Refusal(Full<Bytes>),
-    /// A provider's body.
-    Provider(Box<Followed<ProviderBody>>),
+    /// A provider's body. Boxed, since the other kind is small.
+    Provider(Box<ProviderBody>),
 }
 
 impl Body for Answer {

@@ -1,7 +1,7 @@
 //! A consumer's connection as the gateway knows it: its certificate, and how it is used.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use jiff::Timestamp;
 use tokio::sync::Notify;
@@ -14,8 +14,8 @@ use crate::tls::Handshake;
 pub struct Connection {
     /// Result of the TLS handshake: the verified certificate, or why it was refused.
     pub handshake: Handshake,
-    /// The other end.
-    pub consumer: SocketAddr,
+    /// Address and port of the other end.
+    pub consumer: Box<str>,
     /// Cancelled when the connection is to end after the exchanges it carries.
     pub close: CancellationToken,
     /// Milliseconds since 1970 at which the last request came, or the connection was made.
@@ -37,7 +37,7 @@ impl Connection {
     pub fn new(handshake: Handshake, consumer: SocketAddr) -> Self {
         Self {
             handshake,
-            consumer,
+            consumer: consumer.to_string().into(),
             close: CancellationToken::new(),
             last_used_ms: AtomicI64::new(Timestamp::now().as_millisecond()),
             under_way: AtomicUsize::new(0),
@@ -78,8 +78,7 @@ impl Connection {
     }
 
     /// Notes that the consumer of a request has been identified.
-    pub(super) fn identified(&self, request: &AtomicBool) {
-        request.store(true, Ordering::Relaxed);
+    pub(super) fn identified(&self) {
         self.unidentified.store(0, Ordering::Relaxed);
     }
 

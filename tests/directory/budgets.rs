@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use spine_proxy::directory::{Asker, Payer, Receiver};
+use spine_proxy::directory::{Asker, Payer};
 use spine_proxy::refusal::Refusal;
 use spine_proxy::simulator::sds::Records;
 
 use super::{HASTE, PINNED, ROOT, practice};
-use crate::support::sds::{BOOK, READ, Registry, SLOTS, asid, interaction, ods};
+use crate::support::sds::{
+    BOOK, READ, Registry, SLOTS, asid, by_asid, by_practice, interaction, ods,
+};
 use crate::support::stage::now_s;
 
 const CONFLICT: &str = "directory_conflicts_total{kind=\"receiver\",result=\"stands\"}";
@@ -51,7 +53,7 @@ async fn a_forced_look_up_is_not_forced_again_for_a_while() {
     registry.practice(&directory, "A20047", SLOTS).await.unwrap();
     registry.rests(&directory).await;
     for _ in 0..5 {
-        let receiver = Receiver::System(&stranger, Some(&code));
+        let receiver = &by_asid(&stranger, Some(&code));
         directory.provider(receiver, interaction(SLOTS), registry.asker()).await.unwrap_err();
         directory.refreshed(receiver, interaction(SLOTS), registry.asker()).await.unwrap();
     }
@@ -75,7 +77,7 @@ async fn a_scan_of_random_codes_uses_up_its_own_budget() {
     }
     let code = ods("A20047");
     let asker = Asker { payer: Payer::Certificate("another certificate"), now_s: now_s() };
-    let receiver = Receiver::Practice(&code, None);
+    let receiver = &by_practice(&code, None);
     assert!(directory.provider(receiver, interaction(SLOTS), asker).await.is_ok());
     registry.practice(&directory, "A20047", SLOTS).await.expect("what is held costs nothing");
 }
@@ -145,7 +147,7 @@ async fn one_consumers_scan_leaves_another_its_turns_at_the_source() {
         tokio::spawn(async move {
             let asker = Asker { payer: Payer::Certificate("another certificate"), now_s: now_s() };
             let code = ods(&code);
-            directory.provider(Receiver::Practice(&code, None), interaction(SLOTS), asker).await
+            directory.provider(&by_practice(&code, None), interaction(SLOTS), asker).await
         })
     });
     for one in Vec::from_iter(asking) {

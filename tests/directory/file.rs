@@ -1,11 +1,10 @@
 //! What the file pins, falls back to and denies, beside the source.
 
-use spine_proxy::directory::Receiver;
 use spine_proxy::refusal::Refusal;
 use spine_proxy::simulator::sds::{Records, Trouble};
 
 use super::{HASTE, HOUR, PINNED, practice};
-use crate::support::sds::{BOOK, Registry, SLOTS, asid, interaction, ods};
+use crate::support::sds::{BOOK, Registry, SLOTS, asid, by_asid, interaction, ods};
 use crate::support::stage::now_s;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,7 +41,7 @@ async fn what_the_file_denies_is_denied_though_it_is_held() {
         let refused = registry.practice(&directory, "A20047", SLOTS).await;
         assert_eq!(refused.unwrap_err(), Refusal::PracticeUnknown, "{deny}");
         let (to, code) = (asid("918999198993"), ods("A20047"));
-        let receiver = Receiver::System(&to, Some(&code));
+        let receiver = &by_asid(&to, Some(&code));
         let refused = directory.provider(receiver, interaction(SLOTS), registry.asker()).await;
         assert_eq!(refused.unwrap_err(), Refusal::ReceiverUnknown, "{deny}");
     }
@@ -127,7 +126,7 @@ async fn a_fall_back_for_another_interaction_or_system_says_nothing_of_this_one(
     let refused = registry.practice(&directory, "A20047", patient).await;
     assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
     let (other, code) = (asid("918999198222"), ods("A20047"));
-    let receiver = Receiver::System(&other, Some(&code));
+    let receiver = &by_asid(&other, Some(&code));
     let refused = directory.provider(receiver, interaction(SLOTS), registry.asker()).await;
     assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
 }

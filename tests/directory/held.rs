@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use spine_proxy::directory::Receiver;
 use spine_proxy::refusal::Refusal;
 use spine_proxy::simulator::sds::{Asked, Records, Trouble};
 
 use super::{HASTE, HOUR, MINUTE, NEW_ROOT, ROOT, moved, practice};
-use crate::support::sds::{BOOK, Registry, SLOTS, asid, interaction, ods};
+use crate::support::sds::{BOOK, Registry, SLOTS, asid, by_asid, interaction, ods};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_stale_is_served_while_it_is_asked_for_again() {
@@ -116,7 +115,7 @@ async fn what_cannot_be_asked_again_is_no_reason_to_say_no_for_good() {
     registry.sds.replace(moved());
     registry.sds.meets(None, Trouble::Status(503));
     let (new, code) = (asid("918999198777"), ods("A20047"));
-    let receiver = Receiver::System(&new, Some(&code));
+    let receiver = &by_asid(&new, Some(&code));
     let ask = || directory.provider(receiver, interaction(SLOTS), registry.asker());
     assert_eq!(ask().await.unwrap_err(), Refusal::DirectoryUnavailable);
     registry.sds.clear();

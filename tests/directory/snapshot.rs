@@ -1,10 +1,10 @@
 //! What a snapshot and a flush do to what is held.
 
-use spine_proxy::directory::{Directory, Receiver};
+use spine_proxy::directory::Directory;
 use spine_proxy::simulator::sds::{Records, Trouble};
 
 use super::{HASTE, HOUR, NEW_ROOT, moved, practice};
-use crate::support::sds::{KEY, READ, Registry, SLOTS, interaction, ods};
+use crate::support::sds::{KEY, READ, Registry, SLOTS, by_practice, interaction, ods};
 use crate::support::stage::now_s;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,7 +89,7 @@ async fn meanwhile(registry: &Registry, directory: &Directory, happens: impl FnO
         let (directory, asker) = (directory.clone(), registry.asker());
         async move {
             let code = ods("A20047");
-            let receiver = Receiver::Practice(&code, None);
+            let receiver = &by_practice(&code, None);
             directory.provider(receiver, interaction(SLOTS), asker).await.is_ok()
         }
     });

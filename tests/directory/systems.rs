@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use spine_proxy::directory::Receiver;
 use spine_proxy::refusal::Refusal;
 use spine_proxy::simulator::sds::Records;
 
 use super::{HOUR, NEW_ROOT, ROOT, moved, practice};
-use crate::support::sds::{BOOK, READ, Registry, SLOTS, asid, interaction, ods};
+use crate::support::sds::{
+    BOOK, READ, Registry, SLOTS, asid, by_asid, by_practice, interaction, ods,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_systems_are_an_ambiguity_that_only_the_receiver_can_settle() {
@@ -19,7 +20,7 @@ async fn several_systems_are_an_ambiguity_that_only_the_receiver_can_settle() {
     let refused = registry.practice(&directory, "A20047", SLOTS).await;
     assert_eq!(refused.unwrap_err(), Refusal::ReceiverAmbiguous);
     let (code, to) = (ods("A20047"), asid("918999198777"));
-    for receiver in [Receiver::Practice(&code, Some(&to)), Receiver::System(&to, Some(&code))] {
+    for receiver in [&by_practice(&code, Some(&to)), &by_asid(&to, Some(&code))] {
         let found = directory.provider(receiver, interaction(SLOTS), registry.asker()).await;
         assert_eq!(found.unwrap().asid, to);
     }
@@ -51,8 +52,8 @@ async fn a_system_is_found_by_the_practice_its_target_suggests_whatever_others_a
     let directory = registry.directory("");
     let (to, stranger) = (asid("918999198993"), asid("918999198000"));
     let (code, word) = (ods("A20047"), ods("FHIR"));
-    let ask = |to, hint| {
-        directory.provider(Receiver::System(to, hint), interaction(SLOTS), registry.asker())
+    let ask = async |to, hint| {
+        directory.provider(&by_asid(to, hint), interaction(SLOTS), registry.asker()).await
     };
     let not_found = Refusal::ReceiverNotFound;
     assert_eq!(ask(&to, None).await.unwrap_err(), not_found);
@@ -72,8 +73,9 @@ async fn a_practice_that_moved_is_found_by_its_new_system_at_once_and_not_by_its
     let registry = Registry::new(practice(), "").await;
     let directory = registry.directory("");
     let (old, new, code) = (asid("918999198993"), asid("918999198777"), ods("A20047"));
-    let ask = |to, id| {
-        directory.provider(Receiver::System(to, Some(&code)), interaction(id), registry.asker())
+    let ask = async |to, id| {
+        let receiver = by_asid(to, Some(&code));
+        directory.provider(&receiver, interaction(id), registry.asker()).await
     };
     ask(&old, SLOTS).await.unwrap();
     registry.rests(&directory).await;
@@ -99,7 +101,7 @@ async fn all_who_name_the_new_system_at_once_are_served() {
             let (registry, directory) = (Arc::clone(&registry), directory.clone());
             tokio::spawn(async move {
                 let (new, code) = (asid("918999198777"), ods("A20047"));
-                let receiver = Receiver::System(&new, Some(&code));
+                let receiver = &by_asid(&new, Some(&code));
                 directory.provider(receiver, interaction(SLOTS), registry.asker()).await
             })
         })
@@ -134,7 +136,7 @@ async fn an_interaction_that_moved_to_another_system_of_the_practice_is_found_th
     let registry = Registry::new(before, "").await;
     let directory = registry.directory("");
     let (to, code) = (asid(new), ods("A20047"));
-    let receiver = Receiver::System(&to, Some(&code));
+    let receiver = &by_asid(&to, Some(&code));
     let ask = |id| directory.provider(receiver, interaction(id), registry.asker());
     registry.practice(&directory, "A20047", SLOTS).await.unwrap();
     ask(READ).await.unwrap();

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use spine_proxy::directory::Receiver;
 use spine_proxy::refusal::Refusal;
 use spine_proxy::simulator::sds::Records;
 
 use super::{ASID, BOOK, HUB, ODS, Ours, ROOT, SLOT, asid, at, gp, hub, named};
+use crate::support::sds::by_asid;
 use crate::support::stage::now_s;
 
 /// A whole day and more: nothing that is held is of use then.
@@ -111,7 +111,7 @@ async fn in_an_outage_a_practice_is_served_for_twelve_hours_and_an_unconfirmed_w
     assert_eq!(refused, unavailable);
     // Who names the root confirms it.
     let to = asid(ASID);
-    let receiver = Receiver::System(&to, None);
+    let receiver = &by_asid(&to, None);
     let confirmed = asking.directory.provider(receiver, named(BOOK), at(before_s + 43_199)).await;
     assert!(confirmed.is_ok());
 }

@@ -1,12 +1,12 @@
 //! What a server's records say of a practice and its system.
 
-use spine_proxy::directory::Receiver;
 use spine_proxy::interaction;
 use spine_proxy::refusal::Refusal;
 use spine_proxy::simulator::sds::Records;
 use spine_proxy::spine::{Asid, OdsCode, PartyKey};
 
 use super::{ASID, BOOK, HUB, KEY, ODS, Ours, ROOT, SLOT, asid, at, gp, hub, named, ods};
+use crate::support::sds::{by_asid, by_practice};
 use crate::support::slapd::{FIXTURES, Setup, Slapd};
 use crate::support::stage::now_s;
 
@@ -53,7 +53,7 @@ async fn a_portal_at_the_practice_is_never_its_provider() {
         assert_eq!(refused, Refusal::ReceiverUnknown, "{hint:?}");
     }
     let (practice, to) = (ods(ODS), asid(portal));
-    let receiver = Receiver::Practice(&practice, Some(&to));
+    let receiver = &by_practice(&practice, Some(&to));
     // One registration needs no choosing; whether `Ssp-To` agrees is judged elsewhere.
     let found = asking.directory.provider(receiver, named(SLOT), at(now_s())).await.unwrap();
     assert_eq!(found.asid.as_str(), ASID);
@@ -170,10 +170,10 @@ async fn two_addresses_are_an_ambiguity_that_no_asid_settles() {
     let asking = ours.asks(slapd.port());
     let (practice, to) = (ods("Z99004"), asid("200000099004"));
     for receiver in [
-        Receiver::Practice(&practice, None),
-        Receiver::Practice(&practice, Some(&to)),
-        Receiver::System(&to, Some(&practice)),
-        Receiver::System(&to, None),
+        &by_practice(&practice, None),
+        &by_practice(&practice, Some(&to)),
+        &by_asid(&to, Some(&practice)),
+        &by_asid(&to, None),
     ] {
         let refused = asking.directory.provider(receiver, named(SLOT), at(now_s())).await;
         assert_eq!(refused.unwrap_err(), Refusal::ReceiverAmbiguous, "{receiver:?}");
@@ -191,7 +191,7 @@ async fn among_two_systems_of_a_practice_the_asid_settles_it() {
     assert_eq!(asking.practice(ODS, BOOK).await.unwrap().root.as_str(), ROOT);
     assert_eq!(asking.system("200000099002", None).await.unwrap().root.as_str(), root);
     let (practice, to) = (ods(ODS), asid(ASID));
-    let receiver = Receiver::Practice(&practice, Some(&to));
+    let receiver = &by_practice(&practice, Some(&to));
     let found = asking.directory.provider(receiver, named(SLOT), at(now_s())).await.unwrap();
     assert_eq!(found.root.as_str(), ROOT);
 }

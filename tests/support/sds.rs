@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use spine_proxy::commands::certs::{Leaf, Pki};
-use spine_proxy::directory::{Asker, Directory, File, Live, Others, Payer, Receiver, Settings};
+use spine_proxy::directory::{Asker, Directory, File, Live, Others, Payer, Settings};
 use spine_proxy::interaction::{Interaction, by_id};
 use spine_proxy::metrics::Metrics;
 use spine_proxy::policy::Provider;
 use spine_proxy::refusal::Refusal;
 use spine_proxy::simulator::sds::{BASE_PATH, Records, Sds};
 use spine_proxy::spine::{Asid, OdsCode};
+use spine_proxy::target::Receiver;
 use spine_proxy::tls::Loader;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -193,7 +194,7 @@ impl Registry {
         id: &str,
     ) -> Result<Arc<Provider>, Refusal> {
         let ods = ods(code);
-        let receiver = Receiver::Practice(&ods, None);
+        let receiver = &by_practice(&ods, None);
         directory.provider(receiver, interaction(id), self.asker()).await
     }
 
@@ -219,4 +220,14 @@ impl Registry {
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// The system of this ASID, at the practice that a target suggests.
+pub(crate) fn by_asid(asid: &Asid, hint: Option<&OdsCode>) -> Receiver {
+    Receiver::System { asid: asid.clone(), hint: hint.cloned() }
+}
+
+/// The system of a practice, of this ASID if there are several.
+pub(crate) fn by_practice(ods: &OdsCode, asid: Option<&Asid>) -> Receiver {
+    Receiver::Practice { ods: ods.clone(), asid: asid.cloned() }
 }
