@@ -110,26 +110,31 @@ const LIFETIME_S: i64 = 300;
 /// Consumers' clocks run ahead; the public test suite sends 200 s.
 const CLOCK_AHEAD_MAX_S: i64 = 300;
 
-/// Systems of the identifiers of one thing.
-struct Systems {
-    /// Their URLs.
-    urls: &'static [&'static str],
+/// System of the identifiers of one kind of thing.
+struct System {
+    /// Its URL.
+    url: &'static str,
+    /// Another that release candidate 5 of the specification had, and consumers still send.
+    rc5: Option<&'static str>,
     /// The last part of their paths.
     name: &'static str,
 }
 
-const ODS: Systems = Systems {
-    urls: &[
-        "https://fhir.nhs.uk/Id/ods-organization-code",
-        // Release candidate 5 of the specification wrote it so, and consumers still do.
-        "http://fhir.nhs.net/Id/ods-organization-code",
-    ],
+const ODS: System = System {
+    url: "https://fhir.nhs.uk/Id/ods-organization-code",
+    rc5: Some("http://fhir.nhs.net/Id/ods-organization-code"),
     name: "ods-organization-code",
 };
-const USER_ID: Systems =
-    Systems { urls: &["https://fhir.nhs.uk/Id/sds-user-id"], name: "sds-user-id" };
-const ROLE_PROFILE: Systems =
-    Systems { urls: &["https://fhir.nhs.uk/Id/sds-role-profile-id"], name: "sds-role-profile-id" };
+const USER_ID: System = System {
+    url: "https://fhir.nhs.uk/Id/sds-user-id",
+    rc5: None,
+    name: "sds-user-id",
+};
+const ROLE_PROFILE: System = System {
+    url: "https://fhir.nhs.uk/Id/sds-role-profile-id",
+    rc5: None,
+    name: "sds-role-profile-id",
+};
 
 /// The payload. Members we do not name are tolerated and never kept; one we name that is repeated,
 /// or stands in another case, is an error of the parser.
@@ -294,25 +299,26 @@ struct Identifier<'a> {
 members!(Identifier, is_open: true, system: "system", value: "value");
 
 impl<'a> Resource<'a> {
-    /// Returns the value of the one identifier in these systems.
+    /// Returns the value of the one identifier in a system.
     ///
     /// # Errors
-    /// There are two in these systems or in systems that resemble them: a provider could read another.
-    fn identifier_in(&self, systems: &Systems) -> Result<Option<&Cow<'a, str>>, Ambiguous> {
-        let mut found = self.identifier.iter().filter(|identifier| identifier.is_like(systems));
+    /// There are two in it or in systems that resemble it: a provider could read another.
+    fn identifier_in(&self, known: &System) -> Result<Option<&Cow<'a, str>>, Ambiguous> {
+        let mut found = self.identifier.iter().filter(|identifier| identifier.is_like(known));
         let Some(Identifier { system: Some(Text(system)), value }) = found.next() else {
             return Ok(None);
         };
         if found.next().is_some() {
             return Err(Ambiguous);
         }
-        let value = value.as_ref().filter(|_| systems.urls.contains(&&**system));
+        let is_known = known.url == *system || known.rc5.is_some_and(|rc5| rc5 == *system);
+        let value = value.as_ref().filter(|_| is_known);
         Ok(value.map(|Text(value)| value))
     }
 
     /// The practitioner's identifier in a national system.
-    fn staff_id(&self, systems: &Systems) -> Result<Option<Cow<'a, str>>, Refusal> {
-        let id = self.identifier_in(systems);
+    fn staff_id(&self, system: &System) -> Result<Option<Cow<'a, str>>, Refusal> {
+        let id = self.identifier_in(system);
         let id = id.map_err(|Ambiguous| Refusal::ClaimInvalid("requesting_practitioner"))?;
         Ok(id.cloned())
     }
@@ -332,17 +338,16 @@ impl<'a> Resource<'a> {
 struct Ambiguous;
 
 impl Identifier<'_> {
-    /// Returns true if a reader could take its system for one of these: the last part of the path is
-    /// the same but for case and white space.
-    fn is_like(&self, systems: &Systems) -> bool {
+    /// Returns true if a reader could take its system for this one: the last part of the path is the same
+    /// but for case and white space.
+    fn is_like(&self, known: &System) -> bool {
         let Some(Text(system)) = &self.system else { return false };
         let system = system.trim().trim_end_matches('/').as_bytes();
-        let Some((before, last)) =
-            system.len().checked_sub(systems.name.len()).and_then(|at| system.split_at_checked(at))
-        else {
+        let parts = system.len().checked_sub(known.name.len());
+        let Some((before, last)) = parts.and_then(|at| system.split_at_checked(at)) else {
             return false;
         };
-        last.eq_ignore_ascii_case(systems.name.as_bytes()) && matches!(before, [] | [.., b'/'])
+        last.eq_ignore_ascii_case(known.name.as_bytes()) && matches!(before, [] | [.., b'/'])
     }
 }
 

@@ -36,15 +36,15 @@ pub fn specimen(
         },
         "requesting_organization": {
             "resourceType": "Organization",
-            "identifier": [{"system": ODS.urls[0], "value": organisation.as_str()}],
+            "identifier": [{"system": ODS.url, "value": organisation.as_str()}],
             "name": "Invented organisation"
         },
         "requesting_practitioner": {
             "resourceType": "Practitioner",
             "id": "1",
             "identifier": [
-                {"system": USER_ID.urls[0], "value": "111222333444"},
-                {"system": ROLE_PROFILE.urls[0], "value": "444555666777"},
+                {"system": USER_ID.url, "value": "111222333444"},
+                {"system": ROLE_PROFILE.url, "value": "444555666777"},
                 {"system": "https://consumer.example.nhs.uk/Id/user", "value": "invented-user"}
             ],
             "name": [{"family": "Invented", "given": ["Iris"], "prefix": ["Dr"]}]

@@ -246,8 +246,10 @@ impl Body for Upload {
     }
 }
 
-/// A provider's body on its way to a consumer. With the last byte its connection goes back to the pool and
-/// its record is closed; if that never comes the connection is dropped, and the record says who broke off.
+/// A provider's body on its way to a consumer.
+///
+/// With the last byte its connection goes back to the pool and its record is closed; if that never comes
+/// the connection is dropped, and the record says who broke off.
 #[derive(Debug)]
 pub struct ProviderBody {
     body: Paced,
