@@ -125,11 +125,8 @@ const ODS: System = System {
     rc5: Some("http://fhir.nhs.net/Id/ods-organization-code"),
     name: "ods-organization-code",
 };
-const USER_ID: System = System {
-    url: "https://fhir.nhs.uk/Id/sds-user-id",
-    rc5: None,
-    name: "sds-user-id",
-};
+const USER_ID: System =
+    System { url: "https://fhir.nhs.uk/Id/sds-user-id", rc5: None, name: "sds-user-id" };
 const ROLE_PROFILE: System = System {
     url: "https://fhir.nhs.uk/Id/sds-role-profile-id",
     rc5: None,

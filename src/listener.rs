@@ -27,14 +27,14 @@ mod holders;
 mod http1;
 mod socket;
 mod validator;
-mod watched;
+mod write_pace;
 
 pub(crate) use http1::{Answering, RefusedHead, serve};
 pub use validator::{Fault, HEAD_BYTES_MAX, Scan, Validator};
 
 use addresses::{Addresses, Admission, Shares};
 use holders::Holders;
-use watched::Taking;
+use write_pace::Taking;
 
 /// Limits and deadlines of the consumer leg.
 #[derive(Debug, Clone, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]

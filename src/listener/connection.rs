@@ -22,11 +22,11 @@ use tokio_util::sync::CancellationToken;
 use super::Limits;
 use super::activity::{Activity, Busy, Carried};
 use super::addresses::Admission;
-use super::frames::Frames;
+use super::frames::Framed;
 use super::holders::{Holder, Holders};
 use super::http1::{self, Answering, RefusedHead};
 use super::socket::Socket;
-use super::watched::{Breach, Watched};
+use super::write_pace::{Breach, WritePace};
 use crate::gateway::{Answer, Connection, Gateway};
 use crate::metrics::Phase;
 use crate::refusal::Refusal;
@@ -43,7 +43,7 @@ pub(super) struct Seat {
 }
 
 /// A consumer's connection once TLS stands.
-type Stream = Watched<TlsStream<Socket>>;
+type Stream = TlsStream<Socket>;
 
 /// Limit: an HTTP/2 header list.
 const HEADER_LIST_BYTES: u32 = 128 * 1024;
@@ -81,8 +81,6 @@ impl Seat {
             return metrics.connection_error("no_slot");
         };
         let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        let frames = is_h2.then(|| Frames::new(tokio::time::Instant::now()));
-        let stream = Watched::new(stream, self.limits.taking(), frames);
         let connection = Arc::new(Connection::new(handshake, consumer));
         let holder = Holder::of(peer.as_deref(), consumer.ip());
         let Some(_held) = self.holders.enter(holder, &connection) else {
@@ -104,7 +102,7 @@ impl Seat {
         &self,
         socket: &Socket,
         started: Instant,
-    ) -> Option<(TlsStream<Socket>, Handshake, Option<Arc<Peer>>)> {
+    ) -> Option<(Stream, Handshake, Option<Arc<Peer>>)> {
         let metrics = self.gateway.metrics();
         let live = self.gateway.live();
         let deadline = tokio::time::Instant::from_std(started) + self.limits.handshake;
@@ -253,6 +251,7 @@ impl Seat {
     ) -> Result<(), &'static str> {
         let Limits { head, idle, write_stall, requests_max, .. } = self.limits;
         let activity = Arc::new(Activity::default());
+        let pace = WritePace::new(self.limits.taking());
         // Cancelled at the last request that the connection may carry.
         let worn = CancellationToken::new();
         let wears = worn.clone();
@@ -277,7 +276,7 @@ impl Seat {
             .max_header_list_size(HEADER_LIST_BYTES)
             .max_send_buf_size(SEND_BUFFER_BYTES)
             .max_local_error_reset_streams(LOCAL_RESETS_MAX)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(Framed::new(stream, pace)), service);
         let mut serving = pin!(serving);
         // In this order: what has been handed over is written before the connection is found idle, or the
         // last answers would come after the `GOAWAY`.

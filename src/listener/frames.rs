@@ -1,13 +1,85 @@
 //! The frames of an HTTP/2 connection: those that cost their sender nothing and us something are
 //! counted, and a connection that has nothing else to say is ended.
 
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::fields::Fields;
+use super::write_pace::{Breach, WritePace};
+
+/// The stream of an HTTP/2 connection: what hyper reads has been followed and can be afforded, and what it
+/// writes is taken at a pace.
+#[derive(Debug)]
+pub(super) struct Framed<S> {
+    stream: S,
+    frames: Frames,
+    pace: WritePace,
+}
+
+impl<S> Framed<S> {
+    pub(super) fn new(stream: S, pace: WritePace) -> Self {
+        Self { stream, frames: Frames::new(Instant::now()), pace }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Framed<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let read = buffer.filled_mut().get_mut(before..).unwrap_or_default();
+        if !read.is_empty() && !self.frames.afford(read, Instant::now()) {
+            buffer.set_filled(before);
+            return Poll::Ready(Err(Breach::Frames.into()));
+        }
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Framed<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.pace.judge(context, polled, |count| *count)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
+        self.pace.judge(context, polled, |count| *count)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_flush(context);
+        self.pace.judge(context, polled, |()| 0)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.pace.judge(context, polled, |()| 0)
+    }
+}
 
 /// Where in the frames we are, and what they may still cost.
 #[derive(Debug)]
-pub(super) struct Frames {
+struct Frames {
     at: At,
     /// The field block that has begun.
     fields: Fields,
@@ -51,14 +123,14 @@ const COST_OF_WINDOW: u64 = 1;
 
 impl Frames {
     /// The start of a connection.
-    pub(super) const fn new(now: Instant) -> Self {
+    const fn new(now: Instant) -> Self {
         let (at, fields) = (At::Passing(PREFACE_BYTES), Fields::new());
         Self { at, fields, credit: CREDIT_MAX, since: now }
     }
 
     /// Follows the bytes that have come, and has a `#` in a `:path` refused; returns false if their
     /// frames cannot be afforded.
-    pub(super) fn afford(&mut self, mut bytes: &mut [u8], now: Instant) -> bool {
+    fn afford(&mut self, mut bytes: &mut [u8], now: Instant) -> bool {
         let earned = now.duration_since(self.since).as_micros() * u128::from(CREDIT_PER_SECOND);
         let earned = u64::try_from(earned / 1_000_000).unwrap_or(u64::MAX);
         if earned >= EARNED_LEAST {

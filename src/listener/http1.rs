@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Limits;
 use super::validator::{Fault, Validator};
-use super::watched::Breach;
+use super::write_pace::{Breach, WritePace};
 use crate::refusal::Refusal;
 
 /// Limit: hyper's own head buffer. Ours lie below, so that 414 and 431 are answered by us.
@@ -63,7 +63,7 @@ where
         }
         answer(request)
     });
-    let stream = Validated::new(stream, limits.head, limits.linger);
+    let stream = Validated::new(stream, limits);
     let mut serving = Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.idle)
@@ -111,10 +111,12 @@ pub(crate) struct RefusedHead {
     pub(crate) bytes: BytesMut,
 }
 
-/// The stream of one connection, of which hyper reads what has been validated.
+/// The stream of an HTTP/1.1 connection: hyper reads what has been validated, and what it writes is taken at a
+/// pace.
 #[derive(Debug)]
 struct Validated<S> {
     stream: S,
+    pace: WritePace,
     validator: Validator,
     /// Read and not passed on: first what has been validated, then a head that has not ended.
     held: BytesMut,
@@ -146,19 +148,20 @@ const STEP_BYTES: usize = 4 * 1024;
 const LINGER_BYTES_MAX: usize = 1 << 20;
 
 impl<S> Validated<S> {
-    /// `head` is a head's deadline from its first byte; `linger` is how long a consumer that still
-    /// sends is read from after its last answer, so that a reset does not overtake it.
-    fn new(stream: S, head: Duration, linger: Duration) -> Self {
+    /// The limits name a head's deadline from its first byte, and how long a consumer that still sends is
+    /// read from after its last answer, so that a reset does not overtake it.
+    fn new(stream: S, limits: &Limits) -> Self {
         Self {
             stream,
+            pace: WritePace::new(limits.taking()),
             validator: Validator::new(),
             held: BytesMut::new(),
             valid: 0,
             end: None,
             refused: None,
-            head,
+            head: limits.head,
             head_timer: None,
-            linger,
+            linger: limits.linger,
             lingering: None,
         }
     }
@@ -289,11 +292,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Validated<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.pace.judge(context, polled, |count| *count)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
+        self.pace.judge(context, polled, |count| *count)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let polled = Pin::new(&mut self.stream).poll_flush(context);
+        self.pace.judge(context, polled, |()| 0)
     }
 
     /// Closing with unread bytes resets the connection, and a reset can overtake the last answer: so
@@ -301,7 +319,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Validated<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.lingering.is_none() {
-            ready!(Pin::new(&mut this.stream).poll_shutdown(context))?;
+            let polled = Pin::new(&mut this.stream).poll_shutdown(context);
+            ready!(this.pace.judge(context, polled, |()| 0))?;
             if !this.is_cut_short() {
                 return Poll::Ready(Ok(()));
             }
@@ -320,17 +339,5 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Validated<S> {
             }
         }
         Poll::Ready(Ok(()))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }

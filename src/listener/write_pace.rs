@@ -1,5 +1,5 @@
-//! A connection as its consumer treats it: one that takes an answer too slowly, or not at all, does not
-//! hold it for ever, and nor does one that sends HTTP/2 frames that carry nothing.
+//! Pace at which a consumer takes its answers: one that takes them too slowly, or not at all, does not hold
+//! its connection for ever.
 
 use std::future::Future as _;
 use std::io;
@@ -7,10 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
-
-use super::frames::Frames;
 
 /// Why a connection is ended before its consumer ends it: what an [`io::Error`] of ours holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -52,28 +49,24 @@ impl Taking {
     }
 }
 
-/// The stream of one connection.
+/// Pace of the writes on one connection.
 #[derive(Debug)]
-pub(super) struct Watched<S> {
-    stream: S,
+pub(super) struct WritePace {
     taking: Taking,
     /// Bytes taken since the waiting was last counted anew.
     taken: u64,
     waited: Duration,
     waiting_since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
-    /// Of HTTP/2; HTTP/1.1 has none.
-    frames: Option<Frames>,
 }
 
-impl<S> Watched<S> {
-    pub(super) fn new(stream: S, taking: Taking, frames: Option<Frames>) -> Self {
-        let (taken, waited) = (0, Duration::ZERO);
-        Self { stream, taking, taken, waited, waiting_since: None, timer: None, frames }
+impl WritePace {
+    pub(super) const fn new(taking: Taking) -> Self {
+        Self { taking, taken: 0, waited: Duration::ZERO, waiting_since: None, timer: None }
     }
 
-    /// What came of a write, or that the consumer is too slow for it.
-    fn watch<T>(
+    /// Returns what came of a write, or that the consumer is too slow for it.
+    pub(super) fn judge<T>(
         &mut self,
         context: &mut Context<'_>,
         polled: Poll<io::Result<T>>,
@@ -102,59 +95,5 @@ impl<S> Watched<S> {
             (self.taken, self.waited) = (0, Duration::ZERO);
             (self.waiting_since, self.timer) = (Some(Instant::now()), None);
         }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
-        let read = buffer.filled_mut().get_mut(before..).unwrap_or_default();
-        if let Some(frames) = &mut self.frames
-            && !read.is_empty()
-            && !frames.afford(read, Instant::now())
-        {
-            buffer.set_filled(before);
-            return Poll::Ready(Err(Breach::Frames.into()));
-        }
-        polled
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.watch(context, polled, |count| *count)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_flush(context);
-        self.watch(context, polled, |()| 0)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_shutdown(context);
-        self.watch(context, polled, |()| 0)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
-        self.watch(context, polled, |count| *count)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }
