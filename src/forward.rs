@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -40,7 +41,7 @@ pub use pool::IDLE_MAX;
 use body::Fate;
 use dial::{DialFault, Dialler};
 use failure::{Failure, failed};
-use pool::{Connection, Key, Pool};
+use pool::{Connection, Key, Pool, Sent};
 
 /// Deadlines, caps and networks of the provider leg.
 #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
@@ -209,9 +210,12 @@ impl Forwarder {
             if is_bodiless {
                 terms.transfer.sent_whole();
             }
+            let given_up = GivenUp(Some(request.body().fate()));
+            let interims = Interims::count(&mut request);
             let sent_at = Instant::now();
-            let exchange = self.exchange(&mut connection, request, terms.transfer, left);
-            let failure = match exchange.await {
+            let response = pin!(connection.try_send(request));
+            let failure = match answered(response, given_up, &interims, terms.transfer, left).await
+            {
                 Ok(response) => return Ok(self.judge(permit, response, connection, terms)?),
                 Err(failure) => failure,
             };
@@ -288,43 +292,6 @@ impl Forwarder {
         Ok(Connection::new(key.clone(), opened))
     }
 
-    /// One try: the request goes out, and the response head comes within its deadline of the last
-    /// byte sent.
-    async fn exchange(
-        &self,
-        connection: &mut Connection,
-        mut request: Request<Upload>,
-        transfer: &Transfer,
-        head_within: Duration,
-    ) -> Result<Response<Incoming>, Failure> {
-        let mut upload = GivenUp(Some(request.body().fate()));
-        let interims = Interims::count(&mut request);
-        let response = connection.try_send(request);
-        tokio::pin!(response);
-        let mut since = Instant::now();
-        loop {
-            let deadline = since + head_within;
-            tokio::select! {
-                response = &mut response => {
-                    let fault = upload.0.as_deref().and_then(Fate::fault);
-                    let tried = response.map_err(|error| Failure::of(error, fault));
-                    if matches!(tried, Ok(_) | Err(Failure::NotWritten(_))) {
-                        upload.0 = None;
-                    }
-                    return tried;
-                }
-                () = interims.too_many() => return Err(Failure::Interims),
-                () = tokio::time::sleep_until(deadline) => {}
-            }
-            match transfer.last_sent().map(Instant::from_std) {
-                // It is the consumer that is slow; its own pace is judged elsewhere.
-                _ if transfer.is_waiting() => since = Instant::now(),
-                Some(last) if last > since => since = last,
-                _ => return Err(Failure::TimedOut),
-            }
-        }
-    }
-
     fn judge(
         &self,
         permit: &Permit,
@@ -347,6 +314,38 @@ impl Forwarder {
         let body = Paced::new(body, Version::HTTP_11, self.deadlines.pace());
         let body = ProviderBody::new(body, connection, Arc::clone(&self.pool), terms.place);
         Ok(Response::from_parts(head, body))
+    }
+}
+
+/// Returns the response head, which comes within its deadline of the last byte sent.
+async fn answered(
+    mut response: Pin<&mut impl Future<Output = Sent>>,
+    mut upload: GivenUp,
+    interims: &Interims,
+    transfer: &Transfer,
+    head_within: Duration,
+) -> Result<Response<Incoming>, Failure> {
+    let mut since = Instant::now();
+    loop {
+        let deadline = since + head_within;
+        tokio::select! {
+            response = &mut response => {
+                let fault = upload.0.as_deref().and_then(Fate::fault);
+                let tried = response.map_err(|error| Failure::of(error, fault));
+                if matches!(tried, Ok(_) | Err(Failure::NotWritten(_))) {
+                    upload.0 = None;
+                }
+                return tried;
+            }
+            () = interims.too_many() => return Err(Failure::Interims),
+            () = tokio::time::sleep_until(deadline) => {}
+        }
+        match transfer.last_sent().map(Instant::from_std) {
+            // It is the consumer that is slow; its own pace is judged elsewhere.
+            _ if transfer.is_waiting() => since = Instant::now(),
+            Some(last) if last > since => since = last,
+            _ => return Err(Failure::TimedOut),
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! wait do not decide. The last decision yields a permit, and only a permit can be forwarded.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -268,7 +269,7 @@ impl Gateway {
         let inbound = Inbound { live, head: &head, connection, gone, now_s: now.as_second() };
         // Pinned where it is made: it is large, and would be copied into the span.
         let handled = {
-            let handling = std::pin::pin!(self.handle(inbound, headers, body, &mut entry));
+            let handling = pin!(self.handle(inbound, &headers, body, &mut entry));
             handling.instrument(span.clone()).await
         };
         match handled {
@@ -294,13 +295,13 @@ impl Gateway {
     async fn handle(
         &self,
         inbound: Inbound<'_>,
-        headers: SspHeaders<'_>,
+        headers: &SspHeaders<'_>,
         body: Incoming,
         entry: &mut Entry,
     ) -> Result<Response<ProviderBody>, Refusal> {
         let Inbound { live, head, connection, gone, now_s } = inbound;
         let Live { trust, rulebook, throttle, .. } = live;
-        let leniences = rulebook.leniences(&headers);
+        let leniences = rulebook.leniences(headers);
         let peer = connection.handshake.peer(trust, now_s)?;
         entry.peer(&peer);
         throttle.knock(&peer)?;
@@ -310,14 +311,14 @@ impl Gateway {
             return Err(Refusal::CertificateUnknown);
         }
         let asker = Asker { payer: Payer::Certificate(peer.fingerprint()), now_s };
-        let sender = entry.during(Phase::Directory, self.directory.sender(from, asker)).await;
+        let sender = entry.during(Phase::Directory, pin!(self.directory.sender(from, asker))).await;
         let consumer = sender
             .and_then(|sender| consumers::identify(&peer, sender))
             .map_err(|refusal| diagnosis::misfit(&self.directory, refusal, &peer, head))?;
         entry.consumer(&consumer);
         connection.identified();
         let effect = Effect::of(&head.method);
-        let admission = entry.during(Phase::Queue, throttle.admit(from, effect)).await?;
+        let admission = entry.during(Phase::Queue, pin!(throttle.admit(from, effect))).await?;
         let allowance = admission.allowance;
         let interaction =
             interaction::find(&rulebook.allowed, interaction_id, &head.method, target.path())?;
@@ -339,15 +340,18 @@ impl Gateway {
         let permit = self.authorise(&facts, asker, entry).await?;
         let provider = Arc::clone(permit.provider());
         let body = Paced::new(body, head.version, rulebook.pace);
-        let upload = entry.during(Phase::Body, upload(interaction, body, entry.transfer())).await?;
-        let turn = throttle.provider(admission, from, &provider.asid);
-        let Turn { place, health } = entry.during(Phase::Queue, turn).await?;
-        entry.opened(&permit, self.told(&provider, now_s)).await?;
         let transfer = entry.transfer();
+        let upload = pin!(upload(interaction, body, Arc::clone(&transfer)));
+        let upload = entry.during(Phase::Body, upload).await?;
+        let Turn { place, health } = entry
+            .during(Phase::Queue, pin!(throttle.provider(admission, from, &provider.asid)))
+            .await?;
+        entry.opened(&permit, self.told(&provider, now_s)).await?;
         let hop = Hop { consumer: &connection.consumer, proxy: &rulebook.proxy };
         let terms = Terms { trust, hop, gone, transfer: &transfer, place };
-        let answer = self.forwarder.send(permit, head, upload, terms);
-        let answer = entry.during(Phase::Provider, answer).await;
+        let answer = entry
+            .during(Phase::Provider, pin!(self.forwarder.send(permit, head, upload, terms)))
+            .await;
         self.learn(health, &answer, &provider, interaction);
         let mut response = answer.map_err(|unanswered| unanswered.refusal)?;
         entry.answered(response.status().as_u16());
@@ -365,8 +369,9 @@ impl Gateway {
         entry: &mut Entry,
     ) -> Result<Permit, Refusal> {
         let (receiver, interaction) = (facts.receiver, facts.interaction);
-        let provider = self.directory.provider(receiver, interaction, asker);
-        let provider = entry.during(Phase::Directory, provider).await?;
+        let provider = entry
+            .during(Phase::Directory, pin!(self.directory.provider(receiver, interaction, asker)))
+            .await?;
         let agreements = self.directory.agreements();
         let verdict = policy::authorise(&agreements, facts, &provider);
         let ours_may_be_old = match (&verdict, facts.target) {
@@ -378,8 +383,10 @@ impl Gateway {
         if !ours_may_be_old {
             return verdict;
         }
-        let refreshed = self.directory.refreshed(receiver, interaction, asker);
-        let verdict = match entry.during(Phase::Directory, refreshed).await? {
+        let refreshed = entry
+            .during(Phase::Directory, pin!(self.directory.refreshed(receiver, interaction, asker)))
+            .await?;
+        let verdict = match refreshed {
             Some(provider) => policy::authorise(&agreements, facts, &provider),
             None => verdict,
         };

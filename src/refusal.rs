@@ -4,6 +4,8 @@
 //! an operator may read goes to the log where the refusal is made. A refusal never holds what the
 //! consumer sent, except identifiers that have been parsed.
 
+use http::header::HeaderName;
+
 use crate::spine::{Asid, CpaId, ServiceRoot, UrlFault};
 
 mod certificate;
@@ -69,12 +71,11 @@ pub struct Allowance {
 impl Allowance {
     /// The headers and their values.
     #[must_use]
-    pub const fn headers(&self) -> [(&'static str, u32); 3] {
-        [
-            ("x-rate-limit-limit", self.limit),
-            ("x-rate-limit-remaining", self.remaining),
-            ("x-rate-limit-reset", self.reset_s),
-        ]
+    pub fn headers(&self) -> [(&'static HeaderName, u32); 3] {
+        static LIMIT: HeaderName = HeaderName::from_static("x-rate-limit-limit");
+        static REMAINING: HeaderName = HeaderName::from_static("x-rate-limit-remaining");
+        static RESET: HeaderName = HeaderName::from_static("x-rate-limit-reset");
+        [(&LIMIT, self.limit), (&REMAINING, self.remaining), (&RESET, self.reset_s)]
     }
 }
 

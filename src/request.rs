@@ -88,7 +88,8 @@ pub fn readable(head: &[u8]) -> Parts {
     for line in lines.take_while(|line| !line.is_empty()).take(READABLE_LINES_MAX) {
         let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
         let (name, value) = line.split_at(colon);
-        let Some(name) = READABLE.iter().find(|known| name.eq_ignore_ascii_case(known.as_ref()))
+        let Some(name) =
+            readable_names().into_iter().find(|known| name.eq_ignore_ascii_case(known.as_ref()))
         else {
             continue;
         };
@@ -108,22 +109,18 @@ fn unreadable() -> Method {
 /// Limit: lines of a refused head that are looked at.
 const READABLE_LINES_MAX: usize = 128;
 /// Headers that are read of a refused head.
-static READABLE: [HeaderName; 6] = [
-    header::ACCEPT,
-    header::CONTENT_TYPE,
-    HeaderName::from_static("ssp-traceid"),
-    HeaderName::from_static("ssp-from"),
-    HeaderName::from_static("ssp-to"),
-    HeaderName::from_static("ssp-interactionid"),
-];
+fn readable_names() -> [&'static HeaderName; 6] {
+    let [trace_id, from, to, interaction_id] =
+        [SspHeader::TraceId, SspHeader::From, SspHeader::To, SspHeader::InteractionId]
+            .map(field_name);
+    [&header::ACCEPT, &header::CONTENT_TYPE, trace_id, from, to, interaction_id]
+}
 
 /// A request that HTTP and the Spine's header rules have nothing against.
 #[derive(Debug)]
 pub struct SspRequest<'a> {
-    /// The consumer's message id.
-    pub trace_id: TraceId,
     /// The consumer's ASID.
-    pub from: Asid,
+    pub from: &'a Asid,
     /// The receiver: form (b) of the target may leave out its ASID.
     pub receiver: Receiver,
     /// The interaction, as named.
@@ -137,7 +134,7 @@ impl<'a> SspRequest<'a> {
     /// size, body, headers, target.
     pub fn parse(
         head: &'a Parts,
-        headers: SspHeaders<'a>,
+        headers: &'a SspHeaders<'_>,
         rules: &Rules,
         trace_ids: TraceIds,
     ) -> Result<Self, Refusal> {
@@ -149,22 +146,24 @@ impl<'a> SspRequest<'a> {
         judge_way(&head.headers, &rules.proxy)?;
         judge_connection(&head.headers)?;
         judge_expectation(&head.headers)?;
-        let trace_id = headers.trace_id?;
+        let trace_id = headers.trace_id.as_ref().map_err(Refusal::clone)?;
         if trace_ids == TraceIds::Uuid && !trace_id.is_uuid() {
             return Err(Refusal::HeaderInvalid(SspHeader::TraceId));
         }
-        let from = headers.from?;
+        let from = headers.from.as_ref().map_err(Refusal::clone)?;
         let target = Target::parse(target_text(head)).map_err(Refusal::TargetMalformed)?;
-        let receiver = match (headers.to, &target) {
-            (to, Target::Url(_)) => Receiver::System { asid: to?, hint: target.practice_hint() },
-            (Err(Refusal::HeaderMissing(_)), Target::Practice(practice)) => {
+        let to = headers.to.clone();
+        let receiver = match (&target, to) {
+            (Target::Url(_), to) => Receiver::System { asid: to?, hint: target.practice_hint() },
+            (Target::Practice(practice), Err(Refusal::HeaderMissing(_))) => {
                 Receiver::Practice { ods: practice.ods.clone(), asid: None }
             }
-            (to, Target::Practice(practice)) => {
+            (Target::Practice(practice), to) => {
                 Receiver::Practice { ods: practice.ods.clone(), asid: Some(to?) }
             }
         };
-        Ok(Self { trace_id, from, receiver, interaction_id: headers.interaction_id?, target })
+        let interaction_id = headers.interaction_id.as_ref().map_err(Refusal::clone)?;
+        Ok(Self { from, receiver, interaction_id, target })
     }
 }
 
@@ -340,8 +339,22 @@ fn judge_expectation(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
+/// Returns the name of a header in the form in which it is looked up.
+pub(crate) fn field_name(header: SspHeader) -> &'static HeaderName {
+    static TRACE_ID: HeaderName = HeaderName::from_static("ssp-traceid");
+    static FROM: HeaderName = HeaderName::from_static("ssp-from");
+    static TO: HeaderName = HeaderName::from_static("ssp-to");
+    static INTERACTION_ID: HeaderName = HeaderName::from_static("ssp-interactionid");
+    match header {
+        SspHeader::TraceId => &TRACE_ID,
+        SspHeader::From => &FROM,
+        SspHeader::To => &TO,
+        SspHeader::InteractionId => &INTERACTION_ID,
+    }
+}
+
 fn one(headers: &HeaderMap, which: SspHeader) -> Result<&str, Refusal> {
-    let mut values = headers.get_all(which.name()).iter();
+    let mut values = headers.get_all(field_name(which)).iter();
     let value = values.next().ok_or(Refusal::HeaderMissing(which))?;
     if values.next().is_some() {
         return Err(Refusal::HeaderRepeated(which));
@@ -396,7 +409,7 @@ mod tests {
         }
         let (head, ()) = request.body(()).unwrap().into_parts();
         let headers = SspHeaders::read(&head.headers);
-        SspRequest::parse(&head, headers, &rules(), TraceIds::Uuid).map(drop)
+        SspRequest::parse(&head, &headers, &rules(), TraceIds::Uuid).map(drop)
     }
 
     #[test]

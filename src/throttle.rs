@@ -280,7 +280,8 @@ impl Throttle {
         }
         let shared = match &self.shared {
             None => None,
-            Some(shared) => shared.draw(consumer, &account, &self.metrics).await,
+            // Boxed: most requests share no quota, and would hold the room for it.
+            Some(shared) => Box::pin(shared.draw(consumer, &account, &self.metrics)).await,
         };
         let allowance = shared.unwrap_or_else(|| account.draw())?;
         Ok(Admission { allowance, exchange: account.enter()? })

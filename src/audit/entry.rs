@@ -1,5 +1,6 @@
 //! The record of one exchange while it happens.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -169,14 +170,15 @@ impl Entry {
     }
 
     /// Waits for `future`, and books the time that takes on this phase. What fails in a phase has ended in
-    /// it; after all else [`Phase::Policy`] follows.
+    /// it; after all else [`Phase::Policy`] follows. A future is taken where it stands: moved in, it would
+    /// be held twice.
     ///
     /// # Errors
     /// Those of `future`.
     pub async fn during<T, E>(
         &mut self,
         phase: Phase,
-        future: impl Future<Output = Result<T, E>>,
+        future: Pin<&mut impl Future<Output = Result<T, E>>>,
     ) -> Result<T, E> {
         self.enter(phase);
         let output = future.await?;
@@ -217,12 +219,12 @@ impl Entry {
         let (place, on_disk) = desk.open_durably(self.known, &self.sheet);
         let wait = settings.wait;
         self.first = Some(place);
-        let in_time = async {
+        let in_time = pin!(async {
             match tokio::time::timeout(wait, on_disk).await {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(_)) | Err(_) => Err(Refusal::AuditUnavailable),
             }
-        };
+        });
         self.during(Phase::Audit, in_time).await
     }
 

@@ -7,7 +7,7 @@ use http::{Method, Request, Uri, Version};
 use super::Upload;
 use crate::policy::Permit;
 use crate::refusal::{Refusal, SspHeader};
-use crate::request::{CONNECTION_NAMES_MAX, is_end_to_end};
+use crate::request::{CONNECTION_NAMES_MAX, field_name, is_end_to_end};
 
 /// The consumer's hop, as the provider is told of it.
 #[derive(Debug, Clone, Copy)]
@@ -143,12 +143,12 @@ pub(super) fn request(
         // Some servers ask for a length where a body could be.
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
-    let to = head.headers.get(SspHeader::To.name());
+    let to = head.headers.get(field_name(SspHeader::To));
     if to.is_none_or(|to| to.as_bytes().trim_ascii().is_empty())
         && let Ok(to) = HeaderValue::from_str(permit.provider().asid.as_str())
     {
         // Form (b) of the target leaves it to us; providers check it.
-        headers.insert(HeaderName::from_static("ssp-to"), to);
+        headers.insert(field_name(SspHeader::To), to);
     }
     let forwarded = ["for=\"", hop.consumer, "\";by=_", hop.proxy, ";proto=https"].concat();
     if let Ok(forwarded) = HeaderValue::from_str(&forwarded) {

@@ -37,6 +37,9 @@ pub(crate) struct Connection {
     idle_since: Instant,
 }
 
+/// Response to a request, which is given back if not a byte of it was written.
+pub(super) type Sent = Result<Response<Incoming>, TrySendError<Request<Upload>>>;
+
 impl Connection {
     /// A connection that has just been opened.
     pub(super) fn new(key: Key, sender: SendRequest<Upload>) -> Self {
@@ -44,12 +47,12 @@ impl Connection {
         Self { sender, key, born: now, idle_since: now }
     }
 
-    /// Sends a request, which is given back if not a byte of it was written.
-    pub(super) async fn try_send(
+    /// Sends a request.
+    pub(super) fn try_send(
         &mut self,
         request: Request<Upload>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Upload>>> {
-        self.sender.try_send_request(request).await
+    ) -> impl Future<Output = Sent> + use<> {
+        self.sender.try_send_request(request)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
@@ -141,7 +141,7 @@ pub(super) fn complete<B>(response: &mut Response<B>, allowance: Allowance) {
 /// Says what is left of a quota, in place of what a provider may have said of its own.
 fn tell(headers: &mut HeaderMap, allowance: Allowance) {
     for (name, value) in allowance.headers() {
-        headers.insert(HeaderName::from_static(name), HeaderValue::from(value));
+        headers.insert(name, HeaderValue::from(value));
     }
 }
 
