@@ -248,6 +248,8 @@ impl Exchange {
                 text(status, ready)
             }
             (&Method::GET | &Method::HEAD, "/metrics") => {
+                let shedding = views.live.load().throttle.shedding();
+                views.metrics.shedding.set(shedding.number().into());
                 let (metrics, kind) = views.metrics.text();
                 whole(StatusCode::OK, metrics, kind)
             }

@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use moka::sync::Cache;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 
 use crate::consumers::Sender;
 use crate::interaction::{Effect, Interaction};
@@ -71,6 +72,8 @@ pub struct Directory {
 
 struct Shared {
     view: ArcSwap<View>,
+    /// Another view has been put in force.
+    replaced: Notify,
     shelf: Shelf,
     /// How often anything was flushed.
     flushes: AtomicU64,
@@ -152,6 +155,7 @@ impl Directory {
         Self {
             shared: Arc::new(Shared {
                 view: ArcSwap::from_pointee(view),
+                replaced: Notify::new(),
                 shelf: Shelf::new(&freshness),
                 flushes: AtomicU64::new(0),
                 flights: Flights::new(tasks),
@@ -192,6 +196,7 @@ impl Directory {
         };
         let after = view.places.clone();
         shared.view.store(Arc::new(view));
+        shared.replaced.notify_one();
         shared.shelf.forget_absences();
         if moved {
             let place = |places: &Places, origin| places.get(&origin).cloned();

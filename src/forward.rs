@@ -257,9 +257,9 @@ impl Forwarder {
         }
     }
 
-    /// Drops what has been idle or in use for too long.
-    pub fn tidy(&self) {
-        self.pool.tidy();
+    /// Drops what has been idle or in use for too long, for as long as it is polled.
+    pub async fn keep_tidy(&self) {
+        self.pool.keep_tidy().await;
     }
 
     fn key(permit: &Permit, trust: &Trust) -> Key {

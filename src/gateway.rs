@@ -162,9 +162,9 @@ impl Gateway {
         &self.pulse
     }
 
-    /// Drops idle provider connections that are too old.
-    pub fn tidy(&self) {
-        self.forwarder.tidy();
+    /// Drops idle provider connections that are too old, for as long as it is polled.
+    pub async fn keep_tidy(&self) {
+        self.forwarder.keep_tidy().await;
     }
 
     /// What somebody is told who speaks HTTP without TLS: the whole answer, as bytes.

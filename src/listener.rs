@@ -16,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::gateway::Gateway;
 use crate::metrics::Metrics;
-use crate::throttle::Pulse;
 
 mod activity;
 mod addresses;
@@ -180,8 +179,6 @@ const HANDOFF_MAX: usize = 256;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Interval at which another connection is closed while no place is free.
 const NEXT_CLOSE: Duration = Duration::from_secs(1);
-/// How often a worker drops what has been idle too long.
-const TIDY: Duration = Duration::from_secs(1);
 /// Connections that may wait in the kernel.
 const BACKLOG: i32 = 1024;
 
@@ -330,20 +327,20 @@ struct Worker {
 impl Worker {
     async fn run(self, mut connections: mpsc::Receiver<Accepted>) {
         let tasks = self.gateway.tasks().clone();
-        let mut tidy = tokio::time::interval(TIDY);
+        let mut tidying = std::pin::pin!(self.gateway.keep_tidy());
         let pulse = self.gateway.pulse();
-        let mut beat = tokio::time::interval(Pulse::BEAT);
         loop {
+            pulse.beats();
             tokio::select! {
                 accepted = connections.recv() => {
                     let Some(accepted) = accepted else { break };
                     self.take(accepted);
                 }
-                _ = tidy.tick() => self.gateway.tidy(),
-                _ = beat.tick() => pulse.beats(),
+                () = &mut tidying => {}
+                () = pulse.is_due() => {}
             }
         }
-        pulse.rests();
+        pulse.ends();
         tasks.close();
         tokio::select! {
             () = tasks.wait() => return,

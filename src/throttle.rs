@@ -257,6 +257,12 @@ impl Throttle {
         &self.limits
     }
 
+    /// The level of load shedding, measured now.
+    #[must_use]
+    pub fn shedding(&self) -> Level {
+        self.pressure.observed()
+    }
+
     /// A cheap rate per certificate, against floods.
     pub fn knock(&self, peer: &Peer) -> Result<(), Refusal> {
         let fingerprint = peer.fingerprint().to_owned();

@@ -165,9 +165,13 @@ async fn load_is_shed_in_the_order_that_is_written_down() {
     let token = |answer: Answer| answer.token().map(str::to_owned);
     let call = Call::slots();
     let hub = || call.send_to(&stage, at);
+    // What runs for the first time takes memory, which is measured for each request: a reload, a read and a
+    // write before it counts.
+    level(10, 0).await;
     assert_eq!(token(hub().await), None);
+    assert_eq!(token(Call::book().send_to(&stage, at).await), None);
     // Whoever has nothing else under way is below its share.
-    level(85, 1).await;
+    level(83, 1).await;
     assert_eq!(token(hub().await), None);
     assert_eq!(token(Call::book().send_to(&stage, at).await), None);
     level(93, 2).await;

@@ -24,7 +24,7 @@ use crate::forward::Forwarder;
 use crate::gateway::{self, Gateway, Live};
 use crate::listener::Workers;
 use crate::metrics::Metrics;
-use crate::throttle::{Level, Pressure};
+use crate::throttle::Pressure;
 use crate::tls::Alarms;
 
 /// For the last records, once nothing more can come.
@@ -137,6 +137,7 @@ impl Server {
         let directory = recall(directory, live, &config, &metrics);
         let pressure = Pressure::new(config.workers());
         let throttle = prepare::throttle(&config, None, (&pressure, &metrics))?;
+        pressure.limit(throttle.limits().ceiling(memory));
         let alarms = Arc::new(Alarms::new(&loader, &[]));
         let (trust, rulebook) = (Arc::new(trust), Arc::new(rulebook));
         let live = Live { trust, rulebook, throttle, alarms, memory };
@@ -166,7 +167,7 @@ impl Server {
             state: Mutex::new(State::new(config.clone(), loader, seen)),
             path,
             live: Arc::clone(&live),
-            pressure: pressure.clone(),
+            pressure,
             directory: directory.clone(),
             metrics: Arc::clone(&metrics),
             started_with: config,
@@ -178,7 +179,7 @@ impl Server {
         let background = vec![
             tokio::spawn(Arc::clone(&reloader).watch(hangup)),
             tokio::spawn(kept),
-            tokio::spawn(watch(trail.clone(), pressure, live, Arc::clone(&metrics))),
+            tokio::spawn(watch(trail.clone())),
         ];
         let stopping = Stopping { leaving, drain, cut, workers, accepting, background, admin_port };
         Ok(Self { addresses, admin, metrics, trail, directory, reloader, stopping })
@@ -270,14 +271,9 @@ fn remember(directory: &Directory, path: &Path) {
     }
 }
 
-/// Looks at how the journal is and how hard pressed the process.
-async fn watch(trail: Trail, pressure: Pressure, live: Arc<ArcSwap<Live>>, metrics: Arc<Metrics>) {
-    let ceiling = || {
-        let live = live.load();
-        live.throttle.limits().ceiling(live.memory)
-    };
-    let told = |level: Level| metrics.shedding.set(level.number().into());
-    tokio::join!(trail.watch(), pressure.watch(ceiling, told));
+/// Looks at how the journal is.
+async fn watch(trail: Trail) {
+    trail.watch().await;
 }
 
 /// Keeps what is held fresh, and a copy of it on disk.

@@ -438,7 +438,12 @@ impl Directory {
     pub async fn keep_fresh(&self) {
         loop {
             tokio::time::sleep(AHEAD).await;
-            let Some(resolver) = self.shared.view.load().resolver.clone() else { continue };
+            let resolver = self.shared.view.load().resolver.clone();
+            let Some(resolver) = resolver else {
+                // Until a reload brings somebody who can be asked.
+                self.shared.replaced.notified().await;
+                continue;
+            };
             let Some((ods, interaction)) = self.due() else { continue };
             self.shared.ahead.insert(ods.clone(), ());
             let asked = Asked { resolver: &resolver, ods: &ods, interaction };

@@ -13,6 +13,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::SendRequest;
+use tokio::sync::Notify;
 
 use super::{Deadlines, Upload};
 use crate::interaction::Effect;
@@ -59,6 +60,9 @@ impl Connection {
 /// Limit: connections that one worker keeps idle, to all providers.
 pub const IDLE_MAX: usize = 1024;
 
+/// Interval at which connections that have been kept too long are dropped.
+const TIDY: Duration = Duration::from_secs(1);
+
 /// Connections that are kept.
 #[derive(Debug)]
 pub(crate) struct Pool {
@@ -66,6 +70,8 @@ pub(crate) struct Pool {
     kept: Mutex<HashMap<Key, Vec<Connection>>>,
     /// How many of them are put away, as last counted and since then at most.
     idle: AtomicUsize,
+    /// The first one has been put away.
+    filled: Notify,
     idle_max: usize,
     keep: Duration,
     keep_for_writes: Duration,
@@ -77,6 +83,7 @@ impl Pool {
         Self {
             kept: Mutex::default(),
             idle: AtomicUsize::new(0),
+            filled: Notify::new(),
             idle_max,
             keep: deadlines.idle,
             keep_for_writes: deadlines.idle_for_writes,
@@ -111,7 +118,9 @@ impl Pool {
         let idle = kept.entry(connection.key.clone()).or_default();
         if idle.len() < self.idle_max && self.idle.load(Ordering::Relaxed) < IDLE_MAX {
             idle.push(connection);
-            self.idle.fetch_add(1, Ordering::Relaxed);
+            if self.idle.fetch_add(1, Ordering::Relaxed) == 0 {
+                self.filled.notify_one();
+            }
         }
     }
 
@@ -130,8 +139,19 @@ impl Pool {
         dropped
     }
 
-    /// Drops what is closed or has been kept too long.
-    pub(super) fn tidy(&self) {
+    /// Drops what is closed or has been kept too long, for as long as it is polled; sleeps while no
+    /// connection is kept.
+    pub(super) async fn keep_tidy(&self) {
+        loop {
+            if self.idle.load(Ordering::Relaxed) == 0 {
+                self.filled.notified().await;
+            }
+            tokio::time::sleep(TIDY).await;
+            self.tidy();
+        }
+    }
+
+    fn tidy(&self) {
         let is_current = |idle: &Connection| {
             !idle.sender.is_closed()
                 && idle.idle_since.elapsed() < self.keep

@@ -1,13 +1,19 @@
 //! How hard pressed the whole process is, and who is sent away first.
 //!
-//! Two things are looked at ten times a second: the memory that is in use, against what may be; and how
-//! late the workers are with what they should have done by now, which is the age of the oldest thing
-//! that waits for them. Whoever holds more than its share is sent away first, then reads, then
-//! everything.
+//! While requests come, two things are measured, at most ten times a second: the memory that is in use,
+//! against what may be; and how late the workers are with what they should have done by now, which is the
+//! age of the oldest thing that waits for them. Whoever holds more than its share is sent away first, then
+//! reads, then everything.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// How hard pressed it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,29 +63,51 @@ impl Level {
     }
 }
 
-/// How hard pressed the process is, as last seen. Cheap to clone.
+/// Pressure on the process: the memory that it uses, and how late its workers are. Cheap to clone.
+///
+/// It is measured when a request asks for it. Without requests nothing is read, and workers sleep.
 #[derive(Debug, Clone)]
 pub struct Pressure(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     level: AtomicU8,
+    ceiling: ArcSwap<Ceiling>,
     base: Instant,
-    /// When each worker last looked at the clock, in milliseconds after `base`.
-    beats_ms: Vec<AtomicU64>,
+    /// Time at which a request last had it measured, in milliseconds after `base`.
+    asked_ms: AtomicU64,
+    workers: Vec<Beat>,
+    memory: Resident,
 }
 
-/// How often the pressure is taken.
-const TAKE: Duration = Duration::from_millis(100);
+/// Sign of life of a worker.
+#[derive(Debug, Default)]
+struct Beat {
+    /// Time at which it last looked at the clock, in milliseconds after `base`; [`RESTS`] and [`ENDED`].
+    at_ms: AtomicU64,
+    begin: Notify,
+}
+
+/// The worker does not look at the clock, for no request has come for a while.
+const RESTS: u64 = 0;
+/// The worker will not look at the clock any more.
+const ENDED: u64 = u64::MAX;
+/// Minimum time between two measurements for requests.
+const MEASURE: Duration = Duration::from_millis(100);
+/// Time after the last measurement for a request until workers stop looking at the clock.
+const REST: Duration = Duration::from_secs(1);
 
 impl Pressure {
-    /// Of a process with so many workers.
+    /// Of a process with so many workers, in which nothing is limited yet.
     #[must_use]
     pub fn new(workers: usize) -> Self {
         Self(Arc::new(Shared {
             level: AtomicU8::new(0),
+            ceiling: ArcSwap::from_pointee(Ceiling::NONE),
             base: Instant::now(),
-            beats_ms: (0..workers).map(|_| AtomicU64::new(0)).collect(),
+            asked_ms: AtomicU64::new(0),
+            workers: (0..workers).map(|_| Beat::default()).collect(),
+            memory: Resident::open(),
         }))
     }
 
@@ -88,39 +116,62 @@ impl Pressure {
     pub(super) fn at(level: Level) -> Self {
         let pressure = Self::new(0);
         pressure.0.level.store(level.number(), Ordering::Relaxed);
+        pressure.0.asked_ms.store(u64::MAX, Ordering::Relaxed);
         pressure
     }
 
-    /// As last seen.
-    #[must_use]
-    pub fn level(&self) -> Level {
-        let number = self.0.level.load(Ordering::Relaxed);
-        Level::ALL.into_iter().find(|level| level.number() == number).unwrap_or(Level::Calm)
+    /// Sets the limits by which it is judged from now on.
+    pub fn limit(&self, ceiling: Ceiling) {
+        self.0.ceiling.store(Arc::new(ceiling));
     }
 
-    /// A worker's part: it looks at the clock every [`Pulse::BEAT`].
+    /// The level for a request, measured anew if the last time was more than [`MEASURE`] ago. Workers look
+    /// at the clock from then on, until no request has asked for [`REST`].
+    #[must_use]
+    pub fn level(&self) -> Level {
+        let (now_ms, asked_ms) = (self.now_ms(), self.0.asked_ms.load(Ordering::Relaxed));
+        let is_due = now_ms.saturating_sub(asked_ms) >= ms(MEASURE);
+        let asked = &self.0.asked_ms;
+        if is_due
+            && asked.compare_exchange(asked_ms, now_ms, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        {
+            self.measure();
+            self.0.workers.iter().for_each(|worker| worker.begin(now_ms));
+        }
+        self.last()
+    }
+
+    /// The level, measured anew, for somebody who only looks: workers that sleep go on sleeping.
+    #[must_use]
+    pub fn observed(&self) -> Level {
+        self.measure();
+        self.last()
+    }
+
+    /// A worker's part: it looks at the clock every [`Pulse::BEAT`] while requests come.
     #[must_use]
     pub fn pulse(&self, worker: usize) -> Pulse {
         Pulse { pressure: self.clone(), worker }
     }
 
-    /// Takes the pressure, for as long as it is polled; `limits` says what may be now, and `told` hears
-    /// the level.
-    pub async fn watch(&self, limits: impl Fn() -> Ceiling, told: impl Fn(Level)) {
-        loop {
-            let level = self.take(limits(), resident_bytes());
-            let before = self.0.level.swap(level.number(), Ordering::Relaxed);
-            if before != level.number() {
-                tracing::warn!(level = level.number(), before, "load is shed by another measure");
-            }
-            told(level);
-            tokio::time::sleep(TAKE).await;
+    fn last(&self) -> Level {
+        let number = self.0.level.load(Ordering::Relaxed);
+        Level::ALL.into_iter().find(|level| level.number() == number).unwrap_or(Level::Calm)
+    }
+
+    fn measure(&self) {
+        let ceiling = self.0.ceiling.load();
+        let memory = ceiling.memory_max_bytes.and_then(|_| self.0.memory.bytes());
+        let level = self.judge(**ceiling, memory);
+        let before = self.0.level.swap(level.number(), Ordering::Relaxed);
+        if before != level.number() {
+            tracing::warn!(level = level.number(), before, "load is shed by another measure");
         }
     }
 
-    fn take(&self, ceiling: Ceiling, memory: Option<u64>) -> Level {
+    fn judge(&self, ceiling: Ceiling, memory: Option<u64>) -> Level {
         let delay_ms = self.delay_ms();
-        let delay_max_ms = u64::try_from(ceiling.delay_max.as_millis()).unwrap_or(u64::MAX);
+        let delay_max_ms = ms(ceiling.delay_max);
         let at_least = |level: &Level| {
             let full = ceiling.memory_max_bytes.zip(memory).is_some_and(|(max, memory)| {
                 memory >= max.saturating_mul(level.memory_percent()) / 100
@@ -131,26 +182,34 @@ impl Pressure {
         levels.find(|level| *level == Level::Calm || at_least(level)).unwrap_or(Level::Calm)
     }
 
-    /// How late the latest worker is. One that has not begun is not late.
+    /// How late the latest worker is. One that rests or has ended is not late.
     fn delay_ms(&self) -> u64 {
-        let (now_ms, beat_ms) =
-            (self.now_ms(), u64::try_from(Pulse::BEAT.as_millis()).unwrap_or_default());
-        let beats = self.0.beats_ms.iter().map(|beat| beat.load(Ordering::Relaxed));
+        let now_ms = self.now_ms();
+        let beats = self.0.workers.iter().map(|worker| worker.at_ms.load(Ordering::Relaxed));
         let late = beats
-            .filter(|beat| *beat > 0)
-            .map(|beat| now_ms.saturating_sub(beat).saturating_sub(beat_ms));
+            .filter(|at_ms| *at_ms != RESTS)
+            .map(|at_ms| now_ms.saturating_sub(at_ms).saturating_sub(ms(Pulse::BEAT)));
         late.max().unwrap_or_default()
     }
 
-    fn set(&self, worker: usize, beat_ms: u64) {
-        if let Some(beat) = self.0.beats_ms.get(worker) {
-            beat.store(beat_ms, Ordering::Relaxed);
+    /// Milliseconds after `base`, counted from 1: 0 is [`RESTS`].
+    fn now_ms(&self) -> u64 {
+        ms(self.0.base.elapsed()).saturating_add(1)
+    }
+}
+
+impl Beat {
+    /// Has a worker that rests look at the clock again; it is late if it does not.
+    fn begin(&self, now_ms: u64) {
+        let begun = self.at_ms.compare_exchange(RESTS, now_ms, Ordering::AcqRel, Ordering::Relaxed);
+        if begun.is_ok() {
+            self.begin.notify_one();
         }
     }
+}
 
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.0.base.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A worker's, by which it is known not to be late.
@@ -161,27 +220,49 @@ pub struct Pulse {
 }
 
 impl Pulse {
-    /// How often it beats.
+    /// Interval at which it beats while requests come.
     pub const BEAT: Duration = Duration::from_millis(50);
 
-    /// The worker is here.
-    pub fn beats(&self) {
-        self.pressure.set(self.worker, self.pressure.now_ms().max(1));
+    /// Returns when the worker has to show that it is here: after [`Pulse::BEAT`] while requests come, else
+    /// once the next one does.
+    pub async fn is_due(&self) {
+        match self.own() {
+            Some(own) if own.at_ms.load(Ordering::Acquire) == RESTS => own.begin.notified().await,
+            _ => tokio::time::sleep(Self::BEAT).await,
+        }
     }
 
-    /// It will not be looked for any more.
-    pub fn rests(&self) {
-        self.pressure.set(self.worker, 0);
+    /// Shows that the worker is here. If no request has come for a while, it rests.
+    pub fn beats(&self) {
+        let now_ms = self.pressure.now_ms();
+        let asked_ms = self.pressure.0.asked_ms.load(Ordering::Acquire);
+        let is_quiet = now_ms.saturating_sub(asked_ms) >= ms(REST);
+        self.set(if is_quiet { RESTS } else { now_ms });
+    }
+
+    /// The worker will not be looked for any more.
+    pub fn ends(&self) {
+        self.set(ENDED);
+    }
+
+    fn own(&self) -> Option<&Beat> {
+        self.pressure.0.workers.get(self.worker)
+    }
+
+    fn set(&self, at_ms: u64) {
+        if let Some(own) = self.own() {
+            own.at_ms.store(at_ms, Ordering::Release);
+        }
     }
 }
 
 impl Drop for Pulse {
     fn drop(&mut self) {
-        self.rests();
+        self.ends();
     }
 }
 
-/// What may be.
+/// Limits of memory and delay near which load is shed.
 #[derive(Debug, Clone, Copy)]
 pub struct Ceiling {
     /// Memory in use; not looked at when not known.
@@ -190,18 +271,39 @@ pub struct Ceiling {
     pub delay_max: Duration,
 }
 
-/// The memory this process uses.
-fn resident_bytes() -> Option<u64> {
-    // Source: proc(5).
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    kib.checked_mul(1024)
+impl Ceiling {
+    const NONE: Self = Self { memory_max_bytes: None, delay_max: Duration::MAX };
+}
+
+/// The file that tells how much memory this process uses, kept open: reading it then costs one system call,
+/// and needs no descriptor when there are none left. `None` where it cannot be opened.
+#[derive(Debug)]
+struct Resident(Option<File>);
+
+/// Maximum number of bytes of the file, which holds seven numbers.
+const STATM_BYTES_MAX: usize = 160;
+
+impl Resident {
+    fn open() -> Self {
+        // Source: proc_pid_statm(5).
+        Self(File::open("/proc/self/statm").ok())
+    }
+
+    fn bytes(&self) -> Option<u64> {
+        let mut text = [0; STATM_BYTES_MAX];
+        let length = self.0.as_ref()?.read_at(&mut text, 0).ok()?;
+        let text = std::str::from_utf8(text.get(..length)?).ok()?;
+        // Its second number, in pages.
+        let pages: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
+        pages.checked_mul(u64::try_from(rustix::param::page_size()).ok()?)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
     fn the_order_of_who_is_sent_away_follows_memory_and_delay() {
@@ -217,23 +319,81 @@ mod tests {
             (970, Level::Critical),
             (5000, Level::Critical),
         ] {
-            assert_eq!(pressure.take(ceiling, Some(memory)), level, "{memory}");
+            assert_eq!(pressure.judge(ceiling, Some(memory)), level, "{memory}");
         }
-        assert_eq!(pressure.take(ceiling, None), Level::Calm);
-        // A worker that looked at the clock once, a second after the start and long ago.
-        let pressure = Pressure(Arc::new(Shared {
-            level: AtomicU8::new(0),
-            base: Instant::now().checked_sub(Duration::from_millis(2050)).unwrap(),
-            beats_ms: vec![AtomicU64::new(0), AtomicU64::new(1000)],
-        }));
+        assert_eq!(pressure.judge(ceiling, None), Level::Calm);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_is_stuck_is_the_later_the_longer_it_is() {
+        let pressure = Pressure::new(2);
+        let (fine, stuck) = (pressure.pulse(0), pressure.pulse(1));
+        tokio::time::advance(SECOND).await;
+        assert_eq!(pressure.level(), Level::Calm, "its first request");
+        stuck.beats();
+        tokio::time::advance(SECOND + Pulse::BEAT).await;
         for (delay_max, level) in [
             (Duration::from_secs(60), Level::Calm),
             (Duration::from_millis(1500), Level::Strained),
             (Duration::from_millis(900), Level::Overloaded),
             (Duration::from_millis(400), Level::Critical),
         ] {
-            let ceiling = Ceiling { memory_max_bytes: None, delay_max };
-            assert_eq!(pressure.take(ceiling, Some(u64::MAX)), level, "{delay_max:?}");
+            pressure.limit(Ceiling { memory_max_bytes: None, delay_max });
+            assert_eq!(pressure.observed(), level, "{delay_max:?}");
         }
+        assert_eq!(pressure.level(), Level::Critical, "for a request");
+        [&fine, &stuck].into_iter().for_each(Pulse::beats);
+        assert_eq!(pressure.level(), Level::Critical, "measured a moment ago");
+        tokio::time::advance(MEASURE).await;
+        assert_eq!(pressure.level(), Level::Calm);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_never_wakes_for_a_request_is_late() {
+        let pressure = Pressure::new(1);
+        let _stuck = pressure.pulse(0);
+        pressure.limit(Ceiling { memory_max_bytes: None, delay_max: SECOND });
+        tokio::time::advance(SECOND).await;
+        assert_eq!(pressure.level(), Level::Calm);
+        tokio::time::advance(3 * SECOND).await;
+        assert_eq!(pressure.level(), Level::Critical);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn workers_sleep_while_no_request_comes() {
+        let pressure = Pressure::new(1);
+        let pulse = pressure.pulse(0);
+        let wakes = async |during: Duration| {
+            let until = Instant::now() + during;
+            let mut wakes = 0;
+            while tokio::time::timeout_at(until, pulse.is_due()).await.is_ok() {
+                pulse.beats();
+                wakes += 1;
+            }
+            wakes
+        };
+        assert_eq!(wakes(3600 * SECOND).await, 0, "before the first request");
+        let _ = pressure.observed();
+        assert_eq!(wakes(3600 * SECOND).await, 0, "somebody looked");
+        assert_eq!(pressure.level(), Level::Calm);
+        let awake = wakes(3600 * SECOND).await;
+        let most = REST.as_millis() / Pulse::BEAT.as_millis() + 2;
+        assert!(awake > 1 && awake <= most, "{awake}");
+        assert_eq!(wakes(3600 * SECOND).await, 0, "after the last one");
+        // A worker that has slept is not late.
+        pressure.limit(Ceiling { memory_max_bytes: None, delay_max: SECOND });
+        assert_eq!(pressure.observed(), Level::Calm);
+        pulse.ends();
+        assert_eq!(pressure.level(), Level::Calm);
+        tokio::time::advance(3600 * SECOND).await;
+        assert_eq!(pressure.observed(), Level::Calm, "a worker that has ended is not looked for");
+    }
+
+    #[test]
+    fn the_memory_in_use_is_what_the_kernel_says() {
+        let memory = Resident::open();
+        let before = memory.bytes().unwrap();
+        let more = vec![1_u8; 64 << 20];
+        assert!(memory.bytes().unwrap() >= before + (32 << 20), "{before} {}", more.len());
     }
 }
