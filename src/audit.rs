@@ -143,26 +143,38 @@ impl Trail {
     }
 
     /// Measures the free space of the disk, on a thread that may wait: a disk that does not answer
-    /// holds up nothing else.
+    /// holds up nothing else. It is measured when something is written, and seldom while nothing is.
     async fn watch_disk(&self) {
+        let mut asked = self.0.desk.asked();
         let mut was_scarce = false;
         loop {
+            asked.mark_unchanged();
             let this = self.clone();
             let looked = tokio::task::spawn_blocking(move || this.look_at_disk(was_scarce)).await;
             was_scarce = looked.unwrap_or(was_scarce);
             tokio::time::sleep(WATCH).await;
+            // While it is low nothing is written, and more free space must be noticed.
+            if !self.0.disk_low.load(Ordering::Acquire) {
+                drop(tokio::time::timeout(REST, asked.changed()).await);
+            }
         }
     }
 
     async fn watch_health(&self) {
+        let mut asked = self.0.desk.asked();
         let mut was_healthy = true;
         loop {
+            asked.mark_unchanged();
             let is_healthy = self.is_healthy();
             self.0.metrics.audit.healthy.set(is_healthy.into());
             if was_healthy && !is_healthy {
                 tracing::error!("the audit journal fails, or its disk is silent");
             }
             was_healthy = is_healthy;
+            // A disk that is asked nothing cannot become silent.
+            if is_healthy && !self.0.desk.is_asking() {
+                drop(asked.changed().await);
+            }
             tokio::time::sleep(WATCH).await;
         }
     }
@@ -266,8 +278,10 @@ impl LineBudgets {
     }
 }
 
-/// How often it is looked at how the journal is.
+/// How often it is looked at how the journal is while something is written.
 const WATCH: Duration = Duration::from_millis(500);
+/// How often the free space is measured while nothing is written: others may use it up.
+const REST: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {

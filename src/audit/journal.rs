@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::line::{End, Note};
 use super::outbox::{Outbox, Place};
@@ -42,9 +42,9 @@ pub(super) const LINES: u32 = 2;
 const GATHER: Duration = Duration::from_millis(40);
 /// Between two tries of a write that failed.
 const RETRY: Duration = Duration::from_millis(200);
-/// How often what has no line of its own is summed, and the clock looked at while nothing happens.
+/// How often what has no line of its own is summed, and the clock looked at while something happens.
 const TICK: Duration = Duration::from_secs(1);
-/// How often the head of the chain is told.
+/// How often the head of the chain is told, and the clock looked at while nothing happens.
 const HEAD: Duration = Duration::from_secs(60);
 
 /// The way to the journal's thread.
@@ -89,6 +89,8 @@ impl Desk {
             room: Arc::clone(&room),
             health: Arc::clone(&health),
             ticked: Instant::now(),
+            rests: false,
+            ticked_at: 0,
             told: None,
             metrics,
         };
@@ -186,10 +188,27 @@ impl Desk {
     /// Something was refused that has no line of its own.
     pub(super) fn unrecorded(&self, consumer: Option<Asid>, token: &'static str) {
         let mut sums = self.health.unrecorded();
+        let is_first = sums.is_empty();
         // Limit: beyond it consumers are not told apart.
         let consumer =
             consumer.filter(|one| sums.len() < SUMS_MAX || sums.contains_key(&Some(one.clone())));
         *sums.entry(consumer).or_default().entry(token).or_default() += 1;
+        drop(sums);
+        if is_first {
+            // It may sleep for longer than a sum may wait.
+            self.thread.unpark();
+        }
+    }
+
+    /// Tells each time from now on that the disk is asked for something.
+    pub(super) fn asked(&self) -> watch::Receiver<()> {
+        self.health.asked.subscribe()
+    }
+
+    /// The disk has been asked for something and has not done it yet, or could not.
+    pub(super) fn is_asking(&self) -> bool {
+        self.health.failed.load(Ordering::Acquire)
+            || self.health.asked_ms.load(Ordering::Acquire) > 0
     }
 
     /// Whether the last write succeeded and the disk has not been silent for longer than this.
@@ -218,6 +237,8 @@ struct Health {
     /// When the disk was asked for what it has not done yet, in milliseconds after `base`; nought while
     /// it is asked nothing.
     asked_ms: AtomicU64,
+    /// Tells whoever looks at the journal that the disk is asked for something.
+    asked: watch::Sender<()>,
     unrecorded: Mutex<Sums>,
 }
 
@@ -227,6 +248,7 @@ impl Health {
             failed: AtomicBool::new(false),
             base: Instant::now(),
             asked_ms: AtomicU64::new(0),
+            asked: watch::Sender::default(),
             unrecorded: Mutex::default(),
         }
     }
@@ -238,6 +260,7 @@ impl Health {
 
     fn asks(&self) {
         self.asked_ms.store(self.ms(Instant::now()).max(1), Ordering::Release);
+        self.asked.send_replace(());
     }
 
     fn is_answered(&self) {
@@ -263,6 +286,10 @@ struct Scribe {
     room: Arc<Semaphore>,
     health: Arc<Health>,
     ticked: Instant,
+    /// Nothing had come in at the last tick since the one before.
+    rests: bool,
+    /// Number of the last line at the last tick.
+    ticked_at: u64,
     /// When the head was last told, and the number of its line.
     told: Option<(Instant, u64)>,
     metrics: Arc<Metrics>,
@@ -290,7 +317,7 @@ impl Scribe {
         if outbox.is_empty() {
             outbox.asleep = true;
             drop(outbox);
-            std::thread::park_timeout(TICK.saturating_sub(self.ticked.elapsed()));
+            std::thread::park_timeout(self.pause());
             outbox = locked(&self.outbox);
             outbox.asleep = false;
         }
@@ -300,6 +327,18 @@ impl Scribe {
             outbox = locked(&self.outbox);
         }
         outbox.take(&mut self.batch);
+    }
+
+    /// Time until the clock is to be looked at although nothing comes in.
+    fn pause(&self) -> Duration {
+        if !self.rests {
+            return TICK.saturating_sub(self.ticked.elapsed());
+        }
+        let untold = self.told.filter(|(_, told)| *told != self.writer.last().seq);
+        let told_in = untold.map_or(HEAD, |(at, _)| HEAD.saturating_sub(at.elapsed()));
+        let turned_in = self.writer.turn_in().unwrap_or(HEAD);
+        // Not before the next tick: that is when both are looked at.
+        told_in.min(turned_in).max(TICK.saturating_sub(self.ticked.elapsed()))
     }
 
     /// Writes what has come in; answers whoever waits.
@@ -326,6 +365,9 @@ impl Scribe {
     /// Puts what was composed on disk, however often the disk refuses. Whoever waits is told at once if
     /// it does.
     fn put(&mut self, waiting: &mut Vec<oneshot::Sender<()>>) -> Result<(), GivenUp> {
+        if !self.writer.has_work() {
+            return Ok(());
+        }
         self.health.asks();
         let mut put = self.writer.put();
         while let Err(error) = put {
@@ -357,6 +399,7 @@ impl Scribe {
         self.sum();
         self.put(&mut Vec::new())?;
         let seq = self.writer.last().seq;
+        self.rests = std::mem::replace(&mut self.ticked_at, seq) == seq;
         if self.told.is_none_or(|(at, told)| told != seq && at.elapsed() >= HEAD) {
             self.tell();
         }

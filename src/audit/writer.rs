@@ -195,13 +195,27 @@ impl Writer {
         self.synced = self.last;
     }
 
+    /// There is something for [`Writer::put`] to do.
+    pub(super) fn has_work(&self) -> bool {
+        !self.text.is_empty() || self.is_turn_due()
+    }
+
+    /// Time until a new segment is to be begun for the age of this one; `None` for one that holds its first
+    /// line alone, which is new enough.
+    pub(super) fn turn_in(&self) -> Option<Duration> {
+        let age = self.segment.began().elapsed();
+        self.has_grown().then(|| self.limits.age.saturating_sub(age))
+    }
+
+    fn has_grown(&self) -> bool {
+        self.moved || self.last.seq > self.segment.named.first
+    }
+
     fn is_turn_due(&self) -> bool {
         let is_due = self.moved
             || self.segment.length() >= self.limits.bytes
             || self.segment.began().elapsed() >= self.limits.age;
-        // One that holds its first line alone is new enough.
-        let has_grown = self.moved || self.last.seq > self.segment.named.first;
-        is_due && has_grown && self.stuck.is_none_or(|since| since.elapsed() >= STUCK)
+        is_due && self.has_grown() && self.stuck.is_none_or(|since| since.elapsed() >= STUCK)
     }
 
     /// Begins a new segment. While none can be begun the old one grows on: nothing is lost by that.
