@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::net::TcpStream;
 
 use crate::support::files::Files;
+use crate::support::not_tested::missing;
 use crate::support::process::{Served, serve, serve_by};
 use crate::support::{Call, Stage};
 
@@ -210,4 +211,55 @@ async fn descriptors_that_run_out_neither_end_nor_spin_the_acceptor() {
     assert_eq!(Call::slots().send_to(&stage, served.1).await.status, 200);
     let errors = served.counted("accept_errors_total").await;
     assert!((1..1000).contains(&errors), "{errors} tries to accept");
+}
+
+/// Rounds of requests to another gateway within which a process must have come to rest.
+const ROUNDS_MAX: usize = 50;
+/// Rounds, one after another, in which it reads nothing.
+const QUIET_ROUNDS: usize = 5;
+
+/// System calls by which a file is opened, looked at or read.
+const READS: &str = "trace=%file,%fstat,%statfs,%fstatfs,read,readv,pread64,preadv,getdents64";
+
+/// The program under strace, which writes down each system call by which a file is looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_at_rest_reads_no_file_and_looks_at_none() {
+    let works = Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).status();
+    if !works.is_ok_and(|status| status.success()) {
+        missing("strace");
+        return;
+    }
+    let stage = Stage::with(hurried).await;
+    let calls = stage.path("calls");
+    let mut command = Command::new("strace");
+    // As a process of its own, so that what is started is the program.
+    command.args(["-D", "-f", "-y", "-qq", "-e", READS, "-o"]).arg(&calls);
+    command.arg(env!("CARGO_BIN_EXE_spine-proxy"));
+    let text = stage.text("spine-proxy.toml").replace("\"audit\"", "\"own\"");
+    let served = serve_by(command, &stage, &text);
+    assert_eq!(Call::slots().send_to(&stage, served.1).await.status, 200);
+    // A read of what is no file shows no path.
+    let reads = || {
+        let calls = std::fs::read_to_string(&calls).unwrap();
+        let is_of_a_file = |call: &&str| {
+            let is_rest = call.contains(" resumed>");
+            !is_rest && (!call.contains(" read(") || call.contains("</"))
+        };
+        calls.lines().filter(is_of_a_file).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (mut before, mut quiet) = (reads(), 0);
+    assert!(before.iter().any(|call| call.contains("directory.toml")), "{before:?}");
+    for _ in 0..ROUNDS_MAX {
+        for _ in 0..50 {
+            stage.hears(Call::slots()).await;
+        }
+        let now = reads();
+        quiet = if now.len() == before.len() { quiet + 1 } else { 0 };
+        if quiet == QUIET_ROUNDS {
+            return;
+        }
+        before = now;
+    }
+    let last: Vec<_> = before.iter().rev().take(10).collect();
+    panic!("it does not come to rest: {last:#?}");
 }

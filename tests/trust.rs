@@ -264,6 +264,43 @@ async fn a_change_of_any_file_is_seen_without_a_signal() {
     }
 }
 
+/// Asks until a consumer is known, or is not.
+async fn is_noticed(stage: &Stage, is_known: bool) {
+    let expected = if is_known { None } else { Some("certificate_unknown") };
+    while stage.hears(Call::slots()).await.token() != expected {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_noticed_however_a_file_is_changed() {
+    let stage = Stage::new().await;
+    let with = stage.text("directory.toml");
+    let without = with.replace("hub.example.nhs.uk", "moved.example.nhs.uk");
+    let file = stage.path("directory.toml");
+    is_noticed(&stage, true).await;
+    std::fs::write(&file, &without).unwrap();
+    is_noticed(&stage, false).await;
+    std::fs::write(stage.path("aside"), &with).unwrap();
+    std::fs::rename(stage.path("aside"), &file).unwrap();
+    is_noticed(&stage, true).await;
+    // As Kubernetes mounts it: a link to a file behind a link to a folder, which is replaced.
+    for (version, text) in [("..one", &without), ("..two", &with)] {
+        std::fs::create_dir(stage.path(version)).unwrap();
+        std::fs::write(stage.path(version).join("directory.toml"), text).unwrap();
+    }
+    let link = |target: &str, name: &str| {
+        std::os::unix::fs::symlink(target, stage.path("aside")).unwrap();
+        std::fs::rename(stage.path("aside"), stage.path(name)).unwrap();
+    };
+    link("..one", "..data");
+    link("..data/directory.toml", "directory.toml");
+    is_noticed(&stage, false).await;
+    link("..two", "..data");
+    is_noticed(&stage, true).await;
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, &without).unwrap();
+    is_noticed(&stage, false).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_file_leaves_the_last_good_one_in_force() {
     let stage = Stage::new().await;

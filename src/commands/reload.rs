@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::signal::unix::Signal;
 
+use self::looks::Looks;
 use super::{Failure, memory, prepare, warnings};
 use crate::config::Config;
 use crate::directory::{self, Directory};
@@ -18,15 +19,12 @@ use crate::metrics::Metrics;
 use crate::throttle::{Memory, Pressure, Throttle};
 use crate::tls::{Alarms, FileMark, Level, Loader, Notice, Trust};
 
-/// Interval between two looks at the files.
-const WATCH: Duration = Duration::from_millis(200);
-/// Number of looks, all with changes since the one before, after which a reload waits no longer.
-const UNSETTLED_LOOKS_MAX: u32 = 3;
-/// Number of looks in which every file of a folder is looked at once. A file that is renamed into the
-/// folder changes the folder, and is found by the next look.
-const FOLDER_LOOKS: usize = 50;
-/// Interval at which the throttle forgets consumers without requests, and ends of certificates and
-/// lists are compared with the clock.
+mod looks;
+mod watches;
+
+/// Interval at which the throttle forgets consumers without requests, ends of certificates and lists are
+/// compared with the clock, and all files are looked at whether or not an event told of a change: none tells
+/// of what another machine changes on a network file system.
 const TIDY: Duration = Duration::from_secs(60);
 /// Maximum number of notices that are logged one by one after a load.
 const NOTICES_LOGGED_MAX: usize = 50;
@@ -113,8 +111,7 @@ impl Reloader {
     /// files have kept changing for some looks.
     pub(super) async fn watch(self: Arc<Self>, mut hangup: Signal) {
         let mut tidy = tokio::time::interval(TIDY);
-        let (mut before, mut unsettled) = (None, 0);
-        let mut look = 0;
+        let mut looks = Looks::default();
         loop {
             let trigger = tokio::select! {
                 _ = hangup.recv() => Trigger::Request,
@@ -122,6 +119,7 @@ impl Reloader {
                     self.live.load().throttle.tidy();
                     self.directory.tidy();
                     self.tell_all();
+                    looks.are_due();
                     // What could not be used may be good by now; what was good may have ended, and
                     // sessions with servers that were verified before must not outlive it.
                     if !self.is_trust_due() {
@@ -129,27 +127,29 @@ impl Reloader {
                     }
                     Trigger::Trust
                 }
-                () = tokio::time::sleep(WATCH) => {
-                    let now = marks(&self.watched());
-                    look = (look + 1) % FOLDER_LOOKS;
-                    let in_folder = self.state().loader.has_changed(look, FOLDER_LOOKS);
-                    if now == self.state().seen && !in_folder {
-                        (before, unsettled) = (None, 0);
-                        continue;
-                    }
-                    unsettled += 1;
-                    let is_settled = in_folder || before.as_ref() == Some(&now);
-                    if !is_settled && unsettled < UNSETTLED_LOOKS_MAX {
-                        before = Some(now);
-                        continue;
-                    }
-                    if in_folder { Trigger::Trust } else { Trigger::Change }
-                }
+                () = looks.next() => match self.look(&mut looks) {
+                    Some(trigger) => trigger,
+                    None => continue,
+                },
             };
-            (before, unsettled) = (None, 0);
+            looks.begin_anew();
             // What is wrong has been logged.
             drop(Arc::clone(&self).load(trigger).await);
         }
+    }
+
+    /// Looks at the files; returns the reason to reload if they have changed.
+    fn look(&self, looks: &mut Looks) -> Option<Trigger> {
+        looks.watch(|| self.paths());
+        let now = marks(&self.watched());
+        let (part, parts) = looks.part();
+        let in_folder = self.state().loader.has_changed(part, parts);
+        if now == self.state().seen && !in_folder {
+            looks.found_nothing();
+            return None;
+        }
+        let is_settled = looks.found(now) || (in_folder && parts > 1);
+        is_settled.then_some(if in_folder { Trigger::Trust } else { Trigger::Change })
     }
 
     /// Loads everything anew, and puts in force whatever is good.
@@ -181,6 +181,15 @@ impl Reloader {
 
     fn watched(&self) -> Vec<PathBuf> {
         watched(self.path.as_deref(), &self.state().config)
+    }
+
+    /// The watched files, and files of folders that are links to elsewhere.
+    fn paths(&self) -> Vec<PathBuf> {
+        let mut paths = self.watched();
+        let state = self.state();
+        let links = state.loader.list_files().filter(|path| path.is_symlink());
+        paths.extend(links.map(Path::to_owned));
+        paths
     }
 
     /// Puts in force what is good; returns what is not.
@@ -238,6 +247,7 @@ impl Reloader {
         };
         state.ended = ended(&state.loader);
         let memory = self.publish(&config, &state.loader);
+        self.pressure.limit(throttle.limits().ceiling(memory));
         (state.config, state.seen) = (config, seen);
         let faults = found.values().flatten().cloned().collect();
         state.faults.extend(found);

@@ -1,0 +1,164 @@
+//! When the watched files are looked at.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Marks;
+use super::watches::Watches;
+
+/// Minimum interval between two looks at the files; also the interval where no events tell of changes.
+const WATCH: Duration = Duration::from_millis(200);
+/// Number of looks, all with changes since the one before, after which a reload waits no longer.
+const UNSETTLED_LOOKS_MAX: u32 = 3;
+/// Number of looks in which every file of a folder is looked at once, where no events tell of changes. A file
+/// that is renamed into the folder changes the folder, and is found by the next look.
+const FOLDER_LOOKS: usize = 50;
+/// The looks at the files: when they are due, and what the last ones found.
+#[derive(Debug, Default)]
+pub(super) struct Looks {
+    /// `None` where no events can be had.
+    watches: Option<Watches>,
+    /// Events could not be had, and that has been logged.
+    is_told: bool,
+    last: Option<Instant>,
+    /// The last look found no change: the next one waits for an event.
+    is_quiet: bool,
+    before: Option<Marks>,
+    /// Number of looks, one after another, that found changes.
+    unsettled: u32,
+    part: usize,
+}
+
+impl Looks {
+    /// Returns when the next look is due.
+    pub(super) async fn next(&self) {
+        if let (Some(watches), true) = (&self.watches, self.is_quiet) {
+            watches.changed().await;
+        }
+        if let Some(last) = self.last {
+            tokio::time::sleep_until(last + WATCH).await;
+        }
+    }
+
+    /// The next look waits for no event.
+    pub(super) const fn are_due(&mut self) {
+        self.is_quiet = false;
+    }
+
+    /// Begins a look: watches these paths first, so that a change after it is told of.
+    pub(super) fn watch(&mut self, paths: impl FnOnce() -> Vec<PathBuf>) {
+        self.last = Some(Instant::now());
+        // Without events there is a look every time: only those that are due anyway try to have them.
+        if self.watches.is_none() && self.is_quiet {
+            return;
+        }
+        // Given back first: there may be few of them.
+        self.watches = None;
+        match Watches::on(paths().iter().map(PathBuf::as_path)) {
+            Ok(watches) => {
+                if std::mem::take(&mut self.is_told) {
+                    tracing::info!("changes of files are told by the file system again");
+                }
+                self.watches = Some(watches);
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_told, true) {
+                    tracing::warn!(
+                        %error,
+                        "changes of files are not told by the file system, for it refuses a watch: \
+                         files are looked at {} times a second; if there are too many watches, raise \
+                         fs.inotify.max_user_watches or fs.inotify.max_user_instances",
+                        1000 / WATCH.as_millis(),
+                    );
+                }
+            }
+        }
+    }
+
+    /// The part of the files in folders that is looked at, and the number of parts: all of them after an
+    /// event.
+    pub(super) const fn part(&mut self) -> (usize, usize) {
+        if self.watches.is_some() {
+            return (0, 1);
+        }
+        self.part = (self.part + 1) % FOLDER_LOOKS;
+        (self.part, FOLDER_LOOKS)
+    }
+
+    pub(super) fn found_nothing(&mut self) {
+        (self.is_quiet, self.before, self.unsettled) = (true, None, 0);
+    }
+
+    /// Notes what changed files look like; tells that they have stood still, or are waited for no longer.
+    pub(super) fn found(&mut self, now: Marks) -> bool {
+        self.is_quiet = false;
+        self.unsettled += 1;
+        let is_still = self.before.as_ref() == Some(&now);
+        self.before = Some(now);
+        is_still || self.unsettled >= UNSETTLED_LOOKS_MAX
+    }
+
+    /// Forgets what was found, for it is loaded. Another look follows: meanwhile there may be other files to
+    /// be watched.
+    pub(super) fn begin_anew(&mut self) {
+        (self.is_quiet, self.before, self.unsettled) = (false, None, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Number of looks within an hour, none of which finds a change.
+    async fn looks_in_an_hour(mut looks: Looks, path: &std::path::Path) -> usize {
+        let end = Instant::now() + Duration::from_secs(3600);
+        let mut number = 0;
+        while tokio::time::timeout_at(end, looks.next()).await.is_ok() {
+            looks.watch(|| vec![path.to_owned()]);
+            looks.found_nothing();
+            number += 1;
+        }
+        number
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn files_that_do_not_change_are_looked_at_once() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert_eq!(looks_in_an_hour(Looks::default(), file.path()).await, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn files_are_looked_at_all_the_time_where_no_events_can_be_had() {
+        let without = Looks { is_quiet: true, ..Looks::default() };
+        let looks = looks_in_an_hour(without, "unused".as_ref()).await;
+        assert!(looks > 4 * 3600, "{looks}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_is_loaded_once_it_stands_still_or_has_been_waited_for() {
+        let marks = |number: usize| Marks::from([(PathBuf::from(number.to_string()), None)]);
+        let mut looks = Looks::default();
+        assert!(!looks.found(marks(1)));
+        assert!(looks.found(marks(1)), "it stands still");
+        looks.begin_anew();
+        assert!(!looks.found(marks(1)));
+        assert!(!looks.found(marks(2)));
+        assert!(looks.found(marks(3)), "it never stands still");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_looks_are_never_closer_than_their_interval() {
+        let mut looks = Looks::default();
+        let mut last = None;
+        for _ in 0..3 {
+            looks.next().await;
+            let now = Instant::now();
+            assert!(last.is_none_or(|last| now >= last + WATCH));
+            last = Some(now);
+            looks.watch(Vec::new);
+            looks.found(Marks::new());
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! Events of the file system, by which it is known without looking that no file has changed.
+//!
+//! Source: inotify(7).
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
+use rustix::io::Errno;
+use tokio::io::unix::AsyncFd;
+
+/// Number of symbolic links that are followed to a file, as many as Linux follows.
+///
+/// Source: `path_resolution(7)`.
+const LINKS_MAX: usize = 40;
+/// Size of the buffer into which events are read, in bytes.
+const EVENTS_BYTES: usize = 4096;
+/// Pause after events of other files, of which there may be many: those that come meanwhile are read at
+/// once.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Another file or folder is found under a name.
+const NAMES: WatchFlags = WatchFlags::CREATE
+    .union(WatchFlags::DELETE)
+    .union(WatchFlags::MOVED_FROM)
+    .union(WatchFlags::MOVED_TO)
+    .union(WatchFlags::DELETE_SELF)
+    .union(WatchFlags::MOVE_SELF);
+/// A file has been written and closed, or its times, rights or number of names have changed.
+const CONTENTS: WatchFlags = WatchFlags::CLOSE_WRITE
+    .union(WatchFlags::ATTRIB)
+    .union(WatchFlags::DELETE_SELF)
+    .union(WatchFlags::MOVE_SELF);
+/// Events that count whatever their name: of a folder itself, and of events that were lost.
+const ALWAYS: ReadFlags = ReadFlags::DELETE_SELF
+    .union(ReadFlags::MOVE_SELF)
+    .union(ReadFlags::IGNORED)
+    .union(ReadFlags::UNMOUNT)
+    .union(ReadFlags::QUEUE_OVERFLOW);
+
+/// Watches on everything by which a path can lead to another file, or a file get other contents: each folder
+/// on the way to it and to each symbolic link, the file itself, and every file of a folder that is named.
+#[derive(Debug)]
+pub(super) struct Watches {
+    events: AsyncFd<OwnedFd>,
+    /// The names that count in each folder, by number of its watch.
+    names: HashMap<i32, Names>,
+}
+
+/// Names of one folder.
+#[derive(Debug)]
+enum Names {
+    These(BTreeSet<OsString>),
+    All,
+}
+
+impl Watches {
+    /// Watches paths, of files, of folders, and such that do not exist yet.
+    ///
+    /// # Errors
+    /// A watch is refused: there are too many, or a folder may not be read.
+    pub(super) fn on<'a>(paths: impl IntoIterator<Item = &'a Path>) -> io::Result<Self> {
+        let events = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        #[expect(
+            deprecated,
+            reason = "what takes its place is unsafe only for what may be closed meanwhile, which an \
+                      owned descriptor is not"
+        )]
+        let events = AsyncFd::new(events)?;
+        let mut watches = Self { events, names: HashMap::new() };
+        for path in paths {
+            watches.add(path)?;
+        }
+        Ok(watches)
+    }
+
+    /// Returns once one of the paths may lead to something else.
+    pub(super) async fn changed(&self) {
+        loop {
+            // A watch that cannot be waited for tells nothing: it is looked.
+            let Ok(mut ready) = self.events.readable().await else { return };
+            match self.read() {
+                Ok(false) => tokio::time::sleep(PAUSE).await,
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Ok(true) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Reads some events; tells that one of them counts.
+    fn read(&self) -> Result<bool, Errno> {
+        let mut buffer = [MaybeUninit::uninit(); EVENTS_BYTES];
+        let mut events = Reader::new(self.events.get_ref(), &mut buffer);
+        let mut counts = false;
+        loop {
+            let event = events.next()?;
+            let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()));
+            counts |= event.events().intersects(ALWAYS)
+                || match (self.names.get(&event.wd()), name) {
+                    (Some(Names::These(names)), Some(name)) => names.contains(name),
+                    (Some(Names::These(_)), None) => false,
+                    (Some(Names::All), _) | (None, _) => true,
+                };
+            if events.is_buffer_empty() {
+                return Ok(counts);
+            }
+        }
+    }
+
+    /// Watches each step of a path, through all symbolic links, as far as there is something.
+    fn add(&mut self, path: &Path) -> io::Result<()> {
+        let path = std::path::absolute(path)?;
+        let mut steps: VecDeque<OsString> = steps(&path).collect();
+        let (mut at, mut links) = (PathBuf::from("/"), 0);
+        while let Some(step) = steps.pop_front() {
+            if step == ".." {
+                at.pop();
+                continue;
+            }
+            if !self.watch_name(&at, &step)? {
+                return Ok(());
+            }
+            let next = at.join(&step);
+            match next.read_link() {
+                Ok(_) if links == LINKS_MAX => return Ok(()),
+                Ok(target) => {
+                    links += 1;
+                    if target.is_absolute() {
+                        at = PathBuf::from("/");
+                    }
+                    let rest = std::mem::take(&mut steps);
+                    steps.extend(self::steps(&target).chain(rest));
+                }
+                Err(_) => at = next,
+            }
+        }
+        self.watch_contents(&at)
+    }
+
+    /// Watches a name in a folder; false if it is no folder or not there.
+    fn watch_name(&mut self, folder: &Path, name: &OsStr) -> io::Result<bool> {
+        let Some(watch) = self.watch(folder, NAMES | WatchFlags::ONLYDIR)? else {
+            return Ok(false);
+        };
+        let names = self.names.entry(watch).or_insert_with(|| Names::These(BTreeSet::new()));
+        if let Names::These(names) = names {
+            names.insert(name.to_owned());
+        }
+        Ok(true)
+    }
+
+    /// Watches the contents of a file, or of all files of a folder.
+    fn watch_contents(&mut self, path: &Path) -> io::Result<()> {
+        let is_folder = path.is_dir();
+        let events = if is_folder { NAMES | CONTENTS } else { CONTENTS };
+        if let Some(watch) = self.watch(path, events)? {
+            self.names.insert(watch, Names::All);
+        }
+        Ok(())
+    }
+
+    /// The number of a watch for these events and those watched for before; `None` if nothing is there.
+    fn watch(&self, path: &Path, events: WatchFlags) -> io::Result<Option<i32>> {
+        match inotify::add_watch(self.events.get_ref(), path, events | WatchFlags::MASK_ADD) {
+            Ok(watch) => Ok(Some(watch)),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            Err(error) => Err(io::Error::other(format!("{}: {error}", path.display()))),
+        }
+    }
+}
+
+/// The names of a path, and its steps upwards.
+fn steps(path: &Path) -> impl Iterator<Item = OsString> {
+    path.components().filter_map(|component| match component {
+        Component::Normal(_) | Component::ParentDir => Some(component.as_os_str().to_owned()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    /// Watches a path, changes something, and waits until that is told.
+    async fn told(path: &Path, change: impl FnOnce()) {
+        let watches = Watches::on([path]).unwrap();
+        change();
+        tokio::time::timeout(Duration::from_secs(60), watches.changed()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_changed_in_any_way_is_told_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let file = at("file");
+        told(&file, || fs::write(&file, "made").unwrap()).await;
+        told(&file, || fs::write(&file, "over").unwrap()).await;
+        fs::write(at("aside"), "new").unwrap();
+        told(&file, || fs::rename(at("aside"), &file).unwrap()).await;
+        told(&file, || fs::remove_file(&file).unwrap()).await;
+        told(&file, || symlink("elsewhere", &file).unwrap()).await;
+        told(&file, || fs::write(at("elsewhere"), "behind the link").unwrap()).await;
+        let read_only = fs::Permissions::from_mode(0o400);
+        told(&file, || fs::set_permissions(&file, read_only).unwrap()).await;
+    }
+
+    #[tokio::test]
+    async fn a_folder_or_link_on_the_way_that_is_replaced_is_told_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for version in ["..one", "..two", "real"] {
+            fs::create_dir_all(at(version).join("deep")).unwrap();
+            fs::write(at(version).join("deep/file"), version).unwrap();
+        }
+        // As Kubernetes has it: a link to a file behind a link to a folder.
+        symlink("..one", at("..data")).unwrap();
+        symlink("..data/deep/file", at("file")).unwrap();
+        symlink("..two", at("..data_tmp")).unwrap();
+        told(&at("file"), || fs::rename(at("..data_tmp"), at("..data")).unwrap()).await;
+        assert_eq!(fs::read_to_string(at("file")).unwrap(), "..two");
+        let deep = at("real/deep/file");
+        told(&deep, || fs::rename(at("real"), at("away")).unwrap()).await;
+        told(&deep, || fs::rename(at("..one"), at("real")).unwrap()).await;
+        told(&deep, || fs::remove_dir_all(at("real")).unwrap()).await;
+        told(&deep, || fs::create_dir(at("real")).unwrap()).await;
+        // A way with steps upwards, behind a link that leads elsewhere.
+        symlink("..two/deep", at("jump")).unwrap();
+        let up = at("jump/../deep/../deep/file");
+        told(&up, || fs::write(at("..two/deep/file"), "again").unwrap()).await;
+    }
+
+    #[tokio::test]
+    async fn every_file_of_a_folder_that_is_named_is_told_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let lists = folder.path().join("lists");
+        told(&lists, || fs::create_dir(&lists).unwrap()).await;
+        told(&lists, || fs::write(lists.join("one"), "made").unwrap()).await;
+        told(&lists, || fs::write(lists.join("one"), "over").unwrap()).await;
+        told(&lists, || fs::rename(lists.join("one"), lists.join("two")).unwrap()).await;
+        told(&lists, || fs::remove_file(lists.join("two")).unwrap()).await;
+    }
+
+    #[tokio::test]
+    async fn other_files_of_a_folder_do_not_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("file"), "").unwrap();
+        let watches = Watches::on([at("file").as_path()]).unwrap();
+        fs::write(at("another"), "").unwrap();
+        fs::rename(at("another"), at("one more")).unwrap();
+        assert_eq!(watches.read(), Ok(false));
+        assert_eq!(watches.read(), Err(Errno::AGAIN));
+        fs::write(at("file"), "").unwrap();
+        assert_eq!(watches.read(), Ok(true));
+    }
+
+    #[tokio::test]
+    async fn links_in_a_circle_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        symlink("two", at("one")).unwrap();
+        symlink("one", at("two")).unwrap();
+        told(&at("one"), || fs::remove_file(at("two")).unwrap()).await;
+    }
+}
