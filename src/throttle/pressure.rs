@@ -373,7 +373,7 @@ mod tests {
             wakes
         };
         assert_eq!(wakes(3600 * SECOND).await, 0, "before the first request");
-        let _ = pressure.observed();
+        assert_eq!(pressure.observed(), Level::Calm);
         assert_eq!(wakes(3600 * SECOND).await, 0, "somebody looked");
         assert_eq!(pressure.level(), Level::Calm);
         let awake = wakes(3600 * SECOND).await;
