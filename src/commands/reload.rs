@@ -246,8 +246,7 @@ impl Reloader {
             false => (Arc::clone(&before.rulebook), Arc::clone(&before.throttle)),
         };
         state.ended = ended(&state.loader);
-        let memory = self.publish(&config, &state.loader);
-        self.pressure.limit(throttle.limits().ceiling(memory));
+        let memory = self.publish(&config, &state.loader, &throttle);
         (state.config, state.seen) = (config, seen);
         let faults = found.values().flatten().cloned().collect();
         state.faults.extend(found);
@@ -313,11 +312,13 @@ impl Reloader {
         log_new(&alarms, alarms_told);
     }
 
-    /// Sets metrics of what is in force; returns the memory that the process may use, read anew.
-    fn publish(&self, config: &Config, loader: &Loader) -> Option<Memory> {
+    /// Sets metrics of what is in force, and the limits near which load is shed; returns the memory that the
+    /// process may use, read anew.
+    fn publish(&self, config: &Config, loader: &Loader, throttle: &Throttle) -> Option<Memory> {
         prepare::publish(loader, config.lab, &self.metrics);
         let memory = Memory::read(Path::new("/"));
         memory::publish(&self.in_force(config), memory, &self.metrics);
+        self.pressure.limit(throttle.limits().ceiling(memory));
         memory
     }
 
