@@ -111,7 +111,7 @@ const TABLE: &[(&str, &[&str])] = &[
         ],
     ),
     ("interaction", &["refusal"]),
-    ("listener", &["gateway", "metrics", "refusal", "request", "spine", "throttle", "tls"]),
+    ("listener", &["gateway", "metrics", "refusal", "request", "spine", "tls"]),
     ("metrics", &["interaction", "refusal"]),
     ("policy", &["claims", "consumers", "interaction", "refusal", "spine", "target"]),
     ("refusal", &["spine"]),
