@@ -263,3 +263,28 @@ async fn a_process_at_rest_reads_no_file_and_looks_at_none() {
     let last: Vec<_> = before.iter().rev().take(10).collect();
     panic!("it does not come to rest: {last:#?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_looked_at_all_the_time_where_the_kernel_refuses_to_watch_them() {
+    let may = Command::new("unshare").args(["-rm", "true"]).status();
+    if !may.is_ok_and(|status| status.success()) {
+        missing("a user namespace (unshare -rm)");
+        return;
+    }
+    let stage = Stage::with(hurried).await;
+    let mut command = Command::new("unshare");
+    let no_watches = "echo 0 >/proc/sys/user/max_inotify_instances && exec \"$0\" \"$@\"";
+    command.args(["-r", "sh", "-c", no_watches, env!("CARGO_BIN_EXE_spine-proxy")]);
+    let text = stage.text("spine-proxy.toml").replace("\"audit\"", "\"own\"");
+    let served = serve_by(command, &stage, &text);
+    while !served.3.lock().unwrap().contains("refuses a watch") {
+        tokio::task::yield_now().await;
+    }
+    let unknown = Some("certificate_unknown");
+    for (from, to, token) in [("hub", "moved", unknown), ("moved", "hub", None)] {
+        let name = |name| format!("{name}.example.nhs.uk");
+        let text = stage.text("directory.toml").replace(&name(from), &name(to));
+        stage.replace("directory.toml", &text);
+        while Call::slots().send_to(&stage, served.1).await.token() != token {}
+    }
+}
