@@ -6,6 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -228,9 +229,11 @@ impl Workers {
             };
             match accepted.and_then(|(stream, consumer)| Ok((stream.into_std()?, consumer))) {
                 Ok((stream, consumer)) => {
+                    // In this order: what has been accepted is served if it can be.
                     let slot = tokio::select! {
-                        () = drain.cancelled() => return,
+                        biased;
                         slot = self.slot() => slot,
+                        () = drain.cancelled() => return,
                     };
                     let Some(slot) = slot else { return };
                     self.deal(stream, consumer, slot).await;
@@ -251,7 +254,7 @@ impl Workers {
         if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
             return Some(slot);
         }
-        let mut waiting = std::pin::pin!(Arc::clone(&self.slots).acquire_owned());
+        let mut waiting = pin!(Arc::clone(&self.slots).acquire_owned());
         loop {
             self.holders.close_idlest();
             tokio::select! {
@@ -327,7 +330,7 @@ struct Worker {
 impl Worker {
     async fn run(self, mut connections: mpsc::Receiver<Accepted>) {
         let tasks = self.gateway.tasks().clone();
-        let mut tidying = std::pin::pin!(self.gateway.keep_tidy());
+        let mut tidying = pin!(self.gateway.keep_tidy());
         let pulse = self.gateway.pulse();
         loop {
             pulse.beats();
