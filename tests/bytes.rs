@@ -155,6 +155,23 @@ async fn header_names_keep_their_spelling_and_only_the_published_ones_are_added(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_provider_is_sent_host_first_and_one_via_whatever_came() {
+    let stage = Stage::new().await;
+    let via = |call: Call| call.with("Via", "1.0 first").with("Via", "1.1 second, 2.0 third");
+    for (call, version) in [(Call::slots(), "1.1"), (Call::book().http2(), "2.0")] {
+        assert_eq!(stage.hears(via(call)).await.status, 200);
+        let received = stage.provider.received().pop().unwrap();
+        let (first, host) = &received.headers[0];
+        assert!(first.eq_ignore_ascii_case("host"), "{:?}", received.headers);
+        assert_eq!(host, "provider.example.nhs.uk");
+        let lines = received.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("via"));
+        let lines: Vec<_> = lines.map(|(_, value)| value.clone()).collect();
+        let all = format!("1.0 first, 1.1 second, 2.0 third, {version} spine-proxy");
+        assert_eq!(lines, [all]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_providers_refusals_pass_through_untouched() {
     let stage = Stage::new().await;
     for status in ["304 Not Modified", "400 Bad", "403 No", "404 None", "409 Conflict", "500 Oh"] {

@@ -152,3 +152,70 @@ async fn an_answer_cut_anywhere_is_never_clean_to_http1() {
 async fn an_answer_cut_anywhere_is_never_clean_to_http2() {
     cut_over_http1(Version::Http2).await;
 }
+
+/// Asks over HTTP/1.1, or 1.0, and returns all that comes until the connection ends, and whether its end was
+/// announced.
+async fn all_that_comes(stage: &Stage, call: &Call, version: &str) -> (String, bool) {
+    let mut wire = Wire::new(call.connect(stage).await.unwrap());
+    let text = String::from_utf8(call.bytes()).unwrap().replacen("HTTP/1.1", version, 1);
+    wire.stream.write_all(text.as_bytes()).await.unwrap();
+    let is_announced = wire.ends_cleanly().await;
+    (String::from_utf8(wire.unread).unwrap(), is_announced)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_of_a_cut_answer_is_passed_on_and_no_end_of_it_is_announced() {
+    let stage = Stage::with(|files| {
+        patient(files);
+        files.add("[provider.deadlines]\nbody-idle = \"200ms\"");
+    })
+    .await;
+    let sized = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf";
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n";
+    // Its head comes, and the fault at once with it.
+    let broken = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n";
+    let until_the_end = "HTTP/1.0 200 OK\r\n\r\nhalf";
+    let acts: [fn(Vec<u8>) -> Act; 3] =
+        [Act::WriteAndClose, Act::WriteAndBreakOff, Act::WriteAndStall];
+    for (bytes, version, last) in [
+        (sized, "HTTP/1.1", "\r\n\r\nhalf"),
+        (sized, "HTTP/1.0", "\r\n\r\nhalf"),
+        (chunked, "HTTP/1.1", "\r\n\r\n4\r\nhalf\r\n"),
+        (broken, "HTTP/1.1", "\r\n\r\n"),
+        // Nothing but the end of the connection tells whether this is all.
+        (chunked, "HTTP/1.0", "\r\n\r\nhalf"),
+        (broken, "HTTP/1.0", "\r\n\r\n"),
+        (until_the_end, "HTTP/1.1", "\r\n\r\n4\r\nhalf\r\n"),
+        (until_the_end, "HTTP/1.0", "\r\n\r\nhalf"),
+    ] {
+        for act in acts {
+            let act = act(bytes.as_bytes().to_vec());
+            if bytes == until_the_end && matches!(act, Act::WriteAndClose(_)) {
+                continue;
+            }
+            stage.provider.does(act.clone());
+            let (text, is_announced) = all_that_comes(&stage, &Call::slots(), version).await;
+            assert!(text.starts_with(&format!("{version} 200 OK\r\n")), "{act:?}: {text}");
+            assert!(text.ends_with(last), "{act:?}: {text}");
+            assert!(!is_announced, "{act:?} over {version}: {text}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_connection_is_announced_after_a_whole_answer() {
+    let stage = Stage::new().await;
+    let [sized, chunked] = http1_answers();
+    let closing = Call::slots().with("Connection", "close");
+    for (answer, version) in
+        [(&sized, "HTTP/1.1"), (&chunked, "HTTP/1.1"), (&sized, "HTTP/1.0"), (&chunked, "HTTP/1.0")]
+    {
+        stage.provider.does(Act::Write(answer.clone()));
+        let (text, is_announced) = all_that_comes(&stage, &closing, version).await;
+        assert!(text.starts_with(&format!("{version} 200 OK\r\n")), "{text}");
+        assert!(is_announced, "{version}: {text}");
+    }
+    let refused = closing.certificate("none");
+    let (text, is_announced) = all_that_comes(&stage, &refused, "HTTP/1.1").await;
+    assert!(text.starts_with("HTTP/1.1 496 ") && is_announced, "{text}");
+}

@@ -162,6 +162,15 @@ async fn interim_responses_are_passed_over_as_long_as_they_are_few() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_given_up_at_the_seventeenth_interim_response() {
+    let stage = Stage::new().await;
+    let hint = b"HTTP/1.1 103 Early Hints\r\n\r\n".to_vec();
+    // No more comes after them: it is their number that counts, not the time for an answer.
+    stage.provider.does(Act::WriteAndStall(hint.repeat(17)));
+    fails(&stage, "provider_failed").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_never_finishes_its_handshake_is_given_up() {
     let stage = Stage::with(patience("tls = \"200ms\"")).await;
     let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -359,9 +368,11 @@ async fn statuses_pass_through_untouched() {
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_without_a_body_have_none() {
     let stage = Stage::new().await;
-    for (status, head) in
-        [(304, "304 Not Modified\r\nETag: W/\"1\"\r\n\r\n"), (204, "204 No Content\r\n\r\n")]
-    {
+    for (status, head) in [
+        (304, "304 Not Modified\r\nETag: W/\"1\"\r\n\r\n"),
+        (304, "304 Not Modified\r\nContent-Length: 100\r\n\r\n"),
+        (204, "204 No Content\r\n\r\n"),
+    ] {
         stage.provider.does(Act::Write(format!("HTTP/1.1 {head}").into_bytes()));
         for call in [Call::slots().with("Connection", "close"), Call::slots().http2()] {
             let answer = stage.hears(call).await;
@@ -371,7 +382,8 @@ async fn answers_without_a_body_have_none() {
             );
         }
     }
-    assert_eq!(stage.closed(4).await["outcome"], "answered");
+    assert_eq!(stage.closed(6).await["outcome"], "answered");
+    assert_eq!(stage.provider.connections(), 1, "its connection is kept");
 }
 
 /// What can happen on the way to a provider, and what may be said of a read and of a booking then.

@@ -1,7 +1,7 @@
 //! The hostile catalogue, row by row: the answer, the record, and what the provider saw.
 #![expect(clippy::print_stdout, reason = "a row that fails is named by the last line printed")]
 
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::call::hear;
@@ -17,9 +17,19 @@ mod http2;
 
 use http1::{Row, Then};
 
-/// Writes a row's bytes on a connection of its own, and judges what came of them.
-async fn plays(stage: &Stage, Row { id, what, bytes, then }: Row) {
-    println!("{id} {what}: {then:?}");
+/// Writes in so many pieces, as far as anybody takes them.
+async fn writes(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8], pieces: usize) {
+    for piece in bytes.chunks(bytes.len().div_ceil(pieces)) {
+        if writer.write_all(piece).await.is_err() || writer.flush().await.is_err() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Writes a row's bytes, in so many pieces, on a connection of its own, and judges what came of them.
+async fn plays(stage: &Stage, Row { id, what, bytes, then }: Row, pieces: usize) {
+    println!("{id} {what} in {pieces}: {then:?}");
     let (asked, recorded) = (stage.provider.received().len(), stage.lines().await.len());
     let stream = Call::slots().connect(stage).await.unwrap();
     let (reader, mut writer) = tokio::io::split(stream);
@@ -49,10 +59,7 @@ async fn plays(stage: &Stage, Row { id, what, bytes, then }: Row) {
         }
     };
     // An answer may come, and the connection end, before all is written.
-    let writing = async {
-        drop(writer.write_all(&bytes).await);
-        drop(writer.flush().await);
-    };
+    let writing = writes(&mut writer, &bytes, pieces);
     tokio::join!(writing, judged);
     let count = if let Then::Passes(count) = then { count } else { 1 };
     let before = stage.lines().await;
@@ -83,7 +90,16 @@ async fn plays(stage: &Stage, Row { id, what, bytes, then }: Row) {
 async fn every_input_over_http1_comes_to_what_it_should() {
     let stage = Stage::new().await;
     for row in http1::rows() {
-        plays(&stage, row).await;
+        plays(&stage, row, 1).await;
+    }
+    stage.is_calm().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_input_over_http1_comes_to_the_same_in_pieces() {
+    let stage = Stage::new().await;
+    for row in http1::rows().into_iter().chain(http1::legitimate()) {
+        plays(&stage, row, 60).await;
     }
     stage.is_calm().await;
 }
@@ -113,7 +129,7 @@ async fn http_without_tls_is_told_so_or_hung_up_on() {
 async fn what_real_consumers_send_passes() {
     let stage = Stage::new().await;
     for row in http1::legitimate() {
-        plays(&stage, row).await;
+        plays(&stage, row, 1).await;
     }
     stage.is_calm().await;
 }

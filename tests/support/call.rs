@@ -181,7 +181,7 @@ impl Call {
         self.connect_to(stage, stage.address()).await
     }
 
-    async fn connect_to(
+    pub(crate) async fn connect_to(
         &self,
         stage: &Stage,
         address: std::net::SocketAddr,

@@ -10,6 +10,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::wire::{Message, Wire};
 
@@ -29,8 +30,14 @@ pub(crate) enum Act {
     CloseAfterHead,
     /// Writes these bytes as soon as it has read the head, and closes.
     WriteAfterHead(Vec<u8>),
+    /// Writes these bytes as soon as it has read the head, and reads on.
+    WriteEarly(Vec<u8>),
+    /// Reads the body once it is told to, then writes these bytes.
+    ReadWhenTold(Arc<Notify>, Vec<u8>),
     /// Closes once it has read the body too.
     Close,
+    /// Writes these bytes and ends its side of TCP, but not of TLS.
+    WriteAndBreakOff(Vec<u8>),
     /// Writes these bytes and resets the connection.
     WriteAndReset(Vec<u8>),
     /// Writes these bytes and no more, the connection open.
@@ -178,8 +185,16 @@ impl Provider {
         let mut wire = Wire::new(stream);
         while let Some(mut request) = wire.head().await {
             let act = (self.state.script.lock().unwrap())(&request);
-            let swallows =
-                matches!(act, Act::Swallow(..) | Act::CloseAfterHead | Act::WriteAfterHead(_));
+            if let Act::ReadWhenTold(told, _) = &act {
+                told.notified().await;
+            }
+            let swallows = matches!(
+                act,
+                Act::Swallow(..)
+                    | Act::CloseAfterHead
+                    | Act::WriteAfterHead(_)
+                    | Act::WriteEarly(_)
+            );
             if !swallows {
                 wire.body(&mut request, false).await;
             }
@@ -193,9 +208,11 @@ impl Provider {
     }
 
     /// Answers whether the connection is kept.
-    async fn act(wire: &mut Wire<tokio_rustls::server::TlsStream<TcpStream>>, act: Act) -> bool {
+    async fn act(wire: &mut Wire<TlsStream<TcpStream>>, act: Act) -> bool {
         match act {
-            Act::Write(bytes) => wire.stream.write_all(&bytes).await.is_ok(),
+            Act::Write(bytes) | Act::ReadWhenTold(_, bytes) => {
+                wire.stream.write_all(&bytes).await.is_ok()
+            }
             Act::WriteAndClose(bytes) | Act::WriteAfterHead(bytes) => {
                 drop(wire.stream.write_all(&bytes).await);
                 drop(wire.stream.shutdown().await);
@@ -207,6 +224,11 @@ impl Provider {
                 false
             }
             Act::CloseAfterHead | Act::Close => false,
+            Act::WriteAndBreakOff(bytes) => {
+                drop(wire.stream.write_all(&bytes).await);
+                drop(wire.stream.flush().await);
+                false
+            }
             Act::WriteAndReset(bytes) => {
                 drop(wire.stream.write_all(&bytes).await);
                 drop(wire.stream.flush().await);
@@ -214,7 +236,7 @@ impl Provider {
                 socket.set_zero_linger().unwrap();
                 false
             }
-            Act::WriteAndStall(bytes) => {
+            Act::WriteAndStall(bytes) | Act::WriteEarly(bytes) => {
                 drop(wire.stream.write_all(&bytes).await);
                 drop(wire.stream.flush().await);
                 while wire.more().await {}
@@ -228,15 +250,7 @@ impl Provider {
                 told.notified().await;
                 wire.stream.write_all(&bytes).await.is_ok()
             }
-            Act::Drip(head, count) => {
-                let mut ok = wire.stream.write_all(&head).await.is_ok();
-                for _ in 0..count {
-                    tokio::time::sleep(DRIP).await;
-                    ok = ok && wire.stream.write_all(b"x").await.is_ok();
-                    ok = ok && wire.stream.flush().await.is_ok();
-                }
-                ok
-            }
+            Act::Drip(head, count) => drip(wire, &head, count).await,
             Act::Pour(head, mut left) => {
                 let mut ok = wire.stream.write_all(&head).await.is_ok();
                 while ok && left > 0 {
@@ -253,4 +267,15 @@ impl Provider {
             }
         }
     }
+}
+
+/// Writes a head and then so many bytes, one at a time with a pause before each.
+async fn drip(wire: &mut Wire<TlsStream<TcpStream>>, head: &[u8], count: usize) -> bool {
+    let mut ok = wire.stream.write_all(head).await.is_ok();
+    for _ in 0..count {
+        tokio::time::sleep(DRIP).await;
+        ok = ok && wire.stream.write_all(b"x").await.is_ok();
+        ok = ok && wire.stream.flush().await.is_ok();
+    }
+    ok
 }

@@ -13,6 +13,8 @@ pub(crate) struct Message {
     pub(crate) body: Vec<u8>,
     /// Whether the body ended as its framing said.
     pub(crate) complete: bool,
+    /// The lines of a chunked body's framing: the size of each chunk with its extension, then the trailers.
+    pub(crate) framing: Vec<String>,
 }
 
 impl Message {
@@ -64,7 +66,7 @@ impl<S: AsyncRead + Unpin> Wire<S> {
     /// Reads the body a head announces.
     pub(crate) async fn body(&mut self, message: &mut Message, until_close: bool) {
         if message.chunked() {
-            message.complete = self.chunks(&mut message.body).await;
+            message.complete = self.chunks(message).await;
         } else if let Some(length) = message.length() {
             while self.unread.len() < length && self.more().await {}
             let have = length.min(self.unread.len());
@@ -91,30 +93,33 @@ impl<S: AsyncRead + Unpin> Wire<S> {
         }
     }
 
-    async fn chunks(&mut self, body: &mut Vec<u8>) -> bool {
+    async fn chunks(&mut self, message: &mut Message) -> bool {
         loop {
             let Some(line) = self.line().await else { return false };
-            let digits = std::str::from_utf8(&line).unwrap_or("").split(';').next().unwrap();
-            let Ok(size) = usize::from_str_radix(digits.trim(), 16) else { return false };
+            let line = String::from_utf8_lossy(&line).into_owned();
+            let digits = line.split(';').next().unwrap().trim();
+            let Ok(size) = usize::from_str_radix(digits, 16) else { return false };
+            message.framing.push(line);
             if size == 0 {
-                return self.trailers().await;
+                return self.trailers(message).await;
             }
             while self.unread.len() < size + 2 {
                 if !self.more().await {
                     return false;
                 }
             }
-            body.extend(self.unread.drain(..size));
+            message.body.extend(self.unread.drain(..size));
             self.unread.drain(..2);
         }
     }
 
     /// Passes over trailers; answers whether they end.
-    async fn trailers(&mut self) -> bool {
+    async fn trailers(&mut self, message: &mut Message) -> bool {
         while let Some(line) = self.line().await {
             if line.is_empty() {
                 return true;
             }
+            message.framing.push(String::from_utf8_lossy(&line).into_owned());
         }
         false
     }
@@ -134,14 +139,25 @@ impl<S: AsyncRead + Unpin> Wire<S> {
     }
 
     pub(crate) async fn more(&mut self) -> bool {
-        let mut buffer = vec![0; 64 * 1024];
-        match self.stream.read(&mut buffer).await {
-            Ok(0) | Err(_) => false,
-            Ok(count) => {
-                self.unread.extend_from_slice(&buffer[..count]);
-                true
+        self.read().await.is_ok_and(|count| count > 0)
+    }
+
+    /// Reads to the end; returns whether that was announced, which TLS does by `close_notify`.
+    pub(crate) async fn ends_cleanly(&mut self) -> bool {
+        loop {
+            match self.read().await {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(_) => return false,
             }
         }
+    }
+
+    async fn read(&mut self) -> std::io::Result<usize> {
+        let mut buffer = vec![0; 64 * 1024];
+        let count = self.stream.read(&mut buffer).await?;
+        self.unread.extend_from_slice(&buffer[..count]);
+        Ok(count)
     }
 }
 
