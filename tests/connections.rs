@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use crate::support::call::hear;
+use crate::support::process::{Served, serve_at};
 use crate::support::provider::answer;
 use crate::support::wire::Wire;
 use crate::support::{Act, Call, Stage};
@@ -284,6 +285,140 @@ async fn pipelined_requests_are_answered_in_order() {
     assert_eq!(heard, numbers);
     drop((wire, writer));
     stage.is_calm().await;
+}
+
+/// More than the sockets on the way hold.
+const PIPELINED_BYTES: usize = 48 << 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pipelined_requests_are_not_read_far_ahead_of_the_answers() {
+    let stage = Stage::new().await;
+    let told = Arc::new(Notify::new());
+    stage.provider.does(Act::WriteWhenTold(Arc::clone(&told), answer("200 OK", "", "{}")));
+    let call = Call::slots().with("X-Fill", &"v".repeat(8_000));
+    let (reader, mut writer) = tokio::io::split(call.connect(&stage).await.unwrap());
+    let mut wire = Wire::new(reader);
+    let bytes = call.bytes();
+    let writing = async {
+        for _ in 0..PIPELINED_BYTES / bytes.len() {
+            writer.write_all(&bytes).await.unwrap();
+        }
+    };
+    let others = async {
+        stage.provider.has_received(1).await;
+        stage.provider.does(Act::ok());
+        for _ in 0..50 {
+            assert_eq!(stage.hears(Call::slots()).await.status, 200);
+        }
+    };
+    tokio::select! {
+        () = writing => panic!("all of it was read while the first waits for its answer"),
+        () = others => {}
+    }
+    told.notify_one();
+    for _ in 0..50 {
+        assert_eq!(hear(&mut wire).await.expect("an answer").status, 200);
+    }
+    drop((wire, writer));
+    stage.is_calm().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_refused_before_its_body_has_come_ends_the_connection_and_says_so() {
+    let stage = limited("linger = \"10ms\"").await;
+    let refused = Call::book().without("Ssp-To").unframed();
+    for call in [
+        refused.clone().with("Content-Length", "900000"),
+        refused.clone().with("Transfer-Encoding", "chunked"),
+        refused.clone().method("PUT").with("Content-Length", "900000"),
+        refused.with("Content-Length", "9").with("Expect", "100-continue"),
+    ] {
+        let mut wire = Wire::new(call.connect(&stage).await.unwrap());
+        wire.stream.write_all(&call.body(b"").bytes()).await.unwrap();
+        let answer = hear(&mut wire).await.expect("an answer");
+        answer.is_a_proper_refusal();
+        assert_eq!(answer.header("connection"), Some("close"));
+        assert!(wire.ends_cleanly().await && wire.unread.is_empty());
+    }
+    assert!(stage.provider.received().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_before_its_body_has_come_ends_the_connection_whatever_its_method() {
+    let stage = limited("linger = \"10ms\"").await;
+    for (method, framing) in [
+        ("GET", ("Content-Length", "900000")),
+        ("DELETE", ("Content-Length", "900000")),
+        ("DELETE", ("Transfer-Encoding", "chunked")),
+    ] {
+        let call = Call::slots().method(method).with(framing.0, framing.1);
+        let mut wire = Wire::new(call.connect(&stage).await.unwrap());
+        // What could be a request follows in place of the body.
+        wire.stream.write_all(&call.bytes()).await.unwrap();
+        hear(&mut wire).await.expect("an answer").is_a_proper_refusal();
+        drop(wire.stream.write_all(&Call::slots().bytes()).await);
+        while wire.more().await {}
+        assert!(wire.unread.is_empty(), "{method}: {:?}", String::from_utf8_lossy(&wire.unread));
+    }
+    assert!(stage.provider.received().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_does_not_end_its_side_is_not_lingered_for_long() {
+    let stage = limited("linger = \"200ms\"").await;
+    let call = Call::book().without("Ssp-To").unframed().with("Content-Length", "900000");
+    let mut wire = Wire::new(call.connect(&stage).await.unwrap());
+    wire.stream.write_all(&call.body(b"").bytes()).await.unwrap();
+    assert_eq!(hear(&mut wire).await.expect("an answer").status, 400);
+    // It neither sends nor goes.
+    stage.is_calm().await;
+    drop(wire);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_does_not_stop_sending_is_read_from_for_a_mebibyte_and_no_more() {
+    let stage = limited("linger = \"10m\"").await;
+    let call = Call::book().without("Ssp-To").unframed().with("Content-Length", "900000000");
+    let (reader, mut writer) = tokio::io::split(call.connect(&stage).await.unwrap());
+    let mut wire = Wire::new(reader);
+    writer.write_all(&call.body(b"").bytes()).await.unwrap();
+    assert_eq!(hear(&mut wire).await.expect("an answer").status, 400);
+    assert!(wire.ends_cleanly().await, "no more is said");
+    assert_eq!(stage.hears(Call::slots()).await.status, 200);
+    let mut sent = 0_usize;
+    while writer.write_all(&[b' '; 16 * 1024]).await.is_ok() && writer.flush().await.is_ok() {
+        sent += 16 * 1024;
+        assert!(sent < 256 << 20, "it is read from without an end");
+    }
+    assert!(sent >= 1 << 20, "after {sent} bytes");
+    stage.is_calm().await;
+}
+
+/// Bytes that a process has written by `write` and `writev`. Sockets are written to by `send`, unless several
+/// pieces are written at once.
+fn written(served: &Served) -> u64 {
+    let io = std::fs::read_to_string(format!("/proc/{}/io", served.0.id())).unwrap();
+    let line = io.lines().find_map(|line| line.strip_prefix("wchar: "));
+    line.unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_pieces_of_an_answer_are_written_at_once() {
+    let length = 10_000_000;
+    let stage = Stage::new().await;
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+    stage.provider.does(Act::Pour(head.into_bytes(), length));
+    let program = std::process::Command::new(env!("CARGO_BIN_EXE_spine-proxy"));
+    let text = stage.text("spine-proxy.toml").replace("\"audit\"", "\"own\"");
+    let served = serve_at(program, &stage, &text, "info");
+    let before = written(&served);
+    let call = Call::slots();
+    let mut wire = Wire::new(call.connect_to(&stage, served.1).await.unwrap());
+    wire.stream.write_all(&call.bytes()).await.unwrap();
+    assert!(wire.head().await.unwrap().start.contains(" 200 "));
+    assert_eq!(wire.drain(length).await, length);
+    let by_pieces = written(&served) - before;
+    assert!(by_pieces >= u64::try_from(length).unwrap(), "{by_pieces} of {length} bytes");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::support::call::hear;
 use crate::support::stage;
 use crate::support::wire::Wire;
-use crate::support::{Answer, Call, Stage};
+use crate::support::{Act, Answer, Call, Stage};
 
 const PROFILE: &str = "https://fhir.nhs.uk/STU3/StructureDefinition/GPConnect-OperationOutcome-1";
 const SPINE_CODES: &str = "https://fhir.nhs.uk/STU3/CodeSystem/Spine-ErrorOrWarningCode-1";
@@ -183,6 +183,27 @@ async fn a_consumer_is_told_to_continue_only_when_it_may() {
     let received = stage.provider.received().pop().unwrap();
     assert_eq!(received.body, call.body);
     assert_eq!(received.header("expect"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_told_to_continue_before_the_provider_can_be_sent_to() {
+    let stage = Stage::new().await;
+    stage.moves_away().await;
+    let busy = Stage::with(|files| {
+        files.add("[throttle]\npractice-exchanges-max = 1\nwait = \"10ms\"");
+    })
+    .await;
+    busy.provider.does(Act::Silence);
+    let mut first = Call::slots().connect(&busy).await.unwrap();
+    first.write_all(&Call::slots().bytes()).await.unwrap();
+    busy.provider.has_received(1).await;
+    for (stage, token) in [(&stage, "provider_not_reached"), (&busy, "provider_busy")] {
+        let call = Call::book().with("Expect", "100-continue").with("Content-Length", "2");
+        let mut wire = Wire::new(call.connect(stage).await.unwrap());
+        wire.stream.write_all(&call.body(b"").bytes()).await.unwrap();
+        assert_eq!(hear(&mut wire).await.expect("an answer").token(), Some(token));
+    }
+    drop(first);
 }
 
 /// A booking whose head two parsers could read in two ways.
