@@ -4,10 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use http_body_util::BodyExt as _;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Notify;
 
+use crate::support::call::hear;
 use crate::support::provider::answer;
 use crate::support::way::{Mishap, Way};
+use crate::support::wire::Wire;
 use crate::support::{Act, Call, Stage};
 
 /// As many kept connections as requests follow.
@@ -134,4 +140,155 @@ async fn a_provider_that_drops_every_request_is_spared_though_some_were_on_kept_
         assert!(answer.status >= 502, "{:?}", answer.token());
     }
     assert_eq!(stage.counted("providers_spared_total"), 1);
+}
+
+/// A stage with these lines in its provider section, and its deadlines there.
+async fn keeping(lines: &str, deadlines: &str) -> Stage {
+    Stage::with(|files| {
+        files.set("provider", lines);
+        files.add(&format!("[provider.deadlines]\n{deadlines}"));
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_connection_has_an_age_and_a_time_without_use_beyond_which_it_carries_nothing() {
+    for (deadlines, connections) in [
+        ("idle = \"10m\"\nconnection-age = \"10m\"", 1),
+        ("idle = \"0s\"\nconnection-age = \"10m\"", 3),
+        ("idle = \"10m\"\nconnection-age = \"0s\"", 3),
+    ] {
+        let stage = keeping("", deadlines).await;
+        for _ in 0..3 {
+            assert_eq!(stage.hears(Call::slots()).await.status, 200);
+        }
+        assert_eq!(stage.provider.connections(), connections, "{deadlines}");
+        // What may not be used is closed, though nobody asks.
+        stage.provider.has_ended(connections - 1).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_kept_for_too_long_is_closed_though_nobody_asks() {
+    for deadlines in ["idle = \"100ms\"", "idle = \"10m\"\nconnection-age = \"100ms\""] {
+        let stage = keeping("", deadlines).await;
+        assert_eq!(stage.hears(Call::slots()).await.status, 200);
+        stage.provider.has_ended(1).await;
+        assert_eq!(stage.provider.connections(), 1, "{deadlines}");
+    }
+}
+
+/// Asks so often at once, and has all answered once the provider has all of them.
+async fn at_once(stage: &Stage, count: usize) {
+    let told = Arc::new(Notify::new());
+    stage.provider.does(Act::WriteWhenTold(Arc::clone(&told), answer("200 OK", "", "{}")));
+    let asked = stage.provider.received().len();
+    let reads = join_all((0..count).map(|_| stage.hears(Call::slots())));
+    let answering = async {
+        stage.provider.has_received(asked + count).await;
+        loop {
+            told.notify_waiters();
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        reads = reads => assert!(reads.iter().all(|read| read.status == 200)),
+        () = answering => unreachable!("it goes on until all have their answers"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_connections_are_kept_to_a_host_than_are_configured() {
+    let stage = keeping("idle-max = 2", "idle = \"10m\"").await;
+    at_once(&stage, 6).await;
+    stage.provider.has_ended(4).await;
+    assert_eq!(stage.provider.connections(), 6);
+    at_once(&stage, 4).await;
+    stage.provider.has_ended(6).await;
+    assert_eq!(stage.provider.connections(), 8, "two were kept and used");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_connections_are_kept_by_one_worker_than_its_limit_whatever_is_configured() {
+    // Both ends of each connection are here.
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let most = rustix::process::Rlimit { current: files.maximum, ..files };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, most).unwrap();
+    let beyond = 6;
+    let count = spine_proxy::forward::IDLE_MAX + beyond;
+    let stage = Stage::with(|files| {
+        files.set("provider", "idle-max = 5000");
+        files.add("[provider.deadlines]\nidle = \"10m\"\nresponse-head = \"10m\"");
+        files.add("[listener.limits]\nstreams-max = 1000\nin-hand-max = 5000");
+        files.add(
+            "[throttle]\ncertificate-per-second = 100000\nconsumer-per-second = 100000\n\
+             consumer-exchanges-max = 5000\npractice-exchanges-max = 5000\n\
+             practice-consumer-max = 5000",
+        );
+    })
+    .await;
+    let told = Arc::new(Notify::new());
+    stage.provider.does(Act::WriteWhenTold(Arc::clone(&told), answer("200 OK", "", "{}")));
+    let call = Call::slots().http2();
+    let mut exchanges = tokio::task::JoinSet::new();
+    for _ in 0..2 {
+        let io = TokioIo::new(call.connect(&stage).await.unwrap());
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        tokio::spawn(connection);
+        for _ in 0..count / 2 {
+            let (mut sender, request) = (sender.clone(), call.request());
+            exchanges.spawn(async move {
+                let response = sender.send_request(request).await.unwrap();
+                assert_eq!(response.status(), 200);
+                response.into_body().collect().await.unwrap();
+            });
+        }
+    }
+    stage.provider.has_received(count).await;
+    while !exchanges.is_empty() {
+        told.notify_waiters();
+        while let Some(done) = exchanges.try_join_next() {
+            done.unwrap();
+        }
+        tokio::task::yield_now().await;
+    }
+    stage.provider.has_ended(beyond).await;
+    assert_eq!(stage.provider.connections(), count);
+}
+
+/// Retries in hand at the start; and of ten requests, one earns another.
+const RETRIES: u64 = 64;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retries_have_a_budget_that_requests_earn() {
+    let stage = Stage::with(|files| {
+        files.add("[throttle]\npractice-failures-max = 1000000\npractice-failures-percent = 100");
+        files.add("[provider.deadlines]\nidle = \"10m\"");
+    })
+    .await;
+    // Each connection carries one request, and is lost under the next.
+    let mut is_lost = true;
+    stage.provider.plays(move |_| {
+        is_lost = !is_lost;
+        if is_lost { Act::Close } else { Act::ok() }
+    });
+    let call = Call::slots();
+    let mut wire = Wire::new(call.connect(&stage).await.unwrap());
+    let (mut asked, mut first_failed) = (0_u64, None);
+    while asked < 300 {
+        asked += 1;
+        wire.stream.write_all(&call.bytes()).await.unwrap();
+        match hear(&mut wire).await.expect("an answer") {
+            answer if answer.status == 200 => {}
+            answer => {
+                assert_eq!(answer.token(), Some("provider_failed"));
+                first_failed = first_failed.or(Some(asked));
+            }
+        }
+    }
+    // Each earns a tenth of the retry that it costs.
+    let first_failed = first_failed.expect("retries come to an end");
+    assert!((RETRIES..RETRIES * 10 / 9 + 3).contains(&first_failed), "the {first_failed}th");
+    let retries = stage.counted("provider_retries_total");
+    assert!((RETRIES + 20..=RETRIES + asked / 10).contains(&retries), "{retries} of {asked}");
 }

@@ -116,6 +116,27 @@ async fn a_provider_that_cannot_be_reached_is_looked_up_anew_for_the_next_reques
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_read_whose_consumer_hangs_up_during_a_look_up_is_given_up_and_the_look_up_is_not() {
+    let more = "deadlines = { attempt = \"10m\", waiting = \"10m\" }";
+    let registry = Registry::new(records(1), more).await;
+    let stage =
+        registry.stage_with(|files| files.add("[throttle]\nconsumer-exchanges-max = 1")).await;
+    registry.sds.meets(None, Trouble::Held);
+    tokio::select! {
+        answer = stage.hears(call(0, 0).http2()) => panic!("{answer:?}"),
+        () = registry.has_been_asked(1) => {}
+    }
+    let record = stage.closed(1).await;
+    assert_eq!((&record["outcome"], &record["ended_by"]), (&"aborted".into(), &"consumer".into()));
+    assert_eq!(record["ended_in"], "directory");
+    registry.sds.clear();
+    while !String::from_iter(stage.server.directory.held_json()).contains("P00000") {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(stage.hears(call(0, 0)).await.status, 200, "the consumer's place is free again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_practice_that_moves_is_served_at_its_new_root_and_refused_at_its_old() {
     let registry = Registry::new(records(1), "").await;
     let stage = registry.stage().await;

@@ -3,9 +3,11 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::sync::Notify;
 
-use crate::support::call::hear;
+use crate::support::call::{Version, hear};
 use crate::support::provider::answer;
 use crate::support::stage::{self, OTHER_TO};
 use crate::support::wire::Wire;
@@ -117,6 +119,104 @@ async fn a_place_of_a_consumer_that_left_over_http1_is_free_again_in_time() {
     stage.is_calm().await;
     stage.provider.does(Act::ok());
     assert_eq!(stage.hears(Call::slots()).await.status, 200);
+}
+
+/// A consumer that leaves over HTTP/2, or by a reset over HTTP/1.1.
+async fn leaves(stage: &Stage, call: Call, is_waiting: impl Future<Output = ()>) {
+    if call.version == Version::Http2 {
+        tokio::select! {
+            answer = stage.hears(call) => panic!("{answer:?}"),
+            () = is_waiting => {}
+        }
+        return;
+    }
+    let mut stream = call.connect(stage).await.unwrap();
+    stream.write_all(&call.bytes()).await.unwrap();
+    is_waiting.await;
+    stream.get_ref().0.set_zero_linger().unwrap();
+}
+
+/// The last record, of a read whose consumer is gone.
+async fn is_given_up(stage: &Stage, count: usize, phase: &str) {
+    let record = stage.closed(count).await;
+    assert_eq!((&record["outcome"], &record["ended_by"]), (&"aborted".into(), &"consumer".into()));
+    assert_eq!(record["ended_in"], phase, "{record}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_whose_consumer_hangs_up_while_it_waits_for_a_place_leaves_the_queue() {
+    let limits = "[throttle]\npractice-exchanges-max = 1\npractice-waiting-max = 1\nwait = \"10m\"";
+    let stage = Stage::with(|files| files.add(limits)).await;
+    let told = Arc::new(Notify::new());
+    stage.provider.does(Act::WriteWhenTold(Arc::clone(&told), answer("200 OK", "", "{}")));
+    let mut first = Box::pin(stage.hears(Call::slots()));
+    tokio::select! {
+        answer = &mut first => panic!("{answer:?}"),
+        () = stage.provider.has_received(1) => {}
+    }
+    let two_in_flight = async || {
+        while stage.counted("http_requests_in_flight") < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    for (count, call) in [Call::slots().http2(), Call::slots()].into_iter().enumerate() {
+        leaves(&stage, call, two_in_flight()).await;
+        is_given_up(&stage, count + 1, "policy").await;
+    }
+    // The one place in the queue is free again, and so is the provider's after that.
+    let mut last = Box::pin(stage.hears(Call::slots()));
+    tokio::select! {
+        answer = &mut last => panic!("{answer:?}"),
+        () = two_in_flight() => {}
+    }
+    told.notify_one();
+    assert_eq!(first.await.status, 200);
+    told.notify_one();
+    assert_eq!(last.await.status, 200);
+    assert_eq!(stage.provider.received().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_whose_consumer_hangs_up_while_its_answer_comes_lets_its_provider_go() {
+    let stage = one_at_a_time("").await;
+    let half = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf".to_vec();
+    stage.provider.does(Act::WriteAndStall(half));
+    let call = Call::slots();
+    let mut wire = Wire::new(call.connect(&stage).await.unwrap());
+    wire.stream.write_all(&call.bytes()).await.unwrap();
+    assert!(wire.head().await.unwrap().start.contains(" 200 "));
+    wire.stream.get_ref().0.set_zero_linger().unwrap();
+    drop(wire);
+    is_given_up(&stage, 1, "answer").await;
+    stage.provider.has_ended(1).await;
+    // Over HTTP/2 it is the stream that is reset, and the connection goes on.
+    let io = TokioIo::new(call.clone().http2().connect(&stage).await.unwrap());
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    let response = sender.send_request(call.http2().request()).await.unwrap();
+    assert_eq!(response.status(), 200);
+    drop(response);
+    is_given_up(&stage, 2, "answer").await;
+    stage.provider.has_ended(2).await;
+    stage.provider.does(Act::ok());
+    let again = sender.send_request(Call::slots().http2().request()).await.unwrap();
+    assert_eq!(again.status(), 200, "the place is free again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_whose_consumer_hangs_up_before_its_body_has_ended_is_given_up() {
+    let stage = Stage::with(|files| files.add("[provider.deadlines]\nbody-idle = \"10m\"")).await;
+    let call = Call::slots().unframed().with("Transfer-Encoding", "chunked");
+    leaves(&stage, call, async {
+        while stage.counted("http_requests_in_flight") < 1 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let record = stage.closed(1).await;
+    assert_eq!(record["ended_by"], "consumer", "{record}");
+    stage.is_calm().await;
+    assert_eq!(stage.provider.dialled(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

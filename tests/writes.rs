@@ -168,6 +168,32 @@ async fn a_provider_may_refuse_a_booking_before_it_has_read_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_during_an_upload_is_passed_on_and_its_connection_is_not_used_again() {
+    let stage =
+        Stage::with(|files| files.add("[provider.deadlines]\nidle-for-writes = \"60s\"")).await;
+    for round in 0..3 {
+        // The provider reads on, and does not say that it will close.
+        let refusal = answer("422 Unprocessable Entity", "", "{}");
+        in_turn(&stage, vec![Act::WriteEarly(refusal), Act::ok()]);
+        let call = Call::book().unframed().with("Content-Length", "1000");
+        let mut wire = Wire::new(call.connect(&stage).await.unwrap());
+        wire.stream.write_all(&call.body(b"half of ").bytes()).await.unwrap();
+        let heard = hear(&mut wire).await.expect("an answer");
+        assert_eq!((heard.status, heard.text().as_str(), heard.complete), (422, "{}", true));
+        let record = stage.closed(2 * round + 1).await;
+        assert_eq!((&record["status"], &record["sent_whole"]), (&422.into(), &false.into()));
+        // While the rest may still come, and once it cannot.
+        if round == 1 {
+            drop(wire);
+            stage.is_calm().await;
+        }
+        assert_eq!(stage.hears(Call::slots()).await.status, 200);
+        assert_eq!(stage.provider.connections(), 2 + round, "round {round}");
+        stage.closed(2 * round + 2).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_booking_takes_a_kept_connection_only_while_it_is_young() {
     for (keep, connections) in [("60s", 1), ("0s", 2)] {
         let line = format!("[provider.deadlines]\nidle-for-writes = \"{keep}\"");
@@ -202,6 +228,36 @@ async fn a_booking_on_a_kept_connection_that_closes_under_it_is_not_sent_again()
     assert_eq!(stage.hears(Call::slots()).await.status, 200);
     fails(&stage, Call::book(), "outcome_unknown", (2, 1)).await;
     assert_eq!(stage.counted("provider_retries_total"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_without_a_body_is_not_sent_again_either() {
+    let deadlines = "[provider.deadlines]\nidle-for-writes = \"60s\"";
+    let bodiless = Call::book().body(b"");
+    for call in [bodiless.clone(), bodiless.http2()] {
+        let stage = Stage::with(|files| files.add(deadlines)).await;
+        in_turn(&stage, vec![Act::ok(), Act::Close]);
+        assert_eq!(stage.hears(Call::slots()).await.status, 200);
+        fails(&stage, call, "outcome_unknown", (2, 1)).await;
+        assert_eq!(stage.counted("provider_retries_total"), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_on_a_kept_connection_that_is_lost_after_more_than_a_second_is_not_sent_again() {
+    let stage = Stage::with(|files| files.add("[listener.limits]\nidle = \"1100ms\"")).await;
+    let told = Arc::new(Notify::new());
+    let lost = Act::WriteWhenTold(Arc::clone(&told), b"no answer\r\n\r\n".to_vec());
+    in_turn(&stage, vec![Act::ok(), lost, Act::ok()]);
+    assert_eq!(stage.hears(Call::slots()).await.status, 200);
+    let rest = async {
+        stage.provider.has_received(2).await;
+        stage.lets_pass(1).await;
+        told.notify_one();
+    };
+    let (answer, ()) = tokio::join!(stage.hears(Call::slots()), rest);
+    assert_eq!((answer.status, answer.token()), (502, Some("provider_failed")));
+    assert_eq!(stage.provider.received().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
