@@ -8,7 +8,12 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::AsyncWriteExt as _;
 
+use crate::support::frames::{
+    self, ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, SETTINGS, WINDOW_UPDATE, frame,
+};
+use crate::support::wire::Wire;
 use crate::support::{Act, Call, Stage};
 
 /// A body whose bytes are there long before its end is said: here, never.
@@ -128,4 +133,64 @@ async fn an_answer_that_is_not_taken_is_in_hand() {
         tokio::task::yield_now().await;
     }
     assert_eq!(stage.hears(Call::slots()).await.status, 200);
+}
+
+/// So much of an answer, and no more, waits for the window of each stream.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_is_handed_over_in_pieces_of_8_kib() {
+    let stage = Stage::new().await;
+    let head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n".to_vec();
+    stage.provider.does(Act::Pour(head, 1_000_000));
+    let mut wire = Wire::new(Call::slots().http2().connect(&stage).await.unwrap());
+    // Windows for all of it, and frames of a megabyte.
+    let frame_bytes = [0, 5, 0, 0x10, 0, 0];
+    let windows = [&[0, 4][..], &0x7fff_ffff_u32.to_be_bytes(), &frame_bytes].concat();
+    let block = frames::block(&Call::slots(), &[]);
+    let bytes = [
+        frames::PREFACE,
+        &frame(SETTINGS, 0, 0, &windows),
+        &frame(WINDOW_UPDATE, 0, 0, &0x7000_0000_u32.to_be_bytes()),
+        &frame(HEADERS, END_HEADERS | END_STREAM, 1, &block),
+    ];
+    wire.stream.write_all(&bytes.concat()).await.unwrap();
+    let (mut taken, mut longest) = (0, 0);
+    loop {
+        let frame = wire.frame().await.expect("all of the answer");
+        if frame.kind == DATA {
+            taken += frame.payload.len();
+            longest = longest.max(frame.payload.len());
+        }
+        if frame.ends_stream() {
+            break;
+        }
+    }
+    assert_eq!((taken, longest), (1_000_000, 8 * 1024));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_request_of_a_connection_has_a_deadline_and_silence_after_it_another() {
+    for (limits, asks_first) in
+        [("head = \"200ms\"\nidle = \"10m\"", false), ("head = \"10m\"\nidle = \"200ms\"", true)]
+    {
+        let stage = Stage::with(|files| files.add(&format!("[listener.limits]\n{limits}"))).await;
+        let mut wire = Wire::new(Call::slots().http2().connect(&stage).await.unwrap());
+        let settings = frame(SETTINGS, 0, 0, &[]);
+        wire.stream.write_all(&[frames::PREFACE, &settings].concat()).await.unwrap();
+        if asks_first {
+            let block = frames::block(&Call::slots(), &[]);
+            let asked = frame(HEADERS, END_HEADERS | END_STREAM, 1, &block);
+            wire.stream.write_all(&asked).await.unwrap();
+            while !wire.frame().await.expect("an answer").ends_stream() {}
+        }
+        let mut was_told = false;
+        while let Some(one) = wire.frame().await {
+            was_told |= one.kind == GOAWAY;
+            if one.kind == PING && one.flags & ACK == 0 {
+                wire.stream.write_all(&frame(PING, ACK, 0, &one.payload)).await.unwrap();
+            }
+        }
+        assert!(was_told, "{limits}");
+        drop(wire);
+        stage.is_calm().await;
+    }
 }

@@ -57,6 +57,40 @@ async fn a_large_body_passes_in_little_memory_either_way() {
     assert!(both < GROWTH_MAX_KIB, "grew by {down} KiB, then {both} KiB, from {before} KiB");
 }
 
+/// Memory of a connection at rest, which has carried a request. In a build without optimisation, as the tests'
+/// is, futures are larger than in a release.
+const IDLE_KIB_MAX: u64 = 64;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_at_rest_does_not_hold_the_room_of_a_request() {
+    let stage = Stage::with(|files| {
+        files.add("[listener.limits]\nidle = \"10m\"");
+        // The sessions of others are no part of a connection.
+        files.set("tls", "sessions-max = 1");
+    })
+    .await;
+    let program = std::process::Command::new(env!("CARGO_BIN_EXE_spine-proxy"));
+    let text = stage.text("spine-proxy.toml").replace("\"audit\"", "\"own\"");
+    let served = serve_at(program, &stage, &text, "info");
+    let mut held = Vec::new();
+    let mut resident = Vec::new();
+    for count in [100, 600] {
+        while held.len() < count {
+            let mut wire = connect(&served, &stage, b"http/1.1").await;
+            for _ in 0..2 {
+                wire.stream.write_all(&Call::slots().bytes()).await.unwrap();
+                let mut answer = wire.head().await.unwrap();
+                wire.body(&mut answer, false).await;
+                assert!(answer.start.contains(" 200 "), "{answer:?}");
+            }
+            held.push(wire);
+        }
+        resident.push(served.resident_kib());
+    }
+    let each = (resident[1] - resident[0]) / 500;
+    assert!(each < IDLE_KIB_MAX, "{each} KiB each: {resident:?}");
+}
+
 /// A search for slots as a head and a window that is shut: the answer stays with the proxy.
 fn shut(stream: u32) -> Vec<u8> {
     let block = frames::block(&Call::slots(), &[]);
