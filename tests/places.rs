@@ -161,7 +161,7 @@ async fn a_read_whose_consumer_hangs_up_while_it_waits_for_a_place_leaves_the_qu
     };
     for (count, call) in [Call::slots().http2(), Call::slots()].into_iter().enumerate() {
         leaves(&stage, call, two_in_flight()).await;
-        is_given_up(&stage, count + 1, "policy").await;
+        is_given_up(&stage, count + 1, "queue").await;
     }
     // The one place in the queue is free again, and so is the provider's after that.
     let mut last = Box::pin(stage.hears(Call::slots()));
@@ -187,7 +187,7 @@ async fn a_read_whose_consumer_hangs_up_while_its_answer_comes_lets_its_provider
     assert!(wire.head().await.unwrap().start.contains(" 200 "));
     wire.stream.get_ref().0.set_zero_linger().unwrap();
     drop(wire);
-    is_given_up(&stage, 1, "answer").await;
+    is_given_up(&stage, 1, "body").await;
     stage.provider.has_ended(1).await;
     // Over HTTP/2 it is the stream that is reset, and the connection goes on.
     let io = TokioIo::new(call.clone().http2().connect(&stage).await.unwrap());
@@ -196,7 +196,7 @@ async fn a_read_whose_consumer_hangs_up_while_its_answer_comes_lets_its_provider
     let response = sender.send_request(call.http2().request()).await.unwrap();
     assert_eq!(response.status(), 200);
     drop(response);
-    is_given_up(&stage, 2, "answer").await;
+    is_given_up(&stage, 2, "body").await;
     stage.provider.has_ended(2).await;
     stage.provider.does(Act::ok());
     let again = sender.send_request(Call::slots().http2().request()).await.unwrap();
