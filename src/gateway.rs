@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use http::request::Parts;
 use http::{Method, Request, Response, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -255,6 +255,7 @@ impl Gateway {
     ) -> Response<Answer> {
         let now = Timestamp::now();
         let (head, body) = request.into_parts();
+        let has_body = !body.is_end_stream();
         let refuse = |refusal: &Refusal, id| Reply::to(&head, &live.rulebook).refusal(refusal, id);
         let mut entry = match self.open(&head.method, now) {
             Ok(entry) => entry,
@@ -285,6 +286,11 @@ impl Gateway {
                 }
                 if !entry.is_identified() {
                     connection.refused_unidentified();
+                }
+                if has_body {
+                    // The body is dropped by now. hyper takes what has come of it and only then writes
+                    // the head, which says that the connection ends if more is to come.
+                    tokio::task::yield_now().await;
                 }
                 refuse(&refusal, id)
             }

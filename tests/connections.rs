@@ -479,3 +479,30 @@ async fn the_second_port_says_how_it_is() {
         assert!(!text.contains("200000000359") && !text.contains("A20047"), "{path}: {text}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_does_not_end_in_time_is_counted() {
+    let stage = limited("head = \"200ms\"").await;
+    let mut wire = Wire::new(Call::slots().connect(&stage).await.unwrap());
+    wire.stream.write_all(b"G").await.unwrap();
+    assert!(!wire.more().await);
+    drop(wire);
+    stage.is_calm().await;
+    assert_eq!(stage.counted("connection_errors_total{reason=\"head_timed_out\"}"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_before_its_body_has_come_says_that_the_connection_ends() {
+    let stage = limited("linger = \"10ms\"").await;
+    for (method, framing) in [
+        ("GET", ("Content-Length", "900000")),
+        ("DELETE", ("Content-Length", "900000")),
+        ("DELETE", ("Transfer-Encoding", "chunked")),
+    ] {
+        let call = Call::slots().method(method).with(framing.0, framing.1);
+        let mut wire = Wire::new(call.connect(&stage).await.unwrap());
+        wire.stream.write_all(&call.bytes()).await.unwrap();
+        let answer = hear(&mut wire).await.expect("an answer");
+        assert_eq!(answer.header("connection"), Some("close"), "{method}");
+    }
+}

@@ -88,7 +88,12 @@ where
     if let Some(head) = stream.refused_after_all_others() {
         stream.write_all(&refuse(&head)).await?;
     }
-    Ok(stream.shutdown().await?)
+    stream.shutdown().await?;
+    match stream.end {
+        // hyper takes the end of a head that it has seen no byte of for the end of the connection.
+        Some(End::Late) => Err(io::Error::from(Breach::Head).into()),
+        Some(End::Theirs | End::Refused { .. } | End::Broken) | None => Ok(()),
+    }
 }
 
 /// Why a connection did not end as it should.
@@ -140,6 +145,8 @@ enum End {
     Refused { is_next: bool },
     /// A body broke its framing.
     Broken,
+    /// A head did not end in time.
+    Late,
 }
 
 /// How much a head that does not come at once is read by.
@@ -203,7 +210,7 @@ impl<S> Validated<S> {
     fn is_cut_short(&self) -> bool {
         match self.end {
             Some(End::Theirs) => false,
-            Some(End::Refused { .. } | End::Broken) => true,
+            Some(End::Refused { .. } | End::Broken | End::Late) => true,
             None => !self.validator.is_between_messages(),
         }
     }
@@ -212,7 +219,10 @@ impl<S> Validated<S> {
     fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
         let head = self.head;
         let timer = self.head_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(head)));
-        timer.as_mut().poll(context).map(|()| Breach::Head.into())
+        timer.as_mut().poll(context).map(|()| {
+            self.end = Some(End::Late);
+            Breach::Head.into()
+        })
     }
 }
 
@@ -278,6 +288,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Validated<S> {
                     break;
                 }
                 Some(End::Broken) => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
+                Some(End::Late) => return Poll::Ready(Err(Breach::Head.into())),
                 None if self.held.is_empty() => ready!(self.poll_straight(context, out))?,
                 None => ready!(self.poll_more(context))?,
             }
