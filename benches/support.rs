@@ -18,6 +18,7 @@ pub(crate) mod program;
 pub(crate) mod provider;
 #[path = "../tests/support/sds.rs"]
 pub(crate) mod sds;
+pub(crate) mod servers;
 #[path = "../tests/support/stage.rs"]
 pub(crate) mod stage;
 #[path = "../tests/support/swept.rs"]

@@ -3,12 +3,10 @@
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
-
-use tokio::net::TcpStream;
 
 use crate::support::Stage;
 use crate::support::program::Program;
+use crate::support::servers::{Ended, free_address, installed, listens};
 
 /// A proxy under comparison, ended when dropped.
 pub(crate) struct Proxy {
@@ -19,23 +17,8 @@ pub(crate) struct Proxy {
 
 enum Running {
     Ours { _program: Program },
-    Theirs(Child),
+    Theirs { _child: Ended },
 }
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Self::Theirs(child) = self {
-            drop(child.kill());
-            drop(child.wait());
-        }
-    }
-}
-
-/// How long a proxy may take to listen: a hundred times this.
-const PATIENCE: Duration = Duration::from_millis(50);
-
-/// Where a distribution keeps its servers, which is not in every user's PATH.
-const PLACES: [&str; 4] = ["/usr/sbin", "/usr/local/sbin", "/usr/bin", "/usr/local/bin"];
 
 /// All that are installed, ours first; says loudly who is missing.
 pub(crate) async fn all(stage: &Stage) -> Vec<Proxy> {
@@ -49,7 +32,7 @@ pub(crate) async fn all(stage: &Stage) -> Vec<Proxy> {
             continue;
         };
         let address = free_address().await;
-        let running = Running::Theirs(start(stage, &path, address));
+        let running = Running::Theirs { _child: Ended(start(stage, &path, address)) };
         assert!(listens(address).await, "{name} does not listen; its log is on standard error");
         proxies.push(Proxy { name, address, _running: running });
     }
@@ -57,28 +40,6 @@ pub(crate) async fn all(stage: &Stage) -> Vec<Proxy> {
 }
 
 type Start = fn(&Stage, &str, SocketAddr) -> Child;
-
-fn installed(name: &str) -> Option<String> {
-    PLACES
-        .iter()
-        .map(|place| format!("{place}/{name}"))
-        .find(|path| Command::new(path).arg("-v").output().is_ok())
-}
-
-async fn free_address() -> SocketAddr {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap()
-}
-
-async fn listens(address: SocketAddr) -> bool {
-    for _ in 0..100 {
-        if TcpStream::connect(address).await.is_ok() {
-            return true;
-        }
-        tokio::time::sleep(PATIENCE).await;
-    }
-    false
-}
 
 /// As it comes, but for the room that a target of 32 KiB needs.
 fn nginx(stage: &Stage, path: &str, address: SocketAddr) -> Child {

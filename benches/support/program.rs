@@ -35,11 +35,22 @@ const TROUBLES_MAX: usize = 40;
 impl Program {
     /// Starts it over the stage's configuration, changed.
     pub(crate) fn start(stage: &Stage, change: impl FnOnce(String) -> String) -> Self {
-        let text = stage.text("spine-proxy.toml").replace("\"audit\"", &format!("\"{JOURNAL}\""));
-        stage.replace("program.toml", &change(text));
-        let mut child = Command::new(env!("CARGO_BIN_EXE_spine-proxy"))
+        Self::start_as(JOURNAL, Command::new(env!("CARGO_BIN_EXE_spine-proxy")), stage, change)
+    }
+
+    /// Starts it by this command, with a configuration and a journal of this name.
+    pub(crate) fn start_as(
+        name: &str,
+        mut command: Command,
+        stage: &Stage,
+        change: impl FnOnce(String) -> String,
+    ) -> Self {
+        let text = stage.text("spine-proxy.toml").replace("\"audit\"", &format!("\"{name}\""));
+        let config = format!("{name}.toml");
+        stage.replace(&config, &change(text));
+        let mut child = command
             .args(["serve", "--config"])
-            .arg(stage.path("program.toml"))
+            .arg(stage.path(&config))
             .env("RUST_BACKTRACE", "0")
             .stderr(Stdio::piped())
             .spawn()
@@ -59,6 +70,11 @@ impl Program {
     /// Where consumers connect.
     pub(crate) fn address(&self) -> SocketAddr {
         self.served.1
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.served.0.id()
     }
 
     pub(crate) fn signal(&self, name: &str) {
