@@ -3,7 +3,7 @@
 //! Instructions do not depend on the machine's load, as time does: what a request costs can be compared
 //! with what another costs, and with what the same request cost at another commit.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use http_body_util::BodyExt as _;
@@ -39,13 +39,18 @@ pub(crate) fn is_installed() -> bool {
 impl Counted {
     /// Starts the program over the stage's files.
     pub(crate) fn start(stage: &Stage) -> Self {
+        Self::start_program(env!("CARGO_BIN_EXE_spine-proxy").as_ref(), stage)
+    }
+
+    /// Starts this program, of another commit perhaps, over the stage's files.
+    pub(crate) fn start_program(program: &Path, stage: &Stage) -> Self {
         let counts = stage.path("instructions");
         let mut command = Command::new("valgrind");
         command
             .args(["--quiet", "--tool=callgrind"])
             .arg(format!("--callgrind-out-file={}", counts.display()))
             .arg(format!("--vgdb-prefix={}", stage.path("vgdb").display()))
-            .arg(env!("CARGO_BIN_EXE_spine-proxy"));
+            .arg(program);
         let text = stage.text("spine-proxy.toml").replace("\"audit\"", "\"own\"");
         let served = serve_at(command, stage, &text, "info");
         Self { served, counts, written: 0, connection: None }
@@ -120,12 +125,17 @@ impl Counted {
         assert!(ordered.unwrap().success(), "valgrind does not take orders");
     }
 
+    /// The last count as callgrind writes it: by function.
+    pub(crate) fn last(&self) -> String {
+        let counts = format!("{}.{}", self.counts.display(), self.written);
+        std::fs::read_to_string(counts).unwrap()
+    }
+
     /// Has the count written, which begins it anew.
     fn written(&mut self) -> u64 {
         self.order("dump");
         self.written += 1;
-        let counts = format!("{}.{}", self.counts.display(), self.written);
-        let counts = std::fs::read_to_string(counts).unwrap();
+        let counts = self.last();
         let total = counts.lines().find_map(|line| line.strip_prefix("summary: ")).unwrap();
         total.trim().parse().unwrap()
     }
