@@ -42,8 +42,8 @@ pub(super) struct Seat {
     pub(super) drain: CancellationToken,
 }
 
-/// A consumer's connection once TLS stands.
-type Stream = TlsStream<Socket>;
+/// A consumer's connection once TLS stands. Boxed: it is large, and moved from one future into the next.
+type Stream = Box<TlsStream<Socket>>;
 
 /// Limit: an HTTP/2 header list.
 const HEADER_LIST_BYTES: u32 = 128 * 1024;
@@ -87,7 +87,8 @@ impl Seat {
             return metrics.connection_refused("certificate_connections");
         };
         let ended = if is_h2 {
-            self.serve_h2(stream, connection).await
+            // Boxed, so that other connections do not hold the room for it.
+            Box::pin(self.serve_h2(stream, connection)).await
         } else {
             self.serve_h1(stream, &socket, connection).await
         };
@@ -131,7 +132,7 @@ impl Seat {
                     Err(_) => "bad_certificate",
                 });
                 metrics.phase(Phase::Tls, started.elapsed());
-                return Some((stream, handshake, peer.ok()));
+                return Some((Box::new(stream), handshake, peer.ok()));
             }
             Ok(Ok(None)) => "plain_http",
             Ok(Err(error)) => {

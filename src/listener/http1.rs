@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
+use futures_util::FutureExt as _;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -40,6 +41,8 @@ pub(crate) type Answering<B> =
 /// Serves a connection until it ends, or until an exchange has ended after `close` is cancelled; the last
 /// request that it may carry cancels that. `refuse` makes the response to a head that is refused.
 ///
+/// While no request comes, hyper's buffers are given back: 16 KiB that it would hold for each connection.
+///
 /// # Errors
 /// hyper's, and those of writing a refusal.
 pub(crate) async fn serve<S, B, F>(
@@ -55,36 +58,51 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     F: Fn(Request<Incoming>) -> Answering<B> + Unpin,
 {
-    let (carried, requests_max) = (AtomicUsize::new(0), limits.requests_max);
+    let requests_max = limits.requests_max;
+    let (carried, under_way) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let closes = close.clone();
     let service = service_fn(|request| {
         if carried.fetch_add(1, Ordering::Relaxed) + 1 >= requests_max {
             closes.cancel();
         }
-        answer(request)
+        under_way.fetch_add(1, Ordering::Relaxed);
+        answer(request).inspect(|_| {
+            under_way.fetch_sub(1, Ordering::Relaxed);
+        })
     });
-    let stream = Validated::new(stream, limits);
-    let mut serving = Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.idle)
-        // Some consumers end their side once they have sent a request.
-        .half_close(true)
-        .max_buf_size(HEAD_BUFFER_BYTES)
-        .max_headers(HEADERS_MAX)
-        .preserve_header_case(true)
-        .serve_connection(TokioIo::new(stream), service);
-    let ended = tokio::select! {
-        ended = poll_fn(|context| serving.poll_without_shutdown(context)) => Some(ended),
-        () = close.cancelled() => None,
-    };
-    match ended {
-        Some(ended) => ended?,
-        None => {
+    let mut stream = Validated::new(stream, limits);
+    loop {
+        let mut serving = Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.idle)
+            // Some consumers end their side once they have sent a request.
+            .half_close(true)
+            .max_buf_size(HEAD_BUFFER_BYTES)
+            .max_headers(HEADERS_MAX)
+            .preserve_header_case(true)
+            .serve_connection(TokioIo::new(stream), &service);
+        let paused = tokio::select! {
+            ended = poll_fn(|context| serving.poll_without_shutdown(context)) => {
+                ended?;
+                None
+            }
+            () = close.cancelled() => Some(false),
+            () = rests(&carried, &under_way) => Some(true),
+        };
+        if paused.is_some() {
             Pin::new(&mut serving).graceful_shutdown();
             poll_fn(|context| serving.poll_without_shutdown(context)).await?;
         }
+        let parts = serving.into_parts();
+        stream = parts.io.into_inner();
+        if paused != Some(true) || stream.end.is_some() {
+            break;
+        }
+        stream.give_back(&parts.read_buf);
+        if !stream.is_sent_to(limits.idle.saturating_sub(REST), &close).await? {
+            break;
+        }
     }
-    let mut stream = serving.into_parts().io.into_inner();
     if let Some(head) = stream.refused_after_all_others() {
         stream.write_all(&refuse(&head)).await?;
     }
@@ -93,6 +111,18 @@ where
         // hyper takes the end of a head that it has seen no byte of for the end of the connection.
         Some(End::Late) => Err(io::Error::from(Breach::Head).into()),
         Some(End::Theirs | End::Refused { .. } | End::Broken) | None => Ok(()),
+    }
+}
+
+/// Time without a request after which a connection gives back the buffers that hyper holds for it.
+const REST: Duration = Duration::from_secs(2);
+
+/// Returns once no request has come for [`REST`] and the head of each answer has been written.
+async fn rests(carried: &AtomicUsize, under_way: &AtomicUsize) {
+    let mut seen = usize::MAX;
+    while carried.load(Ordering::Relaxed) != seen || under_way.load(Ordering::Relaxed) > 0 {
+        seen = carried.load(Ordering::Relaxed);
+        tokio::time::sleep(REST).await;
     }
 }
 
@@ -185,6 +215,24 @@ impl<S> Validated<S> {
         }
     }
 
+    /// Validates what is held, of which nothing has been yet.
+    fn validate(&mut self) {
+        let scan = self.validator.scan(&self.held);
+        self.valid = scan.passed;
+        if let Some(fault) = scan.fault {
+            self.end(fault);
+        }
+    }
+
+    /// Takes back what has been validated and passed on, and was not used.
+    fn give_back(&mut self, unused: &[u8]) {
+        if !unused.is_empty() {
+            let held = std::mem::replace(&mut self.held, BytesMut::from(unused));
+            self.held.unsplit(held);
+            self.valid += unused.len();
+        }
+    }
+
     /// Returns the head that was refused, if everything before it has been answered and none of those
     /// answers ended the connection.
     fn refused_after_all_others(&mut self) -> Option<RefusedHead> {
@@ -249,6 +297,27 @@ impl<S: AsyncRead + Unpin> Validated<S> {
         Poll::Ready(Ok(()))
     }
 
+    /// Returns true once the consumer sends something, and false if it ends its side, nothing comes for `idle`,
+    /// or `close` is cancelled. No buffer is held meanwhile.
+    async fn is_sent_to(&mut self, idle: Duration, close: &CancellationToken) -> io::Result<bool> {
+        tokio::select! {
+            read = poll_fn(|context| self.poll_first(context)) => read,
+            () = close.cancelled() => Ok(false),
+            () = tokio::time::sleep(idle) => Ok(false),
+        }
+    }
+
+    fn poll_first(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let mut first = [0; STEP_BYTES];
+        let mut first = ReadBuf::new(&mut first);
+        if self.held.is_empty() {
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut first))?;
+            self.held.extend_from_slice(first.filled());
+            self.validate();
+        }
+        Poll::Ready(Ok(!self.held.is_empty() || self.end.is_some()))
+    }
+
     /// Reads more of a head that has not ended.
     fn poll_more(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.held.reserve(STEP_BYTES);
@@ -257,11 +326,7 @@ impl<S: AsyncRead + Unpin> Validated<S> {
             Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
             Poll::Ready(read) => drop(read?),
         }
-        let scan = self.validator.scan(&self.held);
-        self.valid = scan.passed;
-        if let Some(fault) = scan.fault {
-            self.end(fault);
-        }
+        self.validate();
         if self.valid > 0 {
             self.head_timer = None;
         }
@@ -350,5 +415,90 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Validated<S> {
             }
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http_body_util::Full;
+    use tokio::io::{AsyncReadExt as _, DuplexStream};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+
+    /// Serves one end of a pipe: each request is answered after `wait` with its number.
+    fn serving(limits: Limits, wait: Duration) -> DuplexStream {
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        let served = AtomicUsize::new(0);
+        let answer = move |_| -> Answering<Full<Bytes>> {
+            let number = served.fetch_add(1, Ordering::Relaxed) + 1;
+            Box::pin(async move {
+                tokio::time::sleep(wait).await;
+                Ok(Response::new(Full::from(format!("({number})"))))
+            })
+        };
+        let refuse = |head: &RefusedHead| format!("refused: {}", head.refusal).into_bytes();
+        tokio::spawn(async move {
+            let ended = serve(theirs, &limits, CancellationToken::new(), answer, refuse).await;
+            ended.unwrap_or_default();
+        });
+        ours
+    }
+
+    /// Reads until the end of this text.
+    async fn hear(stream: &mut DuplexStream, end: &str) -> String {
+        let mut heard = String::new();
+        while !heard.ends_with(end) {
+            heard.push(char::from(stream.read_u8().await.unwrap()));
+        }
+        heard
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_goes_on_after_a_rest_as_it_did_before() {
+        let mut stream = serving(Limits::default(), Duration::ZERO);
+        for (number, piece) in [(1, GET.len()), (2, GET.len()), (3, 1), (4, 7)] {
+            for piece in GET.chunks(piece) {
+                stream.write_all(piece).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            let heard = hear(&mut stream, &format!("({number})")).await;
+            assert!(
+                heard.starts_with("HTTP/1.1 200 OK\r\n") && !heard.contains("close"),
+                "{heard}"
+            );
+            tokio::time::sleep(4 * REST).await;
+        }
+        stream.write_all(&[GET, GET, b"GET / HTTP/1.1\nHost: x\r\n\r\n"].concat()).await.unwrap();
+        let mut heard = String::new();
+        stream.read_to_string(&mut heard).await.unwrap();
+        let answers = ["(5)", "(6)", "refused: "].map(|part| heard.find(part));
+        assert!(answers.is_sorted() && answers.iter().all(Option::is_some), "{heard}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_takes_longer_than_a_rest_ends_no_connection() {
+        let mut stream = serving(Limits::default(), 5 * REST);
+        for number in 1..3 {
+            stream.write_all(GET).await.unwrap();
+            let heard = hear(&mut stream, &format!("({number})")).await;
+            assert!(!heard.contains("close"), "{heard}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_rests_ends_with_its_idle_time() {
+        for idle in [Duration::from_secs(1), Duration::from_secs(60)] {
+            let mut stream = serving(Limits { idle, ..Limits::default() }, Duration::ZERO);
+            stream.write_all(GET).await.unwrap();
+            hear(&mut stream, "(1)").await;
+            let since = Instant::now();
+            assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+            let idled = since.elapsed();
+            assert!(idled >= idle && idled <= idle + REST, "{idled:?}");
+        }
     }
 }
