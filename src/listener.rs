@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::gateway::Gateway;
@@ -164,8 +166,19 @@ struct Bench {
     open: Arc<AtomicUsize>,
 }
 
+/// The end of the workers.
+#[derive(Debug, Clone)]
+pub struct Stop {
+    /// Cancelled when connections are to end once what they carry is finished, within the time to drain.
+    pub drain: CancellationToken,
+    /// Cancelled when they are to be cut.
+    pub cut: CancellationToken,
+}
+
 /// The workers, running.
 pub struct Workers {
+    /// Runtime of the only worker, if there is one: it accepts its connections itself.
+    only: Option<Handle>,
     benches: Vec<Bench>,
     threads: Vec<std::thread::JoinHandle<()>>,
     slots: Arc<Semaphore>,
@@ -184,30 +197,31 @@ const NEXT_CLOSE: Duration = Duration::from_secs(1);
 const BACKLOG: i32 = 1024;
 
 impl Workers {
-    /// Starts a thread for each gateway. They end when `drain` is cancelled and what they have is
-    /// finished, or cut short when its deadline passes or `cut` is cancelled.
+    /// Starts a thread for each gateway.
     ///
     /// # Errors
     /// A thread or its runtime cannot be made.
     pub fn start(
         gateways: Vec<Gateway>,
         limits: &Limits,
-        (drain, cut): (&CancellationToken, &CancellationToken),
+        stop: &Stop,
         metrics: &Arc<Metrics>,
     ) -> io::Result<Self> {
         let unverified = Arc::new(Semaphore::new(limits.unverified_max));
         let holders = Arc::new(Holders::new(limits.certificate_connections_max));
         let (mut benches, mut threads) = (Vec::new(), Vec::new());
+        let is_only = gateways.len() == 1;
+        let mut only = None;
         for (number, gateway) in gateways.into_iter().enumerate() {
             let (queue, connections) = mpsc::channel(HANDOFF_MAX);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            only = is_only.then(|| runtime.handle().clone());
             let worker = Worker {
                 gateway: Arc::new(gateway),
                 limits: limits.clone(),
                 unverified: Arc::clone(&unverified),
                 holders: Arc::clone(&holders),
-                drain: drain.clone(),
-                cut: cut.clone(),
+                stop: stop.clone(),
             };
             let thread = std::thread::Builder::new()
                 .name(format!("worker-{number}"))
@@ -217,11 +231,29 @@ impl Workers {
         }
         let slots = Arc::new(Semaphore::new(limits.connections_max));
         let addresses = Arc::new(Addresses::new(limits.shares()));
-        Ok(Self { benches, threads, slots, addresses, holders, metrics: Arc::clone(metrics) })
+        let metrics = Arc::clone(metrics);
+        Ok(Self { only, benches, threads, slots, addresses, holders, metrics })
     }
 
-    /// Accepts until `drain` is cancelled.
-    pub async fn accept(&self, listener: &TcpListener, drain: &CancellationToken) {
+    /// Accepts in the background until `drain` is cancelled: a single worker on its own thread, so that no
+    /// connection is handed from one thread to another; several on the caller's, so that none of them that
+    /// is busy holds up the others' connections.
+    ///
+    /// # Errors
+    /// The listener cannot be served by another runtime.
+    pub fn accept(
+        self: &Arc<Self>,
+        listener: TcpListener,
+        drain: CancellationToken,
+    ) -> io::Result<JoinHandle<()>> {
+        let runtime = self.only.clone().unwrap_or_else(Handle::current);
+        let listener = listener.into_std()?;
+        let _entered = runtime.enter();
+        let (workers, listener) = (Arc::clone(self), TcpListener::from_std(listener)?);
+        Ok(runtime.spawn(async move { workers.accept_until(&listener, &drain).await }))
+    }
+
+    async fn accept_until(&self, listener: &TcpListener, drain: &CancellationToken) {
         loop {
             let accepted = tokio::select! {
                 () = drain.cancelled() => return,
@@ -323,8 +355,7 @@ struct Worker {
     limits: Limits,
     unverified: Arc<Semaphore>,
     holders: Arc<Holders>,
-    drain: CancellationToken,
-    cut: CancellationToken,
+    stop: Stop,
 }
 
 impl Worker {
@@ -348,7 +379,7 @@ impl Worker {
         tokio::select! {
             () = tasks.wait() => return,
             () = tokio::time::sleep(self.limits.drain) => {}
-            () = self.cut.cancelled() => {}
+            () = self.stop.cut.cancelled() => {}
         }
         tracing::warn!(left = tasks.len(), "ending what is left");
         self.gateway.stops();
@@ -361,7 +392,7 @@ impl Worker {
             limits: self.limits.clone(),
             unverified: Arc::clone(&self.unverified),
             holders: Arc::clone(&self.holders),
-            drain: self.drain.clone(),
+            drain: self.stop.drain.clone(),
         };
         let Ok(stream) = TcpStream::from_std(stream) else { return };
         // Boxed: it is large, and would be copied on each step of its way to a task.

@@ -1,5 +1,6 @@
 //! `serve`: binds, serves, reloads, drains.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -22,7 +23,7 @@ use crate::config::{Config, Log, LogFormat};
 use crate::directory::{self, Directory, File};
 use crate::forward::Forwarder;
 use crate::gateway::{self, Gateway, Live};
-use crate::listener::Workers;
+use crate::listener::{Stop, Workers};
 use crate::metrics::Metrics;
 use crate::throttle::Pressure;
 use crate::tls::Alarms;
@@ -75,7 +76,7 @@ pub fn log(settings: &Log) {
     let filter = format!("warn,spine_proxy={}", settings.level.word());
     let lines = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
-        .with_writer(std::io::stderr);
+        .with_writer(io::stderr);
     let started = match settings.format {
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
         LogFormat::Human => lines.try_init(),
@@ -130,17 +131,17 @@ impl Server {
         metrics.reload(Ok(Timestamp::now().as_second()));
         memory::publish(&config, memory, &metrics);
         let (listeners, (admin_listener, admin)) = listen(&config)?;
-        let in_hand_max = config.listener.limits.in_hand_max;
-        let trail = Trail::start(&config.audit, in_hand_max, Arc::clone(&metrics))
+        let limits = &config.listener.limits;
+        let trail = Trail::start(&config.audit, limits.in_hand_max, Arc::clone(&metrics))
             .map_err(Failure::configuration)?;
         let [leaving, drain, cut] = [(); 3].map(|()| CancellationToken::new());
         let directory = recall(directory, live, &config, &metrics);
         let pressure = Pressure::new(config.workers());
         let throttle = prepare::throttle(&config, None, (&pressure, &metrics))?;
         pressure.limit(throttle.limits().ceiling(memory));
-        let alarms = Arc::new(Alarms::new(&loader, &[]));
         let (trust, rulebook) = (Arc::new(trust), Arc::new(rulebook));
-        let live = Live { trust, rulebook, throttle, alarms, memory };
+        let live =
+            Live { trust, rulebook, throttle, alarms: Arc::new(Alarms::new(&loader, &[])), memory };
         let live = Arc::new(ArcSwap::from_pointee(live));
         let shared = gateway::Shared {
             live: Arc::clone(&live),
@@ -149,8 +150,8 @@ impl Server {
             metrics: Arc::clone(&metrics),
         };
         let gateways = gateways(&config, &shared, &pressure);
-        let limits = &config.listener.limits;
-        let workers = Workers::start(gateways, limits, (&drain, &cut), &metrics);
+        let stop = Stop { drain: drain.clone(), cut: cut.clone() };
+        let workers = Workers::start(gateways, limits, &stop, &metrics);
         let workers = Arc::new(workers.map_err(Failure::world)?);
         let views = Views {
             metrics: Arc::clone(&metrics),
@@ -175,12 +176,14 @@ impl Server {
         let addresses = announce(&listeners);
         // Consumers last: they could take the descriptors that the rest needs.
         let admin_port = admin::start(admin_listener, views).map_err(Failure::world)?;
-        let accepting = accept(listeners, &workers, &drain);
+        let accept = |(listener, _)| workers.accept(listener, drain.clone());
+        let accepting: io::Result<Vec<_>> = listeners.into_iter().map(accept).collect();
         let background = vec![
             tokio::spawn(Arc::clone(&reloader).watch(hangup)),
             tokio::spawn(kept),
             tokio::spawn(watch(trail.clone())),
         ];
+        let accepting = accepting.map_err(Failure::world)?;
         let stopping = Stopping { leaving, drain, cut, workers, accepting, background, admin_port };
         Ok(Self { addresses, admin, metrics, trail, directory, reloader, stopping })
     }
@@ -298,16 +301,4 @@ fn announce(listeners: &[Listening]) -> Vec<SocketAddr> {
         tracing::info!(%address, "listening");
     }
     addresses
-}
-
-fn accept(
-    listeners: Vec<Listening>,
-    workers: &Arc<Workers>,
-    drain: &CancellationToken,
-) -> Vec<JoinHandle<()>> {
-    let accept = |(listener, _): Listening| {
-        let (workers, drain) = (Arc::clone(workers), drain.clone());
-        tokio::spawn(async move { workers.accept(&listener, &drain).await })
-    };
-    listeners.into_iter().map(accept).collect()
 }
