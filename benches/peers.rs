@@ -125,7 +125,7 @@ const DESCRIPTORS_MIN: u64 = 7_000;
 /// Numbers of idle connections at which memory is read.
 const IDLE: [usize; 2] = [1_000, 5_000];
 /// Time for a proxy to be done with what it was sent.
-const SETTLES: Duration = Duration::from_millis(1500);
+const SETTLES: Duration = Duration::from_secs(6);
 /// Share of handshakes, in percent, that must be resumed where all can be.
 const RESUMED_MIN_PERCENT: u64 = 90;
 

@@ -167,7 +167,7 @@ struct Bench {
 }
 
 /// The end of the workers.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Stop {
     /// Cancelled when connections are to end once what they carry is finished, within the time to drain.
     pub drain: CancellationToken,

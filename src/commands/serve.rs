@@ -49,7 +49,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
         let mut stop = signal(SignalKind::terminate()).map_err(Failure::world)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::world)?;
         let server = Server::start(prepared, Some(path.to_owned()))?;
-        let cut = server.stopping.cut.clone();
+        let cut = server.stopping.stop.cut.clone();
         tokio::select! {
             _ = stop.recv() => {}
             _ = interrupt.recv() => {}
@@ -106,9 +106,8 @@ pub struct Server {
 struct Stopping {
     /// Cancelled first: no balancer is to send anybody any more.
     leaving: CancellationToken,
-    drain: CancellationToken,
-    /// Cancelled when what is under way is not to be waited for.
-    cut: CancellationToken,
+    /// The end of the workers.
+    stop: Stop,
     workers: Arc<Workers>,
     accepting: Vec<JoinHandle<()>>,
     background: Vec<JoinHandle<()>>,
@@ -134,7 +133,7 @@ impl Server {
         let limits = &config.listener.limits;
         let trail = Trail::start(&config.audit, limits.in_hand_max, Arc::clone(&metrics))
             .map_err(Failure::configuration)?;
-        let [leaving, drain, cut] = [(); 3].map(|()| CancellationToken::new());
+        let (leaving, stop) = (CancellationToken::new(), Stop::default());
         let directory = recall(directory, live, &config, &metrics);
         let pressure = Pressure::new(config.workers());
         let throttle = prepare::throttle(&config, None, (&pressure, &metrics))?;
@@ -150,7 +149,6 @@ impl Server {
             metrics: Arc::clone(&metrics),
         };
         let gateways = gateways(&config, &shared, &pressure);
-        let stop = Stop { drain: drain.clone(), cut: cut.clone() };
         let workers = Workers::start(gateways, limits, &stop, &metrics);
         let workers = Arc::new(workers.map_err(Failure::world)?);
         let views = Views {
@@ -176,7 +174,7 @@ impl Server {
         let addresses = announce(&listeners);
         // Consumers last: they could take the descriptors that the rest needs.
         let admin_port = admin::start(admin_listener, views).map_err(Failure::world)?;
-        let accept = |(listener, _)| workers.accept(listener, drain.clone());
+        let accept = |(listener, _)| workers.accept(listener, stop.drain.clone());
         let accepting: io::Result<Vec<_>> = listeners.into_iter().map(accept).collect();
         let background = vec![
             tokio::spawn(Arc::clone(&reloader).watch(hangup)),
@@ -184,7 +182,7 @@ impl Server {
             tokio::spawn(watch(trail.clone())),
         ];
         let accepting = accepting.map_err(Failure::world)?;
-        let stopping = Stopping { leaving, drain, cut, workers, accepting, background, admin_port };
+        let stopping = Stopping { leaving, stop, workers, accepting, background, admin_port };
         Ok(Self { addresses, admin, metrics, trail, directory, reloader, stopping })
     }
 
@@ -199,15 +197,14 @@ impl Server {
     /// Stops accepting, lets what is under way finish until the drain deadline, writes the last
     /// records.
     pub async fn stop(self) {
-        let Stopping { leaving, drain, cut, workers, accepting, background, admin_port } =
-            self.stopping;
+        let Stopping { leaving, stop, workers, accepting, background, admin_port } = self.stopping;
         let settings = &self.reloader.started_with;
         leaving.cancel();
         tokio::select! {
             () = tokio::time::sleep(settings.listener.limits.drain_delay) => {}
-            () = cut.cancelled() => {}
+            () = stop.cut.cancelled() => {}
         }
-        drain.cancel();
+        stop.drain.cancel();
         for accepting in accepting {
             if accepting.await.is_err() {
                 tracing::error!("an acceptor panicked");

@@ -16,7 +16,7 @@ use futures_util::FutureExt as _;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper::server::conn::http1::Builder;
+use hyper::server::conn::http1::{Builder, Parts};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
@@ -93,12 +93,13 @@ where
             Pin::new(&mut serving).graceful_shutdown();
             poll_fn(|context| serving.poll_without_shutdown(context)).await?;
         }
-        let parts = serving.into_parts();
-        stream = parts.io.into_inner();
+        let Parts { io, read_buf, .. } = serving.into_parts();
+        stream = io.into_inner();
         if paused != Some(true) || stream.end.is_some() {
             break;
         }
-        stream.give_back(&parts.read_buf);
+        stream.give_back(&read_buf);
+        drop(read_buf);
         if !stream.is_sent_to(limits.idle.saturating_sub(REST), &close).await? {
             break;
         }
@@ -115,7 +116,7 @@ where
 }
 
 /// Time without a request after which a connection gives back the buffers that hyper holds for it.
-const REST: Duration = Duration::from_secs(2);
+const REST: Duration = Duration::from_millis(500);
 
 /// Returns once no request has come for [`REST`] and the head of each answer has been written.
 async fn rests(carried: &AtomicUsize, under_way: &AtomicUsize) {
