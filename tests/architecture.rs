@@ -328,3 +328,29 @@ fn a_permits_fields_are_private_and_its_doctest_names_each() {
     assert!(names.iter().all(|name| !name.contains(' ')), "public: {names:?}");
     assert!(before.contains(&format!("Permit {{ {} }}", names.join(", "))), "{names:?}");
 }
+
+/// What `docs/architecture.md` names is there: functions as `Type::function` or `module::function`, and files.
+#[test]
+fn the_functions_and_files_that_the_architecture_document_names_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let document = std::fs::read_to_string(root.join("docs/architecture.md")).unwrap();
+    let code: String = rooms().into_values().collect();
+    let is_part = |character: char| !(character.is_alphanumeric() || "_:./".contains(character));
+    let mut named = 0;
+    for word in document.split(is_part).map(|word| word.trim_matches(['.', ':', '/'])) {
+        if let Some((owner, function)) = word.split_once("::") {
+            assert!(code.contains(&format!("fn {function}")), "{word}");
+            let is_module = rooms().contains_key(owner) || owner == "headers";
+            let is_type =
+                ["struct ", "enum "].iter().any(|kind| code.contains(&format!("{kind}{owner}")));
+            assert!(is_module || is_type, "{word}");
+            named += 1;
+        } else if word.ends_with(".rs") {
+            let is_there =
+                [root.join(word), root.join("src").join(word)].iter().any(|file| file.exists());
+            assert!(is_there, "{word}");
+            named += 1;
+        }
+    }
+    assert!(named > 30, "{named}");
+}
