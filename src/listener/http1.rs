@@ -12,15 +12,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
-use futures_util::FutureExt as _;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper::server::conn::http1::{Builder, Parts};
+use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tokio_util::io::poll_read_buf;
 use tokio_util::sync::CancellationToken;
 
@@ -58,17 +57,13 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     F: Fn(Request<Incoming>) -> Answering<B> + Unpin,
 {
-    let requests_max = limits.requests_max;
-    let (carried, under_way) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let (carried, requests_max) = (AtomicUsize::new(0), limits.requests_max);
     let closes = close.clone();
     let service = service_fn(|request| {
         if carried.fetch_add(1, Ordering::Relaxed) + 1 >= requests_max {
             closes.cancel();
         }
-        under_way.fetch_add(1, Ordering::Relaxed);
-        answer(request).inspect(|_| {
-            under_way.fetch_sub(1, Ordering::Relaxed);
-        })
+        answer(request)
     });
     let mut stream = Validated::new(stream, limits);
     loop {
@@ -81,26 +76,19 @@ where
             .max_headers(HEADERS_MAX)
             .preserve_header_case(true)
             .serve_connection(TokioIo::new(stream), &service);
-        let paused = tokio::select! {
-            ended = poll_fn(|context| serving.poll_without_shutdown(context)) => {
-                ended?;
-                None
-            }
-            () = close.cancelled() => Some(false),
-            () = rests(&carried, &under_way) => Some(true),
+        let ended = tokio::select! {
+            ended = poll_fn(|context| serving.poll_without_shutdown(context)) => Some(ended),
+            () = close.cancelled() => None,
         };
-        if paused.is_some() {
-            Pin::new(&mut serving).graceful_shutdown();
-            poll_fn(|context| serving.poll_without_shutdown(context)).await?;
+        match ended {
+            Some(ended) => ended?,
+            None => {
+                Pin::new(&mut serving).graceful_shutdown();
+                poll_fn(|context| serving.poll_without_shutdown(context)).await?;
+            }
         }
-        let Parts { io, read_buf, .. } = serving.into_parts();
-        stream = io.into_inner();
-        if paused != Some(true) || stream.end.is_some() {
-            break;
-        }
-        stream.give_back(&read_buf);
-        drop(read_buf);
-        if !stream.is_sent_to(limits.idle.saturating_sub(REST), &close).await? {
+        stream = serving.into_parts().io.into_inner();
+        if !stream.wakes(limits.idle, &close).await? {
             break;
         }
     }
@@ -111,21 +99,13 @@ where
     match stream.end {
         // hyper takes the end of a head that it has seen no byte of for the end of the connection.
         Some(End::Late) => Err(io::Error::from(Breach::Head).into()),
-        Some(End::Theirs | End::Refused { .. } | End::Broken) | None => Ok(()),
+        Some(End::Theirs | End::Refused { .. } | End::Broken | End::Rests) | None => Ok(()),
     }
 }
 
-/// Time without a request after which a connection gives back the buffers that hyper holds for it.
+/// Time without a byte either way after which a connection between requests gives back the buffers that hyper
+/// holds for it.
 const REST: Duration = Duration::from_millis(500);
-
-/// Returns once no request has come for [`REST`] and the head of each answer has been written.
-async fn rests(carried: &AtomicUsize, under_way: &AtomicUsize) {
-    let mut seen = usize::MAX;
-    while carried.load(Ordering::Relaxed) != seen || under_way.load(Ordering::Relaxed) > 0 {
-        seen = carried.load(Ordering::Relaxed);
-        tokio::time::sleep(REST).await;
-    }
-}
 
 /// Why a connection did not end as it should.
 #[derive(Debug, thiserror::Error)]
@@ -163,6 +143,9 @@ struct Validated<S> {
     refused: Option<RefusedHead>,
     head: Duration,
     head_timer: Option<Pin<Box<Sleep>>>,
+    /// Time at which bytes last went either way.
+    active: Instant,
+    rest_timer: Option<Pin<Box<Sleep>>>,
     linger: Duration,
     lingering: Option<(Pin<Box<Sleep>>, usize)>,
 }
@@ -178,6 +161,8 @@ enum End {
     Broken,
     /// A head did not end in time.
     Late,
+    /// For now: the connection rests. hyper is told an end, so that it gives back its buffers.
+    Rests,
 }
 
 /// How much a head that does not come at once is read by.
@@ -199,6 +184,8 @@ impl<S> Validated<S> {
             refused: None,
             head: limits.head,
             head_timer: None,
+            active: Instant::now(),
+            rest_timer: None,
             linger: limits.linger,
             lingering: None,
         }
@@ -222,15 +209,6 @@ impl<S> Validated<S> {
         self.valid = scan.passed;
         if let Some(fault) = scan.fault {
             self.end(fault);
-        }
-    }
-
-    /// Takes back what has been validated and passed on, and was not used.
-    fn give_back(&mut self, unused: &[u8]) {
-        if !unused.is_empty() {
-            let held = std::mem::replace(&mut self.held, BytesMut::from(unused));
-            self.held.unsplit(held);
-            self.valid += unused.len();
         }
     }
 
@@ -258,9 +236,28 @@ impl<S> Validated<S> {
     /// Whether the consumer may still be sending what nobody will read.
     fn is_cut_short(&self) -> bool {
         match self.end {
-            Some(End::Theirs) => false,
+            Some(End::Theirs | End::Rests) => false,
             Some(End::Refused { .. } | End::Broken | End::Late) => true,
             None => !self.validator.is_between_messages(),
+        }
+    }
+
+    /// Returns once nothing has been read or written for [`REST`], and never within a message: hyper asks for
+    /// more then only if it is in the request's body.
+    fn poll_rest(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if !self.validator.is_between_messages() {
+            return Poll::Pending;
+        }
+        loop {
+            let until = self.active + REST;
+            let timer =
+                self.rest_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+            ready!(timer.as_mut().poll(context));
+            if until <= Instant::now() {
+                self.rest_timer = None;
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(until);
         }
     }
 
@@ -298,25 +295,31 @@ impl<S: AsyncRead + Unpin> Validated<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Returns true once the consumer sends something, and false if it ends its side, nothing comes for `idle`,
-    /// or `close` is cancelled. No buffer is held meanwhile.
-    async fn is_sent_to(&mut self, idle: Duration, close: &CancellationToken) -> io::Result<bool> {
+    /// Returns true once a consumer whose connection rests sends something. Returns false if it ends its side
+    /// or sends nothing until `idle` is over, if `close` is cancelled, or if the connection does not rest.
+    /// No buffer is held meanwhile.
+    async fn wakes(&mut self, idle: Duration, close: &CancellationToken) -> io::Result<bool> {
+        if self.end != Some(End::Rests) {
+            return Ok(false);
+        }
+        let until = self.active + idle;
         tokio::select! {
             read = poll_fn(|context| self.poll_first(context)) => read,
             () = close.cancelled() => Ok(false),
-            () = tokio::time::sleep(idle) => Ok(false),
+            () = tokio::time::sleep_until(until) => Ok(false),
         }
     }
 
     fn poll_first(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let mut first = [0; STEP_BYTES];
         let mut first = ReadBuf::new(&mut first);
-        if self.held.is_empty() {
-            ready!(Pin::new(&mut self.stream).poll_read(context, &mut first))?;
-            self.held.extend_from_slice(first.filled());
-            self.validate();
-        }
-        Poll::Ready(Ok(!self.held.is_empty() || self.end.is_some()))
+        ready!(Pin::new(&mut self.stream).poll_read(context, &mut first))?;
+        let is_sent = !first.filled().is_empty();
+        self.end = (!is_sent).then_some(End::Theirs);
+        self.active = Instant::now();
+        self.held.extend_from_slice(first.filled());
+        self.validate();
+        Poll::Ready(Ok(is_sent))
     }
 
     /// Reads more of a head that has not ended.
@@ -348,14 +351,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for Validated<S> {
                 break;
             }
             match self.end {
-                Some(End::Theirs) => break,
+                Some(End::Theirs | End::Rests) => break,
                 Some(End::Refused { .. }) => {
                     self.end = Some(End::Refused { is_next: true });
                     break;
                 }
                 Some(End::Broken) => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
                 Some(End::Late) => return Poll::Ready(Err(Breach::Head.into())),
-                None if self.held.is_empty() => ready!(self.poll_straight(context, out))?,
+                None if self.held.is_empty() => match self.poll_straight(context, out)? {
+                    Poll::Ready(()) => self.active = Instant::now(),
+                    Poll::Pending => {
+                        ready!(self.poll_rest(context));
+                        self.end = Some(End::Rests);
+                    }
+                },
                 None => ready!(self.poll_more(context))?,
             }
         }
@@ -369,6 +378,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Validated<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.active = Instant::now();
         let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.pace.judge(context, polled, |count| *count)
     }
@@ -378,6 +388,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Validated<S> {
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.active = Instant::now();
         let polled = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
         self.pace.judge(context, polled, |count| *count)
     }
@@ -424,7 +435,6 @@ mod tests {
     use bytes::Bytes;
     use http_body_util::Full;
     use tokio::io::{AsyncReadExt as _, DuplexStream};
-    use tokio::time::Instant;
 
     use super::*;
 
@@ -456,6 +466,26 @@ mod tests {
             heard.push(char::from(stream.read_u8().await.unwrap()));
         }
         heard
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_rests_between_messages_and_in_none() {
+        let (mut ours, theirs) = tokio::io::duplex(1024);
+        let mut stream = Validated::new(theirs, &Limits::default());
+        let close = CancellationToken::new();
+        let mut bytes = [0; 256];
+        for _ in 0..2 {
+            assert_eq!(stream.read(&mut bytes).await.unwrap(), 0);
+            assert_eq!(stream.end, Some(End::Rests));
+            ours.write_all(GET).await.unwrap();
+            assert!(stream.wakes(100 * REST, &close).await.unwrap());
+            assert_eq!(stream.read(&mut bytes).await.unwrap(), GET.len());
+        }
+        let head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n";
+        ours.write_all(head).await.unwrap();
+        assert_eq!(stream.read(&mut bytes).await.unwrap(), head.len());
+        let read = tokio::time::timeout(10 * REST, stream.read(&mut bytes));
+        assert!(read.await.is_err(), "its body is to come");
     }
 
     #[tokio::test(start_paused = true)]
@@ -491,6 +521,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_connection_that_ends_with_its_answer_ends_at_once_however_long_that_takes() {
+        for request in [
+            "GET / HTTP/1.0\r\nHost: x\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        ] {
+            let mut stream = serving(Limits::default(), 5 * REST);
+            let since = Instant::now();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut heard = String::new();
+            stream.read_to_string(&mut heard).await.unwrap();
+            assert!(heard.ends_with("(1)"), "{heard}");
+            assert!(since.elapsed() < 6 * REST, "{:?}", since.elapsed());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_connection_that_rests_ends_with_its_idle_time() {
         for idle in [Duration::from_secs(1), Duration::from_secs(60)] {
             let mut stream = serving(Limits { idle, ..Limits::default() }, Duration::ZERO);
@@ -499,7 +545,7 @@ mod tests {
             let since = Instant::now();
             assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
             let idled = since.elapsed();
-            assert!(idled >= idle && idled <= idle + REST, "{idled:?}");
+            assert!(idled >= idle && idled < idle + REST, "{idled:?}");
         }
     }
 }
