@@ -110,13 +110,13 @@ const LIFETIME_S: i64 = 300;
 /// Consumers' clocks run ahead; the public test suite sends 200 s.
 const CLOCK_AHEAD_MAX_S: i64 = 300;
 
-/// System of the identifiers of one kind of thing.
+/// Namespace of identifiers, as FHIR's `Identifier.system` names it.
 struct System {
-    /// Its URL.
+    /// URL that the specification gives it.
     url: &'static str,
-    /// Another that release candidate 5 of the specification had, and consumers still send.
+    /// URL that release candidate 5 of the specification gave it; consumers still send it.
     rc5: Option<&'static str>,
-    /// The last part of their paths.
+    /// Last part of the path of these URLs.
     name: &'static str,
 }
 

@@ -259,7 +259,13 @@ impl Gateway {
         let refuse = |refusal: &Refusal, id| Reply::to(&head, &live.rulebook).refusal(refusal, id);
         let mut entry = match self.open(&head.method, now) {
             Ok(entry) => entry,
-            Err(refusal) => return refuse(&refusal, Uuid::new_v4()),
+            Err(refusal) => {
+                drop(body);
+                if has_body {
+                    tokio::task::yield_now().await;
+                }
+                return refuse(&refusal, Uuid::new_v4());
+            }
         };
         let id = entry.id();
         let headers = SspHeaders::read(&head.headers);

@@ -1,7 +1,7 @@
 //! Accept, one slot and one task per connection, handshake under a deadline, ALPN, drain.
 //!
-//! One acceptor deals each new connection to the worker with the fewest. A worker is a thread with
-//! a runtime and a gateway of its own.
+//! A worker is a thread with a runtime and a gateway of its own. With several, one acceptor gives each new
+//! connection to the worker with the fewest; a single one accepts for itself.
 
 use std::io;
 use std::net::SocketAddr;
@@ -166,7 +166,7 @@ struct Bench {
     open: Arc<AtomicUsize>,
 }
 
-/// The end of the workers.
+/// Signals that stop the workers.
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
     /// Cancelled when connections are to end once what they carry is finished, within the time to drain.

@@ -331,7 +331,7 @@ impl Scribe {
 
     /// Time until the clock is to be looked at although nothing comes in.
     fn pause(&self) -> Duration {
-        if !self.rests {
+        if !self.rests || !self.health.unrecorded().is_empty() {
             return TICK.saturating_sub(self.ticked.elapsed());
         }
         let untold = self.told.filter(|(_, told)| *told != self.writer.last().seq);

@@ -1,5 +1,6 @@
-//! Values of a token that may be of more than one kind, and those that are read for the record alone: no
-//! value is an error here, whatever its kind.
+//! Values of a token that may be of more than one kind, and those that are read for the record alone: no kind
+//! of value is an error here. Text must still be text (no lone surrogate), and a number one that a float can
+//! hold.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -106,7 +106,7 @@ pub struct Server {
 struct Stopping {
     /// Cancelled first: no balancer is to send anybody any more.
     leaving: CancellationToken,
-    /// The end of the workers.
+    /// Signals that stop the workers.
     stop: Stop,
     workers: Arc<Workers>,
     accepting: Vec<JoinHandle<()>>,

@@ -88,7 +88,7 @@ where
             }
         }
         stream = serving.into_parts().io.into_inner();
-        if !stream.wakes(limits.idle, &close).await? {
+        if !stream.wakes(limits.idle, &close).await {
             break;
         }
     }
@@ -242,10 +242,11 @@ impl<S> Validated<S> {
         }
     }
 
-    /// Returns once nothing has been read or written for [`REST`], and never within a message: hyper asks for
-    /// more then only if it is in the request's body.
+    /// Returns once nothing has been read or written for [`REST`], and never within a message: within an
+    /// answer hyper asks for more only if its request has not ended, or has ended after all of the answer was
+    /// handed over, some of which may still wait for the consumer.
     fn poll_rest(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if !self.validator.is_between_messages() {
+        if !self.validator.is_between_messages() || self.pace.is_waiting() {
             return Poll::Pending;
         }
         loop {
@@ -298,28 +299,34 @@ impl<S: AsyncRead + Unpin> Validated<S> {
     /// Returns true once a consumer whose connection rests sends something. Returns false if it ends its side
     /// or sends nothing until `idle` is over, if `close` is cancelled, or if the connection does not rest.
     /// No buffer is held meanwhile.
-    async fn wakes(&mut self, idle: Duration, close: &CancellationToken) -> io::Result<bool> {
+    async fn wakes(&mut self, idle: Duration, close: &CancellationToken) -> bool {
         if self.end != Some(End::Rests) {
-            return Ok(false);
+            return false;
         }
         let until = self.active + idle;
+        // In this order: what is read is answered.
         tokio::select! {
-            read = poll_fn(|context| self.poll_first(context)) => read,
-            () = close.cancelled() => Ok(false),
-            () = tokio::time::sleep_until(until) => Ok(false),
+            biased;
+            () = close.cancelled() => false,
+            is_sent = poll_fn(|context| self.poll_first(context)) => is_sent,
+            () = tokio::time::sleep_until(until) => false,
         }
     }
 
-    fn poll_first(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    fn poll_first(&mut self, context: &mut Context<'_>) -> Poll<bool> {
         let mut first = [0; STEP_BYTES];
         let mut first = ReadBuf::new(&mut first);
-        ready!(Pin::new(&mut self.stream).poll_read(context, &mut first))?;
-        let is_sent = !first.filled().is_empty();
-        self.end = (!is_sent).then_some(End::Theirs);
+        let read = ready!(Pin::new(&mut self.stream).poll_read(context, &mut first));
+        if read.is_err() || first.filled().is_empty() {
+            // Many consumers end between messages without a word of TLS, or with a reset.
+            self.end = Some(End::Theirs);
+            return Poll::Ready(false);
+        }
+        self.end = None;
         self.active = Instant::now();
         self.held.extend_from_slice(first.filled());
         self.validate();
-        Poll::Ready(Ok(is_sent))
+        Poll::Ready(true)
     }
 
     /// Reads more of a head that has not ended.
@@ -433,22 +440,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Validated<S> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use http_body_util::Full;
+    use http_body_util::{BodyExt as _, Full};
     use tokio::io::{AsyncReadExt as _, DuplexStream};
 
     use super::*;
 
     const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
-    /// Serves one end of a pipe: each request is answered after `wait` with its number.
-    fn serving(limits: Limits, wait: Duration) -> DuplexStream {
-        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+    /// Serves one end of a pipe that holds 4 KiB. Each request is answered after `wait`, whether or not its
+    /// body has come, with `bytes` and its number.
+    fn serving(limits: Limits, wait: Duration, bytes: usize) -> DuplexStream {
+        let (ours, theirs) = tokio::io::duplex(4 * 1024);
         let served = AtomicUsize::new(0);
-        let answer = move |_| -> Answering<Full<Bytes>> {
+        let answer = move |request: Request<Incoming>| -> Answering<Full<Bytes>> {
             let number = served.fetch_add(1, Ordering::Relaxed) + 1;
+            tokio::spawn(request.into_body().collect());
             Box::pin(async move {
                 tokio::time::sleep(wait).await;
-                Ok(Response::new(Full::from(format!("({number})"))))
+                Ok(Response::new(Full::from(format!("{}({number})", "x".repeat(bytes)))))
             })
         };
         let refuse = |head: &RefusedHead| format!("refused: {}", head.refusal).into_bytes();
@@ -478,7 +487,7 @@ mod tests {
             assert_eq!(stream.read(&mut bytes).await.unwrap(), 0);
             assert_eq!(stream.end, Some(End::Rests));
             ours.write_all(GET).await.unwrap();
-            assert!(stream.wakes(100 * REST, &close).await.unwrap());
+            assert!(stream.wakes(100 * REST, &close).await);
             assert_eq!(stream.read(&mut bytes).await.unwrap(), GET.len());
         }
         let head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n";
@@ -490,7 +499,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_goes_on_after_a_rest_as_it_did_before() {
-        let mut stream = serving(Limits::default(), Duration::ZERO);
+        let mut stream = serving(Limits::default(), Duration::ZERO, 0);
         for (number, piece) in [(1, GET.len()), (2, GET.len()), (3, 1), (4, 7)] {
             for piece in GET.chunks(piece) {
                 stream.write_all(piece).await.unwrap();
@@ -512,7 +521,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_takes_longer_than_a_rest_ends_no_connection() {
-        let mut stream = serving(Limits::default(), 5 * REST);
+        let mut stream = serving(Limits::default(), 5 * REST, 0);
         for number in 1..3 {
             stream.write_all(GET).await.unwrap();
             let heard = hear(&mut stream, &format!("({number})")).await;
@@ -526,7 +535,7 @@ mod tests {
             "GET / HTTP/1.0\r\nHost: x\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
         ] {
-            let mut stream = serving(Limits::default(), 5 * REST);
+            let mut stream = serving(Limits::default(), 5 * REST, 0);
             let since = Instant::now();
             stream.write_all(request.as_bytes()).await.unwrap();
             let mut heard = String::new();
@@ -537,9 +546,45 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_refused_head_behind_a_slow_answer_is_answered_after_it() {
+        let mut stream = serving(Limits::default(), 5 * REST, 0);
+        stream.write_all(&[GET, b"GET / HTTP/1.1\nHost: x\r\n\r\n"].concat()).await.unwrap();
+        let mut heard = String::new();
+        stream.read_to_string(&mut heard).await.unwrap();
+        let parts = ["(1)", "refused: "].map(|part| heard.find(part));
+        assert!(parts.is_sorted() && parts.iter().all(Option::is_some), "{heard}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_comes_long_after_its_answer_is_no_request() {
+        let mut stream = serving(Limits::default(), Duration::ZERO, 0);
+        let post = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", GET.len());
+        stream.write_all(post.as_bytes()).await.unwrap();
+        hear(&mut stream, "(1)").await;
+        tokio::time::sleep(10 * REST).await;
+        stream.write_all(GET).await.unwrap();
+        stream.write_all(GET).await.unwrap();
+        hear(&mut stream, "(2)").await;
+        let more = tokio::time::timeout(REST, stream.read_u8()).await;
+        assert!(more.is_err(), "the body was answered");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_waits_for_its_consumer_is_sent_whole() {
+        let mut stream = serving(Limits::default(), Duration::ZERO, 20_000);
+        let post = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n";
+        stream.write_all(post).await.unwrap();
+        tokio::time::sleep(REST / 10).await;
+        stream.write_all(b"hello").await.unwrap();
+        tokio::time::sleep(10 * REST).await;
+        let heard = hear(&mut stream, "(1)").await;
+        assert_eq!(heard.matches('x').count(), 20_000);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_connection_that_rests_ends_with_its_idle_time() {
         for idle in [Duration::from_secs(1), Duration::from_secs(60)] {
-            let mut stream = serving(Limits { idle, ..Limits::default() }, Duration::ZERO);
+            let mut stream = serving(Limits { idle, ..Limits::default() }, Duration::ZERO, 0);
             stream.write_all(GET).await.unwrap();
             hear(&mut stream, "(1)").await;
             let since = Instant::now();

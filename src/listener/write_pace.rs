@@ -65,6 +65,11 @@ impl WritePace {
         Self { taking, taken: 0, waited: Duration::ZERO, waiting_since: None, timer: None }
     }
 
+    /// Returns true while something that was to be written waits for the consumer.
+    pub(super) const fn is_waiting(&self) -> bool {
+        self.waiting_since.is_some()
+    }
+
     /// Returns what came of a write, or that the consumer is too slow for it.
     pub(super) fn judge<T>(
         &mut self,
