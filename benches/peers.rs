@@ -114,7 +114,7 @@ impl Scenario {
         (Load { pattern, lanes, connections: lanes, requests, status: 200 }, length)
     }
 
-    /// Whether proxies are compared by processor time.
+    /// Returns true for a scenario in which proxies are compared by processor time.
     fn compares(self) -> bool {
         !matches!(self, Self::Idle | Self::Practices | Self::Connections | Self::Workers)
     }

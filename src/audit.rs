@@ -278,9 +278,9 @@ impl LineBudgets {
     }
 }
 
-/// How often it is looked at how the journal is while something is written.
+/// Interval at which the journal's health and its disk's free space are looked at while lines are written.
 const WATCH: Duration = Duration::from_millis(500);
-/// How often the free space is measured while nothing is written: others may use it up.
+/// Interval at which the free space is measured while nothing is written: other programs may use it up.
 const REST: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

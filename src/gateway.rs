@@ -104,7 +104,7 @@ impl Rulebook {
 /// Parts that the gateways of all workers share. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Shared {
-    /// What reload replaces.
+    /// Certificates, rules and limits, which a reload replaces.
     pub live: Arc<ArcSwap<Live>>,
     /// Consumers, practices and agreements.
     pub directory: Directory,
@@ -261,9 +261,7 @@ impl Gateway {
             Ok(entry) => entry,
             Err(refusal) => {
                 drop(body);
-                if has_body {
-                    tokio::task::yield_now().await;
-                }
+                body_is_dropped(has_body).await;
                 return refuse(&refusal, Uuid::new_v4());
             }
         };
@@ -293,11 +291,7 @@ impl Gateway {
                 if !entry.is_identified() {
                     connection.refused_unidentified();
                 }
-                if has_body {
-                    // The body is dropped by now. hyper takes what has come of it and only then writes
-                    // the head, which says that the connection ends if more is to come.
-                    tokio::task::yield_now().await;
-                }
+                body_is_dropped(has_body).await;
                 refuse(&refusal, id)
             }
         }
@@ -439,6 +433,14 @@ struct Inbound<'a> {
     /// Cancelled when the consumer hangs up.
     gone: &'a CancellationToken,
     now_s: i64,
+}
+
+/// Lets hyper see that the body of a refused request, if it had one, has been dropped: it takes what has come
+/// of it and only then writes the head, which says that the connection ends if more is to come.
+async fn body_is_dropped(had_one: bool) {
+    if had_one {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// A read's body must be empty before anything is sent; a write's is streamed.

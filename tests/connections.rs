@@ -344,7 +344,8 @@ async fn a_write_refused_before_its_body_has_come_ends_the_connection_and_says_s
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_refused_before_its_body_has_come_ends_the_connection_whatever_its_method() {
+async fn what_is_refused_before_its_body_has_come_ends_the_connection_and_says_so_whatever_its_method()
+ {
     let stage = limited("linger = \"10ms\"").await;
     for (method, framing) in [
         ("GET", ("Content-Length", "900000")),
@@ -355,7 +356,9 @@ async fn what_is_refused_before_its_body_has_come_ends_the_connection_whatever_i
         let mut wire = Wire::new(call.connect(&stage).await.unwrap());
         // What could be a request follows in place of the body.
         wire.stream.write_all(&call.bytes()).await.unwrap();
-        hear(&mut wire).await.expect("an answer").is_a_proper_refusal();
+        let answer = hear(&mut wire).await.expect("an answer");
+        answer.is_a_proper_refusal();
+        assert_eq!(answer.header("connection"), Some("close"), "{method}");
         drop(wire.stream.write_all(&Call::slots().bytes()).await);
         while wire.more().await {}
         assert!(wire.unread.is_empty(), "{method}: {:?}", String::from_utf8_lossy(&wire.unread));
@@ -489,20 +492,4 @@ async fn a_head_that_does_not_end_in_time_is_counted() {
     drop(wire);
     stage.is_calm().await;
     assert_eq!(stage.counted("connection_errors_total{reason=\"head_timed_out\"}"), 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_refused_before_its_body_has_come_says_that_the_connection_ends() {
-    let stage = limited("linger = \"10ms\"").await;
-    for (method, framing) in [
-        ("GET", ("Content-Length", "900000")),
-        ("DELETE", ("Content-Length", "900000")),
-        ("DELETE", ("Transfer-Encoding", "chunked")),
-    ] {
-        let call = Call::slots().method(method).with(framing.0, framing.1);
-        let mut wire = Wire::new(call.connect(&stage).await.unwrap());
-        wire.stream.write_all(&call.bytes()).await.unwrap();
-        let answer = hear(&mut wire).await.expect("an answer");
-        assert_eq!(answer.header("connection"), Some("close"), "{method}");
-    }
 }

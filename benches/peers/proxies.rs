@@ -33,7 +33,7 @@ impl Kind {
         self.to_possible_value().unwrap().get_name().to_owned()
     }
 
-    /// Whether it refuses an interaction that it does not know.
+    /// Returns true for a proxy that refuses an interaction that it does not know.
     pub(crate) fn refuses(self) -> bool {
         self != Self::Hyper
     }

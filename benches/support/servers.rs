@@ -16,10 +16,10 @@ impl Drop for Ended {
     }
 }
 
-/// How long a server may take to listen: a hundred times this.
+/// Pause between two attempts to connect to a server that is being started; a hundred are made.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// Where a distribution keeps its servers, which is not in every user's PATH.
+/// Folders in which distributions keep servers, not all of them in every user's PATH.
 const PLACES: [&str; 4] = ["/usr/sbin", "/usr/local/sbin", "/usr/bin", "/usr/local/bin"];
 
 /// The path of a server that is installed.
@@ -36,7 +36,7 @@ pub(crate) async fn free_address() -> SocketAddr {
     listener.local_addr().unwrap()
 }
 
-/// Whether somebody comes to listen there.
+/// Returns true once a server accepts connections at an address, and false after a hundred attempts.
 pub(crate) async fn listens(address: SocketAddr) -> bool {
     for _ in 0..100 {
         if TcpStream::connect(address).await.is_ok() {

@@ -42,9 +42,10 @@ pub(super) const LINES: u32 = 2;
 const GATHER: Duration = Duration::from_millis(40);
 /// Between two tries of a write that failed.
 const RETRY: Duration = Duration::from_millis(200);
-/// How often what has no line of its own is summed, and the clock looked at while something happens.
+/// Interval at which refusals without a line of their own are summed in one, and the clock is read while lines are
+/// written.
 const TICK: Duration = Duration::from_secs(1);
-/// How often the head of the chain is told, and the clock looked at while nothing happens.
+/// Interval at which the head of the chain is logged, and the clock is read while nothing is written.
 const HEAD: Duration = Duration::from_secs(60);
 
 /// The way to the journal's thread.

@@ -98,7 +98,7 @@ const MEASURE: Duration = Duration::from_millis(100);
 const REST: Duration = Duration::from_secs(1);
 
 impl Pressure {
-    /// Of a process with so many workers, in which nothing is limited yet.
+    /// Pressure on a process with this many workers, without limits yet.
     #[must_use]
     pub fn new(workers: usize) -> Self {
         Self(Arc::new(Shared {
@@ -182,7 +182,7 @@ impl Pressure {
         levels.find(|level| *level == Level::Calm || at_least(level)).unwrap_or(Level::Calm)
     }
 
-    /// How late the latest worker is. One that rests or has ended is not late.
+    /// Delay of the latest worker, in milliseconds. One that rests or has ended is not late.
     fn delay_ms(&self) -> u64 {
         let now_ms = self.now_ms();
         let beats = self.0.workers.iter().map(|worker| worker.at_ms.load(Ordering::Relaxed));
@@ -240,7 +240,7 @@ impl Pulse {
         self.set(if is_quiet { RESTS } else { now_ms });
     }
 
-    /// The worker will not be looked for any more.
+    /// Ends the worker's part: it is not late from now on.
     pub fn ends(&self) {
         self.set(ENDED);
     }

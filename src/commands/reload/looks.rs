@@ -1,4 +1,4 @@
-//! When the watched files are looked at.
+//! Decides when the watched files are looked at, and whether a change has settled.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,13 +15,14 @@ const UNSETTLED_LOOKS_MAX: u32 = 3;
 /// Number of looks in which every file of a folder is looked at once, where no events tell of changes. A file
 /// that is renamed into the folder changes the folder, and is found by the next look.
 const FOLDER_LOOKS: usize = 50;
-/// The looks at the files: when they are due, and what the last ones found.
+
+/// Looks at the files: when the next one is due, and what the last ones found.
 #[derive(Debug, Default)]
 pub(super) struct Looks {
     /// `None` where no events can be had.
     watches: Option<Watches>,
-    /// Events could not be had, and that has been logged.
-    is_told: bool,
+    /// True once it has been logged that no events can be had.
+    is_logged: bool,
     last: Option<Instant>,
     /// The last look found no change: the next one waits for an event.
     is_quiet: bool,
@@ -58,17 +59,17 @@ impl Looks {
         self.watches = None;
         match Watches::on(paths().iter().map(PathBuf::as_path)) {
             Ok(watches) => {
-                if std::mem::take(&mut self.is_told) {
-                    tracing::info!("changes of files are told by the file system again");
+                if std::mem::take(&mut self.is_logged) {
+                    tracing::info!("the kernel reports changes of files again");
                 }
                 self.watches = Some(watches);
             }
             Err(error) => {
-                if !std::mem::replace(&mut self.is_told, true) {
+                if !std::mem::replace(&mut self.is_logged, true) {
                     tracing::warn!(
                         %error,
-                        "changes of files are not told by the file system, for it refuses a watch: \
-                         files are looked at {} times a second; if there are too many watches, raise \
+                        "the kernel does not report changes of files, since it refuses a watch: files are \
+                         looked at {} times a second; if there are too many watches, raise \
                          fs.inotify.max_user_watches or fs.inotify.max_user_instances",
                         1000 / WATCH.as_millis(),
                     );
