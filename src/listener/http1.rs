@@ -442,6 +442,7 @@ mod tests {
     use bytes::Bytes;
     use http_body_util::{BodyExt as _, Full};
     use tokio::io::{AsyncReadExt as _, DuplexStream};
+    use tokio::task::JoinHandle;
 
     use super::*;
 
@@ -450,6 +451,15 @@ mod tests {
     /// Serves one end of a pipe that holds 4 KiB. Each request is answered after `wait`, whether or not its
     /// body has come, with `bytes` and its number.
     fn serving(limits: Limits, wait: Duration, bytes: usize) -> DuplexStream {
+        serving_to_the_end(limits, wait, bytes).0
+    }
+
+    /// Returns also the task that ends with the connection.
+    fn serving_to_the_end(
+        limits: Limits,
+        wait: Duration,
+        bytes: usize,
+    ) -> (DuplexStream, JoinHandle<()>) {
         let (ours, theirs) = tokio::io::duplex(4 * 1024);
         let served = AtomicUsize::new(0);
         let answer = move |request: Request<Incoming>| -> Answering<Full<Bytes>> {
@@ -461,11 +471,11 @@ mod tests {
             })
         };
         let refuse = |head: &RefusedHead| format!("refused: {}", head.refusal).into_bytes();
-        tokio::spawn(async move {
+        let served = tokio::spawn(async move {
             let ended = serve(theirs, &limits, CancellationToken::new(), answer, refuse).await;
             ended.unwrap_or_default();
         });
-        ours
+        (ours, served)
     }
 
     /// Reads until the end of this text.
@@ -591,6 +601,29 @@ mod tests {
             assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
             let idled = since.elapsed();
             assert!(idled >= idle && idled < idle + REST, "{idled:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_consumer_that_reads_no_answer_loses_its_connection_whatever_it_sends_and_when() {
+        for (bytes, body) in [(0, 5), (3_000, 5), (20_000, 5), (20_000, 10_000)] {
+            for (wait, gap) in [(0, 0), (0, 1), (0, 20), (5, 1), (5, 20)] {
+                let (mut stream, end) = serving_to_the_end(Limits::default(), wait * REST, bytes);
+                let sender = tokio::spawn(async move {
+                    let post =
+                        format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {body}\r\n\r\n");
+                    for part in [post.as_bytes(), &vec![b'x'; body], GET] {
+                        if stream.write_all(part).await.is_err() {
+                            return;
+                        }
+                        tokio::time::sleep(gap * REST).await;
+                    }
+                    std::future::pending::<()>().await;
+                });
+                let ended = tokio::time::timeout(10_000 * REST, end).await;
+                sender.abort();
+                assert!(ended.is_ok(), "{bytes} {body} {wait} {gap}");
+            }
         }
     }
 }
