@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use http::{HeaderMap, HeaderValue, Method};
-use spine_proxy::audit::{Settings, Trail};
+use spine_proxy::audit::{AuditSettings, Trail};
 use spine_proxy::metrics::Metrics;
 use spine_proxy::refusal::Refusal;
 use spine_proxy::request::SspHeaders;
@@ -73,7 +73,7 @@ async fn main() {
 }
 
 async fn write(options: &Options) {
-    let mut settings = Settings::new(options.folder.clone());
+    let mut settings = AuditSettings::new(options.folder.clone());
     settings.unverified_per_second = NonZeroU32::MAX;
     let trail = Trail::start(&settings, OPEN_MAX, Arc::new(Metrics::new())).unwrap();
     let started = Instant::now();
@@ -107,7 +107,7 @@ async fn record(trail: &Trail, trace_id: &str, refusal: &Refusal) {
             Err(_) => trail.flush().await,
         }
     };
-    entry.heard(&SspHeaders::read(&headers));
+    entry.set_headers(&SspHeaders::read(&headers));
     entry.refused(refusal);
 }
 

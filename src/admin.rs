@@ -34,18 +34,18 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::audit::Trail;
 use crate::directory::Directory;
-use crate::gateway::Live;
+use crate::gateway::InForce;
 use crate::metrics::Metrics;
 use crate::spine::OdsCode;
 use crate::tls::{TrustError, secret};
 
 /// State that the admin port shows.
 #[derive(Debug, Clone)]
-pub struct Views {
+pub struct AdminState {
     /// Counters and gauges.
     pub metrics: Arc<Metrics>,
     /// Trust and rules in force.
-    pub live: Arc<ArcSwap<Live>>,
+    pub live: Arc<ArcSwap<InForce>>,
     /// The directory and what is held of it.
     pub directory: Directory,
     /// The journal, for its health.
@@ -123,7 +123,7 @@ pub fn token(path: &Path) -> Result<String, TokenError> {
 ///
 /// # Errors
 /// The thread, or what it runs on, cannot be made.
-pub fn start(listener: TcpListener, views: Views) -> std::io::Result<DropGuard> {
+pub fn start(listener: TcpListener, views: AdminState) -> std::io::Result<DropGuard> {
     let listener = listener.into_std()?;
     tracing::info!(address = %listener.local_addr()?, "admin listening");
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -149,7 +149,7 @@ pub fn start(listener: TcpListener, views: Views) -> std::io::Result<DropGuard> 
     Ok(stop.drop_guard())
 }
 
-async fn serve(listener: &TcpListener, views: Arc<Views>) {
+async fn serve(listener: &TcpListener, views: Arc<AdminState>) {
     let readers = Arc::new(Semaphore::new(DIRECTORY_READERS_MAX));
     let mut open = VecDeque::new();
     loop {
@@ -159,18 +159,18 @@ async fn serve(listener: &TcpListener, views: Arc<Views>) {
         };
         make_room(&mut open);
         let shown = Arc::new(AtomicBool::new(false));
-        let exchange = Exchange {
+        let exchange = AdminRequest {
             views: Arc::clone(&views),
             readers: Arc::clone(&readers),
             shown: Arc::clone(&shown),
         };
         let task = tokio::spawn(connection(stream, exchange)).abort_handle();
-        open.push_back(Open { task, shown });
+        open.push_back(OpenConnection { task, shown });
     }
 }
 
 /// A connection that has not ended.
-struct Open {
+struct OpenConnection {
     task: AbortHandle,
     /// Set once its request has shown the token.
     shown: Arc<AtomicBool>,
@@ -178,12 +178,12 @@ struct Open {
 
 /// Closes the oldest connection that has not shown the token, if all places are taken. A probe is
 /// answered as soon as its head is there, long before so many others have come after it.
-fn make_room(open: &mut VecDeque<Open>) {
+fn make_room(open: &mut VecDeque<OpenConnection>) {
     open.retain(|open| !open.task.is_finished());
     if open.len() < CONNECTIONS_MAX {
         return;
     }
-    let anybody = |open: &Open| !open.shown.load(Ordering::Relaxed);
+    let anybody = |open: &OpenConnection| !open.shown.load(Ordering::Relaxed);
     let at = open.iter().position(anybody).unwrap_or_default();
     if let Some(oldest) = open.remove(at) {
         tracing::debug!("admin port: the oldest connection is closed, all places were taken");
@@ -191,7 +191,7 @@ fn make_room(open: &mut VecDeque<Open>) {
     }
 }
 
-async fn connection(stream: TcpStream, exchange: Exchange) {
+async fn connection(stream: TcpStream, exchange: AdminRequest) {
     let ended = carry(stream, |request| {
         let exchange = exchange.clone();
         async move { exchange.answer(&request).await }
@@ -225,18 +225,18 @@ where
     Ok(tokio::time::timeout(TOTAL_MAX, exchange).await??)
 }
 
-type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+type AdminResponse = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 /// One connection's request, and what its answer is made from.
 #[derive(Debug, Clone)]
-struct Exchange {
-    views: Arc<Views>,
+struct AdminRequest {
+    views: Arc<AdminState>,
     readers: Arc<Semaphore>,
     shown: Arc<AtomicBool>,
 }
 
-impl Exchange {
-    async fn answer(&self, request: &Request<Incoming>) -> Answer {
+impl AdminRequest {
+    async fn answer(&self, request: &Request<Incoming>) -> AdminResponse {
         let views = &self.views;
         if let Err(why) = views.judge_host(request) {
             return text(StatusCode::MISDIRECTED_REQUEST, why);
@@ -272,7 +272,7 @@ impl Exchange {
     }
 
     /// Everything held of the directory, made part by part as the client takes it.
-    fn held(&self) -> Answer {
+    fn held(&self) -> AdminResponse {
         let Ok(reader) = Arc::clone(&self.readers).try_acquire_owned() else {
             return text(StatusCode::SERVICE_UNAVAILABLE, "somebody else is reading it\n");
         };
@@ -312,11 +312,11 @@ impl Exchange {
     }
 }
 
-fn text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
+fn text(status: StatusCode, text: impl Into<Bytes>) -> AdminResponse {
     whole(status, text, PLAIN)
 }
 
-fn whole(status: StatusCode, text: impl Into<Bytes>, kind: &'static str) -> Answer {
+fn whole(status: StatusCode, text: impl Into<Bytes>, kind: &'static str) -> AdminResponse {
     response(status, Full::new(text.into()).boxed_unsync(), kind)
 }
 
@@ -324,7 +324,7 @@ fn response(
     status: StatusCode,
     body: UnsyncBoxBody<Bytes, Infallible>,
     kind: &'static str,
-) -> Answer {
+) -> AdminResponse {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     for (name, value) in [
@@ -347,7 +347,7 @@ fn host(headers: &HeaderMap) -> Result<Option<Authority>, ()> {
     }
 }
 
-impl Views {
+impl AdminState {
     /// Refuses names that are not ours. Security: a page in an operator's browser may have a name
     /// that leads here (DNS rebinding); an address cannot be bound anew.
     fn judge_host(&self, request: &Request<Incoming>) -> Result<(), &'static str> {
@@ -432,7 +432,7 @@ mod tests {
     const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
     /// An answer without an end, and how many parts of it have been made.
-    fn endless(made: &Arc<AtomicUsize>) -> Answer {
+    fn endless(made: &Arc<AtomicUsize>) -> AdminResponse {
         let made = Arc::clone(made);
         let parts = std::iter::from_fn(move || {
             made.fetch_add(1, Ordering::Relaxed);
@@ -442,7 +442,7 @@ mod tests {
     }
 
     /// Runs a client against a connection; returns how long the connection lives, and the parts made for it.
-    async fn lives<F: Future<Output = ()>>(
+    async fn connection_lifetime<F: Future<Output = ()>>(
         client: impl FnOnce(tokio::io::DuplexStream) -> F,
     ) -> (Duration, usize) {
         let (ours, theirs) = tokio::io::duplex(1024);
@@ -462,7 +462,7 @@ mod tests {
             let _open = theirs;
             std::future::pending::<()>().await;
         };
-        let (lived, _) = lives(silent).await;
+        let (lived, _) = connection_lifetime(silent).await;
         assert_eq!(lived.as_secs(), HEAD_MAX.as_secs());
     }
 
@@ -473,7 +473,7 @@ mod tests {
             let _open = theirs;
             std::future::pending::<()>().await;
         };
-        let (lived, made) = lives(stalled).await;
+        let (lived, made) = connection_lifetime(stalled).await;
         assert_eq!(lived.as_secs(), WRITE_MAX.as_secs());
         assert!(made <= BUFFER_BYTES_MAX / PART_BYTES + 2, "{made}");
     }
@@ -486,7 +486,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         };
-        let (lived, _) = lives(slow).await;
+        let (lived, _) = connection_lifetime(slow).await;
         assert_eq!(lived.as_secs(), TOTAL_MAX.as_secs());
     }
 }

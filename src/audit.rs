@@ -37,28 +37,28 @@ mod transfer;
 mod verify;
 mod writer;
 
-pub use chain::{Head, Link, NotAHead};
-pub use entry::{EndedBy, Entry, Told};
-pub use export::{Record, SSP_COLUMNS, otlp, row};
+pub use chain::{ChainHead, ChainValue, InvalidHead};
+pub use entry::{EndedBy, Entry, RegistrationOrigin};
+pub use export::{ExportedLine, SSP_COLUMNS, otlp, row};
 pub use index::SEGMENT_BYTES_MAX;
 pub use journal::JournalError;
-pub use query::{Filter, Search, search};
-pub use read::Unfinished;
-pub use settings::{Durability, Settings, WhenFailing};
+pub use query::{LineFilter, SearchMethod, search};
+pub use read::UnfinishedExchange;
+pub use settings::{AuditSettings, Durability, WhenFailing};
 pub use transfer::Transfer;
-pub use verify::{Fault, Verified, verify};
+pub use verify::{Verified, VerifyFault, verify};
 
 use journal::Desk;
 
 /// Where records go. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Trail(Arc<Shared>);
+pub struct Trail(Arc<TrailState>);
 
 #[derive(Debug)]
-struct Shared {
+struct TrailState {
     desk: Desk,
     places: Arc<Semaphore>,
-    settings: Settings,
+    settings: AuditSettings,
     lines: LineBudgets,
     /// The file system has less free space than the reserve.
     disk_low: AtomicBool,
@@ -72,11 +72,11 @@ impl Trail {
     /// # Errors
     /// The folder is not ours alone, cannot be read, or cannot be written.
     pub fn start(
-        settings: &Settings,
+        settings: &AuditSettings,
         entries_max: usize,
         metrics: Arc<Metrics>,
     ) -> Result<Self, JournalError> {
-        Ok(Self(Arc::new(Shared {
+        Ok(Self(Arc::new(TrailState {
             desk: Desk::start(settings, entries_max, Arc::clone(&metrics))?,
             places: Arc::new(Semaphore::new(entries_max)),
             settings: settings.clone(),
@@ -102,7 +102,7 @@ impl Trail {
     }
 
     fn try_open(&self, method: &Method, now: Timestamp) -> Result<Entry, Refusal> {
-        let Shared { desk, places, metrics, .. } = &*self.0;
+        let TrailState { desk, places, metrics, .. } = &*self.0;
         let started = Instant::now();
         if !self.may_go_on(method.as_str(), started) {
             return Err(Refusal::AuditUnavailable);
@@ -126,7 +126,7 @@ impl Trail {
     }
 
     fn is_healthy_at(&self, now: Instant) -> bool {
-        let Shared { desk, settings, disk_low, .. } = &*self.0;
+        let TrailState { desk, settings, disk_low, .. } = &*self.0;
         !disk_low.load(Ordering::Acquire) && desk.is_healthy(now, settings.wait)
     }
 
@@ -181,7 +181,7 @@ impl Trail {
 
     /// Measures the free space of the journal's file system; answers that it is scarce.
     fn look_at_disk(&self, was_scarce: bool) -> bool {
-        let Shared { settings, disk_low, metrics, .. } = &*self.0;
+        let TrailState { settings, disk_low, metrics, .. } = &*self.0;
         let Ok(disk) = rustix::fs::statvfs(&settings.journal) else { return was_scarce };
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         let reserve = settings.disk_reserve.as_u64();
@@ -248,7 +248,7 @@ const LIMIT_REFUSALS_PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(4);
 const BUDGETS_KEPT: usize = 4096;
 
 impl LineBudgets {
-    fn new(settings: &Settings) -> Self {
+    fn new(settings: &AuditSettings) -> Self {
         let each = settings.unverified_per_second;
         let all = each.saturating_mul(NonZeroU32::MIN.saturating_add(CERTIFICATES - 1));
         Self {
@@ -290,7 +290,7 @@ mod tests {
     #[tokio::test]
     async fn an_exchange_that_panics_leaves_its_record() {
         let folder = tempfile::tempdir().unwrap();
-        let settings = Settings::new(folder.path().join("audit"));
+        let settings = AuditSettings::new(folder.path().join("audit"));
         let trail = Trail::start(&settings, 2, Arc::new(Metrics::new())).unwrap();
         let exchange = trail.clone();
         let panicked = std::thread::spawn(move || {
@@ -311,7 +311,7 @@ mod tests {
     #[tokio::test]
     async fn an_entry_is_refused_when_too_many_are_open() {
         let folder = tempfile::tempdir().unwrap();
-        let settings = Settings::new(folder.path().join("audit"));
+        let settings = AuditSettings::new(folder.path().join("audit"));
         let trail = Trail::start(&settings, 1, Arc::new(Metrics::new())).unwrap();
         let open = || trail.open(&Method::GET, Timestamp::UNIX_EPOCH);
         let first = open().unwrap();

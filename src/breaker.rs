@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 /// When a breaker opens, and for how long.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct BreakerSettings {
     /// Failures in a row that open it.
     pub in_a_row: usize,
     /// The share of failures, in percent, above which it opens, once there are enough to weigh.
@@ -34,7 +34,7 @@ pub enum Admitted {
 
 /// What an attempt says of whoever was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum AttemptResult {
     /// They are well.
     Well,
     /// Nothing.
@@ -48,12 +48,12 @@ pub enum Verdict {
 /// One breaker.
 #[derive(Debug)]
 pub struct Breaker {
-    patience: Patience,
-    state: Mutex<State>,
+    patience: BreakerSettings,
+    state: Mutex<BreakerState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct BreakerState {
     in_a_row: usize,
     recent: VecDeque<(Instant, bool)>,
     open_until: Option<Instant>,
@@ -65,14 +65,14 @@ struct State {
 impl Breaker {
     /// A closed one.
     #[must_use]
-    pub fn new(patience: Patience) -> Self {
+    pub fn new(patience: BreakerSettings) -> Self {
         Self { patience, state: Mutex::default() }
     }
 
     /// Whether they may be asked now; once an open breaker's time is up, one may, to probe.
     ///
     /// # Errors
-    /// For how long they are still spared.
+    /// Time for which the breaker stays open.
     pub fn admits(&self) -> Result<Admitted, Duration> {
         let now = Instant::now();
         let mut state = self.state();
@@ -108,10 +108,10 @@ impl Breaker {
     }
 
     /// Learns what came of an attempt; answers whether the breaker has opened by it.
-    pub fn learn(&self, admitted: Admitted, verdict: Verdict) -> bool {
+    pub fn learn(&self, admitted: Admitted, verdict: AttemptResult) -> bool {
         let mut state = self.state();
         let (named, is_certain) = match verdict {
-            Verdict::Well => {
+            AttemptResult::Well => {
                 // What was asked before it opened does not close it.
                 if state.is_probe(admitted) {
                     (state.open_until, state.probing) = (None, None);
@@ -121,15 +121,15 @@ impl Breaker {
                 state.note(true);
                 return false;
             }
-            Verdict::Moot => {
+            AttemptResult::Moot => {
                 // A probe that told nothing makes room for the next.
                 if state.is_probe(admitted) {
                     state.probing = None;
                 }
                 return false;
             }
-            Verdict::Failed(named) => (named, false),
-            Verdict::Spare(named) => (Some(named), true),
+            AttemptResult::Failed(named) => (named, false),
+            AttemptResult::Spare(named) => (Some(named), true),
         };
         state.in_a_row += 1;
         state.note(false);
@@ -151,12 +151,12 @@ impl Breaker {
         opens && !was_open
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, BreakerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl BreakerState {
     fn is_probe(&self, admitted: Admitted) -> bool {
         let probing = self.probing.map(|(probe, _)| Admitted::ToProbe(probe));
         probing == Some(admitted)
@@ -194,11 +194,11 @@ fn jitter() -> f64 {
 mod tests {
     use super::*;
 
-    const FAILED: Verdict = Verdict::Failed(None);
+    const FAILED: AttemptResult = AttemptResult::Failed(None);
 
     fn breaker() -> Breaker {
         let open_for = Duration::from_secs(10);
-        Breaker::new(Patience { in_a_row: 5, percent: 50, open_for })
+        Breaker::new(BreakerSettings { in_a_row: 5, percent: 50, open_for })
     }
 
     #[tokio::test(start_paused = true)]
@@ -218,9 +218,9 @@ mod tests {
         assert!(breaker.admits().is_err());
         tokio::time::advance(Duration::from_secs(12)).await;
         assert_eq!(breaker.admits(), Ok(Admitted::ToProbe(2)));
-        breaker.learn(Admitted::ToProbe(1), Verdict::Moot);
+        breaker.learn(Admitted::ToProbe(1), AttemptResult::Moot);
         assert!(breaker.admits().is_err(), "the second is under way");
-        breaker.learn(Admitted::ToProbe(2), Verdict::Well);
+        breaker.learn(Admitted::ToProbe(2), AttemptResult::Well);
         assert!(!breaker.learn(Admitted::Closed, FAILED), "what came before is forgotten");
         assert!(breaker.admits().is_ok() && breaker.admits().is_ok() && !breaker.is_open());
     }
@@ -229,10 +229,10 @@ mod tests {
     async fn more_failures_than_answers_open_it() {
         let breaker = breaker();
         for _ in 0..4 {
-            breaker.learn(Admitted::Closed, Verdict::Well);
+            breaker.learn(Admitted::Closed, AttemptResult::Well);
             breaker.learn(Admitted::Closed, FAILED);
         }
-        breaker.learn(Admitted::Closed, Verdict::Well);
+        breaker.learn(Admitted::Closed, AttemptResult::Well);
         assert!(!breaker.learn(Admitted::Closed, FAILED), "half and half");
         assert!(breaker.admits().is_ok());
         assert!(breaker.learn(Admitted::Closed, FAILED));
@@ -243,15 +243,15 @@ mod tests {
     async fn what_says_nothing_opens_nothing_and_makes_room_for_the_next_probe() {
         let breaker = breaker();
         for _ in 0..20 {
-            breaker.learn(Admitted::Closed, Verdict::Moot);
+            breaker.learn(Admitted::Closed, AttemptResult::Moot);
         }
         assert!(breaker.admits().is_ok());
-        breaker.learn(Admitted::Closed, Verdict::Spare(Duration::from_secs(60)));
+        breaker.learn(Admitted::Closed, AttemptResult::Spare(Duration::from_secs(60)));
         tokio::time::advance(Duration::from_secs(59)).await;
         assert!(breaker.admits().is_err());
         tokio::time::advance(Duration::from_secs(2)).await;
         assert_eq!(breaker.admits(), Ok(Admitted::ToProbe(1)));
-        breaker.learn(Admitted::ToProbe(1), Verdict::Moot);
+        breaker.learn(Admitted::ToProbe(1), AttemptResult::Moot);
         assert_eq!(breaker.admits(), Ok(Admitted::ToProbe(2)));
     }
 
@@ -259,7 +259,7 @@ mod tests {
     async fn a_longer_wait_that_is_asked_for_is_kept_to() {
         let breaker = breaker();
         for _ in 0..5 {
-            breaker.learn(Admitted::Closed, Verdict::Failed(Some(Duration::from_secs(30))));
+            breaker.learn(Admitted::Closed, AttemptResult::Failed(Some(Duration::from_secs(30))));
         }
         tokio::time::advance(Duration::from_secs(29)).await;
         assert!(breaker.admits().is_err_and(|left| left <= Duration::from_secs(1)));

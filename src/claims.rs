@@ -20,8 +20,8 @@ mod strict;
 pub use envelope::{Signature, payload};
 pub use specimen::{mint, specimen};
 
-use loose::{Any, Person, Texts};
-use strict::{Text, members};
+use loose::{Any, PractitionerName, Texts};
+use strict::{JsonText, members};
 
 /// The claims a decision or a record needs, checked; as they stand in the payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub fn check<'a>(
     interaction: &Interaction,
     now_s: i64,
 ) -> Result<Claims<'a>, Refusal> {
-    match serde_json::from_str::<Token<'_>>(payload) {
+    match serde_json::from_str::<TokenPayload<'_>>(payload) {
         Ok(token) => token.check(interaction, now_s),
         Err(_) => Err(fault(payload)),
     }
@@ -89,7 +89,7 @@ fn fault(payload: &str) -> Refusal {
         ("requesting_organization", claims.organisation),
         ("requesting_practitioner", claims.practitioner),
     ];
-    let broken = |raw: &RawValue| serde_json::from_str::<Resource<'_>>(raw.get()).is_err();
+    let broken = |raw: &RawValue| serde_json::from_str::<ClaimResource<'_>>(raw.get()).is_err();
     let mut named = named.into_iter();
     named
         .find_map(|(name, raw)| raw.is_some_and(broken).then_some(Refusal::ClaimResource(name)))
@@ -101,7 +101,7 @@ fn fault(payload: &str) -> Refusal {
 #[must_use]
 pub fn organisation(headers: &HeaderMap) -> Option<OdsCode> {
     let payload = payload(headers, Signature::Ignored).ok()?;
-    let token: Token<'_> = serde_json::from_str(&payload).ok()?;
+    let token: TokenPayload<'_> = serde_json::from_str(&payload).ok()?;
     token.organisation?.organisation().ok()
 }
 
@@ -111,7 +111,7 @@ const LIFETIME_S: i64 = 300;
 const CLOCK_AHEAD_MAX_S: i64 = 300;
 
 /// Namespace of identifiers, as FHIR's `Identifier.system` names it.
-struct System {
+struct IdentifierSystem {
     /// URL that the specification gives it.
     url: &'static str,
     /// URL that release candidate 5 of the specification gave it; consumers still send it.
@@ -120,14 +120,14 @@ struct System {
     name: &'static str,
 }
 
-const ODS: System = System {
+const ODS: IdentifierSystem = IdentifierSystem {
     url: "https://fhir.nhs.uk/Id/ods-organization-code",
     rc5: Some("http://fhir.nhs.net/Id/ods-organization-code"),
     name: "ods-organization-code",
 };
-const USER_ID: System =
-    System { url: "https://fhir.nhs.uk/Id/sds-user-id", rc5: None, name: "sds-user-id" };
-const ROLE_PROFILE: System = System {
+const USER_ID: IdentifierSystem =
+    IdentifierSystem { url: "https://fhir.nhs.uk/Id/sds-user-id", rc5: None, name: "sds-user-id" };
+const ROLE_PROFILE: IdentifierSystem = IdentifierSystem {
     url: "https://fhir.nhs.uk/Id/sds-role-profile-id",
     rc5: None,
     name: "sds-role-profile-id",
@@ -136,21 +136,21 @@ const ROLE_PROFILE: System = System {
 /// The payload. Members we do not name are tolerated and never kept; one we name that is repeated,
 /// or stands in another case, is an error of the parser.
 #[derive(Default)]
-struct Token<'a> {
-    issuer: Option<Text<'a>>,
-    subject: Option<Text<'a>>,
+struct TokenPayload<'a> {
+    issuer: Option<JsonText<'a>>,
+    subject: Option<JsonText<'a>>,
     audience: Option<Any<Texts<'a>>>,
     expires_s: Option<i64>,
     issued_s: Option<i64>,
-    reason: Option<Text<'a>>,
-    scope: Option<Text<'a>>,
-    device: Option<Resource<'a>>,
-    organisation: Option<Resource<'a>>,
-    practitioner: Option<Resource<'a>>,
+    reason: Option<JsonText<'a>>,
+    scope: Option<JsonText<'a>>,
+    device: Option<ClaimResource<'a>>,
+    organisation: Option<ClaimResource<'a>>,
+    practitioner: Option<ClaimResource<'a>>,
 }
 
 members!(
-    Token,
+    TokenPayload,
     is_open: true,
     issuer: "iss",
     subject: "sub",
@@ -180,7 +180,7 @@ members!(
     practitioner: "requesting_practitioner",
 );
 
-impl<'a> Token<'a> {
+impl<'a> TokenPayload<'a> {
     fn check(self, interaction: &Interaction, now_s: i64) -> Result<Claims<'a>, Refusal> {
         let issuer = text(self.issuer, "iss")?;
         let subject = text(self.subject, "sub")?;
@@ -196,10 +196,10 @@ impl<'a> Token<'a> {
         let organisation = resource(self.organisation, "requesting_organization", "Organization")?
             .organisation()?;
         let practitioner = resource(self.practitioner, "requesting_practitioner", "Practitioner")?;
-        if practitioner.id.as_ref().is_none_or(|Text(id)| *id != subject) {
+        if practitioner.id.as_ref().is_none_or(|JsonText(id)| *id != subject) {
             return Err(Refusal::ClaimInvalid("sub"));
         }
-        let text = |value: Any<Option<Text<'a>>>| value.0.map(|Text(text)| text);
+        let text = |value: Any<Option<JsonText<'a>>>| value.0.map(|JsonText(text)| text);
         Ok(Claims {
             issuer,
             subject,
@@ -217,9 +217,9 @@ impl<'a> Token<'a> {
     }
 }
 
-fn text<'a>(claim: Option<Text<'a>>, name: &'static str) -> Result<Cow<'a, str>, Refusal> {
+fn text<'a>(claim: Option<JsonText<'a>>, name: &'static str) -> Result<Cow<'a, str>, Refusal> {
     match claim {
-        Some(Text(text)) if !text.chars().all(char::is_whitespace) => Ok(text),
+        Some(JsonText(text)) if !text.chars().all(char::is_whitespace) => Ok(text),
         _ => Err(Refusal::ClaimMissing(name)),
     }
 }
@@ -227,10 +227,10 @@ fn text<'a>(claim: Option<Text<'a>>, name: &'static str) -> Result<Cow<'a, str>,
 fn audience(claim: Option<Any<Texts<'_>>>) -> Result<Audience<'_>, Refusal> {
     match claim {
         None => Err(Refusal::ClaimMissing("aud")),
-        Some(Any(Texts::One(Text(one)))) if one.is_empty() => Err(Refusal::ClaimMissing("aud")),
-        Some(Any(Texts::One(Text(one)))) => Ok(Audience::One(one)),
+        Some(Any(Texts::One(JsonText(one)))) if one.is_empty() => Err(Refusal::ClaimMissing("aud")),
+        Some(Any(Texts::One(JsonText(one)))) => Ok(Audience::One(one)),
         Some(Any(Texts::Many(texts))) => match <[_; 1]>::try_from(texts) {
-            Ok([Text(one)]) => Ok(Audience::OneInArray(one)),
+            Ok([JsonText(one)]) => Ok(Audience::OneInArray(one)),
             Err(_) => Err(Refusal::ClaimInvalid("aud")),
         },
         Some(Any(Texts::Other)) => Err(Refusal::ClaimInvalid("aud")),
@@ -267,17 +267,17 @@ fn judge_scope(scope: &str, interaction: &Interaction) -> Result<(), Refusal> {
 
 /// The members of a claim's resource that are looked at.
 #[derive(Default)]
-struct Resource<'a> {
-    resource_type: Text<'a>,
-    id: Option<Text<'a>>,
-    identifier: Vec<Identifier<'a>>,
-    name: Any<Person>,
-    model: Any<Option<Text<'a>>>,
-    version: Any<Option<Text<'a>>>,
+struct ClaimResource<'a> {
+    resource_type: JsonText<'a>,
+    id: Option<JsonText<'a>>,
+    identifier: Vec<ClaimIdentifier<'a>>,
+    name: Any<PractitionerName>,
+    model: Any<Option<JsonText<'a>>>,
+    version: Any<Option<JsonText<'a>>>,
 }
 
 members!(
-    Resource,
+    ClaimResource,
     is_open: true,
     resource_type: "resourceType",
     id: "id",
@@ -288,40 +288,44 @@ members!(
 );
 
 #[derive(Default)]
-struct Identifier<'a> {
-    system: Option<Text<'a>>,
-    value: Option<Text<'a>>,
+struct ClaimIdentifier<'a> {
+    system: Option<JsonText<'a>>,
+    value: Option<JsonText<'a>>,
 }
 
-members!(Identifier, is_open: true, system: "system", value: "value");
+members!(ClaimIdentifier, is_open: true, system: "system", value: "value");
 
-impl<'a> Resource<'a> {
+impl<'a> ClaimResource<'a> {
     /// Returns the value of the one identifier in a system.
     ///
     /// # Errors
     /// There are two in it or in systems that resemble it: a provider could read another.
-    fn identifier_in(&self, known: &System) -> Result<Option<&Cow<'a, str>>, Ambiguous> {
+    fn identifier_in(
+        &self,
+        known: &IdentifierSystem,
+    ) -> Result<Option<&Cow<'a, str>>, AmbiguousIdentifier> {
         let mut found = self.identifier.iter().filter(|identifier| identifier.is_like(known));
-        let Some(Identifier { system: Some(Text(system)), value }) = found.next() else {
+        let Some(ClaimIdentifier { system: Some(JsonText(system)), value }) = found.next() else {
             return Ok(None);
         };
         if found.next().is_some() {
-            return Err(Ambiguous);
+            return Err(AmbiguousIdentifier);
         }
         let is_known = known.url == *system || known.rc5.is_some_and(|rc5| rc5 == *system);
         let value = value.as_ref().filter(|_| is_known);
-        Ok(value.map(|Text(value)| value))
+        Ok(value.map(|JsonText(value)| value))
     }
 
     /// The practitioner's identifier in a national system.
-    fn staff_id(&self, system: &System) -> Result<Option<Cow<'a, str>>, Refusal> {
+    fn staff_id(&self, system: &IdentifierSystem) -> Result<Option<Cow<'a, str>>, Refusal> {
         let id = self.identifier_in(system);
-        let id = id.map_err(|Ambiguous| Refusal::ClaimInvalid("requesting_practitioner"))?;
+        let id =
+            id.map_err(|AmbiguousIdentifier| Refusal::ClaimInvalid("requesting_practitioner"))?;
         Ok(id.cloned())
     }
 
     fn first_identifier(&self) -> Option<Cow<'a, str>> {
-        self.identifier.first()?.value.as_ref().map(|Text(value)| value.clone())
+        self.identifier.first()?.value.as_ref().map(|JsonText(value)| value.clone())
     }
 
     fn organisation(&self) -> Result<OdsCode, Refusal> {
@@ -332,13 +336,13 @@ impl<'a> Resource<'a> {
 }
 
 /// A resource has two identifiers where one is due.
-struct Ambiguous;
+struct AmbiguousIdentifier;
 
-impl Identifier<'_> {
+impl ClaimIdentifier<'_> {
     /// Returns true if a reader could take its system for this one: the last part of the path is the same
     /// but for case and white space.
-    fn is_like(&self, known: &System) -> bool {
-        let Some(Text(system)) = &self.system else { return false };
+    fn is_like(&self, known: &IdentifierSystem) -> bool {
+        let Some(JsonText(system)) = &self.system else { return false };
         let system = system.trim().trim_end_matches('/').as_bytes();
         let parts = system.len().checked_sub(known.name.len());
         let Some((before, last)) = parts.and_then(|at| system.split_at_checked(at)) else {
@@ -350,10 +354,10 @@ impl Identifier<'_> {
 
 /// Spec: a claim that is missing is 400; one that is not a resource of its type is 422.
 fn resource<'a>(
-    claim: Option<Resource<'a>>,
+    claim: Option<ClaimResource<'a>>,
     name: &'static str,
     resource_type: &str,
-) -> Result<Resource<'a>, Refusal> {
+) -> Result<ClaimResource<'a>, Refusal> {
     let resource = claim.ok_or(Refusal::ClaimMissing(name))?;
     if resource.resource_type.0 == resource_type {
         Ok(resource)

@@ -22,7 +22,7 @@ pub use prepare::Prepared;
 
 /// Why a command failed: decides the exit code.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub enum CommandFailure {
     /// What was asked for cannot be had as written: exit code 78.
     #[error("{0:#}")]
     Configuration(anyhow::Error),
@@ -31,7 +31,7 @@ pub enum Failure {
     World(anyhow::Error),
 }
 
-impl Failure {
+impl CommandFailure {
     pub(crate) fn configuration(error: impl Into<anyhow::Error>) -> Self {
         Self::Configuration(error.into())
     }
@@ -42,6 +42,6 @@ impl Failure {
 }
 
 /// Prints a line; a reader that has gone away is no failure.
-pub(crate) fn say(text: impl std::fmt::Display) {
+pub(crate) fn print(text: impl std::fmt::Display) {
     writeln!(std::io::stdout(), "{text}").unwrap_or_default();
 }

@@ -13,10 +13,10 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::claims::Signature;
-use crate::interaction::Allowed;
+use crate::interaction::AllowedInteractions;
 use crate::policy::OtherAudience;
-use crate::refusal::Errors;
-use crate::request::TraceIds;
+use crate::refusal::ErrorFamily;
+use crate::request::TraceIdRule;
 use crate::spine::Asid;
 use crate::tls::{ConsumerLeg, KeyPair, ProviderLeg};
 use crate::{audit, directory, forward, listener, throttle};
@@ -26,7 +26,7 @@ mod proxy_name;
 
 pub use proxy_name::ProxyName;
 
-use places::Places;
+use places::ConfigPaths;
 
 /// A configuration that cannot be used: names the file, and the line where there is one.
 #[derive(Debug, thiserror::Error)]
@@ -54,16 +54,16 @@ pub struct Config {
     #[serde(default)]
     pub request: Sizes,
     /// The leg to providers.
-    pub provider: forward::Settings,
+    pub provider: forward::ForwardSettings,
     /// TLS towards providers.
     pub provider_tls: ProviderLeg,
     /// Who is registered.
-    pub directory: directory::Settings,
+    pub directory: directory::DirectorySettings,
     /// Where records go.
-    pub audit: audit::Settings,
+    pub audit: audit::AuditSettings,
     /// Rates and caps.
     #[serde(default)]
-    pub throttle: throttle::Limits,
+    pub throttle: throttle::ThrottleLimits,
     /// Where operators look.
     pub admin: Admin,
     /// What is logged, and how.
@@ -74,7 +74,7 @@ pub struct Config {
     pub compatibility: BTreeMap<Asid, Leniences>,
     #[serde(skip)]
     #[schemars(skip)]
-    places: Places,
+    places: ConfigPaths,
 }
 
 /// Where consumers connect.
@@ -94,7 +94,7 @@ pub struct Listener {
     pub workers: Option<usize>,
     /// Limits and deadlines.
     #[serde(default)]
-    pub limits: listener::Limits,
+    pub limits: listener::ListenerLimits,
 }
 
 /// Sizes of a request's head.
@@ -207,18 +207,18 @@ pub struct Leniences {
     /// Lab: what is done with a token's third part.
     pub signature: Signature,
     /// Lab: what a trace id may look like.
-    pub trace_id: TraceIds,
+    pub trace_id: TraceIdRule,
     /// Lab: the family of bodies it is answered with.
-    pub errors: Errors,
+    pub errors: ErrorFamily,
 }
 
 impl Leniences {
     fn needs_lab(&self) -> Option<&'static str> {
         if self.signature != Signature::default() {
             Some("signature")
-        } else if self.trace_id != TraceIds::default() {
+        } else if self.trace_id != TraceIdRule::default() {
             Some("trace-id")
-        } else if self.errors != Errors::default() {
+        } else if self.errors != ErrorFamily::default() {
             Some("errors")
         } else {
             None
@@ -230,7 +230,7 @@ impl Leniences {
 const COUNT_MAX: usize = 1_000_000;
 
 fn allowed() -> Vec<String> {
-    Allowed::DEFAULT.map(str::to_owned).to_vec()
+    AllowedInteractions::DEFAULT.map(str::to_owned).to_vec()
 }
 
 impl Config {
@@ -258,7 +258,7 @@ impl Config {
         }
         let mut files = config.watched();
         files.extend(config.written_mut().map(|file| file.clone()));
-        config.places = Places::new(text, path, &files);
+        config.places = ConfigPaths::new(text, path, &files);
         Ok(config)
     }
 
@@ -296,7 +296,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), String> {
-        Allowed::from_names(self.allowed.iter().map(String::as_str))
+        AllowedInteractions::from_names(self.allowed.iter().map(String::as_str))
             .map_err(|why| format!("allowed: {why}"))?;
         for (asid, leniences) in &self.compatibility {
             for audience in &leniences.audience {

@@ -17,8 +17,8 @@ use tokio::sync::Notify;
 
 use crate::consumers::Sender;
 use crate::interaction::{Effect, Interaction};
-use crate::metrics::{Conflict, Lookup, Metrics, Settled};
-use crate::policy::{Agreements, Provider};
+use crate::metrics::{Conflict, ForcedLookupResult, LookupResult, Metrics};
+use crate::policy::{Agreements, ProviderRegistration};
 use crate::refusal::Refusal;
 use crate::spine::{Asid, CertificateName, InnerUrl, OdsCode};
 use crate::target::Receiver;
@@ -42,42 +42,42 @@ mod source;
 mod steps;
 mod view;
 
-pub use asker::{Asker, Payer};
+pub use asker::{Caller, Payer};
 pub use file::{File, FileError, Others};
 pub use sds_api::ApiSettings;
 pub(crate) use sds_api::{handlers, systems};
 #[cfg(feature = "ldap")]
 pub use sds_ldap::LdapSettings;
-pub use settings::{Deadlines, First, Freshness, Settings};
+pub use settings::{DirectorySettings, First, Freshness, SourceDeadlines};
 pub use snapshot::SnapshotError;
 pub use source::Origin;
-pub(crate) use source::{Handler, System};
+pub(crate) use source::{AccreditedSystem, Handler};
 pub use steps::{Step, Steps};
-pub use view::{Explanation, HeldPractice, HeldView, Live, LiveError, Said};
+pub use view::{Explanation, HeldView, LiveError, LiveSources, RegistrationView, Said};
 
-use asker::Account;
+use asker::LookupAccount;
 use choice::choose;
-use flight::{Flights, Question};
+use flight::{LookupQuestion, LookupsInFlight};
 use live::Lack;
-use look_up::Asked;
-use rules::{Places, Resolver};
-use shelf::Shelf;
+use look_up::PracticeQuestion;
+use rules::{SourceResolver, SourceUrls};
+use shelf::RegistrationCache;
 use source::SourceFault;
 
 /// The directory: cheap to clone, shared by all workers.
 #[derive(Clone)]
 pub struct Directory {
-    shared: Arc<Shared>,
+    shared: Arc<DirectoryState>,
 }
 
-struct Shared {
-    view: ArcSwap<View>,
+struct DirectoryState {
+    view: ArcSwap<FileView>,
     /// Another view has been put in force.
     replaced: Notify,
-    shelf: Shelf,
+    shelf: RegistrationCache,
     /// How often anything was flushed.
     flushes: AtomicU64,
-    flights: Flights,
+    flights: LookupsInFlight,
     /// Whose system an ASID is: a hint, which chooses the practice to ask about.
     owners: Cache<Asid, OdsCode>,
     /// Roots seen: tells somebody else's address from nobody's.
@@ -88,36 +88,36 @@ struct Shared {
     /// Practices asked for ahead of time lately.
     ahead: Cache<OdsCode, ()>,
     /// Look-ups that failed a moment ago.
-    failed: Cache<Question, SourceFault>,
-    misses: DefaultKeyedRateLimiter<Account>,
+    failed: Cache<LookupQuestion, SourceFault>,
+    misses: DefaultKeyedRateLimiter<LookupAccount>,
     /// Held from the question whether a look-up has to be paid for until it is begun.
     paying: Mutex<()>,
     freshness: Freshness,
-    deadlines: Deadlines,
+    deadlines: SourceDeadlines,
     metrics: Arc<Metrics>,
 }
 
 /// What reload replaces, whole.
 #[derive(Debug, Clone)]
-struct View {
+struct FileView {
     file: Arc<File>,
     /// Where the live sources are asked, and how often that has changed.
-    places: Places,
+    places: SourceUrls,
     number: u64,
     /// Nobody, where the file is all there is.
-    resolver: Option<Arc<Resolver>>,
+    resolver: Option<Arc<SourceResolver>>,
 }
 
 /// A registration that is looked for.
 #[derive(Debug, Clone, Copy)]
-struct Wanted<'a> {
+struct RegistrationQuery<'a> {
     receiver: &'a Receiver,
     interaction: &'static Interaction,
 }
 
 /// How a held registration is about to be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Use {
+enum RegistrationUse {
     /// The consumer has named the root, or nothing is changed there.
     Confirmed,
     /// A write to wherever the directory says: what is not fresh is asked for first.
@@ -144,21 +144,21 @@ impl Directory {
     #[must_use]
     pub fn new(
         file: File,
-        live: Live,
-        settings: &Settings,
+        live: LiveSources,
+        settings: &DirectorySettings,
         metrics: Arc<Metrics>,
         tasks: Handle,
     ) -> Self {
-        let Settings { freshness, deadlines, misses_per_minute, .. } = settings.clone();
-        let view = View::new(Arc::new(file), live, 0, &metrics);
+        let DirectorySettings { freshness, deadlines, misses_per_minute, .. } = settings.clone();
+        let view = FileView::new(Arc::new(file), live, 0, &metrics);
         let hints = || Cache::builder().max_capacity(freshness.practices_max.saturating_mul(4));
         Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(DirectoryState {
                 view: ArcSwap::from_pointee(view),
                 replaced: Notify::new(),
-                shelf: Shelf::new(&freshness),
+                shelf: RegistrationCache::new(&freshness),
                 flushes: AtomicU64::new(0),
-                flights: Flights::new(tasks),
+                flights: LookupsInFlight::new(tasks),
                 owners: hints().time_to_live(freshness.provider_max).build(),
                 ahead: Cache::builder()
                     .max_capacity(freshness.practices_max)
@@ -185,21 +185,23 @@ impl Directory {
 
     /// Puts a new file, or new ways to the sources, in force. What is held stays, unless the source
     /// that said it is no longer asked, or elsewhere: that is another directory.
-    pub fn replace(&self, file: Option<File>, live: Option<Live>) {
+    pub fn replace(&self, file: Option<File>, live: Option<LiveSources>) {
         let shared = &self.shared;
         let before = shared.view.load_full();
         let file = file.map_or_else(|| Arc::clone(&before.file), Arc::new);
         let moved = live.as_ref().is_some_and(|live| before.places != live.places());
         let view = match live {
-            Some(live) => View::new(file, live, before.number + u64::from(moved), &shared.metrics),
-            None => View { file, ..View::clone(&before) },
+            Some(live) => {
+                FileView::new(file, live, before.number + u64::from(moved), &shared.metrics)
+            }
+            None => FileView { file, ..FileView::clone(&before) },
         };
         let after = view.places.clone();
         shared.view.store(Arc::new(view));
         shared.replaced.notify_one();
         shared.shelf.forget_absences();
         if moved {
-            let place = |places: &Places, origin| places.get(&origin).cloned();
+            let place = |places: &SourceUrls, origin| places.get(&origin).cloned();
             shared.shelf.keep(|origin| {
                 after.contains_key(&origin)
                     && place(&after, origin) == place(&before.places, origin)
@@ -248,7 +250,7 @@ impl Directory {
     }
 
     /// The sender of this ASID.
-    pub async fn sender(&self, asid: &Asid, asker: Asker<'_>) -> Result<Arc<Sender>, Refusal> {
+    pub async fn sender(&self, asid: &Asid, asker: Caller<'_>) -> Result<Arc<Sender>, Refusal> {
         let view = self.shared.view.load_full();
         let unknown = || Refusal::SenderUnknown(asid.clone());
         if view.file.denies(asid) {
@@ -256,7 +258,7 @@ impl Directory {
         }
         let sender = match (view.file.sender(asid), &view.resolver) {
             (Some(pinned), _) => {
-                self.count(Lookup::Pinned);
+                self.count(LookupResult::Pinned);
                 Arc::clone(pinned)
             }
             (None, Some(resolver)) if resolver.knows_senders() => {
@@ -272,10 +274,10 @@ impl Directory {
         &self,
         receiver: &Receiver,
         interaction: &'static Interaction,
-        asker: Asker<'_>,
-    ) -> Result<Arc<Provider>, Refusal> {
+        asker: Caller<'_>,
+    ) -> Result<Arc<ProviderRegistration>, Refusal> {
         let view = self.shared.view.load_full();
-        let wanted = Wanted { receiver, interaction };
+        let wanted = RegistrationQuery { receiver, interaction };
         let ods = self.practice_of(&view, receiver, asker).await?;
         let chosen = self.provider_at(&view, &ods, wanted, asker).await;
         if chosen.as_ref().err() != Some(&Refusal::ReceiverUnknown) {
@@ -293,16 +295,16 @@ impl Directory {
 
     async fn provider_at(
         &self,
-        view: &View,
+        view: &FileView,
         ods: &OdsCode,
-        wanted: Wanted<'_>,
-        asker: Asker<'_>,
-    ) -> Result<Arc<Provider>, Refusal> {
-        let Wanted { receiver, interaction } = wanted;
+        wanted: RegistrationQuery<'_>,
+        asker: Caller<'_>,
+    ) -> Result<Arc<ProviderRegistration>, Refusal> {
+        let RegistrationQuery { receiver, interaction } = wanted;
         let found = match &view.resolver {
             None => self.listed(view, ods),
             Some(resolver) => {
-                let asked = Asked { resolver, ods, interaction };
+                let asked = PracticeQuestion { resolver, ods, interaction };
                 self.registrations(&view.file, asked, receiver, asker).await?
             }
         };
@@ -327,7 +329,7 @@ impl Directory {
             Some(found) => choose(&found, receiver, interaction),
             None => chosen,
         };
-        let settled = Settled::when(again.is_ok());
+        let settled = ForcedLookupResult::when(again.is_ok());
         self.shared.metrics.directory.conflict(Conflict::Receiver, settled);
         again
     }
@@ -342,8 +344,8 @@ impl Directory {
         &self,
         receiver: &Receiver,
         interaction: &'static Interaction,
-        asker: Asker<'_>,
-    ) -> Result<Option<Arc<Provider>>, Refusal> {
+        asker: Caller<'_>,
+    ) -> Result<Option<Arc<ProviderRegistration>>, Refusal> {
         let view = self.shared.view.load_full();
         let Ok(ods) = self.practice_of(&view, receiver, asker).await else { return Ok(None) };
         let found = self.forced(&view, &ods, interaction, asker).await?;
@@ -352,7 +354,7 @@ impl Directory {
 
     /// A provider could not be reached where it is registered: it may have moved. It is asked for
     /// anew behind, if it has not been lately.
-    pub fn unreached(&self, provider: &Provider, interaction: &'static Interaction) {
+    pub fn unreached(&self, provider: &ProviderRegistration, interaction: &'static Interaction) {
         let view = self.shared.view.load_full();
         let pinned = view.file.pins(&provider.ods).iter().any(|pin| pin.serves(interaction));
         if let (Some(resolver), false) = (&view.resolver, pinned) {
@@ -374,9 +376,9 @@ impl Directory {
     /// Whose practice is asked about. Where no source can tell, the target's hint is followed.
     async fn practice_of(
         &self,
-        view: &View,
+        view: &FileView,
         receiver: &Receiver,
-        asker: Asker<'_>,
+        asker: Caller<'_>,
     ) -> Result<OdsCode, Refusal> {
         let (asid, hint) = match receiver {
             Receiver::Practice { ods, .. } => {
@@ -408,10 +410,10 @@ impl Directory {
     /// hint, or what was once known.
     async fn elsewhere(
         &self,
-        view: &View,
+        view: &FileView,
         receiver: &Receiver,
         tried: &OdsCode,
-        asker: Asker<'_>,
+        asker: Caller<'_>,
     ) -> Result<Option<OdsCode>, Refusal> {
         let (Receiver::System { asid, hint }, Some(resolver)) = (receiver, &view.resolver) else {
             return Ok(None);
@@ -425,9 +427,9 @@ impl Directory {
     }
 
     /// Everything the file holds of a practice, where it is all there is.
-    fn listed(&self, view: &View, ods: &OdsCode) -> Vec<Arc<Provider>> {
+    fn listed(&self, view: &FileView, ods: &OdsCode) -> Vec<Arc<ProviderRegistration>> {
         let pins = view.file.pins(ods);
-        self.count(if pins.is_empty() { Lookup::Absent } else { Lookup::Pinned });
+        self.count(if pins.is_empty() { LookupResult::Absent } else { LookupResult::Pinned });
         view.file.undenied(pins)
     }
 
@@ -436,19 +438,19 @@ impl Directory {
     async fn registrations(
         &self,
         file: &File,
-        asked: Asked<'_>,
+        asked: PracticeQuestion<'_>,
         receiver: &Receiver,
-        asker: Asker<'_>,
-    ) -> Result<Vec<Arc<Provider>>, Refusal> {
+        asker: Caller<'_>,
+    ) -> Result<Vec<Arc<ProviderRegistration>>, Refusal> {
         let pins = file.pins(asked.ods);
         if pins.iter().any(|pin| pin.serves(asked.interaction)) {
-            self.count(Lookup::Pinned);
+            self.count(LookupResult::Pinned);
             return Ok(file.undenied(pins));
         }
         let using = using(receiver, asked.interaction);
         let found = self.live_practice(asked, using, asker).await;
         let fallbacks = file.undenied(file.fallbacks(asked.ods));
-        let fits = |fallback: &Arc<Provider>| {
+        let fits = |fallback: &Arc<ProviderRegistration>| {
             fallback.serves(asked.interaction) && may_be(receiver, &fallback.asid)
         };
         match found {
@@ -470,10 +472,12 @@ fn may_be(receiver: &Receiver, other: &Asid) -> bool {
 }
 
 /// In form (b) no root from the consumer checks ours, so a write must not go by an old one.
-fn using(receiver: &Receiver, interaction: &Interaction) -> Use {
+fn using(receiver: &Receiver, interaction: &Interaction) -> RegistrationUse {
     match (receiver, interaction.effect()) {
-        (Receiver::Practice { .. }, Effect::Writes) => Use::Trusted,
-        (Receiver::Practice { .. }, Effect::Reads) | (Receiver::System { .. }, _) => Use::Confirmed,
+        (Receiver::Practice { .. }, Effect::Writes) => RegistrationUse::Trusted,
+        (Receiver::Practice { .. }, Effect::Reads) | (Receiver::System { .. }, _) => {
+            RegistrationUse::Confirmed
+        }
     }
 }
 
@@ -482,6 +486,6 @@ fn now_s() -> i64 {
     jiff::Timestamp::now().as_second()
 }
 
-fn misses(per_minute: NonZeroU32) -> DefaultKeyedRateLimiter<Account> {
+fn misses(per_minute: NonZeroU32) -> DefaultKeyedRateLimiter<LookupAccount> {
     RateLimiter::keyed(Quota::per_minute(per_minute))
 }

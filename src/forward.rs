@@ -23,7 +23,7 @@ use crate::interaction::Effect;
 use crate::metrics::Metrics;
 use crate::policy::Permit;
 use crate::refusal::{Reached, Refusal};
-use crate::throttle::Place;
+use crate::throttle::ProviderPlace;
 use crate::tls::Trust;
 
 mod body;
@@ -33,20 +33,20 @@ mod headers;
 mod pool;
 mod resolve;
 
-pub use body::{Pace, PaceFault, Paced, ProviderBody, Upload};
+pub use body::{BodyPace, PaceFault, Paced, ProviderBody, Upload};
 pub use failure::Unanswered;
-pub use headers::Hop;
+pub use headers::ConsumerHop;
 pub use pool::IDLE_MAX;
 
-use body::Fate;
+use body::UploadFate;
 use dial::{DialFault, Dialler};
-use failure::{Failure, failed};
-use pool::{Connection, Key, Pool, Sent};
+use failure::{SendFailure, failed};
+use pool::{Pool, PoolKey, PooledConnection, SendResult};
 
 /// Deadlines, caps and networks of the provider leg.
 #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Settings {
+pub struct ForwardSettings {
     /// Networks in which providers may be dialled. An address outside is not dialled, whatever the
     /// directory or DNS says.
     #[schemars(with = "Vec<String>")]
@@ -60,7 +60,7 @@ pub struct Settings {
     pub nameservers: Vec<SocketAddr>,
     /// Deadlines, each with a default.
     #[serde(default)]
-    pub deadlines: Deadlines,
+    pub deadlines: ProviderDeadlines,
     /// Idle connections a worker keeps to one host.
     #[serde(default = "idle_max")]
     pub idle_max: usize,
@@ -73,7 +73,7 @@ pub struct Settings {
 /// Deadlines of the provider leg.
 #[derive(Debug, Clone, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct Deadlines {
+pub struct ProviderDeadlines {
     /// From asking for an address to a TCP connection.
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
@@ -110,7 +110,7 @@ pub struct Deadlines {
     pub connection_age: Duration,
 }
 
-impl Default for Deadlines {
+impl Default for ProviderDeadlines {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(3),
@@ -126,11 +126,11 @@ impl Default for Deadlines {
     }
 }
 
-impl Deadlines {
+impl ProviderDeadlines {
     /// The pace a body must keep, either way.
     #[must_use]
-    pub const fn pace(&self) -> Pace {
-        Pace { idle: self.body_idle, total: self.body_total, rate_min: self.body_rate_min }
+    pub const fn pace(&self) -> BodyPace {
+        BodyPace { idle: self.body_idle, total: self.body_total, rate_min: self.body_rate_min }
     }
 }
 
@@ -144,37 +144,37 @@ const INTERIMS_MAX: usize = 16;
 /// One worker's way to the providers.
 #[derive(Debug)]
 pub struct Forwarder {
-    deadlines: Deadlines,
+    deadlines: ProviderDeadlines,
     dialler: Dialler,
     pool: Arc<Pool>,
-    retries: Budget,
+    retries: RetryBudget,
     pass_cookies: bool,
     metrics: Arc<Metrics>,
 }
 
 /// Who is asking and how long they will wait: what a send needs besides its permit.
 #[derive(Debug)]
-pub struct Terms<'a> {
+pub struct RequestTerms<'a> {
     /// The generation whose certificates are used.
     pub trust: &'a Trust,
     /// What the consumer's hop adds to the headers.
-    pub hop: Hop<'a>,
+    pub hop: ConsumerHop<'a>,
     /// Cancelled when the consumer hangs up.
     pub gone: &'a CancellationToken,
     /// The sending side's account of itself.
     pub transfer: &'a Transfer,
     /// The place with the practice, held to the last byte of the answer.
-    pub place: Place,
+    pub place: ProviderPlace,
 }
 
 impl Forwarder {
     /// A forwarder with no connections yet.
     #[must_use]
-    pub fn new(settings: &Settings, metrics: Arc<Metrics>) -> Self {
+    pub fn new(settings: &ForwardSettings, metrics: Arc<Metrics>) -> Self {
         let deadlines = settings.deadlines.clone();
         let pool = Pool::new(&deadlines, settings.idle_max);
         let dialler = Dialler::new(settings);
-        let (pool, retries) = (Arc::new(pool), Budget::default());
+        let (pool, retries) = (Arc::new(pool), RetryBudget::default());
         Self { deadlines, dialler, pool, retries, pass_cookies: settings.pass_cookies, metrics }
     }
 
@@ -187,7 +187,7 @@ impl Forwarder {
         permit: Permit,
         head: &Parts,
         upload: Upload,
-        terms: Terms<'_>,
+        terms: RequestTerms<'_>,
     ) -> Result<Response<ProviderBody>, Unanswered> {
         let permit = &permit;
         let (effect, key) = (permit.interaction().effect(), Self::key(permit, terms.trust));
@@ -195,7 +195,7 @@ impl Forwarder {
         let build = |upload| headers::request(permit, head, upload, &terms.hop, self.pass_cookies);
         let mut request = build(upload)?;
         let mut held = self.pool.take(&key, effect);
-        self.retries.earn();
+        self.retries.add_request();
         // What a dead connection has cost counts towards the one deadline.
         let mut left = self.deadlines.response_head;
         loop {
@@ -210,8 +210,8 @@ impl Forwarder {
             if is_bodiless {
                 terms.transfer.sent_whole();
             }
-            let given_up = GivenUp(Some(request.body().fate()));
-            let interims = Interims::count(&mut request);
+            let given_up = UploadGuard(Some(request.body().outcome()));
+            let interims = InterimCount::count(&mut request);
             let sent_at = Instant::now();
             let response = pin!(connection.try_send(request));
             let failure = match answered(response, given_up, &interims, terms.transfer, left).await
@@ -227,10 +227,10 @@ impl Forwarder {
                 && is_bodiless
                 && !left.is_zero()
                 && failure.may_be_repeated(effect, sent_at);
-            if may_be_repeated && self.retries.spend() {
+            if may_be_repeated && self.retries.take_retry() {
                 tracing::debug!(?failure, "sent again on another connection");
                 request = build(Upload::empty())?;
-            } else if reused && let Failure::NotWritten(unsent) = failure {
+            } else if reused && let SendFailure::NotWritten(unsent) = failure {
                 request = *unsent;
             } else {
                 let is_of_dead_connection = reused && failure.is_of_dead_connection(sent_at);
@@ -243,7 +243,7 @@ impl Forwarder {
     }
 
     /// Drops the idle connections that are no better than a kept one on which a request has just failed.
-    fn drop_older(&self, key: &Key, sent_at: Instant) {
+    fn drop_older(&self, key: &PoolKey, sent_at: Instant) {
         let dropped = self.pool.drop_older(&key.address, sent_at.into_std());
         if dropped > 0 {
             let (host, address) = (&key.name, &key.address);
@@ -262,18 +262,18 @@ impl Forwarder {
         self.pool.keep_tidy().await;
     }
 
-    fn key(permit: &Permit, trust: &Trust) -> Key {
+    fn key(permit: &Permit, trust: &Trust) -> PoolKey {
         let provider = permit.provider();
         let (address, name) = (Arc::clone(&provider.address), Arc::clone(&provider.host));
-        Key { address, name, generation: trust.generation }
+        PoolKey { address, name, generation: trust.generation }
     }
 
     async fn open(
         &self,
         permit: &Permit,
-        key: &Key,
-        terms: &Terms<'_>,
-    ) -> Result<Connection, Refusal> {
+        key: &PoolKey,
+        terms: &RequestTerms<'_>,
+    ) -> Result<PooledConnection, Refusal> {
         // Boxed: few requests dial, and each would hold the room for it.
         let dialling = Box::pin(self.dialler.open(key, &terms.trust.provider));
         let dialled = tokio::select! {
@@ -289,15 +289,15 @@ impl Forwarder {
             }
         })?;
         self.metrics.provider_connection();
-        Ok(Connection::new(key.clone(), opened))
+        Ok(PooledConnection::new(key.clone(), opened))
     }
 
     fn judge(
         &self,
         permit: &Permit,
         response: Response<Incoming>,
-        connection: Connection,
-        terms: Terms<'_>,
+        connection: PooledConnection,
+        terms: RequestTerms<'_>,
     ) -> Result<Response<ProviderBody>, Refusal> {
         let status = response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS || status.as_u16() >= 600 {
@@ -319,43 +319,43 @@ impl Forwarder {
 
 /// Returns the response head, which comes within its deadline of the last byte sent.
 async fn answered(
-    mut response: Pin<&mut impl Future<Output = Sent>>,
-    mut upload: GivenUp,
-    interims: &Interims,
+    mut response: Pin<&mut impl Future<Output = SendResult>>,
+    mut upload: UploadGuard,
+    interims: &InterimCount,
     transfer: &Transfer,
     head_within: Duration,
-) -> Result<Response<Incoming>, Failure> {
+) -> Result<Response<Incoming>, SendFailure> {
     let mut since = Instant::now();
     loop {
         let deadline = since + head_within;
         tokio::select! {
             response = &mut response => {
-                let fault = upload.0.as_deref().and_then(Fate::fault);
-                let tried = response.map_err(|error| Failure::of(error, fault));
-                if matches!(tried, Ok(_) | Err(Failure::NotWritten(_))) {
+                let fault = upload.0.as_deref().and_then(UploadFate::fault);
+                let tried = response.map_err(|error| SendFailure::of(error, fault));
+                if matches!(tried, Ok(_) | Err(SendFailure::NotWritten(_))) {
                     upload.0 = None;
                 }
                 return tried;
             }
-            () = interims.too_many() => return Err(Failure::Interims),
+            () = interims.too_many() => return Err(SendFailure::Interims),
             () = tokio::time::sleep_until(deadline) => {}
         }
         match transfer.last_sent().map(Instant::from_std) {
             // It is the consumer that is slow; its own pace is judged elsewhere.
             _ if transfer.is_waiting() => since = Instant::now(),
             Some(last) if last > since => since = last,
-            _ => return Err(Failure::TimedOut),
+            _ => return Err(SendFailure::TimedOut),
         }
     }
 }
 
 /// Counts what a provider says before its response: there is no end to that by itself.
-struct Interims {
+struct InterimCount {
     count: AtomicUsize,
     too_many: Notify,
 }
 
-impl Interims {
+impl InterimCount {
     fn count(request: &mut Request<Upload>) -> Arc<Self> {
         let interims = Arc::new(Self { count: AtomicUsize::new(0), too_many: Notify::new() });
         let counting = Arc::clone(&interims);
@@ -374,9 +374,9 @@ impl Interims {
 
 /// An upload that is given up when this is dropped: hyper may still be sending it when its answer is no
 /// longer waited for, and must not send its end after we have said that it was not sent.
-struct GivenUp(Option<Arc<Fate>>);
+struct UploadGuard(Option<Arc<UploadFate>>);
 
-impl Drop for GivenUp {
+impl Drop for UploadGuard {
     fn drop(&mut self) {
         if let Some(fate) = &self.0 {
             fate.give_up();
@@ -387,24 +387,24 @@ impl Drop for GivenUp {
 /// One retry for every ten requests: retries cannot double a provider's load. In hand are at most as many
 /// as connections kept to one host by default, which may all be lost at once.
 #[derive(Debug)]
-struct Budget(AtomicI32);
+struct RetryBudget(AtomicI32);
 
-impl Default for Budget {
+impl Default for RetryBudget {
     fn default() -> Self {
         Self(AtomicI32::new(Self::MAX))
     }
 }
 
-impl Budget {
+impl RetryBudget {
     const RETRY: i32 = 10;
     const MAX: i32 = 64 * Self::RETRY;
 
-    fn earn(&self) {
+    fn add_request(&self) {
         let earned = |tokens: i32| (tokens < Self::MAX).then_some(tokens + 1);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earned).unwrap_or_default();
     }
 
-    fn spend(&self) -> bool {
+    fn take_retry(&self) -> bool {
         let spent = |tokens: i32| (tokens >= Self::RETRY).then_some(tokens - Self::RETRY);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spent).is_ok()
     }

@@ -6,10 +6,10 @@ use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
-use crate::directory::{self, Handler, System};
+use crate::directory::{self, AccreditedSystem, Handler};
 use crate::interaction::Interaction;
-use crate::listener::{self, Answering, Limits, RefusedHead};
-pub use crate::listener::{Fault, HEAD_BYTES_MAX, Validator};
+use crate::listener::{self, Answering, ListenerLimits, RefusedHead};
+pub use crate::listener::{HEAD_BYTES_MAX, InputFault, Validator};
 use crate::refusal::Refusal;
 use crate::spine::{Asid, CertificateName, CpaId, OdsCode, PartyKey};
 use crate::tls;
@@ -17,7 +17,7 @@ use crate::tls;
 /// A record of the Spine Directory Service, as far as it is used.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "the types say it")]
-pub struct Row {
+pub struct LdapRow {
     pub asid: Option<Asid>,
     pub ods: Option<OdsCode>,
     pub party_key: PartyKey,
@@ -27,8 +27,8 @@ pub struct Row {
 }
 
 /// The records of an answer to `/Endpoint`, or why there are none.
-pub fn endpoints(body: &[u8]) -> Result<Vec<Row>, String> {
-    let row = |Handler { ods, party_key, interaction, address: _, cpa_id, fqdn }| Row {
+pub fn endpoints(body: &[u8]) -> Result<Vec<LdapRow>, String> {
+    let row = |Handler { ods, party_key, interaction, address: _, cpa_id, fqdn }| LdapRow {
         asid: None,
         ods,
         party_key,
@@ -41,8 +41,8 @@ pub fn endpoints(body: &[u8]) -> Result<Vec<Row>, String> {
 }
 
 /// The records of an answer to `/Device`, or why there are none.
-pub fn devices(body: &[u8]) -> Result<Vec<Row>, String> {
-    let row = |System { asid, ods, party_key, interactions }| Row {
+pub fn devices(body: &[u8]) -> Result<Vec<LdapRow>, String> {
+    let row = |AccreditedSystem { asid, ods, party_key, interactions }| LdapRow {
         asid: Some(asid),
         ods,
         party_key,
@@ -77,6 +77,6 @@ where
     F: Fn(Request<Incoming>) -> Answering<B> + Unpin,
 {
     let refuse = |head: &RefusedHead| refuse(&head.refusal, &head.bytes);
-    let (limits, close) = (Limits::default(), CancellationToken::new());
+    let (limits, close) = (ListenerLimits::default(), CancellationToken::new());
     Ok(listener::serve(stream, &limits, close, answer, refuse).await?)
 }

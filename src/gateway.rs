@@ -17,52 +17,54 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
-use crate::audit::{Entry, Told, Trail, Transfer};
+use crate::audit::{Entry, RegistrationOrigin, Trail, Transfer};
 use crate::claims::{self, Signature};
 use crate::consumers;
-use crate::directory::{Asker, Directory, Payer};
-use crate::forward::{Forwarder, Hop, Pace, Paced, ProviderBody, Terms, Unanswered, Upload};
-use crate::interaction::{self, Allowed, Effect, Interaction};
-use crate::metrics::{Conflict, Metrics, Phase, Settled};
-use crate::policy::{self, Facts, OtherAudience, Permit, Provider};
-use crate::refusal::{Errors, Refusal};
-use crate::request::{Rules, SspHeaders, SspRequest, TraceIds};
+use crate::directory::{Caller, Directory, Payer};
+use crate::forward::{
+    BodyPace, ConsumerHop, Forwarder, Paced, ProviderBody, RequestTerms, Unanswered, Upload,
+};
+use crate::interaction::{self, AllowedInteractions, Effect, Interaction};
+use crate::metrics::{Conflict, ForcedLookupResult, Metrics, Phase};
+use crate::policy::{self, OtherAudience, Permit, ProviderRegistration, RequestFacts};
+use crate::refusal::{ErrorFamily, Refusal};
+use crate::request::{HeadRules, SspHeaders, SspRequest, TraceIdRule};
 use crate::spine::Asid;
 use crate::target::Target;
-use crate::throttle::{Health, Memory, Pulse, Throttle, Turn};
+use crate::throttle::{HeartbeatHandle, MemoryLimit, OutcomeReport, ProviderTurn, Throttle};
 use crate::tls::{Alarms, Peer, Trust};
 
 mod answer;
 mod connection;
 mod diagnosis;
 
-pub use answer::Answer;
-pub use connection::Connection;
+pub use answer::AnswerBody;
+pub use connection::ConsumerConnection;
 
-use answer::Reply;
+use answer::RefusalFormat;
 
 /// What reload replaces, whole.
 #[derive(Debug)]
-pub struct Live {
+pub struct InForce {
     /// Certificates, authorities and revocation lists.
     pub trust: Arc<Trust>,
     /// What the decisions are told.
-    pub rulebook: Arc<Rulebook>,
+    pub rulebook: Arc<DecisionRules>,
     /// Rates and caps.
     pub throttle: Arc<Throttle>,
     /// Faults of the files that are in force, for operators.
     pub alarms: Arc<Alarms>,
     /// Memory that the process may use, as read at the start or the last reload.
-    pub memory: Option<Memory>,
+    pub memory: Option<MemoryLimit>,
 }
 
 /// What the configuration tells the decisions.
 #[derive(Debug)]
-pub struct Rulebook {
+pub struct DecisionRules {
     /// Rules for the head of a request.
-    pub rules: Rules,
+    pub rules: HeadRules,
     /// Interactions that are forwarded.
-    pub allowed: Allowed,
+    pub allowed: AllowedInteractions,
     /// Leniences, by consumer.
     pub compatibility: HashMap<Asid, Compatibility>,
     /// Base URLs of this proxy, without a final slash.
@@ -70,7 +72,7 @@ pub struct Rulebook {
     /// The name in `Via`, `Forwarded` and `Proxy-Status`.
     pub proxy: String,
     /// How fast a consumer's body must come.
-    pub pace: Pace,
+    pub pace: BodyPace,
 }
 
 /// What one consumer may do that the specification does not foresee; all off by default.
@@ -81,20 +83,20 @@ pub struct Compatibility {
     /// Lab: what is done with a token's third part.
     pub signature: Signature,
     /// Lab: what a trace id may look like.
-    pub trace_ids: TraceIds,
+    pub trace_ids: TraceIdRule,
     /// Lab: the family of bodies it is answered with.
-    pub errors: Errors,
+    pub errors: ErrorFamily,
 }
 
-impl Rulebook {
+impl DecisionRules {
     /// What the consumer that a request claims to be from may do. It is the claim that counts:
     /// nothing here lets anybody in.
     fn leniences(&self, headers: &SspHeaders<'_>) -> &Compatibility {
         static STRICT: Compatibility = Compatibility {
             audiences: Vec::new(),
             signature: Signature::Refused,
-            trace_ids: TraceIds::Uuid,
-            errors: Errors::Documented,
+            trace_ids: TraceIdRule::Uuid,
+            errors: ErrorFamily::Documented,
         };
         let from = headers.from.as_ref().ok();
         from.and_then(|from| self.compatibility.get(from)).unwrap_or(&STRICT)
@@ -103,9 +105,9 @@ impl Rulebook {
 
 /// Parts that the gateways of all workers share. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Shared {
+pub struct GatewayShared {
     /// Certificates, rules and limits, which a reload replaces.
-    pub live: Arc<ArcSwap<Live>>,
+    pub live: Arc<ArcSwap<InForce>>,
     /// Consumers, practices and agreements.
     pub directory: Directory,
     /// The audit journal.
@@ -117,26 +119,26 @@ pub struct Shared {
 /// One worker's gateway.
 #[derive(Debug)]
 pub struct Gateway {
-    live: Arc<ArcSwap<Live>>,
+    live: Arc<ArcSwap<InForce>>,
     directory: Directory,
     trail: Trail,
     metrics: Arc<Metrics>,
     forwarder: Forwarder,
-    pulse: Pulse,
+    pulse: HeartbeatHandle,
     tasks: TaskTracker,
 }
 
 impl Gateway {
     /// A gateway over what all workers share, with a forwarder and a pulse of its own.
     #[must_use]
-    pub fn new(shared: Shared, forwarder: Forwarder, pulse: Pulse) -> Self {
-        let Shared { live, directory, trail, metrics } = shared;
+    pub fn new(shared: GatewayShared, forwarder: Forwarder, pulse: HeartbeatHandle) -> Self {
+        let GatewayShared { live, directory, trail, metrics } = shared;
         Self { live, directory, trail, metrics, forwarder, pulse, tasks: TaskTracker::new() }
     }
 
     /// What is in force now.
     #[must_use]
-    pub fn live(&self) -> Arc<Live> {
+    pub fn live(&self) -> Arc<InForce> {
         self.live.load_full()
     }
 
@@ -158,7 +160,7 @@ impl Gateway {
     }
 
     /// Shows that this worker is not late.
-    pub const fn pulse(&self) -> &Pulse {
+    pub const fn pulse(&self) -> &HeartbeatHandle {
         &self.pulse
     }
 
@@ -171,7 +173,7 @@ impl Gateway {
     #[must_use]
     pub fn plain_http(&self) -> Vec<u8> {
         self.metrics.refused(Refusal::PlainHttp.row().token);
-        let reply = Reply::blind(&self.live.load().rulebook, Version::HTTP_11);
+        let reply = RefusalFormat::before_head(&self.live.load().rulebook, Version::HTTP_11);
         reply.bytes(&Refusal::PlainHttp, Uuid::new_v4(), &Method::default())
     }
 
@@ -191,19 +193,24 @@ impl Gateway {
 
     /// Answers a head that was refused on its bytes, which is what can be read of it, and records that:
     /// the whole response, after which its connection ends.
-    pub fn refuse_head(&self, connection: &Connection, head: &Parts, refusal: Refusal) -> Vec<u8> {
+    pub fn refuse_head(
+        &self,
+        connection: &ConsumerConnection,
+        head: &Parts,
+        refusal: Refusal,
+    ) -> Vec<u8> {
         let live = self.live.load_full();
         let now = Timestamp::now();
-        let reply = Reply::to(head, &live.rulebook);
+        let reply = RefusalFormat::to(head, &live.rulebook);
         let mut entry = match self.open(&head.method, now) {
             Ok(entry) => entry,
             Err(refusal) => return reply.bytes(&refusal, Uuid::new_v4(), &head.method),
         };
-        entry.heard(&SspHeaders::read(&head.headers));
+        entry.set_headers(&SspHeaders::read(&head.headers));
         let peer = connection.handshake.peer(&live.trust, now.as_second());
         let admitted = peer.and_then(|peer| {
             entry.peer(&peer);
-            live.throttle.knock(&peer)
+            live.throttle.check_certificate_rate(&peer)
         });
         let refusal = admitted.err().unwrap_or(refusal);
         entry.refused(&refusal);
@@ -216,9 +223,9 @@ impl Gateway {
     /// not cancel it, and the record holds what the provider said.
     pub async fn answer(
         self: Arc<Self>,
-        connection: Arc<Connection>,
+        connection: Arc<ConsumerConnection>,
         request: Request<Incoming>,
-    ) -> Response<Answer> {
+    ) -> Response<AnswerBody> {
         let live = self.live.load_full();
         let gone = CancellationToken::new();
         if !matches!(*request.method(), Method::POST | Method::PUT) {
@@ -226,7 +233,7 @@ impl Gateway {
         }
         let _hung_up = gone.clone().drop_guard();
         let (tasks, metrics) = (self.tasks.clone(), Arc::clone(&self.metrics));
-        let reply = Reply::blind(&live.rulebook, request.version());
+        let reply = RefusalFormat::before_head(&live.rulebook, request.version());
         // Boxed once: it is large, and would be copied on each step of its way to a task.
         let exchange =
             Box::pin(async move { self.exchange(&live, &connection, request, &gone).await });
@@ -248,15 +255,16 @@ impl Gateway {
     /// Opens the record, handles the request, and closes the record with what came of it.
     async fn exchange(
         &self,
-        live: &Live,
-        connection: &Connection,
+        live: &InForce,
+        connection: &ConsumerConnection,
         request: Request<Incoming>,
         gone: &CancellationToken,
-    ) -> Response<Answer> {
+    ) -> Response<AnswerBody> {
         let now = Timestamp::now();
         let (head, body) = request.into_parts();
         let has_body = !body.is_end_stream();
-        let refuse = |refusal: &Refusal, id| Reply::to(&head, &live.rulebook).refusal(refusal, id);
+        let refuse =
+            |refusal: &Refusal, id| RefusalFormat::to(&head, &live.rulebook).refusal(refusal, id);
         let mut entry = match self.open(&head.method, now) {
             Ok(entry) => entry,
             Err(refusal) => {
@@ -267,7 +275,7 @@ impl Gateway {
         };
         let id = entry.id();
         let headers = SspHeaders::read(&head.headers);
-        entry.heard(&headers);
+        entry.set_headers(&headers);
         let trace_id = headers.trace_id.as_ref().ok().map(|trace_id| trace_id.printable());
         let span = tracing::info_span!("request", %id, trace_id = trace_id.as_deref());
         let _busy = connection.begins(now);
@@ -280,7 +288,7 @@ impl Gateway {
         match handled {
             Ok(mut response) => {
                 response.body_mut().record(entry);
-                response.map(|body| Answer::Provider(Box::new(body)))
+                response.map(|body| AnswerBody::Provider(Box::new(body)))
             }
             Err(refusal) => {
                 entry.refused(&refusal);
@@ -306,21 +314,22 @@ impl Gateway {
         entry: &mut Entry,
     ) -> Result<Response<ProviderBody>, Refusal> {
         let Inbound { live, head, connection, gone, now_s } = inbound;
-        let Live { trust, rulebook, throttle, .. } = live;
+        let InForce { trust, rulebook, throttle, .. } = live;
         let leniences = rulebook.leniences(headers);
         let peer = connection.handshake.peer(trust, now_s)?;
         entry.peer(&peer);
-        throttle.knock(&peer)?;
+        throttle.check_certificate_rate(&peer)?;
         let request = SspRequest::parse(head, headers, &rulebook.rules, leniences.trace_ids)?;
         let SspRequest { from, receiver, interaction_id, target, .. } = &request;
         if !self.directory.may_know(peer.names()) {
             return Err(Refusal::CertificateUnknown);
         }
-        let asker = Asker { payer: Payer::Certificate(peer.fingerprint()), now_s };
+        let asker = Caller { payer: Payer::Certificate(peer.fingerprint()), now_s };
         let sender = entry.during(Phase::Directory, pin!(self.directory.sender(from, asker))).await;
-        let consumer = sender
-            .and_then(|sender| consumers::identify(&peer, sender))
-            .map_err(|refusal| diagnosis::misfit(&self.directory, refusal, &peer, head))?;
+        let consumer =
+            sender.and_then(|sender| consumers::identify(&peer, sender)).map_err(|refusal| {
+                diagnosis::explain_receiver_mismatch(&self.directory, refusal, &peer, head)
+            })?;
         entry.consumer(&consumer);
         connection.identified();
         let effect = Effect::of(&head.method);
@@ -331,7 +340,7 @@ impl Gateway {
         let payload = claims::payload(&head.headers, leniences.signature)?;
         let claims = claims::check(&payload, interaction, now_s)?;
         entry.claims(&claims);
-        let facts = Facts {
+        let facts = RequestFacts {
             consumer: &consumer,
             receiver,
             target,
@@ -340,21 +349,22 @@ impl Gateway {
             audiences: &leniences.audiences,
             bases: &rulebook.bases,
         };
-        policy::may_send(&facts)
-            .map_err(|refusal| diagnosis::misnamed(&self.directory, refusal, &claims))?;
-        let asker = Asker { payer: Payer::Consumer(from), now_s };
+        policy::may_send(&facts).map_err(|refusal| {
+            diagnosis::explain_claim_mismatch(&self.directory, refusal, &claims)
+        })?;
+        let asker = Caller { payer: Payer::Consumer(from), now_s };
         let permit = self.authorise(&facts, asker, entry).await?;
         let provider = Arc::clone(permit.provider());
         let body = Paced::new(body, head.version, rulebook.pace);
         let transfer = entry.transfer();
         let upload = pin!(upload(interaction, body, Arc::clone(&transfer)));
         let upload = entry.during(Phase::Body, upload).await?;
-        let Turn { place, health } = entry
+        let ProviderTurn { place, health } = entry
             .during(Phase::Queue, pin!(throttle.provider(admission, from, &provider.asid)))
             .await?;
-        entry.opened(&permit, self.told(&provider, now_s)).await?;
-        let hop = Hop { consumer: &connection.consumer, proxy: &rulebook.proxy };
-        let terms = Terms { trust, hop, gone, transfer: &transfer, place };
+        entry.opened(&permit, self.registration_origin(&provider, now_s)).await?;
+        let hop = ConsumerHop { consumer: &connection.consumer, proxy: &rulebook.proxy };
+        let terms = RequestTerms { trust, hop, gone, transfer: &transfer, place };
         let answer = entry
             .during(Phase::Provider, pin!(self.forwarder.send(permit, head, upload, terms)))
             .await;
@@ -370,8 +380,8 @@ impl Gateway {
     /// out of it.
     async fn authorise(
         &self,
-        facts: &Facts<'_>,
-        asker: Asker<'_>,
+        facts: &RequestFacts<'_>,
+        asker: Caller<'_>,
         entry: &mut Entry,
     ) -> Result<Permit, Refusal> {
         let (receiver, interaction) = (facts.receiver, facts.interaction);
@@ -396,28 +406,36 @@ impl Gateway {
             Some(provider) => policy::authorise(&agreements, facts, &provider),
             None => verdict,
         };
-        self.metrics.directory.conflict(Conflict::Target, Settled::when(verdict.is_ok()));
-        verdict.map_err(|refusal| diagnosis::misdirected(&self.directory, refusal, facts.target))
+        self.metrics
+            .directory
+            .conflict(Conflict::Target, ForcedLookupResult::when(verdict.is_ok()));
+        verdict.map_err(|refusal| {
+            diagnosis::explain_target_mismatch(&self.directory, refusal, facts.target)
+        })
     }
 
     /// Where it is known from that this provider is the one to ask.
-    fn told(&self, provider: &Arc<Provider>, now_s: i64) -> Option<Told> {
+    fn registration_origin(
+        &self,
+        provider: &Arc<ProviderRegistration>,
+        now_s: i64,
+    ) -> Option<RegistrationOrigin> {
         let (origin, age_s) = self.directory.origin(provider, now_s)?;
-        Some(Told { origin: origin.label(), age_s })
+        Some(RegistrationOrigin { origin: origin.label(), age_s })
     }
 
-    /// How a provider is, for the next request: spared, if it fails too often; looked up anew, if it
+    /// Reports how a provider did, for the next request: its circuit opens if it fails too often; looked up anew, if it
     /// was not reached, for it may have moved.
     fn learn(
         &self,
-        health: Health,
+        health: OutcomeReport,
         answer: &Result<Response<ProviderBody>, Unanswered>,
-        provider: &Provider,
+        provider: &ProviderRegistration,
         interaction: &'static Interaction,
     ) {
         if health.judge(diagnosis::verdict(answer)) {
-            tracing::warn!(ods = %provider.ods, "provider fails too often: spared");
-            self.metrics.provider_spared();
+            tracing::warn!(ods = %provider.ods, "a practice's system fails too often: its circuit is open, and no request is sent to it");
+            self.metrics.provider_circuit_opened();
         }
         if answer.as_ref().is_err_and(|unanswered| unanswered.refusal.is_unreached()) {
             self.directory.unreached(provider, interaction);
@@ -427,9 +445,9 @@ impl Gateway {
 
 /// A request on a consumer's connection, and what is in force while it is handled.
 struct Inbound<'a> {
-    live: &'a Live,
+    live: &'a InForce,
     head: &'a Parts,
-    connection: &'a Connection,
+    connection: &'a ConsumerConnection,
     /// Cancelled when the consumer hangs up.
     gone: &'a CancellationToken,
     now_s: i64,

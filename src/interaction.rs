@@ -8,12 +8,12 @@ use http::Method;
 
 use crate::refusal::Refusal;
 
-use Segment::{Id, Word};
+use PathSegment::{Id, Word};
 
 /// A set of interactions that are allowed, registered and configured together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Group {
+pub enum InteractionGroup {
     /// Appointment Management: the six calls.
     Appointments,
     /// Foundations: what a booking session needs besides.
@@ -26,7 +26,7 @@ pub enum Group {
     Migrate,
 }
 
-impl Group {
+impl InteractionGroup {
     /// All groups, in the catalogue's order.
     pub const ALL: [Self; 5] =
         [Self::Appointments, Self::Foundations, Self::Structured, Self::Documents, Self::Migrate];
@@ -46,7 +46,7 @@ impl Group {
 
 /// One step of a path template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Segment {
+pub enum PathSegment {
     /// This word and no other.
     Word(&'static str),
     /// A logical id.
@@ -68,13 +68,13 @@ pub struct Interaction {
     /// The id, compared byte for byte.
     pub id: &'static str,
     /// The group it is allowed with.
-    pub group: Group,
+    pub group: InteractionGroup,
     /// Path of its capability after `/{ODS}/STU3/1/` on our own host.
     pub capability: &'static str,
     /// The one method it has.
     pub method: Method,
     /// What follows the service root.
-    pub path: &'static [Segment],
+    pub path: &'static [PathSegment],
     /// Scope that its token must name first.
     pub scope: &'static str,
 }
@@ -97,7 +97,7 @@ impl Interaction {
     /// The path template as text, `/Patient/[id]/Appointment`: safe to print.
     #[must_use]
     pub fn template(&self) -> String {
-        let step = |segment: &Segment| match segment {
+        let step = |segment: &PathSegment| match segment {
             Word(word) => format!("/{word}"),
             Id => "/[id]".to_owned(),
         };
@@ -133,17 +133,18 @@ impl Interaction {
     /// Whether the interaction moves whole records between practices.
     #[must_use]
     pub fn migrates(&self) -> bool {
-        self.group == Group::Migrate
+        self.group == InteractionGroup::Migrate
     }
 }
 
 /// The interactions this gateway forwards.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Allowed([bool; COUNT]);
+pub struct AllowedInteractions([bool; COUNT]);
 
-impl Allowed {
+impl AllowedInteractions {
     /// The groups that are allowed when the configuration names none.
-    pub const DEFAULT: [&str; 2] = [Group::Appointments.name(), Group::Foundations.name()];
+    pub const DEFAULT: [&str; 2] =
+        [InteractionGroup::Appointments.name(), InteractionGroup::Foundations.name()];
 
     /// Reads groups and single ids; answers the name that is neither.
     pub fn from_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
@@ -158,7 +159,7 @@ impl Allowed {
             if !known {
                 return Err(format!(
                     "{name:?} is neither a group ({}) nor the id of a known interaction",
-                    Group::ALL.map(Group::name).join(", ")
+                    InteractionGroup::ALL.map(InteractionGroup::name).join(", ")
                 ));
             }
         }
@@ -180,7 +181,7 @@ impl Allowed {
     }
 }
 
-impl fmt::Debug for Allowed {
+impl fmt::Debug for AllowedInteractions {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_set().entries(self.iter().map(|interaction| interaction.id)).finish()
     }
@@ -191,7 +192,7 @@ impl fmt::Debug for Allowed {
 /// `path` is the whole path of the target; its end must be the interaction's template. What comes
 /// before the template is judged later, against the directory.
 pub fn find(
-    allowed: &Allowed,
+    allowed: &AllowedInteractions,
     id: &str,
     method: &Method,
     path: &str,
@@ -234,10 +235,10 @@ const PATIENT_READ: &str = "patient/*.read";
 const PATIENT_WRITE: &str = "patient/*.write";
 
 const fn row(
-    (group, capability): (Group, &'static str),
+    (group, capability): (InteractionGroup, &'static str),
     id: &'static str,
     method: Method,
-    path: &'static [Segment],
+    path: &'static [PathSegment],
     scope: &'static str,
 ) -> Interaction {
     Interaction { id, group, capability, method, path, scope }
@@ -249,10 +250,10 @@ macro_rules! id {
     };
 }
 
-const A: (Group, &str) = (Group::Appointments, GPCONNECT);
-const F: (Group, &str) = (Group::Foundations, GPCONNECT);
-const S: (Group, &str) = (Group::Structured, STRUCTURED);
-const D: (Group, &str) = (Group::Documents, DOCUMENTS);
+const A: (InteractionGroup, &str) = (InteractionGroup::Appointments, GPCONNECT);
+const F: (InteractionGroup, &str) = (InteractionGroup::Foundations, GPCONNECT);
+const S: (InteractionGroup, &str) = (InteractionGroup::Structured, STRUCTURED);
+const D: (InteractionGroup, &str) = (InteractionGroup::Documents, DOCUMENTS);
 
 /// Spec: GP Connect 1.2.7 and 1.6, "Interaction IDs": every interaction this gateway knows.
 #[rustfmt::skip]
@@ -282,8 +283,8 @@ pub static CATALOGUE: [Interaction; COUNT] = [
     row(D, id!("documents:fhir:rest:search:documentreference-1"), Method::GET, &[Word("Patient"), Id, Word("DocumentReference")], PATIENT_READ),
     row(D, id!("documents:fhir:rest:read:binary-1"), Method::GET, &[Word("Binary"), Id], PATIENT_READ),
 
-    row((Group::Migrate, STRUCTURED), id!("fhir:operation:gpc.migratestructuredrecord-1"), Method::POST, &[Word("Patient"), Word("$gpc.migratestructuredrecord")], PATIENT_READ),
-    row((Group::Migrate, DOCUMENTS), id!("documents:fhir:rest:migrate:binary-1"), Method::GET, &[Word("Binary"), Id], PATIENT_READ),
+    row((InteractionGroup::Migrate, STRUCTURED), id!("fhir:operation:gpc.migratestructuredrecord-1"), Method::POST, &[Word("Patient"), Word("$gpc.migratestructuredrecord")], PATIENT_READ),
+    row((InteractionGroup::Migrate, DOCUMENTS), id!("documents:fhir:rest:migrate:binary-1"), Method::GET, &[Word("Binary"), Id], PATIENT_READ),
 ];
 const COUNT: usize = 23;
 
@@ -298,8 +299,11 @@ mod tests {
     #[test]
     fn the_groups_have_the_sizes_the_specification_gives() {
         let count = |group| CATALOGUE.iter().filter(|known| known.group == group).count();
-        assert_eq!(Group::ALL.map(count), [6, 9, 2, 4, 2]);
-        assert_eq!(Allowed::from_names(Allowed::DEFAULT).unwrap().iter().count(), 15);
+        assert_eq!(InteractionGroup::ALL.map(count), [6, 9, 2, 4, 2]);
+        assert_eq!(
+            AllowedInteractions::from_names(AllowedInteractions::DEFAULT).unwrap().iter().count(),
+            15
+        );
     }
 
     #[test]
@@ -341,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_request_must_look_like_its_interaction() {
-        let allowed = Allowed::from_names(Allowed::DEFAULT).unwrap();
+        let allowed = AllowedInteractions::from_names(AllowedInteractions::DEFAULT).unwrap();
         let slot = CATALOGUE[0].id;
         assert!(find(&allowed, slot, &Method::GET, "/p/Slot").is_ok());
         let no = |id: &str, method, path| find(&allowed, id, &method, path).unwrap_err();
@@ -354,8 +358,10 @@ mod tests {
 
     #[test]
     fn an_allowed_list_names_groups_or_single_ids() {
-        let mixed = Allowed::from_names(["appointments", CATALOGUE[6].id]).unwrap();
+        let mixed = AllowedInteractions::from_names(["appointments", CATALOGUE[6].id]).unwrap();
         assert_eq!(mixed.iter().count(), 7);
-        assert!(Allowed::from_names(["appointment"]).unwrap_err().contains("appointments"));
+        assert!(
+            AllowedInteractions::from_names(["appointment"]).unwrap_err().contains("appointments")
+        );
     }
 }

@@ -32,16 +32,16 @@ mod validator;
 mod write_pace;
 
 pub(crate) use http1::{Answering, RefusedHead, serve};
-pub use validator::{Fault, HEAD_BYTES_MAX, Scan, Validator};
+pub use validator::{HEAD_BYTES_MAX, InputFault, ScanResult, Validator};
 
-use addresses::{Addresses, Admission, Shares};
+use addresses::{AddressLimits, AddressSlot, AddressTable};
 use holders::Holders;
-use write_pace::Taking;
+use write_pace::PaceLimits;
 
 /// Limits and deadlines of the consumer leg.
 #[derive(Debug, Clone, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct Limits {
+pub struct ListenerLimits {
     /// Connections open at once; the next one waits in the kernel.
     pub connections_max: usize,
     /// Connections, among these, without a verified certificate, or with one whose names are registered
@@ -97,7 +97,7 @@ pub struct Limits {
     pub drain: Duration,
 }
 
-impl Default for Limits {
+impl Default for ListenerLimits {
     fn default() -> Self {
         Self {
             connections_max: 3_000,
@@ -122,9 +122,9 @@ impl Default for Limits {
     }
 }
 
-impl Limits {
-    const fn shares(&self) -> Shares {
-        Shares {
+impl ListenerLimits {
+    const fn shares(&self) -> AddressLimits {
+        AddressLimits {
             connections_max: self.address_connections_max,
             handshakes_max: self.address_handshakes_max,
             handshakes_per_second: self.address_handshakes_per_second,
@@ -132,28 +132,28 @@ impl Limits {
         }
     }
 
-    const fn taking(&self) -> Taking {
-        Taking { stall: self.write_stall, rate_min: self.write_rate_min }
+    const fn taking(&self) -> PaceLimits {
+        PaceLimits { stall: self.write_stall, rate_min: self.write_rate_min }
     }
 }
 
 /// A connection on its way to a worker.
-struct Accepted {
+struct AcceptedConnection {
     stream: std::net::TcpStream,
     consumer: SocketAddr,
     started: Instant,
-    admission: Admission,
-    slot: Slot,
+    admission: AddressSlot,
+    slot: ConnectionSlot,
 }
 
 /// A place among the open connections, given back when dropped.
-struct Slot {
+struct ConnectionSlot {
     _slot: OwnedSemaphorePermit,
     worker: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
 }
 
-impl Drop for Slot {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.worker.fetch_sub(1, Ordering::Relaxed);
         self.metrics.connections.dec();
@@ -161,8 +161,8 @@ impl Drop for Slot {
 }
 
 /// The acceptor's end of a worker.
-struct Bench {
-    queue: mpsc::Sender<Accepted>,
+struct WorkerHandle {
+    queue: mpsc::Sender<AcceptedConnection>,
     open: Arc<AtomicUsize>,
 }
 
@@ -179,10 +179,10 @@ pub struct Stop {
 pub struct Workers {
     /// Runtime of the only worker, if there is one: it accepts its connections itself.
     only: Option<Handle>,
-    benches: Vec<Bench>,
+    benches: Vec<WorkerHandle>,
     threads: Vec<std::thread::JoinHandle<()>>,
     slots: Arc<Semaphore>,
-    addresses: Arc<Addresses>,
+    addresses: Arc<AddressTable>,
     holders: Arc<Holders>,
     metrics: Arc<Metrics>,
 }
@@ -203,7 +203,7 @@ impl Workers {
     /// A thread or its runtime cannot be made.
     pub fn start(
         gateways: Vec<Gateway>,
-        limits: &Limits,
+        limits: &ListenerLimits,
         stop: &Stop,
         metrics: &Arc<Metrics>,
     ) -> io::Result<Self> {
@@ -226,11 +226,11 @@ impl Workers {
             let thread = std::thread::Builder::new()
                 .name(format!("worker-{number}"))
                 .spawn(move || runtime.block_on(worker.run(connections)))?;
-            benches.push(Bench { queue, open: Arc::default() });
+            benches.push(WorkerHandle { queue, open: Arc::default() });
             threads.push(thread);
         }
         let slots = Arc::new(Semaphore::new(limits.connections_max));
-        let addresses = Arc::new(Addresses::new(limits.shares()));
+        let addresses = Arc::new(AddressTable::new(limits.shares()));
         let metrics = Arc::clone(metrics);
         Ok(Self { only, benches, threads, slots, addresses, holders, metrics })
     }
@@ -268,7 +268,7 @@ impl Workers {
                         () = drain.cancelled() => return,
                     };
                     let Some(slot) = slot else { return };
-                    self.deal(stream, consumer, slot).await;
+                    self.hand_over(stream, consumer, slot).await;
                 }
                 Err(error) if is_the_connections(&error) => self.metrics.accept_error(),
                 Err(error) => {
@@ -306,7 +306,7 @@ impl Workers {
         }
     }
 
-    async fn deal(
+    async fn hand_over(
         &self,
         stream: std::net::TcpStream,
         consumer: SocketAddr,
@@ -321,8 +321,9 @@ impl Workers {
         bench.open.fetch_add(1, Ordering::Relaxed);
         self.metrics.connections.inc();
         let worker = Arc::clone(&bench.open);
-        let slot = Slot { _slot: slot, worker, metrics: Arc::clone(&self.metrics) };
-        let accepted = Accepted { stream, consumer, started: Instant::now(), admission, slot };
+        let slot = ConnectionSlot { _slot: slot, worker, metrics: Arc::clone(&self.metrics) };
+        let accepted =
+            AcceptedConnection { stream, consumer, started: Instant::now(), admission, slot };
         if bench.queue.send(accepted).await.is_err() {
             tracing::error!("a worker is gone");
         }
@@ -352,19 +353,19 @@ fn is_the_connections(error: &io::Error) -> bool {
 /// One thread's share of the work.
 struct Worker {
     gateway: Arc<Gateway>,
-    limits: Limits,
+    limits: ListenerLimits,
     unverified: Arc<Semaphore>,
     holders: Arc<Holders>,
     stop: Stop,
 }
 
 impl Worker {
-    async fn run(self, mut connections: mpsc::Receiver<Accepted>) {
+    async fn run(self, mut connections: mpsc::Receiver<AcceptedConnection>) {
         let tasks = self.gateway.tasks().clone();
         let mut tidying = pin!(self.gateway.keep_tidy());
         let pulse = self.gateway.pulse();
         loop {
-            pulse.beats();
+            pulse.beat();
             tokio::select! {
                 accepted = connections.recv() => {
                     let Some(accepted) = accepted else { break };
@@ -385,9 +386,9 @@ impl Worker {
         self.gateway.stops();
     }
 
-    fn take(&self, accepted: Accepted) {
-        let Accepted { stream, consumer, started, admission, slot } = accepted;
-        let seat = connection::Seat {
+    fn take(&self, accepted: AcceptedConnection) {
+        let AcceptedConnection { stream, consumer, started, admission, slot } = accepted;
+        let seat = connection::ConnectionServer {
             gateway: Arc::clone(&self.gateway),
             limits: self.limits.clone(),
             unverified: Arc::clone(&self.unverified),

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use spine_proxy::commands::{Failure, audit, certs, check, demo, lookup, serve, simulate, token};
+use spine_proxy::commands::{
+    CommandFailure, audit, certs, check, demo, lookup, serve, simulate, token,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -39,17 +41,17 @@ enum Command {
         schema: bool,
     },
     /// Play a booking session through a proxy on loopback, then stay up to be tried.
-    Demo(demo::Wanted),
+    Demo(demo::DemoOptions),
     /// Ask the directory for a practice as a request would, and print how the answer came about.
-    Lookup(lookup::Wanted),
+    Lookup(lookup::LookupOptions),
     /// Verify the audit journal, or look something up in it.
     #[command(subcommand)]
-    Audit(Box<audit::Wanted>),
+    Audit(Box<audit::AuditTask>),
     /// Stand in for somebody else: for tests and for trying out.
     #[command(subcommand)]
-    Simulate(simulate::Wanted),
+    Simulate(simulate::SimulateOptions),
     /// Print a bearer token for an invented user, good for five minutes.
-    Token(token::Wanted),
+    Token(token::TokenOptions),
     /// Write a throwaway PKI for trying out.
     Certs {
         /// The folder to write into.
@@ -80,8 +82,8 @@ fn main() -> ExitCode {
         Err(failure) => {
             writeln!(std::io::stderr(), "spine-proxy: {failure}").unwrap_or_default();
             match failure {
-                Failure::Configuration(_) => ExitCode::from(EXIT_CONFIGURATION),
-                Failure::World(_) => ExitCode::FAILURE,
+                CommandFailure::Configuration(_) => ExitCode::from(EXIT_CONFIGURATION),
+                CommandFailure::World(_) => ExitCode::FAILURE,
             }
         }
     }

@@ -17,11 +17,13 @@ mod audit;
 mod directory;
 
 pub use audit::AuditMetrics;
-pub use directory::{Conflict, DirectoryMetrics, Lookup, Oddity, Settled, Trigger};
+pub use directory::{
+    Conflict, DirectoryMetrics, ForcedLookupResult, LookupResult, LookupTrigger, Oddity,
+};
 
 /// How an exchange ended, as a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ExchangeOutcome {
     /// A provider's answer was passed on whole.
     Answered,
     /// The gateway said no.
@@ -30,7 +32,7 @@ pub enum Outcome {
     Aborted,
 }
 
-impl Outcome {
+impl ExchangeOutcome {
     /// The label.
     #[must_use]
     pub const fn label(self) -> &'static str {
@@ -103,7 +105,7 @@ pub struct Metrics {
     connections_refused: IntCounterVec,
     provider_connections: IntCounter,
     provider_retries: IntCounter,
-    providers_spared: IntCounter,
+    provider_circuits_opened: IntCounter,
     /// Exchanges between their head and their last byte.
     pub in_flight: IntGauge,
     /// Consumer connections open.
@@ -185,9 +187,9 @@ impl Metrics {
                 "provider_retries_total",
                 "Requests sent again on a fresh connection",
             ),
-            providers_spared: counter(
-                "providers_spared_total",
-                "Times that a practice's system failed so often that it was spared",
+            provider_circuits_opened: counter(
+                "provider_circuits_opened_total",
+                "Times that the circuit of a practice's system opened, after failures",
             ),
             in_flight: gauge("http_requests_in_flight", "Exchanges between head and last byte"),
             connections: gauge("connections", "Consumer connections open"),
@@ -241,7 +243,7 @@ impl Metrics {
             Box::new(self.connections_refused.clone()),
             Box::new(self.provider_connections.clone()),
             Box::new(self.provider_retries.clone()),
-            Box::new(self.providers_spared.clone()),
+            Box::new(self.provider_circuits_opened.clone()),
             Box::new(self.in_flight.clone()),
             Box::new(self.connections.clone()),
             Box::new(self.provider_waiting.clone()),
@@ -299,7 +301,9 @@ impl Metrics {
             self.connections_refused.with_label_values(&[share]);
         }
         for interaction in &interaction::CATALOGUE {
-            for outcome in [Outcome::Answered, Outcome::Refused, Outcome::Aborted] {
+            for outcome in
+                [ExchangeOutcome::Answered, ExchangeOutcome::Refused, ExchangeOutcome::Aborted]
+            {
                 let labels = [interaction.id, interaction.method.as_str(), outcome.label()];
                 self.requests.with_label_values(&labels);
             }
@@ -312,7 +316,7 @@ impl Metrics {
         &self,
         interaction: Option<&'static Interaction>,
         method: &str,
-        outcome: Outcome,
+        outcome: ExchangeOutcome,
         took: Duration,
     ) {
         let interaction = interaction.map_or("other", |interaction| interaction.id);
@@ -369,9 +373,9 @@ impl Metrics {
         self.provider_retries.inc();
     }
 
-    /// A practice's system is spared from now on.
-    pub fn provider_spared(&self) {
-        self.providers_spared.inc();
+    /// Counts a circuit of a practice's system that opens.
+    pub fn provider_circuit_opened(&self) {
+        self.provider_circuits_opened.inc();
     }
 
     /// A reload ended.

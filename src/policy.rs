@@ -10,13 +10,13 @@ use http::uri::PathAndQuery;
 use crate::claims::{Audience, Claims};
 use crate::consumers::Consumer;
 use crate::interaction::Interaction;
-use crate::refusal::{OddOne, Refusal};
+use crate::refusal::{MismatchedSide, Refusal};
 use crate::spine::{Asid, CpaId, OdsCode, PartyKey, ServiceRoot};
 use crate::target::{Receiver, Target};
 
 /// A provider's registration for one capability of one practice.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Provider {
+pub struct ProviderRegistration {
     /// The practice.
     pub ods: OdsCode,
     /// ASID of the practice's system.
@@ -35,7 +35,7 @@ pub struct Provider {
     pub host: Arc<str>,
 }
 
-impl Provider {
+impl ProviderRegistration {
     /// A registration that is dialled at its root's own address.
     #[must_use]
     #[expect(clippy::too_many_arguments, reason = "one for each member of the record")]
@@ -104,7 +104,7 @@ pub enum OtherAudience {
 
 /// What is asked, by whom and under what terms: all that the decision rests on.
 #[derive(Debug, Clone, Copy)]
-pub struct Facts<'a> {
+pub struct RequestFacts<'a> {
     /// Who asks.
     pub consumer: &'a Consumer,
     /// The receiver that the request names.
@@ -139,7 +139,7 @@ pub struct Facts<'a> {
 /// ```
 #[derive(Debug)]
 pub struct Permit {
-    provider: Arc<Provider>,
+    provider: Arc<ProviderRegistration>,
     interaction: &'static Interaction,
     path_and_query: PathAndQuery,
 }
@@ -147,7 +147,7 @@ pub struct Permit {
 impl Permit {
     /// Where the request may go.
     #[must_use]
-    pub const fn provider(&self) -> &Arc<Provider> {
+    pub const fn provider(&self) -> &Arc<ProviderRegistration> {
         &self.provider
     }
 
@@ -166,7 +166,7 @@ impl Permit {
 }
 
 /// Whether the sender may initiate this interaction, on behalf of the token's organisation.
-pub fn may_send(facts: &Facts<'_>) -> Result<(), Refusal> {
+pub fn may_send(facts: &RequestFacts<'_>) -> Result<(), Refusal> {
     let sender = facts.consumer.sender();
     if !sender.interactions.iter().any(|held| held.id == facts.interaction.id) {
         return Err(Refusal::SenderNotRegistered(sender.asid.clone()));
@@ -182,8 +182,8 @@ pub fn may_send(facts: &Facts<'_>) -> Result<(), Refusal> {
 /// the interaction's path, the audience is the root, and an agreement exists.
 pub fn authorise(
     agreements: &Agreements,
-    facts: &Facts<'_>,
-    provider: &Arc<Provider>,
+    facts: &RequestFacts<'_>,
+    provider: &Arc<ProviderRegistration>,
 ) -> Result<Permit, Refusal> {
     let path_and_query = forwarded(facts, provider)?;
     judge_audience(facts, provider)?;
@@ -197,7 +197,10 @@ pub fn authorise(
 /// Spec: the SSP refuses a target that is not the registered endpoint, as text.
 ///
 /// Security: roots nest, so the rest is the template and nothing between.
-fn forwarded(facts: &Facts<'_>, provider: &Provider) -> Result<PathAndQuery, Refusal> {
+fn forwarded(
+    facts: &RequestFacts<'_>,
+    provider: &ProviderRegistration,
+) -> Result<PathAndQuery, Refusal> {
     let interaction = facts.interaction;
     let rest = match facts.target {
         Target::Url(url) => {
@@ -223,19 +226,23 @@ fn forwarded(facts: &Facts<'_>, provider: &Provider) -> Result<PathAndQuery, Ref
     PathAndQuery::try_from(text).map_err(|_| Refusal::Internal)
 }
 
-fn varies(facts: &Facts<'_>, provider: &Provider) -> Refusal {
+fn varies(facts: &RequestFacts<'_>, provider: &ProviderRegistration) -> Refusal {
     let start = facts.interaction.start_in(facts.target.path()).unwrap_or_default();
     Refusal::TargetVaries {
         root: provider.root.clone(),
         cpa: provider.cpa_id.clone(),
         url: facts.target.printable(start),
-        odd: if audience_is_targets(facts, provider) { OddOne::Receiver } else { OddOne::Target },
+        odd: if audience_is_targets(facts, provider) {
+            MismatchedSide::Receiver
+        } else {
+            MismatchedSide::Target
+        },
     }
 }
 
 /// Whether the target lies under the token's audience and not under the receiver's root: then those
 /// two agree, and `Ssp-To` is odd.
-fn audience_is_targets(facts: &Facts<'_>, provider: &Provider) -> bool {
+fn audience_is_targets(facts: &RequestFacts<'_>, provider: &ProviderRegistration) -> bool {
     let (Audience::One(audience), Target::Url(url)) = (&facts.claims.audience, facts.target) else {
         return false;
     };
@@ -244,7 +251,10 @@ fn audience_is_targets(facts: &Facts<'_>, provider: &Provider) -> bool {
 }
 
 /// Spec: `aud` is the registered service root, character for character.
-fn judge_audience(facts: &Facts<'_>, provider: &Provider) -> Result<(), Refusal> {
+fn judge_audience(
+    facts: &RequestFacts<'_>,
+    provider: &ProviderRegistration,
+) -> Result<(), Refusal> {
     let root = provider.root.as_str();
     let accepted = match &facts.claims.audience {
         Audience::One(audience) => audience == root || is_other(facts, provider, audience),
@@ -256,7 +266,7 @@ fn judge_audience(facts: &Facts<'_>, provider: &Provider) -> Result<(), Refusal>
     if accepted { Ok(()) } else { Err(Refusal::AudienceMismatch) }
 }
 
-fn is_other(facts: &Facts<'_>, provider: &Provider, audience: &str) -> bool {
+fn is_other(facts: &RequestFacts<'_>, provider: &ProviderRegistration, audience: &str) -> bool {
     let root = provider.root.as_str();
     let bare = audience.strip_suffix('/').unwrap_or(audience);
     if let Target::Practice(practice) = facts.target {

@@ -15,8 +15,8 @@ mod table;
 
 pub use certificate::CertificateFault;
 pub use every::every;
-pub use outcome::{Errors, Format, Outcome};
-pub use table::{Family, Row};
+pub use outcome::{ErrorFamily, FhirFormat, OperationOutcome};
+pub use table::{BodyFamily, RefusalRow, token_names};
 
 /// One of the four headers of the Spine Secure Proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +59,7 @@ pub enum Reached {
 ///
 /// Spec: the SSP's implementation guide names the headers that say so, the last in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Allowance {
+pub struct QuotaLeft {
     /// Requests at once, after a pause.
     pub limit: u32,
     /// How many are left of them.
@@ -68,7 +68,7 @@ pub struct Allowance {
     pub reset_s: u32,
 }
 
-impl Allowance {
+impl QuotaLeft {
     /// The headers and their values.
     #[must_use]
     pub fn headers(&self) -> [(&'static HeaderName, u32); 3] {
@@ -143,7 +143,7 @@ pub enum Refusal {
     HeaderInvalid(SspHeader),
 
     #[error("too many requests with this certificate")]
-    KnockLimited,
+    CertificateRateLimited,
     #[error("too many look-ups of practices or systems that were not known here")]
     LookupsExceeded,
     #[error("ASID_CHECK_FAILED_MESSAGESENDER_{0}")]
@@ -157,7 +157,7 @@ pub enum Refusal {
     #[error("the proxy is overloaded; the request was not sent")]
     Overloaded,
     #[error("the quota of this consumer is used up")]
-    QuotaExceeded { allowance: Allowance, retry_after_s: u32 },
+    QuotaExceeded { allowance: QuotaLeft, retry_after_s: u32 },
     #[error("this consumer has as many requests under way as it may; this one was not sent")]
     ConsumerBusy,
 
@@ -227,7 +227,7 @@ pub enum Refusal {
     #[error("Ssp-To is not the ASID of the practice in the request target")]
     ReceiverNotPractices,
     #[error("ENDPOINT_{root}_CPAID_{cpa}_VARIES_FROM_TARGETURL_{url}")]
-    TargetVaries { root: ServiceRoot, cpa: CpaId, url: String, odd: OddOne },
+    TargetVaries { root: ServiceRoot, cpa: CpaId, url: String, odd: MismatchedSide },
     #[error("JWT claim aud is not the provider's service root")]
     AudienceMismatch,
     #[error("FOT_CHECK_FAILED_MESSAGESENDER_{from}_MESSAGERECEIVER_{to}")]
@@ -235,8 +235,10 @@ pub enum Refusal {
 
     #[error("the provider is busy; the request was not sent")]
     ProviderBusy,
-    #[error("the provider has failed too often of late and is spared; the request was not sent")]
-    ProviderSpared { retry_after_s: u32 },
+    #[error(
+        "the provider has failed too often of late and its circuit is open; the request was not sent"
+    )]
+    ProviderCircuitOpen { retry_after_s: u32 },
     #[error("ERROR_COMMUNICATING_TO_ENDPOINT_URL_{url}{}", advice(*.reached))]
     ProviderFailed { url: String, reached: Reached },
     #[error("the provider did not answer in time{}", advice(*.reached))]
@@ -253,7 +255,7 @@ pub enum Refusal {
 
 /// Which of the two is out of step when a target is not the receiver's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OddOne {
+pub enum MismatchedSide {
     /// The target: it is another registration's.
     Target,
     /// `Ssp-To`: target and audience agree with each other.
@@ -298,7 +300,7 @@ impl Refusal {
                 | Self::VersionUnknown
                 | Self::FramingAmbiguous
                 | Self::TransferCodingUnknown
-                | Self::KnockLimited
+                | Self::CertificateRateLimited
         );
         // Of 414 and 431 the head may be one that was never read to its end.
         is_last || matches!(self.row().status, 414 | 431 | 495..=497)
@@ -335,15 +337,15 @@ impl Refusal {
 
     /// What is left of a quota, where that is why.
     #[must_use]
-    pub const fn allowance(&self) -> Option<Allowance> {
+    pub const fn allowance(&self) -> Option<QuotaLeft> {
         if let Self::QuotaExceeded { allowance, .. } = self { Some(*allowance) } else { None }
     }
 
     /// Seconds after which the same request may be sent again, where that is known to be safe.
     #[must_use]
     pub const fn retry_after_s(&self) -> Option<u32> {
-        if let Self::ProviderSpared { retry_after_s } | Self::QuotaExceeded { retry_after_s, .. } =
-            self
+        if let Self::ProviderCircuitOpen { retry_after_s }
+        | Self::QuotaExceeded { retry_after_s, .. } = self
         {
             return Some(*retry_after_s);
         }
@@ -353,7 +355,7 @@ impl Refusal {
                 | Self::GatewayFull
                 | Self::DirectoryUnavailable
                 | Self::ProviderBusy
-                | Self::KnockLimited
+                | Self::CertificateRateLimited
                 | Self::LookupsExceeded
                 | Self::Overloaded
                 | Self::ConsumerBusy

@@ -18,7 +18,7 @@ pub(crate) const CONNECTION_NAMES_MAX: usize = 32;
 
 /// What this room is told by the configuration.
 #[derive(Debug, Clone)]
-pub struct Rules {
+pub struct HeadRules {
     /// Host names and addresses under which consumers know this proxy, in lower case.
     pub names: Vec<String>,
     /// The name in `Via` by which this proxy knows a request that it has seen before.
@@ -34,7 +34,7 @@ pub struct Rules {
 /// What a trace id may look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum TraceIds {
+pub enum TraceIdRule {
     /// Spec: a UUID, either case.
     #[default]
     Uuid,
@@ -135,8 +135,8 @@ impl<'a> SspRequest<'a> {
     pub fn parse(
         head: &'a Parts,
         headers: &'a SspHeaders<'_>,
-        rules: &Rules,
-        trace_ids: TraceIds,
+        rules: &HeadRules,
+        trace_ids: TraceIdRule,
     ) -> Result<Self, Refusal> {
         judge_method(&head.method)?;
         judge_host(head, &rules.names)?;
@@ -147,7 +147,7 @@ impl<'a> SspRequest<'a> {
         judge_connection(&head.headers)?;
         judge_expectation(&head.headers)?;
         let trace_id = headers.trace_id.as_ref().map_err(Refusal::clone)?;
-        if trace_ids == TraceIds::Uuid && !trace_id.is_uuid() {
+        if trace_ids == TraceIdRule::Uuid && !trace_id.is_uuid() {
             return Err(Refusal::HeaderInvalid(SspHeader::TraceId));
         }
         let from = headers.from.as_ref().map_err(Refusal::clone)?;
@@ -243,7 +243,7 @@ fn without_port(named: &str) -> Option<&str> {
     (port_is_legal && !name.is_empty() && name.bytes().all(legal)).then_some(name)
 }
 
-fn judge_size(head: &Parts, rules: &Rules) -> Result<(), Refusal> {
+fn judge_size(head: &Parts, rules: &HeadRules) -> Result<(), Refusal> {
     if target_text(head).len() > rules.target_bytes_max {
         return Err(Refusal::TargetTooLong);
     }
@@ -374,8 +374,8 @@ fn identifier<T: std::str::FromStr>(headers: &HeaderMap, which: SspHeader) -> Re
 mod tests {
     use super::*;
 
-    fn rules() -> Rules {
-        Rules {
+    fn rules() -> HeadRules {
+        HeadRules {
             names: vec!["ssp.example.nhs.uk".into(), "127.0.0.1".into(), "::1".into()],
             proxy: "spine-proxy".into(),
             target_bytes_max: 1024,
@@ -409,7 +409,7 @@ mod tests {
         }
         let (head, ()) = request.body(()).unwrap().into_parts();
         let headers = SspHeaders::read(&head.headers);
-        SspRequest::parse(&head, &headers, &rules(), TraceIds::Uuid).map(drop)
+        SspRequest::parse(&head, &headers, &rules(), TraceIdRule::Uuid).map(drop)
     }
 
     #[test]

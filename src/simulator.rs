@@ -62,24 +62,24 @@ mod xml;
 mod stage;
 
 use clock::Clock;
-use disk::Disk;
-use format::Format;
+use disk::DiskStore;
+use format::ResourceFormat;
 use parameters::Parameters;
-use reply::{Answer, Fault, Kind};
+use reply::{InteractionResult, ReplyFault, SpineErrorCode};
 use scripts::Scripts;
 use store::Store;
 
-pub use disk::DiskError;
-pub use faults::{Faults, Unclear};
+pub use disk::DiskStoreError;
+pub use faults::{FaultWordsError, Faults};
 pub use local_time::day;
-pub use people::{Person, Standing, people};
+pub use people::{InventedPerson, Registration, people};
 pub use scripts::Script;
 pub use seed::{Seed, SeedError};
 pub use serving::Serving;
 
 /// A practice to be simulated.
 #[derive(Debug, Clone)]
-pub struct Practice {
+pub struct SimulatedPractice {
     /// Code of the organisation.
     pub ods: OdsCode,
     /// Number of its system: what `Ssp-To` has to say.
@@ -94,7 +94,7 @@ pub struct Practice {
     pub seed: Arc<Seed>,
 }
 
-impl Practice {
+impl SimulatedPractice {
     /// A practice with the seed that comes with the simulator.
     #[must_use]
     pub fn new(ods: OdsCode, asid: Asid, name: &str, base_path: &str) -> Self {
@@ -104,9 +104,9 @@ impl Practice {
 }
 
 /// Several practices behind one listener, told apart by their base paths.
-pub struct Provider {
-    surgeries: Vec<Surgery>,
-    received: Mutex<VecDeque<Received>>,
+pub struct SimulatedProvider {
+    surgeries: Vec<PracticeStore>,
+    received: Mutex<VecDeque<ReceivedRequest>>,
     arrived: AtomicU64,
     scripts: Scripts,
     clock: Clock,
@@ -114,7 +114,7 @@ pub struct Provider {
 
 /// A request as it arrived, kept for those who test what is sent to a provider.
 #[derive(Debug, Clone)]
-pub struct Received {
+pub struct ReceivedRequest {
     /// The request's method.
     pub method: Method,
     /// The request's target, as sent.
@@ -133,8 +133,8 @@ pub struct Received {
 }
 
 /// A practice and its store. One call is judged and carried out under one lock.
-struct Surgery {
-    practice: Practice,
+struct PracticeStore {
+    practice: SimulatedPractice,
     store: Mutex<Store>,
 }
 
@@ -145,38 +145,39 @@ struct Call<'a> {
     parameters: Parameters,
     headers: &'a HeaderMap,
     body: &'a [u8],
-    sent: Option<Format>,
+    sent: Option<ResourceFormat>,
     now: Timestamp,
 }
 
 impl Call<'_> {
     /// What was sent, which may be no resource.
-    fn unjudged(&self) -> Result<Value, Fault> {
-        let unsaid = || Fault::new(Kind::UnsupportedMediaType, "Content-Type is missing");
+    fn unjudged(&self) -> Result<Value, ReplyFault> {
+        let unsaid =
+            || ReplyFault::new(SpineErrorCode::UnsupportedMediaType, "Content-Type is missing");
         self.sent.ok_or_else(unsaid)?.read(self.body)
     }
 
     /// The resource that was sent.
-    fn resource(&self) -> Result<Map<String, Value>, Fault> {
+    fn resource(&self) -> Result<Map<String, Value>, ReplyFault> {
         judged(self.unjudged()?)
     }
 }
 
 /// A resource, if it is one.
-fn judged(sent: Value) -> Result<Map<String, Value>, Fault> {
+fn judged(sent: Value) -> Result<Map<String, Value>, ReplyFault> {
     match (shape::fault(&sent), sent) {
         (None, Value::Object(resource)) => Ok(resource),
-        (Some(fault), _) => Err(Fault::resource(fault)),
-        (None, _) => Err(Fault::resource("the body is no resource")),
+        (Some(fault), _) => Err(ReplyFault::resource(fault)),
+        (None, _) => Err(ReplyFault::resource("the body is no resource")),
     }
 }
 
-/// Limit: requests that are remembered for [`Provider::received`].
+/// Limit: requests that are remembered for [`SimulatedProvider::received`].
 const RECEIVED_MAX: usize = 100;
 /// Limit: bytes of their bodies.
 const RECEIVED_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-impl Provider {
+impl SimulatedProvider {
     /// Fills each practice: patients, practitioners, and free slots from the day after `now` on.
     /// With a file, what is in it already is kept, and whatever changes is in it before it is
     /// answered.
@@ -184,14 +185,14 @@ impl Provider {
     /// # Errors
     /// The file cannot be read or written.
     pub fn open(
-        practices: Vec<Practice>,
+        practices: Vec<SimulatedPractice>,
         file: Option<&Path>,
         now: Timestamp,
-    ) -> Result<Self, DiskError> {
-        let disk = file.map(Disk::open).transpose()?.map(Arc::new);
-        let open = |practice: Practice| {
+    ) -> Result<Self, DiskStoreError> {
+        let disk = file.map(DiskStore::open).transpose()?.map(Arc::new);
+        let open = |practice: SimulatedPractice| {
             let store = Store::open(practice.clone(), disk.clone(), now)?;
-            Ok(Surgery { practice, store: Mutex::new(store) })
+            Ok(PracticeStore { practice, store: Mutex::new(store) })
         };
         let mut surgeries = practices.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
         surgeries.sort_by_key(|surgery| std::cmp::Reverse(surgery.practice.base_path.len()));
@@ -200,12 +201,12 @@ impl Provider {
 
     /// The same in memory, forgotten when it is dropped.
     #[must_use]
-    pub fn new(practices: Vec<Practice>, now: Timestamp) -> Self {
+    pub fn new(practices: Vec<SimulatedPractice>, now: Timestamp) -> Self {
         // Only a file can fail.
         Self::open(practices, None, now).unwrap_or_else(|_| Self::of(Vec::new()))
     }
 
-    fn of(surgeries: Vec<Surgery>) -> Self {
+    fn of(surgeries: Vec<PracticeStore>) -> Self {
         Self {
             surgeries,
             received: Mutex::default(),
@@ -219,7 +220,7 @@ impl Provider {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn reset(&self, ods: Option<&OdsCode>, now: Timestamp) -> Result<usize, DiskError> {
+    pub fn reset(&self, ods: Option<&OdsCode>, now: Timestamp) -> Result<usize, DiskStoreError> {
         let mut count = 0;
         for surgery in self.surgeries.iter().filter(|surgery| surgery.is_of(ods)) {
             lock(&surgery.store).reset(now)?;
@@ -248,7 +249,7 @@ impl Provider {
     pub fn answer(&self, head: &Parts, body: &[u8], now: Timestamp) -> Response<Bytes> {
         let number = self.remember(head, body, now);
         let response = self.carry_out(head, body, now);
-        self.told(number, response.status());
+        self.note_status(number, response.status());
         response
     }
 
@@ -256,9 +257,9 @@ impl Provider {
     fn carry_out(&self, head: &Parts, body: &[u8], now: Timestamp) -> Response<Bytes> {
         let parameters = Parameters::parse(head.uri.query().unwrap_or_default());
         let wanted = format::wanted(&head.headers, parameters.as_ref().ok());
-        let format = wanted.as_ref().copied().unwrap_or(Format::Json);
+        let format = wanted.as_ref().copied().unwrap_or(ResourceFormat::Json);
         let reply = wanted.and_then(|_| self.reply((head, parameters?), body, now));
-        let reply = reply.unwrap_or_else(Fault::into_reply);
+        let reply = reply.unwrap_or_else(ReplyFault::into_reply);
         let reply = reply.below(|| self.root(head));
         let minimal = head.method != Method::GET && prefers_minimal(&head.headers);
         format.response(reply, minimal, format::takes_gzip(&head.headers))
@@ -274,21 +275,22 @@ impl Provider {
 
     /// What arrived last, oldest first, at most 100 requests and 8 MiB of bodies.
     #[must_use]
-    pub fn received(&self) -> Vec<Received> {
+    pub fn received(&self) -> Vec<ReceivedRequest> {
         lock(&self.received).iter().cloned().collect()
     }
 
-    /// Answers with the number that [`Provider::told`] needs.
+    /// Answers with the number that [`SimulatedProvider::note_status`] needs.
     fn remember(&self, head: &Parts, body: &[u8], now: Timestamp) -> u64 {
         let number = self.arrived.fetch_add(1, Ordering::Relaxed);
         let mut received = lock(&self.received);
-        let bytes = |all: &VecDeque<Received>| all.iter().map(|one| one.body.len()).sum::<usize>();
+        let bytes =
+            |all: &VecDeque<ReceivedRequest>| all.iter().map(|one| one.body.len()).sum::<usize>();
         while received.len() >= RECEIVED_MAX
             || (!received.is_empty() && bytes(&received) + body.len() > RECEIVED_BYTES_MAX)
         {
             received.pop_front();
         }
-        received.push_back(Received {
+        received.push_back(ReceivedRequest {
             method: head.method.clone(),
             target: head.uri.to_string(),
             headers: head.headers.clone(),
@@ -302,7 +304,7 @@ impl Provider {
     }
 
     /// Notes what a remembered request was answered with.
-    fn told(&self, number: u64, status: StatusCode) {
+    fn note_status(&self, number: u64, status: StatusCode) {
         let mut received = lock(&self.received);
         if let Some(found) = received.iter_mut().find(|received| received.number == number) {
             found.status = Some(status);
@@ -318,9 +320,9 @@ impl Provider {
     ///
     /// # Errors
     /// There is no such practice, or it has too many scripts.
-    pub fn script(&self, ods: &OdsCode, script: Script) -> Result<(), Unclear> {
+    pub fn script(&self, ods: &OdsCode, script: Script) -> Result<(), FaultWordsError> {
         if !self.knows(ods) {
-            return Err(Unclear::new(format!("no practice is called {ods}")));
+            return Err(FaultWordsError::new(format!("no practice is called {ods}")));
         }
         self.scripts.add(ods, script)
     }
@@ -334,14 +336,17 @@ impl Provider {
         (head, parameters): (&Parts, Parameters),
         body: &[u8],
         now: Timestamp,
-    ) -> Answer {
-        let (surgery, rest) = self
-            .find(head.uri.path())
-            .ok_or_else(|| Fault::new(Kind::NoRecordFound, "no practice has this path"))?;
+    ) -> InteractionResult {
+        let (surgery, rest) = self.find(head.uri.path()).ok_or_else(|| {
+            ReplyFault::new(SpineErrorCode::NoRecordFound, "no practice has this path")
+        })?;
         let interaction = surgery.judge(head, rest)?;
         token::judge(&head.headers, interaction, Timestamp::now())?;
         if surgery.practice.switched_off && !interaction.id.ends_with("rest:read:metadata-1") {
-            return Err(Fault::new(Kind::AccessDenied, "GP Connect is switched off here"));
+            return Err(ReplyFault::new(
+                SpineErrorCode::AccessDenied,
+                "GP Connect is switched off here",
+            ));
         }
         let call = Call {
             interaction,
@@ -360,7 +365,7 @@ impl Provider {
     }
 
     /// The practice whose base path is the longest beginning of `path`, and what follows it.
-    fn find<'a>(&self, path: &'a str) -> Option<(&Surgery, &'a str)> {
+    fn find<'a>(&self, path: &'a str) -> Option<(&PracticeStore, &'a str)> {
         self.surgeries.iter().find_map(|surgery| {
             let rest = path.strip_prefix(surgery.practice.base_path.as_str())?;
             rest.starts_with('/').then_some((surgery, rest))
@@ -368,17 +373,17 @@ impl Provider {
     }
 }
 
-impl Surgery {
+impl PracticeStore {
     fn is_of(&self, ods: Option<&OdsCode>) -> bool {
         ods.is_none_or(|ods| *ods == self.practice.ods)
     }
 
     /// Spec: the four headers and a token on every request; the interaction named is the one made.
-    fn judge(&self, head: &Parts, rest: &str) -> Result<&'static Interaction, Fault> {
+    fn judge(&self, head: &Parts, rest: &str) -> Result<&'static Interaction, ReplyFault> {
         header(&head.headers, "Ssp-TraceID")?;
         header(&head.headers, "Ssp-From")?;
         if header(&head.headers, "Ssp-To")? != self.practice.asid.as_str() {
-            return Err(Fault::bad_request("Ssp-To header does not match ASID of system"));
+            return Err(ReplyFault::bad_request("Ssp-To header does not match ASID of system"));
         }
         let named = header(&head.headers, "Ssp-InteractionID")?;
         header(&head.headers, "Authorization")?;
@@ -386,7 +391,7 @@ impl Surgery {
             .filter(|known| {
                 known.method == head.method && (known.is_path(rest) || is_blank(known, rest))
             })
-            .ok_or_else(|| Fault::bad_request("InteractionID header does not match request"))
+            .ok_or_else(|| ReplyFault::bad_request("InteractionID header does not match request"))
     }
 }
 
@@ -406,30 +411,30 @@ fn prefers_minimal(headers: &HeaderMap) -> bool {
 }
 
 /// A fault as the answer to a request, in the form it wants.
-fn refusal(head: &Parts, fault: Fault) -> Response<Bytes> {
+fn refusal(head: &Parts, fault: ReplyFault) -> Response<Bytes> {
     let parameters = Parameters::parse(head.uri.query().unwrap_or_default()).ok();
-    let format = format::wanted(&head.headers, parameters.as_ref()).unwrap_or(Format::Json);
+    let format = format::wanted(&head.headers, parameters.as_ref()).unwrap_or(ResourceFormat::Json);
     format.response(fault.into_reply(), false, false)
 }
 
-fn header<'a>(headers: &'a HeaderMap, name: &str) -> Result<&'a str, Fault> {
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Result<&'a str, ReplyFault> {
     let mut values = headers.get_all(name).iter();
     let value = values.next().and_then(|value| value.to_str().ok()).map(str::trim);
     if values.next().is_some() {
-        return Err(Fault::bad_request(format!("{name} header repeated")));
+        return Err(ReplyFault::bad_request(format!("{name} header repeated")));
     }
     value
         .filter(|text| !text.is_empty())
-        .ok_or_else(|| Fault::bad_request(format!("{name} header missing")))
+        .ok_or_else(|| ReplyFault::bad_request(format!("{name} header missing")))
 }
 
-fn internal(error: &DiskError) -> Fault {
+fn internal(error: &DiskStoreError) -> ReplyFault {
     tracing::error!(%error, "the simulator's store");
-    Fault::new(Kind::Internal, "the store cannot be written")
+    ReplyFault::new(SpineErrorCode::Internal, "the store cannot be written")
 }
 
 /// Answers a call, with what becomes otherwise by it.
-fn perform(store: &Store, call: &Call<'_>) -> Answer {
+fn perform(store: &Store, call: &Call<'_>) -> InteractionResult {
     let short = call.interaction.id.strip_prefix("urn:nhs:names:services:gpconnect:fhir:");
     match short.unwrap_or_default() {
         "rest:search:slot-1" => slots::search(store, call),
@@ -447,7 +452,10 @@ fn perform(store: &Store, call: &Call<'_>) -> Answer {
         "rest:search:practitioner-1" => foundations::search(store, call, "Practitioner"),
         "rest:search:organization-1" => foundations::search(store, call, "Organization"),
         "operation:gpc.registerpatient-1" => register::register(store, call),
-        _ => Err(Fault::new(Kind::NotImplemented, "the simulator does not answer this yet")),
+        _ => Err(ReplyFault::new(
+            SpineErrorCode::NotImplemented,
+            "the simulator does not answer this yet",
+        )),
     }
 }
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
-use crate::breaker::{Admitted, Breaker, Patience, Verdict};
+use crate::breaker::{Admitted, AttemptResult, Breaker, BreakerSettings};
 use crate::interaction::Effect;
 use crate::metrics::Metrics;
-use crate::refusal::{Allowance, Refusal};
+use crate::refusal::{QuotaLeft, Refusal};
 use crate::spine::Asid;
 use crate::tls::Peer;
 
@@ -21,20 +21,20 @@ mod queue;
 mod quota;
 mod shared;
 
-pub use memory::{Limit, Memory};
-pub use pressure::{Ceiling, Level, Pressure, Pulse};
-pub use shared::{Sharing, SharingError};
+pub use memory::{MemoryLimit, MemoryLimitKind};
+pub use pressure::{HeartbeatHandle, Pressure, PressureLevel, PressureLimits};
+pub use shared::{SharingError, SharingSettings};
 
-use queue::{Queue, Room};
-use quota::{Account, Crowd, Terms};
-use shared::Shared;
+use queue::{PlaceQueue, QueueSizes};
+use quota::{ConsumerQuota, GlobalInFlight, QuotaTerms};
+use shared::SharedQuotas;
 
 /// Rates and caps.
 #[derive(
     Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize, schemars::JsonSchema,
 )]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct Limits {
+pub struct ThrottleLimits {
     /// Requests a second with one certificate, before anything is looked up.
     pub certificate_per_second: NonZeroU32,
     /// Requests a second of one consumer ASID.
@@ -44,9 +44,9 @@ pub struct Limits {
     /// Exchanges of one consumer at once.
     pub consumer_exchanges_max: usize,
     /// The same three for single consumers, by ASID.
-    pub consumers: BTreeMap<Asid, Own>,
+    pub consumers: BTreeMap<Asid, ConsumerLimits>,
     /// Where consumers' quotas are shared with other gateways.
-    pub shared: Option<Sharing>,
+    pub shared: Option<SharingSettings>,
     /// Exchanges at once with one practice's system.
     pub practice_exchanges_max: usize,
     /// Of these, exchanges of one consumer: what is left is for the others.
@@ -57,14 +57,22 @@ pub struct Limits {
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub wait: Duration,
-    /// Failures in a row after which a practice's system is spared.
+    /// Failures in a row after which the circuit of a practice's system opens.
     pub practice_failures_max: usize,
-    /// The percentage of failures, of ten exchanges or more in ten seconds, above which it is spared.
+    /// The percentage of failures, of ten exchanges or more in ten seconds, above which it opens.
     pub practice_failures_percent: usize,
-    /// How long it is spared before one request may probe it.
+    /// Time that it stays open before one request may probe the system.
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
-    pub practice_spared: Duration,
+    pub practice_circuit_open: Duration,
+    /// Error for a key of earlier versions.
+    #[serde(
+        rename = "practice-spared",
+        deserialize_with = "practice_spared_is_renamed",
+        skip_serializing
+    )]
+    #[schemars(skip)]
+    pub _practice_spared: (),
     /// Memory near which load is shed; when not set, all that the process may use: the limit of its container or
     /// cgroup, else the machine's memory.
     #[serde(with = "crate::spine::size::optional")]
@@ -89,7 +97,7 @@ pub struct Limits {
     schemars::JsonSchema,
 )]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct Own {
+pub struct ConsumerLimits {
     /// Requests a second.
     pub per_second: Option<NonZeroU32>,
     /// Requests at once, after a pause.
@@ -98,7 +106,11 @@ pub struct Own {
     pub exchanges_max: Option<usize>,
 }
 
-impl Default for Limits {
+fn practice_spared_is_renamed<'de, D: serde::Deserializer<'de>>(_: D) -> Result<(), D::Error> {
+    Err(serde::de::Error::custom("this key has been renamed: write `practice-circuit-open`"))
+}
+
+impl Default for ThrottleLimits {
     fn default() -> Self {
         Self {
             certificate_per_second: NonZeroU32::MIN.saturating_add(1999),
@@ -113,36 +125,37 @@ impl Default for Limits {
             wait: Duration::from_secs(2),
             practice_failures_max: 5,
             practice_failures_percent: 50,
-            practice_spared: Duration::from_secs(10),
+            practice_circuit_open: Duration::from_secs(10),
+            _practice_spared: (),
             memory_max: None,
             delay_max: Duration::from_millis(500),
         }
     }
 }
 
-impl Limits {
-    const fn patience(&self) -> Patience {
-        Patience {
+impl ThrottleLimits {
+    const fn patience(&self) -> BreakerSettings {
+        BreakerSettings {
             in_a_row: self.practice_failures_max,
             percent: self.practice_failures_percent,
-            open_for: self.practice_spared,
+            open_for: self.practice_circuit_open,
         }
     }
 
-    const fn room(&self) -> Room {
-        Room {
+    const fn room(&self) -> QueueSizes {
+        QueueSizes {
             places: self.practice_exchanges_max,
             share: self.practice_consumer_max,
             waiting: self.practice_waiting_max,
         }
     }
 
-    fn terms(&self, consumer: &Asid) -> Terms {
+    fn terms(&self, consumer: &Asid) -> QuotaTerms {
         let own = self.consumers.get(consumer).copied().unwrap_or_default();
         let per_second = own.per_second.unwrap_or(self.consumer_per_second);
         // Of its own rate follows a burst of its own.
         let general = self.consumer_burst.filter(|_| own.per_second.is_none());
-        Terms {
+        QuotaTerms {
             per_second,
             burst: own.burst.or(general).unwrap_or(per_second),
             exchanges_max: own.exchanges_max.unwrap_or(self.consumer_exchanges_max),
@@ -151,69 +164,69 @@ impl Limits {
 
     /// Returns the levels near which load is shed, where the process may use so much memory.
     #[must_use]
-    pub fn ceiling(&self, memory: Option<Memory>) -> Ceiling {
+    pub fn ceiling(&self, memory: Option<MemoryLimit>) -> PressureLimits {
         let given_bytes = memory.map(|memory| memory.bytes);
         let memory_max_bytes = self.memory_max.map(|max| max.as_u64()).or(given_bytes);
-        Ceiling { memory_max_bytes, delay_max: self.delay_max }
+        PressureLimits { memory_max_bytes, delay_max: self.delay_max }
     }
 }
 
 /// The rates and caps in force, shared by all workers.
 #[derive(Debug)]
 pub struct Throttle {
-    limits: Limits,
-    knocks: DefaultKeyedRateLimiter<String>,
-    accounts: Mutex<HashMap<Asid, Arc<Account>>>,
-    crowd: Arc<Crowd>,
-    shared: Option<Shared>,
+    limits: ThrottleLimits,
+    certificate_rates: DefaultKeyedRateLimiter<String>,
+    accounts: Mutex<HashMap<Asid, Arc<ConsumerQuota>>>,
+    crowd: Arc<GlobalInFlight>,
+    shared: Option<SharedQuotas>,
     pressure: Pressure,
-    practices: Mutex<HashMap<Asid, Arc<Practice>>>,
+    practices: Mutex<HashMap<Asid, Arc<PracticeLoad>>>,
     metrics: Arc<Metrics>,
 }
 
 /// What a practice's system bears, and how it is.
 #[derive(Debug)]
-struct Practice {
-    queue: Arc<Queue>,
+struct PracticeLoad {
+    queue: Arc<PlaceQueue>,
     breaker: Breaker,
 }
 
 /// A consumer's request that was let in, until dropped.
 #[derive(Debug)]
-pub struct Admission {
+pub struct AdmittedRequest {
     /// What is left of its quota.
-    pub allowance: Allowance,
-    exchange: quota::Exchange,
+    pub allowance: QuotaLeft,
+    exchange: quota::InFlightExchange,
 }
 
 /// A request's turn with a practice.
 #[derive(Debug)]
-pub struct Turn {
+pub struct ProviderTurn {
     /// The place, held to the last byte of the answer.
-    pub place: Place,
+    pub place: ProviderPlace,
     /// The way to say what became of it.
-    pub health: Health,
+    pub health: OutcomeReport,
 }
 
 /// A place with a practice, given back when dropped.
 #[derive(Debug)]
-pub struct Place {
-    _exchange: quota::Exchange,
-    _place: queue::Place,
+pub struct ProviderPlace {
+    _exchange: quota::InFlightExchange,
+    _place: queue::QueuePlace,
 }
 
 /// Where it is said what became of an exchange with a practice. Dropped without a word, it said
 /// nothing of the practice.
 #[derive(Debug)]
-pub struct Health {
-    practice: Arc<Practice>,
+pub struct OutcomeReport {
+    practice: Arc<PracticeLoad>,
     admitted: Admitted,
 }
 
-impl Health {
-    /// The practice's system is well, or has failed; answers whether it is spared from now on.
+impl OutcomeReport {
+    /// The practice's system is well, or has failed; answers whether its circuit opens now.
     #[must_use]
-    pub fn judge(mut self, verdict: Verdict) -> bool {
+    pub fn judge(mut self, verdict: AttemptResult) -> bool {
         let opened = self.practice.breaker.learn(self.admitted, verdict);
         // What has been said is not said again.
         self.admitted = Admitted::Closed;
@@ -221,9 +234,9 @@ impl Health {
     }
 }
 
-impl Drop for Health {
+impl Drop for OutcomeReport {
     fn drop(&mut self) {
-        self.practice.breaker.learn(self.admitted, Verdict::Moot);
+        self.practice.breaker.learn(self.admitted, AttemptResult::Moot);
     }
 }
 
@@ -233,14 +246,14 @@ impl Throttle {
     /// # Errors
     /// Quotas cannot be shared there.
     pub fn new(
-        limits: Limits,
+        limits: ThrottleLimits,
         pressure: Pressure,
         metrics: Arc<Metrics>,
     ) -> Result<Self, SharingError> {
-        let shared = limits.shared.as_ref().map(Shared::new).transpose()?;
+        let shared = limits.shared.as_ref().map(SharedQuotas::new).transpose()?;
         metrics.quotas_shared.set(i64::from(shared.is_some()));
         Ok(Self {
-            knocks: RateLimiter::keyed(Quota::per_second(limits.certificate_per_second)),
+            certificate_rates: RateLimiter::keyed(Quota::per_second(limits.certificate_per_second)),
             accounts: Mutex::default(),
             crowd: Arc::default(),
             shared,
@@ -253,20 +266,20 @@ impl Throttle {
 
     /// The limits in force.
     #[must_use]
-    pub const fn limits(&self) -> &Limits {
+    pub const fn limits(&self) -> &ThrottleLimits {
         &self.limits
     }
 
     /// The level of load shedding, measured now.
     #[must_use]
-    pub fn shedding(&self) -> Level {
+    pub fn shedding(&self) -> PressureLevel {
         self.pressure.observed()
     }
 
     /// A cheap rate per certificate, against floods.
-    pub fn knock(&self, peer: &Peer) -> Result<(), Refusal> {
+    pub fn check_certificate_rate(&self, peer: &Peer) -> Result<(), Refusal> {
         let fingerprint = peer.fingerprint().to_owned();
-        self.knocks.check_key(&fingerprint).map_err(|_| Refusal::KnockLimited)
+        self.certificate_rates.check_key(&fingerprint).map_err(|_| Refusal::CertificateRateLimited)
     }
 
     /// One more request of a consumer.
@@ -274,12 +287,13 @@ impl Throttle {
     /// # Errors
     /// [`Refusal::Overloaded`] where load is shed and it is this one's turn;
     /// [`Refusal::QuotaExceeded`] and [`Refusal::ConsumerBusy`] beyond what it may send.
-    pub async fn admit(&self, consumer: &Asid, effect: Effect) -> Result<Admission, Refusal> {
+    pub async fn admit(&self, consumer: &Asid, effect: Effect) -> Result<AdmittedRequest, Refusal> {
         let account = self.account(consumer);
         let is_shed = match (self.pressure.level(), effect) {
-            (Level::Calm, _) | (Level::Strained | Level::Overloaded, Effect::Writes) => false,
-            (Level::Strained, Effect::Reads) => account.is_above_its_share(),
-            (Level::Overloaded, Effect::Reads) | (Level::Critical, _) => true,
+            (PressureLevel::Calm, _)
+            | (PressureLevel::Strained | PressureLevel::Overloaded, Effect::Writes) => false,
+            (PressureLevel::Strained, Effect::Reads) => account.is_above_its_share(),
+            (PressureLevel::Overloaded, Effect::Reads) | (PressureLevel::Critical, _) => true,
         };
         if is_shed {
             return Err(Refusal::Overloaded);
@@ -287,38 +301,38 @@ impl Throttle {
         let shared = match &self.shared {
             None => None,
             // Boxed: most requests share no quota, and would hold the room for it.
-            Some(shared) => Box::pin(shared.draw(consumer, &account, &self.metrics)).await,
+            Some(shared) => Box::pin(shared.take(consumer, &account, &self.metrics)).await,
         };
-        let allowance = shared.unwrap_or_else(|| account.draw())?;
-        Ok(Admission { allowance, exchange: account.enter()? })
+        let allowance = shared.unwrap_or_else(|| account.take())?;
+        Ok(AdmittedRequest { allowance, exchange: account.enter()? })
     }
 
-    /// A place for a consumer with a practice that is not spared, waited for at most
-    /// [`Limits::wait`].
+    /// A place for a consumer with a practice whose circuit is not open, waited for at most
+    /// [`ThrottleLimits::wait`].
     ///
     /// # Errors
-    /// [`Refusal::ProviderSpared`] after failures, [`Refusal::ProviderBusy`] without a place.
+    /// [`Refusal::ProviderCircuitOpen`] after failures, [`Refusal::ProviderBusy`] without a place.
     pub async fn provider(
         &self,
-        admission: Admission,
+        admission: AdmittedRequest,
         consumer: &Asid,
         asid: &Asid,
-    ) -> Result<Turn, Refusal> {
+    ) -> Result<ProviderTurn, Refusal> {
         let practice = self.practice(asid);
         let waiting = &self.metrics.provider_waiting;
         let place = practice.queue.place(consumer, self.limits.wait, waiting).await;
-        let place = place.map_err(|queue::Full| Refusal::ProviderBusy)?;
+        let place = place.map_err(|queue::QueueFull| Refusal::ProviderBusy)?;
         // Asked last: who is let in to probe does probe.
-        let admitted = practice.breaker.admits().map_err(|left| Refusal::ProviderSpared {
+        let admitted = practice.breaker.admits().map_err(|left| Refusal::ProviderCircuitOpen {
             retry_after_s: u32::try_from(left.as_secs()).unwrap_or(u32::MAX).saturating_add(1),
         })?;
-        let place = Place { _exchange: admission.exchange, _place: place };
-        Ok(Turn { place, health: Health { practice, admitted } })
+        let place = ProviderPlace { _exchange: admission.exchange, _place: place };
+        Ok(ProviderTurn { place, health: OutcomeReport { practice, admitted } })
     }
 
     /// Forgets whoever has not been seen for a while; the limiters never do by themselves.
     pub fn tidy(&self) {
-        self.knocks.retain_recent();
+        self.certificate_rates.retain_recent();
         self.accounts()
             .retain(|_, account| Arc::strong_count(account) > 1 || !account.is_forgettable());
         self.practices().retain(|_, practice| {
@@ -328,34 +342,34 @@ impl Throttle {
         });
     }
 
-    fn account(&self, consumer: &Asid) -> Arc<Account> {
+    fn account(&self, consumer: &Asid) -> Arc<ConsumerQuota> {
         let mut accounts = self.accounts();
         if let Some(account) = accounts.get(consumer) {
             return Arc::clone(account);
         }
         let terms = self.limits.terms(consumer);
-        let account = Arc::new(Account::new(terms, Arc::clone(&self.crowd)));
+        let account = Arc::new(ConsumerQuota::new(terms, Arc::clone(&self.crowd)));
         accounts.insert(consumer.clone(), Arc::clone(&account));
         account
     }
 
-    fn practice(&self, asid: &Asid) -> Arc<Practice> {
+    fn practice(&self, asid: &Asid) -> Arc<PracticeLoad> {
         let mut practices = self.practices();
         if let Some(practice) = practices.get(asid) {
             return Arc::clone(practice);
         }
         let (queue, breaker) =
-            (Queue::new(self.limits.room()), Breaker::new(self.limits.patience()));
-        let practice = Arc::new(Practice { queue, breaker });
+            (PlaceQueue::new(self.limits.room()), Breaker::new(self.limits.patience()));
+        let practice = Arc::new(PracticeLoad { queue, breaker });
         practices.insert(asid.clone(), Arc::clone(&practice));
         practice
     }
 
-    fn accounts(&self) -> MutexGuard<'_, HashMap<Asid, Arc<Account>>> {
+    fn accounts(&self) -> MutexGuard<'_, HashMap<Asid, Arc<ConsumerQuota>>> {
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn practices(&self) -> MutexGuard<'_, HashMap<Asid, Arc<Practice>>> {
+    fn practices(&self) -> MutexGuard<'_, HashMap<Asid, Arc<PracticeLoad>>> {
         self.practices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -366,8 +380,8 @@ mod tests {
 
     #[test]
     fn load_is_shed_near_the_memory_there_is_unless_another_amount_is_set() {
-        let given = Memory { bytes: 1 << 30, limit: Limit::Machine };
-        let mut limits = Limits::default();
+        let given = MemoryLimit { bytes: 1 << 30, limit: MemoryLimitKind::Machine };
+        let mut limits = ThrottleLimits::default();
         assert_eq!(limits.ceiling(Some(given)).memory_max_bytes, Some(1 << 30));
         assert_eq!(limits.ceiling(None).memory_max_bytes, None);
         limits.memory_max = Some(ByteSize::mib(5));
@@ -376,15 +390,15 @@ mod tests {
 
     /// Who is let in at this level: reads and writes of a consumer that has three exchanges under way,
     /// and of one that has one.
-    async fn let_in(level: Level) -> [bool; 4] {
+    async fn let_in(level: PressureLevel) -> [bool; 4] {
         let throttle = |level| {
             let (pressure, metrics) = (Pressure::at(level), Arc::new(Metrics::new()));
-            Throttle::new(Limits::default(), pressure, metrics).unwrap()
+            Throttle::new(ThrottleLimits::default(), pressure, metrics).unwrap()
         };
         let mut throttle = throttle(level);
         let (many, few): (Asid, Asid) =
             ("200000000359".parse().unwrap(), "200000000360".parse().unwrap());
-        let pressed = std::mem::replace(&mut throttle.pressure, Pressure::at(Level::Calm));
+        let pressed = std::mem::replace(&mut throttle.pressure, Pressure::at(PressureLevel::Calm));
         let mut held = Vec::new();
         for consumer in [&many, &many, &many, &few] {
             held.push(throttle.admit(consumer, Effect::Reads).await.unwrap());
@@ -408,23 +422,25 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_has_most_goes_first_then_reads_then_everything() {
-        assert_eq!(let_in(Level::Calm).await, [true; 4]);
-        assert_eq!(let_in(Level::Strained).await, [false, true, true, true]);
-        assert_eq!(let_in(Level::Overloaded).await, [false, true, false, true]);
-        assert_eq!(let_in(Level::Critical).await, [false; 4]);
+        assert_eq!(let_in(PressureLevel::Calm).await, [true; 4]);
+        assert_eq!(let_in(PressureLevel::Strained).await, [false, true, true, true]);
+        assert_eq!(let_in(PressureLevel::Overloaded).await, [false, true, false, true]);
+        assert_eq!(let_in(PressureLevel::Critical).await, [false; 4]);
     }
 
     #[tokio::test]
     async fn a_consumers_own_terms_stand_before_all_others() {
         let asid: Asid = "200000000359".parse().unwrap();
         let number = |number| NonZeroU32::new(number).unwrap();
-        let mut limits = Limits { consumer_burst: Some(number(7)), ..Limits::default() };
-        let bursts = |limits: &Limits| (limits.terms(&asid).per_second, limits.terms(&asid).burst);
+        let mut limits =
+            ThrottleLimits { consumer_burst: Some(number(7)), ..ThrottleLimits::default() };
+        let bursts =
+            |limits: &ThrottleLimits| (limits.terms(&asid).per_second, limits.terms(&asid).burst);
         assert_eq!(bursts(&limits), (number(1000), number(7)));
-        let own = Own { per_second: Some(number(5)), ..Own::default() };
+        let own = ConsumerLimits { per_second: Some(number(5)), ..ConsumerLimits::default() };
         limits.consumers.insert(asid.clone(), own);
         assert_eq!(bursts(&limits), (number(5), number(5)));
-        let own = Own { burst: Some(number(9)), ..Own::default() };
+        let own = ConsumerLimits { burst: Some(number(9)), ..ConsumerLimits::default() };
         limits.consumers.insert(asid.clone(), own);
         assert_eq!(bursts(&limits), (number(1000), number(9)));
     }

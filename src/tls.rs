@@ -23,10 +23,10 @@ mod revocation;
 mod server;
 
 pub use directory::{DirectoryLeg, secret};
-pub use files::{Expiry, FileMark, Level, Notice, TrustError};
+pub use files::{Expiry, FileMark, Notice, NoticeLevel, TrustError};
 pub use loader::Loader;
 
-use server::{Consumers, Presented};
+use server::{ConsumerServer, PresentedCertificate};
 
 /// A certificate chain and the key of its first certificate, as PEM files.
 #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
@@ -198,7 +198,7 @@ pub struct Trust {
     pub plain_http: PlainHttp,
     /// TLS towards providers.
     pub provider: Arc<ClientConfig>,
-    consumers: Arc<Consumers>,
+    consumers: Arc<ConsumerServer>,
 }
 
 impl Trust {
@@ -214,7 +214,7 @@ impl Trust {
         loader: &mut Loader,
     ) -> Result<Self, TrustError> {
         let crypto = Arc::new(crypto());
-        let consumers = Consumers::load(consumer, &crypto, loader)?;
+        let consumers = ConsumerServer::load(consumer, &crypto, loader)?;
         let provider = provider::config(provider, &crypto, loader)?;
         Ok(Self {
             generation,
@@ -258,7 +258,7 @@ impl Alarms {
     /// The alarms that a load leaves, and `faults` of other parts.
     #[must_use]
     pub fn new(loader: &Loader, faults: &[String]) -> Self {
-        let notices = loader.notices.iter().filter(|notice| notice.level == Level::Alarm);
+        let notices = loader.notices.iter().filter(|notice| notice.level == NoticeLevel::Alarm);
         let notices = notices.map(|notice| notice.text.clone());
         let faults = faults.iter().map(|fault| format!("{fault}; what was good stays in force"));
         let texts = notices.chain(faults).collect();
@@ -303,7 +303,7 @@ impl Peer {
 pub struct PendingHandshake {
     /// TLS settings of this connection alone.
     pub config: Arc<ServerConfig>,
-    presented: Arc<Presented>,
+    presented: Arc<PresentedCertificate>,
     generation: u64,
 }
 
@@ -326,10 +326,10 @@ impl PendingHandshake {
     pub fn finish(&self, chain: Option<&[CertificateDer<'_>]>) -> Handshake {
         let owned = |certificate: &CertificateDer<'_>| certificate.clone().into_owned();
         let chain: Vec<_> = chain.unwrap_or_default().iter().map(owned).collect();
-        let verdict = self
-            .presented
-            .verdict()
-            .map(|peer| Verdict { generation: self.generation, peer: peer.map_err(Refusal::from) });
+        let verdict = self.presented.verdict().map(|peer| ChainVerdict {
+            generation: self.generation,
+            peer: peer.map_err(Refusal::from),
+        });
         Handshake { chain, verdict: Mutex::new(verdict) }
     }
 }
@@ -338,11 +338,11 @@ impl PendingHandshake {
 #[derive(Debug)]
 pub struct Handshake {
     chain: Vec<CertificateDer<'static>>,
-    verdict: Mutex<Option<Verdict>>,
+    verdict: Mutex<Option<ChainVerdict>>,
 }
 
 #[derive(Debug, Clone)]
-struct Verdict {
+struct ChainVerdict {
     generation: u64,
     peer: Result<Arc<Peer>, Refusal>,
 }
@@ -354,14 +354,14 @@ impl Handshake {
     /// or resumed connection feels a revocation on its next request.
     pub fn peer(&self, trust: &Trust, now_s: i64) -> Result<Arc<Peer>, Refusal> {
         let mut kept = self.verdict.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Verdict { generation, peer }) = &*kept
+        if let Some(ChainVerdict { generation, peer }) = &*kept
             && *generation == trust.generation
             && peer.as_ref().map_or_else(Refusal::is_lasting, |peer| now_s < peer.until_s)
         {
             return peer.clone();
         }
         let peer = trust.verify(&self.chain, now_s);
-        *kept = Some(Verdict { generation: trust.generation, peer: peer.clone() });
+        *kept = Some(ChainVerdict { generation: trust.generation, peer: peer.clone() });
         peer
     }
 }

@@ -316,6 +316,22 @@ async fn a_segment_that_is_cut_or_gone_is_found_and_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_of_an_older_journal_is_found_by_its_old_and_its_new_token() {
+    let (_stage, folder) = journal_of(12).await;
+    for segment in segments(&folder) {
+        let text = std::fs::read_to_string(&segment).unwrap();
+        let older = text.replace("\"audience_mismatch\"", "\"provider_spared\"");
+        std::fs::write(&segment, older).unwrap();
+    }
+    for (token, found) in
+        [("provider_spared", 4), ("provider_circuit_open", 4), ("audience_mismatch", 0)]
+    {
+        let (_, text) = audit(&["query", folder.to_str().unwrap(), "--scan", "--refusal", token]);
+        assert_eq!(text.lines().count() - 1, found, "{token}: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn exchanges_are_found_by_what_they_say() {
     let (stage, folder) = journal_of(12).await;
     let path = folder.to_str().unwrap();
@@ -519,7 +535,7 @@ async fn a_certificate_that_is_registered_nowhere_cannot_fill_the_disk() {
         assert_eq!(from, Value::Null);
         lines += own;
     }
-    assert!(asked.contains_key("knock_limited") && lines < 30, "{lines} of {asked:?}");
+    assert!(asked.contains_key("certificate_rate_limited") && lines < 30, "{lines} of {asked:?}");
     assert_eq!(stage.hears(Call::slots()).await.status, 200);
     assert_eq!(stage.lines().await.last().unwrap()["status"], 200);
 }

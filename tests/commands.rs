@@ -52,6 +52,11 @@ async fn a_mistake_in_the_configuration_is_named_with_line_and_caret() {
         ),
         (
             "[audit]",
+            "[throttle]\npractice-spared = \"10s\"\n[audit]",
+            &["practice-spared", "^", "renamed: write `practice-circuit-open`"],
+        ),
+        (
+            "[audit]",
             "[audit]\nsegment-age = 2",
             &["segment-age = 2", "^", "2 has no unit; write \"2s\""],
         ),

@@ -193,7 +193,7 @@ async fn fifty_crashes_under_a_load_of_bookings_lose_and_invent_nothing() {
     assert_eq!(of(&all, "unfinished", "id"), unfinished);
     let found = is_sound(&folder);
     let told: BTreeSet<_> =
-        found.unfinished.iter().map(spine_proxy::audit::Unfinished::id).collect();
+        found.unfinished.iter().map(spine_proxy::audit::UnfinishedExchange::id).collect();
     assert_eq!(told, unfinished);
     assert!(found.open.is_empty());
     assert_eq!(found.segments, 51);

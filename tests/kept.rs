@@ -126,12 +126,13 @@ async fn bookings_under_way_on_kept_connections_that_are_lost_spare_nobody() {
             booking.token()
         );
     }
-    assert_eq!(stage.counted("providers_spared_total"), 0);
+    assert_eq!(stage.counted("provider_circuits_opened_total"), 0);
     assert_eq!(stage.hears(Call::book()).await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_provider_that_drops_every_request_is_spared_though_some_were_on_kept_connections() {
+async fn the_circuit_of_a_provider_that_drops_every_request_opens_though_some_were_on_kept_connections()
+ {
     let stage = Stage::new().await;
     assert_eq!(stage.hears(Call::slots()).await.status, 200);
     stage.provider.does(Act::Close);
@@ -139,7 +140,7 @@ async fn a_provider_that_drops_every_request_is_spared_though_some_were_on_kept_
         let answer = stage.hears(Call::slots()).await;
         assert!(answer.status >= 502, "{:?}", answer.token());
     }
-    assert_eq!(stage.counted("providers_spared_total"), 1);
+    assert_eq!(stage.counted("provider_circuits_opened_total"), 1);
 }
 
 /// A stage with these lines in its provider section, and its deadlines there.

@@ -4,11 +4,13 @@
 
 use std::sync::Arc;
 
-use spine_proxy::commands::certs::{Issued, Leaf, Pki};
-use spine_proxy::directory::{Asker, Directory, File, Live, Others, Payer, Settings};
+use spine_proxy::commands::certs::{IssuedCertificate, Leaf, Pki};
+use spine_proxy::directory::{
+    Caller, Directory, DirectorySettings, File, LiveSources, Others, Payer,
+};
 use spine_proxy::interaction::{self, Interaction};
 use spine_proxy::metrics::Metrics;
-use spine_proxy::policy::Provider;
+use spine_proxy::policy::ProviderRegistration;
 use spine_proxy::refusal::Refusal;
 use spine_proxy::simulator::sds::Records;
 use spine_proxy::spine::{Asid, OdsCode};
@@ -70,7 +72,7 @@ impl Ours {
         ours
     }
 
-    fn holds(&self, issued: &Issued) {
+    fn holds(&self, issued: &IssuedCertificate) {
         self.put("ours.pem", &issued.chain);
         self.put("ours.key", &issued.key);
     }
@@ -98,9 +100,9 @@ impl Ours {
     fn asks_with(&self, port: u16, file: &str, change: impl FnOnce(String) -> String) -> Asking {
         let text = SETTINGS.replace("@port@", &port.to_string());
         let text = text.replace("@folder@", self.folder.path().to_str().unwrap());
-        let settings: Settings = toml::from_str(&change(text)).unwrap();
+        let settings: DirectorySettings = toml::from_str(&change(text)).unwrap();
         settings.check().unwrap();
-        let live = Live::load(&settings, &mut Loader::new(now_s())).unwrap();
+        let live = LiveSources::load(&settings, &mut Loader::new(now_s())).unwrap();
         let file = File::parse(file, "directory.toml".as_ref(), Others::Live).unwrap();
         let metrics = Arc::new(Metrics::new());
         let tasks = Handle::current();
@@ -117,7 +119,7 @@ struct Asking {
 
 impl Asking {
     /// Form (b), without `Ssp-To`.
-    async fn practice(&self, of: &str, for_: &str) -> Result<Arc<Provider>, Refusal> {
+    async fn practice(&self, of: &str, for_: &str) -> Result<Arc<ProviderRegistration>, Refusal> {
         self.practice_at(of, for_, now_s()).await
     }
 
@@ -126,13 +128,17 @@ impl Asking {
         of: &str,
         for_: &str,
         now_s: i64,
-    ) -> Result<Arc<Provider>, Refusal> {
+    ) -> Result<Arc<ProviderRegistration>, Refusal> {
         let ods = ods(of);
         self.directory.provider(&by_practice(&ods, None), named(for_), at(now_s)).await
     }
 
     /// Form (a): the target suggests this practice, or none.
-    async fn system(&self, asid: &str, hint: Option<&str>) -> Result<Arc<Provider>, Refusal> {
+    async fn system(
+        &self,
+        asid: &str,
+        hint: Option<&str>,
+    ) -> Result<Arc<ProviderRegistration>, Refusal> {
         let (asid, hint) = (self::asid(asid), hint.map(ods));
         let receiver = &by_asid(&asid, hint.as_ref());
         self.directory.provider(receiver, named(SLOT), at(now_s())).await
@@ -166,8 +172,8 @@ impl Asking {
         counted(&self.metrics, &format!("directory_source_queries_total{labels}"))
     }
 
-    fn is_spared(&self) -> bool {
-        self.directory.held_view().sources[0].spared
+    fn is_circuit_open(&self) -> bool {
+        self.directory.held_view().sources[0].circuit_open
     }
 }
 
@@ -180,8 +186,8 @@ struct Told {
     interactions: Vec<&'static str>,
 }
 
-fn at(now_s: i64) -> Asker<'static> {
-    Asker { payer: Payer::Certificate("x"), now_s }
+fn at(now_s: i64) -> Caller<'static> {
+    Caller { payer: Payer::Certificate("x"), now_s }
 }
 
 fn asid(text: &str) -> Asid {

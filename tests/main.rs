@@ -49,7 +49,7 @@ mod revocation;
 mod session;
 mod signals;
 mod simulator;
-mod sparing;
+mod circuit;
 mod targets;
 mod throttle;
 mod tokens;

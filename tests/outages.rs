@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use spine_proxy::simulator::sds::{Records, Trouble};
+use spine_proxy::simulator::sds::{Records, SdsTrouble};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -121,7 +121,7 @@ async fn a_read_whose_consumer_hangs_up_during_a_look_up_is_given_up_and_the_loo
     let registry = Registry::new(records(1), more).await;
     let stage =
         registry.stage_with(|files| files.add("[throttle]\nconsumer-exchanges-max = 1")).await;
-    registry.sds.meets(None, Trouble::Held);
+    registry.sds.set(None, SdsTrouble::Held);
     tokio::select! {
         answer = stage.hears(call(0, 0).http2()) => panic!("{answer:?}"),
         () = registry.has_been_asked(1) => {}
@@ -308,8 +308,8 @@ async fn lookup_tells_how_an_answer_comes_about() {
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    registry.sds.meets(Some("P00001"), Trouble::Status(500));
-    registry.sds.meets(Some("P00002"), Trouble::Status(500));
+    registry.sds.set(Some("P00001"), SdsTrouble::Status(500));
+    registry.sds.set(Some("P00002"), SdsTrouble::Status(500));
     let fall_back = r#"
         [[provider]]
         ods = "P00002"

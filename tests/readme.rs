@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use spine_proxy::metrics::Metrics;
-use spine_proxy::refusal::{self, Family};
+use spine_proxy::refusal::{self, BodyFamily};
 
 const README: &str = include_str!("../README.md");
 
@@ -19,11 +19,11 @@ fn rows(table: &str) -> Vec<Vec<&str>> {
     lines.map(|line| line.trim_matches('|').split('|').map(str::trim).collect()).collect()
 }
 
-const fn body(family: Family) -> &'static str {
+const fn body(family: BodyFamily) -> &'static str {
     match family {
-        Family::Spine => "SSP",
-        Family::SpineMethod => "SSP 405",
-        Family::GpConnect => "GP Connect",
+        BodyFamily::Spine => "SSP",
+        BodyFamily::SpineMethod => "SSP 405",
+        BodyFamily::GpConnect => "GP Connect",
     }
 }
 

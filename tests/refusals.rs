@@ -17,7 +17,7 @@ const URN: &str = "urn:nhs:names:services:gpconnect:";
 const ELSEWHERE: [&str; 24] = [
     "gateway_full",
     "plain_http",
-    "provider_spared",
+    "provider_circuit_open",
     "audit_unavailable",
     "directory_unavailable",
     "lookups_exceeded",
@@ -43,7 +43,7 @@ const ELSEWHERE: [&str; 24] = [
 
 /// A limit of one request a second, and what the second request is told.
 const THROTTLED: [(&str, &str); 2] = [
-    ("certificate-per-second = 1", "knock_limited"),
+    ("certificate-per-second = 1", "certificate_rate_limited"),
     ("consumer-per-second = 1", "quota_exceeded"),
 ];
 

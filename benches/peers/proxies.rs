@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
-use spine_proxy::interaction::{CATALOGUE, Group};
+use spine_proxy::interaction::{CATALOGUE, InteractionGroup};
 
 use crate::load::Provider;
 use crate::support::program::Program;
@@ -217,9 +217,9 @@ fn haproxy(kind: Kind, stage: &Stage, address: SocketAddr, provider: SocketAddr)
         let both = stage.text(&format!("{name}.pem")) + &stage.text(&format!("{name}.key"));
         stage.replace(&format!("{name}-both.pem"), &both);
     }
-    let allowed = CATALOGUE
-        .iter()
-        .filter(|one| matches!(one.group, Group::Appointments | Group::Foundations));
+    let allowed = CATALOGUE.iter().filter(|one| {
+        matches!(one.group, InteractionGroup::Appointments | InteractionGroup::Foundations)
+    });
     let interactions: String = allowed
         .map(|one| {
             let template = one.template();

@@ -19,7 +19,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use spine_proxy::commands::certs::Issued;
+use spine_proxy::commands::certs::IssuedCertificate;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -68,7 +68,7 @@ impl Body for Answer {
 /// Serves until it is ended.
 pub(crate) async fn serve(folder: &Path, address: SocketAddr, provider: SocketAddr) {
     let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
-    let issued = |name: &str| Issued {
+    let issued = |name: &str| IssuedCertificate {
         chain: read(&format!("{name}.pem")),
         key: read(&format!("{name}.key")),
         serial: 0,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustls::{ClientConfig, RootCertStore};
-use spine_proxy::commands::certs::{Issued, Leaf};
+use spine_proxy::commands::certs::{IssuedCertificate, Leaf};
 use spine_proxy::simulator::sds::Records;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -111,7 +111,10 @@ fn renews(stage: &Stage, load: &Load) {
 }
 
 /// TLS of the consumer with this certificate, for HTTP/1.1 and HTTP/2.
-pub(crate) fn consumer_tls(roots: &RootCertStore, issued: &Issued) -> [Arc<ClientConfig>; 2] {
+pub(crate) fn consumer_tls(
+    roots: &RootCertStore,
+    issued: &IssuedCertificate,
+) -> [Arc<ClientConfig>; 2] {
     [&b"http/1.1"[..], b"h2"].map(|protocol| {
         let mut config = ClientConfig::builder_with_provider(crypto())
             .with_safe_default_protocol_versions()

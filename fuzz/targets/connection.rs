@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
-use spine_proxy::fuzzing::{self, Fault, Validator};
+use spine_proxy::fuzzing::{self, InputFault, Validator};
 use spine_proxy::refusal::Refusal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
@@ -180,11 +180,11 @@ fn due(bytes: &[u8]) -> Vec<Due> {
         }
         match scan.fault {
             None => {}
-            Some(Fault::Head(refusal)) => {
+            Some(InputFault::Head(refusal)) => {
                 due.push(Due { fault: Some(refusal), ..Due::default() });
                 break;
             }
-            Some(Fault::Body) => break,
+            Some(InputFault::Body) => break,
         }
     }
     due

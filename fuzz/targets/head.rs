@@ -4,7 +4,7 @@
 //!
 //! The first byte is the length of the pieces; if it is nought, all comes at once.
 
-use spine_proxy::fuzzing::{Fault, HEAD_BYTES_MAX, Validator};
+use spine_proxy::fuzzing::{HEAD_BYTES_MAX, InputFault, Validator};
 
 pub(crate) fn check(data: &[u8]) {
     let Some((piece, bytes)) = data.split_first() else { return };
@@ -16,7 +16,7 @@ pub(crate) fn check(data: &[u8]) {
 }
 
 /// The bytes that are passed, the heads among them, and why nothing follows.
-type Passed = (Vec<u8>, usize, Option<Fault>);
+type Passed = (Vec<u8>, usize, Option<InputFault>);
 
 /// What comes of bytes in pieces of this length.
 fn passed(bytes: &[u8], piece: usize) -> Passed {

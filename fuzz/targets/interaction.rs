@@ -5,7 +5,9 @@
 //! first line of the rest is to be taken for one; the next line is the path.
 
 use http::Method;
-use spine_proxy::interaction::{self, Allowed, CATALOGUE, Group, Segment};
+use spine_proxy::interaction::{
+    self, AllowedInteractions, CATALOGUE, InteractionGroup, PathSegment,
+};
 
 pub(crate) fn check(data: &[u8]) {
     let [groups, method, id, rest @ ..] = data else { return };
@@ -14,9 +16,9 @@ pub(crate) fn check(data: &[u8]) {
     let id = CATALOGUE.get(usize::from(*id)).map_or(named, |known| known.id);
     let methods = [Method::GET, Method::POST, Method::PUT, Method::DELETE, Method::HEAD];
     let method = methods.get(usize::from(*method)).cloned().unwrap_or(Method::PATCH);
-    let chosen = (0_u8..).zip(Group::ALL).filter(|(bit, _)| groups >> bit & 1 == 1);
+    let chosen = (0_u8..).zip(InteractionGroup::ALL).filter(|(bit, _)| groups >> bit & 1 == 1);
     let names: Vec<&str> = chosen.map(|(_, group)| group.name()).collect();
-    let allowed = Allowed::from_names(names.iter().copied()).unwrap();
+    let allowed = AllowedInteractions::from_names(names.iter().copied()).unwrap();
     let fits = |known: &&interaction::Interaction| {
         known.id == id
             && known.method == method
@@ -33,7 +35,7 @@ pub(crate) fn check(data: &[u8]) {
 }
 
 /// Whether the last segments of a path are these.
-fn ends_in(path: &str, template: &[Segment]) -> bool {
+fn ends_in(path: &str, template: &[PathSegment]) -> bool {
     let segments: Vec<&str> = path.split('/').collect();
     // A template begins with a slash: something, if nothing, stands before it.
     let Some(start) = segments.len().checked_sub(template.len()).filter(|start| *start > 0) else {
@@ -44,7 +46,7 @@ fn ends_in(path: &str, template: &[Segment]) -> bool {
         (1..=64).contains(&text.chars().count()) && text.chars().all(allowed)
     };
     segments[start..].iter().zip(template).all(|(segment, wanted)| match wanted {
-        Segment::Word(word) => segment == word,
-        Segment::Id => is_id(segment),
+        PathSegment::Word(word) => segment == word,
+        PathSegment::Id => is_id(segment),
     })
 }

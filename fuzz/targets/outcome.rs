@@ -10,7 +10,7 @@ use quick_xml::XmlVersion;
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::reader::Reader;
 use serde_json::Value;
-use spine_proxy::refusal::{Errors, Format, Outcome, Refusal, every};
+use spine_proxy::refusal::{ErrorFamily, FhirFormat, OperationOutcome, Refusal, every};
 
 pub(crate) fn check(data: &[u8]) {
     let [which, family, rest @ ..] = data else { return };
@@ -21,13 +21,13 @@ pub(crate) fn check(data: &[u8]) {
     if let Refusal::TargetVaries { url, .. } | Refusal::ProviderFailed { url, .. } = &mut refusal {
         text.clone_into(url);
     }
-    let errors = if family & 1 == 0 { Errors::Documented } else { Errors::Gpconnect };
-    let outcome = Outcome { refusal: &refusal, id, errors };
+    let errors = if family & 1 == 0 { ErrorFamily::Documented } else { ErrorFamily::Gpconnect };
+    let outcome = OperationOutcome { refusal: &refusal, id, errors };
 
-    let json: Value = serde_json::from_str(&outcome.text(Format::Json)).expect("JSON");
+    let json: Value = serde_json::from_str(&outcome.text(FhirFormat::Json)).expect("JSON");
     let issue = &json["issue"][0];
     let coding = &issue["details"]["coding"][0];
-    let xml = outcome.text(Format::Xml);
+    let xml = outcome.text(FhirFormat::Xml);
     assert!(xml.chars().all(is_xml), "{xml:?}");
     let read = read(&xml);
     for (path, value) in [

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use http::{Method, Request};
 use jiff::Timestamp;
 use serde_json::Value;
-use spine_proxy::simulator::{Practice, Provider};
+use spine_proxy::simulator::{SimulatedPractice, SimulatedProvider};
 use spine_proxy::{claims, interaction};
 
 const ASID: &str = "918999198993";
@@ -22,10 +22,14 @@ const CALLS: [(Method, &str, &str); 4] = [
 ];
 
 /// A practice with an appointment booked.
-static PROVIDER: LazyLock<Provider> = LazyLock::new(|| {
-    let practice =
-        Practice::new("A20047".parse().unwrap(), ASID.parse().unwrap(), "Harbour Street", BASE);
-    let provider = Provider::new(vec![practice], now());
+static PROVIDER: LazyLock<SimulatedProvider> = LazyLock::new(|| {
+    let practice = SimulatedPractice::new(
+        "A20047".parse().unwrap(),
+        ASID.parse().unwrap(),
+        "Harbour Street",
+        BASE,
+    );
+    let provider = SimulatedProvider::new(vec![practice], now());
     let booking = include_bytes!("../seeds/provider_body/booking.json");
     let (status, said) = ask(&provider, 0, &booking[1..]);
     assert_eq!(status, 201, "{}", String::from_utf8_lossy(&said));
@@ -51,7 +55,7 @@ pub(crate) fn check(data: &[u8]) {
     assert_eq!(is_outcome, status >= 400, "{status}");
 }
 
-fn ask(provider: &Provider, which: u8, body: &[u8]) -> (u16, Vec<u8>) {
+fn ask(provider: &SimulatedProvider, which: u8, body: &[u8]) -> (u16, Vec<u8>) {
     let (method, short, path) = &CALLS[usize::from(which & 3)];
     let id = format!("urn:nhs:names:services:gpconnect:fhir:{short}");
     let scope = interaction::by_id(&id).unwrap().scope;

@@ -4,7 +4,7 @@
 //! The first byte chooses Endpoints or Devices.
 
 use serde_json::Value;
-use spine_proxy::fuzzing::{self, Row};
+use spine_proxy::fuzzing::{self, LdapRow};
 use spine_proxy::interaction;
 use spine_proxy::spine::{Asid, CertificateName, CpaId, OdsCode, PartyKey};
 
@@ -33,8 +33,8 @@ pub(crate) fn check(data: &[u8]) {
     }
 }
 
-fn is_valid(row: &Row) {
-    let Row { asid, ods, party_key, cpa_id, fqdn, interactions } = row;
+fn is_valid(row: &LdapRow) {
+    let LdapRow { asid, ods, party_key, cpa_id, fqdn, interactions } = row;
     assert!(asid.iter().all(|asid| asid.as_str().parse::<Asid>().is_ok()));
     assert!(ods.iter().all(|ods| ods.as_str().parse::<OdsCode>().is_ok()));
     assert!(party_key.as_str().parse::<PartyKey>().is_ok());

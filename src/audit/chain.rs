@@ -3,18 +3,18 @@
 //! What is hashed is the chain's value before the line (32 bytes; noughts before the first) and the
 //! line's own bytes up to its last member. So a line that is changed, removed or moved breaks the chain
 //! where it stands. What a chain cannot show by itself is a tail that was cut off, or a journal that was
-//! written anew from a point on: for that its value is told elsewhere, see [`Head`].
+//! written anew from a point on: for that its value is told elsewhere, see [`ChainHead`].
 
 use std::fmt;
 use std::str::FromStr;
 
 use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 
-/// The chain's value after a line; by default [`Link::ORIGIN`].
+/// The chain's value after a line; by default [`ChainValue::ORIGIN`].
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub struct Link([u8; SHA256_OUTPUT_LEN]);
+pub struct ChainValue([u8; SHA256_OUTPUT_LEN]);
 
-impl Link {
+impl ChainValue {
     /// Before the first line.
     pub const ORIGIN: Self = Self([0; SHA256_OUTPUT_LEN]);
 
@@ -57,29 +57,29 @@ const fn digit(of: u8) -> u8 {
     if of < 10 { b'0' + of } else { b'a' + of - 10 }
 }
 
-impl fmt::Display for Link {
+impl fmt::Display for ChainValue {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(out, "{byte:02x}"))
     }
 }
 
-impl fmt::Debug for Link {
+impl fmt::Debug for ChainValue {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, out)
     }
 }
 
-impl FromStr for Link {
-    type Err = NotAHead;
+impl FromStr for ChainValue {
+    type Err = InvalidHead;
 
-    fn from_str(text: &str) -> Result<Self, NotAHead> {
+    fn from_str(text: &str) -> Result<Self, InvalidHead> {
         let mut link = Self::ORIGIN;
         if text.len() != 2 * SHA256_OUTPUT_LEN {
-            return Err(NotAHead);
+            return Err(InvalidHead);
         }
         for (byte, pair) in link.0.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            let pair = std::str::from_utf8(pair).map_err(|_| NotAHead)?;
-            *byte = u8::from_str_radix(pair, 16).map_err(|_| NotAHead)?;
+            let pair = std::str::from_utf8(pair).map_err(|_| InvalidHead)?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| InvalidHead)?;
         }
         Ok(link)
     }
@@ -87,10 +87,10 @@ impl FromStr for Link {
 
 /// A line taken apart: what is hashed, and the value it claims.
 #[must_use]
-pub(super) fn split(line: &[u8]) -> Option<(&[u8], Link)> {
+pub(super) fn split(line: &[u8]) -> Option<(&[u8], ChainValue)> {
     let (body, end) = line.split_at_checked(line.len().checked_sub(END_BYTES)?)?;
     let hex = end.strip_prefix(MARK)?.strip_suffix(b"\"}")?;
-    let link: Link = std::str::from_utf8(hex).ok()?.parse().ok()?;
+    let link: ChainValue = std::str::from_utf8(hex).ok()?.parse().ok()?;
     // Security: one way to write it, so that no byte of it can be changed unseen.
     (link.hex() == hex).then_some((body, link))
 }
@@ -98,30 +98,30 @@ pub(super) fn split(line: &[u8]) -> Option<(&[u8], Link)> {
 /// The last line of a journal as it was told elsewhere: its number and the chain's value, or the
 /// beginning of it. Written as in `1234:9f86d081884c`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Head {
+pub struct ChainHead {
     /// The line's number.
     pub seq: u64,
     hex: String,
 }
 
-impl Head {
+impl ChainHead {
     /// Whether the chain had this value.
     #[must_use]
-    pub fn fits(&self, link: &Link) -> bool {
+    pub fn fits(&self, link: &ChainValue) -> bool {
         link.to_string().starts_with(&self.hex)
     }
 }
 
-impl FromStr for Head {
-    type Err = NotAHead;
+impl FromStr for ChainHead {
+    type Err = InvalidHead;
 
-    fn from_str(text: &str) -> Result<Self, NotAHead> {
-        let (seq, hex) = text.split_once(':').ok_or(NotAHead)?;
+    fn from_str(text: &str) -> Result<Self, InvalidHead> {
+        let (seq, hex) = text.split_once(':').ok_or(InvalidHead)?;
         let lengths = HEX_MIN..=2 * SHA256_OUTPUT_LEN;
         if !lengths.contains(&hex.len()) || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(NotAHead);
+            return Err(InvalidHead);
         }
-        let seq = seq.parse().map_err(|_| NotAHead)?;
+        let seq = seq.parse().map_err(|_| InvalidHead)?;
         Ok(Self { seq, hex: hex.to_ascii_lowercase() })
     }
 }
@@ -131,7 +131,7 @@ impl FromStr for Head {
 #[error(
     "a head is a line's number, a colon and 12 to 64 hexadecimal digits, as in 1234:9f86d081884c"
 )]
-pub struct NotAHead;
+pub struct InvalidHead;
 
 /// Fewer digits of a head would prove nothing.
 const HEX_MIN: usize = 12;
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn a_line_is_taken_apart_as_it_was_put_together() {
         let mut line = b"{\"seq\":1".to_vec();
-        let link = Link::ORIGIN.next(&line);
+        let link = ChainValue::ORIGIN.next(&line);
         link.end(&mut line);
         let line = line.strip_suffix(b"\n").unwrap();
         assert!(serde_json::from_slice::<serde_json::Value>(line).is_ok());
@@ -160,7 +160,7 @@ mod tests {
     fn the_first_link_is_sha_256_of_noughts_and_the_line() {
         // As Python's hashlib.sha256(bytes(32) + b'{"seq":1') has it.
         let known = "9f186e4202fb2b3f60caaf20c0eab567a648a0bf63b6105e2794fa624c0dd11d";
-        let link = Link::ORIGIN.next(b"{\"seq\":1");
+        let link = ChainValue::ORIGIN.next(b"{\"seq\":1");
         assert_eq!(link.to_string(), known);
         assert_eq!(known.parse(), Ok(link));
         assert_eq!(format!("{:012x}", link.number()), link.to_string()[..12]);
@@ -168,14 +168,14 @@ mod tests {
 
     #[test]
     fn a_head_is_a_number_and_enough_digits() {
-        let link = Link::ORIGIN.next(b"x");
+        let link = ChainValue::ORIGIN.next(b"x");
         let hex = link.to_string();
         for digits in [12, 13, 64] {
-            let head: Head = format!("7:{}", &hex[..digits]).parse().unwrap();
-            assert!(head.seq == 7 && head.fits(&link) && !head.fits(&Link::ORIGIN));
+            let head: ChainHead = format!("7:{}", &hex[..digits]).parse().unwrap();
+            assert!(head.seq == 7 && head.fits(&link) && !head.fits(&ChainValue::ORIGIN));
         }
         for wrong in ["", "7", "7:", "7:0123456789a", "x:0123456789ab", "7:0123456789ag"] {
-            assert_eq!(wrong.parse::<Head>(), Err(NotAHead), "{wrong}");
+            assert_eq!(wrong.parse::<ChainHead>(), Err(InvalidHead), "{wrong}");
         }
     }
 }

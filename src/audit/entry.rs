@@ -10,13 +10,13 @@ use jiff::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
-use super::line::End;
+use super::line::ExchangeEnd;
 use super::outbox::Place;
 use super::sheet::{Field, Known, Sheet};
-use super::{Shared, Trail, Transfer};
+use super::{Trail, TrailState, Transfer};
 use crate::claims::Claims;
 use crate::consumers::Consumer;
-use crate::metrics::{Outcome, Phase};
+use crate::metrics::{ExchangeOutcome, Phase};
 use crate::policy::Permit;
 use crate::refusal::Refusal;
 use crate::request::{self, SspHeaders};
@@ -81,7 +81,7 @@ pub struct Entry {
 
 /// Where the directory's answer came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Told {
+pub struct RegistrationOrigin {
     /// The source's name.
     pub origin: &'static str,
     /// Seconds since a live source said so.
@@ -142,7 +142,7 @@ impl Entry {
     }
 
     /// What the head says, as far as it is well formed.
-    pub fn heard(&mut self, headers: &SspHeaders<'_>) {
+    pub fn set_headers(&mut self, headers: &SspHeaders<'_>) {
         let trace_id = headers.trace_id.as_ref().ok().map(TraceId::printable);
         self.sheet.optional(Field::TRACE_ID, trace_id.as_deref());
         self.sheet.optional(Field::FROM, headers.from.as_ref().ok().map(Asid::as_str));
@@ -203,7 +203,11 @@ impl Entry {
     ///
     /// # Errors
     /// [`Refusal::AuditUnavailable`] when the journal fails, or the line is not on disk in time.
-    pub async fn opened(&mut self, permit: &Permit, told: Option<Told>) -> Result<(), Refusal> {
+    pub async fn opened(
+        &mut self,
+        permit: &Permit,
+        told: Option<RegistrationOrigin>,
+    ) -> Result<(), Refusal> {
         if !self.trail.may_go_on(self.known.method, Instant::now()) {
             return Err(Refusal::AuditUnavailable);
         }
@@ -211,7 +215,7 @@ impl Entry {
         self.known.told = told;
         let (to, ods) = (Some(&provider.asid), Some(&provider.ods));
         self.sheet.sides(to, ods, self.certificate.as_ref());
-        let Shared { desk, settings, .. } = &*self.trail.0;
+        let TrailState { desk, settings, .. } = &*self.trail.0;
         if !settings.durability.waits(permit.interaction().effect()) {
             self.first = Some(desk.open(self.known, &self.sheet));
             return Ok(());
@@ -271,15 +275,15 @@ impl Entry {
         self.consumer.is_some()
     }
 
-    fn outcome(&self) -> Outcome {
+    fn outcome(&self) -> ExchangeOutcome {
         match (self.refusal, self.ended) {
-            (Some(_), _) => Outcome::Refused,
-            (None, Some(EndedBy::Gateway)) => Outcome::Answered,
-            (None, _) => Outcome::Aborted,
+            (Some(_), _) => ExchangeOutcome::Refused,
+            (None, Some(EndedBy::Gateway)) => ExchangeOutcome::Answered,
+            (None, _) => ExchangeOutcome::Aborted,
         }
     }
 
-    fn end(&self) -> End {
+    fn end(&self) -> ExchangeEnd {
         let unfinished = if std::thread::panicking() {
             EndedBy::Panic
         } else if self.trail.0.stopping.load(Ordering::Acquire) {
@@ -288,7 +292,7 @@ impl Entry {
             EndedBy::Consumer
         };
         let [_tls, policy, queue, directory, audit, provider, body] = self.spent;
-        End {
+        ExchangeEnd {
             status: self.status,
             outcome: self.outcome().label(),
             refusal: self.refusal,
@@ -313,7 +317,7 @@ impl Drop for Entry {
         let (last, _) = self.phase;
         self.enter(last);
         let end = self.end();
-        let Shared { desk, lines, metrics, .. } = &*self.trail.0;
+        let TrailState { desk, lines, metrics, .. } = &*self.trail.0;
         for (phase, spent) in Phase::ALL.into_iter().zip(self.spent) {
             if !spent.is_zero() {
                 metrics.phase(phase, spent);

@@ -8,9 +8,9 @@ use serde_json::{Map, Value, json};
 
 /// A line of the journal, read.
 #[derive(Debug)]
-pub struct Record(Map<String, Value>);
+pub struct ExportedLine(Map<String, Value>);
 
-impl Record {
+impl ExportedLine {
     /// Reads a line.
     #[must_use]
     pub fn read(line: &[u8]) -> Option<Self> {
@@ -32,10 +32,10 @@ impl Record {
     /// When its exchange was opened.
     #[must_use]
     pub fn began(&self) -> Option<Timestamp> {
-        self.time()?.saturating_sub(self.took().unwrap_or_default()).ok()
+        self.time()?.saturating_sub(self.duration().unwrap_or_default()).ok()
     }
 
-    fn took(&self) -> Option<SignedDuration> {
+    fn duration(&self) -> Option<SignedDuration> {
         Some(SignedDuration::from_micros(self.number("duration_us")?.try_into().ok()?))
     }
 
@@ -51,14 +51,14 @@ pub const SSP_COLUMNS: &str = "\"_time\",sspFrom,sspTo,SspTraceId,interaction,re
 /// An exchange as a row: of its closed line, or of its opened line if it was never closed. Nothing for
 /// what the journal says of itself.
 #[must_use]
-pub fn row(line: &Record) -> Option<String> {
+pub fn row(line: &ExportedLine) -> Option<String> {
     let text = |name: &str| line.text(name).unwrap_or_default();
     let number = |name: &str| line.number(name).map(|number| number.to_string());
     let began = line.began()?;
     let (duration, size) = match text("event") {
         "opened" => (String::new(), String::new()),
         "closed" => {
-            let took = line.took()?;
+            let took = line.duration()?;
             // Seconds, three places, as text.
             let took = format!("\"{}.{:03}\"", took.as_secs(), took.subsec_millis());
             (took, number("bytes_out").unwrap_or_default())
@@ -91,7 +91,7 @@ pub fn row(line: &Record) -> Option<String> {
 /// Source: opentelemetry-proto, `logs/v1`, and its JSON mapping: 64-bit numbers are text, ids are
 /// hexadecimal.
 #[must_use]
-pub fn otlp(lines: &[Record]) -> String {
+pub fn otlp(lines: &[ExportedLine]) -> String {
     let records: Vec<_> = lines.iter().filter_map(record).collect();
     json!({"resourceLogs": [{
         "resource": {"attributes": [attribute("service.name", &json!("spine-proxy"))]},
@@ -103,7 +103,7 @@ pub fn otlp(lines: &[Record]) -> String {
     .to_string()
 }
 
-fn record(line: &Record) -> Option<Value> {
+fn record(line: &ExportedLine) -> Option<Value> {
     let at = line.time()?.as_nanosecond().to_string();
     let event = line.text("event")?;
     let (number, severity) = match (event, line.text("outcome"), line.text("ended_by")) {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use bytesize::ByteSize;
 
-use super::read::{Named, Read};
+use super::read::{LineKeys, SegmentFile};
 
 /// The table while it grows: keys of ids, and where their lines begin. 16 bytes each.
 #[derive(Debug, Default)]
@@ -25,7 +25,7 @@ const ENTRY_BYTES: usize = 12;
 
 impl Index {
     /// Lists a line that begins there.
-    pub(super) fn add(&mut self, line: &Read<'_>, at: u64) {
+    pub(super) fn add(&mut self, line: &LineKeys<'_>, at: u64) {
         for id in [line.id, line.trace_id].into_iter().flatten() {
             self.add_id(id, at);
         }
@@ -44,7 +44,7 @@ impl Index {
     }
 
     /// Writes the table beside its segment, whole or not at all.
-    pub(super) fn write(mut self, segment: &Named) -> io::Result<()> {
+    pub(super) fn write(mut self, segment: &SegmentFile) -> io::Result<()> {
         self.0.sort_unstable();
         let length = segment.path.metadata()?.len();
         let count = u64::try_from(self.0.len()).unwrap_or(u64::MAX);
@@ -64,21 +64,21 @@ impl Index {
     }
 
     /// Whether a segment has no table, or one of another length.
-    pub(super) fn is_missing(segment: &Named) -> bool {
-        !matches!(Table::open(segment), Ok(Some(_)))
+    pub(super) fn is_missing(segment: &SegmentFile) -> bool {
+        !matches!(IndexTable::open(segment), Ok(Some(_)))
     }
 }
 
 /// A table that was written.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct IndexTable {
     file: File,
     count: u64,
 }
 
-impl Table {
+impl IndexTable {
     /// The table of a segment, if there is one and the segment has not changed since.
-    pub(super) fn open(segment: &Named) -> io::Result<Option<Self>> {
+    pub(super) fn open(segment: &SegmentFile) -> io::Result<Option<Self>> {
         let file = match File::open(path(segment)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other?,
@@ -128,7 +128,7 @@ impl Table {
     }
 }
 
-fn path(segment: &Named) -> PathBuf {
+fn path(segment: &SegmentFile) -> PathBuf {
     segment.path.with_extension("index")
 }
 
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn what_was_listed_is_found_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
-        let segment = Named::new(folder.path(), 1);
+        let segment = SegmentFile::new(folder.path(), 1);
         std::fs::write(&segment.path, [0; 3000]).unwrap();
         let mut index = Index::default();
         for at in 0..1000_u64 {
@@ -163,7 +163,7 @@ mod tests {
         assert!(Index::is_missing(&segment));
         index.write(&segment).unwrap();
         assert!(!Index::is_missing(&segment));
-        let table = Table::open(&segment).unwrap().unwrap();
+        let table = IndexTable::open(&segment).unwrap().unwrap();
         for at in 0..500_u64 {
             assert_eq!(table.find(&format!("ID-{at}")).unwrap(), [at, at + 500]);
         }

@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, oneshot, watch};
 
-use super::line::{End, Note};
+use super::line::{ExchangeEnd, JournalNote};
 use super::outbox::{Outbox, Place};
-use super::segment::Folder;
-use super::settings::Settings;
+use super::segment::JournalFolder;
+use super::settings::AuditSettings;
 use super::sheet::{Known, Sheet, Step};
-use super::writer::{Limits, Writer};
+use super::writer::{SegmentLimits, Writer};
 use super::{line, recovery};
 use crate::metrics::Metrics;
 use crate::spine::Asid;
@@ -70,14 +70,15 @@ impl Desk {
     /// # Errors
     /// The folder is not ours alone, cannot be read, or cannot be written.
     pub(super) fn start(
-        settings: &Settings,
+        settings: &AuditSettings,
         entries_max: usize,
         metrics: Arc<Metrics>,
     ) -> Result<Self, JournalError> {
         let fault = |error| JournalError { path: settings.journal.clone(), error };
-        let folder = Folder::open(&settings.journal).map_err(fault)?;
+        let folder = JournalFolder::open(&settings.journal).map_err(fault)?;
         let found = recovery::scan(&folder.path).map_err(fault)?;
-        let limits = Limits { bytes: settings.segment_size.as_u64(), age: settings.segment_age };
+        let limits =
+            SegmentLimits { bytes: settings.segment_size.as_u64(), age: settings.segment_age };
         let writer = Writer::begin(folder, found, limits, Arc::clone(&metrics)).map_err(fault)?;
         let outbox = Arc::new(Mutex::new(Outbox::default()));
         let lines_max = entries_max.saturating_mul(LINES_PER_ENTRY);
@@ -142,7 +143,13 @@ impl Desk {
 
     /// Hands over how an exchange has ended, for which room was taken. If its first line has not been
     /// taken to be written yet, that one says it: two at the same time would tell no more.
-    pub(super) fn close(&self, known: Known, sheet: &Sheet, first: Option<Place>, end: End) {
+    pub(super) fn close(
+        &self,
+        known: Known,
+        sheet: &Sheet,
+        first: Option<Place>,
+        end: ExchangeEnd,
+    ) {
         let is_one = self.post(|outbox| match (outbox.at(first), first) {
             (Some(line), _) => {
                 line.end = Some(end);
@@ -410,13 +417,13 @@ impl Scribe {
     fn sum(&mut self) {
         let sums = std::mem::take(&mut *self.health.unrecorded());
         for (from, refusals) in &sums {
-            self.writer.note(&Note::Unrecorded { from: from.as_ref(), refusals });
+            self.writer.note(&JournalNote::Unrecorded { from: from.as_ref(), refusals });
         }
     }
 
     /// Security: a chain cannot show that its tail was cut. Whoever keeps what is told here can.
     fn tell(&mut self) {
-        let line::Last { seq, link } = self.writer.last();
+        let line::LastLine { seq, link } = self.writer.last();
         tracing::info!(head = format!("{seq}:{link}"), "head of the audit journal");
         self.metrics.audit.head(seq, link.number());
         self.told = Some((Instant::now(), seq));
@@ -424,7 +431,7 @@ impl Scribe {
 
     fn finish(mut self, end: Option<oneshot::Sender<()>>) -> Result<(), GivenUp> {
         self.sum();
-        self.writer.note(&Note::Stopped);
+        self.writer.note(&JournalNote::Stopped);
         self.put(&mut Vec::new())?;
         self.tell();
         let missed = locked(&self.outbox).lines.len();

@@ -9,16 +9,16 @@ use std::time::Duration;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::chain::{self, Link};
+use super::chain::{self, ChainValue};
 use super::object::Object;
-use super::read::{Torn, Unfinished};
+use super::read::{TornTail, UnfinishedExchange};
 use super::sheet::{self, Field, Posted, Step};
-use super::{EndedBy, Told, index};
+use super::{EndedBy, RegistrationOrigin, index};
 use crate::spine::Asid;
 
 /// How an exchange ended.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct End {
+pub(super) struct ExchangeEnd {
     pub(super) status: Option<u16>,
     pub(super) outcome: &'static str,
     pub(super) refusal: Option<&'static str>,
@@ -36,7 +36,7 @@ pub(super) struct End {
     pub(super) body: Duration,
 }
 
-impl End {
+impl ExchangeEnd {
     fn write(&self, line: &mut Object<'_>) {
         if let Some(status) = self.status {
             line.number("status", status.into());
@@ -62,14 +62,14 @@ impl End {
 
 /// What the journal says of itself.
 #[derive(Debug)]
-pub(super) enum Note<'a> {
+pub(super) enum JournalNote<'a> {
     /// The first line of a segment. It says where the chain stood, so that a segment can be verified
     /// without those before it, and which is the oldest exchange still open.
     Segment { oldest_open: Option<u64> },
     /// The first line after a start, and of a segment.
-    Started { oldest_open: Option<u64>, torn: Option<&'a Torn> },
+    Started { oldest_open: Option<u64>, torn: Option<&'a TornTail> },
     /// An exchange that was opened before the last start and never closed.
-    Unfinished(&'a Unfinished),
+    Unfinished(&'a UnfinishedExchange),
     /// Refusals that have no line of their own, of one consumer or of callers that were not
     /// identified: their number by token.
     Unrecorded { from: Option<&'a Asid>, refusals: &'a BTreeMap<&'static str, u64> },
@@ -77,9 +77,9 @@ pub(super) enum Note<'a> {
     Stopped,
 }
 
-impl Note<'_> {
+impl JournalNote<'_> {
     /// Appends the line.
-    pub(super) fn write(&self, last: &mut Last, out: &mut Vec<u8>) {
+    pub(super) fn write(&self, last: &mut LastLine, out: &mut Vec<u8>) {
         let previous = last.link.to_string();
         let begin = |line: &mut Object<'_>, oldest_open: Option<u64>| {
             line.text("previous", &previous);
@@ -139,12 +139,12 @@ impl Note<'_> {
 
 /// The last line that was written: its number and the chain's value after it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Last {
+pub(super) struct LastLine {
     pub(super) seq: u64,
-    pub(super) link: Link,
+    pub(super) link: ChainValue,
 }
 
-impl Last {
+impl LastLine {
     /// Appends a line about an exchange, its texts on a sheet. By what it is found: the keys of the
     /// exchange's id and of its trace id.
     pub(super) fn exchange(
@@ -175,7 +175,7 @@ impl Last {
                 line.label("interaction", interaction.id);
             }
             line.label("method", known.method);
-            if let Some(Told { origin, age_s }) = known.told {
+            if let Some(RegistrationOrigin { origin, age_s }) = known.told {
                 line.label("directory", origin);
                 if let Some(age_s) = age_s {
                     line.number("directory_age_s", age_s);

@@ -2,7 +2,7 @@
 
 use tokio::sync::oneshot;
 
-use super::line::End;
+use super::line::ExchangeEnd;
 use super::sheet::{Known, Posted, Sheet, Step};
 
 /// What has been handed over and the thread has not taken yet. It leaves its own, empty, in
@@ -32,7 +32,7 @@ impl Outbox {
         known: Known,
         sheet: &Sheet,
         step: Step,
-        end: Option<End>,
+        end: Option<ExchangeEnd>,
     ) -> Place {
         let place = Place(self.first + count(self.lines.len()));
         let sheet = sheet.bytes();
@@ -95,7 +95,7 @@ mod tests {
     use crate::audit::EndedBy;
     use crate::audit::sheet::{self, Field};
 
-    const ENDED: End = End {
+    const ENDED: ExchangeEnd = ExchangeEnd {
         status: Some(200),
         outcome: "answered",
         refusal: None,

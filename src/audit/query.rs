@@ -11,12 +11,12 @@ use jiff::Timestamp;
 use memchr::{memchr, memmem};
 
 use super::chain;
-use super::index::Table;
-use super::read::{self, LINE_BYTES_MAX, Named, Reader};
+use super::index::IndexTable;
+use super::read::{self, LINE_BYTES_MAX, SegmentFile, SegmentReader};
 
 /// What a line must say. Of several, all.
 #[derive(Debug, Clone, Default)]
-pub struct Filter {
+pub struct LineFilter {
     /// The trace id, in either case.
     pub trace_id: Option<String>,
     /// The exchange's id, in either case.
@@ -33,8 +33,8 @@ pub struct Filter {
     pub interaction: Option<String>,
     /// `answered`, `refused` or `aborted`.
     pub outcome: Option<String>,
-    /// The refusal's token.
-    pub refusal: Option<String>,
+    /// Tokens of refusals, of which a line must have one; none: any line fits.
+    pub refusals: Vec<String>,
     /// Lines of this moment and later, to the second.
     pub since: Option<Timestamp>,
     /// Lines before this moment, to the second.
@@ -43,7 +43,7 @@ pub struct Filter {
 
 /// How lines are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Search {
+pub enum SearchMethod {
     /// Through the tables where there are some.
     Indexed,
     /// Every line is read: a table proves nothing.
@@ -60,8 +60,8 @@ const SLACK_S: i64 = 15 * 60;
 /// A segment cannot be read.
 pub fn search(
     folder: &Path,
-    filter: &Filter,
-    how: Search,
+    filter: &LineFilter,
+    how: SearchMethod,
     mut each: impl FnMut(&[u8]) -> ControlFlow<()>,
 ) -> io::Result<()> {
     let matcher = Matcher::new(filter);
@@ -81,11 +81,11 @@ pub fn search(
         }
         let flow = match (filter.id.as_ref().or(filter.trace_id.as_ref()), how) {
             // A table that cannot be read is as good as none.
-            (Some(id), Search::Indexed) => match found(segment, id) {
+            (Some(id), SearchMethod::Indexed) => match found(segment, id) {
                 Some(at) => listed(segment, &at, &matcher, &mut each)?,
                 None => scanned(segment, &matcher, &mut each)?,
             },
-            (_, Search::Everything) | (None, _) => scanned(segment, &matcher, &mut each)?,
+            (_, SearchMethod::Everything) | (None, _) => scanned(segment, &matcher, &mut each)?,
         };
         if flow.is_break() {
             break;
@@ -94,16 +94,16 @@ pub fn search(
     Ok(())
 }
 
-fn found(segment: &Named, id: &str) -> Option<Vec<u64>> {
-    Table::open(segment).ok().flatten()?.find(id).ok()
+fn found(segment: &SegmentFile, id: &str) -> Option<Vec<u64>> {
+    IndexTable::open(segment).ok().flatten()?.find(id).ok()
 }
 
 fn scanned(
-    segment: &Named,
+    segment: &SegmentFile,
     matcher: &Matcher<'_>,
     each: &mut impl FnMut(&[u8]) -> ControlFlow<()>,
 ) -> io::Result<ControlFlow<()>> {
-    let mut reader = Reader::open(&segment.path)?;
+    let mut reader = SegmentReader::open(&segment.path)?;
     while let Some(text) = reader.next()? {
         if text.is_whole && matcher.fits(text.bytes) && each(text.bytes).is_break() {
             return Ok(ControlFlow::Break(()));
@@ -113,7 +113,7 @@ fn scanned(
 }
 
 fn listed(
-    segment: &Named,
+    segment: &SegmentFile,
     at: &[u64],
     matcher: &Matcher<'_>,
     each: &mut impl FnMut(&[u8]) -> ControlFlow<()>,
@@ -132,8 +132,8 @@ fn listed(
 }
 
 /// When a segment's first line was written.
-fn begins(segment: &Named) -> io::Result<Option<Timestamp>> {
-    let mut reader = Reader::open(&segment.path)?;
+fn begins(segment: &SegmentFile) -> io::Result<Option<Timestamp>> {
+    let mut reader = SegmentReader::open(&segment.path)?;
     let Some(text) = reader.next()? else { return Ok(None) };
     let time = member(text.bytes, "time").and_then(|time| std::str::from_utf8(time).ok());
     Ok(time.and_then(|time| time.parse().ok()))
@@ -141,13 +141,13 @@ fn begins(segment: &Named) -> io::Result<Option<Timestamp>> {
 
 /// A filter, made ready.
 struct Matcher<'a> {
-    filter: &'a Filter,
+    filter: &'a LineFilter,
     since: Option<String>,
     until: Option<String>,
 }
 
 impl<'a> Matcher<'a> {
-    fn new(filter: &'a Filter) -> Self {
+    fn new(filter: &'a LineFilter) -> Self {
         let second = |at: &Timestamp| at.strftime("%Y-%m-%dT%H:%M:%S").to_string();
         let (since, until) = (filter.since.as_ref().map(second), filter.until.as_ref().map(second));
         Self { filter, since, until }
@@ -158,12 +158,14 @@ impl<'a> Matcher<'a> {
         if chain::split(line).is_none() {
             return false;
         }
-        let Filter { trace_id, id, asid, from, to, ods, interaction, outcome, refusal, .. } =
-            self.filter;
+        let LineFilter {
+            trace_id, id, asid, from, to, ods, interaction, outcome, refusals, ..
+        } = self.filter;
+        let has = |name: &str, wanted: &str| {
+            member(line, name).is_some_and(|said| said.eq_ignore_ascii_case(wanted.as_bytes()))
+        };
         let is = |name: &str, wanted: &Option<String>| {
-            wanted.as_ref().is_none_or(|wanted| {
-                member(line, name).is_some_and(|said| said.eq_ignore_ascii_case(wanted.as_bytes()))
-            })
+            wanted.as_ref().is_none_or(|wanted| has(name, wanted))
         };
         let ends = |wanted: &Option<String>| {
             wanted.as_ref().is_none_or(|wanted| {
@@ -178,7 +180,7 @@ impl<'a> Matcher<'a> {
             && is("from", from)
             && is("to", to)
             && is("outcome", outcome)
-            && is("refusal", refusal)
+            && (refusals.is_empty() || refusals.iter().any(|token| has("refusal", token)))
             && ends(interaction)
             && (asid.is_none() || is("from", asid) || is("to", asid))
             && self.since.as_ref().is_none_or(|since| time() >= since.as_bytes())
@@ -207,10 +209,10 @@ mod tests {
 
     const LINE: &[u8] = br#"{"seq":7,"time":"2026-11-22T17:43:53.1Z","event":"closed","id":"ab-1","trace_id":"CD-2","from":"1","to":"2","ods":"A20047","interaction":"urn:x:read:patient-1","claims":{"user_id":"zz"},"outcome":"refused","refusal":"claim_missing"}"#;
 
-    fn fits(filter: &Filter) -> bool {
+    fn fits(filter: &LineFilter) -> bool {
         let mut line = LINE.strip_suffix(b"}").unwrap().to_vec();
         assert!(!Matcher::new(filter).fits(LINE), "it has no link");
-        chain::Link::ORIGIN.next(&line).end(&mut line);
+        chain::ChainValue::ORIGIN.next(&line).end(&mut line);
         Matcher::new(filter).fits(line.strip_suffix(b"\n").unwrap())
     }
 
@@ -218,28 +220,32 @@ mod tests {
     fn a_line_must_say_all_that_is_asked() {
         let some = |text: &str| Some(text.to_owned());
         let at = |text: &str| Some(text.parse().unwrap());
-        let none = Filter::default();
+        let none = LineFilter::default();
         for (filter, expected) in [
             (none.clone(), true),
-            (Filter { id: some("AB-1"), ..none.clone() }, true),
-            (Filter { id: some("zz"), ..none.clone() }, false),
-            (Filter { trace_id: some("cd-2"), ods: some("a20047"), ..none.clone() }, true),
-            (Filter { trace_id: some("cd-2"), ods: some("B1"), ..none.clone() }, false),
-            (Filter { asid: some("1"), ..none.clone() }, true),
-            (Filter { asid: some("2"), ..none.clone() }, true),
-            (Filter { asid: some("3"), ..none.clone() }, false),
-            (Filter { from: some("2"), ..none.clone() }, false),
-            (Filter { to: some("2"), ..none.clone() }, true),
-            (Filter { interaction: some("read:patient-1"), ..none.clone() }, true),
-            (Filter { interaction: some("read:patient"), ..none.clone() }, false),
+            (LineFilter { id: some("AB-1"), ..none.clone() }, true),
+            (LineFilter { id: some("zz"), ..none.clone() }, false),
+            (LineFilter { trace_id: some("cd-2"), ods: some("a20047"), ..none.clone() }, true),
+            (LineFilter { trace_id: some("cd-2"), ods: some("B1"), ..none.clone() }, false),
+            (LineFilter { asid: some("1"), ..none.clone() }, true),
+            (LineFilter { asid: some("2"), ..none.clone() }, true),
+            (LineFilter { asid: some("3"), ..none.clone() }, false),
+            (LineFilter { from: some("2"), ..none.clone() }, false),
+            (LineFilter { to: some("2"), ..none.clone() }, true),
+            (LineFilter { interaction: some("read:patient-1"), ..none.clone() }, true),
+            (LineFilter { interaction: some("read:patient"), ..none.clone() }, false),
             (
-                Filter { outcome: some("refused"), refusal: some("claim_missing"), ..none.clone() },
+                LineFilter {
+                    outcome: some("refused"),
+                    refusals: vec!["claim_missing".to_owned()],
+                    ..none.clone()
+                },
                 true,
             ),
-            (Filter { since: at("2026-11-22T17:43:53Z"), ..none.clone() }, true),
-            (Filter { since: at("2026-11-22T17:43:54Z"), ..none.clone() }, false),
-            (Filter { until: at("2026-11-22T17:43:53Z"), ..none.clone() }, false),
-            (Filter { until: at("2026-11-22T17:43:54Z"), ..none }, true),
+            (LineFilter { since: at("2026-11-22T17:43:53Z"), ..none.clone() }, true),
+            (LineFilter { since: at("2026-11-22T17:43:54Z"), ..none.clone() }, false),
+            (LineFilter { until: at("2026-11-22T17:43:53Z"), ..none.clone() }, false),
+            (LineFilter { until: at("2026-11-22T17:43:54Z"), ..none }, true),
         ] {
             assert_eq!(fits(&filter), expected, "{filter:?}");
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
-use super::chain::{self, Link};
+use super::chain::{self, ChainValue};
 
 /// Limit: bytes of a line; ours are far shorter.
 pub(super) const LINE_BYTES_MAX: u64 = 64 * 1024;
@@ -17,7 +17,7 @@ const BUFFER_BYTES: usize = 256 * 1024;
 
 /// The members of a line by which lines hang together. None of them is ever written with an escape.
 #[derive(Debug, Clone, Deserialize)]
-pub(super) struct Read<'a> {
+pub(super) struct LineKeys<'a> {
     pub(super) seq: u64,
     pub(super) event: &'a str,
     #[serde(default)]
@@ -29,13 +29,13 @@ pub(super) struct Read<'a> {
     #[serde(default)]
     pub(super) oldest_open: Option<u64>,
     #[serde(default)]
-    pub(super) torn: Option<Torn>,
+    pub(super) torn: Option<TornTail>,
 }
 
 /// What stood behind the last whole line of a segment when it was found at a start: half a line that a
 /// crash has left. It stays there as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(super) struct Torn {
+pub(super) struct TornTail {
     /// The segment's name.
     pub(super) segment: String,
     pub(super) bytes: u64,
@@ -46,7 +46,7 @@ pub(super) struct Torn {
 
 /// An exchange that was opened and not closed.
 #[derive(Debug, Clone, Deserialize, Serialize)]
-pub struct Unfinished {
+pub struct UnfinishedExchange {
     /// The number of its opened line.
     pub seq: u64,
     id: String,
@@ -58,7 +58,7 @@ pub struct Unfinished {
     method: Option<String>,
 }
 
-impl Unfinished {
+impl UnfinishedExchange {
     /// The exchange's id.
     #[must_use]
     pub fn id(&self) -> &str {
@@ -86,12 +86,12 @@ impl Unfinished {
 
 /// A segment's file, by the number of its first line.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Named {
+pub(super) struct SegmentFile {
     pub(super) first: u64,
     pub(super) path: PathBuf,
 }
 
-impl Named {
+impl SegmentFile {
     pub(super) fn new(folder: &Path, first: u64) -> Self {
         Self { first, path: folder.join(format!("{first:0SEQ_DIGITS$}.{EXTENSION}")) }
     }
@@ -108,7 +108,7 @@ const SEQ_DIGITS: usize = 20;
 const EXTENSION: &str = "jsonl";
 
 /// The segments of a folder, in order. Other files are nobody's business.
-pub(super) fn segments(folder: &Path) -> io::Result<Vec<Named>> {
+pub(super) fn segments(folder: &Path) -> io::Result<Vec<SegmentFile>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
@@ -117,7 +117,7 @@ pub(super) fn segments(folder: &Path) -> io::Result<Vec<Named>> {
             && stem.bytes().all(|byte| byte.is_ascii_digit())
             && path.extension().is_some_and(|extension| extension == EXTENSION);
         if let (true, Ok(first)) = (is_ours, stem.parse()) {
-            found.push(Named { first, path });
+            found.push(SegmentFile { first, path });
         }
     }
     found.sort();
@@ -126,7 +126,7 @@ pub(super) fn segments(folder: &Path) -> io::Result<Vec<Named>> {
 
 /// A segment read line by line.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(super) struct SegmentReader {
     file: BufReader<File>,
     at: u64,
     text: Vec<u8>,
@@ -134,7 +134,7 @@ pub(super) struct Reader {
 
 /// Text up to a line feed, or to the end.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Text<'a> {
+pub(super) struct TextLine<'a> {
     /// Where it begins in its file.
     pub(super) at: u64,
     /// Its line feed left out.
@@ -143,7 +143,7 @@ pub(super) struct Text<'a> {
     pub(super) is_whole: bool,
 }
 
-impl Text<'_> {
+impl TextLine<'_> {
     /// Whether it is what stood at the file's end. More may stand there by now.
     fn is_last(&self) -> bool {
         let bytes = u64::try_from(self.bytes.len()).unwrap_or(u64::MAX);
@@ -151,61 +151,64 @@ impl Text<'_> {
     }
 }
 
-impl Reader {
+impl SegmentReader {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = BufReader::with_capacity(BUFFER_BYTES, File::open(path)?);
         Ok(Self { file, at: 0, text: Vec::new() })
     }
 
     /// The next line, or what is left; a line that is too long comes in parts.
-    pub(super) fn next(&mut self) -> io::Result<Option<Text<'_>>> {
+    pub(super) fn next(&mut self) -> io::Result<Option<TextLine<'_>>> {
         self.text.clear();
         let read = self.file.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut self.text)?;
         let at = self.at;
         self.at += u64::try_from(read).unwrap_or(u64::MAX);
         Ok((read > 0).then(|| match self.text.strip_suffix(b"\n") {
-            Some(bytes) => Text { at, bytes, is_whole: true },
-            None => Text { at, bytes: &self.text, is_whole: false },
+            Some(bytes) => TextLine { at, bytes, is_whole: true },
+            None => TextLine { at, bytes: &self.text, is_whole: false },
         }))
     }
 }
 
 /// A line that has the form of ours, whatever it says.
 #[derive(Debug, Clone)]
-pub(super) struct Formed<'a> {
-    pub(super) read: Read<'a>,
+pub(super) struct ValidLine<'a> {
+    pub(super) read: LineKeys<'a>,
     /// What its link is made of.
     pub(super) body: &'a [u8],
-    pub(super) link: Link,
+    pub(super) link: ChainValue,
 }
 
-impl<'a> Formed<'a> {
-    pub(super) fn from(text: &Text<'a>) -> Option<Self> {
+impl<'a> ValidLine<'a> {
+    pub(super) fn from(text: &TextLine<'a>) -> Option<Self> {
         let (body, link) = chain::split(text.bytes)?;
-        let read: Read<'_> = serde_json::from_slice(text.bytes).ok()?;
+        let read: LineKeys<'_> = serde_json::from_slice(text.bytes).ok()?;
         (text.is_whole && read.seq <= SEQ_MAX).then_some(Self { read, body, link })
     }
 }
 
 /// What a segment is made of.
-pub(super) enum Piece<'a> {
+pub(super) enum SegmentPart<'a> {
     /// A line that has the form of ours.
-    Line(Text<'a>, Formed<'a>),
+    Line(TextLine<'a>, ValidLine<'a>),
     /// So many bytes that are no line, and are not the end.
     NotALine(u64),
     /// Half a line at the end.
-    Half(Torn),
+    Half(TornTail),
 }
 
 /// Hands every piece of a segment to `each`, with the number of the line at which it begins, from 1.
-pub(super) fn walk(segment: &Named, mut each: impl FnMut(u64, Piece<'_>)) -> io::Result<()> {
-    let mut reader = Reader::open(&segment.path)?;
+pub(super) fn walk(
+    segment: &SegmentFile,
+    mut each: impl FnMut(u64, SegmentPart<'_>),
+) -> io::Result<()> {
+    let mut reader = SegmentReader::open(&segment.path)?;
     let (mut number, mut odd) = (0, None);
     while let Some(text) = reader.next()? {
         number += 1;
-        let formed = Formed::from(&text);
+        let formed = ValidLine::from(&text);
         if formed.is_none() {
-            let (_, tail) = odd.get_or_insert_with(|| (number, Tail::default()));
+            let (_, tail) = odd.get_or_insert_with(|| (number, TailText::default()));
             tail.holds(text.bytes, text.is_whole);
             if text.is_last() {
                 break;
@@ -215,32 +218,32 @@ pub(super) fn walk(segment: &Named, mut each: impl FnMut(u64, Piece<'_>)) -> io:
         if text.is_whole
             && let Some((first, tail)) = odd.take()
         {
-            each(first, Piece::NotALine(tail.bytes));
+            each(first, SegmentPart::NotALine(tail.bytes));
         }
         if let Some(formed) = formed {
-            each(number, Piece::Line(text, formed));
+            each(number, SegmentPart::Line(text, formed));
         }
     }
     if let Some((first, tail)) = odd {
-        each(first, Piece::Half(tail.torn(segment)));
+        each(first, SegmentPart::Half(tail.torn(segment)));
     }
     Ok(())
 }
 
 /// Text that is no line, as it comes.
-struct Tail {
+struct TailText {
     bytes: u64,
     hash: Context,
     text: Vec<u8>,
 }
 
-impl Default for Tail {
+impl Default for TailText {
     fn default() -> Self {
         Self { bytes: 0, hash: Context::new(&SHA256), text: Vec::new() }
     }
 }
 
-impl Tail {
+impl TailText {
     fn holds(&mut self, bytes: &[u8], is_whole: bool) {
         let feed: &[u8] = if is_whole { b"\n" } else { b"" };
         for part in [bytes, feed] {
@@ -251,8 +254,8 @@ impl Tail {
         }
     }
 
-    fn torn(self, segment: &Named) -> Torn {
-        Torn {
+    fn torn(self, segment: &SegmentFile) -> TornTail {
+        TornTail {
             segment: segment.name(),
             bytes: self.bytes,
             sha256: hex(self.hash.finish().as_ref()),

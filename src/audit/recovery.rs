@@ -4,23 +4,26 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 
-use super::chain::Link;
+use super::chain::ChainValue;
 use super::index::Index;
-use super::line::Last;
-use super::read::{self, Formed, Named, Piece, Read, Reader, Torn, Unfinished};
+use super::line::LastLine;
+use super::read::{
+    self, LineKeys, SegmentFile, SegmentPart, SegmentReader, TornTail, UnfinishedExchange,
+    ValidLine,
+};
 
 /// What was found.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct RecoveredState {
     /// The last whole line.
-    pub(super) last: Last,
-    pub(super) torn: Option<Torn>,
+    pub(super) last: LastLine,
+    pub(super) torn: Option<TornTail>,
     /// Exchanges that were opened and never closed, in their order.
-    pub(super) unfinished: Vec<Unfinished>,
+    pub(super) unfinished: Vec<UnfinishedExchange>,
     /// The first line of the last segment that is not what was written, if one is not.
     pub(super) damaged: Option<String>,
     /// For the last segment, if it has no index of its own.
-    pub(super) index: Option<(Named, Index)>,
+    pub(super) index: Option<(SegmentFile, Index)>,
 }
 
 /// Limit: unfinished exchanges that are remembered; no more can be open at once.
@@ -30,9 +33,9 @@ const UNFINISHED_MAX: usize = 1_000_000;
 ///
 /// # Errors
 /// A segment cannot be read.
-pub(super) fn scan(folder: &Path) -> io::Result<Found> {
+pub(super) fn scan(folder: &Path) -> io::Result<RecoveredState> {
     let segments = read::segments(folder)?;
-    let mut scan = Scan::default();
+    let mut scan = RecoveryScan::default();
     let mut torn = None;
     // A segment without a whole line was begun just before a crash: the one before it is the last.
     let mut last = segments.len();
@@ -56,50 +59,50 @@ pub(super) fn scan(folder: &Path) -> io::Result<Found> {
     let mut unfinished: Vec<_> = scan.open.into_values().collect();
     unfinished.sort_by_key(|exchange| exchange.seq);
     let index = scan.index.zip(scan.named).map(|(index, named)| (named, index));
-    Ok(Found { last: scan.last, torn, unfinished, damaged: scan.damaged, index })
+    Ok(RecoveredState { last: scan.last, torn, unfinished, damaged: scan.damaged, index })
 }
 
 #[derive(Default)]
-struct Scan {
-    last: Last,
-    open: HashMap<String, Unfinished>,
-    torn: Option<Torn>,
+struct RecoveryScan {
+    last: LastLine,
+    open: HashMap<String, UnfinishedExchange>,
+    torn: Option<TornTail>,
     damaged: Option<String>,
-    named: Option<Named>,
+    named: Option<SegmentFile>,
     index: Option<Index>,
 }
 
-impl Scan {
+impl RecoveryScan {
     /// What the first line of a segment says of the oldest exchange open then; nothing if the segment
     /// has no whole line.
-    fn begin(&self, segment: &Named) -> io::Result<Option<Option<u64>>> {
-        let mut reader = Reader::open(&segment.path)?;
+    fn begin(&self, segment: &SegmentFile) -> io::Result<Option<Option<u64>>> {
+        let mut reader = SegmentReader::open(&segment.path)?;
         while let Some(text) = reader.next()? {
-            if let Some(formed) = Formed::from(&text) {
+            if let Some(formed) = ValidLine::from(&text) {
                 return Ok(Some(formed.read.oldest_open));
             }
         }
         Ok(None)
     }
 
-    fn is_damaged(&mut self, segment: &Named, line: u64) {
+    fn is_damaged(&mut self, segment: &SegmentFile, line: u64) {
         self.damaged.get_or_insert_with(|| format!("{}, line {line}", segment.name()));
     }
 
-    fn segment(&mut self, segment: &Named) -> io::Result<()> {
+    fn segment(&mut self, segment: &SegmentFile) -> io::Result<()> {
         let mut index = Index::default();
-        let mut before: Option<Link> = None;
+        let mut before: Option<ChainValue> = None;
         self.torn = None;
         read::walk(segment, |number, piece| match piece {
-            Piece::NotALine(_) => self.is_damaged(segment, number),
-            Piece::Half(torn) => self.torn = Some(torn),
-            Piece::Line(text, Formed { read, body, link }) => {
+            SegmentPart::NotALine(_) => self.is_damaged(segment, number),
+            SegmentPart::Half(torn) => self.torn = Some(torn),
+            SegmentPart::Line(text, ValidLine { read, body, link }) => {
                 let previous = before.or_else(|| read.previous.and_then(|hex| hex.parse().ok()));
                 if previous.is_none_or(|previous| previous.next(body) != link) {
                     self.is_damaged(segment, number);
                 }
                 before = Some(link);
-                self.last = Last { seq: read.seq, link };
+                self.last = LastLine { seq: read.seq, link };
                 index.add(&read, text.at);
                 self.exchange(&read, text.bytes);
             }
@@ -109,7 +112,7 @@ impl Scan {
         Ok(())
     }
 
-    fn exchange(&mut self, read: &Read<'_>, line: &[u8]) {
+    fn exchange(&mut self, read: &LineKeys<'_>, line: &[u8]) {
         match (read.event, read.id) {
             ("opened", Some(id)) if self.open.len() < UNFINISHED_MAX => {
                 if let Ok(exchange) = serde_json::from_slice(line) {

@@ -6,17 +6,17 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::read::{Named, TORN_BYTES_KEPT};
+use super::read::{SegmentFile, TORN_BYTES_KEPT};
 
 /// The journal's folder, held by this process alone.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub(super) struct JournalFolder {
     pub(super) path: PathBuf,
     /// Locked; and what makes a file's name last.
     handle: File,
 }
 
-impl Folder {
+impl JournalFolder {
     /// Opens the folder, made if need be, with access for its owner alone.
     ///
     /// # Errors
@@ -50,7 +50,7 @@ impl Folder {
 #[derive(Debug)]
 pub(super) struct Segment {
     file: File,
-    pub(super) named: Named,
+    pub(super) named: SegmentFile,
     /// Device and inode.
     identity: (u64, u64),
     /// Bytes that are on disk for certain.
@@ -62,7 +62,7 @@ pub(super) struct Segment {
 
 /// Where a segment is found after it was synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum SegmentPresence {
     /// Under its name.
     InPlace,
     /// Under another: somebody has moved it. All of it is there.
@@ -75,8 +75,8 @@ impl Segment {
     ///
     /// # Errors
     /// It cannot be made, or more than half a line stands there.
-    pub(super) fn create(folder: &Folder, first: u64) -> io::Result<Self> {
-        let named = Named::new(&folder.path, first);
+    pub(super) fn create(folder: &JournalFolder, first: u64) -> io::Result<Self> {
+        let named = SegmentFile::new(&folder.path, first);
         let mut file = open(&named.path)?;
         let mut torn = Vec::new();
         (&mut file).take(length(&[0; TORN_BYTES_KEPT]) + 1).read_to_end(&mut torn)?;
@@ -115,7 +115,7 @@ impl Segment {
     ///
     /// # Errors
     /// It is not, or somebody has deleted or cut the file. After an error, [`Segment::settle`].
-    pub(super) fn sync(&mut self) -> io::Result<Standing> {
+    pub(super) fn sync(&mut self) -> io::Result<SegmentPresence> {
         self.file.sync_data()?;
         let held = self.file.metadata()?;
         if held.nlink() == 0 {
@@ -126,8 +126,8 @@ impl Segment {
         }
         self.synced = self.length;
         match fs::symlink_metadata(&self.named.path) {
-            Ok(named) if identity(&named) == self.identity => Ok(Standing::InPlace),
-            _ => Ok(Standing::Moved),
+            Ok(named) if identity(&named) == self.identity => Ok(SegmentPresence::InPlace),
+            _ => Ok(SegmentPresence::Moved),
         }
     }
 
@@ -137,7 +137,7 @@ impl Segment {
     ///
     /// # Errors
     /// It still cannot be written.
-    pub(super) fn settle(&mut self, unsynced: &[u8]) -> io::Result<Settled> {
+    pub(super) fn settle(&mut self, unsynced: &[u8]) -> io::Result<SyncCheck> {
         let mut file = match OpenOptions::new().append(true).read(true).open(&self.named.path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(self.bereft()),
@@ -161,7 +161,7 @@ impl Segment {
         self.append(unsynced)?;
         self.file.sync_data()?;
         self.synced = self.length;
-        Ok(Settled::Whole)
+        Ok(SyncCheck::Whole)
     }
 
     fn stands(&self, file: &mut File, unsynced: &[u8]) -> io::Result<bool> {
@@ -175,17 +175,17 @@ impl Segment {
     }
 
     /// A file that is deleted takes up its space for as long as it is open.
-    fn bereft(&self) -> Settled {
+    fn bereft(&self) -> SyncCheck {
         if self.file.metadata().is_ok_and(|held| held.nlink() == 0) {
             self.file.set_len(0).unwrap_or_default();
         }
-        Settled::Bereft
+        SyncCheck::Bereft
     }
 }
 
 /// What [`Segment::settle`] has found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Settled {
+pub(super) enum SyncCheck {
     /// Everything is on disk.
     Whole,
     /// Somebody has deleted, cut or changed the file: nothing is written to it any more.

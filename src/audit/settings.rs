@@ -11,7 +11,7 @@ use crate::interaction::Effect;
 /// The journal's settings.
 #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Settings {
+pub struct AuditSettings {
     /// The folder that holds the journal; created with owner-only access, and written by one process
     /// alone.
     pub journal: PathBuf,
@@ -100,7 +100,7 @@ pub enum WhenFailing {
     ServeReads,
 }
 
-impl Settings {
+impl AuditSettings {
     /// The defaults, for a journal in this folder.
     #[must_use]
     pub fn new(journal: PathBuf) -> Self {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::Told;
-use super::line::End;
+use super::RegistrationOrigin;
+use super::line::ExchangeEnd;
 use crate::claims::Claims;
 use crate::interaction::Interaction;
 use crate::spine::{Asid, CertificateName, OdsCode, masked};
@@ -141,7 +141,7 @@ pub(super) struct Known {
     pub(super) opened_at: Timestamp,
     pub(super) method: &'static str,
     pub(super) interaction: Option<&'static Interaction>,
-    pub(super) told: Option<Told>,
+    pub(super) told: Option<RegistrationOrigin>,
 }
 
 impl Known {
@@ -160,7 +160,7 @@ pub(super) struct Posted {
     /// Of its texts.
     pub(super) bytes: usize,
     /// Once it has ended.
-    pub(super) end: Option<End>,
+    pub(super) end: Option<ExchangeEnd>,
 }
 
 /// Which line of an exchange it is.

@@ -6,8 +6,8 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use super::chain::{Head, Link};
-use super::read::{self, Formed, Named, Piece, Torn, Unfinished};
+use super::chain::{ChainHead, ChainValue};
+use super::read::{self, SegmentFile, SegmentPart, TornTail, UnfinishedExchange, ValidLine};
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -19,18 +19,18 @@ pub struct Verified {
     /// The first line's number.
     pub first: Option<u64>,
     /// The last line's number, and the chain after it.
-    pub last: Option<(u64, Link)>,
+    pub last: Option<(u64, ChainValue)>,
     /// Exchanges that a crash has left open, as a later start has recorded them.
-    pub unfinished: Vec<Unfinished>,
+    pub unfinished: Vec<UnfinishedExchange>,
     /// Exchanges that are open at the journal's end: under way, or left by a crash that no start has
     /// followed.
-    pub open: Vec<Unfinished>,
+    pub open: Vec<UnfinishedExchange>,
     /// Half lines that a crash has left, as a later start has recorded them.
     pub torn: Vec<String>,
     /// Whether the last segment ends in half a line: it is being written, or a crash has torn it.
     pub ends_torn: bool,
     /// What is wrong, in order.
-    pub faults: Vec<Fault>,
+    pub faults: Vec<VerifyFault>,
     /// Faults beyond those kept.
     pub more_faults: u64,
 }
@@ -45,16 +45,16 @@ impl Verified {
 
 /// Something that is wrong, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct VerifyFault {
     segment: String,
     /// Its number in the segment, from 1.
     line: u64,
-    what: What,
+    what: VerifyFaultKind,
 }
 
 /// What is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum What {
+enum VerifyFaultKind {
     NotALine { bytes: u64 },
     Changed { seq: u64 },
     Missing { seqs: RangeInclusive<u64> },
@@ -68,40 +68,46 @@ enum What {
     BeforeTheFirst { told: u64, first: u64 },
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for VerifyFault {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { segment, line, what } = self;
         write!(out, "{segment}, line {line}: ")?;
         match what {
-            What::NotALine { bytes } => write!(out, "{bytes} bytes that are no line of a journal"),
-            What::Changed { seq } => write!(out, "number {seq} is not what was written"),
-            What::Missing { seqs } if seqs.start() == seqs.end() => {
+            VerifyFaultKind::NotALine { bytes } => {
+                write!(out, "{bytes} bytes that are no line of a journal")
+            }
+            VerifyFaultKind::Changed { seq } => write!(out, "number {seq} is not what was written"),
+            VerifyFaultKind::Missing { seqs } if seqs.start() == seqs.end() => {
                 write!(out, "number {} is missing before it", seqs.start())
             }
-            What::Missing { seqs } => {
+            VerifyFaultKind::Missing { seqs } => {
                 write!(out, "numbers {} to {} are missing before it", seqs.start(), seqs.end())
             }
-            What::Displaced { seq, after } => write!(out, "number {seq} stands behind {after}"),
-            What::Repeated { seq } => write!(out, "number {seq} stands here a second time"),
-            What::Torn { bytes } => {
+            VerifyFaultKind::Displaced { seq, after } => {
+                write!(out, "number {seq} stands behind {after}")
+            }
+            VerifyFaultKind::Repeated { seq } => {
+                write!(out, "number {seq} stands here a second time")
+            }
+            VerifyFaultKind::Torn { bytes } => {
                 write!(out, "{bytes} bytes of half a line that no start has found: it was cut")
             }
-            What::TornGone { bytes } => {
+            VerifyFaultKind::TornGone { bytes } => {
                 write!(
                     out,
                     "{bytes} bytes of half a line are gone that a start has found before it"
                 )
             }
-            What::Detached { seq } => {
+            VerifyFaultKind::Detached { seq } => {
                 write!(out, "number {seq} does not go on from where the segment before it ends")
             }
-            What::Cut { told, ends } => {
+            VerifyFaultKind::Cut { told, ends } => {
                 write!(out, "the journal ends with number {ends}, and {told} was told: it was cut")
             }
-            What::NotTheHead { told } => {
+            VerifyFaultKind::NotTheHead { told } => {
                 write!(out, "number {told} is not the one that was told: it was written anew")
             }
-            What::BeforeTheFirst { told, first } => {
+            VerifyFaultKind::BeforeTheFirst { told, first } => {
                 write!(out, "the journal begins with number {first}, and {told} was told")
             }
         }
@@ -117,8 +123,8 @@ const GAPS_MAX: usize = 10_000;
 ///
 /// # Errors
 /// A segment cannot be read.
-pub fn verify(folder: &Path, heads: &[Head]) -> io::Result<Verified> {
-    let mut walk = Walk::default();
+pub fn verify(folder: &Path, heads: &[ChainHead]) -> io::Result<Verified> {
+    let mut walk = SegmentWalk::default();
     let segments = read::segments(folder)?;
     for segment in &segments {
         walk.segment(segment, heads)?;
@@ -127,42 +133,44 @@ pub fn verify(folder: &Path, heads: &[Head]) -> io::Result<Verified> {
 }
 
 #[derive(Default)]
-struct Walk {
+struct SegmentWalk {
     found: Verified,
     /// What the chain may be before the next line: the value the last line claims; and if that is not
     /// the one it should have, that one too.
-    links: Vec<Link>,
+    links: Vec<ChainValue>,
     /// Numbers that have been passed over, and where: they may stand further down.
-    gaps: Vec<(RangeInclusive<u64>, Place)>,
+    gaps: Vec<(RangeInclusive<u64>, LinePosition)>,
     /// The last line's own gap: the number it should have had, and where it stands.
-    jump: Option<(u64, Place)>,
-    open: HashMap<String, Unfinished>,
+    jump: Option<(u64, LinePosition)>,
+    open: HashMap<String, UnfinishedExchange>,
     /// What stood behind the last whole line of the segment before.
-    tail: Option<(Torn, Place)>,
-    place: Place,
+    tail: Option<(TornTail, LinePosition)>,
+    place: LinePosition,
     /// The segment before.
     before: String,
     heads_met: Vec<u64>,
 }
 
 #[derive(Debug, Clone, Default)]
-struct Place {
+struct LinePosition {
     segment: String,
     line: u64,
 }
 
-impl Walk {
-    fn segment(&mut self, segment: &Named, heads: &[Head]) -> io::Result<()> {
+impl SegmentWalk {
+    fn segment(&mut self, segment: &SegmentFile, heads: &[ChainHead]) -> io::Result<()> {
         self.found.segments += 1;
         self.before = std::mem::take(&mut self.place.segment);
-        self.place = Place { segment: segment.name(), line: 0 };
+        self.place = LinePosition { segment: segment.name(), line: 0 };
         let mut is_first = true;
         read::walk(segment, |number, piece| {
             self.place.line = number;
             match piece {
-                Piece::NotALine(bytes) => self.fault(self.place.clone(), What::NotALine { bytes }),
-                Piece::Half(torn) => self.tail = Some((torn, self.place.clone())),
-                Piece::Line(text, formed) => {
+                SegmentPart::NotALine(bytes) => {
+                    self.fault(self.place.clone(), VerifyFaultKind::NotALine { bytes })
+                }
+                SegmentPart::Half(torn) => self.tail = Some((torn, self.place.clone())),
+                SegmentPart::Line(text, formed) => {
                     if std::mem::take(&mut is_first) {
                         self.begins(&formed);
                     }
@@ -174,18 +182,18 @@ impl Walk {
     }
 
     /// The first whole line of a segment says where the chain stood, and what a crash has torn.
-    fn begins(&mut self, formed: &Formed<'_>) {
+    fn begins(&mut self, formed: &ValidLine<'_>) {
         let known = formed.read.torn.as_ref();
         let tail = self.tail.take();
         // What has made way for this very segment is told and not there.
         let is_gone = known.is_some_and(|torn| torn.segment == self.before) && tail.is_none();
         if let Some(torn) = known.filter(|_| is_gone) {
-            self.fault(self.place.clone(), What::TornGone { bytes: torn.bytes });
+            self.fault(self.place.clone(), VerifyFaultKind::TornGone { bytes: torn.bytes });
         }
         if let Some((torn, place)) = tail
             && known != Some(&torn)
         {
-            self.fault(place, What::Torn { bytes: torn.bytes });
+            self.fault(place, VerifyFaultKind::Torn { bytes: torn.bytes });
         }
         if let Some(torn) = known {
             self.found.torn.push(format!("{} bytes at the end of {}", torn.bytes, torn.segment));
@@ -195,31 +203,31 @@ impl Walk {
         match (previous, self.found.last) {
             (Some(link), None) => self.links = vec![link],
             (Some(link), Some((last, _))) if last + 1 == seq && !self.links.contains(&link) => {
-                self.fault(self.place.clone(), What::Detached { seq });
+                self.fault(self.place.clone(), VerifyFaultKind::Detached { seq });
             }
             (Some(link), Some((last, _))) if last < seq => self.links = vec![link],
             (Some(_), Some(_)) | (None, _) => {}
         }
     }
 
-    fn line(&mut self, formed: &Formed<'_>, heads: &[Head]) {
-        let Formed { read, body, link } = formed;
+    fn line(&mut self, formed: &ValidLine<'_>, heads: &[ChainHead]) {
+        let ValidLine { read, body, link } = formed;
         let seq = read.seq;
         self.found.lines += 1;
         self.found.first.get_or_insert(seq);
         for head in heads.iter().filter(|head| head.seq == seq) {
             self.heads_met.push(seq);
             if !head.fits(link) {
-                self.fault(self.place.clone(), What::NotTheHead { told: seq });
+                self.fault(self.place.clone(), VerifyFaultKind::NotTheHead { told: seq });
             }
         }
-        let should: Vec<Link> = self.links.iter().map(|before| before.next(body)).collect();
+        let should: Vec<ChainValue> = self.links.iter().map(|before| before.next(body)).collect();
         self.settle_jump(seq, &should, *link);
         let expected = self.found.last.map_or(seq, |(last, _)| last + 1);
         if seq < expected {
             let what = match self.fill(seq) {
-                true => What::Displaced { seq, after: expected - 1 },
-                false => What::Repeated { seq },
+                true => VerifyFaultKind::Displaced { seq, after: expected - 1 },
+                false => VerifyFaultKind::Repeated { seq },
             };
             self.fault(self.place.clone(), what);
             return;
@@ -233,7 +241,7 @@ impl Walk {
         let is_known = is_next || (read.previous.is_some() && !self.links.is_empty());
         let fits = should.contains(link);
         if is_known && !fits {
-            self.fault(self.place.clone(), What::Changed { seq });
+            self.fault(self.place.clone(), VerifyFaultKind::Changed { seq });
         }
         self.links = vec![*link];
         if is_known && !fits {
@@ -245,12 +253,12 @@ impl Walk {
 
     /// If this line follows on the last one by its link, and by its number on the one the last should
     /// have had, then nothing is missing before the last: its number was changed.
-    fn settle_jump(&mut self, seq: u64, should: &[Link], link: Link) {
+    fn settle_jump(&mut self, seq: u64, should: &[ChainValue], link: ChainValue) {
         let Some((expected, place)) = self.jump.take() else { return };
         if seq == expected + 1 && should.contains(&link) {
             self.gaps.pop();
             self.found.last = self.found.last.map(|(_, link)| (expected, link));
-            self.fault(place, What::Changed { seq: expected });
+            self.fault(place, VerifyFaultKind::Changed { seq: expected });
         }
     }
 
@@ -272,11 +280,11 @@ impl Walk {
     fn settle_gaps(&mut self) {
         if self.gaps.len() > GAPS_MAX {
             let (seqs, place) = self.gaps.remove(0);
-            self.fault(place, What::Missing { seqs });
+            self.fault(place, VerifyFaultKind::Missing { seqs });
         }
     }
 
-    fn exchange(&mut self, formed: &Formed<'_>, line: &[u8]) {
+    fn exchange(&mut self, formed: &ValidLine<'_>, line: &[u8]) {
         let Some(id) = formed.read.id else { return };
         match formed.read.event {
             "opened" => {
@@ -297,22 +305,22 @@ impl Walk {
         }
     }
 
-    fn end(mut self, heads: &[Head]) -> Verified {
+    fn end(mut self, heads: &[ChainHead]) -> Verified {
         self.found.ends_torn = self.tail.is_some();
         let mut gaps = std::mem::take(&mut self.gaps);
         gaps.sort_by_key(|(seqs, _)| *seqs.start());
         for (seqs, place) in gaps {
-            self.fault(place, What::Missing { seqs });
+            self.fault(place, VerifyFaultKind::Missing { seqs });
         }
         let met = std::mem::take(&mut self.heads_met);
         for head in heads.iter().filter(|head| !met.contains(&head.seq)) {
             let told = head.seq;
             let ends = self.found.last.map_or(0, |(last, _)| last);
             let what = match self.found.first {
-                Some(first) if told < first => What::BeforeTheFirst { told, first },
+                Some(first) if told < first => VerifyFaultKind::BeforeTheFirst { told, first },
                 // It is missing, and that has been said.
                 Some(_) if told < ends => continue,
-                _ => What::Cut { told, ends },
+                _ => VerifyFaultKind::Cut { told, ends },
             };
             self.fault(self.place.clone(), what);
         }
@@ -321,10 +329,10 @@ impl Walk {
         self.found
     }
 
-    fn fault(&mut self, place: Place, what: What) {
+    fn fault(&mut self, place: LinePosition, what: VerifyFaultKind) {
         if self.found.faults.len() < FAULTS_MAX {
-            let Place { segment, line } = place;
-            self.found.faults.push(Fault { segment, line, what });
+            let LinePosition { segment, line } = place;
+            self.found.faults.push(VerifyFault { segment, line, what });
         } else {
             self.found.more_faults += 1;
         }

@@ -8,21 +8,21 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::index::Index;
-use super::line::{self, Last, Note};
-use super::recovery::Found;
-use super::segment::{Folder, Segment, Settled, Standing};
+use super::line::{self, JournalNote, LastLine};
+use super::recovery::RecoveredState;
+use super::segment::{JournalFolder, Segment, SegmentPresence, SyncCheck};
 use super::sheet::{Posted, Step};
 use crate::metrics::Metrics;
 
 /// The journal as its thread holds it.
 #[derive(Debug)]
 pub(super) struct Writer {
-    folder: Folder,
+    folder: JournalFolder,
     segment: Segment,
-    limits: Limits,
-    last: Last,
+    limits: SegmentLimits,
+    last: LastLine,
     /// The last line that is on disk.
-    synced: Last,
+    synced: LastLine,
     /// Everything composed since.
     text: Vec<u8>,
     /// Exchanges that are open, by the numbers of their opened lines.
@@ -38,7 +38,7 @@ pub(super) struct Writer {
 
 /// When a segment is followed by a new one.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct SegmentLimits {
     pub(super) bytes: u64,
     pub(super) age: Duration,
 }
@@ -52,12 +52,12 @@ impl Writer {
     /// # Errors
     /// The segment cannot be begun.
     pub(super) fn begin(
-        folder: Folder,
-        found: Found,
-        limits: Limits,
+        folder: JournalFolder,
+        found: RecoveredState,
+        limits: SegmentLimits,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
-        let Found { last, torn, unfinished, damaged, index } = found;
+        let RecoveredState { last, torn, unfinished, damaged, index } = found;
         if let Some((named, index)) = index {
             index.write(&named)?;
         }
@@ -84,19 +84,19 @@ impl Writer {
             metrics,
         };
         let oldest_open = unfinished.first().map(|exchange| exchange.seq);
-        writer.note(&Note::Started { oldest_open, torn: torn.as_ref() });
+        writer.note(&JournalNote::Started { oldest_open, torn: torn.as_ref() });
         for exchange in &unfinished {
             let (id, opened_seq) = (exchange.id(), exchange.seq);
             tracing::warn!(id, opened_seq, "opened before the last crash and never closed");
             writer.metrics.audit.unfinished.inc();
-            writer.note(&Note::Unfinished(exchange));
+            writer.note(&JournalNote::Unfinished(exchange));
         }
         writer.put()?;
         Ok(writer)
     }
 
     /// Where the chain stands.
-    pub(super) const fn last(&self) -> Last {
+    pub(super) const fn last(&self) -> LastLine {
         self.last
     }
 
@@ -119,10 +119,10 @@ impl Writer {
     }
 
     /// Composes what the journal says of itself.
-    pub(super) fn note(&mut self, note: &Note<'_>) {
+    pub(super) fn note(&mut self, note: &JournalNote<'_>) {
         let at = self.next_at();
         note.write(&mut self.last, &mut self.text);
-        if let (Note::Unfinished(exchange), Some(index)) = (note, &mut self.index) {
+        if let (JournalNote::Unfinished(exchange), Some(index)) = (note, &mut self.index) {
             exchange.ids().for_each(|id| index.add_id(id, at));
         }
     }
@@ -147,7 +147,7 @@ impl Writer {
     /// # Errors
     /// It still cannot be.
     pub(super) fn put_again(&mut self) -> io::Result<()> {
-        if self.segment.settle(&self.text)? == Settled::Bereft {
+        if self.segment.settle(&self.text)? == SyncCheck::Bereft {
             return self.go_on_elsewhere();
         }
         self.settled();
@@ -166,7 +166,7 @@ impl Writer {
         let text = std::mem::take(&mut self.text);
         self.last = self.synced;
         let oldest_open = self.open.values().min().copied();
-        self.note(&Note::Segment { oldest_open });
+        self.note(&JournalNote::Segment { oldest_open });
         for members in text.split(|byte| *byte == b'\n').filter_map(line::members) {
             self.last.line(members, &mut self.text);
         }
@@ -181,11 +181,11 @@ impl Writer {
         let started = Instant::now();
         let standing = self.segment.sync()?;
         self.metrics.audit.synced(started.elapsed());
-        if standing == Standing::Moved && !self.moved {
+        if standing == SegmentPresence::Moved && !self.moved {
             let segment = self.segment.named.name();
             tracing::warn!(segment, "somebody has moved the journal's segment: beginning another");
         }
-        self.moved = standing == Standing::Moved;
+        self.moved = standing == SegmentPresence::Moved;
         self.settled();
         Ok(())
     }
@@ -236,7 +236,7 @@ impl Writer {
                 }
                 (self.moved, self.stuck) = (false, None);
                 let oldest_open = self.open.values().min().copied();
-                self.note(&Note::Segment { oldest_open });
+                self.note(&JournalNote::Segment { oldest_open });
                 self.write()
             }
             Err(error) => {

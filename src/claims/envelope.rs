@@ -3,7 +3,7 @@
 use base64_simd::URL_SAFE_NO_PAD;
 use http::header::{self, HeaderMap};
 
-use super::strict::{Text, members};
+use super::strict::{JsonText, members};
 use crate::refusal::Refusal;
 
 /// Limit: bytes of a token, before anything is decoded.
@@ -67,7 +67,7 @@ fn decode(token: &str, signature: Signature) -> Result<String, Refusal> {
             return Err(Refusal::TokenSigned);
         }
         let head = std::str::from_utf8(&head).map_err(|_| Refusal::TokenAlgorithm)?;
-        let TokenHead { alg: Text(alg), typ: Text(typ) } =
+        let TokenHead { alg: JsonText(alg), typ: JsonText(typ) } =
             serde_json::from_str(head).map_err(|_| Refusal::TokenAlgorithm)?;
         if alg != "none" || typ != "JWT" {
             return Err(Refusal::TokenAlgorithm);
@@ -79,8 +79,8 @@ fn decode(token: &str, signature: Signature) -> Result<String, Refusal> {
 
 #[derive(Default)]
 struct TokenHead<'a> {
-    alg: Text<'a>,
-    typ: Text<'a>,
+    alg: JsonText<'a>,
+    typ: JsonText<'a>,
 }
 
 members!(TokenHead, is_open: false, alg: "alg", typ: "typ");

@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::strict::{Known, Name, Text};
+use super::strict::{JsonText, MemberName, MemberNames};
 
 /// A type that is read from a value of any kind.
 pub(super) trait Loose<'de>: Sized {
@@ -17,7 +17,7 @@ pub(super) trait Loose<'de>: Sized {
     fn other() -> Self;
 
     /// Returns the reading of text.
-    fn text(text: Text<'de>) -> Self;
+    fn text(text: JsonText<'de>) -> Self;
 
     /// Reads an array.
     fn list<A: SeqAccess<'de>>(mut items: A) -> Result<Self, A::Error> {
@@ -52,11 +52,11 @@ impl<'de, T: Loose<'de>> Visitor<'de> for AnyKind<T> {
     }
 
     fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<T, E> {
-        Ok(T::text(Text(Cow::Borrowed(text))))
+        Ok(T::text(JsonText(Cow::Borrowed(text))))
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
-        Ok(T::text(Text(Cow::Owned(text.to_owned()))))
+        Ok(T::text(JsonText(Cow::Owned(text.to_owned()))))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<T, A::Error> {
@@ -89,12 +89,12 @@ impl<'de, T: Loose<'de>> Visitor<'de> for AnyKind<T> {
 }
 
 /// Text, or nothing of a value of another kind.
-impl<'de> Loose<'de> for Option<Text<'de>> {
+impl<'de> Loose<'de> for Option<JsonText<'de>> {
     fn other() -> Self {
         None
     }
 
-    fn text(text: Text<'de>) -> Self {
+    fn text(text: JsonText<'de>) -> Self {
         Some(text)
     }
 }
@@ -102,8 +102,8 @@ impl<'de> Loose<'de> for Option<Text<'de>> {
 /// Text, or an array of nothing but text.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Texts<'a> {
-    One(Text<'a>),
-    Many(Vec<Text<'a>>),
+    One(JsonText<'a>),
+    Many(Vec<JsonText<'a>>),
     Other,
 }
 
@@ -112,7 +112,7 @@ impl<'de> Loose<'de> for Texts<'de> {
         Self::Other
     }
 
-    fn text(text: Text<'de>) -> Self {
+    fn text(text: JsonText<'de>) -> Self {
         Self::One(text)
     }
 
@@ -130,33 +130,33 @@ impl<'de> Loose<'de> for Texts<'de> {
 
 /// A practitioner's first name, in the shape of STU3, or of DSTU2, which older consumers send.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Person(pub(super) Option<String>);
+pub(super) struct PractitionerName(pub(super) Option<String>);
 
-impl<'de> Loose<'de> for Person {
+impl<'de> Loose<'de> for PractitionerName {
     fn other() -> Self {
         Self(None)
     }
 
-    fn text(_: Text<'de>) -> Self {
+    fn text(_: JsonText<'de>) -> Self {
         Self(None)
     }
 
     fn list<A: SeqAccess<'de>>(mut names: A) -> Result<Self, A::Error> {
-        let Some(Any(first)) = names.next_element::<Any<Option<Parts<'_>>>>()? else {
+        let Some(Any(first)) = names.next_element::<Any<Option<NameParts<'_>>>>()? else {
             return Ok(Self(None));
         };
         while names.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Self(first.and_then(Parts::stu3)))
+        Ok(Self(first.and_then(NameParts::stu3)))
     }
 
     fn object<A: MapAccess<'de>>(name: A) -> Result<Self, A::Error> {
-        Ok(Self(Option::<Parts<'_>>::object(name)?.and_then(Parts::dstu2)))
+        Ok(Self(Option::<NameParts<'_>>::object(name)?.and_then(NameParts::dstu2)))
     }
 }
 
 /// The parts of a name that are kept.
 #[derive(Debug, Default)]
-struct Parts<'a> {
+struct NameParts<'a> {
     prefix: Option<Texts<'a>>,
     given: Option<Texts<'a>>,
     family: Option<Texts<'a>>,
@@ -165,25 +165,25 @@ struct Parts<'a> {
 const PARTS: &[&str] = &["prefix", "given", "family"];
 
 /// The parts of a name, each of which stands at most once and in one spelling.
-impl<'de> Loose<'de> for Option<Parts<'de>> {
+impl<'de> Loose<'de> for Option<NameParts<'de>> {
     fn other() -> Self {
         None
     }
 
-    fn text(_: Text<'de>) -> Self {
+    fn text(_: JsonText<'de>) -> Self {
         None
     }
 
     fn object<A: MapAccess<'de>>(mut members: A) -> Result<Self, A::Error> {
-        let mut parts = Parts::default();
+        let mut parts = NameParts::default();
         let mut is_plain = true;
-        while let Some(name) = members.next_key_seed(Known(PARTS))? {
+        while let Some(name) = members.next_key_seed(MemberNames(PARTS))? {
             let part = match name {
-                Name::Known(0) => &mut parts.prefix,
-                Name::Known(1) => &mut parts.given,
-                Name::Known(_) => &mut parts.family,
-                Name::InAnotherCase | Name::Unknown => {
-                    is_plain &= name == Name::Unknown;
+                MemberName::Known(0) => &mut parts.prefix,
+                MemberName::Known(1) => &mut parts.given,
+                MemberName::Known(_) => &mut parts.family,
+                MemberName::InAnotherCase | MemberName::Unknown => {
+                    is_plain &= name == MemberName::Unknown;
                     members.next_value::<IgnoredAny>()?;
                     continue;
                 }
@@ -195,11 +195,11 @@ impl<'de> Loose<'de> for Option<Parts<'de>> {
     }
 }
 
-impl Parts<'_> {
+impl NameParts<'_> {
     /// A name whose family name is one text.
     fn stu3(self) -> Option<String> {
         match self.family {
-            Some(Texts::One(Text(family))) => joined([self.prefix, self.given], &family),
+            Some(Texts::One(JsonText(family))) => joined([self.prefix, self.given], &family),
             None => joined([self.prefix, self.given], ""),
             Some(Texts::Many(_) | Texts::Other) => None,
         }
@@ -222,7 +222,7 @@ fn joined<const N: usize>(arrays: [Option<Texts<'_>>; N], last: &str) -> Option<
     };
     for texts in arrays.into_iter().flatten() {
         let Texts::Many(texts) = texts else { return None };
-        texts.iter().for_each(|Text(part)| add(part));
+        texts.iter().for_each(|JsonText(part)| add(part));
     }
     add(last);
     (!name.is_empty()).then_some(name)
@@ -257,7 +257,7 @@ mod tests {
             ("true", None),
             ("null", None),
         ] {
-            let Any(Person(read)) = serde_json::from_str(raw).unwrap();
+            let Any(PractitionerName(read)) = serde_json::from_str(raw).unwrap();
             assert_eq!(read.as_deref(), name, "{raw}");
         }
     }

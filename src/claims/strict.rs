@@ -58,12 +58,12 @@ pub(super) use members;
 /// # Errors
 /// It is no object, or a member that is known is repeated or stands in another case.
 pub(super) fn object<'de, T: Members<'de>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
-    from.deserialize_map(Object(PhantomData))
+    from.deserialize_map(ObjectVisitor(PhantomData))
 }
 
-struct Object<T>(PhantomData<T>);
+struct ObjectVisitor<T>(PhantomData<T>);
 
-impl<'de, T: Members<'de>> Visitor<'de> for Object<T> {
+impl<'de, T: Members<'de>> Visitor<'de> for ObjectVisitor<T> {
     type Value = T;
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -72,9 +72,9 @@ impl<'de, T: Members<'de>> Visitor<'de> for Object<T> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<T, A::Error> {
         let (mut value, mut seen) = (T::default(), 0_u32);
-        while let Some(name) = map.next_key_seed(Known(T::NAMES))? {
+        while let Some(name) = map.next_key_seed(MemberNames(T::NAMES))? {
             match name {
-                Name::Known(member) => {
+                MemberName::Known(member) => {
                     let bit = 1 << member;
                     if seen & bit != 0 {
                         return Err(Error::custom("a repeated member"));
@@ -82,11 +82,11 @@ impl<'de, T: Members<'de>> Visitor<'de> for Object<T> {
                     seen |= bit;
                     value.read(member, &mut map)?;
                 }
-                Name::InAnotherCase => {
+                MemberName::InAnotherCase => {
                     return Err(Error::custom("a known member in another case"));
                 }
-                Name::Unknown if T::IS_OPEN => drop(map.next_value::<IgnoredAny>()?),
-                Name::Unknown => return Err(Error::custom("an unknown member")),
+                MemberName::Unknown if T::IS_OPEN => drop(map.next_value::<IgnoredAny>()?),
+                MemberName::Unknown => return Err(Error::custom("an unknown member")),
             }
         }
         Ok(value)
@@ -95,7 +95,7 @@ impl<'de, T: Members<'de>> Visitor<'de> for Object<T> {
 
 /// Name of an object's member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Name {
+pub(super) enum MemberName {
     /// The known name at this place among the known ones.
     Known(usize),
     /// A known name in another case.
@@ -105,38 +105,38 @@ pub(super) enum Name {
 }
 
 /// The known names of an object's members: reads the next one.
-pub(super) struct Known(pub(super) &'static [&'static str]);
+pub(super) struct MemberNames(pub(super) &'static [&'static str]);
 
-impl<'de> DeserializeSeed<'de> for Known {
-    type Value = Name;
+impl<'de> DeserializeSeed<'de> for MemberNames {
+    type Value = MemberName;
 
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Name, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<MemberName, D::Error> {
         from.deserialize_str(self)
     }
 }
 
-impl Visitor<'_> for Known {
-    type Value = Name;
+impl Visitor<'_> for MemberNames {
+    type Value = MemberName;
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("the name of a member")
     }
 
-    fn visit_str<E: Error>(self, name: &str) -> Result<Name, E> {
+    fn visit_str<E: Error>(self, name: &str) -> Result<MemberName, E> {
         let Self(known) = self;
         if let Some(member) = known.iter().position(|known| *known == name) {
-            return Ok(Name::Known(member));
+            return Ok(MemberName::Known(member));
         }
         let is_like = known.iter().any(|known| is_same_but_for_case(known, name));
-        Ok(if is_like { Name::InAnotherCase } else { Name::Unknown })
+        Ok(if is_like { MemberName::InAnotherCase } else { MemberName::Unknown })
     }
 }
 
 /// Text that is copied only if it was written with escapes.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(super) struct Text<'a>(pub(super) Cow<'a, str>);
+pub(super) struct JsonText<'a>(pub(super) Cow<'a, str>);
 
-impl<'de> Deserialize<'de> for Text<'de> {
+impl<'de> Deserialize<'de> for JsonText<'de> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         from.deserialize_str(AnyText)
     }
@@ -145,18 +145,18 @@ impl<'de> Deserialize<'de> for Text<'de> {
 struct AnyText;
 
 impl<'de> Visitor<'de> for AnyText {
-    type Value = Text<'de>;
+    type Value = JsonText<'de>;
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("text")
     }
 
-    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Text<'de>, E> {
-        Ok(Text(Cow::Borrowed(text)))
+    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<JsonText<'de>, E> {
+        Ok(JsonText(Cow::Borrowed(text)))
     }
 
-    fn visit_str<E: Error>(self, text: &str) -> Result<Text<'de>, E> {
-        Ok(Text(Cow::Owned(text.to_owned())))
+    fn visit_str<E: Error>(self, text: &str) -> Result<JsonText<'de>, E> {
+        Ok(JsonText(Cow::Owned(text.to_owned())))
     }
 }
 
@@ -186,7 +186,7 @@ mod tests {
 
     #[derive(Debug, Default, PartialEq)]
     struct Inner<'a> {
-        text: Text<'a>,
+        text: JsonText<'a>,
         count: Option<i64>,
     }
 
@@ -203,7 +203,7 @@ mod tests {
 
     #[derive(Debug, Default)]
     struct Closed<'a> {
-        text: Text<'a>,
+        text: JsonText<'a>,
     }
 
     members!(Closed, is_open: false, text: "text");
@@ -223,7 +223,7 @@ mod tests {
         assert_eq!(raw.map(RawValue::get), Some(r#"[{"A":1,"a":2}]"#));
         assert!(outer(r#"{"one":null,"raw":null}"#).unwrap().one.is_none());
         let closed = |text| serde_json::from_str::<Closed<'_>>(text).map(|closed| closed.text);
-        assert_eq!(closed(r#"{"text":"a"}"#).unwrap(), Text("a".into()));
+        assert_eq!(closed(r#"{"text":"a"}"#).unwrap(), JsonText("a".into()));
         assert!(closed(r#"{"text":"a","x":1}"#).is_err());
     }
 

@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::{SignedDuration, Span, Timestamp, civil, tz::TimeZone};
 
-use super::{Failure, say};
-use crate::audit::{self, Filter, Head, Record, Search, Verified};
+use super::{CommandFailure, print};
+use crate::audit::{self, ChainHead, ExportedLine, LineFilter, SearchMethod, Verified};
+use crate::refusal::token_names;
 
 /// What is wanted of the journal.
 #[derive(Debug, Subcommand)]
-pub enum Wanted {
+pub enum AuditTask {
     /// Check every line's number and link; exit code 1 if the journal is not what was written.
     Verify {
         /// The journal's folder.
@@ -21,13 +22,13 @@ pub enum Wanted {
         /// A head of the chain that was told elsewhere: a line's number, a colon and 12 or more of its
         /// hexadecimal digits. May be given several times.
         #[arg(long)]
-        head: Vec<Head>,
+        head: Vec<ChainHead>,
     },
     /// Look exchanges up, and print a table.
     Query {
         /// Which.
         #[command(flatten)]
-        of: Lines,
+        of: LineSelection,
         /// Print the journal's own lines instead.
         #[arg(long)]
         json: bool,
@@ -39,16 +40,16 @@ pub enum Wanted {
     Export {
         /// Which.
         #[command(flatten)]
-        of: Lines,
+        of: LineSelection,
         /// As what.
         #[arg(long)]
-        format: Format,
+        format: ExportFormat,
     },
 }
 
 /// Which lines.
 #[derive(Debug, Args)]
-pub struct Lines {
+pub struct LineSelection {
     /// The journal's folder.
     journal: PathBuf,
     /// The trace id.
@@ -91,7 +92,7 @@ pub struct Lines {
 
 /// What other tools read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub enum ExportFormat {
     /// Comma-separated, with the columns of the national service's exports.
     Ssp,
     /// OpenTelemetry logs, as lines of OTLP's JSON.
@@ -109,31 +110,31 @@ const OPEN_MAX: usize = 100_000;
 ///
 /// # Errors
 /// The journal cannot be read, or is not what was written.
-pub fn run(wanted: Wanted) -> Result<(), Failure> {
+pub fn run(wanted: AuditTask) -> Result<(), CommandFailure> {
     match wanted {
-        Wanted::Verify { journal, head } => {
+        AuditTask::Verify { journal, head } => {
             let found = audit::verify(&journal, &head).map_err(|error| fault(&journal, error))?;
-            tell(&found, head.len());
+            print_verified(&found, head.len());
             if found.is_sound() {
                 return Ok(());
             }
-            Err(Failure::world(anyhow::anyhow!("the journal is not what was written")))
+            Err(CommandFailure::world(anyhow::anyhow!("the journal is not what was written")))
         }
-        Wanted::Query { of, json: true, limit } => lines(&of, limit),
-        Wanted::Query { of, json: false, limit } => table(&of, limit),
-        Wanted::Export { of, format: Format::Ssp } => {
-            let mut out = Out::new();
+        AuditTask::Query { of, json: true, limit } => lines(&of, limit),
+        AuditTask::Query { of, json: false, limit } => table(&of, limit),
+        AuditTask::Export { of, format: ExportFormat::Ssp } => {
+            let mut out = StandardOutput::new();
             out.line(audit::SSP_COLUMNS);
             out.exchanges(&of, u64::MAX, audit::row)?;
             Ok(())
         }
-        Wanted::Export { of, format: Format::Otel } => otel(&of),
+        AuditTask::Export { of, format: ExportFormat::Otel } => otel(&of),
     }
 }
 
-impl Lines {
+impl LineSelection {
     /// Whether an exchange was opened in the time that is asked about.
-    fn began_in_time(&self, line: &Record) -> bool {
+    fn began_in_time(&self, line: &ExportedLine) -> bool {
         line.began().is_some_and(|began| {
             self.since.is_none_or(|since| began >= since)
                 && self.until.is_none_or(|until| began < until)
@@ -144,9 +145,9 @@ impl Lines {
         &self,
         until: Option<Timestamp>,
         each: impl FnMut(&[u8]) -> ControlFlow<()>,
-    ) -> Result<(), Failure> {
-        let how = if self.scan { Search::Everything } else { Search::Indexed };
-        let filter = Filter {
+    ) -> Result<(), CommandFailure> {
+        let how = if self.scan { SearchMethod::Everything } else { SearchMethod::Indexed };
+        let filter = LineFilter {
             trace_id: self.trace_id.clone(),
             id: self.id.clone(),
             asid: self.asid.clone(),
@@ -155,7 +156,7 @@ impl Lines {
             ods: self.ods.clone(),
             interaction: self.interaction.clone(),
             outcome: self.outcome.clone(),
-            refusal: self.refusal.clone(),
+            refusals: self.refusal.iter().flat_map(|token| token_names(token)).collect(),
             since: self.since,
             until,
         };
@@ -165,12 +166,12 @@ impl Lines {
 }
 
 /// Standard output, until its reader goes away.
-struct Out {
+struct StandardOutput {
     to: BufWriter<io::StdoutLock<'static>>,
     flow: ControlFlow<()>,
 }
 
-impl Out {
+impl StandardOutput {
     fn new() -> Self {
         Self { to: BufWriter::new(io::stdout().lock()), flow: ControlFlow::Continue(()) }
     }
@@ -186,15 +187,15 @@ impl Out {
     /// it has none. How many there were.
     fn exchanges(
         &mut self,
-        of: &Lines,
+        of: &LineSelection,
         limit: u64,
-        mut print: impl FnMut(&Record) -> Option<String>,
-    ) -> Result<u64, Failure> {
-        let mut open: BTreeMap<String, Record> = BTreeMap::new();
+        mut print: impl FnMut(&ExportedLine) -> Option<String>,
+    ) -> Result<u64, CommandFailure> {
+        let mut open: BTreeMap<String, ExportedLine> = BTreeMap::new();
         let mut count = 0;
         let until = of.until.map(|until| until.saturating_add(CLOSES_WITHIN).unwrap_or(until));
         of.search(until, |line| {
-            let Some(line) = Record::read(line) else { return self.flow };
+            let Some(line) = ExportedLine::read(line) else { return self.flow };
             if !of.began_in_time(&line) {
                 return self.flow;
             }
@@ -228,15 +229,15 @@ impl Out {
     }
 }
 
-impl Drop for Out {
+impl Drop for StandardOutput {
     fn drop(&mut self) {
         // A reader that has gone away is no failure.
         self.to.flush().unwrap_or_default();
     }
 }
 
-fn lines(of: &Lines, limit: u64) -> Result<(), Failure> {
-    let mut out = Out::new();
+fn lines(of: &LineSelection, limit: u64) -> Result<(), CommandFailure> {
+    let mut out = StandardOutput::new();
     let mut count = 0;
     of.search(of.until, |line| {
         out.line(line);
@@ -247,8 +248,8 @@ fn lines(of: &Lines, limit: u64) -> Result<(), Failure> {
     Ok(())
 }
 
-fn table(of: &Lines, limit: u64) -> Result<(), Failure> {
-    let mut out = Out::new();
+fn table(of: &LineSelection, limit: u64) -> Result<(), CommandFailure> {
+    let mut out = StandardOutput::new();
     let columns = ["time", "trace id", "from", "to", "practice", "interaction", "", "status"];
     out.line(spaced(&columns.map(str::to_owned), "outcome"));
     let count = out.exchanges(of, limit, |line| {
@@ -300,11 +301,11 @@ fn is_all(count: u64, limit: u64) {
     }
 }
 
-fn otel(of: &Lines) -> Result<(), Failure> {
-    let mut out = Out::new();
+fn otel(of: &LineSelection) -> Result<(), CommandFailure> {
+    let mut out = StandardOutput::new();
     let mut batch = Vec::with_capacity(BATCH);
     of.search(of.until, |line| {
-        batch.extend(Record::read(line));
+        batch.extend(ExportedLine::read(line));
         if batch.len() == BATCH {
             out.line(audit::otlp(&batch));
             batch.clear();
@@ -336,44 +337,44 @@ fn moment(text: &str) -> Result<Timestamp, String> {
     Timestamp::now().checked_sub(ago).map_err(|why| why.to_string())
 }
 
-fn fault(journal: &Path, error: io::Error) -> Failure {
-    Failure::world(anyhow::Error::new(error).context(journal.display().to_string()))
+fn fault(journal: &Path, error: io::Error) -> CommandFailure {
+    CommandFailure::world(anyhow::Error::new(error).context(journal.display().to_string()))
 }
 
-fn tell(found: &Verified, heads: usize) {
+fn print_verified(found: &Verified, heads: usize) {
     let Verified { segments, lines, first, last, unfinished, open, torn, ends_torn, .. } = found;
     let (Some(first), Some((last, link))) = (first, last) else {
-        say("no line in this journal");
-        return found.faults.iter().for_each(say);
+        print("no line in this journal");
+        return found.faults.iter().for_each(print);
     };
-    say(format_args!("{lines} lines, numbers {first} to {last}, in {segments} segments"));
-    say(format_args!("head: {last}:{link}"));
+    print(format_args!("{lines} lines, numbers {first} to {last}, in {segments} segments"));
+    print(format_args!("head: {last}:{link}"));
     if *first > 1 {
-        say(format_args!("begins with number {first}: what came before is not here"));
+        print(format_args!("begins with number {first}: what came before is not here"));
     }
     for place in torn {
-        say(format_args!("torn by a crash, and found at the next start: {place}"));
+        print(format_args!("torn by a crash, and found at the next start: {place}"));
     }
     if *ends_torn {
-        say("ends in half a line: it is being written, or a crash has torn it");
+        print("ends in half a line: it is being written, or a crash has torn it");
     }
     for exchange in unfinished {
         let (id, seq) = (exchange.id(), exchange.seq);
-        say(format_args!("unfinished: {id}, opened with number {seq} before a crash"));
+        print(format_args!("unfinished: {id}, opened with number {seq} before a crash"));
     }
     for exchange in open {
         let (id, seq) = (exchange.id(), exchange.seq);
-        say(format_args!("open at the end: {id}, opened with number {seq}"));
+        print(format_args!("open at the end: {id}, opened with number {seq}"));
     }
-    found.faults.iter().for_each(|fault| say(format_args!("FAULT: {fault}")));
+    found.faults.iter().for_each(|fault| print(format_args!("FAULT: {fault}")));
     if found.more_faults > 0 {
-        say(format_args!("and {} more faults", found.more_faults));
+        print(format_args!("and {} more faults", found.more_faults));
     }
     match (found.is_sound(), heads) {
         (false, _) => {}
         (true, 0) => {
-            say("sound; without --head nothing shows that its end was not cut or written anew");
+            print("sound; without --head nothing shows that its end was not cut or written anew");
         }
-        (true, heads) => say(format_args!("sound, and {heads} heads told elsewhere fit")),
+        (true, heads) => print(format_args!("sound, and {heads} heads told elsewhere fit")),
     }
 }

@@ -13,7 +13,7 @@ use rcgen::{
 };
 use time::{Duration, OffsetDateTime};
 
-use super::{Failure, say};
+use super::{CommandFailure, print};
 
 /// A root and a sub authority, as NHS certificates have them.
 pub struct Pki {
@@ -55,7 +55,7 @@ impl Leaf {
 
 /// A certificate and its key, as PEM.
 #[derive(Debug, Clone)]
-pub struct Issued {
+pub struct IssuedCertificate {
     /// Leaf, then the sub authority.
     pub chain: String,
     /// PKCS#8.
@@ -88,7 +88,7 @@ impl Pki {
     ///
     /// # Errors
     /// A name is not one a certificate may have.
-    pub fn issue(&self, leaf: &Leaf) -> anyhow::Result<Issued> {
+    pub fn issue(&self, leaf: &Leaf) -> anyhow::Result<IssuedCertificate> {
         let key = match leaf.key {
             KeyKind::Ecdsa => KeyPair::generate()?,
             KeyKind::Rsa => KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256)?,
@@ -105,7 +105,7 @@ impl Pki {
         params.serial_number = Some(SerialNumber::from(serial));
         let certificate = params.signed_by(&key, &self.sub)?;
         let chain = format!("{}{}", certificate.pem(), self.sub.pem());
-        Ok(Issued { chain, key: key.serialize_pem(), serial })
+        Ok(IssuedCertificate { chain, key: key.serialize_pem(), serial })
     }
 
     /// Revocation lists of both authorities, as PEM; `days` from now until the next is due.
@@ -164,8 +164,8 @@ const LEAVES: [(&str, &str, &[&str]); 4] = [
 ///
 /// # Errors
 /// The folder or a file cannot be written, or a file is already there.
-pub fn run(folder: &Path) -> Result<(), Failure> {
-    write_all(folder).map_err(Failure::World)
+pub fn run(folder: &Path) -> Result<(), CommandFailure> {
+    write_all(folder).map_err(CommandFailure::World)
 }
 
 fn write_all(folder: &Path) -> anyhow::Result<()> {
@@ -179,9 +179,9 @@ fn write_all(folder: &Path) -> anyhow::Result<()> {
         let issued = pki.issue(&Leaf { names, ..Leaf::named(name) })?;
         put(&format!("{file}.pem"), &issued.chain)?;
         put(&format!("{file}.key"), &issued.key)?;
-        say(format_args!("{} and .key: {name}", folder.join(format!("{file}.pem")).display()));
+        print(format_args!("{} and .key: {name}", folder.join(format!("{file}.pem")).display()));
     }
-    say("Good for thirty days; for trying out, never for real use.");
+    print("Good for thirty days; for trying out, never for real use.");
     Ok(())
 }
 

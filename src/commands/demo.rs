@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, say};
+use super::{CommandFailure, print};
 use crate::config::{Log, LogFormat, LogLevel};
 
 mod consumer;
@@ -21,7 +21,7 @@ use world::{Directories, World};
 
 /// How the demonstration is played.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Wanted {
+pub struct DemoOptions {
     /// End after the play; exit code 0 only if every step answered as it should.
     #[arg(long)]
     once: bool,
@@ -37,29 +37,29 @@ pub struct Wanted {
 ///
 /// # Errors
 /// The world cannot be set up, or a step did not answer as it should.
-pub fn run(wanted: &Wanted) -> Result<(), Failure> {
+pub fn run(wanted: &DemoOptions) -> Result<(), CommandFailure> {
     super::serve::log(&Log { format: LogFormat::Human, level: LogLevel::Error });
     let folder = std::env::temp_dir().join(format!("spine-proxy-demo-{}", std::process::id()));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
-        .map_err(Failure::world)?;
+        .map_err(CommandFailure::world)?;
     let played = runtime.block_on(played(&folder, wanted));
     if let Err(error) = std::fs::remove_dir_all(&folder) {
-        say(format_args!("{} is left behind: {error}", folder.display()));
+        print(format_args!("{} is left behind: {error}", folder.display()));
     }
     played
 }
 
-async fn played(folder: &Path, wanted: &Wanted) -> Result<(), Failure> {
+async fn played(folder: &Path, wanted: &DemoOptions) -> Result<(), CommandFailure> {
     let with = if wanted.ldap { Directories::Ldap } else { Directories::Api };
     let world = World::set_up(folder, with).await?;
-    let mut stop = signal(SignalKind::terminate()).map_err(Failure::world)?;
+    let mut stop = signal(SignalKind::terminate()).map_err(CommandFailure::world)?;
     let record = wanted.record.as_ref().map(std::fs::File::create).transpose();
-    let play = Play::new(&world, record.map_err(Failure::world)?);
+    let play = Play::new(&world, record.map_err(CommandFailure::world)?);
     let failed = tokio::select! {
-        failed = play.all() => failed.map_err(Failure::World)?,
+        failed = play.all() => failed.map_err(CommandFailure::World)?,
         _ = tokio::signal::ctrl_c() => return Ok(()),
         _ = stop.recv() => return Ok(()),
     };
@@ -67,12 +67,12 @@ async fn played(folder: &Path, wanted: &Wanted) -> Result<(), Failure> {
         world.take_down().await;
         return match failed {
             0 => Ok(()),
-            failed => {
-                Err(Failure::World(anyhow::anyhow!("{failed} steps did not answer as they should")))
-            }
+            failed => Err(CommandFailure::World(anyhow::anyhow!(
+                "{failed} steps did not answer as they should"
+            ))),
         };
     }
-    say(world.invitation()?);
+    print(world.invitation()?);
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}
         _ = stop.recv() => {}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow};
 use tokio::runtime::Handle;
 
-use super::{Failure, Prepared, say};
+use super::{CommandFailure, Prepared, print};
 use crate::directory::{Directory, Explanation};
 use crate::interaction::{self, Interaction};
 use crate::metrics::Metrics;
@@ -14,7 +14,7 @@ use crate::spine::OdsCode;
 
 /// What is looked up.
 #[derive(Debug, clap::Args)]
-pub struct Wanted {
+pub struct LookupOptions {
     /// The configuration file.
     #[arg(long)]
     config: PathBuf,
@@ -29,57 +29,62 @@ pub struct Wanted {
 ///
 /// # Errors
 /// The configuration cannot be used, nothing is registered, or no source answers.
-pub fn run(wanted: &Wanted) -> Result<(), Failure> {
+pub fn run(wanted: &LookupOptions) -> Result<(), CommandFailure> {
     let ods = OdsCode::from_any_case(wanted.ods.trim())
         .with_context(|| format!("{:?} cannot be looked up", wanted.ods))
-        .map_err(Failure::Configuration)?;
+        .map_err(CommandFailure::Configuration)?;
     let interaction = known(&wanted.interaction)?;
     let Prepared { config, directory, live, .. } = Prepared::load(&wanted.config, 1)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(Failure::world)?;
+        .map_err(CommandFailure::world)?;
     runtime.block_on(async {
         let metrics = Arc::new(Metrics::new());
         let settings = &config.directory;
         let directory = Directory::new(directory, live, settings, metrics, Handle::current());
         if let Some(path) = &settings.snapshot {
-            directory.load(path).map_err(Failure::world)?;
+            directory.load(path).map_err(CommandFailure::world)?;
         }
-        say(format_args!("practice    {ods}\ninteraction {}", interaction.id));
-        print(directory.explain(&ods, interaction).await, interaction)
+        print(format_args!("practice    {ods}\ninteraction {}", interaction.id));
+        print_explanation(directory.explain(&ods, interaction).await, interaction)
     })
 }
 
-fn known(id: &str) -> Result<&'static Interaction, Failure> {
+fn known(id: &str) -> Result<&'static Interaction, CommandFailure> {
     let whole = format!("urn:nhs:names:services:gpconnect:fhir:{id}");
     let known = interaction::by_id(id).or_else(|| interaction::by_id(&whole));
-    known
-        .ok_or_else(|| Failure::Configuration(anyhow!("{id:?} is no interaction of the catalogue")))
+    known.ok_or_else(|| {
+        CommandFailure::Configuration(anyhow!("{id:?} is no interaction of the catalogue"))
+    })
 }
 
-fn print(explained: Explanation, interaction: &Interaction) -> Result<(), Failure> {
+fn print_explanation(
+    explained: Explanation,
+    interaction: &Interaction,
+) -> Result<(), CommandFailure> {
     for held in &explained.held {
-        say(format_args!("in snapshot {held}"));
+        print(format_args!("in snapshot {held}"));
     }
     for step in &explained.steps.steps {
         let took_ms = step.took.as_millis();
-        say(format_args!(
+        print(format_args!(
             "asked       {} for {}: {} in {took_ms} ms",
             step.source, step.question, step.outcome
         ));
     }
     for oddity in &explained.steps.oddities {
-        say(format_args!("odd         {oddity}"));
+        print(format_args!("odd         {oddity}"));
     }
-    let found = explained.answer.map_err(|why| Failure::World(anyhow!("no answer: {why}")))?;
+    let found =
+        explained.answer.map_err(|why| CommandFailure::World(anyhow!("no answer: {why}")))?;
     let Some((origin, providers)) = found else {
-        return Err(Failure::World(anyhow!("nothing is registered")));
+        return Err(CommandFailure::World(anyhow!("nothing is registered")));
     };
     let serving = providers.iter().filter(|provider| provider.serves(interaction));
     let systems = serving.clone().count();
     for provider in serving {
-        say(format_args!(
+        print(format_args!(
             "{:<11} ASID {} party key {} at {}",
             origin.label(),
             provider.asid,
@@ -94,10 +99,12 @@ fn print(explained: Explanation, interaction: &Interaction) -> Result<(), Failur
         .collect();
     others.sort_unstable();
     others.dedup();
-    say(format_args!("besides     {} other interactions", others.len()));
+    print(format_args!("besides     {} other interactions", others.len()));
     match systems {
-        0 => Err(Failure::World(anyhow!("this interaction is not registered"))),
+        0 => Err(CommandFailure::World(anyhow!("this interaction is not registered"))),
         1 => Ok(()),
-        _ => Err(Failure::World(anyhow!("ambiguous: only Ssp-To can choose among {systems}"))),
+        _ => {
+            Err(CommandFailure::World(anyhow!("ambiguous: only Ssp-To can choose among {systems}")))
+        }
     }
 }

@@ -8,11 +8,11 @@ use bytesize::ByteSize;
 use crate::config::Config;
 use crate::forward;
 use crate::metrics::Metrics;
-use crate::throttle::Memory;
+use crate::throttle::MemoryLimit;
 
 /// The parts of the bound, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Bound {
+pub(super) struct MemoryBound {
     base: u64,
     connections: u64,
     requests: u64,
@@ -57,13 +57,13 @@ const CONNECTIONS_LEAST: usize = 100;
 const IN_HAND_LEAST: usize = 20;
 
 /// The bound of a configuration.
-pub(super) fn bound(config: &Config) -> Bound {
+pub(super) fn bound(config: &Config) -> MemoryBound {
     let limits = &config.listener.limits;
     bound_with(config, limits.connections_max, limits.in_hand_max)
 }
 
 /// The bound of a configuration with other numbers of connections and of requests in hand.
-fn bound_with(config: &Config, connections_max: usize, in_hand_max: usize) -> Bound {
+fn bound_with(config: &Config, connections_max: usize, in_hand_max: usize) -> MemoryBound {
     let limits = &config.listener.limits;
     let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     let times = |of: u64, each: u64| of.saturating_mul(each);
@@ -74,7 +74,7 @@ fn bound_with(config: &Config, connections_max: usize, in_hand_max: usize) -> Bo
         false => (0, 0),
     };
     let idle = times(count(config.workers()), times(count(forward::IDLE_MAX), IDLE));
-    Bound {
+    MemoryBound {
         base: BASE + times(count(config.workers()), WORKER),
         connections: times(
             count(connections_max),
@@ -90,7 +90,7 @@ fn bound_with(config: &Config, connections_max: usize, in_hand_max: usize) -> Bo
 }
 
 /// Logs the bound beside the memory that there is, and sets the metric.
-pub(super) fn publish(config: &Config, given: Option<Memory>, metrics: &Metrics) {
+pub(super) fn publish(config: &Config, given: Option<MemoryLimit>, metrics: &Metrics) {
     let bound = bound(config);
     let given_bytes = given.map(|given| given.bytes);
     tracing::info!(bytes = bound.total(), parts = %bound, given_bytes, "memory at most");
@@ -99,7 +99,11 @@ pub(super) fn publish(config: &Config, given: Option<Memory>, metrics: &Metrics)
 
 /// Warnings that the bound of a configuration, or of what is in force of it, is above the memory that the
 /// process may use. The two differ after a reload with changes that wait for a restart.
-pub(super) fn warnings(config: &Config, in_force: &Config, given: Option<Memory>) -> Vec<String> {
+pub(super) fn warnings(
+    config: &Config,
+    in_force: &Config,
+    given: Option<MemoryLimit>,
+) -> Vec<String> {
     let Some(given) = given else { return Vec::new() };
     let is_above = |config| bound(config).total() > given.bytes;
     let mut warnings = Vec::new();
@@ -122,7 +126,7 @@ pub(super) fn warnings(config: &Config, in_force: &Config, given: Option<Memory>
     warnings
 }
 
-fn warning(named: &str, config: &Config, given: Memory, remedy: &str) -> String {
+fn warning(named: &str, config: &Config, given: MemoryLimit, remedy: &str) -> String {
     format!(
         "{named} allows {} of memory at the worst, and the process may use {given}: {remedy}, or give it more",
         ByteSize::b(bound(config).total())
@@ -193,7 +197,7 @@ fn round_down(number: usize) -> usize {
     number / unit * unit
 }
 
-impl Bound {
+impl MemoryBound {
     /// All of it.
     pub(super) fn total(&self) -> u64 {
         let Self { base, connections, requests, providers, sessions, directory, journal } = *self;
@@ -214,7 +218,7 @@ impl Bound {
     }
 }
 
-impl fmt::Display for Bound {
+impl fmt::Display for MemoryBound {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { base, connections, requests, providers, sessions, directory, journal } = *self;
         let [total, base, connections, requests, providers, sessions, directory, journal] =
@@ -231,7 +235,7 @@ impl fmt::Display for Bound {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::throttle::Limit;
+    use crate::throttle::MemoryLimitKind;
 
     const MIB: u64 = 1 << 20;
 
@@ -246,7 +250,7 @@ mod tests {
     }
 
     fn warned(config: &Config, bytes: u64) -> Option<String> {
-        let given = Memory { bytes, limit: Limit::Cgroup };
+        let given = MemoryLimit { bytes, limit: MemoryLimitKind::Cgroup };
         let mut found = warnings(config, config, Some(given));
         assert!(found.len() < 2, "{found:?}");
         found.pop()
@@ -326,7 +330,7 @@ mod tests {
 
     #[test]
     fn a_bound_in_force_is_warned_of_until_a_restart() {
-        let given = Some(Memory { bytes: 4096 * MIB, limit: Limit::Cgroup });
+        let given = Some(MemoryLimit { bytes: 4096 * MIB, limit: MemoryLimitKind::Cgroup });
         let (fits, large) = (config(""), config("connections-max = 1000000"));
         let larger = config("connections-max = 1000000\nin-hand-max = 1000000");
         let in_force = "the configuration in force until a restart allows";

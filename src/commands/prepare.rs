@@ -9,16 +9,16 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::reload::{self, Marks};
-use super::{Failure, warnings};
+use super::{CommandFailure, warnings};
 use crate::admin;
 use crate::config::Config;
-use crate::directory::{File, Live, Others};
-use crate::gateway::{Compatibility, Rulebook};
-use crate::interaction::Allowed;
+use crate::directory::{File, LiveSources, Others};
+use crate::gateway::{Compatibility, DecisionRules};
+use crate::interaction::AllowedInteractions;
 use crate::metrics::Metrics;
-use crate::request::Rules;
-use crate::throttle::{Memory, Pressure, Throttle};
-use crate::tls::{Alarms, Level, Loader, Trust};
+use crate::request::HeadRules;
+use crate::throttle::{MemoryLimit, Pressure, Throttle};
+use crate::tls::{Alarms, Loader, NoticeLevel, Trust};
 
 /// Everything that can be loaded before a socket is opened.
 #[derive(Debug)]
@@ -28,15 +28,15 @@ pub struct Prepared {
     /// One generation of trust.
     pub trust: Trust,
     /// What the decisions are told.
-    pub rulebook: Rulebook,
+    pub rulebook: DecisionRules,
     /// The directory file.
     pub directory: File,
     /// The directory's live sources.
-    pub live: Live,
+    pub live: LiveSources,
     /// The loader of the trust, with what it has to say of the files.
     pub loader: Loader,
     /// Memory that the process may use.
-    pub memory: Option<Memory>,
+    pub memory: Option<MemoryLimit>,
     /// The files as they were before they were read.
     pub(super) seen: Marks,
 }
@@ -46,9 +46,9 @@ impl Prepared {
     ///
     /// # Errors
     /// The first thing that is wrong, by file, line or path.
-    pub fn load(path: &Path, generation: u64) -> Result<Self, Failure> {
+    pub fn load(path: &Path, generation: u64) -> Result<Self, CommandFailure> {
         let seen = reload::marks(&[path.to_owned()]);
-        let config = Config::load(path).map_err(Failure::configuration)?;
+        let config = Config::load(path).map_err(CommandFailure::configuration)?;
         let mut prepared = Self::from_config(config, generation)?;
         prepared.seen.extend(seen);
         Ok(prepared)
@@ -58,12 +58,12 @@ impl Prepared {
     ///
     /// # Errors
     /// As [`Prepared::load`].
-    pub fn from_config(config: Config, generation: u64) -> Result<Self, Failure> {
+    pub fn from_config(config: Config, generation: u64) -> Result<Self, CommandFailure> {
         let seen = reload::marks(&config.watched());
         let mut loader = Loader::new(Timestamp::now().as_second());
         let trust = Trust::load(generation, &config.tls, &config.provider_tls, &mut loader)
             .map_err(|fault| located(&config, Some(fault.path()), &fault))?;
-        let live = Live::load(&config.directory, &mut loader)
+        let live = LiveSources::load(&config.directory, &mut loader)
             .map_err(|fault| located(&config, fault.path(), &fault))?;
         loader.end();
         let directory = directory_file(&config)?;
@@ -73,7 +73,7 @@ impl Prepared {
             sharing.password().map_err(|fault| located(&config, fault.path(), &fault))?;
         }
         let rulebook = rulebook(&config)?;
-        let memory = Memory::read(Path::new("/"));
+        let memory = MemoryLimit::read(Path::new("/"));
         Ok(Self { config, trust, rulebook, directory, live, loader, memory, seen })
     }
 
@@ -82,7 +82,7 @@ impl Prepared {
     pub fn warnings(&self) -> Vec<String> {
         let Self { config, loader, directory, memory, .. } = self;
         let now_s = Timestamp::now().as_second();
-        let minor = loader.notices.iter().filter(|notice| notice.level == Level::Warning);
+        let minor = loader.notices.iter().filter(|notice| notice.level == NoticeLevel::Warning);
         let memory = super::memory::warnings(config, config, *memory);
         let others = warnings::of(config, loader, directory, memory, now_s);
         let texts = minor.chain(&others).map(|notice| notice.text.clone());
@@ -128,7 +128,7 @@ impl Prepared {
             );
             line(format!("    {at}  {} {}", expiry.used_as.label(), expiry.path.display()));
         }
-        for notice in loader.notices.iter().filter(|notice| notice.level == Level::Info) {
+        for notice in loader.notices.iter().filter(|notice| notice.level == NoticeLevel::Info) {
             line(format!("note            {}", notice.text));
         }
         if config.lab {
@@ -139,21 +139,21 @@ impl Prepared {
 }
 
 /// The directory file.
-pub(super) fn directory_file(config: &Config) -> Result<File, Failure> {
+pub(super) fn directory_file(config: &Config) -> Result<File, CommandFailure> {
     let others = if config.directory.is_live() { Others::Live } else { Others::None };
     let path = &config.directory.file;
     File::load(path, others).map_err(|fault| located(config, Some(path), &fault))
 }
 
 /// A fault; where it is one of a file, with the keys and lines that name the file.
-fn located(config: &Config, file: Option<&Path>, fault: &dyn Display) -> Failure {
-    Failure::Configuration(anyhow::Error::msg(config.locate(file, fault)))
+fn located(config: &Config, file: Option<&Path>, fault: &dyn Display) -> CommandFailure {
+    CommandFailure::Configuration(anyhow::Error::msg(config.locate(file, fault)))
 }
 
-pub(super) fn rulebook(config: &Config) -> Result<Rulebook, Failure> {
+pub(super) fn rulebook(config: &Config) -> Result<DecisionRules, CommandFailure> {
     let names = config.allowed.iter().map(String::as_str);
-    let allowed = Allowed::from_names(names)
-        .map_err(|why| Failure::Configuration(anyhow::anyhow!("allowed: {why}")))?;
+    let allowed = AllowedInteractions::from_names(names)
+        .map_err(|why| CommandFailure::Configuration(anyhow::anyhow!("allowed: {why}")))?;
     let proxy = config.proxy_name().as_str().to_owned();
     let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
     let compatibility = config.compatibility.iter().map(|(asid, written)| {
@@ -165,8 +165,8 @@ pub(super) fn rulebook(config: &Config) -> Result<Rulebook, Failure> {
         };
         (asid.clone(), compatibility)
     });
-    Ok(Rulebook {
-        rules: Rules {
+    Ok(DecisionRules {
+        rules: HeadRules {
             names: config.listener.names.iter().map(|name| name.to_ascii_lowercase()).collect(),
             proxy: proxy.clone(),
             target_bytes_max: bytes(config.request.target_max),
@@ -211,7 +211,7 @@ pub(super) fn throttle(
     config: &Config,
     before: Option<&Arc<Throttle>>,
     (pressure, metrics): (&Pressure, &Arc<Metrics>),
-) -> Result<Arc<Throttle>, Failure> {
+) -> Result<Arc<Throttle>, CommandFailure> {
     match before {
         Some(before) if *before.limits() == config.throttle => Ok(Arc::clone(before)),
         _ => Throttle::new(config.throttle.clone(), pressure.clone(), Arc::clone(metrics))

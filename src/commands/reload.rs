@@ -10,14 +10,14 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::signal::unix::Signal;
 
-use self::looks::Looks;
-use super::{Failure, memory, prepare, warnings};
+use self::looks::FileChecks;
+use super::{CommandFailure, memory, prepare, warnings};
 use crate::config::Config;
 use crate::directory::{self, Directory};
-use crate::gateway::{Live, Rulebook};
+use crate::gateway::{DecisionRules, InForce};
 use crate::metrics::Metrics;
-use crate::throttle::{Memory, Pressure, Throttle};
-use crate::tls::{Alarms, FileMark, Level, Loader, Notice, Trust};
+use crate::throttle::{MemoryLimit, Pressure, Throttle};
+use crate::tls::{Alarms, FileMark, Loader, Notice, NoticeLevel, Trust};
 
 mod looks;
 mod watches;
@@ -32,21 +32,21 @@ const NOTICES_LOGGED_MAX: usize = 50;
 /// Puts new files in force.
 pub(super) struct Reloader {
     pub(super) path: Option<PathBuf>,
-    pub(super) live: Arc<ArcSwap<Live>>,
+    pub(super) live: Arc<ArcSwap<InForce>>,
     pub(super) pressure: Pressure,
     pub(super) directory: Directory,
     pub(super) metrics: Arc<Metrics>,
     pub(super) started_with: Config,
-    pub(super) state: Mutex<State>,
+    pub(super) state: Mutex<ReloadState>,
 }
 
 /// The last good configuration, what it was loaded with, and the files it was loaded from.
-pub(super) struct State {
+pub(super) struct ReloadState {
     config: Config,
     loader: Loader,
     seen: Marks,
     /// Faults of each part at its last load: they last until it is loaded without them.
-    faults: BTreeMap<Part, Vec<String>>,
+    faults: BTreeMap<ReloadPart, Vec<String>>,
     /// Number of certificates and lists that had ended at the last load of trust.
     ended: usize,
     notices_told: HashSet<String>,
@@ -58,7 +58,7 @@ pub(super) type Marks = HashMap<PathBuf, Option<FileMark>>;
 
 /// A part that is loaded by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Part {
+enum ReloadPart {
     /// The configuration, and what is made from it alone.
     Configuration,
     /// Certificates, authorities, revocation lists, and the sources of the directory.
@@ -69,7 +69,7 @@ enum Part {
 
 /// Reason for a reload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Trigger {
+enum ReloadTrigger {
     /// A file has changed: only what is made from changed files is loaded.
     Change,
     /// A file in a folder of revocation lists has changed, a date that trust depends on has passed, or a
@@ -79,7 +79,7 @@ enum Trigger {
     Request,
 }
 
-impl State {
+impl ReloadState {
     /// The state after the first load; `seen` was taken before it.
     pub(super) fn new(config: Config, loader: Loader, seen: Marks) -> Self {
         let (notices_told, alarms_told) = Default::default();
@@ -92,7 +92,7 @@ impl State {
         self.faults.values().flatten().cloned().collect()
     }
 
-    fn is_faulty(&self, part: Part) -> bool {
+    fn is_faulty(&self, part: ReloadPart) -> bool {
         self.faults.get(&part).is_some_and(|faults| !faults.is_empty())
     }
 }
@@ -111,21 +111,21 @@ impl Reloader {
     /// files have kept changing for some looks.
     pub(super) async fn watch(self: Arc<Self>, mut hangup: Signal) {
         let mut tidy = tokio::time::interval(TIDY);
-        let mut looks = Looks::default();
+        let mut looks = FileChecks::default();
         loop {
             let trigger = tokio::select! {
-                _ = hangup.recv() => Trigger::Request,
+                _ = hangup.recv() => ReloadTrigger::Request,
                 _ = tidy.tick() => {
                     self.live.load().throttle.tidy();
                     self.directory.tidy();
-                    self.tell_all();
+                    self.log_notices();
                     looks.are_due();
                     // What could not be used may be good by now; what was good may have ended, and
                     // sessions with servers that were verified before must not outlive it.
                     if !self.is_trust_due() {
                         continue;
                     }
-                    Trigger::Trust
+                    ReloadTrigger::Trust
                 }
                 () = looks.next() => match self.look(&mut looks) {
                     Some(trigger) => trigger,
@@ -139,7 +139,7 @@ impl Reloader {
     }
 
     /// Looks at the files; returns the reason to reload if they have changed.
-    fn look(&self, looks: &mut Looks) -> Option<Trigger> {
+    fn look(&self, looks: &mut FileChecks) -> Option<ReloadTrigger> {
         looks.watch(|| self.paths());
         let now = marks(&self.watched());
         let (part, parts) = looks.part();
@@ -149,27 +149,27 @@ impl Reloader {
             return None;
         }
         let is_settled = looks.found(now) || (in_folder && parts > 1);
-        is_settled.then_some(if in_folder { Trigger::Trust } else { Trigger::Change })
+        is_settled.then_some(if in_folder { ReloadTrigger::Trust } else { ReloadTrigger::Change })
     }
 
     /// Loads everything anew, and puts in force whatever is good.
-    pub(super) async fn reload(self: Arc<Self>) -> Result<(), Failure> {
-        self.load(Trigger::Request).await
+    pub(super) async fn reload(self: Arc<Self>) -> Result<(), CommandFailure> {
+        self.load(ReloadTrigger::Request).await
     }
 
-    async fn load(self: Arc<Self>, trigger: Trigger) -> Result<(), Failure> {
+    async fn load(self: Arc<Self>, trigger: ReloadTrigger) -> Result<(), CommandFailure> {
         let this = Arc::clone(&self);
         let loaded = tokio::task::spawn_blocking(move || this.swap(trigger)).await;
-        let faults = loaded.map_err(Failure::world)?;
+        let faults = loaded.map_err(CommandFailure::world)?;
         let now_s = Timestamp::now().as_second();
         self.metrics.reload(if faults.is_empty() { Ok(now_s) } else { Err(()) });
         match faults.is_empty() {
             true => Ok(()),
-            false => Err(Failure::Configuration(anyhow::anyhow!(faults.join("; ")))),
+            false => Err(CommandFailure::Configuration(anyhow::anyhow!(faults.join("; ")))),
         }
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> std::sync::MutexGuard<'_, ReloadState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -193,45 +193,45 @@ impl Reloader {
     }
 
     /// Puts in force what is good; returns what is not.
-    fn swap(&self, trigger: Trigger) -> Vec<String> {
+    fn swap(&self, trigger: ReloadTrigger) -> Vec<String> {
         let mut state = self.state();
         let state = &mut *state;
         let before = self.live.load_full();
         let now = marks(&watched(self.path.as_deref(), &state.config));
         let changed = |path: &Path| {
-            trigger == Trigger::Request
+            trigger == ReloadTrigger::Request
                 || now.get(path).copied().flatten() != state.seen.get(path).copied().flatten()
         };
-        let again = |part| trigger == Trigger::Trust && state.is_faulty(part);
+        let again = |part| trigger == ReloadTrigger::Trust && state.is_faulty(part);
         let path = self.path.as_deref();
-        let path = path.filter(|path| changed(path) || again(Part::Configuration));
-        let mut found: BTreeMap<Part, Vec<String>> = BTreeMap::new();
+        let path = path.filter(|path| changed(path) || again(ReloadPart::Configuration));
+        let mut found: BTreeMap<ReloadPart, Vec<String>> = BTreeMap::new();
         let new = path.map(|path| self.configuration(path));
-        let all = trigger == Trigger::Request || matches!(new, Some(Ok(_)));
+        let all = trigger == ReloadTrigger::Request || matches!(new, Some(Ok(_)));
         let mut config = state.config.clone();
         match new {
             Some(Ok(new)) => config = new,
-            Some(Err(fault)) => drop(found.insert(Part::Configuration, vec![fault])),
+            Some(Err(fault)) => drop(found.insert(ReloadPart::Configuration, vec![fault])),
             None => {}
         }
         // Before the files are read: a change meanwhile is noticed at the next look.
         let mut seen = marks(&watched(self.path.as_deref(), &config));
         seen.extend(now.clone());
         let trust_changed = all
-            || trigger == Trigger::Trust
+            || trigger == ReloadTrigger::Trust
             || config.trust_files().iter().any(|path| changed(path));
-        let file_changed = all || changed(&config.directory.file) || again(Part::Directory);
+        let file_changed = all || changed(&config.directory.file) || again(ReloadPart::Directory);
         let (trust, sources) = match trust_changed {
             true => {
                 let (trust, sources, faults) = trust(&config, &mut state.loader, &before);
-                found.insert(Part::Trust, faults);
+                found.insert(ReloadPart::Trust, faults);
                 (trust, sources)
             }
             false => (Arc::clone(&before.trust), None),
         };
         let file = file_changed.then(|| prepare::directory_file(&config)).and_then(|file| {
             let fault = file.as_ref().err().map(ToString::to_string);
-            found.insert(Part::Directory, fault.into_iter().collect());
+            found.insert(ReloadPart::Directory, fault.into_iter().collect());
             file.ok()
         });
         if file.is_some() || sources.is_some() {
@@ -240,7 +240,7 @@ impl Reloader {
         let (rulebook, throttle) = match all {
             true => {
                 let (rulebook, throttle, faults) = self.rules(&config, &before);
-                found.entry(Part::Configuration).or_default().extend(faults);
+                found.entry(ReloadPart::Configuration).or_default().extend(faults);
                 (rulebook, throttle)
             }
             false => (Arc::clone(&before.rulebook), Arc::clone(&before.throttle)),
@@ -252,8 +252,8 @@ impl Reloader {
         state.faults.extend(found);
         let alarms = Arc::new(Alarms::new(&state.loader, &state.lasting()));
         tracing::info!(generation = trust.generation, "reloaded");
-        self.live.store(Arc::new(Live { trust, rulebook, throttle, alarms, memory }));
-        self.tell(state);
+        self.live.store(Arc::new(InForce { trust, rulebook, throttle, alarms, memory }));
+        self.log_notices_in(state);
         faults
     }
 
@@ -270,7 +270,11 @@ impl Reloader {
 
     /// Rules and limits of a configuration; those from before where they cannot be made. With them the
     /// faults that were found.
-    fn rules(&self, config: &Config, before: &Live) -> (Arc<Rulebook>, Arc<Throttle>, Vec<String>) {
+    fn rules(
+        &self,
+        config: &Config,
+        before: &InForce,
+    ) -> (Arc<DecisionRules>, Arc<Throttle>, Vec<String>) {
         let mut faults = Vec::new();
         let rulebook = match prepare::rulebook(config) {
             Ok(mut new) => {
@@ -292,14 +296,14 @@ impl Reloader {
     }
 
     /// Logs notices and alarms that have not been logged since they came up.
-    pub(super) fn tell_all(&self) {
-        self.tell(&mut self.state());
+    pub(super) fn log_notices(&self) {
+        self.log_notices_in(&mut self.state());
     }
 
-    fn tell(&self, state: &mut State) {
-        let State { config, loader, notices_told, alarms_told, .. } = state;
+    fn log_notices_in(&self, state: &mut ReloadState) {
+        let ReloadState { config, loader, notices_told, alarms_told, .. } = state;
         let now_s = Timestamp::now().as_second();
-        let minor = loader.notices.iter().filter(|notice| notice.level < Level::Alarm);
+        let minor = loader.notices.iter().filter(|notice| notice.level < NoticeLevel::Alarm);
         let mut minor: Vec<_> = minor.cloned().collect();
         let live = self.live.load();
         let memory = memory::warnings(config, &self.in_force(config), live.memory);
@@ -308,15 +312,20 @@ impl Reloader {
         let alarms = live.alarms.in_force(now_s);
         self.metrics.alarms.set(i64::try_from(alarms.len()).unwrap_or(i64::MAX));
         let alarms: Vec<_> =
-            alarms.into_iter().map(|text| Notice::new(Level::Alarm, text)).collect();
+            alarms.into_iter().map(|text| Notice::new(NoticeLevel::Alarm, text)).collect();
         log_new(&alarms, alarms_told);
     }
 
     /// Sets metrics of what is in force, and the limits near which load is shed; returns the memory that the
     /// process may use, read anew.
-    fn publish(&self, config: &Config, loader: &Loader, throttle: &Throttle) -> Option<Memory> {
+    fn publish(
+        &self,
+        config: &Config,
+        loader: &Loader,
+        throttle: &Throttle,
+    ) -> Option<MemoryLimit> {
         prepare::publish(loader, config.lab, &self.metrics);
-        let memory = Memory::read(Path::new("/"));
+        let memory = MemoryLimit::read(Path::new("/"));
         memory::publish(&self.in_force(config), memory, &self.metrics);
         self.pressure.limit(throttle.limits().ceiling(memory));
         memory
@@ -368,8 +377,8 @@ impl Reloader {
 fn trust(
     config: &Config,
     loader: &mut Loader,
-    before: &Live,
-) -> (Arc<Trust>, Option<directory::Live>, Vec<String>) {
+    before: &InForce,
+) -> (Arc<Trust>, Option<directory::LiveSources>, Vec<String>) {
     let mut faults = Vec::new();
     loader.begin(Timestamp::now().as_second());
     let generation = before.trust.generation + 1;
@@ -380,7 +389,7 @@ fn trust(
             Arc::clone(&before.trust)
         }
     };
-    let sources = directory::Live::load(&config.directory, loader);
+    let sources = directory::LiveSources::load(&config.directory, loader);
     let sources = sources.map_err(|fault| faults.push(config.locate(fault.path(), &fault))).ok();
     if faults.is_empty() {
         loader.end();
@@ -400,9 +409,9 @@ fn log_new(notices: &[Notice], told: &mut HashSet<String>) {
     let new: Vec<_> = notices.iter().filter(|notice| !told.contains(&notice.text)).collect();
     for Notice { level, text } in new.iter().take(NOTICES_LOGGED_MAX) {
         match level {
-            Level::Info => tracing::info!("{text}"),
-            Level::Warning => tracing::warn!("{text}"),
-            Level::Alarm => tracing::error!("{text}"),
+            NoticeLevel::Info => tracing::info!("{text}"),
+            NoticeLevel::Warning => tracing::warn!("{text}"),
+            NoticeLevel::Alarm => tracing::error!("{text}"),
         }
     }
     if let Some(more) = new.len().checked_sub(NOTICES_LOGGED_MAX).filter(|more| *more > 0) {

@@ -14,15 +14,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::reload::{Reloader, State};
-use super::sockets::Sockets;
-use super::{Failure, Prepared, memory, prepare};
-use crate::admin::{self, Views};
+use super::reload::{ReloadState, Reloader};
+use super::sockets::InheritedSockets;
+use super::{CommandFailure, Prepared, memory, prepare};
+use crate::admin::{self, AdminState};
 use crate::audit::Trail;
 use crate::config::{Config, Log, LogFormat};
 use crate::directory::{self, Directory, File};
 use crate::forward::Forwarder;
-use crate::gateway::{self, Gateway, Live};
+use crate::gateway::{self, Gateway, InForce};
 use crate::listener::{Stop, Workers};
 use crate::metrics::Metrics;
 use crate::throttle::Pressure;
@@ -37,17 +37,17 @@ const REMEMBER: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// The configuration cannot be used, or an address cannot be bound.
-pub fn run(path: &Path) -> Result<(), Failure> {
+pub fn run(path: &Path) -> Result<(), CommandFailure> {
     let prepared = Prepared::load(path, 1)?;
     log(&prepared.config.log);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
-        .map_err(Failure::world)?;
+        .map_err(CommandFailure::world)?;
     let ended = runtime.block_on(async {
-        let mut stop = signal(SignalKind::terminate()).map_err(Failure::world)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::world)?;
+        let mut stop = signal(SignalKind::terminate()).map_err(CommandFailure::world)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandFailure::world)?;
         let server = Server::start(prepared, Some(path.to_owned()))?;
         let cut = server.stopping.stop.cut.clone();
         tokio::select! {
@@ -99,11 +99,11 @@ pub struct Server {
     /// What is held of the directory.
     pub directory: Directory,
     reloader: Arc<Reloader>,
-    stopping: Stopping,
+    stopping: Shutdown,
 }
 
 /// What it takes to end.
-struct Stopping {
+struct Shutdown {
     /// Cancelled first: no balancer is to send anybody any more.
     leaving: CancellationToken,
     /// Signals that stop the workers.
@@ -121,10 +121,10 @@ impl Server {
     ///
     /// # Errors
     /// The journal cannot be opened, an address cannot be bound, a thread cannot be made.
-    pub fn start(prepared: Prepared, path: Option<PathBuf>) -> Result<Self, Failure> {
+    pub fn start(prepared: Prepared, path: Option<PathBuf>) -> Result<Self, CommandFailure> {
         let Prepared { config, trust, rulebook, directory, live, loader, memory, seen } = prepared;
         // Before anything else: a SIGHUP that nobody listens for ends the process.
-        let hangup = signal(SignalKind::hangup()).map_err(Failure::world)?;
+        let hangup = signal(SignalKind::hangup()).map_err(CommandFailure::world)?;
         let metrics = Arc::new(Metrics::new());
         prepare::publish(&loader, config.lab, &metrics);
         metrics.reload(Ok(Timestamp::now().as_second()));
@@ -132,17 +132,22 @@ impl Server {
         let (listeners, (admin_listener, admin)) = listen(&config)?;
         let limits = &config.listener.limits;
         let trail = Trail::start(&config.audit, limits.in_hand_max, Arc::clone(&metrics))
-            .map_err(Failure::configuration)?;
+            .map_err(CommandFailure::configuration)?;
         let (leaving, stop) = (CancellationToken::new(), Stop::default());
         let directory = recall(directory, live, &config, &metrics);
         let pressure = Pressure::new(config.workers());
         let throttle = prepare::throttle(&config, None, (&pressure, &metrics))?;
         pressure.limit(throttle.limits().ceiling(memory));
         let (trust, rulebook) = (Arc::new(trust), Arc::new(rulebook));
-        let live =
-            Live { trust, rulebook, throttle, alarms: Arc::new(Alarms::new(&loader, &[])), memory };
+        let live = InForce {
+            trust,
+            rulebook,
+            throttle,
+            alarms: Arc::new(Alarms::new(&loader, &[])),
+            memory,
+        };
         let live = Arc::new(ArcSwap::from_pointee(live));
-        let shared = gateway::Shared {
+        let shared = gateway::GatewayShared {
             live: Arc::clone(&live),
             directory: directory.clone(),
             trail: trail.clone(),
@@ -150,8 +155,8 @@ impl Server {
         };
         let gateways = gateways(&config, &shared, &pressure);
         let workers = Workers::start(gateways, limits, &stop, &metrics);
-        let workers = Arc::new(workers.map_err(Failure::world)?);
-        let views = Views {
+        let workers = Arc::new(workers.map_err(CommandFailure::world)?);
+        let views = AdminState {
             metrics: Arc::clone(&metrics),
             live: Arc::clone(&live),
             directory: directory.clone(),
@@ -163,7 +168,7 @@ impl Server {
         };
         let kept = keep(directory.clone(), config.directory.snapshot.clone());
         let reloader = Arc::new(Reloader {
-            state: Mutex::new(State::new(config.clone(), loader, seen)),
+            state: Mutex::new(ReloadState::new(config.clone(), loader, seen)),
             path,
             live: Arc::clone(&live),
             pressure,
@@ -173,7 +178,7 @@ impl Server {
         });
         let addresses = announce(&listeners);
         // Consumers last: they could take the descriptors that the rest needs.
-        let admin_port = admin::start(admin_listener, views).map_err(Failure::world)?;
+        let admin_port = admin::start(admin_listener, views).map_err(CommandFailure::world)?;
         let accept = |(listener, _)| workers.accept(listener, stop.drain.clone());
         let accepting: io::Result<Vec<_>> = listeners.into_iter().map(accept).collect();
         let background = vec![
@@ -181,8 +186,8 @@ impl Server {
             tokio::spawn(kept),
             tokio::spawn(watch(trail.clone())),
         ];
-        let accepting = accepting.map_err(Failure::world)?;
-        let stopping = Stopping { leaving, stop, workers, accepting, background, admin_port };
+        let accepting = accepting.map_err(CommandFailure::world)?;
+        let stopping = Shutdown { leaving, stop, workers, accepting, background, admin_port };
         Ok(Self { addresses, admin, metrics, trail, directory, reloader, stopping })
     }
 
@@ -190,14 +195,14 @@ impl Server {
     ///
     /// # Errors
     /// What is wrong with the new configuration.
-    pub async fn reload(&self) -> Result<(), Failure> {
+    pub async fn reload(&self) -> Result<(), CommandFailure> {
         Arc::clone(&self.reloader).reload().await
     }
 
     /// Stops accepting, lets what is under way finish until the drain deadline, writes the last
     /// records.
     pub async fn stop(self) {
-        let Stopping { leaving, stop, workers, accepting, background, admin_port } = self.stopping;
+        let Shutdown { leaving, stop, workers, accepting, background, admin_port } = self.stopping;
         let settings = &self.reloader.started_with;
         leaving.cancel();
         tokio::select! {
@@ -231,11 +236,11 @@ impl Server {
 }
 
 /// A listening socket, and the address it really has.
-type Listening = (TcpListener, SocketAddr);
+type BoundListener = (TcpListener, SocketAddr);
 
 /// The sockets for consumers, and the one for operators.
-fn listen(config: &Config) -> Result<(Vec<Listening>, Listening), Failure> {
-    let mut sockets = Sockets::inherited()?;
+fn listen(config: &Config) -> Result<(Vec<BoundListener>, BoundListener), CommandFailure> {
+    let mut sockets = InheritedSockets::inherited()?;
     let listeners = sockets.take_all(&config.listener.addresses)?;
     let admin = sockets.take(config.admin.address)?;
     sockets.finish()?;
@@ -243,7 +248,7 @@ fn listen(config: &Config) -> Result<(Vec<Listening>, Listening), Failure> {
 }
 
 /// A gateway for each worker, over what all of them share.
-fn gateways(config: &Config, shared: &gateway::Shared, pressure: &Pressure) -> Vec<Gateway> {
+fn gateways(config: &Config, shared: &gateway::GatewayShared, pressure: &Pressure) -> Vec<Gateway> {
     let gateway = |worker| {
         let forwarder = Forwarder::new(&config.provider, Arc::clone(&shared.metrics));
         Gateway::new(shared.clone(), forwarder, pressure.pulse(worker))
@@ -253,7 +258,12 @@ fn gateways(config: &Config, shared: &gateway::Shared, pressure: &Pressure) -> V
 
 /// A directory that holds again what was held when the last process ended. A snapshot that cannot be
 /// used is no reason not to serve.
-fn recall(file: File, live: directory::Live, config: &Config, metrics: &Arc<Metrics>) -> Directory {
+fn recall(
+    file: File,
+    live: directory::LiveSources,
+    config: &Config,
+    metrics: &Arc<Metrics>,
+) -> Directory {
     let settings = &config.directory;
     let directory = Directory::new(file, live, settings, Arc::clone(metrics), Handle::current());
     if let Some(path) = &settings.snapshot {
@@ -292,7 +302,7 @@ async fn keep(directory: Directory, snapshot: Option<PathBuf>) {
     tokio::join!(remembering, directory.keep_fresh());
 }
 
-fn announce(listeners: &[Listening]) -> Vec<SocketAddr> {
+fn announce(listeners: &[BoundListener]) -> Vec<SocketAddr> {
     let addresses: Vec<_> = listeners.iter().map(|(_, address)| *address).collect();
     for address in &addresses {
         tracing::info!(%address, "listening");

@@ -7,7 +7,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 
 /// Whose certificates are taken.
-pub(super) struct Clients {
+pub(super) struct ClientAuthorities {
     pub(super) roots: RootCertStore,
     pub(super) lists: Vec<CertificateRevocationListDer<'static>>,
     /// Whether the handshake fails for who has none.
@@ -18,14 +18,14 @@ pub(super) struct Clients {
 pub(super) fn config(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
-    clients: Option<Clients>,
+    clients: Option<ClientAuthorities>,
 ) -> anyhow::Result<Arc<ServerConfig>> {
     let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&crypto))
         .with_safe_default_protocol_versions()?;
     let builder = match clients {
         None => builder.with_no_client_auth(),
-        Some(Clients { roots, lists, must }) => {
+        Some(ClientAuthorities { roots, lists, must }) => {
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), crypto);
             let verifier = verifier.with_crls(lists);
             let verifier = if must { verifier } else { verifier.allow_unauthenticated() };

@@ -13,16 +13,16 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::server_tls::{self, Clients};
-use super::{Failure, say};
+use super::server_tls::{self, ClientAuthorities};
+use super::{CommandFailure, print};
 use crate::config::{Log, LogFormat, LogLevel};
-use crate::simulator::{Practice, Provider, Seed, Serving};
+use crate::simulator::{Seed, Serving, SimulatedPractice, SimulatedProvider};
 use crate::spine::{Asid, CertificateName, OdsCode};
 use crate::tls::KeyPair;
 
 /// What is simulated.
 #[derive(Debug, clap::Subcommand)]
-pub enum Wanted {
+pub enum SimulateOptions {
     /// A GP Connect provider: practices with patients, slots and appointments.
     Provider {
         /// The configuration file.
@@ -37,7 +37,7 @@ pub enum Wanted {
 /// A provider, as configured.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct Settings {
+struct ProviderSettings {
     /// Where it listens. Not for a network: there is nobody real in it, and no secret either.
     #[serde(default = "address")]
     address: SocketAddr,
@@ -46,14 +46,14 @@ struct Settings {
     /// Whether it may be steered under `/_simulator/`: on loopback, unless it is said not to be.
     control: Option<bool>,
     /// TLS; without it, plain HTTP.
-    tls: Option<Tls>,
+    tls: Option<SimulatorTls>,
     #[serde(rename = "practice")]
-    practices: Vec<Simulated>,
+    practices: Vec<SimulatedProviders>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct Tls {
+struct SimulatorTls {
     certificate: KeyPair,
     /// Authorities that issue the proxy's certificate; without any, none is asked for.
     #[serde(default)]
@@ -68,7 +68,7 @@ struct Tls {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct Simulated {
+struct SimulatedProviders {
     ods: OdsCode,
     asid: Asid,
     name: String,
@@ -88,24 +88,24 @@ const fn address() -> SocketAddr {
 ///
 /// # Errors
 /// The configuration cannot be used, the store cannot be opened, or the address is in use.
-pub fn run(wanted: Wanted) -> Result<(), Failure> {
-    let Wanted::Provider { config, memory } = wanted;
+pub fn run(wanted: SimulateOptions) -> Result<(), CommandFailure> {
+    let SimulateOptions::Provider { config, memory } = wanted;
     super::serve::log(&Log { format: LogFormat::Human, level: LogLevel::Info });
-    let settings = Settings::load(&config).map_err(Failure::Configuration)?;
-    let serving = settings.serving().map_err(Failure::Configuration)?;
-    let practices = settings.practices().map_err(Failure::Configuration)?;
+    let settings = ProviderSettings::load(&config).map_err(CommandFailure::Configuration)?;
+    let serving = settings.serving().map_err(CommandFailure::Configuration)?;
+    let practices = settings.practices().map_err(CommandFailure::Configuration)?;
     let store = settings.store.as_deref().filter(|_| !memory);
-    let provider =
-        Provider::open(practices, store, Timestamp::now()).map_err(Failure::configuration)?;
+    let provider = SimulatedProvider::open(practices, store, Timestamp::now())
+        .map_err(CommandFailure::configuration)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
-        .map_err(Failure::world)?;
+        .map_err(CommandFailure::world)?;
     runtime.block_on(settings.serve(Arc::new(provider), serving))
 }
 
-impl Settings {
+impl ProviderSettings {
     fn load(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
         let mut settings: Self =
@@ -128,14 +128,14 @@ impl Settings {
         paths
     }
 
-    fn practices(&self) -> anyhow::Result<Vec<Practice>> {
-        let practice = |simulated: &Simulated| {
-            let Simulated { ods, asid, name, base_path, switched_off, seed } = simulated;
+    fn practices(&self) -> anyhow::Result<Vec<SimulatedPractice>> {
+        let practice = |simulated: &SimulatedProviders| {
+            let SimulatedProviders { ods, asid, name, base_path, switched_off, seed } = simulated;
             anyhow::ensure!(
                 base_path.starts_with('/') && !base_path.ends_with('/'),
                 "base-path {base_path:?} begins with a slash and does not end with one"
             );
-            let mut practice = Practice::new(ods.clone(), asid.clone(), name, base_path);
+            let mut practice = SimulatedPractice::new(ods.clone(), asid.clone(), name, base_path);
             practice.switched_off = *switched_off;
             if let Some(path) = seed {
                 let text = std::fs::read_to_string(path).context(path.display().to_string())?;
@@ -147,7 +147,7 @@ impl Settings {
         let practices = self.practices.iter().map(practice).collect::<anyhow::Result<Vec<_>>>()?;
         for (at, practice) in practices.iter().enumerate() {
             let mut others = practices.iter().skip(at + 1);
-            let twin = |other: &Practice| {
+            let twin = |other: &SimulatedPractice| {
                 other.ods == practice.ods || other.base_path == practice.base_path
             };
             anyhow::ensure!(!others.any(twin), "practice {} stands there twice", practice.ods);
@@ -156,23 +156,27 @@ impl Settings {
     }
 
     fn serving(&self) -> anyhow::Result<Serving> {
-        let tls = self.tls.as_ref().map(Tls::config).transpose()?;
+        let tls = self.tls.as_ref().map(SimulatorTls::config).transpose()?;
         let peers = self.tls.as_ref().map(|tls| tls.peers.clone()).unwrap_or_default();
         let control = self.control.unwrap_or(self.address.ip().is_loopback());
         Ok(Serving { tls, peers, control })
     }
 
-    async fn serve(self, provider: Arc<Provider>, serving: Serving) -> Result<(), Failure> {
-        let mut stop = signal(SignalKind::terminate()).map_err(Failure::world)?;
+    async fn serve(
+        self,
+        provider: Arc<SimulatedProvider>,
+        serving: Serving,
+    ) -> Result<(), CommandFailure> {
+        let mut stop = signal(SignalKind::terminate()).map_err(CommandFailure::world)?;
         let listener = TcpListener::bind(self.address)
             .await
             .with_context(|| format!("cannot listen on {}", self.address))
-            .map_err(Failure::World)?;
-        let address = listener.local_addr().map_err(Failure::world)?;
+            .map_err(CommandFailure::World)?;
+        let address = listener.local_addr().map_err(CommandFailure::world)?;
         let scheme = if serving.tls.is_some() { "https" } else { "http" };
         for practice in &self.practices {
-            let Simulated { ods, asid, name, base_path, .. } = practice;
-            say(format_args!("{ods} {name}, ASID {asid}: {scheme}://{address}{base_path}"));
+            let SimulatedProviders { ods, asid, name, base_path, .. } = practice;
+            print(format_args!("{ods} {name}, ASID {asid}: {scheme}://{address}{base_path}"));
         }
         let told = async move {
             tokio::select! {
@@ -185,7 +189,7 @@ impl Settings {
     }
 }
 
-impl Tls {
+impl SimulatorTls {
     fn revocation_lists(&self) -> anyhow::Result<Vec<CertificateRevocationListDer<'static>>> {
         let mut lists = Vec::new();
         for path in &self.crl {
@@ -214,7 +218,9 @@ impl Tls {
             (true, true) => None,
             (true, false) => return Err(anyhow!("tls.peers needs tls.authorities")),
             // With names to look for, a certificate that is missing is answered in words.
-            (false, must) => Some(Clients { roots, lists: self.revocation_lists()?, must }),
+            (false, must) => {
+                Some(ClientAuthorities { roots, lists: self.revocation_lists()?, must })
+            }
         };
         server_tls::config(certificates, private, clients).with_context(|| at(chain))
     }

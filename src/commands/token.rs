@@ -1,13 +1,13 @@
 //! `token`: mints the bearer token a consumer would send, for an invented user.
 
-use super::{Failure, say};
+use super::{CommandFailure, print};
 use crate::claims;
 use crate::interaction;
 use crate::spine::OdsCode;
 
 /// What the token is for.
 #[derive(Debug, clap::Args)]
-pub struct Wanted {
+pub struct TokenOptions {
     /// Service root of the provider: the token's audience.
     #[arg(long)]
     pub audience: String,
@@ -23,12 +23,15 @@ pub struct Wanted {
 ///
 /// # Errors
 /// The ODS code or the interaction is not one.
-pub fn run(wanted: &Wanted) -> Result<(), Failure> {
-    let ods: OdsCode = wanted.ods.parse().map_err(Failure::configuration)?;
+pub fn run(wanted: &TokenOptions) -> Result<(), CommandFailure> {
+    let ods: OdsCode = wanted.ods.parse().map_err(CommandFailure::configuration)?;
     let interaction = interaction::by_id(&wanted.interaction).ok_or_else(|| {
-        Failure::Configuration(anyhow::anyhow!("{:?} is no known interaction", wanted.interaction))
+        CommandFailure::Configuration(anyhow::anyhow!(
+            "{:?} is no known interaction",
+            wanted.interaction
+        ))
     })?;
     let now_s = jiff::Timestamp::now().as_second();
-    say(claims::mint(&claims::specimen(&wanted.audience, &ods, interaction.scope, now_s)));
+    print(claims::mint(&claims::specimen(&wanted.audience, &ods, interaction.scope, now_s)));
     Ok(())
 }

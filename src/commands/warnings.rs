@@ -11,7 +11,7 @@ use rustix::process::Uid;
 
 use crate::config::Config;
 use crate::directory::File;
-use crate::tls::{Level, Loader, Notice};
+use crate::tls::{Loader, Notice, NoticeLevel};
 
 /// Number of days before its end from which a certificate of our own is warned of.
 const ENDS_SOON_DAYS: i64 = 14;
@@ -47,7 +47,7 @@ pub(super) fn of(
     warnings.extend(networks(config));
     warnings.extend(ends(loader, now_s));
     warnings.extend(modes(config, loader));
-    warnings.into_iter().map(|text| Notice::new(Level::Warning, text)).collect()
+    warnings.into_iter().map(|text| Notice::new(NoticeLevel::Warning, text)).collect()
 }
 
 /// The admin port on an address that consumers connect to.
@@ -150,7 +150,7 @@ fn modes(config: &Config, loader: &Loader) -> Vec<String> {
     let mut public: BTreeSet<_> = config.watched().into_iter().collect();
     public.insert(config.path().to_owned());
     public.retain(|path| !secrets.contains(path) && !written.contains(path));
-    let is_ours = |path: &Path| Rights::of(path).is_some_and(|rights| rights.is_ours);
+    let is_ours = |path: &Path| FileRights::of(path).is_some_and(|rights| rights.is_ours);
     let own = written.iter().flat_map(|path| folders(path)).filter(|folder| is_ours(folder));
     let read = secrets.iter().chain(&public).flat_map(|path| folders(path));
     let folders: BTreeSet<_> = own.chain(read).collect();
@@ -188,7 +188,7 @@ fn folders(path: &Path) -> BTreeSet<PathBuf> {
 
 /// Rights on a file or folder.
 #[derive(Debug, Clone, Copy)]
-struct Rights {
+struct FileRights {
     mode: u32,
     /// It is on a mount that nobody can write through, such as that of a Kubernetes `ConfigMap`, whose mode is
     /// 0777.
@@ -197,7 +197,7 @@ struct Rights {
     is_ours: bool,
 }
 
-impl Rights {
+impl FileRights {
     /// The rights on a path; `None` where nothing is there yet.
     fn of(path: &Path) -> Option<Self> {
         let metadata = std::fs::metadata(path).ok()?;
@@ -228,7 +228,7 @@ fn may_change(owner: u32, user: Uid) -> bool {
 
 /// A folder in which others may replace files.
 fn replaceable(folder: &Path) -> Option<String> {
-    let rights = Rights::of(folder)?;
+    let rights = FileRights::of(folder)?;
     let (mode, shown) = (rights.mode, folder.display());
     rights.let_others_replace().then(|| {
         format!("{shown}: others may replace files in it (mode {mode:04o}); chmod o-w {shown}")
@@ -256,7 +256,7 @@ fn lists(loader: &Loader, named: &BTreeSet<PathBuf>) -> Vec<String> {
 /// A file or folder with more rights than it should have; one that is not there yet has none. The remedy
 /// takes rights away and no more: the service may read a key through its group.
 fn mode(path: &Path, bits: u32, remedy: &str) -> Option<String> {
-    let rights = Rights::of(path)?;
+    let rights = FileRights::of(path)?;
     let (mode, found) = (rights.mode, rights.given(bits));
     if found == 0 {
         return None;
@@ -295,8 +295,8 @@ mod tests {
     use super::*;
 
     /// Rights with a mode, on a mount that is read-only or not.
-    fn rights(mode: u32, is_read_only: bool) -> Rights {
-        Rights { mode, is_read_only, is_ours: true }
+    fn rights(mode: u32, is_read_only: bool) -> FileRights {
+        FileRights { mode, is_read_only, is_ours: true }
     }
 
     #[test]

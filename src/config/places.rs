@@ -10,20 +10,20 @@ use super::Config;
 
 /// The configuration file, and the places in it that name files.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Places {
+pub(super) struct ConfigPaths {
     config: PathBuf,
-    places: Vec<Place>,
+    places: Vec<ConfigPath>,
 }
 
 /// A key that names a file, and its line, counted from 1.
 #[derive(Debug, Clone)]
-struct Place {
+struct ConfigPath {
     file: PathBuf,
     key: String,
     line: usize,
 }
 
-impl Places {
+impl ConfigPaths {
     /// The places in `text`, the contents of the file `config`, that name one of `files`.
     pub(super) fn new(text: &str, config: &Path, files: &[PathBuf]) -> Self {
         let mut strings = Vec::new();
@@ -32,7 +32,7 @@ impl Places {
         }
         let ends: Vec<_> = text.match_indices('\n').map(|(at, _)| at).collect();
         let folder = config.parent().unwrap_or_else(|| Path::new(""));
-        let places = strings.into_iter().map(|(key, value, start)| Place {
+        let places = strings.into_iter().map(|(key, value, start)| ConfigPath {
             file: folder.join(value),
             key,
             line: ends.partition_point(|end| *end < start) + 1,
@@ -51,11 +51,11 @@ impl Places {
         if let (true, Some(folder)) = (places.is_empty(), file.parent()) {
             places = naming(folder);
         }
-        let Some((Place { key, line, .. }, others)) = places.split_first() else {
+        let Some((ConfigPath { key, line, .. }, others)) = places.split_first() else {
             return fault.to_string();
         };
         let mut text = format!("{}:{line}: {key}", self.config.display());
-        for Place { key, line, .. } in others {
+        for ConfigPath { key, line, .. } in others {
             text.push_str(&format!(", line {line}: {key}"));
         }
         format!("{text}: {fault}")
@@ -77,15 +77,15 @@ impl Config {
 }
 
 /// A string with its key and the offset at which it begins.
-type Text = (String, String, usize);
+type PathText = (String, String, usize);
 
-fn collect(table: &DeTable<'_>, prefix: &str, strings: &mut Vec<Text>) {
+fn collect(table: &DeTable<'_>, prefix: &str, strings: &mut Vec<PathText>) {
     for (key, value) in table {
         collect_value(value, &format!("{prefix}{}", key.get_ref()), strings);
     }
 }
 
-fn collect_value(value: &Spanned<DeValue<'_>>, key: &str, strings: &mut Vec<Text>) {
+fn collect_value(value: &Spanned<DeValue<'_>>, key: &str, strings: &mut Vec<PathText>) {
     match value.get_ref() {
         DeValue::String(text) => {
             strings.push((key.to_owned(), text.to_string(), value.span().start));
@@ -118,7 +118,7 @@ authorities = [\"ca.pem\"]
     fn a_fault_of_a_file_names_every_key_and_line_that_names_it() {
         let files = ["a.pem", "a.key", "ca.pem", "lists"].map(|name| Path::new("/etc").join(name));
         let files = [files.to_vec(), vec!["/other/ca.pem".into()]].concat();
-        let places = Places::new(TEXT, "/etc/proxy.toml".as_ref(), &files);
+        let places = ConfigPaths::new(TEXT, "/etc/proxy.toml".as_ref(), &files);
         for (file, text) in [
             ("/etc/a.pem", "/etc/proxy.toml:3: tls.certificates.chain: bad"),
             ("/etc/a.key", "/etc/proxy.toml:3: tls.certificates.key: bad"),

@@ -7,7 +7,7 @@ use crate::spine::Asid;
 
 /// Caller of a look-up, and the time of the request.
 #[derive(Debug, Clone, Copy)]
-pub struct Asker<'a> {
+pub struct Caller<'a> {
     /// Account of the look-ups that the request causes.
     pub payer: Payer<'a>,
     /// Seconds since 1970, UTC.
@@ -26,11 +26,11 @@ pub enum Payer<'a> {
 }
 
 /// A [`Payer`] that can be kept; cheap to clone.
-pub(super) type Account = Arc<str>;
+pub(super) type LookupAccount = Arc<str>;
 
 impl Payer<'_> {
     /// An account of its own for every payer.
-    pub(super) fn account(self) -> Account {
+    pub(super) fn account(self) -> LookupAccount {
         match self {
             Self::Certificate(fingerprint) => format!("certificate {fingerprint}").into(),
             Self::Consumer(asid) => format!("consumer {}", asid.as_str()).into(),
@@ -39,7 +39,7 @@ impl Payer<'_> {
     }
 }
 
-impl Asker<'_> {
+impl Caller<'_> {
     /// The clock, which has gone on since the asker read it: an answer that came meanwhile is not
     /// one from the future.
     pub(super) fn by_now_s(&self) -> i64 {

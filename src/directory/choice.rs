@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use crate::interaction::Interaction;
-use crate::policy::Provider;
+use crate::policy::ProviderRegistration;
 use crate::refusal::Refusal;
 use crate::target::Receiver;
 
 /// Among a practice's registrations, the one that is asked for; several are an error.
 pub(super) fn choose(
-    providers: &[Arc<Provider>],
+    providers: &[Arc<ProviderRegistration>],
     receiver: &Receiver,
     interaction: &Interaction,
-) -> Result<Arc<Provider>, Refusal> {
-    let registered = |provider: &&Arc<Provider>| provider.serves(interaction);
+) -> Result<Arc<ProviderRegistration>, Refusal> {
+    let registered = |provider: &&Arc<ProviderRegistration>| provider.serves(interaction);
     let (mut fitting, none): (Vec<_>, _) = match receiver {
         Receiver::System { asid, .. } => {
             let system = providers.iter().filter(|provider| provider.asid == *asid);

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::consumers::Sender;
-use crate::interaction::{Allowed, Interaction};
-use crate::policy::{Agreements, Provider};
+use crate::interaction::{AllowedInteractions, Interaction};
+use crate::policy::{Agreements, ProviderRegistration};
 use crate::spine::{Asid, CertificateName, CpaId, OdsCode, PartyKey, ServiceRoot};
 
 /// A directory file that cannot be used: names the file, and the line where there is one.
@@ -35,8 +35,8 @@ pub struct File {
     pub(super) roots: HashSet<String>,
     pub(super) practice_of: HashMap<Asid, OdsCode>,
     senders: HashMap<Asid, Arc<Sender>>,
-    pins: HashMap<OdsCode, Vec<Arc<Provider>>>,
-    fallbacks: HashMap<OdsCode, Vec<Arc<Provider>>>,
+    pins: HashMap<OdsCode, Vec<Arc<ProviderRegistration>>>,
+    fallbacks: HashMap<OdsCode, Vec<Arc<ProviderRegistration>>>,
     denied: HashSet<Asid>,
     denied_practices: HashSet<OdsCode>,
 }
@@ -55,7 +55,8 @@ impl File {
     /// Reads and validates a file's text; `path` is named in errors.
     pub fn parse(text: &str, path: &Path, others: Others) -> Result<Self, FileError> {
         let fault = |why: String| FileError { path: path.to_owned(), why };
-        let written: Written = toml::from_str(text).map_err(|error| fault(error.to_string()))?;
+        let written: DirectoryDocument =
+            toml::from_str(text).map_err(|error| fault(error.to_string()))?;
         let mut file = Self::default();
         for consumer in written.consumer {
             file.add_consumer(consumer).map_err(fault)?;
@@ -99,7 +100,7 @@ impl File {
     }
 
     /// Every provider in the file, by practice.
-    pub fn providers(&self) -> impl Iterator<Item = &Arc<Provider>> {
+    pub fn providers(&self) -> impl Iterator<Item = &Arc<ProviderRegistration>> {
         self.pins.values().chain(self.fallbacks.values()).flatten()
     }
 
@@ -108,12 +109,12 @@ impl File {
     }
 
     /// The practice's registrations that hold whatever live sources say.
-    pub(super) fn pins(&self, ods: &OdsCode) -> &[Arc<Provider>] {
+    pub(super) fn pins(&self, ods: &OdsCode) -> &[Arc<ProviderRegistration>] {
         self.pins.get(ods).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// The practice's registrations for when no live source answers.
-    pub(super) fn fallbacks(&self, ods: &OdsCode) -> &[Arc<Provider>] {
+    pub(super) fn fallbacks(&self, ods: &OdsCode) -> &[Arc<ProviderRegistration>] {
         self.fallbacks.get(ods).map(Vec::as_slice).unwrap_or_default()
     }
 
@@ -123,7 +124,10 @@ impl File {
     }
 
     /// Those of these registrations whose systems are not denied.
-    pub(super) fn undenied(&self, providers: &[Arc<Provider>]) -> Vec<Arc<Provider>> {
+    pub(super) fn undenied(
+        &self,
+        providers: &[Arc<ProviderRegistration>],
+    ) -> Vec<Arc<ProviderRegistration>> {
         providers.iter().filter(|provider| !self.denies(&provider.asid)).cloned().collect()
     }
 
@@ -159,7 +163,7 @@ impl File {
 
     fn add_provider(&mut self, written: WrittenProvider) -> Result<(), String> {
         let interactions = interactions(&written.interactions, written.ods.as_str())?;
-        let mut provider = Provider::new(
+        let mut provider = ProviderRegistration::new(
             written.ods.clone(),
             written.asid,
             written.party_key,
@@ -228,14 +232,14 @@ impl File {
 }
 
 fn interactions(names: &[String], whose: &str) -> Result<Vec<&'static Interaction>, String> {
-    let allowed = Allowed::from_names(names.iter().map(String::as_str))
+    let allowed = AllowedInteractions::from_names(names.iter().map(String::as_str))
         .map_err(|why| format!("interactions of {whose:?}: {why}"))?;
     Ok(allowed.iter().collect())
 }
 
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct DirectoryDocument {
     #[serde(default)]
     consumer: Vec<WrittenConsumer>,
     #[serde(default)]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::source::{Haste, SourceFault, Wanted};
+use super::source::{LookupPurpose, SharedPriority, SourceFault};
 use crate::interaction::Interaction;
 use crate::spine::{Asid, OdsCode};
 
@@ -21,12 +21,12 @@ pub(super) enum Subject {
 
 /// A subject, and what about it is asked first: of a practice, one interaction.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Question {
+pub(super) struct LookupQuestion {
     pub(super) subject: Subject,
     pub(super) about: &'static str,
 }
 
-impl Question {
+impl LookupQuestion {
     pub(super) fn practice(ods: &OdsCode, interaction: &Interaction) -> Self {
         Self { subject: Subject::Practice(ods.clone()), about: interaction.id }
     }
@@ -53,14 +53,14 @@ pub(super) enum Progress {
 
 /// The look-ups under way.
 #[derive(Debug)]
-pub(super) struct Flights {
+pub(super) struct LookupsInFlight {
     tasks: Handle,
-    under_way: Arc<Mutex<List>>,
+    under_way: Arc<Mutex<LookupList>>,
 }
 
 /// A look-up that somebody waits for.
 #[derive(Debug)]
-pub(super) struct Flight {
+pub(super) struct Lookup {
     progress: watch::Receiver<Progress>,
     /// Whether it was under way before.
     pub(super) joined: bool,
@@ -68,12 +68,12 @@ pub(super) struct Flight {
 
 /// Tells those who wait that what was asked for is known, and is told who waits.
 #[derive(Debug)]
-pub(super) struct Herald {
+pub(super) struct LookupProgress {
     progress: watch::Sender<Progress>,
-    pub(super) haste: Arc<Haste>,
+    pub(super) haste: Arc<SharedPriority>,
 }
 
-impl Herald {
+impl LookupProgress {
     /// Who comes from now on wants the rest.
     pub(super) fn known(&self) {
         self.haste.rest();
@@ -81,7 +81,7 @@ impl Herald {
     }
 }
 
-impl Flights {
+impl LookupsInFlight {
     /// `tasks` runs the look-ups.
     pub(super) fn new(tasks: Handle) -> Self {
         Self { tasks, under_way: Arc::default() }
@@ -91,30 +91,30 @@ impl Flights {
     pub(super) fn board<F>(
         &self,
         subject: Subject,
-        wanted: &Wanted,
-        look_up: impl FnOnce(Herald) -> F,
-    ) -> Flight
+        wanted: &LookupPurpose,
+        look_up: impl FnOnce(LookupProgress) -> F,
+    ) -> Lookup
     where
         F: Future<Output = Result<(), SourceFault>> + Send + 'static,
     {
         let mut under_way = lock(&self.under_way);
         if let Some((progress, haste)) = under_way.get(&subject) {
             haste.raise(wanted);
-            return Flight { progress: progress.clone(), joined: true };
+            return Lookup { progress: progress.clone(), joined: true };
         }
         let (sender, progress) = watch::channel(Progress::Under);
-        let haste = Arc::new(Haste::new(wanted));
+        let haste = Arc::new(SharedPriority::new(wanted));
         under_way.insert(subject.clone(), (progress.clone(), Arc::clone(&haste)));
         drop(under_way);
-        let landing = Landing { under_way: Arc::clone(&self.under_way), subject };
-        let look_up = look_up(Herald { progress: sender.clone(), haste });
+        let landing = LookupGuard { under_way: Arc::clone(&self.under_way), subject };
+        let look_up = look_up(LookupProgress { progress: sender.clone(), haste });
         self.tasks.spawn(async move {
             let ended = look_up.await;
             // Off the list first: who comes after the end begins anew.
             drop(landing);
             sender.send_replace(Progress::Over(ended));
         });
-        Flight { progress, joined: false }
+        Lookup { progress, joined: false }
     }
 
     /// Whether this is being looked up.
@@ -128,7 +128,7 @@ impl Flights {
     }
 }
 
-impl Flight {
+impl Lookup {
     /// Waits for the next news; a look-up that is lost is over.
     pub(super) async fn news(&mut self) -> Progress {
         match self.progress.changed().await {
@@ -144,19 +144,19 @@ impl Flight {
 }
 
 /// Takes a look-up off the list, whether it ends or panics.
-struct Landing {
-    under_way: Arc<Mutex<List>>,
+struct LookupGuard {
+    under_way: Arc<Mutex<LookupList>>,
     subject: Subject,
 }
 
-impl Drop for Landing {
+impl Drop for LookupGuard {
     fn drop(&mut self) {
         lock(&self.under_way).remove(&self.subject);
     }
 }
 
-type List = HashMap<Subject, (watch::Receiver<Progress>, Arc<Haste>)>;
+type LookupList = HashMap<Subject, (watch::Receiver<Progress>, Arc<SharedPriority>)>;
 
-fn lock(list: &Mutex<List>) -> MutexGuard<'_, List> {
+fn lock(list: &Mutex<LookupList>) -> MutexGuard<'_, LookupList> {
     list.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,20 +6,22 @@ use super::pacer::Pacer;
 use super::sds_api::SdsApi;
 #[cfg(feature = "ldap")]
 use super::sds_ldap::SdsLdap;
-use super::source::{Handler, HandlersOf, How, Origin, SourceFault, System, SystemsOf};
+use super::source::{
+    AccreditedSystem, Handler, HandlersOf, Origin, QueryOptions, SourceFault, SystemsOf,
+};
 use crate::breaker::Breaker;
 
 /// A live source, the breaker that spares it, and the pace at which it may be asked.
 #[derive(Debug)]
-pub(super) struct Guarded {
-    pub(super) source: Source,
+pub(super) struct RateLimitedSource {
+    pub(super) source: LiveSource,
     pub(super) breaker: Breaker,
     pub(super) pacer: Pacer,
 }
 
 /// The live sources there are.
 #[derive(Debug)]
-pub(super) enum Source {
+pub(super) enum LiveSource {
     /// The SDS FHIR API.
     Api(SdsApi),
     /// SDS itself.
@@ -27,7 +29,7 @@ pub(super) enum Source {
     Ldap(SdsLdap),
 }
 
-impl Source {
+impl LiveSource {
     pub(super) const fn origin(&self) -> Origin {
         match self {
             Self::Api(_) => Origin::SdsApi,
@@ -58,7 +60,7 @@ impl Source {
     pub(super) async fn handlers(
         &self,
         asked: &HandlersOf<'_>,
-        how: How<'_>,
+        how: QueryOptions<'_>,
     ) -> Result<Vec<Handler>, SourceFault> {
         match self {
             Self::Api(api) => api.handlers(asked, how).await,
@@ -70,8 +72,8 @@ impl Source {
     pub(super) async fn systems(
         &self,
         asked: &SystemsOf<'_>,
-        how: How<'_>,
-    ) -> Result<Vec<System>, SourceFault> {
+        how: QueryOptions<'_>,
+    ) -> Result<Vec<AccreditedSystem>, SourceFault> {
         match self {
             Self::Api(api) => api.systems(asked, how).await,
             #[cfg(feature = "ldap")]

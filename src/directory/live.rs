@@ -3,18 +3,18 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use super::asker::Account;
-use super::flight::{Flight, Question, Subject};
-use super::look_up::{Asked, Until};
-use super::rules::Resolver;
-use super::shelf::{Absent, Age, Believed, Practice};
-use super::source::{SourceFault, Wanted};
+use super::asker::LookupAccount;
+use super::flight::{Lookup, LookupQuestion, Subject};
+use super::look_up::{PracticeQuestion, WaitLimit};
+use super::rules::SourceResolver;
+use super::shelf::{Absent, Age, Believed, HeldPractice};
+use super::source::{LookupPurpose, SourceFault};
 use super::steps::Steps;
-use super::{Asker, Directory, Use, View, now_s};
+use super::{Caller, Directory, FileView, RegistrationUse, now_s};
 use crate::consumers::Sender;
 use crate::interaction::Interaction;
-use crate::metrics::{Conflict, Lookup, Settled, Trigger};
-use crate::policy::Provider;
+use crate::metrics::{Conflict, ForcedLookupResult, LookupResult, LookupTrigger};
+use crate::policy::ProviderRegistration;
 use crate::refusal::Refusal;
 use crate::spine::{Asid, OdsCode};
 
@@ -49,7 +49,7 @@ impl From<SourceFault> for Lack {
             | SourceFault::Malformed(_)
             | SourceFault::Truncated
             | SourceFault::Unsupported
-            | SourceFault::Spared
+            | SourceFault::CircuitOpen
             | SourceFault::Replaced => Self::NoAnswer,
         }
     }
@@ -59,14 +59,14 @@ impl Directory {
     /// What is held or found of a practice, for one interaction.
     pub(super) async fn live_practice(
         &self,
-        asked: Asked<'_>,
-        using: Use,
-        asker: Asker<'_>,
-    ) -> Result<Vec<Arc<Provider>>, Lack> {
-        let Asked { ods, interaction, .. } = asked;
+        asked: PracticeQuestion<'_>,
+        using: RegistrationUse,
+        asker: Caller<'_>,
+    ) -> Result<Vec<Arc<ProviderRegistration>>, Lack> {
+        let PracticeQuestion { ods, interaction, .. } = asked;
         let shared = &self.shared;
         let started = Instant::now();
-        let mut until = Until::Known;
+        let mut until = WaitLimit::Known;
         // A look-up for another interaction may have to be waited for first, and then our own.
         for round in 0..ROUNDS_MAX {
             let held = shared.shelf.practices.get(ods).unwrap_or_default();
@@ -83,15 +83,15 @@ impl Directory {
                     }
                     let pays = round == 0;
                     if pays {
-                        self.count(Lookup::Miss);
+                        self.count(LookupResult::Miss);
                     }
                     self.asked_first(asked, (now_s, started), until, (asker, pays)).await?;
                     None
                 }
-                Some(Age::Fresh) => Some(Lookup::Hit),
-                Some(Age::Stale) if using == Use::Confirmed => {
+                Some(Age::Fresh) => Some(LookupResult::Hit),
+                Some(Age::Stale) if using == RegistrationUse::Confirmed => {
                     self.ask_behind(asked, &held, now_s);
-                    Some(Lookup::Stale)
+                    Some(LookupResult::Stale)
                 }
                 Some(Age::Stale | Age::Old) => {
                     let rests = held.rests(interaction, &shared.freshness, now_s);
@@ -100,7 +100,7 @@ impl Directory {
                     };
                     if rests || asked_first().await.is_err() {
                         self.judge_old(&held, interaction, using, now_s)?;
-                        Some(Lookup::StaleError)
+                        Some(LookupResult::StaleError)
                     } else {
                         None
                     }
@@ -112,7 +112,7 @@ impl Directory {
                 shared.metrics.directory.served(held.age_s(interaction, now_s));
                 return Ok(providers(&held));
             }
-            until = Until::Over;
+            until = WaitLimit::Over;
         }
         let held = shared.shelf.practices.get(ods).unwrap_or_default();
         match held.is_heard(interaction, started) {
@@ -124,27 +124,27 @@ impl Directory {
     /// What the directory has just said.
     fn heard(
         &self,
-        held: &Practice,
+        held: &HeldPractice,
         interaction: &Interaction,
-        using: Use,
+        using: RegistrationUse,
         now_s: i64,
-    ) -> Result<Vec<Arc<Provider>>, Lack> {
+    ) -> Result<Vec<Arc<ProviderRegistration>>, Lack> {
         // Security: a write must not go where the directory has just said that nobody is.
-        if using == Use::Trusted && held.is_doubted(interaction) {
+        if using == RegistrationUse::Trusted && held.is_doubted(interaction) {
             return Err(Lack::Doubt);
         }
         held.used(now_s);
-        self.count(Lookup::Refreshed);
+        self.count(LookupResult::Refreshed);
         Ok(providers(held))
     }
 
     /// Whether nothing is registered, or nothing is known for the time being.
-    fn absent(&self, asked: Asked<'_>, now_s: i64) -> Option<Result<(), Lack>> {
+    fn absent(&self, asked: PracticeQuestion<'_>, now_s: i64) -> Option<Result<(), Lack>> {
         let absent = Absent::Registration(asked.ods.clone(), asked.interaction.id);
         match self.shared.shelf.absence(&absent, now_s)? {
             // Registrations for other interactions tell what is missing.
             Believed::Confirmed => {
-                self.count(Lookup::Absent);
+                self.count(LookupResult::Absent);
                 Some(Ok(()))
             }
             Believed::ForNow => Some(Err(Lack::Doubt)),
@@ -155,18 +155,20 @@ impl Directory {
     /// look-up has not ended in time, or not well.
     async fn asked_first(
         &self,
-        asked: Asked<'_>,
+        asked: PracticeQuestion<'_>,
         (now_s, started): (i64, Instant),
-        until: Until,
-        (asker, pays): (Asker<'_>, bool),
+        until: WaitLimit,
+        (asker, pays): (Caller<'_>, bool),
     ) -> Result<(), SourceFault> {
-        let question = Question::practice(asked.ods, asked.interaction);
+        let question = LookupQuestion::practice(asked.ods, asked.interaction);
         let known = || {
             let held = self.shared.shelf.practices.get(asked.ods).unwrap_or_default();
             let age = held.age(asked.interaction, &self.shared.freshness, super::now_s());
             age.is_some_and(|age| age < Age::Dead)
         };
-        let board = |account| self.look_up(asked, now_s, (Wanted::Now(account), Trigger::Request));
+        let board = |account| {
+            self.look_up(asked, now_s, (LookupPurpose::Now(account), LookupTrigger::Request))
+        };
         let board =
             |again: bool| self.paid(&question.subject, (asker, pays && !again), known, board);
         let asked_now = self.wait(&question, until, board).await;
@@ -175,28 +177,30 @@ impl Directory {
     }
 
     /// Asks the sources while what is held is served.
-    fn ask_behind(&self, asked: Asked<'_>, held: &Practice, now_s: i64) {
+    fn ask_behind(&self, asked: PracticeQuestion<'_>, held: &HeldPractice, now_s: i64) {
         let rests = held.rests(asked.interaction, &self.shared.freshness, now_s);
-        let question = Question::practice(asked.ods, asked.interaction);
+        let question = LookupQuestion::practice(asked.ods, asked.interaction);
         if !rests && !self.is_busy() && !self.shared.failed.contains_key(&question) {
-            self.look_up(asked, now_s, (Wanted::Behind, Trigger::Stale));
+            self.look_up(asked, now_s, (LookupPurpose::Behind, LookupTrigger::Stale));
         }
     }
 
     /// Whether what is held may be used though no source answers.
     fn judge_old(
         &self,
-        held: &Practice,
+        held: &HeldPractice,
         interaction: &Interaction,
-        using: Use,
+        using: RegistrationUse,
         now_s: i64,
     ) -> Result<(), Lack> {
         let end_s = self.shared.freshness.stale_writes_max.as_secs();
         match using {
-            Use::Confirmed => Ok(()),
-            Use::Trusted if held.is_doubted(interaction) => Err(Lack::Doubt),
-            Use::Trusted if held.age_s(interaction, now_s) >= end_s => Err(Lack::NoAnswer),
-            Use::Trusted => Ok(()),
+            RegistrationUse::Confirmed => Ok(()),
+            RegistrationUse::Trusted if held.is_doubted(interaction) => Err(Lack::Doubt),
+            RegistrationUse::Trusted if held.age_s(interaction, now_s) >= end_s => {
+                Err(Lack::NoAnswer)
+            }
+            RegistrationUse::Trusted => Ok(()),
         }
     }
 
@@ -208,17 +212,17 @@ impl Directory {
     /// say no for good.
     pub(super) async fn forced(
         &self,
-        view: &View,
+        view: &FileView,
         ods: &OdsCode,
         interaction: &'static Interaction,
-        asker: Asker<'_>,
-    ) -> Result<Option<Vec<Arc<Provider>>>, Refusal> {
+        asker: Caller<'_>,
+    ) -> Result<Option<Vec<Arc<ProviderRegistration>>>, Refusal> {
         let Some(resolver) = &view.resolver else { return Ok(None) };
         let pins = view.file.pins(ods);
         if pins.iter().any(|pin| pin.serves(interaction)) {
             return Ok(Some(view.file.undenied(pins)));
         }
-        let question = Question::practice(ods, interaction);
+        let question = LookupQuestion::practice(ods, interaction);
         let lately = self.shared.forced.contains_key(ods);
         if lately && !self.shared.flights.is_under_way(&question.subject) {
             // What was learnt then is what there is to know.
@@ -232,13 +236,13 @@ impl Directory {
         for _ in 0..2 {
             let mut joined = false;
             let mut board = || {
-                let asked = Asked { resolver, ods, interaction };
-                let wanted = Wanted::Now(asker.payer.account());
-                let flight = self.look_up(asked, asker.now_s, (wanted, Trigger::Conflict));
+                let asked = PracticeQuestion { resolver, ods, interaction };
+                let wanted = LookupPurpose::Now(asker.payer.account());
+                let flight = self.look_up(asked, asker.now_s, (wanted, LookupTrigger::Conflict));
                 joined = flight.joined;
                 flight
             };
-            let waited = self.wait(&question, Until::Over, |_| Ok(board())).await;
+            let waited = self.wait(&question, WaitLimit::Over, |_| Ok(board())).await;
             if let Err(fault) = waited {
                 self.shared.forced.invalidate(ods);
                 return Err(refusal(&fault));
@@ -253,20 +257,20 @@ impl Directory {
     /// Asks past everything held, without waiting: what is held leads to nobody who answers.
     pub(super) fn doubt(
         &self,
-        resolver: &Arc<Resolver>,
+        resolver: &Arc<SourceResolver>,
         ods: &OdsCode,
         interaction: &'static Interaction,
     ) {
         if self.is_busy() || self.shared.forced.contains_key(ods) {
             return;
         }
-        let asked = Asked { resolver, ods, interaction };
+        let asked = PracticeQuestion { resolver, ods, interaction };
         // Before it can fail, which takes it back.
         self.shared.forced.insert(ods.clone(), ());
-        if self.look_up(asked, now_s(), (Wanted::Behind, Trigger::Conflict)).joined {
+        if self.look_up(asked, now_s(), (LookupPurpose::Behind, LookupTrigger::Conflict)).joined {
             self.shared.forced.invalidate(ods);
         } else {
-            self.shared.metrics.directory.conflict(Conflict::Unreached, Settled::Begun);
+            self.shared.metrics.directory.conflict(Conflict::Unreached, ForcedLookupResult::Begun);
         }
     }
 
@@ -275,15 +279,15 @@ impl Directory {
         self.shared.flights.under_way() >= BEHIND_MAX
     }
 
-    fn held_of(&self, ods: &OdsCode) -> Vec<Arc<Provider>> {
+    fn held_of(&self, ods: &OdsCode) -> Vec<Arc<ProviderRegistration>> {
         self.shared.shelf.practices.get(ods).map(|held| providers(&held)).unwrap_or_default()
     }
 
     pub(super) async fn live_sender(
         &self,
-        resolver: &Arc<Resolver>,
+        resolver: &Arc<SourceResolver>,
         asid: &Asid,
-        asker: Asker<'_>,
+        asker: Caller<'_>,
     ) -> Result<Option<Arc<Sender>>, Refusal> {
         let shared = &self.shared;
         let windows = shared.freshness.sender_windows();
@@ -293,26 +297,26 @@ impl Directory {
         let absent = Absent::Sender(asid.clone());
         match &held {
             Some((Age::Fresh, held)) => {
-                self.count(Lookup::Hit);
+                self.count(LookupResult::Hit);
                 return Ok(Some(Arc::clone(&held.sender)));
             }
             Some(_) => {}
             None => match shared.shelf.absence(&absent, asker.now_s) {
                 Some(Believed::Confirmed) => {
-                    self.count(Lookup::Absent);
+                    self.count(LookupResult::Absent);
                     return Ok(None);
                 }
                 Some(Believed::ForNow) => return Err(Refusal::DirectoryUnavailable),
-                None => self.count(Lookup::Miss),
+                None => self.count(LookupResult::Miss),
             },
         }
-        let question = Question::sender(asid);
+        let question = LookupQuestion::sender(asid);
         let pays = held.is_none();
         let known = || shared.shelf.senders.contains_key(asid);
         let board = |account| self.look_up_sender(resolver, asid, account);
         let board =
             |again: bool| self.paid(&question.subject, (asker, pays && !again), known, board);
-        let asked = self.wait(&question, Until::Over, board).await;
+        let asked = self.wait(&question, WaitLimit::Over, board).await;
         match (asked, held) {
             (Ok(()), _) => {
                 let now = shared.shelf.senders.get(asid);
@@ -325,7 +329,7 @@ impl Directory {
                 }
             }
             (Err(_), Some((_, held))) => {
-                self.count(Lookup::StaleError);
+                self.count(LookupResult::StaleError);
                 Ok(Some(held.sender))
             }
             (Err(fault), None) => Err(refusal(&fault)),
@@ -334,21 +338,21 @@ impl Directory {
 
     pub(super) async fn live_owner(
         &self,
-        resolver: &Arc<Resolver>,
+        resolver: &Arc<SourceResolver>,
         asid: &Asid,
-        asker: Asker<'_>,
+        asker: Caller<'_>,
     ) -> Result<Option<OdsCode>, Refusal> {
         let absent = Absent::Owner(asid.clone());
         if self.shared.shelf.absence(&absent, asker.now_s).is_some() {
-            self.count(Lookup::Absent);
+            self.count(LookupResult::Absent);
             return Ok(None);
         }
-        self.count(Lookup::Miss);
-        let question = Question::owner(asid);
+        self.count(LookupResult::Miss);
+        let question = LookupQuestion::owner(asid);
         let board = |account| {
             let (shared, resolver) = (Arc::clone(&self.shared), Arc::clone(resolver));
             let asked = asid.clone();
-            self.board(&question, &Wanted::Now(account), |herald| async move {
+            self.board(&question, &LookupPurpose::Now(account), |herald| async move {
                 let how = shared.how(&herald.haste, shared.deadlines.waiting, false);
                 match resolver.owner(&asked, how, &mut Steps::default()).await? {
                     Some(ods) => shared.owners.insert(asked, ods),
@@ -359,7 +363,7 @@ impl Directory {
         };
         let known = || self.shared.owners.contains_key(asid);
         let board = |again: bool| self.paid(&question.subject, (asker, !again), known, board);
-        self.wait(&question, Until::Over, board).await.map_err(|fault| refusal(&fault))?;
+        self.wait(&question, WaitLimit::Over, board).await.map_err(|fault| refusal(&fault))?;
         Ok(self.shared.owners.get(asid))
     }
 
@@ -370,10 +374,10 @@ impl Directory {
     fn paid(
         &self,
         subject: &Subject,
-        (asker, pays): (Asker<'_>, bool),
+        (asker, pays): (Caller<'_>, bool),
         known: impl Fn() -> bool,
-        board: impl Fn(Account) -> Flight,
-    ) -> Result<Flight, SourceFault> {
+        board: impl Fn(LookupAccount) -> Lookup,
+    ) -> Result<Lookup, SourceFault> {
         let _one_at_a_time = self.shared.paying.lock().unwrap_or_else(PoisonError::into_inner);
         if pays && !self.shared.flights.is_under_way(subject) && !known() {
             self.pay(asker).map_err(|_| SourceFault::Unpaid)?;
@@ -381,12 +385,12 @@ impl Directory {
         Ok(board(asker.payer.account()))
     }
 
-    fn pay(&self, asker: Asker<'_>) -> Result<(), Refusal> {
+    fn pay(&self, asker: Caller<'_>) -> Result<(), Refusal> {
         let account = asker.payer.account();
         self.shared.misses.check_key(&account).map_err(|_| Refusal::LookupsExceeded)
     }
 
-    pub(super) fn count(&self, lookup: Lookup) {
+    pub(super) fn count(&self, lookup: LookupResult) {
         self.shared.metrics.directory.looked_up(lookup);
     }
 }
@@ -399,10 +403,10 @@ fn refusal(fault: &SourceFault) -> Refusal {
 }
 
 /// Registrations for other interactions: they tell what is missing.
-fn others(held: &Practice, interaction: &Interaction) -> Vec<Arc<Provider>> {
+fn others(held: &HeldPractice, interaction: &Interaction) -> Vec<Arc<ProviderRegistration>> {
     providers(held).into_iter().filter(|provider| !provider.serves(interaction)).collect()
 }
 
-fn providers(held: &Practice) -> Vec<Arc<Provider>> {
+fn providers(held: &HeldPractice) -> Vec<Arc<ProviderRegistration>> {
     held.rows.iter().map(|row| Arc::clone(&row.provider)).collect()
 }

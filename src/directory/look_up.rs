@@ -7,28 +7,28 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::asker::Account;
-use super::flight::{Flight, Herald, Progress, Question};
-use super::rules::{Answer, Resolver};
-use super::shelf::{Absent, Age, Believed, HeldSender, Practice, Since};
-use super::source::{Haste, How, Part, SourceFault, Wanted};
+use super::asker::LookupAccount;
+use super::flight::{Lookup, LookupProgress, LookupQuestion, Progress};
+use super::rules::{DirectoryAnswer, SourceResolver};
+use super::shelf::{Absent, Age, Believed, HeldPractice, HeldSender, Since};
+use super::source::{LookupPart, LookupPurpose, QueryOptions, SharedPriority, SourceFault};
 use super::steps::Steps;
-use super::{Directory, Shared, now_s};
+use super::{Directory, DirectoryState, now_s};
 use crate::interaction::Interaction;
-use crate::metrics::Trigger;
+use crate::metrics::LookupTrigger;
 use crate::spine::{Asid, OdsCode};
 
 /// A question about a practice, on its way.
 #[derive(Clone, Copy)]
-pub(super) struct Asked<'a> {
-    pub(super) resolver: &'a Arc<Resolver>,
+pub(super) struct PracticeQuestion<'a> {
+    pub(super) resolver: &'a Arc<SourceResolver>,
     pub(super) ods: &'a OdsCode,
     pub(super) interaction: &'static Interaction,
 }
 
 /// How long a look-up is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Until {
+pub(super) enum WaitLimit {
     /// What it was begun for is known.
     Known,
     /// It has learnt all it will.
@@ -39,28 +39,28 @@ impl Directory {
     /// Looks a practice up, with all who wait for the same.
     pub(super) fn look_up(
         &self,
-        asked: Asked<'_>,
+        asked: PracticeQuestion<'_>,
         now_s: i64,
-        (wanted, trigger): (Wanted, Trigger),
-    ) -> Flight {
-        let Asked { resolver, ods, interaction } = asked;
+        (wanted, trigger): (LookupPurpose, LookupTrigger),
+    ) -> Lookup {
+        let PracticeQuestion { resolver, ods, interaction } = asked;
         let (shared, resolver, ods) = (Arc::clone(&self.shared), Arc::clone(resolver), ods.clone());
-        let question = Question::practice(&ods, interaction);
+        let question = LookupQuestion::practice(&ods, interaction);
         let budget = match wanted {
-            Wanted::Now(_) => shared.deadlines.waiting,
-            Wanted::Behind | Wanted::Ahead => shared.deadlines.background,
+            LookupPurpose::Now(_) => shared.deadlines.waiting,
+            LookupPurpose::Behind | LookupPurpose::Ahead => shared.deadlines.background,
         };
         let flight = self.board(&question, &wanted, |herald| async move {
             let held = shared.shelf.practices.get(&ods).unwrap_or_default();
             let age = held.age(interaction, &shared.freshness, now_s);
-            if trigger == Trigger::Request && age == Some(Age::Fresh) {
+            if trigger == LookupTrigger::Request && age == Some(Age::Fresh) {
                 // The last look-up ended as this one was about to begin.
                 return Ok(());
             }
             // Caches on the way would answer what is held here already, as if it were said now.
-            let anew = trigger == Trigger::Conflict || age.is_some();
+            let anew = trigger == LookupTrigger::Conflict || age.is_some();
             let how = shared.how(&herald.haste, budget, anew);
-            let asked = Asked { resolver: &resolver, ods: &ods, interaction };
+            let asked = PracticeQuestion { resolver: &resolver, ods: &ods, interaction };
             let looked_up = shared.look_up_practice(asked, how, &herald).await;
             if looked_up.is_err() {
                 // What could not be had is not what there is to know.
@@ -77,31 +77,31 @@ impl Directory {
 
     pub(super) fn look_up_sender(
         &self,
-        resolver: &Arc<Resolver>,
+        resolver: &Arc<SourceResolver>,
         asid: &Asid,
-        account: Account,
-    ) -> Flight {
+        account: LookupAccount,
+    ) -> Lookup {
         let (shared, resolver, asid) =
             (Arc::clone(&self.shared), Arc::clone(resolver), asid.clone());
         let began = self.shared.begin(&resolver);
-        let wanted = Wanted::Now(account);
-        self.board(&Question::sender(&asid.clone()), &wanted, |herald| async move {
+        let wanted = LookupPurpose::Now(account);
+        self.board(&LookupQuestion::sender(&asid.clone()), &wanted, |herald| async move {
             let how = shared.how(&herald.haste, shared.deadlines.waiting, false);
             match resolver.sender(&asid, how, &mut Steps::default()).await? {
-                Answer::Found((origin, sender)) => {
+                DirectoryAnswer::Found((origin, sender)) => {
                     let since = Since::now(now_s(), origin);
                     shared.hold_sender(HeldSender { sender: Arc::new(sender), since });
                     match shared.since(&began) {
-                        Meanwhile::Nothing => {}
-                        Meanwhile::Flushed => shared.shelf.flush_sender(&asid),
-                        Meanwhile::Replaced => {
+                        ConcurrentChange::Nothing => {}
+                        ConcurrentChange::Flushed => shared.shelf.flush_sender(&asid),
+                        ConcurrentChange::Replaced => {
                             shared.shelf.senders.invalidate(&asid);
                             return Err(SourceFault::Replaced);
                         }
                     }
                 }
                 // Security: an authorisation that is gone is gone at once.
-                Answer::Absent { confirmed } => {
+                DirectoryAnswer::Absent { confirmed } => {
                     if confirmed {
                         shared.shelf.senders.invalidate(&asid);
                     }
@@ -115,10 +115,10 @@ impl Directory {
     /// Begins a look-up, or joins it; one that fails is remembered for a moment.
     pub(super) fn board<F>(
         &self,
-        question: &Question,
-        wanted: &Wanted,
-        look_up: impl FnOnce(Herald) -> F,
-    ) -> Flight
+        question: &LookupQuestion,
+        wanted: &LookupPurpose,
+        look_up: impl FnOnce(LookupProgress) -> F,
+    ) -> Lookup
     where
         F: Future<Output = Result<(), SourceFault>> + Send + 'static,
     {
@@ -143,9 +143,9 @@ impl Directory {
     /// told whether the look-up is begun in place of one that was joined.
     pub(super) async fn wait(
         &self,
-        question: &Question,
-        until: Until,
-        mut board: impl FnMut(bool) -> Result<Flight, SourceFault>,
+        question: &LookupQuestion,
+        until: WaitLimit,
+        mut board: impl FnMut(bool) -> Result<Lookup, SourceFault>,
     ) -> Result<(), SourceFault> {
         if let Some(fault) = self.shared.failed.get(question) {
             return Err(fault);
@@ -153,7 +153,7 @@ impl Directory {
         let mut flight = board(false)?;
         let waited = tokio::time::timeout(self.shared.deadlines.waiting, async {
             loop {
-                let known_is_enough = until == Until::Known || !flight.joined;
+                let known_is_enough = until == WaitLimit::Known || !flight.joined;
                 match flight.news().await {
                     Progress::Known if known_is_enough => return Ok(()),
                     Progress::Under | Progress::Known => {}
@@ -176,14 +176,14 @@ impl Directory {
 }
 
 /// How things stood when a look-up began.
-struct Began {
+struct LookupStart {
     flushes: u64,
     /// The number of the resolver it asks.
     directory: u64,
 }
 
 /// What has happened while a look-up was under way.
-enum Meanwhile {
+enum ConcurrentChange {
     Nothing,
     /// What it brings was asked for before a flush.
     Flushed,
@@ -191,31 +191,38 @@ enum Meanwhile {
     Replaced,
 }
 
-impl Shared {
-    pub(super) fn how<'a>(&self, haste: &'a Arc<Haste>, budget: Duration, anew: bool) -> How<'a> {
+impl DirectoryState {
+    pub(super) fn how<'a>(
+        &self,
+        haste: &'a Arc<SharedPriority>,
+        budget: Duration,
+        anew: bool,
+    ) -> QueryOptions<'a> {
         let deadline = Instant::now() + budget;
-        How { deadline, anew, haste, part: Part::First, id: Uuid::new_v4() }
+        QueryOptions { deadline, anew, haste, part: LookupPart::First, id: Uuid::new_v4() }
     }
 
     /// One look-up: what was asked for first, then the rest of the practice.
     async fn look_up_practice(
         &self,
-        asked: Asked<'_>,
-        how: How<'_>,
-        herald: &Herald,
+        asked: PracticeQuestion<'_>,
+        how: QueryOptions<'_>,
+        herald: &LookupProgress,
     ) -> Result<(), SourceFault> {
-        let Asked { resolver, ods, interaction } = asked;
+        let PracticeQuestion { resolver, ods, interaction } = asked;
         let began = self.begin(resolver);
         let mut steps = Steps::default();
         let answer = resolver.practice(ods, interaction, how, &mut steps).await;
         let now_s = now_s();
         let held = self.shelf.practices.get(ods).unwrap_or_default();
         let found = match answer? {
-            Answer::Found(found) => found,
-            Answer::Absent { .. } if matches!(self.since(&began), Meanwhile::Replaced) => {
+            DirectoryAnswer::Found(found) => found,
+            DirectoryAnswer::Absent { .. }
+                if matches!(self.since(&began), ConcurrentChange::Replaced) =>
+            {
                 return Err(SourceFault::Replaced);
             }
-            Answer::Absent { confirmed } => {
+            DirectoryAnswer::Absent { confirmed } => {
                 return self.note_absent(&held, asked, (confirmed, now_s), &began);
             }
         };
@@ -227,7 +234,7 @@ impl Shared {
             // What was found is not believed yet; the rest would bring it in by the back door.
             return Ok(());
         }
-        let how = How { deadline: Instant::now() + self.deadlines.background, ..how };
+        let how = QueryOptions { deadline: Instant::now() + self.deadlines.background, ..how };
         if let Some(rest) = resolver.rest(ods, &found, how, &mut steps).await {
             let held = self.shelf.practices.get(ods).unwrap_or_default();
             self.land(ods, held.after_rest(&found, &rest, &self.freshness, now_s), &began)?;
@@ -238,12 +245,12 @@ impl Shared {
     /// Security: an absence that may be a failed search takes nothing away from what is held.
     fn note_absent(
         &self,
-        held: &Practice,
-        asked: Asked<'_>,
+        held: &HeldPractice,
+        asked: PracticeQuestion<'_>,
         (confirmed, now_s): (bool, i64),
-        began: &Began,
+        began: &LookupStart,
     ) -> Result<(), SourceFault> {
-        let Asked { ods, interaction, .. } = asked;
+        let PracticeQuestion { ods, interaction, .. } = asked;
         if confirmed && held.rows_for(interaction).next().is_some() {
             self.land(ods, held.doubting(interaction, &self.freshness, now_s), began)?;
         }
@@ -260,30 +267,35 @@ impl Shared {
         self.shelf.note_absent(what, believed, lasts, now_s());
     }
 
-    fn begin(&self, resolver: &Resolver) -> Began {
-        Began { flushes: self.flushes.load(Ordering::Acquire), directory: resolver.number }
+    fn begin(&self, resolver: &SourceResolver) -> LookupStart {
+        LookupStart { flushes: self.flushes.load(Ordering::Acquire), directory: resolver.number }
     }
 
     /// What has happened to what a look-up brings. Asked once it is on the shelf: who flushes or
     /// replaces counts first and looks at the shelf then, so that one of the two sees the other.
-    fn since(&self, began: &Began) -> Meanwhile {
+    fn since(&self, began: &LookupStart) -> ConcurrentChange {
         let view = self.view.load();
         if view.resolver.as_ref().map(|resolver| resolver.number) != Some(began.directory) {
-            return Meanwhile::Replaced;
+            return ConcurrentChange::Replaced;
         }
         match self.flushes.load(Ordering::Acquire) == began.flushes {
-            true => Meanwhile::Nothing,
-            false => Meanwhile::Flushed,
+            true => ConcurrentChange::Nothing,
+            false => ConcurrentChange::Flushed,
         }
     }
 
     /// Holds what a look-up brings, as far as nothing has happened to it since it began.
-    fn land(&self, ods: &OdsCode, practice: Practice, began: &Began) -> Result<(), SourceFault> {
+    fn land(
+        &self,
+        ods: &OdsCode,
+        practice: HeldPractice,
+        began: &LookupStart,
+    ) -> Result<(), SourceFault> {
         self.hold(ods, practice);
         match self.since(began) {
-            Meanwhile::Nothing => {}
-            Meanwhile::Flushed => self.shelf.flush(ods),
-            Meanwhile::Replaced => {
+            ConcurrentChange::Nothing => {}
+            ConcurrentChange::Flushed => self.shelf.flush(ods),
+            ConcurrentChange::Replaced => {
                 self.shelf.practices.invalidate(ods);
                 return Err(SourceFault::Replaced);
             }
@@ -298,7 +310,7 @@ impl Shared {
         self.shelf.senders.insert(held.sender.asid.clone(), held);
     }
 
-    pub(super) fn hold(&self, ods: &OdsCode, practice: Practice) {
+    pub(super) fn hold(&self, ods: &OdsCode, practice: HeldPractice) {
         for row in &practice.rows {
             self.owners.insert(row.provider.asid.clone(), ods.clone());
             let root = row.provider.root.as_str();
@@ -313,32 +325,32 @@ mod tests {
     use futures_util::FutureExt as _;
     use tokio::sync::oneshot;
 
-    use super::super::{File, Live, Others, Settings};
+    use super::super::{DirectorySettings, File, LiveSources, Others};
     use super::*;
     use crate::metrics::Metrics;
 
     fn directory() -> Directory {
         let file = File::parse("", "directory.toml".as_ref(), Others::Live).unwrap();
-        let settings: Settings = toml::from_str("file = \"directory.toml\"").unwrap();
+        let settings: DirectorySettings = toml::from_str("file = \"directory.toml\"").unwrap();
         let tasks = tokio::runtime::Handle::current();
-        Directory::new(file, Live::default(), &settings, Arc::new(Metrics::new()), tasks)
+        Directory::new(file, LiveSources::default(), &settings, Arc::new(Metrics::new()), tasks)
     }
 
     #[tokio::test]
     async fn a_look_up_that_had_no_turn_in_time_fails_nobody_who_joined_it_or_comes_later() {
         let directory = directory();
-        let question = Question::sender(&"200000000359".parse().unwrap());
+        let question = LookupQuestion::sender(&"200000000359".parse().unwrap());
         let (end, ended) = oneshot::channel();
         let first = async || {
             ended.await.unwrap();
             Err(SourceFault::Paced)
         };
-        let first = directory.board(&question, &Wanted::Now("a".into()), |_| first());
+        let first = directory.board(&question, &LookupPurpose::Now("a".into()), |_| first());
         let mut boarded = 0;
-        let mut waits = Box::pin(directory.wait(&question, Until::Over, |again| {
+        let mut waits = Box::pin(directory.wait(&question, WaitLimit::Over, |again| {
             assert_eq!(again, boarded > 0);
             boarded += 1;
-            Ok(directory.board(&question, &Wanted::Now("b".into()), async |_| Ok(())))
+            Ok(directory.board(&question, &LookupPurpose::Now("b".into()), async |_| Ok(())))
         }));
         assert!(waits.as_mut().now_or_never().is_none());
         end.send(()).unwrap();

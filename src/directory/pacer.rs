@@ -12,8 +12,8 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::asker::Account;
-use super::source::{Haste, How, Part, SourceFault, Urgency};
+use super::asker::LookupAccount;
+use super::source::{LookupPart, QueryOptions, SharedPriority, SourceFault, Urgency};
 
 /// Limit: number of accounts whose last turn is remembered.
 const ACCOUNTS_MAX: usize = 1024;
@@ -24,7 +24,7 @@ pub(super) struct Pacer {
     /// Questions a second; `None` for a source that sets no rate.
     rate: Option<DefaultDirectRateLimiter>,
     under_way_max: usize,
-    queue: Mutex<Queue>,
+    queue: Mutex<TurnQueue>,
 }
 
 /// Questions that wait, and the number of those under way.
@@ -32,32 +32,32 @@ pub(super) struct Pacer {
 /// While any wait and a place is free, one of them is `next`: it waits for the rate, and looks then
 /// whether another goes before it. All others wait to be called.
 #[derive(Debug, Default)]
-struct Queue {
+struct TurnQueue {
     /// By number, in the order of arrival.
-    waiting: BTreeMap<u64, Waiting>,
+    waiting: BTreeMap<u64, WaitingQuestion>,
     arrivals: u64,
     next: Option<u64>,
     under_way: usize,
-    turns: Turns,
+    turns: LastTurns,
 }
 
 #[derive(Debug)]
-struct Waiting {
-    haste: Arc<Haste>,
-    part: Part,
+struct WaitingQuestion {
+    haste: Arc<SharedPriority>,
+    part: LookupPart,
     called: Arc<Notify>,
 }
 
 /// Last turn of each account, by the number of that turn, counted from 1. Look-ups that no request waits
 /// for share an account, whose name is empty.
 #[derive(Debug, Default)]
-struct Turns {
+struct LastTurns {
     count: u64,
-    last: HashMap<Account, u64>,
+    last: HashMap<LookupAccount, u64>,
 }
 
 /// Answer to a question that asks for its turn.
-enum Look {
+enum TurnPoll {
     Now,
     /// It is next, and the rate allows it then.
     Then(Instant),
@@ -73,48 +73,48 @@ impl Pacer {
     }
 
     /// Waits for a turn to put a question, until its deadline; the turn is over once it is dropped.
-    pub(super) async fn turn(&self, how: How<'_>) -> Result<Turn<'_>, SourceFault> {
+    pub(super) async fn turn(&self, how: QueryOptions<'_>) -> Result<SourceTurn<'_>, SourceFault> {
         let place = self.arrives(how);
         let turn = async {
             loop {
                 match self.look(place.number) {
-                    Look::Now => return Turn(self),
-                    Look::Then(at) => sleep_until(at).await,
-                    Look::Called => place.called.notified().await,
+                    TurnPoll::Now => return SourceTurn(self),
+                    TurnPoll::Then(at) => sleep_until(at).await,
+                    TurnPoll::Called => place.called.notified().await,
                 }
             }
         };
         timeout_at(how.deadline, turn).await.map_err(|_| SourceFault::Paced)
     }
 
-    fn arrives(&self, how: How<'_>) -> Place<'_> {
+    fn arrives(&self, how: QueryOptions<'_>) -> QueuedQuestion<'_> {
         let called = Arc::new(Notify::new());
         let (haste, part) = (Arc::clone(how.haste), how.part);
         let mut queue = self.lock();
         queue.arrivals += 1;
         let number = queue.arrivals;
-        queue.waiting.insert(number, Waiting { haste, part, called: Arc::clone(&called) });
-        Place { pacer: self, number, called }
+        queue.waiting.insert(number, WaitingQuestion { haste, part, called: Arc::clone(&called) });
+        QueuedQuestion { pacer: self, number, called }
     }
 
-    fn look(&self, number: u64) -> Look {
+    fn look(&self, number: u64) -> TurnPoll {
         let mut queue = self.lock();
         if queue.under_way >= self.under_way_max {
             queue.next = None;
-            return Look::Called;
+            return TurnPoll::Called;
         }
         if queue.next.is_some_and(|next| next != number) {
-            return Look::Called;
+            return TurnPoll::Called;
         }
         // Urgencies change while questions wait: looked at as late as can be.
-        let Some((first, account)) = queue.first() else { return Look::Called };
+        let Some((first, account)) = queue.first() else { return TurnPoll::Called };
         if first != number {
             queue.call(first);
-            return Look::Called;
+            return TurnPoll::Called;
         }
         if let Some(Err(not_yet)) = self.rate.as_ref().map(RateLimiter::check) {
             queue.next = Some(number);
-            return Look::Then(
+            return TurnPoll::Then(
                 Instant::now() + not_yet.wait_time_from(DefaultClock::default().now()),
             );
         }
@@ -123,17 +123,17 @@ impl Pacer {
         queue.under_way += 1;
         queue.next = None;
         queue.call_first(self.under_way_max);
-        Look::Now
+        TurnPoll::Now
     }
 
-    fn lock(&self) -> MutexGuard<'_, Queue> {
+    fn lock(&self) -> MutexGuard<'_, TurnQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Queue {
+impl TurnQueue {
     /// The question that goes before all others that wait, and the account whose turn it is.
-    fn first(&self) -> Option<(u64, Option<Account>)> {
+    fn first(&self) -> Option<(u64, Option<LookupAccount>)> {
         let ranked = self.waiting.iter().map(|(number, waiting)| {
             let account = waiting.haste.first_account(|account| self.turns.last(Some(account)));
             let rank: (Urgency, u64, u64) =
@@ -162,14 +162,14 @@ impl Queue {
     }
 }
 
-impl Turns {
+impl LastTurns {
     /// Number of the last turn of an account; zero for one that is not remembered.
-    fn last(&self, account: Option<&Account>) -> u64 {
+    fn last(&self, account: Option<&LookupAccount>) -> u64 {
         self.last.get(account.map_or("", |account| account)).copied().unwrap_or_default()
     }
 
     /// Forgets the older half now and then: those accounts would be the next ones in any case.
-    fn had(&mut self, account: Option<Account>) {
+    fn had(&mut self, account: Option<LookupAccount>) {
         self.count += 1;
         self.last.insert(account.unwrap_or_default(), self.count);
         if self.last.len() > ACCOUNTS_MAX {
@@ -180,13 +180,13 @@ impl Turns {
 }
 
 /// A place in the queue, left when dropped.
-struct Place<'a> {
+struct QueuedQuestion<'a> {
     pacer: &'a Pacer,
     number: u64,
     called: Arc<Notify>,
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueuedQuestion<'_> {
     fn drop(&mut self) {
         let mut queue = self.pacer.lock();
         if queue.waiting.remove(&self.number).is_some() {
@@ -198,9 +198,9 @@ impl Drop for Place<'_> {
 
 /// A place among the questions under way, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Turn<'a>(&'a Pacer);
+pub(super) struct SourceTurn<'a>(&'a Pacer);
 
-impl Drop for Turn<'_> {
+impl Drop for SourceTurn<'_> {
     fn drop(&mut self) {
         let mut queue = self.0.lock();
         queue.under_way = queue.under_way.saturating_sub(1);
@@ -217,30 +217,35 @@ mod tests {
     use tokio::task::{JoinSet, yield_now};
     use uuid::Uuid;
 
-    use super::super::source::Wanted;
+    use super::super::source::LookupPurpose;
     use super::*;
 
     /// A source that is asked one question at a time, and those who wait for it.
-    struct Source {
+    struct PacedSource {
         pacer: Arc<Pacer>,
         tell: mpsc::Sender<&'static str>,
         told: mpsc::Receiver<&'static str>,
         tasks: JoinSet<()>,
     }
 
-    impl Source {
+    impl PacedSource {
         fn new() -> Self {
             let (tell, told) = mpsc::channel(64);
             Self { pacer: Arc::new(Pacer::new(None, 1)), tell, told, tasks: JoinSet::new() }
         }
 
         /// The question that is under way until this is dropped.
-        async fn busy(pacer: &Pacer) -> Turn<'_> {
-            pacer.turn(how(&now("somebody"), Part::First)).await.unwrap()
+        async fn busy(pacer: &Pacer) -> SourceTurn<'_> {
+            pacer.turn(how(&now("somebody"), LookupPart::First)).await.unwrap()
         }
 
         /// Another question waits for its turn, and takes no time then.
-        async fn waits(&mut self, name: &'static str, haste: &Arc<Haste>, part: Part) {
+        async fn waits(
+            &mut self,
+            name: &'static str,
+            haste: &Arc<SharedPriority>,
+            part: LookupPart,
+        ) {
             let (pacer, tell) = (Arc::clone(&self.pacer), self.tell.clone());
             let (haste, waiting) = (Arc::clone(haste), self.waiting());
             self.tasks.spawn(async move {
@@ -269,27 +274,27 @@ mod tests {
         }
     }
 
-    fn how(haste: &Arc<Haste>, part: Part) -> How<'_> {
+    fn how(haste: &Arc<SharedPriority>, part: LookupPart) -> QueryOptions<'_> {
         let deadline = Instant::now() + Duration::from_secs(60);
-        How { deadline, anew: false, haste, part, id: Uuid::nil() }
+        QueryOptions { deadline, anew: false, haste, part, id: Uuid::nil() }
     }
 
-    fn now(account: &str) -> Arc<Haste> {
-        Arc::new(Haste::new(&Wanted::Now(account.into())))
+    fn now(account: &str) -> Arc<SharedPriority> {
+        Arc::new(SharedPriority::new(&LookupPurpose::Now(account.into())))
     }
 
     #[tokio::test]
     async fn the_most_urgent_question_goes_first_however_many_wait() {
-        let mut source = Source::new();
+        let mut source = PacedSource::new();
         let pacer = Arc::clone(&source.pacer);
-        let busy = Source::busy(&pacer).await;
-        let behind = Arc::new(Haste::new(&Wanted::Behind));
+        let busy = PacedSource::busy(&pacer).await;
+        let behind = Arc::new(SharedPriority::new(&LookupPurpose::Behind));
         for _ in 0..3 {
-            source.waits("refresh", &behind, Part::First).await;
+            source.waits("refresh", &behind, LookupPart::First).await;
         }
-        source.waits("finishing", &behind, Part::Second).await;
-        source.waits("waiting", &now("a"), Part::First).await;
-        source.waits("begun", &now("b"), Part::Second).await;
+        source.waits("finishing", &behind, LookupPart::Second).await;
+        source.waits("waiting", &now("a"), LookupPart::First).await;
+        source.waits("begun", &now("b"), LookupPart::Second).await;
         drop(busy);
         let order = source.order().await;
         assert_eq!(order, ["begun", "waiting", "finishing", "refresh", "refresh", "refresh"]);
@@ -297,14 +302,14 @@ mod tests {
 
     #[tokio::test]
     async fn consumers_take_turns_whatever_each_has_waiting() {
-        let mut source = Source::new();
+        let mut source = PacedSource::new();
         let pacer = Arc::clone(&source.pacer);
-        let busy = Source::busy(&pacer).await;
+        let busy = PacedSource::busy(&pacer).await;
         for _ in 0..5 {
-            source.waits("a", &now("a"), Part::First).await;
+            source.waits("a", &now("a"), LookupPart::First).await;
         }
         for _ in 0..2 {
-            source.waits("b", &now("b"), Part::First).await;
+            source.waits("b", &now("b"), LookupPart::First).await;
         }
         drop(busy);
         assert_eq!(source.order().await, ["a", "b", "a", "b", "a", "a", "a"]);
@@ -312,18 +317,18 @@ mod tests {
 
     #[tokio::test]
     async fn who_asks_again_after_a_turn_goes_behind_the_others() {
-        let mut source = Source::new();
+        let mut source = PacedSource::new();
         let pacer = Arc::clone(&source.pacer);
-        let busy = Source::busy(&pacer).await;
+        let busy = PacedSource::busy(&pacer).await;
         for _ in 0..3 {
-            source.waits("b", &now("b"), Part::First).await;
+            source.waits("b", &now("b"), LookupPart::First).await;
         }
         let (tell, again) = (source.tell.clone(), Arc::clone(&pacer));
         source.tasks.spawn(async move {
             let haste = now("a");
-            let mut turn = again.turn(how(&haste, Part::First)).await.unwrap();
+            let mut turn = again.turn(how(&haste, LookupPart::First)).await.unwrap();
             for _ in 0..2 {
-                let mut next = Box::pin(again.turn(how(&haste, Part::First)));
+                let mut next = Box::pin(again.turn(how(&haste, LookupPart::First)));
                 assert!(next.as_mut().now_or_never().is_none());
                 tell.send("a").await.unwrap();
                 drop(turn);
@@ -340,42 +345,44 @@ mod tests {
 
     #[tokio::test]
     async fn a_look_up_that_another_consumer_joins_has_its_turn_too() {
-        let mut source = Source::new();
+        let mut source = PacedSource::new();
         let pacer = Arc::clone(&source.pacer);
-        let busy = Source::busy(&pacer).await;
+        let busy = PacedSource::busy(&pacer).await;
         for _ in 0..3 {
-            source.waits("a", &now("a"), Part::First).await;
+            source.waits("a", &now("a"), LookupPart::First).await;
         }
         let joined = now("a");
-        source.waits("joined", &joined, Part::First).await;
-        joined.raise(&Wanted::Now("b".into()));
+        source.waits("joined", &joined, LookupPart::First).await;
+        joined.raise(&LookupPurpose::Now("b".into()));
         drop(busy);
         assert_eq!(source.order().await, ["a", "joined", "a", "a"]);
     }
 
     #[tokio::test]
     async fn a_question_begun_ahead_goes_first_once_a_request_waits_for_it() {
-        let mut source = Source::new();
+        let mut source = PacedSource::new();
         let pacer = Arc::clone(&source.pacer);
-        let busy = Source::busy(&pacer).await;
-        let (behind, ahead) =
-            (Arc::new(Haste::new(&Wanted::Behind)), Arc::new(Haste::new(&Wanted::Ahead)));
-        source.waits("behind", &behind, Part::First).await;
-        source.waits("ahead", &ahead, Part::First).await;
-        ahead.raise(&Wanted::Now("a".into()));
+        let busy = PacedSource::busy(&pacer).await;
+        let (behind, ahead) = (
+            Arc::new(SharedPriority::new(&LookupPurpose::Behind)),
+            Arc::new(SharedPriority::new(&LookupPurpose::Ahead)),
+        );
+        source.waits("behind", &behind, LookupPart::First).await;
+        source.waits("ahead", &ahead, LookupPart::First).await;
+        ahead.raise(&LookupPurpose::Now("a".into()));
         drop(busy);
         assert_eq!(source.order().await, ["ahead", "behind"]);
     }
 
     #[tokio::test]
     async fn who_gives_up_holds_up_nobody() {
-        let mut source = Source::new();
+        let mut source = PacedSource::new();
         let pacer = Arc::clone(&source.pacer);
-        let busy = Source::busy(&pacer).await;
+        let busy = PacedSource::busy(&pacer).await;
         let haste = now("a");
-        let mut gives_up = Box::pin(pacer.turn(how(&haste, Part::First)));
+        let mut gives_up = Box::pin(pacer.turn(how(&haste, LookupPart::First)));
         assert!(gives_up.as_mut().now_or_never().is_none());
-        source.waits("b", &now("b"), Part::First).await;
+        source.waits("b", &now("b"), LookupPart::First).await;
         // It has been called by now, and has not looked.
         drop(busy);
         drop(gives_up);
@@ -391,7 +398,7 @@ mod tests {
             let pacer = Arc::clone(&pacer);
             tasks.spawn(async move {
                 let haste = now("a");
-                drop(pacer.turn(how(&haste, Part::First)).await.unwrap());
+                drop(pacer.turn(how(&haste, LookupPart::First)).await.unwrap());
             });
         }
         while tasks.join_next().await.is_some() {}
@@ -401,7 +408,7 @@ mod tests {
 
     #[test]
     fn the_accounts_remembered_are_limited() {
-        let mut turns = Turns::default();
+        let mut turns = LastTurns::default();
         for number in 0..3 * ACCOUNTS_MAX {
             turns.had(Some(format!("{number}").into()));
             assert!(turns.last.len() <= ACCOUNTS_MAX);
@@ -413,8 +420,8 @@ mod tests {
     fn the_rest_of_a_look_up_is_urgent_for_who_comes_for_it() {
         let haste = now("a");
         haste.rest();
-        assert_eq!(haste.urgency(Part::Rest), Urgency::Finishing);
-        haste.raise(&Wanted::Now("b".into()));
-        assert_eq!(haste.urgency(Part::Rest), Urgency::Waiting);
+        assert_eq!(haste.urgency(LookupPart::Rest), Urgency::Finishing);
+        haste.raise(&LookupPurpose::Now("b".into()));
+        assert_eq!(haste.urgency(LookupPart::Rest), Urgency::Waiting);
     }
 }

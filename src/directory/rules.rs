@@ -9,20 +9,22 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::guarded::Guarded;
-use super::source::{Handler, HandlersOf, How, Origin, Part, SourceFault, System, SystemsOf};
+use super::guarded::RateLimitedSource;
+use super::source::{
+    AccreditedSystem, Handler, HandlersOf, LookupPart, Origin, QueryOptions, SourceFault, SystemsOf,
+};
 use super::steps::Steps;
-use crate::breaker::Verdict;
+use crate::breaker::AttemptResult;
 use crate::consumers::Sender;
 use crate::interaction::Interaction;
 use crate::metrics::{Metrics, Oddity};
-use crate::policy::Provider;
+use crate::policy::ProviderRegistration;
 use crate::spine::{Asid, CertificateName, OdsCode, PartyKey, ServiceRoot};
 
 /// The live sources in the order in which they are asked.
 #[derive(Debug)]
-pub(super) struct Resolver {
-    pub(super) sources: Vec<Guarded>,
+pub(super) struct SourceResolver {
+    pub(super) sources: Vec<RateLimitedSource>,
     /// Tells it from those that asked at other URLs.
     pub(super) number: u64,
     metrics: Arc<Metrics>,
@@ -33,11 +35,11 @@ pub(super) struct Resolver {
 const EMPTY_BELIEVED: Duration = Duration::from_millis(2500);
 
 /// Where each source is asked, by its URL.
-pub(super) type Places = BTreeMap<Origin, String>;
+pub(super) type SourceUrls = BTreeMap<Origin, String>;
 
 /// What the sources say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Answer<T> {
+pub(super) enum DirectoryAnswer<T> {
     Found(T),
     /// Nothing is registered; unconfirmed if it may be a search that failed.
     Absent {
@@ -47,15 +49,15 @@ pub(super) enum Answer<T> {
 
 /// A practice's registrations for one interaction, and whose they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct FoundRegistrations {
     pub(super) origin: Origin,
-    pub(super) providers: Vec<Arc<Provider>>,
+    pub(super) providers: Vec<Arc<ProviderRegistration>>,
     /// The systems behind each party key: what a look at its other interactions needs.
-    pub(super) systems: Vec<System>,
+    pub(super) systems: Vec<AccreditedSystem>,
 }
 
-impl Resolver {
-    pub(super) fn new(sources: Vec<Guarded>, number: u64, metrics: Arc<Metrics>) -> Self {
+impl SourceResolver {
+    pub(super) fn new(sources: Vec<RateLimitedSource>, number: u64, metrics: Arc<Metrics>) -> Self {
         Self { sources, number, metrics }
     }
 
@@ -64,20 +66,20 @@ impl Resolver {
         &self,
         ods: &OdsCode,
         interaction: &'static Interaction,
-        how: How<'_>,
+        how: QueryOptions<'_>,
         steps: &mut Steps,
-    ) -> Result<Answer<Found>, SourceFault> {
+    ) -> Result<DirectoryAnswer<FoundRegistrations>, SourceFault> {
         let asked = HandlersOf { ods: Some(ods), interaction: Some(interaction), party_key: None };
         let mut sources = self.sources.as_slice();
         // A source knows of handlers that lead nowhere: that is an answer, and no absence.
         let mut half = false;
         loop {
             let (guarded, handlers) = match self.certain(sources, &asked, how, steps).await {
-                Ok((guarded, Answer::Found(handlers))) => (guarded, handlers),
-                Ok((_, Answer::Absent { confirmed })) => {
-                    return Ok(Answer::Absent { confirmed: confirmed && !half });
+                Ok((guarded, DirectoryAnswer::Found(handlers))) => (guarded, handlers),
+                Ok((_, DirectoryAnswer::Absent { confirmed })) => {
+                    return Ok(DirectoryAnswer::Absent { confirmed: confirmed && !half });
                 }
-                Err(_) if half => return Ok(Answer::Absent { confirmed: false }),
+                Err(_) if half => return Ok(DirectoryAnswer::Absent { confirmed: false }),
                 Err(fault) => return Err(fault),
             };
             let found = self.found((ods, interaction), (guarded, &handlers), how, steps).await;
@@ -88,7 +90,7 @@ impl Resolver {
                 // Who has told half is no better than who tells nothing.
                 Err(fault) if !sources.is_empty() && !matches!(fault, SourceFault::OurFault(_)) => {
                 }
-                Ok(Answer::Absent { .. }) if !sources.is_empty() => half = true,
+                Ok(DirectoryAnswer::Absent { .. }) if !sources.is_empty() => half = true,
                 found => return found,
             }
         }
@@ -98,28 +100,30 @@ impl Resolver {
     async fn found(
         &self,
         (ods, interaction): (&OdsCode, &'static Interaction),
-        (guarded, handlers): (&Guarded, &[Handler]),
-        how: How<'_>,
+        (guarded, handlers): (&RateLimitedSource, &[Handler]),
+        how: QueryOptions<'_>,
         steps: &mut Steps,
-    ) -> Result<Answer<Found>, SourceFault> {
-        let how = How { part: Part::Second, ..how };
+    ) -> Result<DirectoryAnswer<FoundRegistrations>, SourceFault> {
+        let how = QueryOptions { part: LookupPart::Second, ..how };
         let origin = guarded.source.origin();
-        let mut found = Found { origin, providers: Vec::new(), systems: Vec::new() };
+        let mut found = FoundRegistrations { origin, providers: Vec::new(), systems: Vec::new() };
         for party_key in distinct(handlers.iter().map(|handler| &handler.party_key)) {
             let asked = SystemsOf::Practice { ods, interaction, party_key };
             let mut systems = self.systems(guarded, &asked, how, steps).await?;
             if systems.is_empty() && guarded.source.may_be_falsely_empty() {
                 self.metrics.directory.suspect_empty();
-                systems = self.systems(guarded, &asked, How { anew: true, ..how }, steps).await?;
+                systems = self
+                    .systems(guarded, &asked, QueryOptions { anew: true, ..how }, steps)
+                    .await?;
             }
             found.systems.append(&mut systems);
         }
         found.providers = self.join(ods, handlers, &found.systems, steps);
         if found.providers.is_empty() {
             // Records that lead nowhere may be half of a change under way.
-            return Ok(Answer::Absent { confirmed: false });
+            return Ok(DirectoryAnswer::Absent { confirmed: false });
         }
-        Ok(Answer::Found(found))
+        Ok(DirectoryAnswer::Found(found))
     }
 
     /// What else these systems are registered for at this practice: one question for each party
@@ -127,12 +131,12 @@ impl Resolver {
     pub(super) async fn rest(
         &self,
         ods: &OdsCode,
-        found: &Found,
-        how: How<'_>,
+        found: &FoundRegistrations,
+        how: QueryOptions<'_>,
         steps: &mut Steps,
-    ) -> Option<Vec<Arc<Provider>>> {
+    ) -> Option<Vec<Arc<ProviderRegistration>>> {
         let guarded = self.of(found.origin).ok()?;
-        let how = How { part: Part::Rest, ..how };
+        let how = QueryOptions { part: LookupPart::Rest, ..how };
         let mut providers = Vec::new();
         for party_key in distinct(found.systems.iter().map(|system| &system.party_key)) {
             let asked =
@@ -150,16 +154,18 @@ impl Resolver {
     pub(super) async fn sender(
         &self,
         asid: &Asid,
-        how: How<'_>,
+        how: QueryOptions<'_>,
         steps: &mut Steps,
-    ) -> Result<Answer<(Origin, Sender)>, SourceFault> {
+    ) -> Result<DirectoryAnswer<(Origin, Sender)>, SourceFault> {
         let mut last = SourceFault::Unsupported;
         for guarded in self.sources.iter().filter(|guarded| guarded.source.knows_asids()) {
             match self.sender_from(guarded, asid, how, steps).await {
-                Ok(Answer::Found(sender)) => {
-                    return Ok(Answer::Found((guarded.source.origin(), sender)));
+                Ok(DirectoryAnswer::Found(sender)) => {
+                    return Ok(DirectoryAnswer::Found((guarded.source.origin(), sender)));
                 }
-                Ok(Answer::Absent { confirmed }) => return Ok(Answer::Absent { confirmed }),
+                Ok(DirectoryAnswer::Absent { confirmed }) => {
+                    return Ok(DirectoryAnswer::Absent { confirmed });
+                }
                 Err(fault) => last = fault,
             }
         }
@@ -168,14 +174,14 @@ impl Resolver {
 
     async fn sender_from(
         &self,
-        guarded: &Guarded,
+        guarded: &RateLimitedSource,
         asid: &Asid,
-        how: How<'_>,
+        how: QueryOptions<'_>,
         steps: &mut Steps,
-    ) -> Result<Answer<Sender>, SourceFault> {
+    ) -> Result<DirectoryAnswer<Sender>, SourceFault> {
         let mut systems = self.systems(guarded, &SystemsOf::Asid(asid), how, steps).await?;
         let (Some(system), true) = (systems.pop(), systems.is_empty()) else {
-            return Ok(Answer::Absent { confirmed: systems.is_empty() });
+            return Ok(DirectoryAnswer::Absent { confirmed: systems.is_empty() });
         };
         let Some(ods) = system.ods else {
             return Err(SourceFault::Malformed("a system without an organisation".to_owned()));
@@ -190,14 +196,20 @@ impl Resolver {
             }
         }
         let (on_behalf_of, interactions) = (Vec::new(), system.interactions);
-        Ok(Answer::Found(Sender { asid: asid.clone(), names, ods, on_behalf_of, interactions }))
+        Ok(DirectoryAnswer::Found(Sender {
+            asid: asid.clone(),
+            names,
+            ods,
+            on_behalf_of,
+            interactions,
+        }))
     }
 
     /// Whose system this ASID is: only a hint, which chooses the practice to ask about.
     pub(super) async fn owner(
         &self,
         asid: &Asid,
-        how: How<'_>,
+        how: QueryOptions<'_>,
         steps: &mut Steps,
     ) -> Result<Option<OdsCode>, SourceFault> {
         let mut last = SourceFault::Unsupported;
@@ -214,20 +226,22 @@ impl Resolver {
     /// again past all caches, and a source that cannot be falsely empty is believed instead.
     async fn certain<'a>(
         &self,
-        sources: &'a [Guarded],
+        sources: &'a [RateLimitedSource],
         asked: &HandlersOf<'_>,
-        how: How<'_>,
+        how: QueryOptions<'_>,
         steps: &mut Steps,
-    ) -> Result<(&'a Guarded, Answer<Vec<Handler>>), SourceFault> {
-        let mut last = SourceFault::Spared;
+    ) -> Result<(&'a RateLimitedSource, DirectoryAnswer<Vec<Handler>>), SourceFault> {
+        let mut last = SourceFault::CircuitOpen;
         let mut doubted = None;
         for guarded in sources {
             let doubtful = guarded.source.may_be_falsely_empty();
             match self.handlers(guarded, asked, how, steps).await {
                 Ok((handlers, _)) if !handlers.is_empty() => {
-                    return Ok((guarded, Answer::Found(handlers)));
+                    return Ok((guarded, DirectoryAnswer::Found(handlers)));
                 }
-                Ok(_) if !doubtful => return Ok((guarded, Answer::Absent { confirmed: true })),
+                Ok(_) if !doubtful => {
+                    return Ok((guarded, DirectoryAnswer::Absent { confirmed: true }));
+                }
                 Ok((_, took)) => {
                     self.metrics.directory.suspect_empty();
                     doubted = Some((guarded, took >= EMPTY_BELIEVED));
@@ -237,23 +251,25 @@ impl Resolver {
             }
         }
         let Some((guarded, first_was_slow)) = doubted else { return Err(last) };
-        let again = self.handlers(guarded, asked, How { anew: true, ..how }, steps).await;
+        let again = self.handlers(guarded, asked, QueryOptions { anew: true, ..how }, steps).await;
         match again {
-            Ok((handlers, _)) if !handlers.is_empty() => Ok((guarded, Answer::Found(handlers))),
+            Ok((handlers, _)) if !handlers.is_empty() => {
+                Ok((guarded, DirectoryAnswer::Found(handlers)))
+            }
             Ok((_, took)) => {
                 let slow = first_was_slow || took >= EMPTY_BELIEVED;
-                Ok((guarded, Answer::Absent { confirmed: !slow }))
+                Ok((guarded, DirectoryAnswer::Absent { confirmed: !slow }))
             }
-            Err(_) => Ok((guarded, Answer::Absent { confirmed: false })),
+            Err(_) => Ok((guarded, DirectoryAnswer::Absent { confirmed: false })),
         }
     }
 
     /// Handlers, and how long the source took to tell.
     async fn handlers(
         &self,
-        guarded: &Guarded,
+        guarded: &RateLimitedSource,
         asked: &HandlersOf<'_>,
-        how: How<'_>,
+        how: QueryOptions<'_>,
         steps: &mut Steps,
     ) -> Result<(Vec<Handler>, Duration), SourceFault> {
         let answer = guarded.source.handlers(asked, how);
@@ -263,11 +279,11 @@ impl Resolver {
 
     async fn systems(
         &self,
-        guarded: &Guarded,
+        guarded: &RateLimitedSource,
         asked: &SystemsOf<'_>,
-        how: How<'_>,
+        how: QueryOptions<'_>,
         steps: &mut Steps,
-    ) -> Result<Vec<System>, SourceFault> {
+    ) -> Result<Vec<AccreditedSystem>, SourceFault> {
         let answer = guarded.source.systems(asked, how);
         let (answer, _) = self.ask((guarded, "systems"), how, steps, answer).await?;
         match asked {
@@ -279,19 +295,19 @@ impl Resolver {
         }
     }
 
-    /// Puts one question when its turn has come, if its source is not to be spared, and counts what
+    /// Puts one question when its turn has come, if the circuit of its source is not open, and counts what
     /// came of it.
     async fn ask<T>(
         &self,
-        (guarded, question): (&Guarded, &'static str),
-        how: How<'_>,
+        (guarded, question): (&RateLimitedSource, &'static str),
+        how: QueryOptions<'_>,
         steps: &mut Steps,
         answer: impl Future<Output = Result<Vec<T>, SourceFault>>,
     ) -> Result<(Vec<T>, Duration), SourceFault> {
         let source = guarded.source.origin().label();
         let Ok(admitted) = guarded.breaker.admits() else {
-            steps.add(source, question, "spared", Duration::ZERO);
-            return Err(SourceFault::Spared);
+            steps.add(source, question, "circuit open", Duration::ZERO);
+            return Err(SourceFault::CircuitOpen);
         };
         let waits = Instant::now();
         let turn = guarded.pacer.turn(how).await;
@@ -316,7 +332,7 @@ impl Resolver {
                 tracing::warn!(source, question, id = %how.id, %fault, "a directory source gave no answer");
             }
         }
-        let verdict = answer.as_ref().map_or_else(SourceFault::verdict, |_| Verdict::Well);
+        let verdict = answer.as_ref().map_or_else(SourceFault::verdict, |_| AttemptResult::Well);
         guarded.breaker.learn(admitted, verdict);
         self.metrics.directory.asked(source, question, outcome, took);
         self.metrics.directory.open(source, guarded.breaker.is_open());
@@ -330,23 +346,23 @@ impl Resolver {
         &self,
         ods: &OdsCode,
         handlers: &[Handler],
-        systems: &[System],
+        systems: &[AccreditedSystem],
         steps: &mut Steps,
-    ) -> Vec<Arc<Provider>> {
-        let mut providers: Vec<Arc<Provider>> = Vec::new();
+    ) -> Vec<Arc<ProviderRegistration>> {
+        let mut providers: Vec<Arc<ProviderRegistration>> = Vec::new();
         for handler in handlers {
             let Some(interaction) = handler.interaction else { continue };
             let Some(root) = self.root(ods, handler, steps) else { continue };
             // A refusal quotes it; nothing rests on it.
             let cpa_id = handler.cpa_id.clone().or_else(|| "unknown".parse().ok());
             let Some(cpa_id) = cpa_id else { continue };
-            let registered = |system: &&System| {
+            let registered = |system: &&AccreditedSystem| {
                 let key = system.party_key.as_str();
                 key.eq_ignore_ascii_case(handler.party_key.as_str())
                     && system.interactions.iter().any(|held| held.id == interaction.id)
             };
             for system in systems.iter().filter(registered) {
-                let provider = Provider::new(
+                let provider = ProviderRegistration::new(
                     ods.clone(),
                     system.asid.clone(),
                     handler.party_key.clone(),
@@ -355,7 +371,7 @@ impl Resolver {
                     vec![interaction],
                 );
                 // Two records that say the same are one registration.
-                let same = |held: &Arc<Provider>| {
+                let same = |held: &Arc<ProviderRegistration>| {
                     held.asid == provider.asid
                         && held.root == provider.root
                         && held.serves(interaction)
@@ -397,8 +413,8 @@ impl Resolver {
         steps.odd(oddity.label());
     }
 
-    fn of(&self, origin: Origin) -> Result<&Guarded, SourceFault> {
-        let same = |guarded: &&Guarded| guarded.source.origin() == origin;
+    fn of(&self, origin: Origin) -> Result<&RateLimitedSource, SourceFault> {
+        let same = |guarded: &&RateLimitedSource| guarded.source.origin() == origin;
         self.sources.iter().find(same).ok_or(SourceFault::Unsupported)
     }
 

@@ -26,7 +26,9 @@ mod bundle;
 
 pub(crate) use bundle::{handlers, systems};
 
-use super::source::{Handler, HandlersOf, How, SourceFault, System, SystemsOf, watch_over};
+use super::source::{
+    AccreditedSystem, Handler, HandlersOf, QueryOptions, SourceFault, SystemsOf, watch_over,
+};
 use crate::spine::InnerUrl;
 use crate::tls::DirectoryLeg;
 
@@ -114,9 +116,9 @@ impl SdsApi {
     pub(super) async fn handlers(
         &self,
         asked: &HandlersOf<'_>,
-        how: How<'_>,
+        how: QueryOptions<'_>,
     ) -> Result<Vec<Handler>, SourceFault> {
-        let mut query = Query::new("/Endpoint");
+        let mut query = SdsQuery::new("/Endpoint");
         if let Some(ods) = asked.ods {
             query.add("organization", ODS, ods.as_str());
         }
@@ -132,12 +134,12 @@ impl SdsApi {
     pub(super) async fn systems(
         &self,
         asked: &SystemsOf<'_>,
-        how: How<'_>,
-    ) -> Result<Vec<System>, SourceFault> {
+        how: QueryOptions<'_>,
+    ) -> Result<Vec<AccreditedSystem>, SourceFault> {
         let SystemsOf::Practice { ods, interaction, party_key } = asked else {
             return Err(SourceFault::Unsupported);
         };
-        let mut query = Query::new("/Device");
+        let mut query = SdsQuery::new("/Device");
         query.add("organization", ODS, ods.as_str());
         query.add("identifier", INTERACTION, interaction.id);
         query.add("identifier", PARTY_KEY, party_key.as_str());
@@ -145,7 +147,7 @@ impl SdsApi {
     }
 
     /// One exchange, on the connection kept if it still stands.
-    async fn exchange(&self, query: &str, how: How<'_>) -> Result<Bytes, SourceFault> {
+    async fn exchange(&self, query: &str, how: QueryOptions<'_>) -> Result<Bytes, SourceFault> {
         let (deadline, slow) = how.limit(self.attempt);
         timeout_at(deadline, async {
             let kept = self.idle().take().filter(SendRequest::is_ready);
@@ -193,7 +195,11 @@ impl SdsApi {
     }
 
     /// Spec: `Accept` is compared as text; the correlation id must be a UUID.
-    fn request(&self, query: &str, how: How<'_>) -> Result<Request<Empty<Bytes>>, SourceFault> {
+    fn request(
+        &self,
+        query: &str,
+        how: QueryOptions<'_>,
+    ) -> Result<Request<Empty<Bytes>>, SourceFault> {
         let mut request = Request::get(format!("{}{query}", self.base))
             .header(header::HOST, &self.authority)
             .header(header::ACCEPT, "application/fhir+json")
@@ -243,9 +249,9 @@ impl std::fmt::Debug for SdsApi {
 
 /// A path and query under construction. Identifiers need no escape; the bar between system and
 /// value has one, always the same.
-struct Query(String);
+struct SdsQuery(String);
 
-impl Query {
+impl SdsQuery {
     fn new(path: &str) -> Self {
         Self(path.to_owned())
     }

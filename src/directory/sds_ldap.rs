@@ -15,7 +15,9 @@ use tokio::sync::Mutex;
 use tokio::time::timeout_at;
 use tokio_rustls::TlsConnector;
 
-use super::source::{Handler, HandlersOf, How, SourceFault, System, SystemsOf, watch_over};
+use super::source::{
+    AccreditedSystem, Handler, HandlersOf, QueryOptions, SourceFault, SystemsOf, watch_over,
+};
 use crate::interaction;
 use crate::tls::DirectoryLeg;
 
@@ -101,9 +103,9 @@ impl SdsLdap {
     pub(super) async fn handlers(
         &self,
         asked: &HandlersOf<'_>,
-        how: How<'_>,
+        how: QueryOptions<'_>,
     ) -> Result<Vec<Handler>, SourceFault> {
-        let mut filter = Filter::new("nhsMhs");
+        let mut filter = LdapFilter::new("nhsMhs");
         if let Some(ods) = asked.ods {
             filter.and("nhsIDCode", ods.as_str());
         }
@@ -114,15 +116,15 @@ impl SdsLdap {
             filter.and("nhsMhsSvcIA", interaction.id);
         }
         let rows = self.search(&filter.whole(), &HANDLER, how).await?;
-        Ok(rows.iter().map(Row::handlers).collect::<Result<Vec<_>, _>>()?.concat())
+        Ok(rows.iter().map(LdapRecord::handlers).collect::<Result<Vec<_>, _>>()?.concat())
     }
 
     pub(super) async fn systems(
         &self,
         asked: &SystemsOf<'_>,
-        how: How<'_>,
-    ) -> Result<Vec<System>, SourceFault> {
-        let mut filter = Filter::new("nhsAs");
+        how: QueryOptions<'_>,
+    ) -> Result<Vec<AccreditedSystem>, SourceFault> {
+        let mut filter = LdapFilter::new("nhsAs");
         match asked {
             SystemsOf::Asid(asid) => filter.and("uniqueIdentifier", asid.as_str()),
             SystemsOf::Practice { ods, party_key, .. } => {
@@ -130,15 +132,15 @@ impl SdsLdap {
                 filter.and("nhsMHSPartyKey", party_key.as_str());
             }
         }
-        self.search(&filter.whole(), &SYSTEM, how).await?.iter().map(Row::system).collect()
+        self.search(&filter.whole(), &SYSTEM, how).await?.iter().map(LdapRecord::system).collect()
     }
 
     async fn search(
         &self,
         filter: &str,
         attributes: &[&'static str],
-        how: How<'_>,
-    ) -> Result<Vec<Row>, SourceFault> {
+        how: QueryOptions<'_>,
+    ) -> Result<Vec<LdapRecord>, SourceFault> {
         let (deadline, slow) = how.limit(self.attempt);
         let search = async {
             let (ldap, kept) = self.connection().await?;
@@ -169,7 +171,7 @@ impl SdsLdap {
         mut ldap: Ldap,
         filter: &str,
         attributes: &[&'static str],
-    ) -> Result<Vec<Row>, SourceFault> {
+    ) -> Result<Vec<LdapRecord>, SourceFault> {
         let found = ldap.search(&self.base, Scope::Subtree, filter, attributes.to_vec()).await;
         let ldap3::SearchResult(entries, result) = found.map_err(|why| unavailable(&why))?;
         judge(result.rc, &result.text)?;
@@ -177,7 +179,10 @@ impl SdsLdap {
         if !result.refs.is_empty() {
             return Err(SourceFault::Truncated);
         }
-        Ok(entries.into_iter().map(|entry| Row::new(SearchEntry::construct(entry))).collect())
+        Ok(entries
+            .into_iter()
+            .map(|entry| LdapRecord::new(SearchEntry::construct(entry)))
+            .collect())
     }
 
     /// The connection kept, or a new one; and which of the two it is.
@@ -242,9 +247,9 @@ fn unavailable(why: &dyn std::fmt::Display) -> SourceFault {
 }
 
 /// A filter under construction. Security: every value is escaped, typed or not.
-struct Filter(String);
+struct LdapFilter(String);
 
-impl Filter {
+impl LdapFilter {
     fn new(class: &str) -> Self {
         Self(format!("(&(objectClass={class})"))
     }
@@ -261,9 +266,9 @@ impl Filter {
 }
 
 /// One record, its attribute names in lower case.
-struct Row(HashMap<String, Vec<String>>);
+struct LdapRecord(HashMap<String, Vec<String>>);
 
-impl Row {
+impl LdapRecord {
     fn new(entry: SearchEntry) -> Self {
         let lower = |(name, values): (String, _)| (name.to_ascii_lowercase(), values);
         Self(entry.attrs.into_iter().map(lower).collect())
@@ -314,8 +319,8 @@ impl Row {
         Ok(addresses.iter().map(at).collect())
     }
 
-    fn system(&self) -> Result<System, SourceFault> {
-        Ok(System {
+    fn system(&self) -> Result<AccreditedSystem, SourceFault> {
+        Ok(AccreditedSystem {
             asid: self.required("uniqueIdentifier")?,
             ods: Some(self.ods()?),
             party_key: self.required("nhsMHSPartyKey")?,
@@ -340,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_filter_cannot_be_broken_out_of() {
-        let mut filter = Filter::new("nhsMhs");
+        let mut filter = LdapFilter::new("nhsMhs");
         filter.and("nhsIDCode", "*)(objectClass=*\0");
         assert_eq!(
             filter.whole(),

@@ -15,7 +15,7 @@ use super::{ApiSettings, Origin};
 /// Who is registered, who is asked, and how long an answer is used.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Settings {
+pub struct DirectorySettings {
     /// The directory file: consumers, agreements, and what the sources cannot tell or must not
     /// decide.
     pub file: PathBuf,
@@ -34,7 +34,7 @@ pub struct Settings {
     pub freshness: Freshness,
     /// How long a source is waited for.
     #[serde(default)]
-    pub deadlines: Deadlines,
+    pub deadlines: SourceDeadlines,
     /// Look-ups a minute that one consumer may cause for what is not held, and as many at once; before a
     /// consumer is identified, one certificate.
     #[serde(default = "misses_per_minute")]
@@ -200,7 +200,7 @@ impl Freshness {
 /// How long a source is waited for.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct Deadlines {
+pub struct SourceDeadlines {
     /// A connection to a source.
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
@@ -217,13 +217,13 @@ pub struct Deadlines {
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub background: Duration,
-    /// A source that fails is spared.
+    /// The circuit of a source that fails opens.
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub spare: Duration,
 }
 
-impl Default for Deadlines {
+impl Default for SourceDeadlines {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(1),
@@ -235,7 +235,7 @@ impl Default for Deadlines {
     }
 }
 
-impl Deadlines {
+impl SourceDeadlines {
     fn check(&self) -> Result<(), String> {
         for (key, lasts) in [
             ("connect", self.connect),
@@ -252,7 +252,7 @@ impl Deadlines {
     }
 }
 
-impl Settings {
+impl DirectorySettings {
     /// Every file named, to be resolved.
     pub fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
         let mut paths = vec![&mut self.file];

@@ -12,17 +12,17 @@ use moka::ops::compute::Op;
 use moka::sync::Cache;
 
 use super::Freshness;
-use super::rules::Found;
+use super::rules::FoundRegistrations;
 use super::source::Origin;
 use crate::consumers::Sender;
 use crate::interaction::Interaction;
-use crate::policy::Provider;
+use crate::policy::ProviderRegistration;
 use crate::spine::{Asid, OdsCode};
 
 /// A registration, and when the directory said so.
 #[derive(Debug, Clone)]
-pub(super) struct Row {
-    pub(super) provider: Arc<Provider>,
+pub(super) struct HeldRegistration {
+    pub(super) provider: Arc<ProviderRegistration>,
     pub(super) since: Since,
     /// When the directory first said that this is no longer so, and when this process last heard it.
     pub(super) doubted_s: Option<i64>,
@@ -51,8 +51,8 @@ pub(super) enum Mark {
 
 /// What is held of one practice.
 #[derive(Debug, Default)]
-pub(super) struct Practice {
-    pub(super) rows: Vec<Row>,
+pub(super) struct HeldPractice {
+    pub(super) rows: Vec<HeldRegistration>,
     /// When a request last used it.
     pub(super) used_s: AtomicI64,
 }
@@ -113,9 +113,12 @@ impl Since {
     }
 }
 
-impl Practice {
+impl HeldPractice {
     /// The registrations for one interaction.
-    pub(super) fn rows_for(&self, interaction: &Interaction) -> impl Iterator<Item = &Row> + Clone {
+    pub(super) fn rows_for(
+        &self,
+        interaction: &Interaction,
+    ) -> impl Iterator<Item = &HeldRegistration> + Clone {
         self.rows.iter().filter(move |row| row.provider.serves(interaction))
     }
 
@@ -155,7 +158,7 @@ impl Practice {
     /// Whether the directory has been heard about this interaction since then.
     pub(super) fn is_heard(&self, interaction: &Interaction, started: Instant) -> bool {
         let mut rows = self.rows_for(interaction).peekable();
-        let heard = |row: &Row| row.since.heard.max(row.doubt_heard) >= Some(started);
+        let heard = |row: &HeldRegistration| row.since.heard.max(row.doubt_heard) >= Some(started);
         rows.peek().is_some() && rows.all(heard)
     }
 
@@ -191,7 +194,7 @@ impl Practice {
     pub(super) fn after_found(
         &self,
         interaction: &'static Interaction,
-        found: &Found,
+        found: &FoundRegistrations,
         freshness: &Freshness,
         now_s: i64,
     ) -> Self {
@@ -201,8 +204,8 @@ impl Practice {
         if held == 1 && usable && found.providers.len() > 1 {
             return self.doubting(interaction, freshness, now_s);
         }
-        let moved = |row: &Row| {
-            let same = |new: &Arc<Provider>| new.party_key == row.provider.party_key;
+        let moved = |row: &HeldRegistration| {
+            let same = |new: &Arc<ProviderRegistration>| new.party_key == row.provider.party_key;
             !found.providers.iter().any(same)
                 && self
                     .rows_for(interaction)
@@ -215,7 +218,7 @@ impl Practice {
             }
             row
         });
-        let fresh = found.providers.iter().map(|provider| Row {
+        let fresh = found.providers.iter().map(|provider| HeldRegistration {
             provider: Arc::clone(provider),
             since,
             doubted_s: None,
@@ -227,19 +230,20 @@ impl Practice {
     /// What is held once the rest of the same systems' registrations is known too.
     pub(super) fn after_rest(
         &self,
-        found: &Found,
-        rest: &[Arc<Provider>],
+        found: &FoundRegistrations,
+        rest: &[Arc<ProviderRegistration>],
         freshness: &Freshness,
         now_s: i64,
     ) -> Self {
         let since = Since::now(now_s, found.origin);
-        let theirs =
-            |row: &Row| found.systems.iter().any(|system| system.asid == row.provider.asid);
+        let theirs = |row: &HeldRegistration| {
+            found.systems.iter().any(|system| system.asid == row.provider.asid)
+        };
         // Another system's registration is not answered by this one's, unless the practice has moved
         // away from it: two are an ambiguity.
-        let answered = |row: &Row| {
+        let answered = |row: &HeldRegistration| {
             let ids = &row.provider.interactions;
-            let same = |new: &Arc<Provider>| {
+            let same = |new: &Arc<ProviderRegistration>| {
                 let its = new.asid == row.provider.asid || row.since.mark == Mark::Flushed;
                 its && ids.iter().any(|interaction| new.serves(interaction))
             };
@@ -251,7 +255,7 @@ impl Practice {
             }
             Some(row.clone())
         });
-        let fresh = rest.iter().map(|provider| Row {
+        let fresh = rest.iter().map(|provider| HeldRegistration {
             provider: Arc::clone(provider),
             since,
             doubted_s: None,
@@ -285,12 +289,12 @@ impl Practice {
         self.with(rows.collect())
     }
 
-    fn with(&self, rows: Vec<Row>) -> Self {
+    fn with(&self, rows: Vec<HeldRegistration>) -> Self {
         Self { rows, used_s: AtomicI64::new(self.used_s.load(Ordering::Relaxed)) }
     }
 }
 
-impl Row {
+impl HeldRegistration {
     fn doubt(&self, freshness: &Freshness, now_s: i64) -> Option<Self> {
         let twice = self.doubted_s.is_some_and(|since_s| freshness.is_confirmed(since_s, now_s));
         let dead = self.since.age(freshness.provider_windows(), now_s) == Age::Dead;
@@ -341,8 +345,8 @@ impl Believed {
 /// Everything held: positives with room for every practice, absences in a small cache of their own,
 /// so that a scan of random codes pushes out nothing that is needed.
 #[derive(Debug)]
-pub(super) struct Shelf {
-    pub(super) practices: Cache<OdsCode, Arc<Practice>>,
+pub(super) struct RegistrationCache {
+    pub(super) practices: Cache<OdsCode, Arc<HeldPractice>>,
     pub(super) senders: Cache<Asid, HeldSender>,
     absent: Cache<Absent, Absence>,
 }
@@ -355,7 +359,7 @@ pub(super) enum Absent {
     Owner(Asid),
 }
 
-impl Shelf {
+impl RegistrationCache {
     pub(super) fn new(freshness: &Freshness) -> Self {
         Self {
             practices: Cache::builder()
@@ -414,7 +418,7 @@ impl Shelf {
     pub(super) fn keep(&self, said: impl Fn(Origin) -> bool) {
         for (ods, held) in &self.practices {
             let rows = held.rows.iter().filter(|row| said(row.since.origin)).cloned();
-            let rows: Vec<Row> = rows.collect();
+            let rows: Vec<HeldRegistration> = rows.collect();
             match rows.len() {
                 0 => self.practices.invalidate(&*ods),
                 kept if kept == held.rows.len() => {}

@@ -11,13 +11,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::rules::Places;
-use super::shelf::{Age, HeldSender, Mark, Practice, Row, Since};
+use super::rules::SourceUrls;
+use super::shelf::{Age, HeldPractice, HeldRegistration, HeldSender, Mark, Since};
 use super::source::Origin;
 use super::{Directory, now_s};
 use crate::consumers::Sender;
 use crate::interaction;
-use crate::policy::Provider;
+use crate::policy::ProviderRegistration;
 use crate::spine::{Asid, CertificateName, CpaId, InteractionId, OdsCode, PartyKey, ServiceRoot};
 
 /// A snapshot that cannot be written or read.
@@ -30,10 +30,10 @@ pub struct SnapshotError {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct SnapshotDocument {
     version: u32,
     /// Where each source was asked: what another directory has said is not loaded.
-    sources: Places,
+    sources: SourceUrls,
     practices: Vec<WrittenRow>,
     senders: Vec<WrittenSender>,
 }
@@ -103,7 +103,7 @@ impl Directory {
             return Err(fault(&"it is too large"));
         }
         let text = std::fs::read(path).map_err(|why| fault(&why))?;
-        let written: Written = serde_json::from_slice(&text).map_err(|why| fault(&why))?;
+        let written: SnapshotDocument = serde_json::from_slice(&text).map_err(|why| fault(&why))?;
         if written.version != VERSION {
             return Err(fault(&format!("version {} is not known", written.version)));
         }
@@ -125,7 +125,7 @@ impl Directory {
             let held = self.shared.shelf.practices.get(&ods).unwrap_or_default();
             let mut rows = held.rows.clone();
             rows.push(row);
-            let practice = Practice { rows, ..Practice::default() };
+            let practice = HeldPractice { rows, ..HeldPractice::default() };
             practice.used(now_s);
             self.shared.hold(&ods, practice);
         }
@@ -137,12 +137,12 @@ impl Directory {
         Ok(self.shared.shelf.practices.iter().count())
     }
 
-    fn written(&self) -> Written {
+    fn written(&self) -> SnapshotDocument {
         let rows = self.shared.shelf.practices.iter().flat_map(|(_, practice)| {
             practice.rows.iter().map(WrittenRow::new).collect::<Vec<_>>()
         });
         let senders = self.shared.shelf.senders.iter();
-        Written {
+        SnapshotDocument {
             version: VERSION,
             sources: self.shared.view.load().places.clone(),
             practices: rows.collect(),
@@ -160,7 +160,7 @@ fn known(ids: &[InteractionId]) -> Vec<&'static interaction::Interaction> {
 }
 
 impl WrittenRow {
-    fn new(row: &Row) -> Self {
+    fn new(row: &HeldRegistration) -> Self {
         let provider = &row.provider;
         Self {
             ods: provider.ods.clone(),
@@ -176,16 +176,22 @@ impl WrittenRow {
         }
     }
 
-    fn read(self) -> Option<Row> {
+    fn read(self) -> Option<HeldRegistration> {
         let root = self.root.parse::<ServiceRoot>().ok()?;
         let interactions = known(&self.interactions);
-        let provider =
-            Provider::new(self.ods, self.asid, self.party_key, self.cpa_id, root, interactions);
+        let provider = ProviderRegistration::new(
+            self.ods,
+            self.asid,
+            self.party_key,
+            self.cpa_id,
+            root,
+            interactions,
+        );
         let mark = if self.flushed { Mark::Flushed } else { Mark::Loaded };
         let (answered_s, origin) = (self.answered_s, self.source);
         let since = Since { answered_s, origin, mark, heard: None };
         let doubted_s = self.doubted_s.filter(|doubted_s| (0..=now_s()).contains(doubted_s));
-        Some(Row { provider: Arc::new(provider), since, doubted_s, doubt_heard: None })
+        Some(HeldRegistration { provider: Arc::new(provider), since, doubted_s, doubt_heard: None })
     }
 }
 

@@ -7,8 +7,8 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::asker::Account;
-use crate::breaker::Verdict;
+use super::asker::LookupAccount;
+use crate::breaker::AttemptResult;
 use crate::interaction::Interaction;
 use crate::spine::{Asid, CertificateName, CpaId, OdsCode, PartyKey};
 
@@ -57,22 +57,22 @@ pub(super) enum SystemsOf<'a> {
 
 /// How a question is put.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct How<'a> {
+pub(super) struct QueryOptions<'a> {
     /// When its answer is no longer waited for.
     pub(super) deadline: Instant,
     /// Whether caches on the way are to be passed by.
     pub(super) anew: bool,
     /// Who waits for the look-up.
-    pub(super) haste: &'a Arc<Haste>,
+    pub(super) haste: &'a Arc<SharedPriority>,
     /// Which part of the look-up it is.
-    pub(super) part: Part,
+    pub(super) part: LookupPart,
     /// Tells the questions of one look-up from others, here and in the source's logs.
     pub(super) id: Uuid,
 }
 
 /// Which part of a look-up a question is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum LookupPart {
     First,
     /// Half of the answer is known.
     Second,
@@ -85,45 +85,45 @@ const ACCOUNTS_MAX: usize = 8;
 
 /// Who waits for a look-up. It can become more urgent while it is under way.
 #[derive(Debug)]
-pub(super) struct Haste(Mutex<Waiters>);
+pub(super) struct SharedPriority(Mutex<Waiters>);
 
 #[derive(Debug, Default)]
 struct Waiters {
     /// Accounts of the requests that wait.
-    accounts: Vec<Account>,
+    accounts: Vec<LookupAccount>,
     /// True if the look-up refreshes an entry that is no longer fresh.
     is_behind: bool,
 }
 
 /// Who wants a look-up.
 #[derive(Debug, Clone)]
-pub(super) enum Wanted {
+pub(super) enum LookupPurpose {
     /// A request on this account waits.
-    Now(Account),
+    Now(LookupAccount),
     /// What is held is no longer fresh.
     Behind,
     /// What is held will not be fresh for long.
     Ahead,
 }
 
-impl Haste {
-    pub(super) fn new(wanted: &Wanted) -> Self {
+impl SharedPriority {
+    pub(super) fn new(wanted: &LookupPurpose) -> Self {
         let haste = Self(Mutex::default());
         haste.raise(wanted);
         haste
     }
 
     /// Somebody else wants it too.
-    pub(super) fn raise(&self, wanted: &Wanted) {
+    pub(super) fn raise(&self, wanted: &LookupPurpose) {
         let mut waiters = self.lock();
         match wanted {
-            Wanted::Now(account) => {
+            LookupPurpose::Now(account) => {
                 if waiters.accounts.len() < ACCOUNTS_MAX && !waiters.accounts.contains(account) {
                     waiters.accounts.push(Arc::clone(account));
                 }
             }
-            Wanted::Behind => waiters.is_behind = true,
-            Wanted::Ahead => {}
+            LookupPurpose::Behind => waiters.is_behind = true,
+            LookupPurpose::Ahead => {}
         }
     }
 
@@ -133,20 +133,23 @@ impl Haste {
     }
 
     /// Returns the urgency of a question of this look-up, by who waits for it now.
-    pub(super) fn urgency(&self, part: Part) -> Urgency {
+    pub(super) fn urgency(&self, part: LookupPart) -> Urgency {
         let waiters = self.lock();
         match (part, waiters.accounts.is_empty()) {
-            (Part::First | Part::Rest, false) => Urgency::Waiting,
-            (Part::First, true) if waiters.is_behind => Urgency::Refresh,
-            (Part::First, true) => Urgency::Ahead,
-            (Part::Second, false) => Urgency::Begun,
-            (Part::Second | Part::Rest, true) => Urgency::Finishing,
+            (LookupPart::First | LookupPart::Rest, false) => Urgency::Waiting,
+            (LookupPart::First, true) if waiters.is_behind => Urgency::Refresh,
+            (LookupPart::First, true) => Urgency::Ahead,
+            (LookupPart::Second, false) => Urgency::Begun,
+            (LookupPart::Second | LookupPart::Rest, true) => Urgency::Finishing,
         }
     }
 
     /// Returns the account whose turn comes first, by the turns that each has had last; none if no
     /// request waits.
-    pub(super) fn first_account(&self, last_turn: impl Fn(&Account) -> u64) -> Option<Account> {
+    pub(super) fn first_account(
+        &self,
+        last_turn: impl Fn(&LookupAccount) -> u64,
+    ) -> Option<LookupAccount> {
         self.lock().accounts.iter().min_by_key(|account| last_turn(account)).cloned()
     }
 
@@ -155,7 +158,7 @@ impl Haste {
     }
 }
 
-impl How<'_> {
+impl QueryOptions<'_> {
     /// Until when one question may take, and what it means if it takes longer: the source is slow
     /// only if it was given the whole of an attempt.
     pub(super) fn limit(&self, attempt: Duration) -> (Instant, SourceFault) {
@@ -198,7 +201,7 @@ pub(crate) struct Handler {
 
 /// One `nhsAs` record as far as it is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct System {
+pub(crate) struct AccreditedSystem {
     pub(crate) asid: Asid,
     /// Nothing if the source does not say.
     pub(crate) ods: Option<OdsCode>,
@@ -228,8 +231,8 @@ pub(crate) enum SourceFault {
     Truncated,
     #[error("it cannot be asked that")]
     Unsupported,
-    #[error("spared after failures")]
-    Spared,
+    #[error("its circuit is open after failures")]
+    CircuitOpen,
     #[error("nothing was found, and that may be a search that failed")]
     Doubtful,
     #[error("the budget for look-ups is used up")]
@@ -251,7 +254,7 @@ impl SourceFault {
             Self::Malformed(_) => "malformed",
             Self::Truncated => "truncated",
             Self::Unsupported => "unsupported",
-            Self::Spared => "spared",
+            Self::CircuitOpen => "circuit_open",
             Self::Doubtful => "doubtful",
             Self::Unpaid => "unpaid",
             Self::Replaced => "replaced",
@@ -260,20 +263,22 @@ impl SourceFault {
 
     /// What it says of the source. Our own mistakes and limits, and a record that cannot be read, say
     /// nothing.
-    pub(super) fn verdict(&self) -> Verdict {
+    pub(super) fn verdict(&self) -> AttemptResult {
         match self {
-            Self::TimedOut | Self::Unavailable(_) => Verdict::Failed(None),
-            Self::Denied(_) => Verdict::Spare(DENIED),
-            Self::RateLimited(after) => Verdict::Spare(after.unwrap_or(Duration::from_secs(1))),
+            Self::TimedOut | Self::Unavailable(_) => AttemptResult::Failed(None),
+            Self::Denied(_) => AttemptResult::Spare(DENIED),
+            Self::RateLimited(after) => {
+                AttemptResult::Spare(after.unwrap_or(Duration::from_secs(1)))
+            }
             Self::OurFault(_)
             | Self::Paced
             | Self::Unsupported
-            | Self::Spared
+            | Self::CircuitOpen
             | Self::Doubtful
             | Self::Unpaid
             | Self::Replaced
             | Self::Malformed(_)
-            | Self::Truncated => Verdict::Moot,
+            | Self::Truncated => AttemptResult::Moot,
         }
     }
 }
@@ -298,7 +303,7 @@ impl HandlersOf<'_> {
 }
 
 impl SystemsOf<'_> {
-    pub(super) fn fits(&self, system: &System) -> bool {
+    pub(super) fn fits(&self, system: &AccreditedSystem) -> bool {
         match self {
             Self::Asid(asid) => system.asid == **asid,
             Self::Practice { ods, interaction, party_key } => {

@@ -5,28 +5,28 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::flight::Question;
-use super::guarded::{Guarded, Source};
-use super::look_up::Asked;
+use super::flight::LookupQuestion;
+use super::guarded::{LiveSource, RateLimitedSource};
+use super::look_up::PracticeQuestion;
 use super::pacer::Pacer;
-use super::rules::{Answer, Places, Resolver};
+use super::rules::{DirectoryAnswer, SourceResolver, SourceUrls};
 use super::sds_api::SdsApi;
 #[cfg(feature = "ldap")]
 use super::sds_ldap::SdsLdap;
-use super::shelf::{Age, Mark, Practice, Row};
-use super::source::{Haste, Origin, Wanted};
-use super::{Directory, File, Payer, Settings, Steps, View, now_s};
-use crate::breaker::{Breaker, Patience};
+use super::shelf::{Age, HeldPractice, HeldRegistration, Mark};
+use super::source::{LookupPurpose, Origin, SharedPriority};
+use super::{Directory, DirectorySettings, File, FileView, Payer, Steps, now_s};
+use crate::breaker::{Breaker, BreakerSettings};
 use crate::interaction::Interaction;
-use crate::metrics::{Metrics, Trigger};
-use crate::policy::Provider;
+use crate::metrics::{LookupTrigger, Metrics};
+use crate::policy::ProviderRegistration;
 use crate::refusal::Refusal;
 use crate::spine::{CertificateName, OdsCode};
 use crate::tls::{Loader, TrustError, secret};
 
 /// The live sources, made and not asked yet.
 #[derive(Debug, Default)]
-pub struct Live(Vec<Guarded>);
+pub struct LiveSources(Vec<RateLimitedSource>);
 
 /// Limit: questions to the FHIR API under way, each on a connection of its own.
 const API_UNDER_WAY_MAX: usize = 8;
@@ -34,9 +34,9 @@ const API_UNDER_WAY_MAX: usize = 8;
 #[cfg(feature = "ldap")]
 const LDAP_UNDER_WAY_MAX: usize = 32;
 
-/// When a source is spared.
-const fn patience(open_for: Duration) -> Patience {
-    Patience { in_a_row: 5, percent: 50, open_for }
+/// Conditions under which the circuit of a source opens.
+const fn patience(open_for: Duration) -> BreakerSettings {
+    BreakerSettings { in_a_row: 5, percent: 50, open_for }
 }
 
 /// A source that cannot be made.
@@ -61,16 +61,16 @@ impl LiveError {
     }
 }
 
-impl Live {
+impl LiveSources {
     /// Makes the sources that are configured; loads what they prove themselves with.
     ///
     /// # Errors
     /// The first file or setting that cannot be used.
-    pub fn load(settings: &Settings, loader: &mut Loader) -> Result<Self, LiveError> {
+    pub fn load(settings: &DirectorySettings, loader: &mut Loader) -> Result<Self, LiveError> {
         let waits = (settings.deadlines.connect, settings.deadlines.attempt);
         let guarded = |source, pacer| {
             let breaker = Breaker::new(patience(settings.deadlines.spare));
-            Guarded { source, breaker, pacer }
+            RateLimitedSource { source, breaker, pacer }
         };
         let mut sources = Vec::new();
         if let Some(api) = &settings.sds_api {
@@ -79,14 +79,14 @@ impl Live {
             let pacer = Pacer::new(Some(api.per_second), API_UNDER_WAY_MAX);
             let api = SdsApi::new(api, key.as_deref(), tls, waits)
                 .map_err(|why| LiveError::Setting("sds-api", why))?;
-            sources.push(guarded(Source::Api(api), pacer));
+            sources.push(guarded(LiveSource::Api(api), pacer));
         }
         #[cfg(feature = "ldap")]
         if let Some(ldap) = &settings.sds_ldap {
             let tls = ldap.tls.config("directory.sds-ldap", loader)?;
             let ldap = SdsLdap::new(ldap, tls, waits)
                 .map_err(|why| LiveError::Setting("sds-ldap", why))?;
-            sources.push(guarded(Source::Ldap(ldap), Pacer::new(None, LDAP_UNDER_WAY_MAX)));
+            sources.push(guarded(LiveSource::Ldap(ldap), Pacer::new(None, LDAP_UNDER_WAY_MAX)));
         }
         sources.sort_by_key(|guarded| guarded.source.origin() != settings.first.origin());
         Ok(Self(sources))
@@ -103,21 +103,33 @@ impl Live {
         text
     }
 
-    pub(super) fn resolver(self, number: u64, metrics: &Arc<Metrics>) -> Option<Arc<Resolver>> {
+    pub(super) fn resolver(
+        self,
+        number: u64,
+        metrics: &Arc<Metrics>,
+    ) -> Option<Arc<SourceResolver>> {
         let Self(sources) = self;
-        let resolver = |sources| Arc::new(Resolver::new(sources, number, Arc::clone(metrics)));
+        let resolver =
+            |sources| Arc::new(SourceResolver::new(sources, number, Arc::clone(metrics)));
         (!sources.is_empty()).then_some(sources).map(resolver)
     }
 
     /// Where each source is asked.
-    pub(super) fn places(&self) -> Places {
-        let place = |guarded: &Guarded| (guarded.source.origin(), guarded.source.url().to_owned());
+    pub(super) fn places(&self) -> SourceUrls {
+        let place = |guarded: &RateLimitedSource| {
+            (guarded.source.origin(), guarded.source.url().to_owned())
+        };
         self.0.iter().map(place).collect()
     }
 }
 
-impl View {
-    pub(super) fn new(file: Arc<File>, live: Live, number: u64, metrics: &Arc<Metrics>) -> Self {
+impl FileView {
+    pub(super) fn new(
+        file: Arc<File>,
+        live: LiveSources,
+        number: u64,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
         let places = live.places();
         Self { file, places, number, resolver: live.resolver(number, metrics) }
     }
@@ -146,7 +158,7 @@ impl View {
 pub struct HeldView {
     /// Look-ups under way.
     pub looking_up: usize,
-    /// Live sources: whether each is spared after failures.
+    /// Live sources, and the state of the circuit of each.
     pub sources: Vec<SourceView>,
 }
 
@@ -155,8 +167,8 @@ pub struct HeldView {
 pub struct SourceView {
     /// Its name.
     pub source: &'static str,
-    /// Whether it is not asked for the time being.
-    pub spared: bool,
+    /// True while the source is not asked, after failures.
+    pub circuit_open: bool,
 }
 
 /// One sender.
@@ -171,7 +183,7 @@ struct SenderView {
 
 /// One registration held.
 #[derive(Debug, serde::Serialize)]
-pub struct HeldPractice {
+pub struct RegistrationView {
     ods: String,
     asid: String,
     party_key: String,
@@ -182,8 +194,13 @@ pub struct HeldPractice {
     state: &'static str,
 }
 
-impl HeldPractice {
-    fn new(row: &Row, practice: &Practice, directory: &Directory, now_s: i64) -> Self {
+impl RegistrationView {
+    fn new(
+        row: &HeldRegistration,
+        practice: &HeldPractice,
+        directory: &Directory,
+        now_s: i64,
+    ) -> Self {
         let provider = &row.provider;
         let interaction = provider.interactions.first();
         let freshness = &directory.shared.freshness;
@@ -220,7 +237,7 @@ impl HeldPractice {
     }
 }
 
-impl std::fmt::Display for HeldPractice {
+impl std::fmt::Display for RegistrationView {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { asid, root, source, age_s, state, interactions, .. } = self;
         let count = interactions.len();
@@ -245,13 +262,13 @@ fn json(value: &impl serde::Serialize) -> String {
 }
 
 /// Who says it, and what.
-pub type Said = (Origin, Vec<Arc<Provider>>);
+pub type Said = (Origin, Vec<Arc<ProviderRegistration>>);
 
 /// How an answer came about.
 #[derive(Debug)]
 pub struct Explanation {
     /// What was held before, in lines for people.
-    pub held: Vec<HeldPractice>,
+    pub held: Vec<RegistrationView>,
     /// The questions put.
     pub steps: Steps,
     /// What the sources say now, and which of them.
@@ -289,7 +306,7 @@ impl Directory {
         let resolver = view.resolver.iter();
         let sources = resolver.flat_map(|resolver| &resolver.sources).map(|guarded| SourceView {
             source: guarded.source.origin().label(),
-            spared: guarded.breaker.is_open(),
+            circuit_open: guarded.breaker.is_open(),
         });
         HeldView { looking_up: self.shared.flights.under_way(), sources: sources.collect() }
     }
@@ -328,10 +345,10 @@ impl Directory {
             .chain(std::iter::once("]}\n".to_owned()))
     }
 
-    fn rows_view(&self, practice: &Practice, now_s: i64) -> Vec<HeldPractice> {
-        let mut rows: Vec<HeldPractice> = Vec::new();
+    fn rows_view(&self, practice: &HeldPractice, now_s: i64) -> Vec<RegistrationView> {
+        let mut rows: Vec<RegistrationView> = Vec::new();
         for row in &practice.rows {
-            let mut row = HeldPractice::new(row, practice, self, now_s);
+            let mut row = RegistrationView::new(row, practice, self, now_s);
             if !rows.iter_mut().any(|held| held.joins(&mut row)) {
                 rows.push(row);
             }
@@ -365,7 +382,11 @@ impl Directory {
     /// Where a registration is known from, and for a live source, how many seconds ago it said so.
     /// Nothing if that is no longer known: it may have been replaced since it was looked up.
     #[must_use]
-    pub fn origin(&self, provider: &Arc<Provider>, now_s: i64) -> Option<(Origin, Option<u64>)> {
+    pub fn origin(
+        &self,
+        provider: &Arc<ProviderRegistration>,
+        now_s: i64,
+    ) -> Option<(Origin, Option<u64>)> {
         let view = self.shared.view.load();
         let file = &view.file;
         let mut listed = file.pins(&provider.ods).iter().chain(file.fallbacks(&provider.ods));
@@ -409,17 +430,17 @@ impl Directory {
             let pinned = (!pins.is_empty()).then_some((Origin::File, pins));
             return Explanation { held, steps, answer: Ok(pinned) };
         };
-        let haste = Arc::new(Haste::new(&Wanted::Now(Payer::Operator.account())));
+        let haste = Arc::new(SharedPriority::new(&LookupPurpose::Now(Payer::Operator.account())));
         let how = self.shared.how(&haste, self.shared.deadlines.waiting, false);
         let answer = resolver.practice(ods, interaction, how, &mut steps).await;
         let answer = match answer {
-            Ok(Answer::Found(found)) => {
+            Ok(DirectoryAnswer::Found(found)) => {
                 let rest = resolver.rest(ods, &found, how, &mut steps).await;
                 let found_now = rest.unwrap_or(found.providers);
                 Ok(Some((found.origin, view.file.undenied(&found_now))))
             }
-            Ok(Answer::Absent { confirmed: true }) => Ok(None),
-            Ok(Answer::Absent { confirmed: false }) => {
+            Ok(DirectoryAnswer::Absent { confirmed: true }) => Ok(None),
+            Ok(DirectoryAnswer::Absent { confirmed: false }) => {
                 Err("nothing was found, and that may be a search that failed".to_owned())
             }
             Err(fault) => Err(fault.to_string()),
@@ -446,8 +467,8 @@ impl Directory {
             };
             let Some((ods, interaction)) = self.due() else { continue };
             self.shared.ahead.insert(ods.clone(), ());
-            let asked = Asked { resolver: &resolver, ods: &ods, interaction };
-            self.look_up(asked, now_s(), (Wanted::Ahead, Trigger::Ahead));
+            let asked = PracticeQuestion { resolver: &resolver, ods: &ods, interaction };
+            self.look_up(asked, now_s(), (LookupPurpose::Ahead, LookupTrigger::Ahead));
         }
     }
 
@@ -463,7 +484,8 @@ impl Directory {
             let aged = now_s - oldest.since.answered_s >= soon;
             let loaded = oldest.since.mark == Mark::Loaded;
             let rests = practice.rests(interaction, freshness, now_s);
-            let failed = self.shared.failed.contains_key(&Question::practice(&ods, interaction));
+            let failed =
+                self.shared.failed.contains_key(&LookupQuestion::practice(&ods, interaction));
             let lately = self.shared.ahead.contains_key(&*ods);
             (used && (aged || loaded) && !rests && !failed && !lately)
                 .then(|| (oldest.since.answered_s, (*ods).clone(), interaction))

@@ -13,19 +13,19 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use super::pool::{Connection, Pool};
+use super::pool::{Pool, PooledConnection};
 use crate::audit::{EndedBy, Entry, Transfer};
 use crate::refusal::Refusal;
-use crate::throttle::Place;
+use crate::throttle::ProviderPlace;
 
 /// How fast a body must come.
 #[derive(Debug, Clone, Copy)]
-pub struct Pace {
+pub struct BodyPace {
     /// Longest wait for the next piece.
     pub idle: Duration,
     /// Longest life of the whole body.
     pub total: Duration,
-    /// Bytes a second over the time it is waited for, once that exceeds [`Pace::idle`].
+    /// Bytes a second over the time it is waited for, once that exceeds [`BodyPace::idle`].
     pub rate_min: u32,
 }
 
@@ -45,7 +45,7 @@ pub enum PaceFault {
 #[derive(Debug)]
 pub struct Paced {
     body: Incoming,
-    pace: Pace,
+    pace: BodyPace,
     started: Instant,
     waiting_since: Option<Instant>,
     waited: Duration,
@@ -57,7 +57,7 @@ pub struct Paced {
 impl Paced {
     /// Holds a body that came by this version of HTTP to a pace, from now.
     #[must_use]
-    pub fn new(body: Incoming, version: Version, pace: Pace) -> Self {
+    pub fn new(body: Incoming, version: Version, pace: BodyPace) -> Self {
         let started = Instant::now();
         let (waited, bytes) = (Duration::ZERO, 0);
         Self { body, pace, started, waiting_since: None, waited, bytes, timer: None, version }
@@ -132,17 +132,17 @@ fn is_spent(body: &Incoming) -> bool {
 pub struct Upload {
     body: Option<Paced>,
     transfer: Option<Arc<Transfer>>,
-    fate: Arc<Fate>,
+    fate: Arc<UploadFate>,
 }
 
 /// What became of a body on its way, as far as its sender must know.
 #[derive(Debug, Default)]
-pub(super) struct Fate {
+pub(super) struct UploadFate {
     fault: OnceLock<PaceFault>,
     given_up: AtomicBool,
 }
 
-impl Fate {
+impl UploadFate {
     /// Why it did not come whole, if it did not.
     pub(super) fn fault(&self) -> Option<PaceFault> {
         self.fault.get().copied()
@@ -171,7 +171,7 @@ impl Upload {
     }
 
     /// What becomes of it.
-    pub(super) fn fate(&self) -> Arc<Fate> {
+    pub(super) fn outcome(&self) -> Arc<UploadFate> {
         Arc::clone(&self.fate)
     }
 
@@ -253,15 +253,20 @@ impl Body for Upload {
 #[derive(Debug)]
 pub struct ProviderBody {
     body: Paced,
-    connection: Option<Connection>,
+    connection: Option<PooledConnection>,
     pool: Arc<Pool>,
-    place: Option<Place>,
+    place: Option<ProviderPlace>,
     fault: Option<PaceFault>,
     record: Option<Entry>,
 }
 
 impl ProviderBody {
-    pub(super) fn new(body: Paced, connection: Connection, pool: Arc<Pool>, place: Place) -> Self {
+    pub(super) fn new(
+        body: Paced,
+        connection: PooledConnection,
+        pool: Arc<Pool>,
+        place: ProviderPlace,
+    ) -> Self {
         let (connection, place) = (Some(connection), Some(place));
         let mut body = Self { body, connection, pool, place, fault: None, record: None };
         body.finish_if_ended();

@@ -19,10 +19,10 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::failure::Causes;
-use super::pool::Key;
-use super::resolve::Resolver;
-use super::{Deadlines, Settings, Upload};
+use super::failure::ErrorChain;
+use super::pool::PoolKey;
+use super::resolve::DnsResolver;
+use super::{ForwardSettings, ProviderDeadlines, Upload};
 
 /// Why a provider could not be spoken to. Not one byte of a request has been sent.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +38,7 @@ pub(super) enum DialFault {
 /// Opens connections to providers.
 pub(super) struct Dialler {
     networks: Vec<IpNet>,
-    resolver: Resolver,
+    resolver: DnsResolver,
     connect: Duration,
     tls: Duration,
     unacknowledged: Duration,
@@ -57,19 +57,19 @@ const HEAD_BYTES_MAX: usize = 128 * 1024;
 const HEADERS_MAX: usize = 128;
 
 impl Dialler {
-    pub(super) fn new(settings: &Settings) -> Self {
-        let Settings { networks, deadlines, .. } = settings.clone();
-        let resolver = Resolver::new(settings);
+    pub(super) fn new(settings: &ForwardSettings) -> Self {
+        let ForwardSettings { networks, deadlines, .. } = settings.clone();
+        let resolver = DnsResolver::new(settings);
         // Half of the time for an answer is left for a second try on another connection.
         let unacknowledged = deadlines.response_head / 2;
-        let Deadlines { connect, tls, .. } = deadlines;
+        let ProviderDeadlines { connect, tls, .. } = deadlines;
         Self { networks, resolver, connect, tls, unacknowledged }
     }
 
     /// Opens a connection for `key` under the given trust.
     pub(super) async fn open(
         &self,
-        key: &Key,
+        key: &PoolKey,
         trust: &Arc<ClientConfig>,
     ) -> Result<SendRequest<Upload>, DialFault> {
         let stream = timeout(self.connect, self.connect(&key.address))
@@ -77,7 +77,7 @@ impl Dialler {
             .map_err(|_| DialFault::TimedOut("connect"))??;
         let refused = |phase| {
             move |error: &(dyn Error + 'static)| {
-                DialFault::Refused(phase, Causes(error).to_string())
+                DialFault::Refused(phase, ErrorChain(error).to_string())
             }
         };
         let name =
@@ -154,7 +154,7 @@ async fn http1(stream: TlsStream<TcpStream>) -> hyper::Result<SendRequest<Upload
         .await?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
-            tracing::debug!(error = %Causes(&error), "provider connection ended");
+            tracing::debug!(error = %ErrorChain(&error), "provider connection ended");
         }
     });
     Ok(sender)

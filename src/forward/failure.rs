@@ -16,7 +16,7 @@ use crate::refusal::{Reached, Refusal};
 
 /// Why one try gave no response head.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum SendFailure {
     /// Not one byte was written; the request is given back.
     NotWritten(Box<Request<Upload>>),
     /// The connection failed under the request.
@@ -29,7 +29,7 @@ pub(super) enum Failure {
     Interims,
 }
 
-impl Failure {
+impl SendFailure {
     pub(super) fn of(mut error: TrySendError<Request<Upload>>, upload: Option<PaceFault>) -> Self {
         if let Some(request) = error.take_message() {
             return Self::NotWritten(Box::new(request));
@@ -78,7 +78,7 @@ impl Failure {
             Self::Upload(PaceFault::Slow) => Refusal::BodyTimedOut,
             Self::Upload(PaceFault::Cut) => Refusal::BodyCut,
             Self::Lost(cause) => {
-                tracing::warn!(%ods, cause = %Causes(cause), "provider failed");
+                tracing::warn!(%ods, cause = %ErrorChain(cause), "provider failed");
                 failed(permit, reached)
             }
             Self::Interims => {
@@ -102,9 +102,9 @@ fn is_unacknowledged(error: &(dyn Error + 'static)) -> bool {
 }
 
 /// An error with everything that caused it, for the log.
-pub(super) struct Causes<'a>(pub(super) &'a (dyn Error + 'static));
+pub(super) struct ErrorChain<'a>(pub(super) &'a (dyn Error + 'static));
 
-impl fmt::Display for Causes<'_> {
+impl fmt::Display for ErrorChain<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}", self.0)?;
         let causes = std::iter::successors(self.0.source(), |&error| error.source());
@@ -147,21 +147,21 @@ mod tests {
 
     #[derive(Debug, thiserror::Error)]
     #[error("connection error")]
-    struct Outer(#[source] io::Error);
+    struct OuterCause(#[source] io::Error);
 
     #[test]
     fn a_failure_is_logged_with_all_that_caused_it() {
         let alert =
             io::Error::new(io::ErrorKind::InvalidData, "received fatal alert: NoRenegotiation");
-        let said = Causes(&Outer(alert)).to_string();
+        let said = ErrorChain(&OuterCause(alert)).to_string();
         assert_eq!(said, "connection error: received fatal alert: NoRenegotiation");
     }
 
     #[test]
     fn what_the_kernel_gave_up_was_not_acknowledged_and_what_was_reset_may_have_been() {
-        let timed_out = Outer(io::ErrorKind::TimedOut.into());
-        assert!(is_unacknowledged(&timed_out), "{}", Causes(&timed_out));
-        let reset = Outer(io::ErrorKind::ConnectionReset.into());
-        assert!(!is_unacknowledged(&reset), "{}", Causes(&reset));
+        let timed_out = OuterCause(io::ErrorKind::TimedOut.into());
+        assert!(is_unacknowledged(&timed_out), "{}", ErrorChain(&timed_out));
+        let reset = OuterCause(io::ErrorKind::ConnectionReset.into());
+        assert!(!is_unacknowledged(&reset), "{}", ErrorChain(&reset));
     }
 }

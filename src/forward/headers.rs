@@ -11,7 +11,7 @@ use crate::request::{CONNECTION_NAMES_MAX, field_name, is_end_to_end};
 
 /// The consumer's hop, as the provider is told of it.
 #[derive(Debug, Clone, Copy)]
-pub struct Hop<'a> {
+pub struct ConsumerHop<'a> {
     /// Address and port that the request came from.
     pub consumer: &'a str,
     /// The name in `Via` and `Forwarded`.
@@ -116,7 +116,7 @@ pub(super) fn request(
     permit: &Permit,
     head: &Parts,
     upload: Upload,
-    hop: &Hop<'_>,
+    hop: &ConsumerHop<'_>,
     pass_cookies: bool,
 ) -> Result<Request<Upload>, Refusal> {
     let bodiless_write = upload.is_empty() && head.method != Method::GET;
@@ -222,7 +222,7 @@ fn status_of_others(from: &HeaderMap, proxy: &str) -> Option<HeaderValue> {
 }
 
 /// One value, whatever came in: some harnesses die on two.
-fn via(from: &Parts, hop: &Hop<'_>) -> String {
+fn via(from: &Parts, hop: &ConsumerHop<'_>) -> String {
     let version = if from.version == Version::HTTP_2 { "2.0" } else { "1.1" };
     let before = from.headers.get_all(header::VIA).iter().filter_map(|value| value.to_str().ok());
     let mut via: String = before.map(|value| format!("{value}, ")).collect();

@@ -15,12 +15,12 @@ use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::SendRequest;
 use tokio::sync::Notify;
 
-use super::{Deadlines, Upload};
+use super::{ProviderDeadlines, Upload};
 use crate::interaction::Effect;
 
 /// What makes two connections interchangeable.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Key {
+pub(super) struct PoolKey {
     /// `host:port` that is dialled.
     pub(super) address: Arc<str>,
     /// Name the provider's certificate must have.
@@ -31,19 +31,19 @@ pub(super) struct Key {
 
 /// An open connection, held for one exchange.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub(crate) struct PooledConnection {
     sender: SendRequest<Upload>,
-    key: Key,
+    key: PoolKey,
     born: Instant,
     idle_since: Instant,
 }
 
 /// Response to a request, which is given back if not a byte of it was written.
-pub(super) type Sent = Result<Response<Incoming>, TrySendError<Request<Upload>>>;
+pub(super) type SendResult = Result<Response<Incoming>, TrySendError<Request<Upload>>>;
 
-impl Connection {
+impl PooledConnection {
     /// A connection that has just been opened.
-    pub(super) fn new(key: Key, sender: SendRequest<Upload>) -> Self {
+    pub(super) fn new(key: PoolKey, sender: SendRequest<Upload>) -> Self {
         let now = Instant::now();
         Self { sender, key, born: now, idle_since: now }
     }
@@ -52,7 +52,7 @@ impl Connection {
     pub(super) fn try_send(
         &mut self,
         request: Request<Upload>,
-    ) -> impl Future<Output = Sent> + use<> {
+    ) -> impl Future<Output = SendResult> + use<> {
         self.sender.try_send_request(request)
     }
 }
@@ -67,7 +67,7 @@ const TIDY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Pool {
     /// Idle connections by key, newest last.
-    kept: Mutex<HashMap<Key, Vec<Connection>>>,
+    kept: Mutex<HashMap<PoolKey, Vec<PooledConnection>>>,
     /// How many of them are put away, as last counted and since then at most.
     idle: AtomicUsize,
     /// The first one has been put away.
@@ -79,7 +79,7 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn new(deadlines: &Deadlines, idle_max: usize) -> Self {
+    pub(super) fn new(deadlines: &ProviderDeadlines, idle_max: usize) -> Self {
         Self {
             kept: Mutex::default(),
             idle: AtomicUsize::new(0),
@@ -94,7 +94,7 @@ impl Pool {
     /// The connection used last, if it may carry a request with this effect: a provider that closes
     /// an idle connection under a write leaves its outcome unknown, so a write takes only a young
     /// one.
-    pub(super) fn take(&self, key: &Key, effect: Effect) -> Option<Connection> {
+    pub(super) fn take(&self, key: &PoolKey, effect: Effect) -> Option<PooledConnection> {
         let keep = match effect {
             Effect::Reads => self.keep,
             Effect::Writes => self.keep_for_writes,
@@ -102,14 +102,14 @@ impl Pool {
         let mut all = self.kept();
         let kept = all.get_mut(key)?;
         let is_usable =
-            |idle: &Connection| idle.sender.is_ready() && idle.idle_since.elapsed() < keep;
+            |idle: &PooledConnection| idle.sender.is_ready() && idle.idle_since.elapsed() < keep;
         let at = kept.iter().rposition(is_usable)?;
         self.idle.fetch_sub(1, Ordering::Relaxed);
         Some(kept.swap_remove(at))
     }
 
     /// Keeps a connection whose exchange is complete.
-    pub(super) fn give_back(&self, mut connection: Connection) {
+    pub(super) fn give_back(&self, mut connection: PooledConnection) {
         if connection.sender.is_closed() || connection.born.elapsed() >= self.age_max {
             return;
         }
@@ -152,7 +152,7 @@ impl Pool {
     }
 
     fn tidy(&self) {
-        let is_current = |idle: &Connection| {
+        let is_current = |idle: &PooledConnection| {
             !idle.sender.is_closed()
                 && idle.idle_since.elapsed() < self.keep
                 && idle.born.elapsed() < self.age_max
@@ -167,7 +167,7 @@ impl Pool {
         self.idle.store(left, Ordering::Relaxed);
     }
 
-    fn kept(&self) -> MutexGuard<'_, HashMap<Key, Vec<Connection>>> {
+    fn kept(&self) -> MutexGuard<'_, HashMap<PoolKey, Vec<PooledConnection>>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -14,12 +14,12 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use moka::sync::Cache;
 use tokio::time::timeout;
 
-use super::Settings;
+use super::ForwardSettings;
 
 /// Why there is no address to dial.
 #[derive(Debug, thiserror::Error)]
 #[error("{phase}: {why}")]
-pub(super) struct Unresolved {
+pub(super) struct ResolveError {
     /// What failed: the address as registered, or DNS.
     pub(super) phase: &'static str,
     pub(super) why: String,
@@ -41,7 +41,7 @@ const TTL_MAX: Duration = Duration::from_secs(10 * 60);
 const ABSENT_MAX: Duration = Duration::from_secs(10);
 
 /// Resolves the hosts of providers.
-pub(super) struct Resolver {
+pub(super) struct DnsResolver {
     /// Addresses dialled for hosts, by host name in lower case, whatever DNS says.
     hosts: BTreeMap<String, SocketAddr>,
     dns: Option<TokioResolver>,
@@ -51,8 +51,8 @@ pub(super) struct Resolver {
     patience: Duration,
 }
 
-impl Resolver {
-    pub(super) fn new(settings: &Settings) -> Self {
+impl DnsResolver {
+    pub(super) fn new(settings: &ForwardSettings) -> Self {
         let dns = if settings.nameservers.is_empty() {
             TokioResolver::builder_tokio()
         } else {
@@ -75,12 +75,12 @@ impl Resolver {
     }
 
     /// The addresses of `host:port`; of both families, where one gave none, in turn.
-    pub(super) async fn addresses(&self, address: &str) -> Result<Vec<SocketAddr>, Unresolved> {
+    pub(super) async fn addresses(&self, address: &str) -> Result<Vec<SocketAddr>, ResolveError> {
         if let Ok(address) = address.parse::<SocketAddr>() {
             return Ok(vec![address]);
         }
         let why = || format!("{address:?} has no port");
-        let malformed = || Unresolved { phase: "address", why: why() };
+        let malformed = || ResolveError { phase: "address", why: why() };
         let (host, port) = address.rsplit_once(':').ok_or_else(malformed)?;
         // Spec: host names have no case (RFC 9110 §4.2.3).
         if let Some(address) = self.hosts.get(&host.to_ascii_lowercase()) {
@@ -91,8 +91,8 @@ impl Resolver {
         Ok(found.iter().map(|ip| SocketAddr::new(*ip, port)).collect())
     }
 
-    async fn look_up(&self, host: &str) -> Result<Arc<[IpAddr]>, Unresolved> {
-        let refused = |why: String| Unresolved { phase: "DNS", why };
+    async fn look_up(&self, host: &str) -> Result<Arc<[IpAddr]>, ResolveError> {
+        let refused = |why: String| ResolveError { phase: "DNS", why };
         let dns = self.dns.as_ref().ok_or_else(|| refused("no resolver".to_owned()))?;
         // A final dot: no search list is tried.
         let why = match timeout(self.patience, dns.lookup_ip(format!("{host}."))).await {
@@ -116,7 +116,7 @@ impl Resolver {
     }
 }
 
-impl fmt::Debug for Resolver {
+impl fmt::Debug for DnsResolver {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Resolver").field("hosts", &self.hosts).finish_non_exhaustive()
     }

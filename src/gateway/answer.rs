@@ -15,36 +15,36 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 use uuid::Uuid;
 
-use super::Rulebook;
+use super::DecisionRules;
 use crate::forward::{PaceFault, ProviderBody};
-use crate::refusal::{Allowance, Errors, Format, Outcome, Refusal};
+use crate::refusal::{ErrorFamily, FhirFormat, OperationOutcome, QuotaLeft, Refusal};
 use crate::request::SspHeaders;
 
 /// How a refusal is written for this consumer.
 #[derive(Debug)]
-pub(super) struct Reply {
-    format: Format,
-    errors: Errors,
-    rulebook: Arc<Rulebook>,
+pub(super) struct RefusalFormat {
+    format: FhirFormat,
+    errors: ErrorFamily,
+    rulebook: Arc<DecisionRules>,
     version: Version,
 }
 
-impl Reply {
-    pub(super) fn to(head: &Parts, rulebook: &Arc<Rulebook>) -> Self {
+impl RefusalFormat {
+    pub(super) fn to(head: &Parts, rulebook: &Arc<DecisionRules>) -> Self {
         let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
         let accept = head.headers.get_all(header::ACCEPT).iter();
         let accept = accept.filter_map(|value| value.to_str().ok());
-        let format = Format::negotiate(head.uri.query(), accept, text(header::CONTENT_TYPE));
+        let format = FhirFormat::negotiate(head.uri.query(), accept, text(header::CONTENT_TYPE));
         let errors = match rulebook.compatibility.is_empty() {
-            true => Errors::default(),
+            true => ErrorFamily::default(),
             false => rulebook.leniences(&SspHeaders::read(&head.headers)).errors,
         };
         Self { format, errors, rulebook: Arc::clone(rulebook), version: head.version }
     }
 
     /// A reply where nothing is known of the request any more.
-    pub(super) fn blind(rulebook: &Arc<Rulebook>, version: Version) -> Self {
-        let (format, errors) = (Format::default(), Errors::default());
+    pub(super) fn before_head(rulebook: &Arc<DecisionRules>, version: Version) -> Self {
+        let (format, errors) = (FhirFormat::default(), ErrorFamily::default());
         Self { format, errors, rulebook: Arc::clone(rulebook), version }
     }
 
@@ -72,14 +72,14 @@ impl Reply {
         bytes
     }
 
-    pub(super) fn refusal(&self, refusal: &Refusal, id: Uuid) -> Response<Answer> {
-        self.response(refusal, id).map(|text| Answer::Refusal(Full::new(Bytes::from(text))))
+    pub(super) fn refusal(&self, refusal: &Refusal, id: Uuid) -> Response<AnswerBody> {
+        self.response(refusal, id).map(|text| AnswerBody::Refusal(Full::new(Bytes::from(text))))
     }
 
     fn response(&self, refusal: &Refusal, id: Uuid) -> Response<String> {
         let row = refusal.row();
         let id = id.to_string();
-        let outcome = Outcome { refusal, id: &id, errors: self.errors };
+        let outcome = OperationOutcome { refusal, id: &id, errors: self.errors };
         let mut response = Response::new(outcome.text(self.format));
         *response.status_mut() =
             StatusCode::from_u16(row.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -105,7 +105,7 @@ impl Reply {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if let Some(allowance) = refusal.allowance() {
-            tell(headers, allowance);
+            write_quota_headers(headers, allowance);
         }
         response
     }
@@ -133,13 +133,13 @@ const fn reason(status: StatusCode) -> &'static [u8] {
 }
 
 /// Gives a provider's response a reason phrase where it has none, and tells the consumer's allowance.
-pub(super) fn complete<B>(response: &mut Response<B>, allowance: Allowance) {
+pub(super) fn complete<B>(response: &mut Response<B>, allowance: QuotaLeft) {
     give_reason(response);
-    tell(response.headers_mut(), allowance);
+    write_quota_headers(response.headers_mut(), allowance);
 }
 
 /// Says what is left of a quota, in place of what a provider may have said of its own.
-fn tell(headers: &mut HeaderMap, allowance: Allowance) {
+fn write_quota_headers(headers: &mut HeaderMap, allowance: QuotaLeft) {
     for (name, value) in allowance.headers() {
         headers.insert(name, HeaderValue::from(value));
     }
@@ -150,14 +150,14 @@ const HSTS: &str = "max-age=31536000";
 
 /// The body of an answer: a refusal of ours, or the provider's.
 #[derive(Debug)]
-pub enum Answer {
+pub enum AnswerBody {
     /// An `OperationOutcome`.
     Refusal(Full<Bytes>),
     /// A provider's body. Boxed, since the other kind is small.
     Provider(Box<ProviderBody>),
 }
 
-impl Body for Answer {
+impl Body for AnswerBody {
     type Data = Bytes;
     type Error = PaceFault;
 

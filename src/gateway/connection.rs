@@ -11,7 +11,7 @@ use crate::tls::Handshake;
 
 /// A consumer's connection, as far as the line needs to know it.
 #[derive(Debug)]
-pub struct Connection {
+pub struct ConsumerConnection {
     /// Result of the TLS handshake: the verified certificate, or why it was refused.
     pub handshake: Handshake,
     /// Address and port of the other end.
@@ -31,7 +31,7 @@ pub struct Connection {
 /// identified; then it ends.
 const UNIDENTIFIED_MAX: usize = 16;
 
-impl Connection {
+impl ConsumerConnection {
     /// A connection whose handshake has just ended.
     #[must_use]
     pub fn new(handshake: Handshake, consumer: SocketAddr) -> Self {
@@ -70,11 +70,11 @@ impl Connection {
     }
 
     /// Notes that a request has come; it is under way until the answer is dropped.
-    pub(super) fn begins(&self, now: Timestamp) -> Busy<'_> {
+    pub(super) fn begins(&self, now: Timestamp) -> InFlightGuard<'_> {
         self.last_used_ms.store(now.as_millisecond(), Ordering::Relaxed);
         self.under_way.fetch_add(1, Ordering::Relaxed);
         self.begun.notify_waiters();
-        Busy(&self.under_way)
+        InFlightGuard(&self.under_way)
     }
 
     /// Notes that the consumer of a request has been identified.
@@ -91,9 +91,9 @@ impl Connection {
 }
 
 /// A request counted among those under way, until dropped.
-pub(super) struct Busy<'a>(&'a AtomicUsize);
+pub(super) struct InFlightGuard<'a>(&'a AtomicUsize);
 
-impl Drop for Busy<'_> {
+impl Drop for InFlightGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

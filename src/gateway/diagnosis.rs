@@ -7,11 +7,11 @@ use std::time::Duration;
 use http::request::Parts;
 use http::{Response, header};
 
-use crate::breaker::Verdict;
+use crate::breaker::AttemptResult;
 use crate::claims::{self, Claims};
 use crate::directory::Directory;
 use crate::forward::Unanswered;
-use crate::refusal::{OddOne, Refusal};
+use crate::refusal::{MismatchedSide, Refusal};
 use crate::target::Target;
 use crate::tls::Peer;
 
@@ -20,7 +20,7 @@ use crate::tls::Peer;
 ///
 /// Security: a certificate whose names nobody is known to have is answered as if the ASID were
 /// another's, so that it is not told which ASIDs exist.
-pub(super) fn misfit(
+pub(super) fn explain_receiver_mismatch(
     directory: &Directory,
     refusal: Refusal,
     peer: &Peer,
@@ -42,7 +42,11 @@ pub(super) fn misfit(
 }
 
 /// Whether the token's organisation is another consumer's or nobody's.
-pub(super) fn misnamed(directory: &Directory, refusal: Refusal, claims: &Claims<'_>) -> Refusal {
+pub(super) fn explain_claim_mismatch(
+    directory: &Directory,
+    refusal: Refusal,
+    claims: &Claims<'_>,
+) -> Refusal {
     let unknown = !directory.knows_organisation(&claims.organisation);
     if unknown && refusal == Refusal::OrganisationMismatch {
         return Refusal::OrganisationUnknown;
@@ -51,12 +55,16 @@ pub(super) fn misnamed(directory: &Directory, refusal: Refusal, claims: &Claims<
 }
 
 /// Whether a target that is not the receiver's is another's or nobody's.
-pub(super) fn misdirected(directory: &Directory, refusal: Refusal, target: &Target<'_>) -> Refusal {
+pub(super) fn explain_target_mismatch(
+    directory: &Directory,
+    refusal: Refusal,
+    target: &Target<'_>,
+) -> Refusal {
     match (refusal, target) {
         (Refusal::TargetVaries { root, cpa, url, .. }, Target::Url(inner))
             if !directory.knows_root_of(inner) =>
         {
-            Refusal::TargetVaries { root, cpa, url, odd: OddOne::Stray }
+            Refusal::TargetVaries { root, cpa, url, odd: MismatchedSide::Stray }
         }
         (other, _) => other,
     }
@@ -64,20 +72,20 @@ pub(super) fn misdirected(directory: &Directory, refusal: Refusal, target: &Targ
 
 /// What an answer says of the provider that gave it, or did not. A 500 is an answer like any other: it
 /// may be about one patient.
-pub(super) fn verdict<B>(answer: &Result<Response<B>, Unanswered>) -> Verdict {
+pub(super) fn verdict<B>(answer: &Result<Response<B>, Unanswered>) -> AttemptResult {
     let answer = match answer {
-        Err(unanswered) if unanswered.is_of_dead_connection => return Verdict::Moot,
+        Err(unanswered) if unanswered.is_of_dead_connection => return AttemptResult::Moot,
         answer => answer.as_ref().map_err(|unanswered| &unanswered.refusal),
     };
     match answer {
         Ok(response) if matches!(response.status().as_u16(), 502..=504) => {
-            Verdict::Failed(retry_after(response))
+            AttemptResult::Failed(retry_after(response))
         }
-        Ok(_) => Verdict::Well,
+        Ok(_) => AttemptResult::Well,
         Err(Refusal::ProviderFailed { .. } | Refusal::ProviderTimedOut { .. }) => {
-            Verdict::Failed(None)
+            AttemptResult::Failed(None)
         }
-        Err(_) => Verdict::Moot,
+        Err(_) => AttemptResult::Moot,
     }
 }
 

@@ -15,12 +15,12 @@ use tokio::time::Instant;
 /// How many exchanges a connection carries, and which of them wait for its consumer.
 #[derive(Debug, Default)]
 pub(super) struct Activity {
-    state: Mutex<State>,
+    state: Mutex<ActivityState>,
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct ActivityState {
     /// Exchanges so far, the present ones included.
     carried: usize,
     /// Numbers of those under way, the first being 1.
@@ -30,7 +30,7 @@ struct State {
 }
 
 impl Activity {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ActivityState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -54,7 +54,7 @@ impl Activity {
         self.until(|state| state.carried > number).await;
     }
 
-    async fn until(&self, is_so: impl Fn(&State) -> bool) {
+    async fn until(&self, is_so: impl Fn(&ActivityState) -> bool) {
         loop {
             let changed = self.changed.notified();
             if is_so(&self.state()) {
@@ -65,7 +65,7 @@ impl Activity {
     }
 
     /// Returns once no exchange has been carried for `first` from the start, or for `idle` later.
-    pub(super) async fn quiet(&self, first: Duration, idle: Duration) {
+    pub(super) async fn wait_until_idle(&self, first: Duration, idle: Duration) {
         loop {
             let carried = self.carried();
             let wait = if carried == 0 { first } else { idle };
@@ -95,12 +95,12 @@ impl Activity {
 
 /// Keeps a connection busy until dropped.
 #[derive(Debug)]
-pub(super) struct Busy {
+pub(super) struct BusyGuard {
     activity: Arc<Activity>,
     number: usize,
 }
 
-impl Busy {
+impl BusyGuard {
     pub(super) fn new(activity: &Arc<Activity>) -> Self {
         let mut state = activity.state();
         state.carried += 1;
@@ -112,9 +112,9 @@ impl Busy {
     }
 
     /// Ties the exchange to its answer, of which nothing has been taken yet.
-    pub(super) fn carry<B>(self, body: B) -> Carried<B> {
+    pub(super) fn carry<B>(self, body: B) -> TrackedBody<B> {
         self.waits(true);
-        Carried { body, rest: Bytes::new(), has_begun: false, busy: self }
+        TrackedBody { body, rest: Bytes::new(), has_begun: false, busy: self }
     }
 
     /// There is something to take of the answer; or there is not, and nobody can be blamed.
@@ -127,7 +127,7 @@ impl Busy {
     }
 }
 
-impl Drop for Busy {
+impl Drop for BusyGuard {
     fn drop(&mut self) {
         let mut state = self.activity.state();
         state.under_way.remove(&self.number);
@@ -143,17 +143,17 @@ impl Drop for Busy {
 /// Whatever piece is handed over waits in the HTTP/2 library, however small the consumer's window is, and
 /// with the last one the body would be dropped. So pieces are small, and the end comes after the last.
 #[derive(Debug)]
-pub(super) struct Carried<B> {
+pub(super) struct TrackedBody<B> {
     body: B,
     rest: Bytes,
     has_begun: bool,
-    busy: Busy,
+    busy: BusyGuard,
 }
 
 /// Limit: bytes of an answer that wait for its consumer's window.
 const PIECE_BYTES_MAX: usize = 8 * 1024;
 
-impl<B> Body for Carried<B>
+impl<B> Body for TrackedBody<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {

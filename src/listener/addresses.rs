@@ -10,7 +10,7 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 /// What one address may have, and all of them together.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Shares {
+pub(super) struct AddressLimits {
     pub(super) connections_max: usize,
     pub(super) handshakes_max: usize,
     pub(super) handshakes_per_second: NonZeroU32,
@@ -20,20 +20,20 @@ pub(super) struct Shares {
 
 /// Who has how much.
 #[derive(Debug)]
-pub(super) struct Addresses {
-    shares: Shares,
+pub(super) struct AddressTable {
+    shares: AddressLimits,
     rates: DefaultKeyedRateLimiter<IpAddr>,
-    held: Mutex<Held>,
+    held: Mutex<AddressCounts>,
 }
 
 #[derive(Debug, Default)]
-struct Held {
-    by_address: HashMap<IpAddr, Share>,
+struct AddressCounts {
+    by_address: HashMap<IpAddr, AddressShare>,
     handshakes: usize,
 }
 
 #[derive(Debug, Default)]
-struct Share {
+struct AddressShare {
     connections: usize,
     handshakes: usize,
 }
@@ -41,8 +41,8 @@ struct Share {
 /// Limit: addresses whose rate is remembered; beyond it those that have been quiet are forgotten.
 const RATES_MAX: usize = 65_536;
 
-impl Addresses {
-    pub(super) fn new(shares: Shares) -> Self {
+impl AddressTable {
+    pub(super) fn new(shares: AddressLimits) -> Self {
         let rates = RateLimiter::keyed(Quota::per_second(shares.handshakes_per_second));
         Self { shares, rates, held: Mutex::default() }
     }
@@ -51,7 +51,7 @@ impl Addresses {
     ///
     /// # Errors
     /// The share that is used up, as a metric's label.
-    pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Admission, &'static str> {
+    pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> Result<AddressSlot, &'static str> {
         let address = origin(address);
         if self.rates.len() > RATES_MAX {
             self.rates.retain_recent();
@@ -75,25 +75,25 @@ impl Addresses {
         let share = held.by_address.entry(address).or_default();
         share.connections += 1;
         share.handshakes += 1;
-        Ok(Admission { addresses: Arc::clone(self), address, in_handshake: true })
+        Ok(AddressSlot { addresses: Arc::clone(self), address, in_handshake: true })
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
+    fn held(&self) -> MutexGuard<'_, AddressCounts> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A place among an address's connections, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Admission {
-    addresses: Arc<Addresses>,
+pub(super) struct AddressSlot {
+    addresses: Arc<AddressTable>,
     address: IpAddr,
     in_handshake: bool,
 }
 
-impl Admission {
+impl AddressSlot {
     /// The handshake has ended.
-    pub(super) fn shaken(&mut self) {
+    pub(super) fn handshake_done(&mut self) {
         if std::mem::take(&mut self.in_handshake) {
             let mut held = self.addresses.held();
             held.handshakes -= 1;
@@ -104,9 +104,9 @@ impl Admission {
     }
 }
 
-impl Drop for Admission {
+impl Drop for AddressSlot {
     fn drop(&mut self) {
-        self.shaken();
+        self.handshake_done();
         let mut held = self.addresses.held();
         if let Some(share) = held.by_address.get_mut(&self.address) {
             share.connections -= 1;
@@ -132,8 +132,8 @@ fn origin(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    fn addresses() -> Arc<Addresses> {
-        Arc::new(Addresses::new(Shares {
+    fn addresses() -> Arc<AddressTable> {
+        Arc::new(AddressTable::new(AddressLimits {
             connections_max: 3,
             handshakes_max: 2,
             handshakes_per_second: NonZeroU32::new(1000).unwrap(),
@@ -153,7 +153,7 @@ mod tests {
         let one = admit("192.0.2.9").unwrap();
         assert_eq!(admit("192.0.2.9").unwrap_err(), "handshakes", "its second");
         drop((one, other));
-        first.shaken();
+        first.handshake_done();
         let third = admit("192.0.2.1").unwrap();
         assert_eq!(admit("192.0.2.1").unwrap_err(), "address_connections");
         drop((first, second, third));

@@ -19,24 +19,24 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use super::Limits;
-use super::activity::{Activity, Busy, Carried};
-use super::addresses::Admission;
+use super::ListenerLimits;
+use super::activity::{Activity, BusyGuard, TrackedBody};
+use super::addresses::AddressSlot;
 use super::frames::Framed;
 use super::holders::{Holder, Holders};
 use super::http1::{self, Answering, RefusedHead};
 use super::socket::Socket;
-use super::write_pace::{Breach, WritePace};
-use crate::gateway::{Answer, Connection, Gateway};
+use super::write_pace::{PaceBreach, WritePace};
+use crate::gateway::{AnswerBody, ConsumerConnection, Gateway};
 use crate::metrics::Phase;
 use crate::refusal::Refusal;
 use crate::request;
 use crate::tls::{Handshake, Peer, PlainHttp};
 
 /// What a connection needs of its worker.
-pub(super) struct Seat {
+pub(super) struct ConnectionServer {
     pub(super) gateway: Arc<Gateway>,
-    pub(super) limits: Limits,
+    pub(super) limits: ListenerLimits,
     pub(super) unverified: Arc<Semaphore>,
     pub(super) holders: Arc<Holders>,
     pub(super) drain: CancellationToken,
@@ -57,21 +57,21 @@ const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// Limit: streams that a consumer makes us reset before its connection ends.
 const LOCAL_RESETS_MAX: usize = 256;
 
-impl Seat {
+impl ConnectionServer {
     /// Serves a connection to its end.
     pub(super) async fn serve(
         self,
         stream: TcpStream,
         consumer: SocketAddr,
         started: Instant,
-        mut admission: Admission,
+        mut admission: AddressSlot,
     ) {
         // A socket option that cannot be set costs latency, not correctness.
         stream.set_nodelay(true).unwrap_or_default();
         let socket = Socket::new(stream);
         // Boxed, so that a connection does not hold the room of its handshake for ever.
-        let shaken = Box::pin(self.shake(&socket, started)).await;
-        admission.shaken();
+        let shaken = Box::pin(self.handshake(&socket, started)).await;
+        admission.handshake_done();
         let Some((stream, handshake, peer)) = shaken else { return };
         let metrics = self.gateway.metrics();
         // Connections that can only be refused have few places of their own.
@@ -81,7 +81,7 @@ impl Seat {
             return metrics.connection_error("no_slot");
         };
         let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        let connection = Arc::new(Connection::new(handshake, consumer));
+        let connection = Arc::new(ConsumerConnection::new(handshake, consumer));
         let holder = Holder::of(peer.as_deref(), consumer.ip());
         let Some(_held) = self.holders.enter(holder, &connection) else {
             return metrics.connection_refused("certificate_connections");
@@ -99,7 +99,7 @@ impl Seat {
 
     /// The handshake under its deadline, and the verified consumer that came out of it, if one did;
     /// nothing if the handshake failed.
-    async fn shake(
+    async fn handshake(
         &self,
         socket: &Socket,
         started: Instant,
@@ -170,9 +170,9 @@ impl Seat {
         &self,
         stream: Stream,
         socket: &Socket,
-        connection: Arc<Connection>,
+        connection: Arc<ConsumerConnection>,
     ) -> Result<(), &'static str> {
-        let answer = |request| -> Answering<Answer> {
+        let answer = |request| -> Answering<AnswerBody> {
             let (gateway, connection) = (Arc::clone(&self.gateway), Arc::clone(&connection));
             // Called inside: what is made outside is moved, and it is large.
             Box::pin(async move { Ok(gateway.answer(connection, request).await) })
@@ -197,7 +197,7 @@ impl Seat {
 
     /// Returns once the proxy stops and this connection is to end. One that carries nothing is given a
     /// moment: its consumer may have asked already, and would not be heard.
-    async fn drained(&self, connection: &Connection) {
+    async fn drained(&self, connection: &ConsumerConnection) {
         self.drain.cancelled().await;
         // Whether it asks or not, there is no more to wait for.
         drop(timeout(self.limits.linger, connection.begun()).await);
@@ -209,7 +209,12 @@ impl Seat {
     ///
     /// Some clients (JDK 17's and httpx among them) give up what is under way when they are told
     /// `GOAWAY`, although it would be answered (RFC 9113 §6.8).
-    async fn ends(&self, worn: &CancellationToken, connection: &Connection, activity: &Activity) {
+    async fn ends(
+        &self,
+        worn: &CancellationToken,
+        connection: &ConsumerConnection,
+        activity: &Activity,
+    ) {
         let usual = async {
             tokio::select! {
                 () = worn.cancelled() => {}
@@ -237,7 +242,7 @@ impl Seat {
     /// all the same: what it had asked for by `linger` after that is answered, within the time to drain.
     ///
     /// The HTTP library takes new streams until its `PING` is answered, and waits for that without an end.
-    async fn overstays(&self, activity: &Activity) {
+    async fn wait_past_last_answer(&self, activity: &Activity) {
         sleep(self.limits.linger).await;
         let last = activity.carried();
         activity.beyond(last).await;
@@ -248,9 +253,9 @@ impl Seat {
     async fn serve_h2(
         &self,
         stream: Stream,
-        connection: Arc<Connection>,
+        connection: Arc<ConsumerConnection>,
     ) -> Result<(), &'static str> {
-        let Limits { head, idle, write_stall, requests_max, .. } = self.limits;
+        let ListenerLimits { head, idle, write_stall, requests_max, .. } = self.limits;
         let activity = Arc::new(Activity::default());
         let pace = WritePace::new(self.limits.taking());
         // Cancelled at the last request that the connection may carry.
@@ -258,8 +263,8 @@ impl Seat {
         let wears = worn.clone();
         let (gateway, serves) = (Arc::clone(&self.gateway), Arc::clone(&connection));
         let carries = Arc::clone(&activity);
-        let service = service_fn(move |request| -> Answering<Carried<Answer>> {
-            let busy = Busy::new(&carries);
+        let service = service_fn(move |request| -> Answering<TrackedBody<AnswerBody>> {
+            let busy = BusyGuard::new(&carries);
             if carries.carried() >= requests_max {
                 wears.cancel();
             }
@@ -285,37 +290,37 @@ impl Seat {
             biased;
             ended = &mut serving => return judge(ended),
             () = self.ends(&worn, &connection, &activity) => {}
-            () = activity.quiet(head, idle) => {}
+            () = activity.wait_until_idle(head, idle) => {}
             () = activity.stalled(write_stall) => return Err("write_stalled"),
         }
         serving.as_mut().graceful_shutdown();
         // A peer that goes on without an exchange is not waited for.
         tokio::select! {
             ended = serving => judge(ended),
-            () = self.overstays(&activity) => Err("overstayed"),
-            () = activity.quiet(head, head) => Ok(()),
+            () = self.wait_past_last_answer(&activity) => Err("overstayed"),
+            () = activity.wait_until_idle(head, head) => Ok(()),
             () = activity.stalled(write_stall) => Err("write_stalled"),
         }
     }
 }
 
 /// Why a connection ended, for its counter, if it was not as it should.
-fn judge(ended: Result<(), impl Into<http1::Error>>) -> Result<(), &'static str> {
+fn judge(ended: Result<(), impl Into<http1::ServeError>>) -> Result<(), &'static str> {
     let Err(error) = ended.map_err(Into::into) else { return Ok(()) };
     tracing::debug!(%error, "connection ended");
     let (cause, is_cut) = match &error {
         // Without a request for too long.
-        http1::Error::Served(error) if error.is_timeout() => return Ok(()),
-        http1::Error::Served(error) => (
+        http1::ServeError::Served(error) if error.is_timeout() => return Ok(()),
+        http1::ServeError::Served(error) => (
             std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>()),
             error.is_incomplete_message() || error.is_body_write_aborted(),
         ),
-        http1::Error::Closed(error) => (Some(error), false),
+        http1::ServeError::Closed(error) => (Some(error), false),
     };
     let breach = cause.and_then(io::Error::get_ref).and_then(|cause| cause.downcast_ref());
     // Of an error under HTTP/2 no more than its kind is left.
     Err(match (breach, cause.map(io::Error::kind)) {
-        (Some(Breach::Head), _) => "head_timed_out",
+        (Some(PaceBreach::Head), _) => "head_timed_out",
         (_, Some(io::ErrorKind::TimedOut)) => "write_stalled",
         (_, Some(io::ErrorKind::QuotaExceeded)) => "flooded",
         (_, Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)) => "reset",

@@ -9,16 +9,16 @@
 
 /// The position in a field block.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Fields {
-    at: At,
+pub(super) struct FieldBlock {
+    at: FieldPosition,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum At {
+enum FieldPosition {
     /// Before the first byte of a field.
     Field,
     /// In an integer that is longer than its prefix.
-    Integer { of: Integer, value: usize, shift: u32 },
+    Integer { of: IntegerUse, value: usize, shift: u32 },
     /// Before the length of a name.
     Name,
     /// In a name that is `:path` so far, with so many bytes to come.
@@ -26,25 +26,25 @@ enum At {
     /// Before the length of a value.
     Value { is_path: bool },
     /// In bytes of no interest.
-    Skipping { left: usize, then: Then },
+    Skipping { left: usize, then: AfterSkip },
     /// In the value of `:path`.
     Plain { left: usize },
     /// In the value of `:path` in Huffman coding.
-    Coded { left: usize, symbol: Symbol },
+    Coded { left: usize, symbol: HuffmanSymbol },
     /// In a malformed block, which h2 refuses too.
     Lost,
 }
 
 /// The part of a field after bytes that are skipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Then {
+enum AfterSkip {
     Field,
     Value,
 }
 
 /// The meaning of an integer.
 #[derive(Debug, Clone, Copy)]
-enum Integer {
+enum IntegerUse {
     /// The index of a whole field, or a table's size.
     Whole,
     /// The index of a literal's name.
@@ -64,29 +64,29 @@ const PATH_CODED: &[u8] = &[0xb9, 0x58, 0xd3, 0x3f];
 /// Limit: the shift of an integer's last byte. h2 takes no longer ones.
 const SHIFT_MAX: u32 = 28;
 
-impl Fields {
+impl FieldBlock {
     pub(super) const fn new() -> Self {
-        Self { at: At::Field }
+        Self { at: FieldPosition::Field }
     }
 
-    /// Returns how many of the next bytes may be passed over with [`Fields::skip`].
+    /// Returns how many of the next bytes may be passed over with [`FieldBlock::skip`].
     pub(super) const fn idle(&self) -> usize {
         match self.at {
-            At::Skipping { left, .. } => left,
-            At::Lost => usize::MAX,
-            At::Field
-            | At::Integer { .. }
-            | At::Name
-            | At::Reading { .. }
-            | At::Value { .. }
-            | At::Plain { .. }
-            | At::Coded { .. } => 0,
+            FieldPosition::Skipping { left, .. } => left,
+            FieldPosition::Lost => usize::MAX,
+            FieldPosition::Field
+            | FieldPosition::Integer { .. }
+            | FieldPosition::Name
+            | FieldPosition::Reading { .. }
+            | FieldPosition::Value { .. }
+            | FieldPosition::Plain { .. }
+            | FieldPosition::Coded { .. } => 0,
         }
     }
 
     /// Passes over so many bytes, at most as many as are idle.
     pub(super) const fn skip(&mut self, count: usize) {
-        if let At::Skipping { left, then } = self.at {
+        if let FieldPosition::Skipping { left, then } = self.at {
             self.at = skipping(left.saturating_sub(count), then);
         }
     }
@@ -94,95 +94,105 @@ impl Fields {
     /// Takes the next byte, and changes it if a `#` ends in it.
     pub(super) fn next(&mut self, byte: &mut u8) {
         self.at = match self.at {
-            At::Field => match *byte {
-                0x80.. => integer(Integer::Whole, *byte, 7),
-                0x40.. => integer(Integer::NameIndex, *byte, 6),
-                0x20.. => integer(Integer::Whole, *byte, 5),
-                _ => integer(Integer::NameIndex, *byte, 4),
+            FieldPosition::Field => match *byte {
+                0x80.. => integer(IntegerUse::Whole, *byte, 7),
+                0x40.. => integer(IntegerUse::NameIndex, *byte, 6),
+                0x20.. => integer(IntegerUse::Whole, *byte, 5),
+                _ => integer(IntegerUse::NameIndex, *byte, 4),
             },
-            At::Integer { shift, .. } if shift > SHIFT_MAX => At::Lost,
-            At::Integer { of, value, shift } => {
+            FieldPosition::Integer { shift, .. } if shift > SHIFT_MAX => FieldPosition::Lost,
+            FieldPosition::Integer { of, value, shift } => {
                 let value = value.saturating_add(usize::from(*byte & 0x7f) << shift);
                 match *byte & 0x80 {
                     0 => after(of, value),
-                    _ => At::Integer { of, value, shift: shift + 7 },
+                    _ => FieldPosition::Integer { of, value, shift: shift + 7 },
                 }
             }
-            At::Name => integer(Integer::NameLength { is_coded: *byte & 0x80 != 0 }, *byte, 7),
-            At::Value { is_path } => {
-                integer(Integer::ValueLength { is_coded: *byte & 0x80 != 0, is_path }, *byte, 7)
+            FieldPosition::Name => {
+                integer(IntegerUse::NameLength { is_coded: *byte & 0x80 != 0 }, *byte, 7)
             }
-            At::Reading { left, expected } => match (expected.split_first(), left) {
-                (Some((due, [])), 1) if due == byte => At::Value { is_path: true },
+            FieldPosition::Value { is_path } => {
+                integer(IntegerUse::ValueLength { is_coded: *byte & 0x80 != 0, is_path }, *byte, 7)
+            }
+            FieldPosition::Reading { left, expected } => match (expected.split_first(), left) {
+                (Some((due, [])), 1) if due == byte => FieldPosition::Value { is_path: true },
                 (Some((due, expected)), _) if due == byte => {
-                    At::Reading { left: left - 1, expected }
+                    FieldPosition::Reading { left: left - 1, expected }
                 }
-                _ => skipping(left - 1, Then::Value),
+                _ => skipping(left - 1, AfterSkip::Value),
             },
-            At::Skipping { left, then } => skipping(left.saturating_sub(1), then),
-            At::Plain { left } => {
+            FieldPosition::Skipping { left, then } => skipping(left.saturating_sub(1), then),
+            FieldPosition::Plain { left } => {
                 if *byte == b'#' {
                     *byte = b'>';
                 }
-                if left > 1 { At::Plain { left: left - 1 } } else { At::Field }
+                if left > 1 {
+                    FieldPosition::Plain { left: left - 1 }
+                } else {
+                    FieldPosition::Field
+                }
             }
-            At::Coded { left, mut symbol } => {
+            FieldPosition::Coded { left, mut symbol } => {
                 for bit in (0..8).rev() {
                     if symbol.ends_as_fragment(*byte >> bit & 1) {
                         *byte |= 1 << bit;
                     }
                 }
-                if left > 1 { At::Coded { left: left - 1, symbol } } else { At::Field }
+                if left > 1 {
+                    FieldPosition::Coded { left: left - 1, symbol }
+                } else {
+                    FieldPosition::Field
+                }
             }
-            At::Lost => At::Lost,
+            FieldPosition::Lost => FieldPosition::Lost,
         };
     }
 }
 
 /// Begins an integer with a prefix of so many bits.
-fn integer(of: Integer, byte: u8, bits: u32) -> At {
+fn integer(of: IntegerUse, byte: u8, bits: u32) -> FieldPosition {
     let most = (1_usize << bits) - 1;
     match usize::from(byte) & most {
-        value if value == most => At::Integer { of, value, shift: 0 },
+        value if value == most => FieldPosition::Integer { of, value, shift: 0 },
         value => after(of, value),
     }
 }
 
 /// Returns the position after an integer.
-const fn after(of: Integer, value: usize) -> At {
+const fn after(of: IntegerUse, value: usize) -> FieldPosition {
     match (of, value) {
-        (Integer::Whole, _) => At::Field,
-        (Integer::NameIndex, 0) => At::Name,
+        (IntegerUse::Whole, _) => FieldPosition::Field,
+        (IntegerUse::NameIndex, 0) => FieldPosition::Name,
         // Spec: RFC 7541, appendix A. Both are `:path`.
-        (Integer::NameIndex, index) => At::Value { is_path: matches!(index, 4 | 5) },
-        (Integer::NameLength { is_coded: true }, left) if left == PATH_CODED.len() => {
-            At::Reading { left, expected: PATH_CODED }
+        (IntegerUse::NameIndex, index) => FieldPosition::Value { is_path: matches!(index, 4 | 5) },
+        (IntegerUse::NameLength { is_coded: true }, left) if left == PATH_CODED.len() => {
+            FieldPosition::Reading { left, expected: PATH_CODED }
         }
-        (Integer::NameLength { is_coded: false }, left) if left == PATH.len() => {
-            At::Reading { left, expected: PATH }
+        (IntegerUse::NameLength { is_coded: false }, left) if left == PATH.len() => {
+            FieldPosition::Reading { left, expected: PATH }
         }
-        (Integer::NameLength { .. }, left) => skipping(left, Then::Value),
-        (Integer::ValueLength { .. }, 0) => At::Field,
-        (Integer::ValueLength { is_path: false, .. }, left) => skipping(left, Then::Field),
-        (Integer::ValueLength { is_coded: false, .. }, left) => At::Plain { left },
-        (Integer::ValueLength { is_coded: true, .. }, left) => {
-            At::Coded { left, symbol: Symbol::START }
+        (IntegerUse::NameLength { .. }, left) => skipping(left, AfterSkip::Value),
+        (IntegerUse::ValueLength { .. }, 0) => FieldPosition::Field,
+        (IntegerUse::ValueLength { is_path: false, .. }, left) => skipping(left, AfterSkip::Field),
+        (IntegerUse::ValueLength { is_coded: false, .. }, left) => FieldPosition::Plain { left },
+        (IntegerUse::ValueLength { is_coded: true, .. }, left) => {
+            FieldPosition::Coded { left, symbol: HuffmanSymbol::START }
         }
     }
 }
 
-const fn skipping(left: usize, then: Then) -> At {
+const fn skipping(left: usize, then: AfterSkip) -> FieldPosition {
     match (left, then) {
-        (0, Then::Field) => At::Field,
-        (0, Then::Value) => At::Value { is_path: false },
-        _ => At::Skipping { left, then },
+        (0, AfterSkip::Field) => FieldPosition::Field,
+        (0, AfterSkip::Value) => FieldPosition::Value { is_path: false },
+        _ => FieldPosition::Skipping { left, then },
     }
 }
 
 /// A symbol of the Huffman code, bit by bit. The code is canonical: how many symbols have each length
 /// tells where one ends.
 #[derive(Debug, Clone, Copy)]
-struct Symbol {
+struct HuffmanSymbol {
     code: u32,
     first: u32,
     bits: usize,
@@ -196,7 +206,7 @@ const SYMBOLS: [u32; 31] = [
 /// The bits of a `#`, the first symbol of this length; the other is `>`.
 const FRAGMENT_BITS: usize = 12;
 
-impl Symbol {
+impl HuffmanSymbol {
     const START: Self = Self { code: 0, first: 0, bits: 0 };
 
     /// Takes a bit; returns true if it is the last of a `#`.
@@ -222,7 +232,7 @@ mod tests {
 
     /// The bytes of a block after they were followed, passed over where they may be.
     fn followed(block: &[u8], by_bytes: bool) -> Vec<u8> {
-        let (mut fields, mut bytes, mut at) = (Fields::new(), block.to_vec(), 0);
+        let (mut fields, mut bytes, mut at) = (FieldBlock::new(), block.to_vec(), 0);
         while at < bytes.len() {
             match fields.idle().min(bytes.len() - at) {
                 idle if idle > 0 && !by_bytes => {

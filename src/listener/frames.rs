@@ -8,21 +8,21 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::fields::Fields;
-use super::write_pace::{Breach, WritePace};
+use super::fields::FieldBlock;
+use super::write_pace::{PaceBreach, WritePace};
 
 /// The stream of an HTTP/2 connection: what hyper reads has been followed and can be afforded, and what it
 /// writes is taken at a pace.
 #[derive(Debug)]
 pub(super) struct Framed<S> {
     stream: S,
-    frames: Frames,
+    frames: FrameParser,
     pace: WritePace,
 }
 
 impl<S> Framed<S> {
     pub(super) fn new(stream: S, pace: WritePace) -> Self {
-        Self { stream, frames: Frames::new(Instant::now()), pace }
+        Self { stream, frames: FrameParser::new(Instant::now()), pace }
     }
 }
 
@@ -37,7 +37,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Framed<S> {
         let read = buffer.filled_mut().get_mut(before..).unwrap_or_default();
         if !read.is_empty() && !self.frames.afford(read, Instant::now()) {
             buffer.set_filled(before);
-            return Poll::Ready(Err(Breach::Frames.into()));
+            return Poll::Ready(Err(PaceBreach::Frames.into()));
         }
         polled
     }
@@ -79,16 +79,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Framed<S> {
 
 /// Where in the frames we are, and what they may still cost.
 #[derive(Debug)]
-struct Frames {
-    at: At,
+struct FrameParser {
+    at: FramePosition,
     /// The field block that has begun.
-    fields: Fields,
+    fields: FieldBlock,
     credit: u64,
     since: Instant,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum At {
+enum FramePosition {
     /// In the preface, or in a frame's payload, with so many bytes to come.
     Passing(usize),
     /// In a frame's head, of which so many bytes have come: its length, then its kind and flags.
@@ -109,7 +109,7 @@ const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 /// Bytes of a dependency and a weight before the fields.
 const PRIORITY_BYTES: usize = 5;
-const HEAD: At = At::Head { seen: 0, length: 0, kind: 0, flags: 0 };
+const HEAD: FramePosition = FramePosition::Head { seen: 0, length: 0, kind: 0, flags: 0 };
 /// Limit: what frames may cost at once, and how much of it comes back in a second: a thousand, and a
 /// hundred.
 const CREDIT_MAX: u64 = 50_000;
@@ -121,10 +121,10 @@ const EARNED_LEAST: u64 = 100;
 const COST: u64 = 50;
 const COST_OF_WINDOW: u64 = 1;
 
-impl Frames {
+impl FrameParser {
     /// The start of a connection.
     const fn new(now: Instant) -> Self {
-        let (at, fields) = (At::Passing(PREFACE_BYTES), Fields::new());
+        let (at, fields) = (FramePosition::Passing(PREFACE_BYTES), FieldBlock::new());
         Self { at, fields, credit: CREDIT_MAX, since: now }
     }
 
@@ -140,11 +140,11 @@ impl Frames {
         while let Some(byte) = bytes.first_mut() {
             let mut step = 1;
             self.at = match self.at {
-                At::Passing(left) => {
+                FramePosition::Passing(left) => {
                     step = left.min(bytes.len());
-                    if left > step { At::Passing(left - step) } else { HEAD }
+                    if left > step { FramePosition::Passing(left - step) } else { HEAD }
                 }
-                At::Head { seen, length, kind, flags } => {
+                FramePosition::Head { seen, length, kind, flags } => {
                     let (length, kind, flags) = match seen {
                         0..=2 => (length << 8 | usize::from(*byte), kind, flags),
                         3 => (length, *byte, flags),
@@ -153,18 +153,18 @@ impl Frames {
                     };
                     match seen + 1 {
                         HEAD_BYTES => {
-                            if !self.pay(kind) {
+                            if !self.spend_credit(kind) {
                                 return false;
                             }
                             self.payload(length, kind, flags)
                         }
-                        seen => At::Head { seen, length, kind, flags },
+                        seen => FramePosition::Head { seen, length, kind, flags },
                     }
                 }
-                At::Fields { left, is_padded: true, lead, .. } => {
+                FramePosition::Fields { left, is_padded: true, lead, .. } => {
                     fields(left - 1, lead, usize::from(*byte))
                 }
-                At::Fields { left, lead: 0, padding, .. } if left > padding => {
+                FramePosition::Fields { left, lead: 0, padding, .. } if left > padding => {
                     match self.fields.idle() {
                         0 => self.fields.next(byte),
                         idle => {
@@ -174,7 +174,7 @@ impl Frames {
                     }
                     fields(left - step, 0, padding)
                 }
-                At::Fields { left, lead, padding, .. } => {
+                FramePosition::Fields { left, lead, padding, .. } => {
                     fields(left - 1, lead.saturating_sub(1), padding)
                 }
             };
@@ -184,20 +184,22 @@ impl Frames {
     }
 
     /// Returns the position after the head of a frame.
-    const fn payload(&mut self, length: usize, kind: u8, flags: u8) -> At {
+    const fn payload(&mut self, length: usize, kind: u8, flags: u8) -> FramePosition {
         match (kind, length) {
             (_, 0) => HEAD,
             (HEADERS, left) => {
-                self.fields = Fields::new();
+                self.fields = FieldBlock::new();
                 let lead = if flags & PRIORITY == 0 { 0 } else { PRIORITY_BYTES };
-                At::Fields { left, is_padded: flags & PADDED != 0, lead, padding: 0 }
+                FramePosition::Fields { left, is_padded: flags & PADDED != 0, lead, padding: 0 }
             }
-            (CONTINUATION, left) => At::Fields { left, is_padded: false, lead: 0, padding: 0 },
-            (_, left) => At::Passing(left),
+            (CONTINUATION, left) => {
+                FramePosition::Fields { left, is_padded: false, lead: 0, padding: 0 }
+            }
+            (_, left) => FramePosition::Passing(left),
         }
     }
 
-    fn pay(&mut self, kind: u8) -> bool {
+    fn spend_credit(&mut self, kind: u8) -> bool {
         let cost = match kind {
             // What is wrong with these is counted where they are understood.
             DATA | HEADERS | CONTINUATION => 0,
@@ -215,10 +217,10 @@ impl Frames {
 }
 
 /// Returns the position in a frame with fields, with so many bytes to come.
-const fn fields(left: usize, lead: usize, padding: usize) -> At {
+const fn fields(left: usize, lead: usize, padding: usize) -> FramePosition {
     match left {
         0 => HEAD,
-        left => At::Fields { left, is_padded: false, lead, padding },
+        left => FramePosition::Fields { left, is_padded: false, lead, padding },
     }
 }
 
@@ -236,8 +238,8 @@ mod tests {
     }
 
     /// How many of these frames can be afforded, whichever way they come.
-    fn afforded(
-        frames: &mut Frames,
+    fn count_affordable(
+        frames: &mut FrameParser,
         kind: u8,
         payload: usize,
         piece: usize,
@@ -253,9 +255,9 @@ mod tests {
     fn what_costs_nothing_to_send_can_be_afforded_a_thousand_times() {
         let now = Instant::now();
         for piece in [1, 4, 9, 17, 100] {
-            let mut frames = Frames::new(now);
+            let mut frames = FrameParser::new(now);
             assert!(frames.afford(&mut [0; PREFACE_BYTES], now));
-            assert_eq!(afforded(&mut frames, PING, 8, piece, now), 1000);
+            assert_eq!(count_affordable(&mut frames, PING, 8, piece, now), 1000);
             let later = now + Duration::from_secs(2);
             assert!(frames.afford(&mut [], later));
             assert_eq!(frames.credit, 2 * CREDIT_PER_SECOND);
@@ -271,9 +273,9 @@ mod tests {
             (WINDOW_UPDATE, 4, 50_000),
             (0x77, 0, 1000),
         ] {
-            let mut frames = Frames::new(now);
+            let mut frames = FrameParser::new(now);
             assert!(frames.afford(&mut [0; PREFACE_BYTES], now));
-            assert_eq!(afforded(&mut frames, kind, payload, 7, now), count, "{kind}");
+            assert_eq!(count_affordable(&mut frames, kind, payload, 7, now), count, "{kind}");
         }
     }
 
@@ -295,8 +297,8 @@ mod tests {
             }
             let now = Instant::now();
             let (mut whole, mut pieces) = (bytes.clone(), bytes);
-            proptest::prop_assert!(Frames::new(now).afford(&mut whole, now));
-            let mut frames = Frames::new(now);
+            proptest::prop_assert!(FrameParser::new(now).afford(&mut whole, now));
+            let mut frames = FrameParser::new(now);
             for piece in pieces.chunks_mut(piece) {
                 proptest::prop_assert!(frames.afford(piece, now));
             }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::gateway::Connection;
+use crate::gateway::ConsumerConnection;
 use crate::spine::CertificateName;
 use crate::tls::Peer;
 
@@ -37,7 +37,7 @@ impl Holder {
 pub(super) struct Holders {
     /// Maximum number of connections of one verified certificate or name.
     certificate_max: usize,
-    held: Mutex<HashMap<Holder, Vec<Arc<Connection>>>>,
+    held: Mutex<HashMap<Holder, Vec<Arc<ConsumerConnection>>>>,
 }
 
 impl Holders {
@@ -49,8 +49,8 @@ impl Holders {
     pub(super) fn enter(
         self: &Arc<Self>,
         holder: Holder,
-        connection: &Arc<Connection>,
-    ) -> Option<Held> {
+        connection: &Arc<ConsumerConnection>,
+    ) -> Option<HeldConnection> {
         let mut held = self.held();
         let of_holder = held.entry(holder.clone()).or_default();
         // Addresses have a limit of their own, which counts before the handshake.
@@ -59,14 +59,14 @@ impl Holders {
         }
         of_holder.push(Arc::clone(connection));
         let (holders, connection) = (Arc::clone(self), Arc::clone(connection));
-        Some(Held { holders, holder, connection })
+        Some(HeldConnection { holders, holder, connection })
     }
 
     /// Closes, after the exchanges it carries, the connection that has been without a request for
     /// longest, of the holder with most connections; one that waits for an answer only if all do.
     pub(super) fn close_idlest(&self) {
         let held = self.held();
-        let open = |of_holder: &[Arc<Connection>]| {
+        let open = |of_holder: &[Arc<ConsumerConnection>]| {
             of_holder.iter().filter(|one| !one.close.is_cancelled()).count()
         };
         let largest = held.values().max_by_key(|of_holder| open(of_holder));
@@ -78,20 +78,20 @@ impl Holders {
         }
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<Holder, Vec<Arc<Connection>>>> {
+    fn held(&self) -> MutexGuard<'_, HashMap<Holder, Vec<Arc<ConsumerConnection>>>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A connection among its holder's, until dropped.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct HeldConnection {
     holders: Arc<Holders>,
     holder: Holder,
-    connection: Arc<Connection>,
+    connection: Arc<ConsumerConnection>,
 }
 
-impl Drop for Held {
+impl Drop for HeldConnection {
     fn drop(&mut self) {
         let mut held = self.holders.held();
         if let Some(of_holder) = held.get_mut(&self.holder) {

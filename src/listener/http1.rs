@@ -23,9 +23,9 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::io::poll_read_buf;
 use tokio_util::sync::CancellationToken;
 
-use super::Limits;
-use super::validator::{Fault, Validator};
-use super::write_pace::{Breach, WritePace};
+use super::ListenerLimits;
+use super::validator::{InputFault, Validator};
+use super::write_pace::{PaceBreach, WritePace};
 use crate::refusal::Refusal;
 
 /// Limit: hyper's own head buffer. Ours lie below, so that 414 and 431 are answered by us.
@@ -46,11 +46,11 @@ pub(crate) type Answering<B> =
 /// hyper's, and those of writing a refusal.
 pub(crate) async fn serve<S, B, F>(
     stream: S,
-    limits: &Limits,
+    limits: &ListenerLimits,
     close: CancellationToken,
     answer: F,
     refuse: impl FnOnce(&RefusedHead) -> Vec<u8>,
-) -> Result<(), Error>
+) -> Result<(), ServeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     B: Body + 'static,
@@ -98,8 +98,9 @@ where
     stream.shutdown().await?;
     match stream.end {
         // hyper takes the end of a head that it has seen no byte of for the end of the connection.
-        Some(End::Late) => Err(io::Error::from(Breach::Head).into()),
-        Some(End::Theirs | End::Refused { .. } | End::Broken | End::Rests) | None => Ok(()),
+        Some(InputEnd::Late) => Err(io::Error::from(PaceBreach::Head).into()),
+        Some(InputEnd::Theirs | InputEnd::Refused { .. } | InputEnd::Broken | InputEnd::Rests)
+        | None => Ok(()),
     }
 }
 
@@ -109,7 +110,7 @@ const REST: Duration = Duration::from_millis(500);
 
 /// Why a connection did not end as it should.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum ServeError {
     /// While hyper served it.
     #[error(transparent)]
     Served(#[from] hyper::Error),
@@ -139,7 +140,7 @@ struct Validated<S> {
     /// Number of bytes of `held` that have been validated.
     valid: usize,
     /// Why nothing follows.
-    end: Option<End>,
+    end: Option<InputEnd>,
     refused: Option<RefusedHead>,
     head: Duration,
     head_timer: Option<Pin<Box<Sleep>>>,
@@ -152,7 +153,7 @@ struct Validated<S> {
 
 /// Why nothing more is passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+enum InputEnd {
     /// The consumer has ended its side.
     Theirs,
     /// A head was refused; hyper has answered all before it once it asks for more.
@@ -173,7 +174,7 @@ const LINGER_BYTES_MAX: usize = 1 << 20;
 impl<S> Validated<S> {
     /// The limits name a head's deadline from its first byte, and how long a consumer that still sends is
     /// read from after its last answer, so that a reset does not overtake it.
-    fn new(stream: S, limits: &Limits) -> Self {
+    fn new(stream: S, limits: &ListenerLimits) -> Self {
         Self {
             stream,
             pace: WritePace::new(limits.taking()),
@@ -192,14 +193,14 @@ impl<S> Validated<S> {
     }
 
     /// Nothing follows what has been validated.
-    fn end(&mut self, fault: Fault) {
+    fn end(&mut self, fault: InputFault) {
         let bytes = self.held.split_off(self.valid);
         match fault {
-            Fault::Head(refusal) => {
-                self.end = Some(End::Refused { is_next: false });
+            InputFault::Head(refusal) => {
+                self.end = Some(InputEnd::Refused { is_next: false });
                 self.refused = Some(RefusedHead { refusal, bytes });
             }
-            Fault::Body => self.end = Some(End::Broken),
+            InputFault::Body => self.end = Some(InputEnd::Broken),
         }
     }
 
@@ -216,7 +217,7 @@ impl<S> Validated<S> {
     /// answers ended the connection.
     fn refused_after_all_others(&mut self) -> Option<RefusedHead> {
         match self.end {
-            Some(End::Refused { is_next: true }) => self.refused.take(),
+            Some(InputEnd::Refused { is_next: true }) => self.refused.take(),
             _ => None,
         }
     }
@@ -236,8 +237,8 @@ impl<S> Validated<S> {
     /// Whether the consumer may still be sending what nobody will read.
     fn is_cut_short(&self) -> bool {
         match self.end {
-            Some(End::Theirs | End::Rests) => false,
-            Some(End::Refused { .. } | End::Broken | End::Late) => true,
+            Some(InputEnd::Theirs | InputEnd::Rests) => false,
+            Some(InputEnd::Refused { .. } | InputEnd::Broken | InputEnd::Late) => true,
             None => !self.validator.is_between_messages(),
         }
     }
@@ -267,8 +268,8 @@ impl<S> Validated<S> {
         let head = self.head;
         let timer = self.head_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(head)));
         timer.as_mut().poll(context).map(|()| {
-            self.end = Some(End::Late);
-            Breach::Head.into()
+            self.end = Some(InputEnd::Late);
+            PaceBreach::Head.into()
         })
     }
 }
@@ -285,7 +286,7 @@ impl<S: AsyncRead + Unpin> Validated<S> {
         ready!(Pin::new(&mut self.stream).poll_read(context, out))?;
         let read = out.filled().get(before..).unwrap_or_default();
         if read.is_empty() {
-            self.end = Some(End::Theirs);
+            self.end = Some(InputEnd::Theirs);
         }
         let scan = self.validator.scan(read);
         self.held.extend_from_slice(read.get(scan.passed..).unwrap_or_default());
@@ -300,7 +301,7 @@ impl<S: AsyncRead + Unpin> Validated<S> {
     /// or sends nothing until `idle` is over, if `close` is cancelled, or if the connection does not rest.
     /// No buffer is held meanwhile.
     async fn wakes(&mut self, idle: Duration, close: &CancellationToken) -> bool {
-        if self.end != Some(End::Rests) {
+        if self.end != Some(InputEnd::Rests) {
             return false;
         }
         let until = self.active + idle;
@@ -319,7 +320,7 @@ impl<S: AsyncRead + Unpin> Validated<S> {
         let read = ready!(Pin::new(&mut self.stream).poll_read(context, &mut first));
         if read.is_err() || first.filled().is_empty() {
             // Many consumers end between messages without a word of TLS, or with a reset.
-            self.end = Some(End::Theirs);
+            self.end = Some(InputEnd::Theirs);
             return Poll::Ready(false);
         }
         self.end = None;
@@ -358,18 +359,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for Validated<S> {
                 break;
             }
             match self.end {
-                Some(End::Theirs | End::Rests) => break,
-                Some(End::Refused { .. }) => {
-                    self.end = Some(End::Refused { is_next: true });
+                Some(InputEnd::Theirs | InputEnd::Rests) => break,
+                Some(InputEnd::Refused { .. }) => {
+                    self.end = Some(InputEnd::Refused { is_next: true });
                     break;
                 }
-                Some(End::Broken) => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
-                Some(End::Late) => return Poll::Ready(Err(Breach::Head.into())),
+                Some(InputEnd::Broken) => {
+                    return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+                }
+                Some(InputEnd::Late) => return Poll::Ready(Err(PaceBreach::Head.into())),
                 None if self.held.is_empty() => match self.poll_straight(context, out)? {
                     Poll::Ready(()) => self.active = Instant::now(),
                     Poll::Pending => {
                         ready!(self.poll_rest(context));
-                        self.end = Some(End::Rests);
+                        self.end = Some(InputEnd::Rests);
                     }
                 },
                 None => ready!(self.poll_more(context))?,
@@ -450,13 +453,13 @@ mod tests {
 
     /// Serves one end of a pipe that holds 4 KiB. Each request is answered after `wait`, whether or not its
     /// body has come, with `bytes` and its number.
-    fn serving(limits: Limits, wait: Duration, bytes: usize) -> DuplexStream {
+    fn serving(limits: ListenerLimits, wait: Duration, bytes: usize) -> DuplexStream {
         serving_to_the_end(limits, wait, bytes).0
     }
 
     /// Returns also the task that ends with the connection.
     fn serving_to_the_end(
-        limits: Limits,
+        limits: ListenerLimits,
         wait: Duration,
         bytes: usize,
     ) -> (DuplexStream, JoinHandle<()>) {
@@ -490,12 +493,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_rests_between_messages_and_in_none() {
         let (mut ours, theirs) = tokio::io::duplex(1024);
-        let mut stream = Validated::new(theirs, &Limits::default());
+        let mut stream = Validated::new(theirs, &ListenerLimits::default());
         let close = CancellationToken::new();
         let mut bytes = [0; 256];
         for _ in 0..2 {
             assert_eq!(stream.read(&mut bytes).await.unwrap(), 0);
-            assert_eq!(stream.end, Some(End::Rests));
+            assert_eq!(stream.end, Some(InputEnd::Rests));
             ours.write_all(GET).await.unwrap();
             assert!(stream.wakes(100 * REST, &close).await);
             assert_eq!(stream.read(&mut bytes).await.unwrap(), GET.len());
@@ -509,7 +512,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_goes_on_after_a_rest_as_it_did_before() {
-        let mut stream = serving(Limits::default(), Duration::ZERO, 0);
+        let mut stream = serving(ListenerLimits::default(), Duration::ZERO, 0);
         for (number, piece) in [(1, GET.len()), (2, GET.len()), (3, 1), (4, 7)] {
             for piece in GET.chunks(piece) {
                 stream.write_all(piece).await.unwrap();
@@ -531,7 +534,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_takes_longer_than_a_rest_ends_no_connection() {
-        let mut stream = serving(Limits::default(), 5 * REST, 0);
+        let mut stream = serving(ListenerLimits::default(), 5 * REST, 0);
         for number in 1..3 {
             stream.write_all(GET).await.unwrap();
             let heard = hear(&mut stream, &format!("({number})")).await;
@@ -545,7 +548,7 @@ mod tests {
             "GET / HTTP/1.0\r\nHost: x\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
         ] {
-            let mut stream = serving(Limits::default(), 5 * REST, 0);
+            let mut stream = serving(ListenerLimits::default(), 5 * REST, 0);
             let since = Instant::now();
             stream.write_all(request.as_bytes()).await.unwrap();
             let mut heard = String::new();
@@ -557,7 +560,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_refused_head_behind_a_slow_answer_is_answered_after_it() {
-        let mut stream = serving(Limits::default(), 5 * REST, 0);
+        let mut stream = serving(ListenerLimits::default(), 5 * REST, 0);
         stream.write_all(&[GET, b"GET / HTTP/1.1\nHost: x\r\n\r\n"].concat()).await.unwrap();
         let mut heard = String::new();
         stream.read_to_string(&mut heard).await.unwrap();
@@ -567,7 +570,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_comes_long_after_its_answer_is_no_request() {
-        let mut stream = serving(Limits::default(), Duration::ZERO, 0);
+        let mut stream = serving(ListenerLimits::default(), Duration::ZERO, 0);
         let post = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", GET.len());
         stream.write_all(post.as_bytes()).await.unwrap();
         hear(&mut stream, "(1)").await;
@@ -581,7 +584,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_waits_for_its_consumer_is_sent_whole() {
-        let mut stream = serving(Limits::default(), Duration::ZERO, 20_000);
+        let mut stream = serving(ListenerLimits::default(), Duration::ZERO, 20_000);
         let post = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n";
         stream.write_all(post).await.unwrap();
         tokio::time::sleep(REST / 10).await;
@@ -594,7 +597,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_rests_ends_with_its_idle_time() {
         for idle in [Duration::from_secs(1), Duration::from_secs(60)] {
-            let mut stream = serving(Limits { idle, ..Limits::default() }, Duration::ZERO, 0);
+            let mut stream =
+                serving(ListenerLimits { idle, ..ListenerLimits::default() }, Duration::ZERO, 0);
             stream.write_all(GET).await.unwrap();
             hear(&mut stream, "(1)").await;
             let since = Instant::now();
@@ -608,7 +612,8 @@ mod tests {
     async fn a_consumer_that_reads_no_answer_loses_its_connection_whatever_it_sends_and_when() {
         for (bytes, body) in [(0, 5), (3_000, 5), (20_000, 5), (20_000, 10_000)] {
             for (wait, gap) in [(0, 0), (0, 1), (0, 20), (5, 1), (5, 20)] {
-                let (mut stream, end) = serving_to_the_end(Limits::default(), wait * REST, bytes);
+                let (mut stream, end) =
+                    serving_to_the_end(ListenerLimits::default(), wait * REST, bytes);
                 let sender = tokio::spawn(async move {
                     let post =
                         format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {body}\r\n\r\n");

@@ -16,13 +16,13 @@ use crate::spine::UrlFault;
 /// Validator of one connection's bytes.
 #[derive(Debug)]
 pub struct Validator {
-    state: State,
+    state: ValidatorState,
     heads: usize,
 }
 
 /// Why nothing that follows can be passed on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
+pub enum InputFault {
     /// A head that must be refused.
     Head(Refusal),
     /// A body whose framing is broken: its request is under way.
@@ -31,26 +31,26 @@ pub enum Fault {
 
 /// What came of looking at some bytes.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Scan {
+pub struct ScanResult {
     /// So many of them may be passed on; the rest is a head that has not ended.
     pub passed: usize,
     /// Why nothing after them may be.
-    pub fault: Option<Fault>,
+    pub fault: Option<InputFault>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum ValidatorState {
     /// In a head, of which so many bytes are whole lines, and in so many no other line ends.
     Head { seen: usize, looked: usize },
     /// In a body with this many bytes to come.
     Sized(u64),
     /// In a chunked body.
-    Chunked(Chunked),
+    Chunked(ChunkedState),
 }
 
 /// Where in a chunked body, as RFC 9112 §7.1 has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Chunked {
+enum ChunkedState {
     Size {
         digits: u8,
         size: u64,
@@ -96,30 +96,35 @@ impl Validator {
     /// Whether the last body has ended.
     #[must_use]
     pub const fn is_between_messages(&self) -> bool {
-        matches!(self.state, State::Head { .. })
+        matches!(self.state, ValidatorState::Head { .. })
     }
 
     /// Looks at the bytes that have not been passed on yet: those kept back last time, and what has
     /// come since.
-    pub fn scan(&mut self, bytes: &[u8]) -> Scan {
+    pub fn scan(&mut self, bytes: &[u8]) -> ScanResult {
         let mut passed = 0;
         loop {
             let rest = bytes.get(passed..).unwrap_or_default();
             let step = match self.state {
-                State::Head { seen, looked } => self.head(rest, seen, looked),
-                State::Sized(left) => Ok(self.sized(rest, left)),
-                State::Chunked(at) => self.chunked(rest, at),
+                ValidatorState::Head { seen, looked } => self.head(rest, seen, looked),
+                ValidatorState::Sized(left) => Ok(self.sized(rest, left)),
+                ValidatorState::Chunked(at) => self.chunked(rest, at),
             };
             match step {
-                Ok(0) => return Scan { passed, fault: None },
+                Ok(0) => return ScanResult { passed, fault: None },
                 Ok(step) => passed += step,
-                Err(fault) => return Scan { passed, fault: Some(fault) },
+                Err(fault) => return ScanResult { passed, fault: Some(fault) },
             }
         }
     }
 
     /// Passes a head whole, or not at all.
-    fn head(&mut self, bytes: &[u8], mut seen: usize, mut looked: usize) -> Result<usize, Fault> {
+    fn head(
+        &mut self,
+        bytes: &[u8],
+        mut seen: usize,
+        mut looked: usize,
+    ) -> Result<usize, InputFault> {
         while let Some(at) = memchr(b'\n', bytes.get(looked..).unwrap_or_default()) {
             let line = bytes.get(seen..looked + at).unwrap_or_default();
             let end = looked + at + 1;
@@ -130,7 +135,7 @@ impl Validator {
                 [b'\r'] if bytes.starts_with(b"\r\n\r\n") => return Err(MALFORMED),
                 [b'\r'] => {
                     let head = bytes.get(..end).unwrap_or_default();
-                    self.state = judge(head).map_err(Fault::Head)?;
+                    self.state = judge(head).map_err(InputFault::Head)?;
                     self.heads += 1;
                     return Ok(end);
                 }
@@ -141,27 +146,27 @@ impl Validator {
             (seen, looked) = (end, end);
         }
         // No byte is looked at twice, however a head comes.
-        self.state = State::Head { seen, looked: bytes.len() };
+        self.state = ValidatorState::Head { seen, looked: bytes.len() };
         judge_size(seen, bytes.len())?;
         Ok(0)
     }
 
     fn sized(&mut self, bytes: &[u8], left: u64) -> usize {
         let (step, left) = take(bytes, left);
-        self.state = if left == 0 { HEAD } else { State::Sized(left) };
+        self.state = if left == 0 { HEAD } else { ValidatorState::Sized(left) };
         step
     }
 
-    fn chunked(&mut self, bytes: &[u8], at: Chunked) -> Result<usize, Fault> {
-        if let Chunked::Data(left) = at {
+    fn chunked(&mut self, bytes: &[u8], at: ChunkedState) -> Result<usize, InputFault> {
+        if let ChunkedState::Data(left) = at {
             let (step, left) = take(bytes, left);
-            let next = if left == 0 { Chunked::DataCr } else { Chunked::Data(left) };
-            self.state = State::Chunked(next);
+            let next = if left == 0 { ChunkedState::DataCr } else { ChunkedState::Data(left) };
+            self.state = ValidatorState::Chunked(next);
             return Ok(step);
         }
         let Some(byte) = bytes.first() else { return Ok(0) };
-        self.state = match at.after(*byte).ok_or(Fault::Body)? {
-            Some(next) => State::Chunked(next),
+        self.state = match at.after(*byte).ok_or(InputFault::Body)? {
+            Some(next) => ValidatorState::Chunked(next),
             None => HEAD,
         };
         Ok(1)
@@ -174,15 +179,15 @@ impl Default for Validator {
     }
 }
 
-const HEAD: State = State::Head { seen: 0, looked: 0 };
-const MALFORMED: Fault = Fault::Head(Refusal::HeadMalformed);
+const HEAD: ValidatorState = ValidatorState::Head { seen: 0, looked: 0 };
+const MALFORMED: InputFault = InputFault::Head(Refusal::HeadMalformed);
 
 /// Judges so many bytes of a head, of which those that have been seen end their lines and the rest
 /// do not. A line that has ended is judged as it was before its end came: a head may come in pieces.
-const fn judge_size(seen: usize, bytes: usize) -> Result<(), Fault> {
+const fn judge_size(seen: usize, bytes: usize) -> Result<(), InputFault> {
     match (seen, bytes) {
-        (0..=2, FIRST_LINE_BYTES_MAX..) => Err(Fault::Head(Refusal::TargetTooLong)),
-        (_, HEAD_BYTES_MAX..) => Err(Fault::Head(Refusal::HeadTooLarge)),
+        (0..=2, FIRST_LINE_BYTES_MAX..) => Err(InputFault::Head(Refusal::TargetTooLong)),
+        (_, HEAD_BYTES_MAX..) => Err(InputFault::Head(Refusal::HeadTooLarge)),
         _ => Ok(()),
     }
 }
@@ -193,7 +198,7 @@ fn take(bytes: &[u8], left: u64) -> (usize, u64) {
     (step, left.saturating_sub(u64::try_from(step).unwrap_or(u64::MAX)))
 }
 
-impl Chunked {
+impl ChunkedState {
     const START: Self = Self::Size { digits: 0, size: 0 };
 
     /// What follows this byte: nothing if it may not stand here, no more of the body if it was the
@@ -232,7 +237,7 @@ impl Chunked {
 }
 
 /// Judges a whole head, and says what follows it.
-fn judge(head: &[u8]) -> Result<State, Refusal> {
+fn judge(head: &[u8]) -> Result<ValidatorState, Refusal> {
     let mut lines = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(head, &mut lines) {
@@ -273,9 +278,9 @@ fn judge(head: &[u8]) -> Result<State, Refusal> {
     }
     match (is_coded, length) {
         (true, Some(_)) => Err(Refusal::FramingAmbiguous),
-        (true, None) => Ok(State::Chunked(Chunked::START)),
+        (true, None) => Ok(ValidatorState::Chunked(ChunkedState::START)),
         (false, None | Some(0)) => Ok(HEAD),
-        (false, Some(length)) => Ok(State::Sized(length)),
+        (false, Some(length)) => Ok(ValidatorState::Sized(length)),
     }
 }
 
@@ -336,7 +341,7 @@ mod tests {
     const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n";
 
     /// All that is passed of a connection whose bytes come in pieces of this size, and the fault.
-    fn passed(bytes: &[u8], piece: usize) -> (Vec<u8>, Option<Fault>, Validator) {
+    fn passed(bytes: &[u8], piece: usize) -> (Vec<u8>, Option<InputFault>, Validator) {
         let (mut validator, mut held, mut out) = (Validator::new(), Vec::new(), Vec::new());
         for piece in bytes.chunks(piece.max(1)) {
             held.extend_from_slice(piece);
@@ -349,7 +354,7 @@ mod tests {
         (out, None, validator)
     }
 
-    fn head(lines: &str) -> Option<Fault> {
+    fn head(lines: &str) -> Option<InputFault> {
         let head = format!("POST /a HTTP/1.1\r\nHost: x\r\n{lines}\r\n");
         passed(head.as_bytes(), usize::MAX).1
     }
@@ -388,10 +393,10 @@ mod tests {
             ("Transfer-Encoding:\r\n", FramingAmbiguous),
             ("Transfer-Encoding: gzip, chunked\r\n", TransferCodingUnknown),
         ] {
-            assert_eq!(head(lines), Some(Fault::Head(refusal)), "{lines:?}");
+            assert_eq!(head(lines), Some(InputFault::Head(refusal)), "{lines:?}");
         }
         let old = b"POST / HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
-        assert_eq!(passed(old, usize::MAX).1, Some(Fault::Head(FramingAmbiguous)));
+        assert_eq!(passed(old, usize::MAX).1, Some(InputFault::Head(FramingAmbiguous)));
         for lines in [
             "Content-Length: 0000003\r\n",
             "Transfer-Encoding: \tchunked\r\n",
@@ -436,13 +441,13 @@ mod tests {
         ] {
             let (out, fault, _) = passed(bytes.as_bytes(), usize::MAX);
             let shown = bytes.get(..60).unwrap_or(bytes);
-            assert_eq!((out.len(), fault), (0, Some(Fault::Head(refusal))), "{shown:?}");
+            assert_eq!((out.len(), fault), (0, Some(InputFault::Head(refusal))), "{shown:?}");
         }
         let (out, fault, _) = passed(b"\r\nGET / HTTP/1.1\r\n\r\n", usize::MAX);
         assert_eq!((out.len(), fault), (20, None), "one empty line is forgiven");
         let (_, fault, _) = passed(b"GET /a?b=\"c HTTP/1.1\r\n\r\n", usize::MAX);
         let byte = Refusal::TargetMalformed(TargetFault::Url(UrlFault::QueryByte));
-        assert_eq!(fault, Some(Fault::Head(byte)));
+        assert_eq!(fault, Some(InputFault::Head(byte)));
     }
 
     /// hyper's own limits lie above ours only if ours hold for a head that comes all at once.
@@ -456,7 +461,7 @@ mod tests {
             let value = "b".repeat(bytes - "GET / HTTP/1.1\r\nA: \r\n\r\n".len());
             format!("GET / HTTP/1.1\r\nA: {value}\r\n\r\n")
         };
-        let fault = |refusal| Some(Fault::Head(refusal));
+        let fault = |refusal| Some(InputFault::Head(refusal));
         for (bytes, due) in [
             (line(FIRST_LINE_BYTES_MAX - 1), None),
             (line(FIRST_LINE_BYTES_MAX), fault(Refusal::TargetTooLong)),
@@ -509,7 +514,7 @@ mod tests {
             "0\r\n\rX",
         ] {
             let (_, fault, _) = passed(format!("{head}{body}").as_bytes(), usize::MAX);
-            assert_eq!(fault, Some(Fault::Body), "{body:?}");
+            assert_eq!(fault, Some(InputFault::Body), "{body:?}");
         }
     }
 

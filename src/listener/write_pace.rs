@@ -11,7 +11,7 @@ use tokio::time::{Instant, Sleep};
 
 /// Why a connection is ended before its consumer ends it: what an [`io::Error`] of ours holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Breach {
+pub(super) enum PaceBreach {
     /// A head did not end.
     #[error("the head did not end in time")]
     Head,
@@ -23,11 +23,11 @@ pub(super) enum Breach {
     Frames,
 }
 
-impl From<Breach> for io::Error {
-    fn from(breach: Breach) -> Self {
+impl From<PaceBreach> for io::Error {
+    fn from(breach: PaceBreach) -> Self {
         let kind = match breach {
-            Breach::Head | Breach::Write => io::ErrorKind::TimedOut,
-            Breach::Frames => io::ErrorKind::QuotaExceeded,
+            PaceBreach::Head | PaceBreach::Write => io::ErrorKind::TimedOut,
+            PaceBreach::Frames => io::ErrorKind::QuotaExceeded,
         };
         Self::new(kind, breach)
     }
@@ -35,15 +35,15 @@ impl From<Breach> for io::Error {
 
 /// How an answer must be taken.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Taking {
+pub(super) struct PaceLimits {
     /// Once writes have waited so long, all in all,
     pub(super) stall: Duration,
     /// so many bytes a second must have been taken, or the connection ends; then it is counted anew.
     pub(super) rate_min: u32,
 }
 
-impl Taking {
-    fn owed(self) -> u64 {
+impl PaceLimits {
+    fn bytes_due(self) -> u64 {
         let stall_ms = u64::try_from(self.stall.as_millis()).unwrap_or(u64::MAX);
         (stall_ms.saturating_mul(u64::from(self.rate_min)) / 1000).max(1)
     }
@@ -52,7 +52,7 @@ impl Taking {
 /// Pace of the writes on one connection.
 #[derive(Debug)]
 pub(super) struct WritePace {
-    taking: Taking,
+    taking: PaceLimits,
     /// Bytes taken since the waiting was last counted anew.
     taken: u64,
     waited: Duration,
@@ -61,7 +61,7 @@ pub(super) struct WritePace {
 }
 
 impl WritePace {
-    pub(super) const fn new(taking: Taking) -> Self {
+    pub(super) const fn new(taking: PaceLimits) -> Self {
         Self { taking, taken: 0, waited: Duration::ZERO, waiting_since: None, timer: None }
     }
 
@@ -94,8 +94,8 @@ impl WritePace {
             if timer.as_mut().poll(context).is_pending() {
                 return Poll::Pending;
             }
-            if self.taken < self.taking.owed() {
-                return Poll::Ready(Err(Breach::Write.into()));
+            if self.taken < self.taking.bytes_due() {
+                return Poll::Ready(Err(PaceBreach::Write.into()));
             }
             (self.taken, self.waited) = (0, Duration::ZERO);
             (self.waiting_since, self.timer) = (Some(Instant::now()), None);

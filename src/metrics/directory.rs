@@ -9,7 +9,7 @@ use super::{counter, counters, gauge, gauges, histogram};
 
 /// What a look-up found.
 #[derive(Debug, Clone, Copy)]
-pub enum Lookup {
+pub enum LookupResult {
     /// The file says so, whatever the sources say.
     Pinned,
     /// A fresh entry.
@@ -26,7 +26,7 @@ pub enum Lookup {
     Miss,
 }
 
-impl Lookup {
+impl LookupResult {
     const ALL: [Self; 7] = [
         Self::Pinned,
         Self::Hit,
@@ -52,7 +52,7 @@ impl Lookup {
 
 /// Why a practice was looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trigger {
+pub enum LookupTrigger {
     /// A request waits for it.
     Request,
     /// A request was served what is stale.
@@ -63,7 +63,7 @@ pub enum Trigger {
     Conflict,
 }
 
-impl Trigger {
+impl LookupTrigger {
     const ALL: [Self; 4] = [Self::Request, Self::Stale, Self::Ahead, Self::Conflict];
 
     const fn label(self) -> &'static str {
@@ -89,7 +89,7 @@ pub enum Conflict {
 
 /// What came of a forced look-up.
 #[derive(Debug, Clone, Copy)]
-pub enum Settled {
+pub enum ForcedLookupResult {
     /// What was held was wrong: the request goes on.
     Resolved,
     /// What was held was right, or nothing more is known.
@@ -110,7 +110,7 @@ impl Conflict {
     }
 }
 
-impl Settled {
+impl ForcedLookupResult {
     const fn label(self) -> &'static str {
         match self {
             Self::Resolved => "resolved",
@@ -236,7 +236,7 @@ impl DirectoryMetrics {
                 &["kind"],
             ),
             open: gauges(
-                "directory_source_spared",
+                "directory_source_circuit_open",
                 "1 while a live source is not asked, after failures",
                 &["source"],
             ),
@@ -267,7 +267,7 @@ impl DirectoryMetrics {
     }
 
     fn touch(&self) {
-        for lookup in Lookup::ALL {
+        for lookup in LookupResult::ALL {
             self.lookups.with_label_values(&[lookup.label()]);
         }
         for source in ["sds-api", "sds-ldap"] {
@@ -279,14 +279,14 @@ impl DirectoryMetrics {
             }
         }
         for result in ["ok", "failed"] {
-            for trigger in Trigger::ALL {
+            for trigger in LookupTrigger::ALL {
                 self.refreshes.with_label_values(&[trigger.label(), result]);
             }
         }
         for conflict in Conflict::ALL {
             let settled = match conflict {
-                Conflict::Receiver | Conflict::Target => Settled::Resolved,
-                Conflict::Unreached => Settled::Begun,
+                Conflict::Receiver | Conflict::Target => ForcedLookupResult::Resolved,
+                Conflict::Unreached => ForcedLookupResult::Begun,
             };
             self.conflicts.with_label_values(&[conflict.label(), settled.label()]);
         }
@@ -296,7 +296,7 @@ impl DirectoryMetrics {
     }
 
     /// Something was looked up.
-    pub fn looked_up(&self, lookup: Lookup) {
+    pub fn looked_up(&self, lookup: LookupResult) {
         self.lookups.with_label_values(&[lookup.label()]).inc();
     }
 
@@ -317,7 +317,7 @@ impl DirectoryMetrics {
         self.waits.with_label_values(&[source]).observe(waited.as_secs_f64());
     }
 
-    /// A live source is spared, or no longer.
+    /// Sets whether the circuit of a live source is open.
     pub fn open(&self, source: &'static str, is_open: bool) {
         self.open.with_label_values(&[source]).set(i64::from(is_open));
     }
@@ -328,12 +328,12 @@ impl DirectoryMetrics {
     }
 
     /// A look-up of a practice has ended.
-    pub fn refreshed(&self, trigger: Trigger, ok: bool) {
+    pub fn refreshed(&self, trigger: LookupTrigger, ok: bool) {
         self.refreshes.with_label_values(&[trigger.label(), result(ok)]).inc();
     }
 
     /// A request contradicts what is held.
-    pub fn conflict(&self, conflict: Conflict, settled: Settled) {
+    pub fn conflict(&self, conflict: Conflict, settled: ForcedLookupResult) {
         self.conflicts.with_label_values(&[conflict.label(), settled.label()]).inc();
     }
 

@@ -1,6 +1,8 @@
 //! One of each refusal: for tables, metrics and tests.
 
-use super::{Allowance, CertificateFault, OddOne, Reached, Refusal, SspHeader, TargetFault};
+use super::{
+    CertificateFault, MismatchedSide, QuotaLeft, Reached, Refusal, SspHeader, TargetFault,
+};
 use crate::spine::{Asid, CpaId, ServiceRoot};
 
 /// One of each row, in the order of the line: for tables, metrics and tests.
@@ -49,14 +51,14 @@ pub fn every() -> Vec<Refusal> {
     all.extend(headers.map(Refusal::HeaderRepeated));
     all.extend(headers.map(Refusal::HeaderInvalid));
     all.extend([
-        Refusal::KnockLimited,
+        Refusal::CertificateRateLimited,
         Refusal::SenderUnknown(from.clone()),
         Refusal::LookupsExceeded,
         Refusal::DirectoryUnavailable,
         Refusal::CertificateNotSenders(from.clone()),
         Refusal::SenderNotCertificates(from.clone()),
         Refusal::Overloaded,
-        Refusal::QuotaExceeded { allowance: Allowance::default(), retry_after_s: 1 },
+        Refusal::QuotaExceeded { allowance: QuotaLeft::default(), retry_after_s: 1 },
         Refusal::ConsumerBusy,
         Refusal::InteractionUnknown,
         Refusal::InteractionNotAllowed,
@@ -88,7 +90,7 @@ pub fn every() -> Vec<Refusal> {
         Refusal::ReceiverAmbiguous,
         Refusal::ReceiverNotPractices,
     ]);
-    let odd = [OddOne::Target, OddOne::Receiver, OddOne::Stray];
+    let odd = [MismatchedSide::Target, MismatchedSide::Receiver, MismatchedSide::Stray];
     all.extend(odd.map(|odd| Refusal::TargetVaries {
         url: root.to_string(),
         root: root.clone(),
@@ -99,7 +101,7 @@ pub fn every() -> Vec<Refusal> {
         Refusal::AudienceMismatch,
         Refusal::NoAgreement { from, to },
         Refusal::ProviderBusy,
-        Refusal::ProviderSpared { retry_after_s: 1 },
+        Refusal::ProviderCircuitOpen { retry_after_s: 1 },
     ]);
     all.extend(reached.map(|reached| Refusal::ProviderFailed { url: url.clone(), reached }));
     all.extend(reached.map(|reached| Refusal::ProviderTimedOut { reached }));

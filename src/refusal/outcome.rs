@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Family, Refusal};
+use super::{BodyFamily, Refusal};
 
 /// Spec: profile of an `OperationOutcome` that GP Connect consumers validate.
 const PROFILE: &str = "https://fhir.nhs.uk/STU3/StructureDefinition/GPConnect-OperationOutcome-1";
@@ -15,7 +15,7 @@ const METHOD: &str = "https://fhir.nhs.uk/StructureDefinition/spine-operationout
 
 /// The two encodings of FHIR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Format {
+pub enum FhirFormat {
     /// `application/fhir+json`
     #[default]
     Json,
@@ -23,7 +23,7 @@ pub enum Format {
     Xml,
 }
 
-impl Format {
+impl FhirFormat {
     /// Spec: `_format` overrides `Accept`, which overrides `Content-Type`; JSON when none speaks.
     ///
     /// `accept` are the values of all `Accept` lines.
@@ -113,7 +113,7 @@ fn weight(parameter: &str) -> Option<f32> {
 /// Which family of bodies a consumer is answered with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Errors {
+pub enum ErrorFamily {
     /// Each refusal in its own family, as the live proxy does.
     #[default]
     Documented,
@@ -123,37 +123,37 @@ pub enum Errors {
 
 /// An `OperationOutcome` about to be written.
 #[derive(Debug, Clone, Copy)]
-pub struct Outcome<'a> {
+pub struct OperationOutcome<'a> {
     /// The reason.
     pub refusal: &'a Refusal,
     /// The exchange's id, a UUID: the resource's own id.
     pub id: &'a str,
     /// Which family the consumer is answered with.
-    pub errors: Errors,
+    pub errors: ErrorFamily,
 }
 
-impl Outcome<'_> {
+impl OperationOutcome<'_> {
     /// The resource's text.
     #[must_use]
-    pub fn text(&self, format: Format) -> String {
+    pub fn text(&self, format: FhirFormat) -> String {
         match format {
-            Format::Json => self.json(),
-            Format::Xml => self.xml(),
+            FhirFormat::Json => self.json(),
+            FhirFormat::Xml => self.xml(),
         }
     }
 
-    fn parts(&self) -> Parts {
+    fn parts(&self) -> OutcomeParts {
         let row = self.refusal.row();
         let text = self.refusal.to_string();
         let status = row.status.to_string();
         let family = match self.errors {
-            Errors::Documented => row.family,
-            Errors::Gpconnect => Family::GpConnect,
+            ErrorFamily::Documented => row.family,
+            ErrorFamily::Gpconnect => BodyFamily::GpConnect,
         };
         let (profile, id, severity, system, code, display, diagnostics) = match family {
-            Family::Spine => (None, true, "error", LEGACY, status, text.clone(), Some(text)),
-            Family::SpineMethod => (None, false, "fatal", METHOD, status, text, None),
-            Family::GpConnect => {
+            BodyFamily::Spine => (None, true, "error", LEGACY, status, text.clone(), Some(text)),
+            BodyFamily::SpineMethod => (None, false, "fatal", METHOD, status, text, None),
+            BodyFamily::GpConnect => {
                 let display = display(row.code).to_owned();
                 (
                     Some(PROFILE),
@@ -167,7 +167,7 @@ impl Outcome<'_> {
             }
         };
         let id = id.then(|| self.id.to_owned());
-        Parts { id, profile, severity, issue: row.issue, system, code, display, diagnostics }
+        OutcomeParts { id, profile, severity, issue: row.issue, system, code, display, diagnostics }
     }
 
     fn json(&self) -> String {
@@ -225,7 +225,7 @@ impl Outcome<'_> {
     }
 }
 
-struct Parts {
+struct OutcomeParts {
     id: Option<String>,
     profile: Option<&'static str>,
     severity: &'static str,
@@ -277,15 +277,16 @@ fn escaped(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn text(refusal: &Refusal, format: Format, errors: Errors) -> String {
-        Outcome { refusal, id: "10960df2-29d1-4e71-823c-c0bb9d723012", errors }.text(format)
+    fn text(refusal: &Refusal, format: FhirFormat, errors: ErrorFamily) -> String {
+        OperationOutcome { refusal, id: "10960df2-29d1-4e71-823c-c0bb9d723012", errors }
+            .text(format)
     }
 
     #[test]
     fn the_documented_refusal_is_the_live_proxys_payload() {
         let refusal = Refusal::SenderUnknown("100000000001".parse().unwrap());
         assert_eq!(
-            text(&refusal, Format::Json, Errors::Documented),
+            text(&refusal, FhirFormat::Json, ErrorFamily::Documented),
             r#"{"resourceType":"OperationOutcome","id":"10960df2-29d1-4e71-823c-c0bb9d723012","issue":[{"code":"forbidden","severity":"error","details":{"coding":[{"code":"403","display":"ASID_CHECK_FAILED_MESSAGESENDER_100000000001","system":"http://fhir.nhs.net/ValueSet/gpconnect-schedule-response-code-1-0"}]},"diagnostics":"ASID_CHECK_FAILED_MESSAGESENDER_100000000001"}]}"#
         );
     }
@@ -293,16 +294,16 @@ mod tests {
     #[test]
     fn every_refusal_is_well_formed_in_both_encodings_and_families() {
         for refusal in super::super::every() {
-            for errors in [Errors::Documented, Errors::Gpconnect] {
-                let json = text(&refusal, Format::Json, errors);
+            for errors in [ErrorFamily::Documented, ErrorFamily::Gpconnect] {
+                let json = text(&refusal, FhirFormat::Json, errors);
                 let value: serde_json::Value = serde_json::from_str(&json).unwrap();
                 let issue = &value["issue"][0];
                 assert_eq!(issue["details"]["coding"].as_array().unwrap().len(), 1);
-                if errors == Errors::Gpconnect {
+                if errors == ErrorFamily::Gpconnect {
                     assert_eq!(value["meta"]["profile"][0], PROFILE);
                     assert_eq!(issue["severity"], "error");
                 }
-                let xml = text(&refusal, Format::Xml, errors);
+                let xml = text(&refusal, FhirFormat::Xml, errors);
                 assert!(xml.starts_with("<OperationOutcome xmlns=\"http://hl7.org/fhir\">"));
                 assert!(xml.ends_with("</OperationOutcome>"));
                 assert_eq!(xml.matches("<coding>").count(), 1);
@@ -314,17 +315,17 @@ mod tests {
     fn the_parameter_wins_over_accept_and_accept_over_content_type() {
         let xml = Some("application/fhir+xml");
         let json = Some("application/fhir+json;charset=utf-8");
-        assert_eq!(Format::negotiate(None, None, None), Format::Json);
-        assert_eq!(Format::negotiate(None, xml, json), Format::Xml);
-        assert_eq!(Format::negotiate(None, Some("*/*"), xml), Format::Xml);
+        assert_eq!(FhirFormat::negotiate(None, None, None), FhirFormat::Json);
+        assert_eq!(FhirFormat::negotiate(None, xml, json), FhirFormat::Xml);
+        assert_eq!(FhirFormat::negotiate(None, Some("*/*"), xml), FhirFormat::Xml);
         let query = Some("a=b&_format=application%2Ffhir%2Bjson");
-        assert_eq!(Format::negotiate(query, xml, xml), Format::Json);
-        assert_eq!(Format::negotiate(Some("_format=xml"), json, None), Format::Xml);
+        assert_eq!(FhirFormat::negotiate(query, xml, xml), FhirFormat::Json);
+        assert_eq!(FhirFormat::negotiate(Some("_format=xml"), json, None), FhirFormat::Xml);
     }
 
     #[test]
     fn the_weights_of_accept_count() {
-        use Format::{Json, Xml};
+        use FhirFormat::{Json, Xml};
         for (accept, content, due) in [
             (&["application/fhir+xml;q=0.5, application/fhir+json"][..], None, Json),
             (&["application/fhir+json;q=0.1,application/fhir+xml;q=0.2"], None, Xml),
@@ -346,7 +347,7 @@ mod tests {
             (&["", ",;,q=0"], None, Json),
         ] {
             let accept = accept.iter().copied();
-            assert_eq!(Format::negotiate(None, accept.clone(), content), due, "{accept:?}");
+            assert_eq!(FhirFormat::negotiate(None, accept.clone(), content), due, "{accept:?}");
         }
     }
 }

@@ -1,10 +1,10 @@
 //! The table: all that an answer to a refusal says besides its text.
 
-use super::{OddOne, Reached, Refusal, SspHeader};
+use super::{MismatchedSide, Reached, Refusal, SspHeader};
 
 /// Which body a refusal is written with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
+pub enum BodyFamily {
     /// The live Spine Secure Proxy's own payload, for the refusals it documents.
     Spine,
     /// The live Spine Secure Proxy's payload for a method it does not take.
@@ -15,7 +15,7 @@ pub enum Family {
 
 /// A row of the table: all that an answer says besides its text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Row {
+pub struct RefusalRow {
     /// The refusal's own word: in `Proxy-Status`, logs, metrics and records alike.
     pub token: &'static str,
     /// HTTP status.
@@ -25,7 +25,7 @@ pub struct Row {
     /// Code of Spine-ErrorOrWarningCode-1.
     pub code: &'static str,
     /// Which body it has.
-    pub family: Family,
+    pub family: BodyFamily,
     /// Proxy error type of RFC 9209, §2.3.
     pub proxy_error: &'static str,
 }
@@ -40,11 +40,11 @@ const fn gp(
     issue: &'static str,
     code: &'static str,
     proxy_error: &'static str,
-) -> Row {
-    Row { token, status, issue, code, family: Family::GpConnect, proxy_error }
+) -> RefusalRow {
+    RefusalRow { token, status, issue, code, family: BodyFamily::GpConnect, proxy_error }
 }
 
-const fn bad(token: &'static str) -> Row {
+const fn bad(token: &'static str) -> RefusalRow {
     gp(token, 400, "invalid", BAD, "http_request_error")
 }
 
@@ -53,20 +53,20 @@ const fn spine(
     status: u16,
     issue: &'static str,
     proxy_error: &'static str,
-) -> Row {
+) -> RefusalRow {
     let code = match status {
         400 => BAD,
         403 => DENIED,
         _ => BROKEN,
     };
-    Row { token, status, issue, code, family: Family::Spine, proxy_error }
+    RefusalRow { token, status, issue, code, family: BodyFamily::Spine, proxy_error }
 }
 
 impl Refusal {
     /// The refusal's row. One match, no wildcard: a new reason does not compile without its answer.
     #[must_use]
     #[expect(clippy::too_many_lines, reason = "one row a refusal: it is the table")]
-    pub const fn row(&self) -> Row {
+    pub const fn row(&self) -> RefusalRow {
         const REQUEST: &str = "http_request_error";
         const DENY: &str = "http_request_denied";
         const CERT: &str = "tls_certificate_error";
@@ -89,12 +89,12 @@ impl Refusal {
             Self::CertificateUnknown => gp("certificate_unknown", 495, "forbidden", BAD, CERT),
             Self::HeadMalformed => bad("head_malformed"),
             Self::VersionUnknown => gp("version_unknown", 505, "not-supported", BAD, REQUEST),
-            Self::MethodNotAllowed => Row {
+            Self::MethodNotAllowed => RefusalRow {
                 token: "method_not_allowed",
                 status: 405,
                 issue: "forbidden",
                 code: BAD,
-                family: Family::SpineMethod,
+                family: BodyFamily::SpineMethod,
                 proxy_error: REQUEST,
             },
             Self::MethodUnknown => {
@@ -130,7 +130,9 @@ impl Refusal {
             Self::HeaderInvalid(From) => bad("from_invalid"),
             Self::HeaderInvalid(To) => bad("to_invalid"),
             Self::HeaderInvalid(InteractionId) => bad("interaction_id_invalid"),
-            Self::KnockLimited => gp("knock_limited", 429, "throttled", DENIED, DENY),
+            Self::CertificateRateLimited => {
+                gp("certificate_rate_limited", 429, "throttled", DENIED, DENY)
+            }
             Self::LookupsExceeded => gp("lookups_exceeded", 429, "throttled", DENIED, DENY),
             Self::SenderUnknown(_) => spine("sender_unknown", 403, "forbidden", DENY),
             Self::DirectoryUnavailable => {
@@ -182,13 +184,13 @@ impl Refusal {
             }
             Self::ReceiverAmbiguous => gp("receiver_ambiguous", 500, "processing", BROKEN, OURS),
             Self::ReceiverNotPractices => bad("receiver_not_practices"),
-            Self::TargetVaries { odd: OddOne::Target, .. } => {
+            Self::TargetVaries { odd: MismatchedSide::Target, .. } => {
                 spine("target_not_receivers", 400, "invalid", REQUEST)
             }
-            Self::TargetVaries { odd: OddOne::Receiver, .. } => {
+            Self::TargetVaries { odd: MismatchedSide::Receiver, .. } => {
                 spine("receiver_not_targets", 400, "invalid", REQUEST)
             }
-            Self::TargetVaries { odd: OddOne::Stray, .. } => {
+            Self::TargetVaries { odd: MismatchedSide::Stray, .. } => {
                 spine("target_unregistered", 400, "invalid", REQUEST)
             }
             Self::AudienceMismatch => bad("audience_mismatch"),
@@ -196,8 +198,8 @@ impl Refusal {
             Self::ProviderBusy => {
                 gp("provider_busy", 503, "transient", BROKEN, "connection_limit_reached")
             }
-            Self::ProviderSpared { .. } => {
-                gp("provider_spared", 503, "transient", BROKEN, "destination_unavailable")
+            Self::ProviderCircuitOpen { .. } => {
+                gp("provider_circuit_open", 503, "transient", BROKEN, "destination_unavailable")
             }
             Self::ProviderFailed { reached: NotSent, .. } => {
                 spine("provider_not_reached", 502, "transient", "destination_unavailable")
@@ -223,4 +225,16 @@ impl Refusal {
             Self::Internal => gp("internal", 500, "exception", BROKEN, OURS),
         }
     }
+}
+/// Tokens of version 0.1, each with the one that has taken its place: a journal may hold either.
+const FORMER_TOKENS: [(&str, &str); 2] =
+    [("knock_limited", "certificate_rate_limited"), ("provider_spared", "provider_circuit_open")];
+
+/// Returns every name under which a journal may hold the refusal that `token` names today or named once.
+pub fn token_names(token: &str) -> Vec<String> {
+    let names = FORMER_TOKENS
+        .into_iter()
+        .filter(|(former, current)| token == *former || token == *current)
+        .flat_map(|(former, current)| [former, current].map(str::to_owned));
+    std::iter::once(token.to_owned()).chain(names).collect()
 }

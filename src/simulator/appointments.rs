@@ -3,55 +3,58 @@
 use jiff::civil::Date;
 
 use super::held::Booking;
-use super::parameters::{Bound, Parameters};
-use super::reply::{Answer, Fault, Kind, Reply};
+use super::parameters::{DateBound, Parameters};
+use super::reply::{InteractionResult, ReplyFault, ResourceReply, SpineErrorCode};
 use super::store::{Store, number};
 use super::{Call, fhir, local_time};
 
 /// Spec: `GET /Appointment/[id]`.
-pub(super) fn read(store: &Store, call: &Call<'_>) -> Answer {
+pub(super) fn read(store: &Store, call: &Call<'_>) -> InteractionResult {
     let (_, booking) = find(store, call.id)?;
-    Ok(Reply::resource(booking.resource.clone()))
+    Ok(ResourceReply::resource(booking.resource.clone()))
 }
 
 /// The appointment of this id, as sent.
-pub(super) fn find<'a>(store: &'a Store, id: &str) -> Result<(u32, &'a Booking), Fault> {
-    number(id)
-        .and_then(|id| Some((id, store.bookings().get(&id)?)))
-        .ok_or_else(|| Fault::new(Kind::NoRecordFound, "no such appointment is known here"))
+pub(super) fn find<'a>(store: &'a Store, id: &str) -> Result<(u32, &'a Booking), ReplyFault> {
+    number(id).and_then(|id| Some((id, store.bookings().get(&id)?))).ok_or_else(|| {
+        ReplyFault::new(SpineErrorCode::NoRecordFound, "no such appointment is known here")
+    })
 }
 
 /// Spec: `GET /Patient/[id]/Appointment?start=ge…&start=le…`, whatever became of them.
-pub(super) fn of_patient(store: &Store, call: &Call<'_>) -> Answer {
-    let patient = number(call.id)
-        .filter(|id| store.known("Patient", *id).is_some())
-        .ok_or_else(|| Fault::new(Kind::PatientNotFound, "no such patient is known here"))?;
+pub(super) fn of_patient(store: &Store, call: &Call<'_>) -> InteractionResult {
+    let patient =
+        number(call.id).filter(|id| store.known("Patient", *id).is_some()).ok_or_else(|| {
+            ReplyFault::new(SpineErrorCode::PatientNotFound, "no such patient is known here")
+        })?;
     let (first, last) = range(&call.parameters, local_time::day(call.now))?;
     let found = store.bookings().values().filter(|booking| {
         booking.patient == patient && (first..=last).contains(&local_time::day(booking.start))
     });
-    Ok(Reply::plain(fhir::bundle(found.map(|booking| booking.resource.clone()))))
+    Ok(ResourceReply::plain(fhir::bundle(found.map(|booking| booking.resource.clone()))))
 }
 
 /// The days asked for: two, in either order of sending, none of them over.
-fn range(asked: &Parameters, today: Date) -> Result<(Date, Date), Fault> {
+fn range(asked: &Parameters, today: Date) -> Result<(Date, Date), ReplyFault> {
     let starts = asked.all("start");
     let end_of = |prefix: &str| {
         let mut values = starts.iter().filter(|value| value.starts_with(prefix));
-        match Bound::parse(values.next().copied().unwrap_or_default(), prefix)? {
-            Bound::Day(day) => Ok(day),
-            Bound::Instant(_) => Err(Fault::parameter("start is a date without a time here")),
+        match DateBound::parse(values.next().copied().unwrap_or_default(), prefix)? {
+            DateBound::Day(day) => Ok(day),
+            DateBound::Instant(_) => {
+                Err(ReplyFault::parameter("start is a date without a time here"))
+            }
         }
     };
     if starts.len() != 2 {
-        return Err(Fault::parameter("start is needed twice, with ge and with le"));
+        return Err(ReplyFault::parameter("start is needed twice, with ge and with le"));
     }
     let (first, last) = (end_of("ge")?, end_of("le")?);
     if first < today {
-        return Err(Fault::parameter("the range begins before today"));
+        return Err(ReplyFault::parameter("the range begins before today"));
     }
     if last < first {
-        return Err(Fault::parameter("the range ends before it begins"));
+        return Err(ReplyFault::parameter("the range ends before it begins"));
     }
     Ok((first, last))
 }

@@ -7,15 +7,15 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::form::{judge_form, judge_organisation};
-use super::held::{Booking, Change, Slot, SlotState};
-use super::reply::{Answer, Fault, Kind, Reply, rule};
+use super::held::{Booking, Change, SlotState, StoredSlot};
+use super::reply::{InteractionResult, ReplyFault, ResourceReply, SpineErrorCode, rule};
 use super::seed::Session;
 use super::slots::is_released;
 use super::store::{Store, number};
 use super::{Call, fhir, local_time};
 
 /// Spec: `POST /Appointment`.
-pub(super) fn create(store: &Store, call: &Call<'_>) -> Answer {
+pub(super) fn create(store: &Store, call: &Call<'_>) -> InteractionResult {
     let sent = call.resource()?;
     judge_form(&sent)?;
     rule(!sent.contains_key("id"), "a new appointment has no id")?;
@@ -28,12 +28,15 @@ pub(super) fn create(store: &Store, call: &Call<'_>) -> Answer {
     let slots = find_slots(store, &sent)?;
     let (start, end) = judge_times(&sent, &slots, call.now)?;
     let asked = slots.first().and_then(|(_, slot)| Some((*slot, store.session(slot.schedule)?)));
-    let asked = asked.ok_or_else(|| Fault::resource("the slot has no schedule"))?;
+    let asked = asked.ok_or_else(|| ReplyFault::resource("the slot has no schedule"))?;
     let patient = judge_participants(store, &sent, asked)?;
     rule(is_released(asked.0, asked.1, call.now), "the slot is not to be booked from outside")?;
     rule(organisation.fit(asked.1), "the slot is kept for other organisations")?;
     if slots.iter().any(|(_, slot)| slot.state == SlotState::Busy) {
-        return Err(Fault::new(Kind::DuplicateRejected, "the slot is no longer free"));
+        return Err(ReplyFault::new(
+            SpineErrorCode::DuplicateRejected,
+            "the slot is no longer free",
+        ));
     }
 
     let slots: Vec<u32> = slots.iter().map(|(id, _)| *id).collect();
@@ -43,18 +46,21 @@ pub(super) fn create(store: &Store, call: &Call<'_>) -> Answer {
     let kept = Booking { patient, slots, start, version: 1, resource: resource.clone() };
     changes.push(Change::Booking(id, kept));
     let location = format!("Appointment/{id}/_history/1");
-    Ok(Reply::created(resource, location).with(changes))
+    Ok(ResourceReply::created(resource, location).with(changes))
 }
 
 /// The slots asked for, free or not: adjacent, and of one schedule.
-fn find_slots<'a>(store: &'a Store, sent: &Value) -> Result<Vec<(u32, &'a Slot)>, Fault> {
+fn find_slots<'a>(
+    store: &'a Store,
+    sent: &Value,
+) -> Result<Vec<(u32, &'a StoredSlot)>, ReplyFault> {
     let find = |reference: &Value| {
         let id = number(fhir::referred(fhir::text(reference, "/reference")?, "Slot")?)?;
         Some((id, store.slots().get(&id)?))
     };
     let slots: Option<Vec<_>> = fhir::items(sent, "/slot").iter().map(find).collect();
     let slots =
-        slots.ok_or_else(|| Fault::resource("a slot reference is not one of a slot here"))?;
+        slots.ok_or_else(|| ReplyFault::resource("a slot reference is not one of a slot here"))?;
     rule(!slots.is_empty(), "an appointment has at least one slot")?;
     let adjacent = slots.iter().zip(slots.iter().skip(1)).all(|((_, before), (_, after))| {
         before.end == after.start
@@ -67,16 +73,16 @@ fn find_slots<'a>(store: &'a Store, sent: &Value) -> Result<Vec<(u32, &'a Slot)>
 
 fn judge_times(
     sent: &Value,
-    slots: &[(u32, &Slot)],
+    slots: &[(u32, &StoredSlot)],
     now: Timestamp,
-) -> Result<(Timestamp, Timestamp), Fault> {
+) -> Result<(Timestamp, Timestamp), ReplyFault> {
     let bounds = slots.first().zip(slots.last());
     let bounds = bounds.map(|((_, first), (_, last))| (first.start, last.end));
     let time = |name: &str| fhir::text(sent, name).and_then(|text| text.parse::<Timestamp>().ok());
     let asked = time("/start").zip(time("/end"));
     rule(asked.is_some() && asked == bounds, "start and end are not those of the slots")?;
     rule(time("/created").is_some(), "created is missing or not a time")?;
-    let (start, end) = asked.ok_or_else(|| Fault::resource("start and end are missing"))?;
+    let (start, end) = asked.ok_or_else(|| ReplyFault::resource("start and end are missing"))?;
     rule(start > now, "the appointment would begin in the past")?;
     let minutes = sent.get("minutesDuration");
     let right = json!(start.duration_until(end).as_mins());
@@ -88,8 +94,8 @@ fn judge_times(
 fn judge_participants(
     store: &Store,
     sent: &Value,
-    (slot, session): (&Slot, &Session),
-) -> Result<u32, Fault> {
+    (slot, session): (&StoredSlot, &Session),
+) -> Result<u32, ReplyFault> {
     let (mut patient, mut located) = (None, false);
     for participant in fhir::items(sent, "/participant") {
         let reference = fhir::text(participant, "/actor/reference").unwrap_or_default();
@@ -111,7 +117,7 @@ fn judge_participants(
     rule(channel, "the delivery channel is not that of the slot")?;
     let role = same(fhir::PRACTITIONER_ROLE, &fhir::practitioner_role(session));
     rule(role, "the practitioner role is not that of the schedule")?;
-    patient.ok_or_else(|| Fault::resource("no participant is a patient"))
+    patient.ok_or_else(|| ReplyFault::resource("no participant is a patient"))
 }
 
 /// The appointment as it is kept: what was sent, and what the practice knows besides.
@@ -119,7 +125,7 @@ fn completed(
     mut sent: Value,
     id: u32,
     (start, end): (Timestamp, Timestamp),
-    (slot, session): (&Slot, &Session),
+    (slot, session): (&StoredSlot, &Session),
 ) -> Value {
     let mut extensions = fhir::items(&sent, "/extension").to_vec();
     for (name, ours) in [

@@ -8,12 +8,12 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::held::{Booking, Change, SlotState};
-use super::reply::{Answer, Fault, Kind, Reply, rule};
+use super::reply::{InteractionResult, ReplyFault, ResourceReply, SpineErrorCode, rule};
 use super::store::Store;
 use super::{Call, appointments, fhir, form, judged, local_time};
 
 /// Spec: `PUT /Appointment/[id]` with the interaction that amends.
-pub(super) fn amend(store: &Store, call: &Call<'_>) -> Answer {
+pub(super) fn amend(store: &Store, call: &Call<'_>) -> InteractionResult {
     let (id, sent) = judge(store, call, call.unjudged()?)?;
     let kept = appointments::find(store, call.id)?.1;
     let reason = fhir::extension(&sent, fhir::CANCELLATION_REASON);
@@ -34,13 +34,13 @@ pub(super) fn amend(store: &Store, call: &Call<'_>) -> Answer {
 
 /// Spec: `PUT /Appointment/[id]` with the interaction that cancels; the slots are free again by
 /// the time it is answered.
-pub(super) fn cancel(store: &Store, call: &Call<'_>) -> Answer {
+pub(super) fn cancel(store: &Store, call: &Call<'_>) -> InteractionResult {
     // An empty reason is no FHIR either, but the suite wants it told from a resource that is none.
     let unjudged = call.unjudged()?;
     let reason = fhir::extension(&unjudged, fhir::CANCELLATION_REASON);
     let empty = reason.is_some_and(|known| fhir::text(known, "/valueString") == Some(""));
     if empty {
-        return Err(Fault::parameter("the reason of the cancellation is empty"));
+        return Err(ReplyFault::parameter("the reason of the cancellation is empty"));
     }
     let (id, mut sent) = judge(store, call, unjudged)?;
     let kept = appointments::find(store, call.id)?.1;
@@ -51,7 +51,9 @@ pub(super) fn cancel(store: &Store, call: &Call<'_>) -> Answer {
     rule(same(&sent, &resource, &["status"]), "only the status and the reason may be changed")?;
     let reason = reason
         .filter(|known| fhir::text(known, "/valueString").is_some_and(|why| !why.trim().is_empty()))
-        .ok_or_else(|| Fault::parameter("the reason of the cancellation is missing or empty"))?;
+        .ok_or_else(|| {
+            ReplyFault::parameter("the reason of the cancellation is missing or empty")
+        })?;
 
     // A second cancellation may come after somebody else has booked the slot.
     let freed = match status(&resource) {
@@ -66,7 +68,7 @@ pub(super) fn cancel(store: &Store, call: &Call<'_>) -> Answer {
 }
 
 /// The rules both have in common.
-fn judge(store: &Store, call: &Call<'_>, sent: Value) -> Result<(u32, Value), Fault> {
+fn judge(store: &Store, call: &Call<'_>, sent: Value) -> Result<(u32, Value), ReplyFault> {
     let (id, kept) = appointments::find(store, call.id)?;
     let sent = judged(sent)?;
     form::judge_form(&sent)?;
@@ -79,7 +81,7 @@ fn judge(store: &Store, call: &Call<'_>, sent: Value) -> Result<(u32, Value), Fa
 
 /// Spec: a version that is no longer the current one is a conflict. Consumers that send none are
 /// served, as providers do.
-fn judge_version(headers: &HeaderMap, kept: &Booking) -> Result<(), Fault> {
+fn judge_version(headers: &HeaderMap, kept: &Booking) -> Result<(), ReplyFault> {
     let Some(sent) = headers.get("if-match") else { return Ok(()) };
     let current = format!("\"{}\"", kept.version);
     let sent = sent.to_str().unwrap_or_default().trim();
@@ -87,7 +89,7 @@ fn judge_version(headers: &HeaderMap, kept: &Booking) -> Result<(), Fault> {
         return Ok(());
     }
     let diagnostics = format!("the current version is W/{current}");
-    Err(Fault::new(Kind::ConstraintViolation, diagnostics))
+    Err(ReplyFault::new(SpineErrorCode::ConstraintViolation, diagnostics))
 }
 
 /// Whether two appointments say the same, but for these elements and those the practice fills in.
@@ -135,14 +137,14 @@ fn set(resource: &mut Value, name: &str, value: Option<Value>) {
 }
 
 /// Keeps the appointment as its next version.
-fn keep(id: u32, kept: &Booking, mut resource: Value, mut changes: Vec<Change>) -> Reply {
+fn keep(id: u32, kept: &Booking, mut resource: Value, mut changes: Vec<Change>) -> ResourceReply {
     let version = kept.version + 1;
     if let Some(meta) = resource.pointer_mut("/meta") {
         set(meta, "versionId", Some(json!(version.to_string())));
     }
     let kept = Booking { version, resource: resource.clone(), ..kept.clone() };
     changes.push(Change::Booking(id, kept));
-    Reply::resource(resource).with(changes)
+    ResourceReply::resource(resource).with(changes)
 }
 
 #[cfg(test)]

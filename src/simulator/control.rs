@@ -17,37 +17,37 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
-use super::faults::Unclear;
+use super::faults::FaultWordsError;
 use super::scripts::Script;
-use super::{DiskError, Provider, Received, day};
+use super::{DiskStoreError, ReceivedRequest, SimulatedProvider, day};
 use crate::spine::OdsCode;
 
 /// What the path of every such call begins with.
 pub(super) const BEGINNING: &str = "/_simulator/";
 
 /// Why a call cannot be followed.
-struct Refused(StatusCode, String);
+struct ControlError(StatusCode, String);
 
 /// The body of `PUT clock`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Setting {
+struct ClockSetting {
     #[serde(deserialize_with = "said")]
     now: Option<Timestamp>,
 }
 
 /// The query of a call.
 #[derive(Default)]
-struct Query {
+struct ControlQuery {
     last: Option<usize>,
     ods: Option<OdsCode>,
 }
 
 /// Follows one call.
-pub(super) fn follow(provider: &Provider, head: &Parts, body: &[u8]) -> Response<Bytes> {
+pub(super) fn follow(provider: &SimulatedProvider, head: &Parts, body: &[u8]) -> Response<Bytes> {
     let (status, value) = match carry_out(provider, head, body) {
         Ok(value) => (StatusCode::OK, value),
-        Err(Refused(status, sentence)) => (status, json!({ "error": sentence })),
+        Err(ControlError(status, sentence)) => (status, json!({ "error": sentence })),
     };
     let mut response = Response::new(value.to_string().into());
     *response.status_mut() = status;
@@ -55,31 +55,36 @@ pub(super) fn follow(provider: &Provider, head: &Parts, body: &[u8]) -> Response
     response
 }
 
-fn carry_out(provider: &Provider, head: &Parts, body: &[u8]) -> Result<Value, Refused> {
+fn carry_out(
+    provider: &SimulatedProvider,
+    head: &Parts,
+    body: &[u8],
+) -> Result<Value, ControlError> {
     let path = head.uri.path().strip_prefix(BEGINNING).unwrap_or_default();
     let query = head.uri.query().unwrap_or_default();
     let (room, rest) = path.split_once('/').unwrap_or((path, ""));
     match (head.method.as_str(), room, rest) {
         ("GET", "requests", "") => {
-            Ok(requests(provider, &Query::read(query, &["last", "ods"], provider)?))
+            Ok(requests(provider, &ControlQuery::read(query, &["last", "ods"], provider)?))
         }
         ("DELETE", "requests", "") => {
-            Query::read(query, &[], provider)?;
+            ControlQuery::read(query, &[], provider)?;
             Ok(json!({ "forgotten": provider.forget() }))
         }
         ("GET", "bookings", "") => {
-            Ok(provider.bookings(Query::read(query, &["ods"], provider)?.ods.as_ref()))
+            Ok(provider.bookings(ControlQuery::read(query, &["ods"], provider)?.ods.as_ref()))
         }
         ("POST", "reset", "") => {
-            let ods = Query::read(query, &["ods"], provider)?.ods;
+            let ods = ControlQuery::read(query, &["ods"], provider)?.ods;
             let reset = provider.reset(ods.as_ref(), provider.clock.now());
-            let fault =
-                |why: DiskError| Refused(StatusCode::INTERNAL_SERVER_ERROR, why.to_string());
+            let fault = |why: DiskStoreError| {
+                ControlError(StatusCode::INTERNAL_SERVER_ERROR, why.to_string())
+            };
             Ok(json!({ "reset": reset.map_err(fault)? }))
         }
         ("GET", "clock", "") => Ok(clock(provider)),
         ("PUT", "clock", "") => {
-            let now = read::<Setting>(body)?.now;
+            let now = read::<ClockSetting>(body)?.now;
             if now.is_some_and(|now| !(1972..9000).contains(&day(now).year())) {
                 return Err(bad("the clock can be set to the years 1972 to 8999"));
             }
@@ -94,27 +99,27 @@ fn carry_out(provider: &Provider, head: &Parts, body: &[u8]) -> Result<Value, Re
         }
         (_, "requests" | "bookings" | "reset" | "clock", "") | (_, "scripts", _) => {
             let sentence = format!("{path} does not take {}", head.method);
-            Err(Refused(StatusCode::METHOD_NOT_ALLOWED, sentence))
+            Err(ControlError(StatusCode::METHOD_NOT_ALLOWED, sentence))
         }
-        _ => Err(Refused(
+        _ => Err(ControlError(
             StatusCode::NOT_FOUND,
             format!("there are requests, bookings, reset, clock and scripts here, and no {path}"),
         )),
     }
 }
 
-fn clock(provider: &Provider) -> Value {
+fn clock(provider: &SimulatedProvider) -> Value {
     json!({ "now": provider.clock.now(), "set": provider.clock.is_set() })
 }
 
-fn requests(provider: &Provider, query: &Query) -> Value {
+fn requests(provider: &SimulatedProvider, query: &ControlQuery) -> Value {
     let mut received = provider.received();
     received.retain(|received| query.ods.is_none() || received.ods == query.ods);
     let first = received.len().saturating_sub(query.last.unwrap_or(received.len()));
     received.iter().skip(first).map(request).collect()
 }
 
-fn request(received: &Received) -> Value {
+fn request(received: &ReceivedRequest) -> Value {
     let headers: Vec<Value> = received
         .headers
         .iter()
@@ -138,8 +143,12 @@ fn request(received: &Received) -> Value {
     told
 }
 
-impl Query {
-    fn read(query: &str, names: &[&str], provider: &Provider) -> Result<Self, Refused> {
+impl ControlQuery {
+    fn read(
+        query: &str,
+        names: &[&str],
+        provider: &SimulatedProvider,
+    ) -> Result<Self, ControlError> {
         let mut read = Self::default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -157,12 +166,12 @@ impl Query {
 }
 
 /// The code of a practice that is simulated.
-fn known(provider: &Provider, text: &str) -> Result<OdsCode, Refused> {
+fn known(provider: &SimulatedProvider, text: &str) -> Result<OdsCode, ControlError> {
     let ods = OdsCode::from_any_case(text).ok().filter(|ods| provider.knows(ods));
-    ods.ok_or_else(|| Refused(StatusCode::NOT_FOUND, format!("no practice is called {text}")))
+    ods.ok_or_else(|| ControlError(StatusCode::NOT_FOUND, format!("no practice is called {text}")))
 }
 
-fn read<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, Refused> {
+fn read<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, ControlError> {
     serde_json::from_slice(body).map_err(|fault| bad(format!("the body cannot be read: {fault}")))
 }
 
@@ -171,12 +180,12 @@ fn said<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Erro
     Option::deserialize(from)
 }
 
-fn bad(sentence: impl Into<String>) -> Refused {
-    Refused(StatusCode::BAD_REQUEST, sentence.into())
+fn bad(sentence: impl Into<String>) -> ControlError {
+    ControlError(StatusCode::BAD_REQUEST, sentence.into())
 }
 
-impl From<Unclear> for Refused {
-    fn from(unclear: Unclear) -> Self {
+impl From<FaultWordsError> for ControlError {
+    fn from(unclear: FaultWordsError) -> Self {
         bad(unclear.to_string())
     }
 }

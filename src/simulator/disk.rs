@@ -7,26 +7,26 @@ use redb::{Database, ReadableDatabase as _, TableDefinition, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::held::{Change, Held};
+use super::held::{Change, StoredState};
 use crate::spine::OdsCode;
 
 /// A table of one kind of record: by practice and number.
-type Table = TableDefinition<'static, (&'static str, u32), &'static [u8]>;
+type DiskTable = TableDefinition<'static, (&'static str, u32), &'static [u8]>;
 
-const SLOTS: Table = TableDefinition::new("slots");
-const BOOKINGS: Table = TableDefinition::new("appointments");
-const PATIENTS: Table = TableDefinition::new("patients");
-const DAYS: Table = TableDefinition::new("days");
-const SEEDS: Table = TableDefinition::new("seeds");
+const SLOTS: DiskTable = TableDefinition::new("slots");
+const BOOKINGS: DiskTable = TableDefinition::new("appointments");
+const PATIENTS: DiskTable = TableDefinition::new("patients");
+const DAYS: DiskTable = TableDefinition::new("days");
+const SEEDS: DiskTable = TableDefinition::new("seeds");
 /// Every table.
-const ALL: [Table; 5] = [SLOTS, BOOKINGS, PATIENTS, DAYS, SEEDS];
+const ALL: [DiskTable; 5] = [SLOTS, BOOKINGS, PATIENTS, DAYS, SEEDS];
 
 /// A database that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct DiskError(String);
+pub struct DiskStoreError(String);
 
-impl DiskError {
+impl DiskStoreError {
     pub(super) const fn new(why: String) -> Self {
         Self(why)
     }
@@ -37,15 +37,15 @@ impl DiskError {
 }
 
 /// The database. A write is durable when it returns.
-pub(super) struct Disk {
+pub(super) struct DiskStore {
     path: PathBuf,
     database: Database,
 }
 
-impl Disk {
+impl DiskStore {
     /// Opens the database, or makes it.
-    pub(super) fn open(path: &Path) -> Result<Self, DiskError> {
-        let database = Database::create(path).map_err(|why| DiskError::at(path, &why))?;
+    pub(super) fn open(path: &Path) -> Result<Self, DiskStoreError> {
+        let database = Database::create(path).map_err(|why| DiskStoreError::at(path, &why))?;
         let disk = Self { path: path.to_owned(), database };
         disk.transaction(|transaction| {
             for table in ALL {
@@ -57,9 +57,9 @@ impl Disk {
     }
 
     /// Everything a practice holds.
-    pub(super) fn load(&self, ods: &OdsCode) -> Result<Held, DiskError> {
-        let read = || -> Result<Held, Fault> {
-            let mut held = Held::default();
+    pub(super) fn load(&self, ods: &OdsCode) -> Result<StoredState, DiskStoreError> {
+        let read = || -> Result<StoredState, DiskFault> {
+            let mut held = StoredState::default();
             self.each(SLOTS, ods, |id, slot| held.apply(Change::Slot(id, slot)))?;
             self.each(BOOKINGS, ods, |id, booking| held.apply(Change::Booking(id, booking)))?;
             self.each(PATIENTS, ods, |id, patient| held.apply(Change::Patient(id, patient)))?;
@@ -71,7 +71,7 @@ impl Disk {
     }
 
     /// Writes changes: all of them, or none.
-    pub(super) fn write(&self, ods: &OdsCode, changes: &[Change]) -> Result<(), DiskError> {
+    pub(super) fn write(&self, ods: &OdsCode, changes: &[Change]) -> Result<(), DiskStoreError> {
         self.transaction(|transaction| {
             for change in changes {
                 match change {
@@ -89,7 +89,7 @@ impl Disk {
     }
 
     /// Forgets a practice.
-    pub(super) fn clear(&self, ods: &OdsCode) -> Result<(), DiskError> {
+    pub(super) fn clear(&self, ods: &OdsCode) -> Result<(), DiskStoreError> {
         self.transaction(|transaction| {
             for table in ALL {
                 let mut table = transaction.open_table(table)?;
@@ -101,10 +101,10 @@ impl Disk {
 
     fn each<T: DeserializeOwned>(
         &self,
-        table: Table,
+        table: DiskTable,
         ods: &OdsCode,
         mut found: impl FnMut(u32, T),
-    ) -> Result<(), Fault> {
+    ) -> Result<(), DiskFault> {
         let transaction = self.database.begin_read()?;
         let table = transaction.open_table(table)?;
         for row in table.range((ods.as_str(), 0)..=(ods.as_str(), u32::MAX))? {
@@ -116,9 +116,9 @@ impl Disk {
 
     fn transaction(
         &self,
-        change: impl FnOnce(&WriteTransaction) -> Result<(), Fault>,
-    ) -> Result<(), DiskError> {
-        let whole = || -> Result<(), Fault> {
+        change: impl FnOnce(&WriteTransaction) -> Result<(), DiskFault>,
+    ) -> Result<(), DiskStoreError> {
+        let whole = || -> Result<(), DiskFault> {
             let transaction = self.database.begin_write()?;
             change(&transaction)?;
             Ok(transaction.commit()?)
@@ -127,8 +127,8 @@ impl Disk {
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "it is the end of it")]
-    fn fault(&self, why: Fault) -> DiskError {
-        DiskError::at(&self.path, &why)
+    fn fault(&self, why: DiskFault) -> DiskStoreError {
+        DiskStoreError::at(&self.path, &why)
     }
 }
 
@@ -141,10 +141,10 @@ fn number(day: Date) -> u32 {
 
 fn put<T: Serialize>(
     transaction: &WriteTransaction,
-    table: Table,
+    table: DiskTable,
     (ods, id): (&OdsCode, u32),
     record: &T,
-) -> Result<(), Fault> {
+) -> Result<(), DiskFault> {
     let text = serde_json::to_vec(record)?;
     transaction.open_table(table)?.insert((ods.as_str(), id), text.as_slice())?;
     Ok(())
@@ -152,9 +152,9 @@ fn put<T: Serialize>(
 
 fn remove(
     transaction: &WriteTransaction,
-    table: Table,
+    table: DiskTable,
     (ods, id): (&OdsCode, u32),
-) -> Result<(), Fault> {
+) -> Result<(), DiskFault> {
     transaction.open_table(table)?.remove((ods.as_str(), id))?;
     Ok(())
 }
@@ -162,11 +162,11 @@ fn remove(
 /// What can go wrong between a record and the disk.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
-struct Fault(Box<dyn std::error::Error + Send + Sync>);
+struct DiskFault(Box<dyn std::error::Error + Send + Sync>);
 
 macro_rules! faults {
     ($($kind:ty),*) => {
-        $(impl From<$kind> for Fault {
+        $(impl From<$kind> for DiskFault {
             fn from(why: $kind) -> Self {
                 Self(Box::new(why))
             }

@@ -14,7 +14,7 @@ use http::{HeaderValue, Response, StatusCode};
 use serde::de::IntoDeserializer as _;
 
 use super::refusal;
-use super::reply::Fault;
+use super::reply::ReplyFault;
 use crate::spine::period;
 
 /// The request header that says what is to go wrong with this call.
@@ -86,7 +86,7 @@ pub struct Faults {
     pub(super) course: Course,
     pub(super) early: bool,
     pub(super) continues: u32,
-    pub(super) manner: Manner,
+    pub(super) manner: BodyDelivery,
     pub(super) framing: Framing,
     pub(super) content_type: ContentType,
     pub(super) head_junk: bool,
@@ -118,7 +118,7 @@ pub(super) enum Course {
 
 /// How much of a body comes, and how.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Manner {
+pub(super) enum BodyDelivery {
     #[default]
     Whole,
     /// So many bytes, and the end of the connection.
@@ -153,9 +153,9 @@ pub(super) enum ContentType {
 /// Words that cannot be followed, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Unclear(String);
+pub struct FaultWordsError(String);
 
-impl Unclear {
+impl FaultWordsError {
     pub(super) fn new(why: impl Into<String>) -> Self {
         Self(why.into())
     }
@@ -180,7 +180,7 @@ impl Faults {
 
     /// What is answered in place of the call's own answer, if that is not what is told.
     pub(super) fn instead(&self, head: &Parts) -> Option<Response<Bytes>> {
-        let outcome = |status, why| refusal(head, Fault::simulated(status, why));
+        let outcome = |status, why| refusal(head, ReplyFault::simulated(status, why));
         match self.course {
             Course::Status(status) | Course::StatusAfter(status) => {
                 Some(outcome(status, "this status was asked for, and is simulated"))
@@ -211,7 +211,7 @@ impl Faults {
     }
 
     /// Takes in one word. Whether the words go together has been judged.
-    fn take(&mut self, name: &str, value: Option<&str>) -> Result<(), Unclear> {
+    fn take(&mut self, name: &str, value: Option<&str>) -> Result<(), FaultWordsError> {
         let given = || value.filter(|value| !value.is_empty()).ok_or_else(|| needs_value(name));
         match name {
             "delay" => self.delay = pause(name, given()?, DELAY_MAX)?,
@@ -224,9 +224,9 @@ impl Faults {
             }
             "cut" => {
                 let bytes = number(name, given()?, BYTES_MAX)?;
-                self.manner = Manner::Cut(usize::try_from(bytes).unwrap_or(usize::MAX));
+                self.manner = BodyDelivery::Cut(usize::try_from(bytes).unwrap_or(usize::MAX));
             }
-            "drip" => self.manner = Manner::Drip(pause(name, given()?, DRIP_MAX)?),
+            "drip" => self.manner = BodyDelivery::Drip(pause(name, given()?, DRIP_MAX)?),
             "length" => self.framing = Framing::Claimed(number(name, given()?, BYTES_MAX)?),
             "content-type" => {
                 let kind = HeaderValue::from_str(given()?);
@@ -242,7 +242,7 @@ impl Faults {
             "stall" => self.course = Course::Stall,
             "stall-after" => self.course = Course::StallAfter,
             "early" => self.early = true,
-            "stall-body" => self.manner = Manner::Half,
+            "stall-body" => self.manner = BodyDelivery::Half,
             "bad-chunk" => self.framing = Framing::BadChunk,
             "no-content-length" => self.framing = Framing::Chunked,
             "no-content-type" => self.content_type = ContentType::Missing,
@@ -255,11 +255,11 @@ impl Faults {
 }
 
 impl FromStr for Faults {
-    type Err = Unclear;
+    type Err = FaultWordsError;
 
-    fn from_str(text: &str) -> Result<Self, Unclear> {
+    fn from_str(text: &str) -> Result<Self, FaultWordsError> {
         if text.len() > TEXT_MAX {
-            return Err(Unclear(format!("more than {TEXT_MAX} bytes are not read")));
+            return Err(FaultWordsError(format!("more than {TEXT_MAX} bytes are not read")));
         }
         let words: Vec<(&str, Option<&str>)> = text
             .split(';')
@@ -298,9 +298,9 @@ impl<'de> serde::Deserialize<'de> for Faults {
 }
 
 /// Whether the words may stand together.
-fn judge(names: &[&str]) -> Result<(), Unclear> {
+fn judge(names: &[&str]) -> Result<(), FaultWordsError> {
     let contrary = |one: &str, other: &str| {
-        Err(Unclear(format!(
+        Err(FaultWordsError(format!(
             "`{one}` and `{other}` cannot stand together; the words are {}",
             list()
         )))
@@ -315,8 +315,8 @@ fn judge(names: &[&str]) -> Result<(), Unclear> {
             if same
                 || name == "none"
                 || before == "none"
-                || mute(name, before)
-                || mute(before, name)
+                || is_without_effect(name, before)
+                || is_without_effect(before, name)
             {
                 return contrary(before, name);
             }
@@ -327,7 +327,7 @@ fn judge(names: &[&str]) -> Result<(), Unclear> {
 }
 
 /// Whether `other` says something of an answer that `word` leaves out.
-fn mute(word: &str, other: &str) -> bool {
+fn is_without_effect(word: &str, other: &str) -> bool {
     WITHOUT_ANSWER.contains(&word) && !BEFORE_ANSWER.contains(&other)
 }
 
@@ -335,15 +335,15 @@ fn list() -> String {
     WORDS.join("; ")
 }
 
-fn unfit(name: &str, why: &str) -> Unclear {
-    Unclear(format!("`{name}` {why}; the words are {}", list()))
+fn unfit(name: &str, why: &str) -> FaultWordsError {
+    FaultWordsError(format!("`{name}` {why}; the words are {}", list()))
 }
 
-fn needs_value(name: &str) -> Unclear {
+fn needs_value(name: &str) -> FaultWordsError {
     unfit(name, "needs a value")
 }
 
-fn pause(name: &str, text: &str, most: Duration) -> Result<Duration, Unclear> {
+fn pause(name: &str, text: &str, most: Duration) -> Result<Duration, FaultWordsError> {
     let read: Result<Duration, serde::de::value::Error> =
         period::deserialize(text.into_deserializer());
     let period = read.map_err(|_| unfit(name, "needs a duration such as 250ms or 2s"))?;
@@ -353,13 +353,13 @@ fn pause(name: &str, text: &str, most: Duration) -> Result<Duration, Unclear> {
     Ok(period)
 }
 
-fn number(name: &str, text: &str, most: u64) -> Result<u64, Unclear> {
+fn number(name: &str, text: &str, most: u64) -> Result<u64, FaultWordsError> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit());
     let read = text.parse().ok().filter(|number| plain && *number <= most);
     read.ok_or_else(|| unfit(name, &format!("needs a number up to {most}")))
 }
 
-fn status(name: &str, text: &str) -> Result<StatusCode, Unclear> {
+fn status(name: &str, text: &str) -> Result<StatusCode, FaultWordsError> {
     let read = u16::try_from(number(name, text, 599)?).ok();
     let status = read.and_then(|status| StatusCode::from_u16(status).ok());
     status.ok_or_else(|| unfit(name, "needs a status from 100 to 599"))
@@ -369,10 +369,10 @@ fn status(name: &str, text: &str) -> Result<StatusCode, Unclear> {
 fn page() -> Response<Bytes> {
     let text = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n\
                 <center><h1>502 Bad Gateway</h1></center>\r\n</body>\r\n</html>\r\n";
-    told(StatusCode::BAD_GATEWAY, "text/html", text.to_owned())
+    faulty_response(StatusCode::BAD_GATEWAY, "text/html", text.to_owned())
 }
 
-fn told(status: StatusCode, kind: &'static str, body: String) -> Response<Bytes> {
+fn faulty_response(status: StatusCode, kind: &'static str, body: String) -> Response<Bytes> {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -418,7 +418,7 @@ mod tests {
         let faults = read(" delay = 250ms;status=503;  drip=1ms ;no-content-length; close");
         assert_eq!(faults.delay, Duration::from_millis(250));
         assert_eq!(faults.course, Course::Status(StatusCode::SERVICE_UNAVAILABLE));
-        assert_eq!(faults.manner, Manner::Drip(Duration::from_millis(1)));
+        assert_eq!(faults.manner, BodyDelivery::Drip(Duration::from_millis(1)));
         assert_eq!(faults.framing, Framing::Chunked);
         assert!(faults.close && !faults.perform());
         assert!(read("reset-after; delay=1s; continue=2").perform());

@@ -3,10 +3,10 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::held::{Slot, SlotState};
-use super::people::{Person, Standing};
-use super::seed::{Clinician, Place, Session};
-use super::{Practice, local_time};
+use super::held::{SlotState, StoredSlot};
+use super::people::{InventedPerson, Registration};
+use super::seed::{Clinician, SeedLocation, Session};
+use super::{SimulatedPractice, local_time};
 
 pub(super) const NHS_NUMBER: &str = "https://fhir.nhs.uk/Id/nhs-number";
 pub(super) const ODS_CODE: &str = "https://fhir.nhs.uk/Id/ods-organization-code";
@@ -75,7 +75,7 @@ pub(super) fn bundle(resources: impl IntoIterator<Item = Value>) -> Value {
     bundle
 }
 
-pub(super) fn organisation(practice: &Practice, id: u32) -> Value {
+pub(super) fn organisation(practice: &SimulatedPractice, id: u32) -> Value {
     let rest = json!({
         "identifier": [{ "system": ODS_CODE, "value": practice.ods }],
         "name": practice.name,
@@ -85,7 +85,7 @@ pub(super) fn organisation(practice: &Practice, id: u32) -> Value {
     begun("Organization", id, 1, "CareConnect-GPC-Organization-1", rest)
 }
 
-pub(super) fn location(place: &Place, id: u32, organisation: u32) -> Value {
+pub(super) fn location(place: &SeedLocation, id: u32, organisation: u32) -> Value {
     let rest = json!({
         "status": "active",
         "name": place.name,
@@ -109,7 +109,7 @@ pub(super) fn practitioner(clinician: &Clinician, id: u32) -> Value {
 }
 
 /// A patient as the practice writes one; registered at this time by this organisation.
-pub(super) fn patient(id: u32, person: &Person, (by, at): (u32, Timestamp)) -> Value {
+pub(super) fn patient(id: u32, person: &InventedPerson, (by, at): (u32, Timestamp)) -> Value {
     let verified = json!({
         "url": profile("Extension-CareConnect-GPC-NHSNumberVerificationStatus-1"),
         "valueCodeableConcept": { "coding": [{
@@ -119,14 +119,15 @@ pub(super) fn patient(id: u32, person: &Person, (by, at): (u32, Timestamp)) -> V
         }] },
     });
     let (kind, display) = match person.standing {
-        Standing::Registered | Standing::Inactive | Standing::Deceased | Standing::Sensitive => {
-            ("R", "Regular")
-        }
-        Standing::Temporary
-        | Standing::Unregistered
-        | Standing::DeceasedElsewhere
-        | Standing::SensitiveElsewhere
-        | Standing::Superseded => ("T", "Temporary"),
+        Registration::Registered
+        | Registration::Inactive
+        | Registration::Deceased
+        | Registration::Sensitive => ("R", "Regular"),
+        Registration::Temporary
+        | Registration::Unregistered
+        | Registration::DeceasedElsewhere
+        | Registration::SensitiveElsewhere
+        | Registration::Superseded => ("T", "Temporary"),
     };
     let registered = json!({
         "url": profile("Extension-CareConnect-GPC-RegistrationDetails-1"),
@@ -155,7 +156,7 @@ pub(super) fn patient(id: u32, person: &Person, (by, at): (u32, Timestamp)) -> V
     begun("Patient", id, 1, "CareConnect-GPC-Patient-1", rest)
 }
 
-pub(super) fn delivery_channel(slot: &Slot) -> Value {
+pub(super) fn delivery_channel(slot: &StoredSlot) -> Value {
     json!({ "url": profile(DELIVERY_CHANNEL), "valueCode": slot.channel.code() })
 }
 
@@ -181,7 +182,7 @@ pub(super) fn schedule(id: u32, session: &Session, (start, end): (Timestamp, Tim
     begun("Schedule", id, 1, "GPConnect-Schedule-1", rest)
 }
 
-pub(super) fn slot(id: u32, slot: &Slot, session: &Session) -> Value {
+pub(super) fn slot(id: u32, slot: &StoredSlot, session: &Session) -> Value {
     let status = match slot.state {
         SlotState::Free => "free",
         SlotState::Busy => "busy",

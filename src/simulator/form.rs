@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::reply::{Fault, rule};
+use super::reply::{ReplyFault, rule};
 use super::slots::Filters;
 use super::{codes, fhir};
 
@@ -26,10 +26,10 @@ const DESCRIPTION_MAX: usize = 100;
 const COMMENT_MAX: usize = 500;
 
 /// What holds for every appointment that is sent, new or changed.
-pub(super) fn judge_form(sent: &Map<String, Value>) -> Result<(), Fault> {
+pub(super) fn judge_form(sent: &Map<String, Value>) -> Result<(), ReplyFault> {
     let known = |name: &String| ELEMENTS.contains(&name.as_str());
     if let Some(unknown) = sent.keys().find(|name| !known(name)) {
-        return Err(Fault::resource(format!("an appointment has no element {unknown} here")));
+        return Err(ReplyFault::resource(format!("an appointment has no element {unknown} here")));
     }
     let field = |name: &str| sent.get(name).and_then(Value::as_str);
     rule(field("resourceType") == Some("Appointment"), "the resource is not an appointment")?;
@@ -81,7 +81,7 @@ pub(super) fn judge_form(sent: &Map<String, Value>) -> Result<(), Fault> {
 }
 
 /// Spec: the booking organisation is contained, and can be called back. Answers who it says to be.
-pub(super) fn judge_organisation(sent: &Value) -> Result<Filters<'_>, Fault> {
+pub(super) fn judge_organisation(sent: &Value) -> Result<Filters<'_>, ReplyFault> {
     let extension = fhir::extension(sent, fhir::BOOKING_ORGANISATION);
     let local = extension
         .and_then(|known| fhir::text(known, "/valueReference/reference"))
@@ -90,8 +90,8 @@ pub(super) fn judge_organisation(sent: &Value) -> Result<Filters<'_>, Fault> {
         fhir::text(resource, "/resourceType") == Some("Organization")
             && local.is_some_and(|id| fhir::text(resource, "/id") == Some(id))
     });
-    let organisation =
-        contained.ok_or_else(|| Fault::resource("the booking organisation is not contained"))?;
+    let organisation = contained
+        .ok_or_else(|| ReplyFault::resource("the booking organisation is not contained"))?;
     let has = |list: &str, system: &str| {
         fhir::items(organisation, list).iter().any(|item| {
             fhir::text(item, "/system") == Some(system)
@@ -117,7 +117,7 @@ pub(super) fn judge_organisation(sent: &Value) -> Result<Filters<'_>, Fault> {
 }
 
 /// Spec: one type at most, the one that was searched with.
-fn organisation_type(organisation: &Value) -> Result<Option<&str>, Fault> {
+fn organisation_type(organisation: &Value) -> Result<Option<&str>, ReplyFault> {
     let types = fhir::items(organisation, "/type");
     let mut codings = types.iter().flat_map(|kind| fhir::items(kind, "/coding"));
     let kind = match (types, codings.next(), codings.next()) {

@@ -13,17 +13,17 @@ use http::{HeaderMap, HeaderValue, Response};
 use serde_json::Value;
 
 use super::parameters::Parameters;
-use super::reply::{Fault, Kind, Reply};
+use super::reply::{ReplyFault, ResourceReply, SpineErrorCode};
 use super::{json, xml};
 
 /// One of the two forms of FHIR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Format {
+pub(super) enum ResourceFormat {
     Json,
     Xml,
 }
 
-impl Format {
+impl ResourceFormat {
     /// The form a media type, or a value of `_format`, names. A plus sign may have become a blank.
     fn named(text: &str) -> Option<Self> {
         let media = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -58,8 +58,13 @@ impl Format {
     }
 
     /// An answer in this form. `minimal` leaves the body of a success out.
-    pub(super) fn response(self, reply: Reply, minimal: bool, gzip: bool) -> Response<Bytes> {
-        let Reply { status, version, location, body, .. } = reply;
+    pub(super) fn response(
+        self,
+        reply: ResourceReply,
+        minimal: bool,
+        gzip: bool,
+    ) -> Response<Bytes> {
+        let ResourceReply { status, version, location, body, .. } = reply;
         let empty = minimal && status.is_success();
         let body = if empty { String::new() } else { self.write(&body) };
         let gzipped = if gzip && !empty { zipped(body.as_bytes()) } else { None };
@@ -79,12 +84,12 @@ impl Format {
     }
 
     /// Reads a body. Spec: one that cannot be read is an invalid resource, as the test suite has it.
-    pub(super) fn read(self, body: &[u8]) -> Result<Value, Fault> {
+    pub(super) fn read(self, body: &[u8]) -> Result<Value, ReplyFault> {
         let read = match self {
             Self::Json => json::read_json(body),
             Self::Xml => xml::read(body),
         };
-        read.map_err(Fault::resource)
+        read.map_err(ReplyFault::resource)
     }
 }
 
@@ -96,14 +101,14 @@ fn zipped(body: &[u8]) -> Option<Bytes> {
 }
 
 /// The form of the request's body, if it says any.
-pub(super) fn sent(headers: &HeaderMap) -> Result<Option<Format>, Fault> {
+pub(super) fn sent(headers: &HeaderMap) -> Result<Option<ResourceFormat>, ReplyFault> {
     let Some(named) = text(headers, &CONTENT_TYPE) else { return Ok(None) };
     let charset = named.split(';').skip(1).find_map(|part| part.trim().split_once('='));
     let utf8 = charset.is_none_or(|(name, value)| {
         !name.eq_ignore_ascii_case("charset")
             || value.trim_matches('"').eq_ignore_ascii_case("utf-8")
     });
-    let format = Format::named(named).filter(|_| utf8).ok_or_else(unsupported)?;
+    let format = ResourceFormat::named(named).filter(|_| utf8).ok_or_else(unsupported)?;
     Ok(Some(format))
 }
 
@@ -111,19 +116,19 @@ pub(super) fn sent(headers: &HeaderMap) -> Result<Option<Format>, Fault> {
 pub(super) fn wanted(
     headers: &HeaderMap,
     parameters: Option<&Parameters>,
-) -> Result<Format, Fault> {
+) -> Result<ResourceFormat, ReplyFault> {
     let named = parameters.map(|asked| asked.all("_format")).unwrap_or_default();
     if let Some(format) = named.first() {
-        return Format::named(format).ok_or_else(unsupported);
+        return ResourceFormat::named(format).ok_or_else(unsupported);
     }
-    let usual = || sent(headers).ok().flatten().unwrap_or(Format::Json);
+    let usual = || sent(headers).ok().flatten().unwrap_or(ResourceFormat::Json);
     let accepted = text(headers, &ACCEPT).unwrap_or_default();
     if accepted.trim().is_empty() {
         return Ok(usual());
     }
     let offer = |part: &str| {
         let open = part.starts_with("*/*") || part.starts_with("application/*");
-        let format = Format::named(part).or_else(|| open.then(usual))?;
+        let format = ResourceFormat::named(part).or_else(|| open.then(usual))?;
         Some((weight(part), format)).filter(|(weight, _)| *weight > 0.0)
     };
     // Of those that weigh the same, the first.
@@ -153,9 +158,9 @@ fn text<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Option<&'a str> 
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-fn unsupported() -> Fault {
-    Fault::new(
-        Kind::UnsupportedMediaType,
+fn unsupported() -> ReplyFault {
+    ReplyFault::new(
+        SpineErrorCode::UnsupportedMediaType,
         "only application/fhir+json and application/fhir+xml in UTF-8 are spoken here",
     )
 }
@@ -175,18 +180,23 @@ mod tests {
     fn the_parameter_goes_before_the_header_and_the_header_before_the_body() {
         let (json, xml) = ("application/fhir+json", "application/fhir+xml;charset=utf-8");
         for (format, accept, body, expected) in [
-            ("", "", "", Some(Format::Json)),
-            ("", "", xml, Some(Format::Xml)),
-            ("", json, xml, Some(Format::Json)),
-            ("", "*/*", xml, Some(Format::Xml)),
-            ("", "text/html, application/fhir+xml;q=0.9", "", Some(Format::Xml)),
+            ("", "", "", Some(ResourceFormat::Json)),
+            ("", "", xml, Some(ResourceFormat::Xml)),
+            ("", json, xml, Some(ResourceFormat::Json)),
+            ("", "*/*", xml, Some(ResourceFormat::Xml)),
+            ("", "text/html, application/fhir+xml;q=0.9", "", Some(ResourceFormat::Xml)),
             ("", "text/html", "", None),
-            ("", "application/fhir+xml;q=0.1, application/fhir+json", "", Some(Format::Json)),
+            (
+                "",
+                "application/fhir+xml;q=0.1, application/fhir+json",
+                "",
+                Some(ResourceFormat::Json),
+            ),
             ("", "application/fhir+xml;q=0", "", None),
-            ("application/fhir+xml", json, json, Some(Format::Xml)),
-            ("application%2Ffhir%2Bjson", xml, xml, Some(Format::Json)),
-            ("application/fhir%20xml", "", "", Some(Format::Xml)),
-            ("json", xml, "", Some(Format::Json)),
+            ("application/fhir+xml", json, json, Some(ResourceFormat::Xml)),
+            ("application%2Ffhir%2Bjson", xml, xml, Some(ResourceFormat::Json)),
+            ("application/fhir%20xml", "", "", Some(ResourceFormat::Xml)),
+            ("json", xml, "", Some(ResourceFormat::Json)),
             ("turtle", json, "", None),
         ] {
             let query = if format.is_empty() { String::new() } else { format!("_format={format}") };
@@ -225,7 +235,8 @@ mod tests {
 
     #[test]
     fn a_fault_is_an_operation_outcome_with_one_coding() {
-        let response = Format::Json.response(Fault::parameter("why").into_reply(), true, false);
+        let response =
+            ResourceFormat::Json.response(ReplyFault::parameter("why").into_reply(), true, false);
         assert_eq!(response.status(), 422);
         assert_eq!(response.headers()["content-type"], "application/fhir+json;charset=utf-8");
         let body: Value = serde_json::from_slice(response.body()).unwrap();
@@ -237,8 +248,8 @@ mod tests {
     #[test]
     fn a_minimal_answer_keeps_its_headers_and_loses_its_body() {
         let body = json!({ "meta": { "versionId": "4" } });
-        let reply = Reply::created(body, "Appointment/9".to_owned());
-        let response = Format::Json.response(reply, true, false);
+        let reply = ResourceReply::created(body, "Appointment/9".to_owned());
+        let response = ResourceFormat::Json.response(reply, true, false);
         assert_eq!(response.status(), 201);
         assert_eq!(response.headers()["etag"], "W/\"4\"");
         assert_eq!(response.headers()["location"], "Appointment/9");

@@ -4,18 +4,18 @@
 use serde_json::{Value, json};
 
 use super::people::is_nhs_number;
-use super::reply::{Answer, Fault, Kind, Reply};
+use super::reply::{InteractionResult, ReplyFault, ResourceReply, SpineErrorCode};
 use super::store::Store;
 use super::{Call, fhir};
 
 /// Spec: the statement is there even when nothing else is.
-pub(super) fn metadata() -> Reply {
+pub(super) fn metadata() -> ResourceReply {
     let resource = |kind: &str, interactions: &[&str]| {
         let interactions: Vec<Value> =
             interactions.iter().map(|code| json!({ "code": code })).collect();
         json!({ "type": kind, "interaction": interactions })
     };
-    Reply::plain(json!({
+    ResourceReply::plain(json!({
         "resourceType": "CapabilityStatement",
         "version": "1.2.7",
         "name": "GP Connect provider simulator",
@@ -42,29 +42,29 @@ pub(super) fn metadata() -> Reply {
 }
 
 /// Spec: `GET /[kind]/[id]`.
-pub(super) fn read(store: &Store, call: &Call<'_>, kind: &'static str) -> Answer {
+pub(super) fn read(store: &Store, call: &Call<'_>, kind: &'static str) -> InteractionResult {
     let missing = match kind {
-        "Patient" => Kind::PatientNotFound,
-        "Practitioner" => Kind::PractitionerNotFound,
-        "Organization" => Kind::OrganisationNotFound,
-        _ => Kind::NoRecordFound,
+        "Patient" => SpineErrorCode::PatientNotFound,
+        "Practitioner" => SpineErrorCode::PractitionerNotFound,
+        "Organization" => SpineErrorCode::OrganisationNotFound,
+        _ => SpineErrorCode::NoRecordFound,
     };
     let found = store.resource(kind, call.id);
     let found =
-        found.ok_or_else(|| Fault::new(missing, format!("no such {kind} is known here")))?;
-    Ok(Reply::resource(found.clone()))
+        found.ok_or_else(|| ReplyFault::new(missing, format!("no such {kind} is known here")))?;
+    Ok(ResourceReply::resource(found.clone()))
 }
 
 /// Spec: `GET /[kind]?identifier=[system]|[value]`; nobody of that name is an empty bundle.
-pub(super) fn search(store: &Store, call: &Call<'_>, kind: &'static str) -> Answer {
+pub(super) fn search(store: &Store, call: &Call<'_>, kind: &'static str) -> InteractionResult {
     let identifiers = call.parameters.all("identifier");
     let &[identifier] = identifiers.as_slice() else {
-        return Err(Fault::bad_request("the identifier parameter is needed exactly once"));
+        return Err(ReplyFault::bad_request("the identifier parameter is needed exactly once"));
     };
     let (system, value) = identifier
         .split_once('|')
         .filter(|(system, value)| !system.is_empty() && !value.is_empty())
-        .ok_or_else(|| Fault::parameter("an identifier is a system and a value"))?;
+        .ok_or_else(|| ReplyFault::parameter("an identifier is a system and a value"))?;
     let known = match kind {
         "Patient" => fhir::NHS_NUMBER,
         "Practitioner" => fhir::SDS_USER,
@@ -72,13 +72,16 @@ pub(super) fn search(store: &Store, call: &Call<'_>, kind: &'static str) -> Answ
     };
     if system != known {
         let diagnostics = format!("the identifier system for {kind} is {known}");
-        return Err(Fault::new(Kind::InvalidIdentifierSystem, diagnostics));
+        return Err(ReplyFault::new(SpineErrorCode::InvalidIdentifierSystem, diagnostics));
     }
     if kind == "Patient" && !is_nhs_number(value) {
-        return Err(Fault::new(Kind::InvalidNhsNumber, "the check digit does not fit"));
+        return Err(ReplyFault::new(
+            SpineErrorCode::InvalidNhsNumber,
+            "the check digit does not fit",
+        ));
     }
     let found = store.identified(kind, system, value);
-    Ok(Reply::plain(fhir::bundle(found.into_iter().cloned())))
+    Ok(ResourceReply::plain(fhir::bundle(found.into_iter().cloned())))
 }
 
 #[cfg(test)]

@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::local_time;
-use super::people::Standing;
+use super::people::Registration;
 
 /// What changes, and is kept on disk.
 #[derive(Debug, Default)]
-pub(super) struct Held {
-    pub(super) slots: BTreeMap<u32, Slot>,
+pub(super) struct StoredState {
+    pub(super) slots: BTreeMap<u32, StoredSlot>,
     pub(super) bookings: BTreeMap<u32, Booking>,
     pub(super) patients: BTreeMap<u32, Patient>,
     /// The days for which there are slots.
@@ -24,7 +24,7 @@ pub(super) struct Held {
 
 /// A stretch of a schedule that one patient may have.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Slot {
+pub(super) struct StoredSlot {
     pub(super) schedule: u32,
     pub(super) start: Timestamp,
     pub(super) end: Timestamp,
@@ -54,14 +54,14 @@ pub(super) struct Booking {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Patient {
     pub(super) nhs_number: String,
-    pub(super) standing: Standing,
+    pub(super) standing: Registration,
     pub(super) resource: Value,
 }
 
 /// One thing that becomes otherwise.
 #[derive(Debug)]
 pub(super) enum Change {
-    Slot(u32, Slot),
+    Slot(u32, StoredSlot),
     Booking(u32, Booking),
     Patient(u32, Patient),
     Day(Date),
@@ -80,7 +80,7 @@ pub(super) enum Channel {
     Video,
 }
 
-impl Slot {
+impl StoredSlot {
     pub(super) const fn free(
         schedule: u32,
         (start, end): (Timestamp, Timestamp),
@@ -101,7 +101,7 @@ impl Channel {
     }
 }
 
-impl Held {
+impl StoredState {
     pub(super) fn apply(&mut self, change: Change) {
         match change {
             Change::Slot(id, slot) => drop(self.slots.insert(id, slot)),

@@ -5,9 +5,9 @@ use http::Method;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::format::Format;
+use super::format::ResourceFormat;
 use super::stage::{Stage, booking_of};
-use super::{Standing, people};
+use super::{Registration, people};
 
 /// Every call that has a body, with a good one.
 fn writes(stage: &Stage) -> Vec<(Method, &'static str, String, Value)> {
@@ -16,7 +16,8 @@ fn writes(stage: &Stage) -> Vec<(Method, &'static str, String, Value)> {
     let (status, _, booked) = stage.book(&booking_of(&[&slots[1]], "2"));
     assert_eq!(status, 201);
     let id = booked["id"].as_str().unwrap().to_owned();
-    let newcomer = people().into_iter().find(|one| one.standing == Standing::Unregistered).unwrap();
+    let newcomer =
+        people().into_iter().find(|one| one.standing == Registration::Unregistered).unwrap();
     let registration = json!({
         "resourceType": "Parameters",
         "parameter": [{ "name": "registerPatient", "resource": {
@@ -43,13 +44,18 @@ fn writes(stage: &Stage) -> Vec<(Method, &'static str, String, Value)> {
 }
 
 /// Sends a body to every call that has one; each answer is whole, and a failure says why.
-fn send_everywhere(stage: &Stage, format: Format, body: &[u8]) {
+fn send_everywhere(stage: &Stage, format: ResourceFormat, body: &[u8]) {
     for (method, short, path, _) in writes(stage) {
         judge(stage, (method, short, &path), format, body);
     }
 }
 
-fn judge(stage: &Stage, (method, short, path): (Method, &str, &str), format: Format, body: &[u8]) {
+fn judge(
+    stage: &Stage,
+    (method, short, path): (Method, &str, &str),
+    format: ResourceFormat,
+    body: &[u8],
+) {
     let headers = [("Content-Type", format.content_type())];
     let answer = stage.answer((method, short), path, &headers, body);
     let status = answer.status().as_u16();
@@ -65,33 +71,36 @@ fn a_body_of_any_kind_is_answered_with_an_outcome() {
     let deep = |open: &str, close: &str| open.repeat(20_000) + &close.repeat(20_000);
     let stage = Stage::new();
     for (format, body) in [
-        (Format::Json, String::new()),
-        (Format::Json, "null".to_owned()),
-        (Format::Json, "[]".to_owned()),
-        (Format::Json, "{}".to_owned()),
-        (Format::Json, "{\"resourceType\":7}".to_owned()),
-        (Format::Json, "{\"resourceType\":\"Bundle\",\"type\":\"document\"}".to_owned()),
-        (Format::Json, "{\"resourceType\":\"Appointment\",\"resourceType\":\"Slot\"}".to_owned()),
-        (Format::Json, deep("[", "]")),
-        (Format::Json, deep("{\"contained\":[", "]}")),
-        (Format::Json, format!("{{\"resourceType\":\"{}\"}}", "x".repeat(500_000))),
-        (Format::Json, "9".repeat(100_000)),
-        (Format::Xml, String::new()),
-        (Format::Xml, "<Appointment/>".to_owned()),
-        (Format::Xml, "<Appointment xmlns=\"http://hl7.org/fhir\"/>".to_owned()),
-        (Format::Xml, "<!DOCTYPE a [<!ENTITY b \"c\">]><a>&b;</a>".to_owned()),
-        (Format::Xml, deep("<contained>", "</contained>")),
+        (ResourceFormat::Json, String::new()),
+        (ResourceFormat::Json, "null".to_owned()),
+        (ResourceFormat::Json, "[]".to_owned()),
+        (ResourceFormat::Json, "{}".to_owned()),
+        (ResourceFormat::Json, "{\"resourceType\":7}".to_owned()),
+        (ResourceFormat::Json, "{\"resourceType\":\"Bundle\",\"type\":\"document\"}".to_owned()),
         (
-            Format::Xml,
+            ResourceFormat::Json,
+            "{\"resourceType\":\"Appointment\",\"resourceType\":\"Slot\"}".to_owned(),
+        ),
+        (ResourceFormat::Json, deep("[", "]")),
+        (ResourceFormat::Json, deep("{\"contained\":[", "]}")),
+        (ResourceFormat::Json, format!("{{\"resourceType\":\"{}\"}}", "x".repeat(500_000))),
+        (ResourceFormat::Json, "9".repeat(100_000)),
+        (ResourceFormat::Xml, String::new()),
+        (ResourceFormat::Xml, "<Appointment/>".to_owned()),
+        (ResourceFormat::Xml, "<Appointment xmlns=\"http://hl7.org/fhir\"/>".to_owned()),
+        (ResourceFormat::Xml, "<!DOCTYPE a [<!ENTITY b \"c\">]><a>&b;</a>".to_owned()),
+        (ResourceFormat::Xml, deep("<contained>", "</contained>")),
+        (
+            ResourceFormat::Xml,
             format!("<Appointment xmlns=\"http://hl7.org/fhir\">{}", "<a/>".repeat(100_000)),
         ),
-        (Format::Xml, "{\"resourceType\":\"Appointment\"}".to_owned()),
+        (ResourceFormat::Xml, "{\"resourceType\":\"Appointment\"}".to_owned()),
     ] {
         send_everywhere(&stage, format, body.as_bytes());
     }
     let long = vec![b' '; 1024 * 1024];
-    send_everywhere(&stage, Format::Json, &long);
-    send_everywhere(&stage, Format::Xml, &[0xff, 0xfe, 0, 0]);
+    send_everywhere(&stage, ResourceFormat::Json, &long);
+    send_everywhere(&stage, ResourceFormat::Xml, &[0xff, 0xfe, 0, 0]);
 }
 
 /// What is fuzzed with, and what fuzzing has found: the first byte chooses the call and the form.
@@ -105,7 +114,7 @@ fn every_seed_of_the_fuzzer_is_answered() {
         let stage = Stage::new();
         let calls = writes(&stage);
         let (method, short, path, _) = &calls[usize::from(which & 3)];
-        let format = if which & 4 == 0 { Format::Json } else { Format::Xml };
+        let format = if which & 4 == 0 { ResourceFormat::Json } else { ResourceFormat::Xml };
         judge(&stage, (method.clone(), short, path), format, body);
         seeds += 1;
     }
@@ -160,7 +169,7 @@ proptest! {
         let stage = Stage::new();
         let (method, short, path, mut body) = writes(&stage).swap_remove(which);
         otherwise(&mut body, at, &new);
-        let format = if xml { Format::Xml } else { Format::Json };
+        let format = if xml { ResourceFormat::Xml } else { ResourceFormat::Json };
         judge(&stage, (method, short, &path), format, format.write(&body).as_bytes());
     }
 
@@ -174,7 +183,7 @@ proptest! {
     ) {
         let stage = Stage::new();
         let (method, short, path, body) = writes(&stage).swap_remove(which);
-        let format = if xml { Format::Xml } else { Format::Json };
+        let format = if xml { ResourceFormat::Xml } else { ResourceFormat::Json };
         let mut bytes = format.write(&body).into_bytes();
         if let Some(at) = bytes.get_mut(broken) {
             *at = byte;

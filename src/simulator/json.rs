@@ -20,7 +20,7 @@ pub(super) fn read_json(bytes: &[u8]) -> Result<Value, String> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let read = Node { depth: 1, left: &left }.deserialize(&mut reader);
     let value =
-        read.and_then(|value| reader.end().map(|()| value)).map_err(|error| told(&error))?;
+        read.and_then(|value| reader.end().map(|()| value)).map_err(|error| message(&error))?;
     match value.get("resourceType") {
         Some(Value::String(_)) => Ok(value),
         Some(_) => Err("resourceType is not a string".to_owned()),
@@ -29,7 +29,7 @@ pub(super) fn read_json(bytes: &[u8]) -> Result<Value, String> {
 }
 
 /// Where it is wrong; of the words only those that were written here, for others may quote.
-fn told(error: &serde_json::Error) -> String {
+fn message(error: &serde_json::Error) -> String {
     let words = error.to_string();
     let own = [TWICE, DEEP, MUCH, NUMBER].into_iter().find(|own| words.starts_with(own));
     let what = own.unwrap_or("the body is not JSON");

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::stage::{ASID, BASE, claims, now, practices, token_of};
-use super::{Provider, Serving};
+use super::{Serving, SimulatedProvider};
 
 /// How long the end of a connection is waited for, however busy the machine is.
 const EVER: Duration = Duration::from_secs(30);
@@ -20,7 +20,7 @@ const EVER: Duration = Duration::from_secs(30);
 const WHILE: Duration = Duration::from_millis(50);
 
 pub(super) struct Lab {
-    pub(super) provider: Arc<Provider>,
+    pub(super) provider: Arc<SimulatedProvider>,
     address: SocketAddr,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<()>,
@@ -30,7 +30,7 @@ impl Lab {
     pub(super) async fn open(serving: Serving) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let provider = Arc::new(Provider::new(practices(), now()));
+        let provider = Arc::new(SimulatedProvider::new(practices(), now()));
         provider.clock.set(Some(now()));
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::spawn(Arc::clone(&provider).serve(listener, serving, async {

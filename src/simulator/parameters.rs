@@ -4,7 +4,7 @@ use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan};
 
 use super::local_time::{self, is_shaped};
-use super::reply::Fault;
+use super::reply::ReplyFault;
 
 /// The parameters of a search in the order they were sent.
 pub(super) struct Parameters(Vec<(String, String)>);
@@ -12,13 +12,13 @@ pub(super) struct Parameters(Vec<(String, String)>);
 impl Parameters {
     /// Decodes percent escapes. A plus sign stays one: consumers send the offset of a time both
     /// as `%2B01:00` and as `+01:00`.
-    pub(super) fn parse(query: &str) -> Result<Self, Fault> {
+    pub(super) fn parse(query: &str) -> Result<Self, ReplyFault> {
         let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             Some((decoded(name)?, decoded(value)?))
         });
         let pairs: Option<Vec<_>> = pairs.collect();
-        pairs.map(Self).ok_or_else(|| Fault::bad_request("the query holds a broken escape"))
+        pairs.map(Self).ok_or_else(|| ReplyFault::bad_request("the query holds a broken escape"))
     }
 
     /// All values of one parameter.
@@ -33,11 +33,11 @@ impl Parameters {
     }
 
     /// The value of a parameter that is needed once and may not be repeated.
-    pub(super) fn one(&self, name: &str) -> Result<&str, Fault> {
+    pub(super) fn one(&self, name: &str) -> Result<&str, ReplyFault> {
         match self.all(name).as_slice() {
             [value] => Ok(value),
-            [] => Err(Fault::bad_request(format!("parameter {name} is missing"))),
-            _ => Err(Fault::parameter(format!("parameter {name} is repeated"))),
+            [] => Err(ReplyFault::bad_request(format!("parameter {name} is missing"))),
+            _ => Err(ReplyFault::parameter(format!("parameter {name} is repeated"))),
         }
     }
 }
@@ -57,17 +57,18 @@ fn decoded(text: &str) -> Option<String> {
 
 /// One end of a range: a whole day, or an instant with the offset of its day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Bound {
+pub(super) enum DateBound {
     /// `yyyy-MM-dd`.
     Day(Date),
     /// `yyyy-MM-ddTHH:mm:ss+00:00` or `+01:00`.
     Instant(Timestamp),
 }
 
-impl Bound {
+impl DateBound {
     /// Reads `ge2026-03-25` when `prefix` is `ge`.
-    pub(super) fn parse(value: &str, prefix: &str) -> Result<Self, Fault> {
-        let fault = || Fault::parameter(format!("{value:?} is not {prefix} and a date or time"));
+    pub(super) fn parse(value: &str, prefix: &str) -> Result<Self, ReplyFault> {
+        let fault =
+            || ReplyFault::parameter(format!("{value:?} is not {prefix} and a date or time"));
         let text = value.strip_prefix(prefix).ok_or_else(fault)?;
         if is_shaped(text, "0000-00-00") {
             return text.parse().map(Self::Day).map_err(|_| fault());
@@ -130,7 +131,7 @@ mod tests {
     #[test]
     fn a_bound_is_a_date_or_a_time_with_the_offset_of_its_day() {
         for good in ["ge2026-03-25", "ge2026-03-25T00:00:00+00:00", "ge2026-07-01T12:00:00+01:00"] {
-            assert!(Bound::parse(good, "ge").is_ok(), "{good}");
+            assert!(DateBound::parse(good, "ge").is_ok(), "{good}");
         }
         for bad in [
             "",
@@ -150,13 +151,13 @@ mod tests {
             "ge2026-03-25T25:00:00+00:00",
             "ge2026-03-25T10:00:00.000+00:00",
         ] {
-            assert!(Bound::parse(bad, "ge").is_err(), "{bad}");
+            assert!(DateBound::parse(bad, "ge").is_err(), "{bad}");
         }
     }
 
     #[test]
     fn a_day_ends_when_the_next_begins() {
-        let short = Bound::parse("le2026-03-29", "le").unwrap();
+        let short = DateBound::parse("le2026-03-29", "le").unwrap();
         assert_eq!((short.last() - short.first()).get_seconds(), 23 * 3600);
     }
 }

@@ -7,16 +7,16 @@ use crate::spine::CertificateName;
 
 /// Why nobody on a connection is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unwelcome {
+pub(super) enum PeerRefusal {
     /// There is a certificate, and it is somebody else's.
     Stranger,
     /// There is no certificate.
     Nameless,
 }
 
-impl Unwelcome {
+impl PeerRefusal {
     /// The status that says so, as `nginx` has it, and the words.
-    pub(super) fn told(self) -> (u16, &'static str) {
+    pub(super) fn answer(self) -> (u16, &'static str) {
         match self {
             Self::Stranger => (495, "the client certificate has none of the names expected here"),
             Self::Nameless => (496, "a client certificate is needed here"),
@@ -28,14 +28,14 @@ impl Unwelcome {
 pub(super) fn judge(
     shown: Option<&[CertificateDer<'_>]>,
     peers: &[CertificateName],
-) -> Result<(), Unwelcome> {
+) -> Result<(), PeerRefusal> {
     if peers.is_empty() {
         return Ok(());
     }
-    let leaf = shown.and_then(<[_]>::first).ok_or(Unwelcome::Nameless)?;
-    let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| Unwelcome::Stranger)?;
+    let leaf = shown.and_then(<[_]>::first).ok_or(PeerRefusal::Nameless)?;
+    let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| PeerRefusal::Stranger)?;
     let expected = |name: &&str| peers.iter().any(|peer| peer.as_str().eq_ignore_ascii_case(name));
-    names(&leaf).iter().any(expected).then_some(()).ok_or(Unwelcome::Stranger)
+    names(&leaf).iter().any(expected).then_some(()).ok_or(PeerRefusal::Stranger)
 }
 
 /// The DNS names of a certificate; its common names if it has none.
@@ -73,11 +73,11 @@ mod tests {
         assert_eq!(shown(made(&["other.test", "Spare.TEST"], "x")), Ok(()));
         assert_eq!(shown(made(&[], "Proxy.Test")), Ok(()));
         assert_eq!(shown(made(&["192.0.2.1"], "proxy.test")), Ok(()));
-        assert_eq!(shown(made(&["other.test"], "proxy.test")), Err(Unwelcome::Stranger));
-        assert_eq!(shown(made(&[], "other.test")), Err(Unwelcome::Stranger));
-        assert_eq!(shown(CertificateDer::from(vec![1, 2, 3])), Err(Unwelcome::Stranger));
-        assert_eq!(judge(Some(&[]), &peers), Err(Unwelcome::Nameless));
-        assert_eq!(judge(None, &peers), Err(Unwelcome::Nameless));
+        assert_eq!(shown(made(&["other.test"], "proxy.test")), Err(PeerRefusal::Stranger));
+        assert_eq!(shown(made(&[], "other.test")), Err(PeerRefusal::Stranger));
+        assert_eq!(shown(CertificateDer::from(vec![1, 2, 3])), Err(PeerRefusal::Stranger));
+        assert_eq!(judge(Some(&[]), &peers), Err(PeerRefusal::Nameless));
+        assert_eq!(judge(None, &peers), Err(PeerRefusal::Nameless));
         assert_eq!(judge(None, &[]), Ok(()));
     }
 }

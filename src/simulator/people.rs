@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// Somebody invented.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Person {
+pub struct InventedPerson {
     /// NHS number, from the range kept for tests.
     pub nhs_number: String,
     /// Family name.
@@ -17,13 +17,13 @@ pub struct Person {
     /// `yyyy-MM-dd`.
     pub birth_date: String,
     /// Where and how they are known.
-    pub standing: Standing,
+    pub standing: Registration,
 }
 
 /// Where and how somebody is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Standing {
+pub enum Registration {
     /// A patient of the practice.
     Registered,
     /// A patient of the practice for a while.
@@ -45,31 +45,31 @@ pub enum Standing {
 }
 
 /// Family name, given name, gender, birth date, standing.
-type Row = (&'static str, &'static str, &'static str, &'static str, Standing);
+type PersonRow = (&'static str, &'static str, &'static str, &'static str, Registration);
 
 #[rustfmt::skip]
-const PEOPLE: [Row; 14] = [
-    ("Testwell", "Mary", "female", "1951-02-14", Standing::Registered),
-    ("Samplefield", "Arun", "male", "1984-11-30", Standing::Registered),
-    ("Mockridge", "Robin", "other", "2012-06-05", Standing::Registered),
-    ("Tempest", "Olive", "female", "1990-04-01", Standing::Temporary),
-    ("Leftwich", "George", "male", "1975-09-19", Standing::Inactive),
-    ("Lateman", "Edith", "female", "1930-01-20", Standing::Deceased),
-    ("Hiddleston", "Peter", "male", "1988-08-08", Standing::Sensitive),
-    ("Newcombe", "Grace", "female", "1999-12-31", Standing::Unregistered),
-    ("Arrivall", "Hugo", "male", "1967-03-03", Standing::Unregistered),
-    ("Incomer", "Ivy", "female", "2001-07-17", Standing::Unregistered),
-    ("Gonely", "Frank", "male", "1941-05-09", Standing::DeceasedElsewhere),
-    ("Veilham", "Nora", "female", "1979-10-10", Standing::SensitiveElsewhere),
-    ("Oldnumber", "Max", "male", "1963-02-02", Standing::Superseded),
-    ("Settler", "June", "female", "1993-06-21", Standing::Unregistered),
+const PEOPLE: [PersonRow; 14] = [
+    ("Testwell", "Mary", "female", "1951-02-14", Registration::Registered),
+    ("Samplefield", "Arun", "male", "1984-11-30", Registration::Registered),
+    ("Mockridge", "Robin", "other", "2012-06-05", Registration::Registered),
+    ("Tempest", "Olive", "female", "1990-04-01", Registration::Temporary),
+    ("Leftwich", "George", "male", "1975-09-19", Registration::Inactive),
+    ("Lateman", "Edith", "female", "1930-01-20", Registration::Deceased),
+    ("Hiddleston", "Peter", "male", "1988-08-08", Registration::Sensitive),
+    ("Newcombe", "Grace", "female", "1999-12-31", Registration::Unregistered),
+    ("Arrivall", "Hugo", "male", "1967-03-03", Registration::Unregistered),
+    ("Incomer", "Ivy", "female", "2001-07-17", Registration::Unregistered),
+    ("Gonely", "Frank", "male", "1941-05-09", Registration::DeceasedElsewhere),
+    ("Veilham", "Nora", "female", "1979-10-10", Registration::SensitiveElsewhere),
+    ("Oldnumber", "Max", "male", "1963-02-02", Registration::Superseded),
+    ("Settler", "June", "female", "1993-06-21", Registration::Unregistered),
 ];
 
 /// Everybody, patients first and in the order of their ids.
 #[must_use]
-pub fn people() -> Vec<Person> {
+pub fn people() -> Vec<InventedPerson> {
     let with_number = PEOPLE.iter().zip(nhs_numbers());
-    let person = |(row, nhs_number): (&Row, String)| Person {
+    let person = |(row, nhs_number): (&PersonRow, String)| InventedPerson {
         nhs_number,
         family: row.0.to_owned(),
         given: row.1.to_owned(),
@@ -80,7 +80,7 @@ pub fn people() -> Vec<Person> {
     with_number.map(person).collect()
 }
 
-impl Standing {
+impl Registration {
     /// Whether the practice shows its record of them to anybody outside.
     #[must_use]
     pub const fn is_to_be_found(self) -> bool {

@@ -4,8 +4,8 @@ use jiff::civil::Date;
 use serde_json::Value;
 
 use super::held::{Change, Patient};
-use super::people::{Person, Standing, is_nhs_number};
-use super::reply::{Answer, Fault, Kind, Reply, rule};
+use super::people::{InventedPerson, Registration, is_nhs_number};
+use super::reply::{InteractionResult, ReplyFault, ResourceReply, SpineErrorCode, rule};
 use super::store::{ORGANISATION, Store};
 use super::{Call, codes, fhir};
 
@@ -18,35 +18,41 @@ const ELEMENTS: [&str; 13] = [
 const LANGUAGES: &str = "Extension-CareConnect-GPC-NHSCommunication-1";
 
 /// Spec: `POST /Patient/$gpc.registerpatient` with one `registerPatient`; a searchset of one.
-pub(super) fn register(store: &Store, call: &Call<'_>) -> Answer {
+pub(super) fn register(store: &Store, call: &Call<'_>) -> InteractionResult {
     let parameters = Value::Object(call.resource()?);
     let sent = patient(&parameters)?;
     let nhs_number = judge_identifier(sent)?;
     let (family, given) = judge_name(sent)?;
     let birth_date = fhir::text(sent, "/birthDate").unwrap_or_default();
     if birth_date.parse::<Date>().is_err() {
-        return Err(Fault::bad_request("the birth date is missing or not a date"));
+        return Err(ReplyFault::bad_request("the birth date is missing or not a date"));
     }
     judge_contacts(sent)?;
     if store.is_patient(nhs_number) {
-        return Err(Fault::new(Kind::DuplicateRejected, "the patient is registered here already"));
+        return Err(ReplyFault::new(
+            SpineErrorCode::DuplicateRejected,
+            "the patient is registered here already",
+        ));
     }
     let gender = fhir::text(sent, "/gender").unwrap_or("unknown");
     rule(codes::GENDERS.contains(&gender), "the gender is none that FHIR knows")?;
     let traced = trace(store, nhs_number)?;
     if !traced.family.eq_ignore_ascii_case(family) {
-        return Err(Fault::bad_request("the family name is not the one that is traced"));
+        return Err(ReplyFault::bad_request("the family name is not the one that is traced"));
     }
     if traced.birth_date != birth_date {
-        return Err(Fault::new(Kind::InvalidDemographics, "the birth date is not the one traced"));
+        return Err(ReplyFault::new(
+            SpineErrorCode::InvalidDemographics,
+            "the birth date is not the one traced",
+        ));
     }
-    let person = Person {
+    let person = InventedPerson {
         nhs_number: nhs_number.to_owned(),
         family: family.to_owned(),
         given: given.to_owned(),
         gender: gender.to_owned(),
         birth_date: birth_date.to_owned(),
-        standing: Standing::Temporary,
+        standing: Registration::Temporary,
     };
     let id = store.next_patient();
     let mut resource = fhir::patient(id, &person, (ORGANISATION, call.now));
@@ -56,21 +62,21 @@ pub(super) fn register(store: &Store, call: &Call<'_>) -> Answer {
         standing: person.standing,
         resource: resource.clone(),
     };
-    Ok(Reply::plain(fhir::bundle([resource])).with(vec![Change::Patient(id, kept)]))
+    Ok(ResourceReply::plain(fhir::bundle([resource])).with(vec![Change::Patient(id, kept)]))
 }
 
 /// The one patient in the parameters.
-fn patient(parameters: &Value) -> Result<&Value, Fault> {
+fn patient(parameters: &Value) -> Result<&Value, ReplyFault> {
     let kind = fhir::text(parameters, "/resourceType");
     rule(kind == Some("Parameters"), "the resource is not Parameters")?;
     let all = fhir::items(parameters, "/parameter");
     let sent = match all {
         [one] => one,
-        [] => return Err(Fault::resource("there is no parameter")),
-        _ => return Err(Fault::bad_request("there is more than one parameter")),
+        [] => return Err(ReplyFault::resource("there is no parameter")),
+        _ => return Err(ReplyFault::bad_request("there is more than one parameter")),
     };
     if fhir::text(sent, "/name") != Some("registerPatient") {
-        return Err(Fault::bad_request("the parameter is not registerPatient"));
+        return Err(ReplyFault::bad_request("the parameter is not registerPatient"));
     }
     let patient = sent.get("resource").unwrap_or(&Value::Null);
     let kind = fhir::text(patient, "/resourceType");
@@ -82,17 +88,17 @@ fn patient(parameters: &Value) -> Result<&Value, Fault> {
         .as_object()
         .and_then(|fields| fields.keys().find(|name| !ELEMENTS.contains(&name.as_str())));
     match unknown {
-        Some(name) => Err(Fault::resource(format!("a patient has no element {name} here"))),
+        Some(name) => Err(ReplyFault::resource(format!("a patient has no element {name} here"))),
         None => Ok(patient),
     }
 }
 
 /// Spec: exactly one NHS number, and a good one.
-fn judge_identifier(patient: &Value) -> Result<&str, Fault> {
-    let invalid = |why: &'static str| Fault::new(Kind::InvalidNhsNumber, why);
+fn judge_identifier(patient: &Value) -> Result<&str, ReplyFault> {
+    let invalid = |why: &'static str| ReplyFault::new(SpineErrorCode::InvalidNhsNumber, why);
     let all = fhir::items(patient, "/identifier");
     if all.iter().any(|known| fhir::text(known, "/system").is_none()) {
-        return Err(Fault::bad_request("an identifier has no system"));
+        return Err(ReplyFault::bad_request("an identifier has no system"));
     }
     let mut numbers =
         all.iter().filter(|known| fhir::text(known, "/system") == Some(fhir::NHS_NUMBER));
@@ -110,20 +116,20 @@ fn judge_identifier(patient: &Value) -> Result<&str, Fault> {
 }
 
 /// Spec: one official name, with one family name.
-fn judge_name(patient: &Value) -> Result<(&str, &str), Fault> {
+fn judge_name(patient: &Value) -> Result<(&str, &str), ReplyFault> {
     let official = |name: &&Value| fhir::text(name, "/use") == Some("official");
     let mut names = fhir::items(patient, "/name").iter().filter(official);
     let (Some(name), None) = (names.next(), names.next()) else {
-        return Err(Fault::bad_request("a patient has one official name"));
+        return Err(ReplyFault::bad_request("a patient has one official name"));
     };
     let family = fhir::text(name, "/family").filter(|family| !family.trim().is_empty());
-    let family = family.ok_or_else(|| Fault::bad_request("the name has no family name"))?;
+    let family = family.ok_or_else(|| ReplyFault::bad_request("the name has no family name"))?;
     let given = name.pointer("/given/0").and_then(Value::as_str).unwrap_or_default();
     Ok((family, given))
 }
 
 /// Spec: one home and one temporary address at most, one contact of each kind, one language block.
-fn judge_contacts(patient: &Value) -> Result<(), Fault> {
+fn judge_contacts(patient: &Value) -> Result<(), ReplyFault> {
     let addresses = fhir::items(patient, "/address");
     let of = |wanted: &str| {
         let used = |address: &&Value| fhir::text(address, "/use") == Some(wanted);
@@ -144,7 +150,9 @@ fn judge_contacts(patient: &Value) -> Result<(), Fault> {
                 | (Some("email"), Some("home" | "work" | "temp") | None)
         );
         if !value || !fits || seen.contains(&(system, used)) {
-            return Err(Fault::bad_request("a telecom is not one that a patient may have here"));
+            return Err(ReplyFault::bad_request(
+                "a telecom is not one that a patient may have here",
+            ));
         }
         seen.push((system, used));
     }
@@ -157,23 +165,25 @@ fn judge_contacts(patient: &Value) -> Result<(), Fault> {
 }
 
 /// Who the national register says this is.
-fn trace(store: &Store, nhs_number: &str) -> Result<Person, Fault> {
-    let fault = |kind, why: &'static str| Err(Fault::new(kind, why));
+fn trace(store: &Store, nhs_number: &str) -> Result<InventedPerson, ReplyFault> {
+    let fault = |kind, why: &'static str| Err(ReplyFault::new(kind, why));
     let Some(person) = store.registered_nationally(nhs_number) else {
-        return fault(Kind::InvalidDemographics, "nobody of this NHS number is traced");
+        return fault(SpineErrorCode::InvalidDemographics, "nobody of this NHS number is traced");
     };
     match person.standing {
-        Standing::Superseded => fault(Kind::InvalidNhsNumber, "the NHS number has been replaced"),
-        Standing::Deceased | Standing::DeceasedElsewhere => {
-            fault(Kind::InvalidDemographics, "the patient has died")
+        Registration::Superseded => {
+            fault(SpineErrorCode::InvalidNhsNumber, "the NHS number has been replaced")
         }
-        Standing::Sensitive | Standing::SensitiveElsewhere => {
-            fault(Kind::InvalidDemographics, "the patient cannot be traced")
+        Registration::Deceased | Registration::DeceasedElsewhere => {
+            fault(SpineErrorCode::InvalidDemographics, "the patient has died")
         }
-        Standing::Registered
-        | Standing::Temporary
-        | Standing::Inactive
-        | Standing::Unregistered => Ok(person),
+        Registration::Sensitive | Registration::SensitiveElsewhere => {
+            fault(SpineErrorCode::InvalidDemographics, "the patient cannot be traced")
+        }
+        Registration::Registered
+        | Registration::Temporary
+        | Registration::Inactive
+        | Registration::Unregistered => Ok(person),
     }
 }
 
@@ -201,7 +211,7 @@ mod tests {
     use super::*;
 
     /// What a consumer sends for the first person of this standing.
-    fn sent(standing: Standing) -> Value {
+    fn sent(standing: Registration) -> Value {
         let person = people().into_iter().find(|person| person.standing == standing).unwrap();
         json!({
             "resourceType": "Parameters",
@@ -226,7 +236,7 @@ mod tests {
     #[test]
     fn who_is_registered_is_found_from_then_on() {
         let stage = Stage::new();
-        let body = sent(Standing::Unregistered);
+        let body = sent(Registration::Unregistered);
         let (status, _, told) = ask(&stage, &body);
         assert_eq!((status, &told["type"]), (200, &json!("searchset")), "{told}");
         let patient = &told["entry"][0]["resource"];
@@ -236,7 +246,7 @@ mod tests {
         let kind = "/extension/0/extension/1/valueCodeableConcept/coding/0/code";
         assert_eq!(patient.pointer(kind).unwrap(), "T");
         assert_eq!(ask(&stage, &body).1, "DUPLICATE_REJECTED");
-        let back = sent(Standing::Inactive);
+        let back = sent(Registration::Inactive);
         assert_eq!(ask(&stage, &back).0, 200, "who has left may come back");
         assert_eq!(ask(&stage, &back).1, "DUPLICATE_REJECTED");
     }
@@ -245,11 +255,11 @@ mod tests {
     fn who_cannot_be_traced_is_not_registered() {
         let stage = Stage::new();
         for (standing, status, code) in [
-            (Standing::Registered, 409, "DUPLICATE_REJECTED"),
-            (Standing::Temporary, 409, "DUPLICATE_REJECTED"),
-            (Standing::DeceasedElsewhere, 400, "INVALID_PATIENT_DEMOGRAPHICS"),
-            (Standing::SensitiveElsewhere, 400, "INVALID_PATIENT_DEMOGRAPHICS"),
-            (Standing::Superseded, 400, "INVALID_NHS_NUMBER"),
+            (Registration::Registered, 409, "DUPLICATE_REJECTED"),
+            (Registration::Temporary, 409, "DUPLICATE_REJECTED"),
+            (Registration::DeceasedElsewhere, 400, "INVALID_PATIENT_DEMOGRAPHICS"),
+            (Registration::SensitiveElsewhere, 400, "INVALID_PATIENT_DEMOGRAPHICS"),
+            (Registration::Superseded, 400, "INVALID_NHS_NUMBER"),
         ] {
             let (got, named, _) = ask(&stage, &sent(standing));
             assert_eq!((got, named.as_str()), (status, code), "{standing:?}");
@@ -260,7 +270,7 @@ mod tests {
     #[expect(clippy::too_many_lines, reason = "one table of everything that can be wrong")]
     fn what_breaks_a_rule_is_refused() {
         let stage = Stage::new();
-        let good = sent(Standing::Unregistered);
+        let good = sent(Registration::Unregistered);
         let language = json!({ "url": fhir::profile(LANGUAGES), "extension": [{
             "url": "preferred", "valueBoolean": true,
         }] });

@@ -9,10 +9,10 @@ use super::fhir;
 use super::held::Change;
 
 /// How every interaction ends.
-pub(super) type Answer = Result<Reply, Fault>;
+pub(super) type InteractionResult = Result<ResourceReply, ReplyFault>;
 
 /// A status, a resource, and the headers that go with it.
-pub(super) struct Reply {
+pub(super) struct ResourceReply {
     pub(super) status: StatusCode,
     pub(super) version: Option<String>,
     pub(super) location: Option<String>,
@@ -21,7 +21,7 @@ pub(super) struct Reply {
     changes: Vec<Change>,
 }
 
-impl Reply {
+impl ResourceReply {
     /// A bundle or another body without a version of its own.
     pub(super) fn plain(body: Value) -> Self {
         Self { status: StatusCode::OK, version: None, location: None, body, changes: Vec::new() }
@@ -59,8 +59,8 @@ impl Reply {
 
 /// Why there is no resource, with the detail that a developer needs.
 #[derive(Debug)]
-pub(super) struct Fault {
-    kind: Kind,
+pub(super) struct ReplyFault {
+    kind: SpineErrorCode,
     diagnostics: Cow<'static, str>,
     /// Where it is another than the kind's own.
     status: Option<StatusCode>,
@@ -68,7 +68,7 @@ pub(super) struct Fault {
 
 /// Spec: the table of Spine error codes, as far as it is used here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum SpineErrorCode {
     BadRequest,
     InvalidIdentifierSystem,
     InvalidNhsNumber,
@@ -89,7 +89,7 @@ pub(super) enum Kind {
     NotImplemented,
 }
 
-impl Kind {
+impl SpineErrorCode {
     /// Status, issue type, code and display.
     #[rustfmt::skip]
     fn row(self) -> (u16, &'static str, &'static str, &'static str) {
@@ -116,36 +116,36 @@ impl Kind {
     }
 }
 
-impl Fault {
-    pub(super) fn new(kind: Kind, diagnostics: impl Into<Cow<'static, str>>) -> Self {
+impl ReplyFault {
+    pub(super) fn new(kind: SpineErrorCode, diagnostics: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, diagnostics: diagnostics.into(), status: None }
     }
 
     pub(super) fn bad_request(diagnostics: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Kind::BadRequest, diagnostics)
+        Self::new(SpineErrorCode::BadRequest, diagnostics)
     }
 
     pub(super) fn resource(diagnostics: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Kind::InvalidResource, diagnostics)
+        Self::new(SpineErrorCode::InvalidResource, diagnostics)
     }
 
     pub(super) fn parameter(diagnostics: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Kind::InvalidParameter, diagnostics)
+        Self::new(SpineErrorCode::InvalidParameter, diagnostics)
     }
 
     /// A fault with a status that was asked for, of the kind that comes nearest.
     pub(super) fn simulated(status: StatusCode, diagnostics: &'static str) -> Self {
         let kind = match status.as_u16() {
-            403 => Kind::AccessDenied,
-            404 => Kind::NoRecordFound,
-            408 => Kind::TimedOut,
-            409 => Kind::DuplicateRejected,
-            413 => Kind::BodyTooLarge,
-            415 => Kind::UnsupportedMediaType,
-            422 => Kind::InvalidResource,
-            501 => Kind::NotImplemented,
-            500.. => Kind::Internal,
-            _ => Kind::BadRequest,
+            403 => SpineErrorCode::AccessDenied,
+            404 => SpineErrorCode::NoRecordFound,
+            408 => SpineErrorCode::TimedOut,
+            409 => SpineErrorCode::DuplicateRejected,
+            413 => SpineErrorCode::BodyTooLarge,
+            415 => SpineErrorCode::UnsupportedMediaType,
+            422 => SpineErrorCode::InvalidResource,
+            501 => SpineErrorCode::NotImplemented,
+            500.. => SpineErrorCode::Internal,
+            _ => SpineErrorCode::BadRequest,
         };
         Self { status: Some(status), ..Self::new(kind, diagnostics) }
     }
@@ -155,7 +155,7 @@ impl Fault {
         self.status.or_else(usual).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
-    pub(super) fn into_reply(self) -> Reply {
+    pub(super) fn into_reply(self) -> ResourceReply {
         let status = self.status();
         let (_, issue, code, display) = self.kind.row();
         let body = json!({
@@ -172,11 +172,11 @@ impl Fault {
                 "diagnostics": self.diagnostics,
             }],
         });
-        Reply { status, ..Reply::plain(body) }
+        ResourceReply { status, ..ResourceReply::plain(body) }
     }
 }
 
 /// `Err` with these words for an invalid resource, unless the rule is kept.
-pub(super) fn rule(kept: bool, otherwise: &'static str) -> Result<(), Fault> {
-    if kept { Ok(()) } else { Err(Fault::resource(otherwise)) }
+pub(super) fn rule(kept: bool, otherwise: &'static str) -> Result<(), ReplyFault> {
+    if kept { Ok(()) } else { Err(ReplyFault::resource(otherwise)) }
 }

@@ -7,7 +7,7 @@ use http::Method;
 use http::request::Parts;
 use serde::{Deserialize, Serialize};
 
-use super::faults::{Faults, Unclear};
+use super::faults::{FaultWordsError, Faults};
 use super::lock;
 use crate::interaction;
 use crate::spine::{InteractionId, OdsCode};
@@ -52,15 +52,15 @@ struct Running {
 }
 
 impl Script {
-    fn judge(&self) -> Result<(), Unclear> {
+    fn judge(&self) -> Result<(), FaultWordsError> {
         if u32::from(self.share) > PERCENT {
-            return Err(Unclear::new("a script's share is a number from 0 to 100"));
+            return Err(FaultWordsError::new("a script's share is a number from 0 to 100"));
         }
         if self.methods.len() > METHODS_MAX || self.interactions.len() > INTERACTIONS_MAX {
-            return Err(Unclear::new("a script names too many methods or interactions"));
+            return Err(FaultWordsError::new("a script names too many methods or interactions"));
         }
         let unknown = self.interactions.iter().find(|id| interaction::by_id(id.as_str()).is_none());
-        unknown.map_or(Ok(()), |id| Err(Unclear::new(format!("{id} is no interaction"))))
+        unknown.map_or(Ok(()), |id| Err(FaultWordsError::new(format!("{id} is no interaction"))))
     }
 
     fn is_meant_for(&self, head: &Parts) -> bool {
@@ -88,7 +88,7 @@ impl Running {
 
 impl Scripts {
     /// Gives a practice one more script.
-    pub(super) fn add(&self, ods: &OdsCode, script: Script) -> Result<(), Unclear> {
+    pub(super) fn add(&self, ods: &OdsCode, script: Script) -> Result<(), FaultWordsError> {
         script.judge()?;
         let mut scripts = lock(&self.0);
         let running = scripts.entry(ods.clone()).or_default();
@@ -100,7 +100,7 @@ impl Scripts {
     }
 
     /// Gives a practice these scripts and no others.
-    pub(super) fn put(&self, ods: &OdsCode, scripts: Vec<Script>) -> Result<(), Unclear> {
+    pub(super) fn put(&self, ods: &OdsCode, scripts: Vec<Script>) -> Result<(), FaultWordsError> {
         if scripts.len() > SCRIPTS_MAX {
             return Err(too_many());
         }
@@ -134,8 +134,8 @@ impl Scripts {
     }
 }
 
-fn too_many() -> Unclear {
-    Unclear::new(format!("a practice has at most {SCRIPTS_MAX} scripts"))
+fn too_many() -> FaultWordsError {
+    FaultWordsError::new(format!("a practice has at most {SCRIPTS_MAX} scripts"))
 }
 
 /// Methods as JSON has them: their names.

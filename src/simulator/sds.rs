@@ -4,7 +4,7 @@
 //! It follows the published code of the API, in the order in which that judges a question. What it
 //! leaves out: the reliability extension of an Endpoint, the intermediary addresses of services
 //! that are not GP Connect's, the paths for health checks, rate limits, and the gateway's cache,
-//! which only [`Trouble::EmptyUnlessFresh`] has.
+//! which only [`SdsTrouble::EmptyUnlessFresh`] has.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -23,14 +23,14 @@ mod stage;
 mod trouble;
 
 use bundle::{FHIR_JSON, JSON};
-use question::{Kind, Question};
-use refused::Refused;
-use trouble::{Caller, Reply, Troubles};
+use question::{QuestionKind, SdsQuestion};
+use refused::SdsRefusal;
+use trouble::{SdsCaller, SdsReply, SdsTroubles};
 
 use super::lock;
 
 pub use records::{Accredited, MessageHandler, Records};
-pub use trouble::Trouble;
+pub use trouble::SdsTrouble;
 
 /// What a directory server has to be told before it can hold [`Records::to_ldif`]: in the form of `slapd`.
 pub const SCHEMA: &str = include_str!("sds/nhs-sds.schema");
@@ -38,12 +38,12 @@ pub const SCHEMA: &str = include_str!("sds/nhs-sds.schema");
 /// The path that every question begins with.
 pub const BASE_PATH: &str = "/spine-directory/FHIR/R4";
 
-/// Limit: questions that are remembered for [`Sds::asked`].
+/// Limit: questions that are remembered for [`SdsDirectory::asked`].
 const ASKED_MAX: usize = 10_000;
 
 /// A question as it arrived, whatever became of it.
 #[derive(Debug, Clone)]
-pub struct Asked {
+pub struct ReceivedQuestion {
     /// `/Endpoint` or `/Device`: the path after the base path; a path without that is whole.
     pub path: String,
     /// The raw query.
@@ -53,14 +53,14 @@ pub struct Asked {
 }
 
 /// The directory.
-pub struct Sds {
+pub struct SdsDirectory {
     key: Option<String>,
     records: Mutex<Records>,
-    troubles: Mutex<Troubles>,
-    asked: Mutex<VecDeque<Asked>>,
+    troubles: Mutex<SdsTroubles>,
+    asked: Mutex<VecDeque<ReceivedQuestion>>,
 }
 
-impl Sds {
+impl SdsDirectory {
     /// A directory that holds these records and has no troubles. `key` is what `apikey` has to say;
     /// without one, the directory is as open as the sandbox.
     #[must_use]
@@ -80,21 +80,21 @@ impl Sds {
 
     /// What was asked last, oldest first, at most 10,000 questions.
     #[must_use]
-    pub fn asked(&self) -> Vec<Asked> {
+    pub fn asked(&self) -> Vec<ReceivedQuestion> {
         lock(&self.asked).iter().cloned().collect()
     }
 
     /// Answers one question.
-    fn answer(&self, method: &Method, path_and_query: &str, headers: &HeaderMap) -> Reply {
+    fn answer(&self, method: &Method, path_and_query: &str, headers: &HeaderMap) -> SdsReply {
         let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
         let inner = path.strip_prefix(BASE_PATH).filter(|rest| rest.starts_with('/'));
         self.remember(inner.unwrap_or(path), query, headers);
         let correlation = question::correlation(headers).ok().flatten();
         let correlation = correlation.unwrap_or_else(bundle::random_id);
-        let caller = Caller { path_and_query, headers, correlation };
+        let caller = SdsCaller { path_and_query, headers, correlation };
         self.judge(method, inner, query, headers)
             .and_then(|(question, media)| self.tell(&question, &caller, media))
-            .unwrap_or_else(|refused| Reply::at_once(refused.into_response(&caller.correlation)))
+            .unwrap_or_else(|refused| SdsReply::at_once(refused.into_response(&caller.correlation)))
     }
 
     fn remember(&self, path: &str, query: &str, headers: &HeaderMap) {
@@ -102,7 +102,7 @@ impl Sds {
         if asked.len() >= ASKED_MAX {
             asked.pop_front();
         }
-        asked.push_back(Asked {
+        asked.push_back(ReceivedQuestion {
             path: path.to_owned(),
             query: query.to_owned(),
             headers: headers.clone(),
@@ -116,19 +116,19 @@ impl Sds {
         path: Option<&str>,
         query: &str,
         headers: &HeaderMap,
-    ) -> Result<(Question, &'static str), Refused> {
-        let path = path.ok_or_else(|| Refused::with(StatusCode::NOT_FOUND))?;
+    ) -> Result<(SdsQuestion, &'static str), SdsRefusal> {
+        let path = path.ok_or_else(|| SdsRefusal::with(StatusCode::NOT_FOUND))?;
         let key = headers.get("apikey").map(HeaderValue::as_bytes);
         if self.key.as_ref().is_some_and(|needed| key != Some(needed.as_bytes())) {
-            return Err(Refused::with(StatusCode::UNAUTHORIZED));
+            return Err(SdsRefusal::with(StatusCode::UNAUTHORIZED));
         }
-        let kind = Kind::of(path).ok_or_else(|| Refused::with(StatusCode::NOT_FOUND))?;
+        let kind = QuestionKind::of(path).ok_or_else(|| SdsRefusal::with(StatusCode::NOT_FOUND))?;
         if method != Method::GET {
-            return Err(Refused::with(StatusCode::METHOD_NOT_ALLOWED));
+            return Err(SdsRefusal::with(StatusCode::METHOD_NOT_ALLOWED));
         }
         question::correlation(headers)?;
-        let question = Question::parse(kind, query)?;
-        let media = media(headers).ok_or_else(|| Refused::with(StatusCode::NOT_ACCEPTABLE))?;
+        let question = SdsQuestion::parse(kind, query)?;
+        let media = media(headers).ok_or_else(|| SdsRefusal::with(StatusCode::NOT_ACCEPTABLE))?;
         Ok((question, media))
     }
 }
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     /// The status, and the number of entries or what is wrong.
-    fn outcome(sds: &Sds, short: &str) -> (u16, String) {
+    fn outcome(sds: &SdsDirectory, short: &str) -> (u16, String) {
         let told = ask(sds, short, &[]);
         let wrong = told.body.pointer("/issue/0/diagnostics").and_then(|text| text.as_str());
         let total = told.body["entry"].as_array().map(|entries| {
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn the_key_comes_first_if_there_is_one() {
-        let sds = Sds::new(records(), Some("s3cret".to_owned()));
+        let sds = SdsDirectory::new(records(), Some("s3cret".to_owned()));
         let status = |short: &str, headers: &[(&str, &str)]| ask(&sds, short, headers).status;
         let good = "/Endpoint?org=Z99001&ia=SLOTS";
         assert_eq!(status(good, &[("apikey", "s3cret")]), 200);

@@ -5,10 +5,10 @@ use jiff::{SignedDuration, ToSpan};
 use serde::Deserialize;
 
 use super::codes::{GENDERS, ORGANISATION_TYPES, ROLES};
-use super::held::{Channel, Slot};
+use super::held::{Channel, StoredSlot};
 use super::local_time;
 use super::markup::is_char;
-use super::people::{Person, is_nhs_number};
+use super::people::{InventedPerson, is_nhs_number};
 use crate::spine::OdsCode;
 
 /// Locations, practitioners, sessions and people.
@@ -18,14 +18,14 @@ pub struct Seed {
     /// How far ahead there are slots.
     pub(super) weeks: u8,
     #[serde(rename = "location")]
-    pub(super) locations: Vec<Place>,
+    pub(super) locations: Vec<SeedLocation>,
     #[serde(rename = "practitioner")]
     pub(super) practitioners: Vec<Clinician>,
     #[serde(rename = "session")]
     pub(super) sessions: Vec<Session>,
     /// Nobody named: the people of every practice.
     #[serde(rename = "person", default)]
-    people: Vec<Person>,
+    people: Vec<InventedPerson>,
     /// As it was written: a store that was made with another seed is not this practice's.
     #[serde(skip)]
     pub(super) text: String,
@@ -34,7 +34,7 @@ pub struct Seed {
 /// A place where patients are seen.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub(super) struct Place {
+pub(super) struct SeedLocation {
     pub(super) name: String,
     pub(super) line: String,
     pub(super) city: String,
@@ -211,7 +211,7 @@ impl Seed {
     }
 
     /// Everybody the practice or the national register knows.
-    pub(super) fn people(&self) -> Vec<Person> {
+    pub(super) fn people(&self) -> Vec<InventedPerson> {
         if self.people.is_empty() { super::people() } else { self.people.clone() }
     }
 
@@ -222,13 +222,13 @@ impl Seed {
     }
 
     /// The slots of all sessions on a day.
-    pub(super) fn slots(&self, day: Date) -> impl Iterator<Item = Slot> {
+    pub(super) fn slots(&self, day: Date) -> impl Iterator<Item = StoredSlot> {
         (1..).zip(&self.sessions).flat_map(move |at| slots_of(at, day))
     }
 }
 
 /// The slots of one session on one day, by the practice's clock.
-fn slots_of((number, session): (u32, &Session), day: Date) -> impl Iterator<Item = Slot> {
+fn slots_of((number, session): (u32, &Session), day: Date) -> impl Iterator<Item = StoredSlot> {
     let held = session.days.iter().any(|held| held.is(day.weekday()));
     let at = |time: Time| local_time::instant(day, time.hour(), time.minute());
     let hours = at(session.from).zip(at(session.to)).filter(|_| held);
@@ -238,7 +238,7 @@ fn slots_of((number, session): (u32, &Session), day: Date) -> impl Iterator<Item
         let starts = std::iter::successors(Some(opens), move |start| start.checked_add(lasts).ok());
         starts.zip(session.channels.iter().cycle()).map_while(move |(start, channel)| {
             let end = start.checked_add(lasts).ok().filter(|end| *end <= closes)?;
-            Some(Slot::free(number, (start, end), *channel))
+            Some(StoredSlot::free(number, (start, end), *channel))
         })
     })
 }
@@ -290,7 +290,7 @@ mod tests {
     fn the_seed_that_comes_with_it_has_six_weeks_of_weekdays() {
         let seed = Seed::parse(include_str!("seed.toml")).unwrap();
         let today: Date = "2026-03-25".parse().unwrap();
-        let slots: Vec<Slot> = seed.days(today).flat_map(|day| seed.slots(day)).collect();
+        let slots: Vec<StoredSlot> = seed.days(today).flat_map(|day| seed.slots(day)).collect();
         let days: BTreeSet<Date> = slots.iter().map(|slot| local_time::day(slot.start)).collect();
         assert_eq!(days.len(), 30);
         assert_eq!(days.first().unwrap().to_string(), "2026-03-26");
@@ -312,7 +312,7 @@ mod tests {
         let seed =
             Seed::parse(&format!("{before}[[session]]{night}\ndays = [\"sunday\"]\n")).unwrap();
         for (day, count) in [("2026-03-22", 14), ("2026-03-29", 8), ("2026-10-25", 20)] {
-            let slots: Vec<Slot> = seed.slots(day.parse().unwrap()).collect();
+            let slots: Vec<StoredSlot> = seed.slots(day.parse().unwrap()).collect();
             assert_eq!(slots.len(), count, "{day}");
             for (slot, next) in slots.iter().zip(slots.iter().skip(1)) {
                 assert_eq!(slot.start.duration_until(slot.end).as_mins(), 10, "{day}");

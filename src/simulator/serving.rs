@@ -23,11 +23,11 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::faults::{Faults, SIMULATE, Unclear};
-use super::peer::{self, Unwelcome};
-use super::reply::{Fault, Kind};
+use super::faults::{FaultWordsError, Faults, SIMULATE};
+use super::peer::{self, PeerRefusal};
+use super::reply::{ReplyFault, SpineErrorCode};
 use super::wire::{Faulty, Wire};
-use super::{Plain, Provider, control, refusal};
+use super::{Plain, SimulatedProvider, control, refusal};
 use crate::spine::CertificateName;
 
 /// Limit: bytes of a request's body.
@@ -59,14 +59,14 @@ impl Default for Serving {
 }
 
 /// What is known of a connection when its requests are answered.
-struct Door<'a> {
-    welcome: Result<(), Unwelcome>,
+struct ConnectionFacts<'a> {
+    welcome: Result<(), PeerRefusal>,
     serving: &'a Serving,
     /// Takes the connection away from the HTTP server, with the answer to be written by hand.
     take: mpsc::Sender<Faulty>,
 }
 
-impl Provider {
+impl SimulatedProvider {
     /// Accepts connections until `stop` resolves, and then closes those that are open.
     pub async fn serve(
         self: Arc<Self>,
@@ -75,28 +75,34 @@ impl Provider {
         stop: impl Future<Output = ()>,
     ) {
         let serving = Arc::new(serving);
-        let attend = |stream| Arc::clone(&self).attend(stream, Arc::clone(&serving));
+        let attend = |stream| Arc::clone(&self).serve_connection(stream, Arc::clone(&serving));
         accept(&listener, stop, attend).await;
     }
 
-    async fn attend(self: Arc<Self>, stream: TcpStream, serving: Arc<Serving>) {
+    async fn serve_connection(self: Arc<Self>, stream: TcpStream, serving: Arc<Serving>) {
         if let Some(tls) = &serving.tls {
             let acceptor = TlsAcceptor::from(Arc::clone(tls));
             let Some(stream) = secured(stream, &acceptor).await else { return };
             let welcome = peer::judge(stream.get_ref().1.peer_certificates(), &serving.peers);
-            self.talk(stream, welcome, &serving).await;
+            self.serve_http(stream, welcome, &serving).await;
         } else if stream.set_nodelay(true).is_ok() {
-            self.talk(stream, peer::judge(None, &serving.peers), &serving).await;
+            self.serve_http(stream, peer::judge(None, &serving.peers), &serving).await;
         }
     }
 
     /// Answers what comes on a connection, by hand or not, until it ends.
-    async fn talk<W: Wire>(&self, mut wire: W, welcome: Result<(), Unwelcome>, serving: &Serving) {
+    async fn serve_http<W: Wire>(
+        &self,
+        mut wire: W,
+        welcome: Result<(), PeerRefusal>,
+        serving: &Serving,
+    ) {
         let (take, mut taken) = mpsc::channel(1);
-        let door = Door { welcome, serving, take };
+        let door = ConnectionFacts { welcome, serving, take };
         loop {
             let answer = service_fn(|request| self.exchange(&door, request));
-            let Some((freed, used, taken)) = converse(wire, answer, taken.recv()).await else {
+            let Some((freed, used, taken)) = serve_requests(wire, answer, taken.recv()).await
+            else {
                 return;
             };
             let Some(faulty) = taken else { return };
@@ -109,7 +115,7 @@ impl Provider {
     /// away, and then this never returns.
     async fn exchange(
         &self,
-        door: &Door<'_>,
+        door: &ConnectionFacts<'_>,
         request: Request<Incoming>,
     ) -> Result<Response<Full<Bytes>>, Unread> {
         let (mut head, mut body) = request.into_parts();
@@ -119,13 +125,16 @@ impl Provider {
         let (faults, mut response) = match self.answer_at(door, &head, &mut body).await {
             Err(unread @ (Unread::TooLong | Unread::Slow)) => {
                 let fault = match unread {
-                    Unread::Slow => Fault::new(Kind::TimedOut, "the body did not come in 30 s"),
-                    Unread::TooLong | Unread::Gone => {
-                        Fault::new(Kind::BodyTooLarge, "the body is longer than 1 MiB")
+                    Unread::Slow => {
+                        ReplyFault::new(SpineErrorCode::TimedOut, "the body did not come in 30 s")
                     }
+                    Unread::TooLong | Unread::Gone => ReplyFault::new(
+                        SpineErrorCode::BodyTooLarge,
+                        "the body is longer than 1 MiB",
+                    ),
                 };
                 let number = self.remember(&head, b"", self.clock.now());
-                self.told(number, fault.status());
+                self.note_status(number, fault.status());
                 (Faults::default(), refusal(&head, fault))
             }
             answered => answered?,
@@ -142,14 +151,14 @@ impl Provider {
 
     async fn answer_at(
         &self,
-        door: &Door<'_>,
+        door: &ConnectionFacts<'_>,
         head: &Parts,
         body: &mut Incoming,
     ) -> Result<(Faults, Response<Bytes>), Unread> {
         if let Err(unwelcome) = door.welcome {
-            let (status, why) = unwelcome.told();
+            let (status, why) = unwelcome.answer();
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
-            return Ok((Faults::default(), refusal(head, Fault::simulated(status, why))));
+            return Ok((Faults::default(), refusal(head, ReplyFault::simulated(status, why))));
         }
         if door.serving.control && head.uri.path().starts_with(control::BEGINNING) {
             let body = read(body).await?;
@@ -162,7 +171,7 @@ impl Provider {
     }
 
     /// What goes wrong with this call: what it says itself, or else what a script says.
-    fn faults_of(&self, head: &Parts) -> Result<Faults, Unclear> {
+    fn faults_of(&self, head: &Parts) -> Result<Faults, FaultWordsError> {
         let mut said = head.headers.get_all(SIMULATE).iter().peekable();
         if said.peek().is_none() {
             let found = self.find(head.uri.path());
@@ -171,13 +180,13 @@ impl Provider {
             }));
         }
         let texts: Result<Vec<&str>, _> = said.map(HeaderValue::to_str).collect();
-        texts.map_err(|_| Unclear::new("X-Simulate is not plain text"))?.join(";").parse()
+        texts.map_err(|_| FaultWordsError::new("X-Simulate is not plain text"))?.join(";").parse()
     }
 
     /// Carries a call out, unless its faults are against it, and remembers it.
     fn answer_with(
         &self,
-        faults: Result<Faults, Unclear>,
+        faults: Result<Faults, FaultWordsError>,
         head: &Parts,
         body: &[u8],
     ) -> (Faults, Response<Bytes>) {
@@ -190,12 +199,12 @@ impl Provider {
                 (faults, response)
             }
             Err(unclear) => {
-                let fault = Fault::bad_request(format!("X-Simulate: {unclear}"));
+                let fault = ReplyFault::bad_request(format!("X-Simulate: {unclear}"));
                 (Faults::default(), refusal(head, fault))
             }
         };
         if faults.answer() {
-            self.told(number, response.status());
+            self.note_status(number, response.status());
         }
         (faults, response)
     }
@@ -217,7 +226,7 @@ async fn read(body: &mut Incoming) -> Result<Bytes, Unread> {
 /// Then it gives back the stream, whether more has been read from it than was answered, and what
 /// `taken` has come to. Of earlier answers nothing is left to be written then, unless the client
 /// has sent ahead and does not read.
-pub(super) async fn converse<W, S, B, T>(
+pub(super) async fn serve_requests<W, S, B, T>(
     wire: W,
     answer: S,
     taken: impl Future<Output = T>,

@@ -23,15 +23,15 @@ pub(super) struct Shape(&'static [&'static [Element]]);
 /// One element of a type.
 pub(super) struct Element {
     pub(super) name: &'static str,
-    pub(super) kind: Kind,
-    pub(super) place: Place,
+    pub(super) kind: ElementKind,
+    pub(super) place: ElementPlace,
     /// The name without its type, of an element that excludes others: `value` for `valueCode`.
     choice: Option<&'static str>,
 }
 
 /// What an element holds.
 #[derive(Clone, Copy)]
-pub(super) enum Kind {
+pub(super) enum ElementKind {
     /// A plain value, which may have an id and extensions of its own.
     Plain(Primitive),
     /// An element with elements.
@@ -44,7 +44,7 @@ pub(super) enum Kind {
 
 /// How an element stands in the one that holds it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum ElementPlace {
     /// At most once.
     Single,
     /// Any number of times.
@@ -78,7 +78,7 @@ impl Shape {
 impl Element {
     /// Whether it may occur more than once.
     pub(super) fn is_list(&self) -> bool {
-        self.place == Place::List
+        self.place == ElementPlace::List
     }
 }
 
@@ -124,7 +124,7 @@ impl Flaw {
     }
 
     /// The message, seen from the resource.
-    pub(super) fn told(&self, root: &str) -> String {
+    pub(super) fn message(&self, root: &str) -> String {
         format!("{root}{} {}", self.path, self.what)
     }
 }
@@ -133,7 +133,7 @@ impl Flaw {
 pub(super) fn fault(resource: &Value) -> Option<String> {
     let named = resource.get("resourceType").and_then(Value::as_str);
     let root = named.filter(|name| Shape::of(name).is_some()).unwrap_or("the resource");
-    judge_resource(resource, 1).err().map(|flaw| flaw.told(root))
+    judge_resource(resource, 1).err().map(|flaw| flaw.message(root))
 }
 
 fn judge_resource(resource: &Value, depth: usize) -> Result<(), Flaw> {
@@ -201,7 +201,8 @@ fn judge_element(
     }
     let beside = beside.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let told_beside = |index: usize| beside.get(index).is_some_and(Value::is_object);
-    let may_miss = |index: usize| matches!(element.kind, Kind::Plain(_)) && told_beside(index);
+    let may_miss =
+        |index: usize| matches!(element.kind, ElementKind::Plain(_)) && told_beside(index);
     judge_list(value, depth, |index, item| {
         let missed = item.is_null() && may_miss(index);
         if missed { Ok(()) } else { judge_value(element.kind, item, depth + 2) }
@@ -215,7 +216,7 @@ fn judge_beside(
     told: Option<&Value>,
     depth: usize,
 ) -> Result<(), Flaw> {
-    if !matches!(element.kind, Kind::Plain(_)) || element.place == Place::Attribute {
+    if !matches!(element.kind, ElementKind::Plain(_)) || element.place == ElementPlace::Attribute {
         return Err(Flaw::here("is not known"));
     }
     if !element.is_list() {
@@ -251,14 +252,14 @@ fn judge_list(
 }
 
 /// `depth` is the level the value has if it is an object.
-fn judge_value(kind: Kind, value: &Value, depth: usize) -> Result<(), Flaw> {
+fn judge_value(kind: ElementKind, value: &Value, depth: usize) -> Result<(), Flaw> {
     match kind {
-        Kind::Plain(primitive) => {
+        ElementKind::Plain(primitive) => {
             primitive.fault(value).map_or(Ok(()), |what| Err(Flaw::here(what)))
         }
-        Kind::Complex(shape) => judge_complex(value, shape, depth),
-        Kind::Resource => judge_resource(value, depth),
-        Kind::Markup => {
+        ElementKind::Complex(shape) => judge_complex(value, shape, depth),
+        ElementKind::Resource => judge_resource(value, depth),
+        ElementKind::Markup => {
             let text = value.as_str().ok_or_else(|| Flaw::here("is not a string"))?;
             super::markup::div_fault(text).map_or(Ok(()), |what| Err(Flaw::here(what)))
         }

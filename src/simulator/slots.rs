@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use jiff::{Timestamp, ToSpan};
 
-use super::held::{Slot, SlotState};
-use super::parameters::{Bound, Parameters};
-use super::reply::{Answer, Fault, Reply};
+use super::held::{SlotState, StoredSlot};
+use super::parameters::{DateBound, Parameters};
+use super::reply::{InteractionResult, ReplyFault, ResourceReply};
 use super::seed::Session;
 use super::store::Store;
 use super::{Call, fhir, local_time};
@@ -15,11 +15,11 @@ use super::{Call, fhir, local_time};
 const DAYS_MAX: i64 = 14;
 
 /// Spec: `GET /Slot?status=free&start=ge…&end=le…&_include=Slot:schedule`.
-pub(super) fn search(store: &Store, call: &Call<'_>) -> Answer {
+pub(super) fn search(store: &Store, call: &Call<'_>) -> InteractionResult {
     let asked = &call.parameters;
     let range = range(asked)?;
     let filters = Filters::of(asked);
-    let mut free: Vec<(u32, &Slot, &Session)> = store
+    let mut free: Vec<(u32, &StoredSlot, &Session)> = store
         .slots()
         .iter()
         .filter(|(_, slot)| slot.state == SlotState::Free && slot.start > call.now)
@@ -53,11 +53,11 @@ pub(super) fn search(store: &Store, call: &Call<'_>) -> Answer {
     found.extend(actors.iter().filter_map(|(kind, id)| store.known(kind, *id)).cloned());
     // Spec: the organisation comes with any slot, whether it was asked for or not.
     found.extend(store.organisation().filter(|_| !free.is_empty()).cloned());
-    Ok(Reply::plain(fhir::bundle(found)))
+    Ok(ResourceReply::plain(fhir::bundle(found)))
 }
 
 /// Whether a slot may be offered to anybody outside by now.
-pub(super) fn is_released(slot: &Slot, session: &Session, now: Timestamp) -> bool {
+pub(super) fn is_released(slot: &StoredSlot, session: &Session, now: Timestamp) -> bool {
     let released = session.released_days_before.is_none_or(|days| {
         let first = local_time::day(slot.start).saturating_sub(i32::from(days).days());
         first <= local_time::day(now)
@@ -93,19 +93,19 @@ impl<'a> Filters<'a> {
 }
 
 /// Checks the parameters and answers the instants between which a slot has to lie.
-fn range(asked: &Parameters) -> Result<(Timestamp, Timestamp), Fault> {
+fn range(asked: &Parameters) -> Result<(Timestamp, Timestamp), ReplyFault> {
     let (status, start, end) = (asked.one("status")?, asked.one("start")?, asked.one("end")?);
     if !asked.holds("_include", "Slot:schedule") {
-        return Err(Fault::bad_request("parameter _include=Slot:schedule is missing"));
+        return Err(ReplyFault::bad_request("parameter _include=Slot:schedule is missing"));
     }
     if status != "free" {
-        return Err(Fault::parameter("status can only be free"));
+        return Err(ReplyFault::parameter("status can only be free"));
     }
-    let (start, end) = (Bound::parse(start, "ge")?, Bound::parse(end, "le")?);
+    let (start, end) = (DateBound::parse(start, "ge")?, DateBound::parse(end, "le")?);
     // Days are counted on the calendar: a fortnight with a change of the clocks is still one.
     let days = start.day().duration_until(end.day()).as_hours() / 24;
     if !(0..=DAYS_MAX).contains(&days) || end.last() < start.first() {
-        return Err(Fault::parameter("the range is negative or longer than two weeks"));
+        return Err(ReplyFault::parameter("the range is negative or longer than two weeks"));
     }
     Ok((start.first(), end.last()))
 }

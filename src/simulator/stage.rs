@@ -11,7 +11,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use serde_json::{Value, json};
 use tokio_rustls::TlsConnector;
 
-use super::{Practice, Provider};
+use super::{SimulatedPractice, SimulatedProvider};
 use crate::interaction;
 
 pub(super) const ASID: &str = "200000000360";
@@ -21,20 +21,20 @@ const OTHER_BASE: &str = "/A20047/STU3/1/gpconnect/branch";
 /// A Wednesday; the clocks go forward on the Sunday of the same week.
 pub(super) const NOW: &str = "2026-03-25T10:30:00Z";
 
-pub(super) type Told = (u16, HeaderMap, Value);
+pub(super) type StageAnswer = (u16, HeaderMap, Value);
 
 #[derive(Clone)]
 pub(super) struct Stage {
-    pub(super) provider: Arc<Provider>,
+    pub(super) provider: Arc<SimulatedProvider>,
     base: &'static str,
     asid: &'static str,
 }
 
-pub(super) fn practices() -> Vec<Practice> {
+pub(super) fn practices() -> Vec<SimulatedPractice> {
     [("A20047", ASID, BASE), ("B82617", OTHER_ASID, OTHER_BASE)]
         .map(|(ods, asid, base)| {
             let name = format!("Surgery {ods}");
-            Practice::new(ods.parse().unwrap(), asid.parse().unwrap(), &name, base)
+            SimulatedPractice::new(ods.parse().unwrap(), asid.parse().unwrap(), &name, base)
         })
         .into()
 }
@@ -45,10 +45,10 @@ pub(super) fn now() -> Timestamp {
 
 impl Stage {
     pub(super) fn new() -> Self {
-        Self::of(Provider::new(practices(), now()))
+        Self::of(SimulatedProvider::new(practices(), now()))
     }
 
-    pub(super) fn of(provider: Provider) -> Self {
+    pub(super) fn of(provider: SimulatedProvider) -> Self {
         Self { provider: Arc::new(provider), base: BASE, asid: ASID }
     }
 
@@ -63,7 +63,7 @@ impl Stage {
         path: &str,
         headers: &[(&str, &str)],
         body: &[u8],
-    ) -> Told {
+    ) -> StageAnswer {
         self.send_at(now(), (method, path), headers, body)
     }
 
@@ -73,7 +73,7 @@ impl Stage {
         (method, path): (Method, &str),
         headers: &[(&str, &str)],
         body: &[u8],
-    ) -> Told {
+    ) -> StageAnswer {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -91,7 +91,7 @@ impl Stage {
         (method, short): (Method, &str),
         path: &str,
         body: &[u8],
-    ) -> Told {
+    ) -> StageAnswer {
         let path = format!("{}{path}", self.base);
         self.send_at(at.parse().unwrap(), (method, &path), &self.headers(short, &[]), body)
     }
@@ -102,7 +102,7 @@ impl Stage {
         path: &str,
         more: &[(&str, &str)],
         body: &[u8],
-    ) -> Told {
+    ) -> StageAnswer {
         let headers = self.headers(short, more);
         let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, *value)).collect();
         self.send(method, &format!("{}{path}", self.base), &headers, body)
@@ -142,24 +142,24 @@ impl Stage {
         headers
     }
 
-    pub(super) fn get(&self, short: &str, path: &str) -> Told {
+    pub(super) fn get(&self, short: &str, path: &str) -> StageAnswer {
         self.ask((Method::GET, short), path, &[], b"")
     }
 
-    pub(super) fn book(&self, body: &Value) -> Told {
+    pub(super) fn book(&self, body: &Value) -> StageAnswer {
         let bytes = body.to_string();
         let create = (Method::POST, "create:appointment-1");
         self.ask(create, "/Appointment", &[], bytes.as_bytes())
     }
 
-    pub(super) fn put(&self, verb: &str, id: &str, tag: Option<&str>, body: &Value) -> Told {
+    pub(super) fn put(&self, verb: &str, id: &str, tag: Option<&str>, body: &Value) -> StageAnswer {
         let short = format!("{verb}:appointment-1");
         let tag: Vec<_> = tag.map(|tag| ("If-Match", tag)).into_iter().collect();
         let path = format!("/Appointment/{id}");
         self.ask((Method::PUT, &short), &path, &tag, body.to_string().as_bytes())
     }
 
-    pub(super) fn retrieve(&self, patient: &str) -> Told {
+    pub(super) fn retrieve(&self, patient: &str) -> StageAnswer {
         let path = format!("/Patient/{patient}/Appointment?start=ge2026-03-25&start=le2026-06-30");
         self.get("search:patient_appointments-1", &path)
     }

@@ -10,19 +10,19 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use serde_json::Value;
 
-use super::disk::{Disk, DiskError};
-use super::held::{Booking, Change, Held, Patient, Slot, SlotState};
-use super::people::Person;
+use super::disk::{DiskStore, DiskStoreError};
+use super::held::{Booking, Change, Patient, SlotState, StoredSlot, StoredState};
+use super::people::InventedPerson;
 use super::seed::Session;
-use super::{Practice, fhir, local_time};
+use super::{SimulatedPractice, fhir, local_time};
 
 /// Everything a practice knows.
 pub(super) struct Store {
-    practice: Practice,
+    practice: SimulatedPractice,
     /// Practitioners, organisations and locations: these never change.
     resources: BTreeMap<(&'static str, u32), Value>,
-    held: Held,
-    disk: Option<Arc<Disk>>,
+    held: StoredState,
+    disk: Option<Arc<DiskStore>>,
 }
 
 /// The practice itself.
@@ -37,14 +37,14 @@ impl Store {
     /// # Errors
     /// The disk cannot be read or written.
     pub(super) fn open(
-        practice: Practice,
-        disk: Option<Arc<Disk>>,
+        practice: SimulatedPractice,
+        disk: Option<Arc<DiskStore>>,
         now: Timestamp,
-    ) -> Result<Self, DiskError> {
+    ) -> Result<Self, DiskStoreError> {
         let seed = Arc::clone(&practice.seed);
         let held = match &disk {
             Some(disk) => disk.load(&practice.ods)?,
-            None => Held::default(),
+            None => StoredState::default(),
         };
         let mut resources = BTreeMap::new();
         let organisation = fhir::organisation(&practice, ORGANISATION);
@@ -60,7 +60,7 @@ impl Store {
             None => store.commit(store.first(now))?,
             Some(made_with) if *made_with == seed.text => {}
             Some(_) => {
-                return Err(DiskError::new(format!(
+                return Err(DiskStoreError::new(format!(
                     "{} has another seed than its store was made with: put the seed back, or remove the store",
                     store.practice.ods
                 )));
@@ -71,11 +71,11 @@ impl Store {
     }
 
     /// Forgets everything and begins anew.
-    pub(super) fn reset(&mut self, now: Timestamp) -> Result<(), DiskError> {
+    pub(super) fn reset(&mut self, now: Timestamp) -> Result<(), DiskStoreError> {
         if let Some(disk) = &self.disk {
             disk.clear(&self.practice.ods)?;
         }
-        self.held = Held::default();
+        self.held = StoredState::default();
         self.commit(self.first(now))?;
         self.roll_on(now)
     }
@@ -84,9 +84,9 @@ impl Store {
     fn first(&self, now: Timestamp) -> Vec<Change> {
         let here =
             self.practice.seed.people().into_iter().filter(|person| person.standing.is_here());
-        let patient = |(id, person): (u32, Person)| {
+        let patient = |(id, person): (u32, InventedPerson)| {
             let resource = fhir::patient(id, &person, (ORGANISATION, now));
-            let Person { nhs_number, standing, .. } = person;
+            let InventedPerson { nhs_number, standing, .. } = person;
             Change::Patient(id, Patient { nhs_number, standing, resource })
         };
         let mut changes: Vec<Change> = (1..).zip(here).map(patient).collect();
@@ -95,7 +95,7 @@ impl Store {
     }
 
     /// Adds the slots of the days that have come into sight.
-    pub(super) fn roll_on(&mut self, now: Timestamp) -> Result<(), DiskError> {
+    pub(super) fn roll_on(&mut self, now: Timestamp) -> Result<(), DiskStoreError> {
         let in_sight: Vec<Date> = self.practice.seed.days(local_time::day(now)).collect();
         let known = |day: &&Date| self.held.days.contains(*day);
         // The clock may have been set back and forth.
@@ -112,7 +112,7 @@ impl Store {
     }
 
     /// Makes changes: all of them, or none.
-    pub(super) fn commit(&mut self, changes: Vec<Change>) -> Result<(), DiskError> {
+    pub(super) fn commit(&mut self, changes: Vec<Change>) -> Result<(), DiskStoreError> {
         if changes.is_empty() {
             return Ok(());
         }
@@ -137,7 +137,7 @@ impl Store {
         slots().map(|slot| slot.start).min().zip(slots().map(|slot| slot.end).max())
     }
 
-    pub(super) const fn slots(&self) -> &BTreeMap<u32, Slot> {
+    pub(super) const fn slots(&self) -> &BTreeMap<u32, StoredSlot> {
         &self.held.slots
     }
 
@@ -185,7 +185,7 @@ impl Store {
     }
 
     /// Whoever the national register knows by this number.
-    pub(super) fn registered_nationally(&self, nhs_number: &str) -> Option<Person> {
+    pub(super) fn registered_nationally(&self, nhs_number: &str) -> Option<InventedPerson> {
         self.practice.seed.people().into_iter().find(|person| person.nhs_number == nhs_number)
     }
 
@@ -199,7 +199,7 @@ impl Store {
         let marked = slots.iter().filter_map(|id| {
             let slot = self.held.slots.get(id).filter(|slot| slot.state != state)?;
             let version = slot.version + 1;
-            Some(Change::Slot(*id, Slot { state, version, ..slot.clone() }))
+            Some(Change::Slot(*id, StoredSlot { state, version, ..slot.clone() }))
         });
         marked.collect()
     }
@@ -251,7 +251,7 @@ mod tests {
             assert!(store.slots().len() <= one * 5, "{at}");
         }
         let known = store.slots().len();
-        let day = |at: &Slot| local_time::day(at.start).to_string();
+        let day = |at: &StoredSlot| local_time::day(at.start).to_string();
         assert!(store.slots().values().any(|slot| day(slot) == "2025-11-24"));
         assert!(store.slots().values().any(|slot| day(slot) == "2031-01-02"));
         store.roll_on(now()).unwrap();

@@ -138,7 +138,7 @@ fn what_is_not_simulated_says_so() {
 fn a_session_can_be_held_in_xml() {
     let stage = Stage::new();
     let slot = stage.free_slots().remove(0);
-    let (xml, form) = ("application/fhir+xml", Format::Xml);
+    let (xml, form) = ("application/fhir+xml", ResourceFormat::Xml);
     let body = form.write(&booking_of(&[&slot], "2"));
     let create = (Method::POST, "create:appointment-1");
     let headers =
@@ -169,7 +169,7 @@ fn a_session_can_be_held_in_xml() {
 fn a_practice_that_is_switched_off_answers_its_statement_alone() {
     let mut switched_off = practices();
     switched_off[0].switched_off = true;
-    let stage = Stage::of(Provider::new(switched_off, now()));
+    let stage = Stage::of(SimulatedProvider::new(switched_off, now()));
     assert_eq!(stage.get("read:metadata-1", "/metadata").0, 200);
     let (status, _, body) = stage.get("read:patient-1", "/Patient/1");
     assert_eq!((status, code_of(&body)), (403, "ACCESS_DENIED"));
@@ -180,7 +180,7 @@ fn a_practice_that_is_switched_off_answers_its_statement_alone() {
 fn what_has_happened_survives_a_restart_and_a_reset_forgets_it() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("provider.redb");
-    let open = || Stage::of(Provider::open(practices(), Some(&file), now()).unwrap());
+    let open = || Stage::of(SimulatedProvider::open(practices(), Some(&file), now()).unwrap());
     let stage = open();
     let slot = stage.free_slots().remove(0);
     let (status, _, booked) = stage.book(&booking_of(&[&slot], "1"));

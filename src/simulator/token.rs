@@ -8,21 +8,21 @@ use http::HeaderMap;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::reply::Fault;
+use super::reply::ReplyFault;
 use super::{fhir, shape};
 use crate::interaction::Interaction;
 
 /// Spec: a token is good for five minutes.
 const LASTS_S: i64 = 300;
 
-type Claims = Map<String, Value>;
+type TokenClaims = Map<String, Value>;
 
 /// Judges the token of a request.
 pub(super) fn judge(
     headers: &HeaderMap,
     interaction: &Interaction,
     now: Timestamp,
-) -> Result<(), Fault> {
+) -> Result<(), ReplyFault> {
     let claims = read(headers)?;
     for name in ["iss", "aud"] {
         text(&claims, name)?;
@@ -51,7 +51,7 @@ pub(super) fn judge(
 }
 
 /// The claims of an unsigned token.
-fn read(headers: &HeaderMap) -> Result<Claims, Fault> {
+fn read(headers: &HeaderMap) -> Result<TokenClaims, ReplyFault> {
     let sent = headers.get("authorization").and_then(|sent| sent.to_str().ok());
     let token = sent.and_then(|sent| {
         let (scheme, token) = sent.trim().split_once(' ')?;
@@ -61,7 +61,7 @@ fn read(headers: &HeaderMap) -> Result<Claims, Fault> {
     let mut parts = token.split('.');
     let mut part = || {
         let bytes = URL_SAFE_NO_PAD.decode_to_vec(parts.next()?.as_bytes()).ok()?;
-        serde_json::from_slice::<Claims>(&bytes).ok()
+        serde_json::from_slice::<TokenClaims>(&bytes).ok()
     };
     let header = part().ok_or_else(|| bad("the token's header cannot be read"))?;
     let exactly = json!({ "alg": "none", "typ": "JWT" });
@@ -76,7 +76,7 @@ fn read(headers: &HeaderMap) -> Result<Claims, Fault> {
 }
 
 /// Spec: `exp` is five minutes after `iat`, and has not come; `iat` may lie ahead, clocks differ.
-fn judge_times(claims: &Claims, now: Timestamp) -> Result<(), Fault> {
+fn judge_times(claims: &TokenClaims, now: Timestamp) -> Result<(), ReplyFault> {
     let time = |name: &str| claims.get(name).and_then(Value::as_i64);
     let times = time("iat").zip(time("exp"));
     let (iat, exp) = times.ok_or_else(|| bad("iat or exp is missing or no number"))?;
@@ -86,28 +86,28 @@ fn judge_times(claims: &Claims, now: Timestamp) -> Result<(), Fault> {
     if exp <= now.as_second() { Err(bad("the token has expired")) } else { Ok(()) }
 }
 
-fn text<'a>(claims: &'a Claims, name: &'static str) -> Result<&'a str, Fault> {
+fn text<'a>(claims: &'a TokenClaims, name: &'static str) -> Result<&'a str, ReplyFault> {
     let text = claims.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
     text.ok_or_else(|| bad(format!("{name} is missing")))
 }
 
 /// A claim that is a resource of this type, with elements that this type has.
 fn judge_resource<'a>(
-    claims: &'a Claims,
+    claims: &'a TokenClaims,
     name: &'static str,
     kind: &str,
-) -> Result<&'a Value, Fault> {
+) -> Result<&'a Value, ReplyFault> {
     let missing = || bad(format!("{name} is missing"));
     let claim = claims.get(name).filter(|claim| !claim.is_null()).ok_or_else(missing)?;
     let known = fhir::text(claim, "/resourceType") == Some(kind);
     match known && shape::fault(claim).is_none() {
         true => Ok(claim),
-        false => Err(Fault::resource(format!("{name} is no valid {kind}"))),
+        false => Err(ReplyFault::resource(format!("{name} is no valid {kind}"))),
     }
 }
 
 /// Spec: what a claim says at least.
-fn needs(claim: &Value, name: &'static str, places: &[&str]) -> Result<(), Fault> {
+fn needs(claim: &Value, name: &'static str, places: &[&str]) -> Result<(), ReplyFault> {
     let empty = |place: &&&str| fhir::text(claim, place).is_none_or(str::is_empty);
     match places.iter().find(empty) {
         Some(place) => Err(bad(format!("{name} has no {}", place.trim_start_matches('/')))),
@@ -115,8 +115,8 @@ fn needs(claim: &Value, name: &'static str, places: &[&str]) -> Result<(), Fault
     }
 }
 
-fn bad(why: impl Into<std::borrow::Cow<'static, str>>) -> Fault {
-    Fault::bad_request(why)
+fn bad(why: impl Into<std::borrow::Cow<'static, str>>) -> ReplyFault {
+    ReplyFault::bad_request(why)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::faults::{ContentType, Course, Faults, Framing, Manner};
+use super::faults::{BodyDelivery, ContentType, Course, Faults, Framing};
 
 /// What is said in place of HTTP.
 const GARBAGE: &[u8] = b"\x00\x01\xfe this is not the protocol that you are looking for\r\n\r\n";
@@ -56,7 +56,7 @@ pub(super) struct Faulty {
 
 /// What becomes of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+enum AfterResponse {
     /// It can take the next request.
     Again,
     Closed,
@@ -67,7 +67,7 @@ enum End {
 }
 
 /// The stream, and whether the client has said something while it was answered.
-struct Line<W> {
+struct WireStream<W> {
     wire: W,
     heard: bool,
 }
@@ -97,9 +97,9 @@ impl Faulty {
     /// Writes it. Answers with the stream if that can be used again; `used` says that it cannot,
     /// because more has been read from it.
     pub(super) async fn write<W: Wire>(self, wire: W, used: bool) -> Option<W> {
-        let mut line = Line { wire, heard: used };
-        let end = match self.tell(&mut line).await {
-            Ok(End::Again) if line.heard => End::Closed,
+        let mut line = WireStream { wire, heard: used };
+        let end = match self.send(&mut line).await {
+            Ok(AfterResponse::Again) if line.heard => AfterResponse::Closed,
             Ok(end) => end,
             Err(fault) => {
                 tracing::debug!(%fault, "a client of the simulator went before its answer");
@@ -107,31 +107,31 @@ impl Faulty {
             }
         };
         match end {
-            End::Again => return Some(line.wire),
-            End::Closed => drop(line.wire.shutdown().await),
-            End::Lingering => {
+            AfterResponse::Again => return Some(line.wire),
+            AfterResponse::Closed => drop(line.wire.shutdown().await),
+            AfterResponse::Lingering => {
                 drop(line.wire.shutdown().await);
-                line.gone().await;
+                line.wait_for_close().await;
             }
-            End::Reset => drop(line.wire.socket().set_zero_linger()),
+            AfterResponse::Reset => drop(line.wire.socket().set_zero_linger()),
         }
         None
     }
 
-    async fn tell<W: Wire>(&self, line: &mut Line<W>) -> io::Result<End> {
+    async fn send<W: Wire>(&self, line: &mut WireStream<W>) -> io::Result<AfterResponse> {
         for _ in 0..self.faults.continues {
             line.write(CONTINUE).await?;
         }
         line.wait(self.faults.delay).await?;
         match self.faults.course {
-            Course::Reset | Course::ResetAfter => return Ok(End::Reset),
+            Course::Reset | Course::ResetAfter => return Ok(AfterResponse::Reset),
             Course::Stall | Course::StallAfter => {
-                line.gone().await;
-                return Ok(End::Closed);
+                line.wait_for_close().await;
+                return Ok(AfterResponse::Closed);
             }
             Course::Garbage => {
                 line.write(GARBAGE).await?;
-                return Ok(End::Closed);
+                return Ok(AfterResponse::Closed);
             }
             Course::Performed | Course::Status(_) | Course::StatusAfter(_) | Course::Html => {}
         }
@@ -139,37 +139,37 @@ impl Faulty {
         line.wait(self.faults.delay_body).await?;
         let body = self.framed();
         match self.faults.manner {
-            Manner::Drip(pause) => {
+            BodyDelivery::Drip(pause) => {
                 for byte in body {
                     line.wait(pause).await?;
                     line.write(&[byte]).await?;
                 }
             }
-            Manner::Whole | Manner::Cut(_) => line.write(&body).await?,
-            Manner::Half => {
+            BodyDelivery::Whole | BodyDelivery::Cut(_) => line.write(&body).await?,
+            BodyDelivery::Half => {
                 line.write(&body).await?;
-                line.gone().await;
+                line.wait_for_close().await;
             }
         }
         Ok(self.end())
     }
 
-    fn end(&self) -> End {
+    fn end(&self) -> AfterResponse {
         let honest = match self.faults.framing {
             Framing::Length | Framing::Chunked => true,
             Framing::Claimed(_) | Framing::BadChunk => false,
         };
         let whole = match self.faults.manner {
-            Manner::Whole | Manner::Drip(_) => true,
-            Manner::Cut(_) | Manner::Half => false,
+            BodyDelivery::Whole | BodyDelivery::Drip(_) => true,
+            BodyDelivery::Cut(_) | BodyDelivery::Half => false,
         };
         let final_head = !self.status.is_informational() && !self.faults.head_junk;
         if self.faults.early {
-            End::Lingering
+            AfterResponse::Lingering
         } else if honest && whole && final_head && self.goes_on && !self.faults.close {
-            End::Again
+            AfterResponse::Again
         } else {
-            End::Closed
+            AfterResponse::Closed
         }
     }
 
@@ -229,9 +229,9 @@ impl Faulty {
         }
         let (one, two) = self.body.split_at(self.body.len() / 2);
         let cut = match self.faults.manner {
-            Manner::Cut(bytes) => self.body.get(..bytes),
-            Manner::Half => Some(one),
-            Manner::Whole | Manner::Drip(_) => None,
+            BodyDelivery::Cut(bytes) => self.body.get(..bytes),
+            BodyDelivery::Half => Some(one),
+            BodyDelivery::Whole | BodyDelivery::Drip(_) => None,
         };
         match (self.faults.framing, cut) {
             (Framing::Length | Framing::Claimed(_), cut) => cut.unwrap_or(&self.body).to_vec(),
@@ -252,7 +252,7 @@ fn chunk(bytes: &[u8]) -> Vec<u8> {
     [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
 }
 
-impl<W: Wire> Line<W> {
+impl<W: Wire> WireStream<W> {
     async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.wire.write_all(bytes).await?;
         self.wire.flush().await
@@ -265,12 +265,12 @@ impl<W: Wire> Line<W> {
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => Ok(()),
-            () = self.gone() => Err(io::ErrorKind::BrokenPipe.into()),
+            () = self.wait_for_close() => Err(io::ErrorKind::BrokenPipe.into()),
         }
     }
 
     /// Returns when the client has closed the connection, and not before.
-    async fn gone(&mut self) {
+    async fn wait_for_close(&mut self) {
         let mut thrown_away = [0; 4096];
         while let Ok(1..) = self.wire.read(&mut thrown_away).await {
             self.heard = true;
@@ -286,7 +286,7 @@ mod tests {
 
     use super::super::lab::{Lab, body_of, get, heard, heard_to, post, silent};
     use super::super::stage::{Stage, booking_of, tls};
-    use super::super::{Provider, Serving};
+    use super::super::{Serving, SimulatedProvider};
     use super::*;
 
     const STAYS: &str = "Connection: keep-alive\r\n";
@@ -321,7 +321,7 @@ mod tests {
     }
 
     /// How many appointments there are.
-    fn made(provider: &Provider) -> usize {
+    fn made(provider: &SimulatedProvider) -> usize {
         provider.bookings(None).as_array().unwrap().len()
     }
 

@@ -8,7 +8,9 @@ use quick_xml::reader::NsReader;
 use serde_json::{Map, Value};
 
 use super::markup::{self, div_fault, is_char};
-use super::shape::{DEPTH_MAX, ELEMENT, Element, Flaw, Kind, Place, Primitive, Shape};
+use super::shape::{
+    DEPTH_MAX, ELEMENT, Element, ElementKind, ElementPlace, Flaw, Primitive, Shape,
+};
 
 mod writing;
 
@@ -26,7 +28,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Value, String> {
         return Err("the body holds a character that has no place in XML".to_owned());
     }
     let mut document = Document { text, reader: markup::reader(text), nodes: 0 };
-    document.whole().map_err(|(root, flaw)| flaw.told(root))
+    document.whole().map_err(|(root, flaw)| flaw.message(root))
 }
 
 /// The resource as a document, always well-formed, with its elements in the order of STU3.
@@ -45,20 +47,20 @@ struct Document<'a> {
 }
 
 /// What comes next, leaving out what says nothing.
-enum Step<'a> {
+enum XmlStep<'a> {
     Start(BytesStart<'a>),
     End,
     Over,
 }
 
 /// The fields of an element while its children arrive.
-type Fields = Map<String, Value>;
+type XmlFields = Map<String, Value>;
 
 impl<'a> Document<'a> {
     /// The one resource, and nothing after it. A flaw comes with the name of the resource.
     fn whole(&mut self) -> Result<Value, (&'static str, Flaw)> {
         let outside = |flaw| ("the body", flaw);
-        let Step::Start(start) = self.step().map_err(outside)? else {
+        let XmlStep::Start(start) = self.step().map_err(outside)? else {
             return Err(outside(Flaw::here(markup::MALFORMED)));
         };
         let resource = self.resource(&start, 1).map_err(|flaw| {
@@ -66,19 +68,19 @@ impl<'a> Document<'a> {
             (known.unwrap_or("the body"), flaw)
         })?;
         match self.step().map_err(outside)? {
-            Step::Over => Ok(resource),
-            Step::Start(_) | Step::End => Err(outside(Flaw::here(markup::MALFORMED))),
+            XmlStep::Over => Ok(resource),
+            XmlStep::Start(_) | XmlStep::End => Err(outside(Flaw::here(markup::MALFORMED))),
         }
     }
 
-    fn step(&mut self) -> Result<Step<'a>, Flaw> {
+    fn step(&mut self) -> Result<XmlStep<'a>, Flaw> {
         loop {
             let before = self.reader.buffer_position();
             let (known, event) = markup::next(&mut self.reader, FHIR).map_err(Flaw::here)?;
             match event {
                 Event::Start(start) => return self.begin(start, known),
-                Event::End(_) => return Ok(Step::End),
-                Event::Eof => return Ok(Step::Over),
+                Event::End(_) => return Ok(XmlStep::End),
+                Event::Eof => return Ok(XmlStep::Over),
                 Event::Comment(_) | Event::PI(_) => {}
                 Event::Text(text) if text.trim_ascii().is_empty() => {}
                 Event::Decl(told) if before == 0 => judge_declaration(&told)?,
@@ -91,14 +93,14 @@ impl<'a> Document<'a> {
         }
     }
 
-    fn begin(&mut self, start: BytesStart<'a>, known: bool) -> Result<Step<'a>, Flaw> {
+    fn begin(&mut self, start: BytesStart<'a>, known: bool) -> Result<XmlStep<'a>, Flaw> {
         self.nodes += 1;
         if self.nodes > NODES_MAX {
             return Err(Flaw::here(format!("has more than {NODES_MAX} elements")));
         }
         // The markup of a narrative is judged where it is met.
         if known || start.name().0 == "div" {
-            Ok(Step::Start(start))
+            Ok(XmlStep::Start(start))
         } else {
             let name = start.local_name();
             let flaw = Flaw::here(format!("is not in the namespace {FHIR}"));
@@ -124,27 +126,28 @@ impl<'a> Document<'a> {
         attributes: Vec<(String, String)>,
         shape: &Shape,
         depth: usize,
-    ) -> Result<Fields, Flaw> {
+    ) -> Result<XmlFields, Flaw> {
         let deep = depth > DEPTH_MAX;
-        let mut fields = Fields::new();
+        let mut fields = XmlFields::new();
         if deep && !attributes.is_empty() {
             return Err(Flaw::deep());
         }
         for (name, value) in attributes {
-            let known = shape.find(&name).filter(|element| element.place == Place::Attribute);
+            let known =
+                shape.find(&name).filter(|element| element.place == ElementPlace::Attribute);
             known.ok_or_else(|| Flaw::unknown(&name))?;
             fields.insert(name, value.into());
         }
         loop {
             let start = match self.step()? {
-                Step::Start(_) if deep => return Err(Flaw::deep()),
-                Step::Start(start) => start,
-                Step::End => break,
-                Step::Over => return Err(Flaw::here("is cut off")),
+                XmlStep::Start(_) if deep => return Err(Flaw::deep()),
+                XmlStep::Start(start) => start,
+                XmlStep::End => break,
+                XmlStep::Over => return Err(Flaw::here("is cut off")),
             };
             let name = start.local_name();
             let known = shape.find(name.as_ref());
-            let element = known.filter(|element| element.place != Place::Attribute);
+            let element = known.filter(|element| element.place != ElementPlace::Attribute);
             let element = element.ok_or_else(|| Flaw::unknown(name.as_ref()))?;
             self.child(&start, element, depth, &mut fields)
                 .map_err(|flaw| flaw.within(element.name))?;
@@ -160,7 +163,7 @@ impl<'a> Document<'a> {
         start: &BytesStart<'a>,
         element: &Element,
         depth: usize,
-        fields: &mut Fields,
+        fields: &mut XmlFields,
     ) -> Result<(), Flaw> {
         let (beside, index) = (format!("_{}", element.name), count(fields, element));
         if !element.is_list() {
@@ -178,7 +181,7 @@ impl<'a> Document<'a> {
         let content = self.content(start, element.kind, depth + 2);
         let (value, extra) = content.map_err(|flaw| flaw.at(index))?;
         push(fields, element.name, value);
-        if matches!(element.kind, Kind::Plain(_)) {
+        if matches!(element.kind, ElementKind::Plain(_)) {
             push(fields, &beside, extra);
         }
         Ok(())
@@ -188,32 +191,32 @@ impl<'a> Document<'a> {
     fn content(
         &mut self,
         start: &BytesStart<'a>,
-        kind: Kind,
+        kind: ElementKind,
         depth: usize,
     ) -> Result<(Option<Value>, Option<Value>), Flaw> {
-        let may_nest = matches!(kind, Kind::Complex(_) | Kind::Resource);
+        let may_nest = matches!(kind, ElementKind::Complex(_) | ElementKind::Resource);
         if may_nest && depth > DEPTH_MAX {
             return Err(Flaw::deep());
         }
         match kind {
-            Kind::Plain(primitive) => self.plain(start, primitive, depth),
-            Kind::Markup => Ok((Some(self.markup(start)?), None)),
-            Kind::Complex(shape) => {
+            ElementKind::Plain(primitive) => self.plain(start, primitive, depth),
+            ElementKind::Markup => Ok((Some(self.markup(start)?), None)),
+            ElementKind::Complex(shape) => {
                 let fields = self.fields(attributes(start)?, shape, depth)?;
                 if fields.is_empty() {
                     return Err(Flaw::here("is empty"));
                 }
                 Ok((Some(Value::Object(fields)), None))
             }
-            Kind::Resource => {
+            ElementKind::Resource => {
                 let none = attributes(start)?.is_empty();
                 let inner = self.step()?;
-                let Step::Start(inner) = inner else { return Err(Flaw::here("is empty")) };
+                let XmlStep::Start(inner) = inner else { return Err(Flaw::here("is empty")) };
                 let value = self.resource(&inner, depth)?;
                 match self.step()? {
-                    Step::End if none => Ok((Some(value), None)),
-                    Step::End => Err(Flaw::here("has an attribute that is not known")),
-                    Step::Start(_) | Step::Over => Err(Flaw::here("is not one resource")),
+                    XmlStep::End if none => Ok((Some(value), None)),
+                    XmlStep::End => Err(Flaw::here("has an attribute that is not known")),
+                    XmlStep::Start(_) | XmlStep::Over => Err(Flaw::here("is not one resource")),
                 }
             }
         }
@@ -254,11 +257,11 @@ impl<'a> Document<'a> {
 }
 
 /// How many there are in a list so far.
-fn count(fields: &Fields, element: &Element) -> usize {
+fn count(fields: &XmlFields, element: &Element) -> usize {
     fields.get(element.name).and_then(Value::as_array).map_or(0, Vec::len)
 }
 
-fn push(fields: &mut Fields, name: &str, item: Option<Value>) {
+fn push(fields: &mut XmlFields, name: &str, item: Option<Value>) {
     let list = fields.entry(name).or_insert_with(|| Value::Array(Vec::new()));
     if let Some(list) = list.as_array_mut() {
         list.push(item.unwrap_or_default());

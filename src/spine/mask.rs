@@ -29,7 +29,7 @@ pub fn masked(text: &str, bytes_max: usize) -> Cow<'_, str> {
     let text = cut(text, bytes_max.saturating_add(AHEAD_BYTES));
     let mut masked = String::new();
     let mut copied = 0;
-    let mut groups = Groups::default();
+    let mut groups = DigitGroups::default();
     let mut at = 0;
     while at < text.len() {
         let (token, end) = token(text, at);
@@ -39,7 +39,7 @@ pub fn masked(text: &str, bytes_max: usize) -> Cow<'_, str> {
         }
         at = end;
     }
-    if let Some((start, end)) = groups.next(text, Token::Letter, at..at) {
+    if let Some((start, end)) = groups.next(text, MaskToken::Letter, at..at) {
         masked.extend([text.get(copied..start).unwrap_or_default(), MASK]);
         copied = end;
     }
@@ -63,7 +63,7 @@ fn cut(text: &str, bytes_max: usize) -> &str {
 
 /// A character, or the escape of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Token {
+enum MaskToken {
     /// A digit, and whether it is a nought.
     Digit(bool),
     Letter,
@@ -71,21 +71,21 @@ enum Token {
 }
 
 /// Reads the token that begins at a character's boundary; returns where it ends.
-fn token(text: &str, at: usize) -> (Token, usize) {
+fn token(text: &str, at: usize) -> (MaskToken, usize) {
     let bytes = text.as_bytes();
     match bytes.get(at).copied().unwrap_or_default() {
-        byte if byte.is_ascii_digit() => (Token::Digit(byte == b'0'), at + 1),
-        byte if byte.is_ascii_alphabetic() => (Token::Letter, at + 1),
-        b'%' => escape(bytes, at + 1).unwrap_or((Token::Separator, at + 1)),
-        byte if byte.is_ascii() => (Token::Separator, at + 1),
+        byte if byte.is_ascii_digit() => (MaskToken::Digit(byte == b'0'), at + 1),
+        byte if byte.is_ascii_alphabetic() => (MaskToken::Letter, at + 1),
+        b'%' => escape(bytes, at + 1).unwrap_or((MaskToken::Separator, at + 1)),
+        byte if byte.is_ascii() => (MaskToken::Separator, at + 1),
         _ => {
             let character = text.get(at..).and_then(|rest| rest.chars().next());
             let character = character.unwrap_or(char::REPLACEMENT_CHARACTER);
             let token = match character {
-                '０' => Token::Digit(true),
-                _ if character.is_numeric() => Token::Digit(false),
-                _ if character.is_alphabetic() => Token::Letter,
-                _ => Token::Separator,
+                '０' => MaskToken::Digit(true),
+                _ if character.is_numeric() => MaskToken::Digit(false),
+                _ if character.is_alphabetic() => MaskToken::Letter,
+                _ => MaskToken::Separator,
             };
             (token, at + character.len_utf8())
         }
@@ -93,7 +93,7 @@ fn token(text: &str, at: usize) -> (Token, usize) {
 }
 
 /// Reads the two hexadecimal digits of an escape, whose percent sign may be escaped again.
-fn escape(bytes: &[u8], mut at: usize) -> Option<(Token, usize)> {
+fn escape(bytes: &[u8], mut at: usize) -> Option<(MaskToken, usize)> {
     let hex = |at: usize| {
         let digit = |at: usize| char::from(*bytes.get(at)?).to_digit(16);
         Some(digit(at)? * 16 + digit(at + 1)?)
@@ -103,16 +103,16 @@ fn escape(bytes: &[u8], mut at: usize) -> Option<(Token, usize)> {
     }
     let byte = u8::try_from(hex(at)?).ok()?;
     let token = match byte {
-        b'0'..=b'9' => Token::Digit(byte == b'0'),
-        _ if byte.is_ascii_alphabetic() => Token::Letter,
-        _ => Token::Separator,
+        b'0'..=b'9' => MaskToken::Digit(byte == b'0'),
+        _ if byte.is_ascii_alphabetic() => MaskToken::Letter,
+        _ => MaskToken::Separator,
     };
     Some((token, at + 2))
 }
 
 /// Digits in a row.
 #[derive(Debug, Clone, Copy, Default)]
-struct Group {
+struct DigitGroup {
     start: usize,
     end: usize,
     /// Without a nought before three, six or ten others.
@@ -120,7 +120,7 @@ struct Group {
     has_nought: bool,
 }
 
-impl Group {
+impl DigitGroup {
     /// Returns its digits; a leading nought does not count where it makes one too many.
     const fn significant(self) -> usize {
         match (self.digits, self.has_nought) {
@@ -132,24 +132,25 @@ impl Group {
 
 /// The last groups of digits that have only separators between them.
 #[derive(Debug, Default)]
-struct Groups {
+struct DigitGroups {
     /// The last stands at the end.
-    last: [Option<Group>; GROUPS_MAX],
+    last: [Option<DigitGroup>; GROUPS_MAX],
     /// The one that has not ended yet.
-    open: Option<Group>,
+    open: Option<DigitGroup>,
     separators: usize,
 }
 
-impl Groups {
+impl DigitGroups {
     /// Takes the next token; returns the bounds of a number if one has ended with it.
     fn next(
         &mut self,
         text: &str,
-        token: Token,
+        token: MaskToken,
         at: std::ops::Range<usize>,
     ) -> Option<(usize, usize)> {
-        if let Token::Digit(is_nought) = token {
-            let start = Group { start: at.start, has_nought: is_nought, ..Group::default() };
+        if let MaskToken::Digit(is_nought) = token {
+            let start =
+                DigitGroup { start: at.start, has_nought: is_nought, ..DigitGroup::default() };
             let open = self.open.get_or_insert(start);
             (open.digits, open.end) = (open.digits + 1, at.end);
             return None;
@@ -164,7 +165,7 @@ impl Groups {
             number = self.number(text);
         }
         self.separators += 1;
-        if number.is_some() || token == Token::Letter || self.separators > SEPARATORS_MAX {
+        if number.is_some() || token == MaskToken::Letter || self.separators > SEPARATORS_MAX {
             self.last = [None; GROUPS_MAX];
         }
         number
@@ -174,7 +175,7 @@ impl Groups {
     fn number(&self, text: &str) -> Option<(usize, usize)> {
         let [first, second, third] = self.last;
         let third = third?;
-        let whole = |first: Group| {
+        let whole = |first: DigitGroup| {
             let bounds = (first.start, third.end);
             (!is_in_uuid(text, bounds)).then_some(bounds)
         };
@@ -194,13 +195,13 @@ impl Groups {
 }
 
 /// Returns true for the fraction of a second and the offset of a timestamp: `36.123456+0100`.
-fn is_offset(text: &str, fraction: Group, offset: Group) -> bool {
+fn is_offset(text: &str, fraction: DigitGroup, offset: DigitGroup) -> bool {
     follows_dot(text, fraction.start)
         && matches!(text.get(fraction.end..offset.start), Some("+" | "-"))
 }
 
 /// Returns true for the end of an address with a port: `192.168.100.200:8443`.
-fn is_port(text: &str, third: Group, fourth: Group, port: Group) -> bool {
+fn is_port(text: &str, third: DigitGroup, fourth: DigitGroup, port: DigitGroup) -> bool {
     follows_dot(text, third.start)
         && text.get(third.end..fourth.start) == Some(".")
         && text.get(fourth.end..port.start) == Some(":")

@@ -6,12 +6,12 @@ use std::fmt;
 use serde::de::{Deserializer, Error, Visitor};
 
 /// A value as it stands in the configuration.
-struct Written {
+struct ConfigValue {
     text: String,
     is_number: bool,
 }
 
-impl Written {
+impl ConfigValue {
     /// Splits a value into a number, which is digits with at most one decimal point between them, and a
     /// unit, which is ASCII letters or empty. `None` for any other value: a right form made from a part of it
     /// would have another meaning.
@@ -31,45 +31,45 @@ impl Written {
 }
 
 /// Shows a value as it was written: text in quotes.
-impl fmt::Display for Written {
+impl fmt::Display for ConfigValue {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_number { out.write_str(&self.text) } else { write!(out, "{:?}", self.text) }
     }
 }
 
 /// Takes text and numbers; `.0` says what is asked for.
-struct Reader(&'static str);
+struct UnitReader(&'static str);
 
-impl Visitor<'_> for Reader {
-    type Value = Written;
+impl Visitor<'_> for UnitReader {
+    type Value = ConfigValue;
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(self.0)
     }
 
-    fn visit_str<E: Error>(self, text: &str) -> Result<Written, E> {
-        Ok(Written { text: text.to_owned(), is_number: false })
+    fn visit_str<E: Error>(self, text: &str) -> Result<ConfigValue, E> {
+        Ok(ConfigValue { text: text.to_owned(), is_number: false })
     }
 
-    fn visit_i64<E: Error>(self, number: i64) -> Result<Written, E> {
-        Ok(Written { text: number.to_string(), is_number: true })
+    fn visit_i64<E: Error>(self, number: i64) -> Result<ConfigValue, E> {
+        Ok(ConfigValue { text: number.to_string(), is_number: true })
     }
 
-    fn visit_u64<E: Error>(self, number: u64) -> Result<Written, E> {
-        Ok(Written { text: number.to_string(), is_number: true })
+    fn visit_u64<E: Error>(self, number: u64) -> Result<ConfigValue, E> {
+        Ok(ConfigValue { text: number.to_string(), is_number: true })
     }
 
-    fn visit_f64<E: Error>(self, number: f64) -> Result<Written, E> {
-        Ok(Written { text: number.to_string(), is_number: true })
+    fn visit_f64<E: Error>(self, number: f64) -> Result<ConfigValue, E> {
+        Ok(ConfigValue { text: number.to_string(), is_number: true })
     }
 }
 
 fn read<'de, D: Deserializer<'de>, T>(
     from: D,
     wanted: &'static str,
-    parse: impl Fn(&Written) -> Result<T, String>,
+    parse: impl Fn(&ConfigValue) -> Result<T, String>,
 ) -> Result<T, D::Error> {
-    let written = from.deserialize_any(Reader(wanted))?;
+    let written = from.deserialize_any(UnitReader(wanted))?;
     parse(&written).map_err(D::Error::custom)
 }
 
@@ -79,7 +79,7 @@ pub mod period {
 
     use serde::de::value::{Error, StrDeserializer};
 
-    use super::Written;
+    use super::ConfigValue;
 
     const WANTED: &str = "a period: a number and a unit, such as \"10s\"";
 
@@ -93,9 +93,9 @@ pub mod period {
         jiff::fmt::serde::unsigned_duration::friendly::compact::required::serialize(period, to)
     }
 
-    fn parse(written: &Written) -> Result<Duration, String> {
+    fn parse(written: &ConfigValue) -> Result<Duration, String> {
         let wrong = match (duration(&written.text), written) {
-            (Ok(period), Written { is_number: false, .. }) => return Ok(period),
+            (Ok(period), ConfigValue { is_number: false, .. }) => return Ok(period),
             (Ok(_), _) => None,
             (Err(error), _) => Some(error),
         };
@@ -144,7 +144,7 @@ pub mod period {
         use super::*;
 
         fn text(text: &str) -> Result<Duration, String> {
-            parse(&Written { text: text.to_owned(), is_number: false })
+            parse(&ConfigValue { text: text.to_owned(), is_number: false })
         }
 
         #[test]
@@ -176,7 +176,7 @@ pub mod period {
                 let refused = text(written).unwrap_err();
                 assert!(refused.contains(words), "{words} is not in {refused}");
             }
-            let number = Written { text: "2".to_owned(), is_number: true };
+            let number = ConfigValue { text: "2".to_owned(), is_number: true };
             assert!(parse(&number).unwrap_err().starts_with("2 has no unit; write \"2s\""));
         }
 
@@ -216,7 +216,7 @@ pub mod period {
 pub mod size {
     use bytesize::ByteSize;
 
-    use super::Written;
+    use super::ConfigValue;
 
     const WANTED: &str = "a size: a number and a unit, such as \"64 KiB\"";
 
@@ -250,7 +250,7 @@ pub mod size {
         }
     }
 
-    fn parse(written: &Written) -> Result<ByteSize, String> {
+    fn parse(written: &ConfigValue) -> Result<ByteSize, String> {
         let text = written.text.trim();
         if let (true, Ok(size)) = (text.ends_with(|c: char| c.is_ascii_alphabetic()), text.parse())
         {
@@ -287,7 +287,7 @@ pub mod size {
         use super::*;
 
         fn text(text: &str) -> Result<ByteSize, String> {
-            parse(&Written { text: text.to_owned(), is_number: false })
+            parse(&ConfigValue { text: text.to_owned(), is_number: false })
         }
 
         #[test]
@@ -317,7 +317,7 @@ pub mod size {
                 let refused = text(written).unwrap_err();
                 assert!(refused.contains(words), "{words} is not in {refused}");
             }
-            let number = Written { text: "64".to_owned(), is_number: true };
+            let number = ConfigValue { text: "64".to_owned(), is_number: true };
             assert!(parse(&number).unwrap_err().starts_with("64 has no unit; write \"64 B\""));
         }
 

@@ -8,16 +8,16 @@ use bytesize::ByteSize;
 /// Memory that the process may use: the smallest limit of its cgroup and those above it, or all of the
 /// machine's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Memory {
+pub struct MemoryLimit {
     /// Amount in bytes.
     pub bytes: u64,
     /// Kind of limit that it follows from.
-    pub limit: Limit,
+    pub limit: MemoryLimitKind,
 }
 
 /// Kind of limit on the memory of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
+pub enum MemoryLimitKind {
     /// Limit of a cgroup: a container's, or a unit's of systemd.
     Cgroup,
     /// Memory of the machine.
@@ -32,7 +32,7 @@ const V2: (&str, &str) = ("sys/fs/cgroup", "memory.max");
 const V2_BESIDE_V1: (&str, &str) = ("sys/fs/cgroup/unified", "memory.max");
 const V1: (&str, &str) = ("sys/fs/cgroup/memory", "memory.limit_in_bytes");
 
-impl Memory {
+impl MemoryLimit {
     /// Reads it from the files under a root folder, `/` on a machine; nothing where it cannot be known.
     #[must_use]
     pub fn read(root: &Path) -> Option<Self> {
@@ -41,16 +41,16 @@ impl Memory {
         let most = machine.unwrap_or(u64::MAX >> 4);
         let limit = cgroup_bytes(root).filter(|bytes| *bytes < most);
         let of = |limit| move |bytes| Self { bytes, limit };
-        limit.map(of(Limit::Cgroup)).or_else(|| machine.map(of(Limit::Machine)))
+        limit.map(of(MemoryLimitKind::Cgroup)).or_else(|| machine.map(of(MemoryLimitKind::Machine)))
     }
 }
 
-impl fmt::Display for Memory {
+impl fmt::Display for MemoryLimit {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = ByteSize::b(self.bytes);
         match self.limit {
-            Limit::Cgroup => write!(out, "{bytes} (limit of the container or cgroup)"),
-            Limit::Machine => write!(out, "{bytes} (memory of the machine)"),
+            MemoryLimitKind::Cgroup => write!(out, "{bytes} (limit of the container or cgroup)"),
+            MemoryLimitKind::Machine => write!(out, "{bytes} (memory of the machine)"),
         }
     }
 }
@@ -111,7 +111,7 @@ mod tests {
     const UNSET_V1: &str = "9223372036854771712\n";
 
     /// Reads a folder tree with these files, on a machine with 16 GiB.
-    fn read(files: &[(&str, &str)]) -> Option<Memory> {
+    fn read(files: &[(&str, &str)]) -> Option<MemoryLimit> {
         let root = tempfile::tempdir().unwrap();
         let meminfo = ("proc/meminfo", "MemTotal:       16777216 kB\nMemFree:  1 kB\n");
         for (path, text) in [&[meminfo], files].concat() {
@@ -119,14 +119,14 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         }
-        Memory::read(root.path())
+        MemoryLimit::read(root.path())
     }
 
-    const fn cgroup(gib: u64) -> Memory {
-        Memory { bytes: gib * GIB, limit: Limit::Cgroup }
+    const fn cgroup(gib: u64) -> MemoryLimit {
+        MemoryLimit { bytes: gib * GIB, limit: MemoryLimitKind::Cgroup }
     }
 
-    const MACHINE: Memory = Memory { bytes: 16 * GIB, limit: Limit::Machine };
+    const MACHINE: MemoryLimit = MemoryLimit { bytes: 16 * GIB, limit: MemoryLimitKind::Machine };
     const ONE: &str = "1073741824\n";
     const TWO: &str = "2147483648\n";
 

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 /// How hard pressed it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
+pub enum PressureLevel {
     /// Everybody is served.
     Calm,
     /// Reads of consumers that have more under way than their share are sent away.
@@ -28,7 +28,7 @@ pub enum Level {
     Critical,
 }
 
-impl Level {
+impl PressureLevel {
     const ALL: [Self; 4] = [Self::Calm, Self::Strained, Self::Overloaded, Self::Critical];
 
     /// As a number: 0 to 3.
@@ -67,22 +67,22 @@ impl Level {
 ///
 /// It is measured when a request asks for it. Without requests nothing is read, and workers sleep.
 #[derive(Debug, Clone)]
-pub struct Pressure(Arc<Shared>);
+pub struct Pressure(Arc<PressureState>);
 
 #[derive(Debug)]
-struct Shared {
+struct PressureState {
     level: AtomicU8,
-    ceiling: ArcSwap<Ceiling>,
+    ceiling: ArcSwap<PressureLimits>,
     base: Instant,
     /// Time at which a request last had it measured, in milliseconds after `base`.
     asked_ms: AtomicU64,
-    workers: Vec<Beat>,
-    memory: Resident,
+    workers: Vec<Heartbeat>,
+    memory: ResidentMemoryFile,
 }
 
 /// Sign of life of a worker.
 #[derive(Debug, Default)]
-struct Beat {
+struct Heartbeat {
     /// Time at which it last looked at the clock, in milliseconds after `base`; [`RESTS`] and [`ENDED`].
     at_ms: AtomicU64,
     begin: Notify,
@@ -101,19 +101,19 @@ impl Pressure {
     /// Pressure on a process with this many workers, without limits yet.
     #[must_use]
     pub fn new(workers: usize) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(PressureState {
             level: AtomicU8::new(0),
-            ceiling: ArcSwap::from_pointee(Ceiling::NONE),
+            ceiling: ArcSwap::from_pointee(PressureLimits::NONE),
             base: Instant::now(),
             asked_ms: AtomicU64::new(0),
-            workers: (0..workers).map(|_| Beat::default()).collect(),
-            memory: Resident::open(),
+            workers: (0..workers).map(|_| Heartbeat::default()).collect(),
+            memory: ResidentMemoryFile::open(),
         }))
     }
 
     /// One that stays where it is.
     #[cfg(test)]
-    pub(super) fn at(level: Level) -> Self {
+    pub(super) fn at(level: PressureLevel) -> Self {
         let pressure = Self::new(0);
         pressure.0.level.store(level.number(), Ordering::Relaxed);
         pressure.0.asked_ms.store(u64::MAX, Ordering::Relaxed);
@@ -121,14 +121,14 @@ impl Pressure {
     }
 
     /// Sets the limits by which it is judged from now on.
-    pub fn limit(&self, ceiling: Ceiling) {
+    pub fn limit(&self, ceiling: PressureLimits) {
         self.0.ceiling.store(Arc::new(ceiling));
     }
 
     /// The level for a request, measured anew if the last time was more than [`MEASURE`] ago. Workers look
     /// at the clock from then on, until no request has asked for [`REST`].
     #[must_use]
-    pub fn level(&self) -> Level {
+    pub fn level(&self) -> PressureLevel {
         let (now_ms, asked_ms) = (self.now_ms(), self.0.asked_ms.load(Ordering::Relaxed));
         let is_due = now_ms.saturating_sub(asked_ms) >= ms(MEASURE);
         let asked = &self.0.asked_ms;
@@ -143,20 +143,23 @@ impl Pressure {
 
     /// The level, measured anew, for somebody who only looks: workers that sleep go on sleeping.
     #[must_use]
-    pub fn observed(&self) -> Level {
+    pub fn observed(&self) -> PressureLevel {
         self.measure();
         self.last()
     }
 
-    /// A worker's part: it looks at the clock every [`Pulse::BEAT`] while requests come.
+    /// A worker's part: it looks at the clock every [`HeartbeatHandle::BEAT`] while requests come.
     #[must_use]
-    pub fn pulse(&self, worker: usize) -> Pulse {
-        Pulse { pressure: self.clone(), worker }
+    pub fn pulse(&self, worker: usize) -> HeartbeatHandle {
+        HeartbeatHandle { pressure: self.clone(), worker }
     }
 
-    fn last(&self) -> Level {
+    fn last(&self) -> PressureLevel {
         let number = self.0.level.load(Ordering::Relaxed);
-        Level::ALL.into_iter().find(|level| level.number() == number).unwrap_or(Level::Calm)
+        PressureLevel::ALL
+            .into_iter()
+            .find(|level| level.number() == number)
+            .unwrap_or(PressureLevel::Calm)
     }
 
     fn measure(&self) {
@@ -169,17 +172,19 @@ impl Pressure {
         }
     }
 
-    fn judge(&self, ceiling: Ceiling, memory: Option<u64>) -> Level {
+    fn judge(&self, ceiling: PressureLimits, memory: Option<u64>) -> PressureLevel {
         let delay_ms = self.delay_ms();
         let delay_max_ms = ms(ceiling.delay_max);
-        let at_least = |level: &Level| {
+        let at_least = |level: &PressureLevel| {
             let full = ceiling.memory_max_bytes.zip(memory).is_some_and(|(max, memory)| {
                 memory >= max.saturating_mul(level.memory_percent()) / 100
             });
             full || delay_ms >= delay_max_ms.saturating_mul(level.delay_percent()) / 100
         };
-        let mut levels = Level::ALL.into_iter().rev();
-        levels.find(|level| *level == Level::Calm || at_least(level)).unwrap_or(Level::Calm)
+        let mut levels = PressureLevel::ALL.into_iter().rev();
+        levels
+            .find(|level| *level == PressureLevel::Calm || at_least(level))
+            .unwrap_or(PressureLevel::Calm)
     }
 
     /// Delay of the latest worker, in milliseconds. One that rests or has ended is not late.
@@ -188,7 +193,7 @@ impl Pressure {
         let beats = self.0.workers.iter().map(|worker| worker.at_ms.load(Ordering::Relaxed));
         let late = beats
             .filter(|at_ms| *at_ms != RESTS)
-            .map(|at_ms| now_ms.saturating_sub(at_ms).saturating_sub(ms(Pulse::BEAT)));
+            .map(|at_ms| now_ms.saturating_sub(at_ms).saturating_sub(ms(HeartbeatHandle::BEAT)));
         late.max().unwrap_or_default()
     }
 
@@ -198,7 +203,7 @@ impl Pressure {
     }
 }
 
-impl Beat {
+impl Heartbeat {
     /// Has a worker that rests look at the clock again; it is late if it does not.
     fn begin(&self, now_ms: u64) {
         let begun = self.at_ms.compare_exchange(RESTS, now_ms, Ordering::AcqRel, Ordering::Relaxed);
@@ -214,16 +219,16 @@ fn ms(time: Duration) -> u64 {
 
 /// A worker's, by which it is known not to be late.
 #[derive(Debug)]
-pub struct Pulse {
+pub struct HeartbeatHandle {
     pressure: Pressure,
     worker: usize,
 }
 
-impl Pulse {
+impl HeartbeatHandle {
     /// Interval at which it beats while requests come.
     pub const BEAT: Duration = Duration::from_millis(50);
 
-    /// Returns when the worker has to show that it is here: after [`Pulse::BEAT`] while requests come, else
+    /// Returns when the worker has to show that it is here: after [`HeartbeatHandle::BEAT`] while requests come, else
     /// once the next one does.
     pub async fn is_due(&self) {
         match self.own() {
@@ -233,7 +238,7 @@ impl Pulse {
     }
 
     /// Shows that the worker is here. If no request has come for a while, it rests.
-    pub fn beats(&self) {
+    pub fn beat(&self) {
         let now_ms = self.pressure.now_ms();
         let asked_ms = self.pressure.0.asked_ms.load(Ordering::Acquire);
         let is_quiet = now_ms.saturating_sub(asked_ms) >= ms(REST);
@@ -245,7 +250,7 @@ impl Pulse {
         self.set(ENDED);
     }
 
-    fn own(&self) -> Option<&Beat> {
+    fn own(&self) -> Option<&Heartbeat> {
         self.pressure.0.workers.get(self.worker)
     }
 
@@ -256,7 +261,7 @@ impl Pulse {
     }
 }
 
-impl Drop for Pulse {
+impl Drop for HeartbeatHandle {
     fn drop(&mut self) {
         self.ends();
     }
@@ -264,26 +269,26 @@ impl Drop for Pulse {
 
 /// Limits of memory and delay near which load is shed.
 #[derive(Debug, Clone, Copy)]
-pub struct Ceiling {
+pub struct PressureLimits {
     /// Memory in use; not looked at when not known.
     pub memory_max_bytes: Option<u64>,
     /// How late workers may be.
     pub delay_max: Duration,
 }
 
-impl Ceiling {
+impl PressureLimits {
     const NONE: Self = Self { memory_max_bytes: None, delay_max: Duration::MAX };
 }
 
 /// The file that tells how much memory this process uses, kept open: reading it then costs one system call,
 /// and needs no descriptor when there are none left. `None` where it cannot be opened.
 #[derive(Debug)]
-struct Resident(Option<File>);
+struct ResidentMemoryFile(Option<File>);
 
 /// Maximum number of bytes of the file, which holds seven numbers.
 const STATM_BYTES_MAX: usize = 160;
 
-impl Resident {
+impl ResidentMemoryFile {
     fn open() -> Self {
         // Source: proc_pid_statm(5).
         Self(File::open("/proc/self/statm").ok())
@@ -309,19 +314,19 @@ mod tests {
     fn the_order_of_who_is_sent_away_follows_memory_and_delay() {
         let pressure = Pressure::new(2);
         let ceiling =
-            Ceiling { memory_max_bytes: Some(1000), delay_max: Duration::from_secs(3600) };
+            PressureLimits { memory_max_bytes: Some(1000), delay_max: Duration::from_secs(3600) };
         for (memory, level) in [
-            (0, Level::Calm),
-            (799, Level::Calm),
-            (800, Level::Strained),
-            (900, Level::Overloaded),
-            (969, Level::Overloaded),
-            (970, Level::Critical),
-            (5000, Level::Critical),
+            (0, PressureLevel::Calm),
+            (799, PressureLevel::Calm),
+            (800, PressureLevel::Strained),
+            (900, PressureLevel::Overloaded),
+            (969, PressureLevel::Overloaded),
+            (970, PressureLevel::Critical),
+            (5000, PressureLevel::Critical),
         ] {
             assert_eq!(pressure.judge(ceiling, Some(memory)), level, "{memory}");
         }
-        assert_eq!(pressure.judge(ceiling, None), Level::Calm);
+        assert_eq!(pressure.judge(ceiling, None), PressureLevel::Calm);
     }
 
     #[tokio::test(start_paused = true)]
@@ -329,34 +334,34 @@ mod tests {
         let pressure = Pressure::new(2);
         let (fine, stuck) = (pressure.pulse(0), pressure.pulse(1));
         tokio::time::advance(SECOND).await;
-        assert_eq!(pressure.level(), Level::Calm, "its first request");
-        stuck.beats();
-        tokio::time::advance(SECOND + Pulse::BEAT).await;
+        assert_eq!(pressure.level(), PressureLevel::Calm, "its first request");
+        stuck.beat();
+        tokio::time::advance(SECOND + HeartbeatHandle::BEAT).await;
         for (delay_max, level) in [
-            (Duration::from_secs(60), Level::Calm),
-            (Duration::from_millis(1500), Level::Strained),
-            (Duration::from_millis(900), Level::Overloaded),
-            (Duration::from_millis(400), Level::Critical),
+            (Duration::from_secs(60), PressureLevel::Calm),
+            (Duration::from_millis(1500), PressureLevel::Strained),
+            (Duration::from_millis(900), PressureLevel::Overloaded),
+            (Duration::from_millis(400), PressureLevel::Critical),
         ] {
-            pressure.limit(Ceiling { memory_max_bytes: None, delay_max });
+            pressure.limit(PressureLimits { memory_max_bytes: None, delay_max });
             assert_eq!(pressure.observed(), level, "{delay_max:?}");
         }
-        assert_eq!(pressure.level(), Level::Critical, "for a request");
-        [&fine, &stuck].into_iter().for_each(Pulse::beats);
-        assert_eq!(pressure.level(), Level::Critical, "measured a moment ago");
+        assert_eq!(pressure.level(), PressureLevel::Critical, "for a request");
+        [&fine, &stuck].into_iter().for_each(HeartbeatHandle::beat);
+        assert_eq!(pressure.level(), PressureLevel::Critical, "measured a moment ago");
         tokio::time::advance(MEASURE).await;
-        assert_eq!(pressure.level(), Level::Calm);
+        assert_eq!(pressure.level(), PressureLevel::Calm);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_worker_that_never_wakes_for_a_request_is_late() {
         let pressure = Pressure::new(1);
         let _stuck = pressure.pulse(0);
-        pressure.limit(Ceiling { memory_max_bytes: None, delay_max: SECOND });
+        pressure.limit(PressureLimits { memory_max_bytes: None, delay_max: SECOND });
         tokio::time::advance(SECOND).await;
-        assert_eq!(pressure.level(), Level::Calm);
+        assert_eq!(pressure.level(), PressureLevel::Calm);
         tokio::time::advance(3 * SECOND).await;
-        assert_eq!(pressure.level(), Level::Critical);
+        assert_eq!(pressure.level(), PressureLevel::Critical);
     }
 
     #[tokio::test(start_paused = true)]
@@ -367,31 +372,35 @@ mod tests {
             let until = Instant::now() + during;
             let mut wakes = 0;
             while tokio::time::timeout_at(until, pulse.is_due()).await.is_ok() {
-                pulse.beats();
+                pulse.beat();
                 wakes += 1;
             }
             wakes
         };
         assert_eq!(wakes(3600 * SECOND).await, 0, "before the first request");
-        assert_eq!(pressure.observed(), Level::Calm);
+        assert_eq!(pressure.observed(), PressureLevel::Calm);
         assert_eq!(wakes(3600 * SECOND).await, 0, "somebody looked");
-        assert_eq!(pressure.level(), Level::Calm);
+        assert_eq!(pressure.level(), PressureLevel::Calm);
         let awake = wakes(3600 * SECOND).await;
-        let most = REST.as_millis() / Pulse::BEAT.as_millis() + 2;
+        let most = REST.as_millis() / HeartbeatHandle::BEAT.as_millis() + 2;
         assert!(awake > 1 && awake <= most, "{awake}");
         assert_eq!(wakes(3600 * SECOND).await, 0, "after the last one");
         // A worker that has slept is not late.
-        pressure.limit(Ceiling { memory_max_bytes: None, delay_max: SECOND });
-        assert_eq!(pressure.observed(), Level::Calm);
+        pressure.limit(PressureLimits { memory_max_bytes: None, delay_max: SECOND });
+        assert_eq!(pressure.observed(), PressureLevel::Calm);
         pulse.ends();
-        assert_eq!(pressure.level(), Level::Calm);
+        assert_eq!(pressure.level(), PressureLevel::Calm);
         tokio::time::advance(3600 * SECOND).await;
-        assert_eq!(pressure.observed(), Level::Calm, "a worker that has ended is not looked for");
+        assert_eq!(
+            pressure.observed(),
+            PressureLevel::Calm,
+            "a worker that has ended is not looked for"
+        );
     }
 
     #[test]
     fn the_memory_in_use_is_what_the_kernel_says() {
-        let memory = Resident::open();
+        let memory = ResidentMemoryFile::open();
         let before = memory.bytes().unwrap();
         let more = vec![1_u8; 64 << 20];
         assert!(memory.bytes().unwrap() >= before + (32 << 20), "{before} {}", more.len());

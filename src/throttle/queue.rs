@@ -15,7 +15,7 @@ use crate::spine::Asid;
 
 /// How many there are of everything.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Room {
+pub(super) struct QueueSizes {
     /// Places.
     pub(super) places: usize,
     /// Of these, one consumer's at most.
@@ -26,24 +26,24 @@ pub(super) struct Room {
 
 /// The places of one practice.
 #[derive(Debug)]
-pub(super) struct Queue {
-    room: Room,
-    state: Mutex<State>,
+pub(super) struct PlaceQueue {
+    room: QueueSizes,
+    state: Mutex<QueueState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct QueueState {
     taken: usize,
     /// Places each consumer holds; none that holds nothing.
     held: HashMap<Asid, usize>,
     /// Consumers with requests that wait, in the order of their turns.
-    turns: VecDeque<Turn>,
+    turns: VecDeque<QueueTurn>,
     waiting: usize,
     tickets: u64,
 }
 
 #[derive(Debug)]
-struct Turn {
+struct QueueTurn {
     consumer: Asid,
     waiters: VecDeque<Waiter>,
 }
@@ -51,36 +51,36 @@ struct Turn {
 #[derive(Debug)]
 struct Waiter {
     ticket: u64,
-    tell: oneshot::Sender<Place>,
+    tell: oneshot::Sender<QueuePlace>,
 }
 
 /// A place, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Place {
-    queue: Arc<Queue>,
+pub(super) struct QueuePlace {
+    queue: Arc<PlaceQueue>,
     consumer: Asid,
 }
 
-impl Drop for Place {
+impl Drop for QueuePlace {
     fn drop(&mut self) {
         let given = {
             let mut state = self.queue.state();
             state.leaves(&self.consumer);
-            self.queue.deal(&mut state)
+            self.queue.hand_out(&mut state)
         };
         self.queue.give(given);
     }
 }
 
 /// Somebody who waits; dropped, they wait no more.
-struct Waiting<'a> {
-    queue: &'a Queue,
+struct WaitGuard<'a> {
+    queue: &'a PlaceQueue,
     consumer: &'a Asid,
     ticket: u64,
     waiting: &'a IntGauge,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitGuard<'_> {
     fn drop(&mut self) {
         self.queue.state().forget(self.consumer, self.ticket);
         self.waiting.dec();
@@ -89,10 +89,10 @@ impl Drop for Waiting<'_> {
 
 /// Nobody could be served in time, or the queue is full of others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Full;
+pub(super) struct QueueFull;
 
-impl Queue {
-    pub(super) fn new(room: Room) -> Arc<Self> {
+impl PlaceQueue {
+    pub(super) fn new(room: QueueSizes) -> Arc<Self> {
         Arc::new(Self { room, state: Mutex::default() })
     }
 
@@ -102,16 +102,16 @@ impl Queue {
         consumer: &Asid,
         wait: Duration,
         waiting: &IntGauge,
-    ) -> Result<Place, Full> {
+    ) -> Result<QueuePlace, QueueFull> {
         let (ticket, told) = match self.take(consumer)? {
             Taken::Place(place) => return Ok(place),
             Taken::Turn(ticket, told) => (ticket, told),
         };
         waiting.inc();
-        let waiting = Waiting { queue: self, consumer, ticket, waiting };
+        let waiting = WaitGuard { queue: self, consumer, ticket, waiting };
         let told = tokio::time::timeout(wait, told).await;
         drop(waiting);
-        told.ok().and_then(Result::ok).ok_or(Full)
+        told.ok().and_then(Result::ok).ok_or(QueueFull)
     }
 
     /// Whether nobody is here.
@@ -120,13 +120,16 @@ impl Queue {
         state.taken == 0 && state.waiting == 0
     }
 
-    fn take(self: &Arc<Self>, consumer: &Asid) -> Result<Taken, Full> {
+    fn take(self: &Arc<Self>, consumer: &Asid) -> Result<Taken, QueueFull> {
         let mut state = self.state();
         let held = state.held.get(consumer).copied().unwrap_or_default();
         // Whoever waits while a place is free waits for its own share.
         if state.taken < self.room.places && held < self.room.share {
             state.enters(consumer);
-            return Ok(Taken::Place(Place { queue: Arc::clone(self), consumer: consumer.clone() }));
+            return Ok(Taken::Place(QueuePlace {
+                queue: Arc::clone(self),
+                consumer: consumer.clone(),
+            }));
         }
         if state.waiting >= self.room.waiting {
             state.displaces_for(consumer)?;
@@ -137,35 +140,38 @@ impl Queue {
     }
 
     /// Deals free places to those who wait.
-    fn deal(self: &Arc<Self>, state: &mut State) -> Vec<(oneshot::Sender<Place>, Place)> {
+    fn hand_out(
+        self: &Arc<Self>,
+        state: &mut QueueState,
+    ) -> Vec<(oneshot::Sender<QueuePlace>, QueuePlace)> {
         let mut given = Vec::new();
         while state.taken < self.room.places
             && let Some((consumer, waiter)) = state.next(self.room.share)
         {
             state.enters(&consumer);
-            given.push((waiter.tell, Place { queue: Arc::clone(self), consumer }));
+            given.push((waiter.tell, QueuePlace { queue: Arc::clone(self), consumer }));
         }
         given
     }
 
     /// Outside of the lock: a place whose waiter has just left comes back at once.
-    fn give(&self, given: Vec<(oneshot::Sender<Place>, Place)>) {
+    fn give(&self, given: Vec<(oneshot::Sender<QueuePlace>, QueuePlace)>) {
         for (tell, place) in given {
             drop(tell.send(place));
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 enum Taken {
-    Place(Place),
-    Turn(u64, oneshot::Receiver<Place>),
+    Place(QueuePlace),
+    Turn(u64, oneshot::Receiver<QueuePlace>),
 }
 
-impl State {
+impl QueueState {
     fn enters(&mut self, consumer: &Asid) {
         self.taken += 1;
         *self.held.entry(consumer.clone()).or_default() += 1;
@@ -181,7 +187,7 @@ impl State {
         }
     }
 
-    fn queues(&mut self, consumer: &Asid, tell: oneshot::Sender<Place>) -> u64 {
+    fn queues(&mut self, consumer: &Asid, tell: oneshot::Sender<QueuePlace>) -> u64 {
         self.tickets += 1;
         let waiter = Waiter { ticket: self.tickets, tell };
         self.waiting += 1;
@@ -189,7 +195,7 @@ impl State {
             Some(turn) => turn.waiters.push_back(waiter),
             None => {
                 let (consumer, waiters) = (consumer.clone(), VecDeque::from([waiter]));
-                self.turns.push_back(Turn { consumer, waiters });
+                self.turns.push_back(QueueTurn { consumer, waiters });
             }
         }
         self.tickets
@@ -197,7 +203,7 @@ impl State {
 
     /// Whose turn it is: of those below their share who hold the fewest, the first.
     fn next(&mut self, share: usize) -> Option<(Asid, Waiter)> {
-        let held = |turn: &Turn| self.held.get(&turn.consumer).copied().unwrap_or_default();
+        let held = |turn: &QueueTurn| self.held.get(&turn.consumer).copied().unwrap_or_default();
         let turns = self.turns.iter().map(held).enumerate().filter(|(_, held)| *held < share);
         let (at, _) = turns.min_by_key(|(_, held)| *held)?;
         let mut turn = self.turns.remove(at)?;
@@ -212,12 +218,12 @@ impl State {
 
     /// Makes room for one more of this consumer's, at the expense of whoever has the most waiting, if
     /// that is more than this one would have.
-    fn displaces_for(&mut self, consumer: &Asid) -> Result<(), Full> {
-        let waiting = |turn: &Turn| turn.waiters.len();
+    fn displaces_for(&mut self, consumer: &Asid) -> Result<(), QueueFull> {
+        let waiting = |turn: &QueueTurn| turn.waiters.len();
         let own = self.turns.iter().find(|turn| turn.consumer == *consumer).map_or(0, waiting);
-        let most = self.turns.iter_mut().max_by_key(|turn| turn.waiters.len()).ok_or(Full)?;
+        let most = self.turns.iter_mut().max_by_key(|turn| turn.waiters.len()).ok_or(QueueFull)?;
         if most.waiters.len() <= own + 1 {
-            return Err(Full);
+            return Err(QueueFull);
         }
         // Its request hears that it waits in vain.
         most.waiters.pop_back();
@@ -251,7 +257,10 @@ mod tests {
     }
 
     /// Takes what is free, or queues; what is answered is told once there is a place.
-    fn ask(queue: &Arc<Queue>, consumer: u32) -> tokio::task::JoinHandle<Result<Place, Full>> {
+    fn ask(
+        queue: &Arc<PlaceQueue>,
+        consumer: u32,
+    ) -> tokio::task::JoinHandle<Result<QueuePlace, QueueFull>> {
         let queue = Arc::clone(queue);
         tokio::spawn(async move { queue.place(&asid(consumer), LONG, &gauge()).await })
     }
@@ -268,7 +277,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn turns_go_round_whatever_each_has_waiting() {
-        let queue = Queue::new(Room { places: 1, share: 1, waiting: 100 });
+        let queue = PlaceQueue::new(QueueSizes { places: 1, share: 1, waiting: 100 });
         let mut place = ask(&queue, 9).await.unwrap().unwrap();
         let mut asked = Vec::new();
         for consumer in [1, 1, 1, 1, 2, 3, 2] {
@@ -291,7 +300,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_holds_the_fewest_comes_first() {
-        let queue = Queue::new(Room { places: 3, share: 3, waiting: 100 });
+        let queue = PlaceQueue::new(QueueSizes { places: 3, share: 3, waiting: 100 });
         let held = [ask(&queue, 1).await, ask(&queue, 1).await, ask(&queue, 2).await];
         let [first, second, third] = held.map(|place| place.unwrap().unwrap());
         let more = ask(&queue, 1);
@@ -308,20 +317,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_full_queue_loses_the_last_of_whoever_has_most_there() {
-        let queue = Queue::new(Room { places: 1, share: 1, waiting: 3 });
+        let queue = PlaceQueue::new(QueueSizes { places: 1, share: 1, waiting: 3 });
         let place = ask(&queue, 9).await.unwrap().unwrap();
         let mut many = Vec::new();
         for _ in 0..3 {
             many.push(ask(&queue, 1));
             settle().await;
         }
-        assert_eq!(ask(&queue, 1).await.unwrap().unwrap_err(), Full);
+        assert_eq!(ask(&queue, 1).await.unwrap().unwrap_err(), QueueFull);
         let one = ask(&queue, 2);
         settle().await;
-        assert_eq!(many.pop().unwrap().await.unwrap().unwrap_err(), Full);
+        assert_eq!(many.pop().unwrap().await.unwrap().unwrap_err(), QueueFull);
         assert_eq!(queue.state().waiting, 3);
         // Two and one: nobody has more than the next would have.
-        assert_eq!(ask(&queue, 2).await.unwrap().unwrap_err(), Full);
+        assert_eq!(ask(&queue, 2).await.unwrap().unwrap_err(), QueueFull);
         drop(place);
         settle().await;
         assert!(many[0].is_finished() && !one.is_finished());
@@ -329,7 +338,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_has_left_takes_no_place_with_them() {
-        let queue = Queue::new(Room { places: 1, share: 1, waiting: 3 });
+        let queue = PlaceQueue::new(QueueSizes { places: 1, share: 1, waiting: 3 });
         let place = ask(&queue, 9).await.unwrap().unwrap();
         let (gone, stays) = (ask(&queue, 1), ask(&queue, 2));
         settle().await;
@@ -341,7 +350,7 @@ mod tests {
         assert!(queue.is_empty());
         let place = ask(&queue, 9).await.unwrap().unwrap();
         let late = queue.place(&asid(1), Duration::from_secs(2), &gauge()).await;
-        assert_eq!(late.unwrap_err(), Full);
+        assert_eq!(late.unwrap_err(), QueueFull);
         assert_eq!(queue.state().waiting, 0);
         drop(place);
     }

@@ -9,12 +9,12 @@ use governor::middleware::StateInformationMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 
-use super::shared::Lease;
-use crate::refusal::{Allowance, Refusal};
+use super::shared::QuotaLease;
+use crate::refusal::{QuotaLeft, Refusal};
 
 /// The terms of one consumer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Terms {
+pub(super) struct QuotaTerms {
     pub(super) per_second: NonZeroU32,
     /// Requests at once, after a pause.
     pub(super) burst: NonZeroU32,
@@ -23,36 +23,36 @@ pub(super) struct Terms {
 
 /// What a consumer has left.
 #[derive(Debug)]
-pub(super) struct Account {
-    pub(super) terms: Terms,
+pub(super) struct ConsumerQuota {
+    pub(super) terms: QuotaTerms,
     rate: RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformationMiddleware>,
     clock: DefaultClock,
     /// What it has drawn of a quota that gateways share.
-    pub(super) lease: Lease,
+    pub(super) lease: QuotaLease,
     exchanges: AtomicUsize,
     /// Whether it has drawn since it was last asked.
     drew: AtomicBool,
-    all: Arc<Crowd>,
+    all: Arc<GlobalInFlight>,
 }
 
 /// Everybody who has exchanges under way.
 #[derive(Debug, Default)]
-pub(super) struct Crowd {
+pub(super) struct GlobalInFlight {
     consumers: AtomicUsize,
     exchanges: AtomicUsize,
 }
 
-impl Account {
-    pub(super) fn new(terms: Terms, all: Arc<Crowd>) -> Self {
+impl ConsumerQuota {
+    pub(super) fn new(terms: QuotaTerms, all: Arc<GlobalInFlight>) -> Self {
         let clock = DefaultClock::default();
         let quota = Quota::per_second(terms.per_second).allow_burst(terms.burst);
         let rate = RateLimiter::direct_with_clock(quota, clock.clone()).with_middleware();
-        let (lease, exchanges) = (Lease::default(), AtomicUsize::new(0));
+        let (lease, exchanges) = (QuotaLease::default(), AtomicUsize::new(0));
         Self { terms, rate, clock, lease, exchanges, drew: AtomicBool::new(true), all }
     }
 
     /// One request of the quota.
-    pub(super) fn draw(&self) -> Result<Allowance, Refusal> {
+    pub(super) fn take(&self) -> Result<QuotaLeft, Refusal> {
         match self.rate.check() {
             Ok(left) => Ok(self.terms.allowance(left.remaining_burst_capacity())),
             Err(not_until) => {
@@ -65,7 +65,7 @@ impl Account {
     }
 
     /// One exchange more.
-    pub(super) fn enter(self: &Arc<Self>) -> Result<Exchange, Refusal> {
+    pub(super) fn enter(self: &Arc<Self>) -> Result<InFlightExchange, Refusal> {
         self.drew.store(true, Ordering::Relaxed);
         let max = self.terms.exchanges_max;
         let enter = |now: usize| (now < max).then_some(now + 1);
@@ -75,7 +75,7 @@ impl Account {
                     self.all.consumers.fetch_add(1, Ordering::Relaxed);
                 }
                 self.all.exchanges.fetch_add(1, Ordering::Relaxed);
-                Ok(Exchange(Arc::clone(self)))
+                Ok(InFlightExchange(Arc::clone(self)))
             }
             Err(_) => Err(Refusal::ConsumerBusy),
         }
@@ -100,12 +100,12 @@ impl Account {
     }
 }
 
-impl Terms {
+impl QuotaTerms {
     /// What is left of the quota.
-    pub(super) fn allowance(&self, remaining: u32) -> Allowance {
+    pub(super) fn allowance(&self, remaining: u32) -> QuotaLeft {
         let limit = self.burst.get();
         let gone = limit.saturating_sub(remaining);
-        Allowance { limit, remaining, reset_s: gone.div_ceil(self.per_second.get()) }
+        QuotaLeft { limit, remaining, reset_s: gone.div_ceil(self.per_second.get()) }
     }
 
     /// Nothing is.
@@ -116,9 +116,9 @@ impl Terms {
 
 /// An exchange of a consumer, until dropped.
 #[derive(Debug)]
-pub(super) struct Exchange(Arc<Account>);
+pub(super) struct InFlightExchange(Arc<ConsumerQuota>);
 
-impl Drop for Exchange {
+impl Drop for InFlightExchange {
     fn drop(&mut self) {
         let Self(account) = self;
         account.all.exchanges.fetch_sub(1, Ordering::Relaxed);
@@ -132,27 +132,30 @@ impl Drop for Exchange {
 mod tests {
     use super::*;
 
-    fn account(all: &Arc<Crowd>, exchanges_max: usize) -> Arc<Account> {
+    fn account(all: &Arc<GlobalInFlight>, exchanges_max: usize) -> Arc<ConsumerQuota> {
         let (per_second, burst) = (NonZeroU32::new(2).unwrap(), NonZeroU32::new(5).unwrap());
-        Arc::new(Account::new(Terms { per_second, burst, exchanges_max }, Arc::clone(all)))
+        Arc::new(ConsumerQuota::new(
+            QuotaTerms { per_second, burst, exchanges_max },
+            Arc::clone(all),
+        ))
     }
 
     #[test]
     fn a_quota_says_what_is_left_and_when_there_is_more() {
         let account = account(&Arc::default(), 1);
         for remaining in (0..5).rev() {
-            let allowance = account.draw().unwrap();
+            let allowance = account.take().unwrap();
             assert_eq!((allowance.limit, allowance.remaining), (5, remaining));
             assert_eq!(allowance.reset_s, (5 - remaining).div_ceil(2));
         }
-        let refused = account.draw().unwrap_err();
+        let refused = account.take().unwrap_err();
         assert_eq!(refused.retry_after_s(), Some(1));
-        assert_eq!(refused.allowance(), Some(Allowance { limit: 5, remaining: 0, reset_s: 3 }));
+        assert_eq!(refused.allowance(), Some(QuotaLeft { limit: 5, remaining: 0, reset_s: 3 }));
     }
 
     #[test]
     fn exchanges_are_counted_until_they_end() {
-        let all = Arc::<Crowd>::default();
+        let all = Arc::<GlobalInFlight>::default();
         let (one, other) = (account(&all, 3), account(&all, 3));
         assert!(!one.is_above_its_share(), "there is nobody else");
         let held = [one.enter().unwrap(), one.enter().unwrap(), one.enter().unwrap()];

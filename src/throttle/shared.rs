@@ -19,9 +19,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::quota::{Account, Terms};
+use super::quota::{ConsumerQuota, QuotaTerms};
 use crate::metrics::Metrics;
-use crate::refusal::{Allowance, Refusal};
+use crate::refusal::{QuotaLeft, Refusal};
 use crate::spine::Asid;
 use crate::tls::{TrustError, secret};
 
@@ -30,7 +30,7 @@ use crate::tls::{TrustError, secret};
     Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize, schemars::JsonSchema,
 )]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Sharing {
+pub struct SharingSettings {
     /// `redis://host:port/database`. What is sent is not encrypted: ASIDs and counts.
     pub url: String,
     /// A file that holds the password, if one is needed, and nothing else.
@@ -47,34 +47,34 @@ const fn wait() -> Duration {
 
 /// The way to Redis.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct SharedQuotas {
     info: ConnectionInfo,
-    link: tokio::sync::Mutex<Option<Link>>,
+    link: tokio::sync::Mutex<Option<RedisConnection>>,
     script: redis::Script,
     /// Number of the last question, which its answer repeats.
     asked: AtomicU64,
     wait: Duration,
     /// Set while it is not asked, after it could not be used.
-    away: Mutex<Option<Away>>,
+    away: Mutex<Option<RedisOutage>>,
 }
 
 /// A connection, and the task that drives it.
 #[derive(Debug)]
-struct Link {
+struct RedisConnection {
     connection: MultiplexedConnection,
     _driver: AbortOnDropHandle<()>,
 }
 
 /// Since when, and why, Redis is left alone.
 #[derive(Debug)]
-struct Away {
+struct RedisOutage {
     until: Instant,
-    why: Unusable,
+    why: RedisFault,
 }
 
 /// Reasons why Redis cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-enum Unusable {
+enum RedisFault {
     #[error("it does not answer in time")]
     TimedOut,
     #[error("it cannot be reached: {0}")]
@@ -89,7 +89,7 @@ enum Unusable {
 
 /// Answer of Redis, within what may have been asked for.
 #[derive(Debug, PartialEq, Eq)]
-struct Reply {
+struct RedisReply {
     granted: u32,
     left: u32,
     wait: Duration,
@@ -97,7 +97,7 @@ struct Reply {
 
 /// What was drawn for one consumer.
 #[derive(Debug, Default)]
-pub(super) struct Lease {
+pub(super) struct QuotaLease {
     state: Mutex<Drawn>,
     /// Held by whoever asks for more.
     asking: tokio::sync::Mutex<()>,
@@ -167,7 +167,7 @@ impl SharingError {
     }
 }
 
-impl Sharing {
+impl SharingSettings {
     /// Checks the address.
     ///
     /// # Errors
@@ -204,8 +204,8 @@ impl Sharing {
     }
 }
 
-impl Shared {
-    pub(super) fn new(sharing: &Sharing) -> Result<Self, SharingError> {
+impl SharedQuotas {
+    pub(super) fn new(sharing: &SharingSettings) -> Result<Self, SharingError> {
         Ok(Self {
             info: sharing.info()?,
             link: tokio::sync::Mutex::default(),
@@ -217,14 +217,14 @@ impl Shared {
     }
 
     /// One request of a consumer's quota; nothing while Redis cannot be used.
-    pub(super) async fn draw(
+    pub(super) async fn take(
         &self,
         consumer: &Asid,
-        account: &Account,
+        account: &ConsumerQuota,
         metrics: &Metrics,
-    ) -> Option<Result<Allowance, Refusal>> {
+    ) -> Option<Result<QuotaLeft, Refusal>> {
         let (lease, terms) = (&account.lease, &account.terms);
-        if let Some(drawn) = lease.spend(terms) {
+        if let Some(drawn) = lease.take_from_lease(terms) {
             return Some(drawn);
         }
         if self.is_away() {
@@ -232,7 +232,7 @@ impl Shared {
         }
         let _asking = lease.asking.lock().await;
         // Whoever asked before may have drawn enough.
-        if let Some(drawn) = lease.spend(terms) {
+        if let Some(drawn) = lease.take_from_lease(terms) {
             return Some(drawn);
         }
         if self.is_away() {
@@ -240,13 +240,13 @@ impl Shared {
         }
         let wanted = lease.wants(terms);
         let asked = tokio::time::timeout(self.wait, self.ask(consumer, terms, wanted)).await;
-        match asked.unwrap_or(Err(Unusable::TimedOut)) {
+        match asked.unwrap_or(Err(RedisFault::TimedOut)) {
             Ok(reply) => {
-                if self.away().take().is_some() {
+                if self.outage().take().is_some() {
                     tracing::info!("Redis can be used again: quotas are shared between gateways");
                 }
                 metrics.quotas_shared.set(1);
-                Some(lease.draws(terms, &reply))
+                Some(lease.fill_lease(terms, &reply))
             }
             Err(why) => {
                 self.leave(why);
@@ -256,50 +256,55 @@ impl Shared {
         }
     }
 
-    async fn ask(&self, consumer: &Asid, terms: &Terms, wanted: u32) -> Result<Reply, Unusable> {
+    async fn ask(
+        &self,
+        consumer: &Asid,
+        terms: &QuotaTerms,
+        wanted: u32,
+    ) -> Result<RedisReply, RedisFault> {
         let mut connection = self.connection().await?;
         let number = self.asked.fetch_add(1, Ordering::Relaxed);
         let mut invocation = self.script.key(format!("spine-proxy:quota:{consumer}"));
         invocation.arg(interval_us(terms)).arg(terms.burst.get()).arg(wanted).arg(number);
         let asked = invocation.invoke_async::<(u64, i64, i64, i64)>(&mut connection).await;
-        match asked.map_err(|error| Unusable::from(&error))? {
+        match asked.map_err(|error| RedisFault::from(&error))? {
             (answered, granted, left, wait_us) if answered == number => {
-                Reply::clamped([granted, left, wait_us], terms, wanted)
+                RedisReply::clamped([granted, left, wait_us], terms, wanted)
             }
-            _ => Err(Unusable::Foreign),
+            _ => Err(RedisFault::Foreign),
         }
     }
 
     /// The connection there is, or a new one.
-    async fn connection(&self) -> Result<MultiplexedConnection, Unusable> {
+    async fn connection(&self) -> Result<MultiplexedConnection, RedisFault> {
         let mut link = self.link.lock().await;
         if let Some(link) = &*link {
             return Ok(link.connection.clone());
         }
         let ConnectionAddr::Tcp(host, port) = self.info.addr() else {
-            return Err(Unusable::Unreachable(io::ErrorKind::Unsupported));
+            return Err(RedisFault::Unreachable(io::ErrorKind::Unsupported));
         };
         let stream = TcpStream::connect((host.as_str(), *port)).await;
         let stream = stream
             .and_then(|stream| stream.set_nodelay(true).map(|()| stream))
-            .map_err(|error| Unusable::Unreachable(error.kind()))?;
-        let stream = Bounded { stream, left: REPLY_BYTES_MAX };
+            .map_err(|error| RedisFault::Unreachable(error.kind()))?;
+        let stream = BoundedStream { stream, left: REPLY_BYTES_MAX };
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
         let settings = self.info.redis_settings();
         let opened = MultiplexedConnection::new_with_config(settings, stream, config).await;
-        let (connection, driver) = opened.map_err(|error| Unusable::from(&error))?;
+        let (connection, driver) = opened.map_err(|error| RedisFault::from(&error))?;
         let driver = AbortOnDropHandle::new(tokio::spawn(driver));
-        *link = Some(Link { connection: connection.clone(), _driver: driver });
+        *link = Some(RedisConnection { connection: connection.clone(), _driver: driver });
         Ok(connection)
     }
 
     /// Closes the connection and leaves Redis alone for a while.
-    fn leave(&self, why: Unusable) {
+    fn leave(&self, why: RedisFault) {
         // Whoever holds the lock is making a connection of its own.
         if let Ok(mut link) = self.link.try_lock() {
             *link = None;
         }
-        let mut away = self.away();
+        let mut away = self.outage();
         if away.as_ref().is_none_or(|away| away.why != why) {
             tracing::warn!(
                 %why,
@@ -307,19 +312,19 @@ impl Shared {
                  tried each second"
             );
         }
-        *away = Some(Away { until: Instant::now() + AWAY, why });
+        *away = Some(RedisOutage { until: Instant::now() + AWAY, why });
     }
 
     fn is_away(&self) -> bool {
-        self.away().as_ref().is_some_and(|away| Instant::now() < away.until)
+        self.outage().as_ref().is_some_and(|away| Instant::now() < away.until)
     }
 
-    fn away(&self) -> MutexGuard<'_, Option<Away>> {
+    fn outage(&self) -> MutexGuard<'_, Option<RedisOutage>> {
         self.away.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl From<&redis::RedisError> for Unusable {
+impl From<&redis::RedisError> for RedisFault {
     /// Keeps no text of the server's but a code: the rest may repeat what was sent.
     fn from(error: &redis::RedisError) -> Self {
         match error.code() {
@@ -333,10 +338,10 @@ impl From<&redis::RedisError> for Unusable {
     }
 }
 
-impl Reply {
+impl RedisReply {
     /// Security: a wrong answer lets in no more than was asked for, and keeps nobody out for longer
     /// than a whole quota takes to fill.
-    fn clamped(numbers: [i64; 3], terms: &Terms, wanted: u32) -> Result<Self, Unusable> {
+    fn clamped(numbers: [i64; 3], terms: &QuotaTerms, wanted: u32) -> Result<Self, RedisFault> {
         let burst = u64::from(terms.burst.get());
         let clamped = |number: i64, most: u64| u64::try_from(number).map(|number| number.min(most));
         let [granted, left, wait_us] = numbers;
@@ -344,7 +349,7 @@ impl Reply {
         let left = clamped(left, burst);
         let wait_us = clamped(wait_us, burst.saturating_mul(interval_us(terms)));
         let (Ok(granted), Ok(left), Ok(wait_us)) = (granted, left, wait_us) else {
-            return Err(Unusable::Foreign);
+            return Err(RedisFault::Foreign);
         };
         Ok(Self {
             granted: u32::try_from(granted).unwrap_or(wanted),
@@ -355,7 +360,7 @@ impl Reply {
 }
 
 /// Microseconds between two requests of a quota.
-fn interval_us(terms: &Terms) -> u64 {
+fn interval_us(terms: &QuotaTerms) -> u64 {
     u64::from((1_000_000 / terms.per_second.get()).max(1))
 }
 
@@ -363,12 +368,12 @@ fn interval_us(terms: &Terms) -> u64 {
 ///
 /// Security: the client behind it keeps whatever comes until an answer is whole.
 #[derive(Debug)]
-struct Bounded<S> {
+struct BoundedStream<S> {
     stream: S,
     left: usize,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for BoundedStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -386,7 +391,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for BoundedStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -405,9 +410,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
     }
 }
 
-impl Lease {
+impl QuotaLease {
     /// One request of what was drawn, or that there is none to be had; nothing if that is not known.
-    fn spend(&self, terms: &Terms) -> Option<Result<Allowance, Refusal>> {
+    fn take_from_lease(&self, terms: &QuotaTerms) -> Option<Result<QuotaLeft, Refusal>> {
         let now = Instant::now();
         let mut drawn = self.state();
         if drawn.requests > 0 && drawn.until.is_some_and(|until| now < until) {
@@ -421,7 +426,7 @@ impl Lease {
 
     /// How much to draw: twice as much as last time if all of that was spent, half as much if it was not,
     /// for what is not spent is lost.
-    fn wants(&self, terms: &Terms) -> u32 {
+    fn wants(&self, terms: &QuotaTerms) -> u32 {
         let mut drawn = self.state();
         let most = terms.burst.min(terms.per_second).get() / PARTS;
         let size = if drawn.requests == 0 { drawn.size.saturating_mul(2) } else { drawn.size / 2 };
@@ -430,8 +435,8 @@ impl Lease {
     }
 
     /// What was granted, of which one is for whoever has asked.
-    fn draws(&self, terms: &Terms, reply: &Reply) -> Result<Allowance, Refusal> {
-        let &Reply { granted, left, wait } = reply;
+    fn fill_lease(&self, terms: &QuotaTerms, reply: &RedisReply) -> Result<QuotaLeft, Refusal> {
+        let &RedisReply { granted, left, wait } = reply;
         let now = Instant::now();
         let mut drawn = self.state();
         drawn.left = left;

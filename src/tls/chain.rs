@@ -12,7 +12,7 @@ use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::x509::X509Name;
 
-use super::revocation::Lists;
+use super::revocation::RevocationLists;
 use crate::refusal::CertificateFault;
 use crate::spine::{CertificateName, masked};
 
@@ -124,13 +124,13 @@ pub(super) struct Authorities {
 pub(super) struct ChainVerifier {
     pub(super) authorities: Arc<Authorities>,
     /// `None` where revocation is not checked.
-    pub(super) lists: Option<Arc<Lists>>,
+    pub(super) lists: Option<Arc<RevocationLists>>,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
 
 /// A chain that has been verified.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Accepted {
+pub(super) struct VerifiedChain {
     /// Seconds since 1970 at which a certificate ends or the next revocation list is due.
     pub(super) until_s: i64,
     /// An issuer in the path has name constraints.
@@ -148,7 +148,7 @@ impl ChainVerifier {
         chain: &[CertificateDer<'_>],
         usage: KeyUsage,
         now_s: i64,
-    ) -> Result<Accepted, CertificateFault> {
+    ) -> Result<VerifiedChain, CertificateFault> {
         within_limits(chain)?;
         let certificates = parsed(chain)?;
         let (Some((leaf, issuers)), Some(first)) = (chain.split_first(), certificates.first())
@@ -195,7 +195,7 @@ impl ChainVerifier {
         certificates: &[X509Certificate<'_>],
         path: &VerifiedPath<'_>,
         now_s: i64,
-    ) -> Result<Accepted, CertificateFault> {
+    ) -> Result<VerifiedChain, CertificateFault> {
         // The chain is in order and no name occurs twice, so that a path can only be its beginning.
         let length = 1 + path.intermediate_certificates().count();
         let path_certificates = certificates.get(..length).unwrap_or_default();
@@ -228,7 +228,7 @@ impl ChainVerifier {
         }
         let constrained =
             anchor.name_constraints.is_some() || issuers.iter().any(has_name_constraints);
-        Ok(Accepted { until_s, constrained })
+        Ok(VerifiedChain { until_s, constrained })
     }
 }
 

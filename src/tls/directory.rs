@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 
-use super::files::{TrustError, Use};
+use super::files::{CertificateUse, TrustError};
 use super::loader::{LegFiles, Loader};
 use super::provider::ServerVerifier;
 use super::{Crl, CrlRollback, ExpiredCrl, KeyPair};
@@ -41,7 +41,7 @@ impl DirectoryLeg {
     ) -> Result<Arc<ClientConfig>, TrustError> {
         let crypto = Arc::new(super::crypto());
         let ours = match &self.certificate {
-            Some(pair) => Some(loader.key(leg, pair, &crypto, Use::Directory)?),
+            Some(pair) => Some(loader.key(leg, pair, &crypto, CertificateUse::Directory)?),
             None => None,
         };
         let files = LegFiles {
@@ -50,7 +50,7 @@ impl DirectoryLeg {
             crl: &self.crl,
             expired: ExpiredCrl::Deny,
             rollback: self.crl_rollback,
-            used_as: Use::DirectoryCrl,
+            used_as: CertificateUse::DirectoryCrl,
         };
         let chains = loader.verifier(&files, &crypto)?;
         let verifier = ServerVerifier { chains, cn_fallback: self.cn_fallback };

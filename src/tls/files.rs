@@ -13,7 +13,7 @@ use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::chain::{Authorities, Authority};
-use super::revocation::{List, Read};
+use super::revocation::{ListResult, RevocationList};
 use super::{Crl, KeyPair};
 
 /// A file of the trust that cannot be used.
@@ -38,7 +38,7 @@ impl TrustError {
 
 /// Use of a certificate or list: the leg and the side of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Use {
+pub enum CertificateUse {
     /// Our certificate towards consumers.
     Server,
     /// Our certificate towards providers.
@@ -55,7 +55,7 @@ pub enum Use {
     DirectoryCrl,
 }
 
-impl Use {
+impl CertificateUse {
     /// The label in metrics.
     #[must_use]
     pub const fn label(self) -> &'static str {
@@ -87,7 +87,7 @@ impl Use {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expiry {
     /// Use of the certificate or list.
-    pub used_as: Use,
+    pub used_as: CertificateUse,
     /// The file.
     pub path: PathBuf,
     /// Seconds since 1970, UTC.
@@ -106,7 +106,7 @@ impl Expiry {
 
 /// Urgency of a [`Notice`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
+pub enum NoticeLevel {
     /// Worth knowing; needs no action.
     Info,
     /// Somebody is, or will be, refused; `check --strict` fails.
@@ -120,7 +120,7 @@ pub enum Level {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
     /// Its urgency.
-    pub level: Level,
+    pub level: NoticeLevel,
     /// One line of text; names the file.
     pub text: String,
 }
@@ -128,7 +128,7 @@ pub struct Notice {
 impl Notice {
     /// A notice.
     #[must_use]
-    pub const fn new(level: Level, text: String) -> Self {
+    pub const fn new(level: NoticeLevel, text: String) -> Self {
         Self { level, text }
     }
 }
@@ -210,7 +210,7 @@ pub(super) fn authorities(
         for certificate in certificates(path)? {
             let (authority, at_s) = Authority::read(path.clone(), &certificate)
                 .map_err(|why| TrustError::new(path, why))?;
-            expiries.push(Expiry { used_as: Use::Authority, path: path.clone(), at_s });
+            expiries.push(Expiry { used_as: CertificateUse::Authority, path: path.clone(), at_s });
             each.push(authority);
         }
     }
@@ -235,7 +235,7 @@ pub(super) struct ListFiles(HashMap<PathBuf, ListFile>);
 struct ListFile {
     mark: Option<FileMark>,
     /// The lists that were last read from it without a fault.
-    lists: Option<Vec<Read>>,
+    lists: Option<Vec<ListResult>>,
     /// The fault of what it holds now.
     fault: Option<TrustError>,
     /// It was asked for since the load began.
@@ -275,7 +275,7 @@ impl ListFiles {
         is_first: bool,
         notices: &mut Vec<Notice>,
         faults: &mut Vec<TrustError>,
-    ) -> Result<Vec<(PathBuf, Read)>, TrustError> {
+    ) -> Result<Vec<(PathBuf, ListResult)>, TrustError> {
         let mut lists = Vec::new();
         for path in crl.files() {
             match self.lists_at(path, notices, faults) {
@@ -295,8 +295,8 @@ impl ListFiles {
         path: &Path,
         notices: &mut Vec<Notice>,
         faults: &mut Vec<TrustError>,
-    ) -> Result<Vec<(PathBuf, Read)>, TrustError> {
-        let named = |path: &Path, found: &[Read]| -> Vec<_> {
+    ) -> Result<Vec<(PathBuf, ListResult)>, TrustError> {
+        let named = |path: &Path, found: &[ListResult]| -> Vec<_> {
             found.iter().map(|list| (path.to_owned(), list.clone())).collect()
         };
         if !path.is_dir() {
@@ -308,7 +308,7 @@ impl ListFiles {
                 Ok(found) => lists.extend(named(&file, found)),
                 Err(fault) => {
                     let text = format!("{fault}; the file is left out");
-                    notices.push(Notice::new(Level::Alarm, text));
+                    notices.push(Notice::new(NoticeLevel::Alarm, text));
                 }
             }
         }
@@ -316,7 +316,7 @@ impl ListFiles {
     }
 
     /// Lists last read from the files of a folder that cannot be read now.
-    fn known_in(&mut self, folder: &Path) -> Vec<(PathBuf, Read)> {
+    fn known_in(&mut self, folder: &Path) -> Vec<(PathBuf, ListResult)> {
         let mut lists = Vec::new();
         for (path, file) in &mut self.0 {
             if path.parent() == Some(folder) {
@@ -328,7 +328,11 @@ impl ListFiles {
         lists
     }
 
-    fn file(&mut self, path: &Path, faults: &mut Vec<TrustError>) -> Result<&[Read], TrustError> {
+    fn file(
+        &mut self,
+        path: &Path,
+        faults: &mut Vec<TrustError>,
+    ) -> Result<&[ListResult], TrustError> {
         // Before the file is read: a change meanwhile is noticed the next time.
         let mark = FileMark::of(path);
         let file = self.0.entry(path.to_owned()).or_default();
@@ -384,7 +388,7 @@ fn list_file(path: &Path) -> Result<Vec<u8>, TrustError> {
 }
 
 /// The revocation lists in the bytes of a file: several in PEM, or one in DER.
-pub(super) fn lists_in(bytes: Vec<u8>) -> Result<Vec<Read>, String> {
+pub(super) fn lists_in(bytes: Vec<u8>) -> Result<Vec<ListResult>, String> {
     let found: Vec<_> = if bytes.starts_with(b"-----") || bytes.starts_with(b"#") {
         CertificateRevocationListDer::pem_slice_iter(&bytes)
             .collect::<Result<_, _>>()
@@ -395,7 +399,7 @@ pub(super) fn lists_in(bytes: Vec<u8>) -> Result<Vec<Read>, String> {
     if found.is_empty() {
         return Err("holds no revocation list".to_owned());
     }
-    found.iter().map(List::read).collect()
+    found.iter().map(RevocationList::read).collect()
 }
 
 /// The certificates of a PEM file, in its order; at least one.

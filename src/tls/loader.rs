@@ -10,9 +10,9 @@ use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::chain::{Authorities, ChainVerifier, name_text};
-use super::files::{self, Expiry, Level, ListFiles, Notice, TrustError, Use};
-use super::revocation::{Lists, Newest};
-use super::server::ByName;
+use super::files::{self, CertificateUse, Expiry, ListFiles, Notice, NoticeLevel, TrustError};
+use super::revocation::{NewestLists, RevocationLists};
+use super::server::CertificatesByName;
 use super::{Crl, CrlRollback, ExpiredCrl, KeyPair};
 
 /// Loads certificates, authorities and revocation lists, and remembers the last good state of each
@@ -23,8 +23,8 @@ pub struct Loader {
     /// By the place that a key is used in.
     keys: HashMap<String, Loaded<CertifiedKey>>,
     /// The last good certificates towards consumers.
-    pub(super) server_keys: Option<Arc<ByName>>,
-    legs: HashMap<&'static str, Leg>,
+    pub(super) server_keys: Option<Arc<CertificatesByName>>,
+    legs: HashMap<&'static str, LegState>,
     /// Names of issuers in chains of our own.
     known: HashSet<Box<[u8]>>,
     now_s: i64,
@@ -39,10 +39,10 @@ pub struct Loader {
 
 /// The parts of one leg.
 #[derive(Debug, Default)]
-struct Leg {
+struct LegState {
     authorities: Option<Loaded<Authorities>>,
-    lists: Option<Arc<Lists>>,
-    newest: Arc<Newest>,
+    lists: Option<Arc<RevocationLists>>,
+    newest: Arc<NewestLists>,
 }
 
 /// A part as it was last loaded without a fault, and the ends that go with it.
@@ -61,7 +61,7 @@ pub(super) struct LegFiles<'a> {
     pub(super) expired: ExpiredCrl,
     pub(super) rollback: CrlRollback,
     /// Use of its lists.
-    pub(super) used_as: Use,
+    pub(super) used_as: CertificateUse,
 }
 
 impl Loader {
@@ -114,7 +114,7 @@ impl Loader {
         place: &str,
         pair: &KeyPair,
         crypto: &Arc<CryptoProvider>,
-        used_as: Use,
+        used_as: CertificateUse,
     ) -> Result<Arc<CertifiedKey>, TrustError> {
         match files::certified_key(pair, crypto, self.now_s) {
             Ok((key, at_s)) => {
@@ -158,7 +158,7 @@ impl Loader {
         } else {
             let read = files.lists(crl, leg.lists.is_none(), notices, faults)?;
             let (mut lists, unusable) =
-                Lists::new(read, (used_as, expired), algorithms, Arc::clone(&leg.newest));
+                RevocationLists::new(read, (used_as, expired), algorithms, Arc::clone(&leg.newest));
             notices.extend(unusable);
             match rollback {
                 CrlRollback::Refuse => notices.extend(lists.keep_newer()),
@@ -183,7 +183,7 @@ fn leaf_alone(key: &CertifiedKey, pair: &KeyPair) -> Option<Notice> {
         pair.chain.display(),
         name_text(parsed.issuer()),
     );
-    (parsed.issuer() != parsed.subject()).then(|| Notice::new(Level::Warning, text))
+    (parsed.issuer() != parsed.subject()).then(|| Notice::new(NoticeLevel::Warning, text))
 }
 
 /// The subjects of the issuers in a chain of our own.

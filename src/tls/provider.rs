@@ -11,7 +11,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::ProviderLeg;
 use super::chain::{self, ChainVerifier};
-use super::files::{TrustError, Use};
+use super::files::{CertificateUse, TrustError};
 use super::loader::{LegFiles, Loader};
 use crate::refusal::CertificateFault;
 
@@ -22,14 +22,14 @@ pub(super) fn config(
     crypto: &Arc<CryptoProvider>,
     loader: &mut Loader,
 ) -> Result<ClientConfig, TrustError> {
-    let ours = loader.key("provider-tls", &leg.certificate, crypto, Use::Client)?;
+    let ours = loader.key("provider-tls", &leg.certificate, crypto, CertificateUse::Client)?;
     let files = LegFiles {
         leg: "provider-tls",
         authorities: &leg.authorities,
         crl: &leg.crl,
         expired: leg.crl_expired,
         rollback: leg.crl_rollback,
-        used_as: Use::ProviderCrl,
+        used_as: CertificateUse::ProviderCrl,
     };
     let chains = loader.verifier(&files, crypto)?;
     let verifier = ServerVerifier { chains, cn_fallback: leg.cn_fallback };

@@ -12,14 +12,14 @@ use x509_parser::prelude::X509Certificate;
 
 use super::ExpiredCrl;
 use super::chain::{Authority, Issuer, KnownIssuer, is_ca, name_text};
-use super::files::{Expiry, Level, Notice, Use};
+use super::files::{CertificateUse, Expiry, Notice, NoticeLevel};
 use crate::refusal::CertificateFault;
 
 mod list;
 
-pub(super) use list::{List, Read};
+pub(super) use list::{ListResult, RevocationList};
 
-use list::{Scope, Unusable, points};
+use list::{ListScope, UnsupportedList, points};
 
 /// Maximum number of issuers that one warning each is given for, when a chain shows them to have no
 /// list.
@@ -27,47 +27,50 @@ const WARNED_ISSUERS_MAX: usize = 256;
 
 /// The lists of one leg, indexed by issuer and distribution point.
 #[derive(Debug)]
-pub(super) struct Lists {
-    by_issuer: HashMap<Box<[u8]>, Issued>,
+pub(super) struct RevocationLists {
+    by_issuer: HashMap<Box<[u8]>, IssuerLists>,
     expired: ExpiredCrl,
     algorithms: WebPkiSupportedAlgorithms,
     warned: Mutex<HashSet<Box<[u8]>>>,
-    newest: Arc<Newest>,
+    newest: Arc<NewestLists>,
 }
 
 /// The newest list of each issuer key and scope that has been in force, over all loads of one leg: a
 /// list with a lower number does not replace it.
 #[derive(Debug, Default)]
-pub(super) struct Newest(Mutex<HashMap<KeyAndScope, InForce>>);
+pub(super) struct NewestLists(Mutex<HashMap<KeyAndScope, ListInForce>>);
 
 /// The public key of an issuer, in DER, and a scope of its lists.
-type KeyAndScope = (Box<[u8]>, Scope);
+type KeyAndScope = (Box<[u8]>, ListScope);
 
 /// A list that has been in force, and the issuer that signed it.
 #[derive(Debug, Clone)]
-struct InForce {
+struct ListInForce {
     issuer: KnownIssuer,
     path: PathBuf,
-    list: Arc<List>,
+    list: Arc<RevocationList>,
 }
 
 /// Maximum number of issuer keys and scopes whose newest list is remembered for a leg.
 const NEWEST_MAX: usize = 32_768;
 
-impl Newest {
+impl NewestLists {
     /// Remembers a list that its issuer has signed, if none newer is remembered.
-    fn remember(&self, issuer: &Issuer<'_>, path: &Path, list: &Arc<List>) {
+    fn remember(&self, issuer: &Issuer<'_>, path: &Path, list: &Arc<RevocationList>) {
         let mut newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (issuer.public_key.into(), list.scope.clone());
         let is_newer = newest.get(&key).is_none_or(|held| list.is_newer_than(&held.list));
         if is_newer && (newest.len() < NEWEST_MAX || newest.contains_key(&key)) {
-            let in_force =
-                InForce { issuer: issuer.known(), path: path.to_owned(), list: Arc::clone(list) };
+            let in_force = ListInForce {
+                issuer: issuer.known(),
+                path: path.to_owned(),
+                list: Arc::clone(list),
+            };
             newest.insert(key, in_force);
         }
     }
 
-    fn all(&self) -> Vec<InForce> {
+    fn all(&self) -> Vec<ListInForce> {
         let newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         newest.values().cloned().collect()
     }
@@ -80,33 +83,34 @@ impl Newest {
 
 /// The lists of one issuer name, newest first in each part.
 #[derive(Debug, Default)]
-struct Issued {
+struct IssuerLists {
     /// Lists without a distribution point.
-    whole: Vec<(PathBuf, Arc<List>)>,
-    by_uri: HashMap<Box<str>, Vec<(PathBuf, Arc<List>)>>,
+    whole: Vec<(PathBuf, Arc<RevocationList>)>,
+    by_uri: HashMap<Box<str>, Vec<(PathBuf, Arc<RevocationList>)>>,
 }
 
 /// The lists of one scope that speak of a certificate.
 struct Candidates<'a> {
-    scope: &'a Scope,
-    newest: &'a List,
+    scope: &'a ListScope,
+    newest: &'a RevocationList,
     /// The newest that is not overdue.
-    current: Option<&'a List>,
+    current: Option<&'a RevocationList>,
 }
 
-impl Lists {
+impl RevocationLists {
     /// Indexes lists; says which are of a kind that is not supported.
     pub(super) fn new(
-        read: Vec<(PathBuf, Read)>,
-        (used_as, expired): (Use, ExpiredCrl),
+        read: Vec<(PathBuf, ListResult)>,
+        (used_as, expired): (CertificateUse, ExpiredCrl),
         algorithms: WebPkiSupportedAlgorithms,
-        newest: Arc<Newest>,
+        newest: Arc<NewestLists>,
     ) -> (Self, Vec<Notice>) {
-        let (mut by_issuer, mut notices) = (HashMap::<_, Issued>::new(), Vec::new());
+        let (mut by_issuer, mut notices) = (HashMap::<_, IssuerLists>::new(), Vec::new());
         for (path, list) in read {
             match list {
                 Ok(list) => {
-                    let issued: &mut Issued = by_issuer.entry(list.issuer.clone()).or_default();
+                    let issued: &mut IssuerLists =
+                        by_issuer.entry(list.issuer.clone()).or_default();
                     match &list.scope.uris {
                         None => issued.whole.push((path, list)),
                         Some(uris) => {
@@ -117,8 +121,8 @@ impl Lists {
                         }
                     }
                 }
-                Err(Unusable { issuer, why }) => notices.push(Notice::new(
-                    Level::Warning,
+                Err(UnsupportedList { issuer, why }) => notices.push(Notice::new(
+                    NoticeLevel::Warning,
                     format!(
                         "{} {}: the revocation list of {issuer} is left out: {why}; a certificate \
                          that no other list covers is refused with certificate_status_unknown",
@@ -134,7 +138,7 @@ impl Lists {
     }
 
     fn sort(&mut self) {
-        for part in self.by_issuer.values_mut().flat_map(Issued::parts_mut) {
+        for part in self.by_issuer.values_mut().flat_map(IssuerLists::parts_mut) {
             part.sort_by(|(_, one), (_, other)| one.newest_first().cmp(&other.newest_first()));
         }
     }
@@ -143,7 +147,7 @@ impl Lists {
     /// scope is older. An issuer without any list has none in force.
     pub(super) fn keep_newer(&mut self) -> Vec<Notice> {
         let mut notices = Vec::new();
-        for InForce { issuer, path, list: held } in self.newest.all() {
+        for ListInForce { issuer, path, list: held } in self.newest.all() {
             let Some(issued) = self.by_issuer.get_mut(&held.issuer) else { continue };
             let uri = held.scope.uris.as_ref().and_then(|uris| uris.first());
             let part = match uri {
@@ -151,7 +155,7 @@ impl Lists {
                 Some(uri) => issued.by_uri.get_mut(uri),
             };
             let Some(part) = part else { continue };
-            let is_its = |(_, list): &&(PathBuf, Arc<List>)| {
+            let is_its = |(_, list): &&(PathBuf, Arc<RevocationList>)| {
                 list.scope == held.scope && list.is_by(&issuer.issuer(), &self.algorithms)
             };
             let Some((new_path, new)) = part.iter().find(is_its) else { continue };
@@ -159,7 +163,7 @@ impl Lists {
                 continue;
             }
             notices.push(Notice::new(
-                Level::Alarm,
+                NoticeLevel::Alarm,
                 format!(
                     "{}: the revocation list of {} is older than the one in force ({}, in force {}), \
                      which stays in force; crl-rollback = \"accept\" takes the older one",
@@ -193,7 +197,7 @@ impl Lists {
         &self,
         authorities: &[Authority],
         known: &HashSet<Box<[u8]>>,
-        used_as: Use,
+        used_as: CertificateUse,
     ) -> Vec<Notice> {
         let mut notices = Vec::new();
         for (issuer, issued) in &self.by_issuer {
@@ -207,7 +211,7 @@ impl Lists {
         for authority in authorities {
             let issuer = authority.issuer.issuer();
             let lists = self.by_issuer.get(&*authority.subject);
-            let lists = lists.into_iter().flat_map(Issued::parts).flatten();
+            let lists = lists.into_iter().flat_map(IssuerLists::parts).flatten();
             let mut has_one = false;
             for (path, list) in lists.filter(|(_, list)| list.is_by(&issuer, &self.algorithms)) {
                 has_one = true;
@@ -215,7 +219,7 @@ impl Lists {
             }
             if !has_one {
                 notices.push(Notice::new(
-                    Level::Warning,
+                    NoticeLevel::Warning,
                     format!(
                         "{} {}: no revocation list of {}; every certificate it issued is refused \
                          with certificate_status_unknown",
@@ -233,20 +237,20 @@ impl Lists {
 
     fn compare_part(
         &self,
-        part: &[(PathBuf, Arc<List>)],
+        part: &[(PathBuf, Arc<RevocationList>)],
         named: &[&Authority],
         is_known: bool,
-        used_as: Use,
+        used_as: CertificateUse,
     ) -> Vec<Notice> {
         let mut notices = Vec::new();
-        let mut newest: Vec<(&Path, &List)> = Vec::new();
+        let mut newest: Vec<(&Path, &RevocationList)> = Vec::new();
         for (path, list) in part {
             let shown = path.display();
             let label = used_as.label();
             let by_one = named.iter().any(|one| list.is_by(&one.issuer.issuer(), &self.algorithms));
             if named.is_empty() && !is_known {
                 notices.push(Notice::new(
-                    Level::Warning,
+                    NoticeLevel::Warning,
                     format!(
                         "{label} {shown}: the revocation list of {} fits no configured authority; it \
                          counts only for chains that hold a certificate of that authority",
@@ -255,7 +259,7 @@ impl Lists {
                 ));
             } else if !named.is_empty() && !by_one {
                 notices.push(Notice::new(
-                    Level::Warning,
+                    NoticeLevel::Warning,
                     format!(
                         "{label} {shown}: the revocation list of {} is not signed by the authority of \
                          that name; it does not count for its certificates",
@@ -264,14 +268,14 @@ impl Lists {
                 ));
                 continue;
             }
-            let twin = |(_, newer): &&(&Path, &List)| {
+            let twin = |(_, newer): &&(&Path, &RevocationList)| {
                 newer.scope == list.scope && newer.key_id == list.key_id
             };
             match newest.iter().find(twin) {
                 None => newest.push((path, list)),
                 Some((newer_path, newer)) if newer.number != list.number => {
                     notices.push(Notice::new(
-                        Level::Info,
+                        NoticeLevel::Info,
                         format!(
                             "{label} {shown}: the revocation list of {}, {}, does not count: {} has \
                              {}",
@@ -289,10 +293,10 @@ impl Lists {
     }
 
     /// Times at which next lists are due, for each file whose list is the newest of its scope.
-    pub(super) fn expiries(&self, used_as: Use) -> Vec<Expiry> {
-        let parts = self.by_issuer.values().flat_map(Issued::parts);
+    pub(super) fn expiries(&self, used_as: CertificateUse) -> Vec<Expiry> {
+        let parts = self.by_issuer.values().flat_map(IssuerLists::parts);
         let newest = parts.flat_map(|part| {
-            let mut seen: Vec<(&Scope, Option<&[u8]>)> = Vec::new();
+            let mut seen: Vec<(&ListScope, Option<&[u8]>)> = Vec::new();
             part.iter().filter(move |(_, list)| {
                 let group = (&list.scope, list.key_id.as_deref());
                 let is_new = !seen.contains(&group);
@@ -302,7 +306,7 @@ impl Lists {
                 is_new
             })
         });
-        let expiry = |(path, list): &(PathBuf, Arc<List>)| Expiry {
+        let expiry = |(path, list): &(PathBuf, Arc<RevocationList>)| Expiry {
             used_as,
             path: path.clone(),
             at_s: list.next_update_s(),
@@ -348,7 +352,7 @@ impl Lists {
                 ExpiredCrl::Accept => Some(*newest),
             };
             // What the newest list revokes stays revoked, overdue or not.
-            let revokes = |list: &List| list.revokes(certificate.raw_serial());
+            let revokes = |list: &RevocationList| list.revokes(certificate.raw_serial());
             if revokes(newest) || deciding.is_some_and(revokes) {
                 return Err(CertificateFault::Revoked(newest.issuer_text.clone()));
             }
@@ -382,12 +386,12 @@ impl Lists {
     }
 }
 
-impl Issued {
-    fn parts(&self) -> impl Iterator<Item = &Vec<(PathBuf, Arc<List>)>> {
+impl IssuerLists {
+    fn parts(&self) -> impl Iterator<Item = &Vec<(PathBuf, Arc<RevocationList>)>> {
         std::iter::once(&self.whole).chain(self.by_uri.values())
     }
 
-    fn parts_mut(&mut self) -> impl Iterator<Item = &mut Vec<(PathBuf, Arc<List>)>> {
+    fn parts_mut(&mut self) -> impl Iterator<Item = &mut Vec<(PathBuf, Arc<RevocationList>)>> {
         std::iter::once(&mut self.whole).chain(self.by_uri.values_mut())
     }
 }

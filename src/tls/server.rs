@@ -20,7 +20,7 @@ use webpki::KeyUsage;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::chain::{self, ChainVerifier};
-use super::files::{TrustError, Use};
+use super::files::{CertificateUse, TrustError};
 use super::loader::{LegFiles, Loader};
 use super::{ConsumerLeg, Peer, Reject};
 use crate::refusal::CertificateFault;
@@ -29,8 +29,8 @@ use crate::refusal::CertificateFault;
 const VERIFIED_MAX: u64 = 4096;
 
 /// The consumer side of one trust generation.
-pub(super) struct Consumers {
-    keys: Arc<ByName>,
+pub(super) struct ConsumerServer {
+    keys: Arc<CertificatesByName>,
     chains: Arc<ChainVerifier>,
     crypto: Arc<CryptoProvider>,
     reject: Reject,
@@ -41,14 +41,14 @@ pub(super) struct Consumers {
     verified: Cache<[u8; digest::SHA256_OUTPUT_LEN], Arc<Peer>>,
 }
 
-impl Consumers {
+impl ConsumerServer {
     /// Loads the certificates, authorities and lists of the leg.
     pub(super) fn load(
         leg: &ConsumerLeg,
         crypto: &Arc<CryptoProvider>,
         loader: &mut Loader,
     ) -> Result<Self, TrustError> {
-        let keys = match (ByName::load(leg, crypto, loader), &loader.server_keys) {
+        let keys = match (CertificatesByName::load(leg, crypto, loader), &loader.server_keys) {
             (Ok(keys), _) => Arc::new(keys),
             (Err(fault), Some(before)) => {
                 loader.faults.push(fault);
@@ -63,7 +63,7 @@ impl Consumers {
             crl: &leg.crl,
             expired: leg.crl_expired,
             rollback: leg.crl_rollback,
-            used_as: Use::ClientCrl,
+            used_as: CertificateUse::ClientCrl,
         };
         let chains = loader.verifier(&files, crypto)?;
         let sessions_max = u64::try_from(leg.sessions_max).unwrap_or(u64::MAX);
@@ -119,8 +119,8 @@ impl Consumers {
     /// The TLS settings of one connection, and what will be known of its certificate.
     pub(super) fn connection(
         self: &Arc<Self>,
-    ) -> Result<(Arc<ServerConfig>, Arc<Presented>), rustls::Error> {
-        let presented = Arc::new(Presented {
+    ) -> Result<(Arc<ServerConfig>, Arc<PresentedCertificate>), rustls::Error> {
+        let presented = Arc::new(PresentedCertificate {
             consumers: Arc::clone(self),
             judged: OnceLock::new(),
             resumes: AtomicBool::new(false),
@@ -138,12 +138,12 @@ impl Consumers {
 
 /// Certificates by the names in them; several key types stand side by side.
 #[derive(Debug, Default)]
-pub(super) struct ByName {
+pub(super) struct CertificatesByName {
     first: Vec<Arc<CertifiedKey>>,
     named: HashMap<String, Vec<Arc<CertifiedKey>>>,
 }
 
-impl ByName {
+impl CertificatesByName {
     fn load(
         leg: &ConsumerLeg,
         crypto: &Arc<CryptoProvider>,
@@ -152,7 +152,7 @@ impl ByName {
         let mut keys = Self::default();
         for pair in &leg.certificates {
             let place = format!("tls {}", pair.chain.display());
-            let key = loader.key(&place, pair, crypto, Use::Server)?;
+            let key = loader.key(&place, pair, crypto, CertificateUse::Server)?;
             keys.add(&key).map_err(|why| TrustError::new(&pair.chain, why))?;
         }
         Ok(keys)
@@ -186,7 +186,7 @@ impl ByName {
     }
 }
 
-impl ResolvesServerCert for ByName {
+impl ResolvesServerCert for CertificatesByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let keys = hello.server_name().and_then(|name| self.of(name)).unwrap_or(&self.first);
         let schemes = hello.signature_schemes();
@@ -198,19 +198,19 @@ impl ResolvesServerCert for ByName {
 ///
 /// With `reject = "http"` the handshake succeeds whatever the verdict: the chain is judged again by
 /// [`super::Handshake::peer`] on every request, on resumed sessions too, and refused there.
-pub(super) struct Presented {
-    consumers: Arc<Consumers>,
+pub(super) struct PresentedCertificate {
+    consumers: Arc<ConsumerServer>,
     judged: OnceLock<Result<Arc<Peer>, CertificateFault>>,
     resumes: AtomicBool,
 }
 
-impl std::fmt::Debug for Presented {
+impl std::fmt::Debug for PresentedCertificate {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("Presented").field("judged", &self.judged.get()).finish_non_exhaustive()
     }
 }
 
-impl Presented {
+impl PresentedCertificate {
     /// The verdict of a full handshake; nothing if no certificate came or a session was resumed.
     pub(super) fn verdict(&self) -> Option<Result<Arc<Peer>, CertificateFault>> {
         self.judged.get().cloned()
@@ -230,7 +230,7 @@ impl Presented {
     }
 }
 
-impl StoresServerSessions for Presented {
+impl StoresServerSessions for PresentedCertificate {
     fn put(&self, key: Vec<u8>, value: Vec<u8>) -> bool {
         let keeps = self.is_verified();
         if keeps {
@@ -252,7 +252,7 @@ impl StoresServerSessions for Presented {
     }
 }
 
-impl ClientCertVerifier for Presented {
+impl ClientCertVerifier for PresentedCertificate {
     fn offer_client_auth(&self) -> bool {
         // Asked in full handshakes alone: a session that was found was not resumed.
         self.resumes.store(false, Ordering::Relaxed);

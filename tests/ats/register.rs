@@ -1,7 +1,7 @@
 //! `PatientRegister`.
 
 use serde_json::{Value, json};
-use spine_proxy::simulator::{Person, Standing, people};
+use spine_proxy::simulator::{InventedPerson, Registration, people};
 
 use super::case::{
     Case, Expect, Feature, Formats, Given, Row, any_failure, bad_request, case, invalid_resource,
@@ -48,7 +48,7 @@ fn changed(
     expect: Expect,
 ) -> Row {
     let request =
-        move |_: &Scene| send(registration(&change(patient(&of(Standing::Unregistered)))));
+        move |_: &Scene| send(registration(&change(patient(&of(Registration::Unregistered)))));
     row(name, Given::Nothing, request, expect)
 }
 
@@ -69,11 +69,11 @@ fn newcomer(
     row(name, Given::Newcomer, request, expect)
 }
 
-fn of(standing: Standing) -> Person {
+fn of(standing: Registration) -> InventedPerson {
     people().into_iter().find(|person| person.standing == standing).unwrap()
 }
 
-fn standing(standing: Standing, expect: Expect) -> Row {
+fn standing(standing: Registration, expect: Expect) -> Row {
     let request = move |_: &Scene| send(registration(&patient(&of(standing))));
     row(format!("{standing:?}"), Given::Nothing, request, expect)
 }
@@ -92,8 +92,9 @@ fn duplicate() -> Expect {
 
 fn list() -> Vec<Case> {
     let url = |path: &'static str, token| {
-        let request =
-            move |_: &Scene| send(registration(&patient(&of(Standing::Unregistered)))).path(path);
+        let request = move |_: &Scene| {
+            send(registration(&patient(&of(Registration::Unregistered)))).path(path)
+        };
         row(path, Given::Nothing, request, any_failure()).proxied(refused(token), ELSEWHERE)
     };
     let number = |value: &'static str| {
@@ -143,7 +144,7 @@ fn list() -> Vec<Case> {
 fn forms() -> Vec<Case> {
     let parameters = |name: &'static str, change: fn(Value) -> Value, expect| {
         let request =
-            move |_: &Scene| send(change(registration(&patient(&of(Standing::Unregistered)))));
+            move |_: &Scene| send(change(registration(&patient(&of(Registration::Unregistered)))));
         row(name, Given::Nothing, request, expect)
     };
     let twice = |mut sent: Value| {
@@ -174,11 +175,11 @@ fn forms() -> Vec<Case> {
         ),
         one(
             "Register patient1 which already exists on the system as a normal patient",
-            standing(Standing::Registered, duplicate()),
+            standing(Registration::Registered, duplicate()),
         ),
         one(
             "Register patient which already exists on the system as a temporary patient",
-            standing(Standing::Temporary, duplicate()),
+            standing(Registration::Temporary, duplicate()),
         ),
         one(
             "Register patient which is not the Spine",
@@ -225,8 +226,9 @@ fn elements() -> Vec<Case> {
         changed(uses.join(" "), change, invalid_resource())
     };
     let scoped = |scope: &'static str| {
-        let request =
-            move |_: &Scene| send(registration(&patient(&of(Standing::Unregistered)))).scope(scope);
+        let request = move |_: &Scene| {
+            send(registration(&patient(&of(Registration::Unregistered)))).scope(scope)
+        };
         row(scope, Given::Nothing, request, bad_request())
             .proxied(refused("scope_mismatch"), "the proxy reads the token first")
     };
@@ -308,13 +310,13 @@ fn standings() -> Vec<Case> {
         ),
         one(
             "Register deceased patient",
-            standing(Standing::DeceasedElsewhere, invalid_demographics()),
+            standing(Registration::DeceasedElsewhere, invalid_demographics()),
         ),
         one(
             "Register sensitive patient",
-            standing(Standing::SensitiveElsewhere, invalid_demographics()),
+            standing(Registration::SensitiveElsewhere, invalid_demographics()),
         ),
-        one("Register superseded patient", standing(Standing::Superseded, invalid_number())),
+        one("Register superseded patient", standing(Registration::Superseded, invalid_number())),
     ]
 }
 
@@ -403,6 +405,9 @@ fn plain() -> Vec<Case> {
                 ),
             ],
         ),
-        one("plain: a patient who has left comes back", standing(Standing::Inactive, registered())),
+        one(
+            "plain: a patient who has left comes back",
+            standing(Registration::Inactive, registered()),
+        ),
     ]
 }

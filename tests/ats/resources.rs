@@ -1,7 +1,7 @@
 //! Resources as a consumer writes them, and small changes to them.
 
 use serde_json::{Value, json};
-use spine_proxy::simulator::Person;
+use spine_proxy::simulator::InventedPerson;
 
 use super::rig::{Open, Scene, now};
 use crate::support::stage::HUB_ODS;
@@ -94,7 +94,7 @@ pub(super) fn registration(patient: &Value) -> Value {
 }
 
 /// Somebody as a consumer has traced them.
-pub(super) fn patient(person: &Person) -> Value {
+pub(super) fn patient(person: &InventedPerson) -> Value {
     json!({
         "resourceType": "Patient",
         "meta": { "profile": [profile("CareConnect-GPC-Patient-1")] },

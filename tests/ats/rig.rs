@@ -16,8 +16,10 @@ use rustls::pki_types::{CertificateRevocationListDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, ServerConfig};
 use serde_json::Value;
-use spine_proxy::commands::certs::{Issued, KeyKind, Leaf};
-use spine_proxy::simulator::{Person, Practice, Provider, Serving, Standing, people};
+use spine_proxy::commands::certs::{IssuedCertificate, KeyKind, Leaf};
+use spine_proxy::simulator::{
+    InventedPerson, Registration, Serving, SimulatedPractice, SimulatedProvider, people,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
@@ -45,11 +47,11 @@ pub(super) struct Rig {
     stage: Stage,
     simulator: SocketAddr,
     leg: Leg,
-    practices: Vec<Practice>,
+    practices: Vec<SimulatedPractice>,
     line: RefCell<Option<SendRequest<Full<Bytes>>>>,
     slots: RefCell<Option<Vec<Open>>>,
     offered: RefCell<Vec<String>>,
-    newcomers: RefCell<Vec<(usize, Person)>>,
+    newcomers: RefCell<Vec<(usize, InventedPerson)>>,
     today: Date,
     _running: DropGuard,
 }
@@ -69,7 +71,7 @@ pub(super) struct Scene {
     /// The ids of all slots that anybody was offered at first.
     pub(super) offered: Vec<String>,
     pub(super) booked: Value,
-    pub(super) newcomer: Option<(usize, Person)>,
+    pub(super) newcomer: Option<(usize, InventedPerson)>,
 }
 
 /// What came back.
@@ -83,10 +85,10 @@ pub(super) struct Heard {
 impl Rig {
     /// `newcomers` is how many can be registered; `key` is what the servers' certificates have.
     pub(super) async fn start(leg: Leg, newcomers: usize, key: KeyKind) -> Self {
-        let newly = |person: &Person| person.standing == Standing::Unregistered;
-        let unregistered: Vec<Person> = people().into_iter().filter(newly).collect();
+        let newly = |person: &InventedPerson| person.standing == Registration::Unregistered;
+        let unregistered: Vec<InventedPerson> = people().into_iter().filter(newly).collect();
         let count = newcomers.div_ceil(unregistered.len()).max(1);
-        let practices: Vec<Practice> = (0..count).map(practice).collect();
+        let practices: Vec<SimulatedPractice> = (0..count).map(practice).collect();
         let stage = Stage::with(|files| {
             files.head("lab = true");
             files.set("tls", "plain-http = \"close\"");
@@ -357,7 +359,7 @@ impl Scene {
         format!("W/\"{}\"", self.booked["meta"]["versionId"].as_str().unwrap_or_default())
     }
 
-    pub(super) fn newcomer(&self) -> &Person {
+    pub(super) fn newcomer(&self) -> &InventedPerson {
         &self.newcomer.as_ref().unwrap().1
     }
 }
@@ -445,23 +447,23 @@ fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-fn practice(at: usize) -> Practice {
+fn practice(at: usize) -> SimulatedPractice {
     let ods = format!("A{:05}", 20_047 + at);
     let asid = (918_999_198_993 + at).to_string().parse().unwrap();
     let base_path = format!("/{ods}/STU3/1/gpconnect");
-    Practice::new(ods.parse().unwrap(), asid, &format!("Surgery {at}"), &base_path)
+    SimulatedPractice::new(ods.parse().unwrap(), asid, &format!("Surgery {at}"), &base_path)
 }
 
 /// The one place that serves the simulator.
 async fn simulate(
     stage: &Stage,
-    issued: &Issued,
-    practices: Vec<Practice>,
+    issued: &IssuedCertificate,
+    practices: Vec<SimulatedPractice>,
     stop: CancellationToken,
 ) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let provider = Arc::new(Provider::new(practices, Timestamp::now()));
+    let provider = Arc::new(SimulatedProvider::new(practices, Timestamp::now()));
     let tls = simulator_tls(stage, issued);
     let serving = Serving {
         tls: Some(tls),
@@ -473,7 +475,7 @@ async fn simulate(
 }
 
 /// A provider demands a certificate of the Spine's authority, within its dates and not revoked.
-fn simulator_tls(stage: &Stage, issued: &Issued) -> Arc<ServerConfig> {
+fn simulator_tls(stage: &Stage, issued: &IssuedCertificate) -> Arc<ServerConfig> {
     let lists = stage.text("crl.pem");
     let lists = CertificateRevocationListDer::pem_slice_iter(lists.as_bytes());
     let roots = Arc::new(stage::roots(&stage.pki));
@@ -490,9 +492,9 @@ fn simulator_tls(stage: &Stage, issued: &Issued) -> Arc<ServerConfig> {
     Arc::new(config)
 }
 
-fn directory(practices: &[Practice], simulator: SocketAddr) -> String {
+fn directory(practices: &[SimulatedPractice], simulator: SocketAddr) -> String {
     let listed = practices.iter().map(|practice| {
-        let Practice { ods, asid, base_path, .. } = practice;
+        let SimulatedPractice { ods, asid, base_path, .. } = practice;
         format!(
             "[[provider]]\nods = \"{ods}\"\nasid = \"{asid}\"\nparty-key = \"{ods}-1000001\"\n\
              cpa-id = \"S{asid}\"\nroot = \"https://{HOST}{base_path}\"\n\

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use spine_proxy::refusal::Refusal;
-use spine_proxy::simulator::sds::{Records, Trouble};
+use spine_proxy::simulator::sds::{Records, SdsTrouble};
 
 use super::{HASTE, HOUR, ROOT, practice};
 use crate::support::sds::{BOOK, KEY, READ, Registry, SLOTS};
@@ -61,7 +61,7 @@ async fn an_empty_answer_is_believed_when_it_is_given_twice_and_fast() {
 async fn an_empty_answer_out_of_a_cache_is_seen_through() {
     let registry = Registry::new(practice(), "").await;
     let directory = registry.directory("");
-    registry.sds.meets(None, Trouble::EmptyUnlessFresh);
+    registry.sds.set(None, SdsTrouble::EmptyUnlessFresh);
     let found = registry.practice(&directory, "A20047", SLOTS).await.unwrap();
     assert_eq!(found.root.as_str(), ROOT);
     assert!(registry.counted("directory_suspect_empties_total") >= 1);
@@ -74,7 +74,7 @@ async fn an_empty_answer_that_took_long_is_no_absence() {
     let directory = registry.directory("");
     registry.practice(&directory, "A20047", SLOTS).await.unwrap();
     registry.rests(&directory).await;
-    registry.sds.meets(None, Trouble::EmptyAfter(Duration::from_millis(2550)));
+    registry.sds.set(None, SdsTrouble::EmptyAfter(Duration::from_millis(2550)));
     registry.later_s(2 * HOUR);
     let (held, unseen) = tokio::join!(
         registry.practice(&directory, "A20047", SLOTS),
@@ -90,27 +90,27 @@ async fn an_empty_answer_that_took_long_is_no_absence() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_trouble_of_the_source_is_an_absence() {
     for trouble in [
-        Trouble::TooMany(None),
-        Trouble::TooMany(Some(2)),
-        Trouble::Status(500),
-        Trouble::Status(503),
-        Trouble::Status(401),
-        Trouble::Status(400),
-        Trouble::Status(404),
-        Trouble::Silence,
-        Trouble::Cut,
-        Trouble::SlowBody(Duration::from_millis(20)),
-        Trouble::Body("no JSON".to_owned()),
-        Trouble::Body(r#"{"resourceType":"OperationOutcome"}"#.to_owned()),
-        Trouble::Body(r#"{"resourceType":"Bundle","total":2,"entry":[]}"#.to_owned()),
-        Trouble::Body(
+        SdsTrouble::TooMany(None),
+        SdsTrouble::TooMany(Some(2)),
+        SdsTrouble::Status(500),
+        SdsTrouble::Status(503),
+        SdsTrouble::Status(401),
+        SdsTrouble::Status(400),
+        SdsTrouble::Status(404),
+        SdsTrouble::Silence,
+        SdsTrouble::Cut,
+        SdsTrouble::SlowBody(Duration::from_millis(20)),
+        SdsTrouble::Body("no JSON".to_owned()),
+        SdsTrouble::Body(r#"{"resourceType":"OperationOutcome"}"#.to_owned()),
+        SdsTrouble::Body(r#"{"resourceType":"Bundle","total":2,"entry":[]}"#.to_owned()),
+        SdsTrouble::Body(
             r#"{"resourceType":"Bundle","entry":[{"resource":{"resourceType":"Patient"}}]}"#
                 .to_owned(),
         ),
     ] {
         let registry = Registry::new(practice(), HASTE).await;
         let directory = registry.directory("");
-        registry.sds.meets(None, trouble.clone());
+        registry.sds.set(None, trouble.clone());
         let refused = registry.practice(&directory, "A20047", SLOTS).await;
         assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable, "{trouble:?}");
         assert!(Refusal::DirectoryUnavailable.retry_after_s().is_some());
@@ -123,7 +123,7 @@ async fn trouble_with_one_practice_is_no_trouble_with_another() {
     let other = Records::practice("B82617", "918999198994", "B82617-1", other, &[SLOTS]);
     let registry = Registry::new(practice().and(other), HASTE).await;
     let directory = registry.directory("");
-    registry.sds.meets(Some("A20047"), Trouble::Status(500));
+    registry.sds.set(Some("A20047"), SdsTrouble::Status(500));
     registry.practice(&directory, "A20047", SLOTS).await.unwrap_err();
     registry.practice(&directory, "B82617", SLOTS).await.unwrap();
     registry.sds.clear();
@@ -137,16 +137,16 @@ async fn an_answer_that_is_too_long_is_none_and_says_nothing_of_its_source() {
     let registry = Registry::new(practice(), HASTE).await;
     let directory = registry.directory("");
     let long = format!("{{\"resourceType\":\"Bundle\",\"text\":\"{}\"}}", "x".repeat(3 << 20));
-    registry.sds.meets(None, Trouble::Body(long));
+    registry.sds.set(None, SdsTrouble::Body(long));
     for number in 0..20 {
         let practice = format!("Z{number:05}");
         registry.practice(&directory, &practice, SLOTS).await.unwrap_err();
     }
-    assert!(!directory.held_view().sources[0].spared);
+    assert!(!directory.held_view().sources[0].circuit_open);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_source_that_fails_is_spared_and_found_again() {
+async fn the_circuit_of_a_source_that_fails_opens_and_closes_again() {
     let mut registry = Registry::new(practice(), HASTE).await;
     let directory = registry.directory("");
     registry.closes().await;
@@ -155,13 +155,13 @@ async fn a_source_that_fails_is_spared_and_found_again() {
         let refused = registry.practice(&directory, &code, SLOTS).await;
         assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
     }
-    assert!(directory.held_view().sources[0].spared);
-    assert_eq!(registry.counted("directory_source_spared{source=\"sds-api\"}"), 1);
+    assert!(directory.held_view().sources[0].circuit_open);
+    assert_eq!(registry.counted("directory_source_circuit_open{source=\"sds-api\"}"), 1);
     registry.opens().await;
     while registry.practice(&directory, "A20047", SLOTS).await.is_err() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(!directory.held_view().sources[0].spared);
+    assert!(!directory.held_view().sources[0].circuit_open);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -216,7 +216,7 @@ async fn a_record_that_answers_another_question_is_no_answer() {
         "managingOrganization":{"identifier":{"value":"B82617"}},
         "identifier":[{"system":"https://fhir.nhs.uk/Id/nhsMhsPartyKey","value":"B82617-1"}],
         "extension":[]}}]}"#;
-    registry.sds.meets(None, Trouble::Body(other.to_owned()));
+    registry.sds.set(None, SdsTrouble::Body(other.to_owned()));
     let refused = registry.practice(&directory, "A20047", SLOTS).await;
     assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
 }
@@ -236,7 +236,7 @@ fn no_code_that_could_break_a_question_is_a_code() {
 async fn a_bundle_is_read_with_its_known_habits() {
     let registry = Registry::new(practice(), "").await;
     let directory = registry.directory("");
-    registry.sds.meets(None, Trouble::Body(r#"{"resourceType":"Bundle","total":0}"#.to_owned()));
+    registry.sds.set(None, SdsTrouble::Body(r#"{"resourceType":"Bundle","total":0}"#.to_owned()));
     let refused = registry.practice(&directory, "B82617", SLOTS).await;
     assert_eq!(refused.unwrap_err(), Refusal::PracticeUnknown, "no entry is as good as none");
     // Systems in another case, from an older draft; blanks round a value.
@@ -251,7 +251,7 @@ async fn a_bundle_is_read_with_its_known_habits() {
         "address":" {ROOT} ","managingOrganization":{{"identifier":{{"value":"a20047"}}}},
         "identifier":[{identifiers}],"extension":[{extension}]}}}}]}}"#
     );
-    registry.sds.meets(None, Trouble::Body(endpoint));
+    registry.sds.set(None, SdsTrouble::Body(endpoint));
     let refused = registry.practice(&directory, "A20047", SLOTS).await;
     // The same text is no Device, and that is said only once it has been read as an Endpoint.
     assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use spine_proxy::directory::{Asker, Payer};
+use spine_proxy::directory::{Caller, Payer};
 use spine_proxy::refusal::Refusal;
 use spine_proxy::simulator::sds::Records;
 
@@ -76,7 +76,7 @@ async fn a_scan_of_random_codes_uses_up_its_own_budget() {
         assert_eq!(refused.unwrap_err(), expected);
     }
     let code = ods("A20047");
-    let asker = Asker { payer: Payer::Certificate("another certificate"), now_s: now_s() };
+    let asker = Caller { payer: Payer::Certificate("another certificate"), now_s: now_s() };
     let receiver = &by_practice(&code, None);
     assert!(directory.provider(receiver, interaction(SLOTS), asker).await.is_ok());
     registry.practice(&directory, "A20047", SLOTS).await.expect("what is held costs nothing");
@@ -126,7 +126,7 @@ async fn under_load_what_is_begun_is_finished_before_more_is_begun() {
         }
     }
     assert!(served >= 9, "{served} of sixty");
-    assert!(!directory.held_view().sources[0].spared, "the source did nothing wrong");
+    assert!(!directory.held_view().sources[0].circuit_open, "the source did nothing wrong");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,7 +145,7 @@ async fn one_consumers_scan_leaves_another_its_turns_at_the_source() {
     let asking = practices.into_iter().map(|code| {
         let directory = directory.clone();
         tokio::spawn(async move {
-            let asker = Asker { payer: Payer::Certificate("another certificate"), now_s: now_s() };
+            let asker = Caller { payer: Payer::Certificate("another certificate"), now_s: now_s() };
             let code = ods(&code);
             directory.provider(&by_practice(&code, None), interaction(SLOTS), asker).await
         })

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use spine_proxy::refusal::Refusal;
-use spine_proxy::simulator::sds::{Asked, Records, Trouble};
+use spine_proxy::simulator::sds::{ReceivedQuestion, Records, SdsTrouble};
 
 use super::{HASTE, HOUR, MINUTE, NEW_ROOT, ROOT, moved, practice};
 use crate::support::sds::{BOOK, Registry, SLOTS, asid, by_asid, interaction, ods};
@@ -16,7 +16,7 @@ async fn what_is_stale_is_served_while_it_is_asked_for_again() {
     let directory = registry.directory("");
     registry.practice(&directory, "A20047", SLOTS).await.unwrap();
     registry.rests(&directory).await;
-    registry.sds.meets(None, Trouble::Silence);
+    registry.sds.set(None, SdsTrouble::Silence);
     registry.later_s(20 * MINUTE);
     for _ in 0..100 {
         registry.practice(&directory, "A20047", SLOTS).await.unwrap();
@@ -113,7 +113,7 @@ async fn what_cannot_be_asked_again_is_no_reason_to_say_no_for_good() {
     registry.practice(&directory, "A20047", SLOTS).await.unwrap();
     registry.rests(&directory).await;
     registry.sds.replace(moved());
-    registry.sds.meets(None, Trouble::Status(503));
+    registry.sds.set(None, SdsTrouble::Status(503));
     let (new, code) = (asid("918999198777"), ods("A20047"));
     let receiver = &by_asid(&new, Some(&code));
     let ask = || directory.provider(receiver, interaction(SLOTS), registry.asker());
@@ -128,7 +128,7 @@ async fn what_cannot_be_asked_again_is_no_reason_to_say_no_for_good() {
 async fn what_is_held_is_asked_for_again_past_every_cache() {
     let registry = Registry::new(practice(), r#"freshness = { provider-stale = "0s" }"#).await;
     let directory = registry.directory("");
-    let fresh = |asked: &[Asked]| {
+    let fresh = |asked: &[ReceivedQuestion]| {
         asked.iter().map(|asked| asked.headers.contains_key("cache-control")).collect::<Vec<_>>()
     };
     registry.practice(&directory, "A20047", SLOTS).await.unwrap();

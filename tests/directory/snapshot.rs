@@ -1,7 +1,7 @@
 //! What a snapshot and a flush do to what is held.
 
 use spine_proxy::directory::Directory;
-use spine_proxy::simulator::sds::{Records, Trouble};
+use spine_proxy::simulator::sds::{Records, SdsTrouble};
 
 use super::{HASTE, HOUR, NEW_ROOT, moved, practice};
 use crate::support::sds::{KEY, READ, Registry, SLOTS, by_practice, interaction, ods};
@@ -83,7 +83,7 @@ async fn what_is_flushed_is_asked_for_first_and_kept_for_an_outage() {
 
 /// A flush, or a reload, while the source is asked for a practice for the first time.
 async fn meanwhile(registry: &Registry, directory: &Directory, happens: impl FnOnce()) -> bool {
-    registry.sds.meets(None, Trouble::Held);
+    registry.sds.set(None, SdsTrouble::Held);
     let asked = registry.asked();
     let waits = tokio::spawn({
         let (directory, asker) = (directory.clone(), registry.asker());

@@ -2,7 +2,7 @@
 
 use spine_proxy::directory::Directory;
 use spine_proxy::refusal::Refusal;
-use spine_proxy::simulator::sds::{Records, Trouble};
+use spine_proxy::simulator::sds::{Records, SdsTrouble};
 
 use super::{ODS, Ours, ROOT, SLOT, gp};
 use crate::support::sds::Registry;
@@ -26,11 +26,14 @@ async fn beside_an_api(ours: &Ours, slapd: &Slapd, records: Records) -> (Registr
 async fn the_second_source_answers_where_the_first_does_not() {
     let ours = Ours::new();
     let Some(slapd) = ours.slapd(gp().to_ldif()) else { return };
-    for trouble in
-        [Trouble::Status(503), Trouble::Silence, Trouble::TooMany(None), Trouble::Status(401)]
-    {
+    for trouble in [
+        SdsTrouble::Status(503),
+        SdsTrouble::Silence,
+        SdsTrouble::TooMany(None),
+        SdsTrouble::Status(401),
+    ] {
         let (registry, directory) = beside_an_api(&ours, &slapd, gp()).await;
-        registry.sds.meets(None, trouble.clone());
+        registry.sds.set(None, trouble.clone());
         let found = registry.practice(&directory, ODS, SLOT).await;
         assert_eq!(found.unwrap().root.as_str(), ROOT, "{trouble:?}");
         let series = |source, outcome| {
@@ -49,7 +52,7 @@ async fn a_mistake_of_ours_is_not_put_to_the_second_source() {
     let ours = Ours::new();
     let Some(slapd) = ours.slapd(gp().to_ldif()) else { return };
     let (registry, directory) = beside_an_api(&ours, &slapd, gp()).await;
-    registry.sds.meets(None, Trouble::Status(400));
+    registry.sds.set(None, SdsTrouble::Status(400));
     let refused = registry.practice(&directory, ODS, SLOT).await;
     assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
 }
@@ -112,7 +115,7 @@ async fn half_an_answer_is_one_though_the_second_source_is_gone() {
         let refused = registry.practice(&directory, ODS, SLOT).await;
         assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
     }
-    registry.sds.meets(None, Trouble::Status(503));
+    registry.sds.set(None, SdsTrouble::Status(503));
     let directory = registry.directory(&fall_back);
     let found = registry.practice(&directory, ODS, SLOT).await;
     assert_eq!(found.unwrap().asid.as_str(), "918999198111", "no source answers at all");

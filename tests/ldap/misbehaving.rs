@@ -20,7 +20,7 @@ async fn a_result_code_is_never_an_absence() {
         let asking = ours.asks(fake.address.port());
         asking.knows_nothing_for_now(&format!("code {code}")).await;
         let denied = matches!(code, 48..=50);
-        assert_eq!(asking.is_spared(), denied, "code {code}");
+        assert_eq!(asking.is_circuit_open(), denied, "code {code}");
         // Nothing has been remembered as absent.
         if !denied {
             fake.plays(plain);

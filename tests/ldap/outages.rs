@@ -38,7 +38,7 @@ async fn while_a_server_hangs_what_was_seen_is_served_within_the_deadline() {
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     slapd.go_on();
     assert!(asking.practice("Z99002", SLOT).await.is_ok());
-    assert!(!asking.is_spared());
+    assert!(!asking.is_circuit_open());
 }
 
 #[tokio::test]
@@ -54,14 +54,14 @@ async fn a_server_that_starts_again_is_asked_as_if_nothing_had_been() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_down_is_spared_and_asked_again_once_it_may_be_up() {
+async fn the_circuit_of_a_server_that_is_down_opens_and_it_is_asked_again_once_it_may_be_up() {
     let ours = Ours::new();
     let Some(mut slapd) = ours.slapd(gp().and(hub()).to_ldif()) else { return };
     let asking = ours.asks_with(slapd.port(), "", |text| {
         text.replace("[deadlines]", "[deadlines]\nspare = \"200ms\"")
     });
     slapd.stop();
-    while !asking.is_spared() {
+    while !asking.is_circuit_open() {
         let refused = asking.practice(ODS, SLOT).await.unwrap_err();
         assert_eq!(refused, Refusal::DirectoryUnavailable);
     }
@@ -73,7 +73,7 @@ async fn a_server_that_is_down_is_spared_and_asked_again_once_it_may_be_up() {
         }
     };
     tokio::time::timeout(Duration::from_secs(5), again).await.unwrap();
-    assert!(!asking.is_spared() && asking.sender(HUB).await.is_ok());
+    assert!(!asking.is_circuit_open() && asking.sender(HUB).await.is_ok());
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use rcgen::{
     ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose,
     NameConstraints, RevocationReason, RevokedCertParams, SerialNumber,
 };
-use spine_proxy::commands::certs::Issued;
+use spine_proxy::commands::certs::IssuedCertificate;
 use time::{Duration, OffsetDateTime};
 
 /// An authority and the chain from it to its root, the root left out.
@@ -112,11 +112,11 @@ impl Authority {
         self.issuer.pem()
     }
 
-    pub(crate) fn issue(&self, name: &'static str) -> Issued {
+    pub(crate) fn issue(&self, name: &'static str) -> IssuedCertificate {
         self.grant(&Wish::named(name))
     }
 
-    pub(crate) fn grant(&self, wish: &Wish) -> Issued {
+    pub(crate) fn grant(&self, wish: &Wish) -> IssuedCertificate {
         let names: Vec<_> = wish.names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         // A set takes one value of a kind; a second CN is told apart by its string type.
@@ -139,7 +139,7 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let chain = format!("{}{}", certificate.pem(), self.above);
-        Issued { chain, key: key.serialize_pem(), serial }
+        IssuedCertificate { chain, key: key.serialize_pem(), serial }
     }
 
     pub(crate) fn list(&self, list: List<'_>) -> String {

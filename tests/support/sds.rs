@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use spine_proxy::commands::certs::{Leaf, Pki};
-use spine_proxy::directory::{Asker, Directory, File, Live, Others, Payer, Settings};
+use spine_proxy::directory::{
+    Caller, Directory, DirectorySettings, File, LiveSources, Others, Payer,
+};
 use spine_proxy::interaction::{Interaction, by_id};
 use spine_proxy::metrics::Metrics;
-use spine_proxy::policy::Provider;
+use spine_proxy::policy::ProviderRegistration;
 use spine_proxy::refusal::Refusal;
-use spine_proxy::simulator::sds::{BASE_PATH, Records, Sds};
+use spine_proxy::simulator::sds::{BASE_PATH, Records, SdsDirectory};
 use spine_proxy::spine::{Asid, OdsCode};
 use spine_proxy::target::Receiver;
 use spine_proxy::tls::Loader;
@@ -29,7 +31,7 @@ pub(crate) const READ: &str = "urn:nhs:names:services:gpconnect:fhir:rest:read:a
 
 /// The API, its certificate, and a directory's settings that lead to it.
 pub(crate) struct Registry {
-    pub(crate) sds: Arc<Sds>,
+    pub(crate) sds: Arc<SdsDirectory>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) folder: TempDir,
     port: u16,
@@ -65,7 +67,7 @@ impl Registry {
         let issued = pki.issue(&Leaf::named("localhost")).unwrap();
         std::fs::write(folder.path().join("ca.pem"), pki.authority()).unwrap();
         std::fs::write(folder.path().join("key"), format!("{KEY}\n")).unwrap();
-        let sds = Sds::new(records, Some(KEY.to_owned()));
+        let sds = SdsDirectory::new(records, Some(KEY.to_owned()));
         let reserved = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
         let reserved = reserved.unwrap();
         reserved.set_reuse_address(true).unwrap();
@@ -158,7 +160,7 @@ impl Registry {
 
     /// A directory that holds nothing, over this API and a file's text.
     pub(crate) fn directory(&self, file: &str) -> Directory {
-        let settings: Settings = toml::from_str(&self.settings()).unwrap();
+        let settings: DirectorySettings = toml::from_str(&self.settings()).unwrap();
         settings.check().unwrap();
         let tasks = tokio::runtime::Handle::current();
         let (file, live) = (self.file(file), self.live("localhost"));
@@ -170,10 +172,10 @@ impl Registry {
     }
 
     /// The way to this API, under one of its names.
-    pub(crate) fn live(&self, host: &str) -> Live {
+    pub(crate) fn live(&self, host: &str) -> LiveSources {
         let settings = self.settings().replace("localhost", host);
-        let settings: Settings = toml::from_str(&settings).unwrap();
-        Live::load(&settings, &mut Loader::new(now_s())).unwrap()
+        let settings: DirectorySettings = toml::from_str(&settings).unwrap();
+        LiveSources::load(&settings, &mut Loader::new(now_s())).unwrap()
     }
 
     /// Later, everybody's clock says so much more.
@@ -181,9 +183,9 @@ impl Registry {
         self.ahead_s.store(seconds, Ordering::Release);
     }
 
-    pub(crate) fn asker(&self) -> Asker<'static> {
+    pub(crate) fn asker(&self) -> Caller<'static> {
         let now_s = now_s() + self.ahead_s.load(Ordering::Acquire);
-        Asker { payer: Payer::Certificate("a certificate"), now_s }
+        Caller { payer: Payer::Certificate("a certificate"), now_s }
     }
 
     /// Asks about a practice, form (b).
@@ -192,7 +194,7 @@ impl Registry {
         directory: &Directory,
         code: &str,
         id: &str,
-    ) -> Result<Arc<Provider>, Refusal> {
+    ) -> Result<Arc<ProviderRegistration>, Refusal> {
         let ods = ods(code);
         let receiver = &by_practice(&ods, None);
         directory.provider(receiver, interaction(id), self.asker()).await

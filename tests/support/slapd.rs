@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
-use spine_proxy::commands::certs::{Issued, Leaf, Pki};
+use spine_proxy::commands::certs::{IssuedCertificate, Leaf, Pki};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
@@ -28,7 +28,7 @@ pub(crate) struct Setup {
     pub(crate) ldif: String,
     pub(crate) schema: String,
     /// Its own certificate.
-    pub(crate) issued: Issued,
+    pub(crate) issued: IssuedCertificate,
     /// Whose client certificates it takes.
     pub(crate) authority: String,
     /// Entries after which it gives up with result code 4.

@@ -10,7 +10,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use serde_json::Value;
 use spine_proxy::commands::Prepared;
-use spine_proxy::commands::certs::{Issued, Leaf, Pki};
+use spine_proxy::commands::certs::{IssuedCertificate, Leaf, Pki};
 use spine_proxy::commands::serve::Server;
 use spine_proxy::metrics::Metrics;
 
@@ -136,7 +136,7 @@ to = ["918999198993", "918999198994"]
 pub(crate) struct Stage {
     pub(crate) folder: Swept,
     pub(crate) pki: Pki,
-    pub(crate) issued: HashMap<&'static str, Issued>,
+    pub(crate) issued: HashMap<&'static str, IssuedCertificate>,
     pub(crate) provider: Provider,
     pub(crate) server: Server,
 }
@@ -296,7 +296,7 @@ impl Stage {
     }
 
     /// Moves the practices to a provider with this certificate.
-    pub(crate) async fn moves_to_issued(&self, issued: &Issued) -> Provider {
+    pub(crate) async fn moves_to_issued(&self, issued: &IssuedCertificate) -> Provider {
         let provider = Provider::start(provider_tls(&self.pki, issued)).await;
         self.redial(provider.address).await;
         provider
@@ -363,7 +363,7 @@ pub(crate) async fn is_calm(metrics: &Metrics) {
     }
 }
 
-pub(crate) fn row(token: &str) -> spine_proxy::refusal::Row {
+pub(crate) fn row(token: &str) -> spine_proxy::refusal::RefusalRow {
     let rows = spine_proxy::refusal::every().into_iter().map(|refusal| refusal.row());
     rows.into_iter().find(|row| row.token == token).unwrap_or_else(|| panic!("no token {token}"))
 }
@@ -397,16 +397,16 @@ pub(crate) fn roots(pki: &Pki) -> RootCertStore {
     roots
 }
 
-pub(crate) fn chain(issued: &Issued) -> Vec<CertificateDer<'static>> {
+pub(crate) fn chain(issued: &IssuedCertificate) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_slice_iter(issued.chain.as_bytes()).map(Result::unwrap).collect()
 }
 
-pub(crate) fn key(issued: &Issued) -> PrivateKeyDer<'static> {
+pub(crate) fn key(issued: &IssuedCertificate) -> PrivateKeyDer<'static> {
     PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap()
 }
 
 /// A provider demands the gateway's certificate.
-pub(crate) fn provider_tls(pki: &Pki, issued: &Issued) -> Arc<ServerConfig> {
+pub(crate) fn provider_tls(pki: &Pki, issued: &IssuedCertificate) -> Arc<ServerConfig> {
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(pki)), crypto());
     let config = ServerConfig::builder_with_provider(crypto())
         .with_safe_default_protocol_versions()
@@ -418,7 +418,7 @@ pub(crate) fn provider_tls(pki: &Pki, issued: &Issued) -> Arc<ServerConfig> {
 }
 
 /// A server that demands nothing.
-pub(crate) fn server_tls(issued: &Issued) -> Arc<ServerConfig> {
+pub(crate) fn server_tls(issued: &IssuedCertificate) -> Arc<ServerConfig> {
     let config = ServerConfig::builder_with_provider(crypto())
         .with_safe_default_protocol_versions()
         .unwrap()

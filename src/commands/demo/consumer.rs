@@ -19,19 +19,19 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 /// A consumer with a certificate, or without.
-pub(super) struct Consumer {
+pub(super) struct DemoConsumer {
     address: SocketAddr,
     tls: Arc<ClientConfig>,
 }
 
 /// What came back.
-pub(super) struct Heard {
+pub(super) struct DemoResponse {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
 }
 
-impl Heard {
+impl DemoResponse {
     pub(super) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
@@ -49,7 +49,7 @@ impl Heard {
 /// A call that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(40);
 
-impl Consumer {
+impl DemoConsumer {
     /// A consumer of the proxy at `address`; `certificate` names the files of a chain and its key.
     pub(super) fn new(
         address: SocketAddr,
@@ -79,7 +79,7 @@ impl Consumer {
         target: &str,
         headers: &[(&str, String)],
         body: &str,
-    ) -> anyhow::Result<Heard> {
+    ) -> anyhow::Result<DemoResponse> {
         let mut request = Request::builder().method(method).uri(target).header("Host", "localhost");
         for (name, value) in headers {
             request = request.header(*name, value);
@@ -89,7 +89,7 @@ impl Consumer {
         heard.context("no answer in time")?
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Heard> {
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<DemoResponse> {
         let stream = TcpStream::connect(self.address).await?;
         let name = ServerName::try_from("localhost")?;
         let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await?;
@@ -98,6 +98,6 @@ impl Consumer {
         let (head, body) = sender.send_request(request).await?.into_parts();
         let body = body.collect().await?.to_bytes();
         driver.abort();
-        Ok(Heard { status: head.status, headers: head.headers, body })
+        Ok(DemoResponse { status: head.status, headers: head.headers, body })
     }
 }

@@ -8,9 +8,9 @@ use http::Method;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::super::say;
-use super::consumer::{Consumer, Heard};
-use super::world::{HUB, HUB_ODS, Listed, NIGHT, NIGHT_ODS, World};
+use super::super::print;
+use super::consumer::{DemoConsumer, DemoResponse};
+use super::world::{HUB, HUB_ODS, ListedPractice, NIGHT, NIGHT_ODS, World};
 use crate::claims;
 use crate::interaction;
 use crate::simulator;
@@ -29,8 +29,8 @@ pub(super) struct Play<'a> {
 }
 
 /// A request, right in everything that is not said to be otherwise.
-struct Ask<'a> {
-    practice: &'a Listed,
+struct DemoRequest<'a> {
+    practice: &'a ListedPractice,
     interaction: &'a str,
     path: String,
     body: String,
@@ -47,8 +47,8 @@ struct Ask<'a> {
     by_code: bool,
 }
 
-impl<'a> Ask<'a> {
-    fn new(practice: &'a Listed, interaction: &'a str, path: impl Into<String>) -> Self {
+impl<'a> DemoRequest<'a> {
+    fn new(practice: &'a ListedPractice, interaction: &'a str, path: impl Into<String>) -> Self {
         Self {
             practice,
             interaction,
@@ -79,20 +79,25 @@ impl<'a> Play<'a> {
 
     /// Plays everything; answers how many steps did not go as they should.
     pub(super) async fn all(&self) -> anyhow::Result<usize> {
-        say(
+        print(
             "Booking sessions, through the proxy, as consumers over mutual TLS. Whatever a practice answers has",
         );
-        say(
+        print(
             "passed: certificate, ASID, interaction, token, receiver, service root, audience, agreement.",
         );
         let sessions = self.sessions().await;
-        say("\nOne wrong request of each kind");
+        print("\nOne wrong request of each kind");
         Ok(sessions + self.wrong_requests().await?)
     }
 
     /// Sends one request and expects the provider's answer.
-    async fn step(&self, what: &str, ask: &Ask<'_>, status: u16) -> anyhow::Result<Heard> {
-        say(format_args!("-> {what}"));
+    async fn step(
+        &self,
+        what: &str,
+        ask: &DemoRequest<'_>,
+        status: u16,
+    ) -> anyhow::Result<DemoResponse> {
+        print(format_args!("-> {what}"));
         let heard = self.send(ask).await?;
         anyhow::ensure!(
             heard.status == status && heard.token().is_none(),
@@ -100,7 +105,7 @@ impl<'a> Play<'a> {
             heard.status,
             String::from_utf8_lossy(&heard.body)
         );
-        say(format_args!("<- {} from {}", heard.status, ask.practice.name));
+        print(format_args!("<- {} from {}", heard.status, ask.practice.name));
         Ok(heard)
     }
 
@@ -116,18 +121,18 @@ impl<'a> Play<'a> {
             let right = heard.token() == Some(token);
             let sign = if right { "ok" } else { "WRONG" };
             failed += usize::from(!right);
-            say(format_args!(
+            print(format_args!(
                 "{sign:>6}  {what}: {} {}",
                 heard.status.as_u16(),
                 heard.token().unwrap_or("-")
             ));
-            say(format_args!("        {display}"));
+            print(format_args!("        {display}"));
         }
         Ok(failed)
     }
 
-    async fn send(&self, ask: &Ask<'_>) -> anyhow::Result<Heard> {
-        say(format_args!(
+    async fn send(&self, ask: &DemoRequest<'_>) -> anyhow::Result<DemoResponse> {
+        print(format_args!(
             "   {} /{}{}",
             method(ask),
             if ask.by_code {
@@ -140,7 +145,7 @@ impl<'a> Play<'a> {
         self.send_quietly(ask).await
     }
 
-    async fn send_quietly(&self, ask: &Ask<'_>) -> anyhow::Result<Heard> {
+    async fn send_quietly(&self, ask: &DemoRequest<'_>) -> anyhow::Result<DemoResponse> {
         let root = ask.practice.root();
         let id = id(ask);
         let scope = interaction::by_id(&id).map_or("", |interaction| interaction.scope);
@@ -170,26 +175,26 @@ impl<'a> Play<'a> {
         Ok(heard)
     }
 
-    fn keep(&self, heard: &Heard) -> anyhow::Result<()> {
+    fn keep(&self, heard: &DemoResponse) -> anyhow::Result<()> {
         let Some(record) = &self.record else { return Ok(()) };
         let mut record = record.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(writeln!(record, "{}", heard.json())?)
     }
 
-    fn actor(&self, name: &str) -> anyhow::Result<Consumer> {
+    fn actor(&self, name: &str) -> anyhow::Result<DemoConsumer> {
         let chain = self.world.file(&format!("{name}.pem"));
         let key = self.world.file(&format!("{name}.key"));
         let certificate = (!name.is_empty()).then_some((chain.as_path(), key.as_path()));
-        Consumer::new(self.world.address(), &self.world.file("ca.pem"), certificate)
+        DemoConsumer::new(self.world.address(), &self.world.file("ca.pem"), certificate)
     }
 }
 
-fn id(ask: &Ask<'_>) -> String {
+fn id(ask: &DemoRequest<'_>) -> String {
     let kind = if ask.interaction.starts_with("operation:") { "" } else { "rest:" };
     format!("{FHIR}{kind}{}", ask.interaction)
 }
 
-fn method(ask: &Ask<'_>) -> Method {
+fn method(ask: &DemoRequest<'_>) -> Method {
     let id = id(ask);
     let usual = interaction::by_id(&id).map_or(Method::GET, |known| known.method.clone());
     ask.method.clone().unwrap_or(usual)

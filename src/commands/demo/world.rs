@@ -13,14 +13,14 @@ use rustls::{RootCertStore, ServerConfig};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::super::certs::{Issued, Leaf, Pki, write};
+use super::super::certs::{IssuedCertificate, Leaf, Pki, write};
 use super::super::serve::Server;
-use super::super::server_tls::{self, Clients};
-use super::super::{Failure, Prepared};
+use super::super::server_tls::{self, ClientAuthorities};
+use super::super::{CommandFailure, Prepared};
 use super::slapd::{self, Slapd};
-use crate::interaction::Allowed;
-use crate::simulator::sds::{BASE_PATH, Records, Sds};
-use crate::simulator::{Practice, Provider, Serving};
+use crate::interaction::AllowedInteractions;
+use crate::simulator::sds::{BASE_PATH, Records, SdsDirectory};
+use crate::simulator::{Serving, SimulatedPractice, SimulatedProvider};
 
 /// The consumer of the play.
 pub(super) const HUB: &str = "200000000359";
@@ -37,7 +37,7 @@ const CLINIC_NAME: &str = "clinic.example.nhs.uk";
 const GATEWAY_NAME: &str = "gateway.ssp.example.nhs.uk";
 
 /// A practice as the directory lists it.
-pub(super) struct Listed {
+pub(super) struct ListedPractice {
     pub(super) name: &'static str,
     pub(super) ods: &'static str,
     pub(super) asid: &'static str,
@@ -54,7 +54,7 @@ const SUPPLIERS: [&str; 4] = [
 ];
 
 /// Practices: some share a host, and no two suppliers write their roots alike.
-pub(super) const PRACTICES: [Listed; 5] = [
+pub(super) const PRACTICES: [ListedPractice; 5] = [
     listed("Harbour Street Surgery", "A20047", "918999198993", 0, "/A20047/STU3/1/gpconnect"),
     listed("Mill Lane Practice", "B82617", "918999198994", 0, "/B82617/STU3/1/gpconnect"),
     listed(
@@ -69,7 +69,7 @@ pub(super) const PRACTICES: [Listed; 5] = [
 ];
 
 /// Listed in the directory, but nobody answers there.
-pub(super) const CLOSED: Listed =
+pub(super) const CLOSED: ListedPractice =
     listed("Closed for Good Surgery", "F85001", "918999198998", 4, "/F85001/STU3/1/gpconnect");
 const NOBODY: &str = "gp.gone-supplier.example.nhs.uk";
 
@@ -79,11 +79,11 @@ const fn listed(
     asid: &'static str,
     supplier: usize,
     path: &'static str,
-) -> Listed {
-    Listed { name, ods, asid, supplier, path }
+) -> ListedPractice {
+    ListedPractice { name, ods, asid, supplier, path }
 }
 
-impl Listed {
+impl ListedPractice {
     pub(super) fn host(&self) -> &'static str {
         SUPPLIERS.get(self.supplier).copied().unwrap_or(NOBODY)
     }
@@ -113,14 +113,15 @@ pub(super) struct World {
 
 impl World {
     /// Sets everything up inside `folder`, which is made.
-    pub(super) async fn set_up(folder: &Path, with: Directories) -> Result<Self, Failure> {
+    pub(super) async fn set_up(folder: &Path, with: Directories) -> Result<Self, CommandFailure> {
         std::fs::DirBuilder::new()
             .mode(0o700)
             .create(folder)
             .with_context(|| folder.display().to_string())
-            .map_err(Failure::World)?;
+            .map_err(CommandFailure::World)?;
         let suppliers = CancellationToken::new();
-        let (config, slapd) = prepare(folder, with, &suppliers).await.map_err(Failure::World)?;
+        let (config, slapd) =
+            prepare(folder, with, &suppliers).await.map_err(CommandFailure::World)?;
         let server = Server::start(Prepared::load(&config, 1)?, Some(config))?;
         Ok(Self { folder: folder.to_owned(), server, suppliers, with, _slapd: slapd })
     }
@@ -158,8 +159,8 @@ impl World {
     }
 
     /// What to try next, as commands that work as printed for as long as the demonstration is up.
-    pub(super) fn invitation(&self) -> Result<String, Failure> {
-        let program = std::env::current_exe().map_err(Failure::world)?;
+    pub(super) fn invitation(&self) -> Result<String, CommandFailure> {
+        let program = std::env::current_exe().map_err(CommandFailure::world)?;
         let (program, folder) = (program.display(), self.folder.display());
         let (address, admin) = (self.address(), self.server.admin);
         let [practice, ..] = &PRACTICES;
@@ -222,7 +223,7 @@ async fn prepare(
         addresses.push(listener.local_addr()?);
         let practices = PRACTICES.iter().filter(|listed| listed.supplier == number);
         let practices = practices.map(practice).collect::<anyhow::Result<_>>()?;
-        let provider = Arc::new(Provider::new(practices, Timestamp::now()));
+        let provider = Arc::new(SimulatedProvider::new(practices, Timestamp::now()));
         let serving = Serving { tls: Some(tls), ..Serving::default() };
         tokio::spawn(provider.serve(listener, serving, stop.clone().cancelled_owned()));
     }
@@ -247,7 +248,7 @@ async fn api(pki: &Pki, folder: &Path, stop: &CancellationToken) -> anyhow::Resu
     let tls = tls(&pki.issue(&Leaf::named("localhost"))?, None)?;
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let port = listener.local_addr()?.port();
-    let sds = Sds::new(records()?, Some(key));
+    let sds = SdsDirectory::new(records()?, Some(key));
     tokio::spawn(sds.serve(listener, tls, stop.clone().cancelled_owned()));
     Ok(format!(
         "[directory.sds-api]\nurl = \"https://localhost:{port}{BASE_PATH}\"\nkey-file = \"sds.key\"\n\
@@ -257,7 +258,8 @@ async fn api(pki: &Pki, folder: &Path, stop: &CancellationToken) -> anyhow::Resu
 
 /// Every practice as SDS would hold it.
 fn records() -> anyhow::Result<Records> {
-    let groups = Allowed::from_names(Allowed::DEFAULT).map_err(anyhow::Error::msg)?;
+    let groups = AllowedInteractions::from_names(AllowedInteractions::DEFAULT)
+        .map_err(anyhow::Error::msg)?;
     let interactions: Vec<&str> = groups.iter().map(|interaction| interaction.id).collect();
     let listed = PRACTICES.iter().chain([&CLOSED]);
     Ok(listed.fold(Records::default(), |records, listed| {
@@ -274,19 +276,19 @@ fn hosts(addresses: &[SocketAddr]) -> String {
     hosts.map(|(host, address)| format!("\"{host}\" = \"{address}\"\n")).collect()
 }
 
-fn practice(listed: &Listed) -> anyhow::Result<Practice> {
-    Ok(Practice::new(listed.ods.parse()?, listed.asid.parse()?, listed.name, listed.path))
+fn practice(listed: &ListedPractice) -> anyhow::Result<SimulatedPractice> {
+    Ok(SimulatedPractice::new(listed.ods.parse()?, listed.asid.parse()?, listed.name, listed.path))
 }
 
 /// A server of ours; a supplier demands a certificate of the proxy's authority.
-fn tls(issued: &Issued, clients: Option<&Pki>) -> anyhow::Result<Arc<ServerConfig>> {
+fn tls(issued: &IssuedCertificate, clients: Option<&Pki>) -> anyhow::Result<Arc<ServerConfig>> {
     let chain =
         CertificateDer::pem_slice_iter(issued.chain.as_bytes()).collect::<Result<_, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes())?;
     let clients = clients.map(|pki| {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(pki.authority().as_bytes())?)?;
-        anyhow::Ok(Clients { roots, lists: Vec::new(), must: true })
+        anyhow::Ok(ClientAuthorities { roots, lists: Vec::new(), must: true })
     });
     server_tls::config(chain, key, clients.transpose()?)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Marks;
-use super::watches::Watches;
+use super::watches::FileWatches;
 
 /// Minimum interval between two looks at the files; also the interval where no events tell of changes.
 const WATCH: Duration = Duration::from_millis(200);
@@ -18,9 +18,9 @@ const FOLDER_LOOKS: usize = 50;
 
 /// Looks at the files: when the next one is due, and what the last ones found.
 #[derive(Debug, Default)]
-pub(super) struct Looks {
+pub(super) struct FileChecks {
     /// `None` where no events can be had.
-    watches: Option<Watches>,
+    watches: Option<FileWatches>,
     /// True once it has been logged that no events can be had.
     is_logged: bool,
     last: Option<Instant>,
@@ -32,7 +32,7 @@ pub(super) struct Looks {
     part: usize,
 }
 
-impl Looks {
+impl FileChecks {
     /// Returns when the next look is due.
     pub(super) async fn next(&self) {
         if let (Some(watches), true) = (&self.watches, self.is_quiet) {
@@ -57,7 +57,7 @@ impl Looks {
         }
         // Given back first: there may be few of them.
         self.watches = None;
-        match Watches::on(paths().iter().map(PathBuf::as_path)) {
+        match FileWatches::on(paths().iter().map(PathBuf::as_path)) {
             Ok(watches) => {
                 if std::mem::take(&mut self.is_logged) {
                     tracing::info!("the kernel reports changes of files again");
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     /// Number of looks within an hour, none of which finds a change.
-    async fn looks_in_an_hour(mut looks: Looks, path: &std::path::Path) -> usize {
+    async fn looks_in_an_hour(mut looks: FileChecks, path: &std::path::Path) -> usize {
         let end = Instant::now() + Duration::from_secs(3600);
         let mut number = 0;
         while tokio::time::timeout_at(end, looks.next()).await.is_ok() {
@@ -127,12 +127,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn files_that_do_not_change_are_looked_at_once() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        assert_eq!(looks_in_an_hour(Looks::default(), file.path()).await, 1);
+        assert_eq!(looks_in_an_hour(FileChecks::default(), file.path()).await, 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn files_are_looked_at_all_the_time_where_no_events_can_be_had() {
-        let without = Looks { is_quiet: true, ..Looks::default() };
+        let without = FileChecks { is_quiet: true, ..FileChecks::default() };
         let looks = looks_in_an_hour(without, "unused".as_ref()).await;
         assert!(looks > 4 * 3600, "{looks}");
     }
@@ -140,7 +140,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_change_is_loaded_once_it_stands_still_or_has_been_waited_for() {
         let marks = |number: usize| Marks::from([(PathBuf::from(number.to_string()), None)]);
-        let mut looks = Looks::default();
+        let mut looks = FileChecks::default();
         assert!(!looks.found(marks(1)));
         assert!(looks.found(marks(1)), "it stands still");
         looks.begin_anew();
@@ -151,7 +151,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn two_looks_are_never_closer_than_their_interval() {
-        let mut looks = Looks::default();
+        let mut looks = FileChecks::default();
         let mut last = None;
         for _ in 0..3 {
             looks.next().await;

@@ -47,7 +47,7 @@ const ALWAYS: ReadFlags = ReadFlags::DELETE_SELF
 /// Watches on everything by which a path can lead to another file, or a file get other contents: each folder
 /// on the way to it and to each symbolic link, the file itself, and every file of a folder that is named.
 #[derive(Debug)]
-pub(super) struct Watches {
+pub(super) struct FileWatches {
     events: AsyncFd<OwnedFd>,
     /// The names that count in each folder, by number of its watch.
     names: HashMap<i32, Names>,
@@ -60,7 +60,7 @@ enum Names {
     All,
 }
 
-impl Watches {
+impl FileWatches {
     /// Watches paths, of files, of folders, and such that do not exist yet.
     ///
     /// # Errors
@@ -191,8 +191,8 @@ mod tests {
     use super::*;
 
     /// Watches a path, changes something, and waits until that is told.
-    async fn told(path: &Path, change: impl FnOnce()) {
-        let watches = Watches::on([path]).unwrap();
+    async fn is_reported(path: &Path, change: impl FnOnce()) {
+        let watches = FileWatches::on([path]).unwrap();
         change();
         tokio::time::timeout(Duration::from_secs(60), watches.changed()).await.unwrap();
     }
@@ -202,15 +202,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let file = at("file");
-        told(&file, || fs::write(&file, "made").unwrap()).await;
-        told(&file, || fs::write(&file, "over").unwrap()).await;
+        is_reported(&file, || fs::write(&file, "made").unwrap()).await;
+        is_reported(&file, || fs::write(&file, "over").unwrap()).await;
         fs::write(at("aside"), "new").unwrap();
-        told(&file, || fs::rename(at("aside"), &file).unwrap()).await;
-        told(&file, || fs::remove_file(&file).unwrap()).await;
-        told(&file, || symlink("elsewhere", &file).unwrap()).await;
-        told(&file, || fs::write(at("elsewhere"), "behind the link").unwrap()).await;
+        is_reported(&file, || fs::rename(at("aside"), &file).unwrap()).await;
+        is_reported(&file, || fs::remove_file(&file).unwrap()).await;
+        is_reported(&file, || symlink("elsewhere", &file).unwrap()).await;
+        is_reported(&file, || fs::write(at("elsewhere"), "behind the link").unwrap()).await;
         let read_only = fs::Permissions::from_mode(0o400);
-        told(&file, || fs::set_permissions(&file, read_only).unwrap()).await;
+        is_reported(&file, || fs::set_permissions(&file, read_only).unwrap()).await;
     }
 
     #[tokio::test]
@@ -225,28 +225,28 @@ mod tests {
         symlink("..one", at("..data")).unwrap();
         symlink("..data/deep/file", at("file")).unwrap();
         symlink("..two", at("..data_tmp")).unwrap();
-        told(&at("file"), || fs::rename(at("..data_tmp"), at("..data")).unwrap()).await;
+        is_reported(&at("file"), || fs::rename(at("..data_tmp"), at("..data")).unwrap()).await;
         assert_eq!(fs::read_to_string(at("file")).unwrap(), "..two");
         let deep = at("real/deep/file");
-        told(&deep, || fs::rename(at("real"), at("away")).unwrap()).await;
-        told(&deep, || fs::rename(at("..one"), at("real")).unwrap()).await;
-        told(&deep, || fs::remove_dir_all(at("real")).unwrap()).await;
-        told(&deep, || fs::create_dir(at("real")).unwrap()).await;
+        is_reported(&deep, || fs::rename(at("real"), at("away")).unwrap()).await;
+        is_reported(&deep, || fs::rename(at("..one"), at("real")).unwrap()).await;
+        is_reported(&deep, || fs::remove_dir_all(at("real")).unwrap()).await;
+        is_reported(&deep, || fs::create_dir(at("real")).unwrap()).await;
         // A way with steps upwards, behind a link that leads elsewhere.
         symlink("..two/deep", at("jump")).unwrap();
         let up = at("jump/../deep/../deep/file");
-        told(&up, || fs::write(at("..two/deep/file"), "again").unwrap()).await;
+        is_reported(&up, || fs::write(at("..two/deep/file"), "again").unwrap()).await;
     }
 
     #[tokio::test]
     async fn every_file_of_a_folder_that_is_named_is_told_of() {
         let folder = tempfile::tempdir().unwrap();
         let lists = folder.path().join("lists");
-        told(&lists, || fs::create_dir(&lists).unwrap()).await;
-        told(&lists, || fs::write(lists.join("one"), "made").unwrap()).await;
-        told(&lists, || fs::write(lists.join("one"), "over").unwrap()).await;
-        told(&lists, || fs::rename(lists.join("one"), lists.join("two")).unwrap()).await;
-        told(&lists, || fs::remove_file(lists.join("two")).unwrap()).await;
+        is_reported(&lists, || fs::create_dir(&lists).unwrap()).await;
+        is_reported(&lists, || fs::write(lists.join("one"), "made").unwrap()).await;
+        is_reported(&lists, || fs::write(lists.join("one"), "over").unwrap()).await;
+        is_reported(&lists, || fs::rename(lists.join("one"), lists.join("two")).unwrap()).await;
+        is_reported(&lists, || fs::remove_file(lists.join("two")).unwrap()).await;
     }
 
     #[tokio::test]
@@ -254,7 +254,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         fs::write(at("file"), "").unwrap();
-        let watches = Watches::on([at("file").as_path()]).unwrap();
+        let watches = FileWatches::on([at("file").as_path()]).unwrap();
         fs::write(at("another"), "").unwrap();
         fs::rename(at("another"), at("one more")).unwrap();
         assert_eq!(watches.read(), Ok(false));
@@ -269,6 +269,6 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         symlink("two", at("one")).unwrap();
         symlink("one", at("two")).unwrap();
-        told(&at("one"), || fs::remove_file(at("two")).unwrap()).await;
+        is_reported(&at("one"), || fs::remove_file(at("two")).unwrap()).await;
     }
 }

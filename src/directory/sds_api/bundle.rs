@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::malformed;
-use crate::directory::source::{Handler, SourceFault, System};
+use crate::directory::source::{AccreditedSystem, Handler, SourceFault};
 use crate::interaction;
 use crate::spine::OdsCode;
 
@@ -13,12 +13,12 @@ pub(crate) fn handlers(body: &[u8]) -> Result<Vec<Handler>, SourceFault> {
 }
 
 /// The systems that an answer to `/Device` names.
-pub(crate) fn systems(body: &[u8]) -> Result<Vec<System>, SourceFault> {
+pub(crate) fn systems(body: &[u8]) -> Result<Vec<AccreditedSystem>, SourceFault> {
     read::<Device>(body)?.into_iter().map(Device::system).collect()
 }
 
 /// All that a Bundle holds: of one kind, and as many as it says.
-fn read<R: Resource>(body: &[u8]) -> Result<Vec<R>, SourceFault> {
+fn read<R: BundleResource>(body: &[u8]) -> Result<Vec<R>, SourceFault> {
     let bundle: Bundle<R> =
         serde_json::from_slice(body).map_err(|why| malformed(why.to_string()))?;
     if bundle.resource_type != "Bundle" {
@@ -38,7 +38,7 @@ fn read<R: Resource>(body: &[u8]) -> Result<Vec<R>, SourceFault> {
 }
 
 /// What an entry holds.
-trait Resource: for<'de> Deserialize<'de> {
+trait BundleResource: for<'de> Deserialize<'de> {
     const KIND: &str;
 
     fn kind(&self) -> &str;
@@ -46,17 +46,17 @@ trait Resource: for<'de> Deserialize<'de> {
 
 /// Spec: nothing found is `entry: []`; no `entry` at all is accepted too.
 #[derive(Deserialize)]
-#[serde(bound = "R: Resource")]
+#[serde(bound = "R: BundleResource")]
 struct Bundle<R> {
     #[serde(rename = "resourceType")]
     resource_type: String,
     total: Option<u64>,
-    entry: Option<Vec<Entry<R>>>,
+    entry: Option<Vec<BundleEntry<R>>>,
 }
 
 #[derive(Deserialize)]
-#[serde(bound = "R: Resource")]
-struct Entry<R> {
+#[serde(bound = "R: BundleResource")]
+struct BundleEntry<R> {
     resource: R,
 }
 
@@ -68,7 +68,7 @@ struct Endpoint {
     #[serde(rename = "managingOrganization")]
     managing_organization: Option<Reference>,
     #[serde(default)]
-    identifier: Vec<Identifier>,
+    identifier: Vec<FhirIdentifier>,
     #[serde(default)]
     extension: Vec<Extension>,
 }
@@ -78,18 +78,18 @@ struct Device {
     #[serde(rename = "resourceType")]
     resource_type: String,
     #[serde(default)]
-    identifier: Vec<Identifier>,
+    identifier: Vec<FhirIdentifier>,
     #[serde(default)]
     extension: Vec<Extension>,
 }
 
 #[derive(Deserialize)]
 struct Reference {
-    identifier: Option<Identifier>,
+    identifier: Option<FhirIdentifier>,
 }
 
 #[derive(Deserialize)]
-struct Identifier {
+struct FhirIdentifier {
     system: Option<String>,
     value: Option<String>,
 }
@@ -101,7 +101,7 @@ struct Extension {
     reference: Option<Reference>,
 }
 
-impl Resource for Endpoint {
+impl BundleResource for Endpoint {
     const KIND: &str = "Endpoint";
 
     fn kind(&self) -> &str {
@@ -109,7 +109,7 @@ impl Resource for Endpoint {
     }
 }
 
-impl Resource for Device {
+impl BundleResource for Device {
     const KIND: &str = "Device";
 
     fn kind(&self) -> &str {
@@ -135,8 +135,8 @@ impl Endpoint {
 }
 
 impl Device {
-    fn system(self) -> Result<System, SourceFault> {
-        Ok(System {
+    fn system(self) -> Result<AccreditedSystem, SourceFault> {
+        Ok(AccreditedSystem {
             asid: required(&self.identifier, "nhsSpineASID")?,
             // Spec: `owner` is the client, not the organisation of the record.
             ods: None,
@@ -160,8 +160,8 @@ fn interactions(
 }
 
 /// Spec: systems have been spelled in more than one case.
-fn identifier<'a>(identifiers: &'a [Identifier], name: &str) -> Option<&'a str> {
-    let named = |identifier: &&Identifier| {
+fn identifier<'a>(identifiers: &'a [FhirIdentifier], name: &str) -> Option<&'a str> {
+    let named = |identifier: &&FhirIdentifier| {
         identifier.system.as_deref().is_some_and(|system| ends_in(system, name))
     };
     identifiers.iter().find(named)?.value.as_deref().map(str::trim)
@@ -172,7 +172,7 @@ fn ends_in(system: &str, name: &str) -> bool {
 }
 
 fn required<T: std::str::FromStr<Err: std::fmt::Display>>(
-    identifiers: &[Identifier],
+    identifiers: &[FhirIdentifier],
     name: &str,
 ) -> Result<T, SourceFault> {
     let found = identifier(identifiers, name).ok_or_else(|| malformed(format!("no {name}")))?;

@@ -1,4 +1,4 @@
-use super::super::source::System;
+use super::super::source::AccreditedSystem;
 use super::*;
 use crate::interaction::by_id;
 
@@ -13,9 +13,9 @@ fn slots() -> &'static Interaction {
     interaction("search:slot-1")
 }
 
-fn provider(asid: &str, party_key: &str, of: &'static Interaction) -> Arc<Provider> {
+fn provider(asid: &str, party_key: &str, of: &'static Interaction) -> Arc<ProviderRegistration> {
     let root = format!("https://{}.nhs.uk/A20047", party_key.to_lowercase());
-    Arc::new(Provider::new(
+    Arc::new(ProviderRegistration::new(
         "A20047".parse().unwrap(),
         asid.parse().unwrap(),
         party_key.parse().unwrap(),
@@ -25,27 +25,27 @@ fn provider(asid: &str, party_key: &str, of: &'static Interaction) -> Arc<Provid
     ))
 }
 
-fn found(providers: Vec<Arc<Provider>>) -> Found {
-    let system = |provider: &Arc<Provider>| System {
+fn found(providers: Vec<Arc<ProviderRegistration>>) -> FoundRegistrations {
+    let system = |provider: &Arc<ProviderRegistration>| AccreditedSystem {
         asid: provider.asid.clone(),
         ods: None,
         party_key: provider.party_key.clone(),
         interactions: provider.interactions.clone(),
     };
     let systems = providers.iter().map(system).collect();
-    Found { origin: Origin::SdsApi, providers, systems }
+    FoundRegistrations { origin: Origin::SdsApi, providers, systems }
 }
 
-fn one() -> Arc<Provider> {
+fn one() -> Arc<ProviderRegistration> {
     provider("918999198993", "K-10001", slots())
 }
 
-fn other() -> Arc<Provider> {
+fn other() -> Arc<ProviderRegistration> {
     provider("918999198777", "K-20002", slots())
 }
 
-fn held(freshness: &Freshness) -> Practice {
-    Practice::default().after_found(slots(), &found(vec![one()]), freshness, NOW_S)
+fn held(freshness: &Freshness) -> HeldPractice {
+    HeldPractice::default().after_found(slots(), &found(vec![one()]), freshness, NOW_S)
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn an_answer_that_becomes_ambiguous_does_not_replace_a_good_one_at_once() {
     let both = found(vec![one(), other()]);
     let kept = held(&freshness).after_found(slots(), &both, &freshness, NOW_S + 10);
     assert_eq!(kept.rows.len(), 1);
-    let fresh = Practice::default().after_found(slots(), &both, &freshness, NOW_S);
+    let fresh = HeldPractice::default().after_found(slots(), &both, &freshness, NOW_S);
     assert_eq!(fresh.rows.len(), 2);
     assert_eq!(fresh.age(slots(), &freshness, NOW_S + 31), Some(Age::Stale), "asked again soon");
 }
@@ -157,7 +157,7 @@ fn the_rest_of_one_system_does_not_hide_another_system() {
     let freshness = Freshness::default();
     let booking = interaction("create:appointment-1");
     let theirs = provider("918999198777", "K-20002", booking);
-    let held = Practice::default().after_found(
+    let held = HeldPractice::default().after_found(
         booking,
         &found(vec![Arc::clone(&theirs)]),
         &freshness,

@@ -6,9 +6,9 @@ use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::question::{INTERACTION, Kind, ORGANISATION, PARTY_KEY, Question};
+use super::question::{INTERACTION, ORGANISATION, PARTY_KEY, QuestionKind, SdsQuestion};
 use super::records::{Accredited, MessageHandler, Records};
-use super::refused::Refused;
+use super::refused::SdsRefusal;
 
 /// The media type of answers.
 pub(super) const FHIR_JSON: &str = "application/fhir+json";
@@ -67,10 +67,10 @@ pub(super) fn bundle(resources: Vec<Value>, asked: &str) -> Value {
 
 impl Records {
     /// The resources that a question finds.
-    pub(super) fn find(&self, question: &Question) -> Result<Vec<Value>, Refused> {
+    pub(super) fn find(&self, question: &SdsQuestion) -> Result<Vec<Value>, SdsRefusal> {
         match question.kind {
-            Kind::Device => self.systems(question).map(Accredited::device).collect(),
-            Kind::Endpoint => {
+            QuestionKind::Device => self.systems(question).map(Accredited::device).collect(),
+            QuestionKind::Endpoint => {
                 let found = self.handlers(question).map(MessageHandler::endpoints);
                 Ok(found.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
             }
@@ -79,9 +79,9 @@ impl Records {
 }
 
 impl Accredited {
-    fn device(&self) -> Result<Value, Refused> {
+    fn device(&self) -> Result<Value, SdsRefusal> {
         if self.clients.len() > 1 {
-            return Err(Refused::broken("LDAP returned more than 1 'nhsAsClient' attribute"));
+            return Err(SdsRefusal::broken("LDAP returned more than 1 'nhsAsClient' attribute"));
         }
         let identifiers = [
             identifier("https://fhir.nhs.uk/Id/nhsSpineASID", &self.asid),
@@ -102,9 +102,9 @@ impl Accredited {
 
 impl MessageHandler {
     /// One for each address; one without an address if there is none.
-    fn endpoints(&self) -> Result<Vec<Value>, Refused> {
+    fn endpoints(&self) -> Result<Vec<Value>, SdsRefusal> {
         if !self.interaction.contains(':') {
-            return Err(Refused::broken(format!(
+            return Err(SdsRefusal::broken(format!(
                 "Invalid service interaction: {}",
                 self.interaction
             )));

@@ -2,7 +2,7 @@
 
 use http::HeaderMap;
 
-use super::refused::Refused;
+use super::refused::SdsRefusal;
 
 /// The systems of the three identifiers, in questions and in answers.
 pub(super) const ORGANISATION: &str = "https://fhir.nhs.uk/Id/ods-organization-code";
@@ -13,7 +13,7 @@ const UUID_PATTERN: &str =
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum QuestionKind {
     /// The accredited systems.
     Device,
     /// The message handling systems.
@@ -22,8 +22,8 @@ pub(super) enum Kind {
 
 /// A question that may be answered.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Question {
-    pub(super) kind: Kind,
+pub(super) struct SdsQuestion {
+    pub(super) kind: QuestionKind,
     pub(super) organisation: Clause,
     pub(super) interaction: Clause,
     pub(super) party_key: Clause,
@@ -45,7 +45,7 @@ impl Clause {
     }
 }
 
-impl Kind {
+impl QuestionKind {
     /// The path after the base path, which is compared as it stands.
     pub(super) fn of(path: &str) -> Option<Self> {
         match path {
@@ -78,9 +78,9 @@ impl Kind {
     }
 }
 
-impl Question {
+impl SdsQuestion {
     /// Reads a raw query.
-    pub(super) fn parse(kind: Kind, query: &str) -> Result<Self, Refused> {
+    pub(super) fn parse(kind: QuestionKind, query: &str) -> Result<Self, SdsRefusal> {
         let pairs = query.split('&').filter(|pair| !pair.is_empty());
         let pairs: Vec<(String, String)> =
             pairs.map(|pair| judge(kind, pair)).collect::<Result<_, _>>()?;
@@ -99,16 +99,16 @@ impl Question {
         Ok(question)
     }
 
-    fn judge_combination(&self) -> Result<(), Refused> {
+    fn judge_combination(&self) -> Result<(), SdsRefusal> {
         let given = |clause: &Clause| clause.value().is_some();
         let (organisation, interaction) = (given(&self.organisation), given(&self.interaction));
         if self.kind.suffices(organisation, interaction, given(&self.party_key)) {
             return Ok(());
         }
         Err(match self.kind {
-            Kind::Device if organisation => invalid("identifier", &[INTERACTION]),
-            Kind::Device => invalid("organization", &[ORGANISATION]),
-            Kind::Endpoint => Refused::bad_request(
+            QuestionKind::Device if organisation => invalid("identifier", &[INTERACTION]),
+            QuestionKind::Device => invalid("organization", &[ORGANISATION]),
+            QuestionKind::Endpoint => SdsRefusal::bad_request(
                 "Missing or invalid query parameters. Should one of following combinations: \
                  two or three of organization, interaction and party key",
             ),
@@ -117,26 +117,26 @@ impl Question {
 
     /// A filter that LDAP cannot read fails. Values that add clauses of their own are not followed:
     /// they fail too.
-    pub(super) fn judge_filter(&self) -> Result<(), Refused> {
+    pub(super) fn judge_filter(&self) -> Result<(), SdsRefusal> {
         let clauses = [&self.organisation, &self.interaction, &self.party_key, &self.manufacturer];
         let mut values = clauses.into_iter().filter_map(Clause::value);
         if values.any(|value| value.contains(['(', ')', '\\'])) {
-            return Err(Refused::broken("malformed filter"));
+            return Err(SdsRefusal::broken("malformed filter"));
         }
         Ok(())
     }
 }
 
 /// The name and the value of a parameter that may be there.
-fn judge(kind: Kind, pair: &str) -> Result<(String, String), Refused> {
+fn judge(kind: QuestionKind, pair: &str) -> Result<(String, String), SdsRefusal> {
     let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
     let decoded = |text: &str| unescaped(&text.replace('+', " "));
     let name = String::from_utf8_lossy(&decoded(name)).into_owned();
     let systems = kind
         .systems(&name)
-        .ok_or_else(|| Refused::bad_request(&format!("Illegal query parameter '{name}'")))?;
+        .ok_or_else(|| SdsRefusal::bad_request(&format!("Illegal query parameter '{name}'")))?;
     let value = String::from_utf8(decoded(value))
-        .map_err(|fault| Refused::broken(format!("'utf-8' codec can't decode: {fault}")))?;
+        .map_err(|fault| SdsRefusal::broken(format!("'utf-8' codec can't decode: {fault}")))?;
     let prefixed =
         |system: &&str| value.strip_prefix(*system).is_some_and(|rest| rest.starts_with('|'));
     if !systems.iter().any(prefixed) {
@@ -145,10 +145,10 @@ fn judge(kind: Kind, pair: &str) -> Result<(String, String), Refused> {
     Ok((name, value))
 }
 
-fn invalid(parameter: &str, systems: &[&str]) -> Refused {
+fn invalid(parameter: &str, systems: &[&str]) -> SdsRefusal {
     let forms: Vec<String> =
         systems.iter().map(|system| format!("'{parameter}={system}|value'")).collect();
-    Refused::bad_request(&format!(
+    SdsRefusal::bad_request(&format!(
         "Missing or invalid '{parameter}' query parameter. Should be {}",
         forms.join(", ")
     ))
@@ -187,10 +187,10 @@ fn escape(tail: &[u8]) -> Option<(u8, &[u8])> {
 }
 
 /// The correlation id as sent, if any; refused unless it is a UUID.
-pub(super) fn correlation(headers: &HeaderMap) -> Result<Option<String>, Refused> {
+pub(super) fn correlation(headers: &HeaderMap) -> Result<Option<String>, SdsRefusal> {
     match joined(headers, "x-correlation-id") {
         Some(sent) if is_uuid(&sent) => Ok(Some(sent)),
-        Some(sent) if !sent.is_empty() => Err(Refused::bad_request(&format!(
+        Some(sent) if !sent.is_empty() => Err(SdsRefusal::bad_request(&format!(
             "Invalid X-Correlation-ID header. Should be an UUIDv4 matching regex '{UUID_PATTERN}'"
         ))),
         _ => Ok(None),

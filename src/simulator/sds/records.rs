@@ -2,7 +2,7 @@
 
 use http::Uri;
 
-use super::question::{Clause, Question};
+use super::question::{Clause, SdsQuestion};
 
 /// The records of a directory as SDS holds them: plain text, so that malformed data can be held
 /// too.
@@ -114,7 +114,7 @@ impl Records {
     /// The accredited systems that a question finds.
     pub(super) fn systems<'a>(
         &'a self,
-        question: &'a Question,
+        question: &'a SdsQuestion,
     ) -> impl Iterator<Item = &'a Accredited> {
         self.accredited.iter().filter(|held| {
             question.organisation.holds([&held.ods])
@@ -127,7 +127,7 @@ impl Records {
     /// The message handlers that a question finds.
     pub(super) fn handlers<'a>(
         &'a self,
-        question: &'a Question,
+        question: &'a SdsQuestion,
     ) -> impl Iterator<Item = &'a MessageHandler> {
         self.handlers.iter().filter(|held| {
             question.organisation.holds([&held.ods])

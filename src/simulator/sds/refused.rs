@@ -11,12 +11,12 @@ use super::bundle::{FHIR_JSON, JSON, response};
 
 /// Why there is no Bundle.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Refused {
+pub(super) struct SdsRefusal {
     status: StatusCode,
     diagnostics: Cow<'static, str>,
 }
 
-impl Refused {
+impl SdsRefusal {
     /// What SDS says with this status.
     pub(super) fn with(status: StatusCode) -> Self {
         let diagnostics = match status.as_u16() {

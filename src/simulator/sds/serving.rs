@@ -16,14 +16,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 
-use super::super::serving::{accept, converse, secured};
-use super::Sds;
-use super::trouble::Manner;
+use super::super::serving::{accept, secured, serve_requests};
+use super::SdsDirectory;
+use super::trouble::SdsDelivery;
 
 /// How long the first half of a body that is cut has to get away.
 const HALF: Duration = Duration::from_millis(50);
 
-impl Sds {
+impl SdsDirectory {
     /// Accepts connections until `stop` resolves, and then closes those that are open.
     ///
     /// `tls` decides whose certificates are accepted: the real directory asks for none.
@@ -34,32 +34,32 @@ impl Sds {
         stop: impl Future<Output = ()>,
     ) {
         let acceptor = TlsAcceptor::from(tls);
-        let attend = |stream| Arc::clone(&self).attend(stream, acceptor.clone());
+        let attend = |stream| Arc::clone(&self).serve_connection(stream, acceptor.clone());
         accept(&listener, stop, attend).await;
     }
 
-    async fn attend(self: Arc<Self>, stream: TcpStream, acceptor: TlsAcceptor) {
+    async fn serve_connection(self: Arc<Self>, stream: TcpStream, acceptor: TlsAcceptor) {
         let Some(stream) = secured(stream, &acceptor).await else { return };
         let answer = service_fn(|request| Self::exchange(&self, request));
         let never = std::future::pending::<Infallible>();
-        drop(converse(stream, answer, never).await);
+        drop(serve_requests(stream, answer, never).await);
     }
 
     /// A question has no body; one that has is answered without it.
-    async fn exchange(&self, request: Request<Incoming>) -> Result<Response<Told>, Infallible> {
+    async fn exchange(&self, request: Request<Incoming>) -> Result<Response<SdsBody>, Infallible> {
         let asked = request.uri().path_and_query().map_or("/", |asked| asked.as_str());
         let reply = self.answer(request.method(), asked, request.headers());
         match reply.manner {
-            Manner::AtOnce | Manner::Dripping(_) | Manner::Cut => {}
-            Manner::After(pause) => tokio::time::sleep(pause).await,
-            Manner::Never => std::future::pending().await,
-            Manner::Held => {
+            SdsDelivery::AtOnce | SdsDelivery::Dripping(_) | SdsDelivery::Cut => {}
+            SdsDelivery::After(pause) => tokio::time::sleep(pause).await,
+            SdsDelivery::Never => std::future::pending().await,
+            SdsDelivery::Held => {
                 while self.holds() {
                     tokio::time::sleep(HELD).await;
                 }
             }
         }
-        Ok(reply.response.map(|bytes| Told::new(bytes, reply.manner)))
+        Ok(reply.response.map(|bytes| SdsBody::new(bytes, reply.manner)))
     }
 }
 
@@ -67,12 +67,12 @@ impl Sds {
 const HELD: Duration = Duration::from_millis(5);
 
 /// The body of an answer.
-struct Told {
+struct SdsBody {
     left: Bytes,
-    pace: Pace,
+    pace: SdsBodyPace,
 }
 
-enum Pace {
+enum SdsBodyPace {
     Whole,
     Dripping(Duration, Pin<Box<Sleep>>),
     /// So many bytes, and then nothing but the wait for the cut.
@@ -83,52 +83,57 @@ enum Pace {
 /// A body that ends before its end.
 #[derive(Debug, thiserror::Error)]
 #[error("the body is cut, as it was asked for")]
-struct Severed;
+struct CutBody;
 
-impl Told {
-    fn new(bytes: Bytes, manner: Manner) -> Self {
+impl SdsBody {
+    fn new(bytes: Bytes, manner: SdsDelivery) -> Self {
         let pace = match manner {
-            Manner::AtOnce | Manner::After(_) | Manner::Held | Manner::Never => Pace::Whole,
-            Manner::Dripping(pause) => Pace::Dripping(pause, Box::pin(tokio::time::sleep(pause))),
-            Manner::Cut => Pace::Cut(bytes.len() / 2),
+            SdsDelivery::AtOnce
+            | SdsDelivery::After(_)
+            | SdsDelivery::Held
+            | SdsDelivery::Never => SdsBodyPace::Whole,
+            SdsDelivery::Dripping(pause) => {
+                SdsBodyPace::Dripping(pause, Box::pin(tokio::time::sleep(pause)))
+            }
+            SdsDelivery::Cut => SdsBodyPace::Cut(bytes.len() / 2),
         };
         Self { left: bytes, pace }
     }
 
-    fn first(&mut self, length: usize) -> Poll<Option<Result<Frame<Bytes>, Severed>>> {
+    fn first(&mut self, length: usize) -> Poll<Option<Result<Frame<Bytes>, CutBody>>> {
         Poll::Ready(Some(Ok(Frame::data(self.left.split_to(length)))))
     }
 }
 
-impl Body for Told {
+impl Body for SdsBody {
     type Data = Bytes;
-    type Error = Severed;
+    type Error = CutBody;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Severed>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, CutBody>>> {
         if self.left.is_empty() {
             return Poll::Ready(None);
         }
         match &mut self.pace {
-            Pace::Whole => {
+            SdsBodyPace::Whole => {
                 let whole = self.left.len();
                 self.first(whole)
             }
-            Pace::Dripping(pause, sleep) => {
+            SdsBodyPace::Dripping(pause, sleep) => {
                 ready!(sleep.as_mut().poll(context));
                 sleep.as_mut().reset(Instant::now() + *pause);
                 self.first(1)
             }
-            Pace::Cut(half) => {
+            SdsBodyPace::Cut(half) => {
                 let half = *half;
-                self.pace = Pace::Cutting(Box::pin(tokio::time::sleep(HALF)));
+                self.pace = SdsBodyPace::Cutting(Box::pin(tokio::time::sleep(HALF)));
                 self.first(half)
             }
-            Pace::Cutting(sleep) => {
+            SdsBodyPace::Cutting(sleep) => {
                 ready!(sleep.as_mut().poll(context));
-                Poll::Ready(Some(Err(Severed)))
+                Poll::Ready(Some(Err(CutBody)))
             }
         }
     }
@@ -148,7 +153,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::super::super::stage::tls;
-    use super::super::Trouble;
+    use super::super::SdsTrouble;
     use super::super::stage::{sandbox, target};
     use super::*;
 
@@ -156,13 +161,13 @@ mod tests {
     const EVER: Duration = Duration::from_secs(30);
 
     /// Everything that comes back within this time, and whether that was the end.
-    async fn exchange(trouble: Option<Trouble>, limit: Duration) -> (String, bool) {
+    async fn exchange(trouble: Option<SdsTrouble>, limit: Duration) -> (String, bool) {
         let (server, connector) = tls();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let sds = sandbox();
         if let Some(trouble) = trouble {
-            sds.meets(None, trouble);
+            sds.set(None, trouble);
         }
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::spawn(sds.serve(listener, server, async {
@@ -199,7 +204,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_cut_answer_ends_in_the_middle() {
-        let (told, ended) = exchange(Some(Trouble::Cut), EVER).await;
+        let (told, ended) = exchange(Some(SdsTrouble::Cut), EVER).await;
         let (promised, came) = lengths(&told);
         assert!(ended && came == promised / 2, "{came} of {promised}");
     }
@@ -207,7 +212,7 @@ mod tests {
     #[tokio::test]
     async fn a_slow_answer_drips() {
         let (told, ended) =
-            exchange(Some(Trouble::SlowBody(Duration::from_millis(100))), SOON).await;
+            exchange(Some(SdsTrouble::SlowBody(Duration::from_millis(100))), SOON).await;
         let (promised, came) = lengths(&told);
         assert!(!ended && (1..=11).contains(&came), "{came} of {promised}");
     }
@@ -216,8 +221,8 @@ mod tests {
     async fn a_late_answer_comes_late_and_a_silent_one_not_at_all() {
         let pause = Duration::from_millis(300);
         let began = Instant::now();
-        let (told, ended) = exchange(Some(Trouble::EmptyAfter(pause)), EVER).await;
+        let (told, ended) = exchange(Some(SdsTrouble::EmptyAfter(pause)), EVER).await;
         assert!(ended && began.elapsed() >= pause && told.contains("\"total\": 0"), "{told}");
-        assert_eq!(exchange(Some(Trouble::Silence), SOON).await, (String::new(), false));
+        assert_eq!(exchange(Some(SdsTrouble::Silence), SOON).await, (String::new(), false));
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, Method};
 use serde_json::Value;
 
-use super::trouble::Manner;
-use super::{BASE_PATH, MessageHandler, Records, Sds};
+use super::trouble::SdsDelivery;
+use super::{BASE_PATH, MessageHandler, Records, SdsDirectory};
 
 pub(super) const SLOTS: &str = "urn:nhs:names:services:gpconnect:fhir:rest:search:slot-1";
 pub(super) const BOOK: &str = "urn:nhs:names:services:gpconnect:fhir:rest:create:appointment-1";
@@ -30,8 +30,8 @@ pub(super) fn records() -> Records {
     practice.and(portal).and(odd)
 }
 
-pub(super) fn sandbox() -> Arc<Sds> {
-    Sds::new(records(), None)
+pub(super) fn sandbox() -> Arc<SdsDirectory> {
+    SdsDirectory::new(records(), None)
 }
 
 /// A path and query with the short names of systems spelled out: `org`, `ia`, `pk` and `manu`.
@@ -47,23 +47,28 @@ pub(super) fn target(short: &str) -> String {
     format!("{BASE_PATH}{long}")
 }
 
-pub(super) struct Told {
+pub(super) struct SdsStageAnswer {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
     pub(super) text: String,
     /// Null if the text is not JSON.
     pub(super) body: Value,
-    pub(super) manner: Manner,
+    pub(super) manner: SdsDelivery,
 }
 
-pub(super) fn send(sds: &Sds, method: &Method, target: &str, headers: &[(&str, &str)]) -> Told {
+pub(super) fn send(
+    sds: &SdsDirectory,
+    method: &Method,
+    target: &str,
+    headers: &[(&str, &str)],
+) -> SdsStageAnswer {
     let headers: HeaderMap = headers
         .iter()
         .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap()))
         .collect();
     let reply = sds.answer(method, target, &headers);
     let (head, body) = reply.response.into_parts();
-    Told {
+    SdsStageAnswer {
         status: head.status.as_u16(),
         headers: head.headers,
         body: serde_json::from_slice(&body).unwrap_or_default(),
@@ -72,6 +77,6 @@ pub(super) fn send(sds: &Sds, method: &Method, target: &str, headers: &[(&str, &
     }
 }
 
-pub(super) fn ask(sds: &Sds, short: &str, headers: &[(&str, &str)]) -> Told {
+pub(super) fn ask(sds: &SdsDirectory, short: &str, headers: &[(&str, &str)]) -> SdsStageAnswer {
     send(sds, &Method::GET, &target(short), headers)
 }

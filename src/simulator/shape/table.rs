@@ -3,7 +3,7 @@
 //! Left out: a device's UDI and notes, signatures, timings, sampled data, the values that only conformance resources use,
 //! and what a capability statement says of messages and documents.
 
-use super::{Element, Kind, Place, Primitive, Shape};
+use super::{Element, ElementKind, ElementPlace, Primitive, Shape};
 
 /// The types of resource that are known.
 #[rustfmt::skip]
@@ -16,46 +16,46 @@ pub(super) static RESOURCES: &[(&str, &Shape)] = &[
     ("Schedule", &SCHEDULE), ("Slot", &SLOT),
 ];
 
-const fn one(name: &'static str, kind: Kind) -> Element {
-    Element { name, kind, place: Place::Single, choice: None }
+const fn one(name: &'static str, kind: ElementKind) -> Element {
+    Element { name, kind, place: ElementPlace::Single, choice: None }
 }
 
-const fn many(name: &'static str, kind: Kind) -> Element {
-    Element { name, kind, place: Place::List, choice: None }
+const fn many(name: &'static str, kind: ElementKind) -> Element {
+    Element { name, kind, place: ElementPlace::List, choice: None }
 }
 
-const fn attribute(name: &'static str, kind: Kind) -> Element {
-    Element { name, kind, place: Place::Attribute, choice: None }
+const fn attribute(name: &'static str, kind: ElementKind) -> Element {
+    Element { name, kind, place: ElementPlace::Attribute, choice: None }
 }
 
-const fn either(choice: &'static str, name: &'static str, kind: Kind) -> Element {
-    Element { name, kind, place: Place::Single, choice: Some(choice) }
+const fn either(choice: &'static str, name: &'static str, kind: ElementKind) -> Element {
+    Element { name, kind, place: ElementPlace::Single, choice: Some(choice) }
 }
 
-const fn value(name: &'static str, kind: Kind) -> Element {
+const fn value(name: &'static str, kind: ElementKind) -> Element {
     either("value", name, kind)
 }
 
-const fn of(shape: &'static Shape) -> Kind {
-    Kind::Complex(shape)
+const fn of(shape: &'static Shape) -> ElementKind {
+    ElementKind::Complex(shape)
 }
 
-const ANY_RESOURCE: Kind = Kind::Resource;
-const MARKUP: Kind = Kind::Markup;
-const BASE64: Kind = Kind::Plain(Primitive::Base64);
-const BOOLEAN: Kind = Kind::Plain(Primitive::Boolean);
-const CODE: Kind = Kind::Plain(Primitive::Code);
-const DATE: Kind = Kind::Plain(Primitive::Date);
-const DATE_TIME: Kind = Kind::Plain(Primitive::DateTime);
-const DECIMAL: Kind = Kind::Plain(Primitive::Decimal);
-const ID: Kind = Kind::Plain(Primitive::Id);
-const INSTANT: Kind = Kind::Plain(Primitive::Instant);
-const INTEGER: Kind = Kind::Plain(Primitive::Integer);
-const POSITIVE: Kind = Kind::Plain(Primitive::Positive);
-const TEXT: Kind = Kind::Plain(Primitive::Text);
-const TIME: Kind = Kind::Plain(Primitive::Time);
-const UNSIGNED: Kind = Kind::Plain(Primitive::Unsigned);
-const URI: Kind = Kind::Plain(Primitive::Uri);
+const ANY_RESOURCE: ElementKind = ElementKind::Resource;
+const MARKUP: ElementKind = ElementKind::Markup;
+const BASE64: ElementKind = ElementKind::Plain(Primitive::Base64);
+const BOOLEAN: ElementKind = ElementKind::Plain(Primitive::Boolean);
+const CODE: ElementKind = ElementKind::Plain(Primitive::Code);
+const DATE: ElementKind = ElementKind::Plain(Primitive::Date);
+const DATE_TIME: ElementKind = ElementKind::Plain(Primitive::DateTime);
+const DECIMAL: ElementKind = ElementKind::Plain(Primitive::Decimal);
+const ID: ElementKind = ElementKind::Plain(Primitive::Id);
+const INSTANT: ElementKind = ElementKind::Plain(Primitive::Instant);
+const INTEGER: ElementKind = ElementKind::Plain(Primitive::Integer);
+const POSITIVE: ElementKind = ElementKind::Plain(Primitive::Positive);
+const TEXT: ElementKind = ElementKind::Plain(Primitive::Text);
+const TIME: ElementKind = ElementKind::Plain(Primitive::Time);
+const UNSIGNED: ElementKind = ElementKind::Plain(Primitive::Unsigned);
+const URI: ElementKind = ElementKind::Plain(Primitive::Uri);
 
 /// What every element may have, and all that a plain value has.
 pub(in super::super) static ELEMENT: Shape = Shape(&[&IDENTIFIED]);

@@ -138,7 +138,7 @@ fn every_name_stands_once_in_its_type() {
         assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
         for element in shape.elements() {
             assert!(element.choice.is_none_or(|choice| element.name.starts_with(choice)));
-            if let Kind::Complex(inner) = element.kind {
+            if let ElementKind::Complex(inner) = element.kind {
                 judge(inner, seen);
             }
         }

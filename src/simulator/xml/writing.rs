@@ -3,7 +3,7 @@
 use serde_json::{Map, Number, Value};
 
 use super::super::markup::{XHTML, div_fault, is_char};
-use super::super::shape::{DEPTH_MAX, ELEMENT, Element, Kind, Place, Shape};
+use super::super::shape::{DEPTH_MAX, ELEMENT, Element, ElementKind, ElementPlace, Shape};
 use super::FHIR;
 
 const UNKNOWN: &str = "<OperationOutcome xmlns=\"http://hl7.org/fhir\"><issue>\
@@ -38,7 +38,7 @@ fn write_fields(
     depth: usize,
 ) {
     let told = |element: &Element| fields.get(element.name).and_then(Value::as_str);
-    for element in shape.elements().filter(|element| element.place == Place::Attribute) {
+    for element in shape.elements().filter(|element| element.place == ElementPlace::Attribute) {
         told(element).into_iter().for_each(|value| write_attribute(text, element.name, value));
     }
     let opened = text.len();
@@ -46,8 +46,8 @@ fn write_fields(
     let depth = depth + 1;
     for element in shape.elements().filter(|_| depth <= DEPTH_MAX + 1) {
         let (value, beside) = match element.place {
-            Place::Attribute => continue,
-            Place::Single | Place::List => {
+            ElementPlace::Attribute => continue,
+            ElementPlace::Single | ElementPlace::List => {
                 (fields.get(element.name), fields.get(&format!("_{}", element.name)))
             }
         };
@@ -81,7 +81,7 @@ fn write_element(
 ) {
     let (name, fields) = (element.name, value.and_then(Value::as_object));
     match element.kind {
-        Kind::Plain(_) => {
+        ElementKind::Plain(_) => {
             let (value, empty) = (value.and_then(plain), Map::new());
             let beside = beside.and_then(Value::as_object);
             if value.is_some() || beside.is_some() {
@@ -90,13 +90,13 @@ fn write_element(
                 write_fields(text, name, beside.unwrap_or(&empty), &ELEMENT, depth);
             }
         }
-        Kind::Complex(shape) => {
+        ElementKind::Complex(shape) => {
             if let Some(fields) = fields {
                 text.push_str(&format!("<{name}"));
                 write_fields(text, name, fields, shape, depth);
             }
         }
-        Kind::Resource => {
+        ElementKind::Resource => {
             if let Some((fields, (kind, shape))) =
                 fields.and_then(|told| Some((told, typed(told)?)))
             {
@@ -105,7 +105,7 @@ fn write_element(
                 text.push_str(&format!("</{name}>"));
             }
         }
-        Kind::Markup => {
+        ElementKind::Markup => {
             if let Some(markup) = value.and_then(Value::as_str) {
                 write_markup(text, markup);
             }

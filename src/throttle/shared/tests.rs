@@ -7,20 +7,23 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use super::super::quota::Crowd;
+use super::super::quota::GlobalInFlight;
 use super::*;
 
 /// Bytes that a server sends before it gives up.
 const ENDLESS: usize = 256 * 1024 * 1024;
 
-fn account() -> Account {
+fn account() -> ConsumerQuota {
     let (per_second, burst) = (NonZeroU32::new(40).unwrap(), NonZeroU32::new(100).unwrap());
-    Account::new(Terms { per_second, burst, exchanges_max: 1 }, Arc::<Crowd>::default())
+    ConsumerQuota::new(
+        QuotaTerms { per_second, burst, exchanges_max: 1 },
+        Arc::<GlobalInFlight>::default(),
+    )
 }
 
 /// A server that answers the script with these bytes, and with as many of a filler. Answers with
 /// how much of that was taken on each connection.
-async fn server(answer: &'static str, filler: usize) -> (Shared, mpsc::Receiver<usize>) {
+async fn server(answer: &'static str, filler: usize) -> (SharedQuotas, mpsc::Receiver<usize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://{}", listener.local_addr().unwrap());
     let (tell, told) = mpsc::channel(16);
@@ -48,13 +51,13 @@ async fn server(answer: &'static str, filler: usize) -> (Shared, mpsc::Receiver<
             });
         }
     });
-    let sharing = Sharing { url, password_file: None, wait: Duration::from_secs(5) };
-    (Shared::new(&sharing).unwrap(), told)
+    let sharing = SharingSettings { url, password_file: None, wait: Duration::from_secs(5) };
+    (SharedQuotas::new(&sharing).unwrap(), told)
 }
 
-async fn draws(shared: &Shared) -> Option<Result<Allowance, Refusal>> {
+async fn draws(shared: &SharedQuotas) -> Option<Result<QuotaLeft, Refusal>> {
     let consumer = "200000000359".parse().unwrap();
-    shared.draw(&consumer, &account(), &Metrics::new()).await
+    shared.take(&consumer, &account(), &Metrics::new()).await
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ use crate::tls::chain::{Issuer, name_text};
 const CHECKED_KEYS_MAX: usize = 8;
 /// One revocation list (RFC 5280 §5).
 #[derive(Debug)]
-pub(in crate::tls) struct List {
+pub(in crate::tls) struct RevocationList {
     der: CertificateRevocationListDer<'static>,
     pub(super) issuer: Box<[u8]>,
     pub(super) issuer_text: Box<str>,
@@ -31,7 +31,7 @@ pub(in crate::tls) struct List {
     pub(super) number: Box<[u8]>,
     this_update_s: i64,
     next_update_s: i64,
-    pub(super) scope: Scope,
+    pub(super) scope: ListScope,
     /// Serial numbers without leading zeros, sorted.
     serials: Vec<Box<[u8]>>,
     /// Issuer keys, and whether the list's signature is by them.
@@ -40,7 +40,7 @@ pub(in crate::tls) struct List {
 
 /// The certificates that a list speaks of, among those of its issuer (RFC 5280 §5.2.5).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub(super) struct Scope {
+pub(super) struct ListScope {
     /// URIs of the distribution point; none if the list has no distribution point.
     pub(super) uris: Option<Vec<Box<str>>>,
     users_only: bool,
@@ -48,23 +48,23 @@ pub(super) struct Scope {
 }
 
 /// A list, or the reason why it cannot be used.
-pub(in crate::tls) type Read = Result<Arc<List>, Unusable>;
+pub(in crate::tls) type ListResult = Result<Arc<RevocationList>, UnsupportedList>;
 
 /// A well-formed list of a kind that is not supported.
 #[derive(Debug, Clone)]
-pub(in crate::tls) struct Unusable {
+pub(in crate::tls) struct UnsupportedList {
     pub(super) issuer: Box<str>,
     pub(super) why: &'static str,
 }
 
-impl List {
+impl RevocationList {
     /// Reads one list in DER.
     ///
     /// # Errors
     /// Text: it is no list at all. Inside: it is a list of a kind that is not supported.
     pub(in crate::tls) fn read(
         der: &CertificateRevocationListDer<'static>,
-    ) -> Result<Read, String> {
+    ) -> Result<ListResult, String> {
         let (rest, parsed) =
             CertificateRevocationList::from_der(der).map_err(|error| error.to_string())?;
         if !rest.is_empty() {
@@ -74,7 +74,7 @@ impl List {
         let usable = Self::parts(&parsed).and_then(|parts| strict(der).map(|()| parts));
         let (key_id, number, scope, serials, next_update_s) = match usable {
             Ok(parts) => parts,
-            Err(why) => return Ok(Err(Unusable { issuer: issuer_text, why })),
+            Err(why) => return Ok(Err(UnsupportedList { issuer: issuer_text, why })),
         };
         let list = Self {
             issuer: parsed.issuer().as_raw().into(),
@@ -91,13 +91,13 @@ impl List {
         Ok(Ok(Arc::new(list)))
     }
 
-    fn parts(parsed: &CertificateRevocationList<'_>) -> Result<Parts, &'static str> {
+    fn parts(parsed: &CertificateRevocationList<'_>) -> Result<ListParts, &'static str> {
         if parsed.version() != Some(X509Version::V2) {
             return Err("it is a version 1 list, without number or key identifier");
         }
         let next_update =
             parsed.next_update().ok_or("it does not say when the next list is due")?;
-        let (mut key, mut number, mut scope) = (None, None, Scope::default());
+        let (mut key, mut number, mut scope) = (None, None, ListScope::default());
         for extension in parsed.extensions() {
             let found = extension.parsed_extension();
             if let ParsedExtension::AuthorityKeyIdentifier(id) = found {
@@ -105,7 +105,7 @@ impl List {
             } else if let ParsedExtension::CRLNumber(found) = found {
                 number = Some(unpadded(&found.to_bytes_be()).into());
             } else if let ParsedExtension::IssuingDistributionPoint(point) = found {
-                scope = Scope::read(point)?;
+                scope = ListScope::read(point)?;
             } else if extension.oid == DELTA_CRL_INDICATOR {
                 return Err("it is a delta list");
             } else if extension.critical {
@@ -211,7 +211,7 @@ impl List {
 }
 
 /// Key identifier, number, scope, serial numbers, next update in seconds since 1970.
-type Parts = (Option<Box<[u8]>>, Box<[u8]>, Scope, Vec<Box<[u8]>>, i64);
+type ListParts = (Option<Box<[u8]>>, Box<[u8]>, ListScope, Vec<Box<[u8]>>, i64);
 
 /// RFC 5280 §5.2.4.
 const DELTA_CRL_INDICATOR: Oid<'static> = oid!(2.5.29.27);
@@ -250,7 +250,7 @@ fn padded(number: &[u8]) -> Vec<u8> {
     bytes
 }
 
-impl Scope {
+impl ListScope {
     fn read(point: &IssuingDistributionPoint<'_>) -> Result<Self, &'static str> {
         if point.indirect_crl {
             return Err("it is an indirect list");
@@ -363,7 +363,7 @@ mod tests {
     }
 
     fn why(der: Vec<u8>) -> &'static str {
-        List::read(&CertificateRevocationListDer::from(der)).unwrap().unwrap_err().why
+        RevocationList::read(&CertificateRevocationListDer::from(der)).unwrap().unwrap_err().why
     }
 
     #[test]
@@ -386,7 +386,7 @@ mod tests {
     fn numbers_are_compared_as_numbers_and_scopes_take_their_certificates() {
         let read = |number: u64, scope| {
             let der = list(SerialNumber::from(number), scope);
-            List::read(&CertificateRevocationListDer::from(der)).unwrap().unwrap()
+            RevocationList::read(&CertificateRevocationListDer::from(der)).unwrap().unwrap()
         };
         let (small, large) = (read(255, None), read(256, Some(CrlScope::UserCertsOnly)));
         assert!(large.newest_first() < small.newest_first());

@@ -3,15 +3,15 @@
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use super::super::super::say;
-use super::super::consumer::Heard;
-use super::super::world::{Listed, PRACTICES};
+use super::super::super::print;
+use super::super::consumer::DemoResponse;
+use super::super::world::{ListedPractice, PRACTICES};
 use super::resources::{booking, cancelled, first, resources, set, text};
-use super::{Ask, Play, dates};
-use crate::simulator::{Person, Standing, people};
+use super::{DemoRequest, Play, dates};
+use crate::simulator::{InventedPerson, Registration, people};
 
 /// A slot that is free, and where it is.
-struct Free {
+struct FreeSlot {
     slot: Value,
     location: Value,
 }
@@ -22,7 +22,7 @@ impl Play<'_> {
         let mut failed = 0;
         let mut ended = |session: &str, how: anyhow::Result<()>| {
             if let Err(error) = how {
-                say(format_args!("   session {session} broke off: {error:#}"));
+                print(format_args!("   session {session} broke off: {error:#}"));
                 failed += 1;
             }
         };
@@ -37,43 +37,46 @@ impl Play<'_> {
 
     /// A: a patient of the practice.
     async fn simple(&self) -> anyhow::Result<()> {
-        say("\nA. A simple booking");
+        print("\nA. A simple booking");
         let [practice, ..] = &PRACTICES;
         let free = self.free(practice, false).await?.context("no slot is free")?;
-        let patient = self.patient(practice, Standing::Registered, false).await?;
+        let patient = self.patient(practice, Registration::Registered, false).await?;
         let patient = patient.context("the patient is not known")?;
         self.booked(practice, &free, &patient, false).await.map(drop)
     }
 
     /// B: whichever practice of a federation has the earliest slot.
     async fn federated(&self) -> anyhow::Result<()> {
-        say("\nB. The earliest slot of five practices at four suppliers");
-        let mut earliest: Option<(&Listed, Free)> = None;
+        print("\nB. The earliest slot of five practices at four suppliers");
+        let mut earliest: Option<(&ListedPractice, FreeSlot)> = None;
         for practice in &PRACTICES {
             let Some(free) = self.free(practice, false).await? else { continue };
-            let start = |free: &Free| text(&free.slot, "start");
+            let start = |free: &FreeSlot| text(&free.slot, "start");
             if earliest.as_ref().is_none_or(|(_, found)| start(&free) < start(found)) {
                 earliest = Some((practice, free));
             }
         }
         let (practice, free) = earliest.context("no slot is free anywhere")?;
-        say(format_args!("   the earliest is at {}", practice.name));
-        let patient = self.patient(practice, Standing::Registered, false).await?;
+        print(format_args!("   the earliest is at {}", practice.name));
+        let patient = self.patient(practice, Registration::Registered, false).await?;
         let patient = patient.context("the patient is not known")?;
         self.booked(practice, &free, &patient, false).await.map(drop)
     }
 
     /// C: a patient whom the practice does not know.
     async fn unregistered(&self) -> anyhow::Result<()> {
-        say("\nC. A patient who is not registered there");
+        print("\nC. A patient who is not registered there");
         let [_, practice, ..] = &PRACTICES;
         let free = self.free(practice, false).await?.context("no slot is free")?;
-        let unknown = self.patient(practice, Standing::Unregistered, false).await?;
+        let unknown = self.patient(practice, Registration::Unregistered, false).await?;
         anyhow::ensure!(unknown.is_none(), "the patient is known");
-        say("   nobody of that NHS number is known there");
-        let mut register =
-            Ask::new(practice, "operation:gpc.registerpatient-1", "/Patient/$gpc.registerpatient");
-        register.body = registration(&somebody(Standing::Unregistered)?).to_string();
+        print("   nobody of that NHS number is known there");
+        let mut register = DemoRequest::new(
+            practice,
+            "operation:gpc.registerpatient-1",
+            "/Patient/$gpc.registerpatient",
+        );
+        register.body = registration(&somebody(Registration::Unregistered)?).to_string();
         let registered = self.step("register the patient", &register, 200).await?;
         let patient = first(&registered.json(), "Patient")?;
         self.booked(practice, &free, &patient, false).await.map(drop)
@@ -81,36 +84,36 @@ impl Play<'_> {
 
     /// D: the whole way, with the practice named by its ODS code alone.
     async fn by_code(&self) -> anyhow::Result<()> {
-        say("\nD. End to end, the practice named by its ODS code: the proxy finds its root");
+        print("\nD. End to end, the practice named by its ODS code: the proxy finds its root");
         let [_, _, practice, ..] = &PRACTICES;
-        let metadata = Ask::new(practice, "read:metadata-1", "/metadata");
-        let metadata = Ask { by_code: true, ..metadata };
+        let metadata = DemoRequest::new(practice, "read:metadata-1", "/metadata");
+        let metadata = DemoRequest { by_code: true, ..metadata };
         self.step("ask what it can do", &metadata, 200).await?;
         let free = self.free(practice, true).await?.context("no slot is free")?;
-        let patient = self.patient(practice, Standing::Temporary, true).await?;
+        let patient = self.patient(practice, Registration::Temporary, true).await?;
         let patient = patient.context("the patient is not known")?;
         self.booked(practice, &free, &patient, true).await.map(drop)
     }
 
     /// E: a booking is looked up, amended and cancelled.
     async fn managed(&self) -> anyhow::Result<()> {
-        say("\nE. Managing an appointment");
+        print("\nE. Managing an appointment");
         let [practice, ..] = &PRACTICES;
-        let patient = self.patient(practice, Standing::Registered, false).await?;
+        let patient = self.patient(practice, Registration::Registered, false).await?;
         let patient = patient.context("the patient is not known")?;
         let (today, until) = dates();
         let list = format!(
             "/Patient/{}/Appointment?start=ge{today}&start=le{until}",
             text(&patient, "id")
         );
-        let retrieve = Ask::new(practice, "search:patient_appointments-1", list);
+        let retrieve = DemoRequest::new(practice, "search:patient_appointments-1", list);
         let listed = self.step("retrieve the patient's appointments", &retrieve, 200).await?;
         let appointment = first(&listed.json(), "Appointment")?;
         let at = format!("/Appointment/{}", text(&appointment, "id"));
-        let read = Ask::new(practice, "read:appointment-1", &at);
+        let read = DemoRequest::new(practice, "read:appointment-1", &at);
         let found = self.step("read the first", &read, 200).await?;
 
-        let mut amend = Ask::new(practice, "update:appointment-1", &at);
+        let mut amend = DemoRequest::new(practice, "update:appointment-1", &at);
         let mut resource = found.json();
         set(&mut resource, "description", json!("Amended: the patient uses a wheelchair"));
         amend.body = resource.to_string();
@@ -118,34 +121,34 @@ impl Play<'_> {
         let amended = self.step("amend it, from the version just read", &amend, 200).await?;
         self.step("amend from the old version: refused", &amend, 409).await?;
 
-        let mut cancel = Ask::new(practice, "cancel:appointment-1", &at);
+        let mut cancel = DemoRequest::new(practice, "cancel:appointment-1", &at);
         cancel.body = cancelled(amended.json()).to_string();
         cancel.extra = vec![("If-Match", amended.header("etag").to_owned())];
         self.step("cancel it", &cancel, 200).await?;
         let gone = self.step("read it", &read, 200).await?.json();
-        say(format_args!("   it is {}", text(&gone, "status")));
+        print(format_args!("   it is {}", text(&gone, "status")));
         let free = self.search(practice, false).await?;
         let slot = appointment.pointer("/slot/0/reference").and_then(Value::as_str);
         let again = resources(&free.json(), "Slot")
             .iter()
             .any(|free| Some(format!("Slot/{}", text(free, "id")).as_str()) == slot);
         anyhow::ensure!(again, "the slot is not free again");
-        say("   the slot is free again");
+        print("   the slot is free again");
         Ok(())
     }
 
     /// F: two consumers want one slot.
     async fn race(&self) -> anyhow::Result<()> {
-        say("\nF. Two consumers race for one slot");
+        print("\nF. Two consumers race for one slot");
         let [practice, ..] = &PRACTICES;
         let free = self.free(practice, false).await?.context("no slot is free")?;
-        let patient = self.patient(practice, Standing::Registered, false).await?;
+        let patient = self.patient(practice, Registration::Registered, false).await?;
         let patient = patient.context("the patient is not known")?;
         let ask = || booking_ask(practice, &free, &patient);
         let (hub, night) = (ask(), ask().at_night());
         let (hub, night) = tokio::join!(self.send(&hub), self.send(&night));
         let (hub, night) = (hub?.status.as_u16(), night?.status.as_u16());
-        say(format_args!("<- the hub hears {hub}, the out-of-hours service {night}"));
+        print(format_args!("<- the hub hears {hub}, the out-of-hours service {night}"));
         anyhow::ensure!(
             matches!((hub, night), (201, 409) | (409, 201)),
             "one should hear 201 and the other 409"
@@ -153,17 +156,25 @@ impl Play<'_> {
         Ok(())
     }
 
-    async fn search(&self, practice: &Listed, by_code: bool) -> anyhow::Result<Heard> {
+    async fn search(
+        &self,
+        practice: &ListedPractice,
+        by_code: bool,
+    ) -> anyhow::Result<DemoResponse> {
         let (today, until) = dates();
         let search = format!(
             "/Slot?status=free&start=ge{today}&end=le{until}&_include=Slot:schedule&_include:recurse=Schedule:actor:Location"
         );
-        let search = Ask { by_code, ..Ask::new(practice, "search:slot-1", search) };
+        let search = DemoRequest { by_code, ..DemoRequest::new(practice, "search:slot-1", search) };
         self.step("search for free slots", &search, 200).await
     }
 
     /// The first free slot, and its location.
-    async fn free(&self, practice: &Listed, by_code: bool) -> anyhow::Result<Option<Free>> {
+    async fn free(
+        &self,
+        practice: &ListedPractice,
+        by_code: bool,
+    ) -> anyhow::Result<Option<FreeSlot>> {
         let found = self.search(practice, by_code).await?.json();
         let Some(slot) = resources(&found, "Slot").into_iter().next() else { return Ok(None) };
         let of = |kind: &str, reference: &str| {
@@ -177,49 +188,53 @@ impl Play<'_> {
         let mut references = references.filter_map(|actor| actor.get("reference")?.as_str());
         let location = references.find_map(|reference| of("Location", reference));
         let location = location.context("the slot has no location")?;
-        say(format_args!("   free at {}, {}", text(&slot, "start"), text(&location, "name")));
-        Ok(Some(Free { slot, location }))
+        print(format_args!("   free at {}, {}", text(&slot, "start"), text(&location, "name")));
+        Ok(Some(FreeSlot { slot, location }))
     }
 
     /// The first patient of this standing, as the practice knows them.
     async fn patient(
         &self,
-        practice: &Listed,
-        standing: Standing,
+        practice: &ListedPractice,
+        standing: Registration,
         by_code: bool,
     ) -> anyhow::Result<Option<Value>> {
         let nhs = somebody(standing)?.nhs_number;
         let find =
             format!("/Patient?identifier=https%3A%2F%2Ffhir.nhs.uk%2FId%2Fnhs-number%7C{nhs}");
-        let find = Ask { by_code, ..Ask::new(practice, "search:patient-1", find) };
+        let find = DemoRequest { by_code, ..DemoRequest::new(practice, "search:patient-1", find) };
         let found = self.step("find the patient", &find, 200).await?;
         Ok(resources(&found.json(), "Patient").into_iter().next())
     }
 
     async fn booked(
         &self,
-        practice: &Listed,
-        free: &Free,
+        practice: &ListedPractice,
+        free: &FreeSlot,
         patient: &Value,
         by_code: bool,
-    ) -> anyhow::Result<Heard> {
-        let book = Ask { by_code, ..booking_ask(practice, free, patient) };
+    ) -> anyhow::Result<DemoResponse> {
+        let book = DemoRequest { by_code, ..booking_ask(practice, free, patient) };
         self.step("book", &book, 201).await
     }
 }
 
-fn booking_ask<'a>(practice: &'a Listed, free: &Free, patient: &Value) -> Ask<'a> {
-    let mut book = Ask::new(practice, "create:appointment-1", "/Appointment");
+fn booking_ask<'a>(
+    practice: &'a ListedPractice,
+    free: &FreeSlot,
+    patient: &Value,
+) -> DemoRequest<'a> {
+    let mut book = DemoRequest::new(practice, "create:appointment-1", "/Appointment");
     book.body = booking(&free.slot, patient, &free.location).to_string();
     book
 }
 
-fn somebody(standing: Standing) -> anyhow::Result<Person> {
+fn somebody(standing: Registration) -> anyhow::Result<InventedPerson> {
     let person = people().into_iter().find(|person| person.standing == standing);
     person.context("there is nobody of this standing")
 }
 
-fn registration(person: &Person) -> Value {
+fn registration(person: &InventedPerson) -> Value {
     json!({
         "resourceType": "Parameters",
         "parameter": [{ "name": "registerPatient", "resource": {

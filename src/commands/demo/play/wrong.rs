@@ -3,72 +3,76 @@
 use http::Method;
 
 use super::super::world::{CLINIC, CLINIC_ODS, CLOSED, PRACTICES};
-use super::{Ask, dates};
+use super::{DemoRequest, dates};
 
 /// What is wrong, the request, the token it is refused with.
 #[expect(clippy::too_many_lines, reason = "one row a wrong request: it is a table")]
 pub(super) fn requests(
     strangers_token: &'static str,
     other_roots_token: &'static str,
-) -> Vec<(&'static str, Ask<'static>, &'static str)> {
+) -> Vec<(&'static str, DemoRequest<'static>, &'static str)> {
     let [practice, other, ..] = &PRACTICES;
     let (today, until) = dates();
     let search = format!("/Slot?status=free&start=ge{today}&end=le{until}&_include=Slot:schedule");
-    let slots = || Ask::new(practice, "search:slot-1", search.clone());
+    let slots = || DemoRequest::new(practice, "search:slot-1", search.clone());
     vec![
-        ("no client certificate", Ask { actor: "", ..slots() }, "certificate_missing"),
+        ("no client certificate", DemoRequest { actor: "", ..slots() }, "certificate_missing"),
         (
             "a certificate nobody is registered with",
-            Ask { actor: "stranger", ..slots() },
+            DemoRequest { actor: "stranger", ..slots() },
             strangers_token,
         ),
         (
             "a method that is not taken",
-            Ask { method: Some(Method::DELETE), ..slots() },
+            DemoRequest { method: Some(Method::DELETE), ..slots() },
             "method_not_allowed",
         ),
-        ("no Ssp-From", Ask { without: "Ssp-From", ..slots() }, "from_missing"),
-        ("an ASID nobody has", Ask { from: "200000009999", ..slots() }, "sender_unknown"),
-        ("somebody else's ASID", Ask { from: CLINIC, ..slots() }, "sender_not_certificates"),
+        ("no Ssp-From", DemoRequest { without: "Ssp-From", ..slots() }, "from_missing"),
+        ("an ASID nobody has", DemoRequest { from: "200000009999", ..slots() }, "sender_unknown"),
+        (
+            "somebody else's ASID",
+            DemoRequest { from: CLINIC, ..slots() },
+            "sender_not_certificates",
+        ),
         (
             "an interaction that does not fit the path",
-            Ask { interaction: "read:metadata-1", ..slots() },
+            DemoRequest { interaction: "read:metadata-1", ..slots() },
             "interaction_path",
         ),
-        ("no token", Ask { without: "Authorization", ..slots() }, "token_missing"),
+        ("no token", DemoRequest { without: "Authorization", ..slots() }, "token_missing"),
         (
             "an interaction the sender is not registered for",
-            Ask {
+            DemoRequest {
                 actor: "clinic",
                 from: CLINIC,
                 ods: CLINIC_ODS,
-                ..Ask::new(practice, "read:metadata-1", "/metadata")
+                ..DemoRequest::new(practice, "read:metadata-1", "/metadata")
             },
             "sender_not_registered",
         ),
         (
             "a token for another organisation",
-            Ask { ods: CLINIC_ODS, ..slots() },
+            DemoRequest { ods: CLINIC_ODS, ..slots() },
             "organisation_mismatch",
         ),
         (
             "another practice's service root",
-            Ask { root: Some(other.root()), ..slots() },
+            DemoRequest { root: Some(other.root()), ..slots() },
             other_roots_token,
         ),
         (
             "a token for another audience",
-            Ask { audience: Some("https://authorize.fhir.nhs.net/token"), ..slots() },
+            DemoRequest { audience: Some("https://authorize.fhir.nhs.net/token"), ..slots() },
             "audience_mismatch",
         ),
         (
             "no agreement between the two",
-            Ask { actor: "clinic", from: CLINIC, ods: CLINIC_ODS, ..slots() },
+            DemoRequest { actor: "clinic", from: CLINIC, ods: CLINIC_ODS, ..slots() },
             "no_agreement",
         ),
         (
             "a practice where nobody answers",
-            Ask::new(&CLOSED, "read:metadata-1", "/metadata"),
+            DemoRequest::new(&CLOSED, "read:metadata-1", "/metadata"),
             "provider_not_reached",
         ),
     ]

@@ -1,4 +1,4 @@
-//! A practice's system that fails too often is spared, and probed by one request at a time.
+//! The circuit of a practice's system that fails too often opens, and one request at a time probes it.
 
 use std::sync::Arc;
 
@@ -23,11 +23,11 @@ async fn failures_in_a_row_spare_a_practice_and_no_other() {
         assert_eq!(stage.hears(call).await.token(), Some("provider_failed"));
     }
     for call in [Call::slots(), Call::book(), Call::book().http2()] {
-        let refused = stage.refuses(call, "provider_spared").await;
+        let refused = stage.refuses(call, "provider_circuit_open").await;
         let after: u64 = refused.header("retry-after").unwrap().parse().unwrap();
         assert!((1..=12).contains(&after), "{after}");
     }
-    assert_eq!(stage.counted("providers_spared_total"), 1);
+    assert_eq!(stage.counted("provider_circuits_opened_total"), 1);
     stage.provider.does(Act::ok());
     let other = Call::slots().target("/B82617/STU3/1/gpconnect/Slot").without("Ssp-To");
     let root = crate::support::stage::OTHER_ROOT;
@@ -36,7 +36,7 @@ async fn failures_in_a_row_spare_a_practice_and_no_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_request_probes_and_its_success_lets_all_in_again() {
-    let stage = stage("practice-failures-max = 1\npractice-spared = \"200ms\"").await;
+    let stage = stage("practice-failures-max = 1\npractice-circuit-open = \"200ms\"").await;
     stage.provider.does(Act::Close);
     assert_eq!(stage.hears(Call::slots()).await.status, 502);
     let told = Arc::new(Notify::new());
@@ -44,7 +44,7 @@ async fn one_request_probes_and_its_success_lets_all_in_again() {
     let probe = async {
         loop {
             let answer = stage.hears(Call::slots()).await;
-            if answer.token() != Some("provider_spared") {
+            if answer.token() != Some("provider_circuit_open") {
                 return answer;
             }
         }
@@ -56,14 +56,14 @@ async fn one_request_probes_and_its_success_lets_all_in_again() {
         refused
     };
     let (probe, other) = tokio::join!(probe, others);
-    assert_eq!((probe.status, other.token()), (200, Some("provider_spared")));
+    assert_eq!((probe.status, other.token()), (200, Some("provider_circuit_open")));
     stage.provider.does(Act::ok());
     assert_eq!(stage.hears(Call::slots()).await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_probe_whose_consumer_hangs_up_makes_room_for_the_next() {
-    let stage = stage("practice-failures-max = 1\npractice-spared = \"100ms\"").await;
+    let stage = stage("practice-failures-max = 1\npractice-circuit-open = \"100ms\"").await;
     stage.provider.does(Act::Close);
     assert_eq!(stage.hears(Call::slots()).await.status, 502);
     stage.provider.does(Act::Silence);
@@ -72,12 +72,12 @@ async fn a_probe_whose_consumer_hangs_up_makes_room_for_the_next() {
         let asked = stage.provider.received().len();
         let probe = stage.hears(call.clone());
         tokio::select! {
-            answer = probe => assert_eq!(answer.token(), Some("provider_spared")),
+            answer = probe => assert_eq!(answer.token(), Some("provider_circuit_open")),
             () = stage.provider.has_received(asked + 1) => break,
         }
     }
     stage.provider.does(Act::ok());
-    while stage.hears(Call::slots()).await.token() == Some("provider_spared") {}
+    while stage.hears(Call::slots()).await.token() == Some("provider_circuit_open") {}
     assert_eq!(stage.hears(Call::slots()).await.status, 200);
 }
 
@@ -91,7 +91,7 @@ async fn a_burst_of_503_spares_for_as_long_as_the_provider_asks() {
         assert_eq!((passed.status, passed.header("retry-after")), (503, Some("33")));
         assert_eq!(passed.token(), None, "the provider's own answer");
     }
-    let refused = stage.refuses(Call::slots(), "provider_spared").await;
+    let refused = stage.refuses(Call::slots(), "provider_circuit_open").await;
     let after: u64 = refused.header("retry-after").unwrap().parse().unwrap();
     assert!((30..=34).contains(&after), "{after}");
 }
