@@ -36,6 +36,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "interaction",
             "listener",
             "metrics",
+            "refusal",
             "request",
             "simulator",
             "spine",
