@@ -46,6 +46,14 @@ impl JournalFolder {
     }
 }
 
+impl Drop for JournalFolder {
+    /// Unlocks the folder at once: a process that is being started holds copies of all descriptors until it
+    /// runs its own program, and closing ours would not unlock it before that.
+    fn drop(&mut self) {
+        self.handle.unlock().unwrap_or_default();
+    }
+}
+
 /// The file that is written now.
 #[derive(Debug)]
 pub(super) struct Segment {
@@ -210,4 +218,20 @@ fn ends_in(file: &mut File, end: &[u8]) -> io::Result<bool> {
     let mut tail = Vec::new();
     file.take(length(end)).read_to_end(&mut tail)?;
     Ok(tail == end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_is_let_go_can_be_opened_though_a_copy_of_its_descriptor_lives() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = JournalFolder::open(folder.path()).unwrap();
+        let inherited = journal.handle.try_clone().unwrap();
+        assert!(JournalFolder::open(folder.path()).is_err(), "one process at a time");
+        drop(journal);
+        JournalFolder::open(folder.path()).unwrap();
+        drop(inherited);
+    }
 }
