@@ -32,6 +32,7 @@ mod hostile;
 mod http2;
 mod instructions;
 #[cfg(feature = "ldap")]
+mod language;
 mod ldap;
 mod kept;
 mod lifecycle;
@@ -42,7 +43,7 @@ mod outages;
 mod pace;
 mod places;
 mod privacy;
-mod readme;
+mod documents;
 mod refusal_bodies;
 mod refusals;
 mod revocation;
