@@ -1,6 +1,6 @@
 //! Processor time of this proxy for one request, beside that of others.
 //!
-//! `cargo bench --bench peers` builds the program and hyper's relay with the release profile, and runs them and
+//! `cargo bench --bench peers` builds the program and hyper's relay with the profile `dist`, and runs them and
 //! `HAProxy` (Debian's `haproxy`; `taskset` is needed too) on one core, consumers and the provider on another,
 //! all on loopback. Rounds are interleaved, proxy after proxy, and a ratio is the median of the rounds' ratios.
 //! `-- --scenarios get1k,full --peers haproxy --rounds 3 --seconds 1` measures less, and `-- --program PATH`
@@ -63,7 +63,7 @@ struct Options {
     /// Measure this program instead of building one; hyper's relay is then built as this bench is.
     #[arg(long)]
     program: Option<PathBuf>,
-    /// This bench has the release profile too.
+    /// This bench has the profile `dist` too.
     #[arg(long, hide = true)]
     released: bool,
     /// Cargo says so.
@@ -424,12 +424,12 @@ fn practice_call(number: usize) -> Call {
     call.target(&target).set("Ssp-To", &practice_asid(number)).claim("aud", root.into())
 }
 
-/// Builds the program and this bench with the release profile, and becomes that bench.
+/// Builds the program and this bench with the profile `dist`, and becomes that bench.
 fn released() -> ExitCode {
-    eprintln!("The program and this bench are built with the release profile.");
+    eprintln!("The program and this bench are built with the profile dist.");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
-        .args(["build", "--release", "--bin", "spine-proxy", "--bench", "peers"])
+        .args(["build", "--profile", "dist", "--bin", "spine-proxy", "--bench", "peers"])
         .arg("--message-format=json")
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stderr(Stdio::inherit())
@@ -442,7 +442,7 @@ fn released() -> ExitCode {
         Some((artifact["target"]["name"].as_str()?.to_owned(), executable))
     });
     let executables: BTreeMap<_, _> = executables.collect();
-    let of = |name| executables.get(name).expect("the release profile builds");
+    let of = |name| executables.get(name).expect("the profile builds");
     let mut bench = Command::new(of("peers"));
     bench.args(std::env::args_os().skip(1)).args(["--released", "--program", of("spine-proxy")]);
     panic!("{}", bench.exec());

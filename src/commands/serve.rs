@@ -13,6 +13,11 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::reload::{ReloadState, Reloader};
 use super::sockets::InheritedSockets;
@@ -73,13 +78,15 @@ pub fn run(path: &Path) -> Result<(), CommandFailure> {
 /// Starts logging to standard error. Libraries are held to warnings: what they print at lower
 /// levels can hold what we may not.
 pub fn log(settings: &Log) {
-    let filter = format!("warn,spine_proxy={}", settings.level.word());
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
-        .with_writer(io::stderr);
+    let ours = LevelFilter::from(settings.level);
+    let filter =
+        Targets::new().with_default(LevelFilter::WARN).with_target(env!("CARGO_CRATE_NAME"), ours);
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let started = match settings.format {
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
-        LogFormat::Human => lines.try_init(),
+        LogFormat::Json => {
+            registry().with(lines.json().flatten_event(true)).with(filter).try_init()
+        }
+        LogFormat::Human => registry().with(lines).with(filter).try_init(),
     };
     if let Err(error) = started {
         tracing::debug!(%error, "logging has been started before");
