@@ -128,7 +128,7 @@ pub(crate) fn tally() -> Vec<Tally> {
     FEATURES.iter().map(count).collect()
 }
 
-/// The tally as the README has it.
+/// The tally as docs/test/suite.md has it.
 pub(crate) fn table() -> String {
     let head = "| feature | scenarios | cases | covered | direct | through the proxy |\n\
                 |---|---|---|---|---|---|\n";
@@ -159,11 +159,11 @@ fn every_scenario_and_case_of_the_suite_is_here() {
     }
     let table = table();
     assert_eq!(table.lines().count(), FEATURES.len() + 3, "{table}");
-    let readme = std::fs::read_to_string("README.md").unwrap();
-    assert!(readme.contains(&table), "the README's table is another one:\n{table}");
+    let page = std::fs::read_to_string("docs/test/suite.md").unwrap();
+    assert!(page.contains(&table), "the table of docs/test/suite.md is another one:\n{table}");
     for (scenario, rows, why) in CANNOT {
         let line = format!("| {scenario} | {rows} | {why} |");
-        assert!(readme.contains(&line), "the README lacks: {line}");
+        assert!(page.contains(&line), "docs/test/suite.md lacks: {line}");
     }
 }
 

@@ -1,16 +1,81 @@
-//! The README says what the code does: its refusals, its metrics, its two commands.
+//! The documents say what the code does: refusals, metrics, configuration keys, hostile input; and their links
+//! lead somewhere.
+//!
+//! `UPDATE_DOCS=1 cargo test documents` writes what is generated.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use spine_proxy::metrics::Metrics;
 use spine_proxy::refusal::{self, BodyFamily};
 
-const README: &str = include_str!("../README.md");
+use crate::hostile::{SHOWN_BY, http1};
 
-/// The README between `<!-- name -->` and `<!-- /name -->`.
-fn section(name: &str) -> &'static str {
-    let (_, rest) = README.split_once(&format!("<!-- {name} -->\n")).expect("the opening marker");
+const README: &str = include_str!("../README.md");
+const METRICS: &str = include_str!("../docs/operate/metrics.md");
+const CONFIGURATION: &str = include_str!("../docs/operate/configuration.md");
+const REFUSALS: &str = include_str!("../docs/integrate/refusals.md");
+const CONSUMERS: &str = include_str!("../docs/integrate/consumers.md");
+
+/// The part of a document between `<!-- name -->` and `<!-- /name -->`.
+fn section<'a>(document: &'a str, name: &str) -> &'a str {
+    let (_, rest) = document.split_once(&format!("<!-- {name} -->\n")).expect("the opening marker");
     rest.split_once(&format!("<!-- /{name} -->")).expect("the closing marker").0
+}
+
+/// Every Markdown file of the repository, from its root.
+fn documents() -> Vec<PathBuf> {
+    fn below(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                below(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                found.push(path);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found: Vec<_> = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+        .map(|name| root.join(name))
+        .into_iter()
+        .collect();
+    for folder in ["docs", "certs", "deploy"] {
+        below(&root.join(folder), &mut found);
+    }
+    found
+}
+
+/// The anchor that a forge gives a heading.
+fn anchor(heading: &str) -> String {
+    let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
+    heading
+        .trim_start_matches('#')
+        .trim()
+        .to_lowercase()
+        .chars()
+        .filter(kept)
+        .collect::<String>()
+        .replace(' ', "-")
+}
+
+/// Compares a generated document with the file, or writes the file if `UPDATE_DOCS` is set.
+fn holds(path: &str, generated: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, generated).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap();
+    for (line, (written, generated)) in written.lines().zip(generated.lines()).enumerate() {
+        assert_eq!(
+            written,
+            generated,
+            "{}, line {}: UPDATE_DOCS=1 cargo test documents",
+            path.display(),
+            line + 1
+        );
+    }
+    assert_eq!(written.lines().count(), generated.lines().count());
 }
 
 /// The cells of a table's rows, without its heading.
@@ -45,8 +110,8 @@ fn commands() -> Vec<&'static str> {
 }
 
 #[test]
-fn the_readme_lists_every_refusal() {
-    let written = rows(section("refusals"));
+fn the_page_on_refusals_lists_every_one() {
+    let written = rows(section(REFUSALS, "refusals"));
     let every = refusal::every();
     for (row, refusal) in written.iter().zip(&every) {
         let meant = refusal.row();
@@ -60,26 +125,33 @@ fn the_readme_lists_every_refusal() {
 }
 
 #[test]
-fn the_readme_lists_every_metric_and_no_other() {
+fn the_documents_name_every_metric_and_no_other() {
     let (text, _) = Metrics::new().text();
     let types = text.lines().filter(|line| line.starts_with("# TYPE "));
     let mut ours: BTreeSet<String> = types.flat_map(metric_names).collect();
     // A metric whose labels are files has no series before a first load.
     ours.insert("spine_proxy_certificate_not_after_timestamp_seconds".to_owned());
     ours.insert("spine_proxy_crl_next_update_timestamp_seconds".to_owned());
-    assert_eq!(metric_names(README), ours);
+    assert_eq!(metric_names(METRICS), ours);
+    for path in documents() {
+        let named = metric_names(&std::fs::read_to_string(&path).unwrap());
+        let unknown: Vec<_> = named.difference(&ours).collect();
+        let is_history = path.ends_with("CHANGELOG.md");
+        assert!(is_history || unknown.is_empty(), "{}: {unknown:?}", path.display());
+    }
 }
 
 #[test]
-fn the_readme_begins_with_its_two_commands() {
+fn the_readme_is_short_and_begins_with_its_two_commands() {
+    assert!(README.lines().count() < 200);
     let [demo, test, ..] = *commands() else { panic!("fewer than two commands") };
     assert_eq!(demo, "cargo run --release -- demo --once");
     assert_eq!(test, "cargo test");
 }
 
 #[test]
-fn the_readme_says_of_every_consumer_seen_what_it_gets() {
-    let written = rows(section("consumers"));
+fn the_page_on_consumers_says_of_each_what_it_gets() {
+    let written = rows(section(CONSUMERS, "consumers"));
     assert!(!written.is_empty());
     let tokens: BTreeSet<_> = refusal::every().iter().map(|refusal| refusal.row().token).collect();
     for row in &written {
@@ -93,7 +165,7 @@ fn the_readme_says_of_every_consumer_seen_what_it_gets() {
 }
 
 #[test]
-fn the_readme_lists_every_key_that_has_a_default() {
+fn the_page_on_configuration_lists_every_key_that_has_a_default() {
     let mut section = String::new();
     let mut keys = Vec::new();
     for line in include_str!("../deploy/spine-proxy.toml").lines() {
@@ -108,6 +180,72 @@ fn the_readme_lists_every_key_that_has_a_default() {
     }
     assert!(keys.len() > 60, "{}", keys.len());
     for key in keys {
-        assert!(README.contains(&key), "no row begins with {key}");
+        assert!(CONFIGURATION.contains(&key), "no row begins with {key}");
     }
+}
+
+#[test]
+fn every_link_in_a_document_leads_somewhere() {
+    let mut links = 0;
+    for path in documents() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.contains("://") || link.contains(' ') {
+                continue;
+            }
+            links += 1;
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target =
+                if file.is_empty() { path.clone() } else { path.parent().unwrap().join(file) };
+            assert!(target.exists(), "{}: {link}", path.display());
+            if !heading.is_empty() {
+                let text = std::fs::read_to_string(&target).unwrap();
+                let headings = text.lines().filter(|line| line.starts_with('#')).map(anchor);
+                assert!(
+                    headings.into_iter().any(|known| known == heading),
+                    "{}: {link}: no such heading",
+                    path.display()
+                );
+            }
+        }
+    }
+    assert!(links > 40, "{links}");
+}
+
+#[test]
+fn the_book_has_every_page() {
+    let summary = include_str!("../docs/SUMMARY.md");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    for path in documents().iter().filter_map(|path| path.strip_prefix(&root).ok()) {
+        let page = path.to_str().unwrap();
+        assert!(page == "SUMMARY.md" || summary.contains(&format!("({page})")), "{page}");
+    }
+}
+
+/// Each input over HTTP/1.1 by the answer that it gets, and every other number by its tests.
+#[test]
+fn the_catalogue_of_hostile_input_says_how_each_number_is_shown() {
+    let path = "docs/evidence/hostile.md";
+    let mut shown: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for row in http1::rows() {
+        shown.entry(row.id.to_owned()).or_default().insert(row.then.to_string());
+    }
+    for (id, test) in SHOWN_BY {
+        shown.entry((*id).to_owned()).or_default().insert(format!("`{test}`"));
+    }
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    let mut generated = String::new();
+    for line in std::fs::read_to_string(file).unwrap().lines() {
+        let number = line.strip_prefix("| ").and_then(|rest| rest.split(' ').next());
+        let ways = number.and_then(|number| shown.remove(number));
+        match (ways, line.trim_end_matches('|').rsplit_once(" |")) {
+            (Some(ways), Some((input, _))) => {
+                let ways: Vec<_> = ways.into_iter().collect();
+                generated.push_str(&format!("{input} | {} |\n", ways.join("; ")));
+            }
+            _ => generated.push_str(&format!("{line}\n")),
+        }
+    }
+    assert!(shown.is_empty(), "without a row: {:?}", shown.keys());
+    holds(path, &generated);
 }

@@ -11,6 +11,7 @@ use crate::support::{Call, Stage};
 
 mod consumers;
 mod coverage;
+pub(crate) use coverage::SHOWN_BY;
 mod goaway;
 pub(crate) mod http1;
 mod http2;

@@ -60,7 +60,7 @@ async fn a_whole_booking_whose_end_comes_late_is_never_said_to_be_unsent() {
 }
 
 /// A consumer that waits for `100 Continue` before its body is not kept waiting for a refusal; one that is
-/// let through must send it (README, Honest limits).
+/// let through must send it (docs/evidence/limits.md).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_does_not_wait_for_a_body_that_was_only_announced() {
     let stage = Stage::with(|files| {

@@ -1,5 +1,5 @@
 //! The bearer token. The claims of one that is accepted, read by another parser, keep the rules that
-//! the README states, whatever else the token holds, and have no second meaning.
+//! docs/integrate/request.md states, whatever else the token holds, and have no second meaning.
 //!
 //! The first byte chooses the interaction and the second what the rest is: the header's value, the
 //! token's second part before its encoding, or members in place of those of a good token.

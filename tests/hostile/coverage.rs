@@ -10,9 +10,9 @@ use super::http1;
 const SECTIONS: [(char, u32); 8] =
     [('A', 34), ('B', 17), ('C', 26), ('D', 12), ('E', 8), ('F', 12), ('G', 20), ('H', 22)];
 
-/// Numbers that no bytes of a head show, and the test that shows them.
+/// Numbers that no bytes of one HTTP/1.1 request show, and the tests that show them.
 #[rustfmt::skip]
-const ELSEWHERE: &[(&str, &str)] = &[
+pub(crate) const SHOWN_BY: &[(&str, &str)] = &[
     ("A24", "a_head_costs_a_few_usual_requests_however_it_is_filled"),
     ("A28", "half_a_booking_whose_consumer_hung_up_never_looks_whole"),
     ("A30", "a_connection_carries_so_many_requests_and_no_more"),
@@ -141,7 +141,7 @@ fn every_number_is_shown_somewhere() {
     for folder in ["tests", "src"] {
         sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut text);
     }
-    for (id, test) in ELSEWHERE {
+    for (id, test) in SHOWN_BY {
         assert!(text.contains(&format!("fn {test}(")), "{id}: there is no {test}");
         shown.insert((*id).to_owned());
     }

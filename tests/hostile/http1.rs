@@ -18,6 +18,18 @@ pub(crate) enum Then {
     Passes(usize),
 }
 
+impl std::fmt::Display for Then {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused(token) => write!(out, "refused: `{token}`"),
+            Self::RefusedAndClosed(token) => write!(out, "refused, connection closed: `{token}`"),
+            Self::Broken => out.write_str("no whole request reaches the provider"),
+            Self::Passes(1) => out.write_str("forwarded"),
+            Self::Passes(count) => write!(out, "{count} requests, each judged by itself"),
+        }
+    }
+}
+
 /// One input.
 #[derive(Debug)]
 pub(crate) struct Row {
