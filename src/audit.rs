@@ -1,8 +1,8 @@
-//! The audit trail: what happened to every request, written where no step can read it.
+//! The audit trail: a write-only record of every request.
 //!
-//! An [`Entry`] is opened before a request is looked at and closes itself when dropped: with the
-//! last byte of the answer, or when a consumer hangs up, a provider cuts, or a task panics. It has
-//! setters only. It never holds a token, a query, a body or anything that could be an NHS number.
+//! An [`Entry`] is opened before a request is looked at and closes itself when dropped: with the last byte of
+//! the answer, or when a consumer disconnects, a provider breaks off, or a task panics. It has setters only.
+//! It never holds a token, a query, a body or anything that could be an NHS number.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ pub use verify::{Verified, VerifyFault, verify};
 
 use journal::Desk;
 
-/// Where records go. Cheap to clone.
+/// Handle of the audit journal, through which exchanges write their records. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Trail(Arc<TrailState>);
 
@@ -60,17 +60,17 @@ struct TrailState {
     places: Arc<Semaphore>,
     settings: AuditSettings,
     lines: LineBudgets,
-    /// The file system has less free space than the reserve.
+    /// True while the journal's file system has less free space than the reserve.
     disk_low: AtomicBool,
     stopping: AtomicBool,
     metrics: Arc<Metrics>,
 }
 
 impl Trail {
-    /// Opens the journal and starts its thread; `entries_max` is how many entries may be open at once.
+    /// Opens the journal and starts its thread; at most `entries_max` entries may be open at once.
     ///
     /// # Errors
-    /// The folder is not ours alone, cannot be read, or cannot be written.
+    /// Returns an error if the folder cannot be read or written, or another process holds it.
     pub fn start(
         settings: &AuditSettings,
         entries_max: usize,
@@ -87,12 +87,14 @@ impl Trail {
         })))
     }
 
-    /// Opens an entry: room for both of its lines is reserved, so that neither can be lost to a full
-    /// queue later. What is refused here has no entry; it is counted, and summed in one line a second.
+    /// Opens an entry and reserves queue space for both of its lines, so that neither is lost to a full
+    /// queue.
+    ///
+    /// A request refused here has no entry: it is counted, and summed in one journal line a second.
     ///
     /// # Errors
-    /// [`Refusal::AuditUnavailable`] when the queue is full or the journal fails;
-    /// [`Refusal::GatewayFull`] when as many entries are open as may be.
+    /// Returns [`Refusal::AuditUnavailable`] if the queue is full or the journal fails, and
+    /// [`Refusal::GatewayFull`] if the maximum number of entries is open.
     pub fn open(&self, method: &Method, now: Timestamp) -> Result<Entry, Refusal> {
         let opened = self.try_open(method, now);
         if let Err(refusal) = &opened {
@@ -120,7 +122,7 @@ impl Trail {
     fn may_go_on(&self, method: &str, now: Instant) -> bool {
         let is_read = method == Method::GET.as_str()
             && self.0.settings.when_failing == WhenFailing::ServeReads;
-        // Reads that go on have lines too: the reserve is not for them.
+        // Reads served while the journal fails write lines too, and must not use up the reserve.
         let has_room = !self.0.disk_low.load(Ordering::Acquire);
         has_room && (is_read || self.is_healthy_at(now))
     }
@@ -130,20 +132,22 @@ impl Trail {
         !disk_low.load(Ordering::Acquire) && desk.is_healthy(now, settings.wait)
     }
 
-    /// The last write succeeded, the disk answers and has free space.
+    /// Returns true if the last write succeeded, the disk answers in time and has free space.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         self.is_healthy_at(Instant::now())
     }
 
-    /// Tells how the journal is, for as long as it is polled: a disk that says nothing at all cannot
-    /// be told of by whoever waits for it.
+    /// Watches the journal's health and its disk's free space for as long as it is polled.
+    ///
+    /// It runs apart from requests, since a disk that does not answer reports nothing to those that wait for
+    /// it.
     pub async fn watch(&self) {
         tokio::join!(self.watch_health(), self.watch_disk());
     }
 
-    /// Measures the free space of the disk, on a thread that may wait: a disk that does not answer
-    /// holds up nothing else. It is measured when something is written, and seldom while nothing is.
+    /// Measures the disk's free space on a blocking thread, so that a disk that does not answer holds up
+    /// nothing else: every [`WATCH`] while lines are written, every [`REST`] otherwise.
     async fn watch_disk(&self) {
         let mut asked = self.0.desk.asked();
         let mut was_scarce = false;
@@ -153,7 +157,7 @@ impl Trail {
             let looked = tokio::task::spawn_blocking(move || this.look_at_disk(was_scarce)).await;
             was_scarce = looked.unwrap_or(was_scarce);
             tokio::time::sleep(WATCH).await;
-            // While it is low nothing is written, and more free space must be noticed.
+            // While space is low nothing is written, yet freed space must be noticed soon.
             if !self.0.disk_low.load(Ordering::Acquire) {
                 drop(tokio::time::timeout(REST, asked.changed()).await);
             }
@@ -168,10 +172,13 @@ impl Trail {
             let is_healthy = self.is_healthy();
             self.0.metrics.audit.healthy.set(is_healthy.into());
             if was_healthy && !is_healthy {
-                tracing::error!("the audit journal fails, or its disk is silent");
+                tracing::error!(
+                    "the audit journal's disk is full, fails or does not answer in time; new \
+                     requests are refused as audit.when-failing says"
+                );
             }
             was_healthy = is_healthy;
-            // A disk that is asked nothing cannot become silent.
+            // Without a write under way the disk cannot become silent: wait for the next one.
             if is_healthy && !self.0.desk.is_asking() {
                 drop(asked.changed().await);
             }
@@ -179,7 +186,7 @@ impl Trail {
         }
     }
 
-    /// Measures the free space of the journal's file system; answers that it is scarce.
+    /// Measures the free space of the journal's file system; returns true if it is below [`SCARCE`] reserves.
     fn look_at_disk(&self, was_scarce: bool) -> bool {
         let TrailState { settings, disk_low, metrics, .. } = &*self.0;
         let Ok(disk) = rustix::fs::statvfs(&settings.journal) else { return was_scarce };
@@ -199,52 +206,57 @@ impl Trail {
             tracing::warn!(
                 free_bytes = free,
                 reserve_bytes = reserve,
-                "the journal's file system is running full: below audit.disk-reserve new requests \
-                 are refused"
+                "the journal's file system is running full: free some space, or new requests are \
+                 refused once less than audit.disk-reserve is left"
             );
         } else if was_low && !is_low {
-            tracing::info!(free_bytes = free, "the journal's file system has free space again");
+            tracing::info!(
+                free_bytes = free,
+                "the journal's file system has enough free space again"
+            );
         }
         is_scarce
     }
 
-    /// What is cut off from now on is cut off by the gateway.
+    /// Records exchanges that break off from now on as ended by the gateway's shutdown.
     pub fn stops(&self) {
         self.0.stopping.store(true, Ordering::Release);
     }
 
-    /// Returns when everything handed over before is on disk, or could not be written.
+    /// Returns once every line queued before is on disk, or could not be written.
     pub async fn flush(&self) {
         self.0.desk.flush().await.unwrap_or_default();
     }
 
-    /// Returns when everything handed over before is on disk and the journal is left to the next
-    /// process. Nothing can be recorded after.
+    /// Writes every queued line, ends the journal's thread and unlocks the folder for the next process.
+    ///
+    /// Nothing can be recorded afterwards.
     pub async fn finish(&self) {
         self.0.desk.stop().await.unwrap_or_default();
     }
 }
 
-/// Multiple of the reserve below which free space is warned of.
+/// Multiple of the reserve below which a warning about free space is logged.
 const SCARCE: u64 = 8;
 
-/// Budgets of journal lines for refusals: whoever is refused must not be able to fill the disk.
+/// Rate limits on journal lines for refusals: refused callers must not be able to fill the disk.
 #[derive(Debug)]
 struct LineBudgets {
-    /// Callers without a verified certificate, together.
+    /// Budget of all callers without a verified certificate together.
     unverified: DefaultDirectRateLimiter,
-    /// Each certificate whose caller was not identified, by fingerprint; and all of them together.
+    /// Budgets of certificates whose callers were not identified: of each, by fingerprint, and of all
+    /// together.
     by_certificate: DefaultKeyedRateLimiter<String>,
     certificates: DefaultDirectRateLimiter,
-    /// Refusals of each consumer for exceeding a limit, by ASID.
+    /// Budgets of consumers refused for exceeding a limit, by ASID.
     by_consumer: DefaultKeyedRateLimiter<Asid>,
 }
 
 /// Multiple of one certificate's budget that all certificates have together.
 const CERTIFICATES: u32 = 5;
-/// Refusals a second of one consumer for exceeding a limit that have a line each.
+/// Limit: lines per second for refusals of one consumer that exceeds a limit.
 const LIMIT_REFUSALS_PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(4);
-/// Number of certificates or consumers after which those without a recent refusal are forgotten.
+/// Number of certificates or consumers above which budgets without a recent refusal are dropped.
 const BUDGETS_KEPT: usize = 4096;
 
 impl LineBudgets {
@@ -259,7 +271,8 @@ impl LineBudgets {
         }
     }
 
-    /// Takes a line for the refusal of a caller that was not identified.
+    /// Takes a line for the refusal of an unidentified caller from the budgets; returns false if none is
+    /// left.
     fn unidentified(&self, peer: Option<&Peer>) -> bool {
         let Some(peer) = peer else { return self.unverified.check().is_ok() };
         if self.by_certificate.len() > BUDGETS_KEPT {
@@ -269,7 +282,8 @@ impl LineBudgets {
             && self.certificates.check().is_ok()
     }
 
-    /// Takes a line for the refusal of a consumer that has exceeded a limit.
+    /// Takes a line for the refusal of a consumer that exceeded a limit from its budget; returns false if
+    /// none is left.
     fn limit(&self, consumer: &Asid) -> bool {
         if self.by_consumer.len() > BUDGETS_KEPT {
             self.by_consumer.retain_recent();
@@ -278,9 +292,9 @@ impl LineBudgets {
     }
 }
 
-/// Interval at which the journal's health and its disk's free space are looked at while lines are written.
+/// Interval at which the journal's health and its disk's free space are checked while lines are written.
 const WATCH: Duration = Duration::from_millis(500);
-/// Interval at which the free space is measured while nothing is written: other programs may use it up.
+/// Interval at which free space is measured while nothing is written: other programs may use it up.
 const REST: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Spares whoever fails, until a probe of one has shown that they are there again.
+//! Circuit breaker: stops calls to a system that fails, until a probe succeeds.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,46 +6,47 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// When a breaker opens, and for how long.
+/// Conditions under which a breaker opens, and for how long.
 #[derive(Debug, Clone, Copy)]
 pub struct BreakerSettings {
-    /// Failures in a row that open it.
+    /// Number of failures in a row that open it.
     pub in_a_row: usize,
-    /// The share of failures, in percent, above which it opens, once there are enough to weigh.
+    /// Percentage of failures above which it opens, of ten attempts or more in ten seconds.
     pub percent: usize,
-    /// How long it stays open, and up to a tenth more: siblings should not probe together.
+    /// Time for which it stays open, plus up to a tenth, so that several gateways do not probe together.
     pub open_for: Duration,
 }
 
-/// The span over which failures are weighed, and the least in it that weigh anything.
+/// Time over which the percentage of failures is taken.
 const SPAN: Duration = Duration::from_secs(10);
+/// Minimum number of attempts in that time for the percentage to count.
 const LEAST: usize = 10;
-/// Limit: what is remembered of the span.
+/// Limit: attempts that are remembered.
 const REMEMBERED_MAX: usize = 1000;
 
-/// As what somebody may be asked.
+/// Manner in which a call was admitted: normally or as a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admitted {
-    /// As always.
+    /// Normally: the breaker is closed.
     Closed,
-    /// To find out whether they are there again: which probe it is.
+    /// By an open breaker, as the probe with this number.
     ToProbe(u64),
 }
 
-/// What an attempt says of whoever was asked.
+/// Evidence that an attempt gives about the system that was called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttemptResult {
-    /// They are well.
+    /// The system works.
     Well,
-    /// Nothing.
+    /// Inconclusive: no evidence either way.
     Moot,
-    /// They failed; they are not to be asked for so long, if that is known.
+    /// The system failed, and is not to be called for this long if that is known.
     Failed(Option<Duration>),
-    /// They are not to be asked for so long, whatever came before.
+    /// The system is not to be called for this long, whatever came before.
     Spare(Duration),
 }
 
-/// One breaker.
+/// Circuit breaker of one system.
 #[derive(Debug)]
 pub struct Breaker {
     patience: BreakerSettings,
@@ -57,22 +58,22 @@ struct BreakerState {
     in_a_row: usize,
     recent: VecDeque<(Instant, bool)>,
     open_until: Option<Instant>,
-    /// The probe under way, and since when.
+    /// Number and start of the probe under way.
     probing: Option<(u64, Instant)>,
     probes: u64,
 }
 
 impl Breaker {
-    /// A closed one.
+    /// Returns a closed breaker.
     #[must_use]
     pub fn new(patience: BreakerSettings) -> Self {
         Self { patience, state: Mutex::default() }
     }
 
-    /// Whether they may be asked now; once an open breaker's time is up, one may, to probe.
+    /// Admits a call if the breaker is closed; once an open breaker's time is over, admits one as a probe.
     ///
     /// # Errors
-    /// Time for which the breaker stays open.
+    /// Returns the time for which the breaker stays open.
     pub fn admits(&self) -> Result<Admitted, Duration> {
         let now = Instant::now();
         let mut state = self.state();
@@ -92,13 +93,13 @@ impl Breaker {
         }
     }
 
-    /// Whether it is open, probing or not.
+    /// Returns true while the breaker is open, probing or not.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.state().open_until.is_some()
     }
 
-    /// Whether it remembers nothing that matters.
+    /// Returns true if the breaker remembers nothing that matters.
     #[must_use]
     pub fn is_forgettable(&self) -> bool {
         let now = Instant::now();
@@ -107,12 +108,12 @@ impl Breaker {
         state.recent.is_empty() && state.open_until.is_none_or(|until| until + SPAN < now)
     }
 
-    /// Learns what came of an attempt; answers whether the breaker has opened by it.
+    /// Records the result of an attempt; returns true if it opens the breaker.
     pub fn learn(&self, admitted: Admitted, verdict: AttemptResult) -> bool {
         let mut state = self.state();
         let (named, is_certain) = match verdict {
             AttemptResult::Well => {
-                // What was asked before it opened does not close it.
+                // A call that was admitted before the breaker opened does not close it.
                 if state.is_probe(admitted) {
                     (state.open_until, state.probing) = (None, None);
                     state.recent.clear();
@@ -122,7 +123,7 @@ impl Breaker {
                 return false;
             }
             AttemptResult::Moot => {
-                // A probe that told nothing makes room for the next.
+                // A probe without evidence makes way for the next.
                 if state.is_probe(admitted) {
                     state.probing = None;
                 }
@@ -133,7 +134,7 @@ impl Breaker {
         };
         state.in_a_row += 1;
         state.note(false);
-        // What was asked before it opened says nothing new.
+        // A call that was admitted before the breaker opened is no new evidence.
         let was_open = state.open_until.is_some();
         if was_open && !is_certain && !state.is_probe(admitted) {
             return false;
@@ -184,7 +185,7 @@ impl BreakerState {
     }
 }
 
-/// Up to a tenth.
+/// Returns up to a tenth, at random.
 fn jitter() -> f64 {
     let [byte, ..] = *uuid::Uuid::new_v4().as_bytes();
     f64::from(byte) / 2550.0

@@ -1,7 +1,7 @@
-//! A [`Permit`] and a request become the provider's response, streamed.
+//! Forwards a permitted request to its provider, and streams the response back.
 //!
-//! Nothing is buffered, rewritten, compressed or followed. What is sent twice, and what may be said
-//! about a request that failed, is decided here and nowhere else.
+//! Nothing is buffered, rewritten or compressed, and no redirect is followed. Retries, and what may be said
+//! about a request that failed, are decided here and nowhere else.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -43,7 +43,7 @@ use dial::{DialFault, Dialler};
 use failure::{SendFailure, failed};
 use pool::{Pool, PoolKey, PooledConnection, SendResult};
 
-/// Deadlines, caps and networks of the provider leg.
+/// Deadlines, limits and networks of connections to providers.
 #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ForwardSettings {
@@ -51,8 +51,10 @@ pub struct ForwardSettings {
     /// directory or DNS says.
     #[schemars(with = "Vec<String>")]
     pub networks: Vec<IpNet>,
-    /// `address:port` to dial for a host, in any case, whatever DNS says; its certificate must still
-    /// have the host's name. A host that is listed twice in different cases is an error.
+    /// Addresses (`address:port`) to dial for a host, in any case, whatever DNS says.
+    ///
+    /// Its certificate must still have the host's name. A host that is listed twice in different cases is an
+    /// error.
     #[serde(default)]
     pub hosts: BTreeMap<String, SocketAddr>,
     /// Name servers to ask instead of the system's.
@@ -61,7 +63,7 @@ pub struct ForwardSettings {
     /// Deadlines, each with a default.
     #[serde(default)]
     pub deadlines: ProviderDeadlines,
-    /// Idle connections a worker keeps to one host.
+    /// Idle connections that a worker keeps to one host.
     #[serde(default = "idle_max")]
     pub idle_max: usize,
     /// Passes consumers' `Cookie` to providers and providers' `Set-Cookie` to consumers. All practices share
@@ -70,41 +72,41 @@ pub struct ForwardSettings {
     pub pass_cookies: bool,
 }
 
-/// Deadlines of the provider leg.
+/// Deadlines of connections to providers.
 #[derive(Debug, Clone, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct ProviderDeadlines {
-    /// From asking for an address to a TCP connection.
+    /// Time from the DNS query to a TCP connection.
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub connect: Duration,
-    /// The TLS handshake.
+    /// Time for the TLS handshake.
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub tls: Duration,
-    /// From the last byte sent to the response head. Consumers give up at 30 s.
+    /// Time from the last byte sent to the response head. Consumers give up at 30 s.
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub response_head: Duration,
-    /// Between two pieces of a body, either way.
+    /// Time between two pieces of a body, either way.
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub body_idle: Duration,
-    /// A whole body, either way.
+    /// Time for a whole body, either way.
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub body_total: Duration,
-    /// Bytes a second that a body keeps up over the time it is waited for.
+    /// Bytes per second that a body must keep up over the time it is waited for.
     pub body_rate_min: u32,
-    /// An idle connection is kept.
+    /// Time for which an idle connection is kept.
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub idle: Duration,
-    /// An idle connection may carry a write.
+    /// Time for which an idle connection may still carry a write.
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub idle_for_writes: Duration,
-    /// A connection is used.
+    /// Age up to which a connection is used.
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub connection_age: Duration,
@@ -127,7 +129,7 @@ impl Default for ProviderDeadlines {
 }
 
 impl ProviderDeadlines {
-    /// The pace a body must keep, either way.
+    /// Returns the pace that a body must keep, either way.
     #[must_use]
     pub const fn pace(&self) -> BodyPace {
         BodyPace { idle: self.body_idle, total: self.body_total, rate_min: self.body_rate_min }
@@ -141,7 +143,7 @@ const fn idle_max() -> usize {
 /// Limit: interim responses to one request.
 const INTERIMS_MAX: usize = 16;
 
-/// One worker's way to the providers.
+/// Forwards the requests of one worker to providers.
 #[derive(Debug)]
 pub struct Forwarder {
     deadlines: ProviderDeadlines,
@@ -152,23 +154,23 @@ pub struct Forwarder {
     metrics: Arc<Metrics>,
 }
 
-/// Who is asking and how long they will wait: what a send needs besides its permit.
+/// Parameters of one request to a provider, besides its permit.
 #[derive(Debug)]
 pub struct RequestTerms<'a> {
-    /// The generation whose certificates are used.
+    /// Trust generation whose certificates are used.
     pub trust: &'a Trust,
-    /// What the consumer's hop adds to the headers.
+    /// The consumer's hop, for the headers that describe it.
     pub hop: ConsumerHop<'a>,
-    /// Cancelled when the consumer hangs up.
+    /// Cancelled when the consumer disconnects.
     pub gone: &'a CancellationToken,
-    /// The sending side's account of itself.
+    /// Progress of the transfer, as the sending side reports it.
     pub transfer: &'a Transfer,
-    /// The place with the practice, held to the last byte of the answer.
+    /// Place with the practice, held to the last byte of the answer.
     pub place: ProviderPlace,
 }
 
 impl Forwarder {
-    /// A forwarder with no connections yet.
+    /// Returns a forwarder with no connections yet.
     #[must_use]
     pub fn new(settings: &ForwardSettings, metrics: Arc<Metrics>) -> Self {
         let deadlines = settings.deadlines.clone();
@@ -178,10 +180,10 @@ impl Forwarder {
         Self { deadlines, dialler, pool, retries, pass_cookies: settings.pass_cookies, metrics }
     }
 
-    /// Sends a permitted request and answers with the provider's response head; the body follows.
+    /// Sends a permitted request, and returns the provider's response head; the body follows.
     ///
     /// # Errors
-    /// Every one says whether the request was not sent, or its outcome is unknown.
+    /// Returns a refusal that says whether the request was not sent, or its outcome is unknown.
     pub async fn send(
         &self,
         permit: Permit,
@@ -196,7 +198,7 @@ impl Forwarder {
         let mut request = build(upload)?;
         let mut held = self.pool.take(&key, effect);
         self.retries.add_request();
-        // What a dead connection has cost counts towards the one deadline.
+        // Time lost on a dead connection counts towards the one deadline.
         let mut left = self.deadlines.response_head;
         loop {
             let (mut connection, reused) = match held.take() {
@@ -228,7 +230,10 @@ impl Forwarder {
                 && !left.is_zero()
                 && failure.may_be_repeated(effect, sent_at);
             if may_be_repeated && self.retries.take_retry() {
-                tracing::debug!(?failure, "sent again on another connection");
+                tracing::debug!(
+                    ?failure,
+                    "a request is sent to the provider again, on another connection"
+                );
                 request = build(Upload::empty())?;
             } else if reused && let SendFailure::NotWritten(unsent) = failure {
                 request = *unsent;
@@ -257,7 +262,7 @@ impl Forwarder {
         }
     }
 
-    /// Drops what has been idle or in use for too long, for as long as it is polled.
+    /// Drops connections that have been idle or in use for too long, for as long as it is polled.
     pub async fn keep_tidy(&self) {
         self.pool.keep_tidy().await;
     }
@@ -274,7 +279,7 @@ impl Forwarder {
         key: &PoolKey,
         terms: &RequestTerms<'_>,
     ) -> Result<PooledConnection, Refusal> {
-        // Boxed: few requests dial, and each would hold the room for it.
+        // Boxed: few requests dial, and each would hold the memory for it.
         let dialling = Box::pin(self.dialler.open(key, &terms.trust.provider));
         let dialled = tokio::select! {
             dialled = dialling => dialled,
@@ -282,7 +287,12 @@ impl Forwarder {
         };
         let opened = dialled.map_err(|fault| {
             let provider = permit.provider();
-            tracing::warn!(ods = %provider.ods, host = provider.root.host(), %fault, "provider not reached");
+            tracing::warn!(
+                ods = %provider.ods,
+                host = provider.root.host(),
+                %fault,
+                "the provider could not be reached: the request was not sent"
+            );
             match fault {
                 DialFault::TimedOut(_) => Refusal::ProviderTimedOut { reached: Reached::NotSent },
                 DialFault::Refused(..) => failed(permit, Reached::NotSent),
@@ -301,7 +311,12 @@ impl Forwarder {
     ) -> Result<Response<ProviderBody>, Refusal> {
         let status = response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS || status.as_u16() >= 600 {
-            tracing::warn!(ods = %permit.provider().ods, %status, "provider answered with a status that cannot be passed on");
+            tracing::warn!(
+                ods = %permit.provider().ods,
+                %status,
+                "the provider answered with a status that cannot be passed on (101, or 600 and \
+                 above): the request is refused"
+            );
             let reached = match permit.interaction().effect() {
                 Effect::Reads => Reached::Read,
                 Effect::Writes => Reached::Unknown,
@@ -317,7 +332,7 @@ impl Forwarder {
     }
 }
 
-/// Returns the response head, which comes within its deadline of the last byte sent.
+/// Returns the response head, which must come within its deadline after the last byte sent.
 async fn answered(
     mut response: Pin<&mut impl Future<Output = SendResult>>,
     mut upload: UploadGuard,
@@ -341,7 +356,7 @@ async fn answered(
             () = tokio::time::sleep_until(deadline) => {}
         }
         match transfer.last_sent().map(Instant::from_std) {
-            // It is the consumer that is slow; its own pace is judged elsewhere.
+            // The consumer is slow, and its own pace is judged elsewhere.
             _ if transfer.is_waiting() => since = Instant::now(),
             Some(last) if last > since => since = last,
             _ => return Err(SendFailure::TimedOut),
@@ -349,7 +364,7 @@ async fn answered(
     }
 }
 
-/// Counts what a provider says before its response: there is no end to that by itself.
+/// Counts interim responses, of which a provider could send any number.
 struct InterimCount {
     count: AtomicUsize,
     too_many: Notify,
@@ -372,8 +387,10 @@ impl InterimCount {
     }
 }
 
-/// An upload that is given up when this is dropped: hyper may still be sending it when its answer is no
-/// longer waited for, and must not send its end after we have said that it was not sent.
+/// Gives an upload up when dropped.
+///
+/// hyper may still be sending it when its answer is no longer awaited, and must not send its end after the
+/// proxy has said that it was not sent.
 struct UploadGuard(Option<Arc<UploadFate>>);
 
 impl Drop for UploadGuard {
@@ -384,8 +401,9 @@ impl Drop for UploadGuard {
     }
 }
 
-/// One retry for every ten requests: retries cannot double a provider's load. In hand are at most as many
-/// as connections kept to one host by default, which may all be lost at once.
+/// Budget of one retry for every ten requests, so that retries cannot double a provider's load.
+///
+/// It holds as many as connections are kept to one host by default, which may all be lost at once.
 #[derive(Debug)]
 struct RetryBudget(AtomicI32);
 

@@ -1,7 +1,7 @@
-//! Accept, one slot and one task per connection, handshake under a deadline, ALPN, drain.
+//! Accepts connections: one slot and one task for each, a handshake under a deadline, ALPN, drain.
 //!
 //! A worker is a thread with a runtime and a gateway of its own. With several, one acceptor gives each new
-//! connection to the worker with the fewest; a single one accepts for itself.
+//! connection to the worker with the fewest; a single worker accepts for itself.
 
 use std::io;
 use std::net::SocketAddr;
@@ -38,60 +38,60 @@ use addresses::{AddressLimits, AddressSlot, AddressTable};
 use holders::Holders;
 use write_pace::PaceLimits;
 
-/// Limits and deadlines of the consumer leg.
+/// Limits and deadlines of consumer connections.
 #[derive(Debug, Clone, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct ListenerLimits {
-    /// Connections open at once; the next one waits in the kernel.
+    /// Open connections; the next one waits in the kernel.
     pub connections_max: usize,
-    /// Connections, among these, without a verified certificate, or with one whose names are registered
-    /// nowhere.
+    /// Open connections without a verified certificate, or with one whose names are registered nowhere.
     pub unverified_max: usize,
-    /// Connections open at once with verified certificates of one name.
+    /// Open connections with verified certificates of one name.
     pub certificate_connections_max: usize,
-    /// Connections open at once from one address; of IPv6, from one /64.
+    /// Open connections from one address; for IPv6, from one /64.
     pub address_connections_max: usize,
-    /// Handshakes under way at once from one address.
+    /// Handshakes under way from one address.
     pub address_handshakes_max: usize,
-    /// Handshakes that one address may begin in a second.
+    /// Handshakes that one address may begin per second.
     pub address_handshakes_per_second: NonZeroU32,
-    /// Handshakes under way at once from all addresses; each may have its first whatever there are.
+    /// Handshakes under way from all addresses; each address may have one whatever others have.
     pub handshakes_max: usize,
-    /// Requests at once over all connections, from their heads to the last bytes of their answers.
+    /// Requests under way over all connections, from their heads to the last bytes of their answers.
     pub in_hand_max: usize,
-    /// HTTP/2 streams at once on one connection.
+    /// HTTP/2 streams open on one connection.
     pub streams_max: u32,
-    /// Requests on one connection; after them it ends, as it would when the proxy stops.
+    /// Requests on one connection, which then ends as it would when the proxy stops.
     pub requests_max: usize,
-    /// From accept to a finished handshake.
+    /// Time from accept to a finished handshake.
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub handshake: Duration,
-    /// From a head's first byte to its last (HTTP/1), or from a connection's start to its first
-    /// request (HTTP/2).
+    /// Time from a head's first byte to its last (HTTP/1), or from a connection's start to its first request
+    /// (HTTP/2).
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub head: Duration,
-    /// A connection without an exchange.
+    /// Time for which a connection without an exchange stays open.
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub idle: Duration,
-    /// How long a consumer may keep answers waiting before it must have taken enough of them.
+    /// Time for which a consumer may keep answers waiting before it must have taken enough of them.
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub write_stall: Duration,
-    /// Bytes a second that it must have taken over that time.
+    /// Bytes per second that a consumer must have taken over the time of `write-stall`.
     pub write_rate_min: u32,
-    /// A consumer that still sends after its last answer; and, at a stop, one that asks nothing.
+    /// Time for which a consumer that still sends is read from after its last answer, and for which a
+    /// connection without a request is kept when the proxy stops.
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub linger: Duration,
-    /// From the signal to stop, by which `/readyz` turns, to the closing of the port. Balancers need two
-    /// or three probes to notice.
+    /// Time from the signal to stop, when `/readyz` turns to 503, to the closing of the port: two or three
+    /// probes of a load balancer.
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub drain_delay: Duration,
-    /// From the closing of the port to the end, whatever is still under way.
+    /// Time from the closing of the port to the end of the process, whatever is still under way.
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub drain: Duration,
@@ -137,7 +137,7 @@ impl ListenerLimits {
     }
 }
 
-/// A connection on its way to a worker.
+/// An accepted connection on its way to a worker.
 struct AcceptedConnection {
     stream: std::net::TcpStream,
     consumer: SocketAddr,
@@ -146,7 +146,7 @@ struct AcceptedConnection {
     slot: ConnectionSlot,
 }
 
-/// A place among the open connections, given back when dropped.
+/// A slot among the open connections, given back when dropped.
 struct ConnectionSlot {
     _slot: OwnedSemaphorePermit,
     worker: Arc<AtomicUsize>,
@@ -160,7 +160,7 @@ impl Drop for ConnectionSlot {
     }
 }
 
-/// The acceptor's end of a worker.
+/// Handle by which the acceptor passes connections to a worker.
 struct WorkerHandle {
     queue: mpsc::Sender<AcceptedConnection>,
     open: Arc<AtomicUsize>,
@@ -169,13 +169,13 @@ struct WorkerHandle {
 /// Signals that stop the workers.
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
-    /// Cancelled when connections are to end once what they carry is finished, within the time to drain.
+    /// Cancelled when connections are to end once their exchanges have ended, within the drain deadline.
     pub drain: CancellationToken,
-    /// Cancelled when they are to be cut.
+    /// Cancelled when connections are to be cut.
     pub cut: CancellationToken,
 }
 
-/// The workers, running.
+/// Handle of the running workers.
 pub struct Workers {
     /// Runtime of the only worker, if there is one: it accepts its connections itself.
     only: Option<Handle>,
@@ -187,20 +187,20 @@ pub struct Workers {
     metrics: Arc<Metrics>,
 }
 
-/// Limit: connections on their way from the acceptor to one worker.
+/// Limit: connections that wait between the acceptor and one worker.
 const HANDOFF_MAX: usize = 256;
-/// After an accept that failed for want of resources.
+/// Pause after an accept that failed for lack of resources.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Interval at which another connection is closed while no place is free.
+/// Interval at which another connection is closed while no slot is free.
 const NEXT_CLOSE: Duration = Duration::from_secs(1);
-/// Connections that may wait in the kernel.
+/// Number of connections that may wait in the kernel.
 const BACKLOG: i32 = 1024;
 
 impl Workers {
     /// Starts a thread for each gateway.
     ///
     /// # Errors
-    /// A thread or its runtime cannot be made.
+    /// Returns an error if a thread or its runtime cannot be created.
     pub fn start(
         gateways: Vec<Gateway>,
         limits: &ListenerLimits,
@@ -235,12 +235,14 @@ impl Workers {
         Ok(Self { only, benches, threads, slots, addresses, holders, metrics })
     }
 
-    /// Accepts in the background until `drain` is cancelled: a single worker on its own thread, so that no
-    /// connection is handed from one thread to another; several on the caller's, so that none of them that
-    /// is busy holds up the others' connections.
+    /// Accepts connections in the background until `drain` is cancelled.
+    ///
+    /// A single worker accepts on its own thread, so that no connection is handed from one thread to another.
+    /// With several, the caller's thread accepts, so that a busy worker does not hold up the others'
+    /// connections.
     ///
     /// # Errors
-    /// The listener cannot be served by another runtime.
+    /// Returns an error if the listener cannot be moved to the runtime that accepts.
     pub fn accept(
         self: &Arc<Self>,
         listener: TcpListener,
@@ -261,7 +263,7 @@ impl Workers {
             };
             match accepted.and_then(|(stream, consumer)| Ok((stream.into_std()?, consumer))) {
                 Ok((stream, consumer)) => {
-                    // In this order: what has been accepted is served if it can be.
+                    // In this order, so that an accepted connection is served if there is a slot for it.
                     let slot = tokio::select! {
                         biased;
                         slot = self.slot() => slot,
@@ -272,7 +274,11 @@ impl Workers {
                 }
                 Err(error) if is_the_connections(&error) => self.metrics.accept_error(),
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept");
+                    tracing::warn!(
+                        %error,
+                        "cannot accept connections: trying again; see whether the limit of open \
+                         files is too low"
+                    );
                     self.metrics.accept_error();
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
@@ -280,8 +286,8 @@ impl Workers {
         }
     }
 
-    /// A place for a connection that has been accepted; made, if none is free, by closing the idlest connection of
-    /// whoever holds most.
+    /// Returns a slot for an accepted connection; if none is free, it closes the idlest connection of the
+    /// largest holder, and waits.
     async fn slot(&self) -> Option<OwnedSemaphorePermit> {
         if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
             return Some(slot);
@@ -296,12 +302,12 @@ impl Workers {
         }
     }
 
-    /// Waits for every worker to finish what it has, or its deadline.
+    /// Waits until every worker has finished its connections, or its deadline has passed.
     pub fn finish(self) {
         drop(self.benches);
         for thread in self.threads {
             if thread.join().is_err() {
-                tracing::error!("a worker panicked");
+                tracing::error!("a worker thread panicked: its connections are lost");
             }
         }
     }
@@ -316,24 +322,24 @@ impl Workers {
             Ok(admission) => admission,
             Err(share) => return self.metrics.connection_refused(share),
         };
-        let fewest = self.benches.iter().min_by_key(|bench| bench.open.load(Ordering::Relaxed));
-        let Some(bench) = fewest else { return };
-        bench.open.fetch_add(1, Ordering::Relaxed);
+        let fewest = self.benches.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed));
+        let Some(handle) = fewest else { return };
+        handle.open.fetch_add(1, Ordering::Relaxed);
         self.metrics.connections.inc();
-        let worker = Arc::clone(&bench.open);
+        let worker = Arc::clone(&handle.open);
         let slot = ConnectionSlot { _slot: slot, worker, metrics: Arc::clone(&self.metrics) };
         let accepted =
             AcceptedConnection { stream, consumer, started: Instant::now(), admission, slot };
-        if bench.queue.send(accepted).await.is_err() {
-            tracing::error!("a worker is gone");
+        if handle.queue.send(accepted).await.is_err() {
+            tracing::error!("a worker thread has ended: a new connection is closed");
         }
     }
 }
 
-/// Binds with a backlog, and with the address free again at once after a restart.
+/// Binds a listener with a backlog, so that its address can be bound again at once after a restart.
 ///
 /// # Errors
-/// The address is in use or not ours.
+/// Returns an error if the address is in use, or is not one of this machine.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let domain = socket2::Domain::for_address(address);
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
@@ -344,13 +350,13 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Errors that end one connection before it began and say nothing about the listener.
+/// Returns true for errors that end one connection before it began, and say nothing about the listener.
 fn is_the_connections(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-/// One thread's share of the work.
+/// State of one worker thread.
 struct Worker {
     gateway: Arc<Gateway>,
     limits: ListenerLimits,
@@ -382,13 +388,16 @@ impl Worker {
             () = tokio::time::sleep(self.limits.drain) => {}
             () = self.stop.cut.cancelled() => {}
         }
-        tracing::warn!(left = tasks.len(), "ending what is left");
+        tracing::warn!(
+            left = tasks.len(),
+            "connections are still open after the drain deadline or a second signal: cutting them"
+        );
         self.gateway.stops();
     }
 
     fn take(&self, accepted: AcceptedConnection) {
         let AcceptedConnection { stream, consumer, started, admission, slot } = accepted;
-        let seat = connection::ConnectionServer {
+        let server = connection::ConnectionServer {
             gateway: Arc::clone(&self.gateway),
             limits: self.limits.clone(),
             unverified: Arc::clone(&self.unverified),
@@ -398,7 +407,7 @@ impl Worker {
         let Ok(stream) = TcpStream::from_std(stream) else { return };
         // Boxed: it is large, and would be copied on each step of its way to a task.
         self.gateway.tasks().spawn(Box::pin(async move {
-            seat.serve(stream, consumer, started, admission).await;
+            server.serve(stream, consumer, started, admission).await;
             drop(slot);
         }));
     }

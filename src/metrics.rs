@@ -1,5 +1,5 @@
-//! Counters and histograms, under `spine_proxy_`. Labels are closed sets; no ASID, ODS code or text
-//! from a request is ever one.
+//! Counters, gauges and histograms, named `spine_proxy_…`. Labels are closed sets: none is ever an ASID, an
+//! ODS code or text from a request.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,19 +21,19 @@ pub use directory::{
     Conflict, DirectoryMetrics, ForcedLookupResult, LookupResult, LookupTrigger, Oddity,
 };
 
-/// How an exchange ended, as a label.
+/// Outcome of an exchange, as a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExchangeOutcome {
     /// A provider's answer was passed on whole.
     Answered,
-    /// The gateway said no.
+    /// The gateway refused the request.
     Refused,
-    /// It ended before its answer was complete.
+    /// The exchange ended before its answer was complete.
     Aborted,
 }
 
 impl ExchangeOutcome {
-    /// The label.
+    /// Returns the label's value.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -44,27 +44,27 @@ impl ExchangeOutcome {
     }
 }
 
-/// Where time is spent, as a label.
+/// Phase of an exchange, or of its connection, in which time is spent, as a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Handshake with a consumer.
     Tls,
-    /// Decisions, which wait for nothing.
+    /// Decisions that wait for nothing.
     Policy,
-    /// Waiting for a place: the consumer's quota where it is shared, then the practice.
+    /// Waiting for a place: with the consumer's quota where that is shared, then with the practice.
     Queue,
     /// Waiting for the directory.
     Directory,
     /// Waiting until the audit line is on disk.
     Audit,
-    /// From asking a provider to its response head.
+    /// From sending a request to a provider to its response head.
     Provider,
     /// Waiting for the end of a read's empty body, or from the response head to the last byte of the answer.
     Body,
 }
 
 impl Phase {
-    /// All phases.
+    /// All phases, in order.
     pub const ALL: [Self; 7] = [
         Self::Tls,
         Self::Policy,
@@ -75,7 +75,7 @@ impl Phase {
         Self::Body,
     ];
 
-    /// The label.
+    /// Returns the label's value.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -90,7 +90,7 @@ impl Phase {
     }
 }
 
-/// Everything the gateway counts.
+/// All metrics of the gateway.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -106,55 +106,59 @@ pub struct Metrics {
     provider_connections: IntCounter,
     provider_retries: IntCounter,
     provider_circuits_opened: IntCounter,
-    /// Exchanges between their head and their last byte.
+    /// Number of exchanges under way, from their head to their last byte.
     pub in_flight: IntGauge,
-    /// Consumer connections open.
+    /// Number of open consumer connections.
     pub connections: IntGauge,
-    /// Requests that wait for a place with a practice's system.
+    /// Number of requests that wait for a place with a practice's system.
     pub provider_waiting: IntGauge,
-    /// How much load is shed: 0 is none, 3 is everything.
+    /// Level of load shedding: 0 is none, 3 is everything.
     pub shedding: IntGauge,
-    /// Whether consumers' quotas are shared with other gateways.
+    /// Set to 1 while consumers' quotas are shared with other gateways, else to 0.
     pub quotas_shared: IntGauge,
-    /// Bytes that the configuration lets us take at the worst.
+    /// Most memory that the configuration allows, in bytes.
     pub memory_bound: IntGauge,
-    /// Number of alarms in force: faults of files, and ends that have passed.
+    /// Number of alarms in force: faults of files, and expiry dates that have passed.
     pub alarms: IntGauge,
-    /// Whether lab switches may be used.
+    /// Set to 1 if lab switches may be used, else to 0.
     pub lab: IntGauge,
-    /// How the audit journal is.
+    /// Metrics of the audit journal.
     pub audit: AuditMetrics,
-    /// Look-ups, questions, refreshes and oddities.
+    /// Metrics of the directory.
     pub directory: DirectoryMetrics,
     expiry: GaugeVec,
     crl_due: GaugeVec,
     reloaded: IntGauge,
 }
 
-/// Seconds: the buckets of the OpenTelemetry HTTP conventions, and two for slow providers.
+/// Buckets in seconds: those of the OpenTelemetry HTTP conventions, and two for slow providers.
 const REQUEST_S: &[f64] =
     &[0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 30.0];
-/// Seconds: from a decision's microseconds to a provider's half minute.
+/// Buckets in seconds: from a decision's microseconds to a provider's half minute.
 const PHASE_S: &[f64] =
     &[0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.05, 0.25, 1.0, 5.0, 30.0];
 
 impl Metrics {
-    /// Registers every series at zero, so that an alert on an absent one is never needed.
+    /// Registers every series at zero, so that no alert on an absent series is needed.
     #[must_use]
-    #[expect(clippy::too_many_lines, reason = "one line a series: it is a list")]
+    #[expect(clippy::too_many_lines, reason = "a list with one entry for each metric")]
     pub fn new() -> Self {
         let registry = Registry::new();
-        let phases =
-            histogram("phase_duration_seconds", "Time spent in a phase", PHASE_S, &["phase"]);
+        let phases = histogram(
+            "phase_duration_seconds",
+            "Time spent in each phase of exchanges and handshakes, in seconds",
+            PHASE_S,
+            &["phase"],
+        );
         let metrics = Self {
             requests: counters(
                 "http_requests_total",
-                "Exchanges, by how they ended",
+                "Exchanges that have ended, by interaction, method and outcome",
                 &["interaction", "method", "outcome"],
             ),
             durations: histogram(
                 "http_request_duration_seconds",
-                "From a request's head to its last byte",
+                "Time from a request's head to the last byte of its answer, in seconds",
                 REQUEST_S,
                 &["interaction"],
             ),
@@ -164,19 +168,26 @@ impl Metrics {
             directory: DirectoryMetrics::new(),
             reloads: counters(
                 "reloads_total",
-                "Reloads of configuration, trust and directory",
+                "Loads of configuration, trust and directory, the first included, by result",
                 &["result"],
             ),
-            handshakes: counters("tls_handshakes_total", "Handshakes with consumers", &["result"]),
-            accept_errors: counter("accept_errors_total", "Connections that could not be accepted"),
+            handshakes: counters(
+                "tls_handshakes_total",
+                "TLS handshakes with consumers, by result",
+                &["result"],
+            ),
+            accept_errors: counter(
+                "accept_errors_total",
+                "Consumer connections that could not be accepted",
+            ),
             connection_errors: counters(
                 "connection_errors_total",
-                "Connections that ended in an error before or between requests",
+                "Consumer connections that ended with an error, by reason",
                 &["reason"],
             ),
             connections_refused: counters(
                 "connections_refused_total",
-                "Connections closed before their handshake, by the share that was used up",
+                "Consumer connections closed before their first request at a limit, by limit",
                 &["share"],
             ),
             provider_connections: counter(
@@ -185,44 +196,56 @@ impl Metrics {
             ),
             provider_retries: counter(
                 "provider_retries_total",
-                "Requests sent again on a fresh connection",
+                "Requests sent to a provider again, on another connection",
             ),
             provider_circuits_opened: counter(
                 "provider_circuits_opened_total",
-                "Times that the circuit of a practice's system opened, after failures",
+                "Times that the circuit breaker of a practice's system opened, after failures",
             ),
-            in_flight: gauge("http_requests_in_flight", "Exchanges between head and last byte"),
-            connections: gauge("connections", "Consumer connections open"),
+            in_flight: gauge(
+                "http_requests_in_flight",
+                "Exchanges under way, from their head to their last byte",
+            ),
+            connections: gauge("connections", "Open consumer connections"),
             provider_waiting: gauge(
                 "provider_waiting_requests",
                 "Requests that wait for a place with a practice's system",
             ),
-            shedding: gauge("shedding_level", "How much load is shed: 0 is none, 3 is everything"),
+            shedding: gauge(
+                "shedding_level",
+                "Load-shedding level: 0 none, 1 reads above a fair share, 2 all reads, 3 all",
+            ),
             quotas_shared: gauge(
                 "quotas_shared",
                 "1 while consumers' quotas are shared with other gateways",
             ),
             memory_bound: gauge(
                 "memory_bound_bytes",
-                "Memory that the configuration allows at the worst",
+                "Most memory that the configuration allows, in bytes",
             ),
             alarms: gauge(
                 "alarms",
-                "Faults of certificates, lists and configuration that an operator must see to; /readyz \
-                 names them",
+                "Faults of certificates, revocation lists and configuration that an operator must \
+                 correct; /readyz names them",
             ),
-            lab: gauge("lab", "1 where switches that are not for live patient data may be used"),
+            lab: gauge(
+                "lab",
+                "1 if lab switches, which are not for live patient data, may be used",
+            ),
             expiry: floats(
                 "certificate_not_after_timestamp_seconds",
-                "End of a certificate",
+                "Expiry of a file's certificate, as Unix time in seconds",
                 &["use", "file"],
             ),
             crl_due: floats(
                 "crl_next_update_timestamp_seconds",
-                "When a revocation list's successor is due",
+                "Next update of a file's revocation list, as Unix time in seconds",
                 &["use", "file"],
             ),
-            reloaded: gauge("last_reload_success_timestamp_seconds", "Last successful load"),
+            reloaded: gauge(
+                "last_reload_success_timestamp_seconds",
+                "Time of the last successful load, as Unix time in seconds",
+            ),
             registry,
         };
         metrics.register(&phases);
@@ -262,7 +285,10 @@ impl Metrics {
         {
             // Names are constants and each is registered once, so this cannot fail.
             if let Err(error) = self.registry.register(one) {
-                tracing::error!(%error, "a metric is registered twice");
+                tracing::error!(
+                    %error,
+                    "a metric could not be registered and is missing from /metrics: this is a bug"
+                );
             }
         }
     }
@@ -311,7 +337,7 @@ impl Metrics {
         }
     }
 
-    /// An exchange has ended.
+    /// Counts an exchange that has ended, and its duration.
     pub fn exchange(
         &self,
         interaction: Option<&'static Interaction>,
@@ -328,7 +354,7 @@ impl Metrics {
         self.durations.with_label_values(&[interaction]).observe(took.as_secs_f64());
     }
 
-    /// Time was spent.
+    /// Adds the time spent in a phase.
     pub fn phase(&self, phase: Phase, took: Duration) {
         for (histogram, of) in self.phases.iter().zip(Phase::ALL) {
             if of == phase {
@@ -337,48 +363,48 @@ impl Metrics {
         }
     }
 
-    /// The gateway said no.
+    /// Counts a refusal, by its token.
     pub fn refused(&self, token: &'static str) {
         self.refusals.with_label_values(&[token]).inc();
     }
 
-    /// A handshake ended; `result` is one of `ok`, `no_certificate`, `bad_certificate`, `plain_http`,
-    /// `failed`, `timed_out`.
+    /// Counts a handshake that has ended; `result` is one of `ok`, `no_certificate`, `bad_certificate`,
+    /// `plain_http`, `failed`, `timed_out`.
     pub fn handshake(&self, result: &'static str) {
         self.handshakes.with_label_values(&[result]).inc();
     }
 
-    /// A connection could not be accepted.
+    /// Counts a connection that could not be accepted.
     pub fn accept_error(&self) {
         self.accept_errors.inc();
     }
 
-    /// A connection was closed before its handshake, for want of this share.
+    /// Counts a connection that was closed because the limit with this label was reached.
     pub fn connection_refused(&self, share: &'static str) {
         self.connections_refused.with_label_values(&[share]).inc();
     }
 
-    /// A connection ended otherwise than it should.
+    /// Counts a connection that ended with an error.
     pub fn connection_error(&self, reason: &'static str) {
         self.connection_errors.with_label_values(&[reason]).inc();
     }
 
-    /// A connection to a provider was opened.
+    /// Counts a connection opened to a provider.
     pub fn provider_connection(&self) {
         self.provider_connections.inc();
     }
 
-    /// A request was sent again.
+    /// Counts a request that is sent to a provider again.
     pub fn provider_retry(&self) {
         self.provider_retries.inc();
     }
 
-    /// Counts a circuit of a practice's system that opens.
+    /// Counts an opening of the circuit of a practice's system.
     pub fn provider_circuit_opened(&self) {
         self.provider_circuits_opened.inc();
     }
 
-    /// A reload ended.
+    /// Counts a load that has ended; `result` holds its time as Unix time in seconds if it succeeded.
     pub fn reload(&self, result: Result<i64, ()>) {
         match result {
             Ok(now_s) => {
@@ -389,11 +415,13 @@ impl Metrics {
         }
     }
 
-    /// The dates of a new trust generation replace those of the last.
+    /// Replaces the expiry dates of the last trust generation with those of a new one.
+    ///
+    /// Each holds the use of a file, true for a revocation list, the file's name, and a Unix time in seconds.
     pub fn expiries(&self, dates: impl Iterator<Item = (&'static str, bool, String, i64)>) {
         self.expiry.reset();
         self.crl_due.reset();
-        // A file that holds several is as good as its first end.
+        // Of several dates of one file, the earliest counts.
         let mut first: BTreeMap<_, i64> = BTreeMap::new();
         for (used_as, is_crl, file, at_s) in dates {
             let held = first.entry((is_crl, used_as, file)).or_insert(at_s);
@@ -407,7 +435,7 @@ impl Metrics {
         }
     }
 
-    /// The Prometheus text exposition, and its content type.
+    /// Returns the metrics in Prometheus' text format, and its content type.
     #[must_use]
     pub fn text(&self) -> (String, &'static str) {
         let text = TextEncoder::new().encode_to_string(&self.registry.gather());
@@ -421,47 +449,47 @@ impl Default for Metrics {
     }
 }
 
-// The constructors below take constants alone; a name Prometheus would refuse is found by the first
-// test that makes a `Metrics`.
+// The constructors below take constants only; the first test that makes a `Metrics` finds a name that
+// Prometheus would refuse.
 
 fn name(name: &str) -> String {
     format!("spine_proxy_{name}")
 }
 
-#[expect(clippy::expect_used, reason = "constants, and every test makes them")]
+#[expect(clippy::expect_used, reason = "constant arguments, checked by every test")]
 fn counters(of: &str, help: &str, labels: &[&str]) -> IntCounterVec {
     IntCounterVec::new(Opts::new(name(of), help), labels).expect("a legal metric")
 }
 
-#[expect(clippy::expect_used, reason = "constants, and every test makes them")]
+#[expect(clippy::expect_used, reason = "constant arguments, checked by every test")]
 fn counter(of: &str, help: &str) -> IntCounter {
     IntCounter::new(name(of), help).expect("a legal metric")
 }
 
-#[expect(clippy::expect_used, reason = "constants, and every test makes them")]
+#[expect(clippy::expect_used, reason = "constant arguments, checked by every test")]
 fn gauge(of: &str, help: &str) -> IntGauge {
     IntGauge::new(name(of), help).expect("a legal metric")
 }
 
-#[expect(clippy::expect_used, reason = "constants, and every test makes them")]
+#[expect(clippy::expect_used, reason = "constant arguments, checked by every test")]
 fn gauges(of: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
     IntGaugeVec::new(Opts::new(name(of), help), labels).expect("a legal metric")
 }
 
-#[expect(clippy::expect_used, reason = "constants, and every test makes them")]
+#[expect(clippy::expect_used, reason = "constant arguments, checked by every test")]
 fn floats(of: &str, help: &str, labels: &[&str]) -> GaugeVec {
     GaugeVec::new(Opts::new(name(of), help), labels).expect("a legal metric")
 }
 
-#[expect(clippy::expect_used, reason = "constants, and every test makes them")]
+#[expect(clippy::expect_used, reason = "constant arguments, checked by every test")]
 fn histogram(of: &str, help: &str, buckets: &[f64], labels: &[&str]) -> HistogramVec {
     let options = HistogramOpts::new(name(of), help).buckets(buckets.to_vec());
     HistogramVec::new(options, labels).expect("a legal metric")
 }
 
-#[expect(clippy::expect_used, reason = "constants, and every test makes them")]
+#[expect(clippy::expect_used, reason = "constant arguments, checked by every test")]
 fn build_info() -> IntGaugeVec {
-    let options = Opts::new(name("build_info"), "Which build this is");
+    let options = Opts::new(name("build_info"), "Version of this build; the value is always 1");
     let info = IntGaugeVec::new(options, &["version"]).expect("a legal metric");
     info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
     info

@@ -1,4 +1,4 @@
-//! Who may send how much, what a practice can bear, and who is sent away first.
+//! Quotas of consumers, queues and circuit breakers of practices, and load shedding.
 
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
@@ -29,43 +29,43 @@ use queue::{PlaceQueue, QueueSizes};
 use quota::{ConsumerQuota, GlobalInFlight, QuotaTerms};
 use shared::SharedQuotas;
 
-/// Rates and caps.
+/// Limits on rates and on concurrent exchanges.
 #[derive(
     Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize, schemars::JsonSchema,
 )]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct ThrottleLimits {
-    /// Requests a second with one certificate, before anything is looked up.
+    /// Requests per second with one certificate, before anything is looked up.
     pub certificate_per_second: NonZeroU32,
-    /// Requests a second of one consumer ASID.
+    /// Requests per second of one consumer ASID.
     pub consumer_per_second: NonZeroU32,
-    /// Requests of one consumer at once, after a pause; as many as a second's when not set.
+    /// Requests of one consumer at once, after a pause; as many as in a second if not set.
     pub consumer_burst: Option<NonZeroU32>,
     /// Exchanges of one consumer at once.
     pub consumer_exchanges_max: usize,
-    /// The same three for single consumers, by ASID.
+    /// Limits of single consumers instead of the general ones, by ASID.
     pub consumers: BTreeMap<Asid, ConsumerLimits>,
-    /// Where consumers' quotas are shared with other gateways.
+    /// Redis server through which consumers' quotas are shared with other gateways.
     pub shared: Option<SharingSettings>,
     /// Exchanges at once with one practice's system.
     pub practice_exchanges_max: usize,
-    /// Of these, exchanges of one consumer: what is left is for the others.
+    /// Exchanges of one consumer at once with one practice's system; the other places are left for others.
     pub practice_consumer_max: usize,
     /// Requests that may wait for a place with one practice's system.
     pub practice_waiting_max: usize,
-    /// How long a request may wait for it.
+    /// Time for which a request may wait for a place with one practice's system.
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub wait: Duration,
     /// Failures in a row after which the circuit of a practice's system opens.
     pub practice_failures_max: usize,
-    /// The percentage of failures, of ten exchanges or more in ten seconds, above which it opens.
+    /// Percentage of failures above which the circuit opens, of ten exchanges or more in ten seconds.
     pub practice_failures_percent: usize,
-    /// Time that it stays open before one request may probe the system.
+    /// Time for which the circuit stays open before one request may probe the system.
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub practice_circuit_open: Duration,
-    /// Error for a key of earlier versions.
+    /// Key of earlier versions, which is an error that names the new one.
     #[serde(
         rename = "practice-spared",
         deserialize_with = "practice_spared_is_renamed",
@@ -73,18 +73,18 @@ pub struct ThrottleLimits {
     )]
     #[schemars(skip)]
     pub _practice_spared: (),
-    /// Memory near which load is shed; when not set, all that the process may use: the limit of its container or
-    /// cgroup, else the machine's memory.
+    /// Memory near which load is shed. If not set, all that the process may use: the limit of its container
+    /// or cgroup, else the machine's memory.
     #[serde(with = "crate::spine::size::optional")]
     #[schemars(with = "Option<String>")]
     pub memory_max: Option<ByteSize>,
-    /// How late workers may be before load is shed.
+    /// Delay of workers near which load is shed.
     #[serde(with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub delay_max: Duration,
 }
 
-/// What holds for one consumer instead.
+/// Limits of one consumer, instead of the general ones.
 #[derive(
     Debug,
     Clone,
@@ -98,11 +98,11 @@ pub struct ThrottleLimits {
 )]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct ConsumerLimits {
-    /// Requests a second.
+    /// Requests per second of this consumer.
     pub per_second: Option<NonZeroU32>,
-    /// Requests at once, after a pause.
+    /// Requests of this consumer at once, after a pause.
     pub burst: Option<NonZeroU32>,
-    /// Exchanges at once.
+    /// Exchanges of this consumer at once.
     pub exchanges_max: Option<usize>,
 }
 
@@ -153,7 +153,7 @@ impl ThrottleLimits {
     fn terms(&self, consumer: &Asid) -> QuotaTerms {
         let own = self.consumers.get(consumer).copied().unwrap_or_default();
         let per_second = own.per_second.unwrap_or(self.consumer_per_second);
-        // Of its own rate follows a burst of its own.
+        // A consumer with a rate of its own does not take the general burst.
         let general = self.consumer_burst.filter(|_| own.per_second.is_none());
         QuotaTerms {
             per_second,
@@ -162,7 +162,7 @@ impl ThrottleLimits {
         }
     }
 
-    /// Returns the levels near which load is shed, where the process may use so much memory.
+    /// Returns the memory and the delay near which load is shed, given the memory that the process may use.
     #[must_use]
     pub fn ceiling(&self, memory: Option<MemoryLimit>) -> PressureLimits {
         let given_bytes = memory.map(|memory| memory.bytes);
@@ -171,7 +171,7 @@ impl ThrottleLimits {
     }
 }
 
-/// The rates and caps in force, shared by all workers.
+/// The limits in force and what counts against them, shared by all workers.
 #[derive(Debug)]
 pub struct Throttle {
     limits: ThrottleLimits,
@@ -184,39 +184,38 @@ pub struct Throttle {
     metrics: Arc<Metrics>,
 }
 
-/// What a practice's system bears, and how it is.
+/// Queue and circuit breaker of one practice's system.
 #[derive(Debug)]
 struct PracticeLoad {
     queue: Arc<PlaceQueue>,
     breaker: Breaker,
 }
 
-/// A consumer's request that was let in, until dropped.
+/// A consumer's request that was admitted, until dropped.
 #[derive(Debug)]
 pub struct AdmittedRequest {
-    /// What is left of its quota.
+    /// Remaining quota of the consumer.
     pub allowance: QuotaLeft,
     exchange: quota::InFlightExchange,
 }
 
-/// A request's turn with a practice.
+/// Leave for a request to be sent to a practice's system.
 #[derive(Debug)]
 pub struct ProviderTurn {
-    /// The place, held to the last byte of the answer.
+    /// The place with the practice, held to the last byte of the answer.
     pub place: ProviderPlace,
-    /// The way to say what became of it.
+    /// Reports what became of the exchange.
     pub health: OutcomeReport,
 }
 
-/// A place with a practice, given back when dropped.
+/// A place with a practice's system, given back when dropped.
 #[derive(Debug)]
 pub struct ProviderPlace {
     _exchange: quota::InFlightExchange,
     _place: queue::QueuePlace,
 }
 
-/// Where it is said what became of an exchange with a practice. Dropped without a word, it said
-/// nothing of the practice.
+/// Reports an exchange's outcome to the practice's circuit breaker; dropping it counts as no evidence.
 #[derive(Debug)]
 pub struct OutcomeReport {
     practice: Arc<PracticeLoad>,
@@ -224,11 +223,11 @@ pub struct OutcomeReport {
 }
 
 impl OutcomeReport {
-    /// The practice's system is well, or has failed; answers whether its circuit opens now.
+    /// Reports the outcome; returns true if the circuit opens because of it.
     #[must_use]
     pub fn judge(mut self, verdict: AttemptResult) -> bool {
         let opened = self.practice.breaker.learn(self.admitted, verdict);
-        // What has been said is not said again.
+        // Dropping it now must not report a second time.
         self.admitted = Admitted::Closed;
         opened
     }
@@ -241,10 +240,10 @@ impl Drop for OutcomeReport {
 }
 
 impl Throttle {
-    /// A throttle with nothing counted yet.
+    /// Returns a throttle with nothing counted yet.
     ///
     /// # Errors
-    /// Quotas cannot be shared there.
+    /// Returns an error if the settings for shared quotas cannot be used.
     pub fn new(
         limits: ThrottleLimits,
         pressure: Pressure,
@@ -264,29 +263,32 @@ impl Throttle {
         })
     }
 
-    /// The limits in force.
+    /// Returns the limits in force.
     #[must_use]
     pub const fn limits(&self) -> &ThrottleLimits {
         &self.limits
     }
 
-    /// The level of load shedding, measured now.
+    /// Measures and returns the level of load shedding.
     #[must_use]
     pub fn shedding(&self) -> PressureLevel {
         self.pressure.observed()
     }
 
-    /// A cheap rate per certificate, against floods.
+    /// Checks the rate of requests with one certificate, at little cost, against floods.
+    ///
+    /// # Errors
+    /// Returns [`Refusal::CertificateRateLimited`] if the rate is exceeded.
     pub fn check_certificate_rate(&self, peer: &Peer) -> Result<(), Refusal> {
         let fingerprint = peer.fingerprint().to_owned();
         self.certificate_rates.check_key(&fingerprint).map_err(|_| Refusal::CertificateRateLimited)
     }
 
-    /// One more request of a consumer.
+    /// Admits one more request of a consumer.
     ///
     /// # Errors
-    /// [`Refusal::Overloaded`] where load is shed and it is this one's turn;
-    /// [`Refusal::QuotaExceeded`] and [`Refusal::ConsumerBusy`] beyond what it may send.
+    /// Returns [`Refusal::Overloaded`] if load is shed that includes it, and [`Refusal::QuotaExceeded`] or
+    /// [`Refusal::ConsumerBusy`] if the consumer exceeds its limits.
     pub async fn admit(&self, consumer: &Asid, effect: Effect) -> Result<AdmittedRequest, Refusal> {
         let account = self.account(consumer);
         let is_shed = match (self.pressure.level(), effect) {
@@ -300,18 +302,18 @@ impl Throttle {
         }
         let shared = match &self.shared {
             None => None,
-            // Boxed: most requests share no quota, and would hold the room for it.
+            // Boxed: most requests share no quota, and would hold the memory for it.
             Some(shared) => Box::pin(shared.take(consumer, &account, &self.metrics)).await,
         };
         let allowance = shared.unwrap_or_else(|| account.take())?;
         Ok(AdmittedRequest { allowance, exchange: account.enter()? })
     }
 
-    /// A place for a consumer with a practice whose circuit is not open, waited for at most
-    /// [`ThrottleLimits::wait`].
+    /// Waits for a place with a practice's system, for at most [`ThrottleLimits::wait`].
     ///
     /// # Errors
-    /// [`Refusal::ProviderCircuitOpen`] after failures, [`Refusal::ProviderBusy`] without a place.
+    /// Returns [`Refusal::ProviderCircuitOpen`] if the system's circuit is open, and
+    /// [`Refusal::ProviderBusy`] if there is no place in time.
     pub async fn provider(
         &self,
         admission: AdmittedRequest,
@@ -322,7 +324,7 @@ impl Throttle {
         let waiting = &self.metrics.provider_waiting;
         let place = practice.queue.place(consumer, self.limits.wait, waiting).await;
         let place = place.map_err(|queue::QueueFull| Refusal::ProviderBusy)?;
-        // Asked last: who is let in to probe does probe.
+        // Checked last, so that a request that is let in as a probe is sent.
         let admitted = practice.breaker.admits().map_err(|left| Refusal::ProviderCircuitOpen {
             retry_after_s: u32::try_from(left.as_secs()).unwrap_or(u32::MAX).saturating_add(1),
         })?;
@@ -330,7 +332,8 @@ impl Throttle {
         Ok(ProviderTurn { place, health: OutcomeReport { practice, admitted } })
     }
 
-    /// Forgets whoever has not been seen for a while; the limiters never do by themselves.
+    /// Drops the state of callers and practices that were not seen for a while; the limiters never do by
+    /// themselves.
     pub fn tidy(&self) {
         self.certificate_rates.retain_recent();
         self.accounts()
@@ -388,8 +391,8 @@ mod tests {
         assert_eq!(limits.ceiling(Some(given)).memory_max_bytes, Some(5 << 20));
     }
 
-    /// Who is let in at this level: reads and writes of a consumer that has three exchanges under way,
-    /// and of one that has one.
+    /// Returns true for those admitted at this level: reads and writes of a consumer with three exchanges
+    /// under way, and of one with one.
     async fn let_in(level: PressureLevel) -> [bool; 4] {
         let throttle = |level| {
             let (pressure, metrics) = (Pressure::at(level), Arc::new(Metrics::new()));

@@ -117,7 +117,7 @@ async fn a_journal_is_sound_over_its_segments_and_its_head_can_be_told() {
     }
     let folder = folder.to_str().unwrap();
     let (sound, text) = audit(&["verify", folder]);
-    assert!(sound && text.contains("without --head nothing shows"), "{text}");
+    assert!(sound && text.contains("a cut or rewritten end would not"), "{text}");
     let head = text.lines().find_map(|line| line.strip_prefix("head: ")).unwrap();
     let (seq, hex) = head.split_once(':').unwrap();
     for (head, fits) in [
@@ -236,7 +236,7 @@ async fn one_changed_byte_is_found_wherever_it_is() {
     let found =
         journal.found_in(|lines| lines[2] = lines[2].replace("\"method\":\"", "\"method\":\"X"));
     let (name, seq) = (journal.name(1), seq(line));
-    assert_eq!(found, [format!("{name}, line 3: number {seq} is not what was written")]);
+    assert_eq!(found, [format!("{name}, line 3: seq {seq} is not as it was written")]);
 }
 
 /// A line that was put behind the last one is none, however it looks and whatever comes after; and no
@@ -255,7 +255,7 @@ async fn a_line_that_was_put_in_is_found_at_the_very_end_too() {
     file.write_all(format!("{forged}\n").as_bytes()).unwrap();
     let found = spine_proxy::audit::verify(&journal.folder, &[]).unwrap();
     let fault = found.faults[0].to_string();
-    assert!(fault.contains("bytes that are no line of a journal"), "{fault}");
+    assert!(fault.contains("bytes that are not a line of a journal"), "{fault}");
     let path = journal.folder.to_str().unwrap();
     for scan in [&[][..], &["--scan"]] {
         let asked = ["query", path, "--trace-id", "ffffffff-ffff-4fff-8fff-ffffffffffff"];
@@ -280,16 +280,16 @@ async fn whatever_is_done_to_a_journal_is_found_and_named() {
     let name = journal.name(1);
     let numbers: Vec<u64> = journal.lines.iter().map(|line| seq(line)).collect();
     let found = journal.found_in(|lines| drop(lines.remove(2)));
-    assert_eq!(found, [format!("{name}, line 3: number {} is missing before it", numbers[2])]);
+    assert_eq!(found, [format!("{name}, line 3: seq {} is missing before it", numbers[2])]);
     let found = journal.found_in(|lines| drop(lines.drain(1..3)));
     let (first, last) = (numbers[1], numbers[2]);
-    assert_eq!(found, [format!("{name}, line 2: numbers {first} to {last} are missing before it")]);
+    assert_eq!(found, [format!("{name}, line 2: seq {first} to {last} are missing before it")]);
     let found = journal.found_in(|lines| lines.swap(1, 2));
-    assert_eq!(found, [format!("{name}, line 3: number {first} stands behind {last}")]);
+    assert_eq!(found, [format!("{name}, line 3: seq {first} was moved behind seq {last}")]);
     let found = journal.found_in(|lines| lines.insert(3, lines[1].clone()));
-    assert_eq!(found, [format!("{name}, line 4: number {first} stands here a second time")]);
+    assert_eq!(found, [format!("{name}, line 4: seq {first} occurs here a second time")]);
     let found = journal.found_in(|lines| lines.insert(3, "{\"seq\":3}".to_owned()));
-    assert_eq!(found, [format!("{name}, line 4: 10 bytes that are no line of a journal")]);
+    assert_eq!(found, [format!("{name}, line 4: 10 bytes that are not a line of a journal")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -298,18 +298,18 @@ async fn a_segment_that_is_cut_or_gone_is_found_and_named() {
     let third = journal.name(2);
     let (first, last) = (seq(&journal.lines[0]), seq(journal.lines.last().unwrap()));
     let found = journal.found_in(|lines| drop(lines.pop()));
-    assert_eq!(found, [format!("{third}, line 1: number {last} is missing before it")]);
+    assert_eq!(found, [format!("{third}, line 1: seq {last} is missing before it")]);
     let found = journal.found(|path| std::fs::remove_file(path).unwrap());
-    assert_eq!(
-        found,
-        [format!("{third}, line 1: numbers {first} to {last} are missing before it")]
-    );
+    assert_eq!(found, [format!("{third}, line 1: seq {first} to {last} are missing before it")]);
     let found = journal.found(|path| {
         let text = std::fs::read(path).unwrap();
         std::fs::write(path, &text[..text.len() - 100]).unwrap();
     });
     assert_eq!(found.len(), 2, "{found:?}");
-    assert!(found[0].contains("of half a line that no start has found: it was cut"), "{found:?}");
+    assert!(
+        found[0].contains("of an incomplete line that no start recorded: it was cut"),
+        "{found:?}"
+    );
     assert!(found[1].contains("is missing before it"), "{found:?}");
     let (sound, text) = audit(&["verify", journal.folder.to_str().unwrap()]);
     assert!(!sound && text.contains(&found[0]), "{text}");
@@ -359,7 +359,7 @@ async fn exchanges_are_found_by_what_they_say() {
         assert_eq!(rows(&["--since", "2020-01-01", "--until", "2020-01-02T00:00:00Z"]), 0);
     }
     let (_, text) = audit(&["query", path, "--limit", "3"]);
-    assert!(text.contains("the first 3; --limit gives more"), "{text}");
+    assert!(text.contains("the first 3 are shown; --limit shows more"), "{text}");
     let (_, text) =
         audit(&["query", path, "--json", "--trace-id", "00000004-0000-4000-8000-00000000000A"]);
     let found: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -367,7 +367,7 @@ async fn exchanges_are_found_by_what_they_say() {
     assert_eq!(events, ["opened", "closed"]);
     assert!(found[1]["chain"].is_string(), "a line is printed as it was written");
     let (found, text) = audit(&["query", path, "--since", "yesterday"]);
-    assert!(!found && text.contains("is no moment"), "{text}");
+    assert!(!found && text.contains("is not a time"), "{text}");
     let (found, text) = audit(&["query", "/nowhere"]);
     assert!(!found && text.contains("/nowhere"), "{text}");
     // A table that was cut is as good as none.

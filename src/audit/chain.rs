@@ -1,24 +1,24 @@
-//! The chain: every line ends in a hash of itself and of all before it.
+//! The hash chain: every line ends in a hash of itself and of all lines before it.
 //!
-//! What is hashed is the chain's value before the line (32 bytes; noughts before the first) and the
-//! line's own bytes up to its last member. So a line that is changed, removed or moved breaks the chain
-//! where it stands. What a chain cannot show by itself is a tail that was cut off, or a journal that was
-//! written anew from a point on: for that its value is told elsewhere, see [`ChainHead`].
+//! Hashed are the chain's value before the line (32 bytes; zeros before the first) and the line's own bytes
+//! up to its last member. So a line that is changed, removed or moved breaks the chain at that point. A chain
+//! alone cannot show that its end was cut off, or that it was rewritten from some line on: for that its head
+//! is kept elsewhere, see [`ChainHead`].
 
 use std::fmt;
 use std::str::FromStr;
 
 use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 
-/// The chain's value after a line; by default [`ChainValue::ORIGIN`].
+/// Value of the chain after a line; by default [`ChainValue::ORIGIN`].
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct ChainValue([u8; SHA256_OUTPUT_LEN]);
 
 impl ChainValue {
-    /// Before the first line.
+    /// Value of the chain before the first line.
     pub const ORIGIN: Self = Self([0; SHA256_OUTPUT_LEN]);
 
-    /// The value after a line whose bytes before its last member are these.
+    /// Returns the value after a line with these bytes before its last member.
     #[must_use]
     pub fn next(&self, body: &[u8]) -> Self {
         let mut context = Context::new(&SHA256);
@@ -29,14 +29,14 @@ impl ChainValue {
         link
     }
 
-    /// Ends a line: its last member, the closing brace and a line feed.
+    /// Ends a line: appends its last member, the closing brace and a line feed.
     pub(super) fn end(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(MARK);
         out.extend_from_slice(&self.hex());
         out.extend_from_slice(b"\"}\n");
     }
 
-    /// The first 48 bits, for what can only hold a number.
+    /// Returns the first 48 bits as a number, for a metric's value.
     #[must_use]
     pub fn number(&self) -> u64 {
         let [a, b, c, d, e, f, ..] = self.0;
@@ -85,27 +85,29 @@ impl FromStr for ChainValue {
     }
 }
 
-/// A line taken apart: what is hashed, and the value it claims.
+/// Splits a line into the bytes that are hashed and the value that it states; `None` if it has no such end.
 #[must_use]
 pub(super) fn split(line: &[u8]) -> Option<(&[u8], ChainValue)> {
     let (body, end) = line.split_at_checked(line.len().checked_sub(END_BYTES)?)?;
     let hex = end.strip_prefix(MARK)?.strip_suffix(b"\"}")?;
     let link: ChainValue = std::str::from_utf8(hex).ok()?.parse().ok()?;
-    // Security: one way to write it, so that no byte of it can be changed unseen.
+    // Security: there is one spelling only, so that no byte of it can be changed undetected.
     (link.hex() == hex).then_some((body, link))
 }
 
-/// The last line of a journal as it was told elsewhere: its number and the chain's value, or the
-/// beginning of it. Written as in `1234:9f86d081884c`.
+/// Head of a journal as kept elsewhere: a line's number, and the chain's value after it or the first digits
+/// of that.
+///
+/// Written as in `1234:9f86d081884c`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChainHead {
-    /// The line's number.
+    /// Number of the line.
     pub seq: u64,
     hex: String,
 }
 
 impl ChainHead {
-    /// Whether the chain had this value.
+    /// Returns true if the chain's value has the digits of this head.
     #[must_use]
     pub fn fits(&self, link: &ChainValue) -> bool {
         link.to_string().starts_with(&self.hex)
@@ -126,17 +128,17 @@ impl FromStr for ChainHead {
     }
 }
 
-/// Text that is no head.
+/// Error returned for text that is not a chain head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a head is a line's number, a colon and 12 to 64 hexadecimal digits, as in 1234:9f86d081884c"
 )]
 pub struct InvalidHead;
 
-/// Fewer digits of a head would prove nothing.
+/// Minimum number of digits of a head; fewer would prove nothing.
 const HEX_MIN: usize = 12;
 const MARK: &[u8] = b",\"chain\":\"";
-/// What a line ends with, its line feed left out.
+/// Length in bytes of a line's end, without its line feed.
 const END_BYTES: usize = MARK.len() + 2 * SHA256_OUTPUT_LEN + 2;
 
 #[cfg(test)]

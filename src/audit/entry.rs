@@ -1,4 +1,4 @@
-//! The record of one exchange while it happens.
+//! The record of one exchange while it is under way.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -23,18 +23,18 @@ use crate::request::{self, SspHeaders};
 use crate::spine::{Asid, CertificateName, TraceId};
 use crate::tls::Peer;
 
-/// Who ended an exchange.
+/// Party that ended an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndedBy {
     /// The gateway: the answer is complete, or it was a refusal.
     Gateway,
-    /// The consumer hung up.
+    /// The consumer: it closed its connection.
     Consumer,
-    /// The provider cut its answer or fell silent.
+    /// The provider: it broke off its answer or stopped sending.
     Provider,
-    /// The gateway again: it was told to stop, and the drain deadline passed.
+    /// The gateway, at a shutdown: the drain deadline passed.
     Shutdown,
-    /// A bug.
+    /// A panic in the gateway, which is a bug.
     Panic,
 }
 
@@ -50,24 +50,24 @@ impl EndedBy {
     }
 }
 
-/// The record of one exchange while it happens. Setters only; it closes in `Drop`.
+/// Record of one exchange while it is under way. It has setters only, and closes in `Drop`.
 #[derive(Debug)]
 pub struct Entry {
     trail: Trail,
     _place: OwnedSemaphorePermit,
-    /// Where its first line was put, once it was.
+    /// Position of its first line in the journal's queue, once it is there.
     first: Option<Place>,
     known: Known,
     sheet: Sheet,
     to: Option<Asid>,
-    /// The verified certificate; it may have no name that counts.
+    /// The verified certificate, which may have no usable name.
     peer: Option<Arc<Peer>>,
-    /// The consumer, once it has been identified.
+    /// ASID of the consumer, once it has been identified.
     consumer: Option<Asid>,
-    /// It was refused for exceeding a limit.
+    /// True if it was refused for exceeding a limit.
     limited: bool,
     certificate: Option<CertificateName>,
-    /// The reason why the certificate was refused.
+    /// Reason why the certificate was refused.
     certificate_fault: Option<String>,
     started: Instant,
     phase: (Phase, Instant),
@@ -79,16 +79,16 @@ pub struct Entry {
     bytes_out: u64,
 }
 
-/// Where the directory's answer came from.
+/// Source of the directory's answer about a provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RegistrationOrigin {
-    /// The source's name.
+    /// Name of the source.
     pub origin: &'static str,
-    /// Seconds since a live source said so.
+    /// Seconds since a live source gave the answer; `None` for the directory file.
     pub age_s: Option<u64>,
 }
 
-/// The method of a record that is about a handshake: there was no request.
+/// Method of a record about a failed handshake, which has no request.
 const HANDSHAKE: &str = "_HANDSHAKE";
 
 impl Entry {
@@ -106,7 +106,7 @@ impl Entry {
             known: Known {
                 id: Uuid::new_v4(),
                 opened_at,
-                // What is none of HTTP's own was chosen by whoever sent it, and is not repeated.
+                // A method that is not one of HTTP's own is text of the sender's choice, and is not recorded.
                 method: request::known(method).unwrap_or("_OTHER"),
                 interaction: None,
                 told: None,
@@ -129,19 +129,19 @@ impl Entry {
         }
     }
 
-    /// The exchange's own id: the only thing an answer may take from its entry.
+    /// Returns the exchange's id: the only part of its entry that an answer may contain.
     #[must_use]
     pub const fn id(&self) -> Uuid {
         self.known.id
     }
 
-    /// The sending side's account of itself.
+    /// Returns the progress of the transfer to the provider, as the sending side reports it.
     #[must_use]
     pub fn transfer(&self) -> Arc<Transfer> {
         Arc::clone(&self.transfer)
     }
 
-    /// What the head says, as far as it is well formed.
+    /// Records the SSP headers, as far as they are well formed.
     pub fn set_headers(&mut self, headers: &SspHeaders<'_>) {
         let trace_id = headers.trace_id.as_ref().ok().map(TraceId::printable);
         self.sheet.optional(Field::TRACE_ID, trace_id.as_deref());
@@ -150,13 +150,13 @@ impl Entry {
         self.to = headers.to.as_ref().ok().cloned();
     }
 
-    /// The certificate that was verified, by its first name until it is known which one counts.
+    /// Records the verified certificate, under its first name until the registered one is known.
     pub fn peer(&mut self, peer: &Arc<Peer>) {
         self.peer = Some(Arc::clone(peer));
         self.certificate = peer.names().first().cloned();
     }
 
-    /// The consumer that was identified, by the certificate name that it is registered with.
+    /// Records the consumer, and the certificate name that it is registered with.
     pub fn consumer(&mut self, consumer: &Consumer) {
         self.consumer = Some(consumer.sender().asid.clone());
         if self.certificate.as_ref() != Some(consumer.name()) {
@@ -164,17 +164,18 @@ impl Entry {
         }
     }
 
-    /// The claims that were checked: from this list of fields, never others.
+    /// Records the checked claims: a fixed list of fields, never others.
     pub fn claims(&mut self, claims: &Claims<'_>) {
         self.sheet.claims(claims);
     }
 
-    /// Waits for `future`, and books the time that takes on this phase. What fails in a phase has ended in
-    /// it; after all else [`Phase::Policy`] follows. A future is taken where it stands: moved in, it would
-    /// be held twice.
+    /// Awaits `future`, and counts the time as spent in this phase.
+    ///
+    /// After a failure the exchange is recorded as ended in this phase; after a success [`Phase::Policy`]
+    /// follows. The future is pinned by the caller: moved in, it would be held twice.
     ///
     /// # Errors
-    /// Those of `future`.
+    /// Returns the error of `future`.
     pub async fn during<T, E>(
         &mut self,
         phase: Phase,
@@ -198,11 +199,11 @@ impl Entry {
         }
     }
 
-    /// The request is about to be forwarded: its opened line goes to the journal first, and if it is
-    /// one that waits for that, is on disk when this returns.
+    /// Queues the opened line just before the request is forwarded. A request whose line must be durable
+    /// waits here until it is on disk.
     ///
     /// # Errors
-    /// [`Refusal::AuditUnavailable`] when the journal fails, or the line is not on disk in time.
+    /// Returns [`Refusal::AuditUnavailable`] if the journal fails, or the line is not on disk in time.
     pub async fn opened(
         &mut self,
         permit: &Permit,
@@ -232,14 +233,14 @@ impl Entry {
         self.during(Phase::Audit, in_time).await
     }
 
-    /// The handshake failed for its client certificate: no answer was given.
+    /// Records a handshake that failed because of its client certificate, and had no answer.
     pub fn refused_in_handshake(&mut self, refusal: &Refusal) {
         self.refused(refusal);
         self.known.method = HANDSHAKE;
         self.status = None;
     }
 
-    /// The gateway says no.
+    /// Records and counts that the gateway refused the request.
     pub fn refused(&mut self, refusal: &Refusal) {
         let row = refusal.row();
         self.limited = matches!(refusal, Refusal::QuotaExceeded { .. } | Refusal::ConsumerBusy);
@@ -252,19 +253,18 @@ impl Entry {
         self.ended = Some(if theirs { EndedBy::Consumer } else { EndedBy::Gateway });
     }
 
-    /// The provider has answered, whether or not the consumer is still there to hear it; the answer's
-    /// body follows.
+    /// Records the provider's status, even if the consumer is gone by then; the answer's body follows.
     pub fn answered(&mut self, status: u16) {
         self.enter(Phase::Body);
         self.status = Some(status);
     }
 
-    /// Bytes of the answer's body were handed to the consumer's connection.
+    /// Counts bytes of the answer's body that were handed to the consumer's connection.
     pub fn passed(&mut self, bytes: usize) {
         self.bytes_out += u64::try_from(bytes).unwrap_or(u64::MAX);
     }
 
-    /// The answer has ended: whole, or cut by its provider.
+    /// Records that the answer has ended: whole, or cut off by its provider.
     pub const fn ended(&mut self, by: EndedBy) {
         self.ended = Some(by);
     }
@@ -328,7 +328,7 @@ impl Drop for Entry {
         if method != HANDSHAKE {
             metrics.exchange(self.known.interaction, method, self.outcome(), end.duration);
         }
-        // Security: whoever is refused cannot fill the disk.
+        // Security: refused callers must not be able to fill the disk.
         if let Some(token) = self.refusal {
             let has_line = match &self.consumer {
                 None => lines.unidentified(self.peer.as_deref()),
@@ -341,9 +341,14 @@ impl Drop for Entry {
             }
         }
         if let (Some(token), Some(fault)) = (self.refusal, &self.certificate_fault) {
-            // Logged under the journal's budget: a stranger must not fill the log either.
+            // Logged under the journal's budget: unidentified callers must not fill the log either.
             let id = self.known.id;
-            tracing::info!(%id, token, fault, "refused because of the client certificate");
+            tracing::info!(
+                %id,
+                token,
+                fault,
+                "a consumer was refused because of its client certificate"
+            );
             self.sheet.note(Field::CERTIFICATE_FAULT, fault);
         }
         if self.first.is_none() {

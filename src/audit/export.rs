@@ -1,35 +1,34 @@
-//! The journal as others read it: rows as the national service exports them, and logs in the shape of
-//! OpenTelemetry.
+//! Export of the journal: rows as the national service exports them, and OpenTelemetry logs.
 
 use std::fmt::Write as _;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
-/// A line of the journal, read.
+/// A parsed line of the journal.
 #[derive(Debug)]
 pub struct ExportedLine(Map<String, Value>);
 
 impl ExportedLine {
-    /// Reads a line.
+    /// Parses a line; returns `None` if it is not a JSON object.
     #[must_use]
     pub fn read(line: &[u8]) -> Option<Self> {
         serde_json::from_slice(line).ok().map(Self)
     }
 
-    /// A member that is text.
+    /// Returns the text of a member; `None` if it is missing or not text.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<&str> {
         self.0.get(name)?.as_str()
     }
 
-    /// A member that is a number.
+    /// Returns the value of a member; `None` if it is missing or not a whole number.
     #[must_use]
     pub fn number(&self, name: &str) -> Option<u64> {
         self.0.get(name)?.as_u64()
     }
 
-    /// When its exchange was opened.
+    /// Returns the time at which the line's exchange was opened.
     #[must_use]
     pub fn began(&self) -> Option<Timestamp> {
         self.time()?.saturating_sub(self.duration().unwrap_or_default()).ok()
@@ -44,12 +43,11 @@ impl ExportedLine {
     }
 }
 
-/// The first row of [`row`]'s table, in the order in which public analytics of the national service
-/// read it.
+/// Heading of [`row`]'s table, in the column order that public analytics of the national service expect.
 pub const SSP_COLUMNS: &str = "\"_time\",sspFrom,sspTo,SspTraceId,interaction,responseCode,duration,responseSize,responseErrorMessage,method";
 
-/// An exchange as a row: of its closed line, or of its opened line if it was never closed. Nothing for
-/// what the journal says of itself.
+/// Returns an exchange as a row, from its `closed` line, or from its `opened` line if it was never closed;
+/// `None` for the journal's lines about itself.
 #[must_use]
 pub fn row(line: &ExportedLine) -> Option<String> {
     let text = |name: &str| line.text(name).unwrap_or_default();
@@ -59,7 +57,7 @@ pub fn row(line: &ExportedLine) -> Option<String> {
         "opened" => (String::new(), String::new()),
         "closed" => {
             let took = line.duration()?;
-            // Seconds, three places, as text.
+            // Seconds with three decimals, as text.
             let took = format!("\"{}.{:03}\"", took.as_secs(), took.subsec_millis());
             (took, number("bytes_out").unwrap_or_default())
         }
@@ -73,7 +71,7 @@ pub fn row(line: &ExportedLine) -> Option<String> {
     };
     let mut row = format!("\"{}\"", began.strftime("%Y-%m-%dT%H:%M:%S.%3f+0000"));
     let (status, method) = (number("status").unwrap_or_default(), text("method"));
-    // A trace id has no quotation marks; neither has an interaction's id.
+    // Neither a trace id nor an interaction's id contains quotation marks.
     write!(
         row,
         ",{},{},\"{}\",\"{}\",{status},{duration},{size},{error},{method}",
@@ -86,7 +84,7 @@ pub fn row(line: &ExportedLine) -> Option<String> {
     Some(row)
 }
 
-/// A batch of lines as one line of OTLP's JSON: `resourceLogs`, which collectors read from files.
+/// Returns a batch of lines as one line of OTLP JSON (`resourceLogs`), which collectors read from files.
 ///
 /// Source: opentelemetry-proto, `logs/v1`, and its JSON mapping: 64-bit numbers are text, ids are
 /// hexadecimal.
@@ -130,7 +128,7 @@ fn record(line: &ExportedLine) -> Option<Value> {
     Some(record.into())
 }
 
-/// Sixteen bytes, not all nought.
+/// Returns true for sixteen bytes in hexadecimal that are not all zero.
 fn is_trace_id(id: &str) -> bool {
     id.len() == 32
         && id.bytes().all(|byte| byte.is_ascii_hexdigit())

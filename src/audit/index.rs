@@ -1,5 +1,5 @@
-//! Where a trace id or an exchange's id stands in a segment: a sorted table beside a segment that is no
-//! longer written. It makes searches fast and proves nothing; what it says is looked up in the segment.
+//! Index of a finished segment: a sorted table, in a file beside it, of the offsets of ids and trace ids. It
+//! makes searches fast and proves nothing: what it finds is checked in the segment.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write as _};
@@ -10,40 +10,41 @@ use bytesize::ByteSize;
 
 use super::read::{LineKeys, SegmentFile};
 
-/// The table while it grows: keys of ids, and where their lines begin. 16 bytes each.
+/// Index under construction: keys of ids and offsets of their lines, 16 bytes each.
 #[derive(Debug, Default)]
 pub(super) struct Index(Vec<(u64, u32)>);
 
-/// Limit: bytes after which a segment is followed by another; an offset must have room in a table.
+/// Limit: setting for the size of a segment, since offsets in its index have 32 bits.
 pub const SEGMENT_BYTES_MAX: ByteSize = ByteSize::gib(2);
 
 const MAGIC: &[u8; 8] = b"SPINEIX2";
-/// The magic number, the segment's length and the number of entries, both little-endian.
+/// Length of an index's head: magic number, the segment's length and the number of entries, both
+/// little-endian.
 const HEAD_BYTES: usize = 24;
-/// A key and an offset, both little-endian.
+/// Length of an entry: a key and an offset, both little-endian.
 const ENTRY_BYTES: usize = 12;
 
 impl Index {
-    /// Lists a line that begins there.
+    /// Adds the ids of a line that begins at this offset.
     pub(super) fn add(&mut self, line: &LineKeys<'_>, at: u64) {
         for id in [line.id, line.trace_id].into_iter().flatten() {
             self.add_id(id, at);
         }
     }
 
-    /// Lists one id of a line that begins there.
+    /// Adds one id of a line that begins at this offset.
     pub(super) fn add_id(&mut self, id: &str, at: u64) {
         self.add_key(key(id.as_bytes()), at);
     }
 
-    /// The same, of the id's key.
+    /// Adds the key of an id of a line that begins at this offset; ignored if the offset exceeds 32 bits.
     pub(super) fn add_key(&mut self, key: u64, at: u64) {
         if let Ok(at) = u32::try_from(at) {
             self.0.push((key, at));
         }
     }
 
-    /// Writes the table beside its segment, whole or not at all.
+    /// Writes the index beside its segment, whole or not at all.
     pub(super) fn write(mut self, segment: &SegmentFile) -> io::Result<()> {
         self.0.sort_unstable();
         let length = segment.path.metadata()?.len();
@@ -63,13 +64,13 @@ impl Index {
         std::fs::rename(aside, path)
     }
 
-    /// Whether a segment has no table, or one of another length.
+    /// Returns true if a segment has no index, or one made when its length was different.
     pub(super) fn is_missing(segment: &SegmentFile) -> bool {
         !matches!(IndexTable::open(segment), Ok(Some(_)))
     }
 }
 
-/// A table that was written.
+/// Index of a segment, as read from its file.
 #[derive(Debug)]
 pub(super) struct IndexTable {
     file: File,
@@ -77,7 +78,7 @@ pub(super) struct IndexTable {
 }
 
 impl IndexTable {
-    /// The table of a segment, if there is one and the segment has not changed since.
+    /// Opens the index of a segment; `None` if there is none or the segment has changed since.
     pub(super) fn open(segment: &SegmentFile) -> io::Result<Option<Self>> {
         let file = match File::open(path(segment)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -99,7 +100,7 @@ impl IndexTable {
         Ok(fits.then(|| Self { file, count: number(16) }))
     }
 
-    /// Where lines with an id may begin, in their order.
+    /// Returns the offsets at which lines with this id may begin, in ascending order.
     pub(super) fn find(&self, id: &str) -> io::Result<Vec<u64>> {
         let wanted = key(id.as_bytes());
         let (mut low, mut high) = (0, self.count);
@@ -132,10 +133,12 @@ fn path(segment: &SegmentFile) -> PathBuf {
     segment.path.with_extension("index")
 }
 
-/// 64 bits of an id, which whoever searches may write in either case. What two ids share by chance is told
-/// apart in the segment. In the manner of FNV-1a, eight bytes a step.
+/// Returns a 64-bit hash of an id in which letter case does not count, in the manner of FNV-1a, eight bytes a
+/// step.
+///
+/// Ids with the same hash are told apart in the segment.
 pub(super) fn key(id: &[u8]) -> u64 {
-    /// Sets the bit by which small letters differ from capitals; digits and hyphens have it.
+    /// Bits that turn capitals into small letters; digits and hyphens have them already.
     const SMALL: u64 = 0x2020_2020_2020_2020;
     let (steps, rest) = id.as_chunks();
     let mut last = [b' '; 8];

@@ -1,8 +1,8 @@
-//! The journal's thread: lines come in, and are written and synced in groups.
+//! The journal's thread: lines are queued, then written and synced in groups.
 //!
-//! Lines get their numbers and their links in the order in which they are written. While one sync is
-//! under way the next lines gather, so that one sync serves them all. What cannot be written is kept
-//! and tried again; until it is written, no new exchange is opened.
+//! Lines get their numbers and chain values in the order in which they are written. While one sync is under
+//! way the next lines gather, so that one sync serves them all. Lines that cannot be written are kept and
+//! tried again; until they are written, no new exchange is opened.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -24,7 +24,7 @@ use super::{line, recovery};
 use crate::metrics::Metrics;
 use crate::spine::Asid;
 
-/// The journal cannot be opened.
+/// Error returned when the journal cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: the audit journal cannot be opened: {error}", path.display())]
 pub struct JournalError {
@@ -32,28 +32,29 @@ pub struct JournalError {
     error: io::Error,
 }
 
-/// Limit: lines that may wait to be written, for each entry that may be open: its own two, and as many
-/// of entries that have closed meanwhile.
+/// Limit: queued lines for each entry that may be open: its own two, and two of entries closed meanwhile.
 const LINES_PER_ENTRY: usize = 4;
-/// Lines of one entry.
+/// Maximum number of lines of one entry.
 pub(super) const LINES: u32 = 2;
-/// While lines come in for which nobody waits, they are gathered this long before they are written: one
-/// wake-up of the thread, not one a line. An exchange that is open then is given as long again to end.
+/// Time for which lines gather before they are written, unless a caller waits: one wake-up for many lines.
+///
+/// An exchange still open then is given as long again to end, so that it needs one line only.
 const GATHER: Duration = Duration::from_millis(40);
-/// Between two tries of a write that failed.
+/// Pause between two attempts at a write that fails.
 const RETRY: Duration = Duration::from_millis(200);
-/// Interval at which refusals without a line of their own are summed in one, and the clock is read while lines are
-/// written.
+/// Interval at which refusals without a line of their own are summed in one, and at which the clock is read
+/// while lines are written.
 const TICK: Duration = Duration::from_secs(1);
-/// Interval at which the head of the chain is logged, and the clock is read while nothing is written.
+/// Interval at which the head of the chain is logged, and at which the clock is read while nothing is
+/// written.
 const HEAD: Duration = Duration::from_secs(60);
 
-/// The way to the journal's thread.
+/// Handle of the journal's thread.
 #[derive(Debug)]
 pub(super) struct Desk {
     outbox: Arc<Mutex<Outbox>>,
     room: Arc<Semaphore>,
-    /// With less room than this the thread does not wait for more lines.
+    /// Number of free places in the queue below which the thread does not wait for more lines.
     low: usize,
     thread: Thread,
     health: Arc<Health>,
@@ -64,11 +65,12 @@ fn locked(outbox: &Mutex<Outbox>) -> MutexGuard<'_, Outbox> {
 }
 
 impl Desk {
-    /// Opens the journal and starts its thread, which ends when it is told so or nobody is left to tell
-    /// it anything; `entries_max` is how many entries may be open at once.
+    /// Opens the journal and starts its thread, which ends on [`Desk::stop`] or once the handle is dropped.
+    ///
+    /// At most `entries_max` entries may be open at once.
     ///
     /// # Errors
-    /// The folder is not ours alone, cannot be read, or cannot be written.
+    /// Returns an error if the folder cannot be read or written, or another process holds it.
     pub(super) fn start(
         settings: &AuditSettings,
         entries_max: usize,
@@ -84,7 +86,7 @@ impl Desk {
         let lines_max = entries_max.saturating_mul(LINES_PER_ENTRY);
         let room = Arc::new(Semaphore::new(lines_max));
         let health = Arc::new(Health::new());
-        let scribe = Scribe {
+        let state = Scribe {
             writer,
             outbox: Arc::clone(&outbox),
             batch: Outbox::default(),
@@ -98,8 +100,11 @@ impl Desk {
         };
         let thread = std::thread::Builder::new().name("journal".to_owned());
         let run = move || {
-            if let Err(GivenUp) = scribe.run() {
-                tracing::error!("the audit journal is given up: its last lines are lost");
+            if let Err(GivenUp) = state.run() {
+                tracing::error!(
+                    "the audit journal's disk still fails at the end of the process: the last \
+                     lines are lost"
+                );
             }
         };
         let thread = thread.spawn(run).map_err(fault)?;
@@ -107,8 +112,8 @@ impl Desk {
         Ok(Self { outbox, room, low, thread: thread.thread().clone(), health })
     }
 
-    /// Room for so many lines, taken until they are written or [`Desk::give_back`]; false if there is
-    /// none.
+    /// Reserves queue space for this many lines, until they are written or it is given back with
+    /// [`Desk::give_back`]. Returns false if there is not enough.
     pub(super) fn reserve(&self, lines: u32) -> bool {
         if self.room.available_permits() < self.low {
             self.thread.unpark();
@@ -116,18 +121,18 @@ impl Desk {
         self.room.try_acquire_many(lines).map(tokio::sync::SemaphorePermit::forget).is_ok()
     }
 
-    /// Room that was taken and is not needed.
+    /// Gives back reserved space that is not needed.
     pub(super) fn give_back(&self, lines: usize) {
         self.room.add_permits(lines);
     }
 
-    /// Hands over the first line of an exchange, for which room was taken.
+    /// Queues the first line of an exchange, for which space was reserved.
     pub(super) fn open(&self, known: Known, sheet: &Sheet) -> Place {
         self.post(|outbox| outbox.push(known, sheet, Step::First, None))
     }
 
-    /// The same. What is answered is told when it is on disk, and dropped when it could not be written
-    /// for now.
+    /// Queues the first line of an exchange, for which space was reserved. The receiver completes once it is
+    /// on disk, and fails if it could not be written for now.
     pub(super) fn open_durably(
         &self,
         known: Known,
@@ -141,8 +146,10 @@ impl Desk {
         (place, wait)
     }
 
-    /// Hands over how an exchange has ended, for which room was taken. If its first line has not been
-    /// taken to be written yet, that one says it: two at the same time would tell no more.
+    /// Queues the end of an exchange, for which space was reserved.
+    ///
+    /// If its first line is still in the queue, the end is added to that one: two lines written together
+    /// would say no more.
     pub(super) fn close(
         &self,
         known: Known,
@@ -166,14 +173,16 @@ impl Desk {
         }
     }
 
-    /// As [`Desk::open_durably`], for everything handed over before.
+    /// Returns a receiver that completes once everything queued before is on disk, and fails if it could not
+    /// be written for now.
     pub(super) fn flush(&self) -> oneshot::Receiver<()> {
         let (done, wait) = oneshot::channel();
         self.post(|outbox| outbox.waiting.push(done));
         wait
     }
 
-    /// The same, and the journal is left to the next process.
+    /// Ends the thread once everything queued before is on disk. The receiver completes once the folder is
+    /// unlocked for the next process.
     pub(super) fn stop(&self) -> oneshot::Receiver<()> {
         let (done, wait) = oneshot::channel();
         self.post(|outbox| outbox.end = Some(done));
@@ -183,7 +192,7 @@ impl Desk {
     fn post<T>(&self, into: impl FnOnce(&mut Outbox) -> T) -> T {
         let mut outbox = locked(&self.outbox);
         let posted = into(&mut outbox);
-        // It looks by itself while lines come in; it is woken if somebody waits.
+        // The thread polls by itself while lines come in; it is woken if it sleeps, or if a caller waits.
         let wake = outbox.asleep || outbox.is_urgent();
         outbox.asleep = false;
         drop(outbox);
@@ -193,33 +202,33 @@ impl Desk {
         posted
     }
 
-    /// Something was refused that has no line of its own.
+    /// Counts a refusal that has no line of its own.
     pub(super) fn unrecorded(&self, consumer: Option<Asid>, token: &'static str) {
         let mut sums = self.health.unrecorded();
         let is_first = sums.is_empty();
-        // Limit: beyond it consumers are not told apart.
+        // Limit: above it, further consumers are counted together with unidentified callers.
         let consumer =
             consumer.filter(|one| sums.len() < SUMS_MAX || sums.contains_key(&Some(one.clone())));
         *sums.entry(consumer).or_default().entry(token).or_default() += 1;
         drop(sums);
         if is_first {
-            // It may sleep for longer than a sum may wait.
+            // The thread may sleep for longer than a sum may wait.
             self.thread.unpark();
         }
     }
 
-    /// Tells each time from now on that the disk is asked for something.
+    /// Returns a receiver that is notified whenever a write to disk begins.
     pub(super) fn asked(&self) -> watch::Receiver<()> {
         self.health.asked.subscribe()
     }
 
-    /// The disk has been asked for something and has not done it yet, or could not.
+    /// Returns true while a write to disk is under way or failing.
     pub(super) fn is_asking(&self) -> bool {
         self.health.failed.load(Ordering::Acquire)
             || self.health.asked_ms.load(Ordering::Acquire) > 0
     }
 
-    /// Whether the last write succeeded and the disk has not been silent for longer than this.
+    /// Returns true if the last write succeeded and none has been under way for longer than `wait`.
     pub(super) fn is_healthy(&self, now: Instant, wait: Duration) -> bool {
         !self.health.failed.load(Ordering::Acquire) && !self.health.is_silent(now, wait)
     }
@@ -231,21 +240,20 @@ impl Drop for Desk {
     }
 }
 
-/// Refusals without a line of their own, by consumer, if it was identified, and token.
+/// Number of refusals without a line of their own, by consumer (`None` if not identified) and token.
 type Sums = BTreeMap<Option<Asid>, BTreeMap<&'static str, u64>>;
 
-/// Limit: consumers whose refusals are summed apart within one second.
+/// Limit: consumers whose refusals are counted separately within one second.
 const SUMS_MAX: usize = 1024;
 
-/// How the thread is.
+/// State of the thread's writes, as other threads see it.
 #[derive(Debug)]
 struct Health {
     failed: AtomicBool,
     base: Instant,
-    /// When the disk was asked for what it has not done yet, in milliseconds after `base`; nought while
-    /// it is asked nothing.
+    /// Start of the write under way, in milliseconds after `base`; 0 while there is none.
     asked_ms: AtomicU64,
-    /// Tells whoever looks at the journal that the disk is asked for something.
+    /// Notifies watchers when a write to disk begins.
     asked: watch::Sender<()>,
     unrecorded: Mutex<Sums>,
 }
@@ -286,7 +294,7 @@ impl Health {
     }
 }
 
-/// The thread.
+/// State of the journal's thread.
 struct Scribe {
     writer: Writer,
     outbox: Arc<Mutex<Outbox>>,
@@ -294,16 +302,16 @@ struct Scribe {
     room: Arc<Semaphore>,
     health: Arc<Health>,
     ticked: Instant,
-    /// Nothing had come in at the last tick since the one before.
+    /// True if no line was written between the last two ticks.
     rests: bool,
     /// Number of the last line at the last tick.
     ticked_at: u64,
-    /// When the head was last told, and the number of its line.
+    /// Time at which the head was last logged, and the number of its line.
     told: Option<(Instant, u64)>,
     metrics: Arc<Metrics>,
 }
 
-/// The disk fails, and nobody is left to wait for it.
+/// Error returned when the disk fails and no handle is left that could wait for it.
 struct GivenUp;
 
 impl Scribe {
@@ -319,7 +327,7 @@ impl Scribe {
         }
     }
 
-    /// Waits for lines, and a little for more of them, unless somebody waits for theirs.
+    /// Waits for lines, and briefly for more of them unless a caller waits for its own.
     fn gather(&mut self) {
         let mut outbox = locked(&self.outbox);
         if outbox.is_empty() {
@@ -337,7 +345,7 @@ impl Scribe {
         outbox.take(&mut self.batch);
     }
 
-    /// Time until the clock is to be looked at although nothing comes in.
+    /// Returns the time until the clock must be read although no line comes in.
     fn pause(&self) -> Duration {
         if !self.rests || !self.health.unrecorded().is_empty() {
             return TICK.saturating_sub(self.ticked.elapsed());
@@ -345,11 +353,11 @@ impl Scribe {
         let untold = self.told.filter(|(_, told)| *told != self.writer.last().seq);
         let told_in = untold.map_or(HEAD, |(at, _)| HEAD.saturating_sub(at.elapsed()));
         let turned_in = self.writer.turn_in().unwrap_or(HEAD);
-        // Not before the next tick: that is when both are looked at.
+        // Not before the next tick, which is when both are checked.
         told_in.min(turned_in).max(TICK.saturating_sub(self.ticked.elapsed()))
     }
 
-    /// Writes what has come in; answers whoever waits.
+    /// Writes the gathered lines, and notifies the callers that wait for them.
     fn write(&mut self) -> Result<(), GivenUp> {
         let mut rest = self.batch.sheets.as_slice();
         for posted in &self.batch.lines {
@@ -364,14 +372,14 @@ impl Scribe {
         self.put(&mut waiting)?;
         self.room.add_permits(lines);
         for done in waiting {
-            // Whoever asked may have stopped waiting.
+            // The caller may have stopped waiting.
             done.send(()).unwrap_or_default();
         }
         Ok(())
     }
 
-    /// Puts what was composed on disk, however often the disk refuses. Whoever waits is told at once if
-    /// it does.
+    /// Writes the composed lines to disk, and tries again until that succeeds. Callers that wait learn of a
+    /// failure at once.
     fn put(&mut self, waiting: &mut Vec<oneshot::Sender<()>>) -> Result<(), GivenUp> {
         if !self.writer.has_work() {
             return Ok(());
@@ -380,7 +388,11 @@ impl Scribe {
         let mut put = self.writer.put();
         while let Err(error) = put {
             if !self.health.failed.swap(true, Ordering::AcqRel) {
-                tracing::error!(%error, "the audit journal cannot be written: refusing requests");
+                tracing::error!(
+                    %error,
+                    "the audit journal cannot be written: its lines are kept and tried again five \
+                     times a second, and new requests are refused as audit.when-failing says"
+                );
             }
             self.metrics.audit.failed();
             waiting.clear();
@@ -392,13 +404,14 @@ impl Scribe {
         }
         self.health.is_answered();
         if self.health.failed.swap(false, Ordering::AcqRel) {
-            tracing::warn!("the audit journal is being written again");
+            tracing::warn!("the audit journal can be written again");
         }
         self.metrics.audit.healthy.set(1);
         Ok(())
     }
 
-    /// Once a second: what has no line of its own is summed in one. Once a minute: the head is told.
+    /// Does the work of each second: sums refusals without a line of their own; and each minute logs the
+    /// head.
     fn tick(&mut self) -> Result<(), GivenUp> {
         if self.ticked.elapsed() < TICK {
             return Ok(());
@@ -421,10 +434,15 @@ impl Scribe {
         }
     }
 
-    /// Security: a chain cannot show that its tail was cut. Whoever keeps what is told here can.
+    /// Logs the head of the chain and sets its metrics.
+    ///
+    /// Security: a chain cannot show that its end was cut. A head that is kept elsewhere can.
     fn tell(&mut self) {
         let line::LastLine { seq, link } = self.writer.last();
-        tracing::info!(head = format!("{seq}:{link}"), "head of the audit journal");
+        tracing::info!(
+            head = format!("{seq}:{link}"),
+            "head of the audit journal's chain: keep it elsewhere, for `audit verify --head`"
+        );
         self.metrics.audit.head(seq, link.number());
         self.told = Some((Instant::now(), seq));
     }
@@ -436,7 +454,10 @@ impl Scribe {
         self.tell();
         let missed = locked(&self.outbox).lines.len();
         if missed > 0 {
-            tracing::error!(missed, "lines came after the audit journal's end and are lost");
+            tracing::error!(
+                missed,
+                "lines were queued after the audit journal had ended: they are lost"
+            );
         }
         self.writer.finish();
         if let Some(end) = end {

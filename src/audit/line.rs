@@ -1,7 +1,7 @@
-//! The lines of the journal, as they are written.
+//! Formatting of the journal's lines.
 //!
-//! Written by hand: most of a line is identifiers that need no escape, and a serialiser that looks
-//! at each character of every name and value costs as much as the decisions it records.
+//! Done by hand: most of a line is identifiers that need no escape, and a serialiser that looks at each
+//! character of every name and value costs as much as the decisions it records.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::sheet::{self, Field, Posted, Step};
 use super::{EndedBy, RegistrationOrigin, index};
 use crate::spine::Asid;
 
-/// How an exchange ended.
+/// End of an exchange, as its closed line records it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ExchangeEnd {
     pub(super) status: Option<u16>,
@@ -60,25 +60,25 @@ impl ExchangeEnd {
     }
 }
 
-/// What the journal says of itself.
+/// Line that the journal writes about itself.
 #[derive(Debug)]
 pub(super) enum JournalNote<'a> {
-    /// The first line of a segment. It says where the chain stood, so that a segment can be verified
-    /// without those before it, and which is the oldest exchange still open.
+    /// First line of a segment. It holds the chain's value before it, so that a segment can be verified
+    /// without those before, and the number of the oldest exchange still open.
     Segment { oldest_open: Option<u64> },
-    /// The first line after a start, and of a segment.
+    /// First line after a start, which is also the first of a segment.
     Started { oldest_open: Option<u64>, torn: Option<&'a TornTail> },
     /// An exchange that was opened before the last start and never closed.
     Unfinished(&'a UnfinishedExchange),
-    /// Refusals that have no line of their own, of one consumer or of callers that were not
-    /// identified: their number by token.
+    /// Number of refusals, by token, that have no line of their own: of one consumer, or of callers that were
+    /// not identified.
     Unrecorded { from: Option<&'a Asid>, refusals: &'a BTreeMap<&'static str, u64> },
-    /// The last line before a clean end.
+    /// Last line before a clean end.
     Stopped,
 }
 
 impl JournalNote<'_> {
-    /// Appends the line.
+    /// Appends the note as a line.
     pub(super) fn write(&self, last: &mut LastLine, out: &mut Vec<u8>) {
         let previous = last.link.to_string();
         let begin = |line: &mut Object<'_>, oldest_open: Option<u64>| {
@@ -137,7 +137,7 @@ impl JournalNote<'_> {
     }
 }
 
-/// The last line that was written: its number and the chain's value after it.
+/// Number of the last line, and the chain's value after it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct LastLine {
     pub(super) seq: u64,
@@ -145,8 +145,9 @@ pub(super) struct LastLine {
 }
 
 impl LastLine {
-    /// Appends a line about an exchange, its texts on a sheet. By what it is found: the keys of the
-    /// exchange's id and of its trace id.
+    /// Appends a line about an exchange, with the texts in `sheet`.
+    ///
+    /// Returns the index keys of the exchange's id and of its trace id.
     pub(super) fn exchange(
         &mut self,
         posted: &Posted,
@@ -191,7 +192,7 @@ impl LastLine {
         keys
     }
 
-    /// Appends a line, by its members.
+    /// Appends a line with these members, which were formatted before.
     pub(super) fn line(&mut self, members: &[u8], out: &mut Vec<u8>) {
         self.append(out, |line| line.raw(members));
     }
@@ -208,7 +209,8 @@ impl LastLine {
     }
 }
 
-/// The members of a line as it stands in the journal, its number and its link left out.
+/// Returns the members of a line of the journal without its number and chain value; `None` if it is no such
+/// line.
 pub(super) fn members(line: &[u8]) -> Option<&[u8]> {
     let (body, _) = chain::split(line)?;
     let rest = body.strip_prefix(b"{\"seq\":")?;

@@ -1,4 +1,4 @@
-//! A JSON object, written by hand into bytes.
+//! Formatting of a JSON object by hand.
 
 use std::io::Write as _;
 
@@ -15,15 +15,15 @@ impl<'a> Object<'a> {
         Self { out, separator: b'{' }
     }
 
-    /// Members that were written before, the first comma included.
+    /// Appends members that were formatted before, their first comma included.
     pub(super) fn raw(&mut self, members: &[u8]) {
         self.out.extend_from_slice(members);
     }
 
-    /// When it was, in UTC, to the microsecond: of one length, so that text is ordered as time is.
+    /// Appends a time in UTC to the microsecond, of constant length so that text order is time order.
     pub(super) fn time(&mut self, at: Timestamp) {
         self.name("time");
-        // A vector always takes it.
+        // Writing to a vector cannot fail.
         write!(self.out, "\"{at:.6}\"").unwrap_or_default();
     }
 
@@ -40,7 +40,7 @@ impl<'a> Object<'a> {
         self.value(text.as_ref());
     }
 
-    /// A constant that needs no escape.
+    /// Appends a constant that needs no escape.
     pub(super) fn label(&mut self, name: &'static str, label: &'static str) {
         debug_assert!(are_plain(label.as_bytes()), "{label}");
         self.name(name);
@@ -56,12 +56,12 @@ impl<'a> Object<'a> {
         if are_plain(text) {
             self.out.extend_from_slice(text);
         } else {
-            // Security: a line is plain ASCII, so that nothing in it can play tricks on whoever reads
-            // it, by control characters or by the direction of writing.
+            // Security: a line is plain ASCII, so that control characters or the direction of writing cannot
+            // mislead a reader.
             for unit in String::from_utf8_lossy(text).encode_utf16() {
                 match u8::try_from(unit) {
                     Ok(byte) if is_plain(&byte) => self.out.push(byte),
-                    // A vector always takes it.
+                    // Writing to a vector cannot fail.
                     _ => write!(self.out, "\\u{unit:04x}").unwrap_or_default(),
                 }
             }
@@ -100,7 +100,7 @@ impl<'a> Object<'a> {
     }
 }
 
-/// Returns true for bytes that stand in a line as they are.
+/// Returns true if every byte can stand in a line without an escape.
 fn are_plain(text: &[u8]) -> bool {
     text.iter().all(is_plain)
 }

@@ -1,28 +1,30 @@
-//! What waits to be written.
+//! The queue of lines that wait to be written.
 
 use tokio::sync::oneshot;
 
 use super::line::ExchangeEnd;
 use super::sheet::{Known, Posted, Sheet, Step};
 
-/// What has been handed over and the thread has not taken yet. It leaves its own, empty, in
-/// exchange: no line costs an allocation that another thread would have to free.
+/// Lines queued for the journal's thread, oldest first.
+///
+/// The thread takes them by exchanging the queue for its own, empty one, so that no line costs an allocation
+/// that another thread would have to free.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    /// The texts of the lines, one after another.
+    /// Texts of the lines, one after another.
     pub(super) sheets: Vec<u8>,
     pub(super) lines: Vec<Posted>,
-    /// The number of the first of them, of all that were ever handed over.
+    /// Number of the first queued line, among all lines ever queued.
     first: u64,
-    /// How many of them the thread has left here once.
+    /// Number of queued lines that the thread has deferred once already.
     left_once: usize,
-    /// Whoever is to be told when all of it is on disk.
+    /// Callers to notify once all of these lines are on disk.
     pub(super) waiting: Vec<oneshot::Sender<()>>,
-    /// Whoever is to be told the same of the last of all.
+    /// Caller to notify once the journal has ended.
     pub(super) end: Option<oneshot::Sender<()>>,
-    /// The thread sleeps until there is something.
+    /// True while the thread sleeps until something is queued.
     pub(super) asleep: bool,
-    /// Nobody is left who could hand anything over.
+    /// True once no handle is left that could queue anything.
     pub(super) left: bool,
 }
 
@@ -41,7 +43,7 @@ impl Outbox {
         place
     }
 
-    /// What was put there, unless it has been taken.
+    /// Returns the line at this position, unless it has been taken.
     pub(super) fn at(&mut self, place: Option<Place>) -> Option<&mut Posted> {
         let at = place?.0.checked_sub(self.first)?;
         self.lines.get_mut(usize::try_from(at).ok()?)
@@ -51,8 +53,10 @@ impl Outbox {
         self.lines.is_empty() && self.waiting.is_empty() && self.end.is_none() && !self.left
     }
 
-    /// Takes what there is and leaves `empty` in exchange. An exchange that has just begun may end before
-    /// its line is looked for again: unless somebody waits, it is left here once, and all behind it.
+    /// Takes the queued lines, and leaves `empty` in exchange.
+    ///
+    /// The first line of an exchange that is still open, and all behind it, are deferred for one batch unless
+    /// a caller waits, so that a quick exchange needs one line; order is preserved.
     pub(super) fn take(&mut self, empty: &mut Self) {
         std::mem::swap(self, empty);
         let taken = empty;
@@ -70,13 +74,13 @@ impl Outbox {
         self.left_once = self.lines.len();
     }
 
-    /// Whether somebody waits for the disk.
+    /// Returns true if a caller waits for the disk, or the journal is to end.
     pub(super) fn is_urgent(&self) -> bool {
         !self.waiting.is_empty() || self.end.is_some() || self.left
     }
 }
 
-/// The number of a line, of all that were ever handed over.
+/// Position of a line among all lines ever queued.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place(u64);
 
@@ -126,7 +130,7 @@ mod tests {
         outbox.push(known, &sheet, Step::First, has_ended.then_some(ENDED))
     }
 
-    /// The names of what is taken, and whether each has ended.
+    /// Returns the names of the lines that are taken, each with true if its exchange has ended.
     fn take(outbox: &mut Outbox) -> Vec<(String, bool)> {
         let mut taken = Outbox::default();
         outbox.take(&mut taken);
@@ -161,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_is_kept_by_nobody() {
+    fn no_line_is_deferred_while_a_caller_waits() {
         let mut outbox = Outbox::default();
         let place = push(&mut outbox, "open", false);
         outbox.waiting.push(oneshot::channel().0);

@@ -1,5 +1,5 @@
-//! Looks something up in the journal: through the segments' tables where an id is asked for, line by
-//! line elsewhere. Memory is bounded whatever the journal's size.
+//! Searches in the journal: through the segments' indexes if an id is given, line by line otherwise. Memory
+//! is bounded whatever the journal's size.
 
 use std::fs::File;
 use std::io;
@@ -14,7 +14,7 @@ use super::chain;
 use super::index::IndexTable;
 use super::read::{self, LINE_BYTES_MAX, SegmentFile, SegmentReader};
 
-/// What a line must say. Of several, all.
+/// Conditions on a line, all of which it must meet.
 #[derive(Debug, Clone, Default)]
 pub struct LineFilter {
     /// The trace id, in either case.
@@ -27,37 +27,37 @@ pub struct LineFilter {
     pub from: Option<String>,
     /// The receiver's ASID.
     pub to: Option<String>,
-    /// The practice.
+    /// ODS code of the practice.
     pub ods: Option<String>,
     /// The interaction's id, or the end of it.
     pub interaction: Option<String>,
-    /// `answered`, `refused` or `aborted`.
+    /// Outcome of the exchange: `answered`, `refused` or `aborted`.
     pub outcome: Option<String>,
-    /// Tokens of refusals, of which a line must have one; none: any line fits.
+    /// Tokens of refusals, one of which the line must have; any line matches if there are none.
     pub refusals: Vec<String>,
-    /// Lines of this moment and later, to the second.
+    /// Earliest time of a line, to the second.
     pub since: Option<Timestamp>,
-    /// Lines before this moment, to the second.
+    /// Time before which a line must be, to the second.
     pub until: Option<Timestamp>,
 }
 
-/// How lines are found.
+/// Method by which lines are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SearchMethod {
-    /// Through the tables where there are some.
+    /// Through the segments' indexes, where they exist.
     Indexed,
-    /// Every line is read: a table proves nothing.
+    /// By reading every line, since an index proves nothing.
     Everything,
 }
 
-/// Lines are put into segments as they come in, and say when their exchange was opened: so much earlier
-/// may a line be than the first of its segment.
+/// Seconds by which a line may be earlier than the first of its segment: lines are written in the order in
+/// which they come in, and bear the time at which their exchange was opened.
 const SLACK_S: i64 = 15 * 60;
 
-/// Hands every line that fits to `each`, in the journal's order, until that breaks off.
+/// Passes every line that matches to `each`, in the journal's order, until that breaks off.
 ///
 /// # Errors
-/// A segment cannot be read.
+/// Returns an error if a segment cannot be read.
 pub fn search(
     folder: &Path,
     filter: &LineFilter,
@@ -67,7 +67,7 @@ pub fn search(
     let matcher = Matcher::new(filter);
     let segments = read::segments(folder)?;
     for (at, segment) in segments.iter().enumerate() {
-        // What the next one begins with is later than all of this one.
+        // The first line of the next segment is later than all lines of this one.
         if let (Some(since), Some(next)) = (filter.since, segments.get(at + 1))
             && begins(next)?.is_some_and(|begins| begins.as_second() + SLACK_S < since.as_second())
         {
@@ -80,7 +80,7 @@ pub fn search(
             break;
         }
         let flow = match (filter.id.as_ref().or(filter.trace_id.as_ref()), how) {
-            // A table that cannot be read is as good as none.
+            // An index that cannot be read counts as missing.
             (Some(id), SearchMethod::Indexed) => match found(segment, id) {
                 Some(at) => listed(segment, &at, &matcher, &mut each)?,
                 None => scanned(segment, &matcher, &mut each)?,
@@ -131,7 +131,7 @@ fn listed(
     Ok(ControlFlow::Continue(()))
 }
 
-/// When a segment's first line was written.
+/// Returns the time in the first line of a segment; `None` if there is none.
 fn begins(segment: &SegmentFile) -> io::Result<Option<Timestamp>> {
     let mut reader = SegmentReader::open(&segment.path)?;
     let Some(text) = reader.next()? else { return Ok(None) };
@@ -139,7 +139,7 @@ fn begins(segment: &SegmentFile) -> io::Result<Option<Timestamp>> {
     Ok(time.and_then(|time| time.parse().ok()))
 }
 
-/// A filter, made ready.
+/// A filter prepared for matching lines.
 struct Matcher<'a> {
     filter: &'a LineFilter,
     since: Option<String>,
@@ -154,7 +154,7 @@ impl<'a> Matcher<'a> {
     }
 
     fn fits(&self, line: &[u8]) -> bool {
-        // What has no link is no line of ours, whatever it says.
+        // Text without a chain value was not written by this journal.
         if chain::split(line).is_none() {
             return false;
         }
@@ -172,7 +172,7 @@ impl<'a> Matcher<'a> {
                 member(line, "interaction").is_some_and(|said| said.ends_with(wanted.as_bytes()))
             })
         };
-        // Text of one length, most significant first: it is ordered as time is.
+        // Times have one length, the most significant digits first: text order is time order.
         let time = || member(line, "time").and_then(|time| time.get(..19)).unwrap_or_default();
         is("id", id)
             && is("trace_id", trace_id)
@@ -188,8 +188,10 @@ impl<'a> Matcher<'a> {
     }
 }
 
-/// A member that is text, as it is written. Quotation marks are never written inside of text, so what
-/// looks like a member is one; and no member's name occurs twice in a line.
+/// Returns the text of a member, as it is written.
+///
+/// Quotation marks inside text are always written as an escape without one, so what looks like a member is
+/// one; and no name occurs twice in a line.
 pub(super) fn member<'a>(line: &'a [u8], name: &str) -> Option<&'a [u8]> {
     const LONGEST: usize = 32;
     let mut key = [0; LONGEST];

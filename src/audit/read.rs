@@ -1,4 +1,4 @@
-//! The lines of the journal, as they are read: by the next start, and by people who ask.
+//! Reading of the journal's lines, at a start and for queries.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _};
@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use super::chain::{self, ChainValue};
 
-/// Limit: bytes of a line; ours are far shorter.
+/// Limit: bytes of a line; those of the journal are far shorter.
 pub(super) const LINE_BYTES_MAX: u64 = 64 * 1024;
-/// Limit: bytes of half a line that the next start writes down.
+/// Limit: bytes of an incomplete line that the next start records.
 pub(super) const TORN_BYTES_KEPT: usize = 4 * 1024;
 const BUFFER_BYTES: usize = 256 * 1024;
 
-/// The members of a line by which lines hang together. None of them is ever written with an escape.
+/// Members that link lines to one another. None of them is ever written with an escape.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct LineKeys<'a> {
     pub(super) seq: u64,
@@ -32,22 +32,22 @@ pub(super) struct LineKeys<'a> {
     pub(super) torn: Option<TornTail>,
 }
 
-/// What stood behind the last whole line of a segment when it was found at a start: half a line that a
-/// crash has left. It stays there as it is.
+/// Incomplete line that a crash left at the end of a segment, as the next start found it. It stays there as
+/// it is.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct TornTail {
     /// The segment's name.
     pub(super) segment: String,
     pub(super) bytes: u64,
     pub(super) sha256: String,
-    /// Its beginning.
+    /// Beginning of the incomplete line.
     pub(super) text: String,
 }
 
 /// An exchange that was opened and not closed.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 pub struct UnfinishedExchange {
-    /// The number of its opened line.
+    /// Number of its `opened` line.
     pub seq: u64,
     id: String,
     trace_id: Option<String>,
@@ -59,18 +59,18 @@ pub struct UnfinishedExchange {
 }
 
 impl UnfinishedExchange {
-    /// The exchange's id.
+    /// Returns the exchange's id.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// By what it is searched.
+    /// Returns the ids by which the exchange is found.
     pub(super) fn ids(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&*self.id).chain(self.trace_id.as_deref())
     }
 
-    /// What is told of it again.
+    /// Returns the members that its `unfinished` line repeats.
     pub(super) fn members(&self) -> [(&'static str, Option<&str>); 7] {
         [
             ("id", Some(&self.id)),
@@ -84,7 +84,7 @@ impl UnfinishedExchange {
     }
 }
 
-/// A segment's file, by the number of its first line.
+/// A segment's file, and the number of its first line.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct SegmentFile {
     pub(super) first: u64,
@@ -96,18 +96,18 @@ impl SegmentFile {
         Self { first, path: folder.join(format!("{first:0SEQ_DIGITS$}.{EXTENSION}")) }
     }
 
-    /// The file's name, for people and records.
+    /// Returns the file's name.
     pub(super) fn name(&self) -> String {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 }
 
-/// Limit: a line's number. No journal comes near it.
+/// Limit: number of a line. No journal comes near it.
 const SEQ_MAX: u64 = 1 << 62;
 const SEQ_DIGITS: usize = 20;
 const EXTENSION: &str = "jsonl";
 
-/// The segments of a folder, in order. Other files are nobody's business.
+/// Returns the segments in a folder, in order. Other files are ignored.
 pub(super) fn segments(folder: &Path) -> io::Result<Vec<SegmentFile>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder)? {
@@ -124,7 +124,7 @@ pub(super) fn segments(folder: &Path) -> io::Result<Vec<SegmentFile>> {
     Ok(found)
 }
 
-/// A segment read line by line.
+/// Reads a segment line by line.
 #[derive(Debug)]
 pub(super) struct SegmentReader {
     file: BufReader<File>,
@@ -132,19 +132,19 @@ pub(super) struct SegmentReader {
     text: Vec<u8>,
 }
 
-/// Text up to a line feed, or to the end.
+/// Text up to a line feed, or to the end of the file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TextLine<'a> {
-    /// Where it begins in its file.
+    /// Offset in the file at which it begins.
     pub(super) at: u64,
-    /// Its line feed left out.
+    /// The text without its line feed.
     pub(super) bytes: &'a [u8],
-    /// Whether it ends in one.
+    /// True if it ends in a line feed.
     pub(super) is_whole: bool,
 }
 
 impl TextLine<'_> {
-    /// Whether it is what stood at the file's end. More may stand there by now.
+    /// Returns true if it reached the end of the file when it was read. The file may have grown since.
     fn is_last(&self) -> bool {
         let bytes = u64::try_from(self.bytes.len()).unwrap_or(u64::MAX);
         !self.is_whole && bytes < LINE_BYTES_MAX
@@ -157,7 +157,7 @@ impl SegmentReader {
         Ok(Self { file, at: 0, text: Vec::new() })
     }
 
-    /// The next line, or what is left; a line that is too long comes in parts.
+    /// Returns the next line, or what is left; a line that is too long comes in parts.
     pub(super) fn next(&mut self) -> io::Result<Option<TextLine<'_>>> {
         self.text.clear();
         let read = self.file.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut self.text)?;
@@ -170,11 +170,11 @@ impl SegmentReader {
     }
 }
 
-/// A line that has the form of ours, whatever it says.
+/// A line that has the journal's form; its content is not checked.
 #[derive(Debug, Clone)]
 pub(super) struct ValidLine<'a> {
     pub(super) read: LineKeys<'a>,
-    /// What its link is made of.
+    /// Bytes of which its chain value is made.
     pub(super) body: &'a [u8],
     pub(super) link: ChainValue,
 }
@@ -187,17 +187,17 @@ impl<'a> ValidLine<'a> {
     }
 }
 
-/// What a segment is made of.
+/// Part of a segment's content.
 pub(super) enum SegmentPart<'a> {
-    /// A line that has the form of ours.
+    /// A line that has the journal's form.
     Line(TextLine<'a>, ValidLine<'a>),
-    /// So many bytes that are no line, and are not the end.
+    /// Number of bytes that are no line and do not reach the end.
     NotALine(u64),
-    /// Half a line at the end.
+    /// An incomplete line at the end.
     Half(TornTail),
 }
 
-/// Hands every piece of a segment to `each`, with the number of the line at which it begins, from 1.
+/// Passes every part of a segment to `each`, with the number of the line at which it begins, from 1.
 pub(super) fn walk(
     segment: &SegmentFile,
     mut each: impl FnMut(u64, SegmentPart<'_>),
@@ -214,7 +214,7 @@ pub(super) fn walk(
                 break;
             }
         }
-        // Half a line has no line feed, and nothing comes after it.
+        // An incomplete line has no line feed, and nothing comes after it.
         if text.is_whole
             && let Some((first, tail)) = odd.take()
         {
@@ -230,7 +230,7 @@ pub(super) fn walk(
     Ok(())
 }
 
-/// Text that is no line, as it comes.
+/// Collects text that is no line, as it comes.
 struct TailText {
     bytes: u64,
     hash: Context,

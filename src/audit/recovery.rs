@@ -1,4 +1,4 @@
-//! What a start finds: where the journal stood, and what a crash has left undone.
+//! Recovery at a start: where the journal ended, and what a crash left incomplete.
 
 use std::collections::HashMap;
 use std::io;
@@ -12,32 +12,32 @@ use super::read::{
     ValidLine,
 };
 
-/// What was found.
+/// State of the journal as a start finds it.
 #[derive(Debug)]
 pub(super) struct RecoveredState {
-    /// The last whole line.
+    /// The last complete line.
     pub(super) last: LastLine,
     pub(super) torn: Option<TornTail>,
-    /// Exchanges that were opened and never closed, in their order.
+    /// Exchanges that were opened and never closed, in order.
     pub(super) unfinished: Vec<UnfinishedExchange>,
-    /// The first line of the last segment that is not what was written, if one is not.
+    /// Segment and number of the first line found that is not as it was written, if there is one.
     pub(super) damaged: Option<String>,
-    /// For the last segment, if it has no index of its own.
+    /// Index to write for the last segment, if it has none.
     pub(super) index: Option<(SegmentFile, Index)>,
 }
 
-/// Limit: unfinished exchanges that are remembered; no more can be open at once.
+/// Limit: unfinished exchanges that are kept; no more can be open at once.
 const UNFINISHED_MAX: usize = 1_000_000;
 
-/// Reads the last segment, and those before it that its oldest open exchange began in.
+/// Reads the last segment, and those before it back to the one in which its oldest open exchange began.
 ///
 /// # Errors
-/// A segment cannot be read.
+/// Returns an error if a segment cannot be read.
 pub(super) fn scan(folder: &Path) -> io::Result<RecoveredState> {
     let segments = read::segments(folder)?;
     let mut scan = RecoveryScan::default();
     let mut torn = None;
-    // A segment without a whole line was begun just before a crash: the one before it is the last.
+    // A segment without a complete line was begun just before a crash: the one before it counts as the last.
     let mut last = segments.len();
     while let Some(at) = last.checked_sub(1) {
         last = at;
@@ -73,8 +73,8 @@ struct RecoveryScan {
 }
 
 impl RecoveryScan {
-    /// What the first line of a segment says of the oldest exchange open then; nothing if the segment
-    /// has no whole line.
+    /// Returns the number of the oldest open exchange as a segment's first line states it; the outer `None`
+    /// means that the segment has no complete line.
     fn begin(&self, segment: &SegmentFile) -> io::Result<Option<Option<u64>>> {
         let mut reader = SegmentReader::open(&segment.path)?;
         while let Some(text) = reader.next()? {

@@ -1,4 +1,4 @@
-//! One file of the journal, and the folder it lies in.
+//! One segment file of the journal, and the folder that holds them.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -8,26 +8,26 @@ use std::time::Instant;
 
 use super::read::{SegmentFile, TORN_BYTES_KEPT};
 
-/// The journal's folder, held by this process alone.
+/// The journal's folder, locked by this process.
 #[derive(Debug)]
 pub(super) struct JournalFolder {
     pub(super) path: PathBuf,
-    /// Locked; and what makes a file's name last.
+    /// The open folder: it holds the lock, and syncing it makes file names durable.
     handle: File,
 }
 
 impl JournalFolder {
-    /// Opens the folder, made if need be, with access for its owner alone.
+    /// Opens the folder, creating it if needed, with access for its owner alone.
     ///
     /// # Errors
-    /// It cannot be made or is held by another process.
+    /// Returns an error if it cannot be created, or another process holds it.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         if path.is_file() {
-            return Err(io::Error::other("this is a file; the journal is a folder"));
+            return Err(io::Error::other("this is a file; audit.journal must name a folder"));
         }
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         if let Some(parent) = path.parent().and_then(|parent| File::open(parent).ok()) {
-            // Not every file system can.
+            // Not every file system can sync a folder.
             parent.sync_all().unwrap_or_default();
         }
         let handle = File::open(path)?;
@@ -40,61 +40,65 @@ impl JournalFolder {
         }
     }
 
-    /// Makes the names in it last.
+    /// Makes the names of files in the folder durable.
     fn sync(&self) -> io::Result<()> {
         self.handle.sync_all()
     }
 }
 
 impl Drop for JournalFolder {
-    /// Unlocks the folder at once: a process that is being started holds copies of all descriptors until it
-    /// runs its own program, and closing ours would not unlock it before that.
+    /// Unlocks the folder at once.
+    ///
+    /// A process that is being started holds copies of all descriptors until it runs its own program, and
+    /// closing ours would not unlock the folder before that.
     fn drop(&mut self) {
         self.handle.unlock().unwrap_or_default();
     }
 }
 
-/// The file that is written now.
+/// The segment file that is being written.
 #[derive(Debug)]
 pub(super) struct Segment {
     file: File,
     pub(super) named: SegmentFile,
-    /// Device and inode.
+    /// Device and inode of the file.
     identity: (u64, u64),
-    /// Bytes that are on disk for certain.
+    /// Number of bytes that are known to be on disk.
     synced: u64,
-    /// Bytes that were handed over.
+    /// Number of bytes that were written, synced or not.
     length: u64,
     began: Instant,
 }
 
-/// Where a segment is found after it was synced.
+/// Location of a segment after a sync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SegmentPresence {
-    /// Under its name.
+    /// Under its own name.
     InPlace,
-    /// Under another: somebody has moved it. All of it is there.
+    /// Under another name: it was moved away, and is complete.
     Moved,
 }
 
 impl Segment {
-    /// A new file for the lines from `first` on. Half a line that a crash has left under this name was
-    /// read before and makes way.
+    /// Creates the file for the lines from `first` on.
+    ///
+    /// An incomplete line that a crash has left under this name was read before, and is discarded.
     ///
     /// # Errors
-    /// It cannot be made, or more than half a line stands there.
+    /// Returns an error if the file cannot be created, or holds more than an incomplete line.
     pub(super) fn create(folder: &JournalFolder, first: u64) -> io::Result<Self> {
         let named = SegmentFile::new(&folder.path, first);
         let mut file = open(&named.path)?;
         let mut torn = Vec::new();
         (&mut file).take(length(&[0; TORN_BYTES_KEPT]) + 1).read_to_end(&mut torn)?;
         if torn.len() > TORN_BYTES_KEPT || torn.contains(&b'\n') {
-            let why = format!("{} is damaged: move it away, and keep it", named.name());
+            let why =
+                format!("{} is damaged: move it out of the folder, and keep it", named.name());
             return Err(io::Error::other(why));
         }
         file.set_len(0)?;
         if let Err(error) = folder.sync() {
-            // Not one more file for each time this is tried.
+            // Leaves no file behind for each attempt.
             fs::remove_file(&named.path).unwrap_or_default();
             return Err(error);
         }
@@ -102,35 +106,38 @@ impl Segment {
         Ok(Self { file, named, identity, synced: 0, length: 0, began: Instant::now() })
     }
 
-    /// Bytes handed over so far.
+    /// Returns the number of bytes written so far.
     pub(super) const fn length(&self) -> u64 {
         self.length
     }
 
-    /// When it was begun.
+    /// Returns the time at which the segment was begun.
     pub(super) const fn began(&self) -> Instant {
         self.began
     }
 
-    /// Hands bytes over. After an error, [`Segment::settle`].
+    /// Appends bytes. After an error, call [`Segment::settle`].
     pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)?;
         self.length += length(bytes);
         Ok(())
     }
 
-    /// Returns once all that was handed over is on disk, in a file that can still be found.
+    /// Returns once all that was written is on disk, in a file that can still be found.
     ///
     /// # Errors
-    /// It is not, or somebody has deleted or cut the file. After an error, [`Segment::settle`].
+    /// Returns an error if it is not, or if the file was deleted or its length changed. Then call
+    /// [`Segment::settle`].
     pub(super) fn sync(&mut self) -> io::Result<SegmentPresence> {
         self.file.sync_data()?;
         let held = self.file.metadata()?;
         if held.nlink() == 0 {
-            return Err(io::Error::other("somebody has deleted the segment"));
+            return Err(io::Error::other("another program deleted the journal's segment"));
         }
         if held.len() != self.length {
-            return Err(io::Error::other("somebody has changed the segment's length"));
+            return Err(io::Error::other(
+                "another program changed the length of the journal's segment",
+            ));
         }
         self.synced = self.length;
         match fs::symlink_metadata(&self.named.path) {
@@ -139,12 +146,14 @@ impl Segment {
         }
     }
 
-    /// After an error: opens the file again and makes sure that `unsynced`, what was handed over since
-    /// it was last synced, stands behind that, and is on disk. Security: what was not synced is not
-    /// trusted; a system that failed to write a page may have forgotten that it should.
+    /// Recovers after an error: opens the file again, and makes sure that `unsynced`, the bytes written since
+    /// the last sync, follow the synced ones and are on disk.
+    ///
+    /// Security: what was not synced is not trusted; a system that failed to write a page may have forgotten
+    /// that it should.
     ///
     /// # Errors
-    /// It still cannot be written.
+    /// Returns an error if they still cannot be written.
     pub(super) fn settle(&mut self, unsynced: &[u8]) -> io::Result<SyncCheck> {
         let mut file = match OpenOptions::new().append(true).read(true).open(&self.named.path) {
             Ok(file) => file,
@@ -152,12 +161,11 @@ impl Segment {
             Err(error) => return Err(error),
         };
         let found = file.metadata()?;
-        // Nothing but the beginning of what was handed over may stand behind what is certain.
         if identity(&found) != self.identity {
             return Ok(self.bereft());
         }
         if !self.stands(&mut file, unsynced)? {
-            // What was put behind a cut goes elsewhere, and stands nowhere twice.
+            // Bytes that were appended behind a cut go to another segment, and must not be in both.
             if ends_in(&mut file, unsynced)? {
                 file.set_len(found.len() - length(unsynced))?;
             }
@@ -172,6 +180,7 @@ impl Segment {
         Ok(SyncCheck::Whole)
     }
 
+    /// Returns true if the synced bytes are followed by nothing but a beginning of `unsynced`.
     fn stands(&self, file: &mut File, unsynced: &[u8]) -> io::Result<bool> {
         if file.metadata()?.len() < self.synced {
             return Ok(false);
@@ -182,7 +191,8 @@ impl Segment {
         Ok(unsynced.starts_with(&behind))
     }
 
-    /// A file that is deleted takes up its space for as long as it is open.
+    /// Returns [`SyncCheck::Bereft`]. A deleted file is emptied, since it takes up space for as long as it is
+    /// open.
     fn bereft(&self) -> SyncCheck {
         if self.file.metadata().is_ok_and(|held| held.nlink() == 0) {
             self.file.set_len(0).unwrap_or_default();
@@ -191,12 +201,12 @@ impl Segment {
     }
 }
 
-/// What [`Segment::settle`] has found.
+/// Result of [`Segment::settle`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SyncCheck {
     /// Everything is on disk.
     Whole,
-    /// Somebody has deleted, cut or changed the file: nothing is written to it any more.
+    /// The file was deleted, cut or changed by another program: nothing more is written to it.
     Bereft,
 }
 

@@ -8,29 +8,28 @@ use bytesize::ByteSize;
 
 use crate::interaction::Effect;
 
-/// The journal's settings.
+/// Settings of the audit journal.
 #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct AuditSettings {
-    /// The folder that holds the journal; created with owner-only access, and written by one process
-    /// alone.
+    /// Folder that holds the journal; created with owner-only access, and written by one process alone.
     pub journal: PathBuf,
-    /// What waits until its opened line is on disk.
+    /// Requests that wait until their opened line is on disk.
     #[serde(default)]
     pub durability: Durability,
-    /// What is done while the journal cannot be written.
+    /// Behaviour while the journal cannot be written.
     #[serde(default)]
     pub when_failing: WhenFailing,
-    /// How long a request waits for its line to be on disk; a disk that has been silent for so long is
-    /// taken to have failed.
+    /// Time for which a request waits for its line to be on disk; a disk that has not answered for so long is
+    /// treated as failed.
     #[serde(default = "wait", with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub wait: Duration,
-    /// A segment that has grown to this is followed by a new one.
+    /// Size at which a segment is followed by a new one.
     #[serde(default = "segment_size", with = "crate::spine::size")]
     #[schemars(with = "String")]
     pub segment_size: ByteSize,
-    /// A segment that is this old is followed by a new one.
+    /// Age at which a segment is followed by a new one.
     #[serde(default = "segment_age", with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub segment_age: Duration,
@@ -45,7 +44,7 @@ pub struct AuditSettings {
     pub disk_reserve: ByteSize,
 }
 
-/// What waits until its opened line is on disk.
+/// Requests that wait until their opened line is on disk.
 #[derive(
     Debug,
     Clone,
@@ -59,17 +58,17 @@ pub struct AuditSettings {
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Durability {
-    /// Whatever may change something at a practice. Other lines are on disk some 100 ms later.
+    /// Waits for requests that may change something at a practice. Other lines are on disk some 100 ms later.
     #[default]
     Writes,
-    /// Every request that is forwarded.
+    /// Waits for every request that is forwarded.
     EveryRequest,
-    /// Nothing: lines are on disk some 100 ms later.
+    /// Waits for no request: lines are on disk some 100 ms later.
     Batched,
 }
 
 impl Durability {
-    /// Whether a request with this effect waits.
+    /// Returns true if a request with this effect waits for its opened line.
     #[must_use]
     pub const fn waits(self, effect: Effect) -> bool {
         match (self, effect) {
@@ -79,7 +78,7 @@ impl Durability {
     }
 }
 
-/// What is done while the journal cannot be written.
+/// Behaviour while the journal cannot be written.
 #[derive(
     Debug,
     Clone,
@@ -93,15 +92,15 @@ impl Durability {
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum WhenFailing {
-    /// Every request is refused.
+    /// Refuses every request.
     #[default]
     Refuse,
-    /// Reads go on while there is room to keep their lines.
+    /// Serves reads while there is space to keep their lines, and refuses writes.
     ServeReads,
 }
 
 impl AuditSettings {
-    /// The defaults, for a journal in this folder.
+    /// Returns the default settings for a journal in this folder.
     #[must_use]
     pub fn new(journal: PathBuf) -> Self {
         Self {

@@ -1,7 +1,7 @@
-//! What is known of an exchange, on its way to the journal's thread.
+//! Fields of a record on their way to the journal's thread.
 //!
-//! Whoever serves the request writes no line: it notes what it knows as it is, and hands that over. The
-//! thread makes lines of it, many at a time.
+//! The task that serves a request formats no line: it hands over the fields as they are. The thread formats
+//! lines of them, many at a time.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use crate::spine::{Asid, CertificateName, OdsCode, masked};
 
 /// Limit: bytes kept of one claim.
 const CLAIM_BYTES_MAX: usize = 256;
-/// What the texts of an exchange usually take.
+/// Initial capacity, in bytes, for the texts of an exchange.
 const SHEET_BYTES: usize = 512;
 
-/// What a text is: a member of a line, by its place in [`NAMES`].
+/// Name of a text in a line, as an index into [`NAMES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Field(u8);
 
@@ -31,12 +31,14 @@ impl Field {
     pub(super) const CERTIFICATE: Self = Self(4);
     pub(super) const CERTIFICATE_FAULT: Self = Self(5);
 
+    /// Returns true if the text is a claim.
+    ///
     /// Spec: the SSP logs the user and system claims.
     pub(super) const fn is_claim(self) -> bool {
         self.0 > Self::CERTIFICATE_FAULT.0
     }
 
-    /// The member's name.
+    /// Returns the member's name.
     pub(super) fn name(self) -> &'static str {
         NAMES.get(usize::from(self.0)).copied().unwrap_or_default()
     }
@@ -62,14 +64,14 @@ const NAMES: [&str; 17] = [
     "device_version",
 ];
 
-/// Texts, one after another: what each is, its length in two bytes, and itself.
+/// Texts of a record, one after another: for each its field, its length in two bytes, and its bytes.
 #[derive(Debug, Default)]
 pub(super) struct Sheet(Vec<u8>);
 
 impl Sheet {
-    /// Notes a text that is fit to be told.
+    /// Adds a text that is fit to be recorded.
     pub(super) fn note(&mut self, field: Field, text: &str) {
-        // No text is near as long.
+        // No text comes near this length.
         let Ok(length) = u16::try_from(text.len()) else { return };
         if self.0.is_empty() {
             self.0.reserve(SHEET_BYTES);
@@ -85,7 +87,7 @@ impl Sheet {
         }
     }
 
-    /// The claims, from this list and no others.
+    /// Adds the claims: this list and no others.
     pub(super) fn claims(&mut self, said: &Claims<'_>) {
         let claims = [
             Some(said.organisation.as_str()),
@@ -106,7 +108,7 @@ impl Sheet {
         }
     }
 
-    /// What is known of the other side and of the caller, or will not be.
+    /// Adds receiver, practice and certificate name; absent values stay absent.
     pub(super) fn sides(
         &mut self,
         to: Option<&Asid>,
@@ -123,7 +125,7 @@ impl Sheet {
     }
 }
 
-/// The texts of a sheet.
+/// Returns the texts of a sheet.
 pub(super) fn texts(mut sheet: &[u8]) -> impl Iterator<Item = (Field, &[u8])> {
     std::iter::from_fn(move || {
         let [field, high, low, rest @ ..] = sheet else { return None };
@@ -134,7 +136,7 @@ pub(super) fn texts(mut sheet: &[u8]) -> impl Iterator<Item = (Field, &[u8])> {
     })
 }
 
-/// What is known of an exchange besides its texts.
+/// Fields of an exchange other than its texts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Known {
     pub(super) id: Uuid,
@@ -145,30 +147,30 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// The moment this long after the exchange began.
+    /// Returns the time this long after the exchange was opened.
     pub(super) fn after(&self, duration: Duration) -> Timestamp {
         let duration = SignedDuration::try_from(duration).unwrap_or_default();
         self.opened_at.saturating_add(duration).unwrap_or(self.opened_at)
     }
 }
 
-/// An exchange as it is handed over: what one line says of it, its texts apart.
+/// A queued line of an exchange; its texts are kept separately.
 #[derive(Debug)]
 pub(super) struct Posted {
     pub(super) known: Known,
     pub(super) step: Step,
-    /// Of its texts.
+    /// Length of its texts, in bytes.
     pub(super) bytes: usize,
-    /// Once it has ended.
+    /// End of the exchange, once it has ended.
     pub(super) end: Option<ExchangeEnd>,
 }
 
-/// Which line of an exchange it is.
+/// Position of a line among those of its exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// The first: it holds the claims. The only one, if the end is known.
+    /// The first line: it holds the claims. It is the only one if the end is known.
     First,
-    /// The second.
+    /// The second line.
     Second,
 }
 

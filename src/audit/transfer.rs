@@ -1,10 +1,10 @@
-//! What the sending side of an exchange says of itself.
+//! Progress of a request's transfer to the provider.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-/// What the sending side of an exchange has done, for the record and for the truth of a refusal.
+/// Progress of a request's transfer to the provider, for its record and for what a refusal may claim.
 #[derive(Debug, Default)]
 pub struct Transfer {
     pub(super) bytes_in: AtomicU64,
@@ -14,40 +14,40 @@ pub struct Transfer {
 }
 
 impl Transfer {
-    /// Bytes of a request body went towards the provider.
+    /// Counts bytes of the request body sent to the provider.
     pub fn sent(&self, bytes: usize) {
         self.bytes_in.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// When bytes last went towards the provider.
+    /// Returns the time at which bytes were last sent to the provider.
     #[must_use]
     pub fn last_sent(&self) -> Option<Instant> {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The consumer is waited for, or no longer.
+    /// Sets whether the transfer waits for the consumer.
     pub fn waits(&self, waiting: bool) {
         self.waiting.store(waiting, Ordering::Release);
     }
 
-    /// Whether it is the consumer that is waited for.
+    /// Returns true while the transfer waits for the consumer.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         self.waiting.load(Ordering::Acquire)
     }
 
-    /// The last byte of a request went towards the provider.
+    /// Records that the last byte of the request was sent to the provider.
     pub fn sent_whole(&self) {
         self.whole.store(true, Ordering::Release);
     }
 
-    /// Not one byte was written after all.
+    /// Records that the request was not sent after all: not one byte of it was written.
     pub fn nothing_sent(&self) {
         self.whole.store(false, Ordering::Release);
     }
 
-    /// Whether the last byte of a request went towards the provider.
+    /// Returns true if the last byte of the request was sent to the provider.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.whole.load(Ordering::Acquire)

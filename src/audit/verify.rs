@@ -1,4 +1,4 @@
-//! Is the journal what was written? Every line's number and link, every segment's beginning.
+//! Verification of the journal: every line's number and chain value, and every segment's beginning.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,50 +9,50 @@ use std::path::Path;
 use super::chain::{ChainHead, ChainValue};
 use super::read::{self, SegmentFile, SegmentPart, TornTail, UnfinishedExchange, ValidLine};
 
-/// What was found.
+/// Result of a verification.
 #[derive(Debug, Default)]
 pub struct Verified {
-    /// Segments read.
+    /// Number of segments read.
     pub segments: u64,
-    /// Whole lines read.
+    /// Number of complete lines read.
     pub lines: u64,
-    /// The first line's number.
+    /// Number of the first line.
     pub first: Option<u64>,
-    /// The last line's number, and the chain after it.
+    /// Number of the last line, and the chain's value after it.
     pub last: Option<(u64, ChainValue)>,
-    /// Exchanges that a crash has left open, as a later start has recorded them.
+    /// Exchanges that a crash left open, as a later start recorded them.
     pub unfinished: Vec<UnfinishedExchange>,
     /// Exchanges that are open at the journal's end: under way, or left by a crash that no start has
     /// followed.
     pub open: Vec<UnfinishedExchange>,
-    /// Half lines that a crash has left, as a later start has recorded them.
+    /// Incomplete lines that a crash left, as a later start recorded them.
     pub torn: Vec<String>,
-    /// Whether the last segment ends in half a line: it is being written, or a crash has torn it.
+    /// True if the last segment ends in an incomplete line: it is being written, or a crash interrupted it.
     pub ends_torn: bool,
-    /// What is wrong, in order.
+    /// Faults that were found, in order.
     pub faults: Vec<VerifyFault>,
-    /// Faults beyond those kept.
+    /// Number of faults beyond those kept.
     pub more_faults: u64,
 }
 
 impl Verified {
-    /// Whether nothing is wrong.
+    /// Returns true if no fault was found.
     #[must_use]
     pub const fn is_sound(&self) -> bool {
         self.faults.is_empty()
     }
 }
 
-/// Something that is wrong, and where.
+/// A fault, and its place in the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifyFault {
     segment: String,
-    /// Its number in the segment, from 1.
+    /// Number of the line in its segment, from 1.
     line: u64,
     what: VerifyFaultKind,
 }
 
-/// What is wrong.
+/// Kind of a fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum VerifyFaultKind {
     NotALine { bytes: u64 },
@@ -74,41 +74,47 @@ impl fmt::Display for VerifyFault {
         write!(out, "{segment}, line {line}: ")?;
         match what {
             VerifyFaultKind::NotALine { bytes } => {
-                write!(out, "{bytes} bytes that are no line of a journal")
+                write!(out, "{bytes} bytes that are not a line of a journal")
             }
-            VerifyFaultKind::Changed { seq } => write!(out, "number {seq} is not what was written"),
+            VerifyFaultKind::Changed { seq } => write!(out, "seq {seq} is not as it was written"),
             VerifyFaultKind::Missing { seqs } if seqs.start() == seqs.end() => {
-                write!(out, "number {} is missing before it", seqs.start())
+                write!(out, "seq {} is missing before it", seqs.start())
             }
             VerifyFaultKind::Missing { seqs } => {
-                write!(out, "numbers {} to {} are missing before it", seqs.start(), seqs.end())
+                write!(out, "seq {} to {} are missing before it", seqs.start(), seqs.end())
             }
             VerifyFaultKind::Displaced { seq, after } => {
-                write!(out, "number {seq} stands behind {after}")
+                write!(out, "seq {seq} was moved behind seq {after}")
             }
             VerifyFaultKind::Repeated { seq } => {
-                write!(out, "number {seq} stands here a second time")
+                write!(out, "seq {seq} occurs here a second time")
             }
             VerifyFaultKind::Torn { bytes } => {
-                write!(out, "{bytes} bytes of half a line that no start has found: it was cut")
+                write!(
+                    out,
+                    "{bytes} bytes of an incomplete line that no start recorded: it was cut"
+                )
             }
             VerifyFaultKind::TornGone { bytes } => {
                 write!(
                     out,
-                    "{bytes} bytes of half a line are gone that a start has found before it"
+                    "{bytes} bytes of an incomplete line before it, recorded by a start, are gone"
                 )
             }
             VerifyFaultKind::Detached { seq } => {
-                write!(out, "number {seq} does not go on from where the segment before it ends")
+                write!(out, "seq {seq} does not continue the chain of the segment before it")
             }
             VerifyFaultKind::Cut { told, ends } => {
-                write!(out, "the journal ends with number {ends}, and {told} was told: it was cut")
+                write!(
+                    out,
+                    "the journal ends with seq {ends}, before the given head {told}: it was cut"
+                )
             }
             VerifyFaultKind::NotTheHead { told } => {
-                write!(out, "number {told} is not the one that was told: it was written anew")
+                write!(out, "seq {told} does not match the given head: the journal was rewritten")
             }
             VerifyFaultKind::BeforeTheFirst { told, first } => {
-                write!(out, "the journal begins with number {first}, and {told} was told")
+                write!(out, "the journal begins with seq {first}, after the given head {told}")
             }
         }
     }
@@ -119,10 +125,10 @@ const FAULTS_MAX: usize = 100;
 /// Limit: gaps in which displaced lines are looked for.
 const GAPS_MAX: usize = 10_000;
 
-/// Reads a whole journal. `heads` are what was told of it elsewhere.
+/// Verifies a whole journal; `heads` are heads of its chain that were kept elsewhere.
 ///
 /// # Errors
-/// A segment cannot be read.
+/// Returns an error if a segment cannot be read.
 pub fn verify(folder: &Path, heads: &[ChainHead]) -> io::Result<Verified> {
     let mut walk = SegmentWalk::default();
     let segments = read::segments(folder)?;
@@ -135,18 +141,18 @@ pub fn verify(folder: &Path, heads: &[ChainHead]) -> io::Result<Verified> {
 #[derive(Default)]
 struct SegmentWalk {
     found: Verified,
-    /// What the chain may be before the next line: the value the last line claims; and if that is not
-    /// the one it should have, that one too.
+    /// Possible values of the chain before the next line: the one that the last line states and, if that is
+    /// wrong, also the one that it should have.
     links: Vec<ChainValue>,
-    /// Numbers that have been passed over, and where: they may stand further down.
+    /// Ranges of numbers that were passed over, and where: their lines may follow further down.
     gaps: Vec<(RangeInclusive<u64>, LinePosition)>,
-    /// The last line's own gap: the number it should have had, and where it stands.
+    /// Gap just before the last line: the number that it should have had, and its place.
     jump: Option<(u64, LinePosition)>,
     open: HashMap<String, UnfinishedExchange>,
-    /// What stood behind the last whole line of the segment before.
+    /// Incomplete line at the end of the segment before, and its place.
     tail: Option<(TornTail, LinePosition)>,
     place: LinePosition,
-    /// The segment before.
+    /// Name of the segment before.
     before: String,
     heads_met: Vec<u64>,
 }
@@ -181,11 +187,12 @@ impl SegmentWalk {
         })
     }
 
-    /// The first whole line of a segment says where the chain stood, and what a crash has torn.
+    /// Checks the first complete line of a segment, which states the chain's value before it and the
+    /// incomplete line that a crash left.
     fn begins(&mut self, formed: &ValidLine<'_>) {
         let known = formed.read.torn.as_ref();
         let tail = self.tail.take();
-        // What has made way for this very segment is told and not there.
+        // An incomplete line that was discarded to create this very segment is recorded, and is not there.
         let is_gone = known.is_some_and(|torn| torn.segment == self.before) && tail.is_none();
         if let Some(torn) = known.filter(|_| is_gone) {
             self.fault(self.place.clone(), VerifyFaultKind::TornGone { bytes: torn.bytes });
@@ -237,7 +244,7 @@ impl SegmentWalk {
             self.gaps.push((expected..=seq - 1, self.place.clone()));
             self.jump = Some((expected, self.place.clone()));
         }
-        // Behind a gap only a segment's beginning says what the chain was.
+        // After a gap, only the first line of a segment states the chain's value.
         let is_known = is_next || (read.previous.is_some() && !self.links.is_empty());
         let fits = should.contains(link);
         if is_known && !fits {
@@ -251,8 +258,8 @@ impl SegmentWalk {
         self.settle_gaps();
     }
 
-    /// If this line follows on the last one by its link, and by its number on the one the last should
-    /// have had, then nothing is missing before the last: its number was changed.
+    /// Corrects a gap if this line follows the last one by its chain value, and by its number the one that
+    /// the last should have had: nothing is missing before the last, whose number was changed.
     fn settle_jump(&mut self, seq: u64, should: &[ChainValue], link: ChainValue) {
         let Some((expected, place)) = self.jump.take() else { return };
         if seq == expected + 1 && should.contains(&link) {
@@ -262,7 +269,7 @@ impl SegmentWalk {
         }
     }
 
-    /// Whether a number was passed over; it is no longer missing.
+    /// Returns true if a number was passed over; it no longer counts as missing.
     fn fill(&mut self, seq: u64) -> bool {
         let Some(at) = self.gaps.iter().position(|(seqs, _)| seqs.contains(&seq)) else {
             return false;
@@ -296,7 +303,7 @@ impl SegmentWalk {
                 self.open.remove(id);
             }
             "unfinished" => {
-                // Where the opened line is in no segment that is here, this one tells as much.
+                // If the opened line is in none of these segments, this line has the same members.
                 let exchange = self.open.remove(id);
                 let told = || serde_json::from_slice(line).ok();
                 self.found.unfinished.extend(exchange.or_else(told));
@@ -318,7 +325,7 @@ impl SegmentWalk {
             let ends = self.found.last.map_or(0, |(last, _)| last);
             let what = match self.found.first {
                 Some(first) if told < first => VerifyFaultKind::BeforeTheFirst { told, first },
-                // It is missing, and that has been said.
+                // It is missing, which has been reported.
                 Some(_) if told < ends => continue,
                 _ => VerifyFaultKind::Cut { told, ends },
             };

@@ -1,4 +1,4 @@
-//! What is written, and where the chain stands: lines are composed here and put on disk.
+//! Composes the journal's lines, writes them to disk, and keeps the state of the chain.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,7 +14,7 @@ use super::segment::{JournalFolder, Segment, SegmentPresence, SyncCheck};
 use super::sheet::{Posted, Step};
 use crate::metrics::Metrics;
 
-/// The journal as its thread holds it.
+/// The journal as its thread writes it.
 #[derive(Debug)]
 pub(super) struct Writer {
     folder: JournalFolder,
@@ -23,34 +23,35 @@ pub(super) struct Writer {
     last: LastLine,
     /// The last line that is on disk.
     synced: LastLine,
-    /// Everything composed since.
+    /// Lines composed since that one.
     text: Vec<u8>,
-    /// Exchanges that are open, by the numbers of their opened lines.
+    /// Numbers of the opened lines of exchanges that are still open.
     open: HashMap<Uuid, u64>,
-    /// Of the segment; nothing once it is not all ours any more.
+    /// Index of the segment; `None` if it cannot be complete.
     index: Option<Index>,
-    /// Somebody has moved the segment away.
+    /// True if the segment was moved away.
     moved: bool,
-    /// When a new segment could not be begun; the old one grows on.
+    /// Time at which a new segment could not be begun; the old one grows on.
     stuck: Option<Instant>,
     metrics: Arc<Metrics>,
 }
 
-/// When a segment is followed by a new one.
+/// Size and age at which a segment is followed by a new one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SegmentLimits {
     pub(super) bytes: u64,
     pub(super) age: Duration,
 }
 
-/// After a new segment could not be begun.
+/// Pause after a new segment could not be begun.
 const STUCK: Duration = Duration::from_secs(1);
 
 impl Writer {
-    /// Goes on where the journal stood, in a new segment: says so, and what was left unfinished.
+    /// Continues the journal in a new segment, and records the start and the exchanges that were left
+    /// unfinished.
     ///
     /// # Errors
-    /// The segment cannot be begun.
+    /// Returns an error if the segment cannot be begun.
     pub(super) fn begin(
         folder: JournalFolder,
         found: RecoveredState,
@@ -62,12 +63,21 @@ impl Writer {
             index.write(&named)?;
         }
         if let Some(place) = damaged {
-            tracing::error!(place, "the journal is not what was written: verify it");
+            tracing::error!(
+                place,
+                "the audit journal is not as it was written: keep it, and run `spine-proxy audit \
+                 verify`"
+            );
             metrics.audit.damaged.inc();
         }
         if let Some(torn) = &torn {
             let (segment, bytes) = (&torn.segment, torn.bytes);
-            tracing::warn!(segment, bytes, "a crash has torn the last line of the journal");
+            tracing::warn!(
+                segment,
+                bytes,
+                "a crash left an incomplete line at the end of the audit journal: it is kept and \
+                 recorded"
+            );
         }
         let segment = Segment::create(&folder, last.seq + 1)?;
         let mut writer = Self {
@@ -87,7 +97,11 @@ impl Writer {
         writer.note(&JournalNote::Started { oldest_open, torn: torn.as_ref() });
         for exchange in &unfinished {
             let (id, opened_seq) = (exchange.id(), exchange.seq);
-            tracing::warn!(id, opened_seq, "opened before the last crash and never closed");
+            tracing::warn!(
+                id,
+                opened_seq,
+                "an exchange was under way at the last crash: its outcome is unknown"
+            );
             writer.metrics.audit.unfinished.inc();
             writer.note(&JournalNote::Unfinished(exchange));
         }
@@ -95,16 +109,16 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Where the chain stands.
+    /// Returns the last line composed, which is where the chain ends.
     pub(super) const fn last(&self) -> LastLine {
         self.last
     }
 
-    /// Composes a line.
+    /// Composes a line about an exchange.
     pub(super) fn line(&mut self, line: &Posted, sheet: &[u8]) {
         let at = self.next_at();
         if at > u64::from(u32::MAX) {
-            // A table has no room for it, and half a table would hide it.
+            // The index has no space for this offset, and an incomplete index would hide the line.
             self.index = None;
         }
         let keys = self.last.exchange(line, sheet, &mut self.text);
@@ -118,7 +132,7 @@ impl Writer {
         }
     }
 
-    /// Composes what the journal says of itself.
+    /// Composes a line about the journal itself.
     pub(super) fn note(&mut self, note: &JournalNote<'_>) {
         let at = self.next_at();
         note.write(&mut self.last, &mut self.text);
@@ -127,7 +141,7 @@ impl Writer {
         }
     }
 
-    /// Where in the segment the next line begins.
+    /// Returns the offset in the segment at which the next line begins.
     fn next_at(&self) -> u64 {
         let waiting = self.text.len();
         self.segment.length().saturating_add(u64::try_from(waiting).unwrap_or(u64::MAX))
@@ -136,16 +150,16 @@ impl Writer {
     /// Returns once all that was composed is on disk; then begins a new segment if that is due.
     ///
     /// # Errors
-    /// What was composed may not be on disk: [`Writer::put_again`].
+    /// Returns an error if some of it may not be on disk. Then call [`Writer::put_again`].
     pub(super) fn put(&mut self) -> io::Result<()> {
         self.write()?;
         if self.is_turn_due() { self.turn() } else { Ok(()) }
     }
 
-    /// After an error: everything that is not certain to be on disk is written once more.
+    /// Writes everything that is not known to be on disk once more, after an error.
     ///
     /// # Errors
-    /// It still cannot be.
+    /// Returns an error if it still cannot be written.
     pub(super) fn put_again(&mut self) -> io::Result<()> {
         if self.segment.settle(&self.text)? == SyncCheck::Bereft {
             return self.go_on_elsewhere();
@@ -154,12 +168,19 @@ impl Writer {
         Ok(())
     }
 
-    /// Somebody has deleted, cut or changed the segment: what they have left of it is left to them. What
-    /// is not certain to be on disk is numbered and linked anew, behind a new segment's first line.
+    /// Continues in a new segment after another program has deleted, cut or changed this one, which is left
+    /// as it is.
+    ///
+    /// Lines that are not known to be on disk are numbered and chained anew, behind the new segment's first
+    /// line.
     fn go_on_elsewhere(&mut self) -> io::Result<()> {
         let segment = Segment::create(&self.folder, self.synced.seq + 1)?;
         let name = self.segment.named.name();
-        tracing::error!(name, "somebody has deleted, cut or changed the journal's segment");
+        tracing::error!(
+            name,
+            "another program deleted, cut or changed the audit journal's segment: writing goes on \
+             in a new one"
+        );
         self.metrics.audit.damaged.inc();
         self.segment = segment;
         (self.index, self.moved) = (None, false);
@@ -183,7 +204,10 @@ impl Writer {
         self.metrics.audit.synced(started.elapsed());
         if standing == SegmentPresence::Moved && !self.moved {
             let segment = self.segment.named.name();
-            tracing::warn!(segment, "somebody has moved the journal's segment: beginning another");
+            tracing::warn!(
+                segment,
+                "the audit journal's segment was moved away: writing goes on in a new one"
+            );
         }
         self.moved = standing == SegmentPresence::Moved;
         self.settled();
@@ -195,13 +219,13 @@ impl Writer {
         self.synced = self.last;
     }
 
-    /// There is something for [`Writer::put`] to do.
+    /// Returns true if [`Writer::put`] has something to do.
     pub(super) fn has_work(&self) -> bool {
         !self.text.is_empty() || self.is_turn_due()
     }
 
-    /// Time until a new segment is to be begun for the age of this one; `None` for one that holds its first
-    /// line alone, which is new enough.
+    /// Returns the time until a new segment is due because of this one's age; `None` while it holds only its
+    /// first line, and needs no successor.
     pub(super) fn turn_in(&self) -> Option<Duration> {
         let age = self.segment.began().elapsed();
         self.has_grown().then(|| self.limits.age.saturating_sub(age))
@@ -218,7 +242,7 @@ impl Writer {
         is_due && self.has_grown() && self.stuck.is_none_or(|since| since.elapsed() >= STUCK)
     }
 
-    /// Begins a new segment. While none can be begun the old one grows on: nothing is lost by that.
+    /// Begins a new segment. If that fails the old one grows on, and nothing is lost.
     fn turn(&mut self) -> io::Result<()> {
         match Segment::create(&self.folder, self.last.seq + 1) {
             Ok(segment) => {
@@ -227,11 +251,19 @@ impl Writer {
                 if let (Some(index), false) = (index, self.moved) {
                     let write = move || {
                         if let Err(error) = index.write(&old.named) {
-                            tracing::warn!(%error, "no index of the journal's last segment");
+                            tracing::warn!(
+                                %error,
+                                "the index of an audit segment could not be written: `audit query` \
+                                 scans the segment instead"
+                            );
                         }
                     };
                     if let Err(error) = std::thread::Builder::new().spawn(write) {
-                        tracing::warn!(%error, "no index of the journal's last segment");
+                        tracing::warn!(
+                            %error,
+                            "the index of an audit segment could not be written: `audit query` \
+                             scans the segment instead"
+                        );
                     }
                 }
                 (self.moved, self.stuck) = (false, None);
@@ -241,7 +273,11 @@ impl Writer {
             }
             Err(error) => {
                 if self.stuck.is_none() {
-                    tracing::error!(%error, "no new segment of the journal can be begun");
+                    tracing::error!(
+                        %error,
+                        "no new segment of the audit journal can be created: the current one grows \
+                         on, and it is tried again every second"
+                    );
                 }
                 self.stuck = Some(Instant::now());
                 self.metrics.audit.write_failures.inc();
@@ -255,7 +291,11 @@ impl Writer {
         if let (Some(index), true) = (self.index, self.text.is_empty() && !self.moved)
             && let Err(error) = index.write(&self.segment.named)
         {
-            tracing::warn!(%error, "no index of the journal's last segment");
+            tracing::warn!(
+                %error,
+                "the index of an audit segment could not be written: `audit query` scans the \
+                 segment instead"
+            );
         }
     }
 }

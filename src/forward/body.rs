@@ -1,4 +1,4 @@
-//! Bodies on their way: one frame in hand, a pace to keep, and no clean end that was not one.
+//! Bodies in transit: one frame at a time, held to a pace, and never a clean end for a body that was cut.
 
 use std::future::Future as _;
 use std::pin::Pin;
@@ -18,21 +18,21 @@ use crate::audit::{EndedBy, Entry, Transfer};
 use crate::refusal::Refusal;
 use crate::throttle::ProviderPlace;
 
-/// How fast a body must come.
+/// Pace at which a body must come.
 #[derive(Debug, Clone, Copy)]
 pub struct BodyPace {
     /// Longest wait for the next piece.
     pub idle: Duration,
-    /// Longest life of the whole body.
+    /// Longest time for the whole body.
     pub total: Duration,
-    /// Bytes a second over the time it is waited for, once that exceeds [`BodyPace::idle`].
+    /// Bytes per second over the time it is waited for, once that exceeds [`BodyPace::idle`].
     pub rate_min: u32,
 }
 
-/// Why a body did not come whole.
+/// Reason why a body did not come whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PaceFault {
-    /// It did not keep its pace.
+    /// It came too slowly.
     #[error("the body came too slowly")]
     Slow,
     /// Its sender broke off.
@@ -40,8 +40,8 @@ pub enum PaceFault {
     Cut,
 }
 
-/// A body that is held to a pace. Only time spent waiting for its sender counts; a receiver that
-/// reads slowly is somebody else's fault.
+/// A body that is held to a pace. Only time spent waiting for its sender counts, not time that its receiver
+/// takes.
 #[derive(Debug)]
 pub struct Paced {
     body: Incoming,
@@ -55,7 +55,7 @@ pub struct Paced {
 }
 
 impl Paced {
-    /// Holds a body that came by this version of HTTP to a pace, from now.
+    /// Holds a body to a pace, from now on; `version` is the version of HTTP that it came by.
     #[must_use]
     pub fn new(body: Incoming, version: Version, pace: BodyPace) -> Self {
         let started = Instant::now();
@@ -63,14 +63,15 @@ impl Paced {
         Self { body, pace, started, waiting_since: None, waited, bytes, timer: None, version }
     }
 
-    /// Whether a body that gives no more has ended, and was not cut: hyper takes an HTTP/2 stream that
-    /// is reset without an error for one that has ended.
+    /// Returns true if a body that gives no more has ended, and was not cut.
+    ///
+    /// hyper takes an HTTP/2 stream that is reset without an error for one that has ended.
     fn has_ended(&self) -> bool {
         self.version != Version::HTTP_2 || self.body.is_end_stream()
     }
 
-    /// The next piece of data. Trailers are dropped: FHIR has none, and they could carry what
-    /// headers were refused for.
+    /// Returns the next piece of data. Trailers are dropped: FHIR has none, and they could carry what headers
+    /// were refused for.
     fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, PaceFault>>> {
         loop {
             match Pin::new(&mut self.body).poll_frame(context) {
@@ -112,8 +113,8 @@ impl Paced {
         }
     }
 
-    /// How long the next piece may be waited for: the idle limit, what the rate still allows, and
-    /// what is left of the whole.
+    /// Returns how long the next piece may be waited for: the least of the idle limit, what the rate still
+    /// allows, and what is left of the whole.
     fn allowance(&self) -> Duration {
         let earned = self.bytes / u64::from(self.pace.rate_min.max(1));
         let by_rate = (self.pace.idle + Duration::from_secs(earned)).saturating_sub(self.waited);
@@ -122,7 +123,7 @@ impl Paced {
     }
 }
 
-/// Whether no byte can follow: the end has been seen, or all that was announced has come.
+/// Returns true if no byte can follow: the end has been seen, or all that was announced has come.
 fn is_spent(body: &Incoming) -> bool {
     body.is_end_stream() || body.size_hint().exact() == Some(0)
 }
@@ -135,7 +136,7 @@ pub struct Upload {
     fate: Arc<UploadFate>,
 }
 
-/// What became of a body on its way, as far as its sender must know.
+/// Outcome of an upload, as far as its sender must know it.
 #[derive(Debug, Default)]
 pub(super) struct UploadFate {
     fault: OnceLock<PaceFault>,
@@ -143,25 +144,25 @@ pub(super) struct UploadFate {
 }
 
 impl UploadFate {
-    /// Why it did not come whole, if it did not.
+    /// Returns the reason why the body did not come whole, if it did not.
     pub(super) fn fault(&self) -> Option<PaceFault> {
         self.fault.get().copied()
     }
 
-    /// Nobody waits for what the provider says to it: it must not end as if it were whole.
+    /// Gives the upload up, so that it does not end as if it were whole: its answer is no longer awaited.
     pub(super) fn give_up(&self) {
         self.given_up.store(true, Ordering::Release);
     }
 }
 
 impl Upload {
-    /// No body.
+    /// Returns an upload without a body.
     #[must_use]
     pub fn empty() -> Self {
         Self { body: None, transfer: None, fate: Arc::default() }
     }
 
-    /// The body of a write. `transfer` learns what was sent.
+    /// Returns the body of a write; `transfer` records what was sent.
     #[must_use]
     pub fn new(body: Paced, transfer: Arc<Transfer>) -> Self {
         if is_spent(&body.body) {
@@ -170,15 +171,15 @@ impl Upload {
         Self { body: Some(body), transfer: Some(transfer), fate: Arc::default() }
     }
 
-    /// What becomes of it.
+    /// Returns the upload's outcome, which is known later.
     pub(super) fn outcome(&self) -> Arc<UploadFate> {
         Arc::clone(&self.fate)
     }
 
-    /// The body of a read, which must be empty: some stacks send a chunked nothing.
+    /// Checks that the body of a read is empty: some HTTP stacks send a chunked one without data.
     ///
     /// # Errors
-    /// It is not empty, or its end does not come.
+    /// Returns a refusal if it is not empty, or its end does not come.
     pub async fn none(mut body: Paced) -> Result<Self, Refusal> {
         if body.body.is_end_stream() {
             return Ok(Self::empty());
@@ -194,7 +195,7 @@ impl Upload {
         }
     }
 
-    /// Whether there is nothing to send after the head.
+    /// Returns true if there is nothing to send after the head.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.body.is_none()
@@ -220,7 +221,7 @@ impl Body for Upload {
         match ready!(polled) {
             Some(Ok(data)) => {
                 transfer.sent(data.len());
-                // A sized body may never be asked for its end.
+                // hyper may never ask a body of known length for its end.
                 if is_spent(&body.body) {
                     transfer.sent_whole();
                 }
@@ -248,7 +249,7 @@ impl Body for Upload {
 
 /// A provider's body on its way to a consumer.
 ///
-/// With the last byte its connection goes back to the pool and its record is closed; if that never comes
+/// With its last byte the connection goes back to the pool, and the record is closed. If that never comes,
 /// the connection is dropped, and the record says who broke off.
 #[derive(Debug)]
 pub struct ProviderBody {
@@ -283,7 +284,7 @@ impl ProviderBody {
     }
 
     fn finish_if_ended(&mut self) {
-        // A sized body may never be asked for its end.
+        // hyper may never ask a body of known length for its end.
         if self.body.body.is_end_stream() {
             self.finish();
         }
@@ -326,8 +327,8 @@ impl Body for ProviderBody {
             }
             Some(Err(fault)) => {
                 self.connection = None;
-                // hyper drops what it has not flushed when a body fails: one turn later, so that
-                // the status and what came of the body go out first.
+                // Reported one poll later: hyper drops what it has not flushed when a body fails, and the
+                // status and the data so far must go out first.
                 self.fault = Some(fault);
                 context.waker().wake_by_ref();
                 Poll::Pending

@@ -1,4 +1,5 @@
-//! From a registered address to an HTTP connection: resolve, check, connect, prove, speak.
+//! Opens connections to providers: resolves the registered address, checks it, connects, and performs the
+//! handshakes.
 
 use std::error::Error;
 use std::fmt;
@@ -24,11 +25,11 @@ use super::pool::PoolKey;
 use super::resolve::DnsResolver;
 use super::{ForwardSettings, ProviderDeadlines, Upload};
 
-/// Why a provider could not be spoken to. Not one byte of a request has been sent.
+/// Error returned when no connection to a provider could be opened. Not one byte of a request has been sent.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DialFault {
     /// A deadline passed in this phase.
-    #[error("{0} took too long")]
+    #[error("{0} timed out")]
     TimedOut(&'static str),
     /// This phase failed.
     #[error("{0}: {1}")]
@@ -44,12 +45,13 @@ pub(super) struct Dialler {
     unacknowledged: Duration,
 }
 
-/// An idle connection is probed this often, so that one whose other end has forgotten it is found closed
-/// before a request is sent on it. No shorter time can be set.
+/// Interval at which an idle connection is probed. No shorter one can be set.
+///
+/// A connection that its other end has forgotten is so found closed before a request is sent on it.
 const PROBE: Duration = Duration::from_secs(1);
 /// Limit: addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 4;
-/// After this, the next address of a name is tried beside the one that has not answered.
+/// Time after which the next address of a name is tried beside one that has not answered.
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 /// Limit: bytes of a provider's response head.
 const HEAD_BYTES_MAX: usize = 128 * 1024;
@@ -90,16 +92,20 @@ impl Dialler {
         http1(stream).await.map_err(|error| refused("HTTP")(&error))
     }
 
-    /// Spec: RFC 8305. An address that does not answer soon is not waited for before the next is
-    /// tried; the first that does is taken.
+    /// Connects to one of the host's addresses: the first that answers.
+    ///
+    /// Spec: RFC 8305. An address that does not answer soon is not waited for before the next is tried.
     async fn connect(&self, address: &str) -> Result<TcpStream, DialFault> {
-        // Security: checked on the address that is dialled, after resolution, so no name can lead
+        // Security: checked on the address that is dialled, after resolution, so that no name can lead
         // elsewhere between check and connect.
         let found = self.resolver.addresses(address).await;
         let found = found.map_err(|fault| DialFault::Refused(fault.phase, fault.why))?;
         let mut addresses = found.into_iter().filter(|address| self.allows(address.ip()));
         let mut left = ADDRESSES_MAX;
-        let mut last = DialFault::Refused("connect", "no address in an allowed network".to_owned());
+        let mut last = DialFault::Refused(
+            "connect",
+            "none of its addresses is in provider.networks".to_owned(),
+        );
         let mut attempts = FuturesUnordered::new();
         loop {
             match addresses.next().filter(|_| left > 0) {
@@ -131,10 +137,11 @@ impl Dialler {
     }
 }
 
-/// Makes the kernel notice that the other end is gone: what was sent and not acknowledged for so long ends the
-/// connection (TCP retransmits for a quarter of an hour by default), and an idle connection is probed.
+/// Makes the kernel detect a dead peer: bytes that are not acknowledged for this long end the connection, and
+/// an idle connection is probed.
 ///
-/// Spec: RFC 5482 for the user timeout; a window that stays shut for so long ends the connection too.
+/// TCP retransmits for a quarter of an hour by default. Spec: RFC 5482 for the user timeout; a window that
+/// stays closed for so long ends the connection too.
 fn detect_dead_peer(stream: &TcpStream, unacknowledged: Duration) -> io::Result<()> {
     let socket = SockRef::from(stream);
     let probes = TcpKeepalive::new().with_time(PROBE).with_interval(PROBE);
@@ -154,7 +161,10 @@ async fn http1(stream: TlsStream<TcpStream>) -> hyper::Result<SendRequest<Upload
         .await?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
-            tracing::debug!(error = %ErrorChain(&error), "provider connection ended");
+            tracing::debug!(
+                error = %ErrorChain(&error),
+                "a connection to a provider ended with an error"
+            );
         }
     });
     Ok(sender)

@@ -1,4 +1,4 @@
-//! Why one try gave no response head, whether it may be repeated, and what may be said of it.
+//! Failures of one attempt to send a request: whether it may be repeated, and what may be said about it.
 
 use std::error::Error;
 use std::fmt;
@@ -14,18 +14,18 @@ use crate::interaction::Effect;
 use crate::policy::Permit;
 use crate::refusal::{Reached, Refusal};
 
-/// Why one try gave no response head.
+/// Reason why one attempt got no response head.
 #[derive(Debug)]
 pub(super) enum SendFailure {
     /// Not one byte was written; the request is given back.
     NotWritten(Box<Request<Upload>>),
-    /// The connection failed under the request.
+    /// The connection failed after the request was written in part or whole.
     Lost(hyper::Error),
     /// The consumer's own body failed.
     Upload(PaceFault),
-    /// No response head in time.
+    /// The response head did not come in time.
     TimedOut,
-    /// Interim responses without an end.
+    /// Interim responses came without an end.
     Interims,
 }
 
@@ -49,20 +49,22 @@ impl SendFailure {
         }
     }
 
-    /// Returns true if a kept connection on which a request was sent at this moment is taken to have been dead
-    /// by then, so that the failure says nothing of the provider: it closed at once, or the other end
-    /// acknowledged nothing.
+    /// Returns true if a kept connection is taken to have been dead when a request was sent on it at this
+    /// moment, so that the failure says nothing about the provider.
+    ///
+    /// That is so if it closed at once, or the other end acknowledged nothing.
     pub(super) fn is_of_dead_connection(&self, sent_at: Instant) -> bool {
         let Self::Lost(cause) = self else { return false };
         sent_at.elapsed() < LOST_AT_ONCE || is_unacknowledged(cause)
     }
 
-    /// Whether the provider said nothing to it.
+    /// Returns true if the provider gave no answer.
     pub(super) const fn is_silence(&self) -> bool {
         matches!(self, Self::Lost(_) | Self::TimedOut | Self::Interims)
     }
 
-    /// What may truly be said: a write whose last byte was handed over may have been carried out.
+    /// Returns the refusal, which says no more than is known: a write whose last byte was handed over may
+    /// have been carried out.
     pub(super) fn refusal(&self, permit: &Permit, transfer: &Transfer) -> Refusal {
         let reached = match (permit.interaction().effect(), transfer.is_whole()) {
             (Effect::Reads, _) => Reached::Read,
@@ -78,22 +80,35 @@ impl SendFailure {
             Self::Upload(PaceFault::Slow) => Refusal::BodyTimedOut,
             Self::Upload(PaceFault::Cut) => Refusal::BodyCut,
             Self::Lost(cause) => {
-                tracing::warn!(%ods, cause = %ErrorChain(cause), "provider failed");
+                tracing::warn!(
+                    %ods,
+                    cause = %ErrorChain(cause),
+                    "the connection to the provider failed before the answer: a write that was \
+                     sent whole may have been carried out"
+                );
                 failed(permit, reached)
             }
             Self::Interims => {
-                tracing::warn!(%ods, "provider sends interim responses without an end");
+                tracing::warn!(
+                    %ods,
+                    "the provider sent too many interim responses: a write that was sent whole may \
+                     have been carried out"
+                );
                 failed(permit, reached)
             }
             Self::TimedOut => {
-                tracing::warn!(%ods, "provider did not answer in time");
+                tracing::warn!(
+                    %ods,
+                    "the provider did not answer in time: a write that was sent whole may have \
+                     been carried out"
+                );
                 Refusal::ProviderTimedOut { reached }
             }
         }
     }
 }
 
-/// Returns true if the kernel gave a connection up since the other end did not acknowledge what was sent.
+/// Returns true if the kernel gave a connection up because the other end did not acknowledge what was sent.
 fn is_unacknowledged(error: &(dyn Error + 'static)) -> bool {
     use std::io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
     let causes = std::iter::successors(Some(error), |&error| error.source());
@@ -101,7 +116,7 @@ fn is_unacknowledged(error: &(dyn Error + 'static)) -> bool {
     kinds.any(|kind| matches!(kind, TimedOut | HostUnreachable | NetworkUnreachable))
 }
 
-/// An error with everything that caused it, for the log.
+/// Displays an error with all its causes, for the log.
 pub(super) struct ErrorChain<'a>(pub(super) &'a (dyn Error + 'static));
 
 impl fmt::Display for ErrorChain<'_> {
@@ -118,7 +133,7 @@ const CAUSES_MAX: usize = 8;
 /// A request that a provider did not answer.
 #[derive(Debug)]
 pub struct Unanswered {
-    /// Answer to the consumer.
+    /// Refusal that the consumer is answered with.
     pub refusal: Refusal,
     /// True if a kept connection was dead, which says nothing of the provider.
     pub is_of_dead_connection: bool,
@@ -130,13 +145,14 @@ impl From<Refusal> for Unanswered {
     }
 }
 
-/// A provider that was not reached, or broke off.
+/// Returns the refusal for a provider that was not reached, or broke off.
 pub(super) fn failed(permit: &Permit, reached: Reached) -> Refusal {
     Refusal::ProviderFailed { url: permit.provider().printable_url(permit.interaction()), reached }
 }
 
-/// A kept connection that closes this soon after a request had been closed before it; later, the
-/// provider had the request, and its consumer has no time for another.
+/// Time within which a kept connection that closes after a request is taken to have been closed before it.
+///
+/// Later, the provider had the request, and its consumer has no time for another.
 const LOST_AT_ONCE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Header fields of the provider leg: a request's are built by rule, a response's filtered where they stand.
+//! Header fields towards providers: a request's are built by rule, a response's filtered in place.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -9,16 +9,16 @@ use crate::policy::Permit;
 use crate::refusal::{Refusal, SspHeader};
 use crate::request::{CONNECTION_NAMES_MAX, field_name, is_end_to_end};
 
-/// The consumer's hop, as the provider is told of it.
+/// The consumer's hop, as headers describe it to the provider.
 #[derive(Debug, Clone, Copy)]
 pub struct ConsumerHop<'a> {
     /// Address and port that the request came from.
     pub consumer: &'a str,
-    /// The name in `Via` and `Forwarded`.
+    /// Name of this proxy in `Via` and `Forwarded`.
     pub proxy: &'a str,
 }
 
-/// Fields that belong to one connection, in either direction.
+/// Returns true for fields that belong to one connection, in either direction.
 fn is_of_one_connection(name: &str) -> bool {
     matches!(
         name,
@@ -36,8 +36,8 @@ fn is_of_one_connection(name: &str) -> bool {
     )
 }
 
-/// Families of fields by which a proxy in front of a server describes its client: address, host,
-/// certificate, and what NHS England's API platform has found out about it.
+/// Prefixes of fields by which a proxy in front of a server describes its client: address, host, certificate,
+/// and what NHS England's API platform has found out about it.
 const OF_A_PROXY: [&str; 9] = [
     "client-cert",
     "nhsd-",
@@ -50,8 +50,10 @@ const OF_A_PROXY: [&str; 9] = [
     "x-ssl-",
 ];
 
-/// Fields that never go to a provider: those this proxy writes itself, those by which a consumer could
-/// speak for a proxy in front of the provider, and those that override what was checked.
+/// Returns true for fields that never go to a provider.
+///
+/// These are the fields that this proxy writes itself, those by which a consumer could speak for a proxy in
+/// front of the provider, and those that override what was checked.
 fn is_never_sent(name: &str) -> bool {
     // Security: the method and target that were checked are the ones that count.
     is_of_one_connection(name)
@@ -76,8 +78,10 @@ fn is_never_sent(name: &str) -> bool {
         )
 }
 
-/// Fields of a provider that never reach a consumer: those that hold for the whole origin, which here is
-/// this proxy's and so every other practice's, or lead away from it.
+/// Returns true for fields of a response that never reach a consumer.
+///
+/// They hold for the whole origin, which here is this proxy's and so every other practice's, or lead away
+/// from it.
 fn is_never_returned(name: &str) -> bool {
     is_of_one_connection(name)
         || matches!(
@@ -97,21 +101,22 @@ fn is_never_returned(name: &str) -> bool {
         )
 }
 
-/// Fields of a request that carry cookies.
+/// Returns true for fields of a request that carry cookies.
 fn is_cookie(name: &str) -> bool {
     matches!(name, "cookie" | "cookie2")
 }
 
-/// Fields of a response that set cookies.
+/// Returns true for fields of a response that set cookies.
 fn sets_cookie(name: &str) -> bool {
     matches!(name, "set-cookie" | "set-cookie2")
 }
 
-/// The provider's request: its headers are the consumer's end-to-end ones, and a `Host`, a `Forwarded` and a
-/// `Via` of our own.
+/// Builds the provider's request, with the consumer's end-to-end headers and this proxy's own `Host`,
+/// `Forwarded` and `Via`.
 ///
 /// # Errors
-/// [`Refusal::Internal`]: a registered root whose authority is none of HTTP's, which cannot be.
+/// Returns [`Refusal::Internal`] if the registered root has an authority that is not valid in HTTP, which
+/// cannot be.
 pub(super) fn request(
     permit: &Permit,
     head: &Parts,
@@ -123,7 +128,7 @@ pub(super) fn request(
     let mut request = Request::new(upload);
     *request.method_mut() = head.method.clone();
     *request.uri_mut() = Uri::from(permit.path_and_query().clone());
-    // The spelling of header names, which hyper keeps on the side.
+    // Extensions hold the spelling of header names, for hyper.
     *request.extensions_mut() = head.extensions.clone();
     let named = connection_named(&head.headers);
     let headers = request.headers_mut();
@@ -140,14 +145,14 @@ pub(super) fn request(
         append_cookies(headers, head);
     }
     if bodiless_write {
-        // Some servers ask for a length where a body could be.
+        // Some servers require a length where a body could be.
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     let to = head.headers.get(field_name(SspHeader::To));
     if to.is_none_or(|to| to.as_bytes().trim_ascii().is_empty())
         && let Ok(to) = HeaderValue::from_str(permit.provider().asid.as_str())
     {
-        // Form (b) of the target leaves it to us; providers check it.
+        // Form (b) of the target may come without `Ssp-To`, which providers check.
         headers.insert(field_name(SspHeader::To), to);
     }
     let forwarded = ["for=\"", hop.consumer, "\";by=_", hop.proxy, ";proto=https"].concat();
@@ -179,8 +184,10 @@ fn append_cookies(headers: &mut HeaderMap, head: &Parts) {
     }
 }
 
-/// Leaves of a provider's response headers those that may reach a consumer, untouched. `proxy` is the name of
-/// this proxy.
+/// Removes from a provider's response headers those that must not reach a consumer; the others stay
+/// untouched.
+///
+/// `proxy` is the name of this proxy.
 pub(super) fn filter_response(headers: &mut HeaderMap, proxy: &str, pass_cookies: bool) {
     let named = connection_named(headers);
     let status = status_of_others(headers, proxy);
@@ -199,13 +206,13 @@ pub(super) fn filter_response(headers: &mut HeaderMap, proxy: &str, pass_cookies
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
-/// The members of `Proxy-Status` that are another proxy's, as one value. A field that is not a valid list
-/// has none.
+/// Returns the members of `Proxy-Status` that are another proxy's, as one value; `None` if the field is not a
+/// valid list.
 ///
-/// Security: a member in our name would tell the consumer that a booking was not sent, or was.
+/// Security: a member in this proxy's name would tell the consumer that a booking was not sent, or was.
 ///
-/// Spec: RFC 9209, section 2: each member is a string or a token; RFC 9651, section 4.2: lines are
-/// joined, and a field that cannot be parsed is ignored whole.
+/// Spec: RFC 9209, section 2: each member is a string or a token; RFC 9651, section 4.2: lines are joined,
+/// and a field that cannot be parsed is ignored whole.
 fn status_of_others(from: &HeaderMap, proxy: &str) -> Option<HeaderValue> {
     let lines: Vec<_> = from.get_all(PROXY_STATUS).iter().map(HeaderValue::as_bytes).collect();
     if lines.is_empty() {
@@ -221,7 +228,7 @@ fn status_of_others(from: &HeaderMap, proxy: &str) -> Option<HeaderValue> {
     HeaderValue::try_from(sfv::FieldType::serialize(&members)?).ok()
 }
 
-/// One value, whatever came in: some harnesses die on two.
+/// Returns the one value of `Via`, however many came in: some test harnesses fail on two.
 fn via(from: &Parts, hop: &ConsumerHop<'_>) -> String {
     let version = if from.version == Version::HTTP_2 { "2.0" } else { "1.1" };
     let before = from.headers.get_all(header::VIA).iter().filter_map(|value| value.to_str().ok());
@@ -237,8 +244,9 @@ fn is_named(name: &HeaderName, named: &[String]) -> bool {
     named.iter().any(|dropped| dropped == name.as_str())
 }
 
-/// Headers that `Connection` names, less those that no `Connection` may take away. Of a provider's, names
-/// beyond the limit are not looked at; a request with more is refused before.
+/// Returns the headers that `Connection` names, without those that it may not take away.
+///
+/// In a response, names beyond the limit are ignored; a request with more was refused before.
 fn connection_named(headers: &HeaderMap) -> Vec<String> {
     let values = headers.get_all(header::CONNECTION).iter();
     let names = values.filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(','));

@@ -1,8 +1,8 @@
-//! Connections to providers, one worker's own.
+//! Pool of connections to providers, one for each worker.
 //!
-//! A connection is never shared between hosts, names or trust generations. It carries one exchange at a
-//! time and is put away in between. Caps count exchanges and are kept by the throttle; this only bounds
-//! what is kept.
+//! A connection is never shared between hosts, names or trust generations. It carries one exchange at a time,
+//! and is idle in between. The throttle limits exchanges; the pool only limits how many idle connections are
+//! kept.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,14 +18,14 @@ use tokio::sync::Notify;
 use super::{ProviderDeadlines, Upload};
 use crate::interaction::Effect;
 
-/// What makes two connections interchangeable.
+/// Properties that make two connections interchangeable.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct PoolKey {
-    /// `host:port` that is dialled.
+    /// Address that is dialled, as `host:port`.
     pub(super) address: Arc<str>,
     /// Name the provider's certificate must have.
     pub(super) name: Arc<str>,
-    /// Generation of the trust it was verified under.
+    /// Trust generation that the connection was verified under.
     pub(super) generation: u64,
 }
 
@@ -42,13 +42,13 @@ pub(crate) struct PooledConnection {
 pub(super) type SendResult = Result<Response<Incoming>, TrySendError<Request<Upload>>>;
 
 impl PooledConnection {
-    /// A connection that has just been opened.
+    /// Wraps a connection that has just been opened.
     pub(super) fn new(key: PoolKey, sender: SendRequest<Upload>) -> Self {
         let now = Instant::now();
         Self { sender, key, born: now, idle_since: now }
     }
 
-    /// Sends a request.
+    /// Sends a request on the connection.
     pub(super) fn try_send(
         &mut self,
         request: Request<Upload>,
@@ -63,14 +63,14 @@ pub const IDLE_MAX: usize = 1024;
 /// Interval at which connections that have been kept too long are dropped.
 const TIDY: Duration = Duration::from_secs(1);
 
-/// Connections that are kept.
+/// Pool of idle connections.
 #[derive(Debug)]
 pub(crate) struct Pool {
     /// Idle connections by key, newest last.
     kept: Mutex<HashMap<PoolKey, Vec<PooledConnection>>>,
-    /// How many of them are put away, as last counted and since then at most.
+    /// Number of idle connections as last counted, and an upper bound since.
     idle: AtomicUsize,
-    /// The first one has been put away.
+    /// Notified when the first connection becomes idle.
     filled: Notify,
     idle_max: usize,
     keep: Duration,
@@ -91,9 +91,10 @@ impl Pool {
         }
     }
 
-    /// The connection used last, if it may carry a request with this effect: a provider that closes
-    /// an idle connection under a write leaves its outcome unknown, so a write takes only a young
-    /// one.
+    /// Returns the connection used last, if it may carry a request with this effect.
+    ///
+    /// A provider that closes an idle connection during a write leaves its outcome unknown, so a write takes
+    /// only a young one.
     pub(super) fn take(&self, key: &PoolKey, effect: Effect) -> Option<PooledConnection> {
         let keep = match effect {
             Effect::Reads => self.keep,
@@ -108,7 +109,7 @@ impl Pool {
         Some(kept.swap_remove(at))
     }
 
-    /// Keeps a connection whose exchange is complete.
+    /// Keeps a connection whose exchange is complete, unless it is closed or too old, or enough are kept.
     pub(super) fn give_back(&self, mut connection: PooledConnection) {
         if connection.sender.is_closed() || connection.born.elapsed() >= self.age_max {
             return;
@@ -124,9 +125,11 @@ impl Pool {
         }
     }
 
-    /// Drops the idle connections to an address, whatever their name and generation, that have carried no
-    /// answer since this moment: one of their age turned out to be dead, and what killed it (a balancer that
-    /// fails over, a firewall that forgets) is likely to have killed them. Returns how many they were.
+    /// Drops the idle connections to an address that have carried no answer since `than`; returns how many
+    /// they were.
+    ///
+    /// One of their age turned out to be dead, and the cause (a load balancer that failed over, a firewall
+    /// that forgot its state) is likely to have hit them too, whatever their name and generation.
     pub(super) fn drop_older(&self, address: &str, than: Instant) -> usize {
         let mut dropped = 0;
         let mut all = self.kept();
@@ -139,8 +142,8 @@ impl Pool {
         dropped
     }
 
-    /// Drops what is closed or has been kept too long, for as long as it is polled; sleeps while no
-    /// connection is kept.
+    /// Drops connections that are closed or have been kept too long, for as long as it is polled; sleeps
+    /// while none is kept.
     pub(super) async fn keep_tidy(&self) {
         loop {
             if self.idle.load(Ordering::Relaxed) == 0 {
@@ -163,7 +166,7 @@ impl Pool {
             left += kept.len();
             !kept.is_empty()
         });
-        // One worker's pool: nothing is put away or taken meanwhile.
+        // The pool is one worker's: no connection is kept or taken meanwhile.
         self.idle.store(left, Ordering::Relaxed);
     }
 

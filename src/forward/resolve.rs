@@ -1,4 +1,4 @@
-//! From a registered host to the addresses that may be dialled for it.
+//! Resolves a registered host to the addresses that may be dialled for it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,28 +16,30 @@ use tokio::time::timeout;
 
 use super::ForwardSettings;
 
-/// Why there is no address to dial.
+/// Error returned when there is no address to dial.
 #[derive(Debug, thiserror::Error)]
 #[error("{phase}: {why}")]
 pub(super) struct ResolveError {
-    /// What failed: the address as registered, or DNS.
+    /// Part that failed: the address as registered, or DNS.
     pub(super) phase: &'static str,
     pub(super) why: String,
 }
 
-/// Limit: addresses of one name that are looked at.
+/// Limit: addresses of one name that are considered.
 const ADDRESSES_MAX: usize = 64;
 /// Limit: names whose last addresses are kept for when DNS fails.
 const NAMES_MAX: u64 = 10_000;
-/// How long they are.
+/// Time for which those addresses are kept.
 const KEPT: Duration = Duration::from_secs(60 * 60);
-/// One question to one server, and how often it is put again.
+/// Deadline of one query to one name server.
 const QUESTION: Duration = Duration::from_millis(700);
+/// Number of times that a query is repeated.
 const ATTEMPTS: usize = 1;
-/// However short a record says it lives, it is used so long; and however long, no longer.
+/// Minimum time for which an answer is used, however short its TTL.
 const TTL_MIN: Duration = Duration::from_secs(5);
+/// Maximum time for which an answer is used, however long its TTL.
 const TTL_MAX: Duration = Duration::from_secs(10 * 60);
-/// A name that does not exist is asked about again after this.
+/// Maximum time for which a name that does not exist is not asked about again.
 const ABSENT_MAX: Duration = Duration::from_secs(10);
 
 /// Resolves the hosts of providers.
@@ -45,9 +47,9 @@ pub(super) struct DnsResolver {
     /// Addresses dialled for hosts, by host name in lower case, whatever DNS says.
     hosts: BTreeMap<String, SocketAddr>,
     dns: Option<TokioResolver>,
-    /// What each name last led to.
+    /// Addresses that each name last had.
     last: Cache<String, Arc<[IpAddr]>>,
-    /// How long a name is asked about: half of what a connection may take.
+    /// Time for which a name is looked up: half of what a connection may take.
     patience: Duration,
 }
 
@@ -65,7 +67,12 @@ impl DnsResolver {
             builder.build()
         });
         let dns = dns
-            .inspect_err(|error| tracing::warn!(%error, "no DNS: only addresses can be dialled"))
+            .inspect_err(|error| {
+                tracing::warn!(
+                    %error,
+                    "DNS cannot be set up: only IP addresses and provider.hosts can be dialled"
+                );
+            })
             .ok();
         let last = Cache::builder().max_capacity(NAMES_MAX).time_to_live(KEPT).build();
         let patience = settings.deadlines.connect / 2;
@@ -74,12 +81,12 @@ impl DnsResolver {
         Self { hosts, dns, last, patience }
     }
 
-    /// The addresses of `host:port`; of both families, where one gave none, in turn.
+    /// Returns the addresses to dial for `host:port`, the two families in turn if it has both.
     pub(super) async fn addresses(&self, address: &str) -> Result<Vec<SocketAddr>, ResolveError> {
         if let Ok(address) = address.parse::<SocketAddr>() {
             return Ok(vec![address]);
         }
-        let why = || format!("{address:?} has no port");
+        let why = || format!("{address:?} has no valid port");
         let malformed = || ResolveError { phase: "address", why: why() };
         let (host, port) = address.rsplit_once(':').ok_or_else(malformed)?;
         // Spec: host names have no case (RFC 9110 §4.2.3).
@@ -93,15 +100,18 @@ impl DnsResolver {
 
     async fn look_up(&self, host: &str) -> Result<Arc<[IpAddr]>, ResolveError> {
         let refused = |why: String| ResolveError { phase: "DNS", why };
-        let dns = self.dns.as_ref().ok_or_else(|| refused("no resolver".to_owned()))?;
-        // A final dot: no search list is tried.
+        let dns = self
+            .dns
+            .as_ref()
+            .ok_or_else(|| refused("no resolver could be set up at the start".to_owned()))?;
+        // With a final dot, no search list is tried.
         let why = match timeout(self.patience, dns.lookup_ip(format!("{host}."))).await {
             Ok(Ok(found)) => {
                 let found = in_turn(found.iter());
                 self.last.insert(host.to_owned(), Arc::clone(&found));
                 return Ok(found);
             }
-            // A name that has no address any more leads nowhere, and stays so.
+            // A name that has no address any more must not use its last ones.
             Ok(Err(error)) if error.is_nx_domain() || error.is_no_records_found() => {
                 self.last.invalidate(host);
                 return Err(refused(error.to_string()));
@@ -109,9 +119,9 @@ impl DnsResolver {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer in time".to_owned(),
         };
-        // One that could not be asked about leads where it last did; its certificate is judged the same.
+        // If DNS failed, the name's last addresses are used; the certificate is verified all the same.
         let last = self.last.get(host).ok_or_else(|| refused(why.clone()))?;
-        tracing::warn!(host, %why, "DNS failed; dialling what it last said");
+        tracing::warn!(host, %why, "DNS failed: the host's last known address is dialled");
         Ok(last)
     }
 }
@@ -133,14 +143,16 @@ fn nameserver(address: SocketAddr) -> NameServerConfig {
 fn tune(options: &mut ResolverOpts) {
     options.timeout = QUESTION;
     options.attempts = ATTEMPTS;
-    // Where IPv4 leads somewhere, a server that says nothing about IPv6 is not waited for.
+    // If IPv4 has addresses, a name server that does not answer for IPv6 is not waited for.
     options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
     options.positive_min_ttl = Some(TTL_MIN);
     options.positive_max_ttl = Some(TTL_MAX);
     options.negative_max_ttl = Some(ABSENT_MAX);
 }
 
-/// Spec: RFC 8305 §4. The families in turn, IPv6 first, as many as are looked at.
+/// Returns at most [`ADDRESSES_MAX`] addresses, the families in turn, IPv6 first.
+///
+/// Spec: RFC 8305 §4.
 fn in_turn(found: impl Iterator<Item = IpAddr>) -> Arc<[IpAddr]> {
     let (v6, v4): (Vec<_>, Vec<_>) = found.partition(IpAddr::is_ipv6);
     let longest = v6.len().max(v4.len());

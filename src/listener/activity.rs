@@ -1,5 +1,5 @@
-//! What an HTTP/2 connection is busy with: hyper has no deadline for one without a request, nor for
-//! an answer whose window the consumer keeps shut.
+//! Activity of an HTTP/2 connection: hyper has no deadline for a connection without a request, nor for an
+//! answer whose window the consumer keeps closed.
 
 use std::collections::{BTreeSet, HashMap};
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// How many exchanges a connection carries, and which of them wait for its consumer.
+/// Exchanges that a connection carries, and those of them that wait for its consumer.
 #[derive(Debug, Default)]
 pub(super) struct Activity {
     state: Mutex<ActivityState>,
@@ -21,11 +21,11 @@ pub(super) struct Activity {
 
 #[derive(Debug, Default)]
 struct ActivityState {
-    /// Exchanges so far, the present ones included.
+    /// Number of exchanges so far, the present ones included.
     carried: usize,
-    /// Numbers of those under way, the first being 1.
+    /// Numbers of the exchanges under way, the first being 1.
     under_way: BTreeSet<usize>,
-    /// Since when each answer of which something could be taken has not been taken from.
+    /// Time since which the consumer has taken nothing of an answer that it could take, by exchange.
     untaken: HashMap<usize, Instant>,
 }
 
@@ -34,7 +34,7 @@ impl Activity {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Exchanges carried so far.
+    /// Returns the number of exchanges carried so far.
     pub(super) fn carried(&self) -> usize {
         self.state().carried
     }
@@ -44,7 +44,7 @@ impl Activity {
         self.until(|state| state.under_way.is_empty()).await;
     }
 
-    /// Returns once the exchanges up to this number are over, whatever has begun since.
+    /// Returns once the exchanges up to this number have ended, whatever has begun since.
     pub(super) async fn over(&self, number: usize) {
         self.until(|state| state.under_way.first().is_none_or(|first| *first > number)).await;
     }
@@ -78,8 +78,9 @@ impl Activity {
         }
     }
 
-    /// Returns once an answer has waited for `stall` and nothing was taken from it: over HTTP/2 a
-    /// consumer stops taking by its window, which the socket does not show.
+    /// Returns once an answer has waited for `stall` and nothing was taken from it.
+    ///
+    /// Over HTTP/2 a consumer stops reading by its window, which the socket does not show.
     pub(super) async fn stalled(&self, stall: Duration) {
         loop {
             let oldest = self.state().untaken.values().min().copied();
@@ -111,13 +112,13 @@ impl BusyGuard {
         Self { activity: Arc::clone(activity), number }
     }
 
-    /// Ties the exchange to its answer, of which nothing has been taken yet.
+    /// Ties the exchange to its answer's body, of which nothing has been taken yet.
     pub(super) fn carry<B>(self, body: B) -> TrackedBody<B> {
         self.waits(true);
         TrackedBody { body, rest: Bytes::new(), has_begun: false, busy: self }
     }
 
-    /// There is something to take of the answer; or there is not, and nobody can be blamed.
+    /// Sets whether part of the answer waits for the consumer.
     fn waits(&self, for_consumer: bool) {
         let mut state = self.activity.state();
         match for_consumer {
@@ -137,11 +138,10 @@ impl Drop for BusyGuard {
     }
 }
 
-/// An answer's body that keeps its connection busy until it is dropped, which is when its consumer has
-/// taken all of it but a piece.
+/// Body of an answer that keeps its connection busy until its consumer has taken all but one piece of it.
 ///
-/// Whatever piece is handed over waits in the HTTP/2 library, however small the consumer's window is, and
-/// with the last one the body would be dropped. So pieces are small, and the end comes after the last.
+/// A piece that is handed over waits in the HTTP/2 library, however small the consumer's window is, and with
+/// the last one the body would be dropped. So pieces are small, and the end comes after the last.
 #[derive(Debug)]
 pub(super) struct TrackedBody<B> {
     body: B,

@@ -1,5 +1,5 @@
-//! How much one address may have of the listener: connections, handshakes under way, handshakes a
-//! second. What is over is closed before a byte of it is looked at.
+//! Limits for each client address: connections, handshakes under way, handshakes per second. A connection
+//! above a limit is closed before a byte of it is read.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -8,17 +8,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
-/// What one address may have, and all of them together.
+/// Limits for one address, and for all of them together.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AddressLimits {
     pub(super) connections_max: usize,
     pub(super) handshakes_max: usize,
     pub(super) handshakes_per_second: NonZeroU32,
-    /// Handshakes under way from all addresses, each one's first left out of account.
+    /// Handshakes under way from all addresses; each address may have one whatever others have.
     pub(super) all_handshakes_max: usize,
 }
 
-/// Who has how much.
+/// Connections and handshakes of all addresses, and their limits.
 #[derive(Debug)]
 pub(super) struct AddressTable {
     shares: AddressLimits,
@@ -38,7 +38,7 @@ struct AddressShare {
     handshakes: usize,
 }
 
-/// Limit: addresses whose rate is remembered; beyond it those that have been quiet are forgotten.
+/// Limit: addresses whose rate is remembered; above it those without recent handshakes are dropped.
 const RATES_MAX: usize = 65_536;
 
 impl AddressTable {
@@ -47,10 +47,10 @@ impl AddressTable {
         Self { shares, rates, held: Mutex::default() }
     }
 
-    /// Lets a connection in that is about to begin its handshake.
+    /// Admits a connection that is about to begin its handshake.
     ///
     /// # Errors
-    /// The share that is used up, as a metric's label.
+    /// Returns the limit that is reached, as a metric's label.
     pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> Result<AddressSlot, &'static str> {
         let address = origin(address);
         if self.rates.len() > RATES_MAX {
@@ -60,7 +60,7 @@ impl AddressTable {
         let share = held.by_address.get(&address);
         let (connections, handshakes) =
             share.map_or((0, 0), |share| (share.connections, share.handshakes));
-        // However many others there are, each address may have one: silence from a few keeps nobody out.
+        // Each address may have one whatever others have, so that a few silent clients keep nobody out.
         if held.handshakes >= self.shares.all_handshakes_max && handshakes > 0 {
             return Err("handshakes");
         }
@@ -83,7 +83,7 @@ impl AddressTable {
     }
 }
 
-/// A place among an address's connections, given back when dropped.
+/// A slot among an address's connections, given back when dropped.
 #[derive(Debug)]
 pub(super) struct AddressSlot {
     addresses: Arc<AddressTable>,
@@ -92,7 +92,7 @@ pub(super) struct AddressSlot {
 }
 
 impl AddressSlot {
-    /// The handshake has ended.
+    /// Records that the handshake has ended.
     pub(super) fn handshake_done(&mut self) {
         if std::mem::take(&mut self.in_handshake) {
             let mut held = self.addresses.held();
@@ -117,7 +117,7 @@ impl Drop for AddressSlot {
     }
 }
 
-/// Whom an address belongs to: of IPv6 anybody has a whole /64.
+/// Returns the address that limits count by: for IPv6 the /64, all of which one client may have.
 fn origin(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),

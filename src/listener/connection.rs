@@ -1,4 +1,4 @@
-//! One connection: handshake, protocol, deadlines, end.
+//! One consumer connection: handshake, protocol, deadlines, end.
 
 use std::convert::Infallible;
 use std::io;
@@ -33,7 +33,7 @@ use crate::refusal::Refusal;
 use crate::request;
 use crate::tls::{Handshake, Peer, PlainHttp};
 
-/// What a connection needs of its worker.
+/// Server of one connection, with what it needs from its worker.
 pub(super) struct ConnectionServer {
     pub(super) gateway: Arc<Gateway>,
     pub(super) limits: ListenerLimits,
@@ -42,15 +42,17 @@ pub(super) struct ConnectionServer {
     pub(super) drain: CancellationToken,
 }
 
-/// A consumer's connection once TLS stands. Boxed: it is large, and moved from one future into the next.
+/// A consumer's connection after its handshake. Boxed: it is large, and moved from one future into the next.
 type Stream = Box<TlsStream<Socket>>;
 
-/// Limit: an HTTP/2 header list.
+/// Limit: bytes of an HTTP/2 header list.
 const HEADER_LIST_BYTES: u32 = 128 * 1024;
-/// HTTP/2 windows: what one stream, and all of a connection, may have under way unread. Half of the second
-/// is also what h2 lets small frames cost before it takes them for an attack: with less, fifty bookings
-/// in pieces of a hundred bytes were one.
+/// Window of one HTTP/2 stream: bytes that may be under way unread.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+/// Window of all streams of an HTTP/2 connection: bytes that may be under way unread.
+///
+/// h2 takes small frames for an attack once they cost more than half of it: with a smaller window, fifty
+/// bookings in pieces of a hundred bytes were taken for one.
 const CONNECTION_WINDOW_BYTES: u32 = 512 * 1024;
 /// Limit: bytes waiting to be written on one stream.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
@@ -69,12 +71,12 @@ impl ConnectionServer {
         // A socket option that cannot be set costs latency, not correctness.
         stream.set_nodelay(true).unwrap_or_default();
         let socket = Socket::new(stream);
-        // Boxed, so that a connection does not hold the room of its handshake for ever.
-        let shaken = Box::pin(self.handshake(&socket, started)).await;
+        // Boxed, so that a connection does not hold the memory of its handshake to its end.
+        let finished = Box::pin(self.handshake(&socket, started)).await;
         admission.handshake_done();
-        let Some((stream, handshake, peer)) = shaken else { return };
+        let Some((stream, handshake, peer)) = finished else { return };
         let metrics = self.gateway.metrics();
-        // Connections that can only be refused have few places of their own.
+        // Connections whose requests can only be refused have a few slots of their own.
         let registered = peer.as_deref().is_some_and(|peer| self.gateway.may_be_registered(peer));
         let place = || Arc::clone(&self.unverified).try_acquire_owned();
         let Ok(_place) = (!registered).then(place).transpose() else {
@@ -87,7 +89,7 @@ impl ConnectionServer {
             return metrics.connection_refused("certificate_connections");
         };
         let ended = if is_h2 {
-            // Boxed, so that other connections do not hold the room for it.
+            // Boxed, so that other connections do not hold the memory for it.
             Box::pin(self.serve_h2(stream, connection)).await
         } else {
             self.serve_h1(stream, &socket, connection).await
@@ -97,8 +99,9 @@ impl ConnectionServer {
         }
     }
 
-    /// The handshake under its deadline, and the verified consumer that came out of it, if one did;
-    /// nothing if the handshake failed.
+    /// Performs the handshake within its deadline; returns the verified certificate, if there is one.
+    ///
+    /// Returns `None` if the handshake failed.
     async fn handshake(
         &self,
         socket: &Socket,
@@ -110,19 +113,23 @@ impl ConnectionServer {
         let pending = match live.trust.handshake() {
             Ok(pending) => pending,
             Err(error) => {
-                tracing::error!(%error, "the TLS settings towards consumers cannot be used");
+                tracing::error!(
+                    %error,
+                    "the TLS settings towards consumers cannot be used: the connection is closed; \
+                     check the section [tls]"
+                );
                 return None;
             }
         };
         let handshake = async {
-            // TLS begins with no letter.
+            // A TLS record never begins with a letter; an HTTP request does.
             if socket.first_byte().await?.is_some_and(|first| first.is_ascii_alphabetic()) {
                 return Ok(None);
             }
             TlsAcceptor::from(Arc::clone(&pending.config)).accept(socket.clone()).await.map(Some)
         };
-        let shaken: Result<io::Result<Option<_>>, _> = timeout_at(deadline, handshake).await;
-        let result = match shaken {
+        let finished: Result<io::Result<Option<_>>, _> = timeout_at(deadline, handshake).await;
+        let result = match finished {
             Ok(Ok(Some(stream))) => {
                 let handshake = pending.finish(stream.get_ref().1.peer_certificates());
                 let peer = handshake.peer(&live.trust, Timestamp::now().as_second());
@@ -136,7 +143,7 @@ impl ConnectionServer {
             }
             Ok(Ok(None)) => "plain_http",
             Ok(Err(error)) => {
-                tracing::debug!(%error, "handshake failed");
+                tracing::debug!(%error, "a TLS handshake with a consumer failed");
                 if let Some(refusal) = pending.refusal(&error) {
                     self.gateway.refused_handshake(&refusal);
                 }
@@ -151,7 +158,7 @@ impl ConnectionServer {
         None
     }
 
-    /// Somebody speaks HTTP without TLS: told so once, whatever was asked, and not listened to.
+    /// Answers a client that speaks HTTP without TLS, once and whatever it asked; its requests are not read.
     async fn answer_plain(&self, mut socket: Socket, deadline: tokio::time::Instant) {
         let answer = self.gateway.plain_http();
         let written = async {
@@ -162,7 +169,7 @@ impl ConnectionServer {
             Ok::<_, io::Error>(())
         };
         let linger = (tokio::time::Instant::now() + self.limits.linger).min(deadline);
-        // Whoever does not wait for the answer does not get it.
+        // A client that does not wait for the answer does not get it.
         drop(timeout_at(linger, written).await);
     }
 
@@ -174,7 +181,7 @@ impl ConnectionServer {
     ) -> Result<(), &'static str> {
         let answer = |request| -> Answering<AnswerBody> {
             let (gateway, connection) = (Arc::clone(&self.gateway), Arc::clone(&connection));
-            // Called inside: what is made outside is moved, and it is large.
+            // Called inside the future: made outside, its large future would be moved into this one.
             Box::pin(async move { Ok(gateway.answer(connection, request).await) })
         };
         let refuse = |head: &RefusedHead| {
@@ -195,20 +202,24 @@ impl ConnectionServer {
         }
     }
 
-    /// Returns once the proxy stops and this connection is to end. One that carries nothing is given a
-    /// moment: its consumer may have asked already, and would not be heard.
+    /// Returns once the proxy stops and this connection is to end.
+    ///
+    /// A connection without a request is kept for `linger`: its consumer may have sent one already, which
+    /// would be lost.
     async fn drained(&self, connection: &ConsumerConnection) {
         self.drain.cancelled().await;
-        // Whether it asks or not, there is no more to wait for.
+        // The connection ends in either case.
         drop(timeout(self.limits.linger, connection.begun()).await);
     }
 
-    /// Returns once an HTTP/2 connection is to be told that it ends. If it has carried enough or the proxy
-    /// stops: when it carries nothing, or after half of the time to drain. If it is to be closed for what
-    /// was asked on it: when what was under way then is over, more is asked, or `linger` is over.
+    /// Returns once an HTTP/2 connection is to be sent `GOAWAY`.
     ///
-    /// Some clients (JDK 17's and httpx among them) give up what is under way when they are told
-    /// `GOAWAY`, although it would be answered (RFC 9113 §6.8).
+    /// If it has carried its last request, or the proxy stops: once it carries no exchange, or after half of
+    /// the drain deadline. If it is to be closed because of a request on it: once the exchanges under way
+    /// then have ended, another begins, or `linger` is over.
+    ///
+    /// Some clients (JDK 17's and httpx among them) give up exchanges that are under way when they get
+    /// `GOAWAY`, although they would be answered (RFC 9113 §6.8).
     async fn ends(
         &self,
         worn: &CancellationToken,
@@ -220,7 +231,7 @@ impl ConnectionServer {
                 () = worn.cancelled() => {}
                 () = self.drained(connection) => {}
             }
-            // Whether it is idle by then or not.
+            // The connection ends in either case.
             drop(timeout(self.limits.drain / 2, activity.idle()).await);
         };
         let closed = async {
@@ -238,10 +249,11 @@ impl ConnectionServer {
         }
     }
 
-    /// Returns once an HTTP/2 connection that was told `GOAWAY` is to be cut, since its peer asks for more
-    /// all the same: what it had asked for by `linger` after that is answered, within the time to drain.
+    /// Returns once an HTTP/2 connection that was sent `GOAWAY` is to be cut, because its peer goes on
+    /// sending requests.
     ///
-    /// The HTTP library takes new streams until its `PING` is answered, and waits for that without an end.
+    /// Requests that came until `linger` after it are answered first, within the drain deadline. The HTTP
+    /// library takes new streams until its `PING` is answered, and waits for that without a limit.
     async fn wait_past_last_answer(&self, activity: &Activity) {
         sleep(self.limits.linger).await;
         let last = activity.carried();
@@ -249,7 +261,8 @@ impl ConnectionServer {
         drop(timeout(self.limits.drain, activity.over(last)).await);
     }
 
-    /// hyper has neither a head nor an idle deadline for HTTP/2: both are here.
+    /// Serves an HTTP/2 connection, with the deadlines for heads and idle connections that hyper lacks for
+    /// it.
     async fn serve_h2(
         &self,
         stream: Stream,
@@ -284,8 +297,8 @@ impl ConnectionServer {
             .max_local_error_reset_streams(LOCAL_RESETS_MAX)
             .serve_connection(TokioIo::new(Framed::new(stream, pace)), service);
         let mut serving = pin!(serving);
-        // In this order: what has been handed over is written before the connection is found idle, or the
-        // last answers would come after the `GOAWAY`.
+        // In this order, so that answers are written before the connection is found idle: the last ones would
+        // come after the `GOAWAY`.
         tokio::select! {
             biased;
             ended = &mut serving => return judge(ended),
@@ -304,12 +317,12 @@ impl ConnectionServer {
     }
 }
 
-/// Why a connection ended, for its counter, if it was not as it should.
+/// Returns the reason for which a connection ended, as its metric's label, unless it ended as it should.
 fn judge(ended: Result<(), impl Into<http1::ServeError>>) -> Result<(), &'static str> {
     let Err(error) = ended.map_err(Into::into) else { return Ok(()) };
-    tracing::debug!(%error, "connection ended");
+    tracing::debug!(%error, "a consumer's connection ended with an error");
     let (cause, is_cut) = match &error {
-        // Without a request for too long.
+        // The connection had no request for too long.
         http1::ServeError::Served(error) if error.is_timeout() => return Ok(()),
         http1::ServeError::Served(error) => (
             std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>()),
@@ -318,7 +331,7 @@ fn judge(ended: Result<(), impl Into<http1::ServeError>>) -> Result<(), &'static
         http1::ServeError::Closed(error) => (Some(error), false),
     };
     let breach = cause.and_then(io::Error::get_ref).and_then(|cause| cause.downcast_ref());
-    // Of an error under HTTP/2 no more than its kind is left.
+    // Over HTTP/2, only the kind of an error is left.
     Err(match (breach, cause.map(io::Error::kind)) {
         (Some(PaceBreach::Head), _) => "head_timed_out",
         (_, Some(io::ErrorKind::TimedOut)) => "write_stalled",

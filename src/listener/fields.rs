@@ -1,9 +1,9 @@
-//! The field blocks of HTTP/2, read far enough to find a `#` in `:path`.
+//! Field blocks of HTTP/2, parsed far enough to find a `#` in `:path`.
 //!
-//! Security: h2 hands over a `:path` whose fragment has been dropped without a word, filters of a
-//! search with it, and nobody above sees what was sent. So the block is followed here, on the bytes.
-//! The sign becomes a `>`, which no path may hold and which differs in one bit in either coding: h2
-//! then refuses this stream and no other.
+//! Security: h2 hands over a `:path` from which the fragment was silently removed, and with it filters of a
+//! search; later code cannot see what was sent. So the block is followed here, on the bytes. The `#` becomes
+//! a `>`, which no path may hold and which differs in one bit, both plain and in Huffman coding: h2 then
+//! refuses this stream and no other.
 //!
 //! Spec: RFC 7541. The dynamic table is not kept: a `:path` whose name is taken from it is not seen.
 
@@ -21,7 +21,7 @@ enum FieldPosition {
     Integer { of: IntegerUse, value: usize, shift: u32 },
     /// Before the length of a name.
     Name,
-    /// In a name that is `:path` so far, with so many bytes to come.
+    /// In a name that is `:path` so far, with `left` bytes to come.
     Reading { left: usize, expected: &'static [u8] },
     /// Before the length of a value.
     Value { is_path: bool },
@@ -61,7 +61,7 @@ enum IntegerUse {
 const PATH: &[u8] = b":path";
 /// Spec: RFC 7541, appendix B.
 const PATH_CODED: &[u8] = &[0xb9, 0x58, 0xd3, 0x3f];
-/// Limit: the shift of an integer's last byte. h2 takes no longer ones.
+/// Limit: the shift of an integer's last byte. h2 accepts no longer integers.
 const SHIFT_MAX: u32 = 28;
 
 impl FieldBlock {
@@ -84,7 +84,7 @@ impl FieldBlock {
         }
     }
 
-    /// Passes over so many bytes, at most as many as are idle.
+    /// Passes over `count` bytes, at most as many as [`FieldBlock::idle`] returns.
     pub(super) const fn skip(&mut self, count: usize) {
         if let FieldPosition::Skipping { left, then } = self.at {
             self.at = skipping(left.saturating_sub(count), then);
@@ -149,7 +149,7 @@ impl FieldBlock {
     }
 }
 
-/// Begins an integer with a prefix of so many bits.
+/// Begins an integer with a prefix of this many bits.
 fn integer(of: IntegerUse, byte: u8, bits: u32) -> FieldPosition {
     let most = (1_usize << bits) - 1;
     match usize::from(byte) & most {
@@ -189,8 +189,8 @@ const fn skipping(left: usize, then: AfterSkip) -> FieldPosition {
     }
 }
 
-/// A symbol of the Huffman code, bit by bit. The code is canonical: how many symbols have each length
-/// tells where one ends.
+/// A symbol of the Huffman code, bit by bit. The code is canonical: the number of symbols of each length
+/// determines where one ends.
 #[derive(Debug, Clone, Copy)]
 struct HuffmanSymbol {
     code: u32,
@@ -198,12 +198,14 @@ struct HuffmanSymbol {
     bits: usize,
 }
 
-/// Symbols of each length. Spec: RFC 7541, appendix B.
+/// Number of symbols of each length in bits.
+///
+/// Spec: RFC 7541, appendix B.
 const SYMBOLS: [u32; 31] = [
     0, 0, 0, 0, 0, 10, 26, 32, 6, 0, 5, 3, 2, 6, 2, 3, 0, 0, 0, 3, 8, 13, 26, 29, 12, 4, 15, 19,
     29, 0, 4,
 ];
-/// The bits of a `#`, the first symbol of this length; the other is `>`.
+/// Length in bits of the code of `#`, the first symbol of this length; the other is `>`.
 const FRAGMENT_BITS: usize = 12;
 
 impl HuffmanSymbol {
@@ -230,7 +232,7 @@ impl HuffmanSymbol {
 mod tests {
     use super::*;
 
-    /// The bytes of a block after they were followed, passed over where they may be.
+    /// Returns the bytes of a block after they were followed, with skips where they are allowed.
     fn followed(block: &[u8], by_bytes: bool) -> Vec<u8> {
         let (mut fields, mut bytes, mut at) = (FieldBlock::new(), block.to_vec(), 0);
         while at < bytes.len() {
@@ -287,7 +289,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever comes, no byte is changed but by one bit, and passing over changes nothing.
+        /// Any bytes: no byte is changed but by one bit, and skipping changes nothing.
         #[test]
         fn any_bytes_are_followed(block in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
             let bytes = followed(&block, true);

@@ -1,5 +1,5 @@
-//! The frames of an HTTP/2 connection: those that cost their sender nothing and us something are
-//! counted, and a connection that has nothing else to say is ended.
+//! Frames of an HTTP/2 connection: those that cost their sender nothing and the proxy something are counted,
+//! and a connection that sends too many of them is ended.
 
 use std::io;
 use std::pin::Pin;
@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use super::fields::FieldBlock;
 use super::write_pace::{PaceBreach, WritePace};
 
-/// The stream of an HTTP/2 connection: what hyper reads has been followed and can be afforded, and what it
-/// writes is taken at a pace.
+/// Stream of an HTTP/2 connection: what hyper reads has been checked for floods of frames, and what it writes
+/// is held to a pace.
 #[derive(Debug)]
 pub(super) struct Framed<S> {
     stream: S,
@@ -77,11 +77,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Framed<S> {
     }
 }
 
-/// Where in the frames we are, and what they may still cost.
+/// Position in the frames, and the credit left for them.
 #[derive(Debug)]
 struct FrameParser {
     at: FramePosition,
-    /// The field block that has begun.
+    /// Parser of the field block under way.
     fields: FieldBlock,
     credit: u64,
     since: Instant,
@@ -89,16 +89,16 @@ struct FrameParser {
 
 #[derive(Debug, Clone, Copy)]
 enum FramePosition {
-    /// In the preface, or in a frame's payload, with so many bytes to come.
+    /// In the preface, or in a frame's payload, with this many bytes to come.
     Passing(usize),
-    /// In a frame's head, of which so many bytes have come: its length, then its kind and flags.
+    /// In a frame's head, of which `seen` bytes have come: its length, then its kind and flags.
     Head { seen: u8, length: usize, kind: u8, flags: u8 },
-    /// In a frame with fields, with so many bytes to come: a length of padding, bytes that are no
+    /// In a frame with fields, with `left` bytes to come: a length of padding, `lead` bytes that are no
     /// fields, fields, padding.
     Fields { left: usize, is_padded: bool, lead: usize, padding: usize },
 }
 
-/// Spec: RFC 9113 §3.4.
+/// Length of the client's preface. Spec: RFC 9113 §3.4.
 const PREFACE_BYTES: usize = 24;
 const HEAD_BYTES: u8 = 9;
 const DATA: u8 = 0;
@@ -110,26 +110,26 @@ const PRIORITY: u8 = 0x20;
 /// Bytes of a dependency and a weight before the fields.
 const PRIORITY_BYTES: usize = 5;
 const HEAD: FramePosition = FramePosition::Head { seen: 0, length: 0, kind: 0, flags: 0 };
-/// Limit: what frames may cost at once, and how much of it comes back in a second: a thousand, and a
-/// hundred.
+/// Limit: credit for frames that carry nothing: a thousand at once.
 const CREDIT_MAX: u64 = 50_000;
+/// Credit that comes back in a second: a hundred frames that carry nothing.
 const CREDIT_PER_SECOND: u64 = 5_000;
-/// Less is not worth the rounding.
+/// Minimum credit that is added at once; less is not worth the rounding.
 const EARNED_LEAST: u64 = 100;
-/// What a frame costs that opens no stream and carries nothing. Windows are widened as often as answers
-/// are large.
+/// Cost of a frame that opens no stream and carries nothing.
 const COST: u64 = 50;
+/// Cost of a frame that widens a window, which large answers need often.
 const COST_OF_WINDOW: u64 = 1;
 
 impl FrameParser {
-    /// The start of a connection.
+    /// Returns the position at the start of a connection.
     const fn new(now: Instant) -> Self {
         let (at, fields) = (FramePosition::Passing(PREFACE_BYTES), FieldBlock::new());
         Self { at, fields, credit: CREDIT_MAX, since: now }
     }
 
-    /// Follows the bytes that have come, and has a `#` in a `:path` refused; returns false if their
-    /// frames cannot be afforded.
+    /// Follows the received bytes, and makes h2 refuse a `#` in a `:path`; returns false if the credit does
+    /// not suffice for their frames.
     fn afford(&mut self, mut bytes: &mut [u8], now: Instant) -> bool {
         let earned = now.duration_since(self.since).as_micros() * u128::from(CREDIT_PER_SECOND);
         let earned = u64::try_from(earned / 1_000_000).unwrap_or(u64::MAX);
@@ -201,7 +201,7 @@ impl FrameParser {
 
     fn spend_credit(&mut self, kind: u8) -> bool {
         let cost = match kind {
-            // What is wrong with these is counted where they are understood.
+            // h2 counts what is wrong with these.
             DATA | HEADERS | CONTINUATION => 0,
             WINDOW_UPDATE => COST_OF_WINDOW,
             _ => COST,
@@ -216,7 +216,7 @@ impl FrameParser {
     }
 }
 
-/// Returns the position in a frame with fields, with so many bytes to come.
+/// Returns the position in a frame with fields, with `left` bytes to come.
 const fn fields(left: usize, lead: usize, padding: usize) -> FramePosition {
     match left {
         0 => HEAD,
@@ -237,7 +237,7 @@ mod tests {
         [&length[1..], &[kind, 0, 0, 0, 0, 0], &vec![0; payload]].concat()
     }
 
-    /// How many of these frames can be afforded, whichever way they come.
+    /// Returns how many of these frames can be afforded, in pieces of `piece` bytes.
     fn count_affordable(
         frames: &mut FrameParser,
         kind: u8,
@@ -280,7 +280,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// However frames come, the same bytes are passed on.
+        /// Frames in any pieces: the same bytes are passed on.
         #[test]
         fn pieces_do_not_matter(
             payloads in proptest::collection::vec(

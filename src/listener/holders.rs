@@ -1,5 +1,5 @@
-//! Open connections by whoever holds them: a limit for each holder, and the idlest connection of the
-//! largest holder when places run short.
+//! Open connections by holder: a limit for each holder, and the choice of the connection to close when slots
+//! run short.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,12 +9,12 @@ use crate::gateway::ConsumerConnection;
 use crate::spine::CertificateName;
 use crate::tls::Peer;
 
-/// The holder of connections.
+/// Holder of connections: a certificate's name, a certificate, or an address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Holder {
     /// Verified certificates of one name, however many there are.
     Name(CertificateName),
-    /// A verified certificate without a name that counts, by fingerprint.
+    /// A verified certificate without a usable name, by fingerprint.
     Certificate(String),
     /// An address from which connections without a verified certificate come.
     Address(IpAddr),
@@ -45,7 +45,7 @@ impl Holders {
         Self { certificate_max, held: Mutex::default() }
     }
 
-    /// Takes a connection in; `None` if its holder has as many as it may.
+    /// Registers a connection; returns `None` if its holder has as many as it may.
     pub(super) fn enter(
         self: &Arc<Self>,
         holder: Holder,
@@ -53,7 +53,7 @@ impl Holders {
     ) -> Option<HeldConnection> {
         let mut held = self.held();
         let of_holder = held.entry(holder.clone()).or_default();
-        // Addresses have a limit of their own, which counts before the handshake.
+        // Addresses have a limit of their own, which applies before the handshake.
         if of_holder.len() >= self.certificate_max && !matches!(holder, Holder::Address(_)) {
             return None;
         }
@@ -62,8 +62,9 @@ impl Holders {
         Some(HeldConnection { holders, holder, connection })
     }
 
-    /// Closes, after the exchanges it carries, the connection that has been without a request for
-    /// longest, of the holder with most connections; one that waits for an answer only if all do.
+    /// Closes the connection of the largest holder that has been without a request for longest.
+    ///
+    /// It ends after the exchanges it carries; one that waits for an answer is chosen only if all do.
     pub(super) fn close_idlest(&self) {
         let held = self.held();
         let open = |of_holder: &[Arc<ConsumerConnection>]| {
@@ -83,7 +84,7 @@ impl Holders {
     }
 }
 
-/// A connection among its holder's, until dropped.
+/// A connection registered with its holder, until dropped.
 #[derive(Debug)]
 pub(super) struct HeldConnection {
     holders: Arc<Holders>,

@@ -1,6 +1,6 @@
-//! An HTTP/1.1 connection: hyper is given what the [`Validator`] has passed, and nothing else.
+//! An HTTP/1.1 connection: hyper is given only what the [`Validator`] has passed.
 //!
-//! A head is held back until it is whole. One that is refused ends hyper's input: what is under way is
+//! A head is held back until it is complete. A refused head ends hyper's input: exchanges under way are
 //! answered first, and then the refusal is written on the connection.
 
 use std::convert::Infallible;
@@ -28,22 +28,24 @@ use super::validator::{InputFault, Validator};
 use super::write_pace::{PaceBreach, WritePace};
 use crate::refusal::Refusal;
 
-/// Limit: hyper's own head buffer. Ours lie below, so that 414 and 431 are answered by us.
+/// Limit: bytes of hyper's own head buffer. The proxy's limits are lower, so that it answers 414 and 431
+/// itself.
 const HEAD_BUFFER_BYTES: usize = 128 * 1024;
 /// Limit: hyper's own count of header lines.
 const HEADERS_MAX: usize = 128;
 
-/// An answer on its way; boxed, so that a connection at rest does not hold the room of a request.
+/// Future of an answer; boxed, so that an idle connection does not hold the memory of a request.
 pub(crate) type Answering<B> =
     Pin<Box<dyn Future<Output = Result<Response<B>, Infallible>> + Send>>;
 
-/// Serves a connection until it ends, or until an exchange has ended after `close` is cancelled; the last
-/// request that it may carry cancels that. `refuse` makes the response to a head that is refused.
+/// Serves a connection until it ends, or until an exchange has ended after `close` is cancelled.
 ///
-/// While no request comes, hyper's buffers are given back: 16 KiB that it would hold for each connection.
+/// The last request that the connection may carry cancels `close`. `refuse` makes the response to a refused
+/// head. While no request comes, hyper's buffers are given back: 16 KiB that it would hold for each
+/// connection.
 ///
 /// # Errors
-/// hyper's, and those of writing a refusal.
+/// Returns hyper's error, or one of writing a refusal or closing the connection.
 pub(crate) async fn serve<S, B, F>(
     stream: S,
     limits: &ListenerLimits,
@@ -70,7 +72,7 @@ where
         let mut serving = Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits.idle)
-            // Some consumers end their side once they have sent a request.
+            // Some consumers close their side once they have sent a request.
             .half_close(true)
             .max_buf_size(HEAD_BUFFER_BYTES)
             .max_headers(HEADERS_MAX)
@@ -97,49 +99,48 @@ where
     }
     stream.shutdown().await?;
     match stream.end {
-        // hyper takes the end of a head that it has seen no byte of for the end of the connection.
+        // hyper has seen no byte of such a head, and takes its end for the end of the connection.
         Some(InputEnd::Late) => Err(io::Error::from(PaceBreach::Head).into()),
         Some(InputEnd::Theirs | InputEnd::Refused { .. } | InputEnd::Broken | InputEnd::Rests)
         | None => Ok(()),
     }
 }
 
-/// Time without a byte either way after which a connection between requests gives back the buffers that hyper
-/// holds for it.
+/// Time without a byte either way after which a connection between requests gives back hyper's buffers.
 const REST: Duration = Duration::from_millis(500);
 
-/// Why a connection did not end as it should.
+/// Error with which a connection ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServeError {
-    /// While hyper served it.
+    /// An error while hyper served it.
     #[error(transparent)]
     Served(#[from] hyper::Error),
-    /// While a refusal was written or the connection closed.
+    /// An error while a refusal was written or the connection closed.
     #[error(transparent)]
     Closed(#[from] io::Error),
 }
 
-/// A head that was refused before it was a request.
+/// A head that was refused before it became a request.
 #[derive(Debug)]
 pub(crate) struct RefusedHead {
-    /// Why.
+    /// Reason of the refusal.
     pub(crate) refusal: Refusal,
-    /// The head as far as it was read, and perhaps what followed it.
+    /// Bytes of the head as far as it was read, and perhaps of what followed it.
     pub(crate) bytes: BytesMut,
 }
 
-/// The stream of an HTTP/1.1 connection: hyper reads what has been validated, and what it writes is taken at a
+/// Stream of an HTTP/1.1 connection: what hyper reads has been validated, and what it writes is held to a
 /// pace.
 #[derive(Debug)]
 struct Validated<S> {
     stream: S,
     pace: WritePace,
     validator: Validator,
-    /// Read and not passed on: first what has been validated, then a head that has not ended.
+    /// Bytes read and not passed on: first those that have been validated, then an incomplete head.
     held: BytesMut,
     /// Number of bytes of `held` that have been validated.
     valid: usize,
-    /// Why nothing follows.
+    /// Reason why nothing follows, if nothing does.
     end: Option<InputEnd>,
     refused: Option<RefusedHead>,
     head: Duration,
@@ -151,29 +152,31 @@ struct Validated<S> {
     lingering: Option<(Pin<Box<Sleep>>, usize)>,
 }
 
-/// Why nothing more is passed on.
+/// Reason why no more input is passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum InputEnd {
-    /// The consumer has ended its side.
+    /// The consumer has closed its side.
     Theirs,
-    /// A head was refused; hyper has answered all before it once it asks for more.
+    /// A head was refused; `is_next` once hyper has answered all before it, and asks for more.
     Refused { is_next: bool },
     /// A body broke its framing.
     Broken,
     /// A head did not end in time.
     Late,
-    /// For now: the connection rests. hyper is told an end, so that it gives back its buffers.
+    /// The connection rests: hyper sees an end for now, so that it gives back its buffers.
     Rests,
 }
 
-/// How much a head that does not come at once is read by.
+/// Number of bytes by which a head that does not come at once is read.
 const STEP_BYTES: usize = 4 * 1024;
-/// Limit: bytes read and thrown away of what a consumer still sends after its last answer.
+/// Limit: bytes read and discarded of what a consumer still sends after its last answer.
 const LINGER_BYTES_MAX: usize = 1 << 20;
 
 impl<S> Validated<S> {
-    /// The limits name a head's deadline from its first byte, and how long a consumer that still sends is
-    /// read from after its last answer, so that a reset does not overtake it.
+    /// Wraps a stream under the limits' deadline for a head, from its first byte, and their `linger`.
+    ///
+    /// A consumer that still sends is read from for `linger` after its last answer, so that a reset does not
+    /// overtake that.
     fn new(stream: S, limits: &ListenerLimits) -> Self {
         Self {
             stream,
@@ -192,7 +195,7 @@ impl<S> Validated<S> {
         }
     }
 
-    /// Nothing follows what has been validated.
+    /// Ends the input after what has been validated.
     fn end(&mut self, fault: InputFault) {
         let bytes = self.held.split_off(self.valid);
         match fault {
@@ -204,7 +207,7 @@ impl<S> Validated<S> {
         }
     }
 
-    /// Validates what is held, of which nothing has been yet.
+    /// Validates the held bytes, of which none have been validated yet.
     fn validate(&mut self) {
         let scan = self.validator.scan(&self.held);
         self.valid = scan.passed;
@@ -213,8 +216,8 @@ impl<S> Validated<S> {
         }
     }
 
-    /// Returns the head that was refused, if everything before it has been answered and none of those
-    /// answers ended the connection.
+    /// Returns the refused head if everything before it has been answered, and none of those answers ended
+    /// the connection.
     fn refused_after_all_others(&mut self) -> Option<RefusedHead> {
         match self.end {
             Some(InputEnd::Refused { is_next: true }) => self.refused.take(),
@@ -222,19 +225,19 @@ impl<S> Validated<S> {
         }
     }
 
-    /// Gives what has been validated, as far as there is room.
+    /// Passes on what has been validated, as far as `out` has space.
     fn pass(&mut self, out: &mut ReadBuf<'_>) {
         let count = self.valid.min(out.remaining());
         out.put_slice(self.held.get(..count).unwrap_or_default());
         self.held.advance(count);
         self.valid -= count;
         if self.held.is_empty() {
-            // A large head does not leave its room behind.
+            // Frees the memory of a large head.
             self.held = BytesMut::new();
         }
     }
 
-    /// Whether the consumer may still be sending what nobody will read.
+    /// Returns true if the consumer may still be sending bytes that nobody will read.
     fn is_cut_short(&self) -> bool {
         match self.end {
             Some(InputEnd::Theirs | InputEnd::Rests) => false,
@@ -243,9 +246,10 @@ impl<S> Validated<S> {
         }
     }
 
-    /// Returns once nothing has been read or written for [`REST`], and never within a message: within an
-    /// answer hyper asks for more only if its request has not ended, or has ended after all of the answer was
-    /// handed over, some of which may still wait for the consumer.
+    /// Returns once nothing has been read or written for [`REST`], and never within a message.
+    ///
+    /// Within an answer hyper asks for more only if its request has not ended, or has ended after all of the
+    /// answer was handed over, some of which may still wait for the consumer.
     fn poll_rest(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if !self.validator.is_between_messages() || self.pace.is_waiting() {
             return Poll::Pending;
@@ -263,7 +267,7 @@ impl<S> Validated<S> {
         }
     }
 
-    /// While a head is waited for, its deadline runs.
+    /// Returns an error once the deadline of the awaited head has passed.
     fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
         let head = self.head;
         let timer = self.head_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(head)));
@@ -275,8 +279,8 @@ impl<S> Validated<S> {
 }
 
 impl<S: AsyncRead + Unpin> Validated<S> {
-    /// Reads to where it is asked for, and takes back what is a head without an end: the usual head
-    /// comes whole and is never copied.
+    /// Reads into the caller's buffer, and takes back a head that is incomplete: most heads come whole, and
+    /// are never copied.
     fn poll_straight(
         &mut self,
         context: &mut Context<'_>,
@@ -297,15 +301,16 @@ impl<S: AsyncRead + Unpin> Validated<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Returns true once a consumer whose connection rests sends something. Returns false if it ends its side
-    /// or sends nothing until `idle` is over, if `close` is cancelled, or if the connection does not rest.
-    /// No buffer is held meanwhile.
+    /// Waits while the connection rests; returns true once its consumer sends something.
+    ///
+    /// Returns false if the consumer closes its side or sends nothing until `idle` is over, if `close` is
+    /// cancelled, or if the connection does not rest. No buffer is held meanwhile.
     async fn wakes(&mut self, idle: Duration, close: &CancellationToken) -> bool {
         if self.end != Some(InputEnd::Rests) {
             return false;
         }
         let until = self.active + idle;
-        // In this order: what is read is answered.
+        // In this order, so that nothing is read that would not be answered.
         tokio::select! {
             biased;
             () = close.cancelled() => false,
@@ -319,7 +324,7 @@ impl<S: AsyncRead + Unpin> Validated<S> {
         let mut first = ReadBuf::new(&mut first);
         let read = ready!(Pin::new(&mut self.stream).poll_read(context, &mut first));
         if read.is_err() || first.filled().is_empty() {
-            // Many consumers end between messages without a word of TLS, or with a reset.
+            // Many consumers close between messages without a TLS `close_notify`, or with a reset.
             self.end = Some(InputEnd::Theirs);
             return Poll::Ready(false);
         }
@@ -330,7 +335,7 @@ impl<S: AsyncRead + Unpin> Validated<S> {
         Poll::Ready(true)
     }
 
-    /// Reads more of a head that has not ended.
+    /// Reads more of an incomplete head.
     fn poll_more(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.held.reserve(STEP_BYTES);
         match poll_read_buf(Pin::new(&mut self.stream), context, &mut self.held) {
@@ -412,8 +417,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Validated<S> {
         self.pace.judge(context, polled, |()| 0)
     }
 
-    /// Closing with unread bytes resets the connection, and a reset can overtake the last answer: so
-    /// what is still sent is read for a while, and thrown away.
+    /// Closes the connection, after input has been read and discarded for a while.
+    ///
+    /// Closing with unread bytes resets the connection, and a reset can overtake the last answer.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.lingering.is_none() {
@@ -481,7 +487,7 @@ mod tests {
         (ours, served)
     }
 
-    /// Reads until the end of this text.
+    /// Reads until this text has come.
     async fn hear(stream: &mut DuplexStream, end: &str) -> String {
         let mut heard = String::new();
         while !heard.ends_with(end) {

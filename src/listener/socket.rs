@@ -1,4 +1,4 @@
-//! A TCP connection in two hands: one reads and writes, the other hears of a reset while nobody
+//! A TCP connection that two tasks share: one reads and writes, the other learns of a reset while nobody
 //! reads.
 
 use std::io;
@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-/// A connection, shared with whoever waits for its reset.
+/// A TCP connection, shared with the task that waits for its reset.
 ///
 /// It must stay on the runtime it was made on, which has one thread: see [`Socket::poll_read`].
 #[derive(Debug, Clone)]
@@ -20,7 +20,7 @@ impl Socket {
         Self(Arc::new(stream))
     }
 
-    /// Returns once the other end has reset the connection. One that ends only its own side has not.
+    /// Returns once the other end has reset the connection; closing only its own side is no reset.
     pub(super) async fn reset(&self) {
         while let Ok(ready) = self.0.ready(Interest::ERROR).await {
             if ready.is_error() {
@@ -29,7 +29,7 @@ impl Socket {
         }
     }
 
-    /// The first byte that comes, left where it is; nothing if the other end says none.
+    /// Returns the first byte, which stays unread; `None` if the other end closes without one.
     pub(super) async fn first_byte(&self) -> io::Result<Option<u8>> {
         let mut first = [0];
         let count = self.0.peek(&mut first).await?;
@@ -48,9 +48,9 @@ impl AsyncRead for Socket {
             let room = buffer.initialize_unfilled();
             match self.0.try_read(room) {
                 Ok(count) => {
-                    // What came does not fill the room, so there is no more: said to the runtime
-                    // now, it need not be found out by another call. Nothing can come in between
-                    // unseen, since the events of a one-threaded runtime are taken on this thread.
+                    // The read did not fill the buffer, so nothing more is there: telling the runtime now
+                    // saves another call. Nothing can come in between unnoticed, since the events of a
+                    // one-threaded runtime are taken on this thread.
                     if count > 0 && count < room.len() {
                         let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
                         self.0.try_io(Interest::READABLE, nothing).unwrap_or_default();
@@ -86,7 +86,7 @@ impl AsyncWrite for Socket {
         true
     }
 
-    /// A socket keeps nothing back.
+    /// Completes at once: nothing is buffered here.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

@@ -1,9 +1,9 @@
 //! Validates an HTTP/1.1 connection byte by byte: each head is judged whole before the parser sees it, and
 //! each body is followed to its end.
 //!
-//! A parser settles by itself what two parsers could read in two ways: a length beside a coding, a
-//! length said twice, a line that ends without its carriage return. What it was given is gone by the
-//! time it hands over a request. So it is judged here, on the bytes, and refused.
+//! A parser silently decides what two parsers could read in two ways: a length beside a coding, a length
+//! given twice, a line that ends without its carriage return. Once it hands over a request, the bytes are
+//! gone. So they are judged here, and refused.
 
 use std::mem::MaybeUninit;
 
@@ -20,27 +20,27 @@ pub struct Validator {
     heads: usize,
 }
 
-/// Why nothing that follows can be passed on.
+/// Reason why no more bytes can be passed on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InputFault {
     /// A head that must be refused.
     Head(Refusal),
-    /// A body whose framing is broken: its request is under way.
+    /// A body whose framing is broken, while its request is under way.
     Body,
 }
 
-/// What came of looking at some bytes.
+/// Result of scanning some bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ScanResult {
-    /// So many of them may be passed on; the rest is a head that has not ended.
+    /// Number of bytes that may be passed on; the rest is an incomplete head.
     pub passed: usize,
-    /// Why nothing after them may be.
+    /// Reason why nothing after them may be passed on, if there is one.
     pub fault: Option<InputFault>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ValidatorState {
-    /// In a head, of which so many bytes are whole lines, and in so many no other line ends.
+    /// In a head: `seen` bytes are in complete lines, `looked` bytes have been searched for a line feed.
     Head { seen: usize, looked: usize },
     /// In a body with this many bytes to come.
     Sized(u64),
@@ -48,7 +48,7 @@ enum ValidatorState {
     Chunked(ChunkedState),
 }
 
-/// Where in a chunked body, as RFC 9112 §7.1 has it.
+/// Position in a chunked body, as in RFC 9112 §7.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ChunkedState {
     Size {
@@ -67,40 +67,39 @@ enum ChunkedState {
     LastEnd,
 }
 
-/// Limit: bytes of a head, all in all. hyper's own limit lies above.
+/// Limit: bytes of a whole head. hyper's own limit lies above.
 pub const HEAD_BYTES_MAX: usize = 124 * 1024;
-/// Limit: bytes without the end of a line, at the start of a head: its target is too long.
+/// Limit: bytes of a head without a line's end at its start: the target is too long.
 const FIRST_LINE_BYTES_MAX: usize = 64 * 1024;
-/// Limit: header lines.
+/// Limit: number of header lines.
 const HEADERS_MAX: usize = 128;
-/// Limit: a length as digits, leading noughts left out. It fits 63 bits, whoever reads it.
+/// Limit: digits of a length, without leading zeros. It then fits 63 bits, whoever reads it.
 const LENGTH_DIGITS_MAX: usize = 18;
-/// Limit: bytes of a length, leading noughts included.
+/// Limit: bytes of a length, with leading zeros.
 const LENGTH_BYTES_MAX: usize = 64;
-/// Limit: the hexadecimal digits of a chunk's size.
+/// Limit: hexadecimal digits of a chunk's size.
 const SIZE_DIGITS_MAX: u8 = 15;
 
 impl Validator {
-    /// The start of a connection.
+    /// Returns the state at the start of a connection.
     #[must_use]
     pub const fn new() -> Self {
         Self { state: HEAD, heads: 0 }
     }
 
-    /// Heads passed so far.
+    /// Returns the number of heads passed so far.
     #[must_use]
     pub const fn heads(&self) -> usize {
         self.heads
     }
 
-    /// Whether the last body has ended.
+    /// Returns true if the last body has ended.
     #[must_use]
     pub const fn is_between_messages(&self) -> bool {
         matches!(self.state, ValidatorState::Head { .. })
     }
 
-    /// Looks at the bytes that have not been passed on yet: those kept back last time, and what has
-    /// come since.
+    /// Scans the bytes that have not been passed on yet: those kept back last time, and those received since.
     pub fn scan(&mut self, bytes: &[u8]) -> ScanResult {
         let mut passed = 0;
         loop {
@@ -130,7 +129,7 @@ impl Validator {
             let end = looked + at + 1;
             judge_size(seen, end - 1)?;
             match line {
-                // Spec: RFC 9112 §2.2. One empty line before a head is forgiven.
+                // Spec: RFC 9112 §2.2. One empty line before a head is accepted.
                 [b'\r'] if seen == 0 => {}
                 [b'\r'] if bytes.starts_with(b"\r\n\r\n") => return Err(MALFORMED),
                 [b'\r'] => {
@@ -145,7 +144,7 @@ impl Validator {
             }
             (seen, looked) = (end, end);
         }
-        // No byte is looked at twice, however a head comes.
+        // No byte is searched twice, in whatever pieces a head comes.
         self.state = ValidatorState::Head { seen, looked: bytes.len() };
         judge_size(seen, bytes.len())?;
         Ok(0)
@@ -182,8 +181,9 @@ impl Default for Validator {
 const HEAD: ValidatorState = ValidatorState::Head { seen: 0, looked: 0 };
 const MALFORMED: InputFault = InputFault::Head(Refusal::HeadMalformed);
 
-/// Judges so many bytes of a head, of which those that have been seen end their lines and the rest
-/// do not. A line that has ended is judged as it was before its end came: a head may come in pieces.
+/// Judges the size of a head of which `seen` bytes are in complete lines and `bytes` have come.
+///
+/// A line that has ended is judged as it was before its end came, since a head may come in pieces.
 const fn judge_size(seen: usize, bytes: usize) -> Result<(), InputFault> {
     match (seen, bytes) {
         (0..=2, FIRST_LINE_BYTES_MAX..) => Err(InputFault::Head(Refusal::TargetTooLong)),
@@ -192,7 +192,7 @@ const fn judge_size(seen: usize, bytes: usize) -> Result<(), InputFault> {
     }
 }
 
-/// How many of the bytes belong to what is left, and how much is left after them.
+/// Returns how many of the bytes belong to the rest of a body, and how much is left after them.
 fn take(bytes: &[u8], left: u64) -> (usize, u64) {
     let step = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
     (step, left.saturating_sub(u64::try_from(step).unwrap_or(u64::MAX)))
@@ -201,7 +201,7 @@ fn take(bytes: &[u8], left: u64) -> (usize, u64) {
 impl ChunkedState {
     const START: Self = Self::Size { digits: 0, size: 0 };
 
-    /// What follows this byte: nothing if it may not stand here, no more of the body if it was the
+    /// Returns the state after this byte: `None` if it may not stand here, `Some(None)` if it was the body's
     /// last.
     #[expect(clippy::option_option, reason = "refused, ended, or going on")]
     fn after(self, byte: u8) -> Option<Option<Self>> {
@@ -236,7 +236,7 @@ impl ChunkedState {
     }
 }
 
-/// Judges a whole head, and says what follows it.
+/// Judges a whole head, and returns the state for what follows it.
 fn judge(head: &[u8]) -> Result<ValidatorState, Refusal> {
     let mut lines = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut []);
@@ -254,7 +254,7 @@ fn judge(head: &[u8]) -> Result<ValidatorState, Refusal> {
     let mut is_coded = false;
     let mut named = 0;
     for header in request.headers.iter() {
-        // hyper would answer it by itself.
+        // hyper would answer such a header by itself.
         if header.name.len() > usize::from(u16::MAX) {
             return Err(Refusal::HeadTooLarge);
         }
@@ -284,7 +284,7 @@ fn judge(head: &[u8]) -> Result<ValidatorState, Refusal> {
     }
 }
 
-/// Whether the first line is one of HTTP, if of another version.
+/// Returns true if the first line is one of HTTP, of whatever version.
 fn names_a_version(head: &[u8]) -> bool {
     let line = head.split(|byte| *byte == b'\r').find(|line| line.len() > 1).unwrap_or_default();
     let mut words = line.split(|byte| *byte == b' ').skip(2);
@@ -292,9 +292,9 @@ fn names_a_version(head: &[u8]) -> bool {
     version && words.next().is_none()
 }
 
-/// Refuses what hyper's own types would not take, or not take whole.
+/// Refuses targets that hyper's own types would not take, or not take whole.
 fn judge_target(target: &str) -> Result<(), Refusal> {
-    // Security: `http::Uri` drops a fragment and says nothing; filters of a search would go with it.
+    // Security: `http::Uri` silently drops a fragment, and filters of a search with it.
     if memchr(b'#', target.as_bytes()).is_some() {
         return Err(Refusal::TargetMalformed(TargetFault::Fragment));
     }
@@ -319,7 +319,8 @@ fn digits(value: &[u8]) -> Result<u64, Refusal> {
     text.and_then(|text| text.parse().ok()).ok_or(Refusal::FramingAmbiguous)
 }
 
-/// `chunked` alone. Others are known to HTTP and not taken; what could hide a coding is refused.
+/// Accepts `chunked` alone. Other codings of HTTP are not supported, and a value that could hide a coding is
+/// refused.
 fn judge_coding(value: &[u8]) -> Result<(), Refusal> {
     if value.eq_ignore_ascii_case(b"chunked") {
         return Ok(());
@@ -340,7 +341,7 @@ mod tests {
 
     const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n";
 
-    /// All that is passed of a connection whose bytes come in pieces of this size, and the fault.
+    /// Returns what is passed of a connection whose bytes come in pieces of this size, and the fault.
     fn passed(bytes: &[u8], piece: usize) -> (Vec<u8>, Option<InputFault>, Validator) {
         let (mut validator, mut held, mut out) = (Validator::new(), Vec::new(), Vec::new());
         for piece in bytes.chunks(piece.max(1)) {
@@ -519,7 +520,7 @@ mod tests {
     }
 
     proptest! {
-        /// However the bytes are cut, the same is passed and the same is refused.
+        /// Bytes in any pieces: the same is passed, and the same is refused.
         #[test]
         fn pieces_do_not_matter(
             parts in prop::collection::vec(prop_oneof![

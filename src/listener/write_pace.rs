@@ -1,5 +1,5 @@
-//! Pace at which a consumer takes its answers: one that takes them too slowly, or not at all, does not hold
-//! its connection for ever.
+//! Pace at which a consumer takes its answers: one that is too slow, or takes nothing, does not hold its
+//! connection for ever.
 
 use std::future::Future as _;
 use std::io;
@@ -9,16 +9,16 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-/// Why a connection is ended before its consumer ends it: what an [`io::Error`] of ours holds.
+/// Reason why the proxy ends a connection, as an [`io::Error`] carries it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PaceBreach {
-    /// A head did not end.
-    #[error("the head did not end in time")]
+    /// A head did not end in time.
+    #[error("the request's head did not end in time")]
     Head,
-    /// An answer was not taken.
-    #[error("the answer was not taken in time")]
+    /// An answer was not taken in time.
+    #[error("the consumer did not take the answer in time")]
     Write,
-    /// Frames that carry nothing came without an end.
+    /// Frames that carry nothing came in excess.
     #[error("too many frames that carry nothing")]
     Frames,
 }
@@ -33,12 +33,12 @@ impl From<PaceBreach> for io::Error {
     }
 }
 
-/// How an answer must be taken.
+/// Pace at which answers must be taken.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PaceLimits {
-    /// Once writes have waited so long, all in all,
+    /// Time that writes wait, all in all, until the pace is checked and counted anew.
     pub(super) stall: Duration,
-    /// so many bytes a second must have been taken, or the connection ends; then it is counted anew.
+    /// Bytes per second that must have been taken over that time, or the connection ends.
     pub(super) rate_min: u32,
 }
 
@@ -53,7 +53,7 @@ impl PaceLimits {
 #[derive(Debug)]
 pub(super) struct WritePace {
     taking: PaceLimits,
-    /// Bytes taken since the waiting was last counted anew.
+    /// Bytes taken since the pace was last checked.
     taken: u64,
     waited: Duration,
     waiting_since: Option<Instant>,
@@ -70,7 +70,7 @@ impl WritePace {
         self.waiting_since.is_some()
     }
 
-    /// Returns what came of a write, or that the consumer is too slow for it.
+    /// Returns the result of a write, or an error if the consumer takes answers too slowly.
     pub(super) fn judge<T>(
         &mut self,
         context: &mut Context<'_>,

@@ -1,4 +1,4 @@
-//! What is counted of the directory: look-ups, questions, refreshes and oddities.
+//! Metrics of the directory: look-ups, queries, refreshes and oddities.
 
 use std::time::Duration;
 
@@ -7,22 +7,22 @@ use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, I
 
 use super::{counter, counters, gauge, gauges, histogram};
 
-/// What a look-up found.
+/// Result of a look-up in the directory.
 #[derive(Debug, Clone, Copy)]
 pub enum LookupResult {
-    /// The file says so, whatever the sources say.
+    /// An entry of the directory file, which counts whatever the sources say.
     Pinned,
-    /// A fresh entry.
+    /// A fresh cache entry.
     Hit,
-    /// An entry served while it is asked for again.
+    /// A cache entry served while it is asked for again.
     Stale,
-    /// An entry that was asked for again first.
+    /// A cache entry that was asked for again first.
     Refreshed,
-    /// An entry served because no source answers.
+    /// A cache entry served because no source answers.
     StaleError,
-    /// An absence that is believed.
+    /// A cached absence that is believed.
     Absent,
-    /// Nothing: the sources are asked.
+    /// A cache miss: the sources are asked.
     Miss,
 }
 
@@ -50,16 +50,16 @@ impl LookupResult {
     }
 }
 
-/// Why a practice was looked up.
+/// Cause of a practice's look-up at the live sources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LookupTrigger {
     /// A request waits for it.
     Request,
-    /// A request was served what is stale.
+    /// A request was served a stale entry.
     Stale,
-    /// It will be stale soon.
+    /// The entry will be stale soon.
     Ahead,
-    /// A request contradicts what is held.
+    /// A request contradicts the cached entry.
     Conflict,
 }
 
@@ -76,7 +76,7 @@ impl LookupTrigger {
     }
 }
 
-/// What made a forced look-up necessary.
+/// Contradiction that made a forced look-up necessary.
 #[derive(Debug, Clone, Copy)]
 pub enum Conflict {
     /// `Ssp-To` is none of the practice's systems.
@@ -87,14 +87,14 @@ pub enum Conflict {
     Unreached,
 }
 
-/// What came of a forced look-up.
+/// Result of a forced look-up.
 #[derive(Debug, Clone, Copy)]
 pub enum ForcedLookupResult {
-    /// What was held was wrong: the request goes on.
+    /// The cached entry was wrong: the request goes on.
     Resolved,
-    /// What was held was right, or nothing more is known.
+    /// The cached entry was right, or nothing more is known.
     Stands,
-    /// Nobody waits for it.
+    /// The look-up has begun, and no request waits for it.
     Begun,
 }
 
@@ -119,14 +119,15 @@ impl ForcedLookupResult {
         }
     }
 
-    /// Whether a request that was about to be refused goes on.
+    /// Returns [`Self::Resolved`] for a request that was about to be refused and goes on, else
+    /// [`Self::Stands`].
     #[must_use]
     pub const fn when(resolved: bool) -> Self {
         if resolved { Self::Resolved } else { Self::Stands }
     }
 }
 
-/// What is odd about a record of the directory.
+/// Oddity of a record in the directory.
 #[derive(Debug, Clone, Copy)]
 pub enum Oddity {
     /// An endpoint without an address.
@@ -143,7 +144,7 @@ impl Oddity {
     const ALL: [Self; 4] =
         [Self::NoAddress, Self::BadAddress, Self::TrailingSlash, Self::OtherHost];
 
-    /// The label.
+    /// Returns the label's value.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -155,12 +156,12 @@ impl Oddity {
     }
 }
 
-/// Seconds an answer may be old: from a minute to a day.
+/// Buckets in seconds for the age of an answer: from a minute to a day.
 const AGE_S: &[f64] = &[60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 21_600.0, 43_200.0, 86_400.0];
-/// Seconds a source may take: around its own limit of three.
+/// Buckets in seconds for the time that a source takes: around its own limit of three.
 const SOURCE_S: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 2.5, 3.0, 5.0];
 
-/// Everything counted of the directory.
+/// Metrics of the directory.
 #[derive(Debug)]
 pub struct DirectoryMetrics {
     lookups: IntCounterVec,
@@ -179,34 +180,34 @@ pub struct DirectoryMetrics {
 }
 
 impl DirectoryMetrics {
-    #[expect(clippy::too_many_lines, reason = "one entry a metric: it is a list")]
+    #[expect(clippy::too_many_lines, reason = "a list with one entry for each metric")]
     pub(super) fn new() -> Self {
         let all_ages = histogram(
             "directory_served_age_seconds",
-            "Age of the live sources' answers as they are used",
+            "Age of live directory sources' answers when they are used, in seconds",
             AGE_S,
             &["kind"],
         );
         let metrics = Self {
             lookups: counters(
                 "directory_lookups_total",
-                "Look-ups, by what was found",
+                "Directory look-ups, by result",
                 &["result"],
             ),
             questions: counters(
                 "directory_source_queries_total",
-                "Questions put to a live source",
+                "Queries to live directory sources, by source, question and outcome",
                 &["source", "question", "outcome"],
             ),
             durations: histogram(
                 "directory_source_duration_seconds",
-                "How long a live source took to answer",
+                "Time that a live directory source took to answer, in seconds",
                 SOURCE_S,
                 &["source"],
             ),
             waits: histogram(
                 "directory_source_wait_seconds",
-                "How long a question waited for its turn, before a live source was asked",
+                "Time that a query waited for its turn at a live directory source, in seconds",
                 SOURCE_S,
                 &["source"],
             ),
@@ -214,35 +215,35 @@ impl DirectoryMetrics {
             all_ages,
             joined: counter(
                 "directory_lookups_joined_total",
-                "Look-ups that waited for one under way",
+                "Directory look-ups that waited for one already under way",
             ),
             refreshes: counters(
                 "directory_refreshes_total",
-                "Look-ups of practices at live sources, by cause",
+                "Look-ups of practices at live directory sources, by cause and result",
                 &["trigger", "result"],
             ),
             conflicts: counters(
                 "directory_conflicts_total",
-                "Requests that contradict what is held, by what came of asking again",
+                "Requests that contradict the cached directory entry, by kind and result",
                 &["kind", "result"],
             ),
             suspects: counter(
                 "directory_suspect_empties_total",
-                "Empty answers that may be failed searches",
+                "Empty answers of directory sources that may be failed searches",
             ),
             oddities: counters(
                 "directory_oddities_total",
-                "Records that are not as they should be",
+                "Directory records that are not as they should be, by kind",
                 &["kind"],
             ),
             open: gauges(
                 "directory_source_circuit_open",
-                "1 while a live source is not asked, after failures",
+                "1 while the circuit breaker of a live directory source is open, after failures",
                 &["source"],
             ),
             snapshot: gauge(
                 "directory_snapshot_timestamp_seconds",
-                "When the snapshot was last written or loaded",
+                "Time of the directory snapshot's last write or load, as Unix time in seconds",
             ),
         };
         metrics.touch();
@@ -295,12 +296,12 @@ impl DirectoryMetrics {
         }
     }
 
-    /// Something was looked up.
+    /// Counts a look-up, by its result.
     pub fn looked_up(&self, lookup: LookupResult) {
         self.lookups.with_label_values(&[lookup.label()]).inc();
     }
 
-    /// A live source was asked.
+    /// Counts a query to a live source, and its duration.
     pub fn asked(
         &self,
         source: &'static str,
@@ -312,7 +313,7 @@ impl DirectoryMetrics {
         self.durations.with_label_values(&[source]).observe(took.as_secs_f64());
     }
 
-    /// A question has waited for its turn.
+    /// Records the time for which a query waited for its turn.
     pub fn waited(&self, source: &'static str, waited: Duration) {
         self.waits.with_label_values(&[source]).observe(waited.as_secs_f64());
     }
@@ -322,37 +323,37 @@ impl DirectoryMetrics {
         self.open.with_label_values(&[source]).set(i64::from(is_open));
     }
 
-    /// A look-up waits for one under way.
+    /// Counts a look-up that waits for one under way.
     pub fn joined(&self) {
         self.joined.inc();
     }
 
-    /// A look-up of a practice has ended.
+    /// Counts a look-up of a practice at the live sources that has ended.
     pub fn refreshed(&self, trigger: LookupTrigger, ok: bool) {
         self.refreshes.with_label_values(&[trigger.label(), result(ok)]).inc();
     }
 
-    /// A request contradicts what is held.
+    /// Counts a request that contradicts the cached entry.
     pub fn conflict(&self, conflict: Conflict, settled: ForcedLookupResult) {
         self.conflicts.with_label_values(&[conflict.label(), settled.label()]).inc();
     }
 
-    /// An empty answer is not believed at once.
+    /// Counts an empty answer that is not believed at once.
     pub fn suspect_empty(&self) {
         self.suspects.inc();
     }
 
-    /// A record is not as it should be.
+    /// Counts a record that is not as it should be.
     pub fn oddity(&self, oddity: Oddity) {
         self.oddities.with_label_values(&[oddity.label()]).inc();
     }
 
-    /// An answer of this age is used.
+    /// Records the age in seconds of an answer that is used.
     pub fn served(&self, age_s: u64) {
         self.ages.observe(Duration::from_secs(age_s).as_secs_f64());
     }
 
-    /// The snapshot was written or loaded.
+    /// Sets the time at which the snapshot was last written or loaded, as Unix time in seconds.
     pub fn snapshot(&self, now_s: i64) {
         self.snapshot.set(now_s);
     }

@@ -33,7 +33,7 @@ const V2_BESIDE_V1: (&str, &str) = ("sys/fs/cgroup/unified", "memory.max");
 const V1: (&str, &str) = ("sys/fs/cgroup/memory", "memory.limit_in_bytes");
 
 impl MemoryLimit {
-    /// Reads it from the files under a root folder, `/` on a machine; nothing where it cannot be known.
+    /// Reads the limit from the files under a root folder, `/` on a machine; `None` if it cannot be known.
     #[must_use]
     pub fn read(root: &Path) -> Option<Self> {
         let machine = machine_bytes(root);
@@ -55,7 +55,7 @@ impl fmt::Display for MemoryLimit {
     }
 }
 
-/// The smallest limit of the cgroups that the process is in.
+/// Returns the smallest limit of the cgroups that the process is in, in bytes.
 fn cgroup_bytes(root: &Path) -> Option<u64> {
     let memberships = std::fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
     let limits = memberships.lines().flat_map(|line| {
@@ -73,8 +73,9 @@ fn cgroup_bytes(root: &Path) -> Option<u64> {
     limits.min()
 }
 
-/// The smallest limit on the way from a cgroup up to where cgroups are mounted. In a container the path may
-/// be the one outside, which does not exist there: the limit is then at the top.
+/// Returns the smallest limit of a cgroup and those above it, up to where cgroups are mounted.
+///
+/// In a container the path may be the host's, which does not exist there: the limit is then at the top.
 fn smallest_bytes(root: &Path, (mount, file): (&str, &str), path: &str) -> Option<u64> {
     let mount = root.join(mount);
     let mut folder = mount.clone();
@@ -90,7 +91,7 @@ fn smallest_bytes(root: &Path, (mount, file): (&str, &str), path: &str) -> Optio
     folders.filter_map(|folder| bytes(&folder.join(file))).min()
 }
 
-/// A limit; nothing where there is none, which version 2 writes as `max`.
+/// Reads a limit in bytes; `None` if there is none, which version 2 writes as `max`.
 fn bytes(file: &Path) -> Option<u64> {
     std::fs::read_to_string(file).ok()?.trim().parse().ok()
 }

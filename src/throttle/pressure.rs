@@ -1,9 +1,8 @@
-//! How hard pressed the whole process is, and who is sent away first.
+//! Load on the whole process, and the order in which it is shed.
 //!
-//! While requests come, two things are measured, at most ten times a second: the memory that is in use,
-//! against what may be; and how late the workers are with what they should have done by now, which is the
-//! age of the oldest thing that waits for them. Whoever holds more than its share is sent away first, then
-//! reads, then everything.
+//! While requests come, two things are measured, at most ten times a second: the memory in use, against its
+//! limit; and the delay of the workers, which is the age of the oldest task that waits for them. Reads of
+//! consumers above their share are refused first, then all reads, then everything.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -15,23 +14,23 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// How hard pressed it is.
+/// Level of load on the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PressureLevel {
-    /// Everybody is served.
+    /// Serves every request.
     Calm,
-    /// Reads of consumers that have more under way than their share are sent away.
+    /// Refuses reads of consumers that have more exchanges under way than their share.
     Strained,
-    /// All reads are.
+    /// Refuses all reads.
     Overloaded,
-    /// Writes too.
+    /// Refuses all requests, writes too.
     Critical,
 }
 
 impl PressureLevel {
     const ALL: [Self; 4] = [Self::Calm, Self::Strained, Self::Overloaded, Self::Critical];
 
-    /// As a number: 0 to 3.
+    /// Returns the level as a number from 0 to 3.
     #[must_use]
     pub const fn number(self) -> u8 {
         match self {
@@ -42,7 +41,7 @@ impl PressureLevel {
         }
     }
 
-    /// Of the memory that may be in use, in hundredths.
+    /// Returns the percentage of the memory limit at which the level begins.
     const fn memory_percent(self) -> u64 {
         match self {
             Self::Calm => 0,
@@ -52,7 +51,7 @@ impl PressureLevel {
         }
     }
 
-    /// Of the delay that may be, in hundredths.
+    /// Returns the percentage of the delay limit at which the level begins.
     const fn delay_percent(self) -> u64 {
         match self {
             Self::Calm => 0,
@@ -63,9 +62,9 @@ impl PressureLevel {
     }
 }
 
-/// Pressure on the process: the memory that it uses, and how late its workers are. Cheap to clone.
+/// Measures the load on the process: the memory that it uses, and how late its workers are. Cheap to clone.
 ///
-/// It is measured when a request asks for it. Without requests nothing is read, and workers sleep.
+/// It measures when a request asks for it. Without requests nothing is read, and workers sleep.
 #[derive(Debug, Clone)]
 pub struct Pressure(Arc<PressureState>);
 
@@ -74,31 +73,31 @@ struct PressureState {
     level: AtomicU8,
     ceiling: ArcSwap<PressureLimits>,
     base: Instant,
-    /// Time at which a request last had it measured, in milliseconds after `base`.
+    /// Time at which a request last caused a measurement, in milliseconds after `base`.
     asked_ms: AtomicU64,
     workers: Vec<Heartbeat>,
     memory: ResidentMemoryFile,
 }
 
-/// Sign of life of a worker.
+/// Heartbeat of one worker.
 #[derive(Debug, Default)]
 struct Heartbeat {
-    /// Time at which it last looked at the clock, in milliseconds after `base`; [`RESTS`] and [`ENDED`].
+    /// Time of its last beat, in milliseconds after `base`; or [`RESTS`] or [`ENDED`].
     at_ms: AtomicU64,
     begin: Notify,
 }
 
-/// The worker does not look at the clock, for no request has come for a while.
+/// Value of a worker that does not beat, since no request has come for a while.
 const RESTS: u64 = 0;
-/// The worker will not look at the clock any more.
+/// Value of a worker that will not beat any more.
 const ENDED: u64 = u64::MAX;
 /// Minimum time between two measurements for requests.
 const MEASURE: Duration = Duration::from_millis(100);
-/// Time after the last measurement for a request until workers stop looking at the clock.
+/// Time after the last measurement for a request until workers stop beating.
 const REST: Duration = Duration::from_secs(1);
 
 impl Pressure {
-    /// Pressure on a process with this many workers, without limits yet.
+    /// Returns the measurement for a process with this many workers, without limits yet.
     #[must_use]
     pub fn new(workers: usize) -> Self {
         Self(Arc::new(PressureState {
@@ -111,7 +110,7 @@ impl Pressure {
         }))
     }
 
-    /// One that stays where it is.
+    /// Returns a measurement that stays at this level.
     #[cfg(test)]
     pub(super) fn at(level: PressureLevel) -> Self {
         let pressure = Self::new(0);
@@ -120,13 +119,14 @@ impl Pressure {
         pressure
     }
 
-    /// Sets the limits by which it is judged from now on.
+    /// Sets the limits against which load is judged from now on.
     pub fn limit(&self, ceiling: PressureLimits) {
         self.0.ceiling.store(Arc::new(ceiling));
     }
 
-    /// The level for a request, measured anew if the last time was more than [`MEASURE`] ago. Workers look
-    /// at the clock from then on, until no request has asked for [`REST`].
+    /// Returns the level for a request, measured anew if the last time was more than [`MEASURE`] ago.
+    ///
+    /// Workers beat from then on, until no request has asked for [`REST`].
     #[must_use]
     pub fn level(&self) -> PressureLevel {
         let (now_ms, asked_ms) = (self.now_ms(), self.0.asked_ms.load(Ordering::Relaxed));
@@ -141,14 +141,14 @@ impl Pressure {
         self.last()
     }
 
-    /// The level, measured anew, for somebody who only looks: workers that sleep go on sleeping.
+    /// Measures and returns the level for an observer: workers that sleep go on sleeping.
     #[must_use]
     pub fn observed(&self) -> PressureLevel {
         self.measure();
         self.last()
     }
 
-    /// A worker's part: it looks at the clock every [`HeartbeatHandle::BEAT`] while requests come.
+    /// Returns the handle by which a worker beats every [`HeartbeatHandle::BEAT`] while requests come.
     #[must_use]
     pub fn pulse(&self, worker: usize) -> HeartbeatHandle {
         HeartbeatHandle { pressure: self.clone(), worker }
@@ -168,7 +168,12 @@ impl Pressure {
         let level = self.judge(**ceiling, memory);
         let before = self.0.level.swap(level.number(), Ordering::Relaxed);
         if before != level.number() {
-            tracing::warn!(level = level.number(), before, "load is shed by another measure");
+            tracing::warn!(
+                level = level.number(),
+                before,
+                "the level of load shedding changed: 0 sheds nothing, 1 reads of consumers above \
+                 their share, 2 all reads, 3 everything"
+            );
         }
     }
 
@@ -187,7 +192,7 @@ impl Pressure {
             .unwrap_or(PressureLevel::Calm)
     }
 
-    /// Delay of the latest worker, in milliseconds. One that rests or has ended is not late.
+    /// Returns the delay of the latest worker, in milliseconds. One that rests or has ended is not late.
     fn delay_ms(&self) -> u64 {
         let now_ms = self.now_ms();
         let beats = self.0.workers.iter().map(|worker| worker.at_ms.load(Ordering::Relaxed));
@@ -197,14 +202,14 @@ impl Pressure {
         late.max().unwrap_or_default()
     }
 
-    /// Milliseconds after `base`, counted from 1: 0 is [`RESTS`].
+    /// Returns the milliseconds after `base`, counted from 1: 0 is [`RESTS`].
     fn now_ms(&self) -> u64 {
         ms(self.0.base.elapsed()).saturating_add(1)
     }
 }
 
 impl Heartbeat {
-    /// Has a worker that rests look at the clock again; it is late if it does not.
+    /// Makes a worker that rests beat again; it counts as late until it does.
     fn begin(&self, now_ms: u64) {
         let begun = self.at_ms.compare_exchange(RESTS, now_ms, Ordering::AcqRel, Ordering::Relaxed);
         if begun.is_ok() {
@@ -217,7 +222,7 @@ fn ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A worker's, by which it is known not to be late.
+/// Handle by which a worker shows that it is not late.
 #[derive(Debug)]
 pub struct HeartbeatHandle {
     pressure: Pressure,
@@ -228,8 +233,8 @@ impl HeartbeatHandle {
     /// Interval at which it beats while requests come.
     pub const BEAT: Duration = Duration::from_millis(50);
 
-    /// Returns when the worker has to show that it is here: after [`HeartbeatHandle::BEAT`] while requests come, else
-    /// once the next one does.
+    /// Returns when the worker has to beat: after [`HeartbeatHandle::BEAT`] while requests come, else once
+    /// the next one does.
     pub async fn is_due(&self) {
         match self.own() {
             Some(own) if own.at_ms.load(Ordering::Acquire) == RESTS => own.begin.notified().await,
@@ -237,7 +242,7 @@ impl HeartbeatHandle {
         }
     }
 
-    /// Shows that the worker is here. If no request has come for a while, it rests.
+    /// Records a beat. If no request has come for a while, the worker rests.
     pub fn beat(&self) {
         let now_ms = self.pressure.now_ms();
         let asked_ms = self.pressure.0.asked_ms.load(Ordering::Acquire);
@@ -245,7 +250,7 @@ impl HeartbeatHandle {
         self.set(if is_quiet { RESTS } else { now_ms });
     }
 
-    /// Ends the worker's part: it is not late from now on.
+    /// Ends the worker's heartbeat: it is not late from now on.
     pub fn ends(&self) {
         self.set(ENDED);
     }
@@ -270,9 +275,9 @@ impl Drop for HeartbeatHandle {
 /// Limits of memory and delay near which load is shed.
 #[derive(Debug, Clone, Copy)]
 pub struct PressureLimits {
-    /// Memory in use; not looked at when not known.
+    /// Limit of memory in use, in bytes; `None` if it is not known.
     pub memory_max_bytes: Option<u64>,
-    /// How late workers may be.
+    /// Limit of the workers' delay.
     pub delay_max: Duration,
 }
 
@@ -280,8 +285,9 @@ impl PressureLimits {
     const NONE: Self = Self { memory_max_bytes: None, delay_max: Duration::MAX };
 }
 
-/// The file that tells how much memory this process uses, kept open: reading it then costs one system call,
-/// and needs no descriptor when there are none left. `None` where it cannot be opened.
+/// The file that shows how much memory this process uses, kept open; `None` if it cannot be opened.
+///
+/// Reading it then costs one system call, and needs no descriptor when there are none left.
 #[derive(Debug)]
 struct ResidentMemoryFile(Option<File>);
 

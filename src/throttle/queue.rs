@@ -1,8 +1,8 @@
-//! A practice's places, and who waits for one: fair between consumers, whatever each of them sends.
+//! Places of one practice and the queue for them: fair between consumers, whatever each of them sends.
 //!
-//! A place that is free goes to the consumer that holds the fewest; among equals to the one that has
-//! waited longest for its turn. When the queue is full, whoever has the most waiting loses the last of
-//! them to one who has fewer.
+//! A free place goes to the consumer that holds the fewest; among equals to the one that has waited longest
+//! for its turn. When the queue is full, the consumer with the most requests in it loses the last of them to
+//! one that has fewer.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,18 +13,18 @@ use tokio::sync::oneshot;
 
 use crate::spine::Asid;
 
-/// How many there are of everything.
+/// Sizes of a practice's queue.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct QueueSizes {
-    /// Places.
+    /// Number of places.
     pub(super) places: usize,
-    /// Of these, one consumer's at most.
+    /// Maximum number of places that one consumer holds.
     pub(super) share: usize,
-    /// Requests that may wait.
+    /// Maximum number of requests that wait.
     pub(super) waiting: usize,
 }
 
-/// The places of one practice.
+/// The places of one practice, and the queue for them.
 #[derive(Debug)]
 pub(super) struct PlaceQueue {
     room: QueueSizes,
@@ -34,7 +34,7 @@ pub(super) struct PlaceQueue {
 #[derive(Debug, Default)]
 struct QueueState {
     taken: usize,
-    /// Places each consumer holds; none that holds nothing.
+    /// Number of places that each consumer holds; consumers that hold none are absent.
     held: HashMap<Asid, usize>,
     /// Consumers with requests that wait, in the order of their turns.
     turns: VecDeque<QueueTurn>,
@@ -54,7 +54,7 @@ struct Waiter {
     tell: oneshot::Sender<QueuePlace>,
 }
 
-/// A place, given back when dropped.
+/// A place with a practice, given back when dropped.
 #[derive(Debug)]
 pub(super) struct QueuePlace {
     queue: Arc<PlaceQueue>,
@@ -72,7 +72,7 @@ impl Drop for QueuePlace {
     }
 }
 
-/// Somebody who waits; dropped, they wait no more.
+/// A request that waits; dropping it takes it out of the queue.
 struct WaitGuard<'a> {
     queue: &'a PlaceQueue,
     consumer: &'a Asid,
@@ -87,7 +87,7 @@ impl Drop for WaitGuard<'_> {
     }
 }
 
-/// Nobody could be served in time, or the queue is full of others.
+/// Error returned when there was no place in time, or the queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct QueueFull;
 
@@ -96,7 +96,7 @@ impl PlaceQueue {
         Arc::new(Self { room, state: Mutex::default() })
     }
 
-    /// A place for a consumer, waited for at most so long; `waiting` is told of everybody who does.
+    /// Returns a place for a consumer, for which it waits at most `wait`; `waiting` counts those that wait.
     pub(super) async fn place(
         self: &Arc<Self>,
         consumer: &Asid,
@@ -114,7 +114,7 @@ impl PlaceQueue {
         told.ok().and_then(Result::ok).ok_or(QueueFull)
     }
 
-    /// Whether nobody is here.
+    /// Returns true if no place is taken and no request waits.
     pub(super) fn is_empty(&self) -> bool {
         let state = self.state();
         state.taken == 0 && state.waiting == 0
@@ -123,7 +123,7 @@ impl PlaceQueue {
     fn take(self: &Arc<Self>, consumer: &Asid) -> Result<Taken, QueueFull> {
         let mut state = self.state();
         let held = state.held.get(consumer).copied().unwrap_or_default();
-        // Whoever waits while a place is free waits for its own share.
+        // Requests that wait while a place is free have used up their consumer's share.
         if state.taken < self.room.places && held < self.room.share {
             state.enters(consumer);
             return Ok(Taken::Place(QueuePlace {
@@ -139,7 +139,7 @@ impl PlaceQueue {
         Ok(Taken::Turn(ticket, told))
     }
 
-    /// Deals free places to those who wait.
+    /// Gives free places to requests that wait.
     fn hand_out(
         self: &Arc<Self>,
         state: &mut QueueState,
@@ -154,7 +154,7 @@ impl PlaceQueue {
         given
     }
 
-    /// Outside of the lock: a place whose waiter has just left comes back at once.
+    /// Sends places to requests, outside the lock: a place whose request has just left comes back at once.
     fn give(&self, given: Vec<(oneshot::Sender<QueuePlace>, QueuePlace)>) {
         for (tell, place) in given {
             drop(tell.send(place));
@@ -201,7 +201,7 @@ impl QueueState {
         self.tickets
     }
 
-    /// Whose turn it is: of those below their share who hold the fewest, the first.
+    /// Takes the next request: of the consumers below their share that hold the fewest, the first.
     fn next(&mut self, share: usize) -> Option<(Asid, Waiter)> {
         let held = |turn: &QueueTurn| self.held.get(&turn.consumer).copied().unwrap_or_default();
         let turns = self.turns.iter().map(held).enumerate().filter(|(_, held)| *held < share);
@@ -216,8 +216,8 @@ impl QueueState {
         Some((consumer, waiter))
     }
 
-    /// Makes room for one more of this consumer's, at the expense of whoever has the most waiting, if
-    /// that is more than this one would have.
+    /// Makes space for one more request of this consumer, by dropping the last of the consumer that has the
+    /// most waiting, if those are more than this one would have.
     fn displaces_for(&mut self, consumer: &Asid) -> Result<(), QueueFull> {
         let waiting = |turn: &QueueTurn| turn.waiters.len();
         let own = self.turns.iter().find(|turn| turn.consumer == *consumer).map_or(0, waiting);
@@ -225,7 +225,7 @@ impl QueueState {
         if most.waiters.len() <= own + 1 {
             return Err(QueueFull);
         }
-        // Its request hears that it waits in vain.
+        // Dropping its sender ends that request's wait with an error.
         most.waiters.pop_back();
         self.waiting = self.waiting.saturating_sub(1);
         Ok(())
@@ -256,7 +256,7 @@ mod tests {
         format!("{number:012}").parse().unwrap()
     }
 
-    /// Takes what is free, or queues; what is answered is told once there is a place.
+    /// Takes a free place, or waits; the task ends once there is a place.
     fn ask(
         queue: &Arc<PlaceQueue>,
         consumer: u32,
@@ -329,7 +329,7 @@ mod tests {
         settle().await;
         assert_eq!(many.pop().unwrap().await.unwrap().unwrap_err(), QueueFull);
         assert_eq!(queue.state().waiting, 3);
-        // Two and one: nobody has more than the next would have.
+        // Two and one: no consumer has more than the next would have.
         assert_eq!(ask(&queue, 2).await.unwrap().unwrap_err(), QueueFull);
         drop(place);
         settle().await;

@@ -1,4 +1,4 @@
-//! What one consumer may send: so many requests a second, and so many exchanges at once.
+//! Quota of one consumer: requests per second, and exchanges at once.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use governor::{Quota, RateLimiter};
 use super::shared::QuotaLease;
 use crate::refusal::{QuotaLeft, Refusal};
 
-/// The terms of one consumer.
+/// Terms of one consumer's quota.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct QuotaTerms {
     pub(super) per_second: NonZeroU32,
@@ -21,21 +21,21 @@ pub(super) struct QuotaTerms {
     pub(super) exchanges_max: usize,
 }
 
-/// What a consumer has left.
+/// Quota of one consumer, and what is used of it.
 #[derive(Debug)]
 pub(super) struct ConsumerQuota {
     pub(super) terms: QuotaTerms,
     rate: RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformationMiddleware>,
     clock: DefaultClock,
-    /// What it has drawn of a quota that gateways share.
+    /// Requests drawn from a quota that gateways share.
     pub(super) lease: QuotaLease,
     exchanges: AtomicUsize,
-    /// Whether it has drawn since it was last asked.
+    /// True if a request was admitted since [`ConsumerQuota::is_forgettable`] was last called.
     drew: AtomicBool,
     all: Arc<GlobalInFlight>,
 }
 
-/// Everybody who has exchanges under way.
+/// Number of exchanges under way, and of consumers that have any.
 #[derive(Debug, Default)]
 pub(super) struct GlobalInFlight {
     consumers: AtomicUsize,
@@ -51,20 +51,20 @@ impl ConsumerQuota {
         Self { terms, rate, clock, lease, exchanges, drew: AtomicBool::new(true), all }
     }
 
-    /// One request of the quota.
+    /// Takes one request from the quota.
     pub(super) fn take(&self) -> Result<QuotaLeft, Refusal> {
         match self.rate.check() {
             Ok(left) => Ok(self.terms.allowance(left.remaining_burst_capacity())),
             Err(not_until) => {
                 let wait = not_until.wait_time_from(self.clock.now());
-                // Whole seconds, and never so few that it would be refused again.
+                // Rounded up to whole seconds, so that a retry after them is not refused again.
                 let retry_after_s = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX);
                 Err(self.terms.exceeded(retry_after_s.saturating_add(1)))
             }
         }
     }
 
-    /// One exchange more.
+    /// Begins one more exchange.
     pub(super) fn enter(self: &Arc<Self>) -> Result<InFlightExchange, Refusal> {
         self.drew.store(true, Ordering::Relaxed);
         let max = self.terms.exchanges_max;
@@ -81,7 +81,7 @@ impl ConsumerQuota {
         }
     }
 
-    /// Whether it would have more exchanges under way, with one more, than if all had as many.
+    /// Returns true if one more exchange would put this consumer above an equal share.
     pub(super) fn is_above_its_share(&self) -> bool {
         let own = self.exchanges.load(Ordering::Relaxed);
         let others = self.all.consumers.load(Ordering::Relaxed);
@@ -90,8 +90,10 @@ impl ConsumerQuota {
         own + 1 > share
     }
 
-    /// Whether it may be forgotten: nothing of it is under way, it has let in nothing since it was last
-    /// asked this, a minute ago or more, and a quota that fills within that is full.
+    /// Returns true if the quota may be dropped.
+    ///
+    /// That is so if nothing is under way, nothing was admitted since this was last called, a minute ago or
+    /// more, and the quota fills within that time.
     pub(super) fn is_forgettable(&self) -> bool {
         const MINUTE_S: u32 = 60;
         !self.drew.swap(false, Ordering::Relaxed)
@@ -101,20 +103,20 @@ impl ConsumerQuota {
 }
 
 impl QuotaTerms {
-    /// What is left of the quota.
+    /// Returns the quota left, for answers.
     pub(super) fn allowance(&self, remaining: u32) -> QuotaLeft {
         let limit = self.burst.get();
         let gone = limit.saturating_sub(remaining);
         QuotaLeft { limit, remaining, reset_s: gone.div_ceil(self.per_second.get()) }
     }
 
-    /// Nothing is.
+    /// Returns the refusal for an exhausted quota.
     pub(super) fn exceeded(&self, retry_after_s: u32) -> Refusal {
         Refusal::QuotaExceeded { allowance: self.allowance(0), retry_after_s }
     }
 }
 
-/// An exchange of a consumer, until dropped.
+/// An exchange of a consumer that is under way, until dropped.
 #[derive(Debug)]
 pub(super) struct InFlightExchange(Arc<ConsumerQuota>);
 

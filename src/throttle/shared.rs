@@ -1,9 +1,9 @@
 //! Quotas that several gateways share, through Redis.
 //!
 //! A gateway does not ask for each request: it draws some of a consumer's quota at once, spends that, and
-//! lets what it has not spent go after a second. While Redis cannot be used, each gateway keeps to the
-//! quota by itself. A connection that failed in any way is not used again: the next may lead to another
-//! server, which is how a failover is followed.
+//! discards what is left after a second. While Redis cannot be used, each gateway keeps to the quota by
+//! itself. A connection that failed in any way is not used again: the next may lead to another server, which
+//! is how a failover is followed.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,17 +25,17 @@ use crate::refusal::{QuotaLeft, Refusal};
 use crate::spine::Asid;
 use crate::tls::{TrustError, secret};
 
-/// Where quotas are shared.
+/// Redis server through which quotas are shared.
 #[derive(
     Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize, schemars::JsonSchema,
 )]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct SharingSettings {
-    /// `redis://host:port/database`. What is sent is not encrypted: ASIDs and counts.
+    /// URL of the server, as in `redis://host:port/database`. ASIDs and counts are sent to it unencrypted.
     pub url: String,
-    /// A file that holds the password, if one is needed, and nothing else.
+    /// File that holds the password, if one is needed, and nothing else.
     pub password_file: Option<PathBuf>,
-    /// How long an answer is waited for.
+    /// Time for which an answer is waited for.
     #[serde(default = "wait", with = "crate::spine::period")]
     #[schemars(with = "String")]
     pub wait: Duration,
@@ -45,16 +45,16 @@ const fn wait() -> Duration {
     Duration::from_millis(50)
 }
 
-/// The way to Redis.
+/// Client for quotas shared through Redis.
 #[derive(Debug)]
 pub(super) struct SharedQuotas {
     info: ConnectionInfo,
     link: tokio::sync::Mutex<Option<RedisConnection>>,
     script: redis::Script,
-    /// Number of the last question, which its answer repeats.
+    /// Number of the last query, which its answer repeats.
     asked: AtomicU64,
     wait: Duration,
-    /// Set while it is not asked, after it could not be used.
+    /// Set while Redis is not asked, after it could not be used.
     away: Mutex<Option<RedisOutage>>,
 }
 
@@ -65,29 +65,29 @@ struct RedisConnection {
     _driver: AbortOnDropHandle<()>,
 }
 
-/// Since when, and why, Redis is left alone.
+/// Reason why Redis is not asked, and until when.
 #[derive(Debug)]
 struct RedisOutage {
     until: Instant,
     why: RedisFault,
 }
 
-/// Reasons why Redis cannot be used.
+/// Reason why Redis cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 enum RedisFault {
-    #[error("it does not answer in time")]
+    #[error("no answer in time")]
     TimedOut,
     #[error("it cannot be reached: {0}")]
     Unreachable(io::ErrorKind),
-    #[error("it answers with the error {0}")]
+    #[error("it answered with the error {0}")]
     Refused(String),
-    #[error("its answer is not one to the question")]
+    #[error("its answer does not fit the query")]
     Foreign,
     #[error("the connection failed: {0}")]
     Failed(String),
 }
 
-/// Answer of Redis, within what may have been asked for.
+/// Answer of Redis, within the bounds of what was asked for.
 #[derive(Debug, PartialEq, Eq)]
 struct RedisReply {
     granted: u32,
@@ -95,42 +95,44 @@ struct RedisReply {
     wait: Duration,
 }
 
-/// What was drawn for one consumer.
+/// Requests drawn for one consumer from a shared quota.
 #[derive(Debug, Default)]
 pub(super) struct QuotaLease {
     state: Mutex<Drawn>,
-    /// Held by whoever asks for more.
+    /// Lock held by the task that asks for more.
     asking: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct Drawn {
     requests: u32,
-    /// How many were asked for.
+    /// Number of requests last asked for.
     size: u32,
-    /// How much was left to all gateways.
+    /// Number of requests left to all gateways.
     left: u32,
     until: Option<Instant>,
-    /// Until when there is nothing to be had.
+    /// Time until which the quota is known to be exhausted.
     none_until: Option<Instant>,
 }
 
-/// How long what was drawn is good for.
+/// Time for which drawn requests may be spent.
 const GOOD_FOR: Duration = Duration::from_secs(1);
-/// Time for which Redis is left alone after it could not be used.
+/// Time for which Redis is not asked after it could not be used.
 const AWAY: Duration = Duration::from_secs(1);
-/// What is drawn at once at most: this part of the quota, and no more than so many requests.
+/// Part of a quota that may be drawn at once: one in so many.
 const PARTS: u32 = 20;
+/// Limit: requests that may be drawn at once.
 const DRAWN_MAX: u32 = 1000;
-/// Limit: bytes that Redis may send between two writes of ours. An answer has some fifty, and as many
-/// questions may be under way.
+/// Limit: bytes that Redis may send between two writes to it. An answer has some fifty, and as many queries
+/// may be under way.
 const REPLY_BYTES_MAX: usize = 64 * 1024;
 /// Limit: letters of an error code of Redis in the log.
 const CODE_LETTERS_MAX: usize = 16;
 
-/// Generic cell rate, by the clock of Redis. Keys: the consumer. Arguments: microseconds between two
-/// requests; requests at once; how many are wanted; the question's number. Answers: that number; how
-/// many are granted; how many more there would be; microseconds until there is another.
+/// Script for a generic cell rate, by the clock of Redis.
+///
+/// Keys: the consumer. Arguments: microseconds between two requests; requests at once; number wanted; number
+/// of the query. Answers: that number; number granted; number left; microseconds until there is another.
 const DRAW: &str = r"
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
@@ -145,10 +147,10 @@ end
 return {ARGV[4], granted, room - granted, math.max(due + interval - burst * interval - now, 0)}
 ";
 
-/// Sharing that cannot be set up.
+/// Error returned when shared quotas cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SharingError {
-    /// The address is none.
+    /// The URL cannot be used.
     #[error("throttle.shared: {0}")]
     Address(String),
     /// The password cannot be read.
@@ -157,7 +159,7 @@ pub enum SharingError {
 }
 
 impl SharingError {
-    /// The file at fault, if it is a file.
+    /// Returns the file at fault, if it is a file.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         match self {
@@ -168,13 +170,13 @@ impl SharingError {
 }
 
 impl SharingSettings {
-    /// Checks the address.
+    /// Checks the server's URL.
     ///
     /// # Errors
-    /// It is none.
+    /// Returns an error if it cannot be used.
     pub fn check(&self) -> Result<(), SharingError> {
         if !self.url.starts_with("redis://") {
-            return Err(SharingError::Address("the URL begins with redis://".to_owned()));
+            return Err(SharingError::Address("the URL must begin with redis://".to_owned()));
         }
         self.address().map(drop)
     }
@@ -185,13 +187,13 @@ impl SharingSettings {
         if matches!(info.addr(), ConnectionAddr::Tcp(..)) {
             return Ok(info);
         }
-        Err(SharingError::Address("the URL is not redis://host:port".to_owned()))
+        Err(SharingError::Address("the URL must have the form redis://host:port".to_owned()))
     }
 
-    /// The password, if one is needed.
+    /// Reads the password, if one is needed.
     ///
     /// # Errors
-    /// Its file cannot be read, or is empty.
+    /// Returns an error if its file cannot be read, or is empty.
     pub fn password(&self) -> Result<Option<String>, SharingError> {
         Ok(self.password_file.as_deref().map(secret).transpose()?)
     }
@@ -216,7 +218,7 @@ impl SharedQuotas {
         })
     }
 
-    /// One request of a consumer's quota; nothing while Redis cannot be used.
+    /// Takes one request from a consumer's quota; `None` while Redis cannot be used.
     pub(super) async fn take(
         &self,
         consumer: &Asid,
@@ -231,7 +233,7 @@ impl SharedQuotas {
             return None;
         }
         let _asking = lease.asking.lock().await;
-        // Whoever asked before may have drawn enough.
+        // The task that asked before may have drawn enough.
         if let Some(drawn) = lease.take_from_lease(terms) {
             return Some(drawn);
         }
@@ -275,7 +277,7 @@ impl SharedQuotas {
         }
     }
 
-    /// The connection there is, or a new one.
+    /// Returns the open connection, or a new one.
     async fn connection(&self) -> Result<MultiplexedConnection, RedisFault> {
         let mut link = self.link.lock().await;
         if let Some(link) = &*link {
@@ -298,9 +300,9 @@ impl SharedQuotas {
         Ok(connection)
     }
 
-    /// Closes the connection and leaves Redis alone for a while.
+    /// Closes the connection, and does not ask Redis for a while.
     fn leave(&self, why: RedisFault) {
-        // Whoever holds the lock is making a connection of its own.
+        // If the lock is held, a new connection is being opened.
         if let Ok(mut link) = self.link.try_lock() {
             *link = None;
         }
@@ -309,7 +311,7 @@ impl SharedQuotas {
             tracing::warn!(
                 %why,
                 "Redis cannot be used: quotas are kept by this gateway alone; a new connection is \
-                 tried each second"
+                 tried every second"
             );
         }
         *away = Some(RedisOutage { until: Instant::now() + AWAY, why });
@@ -325,7 +327,7 @@ impl SharedQuotas {
 }
 
 impl From<&redis::RedisError> for RedisFault {
-    /// Keeps no text of the server's but a code: the rest may repeat what was sent.
+    /// Keeps no text of the server's but an error code: the rest may repeat what was sent.
     fn from(error: &redis::RedisError) -> Self {
         match error.code() {
             Some(code) => {
@@ -339,8 +341,10 @@ impl From<&redis::RedisError> for RedisFault {
 }
 
 impl RedisReply {
-    /// Security: a wrong answer lets in no more than was asked for, and keeps nobody out for longer
-    /// than a whole quota takes to fill.
+    /// Reduces an answer to what was asked for.
+    ///
+    /// Security: a wrong answer admits no more requests than were asked for, and refuses a consumer for no
+    /// longer than a whole quota takes to fill.
     fn clamped(numbers: [i64; 3], terms: &QuotaTerms, wanted: u32) -> Result<Self, RedisFault> {
         let burst = u64::from(terms.burst.get());
         let clamped = |number: i64, most: u64| u64::try_from(number).map(|number| number.min(most));
@@ -359,14 +363,14 @@ impl RedisReply {
     }
 }
 
-/// Microseconds between two requests of a quota.
+/// Returns the microseconds between two requests of a quota.
 fn interval_us(terms: &QuotaTerms) -> u64 {
     u64::from((1_000_000 / terms.per_second.get()).max(1))
 }
 
-/// A stream whose other end may send so many bytes and no more until something is written to it.
+/// Stream whose other end may send a limited number of bytes until something is written to it.
 ///
-/// Security: the client behind it keeps whatever comes until an answer is whole.
+/// Security: the client behind it keeps whatever comes until an answer is complete.
 #[derive(Debug)]
 struct BoundedStream<S> {
     stream: S,
@@ -386,7 +390,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for BoundedStream<S> {
                 self.left = left;
                 polled
             }
-            None => Poll::Ready(Err(io::Error::other("more was sent than any answer has"))),
+            None => Poll::Ready(Err(io::Error::other("Redis sent more bytes than any answer has"))),
         }
     }
 }
@@ -411,7 +415,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for BoundedStream<S> {
 }
 
 impl QuotaLease {
-    /// One request of what was drawn, or that there is none to be had; nothing if that is not known.
+    /// Takes one of the drawn requests, or refuses if the quota is known to be exhausted; `None` if neither
+    /// is so.
     fn take_from_lease(&self, terms: &QuotaTerms) -> Option<Result<QuotaLeft, Refusal>> {
         let now = Instant::now();
         let mut drawn = self.state();
@@ -424,8 +429,8 @@ impl QuotaLease {
         Some(Err(terms.exceeded(seconds(none_for))))
     }
 
-    /// How much to draw: twice as much as last time if all of that was spent, half as much if it was not,
-    /// for what is not spent is lost.
+    /// Returns how many requests to draw: twice as many as last time if all of those were spent, else half as
+    /// many, since requests that are not spent are lost.
     fn wants(&self, terms: &QuotaTerms) -> u32 {
         let mut drawn = self.state();
         let most = terms.burst.min(terms.per_second).get() / PARTS;
@@ -434,7 +439,7 @@ impl QuotaLease {
         drawn.size
     }
 
-    /// What was granted, of which one is for whoever has asked.
+    /// Stores the granted requests, of which the caller takes one.
     fn fill_lease(&self, terms: &QuotaTerms, reply: &RedisReply) -> Result<QuotaLeft, Refusal> {
         let &RedisReply { granted, left, wait } = reply;
         let now = Instant::now();
@@ -454,7 +459,7 @@ impl QuotaLease {
     }
 }
 
-/// Whole seconds, and never so few that it would be refused again.
+/// Returns whole seconds, rounded up so that a retry after them is not refused again.
 fn seconds(wait: Duration) -> u32 {
     u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1)
 }

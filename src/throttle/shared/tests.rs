@@ -1,4 +1,4 @@
-//! Redis servers that answer what they should not.
+//! Tests with Redis servers that answer wrongly.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -21,8 +21,9 @@ fn account() -> ConsumerQuota {
     )
 }
 
-/// A server that answers the script with these bytes, and with as many of a filler. Answers with
-/// how much of that was taken on each connection.
+/// Starts a server that answers the script with these bytes, and with so many of a filler.
+///
+/// The receiver gets, for each connection, how many filler bytes were taken.
 async fn server(answer: &'static str, filler: usize) -> (SharedQuotas, mpsc::Receiver<usize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://{}", listener.local_addr().unwrap());
@@ -65,7 +66,7 @@ async fn an_answer_without_an_end_is_not_taken() {
     for start in ["$2000000000\r\n", "+", "*2000000000\r\n$2000000000\r\n", "-"] {
         let (shared, mut taken) = server(start, ENDLESS).await;
         assert_eq!(draws(&shared).await, None, "{start}");
-        // What the sockets' buffers hold is all that it was rid of.
+        // The sockets' buffers are all that it could fill.
         assert!(taken.recv().await.unwrap() < ENDLESS / 4, "{start}");
     }
 }
