@@ -141,6 +141,37 @@ fn the_documents_name_every_metric_and_no_other() {
     }
 }
 
+/// Each row's type and meaning are those of `/metrics`; the label names are too, their values are written by hand.
+#[test]
+fn the_table_of_metrics_says_what_the_metrics_say() {
+    let path = "docs/operate/metrics.md";
+    let (text, _) = Metrics::new().text();
+    let about = |name: &str, kind: &str| {
+        let begin = format!("# {kind} {name} ");
+        text.lines().find_map(|line| line.strip_prefix(&begin)).map(str::to_owned)
+    };
+    let mut generated = String::new();
+    for line in METRICS.lines() {
+        let cells: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let name = cells[0].trim_matches('`');
+        match (about(name, "TYPE"), about(name, "HELP"), &cells[..]) {
+            (Some(kind), Some(help), [cell, _, labels, _]) => {
+                let begin = format!("{name}{{");
+                let series = text.lines().find_map(|line| line.strip_prefix(&begin));
+                let series = series.map_or("", |series| series.split('}').next().unwrap());
+                for label in series.split(',').filter_map(|label| label.split('=').next()) {
+                    let is_named = labels.contains(&format!("`{label}`"));
+                    assert!(label.is_empty() || is_named, "{name} has a label {label}");
+                }
+                let labels = if labels.is_empty() { " " } else { &format!(" {labels} ") };
+                generated.push_str(&format!("| {cell} | {kind} |{labels}| {help} |\n"));
+            }
+            _ => generated.push_str(&format!("{line}\n")),
+        }
+    }
+    holds(path, &generated);
+}
+
 #[test]
 fn the_readme_is_short_and_begins_with_its_two_commands() {
     assert!(README.lines().count() < 200);

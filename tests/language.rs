@@ -45,7 +45,7 @@ fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
 }
 
 fn has_word(line: &str, word: &str) -> bool {
-    let is_part = |c: char| c.is_alphanumeric();
+    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_');
     line.match_indices(word).any(|(at, _)| {
         let before = line[..at].chars().next_back();
         let after = line[at + word.len()..].chars().next();
