@@ -1,8 +1,8 @@
-//! The admin port: liveness, readiness, metrics, and what is held of the directory. Plain HTTP, never
-//! for the network consumers are on.
+//! The admin port: liveness, readiness, metrics, and the directory cache. It speaks plain HTTP and must never
+//! be reachable from the network of consumers.
 //!
-//! It has a thread of its own, so that probes are answered while everything else is busy, and a
-//! connection carries one request, so that no place is held for longer than one answer takes.
+//! It runs on a thread of its own, so that probes are answered while the workers are busy. Each connection
+//! carries one request and is bounded in time, so that a slow client cannot hold a place for long.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -39,65 +39,65 @@ use crate::metrics::Metrics;
 use crate::spine::OdsCode;
 use crate::tls::{TrustError, secret};
 
-/// State that the admin port shows.
+/// State that the admin port reads to answer requests.
 #[derive(Debug, Clone)]
 pub struct AdminState {
-    /// Counters and gauges.
+    /// Counters and gauges that `/metrics` shows.
     pub metrics: Arc<Metrics>,
-    /// Trust and rules in force.
+    /// Trust, rules and limits in force, which a reload replaces.
     pub live: Arc<ArcSwap<InForce>>,
-    /// The directory and what is held of it.
+    /// The directory with its cache, which `/directory` shows and `/directory/flush` marks as stale.
     pub directory: Directory,
-    /// The journal, for its health.
+    /// The audit journal, whose health decides `/readyz`.
     pub trail: Trail,
-    /// Cancelled once the process is to end.
+    /// Token that is cancelled once the process is to stop; `/readyz` then answers 503.
     pub drain: CancellationToken,
-    /// `lab` as it was at the start.
+    /// Value of `lab` in the configuration at the start.
     pub lab: bool,
-    /// Names that a `Host` may have besides an address and `localhost`.
+    /// Names that a request's `Host` may have, besides any IP address and `localhost`.
     pub names: Vec<String>,
-    /// File with the token, read for each request that needs it.
+    /// File that holds the token for `/directory`, read for each request that needs it.
     pub token_file: Option<PathBuf>,
 }
 
-/// Limit: connections at once. When all places are taken, the oldest connection is closed for a new
-/// one, unless it has shown the token.
+/// Limit: open connections. When all places are taken, the oldest connection that has not shown the token is
+/// closed for a new one; if all have, the oldest.
 const CONNECTIONS_MAX: usize = 64;
-/// Limit: answers of `/directory` at once.
+/// Limit: answers of `/directory` that are written at the same time.
 const DIRECTORY_READERS_MAX: usize = 1;
-/// Limit: seconds from a connection's start to the end of its request's head.
+/// Limit: time from the start of a connection to the end of its request's head.
 const HEAD_MAX: Duration = Duration::from_secs(5);
-/// Limit: seconds for which a client may take no byte of an answer.
+/// Limit: time for which a client may accept no byte of an answer.
 const WRITE_MAX: Duration = Duration::from_secs(5);
-/// Limit: seconds from a connection's start to its end.
+/// Limit: total lifetime of a connection.
 const TOTAL_MAX: Duration = Duration::from_secs(60);
-/// Limit: bytes of a request's head, and of an answer between the program and the socket.
+/// Limit: bytes of a request's head, and bytes of an answer buffered before the socket.
 const BUFFER_BYTES_MAX: usize = 16 * 1024;
-/// Size of a part of `/directory`, in bytes; one more row may be added to it.
+/// Size of a chunk of `/directory`, in bytes; the last row may exceed it.
 const PART_BYTES: usize = 8 * 1024;
-/// Limit: threads that read the token file.
+/// Limit: threads that may read the token file at the same time.
 const READERS_MAX: usize = 2;
-/// Limit: the token's least length, in bytes.
+/// Limit: minimum length of the admin token, in bytes.
 pub const TOKEN_BYTES_MIN: usize = 32;
 
-/// An admin token that cannot be used.
+/// Error returned when the admin token cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// Its file cannot be read.
+    /// The token's file cannot be read.
     #[error(transparent)]
     File(#[from] TrustError),
-    /// It can be guessed.
-    #[error("{}: the token has {bytes} bytes; it must have {TOKEN_BYTES_MIN} or more", path.display())]
+    /// The token is shorter than [`TOKEN_BYTES_MIN`] and could be guessed.
+    #[error("{}: the token has {bytes} bytes; it must have {TOKEN_BYTES_MIN} or more, such as from `openssl rand -hex 32`", path.display())]
     Short {
-        /// The file.
+        /// Path of the token's file.
         path: PathBuf,
-        /// Bytes of the token.
+        /// Length of the token, in bytes.
         bytes: usize,
     },
 }
 
 impl TokenError {
-    /// The token's file.
+    /// Returns the path of the token's file.
     #[must_use]
     pub fn path(&self) -> &Path {
         match self {
@@ -107,10 +107,10 @@ impl TokenError {
     }
 }
 
-/// Reads the admin token.
+/// Reads the admin token from its file.
 ///
 /// # Errors
-/// The file cannot be read, or its token is shorter than [`TOKEN_BYTES_MIN`].
+/// Returns an error if the file cannot be read or the token is shorter than [`TOKEN_BYTES_MIN`].
 pub fn token(path: &Path) -> Result<String, TokenError> {
     let token = secret(path)?;
     match token.len() {
@@ -119,13 +119,13 @@ pub fn token(path: &Path) -> Result<String, TokenError> {
     }
 }
 
-/// Serves the admin port on a thread of its own, until the guard is dropped.
+/// Serves the admin port on a thread of its own until the returned guard is dropped.
 ///
 /// # Errors
-/// The thread, or what it runs on, cannot be made.
+/// Returns an error if the thread or its runtime cannot be started.
 pub fn start(listener: TcpListener, views: AdminState) -> std::io::Result<DropGuard> {
     let listener = listener.into_std()?;
-    tracing::info!(address = %listener.local_addr()?, "admin listening");
+    tracing::info!(address = %listener.local_addr()?, "admin port listening");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(READERS_MAX)
@@ -141,7 +141,7 @@ pub fn start(listener: TcpListener, views: AdminState) -> std::io::Result<DropGu
                         () = serve(&listener, Arc::new(views)) => {}
                     }
                 }
-                Err(error) => tracing::error!(%error, "the admin port cannot be served"),
+                Err(error) => tracing::error!(%error, "the admin port cannot be served; probes and metrics are not answered, restart the process"),
             }
         });
         runtime.shutdown_background();
@@ -169,15 +169,17 @@ async fn serve(listener: &TcpListener, views: Arc<AdminState>) {
     }
 }
 
-/// A connection that has not ended.
+/// An open connection of the admin port.
 struct OpenConnection {
     task: AbortHandle,
-    /// Set once its request has shown the token.
+    /// True once its request has shown the right token.
     shown: Arc<AtomicBool>,
 }
 
-/// Closes the oldest connection that has not shown the token, if all places are taken. A probe is
-/// answered as soon as its head is there, long before so many others have come after it.
+/// Closes the oldest connection that has not shown the token, if all places are taken.
+///
+/// A probe is safe from this: it is answered as soon as its head has arrived, long before [`CONNECTIONS_MAX`]
+/// more connections can follow it.
 fn make_room(open: &mut VecDeque<OpenConnection>) {
     open.retain(|open| !open.task.is_finished());
     if open.len() < CONNECTIONS_MAX {
@@ -186,7 +188,7 @@ fn make_room(open: &mut VecDeque<OpenConnection>) {
     let anybody = |open: &OpenConnection| !open.shown.load(Ordering::Relaxed);
     let at = open.iter().position(anybody).unwrap_or_default();
     if let Some(oldest) = open.remove(at) {
-        tracing::debug!("admin port: the oldest connection is closed, all places were taken");
+        tracing::debug!("the oldest connection to the admin port is closed: all places are taken");
         oldest.task.abort();
     }
 }
@@ -197,11 +199,11 @@ async fn connection(stream: TcpStream, exchange: AdminRequest) {
         async move { exchange.answer(&request).await }
     });
     if let Err(error) = ended.await {
-        tracing::debug!(%error, "admin connection ended");
+        tracing::debug!(%error, "connection to the admin port ended early");
     }
 }
 
-/// Carries one request and its answer, within the limits of a connection.
+/// Serves one request on a connection, within the time and size limits of the admin port.
 async fn carry<S, A, F, B>(
     stream: S,
     answer: A,
@@ -227,7 +229,7 @@ where
 
 type AdminResponse = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
-/// One connection's request, and what its answer is made from.
+/// Handler of one connection's request.
 #[derive(Debug, Clone)]
 struct AdminRequest {
     views: Arc<AdminState>,
@@ -264,17 +266,21 @@ impl AdminRequest {
                 }
                 Err(why) => text(StatusCode::FORBIDDEN, why),
             },
-            (&Method::GET | &Method::HEAD, _) => {
-                text(StatusCode::NOT_FOUND, "there are /livez, /readyz, /metrics and /directory\n")
-            }
-            _ => text(StatusCode::METHOD_NOT_ALLOWED, "not here\n"),
+            (&Method::GET | &Method::HEAD, _) => text(
+                StatusCode::NOT_FOUND,
+                "not found: there are /livez, /readyz, /metrics and /directory\n",
+            ),
+            _ => text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n"),
         }
     }
 
-    /// Everything held of the directory, made part by part as the client takes it.
+    /// Builds the answer of `/directory`: the whole cache, written chunk by chunk as the client reads it.
     fn held(&self) -> AdminResponse {
         let Ok(reader) = Arc::clone(&self.readers).try_acquire_owned() else {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "somebody else is reading it\n");
+            return text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "another client is reading /directory: try again later\n",
+            );
         };
         let mut rows = self.views.directory.held_json();
         let parts = std::iter::from_fn(move || {
@@ -296,14 +302,14 @@ impl AdminRequest {
         let file = file.ok_or("refused: admin.token-file is not set\n")?;
         // A file on a network may be slow to read; probes must not wait for it.
         let read = tokio::task::spawn_blocking(move || token(&file)).await;
-        let unread = "refused: the admin token cannot be read\n";
+        let unread = "refused: the admin token file cannot be used; see the log\n";
         let token = read.map_err(|_| unread)?.map_err(|error| {
-            tracing::error!(%error, "a request to the admin port is refused: its token cannot be used");
+            tracing::error!(%error, "admin token file unusable: the request to /directory is refused");
             unread
         })?;
         let sent = request.headers().get(header::AUTHORIZATION).and_then(|sent| sent.to_str().ok());
         let sent = sent.and_then(|sent| sent.strip_prefix("Bearer ")).unwrap_or_default();
-        // Security: the time this takes tells nothing of where the two differ.
+        // Security: the comparison takes constant time and does not reveal where the two differ.
         let same =
             aws_lc_rs::constant_time::verify_slices_are_equal(sent.as_bytes(), token.as_bytes());
         same.map_err(|_| "refused: the admin token is missing or wrong\n")?;
@@ -337,7 +343,8 @@ fn response(
     response
 }
 
-/// The host of a `Host` header or of a target, without its port.
+/// Returns the authority in the `Host` header, `None` without one; fails if there are several or it is
+/// malformed.
 fn host(headers: &HeaderMap) -> Result<Option<Authority>, ()> {
     let mut hosts = headers.get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
@@ -348,10 +355,12 @@ fn host(headers: &HeaderMap) -> Result<Option<Authority>, ()> {
 }
 
 impl AdminState {
-    /// Refuses names that are not ours. Security: a page in an operator's browser may have a name
-    /// that leads here (DNS rebinding); an address cannot be bound anew.
+    /// Checks that `Host` and the target name this port: by an IP address, `localhost` or one of `names`.
+    ///
+    /// Security: a web page in an operator's browser can reach this port under a host name of its own (DNS
+    /// rebinding), but not under an address.
     fn judge_host(&self, request: &Request<Incoming>) -> Result<(), &'static str> {
-        let refused = "Host is no address, not localhost and none of admin.names\n";
+        let refused = "refused: Host must be an IP address, localhost or one of admin.names\n";
         let sent = host(request.headers()).map_err(|()| refused)?;
         let missing = sent.is_none() && request.version() > Version::HTTP_10;
         let named = request.uri().authority().cloned();
@@ -369,7 +378,7 @@ impl AdminState {
                 || named.into_iter().any(|name| name.eq_ignore_ascii_case(host)))
     }
 
-    /// Marks what is held of a practice, or of all, to be asked for again.
+    /// Marks the cache entries of the practice that the query `ods` names, or all, for a new look-up.
     fn flush(&self, request: &Request<Incoming>) -> (StatusCode, String) {
         let ods = match request.uri().query().map(|query| query.strip_prefix("ods=")) {
             None => None,
@@ -378,17 +387,22 @@ impl AdminState {
                 _ => {
                     return (
                         StatusCode::BAD_REQUEST,
-                        "the query is ods=CODE, or none\n".to_owned(),
+                        "the query must be ods=CODE with a valid ODS code, or empty\n".to_owned(),
                     );
                 }
             },
         };
         let marked = self.directory.flush(ods.as_ref());
-        tracing::info!(ods = ods.as_ref().map(OdsCode::as_str), marked, "directory flushed");
-        (StatusCode::OK, format!("{marked} marked to be asked for again\n"))
+        tracing::info!(
+            ods = ods.as_ref().map(OdsCode::as_str),
+            marked,
+            "directory cache flushed by an operator: its entries are looked up again"
+        );
+        (StatusCode::OK, format!("{marked} marked for a new look-up\n"))
     }
 
-    /// Ready while new requests are wanted and records can be written.
+    /// Builds the answer of `/readyz`: 200 while requests are accepted and the journal can be written, else
+    /// 503.
     fn ready(&self) -> (StatusCode, String) {
         let checks =
             [("accepting", !self.drain.is_cancelled()), ("audit", self.trail.is_healthy())];
@@ -400,14 +414,15 @@ impl AdminState {
         }
         let live = self.live.load();
         let (generation, held) = (live.trust.generation, self.directory.held());
-        writeln!(text, "trust generation {generation}, {held} directory entries held")
+        writeln!(text, "trust generation {generation}, {held} directory cache entries")
             .unwrap_or_default();
         let now_s = jiff::Timestamp::now().as_second();
         for alarm in live.alarms.in_force(now_s) {
             writeln!(text, "[!]{alarm}").unwrap_or_default();
         }
         if let (true, Some(age_s)) = (self.directory.is_live(), self.directory.newest_age_s()) {
-            writeln!(text, "newest answer of the directory: {age_s} s ago").unwrap_or_default();
+            writeln!(text, "newest answer of a directory source: {age_s} s ago")
+                .unwrap_or_default();
         }
         if self.lab {
             text.push_str("lab = true: not for live patient data\n");

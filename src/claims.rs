@@ -1,7 +1,7 @@
-//! The bearer token: decode it strictly, check its claims.
+//! Bearer token: strict decoding, and checks of its claims.
 //!
-//! Spec: GP Connect tokens are unsigned (`alg` is `none`, the third part empty). They say on whose
-//! behalf a system asks; they prove nothing, and no decision rests on them alone.
+//! Spec: GP Connect tokens are unsigned (`alg` is `none`, the third part empty). They state on whose behalf a
+//! system asks; they prove nothing, and no decision rests on them alone.
 
 use std::borrow::Cow;
 
@@ -23,50 +23,50 @@ pub use specimen::{mint, specimen};
 use loose::{Any, PractitionerName, Texts};
 use strict::{JsonText, members};
 
-/// The claims a decision or a record needs, checked; as they stand in the payload.
+/// Checked claims that a decision or a record needs, with their values as in the payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claims<'a> {
-    /// `iss`: the consumer system's URL.
+    /// `iss`, the URL of the consumer's system.
     pub issuer: Cow<'a, str>,
-    /// `sub`: the user, equal to the practitioner's id.
+    /// `sub`, the user, equal to the practitioner's id.
     pub subject: Cow<'a, str>,
-    /// `aud`; judged later, against the directory.
+    /// `aud`, which is checked later against the directory.
     pub audience: Audience<'a>,
     /// ODS code of `requesting_organization`.
     pub organisation: OdsCode,
-    /// `requested_scope`, as sent.
+    /// `requested_scope`, with its marker if it was sent.
     pub scope: Cow<'a, str>,
-    /// `reason_for_request`.
+    /// `reason_for_request`, such as `directcare`.
     pub reason: Cow<'a, str>,
-    /// The practitioner's SDS user id, or `UNK`.
+    /// SDS user id of the practitioner, or `UNK`.
     pub user_id: Option<Cow<'a, str>>,
-    /// The practitioner's SDS role profile id, or `UNK`.
+    /// SDS role profile id of the practitioner, or `UNK`.
     pub role_profile_id: Option<Cow<'a, str>>,
-    /// The practitioner's name.
+    /// Name of the practitioner.
     pub user_name: Option<String>,
-    /// The device's first identifier.
+    /// First identifier of the device.
     pub device: Option<Cow<'a, str>>,
-    /// The device's model.
+    /// Model of the device.
     pub device_model: Option<Cow<'a, str>>,
-    /// The device's version.
+    /// Version of the device.
     pub device_version: Option<Cow<'a, str>>,
 }
 
-/// `aud` as sent.
+/// Claim `aud` as sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Audience<'a> {
-    /// One string, as the specification has it.
+    /// One string, as the specification requires.
     One(Cow<'a, str>),
     /// An array of exactly one string.
     OneInArray(Cow<'a, str>),
 }
 
-/// Checks all of a token's [`payload`] that does not need the directory.
+/// Checks everything in a token's [`payload`] that does not need the directory.
 ///
 /// `now_s` is seconds since 1970, UTC.
 ///
 /// # Errors
-/// The claims cannot be read, or one of them is not as the specification has it.
+/// Returns the refusal if the claims cannot be read or one of them is not allowed by the specification.
 pub fn check<'a>(
     payload: &'a str,
     interaction: &Interaction,
@@ -78,8 +78,9 @@ pub fn check<'a>(
     }
 }
 
-/// Why claims could not be read: looked into only once it is certain that they cannot. A claim that
-/// is there but no resource is 422, anything else 400.
+/// Returns the refusal for a payload that could not be read.
+///
+/// A claim that is present but not a resource is answered with 422, anything else with 400.
 fn fault(payload: &str) -> Refusal {
     let Ok(claims) = serde_json::from_str::<Resources<'_>>(payload) else {
         return Refusal::TokenClaims;
@@ -96,8 +97,10 @@ fn fault(payload: &str) -> Refusal {
         .unwrap_or(Refusal::TokenClaims)
 }
 
-/// The organisation a token names, believed for nothing: tells which of several mismatched things
-/// is the odd one, once a request is already refused.
+/// Returns the organisation that a token names, unverified.
+///
+/// Security: used only to find out which of several mismatched values is the odd one, once a request is
+/// already refused.
 #[must_use]
 pub fn organisation(headers: &HeaderMap) -> Option<OdsCode> {
     let payload = payload(headers, Signature::Ignored).ok()?;
@@ -107,14 +110,14 @@ pub fn organisation(headers: &HeaderMap) -> Option<OdsCode> {
 
 /// Spec: `exp` is `iat` plus five minutes.
 const LIFETIME_S: i64 = 300;
-/// Consumers' clocks run ahead; the public test suite sends 200 s.
+/// Limit: seconds by which a consumer's clock may be ahead; the public test suite sends 200.
 const CLOCK_AHEAD_MAX_S: i64 = 300;
 
-/// Namespace of identifiers, as FHIR's `Identifier.system` names it.
+/// Namespace of identifiers, as `Identifier.system` of FHIR names it.
 struct IdentifierSystem {
     /// URL that the specification gives it.
     url: &'static str,
-    /// URL that release candidate 5 of the specification gave it; consumers still send it.
+    /// URL that release candidate 5 of the specification gave it, and that some consumers still send.
     rc5: Option<&'static str>,
     /// Last part of the path of these URLs.
     name: &'static str,
@@ -133,8 +136,8 @@ const ROLE_PROFILE: IdentifierSystem = IdentifierSystem {
     name: "sds-role-profile-id",
 };
 
-/// The payload. Members we do not name are tolerated and never kept; one we name that is repeated,
-/// or stands in another case, is an error of the parser.
+/// Payload of a token. Unknown members are ignored; a known one that is repeated or spelt in another case is
+/// an error.
 #[derive(Default)]
 struct TokenPayload<'a> {
     issuer: Option<JsonText<'a>>,
@@ -164,7 +167,7 @@ members!(
     practitioner: "requesting_practitioner",
 );
 
-/// The resources of a payload, each as it stands, for saying what is wrong with them.
+/// Resources of a payload as raw JSON, to find the one that is malformed.
 #[derive(Default)]
 struct Resources<'a> {
     device: Option<&'a RawValue>,
@@ -237,7 +240,7 @@ fn audience(claim: Option<Any<Texts<'_>>>) -> Result<Audience<'_>, Refusal> {
     }
 }
 
-/// Spec: a token lives for 300 s and is not accepted on or after `exp`.
+/// Spec: a token is valid for 300 s and is not accepted at or after `exp`.
 fn times(iat: Option<i64>, exp: Option<i64>, now_s: i64) -> Result<(), Refusal> {
     let iat = iat.ok_or(Refusal::ClaimMissing("iat"))?;
     let exp = exp.ok_or(Refusal::ClaimMissing("exp"))?;
@@ -253,7 +256,7 @@ fn times(iat: Option<i64>, exp: Option<i64>, now_s: i64) -> Result<(), Refusal> 
     Ok(())
 }
 
-/// Spec: one scope, which 1.6 may follow with a confidentiality marker.
+/// Spec: one scope, which GP Connect 1.6 allows a confidentiality marker to follow.
 fn judge_scope(scope: &str, interaction: &Interaction) -> Result<(), Refusal> {
     let mut parts = scope.split(' ');
     let fits = parts.next() == Some(interaction.scope);
@@ -265,7 +268,7 @@ fn judge_scope(scope: &str, interaction: &Interaction) -> Result<(), Refusal> {
     if fits && marker && parts.next().is_none() { Ok(()) } else { Err(Refusal::ScopeMismatch) }
 }
 
-/// The members of a claim's resource that are looked at.
+/// Members of a claim's resource that are read.
 #[derive(Default)]
 struct ClaimResource<'a> {
     resource_type: JsonText<'a>,
@@ -296,10 +299,11 @@ struct ClaimIdentifier<'a> {
 members!(ClaimIdentifier, is_open: true, system: "system", value: "value");
 
 impl<'a> ClaimResource<'a> {
-    /// Returns the value of the one identifier in a system.
+    /// Returns the value of the only identifier in a system.
     ///
     /// # Errors
-    /// There are two in it or in systems that resemble it: a provider could read another.
+    /// Returns an error if there are several in this system or in similar ones: a provider could read another
+    /// one.
     fn identifier_in(
         &self,
         known: &IdentifierSystem,
@@ -316,7 +320,7 @@ impl<'a> ClaimResource<'a> {
         Ok(value.map(|JsonText(value)| value))
     }
 
-    /// The practitioner's identifier in a national system.
+    /// Returns the practitioner's identifier in a national system.
     fn staff_id(&self, system: &IdentifierSystem) -> Result<Option<Cow<'a, str>>, Refusal> {
         let id = self.identifier_in(system);
         let id =
@@ -335,12 +339,12 @@ impl<'a> ClaimResource<'a> {
     }
 }
 
-/// A resource has two identifiers where one is due.
+/// Error returned when a resource has several identifiers where one is expected.
 struct AmbiguousIdentifier;
 
 impl ClaimIdentifier<'_> {
-    /// Returns true if a reader could take its system for this one: the last part of the path is the same
-    /// but for case and white space.
+    /// Returns true if its system could be mistaken for the known one: the last part of the path is the same
+    /// except for case and white space.
     fn is_like(&self, known: &IdentifierSystem) -> bool {
         let Some(JsonText(system)) = &self.system else { return false };
         let system = system.trim().trim_end_matches('/').as_bytes();
@@ -352,7 +356,7 @@ impl ClaimIdentifier<'_> {
     }
 }
 
-/// Spec: a claim that is missing is 400; one that is not a resource of its type is 422.
+/// Spec: a missing claim is answered with 400, one that is not a resource of its type with 422.
 fn resource<'a>(
     claim: Option<ClaimResource<'a>>,
     name: &'static str,
@@ -392,7 +396,7 @@ mod tests {
         specimen("https://p.nhs.uk/A", &organisation, "organization/*.read", NOW)
     }
 
-    /// A good token with one claim replaced (`null` removes it).
+    /// Judges a good token with one claim replaced (`null` removes it).
     fn with(claim: &str, value: Value) -> Result<Claims<'static>, Refusal> {
         let mut claims = good();
         if value.is_null() {

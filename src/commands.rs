@@ -1,5 +1,5 @@
-//! The commands: thin, one file each. Only here does anything know the configuration, the simulator
-//! and the terminal.
+//! The commands of the program, one module each. No other module knows all of the configuration, the
+//! simulator and the terminal.
 
 use std::io::Write as _;
 
@@ -20,13 +20,13 @@ mod warnings;
 
 pub use prepare::Prepared;
 
-/// Why a command failed: decides the exit code.
+/// Error of a command, by the exit code that it leads to.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandFailure {
-    /// What was asked for cannot be had as written: exit code 78.
+    /// The arguments, the configuration or a file it names is wrong: exit code 78.
     #[error("{0:#}")]
     Configuration(anyhow::Error),
-    /// The world did not play along: exit code 1.
+    /// The environment failed, or the command found what it checks for to be wrong: exit code 1.
     #[error("{0:#}")]
     World(anyhow::Error),
 }
@@ -41,7 +41,7 @@ impl CommandFailure {
     }
 }
 
-/// Prints a line; a reader that has gone away is no failure.
+/// Prints a line to standard output; an error, such as a closed pipe, is ignored.
 pub(crate) fn print(text: impl std::fmt::Display) {
     writeln!(std::io::stdout(), "{text}").unwrap_or_default();
 }

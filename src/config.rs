@@ -1,7 +1,7 @@
-//! The configuration: one strict TOML file, typed, composed of each room's own settings.
+//! The configuration: one strict TOML file, composed of the settings of each module.
 //!
-//! Unknown keys are errors; a mistake is named with its line and a caret; durations and sizes carry
-//! units; paths are relative to the file.
+//! Unknown keys are errors; a mistake is reported with its line and a caret; durations and sizes carry units;
+//! paths are relative to the file.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -29,7 +29,7 @@ pub use proxy_name::ProxyName;
 
 use places::ConfigPaths;
 
-/// A configuration that cannot be used: names the file, and the line where there is one.
+/// Error returned when a configuration cannot be used; names the file, and the line where known.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {why}", path.display())]
 pub struct ConfigError {
@@ -37,40 +37,40 @@ pub struct ConfigError {
     why: String,
 }
 
-/// The whole file.
+/// Contents of the configuration file.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
     /// Groups of interactions, or single ids, that are forwarded.
     #[serde(default = "allowed")]
     pub allowed: Vec<String>,
-    /// Whether the switches marked *lab* may be used. Never with live patient data.
+    /// True if the switches marked *lab* may be used; never with live patient data.
     #[serde(default)]
     pub lab: bool,
-    /// Where consumers connect.
+    /// Consumer port: addresses, names, workers and limits.
     pub listener: Listener,
     /// TLS towards consumers.
     pub tls: ConsumerLeg,
-    /// Sizes of a request's head.
+    /// Limits of a request's head.
     #[serde(default)]
     pub request: Sizes,
-    /// The leg to providers.
+    /// Connections to providers.
     pub provider: forward::ForwardSettings,
     /// TLS towards providers.
     pub provider_tls: ProviderLeg,
-    /// Who is registered.
+    /// Directory of consumers, practices and agreements.
     pub directory: directory::DirectorySettings,
-    /// Where records go.
+    /// Audit journal of all exchanges.
     pub audit: audit::AuditSettings,
-    /// Rates and caps.
+    /// Rate limits and limits of concurrent exchanges.
     #[serde(default)]
     pub throttle: throttle::ThrottleLimits,
-    /// Where operators look.
+    /// Admin port for operators.
     pub admin: Admin,
-    /// What is logged, and how.
+    /// Format and level of the log.
     #[serde(default)]
     pub log: Log,
-    /// Leniences, by the consumer's ASID.
+    /// Deviations from the specification that are allowed, by the consumer's ASID.
     #[serde(default)]
     pub compatibility: BTreeMap<Asid, Leniences>,
     #[serde(skip)]
@@ -78,39 +78,40 @@ pub struct Config {
     places: ConfigPaths,
 }
 
-/// Where consumers connect.
+/// Settings of the consumer port.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Listener {
-    /// Addresses to listen on.
+    /// Addresses and ports to listen on.
     pub addresses: Vec<SocketAddr>,
-    /// Host names and addresses under which consumers know this proxy; a `Host` outside is refused.
+    /// Host names and addresses under which consumers know this proxy; any other `Host` is refused.
     pub names: Vec<String>,
-    /// Name of this installation in `Via`, `Forwarded` and `Proxy-Status`; made from the machine's host
-    /// name when not set. Of two gateways in a row each needs its own; gateways behind one balancer may
-    /// share one.
+    /// Name of this installation in `Via`, `Forwarded` and `Proxy-Status`; derived from the machine's host
+    /// name if not set.
+    ///
+    /// Of two gateways in a row each needs its own; gateways behind one load balancer may share one.
     #[schemars(with = "Option<String>")]
     pub proxy_name: Option<ProxyName>,
-    /// Worker threads; one for each core when not set.
+    /// Number of worker threads; one for each core if not set.
     pub workers: Option<usize>,
-    /// Limits and deadlines.
+    /// Limits and timeouts of the consumer port.
     #[serde(default)]
     pub limits: listener::ListenerLimits,
 }
 
-/// Sizes of a request's head.
+/// Limits of a request's head.
 #[derive(Debug, Clone, Deserialize, serde::Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Sizes {
-    /// Longest request target.
+    /// Maximum size of the request target.
     #[serde(with = "crate::spine::size")]
     #[schemars(with = "String")]
     pub target_max: ByteSize,
-    /// Largest head: names and values together.
+    /// Maximum size of the head: header names and values together.
     #[serde(with = "crate::spine::size")]
     #[schemars(with = "String")]
     pub head_max: ByteSize,
-    /// Most header lines.
+    /// Maximum number of header lines.
     pub headers_max: usize,
 }
 
@@ -120,7 +121,7 @@ impl Default for Sizes {
     }
 }
 
-/// Where operators look. Plain HTTP: keep it on loopback or a management network.
+/// Settings of the admin port, which speaks plain HTTP: keep it on loopback or a management network.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Admin {
@@ -129,20 +130,20 @@ pub struct Admin {
     /// Names that a request's `Host` may have, besides any IP address and `localhost`.
     #[serde(default)]
     pub names: Vec<String>,
-    /// A file that holds the token for `/directory` and `/directory/flush`, and nothing else, of 32
-    /// bytes or more; without it both are refused.
+    /// Path of a file that holds only the token for `/directory` and `/directory/flush`, of 32 bytes or more;
+    /// without it both are refused.
     pub token_file: Option<PathBuf>,
 }
 
 impl Admin {
-    /// Mistakes that are no reason not to serve, for people.
+    /// Returns warnings for the operator about settings that can be served but are probably mistakes.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if !self.address.ip().to_canonical().is_loopback() {
             warnings.push(format!(
-                "admin.address {} is not a loopback address: the admin port is plain HTTP, and whoever \
-                 reaches it reads /metrics and /readyz; use 127.0.0.1, or keep consumers and others \
+                "admin.address {} is not a loopback address: the admin port is plain HTTP, and anyone who \
+                 reaches it can read /metrics and /readyz; use 127.0.0.1, or keep consumers and others \
                  away from it with a firewall",
                 self.address
             ));
@@ -151,31 +152,31 @@ impl Admin {
     }
 }
 
-/// What is logged, and how.
+/// Settings of the log.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Log {
-    /// The lines' form.
+    /// Format of log lines.
     pub format: LogFormat,
-    /// The least that is logged; libraries are held to warnings whatever stands here.
+    /// Lowest level that is logged; libraries log warnings and errors only, whatever is set here.
     pub level: LogLevel,
 }
 
-/// The form of log lines.
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     #[default]
     Json,
-    /// For eyes.
+    /// Plain text for people.
     Human,
 }
 
-/// How much is logged.
+/// Lowest level of messages that is logged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "the words say it")]
+#[expect(missing_docs, reason = "the variants are named as the levels of the log")]
 pub enum LogLevel {
     Error,
     Warn,
@@ -197,21 +198,22 @@ impl From<LogLevel> for LevelFilter {
     }
 }
 
-/// What one consumer may do that the specification does not foresee.
+/// Deviations from the specification that are allowed for one consumer.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Leniences {
-    /// Audiences besides the registered service root.
+    /// Audiences that are accepted besides the registered service root.
     pub audience: Vec<OtherAudience>,
-    /// Lab: what is done with a token's third part.
+    /// Lab: treatment of a token's third part, the signature.
     pub signature: Signature,
-    /// Lab: what a trace id may look like.
+    /// Lab: form that a trace id may have.
     pub trace_id: TraceIdRule,
-    /// Lab: the family of bodies it is answered with.
+    /// Lab: family of bodies that its refusals have.
     pub errors: ErrorFamily,
 }
 
 impl Leniences {
+    /// Returns the first key that is set and needs `lab = true`.
     fn needs_lab(&self) -> Option<&'static str> {
         if self.signature != Signature::default() {
             Some("signature")
@@ -225,7 +227,7 @@ impl Leniences {
     }
 }
 
-/// Limit: of limits that count connections or exchanges.
+/// Limit: maximum of any setting that counts connections or exchanges.
 const COUNT_MAX: usize = 1_000_000;
 
 fn allowed() -> Vec<String> {
@@ -233,20 +235,21 @@ fn allowed() -> Vec<String> {
 }
 
 impl Config {
-    /// Reads and checks a file.
+    /// Reads and checks a configuration file.
     ///
     /// # Errors
-    /// The file cannot be read, is not the TOML asked for, or asks for what may not be had.
+    /// Returns an error if the file cannot be read, is not valid TOML for this configuration, or has a
+    /// setting that is not allowed.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let fault = |why: String| ConfigError { path: path.to_owned(), why };
         let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
         Self::parse(&text, path)
     }
 
-    /// Reads and checks a file's text; paths in it are relative to `path`'s folder.
+    /// Checks the text of a configuration file; paths in it are relative to the folder of `path`.
     ///
     /// # Errors
-    /// As [`Config::load`].
+    /// Returns an error as [`Config::load`] does.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let fault = |why: String| ConfigError { path: path.to_owned(), why };
         let mut config: Self = toml::from_str(text).map_err(|error| fault(error.to_string()))?;
@@ -261,20 +264,20 @@ impl Config {
         Ok(config)
     }
 
-    /// How many workers there are.
+    /// Returns the number of worker threads.
     #[must_use]
     pub fn workers(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
         self.listener.workers.unwrap_or_else(cores)
     }
 
-    /// The name of this installation, as configured or the machine's.
+    /// Returns the name of this installation: the configured one, or one derived from the host name.
     #[must_use]
     pub fn proxy_name(&self) -> ProxyName {
         self.listener.proxy_name.clone().unwrap_or_else(ProxyName::of_this_machine)
     }
 
-    /// Every file whose change is a reason to reload, this configuration's own excepted.
+    /// Returns every file whose change causes a reload, except the configuration file itself.
     #[must_use]
     pub fn watched(&self) -> Vec<PathBuf> {
         let mut copy = self.clone();
@@ -286,7 +289,7 @@ impl Config {
             .collect()
     }
 
-    /// Files that certificates, authorities, lists and other secrets are read from.
+    /// Returns the files with certificates, authorities, revocation lists and secrets.
     #[must_use]
     pub fn trust_files(&self) -> Vec<PathBuf> {
         let mut files = self.watched();
@@ -322,39 +325,45 @@ impl Config {
         ] {
             if crl.is_empty_list() {
                 return Err(format!(
-                    "{key}.crl is an empty list; write crl = \"none\" to check no revocation"
+                    "{key}.crl is an empty list; name the revocation lists, or write crl = \"none\" to check no revocation"
                 ));
             }
             if authorities.is_empty() {
                 return Err(format!(
-                    "{key}.authorities is empty: no certificate could be verified"
+                    "{key}.authorities is empty: no certificate could be verified; name the files of the authorities"
                 ));
             }
         }
         if self.listener.addresses.is_empty() {
-            return Err("listener.addresses is empty".to_owned());
+            return Err(
+                "listener.addresses is empty; name an address and port to listen on".to_owned()
+            );
         }
         if self.listener.names.is_empty() {
-            return Err("listener.names is empty: no Host would be ours".to_owned());
+            return Err("listener.names is empty: every Host would be refused; name this proxy's host names".to_owned());
         }
         if self.tls.certificates.is_empty() {
-            return Err("tls.certificates is empty".to_owned());
+            return Err(
+                "tls.certificates is empty; name a certificate chain and its key".to_owned()
+            );
         }
         if self.provider.networks.is_empty() {
-            return Err("provider.networks is empty: no provider could be dialled".to_owned());
+            return Err("provider.networks is empty: no provider could be connected to; name their networks".to_owned());
         }
         let mut hosts = HashSet::new();
         let twice = |host: &&String| !hosts.insert(host.to_ascii_lowercase());
         if let Some(host) = self.provider.hosts.keys().find(twice) {
-            return Err(format!("provider.hosts: {host} is listed twice, in different cases"));
+            return Err(format!(
+                "provider.hosts: {host} is listed twice, in different cases; remove one"
+            ));
         }
         if self.listener.workers == Some(0) {
-            return Err("listener.workers is 0".to_owned());
+            return Err("listener.workers is 0; it must be 1 or more".to_owned());
         }
         Ok(())
     }
 
-    /// Limits of which nothing could be served, or which lie above what lies below them.
+    /// Rejects limits that are zero, too small to serve, or above a hard limit of a lower layer.
     fn check_limits(&self) -> Result<(), String> {
         let (listener, throttle) = (&self.listener.limits, &self.throttle);
         let streams = usize::try_from(listener.streams_max).unwrap_or(usize::MAX);
@@ -383,7 +392,7 @@ impl Config {
             ("request.headers-max", self.request.headers_max, 127),
         ] {
             if value == 0 || value > most {
-                return Err(format!("{key} is {value}; it may be 1 to {most}"));
+                return Err(format!("{key} is {value}; it must be 1 to {most}"));
             }
         }
         for (key, period, least) in [
@@ -392,15 +401,15 @@ impl Config {
             ("throttle.delay-max", self.throttle.delay_max, Duration::from_millis(50)),
         ] {
             if period < least {
-                return Err(format!("{key} is {period:?}; it may be {least:?} or more"));
+                return Err(format!("{key} is {period:?}; it must be {least:?} or more"));
             }
         }
         let segment_size = self.audit.segment_size;
         if segment_size < ByteSize::kib(4) {
-            return Err(format!("audit.segment-size is {segment_size}; it may be 4 KiB or more"));
+            return Err(format!("audit.segment-size is {segment_size}; it must be 4 KiB or more"));
         }
         if self.throttle.memory_max.is_some_and(|max| max < ByteSize::mib(1)) {
-            return Err("throttle.memory-max may be 1 MiB or more".to_owned());
+            return Err("throttle.memory-max must be 1 MiB or more".to_owned());
         }
         for (key, size, most) in [
             ("request.target-max", self.request.target_max, ByteSize::kib(60)),
@@ -408,13 +417,13 @@ impl Config {
             ("audit.segment-size", self.audit.segment_size, audit::SEGMENT_BYTES_MAX),
         ] {
             if size == ByteSize::b(0) || size > most {
-                return Err(format!("{key} is {size}; it may be 1 B to {most}"));
+                return Err(format!("{key} is {size}; it must be 1 B to {most}"));
             }
         }
         Ok(())
     }
 
-    /// Files that we write: their change is no reason for anything.
+    /// Returns the files that the process writes, whose change does not cause a reload.
     fn written_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         std::iter::once(&mut self.audit.journal).chain(&mut self.directory.snapshot)
     }

@@ -1,5 +1,5 @@
-//! What the fuzz targets must reach and nobody else may: parsers and loops of private rooms, as they
-//! are in use. It is part of no interface, and of no build's behaviour.
+//! Access for fuzz targets to private parsers and loops, as they are in use. It is not part of the public
+//! interface and changes no behaviour.
 
 use http::Request;
 use hyper::body::Incoming;
@@ -14,9 +14,9 @@ use crate::refusal::Refusal;
 use crate::spine::{Asid, CertificateName, CpaId, OdsCode, PartyKey};
 use crate::tls;
 
-/// A record of the Spine Directory Service, as far as it is used.
+/// Registration in the Spine Directory Service, with the members that this proxy uses.
 #[derive(Debug)]
-#[expect(missing_docs, reason = "the types say it")]
+#[expect(missing_docs, reason = "the types describe the fields")]
 pub struct LdapRow {
     pub asid: Option<Asid>,
     pub ods: Option<OdsCode>,
@@ -26,7 +26,10 @@ pub struct LdapRow {
     pub interactions: Vec<&'static Interaction>,
 }
 
-/// The records of an answer to `/Endpoint`, or why there are none.
+/// Reads the registrations in an answer to `/Endpoint`.
+///
+/// # Errors
+/// Returns the fault of an answer that cannot be used.
 pub fn endpoints(body: &[u8]) -> Result<Vec<LdapRow>, String> {
     let row = |Handler { ods, party_key, interaction, address: _, cpa_id, fqdn }| LdapRow {
         asid: None,
@@ -40,7 +43,10 @@ pub fn endpoints(body: &[u8]) -> Result<Vec<LdapRow>, String> {
     Ok(handlers.into_iter().map(row).collect())
 }
 
-/// The records of an answer to `/Device`, or why there are none.
+/// Reads the registrations in an answer to `/Device`.
+///
+/// # Errors
+/// Returns the fault of an answer that cannot be used.
 pub fn devices(body: &[u8]) -> Result<Vec<LdapRow>, String> {
     let row = |AccreditedSystem { asid, ods, party_key, interactions }| LdapRow {
         asid: Some(asid),
@@ -54,17 +60,19 @@ pub fn devices(body: &[u8]) -> Result<Vec<LdapRow>, String> {
     Ok(systems.into_iter().map(row).collect())
 }
 
-/// The revocation lists of a file, each in DER and with the second its next is due, or why there are
-/// none.
+/// Reads the revocation lists in a file, each in DER with the time of its next update, in seconds since 1970.
+///
+/// # Errors
+/// Returns the fault of a file that cannot be used.
 pub fn revocation_lists(file: Vec<u8>) -> Result<Vec<(Vec<u8>, i64)>, String> {
     tls::lists_in(file)
 }
 
-/// Serves a consumer's HTTP/1.1 connection as the listener does, its limits the default ones. `refuse` makes
+/// Serves a consumer's HTTP/1.1 connection as the listener does, with its default limits. `refuse` returns
 /// the response to a head that is refused.
 ///
 /// # Errors
-/// The connection did not end as it should.
+/// Returns an error if the connection did not end normally.
 pub async fn serve<S, B, F>(
     stream: S,
     answer: F,

@@ -1,4 +1,4 @@
-//! The request function: from a request's head to the provider's response.
+//! Request pipeline, from a request's head to the provider's response.
 //!
 //! Each step takes values and returns a value or a [`Refusal`]. Steps that decide do not wait; steps that
 //! wait do not decide. The last decision yields a permit, and only a permit can be forwarded.
@@ -43,54 +43,55 @@ pub use connection::ConsumerConnection;
 
 use answer::RefusalFormat;
 
-/// What reload replaces, whole.
+/// State in force that a reload replaces as a whole.
 #[derive(Debug)]
 pub struct InForce {
     /// Certificates, authorities and revocation lists.
     pub trust: Arc<Trust>,
-    /// What the decisions are told.
+    /// Rules that the decisions about a request follow.
     pub rulebook: Arc<DecisionRules>,
-    /// Rates and caps.
+    /// Rate limits and limits of concurrent exchanges.
     pub throttle: Arc<Throttle>,
-    /// Faults of the files that are in force, for operators.
+    /// Alarms for operators about faults of the loaded files.
     pub alarms: Arc<Alarms>,
-    /// Memory that the process may use, as read at the start or the last reload.
+    /// Memory that the process may use, as read at the start or the last reload; `None` if unknown.
     pub memory: Option<MemoryLimit>,
 }
 
-/// What the configuration tells the decisions.
+/// Rules that the decisions about a request follow, made from the configuration.
 #[derive(Debug)]
 pub struct DecisionRules {
     /// Rules for the head of a request.
     pub rules: HeadRules,
-    /// Interactions that are forwarded.
+    /// Interactions that this proxy forwards.
     pub allowed: AllowedInteractions,
-    /// Leniences, by consumer.
+    /// Deviations from the specification that are allowed, by the consumer's ASID.
     pub compatibility: HashMap<Asid, Compatibility>,
     /// Base URLs of this proxy, without a final slash.
     pub bases: Vec<String>,
-    /// The name in `Via`, `Forwarded` and `Proxy-Status`.
+    /// Name of this proxy in `Via`, `Forwarded` and `Proxy-Status`.
     pub proxy: String,
-    /// How fast a consumer's body must come.
+    /// Minimum pace at which a consumer's body must arrive.
     pub pace: BodyPace,
 }
 
-/// What one consumer may do that the specification does not foresee; all off by default.
+/// Deviations from the specification that are allowed for one consumer; none by default.
 #[derive(Debug, Clone, Default)]
 pub struct Compatibility {
-    /// Audiences besides the registered service root.
+    /// Audiences that are accepted besides the registered service root.
     pub audiences: Vec<OtherAudience>,
-    /// Lab: what is done with a token's third part.
+    /// Lab: treatment of a token's third part, the signature.
     pub signature: Signature,
-    /// Lab: what a trace id may look like.
+    /// Lab: form that a trace id may have.
     pub trace_ids: TraceIdRule,
-    /// Lab: the family of bodies it is answered with.
+    /// Lab: family of bodies that its refusals have.
     pub errors: ErrorFamily,
 }
 
 impl DecisionRules {
-    /// What the consumer that a request claims to be from may do. It is the claim that counts:
-    /// nothing here lets anybody in.
+    /// Returns the deviations allowed for the consumer that `Ssp-From` names.
+    ///
+    /// Security: the name is not verified yet; no deviation lets a request in by itself.
     fn leniences(&self, headers: &SspHeaders<'_>) -> &Compatibility {
         static STRICT: Compatibility = Compatibility {
             audiences: Vec::new(),
@@ -103,20 +104,20 @@ impl DecisionRules {
     }
 }
 
-/// Parts that the gateways of all workers share. Cheap to clone.
+/// Parts that the gateways of all workers share; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct GatewayShared {
     /// Certificates, rules and limits, which a reload replaces.
     pub live: Arc<ArcSwap<InForce>>,
-    /// Consumers, practices and agreements.
+    /// Directory of consumers, practices and agreements.
     pub directory: Directory,
-    /// The audit journal.
+    /// Audit journal of all exchanges.
     pub trail: Trail,
-    /// Everything that is counted.
+    /// Counters and gauges of the process.
     pub metrics: Arc<Metrics>,
 }
 
-/// One worker's gateway.
+/// Gateway of one worker.
 #[derive(Debug)]
 pub struct Gateway {
     live: Arc<ArcSwap<InForce>>,
@@ -129,47 +130,47 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway over what all workers share, with a forwarder and a pulse of its own.
+    /// Creates a worker's gateway from the shared parts, with a forwarder and a heartbeat of its own.
     #[must_use]
     pub fn new(shared: GatewayShared, forwarder: Forwarder, pulse: HeartbeatHandle) -> Self {
         let GatewayShared { live, directory, trail, metrics } = shared;
         Self { live, directory, trail, metrics, forwarder, pulse, tasks: TaskTracker::new() }
     }
 
-    /// What is in force now.
+    /// Returns the trust, rules and limits now in force.
     #[must_use]
     pub fn live(&self) -> Arc<InForce> {
         self.live.load_full()
     }
 
-    /// Connections and writes under way.
+    /// Returns the tracker of this worker's connections and writes.
     #[must_use]
     pub const fn tasks(&self) -> &TaskTracker {
         &self.tasks
     }
 
-    /// What is counted.
+    /// Returns the counters and gauges of the process.
     #[must_use]
     pub const fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
     }
 
-    /// The exchanges still under way are about to be cut off.
+    /// Tells the journal that exchanges in flight are about to be cut off by the stop of the process.
     pub fn stops(&self) {
         self.trail.stops();
     }
 
-    /// Shows that this worker is not late.
+    /// Returns the heartbeat, which shows whether this worker is late.
     pub const fn pulse(&self) -> &HeartbeatHandle {
         &self.pulse
     }
 
-    /// Drops idle provider connections that are too old, for as long as it is polled.
+    /// Closes provider connections that have been idle for too long, as long as it is polled.
     pub async fn keep_tidy(&self) {
         self.forwarder.keep_tidy().await;
     }
 
-    /// What somebody is told who speaks HTTP without TLS: the whole answer, as bytes.
+    /// Counts a request in plain HTTP on the TLS port, and returns the whole response as bytes.
     #[must_use]
     pub fn plain_http(&self) -> Vec<u8> {
         self.metrics.refused(Refusal::PlainHttp.row().token);
@@ -177,22 +178,22 @@ impl Gateway {
         reply.bytes(&Refusal::PlainHttp, Uuid::new_v4(), &Method::default())
     }
 
-    /// Tells that the directory may know a consumer by one of these names.
+    /// Returns false if the directory certainly knows no consumer by the names of this certificate.
     #[must_use]
     pub fn may_be_registered(&self, peer: &Peer) -> bool {
         self.directory.may_know(peer.names())
     }
 
-    /// Records a handshake that failed for its client certificate; there is no request to answer.
+    /// Records a handshake that failed because of its client certificate.
     pub fn refused_handshake(&self, refusal: &Refusal) {
-        // If the journal cannot take it, it is counted among the refusals without a line.
+        // Without a place in the journal, the refusal is only counted.
         if let Ok(mut entry) = self.trail.open(&Method::default(), Timestamp::now()) {
             entry.refused_in_handshake(refusal);
         }
     }
 
-    /// Answers a head that was refused on its bytes, which is what can be read of it, and records that:
-    /// the whole response, after which its connection ends.
+    /// Records the refusal of a malformed head, of which `head` is the readable part, and returns the whole
+    /// response as bytes. The connection ends after it.
     pub fn refuse_head(
         &self,
         connection: &ConsumerConnection,
@@ -219,8 +220,8 @@ impl Gateway {
 
     /// Answers one request.
     ///
-    /// A write runs in a task of its own: once its last byte is sent, a consumer who hangs up does
-    /// not cancel it, and the record holds what the provider said.
+    /// A write runs in a task of its own. Once its last byte is sent, a consumer that hangs up does not
+    /// cancel it, so that the record holds the provider's answer.
     pub async fn answer(
         self: Arc<Self>,
         connection: Arc<ConsumerConnection>,
@@ -234,7 +235,7 @@ impl Gateway {
         let _hung_up = gone.clone().drop_guard();
         let (tasks, metrics) = (self.tasks.clone(), Arc::clone(&self.metrics));
         let reply = RefusalFormat::before_head(&live.rulebook, request.version());
-        // Boxed once: it is large, and would be copied on each step of its way to a task.
+        // Boxed once: the future is large, and would be copied several times on its way into a task.
         let exchange =
             Box::pin(async move { self.exchange(&live, &connection, request, &gone).await });
         match tasks.spawn(exchange.in_current_span()).await {
@@ -246,13 +247,13 @@ impl Gateway {
         }
     }
 
-    /// Opens a record, or counts the refusal for want of one.
+    /// Opens a record; if the journal cannot take one, counts the refusal and returns it.
     fn open(&self, method: &Method, now: Timestamp) -> Result<Entry, Refusal> {
         let entry = self.trail.open(method, now);
         entry.inspect_err(|refusal| self.metrics.refused(refusal.row().token))
     }
 
-    /// Opens the record, handles the request, and closes the record with what came of it.
+    /// Opens the record, handles the request, and closes the record with its outcome.
     async fn exchange(
         &self,
         live: &InForce,
@@ -280,7 +281,7 @@ impl Gateway {
         let span = tracing::info_span!("request", %id, trace_id = trace_id.as_deref());
         let _busy = connection.begins(now);
         let inbound = Inbound { live, head: &head, connection, gone, now_s: now.as_second() };
-        // Pinned where it is made: it is large, and would be copied into the span.
+        // Pinned in place: the future is large, and would be copied into the span.
         let handled = {
             let handling = pin!(self.handle(inbound, &headers, body, &mut entry));
             handling.instrument(span.clone()).await
@@ -292,7 +293,7 @@ impl Gateway {
             }
             Err(refusal) => {
                 entry.refused(&refusal);
-                span.in_scope(|| tracing::debug!(token = refusal.row().token, "refused"));
+                span.in_scope(|| tracing::debug!(token = refusal.row().token, "request refused"));
                 if refusal.ends_connection() {
                     connection.close.cancel();
                 }
@@ -305,7 +306,8 @@ impl Gateway {
         }
     }
 
-    /// Decides on one request and forwards it. Each step returns a value, or the refusal that ends it.
+    /// Decides on one request and forwards it; the steps are listed in `docs/architecture.md`. Each step
+    /// returns a value, or the refusal that ends the request.
     async fn handle(
         &self,
         inbound: Inbound<'_>,
@@ -375,9 +377,10 @@ impl Gateway {
         Ok(response)
     }
 
-    /// Looks up who is registered to be asked, and decides whether they may be; once more after a forced
-    /// refresh where our cache could be what is wrong: a practice that moved supplier must not be refused
-    /// out of it.
+    /// Looks up the provider and decides whether the request may be sent to it.
+    ///
+    /// If the refusal could come from an outdated cache entry, such as when a practice has moved to another
+    /// supplier, the provider is looked up again and the decision repeated once.
     async fn authorise(
         &self,
         facts: &RequestFacts<'_>,
@@ -392,7 +395,7 @@ impl Gateway {
         let verdict = policy::authorise(&agreements, facts, &provider);
         let ours_may_be_old = match (&verdict, facts.target) {
             (Err(Refusal::TargetVaries { .. } | Refusal::ReceiverNotPractices), _) => true,
-            // There it is the token alone that says which root its consumer knows.
+            // With the practice in the target, only the token shows which root the consumer knows.
             (Err(Refusal::AudienceMismatch), Target::Practice(_)) => true,
             _ => false,
         };
@@ -414,7 +417,7 @@ impl Gateway {
         })
     }
 
-    /// Where it is known from that this provider is the one to ask.
+    /// Returns the source and age of the registration by which this provider was chosen.
     fn registration_origin(
         &self,
         provider: &Arc<ProviderRegistration>,
@@ -424,8 +427,8 @@ impl Gateway {
         Some(RegistrationOrigin { origin: origin.label(), age_s })
     }
 
-    /// Reports how a provider did, for the next request: its circuit opens if it fails too often; looked up anew, if it
-    /// was not reached, for it may have moved.
+    /// Reports the outcome of an exchange to the provider's circuit breaker, and has a provider that was not
+    /// reached looked up again, since it may have moved.
     fn learn(
         &self,
         health: OutcomeReport,
@@ -434,7 +437,7 @@ impl Gateway {
         interaction: &'static Interaction,
     ) {
         if health.judge(diagnosis::verdict(answer)) {
-            tracing::warn!(ods = %provider.ods, "a practice's system fails too often: its circuit is open, and no request is sent to it");
+            tracing::warn!(ods = %provider.ods, "circuit opened: the practice's system has failed too often, and requests to it are refused for a while");
             self.metrics.provider_circuit_opened();
         }
         if answer.as_ref().is_err_and(|unanswered| unanswered.refusal.is_unreached()) {
@@ -443,25 +446,27 @@ impl Gateway {
     }
 }
 
-/// A request on a consumer's connection, and what is in force while it is handled.
+/// Request on a consumer's connection, with the state in force while it is handled.
 struct Inbound<'a> {
     live: &'a InForce,
     head: &'a Parts,
     connection: &'a ConsumerConnection,
-    /// Cancelled when the consumer hangs up.
+    /// Token that is cancelled when the consumer hangs up.
     gone: &'a CancellationToken,
     now_s: i64,
 }
 
-/// Lets hyper see that the body of a refused request, if it had one, has been dropped: it takes what has come
-/// of it and only then writes the head, which says that the connection ends if more is to come.
+/// Yields once, so that hyper notices that the body of a refused request has been dropped.
+///
+/// Hyper then consumes what has arrived of the body before it writes the response head, which announces the
+/// end of the connection if more is to come.
 async fn body_is_dropped(had_one: bool) {
     if had_one {
         tokio::task::yield_now().await;
     }
 }
 
-/// A read's body must be empty before anything is sent; a write's is streamed.
+/// Prepares the body to forward: that of a read must end empty first; that of a write is streamed.
 async fn upload(
     interaction: &Interaction,
     body: Paced,

@@ -1,6 +1,6 @@
-//! The catalogue of interactions, and whether a request looks like the one it names.
+//! Catalogue of interactions, and the check that a request matches the one it names.
 //!
-//! Interactions are data: nothing here knows what an appointment is.
+//! Interactions are data: this module knows nothing about appointments.
 
 use std::fmt;
 
@@ -10,28 +10,28 @@ use crate::refusal::Refusal;
 
 use PathSegment::{Id, Word};
 
-/// A set of interactions that are allowed, registered and configured together.
+/// Group of interactions that are allowed, registered and configured together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum InteractionGroup {
-    /// Appointment Management: the six calls.
+    /// Appointment Management, with six interactions.
     Appointments,
-    /// Foundations: what a booking session needs besides.
+    /// Foundations, the other interactions of a booking session.
     Foundations,
-    /// Access Record Structured.
+    /// Access Record Structured, for patients' records.
     Structured,
-    /// Access Document.
+    /// Access Document, for patients' documents.
     Documents,
-    /// Migration of records and documents.
+    /// Migration of whole records and documents between practices.
     Migrate,
 }
 
 impl InteractionGroup {
-    /// All groups, in the catalogue's order.
+    /// All groups, in the order of the catalogue.
     pub const ALL: [Self; 5] =
         [Self::Appointments, Self::Foundations, Self::Structured, Self::Documents, Self::Migrate];
 
-    /// The group's name in the configuration and in directory files.
+    /// Returns the group's name in the configuration and in directory files.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -44,43 +44,43 @@ impl InteractionGroup {
     }
 }
 
-/// One step of a path template.
+/// Segment of a path template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PathSegment {
-    /// This word and no other.
+    /// Exactly this word.
     Word(&'static str),
-    /// A logical id.
+    /// Logical id of a FHIR resource.
     Id,
 }
 
-/// What a request does to the provider's store.
+/// Effect of a request on the provider's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// It may be asked twice.
+    /// The request only reads, and may be repeated.
     Reads,
-    /// It must not be asked twice.
+    /// The request writes, and must not be repeated.
     Writes,
 }
 
-/// An interaction as the specification defines it.
+/// Interaction as the specification defines it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Interaction {
-    /// The id, compared byte for byte.
+    /// Id of the interaction, compared byte for byte.
     pub id: &'static str,
-    /// The group it is allowed with.
+    /// Group that it belongs to.
     pub group: InteractionGroup,
-    /// Path of its capability after `/{ODS}/STU3/1/` on our own host.
+    /// Path of its capability after `/{ODS}/STU3/1/` in form (b) of a target.
     pub capability: &'static str,
-    /// The one method it has.
+    /// HTTP method, the only one allowed.
     pub method: Method,
-    /// What follows the service root.
+    /// Path template after the service root.
     pub path: &'static [PathSegment],
-    /// Scope that its token must name first.
+    /// Scope that the token must name first.
     pub scope: &'static str,
 }
 
 impl Effect {
-    /// The most that a request with this method may do.
+    /// Returns the greatest effect that a request with this method may have.
     #[must_use]
     pub fn of(method: &Method) -> Self {
         if *method == Method::GET { Self::Reads } else { Self::Writes }
@@ -88,13 +88,13 @@ impl Effect {
 }
 
 impl Interaction {
-    /// Whether the call may be repeated.
+    /// Returns the effect, which decides whether the request may be repeated.
     #[must_use]
     pub fn effect(&self) -> Effect {
         Effect::of(&self.method)
     }
 
-    /// The path template as text, `/Patient/[id]/Appointment`: safe to print.
+    /// Returns the path template as text without ids, such as `/Patient/[id]/Appointment`.
     #[must_use]
     pub fn template(&self) -> String {
         let step = |segment: &PathSegment| match segment {
@@ -104,13 +104,14 @@ impl Interaction {
         self.path.iter().map(step).collect()
     }
 
-    /// Whether `path` is this interaction's template and nothing else.
+    /// Returns true if the whole of `path` matches this interaction's template.
     #[must_use]
     pub fn is_path(&self, path: &str) -> bool {
         self.start_in(path) == Some(0)
     }
 
-    /// Where in `path` this interaction's template begins, if `path` ends with it.
+    /// Returns the byte offset in `path` at which this interaction's template begins; `None` if `path` does
+    /// not end with it.
     #[must_use]
     pub fn start_in(&self, path: &str) -> Option<usize> {
         let mut start = path.len();
@@ -130,23 +131,26 @@ impl Interaction {
         Some(start)
     }
 
-    /// Whether the interaction moves whole records between practices.
+    /// Returns true if the interaction moves whole records between practices.
     #[must_use]
     pub fn migrates(&self) -> bool {
         self.group == InteractionGroup::Migrate
     }
 }
 
-/// The interactions this gateway forwards.
+/// Set of interactions that this gateway forwards.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AllowedInteractions([bool; COUNT]);
 
 impl AllowedInteractions {
-    /// The groups that are allowed when the configuration names none.
+    /// Names of the groups that are allowed by default.
     pub const DEFAULT: [&str; 2] =
         [InteractionGroup::Appointments.name(), InteractionGroup::Foundations.name()];
 
-    /// Reads groups and single ids; answers the name that is neither.
+    /// Builds the set from names of groups and ids of interactions.
+    ///
+    /// # Errors
+    /// Returns a text that quotes the first name that is neither.
     pub fn from_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
         let mut allowed = [false; COUNT];
         for name in names {
@@ -166,7 +170,7 @@ impl AllowedInteractions {
         Ok(Self(allowed))
     }
 
-    /// The allowed interactions, in the catalogue's order.
+    /// Iterates over the allowed interactions, in the order of the catalogue.
     pub fn iter(&self) -> impl Iterator<Item = &'static Interaction> {
         CATALOGUE
             .iter()
@@ -174,7 +178,7 @@ impl AllowedInteractions {
             .filter_map(|(interaction, allowed)| allowed.then_some(interaction))
     }
 
-    /// Whether this interaction is among them.
+    /// Returns true if an interaction is allowed.
     #[must_use]
     pub fn holds(&self, interaction: &Interaction) -> bool {
         self.iter().any(|allowed| allowed.id == interaction.id)
@@ -187,10 +191,13 @@ impl fmt::Debug for AllowedInteractions {
     }
 }
 
-/// Finds the interaction a request names and checks that the request looks like it.
+/// Finds the interaction that a request names, and checks that its method and path match it.
 ///
-/// `path` is the whole path of the target; its end must be the interaction's template. What comes
-/// before the template is judged later, against the directory.
+/// `path` is the whole path of the target, which must end with the interaction's template. The part before it
+/// is checked later, against the directory.
+///
+/// # Errors
+/// Returns the refusal if the interaction is unknown, not allowed or does not match.
 pub fn find(
     allowed: &AllowedInteractions,
     id: &str,
@@ -210,17 +217,17 @@ pub fn find(
     Ok(interaction)
 }
 
-/// The interaction of this id, allowed or not.
+/// Returns the interaction with this id, whether allowed or not.
 #[must_use]
 pub fn by_id(id: &str) -> Option<&'static Interaction> {
     let short = id.strip_prefix(PREFIX)?;
     CATALOGUE.iter().find(|interaction| interaction.id.strip_prefix(PREFIX) == Some(short))
 }
 
-/// Security: `/Patient/`, `/Patient/$everything` and `/Patient/_history` are other calls than to read
-/// one patient, and a right to the one is none to the others.
+/// Security: `/Patient/`, `/Patient/$everything` and `/Patient/_history` are other interactions than reading
+/// one patient, and the right to one gives no right to the others.
 ///
-/// Spec: FHIR STU3, data type id.
+/// Spec: data type `id` of FHIR STU3.
 fn is_id(text: &str) -> bool {
     (1..=64).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.')
@@ -255,7 +262,7 @@ const F: (InteractionGroup, &str) = (InteractionGroup::Foundations, GPCONNECT);
 const S: (InteractionGroup, &str) = (InteractionGroup::Structured, STRUCTURED);
 const D: (InteractionGroup, &str) = (InteractionGroup::Documents, DOCUMENTS);
 
-/// Spec: GP Connect 1.2.7 and 1.6, "Interaction IDs": every interaction this gateway knows.
+/// Spec: every interaction that this gateway knows, from "Interaction IDs" of GP Connect 1.2.7 and 1.6.
 #[rustfmt::skip]
 pub static CATALOGUE: [Interaction; COUNT] = [
     row(A, id!("fhir:rest:search:slot-1"), Method::GET, &[Word("Slot")], ORG_READ),

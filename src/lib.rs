@@ -1,12 +1,11 @@
-//! An open Spine Secure Proxy for GP Connect Appointment Management.
+//! Open Spine Secure Proxy for GP Connect Appointment Management.
 //!
-//! A request walks through one function, [`gateway`], top to bottom. Each step takes values and
-//! returns a value or a [`refusal::Refusal`]. Steps that decide cannot wait; steps that wait do not
-//! decide. The last decision hands out a [`policy::Permit`], and only a permit opens the door to a
-//! provider. What happened is written to an [`audit::Entry`] that no step can read and that closes
-//! itself when dropped.
+//! One function of [`gateway`] handles a request from its head to its answer. Each step takes values and
+//! returns a value or a [`refusal::Refusal`]. Steps that decide never wait; steps that wait never decide. The
+//! last decision returns a [`policy::Permit`], without which no request can be forwarded. Every exchange is
+//! recorded through an [`audit::Entry`], which no step can read and which closes its record when dropped.
 //!
-//! The modules, in the order in which a request meets them:
+//! The modules, in the order in which a request reaches them:
 
 pub mod commands;
 pub mod config;

@@ -1,4 +1,4 @@
-//! Arguments become a command; the only exit codes are here.
+//! Parses the command line, runs one command, and turns its result into an exit code.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use spine_proxy::commands::{
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// An open Spine Secure Proxy for GP Connect Appointment Management.
+/// Open Spine Secure Proxy for GP Connect Appointment Management.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Arguments {
@@ -22,44 +22,44 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve consumers until SIGTERM; SIGHUP reloads.
+    /// Serves consumers until SIGTERM or SIGINT; SIGHUP reloads the configuration and all files.
     Serve {
-        /// The configuration file.
+        /// Path of the configuration file.
         #[arg(long)]
         config: PathBuf,
     },
-    /// Check a configuration and everything it names, and print what would be served.
+    /// Checks a configuration and every file it names, and prints what would be served.
     Check {
-        /// The configuration file.
+        /// Path of the configuration file.
         #[arg(long, required_unless_present = "schema")]
         config: Option<PathBuf>,
-        /// End with exit code 78 if there is any warning.
+        /// Ends with exit code 78 if there is any warning.
         #[arg(long)]
         strict: bool,
-        /// Print the JSON Schema of the configuration instead.
+        /// Prints the JSON Schema of the configuration instead.
         #[arg(long)]
         schema: bool,
     },
-    /// Play a booking session through a proxy on loopback, then stay up to be tried.
+    /// Runs example booking sessions through a proxy on loopback, then leaves it running to try out.
     Demo(demo::DemoOptions),
-    /// Ask the directory for a practice as a request would, and print how the answer came about.
+    /// Looks up a practice in the directory as a request would, and prints each step and the result.
     Lookup(lookup::LookupOptions),
-    /// Verify the audit journal, or look something up in it.
+    /// Verifies, searches or exports the audit journal.
     #[command(subcommand)]
     Audit(Box<audit::AuditTask>),
-    /// Stand in for somebody else: for tests and for trying out.
+    /// Simulates the system of another party, for tests and for trying out.
     #[command(subcommand)]
     Simulate(simulate::SimulateOptions),
-    /// Print a bearer token for an invented user, good for five minutes.
+    /// Prints a bearer token for an invented user, valid for five minutes.
     Token(token::TokenOptions),
-    /// Write a throwaway PKI for trying out.
+    /// Writes a throwaway PKI for trying out: authority, certificates, keys and revocation lists.
     Certs {
-        /// The folder to write into.
+        /// Folder to write into; it is created if it does not exist.
         folder: PathBuf,
     },
 }
 
-/// Spec: sysexits, a configuration error.
+/// Spec: `EX_CONFIG` of sysexits(3), the exit code of a configuration error.
 const EXIT_CONFIGURATION: u8 = 78;
 
 fn main() -> ExitCode {

@@ -1,8 +1,7 @@
-//! Every reason to say no; the one table that says how is in [`table`].
+//! Every refusal, in the order of the checks. Status, token and body family of each are in [`table`].
 //!
-//! The variants stand in the order of the line. `Display` is what the consumer may read; what only
-//! an operator may read goes to the log where the refusal is made. A refusal never holds what the
-//! consumer sent, except identifiers that have been parsed.
+//! `Display` is the text that the consumer reads; details for operators go to the log where the refusal is
+//! made. A refusal never holds what the consumer sent, except identifiers that have been parsed.
 
 use http::header::HeaderName;
 
@@ -18,21 +17,21 @@ pub use every::every;
 pub use outcome::{ErrorFamily, FhirFormat, OperationOutcome};
 pub use table::{BodyFamily, RefusalRow, token_names};
 
-/// One of the four headers of the Spine Secure Proxy.
+/// Header of the Spine Secure Proxy's interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SspHeader {
-    /// `Ssp-TraceID`: a UUID, new for each request.
+    /// `Ssp-TraceID`, a new UUID for each request.
     TraceId,
-    /// `Ssp-From`: the consumer's ASID.
+    /// `Ssp-From`, the ASID of the consumer.
     From,
-    /// `Ssp-To`: the provider's ASID.
+    /// `Ssp-To`, the ASID of the provider.
     To,
-    /// `Ssp-InteractionID`: what is being asked.
+    /// `Ssp-InteractionID`, the id of the interaction.
     InteractionId,
 }
 
 impl SspHeader {
-    /// The header's name as the specification spells it.
+    /// Returns the header's name as the specification spells it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -44,32 +43,32 @@ impl SspHeader {
     }
 }
 
-/// What a provider may have seen of a request that failed on the way.
+/// Part of a failed request that the provider may have received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reached {
-    /// Not one complete request: it may be repeated.
+    /// The request was not sent completely: it may be repeated.
     NotSent,
-    /// The whole of a write: nobody can tell whether it was carried out.
+    /// A complete write may have been received: its outcome is unknown.
     Unknown,
-    /// The whole of a read, which changes nothing.
+    /// A complete read may have been received; it changes nothing.
     Read,
 }
 
-/// What is left of a consumer's quota.
+/// Remaining quota of a consumer.
 ///
-/// Spec: the SSP's implementation guide names the headers that say so, the last in seconds.
+/// Spec: the headers are named in the implementation guide of the Spine Secure Proxy; the last is in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct QuotaLeft {
-    /// Requests at once, after a pause.
+    /// Maximum number of requests in a burst.
     pub limit: u32,
-    /// How many are left of them.
+    /// Number of requests that are left of the burst.
     pub remaining: u32,
-    /// Seconds until all are there again.
+    /// Seconds until the whole burst is available again.
     pub reset_s: u32,
 }
 
 impl QuotaLeft {
-    /// The headers and their values.
+    /// Returns the names and values of the quota headers.
     #[must_use]
     pub fn headers(&self) -> [(&'static HeaderName, u32); 3] {
         static LIMIT: HeaderName = HeaderName::from_static("x-rate-limit-limit");
@@ -79,9 +78,9 @@ impl QuotaLeft {
     }
 }
 
-/// Every reason the gateway has to say no, in the order of the line.
+/// Reason for which the gateway refuses a request, in the order of the checks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[expect(missing_docs, reason = "each variant's message says it, in the words the consumer reads")]
+#[expect(missing_docs, reason = "each variant's message describes it, in the consumer's words")]
 pub enum Refusal {
     #[error("the audit trail cannot take another record; the request was not sent")]
     AuditUnavailable,
@@ -253,32 +252,32 @@ pub enum Refusal {
     Internal,
 }
 
-/// Which of the two is out of step when a target is not the receiver's.
+/// Value that is probably wrong when a target does not belong to the receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MismatchedSide {
-    /// The target: it is another registration's.
+    /// The target, which belongs to another registration.
     Target,
-    /// `Ssp-To`: target and audience agree with each other.
+    /// `Ssp-To`, since target and audience agree with each other.
     Receiver,
-    /// The target: it is nobody's.
+    /// The target, which belongs to no registration.
     Stray,
 }
 
-/// Why a request target is not one of the forms this proxy knows.
+/// Fault of a request target that has none of the accepted forms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TargetFault {
-    /// No form begins like this.
+    /// The target begins like none of the forms.
     #[error("it begins neither with /https:// nor with an ODS code's path")]
     Form,
-    /// A fragment, which a URL parser would cut off together with what follows it.
+    /// The target holds a fragment, which a URL parser would cut off.
     #[error("it holds a # that is not escaped")]
     Fragment,
-    /// The embedded URL breaks the grammar.
+    /// The URL in the target has a fault.
     #[error("{0}")]
     Url(#[from] UrlFault),
 }
 
-/// What a failed write tells the consumer to do next; reads need no advice.
+/// Returns the advice for the consumer after a failed write; empty for a read.
 const fn advice(reached: Reached) -> &'static str {
     match reached {
         Reached::Read => "",
@@ -290,8 +289,10 @@ const fn advice(reached: Reached) -> &'static str {
 }
 
 impl Refusal {
-    /// Whether the connection ends with it: nothing else on it could be answered otherwise, nobody can
-    /// tell for certain where the next request begins, or it is a flood, and a new handshake slows it.
+    /// Returns true if the connection ends after this refusal.
+    ///
+    /// It ends if no other request on it could be answered differently, if the start of the next request is
+    /// uncertain, or to slow a flood down by new handshakes.
     #[must_use]
     pub const fn ends_connection(&self) -> bool {
         let is_last = matches!(
@@ -302,11 +303,11 @@ impl Refusal {
                 | Self::TransferCodingUnknown
                 | Self::CertificateRateLimited
         );
-        // Of 414 and 431 the head may be one that was never read to its end.
+        // With 414 and 431, the head may not have been read to its end.
         is_last || matches!(self.row().status, 414 | 431 | 495..=497)
     }
 
-    /// Whether nothing was sent because the provider could not be reached.
+    /// Returns true if nothing was sent because the provider could not be reached.
     #[must_use]
     pub const fn is_unreached(&self) -> bool {
         matches!(
@@ -316,13 +317,13 @@ impl Refusal {
         )
     }
 
-    /// Tells that time alone does not end the reason.
+    /// Returns true unless the reason passes with time alone.
     #[must_use]
     pub const fn is_lasting(&self) -> bool {
         !matches!(self, Self::CertificateExpired(CertificateFault::NotYetValid))
     }
 
-    /// The fault of the client certificate, where that is the reason.
+    /// Returns the fault of the client certificate, if that is the reason.
     #[must_use]
     pub const fn certificate_fault(&self) -> Option<&CertificateFault> {
         if let Self::CertificateInvalid(fault)
@@ -335,13 +336,13 @@ impl Refusal {
         None
     }
 
-    /// What is left of a quota, where that is why.
+    /// Returns the remaining quota, if its exhaustion is the reason.
     #[must_use]
     pub const fn allowance(&self) -> Option<QuotaLeft> {
         if let Self::QuotaExceeded { allowance, .. } = self { Some(*allowance) } else { None }
     }
 
-    /// Seconds after which the same request may be sent again, where that is known to be safe.
+    /// Returns the seconds after which the same request may be sent again, if that is known to be safe.
     #[must_use]
     pub const fn retry_after_s(&self) -> Option<u32> {
         if let Self::ProviderCircuitOpen { retry_after_s }

@@ -1,7 +1,8 @@
-//! The head of a request, judged as HTTP and as a request to a Spine Secure Proxy.
+//! Checks of a request's head, as HTTP and as a request to a Spine Secure Proxy.
 //!
-//! hyper parses; it has no policy. What it lets through and we do not is refused here, before
-//! anything is looked up; what it would settle by itself is judged before it, on the bytes.
+//! Hyper parses the head and is more tolerant than this proxy. Requests that hyper accepts and this proxy
+//! does not are refused here, before anything is looked up. Framing that hyper would repair by itself is
+//! checked earlier, on the bytes, by the listener's validator.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -12,51 +13,52 @@ use crate::refusal::{Refusal, SspHeader};
 use crate::spine::{Asid, TraceId};
 use crate::target::{Receiver, Target};
 
-/// Limit: names that `Connection` and `TE` list together, empty ones included. Each is compared by hyper and
-/// by us more than once, and with each header that is forwarded; programs send three at most.
+/// Limit: names that `Connection` and `TE` list together, empty ones included.
+///
+/// Each is compared several times, also with each header that is forwarded; real programs send at most three.
 pub(crate) const CONNECTION_NAMES_MAX: usize = 32;
 
-/// What this room is told by the configuration.
+/// Rules for a request's head, from the configuration.
 #[derive(Debug, Clone)]
 pub struct HeadRules {
     /// Host names and addresses under which consumers know this proxy, in lower case.
     pub names: Vec<String>,
-    /// The name in `Via` by which this proxy knows a request that it has seen before.
+    /// Name of this proxy in `Via`, by which it recognises a loop.
     pub proxy: String,
-    /// Longest request target, in bytes.
+    /// Maximum size of the request target, in bytes.
     pub target_bytes_max: usize,
-    /// Largest head, names and values together, in bytes.
+    /// Maximum size of all header names and values together, in bytes.
     pub head_bytes_max: usize,
-    /// Most header lines.
+    /// Maximum number of header lines.
     pub headers_max: usize,
 }
 
-/// What a trace id may look like.
+/// Form that a trace id may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TraceIdRule {
-    /// Spec: a UUID, either case.
+    /// Spec: a UUID, in either case.
     #[default]
     Uuid,
-    /// Lab: any short text.
+    /// Lab: any text of 1 to 64 letters, digits and hyphens.
     Any,
 }
 
-/// The four headers as far as each can be read, for the record of a request that goes no further.
+/// The four `Ssp-` headers, each read as far as possible, so that refused requests can be recorded too.
 #[derive(Debug)]
 pub struct SspHeaders<'a> {
-    /// `Ssp-TraceID`.
+    /// Value of `Ssp-TraceID`, or its fault.
     pub trace_id: Result<TraceId, Refusal>,
-    /// `Ssp-From`.
+    /// Value of `Ssp-From`, or its fault.
     pub from: Result<Asid, Refusal>,
-    /// `Ssp-To`.
+    /// Value of `Ssp-To`, or its fault.
     pub to: Result<Asid, Refusal>,
-    /// `Ssp-InteractionID`, as sent.
+    /// Value of `Ssp-InteractionID` as sent, or its fault.
     pub interaction_id: Result<&'a str, Refusal>,
 }
 
 impl<'a> SspHeaders<'a> {
-    /// Reads what is there; a header that is missing, repeated or malformed says so.
+    /// Reads all four headers; one that is missing, repeated or malformed becomes its refusal.
     #[must_use]
     pub fn read(headers: &'a HeaderMap) -> Self {
         Self {
@@ -67,15 +69,17 @@ impl<'a> SspHeaders<'a> {
         }
     }
 
-    /// The interaction named, if the catalogue has it: only then may it be printed.
+    /// Returns the interaction that the header names, if the catalogue has it; only then may it be logged.
     #[must_use]
     pub fn interaction(&self) -> Option<&'static Interaction> {
         self.interaction_id.as_ref().ok().and_then(|id| interaction::by_id(id))
     }
 }
 
-/// Reads what can be read of a head that was refused on its bytes: method, target, and the headers that the
-/// format of the refusal and its record depend on. It is good for nothing else.
+/// Reads the readable part of a head that was refused on its bytes: the method, the target, and the headers
+/// that the refusal's format and record depend on.
+///
+/// Security: the result must not be used for any decision about the request.
 #[must_use]
 pub fn readable(head: &[u8]) -> Parts {
     let (mut parts, ()) = http::Request::new(()).into_parts();
@@ -101,14 +105,14 @@ pub fn readable(head: &[u8]) -> Parts {
     parts
 }
 
-/// The method of a head whose own cannot be read: none of HTTP's.
+/// Returns the method `-`, for a head whose method cannot be read.
 fn unreadable() -> Method {
     Method::from_bytes(b"-").unwrap_or_default()
 }
 
-/// Limit: lines of a refused head that are looked at.
+/// Limit: lines of a refused head that are read.
 const READABLE_LINES_MAX: usize = 128;
-/// Headers that are read of a refused head.
+/// Returns the names of the headers that are read from a refused head.
 fn readable_names() -> [&'static HeaderName; 6] {
     let [trace_id, from, to, interaction_id] =
         [SspHeader::TraceId, SspHeader::From, SspHeader::To, SspHeader::InteractionId]
@@ -116,22 +120,25 @@ fn readable_names() -> [&'static HeaderName; 6] {
     [&header::ACCEPT, &header::CONTENT_TYPE, trace_id, from, to, interaction_id]
 }
 
-/// A request that HTTP and the Spine's header rules have nothing against.
+/// Request whose head obeys HTTP and the Spine's header rules.
 #[derive(Debug)]
 pub struct SspRequest<'a> {
-    /// The consumer's ASID.
+    /// ASID of the consumer, not verified yet.
     pub from: &'a Asid,
-    /// The receiver: form (b) of the target may leave out its ASID.
+    /// Receiver that the request names; form (b) of the target may leave out its ASID.
     pub receiver: Receiver,
-    /// The interaction, as named.
+    /// Id of the interaction, as sent.
     pub interaction_id: &'a str,
-    /// What is asked for.
+    /// Target of the request, parsed.
     pub target: Target<'a>,
 }
 
 impl<'a> SspRequest<'a> {
-    /// Judges a head. The order is the one in which a consumer would mend it: form, method, host,
-    /// size, body, headers, target.
+    /// Checks a head in the order in which a consumer would correct it: method, host, size, body, headers,
+    /// target.
+    ///
+    /// # Errors
+    /// Returns the refusal for the first fault found.
     pub fn parse(
         head: &'a Parts,
         headers: &'a SspHeaders<'_>,
@@ -167,12 +174,12 @@ impl<'a> SspRequest<'a> {
     }
 }
 
-/// The target in origin-form. Absolute-form has been found to name us by then.
+/// Returns the target in origin-form; an absolute-form target has been checked to name this proxy before.
 fn target_text(head: &Parts) -> &str {
     head.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str)
 }
 
-/// The name of a method that is one of HTTP's own.
+/// Returns the name of a method that HTTP itself defines; `None` for any other.
 #[must_use]
 pub fn known(method: &Method) -> Option<&'static str> {
     static KNOWN: [Method; 9] = [
@@ -189,7 +196,7 @@ pub fn known(method: &Method) -> Option<&'static str> {
     KNOWN.iter().find(|known| *known == method).map(Method::as_str)
 }
 
-/// Spec: GET, POST and PUT; the rest of HTTP's methods are known and not taken.
+/// Spec: GET, POST and PUT are allowed; HTTP's other methods are known and not allowed.
 fn judge_method(method: &Method) -> Result<(), Refusal> {
     match known(method) {
         Some("GET" | "POST" | "PUT") => Ok(()),
@@ -198,7 +205,8 @@ fn judge_method(method: &Method) -> Result<(), Refusal> {
     }
 }
 
-/// One `Host` (or `:authority`), ours, with or without a port; both the same where both are sent.
+/// Checks that there is one `Host` (or `:authority`), equal if both are sent, and that it names this proxy,
+/// with or without a port.
 fn judge_host(head: &Parts, names: &[String]) -> Result<(), Refusal> {
     let mut hosts = head.headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
@@ -224,7 +232,7 @@ fn judge_host(head: &Parts, names: &[String]) -> Result<(), Refusal> {
     if ours { Ok(()) } else { Err(Refusal::HostNotOurs) }
 }
 
-/// The host of `host[:port]`, brackets kept off an IPv6 address; nothing if it has neither form.
+/// Returns the host of `host[:port]`, without the brackets of an IPv6 address; `None` if malformed.
 fn without_port(named: &str) -> Option<&str> {
     let (name, port) = match named.strip_prefix('[') {
         Some(rest) => {
@@ -255,20 +263,20 @@ fn judge_size(head: &Parts, rules: &HeadRules) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A read that announces a body is refused before any of it comes.
+/// Refuses a read that announces a body, before any of it arrives.
 fn judge_length(head: &Parts) -> Result<(), Refusal> {
     let length = head.headers.get(header::CONTENT_LENGTH);
     let is_zero = length.is_none_or(|length| length.as_bytes().iter().all(|digit| *digit == b'0'));
     if head.method == Method::GET && !is_zero { Err(Refusal::BodyOnGet) } else { Ok(()) }
 }
 
-/// Security: `Ssp_To` reads as `Ssp-To` to software that turns headers into variables.
+/// Security: software that turns headers into variables reads `Ssp_To` as `Ssp-To`.
 fn judge_names(headers: &HeaderMap) -> Result<(), Refusal> {
     let underscore = |name: &HeaderName| name.as_str().contains('_');
     if headers.keys().any(underscore) { Err(Refusal::HeaderUnderscore) } else { Ok(()) }
 }
 
-/// Security: a registration that leads back here would lead round for ever.
+/// Security: a registration that leads back to this proxy would cause an endless loop.
 fn judge_way(headers: &HeaderMap, proxy: &str) -> Result<(), Refusal> {
     let values = headers.get_all(header::VIA).iter().filter_map(|value| value.to_str().ok());
     for (count, hop) in values.flat_map(|value| value.split(',')).enumerate() {
@@ -283,7 +291,7 @@ fn judge_way(headers: &HeaderMap, proxy: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Security: `Connection: ssp-from` would have the next hop drop what we checked.
+/// Security: `Connection: ssp-from` would make the next hop drop a header that has been checked.
 fn judge_connection(headers: &HeaderMap) -> Result<(), Refusal> {
     for value in headers.get_all(header::CONNECTION) {
         let text = value.to_str().map_err(|_| Refusal::ConnectionNamesHeader)?;
@@ -295,10 +303,10 @@ fn judge_connection(headers: &HeaderMap) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Limit: proxies that `Via` lists, empty items included.
+/// Limit: entries in `Via`, empty ones included.
 const PROXIES_MAX: usize = 32;
 
-/// Whether a header belongs to the message and not to the connection it came on.
+/// Returns true if a header belongs to the message and not to its connection (RFC 9110 §7.6.1).
 pub(crate) fn is_end_to_end(name: &str) -> bool {
     const FAMILIES: [&str; 4] = ["ssp-", "accept", "content-", "if-"];
     const SINGLE: [&str; 24] = [
@@ -339,7 +347,7 @@ fn judge_expectation(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
-/// Returns the name of a header in the form in which it is looked up.
+/// Returns the name of a header in lower case, for look-ups.
 pub(crate) fn field_name(header: SspHeader) -> &'static HeaderName {
     static TRACE_ID: HeaderName = HeaderName::from_static("ssp-traceid");
     static FROM: HeaderName = HeaderName::from_static("ssp-from");
@@ -392,7 +400,7 @@ mod tests {
         ("Ssp-InteractionID", "urn:x"),
     ];
 
-    /// A good head, less `without`, plus `with`.
+    /// Judges a good head, less `without`, plus `with`.
     fn judge(without: &str, with: &[(&str, &str)]) -> Result<(), Refusal> {
         judge_with(Method::POST, "/https://p.nhs.uk/A/Slot", without, with)
     }

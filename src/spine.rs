@@ -1,7 +1,6 @@
-//! The nouns of the Spine: identifiers that hold only valid text.
+//! Identifiers of the Spine, which hold only valid text.
 //!
-//! Each is parsed once, at the door, and never taken apart again. Nothing here decides, waits or
-//! reads a clock.
+//! Each is parsed once, when it enters the program. Nothing here decides, waits or reads a clock.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,7 +15,7 @@ pub use root::{InnerUrl, ServiceRoot, UrlFault};
 pub(crate) use root::{judge_path, judge_query};
 pub use units::{period, size};
 
-/// Why a piece of text is not the identifier it was taken for.
+/// Error returned when a text is not a valid identifier; states the rule that it breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Malformed(&'static str);
@@ -28,7 +27,7 @@ macro_rules! identifier {
         pub struct $name(Box<str>);
 
         impl $name {
-            /// The identifier's text.
+            /// Returns the identifier as text.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -82,65 +81,68 @@ macro_rules! identifier {
 }
 
 identifier! {
-    /// Accredited System ID: the number by which the Spine knows one system at one organisation.
+    /// Accredited System ID, the number by which the Spine knows one system at one organisation.
     Asid, "an ASID is twelve digits", |text| text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit())
 }
 
 identifier! {
     /// ODS code of an organisation, upper case.
     ///
-    /// Spec: codes in use have three to eight characters; nine are accepted, and ten never are, so
-    /// that no NHS number is an ODS code.
+    /// Spec: codes in use have three to eight characters. Nine are accepted, ten are not, so that no NHS
+    /// number is an ODS code.
     OdsCode, "an ODS code is three to nine capital letters and digits",
     |text| (3..=9).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
 }
 
 identifier! {
-    /// Party key of a provider's message handling system, for example `T99999-9999999`.
+    /// Party key of a provider's message handling system, such as `T99999-9999999`.
     PartyKey, "a party key is one to fifty letters, digits and hyphens",
     |text| (1..=50).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
 identifier! {
-    /// Contract (CPA) id of a registered endpoint, as it appears in the endpoint refusal.
+    /// Contract (CPA) id of a registered endpoint, which the refusal of a wrong target quotes.
     CpaId, "a CPA id is one to fifty letters, digits, colons, hyphens and underscores",
     |text| (1..=50).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b":_-".contains(&b))
 }
 
 identifier! {
-    /// Interaction id as the directory writes it: a URN of at most 200 visible bytes.
+    /// Interaction id as the directory holds it: a URN of at most 200 visible ASCII characters.
     InteractionId, "an interaction id is a URN of at most 200 visible characters",
     |text| text.len() <= 200 && text.starts_with("urn:") && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
 identifier! {
-    /// A consumer's message id, kept as sent.
+    /// Id that a consumer gives a request in `Ssp-TraceID`, kept as sent.
     ///
-    /// [`TraceId::is_uuid`] tells whether it has the form the specification asks for.
+    /// [`TraceId::is_uuid`] checks for the form that the specification requires.
     TraceId, "a trace id is one to sixty-four letters, digits and hyphens",
     |text| (1..=64).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
 identifier! {
-    /// A name in a certificate: a host name in lower case.
+    /// Host name in a certificate, in lower case.
     CertificateName, "a certificate name is a host name in lower case",
     |text| (1..=253).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._*".contains(&b))
 }
 
 impl OdsCode {
-    /// Reads a code as people write it: in either case.
+    /// Parses a code in upper or lower case.
+    ///
+    /// # Errors
+    /// Returns an error if the text is not an ODS code.
     pub fn from_any_case(text: &str) -> Result<Self, Malformed> {
         text.to_ascii_uppercase().parse()
     }
 }
 
 impl TraceId {
-    /// Spec: `Ssp-TraceID` is a UUID; real consumers send either case.
+    /// Returns true if the id is a UUID, as the specification requires, in either case, as consumers send it.
     #[must_use]
     pub fn is_uuid(&self) -> bool {
         is_uuid(&self.0)
@@ -157,7 +159,7 @@ fn is_uuid(text: &str) -> bool {
 }
 
 impl TraceId {
-    /// The id as records and logs show it: a UUID whole, anything else masked.
+    /// Returns the id for records and logs: a UUID unchanged, anything else with NHS numbers masked.
     #[must_use]
     pub fn printable(&self) -> Cow<'_, str> {
         if self.is_uuid() { Cow::Borrowed(&self.0) } else { masked(&self.0, 64) }

@@ -1,57 +1,61 @@
-//! The strict byte grammar of the target forms.
+//! Strict byte grammar of the forms of a request target.
 //!
-//! (a) `/https://provider/…`, and `/https:/provider/…` as some stacks collapse it: only ever
-//! compared with a registered service root. (b) `/{ODS}/STU3/1/gpconnect/…`: the gateway looks the
-//! practice up. (c) absolute-form naming our own host is origin-form by the time it comes here.
+//! (a) `/https://provider/…`, or `/https:/provider/…` as some HTTP stacks collapse it, is only compared with
+//! a registered service root. (b) `/{ODS}/STU3/1/gpconnect/…` has the gateway look the practice up. (c) An
+//! absolute-form target that names this proxy has been turned into origin-form before.
 //!
-//! Nothing is decoded, merged, lower-cased or resolved: what follows the match is forwarded as it
-//! was sent.
+//! Nothing is decoded, merged, lower-cased or resolved: the rest of the target is forwarded as sent.
 
 use crate::refusal::TargetFault;
 use crate::spine::{Asid, InnerUrl, OdsCode, UrlFault};
 
-/// What the request line asks for.
+/// Parsed target of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target<'a> {
-    /// Form (a): the provider's URL.
+    /// Form (a), the provider's URL.
     Url(InnerUrl<'a>),
-    /// Form (b): a practice, and what to ask it.
+    /// Form (b), a practice and the path of the request.
     Practice(PracticeTarget<'a>),
 }
 
-/// Form (b), taken apart.
+/// Parts of a target in form (b).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PracticeTarget<'a> {
-    /// The practice asked for.
+    /// ODS code of the practice.
     pub ods: OdsCode,
-    /// The path after `/{ODS}/STU3/1/`, without a leading slash.
+    /// Path after `/{ODS}/STU3/1/`, without a leading slash.
     pub path: &'a str,
-    /// The query without its question mark.
+    /// Query without its question mark.
     pub query: Option<&'a str>,
 }
 
 /// Receiver that a request names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Receiver {
-    /// Form (a): the system of this ASID. The practice that the target suggests is a hint: it chooses what
-    /// is asked, never what is believed.
+    /// Form (a): the system with this ASID.
+    ///
+    /// Security: the practice that the target suggests is unverified; it decides which practice is looked up,
+    /// never which answer is believed.
     System {
-        /// `Ssp-To`.
+        /// ASID in `Ssp-To`.
         asid: Asid,
-        /// The practice that the target suggests.
+        /// ODS code that the target suggests.
         hint: Option<OdsCode>,
     },
-    /// Form (b): the system of this practice; `Ssp-To` chooses among several.
+    /// Form (b): the system of this practice; `Ssp-To` selects one of several.
     Practice {
-        /// The practice in the target.
+        /// ODS code in the target.
         ods: OdsCode,
-        /// `Ssp-To`, if it was sent.
+        /// ASID in `Ssp-To`, if it was sent.
         asid: Option<Asid>,
     },
 }
 
 impl<'a> Target<'a> {
-    /// Judges an origin-form target.
+    /// Parses a target in origin-form.
+    ///
+    /// # Errors
+    /// Returns the fault of a target that has none of the accepted forms.
     pub fn parse(target: &'a str) -> Result<Self, TargetFault> {
         if let Some(url) = target.strip_prefix("/https://") {
             return Ok(Self::Url(InnerUrl::after_scheme(url)?));
@@ -65,7 +69,7 @@ impl<'a> Target<'a> {
         practice(target)
     }
 
-    /// The path whose end names the interaction.
+    /// Returns the path, whose end must match the interaction.
     #[must_use]
     pub const fn path(&self) -> &'a str {
         match self {
@@ -74,7 +78,7 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// The query, which is forwarded byte for byte.
+    /// Returns the query, which is forwarded byte for byte.
     #[must_use]
     pub const fn query(&self) -> Option<&'a str> {
         match self {
@@ -83,16 +87,17 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// The practice that a provider's URL seems to belong to: what stands before `STU3` in roots as
-    /// the specification advises them. Believed for nothing.
+    /// Returns the ODS code before `STU3` in a provider's URL, where the specification recommends it.
+    ///
+    /// Security: it is unverified and must not be relied on.
     #[must_use]
     pub fn practice_hint(&self) -> Option<OdsCode> {
         let (before, _) = self.path().split_once("/STU3/")?;
         OdsCode::from_any_case(before.rsplit('/').next()?).ok()
     }
 
-    /// What an operator or consumer may be shown of a target under another root than its own: no
-    /// query, no interaction path, NHS numbers masked, at most 256 bytes.
+    /// Returns the part of a mismatched target that may be shown to an operator or consumer: without query
+    /// and interaction path, NHS numbers masked, at most 256 bytes.
     #[must_use]
     pub fn printable(&self, interaction_start: usize) -> String {
         let path = self.path();
@@ -105,7 +110,7 @@ impl<'a> Target<'a> {
     }
 }
 
-/// Limit: bytes of a target that an answer may repeat.
+/// Limit: bytes of a target that an answer may quote.
 const PRINTED_BYTES_MAX: usize = 256;
 
 fn is_scheme(text: &str) -> bool {
@@ -114,7 +119,7 @@ fn is_scheme(text: &str) -> bool {
     })
 }
 
-/// `/{ODS}/STU3/1/gpconnect…`; the path keeps its `gpconnect` so that capabilities stay apart.
+/// Parses form (b). The path keeps its `gpconnect`, so that capabilities can be told apart.
 fn practice(target: &str) -> Result<Target<'_>, TargetFault> {
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
@@ -164,7 +169,7 @@ mod tests {
         assert_eq!(practice.query, Some("start=ge2026-11-23"));
     }
 
-    /// The rows C1 to C26 of the hostile catalogue that concern the target alone.
+    /// Rows C1 to C26 of the catalogue of hostile input that concern the target alone.
     #[test]
     fn hostile_targets_are_refused_with_their_reason() {
         use TargetFault::{Form, Url};

@@ -472,7 +472,7 @@ async fn the_second_port_says_how_it_is() {
         ("GET", "/metrics", 200, "\nspine_proxy_http_requests_in_flight 0\n"),
         ("GET", "/", 404, "there are"),
         ("GET", "/directory", 403, "admin.token-file is not set"),
-        ("POST", "/readyz", 405, "not here"),
+        ("POST", "/readyz", 405, "method not allowed"),
         ("POST", "/directory/flush", 403, "admin.token-file is not set"),
         ("GET", "/https://provider.example.nhs.uk/A20047/STU3/1/gpconnect/Slot", 404, "there are"),
     ] {

@@ -155,7 +155,7 @@ fn the_example_configuration_is_served_until_told_to_stop() {
     let mut log = String::new();
     let listening = lines.by_ref().any(|line| {
         log.push_str(&line);
-        line.contains("\"admin listening\"")
+        line.contains("\"admin port listening\"")
     });
     assert!(listening, "{log}");
     let told = Command::new("kill").arg(serving.id().to_string()).status().unwrap();

@@ -91,7 +91,7 @@ async fn an_outage_of_the_directory_under_load_fails_nobody_who_has_been_seen() 
     assert_eq!(unseen.json()["issue"][0]["code"], "transient");
     let ready = admin(&stage, "GET", "/readyz", "").await;
     assert!(ready.starts_with("HTTP/1.1 200 "), "{ready}");
-    assert!(ready.contains("newest answer of the directory: "), "{ready}");
+    assert!(ready.contains("newest answer of a directory source: "), "{ready}");
     registry.opens().await;
     while stage.hears(call(SEEN, 0)).await.status != 200 {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -304,7 +304,7 @@ async fn lookup_tells_how_an_answer_comes_about() {
         "asked       sds-api for handlers: found in ",
         "asked       sds-api for systems: found in ",
         "sds-api     ASID 918100000000 party key P00000-1000001 at https://provider.example.nhs.uk/P00000/",
-        "besides     2 other interactions",
+        "also has    2 other interactions",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
@@ -328,8 +328,8 @@ async fn lookup_tells_how_an_answer_comes_about() {
         (["Z00000", "rest:search:slot-1"], 1, "nothing is registered"),
         (["P00000", "rest:read:patient-1"], 1, "nothing is registered"),
         (["P00001", "rest:search:slot-1"], 1, "no answer: not available: 500"),
-        (["*", "rest:search:slot-1"], 78, "cannot be looked up"),
-        (["P00000", "nonsense"], 78, "is no interaction of the catalogue"),
+        (["*", "rest:search:slot-1"], 78, "is not an ODS code"),
+        (["P00000", "nonsense"], 78, "is not an interaction of the catalogue"),
     ] {
         let (code, text) = lookup(&stage, &arguments);
         assert_eq!(code, exit, "{arguments:?}: {text}");
@@ -347,7 +347,7 @@ async fn check_says_who_is_asked_and_who_cannot_tell_who_sends() {
         .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("asks            sds-api (which cannot tell who sends"), "{text}");
+    assert!(text.contains("live sources    sds-api (which cannot tell who sends"), "{text}");
 }
 
 /// Nothing of the key reaches an answer.

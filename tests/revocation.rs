@@ -249,10 +249,10 @@ async fn settings_and_files_that_an_operator_should_look_at_are_named() {
         "of A20047 is in none of provider.networks",
         "admin.address 0.0.0.0:8443 has the port of listener.addresses",
         "admin.address 0.0.0.0:8443 is not a loopback address",
-        "gateway.pem: the certificate ends within 10 days",
+        "gateway.pem: the certificate expires within 10 days",
         "gateway.key: others may read it (mode 0644); chmod g-w,o-rwx",
         "server.key: others may write it (mode 0660); chmod g-w,o-rwx",
-        "TiB of memory at the worst, and the process may use",
+        "TiB of memory, and the process may use",
     ] {
         let named = |line: &str| line.starts_with("warning: ") && line.contains(words);
         assert!(text.lines().any(named), "{words}: {text}");

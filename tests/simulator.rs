@@ -246,7 +246,7 @@ fn a_configuration_that_cannot_be_used_is_said_to_be_so() {
         (practice.replace("ods", "code"), "unknown field `code`"),
         (practice.replace("918999198993", "1"), "asid"),
         (practice.replace(BASE, "A20047"), "begins with a slash"),
-        (format!("{practice}{practice}"), "stands there twice"),
+        (format!("{practice}{practice}"), "is configured twice"),
         (format!("{practice}seed = \"none.toml\"\n"), "none.toml"),
         (format!("{practice}seed = \"bad.toml\"\n"), "missing field `location`"),
         (format!("store = \"nowhere/x.redb\"\n{practice}"), "nowhere/x.redb"),

@@ -25,7 +25,7 @@ fn set_mode(path: &Path, mode: u32) {
 async fn networks_that_together_allow_every_address_are_warned_of() {
     let stage = Stage::new().await;
     let text = stage.text("spine-proxy.toml");
-    let every = |family: &str| format!("together allow every {family} address to be dialled");
+    let every = |family: &str| format!("together allow every {family} address");
     let (v4, v6) = (every("IPv4"), every("IPv6"));
     for (networks, v4_words, v6_words) in [
         (&["0.0.0.0/1", "128.0.0.0/1"][..], Some(&*v4), None),
@@ -212,7 +212,7 @@ async fn a_folder_of_lists_that_others_may_write_has_one_warning() {
     for (name, number) in [("lists/2.crl", 1), ("lists/1.crl", 2)] {
         set_mode(&stage.path(name), 0o666);
         let words = format!(
-            "{folder}: others may write {number} of the files in it, {} first; chmod o-w {folder}/*",
+            "{folder}: others may write {number} of the files in it, such as {}; chmod o-w {folder}/*",
             stage.path(name).display()
         );
         assert_eq!(warnings(&stage), [words]);

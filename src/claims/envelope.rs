@@ -1,4 +1,4 @@
-//! The token as it is sent: one header, three parts, and a first one that says it is not signed.
+//! Token as it is sent: one header with three parts, of which the first states that the token is unsigned.
 
 use base64_simd::URL_SAFE_NO_PAD;
 use http::header::{self, HeaderMap};
@@ -6,24 +6,25 @@ use http::header::{self, HeaderMap};
 use super::strict::{JsonText, members};
 use crate::refusal::Refusal;
 
-/// Limit: bytes of a token, before anything is decoded.
+/// Limit: bytes of the `Authorization` header, checked before anything is decoded.
 pub(super) const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
-/// What is done with a third token part that is not empty.
+/// Treatment of a token's third part, the signature, if it is not empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Signature {
-    /// Spec: it must be empty.
+    /// Spec: the signature must be empty.
     #[default]
     Refused,
-    /// Lab: it is not looked at.
+    /// Lab: the signature and the header are ignored.
     Ignored,
 }
 
 /// Returns the payload of a request's token, decoded.
 ///
 /// # Errors
-/// There is no token, or it is not what the specification has, its claims left aside.
+/// Returns the refusal if there is no token, or its header or encoding is not allowed; claims are not checked
+/// here.
 pub fn payload(headers: &HeaderMap, signature: Signature) -> Result<String, Refusal> {
     decode(bearer(headers)?, signature)
 }
@@ -47,14 +48,13 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
     Ok(token)
 }
 
-/// What stands before and after the first `at`, looked for in wide steps: a token is the longest
-/// text of a request.
+/// Splits a text at the first `at`, with a vectorised search, since a token is the longest text of a request.
 fn cut(text: &str, at: u8) -> Option<(&str, &str)> {
     let end = memchr::memchr(at, text.as_bytes())?;
     Some((text.get(..end)?, text.get(end + 1..)?))
 }
 
-/// The decoded second part of a token whose first part says `alg: none`.
+/// Decodes the second part of a token whose first part states `alg: none`.
 fn decode(token: &str, signature: Signature) -> Result<String, Refusal> {
     let (head, rest) = cut(token, b'.').ok_or(Refusal::TokenMalformed)?;
     let (payload, tail) = cut(rest, b'.').ok_or(Refusal::TokenMalformed)?;

@@ -1,6 +1,7 @@
-//! Values of a token that may be of more than one kind, and those that are read for the record alone: no kind
-//! of value is an error here. Text must still be text (no lone surrogate), and a number one that a float can
-//! hold.
+//! Values of a token that may have more than one JSON type, and values that are read for the record alone.
+//!
+//! No type is an error here. Text must still be valid text (no lone surrogate), and a number must fit a
+//! float.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,12 +12,12 @@ use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::strict::{JsonText, MemberName, MemberNames};
 
-/// A type that is read from a value of any kind.
+/// Type that is read from a JSON value of any type.
 pub(super) trait Loose<'de>: Sized {
-    /// Returns the reading of a value that is neither text, an array nor an object.
+    /// Returns the result for a value that is neither text, an array nor an object.
     fn other() -> Self;
 
-    /// Returns the reading of text.
+    /// Returns the result for text.
     fn text(text: JsonText<'de>) -> Self;
 
     /// Reads an array.
@@ -32,7 +33,7 @@ pub(super) trait Loose<'de>: Sized {
     }
 }
 
-/// A value of any kind, as its type reads it.
+/// Value read from any JSON type, as `T` reads it.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Any<T>(pub(super) T);
 
@@ -88,7 +89,7 @@ impl<'de, T: Loose<'de>> Visitor<'de> for AnyKind<T> {
     }
 }
 
-/// Text, or nothing of a value of another kind.
+/// Text, or `None` for a value of any other JSON type.
 impl<'de> Loose<'de> for Option<JsonText<'de>> {
     fn other() -> Self {
         None
@@ -99,7 +100,7 @@ impl<'de> Loose<'de> for Option<JsonText<'de>> {
     }
 }
 
-/// Text, or an array of nothing but text.
+/// Text, or an array that holds only text.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Texts<'a> {
     One(JsonText<'a>),
@@ -128,7 +129,7 @@ impl<'de> Loose<'de> for Texts<'de> {
     }
 }
 
-/// A practitioner's first name, in the shape of STU3, or of DSTU2, which older consumers send.
+/// First entry of a practitioner's names, in the form of FHIR STU3, or of DSTU2, which older consumers send.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct PractitionerName(pub(super) Option<String>);
 
@@ -154,7 +155,7 @@ impl<'de> Loose<'de> for PractitionerName {
     }
 }
 
-/// The parts of a name that are kept.
+/// Parts of a name that are kept.
 #[derive(Debug, Default)]
 struct NameParts<'a> {
     prefix: Option<Texts<'a>>,
@@ -164,7 +165,7 @@ struct NameParts<'a> {
 
 const PARTS: &[&str] = &["prefix", "given", "family"];
 
-/// The parts of a name, each of which stands at most once and in one spelling.
+/// Parts of a name, or `None` if one is repeated or spelt in another case.
 impl<'de> Loose<'de> for Option<NameParts<'de>> {
     fn other() -> Self {
         None
@@ -196,7 +197,7 @@ impl<'de> Loose<'de> for Option<NameParts<'de>> {
 }
 
 impl NameParts<'_> {
-    /// A name whose family name is one text.
+    /// Joins a name in the form of STU3, whose family name is one text.
     fn stu3(self) -> Option<String> {
         match self.family {
             Some(Texts::One(JsonText(family))) => joined([self.prefix, self.given], &family),
@@ -205,13 +206,13 @@ impl NameParts<'_> {
         }
     }
 
-    /// A name whose family names are an array.
+    /// Joins a name in the form of DSTU2, whose family names are an array.
     fn dstu2(self) -> Option<String> {
         joined([self.prefix, self.given, self.family], "")
     }
 }
 
-/// Joins what the arrays hold, and one text more, with spaces.
+/// Joins the texts of the arrays and one more text with spaces.
 fn joined<const N: usize>(arrays: [Option<Texts<'_>>; N], last: &str) -> Option<String> {
     let mut name = String::new();
     let mut add = |part: &str| {

@@ -1,18 +1,19 @@
-//! Tokens of our own: for tests, the demonstration and the `token` command.
+//! Example tokens for tests, the demonstration and the `token` command.
 
 use base64_simd::URL_SAFE_NO_PAD;
 
 use super::{LIFETIME_S, ODS, ROLE_PROFILE, USER_ID};
 use crate::spine::OdsCode;
 
-/// Writes a token as a consumer would: for tests, the demonstration and the `token` command.
+/// Encodes claims as an unsigned token, as a consumer would send it.
 #[must_use]
 pub fn mint(claims: &serde_json::Value) -> String {
     let head = URL_SAFE_NO_PAD.encode_to_string(br#"{"alg":"none","typ":"JWT"}"#);
     format!("{head}.{}.", URL_SAFE_NO_PAD.encode_to_string(claims.to_string()))
 }
 
-/// The claims of an invented user of `organisation`, issued at `now_s` for `audience`.
+/// Returns the claims of an invented user of `organisation`, issued at `now_s` (seconds since 1970) for
+/// `audience`.
 #[must_use]
 pub fn specimen(
     audience: &str,

@@ -1,9 +1,9 @@
-//! Strict JSON for tokens: a struct is read from an object only, and each of its members under one
-//! spelling.
+//! Strict JSON for tokens: a struct is read from an object only, and each of its members under one spelling
+//! only.
 //!
-//! Security: serde's derived structs also accept an array in field order, and ignore a member whose
-//! name differs in case. A provider with another JSON library may read both differently, so that one
-//! token would mean two things.
+//! Security: structs derived with serde also accept an array in field order, and ignore a member whose name
+//! differs in case. A provider with another JSON library may read both differently, so that one token would
+//! have two meanings.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,18 +12,18 @@ use std::marker::PhantomData;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
-/// A struct that is read from the members of an object.
+/// Struct that is read from the members of a JSON object.
 pub(super) trait Members<'de>: Default {
-    /// Names of the members.
+    /// Names of the known members.
     const NAMES: &'static [&'static str];
-    /// True if the object may have other members, which are passed over.
+    /// True if the object may have other members, which are ignored.
     const IS_OPEN: bool;
 
-    /// Reads the value of the member with this place among [`Members::NAMES`].
+    /// Reads the value of the member at this index of [`Members::NAMES`].
     fn read<A: MapAccess<'de>>(&mut self, member: usize, map: &mut A) -> Result<(), A::Error>;
 }
 
-/// Implements `Deserialize` for a struct with a lifetime, whose fields are the members of an object.
+/// Implements `Deserialize` for a struct with a lifetime whose fields are the members of an object.
 macro_rules! members {
     ($name:ident, is_open: $is_open:literal, $($field:ident: $member:literal),+ $(,)?) => {
         impl<'de> $crate::claims::strict::Members<'de> for $name<'de> {
@@ -53,10 +53,10 @@ macro_rules! members {
 }
 pub(super) use members;
 
-/// Reads a struct from an object.
+/// Reads a struct from a JSON object.
 ///
 /// # Errors
-/// It is no object, or a member that is known is repeated or stands in another case.
+/// Returns an error if the value is not an object, or a known member is repeated or spelt in another case.
 pub(super) fn object<'de, T: Members<'de>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
     from.deserialize_map(ObjectVisitor(PhantomData))
 }
@@ -93,18 +93,18 @@ impl<'de, T: Members<'de>> Visitor<'de> for ObjectVisitor<T> {
     }
 }
 
-/// Name of an object's member.
+/// Name of an object's member, compared with the known names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MemberName {
-    /// The known name at this place among the known ones.
+    /// The known name at this index.
     Known(usize),
-    /// A known name in another case.
+    /// A known name, but spelt in another case.
     InAnotherCase,
-    /// Any other.
+    /// Any other name.
     Unknown,
 }
 
-/// The known names of an object's members: reads the next one.
+/// Reader of a member's name, which compares it with the known names.
 pub(super) struct MemberNames(pub(super) &'static [&'static str]);
 
 impl<'de> DeserializeSeed<'de> for MemberNames {
@@ -132,7 +132,7 @@ impl Visitor<'_> for MemberNames {
     }
 }
 
-/// Text that is copied only if it was written with escapes.
+/// Text that borrows from the input, or is copied if it was written with escapes.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct JsonText<'a>(pub(super) Cow<'a, str>);
 
@@ -167,8 +167,8 @@ fn is_same_but_for_case(one: &str, other: &str) -> bool {
     one.chars().map(folded).eq(other.chars().map(folded))
 }
 
-/// Folds a character's case, and the four characters beyond ASCII that some case-insensitive
-/// comparison (Unicode's simple folding, Java's `equalsIgnoreCase`) takes for an ASCII letter.
+/// Folds the case of a character, and maps the four non-ASCII characters that some case-insensitive
+/// comparisons (Unicode's simple folding, Java's `equalsIgnoreCase`) equate with an ASCII letter.
 const fn folded(character: char) -> char {
     match character {
         'ı' | 'İ' => 'i',

@@ -1,4 +1,4 @@
-//! `audit`: is the journal what was written, and what does it say?
+//! `audit`: verifies, searches and exports the audit journal.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Write as _};
@@ -12,104 +12,104 @@ use super::{CommandFailure, print};
 use crate::audit::{self, ChainHead, ExportedLine, LineFilter, SearchMethod, Verified};
 use crate::refusal::token_names;
 
-/// What is wanted of the journal.
+/// Task on the audit journal.
 #[derive(Debug, Subcommand)]
 pub enum AuditTask {
-    /// Check every line's number and link; exit code 1 if the journal is not what was written.
+    /// Checks every line's number and hash link; exit code 1 if the journal has been changed or cut.
     Verify {
-        /// The journal's folder.
+        /// Folder of the journal.
         journal: PathBuf,
-        /// A head of the chain that was told elsewhere: a line's number, a colon and 12 or more of its
+        /// Head of the chain that was noted elsewhere: a line's number, a colon and 12 or more of its
         /// hexadecimal digits. May be given several times.
         #[arg(long)]
         head: Vec<ChainHead>,
     },
-    /// Look exchanges up, and print a table.
+    /// Searches for exchanges and prints them as a table.
     Query {
-        /// Which.
+        /// Exchanges to print.
         #[command(flatten)]
         of: LineSelection,
-        /// Print the journal's own lines instead.
+        /// Prints the journal's own JSON lines instead.
         #[arg(long)]
         json: bool,
-        /// Rows or lines at most.
+        /// Maximum number of rows or lines.
         #[arg(long, default_value_t = 1000)]
         limit: u64,
     },
-    /// Print exchanges as other tools read them.
+    /// Prints exchanges in a format for other tools.
     Export {
-        /// Which.
+        /// Exchanges to print.
         #[command(flatten)]
         of: LineSelection,
-        /// As what.
+        /// Format of the output.
         #[arg(long)]
         format: ExportFormat,
     },
 }
 
-/// Which lines.
+/// Selection of journal lines; all given options must match.
 #[derive(Debug, Args)]
 pub struct LineSelection {
-    /// The journal's folder.
+    /// Folder of the journal.
     journal: PathBuf,
-    /// The trace id.
+    /// Trace id of the request.
     #[arg(long)]
     trace_id: Option<String>,
-    /// The exchange's id, which a refusal quotes.
+    /// Id of the exchange, which a refusal quotes.
     #[arg(long)]
     id: Option<String>,
-    /// The ASID of either side.
+    /// ASID of either side.
     #[arg(long)]
     asid: Option<String>,
-    /// The sender's ASID.
+    /// ASID of the sender.
     #[arg(long)]
     from: Option<String>,
-    /// The receiver's ASID.
+    /// ASID of the receiver.
     #[arg(long)]
     to: Option<String>,
-    /// The practice.
+    /// ODS code of the practice.
     #[arg(long)]
     ods: Option<String>,
-    /// The interaction's id, or the end of it: create:appointment-1.
+    /// Id of the interaction, or the end of it, such as create:appointment-1.
     #[arg(long)]
     interaction: Option<String>,
-    /// answered, refused or aborted.
+    /// Outcome of the exchange: answered, refused or aborted.
     #[arg(long)]
     outcome: Option<String>,
-    /// The refusal's token.
+    /// Token of the refusal, such as `audience_mismatch`.
     #[arg(long)]
     refusal: Option<String>,
-    /// From this moment on: 2026-11-25T09:00:00Z, 2026-11-25 (UTC), or 2h for two hours ago.
+    /// Earliest time: 2026-11-25T09:00:00Z, 2026-11-25 (UTC), or 2h for two hours ago.
     #[arg(long, value_parser = moment)]
     since: Option<Timestamp>,
-    /// Before this moment, written likewise.
+    /// Time before which exchanges are printed, written as --since.
     #[arg(long, value_parser = moment)]
     until: Option<Timestamp>,
-    /// Read every line instead of trusting the tables beside the segments.
+    /// Reads every line of the journal instead of using the index files beside its segments.
     #[arg(long)]
     scan: bool,
 }
 
-/// What other tools read.
+/// Export format of the audit journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ExportFormat {
-    /// Comma-separated, with the columns of the national service's exports.
+    /// Comma-separated values, with the columns of the national service's exports.
     Ssp,
-    /// OpenTelemetry logs, as lines of OTLP's JSON.
+    /// OpenTelemetry logs, as lines of OTLP JSON.
     Otel,
 }
 
-/// Lines of one batch of OpenTelemetry logs.
+/// Number of journal lines in one batch of OpenTelemetry logs.
 const BATCH: usize = 100;
-/// How long after it was opened an exchange's closed line is looked for.
+/// Time after the end of the selection in which the closed line of an exchange is looked for.
 const CLOSES_WITHIN: SignedDuration = SignedDuration::from_mins(30);
-/// Limit: exchanges that wait for their closed lines while a table is printed.
+/// Limit: exchanges kept in memory until their closed line is found, while a table is printed.
 const OPEN_MAX: usize = 100_000;
 
-/// Does what is wanted.
+/// Runs a task on the audit journal.
 ///
 /// # Errors
-/// The journal cannot be read, or is not what was written.
+/// Returns an error if the journal cannot be read, or if its verification finds a fault.
 pub fn run(wanted: AuditTask) -> Result<(), CommandFailure> {
     match wanted {
         AuditTask::Verify { journal, head } => {
@@ -118,7 +118,9 @@ pub fn run(wanted: AuditTask) -> Result<(), CommandFailure> {
             if found.is_sound() {
                 return Ok(());
             }
-            Err(CommandFailure::world(anyhow::anyhow!("the journal is not what was written")))
+            Err(CommandFailure::world(anyhow::anyhow!(
+                "the journal has been changed, cut or damaged: see the faults above"
+            )))
         }
         AuditTask::Query { of, json: true, limit } => lines(&of, limit),
         AuditTask::Query { of, json: false, limit } => table(&of, limit),
@@ -133,7 +135,7 @@ pub fn run(wanted: AuditTask) -> Result<(), CommandFailure> {
 }
 
 impl LineSelection {
-    /// Whether an exchange was opened in the time that is asked about.
+    /// Returns true if the exchange of a line was opened within `since` and `until`.
     fn began_in_time(&self, line: &ExportedLine) -> bool {
         line.began().is_some_and(|began| {
             self.since.is_none_or(|since| began >= since)
@@ -165,7 +167,7 @@ impl LineSelection {
     }
 }
 
-/// Standard output, until its reader goes away.
+/// Buffered standard output, which notes when its reader has closed the pipe.
 struct StandardOutput {
     to: BufWriter<io::StdoutLock<'static>>,
     flow: ControlFlow<()>,
@@ -183,8 +185,8 @@ impl StandardOutput {
         }
     }
 
-    /// One line for each exchange that was opened in time: of its closed line, or of its opened line if
-    /// it has none. How many there were.
+    /// Prints one row for each exchange that was opened in the selected time, from its closed line, or from
+    /// its opened line if it has none; returns the number of rows.
     fn exchanges(
         &mut self,
         of: &LineSelection,
@@ -231,7 +233,7 @@ impl StandardOutput {
 
 impl Drop for StandardOutput {
     fn drop(&mut self) {
-        // A reader that has gone away is no failure.
+        // A closed pipe is not an error.
         self.to.flush().unwrap_or_default();
     }
 }
@@ -286,7 +288,7 @@ fn table(of: &LineSelection, limit: u64) -> Result<(), CommandFailure> {
     Ok(())
 }
 
-/// Columns of a fixed width, and a last one of any.
+/// Formats a row: columns of fixed width, and a last one of any width.
 fn spaced(columns: &[String; 8], last: &str) -> String {
     let [time, trace_id, from, to, ods, interaction, method, status] = columns;
     format!(
@@ -297,7 +299,8 @@ fn spaced(columns: &[String; 8], last: &str) -> String {
 
 fn is_all(count: u64, limit: u64) {
     if count >= limit {
-        writeln!(io::stderr(), "the first {limit}; --limit gives more").unwrap_or_default();
+        writeln!(io::stderr(), "only the first {limit} are shown; --limit shows more")
+            .unwrap_or_default();
     }
 }
 
@@ -328,9 +331,9 @@ fn moment(text: &str) -> Result<Timestamp, String> {
             .map(|day| day.timestamp())
             .map_err(|why| why.to_string());
     }
-    // Days and weeks of 24 hours.
+    // A period before now; days have 24 hours.
     let ago: Span = text.parse().map_err(|_| {
-        format!("{text:?} is no moment: write 2026-11-25T09:00:00Z, 2026-11-25 or 2h")
+        format!("{text:?} is not a time: write 2026-11-25T09:00:00Z, 2026-11-25 or 2h")
     })?;
     let ago = ago.to_duration(jiff::SpanRelativeTo::days_are_24_hours());
     let ago = ago.map_err(|why| why.to_string())?;
@@ -338,25 +341,27 @@ fn moment(text: &str) -> Result<Timestamp, String> {
 }
 
 fn fault(journal: &Path, error: io::Error) -> CommandFailure {
-    CommandFailure::world(anyhow::Error::new(error).context(journal.display().to_string()))
+    CommandFailure::world(
+        anyhow::Error::new(error).context(format!("cannot read the journal {}", journal.display())),
+    )
 }
 
 fn print_verified(found: &Verified, heads: usize) {
     let Verified { segments, lines, first, last, unfinished, open, torn, ends_torn, .. } = found;
     let (Some(first), Some((last, link))) = (first, last) else {
-        print("no line in this journal");
+        print("the journal has no lines");
         return found.faults.iter().for_each(print);
     };
     print(format_args!("{lines} lines, numbers {first} to {last}, in {segments} segments"));
     print(format_args!("head: {last}:{link}"));
     if *first > 1 {
-        print(format_args!("begins with number {first}: what came before is not here"));
+        print(format_args!("begins with number {first}: earlier segments are not in this folder"));
     }
     for place in torn {
-        print(format_args!("torn by a crash, and found at the next start: {place}"));
+        print(format_args!("line cut off by a crash, and recorded at the next start: {place}"));
     }
     if *ends_torn {
-        print("ends in half a line: it is being written, or a crash has torn it");
+        print("ends in an incomplete line: it is being written, or a crash has cut it off");
     }
     for exchange in unfinished {
         let (id, seq) = (exchange.id(), exchange.seq);
@@ -373,8 +378,8 @@ fn print_verified(found: &Verified, heads: usize) {
     match (found.is_sound(), heads) {
         (false, _) => {}
         (true, 0) => {
-            print("sound; without --head nothing shows that its end was not cut or written anew");
+            print("sound; without --head, a cut or rewritten end would not be noticed");
         }
-        (true, heads) => print(format_args!("sound, and {heads} heads told elsewhere fit")),
+        (true, heads) => print(format_args!("sound, and {heads} heads given with --head match")),
     }
 }

@@ -1,5 +1,5 @@
-//! `certs`: a throwaway PKI, for the demonstration, tests and development. Never for real use: its
-//! keys lie beside its certificates.
+//! `certs`: writes a throwaway PKI for the demonstration, tests and development. It is never for real use:
+//! its private keys lie unprotected beside the certificates.
 
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -15,37 +15,37 @@ use time::{Duration, OffsetDateTime};
 
 use super::{CommandFailure, print};
 
-/// A root and a sub authority, as NHS certificates have them.
+/// Throwaway root authority and sub authority, as NHS certificates have them.
 pub struct Pki {
     root: CertifiedIssuer<'static, KeyPair>,
     sub: CertifiedIssuer<'static, KeyPair>,
     now: OffsetDateTime,
 }
 
-/// A certificate to be issued.
+/// Contents of a certificate to be issued.
 #[derive(Debug, Clone)]
 pub struct Leaf {
-    /// Subject's CN.
+    /// Common name of the subject.
     pub common_name: String,
-    /// DNS names and addresses of the SAN; may be none.
+    /// DNS names and IP addresses in the subject alternative name; may be empty.
     pub names: Vec<String>,
-    /// Days from now of its beginning and its end.
+    /// Start and end of its validity, in days from now.
     pub days: (i64, i64),
-    /// Kind of key.
+    /// Kind of its private key.
     pub key: KeyKind,
 }
 
-/// Kinds of key.
+/// Kind of private key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyKind {
-    /// P-256.
+    /// ECDSA key on curve P-256.
     Ecdsa,
-    /// 2048 bits.
+    /// RSA key of 2048 bits.
     Rsa,
 }
 
 impl Leaf {
-    /// A certificate for one name, in the CN and the SAN, good for thirty days.
+    /// Returns the contents of a certificate for one name, in CN and SAN, valid for thirty days.
     #[must_use]
     pub fn named(name: &str) -> Self {
         let names = vec![name.to_owned()];
@@ -53,24 +53,25 @@ impl Leaf {
     }
 }
 
-/// A certificate and its key, as PEM.
+/// Certificate chain and private key, as PEM.
 #[derive(Debug, Clone)]
 pub struct IssuedCertificate {
-    /// Leaf, then the sub authority.
+    /// Leaf certificate, followed by that of the sub authority.
     pub chain: String,
-    /// PKCS#8.
+    /// Private key in PKCS#8.
     pub key: String,
-    /// What a revocation list names it by.
+    /// Serial number, by which a revocation list names the certificate.
     pub serial: u64,
 }
 
 impl Pki {
-    /// New authorities, good for a year from `now_s`, seconds since 1970.
+    /// Creates new authorities, valid for a year from `now_s`, in seconds since 1970.
     ///
     /// # Errors
-    /// A key cannot be made.
+    /// Returns an error if a key cannot be generated or `now_s` is out of range.
     pub fn new(now_s: i64) -> anyhow::Result<Self> {
-        let now = OffsetDateTime::from_unix_timestamp(now_s).context("the clock")?;
+        let now =
+            OffsetDateTime::from_unix_timestamp(now_s).context("the clock is out of range")?;
         let root =
             CertifiedIssuer::self_signed(authority("Throwaway root", now), KeyPair::generate()?)?;
         let sub = authority("Throwaway sub authority", now);
@@ -78,16 +79,16 @@ impl Pki {
         Ok(Self { root, sub, now })
     }
 
-    /// The root's certificate, as PEM: what the other side trusts.
+    /// Returns the root certificate as PEM, for the other side to trust.
     #[must_use]
     pub fn authority(&self) -> String {
         self.root.pem()
     }
 
-    /// Issues a certificate.
+    /// Issues a certificate from the sub authority.
     ///
     /// # Errors
-    /// A name is not one a certificate may have.
+    /// Returns an error if a name is not allowed in a certificate, or signing fails.
     pub fn issue(&self, leaf: &Leaf) -> anyhow::Result<IssuedCertificate> {
         let key = match leaf.key {
             KeyKind::Ecdsa => KeyPair::generate()?,
@@ -108,10 +109,10 @@ impl Pki {
         Ok(IssuedCertificate { chain, key: key.serialize_pem(), serial })
     }
 
-    /// Revocation lists of both authorities, as PEM; `days` from now until the next is due.
+    /// Signs revocation lists of both authorities, as PEM; the next ones are due `days` from now.
     ///
     /// # Errors
-    /// A list cannot be signed.
+    /// Returns an error if a list cannot be signed.
     pub fn revocation_lists(&self, revoked: &[u64], days: i64) -> anyhow::Result<String> {
         let list = |revoked: &[u64]| CertificateRevocationListParams {
             this_update: self.now - Duration::days(2),
@@ -152,7 +153,8 @@ fn named(common_name: &str) -> DistinguishedName {
     name
 }
 
-/// Names of the certificates that `certs` issues; the example configuration uses them.
+/// File name, common name and SAN of each certificate that `certs` issues; the example configuration uses
+/// them.
 const LEAVES: [(&str, &str, &[&str]); 4] = [
     ("server", "ssp.example.nhs.uk", &["ssp.example.nhs.uk", "localhost", "127.0.0.1"]),
     ("gateway", "gateway.ssp.example.nhs.uk", &["gateway.ssp.example.nhs.uk"]),
@@ -160,16 +162,17 @@ const LEAVES: [(&str, &str, &[&str]); 4] = [
     ("provider", "provider.example.nhs.uk", &["provider.example.nhs.uk"]),
 ];
 
-/// Writes a throwaway PKI into a folder, which is made if it is not there.
+/// Writes a throwaway PKI into a folder, which is created if it does not exist.
 ///
 /// # Errors
-/// The folder or a file cannot be written, or a file is already there.
+/// Returns an error if the folder or a file cannot be written, or a file already exists.
 pub fn run(folder: &Path) -> Result<(), CommandFailure> {
     write_all(folder).map_err(CommandFailure::World)
 }
 
 fn write_all(folder: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot create the folder {}", folder.display()))?;
     let pki = Pki::new(jiff::Timestamp::now().as_second())?;
     let put = |name: &str, text: &str| write(&folder.join(name), text);
     put("ca.pem", &pki.authority())?;
@@ -181,13 +184,13 @@ fn write_all(folder: &Path) -> anyhow::Result<()> {
         put(&format!("{file}.key"), &issued.key)?;
         print(format_args!("{} and .key: {name}", folder.join(format!("{file}.pem")).display()));
     }
-    print("Good for thirty days; for trying out, never for real use.");
+    print("Valid for thirty days. For trying out only, never for real use.");
     Ok(())
 }
 
-/// Writes a file that only its owner may read; one that is there is never overwritten.
+/// Writes a file that only its owner may read; an existing file is never overwritten.
 pub(crate) fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     let options = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    let mut file = options.with_context(|| path.display().to_string())?;
-    file.write_all(text.as_bytes()).with_context(|| path.display().to_string())
+    let mut file = options.with_context(|| format!("cannot create {}", path.display()))?;
+    file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -1,14 +1,15 @@
-//! `check`: loads the configuration and everything it names, and prints what would be served.
+//! `check`: loads the configuration and every file it names, and prints what would be served.
 
 use std::path::Path;
 
 use super::{CommandFailure, Prepared, print};
 use crate::config::Config;
 
-/// Checks a configuration, and prints what would be served and what an operator should look at.
+/// Checks a configuration, and prints what would be served, with warnings for the operator.
 ///
 /// # Errors
-/// The first thing that is wrong; with `strict`, also the number of warnings, if there are any.
+/// Returns the first fault of the configuration or a file; with `strict`, also an error if there are
+/// warnings.
 pub fn run(config: &Path, strict: bool) -> Result<(), CommandFailure> {
     let prepared = Prepared::load(config, 1)?;
     print(prepared.summary().trim_end());
@@ -19,7 +20,7 @@ pub fn run(config: &Path, strict: bool) -> Result<(), CommandFailure> {
     if strict && !warnings.is_empty() {
         let count = warnings.len();
         return Err(CommandFailure::Configuration(anyhow::anyhow!(
-            "{count} warnings, with --strict"
+            "{count} warnings, which --strict does not allow"
         )));
     }
     Ok(())

@@ -1,8 +1,8 @@
-//! `demo`: a whole world on loopback, and booking sessions played through it.
+//! `demo`: sets up a complete environment on loopback, and runs booking sessions through it.
 //!
-//! A throwaway PKI, simulated practices behind four suppliers' hosts, a directory service and the
-//! proxy; then the sessions of the specification's illustrations; then one wrong request of each
-//! kind; then it stays up to be tried.
+//! It consists of a throwaway PKI, simulated practices on four suppliers' hosts, a directory service and the
+//! proxy. The demonstration runs the sessions that the specification illustrates, then one wrong request of
+//! each kind; then it stays up to be tried.
 
 use std::path::{Path, PathBuf};
 
@@ -19,16 +19,16 @@ mod world;
 use play::Play;
 use world::{Directories, World};
 
-/// How the demonstration is played.
+/// Options of the demonstration.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DemoOptions {
-    /// End after the play; exit code 0 only if every step answered as it should.
+    /// Ends after the sessions; exit code 0 only if every step was answered as expected.
     #[arg(long)]
     once: bool,
-    /// Look practices up in slapd, which must be installed, instead of a stand-in for the SDS API.
+    /// Looks practices up in slapd, which must be installed, instead of a simulated SDS API.
     #[arg(long)]
     ldap: bool,
-    /// Write every resource that is answered to this file, one JSON document a line.
+    /// Writes every answered resource to this file, one JSON document per line.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
 }
@@ -36,7 +36,8 @@ pub struct DemoOptions {
 /// Runs the demonstration.
 ///
 /// # Errors
-/// The world cannot be set up, or a step did not answer as it should.
+/// Returns an error if the environment cannot be set up, or with `--once` if a step was not answered as
+/// expected.
 pub fn run(wanted: &DemoOptions) -> Result<(), CommandFailure> {
     super::serve::log(&Log { format: LogFormat::Human, level: LogLevel::Error });
     let folder = std::env::temp_dir().join(format!("spine-proxy-demo-{}", std::process::id()));
@@ -47,7 +48,7 @@ pub fn run(wanted: &DemoOptions) -> Result<(), CommandFailure> {
         .map_err(CommandFailure::world)?;
     let played = runtime.block_on(played(&folder, wanted));
     if let Err(error) = std::fs::remove_dir_all(&folder) {
-        print(format_args!("{} is left behind: {error}", folder.display()));
+        print(format_args!("{} could not be removed: {error}", folder.display()));
     }
     played
 }
@@ -68,7 +69,7 @@ async fn played(folder: &Path, wanted: &DemoOptions) -> Result<(), CommandFailur
         return match failed {
             0 => Ok(()),
             failed => Err(CommandFailure::World(anyhow::anyhow!(
-                "{failed} steps did not answer as they should"
+                "{failed} steps were not answered as expected"
             ))),
         };
     }

@@ -1,4 +1,4 @@
-//! `lookup`: asks the directory as a request would, and prints how the answer came about.
+//! `lookup`: looks a practice up in the directory as a request would, and prints each step and the result.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,26 +12,27 @@ use crate::interaction::{self, Interaction};
 use crate::metrics::Metrics;
 use crate::spine::OdsCode;
 
-/// What is looked up.
+/// Practice and interaction to look up.
 #[derive(Debug, clap::Args)]
 pub struct LookupOptions {
-    /// The configuration file.
+    /// Path of the configuration file.
     #[arg(long)]
     config: PathBuf,
     /// ODS code of the practice, in either case.
     ods: String,
-    /// Id of the interaction, or what follows `urn:nhs:names:services:gpconnect:fhir:` in it.
+    /// Id of the interaction, or the part of it after `urn:nhs:names:services:gpconnect:fhir:`.
     #[arg(default_value = "rest:search:slot-1")]
     interaction: String,
 }
 
-/// Looks a practice up.
+/// Looks a practice up and prints how the directory came to its answer.
 ///
 /// # Errors
-/// The configuration cannot be used, nothing is registered, or no source answers.
+/// Returns an error if the configuration cannot be used, no source answers, or not exactly one system is
+/// registered for the interaction.
 pub fn run(wanted: &LookupOptions) -> Result<(), CommandFailure> {
     let ods = OdsCode::from_any_case(wanted.ods.trim())
-        .with_context(|| format!("{:?} cannot be looked up", wanted.ods))
+        .with_context(|| format!("{:?} is not an ODS code", wanted.ods))
         .map_err(CommandFailure::Configuration)?;
     let interaction = known(&wanted.interaction)?;
     let Prepared { config, directory, live, .. } = Prepared::load(&wanted.config, 1)?;
@@ -55,7 +56,9 @@ fn known(id: &str) -> Result<&'static Interaction, CommandFailure> {
     let whole = format!("urn:nhs:names:services:gpconnect:fhir:{id}");
     let known = interaction::by_id(id).or_else(|| interaction::by_id(&whole));
     known.ok_or_else(|| {
-        CommandFailure::Configuration(anyhow!("{id:?} is no interaction of the catalogue"))
+        CommandFailure::Configuration(anyhow!(
+            "{id:?} is not an interaction of the catalogue; write an id such as rest:search:slot-1"
+        ))
     })
 }
 
@@ -74,12 +77,14 @@ fn print_explanation(
         ));
     }
     for oddity in &explained.steps.oddities {
-        print(format_args!("odd         {oddity}"));
+        print(format_args!("unusual     {oddity}"));
     }
     let found =
         explained.answer.map_err(|why| CommandFailure::World(anyhow!("no answer: {why}")))?;
     let Some((origin, providers)) = found else {
-        return Err(CommandFailure::World(anyhow!("nothing is registered")));
+        return Err(CommandFailure::World(anyhow!(
+            "nothing is registered for this practice and interaction"
+        )));
     };
     let serving = providers.iter().filter(|provider| provider.serves(interaction));
     let systems = serving.clone().count();
@@ -99,12 +104,14 @@ fn print_explanation(
         .collect();
     others.sort_unstable();
     others.dedup();
-    print(format_args!("besides     {} other interactions", others.len()));
+    print(format_args!("also has    {} other interactions", others.len()));
     match systems {
-        0 => Err(CommandFailure::World(anyhow!("this interaction is not registered"))),
+        0 => Err(CommandFailure::World(anyhow!(
+            "this practice is not registered for this interaction"
+        ))),
         1 => Ok(()),
-        _ => {
-            Err(CommandFailure::World(anyhow!("ambiguous: only Ssp-To can choose among {systems}")))
-        }
+        _ => Err(CommandFailure::World(anyhow!(
+            "{systems} systems are registered: a request must choose one with Ssp-To"
+        ))),
     }
 }

@@ -1,5 +1,5 @@
-//! How much memory the configuration allows at the worst: every limit reached at once, every buffer
-//! full. What is usual is far below it.
+//! Upper bound of the memory that a configuration allows: every limit reached at once and every buffer full.
+//! Usual consumption is far below it.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::forward;
 use crate::metrics::Metrics;
 use crate::throttle::MemoryLimit;
 
-/// The parts of the bound, in bytes.
+/// Parts of the memory bound, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct MemoryBound {
     base: u64,
@@ -23,46 +23,56 @@ pub(super) struct MemoryBound {
 }
 
 const KIB: u64 = 1024;
-/// The program, its threads, what the allocator keeps, and the tables of addresses, certificates and
-/// practices.
+/// Bytes of the program, its threads, memory that the allocator retains, and the tables of addresses,
+/// certificates and practices.
 const BASE: u64 = 96 * 1024 * KIB;
-/// A worker's stack, its runtime, its resolver and the names it holds.
+/// Bytes of one worker: its stack, its runtime, its DNS resolver and the names that this caches.
 const WORKER: u64 = 16 * 1024 * KIB;
-/// A consumer's connection: a head or a header block that has not ended, in room for twice as much, and
-/// the buffers of TLS. Measured: 20 to 35 KiB idle, 170 with the largest head, 210 with the largest header block;
-/// with that and 99 refusals that wait, 430.
+/// Bytes of one consumer's connection: an unfinished head or header block, in a buffer of up to twice its
+/// size, and the buffers of TLS.
+///
+/// Measured: 20 to 35 KiB idle, 170 KiB with the largest head, 210 KiB with the largest header block, 430 KiB
+/// with that and 99 refusals that wait to be sent.
 const CONNECTION: u64 = (256 + 128) * KIB;
-/// A refusal that waits for an HTTP/2 window, on each stream.
+/// Bytes of one refusal that waits for an HTTP/2 window, for each stream of a connection.
 const REFUSAL: u64 = 2 * KIB;
-/// A request in hand besides its head: its record's lines, on their way to the disk in three places, what came of its body and was not sent on, as
-/// much of its answer that was not taken, and hyper's buffers either way.
+/// Bytes of one request in hand besides its head.
+///
+/// They are the lines of its record, in three places on their way to the disk; the part of its body that was
+/// received and not forwarded; the part of its answer that the consumer has not read; and hyper's buffers in
+/// both directions.
 const REQUEST: u64 = (64 + 64 + 64 + 128 + 128) * KIB;
-/// An exchange with a provider: hyper's buffers either way, those of TLS, a head and its copy. Measured with
-/// its request, without large heads, while nobody takes its answer: 590 KiB over HTTP/1.1, 140 over HTTP/2.
+/// Bytes of one exchange with a provider: hyper's buffers in both directions, those of TLS, a head and its
+/// copy.
+///
+/// Measured with its request, without large heads, while the consumer does not read the answer: 590 KiB over
+/// HTTP/1.1, 140 KiB over HTTP/2.
 const EXCHANGE: u64 = (128 + 128 + 128 + 2 * 128) * KIB;
-/// A connection to a provider that carries nothing.
+/// Bytes of one idle connection to a provider.
 const IDLE: u64 = 64 * KIB;
-/// A TLS session kept for resumption: the longest chain of certificates, and what goes with it.
+/// Bytes of one TLS session kept for resumption, with the longest accepted certificate chain.
 const SESSION: u64 = 20 * KIB;
-/// A practice that is held, with all its interactions (190 MiB for 20,000 were measured); an absence.
+/// Bytes of one practice in the directory cache, with all its interactions. Measured: 190 MiB for 20,000.
 const PRACTICE: u64 = 12 * KIB;
+/// Bytes of one cached absence of the directory.
 const ABSENCE: u64 = KIB;
 
-/// The part of a segment that its table takes while it grows, and the last one's while it is written.
+/// Divisor of a journal segment's size that gives the memory of its index while it grows, and of the previous
+/// segment's while it is written.
 const TABLE_PART: u64 = 6;
 
-/// Numbers of connections and requests in hand that are suggested at least: with fewer a gateway serves
-/// nobody well.
+/// Smallest number of connections that a warning suggests: fewer would not be useful.
 const CONNECTIONS_LEAST: usize = 100;
+/// Smallest number of requests in hand that a warning suggests: fewer would not be useful.
 const IN_HAND_LEAST: usize = 20;
 
-/// The bound of a configuration.
+/// Computes the memory bound of a configuration.
 pub(super) fn bound(config: &Config) -> MemoryBound {
     let limits = &config.listener.limits;
     bound_with(config, limits.connections_max, limits.in_hand_max)
 }
 
-/// The bound of a configuration with other numbers of connections and of requests in hand.
+/// Computes the memory bound of a configuration, with other limits for connections and requests in hand.
 fn bound_with(config: &Config, connections_max: usize, in_hand_max: usize) -> MemoryBound {
     let limits = &config.listener.limits;
     let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
@@ -80,7 +90,7 @@ fn bound_with(config: &Config, connections_max: usize, in_hand_max: usize) -> Me
             count(connections_max),
             CONNECTION + u64::from(limits.streams_max) * REFUSAL,
         ),
-        // Names and values are kept apart, and copied once for the provider.
+        // A head's bytes, its parsed names and values, and a copy for the provider.
         requests: times(count(in_hand_max), REQUEST + 3 * heads),
         providers: times(count(in_hand_max), EXCHANGE).saturating_add(idle),
         sessions: times(count(config.tls.sessions_max), SESSION),
@@ -89,16 +99,18 @@ fn bound_with(config: &Config, connections_max: usize, in_hand_max: usize) -> Me
     }
 }
 
-/// Logs the bound beside the memory that there is, and sets the metric.
+/// Logs the memory bound and the memory that the process may use, and sets the metric of the bound.
 pub(super) fn publish(config: &Config, given: Option<MemoryLimit>, metrics: &Metrics) {
     let bound = bound(config);
     let given_bytes = given.map(|given| given.bytes);
-    tracing::info!(bytes = bound.total(), parts = %bound, given_bytes, "memory at most");
+    tracing::info!(bytes = bound.total(), parts = %bound, given_bytes, "upper bound of the memory that the configuration allows");
     metrics.memory_bound.set(i64::try_from(bound.total()).unwrap_or(i64::MAX));
 }
 
-/// Warnings that the bound of a configuration, or of what is in force of it, is above the memory that the
-/// process may use. The two differ after a reload with changes that wait for a restart.
+/// Warns if the memory bound of a configuration, or of its part in force, is above the memory that the
+/// process may use.
+///
+/// The two differ after a reload with changes that take effect only after a restart.
 pub(super) fn warnings(
     config: &Config,
     in_force: &Config,
@@ -128,20 +140,20 @@ pub(super) fn warnings(
 
 fn warning(named: &str, config: &Config, given: MemoryLimit, remedy: &str) -> String {
     format!(
-        "{named} allows {} of memory at the worst, and the process may use {given}: {remedy}, or give it more",
+        "{named} allows up to {} of memory, and the process may use {given}: {remedy}, or give it more",
         ByteSize::b(bound(config).total())
     )
 }
 
-/// Values of one or two keys that would bring the bound below so much memory, or the part of it that stands
-/// in the way.
+/// Describes values of one or two keys that bring the bound below `given_bytes`, or else the largest other
+/// part of the bound.
 fn remedy(config: &Config, given_bytes: u64) -> String {
     let limits = &config.listener.limits;
     let Some((connections_max, in_hand_max)) = fitting(config, given_bytes) else {
         let (part, key, bytes) = bound_with(config, 0, 0).largest();
         return format!(
-            "no useful listener.limits.connections-max and listener.limits.in-hand-max fit it; the largest \
-             part besides is {part} with {}: lower {key}",
+            "even the smallest useful listener.limits.connections-max and listener.limits.in-hand-max do not fit; \
+             the largest other part is {part} with {}: lower {key}",
             ByteSize::b(bytes)
         );
     };
@@ -155,8 +167,10 @@ fn remedy(config: &Config, given_bytes: u64) -> String {
     format!("set {}", keys.join(" and "))
 }
 
-/// The most connections and requests in hand that fit into so much memory, as round numbers. That of them
-/// which takes more memory is lowered first, until both take as much, then both alike.
+/// Returns the largest rounded limits for connections and requests in hand that fit into `given_bytes`.
+///
+/// The limit that takes more memory is lowered first, until both take the same; then both are lowered in
+/// proportion.
 fn fitting(config: &Config, given_bytes: u64) -> Option<(usize, usize)> {
     let limits = &config.listener.limits;
     let most = (limits.connections_max, limits.in_hand_max);
@@ -172,7 +186,7 @@ fn fitting(config: &Config, given_bytes: u64) -> Option<(usize, usize)> {
         true => (level, most),
         false => (least, level),
     };
-    // The bound grows with both numbers in a straight line.
+    // The bound is linear in both numbers.
     let room = given_bytes.checked_sub(bytes(from))?;
     let span = bytes(to).saturating_sub(bytes(from));
     let between = |from: usize, to: usize| match from == to {
@@ -182,13 +196,13 @@ fn fitting(config: &Config, given_bytes: u64) -> Option<(usize, usize)> {
     Some((between(from.0, to.0), between(from.1, to.1)))
 }
 
-/// A number times a fraction that is not above one.
+/// Returns `number` times the fraction `part / whole`, which is at most one.
 fn scaled(number: usize, part: u128, whole: u128) -> usize {
     let scaled = u128::try_from(number).unwrap_or_default() * part / whole.max(1);
     usize::try_from(scaled).unwrap_or(number)
 }
 
-/// Keeps two digits.
+/// Rounds down to two significant digits.
 fn round_down(number: usize) -> usize {
     let mut unit = 1;
     while number / unit >= 100 {
@@ -198,21 +212,22 @@ fn round_down(number: usize) -> usize {
 }
 
 impl MemoryBound {
-    /// All of it.
+    /// Returns the sum of all parts, in bytes.
     pub(super) fn total(&self) -> u64 {
         let Self { base, connections, requests, providers, sessions, directory, journal } = *self;
         let parts = [base, connections, requests, providers, sessions, directory, journal];
         parts.into_iter().fold(0, u64::saturating_add)
     }
 
-    /// The largest part besides connections and requests, and the key that it follows from.
+    /// Returns the largest part besides connections and requests, with the key that it depends on and its
+    /// bytes.
     fn largest(&self) -> (&'static str, &'static str, u64) {
         let parts = [
             ("the program", "listener.workers", self.base),
             ("idle connections to providers", "listener.workers", self.providers),
             ("TLS sessions", "tls.sessions-max", self.sessions),
             ("the directory", "directory.freshness.practices-max", self.directory),
-            ("the journal's table", "audit.segment-size", self.journal),
+            ("the journal's index", "audit.segment-size", self.journal),
         ];
         parts.into_iter().max_by_key(|(_, _, bytes)| *bytes).unwrap_or_default()
     }
@@ -239,7 +254,7 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    /// The example configuration, with four workers and these lines among its limits.
+    /// Returns the example configuration with four workers and these lines among its limits.
     fn config(limits: &str) -> Config {
         let text = include_str!("../../deploy/spine-proxy.toml");
         let (workers, section) = ("# workers = 4\n", "\n[listener.limits]\n");
@@ -256,7 +271,7 @@ mod tests {
         found.pop()
     }
 
-    /// The value that a warning names for a key, if it names one.
+    /// Returns the value that a warning suggests for a key.
     fn named(text: &str, key: &str) -> Option<usize> {
         let (_, rest) = text.split_once(&format!("listener.limits.{key} = "))?;
         let digits = rest.chars().take_while(char::is_ascii_digit).collect::<String>();
@@ -322,7 +337,7 @@ mod tests {
             assert_eq!(named(&text, kept), None, "{text}");
             assert!(named(&text, lowered).unwrap() >= 10_000, "{text}");
         }
-        // Neither is lowered to nearly none where the other is not.
+        // Neither is lowered to almost nothing while the other is not.
         let text = warned(&config("connections-max = 1000000"), 2048 * MIB).unwrap();
         assert!(named(&text, "connections-max").unwrap() >= 1000, "{text}");
         assert!(named(&text, "in-hand-max").unwrap() >= 500, "{text}");

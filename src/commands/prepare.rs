@@ -1,5 +1,5 @@
-//! A configuration with everything it names loaded and checked: what `check` prints, `serve` serves
-//! and reload swaps in.
+//! Loads and checks a configuration with every file that it names. `check` prints the result, `serve` serves
+//! it, and a reload puts parts of it in force.
 
 use std::fmt::{Display, Write as _};
 use std::net::SocketAddr;
@@ -20,32 +20,32 @@ use crate::request::HeadRules;
 use crate::throttle::{MemoryLimit, Pressure, Throttle};
 use crate::tls::{Alarms, Loader, NoticeLevel, Trust};
 
-/// Everything that can be loaded before a socket is opened.
+/// Configuration with everything that can be loaded before a socket is opened.
 #[derive(Debug)]
 pub struct Prepared {
-    /// The configuration.
+    /// Configuration as read from its file.
     pub config: Config,
-    /// One generation of trust.
+    /// Certificates, authorities and revocation lists, as one trust generation.
     pub trust: Trust,
-    /// What the decisions are told.
+    /// Rules that the decisions about a request follow.
     pub rulebook: DecisionRules,
-    /// The directory file.
+    /// Contents of the directory file.
     pub directory: File,
-    /// The directory's live sources.
+    /// Live sources of the directory, if configured.
     pub live: LiveSources,
-    /// The loader of the trust, with what it has to say of the files.
+    /// Loader of the trust, with its notices about the files.
     pub loader: Loader,
-    /// Memory that the process may use.
+    /// Memory that the process may use; `None` if it cannot be read.
     pub memory: Option<MemoryLimit>,
-    /// The files as they were before they were read.
+    /// State of each file before it was read, to notice later changes.
     pub(super) seen: Marks,
 }
 
 impl Prepared {
-    /// Loads a configuration and every file it names.
+    /// Loads a configuration and every file that it names.
     ///
     /// # Errors
-    /// The first thing that is wrong, by file, line or path.
+    /// Returns the first fault, with its file, and its line or key where known.
     pub fn load(path: &Path, generation: u64) -> Result<Self, CommandFailure> {
         let seen = reload::marks(&[path.to_owned()]);
         let config = Config::load(path).map_err(CommandFailure::configuration)?;
@@ -54,10 +54,10 @@ impl Prepared {
         Ok(prepared)
     }
 
-    /// Loads every file a configuration names.
+    /// Loads every file that a configuration names.
     ///
     /// # Errors
-    /// As [`Prepared::load`].
+    /// Returns the first fault, as [`Prepared::load`] does.
     pub fn from_config(config: Config, generation: u64) -> Result<Self, CommandFailure> {
         let seen = reload::marks(&config.watched());
         let mut loader = Loader::new(Timestamp::now().as_second());
@@ -77,7 +77,7 @@ impl Prepared {
         Ok(Self { config, trust, rulebook, directory, live, loader, memory, seen })
     }
 
-    /// Warnings for an operator, a line each.
+    /// Returns warnings for an operator, one per line.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let Self { config, loader, directory, memory, .. } = self;
@@ -89,7 +89,7 @@ impl Prepared {
         texts.chain(Alarms::new(loader, &[]).in_force(now_s)).collect()
     }
 
-    /// What would be served, for people.
+    /// Describes for an operator what would be served, in several lines.
     #[must_use]
     pub fn summary(&self) -> String {
         let Self { config, rulebook, directory, live, loader, memory, .. } = self;
@@ -102,14 +102,14 @@ impl Prepared {
         line(format!("admin on        {}", config.admin.address));
         line(format!("directory       {}", directory.summary()));
         if config.directory.is_live() {
-            line(format!("asks            {}", live.summary()));
+            line(format!("live sources    {}", live.summary()));
         }
         line(format!("journal         {}", config.audit.journal.display()));
         let networks: Vec<_> = config.provider.networks.iter().map(ToString::to_string).collect();
-        line(format!("dials within    {}", networks.join(", ")));
-        line(format!("memory at most  {}", super::memory::bound(config)));
+        line(format!("connects within {}", networks.join(", ")));
+        line(format!("memory bound    {}", super::memory::bound(config)));
         if let Some(memory) = memory {
-            line(format!("memory there is {memory}"));
+            line(format!("memory limit    {memory}"));
         }
         line("forwards".to_owned());
         for interaction in rulebook.allowed.iter() {
@@ -123,7 +123,7 @@ impl Prepared {
         line("valid until".to_owned());
         for expiry in &loader.expiries {
             let at = Timestamp::from_second(expiry.at_s).map_or_else(
-                |_| "no end".to_owned(),
+                |_| "no end known".to_owned(),
                 |at| at.strftime("%Y-%m-%d %H:%M UTC").to_string(),
             );
             line(format!("    {at}  {} {}", expiry.used_as.label(), expiry.path.display()));
@@ -132,24 +132,25 @@ impl Prepared {
             line(format!("note            {}", notice.text));
         }
         if config.lab {
-            line("LAB: switches that are not for live patient data may be used".to_owned());
+            line("LAB: lab = true, never with live patient data".to_owned());
         }
         text
     }
 }
 
-/// The directory file.
+/// Loads the directory file.
 pub(super) fn directory_file(config: &Config) -> Result<File, CommandFailure> {
     let others = if config.directory.is_live() { Others::Live } else { Others::None };
     let path = &config.directory.file;
     File::load(path, others).map_err(|fault| located(config, Some(path), &fault))
 }
 
-/// A fault; where it is one of a file, with the keys and lines that name the file.
+/// Returns a fault as a configuration error; if a file causes it, with the keys and lines that name the file.
 fn located(config: &Config, file: Option<&Path>, fault: &dyn Display) -> CommandFailure {
     CommandFailure::Configuration(anyhow::Error::msg(config.locate(file, fault)))
 }
 
+/// Makes the rules for decisions from the configuration.
 pub(super) fn rulebook(config: &Config) -> Result<DecisionRules, CommandFailure> {
     let names = config.allowed.iter().map(String::as_str);
     let allowed = AllowedInteractions::from_names(names)
@@ -181,7 +182,7 @@ pub(super) fn rulebook(config: &Config) -> Result<DecisionRules, CommandFailure>
     })
 }
 
-/// The base URLs under which consumers may know this proxy: each name, without and with a port.
+/// Returns the base URLs under which consumers may know this proxy: each name, without and with each port.
 fn bases(config: &Config) -> Vec<String> {
     let host = |name: &String| if name.contains(':') { format!("[{name}]") } else { name.clone() };
     let ports: Vec<u16> = config.listener.addresses.iter().map(SocketAddr::port).collect();
@@ -193,11 +194,13 @@ fn bases(config: &Config) -> Vec<String> {
     named.flat_map(with_port).collect()
 }
 
-/// Shared by `serve` and reload.
+/// Sets the metrics of lab mode and of expiry dates, at the start and at each reload.
 pub(super) fn publish(loader: &Loader, lab: bool, metrics: &Metrics) {
     metrics.lab.set(i64::from(lab));
     if lab {
-        tracing::warn!("lab = true: not for live patient data");
+        tracing::warn!(
+            "lab = true: lab switches may be in use; never use this proxy with live patient data"
+        );
     }
     metrics.expiries(loader.expiries.iter().map(|expiry| {
         let file = expiry.path.display().to_string();
@@ -205,8 +208,8 @@ pub(super) fn publish(loader: &Loader, lab: bool, metrics: &Metrics) {
     }));
 }
 
-/// Shared by `serve` and reload: a throttle is replaced only when its limits change, so that what
-/// it has counted is not forgotten.
+/// Returns the throttle for a configuration: the one from before if its limits are unchanged, so that its
+/// counts are kept.
 pub(super) fn throttle(
     config: &Config,
     before: Option<&Arc<Throttle>>,

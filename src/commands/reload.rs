@@ -1,5 +1,5 @@
-//! Reload: new files are put in force part by part; a part that is wrong keeps its last good state and
-//! raises an alarm, and never holds up another.
+//! Reload of changed files, part by part. A part that is faulty keeps its last good state and raises an
+//! alarm, and does not hold up the other parts.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -22,14 +22,15 @@ use crate::tls::{Alarms, FileMark, Loader, Notice, NoticeLevel, Trust};
 mod looks;
 mod watches;
 
-/// Interval at which the throttle forgets consumers without requests, ends of certificates and lists are
-/// compared with the clock, and all files are looked at whether or not an event told of a change: none tells
-/// of what another machine changes on a network file system.
+/// Interval of periodic work: the throttle and the directory forget what is unused, expiry dates are compared
+/// with the clock, and all files are checked even without an event.
+///
+/// No event reports changes that another machine makes on a network file system.
 const TIDY: Duration = Duration::from_secs(60);
-/// Maximum number of notices that are logged one by one after a load.
+/// Limit: notices that are logged one by one after a load.
 const NOTICES_LOGGED_MAX: usize = 50;
 
-/// Puts new files in force.
+/// Watches the files of the configuration, loads what has changed and puts it in force.
 pub(super) struct Reloader {
     pub(super) path: Option<PathBuf>,
     pub(super) live: Arc<ArcSwap<InForce>>,
@@ -40,54 +41,56 @@ pub(super) struct Reloader {
     pub(super) state: Mutex<ReloadState>,
 }
 
-/// The last good configuration, what it was loaded with, and the files it was loaded from.
+/// Last good configuration, its loader, and the state of the files it was loaded from.
 pub(super) struct ReloadState {
     config: Config,
     loader: Loader,
     seen: Marks,
-    /// Faults of each part at its last load: they last until it is loaded without them.
+    /// Faults of each part at its last load; they remain until the part is loaded without faults.
     faults: BTreeMap<ReloadPart, Vec<String>>,
-    /// Number of certificates and lists that had ended at the last load of trust.
+    /// Number of certificates and revocation lists that had expired at the last reload.
     ended: usize,
+    /// Texts of notices that have been logged.
     notices_told: HashSet<String>,
+    /// Texts of alarms that have been logged.
     alarms_told: HashSet<String>,
 }
 
-/// The marks of watched files.
+/// State of each watched file when it was last read; `None` for a file that did not exist.
 pub(super) type Marks = HashMap<PathBuf, Option<FileMark>>;
 
-/// A part that is loaded by itself.
+/// Part of the configuration and its files that is loaded independently of the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum ReloadPart {
-    /// The configuration, and what is made from it alone.
+    /// The configuration file, and rules and limits that are made from it alone.
     Configuration,
-    /// Certificates, authorities, revocation lists, and the sources of the directory.
+    /// Certificates, authorities, revocation lists, and the live sources of the directory.
     Trust,
-    /// The directory file.
+    /// The directory file alone.
     Directory,
 }
 
 /// Reason for a reload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ReloadTrigger {
-    /// A file has changed: only what is made from changed files is loaded.
+    /// A watched file has changed: only parts made from changed files are loaded.
     Change,
-    /// A file in a folder of revocation lists has changed, a date that trust depends on has passed, or a
-    /// part was faulty: trust is loaded, and every part that was faulty.
+    /// Trust must be loaded again: a file in a folder of revocation lists has changed, a certificate or list
+    /// has expired, or a part was faulty. Faulty parts are loaded again too.
     Trust,
-    /// Somebody asked for it: everything is loaded.
+    /// A reload was requested, such as by SIGHUP: everything is loaded.
     Request,
 }
 
 impl ReloadState {
-    /// The state after the first load; `seen` was taken before it.
+    /// Returns the state after the first load; `seen` was taken before the files were read.
     pub(super) fn new(config: Config, loader: Loader, seen: Marks) -> Self {
         let (notices_told, alarms_told) = Default::default();
         let (ended, faults) = (ended(&loader), BTreeMap::new());
         Self { config, loader, seen, faults, ended, notices_told, alarms_told }
     }
 
-    /// The faults of all parts.
+    /// Returns the faults of all parts.
     fn lasting(&self) -> Vec<String> {
         self.faults.values().flatten().cloned().collect()
     }
@@ -97,18 +100,19 @@ impl ReloadState {
     }
 }
 
-/// Every file whose change is a reason to reload.
+/// Returns every file whose change causes a reload.
 pub(super) fn watched(path: Option<&Path>, config: &Config) -> Vec<PathBuf> {
     config.watched().into_iter().chain(path.map(Path::to_owned)).collect()
 }
 
+/// Reads the state of files, to compare it later.
 pub(super) fn marks(files: &[PathBuf]) -> Marks {
     files.iter().map(|path| (path.clone(), FileMark::of(path))).collect()
 }
 
 impl Reloader {
-    /// Reloads on SIGHUP, and on a change of any file once it has stood still for a look, or once the
-    /// files have kept changing for some looks.
+    /// Reloads on SIGHUP, and when files have changed: once they are stable for one check, or at the latest
+    /// after some checks.
     pub(super) async fn watch(self: Arc<Self>, mut hangup: Signal) {
         let mut tidy = tokio::time::interval(TIDY);
         let mut looks = FileChecks::default();
@@ -120,8 +124,8 @@ impl Reloader {
                     self.directory.tidy();
                     self.log_notices();
                     looks.are_due();
-                    // What could not be used may be good by now; what was good may have ended, and
-                    // sessions with servers that were verified before must not outlive it.
+                    // A faulty file may be good by now. A certificate or list may have expired, and sessions
+                    // with servers that were verified before must not outlive it.
                     if !self.is_trust_due() {
                         continue;
                     }
@@ -133,12 +137,12 @@ impl Reloader {
                 },
             };
             looks.begin_anew();
-            // What is wrong has been logged.
+            // Faults have been logged as alarms.
             drop(Arc::clone(&self).load(trigger).await);
         }
     }
 
-    /// Looks at the files; returns the reason to reload if they have changed.
+    /// Checks the files for changes; returns the reason to reload once a change has settled.
     fn look(&self, looks: &mut FileChecks) -> Option<ReloadTrigger> {
         looks.watch(|| self.paths());
         let now = marks(&self.watched());
@@ -152,7 +156,10 @@ impl Reloader {
         is_settled.then_some(if in_folder { ReloadTrigger::Trust } else { ReloadTrigger::Change })
     }
 
-    /// Loads everything anew, and puts in force whatever is good.
+    /// Loads everything again, and puts every part in force that has no fault.
+    ///
+    /// # Errors
+    /// Returns the faults of all parts, joined by semicolons.
     pub(super) async fn reload(self: Arc<Self>) -> Result<(), CommandFailure> {
         self.load(ReloadTrigger::Request).await
     }
@@ -173,7 +180,7 @@ impl Reloader {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A fault of the last load may be gone, or a certificate or list has ended since.
+    /// Returns true if a part was faulty at its last load, or a certificate or list has expired since.
     fn is_trust_due(&self) -> bool {
         let state = self.state();
         !state.lasting().is_empty() || ended(&state.loader) > state.ended
@@ -183,7 +190,7 @@ impl Reloader {
         watched(self.path.as_deref(), &self.state().config)
     }
 
-    /// The watched files, and files of folders that are links to elsewhere.
+    /// Returns the watched files, and the symbolic links in folders of revocation lists.
     fn paths(&self) -> Vec<PathBuf> {
         let mut paths = self.watched();
         let state = self.state();
@@ -192,7 +199,7 @@ impl Reloader {
         paths
     }
 
-    /// Puts in force what is good; returns what is not.
+    /// Loads the parts that `trigger` calls for and puts those without faults in force; returns the faults.
     fn swap(&self, trigger: ReloadTrigger) -> Vec<String> {
         let mut state = self.state();
         let state = &mut *state;
@@ -214,7 +221,7 @@ impl Reloader {
             Some(Err(fault)) => drop(found.insert(ReloadPart::Configuration, vec![fault])),
             None => {}
         }
-        // Before the files are read: a change meanwhile is noticed at the next look.
+        // Taken before the files are read, so that a change in between is noticed at the next check.
         let mut seen = marks(&watched(self.path.as_deref(), &config));
         seen.extend(now.clone());
         let trust_changed = all
@@ -251,7 +258,10 @@ impl Reloader {
         let faults = found.values().flatten().cloned().collect();
         state.faults.extend(found);
         let alarms = Arc::new(Alarms::new(&state.loader, &state.lasting()));
-        tracing::info!(generation = trust.generation, "reloaded");
+        tracing::info!(
+            generation = trust.generation,
+            "reload finished; a part with faults keeps its last good state and raises an alarm"
+        );
         self.live.store(Arc::new(InForce { trust, rulebook, throttle, alarms, memory }));
         self.log_notices_in(state);
         faults
@@ -260,16 +270,19 @@ impl Reloader {
     fn configuration(&self, path: &Path) -> Result<Config, String> {
         let config = Config::load(path).map_err(|fault| fault.to_string())?;
         if config.lab != self.started_with.lab {
-            return Err("lab cannot be changed while serving: restart".to_owned());
+            return Err("lab cannot be changed by a reload; restart the process".to_owned());
         }
         for section in self.needs_restart(&config) {
-            tracing::warn!(section, "changed, and not in force until a restart");
+            tracing::warn!(
+                section,
+                "configuration section has changed but takes effect only after a restart"
+            );
         }
         Ok(config)
     }
 
-    /// Rules and limits of a configuration; those from before where they cannot be made. With them the
-    /// faults that were found.
+    /// Makes the rules and limits of a configuration, or keeps those in force where that fails; returns them
+    /// with the faults found.
     fn rules(
         &self,
         config: &Config,
@@ -295,7 +308,7 @@ impl Reloader {
         (rulebook, throttle, faults)
     }
 
-    /// Logs notices and alarms that have not been logged since they came up.
+    /// Logs notices and alarms that are new since they were last logged.
     pub(super) fn log_notices(&self) {
         self.log_notices_in(&mut self.state());
     }
@@ -316,8 +329,8 @@ impl Reloader {
         log_new(&alarms, alarms_told);
     }
 
-    /// Sets metrics of what is in force, and the limits near which load is shed; returns the memory that the
-    /// process may use, read anew.
+    /// Sets the metrics of the loaded files and of memory, and the memory limit near which load is shed;
+    /// returns the memory that the process may use, read again.
     fn publish(
         &self,
         config: &Config,
@@ -331,7 +344,8 @@ impl Reloader {
         memory
     }
 
-    /// The configuration by which memory is taken: sections that need a restart are as they were at the start.
+    /// Returns the configuration in force as far as it decides the use of memory: sections that need a
+    /// restart are those of the start.
     fn in_force(&self, config: &Config) -> Config {
         let mut config = config.clone();
         let started = &self.started_with;
@@ -341,11 +355,11 @@ impl Reloader {
         config
     }
 
-    /// Sections that are read once, at the start.
+    /// Returns the names of the sections that have changed and take effect only after a restart.
     fn needs_restart(&self, new: &Config) -> impl Iterator<Item = &'static str> {
         let old = &self.started_with;
         let text = |part: &dyn std::fmt::Debug| format!("{part:?}");
-        // The others belong to the sources, which a reload makes anew.
+        // The other deadlines belong to the live sources, which a reload replaces.
         let waits = |config: &Config| {
             let deadlines = &config.directory.deadlines;
             (deadlines.waiting, deadlines.background)
@@ -372,8 +386,8 @@ impl Reloader {
     }
 }
 
-/// New trust, and new sources of the directory; where one cannot be loaded, what was before. With them the
-/// faults that were found.
+/// Loads trust and the live sources of the directory; keeps those in force where that fails. Returns them
+/// with the faults found.
 fn trust(
     config: &Config,
     loader: &mut Loader,
@@ -398,13 +412,13 @@ fn trust(
     (trust, sources, faults)
 }
 
-/// Number of certificates and lists that have ended.
+/// Returns the number of certificates and revocation lists that have expired.
 fn ended(loader: &Loader) -> usize {
     let now_s = Timestamp::now().as_second();
     loader.expiries.iter().filter(|expiry| expiry.at_s <= now_s).count()
 }
 
-/// Logs the notices that were not there the last time.
+/// Logs the notices that are not in `told`, the texts logged last time.
 fn log_new(notices: &[Notice], told: &mut HashSet<String>) {
     let new: Vec<_> = notices.iter().filter(|notice| !told.contains(&notice.text)).collect();
     for Notice { level, text } in new.iter().take(NOTICES_LOGGED_MAX) {
@@ -417,7 +431,7 @@ fn log_new(notices: &[Notice], told: &mut HashSet<String>) {
     if let Some(more) = new.len().checked_sub(NOTICES_LOGGED_MAX).filter(|more| *more > 0) {
         tracing::warn!(
             more,
-            "more notices about certificates and lists: `spine-proxy check` has all"
+            "more notices about certificates and revocation lists than are logged: `spine-proxy check` prints all"
         );
     }
     *told = notices.iter().map(|notice| notice.text.clone()).collect();

@@ -1,4 +1,4 @@
-//! `serve`: binds, serves, reloads, drains.
+//! `serve`: binds the sockets, serves consumers, reloads, and drains at the end.
 
 use std::io;
 use std::net::SocketAddr;
@@ -33,15 +33,15 @@ use crate::metrics::Metrics;
 use crate::throttle::Pressure;
 use crate::tls::Alarms;
 
-/// For the last records, once nothing more can come.
+/// Limit: time to write the last records of the journal, once the workers have stopped.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// How often a copy of what is held of the directory is written.
+/// Interval at which a snapshot of the directory cache is written.
 const REMEMBER: Duration = Duration::from_secs(60);
 
-/// Serves until told to stop by SIGTERM or SIGINT.
+/// Serves consumers until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// The configuration cannot be used, or an address cannot be bound.
+/// Returns an error if the configuration cannot be used or an address cannot be bound.
 pub fn run(path: &Path) -> Result<(), CommandFailure> {
     let prepared = Prepared::load(path, 1)?;
     log(&prepared.config.log);
@@ -59,14 +59,14 @@ pub fn run(path: &Path) -> Result<(), CommandFailure> {
             _ = stop.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!("stopping: not ready any more; the port closes after drain-delay, and what is under way is finished");
+        tracing::info!("stopping: /readyz answers 503; the consumer port closes after drain-delay, then exchanges in flight are finished");
         let mut stopping = std::pin::pin!(server.stop());
         tokio::select! {
             () = &mut stopping => return Ok(()),
             _ = stop.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::warn!("told to stop twice: cutting short what is under way");
+        tracing::warn!("second stop signal received: exchanges in flight are cut off");
         cut.cancel();
         stopping.await;
         Ok(())
@@ -75,8 +75,10 @@ pub fn run(path: &Path) -> Result<(), CommandFailure> {
     ended
 }
 
-/// Starts logging to standard error. Libraries are held to warnings: what they print at lower
-/// levels can hold what we may not.
+/// Starts logging to standard error.
+///
+/// Security: libraries log warnings and errors only, since their messages at lower levels may contain request
+/// data.
 pub fn log(settings: &Log) {
     let ours = LevelFilter::from(settings.level);
     let filter =
@@ -89,48 +91,50 @@ pub fn log(settings: &Log) {
         LogFormat::Human => registry().with(lines).with(filter).try_init(),
     };
     if let Err(error) = started {
-        tracing::debug!(%error, "logging has been started before");
+        tracing::debug!(%error, "logging has already been started; the first settings stay in force");
     }
 }
 
-/// A gateway that is being served.
+/// Running proxy with all its threads and tasks.
 pub struct Server {
-    /// Addresses bound, in the configuration's order.
+    /// Bound addresses of the consumer port, in the configuration's order.
     pub addresses: Vec<SocketAddr>,
-    /// Address of the admin port.
+    /// Bound address of the admin port.
     pub admin: SocketAddr,
-    /// What is counted.
+    /// Counters and gauges of the proxy.
     pub metrics: Arc<Metrics>,
-    /// Where records go.
+    /// Audit journal that records are written to.
     pub trail: Trail,
-    /// What is held of the directory.
+    /// Directory with its cache.
     pub directory: Directory,
     reloader: Arc<Reloader>,
     stopping: Shutdown,
 }
 
-/// What it takes to end.
+/// Handles needed to stop the server.
 struct Shutdown {
-    /// Cancelled first: no balancer is to send anybody any more.
+    /// Token cancelled first: `/readyz` then answers 503, so that a load balancer sends no more consumers.
     leaving: CancellationToken,
-    /// Signals that stop the workers.
+    /// Signals that make the workers drain or cut off their connections.
     stop: Stop,
     workers: Arc<Workers>,
     accepting: Vec<JoinHandle<()>>,
     background: Vec<JoinHandle<()>>,
-    /// Serves the admin port until it is dropped.
+    /// Guard that serves the admin port until it is dropped.
     admin_port: DropGuard,
 }
 
 impl Server {
-    /// Binds and serves, on the runtime it is called in and threads of its own. With a path, its
-    /// configuration is watched and reloaded.
+    /// Binds the sockets and starts serving, on the current runtime and threads of its own.
+    ///
+    /// If `path` is given, the configuration there and its files are watched and reloaded.
     ///
     /// # Errors
-    /// The journal cannot be opened, an address cannot be bound, a thread cannot be made.
+    /// Returns an error if the journal cannot be opened, an address cannot be bound or a thread cannot be
+    /// started.
     pub fn start(prepared: Prepared, path: Option<PathBuf>) -> Result<Self, CommandFailure> {
         let Prepared { config, trust, rulebook, directory, live, loader, memory, seen } = prepared;
-        // Before anything else: a SIGHUP that nobody listens for ends the process.
+        // First of all: a SIGHUP without a handler ends the process.
         let hangup = signal(SignalKind::hangup()).map_err(CommandFailure::world)?;
         let metrics = Arc::new(Metrics::new());
         prepare::publish(&loader, config.lab, &metrics);
@@ -184,7 +188,7 @@ impl Server {
             started_with: config,
         });
         let addresses = announce(&listeners);
-        // Consumers last: they could take the descriptors that the rest needs.
+        // Consumers are accepted last: they could use up the file descriptors that the rest needs.
         let admin_port = admin::start(admin_listener, views).map_err(CommandFailure::world)?;
         let accept = |(listener, _)| workers.accept(listener, stop.drain.clone());
         let accepting: io::Result<Vec<_>> = listeners.into_iter().map(accept).collect();
@@ -198,16 +202,16 @@ impl Server {
         Ok(Self { addresses, admin, metrics, trail, directory, reloader, stopping })
     }
 
-    /// Loads everything anew and puts it in force, or keeps what is.
+    /// Loads the configuration and its files again; a part with faults keeps its last good state.
     ///
     /// # Errors
-    /// What is wrong with the new configuration.
+    /// Returns the faults of all parts.
     pub async fn reload(&self) -> Result<(), CommandFailure> {
         Arc::clone(&self.reloader).reload().await
     }
 
-    /// Stops accepting, lets what is under way finish until the drain deadline, writes the last
-    /// records.
+    /// Stops accepting connections, lets exchanges in flight finish until the drain deadline, and writes the
+    /// last records and the directory snapshot.
     pub async fn stop(self) {
         let Shutdown { leaving, stop, workers, accepting, background, admin_port } = self.stopping;
         let settings = &self.reloader.started_with;
@@ -219,17 +223,21 @@ impl Server {
         stop.drain.cancel();
         for accepting in accepting {
             if accepting.await.is_err() {
-                tracing::error!("an acceptor panicked");
+                tracing::error!(
+                    "the task that accepts consumers' connections has panicked; shutdown continues"
+                );
             }
         }
         if let Ok(workers) = Arc::try_unwrap(workers).map_err(|_| ()) {
             let finished = tokio::task::spawn_blocking(|| workers.finish()).await;
             if finished.is_err() {
-                tracing::error!("the workers could not be waited for");
+                tracing::error!(
+                    "waiting for the workers to finish has failed; exchanges in flight may be lost"
+                );
             }
         }
         if tokio::time::timeout(LAST_WORDS, self.trail.finish()).await.is_err() {
-            tracing::error!("the last records could not be written");
+            tracing::error!("the journal did not finish in time: the last records may be missing");
         }
         for task in background {
             task.abort();
@@ -242,10 +250,10 @@ impl Server {
     }
 }
 
-/// A listening socket, and the address it really has.
+/// Listening socket with its actual address.
 type BoundListener = (TcpListener, SocketAddr);
 
-/// The sockets for consumers, and the one for operators.
+/// Takes or binds the sockets of the consumer port, and that of the admin port.
 fn listen(config: &Config) -> Result<(Vec<BoundListener>, BoundListener), CommandFailure> {
     let mut sockets = InheritedSockets::inherited()?;
     let listeners = sockets.take_all(&config.listener.addresses)?;
@@ -254,7 +262,7 @@ fn listen(config: &Config) -> Result<(Vec<BoundListener>, BoundListener), Comman
     Ok((listeners, admin))
 }
 
-/// A gateway for each worker, over what all of them share.
+/// Creates a gateway for each worker, over the parts that all of them share.
 fn gateways(config: &Config, shared: &gateway::GatewayShared, pressure: &Pressure) -> Vec<Gateway> {
     let gateway = |worker| {
         let forwarder = Forwarder::new(&config.provider, Arc::clone(&shared.metrics));
@@ -263,8 +271,9 @@ fn gateways(config: &Config, shared: &gateway::GatewayShared, pressure: &Pressur
     (0..config.workers()).map(gateway).collect()
 }
 
-/// A directory that holds again what was held when the last process ended. A snapshot that cannot be
-/// used is no reason not to serve.
+/// Creates the directory, with its cache filled from the snapshot of the last process.
+///
+/// A snapshot that cannot be read does not prevent the start.
 fn recall(
     file: File,
     live: directory::LiveSources,
@@ -275,25 +284,28 @@ fn recall(
     let directory = Directory::new(file, live, settings, Arc::clone(metrics), Handle::current());
     if let Some(path) = &settings.snapshot {
         match directory.load(path) {
-            Ok(practices) => tracing::info!(practices, "held from the snapshot"),
-            Err(error) => tracing::error!(%error, "starting with nothing held"),
+            Ok(practices) => tracing::info!(practices, "directory cache loaded from the snapshot"),
+            Err(error) => {
+                tracing::error!(%error, "directory snapshot unreadable: starting with an empty directory cache");
+            }
         }
     }
     directory
 }
 
+/// Writes the snapshot of the directory cache; an error is logged.
 fn remember(directory: &Directory, path: &Path) {
     if let Err(error) = directory.save(path) {
-        tracing::error!(%error, "not written");
+        tracing::error!(%error, "directory snapshot could not be written: after a restart, the directory cache may be older or empty");
     }
 }
 
-/// Looks at how the journal is.
+/// Watches the health of the journal.
 async fn watch(trail: Trail) {
     trail.watch().await;
 }
 
-/// Keeps what is held fresh, and a copy of it on disk.
+/// Refreshes the directory cache before it expires, and writes its snapshot regularly.
 async fn keep(directory: Directory, snapshot: Option<PathBuf>) {
     let remembering = async {
         let Some(path) = snapshot else { return std::future::pending().await };
@@ -302,17 +314,20 @@ async fn keep(directory: Directory, snapshot: Option<PathBuf>) {
             let (directory, path) = (directory.clone(), path.clone());
             let written = tokio::task::spawn_blocking(move || remember(&directory, &path)).await;
             if written.is_err() {
-                tracing::error!("the snapshot could not be written");
+                tracing::error!(
+                    "the task that writes the directory snapshot has panicked; it is tried again in a minute"
+                );
             }
         }
     };
     tokio::join!(remembering, directory.keep_fresh());
 }
 
+/// Logs the addresses of the consumer port and returns them.
 fn announce(listeners: &[BoundListener]) -> Vec<SocketAddr> {
     let addresses: Vec<_> = listeners.iter().map(|(_, address)| *address).collect();
     for address in &addresses {
-        tracing::info!(%address, "listening");
+        tracing::info!(%address, "consumer port listening");
     }
     addresses
 }

@@ -1,4 +1,4 @@
-//! The server side of TLS, as whoever is simulated has it.
+//! TLS of simulated servers: providers and the directory service.
 
 use std::sync::Arc;
 
@@ -6,15 +6,15 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 
-/// Whose certificates are taken.
+/// Authorities whose client certificates are accepted.
 pub(super) struct ClientAuthorities {
     pub(super) roots: RootCertStore,
     pub(super) lists: Vec<CertificateRevocationListDer<'static>>,
-    /// Whether the handshake fails for who has none.
+    /// True if a client without a certificate fails the handshake.
     pub(super) must: bool,
 }
 
-/// A server with this certificate; without `clients`, none is asked for.
+/// Builds a server's TLS configuration; without `clients`, no client certificate is requested.
 pub(super) fn config(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,

@@ -1,4 +1,4 @@
-//! `simulate provider`: practices on a listener of their own, for whoever tests against them.
+//! `simulate provider`: serves simulated practices on a listener of their own, for tests against them.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -20,32 +20,32 @@ use crate::simulator::{Seed, Serving, SimulatedPractice, SimulatedProvider};
 use crate::spine::{Asid, CertificateName, OdsCode};
 use crate::tls::KeyPair;
 
-/// What is simulated.
+/// System to simulate.
 #[derive(Debug, clap::Subcommand)]
 pub enum SimulateOptions {
-    /// A GP Connect provider: practices with patients, slots and appointments.
+    /// Simulates a GP Connect provider: practices with patients, slots and appointments.
     Provider {
-        /// The configuration file.
+        /// Path of the simulator's configuration file.
         #[arg(long)]
         config: PathBuf,
-        /// Keep everything in memory, whatever the configuration says, and forget it at the end.
+        /// Keeps all state in memory, whatever the configuration says, and loses it at the end.
         #[arg(long)]
         memory: bool,
     },
 }
 
-/// A provider, as configured.
+/// Configuration of a simulated provider.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct ProviderSettings {
-    /// Where it listens. Not for a network: there is nobody real in it, and no secret either.
+    /// Address to listen on. Not meant for an open network, though it holds no real person and no secret.
     #[serde(default = "address")]
     address: SocketAddr,
-    /// Where what happens is kept; in memory without it.
+    /// File or folder that keeps the state; without it, state is kept in memory.
     store: Option<PathBuf>,
-    /// Whether it may be steered under `/_simulator/`: on loopback, unless it is said not to be.
+    /// True if it may be controlled under `/_simulator/`; by default only on loopback.
     control: Option<bool>,
-    /// TLS; without it, plain HTTP.
+    /// TLS settings; without them, it speaks plain HTTP.
     tls: Option<SimulatorTls>,
     #[serde(rename = "practice")]
     practices: Vec<SimulatedProviders>,
@@ -55,13 +55,13 @@ struct ProviderSettings {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct SimulatorTls {
     certificate: KeyPair,
-    /// Authorities that issue the proxy's certificate; without any, none is asked for.
+    /// Authorities that issue the proxy's certificate; without any, no client certificate is requested.
     #[serde(default)]
     authorities: Vec<PathBuf>,
     /// Revocation lists for the proxy's certificate; without any, revocation is not checked.
     #[serde(default)]
     crl: Vec<PathBuf>,
-    /// Names of which the proxy's certificate must have one.
+    /// Names, of which the proxy's certificate must have one.
     #[serde(default)]
     peers: Vec<CertificateName>,
 }
@@ -76,7 +76,7 @@ struct SimulatedProviders {
     base_path: String,
     #[serde(default)]
     switched_off: bool,
-    /// What is in it to begin with; the simulator's own without it.
+    /// File with the initial contents; without it, the simulator's own are used.
     seed: Option<PathBuf>,
 }
 
@@ -84,10 +84,11 @@ const fn address() -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9443)
 }
 
-/// Simulates until SIGTERM or SIGINT.
+/// Runs the simulator until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// The configuration cannot be used, the store cannot be opened, or the address is in use.
+/// Returns an error if the configuration cannot be used, the store cannot be opened or the address cannot be
+/// bound.
 pub fn run(wanted: SimulateOptions) -> Result<(), CommandFailure> {
     let SimulateOptions::Provider { config, memory } = wanted;
     super::serve::log(&Log { format: LogFormat::Human, level: LogLevel::Info });
@@ -107,7 +108,8 @@ pub fn run(wanted: SimulateOptions) -> Result<(), CommandFailure> {
 
 impl ProviderSettings {
     fn load(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
         let mut settings: Self =
             toml::from_str(&text).with_context(|| path.display().to_string())?;
         let folder = path.parent().unwrap_or(Path::new(""));
@@ -133,12 +135,13 @@ impl ProviderSettings {
             let SimulatedProviders { ods, asid, name, base_path, switched_off, seed } = simulated;
             anyhow::ensure!(
                 base_path.starts_with('/') && !base_path.ends_with('/'),
-                "base-path {base_path:?} begins with a slash and does not end with one"
+                "base-path {base_path:?} must begin with a slash and must not end with one"
             );
             let mut practice = SimulatedPractice::new(ods.clone(), asid.clone(), name, base_path);
             practice.switched_off = *switched_off;
             if let Some(path) = seed {
-                let text = std::fs::read_to_string(path).context(path.display().to_string())?;
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("cannot read {}", path.display()))?;
                 let seed = Seed::parse(&text).with_context(|| path.display().to_string())?;
                 practice.seed = Arc::new(seed);
             }
@@ -150,7 +153,11 @@ impl ProviderSettings {
             let twin = |other: &SimulatedPractice| {
                 other.ods == practice.ods || other.base_path == practice.base_path
             };
-            anyhow::ensure!(!others.any(twin), "practice {} stands there twice", practice.ods);
+            anyhow::ensure!(
+                !others.any(twin),
+                "practice {} or its base-path is configured twice",
+                practice.ods
+            );
         }
         Ok(practices)
     }
@@ -200,7 +207,10 @@ impl SimulatorTls {
         Ok(lists)
     }
 
-    /// Who has no certificate is let in here, and told so in words.
+    /// Builds the TLS configuration.
+    ///
+    /// Without `peers`, a client without a certificate fails the handshake; with `peers`, the simulator
+    /// answers it with a reason.
     fn config(&self) -> anyhow::Result<Arc<ServerConfig>> {
         let at = |path: &Path| path.display().to_string();
         let mut roots = RootCertStore::empty();
@@ -217,7 +227,7 @@ impl SimulatorTls {
         let clients = match (roots.is_empty(), self.peers.is_empty()) {
             (true, true) => None,
             (true, false) => return Err(anyhow!("tls.peers needs tls.authorities")),
-            // With names to look for, a certificate that is missing is answered in words.
+            // With names to check, a missing certificate is answered with a reason over HTTP.
             (false, must) => {
                 Some(ClientAuthorities { roots, lists: self.revocation_lists()?, must })
             }

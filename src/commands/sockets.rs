@@ -1,7 +1,7 @@
-//! Listening sockets: handed over by whoever started the process, or bound here.
+//! Listening sockets, inherited from a service manager or bound here.
 //!
-//! A socket that outlives the process keeps connections waiting in the kernel while one process ends
-//! and the next begins, so that a restart refuses nobody.
+//! An inherited socket outlives the process. The kernel keeps connections waiting on it while one process
+//! ends and the next begins, so that a restart refuses none.
 
 use std::net::{SocketAddr, TcpListener};
 
@@ -11,20 +11,24 @@ use listenfd::ListenFd;
 use super::CommandFailure;
 use crate::listener;
 
-/// What has been handed over and not taken.
+/// Inherited sockets that have not been taken yet, by address.
 pub(super) struct InheritedSockets(Vec<(SocketAddr, TcpListener)>);
 
 impl InheritedSockets {
-    /// Takes what the environment says has been handed over (`LISTEN_FDS`, `LISTEN_PID`).
+    /// Takes all sockets that the environment names (`LISTEN_FDS`, `LISTEN_PID`).
+    ///
+    /// Source: `sd_listen_fds(3)`.
     ///
     /// # Errors
-    /// What is handed over is no TCP socket that listens.
+    /// Returns an error if one of them is not a listening TCP socket.
     pub(super) fn inherited() -> Result<Self, CommandFailure> {
         let mut handed = ListenFd::from_env();
         let mut sockets = Vec::new();
         for number in 0..handed.len() {
             let taken = handed.take_tcp_listener(number);
-            let taken = taken.with_context(|| format!("socket {number} that was handed over"));
+            let taken = taken.with_context(|| {
+                format!("inherited socket {number} is not a listening TCP socket")
+            });
             if let Some(socket) = taken.map_err(CommandFailure::World)? {
                 socket.set_nonblocking(true).map_err(CommandFailure::world)?;
                 sockets.push((socket.local_addr().map_err(CommandFailure::world)?, socket));
@@ -33,17 +37,17 @@ impl InheritedSockets {
         Ok(Self(sockets))
     }
 
-    /// The socket of this address, and the address it really has.
+    /// Returns the inherited socket of an address, or a newly bound one, with its actual address.
     ///
     /// # Errors
-    /// It was not handed over, and cannot be bound.
+    /// Returns an error if the address was not inherited and cannot be bound.
     pub(super) fn take(
         &mut self,
         address: SocketAddr,
     ) -> Result<(tokio::net::TcpListener, SocketAddr), CommandFailure> {
         if let Some(at) = self.0.iter().position(|(handed, _)| *handed == address) {
             let (address, socket) = self.0.swap_remove(at);
-            tracing::info!(%address, "handed over");
+            tracing::info!(%address, "using a listening socket inherited from the service manager");
             let socket =
                 tokio::net::TcpListener::from_std(socket).map_err(CommandFailure::world)?;
             return Ok((socket, address));
@@ -55,10 +59,10 @@ impl InheritedSockets {
         Ok((listener, address))
     }
 
-    /// The sockets of these addresses, as [`InheritedSockets::take`] finds each.
+    /// Returns the sockets of several addresses, each as [`InheritedSockets::take`] does.
     ///
     /// # Errors
-    /// As [`InheritedSockets::take`].
+    /// Returns the first error of [`InheritedSockets::take`].
     pub(super) fn take_all(
         &mut self,
         addresses: &[SocketAddr],
@@ -66,15 +70,17 @@ impl InheritedSockets {
         addresses.iter().map(|address| self.take(*address)).collect()
     }
 
-    /// Nobody accepts on what is left: connections to it would wait for ever.
+    /// Checks that every inherited socket has been taken; connections to others would never be accepted.
     ///
     /// # Errors
-    /// Something is left.
+    /// Returns an error that names a socket left over.
     pub(super) fn finish(self) -> Result<(), CommandFailure> {
         match self.0.first() {
             None => Ok(()),
             Some((address, _)) => {
-                let why = anyhow::anyhow!("{address} was handed over, and is in no configuration");
+                let why = anyhow::anyhow!(
+                    "the inherited socket {address} is not in the configuration: add it to listener.addresses or admin.address, or remove it from the socket unit"
+                );
                 Err(CommandFailure::Configuration(why))
             }
         }

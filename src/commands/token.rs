@@ -1,33 +1,33 @@
-//! `token`: mints the bearer token a consumer would send, for an invented user.
+//! `token`: prints a bearer token as a consumer would send it, for an invented user.
 
 use super::{CommandFailure, print};
 use crate::claims;
 use crate::interaction;
 use crate::spine::OdsCode;
 
-/// What the token is for.
+/// Contents of the token.
 #[derive(Debug, clap::Args)]
 pub struct TokenOptions {
-    /// Service root of the provider: the token's audience.
+    /// Service root of the provider, the token's audience.
     #[arg(long)]
     pub audience: String,
     /// ODS code of the consumer's organisation.
     #[arg(long)]
     pub ods: String,
-    /// Interaction the token is for: decides its scope.
+    /// Id of the interaction, which decides the token's scope.
     #[arg(long, default_value = "urn:nhs:names:services:gpconnect:fhir:rest:search:slot-1")]
     pub interaction: String,
 }
 
-/// Prints a token that is good for five minutes from now.
+/// Prints a token that is valid for five minutes from now.
 ///
 /// # Errors
-/// The ODS code or the interaction is not one.
+/// Returns an error if the ODS code is malformed or the interaction is unknown.
 pub fn run(wanted: &TokenOptions) -> Result<(), CommandFailure> {
     let ods: OdsCode = wanted.ods.parse().map_err(CommandFailure::configuration)?;
     let interaction = interaction::by_id(&wanted.interaction).ok_or_else(|| {
         CommandFailure::Configuration(anyhow::anyhow!(
-            "{:?} is no known interaction",
+            "{:?} is not the id of a known interaction",
             wanted.interaction
         ))
     })?;

@@ -1,4 +1,4 @@
-//! Warnings about a configuration that can be served: what `check` prints and a start and a reload log.
+//! Warnings about a configuration that can be served. `check` prints them; a start and a reload log them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -13,26 +13,26 @@ use crate::config::Config;
 use crate::directory::File;
 use crate::tls::{Loader, Notice, NoticeLevel};
 
-/// Number of days before its end from which a certificate of our own is warned of.
+/// Number of days before its expiry from which a certificate of our own is warned of.
 const ENDS_SOON_DAYS: i64 = 14;
 const DAY_S: i64 = 24 * 60 * 60;
-/// Mode bits that let the group or others write.
+/// Mode bits by which the group or others may write.
 const GROUP_OR_OTHERS_WRITE: u32 = 0o022;
-/// Mode bits that let others write.
+/// Mode bits by which others may write.
 const OTHERS_WRITE: u32 = 0o002;
-/// Mode bits that let others read.
+/// Mode bits by which others may read.
 const OTHERS_READ: u32 = 0o004;
-/// Mode bit of a folder in which each may remove and rename what is their own alone.
+/// Mode bit of a folder in which users may remove and rename only their own files.
 const STICKY: u32 = 0o1000;
-/// All mode bits.
+/// Mask of all mode bits.
 const MODE: u32 = 0o7777;
-/// Number of symbolic links that are followed to a file, as many as Linux follows.
+/// Limit: symbolic links that are followed to a file, as many as Linux follows.
 ///
 /// Source: `path_resolution(7)`.
 const LINKS_MAX: usize = 40;
 
-/// Warnings about settings, files, ends and the directory file, at `now_s` in seconds since 1970, after
-/// those about memory.
+/// Returns all warnings, those in `memory` first: about settings, files, expiry dates and the directory file.
+/// `now_s` is in seconds since 1970.
 pub(super) fn of(
     config: &Config,
     loader: &Loader,
@@ -50,7 +50,7 @@ pub(super) fn of(
     warnings.into_iter().map(|text| Notice::new(NoticeLevel::Warning, text)).collect()
 }
 
-/// The admin port on an address that consumers connect to.
+/// Warns if the admin port has an address of the consumer port.
 fn ports(config: &Config) -> Option<String> {
     let admin = config.admin.address;
     let shared = config.listener.addresses.iter().find(|address| {
@@ -61,23 +61,24 @@ fn ports(config: &Config) -> Option<String> {
     })?;
     Some(format!(
         "admin.address {admin} has the port of listener.addresses {shared}: only one of them can be \
-         bound; give the admin port another number"
+         bound; set admin.address to another port"
     ))
 }
 
-/// Networks that allow every address, or are not written as they are meant; fixed addresses outside.
+/// Warns of networks that allow every address or have host bits set, and of fixed addresses outside all
+/// networks.
 fn networks(config: &Config) -> Vec<String> {
     let networks = &config.provider.networks;
     let mut warnings = Vec::new();
     for network in networks {
         if network.prefix_len() == 0 {
             warnings.push(format!(
-                "provider.networks: {network} allows every address to be dialled; name the networks \
+                "provider.networks: {network} allows every address; list only the networks \
                  that providers are in"
             ));
         } else if network.addr() != network.network() {
             warnings.push(format!(
-                "provider.networks: {network} has host bits set and means {}; write it so",
+                "provider.networks: {network} has host bits set and means {}; write that instead",
                 network.trunc()
             ));
         }
@@ -87,8 +88,8 @@ fn networks(config: &Config) -> Vec<String> {
         let family = if matches!(whole, IpNet::V4(_)) { "IPv4" } else { "IPv6" };
         if !is_one {
             warnings.push(format!(
-                "provider.networks: its networks together allow every {family} address to be dialled; \
-                 name the networks that providers are in"
+                "provider.networks: its networks together allow every {family} address; \
+                 list only the networks that providers are in"
             ));
         }
     }
@@ -96,15 +97,15 @@ fn networks(config: &Config) -> Vec<String> {
         if !networks.iter().any(|network| network.contains(&address.ip().to_canonical())) {
             warnings.push(format!(
                 "provider.hosts: {address} for {host} is in none of provider.networks and is never \
-                 dialled; add its network"
+                 connected to; add its network"
             ));
         }
     }
     warnings
 }
 
-/// Addresses in the directory file that are in no network that may be dialled; a host name is looked up
-/// and compared when it is dialled.
+/// Warns of addresses in the directory file that are outside all networks of providers. Host names are
+/// resolved and checked only when a connection is made.
 fn dialled(config: &Config, file: &File) -> Vec<String> {
     let networks = &config.provider.networks;
     let outside = file.dialled().filter_map(|(ods, address)| {
@@ -112,7 +113,7 @@ fn dialled(config: &Config, file: &File) -> Vec<String> {
         let is_inside = networks.iter().any(|network| network.contains(&ip));
         (!is_inside).then(|| {
             format!(
-                "{}: dial {address} of {ods} is in none of provider.networks and is never dialled; \
+                "{}: dial {address} of {ods} is in none of provider.networks and is never connected to; \
                  add its network",
                 config.directory.file.display(),
             )
@@ -121,14 +122,14 @@ fn dialled(config: &Config, file: &File) -> Vec<String> {
     outside.collect()
 }
 
-/// Certificates of our own that end soon.
+/// Warns of certificates of our own that expire soon.
 fn ends(loader: &Loader, now_s: i64) -> Vec<String> {
     let soon = |at_s: i64| now_s < at_s && at_s <= now_s + ENDS_SOON_DAYS * DAY_S;
     let ours = loader.expiries.iter().filter(|expiry| expiry.used_as.is_ours());
     ours.filter(|expiry| soon(expiry.at_s))
         .map(|expiry| {
             format!(
-                "{} {}: the certificate ends within {} days; renew it",
+                "{} {}: the certificate expires within {} days; renew it",
                 expiry.used_as.label(),
                 expiry.path.display(),
                 (expiry.at_s - now_s + DAY_S - 1) / DAY_S,
@@ -137,12 +138,12 @@ fn ends(loader: &Loader, now_s: i64) -> Vec<String> {
         .collect()
 }
 
-/// Files and folders with more rights than they should have.
+/// Warns of files and folders with more rights than they should have.
 ///
-/// The group may read secrets, and write what is public: under a umask of 002, which gives every user a
-/// group of their own, it may write every file. Of the files that the process writes, and the folders of
-/// those alone, it looks at what is its own: it could not change the rights of others, such as those of a
-/// Kubernetes volume, by which it may write.
+/// The group may read secrets, and write public files: with a umask of 002, which goes with a group for each
+/// user, it may write every file. Files that the process writes, and folders that hold only such files, are
+/// checked only if it owns them: it could not change the rights of others, such as those of a Kubernetes
+/// volume that it writes to.
 fn modes(config: &Config, loader: &Loader) -> Vec<String> {
     let secrets: BTreeSet<_> = config.secrets().into_iter().collect();
     let written: BTreeSet<_> =
@@ -165,13 +166,13 @@ fn modes(config: &Config, loader: &Loader) -> Vec<String> {
     warnings.chain(lists(loader, &public)).collect()
 }
 
-/// The folders in which a path can be replaced: its own, and those of each symbolic link and of the file
-/// behind it.
+/// Returns the folders in which a path can be replaced: its own, and those of each symbolic link and of the
+/// file it leads to.
 fn folders(path: &Path) -> BTreeSet<PathBuf> {
     let mut folders = BTreeSet::new();
     let mut next = Some(Path::new(".").join(path));
     for _ in 0..=LINKS_MAX {
-        // Without a slash at its end, with which a link would be followed.
+        // Without a trailing slash, which would follow a link.
         let Some(path) = next.take().map(|path| path.components().collect::<PathBuf>()) else {
             break;
         };
@@ -186,19 +187,18 @@ fn folders(path: &Path) -> BTreeSet<PathBuf> {
     folders
 }
 
-/// Rights on a file or folder.
+/// Access rights of a file or folder.
 #[derive(Debug, Clone, Copy)]
 struct FileRights {
     mode: u32,
-    /// It is on a mount that nobody can write through, such as that of a Kubernetes `ConfigMap`, whose mode is
-    /// 0777.
+    /// True on a read-only mount, such as that of a Kubernetes `ConfigMap`, whose mode is 0777.
     is_read_only: bool,
-    /// The process may change its mode.
+    /// True if the process may change its mode.
     is_ours: bool,
 }
 
 impl FileRights {
-    /// The rights on a path; `None` where nothing is there yet.
+    /// Returns the rights of a path; `None` if it does not exist yet.
     fn of(path: &Path) -> Option<Self> {
         let metadata = std::fs::metadata(path).ok()?;
         let mount = rustix::fs::statvfs(path);
@@ -209,24 +209,24 @@ impl FileRights {
         })
     }
 
-    /// Those of some mode bits that are set and give a right.
+    /// Returns those of `bits` that are set and effective on the mount.
     const fn given(self, bits: u32) -> u32 {
         let without = if self.is_read_only { GROUP_OR_OTHERS_WRITE } else { 0 };
         self.mode & bits & !without
     }
 
-    /// Others may replace files in a folder with these rights.
+    /// Returns true if others may replace files in a folder with these rights.
     const fn let_others_replace(self) -> bool {
         self.given(OTHERS_WRITE) != 0 && self.mode & STICKY == 0
     }
 }
 
-/// A user may change the mode of what an owner has.
+/// Returns true if `user` may change the mode of a file of `owner`.
 fn may_change(owner: u32, user: Uid) -> bool {
     user.is_root() || user.as_raw() == owner
 }
 
-/// A folder in which others may replace files.
+/// Warns of a folder in which others may replace files.
 fn replaceable(folder: &Path) -> Option<String> {
     let rights = FileRights::of(folder)?;
     let (mode, shown) = (rights.mode, folder.display());
@@ -235,7 +235,7 @@ fn replaceable(folder: &Path) -> Option<String> {
     })
 }
 
-/// Revocation lists in folders that others may write; one warning for each folder.
+/// Warns of revocation lists in folders that others may write; one warning for each folder.
 fn lists(loader: &Loader, named: &BTreeSet<PathBuf>) -> Vec<String> {
     let mut found: BTreeMap<&Path, BTreeSet<&Path>> = BTreeMap::new();
     for path in loader.list_files().filter(|path| !named.contains(*path)) {
@@ -247,14 +247,15 @@ fn lists(loader: &Loader, named: &BTreeSet<PathBuf>) -> Vec<String> {
         let (first, number) = (files.first()?.display(), files.len());
         let folder = folder.display();
         Some(format!(
-            "{folder}: others may write {number} of the files in it, {first} first; chmod o-w {folder}/*"
+            "{folder}: others may write {number} of the files in it, such as {first}; chmod o-w {folder}/*"
         ))
     };
     found.into_iter().filter_map(warning).collect()
 }
 
-/// A file or folder with more rights than it should have; one that is not there yet has none. The remedy
-/// takes rights away and no more: the service may read a key through its group.
+/// Warns of a file or folder that has one of the rights in `bits`; one that does not exist yet has none.
+///
+/// The remedy only takes rights away: the service may read a key through its group.
 fn mode(path: &Path, bits: u32, remedy: &str) -> Option<String> {
     let rights = FileRights::of(path)?;
     let (mode, found) = (rights.mode, rights.given(bits));
@@ -271,7 +272,7 @@ fn mode(path: &Path, bits: u32, remedy: &str) -> Option<String> {
 }
 
 impl Config {
-    /// Files that hold keys, tokens and passwords.
+    /// Returns the files that hold keys, tokens and passwords.
     fn secrets(&self) -> Vec<PathBuf> {
         let directory = &self.directory;
         let pairs = self.tls.certificates.iter().chain([&self.provider_tls.certificate]);
@@ -294,7 +295,7 @@ impl Config {
 mod tests {
     use super::*;
 
-    /// Rights with a mode, on a mount that is read-only or not.
+    /// Returns rights with a mode, on a read-only or a writable mount.
     fn rights(mode: u32, is_read_only: bool) -> FileRights {
         FileRights { mode, is_read_only, is_ours: true }
     }

@@ -1,4 +1,4 @@
-//! Places in the configuration that name a file: their keys and lines.
+//! Keys and lines of the configuration that name a file, to locate a file's fault.
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -8,14 +8,14 @@ use toml::de::{DeTable, DeValue};
 
 use super::Config;
 
-/// The configuration file, and the places in it that name files.
+/// Configuration file and the places in it that name files.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ConfigPaths {
     config: PathBuf,
     places: Vec<ConfigPath>,
 }
 
-/// A key that names a file, and its line, counted from 1.
+/// Key that names a file, and its line, counted from 1.
 #[derive(Debug, Clone)]
 struct ConfigPath {
     file: PathBuf,
@@ -24,7 +24,7 @@ struct ConfigPath {
 }
 
 impl ConfigPaths {
-    /// The places in `text`, the contents of the file `config`, that name one of `files`.
+    /// Finds the places in `text`, the contents of the file `config`, that name one of `files`.
     pub(super) fn new(text: &str, config: &Path, files: &[PathBuf]) -> Self {
         let mut strings = Vec::new();
         if let Ok(table) = DeTable::parse(text) {
@@ -42,7 +42,7 @@ impl ConfigPaths {
         Self { config: config.to_owned(), places }
     }
 
-    /// Puts in front of a fault of `file` the places that name it, or the folder it is in.
+    /// Returns the text of a fault of `file`, preceded by the places that name the file or its folder.
     fn locate(&self, file: &Path, fault: &dyn Display) -> String {
         let naming = |path: &Path| -> Vec<_> {
             self.places.iter().filter(|place| place.file == path).collect()
@@ -63,20 +63,20 @@ impl ConfigPaths {
 }
 
 impl Config {
-    /// The file it was read from.
+    /// Returns the path of the file that the configuration was read from.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.places.config
     }
 
-    /// The text of a fault; where it is one of a file, with the keys and lines that name the file.
+    /// Returns the text of a fault; for a fault of a file, preceded by the keys and lines that name the file.
     #[must_use]
     pub fn locate(&self, file: Option<&Path>, fault: &dyn Display) -> String {
         file.map_or_else(|| fault.to_string(), |file| self.places.locate(file, fault))
     }
 }
 
-/// A string with its key and the offset at which it begins.
+/// Key, value and byte offset of a string in the configuration.
 type PathText = (String, String, usize);
 
 fn collect(table: &DeTable<'_>, prefix: &str, strings: &mut Vec<PathText>) {

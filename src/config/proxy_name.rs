@@ -1,31 +1,31 @@
-//! The name of one installation.
+//! Name of this installation in HTTP headers.
 
 use serde::Deserialize;
 
-/// Name of one installation in `Via`, `Forwarded` and `Proxy-Status`.
+/// Name of this installation in `Via`, `Forwarded` and `Proxy-Status`.
 ///
-/// A letter, then letters, digits, full stops, underscores and hyphens: at once a pseudonym of RFC 9110
-/// (section 7.6.3), an obfuscated identifier of RFC 7239 (section 6.3, after an underscore) and a token of
-/// RFC 9651.
+/// It is a letter, followed by letters, digits, full stops, underscores and hyphens, so that it is a
+/// pseudonym of RFC 9110 (§7.6.3), with an underscore before it an obfuscated identifier of RFC 7239 (§6.3),
+/// and a token of RFC 9651.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct ProxyName(String);
 
-/// Limit: bytes of a name, as of a host name on Linux.
+/// Limit: bytes of a name, the same as for a host name on Linux.
 const NAME_BYTES_MAX: usize = 64;
-/// The name where the machine has none that tells it from others.
+/// Name of an installation whose machine has no distinctive host name.
 const FALLBACK: &str = "spine-proxy";
 
-/// A name that is not a valid one.
+/// Error returned when a proxy name is not valid.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{0:?} is no proxy name: a letter, then letters, digits, full stops, underscores and hyphens, \
-     {NAME_BYTES_MAX} at most"
+    "{0:?} is not a proxy name: it must be a letter, followed by letters, digits, full stops, underscores \
+     and hyphens, at most {NAME_BYTES_MAX} characters"
 )]
 pub struct ProxyNameError(String);
 
 impl ProxyName {
-    /// Returns the machine's host name, each character that may not stand in a name replaced by a hyphen.
+    /// Returns a name derived from the machine's host name; characters that are not allowed become hyphens.
     #[must_use]
     pub fn of_this_machine() -> Self {
         Self::from_host(&rustix::system::uname().nodename().to_string_lossy())
@@ -74,7 +74,7 @@ mod tests {
         }
         for bad in ["", "1ssp", "_ssp", "a b", "a:1", "a/b", "a,b", "caf\u{e9}", &"x".repeat(65)] {
             let refused = ProxyName::try_from(bad.to_owned()).unwrap_err();
-            assert!(refused.to_string().contains("is no proxy name"), "{refused}");
+            assert!(refused.to_string().contains("is not a proxy name"), "{refused}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! What a consumer is answered: a refusal of ours, or the provider's response.
+//! Responses to consumers: refusals of this proxy, and providers' responses.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::forward::{PaceFault, ProviderBody};
 use crate::refusal::{ErrorFamily, FhirFormat, OperationOutcome, QuotaLeft, Refusal};
 use crate::request::SspHeaders;
 
-/// How a refusal is written for this consumer.
+/// Format in which a refusal is written for one request.
 #[derive(Debug)]
 pub(super) struct RefusalFormat {
     format: FhirFormat,
@@ -30,6 +30,7 @@ pub(super) struct RefusalFormat {
 }
 
 impl RefusalFormat {
+    /// Chooses the format by a request's head and its consumer's deviations.
     pub(super) fn to(head: &Parts, rulebook: &Arc<DecisionRules>) -> Self {
         let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
         let accept = head.headers.get_all(header::ACCEPT).iter();
@@ -42,14 +43,14 @@ impl RefusalFormat {
         Self { format, errors, rulebook: Arc::clone(rulebook), version: head.version }
     }
 
-    /// A reply where nothing is known of the request any more.
+    /// Returns the default format, for a request whose head is not available.
     pub(super) fn before_head(rulebook: &Arc<DecisionRules>, version: Version) -> Self {
         let (format, errors) = (FhirFormat::default(), ErrorFamily::default());
         Self { format, errors, rulebook: Arc::clone(rulebook), version }
     }
 
-    /// A refusal as the bytes of an HTTP/1.1 response, the last of its connection. A `HEAD` request is
-    /// answered without the body.
+    /// Writes a refusal as the bytes of an HTTP/1.1 response, the last of its connection. The response to a
+    /// `HEAD` request has no body.
     pub(super) fn bytes(&self, refusal: &Refusal, id: Uuid, method: &Method) -> Vec<u8> {
         let (mut head, body) = self.response(refusal, id).into_parts();
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -72,6 +73,7 @@ impl RefusalFormat {
         bytes
     }
 
+    /// Builds the response for a refusal.
     pub(super) fn refusal(&self, refusal: &Refusal, id: Uuid) -> Response<AnswerBody> {
         self.response(refusal, id).map(|text| AnswerBody::Refusal(Full::new(Bytes::from(text))))
     }
@@ -89,7 +91,7 @@ impl RefusalFormat {
         headers.insert(header::CONTENT_TYPE, content_type);
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(HSTS));
-        // Spec: RFC 9209. One value, as everything we add.
+        // Spec: RFC 9209.
         let status = format!(
             "{}; error={}; details=\"{}\"",
             self.rulebook.proxy, row.proxy_error, row.token
@@ -97,7 +99,7 @@ impl RefusalFormat {
         if let Ok(status) = HeaderValue::from_str(&status) {
             headers.insert("proxy-status", status);
         }
-        // A certificate does not get better by being asked again; HTTP/2 is told by a GOAWAY.
+        // HTTP/2 connections are ended by a GOAWAY instead.
         if refusal.ends_connection() && self.version != Version::HTTP_2 {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -111,8 +113,8 @@ impl RefusalFormat {
     }
 }
 
-/// Gives a status without a registered reason phrase one of its own, in place of hyper's `<none>`. What a
-/// provider has sent stays.
+/// Sets the reason phrase of a status that has no registered one, where hyper would write `<none>`. A
+/// provider's own phrase is kept.
 fn give_reason<B>(response: &mut Response<B>) {
     let status = response.status();
     if status.canonical_reason().is_none() && response.extensions().get::<ReasonPhrase>().is_none()
@@ -121,7 +123,8 @@ fn give_reason<B>(response: &mut Response<B>) {
     }
 }
 
-/// The reason phrase of a status that is not registered: nginx's for its own statuses, else none.
+/// Returns the reason phrase of an unregistered status: that of nginx for nginx's own, otherwise an empty
+/// one.
 const fn reason(status: StatusCode) -> &'static [u8] {
     match status.as_u16() {
         495 => b"SSL Certificate Error",
@@ -132,28 +135,28 @@ const fn reason(status: StatusCode) -> &'static [u8] {
     }
 }
 
-/// Gives a provider's response a reason phrase where it has none, and tells the consumer's allowance.
+/// Completes a provider's response with a reason phrase, if it has none, and the consumer's quota.
 pub(super) fn complete<B>(response: &mut Response<B>, allowance: QuotaLeft) {
     give_reason(response);
     write_quota_headers(response.headers_mut(), allowance);
 }
 
-/// Says what is left of a quota, in place of what a provider may have said of its own.
+/// Sets the quota headers, replacing any that the provider sent.
 fn write_quota_headers(headers: &mut HeaderMap, allowance: QuotaLeft) {
     for (name, value) in allowance.headers() {
         headers.insert(name, HeaderValue::from(value));
     }
 }
 
-/// Spec: RFC 6797 is employed; a year.
+/// Spec: value of `Strict-Transport-Security` (RFC 6797), one year.
 const HSTS: &str = "max-age=31536000";
 
-/// The body of an answer: a refusal of ours, or the provider's.
+/// Body of a response to a consumer.
 #[derive(Debug)]
 pub enum AnswerBody {
-    /// An `OperationOutcome`.
+    /// `OperationOutcome` of a refusal.
     Refusal(Full<Bytes>),
-    /// A provider's body. Boxed, since the other kind is small.
+    /// Body of a provider's response; boxed, since the other variant is small.
     Provider(Box<ProviderBody>),
 }
 

@@ -1,4 +1,4 @@
-//! A consumer's connection as the gateway knows it: its certificate, and how it is used.
+//! State of a consumer's connection that the gateway needs: its certificate and its requests.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
@@ -9,30 +9,29 @@ use tokio_util::sync::CancellationToken;
 
 use crate::tls::Handshake;
 
-/// A consumer's connection, as far as the line needs to know it.
+/// State of a consumer's connection that the gateway needs.
 #[derive(Debug)]
 pub struct ConsumerConnection {
-    /// Result of the TLS handshake: the verified certificate, or why it was refused.
+    /// Result of the TLS handshake: the verified certificate, or the refusal of it.
     pub handshake: Handshake,
-    /// Address and port of the other end.
+    /// Address and port of the consumer.
     pub consumer: Box<str>,
-    /// Cancelled when the connection is to end after the exchanges it carries.
+    /// Token that is cancelled when the connection is to end after its current exchanges.
     pub close: CancellationToken,
-    /// Milliseconds since 1970 at which the last request came, or the connection was made.
+    /// Time of the last request, or else of the handshake, in milliseconds since 1970.
     last_used_ms: AtomicI64,
-    /// Requests whose answer has not begun.
+    /// Number of requests whose answer has not begun.
     under_way: AtomicUsize,
-    /// Requests in a row that were refused before their consumer was identified.
+    /// Number of requests in a row that were refused before their consumer was identified.
     unidentified: AtomicUsize,
     begun: Notify,
 }
 
-/// Maximum number of requests in a row that one connection may have refused before their consumer is
-/// identified; then it ends.
+/// Limit: requests in a row that are refused before their consumer is identified; the connection then ends.
 const UNIDENTIFIED_MAX: usize = 16;
 
 impl ConsumerConnection {
-    /// A connection whose handshake has just ended.
+    /// Creates the state of a connection whose handshake has just ended.
     #[must_use]
     pub fn new(handshake: Handshake, consumer: SocketAddr) -> Self {
         Self {
@@ -46,13 +45,13 @@ impl ConsumerConnection {
         }
     }
 
-    /// A request waits for its answer.
+    /// Returns true if a request waits for its answer.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.under_way.load(Ordering::Relaxed) > 0
     }
 
-    /// Returns once a request waits for its answer.
+    /// Waits until a request waits for its answer.
     pub async fn begun(&self) {
         loop {
             let begun = self.begun.notified();
@@ -63,13 +62,13 @@ impl ConsumerConnection {
         }
     }
 
-    /// Milliseconds since 1970 at which the last request came, or the connection was made.
+    /// Returns the time of the last request, or else of the handshake, in milliseconds since 1970.
     #[must_use]
     pub fn last_used_ms(&self) -> i64 {
         self.last_used_ms.load(Ordering::Relaxed)
     }
 
-    /// Notes that a request has come; it is under way until the answer is dropped.
+    /// Notes the start of a request, which counts as under way until the guard is dropped.
     pub(super) fn begins(&self, now: Timestamp) -> InFlightGuard<'_> {
         self.last_used_ms.store(now.as_millisecond(), Ordering::Relaxed);
         self.under_way.fetch_add(1, Ordering::Relaxed);
@@ -77,12 +76,14 @@ impl ConsumerConnection {
         InFlightGuard(&self.under_way)
     }
 
-    /// Notes that the consumer of a request has been identified.
+    /// Notes that the consumer of a request was identified, and resets the count of those refused before
+    /// that.
     pub(super) fn identified(&self) {
         self.unidentified.store(0, Ordering::Relaxed);
     }
 
-    /// Counts a request that was refused before its consumer was identified.
+    /// Counts a request that was refused before its consumer was identified; ends the connection after too
+    /// many.
     pub(super) fn refused_unidentified(&self) {
         if self.unidentified.fetch_add(1, Ordering::Relaxed) + 1 >= UNIDENTIFIED_MAX {
             self.close.cancel();
@@ -90,7 +91,7 @@ impl ConsumerConnection {
     }
 }
 
-/// A request counted among those under way, until dropped.
+/// Guard that counts a request as under way until dropped.
 pub(super) struct InFlightGuard<'a>(&'a AtomicUsize);
 
 impl Drop for InFlightGuard<'_> {

@@ -1,6 +1,5 @@
-//! What an outcome says: which of several things that do not fit is the odd one, where a refusal is
-//! already certain and its token tells an operator where to look; and how a provider is. Nothing here
-//! lets anybody in.
+//! Diagnosis of outcomes: which of several mismatched values is the odd one, once a request is already
+//! refused, and what an answer says about the health of a provider. Nothing here lets a request in.
 
 use std::time::Duration;
 
@@ -15,11 +14,11 @@ use crate::refusal::{MismatchedSide, Refusal};
 use crate::target::Target;
 use crate::tls::Peer;
 
-/// Says which is the odd one when certificate and `Ssp-From` do not fit: an ASID that certificate and
-/// token both disown, or the certificate.
+/// Refines a mismatch of certificate and `Ssp-From`: the ASID is the odd one if the token's organisation is
+/// that of the certificate, otherwise the certificate is.
 ///
-/// Security: a certificate whose names nobody is known to have is answered as if the ASID were
-/// another's, so that it is not told which ASIDs exist.
+/// Security: a certificate with unknown names is answered as if the ASID belonged to another consumer, so
+/// that its owner cannot find out which ASIDs exist.
 pub(super) fn explain_receiver_mismatch(
     directory: &Directory,
     refusal: Refusal,
@@ -41,7 +40,7 @@ pub(super) fn explain_receiver_mismatch(
     }
 }
 
-/// Whether the token's organisation is another consumer's or nobody's.
+/// Refines an organisation mismatch: distinguishes an organisation of another consumer from an unknown one.
 pub(super) fn explain_claim_mismatch(
     directory: &Directory,
     refusal: Refusal,
@@ -54,7 +53,7 @@ pub(super) fn explain_claim_mismatch(
     refusal
 }
 
-/// Whether a target that is not the receiver's is another's or nobody's.
+/// Refines a target mismatch: distinguishes the target of another registration from an unregistered one.
 pub(super) fn explain_target_mismatch(
     directory: &Directory,
     refusal: Refusal,
@@ -70,8 +69,8 @@ pub(super) fn explain_target_mismatch(
     }
 }
 
-/// What an answer says of the provider that gave it, or did not. A 500 is an answer like any other: it
-/// may be about one patient.
+/// Rates an exchange for the provider's circuit breaker. A status of 500 counts as a success, since its cause
+/// may be a single patient's data.
 pub(super) fn verdict<B>(answer: &Result<Response<B>, Unanswered>) -> AttemptResult {
     let answer = match answer {
         Err(unanswered) if unanswered.is_of_dead_connection => return AttemptResult::Moot,
@@ -89,9 +88,10 @@ pub(super) fn verdict<B>(answer: &Result<Response<B>, Unanswered>) -> AttemptRes
     }
 }
 
-/// Limit: what a provider's own wish may spare it for.
+/// Limit: time for which a provider's `Retry-After` may keep its circuit open.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
+/// Reads `Retry-After` in seconds, at most [`RETRY_AFTER_MAX`].
 fn retry_after<B>(response: &Response<B>) -> Option<Duration> {
     let value = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?;
     Some(Duration::from_secs(value.trim().parse().ok()?).min(RETRY_AFTER_MAX))

@@ -1,28 +1,28 @@
-//! Faults of a certificate chain, in words that a consumer, an operator and a record may hold.
+//! Faults of a certificate chain, in texts that are safe for consumers, logs and records.
 
 use super::Refusal;
 
-/// The reason why a certificate chain is not accepted (RFC 5280 §6).
+/// Reason for which a certificate chain is not accepted (RFC 5280 §6).
 ///
-/// A distinguished name in it is an issuer's, printable ASCII, at most 128 bytes, ten-digit runs
-/// masked.
+/// Any distinguished name in it is that of an issuer, in printable ASCII, at most 128 bytes, with ten-digit
+/// numbers masked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateFault {
-    /// More certificates or bytes than a chain may have.
+    /// The chain has too many certificates or bytes.
     #[error("its chain has more than 8 certificates or 16 KiB")]
     ChainTooLong,
-    /// The certificates do not follow one another.
+    /// The certificates are not in the order of issue.
     #[error(
         "each certificate of its chain must be issued by the one sent after it, under a name of its own"
     )]
     ChainOrder,
-    /// A certificate that is not one.
+    /// A certificate in the chain is malformed.
     #[error("a certificate of its chain cannot be parsed")]
     Malformed,
-    /// No path leads to a configured authority.
+    /// The chain does not lead to a configured authority.
     #[error("no accepted authority has issued it; its issuer is {0}")]
     UnknownIssuer(Box<str>),
-    /// A signature that its issuer's key did not make.
+    /// A signature was not made with its issuer's key, or with a rejected algorithm.
     #[error("a signature in its chain is not its issuer's, or its algorithm is not accepted")]
     Signature,
     /// A certificate whose `notAfter` has passed.
@@ -31,24 +31,25 @@ pub enum CertificateFault {
     /// A certificate whose `notBefore` is to come.
     #[error("a certificate of its chain is not valid yet")]
     NotYetValid,
-    /// Key usage or extended key usage of the certificate.
+    /// Key usage or extended key usage does not allow this use.
     #[error("its key usage or extended key usage does not allow this use")]
     Usage,
-    /// An issuer in the chain that may not issue it: no CA, too deep, outside its name constraints.
+    /// An issuer in the chain may not issue it: it is no CA, the chain is too long for it, or a name is
+    /// outside its name constraints.
     #[error(
         "an issuer in its chain may not issue it (basic constraints, key usage, name constraints)"
     )]
     IssuerConstraint,
-    /// A server's certificate for another name.
+    /// A server's certificate is for another name.
     #[error("it is not for the name {0}")]
     Name(Box<str>),
-    /// A serial number on its issuer's revocation list.
+    /// A serial number is on its issuer's revocation list.
     #[error("it, or an issuer in its chain, is on the revocation list of {0}")]
     Revoked(Box<str>),
-    /// No usable list covers it.
+    /// A certificate is not covered by any usable revocation list.
     #[error("no revocation list of {0} covers it")]
     NoList(Box<str>),
-    /// The lists that cover it are past their next update.
+    /// The revocation lists that cover a certificate are past their next update.
     #[error("the revocation list of {0} is overdue")]
     ListOverdue(Box<str>),
 }

@@ -1,13 +1,13 @@
-//! One of each refusal: for tables, metrics and tests.
+//! List with one example of each refusal, for tables, metrics and tests.
 
 use super::{
     CertificateFault, MismatchedSide, QuotaLeft, Reached, Refusal, SspHeader, TargetFault,
 };
 use crate::spine::{Asid, CpaId, ServiceRoot};
 
-/// One of each row, in the order of the line: for tables, metrics and tests.
+/// Returns one refusal for each row of the table, in the order of the checks, for tables, metrics and tests.
 #[must_use]
-#[expect(clippy::too_many_lines, reason = "one line a refusal: it is a list")]
+#[expect(clippy::too_many_lines, reason = "the list has one line for each refusal")]
 pub fn every() -> Vec<Refusal> {
     let asid = |digits: &str| digits.parse::<Asid>().ok();
     let (Some(from), Some(to)) = (asid("200000000359"), asid("918999198993")) else {

@@ -1,4 +1,4 @@
-//! A refusal as a FHIR `OperationOutcome`, in JSON or XML.
+//! Refusals as FHIR `OperationOutcome`s, in JSON or XML.
 
 use std::fmt::Write as _;
 
@@ -6,27 +6,27 @@ use super::{BodyFamily, Refusal};
 
 /// Spec: profile of an `OperationOutcome` that GP Connect consumers validate.
 const PROFILE: &str = "https://fhir.nhs.uk/STU3/StructureDefinition/GPConnect-OperationOutcome-1";
-/// Spec: the code system the profile fixes.
+/// Spec: code system that the profile fixes.
 const SPINE_CODES: &str = "https://fhir.nhs.uk/STU3/CodeSystem/Spine-ErrorOrWarningCode-1";
-/// Observed: the live proxy's system on every interaction, its name notwithstanding.
+/// Observed: code system that the live proxy uses for every interaction, despite its name.
 const LEGACY: &str = "http://fhir.nhs.net/ValueSet/gpconnect-schedule-response-code-1-0";
-/// Observed: the live proxy's system in its 405.
+/// Observed: code system that the live proxy uses in its 405.
 const METHOD: &str = "https://fhir.nhs.uk/StructureDefinition/spine-operationoutcome-1";
 
-/// The two encodings of FHIR.
+/// Encoding of a FHIR resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FhirFormat {
-    /// `application/fhir+json`
+    /// JSON, as `application/fhir+json`.
     #[default]
     Json,
-    /// `application/fhir+xml`
+    /// XML, as `application/fhir+xml`.
     Xml,
 }
 
 impl FhirFormat {
-    /// Spec: `_format` overrides `Accept`, which overrides `Content-Type`; JSON when none speaks.
+    /// Spec: `_format` overrides `Accept`, which overrides `Content-Type`; JSON is the default.
     ///
-    /// `accept` are the values of all `Accept` lines.
+    /// `accept` yields the values of all `Accept` lines.
     #[must_use]
     pub fn negotiate<'a>(
         query: Option<&str>,
@@ -40,10 +40,10 @@ impl FhirFormat {
         parameter.or_else(accepted).or_else(|| content.and_then(Self::named)).unwrap_or_default()
     }
 
-    /// Returns the encoding that is preferred; none if there is nothing to choose by.
+    /// Returns the encoding that `Accept` prefers; `None` if it prefers neither.
     ///
-    /// Spec: RFC 9110 §12.5.1. The most specific range counts for each encoding; the first named wins
-    /// where both weigh the same. One that is not mentioned stands above one of weight nought.
+    /// Spec: RFC 9110 §12.5.1. The most specific range decides for each encoding; of equal weights, the first
+    /// named wins. An encoding that is not mentioned ranks above one of weight zero.
     fn accepted<'a>(lines: impl IntoIterator<Item = &'a str>) -> Option<Self> {
         const NOT_ACCEPTABLE: f32 = -1.0;
         let (mut json, mut xml) = ((0, 0.0), (0, 0.0));
@@ -56,7 +56,7 @@ impl FhirFormat {
             let weight = if weight > 0.0 { weight } else { NOT_ACCEPTABLE };
             let named = Self::named(kind);
             first = first.or(named);
-            // How specific the range is, nought if it does not match.
+            // Specificity of the range; zero if it does not match.
             let (for_json, for_xml) = match (named, kind) {
                 (Some(Self::Json), _) => (3, 0),
                 (Some(Self::Xml), _) => (0, 3),
@@ -79,7 +79,7 @@ impl FhirFormat {
         }
     }
 
-    /// The encoding a media type or short name speaks of; the first named wins.
+    /// Returns the encoding that a media type or short name means; the first one named wins.
     fn named(text: &str) -> Option<Self> {
         let text = text.to_ascii_lowercase();
         match (text.find("json"), text.find("xml")) {
@@ -90,7 +90,7 @@ impl FhirFormat {
         }
     }
 
-    /// Spec: the charset is explicit, without a space before it.
+    /// Returns the media type. Spec: with an explicit charset, without a space before it.
     #[must_use]
     pub const fn content_type(self) -> &'static str {
         match self {
@@ -100,40 +100,40 @@ impl FhirFormat {
     }
 }
 
-/// Limit: ranges of `Accept` that are looked at.
+/// Limit: media ranges of `Accept` that are considered.
 const ACCEPT_RANGES_MAX: usize = 32;
 
-/// Reads a weight, `q=0.5`; one that is not from 0 to 1 is no weight.
+/// Reads a weight such as `q=0.5`; `None` if it is not from 0 to 1.
 fn weight(parameter: &str) -> Option<f32> {
     let (name, value) = parameter.split_once('=')?;
     let weight = name.trim().eq_ignore_ascii_case("q").then(|| value.trim().parse().ok())??;
     (0.0..=1.0).contains(&weight).then_some(weight)
 }
 
-/// Which family of bodies a consumer is answered with.
+/// Family of bodies that a consumer's refusals have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ErrorFamily {
-    /// Each refusal in its own family, as the live proxy does.
+    /// Each refusal has its own family, as with the live proxy.
     #[default]
     Documented,
-    /// All refusals as GP Connect `OperationOutcome`s, as the public test suite expects.
+    /// All refusals are GP Connect `OperationOutcome`s, as the public test suite expects.
     Gpconnect,
 }
 
-/// An `OperationOutcome` about to be written.
+/// Contents of an `OperationOutcome` to write.
 #[derive(Debug, Clone, Copy)]
 pub struct OperationOutcome<'a> {
-    /// The reason.
+    /// Refusal that the resource describes.
     pub refusal: &'a Refusal,
-    /// The exchange's id, a UUID: the resource's own id.
+    /// Id of the exchange, a UUID, which becomes the resource's id.
     pub id: &'a str,
-    /// Which family the consumer is answered with.
+    /// Family of bodies for this consumer.
     pub errors: ErrorFamily,
 }
 
 impl OperationOutcome<'_> {
-    /// The resource's text.
+    /// Returns the resource's text in an encoding.
     #[must_use]
     pub fn text(&self, format: FhirFormat) -> String {
         match format {
@@ -236,7 +236,7 @@ struct OutcomeParts {
     diagnostics: Option<String>,
 }
 
-/// Spec: displays of the Spine codes this gateway uses.
+/// Spec: display texts of the Spine codes that this gateway uses.
 fn display(code: &str) -> &'static str {
     match code {
         "ACCESS_DENIED" => "Access denied",
@@ -264,7 +264,7 @@ fn escaped(text: &str) -> String {
             '<' => out.push_str("&lt;"),
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
-            // Spec: XML 1.0 §2.2. These are in no document, not even by their number.
+            // Spec: XML 1.0 §2.2. These are not allowed in a document, not even as character references.
             '\u{fffe}' | '\u{ffff}' => out.push('\u{fffd}'),
             c if c.is_control() => out.push('\u{fffd}'),
             c => out.push(c),

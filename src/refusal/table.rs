@@ -1,32 +1,32 @@
-//! The table: all that an answer to a refusal says besides its text.
+//! Table of refusals: everything in a refusal's response besides its text.
 
 use super::{MismatchedSide, Reached, Refusal, SspHeader};
 
-/// Which body a refusal is written with.
+/// Family of bodies that a refusal is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyFamily {
-    /// The live Spine Secure Proxy's own payload, for the refusals it documents.
+    /// Payload of the live Spine Secure Proxy, for the refusals that it documents.
     Spine,
-    /// The live Spine Secure Proxy's payload for a method it does not take.
+    /// Payload of the live Spine Secure Proxy for a method that is not allowed.
     SpineMethod,
-    /// The GP Connect `OperationOutcome`.
+    /// `OperationOutcome` as GP Connect profiles it.
     GpConnect,
 }
 
-/// A row of the table: all that an answer says besides its text.
+/// Row of the table of refusals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RefusalRow {
-    /// The refusal's own word: in `Proxy-Status`, logs, metrics and records alike.
+    /// Token of the refusal in `Proxy-Status`, logs, metrics and records.
     pub token: &'static str,
-    /// HTTP status.
+    /// HTTP status code.
     pub status: u16,
-    /// FHIR issue type.
+    /// Issue type of FHIR.
     pub issue: &'static str,
     /// Code of Spine-ErrorOrWarningCode-1.
     pub code: &'static str,
-    /// Which body it has.
+    /// Family of bodies that the response has by default.
     pub family: BodyFamily,
-    /// Proxy error type of RFC 9209, §2.3.
+    /// Proxy error type (RFC 9209 §2.3).
     pub proxy_error: &'static str,
 }
 
@@ -63,9 +63,10 @@ const fn spine(
 }
 
 impl Refusal {
-    /// The refusal's row. One match, no wildcard: a new reason does not compile without its answer.
+    /// Returns the refusal's row. The match has no wildcard, so that a new refusal does not compile without a
+    /// row.
     #[must_use]
-    #[expect(clippy::too_many_lines, reason = "one row a refusal: it is the table")]
+    #[expect(clippy::too_many_lines, reason = "the table has one row for each refusal")]
     pub const fn row(&self) -> RefusalRow {
         const REQUEST: &str = "http_request_error";
         const DENY: &str = "http_request_denied";
@@ -226,11 +227,11 @@ impl Refusal {
         }
     }
 }
-/// Tokens of version 0.1, each with the one that has taken its place: a journal may hold either.
+/// Refusal tokens of version 0.1, each with its successor: a journal may hold either.
 const FORMER_TOKENS: [(&str, &str); 2] =
     [("knock_limited", "certificate_rate_limited"), ("provider_spared", "provider_circuit_open")];
 
-/// Returns every name under which a journal may hold the refusal that `token` names today or named once.
+/// Returns every token, former ones included, under which a journal may hold the refusal that `token` names.
 pub fn token_names(token: &str) -> Vec<String> {
     let names = FORMER_TOKENS
         .into_iter()

@@ -1,23 +1,23 @@
-//! Masks what could be an NHS number, in one pass over a text.
+//! Masking of possible NHS numbers, in one pass over a text.
 
 use std::borrow::Cow;
 
 const MASK: &str = "[masked]";
-/// Limit: characters between two groups of a number. An escape such as `%20` counts as one.
+/// Limit: characters between two groups of a number; an escape such as `%20` counts as one.
 const SEPARATORS_MAX: usize = 3;
-/// Limit: bytes looked at beyond those that are kept, for a number that begins among them.
+/// Limit: bytes read beyond those that are kept, to recognise a number that begins among the kept ones.
 const AHEAD_BYTES: usize = 256;
-/// Groups of the longest form: three, three and four digits.
+/// Number of groups in the longest form: three, three and four digits.
 const GROUPS_MAX: usize = 3;
 
-/// Masks what could be an NHS number, and keeps at most `bytes_max` bytes.
+/// Masks everything that could be an NHS number, and truncates the result to `bytes_max` bytes.
 ///
-/// A number is ten digits of any script, plain or escaped (`%39`), a nought before them allowed: in one
-/// piece, or in groups of three, three and four with up to three characters between two groups that are
+/// A number is ten digits of any script, plain or percent-encoded (`%39`), optionally after a zero: either in
+/// one piece, or in groups of three, three and four, with up to three characters between groups that are
 /// neither letters nor digits.
 ///
-/// Everything that a record, a log line or an answer takes from a request passes through here.
-/// Longer and shorter runs (ASIDs, staff ids), UUIDs, timestamps and addresses are left alone.
+/// Security: everything that a record, log line or answer takes from a request passes through here. Longer
+/// and shorter digit runs (ASIDs, staff ids), UUIDs, timestamps and addresses are left unchanged.
 #[must_use]
 pub fn masked(text: &str, bytes_max: usize) -> Cow<'_, str> {
     // Most text has no digits.
@@ -25,7 +25,7 @@ pub fn masked(text: &str, bytes_max: usize) -> Cow<'_, str> {
     if text.len() <= bytes_max && !text.bytes().any(may_be) {
         return Cow::Borrowed(text);
     }
-    // Whatever a text's length, the work is bounded by what is kept of it.
+    // The work is bounded by the bytes that are kept, not by the length of the text.
     let text = cut(text, bytes_max.saturating_add(AHEAD_BYTES));
     let mut masked = String::new();
     let mut copied = 0;
@@ -46,13 +46,13 @@ pub fn masked(text: &str, bytes_max: usize) -> Cow<'_, str> {
     if masked.is_empty() {
         return Cow::Borrowed(cut(text, bytes_max));
     }
-    // Security: a number that begins later may have been cut, and is not shown in part.
+    // Security: a number that begins later may be cut off, and must not be shown in part.
     masked.push_str(cut(text, bytes_max).get(copied..).unwrap_or_default());
     masked.truncate(cut(&masked, bytes_max).len());
     Cow::Owned(masked)
 }
 
-/// Returns at most so many bytes of a text.
+/// Truncates a text to at most `bytes_max` bytes, at a character boundary.
 fn cut(text: &str, bytes_max: usize) -> &str {
     let mut end = bytes_max.min(text.len());
     while !text.is_char_boundary(end) {
@@ -61,16 +61,16 @@ fn cut(text: &str, bytes_max: usize) -> &str {
     text.get(..end).unwrap_or_default()
 }
 
-/// A character, or the escape of one.
+/// Class of a character, or of a percent-encoded byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum MaskToken {
-    /// A digit, and whether it is a nought.
+    /// A digit; true if it is zero.
     Digit(bool),
     Letter,
     Separator,
 }
 
-/// Reads the token that begins at a character's boundary; returns where it ends.
+/// Reads the character or escape at a character boundary; returns its class and its end.
 fn token(text: &str, at: usize) -> (MaskToken, usize) {
     let bytes = text.as_bytes();
     match bytes.get(at).copied().unwrap_or_default() {
@@ -92,7 +92,7 @@ fn token(text: &str, at: usize) -> (MaskToken, usize) {
     }
 }
 
-/// Reads the two hexadecimal digits of an escape, whose percent sign may be escaped again.
+/// Reads the two hexadecimal digits of an escape, whose percent sign may itself be escaped.
 fn escape(bytes: &[u8], mut at: usize) -> Option<(MaskToken, usize)> {
     let hex = |at: usize| {
         let digit = |at: usize| char::from(*bytes.get(at)?).to_digit(16);
@@ -110,18 +110,18 @@ fn escape(bytes: &[u8], mut at: usize) -> Option<(MaskToken, usize)> {
     Some((token, at + 2))
 }
 
-/// Digits in a row.
+/// Run of consecutive digits.
 #[derive(Debug, Clone, Copy, Default)]
 struct DigitGroup {
     start: usize,
     end: usize,
-    /// Without a nought before three, six or ten others.
+    /// Number of digits, a leading zero included.
     digits: usize,
     has_nought: bool,
 }
 
 impl DigitGroup {
-    /// Returns its digits; a leading nought does not count where it makes one too many.
+    /// Returns the number of digits, without a leading zero that makes four, seven or eleven of them.
     const fn significant(self) -> usize {
         match (self.digits, self.has_nought) {
             (4 | 7 | 11, true) => self.digits - 1,
@@ -130,18 +130,18 @@ impl DigitGroup {
     }
 }
 
-/// The last groups of digits that have only separators between them.
+/// Last groups of digits with only separators between them.
 #[derive(Debug, Default)]
 struct DigitGroups {
-    /// The last stands at the end.
+    /// Ended groups, the most recent one at the end.
     last: [Option<DigitGroup>; GROUPS_MAX],
-    /// The one that has not ended yet.
+    /// Group that has not ended yet.
     open: Option<DigitGroup>,
     separators: usize,
 }
 
 impl DigitGroups {
-    /// Takes the next token; returns the bounds of a number if one has ended with it.
+    /// Adds the next character; returns the byte range of a number that has ended before it.
     fn next(
         &mut self,
         text: &str,
@@ -171,7 +171,7 @@ impl DigitGroups {
         number
     }
 
-    /// Returns the bounds of the number that the last groups are.
+    /// Returns the byte range of the number that the last groups form, if they do.
     fn number(&self, text: &str) -> Option<(usize, usize)> {
         let [first, second, third] = self.last;
         let third = third?;
@@ -194,26 +194,26 @@ impl DigitGroups {
     }
 }
 
-/// Returns true for the fraction of a second and the offset of a timestamp: `36.123456+0100`.
+/// Returns true for the fraction of a second and the offset of a timestamp, as in `36.123456+0100`.
 fn is_offset(text: &str, fraction: DigitGroup, offset: DigitGroup) -> bool {
     follows_dot(text, fraction.start)
         && matches!(text.get(fraction.end..offset.start), Some("+" | "-"))
 }
 
-/// Returns true for the end of an address with a port: `192.168.100.200:8443`.
+/// Returns true for the end of an address with a port, as in `192.168.100.200:8443`.
 fn is_port(text: &str, third: DigitGroup, fourth: DigitGroup, port: DigitGroup) -> bool {
     follows_dot(text, third.start)
         && text.get(third.end..fourth.start) == Some(".")
         && text.get(fourth.end..port.start) == Some(":")
 }
 
-/// Returns true if a digit and a full stop stand before.
+/// Returns true if a digit and a full stop precede `start`.
 fn follows_dot(text: &str, start: usize) -> bool {
     let before = text.get(..start).and_then(|before| before.strip_suffix('.'));
     before.is_some_and(|before| before.ends_with(|c: char| c.is_ascii_digit()))
 }
 
-/// Returns true if these bytes are part of a UUID.
+/// Returns true if a byte range is part of a UUID.
 fn is_in_uuid(text: &str, (start, end): (usize, usize)) -> bool {
     let bytes = text.as_bytes();
     let belongs = |byte: &&u8| byte.is_ascii_hexdigit() || **byte == b'-';

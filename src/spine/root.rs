@@ -1,61 +1,68 @@
-//! The byte grammar of an `https` URL as the Spine writes one, and the service root it gives.
+//! Byte grammar of the `https` URLs that the Spine uses, and service roots in this form.
 //!
-//! Nothing is decoded, merged, folded or resolved: text either has the one accepted form or is
-//! refused. A URL library would turn `127.1` into an address and `%2e` into a dot.
+//! Nothing is decoded, merged, case-folded or resolved: a text has the one accepted form or is refused. A URL
+//! library would turn `127.1` into an address and `%2e` into a dot.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Why a URL does not have the accepted form.
+/// Fault of a URL that does not have the accepted form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UrlFault {
-    /// Anything but `https://` in lower case.
+    /// The URL does not begin with `https://` in lower case.
     #[error("the URL does not begin with https:// in lower case")]
     Scheme,
-    /// `user@host`.
+    /// The URL names a user, as in `user@host`.
     #[error("the URL names a user")]
     Userinfo,
-    /// An empty host, a host that is not made of letters, digits and hyphens, or a final dot.
+    /// The host is empty, has other characters than letters, digits and hyphens in its labels, or ends in a
+    /// dot.
     #[error("the host is not a host name")]
     Host,
-    /// An address in any spelling instead of a name.
+    /// The host is an IP address, in any spelling, instead of a name.
     #[error("the host is an address, not a name")]
     Address,
-    /// A port that is empty, zero, padded or above 65535.
+    /// The port is empty, zero, padded with zeros or above 65535.
     #[error("the port is not a number from 1 to 65535")]
     Port,
-    /// `.` or `..` as a path segment, plain or encoded.
+    /// The path has a segment `.` or `..`, plain or percent-encoded.
     #[error("the path holds a dot segment")]
     DotSegment,
-    /// An encoded separator, control or percent sign, or a broken escape.
+    /// The path has a percent-encoded separator, control character or percent sign, or an incomplete escape.
     #[error("the path holds an escape that is not allowed")]
     Escape,
-    /// A byte that may not stand in a path.
+    /// The path has a byte that is not allowed.
     #[error("the path holds a character that is not allowed")]
     PathByte,
-    /// A byte that may not stand in a query.
+    /// The query has a byte that is not allowed.
     #[error("the query holds a character that is not allowed")]
     QueryByte,
 }
 
-/// A URL taken apart by the grammar; every part borrows the text it came from.
+/// Parts of a URL, which borrow from its text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InnerUrl<'a> {
     /// `host` or `host:port`, as written.
     pub authority: &'a str,
-    /// The path with its leading slash, or nothing.
+    /// Path with its leading slash, or empty.
     pub path: &'a str,
-    /// The query without its question mark.
+    /// Query without its question mark.
     pub query: Option<&'a str>,
 }
 
 impl<'a> InnerUrl<'a> {
-    /// Takes `https://authority/path?query` apart.
+    /// Parses a URL of the form `https://authority/path?query`.
+    ///
+    /// # Errors
+    /// Returns the first fault if the text does not have the accepted form.
     pub fn parse(url: &'a str) -> Result<Self, UrlFault> {
         Self::after_scheme(url.strip_prefix("https://").ok_or(UrlFault::Scheme)?)
     }
 
-    /// Takes `authority/path?query` apart.
+    /// Parses `authority/path?query`, the part of a URL after its scheme.
+    ///
+    /// # Errors
+    /// Returns the first fault if the text does not have the accepted form.
     pub fn after_scheme(rest: &'a str) -> Result<Self, UrlFault> {
         let end = rest.bytes().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
         let (authority, tail) = rest.split_at_checked(end).ok_or(UrlFault::Host)?;
@@ -67,7 +74,7 @@ impl<'a> InnerUrl<'a> {
     }
 }
 
-/// Splits at the first question mark.
+/// Splits a target at its first question mark.
 pub(crate) fn split_query(target: &str) -> (&str, Option<&str>) {
     match target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
@@ -107,12 +114,12 @@ fn judge_host(host: &str) -> Result<(), UrlFault> {
         return Err(UrlFault::Host);
     }
     // Security: `127.1`, `0x7f.1` and `2130706433` are addresses to some resolvers. No top-level
-    // domain begins with a digit, so a last label that does is an address in disguise.
+    // domain begins with a digit, so a host whose last label does is an address.
     let last = host.rsplit('.').next().unwrap_or_default();
     if last.starts_with(|c: char| c.is_ascii_digit()) { Err(UrlFault::Address) } else { Ok(()) }
 }
 
-/// Judges a path that is empty or begins with a slash.
+/// Checks a path that is empty or begins with a slash.
 pub(crate) fn judge_path(path: &str) -> Result<(), UrlFault> {
     let mut bytes = path.bytes();
     while let Some(byte) = bytes.next() {
@@ -132,8 +139,8 @@ pub(crate) fn judge_path(path: &str) -> Result<(), UrlFault> {
     if dots { Err(UrlFault::DotSegment) } else { Ok(()) }
 }
 
-/// Security: a provider may decode once more than we look, so no escape may become a separator, a
-/// dot, a control or another escape.
+/// Security: a provider may decode once more than this proxy, so no escape may become a separator, a dot, a
+/// control character or another escape.
 fn judge_escape(decoded: u8) -> Result<(), UrlFault> {
     match decoded {
         b'/' | b'\\' | b'%' | b';' | b'?' | b'#' | 0..=0x1f | 0x7f => Err(UrlFault::Escape),
@@ -142,8 +149,7 @@ fn judge_escape(decoded: u8) -> Result<(), UrlFault> {
     }
 }
 
-/// Judges a query: any visible ASCII but the fragment sign and the backslash; escapes are the
-/// provider's affair.
+/// Checks a query: visible ASCII without `#` and backslash is allowed; escapes are left to the provider.
 pub(crate) fn judge_query(query: Option<&str>) -> Result<(), UrlFault> {
     let allowed = |byte: u8| byte.is_ascii_graphic() && byte != b'#' && byte != b'\\';
     if query.unwrap_or_default().bytes().all(allowed) { Ok(()) } else { Err(UrlFault::QueryByte) }
@@ -153,9 +159,9 @@ fn hex(byte: Option<u8>) -> Option<u8> {
     char::from(byte?).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
-/// A provider's registered service root, kept exactly as the directory gave it.
+/// Registered service root of a provider, kept exactly as the directory holds it.
 ///
-/// Spec: `https://[FQDN]/[path]`; compared with the consumer's target as text, byte for byte.
+/// Spec: `https://[FQDN]/[path]`, compared with the consumer's target byte for byte.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ServiceRoot {
     text: Box<str>,
@@ -166,41 +172,41 @@ pub struct ServiceRoot {
 const SCHEME: &str = "https://";
 
 impl ServiceRoot {
-    /// The registered text: also the audience its tokens must name.
+    /// Returns the registered text, which is also the audience that tokens must name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Host name, without the port.
+    /// Returns the host name, without the port.
     #[must_use]
     pub fn host(&self) -> &str {
         self.text.get(SCHEME.len()..self.host_end).unwrap_or_default()
     }
 
-    /// Host and port as registered: the `Host` a provider is sent.
+    /// Returns host and port as registered, which become `Host` in requests to the provider.
     #[must_use]
     pub fn authority(&self) -> &str {
         self.text.get(SCHEME.len()..self.authority_end).unwrap_or_default()
     }
 
-    /// Registered port, 443 when none is written.
+    /// Returns the registered port; 443 if there is none.
     #[must_use]
     pub fn port(&self) -> u16 {
         let port = self.text.get(self.host_end + 1..self.authority_end);
         port.and_then(|port| port.parse().ok()).unwrap_or(443)
     }
 
-    /// Path without a final slash: what a FHIR request's own path is appended to.
+    /// Returns the path without a final slash, to which a FHIR request's own path is appended.
     #[must_use]
     pub fn base_path(&self) -> &str {
         let path = self.text.get(self.authority_end..).unwrap_or_default();
         path.strip_suffix('/').unwrap_or(path)
     }
 
-    /// What follows this root in `url` (without its scheme), if `url` lies under it.
+    /// Returns the path that follows this root in `url`; `None` if `url` does not lie under it.
     ///
-    /// A root registered with a final slash matches with it and without.
+    /// A root registered with a final slash matches both with and without it.
     #[must_use]
     pub fn rest_of<'a>(&self, url: &InnerUrl<'a>) -> Option<&'a str> {
         if url.authority != self.authority() {

@@ -1,20 +1,21 @@
-//! Sizes and periods in the configuration: a number and its unit. A number alone is refused, and so is
-//! an unknown unit; the error shows the right form of the value.
+//! Sizes and durations in the configuration, each a number and a unit. A number alone and an unknown unit are
+//! refused; the error shows the right form of the value.
 
 use std::fmt;
 
 use serde::de::{Deserializer, Error, Visitor};
 
-/// A value as it stands in the configuration.
+/// Value as written in the configuration.
 struct ConfigValue {
     text: String,
     is_number: bool,
 }
 
 impl ConfigValue {
-    /// Splits a value into a number, which is digits with at most one decimal point between them, and a
-    /// unit, which is ASCII letters or empty. `None` for any other value: a right form made from a part of it
-    /// would have another meaning.
+    /// Splits a value into a number (digits with at most one decimal point between them) and a unit (ASCII
+    /// letters, or empty).
+    ///
+    /// Returns `None` for any other value: a right form made from a part of it would have another meaning.
     fn split(&self) -> Option<(&str, &str)> {
         let text = self.text.trim();
         let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -30,14 +31,14 @@ impl ConfigValue {
     }
 }
 
-/// Shows a value as it was written: text in quotes.
+/// Shows a value as it was written, with text in quotes.
 impl fmt::Display for ConfigValue {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_number { out.write_str(&self.text) } else { write!(out, "{:?}", self.text) }
     }
 }
 
-/// Takes text and numbers; `.0` says what is asked for.
+/// Visitor that accepts text and numbers; `.0` describes the expected value.
 struct UnitReader(&'static str);
 
 impl Visitor<'_> for UnitReader {
@@ -73,7 +74,7 @@ fn read<'de, D: Deserializer<'de>, T>(
     parse(&written).map_err(D::Error::custom)
 }
 
-/// Durations in the configuration: a number and a unit, `10s`, `5m`, `250ms`.
+/// Durations in the configuration, each a number and a unit, such as `10s`, `5m` or `250ms`.
 pub mod period {
     use std::time::Duration;
 
@@ -83,12 +84,12 @@ pub mod period {
 
     const WANTED: &str = "a period: a number and a unit, such as \"10s\"";
 
-    /// Reads a duration.
+    /// Reads a duration from the configuration.
     pub fn deserialize<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
         super::read(from, WANTED, parse)
     }
 
-    /// Writes a duration, as the schema shows a default.
+    /// Writes a duration, as the schema shows default values.
     pub fn serialize<S: serde::Serializer>(period: &Duration, to: S) -> Result<S::Ok, S::Error> {
         jiff::fmt::serde::unsigned_duration::friendly::compact::required::serialize(period, to)
     }
@@ -118,14 +119,14 @@ pub mod period {
         jiff::fmt::serde::unsigned_duration::required::deserialize(StrDeserializer::new(text))
     }
 
-    /// The period that a number and an unknown unit probably mean.
+    /// Returns the duration that a number and an unknown unit probably mean.
     fn right_form(number: &str, unit: &str) -> Option<String> {
         let unit = unit.to_ascii_lowercase();
         if ["d", "day", "days"].contains(&&*unit) {
             let hours = number.parse::<u64>().ok()?.checked_mul(24)?;
             return Some(format!("{hours}h"));
         }
-        // Long enough that other words, such as "million" and "hundred", do not begin so.
+        // Long enough not to match other words, such as "million" and "hundred".
         let units = [
             ("millis", "ms"),
             ("mils", "ms"),
@@ -212,7 +213,7 @@ pub mod period {
     }
 }
 
-/// Sizes in the configuration: a number and a unit, `64 KiB`, `1 GiB`.
+/// Sizes in the configuration, each a number and a unit, such as `64 KiB` or `1 GiB`.
 pub mod size {
     use bytesize::ByteSize;
 
@@ -220,28 +221,28 @@ pub mod size {
 
     const WANTED: &str = "a size: a number and a unit, such as \"64 KiB\"";
 
-    /// Reads a size.
+    /// Reads a size from the configuration.
     pub fn deserialize<'de, D: serde::Deserializer<'de>>(from: D) -> Result<ByteSize, D::Error> {
         super::read(from, WANTED, parse)
     }
 
-    /// Writes a size, as the schema shows a default.
+    /// Writes a size, as the schema shows default values.
     pub fn serialize<S: serde::Serializer>(size: &ByteSize, to: S) -> Result<S::Ok, S::Error> {
         serde::Serialize::serialize(size, to)
     }
 
-    /// Sizes that need not be there.
+    /// Optional sizes in the configuration.
     pub mod optional {
         use super::ByteSize;
 
-        /// Reads a size.
+        /// Reads an optional size from the configuration.
         pub fn deserialize<'de, D: serde::Deserializer<'de>>(
             from: D,
         ) -> Result<Option<ByteSize>, D::Error> {
             super::deserialize(from).map(Some)
         }
 
-        /// Writes a size, as the schema shows a default.
+        /// Writes an optional size, as the schema shows default values.
         pub fn serialize<S: serde::Serializer>(
             size: &Option<ByteSize>,
             to: S,
@@ -269,7 +270,7 @@ pub mod size {
         })
     }
 
-    /// The unit that an unknown one probably means.
+    /// Returns the unit that an unknown one probably means.
     fn unit_meant(unit: &str) -> Option<&'static str> {
         let unit = unit.to_ascii_lowercase();
         match unit.strip_suffix('s').unwrap_or(&unit) {

@@ -1,4 +1,4 @@
-//! The play's consumer: one request, one connection, mutual TLS.
+//! Consumer of the demonstration, which sends each request on a new connection with mutual TLS.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -18,13 +18,13 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// A consumer with a certificate, or without.
+/// Simulated consumer, with or without a client certificate.
 pub(super) struct DemoConsumer {
     address: SocketAddr,
     tls: Arc<ClientConfig>,
 }
 
-/// What came back.
+/// Complete response to a request.
 pub(super) struct DemoResponse {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
@@ -40,17 +40,17 @@ impl DemoResponse {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
-    /// The refusal's token, if the proxy itself answered.
+    /// Returns the token of a refusal, if the proxy itself answered.
     pub(super) fn token(&self) -> Option<&str> {
         self.header("proxy-status").split("details=\"").nth(1)?.strip_suffix('"')
     }
 }
 
-/// A call that takes longer has failed.
+/// Limit: time from the start of a call to the end of its response.
 const PATIENCE: Duration = Duration::from_secs(40);
 
 impl DemoConsumer {
-    /// A consumer of the proxy at `address`; `certificate` names the files of a chain and its key.
+    /// Creates a consumer of the proxy at `address`; `certificate` names the files of a chain and its key.
     pub(super) fn new(
         address: SocketAddr,
         authority: &Path,
@@ -72,7 +72,7 @@ impl DemoConsumer {
         Ok(Self { address, tls: Arc::new(tls) })
     }
 
-    /// Sends a request and hears the whole answer.
+    /// Sends a request and reads the whole response.
     pub(super) async fn call(
         &self,
         method: Method,
@@ -86,7 +86,7 @@ impl DemoConsumer {
         }
         let request = request.body(Full::new(Bytes::from(body.to_owned())))?;
         let heard = tokio::time::timeout(PATIENCE, self.exchange(request)).await;
-        heard.context("no answer in time")?
+        heard.with_context(|| format!("no answer within {} s", PATIENCE.as_secs()))?
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<DemoResponse> {

@@ -1,4 +1,4 @@
-//! The play: booking sessions, then one wrong request of each kind.
+//! Sequence of the demonstration: booking sessions, then one wrong request of each kind.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -21,14 +21,14 @@ mod wrong;
 
 const FHIR: &str = "urn:nhs:names:services:gpconnect:fhir:";
 
-/// The play, with its actors.
+/// Demonstration in its environment.
 pub(super) struct Play<'a> {
     world: &'a World,
-    /// Where answers are kept.
+    /// File that every answered resource is written to.
     record: Option<Mutex<File>>,
 }
 
-/// A request, right in everything that is not said to be otherwise.
+/// Request that is correct except for what is changed on purpose.
 struct DemoRequest<'a> {
     practice: &'a ListedPractice,
     interaction: &'a str,
@@ -38,12 +38,15 @@ struct DemoRequest<'a> {
     actor: &'a str,
     from: &'a str,
     ods: &'a str,
-    /// Header left out, or audience changed, or method changed.
+    /// Name of a header that is left out, or empty.
     without: &'a str,
+    /// Audience instead of the practice's service root.
     audience: Option<&'a str>,
+    /// Method instead of the interaction's own.
     method: Option<Method>,
+    /// Service root in the target instead of the practice's own.
     root: Option<String>,
-    /// Named by its ODS code: the proxy finds the root.
+    /// True if the target names the practice by its ODS code, so that the proxy finds the root.
     by_code: bool,
 }
 
@@ -66,7 +69,7 @@ impl<'a> DemoRequest<'a> {
         }
     }
 
-    /// The same, asked by the out-of-hours service.
+    /// Returns this request as sent by the out-of-hours service.
     fn at_night(self) -> Self {
         Self { actor: "night", from: NIGHT, ods: NIGHT_ODS, ..self }
     }
@@ -77,20 +80,20 @@ impl<'a> Play<'a> {
         Self { world, record: record.map(Mutex::new) }
     }
 
-    /// Plays everything; answers how many steps did not go as they should.
+    /// Runs everything; returns the number of steps that were not answered as expected.
     pub(super) async fn all(&self) -> anyhow::Result<usize> {
         print(
-            "Booking sessions, through the proxy, as consumers over mutual TLS. Whatever a practice answers has",
+            "Booking sessions through the proxy, as consumers over mutual TLS. Before a practice answers, the proxy",
         );
         print(
-            "passed: certificate, ASID, interaction, token, receiver, service root, audience, agreement.",
+            "has checked: certificate, ASID, interaction, token, receiver, service root, audience, agreement.",
         );
         let sessions = self.sessions().await;
         print("\nOne wrong request of each kind");
         Ok(sessions + self.wrong_requests().await?)
     }
 
-    /// Sends one request and expects the provider's answer.
+    /// Sends one request and expects the provider's answer with this status.
     async fn step(
         &self,
         what: &str,
@@ -200,7 +203,7 @@ fn method(ask: &DemoRequest<'_>) -> Method {
     ask.method.clone().unwrap_or(usual)
 }
 
-/// The fortnight that is searched.
+/// Returns the first and last day of the fortnight that is searched.
 fn dates() -> (jiff::civil::Date, jiff::civil::Date) {
     let today = simulator::day(Timestamp::now());
     (today, today.saturating_add(jiff::Span::new().days(13)))

@@ -1,4 +1,4 @@
-//! `slapd` of `OpenLDAP` as the Spine Directory Service, where it is installed.
+//! Simulated Spine Directory Service in `slapd` of `OpenLDAP`, which must be installed.
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -10,12 +10,12 @@ use anyhow::{Context as _, bail, ensure};
 use super::super::certs::{Leaf, Pki, write};
 use crate::simulator::sds::{Records, SCHEMA};
 
-/// The server; it ends with this.
+/// Running `slapd`, which is stopped when dropped.
 pub(super) struct Slapd(Child);
 
 impl Drop for Slapd {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // Errors are ignored: it may have ended by itself.
         drop(self.0.kill());
         drop(self.0.wait());
     }
@@ -24,17 +24,17 @@ impl Drop for Slapd {
 const PROGRAMS: [&str; 3] = ["/usr/sbin/slapd", "/usr/lib/openldap/slapd", "/usr/libexec/slapd"];
 const SCHEMAS: [&str; 2] = ["/etc/ldap/schema", "/etc/openldap/schema"];
 const MODULES: [&str; 3] = ["/usr/lib/ldap", "/usr/lib/openldap", "/usr/libexec/openldap"];
-/// Longest wait for it to listen.
+/// Limit: time until it listens.
 const START: Duration = Duration::from_secs(10);
 
-/// Starts it over these records, and answers with what the configuration says of it.
+/// Starts `slapd` with these records; returns it with the configuration section that names it.
 pub(super) fn start(
     pki: &Pki,
     folder: &Path,
     records: &Records,
 ) -> anyhow::Result<(Slapd, String)> {
     let there = |places: &'static [&'static str]| places.iter().find(|at| Path::new(at).exists());
-    let program = there(&PROGRAMS).context("slapd is not installed: --ldap needs it")?;
+    let program = there(&PROGRAMS).context("slapd is not installed; --ldap needs it")?;
     let schemas = there(&SCHEMAS).context("slapd's schema files are not installed")?;
     let home = folder.join("slapd");
     std::fs::create_dir(&home)?;
@@ -52,8 +52,12 @@ pub(super) fn start(
         .args(["-Tadd", "-q", "-f"])
         .args([at("slapd.conf"), PathBuf::from("-l"), at("records.ldif")])
         .output()?;
-    ensure!(loaded.status.success(), "slapd: {}", String::from_utf8_lossy(&loaded.stderr));
-    // A port that was free a moment ago.
+    ensure!(
+        loaded.status.success(),
+        "slapd cannot load the records: {}",
+        String::from_utf8_lossy(&loaded.stderr)
+    );
+    // Another process could take this free port before slapd does; the demonstration then fails.
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
     let child = Command::new(program)
         .args(["-d", "0", "-h", &format!("ldaps://127.0.0.1:{port}"), "-f"])
@@ -66,7 +70,7 @@ pub(super) fn start(
     let began = Instant::now();
     while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
         if began.elapsed() > START {
-            bail!("slapd does not listen");
+            bail!("slapd does not listen within {} s", START.as_secs());
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -77,7 +81,7 @@ pub(super) fn start(
     Ok((slapd, settings))
 }
 
-/// Some builds have their database inside.
+/// Returns true if the mdb database is a module there; some builds have it built in.
 fn has_module(folder: &Path) -> bool {
     ["back_mdb.la", "back_mdb.so"].iter().any(|name| folder.join(name).exists())
 }

@@ -1,4 +1,4 @@
-//! The demonstration's world: authorities, suppliers, practices, the directory, the proxy.
+//! Environment of the demonstration: authorities, suppliers, practices, the directory and the proxy.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -22,13 +22,13 @@ use crate::interaction::AllowedInteractions;
 use crate::simulator::sds::{BASE_PATH, Records, SdsDirectory};
 use crate::simulator::{Serving, SimulatedPractice, SimulatedProvider};
 
-/// The consumer of the play.
+/// ASID of the urgent care hub, the main consumer.
 pub(super) const HUB: &str = "200000000359";
 pub(super) const HUB_ODS: &str = "A00001";
-/// Registered, but without an agreement and for few interactions.
+/// ASID of the walk-in clinic, a consumer without an agreement and with one interaction.
 pub(super) const CLINIC: &str = "200000000360";
 pub(super) const CLINIC_ODS: &str = "A00002";
-/// Registered like the hub, and agreed with.
+/// ASID of the out-of-hours service, a consumer registered and agreed with like the hub.
 pub(super) const NIGHT: &str = "200000000362";
 pub(super) const NIGHT_ODS: &str = "A00003";
 const NIGHT_NAME: &str = "night.example.nhs.uk";
@@ -36,7 +36,7 @@ const HUB_NAME: &str = "hub.example.nhs.uk";
 const CLINIC_NAME: &str = "clinic.example.nhs.uk";
 const GATEWAY_NAME: &str = "gateway.ssp.example.nhs.uk";
 
-/// A practice as the directory lists it.
+/// Practice as the directory lists it.
 pub(super) struct ListedPractice {
     pub(super) name: &'static str,
     pub(super) ods: &'static str,
@@ -45,7 +45,7 @@ pub(super) struct ListedPractice {
     path: &'static str,
 }
 
-/// Suppliers' hosts: one for each of the four principal kinds of GP system.
+/// Hosts of the suppliers, one for each of the four principal kinds of GP system.
 const SUPPLIERS: [&str; 4] = [
     "gpconnect.first-supplier.example.nhs.uk",
     "api.second-supplier.example.nhs.uk",
@@ -53,7 +53,7 @@ const SUPPLIERS: [&str; 4] = [
     "gp.fourth-supplier.example.nhs.uk",
 ];
 
-/// Practices: some share a host, and no two suppliers write their roots alike.
+/// Practices of the demonstration; some share a host, and each supplier writes service roots in its own way.
 pub(super) const PRACTICES: [ListedPractice; 5] = [
     listed("Harbour Street Surgery", "A20047", "918999198993", 0, "/A20047/STU3/1/gpconnect"),
     listed("Mill Lane Practice", "B82617", "918999198994", 0, "/B82617/STU3/1/gpconnect"),
@@ -68,7 +68,7 @@ pub(super) const PRACTICES: [ListedPractice; 5] = [
     listed("Riverside Health Centre", "E84066", "918999198997", 3, "/E84066/STU3/1/gpconnect/fhir"),
 ];
 
-/// Listed in the directory, but nobody answers there.
+/// Practice that the directory lists but whose system does not answer.
 pub(super) const CLOSED: ListedPractice =
     listed("Closed for Good Surgery", "F85001", "918999198998", 4, "/F85001/STU3/1/gpconnect");
 const NOBODY: &str = "gp.gone-supplier.example.nhs.uk";
@@ -93,16 +93,16 @@ impl ListedPractice {
     }
 }
 
-/// Where the practices are looked up.
+/// Kind of directory service that practices are looked up in.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Directories {
-    /// A stand-in for the SDS FHIR API.
+    /// Simulated SDS FHIR API.
     Api,
-    /// A `slapd` that holds the same records.
+    /// `slapd` with the same records.
     Ldap,
 }
 
-/// Everything that is up.
+/// Running environment of the demonstration.
 pub(super) struct World {
     folder: PathBuf,
     server: Server,
@@ -112,12 +112,12 @@ pub(super) struct World {
 }
 
 impl World {
-    /// Sets everything up inside `folder`, which is made.
+    /// Sets everything up inside `folder`, which is created.
     pub(super) async fn set_up(folder: &Path, with: Directories) -> Result<Self, CommandFailure> {
         std::fs::DirBuilder::new()
             .mode(0o700)
             .create(folder)
-            .with_context(|| folder.display().to_string())
+            .with_context(|| format!("cannot create the folder {}", folder.display()))
             .map_err(CommandFailure::World)?;
         let suppliers = CancellationToken::new();
         let (config, slapd) =
@@ -130,8 +130,8 @@ impl World {
         self.server.addresses.first().copied().unwrap_or(self.server.admin)
     }
 
-    /// What a certificate nobody is registered with is refused with: LDAP cannot be searched for a
-    /// name, so there it is not known to be a stranger's.
+    /// Returns the token that an unregistered certificate is refused with: LDAP cannot be searched for a
+    /// name, so there the certificate is not known to be unregistered.
     pub(super) const fn strangers_token(&self) -> &'static str {
         match self.with {
             Directories::Api => "certificate_unknown",
@@ -139,8 +139,9 @@ impl World {
         }
     }
 
-    /// Returns the token of a target under another practice's root than that of `Ssp-To`: the API cannot
-    /// be searched for an ASID, so there the receiver is looked for at that other practice alone.
+    /// Returns the token that a target under another practice's root than that of `Ssp-To` is refused with.
+    ///
+    /// The API cannot be searched for an ASID, so there the receiver is sought at that other practice only.
     pub(super) const fn other_roots_token(&self) -> &'static str {
         match self.with {
             Directories::Api => "receiver_not_found",
@@ -158,7 +159,7 @@ impl World {
         self.suppliers.cancel();
     }
 
-    /// What to try next, as commands that work as printed for as long as the demonstration is up.
+    /// Returns commands to try next, which work as printed while the demonstration runs.
     pub(super) fn invitation(&self) -> Result<String, CommandFailure> {
         let program = std::env::current_exe().map_err(CommandFailure::world)?;
         let (program, folder) = (program.display(), self.folder.display());
@@ -179,12 +180,12 @@ impl World {
         let interaction = "urn:nhs:names:services:gpconnect:fhir:rest:search:slot-1";
         let metadata = "urn:nhs:names:services:gpconnect:fhir:rest:read:metadata-1";
         Ok(format!(
-            "\nStill up. Try it yourself; Ctrl-C ends it and removes {folder}.\n\n\
+            "\nThe proxy is still running. Try it yourself; Ctrl-C ends it and removes {folder}.\n\n\
              # Free slots at {}, by its service root\n{curl} \\\n{} \\\n  'https://{address}/{root}/Slot?{slots}'\n\n\
              # The same practice by its ODS code\n{curl} \\\n{} \\\n  'https://{address}/{ods}/STU3/1/gpconnect/metadata'\n\n\
              # No client certificate: 496\ncurl -i --path-as-is --cacert {folder}/ca.pem 'https://{address}/{root}/metadata'\n\n\
-             # How the directory answers for it, and what is held of the directory\n{program} lookup --config {folder}/spine-proxy.toml {ods}\ncurl -H \"Authorization: Bearer $(cat {folder}/admin.token)\" http://{admin}/directory\n\n\
-             # Metrics, readiness, records\ncurl http://{admin}/metrics\ncurl http://{admin}/readyz\n{program} audit query {folder}/audit\n{program} audit verify {folder}/audit\n",
+             # A look-up of this practice, and the directory cache\n{program} lookup --config {folder}/spine-proxy.toml {ods}\ncurl -H \"Authorization: Bearer $(cat {folder}/admin.token)\" http://{admin}/directory\n\n\
+             # Metrics, readiness, audit journal\ncurl http://{admin}/metrics\ncurl http://{admin}/readyz\n{program} audit query {folder}/audit\n{program} audit verify {folder}/audit\n",
             practice.name,
             headers(interaction),
             headers(metadata),
@@ -192,7 +193,7 @@ impl World {
     }
 }
 
-/// Writes every file of the world and starts its suppliers; answers with the configuration's path.
+/// Writes every file and starts the suppliers and the directory service; returns the configuration's path.
 async fn prepare(
     folder: &Path,
     with: Directories,
@@ -241,7 +242,7 @@ async fn prepare(
     Ok((config, slapd))
 }
 
-/// Starts the stand-in for the SDS FHIR API; answers with what the configuration says of it.
+/// Starts the simulated SDS FHIR API; returns the configuration section that names it.
 async fn api(pki: &Pki, folder: &Path, stop: &CancellationToken) -> anyhow::Result<String> {
     let key = uuid::Uuid::new_v4().to_string();
     write(&folder.join("sds.key"), &key)?;
@@ -256,7 +257,7 @@ async fn api(pki: &Pki, folder: &Path, stop: &CancellationToken) -> anyhow::Resu
     ))
 }
 
-/// Every practice as SDS would hold it.
+/// Returns the records of all practices, as SDS would hold them.
 fn records() -> anyhow::Result<Records> {
     let groups = AllowedInteractions::from_names(AllowedInteractions::DEFAULT)
         .map_err(anyhow::Error::msg)?;
@@ -269,7 +270,7 @@ fn records() -> anyhow::Result<Records> {
     }))
 }
 
-/// Where the suppliers' hosts are: DNS knows none of them.
+/// Returns lines for `[provider.hosts]` with the suppliers' addresses, which are not in DNS.
 fn hosts(addresses: &[SocketAddr]) -> String {
     let closed = SocketAddr::from(([127, 0, 0, 1], 1));
     let hosts = SUPPLIERS.into_iter().zip(addresses).chain([(NOBODY, &closed)]);
@@ -280,7 +281,8 @@ fn practice(listed: &ListedPractice) -> anyhow::Result<SimulatedPractice> {
     Ok(SimulatedPractice::new(listed.ods.parse()?, listed.asid.parse()?, listed.name, listed.path))
 }
 
-/// A server of ours; a supplier demands a certificate of the proxy's authority.
+/// Builds the TLS configuration of a simulated server; with `clients`, it demands a certificate of that
+/// authority.
 fn tls(issued: &IssuedCertificate, clients: Option<&Pki>) -> anyhow::Result<Arc<ServerConfig>> {
     let chain =
         CertificateDer::pem_slice_iter(issued.chain.as_bytes()).collect::<Result<_, _>>()?;
@@ -293,7 +295,8 @@ fn tls(issued: &IssuedCertificate, clients: Option<&Pki>) -> anyhow::Result<Arc<
     server_tls::config(chain, key, clients.transpose()?)
 }
 
-/// What no directory service tells: who sends, under which certificate, and who agreed.
+/// Returns the directory file, with what no directory service holds: consumers, their certificates and the
+/// agreement.
 fn directory() -> String {
     format!(
         "[[consumer]]\nname = \"Urgent care hub\"\nasids = [\"{HUB}\"]\ncertificate-names = [\"{HUB_NAME}\"]\n\

@@ -1,4 +1,4 @@
-//! Decides when the watched files are looked at, and whether a change has settled.
+//! Decides when the watched files are checked, and when a change has settled.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,32 +8,33 @@ use tokio::time::Instant;
 use super::Marks;
 use super::watches::FileWatches;
 
-/// Minimum interval between two looks at the files; also the interval where no events tell of changes.
+/// Minimum interval between two checks of the files; also the interval of checks without file system events.
 const WATCH: Duration = Duration::from_millis(200);
-/// Number of looks, all with changes since the one before, after which a reload waits no longer.
+/// Number of checks in a row with further changes after which a reload waits no longer.
 const UNSETTLED_LOOKS_MAX: u32 = 3;
-/// Number of looks in which every file of a folder is looked at once, where no events tell of changes. A file
-/// that is renamed into the folder changes the folder, and is found by the next look.
+/// Number of checks over which the files of a folder are spread, without file system events.
+///
+/// A file that is renamed into the folder changes the folder, and is found by the next check.
 const FOLDER_LOOKS: usize = 50;
 
-/// Looks at the files: when the next one is due, and what the last ones found.
+/// Schedule of file checks: when the next one is due, and the result of the last ones.
 #[derive(Debug, Default)]
 pub(super) struct FileChecks {
-    /// `None` where no events can be had.
+    /// File system events; `None` where the kernel refuses a watch.
     watches: Option<FileWatches>,
-    /// True once it has been logged that no events can be had.
+    /// True once the lack of events has been logged.
     is_logged: bool,
     last: Option<Instant>,
-    /// The last look found no change: the next one waits for an event.
+    /// True if the last check found no change: the next one waits for an event.
     is_quiet: bool,
     before: Option<Marks>,
-    /// Number of looks, one after another, that found changes.
+    /// Number of checks in a row that found changes.
     unsettled: u32,
     part: usize,
 }
 
 impl FileChecks {
-    /// Returns when the next look is due.
+    /// Waits until the next check is due.
     pub(super) async fn next(&self) {
         if let (Some(watches), true) = (&self.watches, self.is_quiet) {
             watches.changed().await;
@@ -43,19 +44,19 @@ impl FileChecks {
         }
     }
 
-    /// The next look waits for no event.
+    /// Makes the next check due without an event.
     pub(super) const fn are_due(&mut self) {
         self.is_quiet = false;
     }
 
-    /// Begins a look: watches these paths first, so that a change after it is told of.
+    /// Begins a check: watches these paths first, so that a later change causes an event.
     pub(super) fn watch(&mut self, paths: impl FnOnce() -> Vec<PathBuf>) {
         self.last = Some(Instant::now());
-        // Without events there is a look every time: only those that are due anyway try to have them.
+        // Without events, checks are frequent: only the periodic ones try to watch again.
         if self.watches.is_none() && self.is_quiet {
             return;
         }
-        // Given back first: there may be few of them.
+        // Released first: the number of watches may be limited.
         self.watches = None;
         match FileWatches::on(paths().iter().map(PathBuf::as_path)) {
             Ok(watches) => {
@@ -68,8 +69,8 @@ impl FileChecks {
                 if !std::mem::replace(&mut self.is_logged, true) {
                     tracing::warn!(
                         %error,
-                        "the kernel does not report changes of files, since it refuses a watch: files are \
-                         looked at {} times a second; if there are too many watches, raise \
+                        "the kernel refuses a watch for changes of files: they are checked {} times a second \
+                         instead; if the limit of watches is reached, raise \
                          fs.inotify.max_user_watches or fs.inotify.max_user_instances",
                         1000 / WATCH.as_millis(),
                     );
@@ -78,8 +79,8 @@ impl FileChecks {
         }
     }
 
-    /// The part of the files in folders that is looked at, and the number of parts: all of them after an
-    /// event.
+    /// Returns the part of the files in folders to check, and the number of parts; all files at once if there
+    /// are events.
     pub(super) const fn part(&mut self) -> (usize, usize) {
         if self.watches.is_some() {
             return (0, 1);
@@ -88,11 +89,13 @@ impl FileChecks {
         (self.part, FOLDER_LOOKS)
     }
 
+    /// Notes that a check found no change.
     pub(super) fn found_nothing(&mut self) {
         (self.is_quiet, self.before, self.unsettled) = (true, None, 0);
     }
 
-    /// Notes what changed files look like; tells that they have stood still, or are waited for no longer.
+    /// Notes the state of changed files; returns true if it is the same as at the last check, or the wait is
+    /// over.
     pub(super) fn found(&mut self, now: Marks) -> bool {
         self.is_quiet = false;
         self.unsettled += 1;
@@ -101,8 +104,8 @@ impl FileChecks {
         is_still || self.unsettled >= UNSETTLED_LOOKS_MAX
     }
 
-    /// Forgets what was found, for it is loaded. Another look follows: meanwhile there may be other files to
-    /// be watched.
+    /// Forgets the changes found, since they are loaded. Another check follows at once, since the load may
+    /// have brought other files to watch.
     pub(super) fn begin_anew(&mut self) {
         (self.is_quiet, self.before, self.unsettled) = (false, None, 0);
     }
@@ -112,7 +115,7 @@ impl FileChecks {
 mod tests {
     use super::*;
 
-    /// Number of looks within an hour, none of which finds a change.
+    /// Returns the number of checks within an hour in which no file changes.
     async fn looks_in_an_hour(mut looks: FileChecks, path: &std::path::Path) -> usize {
         let end = Instant::now() + Duration::from_secs(3600);
         let mut number = 0;

@@ -1,4 +1,4 @@
-//! Events of the file system, by which it is known without looking that no file has changed.
+//! File system events, so that unchanged files need no regular check.
 //!
 //! Source: inotify(7).
 
@@ -15,45 +15,46 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 
-/// Number of symbolic links that are followed to a file, as many as Linux follows.
+/// Limit: symbolic links that are followed to a file, as many as Linux follows.
 ///
 /// Source: `path_resolution(7)`.
 const LINKS_MAX: usize = 40;
 /// Size of the buffer into which events are read, in bytes.
 const EVENTS_BYTES: usize = 4096;
-/// Pause after events of other files, of which there may be many: those that come meanwhile are read at
-/// once.
+/// Pause after events of files that do not matter, so that further ones are read together.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Another file or folder is found under a name.
+/// Events after which a name in a folder may lead to another file or folder.
 const NAMES: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::DELETE)
     .union(WatchFlags::MOVED_FROM)
     .union(WatchFlags::MOVED_TO)
     .union(WatchFlags::DELETE_SELF)
     .union(WatchFlags::MOVE_SELF);
-/// A file has been written and closed, or its times, rights or number of names have changed.
+/// Events after which a file may have other contents: it was written and closed, or its attributes changed.
 const CONTENTS: WatchFlags = WatchFlags::CLOSE_WRITE
     .union(WatchFlags::ATTRIB)
     .union(WatchFlags::DELETE_SELF)
     .union(WatchFlags::MOVE_SELF);
-/// Events that count whatever their name: of a folder itself, and of events that were lost.
+/// Events that count for any name: those of a folder itself, and the loss of events.
 const ALWAYS: ReadFlags = ReadFlags::DELETE_SELF
     .union(ReadFlags::MOVE_SELF)
     .union(ReadFlags::IGNORED)
     .union(ReadFlags::UNMOUNT)
     .union(ReadFlags::QUEUE_OVERFLOW);
 
-/// Watches on everything by which a path can lead to another file, or a file get other contents: each folder
-/// on the way to it and to each symbolic link, the file itself, and every file of a folder that is named.
+/// Watches on everything that decides the contents found under some paths.
+///
+/// These are each folder on the way to a file and to each symbolic link, the file itself, and every file of a
+/// folder that is named.
 #[derive(Debug)]
 pub(super) struct FileWatches {
     events: AsyncFd<OwnedFd>,
-    /// The names that count in each folder, by number of its watch.
+    /// Names that count in each folder, by the number of its watch.
     names: HashMap<i32, Names>,
 }
 
-/// Names of one folder.
+/// Names in one folder whose events count.
 #[derive(Debug)]
 enum Names {
     These(BTreeSet<OsString>),
@@ -61,16 +62,16 @@ enum Names {
 }
 
 impl FileWatches {
-    /// Watches paths, of files, of folders, and such that do not exist yet.
+    /// Watches paths of files and folders, which need not exist yet.
     ///
     /// # Errors
-    /// A watch is refused: there are too many, or a folder may not be read.
+    /// Returns an error if the kernel refuses a watch: there are too many, or a folder may not be read.
     pub(super) fn on<'a>(paths: impl IntoIterator<Item = &'a Path>) -> io::Result<Self> {
         let events = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         #[expect(
             deprecated,
-            reason = "what takes its place is unsafe only for what may be closed meanwhile, which an \
-                      owned descriptor is not"
+            reason = "its replacement is unsafe because a descriptor may be closed meanwhile, which an \
+                      owned one is not"
         )]
         let events = AsyncFd::new(events)?;
         let mut watches = Self { events, names: HashMap::new() };
@@ -80,10 +81,10 @@ impl FileWatches {
         Ok(watches)
     }
 
-    /// Returns once one of the paths may lead to something else.
+    /// Waits until one of the paths may lead to another file or other contents.
     pub(super) async fn changed(&self) {
         loop {
-            // A watch that cannot be waited for tells nothing: it is looked.
+            // If events cannot be waited for, the files are checked.
             let Ok(mut ready) = self.events.readable().await else { return };
             match self.read() {
                 Ok(false) => tokio::time::sleep(PAUSE).await,
@@ -93,7 +94,7 @@ impl FileWatches {
         }
     }
 
-    /// Reads some events; tells that one of them counts.
+    /// Reads the available events; returns true if one of them counts.
     fn read(&self) -> Result<bool, Errno> {
         let mut buffer = [MaybeUninit::uninit(); EVENTS_BYTES];
         let mut events = Reader::new(self.events.get_ref(), &mut buffer);
@@ -113,7 +114,7 @@ impl FileWatches {
         }
     }
 
-    /// Watches each step of a path, through all symbolic links, as far as there is something.
+    /// Watches each step of a path, through all symbolic links, as far as the path exists.
     fn add(&mut self, path: &Path) -> io::Result<()> {
         let path = std::path::absolute(path)?;
         let mut steps: VecDeque<OsString> = steps(&path).collect();
@@ -143,7 +144,7 @@ impl FileWatches {
         self.watch_contents(&at)
     }
 
-    /// Watches a name in a folder; false if it is no folder or not there.
+    /// Watches a name in a folder; returns false if the folder does not exist or is not a folder.
     fn watch_name(&mut self, folder: &Path, name: &OsStr) -> io::Result<bool> {
         let Some(watch) = self.watch(folder, NAMES | WatchFlags::ONLYDIR)? else {
             return Ok(false);
@@ -165,7 +166,7 @@ impl FileWatches {
         Ok(())
     }
 
-    /// The number of a watch for these events and those watched for before; `None` if nothing is there.
+    /// Adds events to the watch on a path; returns the watch's number, or `None` if nothing exists there.
     fn watch(&self, path: &Path, events: WatchFlags) -> io::Result<Option<i32>> {
         match inotify::add_watch(self.events.get_ref(), path, events | WatchFlags::MASK_ADD) {
             Ok(watch) => Ok(Some(watch)),
@@ -175,7 +176,7 @@ impl FileWatches {
     }
 }
 
-/// The names of a path, and its steps upwards.
+/// Returns the names in a path, including `..`.
 fn steps(path: &Path) -> impl Iterator<Item = OsString> {
     path.components().filter_map(|component| match component {
         Component::Normal(_) | Component::ParentDir => Some(component.as_os_str().to_owned()),
@@ -190,7 +191,7 @@ mod tests {
 
     use super::*;
 
-    /// Watches a path, changes something, and waits until that is told.
+    /// Watches a path, makes a change, and waits until it is reported.
     async fn is_reported(path: &Path, change: impl FnOnce()) {
         let watches = FileWatches::on([path]).unwrap();
         change();
@@ -232,7 +233,7 @@ mod tests {
         is_reported(&deep, || fs::rename(at("..one"), at("real")).unwrap()).await;
         is_reported(&deep, || fs::remove_dir_all(at("real")).unwrap()).await;
         is_reported(&deep, || fs::create_dir(at("real")).unwrap()).await;
-        // A way with steps upwards, behind a link that leads elsewhere.
+        // A path with `..` behind a symbolic link that leads elsewhere.
         symlink("..two/deep", at("jump")).unwrap();
         let up = at("jump/../deep/../deep/file");
         is_reported(&up, || fs::write(at("..two/deep/file"), "again").unwrap()).await;

@@ -1,4 +1,4 @@
-//! Resources as the play's consumers read and make them.
+//! FHIR resources as the demonstration's consumers read and write them.
 
 use anyhow::Context as _;
 use jiff::Timestamp;

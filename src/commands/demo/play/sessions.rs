@@ -1,4 +1,4 @@
-//! The sessions of the specification's illustrations, A to F.
+//! Booking sessions A to F, after the illustrations of the specification.
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
@@ -10,19 +10,19 @@ use super::resources::{booking, cancelled, first, resources, set, text};
 use super::{DemoRequest, Play, dates};
 use crate::simulator::{InventedPerson, Registration, people};
 
-/// A slot that is free, and where it is.
+/// Free slot and its location.
 struct FreeSlot {
     slot: Value,
     location: Value,
 }
 
 impl Play<'_> {
-    /// Plays all sessions; answers how many broke off.
+    /// Runs all sessions; returns the number that failed.
     pub(super) async fn sessions(&self) -> usize {
         let mut failed = 0;
         let mut ended = |session: &str, how: anyhow::Result<()>| {
             if let Err(error) = how {
-                print(format_args!("   session {session} broke off: {error:#}"));
+                print(format_args!("   session {session} failed: {error:#}"));
                 failed += 1;
             }
         };
@@ -35,7 +35,7 @@ impl Play<'_> {
         failed
     }
 
-    /// A: a patient of the practice.
+    /// Session A: a booking for a registered patient of the practice.
     async fn simple(&self) -> anyhow::Result<()> {
         print("\nA. A simple booking");
         let [practice, ..] = &PRACTICES;
@@ -45,7 +45,7 @@ impl Play<'_> {
         self.booked(practice, &free, &patient, false).await.map(drop)
     }
 
-    /// B: whichever practice of a federation has the earliest slot.
+    /// Session B: a booking at the practice of a federation with the earliest slot.
     async fn federated(&self) -> anyhow::Result<()> {
         print("\nB. The earliest slot of five practices at four suppliers");
         let mut earliest: Option<(&ListedPractice, FreeSlot)> = None;
@@ -63,14 +63,14 @@ impl Play<'_> {
         self.booked(practice, &free, &patient, false).await.map(drop)
     }
 
-    /// C: a patient whom the practice does not know.
+    /// Session C: a booking for a patient whom the practice does not know.
     async fn unregistered(&self) -> anyhow::Result<()> {
         print("\nC. A patient who is not registered there");
         let [_, practice, ..] = &PRACTICES;
         let free = self.free(practice, false).await?.context("no slot is free")?;
         let unknown = self.patient(practice, Registration::Unregistered, false).await?;
         anyhow::ensure!(unknown.is_none(), "the patient is known");
-        print("   nobody of that NHS number is known there");
+        print("   no patient with that NHS number is known there");
         let mut register = DemoRequest::new(
             practice,
             "operation:gpc.registerpatient-1",
@@ -82,7 +82,7 @@ impl Play<'_> {
         self.booked(practice, &free, &patient, false).await.map(drop)
     }
 
-    /// D: the whole way, with the practice named by its ODS code alone.
+    /// Session D: a booking from end to end, with the practice named by its ODS code alone.
     async fn by_code(&self) -> anyhow::Result<()> {
         print("\nD. End to end, the practice named by its ODS code: the proxy finds its root");
         let [_, _, practice, ..] = &PRACTICES;
@@ -95,7 +95,7 @@ impl Play<'_> {
         self.booked(practice, &free, &patient, true).await.map(drop)
     }
 
-    /// E: a booking is looked up, amended and cancelled.
+    /// Session E: an appointment is looked up, amended and cancelled.
     async fn managed(&self) -> anyhow::Result<()> {
         print("\nE. Managing an appointment");
         let [practice, ..] = &PRACTICES;
@@ -137,7 +137,7 @@ impl Play<'_> {
         Ok(())
     }
 
-    /// F: two consumers want one slot.
+    /// Session F: two consumers book the same slot at the same time.
     async fn race(&self) -> anyhow::Result<()> {
         print("\nF. Two consumers race for one slot");
         let [practice, ..] = &PRACTICES;
@@ -148,10 +148,10 @@ impl Play<'_> {
         let (hub, night) = (ask(), ask().at_night());
         let (hub, night) = tokio::join!(self.send(&hub), self.send(&night));
         let (hub, night) = (hub?.status.as_u16(), night?.status.as_u16());
-        print(format_args!("<- the hub hears {hub}, the out-of-hours service {night}"));
+        print(format_args!("<- {hub} to the hub, {night} to the out-of-hours service"));
         anyhow::ensure!(
             matches!((hub, night), (201, 409) | (409, 201)),
-            "one should hear 201 and the other 409"
+            "expected 201 for one and 409 for the other"
         );
         Ok(())
     }
@@ -169,7 +169,7 @@ impl Play<'_> {
         self.step("search for free slots", &search, 200).await
     }
 
-    /// The first free slot, and its location.
+    /// Returns the first free slot and its location.
     async fn free(
         &self,
         practice: &ListedPractice,
@@ -192,7 +192,7 @@ impl Play<'_> {
         Ok(Some(FreeSlot { slot, location }))
     }
 
-    /// The first patient of this standing, as the practice knows them.
+    /// Searches for the first invented patient with this registration status, as the practice knows them.
     async fn patient(
         &self,
         practice: &ListedPractice,
@@ -231,7 +231,7 @@ fn booking_ask<'a>(
 
 fn somebody(standing: Registration) -> anyhow::Result<InventedPerson> {
     let person = people().into_iter().find(|person| person.standing == standing);
-    person.context("there is nobody of this standing")
+    person.context("no invented patient has this registration status")
 }
 
 fn registration(person: &InventedPerson) -> Value {

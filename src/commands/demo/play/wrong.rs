@@ -1,12 +1,12 @@
-//! One wrong request of each kind.
+//! Table of wrong requests, one of each kind.
 
 use http::Method;
 
 use super::super::world::{CLINIC, CLINIC_ODS, CLOSED, PRACTICES};
 use super::{DemoRequest, dates};
 
-/// What is wrong, the request, the token it is refused with.
-#[expect(clippy::too_many_lines, reason = "one row a wrong request: it is a table")]
+/// Returns the table: description of the fault, request, and token of the expected refusal.
+#[expect(clippy::too_many_lines, reason = "the table has one row for each wrong request")]
 pub(super) fn requests(
     strangers_token: &'static str,
     other_roots_token: &'static str,
@@ -18,19 +18,19 @@ pub(super) fn requests(
     vec![
         ("no client certificate", DemoRequest { actor: "", ..slots() }, "certificate_missing"),
         (
-            "a certificate nobody is registered with",
+            "a certificate that no consumer is registered with",
             DemoRequest { actor: "stranger", ..slots() },
             strangers_token,
         ),
         (
-            "a method that is not taken",
+            "a method that is not allowed",
             DemoRequest { method: Some(Method::DELETE), ..slots() },
             "method_not_allowed",
         ),
         ("no Ssp-From", DemoRequest { without: "Ssp-From", ..slots() }, "from_missing"),
-        ("an ASID nobody has", DemoRequest { from: "200000009999", ..slots() }, "sender_unknown"),
+        ("an unknown ASID", DemoRequest { from: "200000009999", ..slots() }, "sender_unknown"),
         (
-            "somebody else's ASID",
+            "another consumer's ASID",
             DemoRequest { from: CLINIC, ..slots() },
             "sender_not_certificates",
         ),
@@ -71,7 +71,7 @@ pub(super) fn requests(
             "no_agreement",
         ),
         (
-            "a practice where nobody answers",
+            "a practice whose system does not answer",
             DemoRequest::new(&CLOSED, "read:metadata-1", "/metadata"),
             "provider_not_reached",
         ),
