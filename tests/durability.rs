@@ -474,7 +474,7 @@ async fn a_segment_that_is_deleted_or_cut_is_noticed_and_gone_on_from() {
         let new = segments(&folder).pop().unwrap();
         let new = new.file_name().unwrap().to_str().unwrap();
         for fault in found.faults.iter().map(ToString::to_string) {
-            assert!(!fault.contains("is not what was written"), "{left:?}: {fault}");
+            assert!(!fault.contains("is not as it was written"), "{left:?}: {fault}");
             assert!(!fault.starts_with(new) || fault.contains("line 1: "), "{left:?}: {fault}");
         }
         assert_ne!(harmed, segments(&folder).pop().unwrap());
