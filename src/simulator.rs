@@ -1,11 +1,10 @@
-//! A stand-in for a GP Connect provider: practices with patients, slots and appointments of their
-//! own.
+//! Simulator of a GP Connect provider: practices with their own patients, slots and appointments.
 //!
-//! A call is judged by the headers and the token, then by its interaction, which proposes changes and
-//! makes none: the store commits them, to disk first. What comes and goes is JSON inside; the edges
-//! speak XML too, and fail in the ways that are asked for. It knows the nouns of the Spine and the
-//! catalogue of interactions, and nothing else of this crate. [`sds`] stands in for the directory in
-//! the same way.
+//! A request is checked by its headers and its token, then by its interaction. An interaction only
+//! proposes changes; the store commits them, to disk first. Resources are JSON inside; the edges also
+//! read and write XML, and inject the faults that a test asks for. Of this crate, the module uses only
+//! the Spine identifiers and the catalogue of interactions. [`sds`] simulates the directory in the
+//! same way.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -80,22 +79,23 @@ pub use serving::Serving;
 /// A practice to be simulated.
 #[derive(Debug, Clone)]
 pub struct SimulatedPractice {
-    /// Code of the organisation.
+    /// ODS code of the practice.
     pub ods: OdsCode,
-    /// Number of its system: what `Ssp-To` has to say.
+    /// ASID of the practice's system, which requests must carry in `Ssp-To`.
     pub asid: Asid,
-    /// Name of the organisation.
+    /// Name of the practice.
     pub name: String,
     /// Path of its service root, without a final slash: `/A20047/STU3/1/gpconnect`.
     pub base_path: String,
-    /// Whether it has switched GP Connect off: it answers nothing but its statement.
+    /// True if GP Connect is switched off: the practice answers 403 to all but reads of its capability
+    /// statement.
     pub switched_off: bool,
-    /// What is in it to begin with.
+    /// Initial data of the practice.
     pub seed: Arc<Seed>,
 }
 
 impl SimulatedPractice {
-    /// A practice with the seed that comes with the simulator.
+    /// Returns a practice with GP Connect switched on and the built-in seed.
     #[must_use]
     pub fn new(ods: OdsCode, asid: Asid, name: &str, base_path: &str) -> Self {
         let (name, base_path) = (name.to_owned(), base_path.to_owned());
@@ -103,7 +103,7 @@ impl SimulatedPractice {
     }
 }
 
-/// Several practices behind one listener, told apart by their base paths.
+/// Several practices behind one listener, distinguished by their base paths.
 pub struct SimulatedProvider {
     surgeries: Vec<PracticeStore>,
     received: Mutex<VecDeque<ReceivedRequest>>,
@@ -112,7 +112,7 @@ pub struct SimulatedProvider {
     clock: Clock,
 }
 
-/// A request as it arrived, kept for those who test what is sent to a provider.
+/// A request as it arrived, kept so that tests can check what was sent to the provider.
 #[derive(Debug, Clone)]
 pub struct ReceivedRequest {
     /// The request's method.
@@ -121,24 +121,24 @@ pub struct ReceivedRequest {
     pub target: String,
     /// The request's headers, in the order they came.
     pub headers: HeaderMap,
-    /// The whole body.
+    /// Whole body of the request.
     pub body: Bytes,
-    /// When it arrived.
+    /// Time of arrival, by the simulator's clock.
     pub at: Timestamp,
-    /// The practice it was meant for, if there is one.
+    /// Practice whose base path the target begins with, if there is one.
     pub ods: Option<OdsCode>,
-    /// The status it was answered with, once it was answered with any.
+    /// Status of the response, or `None` if there was none.
     pub status: Option<StatusCode>,
     number: u64,
 }
 
-/// A practice and its store. One call is judged and carried out under one lock.
+/// A practice and its store; the lock is held while an interaction is performed and committed.
 struct PracticeStore {
     practice: SimulatedPractice,
     store: Mutex<Store>,
 }
 
-/// A request that has passed the rules common to all interactions.
+/// A request that has passed the checks common to all interactions.
 struct Call<'a> {
     interaction: &'static Interaction,
     id: &'a str,
@@ -150,20 +150,20 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// What was sent, which may be no resource.
+    /// Parses the body without checking that it is a FHIR resource.
     fn unjudged(&self) -> Result<Value, ReplyFault> {
         let unsaid =
             || ReplyFault::new(SpineErrorCode::UnsupportedMediaType, "Content-Type is missing");
         self.sent.ok_or_else(unsaid)?.read(self.body)
     }
 
-    /// The resource that was sent.
+    /// Parses the body and checks that it is a FHIR resource.
     fn resource(&self) -> Result<Map<String, Value>, ReplyFault> {
         judged(self.unjudged()?)
     }
 }
 
-/// A resource, if it is one.
+/// Returns the value as a FHIR resource, or a fault that names its first flaw.
 fn judged(sent: Value) -> Result<Map<String, Value>, ReplyFault> {
     match (shape::fault(&sent), sent) {
         (None, Value::Object(resource)) => Ok(resource),
@@ -172,18 +172,19 @@ fn judged(sent: Value) -> Result<Map<String, Value>, ReplyFault> {
     }
 }
 
-/// Limit: requests that are remembered for [`SimulatedProvider::received`].
+/// Limit: requests kept for [`SimulatedProvider::received`].
 const RECEIVED_MAX: usize = 100;
-/// Limit: bytes of their bodies.
+/// Limit: total bytes of the bodies kept for [`SimulatedProvider::received`].
 const RECEIVED_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 impl SimulatedProvider {
-    /// Fills each practice: patients, practitioners, and free slots from the day after `now` on.
-    /// With a file, what is in it already is kept, and whatever changes is in it before it is
-    /// answered.
+    /// Opens practices with patients, practitioners and free slots from the day after `now` on.
+    ///
+    /// With a file, data that it already holds are kept, and each change is on disk before the request
+    /// that makes it is answered.
     ///
     /// # Errors
-    /// The file cannot be read or written.
+    /// Returns an error if the file cannot be read or written, or was made with another seed.
     pub fn open(
         practices: Vec<SimulatedPractice>,
         file: Option<&Path>,
@@ -199,7 +200,7 @@ impl SimulatedProvider {
         Ok(Self::of(surgeries))
     }
 
-    /// The same in memory, forgotten when it is dropped.
+    /// Opens practices in memory; their data are lost when the provider is dropped.
     #[must_use]
     pub fn new(practices: Vec<SimulatedPractice>, now: Timestamp) -> Self {
         // Only a file can fail.
@@ -216,10 +217,10 @@ impl SimulatedProvider {
         }
     }
 
-    /// Forgets what has happened at a practice, or at all. How many there were.
+    /// Resets one practice, or all, to the initial data; returns the number of practices reset.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// Returns an error if the file cannot be written.
     pub fn reset(&self, ods: Option<&OdsCode>, now: Timestamp) -> Result<usize, DiskStoreError> {
         let mut count = 0;
         for surgery in self.surgeries.iter().filter(|surgery| surgery.is_of(ods)) {
@@ -229,7 +230,7 @@ impl SimulatedProvider {
         Ok(count)
     }
 
-    /// Every appointment of a practice, or of all, as `{ods, appointment}`.
+    /// Returns every appointment of one practice, or of all, as a JSON list of `{ods, appointment}`.
     #[must_use]
     pub fn bookings(&self, ods: Option<&OdsCode>) -> Value {
         let surgeries = self.surgeries.iter().filter(|surgery| surgery.is_of(ods));
@@ -244,7 +245,7 @@ impl SimulatedProvider {
         Value::Array(bookings.collect())
     }
 
-    /// Answers one request; `now` is when it arrived.
+    /// Answers one request that arrived at `now`, and remembers it.
     #[must_use]
     pub fn answer(&self, head: &Parts, body: &[u8], now: Timestamp) -> Response<Bytes> {
         let number = self.remember(head, body, now);
@@ -253,7 +254,7 @@ impl SimulatedProvider {
         response
     }
 
-    /// Answers one request, whether or not it is remembered.
+    /// Answers one request without remembering it.
     fn carry_out(&self, head: &Parts, body: &[u8], now: Timestamp) -> Response<Bytes> {
         let parameters = Parameters::parse(head.uri.query().unwrap_or_default());
         let wanted = format::wanted(&head.headers, parameters.as_ref().ok());
@@ -265,7 +266,7 @@ impl SimulatedProvider {
         format.response(reply, minimal, format::takes_gzip(&head.headers))
     }
 
-    /// The service root by which a practice was called, if the request says so.
+    /// Returns the service root as the request names it, or `None` without a `Host` header.
     fn root(&self, head: &Parts) -> Option<String> {
         let host = head.headers.get("host")?.to_str().ok()?;
         let (surgery, _) = self.find(head.uri.path())?;
@@ -273,13 +274,13 @@ impl SimulatedProvider {
         Some(format!("{scheme}://{host}{}", surgery.practice.base_path))
     }
 
-    /// What arrived last, oldest first, at most 100 requests and 8 MiB of bodies.
+    /// Returns the latest requests, oldest first: at most 100, with at most 8 MiB of bodies.
     #[must_use]
     pub fn received(&self) -> Vec<ReceivedRequest> {
         lock(&self.received).iter().cloned().collect()
     }
 
-    /// Answers with the number that [`SimulatedProvider::note_status`] needs.
+    /// Remembers a request; returns its number for [`SimulatedProvider::note_status`].
     fn remember(&self, head: &Parts, body: &[u8], now: Timestamp) -> u64 {
         let number = self.arrived.fetch_add(1, Ordering::Relaxed);
         let mut received = lock(&self.received);
@@ -303,7 +304,7 @@ impl SimulatedProvider {
         number
     }
 
-    /// Notes what a remembered request was answered with.
+    /// Records the response status of a remembered request.
     fn note_status(&self, number: u64, status: StatusCode) {
         let mut received = lock(&self.received);
         if let Some(found) = received.iter_mut().find(|received| received.number == number) {
@@ -311,15 +312,16 @@ impl SimulatedProvider {
         }
     }
 
-    /// Forgets what arrived; answers with how many requests that were.
+    /// Forgets the remembered requests; returns how many there were.
     fn forget(&self) -> usize {
         std::mem::take(&mut *lock(&self.received)).len()
     }
 
-    /// Lets something go wrong with a share of a practice's calls, besides what already does.
+    /// Adds a script of faults for a share of a practice's requests, after the scripts it already has.
     ///
     /// # Errors
-    /// There is no such practice, or it has too many scripts.
+    /// Returns an error if the practice is unknown, the script is invalid, or the practice already has
+    /// 20 scripts.
     pub fn script(&self, ods: &OdsCode, script: Script) -> Result<(), FaultWordsError> {
         if !self.knows(ods) {
             return Err(FaultWordsError::new(format!("no practice is called {ods}")));
@@ -364,7 +366,7 @@ impl SimulatedProvider {
         Ok(reply)
     }
 
-    /// The practice whose base path is the longest beginning of `path`, and what follows it.
+    /// Returns the practice with the longest base path that begins `path`, and the rest of the path.
     fn find<'a>(&self, path: &'a str) -> Option<(&PracticeStore, &'a str)> {
         self.surgeries.iter().find_map(|surgery| {
             let rest = path.strip_prefix(surgery.practice.base_path.as_str())?;
@@ -378,7 +380,7 @@ impl PracticeStore {
         ods.is_none_or(|ods| *ods == self.practice.ods)
     }
 
-    /// Spec: the four headers and a token on every request; the interaction named is the one made.
+    /// Spec: every request has the four `Ssp-` headers and a token, and makes the interaction it names.
     fn judge(&self, head: &Parts, rest: &str) -> Result<&'static Interaction, ReplyFault> {
         header(&head.headers, "Ssp-TraceID")?;
         header(&head.headers, "Ssp-From")?;
@@ -395,8 +397,9 @@ impl PracticeStore {
     }
 }
 
-/// Whether a path is this interaction's, but for an id that is blank: the suite wants that answered
-/// as a record that is not there.
+/// Returns true if a path fits the interaction except that its id is blank.
+///
+/// The public test suite expects such a request to be answered as one for an unknown record.
 fn is_blank(interaction: &Interaction, rest: &str) -> bool {
     rest.ends_with('/') && interaction.is_path(&format!("{rest}blank"))
 }
@@ -410,7 +413,7 @@ fn prefers_minimal(headers: &HeaderMap) -> bool {
     all.flat_map(|value| value.split([',', ';'])).any(|one| one.trim() == "return=minimal")
 }
 
-/// A fault as the answer to a request, in the form it wants.
+/// Returns a fault as a response in the format that the request wants.
 fn refusal(head: &Parts, fault: ReplyFault) -> Response<Bytes> {
     let parameters = Parameters::parse(head.uri.query().unwrap_or_default()).ok();
     let format = format::wanted(&head.headers, parameters.as_ref()).unwrap_or(ResourceFormat::Json);
@@ -429,11 +432,14 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Result<&'a str, ReplyFault>
 }
 
 fn internal(error: &DiskStoreError) -> ReplyFault {
-    tracing::error!(%error, "the simulator's store");
+    tracing::error!(
+        %error,
+        "the simulator's store could not be written; the request is answered with status 500"
+    );
     ReplyFault::new(SpineErrorCode::Internal, "the store cannot be written")
 }
 
-/// Answers a call, with what becomes otherwise by it.
+/// Performs the interaction of a request; the reply carries the changes to commit.
 fn perform(store: &Store, call: &Call<'_>) -> InteractionResult {
     let short = call.interaction.id.strip_prefix("urn:nhs:names:services:gpconnect:fhir:");
     match short.unwrap_or_default() {
@@ -459,7 +465,7 @@ fn perform(store: &Store, call: &Call<'_>) -> InteractionResult {
     }
 }
 
-/// A panic elsewhere does not take the practice down: what is in the store is still whole.
+/// Locks a mutex, also after a panic in another thread: the data behind it are still consistent.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! Reading appointments: one by its id, or all that a patient has.
+//! Reads of appointments: one by its id, or all of a patient.
 
 use jiff::civil::Date;
 
@@ -14,14 +14,14 @@ pub(super) fn read(store: &Store, call: &Call<'_>) -> InteractionResult {
     Ok(ResourceReply::resource(booking.resource.clone()))
 }
 
-/// The appointment of this id, as sent.
+/// Returns the appointment with this id, and the id as a number.
 pub(super) fn find<'a>(store: &'a Store, id: &str) -> Result<(u32, &'a Booking), ReplyFault> {
     number(id).and_then(|id| Some((id, store.bookings().get(&id)?))).ok_or_else(|| {
         ReplyFault::new(SpineErrorCode::NoRecordFound, "no such appointment is known here")
     })
 }
 
-/// Spec: `GET /Patient/[id]/Appointment?start=ge…&start=le…`, whatever became of them.
+/// Spec: `GET /Patient/[id]/Appointment?start=ge…&start=le…`, including cancelled appointments.
 pub(super) fn of_patient(store: &Store, call: &Call<'_>) -> InteractionResult {
     let patient =
         number(call.id).filter(|id| store.known("Patient", *id).is_some()).ok_or_else(|| {
@@ -34,7 +34,7 @@ pub(super) fn of_patient(store: &Store, call: &Call<'_>) -> InteractionResult {
     Ok(ResourceReply::plain(fhir::bundle(found.map(|booking| booking.resource.clone()))))
 }
 
-/// The days asked for: two, in either order of sending, none of them over.
+/// Returns the first and the last day asked for, in whichever order sent; neither may be past.
 fn range(asked: &Parameters, today: Date) -> Result<(Date, Date), ReplyFault> {
     let starts = asked.all("start");
     let end_of = |prefix: &str| {

@@ -1,7 +1,7 @@
-//! Booking: from what a consumer sends to an appointment that is kept.
+//! Booking: checks a sent appointment and stores it.
 //!
-//! Everything that can be wrong with the resource is judged before the slots are looked at, so
-//! that a slot is only ever refused as taken to a consumer who could have had it.
+//! The resource is checked completely before the state of its slots, so that a slot is refused as
+//! taken only to a consumer that could have booked it.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use super::slots::is_released;
 use super::store::{Store, number};
 use super::{Call, fhir, local_time};
 
-/// Spec: `POST /Appointment`.
+/// Spec: `POST /Appointment`, which books adjacent slots for a patient.
 pub(super) fn create(store: &Store, call: &Call<'_>) -> InteractionResult {
     let sent = call.resource()?;
     judge_form(&sent)?;
@@ -49,7 +49,7 @@ pub(super) fn create(store: &Store, call: &Call<'_>) -> InteractionResult {
     Ok(ResourceReply::created(resource, location).with(changes))
 }
 
-/// The slots asked for, free or not: adjacent, and of one schedule.
+/// Returns the slots asked for, free or not; they must be adjacent and of one schedule.
 fn find_slots<'a>(
     store: &'a Store,
     sent: &Value,
@@ -86,11 +86,11 @@ fn judge_times(
     rule(start > now, "the appointment would begin in the past")?;
     let minutes = sent.get("minutesDuration");
     let right = json!(start.duration_until(end).as_mins());
-    rule(minutes.is_none_or(|told| *told == right), "minutesDuration is not that of the slots")?;
+    rule(minutes.is_none_or(|given| *given == right), "minutesDuration is not that of the slots")?;
     Ok((start, end))
 }
 
-/// Checks who takes part and answers the patient's id.
+/// Checks the participants; returns the patient's id.
 fn judge_participants(
     store: &Store,
     sent: &Value,
@@ -120,7 +120,7 @@ fn judge_participants(
     patient.ok_or_else(|| ReplyFault::resource("no participant is a patient"))
 }
 
-/// The appointment as it is kept: what was sent, and what the practice knows besides.
+/// Returns the appointment to store: the sent one, completed from its slot and schedule.
 fn completed(
     mut sent: Value,
     id: u32,
@@ -159,7 +159,7 @@ mod tests {
     use super::super::stage::{Stage, booking_of, code_of};
     use super::*;
 
-    /// Sets or, with null, removes what is at a place.
+    /// Sets the value at a place, or removes it if the value is null.
     fn with(mut body: Value, place: &str, value: Value) -> Value {
         let (parent, last) = place.rsplit_once('/').unwrap();
         let parent = body.pointer_mut(parent).unwrap();

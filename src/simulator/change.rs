@@ -1,7 +1,7 @@
-//! Changing an appointment: amending its words, or cancelling it.
+//! Changes of an appointment: amending its texts, or cancelling it.
 //!
-//! The consumer sends the whole resource back; whatever differs from what is kept, and may not, is
-//! refused rather than left out.
+//! The consumer sends the whole resource back; a difference from the stored one that is not allowed
+//! is refused, not ignored.
 
 use http::HeaderMap;
 use jiff::Timestamp;
@@ -35,7 +35,7 @@ pub(super) fn amend(store: &Store, call: &Call<'_>) -> InteractionResult {
 /// Spec: `PUT /Appointment/[id]` with the interaction that cancels; the slots are free again by
 /// the time it is answered.
 pub(super) fn cancel(store: &Store, call: &Call<'_>) -> InteractionResult {
-    // An empty reason is no FHIR either, but the suite wants it told from a resource that is none.
+    // An empty reason is invalid FHIR too, but the test suite expects `INVALID_PARAMETER` for it.
     let unjudged = call.unjudged()?;
     let reason = fhir::extension(&unjudged, fhir::CANCELLATION_REASON);
     let empty = reason.is_some_and(|known| fhir::text(known, "/valueString") == Some(""));
@@ -67,7 +67,7 @@ pub(super) fn cancel(store: &Store, call: &Call<'_>) -> InteractionResult {
     Ok(keep(id, kept, resource, freed))
 }
 
-/// The rules both have in common.
+/// Checks the rules that both changes share; returns the id and the sent resource.
 fn judge(store: &Store, call: &Call<'_>, sent: Value) -> Result<(u32, Value), ReplyFault> {
     let (id, kept) = appointments::find(store, call.id)?;
     let sent = judged(sent)?;
@@ -79,8 +79,8 @@ fn judge(store: &Store, call: &Call<'_>, sent: Value) -> Result<(u32, Value), Re
     Ok((id, Value::Object(sent)))
 }
 
-/// Spec: a version that is no longer the current one is a conflict. Consumers that send none are
-/// served, as providers do.
+/// Spec: a version other than the current one is a conflict. Requests without `If-Match` are
+/// accepted, as real providers do.
 fn judge_version(headers: &HeaderMap, kept: &Booking) -> Result<(), ReplyFault> {
     let Some(sent) = headers.get("if-match") else { return Ok(()) };
     let current = format!("\"{}\"", kept.version);
@@ -92,7 +92,8 @@ fn judge_version(headers: &HeaderMap, kept: &Booking) -> Result<(), ReplyFault> 
     Err(ReplyFault::new(SpineErrorCode::ConstraintViolation, diagnostics))
 }
 
-/// Whether two appointments say the same, but for these elements and those the practice fills in.
+/// Returns true if two appointments are equal, apart from the elements in `but` and those that the
+/// practice fills in.
 fn same(sent: &Value, kept: &Value, but: &[&str]) -> bool {
     let mut left = [sent.clone(), kept.clone()];
     let missing = |name: &&str| sent.get(*name).is_none();
@@ -114,7 +115,7 @@ fn same(sent: &Value, kept: &Value, but: &[&str]) -> bool {
     sent == kept
 }
 
-/// Takes the reason out of an appointment's extensions.
+/// Removes the cancellation reason from an appointment's extensions and returns it.
 fn take_reason(resource: &mut Value) -> Option<Value> {
     let url = fhir::profile(fhir::CANCELLATION_REASON);
     let extensions = resource.pointer_mut("/extension")?.as_array_mut()?;
@@ -126,7 +127,7 @@ fn status(resource: &Value) -> Option<&str> {
     fhir::text(resource, "/status")
 }
 
-/// Sets an element, or removes it.
+/// Sets an element, or removes it if `value` is `None`.
 fn set(resource: &mut Value, name: &str, value: Option<Value>) {
     if let Some(fields) = resource.as_object_mut() {
         match value {
@@ -136,7 +137,7 @@ fn set(resource: &mut Value, name: &str, value: Option<Value>) {
     }
 }
 
-/// Keeps the appointment as its next version.
+/// Returns the reply and the changes that store the appointment as its next version.
 fn keep(id: u32, kept: &Booking, mut resource: Value, mut changes: Vec<Change>) -> ResourceReply {
     let version = kept.version + 1;
     if let Some(meta) = resource.pointer_mut("/meta") {

@@ -1,4 +1,4 @@
-//! The simulator's time: the real one, or one that was set and runs on from there.
+//! Clock of the simulator: the real time, or a time that was set and runs on from there.
 
 use std::sync::Mutex;
 use std::time::Instant;
@@ -12,19 +12,19 @@ use super::lock;
 pub(super) struct Clock(Mutex<Option<(Timestamp, Instant)>>);
 
 impl Clock {
-    /// What the clock says.
+    /// Returns the time of the clock.
     pub(super) fn now(&self) -> Timestamp {
         let Some((then, since)) = *lock(&self.0) else { return Timestamp::now() };
         let passed = SignedDuration::try_from(since.elapsed()).unwrap_or(SignedDuration::MAX);
         then.checked_add(passed).unwrap_or(Timestamp::MAX)
     }
 
-    /// Sets the clock; `None` is the real time again.
+    /// Sets the clock; `None` restores the real time.
     pub(super) fn set(&self, now: Option<Timestamp>) {
         *lock(&self.0) = now.map(|now| (now, Instant::now()));
     }
 
-    /// Whether it says something else than the real time.
+    /// Returns true if the clock has been set.
     pub(super) fn is_set(&self) -> bool {
         lock(&self.0).is_some()
     }

@@ -1,8 +1,8 @@
-//! Codes that the profiles allow, as far as they are judged here.
+//! Codes that the profiles allow, as far as the simulator checks them.
 
-/// Spec: the types of organisation there are.
+/// Spec: codes of the types of organisation.
 pub(super) const ORGANISATION_TYPES: [&str; 2] = ["gp-practice", "urgent-care"];
-/// FHIR's administrative genders.
+/// Codes of FHIR's administrative genders.
 pub(super) const GENDERS: [&str; 4] = ["male", "female", "other", "unknown"];
 /// Spec: the roles that a schedule's practitioner may have.
 #[rustfmt::skip]

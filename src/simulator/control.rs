@@ -1,13 +1,13 @@
-//! How a test or a person steers the simulator while it runs: JSON under `/_simulator/`.
+//! Control interface of a running simulator: JSON under `/_simulator/`.
 //!
-//! - `GET requests[?last=N][&ods=]`, `DELETE requests`: what arrived, oldest first.
+//! - `GET requests[?last=N][&ods=]`: requests received, oldest first; `DELETE requests` forgets them.
 //! - `GET bookings[?ods=]`: every appointment.
-//! - `POST reset[?ods=]`: the data as they were to begin with. Scripts and the clock stay.
+//! - `POST reset[?ods=]`: restores the initial data. Scripts and the clock stay.
 //! - `GET clock`, `PUT clock` with `{"now": "2026-03-25T10:30:00Z"}`, or `{"now": null}` for the
 //!   real time.
-//! - `GET scripts`, `PUT scripts/{ODS}` with a list of scripts; an empty one ends them.
+//! - `GET scripts`, `PUT scripts/{ODS}` with a list of scripts; an empty list removes them.
 //!
-//! A call that cannot be followed is answered with `{"error": "a sentence"}`.
+//! An invalid request is answered with `{"error": "a sentence"}`.
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -22,10 +22,10 @@ use super::scripts::Script;
 use super::{DiskStoreError, ReceivedRequest, SimulatedProvider, day};
 use crate::spine::OdsCode;
 
-/// What the path of every such call begins with.
+/// Path prefix of every control request.
 pub(super) const BEGINNING: &str = "/_simulator/";
 
-/// Why a call cannot be followed.
+/// Status and explanation of a control request that is refused.
 struct ControlError(StatusCode, String);
 
 /// The body of `PUT clock`.
@@ -36,14 +36,14 @@ struct ClockSetting {
     now: Option<Timestamp>,
 }
 
-/// The query of a call.
+/// Query parameters of a control request.
 #[derive(Default)]
 struct ControlQuery {
     last: Option<usize>,
     ods: Option<OdsCode>,
 }
 
-/// Follows one call.
+/// Carries out one control request and returns its response.
 pub(super) fn follow(provider: &SimulatedProvider, head: &Parts, body: &[u8]) -> Response<Bytes> {
     let (status, value) = match carry_out(provider, head, body) {
         Ok(value) => (StatusCode::OK, value),
@@ -62,8 +62,8 @@ fn carry_out(
 ) -> Result<Value, ControlError> {
     let path = head.uri.path().strip_prefix(BEGINNING).unwrap_or_default();
     let query = head.uri.query().unwrap_or_default();
-    let (room, rest) = path.split_once('/').unwrap_or((path, ""));
-    match (head.method.as_str(), room, rest) {
+    let (section, rest) = path.split_once('/').unwrap_or((path, ""));
+    match (head.method.as_str(), section, rest) {
         ("GET", "requests", "") => {
             Ok(requests(provider, &ControlQuery::read(query, &["last", "ods"], provider)?))
         }
@@ -125,7 +125,7 @@ fn request(received: &ReceivedRequest) -> Value {
         .iter()
         .map(|(name, value)| json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())]))
         .collect();
-    let mut told = json!({
+    let mut entry = json!({
         "time": received.at,
         "ods": received.ods,
         "method": received.method.as_str(),
@@ -137,10 +137,10 @@ fn request(received: &ReceivedRequest) -> Value {
         Ok(text) => ("body", text.to_owned()),
         Err(_) => ("body-base64", base64_simd::STANDARD.encode_to_string(&received.body)),
     };
-    if let Some(told) = told.as_object_mut() {
-        told.insert(name.to_owned(), text.into());
+    if let Some(fields) = entry.as_object_mut() {
+        fields.insert(name.to_owned(), text.into());
     }
-    told
+    entry
 }
 
 impl ControlQuery {
@@ -165,7 +165,7 @@ impl ControlQuery {
     }
 }
 
-/// The code of a practice that is simulated.
+/// Parses the code of a simulated practice; fails with 404 if there is no such practice.
 fn known(provider: &SimulatedProvider, text: &str) -> Result<OdsCode, ControlError> {
     let ods = OdsCode::from_any_case(text).ok().filter(|ods| provider.knows(ods));
     ods.ok_or_else(|| ControlError(StatusCode::NOT_FOUND, format!("no practice is called {text}")))
@@ -175,7 +175,7 @@ fn read<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, ControlError> {
     serde_json::from_slice(body).map_err(|fault| bad(format!("the body cannot be read: {fault}")))
 }
 
-/// A field that has to be there, though it may be null.
+/// Deserialises a field that must be present but may be null.
 fn said<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
     Option::deserialize(from)
 }

@@ -1,4 +1,4 @@
-//! What practices hold, on disk: one embedded database for all practices of a provider.
+//! Persistent storage: one embedded database for all practices of a provider.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use super::held::{Change, StoredState};
 use crate::spine::OdsCode;
 
-/// A table of one kind of record: by practice and number.
+/// Table of one kind of record, keyed by practice and number.
 type DiskTable = TableDefinition<'static, (&'static str, u32), &'static [u8]>;
 
 const SLOTS: DiskTable = TableDefinition::new("slots");
@@ -18,10 +18,10 @@ const BOOKINGS: DiskTable = TableDefinition::new("appointments");
 const PATIENTS: DiskTable = TableDefinition::new("patients");
 const DAYS: DiskTable = TableDefinition::new("days");
 const SEEDS: DiskTable = TableDefinition::new("seeds");
-/// Every table.
+/// Every table of the database.
 const ALL: [DiskTable; 5] = [SLOTS, BOOKINGS, PATIENTS, DAYS, SEEDS];
 
-/// A database that cannot be used.
+/// Error returned when the simulator's database cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct DiskStoreError(String);
@@ -36,14 +36,14 @@ impl DiskStoreError {
     }
 }
 
-/// The database. A write is durable when it returns.
+/// Database of all practices; a write is durable when it returns.
 pub(super) struct DiskStore {
     path: PathBuf,
     database: Database,
 }
 
 impl DiskStore {
-    /// Opens the database, or makes it.
+    /// Opens the database, or creates it.
     pub(super) fn open(path: &Path) -> Result<Self, DiskStoreError> {
         let database = Database::create(path).map_err(|why| DiskStoreError::at(path, &why))?;
         let disk = Self { path: path.to_owned(), database };
@@ -56,7 +56,7 @@ impl DiskStore {
         Ok(disk)
     }
 
-    /// Everything a practice holds.
+    /// Loads all data of a practice.
     pub(super) fn load(&self, ods: &OdsCode) -> Result<StoredState, DiskStoreError> {
         let read = || -> Result<StoredState, DiskFault> {
             let mut held = StoredState::default();
@@ -70,7 +70,7 @@ impl DiskStore {
         read().map_err(|why| self.fault(why))
     }
 
-    /// Writes changes: all of them, or none.
+    /// Writes changes in one transaction: all of them, or none.
     pub(super) fn write(&self, ods: &OdsCode, changes: &[Change]) -> Result<(), DiskStoreError> {
         self.transaction(|transaction| {
             for change in changes {
@@ -88,7 +88,7 @@ impl DiskStore {
         })
     }
 
-    /// Forgets a practice.
+    /// Deletes all data of a practice.
     pub(super) fn clear(&self, ods: &OdsCode) -> Result<(), DiskStoreError> {
         self.transaction(|transaction| {
             for table in ALL {
@@ -126,13 +126,13 @@ impl DiskStore {
         whole().map_err(|why| self.fault(why))
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "it is the end of it")]
+    #[expect(clippy::needless_pass_by_value, reason = "it consumes the error on purpose")]
     fn fault(&self, why: DiskFault) -> DiskStoreError {
         DiskStoreError::at(&self.path, &why)
     }
 }
 
-/// A day as a number that sorts as it does.
+/// Returns a day as the number `yyyyMMdd`, which sorts by date.
 fn number(day: Date) -> u32 {
     let parts =
         [i32::from(day.year()) * 10_000, i32::from(day.month()) * 100, i32::from(day.day())];
@@ -159,7 +159,7 @@ fn remove(
     Ok(())
 }
 
-/// What can go wrong between a record and the disk.
+/// Error of the database, or of encoding a record.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 struct DiskFault(Box<dyn std::error::Error + Send + Sync>);

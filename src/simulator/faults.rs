@@ -1,7 +1,7 @@
-//! What is to go wrong with one call: the words of `X-Simulate` and of a script.
+//! Faults to inject into one request, as words of the `X-Simulate` header or of a script.
 //!
-//! Words are parted by semicolons; each stands once. A call that is carried out is carried out when
-//! it has arrived, however late its answer is: `delay=2s` delays what is told, not what is done.
+//! Words are separated by semicolons; each may be given once. A request is carried out as soon as it
+//! has arrived, however late its response is: `delay=2s` delays the response, not the effect.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,22 +17,22 @@ use super::refusal;
 use super::reply::ReplyFault;
 use crate::spine::period;
 
-/// The request header that says what is to go wrong with this call.
+/// Request header with the faults to inject into this request.
 pub(super) const SIMULATE: &str = "x-simulate";
-/// Limit: bytes of the words for one call.
+/// Limit: bytes of the words for one request.
 const TEXT_MAX: usize = 1024;
-/// Limit: a pause before the head or before the body.
+/// Limit: pause before the head or before the body of a response.
 const DELAY_MAX: Duration = Duration::from_secs(600);
-/// Limit: a pause before each byte of a body.
+/// Limit: pause before each byte of a body.
 const DRIP_MAX: Duration = Duration::from_secs(10);
-/// Limit: bytes that `cut` and `length` may name.
+/// Limit: number of bytes in `cut` and `length`.
 const BYTES_MAX: u64 = 1 << 40;
-/// Limit: responses of the 1xx kind before the answer.
+/// Limit: interim (1xx) responses before the final one.
 const CONTINUES_MAX: u32 = 100;
-/// The status of an early answer that names none.
+/// Status of an early response if no `status` is given.
 const EARLY: StatusCode = StatusCode::PAYLOAD_TOO_LARGE;
 
-/// Every word.
+/// Every fault word, with the form of its value.
 const WORDS: [&str; 23] = [
     "none",
     "delay=<duration>",
@@ -59,7 +59,7 @@ const WORDS: [&str; 23] = [
     "close",
 ];
 
-/// Of each row, one word at most: they say different things of the same.
+/// Groups of words of which at most one may be given, because they contradict each other.
 const ONE_OF: [&[&str]; 6] = [
     &["status", "status-after", "html", "garbage", "reset", "reset-after", "stall", "stall-after"],
     &["early", "status-after", "reset-after", "stall-after"],
@@ -69,17 +69,17 @@ const ONE_OF: [&[&str]; 6] = [
     &["no-content-type", "content-type"],
 ];
 
-/// With one of these there is no answer.
+/// Words that suppress the HTTP response.
 const WITHOUT_ANSWER: [&str; 5] = ["garbage", "reset", "reset-after", "stall", "stall-after"];
-/// What may be said though there is no answer: it comes before.
+/// Words that may be combined with [`WITHOUT_ANSWER`], because they act before the response.
 const BEFORE_ANSWER: [&str; 3] = ["delay", "continue", "early"];
 
-/// What goes wrong with one call; nothing by default.
+/// Faults to inject into one request; none by default.
 ///
-/// Read from words as `X-Simulate` has them: `delay=2s; status=503`.
+/// Parsed from words as in `X-Simulate`: `delay=2s; status=503`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// As they were written.
+    /// Words as they were written.
     text: String,
     pub(super) delay: Duration,
     pub(super) delay_body: Duration,
@@ -93,43 +93,43 @@ pub struct Faults {
     pub(super) close: bool,
 }
 
-/// Whether the call is carried out, and what is told of it.
+/// Outcome of a request: its effect, and the response that is sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Course {
     #[default]
     Performed,
-    /// This status, and nothing is done.
+    /// Sends this status; the request is not carried out.
     Status(StatusCode),
-    /// This status, though all is done.
+    /// Sends this status although the request is carried out.
     StatusAfter(StatusCode),
-    /// The page of a load balancer, and nothing is done.
+    /// Sends a load balancer's error page; the request is not carried out.
     Html,
-    /// Bytes that are no HTTP, and nothing is done.
+    /// Sends bytes that are not HTTP; the request is not carried out.
     Garbage,
-    /// A TCP reset, and nothing is done.
+    /// Resets the TCP connection; the request is not carried out.
     Reset,
-    /// A TCP reset, though all is done.
+    /// Resets the TCP connection although the request is carried out.
     ResetAfter,
-    /// Silence, and nothing is done.
+    /// Sends nothing and keeps the connection open; the request is not carried out.
     Stall,
-    /// Silence, though all is done.
+    /// Sends nothing and keeps the connection open although the request is carried out.
     StallAfter,
 }
 
-/// How much of a body comes, and how.
+/// Amount and pace of the response body.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum BodyDelivery {
     #[default]
     Whole,
-    /// So many bytes, and the end of the connection.
+    /// Sends this many bytes of the body, then closes the connection.
     Cut(usize),
-    /// Half of it, and silence.
+    /// Sends half of the body, then nothing; the connection stays open.
     Half,
-    /// Byte by byte.
+    /// Sends the body byte by byte, with this pause before each.
     Drip(Duration),
 }
 
-/// How the end of a body is told.
+/// Framing of the response body.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Framing {
     #[default]
@@ -137,11 +137,11 @@ pub(super) enum Framing {
     /// A `Content-Length` that may be wrong.
     Claimed(u64),
     Chunked,
-    /// Chunked, and the size of the second chunk is no number.
+    /// Chunked, with a second chunk whose size is not a number.
     BadChunk,
 }
 
-/// What is said of the body's kind.
+/// Treatment of the response's `Content-Type`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) enum ContentType {
     #[default]
@@ -150,7 +150,7 @@ pub(super) enum ContentType {
     Other(HeaderValue),
 }
 
-/// Words that cannot be followed, and why.
+/// Error returned when fault words or a script are invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct FaultWordsError(String);
@@ -162,12 +162,12 @@ impl FaultWordsError {
 }
 
 impl Faults {
-    /// Whether nothing goes wrong.
+    /// Returns true if there are no faults.
     pub(super) fn are_none(&self) -> bool {
         *self == Self { text: self.text.clone(), ..Self::default() }
     }
 
-    /// Whether the call is carried out.
+    /// Returns true if the request is carried out.
     pub(super) fn perform(&self) -> bool {
         match self.course {
             Course::Performed => !self.early,
@@ -178,7 +178,7 @@ impl Faults {
         }
     }
 
-    /// What is answered in place of the call's own answer, if that is not what is told.
+    /// Returns the response that replaces the request's own, if any.
     pub(super) fn instead(&self, head: &Parts) -> Option<Response<Bytes>> {
         let outcome = |status, why| refusal(head, ReplyFault::simulated(status, why));
         match self.course {
@@ -198,7 +198,7 @@ impl Faults {
         }
     }
 
-    /// Whether an answer with a head comes at all.
+    /// Returns true if an HTTP response is sent.
     pub(super) fn answer(&self) -> bool {
         match self.course {
             Course::Performed | Course::Status(_) | Course::StatusAfter(_) | Course::Html => true,
@@ -210,7 +210,7 @@ impl Faults {
         }
     }
 
-    /// Takes in one word. Whether the words go together has been judged.
+    /// Applies one word; the combination of words has been checked before.
     fn take(&mut self, name: &str, value: Option<&str>) -> Result<(), FaultWordsError> {
         let given = || value.filter(|value| !value.is_empty()).ok_or_else(|| needs_value(name));
         match name {
@@ -297,7 +297,7 @@ impl<'de> serde::Deserialize<'de> for Faults {
     }
 }
 
-/// Whether the words may stand together.
+/// Checks that no word is repeated and that the words can be combined.
 fn judge(names: &[&str]) -> Result<(), FaultWordsError> {
     let contrary = |one: &str, other: &str| {
         Err(FaultWordsError(format!(
@@ -326,7 +326,7 @@ fn judge(names: &[&str]) -> Result<(), FaultWordsError> {
     Ok(())
 }
 
-/// Whether `other` says something of an answer that `word` leaves out.
+/// Returns true if `other` would change the response that `word` suppresses.
 fn is_without_effect(word: &str, other: &str) -> bool {
     WITHOUT_ANSWER.contains(&word) && !BEFORE_ANSWER.contains(&other)
 }
@@ -365,7 +365,7 @@ fn status(name: &str, text: &str) -> Result<StatusCode, FaultWordsError> {
     status.ok_or_else(|| unfit(name, "needs a status from 100 to 599"))
 }
 
-/// What a load balancer shows when nobody is behind it.
+/// Returns the 502 page that a load balancer shows when no server is behind it.
 fn page() -> Response<Bytes> {
     let text = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n\
                 <center><h1>502 Bad Gateway</h1></center>\r\n</body>\r\n</html>\r\n";
@@ -391,7 +391,7 @@ mod tests {
         text.parse::<Faults>().unwrap_err().to_string()
     }
 
-    /// A word with some value that it may have.
+    /// Returns a word with a valid value, if it takes one.
     fn example(word: &str) -> String {
         let (name, form) = word.split_once('=').unwrap_or((word, ""));
         match form {

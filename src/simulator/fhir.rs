@@ -1,4 +1,4 @@
-//! FHIR resources as JSON: how the simulator writes them, and how it looks into those it is sent.
+//! FHIR resources as JSON: builders for those of the simulator, and access to those it receives.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -20,33 +20,33 @@ pub(super) const ORGANISATION_TYPE: &str =
     "https://fhir.nhs.uk/STU3/CodeSystem/GPConnect-OrganisationType-1";
 pub(super) const CANCELLATION_REASON: &str = "Extension-GPConnect-AppointmentCancellationReason-1";
 
-/// The address of a profile or an extension.
+/// Returns the URL of a profile or an extension.
 pub(super) fn profile(name: &str) -> String {
     format!("https://fhir.nhs.uk/STU3/StructureDefinition/{name}")
 }
 
-/// The string at a place in a resource.
+/// Returns the string at a JSON pointer.
 pub(super) fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
     value.pointer(pointer)?.as_str()
 }
 
-/// The list at a place in a resource; empty when there is none.
+/// Returns the list at a JSON pointer, or an empty one.
 pub(super) fn items<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
     value.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
-/// The extension of this name.
+/// Returns the extension with this name, if there is one.
 pub(super) fn extension<'a>(resource: &'a Value, name: &str) -> Option<&'a Value> {
     let url = profile(name);
     items(resource, "/extension").iter().find(|known| text(known, "/url") == Some(url.as_str()))
 }
 
-/// The id in a relative reference to this kind of resource.
+/// Returns the id in a relative reference to this kind of resource, if it is one.
 pub(super) fn referred<'a>(reference: &'a str, kind: &str) -> Option<&'a str> {
     reference.strip_prefix(kind)?.strip_prefix('/').filter(|id| !id.contains('/'))
 }
 
-/// The start of every resource: its type, id, version and profile.
+/// Returns a resource with its type, id, version and profile, and the fields of `rest`.
 fn begun(kind: &str, id: u32, version: u32, profile_name: &str, rest: Value) -> Value {
     let mut resource = json!({
         "resourceType": kind,
@@ -108,7 +108,7 @@ pub(super) fn practitioner(clinician: &Clinician, id: u32) -> Value {
     begun("Practitioner", id, 1, "CareConnect-GPC-Practitioner-1", rest)
 }
 
-/// A patient as the practice writes one; registered at this time by this organisation.
+/// Returns a patient who was registered by this organisation at this time.
 pub(super) fn patient(id: u32, person: &InventedPerson, (by, at): (u32, Timestamp)) -> Value {
     let verified = json!({
         "url": profile("Extension-CareConnect-GPC-NHSNumberVerificationStatus-1"),
@@ -162,7 +162,7 @@ pub(super) fn delivery_channel(slot: &StoredSlot) -> Value {
 
 pub(super) fn practitioner_role(session: &Session) -> Value {
     let mut coding = json!({ "system": JOB_ROLES, "code": session.role });
-    // The one whose name the specification gives.
+    // The only role whose display name the specification gives.
     if let (Some(parts), "R0260") = (coding.as_object_mut(), session.role.as_str()) {
         parts.insert("display".to_owned(), json!("General Medical Practitioner"));
     }

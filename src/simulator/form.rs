@@ -1,4 +1,4 @@
-//! What an appointment looks like as it is sent, whatever is to become of it: the profiles' own rules.
+//! Profile rules for every appointment that a consumer sends.
 
 use serde_json::{Map, Value};
 
@@ -6,7 +6,7 @@ use super::reply::{ReplyFault, rule};
 use super::slots::Filters;
 use super::{codes, fhir};
 
-/// The elements an appointment may have here. `reason` and `specialty` are not among them.
+/// Elements that an appointment may have; `reason` and `specialty` are not among them.
 #[rustfmt::skip]
 const ELEMENTS: [&str; 20] = [
     "resourceType", "id", "meta", "language", "text", "contained", "extension",
@@ -25,7 +25,7 @@ const EXTENSIONS: [&str; 4] = [
 const DESCRIPTION_MAX: usize = 100;
 const COMMENT_MAX: usize = 500;
 
-/// What holds for every appointment that is sent, new or changed.
+/// Checks the rules for every appointment that is sent, new or changed.
 pub(super) fn judge_form(sent: &Map<String, Value>) -> Result<(), ReplyFault> {
     let known = |name: &String| ELEMENTS.contains(&name.as_str());
     if let Some(unknown) = sent.keys().find(|name| !known(name)) {
@@ -80,7 +80,7 @@ pub(super) fn judge_form(sent: &Map<String, Value>) -> Result<(), ReplyFault> {
     )
 }
 
-/// Spec: the booking organisation is contained, and can be called back. Answers who it says to be.
+/// Spec: the booking organisation is contained, and has a phone number; returns its codes and type.
 pub(super) fn judge_organisation(sent: &Value) -> Result<Filters<'_>, ReplyFault> {
     let extension = fhir::extension(sent, fhir::BOOKING_ORGANISATION);
     let local = extension
@@ -116,7 +116,7 @@ pub(super) fn judge_organisation(sent: &Value) -> Result<Filters<'_>, ReplyFault
     })
 }
 
-/// Spec: one type at most, the one that was searched with.
+/// Spec: the booking organisation has at most one type, the one that was searched with.
 fn organisation_type(organisation: &Value) -> Result<Option<&str>, ReplyFault> {
     let types = fhir::items(organisation, "/type");
     let mut codings = types.iter().flat_map(|kind| fhir::items(kind, "/coding"));

@@ -1,7 +1,7 @@
-//! JSON or XML: what was sent, and what is wanted.
+//! Choice between JSON and XML, for the request's body and for the response's.
 //!
-//! Spec: `_format` before `Accept`, `Accept` before the request's own `Content-Type`, and JSON where
-//! nothing is said.
+//! Spec: `_format` takes precedence over `Accept`, and `Accept` over the request's own
+//! `Content-Type`; the default is JSON.
 
 use std::io::Write as _;
 
@@ -16,7 +16,7 @@ use super::parameters::Parameters;
 use super::reply::{ReplyFault, ResourceReply, SpineErrorCode};
 use super::{json, xml};
 
-/// One of the two forms of FHIR.
+/// One of the two formats of FHIR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ResourceFormat {
     Json,
@@ -24,7 +24,9 @@ pub(super) enum ResourceFormat {
 }
 
 impl ResourceFormat {
-    /// The form a media type, or a value of `_format`, names. A plus sign may have become a blank.
+    /// Returns the format that a media type or a value of `_format` names.
+    ///
+    /// A plus sign may have been decoded to a space.
     fn named(text: &str) -> Option<Self> {
         let media = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         match media.replace(' ', "+").as_str() {
@@ -42,7 +44,7 @@ impl ResourceFormat {
         }
     }
 
-    /// Spec: with its character set, and no blank before that.
+    /// Spec: the media type with its character set, without a space between them.
     pub(super) const fn content_type(self) -> &'static str {
         match self {
             Self::Json => "application/fhir+json;charset=utf-8",
@@ -57,7 +59,7 @@ impl ResourceFormat {
         }
     }
 
-    /// An answer in this form. `minimal` leaves the body of a success out.
+    /// Returns a response in this format; with `minimal`, a success has no body.
     pub(super) fn response(
         self,
         reply: ResourceReply,
@@ -83,7 +85,7 @@ impl ResourceFormat {
         response
     }
 
-    /// Reads a body. Spec: one that cannot be read is an invalid resource, as the test suite has it.
+    /// Parses a body; one that cannot be parsed is an invalid resource, as the test suite expects.
     pub(super) fn read(self, body: &[u8]) -> Result<Value, ReplyFault> {
         let read = match self {
             Self::Json => json::read_json(body),
@@ -93,14 +95,14 @@ impl ResourceFormat {
     }
 }
 
-/// The same bytes, compressed.
+/// Returns the bytes compressed with gzip.
 fn zipped(body: &[u8]) -> Option<Bytes> {
     let mut writer = GzEncoder::new(Vec::new(), Compression::default());
     writer.write_all(body).ok()?;
     writer.finish().ok().map(Bytes::from)
 }
 
-/// The form of the request's body, if it says any.
+/// Returns the format of the request's body; `None` without a `Content-Type`.
 pub(super) fn sent(headers: &HeaderMap) -> Result<Option<ResourceFormat>, ReplyFault> {
     let Some(named) = text(headers, &CONTENT_TYPE) else { return Ok(None) };
     let charset = named.split(';').skip(1).find_map(|part| part.trim().split_once('='));
@@ -112,7 +114,7 @@ pub(super) fn sent(headers: &HeaderMap) -> Result<Option<ResourceFormat>, ReplyF
     Ok(Some(format))
 }
 
-/// The form of the answer.
+/// Returns the format of the response.
 pub(super) fn wanted(
     headers: &HeaderMap,
     parameters: Option<&Parameters>,
@@ -131,20 +133,20 @@ pub(super) fn wanted(
         let format = ResourceFormat::named(part).or_else(|| open.then(usual))?;
         Some((weight(part), format)).filter(|(weight, _)| *weight > 0.0)
     };
-    // Of those that weigh the same, the first.
+    // Of equal weights, the first wins.
     let offers = accepted.split(',').filter_map(|part| offer(part.trim()));
     let best = offers.reduce(|best, other| if other.0 > best.0 { other } else { best });
     best.map(|(_, format)| format).ok_or_else(unsupported)
 }
 
-/// How much one of several is wanted.
+/// Returns the weight `q` of one media range, 1 by default.
 fn weight(part: &str) -> f64 {
     let mut words = part.split(';').skip(1).map(str::trim);
     let weight = words.find_map(|word| word.strip_prefix("q="));
     weight.map_or(1.0, |weight| weight.parse().unwrap_or_default())
 }
 
-/// Whether the answer may be compressed.
+/// Returns true if the response may be compressed with gzip.
 pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
     let accepted = text(headers, &ACCEPT_ENCODING).unwrap_or_default();
     accepted.split(',').any(|part| {

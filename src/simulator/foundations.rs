@@ -1,5 +1,5 @@
-//! What a booking session needs besides appointments: who the patient is, and who is who at the
-//! practice.
+//! Interactions besides appointments: the capability statement, and reads and searches of patients,
+//! practitioners, organisations and locations.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use super::reply::{InteractionResult, ReplyFault, ResourceReply, SpineErrorCode}
 use super::store::Store;
 use super::{Call, fhir};
 
-/// Spec: the statement is there even when nothing else is.
+/// Spec: the capability statement, which is answered even when GP Connect is switched off.
 pub(super) fn metadata() -> ResourceReply {
     let resource = |kind: &str, interactions: &[&str]| {
         let interactions: Vec<Value> =
@@ -55,7 +55,7 @@ pub(super) fn read(store: &Store, call: &Call<'_>, kind: &'static str) -> Intera
     Ok(ResourceReply::resource(found.clone()))
 }
 
-/// Spec: `GET /[kind]?identifier=[system]|[value]`; nobody of that name is an empty bundle.
+/// Spec: `GET /[kind]?identifier=[system]|[value]`; without a match, the bundle is empty.
 pub(super) fn search(store: &Store, call: &Call<'_>, kind: &'static str) -> InteractionResult {
     let identifiers = call.parameters.all("identifier");
     let &[identifier] = identifiers.as_slice() else {

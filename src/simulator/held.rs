@@ -1,4 +1,4 @@
-//! What a practice holds: records, and how they change.
+//! Data of a practice, and the changes to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,19 +10,19 @@ use serde_json::Value;
 use super::local_time;
 use super::people::Registration;
 
-/// What changes, and is kept on disk.
+/// Data of a practice that change and are kept on disk.
 #[derive(Debug, Default)]
 pub(super) struct StoredState {
     pub(super) slots: BTreeMap<u32, StoredSlot>,
     pub(super) bookings: BTreeMap<u32, Booking>,
     pub(super) patients: BTreeMap<u32, Patient>,
-    /// The days for which there are slots.
+    /// Days for which there are slots.
     pub(super) days: BTreeSet<Date>,
-    /// The seed it was made with, as it was written; nothing before it is made.
+    /// Source text of the seed that the data were made from; `None` for a new store.
     pub(super) seed: Option<String>,
 }
 
-/// A stretch of a schedule that one patient may have.
+/// A slot of a schedule, for one patient.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct StoredSlot {
     pub(super) schedule: u32,
@@ -33,14 +33,14 @@ pub(super) struct StoredSlot {
     pub(super) version: u32,
 }
 
-/// Whether a slot may be booked.
+/// Availability of a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum SlotState {
     Free,
     Busy,
 }
 
-/// An appointment, whatever has become of it.
+/// An appointment, booked or cancelled.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Booking {
     pub(super) patient: u32,
@@ -58,7 +58,7 @@ pub(super) struct Patient {
     pub(super) resource: Value,
 }
 
-/// One thing that becomes otherwise.
+/// One change to the data of a practice.
 #[derive(Debug)]
 pub(super) enum Change {
     Slot(u32, StoredSlot),
@@ -66,12 +66,13 @@ pub(super) enum Change {
     Patient(u32, Patient),
     Day(Date),
     Seed(String),
-    /// A slot, or a day, is there no longer.
+    /// Removal of a slot.
     NoSlot(u32),
+    /// Removal of a day.
     NoDay(Date),
 }
 
-/// How a patient is seen.
+/// Delivery channel of a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, serde::Serialize)]
 pub(super) enum Channel {
     #[serde(rename = "In-person")]
@@ -91,7 +92,7 @@ impl StoredSlot {
 }
 
 impl Channel {
-    /// The code.
+    /// Returns the code of the channel.
     pub(super) const fn code(self) -> &'static str {
         match self {
             Self::InPerson => "In-person",
@@ -114,7 +115,7 @@ impl StoredState {
         }
     }
 
-    /// What it takes to give up days: the slots that nobody has ever booked.
+    /// Returns the changes that remove these days and those of their slots that were never booked.
     pub(super) fn without(&self, days: &BTreeSet<Date>) -> Vec<Change> {
         if days.is_empty() {
             return Vec::new();

@@ -1,5 +1,4 @@
-//! Bodies that nobody should send: whatever is in them, the answer is an `OperationOutcome` and never
-//! a fault of the practice's own.
+//! Tests with invalid bodies: each is answered with an `OperationOutcome`, never with a server error.
 
 use http::Method;
 use proptest::prelude::*;
@@ -9,7 +8,7 @@ use super::format::ResourceFormat;
 use super::stage::{Stage, booking_of};
 use super::{Registration, people};
 
-/// Every call that has a body, with a good one.
+/// Returns every request that has a body, with a valid one.
 fn writes(stage: &Stage) -> Vec<(Method, &'static str, String, Value)> {
     let slots = stage.free_slots();
     let booking = booking_of(&[&slots[0]], "1");
@@ -43,7 +42,7 @@ fn writes(stage: &Stage) -> Vec<(Method, &'static str, String, Value)> {
     ]
 }
 
-/// Sends a body to every call that has one; each answer is whole, and a failure says why.
+/// Sends a body with every such request and checks each response.
 fn send_everywhere(stage: &Stage, format: ResourceFormat, body: &[u8]) {
     for (method, short, path, _) in writes(stage) {
         judge(stage, (method, short, &path), format, body);
@@ -103,7 +102,7 @@ fn a_body_of_any_kind_is_answered_with_an_outcome() {
     send_everywhere(&stage, ResourceFormat::Xml, &[0xff, 0xfe, 0, 0]);
 }
 
-/// What is fuzzed with, and what fuzzing has found: the first byte chooses the call and the form.
+/// Replays the fuzzer's seeds and findings; the first byte chooses the request and the format.
 #[test]
 fn every_seed_of_the_fuzzer_is_answered() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/provider_body");
@@ -121,7 +120,7 @@ fn every_seed_of_the_fuzzer_is_answered() {
     assert!(seeds >= 5);
 }
 
-/// Something else at some place of a resource: another type, another text, nothing.
+/// Replaces the value at one place of a resource; returns false if there is no such place.
 fn otherwise(value: &mut Value, mut at: usize, new: &Value) -> bool {
     fn visit(value: &mut Value, at: &mut usize, new: &Value) -> bool {
         if *at == 0 {

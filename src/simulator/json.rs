@@ -1,4 +1,4 @@
-//! Reading JSON that may be hostile: no name twice, not too deep, not too much.
+//! Parser for untrusted JSON: refuses repeated names, deep nesting and too many values.
 
 use std::cell::Cell;
 use std::fmt;
@@ -11,9 +11,9 @@ use super::shape::DEPTH_MAX;
 /// Limit: values in a body, counting objects and lists.
 const NODES_MAX: usize = 100_000;
 
-/// The resource in a body of UTF-8, with or without a byte order mark.
+/// Parses a UTF-8 body, with or without a byte order mark, into an object with a `resourceType`.
 ///
-/// Whether it is a resource as FHIR has it is left to [`super::shape::fault`].
+/// The structure of the resource is checked by [`super::shape::fault`].
 pub(super) fn read_json(bytes: &[u8]) -> Result<Value, String> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let left = Cell::new(NODES_MAX);
@@ -28,7 +28,9 @@ pub(super) fn read_json(bytes: &[u8]) -> Result<Value, String> {
     }
 }
 
-/// Where it is wrong; of the words only those that were written here, for others may quote.
+/// Returns the reason and the position of an error.
+///
+/// Only reasons worded in this module are used, because others may quote the body.
 fn message(error: &serde_json::Error) -> String {
     let words = error.to_string();
     let own = [TWICE, DEEP, MUCH, NUMBER].into_iter().find(|own| words.starts_with(own));
@@ -41,7 +43,7 @@ const DEEP: &str = "the body is more than 32 levels deep";
 const MUCH: &str = "the body has more than 100000 values";
 const NUMBER: &str = "a number has no place in JSON";
 
-/// A value at some level.
+/// Deserialiser of a value at some level.
 #[derive(Clone, Copy)]
 struct Node<'a> {
     depth: usize,
@@ -49,7 +51,7 @@ struct Node<'a> {
 }
 
 impl Node<'_> {
-    /// Goes one level down.
+    /// Returns the deserialiser for the next level down; fails beyond the limit.
     fn within<E: Error>(self) -> Result<Self, E> {
         if self.depth > DEPTH_MAX {
             return Err(E::custom(DEEP));

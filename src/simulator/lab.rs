@@ -1,5 +1,4 @@
-//! What tests of the simulator on the network have in common: a listener on loopback, and a client
-//! that reads what comes, byte by byte.
+//! Shared support for network tests: a simulator on loopback, and a client that reads byte by byte.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,9 +13,9 @@ use tokio::task::JoinHandle;
 use super::stage::{ASID, BASE, claims, now, practices, token_of};
 use super::{Serving, SimulatedProvider};
 
-/// How long the end of a connection is waited for, however busy the machine is.
+/// Maximum wait for bytes or the end of a connection, long enough for a busy machine.
 const EVER: Duration = Duration::from_secs(30);
-/// How long it is watched that nothing comes.
+/// Time for which a connection must stay silent to count as silent.
 const WHILE: Duration = Duration::from_millis(50);
 
 pub(super) struct Lab {
@@ -43,52 +42,53 @@ impl Lab {
         TcpStream::connect(self.address).await.unwrap()
     }
 
-    /// Everything that is answered until the connection ends.
+    /// Sends `text` on a new connection and returns everything received until the connection ends.
     pub(super) async fn say(&self, text: &str) -> String {
         heard(&mut self.connect().await, text).await
     }
 
-    /// Stops the simulator; what is stalled does not keep it.
+    /// Stops the simulator, which stalled responses must not delay.
     pub(super) async fn close(self) {
         self.stop.send(()).unwrap();
         tokio::time::timeout(EVER, self.serving).await.unwrap().unwrap();
     }
 }
 
-/// Everything that is answered to `text` until the connection ends.
+/// Sends `text` and returns everything received until the connection ends.
 pub(super) async fn heard(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     text: &str,
 ) -> String {
     stream.write_all(text.as_bytes()).await.unwrap();
-    let mut told = Vec::new();
-    tokio::time::timeout(EVER, stream.read_to_end(&mut told)).await.unwrap().unwrap();
-    String::from_utf8_lossy(&told).into_owned()
+    let mut received = Vec::new();
+    tokio::time::timeout(EVER, stream.read_to_end(&mut received)).await.unwrap().unwrap();
+    String::from_utf8_lossy(&received).into_owned()
 }
 
-/// What comes before `end`, and that with it.
+/// Reads up to and including `end`.
 pub(super) async fn heard_to(stream: &mut (impl AsyncRead + Unpin), end: &str) -> String {
-    let mut told = String::new();
-    while !told.ends_with(end) {
+    let mut received = String::new();
+    while !received.ends_with(end) {
         let byte = tokio::time::timeout(EVER, stream.read_u8()).await.unwrap().unwrap();
-        told.push(char::from(byte));
+        received.push(char::from(byte));
     }
-    told
+    received
 }
 
-/// Nothing comes, and the connection does not end.
+/// Returns true if nothing arrives and the connection does not end.
 pub(super) async fn silent(stream: &mut (impl AsyncRead + Unpin)) -> bool {
     tokio::time::timeout(WHILE, stream.read_u8()).await.is_err()
 }
 
-/// A question for what the first practice can do, with these header lines besides; it closes the
-/// connection if they say nothing of that.
+/// Returns a request for the first practice, with additional header lines.
+///
+/// It asks to close the connection unless those lines have a `Connection` header.
 pub(super) fn get(path: &str, more: &str) -> String {
     let close = if more.contains("Connection: ") { "" } else { "Connection: close\r\n" };
     format!("GET {BASE}{path} HTTP/1.1\r\n{}{close}{more}\r\n", headers("read:metadata-1"))
 }
 
-/// A call with a body, on a connection that stays.
+/// Returns a booking request with this body, on a connection that stays open.
 pub(super) fn post(body: &str, more: &str) -> String {
     let length = body.len();
     format!(
@@ -107,7 +107,7 @@ fn headers(short: &str) -> String {
     )
 }
 
-/// The body of an answer, as JSON.
-pub(super) fn body_of(told: &str) -> Value {
-    serde_json::from_str(told.split_once("\r\n\r\n").unwrap().1).unwrap()
+/// Returns the body of a response as JSON.
+pub(super) fn body_of(response: &str) -> Value {
+    serde_json::from_str(response.split_once("\r\n\r\n").unwrap().1).unwrap()
 }

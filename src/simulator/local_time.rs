@@ -1,6 +1,6 @@
-//! Time as a practice sees it: days and clock times in the United Kingdom.
+//! Local time of practices: days and clock times in the United Kingdom.
 //!
-//! Nothing here reads a clock.
+//! This module does not read a clock.
 
 use std::sync::LazyLock;
 
@@ -8,25 +8,25 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
-/// Machines without a time zone database still know the rule the United Kingdom has had since 1996.
+/// Time zone of the United Kingdom; without a time zone database, by the rule in force since 1996.
 static LONDON: LazyLock<TimeZone> = LazyLock::new(|| {
     TimeZone::get("Europe/London")
         .or_else(|_| TimeZone::posix("GMT0BST,M3.5.0/1,M10.5.0"))
         .unwrap_or(TimeZone::UTC)
 });
 
-/// The instant on the clock of a practice.
+/// Converts an instant to the local time of a practice.
 pub(super) fn local(at: Timestamp) -> Zoned {
     at.to_zoned(LONDON.clone())
 }
 
-/// The day it is at a practice.
+/// Returns the local day of an instant at a practice.
 #[must_use]
 pub fn day(at: Timestamp) -> Date {
     local(at).date()
 }
 
-/// When this day has this time at a practice.
+/// Returns the instant of a local time at a practice; `None` if it is out of range.
 pub(super) fn instant(day: Date, hour: i8, minute: i8) -> Option<Timestamp> {
     let zoned = day.at(hour, minute, 0, 0).to_zoned(LONDON.clone()).ok()?;
     Some(zoned.timestamp())
@@ -37,7 +37,7 @@ pub(super) fn text(at: Timestamp) -> String {
     local(at).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
 }
 
-/// Whether the text is the pattern with each `0` replaced by a digit.
+/// Returns true if the text is the pattern with each `0` replaced by a digit.
 pub(super) fn is_shaped(text: &str, pattern: &str) -> bool {
     text.len() == pattern.len()
         && text.bytes().zip(pattern.bytes()).all(|(byte, wanted)| match wanted {

@@ -1,11 +1,11 @@
-//! Well-formed XML, whatever it is about: the rules the reader of tags leaves to its user.
+//! Checks of well-formed XML that the XML reader leaves to its user, and of narratives.
 
 use quick_xml::XmlVersion;
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::name::{Namespace, ResolveResult};
 use quick_xml::reader::NsReader;
 
-/// Whether both XML and FHIR allow the character.
+/// Returns true if both XML and FHIR allow the character.
 pub(super) fn is_char(char: char) -> bool {
     !matches!(char, '\0'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}')
 }
@@ -14,12 +14,12 @@ pub(super) const XHTML: &str = "http://www.w3.org/1999/xhtml";
 pub(super) const MALFORMED: &str = "is not well-formed XML";
 /// Limit: attributes of one element.
 const ATTRIBUTES_MAX: usize = 16;
-/// Limit: names of namespaces that are declared at any one place.
+/// Limit: namespace prefixes in scope at any one place.
 const NAMESPACES_MAX: usize = 16;
 /// Limit: levels of elements within a narrative.
 const DIV_DEPTH_MAX: usize = 32;
 
-/// A reader of tags with its checks turned on; empty elements have an end of their own.
+/// Returns an XML reader with its checks turned on; empty elements have an end event of their own.
 pub(super) fn reader(text: &str) -> NsReader<&[u8]> {
     let mut reader = NsReader::from_str(text);
     reader.config_mut().check_comments = true;
@@ -28,7 +28,7 @@ pub(super) fn reader(text: &str) -> NsReader<&[u8]> {
     reader
 }
 
-/// The next event, and whether its element is of this namespace.
+/// Returns the next event, and true if its element is in this namespace.
 pub(super) fn next<'a>(
     reader: &mut NsReader<&'a [u8]>,
     namespace: &str,
@@ -37,7 +37,7 @@ pub(super) fn next<'a>(
     Ok((found == ResolveResult::Bound(Namespace(namespace)), event))
 }
 
-/// The attributes of a tag with their values decoded.
+/// Returns the attributes of a tag with their values decoded.
 pub(super) fn attributes(start: &BytesStart<'_>) -> Result<Vec<(String, String)>, &'static str> {
     if !is_spaced(start.attributes_raw()) {
         return Err(MALFORMED);
@@ -59,7 +59,7 @@ pub(super) fn attributes(start: &BytesStart<'_>) -> Result<Vec<(String, String)>
     Ok(all)
 }
 
-/// Whether there is a space between one attribute and the next.
+/// Returns true if there is white space between all attributes.
 fn is_spaced(attributes: &str) -> bool {
     let mut quote = None;
     let mut closed = false;
@@ -75,13 +75,13 @@ fn is_spaced(attributes: &str) -> bool {
     })
 }
 
-/// The names of FHIR and XHTML are ASCII.
+/// Returns true if the text is a name in ASCII, as all names of FHIR and XHTML are.
 fn is_name(name: &str) -> bool {
     name.starts_with(|char: char| char.is_ascii_alphabetic())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
 }
 
-/// What is wrong with the markup of a narrative, which is one `div` of XHTML.
+/// Returns the flaw of a narrative's markup, which must be one `div` of XHTML, if any.
 pub(super) fn div_fault(text: &str) -> Option<&'static str> {
     if !text.chars().all(is_char) {
         return Some("holds a character that has no place");
@@ -123,7 +123,7 @@ fn judge_div(text: &str) -> Result<(), &'static str> {
     }
 }
 
-/// Spec: a narrative does nothing and fetches nothing.
+/// Spec: elements that are not allowed in a narrative, because it must not run or load anything.
 const ACTIVE: [&str; 12] = [
     "base", "body", "embed", "form", "frame", "frameset", "head", "iframe", "input", "link",
     "object", "script",
@@ -144,7 +144,7 @@ fn judge_tag(start: &BytesStart<'_>) -> Result<(), &'static str> {
     }
 }
 
-/// One of the five entities there are without a DOCTYPE, or a character by its number.
+/// Returns true for one of the five predefined entities and for a valid character reference.
 fn is_reference(name: &quick_xml::events::BytesRef<'_>) -> bool {
     match name.resolve_char_ref() {
         Ok(Some(char)) => is_char(char),

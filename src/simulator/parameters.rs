@@ -1,4 +1,4 @@
-//! The query of a search, decoded, and the dates in it.
+//! Decoded query parameters of a search, and the dates in them.
 
 use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan};
@@ -10,8 +10,9 @@ use super::reply::ReplyFault;
 pub(super) struct Parameters(Vec<(String, String)>);
 
 impl Parameters {
-    /// Decodes percent escapes. A plus sign stays one: consumers send the offset of a time both
-    /// as `%2B01:00` and as `+01:00`.
+    /// Parses a query and decodes its percent escapes.
+    ///
+    /// A plus sign stays one: consumers send the offset of a time both as `%2B01:00` and as `+01:00`.
     pub(super) fn parse(query: &str) -> Result<Self, ReplyFault> {
         let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -21,18 +22,18 @@ impl Parameters {
         pairs.map(Self).ok_or_else(|| ReplyFault::bad_request("the query holds a broken escape"))
     }
 
-    /// All values of one parameter.
+    /// Returns all values of one parameter.
     pub(super) fn all(&self, name: &str) -> Vec<&str> {
         let named = self.0.iter().filter(|(known, _)| known == name);
         named.map(|(_, value)| value.as_str()).collect()
     }
 
-    /// Whether the parameter was sent with this value.
+    /// Returns true if the parameter was sent with this value.
     pub(super) fn holds(&self, name: &str, value: &str) -> bool {
         self.all(name).contains(&value)
     }
 
-    /// The value of a parameter that is needed once and may not be repeated.
+    /// Returns the value of a parameter that must be given exactly once.
     pub(super) fn one(&self, name: &str) -> Result<&str, ReplyFault> {
         match self.all(name).as_slice() {
             [value] => Ok(value),
@@ -58,14 +59,14 @@ fn decoded(text: &str) -> Option<String> {
 /// One end of a range: a whole day, or an instant with the offset of its day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DateBound {
-    /// `yyyy-MM-dd`.
+    /// Day as `yyyy-MM-dd`.
     Day(Date),
-    /// `yyyy-MM-ddTHH:mm:ss+00:00` or `+01:00`.
+    /// Instant as `yyyy-MM-ddTHH:mm:ss+00:00` or with `+01:00`.
     Instant(Timestamp),
 }
 
 impl DateBound {
-    /// Reads `ge2026-03-25` when `prefix` is `ge`.
+    /// Parses a prefix and a date or time, such as `ge2026-03-25` for the prefix `ge`.
     pub(super) fn parse(value: &str, prefix: &str) -> Result<Self, ReplyFault> {
         let fault =
             || ReplyFault::parameter(format!("{value:?} is not {prefix} and a date or time"));
@@ -81,7 +82,7 @@ impl DateBound {
         if local_time::text(at) == text { Ok(Self::Instant(at)) } else { Err(fault()) }
     }
 
-    /// The day it lies on.
+    /// Returns the day of the bound.
     pub(super) fn day(self) -> Date {
         match self {
             Self::Day(day) => day,
@@ -89,7 +90,7 @@ impl DateBound {
         }
     }
 
-    /// The first instant that a range beginning here holds.
+    /// Returns the first instant of a range that begins here.
     pub(super) fn first(self) -> Timestamp {
         match self {
             Self::Day(day) => local_time::instant(day, 0, 0).unwrap_or(Timestamp::MAX),
@@ -97,7 +98,7 @@ impl DateBound {
         }
     }
 
-    /// The instant at which a range ending here is over.
+    /// Returns the instant at which a range that ends here is over.
     pub(super) fn last(self) -> Timestamp {
         match self {
             Self::Day(day) => day

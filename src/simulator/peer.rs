@@ -1,21 +1,21 @@
-//! Whose certificate is accepted at the door.
+//! Check of client certificates against the expected names.
 
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::spine::CertificateName;
 
-/// Why nobody on a connection is answered.
+/// Reason to refuse every request on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PeerRefusal {
-    /// There is a certificate, and it is somebody else's.
+    /// Client certificate without any of the expected names.
     Stranger,
-    /// There is no certificate.
+    /// Missing client certificate.
     Nameless,
 }
 
 impl PeerRefusal {
-    /// The status that says so, as `nginx` has it, and the words.
+    /// Returns the status, as `nginx` uses it, and the diagnostics.
     pub(super) fn answer(self) -> (u16, &'static str) {
         match self {
             Self::Stranger => (495, "the client certificate has none of the names expected here"),
@@ -24,7 +24,7 @@ impl PeerRefusal {
     }
 }
 
-/// Judges the certificates that a client has shown; without `peers`, everybody is welcome.
+/// Checks the certificates that a client has presented; an empty `peers` admits every client.
 pub(super) fn judge(
     shown: Option<&[CertificateDer<'_>]>,
     peers: &[CertificateName],
@@ -38,7 +38,7 @@ pub(super) fn judge(
     names(&leaf).iter().any(expected).then_some(()).ok_or(PeerRefusal::Stranger)
 }
 
-/// The DNS names of a certificate; its common names if it has none.
+/// Returns the DNS names of a certificate, or its common names if it has none.
 fn names<'a>(certificate: &'a X509Certificate<'_>) -> Vec<&'a str> {
     let extension = certificate.subject_alternative_name().ok().flatten();
     let general = extension.iter().flat_map(|found| &found.value.general_names);

@@ -1,50 +1,50 @@
-//! The invented people whom every practice knows, and those whom only the national register knows.
+//! Invented people: patients of every practice, and people known only to the national register.
 
 use serde::{Deserialize, Serialize};
 
-/// Somebody invented.
+/// An invented person for tests.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct InventedPerson {
-    /// NHS number, from the range kept for tests.
+    /// NHS number from the range reserved for tests.
     pub nhs_number: String,
-    /// Family name.
+    /// Family name of the person.
     pub family: String,
-    /// Given name.
+    /// Given name of the person.
     pub given: String,
     /// FHIR administrative gender.
     pub gender: String,
-    /// `yyyy-MM-dd`.
+    /// Birth date as `yyyy-MM-dd`.
     pub birth_date: String,
-    /// Where and how they are known.
+    /// Registration at the practice and in the national register.
     pub standing: Registration,
 }
 
-/// Where and how somebody is known.
+/// Registration of a person at the practice and in the simulated national register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Registration {
     /// A patient of the practice.
     Registered,
-    /// A patient of the practice for a while.
+    /// A temporary patient of the practice.
     Temporary,
     /// A patient of the practice who has left.
     Inactive,
     /// A patient of the practice who has died: no search finds them.
     Deceased,
-    /// A patient of the practice whose record is sensitive: they are not to be found at all.
+    /// A patient of the practice whose record is sensitive: no search finds them.
     Sensitive,
-    /// No patient here; the national register knows them, so they can be registered.
+    /// A person known only to the national register, who can be registered at the practice.
     Unregistered,
-    /// The national register says that they have died.
+    /// A person who has died, according to the national register.
     DeceasedElsewhere,
-    /// The national register says that their record is sensitive.
+    /// A person whose record is sensitive, according to the national register.
     SensitiveElsewhere,
-    /// The national register says that this number has been replaced by another.
+    /// An NHS number that has been replaced by another, according to the national register.
     Superseded,
 }
 
-/// Family name, given name, gender, birth date, standing.
+/// Family name, given name, gender, birth date and registration of a person.
 type PersonRow = (&'static str, &'static str, &'static str, &'static str, Registration);
 
 #[rustfmt::skip]
@@ -65,7 +65,7 @@ const PEOPLE: [PersonRow; 14] = [
     ("Settler", "June", "female", "1993-06-21", Registration::Unregistered),
 ];
 
-/// Everybody, patients first and in the order of their ids.
+/// Returns all invented people, patients first, in the order of their ids.
 #[must_use]
 pub fn people() -> Vec<InventedPerson> {
     let with_number = PEOPLE.iter().zip(nhs_numbers());
@@ -81,13 +81,13 @@ pub fn people() -> Vec<InventedPerson> {
 }
 
 impl Registration {
-    /// Whether the practice shows its record of them to anybody outside.
+    /// Returns true if consumers can find the person at the practice.
     #[must_use]
     pub const fn is_to_be_found(self) -> bool {
         matches!(self, Self::Registered | Self::Temporary)
     }
 
-    /// Whether the practice has a record of them.
+    /// Returns true if the practice has a record of the person.
     #[must_use]
     pub const fn is_here(self) -> bool {
         matches!(
@@ -97,13 +97,13 @@ impl Registration {
     }
 }
 
-/// NHS numbers from the range kept for tests, each with its check digit.
+/// Returns NHS numbers from the range reserved for tests, each with its check digit.
 fn nhs_numbers() -> impl Iterator<Item = String> {
     let bodies = (999_000_001..999_999_999_u32).map(|body| body.to_string());
     bodies.filter_map(|body| Some(format!("{body}{}", check_digit(&body)?)))
 }
 
-/// Whether the text is ten digits, the last of which checks the others.
+/// Returns true if the text is an NHS number: ten digits, the last of which checks the others.
 pub(super) fn is_nhs_number(text: &str) -> bool {
     let split = text.split_at_checked(9).filter(|_| text.len() == 10);
     split.is_some_and(|(body, last)| {
@@ -111,7 +111,7 @@ pub(super) fn is_nhs_number(text: &str) -> bool {
     })
 }
 
-/// Spec: modulus 11 with the weights ten to two; no number has ten for its check digit.
+/// Spec: modulus 11 with the weights ten to two; returns `None` if the check digit would be ten.
 fn check_digit(body: &str) -> Option<u32> {
     let digits: Option<Vec<u32>> = body.chars().map(|digit| digit.to_digit(10)).collect();
     let sum: u32 = digits?.iter().zip((2..=10).rev()).map(|(digit, weight)| digit * weight).sum();

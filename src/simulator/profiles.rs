@@ -1,5 +1,4 @@
-//! What GP Connect's profiles demand of every resource that is answered, held against everything the
-//! simulator can answer.
+//! Tests that every resource that the simulator answers with satisfies its GP Connect profile.
 
 use serde_json::{Value, json};
 
@@ -12,12 +11,12 @@ use super::stage::{Stage, booking_of, of_type};
 struct Profile {
     kind: &'static str,
     name: &'static str,
-    /// Elements that are always there, as JSON pointers; `*` is every item of a list.
+    /// Required elements, as JSON pointers; `*` stands for every item of a list.
     required: &'static [&'static str],
     forbidden: &'static [&'static str],
     /// Extensions on the resource itself.
     extensions: &'static [&'static str],
-    /// Elements with codes, and those there are.
+    /// Elements with codes, and the codes allowed.
     codes: &'static [(&'static str, &'static [&'static str])],
 }
 
@@ -204,7 +203,7 @@ const PROFILES: [Profile; 9] = [
     },
 ];
 
-/// What is at a place; every item where the place has `*`. A list that is not there has no items.
+/// Returns the values at a place; `*` stands for every item of a list, which may be missing.
 fn at<'a>(value: &'a Value, place: &str) -> Vec<Option<&'a Value>> {
     match place.split_once("/*") {
         None => vec![value.pointer(place)],
@@ -212,7 +211,7 @@ fn at<'a>(value: &'a Value, place: &str) -> Vec<Option<&'a Value>> {
     }
 }
 
-/// What a resource lacks, or has too much.
+/// Returns the deviations of a resource from its profile.
 fn faults(resource: &Value) -> Vec<String> {
     let kind = text(resource, "/resourceType").unwrap_or_default();
     if kind == "CapabilityStatement" {
@@ -258,7 +257,7 @@ fn faults(resource: &Value) -> Vec<String> {
     faults
 }
 
-/// Whether the resource has the profile's form, and FHIR's.
+/// Asserts that the resource satisfies its profile and FHIR.
 fn holds(resource: &Value) {
     assert_eq!(faults(resource), Vec::<String>::new(), "{resource:#}");
     assert_eq!(super::shape::fault(resource), None, "{resource:#}");

@@ -1,4 +1,4 @@
-//! Registering a patient who is not known here.
+//! Registration of a patient who is new to the practice.
 
 use jiff::civil::Date;
 use serde_json::Value;
@@ -9,7 +9,7 @@ use super::reply::{InteractionResult, ReplyFault, ResourceReply, SpineErrorCode,
 use super::store::{ORGANISATION, Store};
 use super::{Call, codes, fhir};
 
-/// Elements a patient who is registered may have.
+/// Elements that a patient in a registration may have.
 #[rustfmt::skip]
 const ELEMENTS: [&str; 13] = [
     "resourceType", "id", "meta", "implicitRules", "language", "text", "extension", "identifier",
@@ -17,7 +17,8 @@ const ELEMENTS: [&str; 13] = [
 ];
 const LANGUAGES: &str = "Extension-CareConnect-GPC-NHSCommunication-1";
 
-/// Spec: `POST /Patient/$gpc.registerpatient` with one `registerPatient`; a searchset of one.
+/// Spec: `POST /Patient/$gpc.registerpatient` with one `registerPatient` parameter; returns a
+/// searchset of one patient.
 pub(super) fn register(store: &Store, call: &Call<'_>) -> InteractionResult {
     let parameters = Value::Object(call.resource()?);
     let sent = patient(&parameters)?;
@@ -65,7 +66,7 @@ pub(super) fn register(store: &Store, call: &Call<'_>) -> InteractionResult {
     Ok(ResourceReply::plain(fhir::bundle([resource])).with(vec![Change::Patient(id, kept)]))
 }
 
-/// The one patient in the parameters.
+/// Returns the only patient in the parameters.
 fn patient(parameters: &Value) -> Result<&Value, ReplyFault> {
     let kind = fhir::text(parameters, "/resourceType");
     rule(kind == Some("Parameters"), "the resource is not Parameters")?;
@@ -93,7 +94,7 @@ fn patient(parameters: &Value) -> Result<&Value, ReplyFault> {
     }
 }
 
-/// Spec: exactly one NHS number, and a good one.
+/// Spec: a patient has exactly one NHS number, with a valid check digit.
 fn judge_identifier(patient: &Value) -> Result<&str, ReplyFault> {
     let invalid = |why: &'static str| ReplyFault::new(SpineErrorCode::InvalidNhsNumber, why);
     let all = fhir::items(patient, "/identifier");
@@ -115,7 +116,7 @@ fn judge_identifier(patient: &Value) -> Result<&str, ReplyFault> {
     }
 }
 
-/// Spec: one official name, with one family name.
+/// Spec: a patient has one official name, with one family name.
 fn judge_name(patient: &Value) -> Result<(&str, &str), ReplyFault> {
     let official = |name: &&Value| fhir::text(name, "/use") == Some("official");
     let mut names = fhir::items(patient, "/name").iter().filter(official);
@@ -128,7 +129,7 @@ fn judge_name(patient: &Value) -> Result<(&str, &str), ReplyFault> {
     Ok((family, given))
 }
 
-/// Spec: one home and one temporary address at most, one contact of each kind, one language block.
+/// Spec: at most one home and one temporary address, one contact of each kind, one language block.
 fn judge_contacts(patient: &Value) -> Result<(), ReplyFault> {
     let addresses = fhir::items(patient, "/address");
     let of = |wanted: &str| {
@@ -164,7 +165,7 @@ fn judge_contacts(patient: &Value) -> Result<(), ReplyFault> {
     rule(others.next().is_none(), "an extension is not one that a patient may have here")
 }
 
-/// Who the national register says this is.
+/// Traces a person in the simulated national register; fails if they cannot be registered.
 fn trace(store: &Store, nhs_number: &str) -> Result<InventedPerson, ReplyFault> {
     let fault = |kind, why: &'static str| Err(ReplyFault::new(kind, why));
     let Some(person) = store.registered_nationally(nhs_number) else {
@@ -187,7 +188,7 @@ fn trace(store: &Store, nhs_number: &str) -> Result<InventedPerson, ReplyFault> 
     }
 }
 
-/// What the consumer said of how to reach the patient, and in which language.
+/// Copies telecoms, addresses and extensions from the sent patient to the stored one.
 fn keep_contacts(resource: &mut Value, sent: &Value) {
     let Some(fields) = resource.as_object_mut() else { return };
     for name in ["telecom", "address"] {
@@ -210,7 +211,7 @@ mod tests {
     use super::super::stage::{Stage, code_of};
     use super::*;
 
-    /// What a consumer sends for the first person of this standing.
+    /// Returns a registration of the first person with this status.
     fn sent(standing: Registration) -> Value {
         let person = people().into_iter().find(|person| person.standing == standing).unwrap();
         json!({

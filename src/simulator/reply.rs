@@ -1,4 +1,4 @@
-//! What the simulator answers with: a resource, or the reason why there is none.
+//! Results of interactions: a resource, or a fault with a Spine error code.
 
 use std::borrow::Cow;
 
@@ -8,42 +8,42 @@ use serde_json::{Value, json};
 use super::fhir;
 use super::held::Change;
 
-/// How every interaction ends.
+/// Result of every interaction.
 pub(super) type InteractionResult = Result<ResourceReply, ReplyFault>;
 
-/// A status, a resource, and the headers that go with it.
+/// A response: its status, resource and headers, and the changes to commit before it is sent.
 pub(super) struct ResourceReply {
     pub(super) status: StatusCode,
     pub(super) version: Option<String>,
     pub(super) location: Option<String>,
     pub(super) body: Value,
-    /// What becomes otherwise by it.
+    /// Changes to commit before the response is sent.
     changes: Vec<Change>,
 }
 
 impl ResourceReply {
-    /// A bundle or another body without a version of its own.
+    /// Returns a reply with a bundle or another body without a version.
     pub(super) fn plain(body: Value) -> Self {
         Self { status: StatusCode::OK, version: None, location: None, body, changes: Vec::new() }
     }
 
-    /// A resource with its version as the `ETag`.
+    /// Returns a reply with a resource, and its version as the `ETag`.
     pub(super) fn resource(body: Value) -> Self {
         let version = fhir::text(&body, "/meta/versionId").map(ToOwned::to_owned);
         Self { version, ..Self::plain(body) }
     }
 
-    /// A resource that was made by this call.
+    /// Returns a reply of status 201 with the resource that the request created.
     pub(super) fn created(body: Value, location: String) -> Self {
         Self { status: StatusCode::CREATED, location: Some(location), ..Self::resource(body) }
     }
 
-    /// The same, and what becomes otherwise by it.
+    /// Returns the reply with these changes to commit.
     pub(super) fn with(self, changes: Vec<Change>) -> Self {
         Self { changes, ..self }
     }
 
-    /// The same, its location below a service root.
+    /// Prefixes the location with the service root, if that is known.
     pub(super) fn below(mut self, root: impl FnOnce() -> Option<String>) -> Self {
         self.location = self.location.map(|location| match root() {
             Some(root) => format!("{root}/{location}"),
@@ -57,12 +57,12 @@ impl ResourceReply {
     }
 }
 
-/// Why there is no resource, with the detail that a developer needs.
+/// Failure of an interaction, with diagnostics for a developer.
 #[derive(Debug)]
 pub(super) struct ReplyFault {
     kind: SpineErrorCode,
     diagnostics: Cow<'static, str>,
-    /// Where it is another than the kind's own.
+    /// Status that replaces the kind's own, if any.
     status: Option<StatusCode>,
 }
 
@@ -90,7 +90,7 @@ pub(super) enum SpineErrorCode {
 }
 
 impl SpineErrorCode {
-    /// Status, issue type, code and display.
+    /// Returns status, issue type, code and display.
     #[rustfmt::skip]
     fn row(self) -> (u16, &'static str, &'static str, &'static str) {
         match self {
@@ -133,7 +133,7 @@ impl ReplyFault {
         Self::new(SpineErrorCode::InvalidParameter, diagnostics)
     }
 
-    /// A fault with a status that was asked for, of the kind that comes nearest.
+    /// Returns a simulated fault with this status, of the nearest kind.
     pub(super) fn simulated(status: StatusCode, diagnostics: &'static str) -> Self {
         let kind = match status.as_u16() {
             403 => SpineErrorCode::AccessDenied,
@@ -176,7 +176,7 @@ impl ReplyFault {
     }
 }
 
-/// `Err` with these words for an invalid resource, unless the rule is kept.
+/// Fails with `otherwise` as the flaw of an invalid resource unless `kept` is true.
 pub(super) fn rule(kept: bool, otherwise: &'static str) -> Result<(), ReplyFault> {
     if kept { Ok(()) } else { Err(ReplyFault::resource(otherwise)) }
 }

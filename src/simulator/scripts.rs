@@ -1,4 +1,4 @@
-//! Faults by script: what goes wrong with some of a practice's calls, without their saying so.
+//! Scripts: faults injected into a share of a practice's requests, without a header in the request.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -20,22 +20,22 @@ const INTERACTIONS_MAX: usize = 100;
 const METHODS_MAX: usize = 10;
 const PERCENT: u32 = 100;
 
-/// What goes wrong with a share of a practice's calls.
+/// Faults for a share of a practice's requests.
 ///
-/// The share is spread evenly and not by chance: with 10 percent, it is every tenth call that the
-/// script is meant for. Each such call counts, whether or not it is hit.
+/// The share is spread evenly, not at random: at 10 percent, every tenth matching request gets the
+/// faults. Every matching request is counted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Script {
-    /// Of a hundred calls, so many are hit.
+    /// Share of the matching requests that get the faults, in percent, from 0 to 100.
     pub share: u8,
-    /// The methods it is meant for: all, if there are none.
+    /// Methods that match; an empty list matches all.
     #[serde(default, with = "methods")]
     pub methods: Vec<Method>,
-    /// The interactions it is meant for, by `Ssp-InteractionID`: all, if there are none.
+    /// Interactions that match, by `Ssp-InteractionID`; an empty list matches all.
     #[serde(default)]
     pub interactions: Vec<InteractionId>,
-    /// What goes wrong.
+    /// Faults that are injected.
     pub faults: Faults,
 }
 
@@ -43,11 +43,11 @@ pub struct Script {
 #[derive(Debug, Default)]
 pub(super) struct Scripts(Mutex<BTreeMap<OdsCode, Vec<Running>>>);
 
-/// A script, and how far it is.
+/// A script and its count of matching requests.
 #[derive(Debug)]
 struct Running {
     script: Script,
-    /// Calls that it was meant for, since the last full hundred.
+    /// Matching requests since the last full hundred.
     counted: u32,
 }
 
@@ -77,7 +77,7 @@ impl Running {
         Self { script, counted: 0 }
     }
 
-    /// Counts a call; whether it is hit.
+    /// Counts a matching request; returns true if it gets the faults.
     fn hits(&mut self) -> bool {
         let hit_by = |counted: u32| counted * u32::from(self.script.share) / PERCENT;
         let hit = hit_by(self.counted + 1) > hit_by(self.counted);
@@ -87,7 +87,7 @@ impl Running {
 }
 
 impl Scripts {
-    /// Gives a practice one more script.
+    /// Adds a script to those of a practice.
     pub(super) fn add(&self, ods: &OdsCode, script: Script) -> Result<(), FaultWordsError> {
         script.judge()?;
         let mut scripts = lock(&self.0);
@@ -99,7 +99,7 @@ impl Scripts {
         Ok(())
     }
 
-    /// Gives a practice these scripts and no others.
+    /// Replaces the scripts of a practice; an empty list removes them.
     pub(super) fn put(&self, ods: &OdsCode, scripts: Vec<Script>) -> Result<(), FaultWordsError> {
         if scripts.len() > SCRIPTS_MAX {
             return Err(too_many());
@@ -114,14 +114,14 @@ impl Scripts {
         Ok(())
     }
 
-    /// The scripts of every practice that has any.
+    /// Returns the scripts of every practice that has any.
     pub(super) fn all(&self) -> BTreeMap<OdsCode, Vec<Script>> {
         let scripts =
             |running: &Vec<Running>| running.iter().map(|running| running.script.clone()).collect();
         lock(&self.0).iter().map(|(ods, running)| (ods.clone(), scripts(running))).collect()
     }
 
-    /// What goes wrong with this call. Of several scripts that hit it, the first has its way.
+    /// Returns the faults for this request; if several scripts select it, the first one applies.
     pub(super) fn next(&self, ods: &OdsCode, head: &Parts) -> Faults {
         let mut scripts = lock(&self.0);
         let mut faults = None;
@@ -138,7 +138,7 @@ fn too_many() -> FaultWordsError {
     FaultWordsError::new(format!("a practice has at most {SCRIPTS_MAX} scripts"))
 }
 
-/// Methods as JSON has them: their names.
+/// Serialisation of methods as their names.
 mod methods {
     use http::Method;
     use serde::de::Error as _;
@@ -183,7 +183,7 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
-    /// Which of the first so many calls are hit, counted from one.
+    /// Returns the numbers, from one, of those of the first `calls` requests that get faults.
     fn hit(scripts: &Scripts, calls: usize) -> Vec<usize> {
         let post = head("POST", CREATE);
         (1..=calls).filter(|_| !scripts.next(&ods(), &post).are_none()).collect()

@@ -1,10 +1,9 @@
-//! A stand-in for the Spine Directory Service: its FHIR API, with the habits that a client has to
-//! live with, and with troubles on demand.
+//! Simulator of the Spine Directory Service: its FHIR API with its quirks, and faults on demand.
 //!
-//! It follows the published code of the API, in the order in which that judges a question. What it
-//! leaves out: the reliability extension of an Endpoint, the intermediary addresses of services
-//! that are not GP Connect's, the paths for health checks, rate limits, and the gateway's cache,
-//! which only [`SdsTrouble::EmptyUnlessFresh`] has.
+//! It follows the published code of the API, also in the order of its checks. Not simulated are the
+//! reliability extension of an Endpoint, the intermediary addresses of services other than GP
+//! Connect's, the paths for health checks, rate limits, and the gateway's cache, except for
+//! [`SdsTrouble::EmptyUnlessFresh`].
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -32,27 +31,27 @@ use super::lock;
 pub use records::{Accredited, MessageHandler, Records};
 pub use trouble::SdsTrouble;
 
-/// What a directory server has to be told before it can hold [`Records::to_ldif`]: in the form of `slapd`.
+/// LDAP schema, in the syntax of `slapd`, that a server needs to load [`Records::to_ldif`].
 pub const SCHEMA: &str = include_str!("sds/nhs-sds.schema");
 
-/// The path that every question begins with.
+/// Path prefix of every request to the directory.
 pub const BASE_PATH: &str = "/spine-directory/FHIR/R4";
 
-/// Limit: questions that are remembered for [`SdsDirectory::asked`].
+/// Limit: requests kept for [`SdsDirectory::asked`].
 const ASKED_MAX: usize = 10_000;
 
-/// A question as it arrived, whatever became of it.
+/// A request to the directory as it arrived, answered or refused.
 #[derive(Debug, Clone)]
 pub struct ReceivedQuestion {
-    /// `/Endpoint` or `/Device`: the path after the base path; a path without that is whole.
+    /// Path after the base path, such as `/Endpoint` or `/Device`; the whole path without a base path.
     pub path: String,
-    /// The raw query.
+    /// Query string as sent, without the question mark.
     pub query: String,
-    /// The question's headers, in the order they came.
+    /// Headers of the request, in the order of arrival.
     pub headers: HeaderMap,
 }
 
-/// The directory.
+/// A simulated Spine directory.
 pub struct SdsDirectory {
     key: Option<String>,
     records: Mutex<Records>,
@@ -61,8 +60,10 @@ pub struct SdsDirectory {
 }
 
 impl SdsDirectory {
-    /// A directory that holds these records and has no troubles. `key` is what `apikey` has to say;
-    /// without one, the directory is as open as the sandbox.
+    /// Returns a directory with these records and no faults.
+    ///
+    /// Requests must carry `key` in the `apikey` header; with `None`, the directory is open, as the
+    /// sandbox is.
     #[must_use]
     pub fn new(records: Records, key: Option<String>) -> Arc<Self> {
         Arc::new(Self {
@@ -73,18 +74,18 @@ impl SdsDirectory {
         })
     }
 
-    /// Holds these records from now on, and no others.
+    /// Replaces all records of the directory.
     pub fn replace(&self, records: Records) {
         *lock(&self.records) = records;
     }
 
-    /// What was asked last, oldest first, at most 10,000 questions.
+    /// Returns the latest requests, oldest first, at most 10,000.
     #[must_use]
     pub fn asked(&self) -> Vec<ReceivedQuestion> {
         lock(&self.asked).iter().cloned().collect()
     }
 
-    /// Answers one question.
+    /// Answers one request and remembers it.
     fn answer(&self, method: &Method, path_and_query: &str, headers: &HeaderMap) -> SdsReply {
         let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
         let inner = path.strip_prefix(BASE_PATH).filter(|rest| rest.starts_with('/'));
@@ -109,7 +110,9 @@ impl SdsDirectory {
         });
     }
 
-    /// The question, and the media type of its answer: the gateway looks first, then the service.
+    /// Checks a request, as the gateway does first and the service then.
+    ///
+    /// Returns the parsed request and the media type of its answer.
     fn judge(
         &self,
         method: &Method,
@@ -133,7 +136,9 @@ impl SdsDirectory {
     }
 }
 
-/// Media types are compared whole: one with a charset is unknown.
+/// Returns the media type of the answer, or `None` if `Accept` allows none.
+///
+/// Media types are compared as whole strings: one with a charset is unknown.
 fn media(headers: &HeaderMap) -> Option<&'static str> {
     let Some(accepted) = question::joined(headers, ACCEPT.as_str()) else { return Some(FHIR_JSON) };
     let accepted = accepted.to_ascii_lowercase();
@@ -146,7 +151,7 @@ mod tests {
     use super::stage::{ask, records, sandbox, send, target};
     use super::*;
 
-    /// The status, and the number of entries or what is wrong.
+    /// Returns the status, and the number of entries or the diagnostics.
     fn outcome(sds: &SdsDirectory, short: &str) -> (u16, String) {
         let told = ask(sds, short, &[]);
         let wrong = told.body.pointer("/issue/0/diagnostics").and_then(|text| text.as_str());
@@ -182,7 +187,7 @@ mod tests {
             ("/Endpoint?org=Z00000&ia=BOOK&org=Z99001&ia=SLOTS", 1),
             ("/Endpoint?org=Z99001&ia=SLOTS&org=Z00000", 0),
             ("/Endpoint?org=Z99001&ia=SLOTS&org=", 1),
-            // Everybody.
+            // A star finds every record.
             ("/Endpoint?org=*&ia=SLOTS", 3),
             ("/Endpoint?org=%2A&ia=*", 6),
         ] {

@@ -1,4 +1,4 @@
-//! What is in a practice to begin with: the practice's own way of working, as a file can say it.
+//! Initial data of a practice, parsed from TOML.
 
 use jiff::civil::{Date, Time, Weekday};
 use jiff::{SignedDuration, ToSpan};
@@ -11,11 +11,11 @@ use super::markup::is_char;
 use super::people::{InventedPerson, is_nhs_number};
 use crate::spine::OdsCode;
 
-/// Locations, practitioners, sessions and people.
+/// Initial data of a practice: locations, practitioners, sessions and people.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Seed {
-    /// How far ahead there are slots.
+    /// Weeks ahead for which there are slots, from 1 to 26.
     pub(super) weeks: u8,
     #[serde(rename = "location")]
     pub(super) locations: Vec<SeedLocation>,
@@ -23,10 +23,10 @@ pub struct Seed {
     pub(super) practitioners: Vec<Clinician>,
     #[serde(rename = "session")]
     pub(super) sessions: Vec<Session>,
-    /// Nobody named: the people of every practice.
+    /// People of the practice; an empty list stands for the built-in people.
     #[serde(rename = "person", default)]
     people: Vec<InventedPerson>,
-    /// As it was written: a store that was made with another seed is not this practice's.
+    /// Source text, compared with that of the store: a store made with another seed is refused.
     #[serde(skip)]
     pub(super) text: String,
 }
@@ -42,7 +42,7 @@ pub(super) struct SeedLocation {
     pub(super) phone: String,
 }
 
-/// Somebody who sees patients.
+/// A practitioner who sees patients.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Clinician {
@@ -64,7 +64,7 @@ pub(super) struct Session {
     pub(super) location: u32,
     /// Code of the practitioner's role.
     pub(super) role: String,
-    /// Delivery channels of the slots, by turns.
+    /// Delivery channels of the slots, in rotation.
     channels: Vec<Channel>,
     pub(super) service_category: String,
     pub(super) service_type: String,
@@ -73,15 +73,15 @@ pub(super) struct Session {
     from: Time,
     to: Time,
     minutes: u16,
-    /// Types of organisation it is offered to; nothing is everybody.
+    /// Types of organisation that it is offered to; an empty list stands for all.
     #[serde(default)]
     pub(super) organisation_types: Vec<String>,
-    /// Organisations it is offered to; nothing is everybody.
+    /// Organisations that it is offered to; an empty list stands for all.
     #[serde(default)]
     pub(super) organisations: Vec<OdsCode>,
-    /// Embargo: days before its own on which a slot is first offered.
+    /// Embargo: number of days before its own day on which a slot is first offered.
     pub(super) released_days_before: Option<u16>,
-    /// Whether it may be booked from outside at all.
+    /// True if consumers may book its slots.
     #[serde(default = "yes")]
     pub(super) bookable: bool,
 }
@@ -106,34 +106,35 @@ fn weekdays() -> Vec<Day> {
     vec![Day::Monday, Day::Tuesday, Day::Wednesday, Day::Thursday, Day::Friday]
 }
 
-/// A seed that cannot be used.
+/// Error returned when a seed is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum SeedError {
-    /// It is no seed.
+    /// Text that is not TOML, or has unknown keys or values.
     #[error(transparent)]
     Form(#[from] toml::de::Error),
-    /// A session that names nobody, lasts no time, is too fine, or is offered to nobody there is.
+    /// Session, by its number from one, with an invalid reference, time, role or restriction.
     #[error("session {0}: {1}")]
     Session(usize, &'static str),
-    /// A text that is blank, or has characters that XML does not know.
-    #[error("{0} is no text")]
+    /// Text that is blank, or has characters that XML does not allow.
+    #[error("the text {0} is blank or has a character that XML does not allow")]
     Text(String),
-    /// Somebody whose number, gender or birth date is none.
+    /// Person, by their number from one, with an invalid NHS number, gender or birth date.
     #[error("person {0}: {1}")]
     Person(usize, &'static str),
-    /// More than six months of slots, or none.
-    #[error("weeks may be 1 to 26")]
+    /// Number of weeks outside 1 to 26.
+    #[error("weeks must be from 1 to 26")]
     Weeks,
 }
 
-/// Limit: minutes of a slot, at least.
+/// Limit: minimum length of a slot, in minutes.
 const MINUTES_MIN: u16 = 5;
 
 impl Seed {
-    /// Reads a seed.
+    /// Parses a seed from TOML.
     ///
     /// # Errors
-    /// It is no TOML, has unknown keys, or a session that cannot be held.
+    /// Returns an error if the text is not TOML, has unknown keys, or has an invalid session, person,
+    /// text or number of weeks.
     pub fn parse(text: &str) -> Result<Self, SeedError> {
         let seed = Self { text: text.to_owned(), ..toml::from_str(text)? };
         if !(1..=26).contains(&seed.weeks) {
@@ -151,16 +152,13 @@ impl Seed {
                 (known(session.practitioner, seed.practitioners.len()), "no such practitioner"),
                 (known(session.location, seed.locations.len()), "no such location"),
                 (session.from < session.to, "it ends before it begins"),
-                (session.minutes >= MINUTES_MIN, "a slot has five minutes at least"),
+                (session.minutes >= MINUTES_MIN, "a slot has at least five minutes"),
                 (
                     session.from.duration_until(session.to).as_mins() >= i64::from(session.minutes),
                     "it is shorter than a slot",
                 ),
                 (!session.channels.is_empty(), "it has no channel"),
-                (
-                    is_whole(session.from) && is_whole(session.to),
-                    "it begins or ends within a minute",
-                ),
+                (is_whole(session.from) && is_whole(session.to), "its times are not whole minutes"),
                 (ROLES.contains(&&*session.role), "no such role"),
                 (
                     session
@@ -182,9 +180,12 @@ impl Seed {
                     is_nhs_number(&person.nhs_number),
                     "the check digit of the NHS number does not fit",
                 ),
-                (!before.any(|other| other.nhs_number == person.nhs_number), "is there twice"),
+                (
+                    !before.any(|other| other.nhs_number == person.nhs_number),
+                    "the NHS number is given twice",
+                ),
                 (GENDERS.contains(&&*person.gender), "no such gender"),
-                (person.birth_date.parse::<Date>().is_ok(), "the birth date is no date"),
+                (person.birth_date.parse::<Date>().is_ok(), "the birth date is not a date"),
             ] {
                 if !holds {
                     return Err(SeedError::Person(at + 1, otherwise));
@@ -194,7 +195,7 @@ impl Seed {
         Ok(seed)
     }
 
-    /// Everything in it that is shown to people.
+    /// Returns the texts of the seed that appear in resources.
     fn texts(&self) -> Vec<&String> {
         let places = self.locations.iter();
         let places =
@@ -210,12 +211,12 @@ impl Seed {
         places.chain(clinicians).chain(people).chain(sessions).collect()
     }
 
-    /// Everybody the practice or the national register knows.
+    /// Returns the people known to the practice or to the national register.
     pub(super) fn people(&self) -> Vec<InventedPerson> {
         if self.people.is_empty() { super::people() } else { self.people.clone() }
     }
 
-    /// The days that have slots, as seen from a day: it and those before it do not count.
+    /// Returns the days after `today` that have slots.
     pub(super) fn days(&self, today: Date) -> impl Iterator<Item = Date> {
         let last = today.saturating_add(i32::from(self.weeks).weeks());
         today.series(1.day()).skip(1).take_while(move |day| *day <= last)
@@ -233,7 +234,7 @@ fn slots_of((number, session): (u32, &Session), day: Date) -> impl Iterator<Item
     let at = |time: Time| local_time::instant(day, time.hour(), time.minute());
     let hours = at(session.from).zip(at(session.to)).filter(|_| held);
     let lasts = SignedDuration::from_mins(i64::from(session.minutes));
-    // On the clock on the wall an hour is missing, or is there twice, when the clocks change.
+    // Slots count elapsed time: local time skips or repeats an hour when the clocks change.
     hours.into_iter().flat_map(move |(opens, closes)| {
         let starts = std::iter::successors(Some(opens), move |start| start.checked_add(lasts).ok());
         starts.zip(session.channels.iter().cycle()).map_while(move |(start, channel)| {
@@ -267,7 +268,7 @@ impl Day {
 }
 
 impl Default for Seed {
-    /// The seed that comes with the simulator.
+    /// Returns the built-in seed of the simulator.
     fn default() -> Self {
         Self::parse(include_str!("seed.toml")).unwrap_or_else(|_| Self {
             weeks: 1,
@@ -325,17 +326,17 @@ mod tests {
     fn a_seed_that_cannot_be_used_says_why() {
         let good = include_str!("seed.toml");
         for (old, new, why) in [
-            ("weeks = 6", "weeks = 0", "weeks may be 1 to 26"),
+            ("weeks = 6", "weeks = 0", "weeks must be from 1 to 26"),
             ("practitioner = 3", "practitioner = 4", "session 4: no such practitioner"),
             ("location = 2", "location = 0", "session 4: no such location"),
-            ("minutes = 10", "minutes = 1", "session 1: a slot has five minutes at least"),
+            ("minutes = 10", "minutes = 1", "session 1: a slot has at least five minutes"),
             ("to = \"12:00:00\"", "to = \"08:00:00\"", "session 1: it ends before it begins"),
             ("\"In-person\"", "\"By post\"", "unknown variant"),
             ("weeks = 6", "weeks = 6\nyears = 1", "unknown field"),
-            ("09:00:00", "09:00:30", "session 1: it begins or ends within a minute"),
+            ("09:00:00", "09:00:30", "session 1: its times are not whole minutes"),
             ("minutes = 10", "minutes = 200", "session 1: it is shorter than a slot"),
-            ("\"Blackwood\"", "\" \"", "\" \" is no text"),
-            ("\"Exampleton\"", "\"\\u0001\"", "is no text"),
+            ("\"Blackwood\"", "\" \"", "the text \" \" is blank"),
+            ("\"Exampleton\"", "\"\\u0001\"", "that XML does not allow"),
             ("\"R0260\"", "\"R9\"", "session 1: no such role"),
             ("\"urgent-care\"", "\"a-friend\"", "session 5: no such type of organisation"),
         ] {
@@ -357,6 +358,6 @@ mod tests {
             assert!(error.to_string().contains(why), "{new}: {error}");
         }
         let twice = Seed::parse(&format!("{good}\n{person}\n{person}")).unwrap_err();
-        assert_eq!(twice.to_string(), "person 2: is there twice");
+        assert_eq!(twice.to_string(), "person 2: the NHS number is given twice");
     }
 }

@@ -1,4 +1,4 @@
-//! The simulator on the network: TLS or none, HTTP/1.1, one task for each connection.
+//! Network side of the simulator: HTTP/1.1 with or without TLS, one task for each connection.
 
 use std::error::Error;
 use std::pin::pin;
@@ -32,42 +32,43 @@ use crate::spine::CertificateName;
 
 /// Limit: bytes of a request's body.
 const BODY_MAX: usize = 1024 * 1024;
-/// Limit: connections at one time; more wait to be accepted.
+/// Limit: concurrent connections; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 4096;
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 
-/// How the simulator is to be reached.
+/// Settings of the simulator's listener.
 #[derive(Debug, Clone)]
 pub struct Serving {
-    /// Our certificate, and whose are accepted; without it, plain HTTP is spoken.
+    /// TLS settings: the server's certificate, and the client certificates that TLS accepts; `None` for
+    /// plain HTTP.
     pub tls: Option<Arc<ServerConfig>>,
-    /// The names of which a client's certificate must have one: a DNS name, or the common name if it
-    /// has no DNS name. With none here, every client is answered that TLS lets in.
+    /// Names of which a client's certificate must have one, as a DNS name or, without any DNS name, as
+    /// the common name. An empty list admits every client that TLS accepts.
     ///
-    /// Another certificate is answered 495, and no certificate 496.
+    /// A client with another certificate is answered 495, one without a certificate 496.
     pub peers: Vec<CertificateName>,
-    /// Whether the simulator may be steered under `/_simulator/`.
+    /// True to serve the control interface under `/_simulator/`.
     pub control: bool,
 }
 
 impl Default for Serving {
-    /// Plain HTTP for everybody, with control.
+    /// Returns settings for plain HTTP, every client, and the control interface.
     fn default() -> Self {
         Self { tls: None, peers: Vec::new(), control: true }
     }
 }
 
-/// What is known of a connection when its requests are answered.
+/// State of a connection that its requests share.
 struct ConnectionFacts<'a> {
     welcome: Result<(), PeerRefusal>,
     serving: &'a Serving,
-    /// Takes the connection away from the HTTP server, with the answer to be written by hand.
+    /// Takes the connection from the HTTP server, with the faulty response to write on it.
     take: mpsc::Sender<Faulty>,
 }
 
 impl SimulatedProvider {
-    /// Accepts connections until `stop` resolves, and then closes those that are open.
+    /// Accepts connections until `stop` resolves, then closes those that are open.
     pub async fn serve(
         self: Arc<Self>,
         listener: TcpListener,
@@ -90,7 +91,8 @@ impl SimulatedProvider {
         }
     }
 
-    /// Answers what comes on a connection, by hand or not, until it ends.
+    /// Answers the requests of a connection until it ends, through the HTTP server or, for responses
+    /// with faults, directly on the stream.
     async fn serve_http<W: Wire>(
         &self,
         mut wire: W,
@@ -98,9 +100,9 @@ impl SimulatedProvider {
         serving: &Serving,
     ) {
         let (take, mut taken) = mpsc::channel(1);
-        let door = ConnectionFacts { welcome, serving, take };
+        let facts = ConnectionFacts { welcome, serving, take };
         loop {
-            let answer = service_fn(|request| self.exchange(&door, request));
+            let answer = service_fn(|request| self.exchange(&facts, request));
             let Some((freed, used, taken)) = serve_requests(wire, answer, taken.recv()).await
             else {
                 return;
@@ -111,18 +113,19 @@ impl SimulatedProvider {
         }
     }
 
-    /// Reads the whole of a request and answers it. An answer with a fault takes the connection
-    /// away, and then this never returns.
+    /// Reads a whole request and answers it.
+    ///
+    /// A response with faults takes the connection from the HTTP server; the future then never ends.
     async fn exchange(
         &self,
-        door: &ConnectionFacts<'_>,
+        facts: &ConnectionFacts<'_>,
         request: Request<Incoming>,
     ) -> Result<Response<Full<Bytes>>, Unread> {
         let (mut head, mut body) = request.into_parts();
-        if door.serving.tls.is_none() {
+        if facts.serving.tls.is_none() {
             head.extensions.insert(Plain);
         }
-        let (faults, mut response) = match self.answer_at(door, &head, &mut body).await {
+        let (faults, mut response) = match self.answer_at(facts, &head, &mut body).await {
             Err(unread @ (Unread::TooLong | Unread::Slow)) => {
                 let fault = match unread {
                     Unread::Slow => {
@@ -145,22 +148,22 @@ impl SimulatedProvider {
         if faults.are_none() {
             return Ok(response.map(Full::new));
         }
-        drop(door.take.send(Faulty::new(&head, faults, response)).await);
+        drop(facts.take.send(Faulty::new(&head, faults, response)).await);
         std::future::pending().await
     }
 
     async fn answer_at(
         &self,
-        door: &ConnectionFacts<'_>,
+        facts: &ConnectionFacts<'_>,
         head: &Parts,
         body: &mut Incoming,
     ) -> Result<(Faults, Response<Bytes>), Unread> {
-        if let Err(unwelcome) = door.welcome {
+        if let Err(unwelcome) = facts.welcome {
             let (status, why) = unwelcome.answer();
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
             return Ok((Faults::default(), refusal(head, ReplyFault::simulated(status, why))));
         }
-        if door.serving.control && head.uri.path().starts_with(control::BEGINNING) {
+        if facts.serving.control && head.uri.path().starts_with(control::BEGINNING) {
             let body = read(body).await?;
             return Ok((Faults::default(), control::follow(self, head, &body)));
         }
@@ -170,7 +173,7 @@ impl SimulatedProvider {
         Ok(self.answer_with(faults, head, &body))
     }
 
-    /// What goes wrong with this call: what it says itself, or else what a script says.
+    /// Returns the faults for a request: those of its `X-Simulate` header, or else of a script.
     fn faults_of(&self, head: &Parts) -> Result<Faults, FaultWordsError> {
         let mut said = head.headers.get_all(SIMULATE).iter().peekable();
         if said.peek().is_none() {
@@ -183,7 +186,7 @@ impl SimulatedProvider {
         texts.map_err(|_| FaultWordsError::new("X-Simulate is not plain text"))?.join(";").parse()
     }
 
-    /// Carries a call out, unless its faults are against it, and remembers it.
+    /// Remembers a request, and carries it out unless its faults prevent that.
     fn answer_with(
         &self,
         faults: Result<Faults, FaultWordsError>,
@@ -210,7 +213,7 @@ impl SimulatedProvider {
     }
 }
 
-/// Reads the whole of a body.
+/// Reads a whole body, of at most 1 MiB and within 30 s.
 async fn read(body: &mut Incoming) -> Result<Bytes, Unread> {
     let whole = tokio::time::timeout(HEAD_DEADLINE, Limited::new(body, BODY_MAX).collect());
     match whole.await {
@@ -221,11 +224,11 @@ async fn read(body: &mut Incoming) -> Result<Bytes, Unread> {
     }
 }
 
-/// Answers requests until the connection ends, or until it is taken away.
+/// Answers requests until the connection ends or `taken` resolves.
 ///
-/// Then it gives back the stream, whether more has been read from it than was answered, and what
-/// `taken` has come to. Of earlier answers nothing is left to be written then, unless the client
-/// has sent ahead and does not read.
+/// If `taken` resolves, returns the stream, true if bytes beyond the answered requests have been read
+/// from it, and the output of `taken`. Earlier responses are then written completely, unless the
+/// client pipelines requests and does not read.
 pub(super) async fn serve_requests<W, S, B, T>(
     wire: W,
     answer: S,
@@ -250,14 +253,14 @@ where
         }
         served = &mut connection => {
             if let Err(fault) = served {
-                tracing::debug!(%fault, "a connection to the simulator ended badly");
+                tracing::debug!(%fault, "a connection to the simulator ended with an error");
             }
             None
         }
     }
 }
 
-/// Hands each connection to `attend` until `stop` resolves, and then ends those that are attended.
+/// Spawns `attend` for each connection until `stop` resolves, then aborts the tasks still running.
 pub(super) async fn accept<A>(
     listener: &TcpListener,
     stop: impl Future<Output = ()>,
@@ -278,33 +281,40 @@ pub(super) async fn accept<A>(
                 connections.spawn(attend(stream));
             }
             Err(fault) => {
-                tracing::warn!(%fault, "the simulator cannot accept a connection");
+                tracing::warn!(
+                    %fault,
+                    "the simulator could not accept a connection; it retries in 50 ms"
+                );
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
     }
 }
 
-/// The connection after its handshake; nothing if that failed.
+/// Performs the TLS handshake; returns `None` if it fails or takes longer than 10 s.
 pub(super) async fn secured(
     stream: TcpStream,
     acceptor: &TlsAcceptor,
 ) -> Option<TlsStream<TcpStream>> {
-    let plain = stream.set_nodelay(true);
+    let nodelay = stream.set_nodelay(true);
     let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream));
-    match (plain, handshake.await) {
+    match (nodelay, handshake.await) {
         (Ok(()), Ok(Ok(stream))) => Some(stream),
-        (plain, shaken) => {
-            tracing::debug!(?plain, ?shaken, "a handshake with the simulator failed");
+        (nodelay, handshake) => {
+            tracing::debug!(
+                ?nodelay,
+                ?handshake,
+                "a TLS handshake with the simulator failed; the connection is closed"
+            );
             None
         }
     }
 }
 
-/// Why a body was not read.
+/// Error returned when a request's body cannot be read.
 #[derive(Debug, thiserror::Error)]
 enum Unread {
-    /// There is nobody to answer.
+    /// Connection lost, so that no response is possible.
     #[error("the body of the request did not arrive")]
     Gone,
     #[error("the body of the request is too long")]
@@ -348,7 +358,7 @@ mod tests {
         );
         let mut stream = lab.connect().await;
         stream.write_all(head.as_bytes()).await.unwrap();
-        // The answer may come, and the connection go, before all of the body is sent.
+        // The response may arrive, and the connection close, before the whole body is sent.
         drop(stream.write_all(&vec![b' '; length]).await);
         let told = heard_to(&mut stream, "\r\n\r\n").await;
         assert!(told.starts_with("HTTP/1.1 413 "), "{told}");
@@ -422,8 +432,8 @@ mod tests {
         lab.close().await;
     }
 
-    /// A server that lets in whoever has a certificate from one authority, and whoever has none; and
-    /// what makes clients of it.
+    /// Returns a server that accepts certificates of one authority and clients without one, and a
+    /// function that makes such clients.
     fn guarded() -> (Arc<ServerConfig>, impl Fn(Option<&str>) -> TlsConnector) {
         let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let made = |name: &str| {

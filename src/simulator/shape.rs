@@ -1,8 +1,7 @@
-//! Whether a resource has the shape of FHIR STU3: the right elements, once or many times, and of
-//! the right types.
+//! Structural check of FHIR STU3 resources: elements, their cardinality and their types.
 //!
-//! What an element means, and whether it has to be there, is for the interactions to judge. No
-//! message here holds a value from the resource, which may be about a patient.
+//! The interactions check the meaning of elements, and that required ones are present. No message
+//! here holds a value from the resource, because it may be about a patient.
 
 use serde_json::{Map, Value};
 
@@ -14,10 +13,10 @@ pub(super) use table::ELEMENT;
 
 /// Limit: levels of objects and lists in a resource, the resource itself being the first.
 pub(super) const DEPTH_MAX: usize = 32;
-/// Limit: characters of a name that is worth repeating in a message.
+/// Limit: characters of an unknown name that is repeated in a message.
 const NAME_MAX: usize = 64;
 
-/// The elements of a type, in the order XML has them.
+/// The elements of a type, in the order of XML.
 pub(super) struct Shape(&'static [&'static [Element]]);
 
 /// One element of a type.
@@ -25,64 +24,64 @@ pub(super) struct Element {
     pub(super) name: &'static str,
     pub(super) kind: ElementKind,
     pub(super) place: ElementPlace,
-    /// The name without its type, of an element that excludes others: `value` for `valueCode`.
+    /// Common name of elements that exclude each other, such as `value` for `valueCode`.
     choice: Option<&'static str>,
 }
 
-/// What an element holds.
+/// Kind of value that an element holds.
 #[derive(Clone, Copy)]
 pub(super) enum ElementKind {
-    /// A plain value, which may have an id and extensions of its own.
+    /// A primitive value, which may have an id and extensions of its own.
     Plain(Primitive),
-    /// An element with elements.
+    /// A complex value, with elements of its own.
     Complex(&'static Shape),
     /// A whole resource of any type.
     Resource,
-    /// Text that is marked up as XHTML.
+    /// Text marked up as XHTML.
     Markup,
 }
 
-/// How an element stands in the one that holds it.
+/// Cardinality of an element, and its form in XML.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum ElementPlace {
     /// At most once.
     Single,
     /// Any number of times.
     List,
-    /// At most once, and as an attribute in XML.
+    /// At most once, as an attribute in XML.
     Attribute,
 }
 
 impl Shape {
-    /// The type of resource with this name.
+    /// Returns the shape of a type of resource, if it is known.
     pub(super) fn of(resource_type: &str) -> Option<&'static Self> {
         table::RESOURCES.iter().find(|(name, _)| *name == resource_type).map(|(_, shape)| *shape)
     }
 
-    /// The same name, if it is that of a type that is known.
+    /// Returns the name of a type of resource as a static string, if it is known.
     pub(super) fn named(resource_type: &str) -> Option<&'static str> {
         table::RESOURCES.iter().map(|(name, _)| *name).find(|name| *name == resource_type)
     }
 
-    /// All elements in order.
+    /// Returns all elements in order.
     pub(super) fn elements(&self) -> impl Iterator<Item = &'static Element> {
         self.0.iter().flat_map(|part| part.iter())
     }
 
-    /// The element with this name.
+    /// Returns the element with this name, if there is one.
     pub(super) fn find(&self, name: &str) -> Option<&'static Element> {
         self.elements().find(|element| element.name == name)
     }
 }
 
 impl Element {
-    /// Whether it may occur more than once.
+    /// Returns true if the element may occur more than once.
     pub(super) fn is_list(&self) -> bool {
         self.place == ElementPlace::List
     }
 }
 
-/// What is wrong, and where.
+/// A flaw of a resource, with the path to it.
 #[derive(Debug)]
 pub(super) struct Flaw {
     path: String,
@@ -90,46 +89,45 @@ pub(super) struct Flaw {
 }
 
 impl Flaw {
-    /// Something wrong right here.
+    /// Returns a flaw of the current element.
     pub(super) fn here(what: impl Into<String>) -> Self {
         Self { path: String::new(), what: what.into() }
     }
 
-    /// An element nobody knows.
+    /// Returns the flaw of an unknown element.
     pub(super) fn unknown(name: &str) -> Self {
         Self::here("is not known").inside(name)
     }
 
-    /// The same, seen from what holds the element, which may have any name at all. One that does
-    /// not look like the name of an element is not repeated.
+    /// Prepends a name from the input to the path, or `?` if it does not look like an element's name.
     pub(super) fn inside(self, name: &str) -> Self {
         let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         let plain = plain && !name.is_empty() && name.len() <= NAME_MAX;
         self.within(if plain { name } else { "?" })
     }
 
-    /// More levels than are read.
+    /// Returns the flaw of too many levels.
     pub(super) fn deep() -> Self {
         Self::here(format!("is more than {DEPTH_MAX} levels deep"))
     }
 
-    /// The same, seen from what holds the element.
+    /// Prepends the name of an element to the path.
     pub(super) fn within(self, name: &str) -> Self {
         Self { path: format!(".{name}{}", self.path), ..self }
     }
 
-    /// The same, seen from the list that holds the item.
+    /// Prepends the index of a list item to the path.
     pub(super) fn at(self, index: usize) -> Self {
         Self { path: format!("[{index}]{}", self.path), ..self }
     }
 
-    /// The message, seen from the resource.
+    /// Returns the message, with the path from `root`.
     pub(super) fn message(&self, root: &str) -> String {
         format!("{root}{} {}", self.path, self.what)
     }
 }
 
-/// The first thing about a resource that is not as STU3 has it: `Appointment.foo is not known`.
+/// Returns the first deviation of a resource from STU3, such as `Appointment.foo is not known`.
 pub(super) fn fault(resource: &Value) -> Option<String> {
     let named = resource.get("resourceType").and_then(Value::as_str);
     let root = named.filter(|name| Shape::of(name).is_some()).unwrap_or("the resource");
@@ -180,7 +178,7 @@ fn judge_fields(
     judge_choices(&chosen)
 }
 
-/// Of the elements that exclude each other there is one.
+/// Checks that at most one of the elements that exclude each other is given.
 fn judge_choices(chosen: &[&Element]) -> Result<(), Flaw> {
     let twice = chosen.iter().find_map(|element| {
         let rival =
@@ -200,20 +198,20 @@ fn judge_element(
         return judge_value(element.kind, value, depth + 1);
     }
     let beside = beside.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let told_beside = |index: usize| beside.get(index).is_some_and(Value::is_object);
+    let has_beside = |index: usize| beside.get(index).is_some_and(Value::is_object);
     let may_miss =
-        |index: usize| matches!(element.kind, ElementKind::Plain(_)) && told_beside(index);
+        |index: usize| matches!(element.kind, ElementKind::Plain(_)) && has_beside(index);
     judge_list(value, depth, |index, item| {
         let missed = item.is_null() && may_miss(index);
         if missed { Ok(()) } else { judge_value(element.kind, item, depth + 2) }
     })
 }
 
-/// What stands beside a plain value: its id and extensions.
+/// Checks the id and extensions beside a primitive value, or beside each of a list.
 fn judge_beside(
     element: &Element,
     value: &Value,
-    told: Option<&Value>,
+    plain: Option<&Value>,
     depth: usize,
 ) -> Result<(), Flaw> {
     if !matches!(element.kind, ElementKind::Plain(_)) || element.place == ElementPlace::Attribute {
@@ -222,19 +220,19 @@ fn judge_beside(
     if !element.is_list() {
         return judge_complex(value, &ELEMENT, depth + 1);
     }
-    let told = told.and_then(Value::as_array);
-    if told.is_some_and(|told| value.as_array().is_some_and(|list| list.len() != told.len())) {
+    let plain = plain.and_then(Value::as_array);
+    if plain.is_some_and(|plain| value.as_array().is_some_and(|list| list.len() != plain.len())) {
         return Err(Flaw::here("is not as long as the list it belongs to"));
     }
-    let told = told.map(Vec::as_slice).unwrap_or_default();
-    let has_value = |index: usize| told.get(index).is_some_and(|item| !item.is_null());
+    let plain = plain.map(Vec::as_slice).unwrap_or_default();
+    let has_value = |index: usize| plain.get(index).is_some_and(|item| !item.is_null());
     judge_list(value, depth, |index, item| {
         let missed = item.is_null() && has_value(index);
         if missed { Ok(()) } else { judge_complex(item, &ELEMENT, depth + 2) }
     })
 }
 
-/// A list of something, not of nothing.
+/// Checks a list, which must have at least one item that is not null.
 fn judge_list(
     value: &Value,
     depth: usize,
@@ -251,7 +249,7 @@ fn judge_list(
     items.try_for_each(|(index, item)| judge(index, item).map_err(|flaw| flaw.at(index)))
 }
 
-/// `depth` is the level the value has if it is an object.
+/// Checks a value; `depth` is its level if it is an object.
 fn judge_value(kind: ElementKind, value: &Value, depth: usize) -> Result<(), Flaw> {
     match kind {
         ElementKind::Plain(primitive) => {

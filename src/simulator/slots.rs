@@ -51,12 +51,12 @@ pub(super) fn search(store: &Store, call: &Call<'_>) -> InteractionResult {
             .filter_map(|id| Some(fhir::schedule(*id, store.session(*id)?, store.span(*id)?))),
     );
     found.extend(actors.iter().filter_map(|(kind, id)| store.known(kind, *id)).cloned());
-    // Spec: the organisation comes with any slot, whether it was asked for or not.
+    // Spec: the organisation is included with any slot, even if not asked for.
     found.extend(store.organisation().filter(|_| !free.is_empty()).cloned());
     Ok(ResourceReply::plain(fhir::bundle(found)))
 }
 
-/// Whether a slot may be offered to anybody outside by now.
+/// Returns true if a slot may be offered to consumers at `now`.
 pub(super) fn is_released(slot: &StoredSlot, session: &Session, now: Timestamp) -> bool {
     let released = session.released_days_before.is_none_or(|days| {
         let first = local_time::day(slot.start).saturating_sub(i32::from(days).days());
@@ -65,14 +65,14 @@ pub(super) fn is_released(slot: &StoredSlot, session: &Session, now: Timestamp) 
     session.bookable && released
 }
 
-/// Who asks for slots: an organisation, its type, or neither.
+/// Organisations, by ODS code and by type, for which a consumer asks for slots.
 pub(super) struct Filters<'a> {
     pub(super) organisations: Vec<&'a str>,
     pub(super) types: Vec<&'a str>,
 }
 
 impl<'a> Filters<'a> {
-    /// Spec: filters of other systems are ignored.
+    /// Spec: search filters of other systems are ignored.
     fn of(asked: &'a Parameters) -> Self {
         let all = asked.all("searchFilter");
         let of = |system: &str| {
@@ -82,7 +82,7 @@ impl<'a> Filters<'a> {
         Self { organisations: of(fhir::ODS_CODE), types: of(fhir::ORGANISATION_TYPE) }
     }
 
-    /// Spec: a slot that is kept for somebody is offered to who says to be that somebody.
+    /// Spec: a restricted session is offered only to the organisations or types it is kept for.
     pub(super) fn fit(&self, session: &Session) -> bool {
         let of_type = session.organisation_types.iter().any(|kept| self.types.contains(&&**kept));
         let of_code =
@@ -92,7 +92,7 @@ impl<'a> Filters<'a> {
     }
 }
 
-/// Checks the parameters and answers the instants between which a slot has to lie.
+/// Checks the parameters; returns the instants between which a slot must lie.
 fn range(asked: &Parameters) -> Result<(Timestamp, Timestamp), ReplyFault> {
     let (status, start, end) = (asked.one("status")?, asked.one("start")?, asked.one("end")?);
     if !asked.holds("_include", "Slot:schedule") {
@@ -102,7 +102,7 @@ fn range(asked: &Parameters) -> Result<(Timestamp, Timestamp), ReplyFault> {
         return Err(ReplyFault::parameter("status can only be free"));
     }
     let (start, end) = (DateBound::parse(start, "ge")?, DateBound::parse(end, "le")?);
-    // Days are counted on the calendar: a fortnight with a change of the clocks is still one.
+    // Calendar days are counted: two weeks are two weeks even if the clocks change.
     let days = start.day().duration_until(end.day()).as_hours() / 24;
     if !(0..=DAYS_MAX).contains(&days) || end.last() < start.first() {
         return Err(ReplyFault::parameter("the range is negative or longer than two weeks"));
@@ -166,7 +166,7 @@ mod tests {
         let stage = Stage::new();
         let count =
             |day: &str| found(&stage, &format!("{INCLUDED}&start=ge{day}&end=le{day}")).2[0];
-        // The stage's day is the 25th: two days before the 27th, three before the 30th is a Friday.
+        // The clock stands at the 25th: the slots of the 27th are released, those of the 30th not yet.
         assert_eq!((count("2026-03-26"), count("2026-03-27"), count("2026-03-30")), (51, 51, 48));
     }
 

@@ -1,5 +1,5 @@
-//! What the simulator's tests have in common: two practices, a clock that stands still, and a
-//! consumer that asks them without a network.
+//! Shared support for the simulator's tests: two practices, a fixed clock, and a consumer that sends
+//! requests without a network.
 
 use std::sync::Arc;
 
@@ -52,7 +52,7 @@ impl Stage {
         Self { provider: Arc::new(provider), base: BASE, asid: ASID }
     }
 
-    /// The second practice of the same provider.
+    /// Returns a stage for the second practice of the same provider.
     pub(super) fn elsewhere(&self) -> Self {
         Self { base: OTHER_BASE, asid: OTHER_ASID, ..self.clone() }
     }
@@ -84,7 +84,7 @@ impl Stage {
         (head.status.as_u16(), head.headers, body)
     }
 
-    /// Asks at another time than the stage's.
+    /// Sends a request at another time than the stage's.
     pub(super) fn ask_at(
         &self,
         at: &str,
@@ -108,7 +108,7 @@ impl Stage {
         self.send(method, &format!("{}{path}", self.base), &headers, body)
     }
 
-    /// The same, as it is answered.
+    /// Sends a request and returns the unparsed response.
     pub(super) fn answer(
         &self,
         (method, short): (Method, &str),
@@ -125,7 +125,7 @@ impl Stage {
         self.provider.answer(&head, body, now())
     }
 
-    /// The headers of a good request; leaks the interaction id, which a test can bear.
+    /// Returns the headers of a valid request; leaks some strings, which is acceptable in a test.
     fn headers<'a>(&self, short: &str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
         let kind = if short.starts_with("operation:") { "fhir:" } else { "fhir:rest:" };
         let id = format!("urn:nhs:names:services:gpconnect:{kind}{short}");
@@ -188,7 +188,7 @@ impl Stage {
     }
 }
 
-/// The claims of a good token for an interaction, made now: tokens are judged by the real clock.
+/// Returns the claims of a valid token, issued now because tokens are checked by the real clock.
 pub(super) fn claims(id: &str) -> Value {
     let iat = Timestamp::now().as_second();
     let scope = interaction::by_id(id).map_or("organization/*.read", |known| known.scope);

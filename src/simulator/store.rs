@@ -1,7 +1,7 @@
-//! The store of one practice: what it holds, and how it changes.
+//! Store of one practice: its data, and the changes to it.
 //!
-//! The store answers questions and commits changes; what may be asked and changed is decided by the
-//! interactions, which propose changes and make none. A change is on disk before it is seen.
+//! The store answers queries and commits changes. The interactions decide what may be read and
+//! changed, and only propose changes. A change is on disk before it is visible.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::people::InventedPerson;
 use super::seed::Session;
 use super::{SimulatedPractice, fhir, local_time};
 
-/// Everything a practice knows.
+/// All data of one practice.
 pub(super) struct Store {
     practice: SimulatedPractice,
     /// Practitioners, organisations and locations: these never change.
@@ -25,17 +25,20 @@ pub(super) struct Store {
     disk: Option<Arc<DiskStore>>,
 }
 
-/// The practice itself.
+/// Id of the practice's own organisation.
 pub(super) const ORGANISATION: u32 = 1;
-/// Limit: days for which there are slots, wherever the clock is set; beyond it, the earliest that is
-/// not in sight gives up those that nobody has booked.
+/// Limit: days for which there are slots.
+///
+/// Setting the clock adds days; beyond the limit, the earliest days outside the seed's weeks lose
+/// the slots that were never booked.
 const DAYS_MAX: usize = 1000;
 
 impl Store {
-    /// A practice as it is on disk, or as it is before anybody has booked.
+    /// Opens a practice with its data on disk, or with its initial data.
     ///
     /// # Errors
-    /// The disk cannot be read or written.
+    /// Returns an error if the disk cannot be read or written, or the store was made with another
+    /// seed.
     pub(super) fn open(
         practice: SimulatedPractice,
         disk: Option<Arc<DiskStore>>,
@@ -70,7 +73,7 @@ impl Store {
         Ok(store)
     }
 
-    /// Forgets everything and begins anew.
+    /// Deletes all data and restores the initial data.
     pub(super) fn reset(&mut self, now: Timestamp) -> Result<(), DiskStoreError> {
         if let Some(disk) = &self.disk {
             disk.clear(&self.practice.ods)?;
@@ -80,7 +83,7 @@ impl Store {
         self.roll_on(now)
     }
 
-    /// The people, before anybody has come or gone.
+    /// Returns the changes that store the initial patients and the seed's text.
     fn first(&self, now: Timestamp) -> Vec<Change> {
         let here =
             self.practice.seed.people().into_iter().filter(|person| person.standing.is_here());
@@ -94,7 +97,7 @@ impl Store {
         changes
     }
 
-    /// Adds the slots of the days that have come into sight.
+    /// Adds the slots of the days that the seed's weeks newly reach at `now`.
     pub(super) fn roll_on(&mut self, now: Timestamp) -> Result<(), DiskStoreError> {
         let in_sight: Vec<Date> = self.practice.seed.days(local_time::day(now)).collect();
         let known = |day: &&Date| self.held.days.contains(*day);
@@ -111,7 +114,7 @@ impl Store {
         self.commit(changes)
     }
 
-    /// Makes changes: all of them, or none.
+    /// Commits changes, to disk first: all of them, or none.
     pub(super) fn commit(&mut self, changes: Vec<Change>) -> Result<(), DiskStoreError> {
         if changes.is_empty() {
             return Ok(());
@@ -125,13 +128,13 @@ impl Store {
         Ok(())
     }
 
-    /// A schedule and its number, if there is one.
+    /// Returns the schedule with this number, if there is one.
     pub(super) fn session(&self, number: u32) -> Option<&Session> {
         let at = usize::try_from(number.checked_sub(1)?).ok()?;
         self.practice.seed.sessions.get(at)
     }
 
-    /// When the slots of a schedule begin and end.
+    /// Returns the start of a schedule's first slot and the end of its last.
     pub(super) fn span(&self, schedule: u32) -> Option<(Timestamp, Timestamp)> {
         let slots = || self.held.slots.values().filter(|slot| slot.schedule == schedule);
         slots().map(|slot| slot.start).min().zip(slots().map(|slot| slot.end).max())
@@ -145,12 +148,14 @@ impl Store {
         &self.held.bookings
     }
 
-    /// A practitioner, organisation, location or patient by its id as sent.
+    /// Returns a practitioner, organisation, location or patient by its id as sent.
     pub(super) fn resource(&self, kind: &'static str, id: &str) -> Option<&Value> {
         self.known(kind, number(id)?)
     }
 
-    /// The same, by the number of its id. Who has left, has died or is sensitive is not known.
+    /// Returns a practitioner, organisation, location or patient by its number.
+    ///
+    /// Patients who have left, have died or are sensitive are not found.
     pub(super) fn known(&self, kind: &'static str, id: u32) -> Option<&Value> {
         if kind != "Patient" {
             return self.resources.get(&(kind, id));
@@ -159,7 +164,7 @@ impl Store {
         patient.standing.is_to_be_found().then_some(&patient.resource)
     }
 
-    /// All resources of a kind that have this identifier.
+    /// Returns all resources of a kind that have this identifier.
     pub(super) fn identified(&self, kind: &str, system: &str, value: &str) -> Vec<&Value> {
         let fixed = self.resources.iter().filter(|((known, _), _)| *known == kind);
         let fixed = fixed.map(|(_, resource)| resource);
@@ -177,24 +182,24 @@ impl Store {
             .collect()
     }
 
-    /// Whether somebody of this NHS number is a patient here, and has not left.
+    /// Returns true if a patient with this NHS number can be found at the practice.
     pub(super) fn is_patient(&self, nhs_number: &str) -> bool {
         let mut patients = self.held.patients.values();
         patients
             .any(|patient| patient.nhs_number == nhs_number && patient.standing.is_to_be_found())
     }
 
-    /// Whoever the national register knows by this number.
+    /// Returns the person with this NHS number in the simulated national register.
     pub(super) fn registered_nationally(&self, nhs_number: &str) -> Option<InventedPerson> {
         self.practice.seed.people().into_iter().find(|person| person.nhs_number == nhs_number)
     }
 
-    /// The organisation itself.
+    /// Returns the practice's own organisation.
     pub(super) fn organisation(&self) -> Option<&Value> {
         self.known("Organization", ORGANISATION)
     }
 
-    /// These slots with a new state: each that had another gets a new version.
+    /// Returns the changes that give these slots a state; a slot that had another gets a new version.
     pub(super) fn marked(&self, slots: &[u32], state: SlotState) -> Vec<Change> {
         let marked = slots.iter().filter_map(|id| {
             let slot = self.held.slots.get(id).filter(|slot| slot.state != state)?;
@@ -204,12 +209,12 @@ impl Store {
         marked.collect()
     }
 
-    /// The id that the next appointment gets.
+    /// Returns the id for the next appointment.
     pub(super) fn next_booking(&self) -> u32 {
         next_id(&self.held.bookings)
     }
 
-    /// The id that the next patient gets.
+    /// Returns the id for the next patient.
     pub(super) fn next_patient(&self) -> u32 {
         next_id(&self.held.patients)
     }
@@ -219,7 +224,7 @@ fn next_id<T>(map: &BTreeMap<u32, T>) -> u32 {
     map.last_key_value().map_or(1, |(last, _)| last + 1)
 }
 
-/// Ids are counted here; the same number written another way is another id, and unknown.
+/// Parses an id; a number in another form, such as `01`, is not an id.
 pub(super) fn number(id: &str) -> Option<u32> {
     id.parse().ok().filter(|number: &u32| number.to_string() == id)
 }

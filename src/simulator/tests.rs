@@ -1,4 +1,4 @@
-//! Sessions with a whole practice.
+//! Tests of whole sessions with a practice.
 
 use std::sync::Barrier;
 

@@ -1,7 +1,7 @@
-//! The provider's own look at a token: a harness may test a consumer without a proxy in between.
+//! Check of tokens by the provider, for tests of a consumer without a proxy in between.
 //!
-//! Spec: the table of the cross-organisation audit claims. Where it says nothing of the status, the
-//! public test suite decides: a claim that is no valid resource is 422, anything else 400.
+//! Spec: the table of the cross-organisation audit claims. Where it gives no status, the public test
+//! suite decides: 422 for a claim that is not a valid resource, 400 for anything else.
 
 use base64_simd::URL_SAFE_NO_PAD;
 use http::HeaderMap;
@@ -12,12 +12,12 @@ use super::reply::ReplyFault;
 use super::{fhir, shape};
 use crate::interaction::Interaction;
 
-/// Spec: a token is good for five minutes.
+/// Spec: lifetime of a token in seconds, five minutes.
 const LASTS_S: i64 = 300;
 
 type TokenClaims = Map<String, Value>;
 
-/// Judges the token of a request.
+/// Checks the token of a request.
 pub(super) fn judge(
     headers: &HeaderMap,
     interaction: &Interaction,
@@ -50,7 +50,7 @@ pub(super) fn judge(
     }
 }
 
-/// The claims of an unsigned token.
+/// Returns the claims of an unsigned token.
 fn read(headers: &HeaderMap) -> Result<TokenClaims, ReplyFault> {
     let sent = headers.get("authorization").and_then(|sent| sent.to_str().ok());
     let token = sent.and_then(|sent| {
@@ -75,7 +75,7 @@ fn read(headers: &HeaderMap) -> Result<TokenClaims, ReplyFault> {
     }
 }
 
-/// Spec: `exp` is five minutes after `iat`, and has not come; `iat` may lie ahead, clocks differ.
+/// Spec: `exp` is five minutes after `iat` and in the future; `iat` may be too, as clocks differ.
 fn judge_times(claims: &TokenClaims, now: Timestamp) -> Result<(), ReplyFault> {
     let time = |name: &str| claims.get(name).and_then(Value::as_i64);
     let times = time("iat").zip(time("exp"));
@@ -91,7 +91,7 @@ fn text<'a>(claims: &'a TokenClaims, name: &'static str) -> Result<&'a str, Repl
     text.ok_or_else(|| bad(format!("{name} is missing")))
 }
 
-/// A claim that is a resource of this type, with elements that this type has.
+/// Returns a claim that must be a valid resource of this type.
 fn judge_resource<'a>(
     claims: &'a TokenClaims,
     name: &'static str,
@@ -106,7 +106,7 @@ fn judge_resource<'a>(
     }
 }
 
-/// Spec: what a claim says at least.
+/// Spec: elements that a claim must have, as JSON pointers.
 fn needs(claim: &Value, name: &'static str, places: &[&str]) -> Result<(), ReplyFault> {
     let empty = |place: &&&str| fhir::text(claim, place).is_none_or(str::is_empty);
     match places.iter().find(empty) {
@@ -137,7 +137,7 @@ mod tests {
         judged.err().map(|fault| fault.status().as_u16())
     }
 
-    /// The same claims, with one of them otherwise; null takes it out.
+    /// Returns the status for valid claims with one of them changed; null removes it.
     fn with(name: &str, value: Value) -> Option<u16> {
         let mut claims = claims(METADATA);
         let fields = claims.as_object_mut().unwrap();

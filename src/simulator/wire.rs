@@ -1,9 +1,8 @@
-//! Answers that are written by hand, byte by byte, because something is to go wrong with them.
+//! Responses with faults, written byte by byte on the bare stream.
 //!
-//! An HTTP server cannot be made to say what is not HTTP. So the server reads the request and, if
-//! its answer has a fault, gives the connection away: the answer is written here on the bare stream,
-//! and the server gets the stream back if it is still good. There is one such way for every fault,
-//! also for those that the server could have written.
+//! An HTTP server cannot send invalid HTTP. So the server reads the request and, if its response has
+//! faults, hands over the connection: the response is written here, and the server gets the stream
+//! back if it is still usable. All faults take this path, even those that the server could produce.
 
 use std::io;
 use std::time::Duration;
@@ -18,14 +17,14 @@ use tokio_rustls::server::TlsStream;
 
 use super::faults::{BodyDelivery, ContentType, Course, Faults, Framing};
 
-/// What is said in place of HTTP.
-const GARBAGE: &[u8] = b"\x00\x01\xfe this is not the protocol that you are looking for\r\n\r\n";
-/// A line in the head that is no header.
+/// Bytes sent in place of an HTTP response.
+const GARBAGE: &[u8] = b"\x00\x01\xfe this is not HTTP\r\n\r\n";
+/// Line in the head that is not a header.
 const JUNK: &[u8] = b"this line of the head has no colon\r\n";
-/// A response before the answer: one that says nothing.
+/// Interim response sent before the final one.
 const CONTINUE: &[u8] = b"HTTP/1.1 102 Processing\r\n\r\n";
 
-/// A stream that HTTP is spoken on, and the socket below it.
+/// A stream that carries HTTP, with access to the TCP socket below it.
 pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + Send {
     fn socket(&self) -> &TcpStream;
 }
@@ -42,41 +41,41 @@ impl Wire for TlsStream<TcpStream> {
     }
 }
 
-/// An answer with what goes wrong with it.
+/// A response with the faults to apply to it.
 pub(super) struct Faulty {
     faults: Faults,
     status: StatusCode,
     headers: HeaderMap,
     body: Bytes,
-    /// Whether the answer's head says something of a body that does not follow it.
+    /// True if no body follows the head, whatever the head announces.
     bodyless: bool,
-    /// Whether the client goes on with the connection.
+    /// True if the client wants to reuse the connection.
     goes_on: bool,
 }
 
-/// What becomes of the connection.
+/// State of the connection after a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AfterResponse {
-    /// It can take the next request.
+    /// Ready for the next request.
     Again,
     Closed,
-    /// Closed, once the client has closed it: what it still sends is thrown away, so that the
-    /// answer is not lost.
+    /// Closed after the client has closed it; until then its bytes are discarded, so that the
+    /// response is not lost.
     Lingering,
     Reset,
 }
 
-/// The stream, and whether the client has said something while it was answered.
+/// A stream that notes if the client sends anything during the response.
 struct WireStream<W> {
     wire: W,
     heard: bool,
 }
 
 impl Faulty {
-    /// The answer to a request with this head. What is not told at all needs no response.
+    /// Returns the faulty response to a request; faults that suppress the response ignore `response`.
     pub(super) fn new(head: &Parts, faults: Faults, response: Response<Bytes>) -> Self {
-        let (told, body) = response.into_parts();
-        let status = told.status;
+        let (parts, body) = response.into_parts();
+        let status = parts.status;
         let bodyless = status.is_informational()
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let connection = head.headers.get_all(CONNECTION).iter();
@@ -87,68 +86,72 @@ impl Faulty {
         Self {
             goes_on: head.version == Version::HTTP_11 && !says_close,
             bodyless: bodyless || head.method == Method::HEAD,
-            headers: told.headers,
+            headers: parts.headers,
             faults,
             status,
             body,
         }
     }
 
-    /// Writes it. Answers with the stream if that can be used again; `used` says that it cannot,
-    /// because more has been read from it.
+    /// Writes the response; returns the stream if it can be used again.
+    ///
+    /// With `used` it cannot, because bytes after the request have already been read from it.
     pub(super) async fn write<W: Wire>(self, wire: W, used: bool) -> Option<W> {
-        let mut line = WireStream { wire, heard: used };
-        let end = match self.send(&mut line).await {
-            Ok(AfterResponse::Again) if line.heard => AfterResponse::Closed,
+        let mut stream = WireStream { wire, heard: used };
+        let end = match self.send(&mut stream).await {
+            Ok(AfterResponse::Again) if stream.heard => AfterResponse::Closed,
             Ok(end) => end,
             Err(fault) => {
-                tracing::debug!(%fault, "a client of the simulator went before its answer");
+                tracing::debug!(
+                    %fault,
+                    "a client of the simulator closed its connection before the end of the response"
+                );
                 return None;
             }
         };
         match end {
-            AfterResponse::Again => return Some(line.wire),
-            AfterResponse::Closed => drop(line.wire.shutdown().await),
+            AfterResponse::Again => return Some(stream.wire),
+            AfterResponse::Closed => drop(stream.wire.shutdown().await),
             AfterResponse::Lingering => {
-                drop(line.wire.shutdown().await);
-                line.wait_for_close().await;
+                drop(stream.wire.shutdown().await);
+                stream.wait_for_close().await;
             }
-            AfterResponse::Reset => drop(line.wire.socket().set_zero_linger()),
+            AfterResponse::Reset => drop(stream.wire.socket().set_zero_linger()),
         }
         None
     }
 
-    async fn send<W: Wire>(&self, line: &mut WireStream<W>) -> io::Result<AfterResponse> {
+    async fn send<W: Wire>(&self, stream: &mut WireStream<W>) -> io::Result<AfterResponse> {
         for _ in 0..self.faults.continues {
-            line.write(CONTINUE).await?;
+            stream.write(CONTINUE).await?;
         }
-        line.wait(self.faults.delay).await?;
+        stream.wait(self.faults.delay).await?;
         match self.faults.course {
             Course::Reset | Course::ResetAfter => return Ok(AfterResponse::Reset),
             Course::Stall | Course::StallAfter => {
-                line.wait_for_close().await;
+                stream.wait_for_close().await;
                 return Ok(AfterResponse::Closed);
             }
             Course::Garbage => {
-                line.write(GARBAGE).await?;
+                stream.write(GARBAGE).await?;
                 return Ok(AfterResponse::Closed);
             }
             Course::Performed | Course::Status(_) | Course::StatusAfter(_) | Course::Html => {}
         }
-        line.write(&self.head()).await?;
-        line.wait(self.faults.delay_body).await?;
+        stream.write(&self.head()).await?;
+        stream.wait(self.faults.delay_body).await?;
         let body = self.framed();
         match self.faults.manner {
             BodyDelivery::Drip(pause) => {
                 for byte in body {
-                    line.wait(pause).await?;
-                    line.write(&[byte]).await?;
+                    stream.wait(pause).await?;
+                    stream.write(&[byte]).await?;
                 }
             }
-            BodyDelivery::Whole | BodyDelivery::Cut(_) => line.write(&body).await?,
+            BodyDelivery::Whole | BodyDelivery::Cut(_) => stream.write(&body).await?,
             BodyDelivery::Half => {
-                line.write(&body).await?;
-                line.wait_for_close().await;
+                stream.write(&body).await?;
+                stream.wait_for_close().await;
             }
         }
         Ok(self.end())
@@ -205,7 +208,7 @@ impl Faulty {
         head
     }
 
-    /// The header that says where the body ends.
+    /// Returns the header that frames the body, if any.
     fn length(&self) -> Option<(HeaderName, HeaderValue)> {
         match self.faults.framing {
             Framing::Claimed(bytes) => Some((CONTENT_LENGTH, bytes.into())),
@@ -217,12 +220,12 @@ impl Faulty {
         }
     }
 
-    /// Spec: neither a length nor a body goes with these.
+    /// Spec: RFC 9110, section 8.6: responses 1xx and 204 have neither a length nor a body.
     fn has_no_body(&self) -> bool {
         self.status.is_informational() || self.status == StatusCode::NO_CONTENT
     }
 
-    /// The bytes of the body as they come.
+    /// Returns the bytes of the body as they are sent, including chunk framing.
     fn framed(&self) -> Vec<u8> {
         if self.bodyless {
             return Vec::new();
@@ -244,7 +247,7 @@ impl Faulty {
     }
 }
 
-/// One chunk; nothing for nothing, because an empty chunk is the end.
+/// Returns one chunk, or nothing for no bytes, because an empty chunk would end the body.
 fn chunk(bytes: &[u8]) -> Vec<u8> {
     if bytes.is_empty() {
         return Vec::new();
@@ -258,7 +261,7 @@ impl<W: Wire> WireStream<W> {
         self.wire.flush().await
     }
 
-    /// Waits; fails if the client goes meanwhile.
+    /// Waits; fails if the client closes the connection meanwhile.
     async fn wait(&mut self, pause: Duration) -> io::Result<()> {
         if pause.is_zero() {
             return Ok(());
@@ -269,10 +272,10 @@ impl<W: Wire> WireStream<W> {
         }
     }
 
-    /// Returns when the client has closed the connection, and not before.
+    /// Discards what the client sends until it closes the connection.
     async fn wait_for_close(&mut self) {
-        let mut thrown_away = [0; 4096];
-        while let Ok(1..) = self.wire.read(&mut thrown_away).await {
+        let mut discarded = [0; 4096];
+        while let Ok(1..) = self.wire.read(&mut discarded).await {
             self.heard = true;
         }
     }
@@ -291,7 +294,7 @@ mod tests {
 
     const STAYS: &str = "Connection: keep-alive\r\n";
 
-    /// Everything that comes back, in its head and its body; the connection ends.
+    /// Returns the head and the body received until the connection ends.
     async fn told(words: &str) -> (String, String) {
         let lab = Lab::open(Serving::default()).await;
         let told = lab.say(&get("/metadata", &format!("X-Simulate: {words}\r\n"))).await;
@@ -300,7 +303,7 @@ mod tests {
         (format!("{head}\r\n"), body.to_owned())
     }
 
-    /// The body as it is without a fault.
+    /// Returns the body without faults.
     async fn whole() -> String {
         let (head, body) = told("none").await;
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && has_length(&head, body.len()), "{head}");
@@ -311,7 +314,7 @@ mod tests {
         head.contains(&format!("\r\ncontent-length: {bytes}\r\n"))
     }
 
-    /// A server on which this call is made with these words, and the client's stream.
+    /// Returns a server, and a client's stream on which a request with these words was sent.
     async fn asked(words: &str) -> (Lab, TcpStream) {
         let lab = Lab::open(Serving::default()).await;
         let mut stream = lab.connect().await;
@@ -320,7 +323,7 @@ mod tests {
         (lab, stream)
     }
 
-    /// How many appointments there are.
+    /// Returns the number of appointments.
     fn made(provider: &SimulatedProvider) -> usize {
         provider.bookings(None).as_array().unwrap().len()
     }
@@ -500,7 +503,7 @@ mod tests {
             let mut stream = lab.connect().await;
             let text = post(&body, &format!("X-Simulate: {words}\r\n"));
             stream.write_all(text.as_bytes()).await.unwrap();
-            // What is remembered has been judged; what is done is done at the same moment.
+            // A request is carried out at the moment it is remembered.
             while lab.provider.received().is_empty() {
                 tokio::task::yield_now().await;
             }
@@ -520,7 +523,7 @@ mod tests {
             let head = heard_to(&mut stream, "\r\n\r\n").await;
             assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
             assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
-            // Who sends the body all the same still hears the rest of the answer.
+            // A client that still sends the body receives the rest of the response.
             assert!(heard(&mut stream, body).await.contains("OperationOutcome"));
         }
         lab.close().await;

@@ -1,7 +1,7 @@
-//! FHIR STU3 in XML, to and from the JSON that the rest of the simulator works with.
+//! Conversion of FHIR STU3 between XML and the JSON that the rest of the simulator uses.
 //!
-//! The order of elements is kept when writing and not asked for when reading. A decimal keeps its
-//! value but not the zeros at its end.
+//! Elements are written in the order of STU3 and read in any order. A decimal keeps its value but
+//! loses trailing zeros.
 
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::reader::NsReader;
@@ -18,9 +18,9 @@ const FHIR: &str = "http://hl7.org/fhir";
 /// Limit: elements of a document.
 const NODES_MAX: usize = 50_000;
 
-/// The resource in a document of UTF-8, as JSON has it, or the first thing that is wrong.
+/// Parses a UTF-8 document into a JSON resource; fails with the first flaw.
 ///
-/// What the values look like is left to [`super::shape::fault`].
+/// The syntax of values is checked by [`super::shape::fault`].
 pub(super) fn read(bytes: &[u8]) -> Result<Value, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "the body is not UTF-8".to_owned())?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -31,10 +31,10 @@ pub(super) fn read(bytes: &[u8]) -> Result<Value, String> {
     document.whole().map_err(|(root, flaw)| flaw.message(root))
 }
 
-/// The resource as a document, always well-formed, with its elements in the order of STU3.
+/// Returns the resource as a well-formed document, with its elements in the order of STU3.
 ///
-/// What STU3 does not know is left out: [`super::shape::fault`] tells whether there is any. A type
-/// of resource that is not known becomes an `OperationOutcome` which says so.
+/// Elements that STU3 does not have are left out; [`super::shape::fault`] finds them. An unknown
+/// type of resource becomes an `OperationOutcome` that says so.
 pub(super) fn write(resource: &Value) -> String {
     writing::document(resource)
 }
@@ -46,7 +46,7 @@ struct Document<'a> {
     nodes: usize,
 }
 
-/// What comes next, leaving out what says nothing.
+/// Next significant part of a document; comments and white space are skipped.
 enum XmlStep<'a> {
     Start(BytesStart<'a>),
     End,
@@ -57,7 +57,7 @@ enum XmlStep<'a> {
 type XmlFields = Map<String, Value>;
 
 impl<'a> Document<'a> {
-    /// The one resource, and nothing after it. A flaw comes with the name of the resource.
+    /// Parses a document of exactly one resource; a flaw comes with the name of the resource.
     fn whole(&mut self) -> Result<Value, (&'static str, Flaw)> {
         let outside = |flaw| ("the body", flaw);
         let XmlStep::Start(start) = self.step().map_err(outside)? else {
@@ -83,7 +83,7 @@ impl<'a> Document<'a> {
                 Event::Eof => return Ok(XmlStep::Over),
                 Event::Comment(_) | Event::PI(_) => {}
                 Event::Text(text) if text.trim_ascii().is_empty() => {}
-                Event::Decl(told) if before == 0 => judge_declaration(&told)?,
+                Event::Decl(found) if before == 0 => judge_declaration(&found)?,
                 Event::DocType(_) => return Err(Flaw::here("has a DOCTYPE, which is not read")),
                 Event::Text(_) | Event::CData(_) | Event::GeneralRef(_) => {
                     return Err(Flaw::here("holds text outside of a value"));
@@ -98,7 +98,7 @@ impl<'a> Document<'a> {
         if self.nodes > NODES_MAX {
             return Err(Flaw::here(format!("has more than {NODES_MAX} elements")));
         }
-        // The markup of a narrative is judged where it is met.
+        // The markup of a narrative is checked by `markup`.
         if known || start.name().0 == "div" {
             Ok(XmlStep::Start(start))
         } else {
@@ -120,7 +120,7 @@ impl<'a> Document<'a> {
         Ok(Value::Object(fields))
     }
 
-    /// All that an element holds, up to and with its end.
+    /// Parses the attributes and children of an element, up to and including its end tag.
     fn fields(
         &mut self,
         attributes: Vec<(String, String)>,
@@ -187,7 +187,9 @@ impl<'a> Document<'a> {
         Ok(())
     }
 
-    /// The value of an element, and what stands beside it; `depth` is its level as an object.
+    /// Parses an element into its value and the id and extensions beside it.
+    ///
+    /// `depth` is the level of the value if it is an object.
     fn content(
         &mut self,
         start: &BytesStart<'a>,
@@ -228,10 +230,10 @@ impl<'a> Document<'a> {
         primitive: Primitive,
         depth: usize,
     ) -> Result<(Option<Value>, Option<Value>), Flaw> {
-        let (told, rest): (Vec<_>, Vec<_>) =
+        let (values, rest): (Vec<_>, Vec<_>) =
             attributes(start)?.into_iter().partition(|(name, _)| name == "value");
         let extra = Some(self.fields(rest, &ELEMENT, depth)?).filter(|fields| !fields.is_empty());
-        let value = told.first().map(|(_, text)| primitive.read(text).ok_or(text.is_empty()));
+        let value = values.first().map(|(_, text)| primitive.read(text).ok_or(text.is_empty()));
         match value {
             None if extra.is_none() => Err(Flaw::here("is empty")),
             Some(Err(true)) => Err(Flaw::here("is empty")),
@@ -244,7 +246,7 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// The markup as it stands in the document, from the start of its tag to its end.
+    /// Returns the markup as it stands in the document, from its start tag to its end tag.
     fn markup(&mut self, start: &BytesStart<'a>) -> Result<Value, Flaw> {
         let malformed = || Flaw::here(markup::MALFORMED);
         let inner = usize::try_from(self.reader.buffer_position()).map_err(|_| malformed())?;
@@ -256,7 +258,7 @@ impl<'a> Document<'a> {
     }
 }
 
-/// How many there are in a list so far.
+/// Returns the number of items that a list has so far.
 fn count(fields: &XmlFields, element: &Element) -> usize {
     fields.get(element.name).and_then(Value::as_array).map_or(0, Vec::len)
 }
@@ -268,7 +270,7 @@ fn push(fields: &mut XmlFields, name: &str, item: Option<Value>) {
     }
 }
 
-/// The attributes of a FHIR element, without those that are about XML.
+/// Returns the attributes of a FHIR element, without namespaces and schema locations.
 fn attributes(start: &BytesStart<'_>) -> Result<Vec<(String, String)>, Flaw> {
     let about_xml =
         |name: &str| name == "xmlns" || name.starts_with("xmlns:") || name == "xsi:schemaLocation";
@@ -277,9 +279,9 @@ fn attributes(start: &BytesStart<'_>) -> Result<Vec<(String, String)>, Flaw> {
     Ok(all)
 }
 
-fn judge_declaration(told: &quick_xml::events::BytesDecl<'_>) -> Result<(), Flaw> {
-    let version = told.version().is_ok_and(|version| version == "1.0");
-    let encoding = match told.encoding() {
+fn judge_declaration(found: &quick_xml::events::BytesDecl<'_>) -> Result<(), Flaw> {
+    let version = found.version().is_ok_and(|version| version == "1.0");
+    let encoding = match found.encoding() {
         Some(name) => name.is_ok_and(|name| name.eq_ignore_ascii_case("utf-8")),
         None => true,
     };

@@ -1,4 +1,4 @@
-//! Records as FHIR resources, and the Bundle around them.
+//! Conversion of records to FHIR resources, and the Bundle around them.
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -10,9 +10,9 @@ use super::question::{INTERACTION, ORGANISATION, PARTY_KEY, QuestionKind, SdsQue
 use super::records::{Accredited, MessageHandler, Records};
 use super::refused::SdsRefusal;
 
-/// The media type of answers.
+/// Default media type of answers.
 pub(super) const FHIR_JSON: &str = "application/fhir+json";
-/// The media type of answers to those who do not accept the other.
+/// Media type of answers to clients that do not accept [`FHIR_JSON`].
 pub(super) const JSON: &str = "application/json";
 
 const INTERACTION_EXTENSION: &str =
@@ -20,12 +20,12 @@ const INTERACTION_EXTENSION: &str =
 const MANUFACTURER_EXTENSION: &str =
     "https://fhir.nhs.uk/StructureDefinition/Extension-SDS-ManufacturingOrganisation";
 
-/// An id as SDS makes one for each resource of each answer.
+/// Returns a random upper-case UUID, as SDS assigns to each resource of each answer.
 pub(super) fn random_id() -> String {
     Uuid::new_v4().to_string().to_ascii_uppercase()
 }
 
-/// 200 with this body.
+/// Returns a response with status 200 and this body.
 pub(super) fn response(
     body: &Value,
     media: &'static str,
@@ -40,7 +40,7 @@ pub(super) fn response(
     response
 }
 
-/// The one Bundle of an answer: SDS does not page.
+/// Returns the only Bundle of an answer: SDS does not page.
 pub(super) fn bundle(resources: Vec<Value>, asked: &str) -> Value {
     let base = asked.split('?').next().unwrap_or_default();
     let total = resources.len();
@@ -66,7 +66,7 @@ pub(super) fn bundle(resources: Vec<Value>, asked: &str) -> Value {
 }
 
 impl Records {
-    /// The resources that a question finds.
+    /// Returns the resources that match a request.
     pub(super) fn find(&self, question: &SdsQuestion) -> Result<Vec<Value>, SdsRefusal> {
         match question.kind {
             QuestionKind::Device => self.systems(question).map(Accredited::device).collect(),
@@ -101,7 +101,7 @@ impl Accredited {
 }
 
 impl MessageHandler {
-    /// One for each address; one without an address if there is none.
+    /// Returns one Endpoint for each address, or one without an address if there is none.
     fn endpoints(&self) -> Result<Vec<Value>, SdsRefusal> {
         if !self.interaction.contains(':') {
             return Err(SdsRefusal::broken(format!(
@@ -149,7 +149,7 @@ fn put(resource: &mut Map<String, Value>, name: &str, value: Option<Value>) {
     }
 }
 
-/// What there is; nothing if there is nothing.
+/// Returns the items that are present as an array, or `None` if there are none.
 fn array(items: impl IntoIterator<Item = Option<Value>>) -> Option<Value> {
     let items: Vec<Value> = items.into_iter().flatten().collect();
     (!items.is_empty()).then_some(Value::Array(items))
@@ -188,7 +188,7 @@ mod tests {
     use super::super::stage::{ROOT, SLOTS, ask, sandbox};
     use super::*;
 
-    /// The one entry of an answer, after its random ids have been looked at and taken out.
+    /// Returns the only entry of an answer, with its random ids checked and removed.
     fn entry(short: &str) -> Value {
         let host = [("host", "sds.test")];
         let mut body = ask(&sandbox(), short, &host).body;

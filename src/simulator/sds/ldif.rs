@@ -1,4 +1,4 @@
-//! The records as a file that an LDAP server loads.
+//! Export of the records as LDIF, for an LDAP server to load.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use base64_simd::STANDARD;
 
 use super::records::{Accredited, MessageHandler, Records};
 
-/// The branch that everything is in.
+/// Entries above all records.
 const TOP: &str = "\
 dn: o=nhs
 objectClass: organization
@@ -18,10 +18,10 @@ ou: Services
 ";
 
 impl Records {
-    /// The records as LDIF, with the two entries above them.
+    /// Returns the records as LDIF, with the two entries above them.
     ///
-    /// LDAP knows no empty values: they are left out. A server that checks its schema refuses a
-    /// record that lacks what its class must have, such as a message handler without an address.
+    /// Empty values are left out, because LDAP has none. A server that checks its schema refuses a
+    /// record without a mandatory attribute, such as a message handler without an address.
     #[must_use]
     pub fn to_ldif(&self) -> String {
         let mut out = TOP.to_owned();
@@ -67,7 +67,7 @@ fn lines<'a>(out: &mut String, name: &str, values: impl IntoIterator<Item = &'a 
 }
 
 fn line(out: &mut String, name: &str, value: &str) {
-    // Writing to a string does not fail.
+    // Writing to a string cannot fail.
     let _written = if value.is_empty() {
         Ok(())
     } else if is_safe(value) {

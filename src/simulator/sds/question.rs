@@ -1,17 +1,19 @@
-//! A question taken apart, by the rules and the habits of the service.
+//! Parser of requests to the directory, with the rules and quirks of the real service.
 
 use http::HeaderMap;
 
 use super::refused::SdsRefusal;
 
-/// The systems of the three identifiers, in questions and in answers.
+/// Identifier system of ODS codes, in requests and in answers.
 pub(super) const ORGANISATION: &str = "https://fhir.nhs.uk/Id/ods-organization-code";
+/// Identifier system of interaction ids, in requests and in answers.
 pub(super) const INTERACTION: &str = "https://fhir.nhs.uk/Id/nhsServiceInteractionId";
+/// Identifier system of party keys, in requests and in answers.
 pub(super) const PARTY_KEY: &str = "https://fhir.nhs.uk/Id/nhsMhsPartyKey";
 const UUID_PATTERN: &str =
     "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$";
 
-/// What is asked for.
+/// Type of resource that a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum QuestionKind {
     /// The accredited systems.
@@ -20,7 +22,7 @@ pub(super) enum QuestionKind {
     Endpoint,
 }
 
-/// A question that may be answered.
+/// A valid request to the directory.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct SdsQuestion {
     pub(super) kind: QuestionKind,
@@ -30,7 +32,7 @@ pub(super) struct SdsQuestion {
     pub(super) manufacturer: Clause,
 }
 
-/// What an attribute has to be, if anything; compared as the directory's schema says.
+/// Condition on an attribute, compared as the directory's schema says; without a value, none.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Clause {
     Exact(Option<String>),
@@ -46,7 +48,7 @@ impl Clause {
 }
 
 impl QuestionKind {
-    /// The path after the base path, which is compared as it stands.
+    /// Returns the type for a path after the base path, which is compared case-sensitively.
     pub(super) fn of(path: &str) -> Option<Self> {
         match path {
             "/Device" => Some(Self::Device),
@@ -55,7 +57,7 @@ impl QuestionKind {
         }
     }
 
-    /// The systems whose values a parameter may hold.
+    /// Returns the identifier systems that a parameter accepts; `None` if it is not allowed.
     fn systems(self, parameter: &str) -> Option<&'static [&'static str]> {
         match (parameter, self) {
             ("organization", _) | ("manufacturing-organization", Self::Device) => {
@@ -66,7 +68,7 @@ impl QuestionKind {
         }
     }
 
-    /// Whether SDS looks anything up for these.
+    /// Returns true if SDS accepts this combination of parameters.
     fn suffices(self, organisation: bool, interaction: bool, party_key: bool) -> bool {
         match self {
             Self::Device => organisation && interaction,
@@ -79,7 +81,7 @@ impl QuestionKind {
 }
 
 impl SdsQuestion {
-    /// Reads a raw query.
+    /// Parses a query string.
     pub(super) fn parse(kind: QuestionKind, query: &str) -> Result<Self, SdsRefusal> {
         let pairs = query.split('&').filter(|pair| !pair.is_empty());
         let pairs: Vec<(String, String)> =
@@ -115,8 +117,9 @@ impl SdsQuestion {
         })
     }
 
-    /// A filter that LDAP cannot read fails. Values that add clauses of their own are not followed:
-    /// they fail too.
+    /// Fails if a value would make the LDAP filter malformed.
+    ///
+    /// Values that add clauses to the filter are not simulated: they fail too.
     pub(super) fn judge_filter(&self) -> Result<(), SdsRefusal> {
         let clauses = [&self.organisation, &self.interaction, &self.party_key, &self.manufacturer];
         let mut values = clauses.into_iter().filter_map(Clause::value);
@@ -127,7 +130,7 @@ impl SdsQuestion {
     }
 }
 
-/// The name and the value of a parameter that may be there.
+/// Returns the decoded name and value of a parameter, or a refusal if it is not allowed.
 fn judge(kind: QuestionKind, pair: &str) -> Result<(String, String), SdsRefusal> {
     let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
     let decoded = |text: &str| unescaped(&text.replace('+', " "));
@@ -154,13 +157,13 @@ fn invalid(parameter: &str, systems: &[&str]) -> SdsRefusal {
     ))
 }
 
-/// What follows the system and the bar, unless that is nothing. LDAP does not see spaces around it.
+/// Returns the value after `system|`, or `None` if it is empty; LDAP ignores spaces around it.
 fn of_system<'a>(value: &'a str, system: &str) -> Option<&'a str> {
     let rest = value.strip_prefix(system)?.strip_prefix('|')?.trim();
     (!rest.is_empty()).then_some(rest)
 }
 
-/// Percent escapes decoded; one that is broken stays as it is.
+/// Decodes percent escapes; a broken one stays as it is.
 pub(super) fn unescaped(text: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -186,7 +189,7 @@ fn escape(tail: &[u8]) -> Option<(u8, &[u8])> {
     Some((byte, rest))
 }
 
-/// The correlation id as sent, if any; refused unless it is a UUID.
+/// Returns the correlation id as sent, if any; fails unless it is a UUID.
 pub(super) fn correlation(headers: &HeaderMap) -> Result<Option<String>, SdsRefusal> {
     match joined(headers, "x-correlation-id") {
         Some(sent) if is_uuid(&sent) => Ok(Some(sent)),
@@ -205,7 +208,7 @@ fn is_uuid(text: &str) -> bool {
         })
 }
 
-/// All values of a header, as one.
+/// Returns all values of a header, joined by commas, or `None` if it is absent.
 pub(super) fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
     let values: Vec<_> = headers
         .get_all(name)

@@ -1,11 +1,10 @@
-//! What the directory holds, and which of it a question is after.
+//! Records of the directory, and the search in them.
 
 use http::Uri;
 
 use super::question::{Clause, SdsQuestion};
 
-/// The records of a directory as SDS holds them: plain text, so that malformed data can be held
-/// too.
+/// Records of a directory, as plain text so that malformed data can be held too.
 #[derive(Debug, Clone, Default)]
 pub struct Records {
     /// The accredited systems.
@@ -23,7 +22,7 @@ pub struct Accredited {
     pub ods: String,
     /// `nhsAsClient`: the organisations that use the system. SDS fails on more than one.
     pub clients: Vec<String>,
-    /// `nhsMHSPartyKey`: what joins it to its message handlers.
+    /// `nhsMHSPartyKey`: party key that joins it to its message handlers.
     pub party_key: String,
     /// `nhsMhsManufacturerOrg`: ODS code of the supplier.
     pub manufacturer: Option<String>,
@@ -38,23 +37,23 @@ pub struct MessageHandler {
     pub id: String,
     /// `nhsIDCode`: the organisation that owns the record.
     pub ods: String,
-    /// `nhsMHSPartyKey`: what joins it to its accredited system.
+    /// `nhsMHSPartyKey`: party key that joins it to its accredited system.
     pub party_key: String,
     /// `nhsMhsSvcIA`: the interaction.
     pub interaction: String,
-    /// `nhsMHSEndPoint`: where it is served, possibly nowhere.
+    /// `nhsMHSEndPoint`: URLs at which it is served; may be empty.
     pub addresses: Vec<String>,
-    /// `nhsMhsFQDN`: name of the host.
+    /// `nhsMhsFQDN`: host name of the system.
     pub fqdn: Option<String>,
     /// `nhsMhsCPAId`: id of the contract.
     pub cpa_id: Option<String>,
 }
 
-/// What a consumer's message handler is registered for: nothing of GP Connect.
+/// Interaction of a consumer's message handler, which is not one of GP Connect's.
 const CONSUMER_INTERACTION: &str = "urn:nhs:names:services:pdsquery:QUPA_IN000008UK02";
 
 impl Records {
-    /// The records of one practice whose system has one root for these interactions.
+    /// Returns the records of a practice whose system serves these interactions at one service root.
     #[must_use]
     pub fn practice(
         ods: &str,
@@ -79,8 +78,8 @@ impl Records {
         }
     }
 
-    /// The records of a consumer's system: its interactions, and one message handler of none of
-    /// them that carries its host name.
+    /// Returns the records of a consumer's system: its interactions, and one message handler that
+    /// carries its host name and is for another interaction.
     #[must_use]
     pub fn consumer(
         ods: &str,
@@ -103,7 +102,7 @@ impl Records {
         }
     }
 
-    /// These records and the others.
+    /// Returns these records and the others together.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         self.accredited.extend(other.accredited);
@@ -111,7 +110,7 @@ impl Records {
         self
     }
 
-    /// The accredited systems that a question finds.
+    /// Returns the accredited systems that match a request.
     pub(super) fn systems<'a>(
         &'a self,
         question: &'a SdsQuestion,
@@ -124,7 +123,7 @@ impl Records {
         })
     }
 
-    /// The message handlers that a question finds.
+    /// Returns the message handlers that match a request.
     pub(super) fn handlers<'a>(
         &'a self,
         question: &'a SdsQuestion,
@@ -151,7 +150,7 @@ impl Accredited {
 }
 
 impl MessageHandler {
-    /// A record whose id, which is also its contract's, is made from the ASID beside it.
+    /// Returns a record whose id, also used as the contract id, is derived from the ASID.
     fn numbered(asid: &str, number: usize) -> Self {
         let id = format!("S{asid}A{number:06}");
         Self { cpa_id: Some(id.clone()), id, ..Self::default() }
@@ -159,10 +158,10 @@ impl MessageHandler {
 }
 
 impl Clause {
-    /// Whether a record with these values is found.
+    /// Returns true if a record with these values matches.
     ///
-    /// SDS pastes the value into an LDAP filter as it stands: a star finds every record that has
-    /// the attribute at all.
+    /// SDS puts the value into an LDAP filter unescaped, so `*` matches every record that has the
+    /// attribute.
     fn holds<'a>(&self, values: impl IntoIterator<Item = &'a String>) -> bool {
         let Some(wanted) = self.value() else { return true };
         values.into_iter().filter(|held| !held.is_empty()).any(|held| match self {

@@ -1,4 +1,4 @@
-//! Answers without a Bundle.
+//! Refusals and failures of the directory: answers without a Bundle.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::bundle::{FHIR_JSON, JSON, response};
 
-/// Why there is no Bundle.
+/// Refusal or failure of a request to the directory.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct SdsRefusal {
     status: StatusCode,
@@ -17,7 +17,7 @@ pub(super) struct SdsRefusal {
 }
 
 impl SdsRefusal {
-    /// What SDS says with this status.
+    /// Returns a refusal with the diagnostics that SDS gives for this status.
     pub(super) fn with(status: StatusCode) -> Self {
         let diagnostics = match status.as_u16() {
             404 => "HTTP endpoint not found",
@@ -30,21 +30,21 @@ impl SdsRefusal {
         Self { status, diagnostics: diagnostics.into() }
     }
 
-    /// The question is not one.
+    /// Returns a refusal of an invalid request, with status 400.
     pub(super) fn bad_request(why: &str) -> Self {
         let diagnostics = format!("HTTP 400: Bad Request ({why})").into();
         Self { status: StatusCode::BAD_REQUEST, diagnostics }
     }
 
-    /// SDS failed on the question or on its own data.
+    /// Returns a failure of SDS on the request or on its own data, with status 500.
     pub(super) fn broken(why: impl Into<Cow<'static, str>>) -> Self {
         Self { status: StatusCode::INTERNAL_SERVER_ERROR, diagnostics: why.into() }
     }
 
-    /// The answer, with the correlation id as the outcome's id.
+    /// Converts to a response, with the correlation id as the outcome's id.
     pub(super) fn into_response(self, correlation: &str) -> Response<Bytes> {
         let mut answer = match self.status.as_u16() {
-            // What the gateway in front of SDS says itself is not published: its last resort.
+            // The gateway's own answers are not published; this is its generic outcome.
             401 | 429 | 503 => response(&gateway_outcome(), JSON, None),
             _ => response(&self.outcome(correlation), FHIR_JSON, Some(correlation)),
         };
@@ -74,7 +74,7 @@ impl SdsRefusal {
     }
 }
 
-/// Issue type, code and display.
+/// Returns issue type, code and display for a status.
 #[rustfmt::skip]
 fn row(status: StatusCode) -> (&'static str, &'static str, &'static str) {
     match status.as_u16() {

@@ -1,4 +1,4 @@
-//! The directory on the network, and bodies that do not come as they should.
+//! Network side of the directory, and response bodies that are slow or cut off.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -20,13 +20,13 @@ use super::super::serving::{accept, secured, serve_requests};
 use super::SdsDirectory;
 use super::trouble::SdsDelivery;
 
-/// How long the first half of a body that is cut has to get away.
+/// Delay between the first half of a body that is cut off and the end of the connection.
 const HALF: Duration = Duration::from_millis(50);
 
 impl SdsDirectory {
-    /// Accepts connections until `stop` resolves, and then closes those that are open.
+    /// Accepts connections until `stop` resolves, then closes those that are open.
     ///
-    /// `tls` decides whose certificates are accepted: the real directory asks for none.
+    /// `tls` decides which client certificates are accepted; the real directory asks for none.
     pub async fn serve(
         self: Arc<Self>,
         listener: TcpListener,
@@ -45,7 +45,7 @@ impl SdsDirectory {
         drop(serve_requests(stream, answer, never).await);
     }
 
-    /// A question has no body; one that has is answered without it.
+    /// Answers one request; its body is ignored.
     async fn exchange(&self, request: Request<Incoming>) -> Result<Response<SdsBody>, Infallible> {
         let asked = request.uri().path_and_query().map_or("/", |asked| asked.as_str());
         let reply = self.answer(request.method(), asked, request.headers());
@@ -63,10 +63,10 @@ impl SdsDirectory {
     }
 }
 
-/// How often it is looked whether answers are still held back.
+/// Interval between checks that answers are still held back.
 const HELD: Duration = Duration::from_millis(5);
 
-/// The body of an answer.
+/// Body of an answer, with the pace at which it is sent.
 struct SdsBody {
     left: Bytes,
     pace: SdsBodyPace,
@@ -75,14 +75,14 @@ struct SdsBody {
 enum SdsBodyPace {
     Whole,
     Dripping(Duration, Pin<Box<Sleep>>),
-    /// So many bytes, and then nothing but the wait for the cut.
+    /// Sends this many bytes, then waits to cut the connection.
     Cut(usize),
     Cutting(Pin<Box<Sleep>>),
 }
 
-/// A body that ends before its end.
+/// Error that ends a body, and with it the connection, early.
 #[derive(Debug, thiserror::Error)]
-#[error("the body is cut, as it was asked for")]
+#[error("the body is cut off by a simulated fault")]
 struct CutBody;
 
 impl SdsBody {
@@ -160,7 +160,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(1);
     const EVER: Duration = Duration::from_secs(30);
 
-    /// Everything that comes back within this time, and whether that was the end.
+    /// Returns everything received within this time, and true if the connection ended.
     async fn exchange(trouble: Option<SdsTrouble>, limit: Duration) -> (String, bool) {
         let (server, connector) = tls();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -185,7 +185,7 @@ mod tests {
         (String::from_utf8(told).unwrap(), ended)
     }
 
-    /// The length that the head promises, and the length of the body that came.
+    /// Returns the length that the head announces, and the length of the body received.
     fn lengths(told: &str) -> (usize, usize) {
         let (head, body) = told.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");

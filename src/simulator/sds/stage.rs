@@ -1,4 +1,4 @@
-//! What the directory's tests have in common: three organisations, and how to ask about them.
+//! Shared support for the directory's tests: three organisations, and functions to query them.
 
 use std::sync::Arc;
 
@@ -51,7 +51,7 @@ pub(super) struct SdsStageAnswer {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
     pub(super) text: String,
-    /// Null if the text is not JSON.
+    /// Parsed body; null if the text is not JSON.
     pub(super) body: Value,
     pub(super) manner: SdsDelivery,
 }

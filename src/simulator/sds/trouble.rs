@@ -1,4 +1,4 @@
-//! What can go wrong with an answer.
+//! Faults that are injected into the directory's answers.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,62 +12,63 @@ use super::question::{self, SdsQuestion};
 use super::refused::SdsRefusal;
 use super::{SdsDirectory, bundle, lock};
 
-/// Limit: empty Bundles in the cache; a full one is emptied.
+/// Limit: empty Bundles in the simulated gateway cache; a full cache is cleared.
 const CACHED_MAX: usize = 1000;
 
-/// What goes wrong.
+/// A fault in the directory's answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SdsTrouble {
-    /// 200 with an empty Bundle after this long: three seconds when its LDAP search times out.
+    /// Status 200 with an empty Bundle after this delay; SDS does so after 3 s when its LDAP search
+    /// times out.
     EmptyAfter(Duration),
-    /// An empty Bundle stands in the gateway's cache for each question: who does not send
-    /// `Cache-Control: no-cache` gets the same one at once, again and again. With it, a question is
-    /// answered well.
+    /// Empty Bundle from the gateway's cache unless the request says `Cache-Control: no-cache`.
+    ///
+    /// Without that header, the same Bundle is answered at once every time; with it, the correct one.
     EmptyUnlessFresh,
-    /// 429, with `Retry-After` in seconds if given.
+    /// Status 429, with `Retry-After` in seconds if given.
     TooMany(Option<u32>),
-    /// This status with an `OperationOutcome`; 500 if it is not a status.
+    /// This status with an `OperationOutcome`; 500 if the number is not a status.
     Status(u16),
-    /// The head comes, the body comes one byte each of this duration.
+    /// Immediate head, then one byte of the body per this duration.
     SlowBody(Duration),
-    /// Nothing is answered.
+    /// Open connection without an answer.
     Silence,
-    /// What is true now is answered, once the troubles have ended.
+    /// Correct answer as of the request, held back until no fault is [`SdsTrouble::Held`].
     Held,
-    /// The connection is closed in the middle of the body.
+    /// Connection closed in the middle of the body.
     Cut,
-    /// 200 with this body as it stands.
+    /// Status 200 with exactly this body.
     Body(String),
 }
 
-/// Who meets what, and the empty Bundles in the gateway's cache.
+/// Faults by organisation, and the empty Bundles in the simulated gateway cache.
 #[derive(Default)]
 pub(super) struct SdsTroubles {
     by_organisation: HashMap<Option<String>, SdsTrouble>,
     cached: HashMap<String, Response<Bytes>>,
 }
 
-/// An answer, and how it comes.
+/// An answer, and the way it is sent.
 pub(super) struct SdsReply {
     pub(super) response: Response<Bytes>,
     pub(super) manner: SdsDelivery,
 }
 
-/// How the bytes of an answer come.
+/// Timing and completeness of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SdsDelivery {
     AtOnce,
     After(Duration),
-    /// Once this trouble has ended.
+    /// After [`SdsTrouble::Held`] has ended.
     Held,
-    /// The body, byte by byte.
+    /// Body sent byte by byte, with this pause before each.
     Dripping(Duration),
-    /// Half of the body.
+    /// Half of the body, then the end of the connection.
     Cut,
     Never,
 }
 
-/// What is known of whoever asks.
+/// Parts of a request that its answer depends on.
 pub(super) struct SdsCaller<'a> {
     pub(super) path_and_query: &'a str,
     pub(super) headers: &'a HeaderMap,
@@ -75,20 +76,20 @@ pub(super) struct SdsCaller<'a> {
 }
 
 impl SdsDirectory {
-    /// From now on, every question about this organisation meets this trouble; with `None`, every
-    /// question that no other trouble is meant for.
+    /// Injects a fault into every request about this organisation; with `None`, into every request
+    /// that no other fault applies to.
     ///
-    /// Questions that would be refused are refused as ever.
+    /// Invalid requests are refused as without faults.
     pub fn set(&self, ods: Option<&str>, trouble: SdsTrouble) {
         lock(&self.troubles).by_organisation.insert(ods.map(ToOwned::to_owned), trouble);
     }
 
-    /// Ends all troubles.
+    /// Removes all faults and cached Bundles.
     pub fn clear(&self) {
         *lock(&self.troubles) = SdsTroubles::default();
     }
 
-    /// The answer to a question that may be asked, in whatever trouble it meets.
+    /// Returns the answer to a valid request, with the fault that applies to it.
     pub(super) fn tell(
         &self,
         question: &SdsQuestion,
@@ -130,7 +131,7 @@ impl SdsDirectory {
         })
     }
 
-    /// Whether answers are held back.
+    /// Returns true if answers are held back.
     pub(super) fn holds(&self) -> bool {
         lock(&self.troubles).by_organisation.values().any(|trouble| *trouble == SdsTrouble::Held)
     }
@@ -143,7 +144,7 @@ impl SdsDirectory {
 }
 
 impl SdsTroubles {
-    /// The Bundle in the cache: this one, if there is none yet.
+    /// Returns the cached Bundle for this key; caches the result of `made` if there is none.
     fn cached(&mut self, key: String, made: impl FnOnce() -> Response<Bytes>) -> Response<Bytes> {
         if self.cached.len() >= CACHED_MAX {
             self.cached.clear();
@@ -153,7 +154,7 @@ impl SdsTroubles {
 }
 
 impl SdsReply {
-    /// An answer without trouble.
+    /// Returns an answer that is sent whole and at once.
     pub(super) fn at_once(response: Response<Bytes>) -> Self {
         Self { response, manner: SdsDelivery::AtOnce }
     }
@@ -163,13 +164,13 @@ impl SdsCaller<'_> {
     fn bundle(&self, resources: Vec<Value>, media: &'static str) -> Response<Bytes> {
         let host = question::joined(self.headers, HOST.as_str());
         let host = host.unwrap_or_else(|| "localhost".to_owned());
-        let told = question::unescaped(self.path_and_query);
-        let asked = format!("https://{host}{}", String::from_utf8_lossy(&told));
+        let target = question::unescaped(self.path_and_query);
+        let asked = format!("https://{host}{}", String::from_utf8_lossy(&target));
         let bundle = bundle::bundle(resources, &asked);
         bundle::response(&bundle, media, Some(&self.correlation))
     }
 
-    /// Whether the gateway's cache is passed by: this very value, and no other, does it.
+    /// Returns true if the request bypasses the gateway's cache, which only exactly `no-cache` does.
     fn is_fresh(&self) -> bool {
         question::joined(self.headers, CACHE_CONTROL.as_str()).as_deref() == Some("no-cache")
     }

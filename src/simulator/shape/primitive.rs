@@ -1,4 +1,4 @@
-//! The plain values of FHIR STU3 and how each is written.
+//! Primitive types of FHIR STU3, and their syntax.
 
 use jiff::civil::{Date, Time};
 use serde_json::{Number, Value};
@@ -6,7 +6,7 @@ use serde_json::{Number, Value};
 use super::super::local_time::is_shaped;
 use super::super::markup::is_char;
 
-/// A type without elements.
+/// A primitive type of FHIR STU3.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Primitive {
     Base64,
@@ -27,11 +27,11 @@ pub(in super::super) enum Primitive {
 
 /// Limit: characters of an id.
 const ID_MAX: usize = 64;
-/// The hours a zone is ahead or behind, at most.
+/// Limit: hours of a time zone's offset.
 const ZONE_HOURS_MAX: &str = "14";
 
 impl Primitive {
-    /// What is wrong with a value of this type in JSON.
+    /// Returns the flaw of a JSON value of this type, if any.
     pub(super) fn fault(self, value: &Value) -> Option<&'static str> {
         let number =
             |least: i64| value.as_i64().is_some_and(|n| n >= least && n <= i32::MAX.into());
@@ -58,7 +58,7 @@ impl Primitive {
         }
     }
 
-    /// The JSON for a value in XML; `None` when it is not of this type at all.
+    /// Converts a value in XML to JSON; returns `None` if it is not of this type.
     pub(in super::super) fn read(self, text: &str) -> Option<Value> {
         match self {
             Self::Boolean => text.parse::<bool>().ok().map(Value::Bool),
@@ -82,7 +82,7 @@ fn text(value: &Value, rule: impl Fn(&str) -> bool) -> bool {
     value.as_str().is_some_and(rule)
 }
 
-/// A number without an exponent. The last digits of one that is very long are lost.
+/// Parses a number without an exponent; a very long one loses its last digits.
 fn number(text: &str) -> Option<Number> {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let size = text.strip_prefix('-').unwrap_or(text);
@@ -114,7 +114,7 @@ fn is_day(text: &str) -> bool {
     is_shaped(text, "0000-00-00") && text.parse::<Date>().is_ok()
 }
 
-/// A year, a month or a day.
+/// Returns true if the text is a year, a month or a day.
 fn is_date(text: &str) -> bool {
     match text.len() {
         4 => is_day(&format!("{text}-01-01")),

@@ -1,11 +1,11 @@
-//! The elements of FHIR STU3 as far as GP Connect's appointments need them, each in its place.
+//! Table of the FHIR STU3 elements that GP Connect's appointments need, in the order of XML.
 //!
-//! Left out: a device's UDI and notes, signatures, timings, sampled data, the values that only conformance resources use,
-//! and what a capability statement says of messages and documents.
+//! Left out are a device's UDI and notes, signatures, timings, sampled data, the values that only
+//! conformance resources use, and a capability statement's messages and documents.
 
 use super::{Element, ElementKind, ElementPlace, Primitive, Shape};
 
-/// The types of resource that are known.
+/// Known types of resource, by name.
 #[rustfmt::skip]
 pub(super) static RESOURCES: &[(&str, &Shape)] = &[
     ("Appointment", &APPOINTMENT), ("Bundle", &BUNDLE),
@@ -57,7 +57,7 @@ const TIME: ElementKind = ElementKind::Plain(Primitive::Time);
 const UNSIGNED: ElementKind = ElementKind::Plain(Primitive::Unsigned);
 const URI: ElementKind = ElementKind::Plain(Primitive::Uri);
 
-/// What every element may have, and all that a plain value has.
+/// Id and extensions, which every element may have, and the only elements of a primitive value.
 pub(in super::super) static ELEMENT: Shape = Shape(&[&IDENTIFIED]);
 
 static IDENTIFIED: [Element; 2] = [attribute("id", TEXT), many("extension", of(&EXTENSION))];
@@ -82,7 +82,7 @@ static DOMAIN_RESOURCE: [Element; 8] = [
     many("modifierExtension", of(&EXTENSION)),
 ];
 
-/// A value of any type that is told by its name.
+/// Elements `value[x]` for a value of any type, one of which may be given.
 #[rustfmt::skip]
 static VALUES: [Element; 35] = [
     value("valueBase64Binary", BASE64), value("valueBoolean", BOOLEAN), value("valueCode", CODE),

@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 
-/// An appointment with these fields changed; `null` takes one away.
+/// Returns an appointment with these fields changed; `null` removes one.
 fn appointment(change: &Value) -> Value {
     let mut resource = json!({
         "resourceType": "Appointment",

@@ -176,7 +176,7 @@ lines '/></f:name>
     assert_eq!(read(b"<Slot xmlns='http://hl7.org/fhir'/>"), Ok(json!({ "resourceType": "Slot" })));
 }
 
-/// The document with `inner` in a patient.
+/// Returns a document of a patient with this content.
 fn patient_with(inner: &str) -> String {
     format!("<Patient xmlns=\"http://hl7.org/fhir\">{inner}</Patient>")
 }
@@ -428,7 +428,7 @@ fn what_is_hostile_is_refused_soon() {
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
 }
 
-/// Marsaglia's generator: the same numbers every time.
+/// Marsaglia's xorshift generator, with the same numbers in every run.
 struct Random(u64);
 
 impl Random {
@@ -439,7 +439,7 @@ impl Random {
         usize::try_from(self.0 % u64::try_from(end.max(1)).unwrap()).unwrap()
     }
 
-    /// A document that is somewhat broken.
+    /// Returns one of the documents with some random damage.
     fn mutated(&mut self, documents: &[Vec<u8>]) -> Vec<u8> {
         let mut bytes = documents[self.below(documents.len())].clone();
         let other = &documents[self.below(documents.len())];

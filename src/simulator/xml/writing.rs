@@ -1,4 +1,4 @@
-//! JSON to XML.
+//! Conversion of JSON resources to XML.
 
 use serde_json::{Map, Number, Value};
 
@@ -10,7 +10,7 @@ const UNKNOWN: &str = "<OperationOutcome xmlns=\"http://hl7.org/fhir\"><issue>\
     <severity value=\"error\"/><code value=\"not-supported\"/>\
     <diagnostics value=\"there is no XML for this type of resource\"/></issue></OperationOutcome>";
 
-/// The resource as a document.
+/// Returns the resource as an XML document.
 pub(super) fn document(resource: &Value) -> String {
     let mut text = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>".to_owned();
     match resource.as_object().and_then(|fields| Some((fields, typed(fields)?))) {
@@ -23,13 +23,13 @@ pub(super) fn document(resource: &Value) -> String {
     text
 }
 
-/// The name of a resource's type, and its shape.
+/// Returns the name of a resource's type, and its shape.
 fn typed(fields: &Map<String, Value>) -> Option<(&'static str, &'static Shape)> {
     let name = Shape::named(fields.get("resourceType")?.as_str()?)?;
     Some((name, Shape::of(name)?))
 }
 
-/// Goes on after the name of a start tag, and ends with the end tag.
+/// Writes the rest of an element, from after the name of its start tag to its end tag.
 fn write_fields(
     text: &mut String,
     name: &str,
@@ -37,9 +37,9 @@ fn write_fields(
     shape: &Shape,
     depth: usize,
 ) {
-    let told = |element: &Element| fields.get(element.name).and_then(Value::as_str);
+    let attribute = |element: &Element| fields.get(element.name).and_then(Value::as_str);
     for element in shape.elements().filter(|element| element.place == ElementPlace::Attribute) {
-        told(element).into_iter().for_each(|value| write_attribute(text, element.name, value));
+        attribute(element).into_iter().for_each(|value| write_attribute(text, element.name, value));
     }
     let opened = text.len();
     text.push('>');
@@ -72,7 +72,7 @@ fn items(value: Option<&Value>) -> &[Value] {
     value.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
-/// An element with its value and with what stands beside it; nothing when there is neither.
+/// Writes an element with its value and the id and extensions beside it, if it has any of them.
 fn write_element(
     text: &mut String,
     element: &Element,
@@ -98,7 +98,7 @@ fn write_element(
         }
         ElementKind::Resource => {
             if let Some((fields, (kind, shape))) =
-                fields.and_then(|told| Some((told, typed(told)?)))
+                fields.and_then(|fields| Some((fields, typed(fields)?)))
             {
                 text.push_str(&format!("<{name}><{kind}"));
                 write_fields(text, kind, fields, shape, depth);
@@ -113,7 +113,7 @@ fn write_element(
     }
 }
 
-/// Markup that is not sound is kept as mere text.
+/// Writes a narrative; invalid markup is written as plain text.
 fn write_markup(text: &mut String, markup: &str) {
     if div_fault(markup).is_none() {
         text.push_str(markup.trim_ascii());
@@ -130,7 +130,10 @@ fn write_attribute(text: &mut String, name: &str, value: &str) {
     text.push('"');
 }
 
-/// A reader of attributes makes a space of a line break, unless it comes by its number.
+/// Writes a character, escaped where necessary.
+///
+/// Line breaks and tabs are written as character references, because a reader of attributes would
+/// turn them into spaces.
 fn write_char(text: &mut String, char: char) {
     match char {
         '&' => text.push_str("&amp;"),
@@ -144,7 +147,7 @@ fn write_char(text: &mut String, char: char) {
     }
 }
 
-/// The text of a plain value.
+/// Returns the text of a primitive value; `None` for null, lists and objects.
 fn plain(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -154,7 +157,7 @@ fn plain(value: &Value) -> Option<String> {
     }
 }
 
-/// A number without an exponent, which STU3 does not have.
+/// Returns a number without an exponent, which STU3 does not allow.
 fn digits(number: &Number) -> String {
     let text = number.to_string();
     match number.as_f64().filter(|_| text.contains(['e', 'E'])) {
