@@ -36,8 +36,8 @@ use crate::audit::Trail;
 use crate::directory::Directory;
 use crate::gateway::InForce;
 use crate::metrics::Metrics;
-use crate::spine::OdsCode;
 use crate::tls::{TrustError, secret};
+use spine_types::OdsCode;
 
 /// State that the admin port reads to answer requests.
 #[derive(Debug, Clone)]

@@ -16,8 +16,8 @@ use tokio::sync::Semaphore;
 
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
-use crate::spine::Asid;
 use crate::tls::Peer;
+use spine_types::Asid;
 
 mod chain;
 mod entry;

@@ -8,9 +8,9 @@ use std::borrow::Cow;
 use http::header::HeaderMap;
 use serde_json::value::RawValue;
 
-use crate::interaction::Interaction;
 use crate::refusal::Refusal;
-use crate::spine::OdsCode;
+use spine_types::OdsCode;
+use spine_types::interaction::Interaction;
 
 mod envelope;
 mod loose;
@@ -378,7 +378,7 @@ mod tests {
 
     use super::envelope::TOKEN_BYTES_MAX;
     use super::*;
-    use crate::interaction::CATALOGUE;
+    use spine_types::interaction::CATALOGUE;
 
     const NOW: i64 = 1_800_000_000;
 

@@ -4,15 +4,19 @@
 use std::io::Write as _;
 
 pub mod audit;
+#[cfg(feature = "lab")]
 pub mod certs;
 pub mod check;
+#[cfg(feature = "lab")]
 pub mod demo;
 pub mod lookup;
 mod memory;
 mod prepare;
 mod reload;
 pub mod serve;
+#[cfg(feature = "lab")]
 mod server_tls;
+#[cfg(feature = "lab")]
 pub mod simulate;
 mod sockets;
 pub mod token;

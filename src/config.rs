@@ -14,13 +14,13 @@ use serde::Deserialize;
 use tracing::level_filters::LevelFilter;
 
 use crate::claims::Signature;
-use crate::interaction::AllowedInteractions;
 use crate::policy::OtherAudience;
 use crate::refusal::ErrorFamily;
 use crate::request::TraceIdRule;
-use crate::spine::Asid;
 use crate::tls::{ConsumerLeg, KeyPair, ProviderLeg};
 use crate::{audit, directory, forward, listener, throttle};
+use spine_types::Asid;
+use spine_types::interaction::AllowedInteractions;
 
 mod places;
 mod proxy_name;
@@ -104,11 +104,11 @@ pub struct Listener {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Sizes {
     /// Maximum size of the request target.
-    #[serde(with = "crate::spine::size")]
+    #[serde(with = "spine_types::size")]
     #[schemars(with = "String")]
     pub target_max: ByteSize,
     /// Maximum size of the head: header names and values together.
-    #[serde(with = "crate::spine::size")]
+    #[serde(with = "spine_types::size")]
     #[schemars(with = "String")]
     pub head_max: ByteSize,
     /// Maximum number of header lines.

@@ -1,28 +1,28 @@
-//! Who is calling: a certificate and a claimed ASID become a [`Consumer`].
+//! Identification of consumers: a certificate and a claimed ASID become a [`Consumer`].
 
 use std::sync::Arc;
 
-use crate::interaction::Interaction;
 use crate::refusal::Refusal;
-use crate::spine::{Asid, CertificateName, OdsCode};
 use crate::tls::Peer;
+use spine_types::interaction::Interaction;
+use spine_types::{Asid, CertificateName, OdsCode};
 
-/// What the directory knows of a sending system.
+/// Directory entry of a system that may send requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sender {
-    /// The system's ASID.
+    /// ASID of the system.
     pub asid: Asid,
-    /// Names its certificate may have: one certificate may speak for many ASIDs.
+    /// Names of which its certificate must have one; several senders may share a name.
     pub names: Vec<CertificateName>,
-    /// The organisation the system is registered for.
+    /// Organisation that the system is registered for.
     pub ods: OdsCode,
-    /// Organisations besides its own that its tokens may name.
+    /// Other organisations that its tokens may name.
     pub on_behalf_of: Vec<OdsCode>,
-    /// The interactions it may initiate.
+    /// Interactions that it may initiate.
     pub interactions: Vec<&'static Interaction>,
 }
 
-/// A sender whose certificate has been shown.
+/// Sender whose certificate has been verified to be its own.
 #[derive(Debug, Clone)]
 pub struct Consumer {
     sender: Arc<Sender>,
@@ -30,23 +30,25 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// The registered system.
+    /// Returns the sender's directory entry.
     #[must_use]
     pub fn sender(&self) -> &Sender {
         &self.sender
     }
 
-    /// The certificate name by which it was identified.
+    /// Returns the certificate name by which the consumer was identified.
     #[must_use]
     pub const fn name(&self) -> &CertificateName {
         &self.name
     }
 }
 
-/// Identifies the consumer: one of the certificate's names is one of the sender's.
+/// Identifies the consumer by a certificate name that is registered for the sender.
 ///
-/// Spec: the FQDN in the certificate is checked against the FQDN registered for `Ssp-From`. No name
-/// registered means refused, never passed.
+/// Spec: the FQDN in the certificate is checked against the FQDN registered for `Ssp-From`.
+///
+/// # Errors
+/// Returns a refusal if the certificate has none of the sender's names; always, if none is registered.
 pub fn identify(peer: &Peer, sender: Arc<Sender>) -> Result<Consumer, Refusal> {
     match peer.names().iter().find(|name| sender.names.contains(name)) {
         Some(name) => Ok(Consumer { sender, name: name.clone() }),

@@ -1,8 +1,8 @@
-//! One question, one answer: who is this sender, where is this practice?
+//! The directory: which system sends under an ASID, and where a practice's system is registered.
 //!
-//! The file is asked first, then what is held, then the live sources. Sources are dumb: how their
-//! records become registrations stands in `rules`, how old an answer may grow in `shelf`, and who
-//! waits for whom here.
+//! Answers come from the directory file first, then from the cache, then from the live sources. Sources
+//! only fetch records: `rules` turns records into registrations, the cache module decides how long an
+//! answer may be used, and this module decides which request waits for which look-up.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::AtomicU64;
@@ -16,12 +16,12 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::consumers::Sender;
-use crate::interaction::{Effect, Interaction};
 use crate::metrics::{Conflict, ForcedLookupResult, LookupResult, Metrics};
 use crate::policy::{Agreements, ProviderRegistration};
 use crate::refusal::Refusal;
-use crate::spine::{Asid, CertificateName, InnerUrl, OdsCode};
-use crate::target::Receiver;
+use spine_types::interaction::{Effect, Interaction};
+use spine_types::target::Receiver;
+use spine_types::{Asid, CertificateName, InnerUrl, OdsCode};
 
 mod asker;
 mod choice;
@@ -64,7 +64,7 @@ use rules::{SourceResolver, SourceUrls};
 use shelf::RegistrationCache;
 use source::SourceFault;
 
-/// The directory: cheap to clone, shared by all workers.
+/// Directory of consumers and providers; cheap to clone, shared by all workers.
 #[derive(Clone)]
 pub struct Directory {
     shared: Arc<DirectoryState>,
@@ -72,64 +72,66 @@ pub struct Directory {
 
 struct DirectoryState {
     view: ArcSwap<FileView>,
-    /// Another view has been put in force.
+    /// Notified when [`Directory::replace`] has put another view in force.
     replaced: Notify,
     shelf: RegistrationCache,
-    /// How often anything was flushed.
+    /// Number of flushes so far; look-ups compare it to notice a flush while they ran.
     flushes: AtomicU64,
     flights: LookupsInFlight,
-    /// Whose system an ASID is: a hint, which chooses the practice to ask about.
+    /// Practice of a receiver's ASID: a hint that chooses which practice to look up.
     owners: Cache<Asid, OdsCode>,
-    /// Roots seen: tells somebody else's address from nobody's.
+    /// Service roots seen in look-ups; tells another practice's address from an unknown one.
     roots: Cache<String, ()>,
-    /// Names of live senders seen: tells a consumer from a stranger.
+    /// Certificate names of senders seen in look-ups; tells a consumer from an unknown system.
     names: Cache<CertificateName, ()>,
+    /// Practices with a forced look-up in the last `directory.freshness.forced`.
     forced: Cache<OdsCode, ()>,
-    /// Practices asked for ahead of time lately.
+    /// Practices refreshed ahead of expiry in the last [`AHEAD_AGAIN`].
     ahead: Cache<OdsCode, ()>,
-    /// Look-ups that failed a moment ago.
+    /// Look-ups that failed less than `directory.freshness.retry` ago; not repeated until then.
     failed: Cache<LookupQuestion, SourceFault>,
     misses: DefaultKeyedRateLimiter<LookupAccount>,
-    /// Held from the question whether a look-up has to be paid for until it is begun.
+    /// Serialises charging a look-up and starting it, so that no look-up is charged twice.
     paying: Mutex<()>,
     freshness: Freshness,
     deadlines: SourceDeadlines,
     metrics: Arc<Metrics>,
 }
 
-/// What reload replaces, whole.
+/// Directory file and live sources in force; a reload replaces all of it at once.
 #[derive(Debug, Clone)]
 struct FileView {
     file: Arc<File>,
-    /// Where the live sources are asked, and how often that has changed.
+    /// URLs of the live sources.
     places: SourceUrls,
+    /// Number of times the URLs have changed.
     number: u64,
-    /// Nobody, where the file is all there is.
+    /// `None` if no live source is configured.
     resolver: Option<Arc<SourceResolver>>,
 }
 
-/// A registration that is looked for.
+/// Receiver and interaction whose registration is wanted.
 #[derive(Debug, Clone, Copy)]
 struct RegistrationQuery<'a> {
     receiver: &'a Receiver,
     interaction: &'static Interaction,
 }
 
-/// How a held registration is about to be used.
+/// Intended use of a cached registration; decides how old it may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RegistrationUse {
-    /// The consumer has named the root, or nothing is changed there.
+    /// The consumer has named the service root, or the interaction only reads.
     Confirmed,
-    /// A write to wherever the directory says: what is not fresh is asked for first.
+    /// A write that goes wherever the directory says: an entry that is not fresh is refreshed first.
     Trusted,
 }
 
-/// Between two look-ups of one practice ahead of time.
+/// Minimum time between two look-ups of one practice ahead of expiry.
 const AHEAD_AGAIN: Duration = Duration::from_secs(60);
 
-/// Limit: bytes of a target's path that are compared with the service roots that are known.
+/// Limit: bytes of a target's path that are compared with known service roots.
 const ROOT_PATH_BYTES_MAX: usize = 512;
-/// Limit: segments of a target's path that are compared with the service roots that are known.
+/// Limit: path segments of a target that are compared with known service roots.
 const ROOT_SEGMENTS_MAX: usize = 16;
 
 impl std::fmt::Debug for Directory {
@@ -139,8 +141,10 @@ impl std::fmt::Debug for Directory {
 }
 
 impl Directory {
-    /// A directory that holds nothing yet. `tasks` runs the look-ups, so that a consumer who hangs
-    /// up cancels none that others wait for.
+    /// Returns a directory with an empty cache.
+    ///
+    /// Look-ups run on `tasks`, so that a consumer that disconnects does not cancel a look-up that
+    /// others wait for.
     #[must_use]
     pub fn new(
         file: File,
@@ -183,8 +187,10 @@ impl Directory {
         }
     }
 
-    /// Puts a new file, or new ways to the sources, in force. What is held stays, unless the source
-    /// that said it is no longer asked, or elsewhere: that is another directory.
+    /// Puts a new directory file or new live sources in force; `None` keeps the current one.
+    ///
+    /// Cached entries stay, except those of a source that was removed or now has another URL, which
+    /// counts as another directory.
     pub fn replace(&self, file: Option<File>, live: Option<LiveSources>) {
         let shared = &self.shared;
         let before = shared.view.load_full();
@@ -212,33 +218,35 @@ impl Directory {
         }
     }
 
-    /// The agreements in force.
+    /// Returns the agreements in force.
     #[must_use]
     pub fn agreements(&self) -> Arc<Agreements> {
         Arc::clone(&self.shared.view.load().file.agreements)
     }
 
-    /// Whether a sender with one of these names is registered for this organisation.
+    /// Returns true if the file registers a consumer of this organisation with one of these names.
     #[must_use]
     pub fn are_names_of(&self, names: &[CertificateName], ods: &OdsCode) -> bool {
         let view = self.shared.view.load();
         names.iter().any(|name| view.file.names.get(name).is_some_and(|held| held.contains(ods)))
     }
 
-    /// Whether any sender may be registered for this organisation.
+    /// Returns true if a consumer may be registered for this organisation.
+    ///
+    /// Always true with a live source of consumers, since it cannot be searched by organisation.
     #[must_use]
     pub fn knows_organisation(&self, ods: &OdsCode) -> bool {
         let view = self.shared.view.load();
         view.knows_senders() || view.file.organisations.contains(ods)
     }
 
-    /// Returns whether a URL lies under any service root that is registered, as far as it is held.
+    /// Returns true if a URL lies under a service root of the file or of a look-up so far.
     ///
-    /// Of a path longer or deeper than any root in use, the beginning alone is compared.
+    /// Only the first 512 bytes and 16 segments of the path are compared.
     #[must_use]
     pub fn knows_root_of(&self, url: &InnerUrl<'_>) -> bool {
         let view = self.shared.view.load();
-        // The grammar has passed it: all of it is ASCII.
+        // The URL grammar allows ASCII only, so that any index is a character boundary.
         let path = url.path.get(..ROOT_PATH_BYTES_MAX).unwrap_or(url.path);
         let longest = format!("https://{}{path}", url.authority);
         let before = longest.len() - path.len();
@@ -249,7 +257,11 @@ impl Directory {
             .any(|root| view.file.roots.contains(root) || self.shared.roots.contains_key(root))
     }
 
-    /// The sender of this ASID.
+    /// Returns the sender registered under this ASID.
+    ///
+    /// # Errors
+    /// Returns a refusal if the ASID is unknown or denied, if no source answers, or if the consumer's
+    /// look-up budget is used up.
     pub async fn sender(&self, asid: &Asid, asker: Caller<'_>) -> Result<Arc<Sender>, Refusal> {
         let view = self.shared.view.load_full();
         let unknown = || Refusal::SenderUnknown(asid.clone());
@@ -269,7 +281,11 @@ impl Directory {
         if view.file.denies_practice(&sender.ods) { Err(unknown()) } else { Ok(sender) }
     }
 
-    /// The receiver's registration for this interaction.
+    /// Returns the receiver's registration for this interaction.
+    ///
+    /// # Errors
+    /// Returns a refusal if there is no such registration or more than one, if no source answers, or if
+    /// the consumer's look-up budget is used up.
     pub async fn provider(
         &self,
         receiver: &Receiver,
@@ -309,7 +325,7 @@ impl Directory {
             }
         };
         let chosen = choose(&found, receiver, interaction);
-        // The practice may have another system by now.
+        // The practice may have moved to another system since the entry was cached.
         let ours_may_be_old = match &chosen {
             Ok(_) => false,
             Err(Refusal::ReceiverNotRegistered(_)) => {
@@ -334,12 +350,14 @@ impl Directory {
         again
     }
 
-    /// The same, asked of the sources anew, if this practice has not been forced lately: a practice
-    /// that moved supplier must not be refused out of our cache. Nothing if nobody else can be asked,
-    /// or nobody else is found.
+    /// Looks up the receiver's registration past the cache, at most once per
+    /// `directory.freshness.forced` for one practice.
+    ///
+    /// Keeps a practice that has changed supplier from being refused because of a cached entry. Returns
+    /// `None` if there is no live source or no single registration is found.
     ///
     /// # Errors
-    /// The sources give no answer, or may not be asked so often.
+    /// Returns a refusal if no source answers or the consumer's look-up budget is used up.
     pub async fn refreshed(
         &self,
         receiver: &Receiver,
@@ -352,8 +370,9 @@ impl Directory {
         Ok(found.and_then(|found| choose(&found, receiver, interaction).ok()))
     }
 
-    /// A provider could not be reached where it is registered: it may have moved. It is asked for
-    /// anew behind, if it has not been lately.
+    /// Starts a background look-up of a provider that could not be reached: it may have moved.
+    ///
+    /// Does nothing for a provider of the file, or if the practice had a forced look-up lately.
     pub fn unreached(&self, provider: &ProviderRegistration, interaction: &'static Interaction) {
         let view = self.shared.view.load_full();
         let pinned = view.file.pins(&provider.ods).iter().any(|pin| pin.serves(interaction));
@@ -362,18 +381,18 @@ impl Directory {
         }
     }
 
-    /// Practices and senders held, absences included.
+    /// Returns the number of cached practices, senders and absences.
     #[must_use]
     pub fn held(&self) -> u64 {
         self.shared.shelf.held()
     }
 
-    /// Forgets budgets that have not been drawn on for a while; the limiter never does by itself.
+    /// Removes unused look-up budgets; the rate limiter never does so by itself.
     pub fn tidy(&self) {
         self.shared.misses.retain_recent();
     }
 
-    /// Whose practice is asked about. Where no source can tell, the target's hint is followed.
+    /// Returns the practice to look up for a receiver; follows the target's hint if no source knows it.
     async fn practice_of(
         &self,
         view: &FileView,
@@ -388,8 +407,8 @@ impl Directory {
             Receiver::System { asid, hint } => (asid, hint.as_ref()),
         };
         let known = view.file.practice_of.get(asid).cloned();
-        // Owners learnt from earlier requests choose the question. Where no source can be searched for
-        // an ASID they would decide the answer, which must not depend on what others asked before.
+        // Owners learnt from earlier requests only choose which practice to look up. If no source can be
+        // searched by ASID they would decide the answer, which must not depend on earlier requests.
         let held = || view.can_be_searched().then(|| self.shared.owners.get(asid)).flatten();
         let ods = match (known.or_else(held), hint, &view.resolver) {
             (Some(known), _, _) => known,
@@ -406,8 +425,8 @@ impl Directory {
         Ok(ods)
     }
 
-    /// Another practice whose system a receiver may be, where the first was a guess: the target's
-    /// hint, or what was once known.
+    /// Returns another practice that may own the receiver's system, if `tried` was only a guess (from the
+    /// target's hint or an earlier look-up).
     async fn elsewhere(
         &self,
         view: &FileView,
@@ -426,15 +445,15 @@ impl Directory {
         Ok(other.filter(|other| other != tried && !view.file.denies_practice(other)))
     }
 
-    /// Everything the file holds of a practice, where it is all there is.
+    /// Returns the file's registrations of a practice, for a directory without live sources.
     fn listed(&self, view: &FileView, ods: &OdsCode) -> Vec<Arc<ProviderRegistration>> {
         let pins = view.file.pins(ods);
         self.count(if pins.is_empty() { LookupResult::Absent } else { LookupResult::Pinned });
         view.file.undenied(pins)
     }
 
-    /// Everything registered at a practice for one interaction: pins, or what is held, or what the
-    /// sources say, or the file's fall-backs.
+    /// Returns a practice's registrations for one interaction: pins of the file, else cached or live
+    /// ones, else the file's fall-backs.
     async fn registrations(
         &self,
         file: &File,
@@ -455,7 +474,7 @@ impl Directory {
         };
         match found {
             Ok(found) => Ok(file.undenied(&found)),
-            // Security: a fall-back stands in for an answer that did not come, never against one.
+            // Security: a fall-back replaces a missing answer, never overrules one.
             Err(Lack::NoAnswer) if fallbacks.iter().any(fits) => Ok(fallbacks),
             Err(Lack::NoAnswer | Lack::Doubt) => Err(Refusal::DirectoryUnavailable),
             Err(Lack::Unpaid) => Err(Refusal::LookupsExceeded),
@@ -471,7 +490,10 @@ fn may_be(receiver: &Receiver, other: &Asid) -> bool {
     }
 }
 
-/// In form (b) no root from the consumer checks ours, so a write must not go by an old one.
+/// Returns the intended use of a registration for a request.
+///
+/// A write to a practice by ODS code (form (b)) names no service root that could confirm ours, so it must
+/// not rely on an old one.
 fn using(receiver: &Receiver, interaction: &Interaction) -> RegistrationUse {
     match (receiver, interaction.effect()) {
         (Receiver::Practice { .. }, Effect::Writes) => RegistrationUse::Trusted,
@@ -481,7 +503,7 @@ fn using(receiver: &Receiver, interaction: &Interaction) -> RegistrationUse {
     }
 }
 
-/// When an answer came, by the clock on the wall: it outlives this process.
+/// Returns the wall-clock time in seconds since 1970: answers outlive this process in the snapshot.
 fn now_s() -> i64 {
     jiff::Timestamp::now().as_second()
 }

@@ -19,12 +19,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::Transfer;
-use crate::interaction::Effect;
 use crate::metrics::Metrics;
 use crate::policy::Permit;
 use crate::refusal::{Reached, Refusal};
 use crate::throttle::ProviderPlace;
 use crate::tls::Trust;
+use spine_types::interaction::Effect;
 
 mod body;
 mod dial;
@@ -77,37 +77,37 @@ pub struct ForwardSettings {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct ProviderDeadlines {
     /// Time from the DNS query to a TCP connection.
-    #[serde(with = "crate::spine::period")]
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub connect: Duration,
     /// Time for the TLS handshake.
-    #[serde(with = "crate::spine::period")]
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub tls: Duration,
     /// Time from the last byte sent to the response head. Consumers give up at 30 s.
-    #[serde(with = "crate::spine::period")]
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub response_head: Duration,
     /// Time between two pieces of a body, either way.
-    #[serde(with = "crate::spine::period")]
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub body_idle: Duration,
     /// Time for a whole body, either way.
-    #[serde(with = "crate::spine::period")]
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub body_total: Duration,
     /// Bytes per second that a body must keep up over the time it is waited for.
     pub body_rate_min: u32,
     /// Time for which an idle connection is kept.
-    #[serde(with = "crate::spine::period")]
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub idle: Duration,
     /// Time for which an idle connection may still carry a write.
-    #[serde(with = "crate::spine::period")]
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub idle_for_writes: Duration,
     /// Age up to which a connection is used.
-    #[serde(with = "crate::spine::period")]
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub connection_age: Duration,
 }

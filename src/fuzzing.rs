@@ -7,12 +7,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use crate::directory::{self, AccreditedSystem, Handler};
-use crate::interaction::Interaction;
 use crate::listener::{self, Answering, ListenerLimits, RefusedHead};
 pub use crate::listener::{HEAD_BYTES_MAX, InputFault, Validator};
 use crate::refusal::Refusal;
-use crate::spine::{Asid, CertificateName, CpaId, OdsCode, PartyKey};
 use crate::tls;
+use spine_types::interaction::Interaction;
+use spine_types::{Asid, CertificateName, CpaId, OdsCode, PartyKey};
 
 /// Registration in the Spine Directory Service, with the members that this proxy uses.
 #[derive(Debug)]

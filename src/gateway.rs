@@ -24,15 +24,15 @@ use crate::directory::{Caller, Directory, Payer};
 use crate::forward::{
     BodyPace, ConsumerHop, Forwarder, Paced, ProviderBody, RequestTerms, Unanswered, Upload,
 };
-use crate::interaction::{self, AllowedInteractions, Effect, Interaction};
 use crate::metrics::{Conflict, ForcedLookupResult, Metrics, Phase};
 use crate::policy::{self, OtherAudience, Permit, ProviderRegistration, RequestFacts};
 use crate::refusal::{ErrorFamily, Refusal};
 use crate::request::{HeadRules, SspHeaders, SspRequest, TraceIdRule};
-use crate::spine::Asid;
-use crate::target::Target;
 use crate::throttle::{HeartbeatHandle, MemoryLimit, OutcomeReport, ProviderTurn, Throttle};
 use crate::tls::{Alarms, Peer, Trust};
+use spine_types::Asid;
+use spine_types::interaction::{self, AllowedInteractions, Effect, Interaction};
+use spine_types::target::Target;
 
 mod answer;
 mod connection;

@@ -16,8 +16,6 @@ pub mod gateway;
 
 pub mod consumers;
 pub mod request;
-pub mod target;
-pub mod interaction;
 pub mod claims;
 pub mod policy;
 pub mod throttle;
@@ -28,11 +26,8 @@ pub mod forward;
 pub mod audit;
 
 pub mod refusal;
-pub mod spine;
 pub mod metrics;
 pub mod admin;
-
-pub mod simulator;
 
 #[doc(hidden)]
 pub mod fuzzing;

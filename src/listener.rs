@@ -63,36 +63,36 @@ pub struct ListenerLimits {
     /// Requests on one connection, which then ends as it would when the proxy stops.
     pub requests_max: usize,
     /// Time from accept to a finished handshake.
-    #[serde(with = "crate::spine::period")]
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub handshake: Duration,
     /// Time from a head's first byte to its last (HTTP/1), or from a connection's start to its first request
     /// (HTTP/2).
-    #[serde(with = "crate::spine::period")]
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub head: Duration,
     /// Time for which a connection without an exchange stays open.
-    #[serde(with = "crate::spine::period")]
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub idle: Duration,
     /// Time for which a consumer may keep answers waiting before it must have taken enough of them.
-    #[serde(with = "crate::spine::period")]
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub write_stall: Duration,
     /// Bytes per second that a consumer must have taken over the time of `write-stall`.
     pub write_rate_min: u32,
     /// Time for which a consumer that still sends is read from after its last answer, and for which a
     /// connection without a request is kept when the proxy stops.
-    #[serde(with = "crate::spine::period")]
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub linger: Duration,
     /// Time from the signal to stop, when `/readyz` turns to 503, to the closing of the port: two or three
     /// probes of a load balancer.
-    #[serde(with = "crate::spine::period")]
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub drain_delay: Duration,
     /// Time from the closing of the port to the end of the process, whatever is still under way.
-    #[serde(with = "crate::spine::period")]
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub drain: Duration,
 }

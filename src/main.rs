@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use spine_proxy::commands::{
-    CommandFailure, audit, certs, check, demo, lookup, serve, simulate, token,
-};
+use spine_proxy::commands::{CommandFailure, audit, check, lookup, serve, token};
+#[cfg(feature = "lab")]
+use spine_proxy::commands::{certs, demo, simulate};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -40,6 +40,7 @@ enum Command {
         #[arg(long)]
         schema: bool,
     },
+    #[cfg(feature = "lab")]
     /// Runs example booking sessions through a proxy on loopback, then leaves it running to try out.
     Demo(demo::DemoOptions),
     /// Looks up a practice in the directory as a request would, and prints each step and the result.
@@ -47,11 +48,13 @@ enum Command {
     /// Verifies, searches or exports the audit journal.
     #[command(subcommand)]
     Audit(Box<audit::AuditTask>),
+    #[cfg(feature = "lab")]
     /// Simulates the system of another party, for tests and for trying out.
     #[command(subcommand)]
     Simulate(simulate::SimulateOptions),
     /// Prints a bearer token for an invented user, valid for five minutes.
     Token(token::TokenOptions),
+    #[cfg(feature = "lab")]
     /// Writes a throwaway PKI for trying out: authority, certificates, keys and revocation lists.
     Certs {
         /// Folder to write into; it is created if it does not exist.
@@ -70,11 +73,14 @@ fn main() -> ExitCode {
             Ok(())
         }
         Command::Check { config: Some(config), strict, .. } => check::run(&config, strict),
+        #[cfg(feature = "lab")]
         Command::Demo(wanted) => demo::run(&wanted),
         Command::Lookup(wanted) => lookup::run(&wanted),
         Command::Audit(wanted) => audit::run(*wanted),
+        #[cfg(feature = "lab")]
         Command::Simulate(wanted) => simulate::run(wanted),
         Command::Token(wanted) => token::run(&wanted),
+        #[cfg(feature = "lab")]
         Command::Certs { folder } => certs::run(&folder),
     };
     match ended {

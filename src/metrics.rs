@@ -10,8 +10,8 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::interaction::{self, Interaction};
 use crate::refusal;
+use spine_types::interaction::{self, Interaction};
 
 mod audit;
 mod directory;

@@ -1,6 +1,6 @@
-//! May this consumer ask this of that provider? The last decision hands out a [`Permit`].
+//! Authorisation of a consumer's request to a provider; the last decision yields a [`Permit`].
 //!
-//! Pure: facts in, verdict out. Nothing here waits, looks anything up or reads a clock.
+//! Pure functions of the given facts: no I/O, no look-ups, no clock.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -9,36 +9,36 @@ use http::uri::PathAndQuery;
 
 use crate::claims::{Audience, Claims};
 use crate::consumers::Consumer;
-use crate::interaction::Interaction;
 use crate::refusal::{MismatchedSide, Refusal};
-use crate::spine::{Asid, CpaId, OdsCode, PartyKey, ServiceRoot};
-use crate::target::{Receiver, Target};
+use spine_types::interaction::Interaction;
+use spine_types::target::{Receiver, Target};
+use spine_types::{Asid, CpaId, OdsCode, PartyKey, ServiceRoot};
 
-/// A provider's registration for one capability of one practice.
+/// Registration of a provider's system at one practice, for some interactions under one service root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProviderRegistration {
-    /// The practice.
+    /// ODS code of the practice.
     pub ods: OdsCode,
     /// ASID of the practice's system.
     pub asid: Asid,
-    /// Party key of its message handling system.
+    /// Party key of the practice's message handling system.
     pub party_key: PartyKey,
-    /// Contract id, which the endpoint refusal quotes.
+    /// Contract id (CPA id), quoted in refusals of a target.
     pub cpa_id: CpaId,
-    /// The registered service root.
+    /// Registered service root.
     pub root: ServiceRoot,
-    /// The interactions it is registered to process there.
+    /// Interactions registered under the service root.
     pub interactions: Vec<&'static Interaction>,
-    /// `host:port` to dial: the root's own, unless the directory names another.
+    /// `host:port` to connect to: the root's own, unless the directory file names another.
     pub address: Arc<str>,
-    /// The root's host, whose certificate is asked for wherever it is dialled.
+    /// Host of the root, which the provider's certificate must name whatever `address` is.
     pub host: Arc<str>,
 }
 
 impl ProviderRegistration {
-    /// A registration that is dialled at its root's own address.
+    /// Returns a registration whose address is that of its service root.
     #[must_use]
-    #[expect(clippy::too_many_arguments, reason = "one for each member of the record")]
+    #[expect(clippy::too_many_arguments, reason = "one argument for each field of the record")]
     pub fn new(
         ods: OdsCode,
         asid: Asid,
@@ -52,13 +52,13 @@ impl ProviderRegistration {
         Self { ods, asid, party_key, cpa_id, root, interactions, address, host }
     }
 
-    /// Whether it is registered to process this interaction.
+    /// Returns true if the interaction is registered here.
     #[must_use]
     pub fn serves(&self, interaction: &Interaction) -> bool {
         self.interactions.iter().any(|held| held.id == interaction.id)
     }
 
-    /// The registered root and the interaction's template: what a refusal may print.
+    /// Returns the service root and the interaction's path template, safe to print in a refusal.
     #[must_use]
     pub fn printable_url(&self, interaction: &Interaction) -> String {
         let root = self.root.as_str();
@@ -66,12 +66,12 @@ impl ProviderRegistration {
     }
 }
 
-/// Which sender may talk to which receiver.
+/// Agreements: pairs of consumer and provider that may exchange data.
 #[derive(Debug, Clone, Default)]
 pub struct Agreements {
-    /// Pairs of ASIDs.
+    /// ASIDs of consumer and provider of each agreement.
     pub pairs: HashSet<(Asid, Asid)>,
-    /// Senders that may talk to every practice.
+    /// Consumers with an agreement with every practice.
     pub everywhere: HashSet<Asid>,
 }
 
@@ -81,56 +81,56 @@ impl Agreements {
     }
 }
 
-/// An audience accepted besides the registered service root, by name.
+/// Token audience accepted besides the registered service root.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OtherAudience {
     /// `https://authorize.fhir.nhs.net/token`, with and without a final slash.
     TokenUrl,
-    /// The service root and one final slash (or without the one it has).
+    /// The service root with a final slash added or removed.
     TrailingSlash,
-    /// The URL of the request itself, without its query.
+    /// The URL of the request, without its query.
     RequestUrl,
     /// The base URL of this proxy, with and without a final slash.
     ProxyBase,
-    /// The base URL of this proxy, a slash and the service root.
+    /// The base URL of this proxy, followed by a slash and the service root.
     ProxyAndRoot,
-    /// An array that holds the one string.
+    /// An array that contains one accepted string.
     OneInArray,
-    /// This string and no other.
+    /// Exactly this string.
     #[serde(untagged)]
     Named(String),
 }
 
-/// What is asked, by whom and under what terms: all that the decision rests on.
+/// Facts about a request that the authorisation is based on.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestFacts<'a> {
-    /// Who asks.
+    /// Identified consumer that sends the request.
     pub consumer: &'a Consumer,
-    /// The receiver that the request names.
+    /// Receiver that the request names.
     pub receiver: &'a Receiver,
-    /// The target as parsed.
+    /// Target of the request, parsed.
     pub target: &'a Target<'a>,
-    /// What is asked.
+    /// Interaction that the request names.
     pub interaction: &'static Interaction,
-    /// On whose behalf.
+    /// Claims of the request's token.
     pub claims: &'a Claims<'a>,
-    /// Audiences this consumer may use besides the root.
+    /// Audiences that this consumer may use besides the service root.
     pub audiences: &'a [OtherAudience],
     /// Base URLs of this proxy, without a final slash.
     pub bases: &'a [String],
 }
 
-/// Leave to forward one request to one provider. Only [`authorise`] makes one.
+/// Permission to forward one request to one provider; only [`authorise`] creates one.
 ///
 /// ```compile_fail,E0451
 /// use std::sync::Arc;
 /// use http::uri::PathAndQuery;
 /// use spine_proxy::interaction::Interaction;
-/// use spine_proxy::policy::{Permit, Provider};
+/// use spine_proxy::policy::{Permit, ProviderRegistration};
 ///
 /// fn forge(
-///     provider: Arc<Provider>,
+///     provider: Arc<ProviderRegistration>,
 ///     interaction: &'static Interaction,
 ///     path_and_query: PathAndQuery,
 /// ) -> Permit {
@@ -145,27 +145,31 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Where the request may go.
+    /// Returns the registration of the provider that the request may go to.
     #[must_use]
     pub const fn provider(&self) -> &Arc<ProviderRegistration> {
         &self.provider
     }
 
-    /// What it may ask.
+    /// Returns the interaction that is permitted.
     #[must_use]
     pub const fn interaction(&self) -> &'static Interaction {
         self.interaction
     }
 
-    /// What the provider's request line says: the registered root's path and, byte for byte, what
-    /// the consumer sent after it.
+    /// Returns the path and query for the provider's request line: the registered root's path and, byte
+    /// for byte, what the consumer sent after it.
     #[must_use]
     pub const fn path_and_query(&self) -> &PathAndQuery {
         &self.path_and_query
     }
 }
 
-/// Whether the sender may initiate this interaction, on behalf of the token's organisation.
+/// Checks that the sender may initiate this interaction on behalf of the token's organisation.
+///
+/// # Errors
+/// Returns a refusal if the interaction is not registered for the sender, or the token names another
+/// organisation.
 pub fn may_send(facts: &RequestFacts<'_>) -> Result<(), Refusal> {
     let sender = facts.consumer.sender();
     if !sender.interactions.iter().any(|held| held.id == facts.interaction.id) {
@@ -178,8 +182,13 @@ pub fn may_send(facts: &RequestFacts<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether the receiver may be asked this: the target is its registered root and the whole rest is
-/// the interaction's path, the audience is the root, and an agreement exists.
+/// Checks target, audience and agreement, and returns the permit to forward.
+///
+/// The target must be the provider's registered service root followed by the interaction's path and nothing
+/// else; the token's audience must be the root or an accepted alternative.
+///
+/// # Errors
+/// Returns the refusal of the first check that fails.
 pub fn authorise(
     agreements: &Agreements,
     facts: &RequestFacts<'_>,
@@ -194,9 +203,10 @@ pub fn authorise(
     Ok(Permit { provider: Arc::clone(provider), interaction: facts.interaction, path_and_query })
 }
 
-/// Spec: the SSP refuses a target that is not the registered endpoint, as text.
+/// Returns the path and query to send to the provider.
 ///
-/// Security: roots nest, so the rest is the template and nothing between.
+/// Spec: the SSP refuses a target that does not begin with the registered endpoint, compared as text.
+/// Security: service roots can nest, so the rest must match the interaction's template exactly.
 fn forwarded(
     facts: &RequestFacts<'_>,
     provider: &ProviderRegistration,
@@ -222,7 +232,7 @@ fn forwarded(
         Some(query) => format!("{base}{rest}?{query}"),
         None => format!("{base}{rest}"),
     };
-    // Both parts have passed the grammar, which is the stricter of the two.
+    // Cannot fail: both parts have passed a grammar that is stricter than this one.
     PathAndQuery::try_from(text).map_err(|_| Refusal::Internal)
 }
 
@@ -240,8 +250,9 @@ fn varies(facts: &RequestFacts<'_>, provider: &ProviderRegistration) -> Refusal 
     }
 }
 
-/// Whether the target lies under the token's audience and not under the receiver's root: then those
-/// two agree, and `Ssp-To` is odd.
+/// Returns true if the target lies under the token's audience but not under the receiver's root.
+///
+/// Target and audience agree then, so that `Ssp-To` is the side that does not fit.
 fn audience_is_targets(facts: &RequestFacts<'_>, provider: &ProviderRegistration) -> bool {
     let (Audience::One(audience), Target::Url(url)) = (&facts.claims.audience, facts.target) else {
         return false;
@@ -250,7 +261,7 @@ fn audience_is_targets(facts: &RequestFacts<'_>, provider: &ProviderRegistration
         && audience.parse::<ServiceRoot>().is_ok_and(|root| root.rest_of(url).is_some())
 }
 
-/// Spec: `aud` is the registered service root, character for character.
+/// Checks the token's audience. Spec: `aud` is the registered service root, character for character.
 fn judge_audience(
     facts: &RequestFacts<'_>,
     provider: &ProviderRegistration,
@@ -270,7 +281,7 @@ fn is_other(facts: &RequestFacts<'_>, provider: &ProviderRegistration, audience:
     let root = provider.root.as_str();
     let bare = audience.strip_suffix('/').unwrap_or(audience);
     if let Target::Practice(practice) = facts.target {
-        // In form (b) this proxy is the practice's root as far as the consumer can see.
+        // In form (b) the consumer only knows this proxy's URL of the practice as its service root.
         let ours = |base: &String| {
             let capability = facts.interaction.capability;
             bare == format!("{base}/{}/STU3/1/{capability}", practice.ods)

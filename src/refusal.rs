@@ -5,7 +5,9 @@
 
 use http::header::HeaderName;
 
-use crate::spine::{Asid, CpaId, ServiceRoot, UrlFault};
+use spine_types::interaction::InteractionFault;
+use spine_types::target::TargetFault;
+use spine_types::{Asid, CpaId, ServiceRoot};
 
 mod certificate;
 mod every;
@@ -263,20 +265,6 @@ pub enum MismatchedSide {
     Stray,
 }
 
-/// Fault of a request target that has none of the accepted forms.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum TargetFault {
-    /// The target begins like none of the forms.
-    #[error("it begins neither with /https:// nor with an ODS code's path")]
-    Form,
-    /// The target holds a fragment, which a URL parser would cut off.
-    #[error("it holds a # that is not escaped")]
-    Fragment,
-    /// The URL in the target has a fault.
-    #[error("{0}")]
-    Url(#[from] UrlFault),
-}
-
 /// Returns the advice for the consumer after a failed write; empty for a read.
 const fn advice(reached: Reached) -> &'static str {
     match reached {
@@ -284,6 +272,17 @@ const fn advice(reached: Reached) -> &'static str {
         Reached::NotSent => " (the request was not sent and may be repeated)",
         Reached::Unknown => {
             " (the outcome is unknown: read the patient's appointments before booking again)"
+        }
+    }
+}
+
+impl From<InteractionFault> for Refusal {
+    fn from(fault: InteractionFault) -> Self {
+        match fault {
+            InteractionFault::Unknown => Self::InteractionUnknown,
+            InteractionFault::NotAllowed => Self::InteractionNotAllowed,
+            InteractionFault::Method => Self::InteractionMethod,
+            InteractionFault::Path => Self::InteractionPath,
         }
     }
 }

@@ -9,11 +9,11 @@ use bytesize::ByteSize;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use crate::breaker::{Admitted, AttemptResult, Breaker, BreakerSettings};
-use crate::interaction::Effect;
 use crate::metrics::Metrics;
 use crate::refusal::{QuotaLeft, Refusal};
-use crate::spine::Asid;
 use crate::tls::Peer;
+use spine_types::Asid;
+use spine_types::interaction::Effect;
 
 mod memory;
 mod pressure;
@@ -54,7 +54,7 @@ pub struct ThrottleLimits {
     /// Requests that may wait for a place with one practice's system.
     pub practice_waiting_max: usize,
     /// Time for which a request may wait for a place with one practice's system.
-    #[serde(with = "crate::spine::period")]
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub wait: Duration,
     /// Failures in a row after which the circuit of a practice's system opens.
@@ -62,7 +62,7 @@ pub struct ThrottleLimits {
     /// Percentage of failures above which the circuit opens, of ten exchanges or more in ten seconds.
     pub practice_failures_percent: usize,
     /// Time for which the circuit stays open before one request may probe the system.
-    #[serde(with = "crate::spine::period")]
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub practice_circuit_open: Duration,
     /// Key of earlier versions, which is an error that names the new one.
@@ -75,11 +75,11 @@ pub struct ThrottleLimits {
     pub _practice_spared: (),
     /// Memory near which load is shed. If not set, all that the process may use: the limit of its container
     /// or cgroup, else the machine's memory.
-    #[serde(with = "crate::spine::size::optional")]
+    #[serde(with = "spine_types::size::optional")]
     #[schemars(with = "Option<String>")]
     pub memory_max: Option<ByteSize>,
     /// Delay of workers near which load is shed.
-    #[serde(with = "crate::spine::period")]
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub delay_max: Duration,
 }

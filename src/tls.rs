@@ -1,7 +1,8 @@
-//! PEM files become a [`Trust`] generation; a finished handshake becomes a [`Peer`].
+//! TLS towards consumers, providers and directory sources: PEM files become a [`Trust`] generation, a
+//! finished handshake becomes a [`Peer`].
 //!
-//! A generation is immutable: reload builds a whole new one and swaps it in. A [`Peer`] exists only
-//! as the result of verification against one generation, so no later step can forget to verify.
+//! A generation is immutable: a reload builds a new one and swaps it in. A [`Peer`] exists only as the
+//! result of verification against one generation, so no later step can forget to verify.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, ServerConfig};
 
 use crate::refusal::Refusal;
-use crate::spine::CertificateName;
+use spine_types::CertificateName;
 
 mod chain;
 mod directory;
@@ -32,9 +33,9 @@ use server::{ConsumerServer, PresentedCertificate};
 #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct KeyPair {
-    /// Certificates, leaf first.
+    /// File of the certificates, leaf first.
     pub chain: PathBuf,
-    /// Private key: PKCS#8, SEC1 or PKCS#1.
+    /// File of the private key: PKCS#8, SEC1 or PKCS#1, not encrypted.
     pub key: PathBuf,
 }
 
@@ -42,22 +43,22 @@ pub struct KeyPair {
 #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
 #[serde(untagged)]
 pub enum Crl {
-    /// The word `none`: revocation is not checked on this leg, and that is written down.
+    /// The word `none`: revocation is not checked on this leg.
     Word(NoCrl),
-    /// PEM or DER files, or folders of them; every issuer in a chain needs its list.
+    /// PEM or DER files, or folders of them; every issuer in a chain needs a list.
     Files(Vec<PathBuf>),
 }
 
-/// The word that says a leg has no revocation lists.
+/// The word that turns revocation checks of a leg off.
 #[derive(Debug, Clone, Copy, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NoCrl {
-    /// No list is checked.
+    /// Revocation is not checked.
     None,
 }
 
 impl Crl {
-    /// The files named.
+    /// Returns the files and folders named; none if revocation is not checked.
     #[must_use]
     pub fn files(&self) -> &[PathBuf] {
         match self {
@@ -66,13 +67,13 @@ impl Crl {
         }
     }
 
-    /// A list of none: neither a check nor the word that says there is none.
+    /// Returns true for an empty list: neither revocation lists nor the word `none`.
     #[must_use]
     pub fn is_empty_list(&self) -> bool {
         matches!(self, Self::Files(files) if files.is_empty())
     }
 
-    /// The files named, to be resolved.
+    /// Returns the paths named, to be made absolute.
     pub fn files_mut(&mut self) -> &mut [PathBuf] {
         match self {
             Self::Word(NoCrl::None) => &mut [],
@@ -81,49 +82,49 @@ impl Crl {
     }
 }
 
-/// What happens once a revocation list's `nextUpdate` has passed.
+/// Treatment of a revocation list whose `nextUpdate` has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ExpiredCrl {
-    /// Every certificate of its issuer is refused.
+    /// Certificates that only this list covers are refused.
     #[default]
     Deny,
-    /// The last list goes on being used; the alarm is the metric.
+    /// The last list is still used; `spine_proxy_crl_next_update_timestamp_seconds` shows its age.
     Accept,
 }
 
 /// Treatment of a revocation list with a lower number than the one in force for its issuer and scope.
 ///
-/// The numbers in force are known to the running process alone: a restart takes what it finds.
+/// The numbers in force are kept in memory only: a restart accepts any list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CrlRollback {
-    /// The list in force stays in force, under an alarm.
+    /// The list in force stays in force, and an alarm is raised.
     #[default]
     Refuse,
-    /// The older list is taken.
+    /// The older list replaces the one in force.
     Accept,
 }
 
-/// Where a missing or bad client certificate is refused.
+/// Protocol level at which a missing or invalid client certificate is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Reject {
-    /// At the HTTP level, with 495 or 496 and a reason.
+    /// HTTP, with status 495 or 496 and a reason.
     #[default]
     Http,
-    /// In the handshake, with a TLS alert.
+    /// TLS handshake, with an alert.
     Handshake,
 }
 
-/// What is done with somebody who speaks HTTP without TLS.
+/// Treatment of a client that sends HTTP without TLS to a TLS port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PlainHttp {
-    /// Spec: told so, with 497, and the connection ends.
+    /// Spec: answered with status 497, then closed.
     #[default]
     Answer,
-    /// The connection ends without a word.
+    /// Closed without an answer.
     Close,
 }
 
@@ -131,26 +132,26 @@ pub enum PlainHttp {
 #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ConsumerLeg {
-    /// Our certificates. Each is chosen by the names in it; the first answers when no name is sent
-    /// or none fits. RSA and ECDSA certificates of one name stand side by side.
+    /// Our certificates, chosen by server name; the first is used if no name is sent or none matches. One
+    /// name may have an RSA and an ECDSA certificate.
     pub certificates: Vec<KeyPair>,
     /// Authorities that issue consumers' certificates, as PEM files.
     pub authorities: Vec<PathBuf>,
     /// Revocation lists for consumers' certificates.
     pub crl: Crl,
-    /// What happens when a list has expired.
+    /// Treatment of an expired revocation list.
     #[serde(default)]
     pub crl_expired: ExpiredCrl,
     /// Treatment of a revocation list with a lower number than the one in force.
     #[serde(default)]
     pub crl_rollback: CrlRollback,
-    /// Where a bad certificate is refused.
+    /// Protocol level at which a missing or invalid certificate is refused.
     #[serde(default)]
     pub reject: Reject,
-    /// What is done with somebody who speaks HTTP without TLS.
+    /// Treatment of a client that sends HTTP without TLS.
     #[serde(default)]
     pub plain_http: PlainHttp,
-    /// Sessions kept for resumption, over all consumers.
+    /// Maximum number of TLS sessions kept for resumption, over all consumers.
     #[serde(default = "sessions_max")]
     pub sessions_max: usize,
 }
@@ -159,22 +160,22 @@ pub struct ConsumerLeg {
 #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ProviderLeg {
-    /// Our own certificate, by which providers know a Spine Secure Proxy.
+    /// Our client certificate, by which providers recognise a Spine Secure Proxy.
     pub certificate: KeyPair,
     /// Authorities that issue providers' certificates, as PEM files.
     pub authorities: Vec<PathBuf>,
     /// Revocation lists for providers' certificates.
     pub crl: Crl,
-    /// What happens when a list has expired.
+    /// Treatment of an expired revocation list.
     #[serde(default)]
     pub crl_expired: ExpiredCrl,
     /// Treatment of a revocation list with a lower number than the one in force.
     #[serde(default)]
     pub crl_rollback: CrlRollback,
-    /// Whether a provider certificate without any DNS name in its SAN may be known by its one CN.
+    /// Accepts a provider certificate without any DNS name in its SAN by its only CN.
     #[serde(default)]
     pub cn_fallback: bool,
-    /// Error for a key of earlier versions.
+    /// Removed key `http2`; setting it is an error.
     #[serde(default, rename = "http2", deserialize_with = "http2_is_gone")]
     #[schemars(skip)]
     pub _http2: (),
@@ -182,7 +183,7 @@ pub struct ProviderLeg {
 
 fn http2_is_gone<'de, D: serde::Deserializer<'de>>(_: D) -> Result<(), D::Error> {
     Err(serde::de::Error::custom(
-        "HTTP/2 to providers has been removed, they are spoken to over HTTP/1.1: delete this key",
+        "HTTP/2 to providers has been removed (HTTP/1.1 is used): delete this key",
     ))
 }
 
@@ -190,23 +191,24 @@ const fn sessions_max() -> usize {
     2048
 }
 
-/// Certificates, authorities and revocation lists in force, one generation at a time.
+/// One generation of certificates, authorities and revocation lists; a reload that finds a change makes
+/// the next.
 pub struct Trust {
-    /// Counts from 1; a new one for each load that found a change.
+    /// Number of the generation, from 1.
     pub generation: u64,
-    /// Answer to somebody who speaks to consumers' side without TLS.
+    /// Treatment of a client that sends HTTP without TLS.
     pub plain_http: PlainHttp,
-    /// TLS towards providers.
+    /// TLS client settings towards providers.
     pub provider: Arc<ClientConfig>,
     consumers: Arc<ConsumerServer>,
 }
 
 impl Trust {
-    /// Loads and checks every file both legs name.
+    /// Loads and checks every file that the two legs name.
     ///
     /// # Errors
-    /// The first file that is missing, unreadable, malformed or does not fit another, and was never
-    /// good before: later faults are in [`Loader::faults`].
+    /// Returns an error for the first file that is missing, unreadable, malformed or does not fit another,
+    /// if its part was never loaded before; other faults are in [`Loader::faults`].
     pub fn load(
         generation: u64,
         consumer: &ConsumerLeg,
@@ -224,10 +226,10 @@ impl Trust {
         })
     }
 
-    /// Begins the handshake of one connection.
+    /// Prepares the handshake of one connection.
     ///
     /// # Errors
-    /// The settings do not fit each other, which loading has ruled out.
+    /// Returns an error if the TLS settings contradict each other; loading rules this out.
     pub fn handshake(&self) -> Result<PendingHandshake, rustls::Error> {
         let (config, presented) = self.consumers.connection()?;
         Ok(PendingHandshake { config, presented, generation: self.generation })
@@ -247,7 +249,7 @@ impl fmt::Debug for Trust {
     }
 }
 
-/// Faults of files that an operator must know while they last.
+/// Faults of files that an operator must know about for as long as they last.
 #[derive(Debug, Default)]
 pub struct Alarms {
     texts: Vec<String>,
@@ -255,17 +257,19 @@ pub struct Alarms {
 }
 
 impl Alarms {
-    /// The alarms that a load leaves, and `faults` of other parts.
+    /// Returns the alarms of a load, and `faults` of other parts of the configuration.
     #[must_use]
     pub fn new(loader: &Loader, faults: &[String]) -> Self {
         let notices = loader.notices.iter().filter(|notice| notice.level == NoticeLevel::Alarm);
         let notices = notices.map(|notice| notice.text.clone());
-        let faults = faults.iter().map(|fault| format!("{fault}; what was good stays in force"));
+        let faults =
+            faults.iter().map(|fault| format!("{fault}; the last good state stays in force"));
         let texts = notices.chain(faults).collect();
         Self { texts, expiries: loader.expiries.clone() }
     }
 
-    /// The alarms at `now_s`, in seconds since 1970: what has ended since counts too.
+    /// Returns the alarms at `now_s`, in seconds since 1970, including certificates and lists that have
+    /// expired since the load.
     #[must_use]
     pub fn in_force(&self, now_s: i64) -> Vec<String> {
         let ended = self.expiries.iter().filter_map(|expiry| expiry.overdue(now_s));
@@ -276,7 +280,7 @@ impl Alarms {
     }
 }
 
-/// A consumer's certificate, verified.
+/// Verified certificate of a consumer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     names: Vec<CertificateName>,
@@ -285,30 +289,30 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// DNS names of the SAN, each once, in lower case; or the CN, where it counts. May be none.
+    /// Returns the certificate's names in lower case: DNS names of the SAN, else the CN. May be empty.
     #[must_use]
     pub fn names(&self) -> &[CertificateName] {
         &self.names
     }
 
-    /// SHA-256 of the certificate, in lower-case hexadecimal.
+    /// Returns the SHA-256 of the certificate in lower-case hexadecimal.
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 }
 
-/// A handshake that has begun.
+/// Handshake that has not finished yet.
 #[derive(Debug)]
 pub struct PendingHandshake {
-    /// TLS settings of this connection alone.
+    /// TLS settings for this connection only.
     pub config: Arc<ServerConfig>,
     presented: Arc<PresentedCertificate>,
     generation: u64,
 }
 
 impl PendingHandshake {
-    /// The refusal of a handshake that failed for its client certificate.
+    /// Returns the refusal if the handshake failed because of the client certificate.
     #[must_use]
     pub fn refusal(&self, error: &std::io::Error) -> Option<Refusal> {
         let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
@@ -321,7 +325,7 @@ impl PendingHandshake {
         }
     }
 
-    /// Ends the handshake: keeps the chain that was presented, full or resumed, and its verdict.
+    /// Ends the handshake; keeps the presented chain (of a full or resumed session) and its verdict.
     #[must_use]
     pub fn finish(&self, chain: Option<&[CertificateDer<'_>]>) -> Handshake {
         let owned = |certificate: &CertificateDer<'_>| certificate.clone().into_owned();
@@ -334,7 +338,7 @@ impl PendingHandshake {
     }
 }
 
-/// A finished handshake: the chain a consumer proved to own, and the verdict on it.
+/// Finished handshake: the chain whose key the consumer proved to hold, and the verdict on it.
 #[derive(Debug)]
 pub struct Handshake {
     chain: Vec<CertificateDer<'static>>,
@@ -348,10 +352,13 @@ struct ChainVerdict {
 }
 
 impl Handshake {
-    /// The consumer's certificate as the generation now in force judges it.
+    /// Verifies the consumer's certificate against the trust generation in force.
     ///
-    /// The verdict is kept until the generation changes or the first date in it passes, so a live
-    /// or resumed connection feels a revocation on its next request.
+    /// The verdict is kept until the generation changes or a certificate or list in it expires, so a
+    /// revocation takes effect on the next request of an open or resumed connection.
+    ///
+    /// # Errors
+    /// Returns a refusal if no certificate was presented or it is not valid.
     pub fn peer(&self, trust: &Trust, now_s: i64) -> Result<Arc<Peer>, Refusal> {
         let mut kept = self.verdict.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(ChainVerdict { generation, peer }) = &*kept
@@ -366,21 +373,21 @@ impl Handshake {
     }
 }
 
-/// The revocation lists of a file, each in DER and with the second at which its next is due. For
-/// fuzzing.
+/// Parses the revocation lists of a file into DER and `nextUpdate` in seconds since 1970. For fuzzing.
 pub(crate) fn lists_in(file: Vec<u8>) -> Result<Vec<(Vec<u8>, i64)>, String> {
     let lists = files::lists_in(file)?.into_iter().flatten();
     let lists: Vec<_> = lists.map(|list| (list.der().to_vec(), list.next_update_s())).collect();
     if lists.is_empty() {
-        Err("holds no list of a kind that is supported".to_owned())
+        Err("holds no revocation list of a supported kind".to_owned())
     } else {
         Ok(lists)
     }
 }
 
-/// Spec: the AES-GCM suites of the NHS list that use ECDHE, and no others. Those with SHA-256 come first:
-/// processors have instructions for it, and seldom for SHA-384, which cost an eighth of a resumed
-/// handshake. Consumers' order does not count.
+/// Returns the cryptography provider. Spec: only the suites of the NHS list with ECDHE and AES-GCM.
+///
+/// Suites with SHA-256 come first: processors have instructions for it, but seldom for SHA-384, which
+/// took an eighth of a resumed handshake. Consumers' order of preference is ignored.
 fn crypto() -> CryptoProvider {
     use rustls::CipherSuite as Suite;
     let mut provider = rustls::crypto::aws_lc_rs::default_provider();

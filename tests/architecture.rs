@@ -1,28 +1,15 @@
-//! Who may know whom: the import table, and what the pure rooms may not name.
+//! Which module may import which, and what modules that decide may not name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// Every room, and the rooms it may import. An arrow that is not here fails the test; so does one
+/// Every module, and the modules it may import. An arrow that is not here fails the test; so does one
 /// that is here and no longer used, so that the table stays the truth.
 const TABLE: &[(&str, &[&str])] = &[
-    ("admin", &["audit", "directory", "gateway", "metrics", "spine", "tls"]),
-    (
-        "audit",
-        &[
-            "claims",
-            "consumers",
-            "interaction",
-            "metrics",
-            "policy",
-            "refusal",
-            "request",
-            "spine",
-            "tls",
-        ],
-    ),
+    ("admin", &["audit", "directory", "gateway", "metrics", "tls"]),
+    ("audit", &["claims", "consumers", "metrics", "policy", "refusal", "request", "tls"]),
     ("breaker", &[]),
-    ("claims", &["interaction", "refusal", "spine"]),
+    ("claims", &["refusal"]),
     (
         "commands",
         &[
@@ -33,13 +20,10 @@ const TABLE: &[(&str, &[&str])] = &[
             "directory",
             "forward",
             "gateway",
-            "interaction",
             "listener",
             "metrics",
             "refusal",
             "request",
-            "simulator",
-            "spine",
             "throttle",
             "tls",
         ],
@@ -51,46 +35,18 @@ const TABLE: &[(&str, &[&str])] = &[
             "claims",
             "directory",
             "forward",
-            "interaction",
             "listener",
             "policy",
             "refusal",
             "request",
-            "spine",
             "throttle",
             "tls",
         ],
     ),
-    ("consumers", &["interaction", "refusal", "spine", "tls"]),
-    (
-        "directory",
-        &[
-            "breaker",
-            "consumers",
-            "interaction",
-            "metrics",
-            "policy",
-            "refusal",
-            "spine",
-            "target",
-            "tls",
-        ],
-    ),
-    (
-        "forward",
-        &[
-            "audit",
-            "interaction",
-            "metrics",
-            "policy",
-            "refusal",
-            "request",
-            "spine",
-            "throttle",
-            "tls",
-        ],
-    ),
-    ("fuzzing", &["directory", "interaction", "listener", "refusal", "spine", "tls"]),
+    ("consumers", &["refusal", "tls"]),
+    ("directory", &["breaker", "consumers", "metrics", "policy", "refusal", "tls"]),
+    ("forward", &["audit", "metrics", "policy", "refusal", "request", "throttle", "tls"]),
+    ("fuzzing", &["directory", "listener", "refusal", "tls"]),
     (
         "gateway",
         &[
@@ -100,63 +56,55 @@ const TABLE: &[(&str, &[&str])] = &[
             "consumers",
             "directory",
             "forward",
-            "interaction",
             "metrics",
             "policy",
             "refusal",
             "request",
-            "spine",
-            "target",
             "throttle",
             "tls",
         ],
     ),
-    ("interaction", &["refusal"]),
-    ("listener", &["gateway", "metrics", "refusal", "request", "spine", "tls"]),
-    ("metrics", &["interaction", "refusal"]),
-    ("policy", &["claims", "consumers", "interaction", "refusal", "spine", "target"]),
-    ("refusal", &["spine"]),
-    ("request", &["interaction", "refusal", "spine", "target"]),
-    ("simulator", &["interaction", "spine"]),
-    ("spine", &[]),
-    ("target", &["refusal", "spine"]),
-    ("throttle", &["breaker", "interaction", "metrics", "refusal", "spine", "tls"]),
-    ("tls", &["refusal", "spine"]),
+    ("listener", &["gateway", "metrics", "refusal", "request", "tls"]),
+    ("metrics", &["refusal"]),
+    ("policy", &["claims", "consumers", "refusal"]),
+    ("refusal", &[]),
+    ("request", &["refusal"]),
+    ("throttle", &["breaker", "metrics", "refusal", "tls"]),
+    ("tls", &["refusal"]),
 ];
 
-/// Rooms that decide, and words: no waiting, no sockets, no files, no clock.
-const PURE: [&str; 8] =
-    ["claims", "consumers", "interaction", "policy", "refusal", "request", "spine", "target"];
+/// Modules that decide, and the words that they may not use: no waiting, no sockets, no files, no clock.
+const PURE: [&str; 5] = ["claims", "consumers", "policy", "refusal", "request"];
 const IMPURE: [&str; 8] =
     ["async ", ".await", "tokio::", "hyper::", "std::fs", "std::net::Tcp", "::now()", "std::env"];
 
-/// Each room's code, tests at its foot left out.
-fn rooms() -> BTreeMap<String, String> {
-    let mut rooms: BTreeMap<String, String> = BTreeMap::new();
-    walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), None, &mut rooms);
-    rooms.retain(|room, _| room != "lib" && room != "main");
-    rooms
+/// Each module's code, tests at its foot left out.
+fn modules() -> BTreeMap<String, String> {
+    let mut modules: BTreeMap<String, String> = BTreeMap::new();
+    walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), None, &mut modules);
+    modules.retain(|module, _| module != "lib" && module != "main");
+    modules
 }
 
-fn walk(folder: &Path, room: Option<&str>, rooms: &mut BTreeMap<String, String>) {
+fn walk(folder: &Path, module: Option<&str>, modules: &mut BTreeMap<String, String>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let stem = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        let room = room.unwrap_or(&stem);
+        let module = module.unwrap_or(&stem);
         if path.is_dir() {
-            walk(&path, Some(room), rooms);
+            walk(&path, Some(module), modules);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = std::fs::read_to_string(&path).unwrap();
             let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
             let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
             let code: Vec<_> = lines.collect();
-            rooms.entry(room.to_owned()).or_default().push_str(&code.join("\n"));
+            modules.entry(module.to_owned()).or_default().push_str(&code.join("\n"));
         }
     }
 }
 
-/// Rooms named after `crate::`, alone or in braces.
-fn imports(code: &str, rooms: &BTreeSet<&str>) -> BTreeSet<String> {
+/// Modules named after `crate::`, alone or in braces.
+fn imports(code: &str, modules: &BTreeSet<&str>) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for (at, _) in code.match_indices("crate::") {
         let rest = &code[at + "crate::".len()..];
@@ -168,7 +116,7 @@ fn imports(code: &str, rooms: &BTreeSet<&str>) -> BTreeSet<String> {
         };
         for name in named.split(',') {
             let name = name.split("::").next().unwrap().trim();
-            if rooms.contains(name) {
+            if modules.contains(name) {
                 found.insert(name.to_owned());
             }
         }
@@ -177,37 +125,37 @@ fn imports(code: &str, rooms: &BTreeSet<&str>) -> BTreeSet<String> {
 }
 
 #[test]
-fn rooms_import_what_the_table_says_and_nothing_else() {
-    let code = rooms();
+fn modules_import_what_the_table_says_and_nothing_else() {
+    let code = modules();
     let table: BTreeMap<_, _> = TABLE.iter().copied().collect();
     let names: BTreeSet<&str> = table.keys().copied().collect();
     let there: BTreeSet<&str> = code.keys().map(String::as_str).collect();
-    assert_eq!(there, names, "a room is missing from the table, or from the house");
-    for (room, code) in &code {
+    assert_eq!(there, names, "a module is missing from the table or from src");
+    for (module, code) in &code {
         let mut found = imports(code, &names);
-        found.remove(room);
+        found.remove(module);
         let allowed: BTreeSet<String> =
-            table[room.as_str()].iter().map(|name| (*name).to_owned()).collect();
-        assert_eq!(found, allowed, "imports of {room}");
+            table[module.as_str()].iter().map(|name| (*name).to_owned()).collect();
+        assert_eq!(found, allowed, "imports of {module}");
     }
 }
 
 #[test]
-fn rooms_that_decide_do_not_wait_and_do_not_look_at_the_clock() {
-    for (room, code) in rooms() {
-        if PURE.contains(&room.as_str()) {
+fn modules_that_decide_do_not_wait_and_do_not_look_at_the_clock() {
+    for (module, code) in modules() {
+        if PURE.contains(&module.as_str()) {
             for word in IMPURE {
-                assert!(!code.contains(word), "{room} says {word:?}");
+                assert!(!code.contains(word), "{module} says {word:?}");
             }
         }
     }
 }
 
 #[test]
-fn no_room_is_a_cupboard() {
-    for name in rooms().keys() {
-        for cupboard in ["utils", "common", "helpers", "types", "handlers", "manager"] {
-            assert!(!name.contains(cupboard), "{name}");
+fn no_module_is_named_after_nothing_in_particular() {
+    for name in modules().keys() {
+        for vague in ["utils", "common", "helpers", "types", "handlers", "manager"] {
+            assert!(!name.contains(vague), "{name}");
         }
     }
 }
@@ -230,13 +178,13 @@ fn a_permits_fields_are_private_and_its_doctest_names_each() {
 fn the_functions_and_files_that_the_architecture_document_names_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let document = std::fs::read_to_string(root.join("docs/architecture.md")).unwrap();
-    let code: String = rooms().into_values().collect();
+    let code: String = modules().into_values().collect();
     let is_part = |character: char| !(character.is_alphanumeric() || "_:./".contains(character));
     let mut named = 0;
     for word in document.split(is_part).map(|word| word.trim_matches(['.', ':', '/'])) {
         if let Some((owner, function)) = word.split_once("::") {
             assert!(code.contains(&format!("fn {function}")), "{word}");
-            let is_module = rooms().contains_key(owner) || owner == "headers";
+            let is_module = modules().contains_key(owner) || owner == "headers";
             let is_type =
                 ["struct ", "enum "].iter().any(|kind| code.contains(&format!("{kind}{owner}")));
             assert!(is_module || is_type, "{word}");
@@ -249,4 +197,40 @@ fn the_functions_and_files_that_the_architecture_document_names_exist() {
         }
     }
     assert!(named > 30, "{named}");
+}
+
+/// The names of the packages that a build holds.
+fn packages(arguments: &[&str]) -> BTreeSet<String> {
+    let tree = std::process::Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--locked", "--edges", "normal", "--prefix", "none"])
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    let tree = String::from_utf8(tree.stdout).unwrap();
+    tree.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_production_build_holds_no_stand_in() {
+    const STAND_INS: [&str; 4] = ["gpconnect-simulator", "quick-xml", "rcgen", "redb"];
+    let root = ["--package", "spine-proxy"];
+    let whole = packages(&root);
+    assert!(STAND_INS.iter().all(|name| whole.contains(*name)), "they are in a default build");
+    let production =
+        packages(&[&root[..], &["--no-default-features", "--features", "ldap"]].concat());
+    assert!(production.len() > 100);
+    for name in STAND_INS {
+        assert!(!production.contains(name), "{name}");
+    }
+    assert!(production.contains("ldap3"));
+    let least = packages(&[&root[..], &["--no-default-features"]].concat());
+    assert!(!least.contains("ldap3"));
+}
+
+#[test]
+fn identifiers_need_no_runtime() {
+    let types = packages(&["--package", "spine-types"]);
+    assert!(types.contains("thiserror") && !types.contains("tokio") && !types.contains("hyper"));
 }

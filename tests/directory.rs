@@ -1,6 +1,6 @@
 //! The directory over the SDS FHIR API: what it asks, what it believes, how long.
 
-use spine_proxy::simulator::sds::Records;
+use gpconnect_simulator::sds::Records;
 
 use crate::support::sds::{BOOK, READ, SLOTS};
 

@@ -4,17 +4,17 @@
 
 use std::sync::Arc;
 
+use gpconnect_simulator::sds::Records;
 use spine_proxy::commands::certs::{IssuedCertificate, Leaf, Pki};
 use spine_proxy::directory::{
     Caller, Directory, DirectorySettings, File, LiveSources, Others, Payer,
 };
-use spine_proxy::interaction::{self, Interaction};
 use spine_proxy::metrics::Metrics;
 use spine_proxy::policy::ProviderRegistration;
 use spine_proxy::refusal::Refusal;
-use spine_proxy::simulator::sds::Records;
-use spine_proxy::spine::{Asid, OdsCode};
 use spine_proxy::tls::Loader;
+use spine_types::interaction::{self, Interaction};
+use spine_types::{Asid, OdsCode};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 

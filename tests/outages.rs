@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use spine_proxy::simulator::sds::{Records, SdsTrouble};
+use gpconnect_simulator::sds::{Records, SdsTrouble};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -347,7 +347,7 @@ async fn check_says_who_is_asked_and_who_cannot_tell_who_sends() {
         .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("live sources    sds-api (which cannot tell who sends"), "{text}");
+    assert!(text.contains("live sources    sds-api (cannot identify consumers"), "{text}");
 }
 
 /// Nothing of the key reaches an answer.

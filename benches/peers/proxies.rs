@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
-use spine_proxy::interaction::{CATALOGUE, InteractionGroup};
+use spine_types::interaction::{CATALOGUE, InteractionGroup};
 
 use crate::load::Provider;
 use crate::support::program::Program;

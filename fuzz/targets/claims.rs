@@ -11,8 +11,8 @@ use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use spine_proxy::claims::{self, Audience, Claims, Signature};
-use spine_proxy::interaction::{CATALOGUE, Interaction};
-use spine_proxy::spine::OdsCode;
+use spine_types::OdsCode;
+use spine_types::interaction::{CATALOGUE, Interaction};
 
 const NOW_S: i64 = 1_800_000_000;
 const BEARER: &str = "Bearer ";

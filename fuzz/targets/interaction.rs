@@ -5,7 +5,7 @@
 //! first line of the rest is to be taken for one; the next line is the path.
 
 use http::Method;
-use spine_proxy::interaction::{
+use spine_types::interaction::{
     self, AllowedInteractions, CATALOGUE, InteractionGroup, PathSegment,
 };
 

@@ -5,11 +5,12 @@
 
 use std::sync::LazyLock;
 
+use gpconnect_simulator::{SimulatedPractice, SimulatedProvider};
 use http::{Method, Request};
 use jiff::Timestamp;
 use serde_json::Value;
-use spine_proxy::simulator::{SimulatedPractice, SimulatedProvider};
-use spine_proxy::{claims, interaction};
+use spine_proxy::claims;
+use spine_types::interaction;
 
 const ASID: &str = "918999198993";
 const BASE: &str = "/A20047/STU3/1/gpconnect";

@@ -5,8 +5,8 @@
 
 use serde_json::Value;
 use spine_proxy::fuzzing::{self, LdapRow};
-use spine_proxy::interaction;
-use spine_proxy::spine::{Asid, CertificateName, CpaId, OdsCode, PartyKey};
+use spine_types::interaction;
+use spine_types::{Asid, CertificateName, CpaId, OdsCode, PartyKey};
 
 pub(crate) fn check(data: &[u8]) {
     let Some((which, body)) = data.split_first() else { return };

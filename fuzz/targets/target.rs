@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use spine_proxy::target::Target;
+use spine_types::target::Target;
 
 pub(crate) fn check(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };

@@ -20,8 +20,8 @@ use crate::metrics::{ExchangeOutcome, Phase};
 use crate::policy::Permit;
 use crate::refusal::Refusal;
 use crate::request::{self, SspHeaders};
-use crate::spine::{Asid, CertificateName, TraceId};
 use crate::tls::Peer;
+use spine_types::{Asid, CertificateName, TraceId};
 
 /// Party that ended an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -22,7 +22,7 @@ use super::sheet::{Known, Sheet, Step};
 use super::writer::{SegmentLimits, Writer};
 use super::{line, recovery};
 use crate::metrics::Metrics;
-use crate::spine::Asid;
+use spine_types::Asid;
 
 /// Error returned when the journal cannot be opened.
 #[derive(Debug, thiserror::Error)]

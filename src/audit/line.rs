@@ -14,7 +14,7 @@ use super::object::Object;
 use super::read::{TornTail, UnfinishedExchange};
 use super::sheet::{self, Field, Posted, Step};
 use super::{EndedBy, RegistrationOrigin, index};
-use crate::spine::Asid;
+use spine_types::Asid;
 
 /// End of an exchange, as its closed line records it.
 #[derive(Debug, Clone, Copy)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use crate::interaction::Effect;
+use spine_types::interaction::Effect;
 
 /// Settings of the audit journal.
 #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
@@ -22,15 +22,15 @@ pub struct AuditSettings {
     pub when_failing: WhenFailing,
     /// Time for which a request waits for its line to be on disk; a disk that has not answered for so long is
     /// treated as failed.
-    #[serde(default = "wait", with = "crate::spine::period")]
+    #[serde(default = "wait", with = "spine_types::period")]
     #[schemars(with = "String")]
     pub wait: Duration,
     /// Size at which a segment is followed by a new one.
-    #[serde(default = "segment_size", with = "crate::spine::size")]
+    #[serde(default = "segment_size", with = "spine_types::size")]
     #[schemars(with = "String")]
     pub segment_size: ByteSize,
     /// Age at which a segment is followed by a new one.
-    #[serde(default = "segment_age", with = "crate::spine::period")]
+    #[serde(default = "segment_age", with = "spine_types::period")]
     #[schemars(with = "String")]
     pub segment_age: Duration,
     /// Refusals a second that have lines of their own: of all callers without a verified certificate
@@ -39,7 +39,7 @@ pub struct AuditSettings {
     pub unverified_per_second: NonZeroU32,
     /// Free space on the journal's file system below which new requests are refused, so that exchanges
     /// under way can still be recorded.
-    #[serde(default = "disk_reserve", with = "crate::spine::size")]
+    #[serde(default = "disk_reserve", with = "spine_types::size")]
     #[schemars(with = "String")]
     pub disk_reserve: ByteSize,
 }

@@ -11,8 +11,8 @@ use uuid::Uuid;
 use super::RegistrationOrigin;
 use super::line::ExchangeEnd;
 use crate::claims::Claims;
-use crate::interaction::Interaction;
-use crate::spine::{Asid, CertificateName, OdsCode, masked};
+use spine_types::interaction::Interaction;
+use spine_types::{Asid, CertificateName, OdsCode, masked};
 
 /// Limit: bytes kept of one claim.
 const CLAIM_BYTES_MAX: usize = 256;

@@ -3,7 +3,7 @@
 use base64_simd::URL_SAFE_NO_PAD;
 
 use super::{LIFETIME_S, ODS, ROLE_PROFILE, USER_ID};
-use crate::spine::OdsCode;
+use spine_types::OdsCode;
 
 /// Encodes claims as an unsigned token, as a consumer would send it.
 #[must_use]

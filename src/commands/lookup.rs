@@ -8,9 +8,9 @@ use tokio::runtime::Handle;
 
 use super::{CommandFailure, Prepared, print};
 use crate::directory::{Directory, Explanation};
-use crate::interaction::{self, Interaction};
 use crate::metrics::Metrics;
-use crate::spine::OdsCode;
+use spine_types::OdsCode;
+use spine_types::interaction::{self, Interaction};
 
 /// Practice and interaction to look up.
 #[derive(Debug, clap::Args)]

@@ -14,11 +14,11 @@ use crate::admin;
 use crate::config::Config;
 use crate::directory::{File, LiveSources, Others};
 use crate::gateway::{Compatibility, DecisionRules};
-use crate::interaction::AllowedInteractions;
 use crate::metrics::Metrics;
 use crate::request::HeadRules;
 use crate::throttle::{MemoryLimit, Pressure, Throttle};
 use crate::tls::{Alarms, Loader, NoticeLevel, Trust};
+use spine_types::interaction::AllowedInteractions;
 
 /// Configuration with everything that can be loaded before a socket is opened.
 #[derive(Debug)]

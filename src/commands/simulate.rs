@@ -16,9 +16,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::server_tls::{self, ClientAuthorities};
 use super::{CommandFailure, print};
 use crate::config::{Log, LogFormat, LogLevel};
-use crate::simulator::{Seed, Serving, SimulatedPractice, SimulatedProvider};
-use crate::spine::{Asid, CertificateName, OdsCode};
 use crate::tls::KeyPair;
+use gpconnect_simulator::{Seed, Serving, SimulatedPractice, SimulatedProvider};
+use spine_types::{Asid, CertificateName, OdsCode};
 
 /// System to simulate.
 #[derive(Debug, clap::Subcommand)]

@@ -2,8 +2,8 @@
 
 use super::{CommandFailure, print};
 use crate::claims;
-use crate::interaction;
-use crate::spine::OdsCode;
+use spine_types::OdsCode;
+use spine_types::interaction;
 
 /// Contents of the token.
 #[derive(Debug, clap::Args)]

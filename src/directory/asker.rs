@@ -3,33 +3,33 @@
 use std::sync::Arc;
 
 use super::now_s;
-use crate::spine::Asid;
+use spine_types::Asid;
 
-/// Caller of a look-up, and the time of the request.
+/// Caller of a look-up and the time of its request.
 #[derive(Debug, Clone, Copy)]
 pub struct Caller<'a> {
-    /// Account of the look-ups that the request causes.
+    /// Account that the request's look-ups are charged to.
     pub payer: Payer<'a>,
-    /// Seconds since 1970, UTC.
+    /// Time of the request in seconds since 1970, UTC.
     pub now_s: i64,
 }
 
-/// Account that look-ups are charged to: the budget for what is not held, and the turns at a source.
+/// Account that look-ups are charged to: its budget for uncached look-ups and its turns at a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Payer<'a> {
-    /// A verified certificate whose consumer is not identified yet, by its fingerprint.
+    /// Fingerprint of a verified certificate whose consumer is not identified yet.
     Certificate(&'a str),
-    /// An identified consumer.
+    /// ASID of an identified consumer.
     Consumer(&'a Asid),
-    /// An operator who has a look-up explained.
+    /// Operator who runs `spine-proxy lookup`.
     Operator,
 }
 
-/// A [`Payer`] that can be kept; cheap to clone.
+/// Owned form of a [`Payer`]; cheap to clone.
 pub(super) type LookupAccount = Arc<str>;
 
 impl Payer<'_> {
-    /// An account of its own for every payer.
+    /// Returns the account, distinct for every payer.
     pub(super) fn account(self) -> LookupAccount {
         match self {
             Self::Certificate(fingerprint) => format!("certificate {fingerprint}").into(),
@@ -40,8 +40,8 @@ impl Payer<'_> {
 }
 
 impl Caller<'_> {
-    /// The clock, which has gone on since the asker read it: an answer that came meanwhile is not
-    /// one from the future.
+    /// Returns the current time in seconds since 1970, at least the request's: an answer that arrived
+    /// after the request began must not seem to come from the future.
     pub(super) fn by_now_s(&self) -> i64 {
         self.now_s.max(now_s())
     }

@@ -1,13 +1,16 @@
-//! Among a practice's registrations, the one that is asked for.
+//! Choice of one registration among those of a practice.
 
 use std::sync::Arc;
 
-use crate::interaction::Interaction;
 use crate::policy::ProviderRegistration;
 use crate::refusal::Refusal;
-use crate::target::Receiver;
+use spine_types::interaction::Interaction;
+use spine_types::target::Receiver;
 
-/// Among a practice's registrations, the one that is asked for; several are an error.
+/// Returns the one registration that fits the receiver and interaction.
+///
+/// # Errors
+/// Returns a refusal if none fits, or several do.
 pub(super) fn choose(
     providers: &[Arc<ProviderRegistration>],
     receiver: &Receiver,

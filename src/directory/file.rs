@@ -1,15 +1,15 @@
-//! The directory from a file: consumers, providers and agreements, validated whole.
+//! Directory file: consumers, providers, agreements and denials, validated as a whole.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::consumers::Sender;
-use crate::interaction::{AllowedInteractions, Interaction};
 use crate::policy::{Agreements, ProviderRegistration};
-use crate::spine::{Asid, CertificateName, CpaId, OdsCode, PartyKey, ServiceRoot};
+use spine_types::interaction::{AllowedInteractions, Interaction};
+use spine_types::{Asid, CertificateName, CpaId, OdsCode, PartyKey, ServiceRoot};
 
-/// A directory file that cannot be used: names the file, and the line where there is one.
+/// Error returned when a directory file cannot be used; names the file, and the line if known.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {why}", path.display())]
 pub struct FileError {
@@ -17,16 +17,16 @@ pub struct FileError {
     why: String,
 }
 
-/// Whether a file is all there is.
+/// Presence of live sources besides the directory file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Others {
-    /// Nobody else is asked: an agreement names consumers and providers of the file.
+    /// File alone: agreements may name only consumers and providers of the file.
     None,
-    /// Live sources are asked too: an agreement may name their systems.
+    /// Live sources exist: agreements may also name ASIDs that are not in the file.
     Live,
 }
 
-/// What a directory file says, indexed by what is asked.
+/// Content of a directory file, indexed for look-ups.
 #[derive(Debug, Default)]
 pub struct File {
     pub(super) agreements: Arc<Agreements>,
@@ -42,17 +42,21 @@ pub struct File {
 }
 
 impl File {
-    /// Reads and validates a file.
+    /// Reads and validates a directory file.
     ///
     /// # Errors
-    /// The file cannot be read, is not the TOML asked for, or contradicts itself.
+    /// Returns an error if the file cannot be read, is not valid TOML of this format, or contradicts
+    /// itself.
     pub fn load(path: &Path, others: Others) -> Result<Self, FileError> {
         let fault = |why: String| FileError { path: path.to_owned(), why };
         let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
         Self::parse(&text, path, others)
     }
 
-    /// Reads and validates a file's text; `path` is named in errors.
+    /// Parses and validates a directory file's text; `path` is named in errors.
+    ///
+    /// # Errors
+    /// Returns an error if the text is not valid TOML of this format, or contradicts itself.
     pub fn parse(text: &str, path: &Path, others: Others) -> Result<Self, FileError> {
         let fault = |why: String| FileError { path: path.to_owned(), why };
         let written: DirectoryDocument =
@@ -72,13 +76,13 @@ impl File {
         Ok(file)
     }
 
-    /// Practices and the addresses, `host:port`, at which their systems are dialled.
+    /// Returns the `host:port` that each provider of the file is dialled at, with its practice.
     pub fn dialled(&self) -> impl Iterator<Item = (&OdsCode, &str)> {
         let providers = self.pins.values().chain(self.fallbacks.values()).flatten();
         providers.map(|provider| (&provider.ods, &*provider.address))
     }
 
-    /// Number of senders, practices and agreements, for people.
+    /// Returns the numbers of consumers, practices and agreements, as text for operators.
     #[must_use]
     pub fn summary(&self) -> String {
         let agreements = self.agreements.pairs.len() + self.agreements.everywhere.len();
@@ -99,7 +103,7 @@ impl File {
         text
     }
 
-    /// Every provider in the file, by practice.
+    /// Returns every provider in the file, pins and fall-backs.
     pub fn providers(&self) -> impl Iterator<Item = &Arc<ProviderRegistration>> {
         self.pins.values().chain(self.fallbacks.values()).flatten()
     }
@@ -108,22 +112,22 @@ impl File {
         self.senders.get(asid)
     }
 
-    /// The practice's registrations that hold whatever live sources say.
+    /// Returns the practice's pins: registrations that override live sources.
     pub(super) fn pins(&self, ods: &OdsCode) -> &[Arc<ProviderRegistration>] {
         self.pins.get(ods).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// The practice's registrations for when no live source answers.
+    /// Returns the practice's fall-backs: registrations for when no live source answers.
     pub(super) fn fallbacks(&self, ods: &OdsCode) -> &[Arc<ProviderRegistration>] {
         self.fallbacks.get(ods).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// Whether this system may neither send nor receive, whatever anybody says.
+    /// Returns true if the file denies this system to send or receive, whatever live sources say.
     pub(super) fn denies(&self, asid: &Asid) -> bool {
         self.denied.contains(asid)
     }
 
-    /// Those of these registrations whose systems are not denied.
+    /// Returns the registrations whose systems are not denied.
     pub(super) fn undenied(
         &self,
         providers: &[Arc<ProviderRegistration>],
@@ -131,7 +135,7 @@ impl File {
         providers.iter().filter(|provider| !self.denies(&provider.asid)).cloned().collect()
     }
 
-    /// Whether nothing may be sent to this practice, whatever anybody says.
+    /// Returns true if the file denies this practice, whatever live sources say.
     pub(super) fn denies_practice(&self, ods: &OdsCode) -> bool {
         self.denied_practices.contains(ods)
     }
@@ -139,7 +143,10 @@ impl File {
     fn add_consumer(&mut self, written: WrittenConsumer) -> Result<(), String> {
         let interactions = interactions(&written.interactions, &written.name)?;
         if written.certificate_names.is_empty() {
-            return Err(format!("consumer {:?} has no certificate-names", written.name));
+            return Err(format!(
+                "consumer {:?} has no certificate-names: list at least one",
+                written.name
+            ));
         }
         for asid in written.asids {
             let sender = Sender {
@@ -208,7 +215,9 @@ impl File {
         for agreement in written {
             for from in agreement.from {
                 if alone && !self.senders.contains_key(&from) {
-                    return Err(format!("an agreement names {from}, which is no consumer's ASID"));
+                    return Err(format!(
+                        "an agreement names {from}, which is not a consumer's ASID in this file"
+                    ));
                 }
                 match &agreement.to {
                     WrittenTo::Every(Every::EveryPractice) => {
@@ -218,7 +227,7 @@ impl File {
                         for to in receivers {
                             if alone && !self.practice_of.contains_key(to) {
                                 return Err(format!(
-                                    "an agreement names {to}, which is no provider's ASID"
+                                    "an agreement names {to}, which is not a provider's ASID in this file"
                                 ));
                             }
                             agreements.pairs.insert((from.clone(), to.clone()));
@@ -257,7 +266,7 @@ struct WrittenDeny {
     ods: Vec<OdsCode>,
 }
 
-/// When a provider of the file is used.
+/// Role of a provider of the file: pin or fall-back.
 #[derive(Default, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Used {
@@ -348,6 +357,6 @@ mod tests {
         let moved = format!("{PROVIDER}{}", PROVIDER.replace("A20047", "B00001"));
         assert!(fault(&moved).contains("belongs to two practices"));
         let agreement = "[[agreement]]\nfrom = [\"200000000359\"]\nto = \"every-practice\"";
-        assert!(fault(agreement).contains("no consumer's ASID"));
+        assert!(fault(agreement).contains("not a consumer's ASID"));
     }
 }

@@ -1,5 +1,6 @@
-//! One look-up for all who wait for the same thing, in a task of its own: a consumer who hangs up
-//! cancels nothing that others wait for.
+//! Look-ups in flight: one task for all requests that need the same answer.
+//!
+//! A look-up runs in its own task, so that a consumer that disconnects does not cancel it for others.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,18 +9,19 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::source::{LookupPurpose, SharedPriority, SourceFault};
-use crate::interaction::Interaction;
-use crate::spine::{Asid, OdsCode};
+use spine_types::interaction::Interaction;
+use spine_types::{Asid, OdsCode};
 
-/// What is looked up.
+/// Subject of a look-up; at most one look-up of a subject is under way.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Subject {
     Practice(OdsCode),
     Sender(Asid),
+    /// Practice that owns the system with this ASID.
     Owner(Asid),
 }
 
-/// A subject, and what about it is asked first: of a practice, one interaction.
+/// Subject of a look-up and, for a practice, the id of the interaction that is looked up first.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct LookupQuestion {
     pub(super) subject: Subject,
@@ -40,33 +42,33 @@ impl LookupQuestion {
     }
 }
 
-/// How far a look-up has come.
+/// Progress of a look-up, sent to those who wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// It has begun.
+    /// The look-up has begun.
     Under,
-    /// What was asked for is known; more may follow.
+    /// The answer for the first interaction is in the cache; more may follow.
     Known,
-    /// It is over.
+    /// The look-up has ended.
     Over(Result<(), SourceFault>),
 }
 
-/// The look-ups under way.
+/// Look-ups under way, by subject.
 #[derive(Debug)]
 pub(super) struct LookupsInFlight {
     tasks: Handle,
     under_way: Arc<Mutex<LookupList>>,
 }
 
-/// A look-up that somebody waits for.
+/// Handle on which a caller waits for a look-up.
 #[derive(Debug)]
 pub(super) struct Lookup {
     progress: watch::Receiver<Progress>,
-    /// Whether it was under way before.
+    /// True if the look-up was already under way.
     pub(super) joined: bool,
 }
 
-/// Tells those who wait that what was asked for is known, and is told who waits.
+/// Handle of the look-up's task: reports progress, and holds the shared priority.
 #[derive(Debug)]
 pub(super) struct LookupProgress {
     progress: watch::Sender<Progress>,
@@ -74,7 +76,7 @@ pub(super) struct LookupProgress {
 }
 
 impl LookupProgress {
-    /// Who comes from now on wants the rest.
+    /// Reports that the first answer is known; callers that join later wait for the rest.
     pub(super) fn known(&self) {
         self.haste.rest();
         self.progress.send_replace(Progress::Known);
@@ -82,12 +84,12 @@ impl LookupProgress {
 }
 
 impl LookupsInFlight {
-    /// `tasks` runs the look-ups.
+    /// Returns an empty list; look-ups run on `tasks`.
     pub(super) fn new(tasks: Handle) -> Self {
         Self { tasks, under_way: Arc::default() }
     }
 
-    /// The look-up of this subject that is under way, which becomes as urgent as this, or a new one.
+    /// Joins the look-up of this subject that is under way, raising its priority, or starts a new one.
     pub(super) fn board<F>(
         &self,
         subject: Subject,
@@ -106,44 +108,44 @@ impl LookupsInFlight {
         let haste = Arc::new(SharedPriority::new(wanted));
         under_way.insert(subject.clone(), (progress.clone(), Arc::clone(&haste)));
         drop(under_way);
-        let landing = LookupGuard { under_way: Arc::clone(&self.under_way), subject };
+        let guard = LookupGuard { under_way: Arc::clone(&self.under_way), subject };
         let look_up = look_up(LookupProgress { progress: sender.clone(), haste });
         self.tasks.spawn(async move {
             let ended = look_up.await;
-            // Off the list first: who comes after the end begins anew.
-            drop(landing);
+            // Removed from the list before the end is reported: later callers start a new look-up.
+            drop(guard);
             sender.send_replace(Progress::Over(ended));
         });
         Lookup { progress, joined: false }
     }
 
-    /// Whether this is being looked up.
+    /// Returns true if a look-up of this subject is under way.
     pub(super) fn is_under_way(&self, subject: &Subject) -> bool {
         lock(&self.under_way).contains_key(subject)
     }
 
-    /// Look-ups under way.
+    /// Returns the number of look-ups under way.
     pub(super) fn under_way(&self) -> usize {
         lock(&self.under_way).len()
     }
 }
 
 impl Lookup {
-    /// Waits for the next news; a look-up that is lost is over.
+    /// Waits for the next progress. A look-up whose task ended without a result counts as failed.
     pub(super) async fn news(&mut self) -> Progress {
         match self.progress.changed().await {
             Ok(()) => self.progress.borrow_and_update().clone(),
             Err(_) => match self.progress.borrow().clone() {
                 over @ Progress::Over(_) => over,
-                Progress::Under | Progress::Known => {
-                    Progress::Over(Err(SourceFault::Unavailable("the look-up was lost".to_owned())))
-                }
+                Progress::Under | Progress::Known => Progress::Over(Err(SourceFault::Unavailable(
+                    "the look-up's task ended without a result".to_owned(),
+                ))),
             },
         }
     }
 }
 
-/// Takes a look-up off the list, whether it ends or panics.
+/// Removes a look-up from the list on drop, also if its task panics.
 struct LookupGuard {
     under_way: Arc<Mutex<LookupList>>,
     subject: Subject,

@@ -1,6 +1,6 @@
-//! The live sources there are, each with what spares and paces it.
+//! Live sources, each with its circuit breaker and rate limit.
 //!
-//! A source joins nothing, remembers nothing and decides nothing.
+//! A source only sends queries and parses answers: it joins no records, caches nothing and decides nothing.
 
 use super::pacer::Pacer;
 use super::sds_api::SdsApi;
@@ -11,7 +11,7 @@ use super::source::{
 };
 use crate::breaker::Breaker;
 
-/// A live source, the breaker that spares it, and the pace at which it may be asked.
+/// Live source with its circuit breaker and rate limit.
 #[derive(Debug)]
 pub(super) struct RateLimitedSource {
     pub(super) source: LiveSource,
@@ -19,12 +19,12 @@ pub(super) struct RateLimitedSource {
     pub(super) pacer: Pacer,
 }
 
-/// The live sources there are.
+/// Client of one kind of live source.
 #[derive(Debug)]
 pub(super) enum LiveSource {
-    /// The SDS FHIR API.
+    /// Client of the SDS FHIR API.
     Api(SdsApi),
-    /// SDS itself.
+    /// Client of SDS over LDAP.
     #[cfg(feature = "ldap")]
     Ldap(SdsLdap),
 }
@@ -38,7 +38,7 @@ impl LiveSource {
         }
     }
 
-    /// Its URL: another one is another directory.
+    /// Returns the source's URL; another URL counts as another directory.
     pub(super) fn url(&self) -> &str {
         match self {
             Self::Api(api) => api.url(),
@@ -47,12 +47,12 @@ impl LiveSource {
         }
     }
 
-    /// Whether an empty answer of this source may be a search that failed.
+    /// Returns true if an empty answer of this source may be a failed search.
     pub(super) const fn may_be_falsely_empty(&self) -> bool {
         matches!(self, Self::Api(_))
     }
 
-    /// Whether it can be asked for a system by its ASID.
+    /// Returns true if the source can be searched for a system by ASID.
     pub(super) const fn knows_asids(&self) -> bool {
         !matches!(self, Self::Api(_))
     }

@@ -1,4 +1,4 @@
-//! What a request gets of the live sources: what is held as long as it may be, or what they say now.
+//! Look-ups for requests: answers from the cache while they may be used, else from the live sources.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
@@ -12,24 +12,24 @@ use super::source::{LookupPurpose, SourceFault};
 use super::steps::Steps;
 use super::{Caller, Directory, FileView, RegistrationUse, now_s};
 use crate::consumers::Sender;
-use crate::interaction::Interaction;
 use crate::metrics::{Conflict, ForcedLookupResult, LookupResult, LookupTrigger};
 use crate::policy::ProviderRegistration;
 use crate::refusal::Refusal;
-use crate::spine::{Asid, OdsCode};
+use spine_types::interaction::Interaction;
+use spine_types::{Asid, OdsCode};
 
-/// Limit: look-ups that one request waits for, one after the other.
+/// Limit: number of look-ups that one request waits for, one after another.
 const ROUNDS_MAX: usize = 4;
 
-/// Limit: look-ups under way beyond which none is begun that no request waits for.
+/// Limit: number of look-ups under way at which no background look-up is started.
 const BEHIND_MAX: usize = 256;
 
-/// Why there is nothing to be served.
+/// Reason why a look-up yields no registrations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lack {
-    /// No source has answered.
+    /// All sources failed to answer.
     NoAnswer,
-    /// What the sources have said, or may have said, speaks against what there is.
+    /// The sources have said, or may have said, that the registration no longer exists.
     Doubt,
     /// The budget for look-ups is used up.
     Unpaid,
@@ -56,7 +56,7 @@ impl From<SourceFault> for Lack {
 }
 
 impl Directory {
-    /// What is held or found of a practice, for one interaction.
+    /// Returns a practice's registrations from the cache or the live sources, for one interaction.
     pub(super) async fn live_practice(
         &self,
         asked: PracticeQuestion<'_>,
@@ -67,7 +67,7 @@ impl Directory {
         let shared = &self.shared;
         let started = Instant::now();
         let mut until = WaitLimit::Known;
-        // A look-up for another interaction may have to be waited for first, and then our own.
+        // A look-up of the same practice for another interaction may have to end before ours can start.
         for round in 0..ROUNDS_MAX {
             let held = shared.shelf.practices.get(ods).unwrap_or_default();
             let now_s = asker.by_now_s();
@@ -76,7 +76,7 @@ impl Directory {
             }
             let served = match held.age(interaction, &shared.freshness, now_s) {
                 None | Some(Age::Dead) => {
-                    // What was noted since then was noted by the clock on the wall.
+                    // Absences noted by the last round carry the wall-clock time, not the request's.
                     let now_s = if round > 0 { self::now_s() } else { now_s };
                     if let Some(believed) = self.absent(asked, now_s) {
                         return believed.map(|()| others(&held, interaction));
@@ -121,7 +121,7 @@ impl Directory {
         }
     }
 
-    /// What the directory has just said.
+    /// Returns the registrations that the directory has just confirmed.
     fn heard(
         &self,
         held: &HeldPractice,
@@ -129,7 +129,7 @@ impl Directory {
         using: RegistrationUse,
         now_s: i64,
     ) -> Result<Vec<Arc<ProviderRegistration>>, Lack> {
-        // Security: a write must not go where the directory has just said that nobody is.
+        // Security: a write must not go to a registration that the directory has just denied.
         if using == RegistrationUse::Trusted && held.is_doubted(interaction) {
             return Err(Lack::Doubt);
         }
@@ -138,11 +138,11 @@ impl Directory {
         Ok(providers(held))
     }
 
-    /// Whether nothing is registered, or nothing is known for the time being.
+    /// Looks for a cached absence: `Ok` if it is confirmed, `Err` if it may be a failed search.
     fn absent(&self, asked: PracticeQuestion<'_>, now_s: i64) -> Option<Result<(), Lack>> {
         let absent = Absent::Registration(asked.ods.clone(), asked.interaction.id);
         match self.shared.shelf.absence(&absent, now_s)? {
-            // Registrations for other interactions tell what is missing.
+            // The caller returns registrations for other interactions, so that the refusal can be exact.
             Believed::Confirmed => {
                 self.count(LookupResult::Absent);
                 Some(Ok(()))
@@ -151,8 +151,10 @@ impl Directory {
         }
     }
 
-    /// Asks the sources, or waits for who has asked them. What they have said counts, even if the
-    /// look-up has not ended in time, or not well.
+    /// Looks a practice up, or waits for a look-up under way.
+    ///
+    /// Succeeds if the sources have answered for this interaction, even if the look-up timed out or
+    /// failed afterwards.
     async fn asked_first(
         &self,
         asked: PracticeQuestion<'_>,
@@ -176,7 +178,7 @@ impl Directory {
         if held.is_heard(asked.interaction, started) { Ok(()) } else { asked_now }
     }
 
-    /// Asks the sources while what is held is served.
+    /// Starts a background refresh of a stale entry, which is served meanwhile.
     fn ask_behind(&self, asked: PracticeQuestion<'_>, held: &HeldPractice, now_s: i64) {
         let rests = held.rests(asked.interaction, &self.shared.freshness, now_s);
         let question = LookupQuestion::practice(asked.ods, asked.interaction);
@@ -185,7 +187,7 @@ impl Directory {
         }
     }
 
-    /// Whether what is held may be used though no source answers.
+    /// Decides if an old entry may be used although no source answers.
     fn judge_old(
         &self,
         held: &HeldPractice,
@@ -204,12 +206,12 @@ impl Directory {
         }
     }
 
-    /// Asks past everything held, once in a while for one practice. Nothing where the file is all
-    /// there is.
+    /// Looks a practice up past the cache, at most once per `directory.freshness.forced`; `None` without
+    /// live sources.
     ///
     /// # Errors
-    /// No source answers, or the budget is used up: what is held may be wrong, and is no reason to
-    /// say no for good.
+    /// Returns a refusal if no source answers or the budget is used up: the cached entry may be wrong, so
+    /// it must not decide a final refusal.
     pub(super) async fn forced(
         &self,
         view: &FileView,
@@ -225,14 +227,14 @@ impl Directory {
         let question = LookupQuestion::practice(ods, interaction);
         let lately = self.shared.forced.contains_key(ods);
         if lately && !self.shared.flights.is_under_way(&question.subject) {
-            // What was learnt then is what there is to know.
+            // The last forced look-up has just filled the cache.
             return Ok(Some(view.file.undenied(&self.held_of(ods))));
         }
         if !lately {
             self.pay(asker)?;
             self.shared.forced.insert(ods.clone(), ());
         }
-        // One that is under way may have asked before the change: then once more.
+        // A look-up that was joined may have asked before the change: ask once more.
         for _ in 0..2 {
             let mut joined = false;
             let mut board = || {
@@ -254,7 +256,7 @@ impl Directory {
         Ok(Some(view.file.undenied(&self.held_of(ods))))
     }
 
-    /// Asks past everything held, without waiting: what is held leads to nobody who answers.
+    /// Starts a background look-up past the cache, for a cached provider that could not be reached.
     pub(super) fn doubt(
         &self,
         resolver: &Arc<SourceResolver>,
@@ -265,7 +267,7 @@ impl Directory {
             return;
         }
         let asked = PracticeQuestion { resolver, ods, interaction };
-        // Before it can fail, which takes it back.
+        // Inserted before the look-up starts: a failure removes it again.
         self.shared.forced.insert(ods.clone(), ());
         if self.look_up(asked, now_s(), (LookupPurpose::Behind, LookupTrigger::Conflict)).joined {
             self.shared.forced.invalidate(ods);
@@ -274,7 +276,7 @@ impl Directory {
         }
     }
 
-    /// Returns true if so many look-ups are under way that only requests may begin more.
+    /// Returns true if so many look-ups are under way that only requests may start more.
     fn is_busy(&self) -> bool {
         self.shared.flights.under_way() >= BEHIND_MAX
     }
@@ -352,8 +354,8 @@ impl Directory {
         let board = |account| {
             let (shared, resolver) = (Arc::clone(&self.shared), Arc::clone(resolver));
             let asked = asid.clone();
-            self.board(&question, &LookupPurpose::Now(account), |herald| async move {
-                let how = shared.how(&herald.haste, shared.deadlines.waiting, false);
+            self.board(&question, &LookupPurpose::Now(account), |progress| async move {
+                let how = shared.how(&progress.haste, shared.deadlines.waiting, false);
                 match resolver.owner(&asked, how, &mut Steps::default()).await? {
                     Some(ods) => shared.owners.insert(asked, ods),
                     None => shared.note(Absent::Owner(asked), Believed::Confirmed),
@@ -367,10 +369,13 @@ impl Directory {
         Ok(self.shared.owners.get(asid))
     }
 
-    /// Draws on the budget for look-ups of what is not held: a scan of random codes starves nobody
-    /// else.
+    /// Charges the caller's budget for uncached look-ups, then starts or joins the look-up.
     ///
-    /// Who joins a look-up causes none, nor who comes as one ends.
+    /// The budget keeps a scan of random codes from using up the sources' rate. Joining a look-up, or
+    /// arriving just after one ended, is not charged.
+    ///
+    /// # Errors
+    /// Returns [`SourceFault::Unpaid`] if the budget is used up.
     fn paid(
         &self,
         subject: &Subject,
@@ -402,7 +407,7 @@ fn refusal(fault: &SourceFault) -> Refusal {
     }
 }
 
-/// Registrations for other interactions: they tell what is missing.
+/// Returns the registrations for other interactions, from which an exact refusal is chosen.
 fn others(held: &HeldPractice, interaction: &Interaction) -> Vec<Arc<ProviderRegistration>> {
     providers(held).into_iter().filter(|provider| !provider.serves(interaction)).collect()
 }

@@ -1,4 +1,4 @@
-//! Look-ups: begun once for all who wait, and what they leave on the shelf.
+//! Look-ups at the live sources: one for all callers that wait, with its results in the cache.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,11 +14,11 @@ use super::shelf::{Absent, Age, Believed, HeldPractice, HeldSender, Since};
 use super::source::{LookupPart, LookupPurpose, QueryOptions, SharedPriority, SourceFault};
 use super::steps::Steps;
 use super::{Directory, DirectoryState, now_s};
-use crate::interaction::Interaction;
 use crate::metrics::LookupTrigger;
-use crate::spine::{Asid, OdsCode};
+use spine_types::interaction::Interaction;
+use spine_types::{Asid, OdsCode};
 
-/// A question about a practice, on its way.
+/// Practice and interaction to look up, and the resolver to ask.
 #[derive(Clone, Copy)]
 pub(super) struct PracticeQuestion<'a> {
     pub(super) resolver: &'a Arc<SourceResolver>,
@@ -26,17 +26,17 @@ pub(super) struct PracticeQuestion<'a> {
     pub(super) interaction: &'static Interaction,
 }
 
-/// How long a look-up is waited for.
+/// Point up to which a caller waits for a look-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WaitLimit {
-    /// What it was begun for is known.
+    /// The answer for the first interaction is known.
     Known,
-    /// It has learnt all it will.
+    /// The look-up has ended.
     Over,
 }
 
 impl Directory {
-    /// Looks a practice up, with all who wait for the same.
+    /// Starts or joins the look-up of a practice.
     pub(super) fn look_up(
         &self,
         asked: PracticeQuestion<'_>,
@@ -50,20 +50,20 @@ impl Directory {
             LookupPurpose::Now(_) => shared.deadlines.waiting,
             LookupPurpose::Behind | LookupPurpose::Ahead => shared.deadlines.background,
         };
-        let flight = self.board(&question, &wanted, |herald| async move {
+        let flight = self.board(&question, &wanted, |progress| async move {
             let held = shared.shelf.practices.get(&ods).unwrap_or_default();
             let age = held.age(interaction, &shared.freshness, now_s);
             if trigger == LookupTrigger::Request && age == Some(Age::Fresh) {
-                // The last look-up ended as this one was about to begin.
+                // Another look-up ended just before this one started.
                 return Ok(());
             }
-            // Caches on the way would answer what is held here already, as if it were said now.
+            // HTTP caches on the way could return the old answer that is cached here, as if it were new.
             let anew = trigger == LookupTrigger::Conflict || age.is_some();
-            let how = shared.how(&herald.haste, budget, anew);
+            let how = shared.how(&progress.haste, budget, anew);
             let asked = PracticeQuestion { resolver: &resolver, ods: &ods, interaction };
-            let looked_up = shared.look_up_practice(asked, how, &herald).await;
+            let looked_up = shared.look_up_practice(asked, how, &progress).await;
             if looked_up.is_err() {
-                // What could not be had is not what there is to know.
+                // A failed look-up does not count as the practice's forced look-up.
                 shared.forced.invalidate(&ods);
             }
             shared.metrics.directory.refreshed(trigger, looked_up.is_ok());
@@ -75,6 +75,7 @@ impl Directory {
         flight
     }
 
+    /// Starts or joins the look-up of a sender.
     pub(super) fn look_up_sender(
         &self,
         resolver: &Arc<SourceResolver>,
@@ -85,8 +86,8 @@ impl Directory {
             (Arc::clone(&self.shared), Arc::clone(resolver), asid.clone());
         let began = self.shared.begin(&resolver);
         let wanted = LookupPurpose::Now(account);
-        self.board(&LookupQuestion::sender(&asid.clone()), &wanted, |herald| async move {
-            let how = shared.how(&herald.haste, shared.deadlines.waiting, false);
+        self.board(&LookupQuestion::sender(&asid.clone()), &wanted, |progress| async move {
+            let how = shared.how(&progress.haste, shared.deadlines.waiting, false);
             match resolver.sender(&asid, how, &mut Steps::default()).await? {
                 DirectoryAnswer::Found((origin, sender)) => {
                     let since = Since::now(now_s(), origin);
@@ -100,7 +101,7 @@ impl Directory {
                         }
                     }
                 }
-                // Security: an authorisation that is gone is gone at once.
+                // Security: a sender that is no longer registered is removed at once.
                 DirectoryAnswer::Absent { confirmed } => {
                     if confirmed {
                         shared.shelf.senders.invalidate(&asid);
@@ -112,7 +113,7 @@ impl Directory {
         })
     }
 
-    /// Begins a look-up, or joins it; one that fails is remembered for a moment.
+    /// Starts or joins a look-up; a failed one is not repeated for `directory.freshness.retry`.
     pub(super) fn board<F>(
         &self,
         question: &LookupQuestion,
@@ -123,12 +124,12 @@ impl Directory {
         F: Future<Output = Result<(), SourceFault>> + Send + 'static,
     {
         let (shared, asked) = (Arc::clone(&self.shared), question.clone());
-        self.shared.flights.board(question.subject.clone(), wanted, |herald| {
-            let look_up = look_up(herald);
+        self.shared.flights.board(question.subject.clone(), wanted, |progress| {
+            let look_up = look_up(progress);
             async move {
                 let ended = look_up.await;
-                // A turn that did not come in time says nothing about the source or the question:
-                // whoever asks next may have a turn sooner.
+                // A turn that did not come in time says nothing about the source or the query: the next
+                // caller may get a turn sooner.
                 if let Err(fault) = &ended
                     && *fault != SourceFault::Paced
                 {
@@ -139,8 +140,13 @@ impl Directory {
         })
     }
 
-    /// Waits for a look-up, as long as a request may. One that failed a moment ago is not repeated. `board` is
-    /// told whether the look-up is begun in place of one that was joined.
+    /// Waits for a look-up, at most `directory.deadlines.waiting`; `board` starts or joins it.
+    ///
+    /// `board` is given true if it is called again because a joined look-up ended without a turn at a
+    /// source. A look-up that failed less than `directory.freshness.retry` ago is not repeated.
+    ///
+    /// # Errors
+    /// Returns the look-up's fault, or [`SourceFault::TimedOut`].
     pub(super) async fn wait(
         &self,
         question: &LookupQuestion,
@@ -157,11 +163,11 @@ impl Directory {
                 match flight.news().await {
                     Progress::Known if known_is_enough => return Ok(()),
                     Progress::Under | Progress::Known => {}
-                    // The time of whoever began it is over, ours is not.
+                    // The deadline of the joined look-up has passed, ours has not.
                     Progress::Over(Err(SourceFault::Paced)) if flight.joined => {
                         flight = board(true)?;
                     }
-                    // Another question about the same may have failed: this one has not been put.
+                    // The joined look-up failed for another interaction: ours has not been tried.
                     Progress::Over(Err(_))
                         if flight.joined && !self.shared.failed.contains_key(question) =>
                     {
@@ -175,19 +181,19 @@ impl Directory {
     }
 }
 
-/// How things stood when a look-up began.
+/// State at the start of a look-up, to detect concurrent flushes and reloads.
 struct LookupStart {
     flushes: u64,
-    /// The number of the resolver it asks.
+    /// Number of the resolver that the look-up uses.
     directory: u64,
 }
 
-/// What has happened while a look-up was under way.
+/// Change of the directory while a look-up was under way.
 enum ConcurrentChange {
     Nothing,
-    /// What it brings was asked for before a flush.
+    /// A flush happened after the look-up began.
     Flushed,
-    /// What it brings was said by sources that are no longer asked.
+    /// The sources' URLs changed after the look-up began.
     Replaced,
 }
 
@@ -202,12 +208,12 @@ impl DirectoryState {
         QueryOptions { deadline, anew, haste, part: LookupPart::First, id: Uuid::new_v4() }
     }
 
-    /// One look-up: what was asked for first, then the rest of the practice.
+    /// Looks up the wanted interaction first, then the practice's other interactions.
     async fn look_up_practice(
         &self,
         asked: PracticeQuestion<'_>,
         how: QueryOptions<'_>,
-        herald: &LookupProgress,
+        progress: &LookupProgress,
     ) -> Result<(), SourceFault> {
         let PracticeQuestion { resolver, ods, interaction } = asked;
         let began = self.begin(resolver);
@@ -229,9 +235,9 @@ impl DirectoryState {
         let held = held.after_found(interaction, &found, &self.freshness, now_s);
         let doubted = held.is_doubted(interaction);
         self.land(ods, held, &began)?;
-        herald.known();
+        progress.known();
         if doubted {
-            // What was found is not believed yet; the rest would bring it in by the back door.
+            // The new answer is not believed yet; looking up the rest would cache it after all.
             return Ok(());
         }
         let how = QueryOptions { deadline: Instant::now() + self.deadlines.background, ..how };
@@ -242,7 +248,7 @@ impl DirectoryState {
         Ok(())
     }
 
-    /// Security: an absence that may be a failed search takes nothing away from what is held.
+    /// Records an absence. Security: one that may be a failed search does not change cached entries.
     fn note_absent(
         &self,
         held: &HeldPractice,
@@ -271,8 +277,8 @@ impl DirectoryState {
         LookupStart { flushes: self.flushes.load(Ordering::Acquire), directory: resolver.number }
     }
 
-    /// What has happened to what a look-up brings. Asked once it is on the shelf: who flushes or
-    /// replaces counts first and looks at the shelf then, so that one of the two sees the other.
+    /// Detects a flush or change of sources that raced with a look-up. Call it after caching the result:
+    /// writers count first and scan the cache then, so that at least one side sees the other.
     fn since(&self, began: &LookupStart) -> ConcurrentChange {
         let view = self.view.load();
         if view.resolver.as_ref().map(|resolver| resolver.number) != Some(began.directory) {
@@ -284,7 +290,10 @@ impl DirectoryState {
         }
     }
 
-    /// Holds what a look-up brings, as far as nothing has happened to it since it began.
+    /// Caches a look-up's result; marks or removes it if a flush or change of sources happened meanwhile.
+    ///
+    /// # Errors
+    /// Returns [`SourceFault::Replaced`] if the sources' URLs changed.
     fn land(
         &self,
         ods: &OdsCode,

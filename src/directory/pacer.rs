@@ -1,7 +1,7 @@
-//! Queue of the questions to one source: its rate, its limit, and the order of turns.
+//! Queue of the queries to one source: rate limit, concurrency limit, and order.
 //!
-//! The most urgent question goes first. Among equally urgent ones consumers take turns, so that one
-//! with many look-ups does not hold up another with few; questions of one consumer keep their order.
+//! The most urgent query goes first. Among equally urgent ones consumers take turns, so that one
+//! with many look-ups does not hold up another with few; queries of one consumer keep their order.
 
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
@@ -15,25 +15,25 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::asker::LookupAccount;
 use super::source::{LookupPart, QueryOptions, SharedPriority, SourceFault, Urgency};
 
-/// Limit: number of accounts whose last turn is remembered.
+/// Limit: number of accounts whose last turn is remembered. Half of them are forgotten when it is exceeded.
 const ACCOUNTS_MAX: usize = 1024;
 
-/// Paces the questions to one source.
+/// Limits the rate and concurrency of queries to one source.
 #[derive(Debug)]
 pub(super) struct Pacer {
-    /// Questions a second; `None` for a source that sets no rate.
+    /// Rate limit in queries per second; `None` for a source without one.
     rate: Option<DefaultDirectRateLimiter>,
     under_way_max: usize,
     queue: Mutex<TurnQueue>,
 }
 
-/// Questions that wait, and the number of those under way.
+/// Waiting queries, and the number of those under way.
 ///
-/// While any wait and a place is free, one of them is `next`: it waits for the rate, and looks then
-/// whether another goes before it. All others wait to be called.
+/// While any wait and the concurrency limit allows another, one of them is `next`: it waits for the rate
+/// limit, then checks if a more urgent one has arrived. All others wait to be notified.
 #[derive(Debug, Default)]
 struct TurnQueue {
-    /// By number, in the order of arrival.
+    /// Waiting queries by number, in the order of arrival.
     waiting: BTreeMap<u64, WaitingQuestion>,
     arrivals: u64,
     next: Option<u64>,
@@ -48,31 +48,36 @@ struct WaitingQuestion {
     called: Arc<Notify>,
 }
 
-/// Last turn of each account, by the number of that turn, counted from 1. Look-ups that no request waits
-/// for share an account, whose name is empty.
+/// Number of each account's last turn, counted from 1.
+///
+/// Look-ups that no request waits for share one account with an empty name.
 #[derive(Debug, Default)]
 struct LastTurns {
     count: u64,
     last: HashMap<LookupAccount, u64>,
 }
 
-/// Answer to a question that asks for its turn.
+/// Result of polling for a turn.
 enum TurnPoll {
+    /// The query may be sent.
     Now,
-    /// It is next, and the rate allows it then.
+    /// The query is next; the rate limit allows it at this time.
     Then(Instant),
-    /// It is called when it is next.
+    /// The query must wait until it is notified.
     Called,
 }
 
 impl Pacer {
-    /// A pacer of so many questions a second, as many at once, and at most so many under way.
+    /// Returns a pacer with a rate (also the burst size) and a maximum number of queries under way.
     pub(super) fn new(per_second: Option<NonZeroU32>, under_way_max: usize) -> Self {
         let rate = per_second.map(|per_second| RateLimiter::direct(Quota::per_second(per_second)));
         Self { rate, under_way_max, queue: Mutex::default() }
     }
 
-    /// Waits for a turn to put a question, until its deadline; the turn is over once it is dropped.
+    /// Waits for a turn to send a query; the turn ends when it is dropped.
+    ///
+    /// # Errors
+    /// Returns [`SourceFault::Paced`] if the query's deadline passes first.
     pub(super) async fn turn(&self, how: QueryOptions<'_>) -> Result<SourceTurn<'_>, SourceFault> {
         let place = self.arrives(how);
         let turn = async {
@@ -106,7 +111,7 @@ impl Pacer {
         if queue.next.is_some_and(|next| next != number) {
             return TurnPoll::Called;
         }
-        // Urgencies change while questions wait: looked at as late as can be.
+        // Urgencies change while queries wait, so the first one is determined only now.
         let Some((first, account)) = queue.first() else { return TurnPoll::Called };
         if first != number {
             queue.call(first);
@@ -132,7 +137,7 @@ impl Pacer {
 }
 
 impl TurnQueue {
-    /// The question that goes before all others that wait, and the account whose turn it is.
+    /// Returns the first of the waiting queries, and the account whose turn it is.
     fn first(&self) -> Option<(u64, Option<LookupAccount>)> {
         let ranked = self.waiting.iter().map(|(number, waiting)| {
             let account = waiting.haste.first_account(|account| self.turns.last(Some(account)));
@@ -151,7 +156,7 @@ impl TurnQueue {
         }
     }
 
-    /// Calls the first question, if there is a place for it and none is next.
+    /// Notifies the first query, if the concurrency limit allows it and no other is `next`.
     fn call_first(&mut self, under_way_max: usize) {
         if self.next.is_none()
             && self.under_way < under_way_max
@@ -163,12 +168,14 @@ impl TurnQueue {
 }
 
 impl LastTurns {
-    /// Number of the last turn of an account; zero for one that is not remembered.
+    /// Returns the number of an account's last turn; zero if it is not remembered.
     fn last(&self, account: Option<&LookupAccount>) -> u64 {
         self.last.get(account.map_or("", |account| account)).copied().unwrap_or_default()
     }
 
-    /// Forgets the older half now and then: those accounts would be the next ones in any case.
+    /// Records a turn of an account.
+    ///
+    /// Forgets the older half of the accounts when there are too many: they would be next in any case.
     fn had(&mut self, account: Option<LookupAccount>) {
         self.count += 1;
         self.last.insert(account.unwrap_or_default(), self.count);
@@ -179,7 +186,7 @@ impl LastTurns {
     }
 }
 
-/// A place in the queue, left when dropped.
+/// Place of a waiting query in the queue; removed from it on drop.
 struct QueuedQuestion<'a> {
     pacer: &'a Pacer,
     number: u64,
@@ -196,7 +203,7 @@ impl Drop for QueuedQuestion<'_> {
     }
 }
 
-/// A place among the questions under way, given back when dropped.
+/// Permission to send one query; counts as under way until dropped.
 #[derive(Debug)]
 pub(super) struct SourceTurn<'a>(&'a Pacer);
 
@@ -220,7 +227,7 @@ mod tests {
     use super::super::source::LookupPurpose;
     use super::*;
 
-    /// A source that is asked one question at a time, and those who wait for it.
+    /// Pacer with a concurrency limit of one, and the tasks that wait for it.
     struct PacedSource {
         pacer: Arc<Pacer>,
         tell: mpsc::Sender<&'static str>,
@@ -234,12 +241,12 @@ mod tests {
             Self { pacer: Arc::new(Pacer::new(None, 1)), tell, told, tasks: JoinSet::new() }
         }
 
-        /// The question that is under way until this is dropped.
+        /// Occupies the source until the turn is dropped.
         async fn busy(pacer: &Pacer) -> SourceTurn<'_> {
             pacer.turn(how(&now("somebody"), LookupPart::First)).await.unwrap()
         }
 
-        /// Another question waits for its turn, and takes no time then.
+        /// Starts a task that waits for a turn and gives it back at once.
         async fn waits(
             &mut self,
             name: &'static str,
@@ -262,7 +269,7 @@ mod tests {
             self.pacer.lock().waiting.len()
         }
 
-        /// The order in which all who wait have their turns.
+        /// Returns the tasks' names in the order of their turns.
         async fn order(mut self) -> Vec<&'static str> {
             while self.tasks.join_next().await.is_some() {}
             drop(self.tell);
@@ -383,7 +390,7 @@ mod tests {
         let mut gives_up = Box::pin(pacer.turn(how(&haste, LookupPart::First)));
         assert!(gives_up.as_mut().now_or_never().is_none());
         source.waits("b", &now("b"), LookupPart::First).await;
-        // It has been called by now, and has not looked.
+        // Dropping `busy` notifies the first query, which is dropped before it polls.
         drop(busy);
         drop(gives_up);
         assert_eq!(source.order().await, ["b"]);
@@ -402,7 +409,7 @@ mod tests {
             });
         }
         while tasks.join_next().await.is_some() {}
-        // Twenty at once, and one in 50 ms then.
+        // A burst of twenty, then one every 50 ms.
         assert!(began.elapsed() >= Duration::from_millis(490));
     }
 

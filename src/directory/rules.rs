@@ -1,7 +1,7 @@
-//! The rules by which records become registrations, whichever source they come from.
+//! Rules by which records of any source become registrations.
 //!
-//! Spec: message handlers first, then the accredited system by party key. An empty answer is not
-//! always an absence, and several answers are never settled by which came first.
+//! Spec: message handlers are looked up first, then accredited systems by party key. An empty answer is not
+//! always an absence, and several answers are never decided by their order.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,43 +16,44 @@ use super::source::{
 use super::steps::Steps;
 use crate::breaker::AttemptResult;
 use crate::consumers::Sender;
-use crate::interaction::Interaction;
 use crate::metrics::{Metrics, Oddity};
 use crate::policy::ProviderRegistration;
-use crate::spine::{Asid, CertificateName, OdsCode, PartyKey, ServiceRoot};
+use spine_types::interaction::Interaction;
+use spine_types::{Asid, CertificateName, OdsCode, PartyKey, ServiceRoot};
 
-/// The live sources in the order in which they are asked.
+/// Resolver of registrations over the live sources, in the order in which they are asked.
 #[derive(Debug)]
 pub(super) struct SourceResolver {
     pub(super) sources: Vec<RateLimitedSource>,
-    /// Tells it from those that asked at other URLs.
+    /// Number of times the sources' URLs had changed; look-ups compare it to notice a change.
     pub(super) number: u64,
     metrics: Arc<Metrics>,
 }
 
-/// Spec: the API's own search gives up after three seconds and answers as if nothing was found. An
-/// empty answer that took this long is not believed.
+/// Time from which an empty answer is not believed.
+///
+/// Spec: the API's own search gives up after three seconds and then answers as if nothing was found.
 const EMPTY_BELIEVED: Duration = Duration::from_millis(2500);
 
-/// Where each source is asked, by its URL.
+/// URL of each live source.
 pub(super) type SourceUrls = BTreeMap<Origin, String>;
 
-/// What the sources say.
+/// Answer of the live sources.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum DirectoryAnswer<T> {
     Found(T),
-    /// Nothing is registered; unconfirmed if it may be a search that failed.
+    /// Absence of any registration; unconfirmed if the search may have failed.
     Absent {
         confirmed: bool,
     },
 }
 
-/// A practice's registrations for one interaction, and whose they are.
+/// Registrations of a practice for one interaction, with their source and systems.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FoundRegistrations {
     pub(super) origin: Origin,
     pub(super) providers: Vec<Arc<ProviderRegistration>>,
-    /// The systems behind each party key: what a look at its other interactions needs.
+    /// Systems behind the party keys; needed to look up their other interactions.
     pub(super) systems: Vec<AccreditedSystem>,
 }
 
@@ -61,7 +62,10 @@ impl SourceResolver {
         Self { sources, number, metrics }
     }
 
-    /// Who processes this interaction at this practice: two questions, more only in doubt.
+    /// Looks up a practice's registrations for one interaction: two queries, more only in doubt.
+    ///
+    /// # Errors
+    /// Returns the last source's fault if no source gives a usable answer.
     pub(super) async fn practice(
         &self,
         ods: &OdsCode,
@@ -71,7 +75,7 @@ impl SourceResolver {
     ) -> Result<DirectoryAnswer<FoundRegistrations>, SourceFault> {
         let asked = HandlersOf { ods: Some(ods), interaction: Some(interaction), party_key: None };
         let mut sources = self.sources.as_slice();
-        // A source knows of handlers that lead nowhere: that is an answer, and no absence.
+        // True once a source has returned handlers without systems: an absence is then not confirmed.
         let mut half = false;
         loop {
             let (guarded, handlers) = match self.certain(sources, &asked, how, steps).await {
@@ -87,7 +91,7 @@ impl SourceResolver {
             let at = sources.iter().position(|source| source.source.origin() == origin);
             sources = at.and_then(|at| sources.get(at + 1..)).unwrap_or_default();
             match found {
-                // Who has told half is no better than who tells nothing.
+                // A source that fails half-way counts as one that fails at once: try the next.
                 Err(fault) if !sources.is_empty() && !matches!(fault, SourceFault::OurFault(_)) => {
                 }
                 Ok(DirectoryAnswer::Absent { .. }) if !sources.is_empty() => half = true,
@@ -96,7 +100,7 @@ impl SourceResolver {
         }
     }
 
-    /// The systems behind handlers, from the source that told of them.
+    /// Looks up the systems behind handlers, at the source that returned the handlers.
     async fn found(
         &self,
         (ods, interaction): (&OdsCode, &'static Interaction),
@@ -120,14 +124,15 @@ impl SourceResolver {
         }
         found.providers = self.join(ods, handlers, &found.systems, steps);
         if found.providers.is_empty() {
-            // Records that lead nowhere may be half of a change under way.
+            // Handlers without systems may be a change in progress.
             return Ok(DirectoryAnswer::Absent { confirmed: false });
         }
         Ok(DirectoryAnswer::Found(found))
     }
 
-    /// What else these systems are registered for at this practice: one question for each party
-    /// key. Nothing at all means that the question failed.
+    /// Looks up these systems' other interactions at this practice, with one query per party key.
+    ///
+    /// Returns `None` if a query fails or returns no handlers.
     pub(super) async fn rest(
         &self,
         ods: &OdsCode,
@@ -150,7 +155,7 @@ impl SourceResolver {
         Some(providers)
     }
 
-    /// Who sends under this ASID, by which certificate names: from sources that know ASIDs.
+    /// Looks up the sender with this ASID and its certificate names, at sources searchable by ASID.
     pub(super) async fn sender(
         &self,
         asid: &Asid,
@@ -184,7 +189,7 @@ impl SourceResolver {
             return Ok(DirectoryAnswer::Absent { confirmed: systems.is_empty() });
         };
         let Some(ods) = system.ods else {
-            return Err(SourceFault::Malformed("a system without an organisation".to_owned()));
+            return Err(SourceFault::Malformed("a system record has no organisation".to_owned()));
         };
         let party_key = Some(&system.party_key);
         let asked = HandlersOf { ods: None, interaction: None, party_key };
@@ -205,7 +210,8 @@ impl SourceResolver {
         }))
     }
 
-    /// Whose system this ASID is: only a hint, which chooses the practice to ask about.
+    /// Looks up the practice that owns the system with this ASID; only a hint that chooses which
+    /// practice to look up.
     pub(super) async fn owner(
         &self,
         asid: &Asid,
@@ -222,8 +228,10 @@ impl SourceResolver {
         Err(last)
     }
 
-    /// Handlers from the first source that answers. An empty answer that may be false is asked for
-    /// again past all caches, and a source that cannot be falsely empty is believed instead.
+    /// Returns the handlers of the first source that answers.
+    ///
+    /// An empty answer that may be a failed search leads to the next source; if none decides, the query is
+    /// repeated past all caches.
     async fn certain<'a>(
         &self,
         sources: &'a [RateLimitedSource],
@@ -264,7 +272,7 @@ impl SourceResolver {
         }
     }
 
-    /// Handlers, and how long the source took to tell.
+    /// Queries one source for handlers; returns them with the time that the answer took.
     async fn handlers(
         &self,
         guarded: &RateLimitedSource,
@@ -287,7 +295,7 @@ impl SourceResolver {
         let answer = guarded.source.systems(asked, how);
         let (answer, _) = self.ask((guarded, "systems"), how, steps, answer).await?;
         match asked {
-            // LDAP is asked for a party key's systems, whatever they may do.
+            // LDAP returns a party key's systems whatever their interactions.
             SystemsOf::Practice { .. } => {
                 Ok(answer.into_iter().filter(|system| asked.fits(system)).collect())
             }
@@ -295,8 +303,8 @@ impl SourceResolver {
         }
     }
 
-    /// Puts one question when its turn has come, if the circuit of its source is not open, and counts what
-    /// came of it.
+    /// Sends one query when its turn has come, unless the source's circuit is open; counts and logs the
+    /// outcome.
     async fn ask<T>(
         &self,
         (guarded, question): (&RateLimitedSource, &'static str),
@@ -326,10 +334,17 @@ impl SourceResolver {
         match &answer {
             Ok(_) => {}
             Err(SourceFault::Paced) => {
-                tracing::debug!(source, question, id = %how.id, "not asked, or not long enough");
+                tracing::debug!(
+                    source, question, id = %how.id,
+                    "directory query not sent, or cut short by the look-up's deadline"
+                );
             }
             Err(fault) => {
-                tracing::warn!(source, question, id = %how.id, %fault, "a directory source gave no answer");
+                tracing::warn!(
+                    source, question, id = %how.id, %fault,
+                    "a directory source gave no usable answer; another source or a cached answer is used \
+                     if there is one"
+                );
             }
         }
         let verdict = answer.as_ref().map_or_else(SourceFault::verdict, |_| AttemptResult::Well);
@@ -340,8 +355,7 @@ impl SourceResolver {
         answer.map(|rows| (rows, took))
     }
 
-    /// Handlers and systems joined by party key: one registration for each interaction, root and
-    /// system.
+    /// Joins handlers and systems by party key into one registration per interaction, root and system.
     fn join(
         &self,
         ods: &OdsCode,
@@ -353,7 +367,7 @@ impl SourceResolver {
         for handler in handlers {
             let Some(interaction) = handler.interaction else { continue };
             let Some(root) = self.root(ods, handler, steps) else { continue };
-            // A refusal quotes it; nothing rests on it.
+            // Only quoted in a refusal, so a missing value is no fault.
             let cpa_id = handler.cpa_id.clone().or_else(|| "unknown".parse().ok());
             let Some(cpa_id) = cpa_id else { continue };
             let registered = |system: &&AccreditedSystem| {
@@ -370,7 +384,7 @@ impl SourceResolver {
                     root.clone(),
                     vec![interaction],
                 );
-                // Two records that say the same are one registration.
+                // Duplicate records count as one registration.
                 let same = |held: &Arc<ProviderRegistration>| {
                     held.asid == provider.asid
                         && held.root == provider.root
@@ -384,8 +398,9 @@ impl SourceResolver {
         providers
     }
 
-    /// The address of a handler as a service root. Security: one that is not `https` and a name is
-    /// no address, whatever the directory says.
+    /// Parses a handler's address as a service root; counts irregularities.
+    ///
+    /// Security: an address that is not `https` with a host name is ignored, whatever the directory says.
     fn root(&self, ods: &OdsCode, handler: &Handler, steps: &mut Steps) -> Option<ServiceRoot> {
         let text = handler.address.as_deref().map(str::trim).unwrap_or_default();
         let root = match text.parse::<ServiceRoot>() {
@@ -393,7 +408,11 @@ impl SourceResolver {
             Err(fault) => {
                 let odd = if text.is_empty() { Oddity::NoAddress } else { Oddity::BadAddress };
                 self.odd(odd, ods, steps);
-                tracing::warn!(%ods, %fault, "the directory holds an address that cannot be used");
+                tracing::warn!(
+                    %ods, %fault,
+                    "the directory has no usable address for a message handler of this practice; the \
+                     record is ignored"
+                );
                 return None;
             }
         };
@@ -409,7 +428,7 @@ impl SourceResolver {
 
     fn odd(&self, oddity: Oddity, ods: &OdsCode, steps: &mut Steps) {
         self.metrics.directory.oddity(oddity);
-        tracing::debug!(%ods, oddity = oddity.label(), "an oddity in the directory");
+        tracing::debug!(%ods, oddity = oddity.label(), "a directory record is irregular");
         steps.odd(oddity.label());
     }
 
@@ -418,18 +437,21 @@ impl SourceResolver {
         self.sources.iter().find(same).ok_or(SourceFault::Unsupported)
     }
 
-    /// Whether any source can say who sends.
+    /// Returns true if a source can look up senders.
     pub(super) fn knows_senders(&self) -> bool {
         self.sources.iter().any(|guarded| guarded.source.knows_asids())
     }
 }
 
-/// Rows of which none answers the question are no absence.
+/// Returns the rows that match the query.
+///
+/// # Errors
+/// Returns a fault if there are rows but none matches: that is not an absence.
 fn fitting<T>(rows: Vec<T>, fits: impl Fn(&T) -> bool) -> Result<Vec<T>, SourceFault> {
     let answered = !rows.is_empty();
     let rows: Vec<T> = rows.into_iter().filter(fits).collect();
     if answered && rows.is_empty() {
-        return Err(SourceFault::Malformed("it answers another question".to_owned()));
+        return Err(SourceFault::Malformed("no record matches the query".to_owned()));
     }
     Ok(rows)
 }

@@ -1,7 +1,7 @@
-//! The SDS FHIR R4 API: one question, one HTTPS exchange, typed rows.
+//! Client of the SDS FHIR R4 API: one HTTPS exchange per query, typed records.
 //!
-//! Spec: `GET /Endpoint` is `nhsMhs`, `GET /Device` is `nhsAs`; parameters in one order and one
-//! encoding, because caches on the way key on the text.
+//! Spec: `GET /Endpoint` is `nhsMhs`, `GET /Device` is `nhsAs`. Parameters always have the same order and
+//! encoding, because caches on the way key on the URL's text.
 
 use std::fmt::Write as _;
 use std::num::NonZeroU32;
@@ -29,20 +29,20 @@ pub(crate) use bundle::{handlers, systems};
 use super::source::{
     AccreditedSystem, Handler, HandlersOf, QueryOptions, SourceFault, SystemsOf, watch_over,
 };
-use crate::spine::InnerUrl;
 use crate::tls::DirectoryLeg;
+use spine_types::InnerUrl;
 
-/// The SDS FHIR API, as configured.
+/// Settings of the SDS FHIR API.
 #[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ApiSettings {
     /// Base URL, for example `https://api.service.nhs.uk/spine-directory/FHIR/R4`.
     pub url: String,
-    /// A file that holds the API key and nothing else; the sandbox needs none.
+    /// File that contains only the API key; the sandbox needs none.
     pub key_file: Option<PathBuf>,
-    /// How the API proves itself.
+    /// TLS towards the API.
     pub tls: DirectoryLeg,
-    /// Questions a second, and as many at once. The service's own limit is five.
+    /// Maximum number of queries per second, and of a burst. The service's own limit is five per second.
     #[serde(default = "per_second")]
     pub per_second: NonZeroU32,
 }
@@ -51,7 +51,7 @@ const fn per_second() -> NonZeroU32 {
     NonZeroU32::MIN.saturating_add(3)
 }
 
-/// The client.
+/// Client of the SDS FHIR API, with at most one idle connection.
 pub(super) struct SdsApi {
     url: String,
     authority: String,
@@ -65,7 +65,7 @@ pub(super) struct SdsApi {
     idle: Mutex<Option<SendRequest<Empty<Bytes>>>>,
 }
 
-/// Limit: bytes of an answer. A national system has some five hundred interactions.
+/// Limit: bytes of a response body. A national system has some five hundred interactions.
 const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 const ODS: &str = "https://fhir.nhs.uk/Id/ods-organization-code";
@@ -73,10 +73,10 @@ const INTERACTION: &str = "https://fhir.nhs.uk/Id/nhsServiceInteractionId";
 const PARTY_KEY: &str = "https://fhir.nhs.uk/Id/nhsMhsPartyKey";
 
 impl SdsApi {
-    /// A client that has asked nothing yet.
+    /// Returns a client without a connection.
     ///
     /// # Errors
-    /// What is wrong with the URL or the key, for people.
+    /// Returns a text if the URL or the key cannot be used.
     pub(super) fn new(
         settings: &ApiSettings,
         key: Option<&str>,
@@ -86,12 +86,13 @@ impl SdsApi {
         let fault = |why: &dyn std::fmt::Display| format!("{:?}: {why}", settings.url);
         let url = InnerUrl::parse(&settings.url).map_err(|why| fault(&why))?;
         if url.query.is_some() {
-            return Err(fault(&"the base URL has a query"));
+            return Err(fault(&"the base URL must not have a query"));
         }
         let name = url.authority.split(':').next().unwrap_or_default().to_owned();
         let port = if url.authority.contains(':') { "" } else { ":443" };
         let key = key.map(|key| {
-            let mut key = HeaderValue::from_str(key).map_err(|_| "the key is no header value")?;
+            let mut key = HeaderValue::from_str(key)
+                .map_err(|_| "the key has characters that an HTTP header cannot carry")?;
             key.set_sensitive(true);
             Ok::<_, String>(key)
         });
@@ -146,14 +147,14 @@ impl SdsApi {
         systems(&self.exchange(&query.0, how).await?)
     }
 
-    /// One exchange, on the connection kept if it still stands.
+    /// Sends one query and returns the body; reuses the idle connection if it is still open.
     async fn exchange(&self, query: &str, how: QueryOptions<'_>) -> Result<Bytes, SourceFault> {
         let (deadline, slow) = how.limit(self.attempt);
         timeout_at(deadline, async {
             let kept = self.idle().take().filter(SendRequest::is_ready);
             let mut answered = None;
             if let Some(mut kept) = kept {
-                // One that has been closed in the meantime says nothing about the source.
+                // An idle connection that has been closed meanwhile is no failure of the source.
                 let response = kept.send_request(self.request(query, how)?).await;
                 answered = response.ok().map(|response| (kept, response));
             }
@@ -188,13 +189,13 @@ impl SdsApi {
             http1::handshake(stream).await.map_err(|why| unavailable(&why))?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection to the SDS API ended");
+                tracing::debug!(%error, "the connection to the SDS FHIR API failed");
             }
         });
         Ok(sender)
     }
 
-    /// Spec: `Accept` is compared as text; the correlation id must be a UUID.
+    /// Builds the request. Spec: `Accept` is compared as text; `X-Correlation-ID` must be a UUID.
     fn request(
         &self,
         query: &str,
@@ -230,7 +231,7 @@ impl SdsApi {
         }
         let body = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await;
         let body = body.map_err(|why| match why.is::<LengthLimitError>() {
-            // The source answers well: the answer is more than is taken.
+            // Not a failure of the source: the body is above our own limit.
             true => SourceFault::Truncated,
             false => SourceFault::Unavailable(why.to_string()),
         });
@@ -238,7 +239,7 @@ impl SdsApi {
     }
 }
 
-/// Limit: how long a source may ask us to stay away.
+/// Limit: seconds of `Retry-After` that are honoured.
 const RETRY_AFTER_MAX_S: u64 = 60;
 
 impl std::fmt::Debug for SdsApi {
@@ -247,8 +248,8 @@ impl std::fmt::Debug for SdsApi {
     }
 }
 
-/// A path and query under construction. Identifiers need no escape; the bar between system and
-/// value has one, always the same.
+/// Builder of a path and query. Only the bar between system and value is escaped; identifiers need no
+/// escaping.
 struct SdsQuery(String);
 
 impl SdsQuery {

@@ -1,6 +1,6 @@
-//! SDS itself: LDAPS with mutual TLS, one search for one question, typed rows.
+//! Client of SDS over LDAP: LDAPS with mutual TLS, one search per query, typed records.
 //!
-//! Spec: the server answers in its own spelling of attribute names, whatever was asked for.
+//! Spec: the server spells attribute names in its own way, whatever spelling was asked for.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,24 +18,24 @@ use tokio_rustls::TlsConnector;
 use super::source::{
     AccreditedSystem, Handler, HandlersOf, QueryOptions, SourceFault, SystemsOf, watch_over,
 };
-use crate::interaction;
 use crate::tls::DirectoryLeg;
+use spine_types::interaction;
 
 mod relay;
 
-/// SDS over LDAP, as configured.
+/// Settings of SDS over LDAP.
 #[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct LdapSettings {
-    /// The server, for example `ldaps://ldap.national.ncrs.nhs.uk:636`. Its certificate must have
-    /// this name.
+    /// URL of the server, for example `ldaps://ldap.national.ncrs.nhs.uk:636`. Its certificate must have
+    /// this host name.
     pub url: String,
-    /// `host:port` to dial instead of the URL's own.
+    /// `host:port` to connect to instead of the URL's own.
     pub dial: Option<String>,
-    /// Where records hang.
+    /// Base DN of all searches.
     #[serde(default = "base")]
     pub base: String,
-    /// How both ends prove themselves.
+    /// TLS towards the server, with our certificate.
     pub tls: DirectoryLeg,
 }
 
@@ -43,11 +43,11 @@ fn base() -> String {
     "ou=services,o=nhs".to_owned()
 }
 
-/// The client.
+/// Client of SDS over LDAP, with one connection for all searches.
 pub(super) struct SdsLdap {
     url: String,
     address: String,
-    /// The host of the URL, whose name the certificate must have.
+    /// Host of the URL, which the server's certificate must name.
     host: ServerName<'static>,
     base: String,
     tls: Arc<ClientConfig>,
@@ -61,10 +61,10 @@ const HANDLER: [&str; 6] =
 const SYSTEM: [&str; 4] = ["nhsIDCode", "nhsMHSPartyKey", "nhsAsSvcIA", "uniqueIdentifier"];
 
 impl SdsLdap {
-    /// A client that has asked nothing yet.
+    /// Returns a client without a connection.
     ///
     /// # Errors
-    /// What is wrong with the URL, for people.
+    /// Returns a text if the URL cannot be used.
     pub(super) fn new(
         settings: &LdapSettings,
         tls: Arc<ClientConfig>,
@@ -74,8 +74,8 @@ impl SdsLdap {
             settings.url.strip_prefix("ldaps://").map(|rest| rest.trim_end_matches('/'));
         let authority =
             authority.filter(|rest| !rest.is_empty() && !rest.contains(['/', '?', '@']));
-        let authority =
-            authority.ok_or_else(|| format!("{:?} is not ldaps:// and a host", settings.url))?;
+        let authority = authority
+            .ok_or_else(|| format!("{:?} is not of the form ldaps://host:port", settings.url))?;
         let port = if authority.contains(':') { "" } else { ":636" };
         let host = match authority.rsplit_once(':') {
             Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
@@ -145,7 +145,7 @@ impl SdsLdap {
         let search = async {
             let (ldap, kept) = self.connection().await?;
             match self.ask(ldap, filter, attributes).await {
-                // The server has ended a connection that was kept: that says nothing about it.
+                // A kept connection that the server has closed meanwhile is no failure of the server.
                 Err(SourceFault::Unavailable(_)) if kept => {
                     *self.kept.lock().await = None;
                     let (ldap, _) = self.connection().await?;
@@ -157,8 +157,8 @@ impl SdsLdap {
         let answer = timeout_at(deadline, search).await.map_err(|_| slow);
         let answer = answer.and_then(|answer| answer);
         if answer.is_err() {
-            // Whatever it was, the next question starts from a connection of its own. Who holds the
-            // lock is making one.
+            // After any fault the next query opens a new connection. If the lock is taken, its holder is
+            // opening one.
             if let Ok(mut kept) = self.kept.try_lock() {
                 *kept = None;
             }
@@ -175,7 +175,7 @@ impl SdsLdap {
         let found = ldap.search(&self.base, Scope::Subtree, filter, attributes.to_vec()).await;
         let ldap3::SearchResult(entries, result) = found.map_err(|why| unavailable(&why))?;
         judge(result.rc, &result.text)?;
-        // What another server holds is not in this answer.
+        // Referrals name records on other servers, so this answer is incomplete.
         if !result.refs.is_empty() {
             return Err(SourceFault::Truncated);
         }
@@ -185,7 +185,7 @@ impl SdsLdap {
             .collect())
     }
 
-    /// The connection kept, or a new one; and which of the two it is.
+    /// Returns the kept connection or a new one, and true if it was kept.
     async fn connection(&self) -> Result<(Ldap, bool), SourceFault> {
         let mut kept = self.kept.lock().await;
         if let Some(ldap) = kept.as_mut()
@@ -198,7 +198,7 @@ impl SdsLdap {
         Ok((ldap, false))
     }
 
-    /// Spec: LDAPS from the first byte, mutual TLS, then an anonymous bind.
+    /// Opens a connection. Spec: LDAPS from the first byte, mutual TLS, then an anonymous bind.
     async fn open(&self) -> Result<Ldap, SourceFault> {
         let connect = tokio::time::timeout(self.connect, TcpStream::connect(&self.address));
         let stream = connect.await.map_err(|_| SourceFault::TimedOut)?;
@@ -206,14 +206,14 @@ impl SdsLdap {
         watch_over(&stream, self.attempt);
         let connector = TlsConnector::from(Arc::clone(&self.tls));
         let stream = connector.connect(self.host.clone(), stream).await;
-        // Security: the library takes whatever comes.
+        // Security: the library does not limit messages; the relay does.
         let stream = stream.and_then(relay::between).map_err(|why| unavailable(&why))?;
         let settings = LdapConnSettings::new().set_std_stream(StdStream::Unix(stream));
         let opened = LdapConnAsync::with_settings(settings, "ldapi:///").await;
         let (connection, mut ldap) = opened.map_err(|why| unavailable(&why))?;
         tokio::spawn(async move {
             if let Err(error) = connection.drive().await {
-                tracing::debug!(%error, "connection to SDS ended");
+                tracing::debug!(%error, "the LDAP session with SDS failed");
             }
         });
         let bound = ldap.simple_bind("", "").await.map_err(|why| unavailable(&why))?;
@@ -228,17 +228,19 @@ impl std::fmt::Debug for SdsLdap {
     }
 }
 
-/// Result codes as faults. A search that ran into a limit is never taken for complete, and a base
-/// that is not there is a mistake of ours, not an absence: searches hang below it.
+/// Translates an LDAP result code (RFC 4511 appendix A) into a fault.
+///
+/// A search that ran into a limit counts as incomplete. A missing base object is a mistake in our
+/// settings, not an absence.
 fn judge(code: u32, text: &str) -> Result<(), SourceFault> {
-    let told = || format!("result code {code} {text}").trim_end().to_owned();
+    let described = || format!("result code {code} {text}").trim_end().to_owned();
     match code {
         0 => Ok(()),
         3 => Err(SourceFault::TimedOut),
         4 | 11 => Err(SourceFault::Truncated),
-        48..=50 => Err(SourceFault::Denied(told())),
-        32 | 34 => Err(SourceFault::OurFault(told())),
-        _ => Err(SourceFault::Unavailable(told())),
+        48..=50 => Err(SourceFault::Denied(described())),
+        32 | 34 => Err(SourceFault::OurFault(described())),
+        _ => Err(SourceFault::Unavailable(described())),
     }
 }
 
@@ -246,7 +248,7 @@ fn unavailable(why: &dyn std::fmt::Display) -> SourceFault {
     SourceFault::Unavailable(why.to_string())
 }
 
-/// A filter under construction. Security: every value is escaped, typed or not.
+/// Builder of a search filter. Security: every value is escaped, typed or not.
 struct LdapFilter(String);
 
 impl LdapFilter {
@@ -265,7 +267,7 @@ impl LdapFilter {
     }
 }
 
-/// One record, its attribute names in lower case.
+/// One record, with attribute names in lower case.
 struct LdapRecord(HashMap<String, Vec<String>>);
 
 impl LdapRecord {
@@ -282,11 +284,13 @@ impl LdapRecord {
         self.all(attribute).first().map(|value| value.trim())
     }
 
-    /// Security: who a record is about is never settled by which value came first.
+    /// Returns the only value of an attribute; fails if there are several.
+    ///
+    /// Security: the identity of a record must not depend on the order of values.
     fn only(&self, attribute: &str) -> Result<Option<&str>, SourceFault> {
         match self.all(attribute).len() {
             0 | 1 => Ok(self.one(attribute)),
-            _ => Err(SourceFault::Malformed(format!("a record with several {attribute}"))),
+            _ => Err(SourceFault::Malformed(format!("a record has several values of {attribute}"))),
         }
     }
 
@@ -296,18 +300,18 @@ impl LdapRecord {
     ) -> Result<T, SourceFault> {
         let value = self.only(attribute)?;
         let value =
-            value.ok_or_else(|| SourceFault::Malformed(format!("a record without {attribute}")))?;
+            value.ok_or_else(|| SourceFault::Malformed(format!("a record has no {attribute}")))?;
         value.parse().map_err(|why: T::Err| SourceFault::Malformed(format!("{attribute}: {why}")))
     }
 
-    /// One for each address, as the FHIR API has it: two addresses are an ambiguity, whoever asks.
+    /// Returns one handler for each address, as the FHIR API does: two addresses are an ambiguity.
     fn handlers(&self) -> Result<Vec<Handler>, SourceFault> {
         let handler = Handler {
             ods: Some(self.ods()?),
             party_key: self.required("nhsMHSPartyKey")?,
             interaction: self.one("nhsMhsSvcIA").and_then(interaction::by_id),
             address: None,
-            // Known to people alone; one that cannot be read is as good as none.
+            // Informative only: an unreadable value counts as missing.
             cpa_id: self.one("nhsMhsCPAId").and_then(|id| id.parse().ok()),
             fqdn: self.one("nhsMhsFQDN").and_then(|name| name.to_ascii_lowercase().parse().ok()),
         };
@@ -332,9 +336,9 @@ impl LdapRecord {
         })
     }
 
-    fn ods(&self) -> Result<crate::spine::OdsCode, SourceFault> {
+    fn ods(&self) -> Result<spine_types::OdsCode, SourceFault> {
         let text = self.only("nhsIDCode")?.unwrap_or_default();
-        crate::spine::OdsCode::from_any_case(text)
+        spine_types::OdsCode::from_any_case(text)
             .map_err(|why| SourceFault::Malformed(format!("nhsIDCode: {why}")))
     }
 }

@@ -1,4 +1,4 @@
-//! The directory, as configured.
+//! Settings of the directory.
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -12,31 +12,31 @@ use super::LdapSettings;
 use super::shelf::Windows;
 use super::{ApiSettings, Origin};
 
-/// Who is registered, who is asked, and how long an answer is used.
+/// Settings of the directory: its file, its live sources, and how long their answers are used.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct DirectorySettings {
-    /// The directory file: consumers, agreements, and what the sources cannot tell or must not
+    /// Directory file: consumers, agreements, and providers that live sources do not know or must not
     /// decide.
     pub file: PathBuf,
-    /// The SDS FHIR API.
+    /// Live source: the SDS FHIR API.
     pub sds_api: Option<ApiSettings>,
-    /// SDS over LDAP.
+    /// Live source: SDS over LDAP.
     #[cfg(feature = "ldap")]
     pub sds_ldap: Option<LdapSettings>,
-    /// Which of the two is asked first.
+    /// Live source that is asked first.
     #[serde(default)]
     pub first: First,
-    /// Where what is held is kept for the next start.
+    /// File in which cached live answers are kept for the next start.
     pub snapshot: Option<PathBuf>,
-    /// How long an answer is used.
+    /// Periods for which answers of live sources are used.
     #[serde(default)]
     pub freshness: Freshness,
-    /// How long a source is waited for.
+    /// Deadlines for live sources.
     #[serde(default)]
     pub deadlines: SourceDeadlines,
-    /// Look-ups a minute that one consumer may cause for what is not held, and as many at once; before a
-    /// consumer is identified, one certificate.
+    /// Maximum number of uncached look-ups per minute, and of a burst, for one consumer; before the consumer
+    /// is identified, for one certificate.
     #[serde(default = "misses_per_minute")]
     pub misses_per_minute: NonZeroU32,
 }
@@ -45,14 +45,14 @@ const fn misses_per_minute() -> NonZeroU32 {
     NonZeroU32::MIN.saturating_add(59)
 }
 
-/// The source that is asked first.
+/// Live source that is asked first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum First {
     /// The SDS FHIR API.
     #[default]
     SdsApi,
-    /// SDS over LDAP: fresher, and more often there, where HSCN is.
+    /// SDS over LDAP; fresher and more available than the API, but needs HSCN.
     SdsLdap,
 }
 
@@ -65,69 +65,70 @@ impl First {
     }
 }
 
-/// How long an answer of a source is used.
+/// Periods for which answers of live sources are used, and sizes of the cache.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Freshness {
-    /// A provider is served without asking again.
-    #[serde(with = "crate::spine::period")]
+    /// Period for which a provider is served without a refresh.
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub provider: Duration,
-    /// After that, a provider is served while it is asked for again.
-    #[serde(with = "crate::spine::period")]
+    /// Period after `provider` in which a provider is served while it is refreshed.
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub provider_stale: Duration,
-    /// From its answer, a provider is served when no source answers.
-    #[serde(with = "crate::spine::period")]
+    /// Maximum age at which a provider is served when no source answers.
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub provider_max: Duration,
-    /// The same for a write to a practice named by its ODS code, whose root no consumer confirms.
-    #[serde(with = "crate::spine::period")]
+    /// Maximum age at which a provider is used without an answer for a write by ODS code, whose service root
+    /// the consumer does not confirm.
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub stale_writes_max: Duration,
-    /// A sender is served without asking again.
-    #[serde(with = "crate::spine::period")]
+    /// Period for which a sender is served without a refresh.
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub sender: Duration,
-    /// From its answer, a sender is served when no source answers; short, since a stale
-    /// authorisation fails open.
-    #[serde(with = "crate::spine::period")]
+    /// Maximum age at which a sender is served when no source answers; short, since a stale authorisation
+    /// fails open.
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub sender_max: Duration,
-    /// An absence is believed; and a provider that has vanished is kept, before it must have
-    /// vanished twice.
-    #[serde(with = "crate::spine::period")]
+    /// Period for which an absence is cached; also the minimum time between two absent answers that
+    /// remove a cached provider.
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub absent: Duration,
-    /// An absence that may be a failed search is believed.
-    #[serde(with = "crate::spine::period")]
+    /// Period for which an absence that may be a failed search is not looked up again.
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub absent_unconfirmed: Duration,
-    /// An ambiguous answer is served without asking again.
-    #[serde(with = "crate::spine::period")]
+    /// Period for which an ambiguous answer is served without a refresh.
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub ambiguous: Duration,
-    /// Between two forced refreshes of one practice.
-    #[serde(with = "crate::spine::period")]
+    /// Minimum time between two forced look-ups of one practice.
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub forced: Duration,
-    /// After a look-up that failed, before the next for the same thing.
-    #[serde(with = "crate::spine::period")]
+    /// Minimum time between a failed look-up and the next of the same subject.
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub retry: Duration,
-    /// A practice that was used this lately is asked for again before it grows stale.
-    #[serde(with = "crate::spine::period")]
+    /// Period since its last use in which a practice is refreshed before it grows stale.
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub ahead: Duration,
-    /// Practices held, and senders.
+    /// Maximum number of cached practices, and of cached senders.
     pub practices_max: u64,
-    /// Absences held.
+    /// Maximum number of cached absences.
     pub absent_max: u64,
 }
 
 impl Default for Freshness {
-    /// Spec: none gives a number; 15 minutes is what the national adaptors use, and 12 hours what a
-    /// neighbouring standard advises at most.
+    /// Spec: no standard sets these periods; the national adaptors use 15 minutes, and a related standard
+    /// advises 12 hours at most.
     fn default() -> Self {
         Self {
             provider: Duration::from_secs(15 * 60),
@@ -149,7 +150,7 @@ impl Default for Freshness {
 }
 
 impl Freshness {
-    /// Limit: how long anything may be served without an answer; a day.
+    /// Limit: longest period that may be configured; one day.
     const MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
     pub(super) const fn provider_windows(&self) -> Windows {
@@ -160,7 +161,7 @@ impl Freshness {
         Windows { fresh: self.sender, stale: Duration::ZERO, max: self.sender_max }
     }
 
-    /// Whether an absence first seen then has lasted long enough to be believed of something held.
+    /// Returns true if an absence first seen at `first_s` has lasted long enough to remove a cached entry.
     pub(super) fn is_confirmed(&self, first_s: i64, now_s: i64) -> bool {
         u64::try_from(now_s - first_s).is_ok_and(|age_s| age_s >= self.absent.as_secs())
     }
@@ -179,7 +180,7 @@ impl Freshness {
             ("ahead", self.ahead),
         ] {
             if lasts > Self::MAX {
-                return Err(format!("directory.freshness.{key} may be 24h at most"));
+                return Err(format!("directory.freshness.{key} must be at most 24h"));
             }
         }
         for (key, max, fresh) in [
@@ -187,38 +188,40 @@ impl Freshness {
             ("sender-max", self.sender_max, self.sender),
         ] {
             if max < Duration::from_secs(1) || max > Self::MAX {
-                return Err(format!("directory.freshness.{key} may be 1s to 24h"));
+                return Err(format!("directory.freshness.{key} must be from 1s to 24h"));
             }
             if max < fresh {
-                return Err(format!("directory.freshness.{key} ends before what comes before it"));
+                return Err(format!(
+                    "directory.freshness.{key} is shorter than the fresh and stale periods before it"
+                ));
             }
         }
         Ok(())
     }
 }
 
-/// How long a source is waited for.
+/// Deadlines for live sources.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct SourceDeadlines {
-    /// A connection to a source.
-    #[serde(with = "crate::spine::period")]
+    /// Deadline for connecting to a source.
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub connect: Duration,
-    /// One question; below the three seconds after which the API answers falsely.
-    #[serde(with = "crate::spine::period")]
+    /// Deadline for one query; keep it below 3 s, after which the API may answer a failed search as empty.
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub attempt: Duration,
-    /// A look-up that a request waits for.
-    #[serde(with = "crate::spine::period")]
+    /// Deadline for a look-up that a request waits for.
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub waiting: Duration,
-    /// A look-up that nobody waits for.
-    #[serde(with = "crate::spine::period")]
+    /// Deadline for a look-up that no request waits for.
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub background: Duration,
-    /// The circuit of a source that fails opens.
-    #[serde(with = "crate::spine::period")]
+    /// Time for which a source that fails is not queried: its circuit stays open.
+    #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub spare: Duration,
 }
@@ -245,7 +248,7 @@ impl SourceDeadlines {
             ("spare", self.spare),
         ] {
             if lasts < Duration::from_millis(1) || lasts > Duration::from_secs(60 * 60) {
-                return Err(format!("directory.deadlines.{key} may be 1ms to 1h"));
+                return Err(format!("directory.deadlines.{key} must be from 1ms to 1h"));
             }
         }
         Ok(())
@@ -253,7 +256,7 @@ impl SourceDeadlines {
 }
 
 impl DirectorySettings {
-    /// Every file named, to be resolved.
+    /// Returns every path in these settings, to be made absolute.
     pub fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
         let mut paths = vec![&mut self.file];
         paths.extend(&mut self.snapshot);
@@ -268,7 +271,7 @@ impl DirectorySettings {
         paths
     }
 
-    /// Whether there is anybody to ask besides the file.
+    /// Returns true if a live source is configured.
     #[must_use]
     pub const fn is_live(&self) -> bool {
         #[cfg(feature = "ldap")]
@@ -277,10 +280,10 @@ impl DirectorySettings {
         self.sds_api.is_some()
     }
 
-    /// What may not be had.
+    /// Checks limits and relations between settings.
     ///
     /// # Errors
-    /// A sentence that names the key.
+    /// Returns a text that names the first key with a value that is not allowed.
     pub fn check(&self) -> Result<(), String> {
         self.freshness.check()?;
         self.deadlines.check()?;

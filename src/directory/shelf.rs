@@ -1,7 +1,7 @@
-//! What is held of the directory, how old it may grow, and what a new answer does to it.
+//! Cache of directory answers: their ages, and the effect of new answers on cached ones.
 //!
-//! Pure but for two caches: ages are judged by the clock the caller reads, and what is held was
-//! answered when it says, however often it has been loaded since.
+//! Ages are judged by the clock that the caller reads. An entry keeps the time of the directory's answer,
+//! however often it has been loaded from a snapshot since.
 
 use std::hash::{BuildHasher as _, Hash};
 use std::sync::Arc;
@@ -15,69 +15,71 @@ use super::Freshness;
 use super::rules::FoundRegistrations;
 use super::source::Origin;
 use crate::consumers::Sender;
-use crate::interaction::Interaction;
 use crate::policy::ProviderRegistration;
-use crate::spine::{Asid, OdsCode};
+use spine_types::interaction::Interaction;
+use spine_types::{Asid, OdsCode};
 
-/// A registration, and when the directory said so.
+/// Cached registration with the time of the directory's answer.
 #[derive(Debug, Clone)]
 pub(super) struct HeldRegistration {
     pub(super) provider: Arc<ProviderRegistration>,
     pub(super) since: Since,
-    /// When the directory first said that this is no longer so, and when this process last heard it.
+    /// Time of the first answer without this registration, in seconds since 1970.
     pub(super) doubted_s: Option<i64>,
+    /// Time of the last such answer to this process.
     pub(super) doubt_heard: Option<Instant>,
 }
 
-/// When something was answered, by whom, and whether it has to be asked for again.
+/// Time and source of a cached answer, and a mark that makes it count as older.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Since {
     pub(super) answered_s: i64,
     pub(super) origin: Origin,
     pub(super) mark: Mark,
-    /// When this process heard it; a snapshot was heard by another.
+    /// Time at which this process received the answer; `None` if it comes from a snapshot.
     pub(super) heard: Option<Instant>,
 }
 
-/// Why something held counts as older than it is.
+/// Reason why a cached entry counts as older than it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Mark {
+    /// The entry's age counts.
     None,
-    /// It comes from a snapshot: served, and asked for again.
+    /// Loaded from a snapshot: at least stale, so it is served and refreshed.
     Loaded,
-    /// An operator or a change of the practice wants it asked for first.
+    /// Flushed by an operator or because the practice moved: at least old, so it is refreshed first.
     Flushed,
 }
 
-/// What is held of one practice.
+/// Cached registrations of one practice.
 #[derive(Debug, Default)]
 pub(super) struct HeldPractice {
     pub(super) rows: Vec<HeldRegistration>,
-    /// When a request last used it.
+    /// Time of the last use by a request, in seconds since 1970.
     pub(super) used_s: AtomicI64,
 }
 
-/// What is held of one sender.
+/// Cached sender with the time of the directory's answer.
 #[derive(Debug, Clone)]
 pub(super) struct HeldSender {
     pub(super) sender: Arc<Sender>,
     pub(super) since: Since,
 }
 
-/// How old something held is.
+/// Age class of a cached entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Age {
-    /// Served as it is.
+    /// Served without a refresh.
     Fresh,
-    /// Served while it is asked for again.
+    /// Served while it is refreshed in the background.
     Stale,
-    /// Asked for again first; served if no answer comes.
+    /// Refreshed first; served if no answer comes.
     Old,
-    /// Of no use.
+    /// Must not be served.
     Dead,
 }
 
-/// Ends of the ages, in seconds from the directory's answer.
+/// Durations of the age classes: `stale` follows `fresh`; `max` counts from the directory's answer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Windows {
     pub(super) fresh: Duration,
@@ -90,8 +92,10 @@ impl Since {
         Self { answered_s: now_s, origin, mark: Mark::None, heard: Some(Instant::now()) }
     }
 
-    /// Security: an answer from the future is no answer; a clock set back must not make an old one
-    /// young.
+    /// Returns the age class at `now_s`, in seconds since 1970.
+    ///
+    /// Security: an answer from the future is dead, so that a clock set back does not make an old answer
+    /// fresh.
     pub(super) fn age(&self, windows: Windows, now_s: i64) -> Age {
         let Ok(age_s) = u64::try_from(now_s.saturating_sub(self.answered_s)) else {
             return Age::Dead;
@@ -114,7 +118,7 @@ impl Since {
 }
 
 impl HeldPractice {
-    /// The registrations for one interaction.
+    /// Returns the registrations for one interaction.
     pub(super) fn rows_for(
         &self,
         interaction: &Interaction,
@@ -122,8 +126,7 @@ impl HeldPractice {
         self.rows.iter().filter(move |row| row.provider.serves(interaction))
     }
 
-    /// How old what is held for one interaction is: as old as its oldest row. Nothing held is
-    /// nothing.
+    /// Returns the age class for one interaction, that of its oldest row; `None` if it has no row.
     pub(super) fn age(
         &self,
         interaction: &Interaction,
@@ -139,7 +142,7 @@ impl HeldPractice {
                 windows.fresh = windows.fresh.min(freshness.ambiguous);
             }
             match (row.since.age(windows, now_s), row.doubted_s) {
-                // Doubted: served behind a question that is not put again before its time.
+                // A doubted row is never fresh; `rests` delays the next refresh.
                 (Age::Fresh, Some(_)) => Age::Stale,
                 (age, _) => age,
             }
@@ -147,7 +150,7 @@ impl HeldPractice {
         ages.max()
     }
 
-    /// How long ago the directory answered for one interaction, in seconds.
+    /// Returns the age in seconds of the oldest answer for one interaction.
     pub(super) fn age_s(&self, interaction: &Interaction, now_s: i64) -> u64 {
         let oldest = self.rows_for(interaction).map(|row| row.since.answered_s).min();
         oldest
@@ -155,19 +158,19 @@ impl HeldPractice {
             .unwrap_or_default()
     }
 
-    /// Whether the directory has been heard about this interaction since then.
+    /// Returns true if the directory has answered for this interaction since `started`.
     pub(super) fn is_heard(&self, interaction: &Interaction, started: Instant) -> bool {
         let mut rows = self.rows_for(interaction).peekable();
         let heard = |row: &HeldRegistration| row.since.heard.max(row.doubt_heard) >= Some(started);
         rows.peek().is_some() && rows.all(heard)
     }
 
-    /// Whether the directory has said that what is held is no longer so.
+    /// Returns true if the directory has answered without a cached registration of this interaction.
     pub(super) fn is_doubted(&self, interaction: &Interaction) -> bool {
         self.rows_for(interaction).any(|row| row.doubted_s.is_some())
     }
 
-    /// Whether asking again now would tell nothing yet.
+    /// Returns true if it is too early to refresh: a second denial would not be believed yet.
     pub(super) fn rests(
         &self,
         interaction: &Interaction,
@@ -183,14 +186,15 @@ impl HeldPractice {
             })
     }
 
+    /// Records a use by a request at `now_s`.
     pub(super) fn used(&self, now_s: i64) {
         self.used_s.store(now_s, Ordering::Relaxed);
     }
 
-    /// What is held once the directory has answered for one interaction.
+    /// Returns the entry after the directory has answered for one interaction.
     ///
-    /// An answer that has become ambiguous does not replace one that was not, for the while in
-    /// which somebody may be mending it.
+    /// A new answer with several registrations does not replace a single usable one at once: the
+    /// directory may be in the middle of a change.
     pub(super) fn after_found(
         &self,
         interaction: &'static Interaction,
@@ -227,7 +231,7 @@ impl HeldPractice {
         self.with(others.chain(fresh).collect())
     }
 
-    /// What is held once the rest of the same systems' registrations is known too.
+    /// Returns the entry after the same systems' other interactions are known too.
     pub(super) fn after_rest(
         &self,
         found: &FoundRegistrations,
@@ -239,8 +243,8 @@ impl HeldPractice {
         let theirs = |row: &HeldRegistration| {
             found.systems.iter().any(|system| system.asid == row.provider.asid)
         };
-        // Another system's registration is not answered by this one's, unless the practice has moved
-        // away from it: two are an ambiguity.
+        // A registration of one system does not replace another system's, unless the practice has moved
+        // away from that one: both stay, as an ambiguity.
         let answered = |row: &HeldRegistration| {
             let ids = &row.provider.interactions;
             let same = |new: &Arc<ProviderRegistration>| {
@@ -264,9 +268,10 @@ impl HeldPractice {
         self.with(kept.chain(fresh).collect())
     }
 
-    /// What is held once the directory has said that nothing is registered.
+    /// Returns the entry after the directory has answered that nothing is registered.
     ///
-    /// One such answer deletes nothing: the second, a minute later, does.
+    /// The first such answer only marks the rows as doubted; a second one after
+    /// `directory.freshness.absent` removes them.
     pub(super) fn doubting(
         &self,
         interaction: &Interaction,
@@ -280,7 +285,7 @@ impl HeldPractice {
         self.with(rows.collect())
     }
 
-    /// What is held once everything is to be asked for again.
+    /// Returns the entry with all rows marked to be refreshed before use.
     pub(super) fn flushed(&self) -> Self {
         let rows = self.rows.iter().cloned().map(|mut row| {
             row.since.mark = Mark::Flushed;
@@ -295,44 +300,45 @@ impl HeldPractice {
 }
 
 impl HeldRegistration {
+    /// Returns the row as doubted; `None` if it was doubted long enough before, or is dead.
     fn doubt(&self, freshness: &Freshness, now_s: i64) -> Option<Self> {
         let twice = self.doubted_s.is_some_and(|since_s| freshness.is_confirmed(since_s, now_s));
         let dead = self.since.age(freshness.provider_windows(), now_s) == Age::Dead;
         let (doubted_s, doubt_heard) =
             (Some(self.doubted_s.unwrap_or(now_s)), Some(Instant::now()));
-        // It has been asked for again: a flush is done with.
+        // The refresh that a flush asked for has been done.
         let since = Since { mark: Mark::None, ..self.since };
         (!twice && !dead).then(|| Self { doubted_s, doubt_heard, since, ..self.clone() })
     }
 }
 
-/// A tenth more or less, the same for the same answer, so that practices asked about together are
-/// not asked about together for ever.
+/// Returns a factor from 0.9 to 1.1, constant for one answer, that spreads the refreshes of practices
+/// looked up at the same time.
 fn spread(ods: &OdsCode, answered_s: i64) -> f64 {
     let hash = SPREAD.hash_one((ods, answered_s)) % 2001;
     0.9 + f64::from(u32::try_from(hash).unwrap_or_default()) / 10_000.0
 }
 
-/// A hasher without a seed of its own.
+/// Hasher without a random seed, so that every process spreads alike.
 const SPREAD: std::hash::BuildHasherDefault<std::hash::DefaultHasher> =
     std::hash::BuildHasherDefault::new();
 
-/// The least time an absence is believed: until those who asked have heard of it.
+/// Minimum time for which an absence is cached, so that the waiting requests see it.
 const HEARD: Duration = Duration::from_secs(1);
 
-/// An absence that is believed until then.
+/// Cached absence and the time of its expiry.
 #[derive(Debug, Clone, Copy)]
 struct Absence {
     until_s: i64,
     believed: Believed,
 }
 
-/// How far an absence is believed.
+/// Certainty of an absence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Believed {
-    /// It is one.
+    /// The directory has nothing registered.
     Confirmed,
-    /// It may be a search that failed: not asked again at once, and no reason to say no for good.
+    /// The search may have failed: not repeated at once, and no ground for a final refusal.
     ForNow,
 }
 
@@ -342,8 +348,9 @@ impl Believed {
     }
 }
 
-/// Everything held: positives with room for every practice, absences in a small cache of their own,
-/// so that a scan of random codes pushes out nothing that is needed.
+/// Cache of practices, senders and absences.
+///
+/// Absences have a cache of their own, so that a scan of random codes evicts no registration.
 #[derive(Debug)]
 pub(super) struct RegistrationCache {
     pub(super) practices: Cache<OdsCode, Arc<HeldPractice>>,
@@ -351,7 +358,7 @@ pub(super) struct RegistrationCache {
     absent: Cache<Absent, Absence>,
 }
 
-/// What may be absent.
+/// Subject of an absence.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Absent {
     Registration(OdsCode, &'static str),
@@ -394,7 +401,7 @@ impl RegistrationCache {
         self.absent.insert(what, Absence { until_s, believed });
     }
 
-    /// Marks a practice to be asked for again before it is used.
+    /// Marks a practice to be refreshed before it is used.
     pub(super) fn flush(&self, ods: &OdsCode) {
         self.practices.entry_by_ref(ods).and_compute_with(|held| match held {
             Some(held) => Op::Put(Arc::new(held.value().flushed())),
@@ -402,7 +409,7 @@ impl RegistrationCache {
         });
     }
 
-    /// The same of a sender.
+    /// Marks a sender to be refreshed before it is used.
     pub(super) fn flush_sender(&self, asid: &Asid) {
         self.senders.entry_by_ref(asid).and_compute_with(|held| match held {
             Some(held) => {
@@ -414,7 +421,7 @@ impl RegistrationCache {
         });
     }
 
-    /// Forgets what was not said by one of these.
+    /// Removes entries of each source for which `said` returns false.
     pub(super) fn keep(&self, said: impl Fn(Origin) -> bool) {
         for (ods, held) in &self.practices {
             let rows = held.rows.iter().filter(|row| said(row.since.origin)).cloned();
@@ -436,7 +443,7 @@ impl RegistrationCache {
         self.absent.invalidate_all();
     }
 
-    /// Practices, senders and absences held.
+    /// Returns the number of cached practices, senders and absences.
     pub(super) fn held(&self) -> u64 {
         self.practices.entry_count() + self.senders.entry_count() + self.absent.entry_count()
     }

@@ -1,7 +1,7 @@
-//! What is held, on disk: a cold start survives an outage of every source.
+//! Snapshot of the cache on disk, so that a restart during an outage of all sources can serve.
 //!
-//! Loading renews nothing: each entry keeps the time at which the directory answered. There is no
-//! patient data and no secret in it.
+//! Each entry keeps the time of the directory's answer: loading does not make it younger. A snapshot
+//! holds no patient data and no secret.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
@@ -16,13 +16,13 @@ use super::shelf::{Age, HeldPractice, HeldRegistration, HeldSender, Mark, Since}
 use super::source::Origin;
 use super::{Directory, now_s};
 use crate::consumers::Sender;
-use crate::interaction;
 use crate::policy::ProviderRegistration;
-use crate::spine::{Asid, CertificateName, CpaId, InteractionId, OdsCode, PartyKey, ServiceRoot};
+use spine_types::interaction;
+use spine_types::{Asid, CertificateName, CpaId, InteractionId, OdsCode, PartyKey, ServiceRoot};
 
-/// A snapshot that cannot be written or read.
+/// Error returned when a snapshot cannot be written or read.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: the directory's snapshot: {why}", path.display())]
+#[error("{}: directory snapshot: {why}", path.display())]
 pub struct SnapshotError {
     path: PathBuf,
     why: String,
@@ -32,7 +32,7 @@ pub struct SnapshotError {
 #[serde(deny_unknown_fields)]
 struct SnapshotDocument {
     version: u32,
-    /// Where each source was asked: what another directory has said is not loaded.
+    /// URL of each source; entries of a source that now has another URL are not loaded.
     sources: SourceUrls,
     practices: Vec<WrittenRow>,
     senders: Vec<WrittenSender>,
@@ -65,14 +65,14 @@ struct WrittenSender {
 }
 
 const VERSION: u32 = 2;
-/// Limit: bytes of a snapshot that is read.
+/// Limit: bytes of a snapshot that is loaded.
 const BYTES_MAX: u64 = 512 * 1024 * 1024;
 
 impl Directory {
-    /// Writes what is held: whole or not at all, for its owner's eyes.
+    /// Writes the cache to a file atomically, readable by its owner only.
     ///
     /// # Errors
-    /// The file or its folder cannot be written.
+    /// Returns an error if the file or its folder cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), SnapshotError> {
         let fault = |why: &dyn std::fmt::Display| SnapshotError {
             path: path.to_owned(),
@@ -84,12 +84,14 @@ impl Directory {
         Ok(())
     }
 
-    /// Holds what a snapshot says, to be asked for again as soon as a source answers. Entries that
-    /// cannot be read, come from the future, or were said by a source that is asked elsewhere now, are
-    /// left out. How many practices there were.
+    /// Fills the cache from a snapshot and returns the number of practices cached; zero without a file.
+    ///
+    /// Loaded entries count as stale, so that they are refreshed. Entries that cannot be parsed, come from
+    /// the future, or belong to a source that was removed or now has another URL are skipped.
     ///
     /// # Errors
-    /// The file is there and cannot be read, or is no snapshot.
+    /// Returns an error if the file exists but cannot be read, is above 512 MiB, or is not a snapshot of
+    /// this version.
     pub fn load(&self, path: &Path) -> Result<usize, SnapshotError> {
         let fault = |why: &dyn std::fmt::Display| SnapshotError {
             path: path.to_owned(),
@@ -100,12 +102,15 @@ impl Directory {
             known => known.map_err(|why| fault(&why))?.len(),
         };
         if bytes > BYTES_MAX {
-            return Err(fault(&"it is too large"));
+            return Err(fault(&"it is larger than 512 MiB"));
         }
         let text = std::fs::read(path).map_err(|why| fault(&why))?;
         let written: SnapshotDocument = serde_json::from_slice(&text).map_err(|why| fault(&why))?;
         if written.version != VERSION {
-            return Err(fault(&format!("version {} is not known", written.version)));
+            return Err(fault(&format!(
+                "version {} is not supported, only {VERSION}",
+                written.version
+            )));
         }
         let now_s = now_s();
         let sources = self.shared.view.load().places.clone();
@@ -222,12 +227,12 @@ impl WrittenSender {
     }
 }
 
-/// A file beside it first, then a rename: a reader sees the old one or the new one.
+/// Writes a file atomically: writes a temporary file in the same folder, syncs it, then renames it.
 fn write(path: &Path, text: &[u8]) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let beside = PathBuf::from(beside);
-    // What a crash left may belong to anybody: it is not written into.
+    // A file left by a crash is removed, not reused: its owner and mode are unknown.
     match std::fs::remove_file(&beside) {
         Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
         _ => {}

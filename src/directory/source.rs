@@ -1,4 +1,4 @@
-//! What a live source is asked and what it answers: one query, typed rows, strict errors.
+//! Queries to live sources, the records they return, and their errors.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,10 +9,10 @@ use uuid::Uuid;
 
 use super::asker::LookupAccount;
 use crate::breaker::AttemptResult;
-use crate::interaction::Interaction;
-use crate::spine::{Asid, CertificateName, CpaId, OdsCode, PartyKey};
+use spine_types::interaction::Interaction;
+use spine_types::{Asid, CertificateName, CpaId, OdsCode, PartyKey};
 
-/// Where something is known from, as records and people see it.
+/// Source of a registration, as shown in the journal and to operators.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
@@ -22,12 +22,12 @@ pub enum Origin {
     File,
     /// The SDS FHIR API.
     SdsApi,
-    /// SDS over LDAP.
+    /// The Spine Directory Service over LDAP.
     SdsLdap,
 }
 
 impl Origin {
-    /// The name.
+    /// Returns the name: `file`, `sds-api` or `sds-ldap`.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -38,7 +38,7 @@ impl Origin {
     }
 }
 
-/// A question about message handlers (`nhsMhs`): at least two of its parts are set.
+/// Query for message handlers (`nhsMhs`); at least one of its parts is set.
 #[derive(Debug, Clone)]
 pub(super) struct HandlersOf<'a> {
     pub(super) ods: Option<&'a OdsCode>,
@@ -46,63 +46,64 @@ pub(super) struct HandlersOf<'a> {
     pub(super) party_key: Option<&'a PartyKey>,
 }
 
-/// A question about accredited systems (`nhsAs`).
+/// Query for accredited systems (`nhsAs`).
 #[derive(Debug, Clone)]
 pub(super) enum SystemsOf<'a> {
-    /// Those of a practice that may use this interaction under this party key.
+    /// Systems of a practice with this interaction and party key.
     Practice { ods: &'a OdsCode, interaction: &'static Interaction, party_key: &'a PartyKey },
-    /// The one with this ASID; the FHIR API cannot be asked so.
+    /// System with this ASID; the FHIR API does not support this query.
     Asid(&'a Asid),
 }
 
-/// How a question is put.
+/// Deadline, priority and cache use of a query.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct QueryOptions<'a> {
-    /// When its answer is no longer waited for.
+    /// Time at which the answer is given up.
     pub(super) deadline: Instant,
-    /// Whether caches on the way are to be passed by.
+    /// True to bypass HTTP caches on the way.
     pub(super) anew: bool,
-    /// Who waits for the look-up.
+    /// Priority of the look-up, which may rise while the query waits.
     pub(super) haste: &'a Arc<SharedPriority>,
-    /// Which part of the look-up it is.
+    /// Part of the look-up that the query belongs to.
     pub(super) part: LookupPart,
-    /// Tells the questions of one look-up from others, here and in the source's logs.
+    /// Correlation id of the look-up, in our logs and the source's.
     pub(super) id: Uuid,
 }
 
-/// Which part of a look-up a question is.
+/// Part of a look-up that a query belongs to; decides its urgency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LookupPart {
+    /// The first query.
     First,
-    /// Half of the answer is known.
+    /// The systems behind handlers that the first query found.
     Second,
-    /// The answer is known; this fills what is likely to be asked next.
+    /// The practice's other interactions, likely to be asked for next; the answer itself is known.
     Rest,
 }
 
-/// Limit: number of accounts that one look-up is made on; those who come later wait for it all the same.
+/// Limit: number of accounts kept for one look-up; callers beyond it wait for the look-up all the same.
 const ACCOUNTS_MAX: usize = 8;
 
-/// Who waits for a look-up. It can become more urgent while it is under way.
+/// Callers that wait for a look-up; they set its priority, which can rise while it is under way.
 #[derive(Debug)]
 pub(super) struct SharedPriority(Mutex<Waiters>);
 
 #[derive(Debug, Default)]
 struct Waiters {
-    /// Accounts of the requests that wait.
+    /// Accounts of the waiting requests.
     accounts: Vec<LookupAccount>,
     /// True if the look-up refreshes an entry that is no longer fresh.
     is_behind: bool,
 }
 
-/// Who wants a look-up.
+/// Reason for a look-up, and the account of a waiting request.
 #[derive(Debug, Clone)]
 pub(super) enum LookupPurpose {
-    /// A request on this account waits.
+    /// A request charged to this account waits.
     Now(LookupAccount),
-    /// What is held is no longer fresh.
+    /// Background refresh of an entry that is no longer fresh.
     Behind,
-    /// What is held will not be fresh for long.
+    /// Background refresh of an entry that will soon be stale.
     Ahead,
 }
 
@@ -113,7 +114,7 @@ impl SharedPriority {
         haste
     }
 
-    /// Somebody else wants it too.
+    /// Adds another caller to the look-up.
     pub(super) fn raise(&self, wanted: &LookupPurpose) {
         let mut waiters = self.lock();
         match wanted {
@@ -127,12 +128,12 @@ impl SharedPriority {
         }
     }
 
-    /// Whoever wanted it has what they wanted.
+    /// Forgets the callers: they have their answer, and what is left runs as a refresh.
     pub(super) fn rest(&self) {
         *self.lock() = Waiters { accounts: Vec::new(), is_behind: true };
     }
 
-    /// Returns the urgency of a question of this look-up, by who waits for it now.
+    /// Returns the urgency of a query of this look-up, by its waiting callers.
     pub(super) fn urgency(&self, part: LookupPart) -> Urgency {
         let waiters = self.lock();
         match (part, waiters.accounts.is_empty()) {
@@ -144,8 +145,7 @@ impl SharedPriority {
         }
     }
 
-    /// Returns the account whose turn comes first, by the turns that each has had last; none if no
-    /// request waits.
+    /// Returns the waiting account whose last turn is longest ago; `None` if no request waits.
     pub(super) fn first_account(
         &self,
         last_turn: impl Fn(&LookupAccount) -> u64,
@@ -159,8 +159,9 @@ impl SharedPriority {
 }
 
 impl QueryOptions<'_> {
-    /// Until when one question may take, and what it means if it takes longer: the source is slow
-    /// only if it was given the whole of an attempt.
+    /// Returns the time limit of one query, and the fault if it is exceeded.
+    ///
+    /// The source counts as slow ([`SourceFault::TimedOut`]) only if it was given a whole attempt.
     pub(super) fn limit(&self, attempt: Duration) -> (Instant, SourceFault) {
         let whole = Instant::now() + attempt;
         match whole <= self.deadline {
@@ -170,79 +171,79 @@ impl QueryOptions<'_> {
     }
 }
 
-/// Who goes first.
+/// Order in which waiting queries are sent, most urgent first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Urgency {
-    /// A request waits, and half of its answer is known: what is begun is finished first, or under
-    /// load nobody would be answered.
+    /// Second query of a look-up that a request waits for. Begun look-ups are finished first, or none
+    /// would end in time under load.
     Begun,
-    /// A request waits.
+    /// First query of a look-up that a request waits for.
     Waiting,
-    /// What nobody waits for, and is begun.
+    /// Later query of a look-up that no request waits for.
     Finishing,
-    /// What is held is no longer fresh.
+    /// Refresh of an entry that is no longer fresh.
     Refresh,
-    /// What is held will not be fresh for long.
+    /// Refresh of an entry that will soon be stale.
     Ahead,
 }
 
-/// One `nhsMhs` record as far as it is used.
+/// Message handler: the used fields of one `nhsMhs` record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Handler {
     pub(crate) ods: Option<OdsCode>,
     pub(crate) party_key: PartyKey,
-    /// Nothing if the catalogue does not have it.
+    /// `None` if the catalogue does not have it.
     pub(crate) interaction: Option<&'static Interaction>,
-    /// As registered; nothing if there is none.
+    /// Address as registered, unchecked; `None` if there is none.
     pub(crate) address: Option<String>,
     pub(crate) cpa_id: Option<CpaId>,
     pub(crate) fqdn: Option<CertificateName>,
 }
 
-/// One `nhsAs` record as far as it is used.
+/// Accredited system: the used fields of one `nhsAs` record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AccreditedSystem {
     pub(crate) asid: Asid,
-    /// Nothing if the source does not say.
+    /// `None` if the source does not return it.
     pub(crate) ods: Option<OdsCode>,
     pub(crate) party_key: PartyKey,
-    /// Those the catalogue has.
+    /// Registered interactions that the catalogue has.
     pub(crate) interactions: Vec<&'static Interaction>,
 }
 
-/// Why a source gave no answer. None of these is an absence.
+/// Reason why a source gave no usable answer; none of these means that nothing is registered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SourceFault {
     #[error("no answer in time")]
     TimedOut,
     #[error("not available: {0}")]
     Unavailable(String),
-    #[error("it has been asked too much")]
+    #[error("the source's rate limit was reached")]
     RateLimited(Option<Duration>),
-    #[error("our own pace left no turn in time")]
+    #[error("the look-up's deadline left too little time for this query")]
     Paced,
-    #[error("it does not accept our credentials: {0}")]
+    #[error("the source does not accept our credentials: {0}")]
     Denied(String),
-    #[error("it does not accept the question: {0}")]
+    #[error("the source rejected the query: {0}")]
     OurFault(String),
     #[error("the answer cannot be read: {0}")]
     Malformed(String),
-    #[error("the answer is not complete")]
+    #[error("the answer is incomplete or too large")]
     Truncated,
-    #[error("it cannot be asked that")]
+    #[error("the source does not support this query")]
     Unsupported,
-    #[error("its circuit is open after failures")]
+    #[error("the source's circuit is open after failures")]
     CircuitOpen,
-    #[error("nothing was found, and that may be a search that failed")]
+    #[error("nothing was found, but the search may have failed")]
     Doubtful,
-    #[error("the budget for look-ups is used up")]
+    #[error("the caller's look-up budget is used up")]
     Unpaid,
-    #[error("its URL has been changed")]
+    #[error("the source's URL was changed during the look-up")]
     Replaced,
 }
 
 impl SourceFault {
-    /// The label in metrics.
+    /// Returns the label in metrics.
     pub(super) const fn label(&self) -> &'static str {
         match self {
             Self::TimedOut => "timeout",
@@ -261,8 +262,9 @@ impl SourceFault {
         }
     }
 
-    /// What it says of the source. Our own mistakes and limits, and a record that cannot be read, say
-    /// nothing.
+    /// Returns the result for the source's circuit breaker.
+    ///
+    /// Our own mistakes and limits, and records that cannot be read, count neither for nor against it.
     pub(super) fn verdict(&self) -> AttemptResult {
         match self {
             Self::TimedOut | Self::Unavailable(_) => AttemptResult::Failed(None),
@@ -283,12 +285,13 @@ impl SourceFault {
     }
 }
 
-/// A source that does not accept our credentials is not asked again so soon.
+/// Time for which a source that rejects our credentials is not queried again.
 const DENIED: Duration = Duration::from_secs(60);
 
 impl HandlersOf<'_> {
-    /// Security: a source, or a cache before it, may answer another question than was put. A record
-    /// that does not fit is no answer.
+    /// Returns true if a record matches the query.
+    ///
+    /// Security: a source, or a cache before it, may answer another query; such records are not used.
     pub(super) fn fits(&self, handler: &Handler) -> bool {
         let ods = match (self.ods, &handler.ods) {
             (Some(asked), Some(answered)) => asked == answered,
@@ -303,6 +306,7 @@ impl HandlersOf<'_> {
 }
 
 impl SystemsOf<'_> {
+    /// Returns true if a record matches the query, like [`HandlersOf::fits`].
     pub(super) fn fits(&self, system: &AccreditedSystem) -> bool {
         match self {
             Self::Asid(asid) => system.asid == **asid,
@@ -315,11 +319,12 @@ impl SystemsOf<'_> {
     }
 }
 
-/// Limit: how long a kept connection may be silent before its other end is asked whether it is there.
+/// Limit: idle time of a kept connection before TCP keepalive probes are sent.
 const SILENT: Duration = Duration::from_secs(30);
 
-/// Has the kernel end a connection whose other end has gone without a word: a firewall that forgets
-/// it would cost the next question its whole time.
+/// Sets TCP keepalive and user timeout, so that the kernel closes a dead connection.
+///
+/// Without them a connection that a firewall dropped silently would use up the next query's whole time.
 pub(super) fn watch_over(stream: &TcpStream, unacknowledged: Duration) {
     let socket = socket2::SockRef::from(stream);
     let probes = socket2::TcpKeepalive::new().with_time(SILENT).with_interval(SILENT / 6);
@@ -327,11 +332,15 @@ pub(super) fn watch_over(stream: &TcpStream, unacknowledged: Duration) {
         .set_tcp_keepalive(&probes)
         .and_then(|()| socket.set_tcp_user_timeout(Some(unacknowledged)));
     if let Err(error) = watched {
-        tracing::debug!(%error, "a connection to a directory source is not watched over");
+        tracing::debug!(
+            %error,
+            "TCP keepalive could not be set on a connection to a directory source; if it dies, the next \
+             query may time out"
+        );
     }
 }
 
-/// Spec: the directory compares party keys without regard to case.
+/// Compares party keys. Spec: the directory ignores their case.
 fn same_key(one: &PartyKey, other: &PartyKey) -> bool {
     one.as_str().eq_ignore_ascii_case(other.as_str())
 }

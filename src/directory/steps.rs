@@ -1,26 +1,26 @@
-//! What a look-up did, for whoever asks how an answer came about.
+//! Trace of a look-up, printed by `spine-proxy lookup`.
 
 use std::time::Duration;
 
-/// The questions of one look-up in order, and what was odd about the answers.
+/// Queries of one look-up in order, and irregularities in the records.
 #[derive(Debug, Clone, Default)]
 pub struct Steps {
-    /// One for each question.
+    /// Queries in the order they were sent.
     pub steps: Vec<Step>,
-    /// What was odd.
+    /// Labels of irregularities found in records, each once.
     pub oddities: Vec<&'static str>,
 }
 
-/// One question.
+/// One query to a source.
 #[derive(Debug, Clone)]
 pub struct Step {
-    /// Who was asked.
+    /// Label of the source: `sds-api` or `sds-ldap`.
     pub source: &'static str,
-    /// About what.
+    /// Kind of records queried: `handlers` or `systems`.
     pub question: &'static str,
-    /// What came of it.
+    /// Label of the outcome: `found`, `absent`, or a fault.
     pub outcome: &'static str,
-    /// How long it took.
+    /// Time from sending the query to its outcome.
     pub took: Duration,
 }
 

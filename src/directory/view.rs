@@ -1,4 +1,4 @@
-//! The live sources as they are made, and the directory as people see it.
+//! Construction of the live sources, and the directory's content for operators.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,41 +17,41 @@ use super::shelf::{Age, HeldPractice, HeldRegistration, Mark};
 use super::source::{LookupPurpose, Origin, SharedPriority};
 use super::{Directory, DirectorySettings, File, FileView, Payer, Steps, now_s};
 use crate::breaker::{Breaker, BreakerSettings};
-use crate::interaction::Interaction;
 use crate::metrics::{LookupTrigger, Metrics};
 use crate::policy::ProviderRegistration;
 use crate::refusal::Refusal;
-use crate::spine::{CertificateName, OdsCode};
 use crate::tls::{Loader, TrustError, secret};
+use spine_types::interaction::Interaction;
+use spine_types::{CertificateName, OdsCode};
 
-/// The live sources, made and not asked yet.
+/// Live sources as configured; no connection is opened until the first query.
 #[derive(Debug, Default)]
 pub struct LiveSources(Vec<RateLimitedSource>);
 
-/// Limit: questions to the FHIR API under way, each on a connection of its own.
+/// Limit: number of queries to the FHIR API under way, each on its own connection.
 const API_UNDER_WAY_MAX: usize = 8;
-/// Limit: searches under way on the one connection to an LDAP server.
+/// Limit: number of searches under way on the one connection to an LDAP server.
 #[cfg(feature = "ldap")]
 const LDAP_UNDER_WAY_MAX: usize = 32;
 
-/// Conditions under which the circuit of a source opens.
+/// Returns the conditions under which the circuit of a source opens.
 const fn patience(open_for: Duration) -> BreakerSettings {
     BreakerSettings { in_a_row: 5, percent: 50, open_for }
 }
 
-/// A source that cannot be made.
+/// Error returned when a live source cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LiveError {
-    /// Its certificates or its key.
+    /// A certificate, key or secret file cannot be used.
     #[error(transparent)]
     Trust(#[from] TrustError),
-    /// What is configured for it.
+    /// A setting under `directory` cannot be used: its key and the reason.
     #[error("directory.{0}: {1}")]
     Setting(&'static str, String),
 }
 
 impl LiveError {
-    /// The file at fault, if it is a file.
+    /// Returns the file at fault, if there is one.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         match self {
@@ -62,10 +62,10 @@ impl LiveError {
 }
 
 impl LiveSources {
-    /// Makes the sources that are configured; loads what they prove themselves with.
+    /// Sets up the configured sources and loads their certificates and keys.
     ///
     /// # Errors
-    /// The first file or setting that cannot be used.
+    /// Returns an error for the first file or setting that cannot be used.
     pub fn load(settings: &DirectorySettings, loader: &mut Loader) -> Result<Self, LiveError> {
         let waits = (settings.deadlines.connect, settings.deadlines.attempt);
         let guarded = |source, pacer| {
@@ -92,13 +92,13 @@ impl LiveSources {
         Ok(Self(sources))
     }
 
-    /// The sources in the order in which they are asked, for people.
+    /// Returns the sources in the order in which they are asked, as text for operators.
     #[must_use]
     pub fn summary(&self) -> String {
         let names = self.0.iter().map(|guarded| guarded.source.origin().label());
         let mut text = names.collect::<Vec<_>>().join(", then ");
         if !self.0.is_empty() && !self.0.iter().any(|guarded| guarded.source.knows_asids()) {
-            text.push_str(" (which cannot tell who sends: all consumers come from the file)");
+            text.push_str(" (cannot identify consumers: all consumers come from the file)");
         }
         text
     }
@@ -114,7 +114,7 @@ impl LiveSources {
         (!sources.is_empty()).then_some(sources).map(resolver)
     }
 
-    /// Where each source is asked.
+    /// Returns the URL of each source.
     pub(super) fn places(&self) -> SourceUrls {
         let place = |guarded: &RateLimitedSource| {
             (guarded.source.origin(), guarded.source.url().to_owned())
@@ -138,13 +138,15 @@ impl FileView {
         self.resolver.as_ref().is_some_and(|resolver| resolver.knows_senders())
     }
 
-    /// Returns true if the directory can be asked whose system an ASID is: where the file is all there
-    /// is, or a live source is searched by ASID. The SDS FHIR API is not.
+    /// Returns true if the directory can be searched by ASID.
+    ///
+    /// The file and SDS over LDAP can; the SDS FHIR API as the only live source cannot.
     pub(super) fn can_be_searched(&self) -> bool {
         self.resolver.is_none() || self.knows_senders()
     }
 
-    /// Returns the refusal of a receiver that was not found: unknown only where that could be asked.
+    /// Returns the refusal for a receiver that was not found: `ReceiverUnknown` only if the directory can
+    /// be searched by ASID.
     pub(super) fn lacks_receiver(&self) -> Refusal {
         match self.can_be_searched() {
             true => Refusal::ReceiverUnknown,
@@ -153,25 +155,25 @@ impl FileView {
     }
 }
 
-/// State of the directory's live sources, for people.
+/// State of the directory's live sources, for operators.
 #[derive(Debug, serde::Serialize)]
 pub struct HeldView {
-    /// Look-ups under way.
+    /// Number of look-ups under way.
     pub looking_up: usize,
-    /// Live sources, and the state of the circuit of each.
+    /// Live sources in the order in which they are asked.
     pub sources: Vec<SourceView>,
 }
 
-/// One live source.
+/// State of one live source.
 #[derive(Debug, serde::Serialize)]
 pub struct SourceView {
-    /// Its name.
+    /// Label of the source: `sds-api` or `sds-ldap`.
     pub source: &'static str,
-    /// True while the source is not asked, after failures.
+    /// True while the source's circuit is open, so that it is not queried.
     pub circuit_open: bool,
 }
 
-/// One sender.
+/// Cached sender, as `/directory` shows it.
 #[derive(Debug, serde::Serialize)]
 struct SenderView {
     asid: String,
@@ -181,7 +183,7 @@ struct SenderView {
     age_s: i64,
 }
 
-/// One registration held.
+/// Cached registrations that differ in their interaction alone, as `/directory` shows them.
 #[derive(Debug, serde::Serialize)]
 pub struct RegistrationView {
     ods: String,
@@ -224,7 +226,7 @@ impl RegistrationView {
         }
     }
 
-    /// Joins registrations that differ in their interaction alone.
+    /// Adds the interactions of `other` if nothing else differs; returns true if it did so.
     fn joins(&mut self, other: &mut Self) -> bool {
         let same = self.asid == other.asid
             && self.root == other.root
@@ -243,12 +245,12 @@ impl std::fmt::Display for RegistrationView {
         let count = interactions.len();
         write!(
             out,
-            "ASID {asid} at {root} for {count} interactions, {state}: {source} said so {age_s} s ago"
+            "ASID {asid} at {root} for {count} interactions, {state}, from {source} {age_s} s ago"
         )
     }
 }
 
-/// The rows of a JSON array, each on a line of its own.
+/// Returns the rows of a JSON array, each on its own line.
 fn lines(rows: impl Iterator<Item = impl serde::Serialize>) -> impl Iterator<Item = String> {
     rows.enumerate().map(|(number, row)| {
         let separator = if number == 0 { "\n" } else { ",\n" };
@@ -257,33 +259,34 @@ fn lines(rows: impl Iterator<Item = impl serde::Serialize>) -> impl Iterator<Ite
 }
 
 fn json(value: &impl serde::Serialize) -> String {
-    // These types have no map and no fallible field: they can always be written.
+    // These types have no map and no fallible field: serialising them cannot fail.
     serde_json::to_string(value).unwrap_or_default()
 }
 
-/// Who says it, and what.
+/// Registrations with the source that returned them.
 pub type Said = (Origin, Vec<Arc<ProviderRegistration>>);
 
-/// How an answer came about.
+/// Trace and result of one look-up, for operators.
 #[derive(Debug)]
 pub struct Explanation {
-    /// What was held before, in lines for people.
+    /// Cached registrations of the practice before the look-up.
     pub held: Vec<RegistrationView>,
-    /// The questions put.
+    /// Queries that the look-up sent.
     pub steps: Steps,
-    /// What the sources say now, and which of them.
+    /// Registrations found now; `None` if there are none, or the reason why there is no answer.
     pub answer: Result<Option<Said>, String>,
 }
 
 impl Directory {
-    /// Returns true if a sender may have one of these names: a live source of senders cannot be
-    /// searched for a name.
+    /// Returns true if a sender may have one of these certificate names.
+    ///
+    /// Always true with a live source of consumers, since it cannot be searched by name.
     #[must_use]
     pub fn may_know(&self, names: &[CertificateName]) -> bool {
         self.shared.view.load().knows_senders() || self.knows(names)
     }
 
-    /// Returns true if a sender is known to have one of these names.
+    /// Returns true if a sender of the file or of a look-up so far has one of these certificate names.
     #[must_use]
     pub fn knows(&self, names: &[CertificateName]) -> bool {
         let view = self.shared.view.load();
@@ -292,14 +295,13 @@ impl Directory {
         names.iter().any(known)
     }
 
-    /// The directory file in force.
+    /// Returns the directory file in force.
     #[must_use]
     pub fn file(&self) -> Arc<File> {
         Arc::clone(&self.shared.view.load().file)
     }
 
-    /// Everything held, for people.
-    /// State of the live sources.
+    /// Returns the state of the live sources.
     #[must_use]
     pub fn held_view(&self) -> HeldView {
         let view = self.shared.view.load();
@@ -311,8 +313,9 @@ impl Directory {
         HeldView { looking_up: self.shared.flights.under_way(), sources: sources.collect() }
     }
 
-    /// Everything held, as JSON for people: pieces of a text, each made when it is asked for, so
-    /// that no more than the codes of what is held is in memory at once.
+    /// Returns the whole cache as JSON, in pieces that are serialised as they are read.
+    ///
+    /// Only the sorted ODS codes and ASIDs are copied up front, to bound memory.
     pub fn held_json(&self) -> impl Iterator<Item = String> + Send + use<> {
         let now_s = now_s();
         let HeldView { looking_up, sources } = self.held_view();
@@ -356,12 +359,13 @@ impl Directory {
         rows
     }
 
-    /// Marks what is held of one practice, or of all, to be asked for again before it is used; kept
-    /// for when no source answers. How many were marked.
+    /// Marks the cached entries of one practice, or all, to be refreshed before use; returns their number.
+    ///
+    /// Entries stay usable for when no source answers.
     #[must_use]
     pub fn flush(&self, ods: Option<&OdsCode>) -> usize {
         let shelf = &self.shared.shelf;
-        // First: what lands from now on, and was asked for before, is marked as it lands.
+        // Counted first: a look-up that began earlier and ends later marks its own entry.
         self.shared.flushes.fetch_add(1, Ordering::AcqRel);
         let practices =
             shelf.practices.iter().filter(|(held, _)| ods.is_none_or(|ods| *ods == **held));
@@ -379,8 +383,9 @@ impl Directory {
         practices.len() + senders.len()
     }
 
-    /// Where a registration is known from, and for a live source, how many seconds ago it said so.
-    /// Nothing if that is no longer known: it may have been replaced since it was looked up.
+    /// Returns the source of a registration and, for a live source, the answer's age in seconds.
+    ///
+    /// Returns `None` if the registration was replaced since it was looked up.
     #[must_use]
     pub fn origin(
         &self,
@@ -399,7 +404,7 @@ impl Directory {
         Some((row.since.origin, Some(u64::try_from(age_s).unwrap_or_default())))
     }
 
-    /// Age of the newest answer of a live source that is held, in seconds.
+    /// Returns the age of the newest cached answer of a live source, in seconds.
     #[must_use]
     pub fn newest_age_s(&self) -> Option<i64> {
         let practices = self.shared.shelf.practices.iter();
@@ -408,13 +413,13 @@ impl Directory {
         answered.max().map(|answered_s| now_s() - answered_s)
     }
 
-    /// Whether there are live sources.
+    /// Returns true if a live source is configured.
     #[must_use]
     pub fn is_live(&self) -> bool {
         self.shared.view.load().resolver.is_some()
     }
 
-    /// Asks the live sources as a request would, past what is held, and tells how.
+    /// Looks a practice up past the cache, as a request would, and returns the trace.
     pub async fn explain(&self, ods: &OdsCode, interaction: &'static Interaction) -> Explanation {
         let view = self.shared.view.load_full();
         let held = self.shared.shelf.practices.get(ods).unwrap_or_default();
@@ -422,7 +427,11 @@ impl Directory {
         let mut steps = Steps::default();
         let pins = view.file.pins(ods);
         if view.file.denies_practice(ods) {
-            return Explanation { held, steps, answer: Err("denied by the file".to_owned()) };
+            return Explanation {
+                held,
+                steps,
+                answer: Err("the directory file denies this practice".to_owned()),
+            };
         }
         let pinned = pins.iter().any(|pin| pin.serves(interaction));
         let Some(resolver) = view.resolver.as_ref().filter(|_| !pinned) else {
@@ -441,11 +450,11 @@ impl Directory {
             }
             Ok(DirectoryAnswer::Absent { confirmed: true }) => Ok(None),
             Ok(DirectoryAnswer::Absent { confirmed: false }) => {
-                Err("nothing was found, and that may be a search that failed".to_owned())
+                Err("nothing was found, but the search may have failed".to_owned())
             }
             Err(fault) => Err(fault.to_string()),
         };
-        // As a request would: what is held and old is printed above and comes first.
+        // A request would try an old cached entry first; those are in `held`.
         let fallbacks = view.file.undenied(view.file.fallbacks(ods));
         let answer = match answer {
             Err(_) if !fallbacks.is_empty() => Ok(Some((Origin::File, fallbacks))),
@@ -454,14 +463,15 @@ impl Directory {
         Explanation { held, steps, answer }
     }
 
-    /// Asks again, one at a time, for practices that were used lately and will not be fresh for
-    /// long; for as long as it is polled.
+    /// Refreshes recently used practices shortly before they grow stale, one per second at most.
+    ///
+    /// Runs until dropped.
     pub async fn keep_fresh(&self) {
         loop {
             tokio::time::sleep(AHEAD).await;
             let resolver = self.shared.view.load().resolver.clone();
             let Some(resolver) = resolver else {
-                // Until a reload brings somebody who can be asked.
+                // Without a live source: wait for a reload that configures one.
                 self.shared.replaced.notified().await;
                 continue;
             };
@@ -472,7 +482,7 @@ impl Directory {
         }
     }
 
-    /// The practice that needs it most.
+    /// Returns the practice whose refresh is most overdue, with one of its interactions.
     fn due(&self) -> Option<(OdsCode, &'static Interaction)> {
         let (now_s, freshness) = (now_s(), &self.shared.freshness);
         let lately = i64::try_from(freshness.ahead.as_secs()).unwrap_or(i64::MAX);
@@ -494,7 +504,7 @@ impl Directory {
     }
 }
 
-/// At most one practice is asked for ahead of time in this long.
+/// Minimum time between two refreshes ahead of expiry.
 const AHEAD: Duration = Duration::from_secs(1);
-/// The part of its fresh time after which a practice is asked for again.
+/// Fraction of the fresh period after which a practice is refreshed.
 const SOON: f64 = 0.8;

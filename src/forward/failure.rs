@@ -10,9 +10,9 @@ use tokio::time::Instant;
 
 use super::body::{PaceFault, Upload};
 use crate::audit::Transfer;
-use crate::interaction::Effect;
 use crate::policy::Permit;
 use crate::refusal::{Reached, Refusal};
+use spine_types::interaction::Effect;
 
 /// Reason why one attempt got no response head.
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use hyper::client::conn::http1::SendRequest;
 use tokio::sync::Notify;
 
 use super::{ProviderDeadlines, Upload};
-use crate::interaction::Effect;
+use spine_types::interaction::Effect;
 
 /// Properties that make two connections interchangeable.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -11,8 +11,8 @@ use crate::claims::{self, Claims};
 use crate::directory::Directory;
 use crate::forward::Unanswered;
 use crate::refusal::{MismatchedSide, Refusal};
-use crate::target::Target;
 use crate::tls::Peer;
+use spine_types::target::Target;
 
 /// Refines a mismatch of certificate and `Ssp-From`: the ASID is the odd one if the token's organisation is
 /// that of the certificate, otherwise the certificate is.

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::gateway::ConsumerConnection;
-use crate::spine::CertificateName;
 use crate::tls::Peer;
+use spine_types::CertificateName;
 
 /// Holder of connections: a certificate's name, a certificate, or an address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

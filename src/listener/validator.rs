@@ -9,9 +9,10 @@ use std::mem::MaybeUninit;
 
 use memchr::{memchr, memchr_iter};
 
-use crate::refusal::{Refusal, TargetFault};
+use crate::refusal::Refusal;
 use crate::request::CONNECTION_NAMES_MAX;
-use crate::spine::UrlFault;
+use spine_types::UrlFault;
+use spine_types::target::TargetFault;
 
 /// Validator of one connection's bytes.
 #[derive(Debug)]

@@ -1,9 +1,8 @@
 //! List with one example of each refusal, for tables, metrics and tests.
 
-use super::{
-    CertificateFault, MismatchedSide, QuotaLeft, Reached, Refusal, SspHeader, TargetFault,
-};
-use crate::spine::{Asid, CpaId, ServiceRoot};
+use super::{CertificateFault, MismatchedSide, QuotaLeft, Reached, Refusal, SspHeader};
+use spine_types::target::TargetFault;
+use spine_types::{Asid, CpaId, ServiceRoot};
 
 /// Returns one refusal for each row of the table, in the order of the checks, for tables, metrics and tests.
 #[must_use]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use prometheus::IntGauge;
 use tokio::sync::oneshot;
 
-use crate::spine::Asid;
+use spine_types::Asid;
 
 /// Sizes of a practice's queue.
 #[derive(Debug, Clone, Copy)]

@@ -22,8 +22,8 @@ use tokio_util::task::AbortOnDropHandle;
 use super::quota::{ConsumerQuota, QuotaTerms};
 use crate::metrics::Metrics;
 use crate::refusal::{QuotaLeft, Refusal};
-use crate::spine::Asid;
 use crate::tls::{TrustError, secret};
+use spine_types::Asid;
 
 /// Redis server through which quotas are shared.
 #[derive(
@@ -36,7 +36,7 @@ pub struct SharingSettings {
     /// File that holds the password, if one is needed, and nothing else.
     pub password_file: Option<PathBuf>,
     /// Time for which an answer is waited for.
-    #[serde(default = "wait", with = "crate::spine::period")]
+    #[serde(default = "wait", with = "spine_types::period")]
     #[schemars(with = "String")]
     pub wait: Duration,
 }

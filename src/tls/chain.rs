@@ -1,4 +1,4 @@
-//! Certificate chains (RFC 5280 §6): limits, path, key usage, revocation, names.
+//! Verification of certificate chains (RFC 5280 §6): limits, path, key usage, revocation, names.
 
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -14,16 +14,16 @@ use x509_parser::x509::X509Name;
 
 use super::revocation::RevocationLists;
 use crate::refusal::CertificateFault;
-use crate::spine::{CertificateName, masked};
+use spine_types::{CertificateName, masked};
 
 /// Maximum number of certificates in a chain.
 pub(super) const CHAIN_CERTIFICATES_MAX: usize = 8;
 /// Maximum size of a chain, in bytes of DER.
 pub(super) const CHAIN_BYTES_MAX: usize = 16 * 1024;
-/// Maximum number of bytes shown of a distinguished name.
+/// Maximum length of a distinguished name in texts, in bytes.
 const NAME_BYTES_MAX: usize = 128;
 
-/// A configured authority: a trust anchor.
+/// Configured authority (trust anchor) with the file that it comes from.
 #[derive(Debug)]
 pub(super) struct Authority {
     pub(super) path: PathBuf,
@@ -33,7 +33,7 @@ pub(super) struct Authority {
     pub(super) issuer: KnownIssuer,
 }
 
-/// An issuer that outlives the chain it was seen in.
+/// Owned copy of an [`Issuer`], which outlives the chain that it was seen in.
 #[derive(Debug, Clone)]
 pub(super) struct KnownIssuer {
     certificate: CertificateDer<'static>,
@@ -64,21 +64,21 @@ impl Issuer<'_> {
     }
 }
 
-/// The issuer of a certificate, as far as its revocation lists must fit it.
+/// Issuer of a certificate: the fields that its revocation lists must match.
 pub(super) struct Issuer<'a> {
     pub(super) certificate: &'a CertificateDer<'a>,
-    /// `SubjectPublicKeyInfo` in DER.
+    /// Public key: `SubjectPublicKeyInfo` in DER.
     pub(super) public_key: &'a [u8],
     pub(super) key_id: Option<&'a [u8]>,
-    /// Key usage allows it to sign lists, or says nothing.
+    /// True if key usage allows signing revocation lists, or is absent.
     pub(super) signs_lists: bool,
 }
 
 impl Authority {
-    /// Reads the certificate of an authority.
+    /// Parses the certificate of an authority; returns it with its expiry in seconds since 1970.
     ///
     /// # Errors
-    /// It cannot be parsed, or may not issue certificates.
+    /// Returns a text if the certificate cannot be parsed or may not issue certificates.
     pub(super) fn read(
         path: PathBuf,
         certificate: &CertificateDer<'static>,
@@ -112,28 +112,28 @@ impl Authority {
     }
 }
 
-/// The authorities of one leg.
+/// Authorities of one leg, also as the library's store of trust anchors.
 #[derive(Debug)]
 pub(super) struct Authorities {
     pub(super) each: Vec<Authority>,
     pub(super) roots: Arc<RootCertStore>,
 }
 
-/// Verifies chains of one leg.
+/// Verifier of the certificate chains of one leg.
 #[derive(Debug)]
 pub(super) struct ChainVerifier {
     pub(super) authorities: Arc<Authorities>,
-    /// `None` where revocation is not checked.
+    /// Revocation lists; `None` if revocation is not checked.
     pub(super) lists: Option<Arc<RevocationLists>>,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
 
-/// A chain that has been verified.
+/// Result of verifying a chain.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct VerifiedChain {
-    /// Seconds since 1970 at which a certificate ends or the next revocation list is due.
+    /// Time in seconds since 1970 at which a certificate or revocation list in the path expires.
     pub(super) until_s: i64,
-    /// An issuer in the path has name constraints.
+    /// True if an issuer in the path has name constraints.
     pub(super) constrained: bool,
 }
 
@@ -142,7 +142,7 @@ impl ChainVerifier {
     /// revocation of every certificate in the path.
     ///
     /// # Errors
-    /// The fault that was found; revocation is looked at last.
+    /// Returns the first fault found; revocation is checked last.
     pub(super) fn verify(
         &self,
         chain: &[CertificateDer<'_>],
@@ -189,14 +189,14 @@ impl ChainVerifier {
         }
     }
 
-    /// Judges a path that leads to an authority and holds in all that the path building checks.
+    /// Checks key usage and revocation of a path to an authority; path building has checked all else.
     fn judge(
         &self,
         certificates: &[X509Certificate<'_>],
         path: &VerifiedPath<'_>,
         now_s: i64,
     ) -> Result<VerifiedChain, CertificateFault> {
-        // The chain is in order and no name occurs twice, so that a path can only be its beginning.
+        // The chain is in order and no name occurs twice, so a path can only be a prefix of it.
         let length = 1 + path.intermediate_certificates().count();
         let path_certificates = certificates.get(..length).unwrap_or_default();
         let anchor = path.anchor();
@@ -241,8 +241,9 @@ fn within_limits(chain: &[CertificateDer<'_>]) -> Result<(), CertificateFault> {
     Ok(())
 }
 
-/// Parses a chain whose certificates follow one another, no name twice: then there is one path
-/// through it at most, and building it takes no search.
+/// Parses a chain in which each certificate is issued by the next and no subject occurs twice.
+///
+/// Such a chain has at most one path, so that path building needs no search.
 fn parsed<'a>(
     chain: &'a [CertificateDer<'_>],
 ) -> Result<Vec<X509Certificate<'a>>, CertificateFault> {
@@ -265,7 +266,10 @@ fn parsed<'a>(
 
 fn fault(error: &webpki::Error, leaf: &X509Certificate<'_>) -> CertificateFault {
     use webpki::Error;
-    #[expect(clippy::wildcard_enum_match_arm, reason = "the library adds errors; others are one")]
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the library may add errors; unknown ones are mapped together"
+    )]
     match error {
         Error::CertExpired { .. } | Error::InvalidCertValidity => CertificateFault::Expired,
         Error::CertNotValidYet { .. } => CertificateFault::NotYetValid,
@@ -285,12 +289,12 @@ fn fault(error: &webpki::Error, leaf: &X509Certificate<'_>) -> CertificateFault 
     }
 }
 
-/// Basic constraints name the certificate an authority's.
+/// Returns true if basic constraints mark the certificate as an authority's.
 pub(super) fn is_ca(certificate: &X509Certificate<'_>) -> bool {
     certificate.basic_constraints().ok().flatten().is_some_and(|found| found.value.ca)
 }
 
-/// The subject key identifier.
+/// Returns the subject key identifier, if there is one.
 pub(super) fn key_id<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a [u8]> {
     certificate.extensions().iter().find_map(|extension| {
         let ParsedExtension::SubjectKeyIdentifier(id) = extension.parsed_extension() else {
@@ -300,7 +304,7 @@ pub(super) fn key_id<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a [u8
     })
 }
 
-/// Key usage has this bit, or is not there (RFC 5280 §4.2.1.3).
+/// Returns true if key usage has this bit, or is absent (RFC 5280 §4.2.1.3).
 fn allows(
     certificate: &X509Certificate<'_>,
     bit: fn(&x509_parser::extensions::KeyUsage) -> bool,
@@ -316,7 +320,7 @@ fn has_name_constraints(certificate: &X509Certificate<'_>) -> bool {
     !matches!(certificate.name_constraints(), Ok(None))
 }
 
-/// A distinguished name for texts: printable ASCII, bounded, ten-digit runs masked.
+/// Returns a distinguished name for texts: printable ASCII, at most 128 bytes, ten-digit runs masked.
 pub(super) fn name_text(name: &X509Name<'_>) -> Box<str> {
     let text: String = name
         .to_string()
@@ -326,8 +330,10 @@ pub(super) fn name_text(name: &X509Name<'_>) -> Box<str> {
     masked(&text, NAME_BYTES_MAX).into()
 }
 
-/// The names of a leaf, in lower case: DNS names of its SAN; or its CN, if there is no DNS name in a
-/// SAN, exactly one CN, and no name constraint in its path (which CNs are not compared with).
+/// Returns the names of a leaf in lower case, each once: DNS names of its SAN, else its CN.
+///
+/// The CN counts only if there is exactly one, the SAN has no DNS name, and no issuer in the path has name
+/// constraints, since those are not compared with CNs.
 pub(super) fn names(leaf: &X509Certificate<'_>, constrained: bool) -> Vec<CertificateName> {
     let mut names: Vec<CertificateName> = Vec::new();
     let common = if constrained { None } else { only_common_name(leaf) };
@@ -341,7 +347,7 @@ pub(super) fn names(leaf: &X509Certificate<'_>, constrained: bool) -> Vec<Certif
     names
 }
 
-/// The CN, where it counts as a name: there is exactly one, and no DNS name in a SAN.
+/// Returns the CN if there is exactly one and the SAN has no DNS name.
 pub(super) fn only_common_name<'a>(leaf: &'a X509Certificate<'_>) -> Option<&'a str> {
     if !dns_names(leaf).is_some_and(|names| names.is_empty()) {
         return None;
@@ -353,7 +359,7 @@ pub(super) fn only_common_name<'a>(leaf: &'a X509Certificate<'_>) -> Option<&'a 
     }
 }
 
-/// DNS names of the SAN; `None` if the SAN cannot be read.
+/// Returns the DNS names of the SAN; `None` if the SAN cannot be parsed.
 fn dns_names<'a>(leaf: &'a X509Certificate<'_>) -> Option<Vec<&'a str>> {
     use x509_parser::oid_registry::OID_X509_EXT_SUBJECT_ALT_NAME as SAN;
     let mut names = Vec::new();
@@ -365,7 +371,7 @@ fn dns_names<'a>(leaf: &'a X509Certificate<'_>) -> Option<Vec<&'a str>> {
             if let GeneralName::DNSName(name) = name {
                 names.push(*name);
             } else if matches!(name, GeneralName::Invalid(..)) {
-                // A DNS name that cannot be read is still one.
+                // May be a malformed DNS name, which must not make the CN count.
                 return None;
             }
         }

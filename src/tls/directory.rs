@@ -1,4 +1,4 @@
-//! TLS towards the sources of the directory: their names, and our certificate where they ask.
+//! TLS towards the directory's live sources.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use super::loader::{LegFiles, Loader};
 use super::provider::ServerVerifier;
 use super::{Crl, CrlRollback, ExpiredCrl, KeyPair};
 
-/// TLS towards one source of the directory.
+/// TLS towards one live source of the directory.
 #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct DirectoryLeg {
-    /// Our certificate, where the source asks for one.
+    /// Our client certificate, if the source asks for one.
     pub certificate: Option<KeyPair>,
     /// Authorities that issue the source's certificate, as PEM files.
     pub authorities: Vec<PathBuf>,
@@ -23,17 +23,17 @@ pub struct DirectoryLeg {
     /// Treatment of a revocation list with a lower number than the one in force.
     #[serde(default)]
     pub crl_rollback: CrlRollback,
-    /// Accepts a certificate without any DNS name in its SAN by its one CN.
+    /// Accepts a certificate without any DNS name in its SAN by its only CN.
     #[serde(default)]
     pub cn_fallback: bool,
 }
 
 impl DirectoryLeg {
-    /// The client side towards one source, `leg` in texts. ALPN is left to whoever speaks.
+    /// Returns the TLS client settings towards the source, without ALPN; `leg` names it in errors.
     ///
     /// # Errors
-    /// The first file that is missing, unreadable, malformed or does not fit another, and was never
-    /// good before.
+    /// Returns an error for the first file that is missing, unreadable, malformed or does not fit another,
+    /// if its part was never loaded before.
     pub fn config(
         &self,
         leg: &'static str,
@@ -66,27 +66,27 @@ impl DirectoryLeg {
         Ok(Arc::new(config))
     }
 
-    /// The files named, to be resolved.
+    /// Returns the paths named, to be made absolute.
     pub fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let pair = self.certificate.iter_mut().flat_map(|pair| [&mut pair.chain, &mut pair.key]);
         pair.chain(&mut self.authorities).chain(self.crl.files_mut())
     }
 
-    /// Whether a list of lists is empty: neither a check nor the word that says there is none.
+    /// Returns true if `crl` is an empty list: neither revocation lists nor the word `none`.
     #[must_use]
     pub fn is_undecided(&self) -> bool {
         self.crl.is_empty_list()
     }
 }
 
-/// Reads a secret that is the whole of a file.
+/// Reads a secret that is a file's only content; surrounding white space is removed.
 ///
 /// # Errors
-/// The file cannot be read, or is empty.
+/// Returns an error if the file cannot be read or is empty.
 pub fn secret(path: &Path) -> Result<String, TrustError> {
     let text = std::fs::read_to_string(path).map_err(|error| TrustError::new(path, error))?;
     match text.trim() {
-        "" => Err(TrustError::new(path, "holds no secret")),
+        "" => Err(TrustError::new(path, "is empty instead of holding a secret")),
         secret => Ok(secret.to_owned()),
     }
 }

@@ -1,4 +1,4 @@
-//! Certificates, keys and lists read from files; every error names its file.
+//! Certificates, keys and revocation lists read from files; every error names its file.
 
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt as _;
@@ -16,7 +16,7 @@ use super::chain::{Authorities, Authority};
 use super::revocation::{ListResult, RevocationList};
 use super::{Crl, KeyPair};
 
-/// A file of the trust that cannot be used.
+/// Error returned when a certificate, key, list or secret file cannot be used; names the file.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{}: {why}", path.display())]
 pub struct TrustError {
@@ -29,34 +29,34 @@ impl TrustError {
         Self { path: path.to_owned(), why: why.to_string() }
     }
 
-    /// The file.
+    /// Returns the path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// Use of a certificate or list: the leg and the side of it.
+/// Use of a certificate or revocation list: its leg, and if it is ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CertificateUse {
     /// Our certificate towards consumers.
     Server,
     /// Our certificate towards providers.
     Client,
-    /// An authority of any leg.
+    /// Certificate of an authority of any leg.
     Authority,
-    /// A revocation list for consumers' certificates.
+    /// Revocation list for consumers' certificates.
     ClientCrl,
-    /// A revocation list for providers' certificates.
+    /// Revocation list for providers' certificates.
     ProviderCrl,
-    /// Our certificate towards a source of the directory.
+    /// Our certificate towards a live source of the directory.
     Directory,
-    /// A revocation list for the certificate of a source of the directory.
+    /// Revocation list for the certificate of a live source of the directory.
     DirectoryCrl,
 }
 
 impl CertificateUse {
-    /// The label in metrics.
+    /// Returns the label in metrics.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -70,32 +70,32 @@ impl CertificateUse {
         }
     }
 
-    /// Tells our own certificates from others'.
+    /// Returns true for a certificate of our own.
     #[must_use]
     pub const fn is_ours(self) -> bool {
         matches!(self, Self::Server | Self::Client | Self::Directory)
     }
 
-    /// Tells revocation lists from certificates.
+    /// Returns true for a revocation list.
     #[must_use]
     pub const fn is_crl(self) -> bool {
         matches!(self, Self::ClientCrl | Self::ProviderCrl | Self::DirectoryCrl)
     }
 }
 
-/// The end of a certificate, or the time at which the next revocation list is due.
+/// Expiry of a certificate, or the time at which the next revocation list is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expiry {
     /// Use of the certificate or list.
     pub used_as: CertificateUse,
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Seconds since 1970, UTC.
+    /// Time in seconds since 1970, UTC.
     pub at_s: i64,
 }
 
 impl Expiry {
-    /// The alarm of something that has ended.
+    /// Returns the alarm text if the time has passed.
     #[must_use]
     pub fn overdue(&self, now_s: i64) -> Option<String> {
         let what = if self.used_as.is_crl() { "revocation list overdue" } else { "expired" };
@@ -107,42 +107,41 @@ impl Expiry {
 /// Urgency of a [`Notice`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NoticeLevel {
-    /// Worth knowing; needs no action.
+    /// Information that needs no action.
     Info,
-    /// Somebody is, or will be, refused; `check --strict` fails.
+    /// Peers are or will be refused, or a setting is risky; `check --strict` fails.
     Warning,
     /// Something is in force that should not be, or is not in force that should be.
     Alarm,
 }
 
-/// A fact about the files of the trust that an operator must know, and that keeps nothing from being
-/// loaded.
+/// Notice for operators about a loaded file; it does not prevent loading.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
-    /// Its urgency.
+    /// Urgency of the notice.
     pub level: NoticeLevel,
-    /// One line of text; names the file.
+    /// One line of text that names the file.
     pub text: String,
 }
 
 impl Notice {
-    /// A notice.
+    /// Returns a notice of this urgency and text.
     #[must_use]
     pub const fn new(level: NoticeLevel, text: String) -> Self {
         Self { level, text }
     }
 }
 
-/// The state of a file by which a change is noticed: device, inode, size, and the times of the last
-/// change of contents and of inode, in seconds and nanoseconds.
+/// State of a file by which a change is detected: device, inode, size, mtime and ctime (seconds and
+/// nanoseconds).
 ///
-/// The second time cannot be set by a program, so that contents replaced under the old size and
-/// modification time are noticed too. Symbolic links are followed.
+/// A program cannot set the ctime, so content replaced with the same size and mtime is detected too.
+/// Symbolic links are followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileMark([u64; 3], [i64; 4]);
 
 impl FileMark {
-    /// The mark of a file, or `None` if it is not there.
+    /// Returns the mark of a file, or `None` if it cannot be read.
     #[must_use]
     pub fn of(path: &Path) -> Option<Self> {
         let data = std::fs::metadata(path).ok()?;
@@ -153,8 +152,10 @@ impl FileMark {
     }
 }
 
-/// A chain and its key, checked: they fit each other, and the leaf is within its dates. With them the
-/// end of the leaf, in seconds since 1970.
+/// Loads a chain and its key; returns them with the leaf's expiry in seconds since 1970.
+///
+/// # Errors
+/// Returns an error if a file cannot be used, the key does not match, or the leaf is outside its dates.
 pub(super) fn certified_key(
     pair: &KeyPair,
     crypto: &Arc<CryptoProvider>,
@@ -181,7 +182,7 @@ pub(super) fn certified_key(
     }
     let certified = CertifiedKey::new(chain, key);
     certified.keys_match().map_err(|_| {
-        let why = format!("the key is not the key of the certificate in {}", pair.chain.display());
+        let why = format!("the key does not match the certificate in {}", pair.chain.display());
         TrustError::new(&pair.key, why)
     })?;
     Ok((certified, ends_s))
@@ -200,7 +201,7 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TrustError> {
     })
 }
 
-/// The authorities of a leg.
+/// Loads the authorities of a leg; adds their expiry times.
 pub(super) fn authorities(
     paths: &[PathBuf],
     expiries: &mut Vec<Expiry>,
@@ -226,24 +227,24 @@ const FOLDER_FILES_MAX: usize = 16_384;
 /// Maximum size of a file of revocation lists, in bytes.
 const LIST_FILE_BYTES_MAX: u64 = 256 << 20;
 
-/// Files of revocation lists that have been read: each is parsed again only when it has changed.
+/// Cache of parsed revocation list files; a file is parsed again only when it has changed.
 #[derive(Debug, Default)]
 pub(super) struct ListFiles(HashMap<PathBuf, ListFile>);
 
-/// A file of revocation lists as it was last read.
+/// State of a revocation list file as of its last read.
 #[derive(Debug, Default)]
 struct ListFile {
     mark: Option<FileMark>,
-    /// The lists that were last read from it without a fault.
+    /// Lists of the last read that succeeded.
     lists: Option<Vec<ListResult>>,
-    /// The fault of what it holds now.
+    /// Error of the present content, if there is one.
     fault: Option<TrustError>,
-    /// It was asked for since the load began.
+    /// True if the file was asked for since the load began.
     is_named: bool,
 }
 
 impl ListFiles {
-    /// Begins a load.
+    /// Begins a load: no file counts as asked for.
     pub(super) fn begin(&mut self) {
         self.0.values_mut().for_each(|file| file.is_named = false);
     }
@@ -253,22 +254,24 @@ impl ListFiles {
         self.0.retain(|_, file| file.is_named);
     }
 
-    /// Looks at every `parts`th file from the `part`th; tells that one has changed since it was read.
+    /// Returns true if a file has changed since it was read, among every `parts`th from the `part`th.
     pub(super) fn has_changed(&self, part: usize, parts: usize) -> bool {
         let mut files = self.0.iter().skip(part).step_by(parts.max(1));
         files.any(|(path, file)| file.is_named && FileMark::of(path) != file.mark)
     }
 
-    /// The files that were asked for.
+    /// Returns the files that were asked for.
     pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
         self.0.iter().filter(|(_, file)| file.is_named).map(|(path, _)| path.as_path())
     }
 
-    /// The lists of a leg. What cannot be read stays as it was last read; `faults` says so. A file in a
-    /// folder that never was good is left out, under an alarm.
+    /// Returns the revocation lists of a leg.
+    ///
+    /// A file that cannot be used keeps its last good lists and is added to `faults`. A file in a folder
+    /// that never was good is left out, with an alarm in `notices`.
     ///
     /// # Errors
-    /// With `is_first`, a path that cannot be read.
+    /// Returns an error for a path that cannot be used, only if `is_first` is true.
     pub(super) fn lists(
         &mut self,
         crl: &Crl,
@@ -315,7 +318,7 @@ impl ListFiles {
         Ok(lists)
     }
 
-    /// Lists last read from the files of a folder that cannot be read now.
+    /// Returns the last good lists of a folder that cannot be read now.
     fn known_in(&mut self, folder: &Path) -> Vec<(PathBuf, ListResult)> {
         let mut lists = Vec::new();
         for (path, file) in &mut self.0 {
@@ -333,12 +336,13 @@ impl ListFiles {
         path: &Path,
         faults: &mut Vec<TrustError>,
     ) -> Result<&[ListResult], TrustError> {
-        // Before the file is read: a change meanwhile is noticed the next time.
+        // Taken before the file is read, so that a change during the read is detected next time.
         let mark = FileMark::of(path);
         let file = self.0.entry(path.to_owned()).or_default();
         file.is_named = true;
         if mark.is_none() || mark != file.mark {
-            // What could not be read is tried again at the next look; what is no list when it changes.
+            // A file that could not be read is read again at the next load; one with invalid content only
+            // when it changes.
             let read = list_file(path);
             file.mark = mark.filter(|_| read.is_ok());
             let lists =
@@ -359,7 +363,7 @@ impl ListFiles {
     }
 }
 
-/// The files of a folder in the order of their names, those that begin with a full stop left out.
+/// Returns the files of a folder in the order of their names, without those that begin with a dot.
 fn folder(path: &Path) -> Result<Vec<PathBuf>, TrustError> {
     let fault = |error: std::io::Error| TrustError::new(path, error);
     let mut files = Vec::new();
@@ -387,7 +391,7 @@ fn list_file(path: &Path) -> Result<Vec<u8>, TrustError> {
     read(path)
 }
 
-/// The revocation lists in the bytes of a file: several in PEM, or one in DER.
+/// Parses the revocation lists in a file's content: any number in PEM, or one in DER.
 pub(super) fn lists_in(bytes: Vec<u8>) -> Result<Vec<ListResult>, String> {
     let found: Vec<_> = if bytes.starts_with(b"-----") || bytes.starts_with(b"#") {
         CertificateRevocationListDer::pem_slice_iter(&bytes)
@@ -402,7 +406,7 @@ pub(super) fn lists_in(bytes: Vec<u8>) -> Result<Vec<ListResult>, String> {
     found.iter().map(RevocationList::read).collect()
 }
 
-/// The certificates of a PEM file, in its order; at least one.
+/// Reads the certificates of a PEM file in their order; fails if there is none.
 pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TrustError> {
     let found: Vec<_> = CertificateDer::pem_slice_iter(&read(path)?)
         .collect::<Result<_, _>>()
@@ -447,7 +451,7 @@ mod tests {
         let changed = |files: &ListFiles| (0..4).filter(|part| files.has_changed(*part, 4)).count();
         assert_eq!(load(&mut files), (20, 1, 0));
         assert_eq!(changed(&files), 0);
-        // Cut short: what was read before stays, and the fault is told as long as it lasts.
+        // Truncated: the last good lists stay, and the fault is reported for as long as it lasts.
         std::fs::write(path(3), "half a li").unwrap();
         assert_eq!(changed(&files), 1);
         for _ in 0..2 {

@@ -1,5 +1,7 @@
-//! Loads the trust part by part. A part that cannot be loaded stays as it last was, and holds up no
-//! other: a new revocation list takes effect whatever else is wrong.
+//! Loads certificates, authorities and revocation lists part by part.
+//!
+//! A part that cannot be loaded keeps its last good state and does not delay others: a new revocation list
+//! takes effect whatever else is wrong.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -20,24 +22,23 @@ use super::{Crl, CrlRollback, ExpiredCrl, KeyPair};
 #[derive(Debug)]
 pub struct Loader {
     files: ListFiles,
-    /// By the place that a key is used in.
+    /// Our certificates and keys, by the place where they are used.
     keys: HashMap<String, Loaded<CertifiedKey>>,
-    /// The last good certificates towards consumers.
+    /// Last good certificates towards consumers.
     pub(super) server_keys: Option<Arc<CertificatesByName>>,
     legs: HashMap<&'static str, LegState>,
-    /// Names of issuers in chains of our own.
+    /// Names of the issuers in our own chains.
     known: HashSet<Box<[u8]>>,
     now_s: i64,
-    /// The ends of what is in force since the last [`Loader::begin`].
+    /// Expiry times of everything in force, collected since the last [`Loader::begin`].
     pub expiries: Vec<Expiry>,
-    /// Facts an operator must know, since the last [`Loader::begin`].
+    /// Notices for operators, collected since the last [`Loader::begin`].
     pub notices: Vec<Notice>,
-    /// Files that could not be used since the last [`Loader::begin`]; the last good state of their
-    /// part stays in force.
+    /// Errors of files since the last [`Loader::begin`]; the last good state of each stays in force.
     pub faults: Vec<TrustError>,
 }
 
-/// The parts of one leg.
+/// Loaded parts of one leg.
 #[derive(Debug, Default)]
 struct LegState {
     authorities: Option<Loaded<Authorities>>,
@@ -45,27 +46,27 @@ struct LegState {
     newest: Arc<NewestLists>,
 }
 
-/// A part as it was last loaded without a fault, and the ends that go with it.
+/// Last good state of a part, and its expiry times.
 #[derive(Debug)]
 struct Loaded<T> {
     part: Arc<T>,
     expiries: Vec<Expiry>,
 }
 
-/// The settings of one leg that its verifier is made from.
+/// Settings of one leg that its verifier is built from.
 pub(super) struct LegFiles<'a> {
-    /// The leg, for texts and as a key.
+    /// Name of the leg, used in texts and as a key.
     pub(super) leg: &'static str,
     pub(super) authorities: &'a [PathBuf],
     pub(super) crl: &'a Crl,
     pub(super) expired: ExpiredCrl,
     pub(super) rollback: CrlRollback,
-    /// Use of its lists.
+    /// Use of its revocation lists, for texts and metrics.
     pub(super) used_as: CertificateUse,
 }
 
 impl Loader {
-    /// Loads for the first time at `now_s`, in seconds since 1970.
+    /// Returns a loader for a first load at `now_s`, in seconds since 1970.
     #[must_use]
     pub fn new(now_s: i64) -> Self {
         Self {
@@ -90,25 +91,28 @@ impl Loader {
         self.faults.clear();
     }
 
-    /// Ends a load in which every part was asked for: forgets files that none names any more.
+    /// Ends a load in which every part was asked for: forgets files that are no longer named.
     pub fn end(&mut self) {
         self.files.end();
     }
 
-    /// Looks at every `parts`th file of revocation lists from the `part`th; tells that one has changed
-    /// since it was read. All of them are looked at in `parts` calls.
+    /// Returns true if a file of revocation lists has changed since it was read.
+    ///
+    /// Looks at every `parts`th file from the `part`th, so that `parts` calls cover all of them.
     #[must_use]
     pub fn has_changed(&self, part: usize, parts: usize) -> bool {
         self.files.has_changed(part, parts)
     }
 
-    /// The files of revocation lists, those in folders too, in no order.
+    /// Returns the files of revocation lists, including those in folders, in no order.
     pub fn list_files(&self) -> impl Iterator<Item = &Path> {
         self.files.paths()
     }
 
-    /// A certificate of our own and its key, for one place; the last good one of that place where the
-    /// files are not.
+    /// Loads one of our certificates and its key; returns the place's last good pair if they cannot be used.
+    ///
+    /// # Errors
+    /// Returns an error if the files cannot be used and the place has no last good pair.
     pub(super) fn key(
         &mut self,
         place: &str,
@@ -133,7 +137,10 @@ impl Loader {
         Ok(Arc::clone(&loaded.part))
     }
 
-    /// The verifier of a leg.
+    /// Builds the verifier of a leg from its authorities and revocation lists.
+    ///
+    /// # Errors
+    /// Returns an error if a part cannot be loaded and has no last good state.
     pub(super) fn verifier(
         &mut self,
         files: &LegFiles<'_>,
@@ -173,20 +180,21 @@ impl Loader {
     }
 }
 
-/// A warning of a chain that holds the leaf alone: whoever is shown it must know its issuer otherwise.
+/// Returns a warning if a chain holds only the leaf: a peer without the issuer's certificate cannot
+/// verify it.
 fn leaf_alone(key: &CertifiedKey, pair: &KeyPair) -> Option<Notice> {
     let [leaf] = key.cert.as_slice() else { return None };
     let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
     let text = format!(
-        "{}: holds the certificate alone, without that of its issuer ({}), which those it is shown to \
-         may not have; append the issuer's",
+        "{}: holds the certificate alone, without that of its issuer ({}), so that peers may be unable \
+         to verify it; append the issuer's",
         pair.chain.display(),
         name_text(parsed.issuer()),
     );
     (parsed.issuer() != parsed.subject()).then(|| Notice::new(NoticeLevel::Warning, text))
 }
 
-/// The subjects of the issuers in a chain of our own.
+/// Returns the subjects of the issuers in one of our chains.
 fn issuers(key: &CertifiedKey) -> impl Iterator<Item = Box<[u8]>> {
     key.cert.iter().skip(1).filter_map(|certificate| {
         let (_, parsed) = X509Certificate::from_der(certificate).ok()?;

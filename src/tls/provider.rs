@@ -1,4 +1,4 @@
-//! TLS towards servers: providers, and the sources of the directory.
+//! TLS towards servers: providers and the directory's live sources.
 
 use std::sync::Arc;
 
@@ -15,8 +15,9 @@ use super::files::{CertificateUse, TrustError};
 use super::loader::{LegFiles, Loader};
 use crate::refusal::CertificateFault;
 
-/// The client side of a generation towards providers. Its resumption store is its own: no session
-/// outlives the trust it was verified under.
+/// Returns the TLS client settings towards providers for one trust generation.
+///
+/// Each generation has its own session store: no session outlives the trust that it was verified under.
 pub(super) fn config(
     leg: &ProviderLeg,
     crypto: &Arc<CryptoProvider>,
@@ -41,10 +42,10 @@ pub(super) fn config(
     Ok(config)
 }
 
-/// Verifies the certificate of a server.
+/// Verifier of server certificates.
 ///
-/// Spec: NHS endpoint certificates are known by their CN. Names are read from the SAN alone, unless
-/// `cn_fallback` is set and there is no DNS name in it: then the one CN is compared, whole.
+/// Spec: NHS endpoint certificates carry the host name in their CN. Only names in the SAN count, unless
+/// `cn_fallback` is set and the SAN has no DNS name: then the only CN must equal the host name.
 #[derive(Debug)]
 pub(super) struct ServerVerifier {
     pub(super) chains: Arc<ChainVerifier>,
@@ -52,7 +53,7 @@ pub(super) struct ServerVerifier {
 }
 
 impl ServerVerifier {
-    /// Begins the settings of a client that verifies servers so.
+    /// Returns a builder of TLS client settings that use this verifier.
     pub(super) fn builder(
         self,
         crypto: &Arc<CryptoProvider>,
@@ -70,7 +71,7 @@ impl ServerVerifier {
         name: &ServerName<'_>,
         now_s: i64,
     ) -> Result<(), CertificateFault> {
-        // Security: the name is looked at last, when all else has held.
+        // Security: the name is checked last, on a chain that is otherwise valid.
         let accepted = self.chains.verify(presented, KeyUsage::server_auth(), now_s)?;
         let leaf = presented.first().ok_or(CertificateFault::Malformed)?;
         let end_entity = EndEntityCert::try_from(leaf).map_err(|_| CertificateFault::Malformed)?;

@@ -1,7 +1,7 @@
-//! Certificate revocation lists: which list decides about a certificate, and what it says.
+//! Revocation checks: the choice of the list that decides about a certificate, and its verdict.
 //!
-//! RFC 5280 §5.2.3 and §6.3.3: among the lists of one issuer key and one scope the one with the
-//! highest number counts, and a list decides only about certificates in its scope.
+//! RFC 5280 §5.2.3 and §6.3.3: of the lists of one issuer key and one scope, the one with the highest
+//! number counts, and a list decides only about certificates in its scope.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -21,11 +21,10 @@ pub(super) use list::{ListResult, RevocationList};
 
 use list::{ListScope, UnsupportedList, points};
 
-/// Maximum number of issuers that one warning each is given for, when a chain shows them to have no
-/// list.
+/// Maximum number of issuers without a list that are warned of, once each.
 const WARNED_ISSUERS_MAX: usize = 256;
 
-/// The lists of one leg, indexed by issuer and distribution point.
+/// Revocation lists of one leg, indexed by issuer and distribution point.
 #[derive(Debug)]
 pub(super) struct RevocationLists {
     by_issuer: HashMap<Box<[u8]>, IssuerLists>,
@@ -35,15 +34,15 @@ pub(super) struct RevocationLists {
     newest: Arc<NewestLists>,
 }
 
-/// The newest list of each issuer key and scope that has been in force, over all loads of one leg: a
-/// list with a lower number does not replace it.
+/// Newest list in force of each issuer key and scope, kept over all loads of one leg, so that a list
+/// with a lower number does not replace it.
 #[derive(Debug, Default)]
 pub(super) struct NewestLists(Mutex<HashMap<KeyAndScope, ListInForce>>);
 
-/// The public key of an issuer, in DER, and a scope of its lists.
+/// Public key of an issuer in DER, and a scope of its lists.
 type KeyAndScope = (Box<[u8]>, ListScope);
 
-/// A list that has been in force, and the issuer that signed it.
+/// List that has been in force, with its file and the issuer that signed it.
 #[derive(Debug, Clone)]
 struct ListInForce {
     issuer: KnownIssuer,
@@ -51,11 +50,11 @@ struct ListInForce {
     list: Arc<RevocationList>,
 }
 
-/// Maximum number of issuer keys and scopes whose newest list is remembered for a leg.
+/// Maximum number of issuer keys and scopes whose newest list is kept for a leg.
 const NEWEST_MAX: usize = 32_768;
 
 impl NewestLists {
-    /// Remembers a list that its issuer has signed, if none newer is remembered.
+    /// Keeps a list that its issuer has signed, unless a newer one is kept.
     fn remember(&self, issuer: &Issuer<'_>, path: &Path, list: &Arc<RevocationList>) {
         let mut newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (issuer.public_key.into(), list.scope.clone());
@@ -75,13 +74,13 @@ impl NewestLists {
         newest.values().cloned().collect()
     }
 
-    /// Forgets everything: an older list may be taken.
+    /// Removes all lists, so that older ones may be taken.
     fn forget(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
-/// The lists of one issuer name, newest first in each part.
+/// Lists of one issuer name, newest first in each part.
 #[derive(Debug, Default)]
 struct IssuerLists {
     /// Lists without a distribution point.
@@ -89,16 +88,16 @@ struct IssuerLists {
     by_uri: HashMap<Box<str>, Vec<(PathBuf, Arc<RevocationList>)>>,
 }
 
-/// The lists of one scope that speak of a certificate.
+/// Lists of one scope that cover a certificate.
 struct Candidates<'a> {
     scope: &'a ListScope,
     newest: &'a RevocationList,
-    /// The newest that is not overdue.
+    /// Newest list that is not overdue.
     current: Option<&'a RevocationList>,
 }
 
 impl RevocationLists {
-    /// Indexes lists; says which are of a kind that is not supported.
+    /// Indexes lists; returns a warning for each of an unsupported kind.
     pub(super) fn new(
         read: Vec<(PathBuf, ListResult)>,
         (used_as, expired): (CertificateUse, ExpiredCrl),
@@ -143,8 +142,8 @@ impl RevocationLists {
         }
     }
 
-    /// Keeps lists that have been in force where the newest that has come for the same issuer key and
-    /// scope is older. An issuer without any list has none in force.
+    /// Puts back a list that was in force if the newest one loaded for its issuer key and scope is older;
+    /// returns an alarm for each. A list whose issuer has no list left is not put back.
     pub(super) fn keep_newer(&mut self) -> Vec<Notice> {
         let mut notices = Vec::new();
         for ListInForce { issuer, path, list: held } in self.newest.all() {
@@ -185,14 +184,15 @@ impl RevocationLists {
         notices
     }
 
-    /// Forgets the lists that have been in force: older ones may be taken.
+    /// Forgets the lists that were in force, so that older ones may be taken.
     pub(super) fn accept_older(&self) {
         self.newest.forget();
     }
 
-    /// Finds what does not fit between lists and the authorities whose lists they should be.
+    /// Compares lists with authorities; returns notices of lists without an authority, authorities without
+    /// a list, and outdated lists.
     ///
-    /// `known` holds names of authorities that are no trust anchors: issuers in chains of our own.
+    /// `known` holds names of authorities that are not trust anchors: issuers in our own chains.
     pub(super) fn compare(
         &self,
         authorities: &[Authority],
@@ -253,7 +253,7 @@ impl RevocationLists {
                     NoticeLevel::Warning,
                     format!(
                         "{label} {shown}: the revocation list of {} fits no configured authority; it \
-                         counts only for chains that hold a certificate of that authority",
+                         is used only for chains that hold a certificate of that authority",
                         list.issuer_text,
                     ),
                 ));
@@ -262,7 +262,7 @@ impl RevocationLists {
                     NoticeLevel::Warning,
                     format!(
                         "{label} {shown}: the revocation list of {} is not signed by the authority of \
-                         that name; it does not count for its certificates",
+                         that name; it is not used for its certificates",
                         list.issuer_text,
                     ),
                 ));
@@ -292,7 +292,7 @@ impl RevocationLists {
         notices
     }
 
-    /// Times at which next lists are due, for each file whose list is the newest of its scope.
+    /// Returns the time at which the next list is due, for each list that is the newest of its scope.
     pub(super) fn expiries(&self, used_as: CertificateUse) -> Vec<Expiry> {
         let parts = self.by_issuer.values().flat_map(IssuerLists::parts);
         let newest = parts.flat_map(|part| {
@@ -314,11 +314,11 @@ impl RevocationLists {
         newest.map(expiry).collect()
     }
 
-    /// Decides about a certificate by the lists of its issuer, and says how long that holds, in
+    /// Checks a certificate against the lists of its issuer; returns the end of the verdict's validity, in
     /// seconds since 1970.
     ///
     /// # Errors
-    /// It is revoked; or no list covers it; or every list that does is overdue.
+    /// Returns a fault if the certificate is revoked, no list covers it, or every list that does is overdue.
     pub(super) fn check(
         &self,
         certificate: &X509Certificate<'_>,
@@ -351,7 +351,7 @@ impl RevocationLists {
                 ExpiredCrl::Deny => *current,
                 ExpiredCrl::Accept => Some(*newest),
             };
-            // What the newest list revokes stays revoked, overdue or not.
+            // A certificate that the newest list revokes stays revoked, even if that list is overdue.
             let revokes = |list: &RevocationList| list.revokes(certificate.raw_serial());
             if revokes(newest) || deciding.is_some_and(revokes) {
                 return Err(CertificateFault::Revoked(newest.issuer_text.clone()));
@@ -372,7 +372,7 @@ impl RevocationLists {
         }
     }
 
-    /// Warns of an issuer that a chain has shown to have no list that covers its certificates.
+    /// Logs a warning, once per issuer, that no list covers a certificate of its.
     fn warn_once(&self, certificate: &X509Certificate<'_>) {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         let issuer = certificate.issuer();

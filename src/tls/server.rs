@@ -1,4 +1,4 @@
-//! TLS towards consumers: which certificate answers, how theirs is judged, which sessions are kept.
+//! TLS towards consumers: choice of our certificate, verification of theirs, session store.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,10 +25,10 @@ use super::loader::{LegFiles, Loader};
 use super::{ConsumerLeg, Peer, Reject};
 use crate::refusal::CertificateFault;
 
-/// Maximum number of verified chains that are remembered for one trust generation.
+/// Maximum number of verified chains that are cached in one trust generation.
 const VERIFIED_MAX: u64 = 4096;
 
-/// The consumer side of one trust generation.
+/// Consumer side of one trust generation: our certificates, the verifier and the session store.
 pub(super) struct ConsumerServer {
     keys: Arc<CertificatesByName>,
     chains: Arc<ChainVerifier>,
@@ -42,7 +42,10 @@ pub(super) struct ConsumerServer {
 }
 
 impl ConsumerServer {
-    /// Loads the certificates, authorities and lists of the leg.
+    /// Loads the certificates, authorities and revocation lists of the leg.
+    ///
+    /// # Errors
+    /// Returns an error for a part that cannot be loaded and has no last good state.
     pub(super) fn load(
         leg: &ConsumerLeg,
         crypto: &Arc<CryptoProvider>,
@@ -77,7 +80,7 @@ impl ConsumerServer {
             crypto: Arc::clone(crypto),
             reject: leg.reject,
             hints,
-            // The oldest session gives way: a session that was taken is gone in any case.
+            // LRU evicts the oldest session, since sessions are removed when they are resumed.
             sessions: Cache::builder()
                 .max_capacity(sessions_max)
                 .eviction_policy(EvictionPolicy::lru())
@@ -86,7 +89,10 @@ impl ConsumerServer {
         })
     }
 
-    /// Verifies a chain, leaf first, at `now_s` in seconds since 1970.
+    /// Verifies a chain, leaf first, at `now_s` in seconds since 1970; caches a valid one.
+    ///
+    /// # Errors
+    /// Returns the first fault found.
     pub(super) fn verify(
         &self,
         presented: &[CertificateDer<'_>],
@@ -116,7 +122,10 @@ impl ConsumerServer {
         Ok(peer)
     }
 
-    /// The TLS settings of one connection, and what will be known of its certificate.
+    /// Returns the TLS settings of one connection and the object that will hold its verdict.
+    ///
+    /// # Errors
+    /// Returns an error if the cryptography provider does not support TLS 1.2 and 1.3.
     pub(super) fn connection(
         self: &Arc<Self>,
     ) -> Result<(Arc<ServerConfig>, Arc<PresentedCertificate>), rustls::Error> {
@@ -136,7 +145,7 @@ impl ConsumerServer {
     }
 }
 
-/// Certificates by the names in them; several key types stand side by side.
+/// Our certificates by the names in them; one name may have certificates of several key types.
 #[derive(Debug, Default)]
 pub(super) struct CertificatesByName {
     first: Vec<Arc<CertifiedKey>>,
@@ -172,7 +181,7 @@ impl CertificatesByName {
         Ok(())
     }
 
-    /// Tells that the default certificate has this name too: then both answer for it.
+    /// Returns true if a default certificate has this name.
     fn is_first(&self, name: &str) -> bool {
         let keys = self.named.get(name).map(Vec::as_slice).unwrap_or_default();
         keys.iter().any(|key| self.first.iter().any(|first| Arc::ptr_eq(first, key)))
@@ -194,10 +203,10 @@ impl ResolvesServerCert for CertificatesByName {
     }
 }
 
-/// The certificate of one connection: judges it, and lets its session be kept only if it is good.
+/// Verifier and session store of one connection; keeps a session only if the certificate is valid.
 ///
-/// With `reject = "http"` the handshake succeeds whatever the verdict: the chain is judged again by
-/// [`super::Handshake::peer`] on every request, on resumed sessions too, and refused there.
+/// With `reject = "http"` the handshake succeeds whatever the verdict; [`super::Handshake::peer`] verifies
+/// the chain for every request, also of resumed sessions, and refuses it there.
 pub(super) struct PresentedCertificate {
     consumers: Arc<ConsumerServer>,
     judged: OnceLock<Result<Arc<Peer>, CertificateFault>>,
@@ -211,12 +220,12 @@ impl std::fmt::Debug for PresentedCertificate {
 }
 
 impl PresentedCertificate {
-    /// The verdict of a full handshake; nothing if no certificate came or a session was resumed.
+    /// Returns the verdict of a full handshake; `None` if no certificate was sent or a session was resumed.
     pub(super) fn verdict(&self) -> Option<Result<Arc<Peer>, CertificateFault>> {
         self.judged.get().cloned()
     }
 
-    /// Sessions are kept for verified consumers: those just judged, and those whose session was kept.
+    /// Returns true if the consumer is verified: in this handshake, or in that of the resumed session.
     fn is_verified(&self) -> bool {
         match self.judged.get() {
             Some(verdict) => verdict.is_ok(),
@@ -254,7 +263,7 @@ impl StoresServerSessions for PresentedCertificate {
 
 impl ClientCertVerifier for PresentedCertificate {
     fn offer_client_auth(&self) -> bool {
-        // Asked in full handshakes alone: a session that was found was not resumed.
+        // Called in full handshakes only: a session that was found was not resumed after all.
         self.resumes.store(false, Ordering::Relaxed);
         true
     }
@@ -307,7 +316,7 @@ impl ClientCertVerifier for PresentedCertificate {
     }
 }
 
-/// The error that makes the library send the alert which says most of a fault (RFC 8446 §6.2).
+/// Returns the error that makes the library send the most specific alert for a fault (RFC 8446 §6.2).
 fn alert(fault: &CertificateFault) -> CertificateError {
     match fault {
         CertificateFault::Expired => CertificateError::Expired,

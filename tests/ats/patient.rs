@@ -1,7 +1,7 @@
 //! `PatientSearch` and `PatientRead`.
 
+use gpconnect_simulator::people;
 use serde_json::Value;
-use spine_proxy::simulator::people;
 
 use super::case::{
     Case, Expect, Feature, Formats, Given, Row, XML, bad_request, case, invalid_parameter, ok, one,

@@ -1,7 +1,7 @@
 //! `PatientRegister`.
 
+use gpconnect_simulator::{InventedPerson, Registration, people};
 use serde_json::{Value, json};
-use spine_proxy::simulator::{InventedPerson, Registration, people};
 
 use super::case::{
     Case, Expect, Feature, Formats, Given, Row, any_failure, bad_request, case, invalid_resource,

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use spine_proxy::claims;
-use spine_proxy::interaction;
+use spine_types::interaction;
 
 use super::case::JSON;
 use super::encode::xml;

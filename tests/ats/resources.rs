@@ -1,7 +1,7 @@
 //! Resources as a consumer writes them, and small changes to them.
 
+use gpconnect_simulator::InventedPerson;
 use serde_json::{Value, json};
-use spine_proxy::simulator::InventedPerson;
 
 use super::rig::{Open, Scene, now};
 use crate::support::stage::HUB_ODS;

@@ -5,6 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use gpconnect_simulator::{
+    InventedPerson, Registration, Serving, SimulatedPractice, SimulatedProvider, people,
+};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -17,9 +20,6 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, ServerConfig};
 use serde_json::Value;
 use spine_proxy::commands::certs::{IssuedCertificate, KeyKind, Leaf};
-use spine_proxy::simulator::{
-    InventedPerson, Registration, Serving, SimulatedPractice, SimulatedProvider, people,
-};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;

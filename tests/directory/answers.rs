@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use gpconnect_simulator::sds::{Records, SdsTrouble};
 use spine_proxy::refusal::Refusal;
-use spine_proxy::simulator::sds::{Records, SdsTrouble};
 
 use super::{HASTE, HOUR, ROOT, practice};
 use crate::support::sds::{BOOK, KEY, READ, Registry, SLOTS};
@@ -223,7 +223,7 @@ async fn a_record_that_answers_another_question_is_no_answer() {
 
 #[test]
 fn no_code_that_could_break_a_question_is_a_code() {
-    use spine_proxy::spine::{Asid, OdsCode, PartyKey};
+    use spine_types::{Asid, OdsCode, PartyKey};
     for text in ["*", ")(", "A2*", "A20047)(uid=*", "A\0B", "A20047 ", "", "A20047%7C", "é0047"] {
         assert!(OdsCode::from_any_case(text).is_err(), "{text:?}");
         assert!(text.parse::<Asid>().is_err(), "{text:?}");

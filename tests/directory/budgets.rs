@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use gpconnect_simulator::sds::Records;
 use spine_proxy::directory::{Caller, Payer};
 use spine_proxy::refusal::Refusal;
-use spine_proxy::simulator::sds::Records;
 
 use super::{HASTE, PINNED, ROOT, practice};
 use crate::support::sds::{

@@ -1,7 +1,7 @@
 //! What the file pins, falls back to and denies, beside the source.
 
+use gpconnect_simulator::sds::{Records, SdsTrouble};
 use spine_proxy::refusal::Refusal;
-use spine_proxy::simulator::sds::{Records, SdsTrouble};
 
 use super::{HASTE, HOUR, PINNED, practice};
 use crate::support::sds::{BOOK, Registry, SLOTS, asid, by_asid, interaction, ods};

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use gpconnect_simulator::sds::{ReceivedQuestion, Records, SdsTrouble};
 use spine_proxy::refusal::Refusal;
-use spine_proxy::simulator::sds::{ReceivedQuestion, Records, SdsTrouble};
 
 use super::{HASTE, HOUR, MINUTE, NEW_ROOT, ROOT, moved, practice};
 use crate::support::sds::{BOOK, Registry, SLOTS, asid, by_asid, interaction, ods};

@@ -1,7 +1,7 @@
 //! What a snapshot and a flush do to what is held.
 
+use gpconnect_simulator::sds::{Records, SdsTrouble};
 use spine_proxy::directory::Directory;
-use spine_proxy::simulator::sds::{Records, SdsTrouble};
 
 use super::{HASTE, HOUR, NEW_ROOT, moved, practice};
 use crate::support::sds::{KEY, READ, Registry, SLOTS, by_practice, interaction, ods};
@@ -45,7 +45,7 @@ async fn a_snapshot_that_is_none_is_said_to_be_none() {
     for text in ["", "{}", r#"{"version":2,"practices":[],"senders":[]}"#] {
         std::fs::write(&path, text).unwrap();
         let error = directory.load(&path).unwrap_err().to_string();
-        assert!(error.contains("held.json: the directory's snapshot"), "{error}");
+        assert!(error.contains("held.json: directory snapshot"), "{error}");
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use gpconnect_simulator::sds::Records;
 use spine_proxy::refusal::Refusal;
-use spine_proxy::simulator::sds::Records;
 
 use super::{HOUR, NEW_ROOT, ROOT, moved, practice};
 use crate::support::sds::{

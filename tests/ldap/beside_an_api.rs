@@ -1,8 +1,8 @@
 //! The server as the second source, behind the FHIR API.
 
+use gpconnect_simulator::sds::{Records, SdsTrouble};
 use spine_proxy::directory::Directory;
 use spine_proxy::refusal::Refusal;
-use spine_proxy::simulator::sds::{Records, SdsTrouble};
 
 use super::{ODS, Ours, ROOT, SLOT, gp};
 use crate::support::sds::Registry;

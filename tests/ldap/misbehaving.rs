@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use gpconnect_simulator::sds::Records;
 use spine_proxy::commands::certs::{Leaf, Pki};
 use spine_proxy::refusal::Refusal;
-use spine_proxy::simulator::sds::Records;
 
 use super::{ASID, BOOK, HUB, ODS, Ours, SLOT, gp, handler, hub, records, system};
 use crate::support::fake_ldap::{Act, Entry, FakeLdap, envelope, tlv};

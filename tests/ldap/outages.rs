@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use gpconnect_simulator::sds::Records;
 use spine_proxy::refusal::Refusal;
-use spine_proxy::simulator::sds::Records;
 
 use super::{ASID, BOOK, HUB, ODS, Ours, ROOT, SLOT, asid, at, gp, hub, named};
 use crate::support::sds::by_asid;

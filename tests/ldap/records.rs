@@ -1,9 +1,9 @@
 //! What a server's records say of a practice and its system.
 
-use spine_proxy::interaction;
+use gpconnect_simulator::sds::Records;
 use spine_proxy::refusal::Refusal;
-use spine_proxy::simulator::sds::Records;
-use spine_proxy::spine::{Asid, OdsCode, PartyKey};
+use spine_types::interaction;
+use spine_types::{Asid, OdsCode, PartyKey};
 
 use super::{ASID, BOOK, HUB, KEY, ODS, Ours, ROOT, SLOT, asid, at, gp, hub, named, ods};
 use crate::support::sds::{by_asid, by_practice};

@@ -1,7 +1,7 @@
 //! Who sends: a consumer's system and the names of its certificates.
 
+use gpconnect_simulator::sds::Records;
 use spine_proxy::refusal::Refusal;
-use spine_proxy::simulator::sds::Records;
 
 use super::{ASID, BOOK, HUB, ODS, Ours, SLOT, asid, gp, hub};
 use crate::support::fake_ldap::Act;

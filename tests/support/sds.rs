@@ -4,18 +4,18 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use gpconnect_simulator::sds::{BASE_PATH, Records, SdsDirectory};
 use spine_proxy::commands::certs::{Leaf, Pki};
 use spine_proxy::directory::{
     Caller, Directory, DirectorySettings, File, LiveSources, Others, Payer,
 };
-use spine_proxy::interaction::{Interaction, by_id};
 use spine_proxy::metrics::Metrics;
 use spine_proxy::policy::ProviderRegistration;
 use spine_proxy::refusal::Refusal;
-use spine_proxy::simulator::sds::{BASE_PATH, Records, SdsDirectory};
-use spine_proxy::spine::{Asid, OdsCode};
-use spine_proxy::target::Receiver;
 use spine_proxy::tls::Loader;
+use spine_types::interaction::{Interaction, by_id};
+use spine_types::target::Receiver;
+use spine_types::{Asid, OdsCode};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 /// Invented practices, with the traps that real ones have.
 pub(crate) const FIXTURES: &str = include_str!("slapd/fixtures.ldif");
-use spine_proxy::simulator::sds::SCHEMA;
+use gpconnect_simulator::sds::SCHEMA;
 
 const PROGRAMS: [&str; 4] =
     ["/usr/sbin", "/usr/lib/openldap", "/usr/libexec", "/usr/libexec/openldap"];

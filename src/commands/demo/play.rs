@@ -12,8 +12,8 @@ use super::super::print;
 use super::consumer::{DemoConsumer, DemoResponse};
 use super::world::{HUB, HUB_ODS, ListedPractice, NIGHT, NIGHT_ODS, World};
 use crate::claims;
-use crate::interaction;
-use crate::simulator;
+use gpconnect_simulator as simulator;
+use spine_types::interaction;
 
 mod resources;
 mod sessions;

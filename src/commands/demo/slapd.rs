@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 
 use super::super::certs::{Leaf, Pki, write};
-use crate::simulator::sds::{Records, SCHEMA};
+use gpconnect_simulator::sds::{Records, SCHEMA};
 
 /// Running `slapd`, which is stopped when dropped.
 pub(super) struct Slapd(Child);

@@ -18,9 +18,9 @@ use super::super::serve::Server;
 use super::super::server_tls::{self, ClientAuthorities};
 use super::super::{CommandFailure, Prepared};
 use super::slapd::{self, Slapd};
-use crate::interaction::AllowedInteractions;
-use crate::simulator::sds::{BASE_PATH, Records, SdsDirectory};
-use crate::simulator::{Serving, SimulatedPractice, SimulatedProvider};
+use gpconnect_simulator::sds::{BASE_PATH, Records, SdsDirectory};
+use gpconnect_simulator::{Serving, SimulatedPractice, SimulatedProvider};
+use spine_types::interaction::AllowedInteractions;
 
 /// ASID of the urgent care hub, the main consumer.
 pub(super) const HUB: &str = "200000000359";

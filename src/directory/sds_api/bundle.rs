@@ -1,28 +1,31 @@
-//! What the API answers: a Bundle of Endpoints or Devices, read strictly where something rests on it.
+//! Responses of the SDS FHIR API: a Bundle of Endpoints or Devices, strict in the fields that are used.
 
 use serde::Deserialize;
 
 use super::malformed;
 use crate::directory::source::{AccreditedSystem, Handler, SourceFault};
-use crate::interaction;
-use crate::spine::OdsCode;
+use spine_types::OdsCode;
+use spine_types::interaction;
 
-/// The handlers that an answer to `/Endpoint` names.
+/// Parses a response of `/Endpoint` into message handlers.
 pub(crate) fn handlers(body: &[u8]) -> Result<Vec<Handler>, SourceFault> {
     read::<Endpoint>(body)?.into_iter().map(Endpoint::handler).collect()
 }
 
-/// The systems that an answer to `/Device` names.
+/// Parses a response of `/Device` into accredited systems.
 pub(crate) fn systems(body: &[u8]) -> Result<Vec<AccreditedSystem>, SourceFault> {
     read::<Device>(body)?.into_iter().map(Device::system).collect()
 }
 
-/// All that a Bundle holds: of one kind, and as many as it says.
+/// Parses a Bundle; fails if a resource is of another kind or their number differs from `total`.
 fn read<R: BundleResource>(body: &[u8]) -> Result<Vec<R>, SourceFault> {
     let bundle: Bundle<R> =
         serde_json::from_slice(body).map_err(|why| malformed(why.to_string()))?;
     if bundle.resource_type != "Bundle" {
-        return Err(malformed(format!("a {:?} is no Bundle", bundle.resource_type)));
+        return Err(malformed(format!(
+            "resourceType is {:?} instead of Bundle",
+            bundle.resource_type
+        )));
     }
     let entries = bundle.entry.unwrap_or_default();
     if bundle.total.is_some_and(|total| usize::try_from(total) != Ok(entries.len())) {
@@ -32,19 +35,23 @@ fn read<R: BundleResource>(body: &[u8]) -> Result<Vec<R>, SourceFault> {
     resources
         .map(|resource| match resource.kind() == R::KIND {
             true => Ok(resource),
-            false => Err(malformed(format!("{:?} among {}", resource.kind(), R::KIND))),
+            false => Err(malformed(format!(
+                "a resource of type {:?} among {}s",
+                resource.kind(),
+                R::KIND
+            ))),
         })
         .collect()
 }
 
-/// What an entry holds.
+/// Resource type of a Bundle's entries.
 trait BundleResource: for<'de> Deserialize<'de> {
     const KIND: &str;
 
     fn kind(&self) -> &str;
 }
 
-/// Spec: nothing found is `entry: []`; no `entry` at all is accepted too.
+/// Bundle of search results. Spec: an empty result has `entry: []`; a missing `entry` is accepted too.
 #[derive(Deserialize)]
 #[serde(bound = "R: BundleResource")]
 struct Bundle<R> {
@@ -126,7 +133,7 @@ impl Endpoint {
             party_key: required(&self.identifier, "nhsMhsPartyKey")?,
             interaction: interactions(&self.extension).next(),
             address: self.address,
-            // Known to people alone; one that cannot be read is as good as none.
+            // Informative only: an unreadable value counts as missing.
             cpa_id: identifier(&self.identifier, "nhsMhsCPAId").and_then(|id| id.parse().ok()),
             fqdn: identifier(&self.identifier, "nhsMhsFQDN")
                 .and_then(|name| name.to_ascii_lowercase().parse().ok()),
@@ -146,7 +153,7 @@ impl Device {
     }
 }
 
-/// Known interactions: others are none of our business.
+/// Returns the interactions of the catalogue that the extensions name; skips others.
 fn interactions(
     extensions: &[Extension],
 ) -> impl Iterator<Item = &'static interaction::Interaction> {
@@ -159,7 +166,7 @@ fn interactions(
     extensions.iter().filter_map(of)
 }
 
-/// Spec: systems have been spelled in more than one case.
+/// Returns the identifier whose system ends in `name`. Spec: systems are spelled in more than one case.
 fn identifier<'a>(identifiers: &'a [FhirIdentifier], name: &str) -> Option<&'a str> {
     let named = |identifier: &&FhirIdentifier| {
         identifier.system.as_deref().is_some_and(|system| ends_in(system, name))
@@ -175,7 +182,8 @@ fn required<T: std::str::FromStr<Err: std::fmt::Display>>(
     identifiers: &[FhirIdentifier],
     name: &str,
 ) -> Result<T, SourceFault> {
-    let found = identifier(identifiers, name).ok_or_else(|| malformed(format!("no {name}")))?;
+    let found = identifier(identifiers, name)
+        .ok_or_else(|| malformed(format!("a record has no {name}")))?;
     parsed(found.parse())
 }
 

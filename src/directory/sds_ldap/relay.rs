@@ -1,5 +1,7 @@
-//! The bytes of an LDAP server on their way to the LDAP library, which takes messages of any length and
-//! depth: each message is read whole and looked over here first.
+//! Relay between an LDAP server and the LDAP library that checks each message first.
+//!
+//! Security: the library accepts messages of any length and depth, so each one is read whole and checked
+//! against limits here.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,7 +15,7 @@ use tokio_rustls::client::TlsStream;
 const ANSWER_BYTES_MAX: usize = 2 << 20;
 /// Maximum number of BER elements in the messages that answer one search.
 const ANSWER_ELEMENTS_MAX: usize = 50_000;
-/// Maximum depth of elements inside a message. A search's entry has five.
+/// Maximum depth of nested elements in a message. A search result entry has five levels.
 const DEPTH_MAX: usize = 8;
 /// Maximum number of searches under way on one connection.
 const SEARCHES_MAX: usize = 256;
@@ -27,7 +29,7 @@ const SEARCH_ENTRY: u8 = 0x64;
 const SEARCH_REFERENCE: u8 = 0x73;
 const INTERMEDIATE: u8 = 0x79;
 
-/// Carries bytes between a server and the library; returns the library's end.
+/// Starts a task that relays bytes between a server and the library; returns the library's socket.
 pub(super) fn between(server: TlsStream<TcpStream>) -> io::Result<StdUnixStream> {
     let (library, ours) = StdUnixStream::pair()?;
     ours.set_nonblocking(true)?;
@@ -36,10 +38,10 @@ pub(super) fn between(server: TlsStream<TcpStream>) -> io::Result<StdUnixStream>
         match carry(ours, server).await {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => tracing::warn!(
                 %error,
-                "the connection to SDS over LDAP was closed for what it sent; the next search opens \
-                 another"
+                "the SDS LDAP server sent a malformed or oversized message: its connection was closed; \
+                 the next search opens another"
             ),
-            Err(error) => tracing::debug!(%error, "connection to SDS over LDAP ended"),
+            Err(error) => tracing::debug!(%error, "the connection to SDS over LDAP failed"),
             Ok(()) => {}
         }
     });
@@ -53,7 +55,7 @@ async fn carry(library: UnixStream, server: TlsStream<TcpStream>) -> io::Result<
         tokio::io::copy(&mut questions, &mut to_server).await?;
         to_server.shutdown().await
     };
-    // Whichever side ends, the other learns of it when its half is dropped.
+    // The first side to end drops both sockets, which closes the other side too.
     tokio::select! {
         ended = ask => ended,
         ended = answers(BufReader::new(answers_from), answers_to) => ended,
@@ -76,7 +78,7 @@ fn malformed(why: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
-/// Reads one message; false at the end of the stream.
+/// Reads one message; returns false at the end of the stream.
 async fn read_message(
     from: &mut (impl AsyncRead + Unpin),
     message: &mut Vec<u8>,
@@ -102,7 +104,7 @@ async fn read_message(
             message.extend_from_slice(used);
             usize::try_from(u32::from_be_bytes(bytes)).unwrap_or(usize::MAX)
         }
-        _ => return Err(malformed("an LDAP message does not say how long it is")),
+        _ => return Err(malformed("an LDAP message has an indefinite or oversized length")),
     };
     if length > ANSWER_BYTES_MAX {
         return Err(malformed("an LDAP message is longer than 2 MiB"));
@@ -118,7 +120,10 @@ async fn read_message(
 struct Searches(HashMap<u32, (usize, usize)>);
 
 impl Searches {
-    /// Looks over a message, and counts it for its search.
+    /// Checks a message and adds it to the count of its search.
+    ///
+    /// # Errors
+    /// Returns an error if the message is malformed or its search exceeds a limit.
     fn take(&mut self, message: &[u8]) -> io::Result<()> {
         let mut elements = 0;
         let mut outer = Elements { rest: message, left: 1 };
@@ -130,7 +135,7 @@ impl Searches {
             [first, ..] if id.len() <= 4 && *first < 0x80 => {
                 id.iter().fold(0, |id, byte| id << 8 | u32::from(*byte))
             }
-            _ => return Err(malformed("the number of an LDAP message is not one")),
+            _ => return Err(malformed("an LDAP message has an invalid message ID")),
         };
         let Some((operation, content)) = parts.next()? else {
             return Err(malformed("an LDAP message has no operation"));
@@ -147,18 +152,20 @@ impl Searches {
         *bytes += message.len();
         *counted += elements;
         if *bytes > ANSWER_BYTES_MAX || *counted > ANSWER_ELEMENTS_MAX {
-            return Err(malformed("an answer is longer than 2 MiB or 50,000 elements"));
+            return Err(malformed(
+                "the answer to a search is longer than 2 MiB or 50,000 elements",
+            ));
         }
         if !matches!(operation, SEARCH_ENTRY | SEARCH_REFERENCE | INTERMEDIATE) {
             self.0.remove(&id);
         } else if known >= SEARCHES_MAX {
-            return Err(malformed("answers to more searches than are under way"));
+            return Err(malformed("an LDAP server answers more than 256 searches at once"));
         }
         Ok(())
     }
 }
 
-/// The elements of a constructed one, one after another.
+/// Reader of BER elements that follow one another.
 struct Elements<'a> {
     rest: &'a [u8],
     /// Number of elements that may follow.
@@ -166,12 +173,12 @@ struct Elements<'a> {
 }
 
 impl<'a> Elements<'a> {
-    /// The next element: its tag and its content.
+    /// Returns the tag and content of the next element; `None` at the end.
     fn next(&mut self) -> io::Result<Option<(u8, &'a [u8])>> {
         let [tag, first, rest @ ..] = self.rest else {
             return match self.rest {
                 [] => Ok(None),
-                _ => Err(malformed("an element of an LDAP message is cut short")),
+                _ => Err(malformed("an element of an LDAP message is truncated")),
             };
         };
         let (length, rest) = match *first {
@@ -179,14 +186,18 @@ impl<'a> Elements<'a> {
             long @ 0x81..=0x84 => {
                 let (bytes, rest) = rest
                     .split_at_checked(usize::from(long & 0x7f))
-                    .ok_or_else(|| malformed("an element of an LDAP message is cut short"))?;
+                    .ok_or_else(|| malformed("an element of an LDAP message is truncated"))?;
                 (bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)), rest)
             }
-            _ => return Err(malformed("an element of an LDAP message has no length")),
+            _ => {
+                return Err(malformed(
+                    "an element of an LDAP message has an indefinite or oversized length",
+                ));
+            }
         };
-        // Tags of several bytes are none of LDAP's.
+        // LDAP has no tags of several bytes.
         if tag & 0x1f == 0x1f || self.left == 0 {
-            return Err(malformed("an LDAP message has an element that does not belong there"));
+            return Err(malformed("an LDAP message has an unexpected element"));
         }
         let (content, rest) = rest
             .split_at_checked(length)
@@ -195,16 +206,16 @@ impl<'a> Elements<'a> {
         Ok(Some((*tag, content)))
     }
 
-    /// The next element, which must be there and have this tag.
+    /// Returns the next element; fails if it is missing or has another tag.
     fn next_of(&mut self, due: u8) -> io::Result<(u8, &'a [u8])> {
         match self.next()? {
             Some((tag, content)) if tag == due => Ok((tag, content)),
-            _ => Err(malformed("an LDAP message lacks an element")),
+            _ => Err(malformed("an LDAP message lacks a required element")),
         }
     }
 }
 
-/// Walks through all elements, so many levels deep at most, and counts them.
+/// Checks and counts all elements, `depth` levels deep at most.
 fn well_formed(content: &[u8], depth: usize, count: &mut usize) -> io::Result<()> {
     const CONSTRUCTED: u8 = 0x20;
     let mut elements = Elements { rest: content, left: usize::MAX };
@@ -221,7 +232,7 @@ fn well_formed(content: &[u8], depth: usize, count: &mut usize) -> io::Result<()
     Ok(())
 }
 
-/// RFC 4511 §4.5.2: a name, and attributes with their values.
+/// Checks a search result entry (RFC 4511 §4.5.2): a name, and attributes with their values.
 fn entry(content: &[u8]) -> io::Result<()> {
     let mut parts = Elements { rest: content, left: 2 };
     parts.next_of(OCTET_STRING)?;
@@ -253,7 +264,7 @@ mod tests {
         tlv(SEQUENCE, &[&tlv(INTEGER, id), operation].concat())
     }
 
-    /// Carries bytes; returns those that reach the library, and the end.
+    /// Relays bytes; returns those that reach the library, and the relay's result.
     async fn carried(bytes: &[u8]) -> (Vec<u8>, io::Result<()>) {
         let mut out = Vec::new();
         let ended = answers(bytes, &mut out).await;

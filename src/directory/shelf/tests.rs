@@ -1,6 +1,6 @@
 use super::super::source::AccreditedSystem;
 use super::*;
-use crate::interaction::by_id;
+use spine_types::interaction::by_id;
 
 const NOW_S: i64 = 1_800_000_000;
 const MINUTE: i64 = 60;

@@ -1,4 +1,4 @@
-//! One certificate revocation list: what it says, whose it is, what it covers.
+//! One certificate revocation list: parsing, issuer check and scope.
 
 use std::cmp::Reverse;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,39 +18,40 @@ use x509_parser::revocation_list::CertificateRevocationList;
 
 use crate::tls::chain::{Issuer, name_text};
 
-/// Maximum number of issuer keys whose signature check is remembered for one list.
+/// Maximum number of issuer keys whose signature check is cached for one list.
 const CHECKED_KEYS_MAX: usize = 8;
-/// One revocation list (RFC 5280 §5).
+
+/// Parsed revocation list (RFC 5280 §5).
 #[derive(Debug)]
 pub(in crate::tls) struct RevocationList {
     der: CertificateRevocationListDer<'static>,
     pub(super) issuer: Box<[u8]>,
     pub(super) issuer_text: Box<str>,
     pub(super) key_id: Option<Box<[u8]>>,
-    /// `cRLNumber`, big-endian without leading zeros; empty if there is none.
+    /// Number (`cRLNumber`), big-endian without leading zeros; empty if there is none.
     pub(super) number: Box<[u8]>,
     this_update_s: i64,
     next_update_s: i64,
     pub(super) scope: ListScope,
     /// Serial numbers without leading zeros, sorted.
     serials: Vec<Box<[u8]>>,
-    /// Issuer keys, and whether the list's signature is by them.
+    /// Results of signature checks by issuer key.
     checked: Mutex<Vec<(Box<[u8]>, bool)>>,
 }
 
-/// The certificates that a list speaks of, among those of its issuer (RFC 5280 §5.2.5).
+/// Scope of a list: the certificates of its issuer that it covers (RFC 5280 §5.2.5).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct ListScope {
-    /// URIs of the distribution point; none if the list has no distribution point.
+    /// URIs of the distribution point; `None` if the list has no distribution point.
     pub(super) uris: Option<Vec<Box<str>>>,
     users_only: bool,
     authorities_only: bool,
 }
 
-/// A list, or the reason why it cannot be used.
+/// Parsed list, or the reason why it cannot be used.
 pub(in crate::tls) type ListResult = Result<Arc<RevocationList>, UnsupportedList>;
 
-/// A well-formed list of a kind that is not supported.
+/// Well-formed list of an unsupported kind.
 #[derive(Debug, Clone)]
 pub(in crate::tls) struct UnsupportedList {
     pub(super) issuer: Box<str>,
@@ -58,17 +59,18 @@ pub(in crate::tls) struct UnsupportedList {
 }
 
 impl RevocationList {
-    /// Reads one list in DER.
+    /// Parses one list in DER.
     ///
     /// # Errors
-    /// Text: it is no list at all. Inside: it is a list of a kind that is not supported.
+    /// Returns a text if the bytes are not a revocation list, and an inner [`UnsupportedList`] if it is of
+    /// an unsupported kind.
     pub(in crate::tls) fn read(
         der: &CertificateRevocationListDer<'static>,
     ) -> Result<ListResult, String> {
         let (rest, parsed) =
             CertificateRevocationList::from_der(der).map_err(|error| error.to_string())?;
         if !rest.is_empty() {
-            return Err("bytes follow the revocation list".to_owned());
+            return Err("more bytes follow the revocation list".to_owned());
         }
         let issuer_text = name_text(parsed.issuer());
         let usable = Self::parts(&parsed).and_then(|parts| strict(der).map(|()| parts));
@@ -96,7 +98,7 @@ impl RevocationList {
             return Err("it is a version 1 list, without number or key identifier");
         }
         let next_update =
-            parsed.next_update().ok_or("it does not say when the next list is due")?;
+            parsed.next_update().ok_or("it does not say when the next list is due (nextUpdate)")?;
         let (mut key, mut number, mut scope) = (None, None, ListScope::default());
         for extension in parsed.extensions() {
             let found = extension.parsed_extension();
@@ -109,7 +111,7 @@ impl RevocationList {
             } else if extension.oid == DELTA_CRL_INDICATOR {
                 return Err("it is a delta list");
             } else if extension.critical {
-                return Err("it has a critical extension that is not known here");
+                return Err("it has an unknown critical extension");
             } else if matches!(found, ParsedExtension::ParseError { .. }) {
                 return Err("it has a malformed extension");
             }
@@ -124,7 +126,7 @@ impl RevocationList {
                     )
             };
             if entry.extensions().iter().any(unknown) {
-                return Err("an entry has a critical extension that is not known here");
+                return Err("an entry has an unknown critical extension");
             }
             serials.push(unpadded(entry.raw_serial()).into());
         }
@@ -132,27 +134,27 @@ impl RevocationList {
         Ok((key, number.unwrap_or_default(), scope, serials, next_update.timestamp()))
     }
 
-    /// The list in DER.
+    /// Returns the list in DER.
     pub(in crate::tls) const fn der(&self) -> &CertificateRevocationListDer<'static> {
         &self.der
     }
 
-    /// Seconds since 1970 at which the next list is due.
+    /// Returns the time in seconds since 1970 at which the next list is due.
     pub(in crate::tls) const fn next_update_s(&self) -> i64 {
         self.next_update_s
     }
 
-    /// A key that sorts the newest list first.
+    /// Returns a key that sorts the newest list first.
     pub(super) fn newest_first(&self) -> (Reverse<(usize, &[u8])>, Reverse<i64>) {
         (Reverse((self.number.len(), &self.number)), Reverse(self.this_update_s))
     }
 
-    /// Compares numbers, then the times of issue.
+    /// Returns true if this list has a higher number or, at equal numbers, was issued later.
     pub(super) fn is_newer_than(&self, other: &Self) -> bool {
         self.newest_first() < other.newest_first()
     }
 
-    /// The number for people: decimal as far as it fits, else hexadecimal.
+    /// Returns the number as text: decimal up to 128 bits, else hexadecimal.
     pub(super) fn number_text(&self) -> String {
         match <[u8; 16]>::try_from(padded(&self.number)) {
             _ if self.number.is_empty() => "without a number".to_owned(),
@@ -168,7 +170,9 @@ impl RevocationList {
         self.serials.binary_search_by(|listed| (**listed).cmp(unpadded(serial))).is_ok()
     }
 
-    /// Checks that the list is by this issuer: name, key identifier, right to sign lists, signature.
+    /// Returns true if this issuer signed the list: key identifier, key usage and signature match.
+    ///
+    /// The issuer's name is not compared; callers look lists up by name.
     pub(super) fn is_by(
         &self,
         issuer: &Issuer<'_>,
@@ -210,40 +214,41 @@ impl RevocationList {
     }
 }
 
-/// Key identifier, number, scope, serial numbers, next update in seconds since 1970.
+/// Key identifier, number, scope, serial numbers, and next update in seconds since 1970.
 type ListParts = (Option<Box<[u8]>>, Box<[u8]>, ListScope, Vec<Box<[u8]>>, i64);
 
-/// RFC 5280 §5.2.4.
+/// Object identifier of the delta CRL indicator (RFC 5280 §5.2.4).
 const DELTA_CRL_INDICATOR: Oid<'static> = oid!(2.5.29.27);
 
-/// Reads the list once more with a stricter parser: the first passes over parts of an extension that
-/// are not DER, such as a truth value other than 255.
+/// Parses the list once more with a stricter parser.
+///
+/// The first parser accepts extensions that are not valid DER, such as a boolean other than 0 and 255.
 fn strict(der: &[u8]) -> Result<(), &'static str> {
     match webpki::BorrowedCertRevocationList::from_der(der) {
-        // A distribution point without a name is fine: the list is for users or authorities alone.
+        // A distribution point without a name is accepted: the list is only for users or authorities.
         Ok(_) | Err(webpki::Error::UnsupportedCrlIssuingDistributionPoint) => Ok(()),
-        Err(_) => Err("it is not encoded as RFC 5280 has it"),
+        Err(_) => Err("it is not encoded as RFC 5280 requires"),
     }
 }
 
-/// The bytes that are signed, the contents of the algorithm identifier, and the signature.
+/// Returns the signed bytes, the content of the algorithm identifier, and the signature.
 fn signed_parts(der: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let (_, list) = Any::from_der(der).ok()?;
     let (after, _) = Any::from_der(list.data).ok()?;
     let signed = list.data.get(..list.data.len() - after.len())?;
     let (signature, algorithm) = Any::from_der(after).ok()?;
     let (_, signature) = Any::from_der(signature).ok()?;
-    // A bit string begins with the number of bits that are not used.
+    // A bit string begins with its number of unused bits.
     Some((signed, algorithm.data, signature.data.strip_prefix(&[0])?))
 }
 
-/// A big-endian number without its leading zeros.
+/// Returns a big-endian number without its leading zeros.
 fn unpadded(number: &[u8]) -> &[u8] {
     let zeros = number.iter().take_while(|byte| **byte == 0).count();
     number.get(zeros..).unwrap_or_default()
 }
 
-/// Sixteen bytes, or as many as it takes.
+/// Returns a big-endian number padded to sixteen bytes; longer ones are unchanged.
 fn padded(number: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; 16_usize.saturating_sub(number.len())];
     bytes.extend_from_slice(number);
@@ -256,10 +261,10 @@ impl ListScope {
             return Err("it is an indirect list");
         }
         if point.only_some_reasons.is_some() {
-            return Err("it covers some revocation reasons alone");
+            return Err("it covers only some revocation reasons");
         }
         if point.only_contains_attribute_certs {
-            return Err("it covers attribute certificates alone");
+            return Err("it covers only attribute certificates");
         }
         let uris = match &point.distribution_point {
             None => None,
@@ -278,12 +283,13 @@ impl ListScope {
         })
     }
 
+    /// Returns true if the scope covers certificates of this kind: of authorities or others.
     pub(super) const fn takes(&self, is_authority: bool) -> bool {
         !(self.users_only && is_authority || self.authorities_only && !is_authority)
     }
 }
 
-/// The URIs of a distribution point; names of other types are not compared.
+/// Returns the URIs of a distribution point; names of other types are ignored.
 fn uris<'a>(name: &'a DistributionPointName<'_>) -> impl Iterator<Item = &'a str> {
     let names = match name {
         DistributionPointName::FullName(names) => names.as_slice(),
@@ -292,8 +298,8 @@ fn uris<'a>(name: &'a DistributionPointName<'_>) -> impl Iterator<Item = &'a str
     names.iter().filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None })
 }
 
-/// The URIs under which a certificate's own lists are published: of points that are neither indirect
-/// nor for some reasons alone.
+/// Returns the URIs of a certificate's distribution points, without indirect points and points for only
+/// some reasons.
 pub(super) fn points<'a>(certificate: &'a X509Certificate<'_>) -> impl Iterator<Item = &'a str> {
     let points = certificate.extensions().iter().filter_map(|extension| {
         let ParsedExtension::CRLDistributionPoints(points) = extension.parsed_extension() else {
@@ -341,7 +347,7 @@ mod tests {
         list.signed_by(&issuer).unwrap().der().to_vec()
     }
 
-    /// Replaces each occurrence of a piece by another of its length.
+    /// Replaces each occurrence of a byte sequence by another of the same length.
     fn with(mut der: Vec<u8>, from: &[u8], to: &[u8]) -> Vec<u8> {
         let places: Vec<_> = memchr::memmem::find_iter(&der, from).collect();
         assert!(!places.is_empty());
@@ -351,7 +357,7 @@ mod tests {
         der
     }
 
-    /// The list without its version, as version 1 lists are written: three bytes less in both lengths.
+    /// Returns the list without its version, like version 1 lists: both lengths are three less.
     fn without_version(mut der: Vec<u8>) -> Vec<u8> {
         for at in [2, 6] {
             assert_eq!(&der[at - 2..at], &[0x30, 0x82]);
@@ -378,7 +384,7 @@ mod tests {
         assert_eq!(why(with(plain(), NUMBER, &[0x55, 0x1d, 27])), "it is a delta list");
         assert_eq!(
             why(with(plain(), POINT, &[0x55, 0x1d, 0x7f])),
-            "it has a critical extension that is not known here"
+            "it has an unknown critical extension"
         );
     }
 

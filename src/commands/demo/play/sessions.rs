@@ -8,7 +8,7 @@ use super::super::consumer::DemoResponse;
 use super::super::world::{ListedPractice, PRACTICES};
 use super::resources::{booking, cancelled, first, resources, set, text};
 use super::{DemoRequest, Play, dates};
-use crate::simulator::{InventedPerson, Registration, people};
+use gpconnect_simulator::{InventedPerson, Registration, people};
 
 /// Free slot and its location.
 struct FreeSlot {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::held::{Change, StoredState};
-use crate::spine::OdsCode;
+use spine_types::OdsCode;
 
 /// Table of one kind of record, keyed by practice and number.
 type DiskTable = TableDefinition<'static, (&'static str, u32), &'static [u8]>;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio_rustls::TlsConnector;
 
 use super::{SimulatedPractice, SimulatedProvider};
-use crate::interaction;
+use spine_types::interaction;
 
 pub(super) const ASID: &str = "200000000360";
 pub(super) const BASE: &str = "/A20047/STU3/1/gpconnect";

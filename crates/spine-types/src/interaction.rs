@@ -6,8 +6,6 @@ use std::fmt;
 
 use http::Method;
 
-use crate::refusal::Refusal;
-
 use PathSegment::{Id, Word};
 
 /// Group of interactions that are allowed, registered and configured together.
@@ -191,28 +189,41 @@ impl fmt::Debug for AllowedInteractions {
     }
 }
 
+/// Reason why a request is not the interaction that it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InteractionFault {
+    /// The catalogue has no such id.
+    Unknown,
+    /// The configuration does not allow it.
+    NotAllowed,
+    /// The interaction has another method.
+    Method,
+    /// The path does not end as the interaction's does.
+    Path,
+}
+
 /// Finds the interaction that a request names, and checks that its method and path match it.
 ///
 /// `path` is the whole path of the target, which must end with the interaction's template. The part before it
 /// is checked later, against the directory.
 ///
 /// # Errors
-/// Returns the refusal if the interaction is unknown, not allowed or does not match.
+/// Returns the fault if the interaction is unknown, not allowed or does not match.
 pub fn find(
     allowed: &AllowedInteractions,
     id: &str,
     method: &Method,
     path: &str,
-) -> Result<&'static Interaction, Refusal> {
-    let interaction = by_id(id).ok_or(Refusal::InteractionUnknown)?;
+) -> Result<&'static Interaction, InteractionFault> {
+    let interaction = by_id(id).ok_or(InteractionFault::Unknown)?;
     if !allowed.holds(interaction) {
-        return Err(Refusal::InteractionNotAllowed);
+        return Err(InteractionFault::NotAllowed);
     }
     if interaction.method != method {
-        return Err(Refusal::InteractionMethod);
+        return Err(InteractionFault::Method);
     }
     if interaction.start_in(path).is_none() {
-        return Err(Refusal::InteractionPath);
+        return Err(InteractionFault::Path);
     }
     Ok(interaction)
 }
@@ -356,11 +367,11 @@ mod tests {
         let slot = CATALOGUE[0].id;
         assert!(find(&allowed, slot, &Method::GET, "/p/Slot").is_ok());
         let no = |id: &str, method, path| find(&allowed, id, &method, path).unwrap_err();
-        assert_eq!(no("urn:x", Method::GET, "/p/Slot"), Refusal::InteractionUnknown);
-        assert_eq!(no(slot, Method::POST, "/p/Slot"), Refusal::InteractionMethod);
-        assert_eq!(no(slot, Method::GET, "/p/Appointment"), Refusal::InteractionPath);
+        assert_eq!(no("urn:x", Method::GET, "/p/Slot"), InteractionFault::Unknown);
+        assert_eq!(no(slot, Method::POST, "/p/Slot"), InteractionFault::Method);
+        assert_eq!(no(slot, Method::GET, "/p/Appointment"), InteractionFault::Path);
         let binary = of("documents:fhir:rest:read:binary-1").id;
-        assert_eq!(no(binary, Method::GET, "/Binary/1"), Refusal::InteractionNotAllowed);
+        assert_eq!(no(binary, Method::GET, "/Binary/1"), InteractionFault::NotAllowed);
     }
 
     #[test]

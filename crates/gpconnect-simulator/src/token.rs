@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::reply::ReplyFault;
 use super::{fhir, shape};
-use crate::interaction::Interaction;
+use spine_types::interaction::Interaction;
 
 /// Spec: lifetime of a token in seconds, five minutes.
 const LASTS_S: i64 = 300;
@@ -125,7 +125,7 @@ mod tests {
 
     use super::super::stage::{claims, token_of};
     use super::*;
-    use crate::interaction;
+    use spine_types::interaction;
 
     const METADATA: &str = "urn:nhs:names:services:gpconnect:fhir:rest:read:metadata-1";
 

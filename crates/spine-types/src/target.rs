@@ -6,8 +6,21 @@
 //!
 //! Nothing is decoded, merged, lower-cased or resolved: the rest of the target is forwarded as sent.
 
-use crate::refusal::TargetFault;
-use crate::spine::{Asid, InnerUrl, OdsCode, UrlFault};
+use crate::{Asid, InnerUrl, OdsCode, UrlFault};
+
+/// Fault of a request target that has none of the accepted forms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TargetFault {
+    /// The target begins like none of the forms.
+    #[error("it begins neither with /https:// nor with an ODS code's path")]
+    Form,
+    /// The target holds a fragment, which a URL parser would cut off.
+    #[error("it holds a # that is not escaped")]
+    Fragment,
+    /// The URL in the target has a fault.
+    #[error("{0}")]
+    Url(#[from] UrlFault),
+}
 
 /// Parsed target of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,7 +119,7 @@ impl<'a> Target<'a> {
             Self::Url(url) => format!("https://{}{shown}", url.authority),
             Self::Practice(_) => shown.to_owned(),
         };
-        crate::spine::masked(&text, PRINTED_BYTES_MAX).into_owned()
+        crate::masked(&text, PRINTED_BYTES_MAX).into_owned()
     }
 }
 
@@ -133,8 +146,8 @@ fn practice(target: &str) -> Result<Target<'_>, TargetFault> {
     if !rest.starts_with("gpconnect/") {
         return Err(TargetFault::Form);
     }
-    crate::spine::judge_path(path)?;
-    crate::spine::judge_query(query)?;
+    crate::judge_path(path)?;
+    crate::judge_query(query)?;
     Ok(Target::Practice(PracticeTarget { ods, path: rest, query }))
 }
 

@@ -105,7 +105,7 @@ fn a_body_of_any_kind_is_answered_with_an_outcome() {
 /// Replays the fuzzer's seeds and findings; the first byte chooses the request and the format.
 #[test]
 fn every_seed_of_the_fuzzer_is_answered() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/provider_body");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/seeds/provider_body");
     let mut seeds = 0;
     for seed in std::fs::read_dir(folder).unwrap() {
         let seed = std::fs::read(seed.unwrap().path()).unwrap();

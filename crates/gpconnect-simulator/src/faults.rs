@@ -15,7 +15,7 @@ use serde::de::IntoDeserializer as _;
 
 use super::refusal;
 use super::reply::ReplyFault;
-use crate::spine::period;
+use spine_types::period;
 
 /// Request header with the faults to inject into this request.
 pub(super) const SIMULATE: &str = "x-simulate";

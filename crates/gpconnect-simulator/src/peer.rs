@@ -3,7 +3,7 @@
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
-use crate::spine::CertificateName;
+use spine_types::CertificateName;
 
 /// Reason to refuse every request on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

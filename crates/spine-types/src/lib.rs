@@ -6,8 +6,10 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+pub mod interaction;
 mod mask;
 mod root;
+pub mod target;
 mod units;
 
 pub use mask::masked;

@@ -28,7 +28,7 @@ use super::peer::{self, PeerRefusal};
 use super::reply::{ReplyFault, SpineErrorCode};
 use super::wire::{Faulty, Wire};
 use super::{Plain, SimulatedProvider, control, refusal};
-use crate::spine::CertificateName;
+use spine_types::CertificateName;
 
 /// Limit: bytes of a request's body.
 const BODY_MAX: usize = 1024 * 1024;

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::faults::{FaultWordsError, Faults};
 use super::lock;
-use crate::interaction;
-use crate::spine::{InteractionId, OdsCode};
+use spine_types::interaction;
+use spine_types::{InteractionId, OdsCode};
 
 /// Limit: scripts of one practice.
 pub(super) const SCRIPTS_MAX: usize = 20;

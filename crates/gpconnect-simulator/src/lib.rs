@@ -17,8 +17,8 @@ use http::{HeaderMap, Method, Response, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::interaction::{self, Interaction};
-use crate::spine::{Asid, OdsCode};
+use spine_types::interaction::{self, Interaction};
+use spine_types::{Asid, OdsCode};
 
 mod appointments;
 mod booking;

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use super::faults::FaultWordsError;
 use super::scripts::Script;
 use super::{DiskStoreError, ReceivedRequest, SimulatedProvider, day};
-use crate::spine::OdsCode;
+use spine_types::OdsCode;
 
 /// Path prefix of every control request.
 pub(super) const BEGINNING: &str = "/_simulator/";

@@ -9,7 +9,7 @@ use super::held::{Channel, StoredSlot};
 use super::local_time;
 use super::markup::is_char;
 use super::people::{InventedPerson, is_nhs_number};
-use crate::spine::OdsCode;
+use spine_types::OdsCode;
 
 /// Initial data of a practice: locations, practitioners, sessions and people.
 #[derive(Debug, Clone, Deserialize)]
