@@ -26,7 +26,7 @@ mod index;
 mod journal;
 mod line;
 mod object;
-mod outbox;
+mod line_queue;
 mod query;
 mod read;
 mod recovery;
@@ -48,7 +48,7 @@ pub use settings::{AuditSettings, Durability, WhenFailing};
 pub use transfer::Transfer;
 pub use verify::{Verified, VerifyFault, verify};
 
-use journal::Desk;
+use journal::JournalHandle;
 
 /// Handle of the audit journal, through which exchanges write their records. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -56,7 +56,7 @@ pub struct Trail(Arc<TrailState>);
 
 #[derive(Debug)]
 struct TrailState {
-    desk: Desk,
+    journal: JournalHandle,
     places: Arc<Semaphore>,
     settings: AuditSettings,
     lines: LineBudgets,
@@ -77,7 +77,7 @@ impl Trail {
         metrics: Arc<Metrics>,
     ) -> Result<Self, JournalError> {
         Ok(Self(Arc::new(TrailState {
-            desk: Desk::start(settings, entries_max, Arc::clone(&metrics))?,
+            journal: JournalHandle::start(settings, entries_max, Arc::clone(&metrics))?,
             places: Arc::new(Semaphore::new(entries_max)),
             settings: settings.clone(),
             lines: LineBudgets::new(settings),
@@ -98,13 +98,13 @@ impl Trail {
     pub fn open(&self, method: &Method, now: Timestamp) -> Result<Entry, Refusal> {
         let opened = self.try_open(method, now);
         if let Err(refusal) = &opened {
-            self.0.desk.unrecorded(None, refusal.row().token);
+            self.0.journal.unrecorded(None, refusal.row().token);
         }
         opened
     }
 
     fn try_open(&self, method: &Method, now: Timestamp) -> Result<Entry, Refusal> {
-        let TrailState { desk, places, metrics, .. } = &*self.0;
+        let TrailState { journal, places, metrics, .. } = &*self.0;
         let started = Instant::now();
         if !self.may_go_on(method.as_str(), started) {
             return Err(Refusal::AuditUnavailable);
@@ -112,7 +112,7 @@ impl Trail {
         let Ok(place) = Arc::clone(places).try_acquire_owned() else {
             return Err(Refusal::GatewayFull);
         };
-        if !desk.reserve(journal::LINES) {
+        if !journal.reserve(journal::LINES) {
             return Err(Refusal::AuditUnavailable);
         }
         metrics.in_flight.inc();
@@ -128,8 +128,8 @@ impl Trail {
     }
 
     fn is_healthy_at(&self, now: Instant) -> bool {
-        let TrailState { desk, settings, disk_low, .. } = &*self.0;
-        !disk_low.load(Ordering::Acquire) && desk.is_healthy(now, settings.wait)
+        let TrailState { journal, settings, disk_low, .. } = &*self.0;
+        !disk_low.load(Ordering::Acquire) && journal.is_healthy(now, settings.wait)
     }
 
     /// Returns true if the last write succeeded, the disk answers in time and has free space.
@@ -149,7 +149,7 @@ impl Trail {
     /// Measures the disk's free space on a blocking thread, so that a disk that does not answer holds up
     /// nothing else: every [`WATCH`] while lines are written, every [`REST`] otherwise.
     async fn watch_disk(&self) {
-        let mut asked = self.0.desk.asked();
+        let mut asked = self.0.journal.asked();
         let mut was_scarce = false;
         loop {
             asked.mark_unchanged();
@@ -165,7 +165,7 @@ impl Trail {
     }
 
     async fn watch_health(&self) {
-        let mut asked = self.0.desk.asked();
+        let mut asked = self.0.journal.asked();
         let mut was_healthy = true;
         loop {
             asked.mark_unchanged();
@@ -179,7 +179,7 @@ impl Trail {
             }
             was_healthy = is_healthy;
             // Without a write under way the disk cannot become silent: wait for the next one.
-            if is_healthy && !self.0.desk.is_asking() {
+            if is_healthy && !self.0.journal.is_asking() {
                 drop(asked.changed().await);
             }
             tokio::time::sleep(WATCH).await;
@@ -219,20 +219,20 @@ impl Trail {
     }
 
     /// Records exchanges that break off from now on as ended by the gateway's shutdown.
-    pub fn stops(&self) {
+    pub fn begin_shutdown(&self) {
         self.0.stopping.store(true, Ordering::Release);
     }
 
     /// Returns once every line queued before is on disk, or could not be written.
     pub async fn flush(&self) {
-        self.0.desk.flush().await.unwrap_or_default();
+        self.0.journal.flush().await.unwrap_or_default();
     }
 
     /// Writes every queued line, ends the journal's thread and unlocks the folder for the next process.
     ///
     /// Nothing can be recorded afterwards.
     pub async fn finish(&self) {
-        self.0.desk.stop().await.unwrap_or_default();
+        self.0.journal.stop().await.unwrap_or_default();
     }
 }
 

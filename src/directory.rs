@@ -36,7 +36,7 @@ mod sds_api;
 #[cfg(feature = "ldap")]
 mod sds_ldap;
 mod settings;
-mod shelf;
+mod cache;
 mod snapshot;
 mod source;
 mod steps;
@@ -56,12 +56,12 @@ pub use steps::{Step, Steps};
 pub use view::{Explanation, HeldView, LiveError, LiveSources, RegistrationView, Said};
 
 use asker::LookupAccount;
+use cache::RegistrationCache;
 use choice::choose;
 use flight::{LookupQuestion, LookupsInFlight};
 use live::Lack;
 use look_up::PracticeQuestion;
 use rules::{SourceResolver, SourceUrls};
-use shelf::RegistrationCache;
 use source::SourceFault;
 
 /// Directory of consumers and providers; cheap to clone, shared by all workers.
@@ -74,7 +74,7 @@ struct DirectoryState {
     view: ArcSwap<FileView>,
     /// Notified when [`Directory::replace`] has put another view in force.
     replaced: Notify,
-    shelf: RegistrationCache,
+    cache: RegistrationCache,
     /// Number of flushes so far; look-ups compare it to notice a flush while they ran.
     flushes: AtomicU64,
     flights: LookupsInFlight,
@@ -160,7 +160,7 @@ impl Directory {
             shared: Arc::new(DirectoryState {
                 view: ArcSwap::from_pointee(view),
                 replaced: Notify::new(),
-                shelf: RegistrationCache::new(&freshness),
+                cache: RegistrationCache::new(&freshness),
                 flushes: AtomicU64::new(0),
                 flights: LookupsInFlight::new(tasks),
                 owners: hints().time_to_live(freshness.provider_max).build(),
@@ -205,10 +205,10 @@ impl Directory {
         let after = view.places.clone();
         shared.view.store(Arc::new(view));
         shared.replaced.notify_one();
-        shared.shelf.forget_absences();
+        shared.cache.forget_absences();
         if moved {
             let place = |places: &SourceUrls, origin| places.get(&origin).cloned();
-            shared.shelf.keep(|origin| {
+            shared.cache.keep(|origin| {
                 after.contains_key(&origin)
                     && place(&after, origin) == place(&before.places, origin)
             });
@@ -384,7 +384,7 @@ impl Directory {
     /// Returns the number of cached practices, senders and absences.
     #[must_use]
     pub fn held(&self) -> u64 {
-        self.shared.shelf.held()
+        self.shared.cache.held()
     }
 
     /// Removes unused look-up budgets; the rate limiter never does so by itself.

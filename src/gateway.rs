@@ -157,7 +157,7 @@ impl Gateway {
 
     /// Tells the journal that exchanges in flight are about to be cut off by the stop of the process.
     pub fn stops(&self) {
-        self.trail.stops();
+        self.trail.begin_shutdown();
     }
 
     /// Returns the heartbeat, which shows whether this worker is late.
@@ -330,7 +330,7 @@ impl Gateway {
         let sender = entry.during(Phase::Directory, pin!(self.directory.sender(from, asker))).await;
         let consumer =
             sender.and_then(|sender| consumers::identify(&peer, sender)).map_err(|refusal| {
-                diagnosis::explain_receiver_mismatch(&self.directory, refusal, &peer, head)
+                diagnosis::explain_sender_mismatch(&self.directory, refusal, &peer, head)
             })?;
         entry.consumer(&consumer);
         connection.identified();

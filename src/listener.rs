@@ -179,7 +179,7 @@ pub struct Stop {
 pub struct Workers {
     /// Runtime of the only worker, if there is one: it accepts its connections itself.
     only: Option<Handle>,
-    benches: Vec<WorkerHandle>,
+    workers: Vec<WorkerHandle>,
     threads: Vec<std::thread::JoinHandle<()>>,
     slots: Arc<Semaphore>,
     addresses: Arc<AddressTable>,
@@ -209,7 +209,7 @@ impl Workers {
     ) -> io::Result<Self> {
         let unverified = Arc::new(Semaphore::new(limits.unverified_max));
         let holders = Arc::new(Holders::new(limits.certificate_connections_max));
-        let (mut benches, mut threads) = (Vec::new(), Vec::new());
+        let (mut workers, mut threads) = (Vec::new(), Vec::new());
         let is_only = gateways.len() == 1;
         let mut only = None;
         for (number, gateway) in gateways.into_iter().enumerate() {
@@ -226,13 +226,13 @@ impl Workers {
             let thread = std::thread::Builder::new()
                 .name(format!("worker-{number}"))
                 .spawn(move || runtime.block_on(worker.run(connections)))?;
-            benches.push(WorkerHandle { queue, open: Arc::default() });
+            workers.push(WorkerHandle { queue, open: Arc::default() });
             threads.push(thread);
         }
         let slots = Arc::new(Semaphore::new(limits.connections_max));
         let addresses = Arc::new(AddressTable::new(limits.shares()));
         let metrics = Arc::clone(metrics);
-        Ok(Self { only, benches, threads, slots, addresses, holders, metrics })
+        Ok(Self { only, workers, threads, slots, addresses, holders, metrics })
     }
 
     /// Accepts connections in the background until `drain` is cancelled.
@@ -304,7 +304,7 @@ impl Workers {
 
     /// Waits until every worker has finished its connections, or its deadline has passed.
     pub fn finish(self) {
-        drop(self.benches);
+        drop(self.workers);
         for thread in self.threads {
             if thread.join().is_err() {
                 tracing::error!("a worker thread panicked: its connections are lost");
@@ -322,7 +322,7 @@ impl Workers {
             Ok(admission) => admission,
             Err(share) => return self.metrics.connection_refused(share),
         };
-        let fewest = self.benches.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed));
+        let fewest = self.workers.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed));
         let Some(handle) = fewest else { return };
         handle.open.fetch_add(1, Ordering::Relaxed);
         self.metrics.connections.inc();

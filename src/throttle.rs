@@ -177,7 +177,7 @@ pub struct Throttle {
     limits: ThrottleLimits,
     certificate_rates: DefaultKeyedRateLimiter<String>,
     accounts: Mutex<HashMap<Asid, Arc<ConsumerQuota>>>,
-    crowd: Arc<GlobalInFlight>,
+    in_flight: Arc<GlobalInFlight>,
     shared: Option<SharedQuotas>,
     pressure: Pressure,
     practices: Mutex<HashMap<Asid, Arc<PracticeLoad>>>,
@@ -254,7 +254,7 @@ impl Throttle {
         Ok(Self {
             certificate_rates: RateLimiter::keyed(Quota::per_second(limits.certificate_per_second)),
             accounts: Mutex::default(),
-            crowd: Arc::default(),
+            in_flight: Arc::default(),
             shared,
             pressure,
             practices: Mutex::default(),
@@ -351,7 +351,7 @@ impl Throttle {
             return Arc::clone(account);
         }
         let terms = self.limits.terms(consumer);
-        let account = Arc::new(ConsumerQuota::new(terms, Arc::clone(&self.crowd)));
+        let account = Arc::new(ConsumerQuota::new(terms, Arc::clone(&self.in_flight)));
         accounts.insert(consumer.clone(), Arc::clone(&account));
         account
     }

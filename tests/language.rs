@@ -10,7 +10,9 @@ const PRIVATE_WORDS: &[(&str, &str)] = &[
     ("haste", "priority"),
     ("herald", "progress of a look-up"),
     ("knock", "certificate rate"),
+    ("outbox", "queue of lines"),
     ("scribe", "the journal's thread"),
+    ("seat", "connection server"),
     ("shelf", "cache"),
     ("spared", "circuit open"),
     ("bench of", "worker"),
@@ -44,6 +46,11 @@ fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
     found
 }
 
+/// Every source file.
+fn sources() -> Vec<PathBuf> {
+    [files("src", "rs"), files("crates", "rs")].concat()
+}
+
 fn has_word(line: &str, word: &str) -> bool {
     let is_part = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_');
     line.match_indices(word).any(|(at, _)| {
@@ -56,7 +63,7 @@ fn has_word(line: &str, word: &str) -> bool {
 #[test]
 fn private_words_do_not_come_back() {
     let mut found = Vec::new();
-    for path in files("src", "rs").into_iter().chain(files("docs", "md")) {
+    for path in sources().into_iter().chain(files("docs", "md")) {
         let text = std::fs::read_to_string(&path).unwrap().to_lowercase();
         for (number, line) in text.lines().enumerate() {
             for (word, instead) in PRIVATE_WORDS.iter().filter(|(word, _)| has_word(line, word)) {
@@ -82,7 +89,7 @@ fn doc_comments(text: &str) -> impl Iterator<Item = (usize, &str)> {
 #[test]
 fn doc_comments_can_be_read_alone() {
     let mut found = Vec::new();
-    for path in files("src", "rs") {
+    for path in sources() {
         let text = std::fs::read_to_string(&path).unwrap();
         for (line, comment) in doc_comments(&text) {
             let opens = |opening: &&&str| {

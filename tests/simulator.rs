@@ -245,7 +245,7 @@ fn a_configuration_that_cannot_be_used_is_said_to_be_so() {
     for (text, why) in [
         (practice.replace("ods", "code"), "unknown field `code`"),
         (practice.replace("918999198993", "1"), "asid"),
-        (practice.replace(BASE, "A20047"), "begins with a slash"),
+        (practice.replace(BASE, "A20047"), "must begin with a slash"),
         (format!("{practice}{practice}"), "is configured twice"),
         (format!("{practice}seed = \"none.toml\"\n"), "none.toml"),
         (format!("{practice}seed = \"bad.toml\"\n"), "missing field `location`"),

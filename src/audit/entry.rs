@@ -11,8 +11,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use super::line::ExchangeEnd;
-use super::outbox::Place;
-use super::sheet::{Field, Known, Sheet};
+use super::line_queue::QueuePosition;
+use super::sheet::{ExchangeFacts, Field, RecordFields};
 use super::{Trail, TrailState, Transfer};
 use crate::claims::Claims;
 use crate::consumers::Consumer;
@@ -56,9 +56,9 @@ pub struct Entry {
     trail: Trail,
     _place: OwnedSemaphorePermit,
     /// Position of its first line in the journal's queue, once it is there.
-    first: Option<Place>,
-    known: Known,
-    sheet: Sheet,
+    first: Option<QueuePosition>,
+    known: ExchangeFacts,
+    sheet: RecordFields,
     to: Option<Asid>,
     /// The verified certificate, which may have no usable name.
     peer: Option<Arc<Peer>>,
@@ -103,15 +103,15 @@ impl Entry {
             trail,
             _place: place,
             first: None,
-            known: Known {
+            known: ExchangeFacts {
                 id: Uuid::new_v4(),
                 opened_at,
                 // A method that is not one of HTTP's own is text of the sender's choice, and is not recorded.
                 method: request::known(method).unwrap_or("_OTHER"),
                 interaction: None,
-                told: None,
+                origin: None,
             },
-            sheet: Sheet::default(),
+            sheet: RecordFields::default(),
             to: None,
             peer: None,
             consumer: None,
@@ -213,15 +213,15 @@ impl Entry {
             return Err(Refusal::AuditUnavailable);
         }
         let provider = permit.provider();
-        self.known.told = told;
+        self.known.origin = told;
         let (to, ods) = (Some(&provider.asid), Some(&provider.ods));
         self.sheet.sides(to, ods, self.certificate.as_ref());
-        let TrailState { desk, settings, .. } = &*self.trail.0;
+        let TrailState { journal, settings, .. } = &*self.trail.0;
         if !settings.durability.waits(permit.interaction().effect()) {
-            self.first = Some(desk.open(self.known, &self.sheet));
+            self.first = Some(journal.open(self.known, &self.sheet));
             return Ok(());
         }
-        let (place, on_disk) = desk.open_durably(self.known, &self.sheet);
+        let (place, on_disk) = journal.open_durably(self.known, &self.sheet);
         let wait = settings.wait;
         self.first = Some(place);
         let in_time = pin!(async {
@@ -317,7 +317,7 @@ impl Drop for Entry {
         let (last, _) = self.phase;
         self.enter(last);
         let end = self.end();
-        let TrailState { desk, lines, metrics, .. } = &*self.trail.0;
+        let TrailState { journal, lines, metrics, .. } = &*self.trail.0;
         for (phase, spent) in Phase::ALL.into_iter().zip(self.spent) {
             if !spent.is_zero() {
                 metrics.phase(phase, spent);
@@ -335,8 +335,8 @@ impl Drop for Entry {
                 Some(consumer) => !self.limited || lines.limit(consumer),
             };
             if !has_line {
-                desk.unrecorded(self.consumer.take(), token);
-                desk.give_back(2);
+                journal.unrecorded(self.consumer.take(), token);
+                journal.give_back(2);
                 return;
             }
         }
@@ -354,6 +354,6 @@ impl Drop for Entry {
         if self.first.is_none() {
             self.sheet.sides(self.to.as_ref(), None, self.certificate.as_ref());
         }
-        desk.close(self.known, &self.sheet, self.first, end);
+        journal.close(self.known, &self.sheet, self.first, end);
     }
 }

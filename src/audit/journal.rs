@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::line::{ExchangeEnd, JournalNote};
-use super::outbox::{Outbox, Place};
+use super::line_queue::{LineQueue, QueuePosition};
 use super::segment::JournalFolder;
 use super::settings::AuditSettings;
-use super::sheet::{Known, Sheet, Step};
+use super::sheet::{ExchangeFacts, RecordFields, Step};
 use super::writer::{SegmentLimits, Writer};
 use super::{line, recovery};
 use crate::metrics::Metrics;
@@ -51,8 +51,8 @@ const HEAD: Duration = Duration::from_secs(60);
 
 /// Handle of the journal's thread.
 #[derive(Debug)]
-pub(super) struct Desk {
-    outbox: Arc<Mutex<Outbox>>,
+pub(super) struct JournalHandle {
+    queue: Arc<Mutex<LineQueue>>,
     room: Arc<Semaphore>,
     /// Number of free places in the queue below which the thread does not wait for more lines.
     low: usize,
@@ -60,12 +60,12 @@ pub(super) struct Desk {
     health: Arc<Health>,
 }
 
-fn locked(outbox: &Mutex<Outbox>) -> MutexGuard<'_, Outbox> {
-    outbox.lock().unwrap_or_else(PoisonError::into_inner)
+fn locked(queue: &Mutex<LineQueue>) -> MutexGuard<'_, LineQueue> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Desk {
-    /// Opens the journal and starts its thread, which ends on [`Desk::stop`] or once the handle is dropped.
+impl JournalHandle {
+    /// Opens the journal and starts its thread, which ends on [`JournalHandle::stop`] or once the handle is dropped.
     ///
     /// At most `entries_max` entries may be open at once.
     ///
@@ -82,14 +82,14 @@ impl Desk {
         let limits =
             SegmentLimits { bytes: settings.segment_size.as_u64(), age: settings.segment_age };
         let writer = Writer::begin(folder, found, limits, Arc::clone(&metrics)).map_err(fault)?;
-        let outbox = Arc::new(Mutex::new(Outbox::default()));
+        let queue = Arc::new(Mutex::new(LineQueue::default()));
         let lines_max = entries_max.saturating_mul(LINES_PER_ENTRY);
         let room = Arc::new(Semaphore::new(lines_max));
         let health = Arc::new(Health::new());
-        let state = Scribe {
+        let state = JournalThread {
             writer,
-            outbox: Arc::clone(&outbox),
-            batch: Outbox::default(),
+            queue: Arc::clone(&queue),
+            batch: LineQueue::default(),
             room: Arc::clone(&room),
             health: Arc::clone(&health),
             ticked: Instant::now(),
@@ -109,11 +109,11 @@ impl Desk {
         };
         let thread = thread.spawn(run).map_err(fault)?;
         let low = lines_max / 2;
-        Ok(Self { outbox, room, low, thread: thread.thread().clone(), health })
+        Ok(Self { queue, room, low, thread: thread.thread().clone(), health })
     }
 
     /// Reserves queue space for this many lines, until they are written or it is given back with
-    /// [`Desk::give_back`]. Returns false if there is not enough.
+    /// [`JournalHandle::give_back`]. Returns false if there is not enough.
     pub(super) fn reserve(&self, lines: u32) -> bool {
         if self.room.available_permits() < self.low {
             self.thread.unpark();
@@ -127,21 +127,21 @@ impl Desk {
     }
 
     /// Queues the first line of an exchange, for which space was reserved.
-    pub(super) fn open(&self, known: Known, sheet: &Sheet) -> Place {
-        self.post(|outbox| outbox.push(known, sheet, Step::First, None))
+    pub(super) fn open(&self, known: ExchangeFacts, sheet: &RecordFields) -> QueuePosition {
+        self.post(|queue| queue.push(known, sheet, Step::First, None))
     }
 
     /// Queues the first line of an exchange, for which space was reserved. The receiver completes once it is
     /// on disk, and fails if it could not be written for now.
     pub(super) fn open_durably(
         &self,
-        known: Known,
-        sheet: &Sheet,
-    ) -> (Place, oneshot::Receiver<()>) {
+        known: ExchangeFacts,
+        sheet: &RecordFields,
+    ) -> (QueuePosition, oneshot::Receiver<()>) {
         let (done, wait) = oneshot::channel();
-        let place = self.post(|outbox| {
-            outbox.waiting.push(done);
-            outbox.push(known, sheet, Step::First, None)
+        let place = self.post(|queue| {
+            queue.waiting.push(done);
+            queue.push(known, sheet, Step::First, None)
         });
         (place, wait)
     }
@@ -152,19 +152,19 @@ impl Desk {
     /// would say no more.
     pub(super) fn close(
         &self,
-        known: Known,
-        sheet: &Sheet,
-        first: Option<Place>,
+        known: ExchangeFacts,
+        sheet: &RecordFields,
+        first: Option<QueuePosition>,
         end: ExchangeEnd,
     ) {
-        let is_one = self.post(|outbox| match (outbox.at(first), first) {
+        let is_one = self.post(|queue| match (queue.at(first), first) {
             (Some(line), _) => {
                 line.end = Some(end);
                 true
             }
             (None, first) => {
                 let step = if first.is_some() { Step::Second } else { Step::First };
-                outbox.push(known, sheet, step, Some(end));
+                queue.push(known, sheet, step, Some(end));
                 first.is_none()
             }
         });
@@ -177,7 +177,7 @@ impl Desk {
     /// be written for now.
     pub(super) fn flush(&self) -> oneshot::Receiver<()> {
         let (done, wait) = oneshot::channel();
-        self.post(|outbox| outbox.waiting.push(done));
+        self.post(|queue| queue.waiting.push(done));
         wait
     }
 
@@ -185,17 +185,17 @@ impl Desk {
     /// unlocked for the next process.
     pub(super) fn stop(&self) -> oneshot::Receiver<()> {
         let (done, wait) = oneshot::channel();
-        self.post(|outbox| outbox.end = Some(done));
+        self.post(|queue| queue.end = Some(done));
         wait
     }
 
-    fn post<T>(&self, into: impl FnOnce(&mut Outbox) -> T) -> T {
-        let mut outbox = locked(&self.outbox);
-        let posted = into(&mut outbox);
+    fn post<T>(&self, into: impl FnOnce(&mut LineQueue) -> T) -> T {
+        let mut queue = locked(&self.queue);
+        let posted = into(&mut queue);
         // The thread polls by itself while lines come in; it is woken if it sleeps, or if a caller waits.
-        let wake = outbox.asleep || outbox.is_urgent();
-        outbox.asleep = false;
-        drop(outbox);
+        let wake = queue.asleep || queue.is_urgent();
+        queue.asleep = false;
+        drop(queue);
         if wake {
             self.thread.unpark();
         }
@@ -234,9 +234,9 @@ impl Desk {
     }
 }
 
-impl Drop for Desk {
+impl Drop for JournalHandle {
     fn drop(&mut self) {
-        self.post(|outbox| outbox.left = true);
+        self.post(|queue| queue.left = true);
     }
 }
 
@@ -295,10 +295,10 @@ impl Health {
 }
 
 /// State of the journal's thread.
-struct Scribe {
+struct JournalThread {
     writer: Writer,
-    outbox: Arc<Mutex<Outbox>>,
-    batch: Outbox,
+    queue: Arc<Mutex<LineQueue>>,
+    batch: LineQueue,
     room: Arc<Semaphore>,
     health: Arc<Health>,
     ticked: Instant,
@@ -314,7 +314,7 @@ struct Scribe {
 /// Error returned when the disk fails and no handle is left that could wait for it.
 struct GivenUp;
 
-impl Scribe {
+impl JournalThread {
     fn run(mut self) -> Result<(), GivenUp> {
         loop {
             self.gather();
@@ -329,20 +329,20 @@ impl Scribe {
 
     /// Waits for lines, and briefly for more of them unless a caller waits for its own.
     fn gather(&mut self) {
-        let mut outbox = locked(&self.outbox);
-        if outbox.is_empty() {
-            outbox.asleep = true;
-            drop(outbox);
+        let mut queue = locked(&self.queue);
+        if queue.is_empty() {
+            queue.asleep = true;
+            drop(queue);
             std::thread::park_timeout(self.pause());
-            outbox = locked(&self.outbox);
-            outbox.asleep = false;
+            queue = locked(&self.queue);
+            queue.asleep = false;
         }
-        if !outbox.is_empty() && !outbox.is_urgent() {
-            drop(outbox);
+        if !queue.is_empty() && !queue.is_urgent() {
+            drop(queue);
             std::thread::park_timeout(GATHER);
-            outbox = locked(&self.outbox);
+            queue = locked(&self.queue);
         }
-        outbox.take(&mut self.batch);
+        queue.take(&mut self.batch);
     }
 
     /// Returns the time until the clock must be read although no line comes in.
@@ -396,7 +396,7 @@ impl Scribe {
             }
             self.metrics.audit.failed();
             waiting.clear();
-            if self.batch.left || locked(&self.outbox).left {
+            if self.batch.left || locked(&self.queue).left {
                 return Err(GivenUp);
             }
             std::thread::sleep(RETRY);
@@ -422,7 +422,7 @@ impl Scribe {
         let seq = self.writer.last().seq;
         self.rests = std::mem::replace(&mut self.ticked_at, seq) == seq;
         if self.told.is_none_or(|(at, told)| told != seq && at.elapsed() >= HEAD) {
-            self.tell();
+            self.log_head();
         }
         Ok(())
     }
@@ -437,7 +437,7 @@ impl Scribe {
     /// Logs the head of the chain and sets its metrics.
     ///
     /// Security: a chain cannot show that its end was cut. A head that is kept elsewhere can.
-    fn tell(&mut self) {
+    fn log_head(&mut self) {
         let line::LastLine { seq, link } = self.writer.last();
         tracing::info!(
             head = format!("{seq}:{link}"),
@@ -451,8 +451,8 @@ impl Scribe {
         self.sum();
         self.writer.note(&JournalNote::Stopped);
         self.put(&mut Vec::new())?;
-        self.tell();
-        let missed = locked(&self.outbox).lines.len();
+        self.log_head();
+        let missed = locked(&self.queue).lines.len();
         if missed > 0 {
             tracing::error!(
                 missed,

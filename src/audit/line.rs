@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::chain::{self, ChainValue};
 use super::object::Object;
 use super::read::{TornTail, UnfinishedExchange};
-use super::sheet::{self, Field, Posted, Step};
+use super::sheet::{self, Field, QueuedLine, Step};
 use super::{EndedBy, RegistrationOrigin, index};
 use spine_types::Asid;
 
@@ -150,11 +150,11 @@ impl LastLine {
     /// Returns the index keys of the exchange's id and of its trace id.
     pub(super) fn exchange(
         &mut self,
-        posted: &Posted,
+        posted: &QueuedLine,
         sheet: &[u8],
         out: &mut Vec<u8>,
     ) -> [Option<u64>; 2] {
-        let Posted { known, step, end, .. } = posted;
+        let QueuedLine { known, step, end, .. } = posted;
         let (at, event) = match end {
             Some(end) => (known.after(end.duration), "closed"),
             None => (known.opened_at, "opened"),
@@ -176,7 +176,7 @@ impl LastLine {
                 line.label("interaction", interaction.id);
             }
             line.label("method", known.method);
-            if let Some(RegistrationOrigin { origin, age_s }) = known.told {
+            if let Some(RegistrationOrigin { origin, age_s }) = known.origin {
                 line.label("directory", origin);
                 if let Some(age_s) = age_s {
                     line.number("directory_age_s", age_s);

@@ -85,7 +85,7 @@ impl RecoveryScan {
         Ok(None)
     }
 
-    fn is_damaged(&mut self, segment: &SegmentFile, line: u64) {
+    fn note_damage(&mut self, segment: &SegmentFile, line: u64) {
         self.damaged.get_or_insert_with(|| format!("{}, line {line}", segment.name()));
     }
 
@@ -94,12 +94,12 @@ impl RecoveryScan {
         let mut before: Option<ChainValue> = None;
         self.torn = None;
         read::walk(segment, |number, piece| match piece {
-            SegmentPart::NotALine(_) => self.is_damaged(segment, number),
+            SegmentPart::NotALine(_) => self.note_damage(segment, number),
             SegmentPart::Half(torn) => self.torn = Some(torn),
             SegmentPart::Line(text, ValidLine { read, body, link }) => {
                 let previous = before.or_else(|| read.previous.and_then(|hex| hex.parse().ok()));
                 if previous.is_none_or(|previous| previous.next(body) != link) {
-                    self.is_damaged(segment, number);
+                    self.note_damage(segment, number);
                 }
                 before = Some(link);
                 self.last = LastLine { seq: read.seq, link };

@@ -157,19 +157,19 @@ impl Segment {
     pub(super) fn settle(&mut self, unsynced: &[u8]) -> io::Result<SyncCheck> {
         let mut file = match OpenOptions::new().append(true).read(true).open(&self.named.path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(self.bereft()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(self.lost()),
             Err(error) => return Err(error),
         };
         let found = file.metadata()?;
         if identity(&found) != self.identity {
-            return Ok(self.bereft());
+            return Ok(self.lost());
         }
         if !self.stands(&mut file, unsynced)? {
             // Bytes that were appended behind a cut go to another segment, and must not be in both.
             if ends_in(&mut file, unsynced)? {
                 file.set_len(found.len() - length(unsynced))?;
             }
-            return Ok(self.bereft());
+            return Ok(self.lost());
         }
         file.set_len(self.synced)?;
         self.file = file;
@@ -191,13 +191,13 @@ impl Segment {
         Ok(unsynced.starts_with(&behind))
     }
 
-    /// Returns [`SyncCheck::Bereft`]. A deleted file is emptied, since it takes up space for as long as it is
+    /// Returns [`SyncCheck::SegmentLost`]. A deleted file is emptied, since it takes up space for as long as it is
     /// open.
-    fn bereft(&self) -> SyncCheck {
+    fn lost(&self) -> SyncCheck {
         if self.file.metadata().is_ok_and(|held| held.nlink() == 0) {
             self.file.set_len(0).unwrap_or_default();
         }
-        SyncCheck::Bereft
+        SyncCheck::SegmentLost
     }
 }
 
@@ -207,7 +207,7 @@ pub(super) enum SyncCheck {
     /// Everything is on disk.
     Whole,
     /// The file was deleted, cut or changed by another program: nothing more is written to it.
-    Bereft,
+    SegmentLost,
 }
 
 fn open(path: &Path) -> io::Result<File> {

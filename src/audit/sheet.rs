@@ -66,9 +66,9 @@ const NAMES: [&str; 17] = [
 
 /// Texts of a record, one after another: for each its field, its length in two bytes, and its bytes.
 #[derive(Debug, Default)]
-pub(super) struct Sheet(Vec<u8>);
+pub(super) struct RecordFields(Vec<u8>);
 
-impl Sheet {
+impl RecordFields {
     /// Adds a text that is fit to be recorded.
     pub(super) fn note(&mut self, field: Field, text: &str) {
         // No text comes near this length.
@@ -138,15 +138,15 @@ pub(super) fn texts(mut sheet: &[u8]) -> impl Iterator<Item = (Field, &[u8])> {
 
 /// Fields of an exchange other than its texts.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Known {
+pub(super) struct ExchangeFacts {
     pub(super) id: Uuid,
     pub(super) opened_at: Timestamp,
     pub(super) method: &'static str,
     pub(super) interaction: Option<&'static Interaction>,
-    pub(super) told: Option<RegistrationOrigin>,
+    pub(super) origin: Option<RegistrationOrigin>,
 }
 
-impl Known {
+impl ExchangeFacts {
     /// Returns the time this long after the exchange was opened.
     pub(super) fn after(&self, duration: Duration) -> Timestamp {
         let duration = SignedDuration::try_from(duration).unwrap_or_default();
@@ -156,8 +156,8 @@ impl Known {
 
 /// A queued line of an exchange; its texts are kept separately.
 #[derive(Debug)]
-pub(super) struct Posted {
-    pub(super) known: Known,
+pub(super) struct QueuedLine {
+    pub(super) known: ExchangeFacts,
     pub(super) step: Step,
     /// Length of its texts, in bytes.
     pub(super) bytes: usize,
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn texts_are_read_as_they_were_noted() {
-        let mut sheet = Sheet::default();
+        let mut sheet = RecordFields::default();
         sheet.note(Field::TRACE_ID, "a");
         sheet.optional(Field::FROM, None);
         sheet.note(Field::ODS, "");

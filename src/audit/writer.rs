@@ -11,7 +11,7 @@ use super::index::Index;
 use super::line::{self, JournalNote, LastLine};
 use super::recovery::RecoveredState;
 use super::segment::{JournalFolder, Segment, SegmentPresence, SyncCheck};
-use super::sheet::{Posted, Step};
+use super::sheet::{QueuedLine, Step};
 use crate::metrics::Metrics;
 
 /// The journal as its thread writes it.
@@ -115,7 +115,7 @@ impl Writer {
     }
 
     /// Composes a line about an exchange.
-    pub(super) fn line(&mut self, line: &Posted, sheet: &[u8]) {
+    pub(super) fn line(&mut self, line: &QueuedLine, sheet: &[u8]) {
         let at = self.next_at();
         if at > u64::from(u32::MAX) {
             // The index has no space for this offset, and an incomplete index would hide the line.
@@ -161,7 +161,7 @@ impl Writer {
     /// # Errors
     /// Returns an error if it still cannot be written.
     pub(super) fn put_again(&mut self) -> io::Result<()> {
-        if self.segment.settle(&self.text)? == SyncCheck::Bereft {
+        if self.segment.settle(&self.text)? == SyncCheck::SegmentLost {
             return self.go_on_elsewhere();
         }
         self.settled();

@@ -72,13 +72,13 @@ pub(super) struct Lookup {
 #[derive(Debug)]
 pub(super) struct LookupProgress {
     progress: watch::Sender<Progress>,
-    pub(super) haste: Arc<SharedPriority>,
+    pub(super) priority: Arc<SharedPriority>,
 }
 
 impl LookupProgress {
     /// Reports that the first answer is known; callers that join later wait for the rest.
     pub(super) fn known(&self) {
-        self.haste.rest();
+        self.priority.rest();
         self.progress.send_replace(Progress::Known);
     }
 }
@@ -90,7 +90,7 @@ impl LookupsInFlight {
     }
 
     /// Joins the look-up of this subject that is under way, raising its priority, or starts a new one.
-    pub(super) fn board<F>(
+    pub(super) fn begin_or_join<F>(
         &self,
         subject: Subject,
         wanted: &LookupPurpose,
@@ -100,16 +100,16 @@ impl LookupsInFlight {
         F: Future<Output = Result<(), SourceFault>> + Send + 'static,
     {
         let mut under_way = lock(&self.under_way);
-        if let Some((progress, haste)) = under_way.get(&subject) {
-            haste.raise(wanted);
+        if let Some((progress, priority)) = under_way.get(&subject) {
+            priority.raise(wanted);
             return Lookup { progress: progress.clone(), joined: true };
         }
         let (sender, progress) = watch::channel(Progress::Under);
-        let haste = Arc::new(SharedPriority::new(wanted));
-        under_way.insert(subject.clone(), (progress.clone(), Arc::clone(&haste)));
+        let priority = Arc::new(SharedPriority::new(wanted));
+        under_way.insert(subject.clone(), (progress.clone(), Arc::clone(&priority)));
         drop(under_way);
         let guard = LookupGuard { under_way: Arc::clone(&self.under_way), subject };
-        let look_up = look_up(LookupProgress { progress: sender.clone(), haste });
+        let look_up = look_up(LookupProgress { progress: sender.clone(), priority });
         self.tasks.spawn(async move {
             let ended = look_up.await;
             // Removed from the list before the end is reported: later callers start a new look-up.
@@ -132,7 +132,7 @@ impl LookupsInFlight {
 
 impl Lookup {
     /// Waits for the next progress. A look-up whose task ended without a result counts as failed.
-    pub(super) async fn news(&mut self) -> Progress {
+    pub(super) async fn next(&mut self) -> Progress {
         match self.progress.changed().await {
             Ok(()) => self.progress.borrow_and_update().clone(),
             Err(_) => match self.progress.borrow().clone() {

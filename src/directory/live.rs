@@ -4,10 +4,10 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use super::asker::LookupAccount;
+use super::cache::{Absent, Age, Believed, HeldPractice};
 use super::flight::{Lookup, LookupQuestion, Subject};
 use super::look_up::{PracticeQuestion, WaitLimit};
 use super::rules::SourceResolver;
-use super::shelf::{Absent, Age, Believed, HeldPractice};
 use super::source::{LookupPurpose, SourceFault};
 use super::steps::Steps;
 use super::{Caller, Directory, FileView, RegistrationUse, now_s};
@@ -69,10 +69,10 @@ impl Directory {
         let mut until = WaitLimit::Known;
         // A look-up of the same practice for another interaction may have to end before ours can start.
         for round in 0..ROUNDS_MAX {
-            let held = shared.shelf.practices.get(ods).unwrap_or_default();
+            let held = shared.cache.practices.get(ods).unwrap_or_default();
             let now_s = asker.by_now_s();
             if round > 0 && held.is_heard(interaction, started) {
-                return self.heard(&held, interaction, using, now_s);
+                return self.just_answered(&held, interaction, using, now_s);
             }
             let served = match held.age(interaction, &shared.freshness, now_s) {
                 None | Some(Age::Dead) => {
@@ -114,15 +114,15 @@ impl Directory {
             }
             until = WaitLimit::Over;
         }
-        let held = shared.shelf.practices.get(ods).unwrap_or_default();
+        let held = shared.cache.practices.get(ods).unwrap_or_default();
         match held.is_heard(interaction, started) {
-            true => self.heard(&held, interaction, using, asker.by_now_s()),
+            true => self.just_answered(&held, interaction, using, asker.by_now_s()),
             false => Err(Lack::NoAnswer),
         }
     }
 
     /// Returns the registrations that the directory has just confirmed.
-    fn heard(
+    fn just_answered(
         &self,
         held: &HeldPractice,
         interaction: &Interaction,
@@ -141,7 +141,7 @@ impl Directory {
     /// Looks for a cached absence: `Ok` if it is confirmed, `Err` if it may be a failed search.
     fn absent(&self, asked: PracticeQuestion<'_>, now_s: i64) -> Option<Result<(), Lack>> {
         let absent = Absent::Registration(asked.ods.clone(), asked.interaction.id);
-        match self.shared.shelf.absence(&absent, now_s)? {
+        match self.shared.cache.absence(&absent, now_s)? {
             // The caller returns registrations for other interactions, so that the refusal can be exact.
             Believed::Confirmed => {
                 self.count(LookupResult::Absent);
@@ -164,7 +164,7 @@ impl Directory {
     ) -> Result<(), SourceFault> {
         let question = LookupQuestion::practice(asked.ods, asked.interaction);
         let known = || {
-            let held = self.shared.shelf.practices.get(asked.ods).unwrap_or_default();
+            let held = self.shared.cache.practices.get(asked.ods).unwrap_or_default();
             let age = held.age(asked.interaction, &self.shared.freshness, super::now_s());
             age.is_some_and(|age| age < Age::Dead)
         };
@@ -172,9 +172,9 @@ impl Directory {
             self.look_up(asked, now_s, (LookupPurpose::Now(account), LookupTrigger::Request))
         };
         let board =
-            |again: bool| self.paid(&question.subject, (asker, pays && !again), known, board);
+            |again: bool| self.charged(&question.subject, (asker, pays && !again), known, board);
         let asked_now = self.wait(&question, until, board).await;
-        let held = self.shared.shelf.practices.get(asked.ods).unwrap_or_default();
+        let held = self.shared.cache.practices.get(asked.ods).unwrap_or_default();
         if held.is_heard(asked.interaction, started) { Ok(()) } else { asked_now }
     }
 
@@ -231,7 +231,7 @@ impl Directory {
             return Ok(Some(view.file.undenied(&self.held_of(ods))));
         }
         if !lately {
-            self.pay(asker)?;
+            self.charge(asker)?;
             self.shared.forced.insert(ods.clone(), ());
         }
         // A look-up that was joined may have asked before the change: ask once more.
@@ -282,7 +282,7 @@ impl Directory {
     }
 
     fn held_of(&self, ods: &OdsCode) -> Vec<Arc<ProviderRegistration>> {
-        self.shared.shelf.practices.get(ods).map(|held| providers(&held)).unwrap_or_default()
+        self.shared.cache.practices.get(ods).map(|held| providers(&held)).unwrap_or_default()
     }
 
     pub(super) async fn live_sender(
@@ -293,7 +293,7 @@ impl Directory {
     ) -> Result<Option<Arc<Sender>>, Refusal> {
         let shared = &self.shared;
         let windows = shared.freshness.sender_windows();
-        let held = shared.shelf.senders.get(asid);
+        let held = shared.cache.senders.get(asid);
         let held = held.map(|held| (held.since.age(windows, asker.by_now_s()), held));
         let held = held.filter(|(age, _)| *age < Age::Dead);
         let absent = Absent::Sender(asid.clone());
@@ -303,7 +303,7 @@ impl Directory {
                 return Ok(Some(Arc::clone(&held.sender)));
             }
             Some(_) => {}
-            None => match shared.shelf.absence(&absent, asker.now_s) {
+            None => match shared.cache.absence(&absent, asker.now_s) {
                 Some(Believed::Confirmed) => {
                     self.count(LookupResult::Absent);
                     return Ok(None);
@@ -314,16 +314,16 @@ impl Directory {
         }
         let question = LookupQuestion::sender(asid);
         let pays = held.is_none();
-        let known = || shared.shelf.senders.contains_key(asid);
+        let known = || shared.cache.senders.contains_key(asid);
         let board = |account| self.look_up_sender(resolver, asid, account);
         let board =
-            |again: bool| self.paid(&question.subject, (asker, pays && !again), known, board);
+            |again: bool| self.charged(&question.subject, (asker, pays && !again), known, board);
         let asked = self.wait(&question, WaitLimit::Over, board).await;
         match (asked, held) {
             (Ok(()), _) => {
-                let now = shared.shelf.senders.get(asid);
+                let now = shared.cache.senders.get(asid);
                 let now = now.filter(|now| now.since.age(windows, asker.by_now_s()) < Age::Dead);
-                let doubtful = shared.shelf.absence(&absent, asker.now_s) == Some(Believed::ForNow);
+                let doubtful = shared.cache.absence(&absent, asker.now_s) == Some(Believed::ForNow);
                 match now {
                     Some(now) => Ok(Some(now.sender)),
                     None if doubtful => Err(Refusal::DirectoryUnavailable),
@@ -345,7 +345,7 @@ impl Directory {
         asker: Caller<'_>,
     ) -> Result<Option<OdsCode>, Refusal> {
         let absent = Absent::Owner(asid.clone());
-        if self.shared.shelf.absence(&absent, asker.now_s).is_some() {
+        if self.shared.cache.absence(&absent, asker.now_s).is_some() {
             self.count(LookupResult::Absent);
             return Ok(None);
         }
@@ -354,8 +354,8 @@ impl Directory {
         let board = |account| {
             let (shared, resolver) = (Arc::clone(&self.shared), Arc::clone(resolver));
             let asked = asid.clone();
-            self.board(&question, &LookupPurpose::Now(account), |progress| async move {
-                let how = shared.how(&progress.haste, shared.deadlines.waiting, false);
+            self.begin_or_join(&question, &LookupPurpose::Now(account), |progress| async move {
+                let how = shared.query_options(&progress.priority, shared.deadlines.waiting, false);
                 match resolver.owner(&asked, how, &mut Steps::default()).await? {
                     Some(ods) => shared.owners.insert(asked, ods),
                     None => shared.note(Absent::Owner(asked), Believed::Confirmed),
@@ -364,7 +364,7 @@ impl Directory {
             })
         };
         let known = || self.shared.owners.contains_key(asid);
-        let board = |again: bool| self.paid(&question.subject, (asker, !again), known, board);
+        let board = |again: bool| self.charged(&question.subject, (asker, !again), known, board);
         self.wait(&question, WaitLimit::Over, board).await.map_err(|fault| refusal(&fault))?;
         Ok(self.shared.owners.get(asid))
     }
@@ -376,7 +376,7 @@ impl Directory {
     ///
     /// # Errors
     /// Returns [`SourceFault::Unpaid`] if the budget is used up.
-    fn paid(
+    fn charged(
         &self,
         subject: &Subject,
         (asker, pays): (Caller<'_>, bool),
@@ -385,12 +385,12 @@ impl Directory {
     ) -> Result<Lookup, SourceFault> {
         let _one_at_a_time = self.shared.paying.lock().unwrap_or_else(PoisonError::into_inner);
         if pays && !self.shared.flights.is_under_way(subject) && !known() {
-            self.pay(asker).map_err(|_| SourceFault::Unpaid)?;
+            self.charge(asker).map_err(|_| SourceFault::Unpaid)?;
         }
         Ok(board(asker.payer.account()))
     }
 
-    fn pay(&self, asker: Caller<'_>) -> Result<(), Refusal> {
+    fn charge(&self, asker: Caller<'_>) -> Result<(), Refusal> {
         let account = asker.payer.account();
         self.shared.misses.check_key(&account).map_err(|_| Refusal::LookupsExceeded)
     }

@@ -8,9 +8,9 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::asker::LookupAccount;
+use super::cache::{Absent, Age, Believed, HeldPractice, HeldSender, Since};
 use super::flight::{Lookup, LookupProgress, LookupQuestion, Progress};
 use super::rules::{DirectoryAnswer, SourceResolver};
-use super::shelf::{Absent, Age, Believed, HeldPractice, HeldSender, Since};
 use super::source::{LookupPart, LookupPurpose, QueryOptions, SharedPriority, SourceFault};
 use super::steps::Steps;
 use super::{Directory, DirectoryState, now_s};
@@ -50,8 +50,8 @@ impl Directory {
             LookupPurpose::Now(_) => shared.deadlines.waiting,
             LookupPurpose::Behind | LookupPurpose::Ahead => shared.deadlines.background,
         };
-        let flight = self.board(&question, &wanted, |progress| async move {
-            let held = shared.shelf.practices.get(&ods).unwrap_or_default();
+        let flight = self.begin_or_join(&question, &wanted, |progress| async move {
+            let held = shared.cache.practices.get(&ods).unwrap_or_default();
             let age = held.age(interaction, &shared.freshness, now_s);
             if trigger == LookupTrigger::Request && age == Some(Age::Fresh) {
                 // Another look-up ended just before this one started.
@@ -59,7 +59,7 @@ impl Directory {
             }
             // HTTP caches on the way could return the old answer that is cached here, as if it were new.
             let anew = trigger == LookupTrigger::Conflict || age.is_some();
-            let how = shared.how(&progress.haste, budget, anew);
+            let how = shared.query_options(&progress.priority, budget, anew);
             let asked = PracticeQuestion { resolver: &resolver, ods: &ods, interaction };
             let looked_up = shared.look_up_practice(asked, how, &progress).await;
             if looked_up.is_err() {
@@ -86,17 +86,17 @@ impl Directory {
             (Arc::clone(&self.shared), Arc::clone(resolver), asid.clone());
         let began = self.shared.begin(&resolver);
         let wanted = LookupPurpose::Now(account);
-        self.board(&LookupQuestion::sender(&asid.clone()), &wanted, |progress| async move {
-            let how = shared.how(&progress.haste, shared.deadlines.waiting, false);
+        self.begin_or_join(&LookupQuestion::sender(&asid.clone()), &wanted, |progress| async move {
+            let how = shared.query_options(&progress.priority, shared.deadlines.waiting, false);
             match resolver.sender(&asid, how, &mut Steps::default()).await? {
                 DirectoryAnswer::Found((origin, sender)) => {
                     let since = Since::now(now_s(), origin);
                     shared.hold_sender(HeldSender { sender: Arc::new(sender), since });
                     match shared.since(&began) {
                         ConcurrentChange::Nothing => {}
-                        ConcurrentChange::Flushed => shared.shelf.flush_sender(&asid),
+                        ConcurrentChange::Flushed => shared.cache.flush_sender(&asid),
                         ConcurrentChange::Replaced => {
-                            shared.shelf.senders.invalidate(&asid);
+                            shared.cache.senders.invalidate(&asid);
                             return Err(SourceFault::Replaced);
                         }
                     }
@@ -104,7 +104,7 @@ impl Directory {
                 // Security: a sender that is no longer registered is removed at once.
                 DirectoryAnswer::Absent { confirmed } => {
                     if confirmed {
-                        shared.shelf.senders.invalidate(&asid);
+                        shared.cache.senders.invalidate(&asid);
                     }
                     shared.note(Absent::Sender(asid), Believed::when(confirmed));
                 }
@@ -114,7 +114,7 @@ impl Directory {
     }
 
     /// Starts or joins a look-up; a failed one is not repeated for `directory.freshness.retry`.
-    pub(super) fn board<F>(
+    pub(super) fn begin_or_join<F>(
         &self,
         question: &LookupQuestion,
         wanted: &LookupPurpose,
@@ -124,7 +124,7 @@ impl Directory {
         F: Future<Output = Result<(), SourceFault>> + Send + 'static,
     {
         let (shared, asked) = (Arc::clone(&self.shared), question.clone());
-        self.shared.flights.board(question.subject.clone(), wanted, |progress| {
+        self.shared.flights.begin_or_join(question.subject.clone(), wanted, |progress| {
             let look_up = look_up(progress);
             async move {
                 let ended = look_up.await;
@@ -160,7 +160,7 @@ impl Directory {
         let waited = tokio::time::timeout(self.shared.deadlines.waiting, async {
             loop {
                 let known_is_enough = until == WaitLimit::Known || !flight.joined;
-                match flight.news().await {
+                match flight.next().await {
                     Progress::Known if known_is_enough => return Ok(()),
                     Progress::Under | Progress::Known => {}
                     // The deadline of the joined look-up has passed, ours has not.
@@ -198,14 +198,14 @@ enum ConcurrentChange {
 }
 
 impl DirectoryState {
-    pub(super) fn how<'a>(
+    pub(super) fn query_options<'a>(
         &self,
-        haste: &'a Arc<SharedPriority>,
+        priority: &'a Arc<SharedPriority>,
         budget: Duration,
         anew: bool,
     ) -> QueryOptions<'a> {
         let deadline = Instant::now() + budget;
-        QueryOptions { deadline, anew, haste, part: LookupPart::First, id: Uuid::new_v4() }
+        QueryOptions { deadline, anew, priority, part: LookupPart::First, id: Uuid::new_v4() }
     }
 
     /// Looks up the wanted interaction first, then the practice's other interactions.
@@ -220,7 +220,7 @@ impl DirectoryState {
         let mut steps = Steps::default();
         let answer = resolver.practice(ods, interaction, how, &mut steps).await;
         let now_s = now_s();
-        let held = self.shelf.practices.get(ods).unwrap_or_default();
+        let held = self.cache.practices.get(ods).unwrap_or_default();
         let found = match answer? {
             DirectoryAnswer::Found(found) => found,
             DirectoryAnswer::Absent { .. }
@@ -234,7 +234,7 @@ impl DirectoryState {
         };
         let held = held.after_found(interaction, &found, &self.freshness, now_s);
         let doubted = held.is_doubted(interaction);
-        self.land(ods, held, &began)?;
+        self.store(ods, held, &began)?;
         progress.known();
         if doubted {
             // The new answer is not believed yet; looking up the rest would cache it after all.
@@ -242,8 +242,8 @@ impl DirectoryState {
         }
         let how = QueryOptions { deadline: Instant::now() + self.deadlines.background, ..how };
         if let Some(rest) = resolver.rest(ods, &found, how, &mut steps).await {
-            let held = self.shelf.practices.get(ods).unwrap_or_default();
-            self.land(ods, held.after_rest(&found, &rest, &self.freshness, now_s), &began)?;
+            let held = self.cache.practices.get(ods).unwrap_or_default();
+            self.store(ods, held.after_rest(&found, &rest, &self.freshness, now_s), &began)?;
         }
         Ok(())
     }
@@ -258,7 +258,7 @@ impl DirectoryState {
     ) -> Result<(), SourceFault> {
         let PracticeQuestion { ods, interaction, .. } = asked;
         if confirmed && held.rows_for(interaction).next().is_some() {
-            self.land(ods, held.doubting(interaction, &self.freshness, now_s), began)?;
+            self.store(ods, held.doubting(interaction, &self.freshness, now_s), began)?;
         }
         let absent = Absent::Registration(ods.clone(), interaction.id);
         self.note(absent, Believed::when(confirmed));
@@ -270,7 +270,7 @@ impl DirectoryState {
             Believed::Confirmed => self.freshness.absent,
             Believed::ForNow => self.freshness.absent_unconfirmed,
         };
-        self.shelf.note_absent(what, believed, lasts, now_s());
+        self.cache.note_absent(what, believed, lasts, now_s());
     }
 
     fn begin(&self, resolver: &SourceResolver) -> LookupStart {
@@ -294,7 +294,7 @@ impl DirectoryState {
     ///
     /// # Errors
     /// Returns [`SourceFault::Replaced`] if the sources' URLs changed.
-    fn land(
+    fn store(
         &self,
         ods: &OdsCode,
         practice: HeldPractice,
@@ -303,9 +303,9 @@ impl DirectoryState {
         self.hold(ods, practice);
         match self.since(began) {
             ConcurrentChange::Nothing => {}
-            ConcurrentChange::Flushed => self.shelf.flush(ods),
+            ConcurrentChange::Flushed => self.cache.flush(ods),
             ConcurrentChange::Replaced => {
-                self.shelf.practices.invalidate(ods);
+                self.cache.practices.invalidate(ods);
                 return Err(SourceFault::Replaced);
             }
         }
@@ -316,7 +316,7 @@ impl DirectoryState {
         for name in &held.sender.names {
             self.names.insert(name.clone(), ());
         }
-        self.shelf.senders.insert(held.sender.asid.clone(), held);
+        self.cache.senders.insert(held.sender.asid.clone(), held);
     }
 
     pub(super) fn hold(&self, ods: &OdsCode, practice: HeldPractice) {
@@ -325,7 +325,7 @@ impl DirectoryState {
             let root = row.provider.root.as_str();
             self.roots.insert(root.strip_suffix('/').unwrap_or(root).to_owned(), ());
         }
-        self.shelf.practices.insert(ods.clone(), Arc::new(practice));
+        self.cache.practices.insert(ods.clone(), Arc::new(practice));
     }
 }
 
@@ -354,12 +354,17 @@ mod tests {
             ended.await.unwrap();
             Err(SourceFault::Paced)
         };
-        let first = directory.board(&question, &LookupPurpose::Now("a".into()), |_| first());
+        let first =
+            directory.begin_or_join(&question, &LookupPurpose::Now("a".into()), |_| first());
         let mut boarded = 0;
         let mut waits = Box::pin(directory.wait(&question, WaitLimit::Over, |again| {
             assert_eq!(again, boarded > 0);
             boarded += 1;
-            Ok(directory.board(&question, &LookupPurpose::Now("b".into()), async |_| Ok(())))
+            Ok(directory.begin_or_join(
+                &question,
+                &LookupPurpose::Now("b".into()),
+                async |_| Ok(()),
+            ))
         }));
         assert!(waits.as_mut().now_or_never().is_none());
         end.send(()).unwrap();

@@ -43,7 +43,7 @@ struct TurnQueue {
 
 #[derive(Debug)]
 struct WaitingQuestion {
-    haste: Arc<SharedPriority>,
+    priority: Arc<SharedPriority>,
     part: LookupPart,
     called: Arc<Notify>,
 }
@@ -94,11 +94,13 @@ impl Pacer {
 
     fn arrives(&self, how: QueryOptions<'_>) -> QueuedQuestion<'_> {
         let called = Arc::new(Notify::new());
-        let (haste, part) = (Arc::clone(how.haste), how.part);
+        let (priority, part) = (Arc::clone(how.priority), how.part);
         let mut queue = self.lock();
         queue.arrivals += 1;
         let number = queue.arrivals;
-        queue.waiting.insert(number, WaitingQuestion { haste, part, called: Arc::clone(&called) });
+        queue
+            .waiting
+            .insert(number, WaitingQuestion { priority, part, called: Arc::clone(&called) });
         QueuedQuestion { pacer: self, number, called }
     }
 
@@ -140,9 +142,12 @@ impl TurnQueue {
     /// Returns the first of the waiting queries, and the account whose turn it is.
     fn first(&self) -> Option<(u64, Option<LookupAccount>)> {
         let ranked = self.waiting.iter().map(|(number, waiting)| {
-            let account = waiting.haste.first_account(|account| self.turns.last(Some(account)));
-            let rank: (Urgency, u64, u64) =
-                (waiting.haste.urgency(waiting.part), self.turns.last(account.as_ref()), *number);
+            let account = waiting.priority.first_account(|account| self.turns.last(Some(account)));
+            let rank: (Urgency, u64, u64) = (
+                waiting.priority.urgency(waiting.part),
+                self.turns.last(account.as_ref()),
+                *number,
+            );
             (rank, account)
         });
         let first = ranked.min_by_key(|(rank, _)| *rank);
@@ -250,13 +255,13 @@ mod tests {
         async fn waits(
             &mut self,
             name: &'static str,
-            haste: &Arc<SharedPriority>,
+            priority: &Arc<SharedPriority>,
             part: LookupPart,
         ) {
             let (pacer, tell) = (Arc::clone(&self.pacer), self.tell.clone());
-            let (haste, waiting) = (Arc::clone(haste), self.waiting());
+            let (priority, waiting) = (Arc::clone(priority), self.waiting());
             self.tasks.spawn(async move {
-                let turn = pacer.turn(how(&haste, part)).await.unwrap();
+                let turn = pacer.turn(how(&priority, part)).await.unwrap();
                 tell.send(name).await.unwrap();
                 drop(turn);
             });
@@ -281,9 +286,9 @@ mod tests {
         }
     }
 
-    fn how(haste: &Arc<SharedPriority>, part: LookupPart) -> QueryOptions<'_> {
+    fn how(priority: &Arc<SharedPriority>, part: LookupPart) -> QueryOptions<'_> {
         let deadline = Instant::now() + Duration::from_secs(60);
-        QueryOptions { deadline, anew: false, haste, part, id: Uuid::nil() }
+        QueryOptions { deadline, anew: false, priority, part, id: Uuid::nil() }
     }
 
     fn now(account: &str) -> Arc<SharedPriority> {
@@ -332,10 +337,10 @@ mod tests {
         }
         let (tell, again) = (source.tell.clone(), Arc::clone(&pacer));
         source.tasks.spawn(async move {
-            let haste = now("a");
-            let mut turn = again.turn(how(&haste, LookupPart::First)).await.unwrap();
+            let priority = now("a");
+            let mut turn = again.turn(how(&priority, LookupPart::First)).await.unwrap();
             for _ in 0..2 {
-                let mut next = Box::pin(again.turn(how(&haste, LookupPart::First)));
+                let mut next = Box::pin(again.turn(how(&priority, LookupPart::First)));
                 assert!(next.as_mut().now_or_never().is_none());
                 tell.send("a").await.unwrap();
                 drop(turn);
@@ -386,8 +391,8 @@ mod tests {
         let mut source = PacedSource::new();
         let pacer = Arc::clone(&source.pacer);
         let busy = PacedSource::busy(&pacer).await;
-        let haste = now("a");
-        let mut gives_up = Box::pin(pacer.turn(how(&haste, LookupPart::First)));
+        let priority = now("a");
+        let mut gives_up = Box::pin(pacer.turn(how(&priority, LookupPart::First)));
         assert!(gives_up.as_mut().now_or_never().is_none());
         source.waits("b", &now("b"), LookupPart::First).await;
         // Dropping `busy` notifies the first query, which is dropped before it polls.
@@ -404,8 +409,8 @@ mod tests {
         for _ in 0..30 {
             let pacer = Arc::clone(&pacer);
             tasks.spawn(async move {
-                let haste = now("a");
-                drop(pacer.turn(how(&haste, LookupPart::First)).await.unwrap());
+                let priority = now("a");
+                drop(pacer.turn(how(&priority, LookupPart::First)).await.unwrap());
             });
         }
         while tasks.join_next().await.is_some() {}
@@ -425,10 +430,10 @@ mod tests {
 
     #[test]
     fn the_rest_of_a_look_up_is_urgent_for_who_comes_for_it() {
-        let haste = now("a");
-        haste.rest();
-        assert_eq!(haste.urgency(LookupPart::Rest), Urgency::Finishing);
-        haste.raise(&LookupPurpose::Now("b".into()));
-        assert_eq!(haste.urgency(LookupPart::Rest), Urgency::Waiting);
+        let priority = now("a");
+        priority.rest();
+        assert_eq!(priority.urgency(LookupPart::Rest), Urgency::Finishing);
+        priority.raise(&LookupPurpose::Now("b".into()));
+        assert_eq!(priority.urgency(LookupPart::Rest), Urgency::Waiting);
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "ldap")]
 use super::LdapSettings;
-use super::shelf::Windows;
+use super::cache::Windows;
 use super::{ApiSettings, Origin};
 
 /// Settings of the directory: its file, its live sources, and how long their answers are used.

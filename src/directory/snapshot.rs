@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::cache::{Age, HeldPractice, HeldRegistration, HeldSender, Mark, Since};
 use super::rules::SourceUrls;
-use super::shelf::{Age, HeldPractice, HeldRegistration, HeldSender, Mark, Since};
 use super::source::Origin;
 use super::{Directory, now_s};
 use crate::consumers::Sender;
@@ -127,7 +127,7 @@ impl Directory {
             if row.since.age(windows, now_s) == Age::Dead {
                 continue;
             }
-            let held = self.shared.shelf.practices.get(&ods).unwrap_or_default();
+            let held = self.shared.cache.practices.get(&ods).unwrap_or_default();
             let mut rows = held.rows.clone();
             rows.push(row);
             let practice = HeldPractice { rows, ..HeldPractice::default() };
@@ -139,14 +139,14 @@ impl Directory {
             self.shared.hold_sender(sender.read());
         }
         self.shared.metrics.directory.snapshot(now_s);
-        Ok(self.shared.shelf.practices.iter().count())
+        Ok(self.shared.cache.practices.iter().count())
     }
 
     fn written(&self) -> SnapshotDocument {
-        let rows = self.shared.shelf.practices.iter().flat_map(|(_, practice)| {
+        let rows = self.shared.cache.practices.iter().flat_map(|(_, practice)| {
             practice.rows.iter().map(WrittenRow::new).collect::<Vec<_>>()
         });
-        let senders = self.shared.shelf.senders.iter();
+        let senders = self.shared.cache.senders.iter();
         SnapshotDocument {
             version: VERSION,
             sources: self.shared.view.load().places.clone(),

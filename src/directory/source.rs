@@ -63,7 +63,7 @@ pub(super) struct QueryOptions<'a> {
     /// True to bypass HTTP caches on the way.
     pub(super) anew: bool,
     /// Priority of the look-up, which may rise while the query waits.
-    pub(super) haste: &'a Arc<SharedPriority>,
+    pub(super) priority: &'a Arc<SharedPriority>,
     /// Part of the look-up that the query belongs to.
     pub(super) part: LookupPart,
     /// Correlation id of the look-up, in our logs and the source's.
@@ -109,9 +109,9 @@ pub(super) enum LookupPurpose {
 
 impl SharedPriority {
     pub(super) fn new(wanted: &LookupPurpose) -> Self {
-        let haste = Self(Mutex::default());
-        haste.raise(wanted);
-        haste
+        let priority = Self(Mutex::default());
+        priority.raise(wanted);
+        priority
     }
 
     /// Adds another caller to the look-up.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::cache::{Age, HeldPractice, HeldRegistration, Mark};
 use super::flight::LookupQuestion;
 use super::guarded::{LiveSource, RateLimitedSource};
 use super::look_up::PracticeQuestion;
@@ -13,7 +14,6 @@ use super::rules::{DirectoryAnswer, SourceResolver, SourceUrls};
 use super::sds_api::SdsApi;
 #[cfg(feature = "ldap")]
 use super::sds_ldap::SdsLdap;
-use super::shelf::{Age, HeldPractice, HeldRegistration, Mark};
 use super::source::{LookupPurpose, Origin, SharedPriority};
 use super::{Directory, DirectorySettings, File, FileView, Payer, Steps, now_s};
 use crate::breaker::{Breaker, BreakerSettings};
@@ -319,18 +319,18 @@ impl Directory {
     pub fn held_json(&self) -> impl Iterator<Item = String> + Send + use<> {
         let now_s = now_s();
         let HeldView { looking_up, sources } = self.held_view();
-        let shelf = &self.shared.shelf;
-        let mut codes: Vec<_> = shelf.practices.iter().map(|(ods, _)| ods).collect();
+        let cache = &self.shared.cache;
+        let mut codes: Vec<_> = cache.practices.iter().map(|(ods, _)| ods).collect();
         codes.sort();
-        let mut asids: Vec<_> = shelf.senders.iter().map(|(asid, _)| asid).collect();
+        let mut asids: Vec<_> = cache.senders.iter().map(|(asid, _)| asid).collect();
         asids.sort();
         let (practices, senders) = (self.clone(), self.clone());
         let practices = codes.into_iter().flat_map(move |ods| {
-            let held = practices.shared.shelf.practices.get(&*ods);
+            let held = practices.shared.cache.practices.get(&*ods);
             held.map(|held| practices.rows_view(&held, now_s)).unwrap_or_default()
         });
         let senders = asids.into_iter().filter_map(move |asid| {
-            let held = senders.shared.shelf.senders.get(&*asid)?;
+            let held = senders.shared.cache.senders.get(&*asid)?;
             Some(SenderView {
                 asid: asid.to_string(),
                 ods: held.sender.ods.to_string(),
@@ -364,22 +364,22 @@ impl Directory {
     /// Entries stay usable for when no source answers.
     #[must_use]
     pub fn flush(&self, ods: Option<&OdsCode>) -> usize {
-        let shelf = &self.shared.shelf;
+        let cache = &self.shared.cache;
         // Counted first: a look-up that began earlier and ends later marks its own entry.
         self.shared.flushes.fetch_add(1, Ordering::AcqRel);
         let practices =
-            shelf.practices.iter().filter(|(held, _)| ods.is_none_or(|ods| *ods == **held));
+            cache.practices.iter().filter(|(held, _)| ods.is_none_or(|ods| *ods == **held));
         let practices: Vec<_> = practices.map(|(held, _)| held).collect();
         for held in &practices {
-            shelf.flush(held);
+            cache.flush(held);
             self.shared.forced.invalidate(&**held);
         }
-        let senders = shelf.senders.iter().filter(|_| ods.is_none());
+        let senders = cache.senders.iter().filter(|_| ods.is_none());
         let senders: Vec<_> = senders.map(|(asid, _)| asid).collect();
         for asid in &senders {
-            shelf.flush_sender(asid);
+            cache.flush_sender(asid);
         }
-        shelf.forget_absences();
+        cache.forget_absences();
         practices.len() + senders.len()
     }
 
@@ -398,7 +398,7 @@ impl Directory {
         if listed.any(|one| Arc::ptr_eq(one, provider)) {
             return Some((Origin::File, None));
         }
-        let practice = self.shared.shelf.practices.get(&provider.ods)?;
+        let practice = self.shared.cache.practices.get(&provider.ods)?;
         let row = practice.rows.iter().find(|row| row.provider == *provider)?;
         let age_s = now_s.saturating_sub(row.since.answered_s);
         Some((row.since.origin, Some(u64::try_from(age_s).unwrap_or_default())))
@@ -407,7 +407,7 @@ impl Directory {
     /// Returns the age of the newest cached answer of a live source, in seconds.
     #[must_use]
     pub fn newest_age_s(&self) -> Option<i64> {
-        let practices = self.shared.shelf.practices.iter();
+        let practices = self.shared.cache.practices.iter();
         let answered = practices
             .flat_map(|(_, practice)| practice.rows.iter().map(|row| row.since.answered_s).max());
         answered.max().map(|answered_s| now_s() - answered_s)
@@ -422,7 +422,7 @@ impl Directory {
     /// Looks a practice up past the cache, as a request would, and returns the trace.
     pub async fn explain(&self, ods: &OdsCode, interaction: &'static Interaction) -> Explanation {
         let view = self.shared.view.load_full();
-        let held = self.shared.shelf.practices.get(ods).unwrap_or_default();
+        let held = self.shared.cache.practices.get(ods).unwrap_or_default();
         let held = self.rows_view(&held, now_s());
         let mut steps = Steps::default();
         let pins = view.file.pins(ods);
@@ -439,8 +439,9 @@ impl Directory {
             let pinned = (!pins.is_empty()).then_some((Origin::File, pins));
             return Explanation { held, steps, answer: Ok(pinned) };
         };
-        let haste = Arc::new(SharedPriority::new(&LookupPurpose::Now(Payer::Operator.account())));
-        let how = self.shared.how(&haste, self.shared.deadlines.waiting, false);
+        let priority =
+            Arc::new(SharedPriority::new(&LookupPurpose::Now(Payer::Operator.account())));
+        let how = self.shared.query_options(&priority, self.shared.deadlines.waiting, false);
         let answer = resolver.practice(ods, interaction, how, &mut steps).await;
         let answer = match answer {
             Ok(DirectoryAnswer::Found(found)) => {
@@ -487,7 +488,7 @@ impl Directory {
         let (now_s, freshness) = (now_s(), &self.shared.freshness);
         let lately = i64::try_from(freshness.ahead.as_secs()).unwrap_or(i64::MAX);
         let soon = i64::try_from(freshness.provider.mul_f64(SOON).as_secs()).unwrap_or(i64::MAX);
-        let due = self.shared.shelf.practices.iter().filter_map(|(ods, practice)| {
+        let due = self.shared.cache.practices.iter().filter_map(|(ods, practice)| {
             let oldest = practice.rows.iter().min_by_key(|row| row.since.answered_s)?;
             let interaction = *oldest.provider.interactions.first()?;
             let used = now_s - practice.used_s.load(Ordering::Relaxed) < lately;

@@ -19,7 +19,7 @@ use spine_types::target::Target;
 ///
 /// Security: a certificate with unknown names is answered as if the ASID belonged to another consumer, so
 /// that its owner cannot find out which ASIDs exist.
-pub(super) fn explain_receiver_mismatch(
+pub(super) fn explain_sender_mismatch(
     directory: &Directory,
     refusal: Refusal,
     peer: &Peer,

@@ -52,7 +52,7 @@ impl PaceLimits {
 /// Pace of the writes on one connection.
 #[derive(Debug)]
 pub(super) struct WritePace {
-    taking: PaceLimits,
+    limits: PaceLimits,
     /// Bytes taken since the pace was last checked.
     taken: u64,
     waited: Duration,
@@ -61,8 +61,8 @@ pub(super) struct WritePace {
 }
 
 impl WritePace {
-    pub(super) const fn new(taking: PaceLimits) -> Self {
-        Self { taking, taken: 0, waited: Duration::ZERO, waiting_since: None, timer: None }
+    pub(super) const fn new(limits: PaceLimits) -> Self {
+        Self { limits, taken: 0, waited: Duration::ZERO, waiting_since: None, timer: None }
     }
 
     /// Returns true while something that was to be written waits for the consumer.
@@ -89,12 +89,12 @@ impl WritePace {
         }
         self.waiting_since.get_or_insert_with(Instant::now);
         loop {
-            let left = self.taking.stall.saturating_sub(self.waited);
+            let left = self.limits.stall.saturating_sub(self.waited);
             let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(left)));
             if timer.as_mut().poll(context).is_pending() {
                 return Poll::Pending;
             }
-            if self.taken < self.taking.bytes_due() {
+            if self.taken < self.limits.bytes_due() {
                 return Poll::Ready(Err(PaceBreach::Write.into()));
             }
             (self.taken, self.waited) = (0, Duration::ZERO);

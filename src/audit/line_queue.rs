@@ -3,17 +3,17 @@
 use tokio::sync::oneshot;
 
 use super::line::ExchangeEnd;
-use super::sheet::{Known, Posted, Sheet, Step};
+use super::sheet::{ExchangeFacts, QueuedLine, RecordFields, Step};
 
 /// Lines queued for the journal's thread, oldest first.
 ///
 /// The thread takes them by exchanging the queue for its own, empty one, so that no line costs an allocation
 /// that another thread would have to free.
 #[derive(Debug, Default)]
-pub(super) struct Outbox {
+pub(super) struct LineQueue {
     /// Texts of the lines, one after another.
     pub(super) sheets: Vec<u8>,
-    pub(super) lines: Vec<Posted>,
+    pub(super) lines: Vec<QueuedLine>,
     /// Number of the first queued line, among all lines ever queued.
     first: u64,
     /// Number of queued lines that the thread has deferred once already.
@@ -28,23 +28,23 @@ pub(super) struct Outbox {
     pub(super) left: bool,
 }
 
-impl Outbox {
+impl LineQueue {
     pub(super) fn push(
         &mut self,
-        known: Known,
-        sheet: &Sheet,
+        known: ExchangeFacts,
+        sheet: &RecordFields,
         step: Step,
         end: Option<ExchangeEnd>,
-    ) -> Place {
-        let place = Place(self.first + count(self.lines.len()));
+    ) -> QueuePosition {
+        let place = QueuePosition(self.first + count(self.lines.len()));
         let sheet = sheet.bytes();
         self.sheets.extend_from_slice(sheet);
-        self.lines.push(Posted { known, step, bytes: sheet.len(), end });
+        self.lines.push(QueuedLine { known, step, bytes: sheet.len(), end });
         place
     }
 
     /// Returns the line at this position, unless it has been taken.
-    pub(super) fn at(&mut self, place: Option<Place>) -> Option<&mut Posted> {
+    pub(super) fn at(&mut self, place: Option<QueuePosition>) -> Option<&mut QueuedLine> {
         let at = place?.0.checked_sub(self.first)?;
         self.lines.get_mut(usize::try_from(at).ok()?)
     }
@@ -60,7 +60,7 @@ impl Outbox {
     pub(super) fn take(&mut self, empty: &mut Self) {
         std::mem::swap(self, empty);
         let taken = empty;
-        let is_open = |line: &Posted| line.end.is_none();
+        let is_open = |line: &QueuedLine| line.end.is_none();
         let open = taken.lines.iter().skip(taken.left_once).position(is_open);
         let until = open
             .filter(|_| !taken.is_urgent())
@@ -82,7 +82,7 @@ impl Outbox {
 
 /// Position of a line among all lines ever queued.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place(u64);
+pub(super) struct QueuePosition(u64);
 
 fn count(lines: usize) -> u64 {
     u64::try_from(lines).unwrap_or(u64::MAX)
@@ -117,23 +117,23 @@ mod tests {
         body: Duration::ZERO,
     };
 
-    fn push(outbox: &mut Outbox, name: &str, has_ended: bool) -> Place {
-        let known = Known {
+    fn push(queue: &mut LineQueue, name: &str, has_ended: bool) -> QueuePosition {
+        let known = ExchangeFacts {
             id: Uuid::nil(),
             opened_at: Timestamp::UNIX_EPOCH,
             method: "GET",
             interaction: None,
-            told: None,
+            origin: None,
         };
-        let mut sheet = Sheet::default();
+        let mut sheet = RecordFields::default();
         sheet.note(Field::FROM, name);
-        outbox.push(known, &sheet, Step::First, has_ended.then_some(ENDED))
+        queue.push(known, &sheet, Step::First, has_ended.then_some(ENDED))
     }
 
     /// Returns the names of the lines that are taken, each with true if its exchange has ended.
-    fn take(outbox: &mut Outbox) -> Vec<(String, bool)> {
-        let mut taken = Outbox::default();
-        outbox.take(&mut taken);
+    fn take(queue: &mut LineQueue) -> Vec<(String, bool)> {
+        let mut taken = LineQueue::default();
+        queue.take(&mut taken);
         let mut rest = taken.sheets.as_slice();
         let mut names = Vec::new();
         for line in &taken.lines {
@@ -148,28 +148,28 @@ mod tests {
 
     #[test]
     fn an_exchange_that_ends_soon_is_one_line_and_one_that_does_not_is_kept_once() {
-        let mut outbox = Outbox::default();
-        push(&mut outbox, "refused", true);
-        let soon = push(&mut outbox, "soon", false);
-        let later = push(&mut outbox, "later", false);
-        push(&mut outbox, "behind", true);
-        assert_eq!(take(&mut outbox), [("refused".to_owned(), true)]);
-        outbox.at(Some(soon)).unwrap().end = Some(ENDED);
-        let new = push(&mut outbox, "new", false);
+        let mut queue = LineQueue::default();
+        push(&mut queue, "refused", true);
+        let soon = push(&mut queue, "soon", false);
+        let later = push(&mut queue, "later", false);
+        push(&mut queue, "behind", true);
+        assert_eq!(take(&mut queue), [("refused".to_owned(), true)]);
+        queue.at(Some(soon)).unwrap().end = Some(ENDED);
+        let new = push(&mut queue, "new", false);
         let left = ["soon", "later", "behind"].map(str::to_owned).into_iter();
-        assert_eq!(take(&mut outbox), left.zip([true, false, true]).collect::<Vec<_>>());
-        assert!(outbox.at(Some(soon)).is_none() && outbox.at(Some(later)).is_none());
-        assert!(outbox.at(Some(new)).is_some() && outbox.at(None).is_none());
-        assert_eq!(take(&mut outbox), [("new".to_owned(), false)]);
-        assert!(outbox.is_empty() && outbox.at(Some(new)).is_none());
+        assert_eq!(take(&mut queue), left.zip([true, false, true]).collect::<Vec<_>>());
+        assert!(queue.at(Some(soon)).is_none() && queue.at(Some(later)).is_none());
+        assert!(queue.at(Some(new)).is_some() && queue.at(None).is_none());
+        assert_eq!(take(&mut queue), [("new".to_owned(), false)]);
+        assert!(queue.is_empty() && queue.at(Some(new)).is_none());
     }
 
     #[test]
     fn no_line_is_deferred_while_a_caller_waits() {
-        let mut outbox = Outbox::default();
-        let place = push(&mut outbox, "open", false);
-        outbox.waiting.push(oneshot::channel().0);
-        assert_eq!(take(&mut outbox), [("open".to_owned(), false)]);
-        assert!(outbox.at(Some(place)).is_none());
+        let mut queue = LineQueue::default();
+        let place = push(&mut queue, "open", false);
+        queue.waiting.push(oneshot::channel().0);
+        assert_eq!(take(&mut queue), [("open".to_owned(), false)]);
+        assert!(queue.at(Some(place)).is_none());
     }
 }
