@@ -32,7 +32,7 @@ mod read;
 mod recovery;
 mod segment;
 mod settings;
-mod sheet;
+mod record_fields;
 mod transfer;
 mod verify;
 mod writer;

@@ -319,6 +319,22 @@ impl Config {
             sharing.check().map_err(|error| error.to_string())?;
         }
         self.directory.check()?;
+        self.check_lists()?;
+        let mut hosts = HashSet::new();
+        let twice = |host: &&String| !hosts.insert(host.to_ascii_lowercase());
+        if let Some(host) = self.provider.hosts.keys().find(twice) {
+            return Err(format!(
+                "provider.hosts: {host} is listed twice, in different cases; remove one"
+            ));
+        }
+        if self.listener.workers == Some(0) {
+            return Err("listener.workers is 0; it must be 1 or more".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Rejects lists that are empty, by which nothing could be served.
+    fn check_lists(&self) -> Result<(), String> {
         for (key, crl, authorities) in [
             ("tls", &self.tls.crl, &self.tls.authorities),
             ("provider-tls", &self.provider_tls.crl, &self.provider_tls.authorities),
@@ -334,31 +350,27 @@ impl Config {
                 ));
             }
         }
-        if self.listener.addresses.is_empty() {
-            return Err(
-                "listener.addresses is empty; name an address and port to listen on".to_owned()
-            );
-        }
-        if self.listener.names.is_empty() {
-            return Err("listener.names is empty: every Host would be refused; name this proxy's host names".to_owned());
-        }
-        if self.tls.certificates.is_empty() {
-            return Err(
-                "tls.certificates is empty; name a certificate chain and its key".to_owned()
-            );
-        }
-        if self.provider.networks.is_empty() {
-            return Err("provider.networks is empty: no provider could be connected to; name their networks".to_owned());
-        }
-        let mut hosts = HashSet::new();
-        let twice = |host: &&String| !hosts.insert(host.to_ascii_lowercase());
-        if let Some(host) = self.provider.hosts.keys().find(twice) {
-            return Err(format!(
-                "provider.hosts: {host} is listed twice, in different cases; remove one"
-            ));
-        }
-        if self.listener.workers == Some(0) {
-            return Err("listener.workers is 0; it must be 1 or more".to_owned());
+        for (is_empty, why) in [
+            (
+                self.listener.addresses.is_empty(),
+                "listener.addresses is empty; name an address and port to listen on",
+            ),
+            (
+                self.listener.names.is_empty(),
+                "listener.names is empty: every Host would be refused; name this proxy's host names",
+            ),
+            (
+                self.tls.certificates.is_empty(),
+                "tls.certificates is empty; name a certificate chain and its key",
+            ),
+            (
+                self.provider.networks.is_empty(),
+                "provider.networks is empty: no provider could be connected to; name their networks",
+            ),
+        ] {
+            if is_empty {
+                return Err(why.to_owned());
+            }
         }
         Ok(())
     }

@@ -328,10 +328,9 @@ impl Gateway {
         }
         let asker = Caller { payer: Payer::Certificate(peer.fingerprint()), now_s };
         let sender = entry.during(Phase::Directory, pin!(self.directory.sender(from, asker))).await;
-        let consumer =
-            sender.and_then(|sender| consumers::identify(&peer, sender)).map_err(|refusal| {
-                diagnosis::explain_sender_mismatch(&self.directory, refusal, &peer, head)
-            })?;
+        let consumer = sender
+            .and_then(|sender| consumers::identify(&peer, sender))
+            .map_err(|refusal| diagnosis::sender(&self.directory, refusal, &peer, head))?;
         entry.consumer(&consumer);
         connection.identified();
         let effect = Effect::of(&head.method);
@@ -351,9 +350,8 @@ impl Gateway {
             audiences: &leniences.audiences,
             bases: &rulebook.bases,
         };
-        policy::may_send(&facts).map_err(|refusal| {
-            diagnosis::explain_claim_mismatch(&self.directory, refusal, &claims)
-        })?;
+        policy::may_send(&facts)
+            .map_err(|refusal| diagnosis::claims(&self.directory, refusal, &claims))?;
         let asker = Caller { payer: Payer::Consumer(from), now_s };
         let permit = self.authorise(&facts, asker, entry).await?;
         let provider = Arc::clone(permit.provider());
@@ -412,9 +410,7 @@ impl Gateway {
         self.metrics
             .directory
             .conflict(Conflict::Target, ForcedLookupResult::when(verdict.is_ok()));
-        verdict.map_err(|refusal| {
-            diagnosis::explain_target_mismatch(&self.directory, refusal, facts.target)
-        })
+        verdict.map_err(|refusal| diagnosis::target(&self.directory, refusal, facts.target))
     }
 
     /// Returns the source and age of the registration by which this provider was chosen.

@@ -13,6 +13,7 @@ const PRIVATE_WORDS: &[(&str, &str)] = &[
     ("outbox", "queue of lines"),
     ("scribe", "the journal's thread"),
     ("seat", "connection server"),
+    ("sheet", "fields of a record"),
     ("shelf", "cache"),
     ("spared", "circuit open"),
     ("bench of", "worker"),

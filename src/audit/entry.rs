@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::line::ExchangeEnd;
 use super::line_queue::QueuePosition;
-use super::sheet::{ExchangeFacts, Field, RecordFields};
+use super::record_fields::{ExchangeFacts, Field, RecordFields};
 use super::{Trail, TrailState, Transfer};
 use crate::claims::Claims;
 use crate::consumers::Consumer;
@@ -58,7 +58,7 @@ pub struct Entry {
     /// Position of its first line in the journal's queue, once it is there.
     first: Option<QueuePosition>,
     known: ExchangeFacts,
-    sheet: RecordFields,
+    fields: RecordFields,
     to: Option<Asid>,
     /// The verified certificate, which may have no usable name.
     peer: Option<Arc<Peer>>,
@@ -111,7 +111,7 @@ impl Entry {
                 interaction: None,
                 origin: None,
             },
-            sheet: RecordFields::default(),
+            fields: RecordFields::default(),
             to: None,
             peer: None,
             consumer: None,
@@ -144,8 +144,8 @@ impl Entry {
     /// Records the SSP headers, as far as they are well formed.
     pub fn set_headers(&mut self, headers: &SspHeaders<'_>) {
         let trace_id = headers.trace_id.as_ref().ok().map(TraceId::printable);
-        self.sheet.optional(Field::TRACE_ID, trace_id.as_deref());
-        self.sheet.optional(Field::FROM, headers.from.as_ref().ok().map(Asid::as_str));
+        self.fields.optional(Field::TRACE_ID, trace_id.as_deref());
+        self.fields.optional(Field::FROM, headers.from.as_ref().ok().map(Asid::as_str));
         self.known.interaction = headers.interaction();
         self.to = headers.to.as_ref().ok().cloned();
     }
@@ -166,7 +166,7 @@ impl Entry {
 
     /// Records the checked claims: a fixed list of fields, never others.
     pub fn claims(&mut self, claims: &Claims<'_>) {
-        self.sheet.claims(claims);
+        self.fields.claims(claims);
     }
 
     /// Awaits `future`, and counts the time as spent in this phase.
@@ -215,13 +215,13 @@ impl Entry {
         let provider = permit.provider();
         self.known.origin = told;
         let (to, ods) = (Some(&provider.asid), Some(&provider.ods));
-        self.sheet.sides(to, ods, self.certificate.as_ref());
+        self.fields.sides(to, ods, self.certificate.as_ref());
         let TrailState { journal, settings, .. } = &*self.trail.0;
         if !settings.durability.waits(permit.interaction().effect()) {
-            self.first = Some(journal.open(self.known, &self.sheet));
+            self.first = Some(journal.open(self.known, &self.fields));
             return Ok(());
         }
-        let (place, on_disk) = journal.open_durably(self.known, &self.sheet);
+        let (place, on_disk) = journal.open_durably(self.known, &self.fields);
         let wait = settings.wait;
         self.first = Some(place);
         let in_time = pin!(async {
@@ -349,11 +349,11 @@ impl Drop for Entry {
                 fault,
                 "a consumer was refused because of its client certificate"
             );
-            self.sheet.note(Field::CERTIFICATE_FAULT, fault);
+            self.fields.note(Field::CERTIFICATE_FAULT, fault);
         }
         if self.first.is_none() {
-            self.sheet.sides(self.to.as_ref(), None, self.certificate.as_ref());
+            self.fields.sides(self.to.as_ref(), None, self.certificate.as_ref());
         }
-        journal.close(self.known, &self.sheet, self.first, end);
+        journal.close(self.known, &self.fields, self.first, end);
     }
 }

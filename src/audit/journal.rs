@@ -16,9 +16,9 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::line::{ExchangeEnd, JournalNote};
 use super::line_queue::{LineQueue, QueuePosition};
+use super::record_fields::{ExchangeFacts, RecordFields, Step};
 use super::segment::JournalFolder;
 use super::settings::AuditSettings;
-use super::sheet::{ExchangeFacts, RecordFields, Step};
 use super::writer::{SegmentLimits, Writer};
 use super::{line, recovery};
 use crate::metrics::Metrics;
@@ -127,8 +127,8 @@ impl JournalHandle {
     }
 
     /// Queues the first line of an exchange, for which space was reserved.
-    pub(super) fn open(&self, known: ExchangeFacts, sheet: &RecordFields) -> QueuePosition {
-        self.post(|queue| queue.push(known, sheet, Step::First, None))
+    pub(super) fn open(&self, known: ExchangeFacts, fields: &RecordFields) -> QueuePosition {
+        self.post(|queue| queue.push(known, fields, Step::First, None))
     }
 
     /// Queues the first line of an exchange, for which space was reserved. The receiver completes once it is
@@ -136,12 +136,12 @@ impl JournalHandle {
     pub(super) fn open_durably(
         &self,
         known: ExchangeFacts,
-        sheet: &RecordFields,
+        fields: &RecordFields,
     ) -> (QueuePosition, oneshot::Receiver<()>) {
         let (done, wait) = oneshot::channel();
         let place = self.post(|queue| {
             queue.waiting.push(done);
-            queue.push(known, sheet, Step::First, None)
+            queue.push(known, fields, Step::First, None)
         });
         (place, wait)
     }
@@ -153,7 +153,7 @@ impl JournalHandle {
     pub(super) fn close(
         &self,
         known: ExchangeFacts,
-        sheet: &RecordFields,
+        fields: &RecordFields,
         first: Option<QueuePosition>,
         end: ExchangeEnd,
     ) {
@@ -164,7 +164,7 @@ impl JournalHandle {
             }
             (None, first) => {
                 let step = if first.is_some() { Step::Second } else { Step::First };
-                queue.push(known, sheet, step, Some(end));
+                queue.push(known, fields, step, Some(end));
                 first.is_none()
             }
         });
@@ -359,14 +359,14 @@ impl JournalThread {
 
     /// Writes the gathered lines, and notifies the callers that wait for them.
     fn write(&mut self) -> Result<(), GivenUp> {
-        let mut rest = self.batch.sheets.as_slice();
+        let mut rest = self.batch.fields.as_slice();
         for posted in &self.batch.lines {
-            let sheet;
-            (sheet, rest) = rest.split_at_checked(posted.bytes).unwrap_or((rest, &[]));
-            self.writer.line(posted, sheet);
+            let fields;
+            (fields, rest) = rest.split_at_checked(posted.bytes).unwrap_or((rest, &[]));
+            self.writer.line(posted, fields);
         }
         let lines = self.batch.lines.len();
-        self.batch.sheets.clear();
+        self.batch.fields.clear();
         self.batch.lines.clear();
         let mut waiting = std::mem::take(&mut self.batch.waiting);
         self.put(&mut waiting)?;

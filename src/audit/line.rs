@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::chain::{self, ChainValue};
 use super::object::Object;
 use super::read::{TornTail, UnfinishedExchange};
-use super::sheet::{self, Field, QueuedLine, Step};
+use super::record_fields::{self, Field, QueuedLine, Step};
 use super::{EndedBy, RegistrationOrigin, index};
 use spine_types::Asid;
 
@@ -145,13 +145,13 @@ pub(super) struct LastLine {
 }
 
 impl LastLine {
-    /// Appends a line about an exchange, with the texts in `sheet`.
+    /// Appends a line about an exchange, with the texts in `fields`.
     ///
     /// Returns the index keys of the exchange's id and of its trace id.
     pub(super) fn exchange(
         &mut self,
         posted: &QueuedLine,
-        sheet: &[u8],
+        fields: &[u8],
         out: &mut Vec<u8>,
     ) -> [Option<u64>; 2] {
         let QueuedLine { known, step, end, .. } = posted;
@@ -166,7 +166,8 @@ impl LastLine {
             line.time(at);
             line.label("event", event);
             line.text("id", id);
-            for (field, text) in sheet::texts(sheet).filter(|(field, _)| !field.is_claim()) {
+            for (field, text) in record_fields::texts(fields).filter(|(field, _)| !field.is_claim())
+            {
                 if field == Field::TRACE_ID {
                     keys[1] = Some(index::key(text));
                 }
@@ -183,7 +184,7 @@ impl LastLine {
                 }
             }
             if *step == Step::First {
-                claims(line, sheet);
+                claims(line, fields);
             }
             if let Some(end) = end {
                 end.write(line);
@@ -218,8 +219,8 @@ pub(super) fn members(line: &[u8]) -> Option<&[u8]> {
     rest.get(digits..)
 }
 
-fn claims(line: &mut Object<'_>, sheet: &[u8]) {
-    let mut claims = sheet::texts(sheet).filter(|(field, _)| field.is_claim()).peekable();
+fn claims(line: &mut Object<'_>, fields: &[u8]) {
+    let mut claims = record_fields::texts(fields).filter(|(field, _)| field.is_claim()).peekable();
     if claims.peek().is_some() {
         line.object("claims", |object| {
             claims.for_each(|(field, text)| object.text(field.name(), text));

@@ -3,7 +3,7 @@
 use tokio::sync::oneshot;
 
 use super::line::ExchangeEnd;
-use super::sheet::{ExchangeFacts, QueuedLine, RecordFields, Step};
+use super::record_fields::{ExchangeFacts, QueuedLine, RecordFields, Step};
 
 /// Lines queued for the journal's thread, oldest first.
 ///
@@ -12,7 +12,7 @@ use super::sheet::{ExchangeFacts, QueuedLine, RecordFields, Step};
 #[derive(Debug, Default)]
 pub(super) struct LineQueue {
     /// Texts of the lines, one after another.
-    pub(super) sheets: Vec<u8>,
+    pub(super) fields: Vec<u8>,
     pub(super) lines: Vec<QueuedLine>,
     /// Number of the first queued line, among all lines ever queued.
     first: u64,
@@ -32,14 +32,14 @@ impl LineQueue {
     pub(super) fn push(
         &mut self,
         known: ExchangeFacts,
-        sheet: &RecordFields,
+        fields: &RecordFields,
         step: Step,
         end: Option<ExchangeEnd>,
     ) -> QueuePosition {
         let place = QueuePosition(self.first + count(self.lines.len()));
-        let sheet = sheet.bytes();
-        self.sheets.extend_from_slice(sheet);
-        self.lines.push(QueuedLine { known, step, bytes: sheet.len(), end });
+        let fields = fields.bytes();
+        self.fields.extend_from_slice(fields);
+        self.lines.push(QueuedLine { known, step, bytes: fields.len(), end });
         place
     }
 
@@ -67,9 +67,9 @@ impl LineQueue {
             .map_or(taken.lines.len(), |open| open + taken.left_once);
         self.first = taken.first + count(until);
         let bytes: usize = taken.lines.iter().skip(until).map(|line| line.bytes).sum();
-        let sheets = taken.sheets.len().saturating_sub(bytes);
-        self.sheets.extend_from_slice(taken.sheets.get(sheets..).unwrap_or_default());
-        taken.sheets.truncate(sheets);
+        let fields = taken.fields.len().saturating_sub(bytes);
+        self.fields.extend_from_slice(taken.fields.get(fields..).unwrap_or_default());
+        taken.fields.truncate(fields);
         self.lines.extend(taken.lines.drain(until..));
         self.left_once = self.lines.len();
     }
@@ -97,7 +97,7 @@ mod tests {
 
     use super::*;
     use crate::audit::EndedBy;
-    use crate::audit::sheet::{self, Field};
+    use crate::audit::record_fields::{self, Field};
 
     const ENDED: ExchangeEnd = ExchangeEnd {
         status: Some(200),
@@ -125,21 +125,21 @@ mod tests {
             interaction: None,
             origin: None,
         };
-        let mut sheet = RecordFields::default();
-        sheet.note(Field::FROM, name);
-        queue.push(known, &sheet, Step::First, has_ended.then_some(ENDED))
+        let mut fields = RecordFields::default();
+        fields.note(Field::FROM, name);
+        queue.push(known, &fields, Step::First, has_ended.then_some(ENDED))
     }
 
     /// Returns the names of the lines that are taken, each with true if its exchange has ended.
     fn take(queue: &mut LineQueue) -> Vec<(String, bool)> {
         let mut taken = LineQueue::default();
         queue.take(&mut taken);
-        let mut rest = taken.sheets.as_slice();
+        let mut rest = taken.fields.as_slice();
         let mut names = Vec::new();
         for line in &taken.lines {
-            let sheet;
-            (sheet, rest) = rest.split_at(line.bytes);
-            let (_, name) = sheet::texts(sheet).next().unwrap();
+            let fields;
+            (fields, rest) = rest.split_at(line.bytes);
+            let (_, name) = record_fields::texts(fields).next().unwrap();
             names.push((String::from_utf8(name.to_vec()).unwrap(), line.end.is_some()));
         }
         assert!(rest.is_empty());

@@ -173,7 +173,7 @@ impl SegmentWalk {
             self.place.line = number;
             match piece {
                 SegmentPart::NotALine(bytes) => {
-                    self.fault(self.place.clone(), VerifyFaultKind::NotALine { bytes })
+                    self.fault(self.place.clone(), VerifyFaultKind::NotALine { bytes });
                 }
                 SegmentPart::Half(torn) => self.tail = Some((torn, self.place.clone())),
                 SegmentPart::Line(text, formed) => {

@@ -9,9 +9,9 @@ use uuid::Uuid;
 
 use super::index::Index;
 use super::line::{self, JournalNote, LastLine};
+use super::record_fields::{QueuedLine, Step};
 use super::recovery::RecoveredState;
 use super::segment::{JournalFolder, Segment, SegmentPresence, SyncCheck};
-use super::sheet::{QueuedLine, Step};
 use crate::metrics::Metrics;
 
 /// The journal as its thread writes it.
@@ -115,13 +115,13 @@ impl Writer {
     }
 
     /// Composes a line about an exchange.
-    pub(super) fn line(&mut self, line: &QueuedLine, sheet: &[u8]) {
+    pub(super) fn line(&mut self, line: &QueuedLine, fields: &[u8]) {
         let at = self.next_at();
         if at > u64::from(u32::MAX) {
             // The index has no space for this offset, and an incomplete index would hide the line.
             self.index = None;
         }
-        let keys = self.last.exchange(line, sheet, &mut self.text);
+        let keys = self.last.exchange(line, fields, &mut self.text);
         match (line.step, &line.end) {
             (Step::First, None) => drop(self.open.insert(line.known.id, self.last.seq)),
             (Step::Second, _) => drop(self.open.remove(&line.known.id)),

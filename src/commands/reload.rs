@@ -255,13 +255,10 @@ impl Reloader {
         state.ended = ended(&state.loader);
         let memory = self.publish(&config, &state.loader, &throttle);
         (state.config, state.seen) = (config, seen);
-        let faults = found.values().flatten().cloned().collect();
+        let faults: Vec<_> = found.values().flatten().cloned().collect();
         state.faults.extend(found);
         let alarms = Arc::new(Alarms::new(&state.loader, &state.lasting()));
-        tracing::info!(
-            generation = trust.generation,
-            "reload finished; a part with faults keeps its last good state and raises an alarm"
-        );
+        tracing::info!(generation = trust.generation, faults = faults.len(), "reload finished");
         self.live.store(Arc::new(InForce { trust, rulebook, throttle, alarms, memory }));
         self.log_notices_in(state);
         faults

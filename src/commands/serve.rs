@@ -150,13 +150,8 @@ impl Server {
         let throttle = prepare::throttle(&config, None, (&pressure, &metrics))?;
         pressure.limit(throttle.limits().ceiling(memory));
         let (trust, rulebook) = (Arc::new(trust), Arc::new(rulebook));
-        let live = InForce {
-            trust,
-            rulebook,
-            throttle,
-            alarms: Arc::new(Alarms::new(&loader, &[])),
-            memory,
-        };
+        let alarms = Arc::new(Alarms::new(&loader, &[]));
+        let live = InForce { trust, rulebook, throttle, alarms, memory };
         let live = Arc::new(ArcSwap::from_pointee(live));
         let shared = gateway::GatewayShared {
             live: Arc::clone(&live),

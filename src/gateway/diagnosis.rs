@@ -19,7 +19,7 @@ use spine_types::target::Target;
 ///
 /// Security: a certificate with unknown names is answered as if the ASID belonged to another consumer, so
 /// that its owner cannot find out which ASIDs exist.
-pub(super) fn explain_sender_mismatch(
+pub(super) fn sender(
     directory: &Directory,
     refusal: Refusal,
     peer: &Peer,
@@ -41,11 +41,7 @@ pub(super) fn explain_sender_mismatch(
 }
 
 /// Refines an organisation mismatch: distinguishes an organisation of another consumer from an unknown one.
-pub(super) fn explain_claim_mismatch(
-    directory: &Directory,
-    refusal: Refusal,
-    claims: &Claims<'_>,
-) -> Refusal {
+pub(super) fn claims(directory: &Directory, refusal: Refusal, claims: &Claims<'_>) -> Refusal {
     let unknown = !directory.knows_organisation(&claims.organisation);
     if unknown && refusal == Refusal::OrganisationMismatch {
         return Refusal::OrganisationUnknown;
@@ -54,11 +50,7 @@ pub(super) fn explain_claim_mismatch(
 }
 
 /// Refines a target mismatch: distinguishes the target of another registration from an unregistered one.
-pub(super) fn explain_target_mismatch(
-    directory: &Directory,
-    refusal: Refusal,
-    target: &Target<'_>,
-) -> Refusal {
+pub(super) fn target(directory: &Directory, refusal: Refusal, target: &Target<'_>) -> Refusal {
     match (refusal, target) {
         (Refusal::TargetVaries { root, cpa, url, .. }, Target::Url(inner))
             if !directory.knows_root_of(inner) =>

@@ -232,6 +232,7 @@ const FORMER_TOKENS: [(&str, &str); 2] =
     [("knock_limited", "certificate_rate_limited"), ("provider_spared", "provider_circuit_open")];
 
 /// Returns every token, former ones included, under which a journal may hold the refusal that `token` names.
+#[must_use]
 pub fn token_names(token: &str) -> Vec<String> {
     let names = FORMER_TOKENS
         .into_iter()

@@ -125,13 +125,13 @@ impl RecordFields {
     }
 }
 
-/// Returns the texts of a sheet.
-pub(super) fn texts(mut sheet: &[u8]) -> impl Iterator<Item = (Field, &[u8])> {
+/// Returns the texts of a fields.
+pub(super) fn texts(mut fields: &[u8]) -> impl Iterator<Item = (Field, &[u8])> {
     std::iter::from_fn(move || {
-        let [field, high, low, rest @ ..] = sheet else { return None };
+        let [field, high, low, rest @ ..] = fields else { return None };
         let length = u16::from_be_bytes([*high, *low]).into();
         let (text, rest) = rest.split_at_checked(length)?;
-        sheet = rest;
+        fields = rest;
         Some((Field(*field), text))
     })
 }
@@ -180,12 +180,12 @@ mod tests {
 
     #[test]
     fn texts_are_read_as_they_were_noted() {
-        let mut sheet = RecordFields::default();
-        sheet.note(Field::TRACE_ID, "a");
-        sheet.optional(Field::FROM, None);
-        sheet.note(Field::ODS, "");
-        sheet.note(Field::TO, "é");
-        let read: Vec<_> = texts(sheet.bytes()).collect();
+        let mut fields = RecordFields::default();
+        fields.note(Field::TRACE_ID, "a");
+        fields.optional(Field::FROM, None);
+        fields.note(Field::ODS, "");
+        fields.note(Field::TO, "é");
+        let read: Vec<_> = texts(fields.bytes()).collect();
         assert_eq!(
             read,
             [
