@@ -32,7 +32,7 @@ pub enum CommandFailure {
     Configuration(anyhow::Error),
     /// The environment failed, or the command found what it checks for to be wrong: exit code 1.
     #[error("{0:#}")]
-    World(anyhow::Error),
+    Environment(anyhow::Error),
 }
 
 impl CommandFailure {
@@ -40,8 +40,8 @@ impl CommandFailure {
         Self::Configuration(error.into())
     }
 
-    pub(crate) fn world(error: impl Into<anyhow::Error>) -> Self {
-        Self::World(error.into())
+    pub(crate) fn environment(error: impl Into<anyhow::Error>) -> Self {
+        Self::Environment(error.into())
     }
 }
 

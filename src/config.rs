@@ -72,7 +72,7 @@ pub struct Config {
     pub log: Log,
     /// Deviations from the specification that are allowed, by the consumer's ASID.
     #[serde(default)]
-    pub compatibility: BTreeMap<Asid, Leniences>,
+    pub compatibility: BTreeMap<Asid, CompatibilitySettings>,
     #[serde(skip)]
     #[schemars(skip)]
     places: ConfigPaths,
@@ -201,7 +201,7 @@ impl From<LogLevel> for LevelFilter {
 /// Deviations from the specification that are allowed for one consumer.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct Leniences {
+pub struct CompatibilitySettings {
     /// Audiences that are accepted besides the registered service root.
     pub audience: Vec<OtherAudience>,
     /// Lab: treatment of a token's third part, the signature.
@@ -212,9 +212,9 @@ pub struct Leniences {
     pub errors: ErrorFamily,
 }
 
-impl Leniences {
+impl CompatibilitySettings {
     /// Returns the first key that is set and needs `lab = true`.
-    fn needs_lab(&self) -> Option<&'static str> {
+    fn first_lab_key(&self) -> Option<&'static str> {
         if self.signature != Signature::default() {
             Some("signature")
         } else if self.trace_id != TraceIdRule::default() {
@@ -300,8 +300,8 @@ impl Config {
     fn check(&self) -> Result<(), String> {
         AllowedInteractions::from_names(self.allowed.iter().map(String::as_str))
             .map_err(|why| format!("allowed: {why}"))?;
-        for (asid, leniences) in &self.compatibility {
-            for audience in &leniences.audience {
+        for (asid, settings) in &self.compatibility {
+            for audience in &settings.audience {
                 if let OtherAudience::Named(name) = audience
                     && !name.contains("://")
                 {
@@ -310,7 +310,7 @@ impl Config {
                     ));
                 }
             }
-            if let (false, Some(key)) = (self.lab, leniences.needs_lab()) {
+            if let (false, Some(key)) = (self.lab, settings.first_lab_key()) {
                 return Err(format!("compatibility.{asid}.{key} needs lab = true"));
             }
         }

@@ -92,7 +92,7 @@ impl DecisionRules {
     /// Returns the deviations allowed for the consumer that `Ssp-From` names.
     ///
     /// Security: the name is not verified yet; no deviation lets a request in by itself.
-    fn leniences(&self, headers: &SspHeaders<'_>) -> &Compatibility {
+    fn compatibility(&self, headers: &SspHeaders<'_>) -> &Compatibility {
         static STRICT: Compatibility = Compatibility {
             audiences: Vec::new(),
             signature: Signature::Refused,
@@ -317,11 +317,11 @@ impl Gateway {
     ) -> Result<Response<ProviderBody>, Refusal> {
         let Inbound { live, head, connection, gone, now_s } = inbound;
         let InForce { trust, rulebook, throttle, .. } = live;
-        let leniences = rulebook.leniences(headers);
+        let compatibility = rulebook.compatibility(headers);
         let peer = connection.handshake.peer(trust, now_s)?;
         entry.peer(&peer);
         throttle.check_certificate_rate(&peer)?;
-        let request = SspRequest::parse(head, headers, &rulebook.rules, leniences.trace_ids)?;
+        let request = SspRequest::parse(head, headers, &rulebook.rules, compatibility.trace_ids)?;
         let SspRequest { from, receiver, interaction_id, target, .. } = &request;
         if !self.directory.may_know(peer.names()) {
             return Err(Refusal::CertificateUnknown);
@@ -338,7 +338,7 @@ impl Gateway {
         let allowance = admission.allowance;
         let interaction =
             interaction::find(&rulebook.allowed, interaction_id, &head.method, target.path())?;
-        let payload = claims::payload(&head.headers, leniences.signature)?;
+        let payload = claims::payload(&head.headers, compatibility.signature)?;
         let claims = claims::check(&payload, interaction, now_s)?;
         entry.claims(&claims);
         let facts = RequestFacts {
@@ -347,7 +347,7 @@ impl Gateway {
             target,
             interaction,
             claims: &claims,
-            audiences: &leniences.audiences,
+            audiences: &compatibility.audiences,
             bases: &rulebook.bases,
         };
         policy::may_send(&facts)

@@ -89,7 +89,7 @@ fn main() -> ExitCode {
             writeln!(std::io::stderr(), "spine-proxy: {failure}").unwrap_or_default();
             match failure {
                 CommandFailure::Configuration(_) => ExitCode::from(EXIT_CONFIGURATION),
-                CommandFailure::World(_) => ExitCode::FAILURE,
+                CommandFailure::Environment(_) => ExitCode::FAILURE,
             }
         }
     }

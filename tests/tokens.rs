@@ -1,4 +1,4 @@
-//! Leniences with tokens: each by name, for one consumer, off by default.
+//! Compatibility settings for tokens: each by name, for one consumer, off by default.
 #![expect(clippy::print_stdout, reason = "a row that fails is named by the last line printed")]
 
 use serde_json::{Value, json};

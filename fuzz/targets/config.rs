@@ -2,7 +2,7 @@
 //! below it, names what it listens at and as, holds no lab switch outside a lab, and has paths that
 //! stand whatever the working directory.
 
-use spine_proxy::config::{Config, Leniences};
+use spine_proxy::config::{CompatibilitySettings, Config};
 
 pub(crate) fn check(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
@@ -38,8 +38,8 @@ pub(crate) fn check(data: &[u8]) {
     assert!(config.audit.journal.is_absolute());
 }
 
-fn is_lawful(leniences: &Leniences) -> bool {
-    let none = Leniences::default();
+fn is_lawful(leniences: &CompatibilitySettings) -> bool {
+    let none = CompatibilitySettings::default();
     leniences.signature == none.signature
         && leniences.trace_id == none.trace_id
         && leniences.errors == none.errors

@@ -118,7 +118,7 @@ pub fn run(wanted: AuditTask) -> Result<(), CommandFailure> {
             if found.is_sound() {
                 return Ok(());
             }
-            Err(CommandFailure::world(anyhow::anyhow!(
+            Err(CommandFailure::environment(anyhow::anyhow!(
                 "the journal has been changed, cut or damaged: see the faults above"
             )))
         }
@@ -341,7 +341,7 @@ fn moment(text: &str) -> Result<Timestamp, String> {
 }
 
 fn fault(journal: &Path, error: io::Error) -> CommandFailure {
-    CommandFailure::world(
+    CommandFailure::environment(
         anyhow::Error::new(error).context(format!("cannot read the journal {}", journal.display())),
     )
 }

@@ -167,7 +167,7 @@ const LEAVES: [(&str, &str, &[&str]); 4] = [
 /// # Errors
 /// Returns an error if the folder or a file cannot be written, or a file already exists.
 pub fn run(folder: &Path) -> Result<(), CommandFailure> {
-    write_all(folder).map_err(CommandFailure::World)
+    write_all(folder).map_err(CommandFailure::Environment)
 }
 
 fn write_all(folder: &Path) -> anyhow::Result<()> {

@@ -45,7 +45,7 @@ pub fn run(wanted: &DemoOptions) -> Result<(), CommandFailure> {
         .worker_threads(2)
         .enable_all()
         .build()
-        .map_err(CommandFailure::world)?;
+        .map_err(CommandFailure::environment)?;
     let played = runtime.block_on(played(&folder, wanted));
     if let Err(error) = std::fs::remove_dir_all(&folder) {
         print(format_args!("{} could not be removed: {error}", folder.display()));
@@ -56,11 +56,11 @@ pub fn run(wanted: &DemoOptions) -> Result<(), CommandFailure> {
 async fn played(folder: &Path, wanted: &DemoOptions) -> Result<(), CommandFailure> {
     let with = if wanted.ldap { Directories::Ldap } else { Directories::Api };
     let world = World::set_up(folder, with).await?;
-    let mut stop = signal(SignalKind::terminate()).map_err(CommandFailure::world)?;
+    let mut stop = signal(SignalKind::terminate()).map_err(CommandFailure::environment)?;
     let record = wanted.record.as_ref().map(std::fs::File::create).transpose();
-    let play = Play::new(&world, record.map_err(CommandFailure::world)?);
+    let play = Play::new(&world, record.map_err(CommandFailure::environment)?);
     let failed = tokio::select! {
-        failed = play.all() => failed.map_err(CommandFailure::World)?,
+        failed = play.all() => failed.map_err(CommandFailure::Environment)?,
         _ = tokio::signal::ctrl_c() => return Ok(()),
         _ = stop.recv() => return Ok(()),
     };
@@ -68,7 +68,7 @@ async fn played(folder: &Path, wanted: &DemoOptions) -> Result<(), CommandFailur
         world.take_down().await;
         return match failed {
             0 => Ok(()),
-            failed => Err(CommandFailure::World(anyhow::anyhow!(
+            failed => Err(CommandFailure::Environment(anyhow::anyhow!(
                 "{failed} steps were not answered as expected"
             ))),
         };

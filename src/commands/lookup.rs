@@ -39,13 +39,13 @@ pub fn run(wanted: &LookupOptions) -> Result<(), CommandFailure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(CommandFailure::world)?;
+        .map_err(CommandFailure::environment)?;
     runtime.block_on(async {
         let metrics = Arc::new(Metrics::new());
         let settings = &config.directory;
         let directory = Directory::new(directory, live, settings, metrics, Handle::current());
         if let Some(path) = &settings.snapshot {
-            directory.load(path).map_err(CommandFailure::world)?;
+            directory.load(path).map_err(CommandFailure::environment)?;
         }
         print(format_args!("practice    {ods}\ninteraction {}", interaction.id));
         print_explanation(directory.explain(&ods, interaction).await, interaction)
@@ -80,9 +80,9 @@ fn print_explanation(
         print(format_args!("unusual     {oddity}"));
     }
     let found =
-        explained.answer.map_err(|why| CommandFailure::World(anyhow!("no answer: {why}")))?;
+        explained.answer.map_err(|why| CommandFailure::Environment(anyhow!("no answer: {why}")))?;
     let Some((origin, providers)) = found else {
-        return Err(CommandFailure::World(anyhow!(
+        return Err(CommandFailure::Environment(anyhow!(
             "nothing is registered for this practice and interaction"
         )));
     };
@@ -106,11 +106,11 @@ fn print_explanation(
     others.dedup();
     print(format_args!("also has    {} other interactions", others.len()));
     match systems {
-        0 => Err(CommandFailure::World(anyhow!(
+        0 => Err(CommandFailure::Environment(anyhow!(
             "this practice is not registered for this interaction"
         ))),
         1 => Ok(()),
-        _ => Err(CommandFailure::World(anyhow!(
+        _ => Err(CommandFailure::Environment(anyhow!(
             "{systems} systems are registered: a request must choose one with Ssp-To"
         ))),
     }

@@ -167,7 +167,7 @@ impl Reloader {
     async fn load(self: Arc<Self>, trigger: ReloadTrigger) -> Result<(), CommandFailure> {
         let this = Arc::clone(&self);
         let loaded = tokio::task::spawn_blocking(move || this.swap(trigger)).await;
-        let faults = loaded.map_err(CommandFailure::world)?;
+        let faults = loaded.map_err(CommandFailure::environment)?;
         let now_s = Timestamp::now().as_second();
         self.metrics.reload(if faults.is_empty() { Ok(now_s) } else { Err(()) });
         match faults.is_empty() {

@@ -49,10 +49,10 @@ pub fn run(path: &Path) -> Result<(), CommandFailure> {
         .worker_threads(1)
         .enable_all()
         .build()
-        .map_err(CommandFailure::world)?;
+        .map_err(CommandFailure::environment)?;
     let ended = runtime.block_on(async {
-        let mut stop = signal(SignalKind::terminate()).map_err(CommandFailure::world)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandFailure::world)?;
+        let mut stop = signal(SignalKind::terminate()).map_err(CommandFailure::environment)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandFailure::environment)?;
         let server = Server::start(prepared, Some(path.to_owned()))?;
         let cut = server.stopping.stop.cut.clone();
         tokio::select! {
@@ -135,7 +135,7 @@ impl Server {
     pub fn start(prepared: Prepared, path: Option<PathBuf>) -> Result<Self, CommandFailure> {
         let Prepared { config, trust, rulebook, directory, live, loader, memory, seen } = prepared;
         // First of all: a SIGHUP without a handler ends the process.
-        let hangup = signal(SignalKind::hangup()).map_err(CommandFailure::world)?;
+        let hangup = signal(SignalKind::hangup()).map_err(CommandFailure::environment)?;
         let metrics = Arc::new(Metrics::new());
         prepare::publish(&loader, config.lab, &metrics);
         metrics.reload(Ok(Timestamp::now().as_second()));
@@ -161,7 +161,7 @@ impl Server {
         };
         let gateways = gateways(&config, &shared, &pressure);
         let workers = Workers::start(gateways, limits, &stop, &metrics);
-        let workers = Arc::new(workers.map_err(CommandFailure::world)?);
+        let workers = Arc::new(workers.map_err(CommandFailure::environment)?);
         let views = AdminState {
             metrics: Arc::clone(&metrics),
             live: Arc::clone(&live),
@@ -184,7 +184,8 @@ impl Server {
         });
         let addresses = announce(&listeners);
         // Consumers are accepted last: they could use up the file descriptors that the rest needs.
-        let admin_port = admin::start(admin_listener, views).map_err(CommandFailure::world)?;
+        let admin_port =
+            admin::start(admin_listener, views).map_err(CommandFailure::environment)?;
         let accept = |(listener, _)| workers.accept(listener, stop.drain.clone());
         let accepting: io::Result<Vec<_>> = listeners.into_iter().map(accept).collect();
         let background = vec![
@@ -192,7 +193,7 @@ impl Server {
             tokio::spawn(kept),
             tokio::spawn(watch(trail.clone())),
         ];
-        let accepting = accepting.map_err(CommandFailure::world)?;
+        let accepting = accepting.map_err(CommandFailure::environment)?;
         let stopping = Shutdown { leaving, stop, workers, accepting, background, admin_port };
         Ok(Self { addresses, admin, metrics, trail, directory, reloader, stopping })
     }

@@ -102,7 +102,7 @@ pub fn run(wanted: SimulateOptions) -> Result<(), CommandFailure> {
         .worker_threads(2)
         .enable_all()
         .build()
-        .map_err(CommandFailure::world)?;
+        .map_err(CommandFailure::environment)?;
     runtime.block_on(settings.serve(Arc::new(provider), serving))
 }
 
@@ -174,12 +174,12 @@ impl ProviderSettings {
         provider: Arc<SimulatedProvider>,
         serving: Serving,
     ) -> Result<(), CommandFailure> {
-        let mut stop = signal(SignalKind::terminate()).map_err(CommandFailure::world)?;
+        let mut stop = signal(SignalKind::terminate()).map_err(CommandFailure::environment)?;
         let listener = TcpListener::bind(self.address)
             .await
             .with_context(|| format!("cannot listen on {}", self.address))
-            .map_err(CommandFailure::World)?;
-        let address = listener.local_addr().map_err(CommandFailure::world)?;
+            .map_err(CommandFailure::Environment)?;
+        let address = listener.local_addr().map_err(CommandFailure::environment)?;
         let scheme = if serving.tls.is_some() { "https" } else { "http" };
         for practice in &self.practices {
             let SimulatedProviders { ods, asid, name, base_path, .. } = practice;

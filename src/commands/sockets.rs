@@ -29,9 +29,9 @@ impl InheritedSockets {
             let taken = taken.with_context(|| {
                 format!("inherited socket {number} is not a listening TCP socket")
             });
-            if let Some(socket) = taken.map_err(CommandFailure::World)? {
-                socket.set_nonblocking(true).map_err(CommandFailure::world)?;
-                sockets.push((socket.local_addr().map_err(CommandFailure::world)?, socket));
+            if let Some(socket) = taken.map_err(CommandFailure::Environment)? {
+                socket.set_nonblocking(true).map_err(CommandFailure::environment)?;
+                sockets.push((socket.local_addr().map_err(CommandFailure::environment)?, socket));
             }
         }
         Ok(Self(sockets))
@@ -49,13 +49,13 @@ impl InheritedSockets {
             let (address, socket) = self.0.swap_remove(at);
             tracing::info!(%address, "using a listening socket inherited from the service manager");
             let socket =
-                tokio::net::TcpListener::from_std(socket).map_err(CommandFailure::world)?;
+                tokio::net::TcpListener::from_std(socket).map_err(CommandFailure::environment)?;
             return Ok((socket, address));
         }
         let listener = listener::bind(address)
             .with_context(|| format!("cannot listen on {address}"))
-            .map_err(CommandFailure::World)?;
-        let address = listener.local_addr().map_err(CommandFailure::world)?;
+            .map_err(CommandFailure::Environment)?;
+        let address = listener.local_addr().map_err(CommandFailure::environment)?;
         Ok((listener, address))
     }
 

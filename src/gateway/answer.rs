@@ -38,7 +38,7 @@ impl RefusalFormat {
         let format = FhirFormat::negotiate(head.uri.query(), accept, text(header::CONTENT_TYPE));
         let errors = match rulebook.compatibility.is_empty() {
             true => ErrorFamily::default(),
-            false => rulebook.leniences(&SspHeaders::read(&head.headers)).errors,
+            false => rulebook.compatibility(&SspHeaders::read(&head.headers)).errors,
         };
         Self { format, errors, rulebook: Arc::clone(rulebook), version: head.version }
     }

@@ -118,10 +118,10 @@ impl World {
             .mode(0o700)
             .create(folder)
             .with_context(|| format!("cannot create the folder {}", folder.display()))
-            .map_err(CommandFailure::World)?;
+            .map_err(CommandFailure::Environment)?;
         let suppliers = CancellationToken::new();
         let (config, slapd) =
-            prepare(folder, with, &suppliers).await.map_err(CommandFailure::World)?;
+            prepare(folder, with, &suppliers).await.map_err(CommandFailure::Environment)?;
         let server = Server::start(Prepared::load(&config, 1)?, Some(config))?;
         Ok(Self { folder: folder.to_owned(), server, suppliers, with, _slapd: slapd })
     }
@@ -161,7 +161,7 @@ impl World {
 
     /// Returns commands to try next, which work as printed while the demonstration runs.
     pub(super) fn invitation(&self) -> Result<String, CommandFailure> {
-        let program = std::env::current_exe().map_err(CommandFailure::world)?;
+        let program = std::env::current_exe().map_err(CommandFailure::environment)?;
         let (program, folder) = (program.display(), self.folder.display());
         let (address, admin) = (self.address(), self.server.admin);
         let [practice, ..] = &PRACTICES;
