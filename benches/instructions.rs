@@ -72,16 +72,18 @@ const STEPS: [(&str, &[&str]); 4] = [
     (
         "usual, step record",
         &[
-            "audit::entry::Entry::heard",
-            "audit::sheet::Sheet::claims",
+            "audit::entry::Entry::set_headers",
+            "audit::record_fields::RecordFields::claims",
             "audit::entry::Entry as core::ops::drop::Drop>::drop",
         ],
     ),
 ];
 
 /// Functions that run by the clock and not for a request: they are not counted.
-const BACKGROUND: [&str; 2] =
-    ["commands::reload::Reloader::watch::{{closure}}", "throttle::pressure::resident_bytes"];
+const BACKGROUND: [&str; 2] = [
+    "commands::reload::Reloader::watch::{{closure}}",
+    "throttle::pressure::ResidentMemoryFile::bytes",
+];
 
 fn main() -> ExitCode {
     let options = Options::parse();

@@ -173,8 +173,8 @@ impl Trail {
             self.0.metrics.audit.healthy.set(is_healthy.into());
             if was_healthy && !is_healthy {
                 tracing::error!(
-                    "the audit journal's disk is full, fails or does not answer in time; new \
-                     requests are refused as audit.when-failing says"
+                    "the audit journal cannot be written: its disk is full, fails or does not \
+                     answer in time; new writes are refused, and reads as audit.when-failing says"
                 );
             }
             was_healthy = is_healthy;

@@ -43,7 +43,7 @@ pub enum AttemptResult {
     /// The system failed, and is not to be called for this long if that is known.
     Failed(Option<Duration>),
     /// The system is not to be called for this long, whatever came before.
-    Spare(Duration),
+    OpenFor(Duration),
 }
 
 /// Circuit breaker of one system.
@@ -130,7 +130,7 @@ impl Breaker {
                 return false;
             }
             AttemptResult::Failed(named) => (named, false),
-            AttemptResult::Spare(named) => (Some(named), true),
+            AttemptResult::OpenFor(named) => (Some(named), true),
         };
         state.in_a_row += 1;
         state.note(false);
@@ -247,7 +247,7 @@ mod tests {
             breaker.learn(Admitted::Closed, AttemptResult::Moot);
         }
         assert!(breaker.admits().is_ok());
-        breaker.learn(Admitted::Closed, AttemptResult::Spare(Duration::from_secs(60)));
+        breaker.learn(Admitted::Closed, AttemptResult::OpenFor(Duration::from_secs(60)));
         tokio::time::advance(Duration::from_secs(59)).await;
         assert!(breaker.admits().is_err());
         tokio::time::advance(Duration::from_secs(2)).await;

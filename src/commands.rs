@@ -45,6 +45,12 @@ impl CommandFailure {
     }
 }
 
+impl From<std::io::Error> for CommandFailure {
+    fn from(error: std::io::Error) -> Self {
+        Self::environment(error)
+    }
+}
+
 /// Prints a line to standard output; an error, such as a closed pipe, is ignored.
 pub(crate) fn print(text: impl std::fmt::Display) {
     writeln!(std::io::stdout(), "{text}").unwrap_or_default();

@@ -1,7 +1,6 @@
 //! Request pipeline, from a request's head to the provider's response.
 //!
-//! Each step takes values and returns a value or a [`Refusal`]. Steps that decide do not wait; steps that
-//! wait do not decide. The last decision yields a permit, and only a permit can be forwarded.
+//! Each step takes values and returns a value or a [`Refusal`]. Modules that decide do no I/O. The last decision yields a permit, and only a permit can be forwarded.
 
 use std::collections::HashMap;
 use std::pin::pin;

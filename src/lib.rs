@@ -1,11 +1,11 @@
 //! Open Spine Secure Proxy for GP Connect Appointment Management.
 //!
 //! One function of [`gateway`] handles a request from its head to its answer. Each step takes values and
-//! returns a value or a [`refusal::Refusal`]. Steps that decide never wait; steps that wait never decide. The
+//! returns a value or a [`refusal::Refusal`]. Modules that decide do no I/O and read no clock. The
 //! last decision returns a [`policy::Permit`], without which no request can be forwarded. Every exchange is
 //! recorded through an [`audit::Entry`], which no step can read and which closes its record when dropped.
 //!
-//! The modules, in the order in which a request reaches them:
+//! The modules, by layer:
 
 pub mod commands;
 pub mod config;

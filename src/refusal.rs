@@ -1,4 +1,4 @@
-//! Every refusal, in the order of the checks. Status, token and body family of each are in [`table`].
+//! Every refusal, grouped by what it is about. Status, token and body family of each are in [`table`].
 //!
 //! `Display` is the text that the consumer reads; details for operators go to the log where the refusal is
 //! made. A refusal never holds what the consumer sent, except identifiers that have been parsed.
@@ -45,7 +45,7 @@ impl SspHeader {
     }
 }
 
-/// Part of a failed request that the provider may have received.
+/// Certainty with which a failed request reached the provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reached {
     /// The request was not sent completely: it may be repeated.
@@ -54,6 +54,18 @@ pub enum Reached {
     Unknown,
     /// A complete read may have been received; it changes nothing.
     Read,
+}
+
+impl Reached {
+    /// Returns the word for logs: `not sent`, `unknown` or `read`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::NotSent => "not sent",
+            Self::Unknown => "unknown",
+            Self::Read => "read",
+        }
+    }
 }
 
 /// Remaining quota of a consumer.
@@ -80,7 +92,7 @@ impl QuotaLeft {
     }
 }
 
-/// Reason for which the gateway refuses a request, in the order of the checks.
+/// Reason for which the gateway refuses a request, grouped by what it is about.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "each variant's message describes it, in the consumer's words")]
 pub enum Refusal {

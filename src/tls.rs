@@ -191,8 +191,7 @@ const fn sessions_max() -> usize {
     2048
 }
 
-/// One generation of certificates, authorities and revocation lists; a reload that finds a change makes
-/// the next.
+/// One generation of certificates, authorities and revocation lists; a reload of trust makes the next.
 pub struct Trust {
     /// Number of the generation, from 1.
     pub generation: u64,

@@ -95,7 +95,7 @@ fn walk(folder: &Path, module: Option<&str>, modules: &mut BTreeMap<String, Stri
             walk(&path, Some(module), modules);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = std::fs::read_to_string(&path).unwrap();
-            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+            let code = text.split("\nmod tests {").next().unwrap();
             let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
             let code: Vec<_> = lines.collect();
             modules.entry(module.to_owned()).or_default().push_str(&code.join("\n"));

@@ -51,6 +51,11 @@ async fn a_mistake_in_the_configuration_is_named_with_line_and_caret() {
             &["line 3", "\"64 kilobytes\" has no known unit; write \"64 KiB\""],
         ),
         (
+            "[directory]",
+            "[directory]\ndeadlines.spare = \"10s\"",
+            &["spare", "^", "renamed: write `circuit-open`"],
+        ),
+        (
             "[throttle]",
             "[throttle]\npractice-spared = \"10s\"",
             &["practice-spared", "^", "renamed: write `practice-circuit-open`"],

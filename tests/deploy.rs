@@ -162,7 +162,7 @@ fn the_example_configuration_is_served_until_told_to_stop() {
     assert!(told.success());
     log.extend(lines);
     assert_eq!(serving.wait().unwrap().code(), Some(0), "{log}");
-    assert!(log.contains("\"stopped\""), "{log}");
+    assert!(log.contains("\"the proxy has stopped\""), "{log}");
     assert!(site.folder.path().join("deploy/audit").exists());
 }
 

@@ -23,7 +23,8 @@ fn moved() -> Records {
 }
 
 /// Nobody waits long for what does not come.
-const HASTE: &str = r#"deadlines = { attempt = "300ms", waiting = "700ms", spare = "100ms" }"#;
+const SHORT: &str =
+    r#"deadlines = { attempt = "300ms", waiting = "700ms", circuit-open = "100ms" }"#;
 const MINUTE: i64 = 60;
 const HOUR: i64 = 60 * MINUTE;
 

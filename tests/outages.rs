@@ -42,7 +42,8 @@ fn call(number: usize, turn: usize) -> Call {
     }
 }
 
-const HASTE: &str = r#"deadlines = { attempt = "300ms", waiting = "700ms", spare = "100ms" }"#;
+const SHORT: &str =
+    r#"deadlines = { attempt = "300ms", waiting = "700ms", circuit-open = "100ms" }"#;
 const SEEN: usize = 12;
 
 /// Sends calls for practices that have been seen until it is told to stop; answers how many.
@@ -75,7 +76,7 @@ async fn is_loaded(stage: Stage) -> Stage {
 async fn an_outage_of_the_directory_under_load_fails_nobody_who_has_been_seen() {
     // Nothing is fresh, so that every request feels the outage; in between lies a restart.
     let more = format!(
-        "{HASTE}\nsnapshot = \"held.json\"\nmisses-per-minute = 1000\n\
+        "{SHORT}\nsnapshot = \"held.json\"\nmisses-per-minute = 1000\n\
          freshness = {{ provider = \"0s\", provider-stale = \"45m\" }}"
     );
     let mut registry = Registry::new(records(SEEN + 1), &more).await;
@@ -295,7 +296,7 @@ fn lookup(stage: &Stage, arguments: &[&str]) -> (i32, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lookup_tells_how_an_answer_comes_about() {
-    let registry = Registry::new(records(2), HASTE).await;
+    let registry = Registry::new(records(2), SHORT).await;
     let stage = registry.stage().await;
     let (code, text) = lookup(&stage, &["p00000"]);
     assert_eq!(code, 0, "{text}");
@@ -353,7 +354,7 @@ async fn check_says_who_is_asked_and_who_cannot_tell_who_sends() {
 /// Nothing of the key reaches an answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_key_is_no_absence_and_shows_nowhere() {
-    let registry = Registry::new(records(1), HASTE).await;
+    let registry = Registry::new(records(1), SHORT).await;
     std::fs::write(registry.folder.path().join("key"), "another-key").unwrap();
     let stage = registry.stage().await;
     let answer: Answer = stage.refuses(call(0, 0), "directory_unavailable").await;
@@ -394,7 +395,7 @@ async fn nothing_that_could_break_a_question_reaches_the_directory() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mishap_on_the_way_to_the_directory_fails_nobody_who_has_been_seen() {
-    let more = format!("{HASTE}\nfreshness = {{ provider = \"0s\", provider-stale = \"45m\" }}");
+    let more = format!("{SHORT}\nfreshness = {{ provider = \"0s\", provider-stale = \"45m\" }}");
     let late = Mishap::Latency(Duration::from_millis(10));
     for (mishap, gets_through) in [
         (late, true),

@@ -276,7 +276,7 @@ impl Writer {
                     tracing::error!(
                         %error,
                         "no new segment of the audit journal can be created: the current one grows \
-                         on, and it is tried again every second"
+                         on; creating one is tried again every second"
                     );
                 }
                 self.stuck = Some(Instant::now());

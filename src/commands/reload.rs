@@ -258,7 +258,7 @@ impl Reloader {
         let faults: Vec<_> = found.values().flatten().cloned().collect();
         state.faults.extend(found);
         let alarms = Arc::new(Alarms::new(&state.loader, &state.lasting()));
-        tracing::info!(generation = trust.generation, faults = faults.len(), "reload finished");
+        tracing::info!(generation = trust.generation, faults = faults.len(), "reload put in force");
         self.live.store(Arc::new(InForce { trust, rulebook, throttle, alarms, memory }));
         self.log_notices_in(state);
         faults

@@ -81,8 +81,9 @@ pub fn run(path: &Path) -> Result<(), CommandFailure> {
 /// data.
 pub fn log(settings: &Log) {
     let ours = LevelFilter::from(settings.level);
-    let filter =
-        Targets::new().with_default(LevelFilter::WARN).with_target(env!("CARGO_CRATE_NAME"), ours);
+    let filter = Targets::new()
+        .with_default(LevelFilter::WARN)
+        .with_targets([env!("CARGO_CRATE_NAME"), "gpconnect_simulator"].map(|name| (name, ours)));
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let started = match settings.format {
         LogFormat::Json => {
@@ -135,7 +136,7 @@ impl Server {
     pub fn start(prepared: Prepared, path: Option<PathBuf>) -> Result<Self, CommandFailure> {
         let Prepared { config, trust, rulebook, directory, live, loader, memory, seen } = prepared;
         // First of all: a SIGHUP without a handler ends the process.
-        let hangup = signal(SignalKind::hangup()).map_err(CommandFailure::environment)?;
+        let hangup = signal(SignalKind::hangup())?;
         let metrics = Arc::new(Metrics::new());
         prepare::publish(&loader, config.lab, &metrics);
         metrics.reload(Ok(Timestamp::now().as_second()));
@@ -149,8 +150,8 @@ impl Server {
         let pressure = Pressure::new(config.workers());
         let throttle = prepare::throttle(&config, None, (&pressure, &metrics))?;
         pressure.limit(throttle.limits().ceiling(memory));
-        let (trust, rulebook) = (Arc::new(trust), Arc::new(rulebook));
-        let alarms = Arc::new(Alarms::new(&loader, &[]));
+        let (trust, rulebook, alarms) =
+            (Arc::new(trust), Arc::new(rulebook), Arc::new(Alarms::new(&loader, &[])));
         let live = InForce { trust, rulebook, throttle, alarms, memory };
         let live = Arc::new(ArcSwap::from_pointee(live));
         let shared = gateway::GatewayShared {
@@ -159,9 +160,9 @@ impl Server {
             trail: trail.clone(),
             metrics: Arc::clone(&metrics),
         };
-        let gateways = gateways(&config, &shared, &pressure);
-        let workers = Workers::start(gateways, limits, &stop, &metrics);
-        let workers = Arc::new(workers.map_err(CommandFailure::environment)?);
+        let workers =
+            Workers::start(gateways(&config, &shared, &pressure), limits, &stop, &metrics);
+        let workers = Arc::new(workers?);
         let views = AdminState {
             metrics: Arc::clone(&metrics),
             live: Arc::clone(&live),
@@ -184,16 +185,14 @@ impl Server {
         });
         let addresses = announce(&listeners);
         // Consumers are accepted last: they could use up the file descriptors that the rest needs.
-        let admin_port =
-            admin::start(admin_listener, views).map_err(CommandFailure::environment)?;
+        let admin_port = admin::start(admin_listener, views)?;
         let accept = |(listener, _)| workers.accept(listener, stop.drain.clone());
-        let accepting: io::Result<Vec<_>> = listeners.into_iter().map(accept).collect();
+        let accepting = listeners.into_iter().map(accept).collect::<io::Result<_>>()?;
         let background = vec![
             tokio::spawn(Arc::clone(&reloader).watch(hangup)),
             tokio::spawn(kept),
             tokio::spawn(watch(trail.clone())),
         ];
-        let accepting = accepting.map_err(CommandFailure::environment)?;
         let stopping = Shutdown { leaving, stop, workers, accepting, background, admin_port };
         Ok(Self { addresses, admin, metrics, trail, directory, reloader, stopping })
     }
@@ -242,7 +241,7 @@ impl Server {
         if let Some(path) = &settings.directory.snapshot {
             remember(&self.directory, path);
         }
-        tracing::info!("stopped");
+        tracing::info!("the proxy has stopped");
     }
 }
 

@@ -35,7 +35,7 @@ pub struct DirectorySettings {
     /// Deadlines for live sources.
     #[serde(default)]
     pub deadlines: SourceDeadlines,
-    /// Maximum number of uncached look-ups per minute, and of a burst, for one consumer; before the consumer
+    /// Maximum number of uncached look-ups per minute, also the burst size, for one consumer; before the consumer
     /// is identified, for one certificate.
     #[serde(default = "misses_per_minute")]
     pub misses_per_minute: NonZeroU32,
@@ -223,7 +223,15 @@ pub struct SourceDeadlines {
     /// Time for which a source that fails is not queried: its circuit stays open.
     #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
-    pub spare: Duration,
+    pub circuit_open: Duration,
+    /// Error for a key of earlier versions.
+    #[serde(rename = "spare", deserialize_with = "spare_is_renamed", skip_serializing)]
+    #[schemars(skip)]
+    pub _spare: (),
+}
+
+fn spare_is_renamed<'de, D: serde::Deserializer<'de>>(_: D) -> Result<(), D::Error> {
+    Err(serde::de::Error::custom("this key has been renamed: write `circuit-open`"))
 }
 
 impl Default for SourceDeadlines {
@@ -233,7 +241,8 @@ impl Default for SourceDeadlines {
             attempt: Duration::from_millis(2500),
             waiting: Duration::from_secs(4),
             background: Duration::from_secs(10),
-            spare: Duration::from_secs(10),
+            circuit_open: Duration::from_secs(10),
+            _spare: (),
         }
     }
 }
@@ -245,7 +254,7 @@ impl SourceDeadlines {
             ("attempt", self.attempt),
             ("waiting", self.waiting),
             ("background", self.background),
-            ("spare", self.spare),
+            ("circuit-open", self.circuit_open),
         ] {
             if lasts < Duration::from_millis(1) || lasts > Duration::from_secs(60 * 60) {
                 return Err(format!("directory.deadlines.{key} must be from 1ms to 1h"));

@@ -268,9 +268,9 @@ impl SourceFault {
     pub(super) fn verdict(&self) -> AttemptResult {
         match self {
             Self::TimedOut | Self::Unavailable(_) => AttemptResult::Failed(None),
-            Self::Denied(_) => AttemptResult::Spare(DENIED),
+            Self::Denied(_) => AttemptResult::OpenFor(DENIED),
             Self::RateLimited(after) => {
-                AttemptResult::Spare(after.unwrap_or(Duration::from_secs(1)))
+                AttemptResult::OpenFor(after.unwrap_or(Duration::from_secs(1)))
             }
             Self::OurFault(_)
             | Self::Paced

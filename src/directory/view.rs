@@ -69,7 +69,7 @@ impl LiveSources {
     pub fn load(settings: &DirectorySettings, loader: &mut Loader) -> Result<Self, LiveError> {
         let waits = (settings.deadlines.connect, settings.deadlines.attempt);
         let guarded = |source, pacer| {
-            let breaker = Breaker::new(patience(settings.deadlines.spare));
+            let breaker = Breaker::new(patience(settings.deadlines.circuit_open));
             RateLimitedSource { source, breaker, pacer }
         };
         let mut sources = Vec::new();

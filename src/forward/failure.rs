@@ -83,24 +83,24 @@ impl SendFailure {
                 tracing::warn!(
                     %ods,
                     cause = %ErrorChain(cause),
-                    "the connection to the provider failed before the answer: a write that was \
-                     sent whole may have been carried out"
+                    outcome = reached.label(),
+                    "the connection to the provider failed before the answer"
                 );
                 failed(permit, reached)
             }
             Self::Interims => {
                 tracing::warn!(
                     %ods,
-                    "the provider sent too many interim responses: a write that was sent whole may \
-                     have been carried out"
+                    outcome = reached.label(),
+                    "the provider sent too many interim responses"
                 );
                 failed(permit, reached)
             }
             Self::TimedOut => {
                 tracing::warn!(
                     %ods,
-                    "the provider did not answer in time: a write that was sent whole may have \
-                     been carried out"
+                    outcome = reached.label(),
+                    "the provider did not answer in time"
                 );
                 Refusal::ProviderTimedOut { reached }
             }

@@ -16,7 +16,7 @@ pub enum LookupResult {
     Hit,
     /// A cache entry served while it is asked for again.
     Stale,
-    /// A cache entry that was asked for again first.
+    /// An old cache entry, refreshed before it was used.
     Refreshed,
     /// A cache entry served because no source answers.
     StaleError,

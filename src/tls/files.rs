@@ -425,7 +425,7 @@ fn pem(error: &rustls::pki_types::pem::Error, what: &str) -> String {
     format!("is not {what} in PEM: {error}")
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "lab"))]
 mod tests {
     use super::*;
     use crate::commands::certs::Pki;

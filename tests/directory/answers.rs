@@ -5,7 +5,7 @@ use std::time::Duration;
 use gpconnect_simulator::sds::{Records, SdsTrouble};
 use spine_proxy::refusal::Refusal;
 
-use super::{HASTE, HOUR, ROOT, practice};
+use super::{HOUR, ROOT, SHORT, practice};
 use crate::support::sds::{BOOK, KEY, READ, Registry, SLOTS};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,7 +108,7 @@ async fn no_trouble_of_the_source_is_an_absence() {
                 .to_owned(),
         ),
     ] {
-        let registry = Registry::new(practice(), HASTE).await;
+        let registry = Registry::new(practice(), SHORT).await;
         let directory = registry.directory("");
         registry.sds.set(None, trouble.clone());
         let refused = registry.practice(&directory, "A20047", SLOTS).await;
@@ -121,7 +121,7 @@ async fn no_trouble_of_the_source_is_an_absence() {
 async fn trouble_with_one_practice_is_no_trouble_with_another() {
     let other = "https://gp.example.nhs.uk/B82617/STU3/1/gpconnect";
     let other = Records::practice("B82617", "918999198994", "B82617-1", other, &[SLOTS]);
-    let registry = Registry::new(practice().and(other), HASTE).await;
+    let registry = Registry::new(practice().and(other), SHORT).await;
     let directory = registry.directory("");
     registry.sds.set(Some("A20047"), SdsTrouble::Status(500));
     registry.practice(&directory, "A20047", SLOTS).await.unwrap_err();
@@ -134,7 +134,7 @@ async fn trouble_with_one_practice_is_no_trouble_with_another() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_too_long_is_none_and_says_nothing_of_its_source() {
-    let registry = Registry::new(practice(), HASTE).await;
+    let registry = Registry::new(practice(), SHORT).await;
     let directory = registry.directory("");
     let long = format!("{{\"resourceType\":\"Bundle\",\"text\":\"{}\"}}", "x".repeat(3 << 20));
     registry.sds.set(None, SdsTrouble::Body(long));
@@ -147,7 +147,7 @@ async fn an_answer_that_is_too_long_is_none_and_says_nothing_of_its_source() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_circuit_of_a_source_that_fails_opens_and_closes_again() {
-    let mut registry = Registry::new(practice(), HASTE).await;
+    let mut registry = Registry::new(practice(), SHORT).await;
     let directory = registry.directory("");
     registry.closes().await;
     for number in 0..6 {
@@ -208,7 +208,7 @@ async fn an_interaction_that_is_not_registered_is_said_to_be_that() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_answers_another_question_is_no_answer() {
-    let registry = Registry::new(practice(), HASTE).await;
+    let registry = Registry::new(practice(), SHORT).await;
     let directory = registry.directory("");
     // As a cache on the way would do it that mixes up two questions.
     let other = r#"{"resourceType":"Bundle","total":1,"entry":[{"resource":{

@@ -6,7 +6,7 @@ use gpconnect_simulator::sds::Records;
 use spine_proxy::directory::{Caller, Payer};
 use spine_proxy::refusal::Refusal;
 
-use super::{HASTE, PINNED, ROOT, practice};
+use super::{PINNED, ROOT, SHORT, practice};
 use crate::support::sds::{
     BOOK, READ, Registry, SLOTS, asid, by_asid, by_practice, interaction, ods,
 };
@@ -99,7 +99,7 @@ async fn who_joins_a_look_up_pays_for_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_uses_up_no_budget() {
-    let mut registry = Registry::new(practice(), &format!("{HASTE}\nmisses-per-minute = 2")).await;
+    let mut registry = Registry::new(practice(), &format!("{SHORT}\nmisses-per-minute = 2")).await;
     let directory = registry.directory("");
     registry.closes().await;
     for _ in 0..20 {

@@ -3,7 +3,7 @@
 use gpconnect_simulator::sds::{Records, SdsTrouble};
 use spine_proxy::refusal::Refusal;
 
-use super::{HASTE, HOUR, PINNED, practice};
+use super::{HOUR, PINNED, SHORT, practice};
 use crate::support::sds::{BOOK, Registry, SLOTS, asid, by_asid, interaction, ods};
 use crate::support::stage::now_s;
 
@@ -18,7 +18,7 @@ async fn a_pin_holds_whatever_the_sources_say() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fall_back_is_used_when_no_source_answers() {
-    let mut registry = Registry::new(practice(), HASTE).await;
+    let mut registry = Registry::new(practice(), SHORT).await;
     let directory = registry.directory(&format!("{PINNED}used = \"when-sources-fail\""));
     let found = registry.practice(&directory, "A20047", SLOTS).await.unwrap();
     assert_eq!(found.asid.as_str(), "918999198993");
@@ -118,7 +118,7 @@ async fn a_fall_back_stands_in_for_no_answer_and_never_against_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fall_back_for_another_interaction_or_system_says_nothing_of_this_one() {
-    let registry = Registry::new(Records::default(), HASTE).await;
+    let registry = Registry::new(Records::default(), SHORT).await;
     registry.sds.set(None, SdsTrouble::Status(503));
     let directory = registry.directory(&format!("{PINNED}used = \"when-sources-fail\""));
     registry.practice(&directory, "A20047", SLOTS).await.unwrap();

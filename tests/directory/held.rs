@@ -5,7 +5,7 @@ use std::time::Duration;
 use gpconnect_simulator::sds::{ReceivedQuestion, Records, SdsTrouble};
 use spine_proxy::refusal::Refusal;
 
-use super::{HASTE, HOUR, MINUTE, NEW_ROOT, ROOT, moved, practice};
+use super::{HOUR, MINUTE, NEW_ROOT, ROOT, SHORT, moved, practice};
 use crate::support::sds::{BOOK, Registry, SLOTS, asid, by_asid, interaction, ods};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -28,7 +28,7 @@ async fn what_is_stale_is_served_while_it_is_asked_for_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_an_outage_a_practice_is_served_for_half_a_day_and_no_longer() {
-    let mut registry = Registry::new(practice(), HASTE).await;
+    let mut registry = Registry::new(practice(), SHORT).await;
     let directory = registry.directory("");
     registry.practice(&directory, "A20047", SLOTS).await.unwrap();
     registry.rests(&directory).await;
@@ -46,7 +46,7 @@ async fn in_an_outage_a_practice_is_served_for_half_a_day_and_no_longer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_by_ods_code_goes_by_fresh_answers_or_young_ones_in_an_outage() {
-    let mut registry = Registry::new(practice(), HASTE).await;
+    let mut registry = Registry::new(practice(), SHORT).await;
     let directory = registry.directory("");
     registry.practice(&directory, "A20047", BOOK).await.unwrap();
     registry.rests(&directory).await;

@@ -3,13 +3,13 @@
 use gpconnect_simulator::sds::{Records, SdsTrouble};
 use spine_proxy::directory::Directory;
 
-use super::{HASTE, HOUR, NEW_ROOT, moved, practice};
+use super::{HOUR, NEW_ROOT, SHORT, moved, practice};
 use crate::support::sds::{KEY, READ, Registry, SLOTS, by_practice, interaction, ods};
 use crate::support::stage::now_s;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_survives_a_cold_start_without_growing_younger() {
-    let mut registry = Registry::new(practice(), HASTE).await;
+    let mut registry = Registry::new(practice(), SHORT).await;
     let directory = registry.directory("");
     registry.practice(&directory, "A20047", SLOTS).await.unwrap();
     registry.rests(&directory).await;
@@ -65,7 +65,7 @@ async fn what_comes_from_a_snapshot_is_asked_for_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_flushed_is_asked_for_first_and_kept_for_an_outage() {
-    let mut registry = Registry::new(practice(), HASTE).await;
+    let mut registry = Registry::new(practice(), SHORT).await;
     let directory = registry.directory("");
     registry.practice(&directory, "A20047", SLOTS).await.unwrap();
     registry.rests(&directory).await;
@@ -134,7 +134,7 @@ async fn what_was_flushed_and_is_taken_back_rests_like_any_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_source_said_at_another_url_is_not_held() {
-    let registry = Registry::new(practice(), HASTE).await;
+    let registry = Registry::new(practice(), SHORT).await;
     let directory = registry.directory("");
     registry.practice(&directory, "A20047", SLOTS).await.unwrap();
     registry.rests(&directory).await;
@@ -153,7 +153,7 @@ async fn what_a_source_said_at_another_url_is_not_held() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_source_is_saying_when_its_url_changes_is_not_held() {
-    let registry = Registry::new(practice(), HASTE).await;
+    let registry = Registry::new(practice(), SHORT).await;
     let directory = registry.directory("");
     let replaced = || {
         directory.replace(Some(registry.file("")), Some(registry.live("elsewhere.example.nhs.uk")));

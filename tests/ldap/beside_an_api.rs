@@ -12,7 +12,7 @@ use crate::support::slapd::Slapd;
 async fn beside_an_api(ours: &Ours, slapd: &Slapd, records: Records) -> (Registry, Directory) {
     let (folder, port) = (ours.folder.path().display(), slapd.port());
     let more = format!(
-        "deadlines = {{ attempt = \"300ms\", waiting = \"2s\", spare = \"100ms\" }}\n\
+        "deadlines = {{ attempt = \"300ms\", waiting = \"2s\", circuit-open = \"100ms\" }}\n\
          sds-ldap = {{ url = \"ldaps://localhost:{port}\", dial = \"127.0.0.1:{port}\", tls = {{ \
          certificate = {{ chain = \"{folder}/ours.pem\", key = \"{folder}/ours.key\" }}, \
          authorities = [\"{folder}/ca.pem\"], crl = \"none\" }} }}"

@@ -58,7 +58,7 @@ async fn the_circuit_of_a_server_that_is_down_opens_and_it_is_asked_again_once_i
     let ours = Ours::new();
     let Some(mut slapd) = ours.slapd(gp().and(hub()).to_ldif()) else { return };
     let asking = ours.asks_with(slapd.port(), "", |text| {
-        text.replace("[deadlines]", "[deadlines]\nspare = \"200ms\"")
+        text.replace("[deadlines]", "[deadlines]\ncircuit-open = \"200ms\"")
     });
     slapd.stop();
     while !asking.is_circuit_open() {
