@@ -19,11 +19,16 @@ mod memory;
 mod pressure;
 mod queue;
 mod quota;
+#[cfg(feature = "redis")]
 mod shared;
+#[cfg(not(feature = "redis"))]
+#[path = "throttle/not_shared.rs"]
+mod shared;
+mod sharing;
 
 pub use memory::{MemoryLimit, MemoryLimitKind};
 pub use pressure::{HeartbeatHandle, Pressure, PressureLevel, PressureLimits};
-pub use shared::{SharingError, SharingSettings};
+pub use sharing::{SharingError, SharingSettings};
 
 use queue::{PlaceQueue, QueueSizes};
 use quota::{ConsumerQuota, GlobalInFlight, QuotaTerms};

@@ -225,14 +225,14 @@ fn a_production_build_holds_no_stand_in() {
     let whole = packages(&root);
     assert!(STAND_INS.iter().all(|name| whole.contains(*name)), "they are in a default build");
     let production =
-        packages(&[&root[..], &["--no-default-features", "--features", "ldap"]].concat());
+        packages(&[&root[..], &["--no-default-features", "--features", "ldap,redis"]].concat());
     assert!(production.len() > 100);
     for name in STAND_INS {
         assert!(!production.contains(name), "{name}");
     }
-    assert!(production.contains("ldap3"));
+    assert!(production.contains("ldap3") && production.contains("redis"));
     let least = packages(&[&root[..], &["--no-default-features"]].concat());
-    assert!(!least.contains("ldap3"));
+    assert!(!least.contains("ldap3") && !least.contains("redis"));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use governor::middleware::StateInformationMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 
+#[cfg(feature = "redis")]
 use super::shared::QuotaLease;
 use crate::refusal::{QuotaLeft, Refusal};
 
@@ -28,6 +29,7 @@ pub(super) struct ConsumerQuota {
     rate: RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformationMiddleware>,
     clock: DefaultClock,
     /// Requests drawn from a quota that gateways share.
+    #[cfg(feature = "redis")]
     pub(super) lease: QuotaLease,
     exchanges: AtomicUsize,
     /// True if a request was admitted since [`ConsumerQuota::is_forgettable`] was last called.
@@ -47,8 +49,17 @@ impl ConsumerQuota {
         let clock = DefaultClock::default();
         let quota = Quota::per_second(terms.per_second).allow_burst(terms.burst);
         let rate = RateLimiter::direct_with_clock(quota, clock.clone()).with_middleware();
-        let (lease, exchanges) = (QuotaLease::default(), AtomicUsize::new(0));
-        Self { terms, rate, clock, lease, exchanges, drew: AtomicBool::new(true), all }
+        let exchanges = AtomicUsize::new(0);
+        Self {
+            terms,
+            rate,
+            clock,
+            #[cfg(feature = "redis")]
+            lease: QuotaLease::default(),
+            exchanges,
+            drew: AtomicBool::new(true),
+            all,
+        }
     }
 
     /// Takes one request from the quota.

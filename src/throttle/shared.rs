@@ -6,7 +6,6 @@
 //! is how a failover is followed.
 
 use std::io;
-use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,30 +19,10 @@ use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::quota::{ConsumerQuota, QuotaTerms};
+use super::sharing::{SharingError, SharingSettings};
 use crate::metrics::Metrics;
 use crate::refusal::{QuotaLeft, Refusal};
-use crate::tls::{TrustError, secret};
 use spine_types::Asid;
-
-/// Redis server through which quotas are shared.
-#[derive(
-    Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize, schemars::JsonSchema,
-)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct SharingSettings {
-    /// URL of the server, as in `redis://host:port/database`. ASIDs and counts are sent to it unencrypted.
-    pub url: String,
-    /// File that holds the password, if one is needed, and nothing else.
-    pub password_file: Option<PathBuf>,
-    /// Time for which an answer is waited for.
-    #[serde(default = "wait", with = "spine_types::period")]
-    #[schemars(with = "String")]
-    pub wait: Duration,
-}
-
-const fn wait() -> Duration {
-    Duration::from_millis(50)
-}
 
 /// Client for quotas shared through Redis.
 #[derive(Debug)]
@@ -147,69 +126,34 @@ end
 return {ARGV[4], granted, room - granted, math.max(due + interval - burst * interval - now, 0)}
 ";
 
-/// Error returned when shared quotas cannot be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum SharingError {
-    /// The URL cannot be used.
-    #[error("throttle.shared: {0}")]
-    Address(String),
-    /// The password cannot be read.
-    #[error(transparent)]
-    Password(#[from] TrustError),
+/// Checks the URL of a server.
+///
+/// # Errors
+/// Returns an error if it cannot be used.
+pub(super) fn check(url: &str) -> Result<(), SharingError> {
+    address(url).map(drop)
 }
 
-impl SharingError {
-    /// Returns the file at fault, if it is a file.
-    #[must_use]
-    pub fn path(&self) -> Option<&Path> {
-        match self {
-            Self::Address(_) => None,
-            Self::Password(error) => Some(error.path()),
-        }
+fn address(url: &str) -> Result<ConnectionInfo, SharingError> {
+    let info = redis::IntoConnectionInfo::into_connection_info(url)
+        .map_err(|error| SharingError::Address(error.to_string()))?;
+    if matches!(info.addr(), ConnectionAddr::Tcp(..)) {
+        return Ok(info);
     }
+    Err(SharingError::Address("the URL must have the form redis://host:port".to_owned()))
 }
 
-impl SharingSettings {
-    /// Checks the server's URL.
-    ///
-    /// # Errors
-    /// Returns an error if it cannot be used.
-    pub fn check(&self) -> Result<(), SharingError> {
-        if !self.url.starts_with("redis://") {
-            return Err(SharingError::Address("the URL must begin with redis://".to_owned()));
-        }
-        self.address().map(drop)
-    }
-
-    fn address(&self) -> Result<ConnectionInfo, SharingError> {
-        let info = redis::IntoConnectionInfo::into_connection_info(self.url.as_str())
-            .map_err(|error| SharingError::Address(error.to_string()))?;
-        if matches!(info.addr(), ConnectionAddr::Tcp(..)) {
-            return Ok(info);
-        }
-        Err(SharingError::Address("the URL must have the form redis://host:port".to_owned()))
-    }
-
-    /// Reads the password, if one is needed.
-    ///
-    /// # Errors
-    /// Returns an error if its file cannot be read, or is empty.
-    pub fn password(&self) -> Result<Option<String>, SharingError> {
-        Ok(self.password_file.as_deref().map(secret).transpose()?)
-    }
-
-    fn info(&self) -> Result<ConnectionInfo, SharingError> {
-        let info = self.address()?;
-        let Some(password) = self.password()? else { return Ok(info) };
-        let settings = info.redis_settings().clone().set_password(password);
-        Ok(info.set_redis_settings(settings))
-    }
+fn info(sharing: &SharingSettings) -> Result<ConnectionInfo, SharingError> {
+    let info = address(&sharing.url)?;
+    let Some(password) = sharing.password()? else { return Ok(info) };
+    let settings = info.redis_settings().clone().set_password(password);
+    Ok(info.set_redis_settings(settings))
 }
 
 impl SharedQuotas {
     pub(super) fn new(sharing: &SharingSettings) -> Result<Self, SharingError> {
         Ok(Self {
-            info: sharing.info()?,
+            info: info(sharing)?,
             link: tokio::sync::Mutex::default(),
             script: redis::Script::new(DRAW),
             asked: AtomicU64::new(0),
