@@ -52,7 +52,7 @@ pub use settings::{DirectorySettings, First, Freshness, SourceDeadlines};
 pub use snapshot::SnapshotError;
 pub use source::Origin;
 pub(crate) use source::{AccreditedSystem, Handler};
-pub use steps::{Step, Steps};
+pub use steps::{LookupStep, Steps};
 pub use view::{Explanation, HeldView, LiveError, LiveSources, RegistrationView, Said};
 
 use asker::LookupAccount;

@@ -113,3 +113,27 @@ fn doc_comments_can_be_read_alone() {
     }
     assert!(found.is_empty(), "{} of them:\n{}", found.len(), found.join("\n"));
 }
+
+/// The stand-in for a client that a build leaves out has its name.
+const SAME_NAME: [&str; 1] = ["SharedQuotas"];
+
+#[test]
+fn no_two_types_have_one_name() {
+    let mut found = std::collections::BTreeMap::<String, Vec<String>>::new();
+    for path in sources() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for line in text.lines() {
+            let words: Vec<_> = line.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+            let words =
+                words.iter().skip_while(|word| ["pub", "crate", "super", "in", ""].contains(*word));
+            let [kind, name] = *words.take(2).collect::<Vec<_>>() else { continue };
+            let is_type = ["struct", "enum", "trait", "union"].contains(kind);
+            if is_type && !line.starts_with(' ') && !SAME_NAME.contains(name) {
+                found.entry((*name).to_owned()).or_default().push(path.display().to_string());
+            }
+        }
+    }
+    assert!(found.len() > 400, "{}", found.len());
+    found.retain(|_, places| places.len() > 1);
+    assert!(found.is_empty(), "{found:#?}");
+}

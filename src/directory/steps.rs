@@ -6,14 +6,14 @@ use std::time::Duration;
 #[derive(Debug, Clone, Default)]
 pub struct Steps {
     /// Queries in the order they were sent.
-    pub steps: Vec<Step>,
+    pub steps: Vec<LookupStep>,
     /// Labels of irregularities found in records, each once.
     pub oddities: Vec<&'static str>,
 }
 
 /// One query to a source.
 #[derive(Debug, Clone)]
-pub struct Step {
+pub struct LookupStep {
     /// Label of the source: `sds-api` or `sds-ldap`.
     pub source: &'static str,
     /// Kind of records queried: `handlers` or `systems`.
@@ -32,7 +32,7 @@ impl Steps {
         outcome: &'static str,
         took: Duration,
     ) {
-        self.steps.push(Step { source, question, outcome, took });
+        self.steps.push(LookupStep { source, question, outcome, took });
     }
 
     pub(super) fn odd(&mut self, oddity: &'static str) {
