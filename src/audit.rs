@@ -230,7 +230,7 @@ impl Trail {
 
     /// Writes every queued line, ends the journal's thread and unlocks the folder for the next process.
     ///
-    /// Nothing can be recorded afterwards.
+    /// Exchanges that begin afterwards cannot be recorded.
     pub async fn finish(&self) {
         self.0.journal.stop().await.unwrap_or_default();
     }

@@ -1,7 +1,7 @@
 //! Forwards a permitted request to its provider, and streams the response back.
 //!
-//! Nothing is buffered, rewritten or compressed, and no redirect is followed. Retries, and what may be said
-//! about a request that failed, are decided here and nowhere else.
+//! Bodies are neither buffered, rewritten nor compressed, and redirects are not followed. This module alone
+//! decides on retries, and on what may be said about a request that failed.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -1,6 +1,6 @@
 //! Byte grammar of the `https` URLs that the Spine uses, and service roots in this form.
 //!
-//! Nothing is decoded, merged, case-folded or resolved: a text has the one accepted form or is refused. A URL
+//! A URL is not decoded, merged, case-folded or resolved: a text has the one accepted form or is refused. A URL
 //! library would turn `127.1` into an address and `%2e` into a dot.
 
 use std::fmt;

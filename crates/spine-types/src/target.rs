@@ -4,7 +4,7 @@
 //! a registered service root. (b) `/{ODS}/STU3/1/gpconnect/…` has the gateway look the practice up. (c) An
 //! absolute-form target that names this proxy has been turned into origin-form before.
 //!
-//! Nothing is decoded, merged, lower-cased or resolved: the rest of the target is forwarded as sent.
+//! A target is not decoded, merged, lower-cased or resolved: its rest is forwarded as sent.
 
 use crate::{Asid, InnerUrl, OdsCode, UrlFault};
 
