@@ -45,6 +45,7 @@ impl CommandFailure {
     }
 }
 
+/// An error of the system that nobody has named as the configuration's is the environment's.
 impl From<std::io::Error> for CommandFailure {
     fn from(error: std::io::Error) -> Self {
         Self::environment(error)

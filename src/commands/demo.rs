@@ -41,11 +41,8 @@ pub struct DemoOptions {
 pub fn run(wanted: &DemoOptions) -> Result<(), CommandFailure> {
     super::serve::log(&Log { format: LogFormat::Human, level: LogLevel::Error });
     let folder = std::env::temp_dir().join(format!("spine-proxy-demo-{}", std::process::id()));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(CommandFailure::environment)?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let played = runtime.block_on(played(&folder, wanted));
     if let Err(error) = std::fs::remove_dir_all(&folder) {
         print(format_args!("{} could not be removed: {error}", folder.display()));
@@ -56,9 +53,9 @@ pub fn run(wanted: &DemoOptions) -> Result<(), CommandFailure> {
 async fn played(folder: &Path, wanted: &DemoOptions) -> Result<(), CommandFailure> {
     let with = if wanted.ldap { Directories::Ldap } else { Directories::Api };
     let world = World::set_up(folder, with).await?;
-    let mut stop = signal(SignalKind::terminate()).map_err(CommandFailure::environment)?;
+    let mut stop = signal(SignalKind::terminate())?;
     let record = wanted.record.as_ref().map(std::fs::File::create).transpose();
-    let play = Play::new(&world, record.map_err(CommandFailure::environment)?);
+    let play = Play::new(&world, record?);
     let failed = tokio::select! {
         failed = play.all() => failed.map_err(CommandFailure::Environment)?,
         _ = tokio::signal::ctrl_c() => return Ok(()),

@@ -36,10 +36,7 @@ pub fn run(wanted: &LookupOptions) -> Result<(), CommandFailure> {
         .map_err(CommandFailure::Configuration)?;
     let interaction = known(&wanted.interaction)?;
     let Prepared { config, directory, live, .. } = Prepared::load(&wanted.config, 1)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(CommandFailure::environment)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let metrics = Arc::new(Metrics::new());
         let settings = &config.directory;

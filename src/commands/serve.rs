@@ -45,14 +45,11 @@ const REMEMBER: Duration = Duration::from_secs(60);
 pub fn run(path: &Path) -> Result<(), CommandFailure> {
     let prepared = Prepared::load(path, 1)?;
     log(&prepared.config.log);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .map_err(CommandFailure::environment)?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let ended = runtime.block_on(async {
-        let mut stop = signal(SignalKind::terminate()).map_err(CommandFailure::environment)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandFailure::environment)?;
+        let mut stop = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
         let server = Server::start(prepared, Some(path.to_owned()))?;
         let cut = server.stopping.stop.cut.clone();
         tokio::select! {
@@ -150,8 +147,8 @@ impl Server {
         let pressure = Pressure::new(config.workers());
         let throttle = prepare::throttle(&config, None, (&pressure, &metrics))?;
         pressure.limit(throttle.limits().ceiling(memory));
-        let (trust, rulebook, alarms) =
-            (Arc::new(trust), Arc::new(rulebook), Arc::new(Alarms::new(&loader, &[])));
+        let (trust, rulebook) = (Arc::new(trust), Arc::new(rulebook));
+        let alarms = Arc::new(Alarms::new(&loader, &[]));
         let live = InForce { trust, rulebook, throttle, alarms, memory };
         let live = Arc::new(ArcSwap::from_pointee(live));
         let shared = gateway::GatewayShared {

@@ -98,11 +98,8 @@ pub fn run(wanted: SimulateOptions) -> Result<(), CommandFailure> {
     let store = settings.store.as_deref().filter(|_| !memory);
     let provider = SimulatedProvider::open(practices, store, Timestamp::now())
         .map_err(CommandFailure::configuration)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(CommandFailure::environment)?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(settings.serve(Arc::new(provider), serving))
 }
 
@@ -174,12 +171,12 @@ impl ProviderSettings {
         provider: Arc<SimulatedProvider>,
         serving: Serving,
     ) -> Result<(), CommandFailure> {
-        let mut stop = signal(SignalKind::terminate()).map_err(CommandFailure::environment)?;
+        let mut stop = signal(SignalKind::terminate())?;
         let listener = TcpListener::bind(self.address)
             .await
             .with_context(|| format!("cannot listen on {}", self.address))
             .map_err(CommandFailure::Environment)?;
-        let address = listener.local_addr().map_err(CommandFailure::environment)?;
+        let address = listener.local_addr()?;
         let scheme = if serving.tls.is_some() { "https" } else { "http" };
         for practice in &self.practices {
             let SimulatedProviders { ods, asid, name, base_path, .. } = practice;

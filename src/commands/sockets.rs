@@ -30,8 +30,8 @@ impl InheritedSockets {
                 format!("inherited socket {number} is not a listening TCP socket")
             });
             if let Some(socket) = taken.map_err(CommandFailure::Environment)? {
-                socket.set_nonblocking(true).map_err(CommandFailure::environment)?;
-                sockets.push((socket.local_addr().map_err(CommandFailure::environment)?, socket));
+                socket.set_nonblocking(true)?;
+                sockets.push((socket.local_addr()?, socket));
             }
         }
         Ok(Self(sockets))
@@ -48,14 +48,13 @@ impl InheritedSockets {
         if let Some(at) = self.0.iter().position(|(handed, _)| *handed == address) {
             let (address, socket) = self.0.swap_remove(at);
             tracing::info!(%address, "using a listening socket inherited from the service manager");
-            let socket =
-                tokio::net::TcpListener::from_std(socket).map_err(CommandFailure::environment)?;
+            let socket = tokio::net::TcpListener::from_std(socket)?;
             return Ok((socket, address));
         }
         let listener = listener::bind(address)
             .with_context(|| format!("cannot listen on {address}"))
             .map_err(CommandFailure::Environment)?;
-        let address = listener.local_addr().map_err(CommandFailure::environment)?;
+        let address = listener.local_addr()?;
         Ok((listener, address))
     }
 

@@ -161,7 +161,7 @@ impl World {
 
     /// Returns commands to try next, which work as printed while the demonstration runs.
     pub(super) fn invitation(&self) -> Result<String, CommandFailure> {
-        let program = std::env::current_exe().map_err(CommandFailure::environment)?;
+        let program = std::env::current_exe()?;
         let (program, folder) = (program.display(), self.folder.display());
         let (address, admin) = (self.address(), self.server.admin);
         let [practice, ..] = &PRACTICES;
