@@ -1,7 +1,8 @@
 //! Which module may import which, and what modules that decide may not name.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+
+use crate::support::repository::{files, root};
 
 /// Every module, and the modules it may import. An arrow that is not here fails the test; so does one
 /// that is here and no longer used, so that the table stays the truth.
@@ -78,29 +79,21 @@ const PURE: [&str; 5] = ["claims", "consumers", "policy", "refusal", "request"];
 const IMPURE: [&str; 8] =
     ["async ", ".await", "tokio::", "hyper::", "std::fs", "std::net::Tcp", "::now()", "std::env"];
 
-/// Each module's code, tests at its foot left out.
-fn modules() -> BTreeMap<String, String> {
+/// The code of each module of a crate, tests at the foot of its files left out.
+fn modules(folder: &str) -> BTreeMap<String, String> {
     let mut modules: BTreeMap<String, String> = BTreeMap::new();
-    walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), None, &mut modules);
+    for path in files(folder, "rs") {
+        let inside = path.strip_prefix(root().join(folder)).unwrap();
+        let module = inside.components().next().unwrap().as_os_str().to_str().unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let code = text.split("\nmod tests {").next().unwrap();
+        let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let code: Vec<_> = lines.collect();
+        let module = modules.entry(module.trim_end_matches(".rs").to_owned()).or_default();
+        module.push_str(&code.join("\n"));
+    }
     modules.retain(|module, _| module != "lib" && module != "main");
     modules
-}
-
-fn walk(folder: &Path, module: Option<&str>, modules: &mut BTreeMap<String, String>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let stem = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        let module = module.unwrap_or(&stem);
-        if path.is_dir() {
-            walk(&path, Some(module), modules);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = std::fs::read_to_string(&path).unwrap();
-            let code = text.split("\nmod tests {").next().unwrap();
-            let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
-            let code: Vec<_> = lines.collect();
-            modules.entry(module.to_owned()).or_default().push_str(&code.join("\n"));
-        }
-    }
 }
 
 /// Modules named after `crate::`, alone or in braces.
@@ -126,7 +119,7 @@ fn imports(code: &str, modules: &BTreeSet<&str>) -> BTreeSet<String> {
 
 #[test]
 fn modules_import_what_the_table_says_and_nothing_else() {
-    let code = modules();
+    let code = modules("src");
     let table: BTreeMap<_, _> = TABLE.iter().copied().collect();
     let names: BTreeSet<&str> = table.keys().copied().collect();
     let there: BTreeSet<&str> = code.keys().map(String::as_str).collect();
@@ -142,7 +135,7 @@ fn modules_import_what_the_table_says_and_nothing_else() {
 
 #[test]
 fn modules_that_decide_do_not_wait_and_do_not_look_at_the_clock() {
-    for (module, code) in modules() {
+    for (module, code) in modules("src") {
         if PURE.contains(&module.as_str()) {
             for word in IMPURE {
                 assert!(!code.contains(word), "{module} says {word:?}");
@@ -153,7 +146,7 @@ fn modules_that_decide_do_not_wait_and_do_not_look_at_the_clock() {
 
 #[test]
 fn no_module_is_named_after_nothing_in_particular() {
-    for name in modules().keys() {
+    for name in modules("src").keys() {
         for vague in ["utils", "common", "helpers", "types", "handlers", "manager"] {
             assert!(!name.contains(vague), "{name}");
         }
@@ -163,7 +156,7 @@ fn no_module_is_named_after_nothing_in_particular() {
 /// The doctest of `Permit` fails to compile for its private fields alone: it names them all.
 #[test]
 fn a_permits_fields_are_private_and_its_doctest_names_each() {
-    let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/policy.rs");
+    let policy = root().join("src/policy.rs");
     let policy = std::fs::read_to_string(policy).unwrap();
     let (before, after) = policy.split_once("pub struct Permit {\n").unwrap();
     let (fields, _) = after.split_once("\n}").unwrap();
@@ -173,17 +166,14 @@ fn a_permits_fields_are_private_and_its_doctest_names_each() {
     assert!(before.contains(&format!("Permit {{ {} }}", names.join(", "))), "{names:?}");
 }
 
-/// What `docs/architecture.md` names is there: functions as `Type::function` or `module::function`, and files.
+/// Every function (`Type::function` or `module::function`) and file that `docs/architecture.md` names is there.
 #[test]
 fn the_functions_and_files_that_the_architecture_document_names_exist() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = root();
     let document = std::fs::read_to_string(root.join("docs/architecture.md")).unwrap();
-    let mut modules = modules();
-    for name in ["spine-types", "gpconnect-simulator"] {
-        let mut code = BTreeMap::new();
-        walk(&root.join("crates").join(name).join("src"), None, &mut code);
-        modules.append(&mut code);
-    }
+    let mut modules = modules("src");
+    modules.append(&mut self::modules("crates/spine-types/src"));
+    modules.append(&mut self::modules("crates/gpconnect-simulator/src"));
     let code: String = modules.values().map(String::as_str).collect();
     let is_part = |character: char| !(character.is_alphanumeric() || "_:./".contains(character));
     let mut named = 0;

@@ -4,12 +4,13 @@
 //! `UPDATE_DOCS=1 cargo test documents` writes what is generated.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use spine_proxy::metrics::Metrics;
 use spine_proxy::refusal::{self, BodyFamily};
 
 use crate::hostile::{SHOWN_BY, http1};
+use crate::support::repository::{files, root};
 
 const README: &str = include_str!("../README.md");
 const METRICS: &str = include_str!("../docs/operate/metrics.md");
@@ -25,25 +26,9 @@ fn section<'a>(document: &'a str, name: &str) -> &'a str {
 
 /// Every Markdown file of the repository, from its root.
 fn documents() -> Vec<PathBuf> {
-    fn below(folder: &Path, found: &mut Vec<PathBuf>) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                below(&path, found);
-            } else if path.extension().is_some_and(|extension| extension == "md") {
-                found.push(path);
-            }
-        }
-    }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut found: Vec<_> = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"]
-        .map(|name| root.join(name))
-        .into_iter()
-        .collect();
-    for folder in ["docs", "certs", "deploy"] {
-        below(&root.join(folder), &mut found);
-    }
-    found
+    let top = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"];
+    let below = ["docs", "certs"].into_iter().flat_map(|folder| files(folder, "md"));
+    top.into_iter().map(|name| root().join(name)).chain(below).collect()
 }
 
 /// The anchor that a forge gives a heading.
@@ -61,7 +46,7 @@ fn anchor(heading: &str) -> String {
 
 /// Compares a generated document with the file, or writes the file if `UPDATE_DOCS` is set.
 fn holds(path: &str, generated: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    let path = root().join(path);
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(&path, generated).unwrap();
     }
@@ -246,7 +231,7 @@ fn every_link_in_a_document_leads_somewhere() {
 #[test]
 fn the_book_has_every_page() {
     let summary = include_str!("../docs/SUMMARY.md");
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let root = root().join("docs");
     for path in documents().iter().filter_map(|path| path.strip_prefix(&root).ok()) {
         let page = path.to_str().unwrap();
         assert!(page == "SUMMARY.md" || summary.contains(&format!("({page})")), "{page}");
@@ -264,7 +249,7 @@ fn the_catalogue_of_hostile_input_says_how_each_number_is_shown() {
     for (id, test) in SHOWN_BY {
         shown.entry((*id).to_owned()).or_default().insert(format!("`{test}`"));
     }
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    let file = root().join(path);
     let mut generated = String::new();
     for line in std::fs::read_to_string(file).unwrap().lines() {
         let number = line.strip_prefix("| ").and_then(|rest| rest.split(' ').next());

@@ -1,7 +1,9 @@
 //! The words of code and documents: private words that must not come back, and doc comments that can be
 //! read alone.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use crate::support::repository::{files, root, sources};
 
 /// Words that stood for something that has a name of its own, each with that name.
 const PRIVATE_WORDS: &[(&str, &str)] = &[
@@ -31,32 +33,9 @@ const OPENINGS: &[&str] = &[
     "Nothing", "Nobody",
 ];
 
-fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|other| other == extension) {
-                found.push(path);
-            }
-        }
-    }
-    assert!(!found.is_empty());
-    found
-}
-
-/// Every source file.
-fn sources() -> Vec<PathBuf> {
-    [files("src", "rs"), files("crates", "rs")].concat()
-}
-
 /// The documents at the top, but for the changelog, which names what was renamed.
 fn root_documents() -> [PathBuf; 3] {
-    ["README.md", "SECURITY.md", "CONTRIBUTING.md"]
-        .map(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join(name))
+    ["README.md", "SECURITY.md", "CONTRIBUTING.md"].map(|name| root().join(name))
 }
 
 fn has_word(line: &str, word: &str) -> bool {
@@ -85,13 +64,14 @@ fn private_words_do_not_come_back() {
 
 /// The first lines of doc comments, each with its line's number, from 1.
 fn doc_comments(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let is_doc = |line: &str| line.trim_start().starts_with("///");
-    let lines: Vec<_> = text.lines().collect();
-    let starts = (0..lines.len()).filter(move |at| {
-        is_doc(lines[*at]) && !at.checked_sub(1).is_some_and(|before| is_doc(lines[before]))
-    });
-    let lines: Vec<_> = text.lines().collect();
-    starts.map(move |at| (at + 1, lines[at].trim_start().trim_start_matches('/').trim()))
+    let mut is_within = false;
+    text.lines().zip(1..).filter_map(move |(line, number)| {
+        let line = line.trim_start();
+        let comment = line.strip_prefix("///").or_else(|| line.strip_prefix("//!"));
+        let is_first = !is_within;
+        is_within = comment.is_some();
+        comment.filter(|_| is_first).map(|comment| (number, comment.trim()))
+    })
 }
 
 #[test]

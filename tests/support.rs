@@ -14,6 +14,7 @@ pub(crate) mod not_tested;
 pub(crate) mod process;
 pub(crate) mod provider;
 pub(crate) mod redis;
+pub(crate) mod repository;
 pub(crate) mod sds;
 #[cfg(feature = "ldap")]
 pub(crate) mod slapd;

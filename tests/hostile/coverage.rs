@@ -2,9 +2,9 @@
 //! does one whose test is gone.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use super::http1;
+use crate::support::repository::{files, sources};
 
 /// Sections, and how many numbers each has.
 const SECTIONS: [(char, u32); 8] =
@@ -122,25 +122,16 @@ pub(crate) const SHOWN_BY: &[(&str, &str)] = &[
     ("H22", "certificates_with_many_names_and_far_dates_are_judged_as_others_are"),
 ];
 
-/// The text of every Rust file below a folder.
-fn sources(folder: &Path, text: &mut String) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            sources(&path, text);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            text.push_str(&std::fs::read_to_string(path).unwrap());
-        }
-    }
+/// The text of every Rust file, tests included.
+fn code() -> String {
+    let files = [files("tests", "rs"), sources()].concat();
+    files.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect()
 }
 
 #[test]
 fn every_number_is_shown_somewhere() {
     let mut shown: BTreeSet<_> = http1::rows().iter().map(|row| row.id.to_owned()).collect();
-    let mut text = String::new();
-    for folder in ["tests", "src"] {
-        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut text);
-    }
+    let text = code();
     for (id, test) in SHOWN_BY {
         assert!(text.contains(&format!("fn {test}(")), "{id}: there is no {test}");
         shown.insert((*id).to_owned());
@@ -154,10 +145,7 @@ fn every_number_is_shown_somewhere() {
 #[test]
 fn every_promise_names_tests_that_exist() {
     let promises = include_str!("../../SECURITY.md");
-    let mut text = String::new();
-    for folder in ["tests", "src"] {
-        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut text);
-    }
+    let text = code();
     let rows = promises.lines().filter(|line| line.starts_with("| P"));
     assert_eq!(rows.clone().count(), 8);
     let named = rows.flat_map(|row| row.split('`').skip(1).step_by(2));

@@ -1,0 +1,32 @@
+//! Files of the repository, for tests of code and documents.
+
+use std::path::{Path, PathBuf};
+
+/// Folder of the repository.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every file with an extension below a folder of the repository, in the order of their paths.
+pub(crate) fn files(folder: impl AsRef<Path>, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|other| other == extension) {
+                found.push(path);
+            }
+        }
+    }
+    assert!(!found.is_empty());
+    found.sort();
+    found
+}
+
+/// Every source file of the gateway and of the crates.
+pub(crate) fn sources() -> Vec<PathBuf> {
+    [files("src", "rs"), files("crates", "rs")].concat()
+}
