@@ -3,24 +3,9 @@
 use std::sync::Arc;
 
 use crate::refusal::Refusal;
+use crate::registry::Sender;
 use crate::tls::Peer;
-use spine_types::interaction::Interaction;
-use spine_types::{Asid, CertificateName, OdsCode};
-
-/// Directory entry of a system that may send requests.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sender {
-    /// ASID of the system.
-    pub asid: Asid,
-    /// Names of which its certificate must have one; several senders may share a name.
-    pub names: Vec<CertificateName>,
-    /// Organisation that the system is registered for.
-    pub ods: OdsCode,
-    /// Other organisations that its tokens may name.
-    pub on_behalf_of: Vec<OdsCode>,
-    /// Interactions that it may initiate.
-    pub interactions: Vec<&'static Interaction>,
-}
+use spine_types::CertificateName;
 
 /// Sender whose certificate has been verified to be its own.
 #[derive(Debug, Clone)]

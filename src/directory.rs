@@ -15,17 +15,15 @@ use moka::sync::Cache;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-use crate::consumers::Sender;
 use crate::metrics::{Conflict, ForcedLookupResult, LookupResult, Metrics};
-use crate::policy::{Agreements, ProviderRegistration};
 use crate::refusal::Refusal;
+use crate::registry::{Agreements, DirectoryFile, Origin, ProviderRegistration, Sender};
 use spine_types::interaction::{Effect, Interaction};
 use spine_types::target::Receiver;
 use spine_types::{Asid, CertificateName, InnerUrl, OdsCode};
 
 mod asker;
 mod choice;
-mod file;
 mod flight;
 mod guarded;
 mod live;
@@ -43,14 +41,12 @@ mod steps;
 mod view;
 
 pub use asker::{Caller, Payer};
-pub use file::{File, FileError, Others};
 pub use sds_api::ApiSettings;
 pub(crate) use sds_api::{handlers, systems};
 #[cfg(feature = "ldap")]
 pub use sds_ldap::LdapSettings;
 pub use settings::{DirectorySettings, First, Freshness, SourceDeadlines};
 pub use snapshot::SnapshotError;
-pub use source::Origin;
 pub(crate) use source::{AccreditedSystem, Handler};
 pub use steps::{LookupStep, Steps};
 pub use view::{Explanation, HeldView, LiveError, LiveSources, RegistrationView, Said};
@@ -101,7 +97,7 @@ struct DirectoryState {
 /// Directory file and live sources in force; a reload replaces all of it at once.
 #[derive(Debug, Clone)]
 struct FileView {
-    file: Arc<File>,
+    file: Arc<DirectoryFile>,
     /// URLs of the live sources.
     places: SourceUrls,
     /// Number of times the URLs have changed.
@@ -147,7 +143,7 @@ impl Directory {
     /// others wait for.
     #[must_use]
     pub fn new(
-        file: File,
+        file: DirectoryFile,
         live: LiveSources,
         settings: &DirectorySettings,
         metrics: Arc<Metrics>,
@@ -191,7 +187,7 @@ impl Directory {
     ///
     /// Cached entries stay, except those of a source that was removed or now has another URL, which
     /// counts as another directory.
-    pub fn replace(&self, file: Option<File>, live: Option<LiveSources>) {
+    pub fn replace(&self, file: Option<DirectoryFile>, live: Option<LiveSources>) {
         let shared = &self.shared;
         let before = shared.view.load_full();
         let file = file.map_or_else(|| Arc::clone(&before.file), Arc::new);
@@ -456,7 +452,7 @@ impl Directory {
     /// ones, else the file's fall-backs.
     async fn registrations(
         &self,
-        file: &File,
+        file: &DirectoryFile,
         asked: PracticeQuestion<'_>,
         receiver: &Receiver,
         asker: Caller<'_>,

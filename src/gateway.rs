@@ -24,8 +24,9 @@ use crate::forward::{
     BodyPace, ConsumerHop, Forwarder, Paced, ProviderBody, RequestTerms, Unanswered, Upload,
 };
 use crate::metrics::{Conflict, ForcedLookupResult, Metrics, Phase};
-use crate::policy::{self, OtherAudience, Permit, ProviderRegistration, RequestFacts};
+use crate::policy::{self, OtherAudience, Permit, RequestFacts};
 use crate::refusal::{ErrorFamily, Refusal};
+use crate::registry::ProviderRegistration;
 use crate::request::{HeadRules, SspHeaders, SspRequest, TraceIdRule};
 use crate::throttle::{HeartbeatHandle, MemoryLimit, OutcomeReport, ProviderTurn, Throttle};
 use crate::tls::{Alarms, Peer, Trust};

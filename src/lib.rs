@@ -21,6 +21,7 @@ pub mod policy;
 pub mod throttle;
 pub mod breaker;
 
+pub mod registry;
 pub mod directory;
 pub mod forward;
 pub mod audit;

@@ -2,7 +2,6 @@
 //!
 //! Pure functions of the given facts: no I/O, no look-ups, no clock.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use http::uri::PathAndQuery;
@@ -10,76 +9,10 @@ use http::uri::PathAndQuery;
 use crate::claims::{Audience, Claims};
 use crate::consumers::Consumer;
 use crate::refusal::{MismatchedSide, Refusal};
+use crate::registry::{Agreements, ProviderRegistration};
+use spine_types::ServiceRoot;
 use spine_types::interaction::Interaction;
 use spine_types::target::{Receiver, Target};
-use spine_types::{Asid, CpaId, OdsCode, PartyKey, ServiceRoot};
-
-/// Registration of a provider's system at one practice, for some interactions under one service root.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProviderRegistration {
-    /// ODS code of the practice.
-    pub ods: OdsCode,
-    /// ASID of the practice's system.
-    pub asid: Asid,
-    /// Party key of the practice's message handling system.
-    pub party_key: PartyKey,
-    /// Contract id (CPA id), quoted in refusals of a target.
-    pub cpa_id: CpaId,
-    /// Registered service root.
-    pub root: ServiceRoot,
-    /// Interactions registered under the service root.
-    pub interactions: Vec<&'static Interaction>,
-    /// `host:port` to connect to: the root's own, unless the directory file names another.
-    pub address: Arc<str>,
-    /// Host of the root, which the provider's certificate must name whatever `address` is.
-    pub host: Arc<str>,
-}
-
-impl ProviderRegistration {
-    /// Returns a registration whose address is that of its service root.
-    #[must_use]
-    #[expect(clippy::too_many_arguments, reason = "one argument for each field of the record")]
-    pub fn new(
-        ods: OdsCode,
-        asid: Asid,
-        party_key: PartyKey,
-        cpa_id: CpaId,
-        root: ServiceRoot,
-        interactions: Vec<&'static Interaction>,
-    ) -> Self {
-        let address = format!("{}:{}", root.host(), root.port()).into();
-        let host = root.host().into();
-        Self { ods, asid, party_key, cpa_id, root, interactions, address, host }
-    }
-
-    /// Returns true if the interaction is registered here.
-    #[must_use]
-    pub fn serves(&self, interaction: &Interaction) -> bool {
-        self.interactions.iter().any(|held| held.id == interaction.id)
-    }
-
-    /// Returns the service root and the interaction's path template, safe to print in a refusal.
-    #[must_use]
-    pub fn printable_url(&self, interaction: &Interaction) -> String {
-        let root = self.root.as_str();
-        format!("{}{}", root.strip_suffix('/').unwrap_or(root), interaction.template())
-    }
-}
-
-/// Agreements: pairs of consumer and provider that may exchange data.
-#[derive(Debug, Clone, Default)]
-pub struct Agreements {
-    /// ASIDs of consumer and provider of each agreement.
-    pub pairs: HashSet<(Asid, Asid)>,
-    /// Consumers with an agreement with every practice.
-    pub everywhere: HashSet<Asid>,
-}
-
-impl Agreements {
-    fn hold(&self, from: &Asid, to: &Asid) -> bool {
-        self.everywhere.contains(from) || self.pairs.contains(&(from.clone(), to.clone()))
-    }
-}
 
 /// Token audience accepted besides the registered service root.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
@@ -127,7 +60,8 @@ pub struct RequestFacts<'a> {
 /// use std::sync::Arc;
 /// use http::uri::PathAndQuery;
 /// use spine_proxy::interaction::Interaction;
-/// use spine_proxy::policy::{Permit, ProviderRegistration};
+/// use spine_proxy::policy::Permit;
+/// use spine_proxy::registry::ProviderRegistration;
 ///
 /// fn forge(
 ///     provider: Arc<ProviderRegistration>,

@@ -6,12 +6,10 @@ use std::sync::Arc;
 
 use gpconnect_simulator::sds::Records;
 use spine_proxy::commands::certs::{IssuedCertificate, Leaf, Pki};
-use spine_proxy::directory::{
-    Caller, Directory, DirectorySettings, File, LiveSources, Others, Payer,
-};
+use spine_proxy::directory::{Caller, Directory, DirectorySettings, LiveSources, Payer};
 use spine_proxy::metrics::Metrics;
-use spine_proxy::policy::ProviderRegistration;
 use spine_proxy::refusal::Refusal;
+use spine_proxy::registry::{DirectoryFile, OtherSources, ProviderRegistration};
 use spine_proxy::tls::Loader;
 use spine_types::interaction::{self, Interaction};
 use spine_types::{Asid, OdsCode};
@@ -103,7 +101,8 @@ impl Ours {
         let settings: DirectorySettings = toml::from_str(&change(text)).unwrap();
         settings.check().unwrap();
         let live = LiveSources::load(&settings, &mut Loader::new(now_s())).unwrap();
-        let file = File::parse(file, "directory.toml".as_ref(), Others::Live).unwrap();
+        let file =
+            DirectoryFile::parse(file, "directory.toml".as_ref(), OtherSources::Live).unwrap();
         let metrics = Arc::new(Metrics::new());
         let tasks = Handle::current();
         let directory = Directory::new(file, live, &settings, Arc::clone(&metrics), tasks);

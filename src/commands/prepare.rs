@@ -12,9 +12,10 @@ use super::reload::{self, Marks};
 use super::{CommandFailure, warnings};
 use crate::admin;
 use crate::config::Config;
-use crate::directory::{File, LiveSources, Others};
+use crate::directory::LiveSources;
 use crate::gateway::{Compatibility, DecisionRules};
 use crate::metrics::Metrics;
+use crate::registry::{DirectoryFile, OtherSources};
 use crate::request::HeadRules;
 use crate::throttle::{MemoryLimit, Pressure, Throttle};
 use crate::tls::{Alarms, Loader, NoticeLevel, Trust};
@@ -30,7 +31,7 @@ pub struct Prepared {
     /// Rules that the decisions about a request follow.
     pub rulebook: DecisionRules,
     /// Contents of the directory file.
-    pub directory: File,
+    pub directory: DirectoryFile,
     /// Live sources of the directory, if configured.
     pub live: LiveSources,
     /// Loader of the trust, with its notices about the files.
@@ -139,10 +140,10 @@ impl Prepared {
 }
 
 /// Loads the directory file.
-pub(super) fn directory_file(config: &Config) -> Result<File, CommandFailure> {
-    let others = if config.directory.is_live() { Others::Live } else { Others::None };
+pub(super) fn directory_file(config: &Config) -> Result<DirectoryFile, CommandFailure> {
+    let others = if config.directory.is_live() { OtherSources::Live } else { OtherSources::None };
     let path = &config.directory.file;
-    File::load(path, others).map_err(|fault| located(config, Some(path), &fault))
+    DirectoryFile::load(path, others).map_err(|fault| located(config, Some(path), &fault))
 }
 
 /// Returns a fault as a configuration error; if a file causes it, with the keys and lines that name the file.

@@ -25,11 +25,12 @@ use super::{CommandFailure, Prepared, memory, prepare};
 use crate::admin::{self, AdminState};
 use crate::audit::Trail;
 use crate::config::{Config, Log, LogFormat};
-use crate::directory::{self, Directory, File};
+use crate::directory::{self, Directory};
 use crate::forward::Forwarder;
 use crate::gateway::{self, Gateway, InForce};
 use crate::listener::{Stop, Workers};
 use crate::metrics::Metrics;
+use crate::registry::DirectoryFile;
 use crate::throttle::Pressure;
 use crate::tls::Alarms;
 
@@ -267,7 +268,7 @@ fn gateways(config: &Config, shared: &gateway::GatewayShared, pressure: &Pressur
 ///
 /// A snapshot that cannot be read does not prevent the start.
 fn recall(
-    file: File,
+    file: DirectoryFile,
     live: directory::LiveSources,
     config: &Config,
     metrics: &Arc<Metrics>,

@@ -10,7 +10,7 @@ use rustix::fs::StatVfsMountFlags;
 use rustix::process::Uid;
 
 use crate::config::Config;
-use crate::directory::File;
+use crate::registry::DirectoryFile;
 use crate::tls::{Loader, Notice, NoticeLevel};
 
 /// Number of days before its expiry from which a certificate of our own is warned of.
@@ -36,7 +36,7 @@ const LINKS_MAX: usize = 40;
 pub(super) fn of(
     config: &Config,
     loader: &Loader,
-    file: &File,
+    file: &DirectoryFile,
     memory: Vec<String>,
     now_s: i64,
 ) -> Vec<Notice> {
@@ -106,7 +106,7 @@ fn networks(config: &Config) -> Vec<String> {
 
 /// Warns of addresses in the directory file that are outside all networks of providers. Host names are
 /// resolved and checked only when a connection is made.
-fn dialled(config: &Config, file: &File) -> Vec<String> {
+fn dialled(config: &Config, file: &DirectoryFile) -> Vec<String> {
     let networks = &config.provider.networks;
     let outside = file.dialled().filter_map(|(ods, address)| {
         let ip = address.parse::<SocketAddr>().ok()?.ip().to_canonical();

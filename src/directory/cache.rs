@@ -13,9 +13,7 @@ use moka::sync::Cache;
 
 use super::Freshness;
 use super::rules::FoundRegistrations;
-use super::source::Origin;
-use crate::consumers::Sender;
-use crate::policy::ProviderRegistration;
+use crate::registry::{Origin, ProviderRegistration, Sender};
 use spine_types::interaction::Interaction;
 use spine_types::{Asid, OdsCode};
 

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::policy::ProviderRegistration;
 use crate::refusal::Refusal;
+use crate::registry::ProviderRegistration;
 use spine_types::interaction::Interaction;
 use spine_types::target::Receiver;
 

@@ -6,9 +6,7 @@ use super::pacer::Pacer;
 use super::sds_api::SdsApi;
 #[cfg(feature = "ldap")]
 use super::sds_ldap::SdsLdap;
-use super::source::{
-    AccreditedSystem, Handler, HandlersOf, Origin, QueryOptions, SourceFault, SystemsOf,
-};
+use super::source::{AccreditedSystem, Handler, HandlersOf, QueryOptions, SourceFault, SystemsOf};
 use crate::breaker::Breaker;
 
 /// Live source with its circuit breaker and rate limit.
@@ -81,3 +79,4 @@ impl LiveSource {
         }
     }
 }
+use crate::registry::Origin;

@@ -11,10 +11,9 @@ use super::rules::SourceResolver;
 use super::source::{LookupPurpose, SourceFault};
 use super::steps::Steps;
 use super::{Caller, Directory, FileView, RegistrationUse, now_s};
-use crate::consumers::Sender;
 use crate::metrics::{Conflict, ForcedLookupResult, LookupResult, LookupTrigger};
-use crate::policy::ProviderRegistration;
 use crate::refusal::Refusal;
+use crate::registry::{ProviderRegistration, Sender};
 use spine_types::interaction::Interaction;
 use spine_types::{Asid, OdsCode};
 

@@ -334,12 +334,13 @@ mod tests {
     use futures_util::FutureExt as _;
     use tokio::sync::oneshot;
 
-    use super::super::{DirectorySettings, File, LiveSources, Others};
+    use super::super::{DirectorySettings, LiveSources};
     use super::*;
     use crate::metrics::Metrics;
+    use crate::registry::{DirectoryFile, OtherSources};
 
     fn directory() -> Directory {
-        let file = File::parse("", "directory.toml".as_ref(), Others::Live).unwrap();
+        let file = DirectoryFile::parse("", "directory.toml".as_ref(), OtherSources::Live).unwrap();
         let settings: DirectorySettings = toml::from_str("file = \"directory.toml\"").unwrap();
         let tasks = tokio::runtime::Handle::current();
         Directory::new(file, LiveSources::default(), &settings, Arc::new(Metrics::new()), tasks)

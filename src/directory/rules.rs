@@ -11,13 +11,12 @@ use tokio::time::Instant;
 
 use super::guarded::RateLimitedSource;
 use super::source::{
-    AccreditedSystem, Handler, HandlersOf, LookupPart, Origin, QueryOptions, SourceFault, SystemsOf,
+    AccreditedSystem, Handler, HandlersOf, LookupPart, QueryOptions, SourceFault, SystemsOf,
 };
 use super::steps::Steps;
 use crate::breaker::AttemptResult;
-use crate::consumers::Sender;
 use crate::metrics::{Metrics, Oddity};
-use crate::policy::ProviderRegistration;
+use crate::registry::{Origin, ProviderRegistration, Sender};
 use spine_types::interaction::Interaction;
 use spine_types::{Asid, CertificateName, OdsCode, PartyKey, ServiceRoot};
 

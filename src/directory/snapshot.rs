@@ -13,10 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::cache::{Age, HeldPractice, HeldRegistration, HeldSender, Mark, Since};
 use super::rules::SourceUrls;
-use super::source::Origin;
 use super::{Directory, now_s};
-use crate::consumers::Sender;
-use crate::policy::ProviderRegistration;
+use crate::registry::{Origin, ProviderRegistration, Sender};
 use spine_types::interaction;
 use spine_types::{Asid, CertificateName, CpaId, InteractionId, OdsCode, PartyKey, ServiceRoot};
 

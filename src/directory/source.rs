@@ -12,32 +12,6 @@ use crate::breaker::AttemptResult;
 use spine_types::interaction::Interaction;
 use spine_types::{Asid, CertificateName, CpaId, OdsCode, PartyKey};
 
-/// Source of a registration, as shown in the journal and to operators.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
-)]
-#[serde(rename_all = "kebab-case")]
-pub enum Origin {
-    /// The directory file.
-    File,
-    /// The SDS FHIR API.
-    SdsApi,
-    /// The Spine Directory Service over LDAP.
-    SdsLdap,
-}
-
-impl Origin {
-    /// Returns the name: `file`, `sds-api` or `sds-ldap`.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::File => "file",
-            Self::SdsApi => "sds-api",
-            Self::SdsLdap => "sds-ldap",
-        }
-    }
-}
-
 /// Query for message handlers (`nhsMhs`); at least one of its parts is set.
 #[derive(Debug, Clone)]
 pub(super) struct HandlersOf<'a> {

@@ -14,12 +14,12 @@ use super::rules::{DirectoryAnswer, SourceResolver, SourceUrls};
 use super::sds_api::SdsApi;
 #[cfg(feature = "ldap")]
 use super::sds_ldap::SdsLdap;
-use super::source::{LookupPurpose, Origin, SharedPriority};
-use super::{Directory, DirectorySettings, File, FileView, Payer, Steps, now_s};
+use super::source::{LookupPurpose, SharedPriority};
+use super::{Directory, DirectorySettings, FileView, Payer, Steps, now_s};
 use crate::breaker::{Breaker, BreakerSettings};
 use crate::metrics::{LookupTrigger, Metrics};
-use crate::policy::ProviderRegistration;
 use crate::refusal::Refusal;
+use crate::registry::{DirectoryFile, Origin, ProviderRegistration};
 use crate::tls::{Loader, TrustError, secret};
 use spine_types::interaction::Interaction;
 use spine_types::{CertificateName, OdsCode};
@@ -125,7 +125,7 @@ impl LiveSources {
 
 impl FileView {
     pub(super) fn new(
-        file: Arc<File>,
+        file: Arc<DirectoryFile>,
         live: LiveSources,
         number: u64,
         metrics: &Arc<Metrics>,
@@ -297,7 +297,7 @@ impl Directory {
 
     /// Returns the directory file in force.
     #[must_use]
-    pub fn file(&self) -> Arc<File> {
+    pub fn file(&self) -> Arc<DirectoryFile> {
         Arc::clone(&self.shared.view.load().file)
     }
 

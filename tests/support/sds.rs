@@ -6,12 +6,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use gpconnect_simulator::sds::{BASE_PATH, Records, SdsDirectory};
 use spine_proxy::commands::certs::{Leaf, Pki};
-use spine_proxy::directory::{
-    Caller, Directory, DirectorySettings, File, LiveSources, Others, Payer,
-};
+use spine_proxy::directory::{Caller, Directory, DirectorySettings, LiveSources, Payer};
 use spine_proxy::metrics::Metrics;
-use spine_proxy::policy::ProviderRegistration;
 use spine_proxy::refusal::Refusal;
+use spine_proxy::registry::{DirectoryFile, OtherSources, ProviderRegistration};
 use spine_proxy::tls::Loader;
 use spine_types::interaction::{Interaction, by_id};
 use spine_types::target::Receiver;
@@ -167,8 +165,8 @@ impl Registry {
         Directory::new(file, live, &settings, Arc::clone(&self.metrics), tasks)
     }
 
-    pub(crate) fn file(&self, text: &str) -> File {
-        File::parse(text, "directory.toml".as_ref(), Others::Live).unwrap()
+    pub(crate) fn file(&self, text: &str) -> DirectoryFile {
+        DirectoryFile::parse(text, "directory.toml".as_ref(), OtherSources::Live).unwrap()
     }
 
     /// The way to this API, under one of its names.

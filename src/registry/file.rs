@@ -4,23 +4,22 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::consumers::Sender;
-use crate::policy::{Agreements, ProviderRegistration};
+use super::{Agreements, ProviderRegistration, Sender};
 use spine_types::interaction::{AllowedInteractions, Interaction};
 use spine_types::{Asid, CertificateName, CpaId, OdsCode, PartyKey, ServiceRoot};
 
 /// Error returned when a directory file cannot be used; names the file, and the line if known.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {why}", path.display())]
-pub struct FileError {
+pub struct DirectoryFileError {
     path: PathBuf,
     why: String,
 }
 
 /// Presence of live sources besides the directory file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Others {
-    /// File alone: agreements may name only consumers and providers of the file.
+pub enum OtherSources {
+    /// The file alone: agreements may name only consumers and providers of the file.
     None,
     /// Live sources exist: agreements may also name ASIDs that are not in the file.
     Live,
@@ -28,12 +27,12 @@ pub enum Others {
 
 /// Content of a directory file, indexed for look-ups.
 #[derive(Debug, Default)]
-pub struct File {
-    pub(super) agreements: Arc<Agreements>,
-    pub(super) names: HashMap<CertificateName, HashSet<OdsCode>>,
-    pub(super) organisations: HashSet<OdsCode>,
-    pub(super) roots: HashSet<String>,
-    pub(super) practice_of: HashMap<Asid, OdsCode>,
+pub struct DirectoryFile {
+    pub(crate) agreements: Arc<Agreements>,
+    pub(crate) names: HashMap<CertificateName, HashSet<OdsCode>>,
+    pub(crate) organisations: HashSet<OdsCode>,
+    pub(crate) roots: HashSet<String>,
+    pub(crate) practice_of: HashMap<Asid, OdsCode>,
     senders: HashMap<Asid, Arc<Sender>>,
     pins: HashMap<OdsCode, Vec<Arc<ProviderRegistration>>>,
     fallbacks: HashMap<OdsCode, Vec<Arc<ProviderRegistration>>>,
@@ -41,14 +40,14 @@ pub struct File {
     denied_practices: HashSet<OdsCode>,
 }
 
-impl File {
+impl DirectoryFile {
     /// Reads and validates a directory file.
     ///
     /// # Errors
     /// Returns an error if the file cannot be read, is not valid TOML of this format, or contradicts
     /// itself.
-    pub fn load(path: &Path, others: Others) -> Result<Self, FileError> {
-        let fault = |why: String| FileError { path: path.to_owned(), why };
+    pub fn load(path: &Path, others: OtherSources) -> Result<Self, DirectoryFileError> {
+        let fault = |why: String| DirectoryFileError { path: path.to_owned(), why };
         let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
         Self::parse(&text, path, others)
     }
@@ -57,8 +56,12 @@ impl File {
     ///
     /// # Errors
     /// Returns an error if the text is not valid TOML of this format, or contradicts itself.
-    pub fn parse(text: &str, path: &Path, others: Others) -> Result<Self, FileError> {
-        let fault = |why: String| FileError { path: path.to_owned(), why };
+    pub fn parse(
+        text: &str,
+        path: &Path,
+        others: OtherSources,
+    ) -> Result<Self, DirectoryFileError> {
+        let fault = |why: String| DirectoryFileError { path: path.to_owned(), why };
         let written: DirectoryDocument =
             toml::from_str(text).map_err(|error| fault(error.to_string()))?;
         let mut file = Self::default();
@@ -108,27 +111,27 @@ impl File {
         self.pins.values().chain(self.fallbacks.values()).flatten()
     }
 
-    pub(super) fn sender(&self, asid: &Asid) -> Option<&Arc<Sender>> {
+    pub(crate) fn sender(&self, asid: &Asid) -> Option<&Arc<Sender>> {
         self.senders.get(asid)
     }
 
     /// Returns the practice's pins: registrations that override live sources.
-    pub(super) fn pins(&self, ods: &OdsCode) -> &[Arc<ProviderRegistration>] {
+    pub(crate) fn pins(&self, ods: &OdsCode) -> &[Arc<ProviderRegistration>] {
         self.pins.get(ods).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Returns the practice's fall-backs: registrations for when no live source answers.
-    pub(super) fn fallbacks(&self, ods: &OdsCode) -> &[Arc<ProviderRegistration>] {
+    pub(crate) fn fallbacks(&self, ods: &OdsCode) -> &[Arc<ProviderRegistration>] {
         self.fallbacks.get(ods).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Returns true if the file denies this system to send or receive, whatever live sources say.
-    pub(super) fn denies(&self, asid: &Asid) -> bool {
+    pub(crate) fn denies(&self, asid: &Asid) -> bool {
         self.denied.contains(asid)
     }
 
     /// Returns the registrations whose systems are not denied.
-    pub(super) fn undenied(
+    pub(crate) fn undenied(
         &self,
         providers: &[Arc<ProviderRegistration>],
     ) -> Vec<Arc<ProviderRegistration>> {
@@ -136,7 +139,7 @@ impl File {
     }
 
     /// Returns true if the file denies this practice, whatever live sources say.
-    pub(super) fn denies_practice(&self, ods: &OdsCode) -> bool {
+    pub(crate) fn denies_practice(&self, ods: &OdsCode) -> bool {
         self.denied_practices.contains(ods)
     }
 
@@ -208,9 +211,9 @@ impl File {
     fn agreements(
         &self,
         written: Vec<WrittenAgreement>,
-        others: Others,
+        others: OtherSources,
     ) -> Result<Agreements, String> {
-        let alone = others == Others::None;
+        let alone = others == OtherSources::None;
         let mut agreements = Agreements::default();
         for agreement in written {
             for from in agreement.from {
@@ -326,7 +329,7 @@ mod tests {
     use super::*;
 
     fn fault(text: &str) -> String {
-        File::parse(text, "d.toml".as_ref(), Others::None).unwrap_err().to_string()
+        DirectoryFile::parse(text, "d.toml".as_ref(), OtherSources::None).unwrap_err().to_string()
     }
 
     const PROVIDER: &str = r#"
