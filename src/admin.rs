@@ -282,7 +282,7 @@ impl AdminRequest {
                 "another client is reading /directory: try again later\n",
             );
         };
-        let mut rows = self.views.directory.held_json();
+        let mut rows = self.views.directory.cache_json();
         let parts = std::iter::from_fn(move || {
             let _reader = &reader;
             let mut part = String::with_capacity(PART_BYTES * 2);
@@ -413,7 +413,7 @@ impl AdminState {
             writeln!(text, "[{sign}]{name}").unwrap_or_default();
         }
         let live = self.live.load();
-        let (generation, held) = (live.trust.generation, self.directory.held());
+        let (generation, held) = (live.trust.generation, self.directory.cached_entries());
         writeln!(text, "trust generation {generation}, {held} directory cache entries")
             .unwrap_or_default();
         let now_s = jiff::Timestamp::now().as_second();

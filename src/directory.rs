@@ -1,16 +1,13 @@
 //! The directory: which system sends under an ASID, and where a practice's system is registered.
 //!
-//! Answers come from the directory file first, then from the cache, then from the live sources. Sources
-//! only fetch records: `rules` turns records into registrations, the cache module decides how long an
-//! answer may be used, and this module decides which request waits for which look-up.
+//! Answers come from the directory file first, then from the cache, then from the live sources. The sources
+//! only fetch records and join them into registrations, the cache decides how long an answer may be used,
+//! and this module decides which request waits for which look-up.
 
-use std::num::NonZeroU32;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use jiff::Timestamp;
 use moka::sync::Cache;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -20,45 +17,38 @@ use crate::refusal::Refusal;
 use crate::registry::{Agreements, DirectoryFile, Origin, ProviderRegistration, Sender};
 use spine_types::interaction::{Effect, Interaction};
 use spine_types::target::Receiver;
-use spine_types::{Asid, CertificateName, InnerUrl, OdsCode};
+use spine_types::{Asid, OdsCode};
 
-mod asker;
-mod choice;
-mod flight;
-mod guarded;
-mod live;
-mod look_up;
-mod pacer;
-mod rules;
-mod sds_api;
-#[cfg(feature = "ldap")]
-mod sds_ldap;
-mod settings;
 mod cache;
-mod snapshot;
-mod source;
-mod steps;
-mod view;
+mod choice;
+mod known;
+mod lookups;
+mod payer;
+mod practice;
+mod report;
+mod sender;
+mod settings;
+mod sources;
 
-pub use asker::{Caller, Payer};
-pub use sds_api::ApiSettings;
-pub(crate) use sds_api::{handlers, systems};
-#[cfg(feature = "ldap")]
-pub use sds_ldap::LdapSettings;
+pub use cache::SnapshotError;
+pub(crate) use cache::{ABSENCES_MAX, PRACTICES_MAX};
+pub use payer::Payer;
+pub use report::{Explanation, FoundNow, RegistrationView, SourcesView};
 pub use settings::{DirectorySettings, First, Freshness, SourceDeadlines};
-pub use snapshot::SnapshotError;
-pub(crate) use source::{AccreditedSystem, Handler};
-pub use steps::{LookupStep, Steps};
-pub use view::{Explanation, HeldView, LiveError, LiveSources, RegistrationView, Said};
+#[cfg(feature = "ldap")]
+pub use sources::LdapSettings;
+pub(crate) use sources::{AccreditedSystem, Handler, handlers, systems};
+pub use sources::{ApiSettings, LiveError, LiveSources, LookupStep, LookupTrace};
 
-use asker::LookupAccount;
-use cache::RegistrationCache;
+use cache::{FreshnessRules, RegistrationCache, RegistrationUse};
 use choice::choose;
-use flight::{LookupQuestion, LookupsInFlight};
-use live::Lack;
-use look_up::PracticeQuestion;
-use rules::{SourceResolver, SourceUrls};
-use source::SourceFault;
+use lookups::{LookupFault, Lookups};
+use practice::{FORCED_AGAIN, PracticeQuestion, PracticeRequest};
+use sources::SourceUrls;
+
+/// Clock by which answers age: the system's, or one that a test moves.
+#[derive(Clone)]
+pub struct DirectoryClock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
 
 /// Directory of consumers and providers; cheap to clone, shared by all workers.
 #[derive(Clone)]
@@ -66,44 +56,38 @@ pub struct Directory {
     shared: Arc<DirectoryState>,
 }
 
+/// Parts of the process that a directory uses.
+#[derive(Clone)]
+pub struct DirectoryContext {
+    /// Metrics in which look-ups and queries are counted.
+    pub metrics: Arc<Metrics>,
+    /// Runtime of the look-ups: a consumer that disconnects does not cancel a look-up that others wait for.
+    pub tasks: Handle,
+    /// Clock by which answers age.
+    pub clock: DirectoryClock,
+}
+
 struct DirectoryState {
-    view: ArcSwap<FileView>,
-    /// Notified when [`Directory::replace`] has put another view in force.
+    in_force: ArcSwap<SourcesInForce>,
+    /// Notified when [`Directory::replace`] has put other sources in force.
     replaced: Notify,
     cache: RegistrationCache,
-    /// Number of flushes so far; look-ups compare it to notice a flush while they ran.
-    flushes: AtomicU64,
-    flights: LookupsInFlight,
-    /// Practice of a receiver's ASID: a hint that chooses which practice to look up.
-    owners: Cache<Asid, OdsCode>,
-    /// Service roots seen in look-ups; tells another practice's address from an unknown one.
-    roots: Cache<String, ()>,
-    /// Certificate names of senders seen in look-ups; tells a consumer from an unknown system.
-    names: Cache<CertificateName, ()>,
-    /// Practices with a forced look-up in the last `directory.freshness.forced`.
-    forced: Cache<OdsCode, ()>,
-    /// Practices refreshed ahead of expiry in the last [`AHEAD_AGAIN`].
-    ahead: Cache<OdsCode, ()>,
-    /// Look-ups that failed less than `directory.freshness.retry` ago; not repeated until then.
-    failed: Cache<LookupQuestion, SourceFault>,
-    misses: DefaultKeyedRateLimiter<LookupAccount>,
-    /// Serialises charging a look-up and starting it, so that no look-up is charged twice.
-    paying: Mutex<()>,
-    freshness: Freshness,
+    lookups: Lookups,
+    /// Practices with a forced look-up, and when it began; a failed one is removed.
+    forced: Cache<OdsCode, Timestamp>,
     deadlines: SourceDeadlines,
+    clock: DirectoryClock,
     metrics: Arc<Metrics>,
 }
 
-/// Directory file and live sources in force; a reload replaces all of it at once.
+/// Directory file and live sources in force; a reload replaces both at once.
 #[derive(Debug, Clone)]
-struct FileView {
+struct SourcesInForce {
     file: Arc<DirectoryFile>,
-    /// URLs of the live sources.
-    places: SourceUrls,
-    /// Number of times the URLs have changed.
-    number: u64,
     /// `None` if no live source is configured.
-    resolver: Option<Arc<SourceResolver>>,
+    sources: Option<Arc<LiveSources>>,
+    /// Number of times the URLs of the live sources have changed.
+    number: u64,
 }
 
 /// Receiver and interaction whose registration is wanted.
@@ -113,71 +97,87 @@ struct RegistrationQuery<'a> {
     interaction: &'static Interaction,
 }
 
-/// Intended use of a cached registration; decides how old it may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum RegistrationUse {
-    /// The consumer has named the service root, or the interaction only reads.
-    Confirmed,
-    /// A write that goes wherever the directory says: an entry that is not fresh is refreshed first.
-    Trusted,
+/// State at the start of a look-up, to detect concurrent flushes and reloads.
+#[derive(Debug, Clone, Copy)]
+struct LookupStart {
+    flushes: u64,
+    /// Number of the sources that the look-up asks.
+    number: u64,
 }
 
-/// Minimum time between two look-ups of one practice ahead of expiry.
-const AHEAD_AGAIN: Duration = Duration::from_secs(60);
-
-/// Limit: bytes of a target's path that are compared with known service roots.
-const ROOT_PATH_BYTES_MAX: usize = 512;
-/// Limit: path segments of a target that are compared with known service roots.
-const ROOT_SEGMENTS_MAX: usize = 16;
+/// Change of the directory while a look-up was under way.
+enum ConcurrentChange {
+    Nothing,
+    /// A flush happened after the look-up began.
+    Flushed,
+    /// The sources' URLs changed after the look-up began.
+    Replaced,
+}
 
 impl std::fmt::Debug for Directory {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Directory").field("held", &self.held()).finish_non_exhaustive()
+        let entries = self.cached_entries();
+        out.debug_struct("Directory").field("cached_entries", &entries).finish_non_exhaustive()
+    }
+}
+
+impl DirectoryClock {
+    /// Returns the system's clock.
+    #[must_use]
+    pub fn system() -> Self {
+        Self(Arc::new(Timestamp::now))
+    }
+
+    /// Returns a clock that reads its time from a function.
+    #[must_use]
+    pub fn from_fn(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
+    fn now(&self) -> Timestamp {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for DirectoryClock {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_tuple("DirectoryClock").field(&self.now()).finish()
+    }
+}
+
+impl DirectoryContext {
+    /// Returns a context with these metrics, the current runtime and the system's clock.
+    ///
+    /// # Panics
+    /// Panics outside of a Tokio runtime.
+    #[must_use]
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, tasks: Handle::current(), clock: DirectoryClock::system() }
     }
 }
 
 impl Directory {
     /// Returns a directory with an empty cache.
-    ///
-    /// Look-ups run on `tasks`, so that a consumer that disconnects does not cancel a look-up that
-    /// others wait for.
     #[must_use]
     pub fn new(
         file: DirectoryFile,
-        live: LiveSources,
+        sources: LiveSources,
         settings: &DirectorySettings,
-        metrics: Arc<Metrics>,
-        tasks: Handle,
+        context: DirectoryContext,
     ) -> Self {
         let DirectorySettings { freshness, deadlines, misses_per_minute, .. } = settings.clone();
-        let view = FileView::new(Arc::new(file), live, 0, &metrics);
-        let hints = || Cache::builder().max_capacity(freshness.practices_max.saturating_mul(4));
+        let DirectoryContext { metrics, tasks, clock } = context;
+        let in_force = SourcesInForce::new(Arc::new(file), sources, 0);
+        let lookups = Lookups::new(tasks, clock.clone(), deadlines.waiting, misses_per_minute);
         Self {
             shared: Arc::new(DirectoryState {
-                view: ArcSwap::from_pointee(view),
+                in_force: ArcSwap::from_pointee(in_force),
                 replaced: Notify::new(),
-                cache: RegistrationCache::new(&freshness),
-                flushes: AtomicU64::new(0),
-                flights: LookupsInFlight::new(tasks),
-                owners: hints().time_to_live(freshness.provider_max).build(),
-                ahead: Cache::builder()
-                    .max_capacity(freshness.practices_max)
-                    .time_to_live(AHEAD_AGAIN)
-                    .build(),
-                roots: Cache::builder().max_capacity(freshness.practices_max).build(),
-                names: Cache::builder().max_capacity(freshness.practices_max).build(),
-                forced: Cache::builder()
-                    .max_capacity(freshness.practices_max)
-                    .time_to_live(freshness.forced)
-                    .build(),
-                failed: Cache::builder()
-                    .max_capacity(freshness.absent_max)
-                    .time_to_live(freshness.retry)
-                    .build(),
-                misses: misses(misses_per_minute),
-                paying: Mutex::new(()),
-                freshness,
+                cache: RegistrationCache::new(freshness),
+                lookups,
+                forced: Cache::builder().max_capacity(PRACTICES_MAX).build(),
                 deadlines,
+                clock,
                 metrics,
             }),
         }
@@ -187,70 +187,34 @@ impl Directory {
     ///
     /// Cached entries stay, except those of a source that was removed or now has another URL, which
     /// counts as another directory.
-    pub fn replace(&self, file: Option<DirectoryFile>, live: Option<LiveSources>) {
+    pub fn replace(&self, file: Option<DirectoryFile>, sources: Option<LiveSources>) {
         let shared = &self.shared;
-        let before = shared.view.load_full();
+        let before = shared.in_force.load_full();
         let file = file.map_or_else(|| Arc::clone(&before.file), Arc::new);
-        let moved = live.as_ref().is_some_and(|live| before.places != live.places());
-        let view = match live {
-            Some(live) => {
-                FileView::new(file, live, before.number + u64::from(moved), &shared.metrics)
+        let urls_before = before.urls();
+        let after = match sources {
+            Some(sources) => {
+                let has_moved = sources.urls() != urls_before;
+                SourcesInForce::new(file, sources, before.number + u64::from(has_moved))
             }
-            None => FileView { file, ..FileView::clone(&before) },
+            None => SourcesInForce { file, ..SourcesInForce::clone(&before) },
         };
-        let after = view.places.clone();
-        shared.view.store(Arc::new(view));
+        let (urls, has_moved) = (after.urls(), after.number != before.number);
+        shared.in_force.store(Arc::new(after));
         shared.replaced.notify_one();
         shared.cache.forget_absences();
-        if moved {
-            let place = |places: &SourceUrls, origin| places.get(&origin).cloned();
-            shared.cache.keep(|origin| {
-                after.contains_key(&origin)
-                    && place(&after, origin) == place(&before.places, origin)
-            });
-            shared.owners.invalidate_all();
-            shared.roots.invalidate_all();
-            shared.names.invalidate_all();
+        if has_moved {
+            let is_kept = |origin| {
+                urls.contains_key(&origin) && urls.get(&origin) == urls_before.get(&origin)
+            };
+            shared.cache.retain(is_kept);
         }
     }
 
     /// Returns the agreements in force.
     #[must_use]
     pub fn agreements(&self) -> Arc<Agreements> {
-        Arc::clone(&self.shared.view.load().file.agreements)
-    }
-
-    /// Returns true if the file registers a consumer of this organisation with one of these names.
-    #[must_use]
-    pub fn are_names_of(&self, names: &[CertificateName], ods: &OdsCode) -> bool {
-        let view = self.shared.view.load();
-        names.iter().any(|name| view.file.names.get(name).is_some_and(|held| held.contains(ods)))
-    }
-
-    /// Returns true if a consumer may be registered for this organisation.
-    ///
-    /// Always true with a live source of consumers, since it cannot be searched by organisation.
-    #[must_use]
-    pub fn knows_organisation(&self, ods: &OdsCode) -> bool {
-        let view = self.shared.view.load();
-        view.knows_senders() || view.file.organisations.contains(ods)
-    }
-
-    /// Returns true if a URL lies under a service root of the file or of a look-up so far.
-    ///
-    /// Only the first 512 bytes and 16 segments of the path are compared.
-    #[must_use]
-    pub fn knows_root_of(&self, url: &InnerUrl<'_>) -> bool {
-        let view = self.shared.view.load();
-        // The URL grammar allows ASCII only, so that any index is a character boundary.
-        let path = url.path.get(..ROOT_PATH_BYTES_MAX).unwrap_or(url.path);
-        let longest = format!("https://{}{path}", url.authority);
-        let before = longest.len() - path.len();
-        let whole = (path.len() == url.path.len()).then_some(path.len());
-        let ends = path.match_indices('/').map(|(at, _)| at).chain(whole);
-        ends.take(ROOT_SEGMENTS_MAX)
-            .filter_map(|end| longest.get(..before + end))
-            .any(|root| view.file.roots.contains(root) || self.shared.roots.contains_key(root))
+        Arc::clone(&self.shared.in_force.load().file.agreements)
     }
 
     /// Returns the sender registered under this ASID.
@@ -258,23 +222,23 @@ impl Directory {
     /// # Errors
     /// Returns a refusal if the ASID is unknown or denied, if no source answers, or if the consumer's
     /// look-up budget is used up.
-    pub async fn sender(&self, asid: &Asid, asker: Caller<'_>) -> Result<Arc<Sender>, Refusal> {
-        let view = self.shared.view.load_full();
+    pub async fn sender(&self, asid: &Asid, payer: Payer<'_>) -> Result<Arc<Sender>, Refusal> {
+        let in_force = self.shared.in_force.load_full();
         let unknown = || Refusal::SenderUnknown(asid.clone());
-        if view.file.denies(asid) {
+        if in_force.file.denies(asid) {
             return Err(unknown());
         }
-        let sender = match (view.file.sender(asid), &view.resolver) {
+        let sender = match (in_force.file.sender(asid), &in_force.sources) {
             (Some(pinned), _) => {
                 self.count(LookupResult::Pinned);
                 Arc::clone(pinned)
             }
-            (None, Some(resolver)) if resolver.knows_senders() => {
-                self.live_sender(resolver, asid, asker).await?.ok_or_else(unknown)?
+            (None, Some(sources)) if sources.knows_senders() => {
+                self.live_sender(&in_force, sources, asid, payer).await?.ok_or_else(unknown)?
             }
             (None, _) => return Err(unknown()),
         };
-        if view.file.denies_practice(&sender.ods) { Err(unknown()) } else { Ok(sender) }
+        if in_force.file.denies_practice(&sender.ods) { Err(unknown()) } else { Ok(sender) }
     }
 
     /// Returns the receiver's registration for this interaction.
@@ -286,38 +250,38 @@ impl Directory {
         &self,
         receiver: &Receiver,
         interaction: &'static Interaction,
-        asker: Caller<'_>,
+        payer: Payer<'_>,
     ) -> Result<Arc<ProviderRegistration>, Refusal> {
-        let view = self.shared.view.load_full();
+        let in_force = self.shared.in_force.load_full();
         let wanted = RegistrationQuery { receiver, interaction };
-        let ods = self.practice_of(&view, receiver, asker).await?;
-        let chosen = self.provider_at(&view, &ods, wanted, asker).await;
+        let ods = self.practice_of(&in_force, receiver, payer).await?;
+        let chosen = self.provider_at(&in_force, &ods, wanted, payer).await;
         if chosen.as_ref().err() != Some(&Refusal::ReceiverUnknown) {
             return chosen;
         }
-        let chosen = match self.elsewhere(&view, receiver, &ods, asker).await? {
-            Some(other) => self.provider_at(&view, &other, wanted, asker).await,
+        let chosen = match self.elsewhere(&in_force, receiver, &ods, payer).await? {
+            Some(other) => self.provider_at(&in_force, &other, wanted, payer).await,
             None => chosen,
         };
         match chosen {
-            Err(Refusal::ReceiverUnknown) => Err(view.lacks_receiver()),
+            Err(Refusal::ReceiverUnknown) => Err(in_force.lacks_receiver()),
             chosen => chosen,
         }
     }
 
     async fn provider_at(
         &self,
-        view: &FileView,
+        in_force: &SourcesInForce,
         ods: &OdsCode,
         wanted: RegistrationQuery<'_>,
-        asker: Caller<'_>,
+        payer: Payer<'_>,
     ) -> Result<Arc<ProviderRegistration>, Refusal> {
         let RegistrationQuery { receiver, interaction } = wanted;
-        let found = match &view.resolver {
-            None => self.listed(view, ods),
-            Some(resolver) => {
-                let asked = PracticeQuestion { resolver, ods, interaction };
-                self.registrations(&view.file, asked, receiver, asker).await?
+        let found = match &in_force.sources {
+            None => self.listed(in_force, ods),
+            Some(sources) => {
+                let question = PracticeQuestion { in_force, sources, ods, interaction };
+                self.registrations(question, receiver, payer).await?
             }
         };
         let chosen = choose(&found, receiver, interaction);
@@ -337,7 +301,7 @@ impl Directory {
         if !ours_may_be_old {
             return chosen;
         }
-        let again = match self.forced(view, ods, interaction, asker).await? {
+        let again = match self.forced(in_force, ods, interaction, payer).await? {
             Some(found) => choose(&found, receiver, interaction),
             None => chosen,
         };
@@ -346,8 +310,7 @@ impl Directory {
         again
     }
 
-    /// Looks up the receiver's registration past the cache, at most once per
-    /// `directory.freshness.forced` for one practice.
+    /// Looks up the receiver's registration past the cache, at most once in 30 s for one practice.
     ///
     /// Keeps a practice that has changed supplier from being refused because of a cached entry. Returns
     /// `None` if there is no live source or no single registration is found.
@@ -358,64 +321,99 @@ impl Directory {
         &self,
         receiver: &Receiver,
         interaction: &'static Interaction,
-        asker: Caller<'_>,
+        payer: Payer<'_>,
     ) -> Result<Option<Arc<ProviderRegistration>>, Refusal> {
-        let view = self.shared.view.load_full();
-        let Ok(ods) = self.practice_of(&view, receiver, asker).await else { return Ok(None) };
-        let found = self.forced(&view, &ods, interaction, asker).await?;
+        let in_force = self.shared.in_force.load_full();
+        let Ok(ods) = self.practice_of(&in_force, receiver, payer).await else { return Ok(None) };
+        let found = self.forced(&in_force, &ods, interaction, payer).await?;
         Ok(found.and_then(|found| choose(&found, receiver, interaction).ok()))
     }
 
-    /// Starts a background look-up of a provider that could not be reached: it may have moved.
+    /// Returns the directory file in force.
+    #[must_use]
+    pub fn file(&self) -> Arc<DirectoryFile> {
+        Arc::clone(&self.shared.in_force.load().file)
+    }
+
+    /// Returns true if a live source is configured.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.shared.in_force.load().sources.is_some()
+    }
+
+    /// Returns the source of a registration and, for a live source, the answer's age in seconds.
     ///
-    /// Does nothing for a provider of the file, or if the practice had a forced look-up lately.
-    pub fn unreached(&self, provider: &ProviderRegistration, interaction: &'static Interaction) {
-        let view = self.shared.view.load_full();
-        let pinned = view.file.pins(&provider.ods).iter().any(|pin| pin.serves(interaction));
-        if let (Some(resolver), false) = (&view.resolver, pinned) {
-            self.doubt(resolver, &provider.ods, interaction);
+    /// Returns `None` if the registration was replaced since it was looked up.
+    #[must_use]
+    pub fn origin(&self, provider: &Arc<ProviderRegistration>) -> Option<(Origin, Option<u64>)> {
+        let in_force = self.shared.in_force.load();
+        let file = &in_force.file;
+        let mut listed = file.pins(&provider.ods).iter().chain(file.fallbacks(&provider.ods));
+        if listed.any(|one| Arc::ptr_eq(one, provider)) {
+            return Some((Origin::File, None));
         }
+        let practice = self.shared.cache.practices.get(&provider.ods)?;
+        let row = practice.rows.iter().find(|row| row.provider == *provider)?;
+        let age_s = self.shared.now_s().saturating_sub(row.stamp.answered_s);
+        Some((row.stamp.origin, Some(u64::try_from(age_s).unwrap_or_default())))
     }
 
     /// Returns the number of cached practices, senders and absences.
     #[must_use]
-    pub fn held(&self) -> u64 {
-        self.shared.cache.held()
+    pub fn cached_entries(&self) -> u64 {
+        self.shared.cache.entries()
     }
 
-    /// Removes unused look-up budgets; the rate limiter never does so by itself.
+    /// Marks the cached entries of one practice, or all, to be refreshed before use; returns their number.
+    ///
+    /// Entries stay usable for when no source answers.
+    #[must_use]
+    pub fn flush(&self, ods: Option<&OdsCode>) -> usize {
+        match ods {
+            Some(ods) => self.shared.forced.invalidate(ods),
+            None => self.shared.forced.invalidate_all(),
+        }
+        self.shared.cache.flush(ods)
+    }
+
+    /// Removes unused look-up budgets.
     pub fn tidy(&self) {
-        self.shared.misses.retain_recent();
+        self.shared.lookups.tidy();
+    }
+
+    fn count(&self, result: LookupResult) {
+        self.shared.metrics.directory.looked_up(result);
     }
 
     /// Returns the practice to look up for a receiver; follows the target's hint if no source knows it.
     async fn practice_of(
         &self,
-        view: &FileView,
+        in_force: &SourcesInForce,
         receiver: &Receiver,
-        asker: Caller<'_>,
+        payer: Payer<'_>,
     ) -> Result<OdsCode, Refusal> {
         let (asid, hint) = match receiver {
             Receiver::Practice { ods, .. } => {
-                let denied = view.file.denies_practice(ods);
+                let denied = in_force.file.denies_practice(ods);
                 return if denied { Err(Refusal::PracticeUnknown) } else { Ok(ods.clone()) };
             }
             Receiver::System { asid, hint } => (asid, hint.as_ref()),
         };
-        let known = view.file.practice_of.get(asid).cloned();
+        let known = in_force.file.practice_of.get(asid).cloned();
         // Owners learnt from earlier requests only choose which practice to look up. If no source can be
         // searched by ASID they would decide the answer, which must not depend on earlier requests.
-        let held = || view.can_be_searched().then(|| self.shared.owners.get(asid)).flatten();
-        let ods = match (known.or_else(held), hint, &view.resolver) {
+        let held =
+            || in_force.can_be_searched().then(|| self.shared.cache.owners.get(asid)).flatten();
+        let ods = match (known.or_else(held), hint, &in_force.sources) {
             (Some(known), _, _) => known,
             (None, Some(hint), Some(_)) => hint.clone(),
-            (None, None, Some(resolver)) if resolver.knows_senders() => {
-                let owner = self.live_owner(resolver, asid, asker).await?;
+            (None, None, Some(sources)) if sources.knows_senders() => {
+                let owner = self.live_owner(sources, asid, payer).await?;
                 owner.ok_or(Refusal::ReceiverUnknown)?
             }
-            (None, _, _) => return Err(view.lacks_receiver()),
+            (None, _, _) => return Err(in_force.lacks_receiver()),
         };
-        if view.file.denies(asid) || view.file.denies_practice(&ods) {
+        if in_force.file.denies(asid) || in_force.file.denies_practice(&ods) {
             return Err(Refusal::ReceiverUnknown);
         }
         Ok(ods)
@@ -425,55 +423,128 @@ impl Directory {
     /// target's hint or an earlier look-up).
     async fn elsewhere(
         &self,
-        view: &FileView,
+        in_force: &SourcesInForce,
         receiver: &Receiver,
         tried: &OdsCode,
-        asker: Caller<'_>,
+        payer: Payer<'_>,
     ) -> Result<Option<OdsCode>, Refusal> {
-        let (Receiver::System { asid, hint }, Some(resolver)) = (receiver, &view.resolver) else {
+        let (Receiver::System { asid, hint }, Some(sources)) = (receiver, &in_force.sources) else {
             return Ok(None);
         };
         let other = match hint.as_ref().filter(|hint| *hint != tried) {
             Some(hint) => Some(hint.clone()),
-            None if resolver.knows_senders() => self.live_owner(resolver, asid, asker).await?,
+            None if sources.knows_senders() => self.live_owner(sources, asid, payer).await?,
             None => None,
         };
-        Ok(other.filter(|other| other != tried && !view.file.denies_practice(other)))
+        Ok(other.filter(|other| other != tried && !in_force.file.denies_practice(other)))
     }
 
     /// Returns the file's registrations of a practice, for a directory without live sources.
-    fn listed(&self, view: &FileView, ods: &OdsCode) -> Vec<Arc<ProviderRegistration>> {
-        let pins = view.file.pins(ods);
+    fn listed(&self, in_force: &SourcesInForce, ods: &OdsCode) -> Vec<Arc<ProviderRegistration>> {
+        let pins = in_force.file.pins(ods);
         self.count(if pins.is_empty() { LookupResult::Absent } else { LookupResult::Pinned });
-        view.file.undenied(pins)
+        in_force.file.undenied(pins)
     }
 
     /// Returns a practice's registrations for one interaction: pins of the file, else cached or live
     /// ones, else the file's fall-backs.
     async fn registrations(
         &self,
-        file: &DirectoryFile,
-        asked: PracticeQuestion<'_>,
+        question: PracticeQuestion<'_>,
         receiver: &Receiver,
-        asker: Caller<'_>,
+        payer: Payer<'_>,
     ) -> Result<Vec<Arc<ProviderRegistration>>, Refusal> {
-        let pins = file.pins(asked.ods);
-        if pins.iter().any(|pin| pin.serves(asked.interaction)) {
+        let PracticeQuestion { in_force, ods, interaction, .. } = question;
+        let file = &in_force.file;
+        let pins = file.pins(ods);
+        if pins.iter().any(|pin| pin.serves(interaction)) {
             self.count(LookupResult::Pinned);
             return Ok(file.undenied(pins));
         }
-        let using = using(receiver, asked.interaction);
-        let found = self.live_practice(asked, using, asker).await;
-        let fallbacks = file.undenied(file.fallbacks(asked.ods));
-        let fits = |fallback: &Arc<ProviderRegistration>| {
-            fallback.serves(asked.interaction) && may_be(receiver, &fallback.asid)
+        let intended = intended_use(receiver, interaction);
+        let fault = match self.live_practice(PracticeRequest { question, intended, payer }).await {
+            Ok(found) => return Ok(file.undenied(&found)),
+            Err(fault) => fault,
         };
-        match found {
-            Ok(found) => Ok(file.undenied(&found)),
+        let fallbacks = file.undenied(file.fallbacks(ods));
+        let fits = |fallback: &Arc<ProviderRegistration>| {
+            fallback.serves(interaction) && may_be(receiver, &fallback.asid)
+        };
+        match fault {
             // Security: a fall-back replaces a missing answer, never overrules one.
-            Err(Lack::NoAnswer) if fallbacks.iter().any(fits) => Ok(fallbacks),
-            Err(Lack::NoAnswer | Lack::Doubt) => Err(Refusal::DirectoryUnavailable),
-            Err(Lack::Unpaid) => Err(Refusal::LookupsExceeded),
+            LookupFault::NoAnswer | LookupFault::NoTurn if fallbacks.iter().any(fits) => {
+                Ok(fallbacks)
+            }
+            LookupFault::NoAnswer
+            | LookupFault::NoTurn
+            | LookupFault::Doubtful
+            | LookupFault::OverBudget => Err(fault.into()),
+        }
+    }
+}
+
+impl SourcesInForce {
+    fn new(file: Arc<DirectoryFile>, sources: LiveSources, number: u64) -> Self {
+        let sources = (!sources.is_empty()).then(|| Arc::new(sources));
+        Self { file, sources, number }
+    }
+
+    /// Returns the URL of each live source.
+    fn urls(&self) -> SourceUrls {
+        self.sources.as_ref().map(|sources| sources.urls()).unwrap_or_default()
+    }
+
+    fn knows_senders(&self) -> bool {
+        self.sources.as_ref().is_some_and(|sources| sources.knows_senders())
+    }
+
+    /// Returns true if the directory can be searched by ASID.
+    ///
+    /// The file and SDS over LDAP can; the SDS FHIR API as the only live source cannot.
+    fn can_be_searched(&self) -> bool {
+        self.sources.is_none() || self.knows_senders()
+    }
+
+    /// Returns the refusal for a receiver that was not found: `ReceiverUnknown` only if the directory can
+    /// be searched by ASID.
+    fn lacks_receiver(&self) -> Refusal {
+        match self.can_be_searched() {
+            true => Refusal::ReceiverUnknown,
+            false => Refusal::ReceiverNotFound,
+        }
+    }
+}
+
+impl DirectoryState {
+    /// Returns the wall-clock time in seconds since 1970: answers outlive this process in the snapshot.
+    fn now_s(&self) -> i64 {
+        self.clock.now().as_second()
+    }
+
+    fn rules(&self) -> FreshnessRules<'_> {
+        self.cache.rules(self.now_s())
+    }
+
+    /// Returns true if the practice had a forced look-up less than [`FORCED_AGAIN`] ago.
+    fn was_forced_lately(&self, ods: &OdsCode) -> bool {
+        let age = |at: Timestamp| self.clock.now().duration_since(at).unsigned_abs();
+        self.forced.get(ods).is_some_and(|at| age(at) < FORCED_AGAIN)
+    }
+
+    /// Returns the state at the start of a look-up at these sources.
+    fn start(&self, in_force: &SourcesInForce) -> LookupStart {
+        LookupStart { flushes: self.cache.flushes(), number: in_force.number }
+    }
+
+    /// Detects a flush or change of sources that raced with a look-up. Call it after caching the result:
+    /// writers count first and scan the cache then, so that at least one side sees the other.
+    fn change_since(&self, start: &LookupStart) -> ConcurrentChange {
+        if self.in_force.load().number != start.number {
+            return ConcurrentChange::Replaced;
+        }
+        match self.cache.flushes() == start.flushes {
+            true => ConcurrentChange::Nothing,
+            false => ConcurrentChange::Flushed,
         }
     }
 }
@@ -490,20 +561,11 @@ fn may_be(receiver: &Receiver, other: &Asid) -> bool {
 ///
 /// A write to a practice by ODS code (form (b)) names no service root that could confirm ours, so it must
 /// not rely on an old one.
-fn using(receiver: &Receiver, interaction: &Interaction) -> RegistrationUse {
+fn intended_use(receiver: &Receiver, interaction: &Interaction) -> RegistrationUse {
     match (receiver, interaction.effect()) {
         (Receiver::Practice { .. }, Effect::Writes) => RegistrationUse::Trusted,
         (Receiver::Practice { .. }, Effect::Reads) | (Receiver::System { .. }, _) => {
             RegistrationUse::Confirmed
         }
     }
-}
-
-/// Returns the wall-clock time in seconds since 1970: answers outlive this process in the snapshot.
-fn now_s() -> i64 {
-    jiff::Timestamp::now().as_second()
-}
-
-fn misses(per_minute: NonZeroU32) -> DefaultKeyedRateLimiter<LookupAccount> {
-    RateLimiter::keyed(Quota::per_minute(per_minute))
 }

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::audit::{Entry, RegistrationOrigin, Trail, Transfer};
 use crate::claims::{self, Signature};
 use crate::consumers;
-use crate::directory::{Caller, Directory, Payer};
+use crate::directory::{Directory, Payer};
 use crate::forward::{
     BodyPace, ConsumerHop, Forwarder, Paced, ProviderBody, RequestTerms, Unanswered, Upload,
 };
@@ -326,8 +326,8 @@ impl Gateway {
         if !self.directory.may_know(peer.names()) {
             return Err(Refusal::CertificateUnknown);
         }
-        let asker = Caller { payer: Payer::Certificate(peer.fingerprint()), now_s };
-        let sender = entry.during(Phase::Directory, pin!(self.directory.sender(from, asker))).await;
+        let payer = Payer::Certificate(peer.fingerprint());
+        let sender = entry.during(Phase::Directory, pin!(self.directory.sender(from, payer))).await;
         let consumer = sender
             .and_then(|sender| consumers::identify(&peer, sender))
             .map_err(|refusal| diagnosis::sender(&self.directory, refusal, &peer, head))?;
@@ -352,8 +352,7 @@ impl Gateway {
         };
         policy::may_send(&facts)
             .map_err(|refusal| diagnosis::claims(&self.directory, refusal, &claims))?;
-        let asker = Caller { payer: Payer::Consumer(from), now_s };
-        let permit = self.authorise(&facts, asker, entry).await?;
+        let permit = self.authorise(&facts, Payer::Consumer(from), entry).await?;
         let provider = Arc::clone(permit.provider());
         let body = Paced::new(body, head.version, rulebook.pace);
         let transfer = entry.transfer();
@@ -362,7 +361,7 @@ impl Gateway {
         let ProviderTurn { place, health } = entry
             .during(Phase::Queue, pin!(throttle.provider(admission, from, &provider.asid)))
             .await?;
-        entry.opened(&permit, self.registration_origin(&provider, now_s)).await?;
+        entry.opened(&permit, self.registration_origin(&provider)).await?;
         let hop = ConsumerHop { consumer: &connection.consumer, proxy: &rulebook.proxy };
         let terms = RequestTerms { trust, hop, gone, transfer: &transfer, place };
         let answer = entry
@@ -382,12 +381,12 @@ impl Gateway {
     async fn authorise(
         &self,
         facts: &RequestFacts<'_>,
-        asker: Caller<'_>,
+        payer: Payer<'_>,
         entry: &mut Entry,
     ) -> Result<Permit, Refusal> {
         let (receiver, interaction) = (facts.receiver, facts.interaction);
         let provider = entry
-            .during(Phase::Directory, pin!(self.directory.provider(receiver, interaction, asker)))
+            .during(Phase::Directory, pin!(self.directory.provider(receiver, interaction, payer)))
             .await?;
         let agreements = self.directory.agreements();
         let verdict = policy::authorise(&agreements, facts, &provider);
@@ -401,7 +400,7 @@ impl Gateway {
             return verdict;
         }
         let refreshed = entry
-            .during(Phase::Directory, pin!(self.directory.refreshed(receiver, interaction, asker)))
+            .during(Phase::Directory, pin!(self.directory.refreshed(receiver, interaction, payer)))
             .await?;
         let verdict = match refreshed {
             Some(provider) => policy::authorise(&agreements, facts, &provider),
@@ -417,9 +416,8 @@ impl Gateway {
     fn registration_origin(
         &self,
         provider: &Arc<ProviderRegistration>,
-        now_s: i64,
     ) -> Option<RegistrationOrigin> {
-        let (origin, age_s) = self.directory.origin(provider, now_s)?;
+        let (origin, age_s) = self.directory.origin(provider)?;
         Some(RegistrationOrigin { origin: origin.label(), age_s })
     }
 

@@ -1,6 +1,7 @@
 //! Which module may import which, and what modules that decide may not name.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use crate::support::repository::{files, root};
 
@@ -88,12 +89,8 @@ fn modules(folder: &str) -> BTreeMap<String, String> {
     for path in files(folder, "rs") {
         let inside = path.strip_prefix(root().join(folder)).unwrap();
         let module = inside.components().next().unwrap().as_os_str().to_str().unwrap();
-        let text = std::fs::read_to_string(&path).unwrap();
-        let code = text.split("\nmod tests {").next().unwrap();
-        let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
-        let code: Vec<_> = lines.collect();
         let module = modules.entry(module.trim_end_matches(".rs").to_owned()).or_default();
-        module.push_str(&code.join("\n"));
+        module.push_str(&code_of(&path));
     }
     modules.retain(|module, _| module != "lib" && module != "main");
     modules
@@ -143,6 +140,27 @@ fn modules_that_decide_do_not_wait_and_do_not_look_at_the_clock() {
             for word in IMPURE {
                 assert!(!code.contains(word), "{module} says {word:?}");
             }
+        }
+    }
+}
+
+/// The code of a file, its comments left out.
+fn code_of(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap();
+    let code = text.split("\nmod tests {").next().unwrap();
+    code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_rules_of_freshness_are_pure_and_sources_know_neither_cache_nor_look_ups() {
+    let rules = code_of(&root().join("src/directory/cache/freshness.rs"));
+    for word in IMPURE.into_iter().chain(["moka::", "metrics"]) {
+        assert!(!rules.contains(word), "{word:?}");
+    }
+    for path in files("src/directory/sources", "rs") {
+        let code = code_of(&path);
+        for word in ["cache::", "lookups::", "practice::", "sender::", "moka::"] {
+            assert!(!code.contains(word), "{} says {word:?}", path.display());
         }
     }
 }

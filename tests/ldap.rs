@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use gpconnect_simulator::sds::Records;
 use spine_proxy::commands::certs::{IssuedCertificate, Leaf, Pki};
-use spine_proxy::directory::{Caller, Directory, DirectorySettings, LiveSources, Payer};
+use spine_proxy::directory::{Directory, DirectorySettings, LiveSources};
 use spine_proxy::metrics::Metrics;
 use spine_proxy::refusal::Refusal;
 use spine_proxy::registry::{DirectoryFile, OtherSources, ProviderRegistration};
@@ -14,10 +14,9 @@ use spine_proxy::tls::Loader;
 use spine_types::interaction::{self, Interaction};
 use spine_types::{Asid, OdsCode};
 use tempfile::TempDir;
-use tokio::runtime::Handle;
 
 use crate::support::fake_ldap::{Entry, FakeLdap};
-use crate::support::sds::{by_asid, by_practice};
+use crate::support::sds::{MovedClock, PAYER, by_asid, by_practice};
 use crate::support::slapd::{Setup, Slapd};
 use crate::support::stage::{counted, now_s, provider_tls};
 
@@ -35,7 +34,7 @@ const KEY: &str = "Z99001-990001";
 const ROOT: &str = "https://gp.example.test/Z99001/STU3/1/gpconnect";
 const HUB: &str = "200000099010";
 
-/// What every directory here is configured with: failures are not remembered unless a test wants it.
+/// What every directory here is configured with.
 const SETTINGS: &str = r#"
 file = "directory.toml"
 misses-per-minute = 1000000
@@ -52,7 +51,6 @@ crl = "none"
 [deadlines]
 
 [freshness]
-retry = "0s"
 "#;
 
 /// Our side: a certificate, and whom it trusts.
@@ -104,9 +102,9 @@ impl Ours {
         let file =
             DirectoryFile::parse(file, "directory.toml".as_ref(), OtherSources::Live).unwrap();
         let metrics = Arc::new(Metrics::new());
-        let tasks = Handle::current();
-        let directory = Directory::new(file, live, &settings, Arc::clone(&metrics), tasks);
-        Asking { directory, metrics }
+        let clock = MovedClock::default();
+        let directory = Directory::new(file, live, &settings, clock.context(&metrics));
+        Asking { directory, metrics, clock }
     }
 }
 
@@ -114,22 +112,29 @@ impl Ours {
 struct Asking {
     directory: Directory,
     metrics: Arc<Metrics>,
+    clock: MovedClock,
 }
 
 impl Asking {
-    /// Form (b), without `Ssp-To`.
-    async fn practice(&self, of: &str, for_: &str) -> Result<Arc<ProviderRegistration>, Refusal> {
-        self.practice_at(of, for_, now_s()).await
+    /// Sets the directory's clock.
+    fn is(&self, at_s: i64) -> &Self {
+        self.clock.is_ahead_s(at_s - now_s());
+        self
     }
 
-    async fn practice_at(
+    /// Form (b), without `Ssp-To`; a second later, so that no failure is remembered.
+    async fn practice(&self, of: &str, for_: &str) -> Result<Arc<ProviderRegistration>, Refusal> {
+        self.clock.passes_s(1);
+        self.practice_now(of, for_).await
+    }
+
+    async fn practice_now(
         &self,
         of: &str,
         for_: &str,
-        now_s: i64,
     ) -> Result<Arc<ProviderRegistration>, Refusal> {
         let ods = ods(of);
-        self.directory.provider(&by_practice(&ods, None), named(for_), at(now_s)).await
+        self.directory.provider(&by_practice(&ods, None), named(for_), PAYER).await
     }
 
     /// Form (a): the target suggests this practice, or none.
@@ -140,15 +145,17 @@ impl Asking {
     ) -> Result<Arc<ProviderRegistration>, Refusal> {
         let (asid, hint) = (self::asid(asid), hint.map(ods));
         let receiver = &by_asid(&asid, hint.as_ref());
-        self.directory.provider(receiver, named(SLOT), at(now_s())).await
+        self.clock.passes_s(1);
+        self.directory.provider(receiver, named(SLOT), PAYER).await
     }
 
     async fn sender(&self, of: &str) -> Result<Told, Refusal> {
-        self.sender_at(of, now_s()).await
+        self.clock.passes_s(1);
+        self.sender_now(of).await
     }
 
-    async fn sender_at(&self, of: &str, now_s: i64) -> Result<Told, Refusal> {
-        let sender = self.directory.sender(&asid(of), at(now_s)).await?;
+    async fn sender_now(&self, of: &str) -> Result<Told, Refusal> {
+        let sender = self.directory.sender(&asid(of), PAYER).await?;
         Ok(Told {
             asid: sender.asid.to_string(),
             ods: sender.ods.to_string(),
@@ -172,7 +179,7 @@ impl Asking {
     }
 
     fn is_circuit_open(&self) -> bool {
-        self.directory.held_view().sources[0].circuit_open
+        self.directory.sources_view().sources[0].circuit_open
     }
 }
 
@@ -183,10 +190,6 @@ struct Told {
     ods: String,
     names: Vec<String>,
     interactions: Vec<&'static str>,
-}
-
-fn at(now_s: i64) -> Caller<'static> {
-    Caller { payer: Payer::Certificate("x"), now_s }
 }
 
 fn asid(text: &str) -> Asid {

@@ -9,7 +9,7 @@ use gpconnect_simulator::sds::{Records, SdsTrouble};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::sds::{BOOK, READ, Registry, SLOTS};
+use crate::support::sds::{BOOK, PAYER, READ, Registry, SLOTS, by_practice, interaction};
 use crate::support::way::Mishap;
 use crate::support::{Act, Answer, Call, Stage};
 
@@ -102,16 +102,20 @@ async fn an_outage_of_the_directory_under_load_fails_nobody_who_has_been_seen() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_cannot_be_reached_is_looked_up_anew_for_the_next_request() {
-    let registry = Registry::new(Records::default(), "freshness = { forced = \"0s\" }").await;
+    let registry = Registry::new(Records::default(), "").await;
     let stage = registry.stage().await;
     let Practice(ods, asid, root) = practice(0);
     let left = root.replace("provider.example.nhs.uk", "nobody.invalid");
     registry.sds.replace(Records::practice(&ods, &asid, "N-1", &left, &[SLOTS, BOOK, READ]));
+    let code = ods.parse().unwrap();
+    let directory = &stage.server.directory;
+    directory.provider(&by_practice(&code, None), interaction(SLOTS), PAYER).await.unwrap();
+    registry.rests(directory).await;
+    // What is held is as fresh as before: nothing but the next request says that it is wrong.
+    registry.sds.replace(records(1));
     let by_code = call(0, 1).claim("aud", left.clone().into());
     assert_eq!(stage.hears(by_code.clone()).await.token(), Some("provider_not_reached"));
-    // What is held is as fresh as before: nothing but this request says that it is wrong.
-    registry.sds.replace(records(1));
-    while !String::from_iter(stage.server.directory.held_json()).contains(&root) {
+    while !String::from_iter(stage.server.directory.cache_json()).contains(&root) {
         assert_ne!(stage.hears(by_code.clone()).await.status, 200);
     }
 }
@@ -131,7 +135,7 @@ async fn a_read_whose_consumer_hangs_up_during_a_look_up_is_given_up_and_the_loo
     assert_eq!((&record["outcome"], &record["ended_by"]), (&"aborted".into(), &"consumer".into()));
     assert_eq!(record["ended_in"], "directory");
     registry.sds.clear();
-    while !String::from_iter(stage.server.directory.held_json()).contains("P00000") {
+    while !String::from_iter(stage.server.directory.cache_json()).contains("P00000") {
         tokio::task::yield_now().await;
     }
     assert_eq!(stage.hears(call(0, 0)).await.status, 200, "the consumer's place is free again");

@@ -4,10 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
-use tokio::runtime::Handle;
 
 use super::{CommandFailure, Prepared, print};
-use crate::directory::{Directory, Explanation};
+use crate::directory::{Directory, DirectoryContext, Explanation, FoundNow};
 use crate::metrics::Metrics;
 use spine_types::OdsCode;
 use spine_types::interaction::{self, Interaction};
@@ -38,9 +37,9 @@ pub fn run(wanted: &LookupOptions) -> Result<(), CommandFailure> {
     let Prepared { config, directory, live, .. } = Prepared::load(&wanted.config, 1)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let metrics = Arc::new(Metrics::new());
+        let context = DirectoryContext::new(Arc::new(Metrics::new()));
         let settings = &config.directory;
-        let directory = Directory::new(directory, live, settings, metrics, Handle::current());
+        let directory = Directory::new(directory, live, settings, context);
         if let Some(path) = &settings.snapshot {
             directory.load(path).map_err(CommandFailure::environment)?;
         }
@@ -63,22 +62,22 @@ fn print_explanation(
     explained: Explanation,
     interaction: &Interaction,
 ) -> Result<(), CommandFailure> {
-    for held in &explained.held {
-        print(format_args!("in snapshot {held}"));
+    for cached in &explained.cached {
+        print(format_args!("in snapshot {cached}"));
     }
-    for step in &explained.steps.steps {
+    for step in &explained.trace.steps {
         let took_ms = step.took.as_millis();
         print(format_args!(
             "asked       {} for {}: {} in {took_ms} ms",
             step.source, step.question, step.outcome
         ));
     }
-    for oddity in &explained.steps.oddities {
+    for oddity in &explained.trace.oddities {
         print(format_args!("unusual     {oddity}"));
     }
     let found =
         explained.answer.map_err(|why| CommandFailure::Environment(anyhow!("no answer: {why}")))?;
-    let Some((origin, providers)) = found else {
+    let Some(FoundNow { origin, providers }) = found else {
         return Err(CommandFailure::Environment(anyhow!(
             "nothing is registered for this practice and interaction"
         )));

@@ -6,6 +6,7 @@ use std::fmt;
 use bytesize::ByteSize;
 
 use crate::config::Config;
+use crate::directory;
 use crate::forward;
 use crate::metrics::Metrics;
 use crate::throttle::MemoryLimit;
@@ -78,9 +79,8 @@ fn bound_with(config: &Config, connections_max: usize, in_hand_max: usize) -> Me
     let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     let times = |of: u64, each: u64| of.saturating_mul(each);
     let heads = config.request.head_max.as_u64() + config.request.target_max.as_u64();
-    let freshness = &config.directory.freshness;
     let (practices, absences) = match config.directory.is_live() {
-        true => (freshness.practices_max, freshness.absent_max),
+        true => (directory::PRACTICES_MAX, directory::ABSENCES_MAX),
         false => (0, 0),
     };
     let idle = times(count(config.workers()), times(count(forward::IDLE_MAX), IDLE));
@@ -219,14 +219,13 @@ impl MemoryBound {
         parts.into_iter().fold(0, u64::saturating_add)
     }
 
-    /// Returns the largest part besides connections and requests, with the key that it depends on and its
+    /// Returns the largest part besides connections and requests that a key limits, with the key that it depends on and its
     /// bytes.
     fn largest(&self) -> (&'static str, &'static str, u64) {
         let parts = [
             ("the program", "listener.workers", self.base),
             ("idle connections to providers", "listener.workers", self.providers),
             ("TLS sessions", "tls.sessions-max", self.sessions),
-            ("the directory", "directory.freshness.practices-max", self.directory),
             ("the journal's index", "audit.segment-size", self.journal),
         ];
         parts.into_iter().max_by_key(|(_, _, bytes)| *bytes).unwrap_or_default()

@@ -347,7 +347,6 @@ impl Reloader {
         let mut config = config.clone();
         let started = &self.started_with;
         config.listener = started.listener.clone();
-        config.directory.freshness = started.directory.freshness.clone();
         config.audit = started.audit.clone();
         config
     }

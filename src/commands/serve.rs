@@ -9,7 +9,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
-use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -25,7 +24,7 @@ use super::{CommandFailure, Prepared, memory, prepare};
 use crate::admin::{self, AdminState};
 use crate::audit::Trail;
 use crate::config::{Config, Log, LogFormat};
-use crate::directory::{self, Directory};
+use crate::directory::{self, Directory, DirectoryContext};
 use crate::forward::Forwarder;
 use crate::gateway::{self, Gateway, InForce};
 use crate::listener::{Stop, Workers};
@@ -274,7 +273,8 @@ fn recall(
     metrics: &Arc<Metrics>,
 ) -> Directory {
     let settings = &config.directory;
-    let directory = Directory::new(file, live, settings, Arc::clone(metrics), Handle::current());
+    let directory =
+        Directory::new(file, live, settings, DirectoryContext::new(Arc::clone(metrics)));
     if let Some(path) = &settings.snapshot {
         match directory.load(path) {
             Ok(practices) => tracing::info!(practices, "directory cache loaded from the snapshot"),
@@ -313,7 +313,7 @@ async fn keep(directory: Directory, snapshot: Option<PathBuf>) {
             }
         }
     };
-    tokio::join!(remembering, directory.keep_fresh());
+    tokio::join!(remembering, directory.refresh_ahead());
 }
 
 /// Logs the addresses of the consumer port and returns them.

@@ -1,440 +1,229 @@
-//! Cache of directory answers: their ages, and the effect of new answers on cached ones.
+//! Cache of directory answers: practices, senders and absences.
 //!
-//! Ages are judged by the clock that the caller reads. An entry keeps the time of the directory's answer,
-//! however often it has been loaded from a snapshot since.
+//! An entry keeps the time of the directory's answer, however often it has been loaded from a snapshot since.
 
-use std::hash::{BuildHasher as _, Hash};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use moka::ops::compute::Op;
 use moka::sync::Cache;
 
-use super::Freshness;
-use super::rules::FoundRegistrations;
-use crate::registry::{Origin, ProviderRegistration, Sender};
+use super::lookups::LookupQuestion;
+use super::settings::Freshness;
+use super::sources::Certainty;
+use crate::registry::Origin;
 use spine_types::interaction::Interaction;
-use spine_types::{Asid, OdsCode};
+use spine_types::{Asid, CertificateName, OdsCode};
 
-/// Cached registration with the time of the directory's answer.
-#[derive(Debug, Clone)]
-pub(super) struct HeldRegistration {
-    pub(super) provider: Arc<ProviderRegistration>,
-    pub(super) since: Since,
-    /// Time of the first answer without this registration, in seconds since 1970.
-    pub(super) doubted_s: Option<i64>,
-    /// Time of the last such answer to this process.
-    pub(super) doubt_heard: Option<Instant>,
-}
+mod freshness;
+mod snapshot;
 
-/// Time and source of a cached answer, and a mark that makes it count as older.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Since {
-    pub(super) answered_s: i64,
-    pub(super) origin: Origin,
-    pub(super) mark: Mark,
-    /// Time at which this process received the answer; `None` if it comes from a snapshot.
-    pub(super) heard: Option<Instant>,
-}
+pub(super) use freshness::{
+    Age, AgeMark, AnswerStamp, CachedPractice, CachedRegistration, CachedSender, FreshnessRules,
+    OldEntryUse, RegistrationUse, Usability,
+};
+pub use snapshot::SnapshotError;
 
-/// Reason why a cached entry counts as older than it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Mark {
-    /// The entry's age counts.
-    None,
-    /// Loaded from a snapshot: at least stale, so it is served and refreshed.
-    Loaded,
-    /// Flushed by an operator or because the practice moved: at least old, so it is refreshed first.
-    Flushed,
-}
+use freshness::ABSENT;
 
-/// Cached registrations of one practice.
-#[derive(Debug, Default)]
-pub(super) struct HeldPractice {
-    pub(super) rows: Vec<HeldRegistration>,
-    /// Time of the last use by a request, in seconds since 1970.
-    pub(super) used_s: AtomicI64,
-}
-
-/// Cached sender with the time of the directory's answer.
-#[derive(Debug, Clone)]
-pub(super) struct HeldSender {
-    pub(super) sender: Arc<Sender>,
-    pub(super) since: Since,
-}
-
-/// Age class of a cached entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Age {
-    /// Served without a refresh.
-    Fresh,
-    /// Served while it is refreshed in the background.
-    Stale,
-    /// Refreshed first; served if no answer comes.
-    Old,
-    /// Must not be served.
-    Dead,
-}
-
-/// Durations of the age classes: `stale` follows `fresh`; `max` counts from the directory's answer.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Windows {
-    pub(super) fresh: Duration,
-    pub(super) stale: Duration,
-    pub(super) max: Duration,
-}
-
-impl Since {
-    pub(super) fn now(now_s: i64, origin: Origin) -> Self {
-        Self { answered_s: now_s, origin, mark: Mark::None, heard: Some(Instant::now()) }
-    }
-
-    /// Returns the age class at `now_s`, in seconds since 1970.
-    ///
-    /// Security: an answer from the future is dead, so that a clock set back does not make an old answer
-    /// fresh.
-    pub(super) fn age(&self, windows: Windows, now_s: i64) -> Age {
-        let Ok(age_s) = u64::try_from(now_s.saturating_sub(self.answered_s)) else {
-            return Age::Dead;
-        };
-        let by_time = if age_s < windows.fresh.as_secs() {
-            Age::Fresh
-        } else if age_s < windows.fresh.saturating_add(windows.stale).as_secs() {
-            Age::Stale
-        } else if age_s < windows.max.as_secs() {
-            Age::Old
-        } else {
-            Age::Dead
-        };
-        by_time.max(match self.mark {
-            Mark::None => Age::Fresh,
-            Mark::Loaded => Age::Stale,
-            Mark::Flushed => Age::Old,
-        })
-    }
-}
-
-impl HeldPractice {
-    /// Returns the registrations for one interaction.
-    pub(super) fn rows_for(
-        &self,
-        interaction: &Interaction,
-    ) -> impl Iterator<Item = &HeldRegistration> + Clone {
-        self.rows.iter().filter(move |row| row.provider.serves(interaction))
-    }
-
-    /// Returns the age class for one interaction, that of its oldest row; `None` if it has no row.
-    pub(super) fn age(
-        &self,
-        interaction: &Interaction,
-        freshness: &Freshness,
-        now_s: i64,
-    ) -> Option<Age> {
-        let rows = self.rows_for(interaction);
-        let ambiguous = rows.clone().count() > 1;
-        let ages = rows.map(|row| {
-            let mut windows = freshness.provider_windows();
-            windows.fresh = windows.fresh.mul_f64(spread(&row.provider.ods, row.since.answered_s));
-            if ambiguous {
-                windows.fresh = windows.fresh.min(freshness.ambiguous);
-            }
-            match (row.since.age(windows, now_s), row.doubted_s) {
-                // A doubted row is never fresh; `rests` delays the next refresh.
-                (Age::Fresh, Some(_)) => Age::Stale,
-                (age, _) => age,
-            }
-        });
-        ages.max()
-    }
-
-    /// Returns the age in seconds of the oldest answer for one interaction.
-    pub(super) fn age_s(&self, interaction: &Interaction, now_s: i64) -> u64 {
-        let oldest = self.rows_for(interaction).map(|row| row.since.answered_s).min();
-        oldest
-            .and_then(|answered_s| u64::try_from(now_s.saturating_sub(answered_s)).ok())
-            .unwrap_or_default()
-    }
-
-    /// Returns true if the directory has answered for this interaction since `started`.
-    pub(super) fn is_heard(&self, interaction: &Interaction, started: Instant) -> bool {
-        let mut rows = self.rows_for(interaction).peekable();
-        let heard = |row: &HeldRegistration| row.since.heard.max(row.doubt_heard) >= Some(started);
-        rows.peek().is_some() && rows.all(heard)
-    }
-
-    /// Returns true if the directory has answered without a cached registration of this interaction.
-    pub(super) fn is_doubted(&self, interaction: &Interaction) -> bool {
-        self.rows_for(interaction).any(|row| row.doubted_s.is_some())
-    }
-
-    /// Returns true if it is too early to refresh: a second denial would not be believed yet.
-    pub(super) fn rests(
-        &self,
-        interaction: &Interaction,
-        freshness: &Freshness,
-        now_s: i64,
-    ) -> bool {
-        let mut rows = self.rows_for(interaction).peekable();
-        rows.peek().is_some()
-            && rows.all(|row| {
-                let confirmed = |since_s| freshness.is_confirmed(since_s, now_s);
-                row.since.mark != Mark::Flushed
-                    && row.doubted_s.is_some_and(|since_s| !confirmed(since_s))
-            })
-    }
-
-    /// Records a use by a request at `now_s`.
-    pub(super) fn used(&self, now_s: i64) {
-        self.used_s.store(now_s, Ordering::Relaxed);
-    }
-
-    /// Returns the entry after the directory has answered for one interaction.
-    ///
-    /// A new answer with several registrations does not replace a single usable one at once: the
-    /// directory may be in the middle of a change.
-    pub(super) fn after_found(
-        &self,
-        interaction: &'static Interaction,
-        found: &FoundRegistrations,
-        freshness: &Freshness,
-        now_s: i64,
-    ) -> Self {
-        let since = Since::now(now_s, found.origin);
-        let held = self.rows_for(interaction).count();
-        let usable = self.age(interaction, freshness, now_s).is_some_and(|age| age < Age::Dead);
-        if held == 1 && usable && found.providers.len() > 1 {
-            return self.doubting(interaction, freshness, now_s);
-        }
-        let moved = |row: &HeldRegistration| {
-            let same = |new: &Arc<ProviderRegistration>| new.party_key == row.provider.party_key;
-            !found.providers.iter().any(same)
-                && self
-                    .rows_for(interaction)
-                    .any(|old| old.provider.party_key == row.provider.party_key)
-        };
-        let others = self.rows.iter().filter(|row| !row.provider.serves(interaction));
-        let others = others.cloned().map(|mut row| {
-            if moved(&row) {
-                row.since.mark = Mark::Flushed;
-            }
-            row
-        });
-        let fresh = found.providers.iter().map(|provider| HeldRegistration {
-            provider: Arc::clone(provider),
-            since,
-            doubted_s: None,
-            doubt_heard: None,
-        });
-        self.with(others.chain(fresh).collect())
-    }
-
-    /// Returns the entry after the same systems' other interactions are known too.
-    pub(super) fn after_rest(
-        &self,
-        found: &FoundRegistrations,
-        rest: &[Arc<ProviderRegistration>],
-        freshness: &Freshness,
-        now_s: i64,
-    ) -> Self {
-        let since = Since::now(now_s, found.origin);
-        let theirs = |row: &HeldRegistration| {
-            found.systems.iter().any(|system| system.asid == row.provider.asid)
-        };
-        // A registration of one system does not replace another system's, unless the practice has moved
-        // away from that one: both stay, as an ambiguity.
-        let answered = |row: &HeldRegistration| {
-            let ids = &row.provider.interactions;
-            let same = |new: &Arc<ProviderRegistration>| {
-                let its = new.asid == row.provider.asid || row.since.mark == Mark::Flushed;
-                its && ids.iter().any(|interaction| new.serves(interaction))
-            };
-            rest.iter().any(same)
-        };
-        let kept = self.rows.iter().filter(|row| !answered(row)).filter_map(|row| {
-            if theirs(row) && row.since.answered_s != now_s {
-                return row.doubt(freshness, now_s);
-            }
-            Some(row.clone())
-        });
-        let fresh = rest.iter().map(|provider| HeldRegistration {
-            provider: Arc::clone(provider),
-            since,
-            doubted_s: None,
-            doubt_heard: None,
-        });
-        self.with(kept.chain(fresh).collect())
-    }
-
-    /// Returns the entry after the directory has answered that nothing is registered.
-    ///
-    /// The first such answer only marks the rows as doubted; a second one after
-    /// `directory.freshness.absent` removes them.
-    pub(super) fn doubting(
-        &self,
-        interaction: &Interaction,
-        freshness: &Freshness,
-        now_s: i64,
-    ) -> Self {
-        let rows = self.rows.iter().filter_map(|row| match row.provider.serves(interaction) {
-            true => row.doubt(freshness, now_s),
-            false => Some(row.clone()),
-        });
-        self.with(rows.collect())
-    }
-
-    /// Returns the entry with all rows marked to be refreshed before use.
-    pub(super) fn flushed(&self) -> Self {
-        let rows = self.rows.iter().cloned().map(|mut row| {
-            row.since.mark = Mark::Flushed;
-            row
-        });
-        self.with(rows.collect())
-    }
-
-    fn with(&self, rows: Vec<HeldRegistration>) -> Self {
-        Self { rows, used_s: AtomicI64::new(self.used_s.load(Ordering::Relaxed)) }
-    }
-}
-
-impl HeldRegistration {
-    /// Returns the row as doubted; `None` if it was doubted long enough before, or is dead.
-    fn doubt(&self, freshness: &Freshness, now_s: i64) -> Option<Self> {
-        let twice = self.doubted_s.is_some_and(|since_s| freshness.is_confirmed(since_s, now_s));
-        let dead = self.since.age(freshness.provider_windows(), now_s) == Age::Dead;
-        let (doubted_s, doubt_heard) =
-            (Some(self.doubted_s.unwrap_or(now_s)), Some(Instant::now()));
-        // The refresh that a flush asked for has been done.
-        let since = Since { mark: Mark::None, ..self.since };
-        (!twice && !dead).then(|| Self { doubted_s, doubt_heard, since, ..self.clone() })
-    }
-}
-
-/// Returns a factor from 0.9 to 1.1, constant for one answer, that spreads the refreshes of practices
-/// looked up at the same time.
-fn spread(ods: &OdsCode, answered_s: i64) -> f64 {
-    let hash = SPREAD.hash_one((ods, answered_s)) % 2001;
-    0.9 + f64::from(u32::try_from(hash).unwrap_or_default()) / 10_000.0
-}
-
-/// Hasher without a random seed, so that every process spreads alike.
-const SPREAD: std::hash::BuildHasherDefault<std::hash::DefaultHasher> =
-    std::hash::BuildHasherDefault::new();
-
-/// Minimum time for which an absence is cached, so that the waiting requests see it.
-const HEARD: Duration = Duration::from_secs(1);
+/// Limit: number of cached practices, of cached senders, and of cached hints of each kind.
+///
+/// England has some 6,500 practices.
+pub(crate) const PRACTICES_MAX: u64 = 20_000;
+/// Limit: number of cached absences.
+pub(crate) const ABSENCES_MAX: u64 = 10_000;
+/// Period for which an absence that may be a failed search is cached.
+const ABSENT_UNCONFIRMED: Duration = Duration::from_secs(5);
 
 /// Cached absence and the time of its expiry.
 #[derive(Debug, Clone, Copy)]
 struct Absence {
     until_s: i64,
-    believed: Believed,
+    certainty: Certainty,
 }
 
-/// Certainty of an absence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Believed {
-    /// The directory has nothing registered.
-    Confirmed,
-    /// The search may have failed: not repeated at once, and no ground for a final refusal.
-    ForNow,
-}
-
-impl Believed {
-    pub(super) const fn when(confirmed: bool) -> Self {
-        if confirmed { Self::Confirmed } else { Self::ForNow }
-    }
-}
-
-/// Cache of practices, senders and absences.
+/// Cache of practices, senders and absences, and of hints that were learnt from answers.
 ///
 /// Absences have a cache of their own, so that a scan of random codes evicts no registration.
 #[derive(Debug)]
 pub(super) struct RegistrationCache {
-    pub(super) practices: Cache<OdsCode, Arc<HeldPractice>>,
-    pub(super) senders: Cache<Asid, HeldSender>,
-    absent: Cache<Absent, Absence>,
-}
-
-/// Subject of an absence.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Absent {
-    Registration(OdsCode, &'static str),
-    Sender(Asid),
-    Owner(Asid),
+    pub(super) freshness: Freshness,
+    pub(super) practices: Cache<OdsCode, Arc<CachedPractice>>,
+    pub(super) senders: Cache<Asid, CachedSender>,
+    absent: Cache<LookupQuestion, Absence>,
+    /// Practice of a receiver's ASID: a hint that chooses which practice to look up.
+    pub(super) owners: Cache<Asid, OdsCode>,
+    /// Service roots seen in look-ups; tells another practice's address from an unknown one.
+    pub(super) roots: Cache<String, ()>,
+    /// Certificate names of senders seen in look-ups; tells a consumer from an unknown system.
+    pub(super) names: Cache<CertificateName, ()>,
+    /// Number of the last answer.
+    answers: AtomicU64,
+    /// Number of flushes so far; look-ups compare it to notice a flush while they ran.
+    flushes: AtomicU64,
 }
 
 impl RegistrationCache {
-    pub(super) fn new(freshness: &Freshness) -> Self {
+    pub(super) fn new(freshness: Freshness) -> Self {
+        let hints_max = PRACTICES_MAX * 4;
         Self {
             practices: Cache::builder()
-                .max_capacity(freshness.practices_max)
+                .max_capacity(PRACTICES_MAX)
                 .time_to_live(freshness.provider_max)
                 .build(),
             senders: Cache::builder()
-                .max_capacity(freshness.practices_max)
+                .max_capacity(PRACTICES_MAX)
                 .time_to_live(freshness.sender_max)
                 .build(),
-            absent: Cache::builder()
-                .max_capacity(freshness.absent_max)
-                .time_to_live(freshness.absent.max(freshness.absent_unconfirmed).max(HEARD * 2))
+            absent: Cache::builder().max_capacity(ABSENCES_MAX).time_to_live(ABSENT).build(),
+            owners: Cache::builder()
+                .max_capacity(hints_max)
+                .time_to_live(freshness.provider_max)
                 .build(),
+            roots: Cache::builder().max_capacity(PRACTICES_MAX).build(),
+            names: Cache::builder().max_capacity(PRACTICES_MAX).build(),
+            freshness,
+            answers: AtomicU64::default(),
+            flushes: AtomicU64::default(),
         }
     }
 
-    pub(super) fn absence(&self, what: &Absent, now_s: i64) -> Option<Believed> {
-        let absence = self.absent.get(what)?;
-        (now_s < absence.until_s).then_some(absence.believed)
+    pub(super) const fn rules(&self, now_s: i64) -> FreshnessRules<'_> {
+        FreshnessRules { freshness: &self.freshness, now_s }
     }
 
-    pub(super) fn note_absent(
+    /// Returns a practice's entry; one without registrations if nothing is cached.
+    pub(super) fn practice(&self, ods: &OdsCode) -> Arc<CachedPractice> {
+        self.practices.get(ods).unwrap_or_default()
+    }
+
+    /// Returns the number of the last answer.
+    pub(super) fn last_answer(&self) -> u64 {
+        self.answers.load(Ordering::Acquire)
+    }
+
+    /// Counts an answer of the directory and returns its number.
+    pub(super) fn next_answer(&self) -> u64 {
+        self.answers.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    pub(super) fn insert_practice(&self, ods: &OdsCode, practice: CachedPractice) {
+        for row in &practice.rows {
+            self.owners.insert(row.provider.asid.clone(), ods.clone());
+            let root = row.provider.root.as_str();
+            self.roots.insert(root.strip_suffix('/').unwrap_or(root).to_owned(), ());
+        }
+        self.practices.insert(ods.clone(), Arc::new(practice));
+    }
+
+    pub(super) fn insert_sender(&self, cached: CachedSender) {
+        for name in &cached.sender.names {
+            self.names.insert(name.clone(), ());
+        }
+        self.senders.insert(cached.sender.asid.clone(), cached);
+    }
+
+    /// Returns the certainty of a cached absence; `None` if it is not cached or has expired.
+    pub(super) fn absence(&self, question: &LookupQuestion, now_s: i64) -> Option<Certainty> {
+        let absence = self.absent.get(question)?;
+        (now_s < absence.until_s).then_some(absence.certainty)
+    }
+
+    pub(super) fn insert_absence(
         &self,
-        what: Absent,
-        believed: Believed,
-        lasts: Duration,
+        question: LookupQuestion,
+        certainty: Certainty,
         now_s: i64,
     ) {
-        let lasts = lasts.max(HEARD);
+        let lasts = match certainty {
+            Certainty::Confirmed => ABSENT,
+            Certainty::Unconfirmed => ABSENT_UNCONFIRMED,
+        };
         let until_s = now_s.saturating_add(i64::try_from(lasts.as_secs()).unwrap_or(i64::MAX));
-        self.absent.insert(what, Absence { until_s, believed });
+        self.absent.insert(question, Absence { until_s, certainty });
+    }
+
+    /// Returns the practice in use whose refresh is most overdue, with one of its interactions, and records
+    /// that it is refreshed now.
+    pub(super) fn take_due(&self, now_s: i64) -> Option<(OdsCode, &'static Interaction)> {
+        let rules = self.rules(now_s);
+        let due = self.practices.iter().filter_map(|(ods, practice)| {
+            let (answered_s, interaction) = practice.due(rules)?;
+            Some((answered_s, ods, practice, interaction))
+        });
+        let (_, ods, practice, interaction) = due.min_by_key(|(answered_s, ..)| *answered_s)?;
+        practice.refreshed_ahead(now_s);
+        Some(((*ods).clone(), interaction))
+    }
+
+    /// Returns the number of flushes so far.
+    pub(super) fn flushes(&self) -> u64 {
+        self.flushes.load(Ordering::Acquire)
+    }
+
+    /// Marks the entries of one practice, or all entries, to be refreshed before use, and forgets absences;
+    /// returns the number of entries marked.
+    pub(super) fn flush(&self, ods: Option<&OdsCode>) -> usize {
+        // Counted first: a look-up that began earlier and ends later marks its own entry.
+        self.flushes.fetch_add(1, Ordering::AcqRel);
+        let practices: Vec<_> = match ods {
+            Some(ods) => {
+                self.practices.contains_key(ods).then(|| ods.clone()).into_iter().collect()
+            }
+            None => self.practices.iter().map(|(ods, _)| (*ods).clone()).collect(),
+        };
+        for ods in &practices {
+            self.flush_practice(ods);
+        }
+        let senders = self.senders.iter().filter(|_| ods.is_none());
+        let senders: Vec<_> = senders.map(|(asid, _)| asid).collect();
+        for asid in &senders {
+            self.flush_sender(asid);
+        }
+        self.forget_absences();
+        practices.len() + senders.len()
     }
 
     /// Marks a practice to be refreshed before it is used.
-    pub(super) fn flush(&self, ods: &OdsCode) {
-        self.practices.entry_by_ref(ods).and_compute_with(|held| match held {
-            Some(held) => Op::Put(Arc::new(held.value().flushed())),
+    pub(super) fn flush_practice(&self, ods: &OdsCode) {
+        self.practices.entry_by_ref(ods).and_compute_with(|cached| match cached {
+            Some(cached) => Op::Put(Arc::new(cached.value().flushed())),
             None => Op::Nop,
         });
     }
 
     /// Marks a sender to be refreshed before it is used.
     pub(super) fn flush_sender(&self, asid: &Asid) {
-        self.senders.entry_by_ref(asid).and_compute_with(|held| match held {
-            Some(held) => {
-                let mut held = held.into_value();
-                held.since.mark = Mark::Flushed;
-                Op::Put(held)
+        self.senders.entry_by_ref(asid).and_compute_with(|cached| match cached {
+            Some(cached) => {
+                let mut cached = cached.into_value();
+                cached.stamp.mark = AgeMark::Flushed;
+                Op::Put(cached)
             }
             None => Op::Nop,
         });
     }
 
-    /// Removes entries of each source for which `said` returns false.
-    pub(super) fn keep(&self, said: impl Fn(Origin) -> bool) {
-        for (ods, held) in &self.practices {
-            let rows = held.rows.iter().filter(|row| said(row.since.origin)).cloned();
-            let rows: Vec<HeldRegistration> = rows.collect();
+    /// Removes the entries of each source for which `is_kept` returns false, and all hints.
+    pub(super) fn retain(&self, is_kept: impl Fn(Origin) -> bool) {
+        for (ods, cached) in &self.practices {
+            let rows = cached.rows.iter().filter(|row| is_kept(row.stamp.origin)).cloned();
+            let rows: Vec<CachedRegistration> = rows.collect();
             match rows.len() {
                 0 => self.practices.invalidate(&*ods),
-                kept if kept == held.rows.len() => {}
-                _ => self.practices.insert((*ods).clone(), Arc::new(held.with(rows))),
+                kept if kept == cached.rows.len() => {}
+                _ => self.practices.insert((*ods).clone(), Arc::new(cached.with(rows))),
             }
         }
-        for (asid, held) in &self.senders {
-            if !said(held.since.origin) {
+        for (asid, cached) in &self.senders {
+            if !is_kept(cached.stamp.origin) {
                 self.senders.invalidate(&*asid);
             }
         }
+        self.owners.invalidate_all();
+        self.roots.invalidate_all();
+        self.names.invalidate_all();
     }
 
     pub(super) fn forget_absences(&self) {
@@ -442,10 +231,7 @@ impl RegistrationCache {
     }
 
     /// Returns the number of cached practices, senders and absences.
-    pub(super) fn held(&self) -> u64 {
+    pub(super) fn entries(&self) -> u64 {
         self.practices.entry_count() + self.senders.entry_count() + self.absent.entry_count()
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -7,10 +7,10 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::sources::ApiSettings;
 #[cfg(feature = "ldap")]
-use super::LdapSettings;
-use super::cache::Windows;
-use super::{ApiSettings, Origin};
+use super::sources::LdapSettings;
+use crate::registry::Origin;
 
 /// Settings of the directory: its file, its live sources, and how long their answers are used.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -65,7 +65,7 @@ impl First {
     }
 }
 
-/// Periods for which answers of live sources are used, and sizes of the cache.
+/// Periods for which answers of live sources are used. Other periods and the cache's sizes are fixed.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Freshness {
@@ -86,44 +86,11 @@ pub struct Freshness {
     #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub stale_writes_max: Duration,
-    /// Period for which a sender is served without a refresh.
-    #[serde(with = "spine_types::period")]
-    #[schemars(with = "String")]
-    pub sender: Duration,
     /// Maximum age at which a sender is served when no source answers; short, since a stale authorisation
     /// fails open.
     #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub sender_max: Duration,
-    /// Period for which an absence is cached; also the minimum time between two absent answers that
-    /// remove a cached provider.
-    #[serde(with = "spine_types::period")]
-    #[schemars(with = "String")]
-    pub absent: Duration,
-    /// Period for which an absence that may be a failed search is not looked up again.
-    #[serde(with = "spine_types::period")]
-    #[schemars(with = "String")]
-    pub absent_unconfirmed: Duration,
-    /// Period for which an ambiguous answer is served without a refresh.
-    #[serde(with = "spine_types::period")]
-    #[schemars(with = "String")]
-    pub ambiguous: Duration,
-    /// Minimum time between two forced look-ups of one practice.
-    #[serde(with = "spine_types::period")]
-    #[schemars(with = "String")]
-    pub forced: Duration,
-    /// Minimum time between a failed look-up and the next of the same subject.
-    #[serde(with = "spine_types::period")]
-    #[schemars(with = "String")]
-    pub retry: Duration,
-    /// Period since its last use in which a practice is refreshed before it grows stale.
-    #[serde(with = "spine_types::period")]
-    #[schemars(with = "String")]
-    pub ahead: Duration,
-    /// Maximum number of cached practices, and of cached senders.
-    pub practices_max: u64,
-    /// Maximum number of cached absences.
-    pub absent_max: u64,
 }
 
 impl Default for Freshness {
@@ -135,16 +102,7 @@ impl Default for Freshness {
             provider_stale: Duration::from_secs(45 * 60),
             provider_max: Duration::from_secs(12 * 60 * 60),
             stale_writes_max: Duration::from_secs(60 * 60),
-            sender: Duration::from_secs(5 * 60),
             sender_max: Duration::from_secs(60 * 60),
-            absent: Duration::from_secs(60),
-            absent_unconfirmed: Duration::from_secs(5),
-            ambiguous: Duration::from_secs(30),
-            forced: Duration::from_secs(30),
-            retry: Duration::from_secs(1),
-            ahead: Duration::from_secs(60 * 60),
-            practices_max: 20_000,
-            absent_max: 10_000,
         }
     }
 }
@@ -153,48 +111,25 @@ impl Freshness {
     /// Limit: longest period that may be configured; one day.
     const MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-    pub(super) const fn provider_windows(&self) -> Windows {
-        Windows { fresh: self.provider, stale: self.provider_stale, max: self.provider_max }
-    }
-
-    pub(super) const fn sender_windows(&self) -> Windows {
-        Windows { fresh: self.sender, stale: Duration::ZERO, max: self.sender_max }
-    }
-
-    /// Returns true if an absence first seen at `first_s` has lasted long enough to remove a cached entry.
-    pub(super) fn is_confirmed(&self, first_s: i64, now_s: i64) -> bool {
-        u64::try_from(now_s - first_s).is_ok_and(|age_s| age_s >= self.absent.as_secs())
-    }
-
     fn check(&self) -> Result<(), String> {
         for (key, lasts) in [
             ("provider", self.provider),
             ("provider-stale", self.provider_stale),
             ("stale-writes-max", self.stale_writes_max),
-            ("sender", self.sender),
-            ("absent", self.absent),
-            ("absent-unconfirmed", self.absent_unconfirmed),
-            ("ambiguous", self.ambiguous),
-            ("forced", self.forced),
-            ("retry", self.retry),
-            ("ahead", self.ahead),
         ] {
             if lasts > Self::MAX {
                 return Err(format!("directory.freshness.{key} must be at most 24h"));
             }
         }
-        for (key, max, fresh) in [
-            ("provider-max", self.provider_max, self.provider.saturating_add(self.provider_stale)),
-            ("sender-max", self.sender_max, self.sender),
-        ] {
+        for (key, max) in [("provider-max", self.provider_max), ("sender-max", self.sender_max)] {
             if max < Duration::from_secs(1) || max > Self::MAX {
                 return Err(format!("directory.freshness.{key} must be from 1s to 24h"));
             }
-            if max < fresh {
-                return Err(format!(
-                    "directory.freshness.{key} is shorter than the fresh and stale periods before it"
-                ));
-            }
+        }
+        if self.provider_max < self.provider.saturating_add(self.provider_stale) {
+            return Err("directory.freshness.provider-max is shorter than `provider` and \
+                        `provider-stale` together"
+                .to_owned());
         }
         Ok(())
     }

@@ -142,7 +142,7 @@ async fn an_answer_that_is_too_long_is_none_and_says_nothing_of_its_source() {
         let practice = format!("Z{number:05}");
         registry.practice(&directory, &practice, SLOTS).await.unwrap_err();
     }
-    assert!(!directory.held_view().sources[0].circuit_open);
+    assert!(!directory.sources_view().sources[0].circuit_open);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -155,13 +155,13 @@ async fn the_circuit_of_a_source_that_fails_opens_and_closes_again() {
         let refused = registry.practice(&directory, &code, SLOTS).await;
         assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
     }
-    assert!(directory.held_view().sources[0].circuit_open);
+    assert!(directory.sources_view().sources[0].circuit_open);
     assert_eq!(registry.counted("directory_source_circuit_open{source=\"sds-api\"}"), 1);
     registry.opens().await;
     while registry.practice(&directory, "A20047", SLOTS).await.is_err() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(!directory.held_view().sources[0].circuit_open);
+    assert!(!directory.sources_view().sources[0].circuit_open);
 }
 
 #[tokio::test(flavor = "multi_thread")]

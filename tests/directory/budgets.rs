@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use gpconnect_simulator::sds::Records;
-use spine_proxy::directory::{Caller, Payer};
+use spine_proxy::directory::Payer;
 use spine_proxy::refusal::Refusal;
 
 use super::{PINNED, ROOT, SHORT, practice};
 use crate::support::sds::{
-    BOOK, READ, Registry, SLOTS, asid, by_asid, by_practice, interaction, ods,
+    BOOK, PAYER, READ, Registry, SLOTS, asid, by_asid, by_practice, interaction, ods,
 };
-use crate::support::stage::now_s;
 
 const CONFLICT: &str = "directory_conflicts_total{kind=\"receiver\",result=\"stands\"}";
 
@@ -54,8 +53,8 @@ async fn a_forced_look_up_is_not_forced_again_for_a_while() {
     registry.rests(&directory).await;
     for _ in 0..5 {
         let receiver = &by_asid(&stranger, Some(&code));
-        directory.provider(receiver, interaction(SLOTS), registry.asker()).await.unwrap_err();
-        directory.refreshed(receiver, interaction(SLOTS), registry.asker()).await.unwrap();
+        directory.provider(receiver, interaction(SLOTS), PAYER).await.unwrap_err();
+        directory.refreshed(receiver, interaction(SLOTS), PAYER).await.unwrap();
     }
     registry.rests(&directory).await;
     assert_eq!(registry.asked(), 6);
@@ -76,7 +75,7 @@ async fn a_scan_of_random_codes_uses_up_its_own_budget() {
         assert_eq!(refused.unwrap_err(), expected);
     }
     let code = ods("A20047");
-    let asker = Caller { payer: Payer::Certificate("another certificate"), now_s: now_s() };
+    let asker = Payer::Certificate("another certificate");
     let receiver = &by_practice(&code, None);
     assert!(directory.provider(receiver, interaction(SLOTS), asker).await.is_ok());
     registry.practice(&directory, "A20047", SLOTS).await.expect("what is held costs nothing");
@@ -126,7 +125,7 @@ async fn under_load_what_is_begun_is_finished_before_more_is_begun() {
         }
     }
     assert!(served >= 9, "{served} of sixty");
-    assert!(!directory.held_view().sources[0].circuit_open, "the source did nothing wrong");
+    assert!(!directory.sources_view().sources[0].circuit_open, "the source did nothing wrong");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,7 +144,7 @@ async fn one_consumers_scan_leaves_another_its_turns_at_the_source() {
     let asking = practices.into_iter().map(|code| {
         let directory = directory.clone();
         tokio::spawn(async move {
-            let asker = Caller { payer: Payer::Certificate("another certificate"), now_s: now_s() };
+            let asker = Payer::Certificate("another certificate");
             let code = ods(&code);
             directory.provider(&by_practice(&code, None), interaction(SLOTS), asker).await
         })

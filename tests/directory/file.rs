@@ -4,7 +4,7 @@ use gpconnect_simulator::sds::{Records, SdsTrouble};
 use spine_proxy::refusal::Refusal;
 
 use super::{HOUR, PINNED, SHORT, practice};
-use crate::support::sds::{BOOK, Registry, SLOTS, asid, by_asid, interaction, ods};
+use crate::support::sds::{BOOK, PAYER, Registry, SLOTS, asid, by_asid, interaction, ods};
 use crate::support::stage::now_s;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,7 +42,7 @@ async fn what_the_file_denies_is_denied_though_it_is_held() {
         assert_eq!(refused.unwrap_err(), Refusal::PracticeUnknown, "{deny}");
         let (to, code) = (asid("918999198993"), ods("A20047"));
         let receiver = &by_asid(&to, Some(&code));
-        let refused = directory.provider(receiver, interaction(SLOTS), registry.asker()).await;
+        let refused = directory.provider(receiver, interaction(SLOTS), PAYER).await;
         assert_eq!(refused.unwrap_err(), Refusal::ReceiverUnknown, "{deny}");
     }
 }
@@ -52,7 +52,7 @@ async fn consumers_come_from_the_file_where_no_source_knows_them() {
     let registry = Registry::new(practice(), "").await;
     let directory = registry.directory("");
     let from = asid("200000000359");
-    let refused = directory.sender(&from, registry.asker()).await;
+    let refused = directory.sender(&from, PAYER).await;
     assert_eq!(refused.unwrap_err(), Refusal::SenderUnknown(from));
     assert_eq!(registry.asked(), 0);
 }
@@ -127,7 +127,7 @@ async fn a_fall_back_for_another_interaction_or_system_says_nothing_of_this_one(
     assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
     let (other, code) = (asid("918999198222"), ods("A20047"));
     let receiver = &by_asid(&other, Some(&code));
-    let refused = directory.provider(receiver, interaction(SLOTS), registry.asker()).await;
+    let refused = directory.provider(receiver, interaction(SLOTS), PAYER).await;
     assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
 }
 
@@ -144,8 +144,8 @@ async fn who_is_denied_by_organisation_sends_nothing() {
     "#;
     let from = asid("200000000359");
     let directory = registry.directory(consumer);
-    assert!(directory.sender(&from, registry.asker()).await.is_ok());
+    assert!(directory.sender(&from, PAYER).await.is_ok());
     let directory = registry.directory(&format!("{consumer}\n[[deny]]\nods = [\"A00001\"]"));
-    let refused = directory.sender(&from, registry.asker()).await.unwrap_err();
+    let refused = directory.sender(&from, PAYER).await.unwrap_err();
     assert_eq!(refused, Refusal::SenderUnknown(from));
 }

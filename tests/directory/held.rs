@@ -1,12 +1,10 @@
 //! How long an answer is held, when it is asked for again, and how long it serves in an outage.
 
-use std::time::Duration;
-
 use gpconnect_simulator::sds::{ReceivedQuestion, Records, SdsTrouble};
 use spine_proxy::refusal::Refusal;
 
 use super::{HOUR, MINUTE, NEW_ROOT, ROOT, SHORT, moved, practice};
-use crate::support::sds::{BOOK, Registry, SLOTS, asid, by_asid, interaction, ods};
+use crate::support::sds::{BOOK, PAYER, Registry, SLOTS, asid, by_asid, interaction, ods};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_stale_is_served_while_it_is_asked_for_again() {
@@ -22,7 +20,7 @@ async fn what_is_stale_is_served_while_it_is_asked_for_again() {
         registry.practice(&directory, "A20047", SLOTS).await.unwrap();
     }
     registry.has_been_asked(4).await;
-    assert_eq!(directory.held_view().looking_up, 1);
+    assert_eq!(directory.sources_view().looking_up, 1);
     assert_eq!(registry.counted("directory_lookups_total{result=\"stale\"}"), 100);
 }
 
@@ -56,9 +54,9 @@ async fn a_write_by_ods_code_goes_by_fresh_answers_or_young_ones_in_an_outage() 
     assert_eq!(found.root.as_str(), NEW_ROOT, "never to the former supplier");
     registry.rests(&directory).await;
     registry.closes().await;
-    registry.later_s(59 * MINUTE);
+    registry.later_s(79 * MINUTE);
     assert!(registry.practice(&directory, "A20047", BOOK).await.is_ok());
-    registry.later_s(61 * MINUTE);
+    registry.later_s(81 * MINUTE);
     let refused = registry.practice(&directory, "A20047", BOOK).await;
     assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
     assert!(registry.practice(&directory, "A20047", SLOTS).await.is_ok(), "a read goes on");
@@ -78,14 +76,17 @@ async fn nothing_is_asked_twice_and_nothing_is_fresh_where_everything_is_asked_f
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_held_outlives_one_empty_answer_and_falls_to_the_second() {
-    let registry = Registry::new(practice(), r#"freshness = { absent = "0s" }"#).await;
+    let registry = Registry::new(practice(), "").await;
     let directory = registry.directory("");
     registry.practice(&directory, "A20047", SLOTS).await.unwrap();
     registry.rests(&directory).await;
     registry.sds.replace(Records::default());
     registry.later_s(2 * HOUR);
-    // The first denial is doubted, the second believed; between them lies what `absent` says.
+    // The first denial is doubted, and a second one a minute later believed.
     registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    registry.later_s(2 * HOUR + 59);
+    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    registry.later_s(2 * HOUR + 61);
     let refused = registry.practice(&directory, "A20047", SLOTS).await;
     assert_eq!(refused.unwrap_err(), Refusal::PracticeNotRegistered);
 }
@@ -98,7 +99,7 @@ async fn a_practice_in_use_is_asked_for_before_it_grows_stale() {
     registry.practice(&directory, "A20047", SLOTS).await.unwrap();
     let keeping = tokio::spawn({
         let directory = directory.clone();
-        async move { directory.keep_fresh().await }
+        async move { directory.refresh_ahead().await }
     });
     registry.has_been_asked(6).await;
     keeping.abort();
@@ -116,11 +117,11 @@ async fn what_cannot_be_asked_again_is_no_reason_to_say_no_for_good() {
     registry.sds.set(None, SdsTrouble::Status(503));
     let (new, code) = (asid("918999198777"), ods("A20047"));
     let receiver = &by_asid(&new, Some(&code));
-    let ask = || directory.provider(receiver, interaction(SLOTS), registry.asker());
+    let ask = || directory.provider(receiver, interaction(SLOTS), PAYER);
     assert_eq!(ask().await.unwrap_err(), Refusal::DirectoryUnavailable);
     registry.sds.clear();
     // Asked again once the failure is forgotten, not after the while between two forced look-ups.
-    tokio::time::sleep(Duration::from_millis(1100)).await;
+    registry.later_s(2);
     assert_eq!(ask().await.unwrap().root.as_str(), NEW_ROOT);
 }
 

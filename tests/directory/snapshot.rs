@@ -4,7 +4,7 @@ use gpconnect_simulator::sds::{Records, SdsTrouble};
 use spine_proxy::directory::Directory;
 
 use super::{HOUR, NEW_ROOT, SHORT, moved, practice};
-use crate::support::sds::{KEY, READ, Registry, SLOTS, by_practice, interaction, ods};
+use crate::support::sds::{KEY, PAYER, READ, Registry, SLOTS, by_practice, interaction, ods};
 use crate::support::stage::now_s;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,7 +86,7 @@ async fn meanwhile(registry: &Registry, directory: &Directory, happens: impl FnO
     registry.sds.set(None, SdsTrouble::Held);
     let asked = registry.asked();
     let waits = tokio::spawn({
-        let (directory, asker) = (directory.clone(), registry.asker());
+        let (directory, asker) = (directory.clone(), PAYER);
         async move {
             let code = ods("A20047");
             let receiver = &by_practice(&code, None);
@@ -163,7 +163,7 @@ async fn what_a_source_is_saying_when_its_url_changes_is_not_held() {
 }
 
 fn states(directory: &Directory) -> Vec<String> {
-    let held = String::from_iter(directory.held_json());
+    let held = String::from_iter(directory.cache_json());
     let held: serde_json::Value = serde_json::from_str(&held).unwrap();
     let rows = held["practices"].as_array().unwrap();
     rows.iter().map(|row| row["state"].as_str().unwrap().to_owned()).collect()

@@ -7,7 +7,7 @@ use spine_proxy::refusal::Refusal;
 
 use super::{HOUR, NEW_ROOT, ROOT, moved, practice};
 use crate::support::sds::{
-    BOOK, READ, Registry, SLOTS, asid, by_asid, by_practice, interaction, ods,
+    BOOK, PAYER, READ, Registry, SLOTS, asid, by_asid, by_practice, interaction, ods,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -21,7 +21,7 @@ async fn several_systems_are_an_ambiguity_that_only_the_receiver_can_settle() {
     assert_eq!(refused.unwrap_err(), Refusal::ReceiverAmbiguous);
     let (code, to) = (ods("A20047"), asid("918999198777"));
     for receiver in [&by_practice(&code, Some(&to)), &by_asid(&to, Some(&code))] {
-        let found = directory.provider(receiver, interaction(SLOTS), registry.asker()).await;
+        let found = directory.provider(receiver, interaction(SLOTS), PAYER).await;
         assert_eq!(found.unwrap().asid, to);
     }
 }
@@ -52,9 +52,8 @@ async fn a_system_is_found_by_the_practice_its_target_suggests_whatever_others_a
     let directory = registry.directory("");
     let (to, stranger) = (asid("918999198993"), asid("918999198000"));
     let (code, word) = (ods("A20047"), ods("FHIR"));
-    let ask = async |to, hint| {
-        directory.provider(&by_asid(to, hint), interaction(SLOTS), registry.asker()).await
-    };
+    let ask =
+        async |to, hint| directory.provider(&by_asid(to, hint), interaction(SLOTS), PAYER).await;
     let not_found = Refusal::ReceiverNotFound;
     assert_eq!(ask(&to, None).await.unwrap_err(), not_found);
     assert_eq!(registry.asked(), 0, "the API cannot be asked for an ASID");
@@ -75,7 +74,7 @@ async fn a_practice_that_moved_is_found_by_its_new_system_at_once_and_not_by_its
     let (old, new, code) = (asid("918999198993"), asid("918999198777"), ods("A20047"));
     let ask = async |to, id| {
         let receiver = by_asid(to, Some(&code));
-        directory.provider(&receiver, interaction(id), registry.asker()).await
+        directory.provider(&receiver, interaction(id), PAYER).await
     };
     ask(&old, SLOTS).await.unwrap();
     registry.rests(&directory).await;
@@ -98,11 +97,11 @@ async fn all_who_name_the_new_system_at_once_are_served() {
     registry.sds.replace(moved());
     let asking: Vec<_> = (0..50)
         .map(|_| {
-            let (registry, directory) = (Arc::clone(&registry), directory.clone());
+            let directory = directory.clone();
             tokio::spawn(async move {
                 let (new, code) = (asid("918999198777"), ods("A20047"));
                 let receiver = &by_asid(&new, Some(&code));
-                directory.provider(receiver, interaction(SLOTS), registry.asker()).await
+                directory.provider(receiver, interaction(SLOTS), PAYER).await
             })
         })
         .collect();
@@ -137,7 +136,7 @@ async fn an_interaction_that_moved_to_another_system_of_the_practice_is_found_th
     let directory = registry.directory("");
     let (to, code) = (asid(new), ods("A20047"));
     let receiver = &by_asid(&to, Some(&code));
-    let ask = |id| directory.provider(receiver, interaction(id), registry.asker());
+    let ask = |id| directory.provider(receiver, interaction(id), PAYER);
     registry.practice(&directory, "A20047", SLOTS).await.unwrap();
     ask(READ).await.unwrap();
     registry.rests(&directory).await;

@@ -127,7 +127,7 @@ async fn a_connection_is_kept_until_the_server_says_goodbye() {
     fake.plays(|search| Act::Farewell(records(search)));
     let searched = fake.searched();
     for later in 1..=6 {
-        let told = asking.sender_at(HUB, now_s() + 300 * later).await;
+        let told = asking.is(now_s() + 310 * later).sender_now(HUB).await;
         assert!(told.is_ok(), "{told:?}");
     }
     assert_eq!(asking.questions("systems", "unavailable"), 0);

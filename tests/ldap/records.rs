@@ -5,10 +5,9 @@ use spine_proxy::refusal::Refusal;
 use spine_types::interaction;
 use spine_types::{Asid, OdsCode, PartyKey};
 
-use super::{ASID, BOOK, HUB, KEY, ODS, Ours, ROOT, SLOT, asid, at, gp, hub, named, ods};
-use crate::support::sds::{by_asid, by_practice};
+use super::{ASID, BOOK, HUB, KEY, ODS, Ours, ROOT, SLOT, asid, gp, hub, named, ods};
+use crate::support::sds::{PAYER, by_asid, by_practice};
 use crate::support::slapd::{FIXTURES, Setup, Slapd};
-use crate::support::stage::now_s;
 
 #[tokio::test]
 async fn a_practice_is_found_in_two_steps_and_the_rest_of_it_in_a_third() {
@@ -55,7 +54,7 @@ async fn a_portal_at_the_practice_is_never_its_provider() {
     let (practice, to) = (ods(ODS), asid(portal));
     let receiver = &by_practice(&practice, Some(&to));
     // One registration needs no choosing; whether `Ssp-To` agrees is judged elsewhere.
-    let found = asking.directory.provider(receiver, named(SLOT), at(now_s())).await.unwrap();
+    let found = asking.directory.provider(receiver, named(SLOT), PAYER).await.unwrap();
     assert_eq!(found.asid.as_str(), ASID);
 }
 
@@ -72,22 +71,6 @@ async fn what_a_practice_is_not_registered_for_is_told_from_a_practice_that_is_n
     let asked = asking.questions("handlers", "absent");
     assert_eq!(asking.practice("Z00000", SLOT).await.unwrap_err(), Refusal::PracticeUnknown);
     assert_eq!(asking.questions("handlers", "absent"), asked, "an absence is believed for a while");
-}
-
-#[tokio::test]
-async fn an_absence_that_is_not_to_be_remembered_is_an_absence_all_the_same() {
-    let ours = Ours::new();
-    let Some(slapd) = ours.slapd(gp().to_ldif()) else { return };
-    for (absent, unconfirmed) in [("0s", "5s"), ("0s", "0s"), ("900ms", "0s")] {
-        let asking = ours.asks_with(slapd.port(), "", |text| {
-            format!("{text}absent = \"{absent}\"\nabsent-unconfirmed = \"{unconfirmed}\"\n")
-        });
-        let refused = asking.practice("Z00000", SLOT).await.unwrap_err();
-        assert_eq!(refused, Refusal::PracticeUnknown, "{absent}");
-        let nobody = Refusal::SenderUnknown(asid(HUB));
-        assert_eq!(asking.sender(HUB).await.unwrap_err(), nobody, "{absent}");
-        assert_eq!(asking.system(HUB, None).await.unwrap_err(), Refusal::ReceiverUnknown);
-    }
 }
 
 #[tokio::test]
@@ -175,7 +158,7 @@ async fn two_addresses_are_an_ambiguity_that_no_asid_settles() {
         &by_asid(&to, Some(&practice)),
         &by_asid(&to, None),
     ] {
-        let refused = asking.directory.provider(receiver, named(SLOT), at(now_s())).await;
+        let refused = asking.directory.provider(receiver, named(SLOT), PAYER).await;
         assert_eq!(refused.unwrap_err(), Refusal::ReceiverAmbiguous, "{receiver:?}");
     }
 }
@@ -192,7 +175,7 @@ async fn among_two_systems_of_a_practice_the_asid_settles_it() {
     assert_eq!(asking.system("200000099002", None).await.unwrap().root.as_str(), root);
     let (practice, to) = (ods(ODS), asid(ASID));
     let receiver = &by_practice(&practice, Some(&to));
-    let found = asking.directory.provider(receiver, named(SLOT), at(now_s())).await.unwrap();
+    let found = asking.directory.provider(receiver, named(SLOT), PAYER).await.unwrap();
     assert_eq!(found.root.as_str(), ROOT);
 }
 

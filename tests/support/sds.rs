@@ -5,8 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use gpconnect_simulator::sds::{BASE_PATH, Records, SdsDirectory};
+use jiff::{SignedDuration, Timestamp};
 use spine_proxy::commands::certs::{Leaf, Pki};
-use spine_proxy::directory::{Caller, Directory, DirectorySettings, LiveSources, Payer};
+use spine_proxy::directory::{
+    Directory, DirectoryClock, DirectoryContext, DirectorySettings, LiveSources, Payer,
+};
 use spine_proxy::metrics::Metrics;
 use spine_proxy::refusal::Refusal;
 use spine_proxy::registry::{DirectoryFile, OtherSources, ProviderRegistration};
@@ -27,6 +30,32 @@ pub(crate) const SLOTS: &str = "urn:nhs:names:services:gpconnect:fhir:rest:searc
 pub(crate) const BOOK: &str = "urn:nhs:names:services:gpconnect:fhir:rest:create:appointment-1";
 pub(crate) const READ: &str = "urn:nhs:names:services:gpconnect:fhir:rest:read:appointment-1";
 
+/// Who pays for a look-up, where a test does not say.
+pub(crate) const PAYER: Payer<'static> = Payer::Certificate("a certificate");
+
+/// A clock that a test sets ahead of the present.
+#[derive(Clone, Default)]
+pub(crate) struct MovedClock(Arc<AtomicI64>);
+
+impl MovedClock {
+    pub(crate) fn is_ahead_s(&self, seconds: i64) {
+        self.0.store(seconds, Ordering::Release);
+    }
+
+    pub(crate) fn passes_s(&self, seconds: i64) {
+        self.0.fetch_add(seconds, Ordering::AcqRel);
+    }
+
+    /// What a directory needs: this clock, and the current runtime.
+    pub(crate) fn context(&self, metrics: &Arc<Metrics>) -> DirectoryContext {
+        let ahead_s = Arc::clone(&self.0);
+        let clock = DirectoryClock::from_fn(move || {
+            Timestamp::now() + SignedDuration::from_secs(ahead_s.load(Ordering::Acquire))
+        });
+        DirectoryContext { clock, ..DirectoryContext::new(Arc::clone(metrics)) }
+    }
+}
+
 /// The API, its certificate, and a directory's settings that lead to it.
 pub(crate) struct Registry {
     pub(crate) sds: Arc<SdsDirectory>,
@@ -40,7 +69,7 @@ pub(crate) struct Registry {
     settings: String,
     /// Questions a second.
     pub(crate) pace: u32,
-    ahead_s: AtomicI64,
+    clock: MovedClock,
     serving: Option<DropGuard>,
     tls: Arc<rustls::ServerConfig>,
 }
@@ -80,7 +109,7 @@ impl Registry {
             _reserved: reserved,
             settings: more.to_owned(),
             pace: 1000,
-            ahead_s: AtomicI64::new(0),
+            clock: MovedClock::default(),
             serving: None,
             tls: server_tls(&issued),
         };
@@ -160,9 +189,8 @@ impl Registry {
     pub(crate) fn directory(&self, file: &str) -> Directory {
         let settings: DirectorySettings = toml::from_str(&self.settings()).unwrap();
         settings.check().unwrap();
-        let tasks = tokio::runtime::Handle::current();
         let (file, live) = (self.file(file), self.live("localhost"));
-        Directory::new(file, live, &settings, Arc::clone(&self.metrics), tasks)
+        Directory::new(file, live, &settings, self.clock.context(&self.metrics))
     }
 
     pub(crate) fn file(&self, text: &str) -> DirectoryFile {
@@ -176,14 +204,9 @@ impl Registry {
         LiveSources::load(&settings, &mut Loader::new(now_s())).unwrap()
     }
 
-    /// Later, everybody's clock says so much more.
+    /// Sets the directory's clock to so many seconds after the present.
     pub(crate) fn later_s(&self, seconds: i64) {
-        self.ahead_s.store(seconds, Ordering::Release);
-    }
-
-    pub(crate) fn asker(&self) -> Caller<'static> {
-        let now_s = now_s() + self.ahead_s.load(Ordering::Acquire);
-        Caller { payer: Payer::Certificate("a certificate"), now_s }
+        self.clock.is_ahead_s(seconds);
     }
 
     /// Asks about a practice, form (b).
@@ -195,7 +218,7 @@ impl Registry {
     ) -> Result<Arc<ProviderRegistration>, Refusal> {
         let ods = ods(code);
         let receiver = &by_practice(&ods, None);
-        directory.provider(receiver, interaction(id), self.asker()).await
+        directory.provider(receiver, interaction(id), PAYER).await
     }
 
     /// How many questions the API has been asked.
@@ -216,7 +239,7 @@ impl Registry {
 
     /// Returns once no look-up is under way.
     pub(crate) async fn rests(&self, directory: &Directory) {
-        while directory.held_view().looking_up > 0 {
+        while directory.sources_view().looking_up > 0 {
             tokio::task::yield_now().await;
         }
     }

@@ -26,7 +26,8 @@ mod bundle;
 
 pub(crate) use bundle::{handlers, systems};
 
-use super::source::{
+use super::super::settings::SourceDeadlines;
+use super::query::{
     AccreditedSystem, Handler, HandlersOf, QueryOptions, SourceFault, SystemsOf, watch_over,
 };
 use crate::tls::DirectoryLeg;
@@ -81,7 +82,7 @@ impl SdsApi {
         settings: &ApiSettings,
         key: Option<&str>,
         tls: Arc<ClientConfig>,
-        (connect, attempt): (Duration, Duration),
+        deadlines: &SourceDeadlines,
     ) -> Result<Self, String> {
         let fault = |why: &dyn std::fmt::Display| format!("{:?}: {why}", settings.url);
         let url = InnerUrl::parse(&settings.url).map_err(|why| fault(&why))?;
@@ -104,8 +105,8 @@ impl SdsApi {
             base: url.path.trim_end_matches('/').to_owned(),
             key: key.transpose()?,
             tls: TlsConnector::from(tls),
-            connect,
-            attempt,
+            connect: deadlines.connect,
+            attempt: deadlines.attempt,
             idle: Mutex::new(None),
         })
     }
@@ -117,7 +118,7 @@ impl SdsApi {
     pub(super) async fn handlers(
         &self,
         asked: &HandlersOf<'_>,
-        how: QueryOptions<'_>,
+        options: QueryOptions,
     ) -> Result<Vec<Handler>, SourceFault> {
         let mut query = SdsQuery::new("/Endpoint");
         if let Some(ods) = asked.ods {
@@ -129,13 +130,13 @@ impl SdsApi {
         if let Some(party_key) = asked.party_key {
             query.add("identifier", PARTY_KEY, party_key.as_str());
         }
-        handlers(&self.exchange(&query.0, how).await?)
+        handlers(&self.exchange(&query.0, options).await?)
     }
 
     pub(super) async fn systems(
         &self,
         asked: &SystemsOf<'_>,
-        how: QueryOptions<'_>,
+        options: QueryOptions,
     ) -> Result<Vec<AccreditedSystem>, SourceFault> {
         let SystemsOf::Practice { ods, interaction, party_key } = asked else {
             return Err(SourceFault::Unsupported);
@@ -144,25 +145,25 @@ impl SdsApi {
         query.add("organization", ODS, ods.as_str());
         query.add("identifier", INTERACTION, interaction.id);
         query.add("identifier", PARTY_KEY, party_key.as_str());
-        systems(&self.exchange(&query.0, how).await?)
+        systems(&self.exchange(&query.0, options).await?)
     }
 
     /// Sends one query and returns the body; reuses the idle connection if it is still open.
-    async fn exchange(&self, query: &str, how: QueryOptions<'_>) -> Result<Bytes, SourceFault> {
-        let (deadline, slow) = how.limit(self.attempt);
+    async fn exchange(&self, query: &str, options: QueryOptions) -> Result<Bytes, SourceFault> {
+        let (deadline, slow) = options.limit(self.attempt);
         timeout_at(deadline, async {
             let kept = self.idle().take().filter(SendRequest::is_ready);
             let mut answered = None;
             if let Some(mut kept) = kept {
                 // An idle connection that has been closed meanwhile is no failure of the source.
-                let response = kept.send_request(self.request(query, how)?).await;
+                let response = kept.send_request(self.request(query, options)?).await;
                 answered = response.ok().map(|response| (kept, response));
             }
             let (sender, response) = match answered {
                 Some(answered) => answered,
                 None => {
                     let mut sender = self.open().await?;
-                    let response = sender.send_request(self.request(query, how)?).await;
+                    let response = sender.send_request(self.request(query, options)?).await;
                     (sender, response.map_err(|why| unavailable(&why))?)
                 }
             };
@@ -199,16 +200,16 @@ impl SdsApi {
     fn request(
         &self,
         query: &str,
-        how: QueryOptions<'_>,
+        options: QueryOptions,
     ) -> Result<Request<Empty<Bytes>>, SourceFault> {
         let mut request = Request::get(format!("{}{query}", self.base))
             .header(header::HOST, &self.authority)
             .header(header::ACCEPT, "application/fhir+json")
-            .header("X-Correlation-ID", how.id.hyphenated().to_string());
+            .header("X-Correlation-ID", options.id.hyphenated().to_string());
         if let Some(key) = &self.key {
             request = request.header("apikey", key.clone());
         }
-        if how.anew {
+        if options.past_caches {
             request = request.header(header::CACHE_CONTROL, "no-cache");
         }
         request.body(Empty::new()).map_err(|why| SourceFault::OurFault(why.to_string()))

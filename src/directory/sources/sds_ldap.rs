@@ -15,7 +15,8 @@ use tokio::sync::Mutex;
 use tokio::time::timeout_at;
 use tokio_rustls::TlsConnector;
 
-use super::source::{
+use super::super::settings::SourceDeadlines;
+use super::query::{
     AccreditedSystem, Handler, HandlersOf, QueryOptions, SourceFault, SystemsOf, watch_over,
 };
 use crate::tls::DirectoryLeg;
@@ -68,7 +69,7 @@ impl SdsLdap {
     pub(super) fn new(
         settings: &LdapSettings,
         tls: Arc<ClientConfig>,
-        (connect, attempt): (Duration, Duration),
+        deadlines: &SourceDeadlines,
     ) -> Result<Self, String> {
         let authority =
             settings.url.strip_prefix("ldaps://").map(|rest| rest.trim_end_matches('/'));
@@ -90,8 +91,8 @@ impl SdsLdap {
             address: settings.dial.clone().unwrap_or_else(|| format!("{authority}{port}")),
             base: settings.base.clone(),
             tls,
-            connect,
-            attempt,
+            connect: deadlines.connect,
+            attempt: deadlines.attempt,
             kept: Mutex::new(None),
         })
     }
@@ -103,7 +104,7 @@ impl SdsLdap {
     pub(super) async fn handlers(
         &self,
         asked: &HandlersOf<'_>,
-        how: QueryOptions<'_>,
+        options: QueryOptions,
     ) -> Result<Vec<Handler>, SourceFault> {
         let mut filter = LdapFilter::new("nhsMhs");
         if let Some(ods) = asked.ods {
@@ -115,14 +116,14 @@ impl SdsLdap {
         if let Some(interaction) = asked.interaction {
             filter.and("nhsMhsSvcIA", interaction.id);
         }
-        let rows = self.search(&filter.whole(), &HANDLER, how).await?;
+        let rows = self.search(&filter.whole(), &HANDLER, options).await?;
         Ok(rows.iter().map(LdapRecord::handlers).collect::<Result<Vec<_>, _>>()?.concat())
     }
 
     pub(super) async fn systems(
         &self,
         asked: &SystemsOf<'_>,
-        how: QueryOptions<'_>,
+        options: QueryOptions,
     ) -> Result<Vec<AccreditedSystem>, SourceFault> {
         let mut filter = LdapFilter::new("nhsAs");
         match asked {
@@ -132,16 +133,20 @@ impl SdsLdap {
                 filter.and("nhsMHSPartyKey", party_key.as_str());
             }
         }
-        self.search(&filter.whole(), &SYSTEM, how).await?.iter().map(LdapRecord::system).collect()
+        self.search(&filter.whole(), &SYSTEM, options)
+            .await?
+            .iter()
+            .map(LdapRecord::system)
+            .collect()
     }
 
     async fn search(
         &self,
         filter: &str,
         attributes: &[&'static str],
-        how: QueryOptions<'_>,
+        options: QueryOptions,
     ) -> Result<Vec<LdapRecord>, SourceFault> {
-        let (deadline, slow) = how.limit(self.attempt);
+        let (deadline, slow) = options.limit(self.attempt);
         let search = async {
             let (ldap, kept) = self.connection().await?;
             match self.ask(ldap, filter, attributes).await {

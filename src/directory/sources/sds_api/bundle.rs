@@ -2,8 +2,8 @@
 
 use serde::Deserialize;
 
+use super::super::query::{AccreditedSystem, Handler, SourceFault};
 use super::malformed;
-use crate::directory::source::{AccreditedSystem, Handler, SourceFault};
 use spine_types::OdsCode;
 use spine_types::interaction;
 

@@ -3,30 +3,37 @@
 //! Spec: message handlers are looked up first, then accredited systems by party key. An empty answer is not
 //! always an absence, and several answers are never decided by their order.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use uuid::Uuid;
 
-use super::guarded::RateLimitedSource;
-use super::source::{
-    AccreditedSystem, Handler, HandlersOf, LookupPart, QueryOptions, SourceFault, SystemsOf,
+use super::query::{
+    AccreditedSystem, Handler, HandlersOf, QueryKind, QueryOptions, SourceFault, SystemsOf,
 };
-use super::steps::Steps;
+use super::queue::LookupWaiters;
+use super::trace::LookupTrace;
+use super::{LiveSource, LiveSources};
 use crate::breaker::AttemptResult;
 use crate::metrics::{Metrics, Oddity};
 use crate::registry::{Origin, ProviderRegistration, Sender};
 use spine_types::interaction::Interaction;
 use spine_types::{Asid, CertificateName, OdsCode, PartyKey, ServiceRoot};
 
-/// Resolver of registrations over the live sources, in the order in which they are asked.
+/// Look-up at the live sources: its deadline, the callers that wait for it, and the trace of its queries.
 #[derive(Debug)]
-pub(super) struct SourceResolver {
-    pub(super) sources: Vec<RateLimitedSource>,
-    /// Number of times the sources' URLs had changed; look-ups compare it to notice a change.
-    pub(super) number: u64,
-    metrics: Arc<Metrics>,
+pub(in crate::directory) struct SourceLookup<'a> {
+    sources: &'a [LiveSource],
+    metrics: &'a Metrics,
+    waiters: &'a Arc<LookupWaiters>,
+    /// Time at which the look-up is given up.
+    pub(in crate::directory) deadline: Instant,
+    /// True to bypass HTTP caches on the way.
+    pub(in crate::directory) past_caches: bool,
+    id: Uuid,
+    /// Queries sent so far.
+    pub(in crate::directory) trace: LookupTrace,
 }
 
 /// Time from which an empty answer is not believed.
@@ -34,97 +41,134 @@ pub(super) struct SourceResolver {
 /// Spec: the API's own search gives up after three seconds and then answers as if nothing was found.
 const EMPTY_BELIEVED: Duration = Duration::from_millis(2500);
 
-/// URL of each live source.
-pub(super) type SourceUrls = BTreeMap<Origin, String>;
+/// Certainty of an absence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::directory) enum Certainty {
+    /// The directory has nothing registered.
+    Confirmed,
+    /// The search may have failed: not repeated at once, and no ground for a final refusal.
+    Unconfirmed,
+}
+
+impl Certainty {
+    const fn when(is_confirmed: bool) -> Self {
+        if is_confirmed { Self::Confirmed } else { Self::Unconfirmed }
+    }
+}
 
 /// Answer of the live sources.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum DirectoryAnswer<T> {
+pub(in crate::directory) enum DirectoryAnswer<T> {
     Found(T),
-    /// Absence of any registration; unconfirmed if the search may have failed.
-    Absent {
-        confirmed: bool,
-    },
+    /// Absence of any registration.
+    Absent(Certainty),
 }
 
 /// Registrations of a practice for one interaction, with their source and systems.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct FoundRegistrations {
-    pub(super) origin: Origin,
-    pub(super) providers: Vec<Arc<ProviderRegistration>>,
+pub(in crate::directory) struct FoundRegistrations {
+    pub(in crate::directory) origin: Origin,
+    pub(in crate::directory) providers: Vec<Arc<ProviderRegistration>>,
     /// Systems behind the party keys; needed to look up their other interactions.
-    pub(super) systems: Vec<AccreditedSystem>,
+    pub(in crate::directory) systems: Vec<AccreditedSystem>,
 }
 
-impl SourceResolver {
-    pub(super) fn new(sources: Vec<RateLimitedSource>, number: u64, metrics: Arc<Metrics>) -> Self {
-        Self { sources, number, metrics }
-    }
+/// Handlers, and the source that returned them.
+struct HandlersFrom<'a> {
+    source: &'a LiveSource,
+    handlers: DirectoryAnswer<Vec<Handler>>,
+}
 
+impl LiveSources {
+    /// Begins a look-up for these callers, to be given up at the deadline.
+    pub(in crate::directory) fn begin<'a>(
+        &'a self,
+        waiters: &'a Arc<LookupWaiters>,
+        patience: Duration,
+        metrics: &'a Metrics,
+    ) -> SourceLookup<'a> {
+        SourceLookup {
+            sources: &self.sources,
+            metrics,
+            waiters,
+            deadline: Instant::now() + patience,
+            past_caches: false,
+            id: Uuid::new_v4(),
+            trace: LookupTrace::default(),
+        }
+    }
+}
+
+impl<'a> SourceLookup<'a> {
     /// Looks up a practice's registrations for one interaction: two queries, more only in doubt.
     ///
     /// # Errors
     /// Returns the last source's fault if no source gives a usable answer.
-    pub(super) async fn practice(
-        &self,
+    pub(in crate::directory) async fn practice(
+        &mut self,
         ods: &OdsCode,
         interaction: &'static Interaction,
-        how: QueryOptions<'_>,
-        steps: &mut Steps,
     ) -> Result<DirectoryAnswer<FoundRegistrations>, SourceFault> {
         let asked = HandlersOf { ods: Some(ods), interaction: Some(interaction), party_key: None };
-        let mut sources = self.sources.as_slice();
+        let mut sources = self.sources;
         // True once a source has returned handlers without systems: an absence is then not confirmed.
-        let mut half = false;
+        let mut is_incomplete = false;
         loop {
-            let (guarded, handlers) = match self.certain(sources, &asked, how, steps).await {
-                Ok((guarded, DirectoryAnswer::Found(handlers))) => (guarded, handlers),
-                Ok((_, DirectoryAnswer::Absent { confirmed })) => {
-                    return Ok(DirectoryAnswer::Absent { confirmed: confirmed && !half });
+            let HandlersFrom { source, handlers } = match self.first_handlers(sources, &asked).await
+            {
+                Ok(answer) => answer,
+                Err(_) if is_incomplete => {
+                    return Ok(DirectoryAnswer::Absent(Certainty::Unconfirmed));
                 }
-                Err(_) if half => return Ok(DirectoryAnswer::Absent { confirmed: false }),
                 Err(fault) => return Err(fault),
             };
-            let found = self.found((ods, interaction), (guarded, &handlers), how, steps).await;
-            let origin = guarded.source.origin();
-            let at = sources.iter().position(|source| source.source.origin() == origin);
-            sources = at.and_then(|at| sources.get(at + 1..)).unwrap_or_default();
+            let handlers = match handlers {
+                DirectoryAnswer::Found(handlers) => handlers,
+                DirectoryAnswer::Absent(_) if is_incomplete => {
+                    return Ok(DirectoryAnswer::Absent(Certainty::Unconfirmed));
+                }
+                DirectoryAnswer::Absent(certainty) => {
+                    return Ok(DirectoryAnswer::Absent(certainty));
+                }
+            };
+            let found = self.registrations(source, &handlers, ods, interaction).await;
+            let mut others = sources.iter();
+            others.by_ref().find(|other| other.origin() == source.origin());
+            sources = others.as_slice();
             match found {
                 // A source that fails half-way counts as one that fails at once: try the next.
                 Err(fault) if !sources.is_empty() && !matches!(fault, SourceFault::OurFault(_)) => {
                 }
-                Ok(DirectoryAnswer::Absent { .. }) if !sources.is_empty() => half = true,
+                Ok(DirectoryAnswer::Absent(_)) if !sources.is_empty() => is_incomplete = true,
                 found => return found,
             }
         }
     }
 
     /// Looks up the systems behind handlers, at the source that returned the handlers.
-    async fn found(
-        &self,
-        (ods, interaction): (&OdsCode, &'static Interaction),
-        (guarded, handlers): (&RateLimitedSource, &[Handler]),
-        how: QueryOptions<'_>,
-        steps: &mut Steps,
+    async fn registrations(
+        &mut self,
+        source: &LiveSource,
+        handlers: &[Handler],
+        ods: &OdsCode,
+        interaction: &'static Interaction,
     ) -> Result<DirectoryAnswer<FoundRegistrations>, SourceFault> {
-        let how = QueryOptions { part: LookupPart::Second, ..how };
-        let origin = guarded.source.origin();
+        self.waiters.found();
+        let origin = source.origin();
         let mut found = FoundRegistrations { origin, providers: Vec::new(), systems: Vec::new() };
         for party_key in distinct(handlers.iter().map(|handler| &handler.party_key)) {
             let asked = SystemsOf::Practice { ods, interaction, party_key };
-            let mut systems = self.systems(guarded, &asked, how, steps).await?;
-            if systems.is_empty() && guarded.source.may_be_falsely_empty() {
+            let mut systems = self.systems(source, &asked, self.past_caches).await?;
+            if systems.is_empty() && source.may_be_falsely_empty() {
                 self.metrics.directory.suspect_empty();
-                systems = self
-                    .systems(guarded, &asked, QueryOptions { anew: true, ..how }, steps)
-                    .await?;
+                systems = self.systems(source, &asked, true).await?;
             }
             found.systems.append(&mut systems);
         }
-        found.providers = self.join(ods, handlers, &found.systems, steps);
+        found.providers = self.join(ods, handlers, &found.systems);
         if found.providers.is_empty() {
             // Handlers without systems may be a change in progress.
-            return Ok(DirectoryAnswer::Absent { confirmed: false });
+            return Ok(DirectoryAnswer::Absent(Certainty::Unconfirmed));
         }
         Ok(DirectoryAnswer::Found(found))
     }
@@ -132,44 +176,37 @@ impl SourceResolver {
     /// Looks up these systems' other interactions at this practice, with one query per party key.
     ///
     /// Returns `None` if a query fails or returns no handlers.
-    pub(super) async fn rest(
-        &self,
+    pub(in crate::directory) async fn other_interactions(
+        &mut self,
         ods: &OdsCode,
         found: &FoundRegistrations,
-        how: QueryOptions<'_>,
-        steps: &mut Steps,
     ) -> Option<Vec<Arc<ProviderRegistration>>> {
-        let guarded = self.of(found.origin).ok()?;
-        let how = QueryOptions { part: LookupPart::Rest, ..how };
+        let source = self.sources.iter().find(|source| source.origin() == found.origin)?;
         let mut providers = Vec::new();
         for party_key in distinct(found.systems.iter().map(|system| &system.party_key)) {
             let asked =
                 HandlersOf { ods: Some(ods), interaction: None, party_key: Some(party_key) };
-            let (handlers, _) = self.handlers(guarded, &asked, how, steps).await.ok()?;
+            let (handlers, _) = self.handlers(source, &asked, self.past_caches).await.ok()?;
             if handlers.is_empty() {
                 return None;
             }
-            providers.extend(self.join(ods, &handlers, &found.systems, steps));
+            providers.extend(self.join(ods, &handlers, &found.systems));
         }
         Some(providers)
     }
 
     /// Looks up the sender with this ASID and its certificate names, at sources searchable by ASID.
-    pub(super) async fn sender(
-        &self,
+    ///
+    /// # Errors
+    /// Returns the last source's fault if no source gives a usable answer.
+    pub(in crate::directory) async fn sender(
+        &mut self,
         asid: &Asid,
-        how: QueryOptions<'_>,
-        steps: &mut Steps,
     ) -> Result<DirectoryAnswer<(Origin, Sender)>, SourceFault> {
         let mut last = SourceFault::Unsupported;
-        for guarded in self.sources.iter().filter(|guarded| guarded.source.knows_asids()) {
-            match self.sender_from(guarded, asid, how, steps).await {
-                Ok(DirectoryAnswer::Found(sender)) => {
-                    return Ok(DirectoryAnswer::Found((guarded.source.origin(), sender)));
-                }
-                Ok(DirectoryAnswer::Absent { confirmed }) => {
-                    return Ok(DirectoryAnswer::Absent { confirmed });
-                }
+        for source in self.sources.iter().filter(|source| source.knows_asids()) {
+            match self.sender_from(source, asid).await {
+                Ok(answer) => return Ok(answer),
                 Err(fault) => last = fault,
             }
         }
@@ -177,22 +214,21 @@ impl SourceResolver {
     }
 
     async fn sender_from(
-        &self,
-        guarded: &RateLimitedSource,
+        &mut self,
+        source: &LiveSource,
         asid: &Asid,
-        how: QueryOptions<'_>,
-        steps: &mut Steps,
-    ) -> Result<DirectoryAnswer<Sender>, SourceFault> {
-        let mut systems = self.systems(guarded, &SystemsOf::Asid(asid), how, steps).await?;
+    ) -> Result<DirectoryAnswer<(Origin, Sender)>, SourceFault> {
+        let mut systems = self.systems(source, &SystemsOf::Asid(asid), false).await?;
         let (Some(system), true) = (systems.pop(), systems.is_empty()) else {
-            return Ok(DirectoryAnswer::Absent { confirmed: systems.is_empty() });
+            return Ok(DirectoryAnswer::Absent(Certainty::when(systems.is_empty())));
         };
         let Some(ods) = system.ods else {
             return Err(SourceFault::Malformed("a system record has no organisation".to_owned()));
         };
+        self.waiters.found();
         let party_key = Some(&system.party_key);
         let asked = HandlersOf { ods: None, interaction: None, party_key };
-        let (handlers, _) = self.handlers(guarded, &asked, how, steps).await?;
+        let (handlers, _) = self.handlers(source, &asked, false).await?;
         let mut names: Vec<CertificateName> = Vec::new();
         for name in handlers.into_iter().filter_map(|handler| handler.fqdn) {
             if !names.contains(&name) {
@@ -200,26 +236,22 @@ impl SourceResolver {
             }
         }
         let (on_behalf_of, interactions) = (Vec::new(), system.interactions);
-        Ok(DirectoryAnswer::Found(Sender {
-            asid: asid.clone(),
-            names,
-            ods,
-            on_behalf_of,
-            interactions,
-        }))
+        let sender = Sender { asid: asid.clone(), names, ods, on_behalf_of, interactions };
+        Ok(DirectoryAnswer::Found((source.origin(), sender)))
     }
 
     /// Looks up the practice that owns the system with this ASID; only a hint that chooses which
     /// practice to look up.
-    pub(super) async fn owner(
-        &self,
+    ///
+    /// # Errors
+    /// Returns the last source's fault if no source gives a usable answer.
+    pub(in crate::directory) async fn owner(
+        &mut self,
         asid: &Asid,
-        how: QueryOptions<'_>,
-        steps: &mut Steps,
     ) -> Result<Option<OdsCode>, SourceFault> {
         let mut last = SourceFault::Unsupported;
-        for guarded in self.sources.iter().filter(|guarded| guarded.source.knows_asids()) {
-            match self.systems(guarded, &SystemsOf::Asid(asid), how, steps).await {
+        for source in self.sources.iter().filter(|source| source.knows_asids()) {
+            match self.systems(source, &SystemsOf::Asid(asid), false).await {
                 Ok(systems) => return Ok(systems.into_iter().next().and_then(|system| system.ods)),
                 Err(fault) => last = fault,
             }
@@ -231,68 +263,61 @@ impl SourceResolver {
     ///
     /// An empty answer that may be a failed search leads to the next source; if none decides, the query is
     /// repeated past all caches.
-    async fn certain<'a>(
-        &self,
-        sources: &'a [RateLimitedSource],
+    async fn first_handlers(
+        &mut self,
+        sources: &'a [LiveSource],
         asked: &HandlersOf<'_>,
-        how: QueryOptions<'_>,
-        steps: &mut Steps,
-    ) -> Result<(&'a RateLimitedSource, DirectoryAnswer<Vec<Handler>>), SourceFault> {
+    ) -> Result<HandlersFrom<'a>, SourceFault> {
         let mut last = SourceFault::CircuitOpen;
         let mut doubted = None;
-        for guarded in sources {
-            let doubtful = guarded.source.may_be_falsely_empty();
-            match self.handlers(guarded, asked, how, steps).await {
+        for source in sources {
+            match self.handlers(source, asked, self.past_caches).await {
                 Ok((handlers, _)) if !handlers.is_empty() => {
-                    return Ok((guarded, DirectoryAnswer::Found(handlers)));
+                    return Ok(HandlersFrom { source, handlers: DirectoryAnswer::Found(handlers) });
                 }
-                Ok(_) if !doubtful => {
-                    return Ok((guarded, DirectoryAnswer::Absent { confirmed: true }));
+                Ok(_) if !source.may_be_falsely_empty() => {
+                    let handlers = DirectoryAnswer::Absent(Certainty::Confirmed);
+                    return Ok(HandlersFrom { source, handlers });
                 }
                 Ok((_, took)) => {
                     self.metrics.directory.suspect_empty();
-                    doubted = Some((guarded, took >= EMPTY_BELIEVED));
+                    doubted = Some((source, took >= EMPTY_BELIEVED));
                 }
                 Err(fault @ SourceFault::OurFault(_)) => return Err(fault),
                 Err(fault) => last = fault,
             }
         }
-        let Some((guarded, first_was_slow)) = doubted else { return Err(last) };
-        let again = self.handlers(guarded, asked, QueryOptions { anew: true, ..how }, steps).await;
-        match again {
-            Ok((handlers, _)) if !handlers.is_empty() => {
-                Ok((guarded, DirectoryAnswer::Found(handlers)))
-            }
+        let Some((source, first_was_slow)) = doubted else { return Err(last) };
+        let handlers = match self.handlers(source, asked, true).await {
+            Ok((handlers, _)) if !handlers.is_empty() => DirectoryAnswer::Found(handlers),
             Ok((_, took)) => {
-                let slow = first_was_slow || took >= EMPTY_BELIEVED;
-                Ok((guarded, DirectoryAnswer::Absent { confirmed: !slow }))
+                DirectoryAnswer::Absent(Certainty::when(!first_was_slow && took < EMPTY_BELIEVED))
             }
-            Err(_) => Ok((guarded, DirectoryAnswer::Absent { confirmed: false })),
-        }
+            Err(_) => DirectoryAnswer::Absent(Certainty::Unconfirmed),
+        };
+        Ok(HandlersFrom { source, handlers })
     }
 
     /// Queries one source for handlers; returns them with the time that the answer took.
     async fn handlers(
-        &self,
-        guarded: &RateLimitedSource,
+        &mut self,
+        source: &LiveSource,
         asked: &HandlersOf<'_>,
-        how: QueryOptions<'_>,
-        steps: &mut Steps,
+        past_caches: bool,
     ) -> Result<(Vec<Handler>, Duration), SourceFault> {
-        let answer = guarded.source.handlers(asked, how);
-        let (answer, took) = self.ask((guarded, "handlers"), how, steps, answer).await?;
+        let answer = source.client.handlers(asked, self.options(past_caches));
+        let (answer, took) = self.ask(source, QueryKind::Handlers, answer).await?;
         Ok((fitting(answer, |handler| asked.fits(handler))?, took))
     }
 
     async fn systems(
-        &self,
-        guarded: &RateLimitedSource,
+        &mut self,
+        source: &LiveSource,
         asked: &SystemsOf<'_>,
-        how: QueryOptions<'_>,
-        steps: &mut Steps,
+        past_caches: bool,
     ) -> Result<Vec<AccreditedSystem>, SourceFault> {
-        let answer = guarded.source.systems(asked, how);
-        let (answer, _) = self.ask((guarded, "systems"), how, steps, answer).await?;
+        let answer = source.client.systems(asked, self.options(past_caches));
+        let (answer, _) = self.ask(source, QueryKind::Systems, answer).await?;
         match asked {
             // LDAP returns a party key's systems whatever their interactions.
             SystemsOf::Practice { .. } => {
@@ -302,26 +327,29 @@ impl SourceResolver {
         }
     }
 
+    const fn options(&self, past_caches: bool) -> QueryOptions {
+        QueryOptions { deadline: self.deadline, past_caches, id: self.id }
+    }
+
     /// Sends one query when its turn has come, unless the source's circuit is open; counts and logs the
     /// outcome.
     async fn ask<T>(
-        &self,
-        (guarded, question): (&RateLimitedSource, &'static str),
-        how: QueryOptions<'_>,
-        steps: &mut Steps,
+        &mut self,
+        source: &LiveSource,
+        kind: QueryKind,
         answer: impl Future<Output = Result<Vec<T>, SourceFault>>,
     ) -> Result<(Vec<T>, Duration), SourceFault> {
-        let source = guarded.source.origin().label();
-        let Ok(admitted) = guarded.breaker.admits() else {
-            steps.add(source, question, "circuit open", Duration::ZERO);
+        let (label, question) = (source.origin().label(), kind.label());
+        let Ok(admitted) = source.breaker.admits() else {
+            self.trace.add(label, question, "circuit open", Duration::ZERO);
             return Err(SourceFault::CircuitOpen);
         };
         let waits = Instant::now();
-        let turn = guarded.pacer.turn(how).await;
+        let turn = source.queue.turn(self.waiters, self.deadline).await;
         let began = Instant::now();
-        self.metrics.directory.waited(source, began - waits);
+        self.metrics.directory.waited(label, began - waits);
         let answer = match turn {
-            Ok(_held) => answer.await,
+            Ok(_until_answered) => answer.await,
             Err(fault) => Err(fault),
         };
         let took = began.elapsed();
@@ -332,40 +360,39 @@ impl SourceResolver {
         };
         match &answer {
             Ok(_) => {}
-            Err(SourceFault::Paced) => {
+            Err(SourceFault::NoTurn) => {
                 tracing::debug!(
-                    source, question, id = %how.id,
+                    source = label, question, id = %self.id,
                     "directory query not sent, or cut short by the look-up's deadline"
                 );
             }
             Err(fault) => {
                 tracing::warn!(
-                    source, question, id = %how.id, %fault,
+                    source = label, question, id = %self.id, %fault,
                     "a directory source gave no usable answer; another source or a cached answer is used \
                      if there is one"
                 );
             }
         }
         let verdict = answer.as_ref().map_or_else(SourceFault::verdict, |_| AttemptResult::Well);
-        guarded.breaker.learn(admitted, verdict);
-        self.metrics.directory.asked(source, question, outcome, took);
-        self.metrics.directory.open(source, guarded.breaker.is_open());
-        steps.add(source, question, outcome, took);
+        source.breaker.learn(admitted, verdict);
+        self.metrics.directory.asked(label, question, outcome, took);
+        self.metrics.directory.open(label, source.breaker.is_open());
+        self.trace.add(label, question, outcome, took);
         answer.map(|rows| (rows, took))
     }
 
     /// Joins handlers and systems by party key into one registration per interaction, root and system.
     fn join(
-        &self,
+        &mut self,
         ods: &OdsCode,
         handlers: &[Handler],
         systems: &[AccreditedSystem],
-        steps: &mut Steps,
     ) -> Vec<Arc<ProviderRegistration>> {
         let mut providers: Vec<Arc<ProviderRegistration>> = Vec::new();
         for handler in handlers {
             let Some(interaction) = handler.interaction else { continue };
-            let Some(root) = self.root(ods, handler, steps) else { continue };
+            let Some(root) = self.root(ods, handler) else { continue };
             // Only quoted in a refusal, so a missing value is no fault.
             let cpa_id = handler.cpa_id.clone().or_else(|| "unknown".parse().ok());
             let Some(cpa_id) = cpa_id else { continue };
@@ -400,13 +427,13 @@ impl SourceResolver {
     /// Parses a handler's address as a service root; counts irregularities.
     ///
     /// Security: an address that is not `https` with a host name is ignored, whatever the directory says.
-    fn root(&self, ods: &OdsCode, handler: &Handler, steps: &mut Steps) -> Option<ServiceRoot> {
+    fn root(&mut self, ods: &OdsCode, handler: &Handler) -> Option<ServiceRoot> {
         let text = handler.address.as_deref().map(str::trim).unwrap_or_default();
         let root = match text.parse::<ServiceRoot>() {
             Ok(root) => root,
             Err(fault) => {
                 let odd = if text.is_empty() { Oddity::NoAddress } else { Oddity::BadAddress };
-                self.odd(odd, ods, steps);
+                self.odd(odd, ods);
                 tracing::warn!(
                     %ods, %fault,
                     "the directory has no usable address for a message handler of this practice; the \
@@ -416,29 +443,19 @@ impl SourceResolver {
             }
         };
         if text.ends_with('/') {
-            self.odd(Oddity::TrailingSlash, ods, steps);
+            self.odd(Oddity::TrailingSlash, ods);
         }
         let named = |name: &CertificateName| name.as_str().eq_ignore_ascii_case(root.host());
         if !handler.fqdn.as_ref().is_none_or(named) {
-            self.odd(Oddity::OtherHost, ods, steps);
+            self.odd(Oddity::OtherHost, ods);
         }
         Some(root)
     }
 
-    fn odd(&self, oddity: Oddity, ods: &OdsCode, steps: &mut Steps) {
+    fn odd(&mut self, oddity: Oddity, ods: &OdsCode) {
         self.metrics.directory.oddity(oddity);
         tracing::debug!(%ods, oddity = oddity.label(), "a directory record is irregular");
-        steps.odd(oddity.label());
-    }
-
-    fn of(&self, origin: Origin) -> Result<&RateLimitedSource, SourceFault> {
-        let same = |guarded: &&RateLimitedSource| guarded.source.origin() == origin;
-        self.sources.iter().find(same).ok_or(SourceFault::Unsupported)
-    }
-
-    /// Returns true if a source can look up senders.
-    pub(super) fn knows_senders(&self) -> bool {
-        self.sources.iter().any(|guarded| guarded.source.knows_asids())
+        self.trace.odd(oddity.label());
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-/// Queries of one look-up in order, and irregularities in the records.
+/// Queries of one look-up, and irregularities in the records.
 #[derive(Debug, Clone, Default)]
-pub struct Steps {
+pub struct LookupTrace {
     /// Queries in the order they were sent.
     pub steps: Vec<LookupStep>,
     /// Labels of irregularities found in records, each once.
@@ -24,8 +24,8 @@ pub struct LookupStep {
     pub took: Duration,
 }
 
-impl Steps {
-    pub(super) fn add(
+impl LookupTrace {
+    pub(in crate::directory) fn add(
         &mut self,
         source: &'static str,
         question: &'static str,
@@ -35,7 +35,7 @@ impl Steps {
         self.steps.push(LookupStep { source, question, outcome, took });
     }
 
-    pub(super) fn odd(&mut self, oddity: &'static str) {
+    pub(in crate::directory) fn odd(&mut self, oddity: &'static str) {
         if !self.oddities.contains(&oddity) {
             self.oddities.push(oddity);
         }

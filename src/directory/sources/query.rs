@@ -1,13 +1,11 @@
-//! Queries to live sources, the records they return, and their errors.
+//! Queries to live sources, the records they return, and their faults.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::asker::LookupAccount;
 use crate::breaker::AttemptResult;
 use spine_types::interaction::Interaction;
 use spine_types::{Asid, CertificateName, CpaId, OdsCode, PartyKey};
@@ -29,110 +27,37 @@ pub(super) enum SystemsOf<'a> {
     Asid(&'a Asid),
 }
 
-/// Deadline, priority and cache use of a query.
+/// Kind of records that a query is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum QueryKind {
+    /// Query for message handlers.
+    Handlers,
+    /// Query for accredited systems.
+    Systems,
+}
+
+impl QueryKind {
+    /// Returns the label in metrics, logs and traces.
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Self::Handlers => "handlers",
+            Self::Systems => "systems",
+        }
+    }
+}
+
+/// Deadline and cache use of a query.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct QueryOptions<'a> {
+pub(super) struct QueryOptions {
     /// Time at which the answer is given up.
     pub(super) deadline: Instant,
     /// True to bypass HTTP caches on the way.
-    pub(super) anew: bool,
-    /// Priority of the look-up, which may rise while the query waits.
-    pub(super) priority: &'a Arc<SharedPriority>,
-    /// Part of the look-up that the query belongs to.
-    pub(super) part: LookupPart,
+    pub(super) past_caches: bool,
     /// Correlation id of the look-up, in our logs and the source's.
     pub(super) id: Uuid,
 }
 
-/// Part of a look-up that a query belongs to; decides its urgency.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum LookupPart {
-    /// The first query.
-    First,
-    /// The systems behind handlers that the first query found.
-    Second,
-    /// The practice's other interactions, likely to be asked for next; the answer itself is known.
-    Rest,
-}
-
-/// Limit: number of accounts kept for one look-up; callers beyond it wait for the look-up all the same.
-const ACCOUNTS_MAX: usize = 8;
-
-/// Callers that wait for a look-up; they set its priority, which can rise while it is under way.
-#[derive(Debug)]
-pub(super) struct SharedPriority(Mutex<Waiters>);
-
-#[derive(Debug, Default)]
-struct Waiters {
-    /// Accounts of the waiting requests.
-    accounts: Vec<LookupAccount>,
-    /// True if the look-up refreshes an entry that is no longer fresh.
-    is_behind: bool,
-}
-
-/// Reason for a look-up, and the account of a waiting request.
-#[derive(Debug, Clone)]
-pub(super) enum LookupPurpose {
-    /// A request charged to this account waits.
-    Now(LookupAccount),
-    /// Background refresh of an entry that is no longer fresh.
-    Behind,
-    /// Background refresh of an entry that will soon be stale.
-    Ahead,
-}
-
-impl SharedPriority {
-    pub(super) fn new(wanted: &LookupPurpose) -> Self {
-        let priority = Self(Mutex::default());
-        priority.raise(wanted);
-        priority
-    }
-
-    /// Adds another caller to the look-up.
-    pub(super) fn raise(&self, wanted: &LookupPurpose) {
-        let mut waiters = self.lock();
-        match wanted {
-            LookupPurpose::Now(account) => {
-                if waiters.accounts.len() < ACCOUNTS_MAX && !waiters.accounts.contains(account) {
-                    waiters.accounts.push(Arc::clone(account));
-                }
-            }
-            LookupPurpose::Behind => waiters.is_behind = true,
-            LookupPurpose::Ahead => {}
-        }
-    }
-
-    /// Forgets the callers: they have their answer, and what is left runs as a refresh.
-    pub(super) fn rest(&self) {
-        *self.lock() = Waiters { accounts: Vec::new(), is_behind: true };
-    }
-
-    /// Returns the urgency of a query of this look-up, by its waiting callers.
-    pub(super) fn urgency(&self, part: LookupPart) -> Urgency {
-        let waiters = self.lock();
-        match (part, waiters.accounts.is_empty()) {
-            (LookupPart::First | LookupPart::Rest, false) => Urgency::Waiting,
-            (LookupPart::First, true) if waiters.is_behind => Urgency::Refresh,
-            (LookupPart::First, true) => Urgency::Ahead,
-            (LookupPart::Second, false) => Urgency::Begun,
-            (LookupPart::Second | LookupPart::Rest, true) => Urgency::Finishing,
-        }
-    }
-
-    /// Returns the waiting account whose last turn is longest ago; `None` if no request waits.
-    pub(super) fn first_account(
-        &self,
-        last_turn: impl Fn(&LookupAccount) -> u64,
-    ) -> Option<LookupAccount> {
-        self.lock().accounts.iter().min_by_key(|account| last_turn(account)).cloned()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Waiters> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl QueryOptions<'_> {
+impl QueryOptions {
     /// Returns the time limit of one query, and the fault if it is exceeded.
     ///
     /// The source counts as slow ([`SourceFault::TimedOut`]) only if it was given a whole attempt.
@@ -140,25 +65,9 @@ impl QueryOptions<'_> {
         let whole = Instant::now() + attempt;
         match whole <= self.deadline {
             true => (whole, SourceFault::TimedOut),
-            false => (self.deadline, SourceFault::Paced),
+            false => (self.deadline, SourceFault::NoTurn),
         }
     }
-}
-
-/// Order in which waiting queries are sent, most urgent first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Urgency {
-    /// Second query of a look-up that a request waits for. Begun look-ups are finished first, or none
-    /// would end in time under load.
-    Begun,
-    /// First query of a look-up that a request waits for.
-    Waiting,
-    /// Later query of a look-up that no request waits for.
-    Finishing,
-    /// Refresh of an entry that is no longer fresh.
-    Refresh,
-    /// Refresh of an entry that will soon be stale.
-    Ahead,
 }
 
 /// Message handler: the used fields of one `nhsMhs` record.
@@ -195,7 +104,7 @@ pub(crate) enum SourceFault {
     #[error("the source's rate limit was reached")]
     RateLimited(Option<Duration>),
     #[error("the look-up's deadline left too little time for this query")]
-    Paced,
+    NoTurn,
     #[error("the source does not accept our credentials: {0}")]
     Denied(String),
     #[error("the source rejected the query: {0}")]
@@ -208,12 +117,6 @@ pub(crate) enum SourceFault {
     Unsupported,
     #[error("the source's circuit is open after failures")]
     CircuitOpen,
-    #[error("nothing was found, but the search may have failed")]
-    Doubtful,
-    #[error("the caller's look-up budget is used up")]
-    Unpaid,
-    #[error("the source's URL was changed during the look-up")]
-    Replaced,
 }
 
 impl SourceFault {
@@ -223,16 +126,13 @@ impl SourceFault {
             Self::TimedOut => "timeout",
             Self::Unavailable(_) => "unavailable",
             Self::RateLimited(_) => "rate_limited",
-            Self::Paced => "paced",
+            Self::NoTurn => "no_turn",
             Self::Denied(_) => "denied",
             Self::OurFault(_) => "our_fault",
             Self::Malformed(_) => "malformed",
             Self::Truncated => "truncated",
             Self::Unsupported => "unsupported",
             Self::CircuitOpen => "circuit_open",
-            Self::Doubtful => "doubtful",
-            Self::Unpaid => "unpaid",
-            Self::Replaced => "replaced",
         }
     }
 
@@ -247,12 +147,9 @@ impl SourceFault {
                 AttemptResult::OpenFor(after.unwrap_or(Duration::from_secs(1)))
             }
             Self::OurFault(_)
-            | Self::Paced
+            | Self::NoTurn
             | Self::Unsupported
             | Self::CircuitOpen
-            | Self::Doubtful
-            | Self::Unpaid
-            | Self::Replaced
             | Self::Malformed(_)
             | Self::Truncated => AttemptResult::Moot,
         }

@@ -11,9 +11,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::cache::{Age, HeldPractice, HeldRegistration, HeldSender, Mark, Since};
-use super::rules::SourceUrls;
-use super::{Directory, now_s};
+use super::super::Directory;
+use super::super::sources::SourceUrls;
+use super::freshness::Doubt;
+use super::{Age, AgeMark, AnswerStamp, CachedPractice, CachedRegistration, CachedSender};
 use crate::registry::{Origin, ProviderRegistration, Sender};
 use spine_types::interaction;
 use spine_types::{Asid, CertificateName, CpaId, InteractionId, OdsCode, PartyKey, ServiceRoot};
@@ -78,7 +79,7 @@ impl Directory {
         };
         let text = serde_json::to_vec(&self.written()).map_err(|why| fault(&why))?;
         write(path, &text).map_err(|why| fault(&why))?;
-        self.shared.metrics.directory.snapshot(now_s());
+        self.shared.metrics.directory.snapshot(self.shared.now_s());
         Ok(())
     }
 
@@ -110,34 +111,31 @@ impl Directory {
                 written.version
             )));
         }
-        let now_s = now_s();
-        let sources = self.shared.view.load().places.clone();
-        let ours = |source: &Origin, answered_s: &i64| {
-            let here = sources.get(source);
-            here.is_some()
-                && here == written.sources.get(source)
-                && (0..=now_s).contains(answered_s)
+        let shared = &self.shared;
+        let rules = shared.rules();
+        let now_s = rules.now_s;
+        let urls = shared.in_force.load().urls();
+        let is_ours = |source: &Origin, answered_s: &i64| {
+            let url = urls.get(source);
+            url.is_some() && url == written.sources.get(source) && (0..=now_s).contains(answered_s)
         };
-        for row in written.practices.into_iter().filter(|row| ours(&row.source, &row.answered_s)) {
+        let rows = written.practices.into_iter();
+        for row in rows.filter(|row| is_ours(&row.source, &row.answered_s)) {
             let ods = row.ods.clone();
-            let Some(row) = row.read() else { continue };
-            let windows = self.shared.freshness.provider_windows();
-            if row.since.age(windows, now_s) == Age::Dead {
+            let Some(row) = row.read(now_s) else { continue };
+            if row.stamp.age(rules.provider_limits(), now_s) == Age::Dead {
                 continue;
             }
-            let held = self.shared.cache.practices.get(&ods).unwrap_or_default();
-            let mut rows = held.rows.clone();
+            let mut rows = shared.cache.practice(&ods).rows.clone();
             rows.push(row);
-            let practice = HeldPractice { rows, ..HeldPractice::default() };
-            practice.used(now_s);
-            self.shared.hold(&ods, practice);
+            shared.cache.insert_practice(&ods, CachedPractice::new(rows, now_s));
         }
         let senders = written.senders.into_iter();
-        for sender in senders.filter(|sender| ours(&sender.source, &sender.answered_s)) {
-            self.shared.hold_sender(sender.read());
+        for sender in senders.filter(|sender| is_ours(&sender.source, &sender.answered_s)) {
+            shared.cache.insert_sender(sender.read());
         }
-        self.shared.metrics.directory.snapshot(now_s);
-        Ok(self.shared.cache.practices.iter().count())
+        shared.metrics.directory.snapshot(now_s);
+        Ok(shared.cache.practices.iter().count())
     }
 
     fn written(&self) -> SnapshotDocument {
@@ -147,9 +145,9 @@ impl Directory {
         let senders = self.shared.cache.senders.iter();
         SnapshotDocument {
             version: VERSION,
-            sources: self.shared.view.load().places.clone(),
+            sources: self.shared.in_force.load().urls(),
             practices: rows.collect(),
-            senders: senders.map(|(_, held)| WrittenSender::new(&held)).collect(),
+            senders: senders.map(|(_, cached)| WrittenSender::new(&cached)).collect(),
         }
     }
 }
@@ -163,7 +161,7 @@ fn known(ids: &[InteractionId]) -> Vec<&'static interaction::Interaction> {
 }
 
 impl WrittenRow {
-    fn new(row: &HeldRegistration) -> Self {
+    fn new(row: &CachedRegistration) -> Self {
         let provider = &row.provider;
         Self {
             ods: provider.ods.clone(),
@@ -172,14 +170,14 @@ impl WrittenRow {
             cpa_id: provider.cpa_id.clone(),
             root: provider.root.to_string(),
             interactions: ids(&provider.interactions),
-            source: row.since.origin,
-            answered_s: row.since.answered_s,
-            doubted_s: row.doubted_s,
-            flushed: row.since.mark == Mark::Flushed,
+            source: row.stamp.origin,
+            answered_s: row.stamp.answered_s,
+            doubted_s: row.doubt.map(|doubt| doubt.first_s),
+            flushed: row.stamp.mark == AgeMark::Flushed,
         }
     }
 
-    fn read(self) -> Option<HeldRegistration> {
+    fn read(self, now_s: i64) -> Option<CachedRegistration> {
         let root = self.root.parse::<ServiceRoot>().ok()?;
         let interactions = known(&self.interactions);
         let provider = ProviderRegistration::new(
@@ -190,38 +188,39 @@ impl WrittenRow {
             root,
             interactions,
         );
-        let mark = if self.flushed { Mark::Flushed } else { Mark::Loaded };
+        let mark = if self.flushed { AgeMark::Flushed } else { AgeMark::Loaded };
         let (answered_s, origin) = (self.answered_s, self.source);
-        let since = Since { answered_s, origin, mark, heard: None };
-        let doubted_s = self.doubted_s.filter(|doubted_s| (0..=now_s()).contains(doubted_s));
-        Some(HeldRegistration { provider: Arc::new(provider), since, doubted_s, doubt_heard: None })
+        let stamp = AnswerStamp { answered_s, origin, mark, number: 0 };
+        let doubted_s = self.doubted_s.filter(|doubted_s| (0..=now_s).contains(doubted_s));
+        let doubt = doubted_s.map(|first_s| Doubt { first_s, last: 0 });
+        Some(CachedRegistration { provider: Arc::new(provider), stamp, doubt })
     }
 }
 
 impl WrittenSender {
-    fn new(held: &HeldSender) -> Self {
-        let sender = &held.sender;
+    fn new(cached: &CachedSender) -> Self {
+        let sender = &cached.sender;
         Self {
             asid: sender.asid.clone(),
             ods: sender.ods.clone(),
             names: sender.names.clone(),
             interactions: ids(&sender.interactions),
-            source: held.since.origin,
-            answered_s: held.since.answered_s,
+            source: cached.stamp.origin,
+            answered_s: cached.stamp.answered_s,
         }
     }
 
-    fn read(self) -> HeldSender {
+    fn read(self) -> CachedSender {
         let interactions = known(&self.interactions);
-        let since = Since {
+        let stamp = AnswerStamp {
             answered_s: self.answered_s,
             origin: self.source,
-            mark: Mark::Loaded,
-            heard: None,
+            mark: AgeMark::Loaded,
+            number: 0,
         };
         let (asid, names, ods, on_behalf_of) = (self.asid, self.names, self.ods, Vec::new());
         let sender = Sender { asid, names, ods, on_behalf_of, interactions };
-        HeldSender { sender: Arc::new(sender), since }
+        CachedSender { sender: Arc::new(sender), stamp }
     }
 }
 
