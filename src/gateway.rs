@@ -228,21 +228,35 @@ impl Gateway {
         request: Request<Incoming>,
     ) -> Response<AnswerBody> {
         let live = self.live.load_full();
-        let gone = CancellationToken::new();
+        let (gone, now) = (CancellationToken::new(), Timestamp::now());
+        let entry = match self.open(request.method(), now) {
+            Ok(entry) => entry,
+            Err(refusal) => {
+                let (head, body) = request.into_parts();
+                let has_body = !body.is_end_stream();
+                drop(body);
+                body_is_dropped(has_body).await;
+                return RefusalFormat::to(&head, &live.rulebook).refusal(&refusal, Uuid::new_v4());
+            }
+        };
         if !matches!(*request.method(), Method::POST | Method::PUT) {
-            return self.exchange(&live, &connection, request, &gone).await;
+            let arrival = Arrival { live: &live, connection: &connection, gone: &gone, now };
+            return self.exchange(arrival, request, entry).await;
         }
         let _hung_up = gone.clone().drop_guard();
         let (tasks, metrics) = (self.tasks.clone(), Arc::clone(&self.metrics));
-        let reply = RefusalFormat::before_head(&live.rulebook, request.version());
+        let (reply, id) =
+            (RefusalFormat::before_head(&live.rulebook, request.version()), entry.id());
         // Boxed once: the future is large, and would be copied several times on its way into a task.
-        let exchange =
-            Box::pin(async move { self.exchange(&live, &connection, request, &gone).await });
+        let exchange = Box::pin(async move {
+            let arrival = Arrival { live: &live, connection: &connection, gone: &gone, now };
+            self.exchange(arrival, request, entry).await
+        });
         match tasks.spawn(exchange.in_current_span()).await {
             Ok(response) => response,
             Err(_) => {
                 metrics.refused(Refusal::Internal.row().token);
-                reply.refusal(&Refusal::Internal, Uuid::new_v4())
+                reply.refusal(&Refusal::Internal, id)
             }
         }
     }
@@ -253,34 +267,23 @@ impl Gateway {
         entry.inspect_err(|refusal| self.metrics.refused(refusal.row().token))
     }
 
-    /// Opens the record, handles the request, and closes the record with its outcome.
+    /// Handles the request, and closes its record with the outcome.
     async fn exchange(
         &self,
-        live: &InForce,
-        connection: &ConsumerConnection,
+        arrival: Arrival<'_>,
         request: Request<Incoming>,
-        gone: &CancellationToken,
+        mut entry: Entry,
     ) -> Response<AnswerBody> {
-        let now = Timestamp::now();
+        let Arrival { live, connection, now, .. } = arrival;
         let (head, body) = request.into_parts();
         let has_body = !body.is_end_stream();
-        let refuse =
-            |refusal: &Refusal, id| RefusalFormat::to(&head, &live.rulebook).refusal(refusal, id);
-        let mut entry = match self.open(&head.method, now) {
-            Ok(entry) => entry,
-            Err(refusal) => {
-                drop(body);
-                body_is_dropped(has_body).await;
-                return refuse(&refusal, Uuid::new_v4());
-            }
-        };
         let id = entry.id();
         let headers = SspHeaders::read(&head.headers);
         entry.set_headers(&headers);
         let trace_id = headers.trace_id.as_ref().ok().map(|trace_id| trace_id.printable());
         let span = tracing::info_span!("request", %id, trace_id = trace_id.as_deref());
         let _busy = connection.begins(now);
-        let inbound = Inbound { live, head: &head, connection, gone, now_s: now.as_second() };
+        let inbound = Inbound { arrival, head: &head };
         // Pinned in place: the future is large, and would be copied into the span.
         let handled = {
             let handling = pin!(self.handle(inbound, &headers, body, &mut entry));
@@ -301,7 +304,7 @@ impl Gateway {
                     connection.refused_unidentified();
                 }
                 body_is_dropped(has_body).await;
-                refuse(&refusal, id)
+                RefusalFormat::to(&head, &live.rulebook).refusal(&refusal, id)
             }
         }
     }
@@ -315,7 +318,8 @@ impl Gateway {
         body: Incoming,
         entry: &mut Entry,
     ) -> Result<Response<ProviderBody>, Refusal> {
-        let Inbound { live, head, connection, gone, now_s } = inbound;
+        let Inbound { arrival: Arrival { live, connection, gone, now }, head } = inbound;
+        let now_s = now.as_second();
         let InForce { trust, rulebook, throttle, .. } = live;
         let compatibility = rulebook.compatibility(headers);
         let peer = connection.handshake.peer(trust, now_s)?;
@@ -440,14 +444,20 @@ impl Gateway {
     }
 }
 
-/// Request on a consumer's connection, with the state in force while it is handled.
-struct Inbound<'a> {
+/// Consumer's connection on which a request has arrived, with the state in force while it is handled.
+#[derive(Clone, Copy)]
+struct Arrival<'a> {
     live: &'a InForce,
-    head: &'a Parts,
     connection: &'a ConsumerConnection,
     /// Token that is cancelled when the consumer hangs up.
     gone: &'a CancellationToken,
-    now_s: i64,
+    now: Timestamp,
+}
+
+/// Head of a request, and the connection on which it has arrived.
+struct Inbound<'a> {
+    arrival: Arrival<'a>,
+    head: &'a Parts,
 }
 
 /// Yields once, so that hyper notices that the body of a refused request has been dropped.
