@@ -37,6 +37,7 @@ use spine_types::target::Target;
 mod answer;
 mod connection;
 mod diagnosis;
+mod negotiation;
 
 pub use answer::AnswerBody;
 pub use connection::ConsumerConnection;

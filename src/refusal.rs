@@ -7,7 +7,7 @@ use http::header::HeaderName;
 
 use spine_types::interaction::InteractionFault;
 use spine_types::target::TargetFault;
-use spine_types::{Asid, CpaId, ServiceRoot};
+use spine_types::{Asid, CpaId, ServiceRoot, SspHeader};
 
 mod certificate;
 mod every;
@@ -16,34 +16,8 @@ mod table;
 
 pub use certificate::CertificateFault;
 pub use every::every;
-pub use outcome::{ErrorFamily, FhirFormat, OperationOutcome};
+pub use outcome::{ErrorFamily, OperationOutcome};
 pub use table::{BodyFamily, RefusalRow, token_names};
-
-/// Header of the Spine Secure Proxy's interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SspHeader {
-    /// `Ssp-TraceID`, a new UUID for each request.
-    TraceId,
-    /// `Ssp-From`, the ASID of the consumer.
-    From,
-    /// `Ssp-To`, the ASID of the provider.
-    To,
-    /// `Ssp-InteractionID`, the id of the interaction.
-    InteractionId,
-}
-
-impl SspHeader {
-    /// Returns the header's name as the specification spells it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::TraceId => "Ssp-TraceID",
-            Self::From => "Ssp-From",
-            Self::To => "Ssp-To",
-            Self::InteractionId => "Ssp-InteractionID",
-        }
-    }
-}
 
 /// Certainty with which a failed request reached the provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,10 +8,10 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Version};
 
-use crate::refusal::{Refusal, SspHeader};
+use crate::refusal::Refusal;
 use spine_types::interaction::{self, Interaction};
 use spine_types::target::{Receiver, Target};
-use spine_types::{Asid, TraceId};
+use spine_types::{Asid, SspHeader, TraceId};
 
 /// Limit: names that `Connection` and `TE` list together, empty ones included.
 ///

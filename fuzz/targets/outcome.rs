@@ -10,7 +10,7 @@ use quick_xml::XmlVersion;
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::reader::Reader;
 use serde_json::Value;
-use spine_proxy::refusal::{ErrorFamily, FhirFormat, OperationOutcome, Refusal, every};
+use spine_proxy::refusal::{ErrorFamily, OperationOutcome, Refusal, every};
 
 pub(crate) fn check(data: &[u8]) {
     let [which, family, rest @ ..] = data else { return };
@@ -24,10 +24,10 @@ pub(crate) fn check(data: &[u8]) {
     let errors = if family & 1 == 0 { ErrorFamily::Documented } else { ErrorFamily::Gpconnect };
     let outcome = OperationOutcome { refusal: &refusal, id, errors };
 
-    let json: Value = serde_json::from_str(&outcome.text(FhirFormat::Json)).expect("JSON");
+    let json: Value = serde_json::from_str(&outcome.json()).expect("JSON");
     let issue = &json["issue"][0];
     let coding = &issue["details"]["coding"][0];
-    let xml = outcome.text(FhirFormat::Xml);
+    let xml = outcome.xml();
     assert!(xml.chars().all(is_xml), "{xml:?}");
     let read = read(&xml);
     for (path, value) in [

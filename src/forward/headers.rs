@@ -6,8 +6,9 @@ use http::{Method, Request, Uri, Version};
 
 use super::Upload;
 use crate::policy::Permit;
-use crate::refusal::{Refusal, SspHeader};
+use crate::refusal::Refusal;
 use crate::request::{CONNECTION_NAMES_MAX, field_name, is_end_to_end};
+use spine_types::SspHeader;
 
 /// The consumer's hop, as headers describe it to the provider.
 #[derive(Debug, Clone, Copy)]

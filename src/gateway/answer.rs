@@ -16,8 +16,9 @@ use jiff::fmt::rfc2822::DateTimePrinter;
 use uuid::Uuid;
 
 use super::DecisionRules;
+use super::negotiation::FhirFormat;
 use crate::forward::{PaceFault, ProviderBody};
-use crate::refusal::{ErrorFamily, FhirFormat, OperationOutcome, QuotaLeft, Refusal};
+use crate::refusal::{ErrorFamily, OperationOutcome, QuotaLeft, Refusal};
 use crate::request::SspHeaders;
 
 /// Format in which a refusal is written for one request.
@@ -82,7 +83,10 @@ impl RefusalFormat {
         let row = refusal.row();
         let id = id.to_string();
         let outcome = OperationOutcome { refusal, id: &id, errors: self.errors };
-        let mut response = Response::new(outcome.text(self.format));
+        let mut response = Response::new(match self.format {
+            FhirFormat::Json => outcome.json(),
+            FhirFormat::Xml => outcome.xml(),
+        });
         *response.status_mut() =
             StatusCode::from_u16(row.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         give_reason(&mut response);

@@ -1,6 +1,7 @@
 //! List with one example of each refusal, for tables, metrics and tests.
 
-use super::{CertificateFault, MismatchedSide, QuotaLeft, Reached, Refusal, SspHeader};
+use super::{CertificateFault, MismatchedSide, QuotaLeft, Reached, Refusal};
+use spine_types::SspHeader;
 use spine_types::target::TargetFault;
 use spine_types::{Asid, CpaId, ServiceRoot};
 

@@ -1,7 +1,5 @@
 //! Refusals as FHIR `OperationOutcome`s, in JSON or XML.
 
-use std::fmt::Write as _;
-
 use super::{BodyFamily, Refusal};
 
 /// Spec: profile of an `OperationOutcome` that GP Connect consumers validate.
@@ -12,103 +10,6 @@ const SPINE_CODES: &str = "https://fhir.nhs.uk/STU3/CodeSystem/Spine-ErrorOrWarn
 const LEGACY: &str = "http://fhir.nhs.net/ValueSet/gpconnect-schedule-response-code-1-0";
 /// Observed: code system that the live proxy uses in its 405.
 const METHOD: &str = "https://fhir.nhs.uk/StructureDefinition/spine-operationoutcome-1";
-
-/// Encoding of a FHIR resource.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum FhirFormat {
-    /// JSON, as `application/fhir+json`.
-    #[default]
-    Json,
-    /// XML, as `application/fhir+xml`.
-    Xml,
-}
-
-impl FhirFormat {
-    /// Spec: `_format` overrides `Accept`, which overrides `Content-Type`; JSON is the default.
-    ///
-    /// `accept` yields the values of all `Accept` lines.
-    #[must_use]
-    pub fn negotiate<'a>(
-        query: Option<&str>,
-        accept: impl IntoIterator<Item = &'a str>,
-        content: Option<&str>,
-    ) -> Self {
-        let parameter =
-            query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("_format="));
-        let parameter = parameter.and_then(Self::named);
-        let accepted = || Self::accepted(accept);
-        parameter.or_else(accepted).or_else(|| content.and_then(Self::named)).unwrap_or_default()
-    }
-
-    /// Returns the encoding that `Accept` prefers; `None` if it prefers neither.
-    ///
-    /// Spec: RFC 9110 §12.5.1. The most specific range decides for each encoding; of equal weights, the first
-    /// named wins. An encoding that is not mentioned ranks above one of weight zero.
-    fn accepted<'a>(lines: impl IntoIterator<Item = &'a str>) -> Option<Self> {
-        const NOT_ACCEPTABLE: f32 = -1.0;
-        let (mut json, mut xml) = ((0, 0.0), (0, 0.0));
-        let mut first = None;
-        let ranges = lines.into_iter().flat_map(|line| line.split(','));
-        for range in ranges.take(ACCEPT_RANGES_MAX) {
-            let mut parts = range.split(';');
-            let kind = parts.next().unwrap_or_default().trim();
-            let weight = parts.find_map(weight).unwrap_or(1.0);
-            let weight = if weight > 0.0 { weight } else { NOT_ACCEPTABLE };
-            let named = Self::named(kind);
-            first = first.or(named);
-            // Specificity of the range; zero if it does not match.
-            let (for_json, for_xml) = match (named, kind) {
-                (Some(Self::Json), _) => (3, 0),
-                (Some(Self::Xml), _) => (0, 3),
-                (None, "application/*") => (2, 2),
-                (None, "*/*" | "*") => (1, 1),
-                (None, _) => (0, 0),
-            };
-            for (best, specific) in [(&mut json, for_json), (&mut xml, for_xml)] {
-                if specific > 0 && (specific, weight) > *best {
-                    *best = (specific, weight);
-                }
-            }
-        }
-        if json.1 > xml.1 {
-            Some(Self::Json)
-        } else if xml.1 > json.1 {
-            Some(Self::Xml)
-        } else {
-            first
-        }
-    }
-
-    /// Returns the encoding that a media type or short name means; the first one named wins.
-    fn named(text: &str) -> Option<Self> {
-        let text = text.to_ascii_lowercase();
-        match (text.find("json"), text.find("xml")) {
-            (Some(json), Some(xml)) if xml < json => Some(Self::Xml),
-            (Some(_), _) => Some(Self::Json),
-            (None, Some(_)) => Some(Self::Xml),
-            (None, None) => None,
-        }
-    }
-
-    /// Returns the media type. Spec: with an explicit charset, without a space before it.
-    #[must_use]
-    pub const fn content_type(self) -> &'static str {
-        match self {
-            Self::Json => "application/fhir+json;charset=utf-8",
-            Self::Xml => "application/fhir+xml;charset=utf-8",
-        }
-    }
-}
-
-/// Limit: media ranges of `Accept` that are considered.
-const ACCEPT_RANGES_MAX: usize = 32;
-
-/// Reads a weight such as `q=0.5`; `None` if it is not from 0 to 1.
-fn weight(parameter: &str) -> Option<f32> {
-    let (name, value) = parameter.split_once('=')?;
-    let weight = name.trim().eq_ignore_ascii_case("q").then(|| value.trim().parse().ok())??;
-    (0.0..=1.0).contains(&weight).then_some(weight)
-}
 
 /// Family of bodies that a consumer's refusals have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
@@ -133,107 +34,111 @@ pub struct OperationOutcome<'a> {
 }
 
 impl OperationOutcome<'_> {
-    /// Returns the resource's text in an encoding.
+    /// Returns the resource in JSON.
     #[must_use]
-    pub fn text(&self, format: FhirFormat) -> String {
-        match format {
-            FhirFormat::Json => self.json(),
-            FhirFormat::Xml => self.xml(),
-        }
+    pub fn json(&self) -> String {
+        // The resource has no map and no fallible field: serialising it cannot fail.
+        serde_json::to_string(&self.resource()).unwrap_or_default()
     }
 
-    fn parts(&self) -> OutcomeParts {
-        let row = self.refusal.row();
-        let text = self.refusal.to_string();
-        let status = row.status.to_string();
-        let family = match self.errors {
-            ErrorFamily::Documented => row.family,
-            ErrorFamily::Gpconnect => BodyFamily::GpConnect,
-        };
-        let (profile, id, severity, system, code, display, diagnostics) = match family {
-            BodyFamily::Spine => (None, true, "error", LEGACY, status, text.clone(), Some(text)),
-            BodyFamily::SpineMethod => (None, false, "fatal", METHOD, status, text, None),
-            BodyFamily::GpConnect => {
-                let display = display(row.code).to_owned();
-                (
-                    Some(PROFILE),
-                    true,
-                    "error",
-                    SPINE_CODES,
-                    row.code.to_owned(),
-                    display,
-                    Some(text),
-                )
-            }
-        };
-        let id = id.then(|| self.id.to_owned());
-        OutcomeParts { id, profile, severity, issue: row.issue, system, code, display, diagnostics }
-    }
-
-    fn json(&self) -> String {
-        let parts = self.parts();
-        let mut out = String::from("{\"resourceType\":\"OperationOutcome\"");
-        if let Some(id) = &parts.id {
-            push(&mut out, format_args!(",\"id\":{}", quoted(id)));
-        }
-        if let Some(profile) = parts.profile {
-            push(&mut out, format_args!(",\"meta\":{{\"profile\":[{}]}}", quoted(profile)));
-        }
-        push(
-            &mut out,
-            format_args!(
-                ",\"issue\":[{{\"code\":{},\"severity\":{},\"details\":{{\"coding\":[{{\"code\":{},\"display\":{},\"system\":{}}}]}}",
-                quoted(parts.issue),
-                quoted(parts.severity),
-                quoted(&parts.code),
-                quoted(&parts.display),
-                quoted(parts.system),
-            ),
-        );
-        if let Some(diagnostics) = &parts.diagnostics {
-            push(&mut out, format_args!(",\"diagnostics\":{}", quoted(diagnostics)));
-        }
-        out.push_str("}]}");
-        out
-    }
-
-    fn xml(&self) -> String {
-        let parts = self.parts();
+    /// Returns the resource in XML.
+    #[must_use]
+    pub fn xml(&self) -> String {
+        let OutcomeResource { id, meta, issue: [issue], .. } = self.resource();
+        let OutcomeIssue { details: OutcomeDetails { coding: [coding] }, .. } = &issue;
         let mut out = String::from("<OperationOutcome xmlns=\"http://hl7.org/fhir\">");
-        if let Some(id) = &parts.id {
-            push(&mut out, format_args!("<id value=\"{}\"/>", escaped(id)));
+        if let Some(id) = id {
+            element(&mut out, "id", id);
         }
-        if let Some(profile) = parts.profile {
-            push(&mut out, format_args!("<meta><profile value=\"{}\"/></meta>", escaped(profile)));
+        if let Some(OutcomeMeta { profile: [profile] }) = meta {
+            out.push_str("<meta>");
+            element(&mut out, "profile", profile);
+            out.push_str("</meta>");
         }
-        push(
-            &mut out,
-            format_args!(
-                "<issue><severity value=\"{}\"/><code value=\"{}\"/><details><coding><system value=\"{}\"/><code value=\"{}\"/><display value=\"{}\"/></coding></details>",
-                escaped(parts.severity),
-                escaped(parts.issue),
-                escaped(parts.system),
-                escaped(&parts.code),
-                escaped(&parts.display),
-            ),
-        );
-        if let Some(diagnostics) = &parts.diagnostics {
-            push(&mut out, format_args!("<diagnostics value=\"{}\"/>", escaped(diagnostics)));
+        out.push_str("<issue>");
+        element(&mut out, "severity", issue.severity);
+        element(&mut out, "code", issue.code);
+        out.push_str("<details><coding>");
+        element(&mut out, "system", coding.system);
+        element(&mut out, "code", &coding.code);
+        element(&mut out, "display", &coding.display);
+        out.push_str("</coding></details>");
+        if let Some(diagnostics) = &issue.diagnostics {
+            element(&mut out, "diagnostics", diagnostics);
         }
         out.push_str("</issue></OperationOutcome>");
         out
     }
+
+    fn resource(&self) -> OutcomeResource<'_> {
+        let row = self.refusal.row();
+        let text = self.refusal.to_string();
+        let family = match self.errors {
+            ErrorFamily::Documented => row.family,
+            ErrorFamily::Gpconnect => BodyFamily::GpConnect,
+        };
+        let (id, status) = (Some(self.id), row.status.to_string());
+        let (id, profile, severity, coding, diagnostics) = match family {
+            BodyFamily::Spine => {
+                let coding = OutcomeCoding { code: status, display: text.clone(), system: LEGACY };
+                (id, None, "error", coding, Some(text))
+            }
+            BodyFamily::SpineMethod => {
+                let coding = OutcomeCoding { code: status, display: text, system: METHOD };
+                (None, None, "fatal", coding, None)
+            }
+            BodyFamily::GpConnect => {
+                let (code, display) = (row.code.to_owned(), display(row.code).to_owned());
+                let coding = OutcomeCoding { code, display, system: SPINE_CODES };
+                (id, Some(PROFILE), "error", coding, Some(text))
+            }
+        };
+        let details = OutcomeDetails { coding: [coding] };
+        OutcomeResource {
+            resource_type: "OperationOutcome",
+            id,
+            meta: profile.map(|profile| OutcomeMeta { profile: [profile] }),
+            issue: [OutcomeIssue { code: row.issue, severity, details, diagnostics }],
+        }
+    }
 }
 
-struct OutcomeParts {
-    id: Option<String>,
-    profile: Option<&'static str>,
+/// FHIR resource; the order of its fields is that of the live proxy's answers.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct OutcomeResource<'a> {
+    resource_type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meta: Option<OutcomeMeta>,
+    issue: [OutcomeIssue; 1],
+}
+
+#[derive(serde::Serialize)]
+struct OutcomeMeta {
+    profile: [&'static str; 1],
+}
+
+#[derive(serde::Serialize)]
+struct OutcomeIssue {
+    code: &'static str,
     severity: &'static str,
-    issue: &'static str,
-    system: &'static str,
+    details: OutcomeDetails,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    diagnostics: Option<String>,
+}
+
+#[derive(serde::Serialize)]
+struct OutcomeDetails {
+    coding: [OutcomeCoding; 1],
+}
+
+#[derive(serde::Serialize)]
+struct OutcomeCoding {
     code: String,
     display: String,
-    diagnostics: Option<String>,
+    system: &'static str,
 }
 
 /// Spec: display texts of the Spine codes that this gateway uses.
@@ -247,13 +152,9 @@ fn display(code: &str) -> &'static str {
     }
 }
 
-fn push(out: &mut String, text: std::fmt::Arguments<'_>) {
-    // Writing to a `String` cannot fail.
-    out.write_fmt(text).unwrap_or_default();
-}
-
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+/// Appends an empty element with a `value`, the form of primitives in FHIR's XML.
+fn element(out: &mut String, name: &str, value: &str) {
+    out.push_str(&format!("<{name} value=\"{}\"/>", escaped(value)));
 }
 
 fn escaped(text: &str) -> String {
@@ -277,16 +178,15 @@ fn escaped(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn text(refusal: &Refusal, format: FhirFormat, errors: ErrorFamily) -> String {
+    fn outcome(refusal: &Refusal, errors: ErrorFamily) -> OperationOutcome<'_> {
         OperationOutcome { refusal, id: "10960df2-29d1-4e71-823c-c0bb9d723012", errors }
-            .text(format)
     }
 
     #[test]
     fn the_documented_refusal_is_the_live_proxys_payload() {
         let refusal = Refusal::SenderUnknown("100000000001".parse().unwrap());
         assert_eq!(
-            text(&refusal, FhirFormat::Json, ErrorFamily::Documented),
+            outcome(&refusal, ErrorFamily::Documented).json(),
             r#"{"resourceType":"OperationOutcome","id":"10960df2-29d1-4e71-823c-c0bb9d723012","issue":[{"code":"forbidden","severity":"error","details":{"coding":[{"code":"403","display":"ASID_CHECK_FAILED_MESSAGESENDER_100000000001","system":"http://fhir.nhs.net/ValueSet/gpconnect-schedule-response-code-1-0"}]},"diagnostics":"ASID_CHECK_FAILED_MESSAGESENDER_100000000001"}]}"#
         );
     }
@@ -295,7 +195,7 @@ mod tests {
     fn every_refusal_is_well_formed_in_both_encodings_and_families() {
         for refusal in super::super::every() {
             for errors in [ErrorFamily::Documented, ErrorFamily::Gpconnect] {
-                let json = text(&refusal, FhirFormat::Json, errors);
+                let json = outcome(&refusal, errors).json();
                 let value: serde_json::Value = serde_json::from_str(&json).unwrap();
                 let issue = &value["issue"][0];
                 assert_eq!(issue["details"]["coding"].as_array().unwrap().len(), 1);
@@ -303,51 +203,11 @@ mod tests {
                     assert_eq!(value["meta"]["profile"][0], PROFILE);
                     assert_eq!(issue["severity"], "error");
                 }
-                let xml = text(&refusal, FhirFormat::Xml, errors);
+                let xml = outcome(&refusal, errors).xml();
                 assert!(xml.starts_with("<OperationOutcome xmlns=\"http://hl7.org/fhir\">"));
                 assert!(xml.ends_with("</OperationOutcome>"));
                 assert_eq!(xml.matches("<coding>").count(), 1);
             }
-        }
-    }
-
-    #[test]
-    fn the_parameter_wins_over_accept_and_accept_over_content_type() {
-        let xml = Some("application/fhir+xml");
-        let json = Some("application/fhir+json;charset=utf-8");
-        assert_eq!(FhirFormat::negotiate(None, None, None), FhirFormat::Json);
-        assert_eq!(FhirFormat::negotiate(None, xml, json), FhirFormat::Xml);
-        assert_eq!(FhirFormat::negotiate(None, Some("*/*"), xml), FhirFormat::Xml);
-        let query = Some("a=b&_format=application%2Ffhir%2Bjson");
-        assert_eq!(FhirFormat::negotiate(query, xml, xml), FhirFormat::Json);
-        assert_eq!(FhirFormat::negotiate(Some("_format=xml"), json, None), FhirFormat::Xml);
-    }
-
-    #[test]
-    fn the_weights_of_accept_count() {
-        use FhirFormat::{Json, Xml};
-        for (accept, content, due) in [
-            (&["application/fhir+xml;q=0.5, application/fhir+json"][..], None, Json),
-            (&["application/fhir+json;q=0.1,application/fhir+xml;q=0.2"], None, Xml),
-            (&["application/fhir+xml;q=0"], None, Json),
-            (&["application/fhir+xml; Q=0.000, */*"], Some("application/fhir+xml"), Json),
-            (&["application/json;q=0, */*;q=0.1"], None, Xml),
-            (&["application/json;q=0, application/*"], None, Xml),
-            (&["*/*;q=0.9, application/fhir+xml;q=0.8"], None, Json),
-            (&["application/fhir+xml;q=0.5"], None, Xml),
-            (&["application/fhir+xml, application/fhir+json"], None, Xml),
-            (&["application/fhir+json, application/fhir+xml;q=1"], None, Json),
-            (&["application/fhir+xml;q=0.5", "application/fhir+json;q=0.6"], None, Json),
-            (&["*/*"], Some("application/fhir+xml"), Xml),
-            (&["text/html"], Some("application/fhir+xml"), Xml),
-            (&["application/fhir+xml;q=x"], None, Xml),
-            (&["application/fhir+xml;q=nan;q=2"], None, Xml),
-            (&["application/fhir+json;charset=utf-8;q=0.3, application/xml;q=0.4"], None, Xml),
-            (&["application/json;q=0, application/xml;q=0"], None, Json),
-            (&["", ",;,q=0"], None, Json),
-        ] {
-            let accept = accept.iter().copied();
-            assert_eq!(FhirFormat::negotiate(None, accept.clone(), content), due, "{accept:?}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Table of refusals: everything in a refusal's response besides its text.
 
-use super::{MismatchedSide, Reached, Refusal, SspHeader};
+use super::{MismatchedSide, Reached, Refusal};
+use spine_types::SspHeader;
 
 /// Family of bodies that a refusal is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

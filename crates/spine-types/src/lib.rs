@@ -6,12 +6,14 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+mod header;
 pub mod interaction;
 mod mask;
 mod root;
 pub mod target;
 mod units;
 
+pub use header::SspHeader;
 pub use mask::masked;
 pub use root::{InnerUrl, ServiceRoot, UrlFault};
 pub(crate) use root::{judge_path, judge_query};
