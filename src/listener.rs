@@ -320,7 +320,7 @@ impl Workers {
     ) {
         let admission = match self.addresses.admit(consumer.ip()) {
             Ok(admission) => admission,
-            Err(share) => return self.metrics.connection_refused(share),
+            Err(limit) => return self.metrics.connection_refused(limit),
         };
         let fewest = self.workers.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed));
         let Some(handle) = fewest else { return };

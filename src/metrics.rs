@@ -15,80 +15,14 @@ use spine_types::interaction::{self, Interaction};
 
 mod audit;
 mod directory;
+mod labels;
 
 pub use audit::AuditMetrics;
-pub use directory::{
-    Conflict, DirectoryMetrics, ForcedLookupResult, LookupResult, LookupTrigger, Oddity,
+pub use directory::DirectoryMetrics;
+pub use labels::{
+    Conflict, ConnectionFault, ConnectionLimit, ExchangeOutcome, ForcedLookupResult,
+    HandshakeResult, LookupResult, LookupTrigger, Oddity, Phase, QueryKind, QueryOutcome,
 };
-
-/// Outcome of an exchange, as a label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExchangeOutcome {
-    /// A provider's answer was passed on whole.
-    Answered,
-    /// The gateway refused the request.
-    Refused,
-    /// The exchange ended before its answer was complete.
-    Aborted,
-}
-
-impl ExchangeOutcome {
-    /// Returns the label's value.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Answered => "answered",
-            Self::Refused => "refused",
-            Self::Aborted => "aborted",
-        }
-    }
-}
-
-/// Phase of an exchange, or of its connection, in which time is spent, as a label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Handshake with a consumer.
-    Tls,
-    /// Decisions that wait for nothing.
-    Policy,
-    /// Waiting for a place: with the consumer's quota where that is shared, then with the practice.
-    Queue,
-    /// Waiting for the directory.
-    Directory,
-    /// Waiting until the audit line is on disk.
-    Audit,
-    /// From sending a request to a provider to its response head.
-    Provider,
-    /// Waiting for the end of a read's empty body, or from the response head to the last byte of the answer.
-    Body,
-}
-
-impl Phase {
-    /// All phases, in order.
-    pub const ALL: [Self; 7] = [
-        Self::Tls,
-        Self::Policy,
-        Self::Queue,
-        Self::Directory,
-        Self::Audit,
-        Self::Provider,
-        Self::Body,
-    ];
-
-    /// Returns the label's value.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Tls => "tls",
-            Self::Policy => "policy",
-            Self::Queue => "queue",
-            Self::Directory => "directory",
-            Self::Audit => "audit",
-            Self::Provider => "provider",
-            Self::Body => "body",
-        }
-    }
-}
 
 /// All metrics of the gateway.
 #[derive(Debug)]
@@ -300,36 +234,17 @@ impl Metrics {
         for result in ["ok", "failed"] {
             self.reloads.with_label_values(&[result]);
         }
-        for result in
-            ["ok", "no_certificate", "bad_certificate", "plain_http", "failed", "timed_out"]
-        {
-            self.handshakes.with_label_values(&[result]);
+        for result in HandshakeResult::ALL {
+            self.handshakes.with_label_values(&[result.label()]);
         }
-        for reason in [
-            "head_timed_out",
-            "write_stalled",
-            "flooded",
-            "overstayed",
-            "reset",
-            "cut",
-            "no_slot",
-            "other",
-        ] {
-            self.connection_errors.with_label_values(&[reason]);
+        for fault in ConnectionFault::ALL {
+            self.connection_errors.with_label_values(&[fault.label()]);
         }
-        for share in [
-            "handshakes",
-            "address_connections",
-            "address_handshakes",
-            "address_rate",
-            "certificate_connections",
-        ] {
-            self.connections_refused.with_label_values(&[share]);
+        for limit in ConnectionLimit::ALL {
+            self.connections_refused.with_label_values(&[limit.label()]);
         }
         for interaction in &interaction::CATALOGUE {
-            for outcome in
-                [ExchangeOutcome::Answered, ExchangeOutcome::Refused, ExchangeOutcome::Aborted]
-            {
+            for outcome in ExchangeOutcome::ALL {
                 let labels = [interaction.id, interaction.method.as_str(), outcome.label()];
                 self.requests.with_label_values(&labels);
             }
@@ -368,10 +283,9 @@ impl Metrics {
         self.refusals.with_label_values(&[token]).inc();
     }
 
-    /// Counts a handshake that has ended; `result` is one of `ok`, `no_certificate`, `bad_certificate`,
-    /// `plain_http`, `failed`, `timed_out`.
-    pub fn handshake(&self, result: &'static str) {
-        self.handshakes.with_label_values(&[result]).inc();
+    /// Counts a handshake that has ended.
+    pub fn handshake(&self, result: HandshakeResult) {
+        self.handshakes.with_label_values(&[result.label()]).inc();
     }
 
     /// Counts a connection that could not be accepted.
@@ -379,14 +293,14 @@ impl Metrics {
         self.accept_errors.inc();
     }
 
-    /// Counts a connection that was closed because the limit with this label was reached.
-    pub fn connection_refused(&self, share: &'static str) {
-        self.connections_refused.with_label_values(&[share]).inc();
+    /// Counts a connection that was closed because this limit was reached.
+    pub fn connection_refused(&self, limit: ConnectionLimit) {
+        self.connections_refused.with_label_values(&[limit.label()]).inc();
     }
 
     /// Counts a connection that ended with an error.
-    pub fn connection_error(&self, reason: &'static str) {
-        self.connection_errors.with_label_values(&[reason]).inc();
+    pub fn connection_error(&self, fault: ConnectionFault) {
+        self.connection_errors.with_label_values(&[fault.label()]).inc();
     }
 
     /// Counts a connection opened to a provider.

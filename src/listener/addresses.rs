@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
+use crate::metrics::ConnectionLimit;
+
 /// Limits for one address, and for all of them together.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AddressLimits {
@@ -51,7 +53,7 @@ impl AddressTable {
     ///
     /// # Errors
     /// Returns the limit that is reached, as a metric's label.
-    pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> Result<AddressSlot, &'static str> {
+    pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> Result<AddressSlot, ConnectionLimit> {
         let address = origin(address);
         if self.rates.len() > RATES_MAX {
             self.rates.retain_recent();
@@ -62,15 +64,15 @@ impl AddressTable {
             share.map_or((0, 0), |share| (share.connections, share.handshakes));
         // Each address may have one whatever others have, so that a few silent clients keep nobody out.
         if held.handshakes >= self.shares.all_handshakes_max && handshakes > 0 {
-            return Err("handshakes");
+            return Err(ConnectionLimit::Handshakes);
         }
         if connections >= self.shares.connections_max {
-            return Err("address_connections");
+            return Err(ConnectionLimit::AddressConnections);
         }
         if handshakes >= self.shares.handshakes_max {
-            return Err("address_handshakes");
+            return Err(ConnectionLimit::AddressHandshakes);
         }
-        self.rates.check_key(&address).map_err(|_| "address_rate")?;
+        self.rates.check_key(&address).map_err(|_| ConnectionLimit::AddressRate)?;
         held.handshakes += 1;
         let share = held.by_address.entry(address).or_default();
         share.connections += 1;
@@ -147,15 +149,15 @@ mod tests {
         let admit = |address: &str| addresses.admit(address.parse().unwrap());
         let mut first = admit("192.0.2.1").unwrap();
         let second = admit("::ffff:192.0.2.1").unwrap();
-        assert_eq!(admit("192.0.2.1").unwrap_err(), "address_handshakes");
+        assert_eq!(admit("192.0.2.1").unwrap_err(), ConnectionLimit::AddressHandshakes);
         let other = admit("2001:db8::1").unwrap();
-        assert_eq!(admit("2001:db8::2").unwrap_err(), "handshakes");
+        assert_eq!(admit("2001:db8::2").unwrap_err(), ConnectionLimit::Handshakes);
         let one = admit("192.0.2.9").unwrap();
-        assert_eq!(admit("192.0.2.9").unwrap_err(), "handshakes", "its second");
+        assert_eq!(admit("192.0.2.9").unwrap_err(), ConnectionLimit::Handshakes, "its second");
         drop((one, other));
         first.handshake_done();
         let third = admit("192.0.2.1").unwrap();
-        assert_eq!(admit("192.0.2.1").unwrap_err(), "address_connections");
+        assert_eq!(admit("192.0.2.1").unwrap_err(), ConnectionLimit::AddressConnections);
         drop((first, second, third));
         assert!(addresses.held().by_address.is_empty());
         assert_eq!(addresses.held().handshakes, 0);

@@ -28,7 +28,7 @@ use super::http1::{self, Answering, RefusedHead};
 use super::socket::Socket;
 use super::write_pace::{PaceBreach, WritePace};
 use crate::gateway::{AnswerBody, ConsumerConnection, Gateway};
-use crate::metrics::Phase;
+use crate::metrics::{ConnectionFault, ConnectionLimit, HandshakeResult, Phase};
 use crate::refusal::Refusal;
 use crate::request;
 use crate::tls::{Handshake, Peer, PlainHttp};
@@ -80,13 +80,13 @@ impl ConnectionServer {
         let registered = peer.as_deref().is_some_and(|peer| self.gateway.may_be_registered(peer));
         let place = || Arc::clone(&self.unverified).try_acquire_owned();
         let Ok(_place) = (!registered).then(place).transpose() else {
-            return metrics.connection_error("no_slot");
+            return metrics.connection_error(ConnectionFault::NoSlot);
         };
         let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let connection = Arc::new(ConsumerConnection::new(handshake, consumer));
         let holder = Holder::of(peer.as_deref(), consumer.ip());
         let Some(_held) = self.holders.enter(holder, &connection) else {
-            return metrics.connection_refused("certificate_connections");
+            return metrics.connection_refused(ConnectionLimit::CertificateConnections);
         };
         let ended = if is_h2 {
             // Boxed, so that other connections do not hold the memory for it.
@@ -134,25 +134,25 @@ impl ConnectionServer {
                 let handshake = pending.finish(stream.get_ref().1.peer_certificates());
                 let peer = handshake.peer(&live.trust, Timestamp::now().as_second());
                 metrics.handshake(match &peer {
-                    Ok(_) => "ok",
-                    Err(Refusal::CertificateMissing) => "no_certificate",
-                    Err(_) => "bad_certificate",
+                    Ok(_) => HandshakeResult::Ok,
+                    Err(Refusal::CertificateMissing) => HandshakeResult::NoCertificate,
+                    Err(_) => HandshakeResult::BadCertificate,
                 });
                 metrics.phase(Phase::Tls, started.elapsed());
                 return Some((Box::new(stream), handshake, peer.ok()));
             }
-            Ok(Ok(None)) => "plain_http",
+            Ok(Ok(None)) => HandshakeResult::PlainHttp,
             Ok(Err(error)) => {
                 tracing::debug!(%error, "a TLS handshake with a consumer failed");
                 if let Some(refusal) = pending.refusal(&error) {
                     self.gateway.refused_handshake(&refusal);
                 }
-                "failed"
+                HandshakeResult::Failed
             }
-            Err(_) => "timed_out",
+            Err(_) => HandshakeResult::TimedOut,
         };
         metrics.handshake(result);
-        if result == "plain_http" && live.trust.plain_http == PlainHttp::Answer {
+        if result == HandshakeResult::PlainHttp && live.trust.plain_http == PlainHttp::Answer {
             self.answer_plain(socket.clone(), deadline).await;
         }
         None
@@ -178,7 +178,7 @@ impl ConnectionServer {
         stream: Stream,
         socket: &Socket,
         connection: Arc<ConsumerConnection>,
-    ) -> Result<(), &'static str> {
+    ) -> Result<(), ConnectionFault> {
         let answer = |request| -> Answering<AnswerBody> {
             let (gateway, connection) = (Arc::clone(&self.gateway), Arc::clone(&connection));
             // Called inside the future: made outside, its large future would be moved into this one.
@@ -197,7 +197,7 @@ impl ConnectionServer {
         };
         tokio::select! {
             ended = serving => judge(ended),
-            () = socket.reset() => Err("reset"),
+            () = socket.reset() => Err(ConnectionFault::Reset),
             never = drained => match never {},
         }
     }
@@ -267,7 +267,7 @@ impl ConnectionServer {
         &self,
         stream: Stream,
         connection: Arc<ConsumerConnection>,
-    ) -> Result<(), &'static str> {
+    ) -> Result<(), ConnectionFault> {
         let ListenerLimits { head, idle, write_stall, requests_max, .. } = self.limits;
         let activity = Arc::new(Activity::default());
         let pace = WritePace::new(self.limits.taking());
@@ -304,21 +304,21 @@ impl ConnectionServer {
             ended = &mut serving => return judge(ended),
             () = self.ends(&worn, &connection, &activity) => {}
             () = activity.wait_until_idle(head, idle) => {}
-            () = activity.stalled(write_stall) => return Err("write_stalled"),
+            () = activity.stalled(write_stall) => return Err(ConnectionFault::WriteStalled),
         }
         serving.as_mut().graceful_shutdown();
         // A peer that goes on without an exchange is not waited for.
         tokio::select! {
             ended = serving => judge(ended),
-            () = self.wait_past_last_answer(&activity) => Err("overstayed"),
+            () = self.wait_past_last_answer(&activity) => Err(ConnectionFault::Overstayed),
             () = activity.wait_until_idle(head, head) => Ok(()),
-            () = activity.stalled(write_stall) => Err("write_stalled"),
+            () = activity.stalled(write_stall) => Err(ConnectionFault::WriteStalled),
         }
     }
 }
 
 /// Returns the reason for which a connection ended, as its metric's label, unless it ended as it should.
-fn judge(ended: Result<(), impl Into<http1::ServeError>>) -> Result<(), &'static str> {
+fn judge(ended: Result<(), impl Into<http1::ServeError>>) -> Result<(), ConnectionFault> {
     let Err(error) = ended.map_err(Into::into) else { return Ok(()) };
     tracing::debug!(%error, "a consumer's connection ended with an error");
     let (cause, is_cut) = match &error {
@@ -333,12 +333,14 @@ fn judge(ended: Result<(), impl Into<http1::ServeError>>) -> Result<(), &'static
     let breach = cause.and_then(io::Error::get_ref).and_then(|cause| cause.downcast_ref());
     // Over HTTP/2, only the kind of an error is left.
     Err(match (breach, cause.map(io::Error::kind)) {
-        (Some(PaceBreach::Head), _) => "head_timed_out",
-        (_, Some(io::ErrorKind::TimedOut)) => "write_stalled",
-        (_, Some(io::ErrorKind::QuotaExceeded)) => "flooded",
-        (_, Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)) => "reset",
-        (_, Some(io::ErrorKind::UnexpectedEof)) => "cut",
-        _ if is_cut => "cut",
-        _ => "other",
+        (Some(PaceBreach::Head), _) => ConnectionFault::HeadTimedOut,
+        (_, Some(io::ErrorKind::TimedOut)) => ConnectionFault::WriteStalled,
+        (_, Some(io::ErrorKind::QuotaExceeded)) => ConnectionFault::Flooded,
+        (_, Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)) => {
+            ConnectionFault::Reset
+        }
+        (_, Some(io::ErrorKind::UnexpectedEof)) => ConnectionFault::Cut,
+        _ if is_cut => ConnectionFault::Cut,
+        _ => ConnectionFault::Other,
     })
 }

@@ -228,7 +228,9 @@ impl<S> Validated<S> {
     /// Passes on what has been validated, as far as `out` has space.
     fn pass(&mut self, out: &mut ReadBuf<'_>) {
         let count = self.valid.min(out.remaining());
-        out.put_slice(self.held.get(..count).unwrap_or_default());
+        // `valid` counts bytes of `held`.
+        let (valid, _) = self.held.split_at(count);
+        out.put_slice(valid);
         self.held.advance(count);
         self.valid -= count;
         if self.held.is_empty() {
@@ -288,12 +290,14 @@ impl<S: AsyncRead + Unpin> Validated<S> {
     ) -> Poll<io::Result<()>> {
         let before = out.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, out))?;
-        let read = out.filled().get(before..).unwrap_or_default();
+        // Reading only appends.
+        let (_, read) = out.filled().split_at(before);
         if read.is_empty() {
             self.end = Some(InputEnd::Theirs);
         }
         let scan = self.validator.scan(read);
-        self.held.extend_from_slice(read.get(scan.passed..).unwrap_or_default());
+        let (_, incomplete) = read.split_at(scan.passed);
+        self.held.extend_from_slice(incomplete);
         out.set_filled(before + scan.passed);
         if let Some(fault) = scan.fault {
             self.end(fault);

@@ -104,7 +104,8 @@ impl Validator {
     pub fn scan(&mut self, bytes: &[u8]) -> ScanResult {
         let mut passed = 0;
         loop {
-            let rest = bytes.get(passed..).unwrap_or_default();
+            // A step passes at most the bytes it is given.
+            let (_, rest) = bytes.split_at(passed);
             let step = match self.state {
                 ValidatorState::Head { seen, looked } => self.head(rest, seen, looked),
                 ValidatorState::Sized(left) => Ok(self.sized(rest, left)),
@@ -125,22 +126,23 @@ impl Validator {
         mut seen: usize,
         mut looked: usize,
     ) -> Result<usize, InputFault> {
-        while let Some(at) = memchr(b'\n', bytes.get(looked..).unwrap_or_default()) {
-            let line = bytes.get(seen..looked + at).unwrap_or_default();
+        // A head is given again with more bytes until it is whole, so that both positions lie within it.
+        while let Some(at) = memchr(b'\n', bytes.split_at(looked).1) {
             let end = looked + at + 1;
+            let (head, _) = bytes.split_at(end);
+            let (_, line) = head.split_at(seen);
             judge_size(seen, end - 1)?;
             match line {
                 // Spec: RFC 9112 §2.2. One empty line before a head is accepted.
-                [b'\r'] if seen == 0 => {}
-                [b'\r'] if bytes.starts_with(b"\r\n\r\n") => return Err(MALFORMED),
-                [b'\r'] => {
-                    let head = bytes.get(..end).unwrap_or_default();
+                b"\r\n" if seen == 0 => {}
+                b"\r\n" if bytes.starts_with(b"\r\n\r\n") => return Err(MALFORMED),
+                b"\r\n" => {
                     self.state = judge(head).map_err(InputFault::Head)?;
                     self.heads += 1;
                     return Ok(end);
                 }
                 // Security: a bare line feed ends a line for some parsers and not for others.
-                [.., b'\r'] => {}
+                [.., b'\r', b'\n'] => {}
                 _ => return Err(MALFORMED),
             }
             (seen, looked) = (end, end);

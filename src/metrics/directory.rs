@@ -5,156 +5,10 @@ use std::time::Duration;
 use prometheus::core::Collector;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::{counter, counters, gauge, gauges, histogram};
-
-/// Result of a look-up in the directory.
-#[derive(Debug, Clone, Copy)]
-pub enum LookupResult {
-    /// An entry of the directory file, which counts whatever the sources say.
-    Pinned,
-    /// A fresh cache entry.
-    Hit,
-    /// A cache entry served while it is asked for again.
-    Stale,
-    /// An old cache entry, refreshed before it was used.
-    Refreshed,
-    /// A cache entry served because no source answers.
-    StaleError,
-    /// A cached absence that is believed.
-    Absent,
-    /// A cache miss: the sources are asked.
-    Miss,
-}
-
-impl LookupResult {
-    const ALL: [Self; 7] = [
-        Self::Pinned,
-        Self::Hit,
-        Self::Stale,
-        Self::Refreshed,
-        Self::StaleError,
-        Self::Absent,
-        Self::Miss,
-    ];
-
-    const fn label(self) -> &'static str {
-        match self {
-            Self::Pinned => "pinned",
-            Self::Hit => "hit",
-            Self::Stale => "stale",
-            Self::Refreshed => "refreshed",
-            Self::StaleError => "stale_error",
-            Self::Absent => "absent",
-            Self::Miss => "miss",
-        }
-    }
-}
-
-/// Cause of a practice's look-up at the live sources.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LookupTrigger {
-    /// A request waits for it.
-    Request,
-    /// A request was served a stale entry.
-    Stale,
-    /// The entry will be stale soon.
-    Ahead,
-    /// A request contradicts the cached entry.
-    Conflict,
-}
-
-impl LookupTrigger {
-    const ALL: [Self; 4] = [Self::Request, Self::Stale, Self::Ahead, Self::Conflict];
-
-    const fn label(self) -> &'static str {
-        match self {
-            Self::Request => "request",
-            Self::Stale => "stale",
-            Self::Ahead => "ahead",
-            Self::Conflict => "conflict",
-        }
-    }
-}
-
-/// Contradiction that made a forced look-up necessary.
-#[derive(Debug, Clone, Copy)]
-pub enum Conflict {
-    /// `Ssp-To` is none of the practice's systems.
-    Receiver,
-    /// The target, or the token's audience, is not where the receiver is registered.
-    Target,
-    /// The provider could not be reached where it is registered.
-    Unreached,
-}
-
-/// Result of a forced look-up.
-#[derive(Debug, Clone, Copy)]
-pub enum ForcedLookupResult {
-    /// The cached entry was wrong: the request goes on.
-    Resolved,
-    /// The cached entry was right, or nothing more is known.
-    Stands,
-    /// The look-up has begun, and no request waits for it.
-    Begun,
-}
-
-impl Conflict {
-    const ALL: [Self; 3] = [Self::Receiver, Self::Target, Self::Unreached];
-
-    const fn label(self) -> &'static str {
-        match self {
-            Self::Receiver => "receiver",
-            Self::Target => "target",
-            Self::Unreached => "unreached",
-        }
-    }
-}
-
-impl ForcedLookupResult {
-    const fn label(self) -> &'static str {
-        match self {
-            Self::Resolved => "resolved",
-            Self::Stands => "stands",
-            Self::Begun => "begun",
-        }
-    }
-
-    /// Returns [`Self::Resolved`] for a request that was about to be refused and goes on, else
-    /// [`Self::Stands`].
-    #[must_use]
-    pub const fn when(resolved: bool) -> Self {
-        if resolved { Self::Resolved } else { Self::Stands }
-    }
-}
-
-/// Oddity of a record in the directory.
-#[derive(Debug, Clone, Copy)]
-pub enum Oddity {
-    /// An endpoint without an address.
-    NoAddress,
-    /// An address that is not `https` and a host name.
-    BadAddress,
-    /// An address with a final slash.
-    TrailingSlash,
-    /// An address on another host than the registered one.
-    OtherHost,
-}
-
-impl Oddity {
-    const ALL: [Self; 4] =
-        [Self::NoAddress, Self::BadAddress, Self::TrailingSlash, Self::OtherHost];
-
-    /// Returns the label's value.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::NoAddress => "no_address",
-            Self::BadAddress => "bad_address",
-            Self::TrailingSlash => "trailing_slash",
-            Self::OtherHost => "other_host",
-        }
-    }
-}
+use super::{
+    Conflict, ForcedLookupResult, LookupResult, LookupTrigger, Oddity, QueryKind, QueryOutcome,
+    counter, counters, gauge, gauges, histogram,
+};
 
 /// Buckets in seconds for the age of an answer: from a minute to a day.
 const AGE_S: &[f64] = &[60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 21_600.0, 43_200.0, 86_400.0];
@@ -275,8 +129,8 @@ impl DirectoryMetrics {
             self.durations.with_label_values(&[source]);
             self.waits.with_label_values(&[source]);
             self.open.with_label_values(&[source]);
-            for question in ["handlers", "systems"] {
-                self.questions.with_label_values(&[source, question, "found"]);
+            for (kind, outcome) in product(QueryKind::ALL, QueryOutcome::ALL) {
+                self.questions.with_label_values(&[source, kind.label(), outcome.label()]);
             }
         }
         for result in ["ok", "failed"] {
@@ -284,11 +138,11 @@ impl DirectoryMetrics {
                 self.refreshes.with_label_values(&[trigger.label(), result]);
             }
         }
-        for conflict in Conflict::ALL {
-            let settled = match conflict {
-                Conflict::Receiver | Conflict::Target => ForcedLookupResult::Resolved,
-                Conflict::Unreached => ForcedLookupResult::Begun,
-            };
+        let asked = product(
+            [Conflict::Receiver, Conflict::Target],
+            [ForcedLookupResult::Resolved, ForcedLookupResult::Stands],
+        );
+        for (conflict, settled) in asked.chain([(Conflict::Unreached, ForcedLookupResult::Begun)]) {
             self.conflicts.with_label_values(&[conflict.label(), settled.label()]);
         }
         for oddity in Oddity::ALL {
@@ -305,11 +159,11 @@ impl DirectoryMetrics {
     pub fn asked(
         &self,
         source: &'static str,
-        question: &'static str,
-        outcome: &'static str,
+        kind: QueryKind,
+        outcome: QueryOutcome,
         took: Duration,
     ) {
-        self.questions.with_label_values(&[source, question, outcome]).inc();
+        self.questions.with_label_values(&[source, kind.label(), outcome.label()]).inc();
         self.durations.with_label_values(&[source]).observe(took.as_secs_f64());
     }
 
@@ -361,4 +215,12 @@ impl DirectoryMetrics {
 
 const fn result(ok: bool) -> &'static str {
     if ok { "ok" } else { "failed" }
+}
+
+/// Returns every pair of two lists' values.
+fn product<A: Copy, B: Copy, const N: usize, const M: usize>(
+    one: [A; N],
+    other: [B; M],
+) -> impl Iterator<Item = (A, B)> {
+    one.into_iter().flat_map(move |a| other.into_iter().map(move |b| (a, b)))
 }

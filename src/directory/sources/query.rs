@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::breaker::AttemptResult;
+use crate::metrics::QueryOutcome;
 use spine_types::interaction::Interaction;
 use spine_types::{Asid, CertificateName, CpaId, OdsCode, PartyKey};
 
@@ -25,25 +26,6 @@ pub(super) enum SystemsOf<'a> {
     Practice { ods: &'a OdsCode, interaction: &'static Interaction, party_key: &'a PartyKey },
     /// System with this ASID; the FHIR API does not support this query.
     Asid(&'a Asid),
-}
-
-/// Kind of records that a query is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum QueryKind {
-    /// Query for message handlers.
-    Handlers,
-    /// Query for accredited systems.
-    Systems,
-}
-
-impl QueryKind {
-    /// Returns the label in metrics, logs and traces.
-    pub(super) const fn label(self) -> &'static str {
-        match self {
-            Self::Handlers => "handlers",
-            Self::Systems => "systems",
-        }
-    }
 }
 
 /// Deadline and cache use of a query.
@@ -120,19 +102,19 @@ pub(crate) enum SourceFault {
 }
 
 impl SourceFault {
-    /// Returns the label in metrics.
-    pub(super) const fn label(&self) -> &'static str {
+    /// Returns the outcome that is counted.
+    pub(super) const fn outcome(&self) -> QueryOutcome {
         match self {
-            Self::TimedOut => "timeout",
-            Self::Unavailable(_) => "unavailable",
-            Self::RateLimited(_) => "rate_limited",
-            Self::NoTurn => "no_turn",
-            Self::Denied(_) => "denied",
-            Self::OurFault(_) => "our_fault",
-            Self::Malformed(_) => "malformed",
-            Self::Truncated => "truncated",
-            Self::Unsupported => "unsupported",
-            Self::CircuitOpen => "circuit_open",
+            Self::TimedOut => QueryOutcome::TimedOut,
+            Self::Unavailable(_) => QueryOutcome::Unavailable,
+            Self::RateLimited(_) => QueryOutcome::RateLimited,
+            Self::NoTurn => QueryOutcome::NoTurn,
+            Self::Denied(_) => QueryOutcome::Denied,
+            Self::OurFault(_) => QueryOutcome::OurFault,
+            Self::Malformed(_) => QueryOutcome::Malformed,
+            Self::Truncated => QueryOutcome::Truncated,
+            Self::Unsupported => QueryOutcome::Unsupported,
+            Self::CircuitOpen => QueryOutcome::CircuitOpen,
         }
     }
 

@@ -9,14 +9,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::query::{
-    AccreditedSystem, Handler, HandlersOf, QueryKind, QueryOptions, SourceFault, SystemsOf,
-};
+use super::query::{AccreditedSystem, Handler, HandlersOf, QueryOptions, SourceFault, SystemsOf};
 use super::queue::LookupWaiters;
 use super::trace::LookupTrace;
 use super::{LiveSource, LiveSources};
 use crate::breaker::AttemptResult;
-use crate::metrics::{Metrics, Oddity};
+use crate::metrics::{Metrics, Oddity, QueryKind, QueryOutcome};
 use crate::registry::{Origin, ProviderRegistration, Sender};
 use spine_types::interaction::Interaction;
 use spine_types::{Asid, CertificateName, OdsCode, PartyKey, ServiceRoot};
@@ -341,7 +339,7 @@ impl<'a> SourceLookup<'a> {
     ) -> Result<(Vec<T>, Duration), SourceFault> {
         let (label, question) = (source.origin().label(), kind.label());
         let Ok(admitted) = source.breaker.admits() else {
-            self.trace.add(label, question, "circuit open", Duration::ZERO);
+            self.trace.add(label, question, QueryOutcome::CircuitOpen.label(), Duration::ZERO);
             return Err(SourceFault::CircuitOpen);
         };
         let waits = Instant::now();
@@ -354,9 +352,9 @@ impl<'a> SourceLookup<'a> {
         };
         let took = began.elapsed();
         let outcome = match &answer {
-            Ok(rows) if rows.is_empty() => "absent",
-            Ok(_) => "found",
-            Err(fault) => fault.label(),
+            Ok(rows) if rows.is_empty() => QueryOutcome::Absent,
+            Ok(_) => QueryOutcome::Found,
+            Err(fault) => fault.outcome(),
         };
         match &answer {
             Ok(_) => {}
@@ -376,9 +374,9 @@ impl<'a> SourceLookup<'a> {
         }
         let verdict = answer.as_ref().map_or_else(SourceFault::verdict, |_| AttemptResult::Well);
         source.breaker.learn(admitted, verdict);
-        self.metrics.directory.asked(label, question, outcome, took);
+        self.metrics.directory.asked(label, kind, outcome, took);
         self.metrics.directory.open(label, source.breaker.is_open());
-        self.trace.add(label, question, outcome, took);
+        self.trace.add(label, question, outcome.label(), took);
         answer.map(|rows| (rows, took))
     }
 
