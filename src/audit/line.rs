@@ -204,8 +204,9 @@ impl LastLine {
         let mut line = Object::open(out);
         line.number("seq", self.seq);
         members(&mut line);
-        // The chain's member ends the line.
-        self.link = self.link.next(out.get(start..).unwrap_or_default());
+        // The chain's member ends the line. `out` only grows, so the line begins within it.
+        let (_, line) = out.split_at(start);
+        self.link = self.link.next(line);
         self.link.end(out);
     }
 }

@@ -47,7 +47,7 @@ pub(super) fn scan(folder: &Path) -> io::Result<RecoveredState> {
             let first = oldest_open.map_or(at, |seq| {
                 segments.partition_point(|segment| segment.first <= seq).saturating_sub(1)
             });
-            for segment in segments.get(first.min(at)..=at).unwrap_or_default() {
+            for segment in segments.iter().take(at + 1).skip(first.min(at)) {
                 scan.segment(segment)?;
             }
             torn = scan.torn.take().or(torn);

@@ -214,7 +214,8 @@ pub(super) fn publish(loader: &Loader, lab: bool, metrics: &Metrics) {
 pub(super) fn throttle(
     config: &Config,
     before: Option<&Arc<Throttle>>,
-    (pressure, metrics): (&Pressure, &Arc<Metrics>),
+    pressure: &Pressure,
+    metrics: &Arc<Metrics>,
 ) -> Result<Arc<Throttle>, CommandFailure> {
     match before {
         Some(before) if *before.limits() == config.throttle => Ok(Arc::clone(before)),

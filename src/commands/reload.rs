@@ -296,8 +296,8 @@ impl Reloader {
                 Arc::clone(&before.rulebook)
             }
         };
-        let counted = (&self.pressure, &self.metrics);
-        let throttle = prepare::throttle(config, Some(&before.throttle), counted);
+        let throttle =
+            prepare::throttle(config, Some(&before.throttle), &self.pressure, &self.metrics);
         let throttle = throttle.unwrap_or_else(|fault| {
             faults.push(fault.to_string());
             Arc::clone(&before.throttle)

@@ -145,7 +145,7 @@ impl Server {
         let (leaving, stop) = (CancellationToken::new(), Stop::default());
         let directory = recall(directory, live, &config, &metrics);
         let pressure = Pressure::new(config.workers());
-        let throttle = prepare::throttle(&config, None, (&pressure, &metrics))?;
+        let throttle = prepare::throttle(&config, None, &pressure, &metrics)?;
         pressure.limit(throttle.limits().ceiling(memory));
         let (trust, rulebook) = (Arc::new(trust), Arc::new(rulebook));
         let alarms = Arc::new(Alarms::new(&loader, &[]));

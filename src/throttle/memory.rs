@@ -28,9 +28,18 @@ pub enum MemoryLimitKind {
 /// each with the file that holds a limit.
 ///
 /// Source: cgroups(7).
-const V2: (&str, &str) = ("sys/fs/cgroup", "memory.max");
-const V2_BESIDE_V1: (&str, &str) = ("sys/fs/cgroup/unified", "memory.max");
-const V1: (&str, &str) = ("sys/fs/cgroup/memory", "memory.limit_in_bytes");
+const V2: CgroupMount = CgroupMount { folder: "sys/fs/cgroup", file: "memory.max" };
+const V2_BESIDE_V1: CgroupMount =
+    CgroupMount { folder: "sys/fs/cgroup/unified", file: "memory.max" };
+const V1: CgroupMount =
+    CgroupMount { folder: "sys/fs/cgroup/memory", file: "memory.limit_in_bytes" };
+
+/// Folder where cgroups are mounted, and the name of the file with the limit of each.
+#[derive(Clone, Copy)]
+struct CgroupMount {
+    folder: &'static str,
+    file: &'static str,
+}
 
 impl MemoryLimit {
     /// Reads the limit from the files under a root folder, `/` on a machine; `None` if it cannot be known.
@@ -76,8 +85,9 @@ fn cgroup_bytes(root: &Path) -> Option<u64> {
 /// Returns the smallest limit of a cgroup and those above it, up to where cgroups are mounted.
 ///
 /// In a container the path may be the host's, which does not exist there: the limit is then at the top.
-fn smallest_bytes(root: &Path, (mount, file): (&str, &str), path: &str) -> Option<u64> {
-    let mount = root.join(mount);
+fn smallest_bytes(root: &Path, cgroups: CgroupMount, path: &str) -> Option<u64> {
+    let CgroupMount { folder, file } = cgroups;
+    let mount = root.join(folder);
     let mut folder = mount.clone();
     for component in Path::new(path).components() {
         match component {

@@ -198,11 +198,11 @@ impl ChainVerifier {
     ) -> Result<VerifiedChain, CertificateFault> {
         // The chain is in order and no name occurs twice, so a path can only be a prefix of it.
         let length = 1 + path.intermediate_certificates().count();
-        let path_certificates = certificates.get(..length).unwrap_or_default();
+        let path_certificates = certificates.get(..length).ok_or(CertificateFault::Malformed)?;
         let anchor = path.anchor();
         let authority = self.authorities.each.iter().find(|one| one.anchor == *anchor);
         let authority = authority.ok_or(CertificateFault::Malformed)?;
-        let issuers = path_certificates.get(1..).unwrap_or_default();
+        let issuers = path_certificates.get(1..).ok_or(CertificateFault::Malformed)?;
         if !issuers
             .iter()
             .all(|issuer| allows(issuer, x509_parser::extensions::KeyUsage::key_cert_sign))

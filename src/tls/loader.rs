@@ -165,7 +165,7 @@ impl Loader {
         } else {
             let read = files.lists(crl, leg.lists.is_none(), notices, faults)?;
             let (mut lists, unusable) =
-                RevocationLists::new(read, (used_as, expired), algorithms, Arc::clone(&leg.newest));
+                RevocationLists::new(read, used_as, expired, algorithms, Arc::clone(&leg.newest));
             notices.extend(unusable);
             match rollback {
                 CrlRollback::Refuse => notices.extend(lists.keep_newer()),

@@ -100,7 +100,8 @@ impl RevocationLists {
     /// Indexes lists; returns a warning for each of an unsupported kind.
     pub(super) fn new(
         read: Vec<(PathBuf, ListResult)>,
-        (used_as, expired): (CertificateUse, ExpiredCrl),
+        used_as: CertificateUse,
+        expired: ExpiredCrl,
         algorithms: WebPkiSupportedAlgorithms,
         newest: Arc<NewestLists>,
     ) -> (Self, Vec<Notice>) {

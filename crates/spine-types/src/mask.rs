@@ -1,6 +1,7 @@
 //! Masking of possible NHS numbers, in one pass over a text.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 const MASK: &str = "[masked]";
 /// Limit: characters between two groups of a number; an escape such as `%20` counts as one.
@@ -33,15 +34,15 @@ pub fn masked(text: &str, bytes_max: usize) -> Cow<'_, str> {
     let mut at = 0;
     while at < text.len() {
         let (token, end) = token(text, at);
-        if let Some((start, end)) = groups.next(text, token, at..end) {
-            masked.extend([text.get(copied..start).unwrap_or_default(), MASK]);
-            copied = end;
+        if let Some(number) = groups.next(text, token, at..end) {
+            masked.extend([text.get(copied..number.start).unwrap_or_default(), MASK]);
+            copied = number.end;
         }
         at = end;
     }
-    if let Some((start, end)) = groups.next(text, MaskToken::Letter, at..at) {
-        masked.extend([text.get(copied..start).unwrap_or_default(), MASK]);
-        copied = end;
+    if let Some(number) = groups.next(text, MaskToken::Letter, at..at) {
+        masked.extend([text.get(copied..number.start).unwrap_or_default(), MASK]);
+        copied = number.end;
     }
     if masked.is_empty() {
         return Cow::Borrowed(cut(text, bytes_max));
@@ -142,12 +143,7 @@ struct DigitGroups {
 
 impl DigitGroups {
     /// Adds the next character; returns the byte range of a number that has ended before it.
-    fn next(
-        &mut self,
-        text: &str,
-        token: MaskToken,
-        at: std::ops::Range<usize>,
-    ) -> Option<(usize, usize)> {
+    fn next(&mut self, text: &str, token: MaskToken, at: Range<usize>) -> Option<Range<usize>> {
         if let MaskToken::Digit(is_nought) = token {
             let start =
                 DigitGroup { start: at.start, has_nought: is_nought, ..DigitGroup::default() };
@@ -172,12 +168,12 @@ impl DigitGroups {
     }
 
     /// Returns the byte range of the number that the last groups form, if they do.
-    fn number(&self, text: &str) -> Option<(usize, usize)> {
+    fn number(&self, text: &str) -> Option<Range<usize>> {
         let [first, second, third] = self.last;
         let third = third?;
         let whole = |first: DigitGroup| {
-            let bounds = (first.start, third.end);
-            (!is_in_uuid(text, bounds)).then_some(bounds)
+            let bounds = first.start..third.end;
+            (!is_in_uuid(text, &bounds)).then_some(bounds)
         };
         if third.significant() == 10 {
             return whole(third);
@@ -214,13 +210,13 @@ fn follows_dot(text: &str, start: usize) -> bool {
 }
 
 /// Returns true if a byte range is part of a UUID.
-fn is_in_uuid(text: &str, (start, end): (usize, usize)) -> bool {
+fn is_in_uuid(text: &str, bounds: &Range<usize>) -> bool {
     let bytes = text.as_bytes();
     let belongs = |byte: &&u8| byte.is_ascii_hexdigit() || **byte == b'-';
-    let (before, behind) = (bytes.get(..start), bytes.get(end..));
+    let (before, behind) = (bytes.get(..bounds.start), bytes.get(bounds.end..));
     let before = before.unwrap_or_default().iter().rev().take(37).take_while(belongs).count();
     let behind = behind.unwrap_or_default().iter().take(37).take_while(belongs).count();
-    text.get(start - before..end + behind).is_some_and(super::is_uuid)
+    text.get(bounds.start - before..bounds.end + behind).is_some_and(super::is_uuid)
 }
 
 #[cfg(test)]
