@@ -3,10 +3,9 @@
 //! Unknown keys are errors; a mistake is reported with its line and a caret; durations and sizes carry units;
 //! paths are relative to the file.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use bytesize::ByteSize;
 use schemars::JsonSchema;
@@ -19,8 +18,8 @@ use crate::refusal::ErrorFamily;
 use crate::request::TraceIdRule;
 use crate::tls::{ConsumerLeg, KeyPair, ProviderLeg};
 use crate::{audit, directory, forward, listener, throttle};
-use spine_types::Asid;
 use spine_types::interaction::AllowedInteractions;
+use spine_types::{Asid, check_range};
 
 mod places;
 mod proxy_name;
@@ -135,6 +134,34 @@ pub struct Admin {
     pub token_file: Option<PathBuf>,
 }
 
+impl Listener {
+    fn check(&self) -> Result<(), String> {
+        if self.addresses.is_empty() {
+            return Err("listener.addresses is empty; name an address and port to listen on".into());
+        }
+        if self.names.is_empty() {
+            return Err(
+                "listener.names is empty: every Host would be refused; name this proxy's host \
+                        names"
+                    .into(),
+            );
+        }
+        if self.workers == Some(0) {
+            return Err("listener.workers is 0; it must be 1 or more".into());
+        }
+        self.limits.check()
+    }
+}
+
+impl Sizes {
+    fn check(&self) -> Result<(), String> {
+        let byte = ByteSize::b(1);
+        check_range("request.target-max", &self.target_max, byte..=ByteSize::kib(60))?;
+        check_range("request.head-max", &self.head_max, byte..=ByteSize::kib(120))?;
+        check_range("request.headers-max", &self.headers_max, 1..=127)
+    }
+}
+
 impl Admin {
     /// Returns warnings for the operator about settings that can be served but are probably mistakes.
     #[must_use]
@@ -213,6 +240,20 @@ pub struct CompatibilitySettings {
 }
 
 impl CompatibilitySettings {
+    fn check(&self, is_lab: bool) -> Result<(), String> {
+        for audience in &self.audience {
+            if let OtherAudience::Named(name) = audience
+                && !name.contains("://")
+            {
+                return Err(format!("audience: {name:?} is neither a known name nor a URL"));
+            }
+        }
+        match self.first_lab_key() {
+            Some(key) if !is_lab => Err(format!("{key} needs lab = true")),
+            _ => Ok(()),
+        }
+    }
+
     /// Returns the first key that is set and needs `lab = true`.
     fn first_lab_key(&self) -> Option<&'static str> {
         if self.signature != Signature::default() {
@@ -226,9 +267,6 @@ impl CompatibilitySettings {
         }
     }
 }
-
-/// Limit: maximum of any setting that counts connections or exchanges.
-const COUNT_MAX: usize = 1_000_000;
 
 fn allowed() -> Vec<String> {
     AllowedInteractions::DEFAULT.map(str::to_owned).to_vec()
@@ -297,142 +335,21 @@ impl Config {
         files
     }
 
+    /// Checks each section, and what concerns several of them.
     fn check(&self) -> Result<(), String> {
         AllowedInteractions::from_names(self.allowed.iter().map(String::as_str))
             .map_err(|why| format!("allowed: {why}"))?;
         for (asid, settings) in &self.compatibility {
-            for audience in &settings.audience {
-                if let OtherAudience::Named(name) = audience
-                    && !name.contains("://")
-                {
-                    return Err(format!(
-                        "compatibility.{asid}.audience: {name:?} is neither a known name nor a URL"
-                    ));
-                }
-            }
-            if let (false, Some(key)) = (self.lab, settings.first_lab_key()) {
-                return Err(format!("compatibility.{asid}.{key} needs lab = true"));
-            }
+            settings.check(self.lab).map_err(|why| format!("compatibility.{asid}.{why}"))?;
         }
-        self.check_limits()?;
-        if let Some(sharing) = &self.throttle.shared {
-            sharing.check().map_err(|error| error.to_string())?;
-        }
+        self.listener.check()?;
+        self.tls.check()?;
+        self.request.check()?;
+        self.provider.check()?;
+        self.provider_tls.check()?;
         self.directory.check()?;
-        self.check_lists()?;
-        let mut hosts = HashSet::new();
-        let twice = |host: &&String| !hosts.insert(host.to_ascii_lowercase());
-        if let Some(host) = self.provider.hosts.keys().find(twice) {
-            return Err(format!(
-                "provider.hosts: {host} is listed twice, in different cases; remove one"
-            ));
-        }
-        if self.listener.workers == Some(0) {
-            return Err("listener.workers is 0; it must be 1 or more".to_owned());
-        }
-        Ok(())
-    }
-
-    /// Rejects lists that are empty, by which nothing could be served.
-    fn check_lists(&self) -> Result<(), String> {
-        for (key, crl, authorities) in [
-            ("tls", &self.tls.crl, &self.tls.authorities),
-            ("provider-tls", &self.provider_tls.crl, &self.provider_tls.authorities),
-        ] {
-            if crl.is_empty_list() {
-                return Err(format!(
-                    "{key}.crl is an empty list; name the revocation lists, or write crl = \"none\" to check no revocation"
-                ));
-            }
-            if authorities.is_empty() {
-                return Err(format!(
-                    "{key}.authorities is empty: no certificate could be verified; name the files of the authorities"
-                ));
-            }
-        }
-        for (is_empty, why) in [
-            (
-                self.listener.addresses.is_empty(),
-                "listener.addresses is empty; name an address and port to listen on",
-            ),
-            (
-                self.listener.names.is_empty(),
-                "listener.names is empty: every Host would be refused; name this proxy's host names",
-            ),
-            (
-                self.tls.certificates.is_empty(),
-                "tls.certificates is empty; name a certificate chain and its key",
-            ),
-            (
-                self.provider.networks.is_empty(),
-                "provider.networks is empty: no provider could be connected to; name their networks",
-            ),
-        ] {
-            if is_empty {
-                return Err(why.to_owned());
-            }
-        }
-        Ok(())
-    }
-
-    /// Rejects limits that are zero, too small to serve, or above a hard limit of a lower layer.
-    fn check_limits(&self) -> Result<(), String> {
-        let (listener, throttle) = (&self.listener.limits, &self.throttle);
-        let streams = usize::try_from(listener.streams_max).unwrap_or(usize::MAX);
-        for (key, value, most) in [
-            ("listener.limits.connections-max", listener.connections_max, COUNT_MAX),
-            ("listener.limits.unverified-max", listener.unverified_max, COUNT_MAX),
-            (
-                "listener.limits.certificate-connections-max",
-                listener.certificate_connections_max,
-                COUNT_MAX,
-            ),
-            ("listener.limits.in-hand-max", listener.in_hand_max, COUNT_MAX),
-            (
-                "listener.limits.address-connections-max",
-                listener.address_connections_max,
-                COUNT_MAX,
-            ),
-            ("listener.limits.address-handshakes-max", listener.address_handshakes_max, COUNT_MAX),
-            ("listener.limits.handshakes-max", listener.handshakes_max, COUNT_MAX),
-            ("listener.limits.requests-max", listener.requests_max, usize::MAX),
-            ("listener.limits.streams-max", streams, 1000),
-            ("throttle.consumer-exchanges-max", throttle.consumer_exchanges_max, COUNT_MAX),
-            ("throttle.practice-waiting-max", throttle.practice_waiting_max, COUNT_MAX),
-            ("throttle.practice-exchanges-max", throttle.practice_exchanges_max, COUNT_MAX),
-            ("throttle.practice-consumer-max", throttle.practice_consumer_max, COUNT_MAX),
-            ("request.headers-max", self.request.headers_max, 127),
-        ] {
-            if value == 0 || value > most {
-                return Err(format!("{key} is {value}; it must be 1 to {most}"));
-            }
-        }
-        for (key, period, least) in [
-            ("audit.segment-age", self.audit.segment_age, Duration::from_secs(1)),
-            ("audit.wait", self.audit.wait, Duration::from_millis(10)),
-            ("throttle.delay-max", self.throttle.delay_max, Duration::from_millis(50)),
-        ] {
-            if period < least {
-                return Err(format!("{key} is {period:?}; it must be {least:?} or more"));
-            }
-        }
-        let segment_size = self.audit.segment_size;
-        if segment_size < ByteSize::kib(4) {
-            return Err(format!("audit.segment-size is {segment_size}; it must be 4 KiB or more"));
-        }
-        if self.throttle.memory_max.is_some_and(|max| max < ByteSize::mib(1)) {
-            return Err("throttle.memory-max must be 1 MiB or more".to_owned());
-        }
-        for (key, size, most) in [
-            ("request.target-max", self.request.target_max, ByteSize::kib(60)),
-            ("request.head-max", self.request.head_max, ByteSize::kib(120)),
-            ("audit.segment-size", self.audit.segment_size, audit::SEGMENT_BYTES_MAX),
-        ] {
-            if size == ByteSize::b(0) || size > most {
-                return Err(format!("{key} is {size}; it must be 1 B to {most}"));
-            }
-        }
-        Ok(())
+        self.audit.check()?;
+        self.throttle.check()
     }
 
     /// Returns the files that the process writes, whose change does not cause a reload.
@@ -477,7 +394,7 @@ mod tests {
             assert!(example.contains(line), "{line}");
             let text = example.replace(line, less);
             let refused = Config::parse(&text, "spine-proxy.toml".as_ref()).unwrap_err();
-            assert!(refused.to_string().contains("or more"), "{refused}");
+            assert!(refused.to_string().contains("; it must be "), "{refused}");
         }
     }
 

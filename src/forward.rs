@@ -3,7 +3,7 @@
 //! Bodies are neither buffered, rewritten nor compressed, and redirects are not followed. This module alone
 //! decides on retries, and on what may be said about a request that failed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -70,6 +70,30 @@ pub struct ForwardSettings {
     /// this proxy's origin: a cookie that one sets is sent to every other.
     #[serde(default)]
     pub pass_cookies: bool,
+}
+
+impl ForwardSettings {
+    /// Checks the networks and hosts.
+    ///
+    /// # Errors
+    /// Returns a text that names the first key with a value that is not allowed.
+    pub fn check(&self) -> Result<(), String> {
+        if self.networks.is_empty() {
+            return Err(
+                "provider.networks is empty: no provider could be connected to; name their \
+                        networks"
+                    .into(),
+            );
+        }
+        let mut hosts = HashSet::new();
+        let twice = |host: &&String| !hosts.insert(host.to_ascii_lowercase());
+        match self.hosts.keys().find(twice) {
+            Some(host) => Err(format!(
+                "provider.hosts: {host} is listed twice, in different cases; remove one"
+            )),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Deadlines of connections to providers.

@@ -36,6 +36,7 @@ pub use validator::{HEAD_BYTES_MAX, InputFault, ScanResult, Validator};
 
 use addresses::{AddressLimits, AddressSlot, AddressTable};
 use holders::Holders;
+use spine_types::{COUNT_MAX, check_range};
 use write_pace::PaceLimits;
 
 /// Limits and deadlines of consumer connections.
@@ -95,6 +96,29 @@ pub struct ListenerLimits {
     #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub drain: Duration,
+}
+
+impl ListenerLimits {
+    /// Checks that every limit allows something to be served.
+    ///
+    /// # Errors
+    /// Returns a text that names the first key with a value that is not allowed.
+    pub fn check(&self) -> Result<(), String> {
+        for (key, count) in [
+            ("connections-max", self.connections_max),
+            ("unverified-max", self.unverified_max),
+            ("certificate-connections-max", self.certificate_connections_max),
+            ("in-hand-max", self.in_hand_max),
+            ("address-connections-max", self.address_connections_max),
+            ("address-handshakes-max", self.address_handshakes_max),
+            ("handshakes-max", self.handshakes_max),
+        ] {
+            check_range(&format!("listener.limits.{key}"), &count, 1..=COUNT_MAX)?;
+        }
+        check_range("listener.limits.requests-max", &self.requests_max, 1..)?;
+        let streams = usize::try_from(self.streams_max).unwrap_or(usize::MAX);
+        check_range("listener.limits.streams-max", &streams, 1..=1000)
+    }
 }
 
 impl Default for ListenerLimits {

@@ -12,8 +12,8 @@ use crate::breaker::{Admitted, AttemptResult, Breaker, BreakerSettings};
 use crate::metrics::Metrics;
 use crate::refusal::{QuotaLeft, Refusal};
 use crate::tls::Peer;
-use spine_types::Asid;
 use spine_types::interaction::Effect;
+use spine_types::{Asid, COUNT_MAX, check_range};
 
 mod memory;
 mod pressure;
@@ -113,6 +113,31 @@ pub struct ConsumerLimits {
 
 fn practice_spared_is_renamed<'de, D: serde::Deserializer<'de>>(_: D) -> Result<(), D::Error> {
     Err(serde::de::Error::custom("this key has been renamed: write `practice-circuit-open`"))
+}
+
+impl ThrottleLimits {
+    /// Checks that every limit allows something to be served.
+    ///
+    /// # Errors
+    /// Returns a text that names the first key with a value that is not allowed.
+    pub fn check(&self) -> Result<(), String> {
+        for (key, count) in [
+            ("consumer-exchanges-max", self.consumer_exchanges_max),
+            ("practice-waiting-max", self.practice_waiting_max),
+            ("practice-exchanges-max", self.practice_exchanges_max),
+            ("practice-consumer-max", self.practice_consumer_max),
+        ] {
+            check_range(&format!("throttle.{key}"), &count, 1..=COUNT_MAX)?;
+        }
+        check_range("throttle.delay-max", &self.delay_max, Duration::from_millis(50)..)?;
+        if let Some(max) = &self.memory_max {
+            check_range("throttle.memory-max", max, ByteSize::mib(1)..)?;
+        }
+        if let Some(sharing) = &self.shared {
+            sharing.check().map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
 }
 
 impl Default for ThrottleLimits {

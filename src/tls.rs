@@ -181,6 +181,46 @@ pub struct ProviderLeg {
     pub _http2: (),
 }
 
+impl ConsumerLeg {
+    /// Checks that no list is empty by which nothing could be served.
+    ///
+    /// # Errors
+    /// Returns a text that names the first empty list.
+    pub fn check(&self) -> Result<(), String> {
+        if self.certificates.is_empty() {
+            return Err("tls.certificates is empty; name a certificate chain and its key".into());
+        }
+        check_leg("tls", &self.crl, &self.authorities)
+    }
+}
+
+impl ProviderLeg {
+    /// Checks that no list is empty by which no certificate could be verified.
+    ///
+    /// # Errors
+    /// Returns a text that names the first empty list.
+    pub fn check(&self) -> Result<(), String> {
+        check_leg("provider-tls", &self.crl, &self.authorities)
+    }
+}
+
+/// Checks the lists by which the certificates of a leg are verified; `key` is the leg's section.
+fn check_leg(key: &str, crl: &Crl, authorities: &[PathBuf]) -> Result<(), String> {
+    if crl.is_empty_list() {
+        return Err(format!(
+            "{key}.crl is an empty list; name the revocation lists, or write crl = \"none\" to check \
+             no revocation"
+        ));
+    }
+    if authorities.is_empty() {
+        return Err(format!(
+            "{key}.authorities is empty: no certificate could be verified; name the files of the \
+             authorities"
+        ));
+    }
+    Ok(())
+}
+
 fn http2_is_gone<'de, D: serde::Deserializer<'de>>(_: D) -> Result<(), D::Error> {
     Err(serde::de::Error::custom(
         "HTTP/2 to providers has been removed (HTTP/1.1 is used): delete this key",

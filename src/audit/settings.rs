@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
+use super::SEGMENT_BYTES_MAX;
+use spine_types::check_range;
 use spine_types::interaction::Effect;
 
 /// Settings of the audit journal.
@@ -100,6 +102,16 @@ pub enum WhenFailing {
 }
 
 impl AuditSettings {
+    /// Checks periods and sizes.
+    ///
+    /// # Errors
+    /// Returns a text that names the first key with a value that is not allowed.
+    pub fn check(&self) -> Result<(), String> {
+        check_range("audit.segment-age", &self.segment_age, Duration::from_secs(1)..)?;
+        check_range("audit.wait", &self.wait, Duration::from_millis(10)..)?;
+        check_range("audit.segment-size", &self.segment_size, ByteSize::kib(4)..=SEGMENT_BYTES_MAX)
+    }
+
     /// Returns the default settings for a journal in this folder.
     #[must_use]
     pub fn new(journal: PathBuf) -> Self {

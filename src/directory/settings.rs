@@ -231,20 +231,12 @@ impl DirectorySettings {
     pub fn check(&self) -> Result<(), String> {
         self.freshness.check()?;
         self.deadlines.check()?;
-        let api = self.sds_api.iter().map(|api| ("sds-api", &api.tls));
+        if let Some(api) = &self.sds_api {
+            api.tls.check("directory.sds-api.tls")?;
+        }
         #[cfg(feature = "ldap")]
-        let api = api.chain(self.sds_ldap.iter().map(|ldap| ("sds-ldap", &ldap.tls)));
-        for (key, leg) in api {
-            if leg.is_undecided() {
-                return Err(format!(
-                    "directory.{key}.tls.crl is an empty list; write crl = \"none\" to check no revocation"
-                ));
-            }
-            if leg.authorities.is_empty() {
-                return Err(format!(
-                    "directory.{key}.tls.authorities is empty: no certificate could be verified"
-                ));
-            }
+        if let Some(ldap) = &self.sds_ldap {
+            ldap.tls.check("directory.sds-ldap.tls")?;
         }
         Ok(())
     }

@@ -72,10 +72,12 @@ impl DirectoryLeg {
         pair.chain(&mut self.authorities).chain(self.crl.files_mut())
     }
 
-    /// Returns true if `crl` is an empty list: neither revocation lists nor the word `none`.
-    #[must_use]
-    pub fn is_undecided(&self) -> bool {
-        self.crl.is_empty_list()
+    /// Checks that no list is empty by which no certificate could be verified; `key` is the leg's section.
+    ///
+    /// # Errors
+    /// Returns a text that names the first empty list.
+    pub fn check(&self, key: &str) -> Result<(), String> {
+        super::check_leg(key, &self.crl, &self.authorities)
     }
 }
 

@@ -8,12 +8,14 @@ use std::str::FromStr;
 
 mod header;
 pub mod interaction;
+mod limits;
 mod mask;
 mod root;
 pub mod target;
 mod units;
 
 pub use header::SspHeader;
+pub use limits::{COUNT_MAX, LimitValue, check_range};
 pub use mask::masked;
 pub use root::{InnerUrl, ServiceRoot, UrlFault};
 pub(crate) use root::{judge_path, judge_query};
