@@ -2,9 +2,9 @@
 
 use jiff::civil::Date;
 
-use super::held::Booking;
 use super::parameters::{DateBound, Parameters};
 use super::reply::{InteractionResult, ReplyFault, ResourceReply, SpineErrorCode};
+use super::state::Booking;
 use super::store::{Store, number};
 use super::{Call, fhir, local_time};
 
@@ -17,16 +17,23 @@ pub(super) fn read(store: &Store, call: &Call<'_>) -> InteractionResult {
 /// Returns the appointment with this id, and the id as a number.
 pub(super) fn find<'a>(store: &'a Store, id: &str) -> Result<(u32, &'a Booking), ReplyFault> {
     number(id).and_then(|id| Some((id, store.bookings().get(&id)?))).ok_or_else(|| {
-        ReplyFault::new(SpineErrorCode::NoRecordFound, "no such appointment is known here")
+        ReplyFault::new(
+            SpineErrorCode::NoRecordFound,
+            "there is no such appointment at this practice",
+        )
     })
 }
 
 /// Spec: `GET /Patient/[id]/Appointment?start=ge…&start=le…`, including cancelled appointments.
 pub(super) fn of_patient(store: &Store, call: &Call<'_>) -> InteractionResult {
-    let patient =
-        number(call.id).filter(|id| store.known("Patient", *id).is_some()).ok_or_else(|| {
-            ReplyFault::new(SpineErrorCode::PatientNotFound, "no such patient is known here")
-        })?;
+    let patient = number(call.id)
+        .filter(|id| store.resource_by_number("Patient", *id).is_some())
+        .ok_or_else(|| {
+        ReplyFault::new(
+            SpineErrorCode::PatientNotFound,
+            "there is no such patient at this practice",
+        )
+    })?;
     let (first, last) = range(&call.parameters, local_time::day(call.now))?;
     let found = store.bookings().values().filter(|booking| {
         booking.patient == patient && (first..=last).contains(&local_time::day(booking.start))
@@ -34,20 +41,20 @@ pub(super) fn of_patient(store: &Store, call: &Call<'_>) -> InteractionResult {
     Ok(ResourceReply::plain(fhir::bundle(found.map(|booking| booking.resource.clone()))))
 }
 
-/// Returns the first and the last day asked for, in whichever order sent; neither may be past.
-fn range(asked: &Parameters, today: Date) -> Result<(Date, Date), ReplyFault> {
-    let starts = asked.all("start");
+/// Returns the first and the last requested day, sent in any order; neither may be past.
+fn range(parameters: &Parameters, today: Date) -> Result<(Date, Date), ReplyFault> {
+    let starts = parameters.all("start");
     let end_of = |prefix: &str| {
         let mut values = starts.iter().filter(|value| value.starts_with(prefix));
         match DateBound::parse(values.next().copied().unwrap_or_default(), prefix)? {
             DateBound::Day(day) => Ok(day),
             DateBound::Instant(_) => {
-                Err(ReplyFault::parameter("start is a date without a time here"))
+                Err(ReplyFault::parameter("start must be a date without a time"))
             }
         }
     };
     if starts.len() != 2 {
-        return Err(ReplyFault::parameter("start is needed twice, with ge and with le"));
+        return Err(ReplyFault::parameter("start must be given twice, with ge and with le"));
     }
     let (first, last) = (end_of("ge")?, end_of("le")?);
     if first < today {
@@ -61,14 +68,12 @@ fn range(asked: &Parameters, today: Date) -> Result<(Date, Date), ReplyFault> {
 
 #[cfg(test)]
 mod tests {
-    use http::Method;
-
     use super::super::stage::{Stage, booking_of, code_of, of_type};
 
     const SHORT: &str = "search:patient_appointments-1";
 
     #[test]
-    fn an_appointment_is_found_by_the_days_it_lies_in() {
+    fn an_appointment_is_found_by_its_day() {
         let stage = Stage::new();
         let slot = stage.free_slots().remove(0);
         assert_eq!(stage.book(&booking_of(&[&slot], "1")).0, 201);
@@ -84,8 +89,12 @@ mod tests {
         assert_eq!(count("1", "2026-03-27", "2026-12-31"), 0);
         assert_eq!(count("2", "2026-03-25", "2026-12-31"), 0);
         let late = "/Patient/1/Appointment?start=ge2026-03-26&start=le2026-03-26";
-        let (_, _, body) = stage.ask_at("2026-03-26T22:00:00Z", (Method::GET, SHORT), late, b"");
-        assert_eq!(of_type(&body, "Appointment").len(), 1, "today's earlier ones are returned");
+        let (_, _, body) = stage.call_at("2026-03-26T22:00:00Z", SHORT, late, b"");
+        assert_eq!(
+            of_type(&body, "Appointment").len(),
+            1,
+            "earlier appointments of today are returned"
+        );
     }
 
     #[test]

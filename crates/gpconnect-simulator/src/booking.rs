@@ -6,127 +6,135 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::form::{judge_form, judge_organisation};
-use super::held::{Booking, Change, SlotState, StoredSlot};
-use super::reply::{InteractionResult, ReplyFault, ResourceReply, SpineErrorCode, rule};
-use super::seed::Session;
-use super::slots::is_released;
+use super::local_time::{self, TimePeriod};
+use super::profile_rules::{judge_appointment, judge_organisation};
+use super::reply::{InteractionResult, ReplyFault, ResourceReply, SpineErrorCode, require};
+use super::slots::SessionSlot;
+use super::state::{Booking, Change, SlotState};
 use super::store::{Store, number};
-use super::{Call, fhir, local_time};
+use super::{Call, fhir};
 
 /// Spec: `POST /Appointment`, which books adjacent slots for a patient.
 pub(super) fn create(store: &Store, call: &Call<'_>) -> InteractionResult {
     let sent = call.resource()?;
-    judge_form(&sent)?;
-    rule(!sent.contains_key("id"), "a new appointment has no id")?;
+    judge_appointment(&sent)?;
+    require(!sent.contains_key("id"), "a new appointment must not have an id")?;
     let sent = Value::Object(sent);
-    rule(fhir::text(&sent, "/status") == Some("booked"), "the status of a booking is booked")?;
+    require(
+        fhir::text(&sent, "/status") == Some("booked"),
+        "the status of a new appointment must be booked",
+    )?;
     let reason = fhir::extension(&sent, fhir::CANCELLATION_REASON);
-    rule(reason.is_none(), "a booking has no reason for a cancellation")?;
+    require(reason.is_none(), "a new appointment must not have a cancellation reason")?;
     let organisation = judge_organisation(&sent)?;
 
     let slots = find_slots(store, &sent)?;
-    let (start, end) = judge_times(&sent, &slots, call.now)?;
-    let asked = slots.first().and_then(|(_, slot)| Some((*slot, store.session(slot.schedule)?)));
-    let asked = asked.ok_or_else(|| ReplyFault::resource("the slot has no schedule"))?;
-    let patient = judge_participants(store, &sent, asked)?;
-    rule(is_released(asked.0, asked.1, call.now), "the slot is not to be booked from outside")?;
-    rule(organisation.fit(asked.1), "the slot is kept for other organisations")?;
-    if slots.iter().any(|(_, slot)| slot.state == SlotState::Busy) {
+    let period = judge_times(&sent, &slots, call.now)?;
+    let first = *slots.first().ok_or_else(|| ReplyFault::resource("there is no slot"))?;
+    let patient = judge_participants(store, &sent, first)?;
+    require(first.is_released(call.now), "the slot is not offered to consumers")?;
+    require(organisation.may_book(first.session), "the slot is reserved for other organisations")?;
+    if slots.iter().any(|offered| offered.slot.state == SlotState::Busy) {
         return Err(ReplyFault::new(
             SpineErrorCode::DuplicateRejected,
             "the slot is no longer free",
         ));
     }
 
-    let slots: Vec<u32> = slots.iter().map(|(id, _)| *id).collect();
+    let slots: Vec<u32> = slots.iter().map(|slot| slot.id).collect();
     let id = store.next_booking();
-    let resource = completed(sent.clone(), id, (start, end), asked);
-    let mut changes = store.marked(&slots, SlotState::Busy);
-    let kept = Booking { patient, slots, start, version: 1, resource: resource.clone() };
-    changes.push(Change::Booking(id, kept));
+    let resource = completed(sent.clone(), id, period, first);
+    let mut changes = store.changes_to_state(&slots, SlotState::Busy);
+    let start = period.start;
+    let booking = Booking { patient, slots, start, version: 1, resource: resource.clone() };
+    changes.push(Change::Booking(id, booking));
     let location = format!("Appointment/{id}/_history/1");
-    Ok(ResourceReply::created(resource, location).with(changes))
+    Ok(ResourceReply::created(resource, location).with_changes(changes))
 }
 
-/// Returns the slots asked for, free or not; they must be adjacent and of one schedule.
-fn find_slots<'a>(
-    store: &'a Store,
-    sent: &Value,
-) -> Result<Vec<(u32, &'a StoredSlot)>, ReplyFault> {
+/// Returns the requested slots, free or not; they must be adjacent and of one schedule.
+fn find_slots<'a>(store: &'a Store, sent: &Value) -> Result<Vec<SessionSlot<'a>>, ReplyFault> {
     let find = |reference: &Value| {
         let id = number(fhir::referred(fhir::text(reference, "/reference")?, "Slot")?)?;
-        Some((id, store.slots().get(&id)?))
+        SessionSlot::of(store, id, store.slots().get(&id)?)
     };
     let slots: Option<Vec<_>> = fhir::items(sent, "/slot").iter().map(find).collect();
-    let slots =
-        slots.ok_or_else(|| ReplyFault::resource("a slot reference is not one of a slot here"))?;
-    rule(!slots.is_empty(), "an appointment has at least one slot")?;
-    let adjacent = slots.iter().zip(slots.iter().skip(1)).all(|((_, before), (_, after))| {
+    let slots = slots.ok_or_else(|| {
+        ReplyFault::resource("a slot reference does not name a slot of this practice")
+    })?;
+    require(!slots.is_empty(), "an appointment must have at least one slot")?;
+    let adjacent = slots.iter().zip(slots.iter().skip(1)).all(|(before, after)| {
+        let (before, after) = (before.slot, after.slot);
         before.end == after.start
             && before.schedule == after.schedule
             && before.channel == after.channel
     });
-    rule(adjacent, "the slots are not adjacent slots of one schedule and delivery channel")?;
+    require(adjacent, "the slots are not adjacent slots of one schedule and delivery channel")?;
     Ok(slots)
 }
 
+/// Checks the times of an appointment; returns the period of its slots.
 fn judge_times(
     sent: &Value,
-    slots: &[(u32, &StoredSlot)],
+    slots: &[SessionSlot<'_>],
     now: Timestamp,
-) -> Result<(Timestamp, Timestamp), ReplyFault> {
+) -> Result<TimePeriod, ReplyFault> {
     let bounds = slots.first().zip(slots.last());
-    let bounds = bounds.map(|((_, first), (_, last))| (first.start, last.end));
+    let bounds = bounds.map(|(first, last)| (first.slot.start, last.slot.end));
     let time = |name: &str| fhir::text(sent, name).and_then(|text| text.parse::<Timestamp>().ok());
-    let asked = time("/start").zip(time("/end"));
-    rule(asked.is_some() && asked == bounds, "start and end are not those of the slots")?;
-    rule(time("/created").is_some(), "created is missing or not a time")?;
-    let (start, end) = asked.ok_or_else(|| ReplyFault::resource("start and end are missing"))?;
-    rule(start > now, "the appointment would begin in the past")?;
+    let named = time("/start").zip(time("/end"));
+    require(named.is_some() && named == bounds, "start and end are not those of the slots")?;
+    require(time("/created").is_some(), "created is missing or not a time")?;
+    let (start, end) = named.ok_or_else(|| ReplyFault::resource("start and end are missing"))?;
+    require(start > now, "the appointment would begin in the past")?;
     let minutes = sent.get("minutesDuration");
-    let right = json!(start.duration_until(end).as_mins());
-    rule(minutes.is_none_or(|given| *given == right), "minutesDuration is not that of the slots")?;
-    Ok((start, end))
+    let expected = json!(start.duration_until(end).as_mins());
+    require(
+        minutes.is_none_or(|given| *given == expected),
+        "minutesDuration is not that of the slots",
+    )?;
+    Ok(TimePeriod { start, end })
 }
 
 /// Checks the participants; returns the patient's id.
 fn judge_participants(
     store: &Store,
     sent: &Value,
-    (slot, session): (&StoredSlot, &Session),
+    booked: SessionSlot<'_>,
 ) -> Result<u32, ReplyFault> {
-    let (mut patient, mut located) = (None, false);
+    let SessionSlot { slot, session, .. } = booked;
+    let (mut patient, mut has_location) = (None, false);
     for participant in fhir::items(sent, "/participant") {
         let reference = fhir::text(participant, "/actor/reference").unwrap_or_default();
         let id = |kind: &str| fhir::referred(reference, kind).and_then(number);
-        if let Some(known) = id("Patient").filter(|id| store.known("Patient", *id).is_some()) {
-            rule(patient.is_none_or(|other| other == known), "there is more than one patient")?;
-            patient = Some(known);
+        if let Some(found) =
+            id("Patient").filter(|id| store.resource_by_number("Patient", *id).is_some())
+        {
+            require(patient.is_none_or(|other| other == found), "there is more than one patient")?;
+            patient = Some(found);
         } else if id("Location") == Some(session.location) {
-            located = true;
+            has_location = true;
         } else {
-            let right = id("Practitioner") == Some(session.practitioner);
-            rule(right, "a participant is not known here or not of the slot's schedule")?;
+            let is_practitioner = id("Practitioner") == Some(session.practitioner);
+            require(
+                is_practitioner,
+                "a participant is not of this practice or not of the slot's schedule",
+            )?;
         }
     }
-    rule(located, "no participant is the location of the slot")?;
+    require(has_location, "no participant is the location of the slot")?;
     let same =
         |name: &str, ours: &Value| fhir::extension(sent, name).is_none_or(|theirs| theirs == ours);
     let channel = same(fhir::DELIVERY_CHANNEL, &fhir::delivery_channel(slot));
-    rule(channel, "the delivery channel is not that of the slot")?;
+    require(channel, "the delivery channel is not that of the slot")?;
     let role = same(fhir::PRACTITIONER_ROLE, &fhir::practitioner_role(session));
-    rule(role, "the practitioner role is not that of the schedule")?;
+    require(role, "the practitioner role is not that of the schedule")?;
     patient.ok_or_else(|| ReplyFault::resource("no participant is a patient"))
 }
 
 /// Returns the appointment to store: the sent one, completed from its slot and schedule.
-fn completed(
-    mut sent: Value,
-    id: u32,
-    (start, end): (Timestamp, Timestamp),
-    (slot, session): (&StoredSlot, &Session),
-) -> Value {
+fn completed(mut sent: Value, id: u32, period: TimePeriod, booked: SessionSlot<'_>) -> Value {
+    let SessionSlot { slot, session, .. } = booked;
     let mut extensions = fhir::items(&sent, "/extension").to_vec();
     for (name, ours) in [
         (fhir::DELIVERY_CHANNEL, fhir::delivery_channel(slot)),
@@ -139,17 +147,17 @@ fn completed(
     let created = fhir::text(&sent, "/created").and_then(|text| text.parse().ok());
     if let Some(fields) = sent.as_object_mut() {
         let profile = fhir::profile("GPConnect-Appointment-1");
-        let known = [
+        let elements = [
             ("id", json!(id.to_string())),
             ("meta", json!({ "versionId": "1", "profile": [profile] })),
             ("extension", extensions.into()),
             ("serviceCategory", json!({ "text": session.service_category })),
             ("serviceType", json!([{ "text": session.service_type }])),
-            ("start", json!(local_time::text(start))),
-            ("end", json!(local_time::text(end))),
+            ("start", json!(local_time::text(period.start))),
+            ("end", json!(local_time::text(period.end))),
             ("created", json!(created.map(local_time::text))),
         ];
-        fields.extend(known.map(|(name, value)| (name.to_owned(), value)));
+        fields.extend(elements.map(|(name, value)| (name.to_owned(), value)));
     }
     sent
 }
@@ -174,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_booked_is_completed_from_the_slot() {
+    fn an_appointment_is_completed_from_its_slot() {
         let stage = Stage::new();
         let slot = stage.free_slots().remove(0);
         let mut body = booking_of(&[&slot], "3");
@@ -194,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn an_extension_is_one_of_the_profile_and_there_once() {
+    fn an_extension_must_be_of_the_profile_and_given_once() {
         let stage = Stage::new();
         let slot = stage.free_slots().remove(0);
         let url = |name: &str| fhir::profile(name);
@@ -237,18 +245,18 @@ mod tests {
     }
 
     #[test]
-    fn a_minimal_answer_may_be_preferred() {
+    fn a_consumer_can_prefer_a_response_without_a_body() {
         let stage = Stage::new();
         let body = booking_of(&[&stage.free_slots()[0]], "1").to_string();
         let prefer = [("Prefer", "return=minimal"), ("Content-Type", "application/fhir+json")];
-        let create = (http::Method::POST, "create:appointment-1");
-        let (status, headers, told) = stage.ask(create, "/Appointment", &prefer, body.as_bytes());
-        assert_eq!((status, told), (201, Value::Null));
+        let create = "create:appointment-1";
+        let (status, headers, body) = stage.call(create, "/Appointment", &prefer, body.as_bytes());
+        assert_eq!((status, body), (201, Value::Null));
         assert_eq!(headers["etag"], "W/\"1\"");
     }
 
     #[test]
-    #[expect(clippy::too_many_lines, reason = "one table of everything that can be wrong")]
+    #[expect(clippy::too_many_lines, reason = "one table of every invalid booking")]
     fn a_booking_that_breaks_a_rule_is_refused_and_changes_nothing() {
         let stage = Stage::new();
         let slots = stage.free_slots();
@@ -336,9 +344,9 @@ mod tests {
         channel["extension"].as_array_mut().unwrap().push(extension(fhir::DELIVERY_CHANNEL));
         assert_eq!(stage.book(&channel).0, 422);
         for text in ["", "{", "[]", "null", "{\"resourceType\":\"Appointment\"", "\u{feff}{}"] {
-            let create = (http::Method::POST, "create:appointment-1");
-            let told = stage.ask(create, "/Appointment", &[], text.as_bytes());
-            assert_eq!((told.0, code_of(&told.2)), (422, "INVALID_RESOURCE"), "{text}");
+            let create = "create:appointment-1";
+            let (status, _, body) = stage.call(create, "/Appointment", &[], text.as_bytes());
+            assert_eq!((status, code_of(&body)), (422, "INVALID_RESOURCE"), "{text}");
         }
         assert_eq!(stage.free_slots(), slots);
         assert_eq!(stage.book(&good).2["id"], "1");

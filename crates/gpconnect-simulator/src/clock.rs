@@ -14,9 +14,9 @@ pub(super) struct Clock(Mutex<Option<(Timestamp, Instant)>>);
 impl Clock {
     /// Returns the time of the clock.
     pub(super) fn now(&self) -> Timestamp {
-        let Some((then, since)) = *lock(&self.0) else { return Timestamp::now() };
-        let passed = SignedDuration::try_from(since.elapsed()).unwrap_or(SignedDuration::MAX);
-        then.checked_add(passed).unwrap_or(Timestamp::MAX)
+        let Some((set_to, set_at)) = *lock(&self.0) else { return Timestamp::now() };
+        let passed = SignedDuration::try_from(set_at.elapsed()).unwrap_or(SignedDuration::MAX);
+        set_to.checked_add(passed).unwrap_or(Timestamp::MAX)
     }
 
     /// Sets the clock; `None` restores the real time.
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_set_clock_runs_on_until_it_is_given_back() {
+    fn a_set_clock_runs_on_until_it_is_restored() {
         let clock = Clock::default();
         assert!(!clock.is_set() && clock.now() > now());
         clock.set(Some(now()));

@@ -23,7 +23,7 @@ use super::{DiskStoreError, ReceivedRequest, SimulatedProvider, day};
 use spine_types::OdsCode;
 
 /// Path prefix of every control request.
-pub(super) const BEGINNING: &str = "/_simulator/";
+pub(super) const PATH_PREFIX: &str = "/_simulator/";
 
 /// Status and explanation of a control request that is refused.
 struct ControlError(StatusCode, String);
@@ -32,7 +32,7 @@ struct ControlError(StatusCode, String);
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ClockSetting {
-    #[serde(deserialize_with = "said")]
+    #[serde(deserialize_with = "present_or_null")]
     now: Option<Timestamp>,
 }
 
@@ -43,8 +43,8 @@ struct ControlQuery {
     ods: Option<OdsCode>,
 }
 
-/// Carries out one control request and returns its response.
-pub(super) fn follow(provider: &SimulatedProvider, head: &Parts, body: &[u8]) -> Response<Bytes> {
+/// Answers one control request.
+pub(super) fn answer(provider: &SimulatedProvider, head: &Parts, body: &[u8]) -> Response<Bytes> {
     let (status, value) = match carry_out(provider, head, body) {
         Ok(value) => (StatusCode::OK, value),
         Err(ControlError(status, sentence)) => (status, json!({ "error": sentence })),
@@ -60,22 +60,22 @@ fn carry_out(
     head: &Parts,
     body: &[u8],
 ) -> Result<Value, ControlError> {
-    let path = head.uri.path().strip_prefix(BEGINNING).unwrap_or_default();
+    let path = head.uri.path().strip_prefix(PATH_PREFIX).unwrap_or_default();
     let query = head.uri.query().unwrap_or_default();
     let (section, rest) = path.split_once('/').unwrap_or((path, ""));
     match (head.method.as_str(), section, rest) {
         ("GET", "requests", "") => {
-            Ok(requests(provider, &ControlQuery::read(query, &["last", "ods"], provider)?))
+            Ok(requests(provider, &ControlQuery::parse(query, &["last", "ods"], provider)?))
         }
         ("DELETE", "requests", "") => {
-            ControlQuery::read(query, &[], provider)?;
+            ControlQuery::parse(query, &[], provider)?;
             Ok(json!({ "forgotten": provider.forget() }))
         }
         ("GET", "bookings", "") => {
-            Ok(provider.bookings(ControlQuery::read(query, &["ods"], provider)?.ods.as_ref()))
+            Ok(provider.bookings(ControlQuery::parse(query, &["ods"], provider)?.ods.as_ref()))
         }
         ("POST", "reset", "") => {
-            let ods = ControlQuery::read(query, &["ods"], provider)?.ods;
+            let ods = ControlQuery::parse(query, &["ods"], provider)?.ods;
             let reset = provider.reset(ods.as_ref(), provider.clock.now());
             let fault = |why: DiskStoreError| {
                 ControlError(StatusCode::INTERNAL_SERVER_ERROR, why.to_string())
@@ -84,26 +84,26 @@ fn carry_out(
         }
         ("GET", "clock", "") => Ok(clock(provider)),
         ("PUT", "clock", "") => {
-            let now = read::<ClockSetting>(body)?.now;
+            let now = parse_body::<ClockSetting>(body)?.now;
             if now.is_some_and(|now| !(1972..9000).contains(&day(now).year())) {
-                return Err(bad("the clock can be set to the years 1972 to 8999"));
+                return Err(bad_request("the clock can only be set to the years 1972 to 8999"));
             }
             provider.clock.set(now);
             Ok(clock(provider))
         }
         ("GET", "scripts", "") => Ok(json!(provider.scripts.all())),
-        ("PUT", "scripts", named) if !named.is_empty() => {
-            let ods = known(provider, named)?;
-            provider.scripts.put(&ods, read::<Vec<Script>>(body)?)?;
+        ("PUT", "scripts", ods) if !ods.is_empty() => {
+            let ods = practice_code(provider, ods)?;
+            provider.scripts.replace(&ods, parse_body::<Vec<Script>>(body)?)?;
             Ok(json!(provider.scripts.all()))
         }
         (_, "requests" | "bookings" | "reset" | "clock", "") | (_, "scripts", _) => {
-            let sentence = format!("{path} does not take {}", head.method);
+            let sentence = format!("{path} does not allow the method {}", head.method);
             Err(ControlError(StatusCode::METHOD_NOT_ALLOWED, sentence))
         }
         _ => Err(ControlError(
             StatusCode::NOT_FOUND,
-            format!("there are requests, bookings, reset, clock and scripts here, and no {path}"),
+            format!("unknown path {path}; known are requests, bookings, reset, clock and scripts"),
         )),
     }
 }
@@ -144,49 +144,59 @@ fn request(received: &ReceivedRequest) -> Value {
 }
 
 impl ControlQuery {
-    fn read(
+    fn parse(
         query: &str,
         names: &[&str],
         provider: &SimulatedProvider,
     ) -> Result<Self, ControlError> {
-        let mut read = Self::default();
+        let mut parsed = Self::default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             match name {
-                "ods" if names.contains(&name) => read.ods = Some(known(provider, value)?),
-                "last" if names.contains(&name) => {
-                    let number = value.parse().map_err(|_| bad("last is a number of requests"))?;
-                    read.last = Some(number);
+                "ods" if names.contains(&name) => {
+                    parsed.ods = Some(practice_code(provider, value)?);
                 }
-                _ => return Err(bad(format!("the parameter {name} is not known here"))),
+                "last" if names.contains(&name) => {
+                    let number = value
+                        .parse()
+                        .map_err(|_| bad_request("last must be a number of requests"))?;
+                    parsed.last = Some(number);
+                }
+                _ => return Err(bad_request(format!("unknown query parameter {name}"))),
             }
         }
-        Ok(read)
+        Ok(parsed)
     }
 }
 
 /// Parses the code of a simulated practice; fails with 404 if there is no such practice.
-fn known(provider: &SimulatedProvider, text: &str) -> Result<OdsCode, ControlError> {
-    let ods = OdsCode::from_any_case(text).ok().filter(|ods| provider.knows(ods));
-    ods.ok_or_else(|| ControlError(StatusCode::NOT_FOUND, format!("no practice is called {text}")))
+fn practice_code(provider: &SimulatedProvider, text: &str) -> Result<OdsCode, ControlError> {
+    let ods = OdsCode::from_any_case(text).ok().filter(|ods| provider.has_practice(ods));
+    ods.ok_or_else(|| {
+        ControlError(
+            StatusCode::NOT_FOUND,
+            format!("there is no simulated practice with the ODS code {text}"),
+        )
+    })
 }
 
-fn read<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, ControlError> {
-    serde_json::from_slice(body).map_err(|fault| bad(format!("the body cannot be read: {fault}")))
+fn parse_body<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, ControlError> {
+    serde_json::from_slice(body)
+        .map_err(|fault| bad_request(format!("the body is invalid: {fault}")))
 }
 
 /// Deserialises a field that must be present but may be null.
-fn said<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
+fn present_or_null<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
     Option::deserialize(from)
 }
 
-fn bad(sentence: impl Into<String>) -> ControlError {
+fn bad_request(sentence: impl Into<String>) -> ControlError {
     ControlError(StatusCode::BAD_REQUEST, sentence.into())
 }
 
 impl From<FaultWordsError> for ControlError {
-    fn from(unclear: FaultWordsError) -> Self {
-        bad(unclear.to_string())
+    fn from(error: FaultWordsError) -> Self {
+        bad_request(error.to_string())
     }
 }
 
@@ -198,9 +208,9 @@ mod tests {
     use super::*;
 
     fn call(stage: &Stage, method: &str, path: &str, body: &str) -> (u16, Value) {
-        let request = Request::builder().method(method).uri(format!("{BEGINNING}{path}"));
+        let request = Request::builder().method(method).uri(format!("{PATH_PREFIX}{path}"));
         let (head, ()) = request.body(()).unwrap().into_parts();
-        let response = follow(&stage.provider, &head, body.as_bytes());
+        let response = answer(&stage.provider, &head, body.as_bytes());
         assert_eq!(response.headers()["content-type"], "application/json");
         (response.status().as_u16(), serde_json::from_slice(response.body()).unwrap())
     }
@@ -211,8 +221,7 @@ mod tests {
         stage.get("read:metadata-1", "/metadata?n=1");
         stage.elsewhere().get("read:metadata-1", "/metadata");
         let more = [("X-Two", "b"), ("X-One", "a"), ("X-Two", "c")];
-        let create = (http::Method::POST, "create:appointment-1");
-        stage.ask(create, "/Appointment", &more, b"\xff{");
+        stage.call("create:appointment-1", "/Appointment", &more, b"\xff{");
         let (status, all) = call(&stage, "GET", "requests", "");
         assert_eq!((status, all.as_array().unwrap().len()), (200, 3));
         assert_eq!(all[0]["target"], format!("{BASE}/metadata?n=1"));
@@ -224,14 +233,14 @@ mod tests {
         let headers = last[0]["headers"].as_array().unwrap();
         assert!(headers.contains(&json!(["x-two", "c"])), "{headers:?}");
         assert_eq!(headers[0][0], "ssp-traceid");
-        let there = call(&stage, "GET", "requests?ods=b82617&last=9", "").1;
-        assert_eq!(there.as_array().unwrap().len(), 1);
+        let elsewhere = call(&stage, "GET", "requests?ods=b82617&last=9", "").1;
+        assert_eq!(elsewhere.as_array().unwrap().len(), 1);
         assert_eq!(call(&stage, "DELETE", "requests", "").1, json!({ "forgotten": 3 }));
         assert_eq!(call(&stage, "GET", "requests", "").1, json!([]));
     }
 
     #[test]
-    fn bookings_are_listed_and_a_reset_takes_them_back() {
+    fn bookings_are_listed_and_removed_by_a_reset() {
         let stage = Stage::new();
         let slot = stage.free_slots().remove(0);
         let booking = booking_of(&[&slot], "1");
@@ -252,41 +261,41 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_is_set_and_given_back() {
+    fn the_clock_is_set_and_restored() {
         let stage = Stage::new();
         assert_eq!(call(&stage, "GET", "clock", "").1["set"], false);
         let (status, set) = call(&stage, "PUT", "clock", &format!(r#"{{"now":"{NOW}"}}"#));
         let read: Timestamp = set["now"].as_str().unwrap().parse().unwrap();
         assert!(status == 200 && set["set"] == true && read >= now());
         for bad in ["", "{}", r#"{"now":"soon"}"#, r#"{"now":null,"then":1}"#] {
-            let (status, told) = call(&stage, "PUT", "clock", bad);
-            assert!(status == 400 && told["error"].is_string(), "{bad}: {told}");
+            let (status, response) = call(&stage, "PUT", "clock", bad);
+            assert!(status == 400 && response["error"].is_string(), "{bad}: {response}");
         }
         assert_eq!(call(&stage, "GET", "clock", "").1["set"], true);
         assert_eq!(call(&stage, "PUT", "clock", r#"{"now":null}"#).1["set"], false);
     }
 
     #[test]
-    fn scripts_are_put_listed_and_ended() {
+    fn scripts_are_set_listed_and_removed() {
         let stage = Stage::new();
         assert_eq!(call(&stage, "GET", "scripts", "").1, json!({}));
         let scripts = r#"[{"share":10,"methods":["POST"],"faults":"stall"}]"#;
-        let (status, told) = call(&stage, "PUT", "scripts/a20047", scripts);
-        assert_eq!((status, &told["A20047"][0]["faults"]), (200, &json!("stall")));
-        assert_eq!(call(&stage, "GET", "scripts", "").1, told);
+        let (status, response) = call(&stage, "PUT", "scripts/a20047", scripts);
+        assert_eq!((status, &response["A20047"][0]["faults"]), (200, &json!("stall")));
+        assert_eq!(call(&stage, "GET", "scripts", "").1, response);
         assert_eq!(call(&stage, "PUT", "scripts/Z99999", scripts).0, 404);
         for bad in
             [r#"[{"share":10,"faults":"slow"}]"#, r#"[{"share":101,"faults":"stall"}]"#, "{}"]
         {
-            let (status, told) = call(&stage, "PUT", "scripts/A20047", bad);
-            assert!(status == 400 && told["error"].is_string(), "{bad}: {told}");
+            let (status, response) = call(&stage, "PUT", "scripts/A20047", bad);
+            assert!(status == 400 && response["error"].is_string(), "{bad}: {response}");
         }
-        assert_eq!(call(&stage, "GET", "scripts", "").1, told);
+        assert_eq!(call(&stage, "GET", "scripts", "").1, response);
         assert_eq!(call(&stage, "PUT", "scripts/A20047", "[]"), (200, json!({})));
     }
 
     #[test]
-    fn what_is_not_there_is_refused_with_a_sentence() {
+    fn an_invalid_request_is_refused_with_an_explanation() {
         let stage = Stage::new();
         for (method, path, expected) in [
             ("GET", "", 404),
@@ -301,9 +310,9 @@ mod tests {
             ("DELETE", "requests?ods=A20047", 400),
             ("POST", "reset?ods=", 404),
         ] {
-            let (status, told) = call(&stage, method, path, "");
-            assert_eq!(status, expected, "{method} {path}: {told}");
-            assert!(told["error"].is_string());
+            let (status, response) = call(&stage, method, path, "");
+            assert_eq!(status, expected, "{method} {path}: {response}");
+            assert!(response["error"].is_string());
         }
     }
 }

@@ -7,7 +7,7 @@ use redb::{Database, ReadableDatabase as _, TableDefinition, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::held::{Change, StoredState};
+use super::state::{Change, StoredState};
 use spine_types::OdsCode;
 
 /// Table of one kind of record, keyed by practice and number.
@@ -59,13 +59,13 @@ impl DiskStore {
     /// Loads all data of a practice.
     pub(super) fn load(&self, ods: &OdsCode) -> Result<StoredState, DiskStoreError> {
         let read = || -> Result<StoredState, DiskFault> {
-            let mut held = StoredState::default();
-            self.each(SLOTS, ods, |id, slot| held.apply(Change::Slot(id, slot)))?;
-            self.each(BOOKINGS, ods, |id, booking| held.apply(Change::Booking(id, booking)))?;
-            self.each(PATIENTS, ods, |id, patient| held.apply(Change::Patient(id, patient)))?;
-            self.each(DAYS, ods, |_, day| held.apply(Change::Day(day)))?;
-            self.each(SEEDS, ods, |_, text| held.apply(Change::Seed(text)))?;
-            Ok(held)
+            let mut state = StoredState::default();
+            self.for_each(SLOTS, ods, |id, slot| state.apply(Change::Slot(id, slot)))?;
+            self.for_each(BOOKINGS, ods, |id, booking| state.apply(Change::Booking(id, booking)))?;
+            self.for_each(PATIENTS, ods, |id, patient| state.apply(Change::Patient(id, patient)))?;
+            self.for_each(DAYS, ods, |_, day| state.apply(Change::Day(day)))?;
+            self.for_each(SEEDS, ods, |_, text| state.apply(Change::Seed(text)))?;
+            Ok(state)
         };
         read().map_err(|why| self.fault(why))
     }
@@ -73,15 +73,16 @@ impl DiskStore {
     /// Writes changes in one transaction: all of them, or none.
     pub(super) fn write(&self, ods: &OdsCode, changes: &[Change]) -> Result<(), DiskStoreError> {
         self.transaction(|transaction| {
+            let rows = PracticeRows { transaction, ods };
             for change in changes {
                 match change {
-                    Change::Slot(id, slot) => put(transaction, SLOTS, (ods, *id), slot)?,
-                    Change::Booking(id, kept) => put(transaction, BOOKINGS, (ods, *id), kept)?,
-                    Change::Patient(id, kept) => put(transaction, PATIENTS, (ods, *id), kept)?,
-                    Change::Day(day) => put(transaction, DAYS, (ods, number(*day)), day)?,
-                    Change::Seed(text) => put(transaction, SEEDS, (ods, 0), text)?,
-                    Change::NoSlot(id) => remove(transaction, SLOTS, (ods, *id))?,
-                    Change::NoDay(day) => remove(transaction, DAYS, (ods, number(*day)))?,
+                    Change::Slot(id, slot) => rows.put(SLOTS, *id, slot)?,
+                    Change::Booking(id, booking) => rows.put(BOOKINGS, *id, booking)?,
+                    Change::Patient(id, patient) => rows.put(PATIENTS, *id, patient)?,
+                    Change::Day(day) => rows.put(DAYS, day_number(*day)?, day)?,
+                    Change::Seed(text) => rows.put(SEEDS, 0, text)?,
+                    Change::RemoveSlot(id) => rows.remove(SLOTS, *id)?,
+                    Change::RemoveDay(day) => rows.remove(DAYS, day_number(*day)?)?,
                 }
             }
             Ok(())
@@ -99,17 +100,17 @@ impl DiskStore {
         })
     }
 
-    fn each<T: DeserializeOwned>(
+    fn for_each<T: DeserializeOwned>(
         &self,
         table: DiskTable,
         ods: &OdsCode,
-        mut found: impl FnMut(u32, T),
+        mut visit: impl FnMut(u32, T),
     ) -> Result<(), DiskFault> {
         let transaction = self.database.begin_read()?;
         let table = transaction.open_table(table)?;
         for row in table.range((ods.as_str(), 0)..=(ods.as_str(), u32::MAX))? {
             let (key, value) = row?;
-            found(key.value().1, serde_json::from_slice(value.value())?);
+            visit(key.value().1, serde_json::from_slice(value.value())?);
         }
         Ok(())
     }
@@ -118,48 +119,47 @@ impl DiskStore {
         &self,
         change: impl FnOnce(&WriteTransaction) -> Result<(), DiskFault>,
     ) -> Result<(), DiskStoreError> {
-        let whole = || -> Result<(), DiskFault> {
+        let commit = || -> Result<(), DiskFault> {
             let transaction = self.database.begin_write()?;
             change(&transaction)?;
             Ok(transaction.commit()?)
         };
-        whole().map_err(|why| self.fault(why))
+        commit().map_err(|why| self.fault(why))
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "it consumes the error on purpose")]
+    #[expect(clippy::needless_pass_by_value, reason = "used as a function in `map_err`")]
     fn fault(&self, why: DiskFault) -> DiskStoreError {
         DiskStoreError::at(&self.path, &why)
     }
 }
 
-/// Returns a day as the number `yyyyMMdd`, which sorts by date.
-fn number(day: Date) -> u32 {
+/// Returns a day as the number `yyyyMMdd`, which sorts by date; fails for a day before the year 0.
+fn day_number(day: Date) -> Result<u32, DiskFault> {
     let parts =
         [i32::from(day.year()) * 10_000, i32::from(day.month()) * 100, i32::from(day.day())];
-    u32::try_from(parts.iter().sum::<i32>()).unwrap_or_default()
+    Ok(u32::try_from(parts.iter().sum::<i32>())?)
 }
 
-fn put<T: Serialize>(
-    transaction: &WriteTransaction,
-    table: DiskTable,
-    (ods, id): (&OdsCode, u32),
-    record: &T,
-) -> Result<(), DiskFault> {
-    let text = serde_json::to_vec(record)?;
-    transaction.open_table(table)?.insert((ods.as_str(), id), text.as_slice())?;
-    Ok(())
+/// Rows of one practice in a transaction.
+struct PracticeRows<'a> {
+    transaction: &'a WriteTransaction,
+    ods: &'a OdsCode,
 }
 
-fn remove(
-    transaction: &WriteTransaction,
-    table: DiskTable,
-    (ods, id): (&OdsCode, u32),
-) -> Result<(), DiskFault> {
-    transaction.open_table(table)?.remove((ods.as_str(), id))?;
-    Ok(())
+impl PracticeRows<'_> {
+    fn put<T: Serialize>(&self, table: DiskTable, id: u32, record: &T) -> Result<(), DiskFault> {
+        let text = serde_json::to_vec(record)?;
+        self.transaction.open_table(table)?.insert((self.ods.as_str(), id), text.as_slice())?;
+        Ok(())
+    }
+
+    fn remove(&self, table: DiskTable, id: u32) -> Result<(), DiskFault> {
+        self.transaction.open_table(table)?.remove((self.ods.as_str(), id))?;
+        Ok(())
+    }
 }
 
-/// Error of the database, or of encoding a record.
+/// Error of the database, or of encoding a record or its key.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 struct DiskFault(Box<dyn std::error::Error + Send + Sync>);
@@ -179,5 +179,6 @@ faults!(
     redb::TableError,
     redb::StorageError,
     redb::CommitError,
+    std::num::TryFromIntError,
     serde_json::Error
 );

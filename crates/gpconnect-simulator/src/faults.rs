@@ -1,7 +1,7 @@
 //! Faults to inject into one request, as words of the `X-Simulate` header or of a script.
 //!
 //! Words are separated by semicolons; each may be given once. A request is carried out as soon as it
-//! has arrived, however late its response is: `delay=2s` delays the response, not the effect.
+//! has arrived, even if its response is delayed: `delay=2s` delays the response, not the effect.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +13,7 @@ use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode};
 use serde::de::IntoDeserializer as _;
 
-use super::refusal;
+use super::fault_response;
 use super::reply::ReplyFault;
 use spine_types::period;
 
@@ -70,9 +70,9 @@ const ONE_OF: [&[&str]; 6] = [
 ];
 
 /// Words that suppress the HTTP response.
-const WITHOUT_ANSWER: [&str; 5] = ["garbage", "reset", "reset-after", "stall", "stall-after"];
-/// Words that may be combined with [`WITHOUT_ANSWER`], because they act before the response.
-const BEFORE_ANSWER: [&str; 3] = ["delay", "continue", "early"];
+const WITHOUT_RESPONSE: [&str; 5] = ["garbage", "reset", "reset-after", "stall", "stall-after"];
+/// Words that may be combined with [`WITHOUT_RESPONSE`], because they act before the response.
+const BEFORE_RESPONSE: [&str; 3] = ["delay", "continue", "early"];
 
 /// Faults to inject into one request; none by default.
 ///
@@ -83,10 +83,10 @@ pub struct Faults {
     text: String,
     pub(super) delay: Duration,
     pub(super) delay_body: Duration,
-    pub(super) course: Course,
+    pub(super) outcome: RequestOutcome,
     pub(super) early: bool,
     pub(super) continues: u32,
-    pub(super) manner: BodyDelivery,
+    pub(super) delivery: BodyDelivery,
     pub(super) framing: Framing,
     pub(super) content_type: ContentType,
     pub(super) head_junk: bool,
@@ -95,7 +95,7 @@ pub struct Faults {
 
 /// Outcome of a request: its effect, and the response that is sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Course {
+pub(super) enum RequestOutcome {
     #[default]
     Performed,
     /// Sends this status; the request is not carried out.
@@ -137,7 +137,7 @@ pub(super) enum Framing {
     /// A `Content-Length` that may be wrong.
     Claimed(u64),
     Chunked,
-    /// Chunked, with a second chunk whose size is not a number.
+    /// Chunked, with a second chunk that has an invalid size.
     BadChunk,
 }
 
@@ -163,92 +163,103 @@ impl FaultWordsError {
 
 impl Faults {
     /// Returns true if there are no faults.
-    pub(super) fn are_none(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         *self == Self { text: self.text.clone(), ..Self::default() }
     }
 
     /// Returns true if the request is carried out.
-    pub(super) fn perform(&self) -> bool {
-        match self.course {
-            Course::Performed => !self.early,
-            Course::StatusAfter(_) | Course::ResetAfter | Course::StallAfter => true,
-            Course::Status(_) | Course::Html | Course::Garbage | Course::Reset | Course::Stall => {
-                false
-            }
+    pub(super) fn performs_request(&self) -> bool {
+        match self.outcome {
+            RequestOutcome::Performed => !self.early,
+            RequestOutcome::StatusAfter(_)
+            | RequestOutcome::ResetAfter
+            | RequestOutcome::StallAfter => true,
+            RequestOutcome::Status(_)
+            | RequestOutcome::Html
+            | RequestOutcome::Garbage
+            | RequestOutcome::Reset
+            | RequestOutcome::Stall => false,
         }
     }
 
     /// Returns the response that replaces the request's own, if any.
-    pub(super) fn instead(&self, head: &Parts) -> Option<Response<Bytes>> {
-        let outcome = |status, why| refusal(head, ReplyFault::simulated(status, why));
-        match self.course {
-            Course::Status(status) | Course::StatusAfter(status) => {
-                Some(outcome(status, "this status was asked for, and is simulated"))
+    pub(super) fn replacement(&self, head: &Parts) -> Option<Response<Bytes>> {
+        let response = |status, why| fault_response(head, ReplyFault::simulated(status, why));
+        match self.outcome {
+            RequestOutcome::Status(status) | RequestOutcome::StatusAfter(status) => {
+                Some(response(status, "injected fault: a response with this status"))
             }
-            Course::Html => Some(page()),
-            Course::Performed if self.early => {
-                Some(outcome(EARLY, "an early answer was asked for, and is simulated"))
+            RequestOutcome::Html => Some(bad_gateway_page()),
+            RequestOutcome::Performed if self.early => {
+                Some(response(EARLY, "injected fault: a response before the body was read"))
             }
-            Course::Performed
-            | Course::Garbage
-            | Course::Reset
-            | Course::ResetAfter
-            | Course::Stall
-            | Course::StallAfter => None,
+            RequestOutcome::Performed
+            | RequestOutcome::Garbage
+            | RequestOutcome::Reset
+            | RequestOutcome::ResetAfter
+            | RequestOutcome::Stall
+            | RequestOutcome::StallAfter => None,
         }
     }
 
     /// Returns true if an HTTP response is sent.
-    pub(super) fn answer(&self) -> bool {
-        match self.course {
-            Course::Performed | Course::Status(_) | Course::StatusAfter(_) | Course::Html => true,
-            Course::Garbage
-            | Course::Reset
-            | Course::ResetAfter
-            | Course::Stall
-            | Course::StallAfter => false,
+    pub(super) fn sends_response(&self) -> bool {
+        match self.outcome {
+            RequestOutcome::Performed
+            | RequestOutcome::Status(_)
+            | RequestOutcome::StatusAfter(_)
+            | RequestOutcome::Html => true,
+            RequestOutcome::Garbage
+            | RequestOutcome::Reset
+            | RequestOutcome::ResetAfter
+            | RequestOutcome::Stall
+            | RequestOutcome::StallAfter => false,
         }
     }
 
     /// Applies one word; the combination of words has been checked before.
-    fn take(&mut self, name: &str, value: Option<&str>) -> Result<(), FaultWordsError> {
-        let given = || value.filter(|value| !value.is_empty()).ok_or_else(|| needs_value(name));
+    fn apply(&mut self, name: &str, value: Option<&str>) -> Result<(), FaultWordsError> {
+        let required = || value.filter(|value| !value.is_empty()).ok_or_else(|| needs_value(name));
         match name {
-            "delay" => self.delay = pause(name, given()?, DELAY_MAX)?,
-            "delay-body" => self.delay_body = pause(name, given()?, DELAY_MAX)?,
-            "status" => self.course = Course::Status(status(name, given()?)?),
-            "status-after" => self.course = Course::StatusAfter(status(name, given()?)?),
+            "delay" => self.delay = duration(name, required()?, DELAY_MAX)?,
+            "delay-body" => self.delay_body = duration(name, required()?, DELAY_MAX)?,
+            "status" => self.outcome = RequestOutcome::Status(status(name, required()?)?),
+            "status-after" => {
+                self.outcome = RequestOutcome::StatusAfter(status(name, required()?)?);
+            }
             "continue" => {
-                let most = CONTINUES_MAX.into();
-                self.continues = u32::try_from(number(name, given()?, most)?).unwrap_or_default();
+                let count = number(name, required()?, CONTINUES_MAX.into())?;
+                self.continues = u32::try_from(count).unwrap_or(CONTINUES_MAX);
             }
             "cut" => {
-                let bytes = number(name, given()?, BYTES_MAX)?;
-                self.manner = BodyDelivery::Cut(usize::try_from(bytes).unwrap_or(usize::MAX));
+                let bytes = number(name, required()?, BYTES_MAX)?;
+                self.delivery = BodyDelivery::Cut(usize::try_from(bytes).unwrap_or(usize::MAX));
             }
-            "drip" => self.manner = BodyDelivery::Drip(pause(name, given()?, DRIP_MAX)?),
-            "length" => self.framing = Framing::Claimed(number(name, given()?, BYTES_MAX)?),
+            "drip" => self.delivery = BodyDelivery::Drip(duration(name, required()?, DRIP_MAX)?),
+            "length" => self.framing = Framing::Claimed(number(name, required()?, BYTES_MAX)?),
             "content-type" => {
-                let kind = HeaderValue::from_str(given()?);
-                let kind = kind.map_err(|_| unfit(name, "is no header"))?;
+                let kind = HeaderValue::from_str(required()?);
+                let kind = kind.map_err(|_| invalid_word(name, "is not a valid header value"))?;
                 self.content_type = ContentType::Other(kind);
             }
-            _ if value.is_some() => return Err(unfit(name, "takes no value, or is no word here")),
+            _ if value.is_some() => {
+                return Err(invalid_word(name, "takes no value, or is not a fault word"));
+            }
             "none" => {}
-            "html" => self.course = Course::Html,
-            "garbage" => self.course = Course::Garbage,
-            "reset" => self.course = Course::Reset,
-            "reset-after" => self.course = Course::ResetAfter,
-            "stall" => self.course = Course::Stall,
-            "stall-after" => self.course = Course::StallAfter,
+            "html" => self.outcome = RequestOutcome::Html,
+            "garbage" => self.outcome = RequestOutcome::Garbage,
+            "reset" => self.outcome = RequestOutcome::Reset,
+            "reset-after" => self.outcome = RequestOutcome::ResetAfter,
+            "stall" => self.outcome = RequestOutcome::Stall,
+            "stall-after" => self.outcome = RequestOutcome::StallAfter,
             "early" => self.early = true,
-            "stall-body" => self.manner = BodyDelivery::Half,
+            "stall-body" => self.delivery = BodyDelivery::Half,
             "bad-chunk" => self.framing = Framing::BadChunk,
             "no-content-length" => self.framing = Framing::Chunked,
             "no-content-type" => self.content_type = ContentType::Missing,
             "head-junk" => self.head_junk = true,
             "close" => self.close = true,
-            _ => return Err(unfit(name, "is no word here")),
+            _ => return Err(invalid_word(name, "is not a fault word")),
         }
         Ok(())
     }
@@ -259,7 +270,9 @@ impl FromStr for Faults {
 
     fn from_str(text: &str) -> Result<Self, FaultWordsError> {
         if text.len() > TEXT_MAX {
-            return Err(FaultWordsError(format!("more than {TEXT_MAX} bytes are not read")));
+            return Err(FaultWordsError(format!(
+                "the fault words are longer than {TEXT_MAX} bytes"
+            )));
         }
         let words: Vec<(&str, Option<&str>)> = text
             .split(';')
@@ -272,7 +285,7 @@ impl FromStr for Faults {
         judge(&names)?;
         let mut faults = Self { text: text.trim().to_owned(), ..Self::default() };
         for (name, value) in words {
-            faults.take(name, value)?;
+            faults.apply(name, value)?;
         }
         Ok(faults)
     }
@@ -299,26 +312,27 @@ impl<'de> serde::Deserialize<'de> for Faults {
 
 /// Checks that no word is repeated and that the words can be combined.
 fn judge(names: &[&str]) -> Result<(), FaultWordsError> {
-    let contrary = |one: &str, other: &str| {
+    let conflict = |one: &str, other: &str| {
         Err(FaultWordsError(format!(
-            "`{one}` and `{other}` cannot stand together; the words are {}",
-            list()
+            "`{one}` and `{other}` cannot be combined; the words are {}",
+            word_list()
         )))
     };
     let mut seen: Vec<&str> = Vec::new();
     for &name in names {
         if seen.contains(&name) {
-            return Err(unfit(name, "stands there twice"));
+            return Err(invalid_word(name, "is given twice"));
         }
         for &before in &seen {
-            let same = ONE_OF.iter().any(|row| row.contains(&name) && row.contains(&before));
-            if same
+            let exclude_each_other =
+                ONE_OF.iter().any(|row| row.contains(&name) && row.contains(&before));
+            if exclude_each_other
                 || name == "none"
                 || before == "none"
-                || is_without_effect(name, before)
-                || is_without_effect(before, name)
+                || has_no_effect(name, before)
+                || has_no_effect(before, name)
             {
-                return contrary(before, name);
+                return conflict(before, name);
             }
         }
         seen.push(name);
@@ -326,47 +340,47 @@ fn judge(names: &[&str]) -> Result<(), FaultWordsError> {
     Ok(())
 }
 
-/// Returns true if `other` would change the response that `word` suppresses.
-fn is_without_effect(word: &str, other: &str) -> bool {
-    WITHOUT_ANSWER.contains(&word) && !BEFORE_ANSWER.contains(&other)
+/// Returns true if `other` would change a response that `word` suppresses.
+fn has_no_effect(word: &str, other: &str) -> bool {
+    WITHOUT_RESPONSE.contains(&word) && !BEFORE_RESPONSE.contains(&other)
 }
 
-fn list() -> String {
+fn word_list() -> String {
     WORDS.join("; ")
 }
 
-fn unfit(name: &str, why: &str) -> FaultWordsError {
-    FaultWordsError(format!("`{name}` {why}; the words are {}", list()))
+fn invalid_word(name: &str, why: &str) -> FaultWordsError {
+    FaultWordsError(format!("`{name}` {why}; the words are {}", word_list()))
 }
 
 fn needs_value(name: &str) -> FaultWordsError {
-    unfit(name, "needs a value")
+    invalid_word(name, "needs a value")
 }
 
-fn pause(name: &str, text: &str, most: Duration) -> Result<Duration, FaultWordsError> {
+fn duration(name: &str, text: &str, max: Duration) -> Result<Duration, FaultWordsError> {
     let read: Result<Duration, serde::de::value::Error> =
         period::deserialize(text.into_deserializer());
-    let period = read.map_err(|_| unfit(name, "needs a duration such as 250ms or 2s"))?;
-    if period > most {
-        return Err(unfit(name, &format!("is longer than {} seconds", most.as_secs())));
+    let period = read.map_err(|_| invalid_word(name, "needs a duration such as 250ms or 2s"))?;
+    if period > max {
+        return Err(invalid_word(name, &format!("is longer than {} seconds", max.as_secs())));
     }
     Ok(period)
 }
 
-fn number(name: &str, text: &str, most: u64) -> Result<u64, FaultWordsError> {
+fn number(name: &str, text: &str, max: u64) -> Result<u64, FaultWordsError> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit());
-    let read = text.parse().ok().filter(|number| plain && *number <= most);
-    read.ok_or_else(|| unfit(name, &format!("needs a number up to {most}")))
+    let read = text.parse().ok().filter(|number| plain && *number <= max);
+    read.ok_or_else(|| invalid_word(name, &format!("needs a number up to {max}")))
 }
 
 fn status(name: &str, text: &str) -> Result<StatusCode, FaultWordsError> {
     let read = u16::try_from(number(name, text, 599)?).ok();
     let status = read.and_then(|status| StatusCode::from_u16(status).ok());
-    status.ok_or_else(|| unfit(name, "needs a status from 100 to 599"))
+    status.ok_or_else(|| invalid_word(name, "needs a status from 100 to 599"))
 }
 
 /// Returns the 502 page that a load balancer shows when no server is behind it.
-fn page() -> Response<Bytes> {
+fn bad_gateway_page() -> Response<Bytes> {
     let text = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n\
                 <center><h1>502 Bad Gateway</h1></center>\r\n</body>\r\n</html>\r\n";
     faulty_response(StatusCode::BAD_GATEWAY, "text/html", text.to_owned())
@@ -387,7 +401,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn why(text: &str) -> String {
+    fn error(text: &str) -> String {
         text.parse::<Faults>().unwrap_err().to_string()
     }
 
@@ -403,33 +417,33 @@ mod tests {
     }
 
     #[test]
-    fn every_word_of_the_list_is_read_and_says_something() {
+    fn every_fault_word_is_parsed_and_has_an_effect() {
         for word in WORDS {
             let faults = read(&example(word));
-            assert_eq!(faults.are_none(), word == "none", "{word}");
+            assert_eq!(faults.is_empty(), word == "none", "{word}");
             assert_eq!(faults.to_string(), example(word));
         }
-        assert!(Faults::default().are_none());
+        assert!(Faults::default().is_empty());
         assert_eq!(Faults::default().to_string().parse::<Faults>().unwrap().to_string(), "none");
     }
 
     #[test]
-    fn words_stand_together_in_any_order() {
+    fn words_can_be_combined_in_any_order() {
         let faults = read(" delay = 250ms;status=503;  drip=1ms ;no-content-length; close");
         assert_eq!(faults.delay, Duration::from_millis(250));
-        assert_eq!(faults.course, Course::Status(StatusCode::SERVICE_UNAVAILABLE));
-        assert_eq!(faults.manner, BodyDelivery::Drip(Duration::from_millis(1)));
+        assert_eq!(faults.outcome, RequestOutcome::Status(StatusCode::SERVICE_UNAVAILABLE));
+        assert_eq!(faults.delivery, BodyDelivery::Drip(Duration::from_millis(1)));
         assert_eq!(faults.framing, Framing::Chunked);
-        assert!(faults.close && !faults.perform());
-        assert!(read("reset-after; delay=1s; continue=2").perform());
-        assert!(read("cut=3").perform() && !read("early").perform());
+        assert!(faults.close && !faults.performs_request());
+        assert!(read("reset-after; delay=1s; continue=2").performs_request());
+        assert!(read("cut=3").performs_request() && !read("early").performs_request());
         let (head, ()) = http::Request::new(()).into_parts();
-        assert_eq!(read("early").instead(&head).unwrap().status(), 413);
-        assert_eq!(read("early; html").instead(&head).unwrap().status(), 502);
+        assert_eq!(read("early").replacement(&head).unwrap().status(), 413);
+        assert_eq!(read("early; html").replacement(&head).unwrap().status(), 502);
     }
 
     #[test]
-    fn what_is_unknown_or_out_of_bounds_is_refused_with_the_list() {
+    fn an_invalid_word_or_value_is_refused_with_the_list_of_words() {
         for text in [
             "",
             ";",
@@ -458,14 +472,14 @@ mod tests {
             "content-type",
             "content-type=a\u{7f}b",
         ] {
-            let why = why(text);
-            assert!(why.ends_with(&WORDS.join("; ")), "{text}: {why}");
+            let error = error(text);
+            assert!(error.ends_with(&WORDS.join("; ")), "{text}: {error}");
         }
-        assert!(why(&"c".repeat(TEXT_MAX + 1)).contains("1024 bytes"));
+        assert!(error(&"c".repeat(TEXT_MAX + 1)).contains("1024 bytes"));
     }
 
     #[test]
-    fn what_contradicts_is_refused() {
+    fn contradictory_words_are_refused() {
         for text in [
             "close; close",
             "delay=1s; delay=1s",
@@ -487,6 +501,6 @@ mod tests {
         ] {
             assert!(text.parse::<Faults>().is_err(), "{text}");
         }
-        assert!(why("cut=1; length=1").starts_with("`cut` and `length` cannot stand together"));
+        assert!(error("cut=1; length=1").starts_with("`cut` and `length` cannot be combined"));
     }
 }

@@ -3,10 +3,11 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::held::{SlotState, StoredSlot};
+use super::SimulatedPractice;
+use super::local_time::{self, TimePeriod};
 use super::people::{InventedPerson, Registration};
 use super::seed::{Clinician, SeedLocation, Session};
-use super::{SimulatedPractice, local_time};
+use super::state::{SlotState, StoredSlot};
 
 pub(super) const NHS_NUMBER: &str = "https://fhir.nhs.uk/Id/nhs-number";
 pub(super) const ODS_CODE: &str = "https://fhir.nhs.uk/Id/ods-organization-code";
@@ -38,7 +39,9 @@ pub(super) fn items<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
 /// Returns the extension with this name, if there is one.
 pub(super) fn extension<'a>(resource: &'a Value, name: &str) -> Option<&'a Value> {
     let url = profile(name);
-    items(resource, "/extension").iter().find(|known| text(known, "/url") == Some(url.as_str()))
+    items(resource, "/extension")
+        .iter()
+        .find(|extension| text(extension, "/url") == Some(url.as_str()))
 }
 
 /// Returns the id in a relative reference to this kind of resource, if it is one.
@@ -47,7 +50,7 @@ pub(super) fn referred<'a>(reference: &'a str, kind: &str) -> Option<&'a str> {
 }
 
 /// Returns a resource with its type, id, version and profile, and the fields of `rest`.
-fn begun(kind: &str, id: u32, version: u32, profile_name: &str, rest: Value) -> Value {
+fn versioned(kind: &str, id: u32, version: u32, profile_name: &str, rest: Value) -> Value {
     let mut resource = json!({
         "resourceType": kind,
         "id": id.to_string(),
@@ -82,7 +85,7 @@ pub(super) fn organisation(practice: &SimulatedPractice, id: u32) -> Value {
         "telecom": [{ "system": "phone", "value": "01632 960100", "use": "work" }],
         "address": [{ "line": ["1 Example Street"], "city": "Exampleton", "postalCode": "ZZ99 3CZ" }],
     });
-    begun("Organization", id, 1, "CareConnect-GPC-Organization-1", rest)
+    versioned("Organization", id, 1, "CareConnect-GPC-Organization-1", rest)
 }
 
 pub(super) fn location(place: &SeedLocation, id: u32, organisation: u32) -> Value {
@@ -93,7 +96,7 @@ pub(super) fn location(place: &SeedLocation, id: u32, organisation: u32) -> Valu
         "address": { "line": [place.line], "city": place.city, "postalCode": place.postal_code },
         "managingOrganization": { "reference": format!("Organization/{organisation}") },
     });
-    begun("Location", id, 1, "CareConnect-GPC-Location-1", rest)
+    versioned("Location", id, 1, "CareConnect-GPC-Location-1", rest)
 }
 
 pub(super) fn practitioner(clinician: &Clinician, id: u32) -> Value {
@@ -105,11 +108,16 @@ pub(super) fn practitioner(clinician: &Clinician, id: u32) -> Value {
         "identifier": identifiers,
         "name": [{ "use": "usual", "family": family, "given": [given], "prefix": [prefix] }],
     });
-    begun("Practitioner", id, 1, "CareConnect-GPC-Practitioner-1", rest)
+    versioned("Practitioner", id, 1, "CareConnect-GPC-Practitioner-1", rest)
 }
 
-/// Returns a patient who was registered by this organisation at this time.
-pub(super) fn patient(id: u32, person: &InventedPerson, (by, at): (u32, Timestamp)) -> Value {
+/// Returns a patient, registered by the organisation with this id at this time.
+pub(super) fn patient(
+    id: u32,
+    person: &InventedPerson,
+    registered_by: u32,
+    registered_at: Timestamp,
+) -> Value {
     let verified = json!({
         "url": profile("Extension-CareConnect-GPC-NHSNumberVerificationStatus-1"),
         "valueCodeableConcept": { "coding": [{
@@ -118,7 +126,7 @@ pub(super) fn patient(id: u32, person: &InventedPerson, (by, at): (u32, Timestam
             "display": "Number present and verified",
         }] },
     });
-    let (kind, display) = match person.standing {
+    let (kind, display) = match person.registration {
         Registration::Registered
         | Registration::Inactive
         | Registration::Deceased
@@ -132,7 +140,7 @@ pub(super) fn patient(id: u32, person: &InventedPerson, (by, at): (u32, Timestam
     let registered = json!({
         "url": profile("Extension-CareConnect-GPC-RegistrationDetails-1"),
         "extension": [
-            { "url": "registrationPeriod", "valuePeriod": { "start": local_time::text(at) } },
+            { "url": "registrationPeriod", "valuePeriod": { "start": local_time::text(registered_at) } },
             { "url": "registrationType", "valueCodeableConcept": { "coding": [{
                 "system": "https://fhir.nhs.uk/CareConnect-RegistrationType-1",
                 "code": kind,
@@ -151,9 +159,9 @@ pub(super) fn patient(id: u32, person: &InventedPerson, (by, at): (u32, Timestam
         "name": [name],
         "gender": person.gender,
         "birthDate": person.birth_date,
-        "managingOrganization": { "reference": format!("Organization/{by}") },
+        "managingOrganization": { "reference": format!("Organization/{registered_by}") },
     });
-    begun("Patient", id, 1, "CareConnect-GPC-Patient-1", rest)
+    versioned("Patient", id, 1, "CareConnect-GPC-Patient-1", rest)
 }
 
 pub(super) fn delivery_channel(slot: &StoredSlot) -> Value {
@@ -169,7 +177,7 @@ pub(super) fn practitioner_role(session: &Session) -> Value {
     json!({ "url": profile(PRACTITIONER_ROLE), "valueCodeableConcept": { "coding": [coding] } })
 }
 
-pub(super) fn schedule(id: u32, session: &Session, (start, end): (Timestamp, Timestamp)) -> Value {
+pub(super) fn schedule(id: u32, session: &Session, horizon: TimePeriod) -> Value {
     let rest = json!({
         "extension": [practitioner_role(session)],
         "serviceCategory": { "text": session.service_category },
@@ -177,9 +185,12 @@ pub(super) fn schedule(id: u32, session: &Session, (start, end): (Timestamp, Tim
             { "reference": format!("Location/{}", session.location) },
             { "reference": format!("Practitioner/{}", session.practitioner) },
         ],
-        "planningHorizon": { "start": local_time::text(start), "end": local_time::text(end) },
+        "planningHorizon": {
+            "start": local_time::text(horizon.start),
+            "end": local_time::text(horizon.end),
+        },
     });
-    begun("Schedule", id, 1, "GPConnect-Schedule-1", rest)
+    versioned("Schedule", id, 1, "GPConnect-Schedule-1", rest)
 }
 
 pub(super) fn slot(id: u32, slot: &StoredSlot, session: &Session) -> Value {
@@ -195,7 +206,7 @@ pub(super) fn slot(id: u32, slot: &StoredSlot, session: &Session) -> Value {
         "start": local_time::text(slot.start),
         "end": local_time::text(slot.end),
     });
-    begun("Slot", id, slot.version, "GPConnect-Slot-1", rest)
+    versioned("Slot", id, slot.version, "GPConnect-Slot-1", rest)
 }
 
 #[cfg(test)]

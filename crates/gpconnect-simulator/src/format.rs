@@ -64,12 +64,12 @@ impl ResourceFormat {
         self,
         reply: ResourceReply,
         minimal: bool,
-        gzip: bool,
+        with_gzip: bool,
     ) -> Response<Bytes> {
         let ResourceReply { status, version, location, body, .. } = reply;
         let empty = minimal && status.is_success();
         let body = if empty { String::new() } else { self.write(&body) };
-        let gzipped = if gzip && !empty { zipped(body.as_bytes()) } else { None };
+        let gzipped = if with_gzip && !empty { gzip(body.as_bytes()) } else { None };
         let coding = gzipped.as_ref().map(|_| "gzip".to_owned());
         let mut response = Response::new(gzipped.unwrap_or_else(|| body.into()));
         *response.status_mut() = status;
@@ -96,14 +96,14 @@ impl ResourceFormat {
 }
 
 /// Returns the bytes compressed with gzip.
-fn zipped(body: &[u8]) -> Option<Bytes> {
+fn gzip(body: &[u8]) -> Option<Bytes> {
     let mut writer = GzEncoder::new(Vec::new(), Compression::default());
     writer.write_all(body).ok()?;
     writer.finish().ok().map(Bytes::from)
 }
 
 /// Returns the format of the request's body; `None` without a `Content-Type`.
-pub(super) fn sent(headers: &HeaderMap) -> Result<Option<ResourceFormat>, ReplyFault> {
+pub(super) fn request_format(headers: &HeaderMap) -> Result<Option<ResourceFormat>, ReplyFault> {
     let Some(named) = text(headers, &CONTENT_TYPE) else { return Ok(None) };
     let charset = named.split(';').skip(1).find_map(|part| part.trim().split_once('='));
     let utf8 = charset.is_none_or(|(name, value)| {
@@ -115,22 +115,22 @@ pub(super) fn sent(headers: &HeaderMap) -> Result<Option<ResourceFormat>, ReplyF
 }
 
 /// Returns the format of the response.
-pub(super) fn wanted(
+pub(super) fn response_format(
     headers: &HeaderMap,
     parameters: Option<&Parameters>,
 ) -> Result<ResourceFormat, ReplyFault> {
-    let named = parameters.map(|asked| asked.all("_format")).unwrap_or_default();
+    let named = parameters.map(|parameters| parameters.all("_format")).unwrap_or_default();
     if let Some(format) = named.first() {
         return ResourceFormat::named(format).ok_or_else(unsupported);
     }
-    let usual = || sent(headers).ok().flatten().unwrap_or(ResourceFormat::Json);
+    let default = || request_format(headers).ok().flatten().unwrap_or(ResourceFormat::Json);
     let accepted = text(headers, &ACCEPT).unwrap_or_default();
     if accepted.trim().is_empty() {
-        return Ok(usual());
+        return Ok(default());
     }
     let offer = |part: &str| {
-        let open = part.starts_with("*/*") || part.starts_with("application/*");
-        let format = ResourceFormat::named(part).or_else(|| open.then(usual))?;
+        let is_wildcard = part.starts_with("*/*") || part.starts_with("application/*");
+        let format = ResourceFormat::named(part).or_else(|| is_wildcard.then(default))?;
         Some((weight(part), format)).filter(|(weight, _)| *weight > 0.0)
     };
     // Of equal weights, the first wins.
@@ -147,7 +147,7 @@ fn weight(part: &str) -> f64 {
 }
 
 /// Returns true if the response may be compressed with gzip.
-pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
+pub(super) fn accepts_gzip(headers: &HeaderMap) -> bool {
     let accepted = text(headers, &ACCEPT_ENCODING).unwrap_or_default();
     accepted.split(',').any(|part| {
         let mut words = part.split(';').map(str::trim);
@@ -163,7 +163,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Option<&'a str> 
 fn unsupported() -> ReplyFault {
     ReplyFault::new(
         SpineErrorCode::UnsupportedMediaType,
-        "only application/fhir+json and application/fhir+xml in UTF-8 are spoken here",
+        "only application/fhir+json and application/fhir+xml in UTF-8 are supported",
     )
 }
 
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parameter_goes_before_the_header_and_the_header_before_the_body() {
+    fn the_parameter_overrides_accept_and_accept_overrides_the_content_type() {
         let (json, xml) = ("application/fhir+json", "application/fhir+xml;charset=utf-8");
         for (format, accept, body, expected) in [
             ("", "", "", Some(ResourceFormat::Json)),
@@ -205,33 +205,33 @@ mod tests {
             let parameters = Parameters::parse(&query).unwrap();
             let sent = [(ACCEPT, accept), (CONTENT_TYPE, body)];
             let sent: Vec<_> = sent.into_iter().filter(|(_, text)| !text.is_empty()).collect();
-            let wanted = wanted(&headers(&sent), Some(&parameters)).ok();
-            assert_eq!(wanted, expected, "{format:?} {accept:?} {body:?}");
+            let format_got = response_format(&headers(&sent), Some(&parameters)).ok();
+            assert_eq!(format_got, expected, "{format:?} {accept:?} {body:?}");
         }
     }
 
     #[test]
-    fn only_utf_8_is_read() {
+    fn only_utf_8_is_supported() {
         for (text, good) in [
             ("application/fhir+json; charset=UTF-8", true),
             ("application/json;charset=\"utf-8\"", true),
             ("application/fhir+xml;charset=utf-16", false),
             ("text/plain", false),
         ] {
-            assert_eq!(sent(&headers(&[(CONTENT_TYPE, text)])).is_ok(), good, "{text}");
+            assert_eq!(request_format(&headers(&[(CONTENT_TYPE, text)])).is_ok(), good, "{text}");
         }
     }
 
     #[test]
-    fn gzip_is_for_who_takes_it() {
-        for (text, takes) in [
+    fn gzip_is_used_only_if_the_client_accepts_it() {
+        for (text, accepted) in [
             ("gzip", true),
             ("deflate, GZIP;q=0.5", true),
             ("gzip;q=0", false),
             ("br", false),
             ("", false),
         ] {
-            assert_eq!(takes_gzip(&headers(&[(ACCEPT_ENCODING, text)])), takes, "{text}");
+            assert_eq!(accepts_gzip(&headers(&[(ACCEPT_ENCODING, text)])), accepted, "{text}");
         }
     }
 
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_minimal_answer_keeps_its_headers_and_loses_its_body() {
+    fn a_minimal_response_has_its_headers_and_no_body() {
         let body = json!({ "meta": { "versionId": "4" } });
         let reply = ResourceReply::created(body, "Appointment/9".to_owned());
         let response = ResourceFormat::Json.response(reply, true, false);

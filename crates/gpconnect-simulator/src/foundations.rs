@@ -50,8 +50,9 @@ pub(super) fn read(store: &Store, call: &Call<'_>, kind: &'static str) -> Intera
         _ => SpineErrorCode::NoRecordFound,
     };
     let found = store.resource(kind, call.id);
-    let found =
-        found.ok_or_else(|| ReplyFault::new(missing, format!("no such {kind} is known here")))?;
+    let found = found.ok_or_else(|| {
+        ReplyFault::new(missing, format!("there is no such {kind} at this practice"))
+    })?;
     Ok(ResourceReply::resource(found.clone()))
 }
 
@@ -59,28 +60,28 @@ pub(super) fn read(store: &Store, call: &Call<'_>, kind: &'static str) -> Intera
 pub(super) fn search(store: &Store, call: &Call<'_>, kind: &'static str) -> InteractionResult {
     let identifiers = call.parameters.all("identifier");
     let &[identifier] = identifiers.as_slice() else {
-        return Err(ReplyFault::bad_request("the identifier parameter is needed exactly once"));
+        return Err(ReplyFault::bad_request("the identifier parameter must be given exactly once"));
     };
     let (system, value) = identifier
         .split_once('|')
         .filter(|(system, value)| !system.is_empty() && !value.is_empty())
-        .ok_or_else(|| ReplyFault::parameter("an identifier is a system and a value"))?;
-    let known = match kind {
+        .ok_or_else(|| ReplyFault::parameter("an identifier must have a system and a value"))?;
+    let expected = match kind {
         "Patient" => fhir::NHS_NUMBER,
         "Practitioner" => fhir::SDS_USER,
         _ => fhir::ODS_CODE,
     };
-    if system != known {
-        let diagnostics = format!("the identifier system for {kind} is {known}");
+    if system != expected {
+        let diagnostics = format!("the identifier system for {kind} is {expected}");
         return Err(ReplyFault::new(SpineErrorCode::InvalidIdentifierSystem, diagnostics));
     }
     if kind == "Patient" && !is_nhs_number(value) {
         return Err(ReplyFault::new(
             SpineErrorCode::InvalidNhsNumber,
-            "the check digit does not fit",
+            "the check digit of the NHS number is wrong",
         ));
     }
-    let found = store.identified(kind, system, value);
+    let found = store.find_by_identifier(kind, system, value);
     Ok(ResourceReply::plain(fhir::bundle(found.into_iter().cloned())))
 }
 
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn searches_by_identifier_find_or_say_what_is_wrong() {
+    fn a_search_by_identifier_returns_a_match_or_the_specified_error() {
         let stage = Stage::new();
         let (nhs, ods) =
             ("https://fhir.nhs.uk/Id/nhs-number", "https://fhir.nhs.uk/Id/ods-organization-code");

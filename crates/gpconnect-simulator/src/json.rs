@@ -32,16 +32,18 @@ pub(super) fn read_json(bytes: &[u8]) -> Result<Value, String> {
 ///
 /// Only reasons worded in this module are used, because others may quote the body.
 fn message(error: &serde_json::Error) -> String {
-    let words = error.to_string();
-    let own = [TWICE, DEEP, MUCH, NUMBER].into_iter().find(|own| words.starts_with(own));
+    let text = error.to_string();
+    let own = [REPEATED_NAME, TOO_DEEP, TOO_MANY_VALUES, INVALID_NUMBER]
+        .into_iter()
+        .find(|own| text.starts_with(own));
     let what = own.unwrap_or("the body is not JSON");
     format!("{what} at line {} column {}", error.line(), error.column())
 }
 
-const TWICE: &str = "a name is given twice in one object";
-const DEEP: &str = "the body is more than 32 levels deep";
-const MUCH: &str = "the body has more than 100000 values";
-const NUMBER: &str = "a number has no place in JSON";
+const REPEATED_NAME: &str = "a name is given twice in one object";
+const TOO_DEEP: &str = "the body is more than 32 levels deep";
+const TOO_MANY_VALUES: &str = "the body has more than 100000 values";
+const INVALID_NUMBER: &str = "a number cannot be represented in JSON";
 
 /// Deserialiser of a value at some level.
 #[derive(Clone, Copy)]
@@ -52,9 +54,9 @@ struct Node<'a> {
 
 impl Node<'_> {
     /// Returns the deserialiser for the next level down; fails beyond the limit.
-    fn within<E: Error>(self) -> Result<Self, E> {
+    fn nested<E: Error>(self) -> Result<Self, E> {
         if self.depth > DEPTH_MAX {
-            return Err(E::custom(DEEP));
+            return Err(E::custom(TOO_DEEP));
         }
         Ok(Self { depth: self.depth + 1, ..self })
     }
@@ -64,7 +66,8 @@ impl<'de> DeserializeSeed<'de> for Node<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Value, D::Error> {
-        let left = self.left.get().checked_sub(1).ok_or_else(|| D::Error::custom(MUCH))?;
+        let left =
+            self.left.get().checked_sub(1).ok_or_else(|| D::Error::custom(TOO_MANY_VALUES))?;
         self.left.set(left);
         reader.deserialize_any(self)
     }
@@ -94,7 +97,7 @@ impl<'de> Visitor<'de> for Node<'_> {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom(NUMBER))
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom(INVALID_NUMBER))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -106,7 +109,7 @@ impl<'de> Visitor<'de> for Node<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let inner = self.within()?;
+        let inner = self.nested()?;
         let mut list = Vec::new();
         while let Some(item) = items.next_element_seed(inner)? {
             list.push(item);
@@ -115,11 +118,11 @@ impl<'de> Visitor<'de> for Node<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
-        let inner = self.within()?;
+        let inner = self.nested()?;
         let mut fields = Map::new();
         while let Some(name) = entries.next_key::<String>()? {
             if fields.insert(name, entries.next_value_seed(inner)?).is_some() {
-                return Err(A::Error::custom(TWICE));
+                return Err(A::Error::custom(REPEATED_NAME));
             }
         }
         Ok(fields.into())
@@ -133,17 +136,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_resource_is_read_as_it_is() {
+    fn a_resource_is_read_unchanged() {
         let text = "\u{feff}{\"resourceType\":\"Slot\",\"x\":[null,true,-1,1.5,\"\\u00e9\",{}]}\n";
         let value = json!({ "resourceType": "Slot", "x": [null, true, -1, 1.5, "é", {}] });
         assert_eq!(read_json(text.as_bytes()), Ok(value));
     }
 
     #[test]
-    fn what_is_not_one_resource_is_refused_without_being_quoted() {
+    fn an_invalid_body_is_refused_without_quoting_it() {
         for (text, why) in [
-            (r#"{"resourceType":"Slot","a":"secret","a":1}"#, TWICE),
-            (r#"{"resourceType":"Slot","a":{"b":1,"\u0062":2}}"#, TWICE),
+            (r#"{"resourceType":"Slot","a":"secret","a":1}"#, REPEATED_NAME),
+            (r#"{"resourceType":"Slot","a":{"b":1,"\u0062":2}}"#, REPEATED_NAME),
             (r#"{"resourceType":7}"#, "resourceType is not a string"),
             (r#"{"resource":"secret"}"#, "the body is not an object"),
             (r#"["secret"]"#, "the body is not an object"),
@@ -154,9 +157,9 @@ mod tests {
             ("", "the body is not JSON"),
             ("\u{feff}\u{feff}{}", "the body is not JSON"),
         ] {
-            let told = read_json(text.as_bytes()).unwrap_err();
-            assert!(told.starts_with(why), "{text}: {told}");
-            assert!(!told.contains("secret"), "{told}");
+            let error = read_json(text.as_bytes()).unwrap_err();
+            assert!(error.starts_with(why), "{text}: {error}");
+            assert!(!error.contains("secret"), "{error}");
         }
         assert!(read_json(b"{\"resourceType\":\"\xff\"}").is_err());
     }
@@ -169,12 +172,15 @@ mod tests {
         };
         assert!(read_json(nested(DEPTH_MAX).as_bytes()).is_ok());
         for levels in [DEPTH_MAX + 1, 100_000] {
-            assert!(read_json(nested(levels).as_bytes()).unwrap_err().starts_with(DEEP));
+            assert!(read_json(nested(levels).as_bytes()).unwrap_err().starts_with(TOO_DEEP));
         }
         let endless = "[{\"a\":".repeat(100_000);
         assert!(read_json(endless.as_bytes()).is_err());
         let many = format!(r#"{{"resourceType":"Slot","a":[{}0]}}"#, "0,".repeat(NODES_MAX));
-        assert!(read_json(many.as_bytes()).unwrap_err().starts_with(MUCH));
-        assert!(DEEP.contains(&DEPTH_MAX.to_string()) && MUCH.contains(&NODES_MAX.to_string()));
+        assert!(read_json(many.as_bytes()).unwrap_err().starts_with(TOO_MANY_VALUES));
+        assert!(
+            TOO_DEEP.contains(&DEPTH_MAX.to_string())
+                && TOO_MANY_VALUES.contains(&NODES_MAX.to_string())
+        );
     }
 }

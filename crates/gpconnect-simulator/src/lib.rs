@@ -2,7 +2,7 @@
 //!
 //! A request is checked by its headers and its token, then by its interaction. An interaction only
 //! proposes changes; the store commits them, to disk first. Resources are JSON inside; the edges also
-//! read and write XML, and inject the faults that a test asks for. Of this crate, the module uses only
+//! read and write XML, and inject the faults that a test requests. From the project, the crate uses only
 //! the Spine identifiers and the catalogue of interactions. [`sds`] simulates the directory in the
 //! same way.
 
@@ -29,20 +29,19 @@ mod control;
 mod disk;
 mod faults;
 mod fhir;
-mod form;
 mod format;
 mod foundations;
-mod held;
 #[cfg(test)]
-mod hostile;
+mod invalid_bodies;
 mod json;
-#[cfg(test)]
-mod lab;
 mod local_time;
+#[cfg(test)]
+mod loopback;
 mod markup;
 mod parameters;
 mod peer;
 mod people;
+mod profile_rules;
 #[cfg(test)]
 mod profiles;
 mod register;
@@ -53,6 +52,7 @@ mod seed;
 mod serving;
 mod shape;
 mod slots;
+mod state;
 mod store;
 mod token;
 mod wire;
@@ -74,7 +74,7 @@ pub use local_time::day;
 pub use people::{InventedPerson, Registration, people};
 pub use scripts::Script;
 pub use seed::{Seed, SeedError};
-pub use serving::Serving;
+pub use serving::ServeOptions;
 
 /// A practice to be simulated.
 #[derive(Debug, Clone)]
@@ -105,14 +105,14 @@ impl SimulatedPractice {
 
 /// Several practices behind one listener, distinguished by their base paths.
 pub struct SimulatedProvider {
-    surgeries: Vec<PracticeStore>,
+    practices: Vec<PracticeStore>,
     received: Mutex<VecDeque<ReceivedRequest>>,
-    arrived: AtomicU64,
+    request_count: AtomicU64,
     scripts: Scripts,
     clock: Clock,
 }
 
-/// A request as it arrived, kept so that tests can check what was sent to the provider.
+/// A request as it arrived, recorded so that tests can check what was sent to the provider.
 #[derive(Debug, Clone)]
 pub struct ReceivedRequest {
     /// The request's method.
@@ -125,16 +125,16 @@ pub struct ReceivedRequest {
     pub body: Bytes,
     /// Time of arrival, by the simulator's clock.
     pub at: Timestamp,
-    /// Practice whose base path the target begins with, if there is one.
+    /// Practice with the base path that the target begins with, if there is one.
     pub ods: Option<OdsCode>,
     /// Status of the response, or `None` if there was none.
     pub status: Option<StatusCode>,
     number: u64,
 }
 
-/// A practice and its store; the lock is held while an interaction is performed and committed.
+/// A practice and its store; the store stays locked while an interaction is performed and committed.
 struct PracticeStore {
-    practice: SimulatedPractice,
+    settings: SimulatedPractice,
     store: Mutex<Store>,
 }
 
@@ -145,30 +145,31 @@ struct Call<'a> {
     parameters: Parameters,
     headers: &'a HeaderMap,
     body: &'a [u8],
-    sent: Option<ResourceFormat>,
+    /// Format of the body; `None` without a `Content-Type`.
+    body_format: Option<ResourceFormat>,
     now: Timestamp,
 }
 
 impl Call<'_> {
     /// Parses the body without checking that it is a FHIR resource.
-    fn unjudged(&self) -> Result<Value, ReplyFault> {
-        let unsaid =
+    fn parsed_body(&self) -> Result<Value, ReplyFault> {
+        let missing =
             || ReplyFault::new(SpineErrorCode::UnsupportedMediaType, "Content-Type is missing");
-        self.sent.ok_or_else(unsaid)?.read(self.body)
+        self.body_format.ok_or_else(missing)?.read(self.body)
     }
 
     /// Parses the body and checks that it is a FHIR resource.
     fn resource(&self) -> Result<Map<String, Value>, ReplyFault> {
-        judged(self.unjudged()?)
+        checked_resource(self.parsed_body()?)
     }
 }
 
 /// Returns the value as a FHIR resource, or a fault that names its first flaw.
-fn judged(sent: Value) -> Result<Map<String, Value>, ReplyFault> {
+fn checked_resource(sent: Value) -> Result<Map<String, Value>, ReplyFault> {
     match (shape::fault(&sent), sent) {
         (None, Value::Object(resource)) => Ok(resource),
         (Some(fault), _) => Err(ReplyFault::resource(fault)),
-        (None, _) => Err(ReplyFault::resource("the body is no resource")),
+        (None, _) => Err(ReplyFault::resource("the body is not a resource")),
     }
 }
 
@@ -178,9 +179,9 @@ const RECEIVED_MAX: usize = 100;
 const RECEIVED_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 impl SimulatedProvider {
-    /// Opens practices with patients, practitioners and free slots from the day after `now` on.
+    /// Opens practices with patients, practitioners and free slots from the day after `now`.
     ///
-    /// With a file, data that it already holds are kept, and each change is on disk before the request
+    /// With a file, the data already in it are kept, and each change is on disk before the request
     /// that makes it is answered.
     ///
     /// # Errors
@@ -193,25 +194,25 @@ impl SimulatedProvider {
         let disk = file.map(DiskStore::open).transpose()?.map(Arc::new);
         let open = |practice: SimulatedPractice| {
             let store = Store::open(practice.clone(), disk.clone(), now)?;
-            Ok(PracticeStore { practice, store: Mutex::new(store) })
+            Ok(PracticeStore { settings: practice, store: Mutex::new(store) })
         };
-        let mut surgeries = practices.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
-        surgeries.sort_by_key(|surgery| std::cmp::Reverse(surgery.practice.base_path.len()));
-        Ok(Self::of(surgeries))
+        let mut practices = practices.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        practices.sort_by_key(|practice| std::cmp::Reverse(practice.settings.base_path.len()));
+        Ok(Self::with_practices(practices))
     }
 
     /// Opens practices in memory; their data are lost when the provider is dropped.
     #[must_use]
     pub fn new(practices: Vec<SimulatedPractice>, now: Timestamp) -> Self {
         // Only a file can fail.
-        Self::open(practices, None, now).unwrap_or_else(|_| Self::of(Vec::new()))
+        Self::open(practices, None, now).unwrap_or_else(|_| Self::with_practices(Vec::new()))
     }
 
-    fn of(surgeries: Vec<PracticeStore>) -> Self {
+    fn with_practices(practices: Vec<PracticeStore>) -> Self {
         Self {
-            surgeries,
+            practices,
             received: Mutex::default(),
-            arrived: AtomicU64::default(),
+            request_count: AtomicU64::default(),
             scripts: Scripts::default(),
             clock: Clock::default(),
         }
@@ -223,8 +224,8 @@ impl SimulatedProvider {
     /// Returns an error if the file cannot be written.
     pub fn reset(&self, ods: Option<&OdsCode>, now: Timestamp) -> Result<usize, DiskStoreError> {
         let mut count = 0;
-        for surgery in self.surgeries.iter().filter(|surgery| surgery.is_of(ods)) {
-            lock(&surgery.store).reset(now)?;
+        for practice in self.practices.iter().filter(|practice| practice.is_of(ods)) {
+            lock(&practice.store).reset(now)?;
             count += 1;
         }
         Ok(count)
@@ -233,10 +234,10 @@ impl SimulatedProvider {
     /// Returns every appointment of one practice, or of all, as a JSON list of `{ods, appointment}`.
     #[must_use]
     pub fn bookings(&self, ods: Option<&OdsCode>) -> Value {
-        let surgeries = self.surgeries.iter().filter(|surgery| surgery.is_of(ods));
-        let bookings = surgeries.flat_map(|surgery| {
-            let store = lock(&surgery.store);
-            let ods = &surgery.practice.ods;
+        let practices = self.practices.iter().filter(|practice| practice.is_of(ods));
+        let bookings = practices.flat_map(|practice| {
+            let store = lock(&practice.store);
+            let ods = &practice.settings.ods;
             let bookings = store.bookings().values();
             bookings
                 .map(|booking| json!({ "ods": ods, "appointment": booking.resource }))
@@ -257,21 +258,21 @@ impl SimulatedProvider {
     /// Answers one request without remembering it.
     fn carry_out(&self, head: &Parts, body: &[u8], now: Timestamp) -> Response<Bytes> {
         let parameters = Parameters::parse(head.uri.query().unwrap_or_default());
-        let wanted = format::wanted(&head.headers, parameters.as_ref().ok());
-        let format = wanted.as_ref().copied().unwrap_or(ResourceFormat::Json);
-        let reply = wanted.and_then(|_| self.reply((head, parameters?), body, now));
+        let accepted = format::response_format(&head.headers, parameters.as_ref().ok());
+        let format = accepted.as_ref().copied().unwrap_or(ResourceFormat::Json);
+        let reply = accepted.and_then(|_| self.reply(head, parameters?, body, now));
         let reply = reply.unwrap_or_else(ReplyFault::into_reply);
-        let reply = reply.below(|| self.root(head));
+        let reply = reply.with_service_root(|| self.service_root(head));
         let minimal = head.method != Method::GET && prefers_minimal(&head.headers);
-        format.response(reply, minimal, format::takes_gzip(&head.headers))
+        format.response(reply, minimal, format::accepts_gzip(&head.headers))
     }
 
     /// Returns the service root as the request names it, or `None` without a `Host` header.
-    fn root(&self, head: &Parts) -> Option<String> {
+    fn service_root(&self, head: &Parts) -> Option<String> {
         let host = head.headers.get("host")?.to_str().ok()?;
-        let (surgery, _) = self.find(head.uri.path())?;
-        let scheme = if head.extensions.get::<Plain>().is_some() { "http" } else { "https" };
-        Some(format!("{scheme}://{host}{}", surgery.practice.base_path))
+        let (practice, _) = self.find(head.uri.path())?;
+        let scheme = if head.extensions.get::<WithoutTls>().is_some() { "http" } else { "https" };
+        Some(format!("{scheme}://{host}{}", practice.settings.base_path))
     }
 
     /// Returns the latest requests, oldest first: at most 100, with at most 8 MiB of bodies.
@@ -282,7 +283,7 @@ impl SimulatedProvider {
 
     /// Remembers a request; returns its number for [`SimulatedProvider::note_status`].
     fn remember(&self, head: &Parts, body: &[u8], now: Timestamp) -> u64 {
-        let number = self.arrived.fetch_add(1, Ordering::Relaxed);
+        let number = self.request_count.fetch_add(1, Ordering::Relaxed);
         let mut received = lock(&self.received);
         let bytes =
             |all: &VecDeque<ReceivedRequest>| all.iter().map(|one| one.body.len()).sum::<usize>();
@@ -297,7 +298,7 @@ impl SimulatedProvider {
             headers: head.headers.clone(),
             body: Bytes::copy_from_slice(body),
             at: now,
-            ods: self.find(head.uri.path()).map(|(surgery, _)| surgery.practice.ods.clone()),
+            ods: self.find(head.uri.path()).map(|(practice, _)| practice.settings.ods.clone()),
             status: None,
             number,
         });
@@ -312,7 +313,7 @@ impl SimulatedProvider {
         }
     }
 
-    /// Forgets the remembered requests; returns how many there were.
+    /// Forgets the remembered requests; returns their number.
     fn forget(&self) -> usize {
         std::mem::take(&mut *lock(&self.received)).len()
     }
@@ -323,31 +324,34 @@ impl SimulatedProvider {
     /// Returns an error if the practice is unknown, the script is invalid, or the practice already has
     /// 20 scripts.
     pub fn script(&self, ods: &OdsCode, script: Script) -> Result<(), FaultWordsError> {
-        if !self.knows(ods) {
-            return Err(FaultWordsError::new(format!("no practice is called {ods}")));
+        if !self.has_practice(ods) {
+            return Err(FaultWordsError::new(format!(
+                "there is no simulated practice with the ODS code {ods}"
+            )));
         }
         self.scripts.add(ods, script)
     }
 
-    fn knows(&self, ods: &OdsCode) -> bool {
-        self.surgeries.iter().any(|surgery| surgery.practice.ods == *ods)
+    fn has_practice(&self, ods: &OdsCode) -> bool {
+        self.practices.iter().any(|practice| practice.settings.ods == *ods)
     }
 
     fn reply(
         &self,
-        (head, parameters): (&Parts, Parameters),
+        head: &Parts,
+        parameters: Parameters,
         body: &[u8],
         now: Timestamp,
     ) -> InteractionResult {
-        let (surgery, rest) = self.find(head.uri.path()).ok_or_else(|| {
+        let (practice, rest) = self.find(head.uri.path()).ok_or_else(|| {
             ReplyFault::new(SpineErrorCode::NoRecordFound, "no practice has this path")
         })?;
-        let interaction = surgery.judge(head, rest)?;
+        let interaction = practice.judge(head, rest)?;
         token::judge(&head.headers, interaction, Timestamp::now())?;
-        if surgery.practice.switched_off && !interaction.id.ends_with("rest:read:metadata-1") {
+        if practice.settings.switched_off && !interaction.id.ends_with("rest:read:metadata-1") {
             return Err(ReplyFault::new(
                 SpineErrorCode::AccessDenied,
-                "GP Connect is switched off here",
+                "GP Connect is switched off at this practice",
             ));
         }
         let call = Call {
@@ -356,35 +360,35 @@ impl SimulatedProvider {
             parameters,
             headers: &head.headers,
             body,
-            sent: format::sent(&head.headers)?,
+            body_format: format::request_format(&head.headers)?,
             now,
         };
-        let mut store = lock(&surgery.store);
-        store.roll_on(now).map_err(|error| internal(&error))?;
+        let mut store = lock(&practice.store);
+        store.extend_slots(now).map_err(|error| store_fault(&error))?;
         let mut reply = perform(&store, &call)?;
-        store.commit(reply.take_changes()).map_err(|error| internal(&error))?;
+        store.commit(reply.take_changes()).map_err(|error| store_fault(&error))?;
         Ok(reply)
     }
 
-    /// Returns the practice with the longest base path that begins `path`, and the rest of the path.
+    /// Returns the practice with the longest base path that is a prefix of `path`, and the rest of the path.
     fn find<'a>(&self, path: &'a str) -> Option<(&PracticeStore, &'a str)> {
-        self.surgeries.iter().find_map(|surgery| {
-            let rest = path.strip_prefix(surgery.practice.base_path.as_str())?;
-            rest.starts_with('/').then_some((surgery, rest))
+        self.practices.iter().find_map(|practice| {
+            let rest = path.strip_prefix(practice.settings.base_path.as_str())?;
+            rest.starts_with('/').then_some((practice, rest))
         })
     }
 }
 
 impl PracticeStore {
     fn is_of(&self, ods: Option<&OdsCode>) -> bool {
-        ods.is_none_or(|ods| *ods == self.practice.ods)
+        ods.is_none_or(|ods| *ods == self.settings.ods)
     }
 
     /// Spec: every request has the four `Ssp-` headers and a token, and makes the interaction it names.
     fn judge(&self, head: &Parts, rest: &str) -> Result<&'static Interaction, ReplyFault> {
         header(&head.headers, "Ssp-TraceID")?;
         header(&head.headers, "Ssp-From")?;
-        if header(&head.headers, "Ssp-To")? != self.practice.asid.as_str() {
+        if header(&head.headers, "Ssp-To")? != self.settings.asid.as_str() {
             return Err(ReplyFault::bad_request("Ssp-To header does not match ASID of system"));
         }
         let named = header(&head.headers, "Ssp-InteractionID")?;
@@ -406,17 +410,18 @@ fn is_blank(interaction: &Interaction, rest: &str) -> bool {
 
 /// Marks a request that came without TLS.
 #[derive(Debug, Clone, Copy)]
-struct Plain;
+struct WithoutTls;
 
 fn prefers_minimal(headers: &HeaderMap) -> bool {
     let all = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
     all.flat_map(|value| value.split([',', ';'])).any(|one| one.trim() == "return=minimal")
 }
 
-/// Returns a fault as a response in the format that the request wants.
-fn refusal(head: &Parts, fault: ReplyFault) -> Response<Bytes> {
+/// Returns a fault as a response in the format that the request accepts.
+fn fault_response(head: &Parts, fault: ReplyFault) -> Response<Bytes> {
     let parameters = Parameters::parse(head.uri.query().unwrap_or_default()).ok();
-    let format = format::wanted(&head.headers, parameters.as_ref()).unwrap_or(ResourceFormat::Json);
+    let format =
+        format::response_format(&head.headers, parameters.as_ref()).unwrap_or(ResourceFormat::Json);
     format.response(fault.into_reply(), false, false)
 }
 
@@ -431,7 +436,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Result<&'a str, ReplyFault>
         .ok_or_else(|| ReplyFault::bad_request(format!("{name} header missing")))
 }
 
-fn internal(error: &DiskStoreError) -> ReplyFault {
+fn store_fault(error: &DiskStoreError) -> ReplyFault {
     tracing::error!(
         %error,
         "the simulator's store could not be written; the request is answered with status 500"
@@ -460,7 +465,7 @@ fn perform(store: &Store, call: &Call<'_>) -> InteractionResult {
         "operation:gpc.registerpatient-1" => register::register(store, call),
         _ => Err(ReplyFault::new(
             SpineErrorCode::NotImplemented,
-            "the simulator does not answer this yet",
+            "the simulator does not implement this interaction",
         )),
     }
 }

@@ -37,12 +37,19 @@ pub(super) fn text(at: Timestamp) -> String {
     local(at).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
 }
 
+/// A period of time, from its first instant to the instant at which it is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TimePeriod {
+    pub(super) start: Timestamp,
+    pub(super) end: Timestamp,
+}
+
 /// Returns true if the text is the pattern with each `0` replaced by a digit.
-pub(super) fn is_shaped(text: &str, pattern: &str) -> bool {
+pub(super) fn has_pattern(text: &str, pattern: &str) -> bool {
     text.len() == pattern.len()
-        && text.bytes().zip(pattern.bytes()).all(|(byte, wanted)| match wanted {
+        && text.bytes().zip(pattern.bytes()).all(|(byte, expected)| match expected {
             b'0' => byte.is_ascii_digit(),
-            _ => byte == wanted,
+            _ => byte == expected,
         })
 }
 
@@ -52,7 +59,7 @@ mod tests {
 
     #[test]
     fn times_carry_the_offset_of_their_day() {
-        for (at, shown) in [
+        for (at, expected) in [
             ("2026-01-05T09:00:00Z", "2026-01-05T09:00:00+00:00"),
             ("2026-03-29T00:59:59Z", "2026-03-29T00:59:59+00:00"),
             ("2026-03-29T01:00:00Z", "2026-03-29T02:00:00+01:00"),
@@ -60,7 +67,7 @@ mod tests {
             ("2026-10-25T00:59:59Z", "2026-10-25T01:59:59+01:00"),
             ("2026-10-25T01:00:00Z", "2026-10-25T01:00:00+00:00"),
         ] {
-            assert_eq!(text(at.parse().unwrap()), shown);
+            assert_eq!(text(at.parse().unwrap()), expected);
         }
     }
 

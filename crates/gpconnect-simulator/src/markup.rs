@@ -47,7 +47,7 @@ pub(super) fn attributes(start: &BytesStart<'_>) -> Result<Vec<(String, String)>
         let attribute = attribute.map_err(|_| MALFORMED)?;
         let value = attribute.normalized_value(XmlVersion::Explicit1_0).map_err(|_| MALFORMED)?;
         let name = attribute.key.0;
-        let twice = all.iter().any(|(known, _)| known == name);
+        let twice = all.iter().any(|(earlier, _)| earlier == name);
         if twice || !is_name(name) || attribute.value.contains('<') || !value.chars().all(is_char) {
             return Err(MALFORMED);
         }
@@ -64,14 +64,14 @@ fn is_spaced(attributes: &str) -> bool {
     let mut quote = None;
     let mut closed = false;
     attributes.chars().all(|char| {
-        let kept = !closed || char.is_ascii_whitespace();
+        let is_allowed = !closed || char.is_ascii_whitespace();
         closed = quote == Some(char);
         match quote {
             Some(_) if closed => quote = None,
             None if matches!(char, '"' | '\'') => quote = Some(char),
             Some(_) | None => {}
         }
-        kept
+        is_allowed
     })
 }
 
@@ -84,7 +84,7 @@ fn is_name(name: &str) -> bool {
 /// Returns the flaw of a narrative's markup, which must be one `div` of XHTML, if any.
 pub(super) fn div_fault(text: &str) -> Option<&'static str> {
     if !text.chars().all(is_char) {
-        return Some("holds a character that has no place");
+        return Some("has a character that is not allowed");
     }
     judge_div(text.trim_ascii()).err()
 }
@@ -94,11 +94,11 @@ fn judge_div(text: &str) -> Result<(), &'static str> {
     let mut depth: usize = 0;
     let mut begun = false;
     loop {
-        let (known, event) = next(&mut reader, XHTML)?;
+        let (is_xhtml, event) = next(&mut reader, XHTML)?;
         match event {
             Event::Start(start) => {
-                if depth == 0 && (begun || start.name().0 != "div") || !known {
-                    return Err("is not one div that says it is XHTML");
+                if depth == 0 && (begun || start.name().0 != "div") || !is_xhtml {
+                    return Err("is not exactly one div in the XHTML namespace");
                 }
                 judge_tag(&start)?;
                 begun = true;
@@ -106,7 +106,7 @@ fn judge_div(text: &str) -> Result<(), &'static str> {
             }
             Event::End(_) => depth = depth.saturating_sub(1),
             Event::Eof if begun && depth == 0 => return Ok(()),
-            _ if depth == 0 => return Err("is not one div that says it is XHTML"),
+            _ if depth == 0 => return Err("is not exactly one div in the XHTML namespace"),
             Event::Text(text) if !text.contains("]]>") => {}
             Event::GeneralRef(name) if is_reference(&name) => {}
             Event::CData(_) | Event::Comment(_) => {}
@@ -115,7 +115,7 @@ fn judge_div(text: &str) -> Result<(), &'static str> {
             | Event::Empty(_)
             | Event::Decl(_)
             | Event::PI(_)
-            | Event::DocType(_) => return Err("holds what has no place in a narrative"),
+            | Event::DocType(_) => return Err("has markup that is not allowed in a narrative"),
         }
         if depth > DIV_DEPTH_MAX {
             return Err("is more than 32 levels deep");
@@ -134,7 +134,7 @@ fn judge_tag(start: &BytesStart<'_>) -> Result<(), &'static str> {
     if ACTIVE.contains(&start.name().0)
         || attributes(start)?.iter().any(|(name, _)| name.starts_with("on"))
     {
-        return Err("holds what has no place in a narrative");
+        return Err("has markup that is not allowed in a narrative");
     }
     let attributes = attributes(start)?;
     if is_name(start.name().0) && attributes.iter().all(|(name, _)| plain(name)) {

@@ -3,7 +3,7 @@
 use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan};
 
-use super::local_time::{self, is_shaped};
+use super::local_time::{self, has_pattern};
 use super::reply::ReplyFault;
 
 /// The parameters of a search in the order they were sent.
@@ -19,7 +19,9 @@ impl Parameters {
             Some((decoded(name)?, decoded(value)?))
         });
         let pairs: Option<Vec<_>> = pairs.collect();
-        pairs.map(Self).ok_or_else(|| ReplyFault::bad_request("the query holds a broken escape"))
+        pairs
+            .map(Self)
+            .ok_or_else(|| ReplyFault::bad_request("the query has an invalid percent escape"))
     }
 
     /// Returns all values of one parameter.
@@ -29,7 +31,7 @@ impl Parameters {
     }
 
     /// Returns true if the parameter was sent with this value.
-    pub(super) fn holds(&self, name: &str, value: &str) -> bool {
+    pub(super) fn contains(&self, name: &str, value: &str) -> bool {
         self.all(name).contains(&value)
     }
 
@@ -68,13 +70,14 @@ pub(super) enum DateBound {
 impl DateBound {
     /// Parses a prefix and a date or time, such as `ge2026-03-25` for the prefix `ge`.
     pub(super) fn parse(value: &str, prefix: &str) -> Result<Self, ReplyFault> {
-        let fault =
-            || ReplyFault::parameter(format!("{value:?} is not {prefix} and a date or time"));
+        let fault = || {
+            ReplyFault::parameter(format!("{value:?} is not {prefix} followed by a date or a time"))
+        };
         let text = value.strip_prefix(prefix).ok_or_else(fault)?;
-        if is_shaped(text, "0000-00-00") {
+        if has_pattern(text, "0000-00-00") {
             return text.parse().map(Self::Day).map_err(|_| fault());
         }
-        if !is_shaped(text, "0000-00-00T00:00:00+00:00") {
+        if !has_pattern(text, "0000-00-00T00:00:00+00:00") {
             return Err(fault());
         }
         let at: Timestamp = text.parse().map_err(|_| fault())?;
@@ -90,16 +93,16 @@ impl DateBound {
         }
     }
 
-    /// Returns the first instant of a range that begins here.
-    pub(super) fn first(self) -> Timestamp {
+    /// Returns the first instant of a range that begins with this bound.
+    pub(super) fn range_start(self) -> Timestamp {
         match self {
             Self::Day(day) => local_time::instant(day, 0, 0).unwrap_or(Timestamp::MAX),
             Self::Instant(at) => at,
         }
     }
 
-    /// Returns the instant at which a range that ends here is over.
-    pub(super) fn last(self) -> Timestamp {
+    /// Returns the instant at which a range that ends with this bound is over.
+    pub(super) fn range_end(self) -> Timestamp {
         match self {
             Self::Day(day) => day
                 .checked_add(1.day())
@@ -120,7 +123,7 @@ mod tests {
         let query = Parameters::parse("a=1%2B2&a=1+2&b=x%7Cy&_include:recurse=S%3AL&c").unwrap();
         assert_eq!(query.all("a"), ["1+2", "1+2"]);
         assert_eq!(query.one("b").unwrap(), "x|y");
-        assert!(query.holds("_include:recurse", "S:L"));
+        assert!(query.contains("_include:recurse", "S:L"));
         assert_eq!(query.one("c").unwrap(), "");
         assert!(query.one("a").is_err());
         assert!(query.one("d").is_err());
@@ -159,6 +162,6 @@ mod tests {
     #[test]
     fn a_day_ends_when_the_next_begins() {
         let short = DateBound::parse("le2026-03-29", "le").unwrap();
-        assert_eq!((short.last() - short.first()).get_seconds(), 23 * 3600);
+        assert_eq!((short.range_end() - short.range_start()).get_seconds(), 23 * 3600);
     }
 }

@@ -9,33 +9,33 @@ use spine_types::CertificateName;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PeerRefusal {
     /// Client certificate without any of the expected names.
-    Stranger,
+    UnexpectedName,
     /// Missing client certificate.
-    Nameless,
+    NoCertificate,
 }
 
 impl PeerRefusal {
     /// Returns the status, as `nginx` uses it, and the diagnostics.
-    pub(super) fn answer(self) -> (u16, &'static str) {
+    pub(super) fn status_and_diagnostics(self) -> (u16, &'static str) {
         match self {
-            Self::Stranger => (495, "the client certificate has none of the names expected here"),
-            Self::Nameless => (496, "a client certificate is needed here"),
+            Self::UnexpectedName => (495, "the client certificate has none of the expected names"),
+            Self::NoCertificate => (496, "a client certificate is required"),
         }
     }
 }
 
 /// Checks the certificates that a client has presented; an empty `peers` admits every client.
 pub(super) fn judge(
-    shown: Option<&[CertificateDer<'_>]>,
+    presented: Option<&[CertificateDer<'_>]>,
     peers: &[CertificateName],
 ) -> Result<(), PeerRefusal> {
     if peers.is_empty() {
         return Ok(());
     }
-    let leaf = shown.and_then(<[_]>::first).ok_or(PeerRefusal::Nameless)?;
-    let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| PeerRefusal::Stranger)?;
+    let leaf = presented.and_then(<[_]>::first).ok_or(PeerRefusal::NoCertificate)?;
+    let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| PeerRefusal::UnexpectedName)?;
     let expected = |name: &&str| peers.iter().any(|peer| peer.as_str().eq_ignore_ascii_case(name));
-    names(&leaf).iter().any(expected).then_some(()).ok_or(PeerRefusal::Stranger)
+    names(&leaf).iter().any(expected).then_some(()).ok_or(PeerRefusal::UnexpectedName)
 }
 
 /// Returns the DNS names of a certificate, or its common names if it has none.
@@ -67,17 +67,17 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_known_by_its_dns_names_and_by_its_common_name_without_any() {
+    fn names_are_dns_names_or_without_any_the_common_name() {
         let peers = ["proxy.test".parse().unwrap(), "spare.test".parse().unwrap()];
-        let shown = |certificate: CertificateDer<'static>| judge(Some(&[certificate]), &peers);
-        assert_eq!(shown(made(&["other.test", "Spare.TEST"], "x")), Ok(()));
-        assert_eq!(shown(made(&[], "Proxy.Test")), Ok(()));
-        assert_eq!(shown(made(&["192.0.2.1"], "proxy.test")), Ok(()));
-        assert_eq!(shown(made(&["other.test"], "proxy.test")), Err(PeerRefusal::Stranger));
-        assert_eq!(shown(made(&[], "other.test")), Err(PeerRefusal::Stranger));
-        assert_eq!(shown(CertificateDer::from(vec![1, 2, 3])), Err(PeerRefusal::Stranger));
-        assert_eq!(judge(Some(&[]), &peers), Err(PeerRefusal::Nameless));
-        assert_eq!(judge(None, &peers), Err(PeerRefusal::Nameless));
+        let checked = |certificate: CertificateDer<'static>| judge(Some(&[certificate]), &peers);
+        assert_eq!(checked(made(&["other.test", "Spare.TEST"], "x")), Ok(()));
+        assert_eq!(checked(made(&[], "Proxy.Test")), Ok(()));
+        assert_eq!(checked(made(&["192.0.2.1"], "proxy.test")), Ok(()));
+        assert_eq!(checked(made(&["other.test"], "proxy.test")), Err(PeerRefusal::UnexpectedName));
+        assert_eq!(checked(made(&[], "other.test")), Err(PeerRefusal::UnexpectedName));
+        assert_eq!(checked(CertificateDer::from(vec![1, 2, 3])), Err(PeerRefusal::UnexpectedName));
+        assert_eq!(judge(Some(&[]), &peers), Err(PeerRefusal::NoCertificate));
+        assert_eq!(judge(None, &peers), Err(PeerRefusal::NoCertificate));
         assert_eq!(judge(None, &[]), Ok(()));
     }
 }

@@ -1,4 +1,4 @@
-//! Invented people: patients of every practice, and people known only to the national register.
+//! Invented people: patients of every practice, and people only in the national register.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,8 @@ pub struct InventedPerson {
     /// Birth date as `yyyy-MM-dd`.
     pub birth_date: String,
     /// Registration at the practice and in the national register.
-    pub standing: Registration,
+    #[serde(rename = "standing")]
+    pub registration: Registration,
 }
 
 /// Registration of a person at the practice and in the simulated national register.
@@ -32,13 +33,13 @@ pub enum Registration {
     Inactive,
     /// A patient of the practice who has died: no search finds them.
     Deceased,
-    /// A patient of the practice whose record is sensitive: no search finds them.
+    /// A patient of the practice with a sensitive record: no search finds them.
     Sensitive,
-    /// A person known only to the national register, who can be registered at the practice.
+    /// A person only in the national register, who can be registered at the practice.
     Unregistered,
     /// A person who has died, according to the national register.
     DeceasedElsewhere,
-    /// A person whose record is sensitive, according to the national register.
+    /// A person with a sensitive record, according to the national register.
     SensitiveElsewhere,
     /// An NHS number that has been replaced by another, according to the national register.
     Superseded,
@@ -75,7 +76,7 @@ pub fn people() -> Vec<InventedPerson> {
         given: row.1.to_owned(),
         gender: row.2.to_owned(),
         birth_date: row.3.to_owned(),
-        standing: row.4,
+        registration: row.4,
     };
     with_number.map(person).collect()
 }
@@ -83,13 +84,13 @@ pub fn people() -> Vec<InventedPerson> {
 impl Registration {
     /// Returns true if consumers can find the person at the practice.
     #[must_use]
-    pub const fn is_to_be_found(self) -> bool {
+    pub const fn is_visible_to_consumers(self) -> bool {
         matches!(self, Self::Registered | Self::Temporary)
     }
 
     /// Returns true if the practice has a record of the person.
     #[must_use]
-    pub const fn is_here(self) -> bool {
+    pub const fn has_practice_record(self) -> bool {
         matches!(
             self,
             Self::Registered | Self::Temporary | Self::Inactive | Self::Deceased | Self::Sensitive
@@ -136,7 +137,8 @@ mod tests {
         let people = people();
         assert!(people.iter().all(|person| is_nhs_number(&person.nhs_number)));
         assert!(people.iter().all(|person| person.nhs_number.starts_with("999")));
-        let here = people.iter().take_while(|person| person.standing.is_here()).count();
-        assert!(people.iter().skip(here).all(|person| !person.standing.is_here()));
+        let here =
+            people.iter().take_while(|person| person.registration.has_practice_record()).count();
+        assert!(people.iter().skip(here).all(|person| !person.registration.has_practice_record()));
     }
 }

@@ -217,15 +217,15 @@ fn faults(resource: &Value) -> Vec<String> {
     if kind == "CapabilityStatement" {
         return Vec::new();
     }
-    let Some(known) = PROFILES.iter().find(|profile| profile.kind == kind) else {
-        return vec![format!("{kind:?} is not answered here")];
+    let Some(expected) = PROFILES.iter().find(|profile| profile.kind == kind) else {
+        return vec![format!("{kind:?} has no profile")];
     };
     let mut faults = Vec::new();
     let named = items(resource, "/meta/profile");
-    if named != [json!(profile(known.name))] {
+    if named != [json!(profile(expected.name))] {
         faults.push(format!("{kind}: profile {named:?}"));
     }
-    for place in known.required {
+    for place in expected.required {
         let list = place.split_once("/*").map(|(list, _)| list);
         let empty = list.is_some_and(|list| items(resource, list).is_empty());
         let optional = *place == "/identifier/*/system" && kind == "Appointment";
@@ -233,18 +233,18 @@ fn faults(resource: &Value) -> Vec<String> {
             faults.push(format!("{kind}: {place} is missing"));
         }
     }
-    for place in known.forbidden {
+    for place in expected.forbidden {
         if at(resource, place).iter().any(Option::is_some) {
             faults.push(format!("{kind}: {place} is forbidden"));
         }
     }
     for extension in items(resource, "/extension") {
         let url = text(extension, "/url").unwrap_or_default();
-        if !known.extensions.iter().any(|name| profile(name) == url) {
+        if !expected.extensions.iter().any(|name| profile(name) == url) {
             faults.push(format!("{kind}: extension {url}"));
         }
     }
-    for (place, codes) in known.codes {
+    for (place, codes) in expected.codes {
         for code in at(resource, place).into_iter().flatten() {
             if !code.as_str().is_some_and(|code| codes.contains(&code)) {
                 faults.push(format!("{kind}: {place} is {code}"));
@@ -257,14 +257,14 @@ fn faults(resource: &Value) -> Vec<String> {
     faults
 }
 
-/// Asserts that the resource satisfies its profile and FHIR.
-fn holds(resource: &Value) {
+/// Asserts that the resource satisfies FHIR and its profile.
+fn assert_valid(resource: &Value) {
     assert_eq!(faults(resource), Vec::<String>::new(), "{resource:#}");
     assert_eq!(super::shape::fault(resource), None, "{resource:#}");
 }
 
 #[test]
-fn every_resource_of_the_seed_has_the_form_of_its_profile() {
+fn every_resource_of_the_seed_satisfies_its_profile() {
     let stage = Stage::new();
     let filters = "searchFilter=https://fhir.nhs.uk/Id/ods-organization-code%7CA00001\
         &searchFilter=https://fhir.nhs.uk/STU3/CodeSystem/GPConnect-OrganisationType-1%7Curgent-care\
@@ -281,14 +281,14 @@ fn every_resource_of_the_seed_has_the_form_of_its_profile() {
         let (status, _, bundle) = stage.get("search:slot-1", &path);
         assert_eq!(status, 200);
         slots += of_type(&bundle, "Slot").len();
-        holds(&bundle);
+        assert_valid(&bundle);
     }
     assert!(slots > 1500, "{slots}");
     for person in people() {
         let (status, _, found) =
             stage.get("search:patient-1", &Stage::patient_by(&person.nhs_number));
         assert_eq!(status, 200);
-        holds(&found);
+        assert_valid(&found);
     }
     for (short, path) in [
         ("read:patient-1", "/Patient/1"),
@@ -299,12 +299,12 @@ fn every_resource_of_the_seed_has_the_form_of_its_profile() {
     ] {
         let (status, _, read) = stage.get(short, path);
         assert_eq!(status, 200, "{path}");
-        holds(&read);
+        assert_valid(&read);
     }
 }
 
 #[test]
-fn every_appointment_has_the_form_of_its_profile_whatever_becomes_of_it() {
+fn every_booked_or_cancelled_appointment_satisfies_its_profile() {
     let stage = Stage::new();
     let slots = stage.free_slots();
     for (at, slot) in slots.iter().take(40).enumerate() {
@@ -315,23 +315,23 @@ fn every_appointment_has_the_form_of_its_profile_whatever_becomes_of_it() {
         body["participant"][1]["actor"]["reference"] = json!(location);
         let (status, _, booked) = stage.book(&body);
         assert_eq!(status, 201, "{booked}");
-        holds(&booked);
+        assert_valid(&booked);
         let id = text(&booked, "/id").unwrap();
         let (status, _, cancelled) =
             stage.put("cancel", id, None, &Stage::cancelled(&booked, "patient asked"));
         assert_eq!(status, 200, "{cancelled}");
-        holds(&cancelled);
+        assert_valid(&cancelled);
     }
     for patient in ["1", "2", "3", "4"] {
         let (status, _, found) = stage.retrieve(patient);
         assert_eq!(status, 200);
         assert!(!of_type(&found, "Appointment").is_empty());
-        holds(&found);
+        assert_valid(&found);
     }
 }
 
 #[test]
-fn every_fault_has_the_form_of_its_profile() {
+fn every_fault_satisfies_its_profile() {
     let stage = Stage::new();
     for (short, path) in [
         ("read:patient-1", "/Patient/99"),
@@ -345,8 +345,8 @@ fn every_fault_has_the_form_of_its_profile() {
         ("search:patient-1", "/Patient?identifier=https://x.example/%7C1"),
         ("read:metadata-1", "/metadatas"),
     ] {
-        let (status, _, told) = stage.get(short, path);
+        let (status, _, response) = stage.get(short, path);
         assert!(status >= 400, "{path}");
-        holds(&told);
+        assert_valid(&response);
     }
 }

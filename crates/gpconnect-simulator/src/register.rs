@@ -3,9 +3,9 @@
 use jiff::civil::Date;
 use serde_json::Value;
 
-use super::held::{Change, Patient};
 use super::people::{InventedPerson, Registration, is_nhs_number};
-use super::reply::{InteractionResult, ReplyFault, ResourceReply, SpineErrorCode, rule};
+use super::reply::{InteractionResult, ReplyFault, ResourceReply, SpineErrorCode, require};
+use super::state::{Change, Patient};
 use super::store::{ORGANISATION, Store};
 use super::{Call, codes, fhir};
 
@@ -32,19 +32,19 @@ pub(super) fn register(store: &Store, call: &Call<'_>) -> InteractionResult {
     if store.is_patient(nhs_number) {
         return Err(ReplyFault::new(
             SpineErrorCode::DuplicateRejected,
-            "the patient is registered here already",
+            "the patient is already registered at this practice",
         ));
     }
     let gender = fhir::text(sent, "/gender").unwrap_or("unknown");
-    rule(codes::GENDERS.contains(&gender), "the gender is none that FHIR knows")?;
+    require(codes::GENDERS.contains(&gender), "the gender is not a code of FHIR")?;
     let traced = trace(store, nhs_number)?;
     if !traced.family.eq_ignore_ascii_case(family) {
-        return Err(ReplyFault::bad_request("the family name is not the one that is traced"));
+        return Err(ReplyFault::bad_request("the family name does not match the traced person"));
     }
     if traced.birth_date != birth_date {
         return Err(ReplyFault::new(
             SpineErrorCode::InvalidDemographics,
-            "the birth date is not the one traced",
+            "the birth date does not match the traced person",
         ));
     }
     let person = InventedPerson {
@@ -53,23 +53,24 @@ pub(super) fn register(store: &Store, call: &Call<'_>) -> InteractionResult {
         given: given.to_owned(),
         gender: gender.to_owned(),
         birth_date: birth_date.to_owned(),
-        standing: Registration::Temporary,
+        registration: Registration::Temporary,
     };
     let id = store.next_patient();
-    let mut resource = fhir::patient(id, &person, (ORGANISATION, call.now));
-    keep_contacts(&mut resource, sent);
-    let kept = Patient {
+    let mut resource = fhir::patient(id, &person, ORGANISATION, call.now);
+    copy_contacts(&mut resource, sent);
+    let stored = Patient {
         nhs_number: person.nhs_number,
-        standing: person.standing,
+        registration: person.registration,
         resource: resource.clone(),
     };
-    Ok(ResourceReply::plain(fhir::bundle([resource])).with(vec![Change::Patient(id, kept)]))
+    Ok(ResourceReply::plain(fhir::bundle([resource]))
+        .with_changes(vec![Change::Patient(id, stored)]))
 }
 
-/// Returns the only patient in the parameters.
+/// Returns the patient, which must be the only parameter.
 fn patient(parameters: &Value) -> Result<&Value, ReplyFault> {
     let kind = fhir::text(parameters, "/resourceType");
-    rule(kind == Some("Parameters"), "the resource is not Parameters")?;
+    require(kind == Some("Parameters"), "the resource is not Parameters")?;
     let all = fhir::items(parameters, "/parameter");
     let sent = match all {
         [one] => one,
@@ -81,15 +82,17 @@ fn patient(parameters: &Value) -> Result<&Value, ReplyFault> {
     }
     let patient = sent.get("resource").unwrap_or(&Value::Null);
     let kind = fhir::text(patient, "/resourceType");
-    rule(kind == Some("Patient"), "the parameter is not a patient")?;
+    require(kind == Some("Patient"), "the parameter is not a patient")?;
     let named = fhir::items(patient, "/meta/profile");
     let wanted = fhir::profile("CareConnect-GPC-Patient-1");
-    rule(named.iter().any(|known| *known == wanted), "the profile of a patient is missing")?;
+    require(named.iter().any(|profile| *profile == wanted), "the profile of a patient is missing")?;
     let unknown = patient
         .as_object()
         .and_then(|fields| fields.keys().find(|name| !ELEMENTS.contains(&name.as_str())));
     match unknown {
-        Some(name) => Err(ReplyFault::resource(format!("a patient has no element {name} here"))),
+        Some(name) => Err(ReplyFault::resource(format!(
+            "the element {name} is not allowed in a registration"
+        ))),
         None => Ok(patient),
     }
 }
@@ -98,21 +101,21 @@ fn patient(parameters: &Value) -> Result<&Value, ReplyFault> {
 fn judge_identifier(patient: &Value) -> Result<&str, ReplyFault> {
     let invalid = |why: &'static str| ReplyFault::new(SpineErrorCode::InvalidNhsNumber, why);
     let all = fhir::items(patient, "/identifier");
-    if all.iter().any(|known| fhir::text(known, "/system").is_none()) {
+    if all.iter().any(|entry| fhir::text(entry, "/system").is_none()) {
         return Err(ReplyFault::bad_request("an identifier has no system"));
     }
     let mut numbers =
-        all.iter().filter(|known| fhir::text(known, "/system") == Some(fhir::NHS_NUMBER));
+        all.iter().filter(|entry| fhir::text(entry, "/system") == Some(fhir::NHS_NUMBER));
     match (numbers.next(), numbers.next()) {
         (Some(one), None) => {
             let number = fhir::text(one, "/value").unwrap_or_default();
             if is_nhs_number(number) {
                 Ok(number)
             } else {
-                Err(invalid("the check digit of the NHS number does not fit"))
+                Err(invalid("the check digit of the NHS number is wrong"))
             }
         }
-        _ => Err(invalid("a patient has one NHS number")),
+        _ => Err(invalid("a patient must have exactly one NHS number")),
     }
 }
 
@@ -121,7 +124,7 @@ fn judge_name(patient: &Value) -> Result<(&str, &str), ReplyFault> {
     let official = |name: &&Value| fhir::text(name, "/use") == Some("official");
     let mut names = fhir::items(patient, "/name").iter().filter(official);
     let (Some(name), None) = (names.next(), names.next()) else {
-        return Err(ReplyFault::bad_request("a patient has one official name"));
+        return Err(ReplyFault::bad_request("a patient must have exactly one official name"));
     };
     let family = fhir::text(name, "/family").filter(|family| !family.trim().is_empty());
     let family = family.ok_or_else(|| ReplyFault::bad_request("the name has no family name"))?;
@@ -137,41 +140,44 @@ fn judge_contacts(patient: &Value) -> Result<(), ReplyFault> {
         addresses.iter().filter(used).count()
     };
     let (home, temporary) = (of("home"), of("temp"));
-    rule(
+    require(
         home <= 1 && temporary <= 1 && home + temporary == addresses.len(),
-        "there is more than one home and one temporary address",
+        "there may be at most one home and one temporary address, and no other",
     )?;
     let mut seen = Vec::new();
     for contact in fhir::items(patient, "/telecom") {
         let (system, used) = (fhir::text(contact, "/system"), fhir::text(contact, "/use"));
         let value = fhir::text(contact, "/value").is_some_and(|value| !value.trim().is_empty());
-        let fits = matches!(
+        let is_allowed = matches!(
             (system, used),
             (Some("phone"), Some("home" | "work" | "mobile" | "temp"))
                 | (Some("email"), Some("home" | "work" | "temp") | None)
         );
-        if !value || !fits || seen.contains(&(system, used)) {
+        if !value || !is_allowed || seen.contains(&(system, used)) {
             return Err(ReplyFault::bad_request(
-                "a telecom is not one that a patient may have here",
+                "a telecom is not of a kind that a registration may have, or is repeated",
             ));
         }
         seen.push((system, used));
     }
     let url = fhir::profile(LANGUAGES);
     let extensions = fhir::items(patient, "/extension").iter();
-    let mut others = extensions.clone().filter(|known| fhir::text(known, "/url") != Some(&*url));
-    let languages = extensions.filter(|known| fhir::text(known, "/url") == Some(&*url)).count();
-    rule(languages <= 1, "there is more than one block of languages")?;
-    rule(others.next().is_none(), "an extension is not one that a patient may have here")
+    let mut others = extensions.clone().filter(|entry| fhir::text(entry, "/url") != Some(&*url));
+    let languages = extensions.filter(|entry| fhir::text(entry, "/url") == Some(&*url)).count();
+    require(languages <= 1, "there is more than one block of languages")?;
+    require(others.next().is_none(), "an extension is not allowed in a registration")
 }
 
 /// Traces a person in the simulated national register; fails if they cannot be registered.
 fn trace(store: &Store, nhs_number: &str) -> Result<InventedPerson, ReplyFault> {
     let fault = |kind, why: &'static str| Err(ReplyFault::new(kind, why));
-    let Some(person) = store.registered_nationally(nhs_number) else {
-        return fault(SpineErrorCode::InvalidDemographics, "nobody of this NHS number is traced");
+    let Some(person) = store.in_national_register(nhs_number) else {
+        return fault(
+            SpineErrorCode::InvalidDemographics,
+            "the NHS number is not in the national register",
+        );
     };
-    match person.standing {
+    match person.registration {
         Registration::Superseded => {
             fault(SpineErrorCode::InvalidNhsNumber, "the NHS number has been replaced")
         }
@@ -189,7 +195,7 @@ fn trace(store: &Store, nhs_number: &str) -> Result<InventedPerson, ReplyFault> 
 }
 
 /// Copies telecoms, addresses and extensions from the sent patient to the stored one.
-fn keep_contacts(resource: &mut Value, sent: &Value) {
+fn copy_contacts(resource: &mut Value, sent: &Value) {
     let Some(fields) = resource.as_object_mut() else { return };
     for name in ["telecom", "address"] {
         if let Some(value) = sent.get(name) {
@@ -204,7 +210,6 @@ fn keep_contacts(resource: &mut Value, sent: &Value) {
 
 #[cfg(test)]
 mod tests {
-    use http::Method;
     use serde_json::json;
 
     use super::super::people;
@@ -212,8 +217,8 @@ mod tests {
     use super::*;
 
     /// Returns a registration of the first person with this status.
-    fn sent(standing: Registration) -> Value {
-        let person = people().into_iter().find(|person| person.standing == standing).unwrap();
+    fn registration_of(status: Registration) -> Value {
+        let person = people().into_iter().find(|person| person.registration == status).unwrap();
         json!({
             "resourceType": "Parameters",
             "parameter": [{ "name": "registerPatient", "resource": {
@@ -227,51 +232,51 @@ mod tests {
         })
     }
 
-    fn ask(stage: &Stage, body: &Value) -> (u16, String, Value) {
-        let register = (Method::POST, "operation:gpc.registerpatient-1");
+    fn send(stage: &Stage, body: &Value) -> (u16, String, Value) {
+        let register = "operation:gpc.registerpatient-1";
         let path = "/Patient/$gpc.registerpatient";
-        let (status, _, told) = stage.ask(register, path, &[], body.to_string().as_bytes());
-        (status, code_of(&told).to_owned(), told)
+        let (status, _, response) = stage.call(register, path, &[], body.to_string().as_bytes());
+        (status, code_of(&response).to_owned(), response)
     }
 
     #[test]
-    fn who_is_registered_is_found_from_then_on() {
+    fn a_registered_patient_is_found_afterwards() {
         let stage = Stage::new();
-        let body = sent(Registration::Unregistered);
-        let (status, _, told) = ask(&stage, &body);
-        assert_eq!((status, &told["type"]), (200, &json!("searchset")), "{told}");
-        let patient = &told["entry"][0]["resource"];
+        let body = registration_of(Registration::Unregistered);
+        let (status, _, response) = send(&stage, &body);
+        assert_eq!((status, &response["type"]), (200, &json!("searchset")), "{response}");
+        let patient = &response["entry"][0]["resource"];
         let number = patient["identifier"][0]["value"].as_str().unwrap();
         let (_, _, found) = stage.get("search:patient-1", &Stage::patient_by(number));
         assert_eq!(&found["entry"][0]["resource"], patient);
         let kind = "/extension/0/extension/1/valueCodeableConcept/coding/0/code";
         assert_eq!(patient.pointer(kind).unwrap(), "T");
-        assert_eq!(ask(&stage, &body).1, "DUPLICATE_REJECTED");
-        let back = sent(Registration::Inactive);
-        assert_eq!(ask(&stage, &back).0, 200, "who has left may come back");
-        assert_eq!(ask(&stage, &back).1, "DUPLICATE_REJECTED");
+        assert_eq!(send(&stage, &body).1, "DUPLICATE_REJECTED");
+        let returning = registration_of(Registration::Inactive);
+        assert_eq!(send(&stage, &returning).0, 200, "a patient who has left may register again");
+        assert_eq!(send(&stage, &returning).1, "DUPLICATE_REJECTED");
     }
 
     #[test]
-    fn who_cannot_be_traced_is_not_registered() {
+    fn a_person_who_is_a_patient_or_cannot_be_traced_is_refused() {
         let stage = Stage::new();
-        for (standing, status, code) in [
+        for (registration, status, code) in [
             (Registration::Registered, 409, "DUPLICATE_REJECTED"),
             (Registration::Temporary, 409, "DUPLICATE_REJECTED"),
             (Registration::DeceasedElsewhere, 400, "INVALID_PATIENT_DEMOGRAPHICS"),
             (Registration::SensitiveElsewhere, 400, "INVALID_PATIENT_DEMOGRAPHICS"),
             (Registration::Superseded, 400, "INVALID_NHS_NUMBER"),
         ] {
-            let (got, named, _) = ask(&stage, &sent(standing));
-            assert_eq!((got, named.as_str()), (status, code), "{standing:?}");
+            let (got, code_got, _) = send(&stage, &registration_of(registration));
+            assert_eq!((got, code_got.as_str()), (status, code), "{registration:?}");
         }
     }
 
     #[test]
-    #[expect(clippy::too_many_lines, reason = "one table of everything that can be wrong")]
-    fn what_breaks_a_rule_is_refused() {
+    #[expect(clippy::too_many_lines, reason = "one table of every invalid registration")]
+    fn an_invalid_registration_is_refused() {
         let stage = Stage::new();
-        let good = sent(Registration::Unregistered);
+        let good = registration_of(Registration::Unregistered);
         let language = json!({ "url": fhir::profile(LANGUAGES), "extension": [{
             "url": "preferred", "valueBoolean": true,
         }] });
@@ -319,24 +324,24 @@ mod tests {
             let patient = body["parameter"][0]["resource"].as_object_mut().unwrap();
             patient.retain(|name, _| name != place);
             patient.extend((!value.is_null()).then(|| (place.to_owned(), value.clone())));
-            let (got, named, _) = ask(&stage, &body);
-            assert_eq!((got, named.as_str()), (status, code), "{place}: {value}");
+            let (got, code_got, _) = send(&stage, &body);
+            assert_eq!((got, code_got.as_str()), (status, code), "{place}: {value}");
         }
         let mut twice = good.clone();
         twice["parameter"] = json!([good["parameter"][0], good["parameter"][0]]);
-        assert_eq!(ask(&stage, &twice).1, "BAD_REQUEST");
+        assert_eq!(send(&stage, &twice).1, "BAD_REQUEST");
         let patient = &good["parameter"][0]["resource"];
-        assert_eq!(ask(&stage, patient).1, "INVALID_RESOURCE");
-        let mut kept = good.clone();
-        kept["parameter"][0]["resource"]["telecom"] =
+        assert_eq!(send(&stage, patient).1, "INVALID_RESOURCE");
+        let mut complete = good.clone();
+        complete["parameter"][0]["resource"]["telecom"] =
             json!([{ "system": "phone", "value": "01632 960199", "use": "mobile" }]);
-        kept["parameter"][0]["resource"]["address"] =
+        complete["parameter"][0]["resource"]["address"] =
             json!([{ "use": "home", "city": "x" }, { "use": "temp", "city": "y" }]);
-        kept["parameter"][0]["resource"]["name"] =
+        complete["parameter"][0]["resource"]["name"] =
             json!([{ "use": "official", "family": "Newcombe" }]);
-        let (status, _, told) = ask(&stage, &kept);
-        assert_eq!(status, 200, "{told}");
-        assert_eq!(super::super::shape::fault(&told), None, "a name without a given name");
-        assert_eq!(told["entry"][0]["resource"]["address"][1]["city"], "y");
+        let (status, _, response) = send(&stage, &complete);
+        assert_eq!(status, 200, "{response}");
+        assert_eq!(super::super::shape::fault(&response), None, "a name without a given name");
+        assert_eq!(response["entry"][0]["resource"]["address"][1]["city"], "y");
     }
 }

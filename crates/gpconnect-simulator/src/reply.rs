@@ -6,7 +6,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::fhir;
-use super::held::Change;
+use super::state::Change;
 
 /// Result of every interaction.
 pub(super) type InteractionResult = Result<ResourceReply, ReplyFault>;
@@ -39,12 +39,12 @@ impl ResourceReply {
     }
 
     /// Returns the reply with these changes to commit.
-    pub(super) fn with(self, changes: Vec<Change>) -> Self {
+    pub(super) fn with_changes(self, changes: Vec<Change>) -> Self {
         Self { changes, ..self }
     }
 
-    /// Prefixes the location with the service root, if that is known.
-    pub(super) fn below(mut self, root: impl FnOnce() -> Option<String>) -> Self {
+    /// Prefixes the location with the service root, if there is one.
+    pub(super) fn with_service_root(mut self, root: impl FnOnce() -> Option<String>) -> Self {
         self.location = self.location.map(|location| match root() {
             Some(root) => format!("{root}/{location}"),
             None => location,
@@ -133,7 +133,7 @@ impl ReplyFault {
         Self::new(SpineErrorCode::InvalidParameter, diagnostics)
     }
 
-    /// Returns a simulated fault with this status, of the nearest kind.
+    /// Returns an injected fault with this status, of the nearest kind.
     pub(super) fn simulated(status: StatusCode, diagnostics: &'static str) -> Self {
         let kind = match status.as_u16() {
             403 => SpineErrorCode::AccessDenied,
@@ -176,7 +176,8 @@ impl ReplyFault {
     }
 }
 
-/// Fails with `otherwise` as the flaw of an invalid resource unless `kept` is true.
-pub(super) fn rule(kept: bool, otherwise: &'static str) -> Result<(), ReplyFault> {
-    if kept { Ok(()) } else { Err(ReplyFault::resource(otherwise)) }
+/// Fails with the fault of an invalid resource, and this flaw as its diagnostics, unless `condition` is
+/// true.
+pub(super) fn require(condition: bool, flaw: &'static str) -> Result<(), ReplyFault> {
+    if condition { Ok(()) } else { Err(ReplyFault::resource(flaw)) }
 }

@@ -41,11 +41,11 @@ pub struct Script {
 
 /// The scripts of every practice.
 #[derive(Debug, Default)]
-pub(super) struct Scripts(Mutex<BTreeMap<OdsCode, Vec<Running>>>);
+pub(super) struct Scripts(Mutex<BTreeMap<OdsCode, Vec<ActiveScript>>>);
 
-/// A script and its count of matching requests.
+/// A script in use, with its count of matching requests.
 #[derive(Debug)]
-struct Running {
+struct ActiveScript {
     script: Script,
     /// Matching requests since the last full hundred.
     counted: u32,
@@ -60,10 +60,11 @@ impl Script {
             return Err(FaultWordsError::new("a script names too many methods or interactions"));
         }
         let unknown = self.interactions.iter().find(|id| interaction::by_id(id.as_str()).is_none());
-        unknown.map_or(Ok(()), |id| Err(FaultWordsError::new(format!("{id} is no interaction"))))
+        unknown
+            .map_or(Ok(()), |id| Err(FaultWordsError::new(format!("{id} is not an interaction"))))
     }
 
-    fn is_meant_for(&self, head: &Parts) -> bool {
+    fn matches(&self, head: &Parts) -> bool {
         let named = head.headers.get("ssp-interactionid").and_then(|value| value.to_str().ok());
         let named = named.map(str::trim);
         (self.methods.is_empty() || self.methods.contains(&head.method))
@@ -72,17 +73,17 @@ impl Script {
     }
 }
 
-impl Running {
+impl ActiveScript {
     fn new(script: Script) -> Self {
         Self { script, counted: 0 }
     }
 
     /// Counts a matching request; returns true if it gets the faults.
-    fn hits(&mut self) -> bool {
-        let hit_by = |counted: u32| counted * u32::from(self.script.share) / PERCENT;
-        let hit = hit_by(self.counted + 1) > hit_by(self.counted);
+    fn count_request(&mut self) -> bool {
+        let selected_of = |counted: u32| counted * u32::from(self.script.share) / PERCENT;
+        let is_selected = selected_of(self.counted + 1) > selected_of(self.counted);
         self.counted = (self.counted + 1) % PERCENT;
-        hit
+        is_selected
     }
 }
 
@@ -91,43 +92,48 @@ impl Scripts {
     pub(super) fn add(&self, ods: &OdsCode, script: Script) -> Result<(), FaultWordsError> {
         script.judge()?;
         let mut scripts = lock(&self.0);
-        let running = scripts.entry(ods.clone()).or_default();
-        if running.len() >= SCRIPTS_MAX {
+        let active = scripts.entry(ods.clone()).or_default();
+        if active.len() >= SCRIPTS_MAX {
             return Err(too_many());
         }
-        running.push(Running::new(script));
+        active.push(ActiveScript::new(script));
         Ok(())
     }
 
     /// Replaces the scripts of a practice; an empty list removes them.
-    pub(super) fn put(&self, ods: &OdsCode, scripts: Vec<Script>) -> Result<(), FaultWordsError> {
+    pub(super) fn replace(
+        &self,
+        ods: &OdsCode,
+        scripts: Vec<Script>,
+    ) -> Result<(), FaultWordsError> {
         if scripts.len() > SCRIPTS_MAX {
             return Err(too_many());
         }
         scripts.iter().try_for_each(Script::judge)?;
-        let running: Vec<Running> = scripts.into_iter().map(Running::new).collect();
-        if running.is_empty() {
+        let active: Vec<ActiveScript> = scripts.into_iter().map(ActiveScript::new).collect();
+        if active.is_empty() {
             lock(&self.0).remove(ods);
         } else {
-            lock(&self.0).insert(ods.clone(), running);
+            lock(&self.0).insert(ods.clone(), active);
         }
         Ok(())
     }
 
     /// Returns the scripts of every practice that has any.
     pub(super) fn all(&self) -> BTreeMap<OdsCode, Vec<Script>> {
-        let scripts =
-            |running: &Vec<Running>| running.iter().map(|running| running.script.clone()).collect();
-        lock(&self.0).iter().map(|(ods, running)| (ods.clone(), scripts(running))).collect()
+        let scripts = |active: &Vec<ActiveScript>| {
+            active.iter().map(|active| active.script.clone()).collect()
+        };
+        lock(&self.0).iter().map(|(ods, active)| (ods.clone(), scripts(active))).collect()
     }
 
     /// Returns the faults for this request; if several scripts select it, the first one applies.
-    pub(super) fn next(&self, ods: &OdsCode, head: &Parts) -> Faults {
+    pub(super) fn faults_for(&self, ods: &OdsCode, head: &Parts) -> Faults {
         let mut scripts = lock(&self.0);
         let mut faults = None;
-        for running in scripts.get_mut(ods).into_iter().flatten() {
-            if running.script.is_meant_for(head) && running.hits() && faults.is_none() {
-                faults = Some(running.script.faults.clone());
+        for active in scripts.get_mut(ods).into_iter().flatten() {
+            if active.script.matches(head) && active.count_request() && faults.is_none() {
+                faults = Some(active.script.faults.clone());
             }
         }
         faults.unwrap_or_default()
@@ -153,7 +159,7 @@ mod methods {
         let method = |name: &String| {
             let standard = name.bytes().all(|byte| byte.is_ascii_uppercase());
             name.parse().ok().filter(|_| standard).ok_or_else(|| {
-                D::Error::custom(format!("{name:?} is no method in capital letters"))
+                D::Error::custom(format!("{name:?} is not a method in capital letters"))
             })
         };
         names.iter().map(method).collect()
@@ -186,7 +192,7 @@ mod tests {
     /// Returns the numbers, from one, of those of the first `calls` requests that get faults.
     fn hit(scripts: &Scripts, calls: usize) -> Vec<usize> {
         let post = head("POST", CREATE);
-        (1..=calls).filter(|_| !scripts.next(&ods(), &post).are_none()).collect()
+        (1..=calls).filter(|_| !scripts.faults_for(&ods(), &post).is_empty()).collect()
     }
 
     #[test]
@@ -208,43 +214,44 @@ mod tests {
     }
 
     #[test]
-    fn only_calls_that_a_script_is_meant_for_count() {
+    fn only_matching_requests_are_counted() {
         let scripts = Scripts::default();
-        let mut meant = script(50, "reset");
-        meant.methods = vec![Method::POST];
-        meant.interactions = vec![CREATE.parse().unwrap()];
-        scripts.add(&ods(), meant).unwrap();
-        let hit = |head: &Parts| !scripts.next(&ods(), head).are_none();
+        let mut limited = script(50, "reset");
+        limited.methods = vec![Method::POST];
+        limited.interactions = vec![CREATE.parse().unwrap()];
+        scripts.add(&ods(), limited).unwrap();
+        let hit = |head: &Parts| !scripts.faults_for(&ods(), head).is_empty();
         let (post, get, other) = (head("POST", CREATE), head("GET", CREATE), head("POST", "urn:x"));
         assert!(!hit(&post));
         assert!(!hit(&get) && !hit(&other));
         assert!(hit(&post));
-        assert!(scripts.next(&"B82617".parse().unwrap(), &post).are_none());
+        assert!(scripts.faults_for(&"B82617".parse().unwrap(), &post).is_empty());
     }
 
     #[test]
-    fn the_first_script_that_hits_has_its_way() {
+    fn the_first_script_that_selects_a_request_applies() {
         let scripts = Scripts::default();
         scripts.add(&ods(), script(50, "status=500")).unwrap();
         scripts.add(&ods(), script(100, "status=503")).unwrap();
         let post = head("POST", CREATE);
-        let told: Vec<_> = (0..4).map(|_| scripts.next(&ods(), &post).to_string()).collect();
-        assert_eq!(told, ["status=503", "status=500", "status=503", "status=500"]);
+        let faults: Vec<_> =
+            (0..4).map(|_| scripts.faults_for(&ods(), &post).to_string()).collect();
+        assert_eq!(faults, ["status=503", "status=500", "status=503", "status=500"]);
     }
 
     #[test]
-    fn scripts_are_judged_and_limited() {
+    fn scripts_are_checked_and_limited() {
         let scripts = Scripts::default();
         assert!(scripts.add(&ods(), script(101, "stall")).is_err());
         let mut unknown = script(1, "stall");
         unknown.interactions = vec!["urn:x".parse().unwrap()];
         assert!(scripts.add(&ods(), unknown.clone()).is_err());
-        assert!(scripts.put(&ods(), vec![script(1, "stall"), unknown]).is_err());
+        assert!(scripts.replace(&ods(), vec![script(1, "stall"), unknown]).is_err());
         assert!(scripts.all().is_empty());
-        assert!(scripts.put(&ods(), vec![script(1, "stall"); SCRIPTS_MAX + 1]).is_err());
-        scripts.put(&ods(), vec![script(1, "stall"); SCRIPTS_MAX]).unwrap();
+        assert!(scripts.replace(&ods(), vec![script(1, "stall"); SCRIPTS_MAX + 1]).is_err());
+        scripts.replace(&ods(), vec![script(1, "stall"); SCRIPTS_MAX]).unwrap();
         assert!(scripts.add(&ods(), script(1, "stall")).is_err());
-        scripts.put(&ods(), Vec::new()).unwrap();
+        scripts.replace(&ods(), Vec::new()).unwrap();
         assert!(scripts.all().is_empty());
     }
 

@@ -3,7 +3,7 @@
 //! It follows the published code of the API, also in the order of its checks. Not simulated are the
 //! reliability extension of an Endpoint, the intermediary addresses of services other than GP
 //! Connect's, the paths for health checks, rate limits, and the gateway's cache, except for
-//! [`SdsTrouble::EmptyUnlessFresh`].
+//! [`SdsFault::EmptyUnlessFresh`].
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -12,24 +12,24 @@ use http::header::ACCEPT;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 mod bundle;
+mod faults;
 mod ldif;
-mod question;
 mod records;
-mod refused;
+mod refusal;
+mod search;
 mod serving;
 #[cfg(test)]
 mod stage;
-mod trouble;
 
 use bundle::{FHIR_JSON, JSON};
-use question::{QuestionKind, SdsQuestion};
-use refused::SdsRefusal;
-use trouble::{SdsCaller, SdsReply, SdsTroubles};
+use faults::{SdsFaults, SdsReply, SdsRequestContext};
+use refusal::SdsRefusal;
+use search::{SdsResourceType, SdsSearch};
 
 use super::lock;
 
+pub use faults::SdsFault;
 pub use records::{Accredited, MessageHandler, Records};
-pub use trouble::SdsTrouble;
 
 /// LDAP schema, in the syntax of `slapd`, that a server needs to load [`Records::to_ldif`].
 pub const SCHEMA: &str = include_str!("sds/nhs-sds.schema");
@@ -37,12 +37,12 @@ pub const SCHEMA: &str = include_str!("sds/nhs-sds.schema");
 /// Path prefix of every request to the directory.
 pub const BASE_PATH: &str = "/spine-directory/FHIR/R4";
 
-/// Limit: requests kept for [`SdsDirectory::asked`].
-const ASKED_MAX: usize = 10_000;
+/// Limit: requests remembered for [`SdsDirectory::received`].
+const RECEIVED_MAX: usize = 10_000;
 
 /// A request to the directory as it arrived, answered or refused.
 #[derive(Debug, Clone)]
-pub struct ReceivedQuestion {
+pub struct ReceivedSdsRequest {
     /// Path after the base path, such as `/Endpoint` or `/Device`; the whole path without a base path.
     pub path: String,
     /// Query string as sent, without the question mark.
@@ -55,8 +55,8 @@ pub struct ReceivedQuestion {
 pub struct SdsDirectory {
     key: Option<String>,
     records: Mutex<Records>,
-    troubles: Mutex<SdsTroubles>,
-    asked: Mutex<VecDeque<ReceivedQuestion>>,
+    faults: Mutex<SdsFaults>,
+    received: Mutex<VecDeque<ReceivedSdsRequest>>,
 }
 
 impl SdsDirectory {
@@ -69,8 +69,8 @@ impl SdsDirectory {
         Arc::new(Self {
             key,
             records: Mutex::new(records),
-            troubles: Mutex::default(),
-            asked: Mutex::default(),
+            faults: Mutex::default(),
+            received: Mutex::default(),
         })
     }
 
@@ -81,8 +81,8 @@ impl SdsDirectory {
 
     /// Returns the latest requests, oldest first, at most 10,000.
     #[must_use]
-    pub fn asked(&self) -> Vec<ReceivedQuestion> {
-        lock(&self.asked).iter().cloned().collect()
+    pub fn received(&self) -> Vec<ReceivedSdsRequest> {
+        lock(&self.received).iter().cloned().collect()
     }
 
     /// Answers one request and remembers it.
@@ -90,20 +90,22 @@ impl SdsDirectory {
         let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
         let inner = path.strip_prefix(BASE_PATH).filter(|rest| rest.starts_with('/'));
         self.remember(inner.unwrap_or(path), query, headers);
-        let correlation = question::correlation(headers).ok().flatten();
+        let correlation = search::correlation(headers).ok().flatten();
         let correlation = correlation.unwrap_or_else(bundle::random_id);
-        let caller = SdsCaller { path_and_query, headers, correlation };
+        let context = SdsRequestContext { path_and_query, headers, correlation };
         self.judge(method, inner, query, headers)
-            .and_then(|(question, media)| self.tell(&question, &caller, media))
-            .unwrap_or_else(|refused| SdsReply::at_once(refused.into_response(&caller.correlation)))
+            .and_then(|(search, media)| self.respond(&search, &context, media))
+            .unwrap_or_else(|refusal| {
+                SdsReply::at_once(refusal.into_response(&context.correlation))
+            })
     }
 
     fn remember(&self, path: &str, query: &str, headers: &HeaderMap) {
-        let mut asked = lock(&self.asked);
-        if asked.len() >= ASKED_MAX {
-            asked.pop_front();
+        let mut received = lock(&self.received);
+        if received.len() >= RECEIVED_MAX {
+            received.pop_front();
         }
-        asked.push_back(ReceivedQuestion {
+        received.push_back(ReceivedSdsRequest {
             path: path.to_owned(),
             query: query.to_owned(),
             headers: headers.clone(),
@@ -119,20 +121,22 @@ impl SdsDirectory {
         path: Option<&str>,
         query: &str,
         headers: &HeaderMap,
-    ) -> Result<(SdsQuestion, &'static str), SdsRefusal> {
-        let path = path.ok_or_else(|| SdsRefusal::with(StatusCode::NOT_FOUND))?;
+    ) -> Result<(SdsSearch, &'static str), SdsRefusal> {
+        let path = path.ok_or_else(|| SdsRefusal::with_status(StatusCode::NOT_FOUND))?;
         let key = headers.get("apikey").map(HeaderValue::as_bytes);
         if self.key.as_ref().is_some_and(|needed| key != Some(needed.as_bytes())) {
-            return Err(SdsRefusal::with(StatusCode::UNAUTHORIZED));
+            return Err(SdsRefusal::with_status(StatusCode::UNAUTHORIZED));
         }
-        let kind = QuestionKind::of(path).ok_or_else(|| SdsRefusal::with(StatusCode::NOT_FOUND))?;
+        let kind = SdsResourceType::of(path)
+            .ok_or_else(|| SdsRefusal::with_status(StatusCode::NOT_FOUND))?;
         if method != Method::GET {
-            return Err(SdsRefusal::with(StatusCode::METHOD_NOT_ALLOWED));
+            return Err(SdsRefusal::with_status(StatusCode::METHOD_NOT_ALLOWED));
         }
-        question::correlation(headers)?;
-        let question = SdsQuestion::parse(kind, query)?;
-        let media = media(headers).ok_or_else(|| SdsRefusal::with(StatusCode::NOT_ACCEPTABLE))?;
-        Ok((question, media))
+        search::correlation(headers)?;
+        let search = SdsSearch::parse(kind, query)?;
+        let media =
+            media(headers).ok_or_else(|| SdsRefusal::with_status(StatusCode::NOT_ACCEPTABLE))?;
+        Ok((search, media))
     }
 }
 
@@ -140,7 +144,7 @@ impl SdsDirectory {
 ///
 /// Media types are compared as whole strings: one with a charset is unknown.
 fn media(headers: &HeaderMap) -> Option<&'static str> {
-    let Some(accepted) = question::joined(headers, ACCEPT.as_str()) else { return Some(FHIR_JSON) };
+    let Some(accepted) = search::joined(headers, ACCEPT.as_str()) else { return Some(FHIR_JSON) };
     let accepted = accepted.to_ascii_lowercase();
     let names = |media: &str| accepted.split(',').any(|one| one.trim() == media);
     if names("*/*") || names(FHIR_JSON) { Some(FHIR_JSON) } else { names(JSON).then_some(JSON) }
@@ -148,22 +152,23 @@ fn media(headers: &HeaderMap) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::stage::{ask, records, sandbox, send, target};
+    use super::stage::{get, records, sandbox, send, target};
     use super::*;
 
     /// Returns the status, and the number of entries or the diagnostics.
     fn outcome(sds: &SdsDirectory, short: &str) -> (u16, String) {
-        let told = ask(sds, short, &[]);
-        let wrong = told.body.pointer("/issue/0/diagnostics").and_then(|text| text.as_str());
-        let total = told.body["entry"].as_array().map(|entries| {
-            assert_eq!(told.body["total"], entries.len());
+        let response = get(sds, short, &[]);
+        let diagnostics =
+            response.body.pointer("/issue/0/diagnostics").and_then(|text| text.as_str());
+        let total = response.body["entry"].as_array().map(|entries| {
+            assert_eq!(response.body["total"], entries.len());
             entries.len().to_string()
         });
-        (told.status, wrong.map(ToOwned::to_owned).or(total).unwrap_or_default())
+        (response.status, diagnostics.map(ToOwned::to_owned).or(total).unwrap_or_default())
     }
 
     #[test]
-    fn a_question_finds_what_it_names() {
+    fn a_search_finds_the_records_that_match() {
         for (short, count) in [
             ("/Device?org=Z99001&ia=SLOTS", 2),
             ("/Device?org=Z99001&ia=BOOK", 1),
@@ -196,8 +201,8 @@ mod tests {
     }
 
     #[test]
-    fn a_question_that_is_not_one_is_refused() {
-        for (short, status, says) in [
+    fn an_invalid_search_is_refused() {
+        for (short, status, expected) in [
             ("/Device", 400, "Missing or invalid 'organization' query parameter."),
             ("/Device?org=Z99001", 400, "Missing or invalid 'identifier' query parameter."),
             ("/Device?org=Z99001&pk=1", 400, "Missing or invalid 'identifier' query parameter."),
@@ -224,38 +229,47 @@ mod tests {
             ("/", 404, "HTTP endpoint not found"),
             ("", 404, "HTTP endpoint not found"),
         ] {
-            let (told, wrong) = outcome(&sandbox(), short);
-            assert!(told == status && wrong.contains(says), "{short}: {told} {wrong}");
+            let (status_got, diagnostics) = outcome(&sandbox(), short);
+            assert!(
+                status_got == status && diagnostics.contains(expected),
+                "{short}: {status_got} {diagnostics}"
+            );
         }
         let outside = send(&sandbox(), &Method::GET, "/Device", &[]);
         assert_eq!((outside.status, &outside.body["issue"][0]["code"]), (404, &"not-found".into()));
     }
 
     #[test]
-    fn an_interaction_without_a_service_breaks_its_row_alone() {
-        let mut held = records();
-        held.handlers[0].interaction = "slots".to_owned();
+    fn an_invalid_interaction_fails_only_searches_that_find_it() {
+        let mut records = records();
+        records.handlers[0].interaction = "slots".to_owned();
         let sds = sandbox();
-        sds.replace(held);
-        let told = outcome(&sds, "/Endpoint?org=Z99001&ia=slots");
-        assert_eq!(told, (500, "Invalid service interaction: slots".to_owned()));
+        sds.replace(records);
+        let response = outcome(&sds, "/Endpoint?org=Z99001&ia=slots");
+        assert_eq!(response, (500, "Invalid service interaction: slots".to_owned()));
         assert_eq!(outcome(&sds, "/Endpoint?org=Z99001&ia=BOOK").0, 200);
     }
 
     #[test]
-    fn methods_other_than_get_are_not_served() {
+    fn methods_other_than_get_are_refused() {
         for method in [Method::HEAD, Method::POST, Method::PUT, Method::OPTIONS] {
-            let told = send(&sandbox(), &method, &target("/Endpoint?org=Z99001&ia=SLOTS"), &[]);
-            assert_eq!((told.status, &told.headers["allow"]), (405, &"GET".parse().unwrap()));
-            assert_eq!(told.body["issue"][0]["details"]["coding"][0]["code"], "NOT_IMPLEMENTED");
+            let response = send(&sandbox(), &method, &target("/Endpoint?org=Z99001&ia=SLOTS"), &[]);
+            assert_eq!(
+                (response.status, &response.headers["allow"]),
+                (405, &"GET".parse().unwrap())
+            );
+            assert_eq!(
+                response.body["issue"][0]["details"]["coding"][0]["code"],
+                "NOT_IMPLEMENTED"
+            );
             assert_eq!(send(&sandbox(), &method, &target("/else"), &[]).status, 404);
         }
     }
 
     #[test]
-    fn the_key_comes_first_if_there_is_one() {
+    fn the_key_is_checked_before_everything_else() {
         let sds = SdsDirectory::new(records(), Some("s3cret".to_owned()));
-        let status = |short: &str, headers: &[(&str, &str)]| ask(&sds, short, headers).status;
+        let status = |short: &str, headers: &[(&str, &str)]| get(&sds, short, headers).status;
         let good = "/Endpoint?org=Z99001&ia=SLOTS";
         assert_eq!(status(good, &[("apikey", "s3cret")]), 200);
         assert_eq!(status("/else", &[("apikey", "s3cret")]), 404);
@@ -263,7 +277,7 @@ mod tests {
             assert_eq!(status(good, headers), 401);
             assert_eq!(status("/else", headers), 401);
         }
-        assert_eq!(ask(&sds, good, &[]).body["resourceType"], "OperationOutcome");
+        assert_eq!(get(&sds, good, &[]).body["resourceType"], "OperationOutcome");
     }
 
     #[test]
@@ -280,42 +294,45 @@ mod tests {
             (Some(""), None),
         ] {
             let headers: Vec<_> = accept.map(|value| ("accept", value)).into_iter().collect();
-            let told = ask(&sandbox(), "/Endpoint?org=Z99001&ia=SLOTS", &headers);
+            let response = get(&sandbox(), "/Endpoint?org=Z99001&ia=SLOTS", &headers);
             let status = if expected.is_some() { 200 } else { 406 };
-            assert_eq!(told.status, status, "{accept:?}");
-            assert_eq!(told.headers["content-type"], expected.unwrap_or("application/fhir+json"));
+            assert_eq!(response.status, status, "{accept:?}");
+            assert_eq!(
+                response.headers["content-type"],
+                expected.unwrap_or("application/fhir+json")
+            );
         }
     }
 
     #[test]
-    fn a_correlation_id_is_echoed_or_made_and_has_to_be_a_uuid() {
+    fn a_correlation_id_must_be_a_uuid_and_is_echoed_or_generated() {
         let good = "/Endpoint?org=Z99001&ia=SLOTS";
         let id = "c013f113-6FDA-442c-9fce-aa1db0a7d327";
-        let with = |short: &str, id: &str| ask(&sandbox(), short, &[("x-correlation-id", id)]);
+        let with = |short: &str, id: &str| get(&sandbox(), short, &[("x-correlation-id", id)]);
         assert_eq!(with(good, id).headers["x-correlation-id"], id);
         let refused = with("/else", id);
         assert_eq!((refused.status, &refused.body["id"]), (404, &id.into()));
         assert_eq!(with(good, "").headers["x-correlation-id"].len(), 36);
         for bad in ["t", "c013f1136fda442c9fceaa1db0a7d327", &format!("{id}0"), &format!("{id},a")]
         {
-            let told = with(good, bad);
-            let made = &told.headers["x-correlation-id"];
-            assert_eq!((told.status, made.len()), (400, 36), "{bad}");
-            assert_eq!(told.body["id"], made.to_str().unwrap());
-            let says = told.body["issue"][0]["diagnostics"].as_str().unwrap();
-            assert!(says.contains("Invalid X-Correlation-ID header."), "{says}");
+            let response = with(good, bad);
+            let generated = &response.headers["x-correlation-id"];
+            assert_eq!((response.status, generated.len()), (400, 36), "{bad}");
+            assert_eq!(response.body["id"], generated.to_str().unwrap());
+            let diagnostics = response.body["issue"][0]["diagnostics"].as_str().unwrap();
+            assert!(diagnostics.contains("Invalid X-Correlation-ID header."), "{diagnostics}");
         }
     }
 
     #[test]
-    fn what_was_asked_is_remembered_up_to_a_limit() {
+    fn requests_are_remembered_up_to_a_limit() {
         let sds = sandbox();
-        for n in 0..ASKED_MAX + 2 {
-            ask(&sds, &format!("/else?n={n}%7C"), &[("x-request-id", "r")]);
+        for n in 0..RECEIVED_MAX + 2 {
+            get(&sds, &format!("/else?n={n}%7C"), &[("x-request-id", "r")]);
         }
-        let asked = sds.asked();
-        assert_eq!(asked.len(), ASKED_MAX);
-        assert_eq!((asked[0].path.as_str(), asked[0].query.as_str()), ("/else", "n=2%7C"));
-        assert_eq!(asked[0].headers["x-request-id"], "r");
+        let received = sds.received();
+        assert_eq!(received.len(), RECEIVED_MAX);
+        assert_eq!((received[0].path.as_str(), received[0].query.as_str()), ("/else", "n=2%7C"));
+        assert_eq!(received[0].headers["x-request-id"], "r");
     }
 }

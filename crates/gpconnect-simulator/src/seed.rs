@@ -5,10 +5,10 @@ use jiff::{SignedDuration, ToSpan};
 use serde::Deserialize;
 
 use super::codes::{GENDERS, ORGANISATION_TYPES, ROLES};
-use super::held::{Channel, StoredSlot};
 use super::local_time;
 use super::markup::is_char;
 use super::people::{InventedPerson, is_nhs_number};
+use super::state::{Channel, StoredSlot};
 use spine_types::OdsCode;
 
 /// Initial data of a practice: locations, practitioners, sessions and people.
@@ -145,12 +145,12 @@ impl Seed {
             return Err(SeedError::Text(format!("{text:?}")));
         }
         for (at, session) in (1..).zip(&seed.sessions) {
-            let known = |number: u32, count: usize| {
+            let exists = |number: u32, count: usize| {
                 number > 0 && usize::try_from(number).is_ok_and(|number| number <= count)
             };
-            for (holds, otherwise) in [
-                (known(session.practitioner, seed.practitioners.len()), "no such practitioner"),
-                (known(session.location, seed.locations.len()), "no such location"),
+            for (is_valid, fault) in [
+                (exists(session.practitioner, seed.practitioners.len()), "no such practitioner"),
+                (exists(session.location, seed.locations.len()), "no such location"),
                 (session.from < session.to, "it ends before it begins"),
                 (session.minutes >= MINUTES_MIN, "a slot has at least five minutes"),
                 (
@@ -164,22 +164,19 @@ impl Seed {
                     session
                         .organisation_types
                         .iter()
-                        .all(|kept| ORGANISATION_TYPES.contains(&&**kept)),
+                        .all(|kind| ORGANISATION_TYPES.contains(&&**kind)),
                     "no such type of organisation",
                 ),
             ] {
-                if !holds {
-                    return Err(SeedError::Session(at, otherwise));
+                if !is_valid {
+                    return Err(SeedError::Session(at, fault));
                 }
             }
         }
         for (at, person) in seed.people.iter().enumerate() {
             let mut before = seed.people.iter().take(at);
-            for (holds, otherwise) in [
-                (
-                    is_nhs_number(&person.nhs_number),
-                    "the check digit of the NHS number does not fit",
-                ),
+            for (is_valid, fault) in [
+                (is_nhs_number(&person.nhs_number), "the check digit of the NHS number is wrong"),
                 (
                     !before.any(|other| other.nhs_number == person.nhs_number),
                     "the NHS number is given twice",
@@ -187,8 +184,8 @@ impl Seed {
                 (GENDERS.contains(&&*person.gender), "no such gender"),
                 (person.birth_date.parse::<Date>().is_ok(), "the birth date is not a date"),
             ] {
-                if !holds {
-                    return Err(SeedError::Person(at + 1, otherwise));
+                if !is_valid {
+                    return Err(SeedError::Person(at + 1, fault));
                 }
             }
         }
@@ -211,7 +208,7 @@ impl Seed {
         places.chain(clinicians).chain(people).chain(sessions).collect()
     }
 
-    /// Returns the people known to the practice or to the national register.
+    /// Returns the people with a record at the practice or in the national register.
     pub(super) fn people(&self) -> Vec<InventedPerson> {
         if self.people.is_empty() { super::people() } else { self.people.clone() }
     }
@@ -222,26 +219,29 @@ impl Seed {
         today.series(1.day()).skip(1).take_while(move |day| *day <= last)
     }
 
-    /// The slots of all sessions on a day.
+    /// Returns the slots of all sessions on a day.
     pub(super) fn slots(&self, day: Date) -> impl Iterator<Item = StoredSlot> {
-        (1..).zip(&self.sessions).flat_map(move |at| slots_of(at, day))
+        (1..).zip(&self.sessions).flat_map(move |(number, session)| session.slots(number, day))
     }
 }
 
-/// The slots of one session on one day, by the practice's clock.
-fn slots_of((number, session): (u32, &Session), day: Date) -> impl Iterator<Item = StoredSlot> {
-    let held = session.days.iter().any(|held| held.is(day.weekday()));
-    let at = |time: Time| local_time::instant(day, time.hour(), time.minute());
-    let hours = at(session.from).zip(at(session.to)).filter(|_| held);
-    let lasts = SignedDuration::from_mins(i64::from(session.minutes));
-    // Slots count elapsed time: local time skips or repeats an hour when the clocks change.
-    hours.into_iter().flat_map(move |(opens, closes)| {
-        let starts = std::iter::successors(Some(opens), move |start| start.checked_add(lasts).ok());
-        starts.zip(session.channels.iter().cycle()).map_while(move |(start, channel)| {
-            let end = start.checked_add(lasts).ok().filter(|end| *end <= closes)?;
-            Some(StoredSlot::free(number, (start, end), *channel))
+impl Session {
+    /// Returns the slots of a day for the schedule with this number, in the practice's local time.
+    fn slots(&self, schedule: u32, day: Date) -> impl Iterator<Item = StoredSlot> {
+        let is_on = self.days.iter().any(|own| own.is(day.weekday()));
+        let at = |time: Time| local_time::instant(day, time.hour(), time.minute());
+        let hours = at(self.from).zip(at(self.to)).filter(|_| is_on);
+        let length = SignedDuration::from_mins(i64::from(self.minutes));
+        // Slots count elapsed time: local time skips or repeats an hour when the clocks change.
+        hours.into_iter().flat_map(move |(opens, closes)| {
+            let starts =
+                std::iter::successors(Some(opens), move |start| start.checked_add(length).ok());
+            starts.zip(self.channels.iter().cycle()).map_while(move |(start, channel)| {
+                let end = start.checked_add(length).ok().filter(|end| *end <= closes)?;
+                Some(StoredSlot::free(schedule, start, end, *channel))
+            })
         })
-    })
+    }
 }
 
 fn is_text(text: &str) -> bool {
@@ -288,7 +288,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_seed_that_comes_with_it_has_six_weeks_of_weekdays() {
+    fn the_built_in_seed_has_six_weeks_of_weekdays() {
         let seed = Seed::parse(include_str!("seed.toml")).unwrap();
         let today: Date = "2026-03-25".parse().unwrap();
         let slots: Vec<StoredSlot> = seed.days(today).flat_map(|day| seed.slots(day)).collect();
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_that_cannot_be_used_says_why() {
+    fn an_invalid_seed_is_refused_with_the_reason() {
         let good = include_str!("seed.toml");
         for (old, new, why) in [
             ("weeks = 6", "weeks = 0", "weeks must be from 1 to 26"),

@@ -26,8 +26,8 @@ use tokio_rustls::server::TlsStream;
 use super::faults::{FaultWordsError, Faults, SIMULATE};
 use super::peer::{self, PeerRefusal};
 use super::reply::{ReplyFault, SpineErrorCode};
-use super::wire::{Faulty, Wire};
-use super::{Plain, SimulatedProvider, control, refusal};
+use super::wire::{FaultyResponse, Wire};
+use super::{SimulatedProvider, WithoutTls, control, fault_response};
 use spine_types::CertificateName;
 
 /// Limit: bytes of a request's body.
@@ -37,9 +37,9 @@ const CONNECTIONS_MAX: usize = 4096;
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Settings of the simulator's listener.
+/// Options of [`SimulatedProvider::serve`].
 #[derive(Debug, Clone)]
-pub struct Serving {
+pub struct ServeOptions {
     /// TLS settings: the server's certificate, and the client certificates that TLS accepts; `None` for
     /// plain HTTP.
     pub tls: Option<Arc<ServerConfig>>,
@@ -52,7 +52,7 @@ pub struct Serving {
     pub control: bool,
 }
 
-impl Default for Serving {
+impl Default for ServeOptions {
     /// Returns settings for plain HTTP, every client, and the control interface.
     fn default() -> Self {
         Self { tls: None, peers: Vec::new(), control: true }
@@ -61,10 +61,11 @@ impl Default for Serving {
 
 /// State of a connection that its requests share.
 struct ConnectionFacts<'a> {
-    welcome: Result<(), PeerRefusal>,
-    serving: &'a Serving,
+    /// Result of the check of the client's certificate.
+    admission: Result<(), PeerRefusal>,
+    options: &'a ServeOptions,
     /// Takes the connection from the HTTP server, with the faulty response to write on it.
-    take: mpsc::Sender<Faulty>,
+    takeover: mpsc::Sender<FaultyResponse>,
 }
 
 impl SimulatedProvider {
@@ -72,22 +73,22 @@ impl SimulatedProvider {
     pub async fn serve(
         self: Arc<Self>,
         listener: TcpListener,
-        serving: Serving,
+        options: ServeOptions,
         stop: impl Future<Output = ()>,
     ) {
-        let serving = Arc::new(serving);
-        let attend = |stream| Arc::clone(&self).serve_connection(stream, Arc::clone(&serving));
-        accept(&listener, stop, attend).await;
+        let options = Arc::new(options);
+        let serve = |stream| Arc::clone(&self).serve_connection(stream, Arc::clone(&options));
+        accept(&listener, stop, serve).await;
     }
 
-    async fn serve_connection(self: Arc<Self>, stream: TcpStream, serving: Arc<Serving>) {
-        if let Some(tls) = &serving.tls {
+    async fn serve_connection(self: Arc<Self>, stream: TcpStream, options: Arc<ServeOptions>) {
+        if let Some(tls) = &options.tls {
             let acceptor = TlsAcceptor::from(Arc::clone(tls));
-            let Some(stream) = secured(stream, &acceptor).await else { return };
-            let welcome = peer::judge(stream.get_ref().1.peer_certificates(), &serving.peers);
-            self.serve_http(stream, welcome, &serving).await;
+            let Some(stream) = accept_tls(stream, &acceptor).await else { return };
+            let admission = peer::judge(stream.get_ref().1.peer_certificates(), &options.peers);
+            self.serve_http(stream, admission, &options).await;
         } else if stream.set_nodelay(true).is_ok() {
-            self.serve_http(stream, peer::judge(None, &serving.peers), &serving).await;
+            self.serve_http(stream, peer::judge(None, &options.peers), &options).await;
         }
     }
 
@@ -96,20 +97,17 @@ impl SimulatedProvider {
     async fn serve_http<W: Wire>(
         &self,
         mut wire: W,
-        welcome: Result<(), PeerRefusal>,
-        serving: &Serving,
+        admission: Result<(), PeerRefusal>,
+        options: &ServeOptions,
     ) {
-        let (take, mut taken) = mpsc::channel(1);
-        let facts = ConnectionFacts { welcome, serving, take };
+        let (takeover, mut takeovers) = mpsc::channel(1);
+        let facts = ConnectionFacts { admission, options, takeover };
         loop {
-            let answer = service_fn(|request| self.exchange(&facts, request));
-            let Some((freed, used, taken)) = serve_requests(wire, answer, taken.recv()).await
-            else {
-                return;
-            };
-            let Some(faulty) = taken else { return };
-            let Some(again) = faulty.write(freed, used).await else { return };
-            wire = again;
+            let service = service_fn(|request| self.exchange(&facts, request));
+            let Some(taken) = serve_requests(wire, service, takeovers.recv()).await else { return };
+            let Some(faulty) = taken.output else { return };
+            let Some(reusable) = faulty.write(taken.wire, taken.has_unread).await else { return };
+            wire = reusable;
         }
     }
 
@@ -120,52 +118,56 @@ impl SimulatedProvider {
         &self,
         facts: &ConnectionFacts<'_>,
         request: Request<Incoming>,
-    ) -> Result<Response<Full<Bytes>>, Unread> {
+    ) -> Result<Response<Full<Bytes>>, BodyReadError> {
         let (mut head, mut body) = request.into_parts();
-        if facts.serving.tls.is_none() {
-            head.extensions.insert(Plain);
+        if facts.options.tls.is_none() {
+            head.extensions.insert(WithoutTls);
         }
-        let (faults, mut response) = match self.answer_at(facts, &head, &mut body).await {
-            Err(unread @ (Unread::TooLong | Unread::Slow)) => {
-                let fault = match unread {
-                    Unread::Slow => {
-                        ReplyFault::new(SpineErrorCode::TimedOut, "the body did not come in 30 s")
-                    }
-                    Unread::TooLong | Unread::Gone => ReplyFault::new(
+        let (faults, mut response) = match self.answer_request(facts, &head, &mut body).await {
+            Err(error @ (BodyReadError::TooLong | BodyReadError::TooSlow)) => {
+                let fault = match error {
+                    BodyReadError::TooSlow => ReplyFault::new(
+                        SpineErrorCode::TimedOut,
+                        "the body did not arrive within 30 s",
+                    ),
+                    BodyReadError::TooLong | BodyReadError::ConnectionLost => ReplyFault::new(
                         SpineErrorCode::BodyTooLarge,
                         "the body is longer than 1 MiB",
                     ),
                 };
                 let number = self.remember(&head, b"", self.clock.now());
                 self.note_status(number, fault.status());
-                (Faults::default(), refusal(&head, fault))
+                (Faults::default(), fault_response(&head, fault))
             }
             answered => answered?,
         };
         let headers = response.headers_mut();
         headers.insert(SERVER, HeaderValue::from_static("spine-proxy-simulator"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if faults.are_none() {
+        if faults.is_empty() {
             return Ok(response.map(Full::new));
         }
-        drop(facts.take.send(Faulty::new(&head, faults, response)).await);
+        drop(facts.takeover.send(FaultyResponse::new(&head, faults, response)).await);
         std::future::pending().await
     }
 
-    async fn answer_at(
+    async fn answer_request(
         &self,
         facts: &ConnectionFacts<'_>,
         head: &Parts,
         body: &mut Incoming,
-    ) -> Result<(Faults, Response<Bytes>), Unread> {
-        if let Err(unwelcome) = facts.welcome {
-            let (status, why) = unwelcome.answer();
+    ) -> Result<(Faults, Response<Bytes>), BodyReadError> {
+        if let Err(refusal) = facts.admission {
+            let (status, diagnostics) = refusal.status_and_diagnostics();
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
-            return Ok((Faults::default(), refusal(head, ReplyFault::simulated(status, why))));
+            return Ok((
+                Faults::default(),
+                fault_response(head, ReplyFault::simulated(status, diagnostics)),
+            ));
         }
-        if facts.serving.control && head.uri.path().starts_with(control::BEGINNING) {
+        if facts.options.control && head.uri.path().starts_with(control::PATH_PREFIX) {
             let body = read(body).await?;
-            return Ok((Faults::default(), control::follow(self, head, &body)));
+            return Ok((Faults::default(), control::answer(self, head, &body)));
         }
         let faults = self.faults_of(head);
         let early = faults.as_ref().is_ok_and(|faults| faults.early);
@@ -175,14 +177,14 @@ impl SimulatedProvider {
 
     /// Returns the faults for a request: those of its `X-Simulate` header, or else of a script.
     fn faults_of(&self, head: &Parts) -> Result<Faults, FaultWordsError> {
-        let mut said = head.headers.get_all(SIMULATE).iter().peekable();
-        if said.peek().is_none() {
+        let mut values = head.headers.get_all(SIMULATE).iter().peekable();
+        if values.peek().is_none() {
             let found = self.find(head.uri.path());
-            return Ok(found.map_or_else(Faults::default, |(surgery, _)| {
-                self.scripts.next(&surgery.practice.ods, head)
+            return Ok(found.map_or_else(Faults::default, |(practice, _)| {
+                self.scripts.faults_for(&practice.settings.ods, head)
             }));
         }
-        let texts: Result<Vec<&str>, _> = said.map(HeaderValue::to_str).collect();
+        let texts: Result<Vec<&str>, _> = values.map(HeaderValue::to_str).collect();
         texts.map_err(|_| FaultWordsError::new("X-Simulate is not plain text"))?.join(";").parse()
     }
 
@@ -197,16 +199,17 @@ impl SimulatedProvider {
         let number = self.remember(head, body, now);
         let (faults, response) = match faults {
             Ok(faults) => {
-                let performed = faults.perform().then(|| self.carry_out(head, body, now));
-                let response = faults.instead(head).or(performed).unwrap_or_default();
+                let performed = faults.performs_request().then(|| self.carry_out(head, body, now));
+                // Without either, the faults suppress the response, and this one is not sent.
+                let response = faults.replacement(head).or(performed).unwrap_or_default();
                 (faults, response)
             }
-            Err(unclear) => {
-                let fault = ReplyFault::bad_request(format!("X-Simulate: {unclear}"));
-                (Faults::default(), refusal(head, fault))
+            Err(error) => {
+                let fault = ReplyFault::bad_request(format!("X-Simulate: {error}"));
+                (Faults::default(), fault_response(head, fault))
             }
         };
-        if faults.answer() {
+        if faults.sends_response() {
             self.note_status(number, response.status());
         }
         (faults, response)
@@ -214,26 +217,34 @@ impl SimulatedProvider {
 }
 
 /// Reads a whole body, of at most 1 MiB and within 30 s.
-async fn read(body: &mut Incoming) -> Result<Bytes, Unread> {
+async fn read(body: &mut Incoming) -> Result<Bytes, BodyReadError> {
     let whole = tokio::time::timeout(HEAD_DEADLINE, Limited::new(body, BODY_MAX).collect());
     match whole.await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(fault)) if fault.is::<LengthLimitError>() => Err(Unread::TooLong),
-        Ok(Err(_)) => Err(Unread::Gone),
-        Err(_) => Err(Unread::Slow),
+        Ok(Err(fault)) if fault.is::<LengthLimitError>() => Err(BodyReadError::TooLong),
+        Ok(Err(_)) => Err(BodyReadError::ConnectionLost),
+        Err(_) => Err(BodyReadError::TooSlow),
     }
+}
+
+/// A connection that was taken from the HTTP server.
+pub(super) struct TakenConnection<W, T> {
+    wire: W,
+    /// True if bytes after the answered requests have already been read from the stream.
+    has_unread: bool,
+    /// Output of the future that ended the service.
+    output: T,
 }
 
 /// Answers requests until the connection ends or `taken` resolves.
 ///
-/// If `taken` resolves, returns the stream, true if bytes beyond the answered requests have been read
-/// from it, and the output of `taken`. Earlier responses are then written completely, unless the
-/// client pipelines requests and does not read.
+/// If `taken` resolves, returns the connection. Earlier responses are then written completely, unless
+/// the client pipelines requests and does not read.
 pub(super) async fn serve_requests<W, S, B, T>(
     wire: W,
-    answer: S,
+    service: S,
     taken: impl Future<Output = T>,
-) -> Option<(W, bool, T)>
+) -> Option<TakenConnection<W, T>>
 where
     W: AsyncRead + AsyncWrite + Unpin,
     S: HttpService<Incoming, ResBody = B>,
@@ -244,12 +255,13 @@ where
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
-        .serve_connection(TokioIo::new(wire), answer);
+        .serve_connection(TokioIo::new(wire), service);
     tokio::select! {
         biased;
-        taken = taken => {
+        output = taken => {
             let parts = connection.into_parts();
-            Some((parts.io.into_inner(), !parts.read_buf.is_empty(), taken))
+            let has_unread = !parts.read_buf.is_empty();
+            Some(TakenConnection { wire: parts.io.into_inner(), has_unread, output })
         }
         served = &mut connection => {
             if let Err(fault) = served {
@@ -260,11 +272,11 @@ where
     }
 }
 
-/// Spawns `attend` for each connection until `stop` resolves, then aborts the tasks still running.
+/// Spawns `serve` for each connection until `stop` resolves, then aborts the tasks still running.
 pub(super) async fn accept<A>(
     listener: &TcpListener,
     stop: impl Future<Output = ()>,
-    attend: impl Fn(TcpStream) -> A,
+    serve: impl Fn(TcpStream) -> A,
 ) where
     A: Future<Output = ()> + Send + 'static,
 {
@@ -278,7 +290,7 @@ pub(super) async fn accept<A>(
         };
         match accepted {
             Ok((stream, _)) => {
-                connections.spawn(attend(stream));
+                connections.spawn(serve(stream));
             }
             Err(fault) => {
                 tracing::warn!(
@@ -292,7 +304,7 @@ pub(super) async fn accept<A>(
 }
 
 /// Performs the TLS handshake; returns `None` if it fails or takes longer than 10 s.
-pub(super) async fn secured(
+pub(super) async fn accept_tls(
     stream: TcpStream,
     acceptor: &TlsAcceptor,
 ) -> Option<TlsStream<TcpStream>> {
@@ -313,14 +325,14 @@ pub(super) async fn secured(
 
 /// Error returned when a request's body cannot be read.
 #[derive(Debug, thiserror::Error)]
-enum Unread {
+enum BodyReadError {
     /// Connection lost, so that no response is possible.
     #[error("the body of the request did not arrive")]
-    Gone,
+    ConnectionLost,
     #[error("the body of the request is too long")]
     TooLong,
     #[error("the body of the request came too slowly")]
-    Slow,
+    TooSlow,
 }
 
 #[cfg(test)]
@@ -332,57 +344,63 @@ mod tests {
     use tokio::io::AsyncWriteExt as _;
     use tokio_rustls::TlsConnector;
 
-    use super::super::lab::{Lab, body_of, get, heard, heard_to};
+    use super::super::loopback::{LoopbackSimulator, body_of, get, read_until, send_and_receive};
     use super::super::stage::{BASE, code_of, tls};
     use super::*;
 
     #[tokio::test]
-    async fn answers_name_the_simulator_and_may_not_be_stored() {
+    async fn responses_name_the_simulator_and_forbid_caching() {
         let (server, connector) = tls();
-        let lab = Lab::open(Serving { tls: Some(server), ..Serving::default() }).await;
-        let mut stream =
-            connector.connect("localhost".try_into().unwrap(), lab.connect().await).await.unwrap();
-        let told = heard(&mut stream, &get("/metadata", "Connection: close\r\n")).await;
-        assert!(told.starts_with("HTTP/1.1 200 OK\r\n"), "{told}");
-        assert!(told.contains("server: spine-proxy-simulator\r\n"), "{told}");
-        assert!(told.contains("cache-control: no-store\r\n"), "{told}");
-        lab.close().await;
+        let simulator =
+            LoopbackSimulator::open(ServeOptions { tls: Some(server), ..ServeOptions::default() })
+                .await;
+        let mut stream = connector
+            .connect("localhost".try_into().unwrap(), simulator.connect().await)
+            .await
+            .unwrap();
+        let response =
+            send_and_receive(&mut stream, &get("/metadata", "Connection: close\r\n")).await;
+        assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+        assert!(response.contains("server: spine-proxy-simulator\r\n"), "{response}");
+        assert!(response.contains("cache-control: no-store\r\n"), "{response}");
+        simulator.close().await;
     }
 
     #[tokio::test]
     async fn a_body_beyond_the_limit_is_not_read() {
-        let lab = Lab::open(Serving::default()).await;
+        let simulator = LoopbackSimulator::open(ServeOptions::default()).await;
         let length = BODY_MAX + 1;
         let head = format!(
             "POST {BASE}/Appointment HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
         );
-        let mut stream = lab.connect().await;
+        let mut stream = simulator.connect().await;
         stream.write_all(head.as_bytes()).await.unwrap();
         // The response may arrive, and the connection close, before the whole body is sent.
         drop(stream.write_all(&vec![b' '; length]).await);
-        let told = heard_to(&mut stream, "\r\n\r\n").await;
-        assert!(told.starts_with("HTTP/1.1 413 "), "{told}");
-        assert!(told.contains("cache-control: no-store\r\n"), "{told}");
-        lab.close().await;
+        let response = read_until(&mut stream, "\r\n\r\n").await;
+        assert!(response.starts_with("HTTP/1.1 413 "), "{response}");
+        assert!(response.contains("cache-control: no-store\r\n"), "{response}");
+        simulator.close().await;
     }
 
     #[tokio::test]
-    async fn a_word_that_is_unknown_is_refused_and_nothing_is_done() {
-        let lab = Lab::open(Serving::default()).await;
-        for said in ["slow", "", "cut=1; cut=1", "close\r\nX-Simulate: reset", "\u{e9}"] {
-            let told = lab.say(&get("/metadata", &format!("X-Simulate: {said}\r\n"))).await;
-            assert!(told.starts_with("HTTP/1.1 400 "), "{said}: {told}");
-            assert_eq!(code_of(&body_of(&told)), "BAD_REQUEST");
+    async fn a_request_with_an_invalid_fault_word_is_refused_and_not_carried_out() {
+        let simulator = LoopbackSimulator::open(ServeOptions::default()).await;
+        for words in ["slow", "", "cut=1; cut=1", "close\r\nX-Simulate: reset", "\u{e9}"] {
+            let response =
+                simulator.send(&get("/metadata", &format!("X-Simulate: {words}\r\n"))).await;
+            assert!(response.starts_with("HTTP/1.1 400 "), "{words}: {response}");
+            assert_eq!(code_of(&body_of(&response)), "BAD_REQUEST");
         }
-        let told = lab.say(&get("/metadata", "X-Simulate: slow\r\n")).await;
-        assert!(told.contains("the words are none; delay=<duration>; "), "{told}");
-        assert_eq!(lab.provider.received().len(), 6);
-        lab.close().await;
+        let response = simulator.send(&get("/metadata", "X-Simulate: slow\r\n")).await;
+        assert!(response.contains("the words are none; delay=<duration>; "), "{response}");
+        assert_eq!(simulator.provider.received().len(), 6);
+        simulator.close().await;
     }
 
     #[tokio::test]
-    async fn a_call_that_says_what_is_to_go_wrong_is_not_counted_by_scripts() {
-        let lab = Lab::open(Serving::default()).await;
+    async fn scripts_do_not_count_requests_with_faults_of_their_own() {
+        let simulator = LoopbackSimulator::open(ServeOptions::default()).await;
         let ods = "A20047".parse().unwrap();
         let faults: Faults = "status=503".parse().unwrap();
         let script = super::super::Script {
@@ -391,22 +409,23 @@ mod tests {
             interactions: Vec::new(),
             faults,
         };
-        lab.provider.script(&ods, script.clone()).unwrap();
-        assert!(lab.provider.script(&"Z99999".parse().unwrap(), script).is_err());
+        simulator.provider.script(&ods, script.clone()).unwrap();
+        assert!(simulator.provider.script(&"Z99999".parse().unwrap(), script).is_err());
         let mut statuses = Vec::new();
-        for said in ["", "X-Simulate: none\r\n", "X-Simulate: status=500\r\n", "", "", ""] {
-            let told = lab.say(&get("/metadata", said)).await;
-            statuses.push(told.split(' ').nth(1).unwrap().to_owned());
+        for header in ["", "X-Simulate: none\r\n", "X-Simulate: status=500\r\n", "", "", ""] {
+            let response = simulator.send(&get("/metadata", header)).await;
+            statuses.push(response.split(' ').nth(1).unwrap().to_owned());
         }
         assert_eq!(statuses, ["200", "200", "500", "503", "200", "503"]);
-        let kept: Vec<_> = lab.provider.received().iter().filter_map(|one| one.status).collect();
-        assert_eq!(kept.len(), 6);
-        assert_eq!(kept[3], 503);
-        lab.close().await;
+        let recorded: Vec<_> =
+            simulator.provider.received().iter().filter_map(|request| request.status).collect();
+        assert_eq!(recorded.len(), 6);
+        assert_eq!(recorded[3], 503);
+        simulator.close().await;
     }
 
     #[tokio::test]
-    async fn the_simulator_is_steered_on_the_same_listener_if_it_may_be() {
+    async fn the_control_interface_shares_the_listener_and_can_be_switched_off() {
         let clock = r#"{"now":"2030-01-01T12:00:00Z"}"#;
         let put = format!(
             "PUT /_simulator/clock HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
@@ -415,26 +434,29 @@ mod tests {
         );
         let list = "GET /_simulator/requests HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
                     X-Simulate: reset\r\n\r\n";
-        let lab = Lab::open(Serving::default()).await;
-        assert!(lab.say(&put).await.starts_with("HTTP/1.1 200 "));
-        lab.say(&get("/metadata", "X-Simulate: status-after=500\r\n")).await;
-        let listed = body_of(&lab.say(list).await);
+        let simulator = LoopbackSimulator::open(ServeOptions::default()).await;
+        assert!(simulator.send(&put).await.starts_with("HTTP/1.1 200 "));
+        simulator.send(&get("/metadata", "X-Simulate: status-after=500\r\n")).await;
+        let listed = body_of(&simulator.send(list).await);
         assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
         assert_eq!(listed[0]["status"], 500);
-        // The clock that was set runs on.
+        // The clock runs on from the time that was set.
         assert!(listed[0]["time"].as_str().unwrap().starts_with("2030-01-01T12:"), "{listed}");
-        lab.close().await;
+        simulator.close().await;
 
-        let lab = Lab::open(Serving { control: false, ..Serving::default() }).await;
-        let told = lab.say(&put).await;
-        assert!(told.starts_with("HTTP/1.1 404 "), "{told}");
-        assert_eq!(body_of(&told)["resourceType"], "OperationOutcome");
-        lab.close().await;
+        let simulator =
+            LoopbackSimulator::open(ServeOptions { control: false, ..ServeOptions::default() })
+                .await;
+        let response = simulator.send(&put).await;
+        assert!(response.starts_with("HTTP/1.1 404 "), "{response}");
+        assert_eq!(body_of(&response)["resourceType"], "OperationOutcome");
+        simulator.close().await;
     }
 
     /// Returns a server that accepts certificates of one authority and clients without one, and a
     /// function that makes such clients.
-    fn guarded() -> (Arc<ServerConfig>, impl Fn(Option<&str>) -> TlsConnector) {
+    fn tls_with_client_certificates() -> (Arc<ServerConfig>, impl Fn(Option<&str>) -> TlsConnector)
+    {
         let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let made = |name: &str| {
             let key = KeyPair::generate().unwrap();
@@ -475,32 +497,34 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_peer_with_one_of_the_names_is_answered() {
-        let (server, client) = guarded();
+    async fn only_a_client_with_one_of_the_expected_names_is_answered() {
+        let (server, client) = tls_with_client_certificates();
         let peers = vec!["proxy.test".parse().unwrap(), "spare.test".parse().unwrap()];
-        let lab = Lab::open(Serving { tls: Some(server), peers, control: true }).await;
+        let simulator =
+            LoopbackSimulator::open(ServeOptions { tls: Some(server), peers, control: true }).await;
         for (name, status) in [(Some("Proxy.test"), 200), (Some("other.test"), 495), (None, 496)] {
-            let stream = lab.connect().await;
+            let stream = simulator.connect().await;
             let connector = client(name);
             let mut stream =
                 connector.connect("localhost".try_into().unwrap(), stream).await.unwrap();
-            let steer = "GET /_simulator/clock HTTP/1.1\r\nHost: x\r\n\r\n";
-            let asked = format!("{steer}{}", get("/metadata", "Connection: close\r\n"));
-            let told = heard(&mut stream, &asked).await;
+            let control = "GET /_simulator/clock HTTP/1.1\r\nHost: x\r\n\r\n";
+            let requests = format!("{control}{}", get("/metadata", "Connection: close\r\n"));
+            let response = send_and_receive(&mut stream, &requests).await;
             let expected = format!("HTTP/1.1 {status} ");
-            assert_eq!(told.matches(&expected).count(), 2, "{name:?}: {told}");
-            assert_eq!(told.contains("OperationOutcome"), status != 200);
+            assert_eq!(response.matches(&expected).count(), 2, "{name:?}: {response}");
+            assert_eq!(response.contains("OperationOutcome"), status != 200);
         }
-        lab.close().await;
+        simulator.close().await;
     }
 
     #[tokio::test]
-    async fn nobody_is_a_peer_without_tls() {
+    async fn a_client_without_tls_has_none_of_the_expected_names() {
         let peers = vec!["proxy.test".parse().unwrap()];
-        let lab = Lab::open(Serving { peers, ..Serving::default() }).await;
-        let told = lab.say(&get("/metadata", "")).await;
-        assert!(told.starts_with("HTTP/1.1 496 "), "{told}");
-        assert!(lab.provider.received().is_empty());
-        lab.close().await;
+        let simulator =
+            LoopbackSimulator::open(ServeOptions { peers, ..ServeOptions::default() }).await;
+        let response = simulator.send(&get("/metadata", "")).await;
+        assert!(response.starts_with("HTTP/1.1 496 "), "{response}");
+        assert!(simulator.provider.received().is_empty());
+        simulator.close().await;
     }
 }

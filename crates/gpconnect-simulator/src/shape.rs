@@ -85,22 +85,22 @@ impl Element {
 #[derive(Debug)]
 pub(super) struct Flaw {
     path: String,
-    what: String,
+    reason: String,
 }
 
 impl Flaw {
     /// Returns a flaw of the current element.
-    pub(super) fn here(what: impl Into<String>) -> Self {
-        Self { path: String::new(), what: what.into() }
+    pub(super) fn here(reason: impl Into<String>) -> Self {
+        Self { path: String::new(), reason: reason.into() }
     }
 
     /// Returns the flaw of an unknown element.
     pub(super) fn unknown(name: &str) -> Self {
-        Self::here("is not known").inside(name)
+        Self::here("is not known").within_input(name)
     }
 
-    /// Prepends a name from the input to the path, or `?` if it does not look like an element's name.
-    pub(super) fn inside(self, name: &str) -> Self {
+    /// Prepends a name from the input to the path, or `?` if it cannot be the name of an element.
+    pub(super) fn within_input(self, name: &str) -> Self {
         let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         let plain = plain && !name.is_empty() && name.len() <= NAME_MAX;
         self.within(if plain { name } else { "?" })
@@ -123,7 +123,7 @@ impl Flaw {
 
     /// Returns the message, with the path from `root`.
     pub(super) fn message(&self, root: &str) -> String {
-        format!("{root}{} {}", self.path, self.what)
+        format!("{root}{} {}", self.path, self.reason)
     }
 }
 
@@ -138,7 +138,7 @@ fn judge_resource(resource: &Value, depth: usize) -> Result<(), Flaw> {
     let fields = object(resource)?;
     let named = fields.get("resourceType").and_then(Value::as_str);
     let named = named.ok_or_else(|| Flaw::here("has no resourceType"))?;
-    let shape = Shape::of(named).ok_or_else(|| Flaw::here("is not of a type that is known"))?;
+    let shape = Shape::of(named).ok_or_else(|| Flaw::here("is of an unknown type"))?;
     let is_element = |name: &str| name != "resourceType";
     judge_fields(fields, shape, depth, is_element)
 }
@@ -199,11 +199,11 @@ fn judge_element(
     }
     let beside = beside.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let has_beside = |index: usize| beside.get(index).is_some_and(Value::is_object);
-    let may_miss =
+    let is_optional =
         |index: usize| matches!(element.kind, ElementKind::Plain(_)) && has_beside(index);
     judge_list(value, depth, |index, item| {
-        let missed = item.is_null() && may_miss(index);
-        if missed { Ok(()) } else { judge_value(element.kind, item, depth + 2) }
+        let may_be_null = item.is_null() && is_optional(index);
+        if may_be_null { Ok(()) } else { judge_value(element.kind, item, depth + 2) }
     })
 }
 
@@ -227,8 +227,8 @@ fn judge_beside(
     let plain = plain.map(Vec::as_slice).unwrap_or_default();
     let has_value = |index: usize| plain.get(index).is_some_and(|item| !item.is_null());
     judge_list(value, depth, |index, item| {
-        let missed = item.is_null() && has_value(index);
-        if missed { Ok(()) } else { judge_complex(item, &ELEMENT, depth + 2) }
+        let may_be_null = item.is_null() && has_value(index);
+        if may_be_null { Ok(()) } else { judge_complex(item, &ELEMENT, depth + 2) }
     })
 }
 
@@ -253,13 +253,13 @@ fn judge_list(
 fn judge_value(kind: ElementKind, value: &Value, depth: usize) -> Result<(), Flaw> {
     match kind {
         ElementKind::Plain(primitive) => {
-            primitive.fault(value).map_or(Ok(()), |what| Err(Flaw::here(what)))
+            primitive.fault(value).map_or(Ok(()), |reason| Err(Flaw::here(reason)))
         }
         ElementKind::Complex(shape) => judge_complex(value, shape, depth),
         ElementKind::Resource => judge_resource(value, depth),
         ElementKind::Markup => {
             let text = value.as_str().ok_or_else(|| Flaw::here("is not a string"))?;
-            super::markup::div_fault(text).map_or(Ok(()), |what| Err(Flaw::here(what)))
+            super::markup::div_fault(text).map_or(Ok(()), |reason| Err(Flaw::here(reason)))
         }
     }
 }

@@ -4,37 +4,38 @@ use std::collections::BTreeSet;
 
 use jiff::{Timestamp, ToSpan};
 
-use super::held::{SlotState, StoredSlot};
+use super::local_time::{self, TimePeriod};
 use super::parameters::{DateBound, Parameters};
 use super::reply::{InteractionResult, ReplyFault, ResourceReply};
 use super::seed::Session;
+use super::state::{SlotState, StoredSlot};
 use super::store::Store;
-use super::{Call, fhir, local_time};
+use super::{Call, fhir};
 
 /// Limit: calendar days between the two ends of a search.
 const DAYS_MAX: i64 = 14;
 
 /// Spec: `GET /Slot?status=free&start=ge…&end=le…&_include=Slot:schedule`.
 pub(super) fn search(store: &Store, call: &Call<'_>) -> InteractionResult {
-    let asked = &call.parameters;
-    let range = range(asked)?;
-    let filters = Filters::of(asked);
-    let mut free: Vec<(u32, &StoredSlot, &Session)> = store
+    let parameters = &call.parameters;
+    let range = range(parameters)?;
+    let filters = Filters::of(parameters);
+    let mut free: Vec<SessionSlot<'_>> = store
         .slots()
         .iter()
         .filter(|(_, slot)| slot.state == SlotState::Free && slot.start > call.now)
-        .filter(|(_, slot)| range.0 <= slot.start && slot.end <= range.1)
-        .filter_map(|(id, slot)| Some((*id, slot, store.session(slot.schedule)?)))
-        .filter(|(_, slot, session)| is_released(slot, session, call.now))
-        .filter(|(.., session)| filters.fit(session))
+        .filter(|(_, slot)| range.start <= slot.start && slot.end <= range.end)
+        .filter_map(|(id, slot)| SessionSlot::of(store, *id, slot))
+        .filter(|offered| offered.is_released(call.now))
+        .filter(|offered| filters.may_book(offered.session))
         .collect();
-    free.sort_by_key(|(id, slot, _)| (slot.schedule, slot.start, *id));
+    free.sort_by_key(|offered| (offered.slot.schedule, offered.slot.start, offered.id));
 
-    let schedules: BTreeSet<u32> = free.iter().map(|(_, slot, _)| slot.schedule).collect();
+    let schedules: BTreeSet<u32> = free.iter().map(|offered| offered.slot.schedule).collect();
     let included =
-        |actor: &str| asked.holds("_include:recurse", &format!("Schedule:actor:{actor}"));
+        |actor: &str| parameters.contains("_include:recurse", &format!("Schedule:actor:{actor}"));
     let mut actors = BTreeSet::new();
-    for (.., session) in &free {
+    for SessionSlot { session, .. } in &free {
         if included("Practitioner") {
             actors.insert(("Practitioner", session.practitioner));
         }
@@ -43,29 +44,48 @@ pub(super) fn search(store: &Store, call: &Call<'_>) -> InteractionResult {
         }
     }
 
-    let mut found: Vec<_> =
-        free.iter().map(|(id, slot, session)| fhir::slot(*id, slot, session)).collect();
+    let mut found: Vec<_> = free
+        .iter()
+        .map(|SessionSlot { id, slot, session }| fhir::slot(*id, slot, session))
+        .collect();
     found.extend(
         schedules
             .iter()
-            .filter_map(|id| Some(fhir::schedule(*id, store.session(*id)?, store.span(*id)?))),
+            .filter_map(|id| Some(fhir::schedule(*id, store.session(*id)?, store.period_of(*id)?))),
     );
-    found.extend(actors.iter().filter_map(|(kind, id)| store.known(kind, *id)).cloned());
-    // Spec: the organisation is included with any slot, even if not asked for.
+    found.extend(
+        actors.iter().filter_map(|(kind, id)| store.resource_by_number(kind, *id)).cloned(),
+    );
+    // Spec: the organisation is included with any slot, even if not requested.
     found.extend(store.organisation().filter(|_| !free.is_empty()).cloned());
     Ok(ResourceReply::plain(fhir::bundle(found)))
 }
 
-/// Returns true if a slot may be offered to consumers at `now`.
-pub(super) fn is_released(slot: &StoredSlot, session: &Session, now: Timestamp) -> bool {
-    let released = session.released_days_before.is_none_or(|days| {
-        let first = local_time::day(slot.start).saturating_sub(i32::from(days).days());
-        first <= local_time::day(now)
-    });
-    session.bookable && released
+/// A slot with its id and the session that it belongs to.
+#[derive(Clone, Copy)]
+pub(super) struct SessionSlot<'a> {
+    pub(super) id: u32,
+    pub(super) slot: &'a StoredSlot,
+    pub(super) session: &'a Session,
 }
 
-/// Organisations, by ODS code and by type, for which a consumer asks for slots.
+impl<'a> SessionSlot<'a> {
+    /// Returns the slot with its session, or `None` if its schedule has no session.
+    pub(super) fn of(store: &'a Store, id: u32, slot: &'a StoredSlot) -> Option<Self> {
+        Some(Self { id, slot, session: store.session(slot.schedule)? })
+    }
+
+    /// Returns true if the slot may be offered to consumers at `now`.
+    pub(super) fn is_released(&self, now: Timestamp) -> bool {
+        let released = self.session.released_days_before.is_none_or(|days| {
+            let first = local_time::day(self.slot.start).saturating_sub(i32::from(days).days());
+            first <= local_time::day(now)
+        });
+        self.session.bookable && released
+    }
+}
+
+/// Organisations, by ODS code and by type, for which a consumer searches or books slots.
 pub(super) struct Filters<'a> {
     pub(super) organisations: Vec<&'a str>,
     pub(super) types: Vec<&'a str>,
@@ -73,8 +93,8 @@ pub(super) struct Filters<'a> {
 
 impl<'a> Filters<'a> {
     /// Spec: search filters of other systems are ignored.
-    fn of(asked: &'a Parameters) -> Self {
-        let all = asked.all("searchFilter");
+    fn of(parameters: &'a Parameters) -> Self {
+        let all = parameters.all("searchFilter");
         let of = |system: &str| {
             let parts = all.iter().filter_map(|filter| filter.split_once('|'));
             parts.filter(|(named, _)| *named == system).map(|(_, code)| code).collect()
@@ -82,32 +102,33 @@ impl<'a> Filters<'a> {
         Self { organisations: of(fhir::ODS_CODE), types: of(fhir::ORGANISATION_TYPE) }
     }
 
-    /// Spec: a restricted session is offered only to the organisations or types it is kept for.
-    pub(super) fn fit(&self, session: &Session) -> bool {
-        let of_type = session.organisation_types.iter().any(|kept| self.types.contains(&&**kept));
+    /// Spec: a restricted session is offered only to its organisations and types of organisation.
+    pub(super) fn may_book(&self, session: &Session) -> bool {
+        let of_type = session.organisation_types.iter().any(|kind| self.types.contains(&&**kind));
         let of_code =
-            session.organisations.iter().any(|kept| self.organisations.contains(&kept.as_str()));
+            session.organisations.iter().any(|ods| self.organisations.contains(&ods.as_str()));
         (session.organisation_types.is_empty() || of_type)
             && (session.organisations.is_empty() || of_code)
     }
 }
 
-/// Checks the parameters; returns the instants between which a slot must lie.
-fn range(asked: &Parameters) -> Result<(Timestamp, Timestamp), ReplyFault> {
-    let (status, start, end) = (asked.one("status")?, asked.one("start")?, asked.one("end")?);
-    if !asked.holds("_include", "Slot:schedule") {
+/// Checks the parameters; returns the period in which a slot must lie.
+fn range(parameters: &Parameters) -> Result<TimePeriod, ReplyFault> {
+    let (status, start, end) =
+        (parameters.one("status")?, parameters.one("start")?, parameters.one("end")?);
+    if !parameters.contains("_include", "Slot:schedule") {
         return Err(ReplyFault::bad_request("parameter _include=Slot:schedule is missing"));
     }
     if status != "free" {
-        return Err(ReplyFault::parameter("status can only be free"));
+        return Err(ReplyFault::parameter("status must be free"));
     }
     let (start, end) = (DateBound::parse(start, "ge")?, DateBound::parse(end, "le")?);
     // Calendar days are counted: two weeks are two weeks even if the clocks change.
     let days = start.day().duration_until(end.day()).as_hours() / 24;
-    if !(0..=DAYS_MAX).contains(&days) || end.last() < start.first() {
+    if !(0..=DAYS_MAX).contains(&days) || end.range_end() < start.range_start() {
         return Err(ReplyFault::parameter("the range is negative or longer than two weeks"));
     }
-    Ok((start.first(), end.last()))
+    Ok(TimePeriod { start: start.range_start(), end: end.range_end() })
 }
 
 #[cfg(test)]
@@ -123,7 +144,7 @@ mod tests {
     const INCLUDED: &str = "status=free&_include=Slot:schedule";
 
     #[test]
-    fn slots_come_with_what_was_asked_for() {
+    fn slots_come_with_the_requested_resources() {
         let stage = Stage::new();
         let day = format!("{INCLUDED}&start=ge2026-03-26&end=le2026-03-26");
         assert_eq!(found(&stage, &day).2, [51, 5, 0, 0, 1]);
@@ -139,12 +160,12 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_is_kept_for_whom_it_is_kept() {
+    fn a_restricted_slot_is_offered_only_to_its_organisations() {
         let stage = Stage::new();
         let types =
             "searchFilter=https://fhir.nhs.uk/STU3/CodeSystem/GPConnect-OrganisationType-1%7C";
         let codes = "searchFilter=https://fhir.nhs.uk/Id/ods-organization-code%7C";
-        // Open to all: 48 a day. Kept for urgent care: 3; for A00001: 3; for A00001 as a practice: 3.
+        // Open to all: 48 a day. Only for urgent care: 3; for A00001: 3; for A00001 as a practice: 3.
         for (filters, count) in [
             (String::new(), 48),
             (format!("&{types}urgent-care"), 51),
@@ -166,7 +187,7 @@ mod tests {
         let stage = Stage::new();
         let count =
             |day: &str| found(&stage, &format!("{INCLUDED}&start=ge{day}&end=le{day}")).2[0];
-        // The clock stands at the 25th: the slots of the 27th are released, those of the 30th not yet.
+        // Today is the 25th: the slots of the 27th are released, those of the 30th not yet.
         assert_eq!((count("2026-03-26"), count("2026-03-27"), count("2026-03-30")), (51, 51, 48));
     }
 
@@ -187,7 +208,11 @@ mod tests {
             2
         );
         assert_eq!(count(&format!("{start}&end=le2026-03-26")), 51);
-        assert_eq!(count("start=ge2026-03-20&end=le2026-03-26"), 51, "the past may be asked for");
+        assert_eq!(
+            count("start=ge2026-03-20&end=le2026-03-26"),
+            51,
+            "a range may begin in the past"
+        );
     }
 
     #[test]
@@ -203,15 +228,14 @@ mod tests {
     #[test]
     fn a_slot_that_has_begun_is_not_offered() {
         let stage = Stage::new();
-        let id = "search:slot-1";
+        let search = "search:slot-1";
         let path = format!("/Slot?{INCLUDED}&start=ge2026-03-26&end=le2026-03-26");
-        let (_, _, body) =
-            stage.ask_at("2026-03-26T11:40:00Z", (http::Method::GET, id), &path, b"");
+        let (_, _, body) = stage.call_at("2026-03-26T11:40:00Z", search, &path, b"");
         assert_eq!(of_type(&body, "Slot").len(), 2 + 15);
         let slot = stage.free_slots().remove(0);
         let body = booking_of(&[&slot], "1").to_string();
-        let create = (http::Method::POST, "create:appointment-1");
-        let late = stage.ask_at("2026-03-26T09:00:00Z", create, "/Appointment", body.as_bytes());
+        let create = "create:appointment-1";
+        let late = stage.call_at("2026-03-26T09:00:00Z", create, "/Appointment", body.as_bytes());
         assert_eq!((late.0, code_of(&late.2)), (422, "INVALID_RESOURCE"));
     }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
 use jiff::Timestamp;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -33,7 +34,7 @@ pub(super) struct Stage {
 pub(super) fn practices() -> Vec<SimulatedPractice> {
     [("A20047", ASID, BASE), ("B82617", OTHER_ASID, OTHER_BASE)]
         .map(|(ods, asid, base)| {
-            let name = format!("Surgery {ods}");
+            let name = format!("Practice {ods}");
             SimulatedPractice::new(ods.parse().unwrap(), asid.parse().unwrap(), &name, base)
         })
         .into()
@@ -57,6 +58,7 @@ impl Stage {
         Self { base: OTHER_BASE, asid: OTHER_ASID, ..self.clone() }
     }
 
+    /// Sends a request as it is, without the headers of an interaction.
     pub(super) fn send(
         &self,
         method: Method,
@@ -64,77 +66,53 @@ impl Stage {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> StageAnswer {
-        self.send_at(now(), (method, path), headers, body)
+        parsed(self.provider.answer(&request_head(method, path, headers), body, now()))
     }
 
-    fn send_at(
-        &self,
-        at: Timestamp,
-        (method, path): (Method, &str),
-        headers: &[(&str, &str)],
-        body: &[u8],
-    ) -> StageAnswer {
-        let mut request = Request::builder().method(method).uri(path);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let (head, ()) = request.body(()).unwrap().into_parts();
-        let (head, body): (_, Bytes) = self.provider.answer(&head, body, at).into_parts();
-        let body = serde_json::from_slice(&body).unwrap_or_default();
-        (head.status.as_u16(), head.headers, body)
+    /// Performs an interaction, named by the end of its id, at another time than the stage's.
+    pub(super) fn call_at(&self, at: &str, short: &str, path: &str, body: &[u8]) -> StageAnswer {
+        let head = self.interaction_head(short, path, &[]);
+        parsed(self.provider.answer(&head, body, at.parse().unwrap()))
     }
 
-    /// Sends a request at another time than the stage's.
-    pub(super) fn ask_at(
+    /// Performs an interaction, named by the end of its id, with additional headers.
+    pub(super) fn call(
         &self,
-        at: &str,
-        (method, short): (Method, &str),
-        path: &str,
-        body: &[u8],
-    ) -> StageAnswer {
-        let path = format!("{}{path}", self.base);
-        self.send_at(at.parse().unwrap(), (method, &path), &self.headers(short, &[]), body)
-    }
-
-    pub(super) fn ask(
-        &self,
-        (method, short): (Method, &str),
+        short: &str,
         path: &str,
         more: &[(&str, &str)],
         body: &[u8],
     ) -> StageAnswer {
-        let headers = self.headers(short, more);
-        let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, *value)).collect();
-        self.send(method, &format!("{}{path}", self.base), &headers, body)
+        parsed(self.call_unparsed(short, path, more, body))
     }
 
-    /// Sends a request and returns the unparsed response.
-    pub(super) fn answer(
+    /// Performs an interaction and returns the unparsed response.
+    pub(super) fn call_unparsed(
         &self,
-        (method, short): (Method, &str),
+        short: &str,
         path: &str,
         more: &[(&str, &str)],
         body: &[u8],
     ) -> Response<Bytes> {
-        let path = format!("{}{path}", self.base);
-        let mut request = Request::builder().method(method).uri(path);
-        for (name, value) in self.headers(short, more) {
-            request = request.header(name, value);
-        }
-        let (head, ()) = request.body(()).unwrap().into_parts();
-        self.provider.answer(&head, body, now())
+        self.provider.answer(&self.interaction_head(short, path, more), body, now())
+    }
+
+    /// Returns the head of a valid request of an interaction, with its method.
+    fn interaction_head(&self, short: &str, path: &str, more: &[(&str, &str)]) -> Parts {
+        let kind = if short.starts_with("operation:") { "fhir:" } else { "fhir:rest:" };
+        let id = format!("urn:nhs:names:services:gpconnect:{kind}{short}");
+        let method = interaction::by_id(&id).unwrap().method.clone();
+        request_head(method, &format!("{}{path}", self.base), &self.headers(&id, more))
     }
 
     /// Returns the headers of a valid request; leaks some strings, which is acceptable in a test.
-    fn headers<'a>(&self, short: &str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
-        let kind = if short.starts_with("operation:") { "fhir:" } else { "fhir:rest:" };
-        let id = format!("urn:nhs:names:services:gpconnect:{kind}{short}");
+    fn headers<'a>(&self, id: &str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
         let mut headers = vec![
             ("Ssp-TraceID", "09a01679-2564-0fb4-5129-aecc81ea2706"),
             ("Ssp-From", "200000000359"),
             ("Ssp-To", self.asid),
-            ("Ssp-InteractionID", &*id.clone().leak()),
-            ("Authorization", &*format!("Bearer {}", token(&id)).leak()),
+            ("Ssp-InteractionID", &*id.to_owned().leak()),
+            ("Authorization", &*format!("Bearer {}", token(id)).leak()),
             ("Content-Type", "application/fhir+json"),
         ];
         headers.retain(|(name, _)| !more.iter().any(|(other, _)| other == name));
@@ -143,20 +121,19 @@ impl Stage {
     }
 
     pub(super) fn get(&self, short: &str, path: &str) -> StageAnswer {
-        self.ask((Method::GET, short), path, &[], b"")
+        self.call(short, path, &[], b"")
     }
 
     pub(super) fn book(&self, body: &Value) -> StageAnswer {
         let bytes = body.to_string();
-        let create = (Method::POST, "create:appointment-1");
-        self.ask(create, "/Appointment", &[], bytes.as_bytes())
+        self.call("create:appointment-1", "/Appointment", &[], bytes.as_bytes())
     }
 
     pub(super) fn put(&self, verb: &str, id: &str, tag: Option<&str>, body: &Value) -> StageAnswer {
         let short = format!("{verb}:appointment-1");
         let tag: Vec<_> = tag.map(|tag| ("If-Match", tag)).into_iter().collect();
         let path = format!("/Appointment/{id}");
-        self.ask((Method::PUT, &short), &path, &tag, body.to_string().as_bytes())
+        self.call(&short, &path, &tag, body.to_string().as_bytes())
     }
 
     pub(super) fn retrieve(&self, patient: &str) -> StageAnswer {
@@ -164,7 +141,7 @@ impl Stage {
         self.get("search:patient_appointments-1", &path)
     }
 
-    /// All free slots of the fortnight after the stage's day.
+    /// Returns all free slots of the fortnight after the stage's day.
     pub(super) fn free_slots(&self) -> Vec<Value> {
         let path = "/Slot?status=free&start=ge2026-03-26&end=le2026-04-09&_include=Slot:schedule";
         let (status, _, bundle) = self.get("search:slot-1", path);
@@ -176,7 +153,7 @@ impl Stage {
         format!("/Patient?identifier=https://fhir.nhs.uk/Id/nhs-number%7C{nhs_number}")
     }
 
-    /// The appointment as a consumer cancels it.
+    /// Returns the appointment as a consumer sends it to cancel it.
     pub(super) fn cancelled(appointment: &Value, reason: &str) -> Value {
         let mut changed = appointment.clone();
         changed["status"] = json!("cancelled");
@@ -186,6 +163,19 @@ impl Stage {
         }));
         changed
     }
+}
+
+fn request_head(method: Method, path: &str, headers: &[(&str, &str)]) -> Parts {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(()).unwrap().into_parts().0
+}
+
+fn parsed(response: Response<Bytes>) -> StageAnswer {
+    let (head, body) = response.into_parts();
+    (head.status.as_u16(), head.headers, serde_json::from_slice(&body).unwrap_or_default())
 }
 
 /// Returns the claims of a valid token, issued now because tokens are checked by the real clock.
@@ -221,7 +211,7 @@ pub(super) fn claims(id: &str) -> Value {
     })
 }
 
-/// An unsigned token with these claims.
+/// Returns an unsigned token with these claims.
 pub(super) fn token_of(claims: &Value) -> String {
     let part = |text: &str| base64_simd::URL_SAFE_NO_PAD.encode_to_string(text);
     format!("{}.{}.", part(r#"{"alg":"none","typ":"JWT"}"#), part(&claims.to_string()))
@@ -231,19 +221,19 @@ fn token(id: &str) -> String {
     token_of(&claims(id))
 }
 
-/// The resources of one type in a bundle.
+/// Returns the resources of one type in a bundle.
 pub(super) fn of_type(bundle: &Value, kind: &str) -> Vec<Value> {
     let entries = bundle["entry"].as_array().cloned().unwrap_or_default();
     let resources = entries.into_iter().map(|entry| entry["resource"].clone());
     resources.filter(|resource| resource["resourceType"] == kind).collect()
 }
 
-/// The code of an OperationOutcome.
+/// Returns the code of an OperationOutcome.
 pub(super) fn code_of(body: &Value) -> &str {
     body.pointer("/issue/0/details/coding/0/code").and_then(Value::as_str).unwrap_or_default()
 }
 
-/// A valid booking of these slots for this patient.
+/// Returns a valid booking of these slots for this patient.
 pub(super) fn booking_of(slots: &[&Value], patient: &str) -> Value {
     let references: Vec<Value> = slots
         .iter()
@@ -277,7 +267,7 @@ pub(super) fn booking_of(slots: &[&Value], patient: &str) -> Value {
     })
 }
 
-/// A server with a certificate of its own, and a client that trusts it.
+/// Returns a server with a certificate of its own, and a client that trusts it.
 pub(super) fn tls() -> (Arc<ServerConfig>, TlsConnector) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let certificate: CertificateDer<'static> = made.cert.der().clone();
@@ -288,6 +278,6 @@ pub(super) fn tls() -> (Arc<ServerConfig>, TlsConnector) {
         .with_no_client_auth()
         .with_single_cert(vec![certificate], key)
         .unwrap();
-    let ours = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    (Arc::new(server), TlsConnector::from(Arc::new(ours)))
+    let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    (Arc::new(server), TlsConnector::from(Arc::new(client)))
 }

@@ -11,17 +11,18 @@ use jiff::civil::Date;
 use serde_json::Value;
 
 use super::disk::{DiskStore, DiskStoreError};
-use super::held::{Booking, Change, Patient, SlotState, StoredSlot, StoredState};
+use super::local_time::{self, TimePeriod};
 use super::people::InventedPerson;
 use super::seed::Session;
-use super::{SimulatedPractice, fhir, local_time};
+use super::state::{Booking, Change, Patient, SlotState, StoredSlot, StoredState};
+use super::{SimulatedPractice, fhir};
 
 /// All data of one practice.
 pub(super) struct Store {
     practice: SimulatedPractice,
     /// Practitioners, organisations and locations: these never change.
     resources: BTreeMap<(&'static str, u32), Value>,
-    held: StoredState,
+    state: StoredState,
     disk: Option<Arc<DiskStore>>,
 }
 
@@ -45,7 +46,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<Self, DiskStoreError> {
         let seed = Arc::clone(&practice.seed);
-        let held = match &disk {
+        let state = match &disk {
             Some(disk) => disk.load(&practice.ods)?,
             None => StoredState::default(),
         };
@@ -58,18 +59,18 @@ impl Store {
         for (id, clinician) in (1..).zip(&seed.practitioners) {
             resources.insert(("Practitioner", id), fhir::practitioner(clinician, id));
         }
-        let mut store = Self { practice, resources, held, disk };
-        match &store.held.seed {
-            None => store.commit(store.first(now))?,
+        let mut store = Self { practice, resources, state, disk };
+        match &store.state.seed {
+            None => store.commit(store.initial_changes(now))?,
             Some(made_with) if *made_with == seed.text => {}
             Some(_) => {
                 return Err(DiskStoreError::new(format!(
-                    "{} has another seed than its store was made with: put the seed back, or remove the store",
+                    "the store of {} was made with another seed: restore that seed, or remove the store",
                     store.practice.ods
                 )));
             }
         }
-        store.roll_on(now)?;
+        store.extend_slots(now)?;
         Ok(store)
     }
 
@@ -78,39 +79,43 @@ impl Store {
         if let Some(disk) = &self.disk {
             disk.clear(&self.practice.ods)?;
         }
-        self.held = StoredState::default();
-        self.commit(self.first(now))?;
-        self.roll_on(now)
+        self.state = StoredState::default();
+        self.commit(self.initial_changes(now))?;
+        self.extend_slots(now)
     }
 
     /// Returns the changes that store the initial patients and the seed's text.
-    fn first(&self, now: Timestamp) -> Vec<Change> {
-        let here =
-            self.practice.seed.people().into_iter().filter(|person| person.standing.is_here());
-        let patient = |(id, person): (u32, InventedPerson)| {
-            let resource = fhir::patient(id, &person, (ORGANISATION, now));
-            let InventedPerson { nhs_number, standing, .. } = person;
-            Change::Patient(id, Patient { nhs_number, standing, resource })
+    fn initial_changes(&self, now: Timestamp) -> Vec<Change> {
+        let patients = self
+            .practice
+            .seed
+            .people()
+            .into_iter()
+            .filter(|person| person.registration.has_practice_record());
+        let change = |(id, person): (u32, InventedPerson)| {
+            let resource = fhir::patient(id, &person, ORGANISATION, now);
+            let InventedPerson { nhs_number, registration, .. } = person;
+            Change::Patient(id, Patient { nhs_number, registration, resource })
         };
-        let mut changes: Vec<Change> = (1..).zip(here).map(patient).collect();
+        let mut changes: Vec<Change> = (1..).zip(patients).map(change).collect();
         changes.push(Change::Seed(self.practice.seed.text.clone()));
         changes
     }
 
     /// Adds the slots of the days that the seed's weeks newly reach at `now`.
-    pub(super) fn roll_on(&mut self, now: Timestamp) -> Result<(), DiskStoreError> {
-        let in_sight: Vec<Date> = self.practice.seed.days(local_time::day(now)).collect();
-        let known = |day: &&Date| self.held.days.contains(*day);
+    pub(super) fn extend_slots(&mut self, now: Timestamp) -> Result<(), DiskStoreError> {
+        let wanted: Vec<Date> = self.practice.seed.days(local_time::day(now)).collect();
+        let exists = |day: &&Date| self.state.days.contains(*day);
         // The clock may have been set back and forth.
-        let days: Vec<Date> = in_sight.iter().filter(|day| !known(day)).copied().collect();
-        let over = (self.held.days.len() + days.len()).saturating_sub(DAYS_MAX);
-        let others = self.held.days.iter().filter(|day| !in_sight.contains(day));
-        let gone = self.held.without(&others.take(over).copied().collect());
+        let days: Vec<Date> = wanted.iter().filter(|day| !exists(day)).copied().collect();
+        let excess = (self.state.days.len() + days.len()).saturating_sub(DAYS_MAX);
+        let others = self.state.days.iter().filter(|day| !wanted.contains(day));
+        let removals = self.state.removal_of(&others.take(excess).copied().collect());
         let slots = days.iter().flat_map(|day| self.practice.seed.slots(*day));
-        let slots = (next_id(&self.held.slots)..).zip(slots);
+        let slots = (next_id(&self.state.slots)..).zip(slots);
         let mut changes: Vec<Change> = slots.map(|(id, slot)| Change::Slot(id, slot)).collect();
         changes.extend(days.into_iter().map(Change::Day));
-        changes.extend(gone);
+        changes.extend(removals);
         self.commit(changes)
     }
 
@@ -123,7 +128,7 @@ impl Store {
             disk.write(&self.practice.ods, &changes)?;
         }
         for change in changes {
-            self.held.apply(change);
+            self.state.apply(change);
         }
         Ok(())
     }
@@ -135,41 +140,43 @@ impl Store {
     }
 
     /// Returns the start of a schedule's first slot and the end of its last.
-    pub(super) fn span(&self, schedule: u32) -> Option<(Timestamp, Timestamp)> {
-        let slots = || self.held.slots.values().filter(|slot| slot.schedule == schedule);
-        slots().map(|slot| slot.start).min().zip(slots().map(|slot| slot.end).max())
+    pub(super) fn period_of(&self, schedule: u32) -> Option<TimePeriod> {
+        let slots = || self.state.slots.values().filter(|slot| slot.schedule == schedule);
+        let start = slots().map(|slot| slot.start).min()?;
+        let end = slots().map(|slot| slot.end).max()?;
+        Some(TimePeriod { start, end })
     }
 
     pub(super) const fn slots(&self) -> &BTreeMap<u32, StoredSlot> {
-        &self.held.slots
+        &self.state.slots
     }
 
     pub(super) const fn bookings(&self) -> &BTreeMap<u32, Booking> {
-        &self.held.bookings
+        &self.state.bookings
     }
 
     /// Returns a practitioner, organisation, location or patient by its id as sent.
     pub(super) fn resource(&self, kind: &'static str, id: &str) -> Option<&Value> {
-        self.known(kind, number(id)?)
+        self.resource_by_number(kind, number(id)?)
     }
 
     /// Returns a practitioner, organisation, location or patient by its number.
     ///
     /// Patients who have left, have died or are sensitive are not found.
-    pub(super) fn known(&self, kind: &'static str, id: u32) -> Option<&Value> {
+    pub(super) fn resource_by_number(&self, kind: &'static str, id: u32) -> Option<&Value> {
         if kind != "Patient" {
             return self.resources.get(&(kind, id));
         }
-        let patient = self.held.patients.get(&id)?;
-        patient.standing.is_to_be_found().then_some(&patient.resource)
+        let patient = self.state.patients.get(&id)?;
+        patient.registration.is_visible_to_consumers().then_some(&patient.resource)
     }
 
     /// Returns all resources of a kind that have this identifier.
-    pub(super) fn identified(&self, kind: &str, system: &str, value: &str) -> Vec<&Value> {
-        let fixed = self.resources.iter().filter(|((known, _), _)| *known == kind);
+    pub(super) fn find_by_identifier(&self, kind: &str, system: &str, value: &str) -> Vec<&Value> {
+        let fixed = self.resources.iter().filter(|((own, _), _)| *own == kind);
         let fixed = fixed.map(|(_, resource)| resource);
-        let patients = self.held.patients.values();
-        let patients = patients.filter(|patient| patient.standing.is_to_be_found());
+        let patients = self.state.patients.values();
+        let patients = patients.filter(|patient| patient.registration.is_visible_to_consumers());
         let patients = patients.filter(|_| kind == "Patient").map(|patient| &patient.resource);
         fixed
             .chain(patients)
@@ -184,39 +191,40 @@ impl Store {
 
     /// Returns true if a patient with this NHS number can be found at the practice.
     pub(super) fn is_patient(&self, nhs_number: &str) -> bool {
-        let mut patients = self.held.patients.values();
-        patients
-            .any(|patient| patient.nhs_number == nhs_number && patient.standing.is_to_be_found())
+        let mut patients = self.state.patients.values();
+        patients.any(|patient| {
+            patient.nhs_number == nhs_number && patient.registration.is_visible_to_consumers()
+        })
     }
 
     /// Returns the person with this NHS number in the simulated national register.
-    pub(super) fn registered_nationally(&self, nhs_number: &str) -> Option<InventedPerson> {
+    pub(super) fn in_national_register(&self, nhs_number: &str) -> Option<InventedPerson> {
         self.practice.seed.people().into_iter().find(|person| person.nhs_number == nhs_number)
     }
 
     /// Returns the practice's own organisation.
     pub(super) fn organisation(&self) -> Option<&Value> {
-        self.known("Organization", ORGANISATION)
+        self.resource_by_number("Organization", ORGANISATION)
     }
 
-    /// Returns the changes that give these slots a state; a slot that had another gets a new version.
-    pub(super) fn marked(&self, slots: &[u32], state: SlotState) -> Vec<Change> {
-        let marked = slots.iter().filter_map(|id| {
-            let slot = self.held.slots.get(id).filter(|slot| slot.state != state)?;
+    /// Returns the changes that give these slots a state; a slot in another state gets a new version.
+    pub(super) fn changes_to_state(&self, slots: &[u32], state: SlotState) -> Vec<Change> {
+        let changes = slots.iter().filter_map(|id| {
+            let slot = self.state.slots.get(id).filter(|slot| slot.state != state)?;
             let version = slot.version + 1;
             Some(Change::Slot(*id, StoredSlot { state, version, ..slot.clone() }))
         });
-        marked.collect()
+        changes.collect()
     }
 
     /// Returns the id for the next appointment.
     pub(super) fn next_booking(&self) -> u32 {
-        next_id(&self.held.bookings)
+        next_id(&self.state.bookings)
     }
 
     /// Returns the id for the next patient.
     pub(super) fn next_patient(&self) -> u32 {
-        next_id(&self.held.patients)
+        next_id(&self.state.patients)
     }
 }
 
@@ -235,46 +243,46 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_roll_on_with_the_days() {
+    fn each_day_adds_slots_at_the_end_of_the_weeks() {
         let mut store = Store::open(practices().remove(0), None, now()).unwrap();
         let before = store.slots().len();
-        store.roll_on(now()).unwrap();
+        store.extend_slots(now()).unwrap();
         assert_eq!(store.slots().len(), before);
         let tomorrow: Timestamp = "2026-03-26T00:00:01Z".parse().unwrap();
-        store.roll_on(tomorrow).unwrap();
+        store.extend_slots(tomorrow).unwrap();
         assert!(store.slots().len() > before);
         let last = store.slots().values().map(|slot| slot.start).max().unwrap();
         assert_eq!(local_time::day(last).to_string(), "2026-05-07");
     }
 
     #[test]
-    fn wherever_the_clock_is_set_there_are_slots_and_no_more_than_a_limit() {
+    fn any_clock_setting_has_slots_and_their_number_is_limited() {
         let mut store = Store::open(practices().remove(0), None, now()).unwrap();
         let one = store.slots().len();
         for at in ["2025-11-22T10:00:00Z", "9999-12-30T00:00:00Z", "2031-01-01T00:00:00Z"] {
-            store.roll_on(at.parse().unwrap()).unwrap();
+            store.extend_slots(at.parse().unwrap()).unwrap();
             assert!(store.slots().len() <= one * 5, "{at}");
         }
-        let known = store.slots().len();
+        let count = store.slots().len();
         let day = |at: &StoredSlot| local_time::day(at.start).to_string();
         assert!(store.slots().values().any(|slot| day(slot) == "2025-11-24"));
         assert!(store.slots().values().any(|slot| day(slot) == "2031-01-02"));
-        store.roll_on(now()).unwrap();
-        assert_eq!(store.slots().len(), known);
+        store.extend_slots(now()).unwrap();
+        assert_eq!(store.slots().len(), count);
         let mut year = 2100;
         while year < 2140 {
-            store.roll_on(format!("{year}-06-01T00:00:00Z").parse().unwrap()).unwrap();
+            store.extend_slots(format!("{year}-06-01T00:00:00Z").parse().unwrap()).unwrap();
             year += 1;
             let last = store.slots().values().map(|slot| slot.start).max().unwrap();
             assert!(last.to_string() > format!("{}-07", year - 1), "{year}");
-            assert!(store.held.days.len() <= DAYS_MAX);
+            assert!(store.state.days.len() <= DAYS_MAX);
         }
-        store.roll_on(now()).unwrap();
+        store.extend_slots(now()).unwrap();
         assert!(store.slots().values().any(|slot| day(slot) == "2026-03-26"));
     }
 
     #[test]
-    fn an_id_is_written_one_way() {
+    fn an_id_has_only_one_spelling() {
         assert_eq!(number("12"), Some(12));
         for other in ["", "+12", "012", " 12", "12a", "8888888888"] {
             assert_eq!(number(other), None, "{other}");

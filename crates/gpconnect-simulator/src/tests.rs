@@ -8,7 +8,7 @@ use super::stage::{ASID, BASE, Stage, booking_of, claims, code_of, now, practice
 use super::*;
 
 #[test]
-fn a_whole_session_returns_what_it_stored() {
+fn a_session_reads_back_its_changes() {
     let stage = Stage::new();
     let slot = stage.free_slots().remove(0);
     let (status, _, found) =
@@ -32,14 +32,14 @@ fn a_whole_session_returns_what_it_stored() {
     assert_eq!((&headers["etag"], &read), (&"W/\"2\"".parse().unwrap(), &amended));
 
     let cancelled = Stage::cancelled(&read, "patient asked");
-    let (status, _, gone) = stage.put("cancel", "1", Some("W/\"2\""), &cancelled);
-    assert_eq!((status, gone["meta"]["versionId"].clone()), (200, json!("3")), "{gone}");
+    let (status, _, cancelled) = stage.put("cancel", "1", Some("W/\"2\""), &cancelled);
+    assert_eq!((status, cancelled["meta"]["versionId"].clone()), (200, json!("3")), "{cancelled}");
     assert!(stage.free_slots().iter().any(|free| free["id"] == slot["id"]));
     assert_eq!(stage.retrieve("2").2["entry"][0]["resource"]["status"], "cancelled");
 }
 
 #[test]
-fn of_two_bookings_of_one_slot_one_is_made() {
+fn only_one_of_concurrent_bookings_of_a_slot_succeeds() {
     let stage = Stage::new();
     for slot in stage.free_slots().iter().take(20) {
         let body = booking_of(&[slot], "1");
@@ -69,37 +69,37 @@ fn every_request_needs_its_headers_and_its_interaction() {
         ("Ssp-InteractionID", id),
         ("Authorization", &*bearer),
     ];
-    let ask = |path: &str, headers: &[(&str, &str)]| {
+    let outcome = |path: &str, headers: &[(&str, &str)]| {
         let (status, _, body) = stage.send(Method::GET, path, headers, b"");
         let code = body.pointer("/issue/0/details/coding/0/code").cloned();
         (status, code.unwrap_or_default())
     };
     let here = format!("{BASE}/metadata");
-    assert_eq!(ask(&here, &all).0, 200);
+    assert_eq!(outcome(&here, &all).0, 200);
     for (left_out, (name, _)) in all.iter().enumerate() {
         let mut some = all.to_vec();
         some[left_out].1 = " ";
-        assert_eq!(ask(&here, &some), (400, json!("BAD_REQUEST")), "{name} blank");
+        assert_eq!(outcome(&here, &some), (400, json!("BAD_REQUEST")), "{name} blank");
         some.remove(left_out);
-        assert_eq!(ask(&here, &some), (400, json!("BAD_REQUEST")), "{name} missing");
+        assert_eq!(outcome(&here, &some), (400, json!("BAD_REQUEST")), "{name} missing");
     }
     let mut other = all;
     other[2].1 = "200000000999";
     let (_, _, body) = stage.send(Method::GET, &here, &other, b"");
     assert_eq!(body["issue"][0]["diagnostics"], "Ssp-To header does not match ASID of system");
-    assert_eq!(ask(&format!("{BASE}/Slot"), &all), (400, json!("BAD_REQUEST")));
-    assert_eq!(ask(&format!("{BASE}/Metadata"), &all), (400, json!("BAD_REQUEST")));
+    assert_eq!(outcome(&format!("{BASE}/Slot"), &all), (400, json!("BAD_REQUEST")));
+    assert_eq!(outcome(&format!("{BASE}/Metadata"), &all), (400, json!("BAD_REQUEST")));
     assert_eq!(stage.send(Method::DELETE, &here, &all, b"").0, 400);
     for path in ["/elsewhere/metadata", &format!("{BASE}X/metadata"), BASE] {
-        assert_eq!(ask(path, &all), (404, json!("NO_RECORD_FOUND")), "{path}");
+        assert_eq!(outcome(path, &all), (404, json!("NO_RECORD_FOUND")), "{path}");
     }
     other[2] = ("Ssp-To", ASID);
     other[3].1 = "urn:nhs:names:services:gpconnect:fhir:rest:read:metadata-2";
-    assert_eq!(ask(&here, &other), (400, json!("BAD_REQUEST")));
+    assert_eq!(outcome(&here, &other), (400, json!("BAD_REQUEST")));
 }
 
 #[test]
-fn practices_keep_their_own_appointments() {
+fn practices_have_separate_appointments() {
     let stage = Stage::new();
     let slot = stage.free_slots().remove(0);
     let body = booking_of(&[&slot], "1");
@@ -111,7 +111,7 @@ fn practices_keep_their_own_appointments() {
 }
 
 #[test]
-fn what_arrived_is_remembered_up_to_a_limit() {
+fn requests_are_remembered_up_to_a_limit() {
     let stage = Stage::new();
     for n in 0..RECEIVED_MAX + 3 {
         stage.get("read:metadata-1", &format!("/metadata?n={n}"));
@@ -123,50 +123,50 @@ fn what_arrived_is_remembered_up_to_a_limit() {
 }
 
 #[test]
-fn what_is_not_simulated_says_so() {
+fn interactions_and_formats_that_are_not_simulated_are_refused() {
     let stage = Stage::new();
     let path = "/Patient/$gpc.getstructuredrecord";
     let id = "operation:gpc.getstructuredrecord-1";
-    let (status, _, body) = stage.ask((Method::POST, id), path, &[], b"{}");
+    let (status, _, body) = stage.call(id, path, &[], b"{}");
     assert!(status == 400 || status == 501, "{body}");
     let other = [("Content-Type", "text/plain")];
-    let create = (Method::POST, "create:appointment-1");
-    assert_eq!(stage.ask(create, "/Appointment", &other, b"x").0, 415);
+    let create = "create:appointment-1";
+    assert_eq!(stage.call(create, "/Appointment", &other, b"x").0, 415);
 }
 
 #[test]
-fn a_session_can_be_held_in_xml() {
+fn a_session_can_use_xml() {
     let stage = Stage::new();
     let slot = stage.free_slots().remove(0);
-    let (xml, form) = ("application/fhir+xml", ResourceFormat::Xml);
-    let body = form.write(&booking_of(&[&slot], "2"));
-    let create = (Method::POST, "create:appointment-1");
+    let (xml, format) = ("application/fhir+xml", ResourceFormat::Xml);
+    let body = format.write(&booking_of(&[&slot], "2"));
+    let create = "create:appointment-1";
     let headers =
         [("Content-Type", xml), ("Accept-Encoding", "gzip"), ("Host", "gp.example.nhs.uk")];
-    let answer = stage.answer(create, "/Appointment", &headers, body.as_bytes());
-    assert_eq!(answer.status(), 201);
-    assert_eq!(answer.headers()["content-type"], "application/fhir+xml;charset=utf-8");
-    assert_eq!(answer.headers()["content-encoding"], "gzip");
+    let response = stage.call_unparsed(create, "/Appointment", &headers, body.as_bytes());
+    assert_eq!(response.status(), 201);
+    assert_eq!(response.headers()["content-type"], "application/fhir+xml;charset=utf-8");
+    assert_eq!(response.headers()["content-encoding"], "gzip");
     let location = format!("https://gp.example.nhs.uk{BASE}/Appointment/1/_history/1");
-    assert_eq!(answer.headers()["location"], location);
+    assert_eq!(response.headers()["location"], location);
     let mut plain = Vec::new();
-    let mut unpacked = flate2::read::GzDecoder::new(answer.body().as_ref());
+    let mut unpacked = flate2::read::GzDecoder::new(response.body().as_ref());
     std::io::Read::read_to_end(&mut unpacked, &mut plain).unwrap();
-    let booked = form.read(&plain).unwrap();
+    let booked = format.read(&plain).unwrap();
     assert_eq!(stage.get("read:appointment-1", "/Appointment/1").2, booked);
-    let asked = "/Appointment/1?_format=application%2Ffhir%2Bxml";
-    let read = || (Method::GET, "read:appointment-1");
-    let answer = stage.answer(read(), asked, &[], b"");
-    assert_eq!(form.read(answer.body()).unwrap(), booked);
-    let missing = stage.answer(read(), "/Appointment/2", &[("Accept", xml)], b"");
+    let path = "/Appointment/1?_format=application%2Ffhir%2Bxml";
+    let read = "read:appointment-1";
+    let response = stage.call_unparsed(read, path, &[], b"");
+    assert_eq!(format.read(response.body()).unwrap(), booked);
+    let missing = stage.call_unparsed(read, "/Appointment/2", &[("Accept", xml)], b"");
     assert_eq!(missing.status(), 404);
     assert!(missing.body().starts_with(b"<?xml"), "{missing:?}");
-    let turtle = stage.answer(read(), "/Appointment/1", &[("Accept", "text/turtle")], b"");
+    let turtle = stage.call_unparsed(read, "/Appointment/1", &[("Accept", "text/turtle")], b"");
     assert_eq!(turtle.status(), 415);
 }
 
 #[test]
-fn a_practice_that_is_switched_off_answers_its_statement_alone() {
+fn a_practice_that_is_switched_off_returns_only_its_capability_statement() {
     let mut switched_off = practices();
     switched_off[0].switched_off = true;
     let stage = Stage::of(SimulatedProvider::new(switched_off, now()));
@@ -177,7 +177,7 @@ fn a_practice_that_is_switched_off_answers_its_statement_alone() {
 }
 
 #[test]
-fn what_has_happened_survives_a_restart_and_a_reset_forgets_it() {
+fn data_survive_a_restart_until_a_reset() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("provider.redb");
     let open = || Stage::of(SimulatedProvider::open(practices(), Some(&file), now()).unwrap());

@@ -13,7 +13,7 @@ use super::{fhir, shape};
 use spine_types::interaction::Interaction;
 
 /// Spec: lifetime of a token in seconds, five minutes.
-const LASTS_S: i64 = 300;
+const LIFETIME_S: i64 = 300;
 
 type TokenClaims = Map<String, Value>;
 
@@ -32,19 +32,19 @@ pub(super) fn judge(
         return Err(bad("reason_for_request is not directcare"));
     }
     if text(&claims, "requested_scope")? != interaction.scope {
-        return Err(bad("requested_scope does not fit the interaction"));
+        return Err(bad("requested_scope is not the scope of the interaction"));
     }
     if claims.contains_key("requested_record") {
         return Err(bad("requested_record is not a claim of this version"));
     }
     let device = judge_resource(&claims, "requesting_device", "Device")?;
-    needs(device, "requesting_device", &["/identifier/0/value", "/model", "/version"])?;
+    require_texts(device, "requesting_device", &["/identifier/0/value", "/model", "/version"])?;
     let organisation = judge_resource(&claims, "requesting_organization", "Organization")?;
-    needs(organisation, "requesting_organization", &["/name", "/identifier/0/value"])?;
-    let who = judge_resource(&claims, "requesting_practitioner", "Practitioner")?;
+    require_texts(organisation, "requesting_organization", &["/name", "/identifier/0/value"])?;
+    let practitioner = judge_resource(&claims, "requesting_practitioner", "Practitioner")?;
     let named = ["/id", "/name/0/family", "/name/0/given/0", "/identifier/0/value"];
-    needs(who, "requesting_practitioner", &named)?;
-    match fhir::text(who, "/id") == Some(text(&claims, "sub")?) {
+    require_texts(practitioner, "requesting_practitioner", &named)?;
+    match fhir::text(practitioner, "/id") == Some(text(&claims, "sub")?) {
         true => Ok(()),
         false => Err(bad("sub is not the id of requesting_practitioner")),
     }
@@ -57,18 +57,18 @@ fn read(headers: &HeaderMap) -> Result<TokenClaims, ReplyFault> {
         let (scheme, token) = sent.trim().split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
     });
-    let token = token.ok_or_else(|| bad("Authorization is no bearer token"))?;
+    let token = token.ok_or_else(|| bad("Authorization is not a bearer token"))?;
     let mut parts = token.split('.');
     let mut part = || {
         let bytes = URL_SAFE_NO_PAD.decode_to_vec(parts.next()?.as_bytes()).ok()?;
         serde_json::from_slice::<TokenClaims>(&bytes).ok()
     };
-    let header = part().ok_or_else(|| bad("the token's header cannot be read"))?;
+    let header = part().ok_or_else(|| bad("the token's header is not valid base64 and JSON"))?;
     let exactly = json!({ "alg": "none", "typ": "JWT" });
     if Some(&header) != exactly.as_object() {
         return Err(bad("the token's header is not alg none and typ JWT"));
     }
-    let claims = part().ok_or_else(|| bad("the token's claims cannot be read"))?;
+    let claims = part().ok_or_else(|| bad("the token's claims are not valid base64 and JSON"))?;
     match (parts.next(), parts.next()) {
         (None | Some(""), None) => Ok(claims),
         _ => Err(bad("the token is signed")),
@@ -79,8 +79,8 @@ fn read(headers: &HeaderMap) -> Result<TokenClaims, ReplyFault> {
 fn judge_times(claims: &TokenClaims, now: Timestamp) -> Result<(), ReplyFault> {
     let time = |name: &str| claims.get(name).and_then(Value::as_i64);
     let times = time("iat").zip(time("exp"));
-    let (iat, exp) = times.ok_or_else(|| bad("iat or exp is missing or no number"))?;
-    if exp.checked_sub(iat) != Some(LASTS_S) {
+    let (iat, exp) = times.ok_or_else(|| bad("iat or exp is missing or not a number"))?;
+    if exp.checked_sub(iat) != Some(LIFETIME_S) {
         return Err(bad("exp is not five minutes after iat"));
     }
     if exp <= now.as_second() { Err(bad("the token has expired")) } else { Ok(()) }
@@ -102,12 +102,12 @@ fn judge_resource<'a>(
     let known = fhir::text(claim, "/resourceType") == Some(kind);
     match known && shape::fault(claim).is_none() {
         true => Ok(claim),
-        false => Err(ReplyFault::resource(format!("{name} is no valid {kind}"))),
+        false => Err(ReplyFault::resource(format!("{name} is not a valid {kind}"))),
     }
 }
 
-/// Spec: elements that a claim must have, as JSON pointers.
-fn needs(claim: &Value, name: &'static str, places: &[&str]) -> Result<(), ReplyFault> {
+/// Spec: fails unless a claim has a text at each of these JSON pointers.
+fn require_texts(claim: &Value, name: &'static str, places: &[&str]) -> Result<(), ReplyFault> {
     let empty = |place: &&&str| fhir::text(claim, place).is_none_or(str::is_empty);
     match places.iter().find(empty) {
         Some(place) => Err(bad(format!("{name} has no {}", place.trim_start_matches('/')))),
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn clocks_may_differ_ahead_and_not_behind() {
+    fn a_token_may_be_issued_in_the_future_but_not_expired() {
         let at = |ahead: i64| {
             let mut claims = claims(METADATA);
             let now = Timestamp::now().as_second() + ahead;
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_unsigned_token_is_refused() {
+    fn a_header_without_an_unsigned_token_is_refused() {
         let good = token_of(&claims(METADATA));
         assert_eq!(judged(&format!("bearer {good}")), None);
         assert_eq!(judged(&format!("Bearer {}", good.trim_end_matches('.'))), None);

@@ -15,12 +15,12 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::faults::{BodyDelivery, ContentType, Course, Faults, Framing};
+use super::faults::{BodyDelivery, ContentType, Faults, Framing, RequestOutcome};
 
 /// Bytes sent in place of an HTTP response.
 const GARBAGE: &[u8] = b"\x00\x01\xfe this is not HTTP\r\n\r\n";
 /// Line in the head that is not a header.
-const JUNK: &[u8] = b"this line of the head has no colon\r\n";
+const JUNK_LINE: &[u8] = b"this line of the head has no colon\r\n";
 /// Interim response sent before the final one.
 const CONTINUE: &[u8] = b"HTTP/1.1 102 Processing\r\n\r\n";
 
@@ -42,7 +42,7 @@ impl Wire for TlsStream<TcpStream> {
 }
 
 /// A response with the faults to apply to it.
-pub(super) struct Faulty {
+pub(super) struct FaultyResponse {
     faults: Faults,
     status: StatusCode,
     headers: HeaderMap,
@@ -50,14 +50,14 @@ pub(super) struct Faulty {
     /// True if no body follows the head, whatever the head announces.
     bodyless: bool,
     /// True if the client wants to reuse the connection.
-    goes_on: bool,
+    keep_alive: bool,
 }
 
 /// State of the connection after a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AfterResponse {
     /// Ready for the next request.
-    Again,
+    Reusable,
     Closed,
     /// Closed after the client has closed it; until then its bytes are discarded, so that the
     /// response is not lost.
@@ -65,13 +65,13 @@ enum AfterResponse {
     Reset,
 }
 
-/// A stream that notes if the client sends anything during the response.
+/// A stream that records if the client sends anything during the response.
 struct WireStream<W> {
     wire: W,
-    heard: bool,
+    has_more_input: bool,
 }
 
-impl Faulty {
+impl FaultyResponse {
     /// Returns the faulty response to a request; faults that suppress the response ignore `response`.
     pub(super) fn new(head: &Parts, faults: Faults, response: Response<Bytes>) -> Self {
         let (parts, body) = response.into_parts();
@@ -79,12 +79,12 @@ impl Faulty {
         let bodyless = status.is_informational()
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let connection = head.headers.get_all(CONNECTION).iter();
-        let says_close = connection
+        let wants_close = connection
             .filter_map(|value| value.to_str().ok())
             .flat_map(|value| value.split(','))
             .any(|option| option.trim().eq_ignore_ascii_case("close"));
         Self {
-            goes_on: head.version == Version::HTTP_11 && !says_close,
+            keep_alive: head.version == Version::HTTP_11 && !wants_close,
             bodyless: bodyless || head.method == Method::HEAD,
             headers: parts.headers,
             faults,
@@ -95,11 +95,11 @@ impl Faulty {
 
     /// Writes the response; returns the stream if it can be used again.
     ///
-    /// With `used` it cannot, because bytes after the request have already been read from it.
-    pub(super) async fn write<W: Wire>(self, wire: W, used: bool) -> Option<W> {
-        let mut stream = WireStream { wire, heard: used };
+    /// With `has_unread` it cannot, because bytes after the request have already been read from it.
+    pub(super) async fn write<W: Wire>(self, wire: W, has_unread: bool) -> Option<W> {
+        let mut stream = WireStream { wire, has_more_input: has_unread };
         let end = match self.send(&mut stream).await {
-            Ok(AfterResponse::Again) if stream.heard => AfterResponse::Closed,
+            Ok(AfterResponse::Reusable) if stream.has_more_input => AfterResponse::Closed,
             Ok(end) => end,
             Err(fault) => {
                 tracing::debug!(
@@ -110,7 +110,7 @@ impl Faulty {
             }
         };
         match end {
-            AfterResponse::Again => return Some(stream.wire),
+            AfterResponse::Reusable => return Some(stream.wire),
             AfterResponse::Closed => drop(stream.wire.shutdown().await),
             AfterResponse::Lingering => {
                 drop(stream.wire.shutdown().await);
@@ -126,22 +126,25 @@ impl Faulty {
             stream.write(CONTINUE).await?;
         }
         stream.wait(self.faults.delay).await?;
-        match self.faults.course {
-            Course::Reset | Course::ResetAfter => return Ok(AfterResponse::Reset),
-            Course::Stall | Course::StallAfter => {
+        match self.faults.outcome {
+            RequestOutcome::Reset | RequestOutcome::ResetAfter => return Ok(AfterResponse::Reset),
+            RequestOutcome::Stall | RequestOutcome::StallAfter => {
                 stream.wait_for_close().await;
                 return Ok(AfterResponse::Closed);
             }
-            Course::Garbage => {
+            RequestOutcome::Garbage => {
                 stream.write(GARBAGE).await?;
                 return Ok(AfterResponse::Closed);
             }
-            Course::Performed | Course::Status(_) | Course::StatusAfter(_) | Course::Html => {}
+            RequestOutcome::Performed
+            | RequestOutcome::Status(_)
+            | RequestOutcome::StatusAfter(_)
+            | RequestOutcome::Html => {}
         }
         stream.write(&self.head()).await?;
         stream.wait(self.faults.delay_body).await?;
-        let body = self.framed();
-        match self.faults.manner {
+        let body = self.framed_body();
+        match self.faults.delivery {
             BodyDelivery::Drip(pause) => {
                 for byte in body {
                     stream.wait(pause).await?;
@@ -158,19 +161,24 @@ impl Faulty {
     }
 
     fn end(&self) -> AfterResponse {
-        let honest = match self.faults.framing {
+        let has_true_framing = match self.faults.framing {
             Framing::Length | Framing::Chunked => true,
             Framing::Claimed(_) | Framing::BadChunk => false,
         };
-        let whole = match self.faults.manner {
+        let is_whole = match self.faults.delivery {
             BodyDelivery::Whole | BodyDelivery::Drip(_) => true,
             BodyDelivery::Cut(_) | BodyDelivery::Half => false,
         };
         let final_head = !self.status.is_informational() && !self.faults.head_junk;
         if self.faults.early {
             AfterResponse::Lingering
-        } else if honest && whole && final_head && self.goes_on && !self.faults.close {
-            AfterResponse::Again
+        } else if has_true_framing
+            && is_whole
+            && final_head
+            && self.keep_alive
+            && !self.faults.close
+        {
+            AfterResponse::Reusable
         } else {
             AfterResponse::Closed
         }
@@ -180,7 +188,7 @@ impl Faulty {
         let reason = self.status.canonical_reason().unwrap_or("Simulated");
         let mut head = format!("HTTP/1.1 {} {reason}\r\n", self.status.as_u16()).into_bytes();
         if self.faults.head_junk {
-            head.extend_from_slice(JUNK);
+            head.extend_from_slice(JUNK_LINE);
         }
         let mut line = |name: &HeaderName, value: &[u8]| {
             for part in [name.as_str().as_bytes(), b": ", value, b"\r\n"] {
@@ -198,10 +206,10 @@ impl Faulty {
         if let Some(kind) = kind {
             line(&CONTENT_TYPE, kind.as_bytes());
         }
-        if let Some((name, value)) = self.length() {
+        if let Some((name, value)) = self.framing_header() {
             line(&name, value.as_bytes());
         }
-        if self.faults.close || self.faults.early || !self.goes_on {
+        if self.faults.close || self.faults.early || !self.keep_alive {
             line(&CONNECTION, b"close");
         }
         head.extend_from_slice(b"\r\n");
@@ -209,7 +217,7 @@ impl Faulty {
     }
 
     /// Returns the header that frames the body, if any.
-    fn length(&self) -> Option<(HeaderName, HeaderValue)> {
+    fn framing_header(&self) -> Option<(HeaderName, HeaderValue)> {
         match self.faults.framing {
             Framing::Claimed(bytes) => Some((CONTENT_LENGTH, bytes.into())),
             Framing::Length | Framing::Chunked | Framing::BadChunk if self.has_no_body() => None,
@@ -226,12 +234,12 @@ impl Faulty {
     }
 
     /// Returns the bytes of the body as they are sent, including chunk framing.
-    fn framed(&self) -> Vec<u8> {
+    fn framed_body(&self) -> Vec<u8> {
         if self.bodyless {
             return Vec::new();
         }
         let (one, two) = self.body.split_at(self.body.len() / 2);
-        let cut = match self.faults.manner {
+        let cut = match self.faults.delivery {
             BodyDelivery::Cut(bytes) => self.body.get(..bytes),
             BodyDelivery::Half => Some(one),
             BodyDelivery::Whole | BodyDelivery::Drip(_) => None,
@@ -276,7 +284,7 @@ impl<W: Wire> WireStream<W> {
     async fn wait_for_close(&mut self) {
         let mut discarded = [0; 4096];
         while let Ok(1..) = self.wire.read(&mut discarded).await {
-            self.heard = true;
+            self.has_more_input = true;
         }
     }
 }
@@ -287,25 +295,27 @@ mod tests {
 
     use serde_json::Value;
 
-    use super::super::lab::{Lab, body_of, get, heard, heard_to, post, silent};
+    use super::super::loopback::{
+        LoopbackSimulator, body_of, get, post, read_until, send_and_receive, stays_silent,
+    };
     use super::super::stage::{Stage, booking_of, tls};
-    use super::super::{Serving, SimulatedProvider};
+    use super::super::{ServeOptions, SimulatedProvider};
     use super::*;
 
-    const STAYS: &str = "Connection: keep-alive\r\n";
+    const KEEP_ALIVE: &str = "Connection: keep-alive\r\n";
 
-    /// Returns the head and the body received until the connection ends.
-    async fn told(words: &str) -> (String, String) {
-        let lab = Lab::open(Serving::default()).await;
-        let told = lab.say(&get("/metadata", &format!("X-Simulate: {words}\r\n"))).await;
-        lab.close().await;
-        let (head, body) = told.split_once("\r\n\r\n").unwrap();
+    /// Returns the head and the body of the response to a request with these fault words.
+    async fn response_with(words: &str) -> (String, String) {
+        let simulator = LoopbackSimulator::open(ServeOptions::default()).await;
+        let response = simulator.send(&get("/metadata", &format!("X-Simulate: {words}\r\n"))).await;
+        simulator.close().await;
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
         (format!("{head}\r\n"), body.to_owned())
     }
 
     /// Returns the body without faults.
     async fn whole() -> String {
-        let (head, body) = told("none").await;
+        let (head, body) = response_with("none").await;
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && has_length(&head, body.len()), "{head}");
         body
     }
@@ -314,17 +324,17 @@ mod tests {
         head.contains(&format!("\r\ncontent-length: {bytes}\r\n"))
     }
 
-    /// Returns a server, and a client's stream on which a request with these words was sent.
-    async fn asked(words: &str) -> (Lab, TcpStream) {
-        let lab = Lab::open(Serving::default()).await;
-        let mut stream = lab.connect().await;
-        let text = get("/metadata", &format!("{STAYS}X-Simulate: {words}\r\n"));
+    /// Returns a server, and a client's stream on which a request with these fault words was sent.
+    async fn connection_with(words: &str) -> (LoopbackSimulator, TcpStream) {
+        let simulator = LoopbackSimulator::open(ServeOptions::default()).await;
+        let mut stream = simulator.connect().await;
+        let text = get("/metadata", &format!("{KEEP_ALIVE}X-Simulate: {words}\r\n"));
         stream.write_all(text.as_bytes()).await.unwrap();
-        (lab, stream)
+        (simulator, stream)
     }
 
     /// Returns the number of appointments.
-    fn made(provider: &SimulatedProvider) -> usize {
+    fn appointments(provider: &SimulatedProvider) -> usize {
         provider.bookings(None).as_array().unwrap().len()
     }
 
@@ -334,126 +344,132 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_with_a_harmless_fault_is_whole_and_the_connection_stays() {
+    async fn a_complete_response_keeps_the_connection_open() {
         let body = whole().await;
         for words in ["delay=1ms", "delay-body=1ms", "drip=0s", "content-type=text/plain"] {
-            let (lab, mut stream) = asked(words).await;
-            let first = heard_to(&mut stream, &body).await;
+            let (simulator, mut stream) = connection_with(words).await;
+            let first = read_until(&mut stream, &body).await;
             assert!(first.starts_with("HTTP/1.1 200 OK\r\n"), "{words}: {first}");
             assert!(first.contains("server: spine-proxy-simulator\r\n"), "{words}: {first}");
             assert!(!first.contains("\r\nconnection: "), "{words}: {first}");
-            let second = heard(&mut stream, &get("/metadata", "")).await;
+            let second = send_and_receive(&mut stream, &get("/metadata", "")).await;
             assert!(second.starts_with("HTTP/1.1 200 OK\r\n"), "{words}: {second}");
-            lab.close().await;
+            simulator.close().await;
         }
     }
 
     #[tokio::test]
-    async fn a_body_drips_and_is_whole() {
-        let lab = Lab::open(Serving::default()).await;
+    async fn a_dripping_body_is_complete() {
+        let simulator = LoopbackSimulator::open(ServeOptions::default()).await;
         let words = "status=500; drip=1us";
-        let text = lab.say(&get("/metadata", &format!("X-Simulate: {words}\r\n"))).await;
+        let text = simulator.send(&get("/metadata", &format!("X-Simulate: {words}\r\n"))).await;
         assert_eq!(body_of(&text)["issue"][0]["details"]["coding"][0]["code"], {
             Value::from("INTERNAL_SERVER_ERROR")
         });
-        lab.close().await;
+        simulator.close().await;
     }
 
     #[tokio::test]
-    async fn what_is_said_of_the_body_is_wrong_as_it_was_asked_for() {
+    async fn length_type_and_head_are_wrong_as_requested() {
         let body = whole().await;
-        let (head, came) = told("cut=10").await;
-        assert!(has_length(&head, body.len()) && came == body[..10], "{head}{came}");
-        let (head, came) = told("cut=0").await;
-        assert!(has_length(&head, body.len()) && came.is_empty(), "{head}{came}");
+        let (head, received_body) = response_with("cut=10").await;
+        assert!(
+            has_length(&head, body.len()) && received_body == body[..10],
+            "{head}{received_body}"
+        );
+        let (head, received_body) = response_with("cut=0").await;
+        assert!(has_length(&head, body.len()) && received_body.is_empty(), "{head}{received_body}");
         for length in [7, body.len() + 9] {
-            let (head, came) = told(&format!("length={length}")).await;
-            assert!(has_length(&head, length) && came == body, "{head}{came}");
+            let (head, received_body) = response_with(&format!("length={length}")).await;
+            assert!(has_length(&head, length) && received_body == body, "{head}{received_body}");
         }
-        let (head, came) = told("no-content-type").await;
-        assert!(!head.contains("content-type") && came == body, "{head}");
-        let (head, came) = told("content-type=text/html").await;
+        let (head, received_body) = response_with("no-content-type").await;
+        assert!(!head.contains("content-type") && received_body == body, "{head}");
+        let (head, received_body) = response_with("content-type=text/html").await;
         assert_eq!(head.matches("content-type").count(), 1);
-        assert!(head.contains("\r\ncontent-type: text/html\r\n") && came == body, "{head}");
-        let (head, _) = told("head-junk").await;
+        assert!(
+            head.contains("\r\ncontent-type: text/html\r\n") && received_body == body,
+            "{head}"
+        );
+        let (head, _) = response_with("head-junk").await;
         assert!(head.lines().nth(1).is_some_and(|line| !line.contains(':')), "{head}");
-        let (head, came) = told("close").await;
-        assert!(head.ends_with("\r\nconnection: close\r\n") && came == body, "{head}");
+        let (head, received_body) = response_with("close").await;
+        assert!(head.ends_with("\r\nconnection: close\r\n") && received_body == body, "{head}");
     }
 
     #[tokio::test]
-    async fn chunks_come_whole_cut_or_broken() {
+    async fn chunked_bodies_are_complete_cut_or_invalid() {
         let body = whole().await;
         let (one, two) = body.split_at(body.len() / 2);
         let chunk = |part: &str| format!("{:x}\r\n{part}\r\n", part.len());
-        let (head, came) = told("no-content-length").await;
+        let (head, received_body) = response_with("no-content-length").await;
         assert!(head.contains("\r\ntransfer-encoding: chunked\r\n"), "{head}");
         assert!(!head.contains("content-length"), "{head}");
-        assert_eq!(came, format!("{}{}0\r\n\r\n", chunk(one), chunk(two)));
-        assert_eq!(told("no-content-length; cut=5").await.1, chunk(&body[..5]));
-        assert_eq!(told("no-content-length; cut=0").await.1, "");
-        let (head, came) = told("bad-chunk").await;
+        assert_eq!(received_body, format!("{}{}0\r\n\r\n", chunk(one), chunk(two)));
+        assert_eq!(response_with("no-content-length; cut=5").await.1, chunk(&body[..5]));
+        assert_eq!(response_with("no-content-length; cut=0").await.1, "");
+        let (head, received_body) = response_with("bad-chunk").await;
         assert!(head.contains("\r\ntransfer-encoding: chunked\r\n"), "{head}");
-        assert_eq!(came, format!("{}zz\r\n{two}\r\n0\r\n\r\n", chunk(one)));
+        assert_eq!(received_body, format!("{}zz\r\n{two}\r\n0\r\n\r\n", chunk(one)));
     }
 
     #[tokio::test]
-    async fn another_answer_comes_in_place_of_the_right_one() {
-        let (head, body) = told("status=503").await;
+    async fn a_fault_can_replace_the_response() {
+        let (head, body) = response_with("status=503").await;
         assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{head}");
         assert!(body.contains("OperationOutcome") && has_length(&head, body.len()), "{body}");
-        let (head, _) = told("status=599").await;
+        let (head, _) = response_with("status=599").await;
         assert!(head.starts_with("HTTP/1.1 599 Simulated\r\n"), "{head}");
         for status in [100, 204] {
-            let (head, body) = told(&format!("status={status}")).await;
+            let (head, body) = response_with(&format!("status={status}")).await;
             assert!(!head.contains("content-length") && body.is_empty(), "{head}{body}");
         }
-        let (head, body) = told("html").await;
+        let (head, body) = response_with("html").await;
         assert!(head.starts_with("HTTP/1.1 502 Bad Gateway\r\n"), "{head}");
         assert!(head.contains("\r\ncontent-type: text/html\r\n"), "{head}");
         assert!(body.starts_with("<html>"), "{body}");
-        let lab = Lab::open(Serving::default()).await;
-        let text = lab.say(&get("/metadata", "X-Simulate: garbage\r\n")).await;
+        let simulator = LoopbackSimulator::open(ServeOptions::default()).await;
+        let text = simulator.send(&get("/metadata", "X-Simulate: garbage\r\n")).await;
         assert_eq!(text, String::from_utf8_lossy(GARBAGE));
         let head = get("/metadata", "X-Simulate: status=500\r\n").replacen("GET", "HEAD", 1);
-        let text = lab.say(&head).await;
+        let text = simulator.send(&head).await;
         assert!(text.contains("\r\ncontent-length: ") && text.ends_with("\r\n\r\n"), "{text}");
-        let text = lab.say(&get("/metadata", "X-Simulate: continue=3; close\r\n")).await;
+        let text = simulator.send(&get("/metadata", "X-Simulate: continue=3; close\r\n")).await;
         let continues = String::from_utf8_lossy(CONTINUE).repeat(3);
         assert!(text.starts_with(&format!("{continues}HTTP/1.1 200 OK\r\n")), "{text}");
-        lab.close().await;
+        simulator.close().await;
     }
 
     #[tokio::test]
-    async fn a_stalled_answer_ends_when_the_simulator_stops() {
+    async fn a_stalled_response_ends_when_the_simulator_stops() {
         for words in ["stall", "stall-after", "delay=10m"] {
-            let (lab, mut stream) = asked(words).await;
-            assert!(silent(&mut stream).await, "{words}");
-            lab.close().await;
+            let (simulator, mut stream) = connection_with(words).await;
+            assert!(stays_silent(&mut stream).await, "{words}");
+            simulator.close().await;
         }
-        let (lab, mut stream) = asked("delay-body=10m").await;
-        heard_to(&mut stream, "\r\n\r\n").await;
-        assert!(silent(&mut stream).await);
-        lab.close().await;
+        let (simulator, mut stream) = connection_with("delay-body=10m").await;
+        read_until(&mut stream, "\r\n\r\n").await;
+        assert!(stays_silent(&mut stream).await);
+        simulator.close().await;
         let body = whole().await;
-        let (lab, mut stream) = asked("stall-body").await;
-        let head = heard_to(&mut stream, "\r\n\r\n").await;
+        let (simulator, mut stream) = connection_with("stall-body").await;
+        let head = read_until(&mut stream, "\r\n\r\n").await;
         assert!(has_length(&head, body.len()), "{head}");
         let half = &body[..body.len() / 2];
-        assert_eq!(heard_to(&mut stream, half).await, half);
-        assert!(silent(&mut stream).await);
-        lab.close().await;
+        assert_eq!(read_until(&mut stream, half).await, half);
+        assert!(stays_silent(&mut stream).await);
+        simulator.close().await;
     }
 
     #[tokio::test]
-    async fn a_stalled_answer_ends_when_the_client_goes() {
+    async fn a_stalled_response_ends_when_the_client_disconnects() {
         for words in ["stall", "delay=10m", "delay-body=10m", "stall-body", "drip=10s"] {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (server, _) = listener.accept().await.unwrap();
             let (head, ()) = http::Request::new(()).into_parts();
             let response = Response::new(Bytes::from_static(b"whole"));
-            let faulty = Faulty::new(&head, words.parse().unwrap(), response);
+            let faulty = FaultyResponse::new(&head, words.parse().unwrap(), response);
             let writing = tokio::spawn(faulty.write(server, false));
             drop(client);
             assert!(writing.await.unwrap().is_none(), "{words}");
@@ -461,9 +477,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reset_is_a_reset() {
+    async fn a_reset_fault_resets_the_tcp_connection() {
         let (server, connector) = tls();
-        let secure = Lab::open(Serving { tls: Some(server), ..Serving::default() }).await;
+        let secure =
+            LoopbackSimulator::open(ServeOptions { tls: Some(server), ..ServeOptions::default() })
+                .await;
         let mut stream = connector
             .connect("localhost".try_into().unwrap(), secure.connect().await)
             .await
@@ -473,16 +491,16 @@ mod tests {
         assert_eq!(stream.read_u8().await.unwrap_err().kind(), ErrorKind::ConnectionReset);
         secure.close().await;
         for words in ["reset", "reset-after", "delay=1ms; reset"] {
-            let (lab, mut stream) = asked(words).await;
+            let (simulator, mut stream) = connection_with(words).await;
             let fault = stream.read_u8().await.unwrap_err();
             assert_eq!(fault.kind(), ErrorKind::ConnectionReset, "{words}");
-            assert_eq!(lab.provider.received()[0].status, None);
-            lab.close().await;
+            assert_eq!(simulator.provider.received()[0].status, None);
+            simulator.close().await;
         }
     }
 
     #[tokio::test]
-    async fn only_some_words_let_the_call_be_carried_out() {
+    async fn a_fault_word_decides_if_the_request_is_carried_out() {
         let body = booking();
         for (words, bookings) in [
             ("status=500", 0),
@@ -499,42 +517,42 @@ mod tests {
             ("stall-body", 1),
             ("close", 1),
         ] {
-            let lab = Lab::open(Serving::default()).await;
-            let mut stream = lab.connect().await;
+            let simulator = LoopbackSimulator::open(ServeOptions::default()).await;
+            let mut stream = simulator.connect().await;
             let text = post(&body, &format!("X-Simulate: {words}\r\n"));
             stream.write_all(text.as_bytes()).await.unwrap();
             // A request is carried out at the moment it is remembered.
-            while lab.provider.received().is_empty() {
+            while simulator.provider.received().is_empty() {
                 tokio::task::yield_now().await;
             }
-            assert_eq!(made(&lab.provider), bookings, "{words}");
-            lab.close().await;
+            assert_eq!(appointments(&simulator.provider), bookings, "{words}");
+            simulator.close().await;
         }
     }
 
     #[tokio::test]
-    async fn an_early_answer_does_not_wait_for_the_body() {
-        let lab = Lab::open(Serving::default()).await;
+    async fn an_early_response_does_not_wait_for_the_body() {
+        let simulator = LoopbackSimulator::open(ServeOptions::default()).await;
         for (words, status) in [("early", 413), ("early; status=401", 401)] {
-            let mut stream = lab.connect().await;
+            let mut stream = simulator.connect().await;
             let text = post(&"x".repeat(100_000), &format!("X-Simulate: {words}\r\n"));
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
             stream.write_all(format!("{head}\r\n\r\n").as_bytes()).await.unwrap();
-            let head = heard_to(&mut stream, "\r\n\r\n").await;
+            let head = read_until(&mut stream, "\r\n\r\n").await;
             assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
             assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
             // A client that still sends the body receives the rest of the response.
-            assert!(heard(&mut stream, body).await.contains("OperationOutcome"));
+            assert!(send_and_receive(&mut stream, body).await.contains("OperationOutcome"));
         }
-        lab.close().await;
+        simulator.close().await;
     }
 
     #[tokio::test]
-    async fn a_connection_that_is_ahead_of_its_answers_is_not_used_again() {
-        let lab = Lab::open(Serving::default()).await;
-        let two = get("/metadata", &format!("{STAYS}X-Simulate: delay=1ms\r\n")).repeat(2);
-        let told = heard(&mut lab.connect().await, &two).await;
-        assert_eq!(told.matches("HTTP/1.1 200 OK").count(), 1, "{told}");
-        lab.close().await;
+    async fn a_connection_with_pipelined_requests_is_closed_after_a_fault() {
+        let simulator = LoopbackSimulator::open(ServeOptions::default()).await;
+        let two = get("/metadata", &format!("{KEEP_ALIVE}X-Simulate: delay=1ms\r\n")).repeat(2);
+        let received = send_and_receive(&mut simulator.connect().await, &two).await;
+        assert_eq!(received.matches("HTTP/1.1 200 OK").count(), 1, "{received}");
+        simulator.close().await;
     }
 }

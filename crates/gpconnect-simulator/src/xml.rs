@@ -25,10 +25,10 @@ pub(super) fn read(bytes: &[u8]) -> Result<Value, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "the body is not UTF-8".to_owned())?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if !text.chars().all(is_char) {
-        return Err("the body holds a character that has no place in XML".to_owned());
+        return Err("the body has a character that XML does not allow".to_owned());
     }
     let mut document = Document { text, reader: markup::reader(text), nodes: 0 };
-    document.whole().map_err(|(root, flaw)| flaw.message(root))
+    document.parse().map_err(|(root, flaw)| flaw.message(root))
 }
 
 /// Returns the resource as a well-formed document, with its elements in the order of STU3.
@@ -50,7 +50,7 @@ struct Document<'a> {
 enum XmlStep<'a> {
     Start(BytesStart<'a>),
     End,
-    Over,
+    EndOfDocument,
 }
 
 /// The fields of an element while its children arrive.
@@ -58,7 +58,7 @@ type XmlFields = Map<String, Value>;
 
 impl<'a> Document<'a> {
     /// Parses a document of exactly one resource; a flaw comes with the name of the resource.
-    fn whole(&mut self) -> Result<Value, (&'static str, Flaw)> {
+    fn parse(&mut self) -> Result<Value, (&'static str, Flaw)> {
         let outside = |flaw| ("the body", flaw);
         let XmlStep::Start(start) = self.step().map_err(outside)? else {
             return Err(outside(Flaw::here(markup::MALFORMED)));
@@ -68,7 +68,7 @@ impl<'a> Document<'a> {
             (known.unwrap_or("the body"), flaw)
         })?;
         match self.step().map_err(outside)? {
-            XmlStep::Over => Ok(resource),
+            XmlStep::EndOfDocument => Ok(resource),
             XmlStep::Start(_) | XmlStep::End => Err(outside(Flaw::here(markup::MALFORMED))),
         }
     }
@@ -76,44 +76,44 @@ impl<'a> Document<'a> {
     fn step(&mut self) -> Result<XmlStep<'a>, Flaw> {
         loop {
             let before = self.reader.buffer_position();
-            let (known, event) = markup::next(&mut self.reader, FHIR).map_err(Flaw::here)?;
+            let (is_fhir, event) = markup::next(&mut self.reader, FHIR).map_err(Flaw::here)?;
             match event {
-                Event::Start(start) => return self.begin(start, known),
+                Event::Start(start) => return self.begin(start, is_fhir),
                 Event::End(_) => return Ok(XmlStep::End),
-                Event::Eof => return Ok(XmlStep::Over),
+                Event::Eof => return Ok(XmlStep::EndOfDocument),
                 Event::Comment(_) | Event::PI(_) => {}
                 Event::Text(text) if text.trim_ascii().is_empty() => {}
                 Event::Decl(found) if before == 0 => judge_declaration(&found)?,
-                Event::DocType(_) => return Err(Flaw::here("has a DOCTYPE, which is not read")),
+                Event::DocType(_) => return Err(Flaw::here("has a DOCTYPE, which is not allowed")),
                 Event::Text(_) | Event::CData(_) | Event::GeneralRef(_) => {
-                    return Err(Flaw::here("holds text outside of a value"));
+                    return Err(Flaw::here("has text outside of a value"));
                 }
                 Event::Decl(_) | Event::Empty(_) => return Err(Flaw::here(markup::MALFORMED)),
             }
         }
     }
 
-    fn begin(&mut self, start: BytesStart<'a>, known: bool) -> Result<XmlStep<'a>, Flaw> {
+    fn begin(&mut self, start: BytesStart<'a>, is_fhir: bool) -> Result<XmlStep<'a>, Flaw> {
         self.nodes += 1;
         if self.nodes > NODES_MAX {
             return Err(Flaw::here(format!("has more than {NODES_MAX} elements")));
         }
         // The markup of a narrative is checked by `markup`.
-        if known || start.name().0 == "div" {
+        if is_fhir || start.name().0 == "div" {
             Ok(XmlStep::Start(start))
         } else {
             let name = start.local_name();
             let flaw = Flaw::here(format!("is not in the namespace {FHIR}"));
-            Err(if self.nodes == 1 { flaw } else { flaw.inside(name.as_ref()) })
+            Err(if self.nodes == 1 { flaw } else { flaw.within_input(name.as_ref()) })
         }
     }
 
     fn resource(&mut self, start: &BytesStart<'a>, depth: usize) -> Result<Value, Flaw> {
         let name = start.local_name();
         let name: &str = name.as_ref();
-        let shape = Shape::of(name).ok_or_else(|| Flaw::here("is not of a type that is known"))?;
+        let shape = Shape::of(name).ok_or_else(|| Flaw::here("is of an unknown type"))?;
         if !attributes(start)?.is_empty() {
-            return Err(Flaw::here("has an attribute that is not known"));
+            return Err(Flaw::here("has an unknown attribute"));
         }
         let mut fields = self.fields(Vec::new(), shape, depth)?;
         fields.insert("resourceType".to_owned(), name.into());
@@ -127,9 +127,9 @@ impl<'a> Document<'a> {
         shape: &Shape,
         depth: usize,
     ) -> Result<XmlFields, Flaw> {
-        let deep = depth > DEPTH_MAX;
+        let is_too_deep = depth > DEPTH_MAX;
         let mut fields = XmlFields::new();
-        if deep && !attributes.is_empty() {
+        if is_too_deep && !attributes.is_empty() {
             return Err(Flaw::deep());
         }
         for (name, value) in attributes {
@@ -140,10 +140,10 @@ impl<'a> Document<'a> {
         }
         loop {
             let start = match self.step()? {
-                XmlStep::Start(_) if deep => return Err(Flaw::deep()),
+                XmlStep::Start(_) if is_too_deep => return Err(Flaw::deep()),
                 XmlStep::Start(start) => start,
                 XmlStep::End => break,
-                XmlStep::Over => return Err(Flaw::here("is cut off")),
+                XmlStep::EndOfDocument => return Err(Flaw::here("is cut off")),
             };
             let name = start.local_name();
             let known = shape.find(name.as_ref());
@@ -211,14 +211,16 @@ impl<'a> Document<'a> {
                 Ok((Some(Value::Object(fields)), None))
             }
             ElementKind::Resource => {
-                let none = attributes(start)?.is_empty();
+                let has_no_attributes = attributes(start)?.is_empty();
                 let inner = self.step()?;
                 let XmlStep::Start(inner) = inner else { return Err(Flaw::here("is empty")) };
                 let value = self.resource(&inner, depth)?;
                 match self.step()? {
-                    XmlStep::End if none => Ok((Some(value), None)),
-                    XmlStep::End => Err(Flaw::here("has an attribute that is not known")),
-                    XmlStep::Start(_) | XmlStep::Over => Err(Flaw::here("is not one resource")),
+                    XmlStep::End if has_no_attributes => Ok((Some(value), None)),
+                    XmlStep::End => Err(Flaw::here("has an unknown attribute")),
+                    XmlStep::Start(_) | XmlStep::EndOfDocument => {
+                        Err(Flaw::here("is not one resource"))
+                    }
                 }
             }
         }
@@ -246,7 +248,7 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// Returns the markup as it stands in the document, from its start tag to its end tag.
+    /// Returns the markup as it is in the document, from its start tag to its end tag.
     fn markup(&mut self, start: &BytesStart<'a>) -> Result<Value, Flaw> {
         let malformed = || Flaw::here(markup::MALFORMED);
         let inner = usize::try_from(self.reader.buffer_position()).map_err(|_| malformed())?;
@@ -254,7 +256,7 @@ impl<'a> Document<'a> {
         self.reader.read_to_end(start.name()).map_err(|_| malformed())?;
         let to = usize::try_from(self.reader.buffer_position()).map_err(|_| malformed())?;
         let text = from.and_then(|from| self.text.get(from..to)).ok_or_else(malformed)?;
-        div_fault(text).map_or_else(|| Ok(text.into()), |what| Err(Flaw::here(what)))
+        div_fault(text).map_or_else(|| Ok(text.into()), |reason| Err(Flaw::here(reason)))
     }
 }
 
@@ -272,10 +274,10 @@ fn push(fields: &mut XmlFields, name: &str, item: Option<Value>) {
 
 /// Returns the attributes of a FHIR element, without namespaces and schema locations.
 fn attributes(start: &BytesStart<'_>) -> Result<Vec<(String, String)>, Flaw> {
-    let about_xml =
+    let is_about_xml =
         |name: &str| name == "xmlns" || name.starts_with("xmlns:") || name == "xsi:schemaLocation";
     let mut all = markup::attributes(start).map_err(Flaw::here)?;
-    all.retain(|(name, _)| !about_xml(name));
+    all.retain(|(name, _)| !is_about_xml(name));
     Ok(all)
 }
 

@@ -6,9 +6,9 @@ use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::question::{INTERACTION, ORGANISATION, PARTY_KEY, QuestionKind, SdsQuestion};
 use super::records::{Accredited, MessageHandler, Records};
-use super::refused::SdsRefusal;
+use super::refusal::SdsRefusal;
+use super::search::{INTERACTION, ORGANISATION, PARTY_KEY, SdsResourceType, SdsSearch};
 
 /// Default media type of answers.
 pub(super) const FHIR_JSON: &str = "application/fhir+json";
@@ -41,8 +41,8 @@ pub(super) fn response(
 }
 
 /// Returns the only Bundle of an answer: SDS does not page.
-pub(super) fn bundle(resources: Vec<Value>, asked: &str) -> Value {
-    let base = asked.split('?').next().unwrap_or_default();
+pub(super) fn bundle(resources: Vec<Value>, url: &str) -> Value {
+    let base = url.split('?').next().unwrap_or_default();
     let total = resources.len();
     let entries: Vec<Value> = resources
         .into_iter()
@@ -60,18 +60,18 @@ pub(super) fn bundle(resources: Vec<Value>, asked: &str) -> Value {
         "id": random_id(),
         "type": "searchset",
         "total": total,
-        "link": [{ "relation": "self", "url": asked }],
+        "link": [{ "relation": "self", "url": url }],
         "entry": entries,
     })
 }
 
 impl Records {
     /// Returns the resources that match a request.
-    pub(super) fn find(&self, question: &SdsQuestion) -> Result<Vec<Value>, SdsRefusal> {
-        match question.kind {
-            QuestionKind::Device => self.systems(question).map(Accredited::device).collect(),
-            QuestionKind::Endpoint => {
-                let found = self.handlers(question).map(MessageHandler::endpoints);
+    pub(super) fn find(&self, search: &SdsSearch) -> Result<Vec<Value>, SdsRefusal> {
+        match search.kind {
+            SdsResourceType::Device => self.systems(search).map(Accredited::device).collect(),
+            SdsResourceType::Endpoint => {
+                let found = self.handlers(search).map(MessageHandler::endpoints);
                 Ok(found.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
             }
         }
@@ -81,7 +81,9 @@ impl Records {
 impl Accredited {
     fn device(&self) -> Result<Value, SdsRefusal> {
         if self.clients.len() > 1 {
-            return Err(SdsRefusal::broken("LDAP returned more than 1 'nhsAsClient' attribute"));
+            return Err(SdsRefusal::internal_error(
+                "LDAP returned more than 1 'nhsAsClient' attribute",
+            ));
         }
         let identifiers = [
             identifier("https://fhir.nhs.uk/Id/nhsSpineASID", &self.asid),
@@ -104,7 +106,7 @@ impl MessageHandler {
     /// Returns one Endpoint for each address, or one without an address if there is none.
     fn endpoints(&self) -> Result<Vec<Value>, SdsRefusal> {
         if !self.interaction.contains(':') {
-            return Err(SdsRefusal::broken(format!(
+            return Err(SdsRefusal::internal_error(format!(
                 "Invalid service interaction: {}",
                 self.interaction
             )));
@@ -185,31 +187,31 @@ fn payload_type() -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::super::stage::{ROOT, SLOTS, ask, sandbox};
+    use super::super::stage::{ROOT, SLOTS, get, sandbox};
     use super::*;
 
     /// Returns the only entry of an answer, with its random ids checked and removed.
     fn entry(short: &str) -> Value {
         let host = [("host", "sds.test")];
-        let mut body = ask(&sandbox(), short, &host).body;
+        let mut body = get(&sandbox(), short, &host).body;
         let base = "https://sds.test/spine-directory/FHIR/R4";
         let members: Vec<_> = body.as_object().unwrap().keys().cloned().collect();
         assert_eq!(members, ["entry", "id", "link", "resourceType", "total", "type"]);
         assert_eq!((&body["total"], &body["type"]), (&json!(1), &json!("searchset")));
         let kind = body["entry"][0]["resource"]["resourceType"].as_str().unwrap().to_owned();
-        let asked = format!(
+        let url = format!(
             "{base}/{kind}?organization=https://fhir.nhs.uk/Id/ods-organization-code|Z99001\
              &identifier=https://fhir.nhs.uk/Id/nhsServiceInteractionId|{SLOTS}"
         );
         let link = &body["link"][0];
         assert_eq!(link["relation"], "self");
-        assert!(link["url"].as_str().unwrap().starts_with(&asked), "{link}");
+        assert!(link["url"].as_str().unwrap().starts_with(&url), "{link}");
         let mut entry = body["entry"][0].take();
         let id = entry["resource"].as_object_mut().unwrap().remove("id").unwrap();
         let id = id.as_str().unwrap();
         assert_eq!(id.len(), 36);
-        let url = entry.as_object_mut().unwrap().remove("fullUrl").unwrap();
-        assert_eq!(url, format!("{base}/{kind}/{id}"));
+        let full_url = entry.as_object_mut().unwrap().remove("fullUrl").unwrap();
+        assert_eq!(full_url, format!("{base}/{kind}/{id}"));
         entry
     }
 
@@ -224,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_is_mapped_as_it_is_in_spine() {
+    fn a_device_is_mapped_as_in_spine() {
         let book = "urn:nhs:names:services:gpconnect:fhir:rest:create:appointment-1";
         let expected = json!({
             "resource": {
@@ -255,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_is_mapped_as_it_is_in_spine() {
+    fn an_endpoint_is_mapped_as_in_spine() {
         let expected = json!({
             "resource": {
                 "resourceType": "Endpoint",
@@ -289,13 +291,13 @@ mod tests {
     }
 
     #[test]
-    fn each_address_is_an_endpoint_and_no_address_is_one_too() {
-        let told = |short: &str| ask(&sandbox(), short, &[]).body["entry"].take();
-        let two = told("/Endpoint?org=Z99004&ia=SLOTS");
+    fn each_address_is_an_endpoint_and_so_is_a_record_without_one() {
+        let entries = |short: &str| get(&sandbox(), short, &[]).body["entry"].take();
+        let two = entries("/Endpoint?org=Z99004&ia=SLOTS");
         assert_eq!(two[0]["resource"]["address"], ROOT);
         assert_eq!(two[1]["resource"]["address"], "https://two.example.test");
         assert_ne!(two[0]["resource"]["id"], two[1]["resource"]["id"]);
-        let bare = &told("/Endpoint?org=Z99004&ia=BOOK")[0]["resource"];
+        let bare = &entries("/Endpoint?org=Z99004&ia=BOOK")[0]["resource"];
         let members: Vec<_> = bare.as_object().unwrap().keys().collect();
         let expected = [
             "connectionType",
@@ -310,8 +312,8 @@ mod tests {
     }
 
     #[test]
-    fn nothing_found_is_an_empty_array() {
-        let body = ask(&sandbox(), "/Device?org=Z00000&ia=SLOTS", &[]).body;
+    fn a_search_without_a_match_returns_an_empty_array() {
+        let body = get(&sandbox(), "/Device?org=Z00000&ia=SLOTS", &[]).body;
         assert_eq!((&body["total"], &body["entry"]), (&json!(0), &json!([])));
     }
 }

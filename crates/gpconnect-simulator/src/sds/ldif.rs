@@ -25,8 +25,8 @@ impl Records {
     #[must_use]
     pub fn to_ldif(&self) -> String {
         let mut out = TOP.to_owned();
-        self.accredited.iter().for_each(|held| held.write(&mut out));
-        self.handlers.iter().for_each(|held| held.write(&mut out));
+        self.accredited.iter().for_each(|record| record.write(&mut out));
+        self.handlers.iter().for_each(|record| record.write(&mut out));
         out
     }
 }
@@ -104,13 +104,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn records_are_written_as_the_directory_spells_them() {
+    fn records_are_written_with_the_attributes_of_the_directory() {
         let interactions = ["urn:nhs:names:services:gpconnect:fhir:rest:search:slot-1"];
         let root = "https://gp.example.test/Z99001/STU3/1/gpconnect";
-        let mut held =
+        let mut records =
             Records::practice("Z99001", "000000099001", "Z99001-990001", root, &interactions);
-        held.accredited[0].manufacturer = Some("ZZ901".to_owned());
-        held.handlers[0].addresses.push("https://two.example.test/".to_owned());
+        records.accredited[0].manufacturer = Some("ZZ901".to_owned());
+        records.handlers[0].addresses.push("https://two.example.test/".to_owned());
         let expected = "\
 dn: o=nhs
 objectClass: organization
@@ -142,11 +142,11 @@ nhsMhsFQDN: gp.example.test
 nhsMHSEndPoint: https://gp.example.test/Z99001/STU3/1/gpconnect
 nhsMHSEndPoint: https://two.example.test/
 ";
-        assert_eq!(held.to_ldif(), expected);
+        assert_eq!(records.to_ldif(), expected);
     }
 
     #[test]
-    fn what_is_not_plain_is_encoded() {
+    fn unsafe_values_are_encoded() {
         for (value, expected) in [
             ("plain text", "a: plain text\n"),
             ("", ""),

@@ -2,9 +2,9 @@
 
 use http::Uri;
 
-use super::question::{Clause, SdsQuestion};
+use super::search::{Clause, SdsSearch};
 
-/// Records of a directory, as plain text so that malformed data can be held too.
+/// Records of a directory, as plain text so that malformed data can be stored too.
 #[derive(Debug, Clone, Default)]
 pub struct Records {
     /// The accredited systems.
@@ -113,25 +113,25 @@ impl Records {
     /// Returns the accredited systems that match a request.
     pub(super) fn systems<'a>(
         &'a self,
-        question: &'a SdsQuestion,
+        search: &'a SdsSearch,
     ) -> impl Iterator<Item = &'a Accredited> {
-        self.accredited.iter().filter(|held| {
-            question.organisation.holds([&held.ods])
-                && question.interaction.holds(&held.interactions)
-                && question.party_key.holds([&held.party_key])
-                && question.manufacturer.holds(held.manufacturer.as_ref())
+        self.accredited.iter().filter(|system| {
+            search.organisation.matches([&system.ods])
+                && search.interaction.matches(&system.interactions)
+                && search.party_key.matches([&system.party_key])
+                && search.manufacturer.matches(system.manufacturer.as_ref())
         })
     }
 
     /// Returns the message handlers that match a request.
     pub(super) fn handlers<'a>(
         &'a self,
-        question: &'a SdsQuestion,
+        search: &'a SdsSearch,
     ) -> impl Iterator<Item = &'a MessageHandler> {
-        self.handlers.iter().filter(|held| {
-            question.organisation.holds([&held.ods])
-                && question.interaction.holds([&held.interaction])
-                && question.party_key.holds([&held.party_key])
+        self.handlers.iter().filter(|handler| {
+            search.organisation.matches([&handler.ods])
+                && search.interaction.matches([&handler.interaction])
+                && search.party_key.matches([&handler.party_key])
         })
     }
 }
@@ -150,7 +150,7 @@ impl Accredited {
 }
 
 impl MessageHandler {
-    /// Returns a record whose id, also used as the contract id, is derived from the ASID.
+    /// Returns a record with an id, also used as the contract id, that is derived from the ASID.
     fn numbered(asid: &str, number: usize) -> Self {
         let id = format!("S{asid}A{number:06}");
         Self { cpa_id: Some(id.clone()), id, ..Self::default() }
@@ -162,12 +162,12 @@ impl Clause {
     ///
     /// SDS puts the value into an LDAP filter unescaped, so `*` matches every record that has the
     /// attribute.
-    fn holds<'a>(&self, values: impl IntoIterator<Item = &'a String>) -> bool {
+    fn matches<'a>(&self, values: impl IntoIterator<Item = &'a String>) -> bool {
         let Some(wanted) = self.value() else { return true };
-        values.into_iter().filter(|held| !held.is_empty()).any(|held| match self {
+        values.into_iter().filter(|value| !value.is_empty()).any(|value| match self {
             _ if wanted == "*" => true,
-            Self::Exact(_) => held == wanted,
-            Self::AnyCase(_) => held.eq_ignore_ascii_case(wanted),
+            Self::Exact(_) => value == wanted,
+            Self::AnyCase(_) => value.eq_ignore_ascii_case(wanted),
         })
     }
 }
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_practice_has_one_handler_for_each_interaction() {
-        let held = Records::practice(
+        let records = Records::practice(
             "Z99001",
             "200000099001",
             "Z99001-990001",
@@ -192,7 +192,7 @@ mod tests {
             "portal.example.test",
             &[],
         ));
-        let told: Vec<_> = held
+        let handlers: Vec<_> = records
             .handlers
             .iter()
             .map(|handler| (handler.id.as_str(), handler.interaction.as_str()))
@@ -202,10 +202,10 @@ mod tests {
             ("S200000099001A000002", "urn:a:c"),
             ("S200000099009A000001", CONSUMER_INTERACTION),
         ];
-        assert_eq!(told, expected);
-        assert_eq!(held.handlers[0].fqdn.as_deref(), Some("gp.example.test"));
-        assert_eq!(held.handlers[2].fqdn.as_deref(), Some("portal.example.test"));
-        assert_eq!(held.accredited[0].interactions, ["urn:a:b", "urn:a:c"]);
-        assert_eq!(held.accredited[1].clients, ["Z99009"]);
+        assert_eq!(handlers, expected);
+        assert_eq!(records.handlers[0].fqdn.as_deref(), Some("gp.example.test"));
+        assert_eq!(records.handlers[2].fqdn.as_deref(), Some("portal.example.test"));
+        assert_eq!(records.accredited[0].interactions, ["urn:a:b", "urn:a:c"]);
+        assert_eq!(records.accredited[1].clients, ["Z99009"]);
     }
 }

@@ -16,17 +16,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 
-use super::super::serving::{accept, secured, serve_requests};
+use super::super::serving::{accept, accept_tls, serve_requests};
 use super::SdsDirectory;
-use super::trouble::SdsDelivery;
+use super::faults::SdsDelivery;
 
 /// Delay between the first half of a body that is cut off and the end of the connection.
-const HALF: Duration = Duration::from_millis(50);
+const CUT_DELAY: Duration = Duration::from_millis(50);
 
 impl SdsDirectory {
     /// Accepts connections until `stop` resolves, then closes those that are open.
     ///
-    /// `tls` decides which client certificates are accepted; the real directory asks for none.
+    /// `tls` decides which client certificates are accepted; the real directory requests none.
     pub async fn serve(
         self: Arc<Self>,
         listener: TcpListener,
@@ -34,37 +34,37 @@ impl SdsDirectory {
         stop: impl Future<Output = ()>,
     ) {
         let acceptor = TlsAcceptor::from(tls);
-        let attend = |stream| Arc::clone(&self).serve_connection(stream, acceptor.clone());
-        accept(&listener, stop, attend).await;
+        let serve = |stream| Arc::clone(&self).serve_connection(stream, acceptor.clone());
+        accept(&listener, stop, serve).await;
     }
 
     async fn serve_connection(self: Arc<Self>, stream: TcpStream, acceptor: TlsAcceptor) {
-        let Some(stream) = secured(stream, &acceptor).await else { return };
-        let answer = service_fn(|request| Self::exchange(&self, request));
+        let Some(stream) = accept_tls(stream, &acceptor).await else { return };
+        let service = service_fn(|request| Self::exchange(&self, request));
         let never = std::future::pending::<Infallible>();
-        drop(serve_requests(stream, answer, never).await);
+        drop(serve_requests(stream, service, never).await);
     }
 
     /// Answers one request; its body is ignored.
     async fn exchange(&self, request: Request<Incoming>) -> Result<Response<SdsBody>, Infallible> {
-        let asked = request.uri().path_and_query().map_or("/", |asked| asked.as_str());
-        let reply = self.answer(request.method(), asked, request.headers());
-        match reply.manner {
+        let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+        let reply = self.answer(request.method(), target, request.headers());
+        match reply.delivery {
             SdsDelivery::AtOnce | SdsDelivery::Dripping(_) | SdsDelivery::Cut => {}
             SdsDelivery::After(pause) => tokio::time::sleep(pause).await,
             SdsDelivery::Never => std::future::pending().await,
-            SdsDelivery::Held => {
-                while self.holds() {
-                    tokio::time::sleep(HELD).await;
+            SdsDelivery::HeldBack => {
+                while self.holds_answers_back() {
+                    tokio::time::sleep(HELD_BACK_INTERVAL).await;
                 }
             }
         }
-        Ok(reply.response.map(|bytes| SdsBody::new(bytes, reply.manner)))
+        Ok(reply.response.map(|bytes| SdsBody::new(bytes, reply.delivery)))
     }
 }
 
 /// Interval between checks that answers are still held back.
-const HELD: Duration = Duration::from_millis(5);
+const HELD_BACK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Body of an answer, with the pace at which it is sent.
 struct SdsBody {
@@ -86,11 +86,11 @@ enum SdsBodyPace {
 struct CutBody;
 
 impl SdsBody {
-    fn new(bytes: Bytes, manner: SdsDelivery) -> Self {
-        let pace = match manner {
+    fn new(bytes: Bytes, delivery: SdsDelivery) -> Self {
+        let pace = match delivery {
             SdsDelivery::AtOnce
             | SdsDelivery::After(_)
-            | SdsDelivery::Held
+            | SdsDelivery::HeldBack
             | SdsDelivery::Never => SdsBodyPace::Whole,
             SdsDelivery::Dripping(pause) => {
                 SdsBodyPace::Dripping(pause, Box::pin(tokio::time::sleep(pause)))
@@ -128,7 +128,7 @@ impl Body for SdsBody {
             }
             SdsBodyPace::Cut(half) => {
                 let half = *half;
-                self.pace = SdsBodyPace::Cutting(Box::pin(tokio::time::sleep(HALF)));
+                self.pace = SdsBodyPace::Cutting(Box::pin(tokio::time::sleep(CUT_DELAY)));
                 self.first(half)
             }
             SdsBodyPace::Cutting(sleep) => {
@@ -153,21 +153,21 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::super::super::stage::tls;
-    use super::super::SdsTrouble;
+    use super::super::SdsFault;
     use super::super::stage::{sandbox, target};
     use super::*;
 
-    const SOON: Duration = Duration::from_secs(1);
-    const EVER: Duration = Duration::from_secs(30);
+    const SHORT_WAIT: Duration = Duration::from_secs(1);
+    const DEADLINE: Duration = Duration::from_secs(30);
 
     /// Returns everything received within this time, and true if the connection ended.
-    async fn exchange(trouble: Option<SdsTrouble>, limit: Duration) -> (String, bool) {
+    async fn exchange(fault: Option<SdsFault>, limit: Duration) -> (String, bool) {
         let (server, connector) = tls();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let sds = sandbox();
-        if let Some(trouble) = trouble {
-            sds.set(None, trouble);
+        if let Some(fault) = fault {
+            sds.set(None, fault);
         }
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::spawn(sds.serve(listener, server, async {
@@ -175,54 +175,60 @@ mod tests {
         }));
         let stream = TcpStream::connect(address).await.unwrap();
         let mut stream = connector.connect("localhost".try_into().unwrap(), stream).await.unwrap();
-        let asked = target("/Endpoint?org=Z99001&ia=SLOTS");
-        let head = format!("GET {asked} HTTP/1.1\r\nHost: sds.test\r\nConnection: close\r\n\r\n");
+        let target = target("/Endpoint?org=Z99001&ia=SLOTS");
+        let head = format!("GET {target} HTTP/1.1\r\nHost: sds.test\r\nConnection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
-        let mut told = Vec::new();
-        let ended = tokio::time::timeout(limit, stream.read_to_end(&mut told)).await.is_ok();
+        let mut response = Vec::new();
+        let ended = tokio::time::timeout(limit, stream.read_to_end(&mut response)).await.is_ok();
         stop.send(()).unwrap();
         serving.await.unwrap();
-        (String::from_utf8(told).unwrap(), ended)
+        (String::from_utf8(response).unwrap(), ended)
     }
 
     /// Returns the length that the head announces, and the length of the body received.
-    fn lengths(told: &str) -> (usize, usize) {
-        let (head, body) = told.split_once("\r\n\r\n").unwrap();
+    fn lengths(response: &str) -> (usize, usize) {
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
         let head = head.to_ascii_lowercase();
-        let promised = head.split("content-length: ").nth(1).unwrap().lines().next().unwrap();
-        (promised.parse().unwrap(), body.len())
+        let announced = head.split("content-length: ").nth(1).unwrap().lines().next().unwrap();
+        (announced.parse().unwrap(), body.len())
     }
 
     #[tokio::test]
-    async fn an_answer_comes_whole_without_trouble() {
-        let (told, ended) = exchange(None, EVER).await;
-        let (promised, came) = lengths(&told);
-        assert!(ended && promised == came, "{told}");
-        assert!(told.contains("https://sds.test/spine-directory/FHIR/R4/Endpoint/"), "{told}");
+    async fn an_answer_without_a_fault_is_complete() {
+        let (response, ended) = exchange(None, DEADLINE).await;
+        let (announced, received) = lengths(&response);
+        assert!(ended && announced == received, "{response}");
+        assert!(
+            response.contains("https://sds.test/spine-directory/FHIR/R4/Endpoint/"),
+            "{response}"
+        );
     }
 
     #[tokio::test]
-    async fn a_cut_answer_ends_in_the_middle() {
-        let (told, ended) = exchange(Some(SdsTrouble::Cut), EVER).await;
-        let (promised, came) = lengths(&told);
-        assert!(ended && came == promised / 2, "{came} of {promised}");
+    async fn a_cut_body_ends_in_the_middle() {
+        let (response, ended) = exchange(Some(SdsFault::Cut), DEADLINE).await;
+        let (announced, received) = lengths(&response);
+        assert!(ended && received == announced / 2, "{received} of {announced}");
     }
 
     #[tokio::test]
-    async fn a_slow_answer_drips() {
-        let (told, ended) =
-            exchange(Some(SdsTrouble::SlowBody(Duration::from_millis(100))), SOON).await;
-        let (promised, came) = lengths(&told);
-        assert!(!ended && (1..=11).contains(&came), "{came} of {promised}");
+    async fn a_slow_body_is_sent_byte_by_byte() {
+        let (response, ended) =
+            exchange(Some(SdsFault::SlowBody(Duration::from_millis(100))), SHORT_WAIT).await;
+        let (announced, received) = lengths(&response);
+        assert!(!ended && (1..=11).contains(&received), "{received} of {announced}");
     }
 
     #[tokio::test]
-    async fn a_late_answer_comes_late_and_a_silent_one_not_at_all() {
+    async fn an_answer_can_be_delayed_or_withheld() {
         let pause = Duration::from_millis(300);
         let began = Instant::now();
-        let (told, ended) = exchange(Some(SdsTrouble::EmptyAfter(pause)), EVER).await;
-        assert!(ended && began.elapsed() >= pause && told.contains("\"total\": 0"), "{told}");
-        assert_eq!(exchange(Some(SdsTrouble::Silence), SOON).await, (String::new(), false));
+        let (response, ended) = exchange(Some(SdsFault::EmptyAfter(pause)), DEADLINE).await;
+        assert!(
+            ended && began.elapsed() >= pause && response.contains("\"total\": 0"),
+            "{response}"
+        );
+        assert_eq!(exchange(Some(SdsFault::NoResponse), SHORT_WAIT).await, (String::new(), false));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, Method};
 use serde_json::Value;
 
-use super::trouble::SdsDelivery;
+use super::faults::SdsDelivery;
 use super::{BASE_PATH, MessageHandler, Records, SdsDirectory};
 
 pub(super) const SLOTS: &str = "urn:nhs:names:services:gpconnect:fhir:rest:search:slot-1";
@@ -34,7 +34,7 @@ pub(super) fn sandbox() -> Arc<SdsDirectory> {
     SdsDirectory::new(records(), None)
 }
 
-/// A path and query with the short names of systems spelled out: `org`, `ia`, `pk` and `manu`.
+/// Returns a path and query with the short names of systems spelled out: `org`, `ia`, `pk` and `manu`.
 pub(super) fn target(short: &str) -> String {
     let id = "https://fhir.nhs.uk/Id";
     let long = short
@@ -53,7 +53,7 @@ pub(super) struct SdsStageAnswer {
     pub(super) text: String,
     /// Parsed body; null if the text is not JSON.
     pub(super) body: Value,
-    pub(super) manner: SdsDelivery,
+    pub(super) delivery: SdsDelivery,
 }
 
 pub(super) fn send(
@@ -73,10 +73,10 @@ pub(super) fn send(
         headers: head.headers,
         body: serde_json::from_slice(&body).unwrap_or_default(),
         text: String::from_utf8(body.into()).unwrap(),
-        manner: reply.manner,
+        delivery: reply.delivery,
     }
 }
 
-pub(super) fn ask(sds: &SdsDirectory, short: &str, headers: &[(&str, &str)]) -> SdsStageAnswer {
+pub(super) fn get(sds: &SdsDirectory, short: &str, headers: &[(&str, &str)]) -> SdsStageAnswer {
     send(sds, &Method::GET, &target(short), headers)
 }

@@ -3,7 +3,7 @@
 use jiff::civil::{Date, Time};
 use serde_json::{Number, Value};
 
-use super::super::local_time::is_shaped;
+use super::super::local_time::has_pattern;
 use super::super::markup::is_char;
 
 /// A primitive type of FHIR STU3.
@@ -35,12 +35,12 @@ impl Primitive {
     pub(super) fn fault(self, value: &Value) -> Option<&'static str> {
         let number =
             |least: i64| value.as_i64().is_some_and(|n| n >= least && n <= i32::MAX.into());
-        let (kept, otherwise) = match self {
+        let (is_valid, flaw) = match self {
             Self::Boolean => (value.is_boolean(), "is not a boolean"),
             Self::Decimal => (value.is_number(), "is not a number"),
             Self::Integer => (number(i32::MIN.into()), "is not an integer"),
-            Self::Unsigned => (number(0), "is not an integer from 0 on"),
-            Self::Positive => (number(1), "is not an integer from 1 on"),
+            Self::Unsigned => (number(0), "is not an integer of at least 0"),
+            Self::Positive => (number(1), "is not an integer of at least 1"),
             Self::Base64 => (text(value, is_base64), "is not base64"),
             Self::Code => (text(value, is_code), "is not a code"),
             Self::Date => (text(value, is_date), "is not a date"),
@@ -53,8 +53,8 @@ impl Primitive {
         };
         match value.as_str() {
             Some("") => Some("is empty"),
-            Some(text) if !text.chars().all(is_char) => Some("holds a character that has no place"),
-            _ => (!kept).then_some(otherwise),
+            Some(text) if !text.chars().all(is_char) => Some("has a character that is not allowed"),
+            _ => (!is_valid).then_some(flaw),
         }
     }
 
@@ -97,8 +97,8 @@ fn number(text: &str) -> Option<Number> {
 }
 
 fn is_base64(text: &str) -> bool {
-    let known = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=\r\n\t ".contains(&byte);
-    text.bytes().all(known)
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=\r\n\t ".contains(&byte);
+    text.bytes().all(is_allowed)
 }
 
 fn is_code(text: &str) -> bool {
@@ -106,12 +106,12 @@ fn is_code(text: &str) -> bool {
 }
 
 fn is_id(text: &str) -> bool {
-    let known = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
-    text.len() <= ID_MAX && text.bytes().all(known)
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
+    text.len() <= ID_MAX && text.bytes().all(is_allowed)
 }
 
 fn is_day(text: &str) -> bool {
-    is_shaped(text, "0000-00-00") && text.parse::<Date>().is_ok()
+    has_pattern(text, "0000-00-00") && text.parse::<Date>().is_ok()
 }
 
 /// Returns true if the text is a year, a month or a day.
@@ -125,7 +125,7 @@ fn is_date(text: &str) -> bool {
 
 fn is_time(text: &str) -> bool {
     let (clock, fraction) = text.split_once('.').unwrap_or((text, "0"));
-    is_shaped(clock, "00:00:00")
+    has_pattern(clock, "00:00:00")
         && !clock.ends_with("60")
         && clock.parse::<Time>().is_ok()
         && !fraction.is_empty()
@@ -135,7 +135,7 @@ fn is_time(text: &str) -> bool {
 fn is_zone(text: &str) -> bool {
     let hours = text.get(1..3).is_some_and(|hours| hours <= ZONE_HOURS_MAX);
     let minutes = text.get(4..).is_some_and(|minutes| minutes < "60");
-    (is_shaped(text, "+00:00") || is_shaped(text, "-00:00")) && hours && minutes
+    (has_pattern(text, "+00:00") || has_pattern(text, "-00:00")) && hours && minutes
 }
 
 fn is_zoned(text: &str) -> bool {
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_type_knows_its_own() {
+    fn each_type_accepts_only_its_own_values() {
         let long = "a".repeat(65);
         for (primitive, good, bad) in [
             (Boolean, vec![json!(true)], vec![json!("true"), json!(1), json!(null)]),
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn dates_and_times_are_as_exact_as_they_have_to_be() {
+    fn each_type_of_time_has_its_own_precision() {
         let day = ["2026", "2026-02", "2028-02-29"];
         let instant = [
             "2026-03-25T10:00:00Z",
@@ -207,24 +207,26 @@ mod tests {
             "é-01-01",
             "2026-03-25T10:00:00é1:00",
         ];
-        let holds = |primitive: Primitive, text: &str| primitive.fault(&json!(text)).is_none();
+        let accepts = |primitive: Primitive, text: &str| primitive.fault(&json!(text)).is_none();
         for text in day {
-            let right = (true, true, false);
-            let told = (holds(Primitive::Date, text), holds(DateTime, text), holds(Instant, text));
-            assert_eq!(told, right, "{text}");
+            let expected = (true, true, false);
+            let accepted =
+                (accepts(Primitive::Date, text), accepts(DateTime, text), accepts(Instant, text));
+            assert_eq!(accepted, expected, "{text}");
         }
         for text in instant {
-            let right = (false, true, true);
-            let told = (holds(Primitive::Date, text), holds(DateTime, text), holds(Instant, text));
-            assert_eq!(told, right, "{text}");
+            let expected = (false, true, true);
+            let accepted =
+                (accepts(Primitive::Date, text), accepts(DateTime, text), accepts(Instant, text));
+            assert_eq!(accepted, expected, "{text}");
         }
         for text in neither {
-            let told =
-                holds(Primitive::Date, text) || holds(DateTime, text) || holds(Instant, text);
-            assert!(!told, "{text}");
+            let accepted =
+                accepts(Primitive::Date, text) || accepts(DateTime, text) || accepts(Instant, text);
+            assert!(!accepted, "{text}");
         }
-        assert!(holds(Primitive::Time, "10:00:00.5"));
-        assert!(!holds(Primitive::Time, "10:00"));
+        assert!(accepts(Primitive::Time, "10:00:00.5"));
+        assert!(!accepts(Primitive::Time, "10:00"));
     }
 
     #[test]

@@ -22,7 +22,7 @@ fn appointment(change: &Value) -> Value {
 #[test]
 fn the_first_flaw_is_named_by_its_path_and_not_by_its_value() {
     let long = "x".repeat(65);
-    for (change, told) in [
+    for (change, message) in [
         (json!({ "foo": "secret" }), "Appointment.foo is not known"),
         (json!({ long: "secret" }), "Appointment.? is not known"),
         (json!({ "94 secret": 1 }), "Appointment.? is not known"),
@@ -33,9 +33,9 @@ fn the_first_flaw_is_named_by_its_path_and_not_by_its_value() {
         (json!({ "start": "secret" }), "Appointment.start is not an instant"),
         (
             json!({ "minutesDuration": "10" }),
-            "Appointment.minutesDuration is not an integer from 1 on",
+            "Appointment.minutesDuration is not an integer of at least 1",
         ),
-        (json!({ "comment": "a\u{1}" }), "Appointment.comment holds a character that has no place"),
+        (json!({ "comment": "a\u{1}" }), "Appointment.comment has a character that is not allowed"),
         (json!({ "participant": {} }), "Appointment.participant is not a list"),
         (json!({ "participant": [] }), "Appointment.participant is empty"),
         (json!({ "participant": [null] }), "Appointment.participant is empty"),
@@ -48,7 +48,7 @@ fn the_first_flaw_is_named_by_its_path_and_not_by_its_value() {
         (json!({ "_participant": [{ "id": "a" }] }), "Appointment._participant is not known"),
         (
             json!({ "contained": [{ "resourceType": "secret" }] }),
-            "Appointment.contained[0] is not of a type that is known",
+            "Appointment.contained[0] is of an unknown type",
         ),
         (json!({ "contained": [{ "id": "a" }] }), "Appointment.contained[0] has no resourceType"),
         (
@@ -57,7 +57,7 @@ fn the_first_flaw_is_named_by_its_path_and_not_by_its_value() {
         ),
         (
             json!({ "text": { "status": "generated", "div": "<p>secret</p>" } }),
-            "Appointment.text.div is not one div that says it is XHTML",
+            "Appointment.text.div is not exactly one div in the XHTML namespace",
         ),
         (
             json!({ "extension": [{ "url": "u", "valueCode": "a", "valueString": "a" }] }),
@@ -69,16 +69,16 @@ fn the_first_flaw_is_named_by_its_path_and_not_by_its_value() {
         ),
     ] {
         let resource = appointment(&change);
-        assert_eq!(fault(&resource).as_deref(), Some(told), "{resource}");
+        assert_eq!(fault(&resource).as_deref(), Some(message), "{resource}");
     }
     assert_eq!(fault(&appointment(&json!({}))), None);
-    for (other, told) in [
+    for (other, message) in [
         (json!(null), "the resource is not an object"),
         (json!({}), "the resource has no resourceType"),
         (json!({ "resourceType": 1 }), "the resource has no resourceType"),
-        (json!({ "resourceType": "secret" }), "the resource is not of a type that is known"),
+        (json!({ "resourceType": "secret" }), "the resource is of an unknown type"),
     ] {
-        assert_eq!(fault(&other).as_deref(), Some(told));
+        assert_eq!(fault(&other).as_deref(), Some(message));
     }
 }
 
@@ -127,7 +127,7 @@ fn depth_has_a_limit() {
 }
 
 #[test]
-fn every_name_stands_once_in_its_type() {
+fn every_name_occurs_once_in_its_type() {
     fn judge(shape: &'static Shape, seen: &mut Vec<*const Shape>) {
         if seen.contains(&std::ptr::from_ref(shape)) {
             return;

@@ -97,7 +97,7 @@ fn samples() -> Vec<Value> {
 }
 
 #[test]
-fn what_is_written_reads_back_as_it_was() {
+fn a_resource_reads_back_as_it_was_written() {
     for sample in samples() {
         assert_eq!(fault(&sample), None);
         let text = write(&sample);
@@ -107,11 +107,11 @@ fn what_is_written_reads_back_as_it_was() {
 }
 
 #[test]
-fn what_the_simulator_says_is_stu3_and_can_be_said_in_xml() {
+fn every_response_is_stu3_and_can_be_written_in_xml() {
     let stage = Stage::new();
     let slots = stage.free_slots();
     let booking = booking_of(&[&slots[0]], "1");
-    let told = [
+    let responses = [
         stage.book(&booking).2,
         stage.book(&booking).2,
         stage.get("read:metadata-1", "/metadata").2,
@@ -127,7 +127,7 @@ fn what_the_simulator_says_is_stu3_and_can_be_said_in_xml() {
             )
             .2,
     ];
-    for resource in told.into_iter().chain([booking]).chain(slots) {
+    for resource in responses.into_iter().chain([booking]).chain(slots) {
         assert_eq!(fault(&resource), None, "{resource}");
         assert_eq!(read(write(&resource).as_bytes()), Ok(resource));
     }
@@ -146,7 +146,7 @@ fn elements_are_written_in_the_order_of_stu3() {
 }
 
 #[test]
-fn xml_of_other_hands_is_read() {
+fn xml_in_other_styles_is_read() {
     let text = "\u{feff}<?xml version='1.0' encoding='utf-8' standalone='yes'?>
         <?xml-stylesheet href='a.xsl'?><!-- one -->
         <f:Patient xmlns:f='http://hl7.org/fhir' xmlns:xsi='http://www.w3.org/2001/XMLSchema-instance'
@@ -182,8 +182,8 @@ fn patient_with(inner: &str) -> String {
 }
 
 #[test]
-fn what_is_not_fhir_is_refused_by_its_path() {
-    for (inner, told) in [
+fn invalid_elements_are_refused_with_their_path() {
+    for (inner, message) in [
         ("<foo value='secret'/>", "Patient.foo is not known"),
         ("<name><foo/></name>", "Patient.name[0].foo is not known"),
         ("<name foo='secret'/>", "Patient.name[0].foo is not known"),
@@ -201,22 +201,19 @@ fn what_is_not_fhir_is_refused_by_its_path() {
         ("<active value=''/>", "Patient.active is empty"),
         ("<name/>", "Patient.name[0] is empty"),
         ("<name><given value='A'/><given/></name>", "Patient.name[0].given[1] is empty"),
-        ("<name>secret</name>", "Patient.name[0] holds text outside of a value"),
-        ("<name><![CDATA[secret]]></name>", "Patient.name[0] holds text outside of a value"),
-        ("&#32;", "Patient holds text outside of a value"),
+        ("<name>secret</name>", "Patient.name[0] has text outside of a value"),
+        ("<name><![CDATA[secret]]></name>", "Patient.name[0] has text outside of a value"),
+        ("&#32;", "Patient has text outside of a value"),
         ("<name xmlns='urn:other'/>", "Patient.name is not in the namespace http://hl7.org/fhir"),
         ("<name xmlns=''/>", "Patient.name is not in the namespace http://hl7.org/fhir"),
         ("<x:name/>", "Patient.name is not in the namespace http://hl7.org/fhir"),
         ("<div xmlns='http://www.w3.org/1999/xhtml'/>", "Patient.div is not known"),
         ("<contained/>", "Patient.contained[0] is empty"),
         ("<contained><Slot/><Slot/></contained>", "Patient.contained[0] is not one resource"),
-        ("<contained><Secret/></contained>", "Patient.contained[0] is not of a type that is known"),
-        (
-            "<contained id='a'><Slot/></contained>",
-            "Patient.contained[0] has an attribute that is not known",
-        ),
+        ("<contained><Secret/></contained>", "Patient.contained[0] is of an unknown type"),
+        ("<contained id='a'><Slot/></contained>", "Patient.contained[0] has an unknown attribute"),
         ("<resourceType value='Slot'/>", "Patient.resourceType is not known"),
-        ("<text><div/></text>", "Patient.text.div is not one div that says it is XHTML"),
+        ("<text><div/></text>", "Patient.text.div is not exactly one div in the XHTML namespace"),
         ("<name a='1' a='2'/>", "Patient.name[0] is not well-formed XML"),
         ("<name id='<'/>", "Patient.name[0] is not well-formed XML"),
         ("<name id='a'foo='b'/>", "Patient.name[0] is not well-formed XML"),
@@ -226,30 +223,27 @@ fn what_is_not_fhir_is_refused_by_its_path() {
         ("<?xml version='1.0'?>", "Patient is not well-formed XML"),
         ("<name>", "Patient.name[0] is not well-formed XML"),
     ] {
-        assert_eq!(read(patient_with(inner).as_bytes()), Err(told.to_owned()), "{inner}");
+        assert_eq!(read(patient_with(inner).as_bytes()), Err(message.to_owned()), "{inner}");
     }
 }
 
 #[test]
-fn what_is_not_one_document_of_utf_8_is_refused() {
+fn only_one_document_in_utf_8_is_read() {
     let utf16: Vec<u8> = "\u{feff}<Slot/>".encode_utf16().flat_map(u16::to_le_bytes).collect();
     let slot = "<Slot xmlns='http://hl7.org/fhir'/>";
-    for (bytes, told) in [
+    for (bytes, message) in [
         (b"".to_vec(), "the body is not well-formed XML"),
-        (b"{}".to_vec(), "the body holds text outside of a value"),
+        (b"{}".to_vec(), "the body has text outside of a value"),
         (utf16, "the body is not UTF-8"),
         (b"<Slot/>".to_vec(), "the body is not in the namespace http://hl7.org/fhir"),
         (
             b"<Slot xmlns='http://hl7.org/fhir/'/>".to_vec(),
             "the body is not in the namespace http://hl7.org/fhir",
         ),
-        (
-            b"<Secret xmlns='http://hl7.org/fhir'/>".to_vec(),
-            "the body is not of a type that is known",
-        ),
+        (b"<Secret xmlns='http://hl7.org/fhir'/>".to_vec(), "the body is of an unknown type"),
         (format!("{slot}{slot}").into(), "the body is not well-formed XML"),
-        (format!("{slot}a").into(), "the body holds text outside of a value"),
-        (format!("{slot}\0").into(), "the body holds a character that has no place in XML"),
+        (format!("{slot}a").into(), "the body has text outside of a value"),
+        (format!("{slot}\0").into(), "the body has a character that XML does not allow"),
         (format!(" <?xml version='1.0'?>{slot}").into(), "the body is not well-formed XML"),
         (format!("<?xml version='1.1'?>{slot}").into(), "the body is not XML 1.0 in UTF-8"),
         (
@@ -258,13 +252,13 @@ fn what_is_not_one_document_of_utf_8_is_refused() {
         ),
         (b"<Slot xmlns='http://hl7.org/fhir'>".to_vec(), "Slot is cut off"),
     ] {
-        assert_eq!(read(&bytes), Err(told.to_owned()), "{}", String::from_utf8_lossy(&bytes));
+        assert_eq!(read(&bytes), Err(message.to_owned()), "{}", String::from_utf8_lossy(&bytes));
     }
 }
 
 #[test]
 fn no_entity_is_expanded() {
-    let doctype = "the body has a DOCTYPE, which is not read";
+    let doctype = "the body has a DOCTYPE, which is not allowed";
     let laughs: String = (1..10)
         .map(|n| format!("<!ENTITY l{n} '{}'>", format!("&l{};", n - 1).repeat(10)))
         .collect();
@@ -284,7 +278,7 @@ fn no_entity_is_expanded() {
 }
 
 #[test]
-fn a_narrative_is_one_sound_div() {
+fn a_narrative_is_one_well_formed_div() {
     let div = |inner: &str| format!("<div xmlns=\"http://www.w3.org/1999/xhtml\">{inner}</div>");
     for good in [
         "",
@@ -338,7 +332,7 @@ fn a_narrative_is_one_sound_div() {
 }
 
 #[test]
-fn whatever_is_written_is_well_formed() {
+fn even_an_invalid_resource_is_written_as_well_formed_xml() {
     let odd = json!({ "resourceType": "Patient", "active": "\u{0}\u{1}\u{fffe}<&\">'", "name": "x", "id": [],
         "contact": [null, 1, [], {}, { "name": 5 }], "contained": [{}, { "resourceType": "X" }],
         "multipleBirthInteger": { "a": 1 }, "_birthDate": 7, "address": [{ "line": [null, "a", {}] }] });
@@ -365,7 +359,7 @@ fn quick_xml_accepts(text: &str) -> bool {
 }
 
 #[test]
-fn depth_is_the_same_in_both() {
+fn the_depth_limit_is_the_same_in_json_and_xml() {
     for levels in 1..40 {
         let part = |inner: Value, _| json!({ "name": "n", "part": [inner] });
         let parameters = |resource: Value| json!({ "name": "n", "resource": resource });
@@ -383,8 +377,8 @@ fn depth_is_the_same_in_both() {
             let text = write(&whole);
             match fault(&whole) {
                 None => assert_eq!(read(text.as_bytes()), Ok(whole)),
-                Some(told) => {
-                    assert!(told.ends_with("is more than 32 levels deep"), "{told}");
+                Some(message) => {
+                    assert!(message.ends_with("is more than 32 levels deep"), "{message}");
                     let back = read(text.as_bytes());
                     assert!(back.is_err() || back.is_ok_and(|back| back != whole));
                 }
@@ -394,7 +388,7 @@ fn depth_is_the_same_in_both() {
 }
 
 #[test]
-fn what_is_hostile_is_refused_soon() {
+fn hostile_documents_are_refused_quickly() {
     let many = |count: usize, item: fn(usize) -> String| (0..count).map(item).collect::<String>();
     let attributes = many(200_000, |n| format!(" a{n}='1'"));
     let namespaces = many(200_000, |n| format!(" xmlns:a{n}='urn:{n}'"));
@@ -422,8 +416,8 @@ fn what_is_hostile_is_refused_soon() {
         ("&".repeat(1_000_000), "is not well-formed XML"),
         (format!("<multipleBirthInteger value='{}'/>", "9".repeat(1_000_000)), "is not a number"),
     ] {
-        let told = read(patient_with(&inner).as_bytes()).unwrap_err();
-        assert!(told.ends_with(why), "{told}, not {why}");
+        let message = read(patient_with(&inner).as_bytes()).unwrap_err();
+        assert!(message.ends_with(why), "{message}, not {why}");
     }
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
 }
@@ -462,7 +456,7 @@ impl Random {
 }
 
 #[test]
-fn broken_documents_are_refused_or_read_and_never_more() {
+fn damaged_documents_are_read_consistently_or_refused() {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let mut accepted = (0, 0);
     let documents: Vec<Vec<u8>> =
@@ -471,7 +465,7 @@ fn broken_documents_are_refused_or_read_and_never_more() {
         let bytes = random.mutated(&documents);
         if let Ok(resource) = read(&bytes) {
             accepted.0 += 1;
-            assert!(fault(&resource).is_none_or(|told| told.contains(' ')));
+            assert!(fault(&resource).is_none_or(|message| message.contains(' ')));
             assert_eq!(read(write(&resource).as_bytes()), Ok(resource));
         }
     }

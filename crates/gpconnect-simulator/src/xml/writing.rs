@@ -54,10 +54,10 @@ fn write_fields(
         if element.is_list() {
             let (values, besides) = (items(value), items(beside));
             for index in 0..values.len().max(besides.len()) {
-                write_element(text, element, (values.get(index), besides.get(index)), depth + 1);
+                write_element(text, element, values.get(index), besides.get(index), depth + 1);
             }
         } else {
-            write_element(text, element, (value, beside), depth);
+            write_element(text, element, value, beside, depth);
         }
     }
     if text.len() == opened + 1 {
@@ -76,7 +76,8 @@ fn items(value: Option<&Value>) -> &[Value] {
 fn write_element(
     text: &mut String,
     element: &Element,
-    (value, beside): (Option<&Value>, Option<&Value>),
+    value: Option<&Value>,
+    beside: Option<&Value>,
     depth: usize,
 ) {
     let (name, fields) = (element.name, value.and_then(Value::as_object));
@@ -151,7 +152,7 @@ fn write_char(text: &mut String, char: char) {
 fn plain(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
-        Value::Bool(known) => Some(known.to_string()),
+        Value::Bool(flag) => Some(flag.to_string()),
         Value::Number(number) => Some(digits(number)),
         Value::Null | Value::Array(_) | Value::Object(_) => None,
     }

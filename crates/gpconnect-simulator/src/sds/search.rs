@@ -2,7 +2,7 @@
 
 use http::HeaderMap;
 
-use super::refused::SdsRefusal;
+use super::refusal::SdsRefusal;
 
 /// Identifier system of ODS codes, in requests and in answers.
 pub(super) const ORGANISATION: &str = "https://fhir.nhs.uk/Id/ods-organization-code";
@@ -13,9 +13,9 @@ pub(super) const PARTY_KEY: &str = "https://fhir.nhs.uk/Id/nhsMhsPartyKey";
 const UUID_PATTERN: &str =
     "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$";
 
-/// Type of resource that a request asks for.
+/// Type of resource that a request searches for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum QuestionKind {
+pub(super) enum SdsResourceType {
     /// The accredited systems.
     Device,
     /// The message handling systems.
@@ -24,15 +24,15 @@ pub(super) enum QuestionKind {
 
 /// A valid request to the directory.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct SdsQuestion {
-    pub(super) kind: QuestionKind,
+pub(super) struct SdsSearch {
+    pub(super) kind: SdsResourceType,
     pub(super) organisation: Clause,
     pub(super) interaction: Clause,
     pub(super) party_key: Clause,
     pub(super) manufacturer: Clause,
 }
 
-/// Condition on an attribute, compared as the directory's schema says; without a value, none.
+/// Condition on an attribute, compared by the rules of the directory's schema; without a value, none.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Clause {
     Exact(Option<String>),
@@ -47,7 +47,7 @@ impl Clause {
     }
 }
 
-impl QuestionKind {
+impl SdsResourceType {
     /// Returns the type for a path after the base path, which is compared case-sensitively.
     pub(super) fn of(path: &str) -> Option<Self> {
         match path {
@@ -69,7 +69,7 @@ impl QuestionKind {
     }
 
     /// Returns true if SDS accepts this combination of parameters.
-    fn suffices(self, organisation: bool, interaction: bool, party_key: bool) -> bool {
+    fn is_valid_combination(self, organisation: bool, interaction: bool, party_key: bool) -> bool {
         match self {
             Self::Device => organisation && interaction,
             Self::Endpoint => {
@@ -80,9 +80,9 @@ impl QuestionKind {
     }
 }
 
-impl SdsQuestion {
+impl SdsSearch {
     /// Parses a query string.
-    pub(super) fn parse(kind: QuestionKind, query: &str) -> Result<Self, SdsRefusal> {
+    pub(super) fn parse(kind: SdsResourceType, query: &str) -> Result<Self, SdsRefusal> {
         let pairs = query.split('&').filter(|pair| !pair.is_empty());
         let pairs: Vec<(String, String)> =
             pairs.map(|pair| judge(kind, pair)).collect::<Result<_, _>>()?;
@@ -90,27 +90,28 @@ impl SdsQuestion {
             let mut backwards = pairs.iter().rev().filter(|(name, _)| name == parameter);
             backwards.find_map(|(_, value)| Some(of_system(value, system)?.to_owned()))
         };
-        let question = Self {
+        let search = Self {
             kind,
             organisation: Clause::Exact(last("organization", ORGANISATION)),
             interaction: Clause::Exact(last("identifier", INTERACTION)),
             party_key: Clause::AnyCase(last("identifier", PARTY_KEY)),
             manufacturer: Clause::AnyCase(last("manufacturing-organization", ORGANISATION)),
         };
-        question.judge_combination()?;
-        Ok(question)
+        search.judge_combination()?;
+        Ok(search)
     }
 
     fn judge_combination(&self) -> Result<(), SdsRefusal> {
-        let given = |clause: &Clause| clause.value().is_some();
-        let (organisation, interaction) = (given(&self.organisation), given(&self.interaction));
-        if self.kind.suffices(organisation, interaction, given(&self.party_key)) {
+        let is_given = |clause: &Clause| clause.value().is_some();
+        let (organisation, interaction) =
+            (is_given(&self.organisation), is_given(&self.interaction));
+        if self.kind.is_valid_combination(organisation, interaction, is_given(&self.party_key)) {
             return Ok(());
         }
         Err(match self.kind {
-            QuestionKind::Device if organisation => invalid("identifier", &[INTERACTION]),
-            QuestionKind::Device => invalid("organization", &[ORGANISATION]),
-            QuestionKind::Endpoint => SdsRefusal::bad_request(
+            SdsResourceType::Device if organisation => invalid("identifier", &[INTERACTION]),
+            SdsResourceType::Device => invalid("organization", &[ORGANISATION]),
+            SdsResourceType::Endpoint => SdsRefusal::bad_request(
                 "Missing or invalid query parameters. Should one of following combinations: \
                  two or three of organization, interaction and party key",
             ),
@@ -124,22 +125,23 @@ impl SdsQuestion {
         let clauses = [&self.organisation, &self.interaction, &self.party_key, &self.manufacturer];
         let mut values = clauses.into_iter().filter_map(Clause::value);
         if values.any(|value| value.contains(['(', ')', '\\'])) {
-            return Err(SdsRefusal::broken("malformed filter"));
+            return Err(SdsRefusal::internal_error("malformed filter"));
         }
         Ok(())
     }
 }
 
 /// Returns the decoded name and value of a parameter, or a refusal if it is not allowed.
-fn judge(kind: QuestionKind, pair: &str) -> Result<(String, String), SdsRefusal> {
+fn judge(kind: SdsResourceType, pair: &str) -> Result<(String, String), SdsRefusal> {
     let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
     let decoded = |text: &str| unescaped(&text.replace('+', " "));
     let name = String::from_utf8_lossy(&decoded(name)).into_owned();
     let systems = kind
         .systems(&name)
         .ok_or_else(|| SdsRefusal::bad_request(&format!("Illegal query parameter '{name}'")))?;
-    let value = String::from_utf8(decoded(value))
-        .map_err(|fault| SdsRefusal::broken(format!("'utf-8' codec can't decode: {fault}")))?;
+    let value = String::from_utf8(decoded(value)).map_err(|fault| {
+        SdsRefusal::internal_error(format!("'utf-8' codec can't decode: {fault}"))
+    })?;
     let prefixed =
         |system: &&str| value.strip_prefix(*system).is_some_and(|rest| rest.starts_with('|'));
     if !systems.iter().any(prefixed) {

@@ -18,7 +18,7 @@ pub(super) struct SdsRefusal {
 
 impl SdsRefusal {
     /// Returns a refusal with the diagnostics that SDS gives for this status.
-    pub(super) fn with(status: StatusCode) -> Self {
+    pub(super) fn with_status(status: StatusCode) -> Self {
         let diagnostics = match status.as_u16() {
             404 => "HTTP endpoint not found",
             405 => "HTTP operation not supported",
@@ -37,7 +37,7 @@ impl SdsRefusal {
     }
 
     /// Returns a failure of SDS on the request or on its own data, with status 500.
-    pub(super) fn broken(why: impl Into<Cow<'static, str>>) -> Self {
+    pub(super) fn internal_error(why: impl Into<Cow<'static, str>>) -> Self {
         Self { status: StatusCode::INTERNAL_SERVER_ERROR, diagnostics: why.into() }
     }
 

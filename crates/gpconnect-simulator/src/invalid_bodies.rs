@@ -1,6 +1,5 @@
 //! Tests with invalid bodies: each is answered with an `OperationOutcome`, never with a server error.
 
-use http::Method;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -8,15 +7,26 @@ use super::format::ResourceFormat;
 use super::stage::{Stage, booking_of};
 use super::{Registration, people};
 
+/// A request that has a body.
+struct RequestWithBody {
+    /// End of the interaction's id.
+    interaction: &'static str,
+    path: String,
+    /// A valid body.
+    body: Value,
+}
+
 /// Returns every request that has a body, with a valid one.
-fn writes(stage: &Stage) -> Vec<(Method, &'static str, String, Value)> {
+fn requests_with_body(stage: &Stage) -> [RequestWithBody; 4] {
     let slots = stage.free_slots();
     let booking = booking_of(&[&slots[0]], "1");
     let (status, _, booked) = stage.book(&booking_of(&[&slots[1]], "2"));
     assert_eq!(status, 201);
     let id = booked["id"].as_str().unwrap().to_owned();
-    let newcomer =
-        people().into_iter().find(|one| one.standing == Registration::Unregistered).unwrap();
+    let newcomer = people()
+        .into_iter()
+        .find(|person| person.registration == Registration::Unregistered)
+        .unwrap();
     let registration = json!({
         "resourceType": "Parameters",
         "parameter": [{ "name": "registerPatient", "resource": {
@@ -28,41 +38,39 @@ fn writes(stage: &Stage) -> Vec<(Method, &'static str, String, Value)> {
         } }],
     });
     let cancelled = Stage::cancelled(&booked, "patient asked");
-    let at = format!("/Appointment/{id}");
-    vec![
-        (Method::POST, "create:appointment-1", "/Appointment".to_owned(), booking),
-        (Method::PUT, "update:appointment-1", at.clone(), booked),
-        (Method::PUT, "cancel:appointment-1", at, cancelled),
-        (
-            Method::POST,
-            "operation:gpc.registerpatient-1",
-            "/Patient/$gpc.registerpatient".to_owned(),
-            registration,
-        ),
+    let path = format!("/Appointment/{id}");
+    let register = "/Patient/$gpc.registerpatient";
+    [
+        ("create:appointment-1", "/Appointment", booking),
+        ("update:appointment-1", &path, booked),
+        ("cancel:appointment-1", &path, cancelled),
+        ("operation:gpc.registerpatient-1", register, registration),
     ]
+    .map(|(interaction, path, body)| RequestWithBody {
+        interaction,
+        path: path.to_owned(),
+        body,
+    })
 }
 
 /// Sends a body with every such request and checks each response.
 fn send_everywhere(stage: &Stage, format: ResourceFormat, body: &[u8]) {
-    for (method, short, path, _) in writes(stage) {
-        judge(stage, (method, short, &path), format, body);
+    for request in requests_with_body(stage) {
+        send_and_check(stage, &request, format, body);
     }
 }
 
-fn judge(
-    stage: &Stage,
-    (method, short, path): (Method, &str, &str),
-    format: ResourceFormat,
-    body: &[u8],
-) {
+/// Sends a request with another body and checks the response.
+fn send_and_check(stage: &Stage, request: &RequestWithBody, format: ResourceFormat, body: &[u8]) {
+    let RequestWithBody { interaction, path, .. } = request;
     let headers = [("Content-Type", format.content_type())];
-    let answer = stage.answer((method, short), path, &headers, body);
-    let status = answer.status().as_u16();
-    assert!(status < 500, "{short}: {status} for {}", String::from_utf8_lossy(body));
-    let told = format.read(answer.body()).unwrap();
-    assert_eq!(super::shape::fault(&told), None);
-    let outcome = told["resourceType"] == "OperationOutcome";
-    assert_eq!(outcome, status >= 400, "{short}: {status}");
+    let response = stage.call_unparsed(interaction, path, &headers, body);
+    let status = response.status().as_u16();
+    assert!(status < 500, "{interaction}: {status} for {}", String::from_utf8_lossy(body));
+    let resource = format.read(response.body()).unwrap();
+    assert_eq!(super::shape::fault(&resource), None);
+    let is_outcome = resource["resourceType"] == "OperationOutcome";
+    assert_eq!(is_outcome, status >= 400, "{interaction}: {status}");
 }
 
 #[test]
@@ -109,19 +117,18 @@ fn every_seed_of_the_fuzzer_is_answered() {
     let mut seeds = 0;
     for seed in std::fs::read_dir(folder).unwrap() {
         let seed = std::fs::read(seed.unwrap().path()).unwrap();
-        let (which, body) = seed.split_first().unwrap();
+        let (choice, body) = seed.split_first().unwrap();
         let stage = Stage::new();
-        let calls = writes(&stage);
-        let (method, short, path, _) = &calls[usize::from(which & 3)];
-        let format = if which & 4 == 0 { ResourceFormat::Json } else { ResourceFormat::Xml };
-        judge(&stage, (method.clone(), short, path), format, body);
+        let request = &requests_with_body(&stage)[usize::from(choice & 3)];
+        let format = if choice & 4 == 0 { ResourceFormat::Json } else { ResourceFormat::Xml };
+        send_and_check(&stage, request, format, body);
         seeds += 1;
     }
     assert!(seeds >= 5);
 }
 
-/// Replaces the value at one place of a resource; returns false if there is no such place.
-fn otherwise(value: &mut Value, mut at: usize, new: &Value) -> bool {
+/// Replaces the value with this number, counted in depth, if there are that many.
+fn replace_value(value: &mut Value, mut at: usize, new: &Value) {
     fn visit(value: &mut Value, at: &mut usize, new: &Value) -> bool {
         if *at == 0 {
             *value = new.clone();
@@ -134,7 +141,7 @@ fn otherwise(value: &mut Value, mut at: usize, new: &Value) -> bool {
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
         }
     }
-    visit(value, &mut at, new)
+    visit(value, &mut at, new);
 }
 
 fn any_value() -> impl Strategy<Value = Value> {
@@ -159,37 +166,37 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_good_body_with_one_thing_otherwise_is_answered(
-        which in 0_usize..4,
+    fn a_valid_body_with_one_value_replaced_is_answered(
+        choice in 0_usize..4,
         at in 0_usize..90,
         new in any_value(),
         xml in any::<bool>(),
     ) {
         let stage = Stage::new();
-        let (method, short, path, mut body) = writes(&stage).swap_remove(which);
-        otherwise(&mut body, at, &new);
+        let request = &mut requests_with_body(&stage)[choice];
+        replace_value(&mut request.body, at, &new);
         let format = if xml { ResourceFormat::Xml } else { ResourceFormat::Json };
-        judge(&stage, (method, short, &path), format, format.write(&body).as_bytes());
+        send_and_check(&stage, request, format, format.write(&request.body).as_bytes());
     }
 
     #[test]
-    fn a_good_body_that_is_cut_or_broken_is_answered(
-        which in 0_usize..4,
+    fn a_valid_body_that_is_cut_or_damaged_is_answered(
+        choice in 0_usize..4,
         cut in 0_usize..3000,
-        broken in 0_usize..3000,
+        damaged in 0_usize..3000,
         byte in any::<u8>(),
         xml in any::<bool>(),
     ) {
         let stage = Stage::new();
-        let (method, short, path, body) = writes(&stage).swap_remove(which);
+        let request = &requests_with_body(&stage)[choice];
         let format = if xml { ResourceFormat::Xml } else { ResourceFormat::Json };
-        let mut bytes = format.write(&body).into_bytes();
-        if let Some(at) = bytes.get_mut(broken) {
+        let mut bytes = format.write(&request.body).into_bytes();
+        if let Some(at) = bytes.get_mut(damaged) {
             *at = byte;
         }
         if cut % 2 == 0 {
             bytes.truncate(cut);
         }
-        judge(&stage, (method, short, &path), format, &bytes);
+        send_and_check(&stage, request, format, &bytes);
     }
 }

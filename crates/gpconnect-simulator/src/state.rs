@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::local_time;
 use super::people::Registration;
 
-/// Data of a practice that change and are kept on disk.
+/// Changeable data of a practice, stored on disk.
 #[derive(Debug, Default)]
 pub(super) struct StoredState {
     pub(super) slots: BTreeMap<u32, StoredSlot>,
@@ -54,7 +54,8 @@ pub(super) struct Booking {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Patient {
     pub(super) nhs_number: String,
-    pub(super) standing: Registration,
+    #[serde(rename = "standing")]
+    pub(super) registration: Registration,
     pub(super) resource: Value,
 }
 
@@ -67,9 +68,9 @@ pub(super) enum Change {
     Day(Date),
     Seed(String),
     /// Removal of a slot.
-    NoSlot(u32),
+    RemoveSlot(u32),
     /// Removal of a day.
-    NoDay(Date),
+    RemoveDay(Date),
 }
 
 /// Delivery channel of a slot.
@@ -82,9 +83,11 @@ pub(super) enum Channel {
 }
 
 impl StoredSlot {
+    /// Returns a free slot of a schedule, in its first version.
     pub(super) const fn free(
         schedule: u32,
-        (start, end): (Timestamp, Timestamp),
+        start: Timestamp,
+        end: Timestamp,
         channel: Channel,
     ) -> Self {
         Self { schedule, start, end, channel, state: SlotState::Free, version: 1 }
@@ -110,13 +113,13 @@ impl StoredState {
             Change::Patient(id, patient) => drop(self.patients.insert(id, patient)),
             Change::Day(day) => drop(self.days.insert(day)),
             Change::Seed(text) => self.seed = Some(text),
-            Change::NoSlot(id) => drop(self.slots.remove(&id)),
-            Change::NoDay(day) => drop(self.days.remove(&day)),
+            Change::RemoveSlot(id) => drop(self.slots.remove(&id)),
+            Change::RemoveDay(day) => drop(self.days.remove(&day)),
         }
     }
 
     /// Returns the changes that remove these days and those of their slots that were never booked.
-    pub(super) fn without(&self, days: &BTreeSet<Date>) -> Vec<Change> {
+    pub(super) fn removal_of(&self, days: &BTreeSet<Date>) -> Vec<Change> {
         if days.is_empty() {
             return Vec::new();
         }
@@ -125,7 +128,7 @@ impl StoredState {
         let slots = self.slots.iter().filter(|(id, slot)| {
             !booked.contains(id) && days.contains(&local_time::day(slot.start))
         });
-        let slots = slots.map(|(id, _)| Change::NoSlot(*id));
-        slots.chain(days.iter().copied().map(Change::NoDay)).collect()
+        let slots = slots.map(|(id, _)| Change::RemoveSlot(*id));
+        slots.chain(days.iter().copied().map(Change::RemoveDay)).collect()
     }
 }

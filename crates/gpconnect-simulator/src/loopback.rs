@@ -11,28 +11,29 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::stage::{ASID, BASE, claims, now, practices, token_of};
-use super::{Serving, SimulatedProvider};
+use super::{ServeOptions, SimulatedProvider};
 
 /// Maximum wait for bytes or the end of a connection, long enough for a busy machine.
-const EVER: Duration = Duration::from_secs(30);
+const RECEIVE_DEADLINE: Duration = Duration::from_secs(30);
 /// Time for which a connection must stay silent to count as silent.
-const WHILE: Duration = Duration::from_millis(50);
+const SILENCE: Duration = Duration::from_millis(50);
 
-pub(super) struct Lab {
+/// A simulator that serves on loopback.
+pub(super) struct LoopbackSimulator {
     pub(super) provider: Arc<SimulatedProvider>,
     address: SocketAddr,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<()>,
 }
 
-impl Lab {
-    pub(super) async fn open(serving: Serving) -> Self {
+impl LoopbackSimulator {
+    pub(super) async fn open(options: ServeOptions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let provider = Arc::new(SimulatedProvider::new(practices(), now()));
         provider.clock.set(Some(now()));
         let (stop, stopped) = oneshot::channel::<()>();
-        let serving = tokio::spawn(Arc::clone(&provider).serve(listener, serving, async {
+        let serving = tokio::spawn(Arc::clone(&provider).serve(listener, options, async {
             drop(stopped.await);
         }));
         Self { provider, address, stop, serving }
@@ -43,46 +44,49 @@ impl Lab {
     }
 
     /// Sends `text` on a new connection and returns everything received until the connection ends.
-    pub(super) async fn say(&self, text: &str) -> String {
-        heard(&mut self.connect().await, text).await
+    pub(super) async fn send(&self, text: &str) -> String {
+        send_and_receive(&mut self.connect().await, text).await
     }
 
     /// Stops the simulator, which stalled responses must not delay.
     pub(super) async fn close(self) {
         self.stop.send(()).unwrap();
-        tokio::time::timeout(EVER, self.serving).await.unwrap().unwrap();
+        tokio::time::timeout(RECEIVE_DEADLINE, self.serving).await.unwrap().unwrap();
     }
 }
 
 /// Sends `text` and returns everything received until the connection ends.
-pub(super) async fn heard(
+pub(super) async fn send_and_receive(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     text: &str,
 ) -> String {
     stream.write_all(text.as_bytes()).await.unwrap();
     let mut received = Vec::new();
-    tokio::time::timeout(EVER, stream.read_to_end(&mut received)).await.unwrap().unwrap();
+    tokio::time::timeout(RECEIVE_DEADLINE, stream.read_to_end(&mut received))
+        .await
+        .unwrap()
+        .unwrap();
     String::from_utf8_lossy(&received).into_owned()
 }
 
 /// Reads up to and including `end`.
-pub(super) async fn heard_to(stream: &mut (impl AsyncRead + Unpin), end: &str) -> String {
+pub(super) async fn read_until(stream: &mut (impl AsyncRead + Unpin), end: &str) -> String {
     let mut received = String::new();
     while !received.ends_with(end) {
-        let byte = tokio::time::timeout(EVER, stream.read_u8()).await.unwrap().unwrap();
+        let byte = tokio::time::timeout(RECEIVE_DEADLINE, stream.read_u8()).await.unwrap().unwrap();
         received.push(char::from(byte));
     }
     received
 }
 
 /// Returns true if nothing arrives and the connection does not end.
-pub(super) async fn silent(stream: &mut (impl AsyncRead + Unpin)) -> bool {
-    tokio::time::timeout(WHILE, stream.read_u8()).await.is_err()
+pub(super) async fn stays_silent(stream: &mut (impl AsyncRead + Unpin)) -> bool {
+    tokio::time::timeout(SILENCE, stream.read_u8()).await.is_err()
 }
 
 /// Returns a request for the first practice, with additional header lines.
 ///
-/// It asks to close the connection unless those lines have a `Connection` header.
+/// It has `Connection: close` unless those lines have a `Connection` header.
 pub(super) fn get(path: &str, more: &str) -> String {
     let close = if more.contains("Connection: ") { "" } else { "Connection: close\r\n" };
     format!("GET {BASE}{path} HTTP/1.1\r\n{}{close}{more}\r\n", headers("read:metadata-1"))

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::reply::{ReplyFault, rule};
+use super::reply::{ReplyFault, require};
 use super::slots::Filters;
 use super::{codes, fhir};
 
@@ -13,9 +13,9 @@ const ELEMENTS: [&str; 20] = [
     "identifier", "status", "serviceCategory", "serviceType", "priority", "description", "start",
     "end", "minutesDuration", "slot", "created", "comment", "participant",
 ];
-const IDENTIFIER: [&str; 4] = ["id", "extension", "system", "value"];
-const TAKES_PART: [&str; 4] = ["accepted", "declined", "tentative", "needs-action"];
-const CONTACTS: [&str; 7] = ["phone", "fax", "email", "pager", "url", "sms", "other"];
+const IDENTIFIER_ELEMENTS: [&str; 4] = ["id", "extension", "system", "value"];
+const PARTICIPATION_STATUSES: [&str; 4] = ["accepted", "declined", "tentative", "needs-action"];
+const CONTACT_SYSTEMS: [&str; 7] = ["phone", "fax", "email", "pager", "url", "sms", "other"];
 const EXTENSIONS: [&str; 4] = [
     fhir::BOOKING_ORGANISATION,
     fhir::DELIVERY_CHANNEL,
@@ -26,56 +26,73 @@ const DESCRIPTION_MAX: usize = 100;
 const COMMENT_MAX: usize = 500;
 
 /// Checks the rules for every appointment that is sent, new or changed.
-pub(super) fn judge_form(sent: &Map<String, Value>) -> Result<(), ReplyFault> {
-    let known = |name: &String| ELEMENTS.contains(&name.as_str());
-    if let Some(unknown) = sent.keys().find(|name| !known(name)) {
-        return Err(ReplyFault::resource(format!("an appointment has no element {unknown} here")));
+pub(super) fn judge_appointment(sent: &Map<String, Value>) -> Result<(), ReplyFault> {
+    let is_allowed = |name: &String| ELEMENTS.contains(&name.as_str());
+    if let Some(unknown) = sent.keys().find(|name| !is_allowed(name)) {
+        return Err(ReplyFault::resource(format!(
+            "the element {unknown} is not allowed in an appointment"
+        )));
     }
     let field = |name: &str| sent.get(name).and_then(Value::as_str);
-    rule(field("resourceType") == Some("Appointment"), "the resource is not an appointment")?;
+    require(field("resourceType") == Some("Appointment"), "the resource is not an appointment")?;
     let profiles = sent.get("meta").map(|meta| fhir::items(meta, "/profile")).unwrap_or_default();
     let wanted = fhir::profile("GPConnect-Appointment-1");
-    rule(
+    require(
         profiles.iter().any(|named| *named == wanted),
         "the profile of an appointment is missing",
     )?;
     let of = |name: &str| sent.get(name).and_then(Value::as_array).into_iter().flatten();
-    let plain = |known: &Value| {
-        let parts = known.as_object().into_iter().flat_map(Map::keys);
-        fhir::text(known, "/value").is_some()
-            && parts.into_iter().all(|part| IDENTIFIER.contains(&&**part))
+    let is_plain = |entry: &Value| {
+        let parts = entry.as_object().into_iter().flat_map(Map::keys);
+        fhir::text(entry, "/value").is_some()
+            && parts.into_iter().all(|part| IDENTIFIER_ELEMENTS.contains(&&**part))
     };
-    rule(of("identifier").all(plain), "an identifier has no value, or more than system and value")?;
-    let status = |known: &Value| {
-        fhir::text(known, "/status").is_some_and(|status| TAKES_PART.contains(&status))
+    require(
+        of("identifier").all(is_plain),
+        "an identifier has no value, or an element that is not allowed",
+    )?;
+    let status = |entry: &Value| {
+        fhir::text(entry, "/status").is_some_and(|status| PARTICIPATION_STATUSES.contains(&status))
     };
-    rule(of("participant").all(status), "a participant has no status, or none that FHIR knows")?;
+    require(
+        of("participant").all(status),
+        "a participant has no status, or one that is not a code of FHIR",
+    )?;
     let mut actors: Vec<_> =
         of("participant").map(|one| fhir::text(one, "/actor/reference")).collect();
     actors.sort_unstable();
-    rule(
-        actors.is_sorted_by(|one, other| one < other),
-        "somebody takes part twice, or nobody does",
+    require(actors.is_sorted_by(|one, other| one < other), "a participant is repeated")?;
+    require(
+        of("contained").count() == 1,
+        "an appointment must contain exactly one resource, the booking organisation",
     )?;
-    rule(of("contained").count() == 1, "more is contained than the booking organisation")?;
     let narrative = sent.get("text").is_none_or(|text| fhir::text(text, "/div").is_some());
-    rule(narrative, "a narrative has no div")?;
-    let url = |known: &Value| fhir::text(known, "/url").map(str::to_owned);
+    require(narrative, "a narrative has no div")?;
+    let url = |entry: &Value| fhir::text(entry, "/url").map(str::to_owned);
     let mut urls: Vec<_> = of("extension").map(url).collect();
-    let ours = EXTENSIONS.map(|name| Some(fhir::profile(name)));
-    rule(urls.iter().all(|url| ours.contains(url)), "an extension is not one of an appointment")?;
+    let allowed = EXTENSIONS.map(|name| Some(fhir::profile(name)));
+    require(
+        urls.iter().all(|url| allowed.contains(url)),
+        "an extension is not allowed in an appointment",
+    )?;
     urls.sort_unstable();
-    rule(urls.is_sorted_by(|one, other| one < other), "an extension is there twice")?;
-    let short = |name: &str, most: usize| {
+    require(urls.is_sorted_by(|one, other| one < other), "an extension is repeated")?;
+    judge_texts(sent)
+}
+
+/// Checks the description, which is required, and the comment.
+fn judge_texts(sent: &Map<String, Value>) -> Result<(), ReplyFault> {
+    let field = |name: &str| sent.get(name).and_then(Value::as_str);
+    let is_short = |name: &str, max: usize| {
         let text = field(name).filter(|text| !text.trim().is_empty());
-        text.is_some_and(|text| text.chars().count() <= most)
+        text.is_some_and(|text| text.chars().count() <= max)
     };
-    rule(
-        short("description", DESCRIPTION_MAX),
+    require(
+        is_short("description", DESCRIPTION_MAX),
         "the description is missing or longer than 100 characters",
     )?;
-    rule(
-        !sent.contains_key("comment") || short("comment", COMMENT_MAX),
+    require(
+        !sent.contains_key("comment") || is_short("comment", COMMENT_MAX),
         "the comment is empty or longer than 500 characters",
     )
 }
@@ -84,7 +101,7 @@ pub(super) fn judge_form(sent: &Map<String, Value>) -> Result<(), ReplyFault> {
 pub(super) fn judge_organisation(sent: &Value) -> Result<Filters<'_>, ReplyFault> {
     let extension = fhir::extension(sent, fhir::BOOKING_ORGANISATION);
     let local = extension
-        .and_then(|known| fhir::text(known, "/valueReference/reference"))
+        .and_then(|entry| fhir::text(entry, "/valueReference/reference"))
         .and_then(|reference| reference.strip_prefix('#'));
     let contained = fhir::items(sent, "/contained").iter().find(|resource| {
         fhir::text(resource, "/resourceType") == Some("Organization")
@@ -99,19 +116,25 @@ pub(super) fn judge_organisation(sent: &Value) -> Result<Filters<'_>, ReplyFault
         })
     };
     let named = fhir::text(organisation, "/name").is_some_and(|name| !name.trim().is_empty());
-    rule(named, "the booking organisation has no name")?;
-    rule(has("/telecom", "phone"), "the booking organisation has no phone number")?;
-    rule(has("/identifier", fhir::ODS_CODE), "the booking organisation has no ODS code")?;
+    require(named, "the booking organisation has no name")?;
+    require(has("/telecom", "phone"), "the booking organisation has no phone number")?;
+    require(has("/identifier", fhir::ODS_CODE), "the booking organisation has no ODS code")?;
     let wanted = fhir::profile("CareConnect-GPC-Organization-1");
     let profiles = fhir::items(organisation, "/meta/profile");
-    rule(profiles.iter().any(|named| *named == wanted), "the booking organisation has no profile")?;
+    require(
+        profiles.iter().any(|named| *named == wanted),
+        "the booking organisation has no profile",
+    )?;
     let systems = fhir::items(organisation, "/telecom").iter();
-    let mut systems = systems.map(|known| fhir::text(known, "/system").unwrap_or_default());
-    rule(systems.all(|system| CONTACTS.contains(&system)), "a telecom has no system FHIR knows")?;
+    let mut systems = systems.map(|entry| fhir::text(entry, "/system").unwrap_or_default());
+    require(
+        systems.all(|system| CONTACT_SYSTEMS.contains(&system)),
+        "a telecom has no system, or one that is not a code of FHIR",
+    )?;
     let identifiers = fhir::items(organisation, "/identifier").iter();
-    let codes = identifiers.filter(|known| fhir::text(known, "/system") == Some(fhir::ODS_CODE));
+    let codes = identifiers.filter(|entry| fhir::text(entry, "/system") == Some(fhir::ODS_CODE));
     Ok(Filters {
-        organisations: codes.filter_map(|known| fhir::text(known, "/value")).collect(),
+        organisations: codes.filter_map(|entry| fhir::text(entry, "/value")).collect(),
         types: organisation_type(organisation)?.into_iter().collect(),
     })
 }
@@ -129,6 +152,6 @@ fn organisation_type(organisation: &Value) -> Result<Option<&str>, ReplyFault> {
         }
         _ => None,
     };
-    rule(kind.is_some(), "the booking organisation is of no type that is known here")?;
+    require(kind.is_some(), "the type of the booking organisation is unknown")?;
     Ok(kind)
 }
