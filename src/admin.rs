@@ -240,7 +240,7 @@ struct AdminRequest {
 impl AdminRequest {
     async fn answer(&self, request: &Request<Incoming>) -> AdminResponse {
         let views = &self.views;
-        if let Err(why) = views.judge_host(request) {
+        if let Err(why) = views.check_host(request) {
             return text(StatusCode::MISDIRECTED_REQUEST, why);
         }
         match (request.method(), request.uri().path()) {
@@ -255,11 +255,11 @@ impl AdminRequest {
                 let (metrics, kind) = views.metrics.text();
                 whole(StatusCode::OK, metrics, kind)
             }
-            (&Method::GET | &Method::HEAD, "/directory") => match self.judge_token(request).await {
+            (&Method::GET | &Method::HEAD, "/directory") => match self.check_token(request).await {
                 Ok(()) => self.held(),
                 Err(why) => text(StatusCode::FORBIDDEN, why),
             },
-            (&Method::POST, "/directory/flush") => match self.judge_token(request).await {
+            (&Method::POST, "/directory/flush") => match self.check_token(request).await {
                 Ok(()) => {
                     let (status, flushed) = views.flush(request);
                     text(status, flushed)
@@ -297,7 +297,7 @@ impl AdminRequest {
         response(StatusCode::OK, body, JSON)
     }
 
-    async fn judge_token(&self, request: &Request<Incoming>) -> Result<(), &'static str> {
+    async fn check_token(&self, request: &Request<Incoming>) -> Result<(), &'static str> {
         let file = self.views.token_file.clone();
         let file = file.ok_or("refused: admin.token-file is not set\n")?;
         // A file on a network may be slow to read; probes must not wait for it.
@@ -359,7 +359,7 @@ impl AdminState {
     ///
     /// Security: a web page in an operator's browser can reach this port under a host name of its own (DNS
     /// rebinding), but not under an address.
-    fn judge_host(&self, request: &Request<Incoming>) -> Result<(), &'static str> {
+    fn check_host(&self, request: &Request<Incoming>) -> Result<(), &'static str> {
         let refused = "refused: Host must be an IP address, localhost or one of admin.names\n";
         let sent = host(request.headers()).map_err(|()| refused)?;
         let missing = sent.is_none() && request.version() > Version::HTTP_10;

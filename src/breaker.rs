@@ -37,9 +37,9 @@ pub enum Admitted {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttemptResult {
     /// The system works.
-    Well,
+    Succeeded,
     /// Inconclusive: no evidence either way.
-    Moot,
+    Inconclusive,
     /// The system failed, and is not to be called for this long if that is known.
     Failed(Option<Duration>),
     /// The system is not to be called for this long, whatever came before.
@@ -112,7 +112,7 @@ impl Breaker {
     pub fn learn(&self, admitted: Admitted, verdict: AttemptResult) -> bool {
         let mut state = self.state();
         let (named, is_certain) = match verdict {
-            AttemptResult::Well => {
+            AttemptResult::Succeeded => {
                 // A call that was admitted before the breaker opened does not close it.
                 if state.is_probe(admitted) {
                     (state.open_until, state.probing) = (None, None);
@@ -122,7 +122,7 @@ impl Breaker {
                 state.note(true);
                 return false;
             }
-            AttemptResult::Moot => {
+            AttemptResult::Inconclusive => {
                 // A probe without evidence makes way for the next.
                 if state.is_probe(admitted) {
                     state.probing = None;
@@ -219,9 +219,9 @@ mod tests {
         assert!(breaker.admits().is_err());
         tokio::time::advance(Duration::from_secs(12)).await;
         assert_eq!(breaker.admits(), Ok(Admitted::ToProbe(2)));
-        breaker.learn(Admitted::ToProbe(1), AttemptResult::Moot);
+        breaker.learn(Admitted::ToProbe(1), AttemptResult::Inconclusive);
         assert!(breaker.admits().is_err(), "the second is under way");
-        breaker.learn(Admitted::ToProbe(2), AttemptResult::Well);
+        breaker.learn(Admitted::ToProbe(2), AttemptResult::Succeeded);
         assert!(!breaker.learn(Admitted::Closed, FAILED), "what came before is forgotten");
         assert!(breaker.admits().is_ok() && breaker.admits().is_ok() && !breaker.is_open());
     }
@@ -230,10 +230,10 @@ mod tests {
     async fn more_failures_than_answers_open_it() {
         let breaker = breaker();
         for _ in 0..4 {
-            breaker.learn(Admitted::Closed, AttemptResult::Well);
+            breaker.learn(Admitted::Closed, AttemptResult::Succeeded);
             breaker.learn(Admitted::Closed, FAILED);
         }
-        breaker.learn(Admitted::Closed, AttemptResult::Well);
+        breaker.learn(Admitted::Closed, AttemptResult::Succeeded);
         assert!(!breaker.learn(Admitted::Closed, FAILED), "half and half");
         assert!(breaker.admits().is_ok());
         assert!(breaker.learn(Admitted::Closed, FAILED));
@@ -244,7 +244,7 @@ mod tests {
     async fn what_says_nothing_opens_nothing_and_makes_room_for_the_next_probe() {
         let breaker = breaker();
         for _ in 0..20 {
-            breaker.learn(Admitted::Closed, AttemptResult::Moot);
+            breaker.learn(Admitted::Closed, AttemptResult::Inconclusive);
         }
         assert!(breaker.admits().is_ok());
         breaker.learn(Admitted::Closed, AttemptResult::OpenFor(Duration::from_secs(60)));
@@ -252,7 +252,7 @@ mod tests {
         assert!(breaker.admits().is_err());
         tokio::time::advance(Duration::from_secs(2)).await;
         assert_eq!(breaker.admits(), Ok(Admitted::ToProbe(1)));
-        breaker.learn(Admitted::ToProbe(1), AttemptResult::Moot);
+        breaker.learn(Admitted::ToProbe(1), AttemptResult::Inconclusive);
         assert_eq!(breaker.admits(), Ok(Admitted::ToProbe(2)));
     }
 

@@ -14,11 +14,11 @@ use spine_types::interaction::Interaction;
 
 mod envelope;
 mod loose;
-mod specimen;
+mod example;
 mod strict;
 
 pub use envelope::{Signature, payload};
-pub use specimen::{mint, specimen};
+pub use example::{example_claims, mint};
 
 use loose::{Any, PractitionerName, Texts};
 use strict::{JsonText, members};
@@ -194,7 +194,7 @@ impl<'a> TokenPayload<'a> {
             return Err(Refusal::ClaimInvalid("reason_for_request"));
         }
         let scope = text(self.scope, "requested_scope")?;
-        judge_scope(&scope, interaction)?;
+        check_scope(&scope, interaction)?;
         let device = resource(self.device, "requesting_device", "Device")?;
         let organisation = resource(self.organisation, "requesting_organization", "Organization")?
             .organisation()?;
@@ -257,7 +257,7 @@ fn times(iat: Option<i64>, exp: Option<i64>, now_s: i64) -> Result<(), Refusal> 
 }
 
 /// Spec: one scope, which GP Connect 1.6 allows a confidentiality marker to follow.
-fn judge_scope(scope: &str, interaction: &Interaction) -> Result<(), Refusal> {
+fn check_scope(scope: &str, interaction: &Interaction) -> Result<(), Refusal> {
     let mut parts = scope.split(' ');
     let fits = parts.next() == Some(interaction.scope);
     let marker = match parts.next() {
@@ -382,7 +382,7 @@ mod tests {
 
     const NOW: i64 = 1_800_000_000;
 
-    fn judge(authorization: &[String]) -> Result<Claims<'static>, Refusal> {
+    fn check_token(authorization: &[String]) -> Result<Claims<'static>, Refusal> {
         let mut headers = HeaderMap::new();
         for value in authorization {
             headers.append(header::AUTHORIZATION, value.parse().unwrap());
@@ -393,7 +393,7 @@ mod tests {
 
     fn good() -> Value {
         let organisation = "A20047".parse().unwrap();
-        specimen("https://p.nhs.uk/A", &organisation, "organization/*.read", NOW)
+        example_claims("https://p.nhs.uk/A", &organisation, "organization/*.read", NOW)
     }
 
     /// Judges a good token with one claim replaced (`null` removes it).
@@ -404,12 +404,12 @@ mod tests {
         } else {
             claims[claim] = value;
         }
-        judge(&[format!("Bearer {}", mint(&claims))])
+        check_token(&[format!("Bearer {}", mint(&claims))])
     }
 
     fn raw(payload: &str) -> Result<Claims<'static>, Refusal> {
         let head = URL_SAFE_NO_PAD.encode_to_string(br#"{"alg":"none","typ":"JWT"}"#);
-        judge(&[format!("Bearer {head}.{}.", URL_SAFE_NO_PAD.encode_to_string(payload))])
+        check_token(&[format!("Bearer {head}.{}.", URL_SAFE_NO_PAD.encode_to_string(payload))])
     }
 
     #[test]
@@ -449,7 +449,7 @@ mod tests {
         let times = |iat: i64, exp: i64| {
             let mut claims = good();
             (claims["iat"], claims["exp"]) = (iat.into(), exp.into());
-            judge(&[format!("Bearer {}", mint(&claims))]).map(drop)
+            check_token(&[format!("Bearer {}", mint(&claims))]).map(drop)
         };
         assert_eq!(times(NOW - 299, NOW + 1), Ok(()));
         assert_eq!(times(NOW - 300, NOW), Err(Refusal::TokenExpired));
@@ -504,10 +504,10 @@ mod tests {
         let token = mint(&good());
         let (head, rest) = token.split_once('.').unwrap();
         let claims = rest.strip_suffix('.').unwrap();
-        let sent = |value: String| judge(&[value]).map(drop);
-        assert_eq!(judge(&[]), Err(Refusal::TokenMissing));
+        let sent = |value: String| check_token(&[value]).map(drop);
+        assert_eq!(check_token(&[]), Err(Refusal::TokenMissing));
         let two = format!("Bearer {token}");
-        assert_eq!(judge(&[two.clone(), two.clone()]), Err(Refusal::TokenRepeated));
+        assert_eq!(check_token(&[two.clone(), two.clone()]), Err(Refusal::TokenRepeated));
         assert_eq!(sent(two), Ok(()));
         assert_eq!(sent(format!("bearer {token}")), Ok(()));
         assert_eq!(sent(format!("BEARER   {token}")), Ok(()));

@@ -287,8 +287,8 @@ impl Forwarder {
     }
 
     /// Drops connections that have been idle or in use for too long, for as long as it is polled.
-    pub async fn keep_tidy(&self) {
-        self.pool.keep_tidy().await;
+    pub async fn remove_unused(&self) {
+        self.pool.remove_unused().await;
     }
 
     fn key(permit: &Permit, trust: &Trust) -> PoolKey {

@@ -50,7 +50,7 @@ pub struct InForce {
     /// Certificates, authorities and revocation lists.
     pub trust: Arc<Trust>,
     /// Rules that the decisions about a request follow.
-    pub rulebook: Arc<DecisionRules>,
+    pub rules: Arc<DecisionRules>,
     /// Rate limits and limits of concurrent exchanges.
     pub throttle: Arc<Throttle>,
     /// Alarms for operators about faults of the loaded files.
@@ -63,7 +63,7 @@ pub struct InForce {
 #[derive(Debug)]
 pub struct DecisionRules {
     /// Rules for the head of a request.
-    pub rules: HeadRules,
+    pub head: HeadRules,
     /// Interactions that this proxy forwards.
     pub allowed: AllowedInteractions,
     /// Deviations from the specification that are allowed, by the consumer's ASID.
@@ -126,16 +126,16 @@ pub struct Gateway {
     trail: Trail,
     metrics: Arc<Metrics>,
     forwarder: Forwarder,
-    pulse: HeartbeatHandle,
+    heartbeat: HeartbeatHandle,
     tasks: TaskTracker,
 }
 
 impl Gateway {
     /// Creates a worker's gateway from the shared parts, with a forwarder and a heartbeat of its own.
     #[must_use]
-    pub fn new(shared: GatewayShared, forwarder: Forwarder, pulse: HeartbeatHandle) -> Self {
+    pub fn new(shared: GatewayShared, forwarder: Forwarder, heartbeat: HeartbeatHandle) -> Self {
         let GatewayShared { live, directory, trail, metrics } = shared;
-        Self { live, directory, trail, metrics, forwarder, pulse, tasks: TaskTracker::new() }
+        Self { live, directory, trail, metrics, forwarder, heartbeat, tasks: TaskTracker::new() }
     }
 
     /// Returns the trust, rules and limits now in force.
@@ -162,20 +162,20 @@ impl Gateway {
     }
 
     /// Returns the heartbeat, which shows whether this worker is late.
-    pub const fn pulse(&self) -> &HeartbeatHandle {
-        &self.pulse
+    pub const fn heartbeat(&self) -> &HeartbeatHandle {
+        &self.heartbeat
     }
 
     /// Closes provider connections that have been idle for too long, as long as it is polled.
-    pub async fn keep_tidy(&self) {
-        self.forwarder.keep_tidy().await;
+    pub async fn remove_unused(&self) {
+        self.forwarder.remove_unused().await;
     }
 
     /// Counts a request in plain HTTP on the TLS port, and returns the whole response as bytes.
     #[must_use]
     pub fn plain_http(&self) -> Vec<u8> {
         self.metrics.refused(Refusal::PlainHttp.row().token);
-        let reply = RefusalFormat::before_head(&self.live.load().rulebook, Version::HTTP_11);
+        let reply = RefusalFormat::before_head(&self.live.load().rules, Version::HTTP_11);
         reply.bytes(&Refusal::PlainHttp, Uuid::new_v4(), &Method::default())
     }
 
@@ -203,7 +203,7 @@ impl Gateway {
     ) -> Vec<u8> {
         let live = self.live.load_full();
         let now = Timestamp::now();
-        let reply = RefusalFormat::to(head, &live.rulebook);
+        let reply = RefusalFormat::to(head, &live.rules);
         let mut entry = match self.open(&head.method, now) {
             Ok(entry) => entry,
             Err(refusal) => return reply.bytes(&refusal, Uuid::new_v4(), &head.method),
@@ -237,7 +237,7 @@ impl Gateway {
                 let has_body = !body.is_end_stream();
                 drop(body);
                 body_is_dropped(has_body).await;
-                return RefusalFormat::to(&head, &live.rulebook).refusal(&refusal, Uuid::new_v4());
+                return RefusalFormat::to(&head, &live.rules).refusal(&refusal, Uuid::new_v4());
             }
         };
         if !matches!(*request.method(), Method::POST | Method::PUT) {
@@ -246,8 +246,7 @@ impl Gateway {
         }
         let _hung_up = gone.clone().drop_guard();
         let (tasks, metrics) = (self.tasks.clone(), Arc::clone(&self.metrics));
-        let (reply, id) =
-            (RefusalFormat::before_head(&live.rulebook, request.version()), entry.id());
+        let (reply, id) = (RefusalFormat::before_head(&live.rules, request.version()), entry.id());
         // Boxed once: the future is large, and would be copied several times on its way into a task.
         let exchange = Box::pin(async move {
             let arrival = Arrival { live: &live, connection: &connection, gone: &gone, now };
@@ -305,7 +304,7 @@ impl Gateway {
                     connection.refused_unidentified();
                 }
                 body_is_dropped(has_body).await;
-                RefusalFormat::to(&head, &live.rulebook).refusal(&refusal, id)
+                RefusalFormat::to(&head, &live.rules).refusal(&refusal, id)
             }
         }
     }
@@ -321,12 +320,12 @@ impl Gateway {
     ) -> Result<Response<ProviderBody>, Refusal> {
         let Inbound { arrival: Arrival { live, connection, gone, now }, head } = inbound;
         let now_s = now.as_second();
-        let InForce { trust, rulebook, throttle, .. } = live;
-        let compatibility = rulebook.compatibility(headers);
+        let InForce { trust, rules, throttle, .. } = live;
+        let compatibility = rules.compatibility(headers);
         let peer = connection.handshake.peer(trust, now_s)?;
         entry.peer(&peer);
         throttle.check_certificate_rate(&peer)?;
-        let request = SspRequest::parse(head, headers, &rulebook.rules, compatibility.trace_ids)?;
+        let request = SspRequest::parse(head, headers, &rules.head, compatibility.trace_ids)?;
         let SspRequest { from, receiver, interaction_id, target, .. } = &request;
         if !self.directory.may_know(peer.names()) {
             return Err(Refusal::CertificateUnknown);
@@ -342,7 +341,7 @@ impl Gateway {
         let admission = entry.during(Phase::Queue, pin!(throttle.admit(from, effect))).await?;
         let allowance = admission.allowance;
         let interaction =
-            interaction::find(&rulebook.allowed, interaction_id, &head.method, target.path())?;
+            interaction::find(&rules.allowed, interaction_id, &head.method, target.path())?;
         let payload = claims::payload(&head.headers, compatibility.signature)?;
         let claims = claims::check(&payload, interaction, now_s)?;
         entry.claims(&claims);
@@ -353,13 +352,13 @@ impl Gateway {
             interaction,
             claims: &claims,
             audiences: &compatibility.audiences,
-            bases: &rulebook.bases,
+            bases: &rules.bases,
         };
         policy::may_send(&facts)
             .map_err(|refusal| diagnosis::claims(&self.directory, refusal, &claims))?;
         let permit = self.authorise(&facts, Payer::Consumer(from), entry).await?;
         let provider = Arc::clone(permit.provider());
-        let body = Paced::new(body, head.version, rulebook.pace);
+        let body = Paced::new(body, head.version, rules.pace);
         let transfer = entry.transfer();
         let upload = pin!(upload(interaction, body, Arc::clone(&transfer)));
         let upload = entry.during(Phase::Body, upload).await?;
@@ -367,7 +366,7 @@ impl Gateway {
             .during(Phase::Queue, pin!(throttle.provider(admission, from, &provider.asid)))
             .await?;
         entry.opened(&permit, self.registration_origin(&provider)).await?;
-        let hop = ConsumerHop { consumer: &connection.consumer, proxy: &rulebook.proxy };
+        let hop = ConsumerHop { consumer: &connection.consumer, proxy: &rules.proxy };
         let terms = RequestTerms { trust, hop, gone, transfer: &transfer, place };
         let answer = entry
             .during(Phase::Provider, pin!(self.forwarder.send(permit, head, upload, terms)))

@@ -8,6 +8,8 @@
 //! The modules, by layer:
 
 pub mod commands;
+pub mod server;
+pub mod failure;
 pub mod config;
 
 pub mod listener;

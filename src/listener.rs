@@ -392,20 +392,20 @@ struct Worker {
 impl Worker {
     async fn run(self, mut connections: mpsc::Receiver<AcceptedConnection>) {
         let tasks = self.gateway.tasks().clone();
-        let mut tidying = pin!(self.gateway.keep_tidy());
-        let pulse = self.gateway.pulse();
+        let mut tidying = pin!(self.gateway.remove_unused());
+        let heartbeat = self.gateway.heartbeat();
         loop {
-            pulse.beat();
+            heartbeat.beat();
             tokio::select! {
                 accepted = connections.recv() => {
                     let Some(accepted) = accepted else { break };
                     self.take(accepted);
                 }
                 () = &mut tidying => {}
-                () = pulse.is_due() => {}
+                () = heartbeat.is_due() => {}
             }
         }
-        pulse.ends();
+        heartbeat.ends();
         tasks.close();
         tokio::select! {
             () = tasks.wait() => return,

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use spine_proxy::commands::{CommandFailure, audit, check, lookup, serve, token};
+use spine_proxy::commands::{audit, check, lookup, serve, token};
 #[cfg(feature = "lab")]
 use spine_proxy::commands::{certs, demo, simulate};
+use spine_proxy::failure::Failure;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -88,8 +89,8 @@ fn main() -> ExitCode {
         Err(failure) => {
             writeln!(std::io::stderr(), "spine-proxy: {failure}").unwrap_or_default();
             match failure {
-                CommandFailure::Configuration(_) => ExitCode::from(EXIT_CONFIGURATION),
-                CommandFailure::Environment(_) => ExitCode::FAILURE,
+                Failure::Configuration(_) => ExitCode::from(EXIT_CONFIGURATION),
+                Failure::Environment(_) => ExitCode::FAILURE,
             }
         }
     }

@@ -129,7 +129,7 @@ pub fn authorise(
     provider: &Arc<ProviderRegistration>,
 ) -> Result<Permit, Refusal> {
     let path_and_query = forwarded(facts, provider)?;
-    judge_audience(facts, provider)?;
+    check_audience(facts, provider)?;
     let from = &facts.consumer.sender().asid;
     if !agreements.hold(from, &provider.asid) {
         return Err(Refusal::NoAgreement { from: from.clone(), to: provider.asid.clone() });
@@ -196,7 +196,7 @@ fn audience_is_targets(facts: &RequestFacts<'_>, provider: &ProviderRegistration
 }
 
 /// Checks the token's audience. Spec: `aud` is the registered service root, character for character.
-fn judge_audience(
+fn check_audience(
     facts: &RequestFacts<'_>,
     provider: &ProviderRegistration,
 ) -> Result<(), Refusal> {

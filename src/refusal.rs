@@ -248,7 +248,7 @@ pub enum MismatchedSide {
     /// `Ssp-To`, since target and audience agree with each other.
     Receiver,
     /// The target, which belongs to no registration.
-    Stray,
+    UnknownTarget,
 }
 
 /// Returns the advice for the consumer after a failed write; empty for a read.

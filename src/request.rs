@@ -145,14 +145,14 @@ impl<'a> SspRequest<'a> {
         rules: &HeadRules,
         trace_ids: TraceIdRule,
     ) -> Result<Self, Refusal> {
-        judge_method(&head.method)?;
-        judge_host(head, &rules.names)?;
-        judge_size(head, rules)?;
-        judge_length(head)?;
-        judge_names(&head.headers)?;
-        judge_way(&head.headers, &rules.proxy)?;
-        judge_connection(&head.headers)?;
-        judge_expectation(&head.headers)?;
+        check_method(&head.method)?;
+        check_host(head, &rules.names)?;
+        check_size(head, rules)?;
+        check_length(head)?;
+        check_names(&head.headers)?;
+        check_via(&head.headers, &rules.proxy)?;
+        check_connection(&head.headers)?;
+        check_expectation(&head.headers)?;
         let trace_id = headers.trace_id.as_ref().map_err(Refusal::clone)?;
         if trace_ids == TraceIdRule::Uuid && !trace_id.is_uuid() {
             return Err(Refusal::HeaderInvalid(SspHeader::TraceId));
@@ -197,7 +197,7 @@ pub fn known(method: &Method) -> Option<&'static str> {
 }
 
 /// Spec: GET, POST and PUT are allowed; HTTP's other methods are known and not allowed.
-fn judge_method(method: &Method) -> Result<(), Refusal> {
+fn check_method(method: &Method) -> Result<(), Refusal> {
     match known(method) {
         Some("GET" | "POST" | "PUT") => Ok(()),
         Some(_) => Err(Refusal::MethodNotAllowed),
@@ -207,7 +207,7 @@ fn judge_method(method: &Method) -> Result<(), Refusal> {
 
 /// Checks that there is one `Host` (or `:authority`), equal if both are sent, and that it names this proxy,
 /// with or without a port.
-fn judge_host(head: &Parts, names: &[String]) -> Result<(), Refusal> {
+fn check_host(head: &Parts, names: &[String]) -> Result<(), Refusal> {
     let mut hosts = head.headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (Some(host), None) => Some(host.to_str().map_err(|_| Refusal::HostInvalid)?),
@@ -251,7 +251,7 @@ fn without_port(named: &str) -> Option<&str> {
     (port_is_legal && !name.is_empty() && name.bytes().all(legal)).then_some(name)
 }
 
-fn judge_size(head: &Parts, rules: &HeadRules) -> Result<(), Refusal> {
+fn check_size(head: &Parts, rules: &HeadRules) -> Result<(), Refusal> {
     if target_text(head).len() > rules.target_bytes_max {
         return Err(Refusal::TargetTooLong);
     }
@@ -264,20 +264,20 @@ fn judge_size(head: &Parts, rules: &HeadRules) -> Result<(), Refusal> {
 }
 
 /// Refuses a read that announces a body, before any of it arrives.
-fn judge_length(head: &Parts) -> Result<(), Refusal> {
+fn check_length(head: &Parts) -> Result<(), Refusal> {
     let length = head.headers.get(header::CONTENT_LENGTH);
     let is_zero = length.is_none_or(|length| length.as_bytes().iter().all(|digit| *digit == b'0'));
     if head.method == Method::GET && !is_zero { Err(Refusal::BodyOnGet) } else { Ok(()) }
 }
 
 /// Security: software that turns headers into variables reads `Ssp_To` as `Ssp-To`.
-fn judge_names(headers: &HeaderMap) -> Result<(), Refusal> {
+fn check_names(headers: &HeaderMap) -> Result<(), Refusal> {
     let underscore = |name: &HeaderName| name.as_str().contains('_');
     if headers.keys().any(underscore) { Err(Refusal::HeaderUnderscore) } else { Ok(()) }
 }
 
 /// Security: a registration that leads back to this proxy would cause an endless loop.
-fn judge_way(headers: &HeaderMap, proxy: &str) -> Result<(), Refusal> {
+fn check_via(headers: &HeaderMap, proxy: &str) -> Result<(), Refusal> {
     let values = headers.get_all(header::VIA).iter().filter_map(|value| value.to_str().ok());
     for (count, hop) in values.flat_map(|value| value.split(',')).enumerate() {
         if count == PROXIES_MAX {
@@ -292,7 +292,7 @@ fn judge_way(headers: &HeaderMap, proxy: &str) -> Result<(), Refusal> {
 }
 
 /// Security: `Connection: ssp-from` would make the next hop drop a header that has been checked.
-fn judge_connection(headers: &HeaderMap) -> Result<(), Refusal> {
+fn check_connection(headers: &HeaderMap) -> Result<(), Refusal> {
     for value in headers.get_all(header::CONNECTION) {
         let text = value.to_str().map_err(|_| Refusal::ConnectionNamesHeader)?;
         let mut names = text.split(',').map(|name| name.trim().to_ascii_lowercase());
@@ -338,7 +338,7 @@ pub(crate) fn is_end_to_end(name: &str) -> bool {
     FAMILIES.iter().any(|family| name.starts_with(family)) || SINGLE.contains(&name)
 }
 
-fn judge_expectation(headers: &HeaderMap) -> Result<(), Refusal> {
+fn check_expectation(headers: &HeaderMap) -> Result<(), Refusal> {
     let met = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
     if headers.get_all(header::EXPECT).iter().all(met) {
         Ok(())
@@ -401,11 +401,11 @@ mod tests {
     ];
 
     /// Judges a good head, less `without`, plus `with`.
-    fn judge(without: &str, with: &[(&str, &str)]) -> Result<(), Refusal> {
-        judge_with(Method::POST, "/https://p.nhs.uk/A/Slot", without, with)
+    fn check_head(without: &str, with: &[(&str, &str)]) -> Result<(), Refusal> {
+        check_head_with(Method::POST, "/https://p.nhs.uk/A/Slot", without, with)
     }
 
-    fn judge_with(
+    fn check_head_with(
         method: Method,
         uri: &str,
         without: &str,
@@ -422,7 +422,7 @@ mod tests {
 
     #[test]
     fn a_good_head_is_taken() {
-        assert_eq!(judge("", &[]), Ok(()));
+        assert_eq!(check_head("", &[]), Ok(()));
     }
 
     #[test]
@@ -432,35 +432,35 @@ mod tests {
             ("Ssp-From", SspHeader::From, "20000000035"),
             ("Ssp-To", SspHeader::To, "91899919899x"),
         ] {
-            assert_eq!(judge(name, &[]), Err(Refusal::HeaderMissing(which)));
-            assert_eq!(judge(name, &[(name, " ")]), Err(Refusal::HeaderMissing(which)));
-            assert_eq!(judge("", &[(name, bad)]), Err(Refusal::HeaderRepeated(which)));
-            assert_eq!(judge(name, &[(name, bad)]), Err(Refusal::HeaderInvalid(which)));
+            assert_eq!(check_head(name, &[]), Err(Refusal::HeaderMissing(which)));
+            assert_eq!(check_head(name, &[(name, " ")]), Err(Refusal::HeaderMissing(which)));
+            assert_eq!(check_head("", &[(name, bad)]), Err(Refusal::HeaderRepeated(which)));
+            assert_eq!(check_head(name, &[(name, bad)]), Err(Refusal::HeaderInvalid(which)));
         }
         let interaction = Err(Refusal::HeaderMissing(SspHeader::InteractionId));
-        assert_eq!(judge("Ssp-InteractionID", &[]), interaction);
+        assert_eq!(check_head("Ssp-InteractionID", &[]), interaction);
         let form_b = "/A20047/STU3/1/gpconnect/Slot";
-        assert_eq!(judge_with(Method::GET, form_b, "Ssp-To", &[]), Ok(()));
+        assert_eq!(check_head_with(Method::GET, form_b, "Ssp-To", &[]), Ok(()));
     }
 
     #[test]
     fn a_host_is_one_and_ours_with_or_without_a_port() {
         for host in ["ssp.example.nhs.uk:443", "SSP.example.nhs.uk", "127.0.0.1:8443", "[::1]:1"] {
-            assert_eq!(judge("Host", &[("Host", host)]), Ok(()), "{host}");
+            assert_eq!(check_head("Host", &[("Host", host)]), Ok(()), "{host}");
         }
         for host in ["u:p@ssp.example.nhs.uk", "a/b?c", "ssp.example.nhs.uk:99999", "", "[::1"] {
-            assert_eq!(judge("Host", &[("Host", host)]), Err(Refusal::HostInvalid), "{host}");
+            assert_eq!(check_head("Host", &[("Host", host)]), Err(Refusal::HostInvalid), "{host}");
         }
         for host in ["evil.nhs.uk", "ssp.example.nhs.uk.", "127.0.0.2"] {
-            assert_eq!(judge("Host", &[("Host", host)]), Err(Refusal::HostNotOurs), "{host}");
+            assert_eq!(check_head("Host", &[("Host", host)]), Err(Refusal::HostNotOurs), "{host}");
         }
-        assert_eq!(judge("Host", &[]), Err(Refusal::HostInvalid));
-        assert_eq!(judge("", &[("Host", "ssp.example.nhs.uk")]), Err(Refusal::HostInvalid));
+        assert_eq!(check_head("Host", &[]), Err(Refusal::HostInvalid));
+        assert_eq!(check_head("", &[("Host", "ssp.example.nhs.uk")]), Err(Refusal::HostInvalid));
     }
 
     #[test]
     fn absolute_form_must_name_us_and_agree_with_host() {
-        let at = |uri: &str| judge_with(Method::GET, uri, "", &[]);
+        let at = |uri: &str| check_head_with(Method::GET, uri, "", &[]);
         assert_eq!(at("https://ssp.example.nhs.uk/https://p.nhs.uk/A/Slot"), Ok(()));
         assert_eq!(at("https://evil.nhs.uk/A/Slot"), Err(Refusal::HostInvalid));
         assert_eq!(at("https://u@ssp.example.nhs.uk/x"), Err(Refusal::HostInvalid));
@@ -469,7 +469,8 @@ mod tests {
 
     #[test]
     fn a_read_announces_no_body() {
-        let get = |name, value| judge_with(Method::GET, "/https://p.uk/Slot", "", &[(name, value)]);
+        let get =
+            |name, value| check_head_with(Method::GET, "/https://p.uk/Slot", "", &[(name, value)]);
         assert_eq!(get("Content-Length", "0"), Ok(()));
         assert_eq!(get("Content-Length", "000"), Ok(()));
         assert_eq!(get("Transfer-Encoding", "chunked"), Ok(()));
@@ -478,34 +479,37 @@ mod tests {
 
     #[test]
     fn headers_that_could_change_hands_are_refused() {
-        assert_eq!(judge("", &[("Ssp_To", "1")]), Err(Refusal::HeaderUnderscore));
+        assert_eq!(check_head("", &[("Ssp_To", "1")]), Err(Refusal::HeaderUnderscore));
         for name in ["ssp-from", "close, Authorization", "HOST", "content-length"] {
-            let refused = judge("", &[("Connection", name)]);
+            let refused = check_head("", &[("Connection", name)]);
             assert_eq!(refused, Err(Refusal::ConnectionNamesHeader), "{name}");
         }
-        assert_eq!(judge("", &[("Connection", "keep-alive, Upgrade, HTTP2-Settings")]), Ok(()));
-        let via = |value| judge("", &[("Via", "1.0 other"), ("Via", value)]);
+        assert_eq!(
+            check_head("", &[("Connection", "keep-alive, Upgrade, HTTP2-Settings")]),
+            Ok(())
+        );
+        let via = |value| check_head("", &[("Via", "1.0 other"), ("Via", value)]);
         assert_eq!(via("1.1 fred, 1.1 nowhere.com (Apache/1.1)"), Ok(()));
         assert_eq!(via("1.1 fred,HTTP/1.1  Spine-Proxy (x)"), Err(Refusal::LoopDetected));
-        assert_eq!(judge("", &[("Expect", "100-Continue")]), Ok(()));
-        assert_eq!(judge("", &[("Expect", "junk")]), Err(Refusal::ExpectationUnknown));
+        assert_eq!(check_head("", &[("Expect", "100-Continue")]), Ok(()));
+        assert_eq!(check_head("", &[("Expect", "junk")]), Err(Refusal::ExpectationUnknown));
     }
 
     #[test]
     fn sizes_have_limits() {
         let long = format!("/https://p.nhs.uk/{}", "a".repeat(1024));
-        assert_eq!(judge_with(Method::GET, &long, "", &[]), Err(Refusal::TargetTooLong));
+        assert_eq!(check_head_with(Method::GET, &long, "", &[]), Err(Refusal::TargetTooLong));
         let big = "a".repeat(2048);
-        assert_eq!(judge("", &[("X-Big", &big)]), Err(Refusal::HeadTooLarge));
+        assert_eq!(check_head("", &[("X-Big", &big)]), Err(Refusal::HeadTooLarge));
         let many: Vec<_> = (0..16).map(|_| ("X-Many", "1")).collect();
-        assert_eq!(judge("", &many), Err(Refusal::HeadTooLarge));
+        assert_eq!(check_head("", &many), Err(Refusal::HeadTooLarge));
     }
 
     #[test]
     fn methods_are_taken_known_or_unknown() {
         let with = |method: &str| {
             let method = Method::from_bytes(method.as_bytes()).unwrap();
-            judge_with(method, "/https://p.nhs.uk/A/Slot", "", &[])
+            check_head_with(method, "/https://p.nhs.uk/A/Slot", "", &[])
         };
         for known in ["DELETE", "PATCH", "OPTIONS", "HEAD", "TRACE", "CONNECT"] {
             assert_eq!(with(known), Err(Refusal::MethodNotAllowed), "{known}");

@@ -1,4 +1,4 @@
-//! `serve`: binds the sockets, serves consumers, reloads, and drains at the end.
+//! The server: builds every part from a configuration, binds the sockets, reloads, and drains at the end.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,19 +12,23 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::registry;
-use tracing_subscriber::util::SubscriberInitExt as _;
 
-use super::reload::{ReloadState, Reloader};
-use super::sockets::InheritedSockets;
-use super::{CommandFailure, Prepared, memory, prepare};
+mod memory;
+mod prepare;
+mod reload;
+mod sockets;
+mod warnings;
+
+pub use prepare::Prepared;
+
+use reload::{ReloadState, Reloader};
+use sockets::InheritedSockets;
+
 use crate::admin::{self, AdminState};
 use crate::audit::Trail;
-use crate::config::{Config, Log, LogFormat};
+use crate::config::Config;
 use crate::directory::{self, Directory, DirectoryContext};
+use crate::failure::Failure;
 use crate::forward::Forwarder;
 use crate::gateway::{self, Gateway, InForce};
 use crate::listener::{Stop, Workers};
@@ -34,64 +38,9 @@ use crate::throttle::Pressure;
 use crate::tls::Alarms;
 
 /// Limit: time to write the last records of the journal, once the workers have stopped.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const JOURNAL_END: Duration = Duration::from_secs(2);
 /// Interval at which a snapshot of the directory cache is written.
-const REMEMBER: Duration = Duration::from_secs(60);
-
-/// Serves consumers until SIGTERM or SIGINT.
-///
-/// # Errors
-/// Returns an error if the configuration cannot be used or an address cannot be bound.
-pub fn run(path: &Path) -> Result<(), CommandFailure> {
-    let prepared = Prepared::load(path, 1)?;
-    log(&prepared.config.log);
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let ended = runtime.block_on(async {
-        let mut stop = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let server = Server::start(prepared, Some(path.to_owned()))?;
-        let cut = server.stopping.stop.cut.clone();
-        tokio::select! {
-            _ = stop.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("stopping: /readyz answers 503; the consumer port closes after drain-delay, then exchanges in flight are finished");
-        let mut stopping = std::pin::pin!(server.stop());
-        tokio::select! {
-            () = &mut stopping => return Ok(()),
-            _ = stop.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::warn!("second stop signal received: exchanges in flight are cut off");
-        cut.cancel();
-        stopping.await;
-        Ok(())
-    });
-    runtime.shutdown_background();
-    ended
-}
-
-/// Starts logging to standard error.
-///
-/// Security: libraries log warnings and errors only, since their messages at lower levels may contain request
-/// data.
-pub fn log(settings: &Log) {
-    let ours = LevelFilter::from(settings.level);
-    let filter = Targets::new()
-        .with_default(LevelFilter::WARN)
-        .with_targets([env!("CARGO_CRATE_NAME"), "gpconnect_simulator"].map(|name| (name, ours)));
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
-    let started = match settings.format {
-        LogFormat::Json => {
-            registry().with(lines.json().flatten_event(true)).with(filter).try_init()
-        }
-        LogFormat::Human => registry().with(lines).with(filter).try_init(),
-    };
-    if let Err(error) = started {
-        tracing::debug!(%error, "logging has already been started; the first settings stay in force");
-    }
-}
+const SNAPSHOT_EVERY: Duration = Duration::from_secs(60);
 
 /// Running proxy with all its threads and tasks.
 pub struct Server {
@@ -123,6 +72,12 @@ struct Shutdown {
 }
 
 impl Server {
+    /// Returns a token that cuts off the exchanges in flight while the server stops.
+    #[must_use]
+    pub fn cut(&self) -> CancellationToken {
+        self.stopping.stop.cut.clone()
+    }
+
     /// Binds the sockets and starts serving, on the current runtime and threads of its own.
     ///
     /// If `path` is given, the configuration there and its files are watched and reloaded.
@@ -130,8 +85,8 @@ impl Server {
     /// # Errors
     /// Returns an error if the journal cannot be opened, an address cannot be bound or a thread cannot be
     /// started.
-    pub fn start(prepared: Prepared, path: Option<PathBuf>) -> Result<Self, CommandFailure> {
-        let Prepared { config, trust, rulebook, directory, live, loader, memory, seen } = prepared;
+    pub fn start(prepared: Prepared, path: Option<PathBuf>) -> Result<Self, Failure> {
+        let Prepared { config, trust, rules, directory, live, loader, memory, seen } = prepared;
         // First of all: a SIGHUP without a handler ends the process.
         let hangup = signal(SignalKind::hangup())?;
         let metrics = Arc::new(Metrics::new());
@@ -141,15 +96,15 @@ impl Server {
         let (listeners, (admin_listener, admin)) = listen(&config)?;
         let limits = &config.listener.limits;
         let trail = Trail::start(&config.audit, limits.in_hand_max, Arc::clone(&metrics))
-            .map_err(CommandFailure::configuration)?;
+            .map_err(Failure::configuration)?;
         let (leaving, stop) = (CancellationToken::new(), Stop::default());
-        let directory = recall(directory, live, &config, &metrics);
+        let directory = directory_with_snapshot(directory, live, &config, &metrics);
         let pressure = Pressure::new(config.workers());
         let throttle = prepare::throttle(&config, None, &pressure, &metrics)?;
         pressure.limit(throttle.limits().ceiling(memory));
-        let (trust, rulebook) = (Arc::new(trust), Arc::new(rulebook));
+        let (trust, rules) = (Arc::new(trust), Arc::new(rules));
         let alarms = Arc::new(Alarms::new(&loader, &[]));
-        let live = InForce { trust, rulebook, throttle, alarms, memory };
+        let live = InForce { trust, rules, throttle, alarms, memory };
         let live = Arc::new(ArcSwap::from_pointee(live));
         let shared = gateway::GatewayShared {
             live: Arc::clone(&live),
@@ -170,7 +125,7 @@ impl Server {
             names: config.admin.names.clone(),
             token_file: config.admin.token_file.clone(),
         };
-        let kept = keep(directory.clone(), config.directory.snapshot.clone());
+        let kept = maintain_directory(directory.clone(), config.directory.snapshot.clone());
         let reloader = Arc::new(Reloader {
             state: Mutex::new(ReloadState::new(config.clone(), loader, seen)),
             path,
@@ -180,7 +135,7 @@ impl Server {
             metrics: Arc::clone(&metrics),
             started_with: config,
         });
-        let addresses = announce(&listeners);
+        let addresses = log_addresses(&listeners);
         // Consumers are accepted last: they could use up the file descriptors that the rest needs.
         let admin_port = admin::start(admin_listener, views)?;
         let accept = |(listener, _)| workers.accept(listener, stop.drain.clone());
@@ -198,7 +153,7 @@ impl Server {
     ///
     /// # Errors
     /// Returns the faults of all parts.
-    pub async fn reload(&self) -> Result<(), CommandFailure> {
+    pub async fn reload(&self) -> Result<(), Failure> {
         Arc::clone(&self.reloader).reload().await
     }
 
@@ -228,7 +183,7 @@ impl Server {
                 );
             }
         }
-        if tokio::time::timeout(LAST_WORDS, self.trail.finish()).await.is_err() {
+        if tokio::time::timeout(JOURNAL_END, self.trail.finish()).await.is_err() {
             tracing::error!("the journal did not finish in time: the last records may be missing");
         }
         for task in background {
@@ -236,7 +191,7 @@ impl Server {
         }
         drop(admin_port);
         if let Some(path) = &settings.directory.snapshot {
-            remember(&self.directory, path);
+            write_snapshot(&self.directory, path);
         }
         tracing::info!("the proxy has stopped");
     }
@@ -246,7 +201,7 @@ impl Server {
 type BoundListener = (TcpListener, SocketAddr);
 
 /// Takes or binds the sockets of the consumer port, and that of the admin port.
-fn listen(config: &Config) -> Result<(Vec<BoundListener>, BoundListener), CommandFailure> {
+fn listen(config: &Config) -> Result<(Vec<BoundListener>, BoundListener), Failure> {
     let mut sockets = InheritedSockets::inherited()?;
     let listeners = sockets.take_all(&config.listener.addresses)?;
     let admin = sockets.take(config.admin.address)?;
@@ -258,7 +213,7 @@ fn listen(config: &Config) -> Result<(Vec<BoundListener>, BoundListener), Comman
 fn gateways(config: &Config, shared: &gateway::GatewayShared, pressure: &Pressure) -> Vec<Gateway> {
     let gateway = |worker| {
         let forwarder = Forwarder::new(&config.provider, Arc::clone(&shared.metrics));
-        Gateway::new(shared.clone(), forwarder, pressure.pulse(worker))
+        Gateway::new(shared.clone(), forwarder, pressure.heartbeat(worker))
     };
     (0..config.workers()).map(gateway).collect()
 }
@@ -266,7 +221,7 @@ fn gateways(config: &Config, shared: &gateway::GatewayShared, pressure: &Pressur
 /// Creates the directory, with its cache filled from the snapshot of the last process.
 ///
 /// A snapshot that cannot be read does not prevent the start.
-fn recall(
+fn directory_with_snapshot(
     file: DirectoryFile,
     live: directory::LiveSources,
     config: &Config,
@@ -287,7 +242,7 @@ fn recall(
 }
 
 /// Writes the snapshot of the directory cache; an error is logged.
-fn remember(directory: &Directory, path: &Path) {
+fn write_snapshot(directory: &Directory, path: &Path) {
     if let Err(error) = directory.save(path) {
         tracing::error!(%error, "directory snapshot could not be written: after a restart, the directory cache may be older or empty");
     }
@@ -299,13 +254,14 @@ async fn watch(trail: Trail) {
 }
 
 /// Refreshes the directory cache before it expires, and writes its snapshot regularly.
-async fn keep(directory: Directory, snapshot: Option<PathBuf>) {
-    let remembering = async {
+async fn maintain_directory(directory: Directory, snapshot: Option<PathBuf>) {
+    let writing = async {
         let Some(path) = snapshot else { return std::future::pending().await };
         loop {
-            tokio::time::sleep(REMEMBER).await;
+            tokio::time::sleep(SNAPSHOT_EVERY).await;
             let (directory, path) = (directory.clone(), path.clone());
-            let written = tokio::task::spawn_blocking(move || remember(&directory, &path)).await;
+            let written =
+                tokio::task::spawn_blocking(move || write_snapshot(&directory, &path)).await;
             if written.is_err() {
                 tracing::error!(
                     "the task that writes the directory snapshot has panicked; it is tried again in a minute"
@@ -313,11 +269,11 @@ async fn keep(directory: Directory, snapshot: Option<PathBuf>) {
             }
         }
     };
-    tokio::join!(remembering, directory.refresh_ahead());
+    tokio::join!(writing, directory.refresh_ahead());
 }
 
 /// Logs the addresses of the consumer port and returns them.
-fn announce(listeners: &[BoundListener]) -> Vec<SocketAddr> {
+fn log_addresses(listeners: &[BoundListener]) -> Vec<SocketAddr> {
     let addresses: Vec<_> = listeners.iter().map(|(_, address)| *address).collect();
     for address in &addresses {
         tracing::info!(%address, "consumer port listening");

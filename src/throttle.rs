@@ -265,7 +265,7 @@ impl OutcomeReport {
 
 impl Drop for OutcomeReport {
     fn drop(&mut self) {
-        self.practice.breaker.learn(self.admitted, AttemptResult::Moot);
+        self.practice.breaker.learn(self.admitted, AttemptResult::Inconclusive);
     }
 }
 

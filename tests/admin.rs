@@ -4,8 +4,8 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use spine_proxy::commands::Prepared;
 use spine_proxy::config::Config;
+use spine_proxy::server::Prepared;
 
 use crate::support::Stage;
 use crate::support::stage::CONFIG;

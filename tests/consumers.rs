@@ -60,7 +60,7 @@ async fn strict() -> Stage {
 
 /// The claims of the hub's user.
 fn claims(audience: &str, scope: &str) -> Value {
-    claims::specimen(audience, &stage::HUB_ODS.parse().unwrap(), scope, now_s())
+    claims::example_claims(audience, &stage::HUB_ODS.parse().unwrap(), scope, now_s())
 }
 
 /// The claims, with these in place of theirs.

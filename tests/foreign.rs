@@ -38,7 +38,7 @@ fn text(bytes: &[u8]) -> String {
 
 fn token(scope: &str) -> String {
     let organisation = stage::HUB_ODS.parse().unwrap();
-    claims::mint(&claims::specimen(stage::ROOT, &organisation, scope, now_s()))
+    claims::mint(&claims::example_claims(stage::ROOT, &organisation, scope, now_s()))
 }
 
 /// A stage whose proxy has an RSA certificate besides the ECDSA one, and one of another name; both

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use gpconnect_simulator::sds::{Records, SdsTrouble};
+use gpconnect_simulator::sds::{Records, SdsFault};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -126,7 +126,7 @@ async fn a_read_whose_consumer_hangs_up_during_a_look_up_is_given_up_and_the_loo
     let registry = Registry::new(records(1), more).await;
     let stage =
         registry.stage_with(|files| files.add("[throttle]\nconsumer-exchanges-max = 1")).await;
-    registry.sds.set(None, SdsTrouble::Held);
+    registry.sds.set(None, SdsFault::HeldBack);
     tokio::select! {
         answer = stage.hears(call(0, 0).http2()) => panic!("{answer:?}"),
         () = registry.has_been_asked(1) => {}
@@ -313,8 +313,8 @@ async fn lookup_tells_how_an_answer_comes_about() {
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    registry.sds.set(Some("P00001"), SdsTrouble::Status(500));
-    registry.sds.set(Some("P00002"), SdsTrouble::Status(500));
+    registry.sds.set(Some("P00001"), SdsFault::Status(500));
+    registry.sds.set(Some("P00002"), SdsFault::Status(500));
     let fall_back = r#"
         [[provider]]
         ods = "P00002"
@@ -394,7 +394,7 @@ async fn nothing_that_could_break_a_question_reaches_the_directory() {
     assert_eq!(registry.asked(), 0);
     let lower = call(0, 1).target("/p00000/STU3/1/gpconnect/Slot?status=free");
     assert_eq!(stage.hears(lower).await.status, 200);
-    assert!(registry.sds.asked().iter().all(|asked| asked.query.contains("%7CP00000")));
+    assert!(registry.sds.received().iter().all(|asked| asked.query.contains("%7CP00000")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -330,7 +330,8 @@ async fn one_consumer_cannot_take_all_the_places_of_a_practice() {
         let mut other = Call::slots().certificate("clinic").set("Ssp-From", stage::CLINIC);
         let organisation = stage::CLINIC_ODS.parse().unwrap();
         let (scope, now_s) = ("organization/*.read", stage::now_s());
-        other.claims = spine_proxy::claims::specimen(stage::ROOT, &organisation, scope, now_s);
+        other.claims =
+            spine_proxy::claims::example_claims(stage::ROOT, &organisation, scope, now_s);
         tokio::select! {
             biased;
             answer = &mut third => panic!("the third has no place yet: {answer:?}"),

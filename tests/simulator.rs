@@ -74,7 +74,7 @@ async fn say(port: u16, head: &str, body: &str) -> Option<(u16, Value)> {
     let scope = interaction::by_id(id)?.scope;
     let now_s = jiff::Timestamp::now().as_second();
     let root = format!("http://127.0.0.1:{port}{BASE}");
-    let token = claims::mint(&claims::specimen(&root, &"A00001".parse().ok()?, scope, now_s));
+    let token = claims::mint(&claims::example_claims(&root, &"A00001".parse().ok()?, scope, now_s));
     let headers = format!(
         "Ssp-TraceID: t\r\nSsp-From: 200000000359\r\nSsp-To: {ASID}\r\nSsp-InteractionID: {id}\r\n\
          Authorization: Bearer {token}\r\nContent-Type: application/fhir+json\r\n\r\n"

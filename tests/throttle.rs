@@ -22,7 +22,7 @@ fn of_the_clinic() -> Call {
     let mut call = Call::slots().certificate("clinic").set("Ssp-From", CLINIC);
     let organisation = CLINIC_ODS.parse().unwrap();
     let scope = "organization/*.read";
-    call.claims = spine_proxy::claims::specimen(ROOT, &organisation, scope, stage::now_s());
+    call.claims = spine_proxy::claims::example_claims(ROOT, &organisation, scope, stage::now_s());
     call
 }
 

@@ -53,7 +53,7 @@ fn clinic(audience: &Value) -> Call {
     let organisation = stage::CLINIC_ODS.parse().unwrap();
     let mut call = Call::slots().certificate("clinic").set("Ssp-From", stage::CLINIC);
     call.claims =
-        claims::specimen(stage::ROOT, &organisation, "organization/*.read", stage::now_s());
+        claims::example_claims(stage::ROOT, &organisation, "organization/*.read", stage::now_s());
     call.claim("aud", audience.clone())
 }
 

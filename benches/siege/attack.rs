@@ -321,7 +321,7 @@ impl Attacker {
         let organisation = stage::CLINIC_ODS.parse().unwrap();
         let target = call.target.replace(stage::ROOT, root);
         let mut call = call.target(&target).set("Ssp-From", stage::CLINIC).set("Ssp-To", asid);
-        call.claims = claims::specimen(root, &organisation, &scope, stage::now_s());
+        call.claims = claims::example_claims(root, &organisation, &scope, stage::now_s());
         call
     }
 }

@@ -44,7 +44,8 @@ fn token(payload: &[u8]) -> String {
 /// Good claims, some of them replaced.
 fn otherwise(interaction: &Interaction, members: &[u8]) -> Vec<u8> {
     let organisation: OdsCode = "A20047".parse().unwrap();
-    let mut claims = claims::specimen("https://p.example", &organisation, interaction.scope, NOW_S);
+    let mut claims =
+        claims::example_claims("https://p.example", &organisation, interaction.scope, NOW_S);
     if let Ok(Value::Object(members)) = serde_json::from_slice(members) {
         claims.as_object_mut().unwrap().extend(members);
     }

@@ -63,7 +63,7 @@ fn ask(provider: &SimulatedProvider, which: u8, body: &[u8]) -> (u16, Vec<u8>) {
     let organisation = "A00001".parse().unwrap();
     // Tokens are judged by the real time whatever the practice's clock says.
     let issued_s = Timestamp::now().as_second();
-    let claims = claims::specimen("https://x", &organisation, scope, issued_s);
+    let claims = claims::example_claims("https://x", &organisation, scope, issued_s);
     let token = claims::mint(&claims);
     let form = if which & 4 == 0 { "application/fhir+json" } else { "application/fhir+xml" };
     let request = Request::builder()

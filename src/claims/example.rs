@@ -15,7 +15,7 @@ pub fn mint(claims: &serde_json::Value) -> String {
 /// Returns the claims of an invented user of `organisation`, issued at `now_s` (seconds since 1970) for
 /// `audience`.
 #[must_use]
-pub fn specimen(
+pub fn example_claims(
     audience: &str,
     organisation: &OdsCode,
     scope: &str,

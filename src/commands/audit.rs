@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::{SignedDuration, Span, Timestamp, civil, tz::TimeZone};
 
-use super::{CommandFailure, print};
+use super::print;
 use crate::audit::{self, ChainHead, ExportedLine, LineFilter, SearchMethod, Verified};
+use crate::failure::Failure;
 use crate::refusal::token_names;
 
 /// Task on the audit journal.
@@ -110,7 +111,7 @@ const OPEN_MAX: usize = 100_000;
 ///
 /// # Errors
 /// Returns an error if the journal cannot be read, or if its verification finds a fault.
-pub fn run(wanted: AuditTask) -> Result<(), CommandFailure> {
+pub fn run(wanted: AuditTask) -> Result<(), Failure> {
     match wanted {
         AuditTask::Verify { journal, head } => {
             let found = audit::verify(&journal, &head).map_err(|error| fault(&journal, error))?;
@@ -118,7 +119,7 @@ pub fn run(wanted: AuditTask) -> Result<(), CommandFailure> {
             if found.is_sound() {
                 return Ok(());
             }
-            Err(CommandFailure::environment(anyhow::anyhow!(
+            Err(Failure::environment(anyhow::anyhow!(
                 "the journal has been changed, cut or damaged: see the faults above"
             )))
         }
@@ -147,7 +148,7 @@ impl LineSelection {
         &self,
         until: Option<Timestamp>,
         each: impl FnMut(&[u8]) -> ControlFlow<()>,
-    ) -> Result<(), CommandFailure> {
+    ) -> Result<(), Failure> {
         let how = if self.scan { SearchMethod::Everything } else { SearchMethod::Indexed };
         let filter = LineFilter {
             trace_id: self.trace_id.clone(),
@@ -192,7 +193,7 @@ impl StandardOutput {
         of: &LineSelection,
         limit: u64,
         mut print: impl FnMut(&ExportedLine) -> Option<String>,
-    ) -> Result<u64, CommandFailure> {
+    ) -> Result<u64, Failure> {
         let mut open: BTreeMap<String, ExportedLine> = BTreeMap::new();
         let mut count = 0;
         let until = of.until.map(|until| until.saturating_add(CLOSES_WITHIN).unwrap_or(until));
@@ -238,7 +239,7 @@ impl Drop for StandardOutput {
     }
 }
 
-fn lines(of: &LineSelection, limit: u64) -> Result<(), CommandFailure> {
+fn lines(of: &LineSelection, limit: u64) -> Result<(), Failure> {
     let mut out = StandardOutput::new();
     let mut count = 0;
     of.search(of.until, |line| {
@@ -250,7 +251,7 @@ fn lines(of: &LineSelection, limit: u64) -> Result<(), CommandFailure> {
     Ok(())
 }
 
-fn table(of: &LineSelection, limit: u64) -> Result<(), CommandFailure> {
+fn table(of: &LineSelection, limit: u64) -> Result<(), Failure> {
     let mut out = StandardOutput::new();
     let columns = ["time", "trace id", "from", "to", "practice", "interaction", "", "status"];
     out.line(spaced(&columns.map(str::to_owned), "outcome"));
@@ -304,7 +305,7 @@ fn is_all(count: u64, limit: u64) {
     }
 }
 
-fn otel(of: &LineSelection) -> Result<(), CommandFailure> {
+fn otel(of: &LineSelection) -> Result<(), Failure> {
     let mut out = StandardOutput::new();
     let mut batch = Vec::with_capacity(BATCH);
     of.search(of.until, |line| {
@@ -340,8 +341,8 @@ fn moment(text: &str) -> Result<Timestamp, String> {
     Timestamp::now().checked_sub(ago).map_err(|why| why.to_string())
 }
 
-fn fault(journal: &Path, error: io::Error) -> CommandFailure {
-    CommandFailure::environment(
+fn fault(journal: &Path, error: io::Error) -> Failure {
+    Failure::environment(
         anyhow::Error::new(error).context(format!("cannot read the journal {}", journal.display())),
     )
 }

@@ -13,7 +13,9 @@ use rcgen::{
 };
 use time::{Duration, OffsetDateTime};
 
-use super::{CommandFailure, print};
+use super::print;
+
+use crate::failure::Failure;
 
 /// Throwaway root authority and sub authority, as NHS certificates have them.
 pub struct Pki {
@@ -166,8 +168,8 @@ const LEAVES: [(&str, &str, &[&str]); 4] = [
 ///
 /// # Errors
 /// Returns an error if the folder or a file cannot be written, or a file already exists.
-pub fn run(folder: &Path) -> Result<(), CommandFailure> {
-    write_all(folder).map_err(CommandFailure::Environment)
+pub fn run(folder: &Path) -> Result<(), Failure> {
+    write_all(folder).map_err(Failure::Environment)
 }
 
 fn write_all(folder: &Path) -> anyhow::Result<()> {

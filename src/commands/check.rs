@@ -2,15 +2,17 @@
 
 use std::path::Path;
 
-use super::{CommandFailure, Prepared, print};
+use super::print;
 use crate::config::Config;
+use crate::failure::Failure;
+use crate::server::Prepared;
 
 /// Checks a configuration, and prints what would be served, with warnings for the operator.
 ///
 /// # Errors
 /// Returns the first fault of the configuration or a file; with `strict`, also an error if there are
 /// warnings.
-pub fn run(config: &Path, strict: bool) -> Result<(), CommandFailure> {
+pub fn run(config: &Path, strict: bool) -> Result<(), Failure> {
     let prepared = Prepared::load(config, 1)?;
     print(prepared.summary().trim_end());
     let warnings = prepared.warnings();
@@ -19,7 +21,7 @@ pub fn run(config: &Path, strict: bool) -> Result<(), CommandFailure> {
     }
     if strict && !warnings.is_empty() {
         let count = warnings.len();
-        return Err(CommandFailure::Configuration(anyhow::anyhow!(
+        return Err(Failure::Configuration(anyhow::anyhow!(
             "{count} warnings, which --strict does not allow"
         )));
     }

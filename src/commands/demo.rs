@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{CommandFailure, print};
+use super::print;
 use crate::config::{Log, LogFormat, LogLevel};
+use crate::failure::Failure;
 
 mod consumer;
 mod play;
@@ -38,7 +39,7 @@ pub struct DemoOptions {
 /// # Errors
 /// Returns an error if the environment cannot be set up, or with `--once` if a step was not answered as
 /// expected.
-pub fn run(wanted: &DemoOptions) -> Result<(), CommandFailure> {
+pub fn run(wanted: &DemoOptions) -> Result<(), Failure> {
     super::serve::log(&Log { format: LogFormat::Human, level: LogLevel::Error });
     let folder = std::env::temp_dir().join(format!("spine-proxy-demo-{}", std::process::id()));
     let runtime =
@@ -50,14 +51,14 @@ pub fn run(wanted: &DemoOptions) -> Result<(), CommandFailure> {
     played
 }
 
-async fn played(folder: &Path, wanted: &DemoOptions) -> Result<(), CommandFailure> {
+async fn played(folder: &Path, wanted: &DemoOptions) -> Result<(), Failure> {
     let with = if wanted.ldap { Directories::Ldap } else { Directories::Api };
     let world = World::set_up(folder, with).await?;
     let mut stop = signal(SignalKind::terminate())?;
     let record = wanted.record.as_ref().map(std::fs::File::create).transpose();
     let play = Play::new(&world, record?);
     let failed = tokio::select! {
-        failed = play.all() => failed.map_err(CommandFailure::Environment)?,
+        failed = play.all() => failed.map_err(Failure::Environment)?,
         _ = tokio::signal::ctrl_c() => return Ok(()),
         _ = stop.recv() => return Ok(()),
     };
@@ -65,7 +66,7 @@ async fn played(folder: &Path, wanted: &DemoOptions) -> Result<(), CommandFailur
         world.take_down().await;
         return match failed {
             0 => Ok(()),
-            failed => Err(CommandFailure::Environment(anyhow::anyhow!(
+            failed => Err(Failure::Environment(anyhow::anyhow!(
                 "{failed} steps were not answered as expected"
             ))),
         };

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 
-use super::{CommandFailure, Prepared, print};
+use super::print;
 use crate::directory::{Directory, DirectoryContext, Explanation, FoundNow};
+use crate::failure::Failure;
 use crate::metrics::Metrics;
+use crate::server::Prepared;
 use spine_types::OdsCode;
 use spine_types::interaction::{self, Interaction};
 
@@ -29,10 +31,10 @@ pub struct LookupOptions {
 /// # Errors
 /// Returns an error if the configuration cannot be used, no source answers, or not exactly one system is
 /// registered for the interaction.
-pub fn run(wanted: &LookupOptions) -> Result<(), CommandFailure> {
+pub fn run(wanted: &LookupOptions) -> Result<(), Failure> {
     let ods = OdsCode::from_any_case(wanted.ods.trim())
         .with_context(|| format!("{:?} is not an ODS code", wanted.ods))
-        .map_err(CommandFailure::Configuration)?;
+        .map_err(Failure::Configuration)?;
     let interaction = known(&wanted.interaction)?;
     let Prepared { config, directory, live, .. } = Prepared::load(&wanted.config, 1)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -41,27 +43,24 @@ pub fn run(wanted: &LookupOptions) -> Result<(), CommandFailure> {
         let settings = &config.directory;
         let directory = Directory::new(directory, live, settings, context);
         if let Some(path) = &settings.snapshot {
-            directory.load(path).map_err(CommandFailure::environment)?;
+            directory.load(path).map_err(Failure::environment)?;
         }
         print(format_args!("practice    {ods}\ninteraction {}", interaction.id));
         print_explanation(directory.explain(&ods, interaction).await, interaction)
     })
 }
 
-fn known(id: &str) -> Result<&'static Interaction, CommandFailure> {
+fn known(id: &str) -> Result<&'static Interaction, Failure> {
     let whole = format!("urn:nhs:names:services:gpconnect:fhir:{id}");
     let known = interaction::by_id(id).or_else(|| interaction::by_id(&whole));
     known.ok_or_else(|| {
-        CommandFailure::Configuration(anyhow!(
+        Failure::Configuration(anyhow!(
             "{id:?} is not an interaction of the catalogue; write an id such as rest:search:slot-1"
         ))
     })
 }
 
-fn print_explanation(
-    explained: Explanation,
-    interaction: &Interaction,
-) -> Result<(), CommandFailure> {
+fn print_explanation(explained: Explanation, interaction: &Interaction) -> Result<(), Failure> {
     for cached in &explained.cached {
         print(format_args!("in snapshot {cached}"));
     }
@@ -76,9 +75,9 @@ fn print_explanation(
         print(format_args!("unusual     {oddity}"));
     }
     let found =
-        explained.answer.map_err(|why| CommandFailure::Environment(anyhow!("no answer: {why}")))?;
+        explained.answer.map_err(|why| Failure::Environment(anyhow!("no answer: {why}")))?;
     let Some(FoundNow { origin, providers }) = found else {
-        return Err(CommandFailure::Environment(anyhow!(
+        return Err(Failure::Environment(anyhow!(
             "nothing is registered for this practice and interaction"
         )));
     };
@@ -102,11 +101,11 @@ fn print_explanation(
     others.dedup();
     print(format_args!("also has    {} other interactions", others.len()));
     match systems {
-        0 => Err(CommandFailure::Environment(anyhow!(
+        0 => Err(Failure::Environment(anyhow!(
             "this practice is not registered for this interaction"
         ))),
         1 => Ok(()),
-        _ => Err(CommandFailure::Environment(anyhow!(
+        _ => Err(Failure::Environment(anyhow!(
             "{systems} systems are registered: a request must choose one with Ssp-To"
         ))),
     }

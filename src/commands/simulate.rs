@@ -13,11 +13,12 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::print;
 use super::server_tls::{self, ClientAuthorities};
-use super::{CommandFailure, print};
 use crate::config::{Log, LogFormat, LogLevel};
+use crate::failure::Failure;
 use crate::tls::KeyPair;
-use gpconnect_simulator::{Seed, Serving, SimulatedPractice, SimulatedProvider};
+use gpconnect_simulator::{Seed, ServeOptions, SimulatedPractice, SimulatedProvider};
 use spine_types::{Asid, CertificateName, OdsCode};
 
 /// System to simulate.
@@ -89,15 +90,15 @@ const fn address() -> SocketAddr {
 /// # Errors
 /// Returns an error if the configuration cannot be used, the store cannot be opened or the address cannot be
 /// bound.
-pub fn run(wanted: SimulateOptions) -> Result<(), CommandFailure> {
+pub fn run(wanted: SimulateOptions) -> Result<(), Failure> {
     let SimulateOptions::Provider { config, memory } = wanted;
     super::serve::log(&Log { format: LogFormat::Human, level: LogLevel::Info });
-    let settings = ProviderSettings::load(&config).map_err(CommandFailure::Configuration)?;
-    let serving = settings.serving().map_err(CommandFailure::Configuration)?;
-    let practices = settings.practices().map_err(CommandFailure::Configuration)?;
+    let settings = ProviderSettings::load(&config).map_err(Failure::Configuration)?;
+    let serving = settings.serving().map_err(Failure::Configuration)?;
+    let practices = settings.practices().map_err(Failure::Configuration)?;
     let store = settings.store.as_deref().filter(|_| !memory);
     let provider = SimulatedProvider::open(practices, store, Timestamp::now())
-        .map_err(CommandFailure::configuration)?;
+        .map_err(Failure::configuration)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(settings.serve(Arc::new(provider), serving))
@@ -159,23 +160,23 @@ impl ProviderSettings {
         Ok(practices)
     }
 
-    fn serving(&self) -> anyhow::Result<Serving> {
+    fn serving(&self) -> anyhow::Result<ServeOptions> {
         let tls = self.tls.as_ref().map(SimulatorTls::config).transpose()?;
         let peers = self.tls.as_ref().map(|tls| tls.peers.clone()).unwrap_or_default();
         let control = self.control.unwrap_or(self.address.ip().is_loopback());
-        Ok(Serving { tls, peers, control })
+        Ok(ServeOptions { tls, peers, control })
     }
 
     async fn serve(
         self,
         provider: Arc<SimulatedProvider>,
-        serving: Serving,
-    ) -> Result<(), CommandFailure> {
+        serving: ServeOptions,
+    ) -> Result<(), Failure> {
         let mut stop = signal(SignalKind::terminate())?;
         let listener = TcpListener::bind(self.address)
             .await
             .with_context(|| format!("cannot listen on {}", self.address))
-            .map_err(CommandFailure::Environment)?;
+            .map_err(Failure::Environment)?;
         let address = listener.local_addr()?;
         let scheme = if serving.tls.is_some() { "https" } else { "http" };
         for practice in &self.practices {

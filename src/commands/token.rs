@@ -1,7 +1,8 @@
 //! `token`: prints a bearer token as a consumer would send it, for an invented user.
 
-use super::{CommandFailure, print};
+use super::print;
 use crate::claims;
+use crate::failure::Failure;
 use spine_types::OdsCode;
 use spine_types::interaction;
 
@@ -23,15 +24,15 @@ pub struct TokenOptions {
 ///
 /// # Errors
 /// Returns an error if the ODS code is malformed or the interaction is unknown.
-pub fn run(wanted: &TokenOptions) -> Result<(), CommandFailure> {
-    let ods: OdsCode = wanted.ods.parse().map_err(CommandFailure::configuration)?;
+pub fn run(wanted: &TokenOptions) -> Result<(), Failure> {
+    let ods: OdsCode = wanted.ods.parse().map_err(Failure::configuration)?;
     let interaction = interaction::by_id(&wanted.interaction).ok_or_else(|| {
-        CommandFailure::Configuration(anyhow::anyhow!(
+        Failure::Configuration(anyhow::anyhow!(
             "{:?} is not the id of a known interaction",
             wanted.interaction
         ))
     })?;
     let now_s = jiff::Timestamp::now().as_second();
-    print(claims::mint(&claims::specimen(&wanted.audience, &ods, interaction.scope, now_s)));
+    print(claims::mint(&claims::example_claims(&wanted.audience, &ods, interaction.scope, now_s)));
     Ok(())
 }

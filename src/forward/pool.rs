@@ -144,7 +144,7 @@ impl Pool {
 
     /// Drops connections that are closed or have been kept too long, for as long as it is polled; sleeps
     /// while none is kept.
-    pub(super) async fn keep_tidy(&self) {
+    pub(super) async fn remove_unused(&self) {
         loop {
             if self.idle.load(Ordering::Relaxed) == 0 {
                 self.filled.notified().await;

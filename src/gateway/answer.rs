@@ -26,28 +26,28 @@ use crate::request::SspHeaders;
 pub(super) struct RefusalFormat {
     format: FhirFormat,
     errors: ErrorFamily,
-    rulebook: Arc<DecisionRules>,
+    rules: Arc<DecisionRules>,
     version: Version,
 }
 
 impl RefusalFormat {
     /// Chooses the format by a request's head and its consumer's deviations.
-    pub(super) fn to(head: &Parts, rulebook: &Arc<DecisionRules>) -> Self {
+    pub(super) fn to(head: &Parts, rules: &Arc<DecisionRules>) -> Self {
         let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
         let accept = head.headers.get_all(header::ACCEPT).iter();
         let accept = accept.filter_map(|value| value.to_str().ok());
         let format = FhirFormat::negotiate(head.uri.query(), accept, text(header::CONTENT_TYPE));
-        let errors = match rulebook.compatibility.is_empty() {
+        let errors = match rules.compatibility.is_empty() {
             true => ErrorFamily::default(),
-            false => rulebook.compatibility(&SspHeaders::read(&head.headers)).errors,
+            false => rules.compatibility(&SspHeaders::read(&head.headers)).errors,
         };
-        Self { format, errors, rulebook: Arc::clone(rulebook), version: head.version }
+        Self { format, errors, rules: Arc::clone(rules), version: head.version }
     }
 
     /// Returns the default format, for a request whose head is not available.
-    pub(super) fn before_head(rulebook: &Arc<DecisionRules>, version: Version) -> Self {
+    pub(super) fn before_head(rules: &Arc<DecisionRules>, version: Version) -> Self {
         let (format, errors) = (FhirFormat::default(), ErrorFamily::default());
-        Self { format, errors, rulebook: Arc::clone(rulebook), version }
+        Self { format, errors, rules: Arc::clone(rules), version }
     }
 
     /// Writes a refusal as the bytes of an HTTP/1.1 response, the last of its connection. The response to a
@@ -96,10 +96,8 @@ impl RefusalFormat {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(HSTS));
         // Spec: RFC 9209.
-        let status = format!(
-            "{}; error={}; details=\"{}\"",
-            self.rulebook.proxy, row.proxy_error, row.token
-        );
+        let status =
+            format!("{}; error={}; details=\"{}\"", self.rules.proxy, row.proxy_error, row.token);
         if let Ok(status) = HeaderValue::from_str(&status) {
             headers.insert("proxy-status", status);
         }

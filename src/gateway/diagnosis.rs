@@ -55,7 +55,7 @@ pub(super) fn target(directory: &Directory, refusal: Refusal, target: &Target<'_
         (Refusal::TargetVaries { root, cpa, url, .. }, Target::Url(inner))
             if !directory.knows_root_of(inner) =>
         {
-            Refusal::TargetVaries { root, cpa, url, odd: MismatchedSide::Stray }
+            Refusal::TargetVaries { root, cpa, url, odd: MismatchedSide::UnknownTarget }
         }
         (other, _) => other,
     }
@@ -65,18 +65,18 @@ pub(super) fn target(directory: &Directory, refusal: Refusal, target: &Target<'_
 /// may be a single patient's data.
 pub(super) fn verdict<B>(answer: &Result<Response<B>, Unanswered>) -> AttemptResult {
     let answer = match answer {
-        Err(unanswered) if unanswered.is_of_dead_connection => return AttemptResult::Moot,
+        Err(unanswered) if unanswered.is_of_dead_connection => return AttemptResult::Inconclusive,
         answer => answer.as_ref().map_err(|unanswered| &unanswered.refusal),
     };
     match answer {
         Ok(response) if matches!(response.status().as_u16(), 502..=504) => {
             AttemptResult::Failed(retry_after(response))
         }
-        Ok(_) => AttemptResult::Well,
+        Ok(_) => AttemptResult::Succeeded,
         Err(Refusal::ProviderFailed { .. } | Refusal::ProviderTimedOut { .. }) => {
             AttemptResult::Failed(None)
         }
-        Err(_) => AttemptResult::Moot,
+        Err(_) => AttemptResult::Inconclusive,
     }
 }
 

@@ -196,7 +196,7 @@ impl ConnectionServer {
             std::future::pending::<Infallible>().await
         };
         tokio::select! {
-            ended = serving => judge(ended),
+            ended = serving => connection_fault(ended),
             () = socket.reset() => Err(ConnectionFault::Reset),
             never = drained => match never {},
         }
@@ -301,7 +301,7 @@ impl ConnectionServer {
         // come after the `GOAWAY`.
         tokio::select! {
             biased;
-            ended = &mut serving => return judge(ended),
+            ended = &mut serving => return connection_fault(ended),
             () = self.ends(&worn, &connection, &activity) => {}
             () = activity.wait_until_idle(head, idle) => {}
             () = activity.stalled(write_stall) => return Err(ConnectionFault::WriteStalled),
@@ -309,7 +309,7 @@ impl ConnectionServer {
         serving.as_mut().graceful_shutdown();
         // A peer that goes on without an exchange is not waited for.
         tokio::select! {
-            ended = serving => judge(ended),
+            ended = serving => connection_fault(ended),
             () = self.wait_past_last_answer(&activity) => Err(ConnectionFault::Overstayed),
             () = activity.wait_until_idle(head, head) => Ok(()),
             () = activity.stalled(write_stall) => Err(ConnectionFault::WriteStalled),
@@ -318,7 +318,9 @@ impl ConnectionServer {
 }
 
 /// Returns the reason for which a connection ended, as its metric's label, unless it ended as it should.
-fn judge(ended: Result<(), impl Into<http1::ServeError>>) -> Result<(), ConnectionFault> {
+fn connection_fault(
+    ended: Result<(), impl Into<http1::ServeError>>,
+) -> Result<(), ConnectionFault> {
     let Err(error) = ended.map_err(Into::into) else { return Ok(()) };
     tracing::debug!(%error, "a consumer's connection ended with an error");
     let (cause, is_cut) = match &error {

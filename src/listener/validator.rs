@@ -131,13 +131,13 @@ impl Validator {
             let end = looked + at + 1;
             let (head, _) = bytes.split_at(end);
             let (_, line) = head.split_at(seen);
-            judge_size(seen, end - 1)?;
+            check_size(seen, end - 1)?;
             match line {
                 // Spec: RFC 9112 §2.2. One empty line before a head is accepted.
                 b"\r\n" if seen == 0 => {}
                 b"\r\n" if bytes.starts_with(b"\r\n\r\n") => return Err(MALFORMED),
                 b"\r\n" => {
-                    self.state = judge(head).map_err(InputFault::Head)?;
+                    self.state = check_head(head).map_err(InputFault::Head)?;
                     self.heads += 1;
                     return Ok(end);
                 }
@@ -149,7 +149,7 @@ impl Validator {
         }
         // No byte is searched twice, in whatever pieces a head comes.
         self.state = ValidatorState::Head { seen, looked: bytes.len() };
-        judge_size(seen, bytes.len())?;
+        check_size(seen, bytes.len())?;
         Ok(0)
     }
 
@@ -187,7 +187,7 @@ const MALFORMED: InputFault = InputFault::Head(Refusal::HeadMalformed);
 /// Judges the size of a head of which `seen` bytes are in complete lines and `bytes` have come.
 ///
 /// A line that has ended is judged as it was before its end came, since a head may come in pieces.
-const fn judge_size(seen: usize, bytes: usize) -> Result<(), InputFault> {
+const fn check_size(seen: usize, bytes: usize) -> Result<(), InputFault> {
     match (seen, bytes) {
         (0..=2, FIRST_LINE_BYTES_MAX..) => Err(InputFault::Head(Refusal::TargetTooLong)),
         (_, HEAD_BYTES_MAX..) => Err(InputFault::Head(Refusal::HeadTooLarge)),
@@ -240,7 +240,7 @@ impl ChunkedState {
 }
 
 /// Judges a whole head, and returns the state for what follows it.
-fn judge(head: &[u8]) -> Result<ValidatorState, Refusal> {
+fn check_head(head: &[u8]) -> Result<ValidatorState, Refusal> {
     let mut lines = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(head, &mut lines) {
@@ -252,7 +252,7 @@ fn judge(head: &[u8]) -> Result<ValidatorState, Refusal> {
         }
         Err(_) => return Err(Refusal::HeadMalformed),
     }
-    judge_target(request.path.unwrap_or_default())?;
+    check_target(request.path.unwrap_or_default())?;
     let mut length = None;
     let mut is_coded = false;
     let mut named = 0;
@@ -269,7 +269,7 @@ fn judge(head: &[u8]) -> Result<ValidatorState, Refusal> {
             if std::mem::replace(&mut is_coded, true) || request.version != Some(1) {
                 return Err(Refusal::FramingAmbiguous);
             }
-            judge_coding(header.value)?;
+            check_coding(header.value)?;
         } else if header.name.eq_ignore_ascii_case("connection")
             || header.name.eq_ignore_ascii_case("te")
         {
@@ -296,7 +296,7 @@ fn names_a_version(head: &[u8]) -> bool {
 }
 
 /// Refuses targets that hyper's own types would not take, or not take whole.
-fn judge_target(target: &str) -> Result<(), Refusal> {
+fn check_target(target: &str) -> Result<(), Refusal> {
     // Security: `http::Uri` silently drops a fragment, and filters of a search with it.
     if memchr(b'#', target.as_bytes()).is_some() {
         return Err(Refusal::TargetMalformed(TargetFault::Fragment));
@@ -324,7 +324,7 @@ fn digits(value: &[u8]) -> Result<u64, Refusal> {
 
 /// Accepts `chunked` alone. Other codings of HTTP are not supported, and a value that could hide a coding is
 /// refused.
-fn judge_coding(value: &[u8]) -> Result<(), Refusal> {
+fn check_coding(value: &[u8]) -> Result<(), Refusal> {
     if value.eq_ignore_ascii_case(b"chunked") {
         return Ok(());
     }

@@ -90,7 +90,7 @@ pub fn every() -> Vec<Refusal> {
         Refusal::ReceiverAmbiguous,
         Refusal::ReceiverNotPractices,
     ]);
-    let odd = [MismatchedSide::Target, MismatchedSide::Receiver, MismatchedSide::Stray];
+    let odd = [MismatchedSide::Target, MismatchedSide::Receiver, MismatchedSide::UnknownTarget];
     all.extend(odd.map(|odd| Refusal::TargetVaries {
         url: root.to_string(),
         root: root.clone(),

@@ -192,7 +192,7 @@ impl Refusal {
             Self::TargetVaries { odd: MismatchedSide::Receiver, .. } => {
                 spine("receiver_not_targets", 400, "invalid", REQUEST)
             }
-            Self::TargetVaries { odd: MismatchedSide::Stray, .. } => {
+            Self::TargetVaries { odd: MismatchedSide::UnknownTarget, .. } => {
                 spine("target_unregistered", 400, "invalid", REQUEST)
             }
             Self::AudienceMismatch => bad("audience_mismatch"),

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::reload::{self, Marks};
-use super::{CommandFailure, warnings};
+use super::warnings;
 use crate::admin;
 use crate::config::Config;
 use crate::directory::LiveSources;
+use crate::failure::Failure;
 use crate::gateway::{Compatibility, DecisionRules};
 use crate::metrics::Metrics;
 use crate::registry::{DirectoryFile, OtherSources};
@@ -29,7 +30,7 @@ pub struct Prepared {
     /// Certificates, authorities and revocation lists, as one trust generation.
     pub trust: Trust,
     /// Rules that the decisions about a request follow.
-    pub rulebook: DecisionRules,
+    pub rules: DecisionRules,
     /// Contents of the directory file.
     pub directory: DirectoryFile,
     /// Live sources of the directory, if configured.
@@ -47,9 +48,9 @@ impl Prepared {
     ///
     /// # Errors
     /// Returns the first fault, with its file, and its line or key where known.
-    pub fn load(path: &Path, generation: u64) -> Result<Self, CommandFailure> {
+    pub fn load(path: &Path, generation: u64) -> Result<Self, Failure> {
         let seen = reload::marks(&[path.to_owned()]);
-        let config = Config::load(path).map_err(CommandFailure::configuration)?;
+        let config = Config::load(path).map_err(Failure::configuration)?;
         let mut prepared = Self::from_config(config, generation)?;
         prepared.seen.extend(seen);
         Ok(prepared)
@@ -59,7 +60,7 @@ impl Prepared {
     ///
     /// # Errors
     /// Returns the first fault, as [`Prepared::load`] does.
-    pub fn from_config(config: Config, generation: u64) -> Result<Self, CommandFailure> {
+    pub fn from_config(config: Config, generation: u64) -> Result<Self, Failure> {
         let seen = reload::marks(&config.watched());
         let mut loader = Loader::new(Timestamp::now().as_second());
         let trust = Trust::load(generation, &config.tls, &config.provider_tls, &mut loader)
@@ -73,9 +74,9 @@ impl Prepared {
         if let Some(sharing) = &config.throttle.shared {
             sharing.password().map_err(|fault| located(&config, fault.path(), &fault))?;
         }
-        let rulebook = rulebook(&config)?;
+        let rules = decision_rules(&config)?;
         let memory = MemoryLimit::read(Path::new("/"));
-        Ok(Self { config, trust, rulebook, directory, live, loader, memory, seen })
+        Ok(Self { config, trust, rules, directory, live, loader, memory, seen })
     }
 
     /// Returns warnings for an operator, one per line.
@@ -93,13 +94,13 @@ impl Prepared {
     /// Describes for an operator what would be served, in several lines.
     #[must_use]
     pub fn summary(&self) -> String {
-        let Self { config, rulebook, directory, live, loader, memory, .. } = self;
+        let Self { config, rules, directory, live, loader, memory, .. } = self;
         let mut text = String::new();
         let mut line = |text_line: String| writeln!(text, "{text_line}").unwrap_or_default();
         let addresses: Vec<_> = config.listener.addresses.iter().map(ToString::to_string).collect();
         line(format!("listening on    {}", addresses.join(", ")));
         line(format!("known as        {}", config.listener.names.join(", ")));
-        line(format!("named           {} (Via, Forwarded, Proxy-Status)", rulebook.proxy));
+        line(format!("named           {} (Via, Forwarded, Proxy-Status)", rules.proxy));
         line(format!("admin on        {}", config.admin.address));
         line(format!("directory       {}", directory.summary()));
         if config.directory.is_live() {
@@ -113,7 +114,7 @@ impl Prepared {
             line(format!("memory limit    {memory}"));
         }
         line("forwards".to_owned());
-        for interaction in rulebook.allowed.iter() {
+        for interaction in rules.allowed.iter() {
             line(format!(
                 "    {} {} {}",
                 interaction.id,
@@ -140,22 +141,22 @@ impl Prepared {
 }
 
 /// Loads the directory file.
-pub(super) fn directory_file(config: &Config) -> Result<DirectoryFile, CommandFailure> {
+pub(super) fn directory_file(config: &Config) -> Result<DirectoryFile, Failure> {
     let others = if config.directory.is_live() { OtherSources::Live } else { OtherSources::None };
     let path = &config.directory.file;
     DirectoryFile::load(path, others).map_err(|fault| located(config, Some(path), &fault))
 }
 
 /// Returns a fault as a configuration error; if a file causes it, with the keys and lines that name the file.
-fn located(config: &Config, file: Option<&Path>, fault: &dyn Display) -> CommandFailure {
-    CommandFailure::Configuration(anyhow::Error::msg(config.locate(file, fault)))
+fn located(config: &Config, file: Option<&Path>, fault: &dyn Display) -> Failure {
+    Failure::Configuration(anyhow::Error::msg(config.locate(file, fault)))
 }
 
 /// Makes the rules for decisions from the configuration.
-pub(super) fn rulebook(config: &Config) -> Result<DecisionRules, CommandFailure> {
+pub(super) fn decision_rules(config: &Config) -> Result<DecisionRules, Failure> {
     let names = config.allowed.iter().map(String::as_str);
     let allowed = AllowedInteractions::from_names(names)
-        .map_err(|why| CommandFailure::Configuration(anyhow::anyhow!("allowed: {why}")))?;
+        .map_err(|why| Failure::Configuration(anyhow::anyhow!("allowed: {why}")))?;
     let proxy = config.proxy_name().as_str().to_owned();
     let bytes = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
     let compatibility = config.compatibility.iter().map(|(asid, written)| {
@@ -168,7 +169,7 @@ pub(super) fn rulebook(config: &Config) -> Result<DecisionRules, CommandFailure>
         (asid.clone(), compatibility)
     });
     Ok(DecisionRules {
-        rules: HeadRules {
+        head: HeadRules {
             names: config.listener.names.iter().map(|name| name.to_ascii_lowercase()).collect(),
             proxy: proxy.clone(),
             target_bytes_max: bytes(config.request.target_max),
@@ -216,7 +217,7 @@ pub(super) fn throttle(
     before: Option<&Arc<Throttle>>,
     pressure: &Pressure,
     metrics: &Arc<Metrics>,
-) -> Result<Arc<Throttle>, CommandFailure> {
+) -> Result<Arc<Throttle>, Failure> {
     match before {
         Some(before) if *before.limits() == config.throttle => Ok(Arc::clone(before)),
         _ => Throttle::new(config.throttle.clone(), pressure.clone(), Arc::clone(metrics))

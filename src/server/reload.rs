@@ -10,16 +10,17 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::signal::unix::Signal;
 
-use self::looks::FileChecks;
-use super::{CommandFailure, memory, prepare, warnings};
+use self::checks::FileChecks;
+use super::{memory, prepare, warnings};
 use crate::config::Config;
 use crate::directory::{self, Directory};
+use crate::failure::Failure;
 use crate::gateway::{DecisionRules, InForce};
 use crate::metrics::Metrics;
 use crate::throttle::{MemoryLimit, Pressure, Throttle};
 use crate::tls::{Alarms, FileMark, Loader, Notice, NoticeLevel, Trust};
 
-mod looks;
+mod checks;
 mod watches;
 
 /// Interval of periodic work: the throttle and the directory forget what is unused, expiry dates are compared
@@ -51,9 +52,9 @@ pub(super) struct ReloadState {
     /// Number of certificates and revocation lists that had expired at the last reload.
     ended: usize,
     /// Texts of notices that have been logged.
-    notices_told: HashSet<String>,
+    logged_notices: HashSet<String>,
     /// Texts of alarms that have been logged.
-    alarms_told: HashSet<String>,
+    logged_alarms: HashSet<String>,
 }
 
 /// State of each watched file when it was last read; `None` for a file that did not exist.
@@ -85,9 +86,9 @@ enum ReloadTrigger {
 impl ReloadState {
     /// Returns the state after the first load; `seen` was taken before the files were read.
     pub(super) fn new(config: Config, loader: Loader, seen: Marks) -> Self {
-        let (notices_told, alarms_told) = Default::default();
+        let (logged_notices, logged_alarms) = Default::default();
         let (ended, faults) = (ended(&loader), BTreeMap::new());
-        Self { config, loader, seen, faults, ended, notices_told, alarms_told }
+        Self { config, loader, seen, faults, ended, logged_notices, logged_alarms }
     }
 
     /// Returns the faults of all parts.
@@ -115,7 +116,7 @@ impl Reloader {
     /// after some checks.
     pub(super) async fn watch(self: Arc<Self>, mut hangup: Signal) {
         let mut tidy = tokio::time::interval(TIDY);
-        let mut looks = FileChecks::default();
+        let mut checks = FileChecks::default();
         loop {
             let trigger = tokio::select! {
                 _ = hangup.recv() => ReloadTrigger::Request,
@@ -123,7 +124,7 @@ impl Reloader {
                     self.live.load().throttle.tidy();
                     self.directory.tidy();
                     self.log_notices();
-                    looks.are_due();
+                    checks.are_due();
                     // A faulty file may be good by now. A certificate or list may have expired, and sessions
                     // with servers that were verified before must not outlive it.
                     if !self.is_trust_due() {
@@ -131,28 +132,28 @@ impl Reloader {
                     }
                     ReloadTrigger::Trust
                 }
-                () = looks.next() => match self.look(&mut looks) {
+                () = checks.next() => match self.check(&mut checks) {
                     Some(trigger) => trigger,
                     None => continue,
                 },
             };
-            looks.begin_anew();
+            checks.begin_anew();
             // Faults have been logged as alarms.
             drop(Arc::clone(&self).load(trigger).await);
         }
     }
 
     /// Checks the files for changes; returns the reason to reload once a change has settled.
-    fn look(&self, looks: &mut FileChecks) -> Option<ReloadTrigger> {
-        looks.watch(|| self.paths());
+    fn check(&self, checks: &mut FileChecks) -> Option<ReloadTrigger> {
+        checks.watch(|| self.paths());
         let now = marks(&self.watched());
-        let (part, parts) = looks.part();
+        let (part, parts) = checks.part();
         let in_folder = self.state().loader.has_changed(part, parts);
         if now == self.state().seen && !in_folder {
-            looks.found_nothing();
+            checks.found_nothing();
             return None;
         }
-        let is_settled = looks.found(now) || (in_folder && parts > 1);
+        let is_settled = checks.found(now) || (in_folder && parts > 1);
         is_settled.then_some(if in_folder { ReloadTrigger::Trust } else { ReloadTrigger::Change })
     }
 
@@ -160,19 +161,19 @@ impl Reloader {
     ///
     /// # Errors
     /// Returns the faults of all parts, joined by semicolons.
-    pub(super) async fn reload(self: Arc<Self>) -> Result<(), CommandFailure> {
+    pub(super) async fn reload(self: Arc<Self>) -> Result<(), Failure> {
         self.load(ReloadTrigger::Request).await
     }
 
-    async fn load(self: Arc<Self>, trigger: ReloadTrigger) -> Result<(), CommandFailure> {
+    async fn load(self: Arc<Self>, trigger: ReloadTrigger) -> Result<(), Failure> {
         let this = Arc::clone(&self);
         let loaded = tokio::task::spawn_blocking(move || this.swap(trigger)).await;
-        let faults = loaded.map_err(CommandFailure::environment)?;
+        let faults = loaded.map_err(Failure::environment)?;
         let now_s = Timestamp::now().as_second();
         self.metrics.reload(if faults.is_empty() { Ok(now_s) } else { Err(()) });
         match faults.is_empty() {
             true => Ok(()),
-            false => Err(CommandFailure::Configuration(anyhow::anyhow!(faults.join("; ")))),
+            false => Err(Failure::Configuration(anyhow::anyhow!(faults.join("; ")))),
         }
     }
 
@@ -244,13 +245,13 @@ impl Reloader {
         if file.is_some() || sources.is_some() {
             self.directory.replace(file, sources);
         }
-        let (rulebook, throttle) = match all {
+        let (rules, throttle) = match all {
             true => {
-                let (rulebook, throttle, faults) = self.rules(&config, &before);
+                let (rules, throttle, faults) = self.rules(&config, &before);
                 found.entry(ReloadPart::Configuration).or_default().extend(faults);
-                (rulebook, throttle)
+                (rules, throttle)
             }
-            false => (Arc::clone(&before.rulebook), Arc::clone(&before.throttle)),
+            false => (Arc::clone(&before.rules), Arc::clone(&before.throttle)),
         };
         state.ended = ended(&state.loader);
         let memory = self.publish(&config, &state.loader, &throttle);
@@ -259,7 +260,7 @@ impl Reloader {
         state.faults.extend(found);
         let alarms = Arc::new(Alarms::new(&state.loader, &state.lasting()));
         tracing::info!(generation = trust.generation, faults = faults.len(), "reload put in force");
-        self.live.store(Arc::new(InForce { trust, rulebook, throttle, alarms, memory }));
+        self.live.store(Arc::new(InForce { trust, rules, throttle, alarms, memory }));
         self.log_notices_in(state);
         faults
     }
@@ -286,14 +287,14 @@ impl Reloader {
         before: &InForce,
     ) -> (Arc<DecisionRules>, Arc<Throttle>, Vec<String>) {
         let mut faults = Vec::new();
-        let rulebook = match prepare::rulebook(config) {
+        let rules = match prepare::decision_rules(config) {
             Ok(mut new) => {
                 new.pace = self.started_with.provider.deadlines.pace();
                 Arc::new(new)
             }
             Err(fault) => {
                 faults.push(fault.to_string());
-                Arc::clone(&before.rulebook)
+                Arc::clone(&before.rules)
             }
         };
         let throttle =
@@ -302,7 +303,7 @@ impl Reloader {
             faults.push(fault.to_string());
             Arc::clone(&before.throttle)
         });
-        (rulebook, throttle, faults)
+        (rules, throttle, faults)
     }
 
     /// Logs notices and alarms that are new since they were last logged.
@@ -311,19 +312,19 @@ impl Reloader {
     }
 
     fn log_notices_in(&self, state: &mut ReloadState) {
-        let ReloadState { config, loader, notices_told, alarms_told, .. } = state;
+        let ReloadState { config, loader, logged_notices, logged_alarms, .. } = state;
         let now_s = Timestamp::now().as_second();
         let minor = loader.notices.iter().filter(|notice| notice.level < NoticeLevel::Alarm);
         let mut minor: Vec<_> = minor.cloned().collect();
         let live = self.live.load();
         let memory = memory::warnings(config, &self.in_force(config), live.memory);
         minor.extend(warnings::of(config, loader, &self.directory.file(), memory, now_s));
-        log_new(&minor, notices_told);
+        log_new(&minor, logged_notices);
         let alarms = live.alarms.in_force(now_s);
         self.metrics.alarms.set(i64::try_from(alarms.len()).unwrap_or(i64::MAX));
         let alarms: Vec<_> =
             alarms.into_iter().map(|text| Notice::new(NoticeLevel::Alarm, text)).collect();
-        log_new(&alarms, alarms_told);
+        log_new(&alarms, logged_alarms);
     }
 
     /// Sets the metrics of the loaded files and of memory, and the memory limit near which load is shed;
@@ -414,9 +415,9 @@ fn ended(loader: &Loader) -> usize {
     loader.expiries.iter().filter(|expiry| expiry.at_s <= now_s).count()
 }
 
-/// Logs the notices that are not in `told`, the texts logged last time.
-fn log_new(notices: &[Notice], told: &mut HashSet<String>) {
-    let new: Vec<_> = notices.iter().filter(|notice| !told.contains(&notice.text)).collect();
+/// Logs the notices that are not in `logged`, the texts logged last time.
+fn log_new(notices: &[Notice], logged: &mut HashSet<String>) {
+    let new: Vec<_> = notices.iter().filter(|notice| !logged.contains(&notice.text)).collect();
     for Notice { level, text } in new.iter().take(NOTICES_LOGGED_MAX) {
         match level {
             NoticeLevel::Info => tracing::info!("{text}"),
@@ -430,5 +431,5 @@ fn log_new(notices: &[Notice], told: &mut HashSet<String>) {
             "more notices about certificates and revocation lists than are logged: `spine-proxy check` prints all"
         );
     }
-    *told = notices.iter().map(|notice| notice.text.clone()).collect();
+    *logged = notices.iter().map(|notice| notice.text.clone()).collect();
 }

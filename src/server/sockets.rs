@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpListener};
 use anyhow::Context as _;
 use listenfd::ListenFd;
 
-use super::CommandFailure;
+use crate::failure::Failure;
 use crate::listener;
 
 /// Inherited sockets that have not been taken yet, by address.
@@ -21,7 +21,7 @@ impl InheritedSockets {
     ///
     /// # Errors
     /// Returns an error if one of them is not a listening TCP socket.
-    pub(super) fn inherited() -> Result<Self, CommandFailure> {
+    pub(super) fn inherited() -> Result<Self, Failure> {
         let mut handed = ListenFd::from_env();
         let mut sockets = Vec::new();
         for number in 0..handed.len() {
@@ -29,7 +29,7 @@ impl InheritedSockets {
             let taken = taken.with_context(|| {
                 format!("inherited socket {number} is not a listening TCP socket")
             });
-            if let Some(socket) = taken.map_err(CommandFailure::Environment)? {
+            if let Some(socket) = taken.map_err(Failure::Environment)? {
                 socket.set_nonblocking(true)?;
                 sockets.push((socket.local_addr()?, socket));
             }
@@ -44,7 +44,7 @@ impl InheritedSockets {
     pub(super) fn take(
         &mut self,
         address: SocketAddr,
-    ) -> Result<(tokio::net::TcpListener, SocketAddr), CommandFailure> {
+    ) -> Result<(tokio::net::TcpListener, SocketAddr), Failure> {
         if let Some(at) = self.0.iter().position(|(handed, _)| *handed == address) {
             let (address, socket) = self.0.swap_remove(at);
             tracing::info!(%address, "using a listening socket inherited from the service manager");
@@ -53,7 +53,7 @@ impl InheritedSockets {
         }
         let listener = listener::bind(address)
             .with_context(|| format!("cannot listen on {address}"))
-            .map_err(CommandFailure::Environment)?;
+            .map_err(Failure::Environment)?;
         let address = listener.local_addr()?;
         Ok((listener, address))
     }
@@ -65,7 +65,7 @@ impl InheritedSockets {
     pub(super) fn take_all(
         &mut self,
         addresses: &[SocketAddr],
-    ) -> Result<Vec<(tokio::net::TcpListener, SocketAddr)>, CommandFailure> {
+    ) -> Result<Vec<(tokio::net::TcpListener, SocketAddr)>, Failure> {
         addresses.iter().map(|address| self.take(*address)).collect()
     }
 
@@ -73,14 +73,14 @@ impl InheritedSockets {
     ///
     /// # Errors
     /// Returns an error that names a socket left over.
-    pub(super) fn finish(self) -> Result<(), CommandFailure> {
+    pub(super) fn finish(self) -> Result<(), Failure> {
         match self.0.first() {
             None => Ok(()),
             Some((address, _)) => {
                 let why = anyhow::anyhow!(
                     "the inherited socket {address} is not in the configuration: add it to listener.addresses or admin.address, or remove it from the socket unit"
                 );
-                Err(CommandFailure::Configuration(why))
+                Err(Failure::Configuration(why))
             }
         }
     }

@@ -150,7 +150,7 @@ impl Pressure {
 
     /// Returns the handle by which a worker beats every [`HeartbeatHandle::BEAT`] while requests come.
     #[must_use]
-    pub fn pulse(&self, worker: usize) -> HeartbeatHandle {
+    pub fn heartbeat(&self, worker: usize) -> HeartbeatHandle {
         HeartbeatHandle { pressure: self.clone(), worker }
     }
 
@@ -165,7 +165,7 @@ impl Pressure {
     fn measure(&self) {
         let ceiling = self.0.ceiling.load();
         let memory = ceiling.memory_max_bytes.and_then(|_| self.0.memory.bytes());
-        let level = self.judge(**ceiling, memory);
+        let level = self.measured_level(**ceiling, memory);
         let before = self.0.level.swap(level.number(), Ordering::Relaxed);
         if before != level.number() {
             tracing::warn!(
@@ -177,7 +177,7 @@ impl Pressure {
         }
     }
 
-    fn judge(&self, ceiling: PressureLimits, memory: Option<u64>) -> PressureLevel {
+    fn measured_level(&self, ceiling: PressureLimits, memory: Option<u64>) -> PressureLevel {
         let delay_ms = self.delay_ms();
         let delay_max_ms = ms(ceiling.delay_max);
         let at_least = |level: &PressureLevel| {
@@ -330,15 +330,15 @@ mod tests {
             (970, PressureLevel::Critical),
             (5000, PressureLevel::Critical),
         ] {
-            assert_eq!(pressure.judge(ceiling, Some(memory)), level, "{memory}");
+            assert_eq!(pressure.measured_level(ceiling, Some(memory)), level, "{memory}");
         }
-        assert_eq!(pressure.judge(ceiling, None), PressureLevel::Calm);
+        assert_eq!(pressure.measured_level(ceiling, None), PressureLevel::Calm);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_worker_that_is_stuck_is_the_later_the_longer_it_is() {
         let pressure = Pressure::new(2);
-        let (fine, stuck) = (pressure.pulse(0), pressure.pulse(1));
+        let (fine, stuck) = (pressure.heartbeat(0), pressure.heartbeat(1));
         tokio::time::advance(SECOND).await;
         assert_eq!(pressure.level(), PressureLevel::Calm, "its first request");
         stuck.beat();
@@ -362,7 +362,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_worker_that_never_wakes_for_a_request_is_late() {
         let pressure = Pressure::new(1);
-        let _stuck = pressure.pulse(0);
+        let _stuck = pressure.heartbeat(0);
         pressure.limit(PressureLimits { memory_max_bytes: None, delay_max: SECOND });
         tokio::time::advance(SECOND).await;
         assert_eq!(pressure.level(), PressureLevel::Calm);
@@ -373,12 +373,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn workers_sleep_while_no_request_comes() {
         let pressure = Pressure::new(1);
-        let pulse = pressure.pulse(0);
+        let heartbeat = pressure.heartbeat(0);
         let wakes = async |during: Duration| {
             let until = Instant::now() + during;
             let mut wakes = 0;
-            while tokio::time::timeout_at(until, pulse.is_due()).await.is_ok() {
-                pulse.beat();
+            while tokio::time::timeout_at(until, heartbeat.is_due()).await.is_ok() {
+                heartbeat.beat();
                 wakes += 1;
             }
             wakes
@@ -394,7 +394,7 @@ mod tests {
         // A worker that has slept is not late.
         pressure.limit(PressureLimits { memory_max_bytes: None, delay_max: SECOND });
         assert_eq!(pressure.observed(), PressureLevel::Calm);
-        pulse.ends();
+        heartbeat.ends();
         assert_eq!(pressure.level(), PressureLevel::Calm);
         tokio::time::advance(3600 * SECOND).await;
         assert_eq!(

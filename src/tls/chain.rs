@@ -162,7 +162,7 @@ impl ChainVerifier {
         let seconds = std::time::Duration::from_secs(u64::try_from(now_s).unwrap_or_default());
         let now = UnixTime::since_unix_epoch(seconds);
         let (accepted, refused) = (Cell::new(None), Cell::new(None));
-        let judge = |path: &VerifiedPath<'_>| match self.judge(&certificates, path, now_s) {
+        let judge = |path: &VerifiedPath<'_>| match self.check_path(&certificates, path, now_s) {
             Ok(path) => {
                 accepted.set(Some(path));
                 Ok(())
@@ -190,7 +190,7 @@ impl ChainVerifier {
     }
 
     /// Checks key usage and revocation of a path to an authority; path building has checked all else.
-    fn judge(
+    fn check_path(
         &self,
         certificates: &[X509Certificate<'_>],
         path: &VerifiedPath<'_>,

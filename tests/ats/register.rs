@@ -70,7 +70,7 @@ fn newcomer(
 }
 
 fn of(standing: Registration) -> InventedPerson {
-    people().into_iter().find(|person| person.standing == standing).unwrap()
+    people().into_iter().find(|person| person.registration == standing).unwrap()
 }
 
 fn standing(standing: Registration, expect: Expect) -> Row {

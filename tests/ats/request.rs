@@ -69,7 +69,7 @@ pub(super) fn ask(short: &str, path: impl Into<String>) -> Request {
         headers: headers.map(|(name, value)| (name, value.to_owned())).to_vec(),
         body: Body::None,
         content: None,
-        claims: claims::specimen(AUDIENCE, &organisation, known.scope, now_s()),
+        claims: claims::example_claims(AUDIENCE, &organisation, known.scope, now_s()),
         bearer: true,
         certificate: "hub",
         hello: Hello::Usual,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gpconnect_simulator::{
-    InventedPerson, Registration, Serving, SimulatedPractice, SimulatedProvider, people,
+    InventedPerson, Registration, ServeOptions, SimulatedPractice, SimulatedProvider, people,
 };
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -85,7 +85,7 @@ pub(super) struct Heard {
 impl Rig {
     /// `newcomers` is how many can be registered; `key` is what the servers' certificates have.
     pub(super) async fn start(leg: Leg, newcomers: usize, key: KeyKind) -> Self {
-        let newly = |person: &InventedPerson| person.standing == Registration::Unregistered;
+        let newly = |person: &InventedPerson| person.registration == Registration::Unregistered;
         let unregistered: Vec<InventedPerson> = people().into_iter().filter(newly).collect();
         let count = newcomers.div_ceil(unregistered.len()).max(1);
         let practices: Vec<SimulatedPractice> = (0..count).map(practice).collect();
@@ -465,7 +465,7 @@ async fn simulate(
     let address = listener.local_addr().unwrap();
     let provider = Arc::new(SimulatedProvider::new(practices, Timestamp::now()));
     let tls = simulator_tls(stage, issued);
-    let serving = Serving {
+    let serving = ServeOptions {
         tls: Some(tls),
         peers: vec!["gateway.ssp.example.nhs.uk".parse().unwrap()],
         control: true,

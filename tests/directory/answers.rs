@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gpconnect_simulator::sds::{Records, SdsTrouble};
+use gpconnect_simulator::sds::{Records, SdsFault};
 use spine_proxy::refusal::Refusal;
 
 use super::{HOUR, ROOT, SHORT, practice};
@@ -19,7 +19,7 @@ async fn three_questions_fill_a_practice() {
     for id in [BOOK, READ, SLOTS] {
         registry.practice(&directory, "A20047", id).await.unwrap();
     }
-    let asked = registry.sds.asked();
+    let asked = registry.sds.received();
     let organisation = "organization=https://fhir.nhs.uk/Id/ods-organization-code%7CA20047";
     let interaction =
         format!("&identifier=https://fhir.nhs.uk/Id/nhsServiceInteractionId%7C{SLOTS}");
@@ -49,7 +49,7 @@ async fn an_empty_answer_is_believed_when_it_is_given_twice_and_fast() {
         let refused = registry.practice(&directory, "B00001", SLOTS).await;
         assert_eq!(refused.unwrap_err(), Refusal::PracticeUnknown);
     }
-    let asked = registry.sds.asked();
+    let asked = registry.sds.received();
     assert_eq!(asked.len(), 2, "the absence is believed for a while");
     assert_eq!(asked[1].headers["cache-control"], "no-cache");
     registry.later_s(61);
@@ -61,7 +61,7 @@ async fn an_empty_answer_is_believed_when_it_is_given_twice_and_fast() {
 async fn an_empty_answer_out_of_a_cache_is_seen_through() {
     let registry = Registry::new(practice(), "").await;
     let directory = registry.directory("");
-    registry.sds.set(None, SdsTrouble::EmptyUnlessFresh);
+    registry.sds.set(None, SdsFault::EmptyUnlessFresh);
     let found = registry.practice(&directory, "A20047", SLOTS).await.unwrap();
     assert_eq!(found.root.as_str(), ROOT);
     assert!(registry.counted("directory_suspect_empties_total") >= 1);
@@ -74,7 +74,7 @@ async fn an_empty_answer_that_took_long_is_no_absence() {
     let directory = registry.directory("");
     registry.practice(&directory, "A20047", SLOTS).await.unwrap();
     registry.rests(&directory).await;
-    registry.sds.set(None, SdsTrouble::EmptyAfter(Duration::from_millis(2550)));
+    registry.sds.set(None, SdsFault::EmptyAfter(Duration::from_millis(2550)));
     registry.later_s(2 * HOUR);
     let (held, unseen) = tokio::join!(
         registry.practice(&directory, "A20047", SLOTS),
@@ -90,20 +90,20 @@ async fn an_empty_answer_that_took_long_is_no_absence() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_trouble_of_the_source_is_an_absence() {
     for trouble in [
-        SdsTrouble::TooMany(None),
-        SdsTrouble::TooMany(Some(2)),
-        SdsTrouble::Status(500),
-        SdsTrouble::Status(503),
-        SdsTrouble::Status(401),
-        SdsTrouble::Status(400),
-        SdsTrouble::Status(404),
-        SdsTrouble::Silence,
-        SdsTrouble::Cut,
-        SdsTrouble::SlowBody(Duration::from_millis(20)),
-        SdsTrouble::Body("no JSON".to_owned()),
-        SdsTrouble::Body(r#"{"resourceType":"OperationOutcome"}"#.to_owned()),
-        SdsTrouble::Body(r#"{"resourceType":"Bundle","total":2,"entry":[]}"#.to_owned()),
-        SdsTrouble::Body(
+        SdsFault::TooManyRequests(None),
+        SdsFault::TooManyRequests(Some(2)),
+        SdsFault::Status(500),
+        SdsFault::Status(503),
+        SdsFault::Status(401),
+        SdsFault::Status(400),
+        SdsFault::Status(404),
+        SdsFault::NoResponse,
+        SdsFault::Cut,
+        SdsFault::SlowBody(Duration::from_millis(20)),
+        SdsFault::Body("no JSON".to_owned()),
+        SdsFault::Body(r#"{"resourceType":"OperationOutcome"}"#.to_owned()),
+        SdsFault::Body(r#"{"resourceType":"Bundle","total":2,"entry":[]}"#.to_owned()),
+        SdsFault::Body(
             r#"{"resourceType":"Bundle","entry":[{"resource":{"resourceType":"Patient"}}]}"#
                 .to_owned(),
         ),
@@ -123,7 +123,7 @@ async fn trouble_with_one_practice_is_no_trouble_with_another() {
     let other = Records::practice("B82617", "918999198994", "B82617-1", other, &[SLOTS]);
     let registry = Registry::new(practice().and(other), SHORT).await;
     let directory = registry.directory("");
-    registry.sds.set(Some("A20047"), SdsTrouble::Status(500));
+    registry.sds.set(Some("A20047"), SdsFault::Status(500));
     registry.practice(&directory, "A20047", SLOTS).await.unwrap_err();
     registry.practice(&directory, "B82617", SLOTS).await.unwrap();
     registry.sds.clear();
@@ -137,7 +137,7 @@ async fn an_answer_that_is_too_long_is_none_and_says_nothing_of_its_source() {
     let registry = Registry::new(practice(), SHORT).await;
     let directory = registry.directory("");
     let long = format!("{{\"resourceType\":\"Bundle\",\"text\":\"{}\"}}", "x".repeat(3 << 20));
-    registry.sds.set(None, SdsTrouble::Body(long));
+    registry.sds.set(None, SdsFault::Body(long));
     for number in 0..20 {
         let practice = format!("Z{number:05}");
         registry.practice(&directory, &practice, SLOTS).await.unwrap_err();
@@ -216,7 +216,7 @@ async fn a_record_that_answers_another_question_is_no_answer() {
         "managingOrganization":{"identifier":{"value":"B82617"}},
         "identifier":[{"system":"https://fhir.nhs.uk/Id/nhsMhsPartyKey","value":"B82617-1"}],
         "extension":[]}}]}"#;
-    registry.sds.set(None, SdsTrouble::Body(other.to_owned()));
+    registry.sds.set(None, SdsFault::Body(other.to_owned()));
     let refused = registry.practice(&directory, "A20047", SLOTS).await;
     assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
 }
@@ -236,7 +236,7 @@ fn no_code_that_could_break_a_question_is_a_code() {
 async fn a_bundle_is_read_with_its_known_habits() {
     let registry = Registry::new(practice(), "").await;
     let directory = registry.directory("");
-    registry.sds.set(None, SdsTrouble::Body(r#"{"resourceType":"Bundle","total":0}"#.to_owned()));
+    registry.sds.set(None, SdsFault::Body(r#"{"resourceType":"Bundle","total":0}"#.to_owned()));
     let refused = registry.practice(&directory, "B82617", SLOTS).await;
     assert_eq!(refused.unwrap_err(), Refusal::PracticeUnknown, "no entry is as good as none");
     // Systems in another case, from an older draft; blanks round a value.
@@ -251,11 +251,11 @@ async fn a_bundle_is_read_with_its_known_habits() {
         "address":" {ROOT} ","managingOrganization":{{"identifier":{{"value":"a20047"}}}},
         "identifier":[{identifiers}],"extension":[{extension}]}}}}]}}"#
     );
-    registry.sds.set(None, SdsTrouble::Body(endpoint));
+    registry.sds.set(None, SdsFault::Body(endpoint));
     let refused = registry.practice(&directory, "A20047", SLOTS).await;
     // The same text is no Device, and that is said only once it has been read as an Endpoint.
     assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
-    let asked = registry.sds.asked().pop().unwrap();
+    let asked = registry.sds.received().pop().unwrap();
     assert_eq!(asked.path, "/Device");
     assert!(asked.query.ends_with("nhsMhsPartyKey%7CA20047-1000001"), "{}", asked.query);
 }

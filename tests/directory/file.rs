@@ -1,6 +1,6 @@
 //! What the file pins, falls back to and denies, beside the source.
 
-use gpconnect_simulator::sds::{Records, SdsTrouble};
+use gpconnect_simulator::sds::{Records, SdsFault};
 use spine_proxy::refusal::Refusal;
 
 use super::{HOUR, PINNED, SHORT, practice};
@@ -111,7 +111,7 @@ async fn a_fall_back_stands_in_for_no_answer_and_never_against_one() {
     assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
     // Nor do a flush and an outage after it make its former system good for a write.
     assert_eq!(directory.flush(None), 1);
-    registry.sds.set(None, SdsTrouble::Status(503));
+    registry.sds.set(None, SdsFault::Status(503));
     let refused = registry.practice(&directory, "A20047", BOOK).await;
     assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
 }
@@ -119,7 +119,7 @@ async fn a_fall_back_stands_in_for_no_answer_and_never_against_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fall_back_for_another_interaction_or_system_says_nothing_of_this_one() {
     let registry = Registry::new(Records::default(), SHORT).await;
-    registry.sds.set(None, SdsTrouble::Status(503));
+    registry.sds.set(None, SdsFault::Status(503));
     let directory = registry.directory(&format!("{PINNED}used = \"when-sources-fail\""));
     registry.practice(&directory, "A20047", SLOTS).await.unwrap();
     let patient = "urn:nhs:names:services:gpconnect:fhir:rest:read:patient-1";

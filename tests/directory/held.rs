@@ -1,6 +1,6 @@
 //! How long an answer is held, when it is asked for again, and how long it serves in an outage.
 
-use gpconnect_simulator::sds::{ReceivedQuestion, Records, SdsTrouble};
+use gpconnect_simulator::sds::{ReceivedSdsRequest, Records, SdsFault};
 use spine_proxy::refusal::Refusal;
 
 use super::{HOUR, MINUTE, NEW_ROOT, ROOT, SHORT, moved, practice};
@@ -14,7 +14,7 @@ async fn what_is_stale_is_served_while_it_is_asked_for_again() {
     let directory = registry.directory("");
     registry.practice(&directory, "A20047", SLOTS).await.unwrap();
     registry.rests(&directory).await;
-    registry.sds.set(None, SdsTrouble::Silence);
+    registry.sds.set(None, SdsFault::NoResponse);
     registry.later_s(20 * MINUTE);
     for _ in 0..100 {
         registry.practice(&directory, "A20047", SLOTS).await.unwrap();
@@ -114,7 +114,7 @@ async fn what_cannot_be_asked_again_is_no_reason_to_say_no_for_good() {
     registry.practice(&directory, "A20047", SLOTS).await.unwrap();
     registry.rests(&directory).await;
     registry.sds.replace(moved());
-    registry.sds.set(None, SdsTrouble::Status(503));
+    registry.sds.set(None, SdsFault::Status(503));
     let (new, code) = (asid("918999198777"), ods("A20047"));
     let receiver = &by_asid(&new, Some(&code));
     let ask = || directory.provider(receiver, interaction(SLOTS), PAYER);
@@ -129,14 +129,14 @@ async fn what_cannot_be_asked_again_is_no_reason_to_say_no_for_good() {
 async fn what_is_held_is_asked_for_again_past_every_cache() {
     let registry = Registry::new(practice(), r#"freshness = { provider-stale = "0s" }"#).await;
     let directory = registry.directory("");
-    let fresh = |asked: &[ReceivedQuestion]| {
+    let fresh = |asked: &[ReceivedSdsRequest]| {
         asked.iter().map(|asked| asked.headers.contains_key("cache-control")).collect::<Vec<_>>()
     };
     registry.practice(&directory, "A20047", SLOTS).await.unwrap();
     registry.rests(&directory).await;
-    assert_eq!(fresh(&registry.sds.asked()), [false; 3]);
+    assert_eq!(fresh(&registry.sds.received()), [false; 3]);
     registry.later_s(HOUR);
     registry.practice(&directory, "A20047", SLOTS).await.unwrap();
     registry.rests(&directory).await;
-    assert_eq!(fresh(&registry.sds.asked()[3..]), [true; 3]);
+    assert_eq!(fresh(&registry.sds.received()[3..]), [true; 3]);
 }

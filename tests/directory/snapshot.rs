@@ -1,6 +1,6 @@
 //! What a snapshot and a flush do to what is held.
 
-use gpconnect_simulator::sds::{Records, SdsTrouble};
+use gpconnect_simulator::sds::{Records, SdsFault};
 use spine_proxy::directory::Directory;
 
 use super::{HOUR, NEW_ROOT, SHORT, moved, practice};
@@ -83,7 +83,7 @@ async fn what_is_flushed_is_asked_for_first_and_kept_for_an_outage() {
 
 /// A flush, or a reload, while the source is asked for a practice for the first time.
 async fn meanwhile(registry: &Registry, directory: &Directory, happens: impl FnOnce()) -> bool {
-    registry.sds.set(None, SdsTrouble::Held);
+    registry.sds.set(None, SdsFault::HeldBack);
     let asked = registry.asked();
     let waits = tokio::spawn({
         let (directory, asker) = (directory.clone(), PAYER);

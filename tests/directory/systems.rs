@@ -80,7 +80,7 @@ async fn a_practice_that_moved_is_found_by_its_new_system_at_once_and_not_by_its
     registry.rests(&directory).await;
     registry.sds.replace(moved());
     assert_eq!(ask(&new, SLOTS).await.unwrap().root.as_str(), NEW_ROOT);
-    let last = registry.sds.asked().pop().unwrap();
+    let last = registry.sds.received().pop().unwrap();
     assert_eq!(last.headers["cache-control"], "no-cache");
     for id in [SLOTS, BOOK, READ] {
         assert_eq!(ask(&old, id).await.unwrap_err(), Refusal::ReceiverNotFound, "{id}");

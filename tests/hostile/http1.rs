@@ -426,7 +426,7 @@ fn tokens() -> Vec<Row> {
         row("D9", "an array of audiences", Refused("audience_mismatch"), Call::slots().claim("aud", serde_json::json!([stage::ROOT])).bytes()),
         row("D9", "a device that is none", Refused("claim_resource"), Call::slots() .claim("requesting_device", serde_json::json!({"resourceType": "Patient"})) .bytes()),
         row("D10", "another's organisation", Refused("organisation_mismatch"), {
-            let other = claims::specimen(
+            let other = claims::example_claims(
                 stage::ROOT,
                 &stage::CLINIC_ODS.parse().unwrap(),
                 "organization/*.read",

@@ -1,6 +1,6 @@
 //! The server as the second source, behind the FHIR API.
 
-use gpconnect_simulator::sds::{Records, SdsTrouble};
+use gpconnect_simulator::sds::{Records, SdsFault};
 use spine_proxy::directory::Directory;
 use spine_proxy::refusal::Refusal;
 
@@ -27,10 +27,10 @@ async fn the_second_source_answers_where_the_first_does_not() {
     let ours = Ours::new();
     let Some(slapd) = ours.slapd(gp().to_ldif()) else { return };
     for trouble in [
-        SdsTrouble::Status(503),
-        SdsTrouble::Silence,
-        SdsTrouble::TooMany(None),
-        SdsTrouble::Status(401),
+        SdsFault::Status(503),
+        SdsFault::NoResponse,
+        SdsFault::TooManyRequests(None),
+        SdsFault::Status(401),
     ] {
         let (registry, directory) = beside_an_api(&ours, &slapd, gp()).await;
         registry.sds.set(None, trouble.clone());
@@ -52,7 +52,7 @@ async fn a_mistake_of_ours_is_not_put_to_the_second_source() {
     let ours = Ours::new();
     let Some(slapd) = ours.slapd(gp().to_ldif()) else { return };
     let (registry, directory) = beside_an_api(&ours, &slapd, gp()).await;
-    registry.sds.set(None, SdsTrouble::Status(400));
+    registry.sds.set(None, SdsFault::Status(400));
     let refused = registry.practice(&directory, ODS, SLOT).await;
     assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
 }
@@ -115,7 +115,7 @@ async fn half_an_answer_is_one_though_the_second_source_is_gone() {
         let refused = registry.practice(&directory, ODS, SLOT).await;
         assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
     }
-    registry.sds.set(None, SdsTrouble::Status(503));
+    registry.sds.set(None, SdsFault::Status(503));
     let directory = registry.directory(&fall_back);
     let found = registry.practice(&directory, ODS, SLOT).await;
     assert_eq!(found.unwrap().asid.as_str(), "918999198111", "no source answers at all");

@@ -78,7 +78,7 @@ impl Call {
             headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
             body: Vec::new(),
             certificate: "hub",
-            claims: claims::specimen(&root, &organisation, scope, stage::now_s()),
+            claims: claims::example_claims(&root, &organisation, scope, stage::now_s()),
             token: None,
             version: Version::Http1,
             framed: true,

@@ -223,7 +223,7 @@ impl Registry {
 
     /// How many questions the API has been asked.
     pub(crate) fn asked(&self) -> usize {
-        self.sds.asked().len()
+        self.sds.received().len()
     }
 
     /// Returns once the API has been asked so many.

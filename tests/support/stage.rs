@@ -9,10 +9,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use serde_json::Value;
-use spine_proxy::commands::Prepared;
 use spine_proxy::commands::certs::{IssuedCertificate, Leaf, Pki};
-use spine_proxy::commands::serve::Server;
 use spine_proxy::metrics::Metrics;
+use spine_proxy::server::Prepared;
+use spine_proxy::server::Server;
 
 use super::call::{Answer, Call};
 use super::files::Files;

@@ -18,7 +18,7 @@ pub use header::SspHeader;
 pub use limits::{COUNT_MAX, LimitValue, check_range};
 pub use mask::masked;
 pub use root::{InnerUrl, ServiceRoot, UrlFault};
-pub(crate) use root::{judge_path, judge_query};
+pub(crate) use root::{check_path, check_query};
 pub use units::{period, size};
 
 /// Error returned when a text is not a valid identifier; states the rule that it breaks.

@@ -66,10 +66,10 @@ impl<'a> InnerUrl<'a> {
     pub fn after_scheme(rest: &'a str) -> Result<Self, UrlFault> {
         let end = rest.bytes().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
         let (authority, tail) = rest.split_at_checked(end).ok_or(UrlFault::Host)?;
-        judge_authority(authority)?;
+        check_authority(authority)?;
         let (path, query) = split_query(tail);
-        judge_path(path)?;
-        judge_query(query)?;
+        check_path(path)?;
+        check_query(query)?;
         Ok(Self { authority, path, query })
     }
 }
@@ -82,7 +82,7 @@ pub(crate) fn split_query(target: &str) -> (&str, Option<&str>) {
     }
 }
 
-fn judge_authority(authority: &str) -> Result<(), UrlFault> {
+fn check_authority(authority: &str) -> Result<(), UrlFault> {
     if authority.contains('@') {
         return Err(UrlFault::Userinfo);
     }
@@ -93,7 +93,7 @@ fn judge_authority(authority: &str) -> Result<(), UrlFault> {
         Some((host, port)) => (host, Some(port)),
         None => (authority, None),
     };
-    judge_host(host)?;
+    check_host(host)?;
     match port {
         None => Ok(()),
         Some(port) if port.starts_with('0') || !port.bytes().all(|b| b.is_ascii_digit()) => {
@@ -103,7 +103,7 @@ fn judge_authority(authority: &str) -> Result<(), UrlFault> {
     }
 }
 
-fn judge_host(host: &str) -> Result<(), UrlFault> {
+fn check_host(host: &str) -> Result<(), UrlFault> {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')
@@ -120,12 +120,12 @@ fn judge_host(host: &str) -> Result<(), UrlFault> {
 }
 
 /// Checks a path that is empty or begins with a slash.
-pub(crate) fn judge_path(path: &str) -> Result<(), UrlFault> {
+pub(crate) fn check_path(path: &str) -> Result<(), UrlFault> {
     let mut bytes = path.bytes();
     while let Some(byte) = bytes.next() {
         match byte {
             b'%' => match (hex(bytes.next()), hex(bytes.next())) {
-                (Some(high), Some(low)) => judge_escape(high * 16 + low)?,
+                (Some(high), Some(low)) => check_escape(high * 16 + low)?,
                 _ => return Err(UrlFault::Escape),
             },
             b'/' | b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*'
@@ -141,7 +141,7 @@ pub(crate) fn judge_path(path: &str) -> Result<(), UrlFault> {
 
 /// Security: a provider may decode once more than this proxy, so no escape may become a separator, a dot, a
 /// control character or another escape.
-fn judge_escape(decoded: u8) -> Result<(), UrlFault> {
+fn check_escape(decoded: u8) -> Result<(), UrlFault> {
     match decoded {
         b'/' | b'\\' | b'%' | b';' | b'?' | b'#' | 0..=0x1f | 0x7f => Err(UrlFault::Escape),
         b'.' => Err(UrlFault::DotSegment),
@@ -150,7 +150,7 @@ fn judge_escape(decoded: u8) -> Result<(), UrlFault> {
 }
 
 /// Checks a query: visible ASCII without `#` and backslash is allowed; escapes are left to the provider.
-pub(crate) fn judge_query(query: Option<&str>) -> Result<(), UrlFault> {
+pub(crate) fn check_query(query: Option<&str>) -> Result<(), UrlFault> {
     let allowed = |byte: u8| byte.is_ascii_graphic() && byte != b'#' && byte != b'\\';
     if query.unwrap_or_default().bytes().all(allowed) { Ok(()) } else { Err(UrlFault::QueryByte) }
 }
@@ -321,7 +321,7 @@ mod tests {
 
     #[test]
     fn paths_hold_no_dots_no_encoded_separators_and_no_broken_escapes() {
-        let fault = |path: &str| judge_path(path).unwrap_err();
+        let fault = |path: &str| check_path(path).unwrap_err();
         for path in ["/a/../b", "/./a", "/a/..", "/%2e%2e/", "/.%2E/x"] {
             assert_eq!(fault(path), UrlFault::DotSegment, "{path}");
         }
@@ -332,7 +332,7 @@ mod tests {
             assert_eq!(fault(path), UrlFault::PathByte, "{path}");
         }
         for path in ["", "/", "/Patient/$gpc.registerpatient", "/a%20b", "/~a/b:c@d", "//x"] {
-            assert_eq!(judge_path(path), Ok(()), "{path}");
+            assert_eq!(check_path(path), Ok(()), "{path}");
         }
     }
 }

@@ -146,8 +146,8 @@ fn practice(target: &str) -> Result<Target<'_>, TargetFault> {
     if !rest.starts_with("gpconnect/") {
         return Err(TargetFault::Form);
     }
-    crate::judge_path(path)?;
-    crate::judge_query(query)?;
+    crate::check_path(path)?;
+    crate::check_query(query)?;
     Ok(Target::Practice(PracticeTarget { ods, path: rest, query }))
 }
 

@@ -154,7 +154,8 @@ impl<'a> Play<'a> {
         let scope = interaction::by_id(&id).map_or("", |interaction| interaction.scope);
         let audience = ask.audience.unwrap_or(&root);
         let now_s = Timestamp::now().as_second();
-        let token = claims::mint(&claims::specimen(audience, &ask.ods.parse()?, scope, now_s));
+        let token =
+            claims::mint(&claims::example_claims(audience, &ask.ods.parse()?, scope, now_s));
         let mut headers = vec![
             ("Ssp-TraceID", uuid::Uuid::new_v4().to_string()),
             ("Ssp-From", ask.from.to_owned()),

@@ -14,13 +14,14 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::super::certs::{IssuedCertificate, Leaf, Pki, write};
-use super::super::serve::Server;
 use super::super::server_tls::{self, ClientAuthorities};
-use super::super::{CommandFailure, Prepared};
 use super::slapd::{self, Slapd};
 use gpconnect_simulator::sds::{BASE_PATH, Records, SdsDirectory};
-use gpconnect_simulator::{Serving, SimulatedPractice, SimulatedProvider};
+use gpconnect_simulator::{ServeOptions, SimulatedPractice, SimulatedProvider};
 use spine_types::interaction::AllowedInteractions;
+
+use crate::failure::Failure;
+use crate::server::{Prepared, Server};
 
 /// ASID of the urgent care hub, the main consumer.
 pub(super) const HUB: &str = "200000000359";
@@ -113,15 +114,15 @@ pub(super) struct World {
 
 impl World {
     /// Sets everything up inside `folder`, which is created.
-    pub(super) async fn set_up(folder: &Path, with: Directories) -> Result<Self, CommandFailure> {
+    pub(super) async fn set_up(folder: &Path, with: Directories) -> Result<Self, Failure> {
         std::fs::DirBuilder::new()
             .mode(0o700)
             .create(folder)
             .with_context(|| format!("cannot create the folder {}", folder.display()))
-            .map_err(CommandFailure::Environment)?;
+            .map_err(Failure::Environment)?;
         let suppliers = CancellationToken::new();
         let (config, slapd) =
-            prepare(folder, with, &suppliers).await.map_err(CommandFailure::Environment)?;
+            prepare(folder, with, &suppliers).await.map_err(Failure::Environment)?;
         let server = Server::start(Prepared::load(&config, 1)?, Some(config))?;
         Ok(Self { folder: folder.to_owned(), server, suppliers, with, _slapd: slapd })
     }
@@ -160,7 +161,7 @@ impl World {
     }
 
     /// Returns commands to try next, which work as printed while the demonstration runs.
-    pub(super) fn invitation(&self) -> Result<String, CommandFailure> {
+    pub(super) fn invitation(&self) -> Result<String, Failure> {
         let program = std::env::current_exe()?;
         let (program, folder) = (program.display(), self.folder.display());
         let (address, admin) = (self.address(), self.server.admin);
@@ -225,7 +226,7 @@ async fn prepare(
         let practices = PRACTICES.iter().filter(|listed| listed.supplier == number);
         let practices = practices.map(practice).collect::<anyhow::Result<_>>()?;
         let provider = Arc::new(SimulatedProvider::new(practices, Timestamp::now()));
-        let serving = Serving { tls: Some(tls), ..Serving::default() };
+        let serving = ServeOptions { tls: Some(tls), ..ServeOptions::default() };
         tokio::spawn(provider.serve(listener, serving, stop.clone().cancelled_owned()));
     }
     put("directory.toml", &directory())?;

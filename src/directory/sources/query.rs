@@ -133,7 +133,7 @@ impl SourceFault {
             | Self::Unsupported
             | Self::CircuitOpen
             | Self::Malformed(_)
-            | Self::Truncated => AttemptResult::Moot,
+            | Self::Truncated => AttemptResult::Inconclusive,
         }
     }
 }

@@ -372,7 +372,8 @@ impl<'a> SourceLookup<'a> {
                 );
             }
         }
-        let verdict = answer.as_ref().map_or_else(SourceFault::verdict, |_| AttemptResult::Well);
+        let verdict =
+            answer.as_ref().map_or_else(SourceFault::verdict, |_| AttemptResult::Succeeded);
         source.breaker.learn(admitted, verdict);
         self.metrics.directory.asked(label, kind, outcome, took);
         self.metrics.directory.open(label, source.breaker.is_open());

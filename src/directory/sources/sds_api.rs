@@ -167,7 +167,7 @@ impl SdsApi {
                     (sender, response.map_err(|why| unavailable(&why))?)
                 }
             };
-            let body = Self::judge(response).await?;
+            let body = Self::read_response(response).await?;
             *self.idle() = Some(sender);
             Ok(body)
         })
@@ -215,7 +215,7 @@ impl SdsApi {
         request.body(Empty::new()).map_err(|why| SourceFault::OurFault(why.to_string()))
     }
 
-    async fn judge(response: Response<Incoming>) -> Result<Bytes, SourceFault> {
+    async fn read_response(response: Response<Incoming>) -> Result<Bytes, SourceFault> {
         let status = response.status();
         let after = response.headers().get(header::RETRY_AFTER);
         let after = after.and_then(|after| after.to_str().ok()?.parse().ok());

@@ -179,7 +179,7 @@ impl SdsLdap {
     ) -> Result<Vec<LdapRecord>, SourceFault> {
         let found = ldap.search(&self.base, Scope::Subtree, filter, attributes.to_vec()).await;
         let ldap3::SearchResult(entries, result) = found.map_err(|why| unavailable(&why))?;
-        judge(result.rc, &result.text)?;
+        check_code(result.rc, &result.text)?;
         // Referrals name records on other servers, so this answer is incomplete.
         if !result.refs.is_empty() {
             return Err(SourceFault::Truncated);
@@ -222,7 +222,7 @@ impl SdsLdap {
             }
         });
         let bound = ldap.simple_bind("", "").await.map_err(|why| unavailable(&why))?;
-        judge(bound.rc, &bound.text)?;
+        check_code(bound.rc, &bound.text)?;
         Ok(ldap)
     }
 }
@@ -237,7 +237,7 @@ impl std::fmt::Debug for SdsLdap {
 ///
 /// A search that ran into a limit counts as incomplete. A missing base object is a mistake in our
 /// settings, not an absence.
-fn judge(code: u32, text: &str) -> Result<(), SourceFault> {
+fn check_code(code: u32, text: &str) -> Result<(), SourceFault> {
     let described = || format!("result code {code} {text}").trim_end().to_owned();
     match code {
         0 => Ok(()),
@@ -364,10 +364,10 @@ mod tests {
 
     #[test]
     fn no_result_code_but_zero_is_an_answer() {
-        assert_eq!(judge(0, ""), Ok(()));
-        assert_eq!(judge(4, ""), Err(SourceFault::Truncated));
+        assert_eq!(check_code(0, ""), Ok(()));
+        assert_eq!(check_code(4, ""), Err(SourceFault::Truncated));
         for code in (1..120).filter(|code| *code != 0) {
-            assert!(judge(code, "").is_err(), "{code}");
+            assert!(check_code(code, "").is_err(), "{code}");
         }
     }
 }

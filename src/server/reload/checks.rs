@@ -11,11 +11,11 @@ use super::watches::FileWatches;
 /// Minimum interval between two checks of the files; also the interval of checks without file system events.
 const WATCH: Duration = Duration::from_millis(200);
 /// Number of checks in a row with further changes after which a reload waits no longer.
-const UNSETTLED_LOOKS_MAX: u32 = 3;
+const UNSETTLED_CHECKS_MAX: u32 = 3;
 /// Number of checks over which the files of a folder are spread, without file system events.
 ///
 /// A file that is renamed into the folder changes the folder, and is found by the next check.
-const FOLDER_LOOKS: usize = 50;
+const FOLDER_CHECKS: usize = 50;
 
 /// Schedule of file checks: when the next one is due, and the result of the last ones.
 #[derive(Debug, Default)]
@@ -85,8 +85,8 @@ impl FileChecks {
         if self.watches.is_some() {
             return (0, 1);
         }
-        self.part = (self.part + 1) % FOLDER_LOOKS;
-        (self.part, FOLDER_LOOKS)
+        self.part = (self.part + 1) % FOLDER_CHECKS;
+        (self.part, FOLDER_CHECKS)
     }
 
     /// Notes that a check found no change.
@@ -101,7 +101,7 @@ impl FileChecks {
         self.unsettled += 1;
         let is_still = self.before.as_ref() == Some(&now);
         self.before = Some(now);
-        is_still || self.unsettled >= UNSETTLED_LOOKS_MAX
+        is_still || self.unsettled >= UNSETTLED_CHECKS_MAX
     }
 
     /// Forgets the changes found, since they are loaded. Another check follows at once, since the load may
@@ -116,12 +116,12 @@ mod tests {
     use super::*;
 
     /// Returns the number of checks within an hour in which no file changes.
-    async fn looks_in_an_hour(mut looks: FileChecks, path: &std::path::Path) -> usize {
+    async fn looks_in_an_hour(mut checks: FileChecks, path: &std::path::Path) -> usize {
         let end = Instant::now() + Duration::from_secs(3600);
         let mut number = 0;
-        while tokio::time::timeout_at(end, looks.next()).await.is_ok() {
-            looks.watch(|| vec![path.to_owned()]);
-            looks.found_nothing();
+        while tokio::time::timeout_at(end, checks.next()).await.is_ok() {
+            checks.watch(|| vec![path.to_owned()]);
+            checks.found_nothing();
             number += 1;
         }
         number
@@ -136,33 +136,33 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn files_are_looked_at_all_the_time_where_no_events_can_be_had() {
         let without = FileChecks { is_quiet: true, ..FileChecks::default() };
-        let looks = looks_in_an_hour(without, "unused".as_ref()).await;
-        assert!(looks > 4 * 3600, "{looks}");
+        let checks = looks_in_an_hour(without, "unused".as_ref()).await;
+        assert!(checks > 4 * 3600, "{checks}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_change_is_loaded_once_it_stands_still_or_has_been_waited_for() {
         let marks = |number: usize| Marks::from([(PathBuf::from(number.to_string()), None)]);
-        let mut looks = FileChecks::default();
-        assert!(!looks.found(marks(1)));
-        assert!(looks.found(marks(1)), "it stands still");
-        looks.begin_anew();
-        assert!(!looks.found(marks(1)));
-        assert!(!looks.found(marks(2)));
-        assert!(looks.found(marks(3)), "it never stands still");
+        let mut checks = FileChecks::default();
+        assert!(!checks.found(marks(1)));
+        assert!(checks.found(marks(1)), "it stands still");
+        checks.begin_anew();
+        assert!(!checks.found(marks(1)));
+        assert!(!checks.found(marks(2)));
+        assert!(checks.found(marks(3)), "it never stands still");
     }
 
     #[tokio::test(start_paused = true)]
     async fn two_looks_are_never_closer_than_their_interval() {
-        let mut looks = FileChecks::default();
+        let mut checks = FileChecks::default();
         let mut last = None;
         for _ in 0..3 {
-            looks.next().await;
+            checks.next().await;
             let now = Instant::now();
             assert!(last.is_none_or(|last| now >= last + WATCH));
             last = Some(now);
-            looks.watch(Vec::new);
-            looks.found(Marks::new());
+            checks.watch(Vec::new);
+            checks.found(Marks::new());
         }
     }
 }

@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_is_changed_in_any_way_is_told_of() {
+    async fn a_file_that_is_changed_in_any_way_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let file = at("file");
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_folder_or_link_on_the_way_that_is_replaced_is_told_of() {
+    async fn a_folder_or_link_on_the_way_that_is_replaced_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         for version in ["..one", "..two", "real"] {
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_file_of_a_folder_that_is_named_is_told_of() {
+    async fn every_file_of_a_folder_that_is_named_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let lists = folder.path().join("lists");
         is_reported(&lists, || fs::create_dir(&lists).unwrap()).await;

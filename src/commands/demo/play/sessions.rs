@@ -230,7 +230,7 @@ fn booking_ask<'a>(
 }
 
 fn somebody(standing: Registration) -> anyhow::Result<InventedPerson> {
-    let person = people().into_iter().find(|person| person.standing == standing);
+    let person = people().into_iter().find(|person| person.registration == standing);
     person.context("no invented patient has this registration status")
 }
 
