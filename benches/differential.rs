@@ -6,7 +6,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
     reason = "a bench prints what it saw, and says by panicking that it cannot go on"
@@ -34,9 +33,9 @@ mod support;
 use http1::{Row, Then};
 use proxies::Proxy;
 use report::{Heard, Outcome, Played};
-use support::Stage;
-use support::call::{Answer, hear};
-use support::wire::Wire;
+use testkit::Stage;
+use testkit::call::{Answer, hear};
+use testkit::wire::Wire;
 
 /// How long an answer is waited for.
 const ANSWER: Duration = Duration::from_secs(2);

@@ -8,7 +8,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
     clippy::print_stderr,
@@ -26,10 +25,10 @@ use serde_json::json;
 #[expect(dead_code, reason = "shared with the tests and the other benches")]
 mod support;
 
-use support::heads::filled;
-use support::stage::OTHER_ROOT;
-use support::valgrind::{self, Counted};
-use support::{Call, Stage};
+use testkit::heads::filled;
+use testkit::stage::OTHER_ROOT;
+use testkit::valgrind::{self, Counted};
+use testkit::{Call, Stage};
 
 /// Use made of the counts.
 #[derive(Debug, Parser)]

@@ -39,7 +39,7 @@ mod support;
 use load::{Consumer, Load, Pattern, Provider};
 use proxies::{Cores, Kind, Programs, Proxy, Settings, post, refused};
 use support::servers::installed;
-use support::{Call, Stage};
+use testkit::{Call, Stage};
 
 // As the program has it: the relay allocates as well as it does.
 #[global_allocator]
@@ -397,7 +397,7 @@ impl Bench {
         let (consumers, _) = consumers.split_once("[[provider]]").unwrap();
         let agreement = format!(
             "[[agreement]]\nfrom = [\"{}\"]\nto = \"every-practice\"\n",
-            support::stage::HUB
+            testkit::stage::HUB
         );
         let text = format!("{consumers}{}{agreement}", practices.collect::<String>());
         let name = format!("directory-{count}.toml");
@@ -420,7 +420,7 @@ fn practice_root(number: usize) -> String {
 
 fn practice_call(number: usize) -> Call {
     let (call, root) = (Call::slots(), practice_root(number));
-    let target = call.target.replace(support::stage::ROOT, &root);
+    let target = call.target.replace(testkit::stage::ROOT, &root);
     call.target(&target).set("Ssp-To", &practice_asid(number)).claim("aud", root.into())
 }
 

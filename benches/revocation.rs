@@ -6,7 +6,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
     reason = "a bench prints what it saw, and says by panicking that it cannot go on"
@@ -23,11 +22,11 @@ use tokio_rustls::TlsConnector;
 #[expect(dead_code, reason = "shared with the tests and the other benches")]
 mod support;
 
-use support::authority::{Authority, List};
-use support::call::hear;
 use support::program::Program;
-use support::wire::Wire;
-use support::{Call, Stage};
+use testkit::authority::{Authority, List};
+use testkit::call::hear;
+use testkit::wire::Wire;
+use testkit::{Call, Stage};
 
 const ROUNDS: usize = 10;
 const LIMIT: Duration = Duration::from_secs(1);

@@ -8,7 +8,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
     reason = "a bench prints what it saw, and says by panicking that it cannot go on"
@@ -34,11 +33,11 @@ mod support;
 use attack::{Attack, Orders};
 use consumer::Consumer;
 use report::Siege;
-use support::Stage;
-use support::authority::Authority;
 use support::program::Program;
-use support::provider::{Act, answer};
-use support::stage::CLINIC;
+use testkit::Stage;
+use testkit::authority::Authority;
+use testkit::provider::{Act, answer};
+use testkit::stage::CLINIC;
 
 /// A consumer under siege.
 #[derive(Debug, Parser)]

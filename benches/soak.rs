@@ -37,8 +37,8 @@ use journal::Journal;
 use load::Load;
 use samples::{Memory, Sample};
 use support::program::{JOURNAL, Program};
-use support::stage::roots;
-use support::{Call, Stage};
+use testkit::stage::roots;
+use testkit::{Call, Stage};
 
 /// A soak.
 #[derive(Debug, Parser)]

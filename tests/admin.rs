@@ -7,8 +7,8 @@ use std::time::Duration;
 use spine_proxy::config::Config;
 use spine_proxy::server::Prepared;
 
-use crate::support::Stage;
-use crate::support::stage::CONFIG;
+use testkit::Stage;
+use testkit::stage::CONFIG;
 
 /// An admin token.
 const TOKEN: &str = "an-invented-token-of-thirty-two-bytes-or-more";

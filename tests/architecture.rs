@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use crate::support::repository::{files, root};
+use testkit::repository::{files, root};
 
 /// Every module, and the modules it may import. An arrow that is not here fails the test; so does one
 /// that is here and no longer used, so that the table stays the truth.

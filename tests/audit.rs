@@ -8,9 +8,9 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::sync::Notify;
 
-use crate::support::provider::answer;
-use crate::support::stage::segments;
-use crate::support::{Act, Call, Stage};
+use testkit::provider::answer;
+use testkit::stage::segments;
+use testkit::{Act, Call, Stage};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lines_are_numbered_without_gaps_over_a_restart() {
@@ -135,7 +135,7 @@ async fn a_journal_is_sound_over_its_segments_and_its_head_can_be_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_head_that_is_logged_and_counted_finds_a_tail_that_was_cut() {
     let stage = Stage::new().await;
-    let mut served = crate::support::process::serve(&stage);
+    let mut served = testkit::process::serve(&stage);
     Call::book().send_to(&stage, served.1).await;
     while served.counted("audit_sequence").await == 0 {
         tokio::task::yield_now().await;
@@ -265,7 +265,7 @@ async fn a_line_that_was_put_in_is_found_at_the_very_end_too() {
     // A start takes it for damage, not for half a line.
     let text = journal.stage.text("spine-proxy.toml").replace("\"audit\"", "\"harmed\"");
     let program = Command::new(env!("CARGO_BIN_EXE_spine-proxy"));
-    let mut served = crate::support::process::serve_by(program, &journal.stage, &text);
+    let mut served = testkit::process::serve_by(program, &journal.stage, &text);
     assert_eq!(served.counted("audit_damaged_total").await, 1);
     served.signal("TERM");
     assert!(served.0.wait().unwrap().success());
@@ -549,7 +549,7 @@ async fn refusals_of_a_consumer_over_its_quota_are_summed_for_it() {
     }
     let (own, summed, from) = tally(&stage, "quota_exceeded", refused).await;
     assert!(own < refused && summed > 0, "{own} of {refused}");
-    assert_eq!(from, crate::support::stage::HUB);
+    assert_eq!(from, testkit::stage::HUB);
 }
 
 #[tokio::test(flavor = "multi_thread")]

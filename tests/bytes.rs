@@ -4,8 +4,8 @@
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::support::provider::answer;
-use crate::support::{Act, Answer, Call, Received, Stage};
+use testkit::provider::answer;
+use testkit::{Act, Answer, Call, Received, Stage};
 
 /// Every byte a query may hold: visible ASCII but `"`, `#`, `<`, `>` and the backslash.
 fn query() -> impl Strategy<Value = String> {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use crate::support::provider::answer;
-use crate::support::{Act, Call, Stage};
+use testkit::provider::answer;
+use testkit::{Act, Call, Stage};
 
 async fn stage(limits: &str) -> Stage {
     Stage::with(|files| files.add(&format!("[throttle]\n{limits}"))).await
@@ -30,7 +30,7 @@ async fn failures_in_a_row_spare_a_practice_and_no_other() {
     assert_eq!(stage.counted("provider_circuits_opened_total"), 1);
     stage.provider.does(Act::ok());
     let other = Call::slots().target("/B82617/STU3/1/gpconnect/Slot").without("Ssp-To");
-    let root = crate::support::stage::OTHER_ROOT;
+    let root = testkit::stage::OTHER_ROOT;
     assert_eq!(stage.hears(other.claim("aud", root.into())).await.status, 200);
 }
 

@@ -2,8 +2,8 @@
 
 use std::process::{Command, Output};
 
-use crate::support::Stage;
-use crate::support::files::Files;
+use testkit::Stage;
+use testkit::files::Files;
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_spine-proxy")).args(arguments).output().unwrap()

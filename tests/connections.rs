@@ -9,11 +9,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use crate::support::call::hear;
-use crate::support::process::{Served, serve_at};
-use crate::support::provider::answer;
-use crate::support::wire::Wire;
-use crate::support::{Act, Call, Stage};
+use testkit::call::hear;
+use testkit::process::{Served, serve_at};
+use testkit::provider::answer;
+use testkit::wire::Wire;
+use testkit::{Act, Call, Stage};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 

@@ -7,10 +7,10 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use crate::support::call::hear;
-use crate::support::stage::{self, Stage, now_s, row};
-use crate::support::wire::{Message, Wire};
-use crate::support::{Act, Answer, Call};
+use testkit::call::hear;
+use testkit::stage::{self, Stage, now_s, row};
+use testkit::wire::{Message, Wire};
+use testkit::{Act, Answer, Call};
 
 mod browsers;
 mod dotnet;

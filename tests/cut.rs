@@ -16,11 +16,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::support::call::{Version, hear};
-use crate::support::files::Files;
-use crate::support::provider::answer;
-use crate::support::wire::Wire;
-use crate::support::{Act, Call, Stage};
+use testkit::call::{Version, hear};
+use testkit::files::Files;
+use testkit::provider::answer;
+use testkit::wire::Wire;
+use testkit::{Act, Call, Stage};
 
 /// Exchanges at once.
 const AT_ONCE: usize = 16;

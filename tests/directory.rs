@@ -2,7 +2,7 @@
 
 use gpconnect_simulator::sds::Records;
 
-use crate::support::sds::{BOOK, READ, SLOTS};
+use testkit::sds::{BOOK, READ, SLOTS};
 
 mod answers;
 mod budgets;

@@ -10,7 +10,7 @@ use spine_proxy::metrics::Metrics;
 use spine_proxy::refusal::{self, BodyFamily};
 
 use crate::hostile::{SHOWN_BY, http1};
-use crate::support::repository::{files, root};
+use testkit::repository::{files, root};
 
 const README: &str = include_str!("../README.md");
 const METRICS: &str = include_str!("../docs/operate/metrics.md");

@@ -8,11 +8,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use crate::support::call::hear;
-use crate::support::provider::answer;
-use crate::support::stage::{counted, is_calm};
-use crate::support::wire::Wire;
-use crate::support::{Act, Call, Stage};
+use testkit::call::hear;
+use testkit::provider::answer;
+use testkit::stage::{counted, is_calm};
+use testkit::wire::Wire;
+use testkit::{Act, Call, Stage};
 
 async fn ready(admin: SocketAddr) -> String {
     let mut stream = TcpStream::connect(admin).await.unwrap();
@@ -23,8 +23,8 @@ async fn ready(admin: SocketAddr) -> String {
     text
 }
 
-fn last_line(folder: &crate::support::swept::Swept) -> Value {
-    let text = crate::support::stage::journal(&folder.path().join("audit"));
+fn last_line(folder: &testkit::swept::Swept) -> Value {
+    let text = testkit::stage::journal(&folder.path().join("audit"));
     let last = text.lines().rfind(|line| line.contains("\"event\":\"closed\""));
     serde_json::from_str(last.unwrap()).unwrap()
 }

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::support::disk::{Disk, serve_on_small_disk};
-use crate::support::files::Files;
-use crate::support::process::{Served, serve};
-use crate::support::stage::{journal, segments};
-use crate::support::{Act, Answer, Call, Stage};
+use testkit::disk::{Disk, serve_on_small_disk};
+use testkit::files::Files;
+use testkit::process::{Served, serve};
+use testkit::stage::{journal, segments};
+use testkit::{Act, Answer, Call, Stage};
 
 fn hurried(files: &mut Files) {
     files.add("[throttle]\ncertificate-per-second = 100000\nconsumer-per-second = 100000");
@@ -254,7 +254,7 @@ async fn below_the_disk_reserve_new_requests_are_refused_and_those_under_way_are
     let Some((served, seen)) = serve_on_small_disk(&stage, 8 * 1024) else { return };
     let (at, filler) = (served.1, seen.join("filler"));
     let told = Arc::new(tokio::sync::Notify::new());
-    let answer = crate::support::provider::answer("200 OK", "", "{}");
+    let answer = testkit::provider::answer("200 OK", "", "{}");
     stage.provider.does(Act::WriteWhenTold(Arc::clone(&told), answer));
     let under_way = async { booking(1).send_to(&stage, at).await };
     let refused = async {
@@ -503,7 +503,7 @@ async fn a_journal_goes_on_where_a_crash_has_torn_it() {
     let text = stage.text("spine-proxy.toml").replace("\"audit\"", "\"copy\"");
     for torn_before in [1, 2] {
         let program = std::process::Command::new(env!("CARGO_BIN_EXE_spine-proxy"));
-        let mut served = crate::support::process::serve_by(program, &stage, &text);
+        let mut served = testkit::process::serve_by(program, &stage, &text);
         assert_eq!(booking(2).send_to(&stage, served.1).await.status, 200);
         served.signal("TERM");
         assert!(served.0.wait().unwrap().success());

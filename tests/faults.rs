@@ -1,12 +1,12 @@
 //! What a provider does wrong to a read, and what passes through untouched.
 
-use crate::support::call::is_of_the_quota;
-use crate::support::provider::answer;
-use crate::support::stage::{ROOT, row};
-use crate::support::way::{Mishap, Way};
-use crate::support::{Act, Call, Stage};
 use serde_json::json;
 use spine_proxy::commands::certs::Leaf;
+use testkit::call::is_of_the_quota;
+use testkit::provider::answer;
+use testkit::stage::{ROOT, row};
+use testkit::way::{Mishap, Way};
+use testkit::{Act, Call, Stage};
 
 const NAME: &str = "provider.example.nhs.uk";
 
@@ -38,7 +38,7 @@ async fn is_seen_to_be_cut(stage: &Stage) {
     stage.is_calm().await;
 }
 
-fn patience(line: &'static str) -> impl FnOnce(&mut crate::support::files::Files) {
+fn patience(line: &'static str) -> impl FnOnce(&mut testkit::files::Files) {
     move |files| files.add(&format!("[provider.deadlines]\n{line}"))
 }
 
@@ -67,8 +67,8 @@ async fn a_name_that_leads_outside_the_networks_is_never_dialled() {
         })
         .await;
         let issued = stage.pki.issue(&Leaf::named("localhost")).unwrap();
-        let tls = crate::support::stage::provider_tls(&stage.pki, &issued);
-        let provider = crate::support::provider::Provider::start(tls).await;
+        let tls = testkit::stage::provider_tls(&stage.pki, &issued);
+        let provider = testkit::provider::Provider::start(tls).await;
         let host = format!("localhost:{}", provider.address.port());
         let directory = stage.text("directory.toml").replace(NAME, &host);
         let directory = directory.lines().filter(|line| !line.starts_with("dial"));
@@ -122,10 +122,10 @@ async fn a_provider_whose_certificate_was_revoked_is_asked_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_of_a_foreign_authority_is_asked_nothing() {
     let stage = Stage::new().await;
-    let foreign = spine_proxy::commands::certs::Pki::new(crate::support::stage::now_s()).unwrap();
+    let foreign = spine_proxy::commands::certs::Pki::new(testkit::stage::now_s()).unwrap();
     let issued = foreign.issue(&Leaf::named(NAME)).unwrap();
-    let tls = crate::support::stage::provider_tls(&stage.pki, &issued);
-    let provider = crate::support::provider::Provider::start(tls).await;
+    let tls = testkit::stage::provider_tls(&stage.pki, &issued);
+    let provider = testkit::provider::Provider::start(tls).await;
     stage.redial(provider.address).await;
     fails(&stage, "provider_not_reached").await;
     assert_eq!(provider.connections(), 0);

@@ -10,10 +10,10 @@ use spine_proxy::claims;
 use spine_proxy::commands::certs::{KeyKind, Leaf, Pki};
 use tokio::sync::Notify;
 
-use crate::support::process::get;
-use crate::support::provider::answer;
-use crate::support::stage::{self, now_s};
-use crate::support::{Act, Stage, missing};
+use testkit::process::get;
+use testkit::provider::answer;
+use testkit::stage::{self, now_s};
+use testkit::{Act, Stage, missing};
 
 const BODY: &str = r#"{"ok":true}"#;
 const QUERY: &str = "status=free&_include%3Arecurse=Schedule%3aactor&_include[]=Slot:schedule\

@@ -6,10 +6,10 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::support::call::hear;
-use crate::support::provider::answer;
-use crate::support::wire::{Message, Wire};
-use crate::support::{Act, Call, Stage};
+use testkit::call::hear;
+use testkit::provider::answer;
+use testkit::wire::{Message, Wire};
+use testkit::{Act, Call, Stage};
 
 /// The values of `Content-Length`, then those of `Transfer-Encoding`.
 fn framing(message: &Message) -> (Vec<&str>, Vec<&str>) {

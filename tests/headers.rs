@@ -2,10 +2,10 @@
 
 use tokio::io::AsyncWriteExt as _;
 
-use crate::support::provider::{Provider, answer};
-use crate::support::stage::provider_tls;
-use crate::support::wire::Wire;
-use crate::support::{Act, Call, Stage};
+use testkit::provider::{Provider, answer};
+use testkit::stage::provider_tls;
+use testkit::wire::Wire;
+use testkit::{Act, Call, Stage};
 
 /// The values of every line of one header field.
 fn lines<'a>(headers: &'a [(String, String)], name: &str) -> Vec<&'a str> {
@@ -75,9 +75,9 @@ async fn cookies_cross_the_proxy_only_where_that_is_configured() {
             let received = stage.provider.received().pop().unwrap();
             let sent: &[&str] = match (passes, call.version) {
                 (false, _) => &[],
-                (true, crate::support::call::Version::Http1) => &["a=1", "b=\"2\""],
+                (true, testkit::call::Version::Http1) => &["a=1", "b=\"2\""],
                 // Spec: RFC 9113, section 8.2.3.
-                (true, crate::support::call::Version::Http2) => &["a=1; b=\"2\""],
+                (true, testkit::call::Version::Http2) => &["a=1; b=\"2\""],
             };
             assert_eq!(lines(&received.headers, "cookie"), sent);
             assert_eq!(received.header("x-own"), Some("1"));
@@ -202,8 +202,8 @@ async fn two_in_a_row(first: &str, second: &str) -> (Stage, Stage) {
 }
 
 fn to_the_second(call: Call) -> Call {
-    let root = crate::support::stage::ROOT.replace("provider.", "ssp.");
-    let target = call.target.replace(crate::support::stage::ROOT, &root);
+    let root = testkit::stage::ROOT.replace("provider.", "ssp.");
+    let target = call.target.replace(testkit::stage::ROOT, &root);
     call.target(&target).claim("aud", root.into())
 }
 
@@ -220,7 +220,7 @@ async fn two_gateways_in_a_row_pass_requests_and_can_be_told_apart() {
         assert_eq!(received.header("via"), Some(&*via));
         assert!(received.header("forwarded").unwrap().contains(";by=_ssp-2;"));
     }
-    let name = |answer: &crate::support::Answer| {
+    let name = |answer: &testkit::Answer| {
         let status = answer.header("proxy-status").unwrap();
         status.split(';').next().unwrap().to_owned()
     };

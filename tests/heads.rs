@@ -3,10 +3,10 @@
 use spine_proxy::fuzzing::Validator;
 use tokio::io::AsyncWriteExt as _;
 
-use crate::support::call::hear;
-use crate::support::provider::DRIP;
-use crate::support::wire::Wire;
-use crate::support::{Answer, Call, Stage};
+use testkit::call::hear;
+use testkit::provider::DRIP;
+use testkit::wire::Wire;
+use testkit::{Answer, Call, Stage};
 
 /// Bytes at the start of a head without the end of a line that are refused.
 const FIRST_LINE_BYTES: usize = 64 * 1024;

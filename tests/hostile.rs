@@ -4,10 +4,10 @@
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::call::hear;
-use crate::support::stage::row;
-use crate::support::wire::Wire;
-use crate::support::{Call, Stage};
+use testkit::call::hear;
+use testkit::stage::row;
+use testkit::wire::Wire;
+use testkit::{Call, Stage};
 
 mod consumers;
 mod coverage;

@@ -10,11 +10,11 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::support::frames::{
+use testkit::frames::{
     self, ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, SETTINGS, WINDOW_UPDATE, frame,
 };
-use crate::support::wire::Wire;
-use crate::support::{Act, Call, Stage};
+use testkit::wire::Wire;
+use testkit::{Act, Call, Stage};
 
 /// A body whose bytes are there long before its end is said: here, never.
 struct Unended(Option<Bytes>);

@@ -1,9 +1,9 @@
 //! Cost of a request, in instructions of the program: however its head is filled, it costs a stated multiple
 //! of a usual request at most.
 
-use crate::support::heads::{Filled, answers, filled};
-use crate::support::valgrind::{self, Counted};
-use crate::support::{Act, Call, Stage, missing};
+use testkit::heads::{Filled, answers, filled};
+use testkit::valgrind::{self, Counted};
+use testkit::{Act, Call, Stage, missing};
 
 /// Limit: usual requests that the costliest head may cost. In a build without optimisation, as the tests'
 /// is, the steps over each byte weigh more than in a release: there it is about half.

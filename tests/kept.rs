@@ -10,11 +10,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Notify;
 
-use crate::support::call::hear;
-use crate::support::provider::answer;
-use crate::support::way::{Mishap, Way};
-use crate::support::wire::Wire;
-use crate::support::{Act, Call, Stage};
+use testkit::call::hear;
+use testkit::provider::answer;
+use testkit::way::{Mishap, Way};
+use testkit::wire::Wire;
+use testkit::{Act, Call, Stage};
 
 /// As many kept connections as requests follow.
 const COUNT: usize = 30;

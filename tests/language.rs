@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use crate::support::repository::{files, root, sources};
+use testkit::repository::{files, root, sources};
 
 /// Words that stood for something that has a name of its own, each with that name.
 const PRIVATE_WORDS: &[(&str, &str)] = &[

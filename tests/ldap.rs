@@ -15,10 +15,10 @@ use spine_types::interaction::{self, Interaction};
 use spine_types::{Asid, OdsCode};
 use tempfile::TempDir;
 
-use crate::support::fake_ldap::{Entry, FakeLdap};
-use crate::support::sds::{MovedClock, PAYER, by_asid, by_practice};
-use crate::support::slapd::{Setup, Slapd};
-use crate::support::stage::{counted, now_s, provider_tls};
+use testkit::fake_ldap::{Entry, FakeLdap};
+use testkit::sds::{MovedClock, PAYER, by_asid, by_practice};
+use testkit::slapd::{Setup, Slapd};
+use testkit::stage::{counted, now_s, provider_tls};
 
 mod beside_an_api;
 mod misbehaving;

@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::net::TcpStream;
 
-use crate::support::files::Files;
-use crate::support::not_tested::missing;
-use crate::support::process::{Served, serve, serve_by};
-use crate::support::{Call, Stage};
+use testkit::files::Files;
+use testkit::not_tested::missing;
+use testkit::process::{Served, serve, serve_by};
+use testkit::{Call, Stage};
 
 /// The requests of a test are not an attack.
 fn hurried(files: &mut Files) {

@@ -7,8 +7,6 @@
     reason = "a test that cannot go on says so by panicking"
 )]
 
-mod support;
-
 mod admin;
 mod architecture;
 mod ats;
@@ -31,8 +29,8 @@ mod headers;
 mod hostile;
 mod http2;
 mod instructions;
-#[cfg(feature = "ldap")]
 mod language;
+#[cfg(feature = "ldap")]
 mod ldap;
 mod kept;
 mod lifecycle;

@@ -7,11 +7,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::support::frames::{self, END_HEADERS, END_STREAM, HEADERS, SETTINGS};
-use crate::support::process::{Served, serve, serve_at};
-use crate::support::provider::answer;
-use crate::support::wire::Wire;
-use crate::support::{Act, Call, Stage};
+use testkit::frames::{self, END_HEADERS, END_STREAM, HEADERS, SETTINGS};
+use testkit::process::{Served, serve, serve_at};
+use testkit::provider::answer;
+use testkit::wire::Wire;
+use testkit::{Act, Call, Stage};
 
 const BODY: usize = 150 << 20;
 const GROWTH_MAX_KIB: u64 = 32 << 10;

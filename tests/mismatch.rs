@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 
-use crate::support::stage::{CLINIC, CLINIC_ODS, HUB, OTHER_ROOT, OTHER_TO};
-use crate::support::{Call, Stage};
+use testkit::stage::{CLINIC, CLINIC_ODS, HUB, OTHER_ROOT, OTHER_TO};
+use testkit::{Call, Stage};
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Part {

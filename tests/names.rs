@@ -6,10 +6,10 @@ use serde_json::json;
 use spine_proxy::config::Config;
 use tokio::net::TcpStream;
 
-use crate::support::dns::{Dns, Says};
-use crate::support::provider::answer;
-use crate::support::stage::{CONFIG, ROOT};
-use crate::support::{Act, Answer, Call, Stage};
+use testkit::dns::{Dns, Says};
+use testkit::provider::answer;
+use testkit::stage::{CONFIG, ROOT};
+use testkit::{Act, Answer, Call, Stage};
 
 const NAME: &str = "provider.example.nhs.uk";
 

@@ -9,9 +9,9 @@ use gpconnect_simulator::sds::{Records, SdsFault};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::sds::{BOOK, PAYER, READ, Registry, SLOTS, by_practice, interaction};
-use crate::support::way::Mishap;
-use crate::support::{Act, Answer, Call, Stage};
+use testkit::sds::{BOOK, PAYER, READ, Registry, SLOTS, by_practice, interaction};
+use testkit::way::Mishap;
+use testkit::{Act, Answer, Call, Stage};
 
 /// An invented practice by number: its ODS code, ASID and root.
 struct Practice(String, String, String);

@@ -6,10 +6,10 @@ use std::time::Instant;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Notify;
 
-use crate::support::call::hear;
-use crate::support::provider::answer;
-use crate::support::wire::Wire;
-use crate::support::{Act, Call, Stage};
+use testkit::call::hear;
+use testkit::provider::answer;
+use testkit::wire::Wire;
+use testkit::{Act, Call, Stage};
 
 /// A stage on which [`Stage::lets_pass`] takes 300 ms each time, with these deadlines of the provider leg.
 async fn stage(deadlines: &str) -> Stage {

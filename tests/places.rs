@@ -7,11 +7,11 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::sync::Notify;
 
-use crate::support::call::{Version, hear};
-use crate::support::provider::answer;
-use crate::support::stage::{self, OTHER_TO};
-use crate::support::wire::Wire;
-use crate::support::{Act, Call, Stage};
+use testkit::call::{Version, hear};
+use testkit::provider::answer;
+use testkit::stage::{self, OTHER_TO};
+use testkit::wire::Wire;
+use testkit::{Act, Call, Stage};
 use tokio::io::AsyncWriteExt as _;
 
 const ONE: &str = "[throttle]\npractice-exchanges-max = 1\nwait = \"100ms\"";

@@ -3,8 +3,8 @@
 
 use serde_json::json;
 
-use crate::support::process::serve;
-use crate::support::{Act, Call, Received, Stage};
+use testkit::process::serve;
+use testkit::{Act, Call, Received, Stage};
 
 /// Invented, with valid check digits; each is planted in one place.
 const QUERY: &str = "9990000018";

@@ -3,10 +3,10 @@
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::support::call::hear;
-use crate::support::stage;
-use crate::support::wire::Wire;
-use crate::support::{Act, Answer, Call, Stage};
+use testkit::call::hear;
+use testkit::stage;
+use testkit::wire::Wire;
+use testkit::{Act, Answer, Call, Stage};
 
 const PROFILE: &str = "https://fhir.nhs.uk/STU3/StructureDefinition/GPConnect-OperationOutcome-1";
 const SPINE_CODES: &str = "https://fhir.nhs.uk/STU3/CodeSystem/Spine-ErrorOrWarningCode-1";

@@ -5,10 +5,10 @@ use base64_simd::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use spine_proxy::{claims, refusal};
 
-use crate::support::call::Version;
-use crate::support::files::Files;
-use crate::support::stage;
-use crate::support::{Call, Stage};
+use testkit::call::Version;
+use testkit::files::Files;
+use testkit::stage;
+use testkit::{Call, Stage};
 
 const URN: &str = "urn:nhs:names:services:gpconnect:";
 

@@ -6,10 +6,10 @@ use serde_json::Value;
 
 use spine_proxy::commands::certs::Leaf;
 
-use crate::support::authority::{Authority, List, Wish};
-use crate::support::files::Files;
-use crate::support::wire::Wire;
-use crate::support::{Answer, Call, Stage};
+use testkit::authority::{Authority, List, Wish};
+use testkit::files::Files;
+use testkit::wire::Wire;
+use testkit::{Answer, Call, Stage};
 
 /// A stage whose consumers come from authorities of the test's own, beside the stage's.
 async fn stage(authorities: &[&Authority], lists: &[(&str, String)], more: &str) -> Stage {
@@ -199,7 +199,7 @@ async fn what_does_not_fit_is_named_by_check_and_readyz() {
         );
     }
     assert_eq!(check(&stage, &["--strict"]).1, Some(78));
-    let ready = crate::support::process::get(stage.server.admin, "/readyz").await;
+    let ready = testkit::process::get(stage.server.admin, "/readyz").await;
     assert!(ready.contains("overdue.pem: revocation list overdue"), "{ready}");
     // One for each leg that names the list, as soon as it has been looked at.
     while stage.counted("alarms") != 2 {
@@ -324,7 +324,7 @@ async fn a_folder_of_lists_is_read_and_a_new_part_in_it_is_noticed() {
     std::fs::write(folder.join("notes.pem"), "no list").unwrap();
     stage.server.reload().await.unwrap();
     assert_eq!(asks(&stage, "late").await.status, 200);
-    let alarms = crate::support::process::get(stage.server.admin, "/readyz").await;
+    let alarms = testkit::process::get(stage.server.admin, "/readyz").await;
     assert!(alarms.contains("notes.pem"), "{alarms}");
 }
 
@@ -355,7 +355,7 @@ async fn a_revocation_waits_for_no_other_file() {
         let failure = stage.server.reload().await.unwrap_err().to_string();
         let answer = asks(&stage, "hub").await;
         assert_eq!(answer.token(), Some("certificate_revoked"), "{what}: {answer:?}");
-        let ready = crate::support::process::get(stage.server.admin, "/readyz").await;
+        let ready = testkit::process::get(stage.server.admin, "/readyz").await;
         let named = failure.split(':').next().unwrap().rsplit('/').next().unwrap();
         assert!(ready.contains(named), "{what}: {named} is not in {ready}");
     }
@@ -371,7 +371,7 @@ async fn an_alarm_lasts_as_long_as_its_fault_whatever_else_is_loaded() {
     stage.replace("crl.pem", &stage.pki.revocation_lists(&revoked, 30).unwrap());
     let answer = refused_once_noticed(&stage, "hub").await;
     assert_eq!(answer.token(), Some("certificate_revoked"), "{answer:?}");
-    let ready = async || crate::support::process::get(stage.server.admin, "/readyz").await;
+    let ready = async || testkit::process::get(stage.server.admin, "/readyz").await;
     assert!(ready().await.contains("directory.toml"));
     stage.replace("directory.toml", &good);
     stage.server.reload().await.unwrap();
@@ -494,7 +494,7 @@ async fn an_older_list_does_not_replace_a_newer_one_unless_that_is_configured() 
         stage.replace("own.pem", &root.list(List::number(6)));
         stage.server.reload().await.unwrap();
         assert_eq!(asks(&stage, "back").await.token(), token, "{rollback}");
-        let ready = crate::support::process::get(stage.server.admin, "/readyz").await;
+        let ready = testkit::process::get(stage.server.admin, "/readyz").await;
         assert_eq!(
             ready.contains("own.pem: the revocation list of CN=Numbered root is older"),
             token.is_some(),

@@ -1,6 +1,6 @@
 use std::collections::HashSet;
 
-use crate::support::{Call, Stage};
+use testkit::{Call, Stage};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_valid_request_reaches_the_provider_and_its_answer_comes_back() {

@@ -1,7 +1,7 @@
 //! What a process does when it is sent a signal.
 
-use crate::support::process::serve;
-use crate::support::{Act, Call, Stage};
+use testkit::process::serve;
+use testkit::{Act, Call, Stage};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sighup_reloads_though_no_file_has_changed() {

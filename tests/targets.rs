@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::json;
 
-use crate::support::stage;
-use crate::support::{Answer, Call, Received, Stage};
+use testkit::stage;
+use testkit::{Answer, Call, Received, Stage};
 
 const HOST: &str = "provider.example.nhs.uk";
 /// Whatever a query may hold that somebody on the way could want to tidy.

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use crate::support::files::Files;
-use crate::support::process::{Served, serve_by};
-use crate::support::provider::answer;
-use crate::support::redis::{Balancer, PASSWORD, Redis};
-use crate::support::stage::{self, CLINIC, CLINIC_ODS, ROOT};
-use crate::support::{Act, Answer, Call, Stage};
+use testkit::files::Files;
+use testkit::process::{Served, serve_by};
+use testkit::provider::answer;
+use testkit::redis::{Balancer, PASSWORD, Redis};
+use testkit::stage::{self, CLINIC, CLINIC_ODS, ROOT};
+use testkit::{Act, Answer, Call, Stage};
 
 /// Lets the clinic search for slots, beside the hub.
 fn two_consumers(files: &mut Files) {

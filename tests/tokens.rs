@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use spine_proxy::claims;
 use spine_proxy::config::Config;
 
-use crate::support::stage;
-use crate::support::{Call, Stage};
+use testkit::stage;
+use testkit::{Call, Stage};
 
 const PROXY: &str = "https://ssp.example.nhs.uk";
 const TOKEN_URL: &str = "https://authorize.fhir.nhs.net/token";

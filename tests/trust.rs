@@ -5,9 +5,9 @@ use spine_proxy::commands::certs::{KeyKind, Leaf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::support::authority::{Authority, List, Wish};
-use crate::support::wire::Wire;
-use crate::support::{Answer, Call, Stage, call};
+use testkit::authority::{Authority, List, Wish};
+use testkit::wire::Wire;
+use testkit::{Answer, Call, Stage, call};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_certificate_is_answered_with_its_reason_and_the_connection_closes() {
@@ -199,13 +199,13 @@ async fn a_revocation_is_felt_by_the_next_request_of_a_live_connection() {
 async fn a_resumed_session_does_not_outlive_a_revocation() {
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
         let stage = Stage::new().await;
-        let tls = rustls::ClientConfig::builder_with_provider(crate::support::stage::crypto())
+        let tls = rustls::ClientConfig::builder_with_provider(testkit::stage::crypto())
             .with_protocol_versions(&[version])
             .unwrap()
-            .with_root_certificates(crate::support::stage::roots(&stage.pki))
+            .with_root_certificates(testkit::stage::roots(&stage.pki))
             .with_client_auth_cert(
-                crate::support::stage::chain(&stage.issued["hub"]),
-                crate::support::stage::key(&stage.issued["hub"]),
+                testkit::stage::chain(&stage.issued["hub"]),
+                testkit::stage::key(&stage.issued["hub"]),
             )
             .unwrap();
         let connector = TlsConnector::from(std::sync::Arc::new(tls));
@@ -360,17 +360,17 @@ async fn the_certificate_is_chosen_by_name_and_key_type_and_the_first_is_the_def
         let issued = stage.pki.issue(&leaf).unwrap();
         stage.replace(&format!("{name}.pem"), &issued.chain);
         stage.replace(&format!("{name}.key"), &issued.key);
-        crate::support::stage::chain(&issued)[0].to_vec()
+        testkit::stage::chain(&issued)[0].to_vec()
     };
     let rsa = Leaf { key: KeyKind::Rsa, ..Leaf::named("ssp.example.nhs.uk") };
     let rsa = put("rsa", rsa);
     let second = put("second", Leaf::named("second.example.nhs.uk"));
     stage.server.reload().await.unwrap();
-    let first = crate::support::stage::chain(&stage.issued["server"])[0].to_vec();
+    let first = testkit::stage::chain(&stage.issued["server"])[0].to_vec();
     let shown = |name: &'static str, schemes: Option<&'static [rustls::CipherSuite]>| {
         let stage = &stage;
         async move {
-            let mut crypto = (*crate::support::stage::crypto()).clone();
+            let mut crypto = (*testkit::stage::crypto()).clone();
             if let Some(suites) = schemes {
                 crypto.cipher_suites.retain(|suite| suites.contains(&suite.suite()));
             }
@@ -432,7 +432,7 @@ impl rustls::client::danger::ServerCertVerifier for Anything {
     }
 
     fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        crate::support::stage::crypto().signature_verification_algorithms.supported_schemes()
+        testkit::stage::crypto().signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::Stage;
+use testkit::Stage;
 
 /// The warnings of `check` about a stage's files.
 fn warnings(stage: &Stage) -> Vec<String> {

@@ -7,11 +7,11 @@ use spine_proxy::commands::certs::Leaf;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Notify;
 
-use crate::support::call::hear;
-use crate::support::provider::{DRIP, answer};
-use crate::support::stage::row;
-use crate::support::wire::Wire;
-use crate::support::{Act, Answer, Call, Stage};
+use testkit::call::hear;
+use testkit::provider::{DRIP, answer};
+use testkit::stage::row;
+use testkit::wire::Wire;
+use testkit::{Act, Answer, Call, Stage};
 
 const CREATED: &str = r#"{"resourceType":"Appointment","id":"1"}"#;
 /// More than sockets hold on the way: it cannot be sent whole unless the provider reads.
@@ -296,7 +296,7 @@ async fn a_booking_goes_on_without_its_consumer_and_its_answer_is_recorded() {
             answer = stage.hears(call.clone()) => panic!("{answer:?}"),
             () = stage.provider.has_received(1) => {}
         }
-        if call.version == crate::support::call::Version::Http2 {
+        if call.version == testkit::call::Version::Http2 {
             // Here the gateway can tell that nobody waits any more.
             while stage.counted("connections") > 0 {
                 tokio::task::yield_now().await;

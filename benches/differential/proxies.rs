@@ -4,9 +4,9 @@
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
-use crate::support::Stage;
 use crate::support::program::Program;
 use crate::support::servers::{Ended, free_address, installed, listens};
+use testkit::Stage;
 
 /// A proxy under comparison, ended when dropped.
 pub(crate) struct Proxy {

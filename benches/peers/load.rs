@@ -20,8 +20,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::support::Stage;
-use crate::support::stage::{chain, crypto, key, roots};
+use testkit::Stage;
+use testkit::stage::{chain, crypto, key, roots};
 
 /// Time before a window in which nothing is counted.
 const WARM: Duration = Duration::from_millis(300);

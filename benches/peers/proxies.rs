@@ -12,8 +12,8 @@ use spine_types::interaction::{CATALOGUE, InteractionGroup};
 use crate::load::Provider;
 use crate::support::program::Program;
 use crate::support::servers::{Ended, free_address, listens};
-use crate::support::stage::{HUB, HUB_ODS, OTHER_ROOT, OTHER_TO, ROOT, TO};
-use crate::support::{Call, Stage};
+use testkit::stage::{HUB, HUB_ODS, OTHER_ROOT, OTHER_TO, ROOT, TO};
+use testkit::{Call, Stage};
 
 /// Proxies that are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -23,7 +23,7 @@ use spine_proxy::commands::certs::IssuedCertificate;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::support::stage::{chain, crypto, key};
+use testkit::stage::{chain, crypto, key};
 
 /// Name of the practices' system, and the part of a target that it does not see.
 const HOST_NAME: &str = "provider.example.nhs.uk";

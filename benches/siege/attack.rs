@@ -17,8 +17,8 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::support::Call;
-use crate::support::stage::{self, crypto};
+use testkit::Call;
+use testkit::stage::{self, crypto};
 
 #[path = "attack/floods.rs"]
 mod floods;

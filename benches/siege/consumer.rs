@@ -14,10 +14,10 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::support::call::hear;
 use crate::support::figures::Latencies;
-use crate::support::wire::Wire;
-use crate::support::{Call, Stage};
+use testkit::call::hear;
+use testkit::wire::Wire;
+use testkit::{Call, Stage};
 
 /// Kept connections, each with its share of the rate.
 const LANES: u32 = 10;

@@ -11,11 +11,11 @@ use spine_proxy::commands::certs::{IssuedCertificate, Leaf};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::load::Load;
-use crate::support::Stage;
 use crate::support::program::Program;
-use crate::support::provider::{Act, Received, answer};
-use crate::support::sds::{BOOK, READ, Registry, SLOTS};
-use crate::support::stage::{ODS, ROOT, TO, chain, crypto, key, roots};
+use testkit::Stage;
+use testkit::provider::{Act, Received, answer};
+use testkit::sds::{BOOK, READ, Registry, SLOTS};
+use testkit::stage::{ODS, ROOT, TO, chain, crypto, key, roots};
 
 /// Chain and key in one file, so that both change at once.
 pub(crate) const SERVER: &str = "server-both.pem";

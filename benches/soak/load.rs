@@ -22,9 +22,9 @@ use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::support::Call;
-use crate::support::call::{Answer, hear};
-use crate::support::wire::Wire;
+use testkit::Call;
+use testkit::call::{Answer, hear};
+use testkit::wire::Wire;
 
 /// Connections of HTTP/1.1, and of HTTP/2, which carry a quarter of the load.
 const LANES: [u32; 2] = [15, 5];

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
-use super::process::Served;
-use super::stage::Stage;
+use testkit::process::Served;
+use testkit::stage::Stage;
 
 /// Its journal, beside the stage's own.
 pub(crate) const JOURNAL: &str = "program";

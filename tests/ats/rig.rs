@@ -29,8 +29,8 @@ use super::case::{Format, Given, XML};
 use super::hello;
 use super::request::{Hello, Request, ask};
 use super::resources::{booking, cancelled};
-use crate::support::Stage;
-use crate::support::stage::{self, HUB, HUB_ODS};
+use testkit::Stage;
+use testkit::stage::{self, HUB, HUB_ODS};
 
 const HOST: &str = "provider.example.nhs.uk";
 

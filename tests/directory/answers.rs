@@ -6,7 +6,7 @@ use gpconnect_simulator::sds::{Records, SdsFault};
 use spine_proxy::refusal::Refusal;
 
 use super::{HOUR, ROOT, SHORT, practice};
-use crate::support::sds::{BOOK, KEY, READ, Registry, SLOTS};
+use testkit::sds::{BOOK, KEY, READ, Registry, SLOTS};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_questions_fill_a_practice() {

@@ -7,7 +7,7 @@ use spine_proxy::directory::Payer;
 use spine_proxy::refusal::Refusal;
 
 use super::{PINNED, ROOT, SHORT, practice};
-use crate::support::sds::{
+use testkit::sds::{
     BOOK, PAYER, READ, Registry, SLOTS, asid, by_asid, by_practice, interaction, ods,
 };
 

@@ -4,8 +4,8 @@ use gpconnect_simulator::sds::{Records, SdsFault};
 use spine_proxy::refusal::Refusal;
 
 use super::{HOUR, PINNED, SHORT, practice};
-use crate::support::sds::{BOOK, PAYER, Registry, SLOTS, asid, by_asid, interaction, ods};
-use crate::support::stage::now_s;
+use testkit::sds::{BOOK, PAYER, Registry, SLOTS, asid, by_asid, interaction, ods};
+use testkit::stage::now_s;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pin_holds_whatever_the_sources_say() {

@@ -4,7 +4,7 @@ use gpconnect_simulator::sds::{ReceivedSdsRequest, Records, SdsFault};
 use spine_proxy::refusal::Refusal;
 
 use super::{HOUR, MINUTE, NEW_ROOT, ROOT, SHORT, moved, practice};
-use crate::support::sds::{BOOK, PAYER, Registry, SLOTS, asid, by_asid, interaction, ods};
+use testkit::sds::{BOOK, PAYER, Registry, SLOTS, asid, by_asid, interaction, ods};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_stale_is_served_while_it_is_asked_for_again() {

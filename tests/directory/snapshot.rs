@@ -4,8 +4,8 @@ use gpconnect_simulator::sds::{Records, SdsFault};
 use spine_proxy::directory::Directory;
 
 use super::{HOUR, NEW_ROOT, SHORT, moved, practice};
-use crate::support::sds::{KEY, PAYER, READ, Registry, SLOTS, by_practice, interaction, ods};
-use crate::support::stage::now_s;
+use testkit::sds::{KEY, PAYER, READ, Registry, SLOTS, by_practice, interaction, ods};
+use testkit::stage::now_s;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_survives_a_cold_start_without_growing_younger() {

@@ -6,7 +6,7 @@ use gpconnect_simulator::sds::Records;
 use spine_proxy::refusal::Refusal;
 
 use super::{HOUR, NEW_ROOT, ROOT, moved, practice};
-use crate::support::sds::{
+use testkit::sds::{
     BOOK, PAYER, READ, Registry, SLOTS, asid, by_asid, by_practice, interaction, ods,
 };
 

@@ -10,12 +10,12 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 
-use crate::support::call::hear;
-use crate::support::files::Files;
-use crate::support::provider::answer;
-use crate::support::stage::now_s;
-use crate::support::wire::Wire;
-use crate::support::{Act, Call, Stage};
+use testkit::call::hear;
+use testkit::files::Files;
+use testkit::provider::answer;
+use testkit::stage::now_s;
+use testkit::wire::Wire;
+use testkit::{Act, Call, Stage};
 
 async fn limited(limits: &str) -> Stage {
     Stage::with(|files| files.add(&format!("[listener.limits]\n{limits}"))).await

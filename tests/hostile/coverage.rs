@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::http1;
-use crate::support::repository::{files, sources};
+use testkit::repository::{files, sources};
 
 /// Sections, and how many numbers each has.
 const SECTIONS: [(char, u32); 8] =

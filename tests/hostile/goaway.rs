@@ -6,10 +6,10 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Notify;
 
 use super::http2::{Line, ask, connect};
-use crate::support::frames::{self, ACK, GOAWAY, PING, frame};
-use crate::support::process::get;
-use crate::support::provider::answer;
-use crate::support::{Act, Call, Stage};
+use testkit::frames::{self, ACK, GOAWAY, PING, frame};
+use testkit::process::get;
+use testkit::provider::answer;
+use testkit::{Act, Call, Stage};
 
 /// Clients exist that give up what is under way when they are told to go.
 #[tokio::test(flavor = "multi_thread")]

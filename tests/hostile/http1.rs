@@ -3,7 +3,7 @@
 
 use spine_proxy::claims;
 
-use crate::support::{Call, stage};
+use testkit::{Call, stage};
 
 /// What must become of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,12 +4,12 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use crate::support::frames::{
+use testkit::frames::{
     self, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, PING, PRIORITY,
     PUSH_PROMISE, RST_STREAM, SETTINGS, WINDOW_UPDATE, Written, field, field_written, frame,
 };
-use crate::support::wire::Wire;
-use crate::support::{Act, Call, Stage};
+use testkit::wire::Wire;
+use testkit::{Act, Call, Stage};
 
 pub(super) type Line = Wire<TlsStream<TcpStream>>;
 
@@ -322,7 +322,7 @@ async fn streams_beyond_those_agreed_are_refused() {
     })
     .await;
     let told = std::sync::Arc::new(tokio::sync::Notify::new());
-    let answer = crate::support::provider::answer("200 OK", "", "{}");
+    let answer = testkit::provider::answer("200 OK", "", "{}");
     stage.provider.does(Act::WriteWhenTold(std::sync::Arc::clone(&told), answer));
     let mut wire = connect(&stage).await;
     let block = slots_block();

@@ -5,8 +5,8 @@ use spine_proxy::directory::Directory;
 use spine_proxy::refusal::Refusal;
 
 use super::{ODS, Ours, ROOT, SLOT, gp};
-use crate::support::sds::Registry;
-use crate::support::slapd::Slapd;
+use testkit::sds::Registry;
+use testkit::slapd::Slapd;
 
 /// The FHIR API first, then this server.
 async fn beside_an_api(ours: &Ours, slapd: &Slapd, records: Records) -> (Registry, Directory) {

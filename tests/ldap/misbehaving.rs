@@ -7,9 +7,9 @@ use spine_proxy::commands::certs::{Leaf, Pki};
 use spine_proxy::refusal::Refusal;
 
 use super::{ASID, BOOK, HUB, ODS, Ours, SLOT, gp, handler, hub, records, system};
-use crate::support::fake_ldap::{Act, Entry, FakeLdap, envelope, tlv};
-use crate::support::slapd::{Setup, Slapd};
-use crate::support::stage::{now_s, provider_tls};
+use testkit::fake_ldap::{Act, Entry, FakeLdap, envelope, tlv};
+use testkit::slapd::{Setup, Slapd};
+use testkit::stage::{now_s, provider_tls};
 
 #[tokio::test]
 async fn a_result_code_is_never_an_absence() {

@@ -6,8 +6,8 @@ use gpconnect_simulator::sds::Records;
 use spine_proxy::refusal::Refusal;
 
 use super::{ASID, BOOK, HUB, ODS, Ours, ROOT, SLOT, asid, gp, hub, named};
-use crate::support::sds::{PAYER, by_asid};
-use crate::support::stage::now_s;
+use testkit::sds::{PAYER, by_asid};
+use testkit::stage::now_s;
 
 /// A whole day and more: nothing that is held is of use then.
 const LATER_S: i64 = 100_000;

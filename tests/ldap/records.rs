@@ -6,8 +6,8 @@ use spine_types::interaction;
 use spine_types::{Asid, OdsCode, PartyKey};
 
 use super::{ASID, BOOK, HUB, KEY, ODS, Ours, ROOT, SLOT, asid, gp, hub, named, ods};
-use crate::support::sds::{PAYER, by_asid, by_practice};
-use crate::support::slapd::{FIXTURES, Setup, Slapd};
+use testkit::sds::{PAYER, by_asid, by_practice};
+use testkit::slapd::{FIXTURES, Setup, Slapd};
 
 #[tokio::test]
 async fn a_practice_is_found_in_two_steps_and_the_rest_of_it_in_a_third() {

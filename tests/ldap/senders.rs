@@ -4,10 +4,10 @@ use gpconnect_simulator::sds::Records;
 use spine_proxy::refusal::Refusal;
 
 use super::{ASID, BOOK, HUB, ODS, Ours, SLOT, asid, gp, hub};
-use crate::support::fake_ldap::Act;
-use crate::support::slapd::FIXTURES;
-use crate::support::stage::{self, now_s};
-use crate::support::{Call, Stage};
+use testkit::fake_ldap::Act;
+use testkit::slapd::FIXTURES;
+use testkit::stage::{self, now_s};
+use testkit::{Call, Stage};
 
 #[tokio::test]
 async fn a_sender_is_its_system_and_the_names_of_its_party_keys_handlers() {

@@ -8,9 +8,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::Attacker;
-use crate::support::Call;
-use crate::support::call::hear;
-use crate::support::wire::Wire;
+use testkit::Call;
+use testkit::call::hear;
+use testkit::wire::Wire;
 
 /// Range lines in a request, each of many ranges.
 const RANGE_LINES: usize = 60;

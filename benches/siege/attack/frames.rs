@@ -5,8 +5,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::Attacker;
-use crate::support::Call;
-use crate::support::frames::{
+use testkit::Call;
+use testkit::frames::{
     END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, block, frame,
 };
 

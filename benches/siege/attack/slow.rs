@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::client::TlsStream;
 
 use super::Attacker;
-use crate::support::Call;
+use testkit::Call;
 
 /// Between two bytes.
 const BYTE: Duration = Duration::from_secs(1);

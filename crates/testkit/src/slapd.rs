@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 /// Invented practices, with the traps that real ones have.
-pub(crate) const FIXTURES: &str = include_str!("slapd/fixtures.ldif");
+pub const FIXTURES: &str = include_str!("slapd/fixtures.ldif");
 use gpconnect_simulator::sds::SCHEMA;
 
 const PROGRAMS: [&str; 4] =
@@ -24,20 +24,20 @@ const SCHEMAS: [&str; 2] = ["/etc/ldap/schema", "/etc/openldap/schema"];
 const MODULES: [&str; 3] = ["/usr/lib/ldap", "/usr/lib/openldap", "/usr/libexec/openldap"];
 
 /// What a server is started with.
-pub(crate) struct Setup {
-    pub(crate) ldif: String,
-    pub(crate) schema: String,
+pub struct Setup {
+    pub ldif: String,
+    pub schema: String,
     /// Its own certificate.
-    pub(crate) issued: IssuedCertificate,
+    pub issued: IssuedCertificate,
     /// Whose client certificates it takes.
-    pub(crate) authority: String,
+    pub authority: String,
     /// Entries after which it gives up with result code 4.
-    pub(crate) entries_max: usize,
+    pub entries_max: usize,
 }
 
 impl Setup {
     /// The usual server, known as `localhost`.
-    pub(crate) fn new(pki: &Pki, ldif: impl Into<String>) -> Self {
+    pub fn new(pki: &Pki, ldif: impl Into<String>) -> Self {
         Self {
             ldif: ldif.into(),
             schema: SCHEMA.to_owned(),
@@ -49,7 +49,7 @@ impl Setup {
 }
 
 /// The server. Its port stays its own while it is down.
-pub(crate) struct Slapd {
+pub struct Slapd {
     program: PathBuf,
     folder: TempDir,
     port: Socket,
@@ -59,7 +59,7 @@ pub(crate) struct Slapd {
 
 impl Slapd {
     /// A server that answers; nothing where there is no such program.
-    pub(crate) fn start(setup: &Setup) -> Option<Self> {
+    pub fn start(setup: &Setup) -> Option<Self> {
         let Some(program) = program() else {
             super::missing("slapd");
             return None;
@@ -83,12 +83,12 @@ impl Slapd {
         Some(slapd)
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port.local_addr().unwrap().as_socket().unwrap().port()
     }
 
     /// Stops in its tracks: connections stay, and are taken, and nothing is answered.
-    pub(crate) fn pause(&self) {
+    pub fn pause(&self) {
         self.signal("STOP");
         let tasks = format!("/proc/{}/task", self.id());
         let stopped = || {
@@ -104,12 +104,12 @@ impl Slapd {
     }
 
     /// Goes on from where it was paused.
-    pub(crate) fn go_on(&self) {
+    pub fn go_on(&self) {
         self.signal("CONT");
     }
 
     /// Ends; connections are closed, and new ones refused.
-    pub(crate) fn stop(&mut self) {
+    pub fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -117,7 +117,7 @@ impl Slapd {
     }
 
     /// Starts again at the same port, and returns once it listens.
-    pub(crate) fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.stop();
         let mut child = Command::new(&self.program)
             .arg("-f")
@@ -151,14 +151,14 @@ impl Slapd {
     }
 
     /// Starts again with these records and no others.
-    pub(crate) fn restart_with(&mut self, ldif: &str) {
+    pub fn restart_with(&mut self, ldif: &str) {
         self.stop();
         self.load(ldif);
         self.restart();
     }
 
     /// Filters asked for so far, once there are `count`.
-    pub(crate) async fn asked(&self, count: usize) -> Vec<String> {
+    pub async fn asked(&self, count: usize) -> Vec<String> {
         let mut asked = self.asked.subscribe();
         let enough = asked.wait_for(|asked| asked.len() >= count);
         let told = tokio::time::timeout(Duration::from_secs(10), enough).await;

@@ -12,15 +12,15 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::missing;
 use super::stage::Stage;
 
-pub(crate) const PASSWORD: &str = "invented-password";
+pub const PASSWORD: &str = "invented-password";
 
-pub(crate) struct Redis {
-    pub(crate) address: SocketAddr,
+pub struct Redis {
+    pub address: SocketAddr,
     child: Child,
 }
 
 impl Redis {
-    pub(crate) async fn start(stage: &Stage) -> Option<Self> {
+    pub async fn start(stage: &Stage) -> Option<Self> {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap();
         drop(free);
@@ -28,7 +28,7 @@ impl Redis {
     }
 
     /// On the port of one that is gone.
-    pub(crate) async fn start_at(stage: &Stage, address: SocketAddr) -> Option<Self> {
+    pub async fn start_at(stage: &Stage, address: SocketAddr) -> Option<Self> {
         let started = Command::new("redis-server")
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .args(["--port", &address.port().to_string(), "--requirepass", PASSWORD])
@@ -52,7 +52,7 @@ impl Redis {
 
 impl Redis {
     /// Has it say READONLY to whatever would change something, as after a failover.
-    pub(crate) async fn becomes_a_replica(&self) {
+    pub async fn becomes_a_replica(&self) {
         let mut stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
         let commands = format!("AUTH {PASSWORD}\r\nREPLICAOF 127.0.0.1 1\r\nQUIT\r\n");
         stream.write_all(commands.as_bytes()).await.unwrap();
@@ -63,13 +63,13 @@ impl Redis {
 }
 
 /// An address that leads to one server after another, as that of a failover does.
-pub(crate) struct Balancer {
-    pub(crate) address: SocketAddr,
+pub struct Balancer {
+    pub address: SocketAddr,
     to: Arc<Mutex<SocketAddr>>,
 }
 
 impl Balancer {
-    pub(crate) async fn start(to: SocketAddr) -> Self {
+    pub async fn start(to: SocketAddr) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let to = Arc::new(Mutex::new(to));
@@ -88,7 +88,7 @@ impl Balancer {
     }
 
     /// Leads new connections elsewhere, and leaves those there are.
-    pub(crate) fn leads_to(&self, to: SocketAddr) {
+    pub fn leads_to(&self, to: SocketAddr) {
         *self.to.lock().unwrap() = to;
     }
 }

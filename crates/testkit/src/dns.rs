@@ -7,7 +7,7 @@ use tokio::net::UdpSocket;
 
 /// What is answered to every question of the right kind.
 #[derive(Debug, Clone)]
-pub(crate) enum Says {
+pub enum Says {
     /// These addresses, with a time to live of nothing.
     Addresses(Vec<IpAddr>),
     /// There is no such name.
@@ -19,14 +19,14 @@ pub(crate) enum Says {
 }
 
 /// The server.
-pub(crate) struct Dns {
-    pub(crate) address: SocketAddr,
+pub struct Dns {
+    pub address: SocketAddr,
     says: Arc<Mutex<Says>>,
     asked: Arc<Mutex<usize>>,
 }
 
 impl Dns {
-    pub(crate) async fn start(says: Says) -> Self {
+    pub async fn start(says: Says) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
         let (says, asked) = (Arc::new(Mutex::new(says)), Arc::new(Mutex::new(0)));
@@ -44,12 +44,12 @@ impl Dns {
         Self { address, says, asked }
     }
 
-    pub(crate) fn says(&self, says: Says) {
+    pub fn says(&self, says: Says) {
         *self.says.lock().unwrap() = says;
     }
 
     /// Questions so far.
-    pub(crate) fn asked(&self) -> usize {
+    pub fn asked(&self) -> usize {
         *self.asked.lock().unwrap()
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 /// What happens to bytes on their way, from the moment it is said, on connections that are there too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mishap {
+pub enum Mishap {
     /// Nothing.
     None,
     /// They come this much later.
@@ -29,14 +29,14 @@ pub(crate) enum Mishap {
 }
 
 /// The way to one address.
-pub(crate) struct Way {
-    pub(crate) address: SocketAddr,
+pub struct Way {
+    pub address: SocketAddr,
     /// The mishap of the connections that are accepted now.
     mishap: Arc<Mutex<watch::Sender<Mishap>>>,
 }
 
 impl Way {
-    pub(crate) fn to(there: SocketAddr) -> Self {
+    pub fn to(there: SocketAddr) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let listener = TcpListener::from_std(listener).unwrap();
@@ -55,13 +55,13 @@ impl Way {
     }
 
     /// From now on, this happens.
-    pub(crate) fn has(&self, mishap: Mishap) {
+    pub fn has(&self, mishap: Mishap) {
         self.mishap.lock().unwrap().send_replace(mishap);
     }
 
     /// From now on, this happens to the connections that are there, and nothing to new ones: a balancer has
     /// failed over and knows none of the old ones.
-    pub(crate) fn loses_connections(&self, mishap: Mishap) {
+    pub fn loses_connections(&self, mishap: Mishap) {
         let before = self.mishap.lock().unwrap().clone();
         *self.mishap.lock().unwrap() = watch::Sender::new(Mishap::None);
         before.send_replace(mishap);

@@ -6,10 +6,10 @@ use tempfile::TempDir;
 
 /// A stage's folder. Whatever test it was, at its end nothing that could be an NHS number or is a token
 /// stands in a journal or a log that was written there.
-pub(crate) struct Swept(pub(crate) TempDir);
+pub struct Swept(pub TempDir);
 
 impl Swept {
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.0.path()
     }
 }
@@ -56,7 +56,7 @@ fn unescaped(text: &str) -> String {
 /// A number that stands by itself in some text, in one piece or in groups of three, three and four with
 /// up to three characters or escapes between, could be an NHS number and is right by its check digit; or
 /// a token's beginning. What is a number to JSON is one of ours.
-pub(crate) fn leaked(text: &str) -> Option<&str> {
+pub fn leaked(text: &str) -> Option<&str> {
     let starts_word = |at: usize| !text[..at].ends_with(|c: char| is_of_a_word(c) || c == '%');
     let digits = text.char_indices().filter(|(at, c)| digit(*c).is_some() && starts_word(*at));
     let number = digits.map(|(at, _)| at).find_map(|at| number_at(text, at));

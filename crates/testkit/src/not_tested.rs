@@ -8,7 +8,6 @@
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::path::Path;
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{LazyLock, Mutex};
 
@@ -34,7 +33,7 @@ static COUNTER: LazyLock<Mutex<Option<ChildStdin>>> = LazyLock::new(|| {
 });
 
 /// A test cannot test for want of this: it says so, and in CI fails.
-pub(crate) fn missing(what: &str) {
+pub fn missing(what: &str) {
     let in_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
     assert!(!in_ci, "{what} is missing");
     let thread = std::thread::current();
@@ -55,7 +54,7 @@ fn counted(test: &str, what: &str) -> std::io::Result<()> {
 }
 
 fn told(run: &str, test: &str, what: &str) -> std::io::Result<()> {
-    let list = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("not-tested-{run}"));
+    let list = crate::program().with_file_name(format!("not-tested-{run}"));
     writeln!(OpenOptions::new().create(true).append(true).open(&list)?, "{what}")?;
     let all = std::fs::read_to_string(list)?;
     let programs: Vec<_> = all.lines().collect::<BTreeSet<_>>().into_iter().collect();

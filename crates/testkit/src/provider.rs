@@ -15,11 +15,11 @@ use tokio_rustls::server::TlsStream;
 use super::wire::{Message, Wire};
 
 /// A request as it reached the provider.
-pub(crate) type Received = Message;
+pub type Received = Message;
 
 /// What the provider does with a request.
 #[derive(Debug, Clone)]
-pub(crate) enum Act {
+pub enum Act {
     /// Writes these bytes and keeps the connection.
     Write(Vec<u8>),
     /// Writes these bytes and closes.
@@ -55,23 +55,23 @@ pub(crate) enum Act {
 }
 
 /// Between two bytes of a body that drips.
-pub(crate) const DRIP: Duration = Duration::from_millis(20);
+pub const DRIP: Duration = Duration::from_millis(20);
 
 static BLOCK: [u8; 65_536] = [b'x'; 65_536];
 
 impl Act {
     /// A whole answer.
-    pub(crate) fn answer(status: &str, headers: &str, body: &str) -> Self {
+    pub fn answer(status: &str, headers: &str, body: &str) -> Self {
         Self::Write(answer(status, headers, body))
     }
 
     /// The usual answer.
-    pub(crate) fn ok() -> Self {
+    pub fn ok() -> Self {
         Self::answer("200 OK", "Content-Type: application/fhir+json\r\n", r#"{"ok":true}"#)
     }
 }
 
-pub(crate) fn answer(status: &str, headers: &str, body: &str) -> Vec<u8> {
+pub fn answer(status: &str, headers: &str, body: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len()).into()
 }
 
@@ -79,8 +79,8 @@ type Script = Box<dyn FnMut(&Received) -> Act + Send>;
 
 /// The provider.
 #[derive(Clone)]
-pub(crate) struct Provider {
-    pub(crate) address: SocketAddr,
+pub struct Provider {
+    pub address: SocketAddr,
     state: Arc<State>,
 }
 
@@ -107,7 +107,7 @@ impl State {
 }
 
 impl Provider {
-    pub(crate) async fn start(tls: Arc<ServerConfig>) -> Self {
+    pub async fn start(tls: Arc<ServerConfig>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
@@ -135,42 +135,42 @@ impl Provider {
     }
 
     /// From now on, does this.
-    pub(crate) fn does(&self, act: Act) {
+    pub fn does(&self, act: Act) {
         self.plays(move |_| act.clone());
     }
 
     /// From now on, does as the script says.
-    pub(crate) fn plays(&self, script: impl FnMut(&Received) -> Act + Send + 'static) {
+    pub fn plays(&self, script: impl FnMut(&Received) -> Act + Send + 'static) {
         *self.state.script.lock().unwrap() = Box::new(script);
     }
 
     /// Everything received so far, in order. A request whose body never came is here too.
-    pub(crate) fn received(&self) -> Vec<Received> {
+    pub fn received(&self) -> Vec<Received> {
         self.state.received.lock().unwrap().clone()
     }
 
     /// Connections that finished their handshake.
-    pub(crate) fn connections(&self) -> usize {
+    pub fn connections(&self) -> usize {
         *self.state.connections.lock().unwrap()
     }
 
     /// Returns once `count` requests have been received.
-    pub(crate) async fn has_received(&self, count: usize) {
+    pub async fn has_received(&self, count: usize) {
         self.state.seen.subscribe().wait_for(|seen| *seen >= count).await.unwrap();
     }
 
     /// Connections that were begun, whatever became of them.
-    pub(crate) fn dialled(&self) -> usize {
+    pub fn dialled(&self) -> usize {
         *self.state.dialled.borrow()
     }
 
     /// From now on, closes every connection once its handshake is done.
-    pub(crate) fn is_deaf(&self) {
+    pub fn is_deaf(&self) {
         self.state.deaf.store(true, Ordering::Release);
     }
 
     /// Returns once `count` connections have ended on both sides.
-    pub(crate) async fn has_ended(&self, count: usize) {
+    pub async fn has_ended(&self, count: usize) {
         self.state.ended.subscribe().wait_for(|ended| *ended >= count).await.unwrap();
     }
 

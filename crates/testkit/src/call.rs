@@ -19,39 +19,39 @@ const REST: &str = "urn:nhs:names:services:gpconnect:fhir:rest:";
 
 /// A request about to be sent.
 #[derive(Debug, Clone)]
-pub(crate) struct Call {
-    pub(crate) method: String,
-    pub(crate) target: String,
-    pub(crate) headers: Vec<(String, String)>,
-    pub(crate) body: Vec<u8>,
-    pub(crate) certificate: &'static str,
-    pub(crate) claims: Value,
-    pub(crate) token: Option<String>,
-    pub(crate) version: Version,
+pub struct Call {
+    pub method: String,
+    pub target: String,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    pub certificate: &'static str,
+    pub claims: Value,
+    pub token: Option<String>,
+    pub version: Version,
     framed: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Version {
+pub enum Version {
     Http1,
     Http2,
 }
 
 impl Call {
     /// A search for slots, valid in everything.
-    pub(crate) fn slots() -> Self {
+    pub fn slots() -> Self {
         Self::to("search:slot-1", "GET", "/Slot?status=free&start=ge2026-11-23&end=le2026-11-30")
     }
 
     /// A booking, valid in everything the gateway looks at.
-    pub(crate) fn book() -> Self {
+    pub fn book() -> Self {
         let mut call = Self::to("create:appointment-1", "POST", "/Appointment");
         call.body = br#"{"resourceType":"Appointment"}"#.to_vec();
         call.with("Content-Type", "application/fhir+json;charset=utf-8")
     }
 
     /// A request under this interaction, to this path under the practice's root.
-    pub(crate) fn to(interaction: &str, method: &str, path: &str) -> Self {
+    pub fn to(interaction: &str, method: &str, path: &str) -> Self {
         let id = match interaction.starts_with("urn:") {
             true => interaction.to_owned(),
             false => format!("{REST}{interaction}"),
@@ -85,12 +85,12 @@ impl Call {
         }
     }
 
-    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+    pub fn with(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    pub(crate) fn without(mut self, name: &str) -> Self {
+    pub fn without(mut self, name: &str) -> Self {
         self.headers.retain(|(header, _)| !header.eq_ignore_ascii_case(name));
         if name == "Authorization" {
             self.token = Some(String::new());
@@ -98,26 +98,26 @@ impl Call {
         self
     }
 
-    pub(crate) fn set(self, name: &str, value: &str) -> Self {
+    pub fn set(self, name: &str, value: &str) -> Self {
         self.without(name).with(name, value)
     }
 
-    pub(crate) fn method(mut self, method: &str) -> Self {
+    pub fn method(mut self, method: &str) -> Self {
         self.method = method.to_owned();
         self
     }
 
-    pub(crate) fn target(mut self, target: &str) -> Self {
+    pub fn target(mut self, target: &str) -> Self {
         self.target = target.to_owned();
         self
     }
 
-    pub(crate) fn body(mut self, body: &[u8]) -> Self {
+    pub fn body(mut self, body: &[u8]) -> Self {
         self.body = body.to_vec();
         self
     }
 
-    pub(crate) fn claim(mut self, name: &str, value: Value) -> Self {
+    pub fn claim(mut self, name: &str, value: Value) -> Self {
         if value.is_null() {
             self.claims.as_object_mut().unwrap().remove(name);
         } else {
@@ -127,23 +127,23 @@ impl Call {
     }
 
     /// The whole value of `Authorization`; empty for none.
-    pub(crate) fn token(mut self, value: &str) -> Self {
+    pub fn token(mut self, value: &str) -> Self {
         self.token = Some(value.to_owned());
         self
     }
 
-    pub(crate) fn certificate(mut self, name: &'static str) -> Self {
+    pub fn certificate(mut self, name: &'static str) -> Self {
         self.certificate = name;
         self
     }
 
-    pub(crate) fn http2(mut self) -> Self {
+    pub fn http2(mut self) -> Self {
         self.version = Version::Http2;
         self
     }
 
     /// No Content-Length of ours: the headers say what they say.
-    pub(crate) fn unframed(mut self) -> Self {
+    pub fn unframed(mut self) -> Self {
         self.framed = false;
         self
     }
@@ -162,7 +162,7 @@ impl Call {
     }
 
     /// The head and body as bytes on the wire.
-    pub(crate) fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         let mut text = format!("{} {} HTTP/1.1\r\n", self.method, self.target).into_bytes();
         for (name, value) in self.all_headers() {
             text.extend(format!("{name}: ").into_bytes());
@@ -177,11 +177,11 @@ impl Call {
         text
     }
 
-    pub(crate) async fn connect(&self, stage: &Stage) -> std::io::Result<TlsStream<TcpStream>> {
+    pub async fn connect(&self, stage: &Stage) -> std::io::Result<TlsStream<TcpStream>> {
         self.connect_to(stage, stage.address()).await
     }
 
-    pub(crate) async fn connect_to(
+    pub async fn connect_to(
         &self,
         stage: &Stage,
         address: std::net::SocketAddr,
@@ -195,12 +195,12 @@ impl Call {
         connector.connect(ServerName::try_from("ssp.example.nhs.uk").unwrap(), stream).await
     }
 
-    pub(crate) async fn send(&self, stage: &Stage) -> Answer {
+    pub async fn send(&self, stage: &Stage) -> Answer {
         self.send_to(stage, stage.address()).await
     }
 
     /// Sends to a gateway that may be gone at any moment.
-    pub(crate) async fn try_send_to(
+    pub async fn try_send_to(
         &self,
         stage: &Stage,
         address: std::net::SocketAddr,
@@ -212,7 +212,7 @@ impl Call {
     }
 
     /// Sends to another gateway over the stage's files.
-    pub(crate) async fn send_to(&self, stage: &Stage, address: std::net::SocketAddr) -> Answer {
+    pub async fn send_to(&self, stage: &Stage, address: std::net::SocketAddr) -> Answer {
         let stream = self.connect_to(stage, address).await.unwrap();
         match self.version {
             Version::Http1 => {
@@ -227,7 +227,7 @@ impl Call {
     }
 
     /// The request as an HTTP/2 stack wants it.
-    pub(crate) fn request(&self) -> http::Request<Full<Bytes>> {
+    pub fn request(&self) -> http::Request<Full<Bytes>> {
         let host = self.headers.iter().find(|(name, _)| name == "Host").unwrap().1.clone();
         let uri = http::Uri::builder()
             .scheme("https")
@@ -268,7 +268,7 @@ impl Call {
 }
 
 /// Reads one answer.
-pub(crate) async fn hear<S: AsyncRead + Unpin>(wire: &mut Wire<S>) -> Option<Answer> {
+pub async fn hear<S: AsyncRead + Unpin>(wire: &mut Wire<S>) -> Option<Answer> {
     let mut message = wire.head().await?;
     let status: u16 = message.start.split(' ').nth(1)?.parse().ok()?;
     if matches!(status, 100..=199 | 204 | 304) {
@@ -281,39 +281,39 @@ pub(crate) async fn hear<S: AsyncRead + Unpin>(wire: &mut Wire<S>) -> Option<Ans
 }
 
 /// Whether a header says what is left of a consumer's quota, as every forwarded answer has it.
-pub(crate) fn is_of_the_quota(name: &str) -> bool {
+pub fn is_of_the_quota(name: &str) -> bool {
     ["x-rate-limit-limit", "x-rate-limit-remaining", "x-rate-limit-reset"].contains(&name)
 }
 
 /// What came back.
 #[derive(Debug, Clone)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) headers: Vec<(String, String)>,
-    pub(crate) body: Vec<u8>,
-    pub(crate) complete: bool,
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    pub complete: bool,
 }
 
 impl Answer {
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
     }
 
     /// The refusal's token, if the gateway itself answered.
-    pub(crate) fn token(&self) -> Option<&str> {
+    pub fn token(&self) -> Option<&str> {
         self.header("proxy-status")?.split("details=\"").nth(1)?.strip_suffix('"')
     }
 
-    pub(crate) fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 
-    pub(crate) fn text(&self) -> String {
+    pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
     /// The names of the headers, without those that say what is left of a quota.
-    pub(crate) fn header_names(&self) -> Vec<String> {
+    pub fn header_names(&self) -> Vec<String> {
         let names = self.headers.iter().map(|(name, _)| name.to_ascii_lowercase());
         let mut names: Vec<_> = names.filter(|name| !is_of_the_quota(name)).collect();
         names.sort();
@@ -321,7 +321,7 @@ impl Answer {
     }
 
     /// What every refusal has, whatever its reason.
-    pub(crate) fn is_a_proper_refusal(&self) {
+    pub fn is_a_proper_refusal(&self) {
         assert!(self.complete);
         assert_eq!(self.header("cache-control"), Some("no-store"));
         assert!(self.header("strict-transport-security").is_some());

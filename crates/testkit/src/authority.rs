@@ -11,51 +11,51 @@ use spine_proxy::commands::certs::IssuedCertificate;
 use time::{Duration, OffsetDateTime};
 
 /// An authority and the chain from it to its root, the root left out.
-pub(crate) struct Authority {
+pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     above: String,
 }
 
 /// A revocation list to be made.
 #[derive(Clone, Copy)]
-pub(crate) struct List<'a> {
-    pub(crate) number: u64,
-    pub(crate) revoked: &'a [u64],
+pub struct List<'a> {
+    pub number: u64,
+    pub revoked: &'a [u64],
     /// Days from now until the next one is due.
-    pub(crate) days: i64,
+    pub days: i64,
     /// URI of the issuing distribution point.
-    pub(crate) point: Option<&'a str>,
+    pub point: Option<&'a str>,
 }
 
 impl<'a> List<'a> {
-    pub(crate) fn number(number: u64) -> Self {
+    pub fn number(number: u64) -> Self {
         Self { number, revoked: &[], days: 30, point: None }
     }
 
-    pub(crate) fn revoking(self, revoked: &'a [u64]) -> Self {
+    pub fn revoking(self, revoked: &'a [u64]) -> Self {
         Self { revoked, ..self }
     }
 
-    pub(crate) fn days(self, days: i64) -> Self {
+    pub fn days(self, days: i64) -> Self {
         Self { days, ..self }
     }
 
-    pub(crate) fn point(self, point: &'a str) -> Self {
+    pub fn point(self, point: &'a str) -> Self {
         Self { point: Some(point), ..self }
     }
 }
 
 /// A certificate to be issued.
 #[derive(Clone)]
-pub(crate) struct Wish {
-    pub(crate) common_names: Vec<&'static str>,
-    pub(crate) names: Vec<&'static str>,
-    pub(crate) usages: Vec<KeyUsagePurpose>,
-    pub(crate) point: Option<&'static str>,
+pub struct Wish {
+    pub common_names: Vec<&'static str>,
+    pub names: Vec<&'static str>,
+    pub usages: Vec<KeyUsagePurpose>,
+    pub point: Option<&'static str>,
 }
 
 impl Wish {
-    pub(crate) fn named(name: &'static str) -> Self {
+    pub fn named(name: &'static str) -> Self {
         Self {
             common_names: vec![name],
             names: vec![name],
@@ -88,14 +88,14 @@ fn params(name: &str) -> CertificateParams {
 }
 
 impl Authority {
-    pub(crate) fn root(name: &str) -> Self {
+    pub fn root(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let issuer = CertifiedIssuer::self_signed(params(name), key).unwrap();
         Self { issuer, above: String::new() }
     }
 
     /// An authority below this one; `only` is the one DNS subtree it may issue for.
-    pub(crate) fn below(&self, name: &str, only: Option<&str>) -> Self {
+    pub fn below(&self, name: &str, only: Option<&str>) -> Self {
         let mut params = params(name);
         params.name_constraints = only.map(|only| NameConstraints {
             permitted_subtrees: vec![GeneralSubtree::DnsName(only.to_owned())],
@@ -108,15 +108,15 @@ impl Authority {
         Self { issuer, above }
     }
 
-    pub(crate) fn pem(&self) -> String {
+    pub fn pem(&self) -> String {
         self.issuer.pem()
     }
 
-    pub(crate) fn issue(&self, name: &'static str) -> IssuedCertificate {
+    pub fn issue(&self, name: &'static str) -> IssuedCertificate {
         self.grant(&Wish::named(name))
     }
 
-    pub(crate) fn grant(&self, wish: &Wish) -> IssuedCertificate {
+    pub fn grant(&self, wish: &Wish) -> IssuedCertificate {
         let names: Vec<_> = wish.names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         // A set takes one value of a kind; a second CN is told apart by its string type.
@@ -142,7 +142,7 @@ impl Authority {
         IssuedCertificate { chain, key: key.serialize_pem(), serial }
     }
 
-    pub(crate) fn list(&self, list: List<'_>) -> String {
+    pub fn list(&self, list: List<'_>) -> String {
         let List { number, revoked, days, point } = list;
         let revoked = revoked.iter().map(|serial| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),

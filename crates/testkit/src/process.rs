@@ -11,28 +11,23 @@ use tokio::net::TcpStream;
 use super::stage::Stage;
 
 /// The program: its process, where consumers connect, where operators look, and what it has logged.
-pub(crate) struct Served(
-    pub(crate) Child,
-    pub(crate) SocketAddr,
-    pub(crate) SocketAddr,
-    pub(crate) Arc<Mutex<String>>,
-);
+pub struct Served(pub Child, pub SocketAddr, pub SocketAddr, pub Arc<Mutex<String>>);
 
 impl Served {
     /// Sends a signal by name.
-    pub(crate) fn signal(&self, name: &str) {
+    pub fn signal(&self, name: &str) {
         let pid = self.0.id().to_string();
         let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap();
         assert!(sent.success());
     }
 
     /// The most memory it has had so far.
-    pub(crate) fn peak_kib(&self) -> u64 {
+    pub fn peak_kib(&self) -> u64 {
         self.status_kib("VmHWM:")
     }
 
     /// The memory it has now.
-    pub(crate) fn resident_kib(&self) -> u64 {
+    pub fn resident_kib(&self) -> u64 {
         self.status_kib("VmRSS:")
     }
 
@@ -43,7 +38,7 @@ impl Served {
     }
 
     /// A series without labels, from the metrics.
-    pub(crate) async fn counted(&self, series: &str) -> u64 {
+    pub async fn counted(&self, series: &str) -> u64 {
         let metrics = self.metrics().await;
         let prefix = format!("spine_proxy_{series} ");
         let value = metrics.lines().find_map(|line| line.strip_prefix(&prefix));
@@ -51,13 +46,13 @@ impl Served {
     }
 
     /// The metrics, as the admin port tells them.
-    pub(crate) async fn metrics(&self) -> String {
+    pub async fn metrics(&self) -> String {
         get(self.2, "/metrics").await
     }
 }
 
 /// Asks the admin port; the whole answer.
-pub(crate) async fn get(admin: SocketAddr, path: &str) -> String {
+pub async fn get(admin: SocketAddr, path: &str) -> String {
     let mut admin = TcpStream::connect(admin).await.unwrap();
     let get = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     admin.write_all(get.as_bytes()).await.unwrap();
@@ -74,18 +69,18 @@ impl Drop for Served {
 }
 
 /// The real program over the stage's files, at log level trace into a file.
-pub(crate) fn serve(stage: &Stage) -> Served {
+pub fn serve(stage: &Stage) -> Served {
     let text = stage.text("spine-proxy.toml").replace("\"audit\"", "\"own\"");
-    serve_by(Command::new(env!("CARGO_BIN_EXE_spine-proxy")), stage, &text)
+    serve_by(Command::new(crate::program()), stage, &text)
 }
 
 /// The same over another configuration, started by a command that ends in being the program.
-pub(crate) fn serve_by(command: Command, stage: &Stage, text: &str) -> Served {
+pub fn serve_by(command: Command, stage: &Stage, text: &str) -> Served {
     serve_at(command, stage, text, "trace")
 }
 
 /// Starts the program at another log level.
-pub(crate) fn serve_at(mut command: Command, stage: &Stage, text: &str, level: &str) -> Served {
+pub fn serve_at(mut command: Command, stage: &Stage, text: &str, level: &str) -> Served {
     stage.replace("own.toml", &format!("{text}\n[log]\nlevel = \"{level}\"\n"));
     let mut child = command
         .args(["serve", "--config"])

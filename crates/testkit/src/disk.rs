@@ -11,13 +11,13 @@ use super::process::{Served, serve_by};
 use super::stage::Stage;
 
 /// A disk under orders.
-pub(crate) struct Disk {
+pub struct Disk {
     folder: PathBuf,
 }
 
 impl Disk {
     /// The program over the stage's files, its fdatasync under orders.
-    pub(crate) fn serve(stage: &Stage) -> Option<(Self, Served)> {
+    pub fn serve(stage: &Stage) -> Option<(Self, Served)> {
         let disk = Self::new(stage)?;
         let text = stage.text("spine-proxy.toml").replace("\"audit\"", "\"own\"");
         let served = serve_by(disk.command(), stage, &text);
@@ -25,10 +25,10 @@ impl Disk {
     }
 
     /// The stand-in, compiled into the stage's folder.
-    pub(crate) fn new(stage: &Stage) -> Option<Self> {
+    pub fn new(stage: &Stage) -> Option<Self> {
         let folder = stage.path("disk");
         std::fs::create_dir_all(folder.join("synced")).unwrap();
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/disk.c");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/disk.c");
         let mut compiler = Command::new("cc");
         compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(folder.join("disk.so")).arg(source);
         match compiler.status() {
@@ -40,35 +40,35 @@ impl Disk {
         }
     }
 
-    pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_spine-proxy"));
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(crate::program());
         command.env("LD_PRELOAD", self.folder.join("disk.so")).env("DISK_ORDERS", &self.folder);
         command
     }
 
-    pub(crate) fn orders(&self, order: &str) {
+    pub fn orders(&self, order: &str) {
         std::fs::write(self.folder.join(order), "").unwrap();
     }
 
-    pub(crate) fn takes_back(&self, order: &str) {
+    pub fn takes_back(&self, order: &str) {
         std::fs::remove_file(self.folder.join(order)).unwrap();
     }
 
     /// Returns once somebody waits for the disk.
-    pub(crate) async fn is_waited_for(&self) {
+    pub async fn is_waited_for(&self) {
         while !self.folder.join("held").exists() {
             tokio::task::yield_now().await;
         }
     }
 
     /// Where what was synced is kept.
-    pub(crate) fn synced(&self) -> PathBuf {
+    pub fn synced(&self) -> PathBuf {
         self.folder.join("synced")
     }
 }
 
 /// The program with its journal on a file system of its own, of this many KiB; and where we find it.
-pub(crate) fn serve_on_small_disk(stage: &Stage, kib: usize) -> Option<(Served, PathBuf)> {
+pub fn serve_on_small_disk(stage: &Stage, kib: usize) -> Option<(Served, PathBuf)> {
     let may = Command::new("unshare").args(["-rm", "true"]).status();
     if !may.is_ok_and(|status| status.success()) {
         missing("a user namespace (unshare -rm)");
@@ -81,7 +81,7 @@ pub(crate) fn serve_on_small_disk(stage: &Stage, kib: usize) -> Option<(Served, 
         .args(["-rm", "sh", "-c"])
         .arg(format!("mount -t tmpfs -o size={kib}k tmpfs \"$0\" && exec \"$@\""))
         .arg(&folder)
-        .arg(env!("CARGO_BIN_EXE_spine-proxy"));
+        .arg(crate::program());
     let text = stage.text("spine-proxy.toml").replace("\"audit\"", "\"small/own\"");
     let served = serve_by(command, stage, &text);
     let root = PathBuf::from(format!("/proc/{}/root", served.0.id()));

@@ -7,30 +7,30 @@ use std::path::Path;
 
 /// Before they are written.
 #[derive(Default)]
-pub(crate) struct Files(HashMap<String, String>);
+pub struct Files(HashMap<String, String>);
 
 impl Files {
-    pub(crate) fn put(&mut self, name: &str, text: &str) {
+    pub fn put(&mut self, name: &str, text: &str) {
         self.0.insert(name.to_owned(), text.to_owned());
     }
 
-    pub(crate) fn copy(&mut self, from: &str, to: &str) {
+    pub fn copy(&mut self, from: &str, to: &str) {
         let text = self.0[from].clone();
         self.put(to, &text);
     }
 
     /// Adds to the configuration.
-    pub(crate) fn add(&mut self, text: &str) {
+    pub fn add(&mut self, text: &str) {
         self.edit("spine-proxy.toml", |before| format!("{before}\n{text}"));
     }
 
     /// Puts a line at the beginning of the configuration.
-    pub(crate) fn head(&mut self, text: &str) {
+    pub fn head(&mut self, text: &str) {
         self.edit("spine-proxy.toml", |before| format!("{text}\n{before}"));
     }
 
     /// Puts a line into a section of the configuration.
-    pub(crate) fn set(&mut self, section: &str, line: &str) {
+    pub fn set(&mut self, section: &str, line: &str) {
         let section = format!("[{section}]\n");
         self.edit("spine-proxy.toml", |text| {
             assert!(text.contains(&section));
@@ -38,14 +38,14 @@ impl Files {
         });
     }
 
-    pub(crate) fn edit(&mut self, name: &str, change: impl FnOnce(String) -> String) {
+    pub fn edit(&mut self, name: &str, change: impl FnOnce(String) -> String) {
         let text = self.0.remove(name).unwrap();
         self.0.insert(name.to_owned(), change(text));
     }
 
     /// A test comes from one address, and is no attack; with many others beside it the gateway is late and
     /// the disk slow, and that is no overload. Unless it says how many and how late.
-    pub(crate) fn hurry(&mut self) {
+    pub fn hurry(&mut self) {
         self.unless_said("listener.limits", "address-handshakes-per-second", "100000");
         self.unless_said("throttle", "delay-max", "\"10m\"");
         self.unless_said("audit", "wait", "\"1m\"");
@@ -67,7 +67,7 @@ impl Files {
         self.set(section, &format!("{key} = {value}"));
     }
 
-    pub(crate) fn write(&self, folder: &Path) {
+    pub fn write(&self, folder: &Path) {
         for (name, text) in &self.0 {
             let path = folder.join(name);
             std::fs::write(&path, text).unwrap();

@@ -25,29 +25,29 @@ use super::files::Files;
 use super::stage::{HUB, Stage, counted, now_s, server_tls};
 use super::way::Way;
 
-pub(crate) const KEY: &str = "an-invented-key";
-pub(crate) const SLOTS: &str = "urn:nhs:names:services:gpconnect:fhir:rest:search:slot-1";
-pub(crate) const BOOK: &str = "urn:nhs:names:services:gpconnect:fhir:rest:create:appointment-1";
-pub(crate) const READ: &str = "urn:nhs:names:services:gpconnect:fhir:rest:read:appointment-1";
+pub const KEY: &str = "an-invented-key";
+pub const SLOTS: &str = "urn:nhs:names:services:gpconnect:fhir:rest:search:slot-1";
+pub const BOOK: &str = "urn:nhs:names:services:gpconnect:fhir:rest:create:appointment-1";
+pub const READ: &str = "urn:nhs:names:services:gpconnect:fhir:rest:read:appointment-1";
 
 /// Who pays for a look-up, where a test does not say.
-pub(crate) const PAYER: Payer<'static> = Payer::Certificate("a certificate");
+pub const PAYER: Payer<'static> = Payer::Certificate("a certificate");
 
 /// A clock that a test sets ahead of the present.
 #[derive(Clone, Default)]
-pub(crate) struct MovedClock(Arc<AtomicI64>);
+pub struct MovedClock(Arc<AtomicI64>);
 
 impl MovedClock {
-    pub(crate) fn is_ahead_s(&self, seconds: i64) {
+    pub fn is_ahead_s(&self, seconds: i64) {
         self.0.store(seconds, Ordering::Release);
     }
 
-    pub(crate) fn passes_s(&self, seconds: i64) {
+    pub fn passes_s(&self, seconds: i64) {
         self.0.fetch_add(seconds, Ordering::AcqRel);
     }
 
     /// What a directory needs: this clock, and the current runtime.
-    pub(crate) fn context(&self, metrics: &Arc<Metrics>) -> DirectoryContext {
+    pub fn context(&self, metrics: &Arc<Metrics>) -> DirectoryContext {
         let ahead_s = Arc::clone(&self.0);
         let clock = DirectoryClock::from_fn(move || {
             Timestamp::now() + SignedDuration::from_secs(ahead_s.load(Ordering::Acquire))
@@ -57,10 +57,10 @@ impl MovedClock {
 }
 
 /// The API, its certificate, and a directory's settings that lead to it.
-pub(crate) struct Registry {
-    pub(crate) sds: Arc<SdsDirectory>,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) folder: TempDir,
+pub struct Registry {
+    pub sds: Arc<SdsDirectory>,
+    pub metrics: Arc<Metrics>,
+    pub folder: TempDir,
     port: u16,
     /// Where the way to it begins, if it is not there.
     leads_to: u16,
@@ -68,27 +68,27 @@ pub(crate) struct Registry {
     _reserved: socket2::Socket,
     settings: String,
     /// Questions a second.
-    pub(crate) pace: u32,
+    pub pace: u32,
     clock: MovedClock,
     serving: Option<DropGuard>,
     tls: Arc<rustls::ServerConfig>,
 }
 
-pub(crate) fn interaction(id: &str) -> &'static Interaction {
+pub fn interaction(id: &str) -> &'static Interaction {
     by_id(id).unwrap()
 }
 
-pub(crate) fn asid(text: &str) -> Asid {
+pub fn asid(text: &str) -> Asid {
     text.parse().unwrap()
 }
 
-pub(crate) fn ods(text: &str) -> OdsCode {
+pub fn ods(text: &str) -> OdsCode {
     text.parse().unwrap()
 }
 
 impl Registry {
     /// An API with these records; `more` is added to the directory's settings.
-    pub(crate) async fn new(records: Records, more: &str) -> Self {
+    pub async fn new(records: Records, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let pki = Pki::new(now_s()).unwrap();
         let issued = pki.issue(&Leaf::named("localhost")).unwrap();
@@ -118,14 +118,14 @@ impl Registry {
     }
 
     /// A way to the API, which all who ask it from now on take.
-    pub(crate) fn by_way(&mut self) -> Way {
+    pub fn by_way(&mut self) -> Way {
         let way = Way::to(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)));
         self.leads_to = way.address.port();
         way
     }
 
     /// The API listens, always at the same port.
-    pub(crate) async fn opens(&mut self) {
+    pub async fn opens(&mut self) {
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
         let stop = CancellationToken::new();
         let serving = Arc::clone(&self.sds).serve(
@@ -138,14 +138,14 @@ impl Registry {
     }
 
     /// The API is gone, and everybody's connections with it.
-    pub(crate) async fn closes(&mut self) {
+    pub async fn closes(&mut self) {
         self.serving = None;
         while tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_ok() {
             tokio::task::yield_now().await;
         }
     }
 
-    pub(crate) fn settings(&self) -> String {
+    pub fn settings(&self) -> String {
         let folder = self.folder.path().display();
         let (port, more, pace) = (self.leads_to, &self.settings, self.pace);
         format!(
@@ -163,12 +163,12 @@ impl Registry {
 
     /// A gateway whose practices are known to this API alone; consumers and agreements come from
     /// the file.
-    pub(crate) async fn stage(&self) -> Stage {
+    pub async fn stage(&self) -> Stage {
         self.stage_with(|_| {}).await
     }
 
     /// The same, with its files changed before it starts.
-    pub(crate) async fn stage_with(&self, change: impl FnOnce(&mut Files)) -> Stage {
+    pub async fn stage_with(&self, change: impl FnOnce(&mut Files)) -> Stage {
         let settings = self.settings().replace("[sds-api]", "[directory.sds-api]");
         Stage::with(|files| {
             files.edit("spine-proxy.toml", |text| {
@@ -186,31 +186,31 @@ impl Registry {
     }
 
     /// A directory that holds nothing, over this API and a file's text.
-    pub(crate) fn directory(&self, file: &str) -> Directory {
+    pub fn directory(&self, file: &str) -> Directory {
         let settings: DirectorySettings = toml::from_str(&self.settings()).unwrap();
         settings.check().unwrap();
         let (file, live) = (self.file(file), self.live("localhost"));
         Directory::new(file, live, &settings, self.clock.context(&self.metrics))
     }
 
-    pub(crate) fn file(&self, text: &str) -> DirectoryFile {
+    pub fn file(&self, text: &str) -> DirectoryFile {
         DirectoryFile::parse(text, "directory.toml".as_ref(), OtherSources::Live).unwrap()
     }
 
     /// The way to this API, under one of its names.
-    pub(crate) fn live(&self, host: &str) -> LiveSources {
+    pub fn live(&self, host: &str) -> LiveSources {
         let settings = self.settings().replace("localhost", host);
         let settings: DirectorySettings = toml::from_str(&settings).unwrap();
         LiveSources::load(&settings, &mut Loader::new(now_s())).unwrap()
     }
 
     /// Sets the directory's clock to so many seconds after the present.
-    pub(crate) fn later_s(&self, seconds: i64) {
+    pub fn later_s(&self, seconds: i64) {
         self.clock.is_ahead_s(seconds);
     }
 
     /// Asks about a practice, form (b).
-    pub(crate) async fn practice(
+    pub async fn practice(
         &self,
         directory: &Directory,
         code: &str,
@@ -222,23 +222,23 @@ impl Registry {
     }
 
     /// How many questions the API has been asked.
-    pub(crate) fn asked(&self) -> usize {
+    pub fn asked(&self) -> usize {
         self.sds.received().len()
     }
 
     /// Returns once the API has been asked so many.
-    pub(crate) async fn has_been_asked(&self, count: usize) {
+    pub async fn has_been_asked(&self, count: usize) {
         while self.asked() < count {
             tokio::task::yield_now().await;
         }
     }
 
-    pub(crate) fn counted(&self, series: &str) -> u64 {
+    pub fn counted(&self, series: &str) -> u64 {
         counted(&self.metrics, series)
     }
 
     /// Returns once no look-up is under way.
-    pub(crate) async fn rests(&self, directory: &Directory) {
+    pub async fn rests(&self, directory: &Directory) {
         while directory.sources_view().looking_up > 0 {
             tokio::task::yield_now().await;
         }
@@ -246,11 +246,11 @@ impl Registry {
 }
 
 /// The system of this ASID, at the practice that a target suggests.
-pub(crate) fn by_asid(asid: &Asid, hint: Option<&OdsCode>) -> Receiver {
+pub fn by_asid(asid: &Asid, hint: Option<&OdsCode>) -> Receiver {
     Receiver::System { asid: asid.clone(), hint: hint.cloned() }
 }
 
 /// The system of a practice, of this ASID if there are several.
-pub(crate) fn by_practice(ods: &OdsCode, asid: Option<&Asid>) -> Receiver {
+pub fn by_practice(ods: &OdsCode, asid: Option<&Asid>) -> Receiver {
     Receiver::Practice { ods: ods.clone(), asid: asid.cloned() }
 }

@@ -21,23 +21,23 @@ use super::swept::Swept;
 use super::wire::Wire;
 
 /// The consumer, registered for everything.
-pub(crate) const HUB: &str = "200000000359";
-pub(crate) const HUB_ODS: &str = "A00001";
+pub const HUB: &str = "200000000359";
+pub const HUB_ODS: &str = "A00001";
 /// Registered for slots alone; no agreement with anyone.
-pub(crate) const CLINIC: &str = "200000000360";
-pub(crate) const CLINIC_ODS: &str = "A00002";
+pub const CLINIC: &str = "200000000360";
+pub const CLINIC_ODS: &str = "A00002";
 /// The practice.
-pub(crate) const TO: &str = "918999198993";
-pub(crate) const ODS: &str = "A20047";
-pub(crate) const ROOT: &str = "https://provider.example.nhs.uk/A20047/STU3/1/gpconnect";
+pub const TO: &str = "918999198993";
+pub const ODS: &str = "A20047";
+pub const ROOT: &str = "https://provider.example.nhs.uk/A20047/STU3/1/gpconnect";
 /// A second practice on the same host.
-pub(crate) const OTHER_TO: &str = "918999198994";
-pub(crate) const OTHER_ROOT: &str = "https://provider.example.nhs.uk/B82617/STU3/1/gpconnect";
+pub const OTHER_TO: &str = "918999198994";
+pub const OTHER_ROOT: &str = "https://provider.example.nhs.uk/B82617/STU3/1/gpconnect";
 /// A practice nobody has an agreement with.
-pub(crate) const APART_TO: &str = "918999198995";
-pub(crate) const APART_ROOT: &str = "https://provider.example.nhs.uk/C81004/STU3/1/gpconnect";
+pub const APART_TO: &str = "918999198995";
+pub const APART_ROOT: &str = "https://provider.example.nhs.uk/C81004/STU3/1/gpconnect";
 
-pub(crate) const CONFIG: &str = r#"
+pub const CONFIG: &str = r#"
 [listener]
 addresses = ["127.0.0.1:0"]
 names = ["ssp.example.nhs.uk", "localhost", "127.0.0.1"]
@@ -67,7 +67,7 @@ journal = "audit"
 address = "127.0.0.1:0"
 "#;
 
-pub(crate) const DIRECTORY: &str = r#"
+pub const DIRECTORY: &str = r#"
 [[consumer]]
 name = "Hub"
 asids = ["200000000359"]
@@ -133,22 +133,22 @@ to = ["918999198993", "918999198994"]
 "#;
 
 /// Everything a test plays on. Dropped with the test; nothing is shared.
-pub(crate) struct Stage {
-    pub(crate) folder: Swept,
-    pub(crate) pki: Pki,
-    pub(crate) issued: HashMap<&'static str, IssuedCertificate>,
-    pub(crate) provider: Provider,
-    pub(crate) server: Server,
+pub struct Stage {
+    pub folder: Swept,
+    pub pki: Pki,
+    pub issued: HashMap<&'static str, IssuedCertificate>,
+    pub provider: Provider,
+    pub server: Server,
 }
 
 impl Stage {
     /// The usual stage.
-    pub(crate) async fn new() -> Self {
+    pub async fn new() -> Self {
         Self::with(|_| {}).await
     }
 
     /// A stage whose files are changed before the gateway starts.
-    pub(crate) async fn with(change: impl FnOnce(&mut Files)) -> Self {
+    pub async fn with(change: impl FnOnce(&mut Files)) -> Self {
         let folder = Swept(tempfile::tempdir().unwrap());
         let pki = Pki::new(now_s()).unwrap();
         let mut files = Files::default();
@@ -180,7 +180,7 @@ impl Stage {
     }
 
     /// Stops the gateway and starts another over the same files.
-    pub(crate) async fn restarts(self) -> Self {
+    pub async fn restarts(self) -> Self {
         let Self { folder, pki, issued, provider, server } = self;
         server.stop().await;
         let config = folder.path().join("spine-proxy.toml");
@@ -190,13 +190,13 @@ impl Stage {
     }
 
     /// Sends a call and hears its answer.
-    pub(crate) async fn hears(&self, call: Call) -> Answer {
+    pub async fn hears(&self, call: Call) -> Answer {
         call.send(self).await
     }
 
     /// Sends a call that must be refused with this token: the answer, the record, and the provider
     /// not asked.
-    pub(crate) async fn refuses(&self, call: Call, token: &str) -> Answer {
+    pub async fn refuses(&self, call: Call, token: &str) -> Answer {
         let asked = self.provider.received().len();
         let lines = self.lines().await.len();
         let answer = call.send(self).await;
@@ -216,7 +216,7 @@ impl Stage {
     }
 
     /// Every line of the journal that is about an exchange.
-    pub(crate) async fn lines(&self) -> Vec<Value> {
+    pub async fn lines(&self) -> Vec<Value> {
         self.server.trail.flush().await;
         let text = self.journal("audit");
         let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
@@ -226,12 +226,12 @@ impl Stage {
     }
 
     /// Everything in a journal, its segments one after another.
-    pub(crate) fn journal(&self, name: &str) -> String {
+    pub fn journal(&self, name: &str) -> String {
         journal(&self.path(name))
     }
 
     /// The closed line of the last exchange, once there are `count`.
-    pub(crate) async fn closed(&self, count: usize) -> Value {
+    pub async fn closed(&self, count: usize) -> Value {
         loop {
             let lines = self.lines().await;
             let mut closed: Vec<_> =
@@ -245,34 +245,34 @@ impl Stage {
 
     /// Returns once so many connections have been opened and ended for idleness, one after another: by the
     /// gateway's own clock, its deadline for idle connections has passed as often.
-    pub(crate) async fn lets_pass(&self, idle_times: usize) {
+    pub async fn lets_pass(&self, idle_times: usize) {
         for _ in 0..idle_times {
             let mut idle = Wire::new(Call::slots().connect(self).await.unwrap());
             assert!(!idle.more().await, "nothing is said on an idle connection");
         }
     }
 
-    pub(crate) fn path(&self, name: &str) -> std::path::PathBuf {
+    pub fn path(&self, name: &str) -> std::path::PathBuf {
         self.folder.path().join(name)
     }
 
     /// Replaces a file, whole.
-    pub(crate) fn replace(&self, name: &str, text: &str) {
+    pub fn replace(&self, name: &str, text: &str) {
         let aside = self.path("aside");
         std::fs::write(&aside, text).unwrap();
         std::fs::rename(&aside, self.path(name)).unwrap();
     }
 
-    pub(crate) fn text(&self, name: &str) -> String {
+    pub fn text(&self, name: &str) -> String {
         std::fs::read_to_string(self.path(name)).unwrap()
     }
 
-    pub(crate) fn address(&self) -> std::net::SocketAddr {
+    pub fn address(&self) -> std::net::SocketAddr {
         self.server.addresses[0]
     }
 
     /// Moves the practices to another address.
-    pub(crate) async fn redial(&self, address: std::net::SocketAddr) {
+    pub async fn redial(&self, address: std::net::SocketAddr) {
         let moved = |line: &str| match line.starts_with("dial = ") {
             true => format!("dial = \"{address}\"\n"),
             false => format!("{line}\n"),
@@ -283,7 +283,7 @@ impl Stage {
     }
 
     /// Moves the practices to an address where nobody listens.
-    pub(crate) async fn moves_away(&self) {
+    pub async fn moves_away(&self) {
         let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = nobody.local_addr().unwrap();
         drop(nobody);
@@ -291,29 +291,29 @@ impl Stage {
     }
 
     /// Moves the practices to a provider with another certificate.
-    pub(crate) async fn moves_to(&self, leaf: &Leaf) -> Provider {
+    pub async fn moves_to(&self, leaf: &Leaf) -> Provider {
         self.moves_to_issued(&self.pki.issue(leaf).unwrap()).await
     }
 
     /// Moves the practices to a provider with this certificate.
-    pub(crate) async fn moves_to_issued(&self, issued: &IssuedCertificate) -> Provider {
+    pub async fn moves_to_issued(&self, issued: &IssuedCertificate) -> Provider {
         let provider = Provider::start(provider_tls(&self.pki, issued)).await;
         self.redial(provider.address).await;
         provider
     }
 
     /// A gauge or counter, by its whole name and labels.
-    pub(crate) fn counted(&self, series: &str) -> u64 {
+    pub fn counted(&self, series: &str) -> u64 {
         counted(&self.server.metrics, series)
     }
 
     /// Returns once nothing is under way and nobody is connected.
-    pub(crate) async fn is_calm(&self) {
+    pub async fn is_calm(&self) {
         is_calm(&self.server.metrics).await;
     }
 
     /// TLS as the consumer of this certificate speaks it; `none` has none.
-    pub(crate) fn consumer_tls(&self, certificate: &str, protocol: &[u8]) -> Arc<ClientConfig> {
+    pub fn consumer_tls(&self, certificate: &str, protocol: &[u8]) -> Arc<ClientConfig> {
         let builder = ClientConfig::builder_with_provider(crypto())
             .with_safe_default_protocol_versions()
             .unwrap()
@@ -328,7 +328,7 @@ impl Stage {
 }
 
 /// Everything in a journal, its segments one after another.
-pub(crate) fn journal(folder: &Path) -> String {
+pub fn journal(folder: &Path) -> String {
     let mut text = String::new();
     for segment in segments(folder) {
         text.push_str(&std::fs::read_to_string(segment).unwrap());
@@ -341,7 +341,7 @@ pub(crate) fn journal(folder: &Path) -> String {
 }
 
 /// The segments of a journal, in order.
-pub(crate) fn segments(folder: &Path) -> Vec<std::path::PathBuf> {
+pub fn segments(folder: &Path) -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let mut segments: Vec<_> = entries
         .filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
@@ -350,25 +350,25 @@ pub(crate) fn segments(folder: &Path) -> Vec<std::path::PathBuf> {
     segments
 }
 
-pub(crate) fn counted(metrics: &Metrics, series: &str) -> u64 {
+pub fn counted(metrics: &Metrics, series: &str) -> u64 {
     let (text, _) = metrics.text();
     let prefix = format!("spine_proxy_{series} ");
     let value = text.lines().find_map(|line| line.strip_prefix(&prefix));
     value.map_or(0, |value| value.parse().unwrap())
 }
 
-pub(crate) async fn is_calm(metrics: &Metrics) {
+pub async fn is_calm(metrics: &Metrics) {
     while counted(metrics, "http_requests_in_flight") + counted(metrics, "connections") > 0 {
         tokio::task::yield_now().await;
     }
 }
 
-pub(crate) fn row(token: &str) -> spine_proxy::refusal::RefusalRow {
+pub fn row(token: &str) -> spine_proxy::refusal::RefusalRow {
     let rows = spine_proxy::refusal::every().into_iter().map(|refusal| refusal.row());
     rows.into_iter().find(|row| row.token == token).unwrap_or_else(|| panic!("no token {token}"))
 }
 
-pub(crate) fn now_s() -> i64 {
+pub fn now_s() -> i64 {
     jiff::Timestamp::now().as_second()
 }
 
@@ -387,26 +387,26 @@ fn leaves() -> Vec<(&'static str, Leaf)> {
     ]
 }
 
-pub(crate) fn crypto() -> Arc<rustls::crypto::CryptoProvider> {
+pub fn crypto() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-pub(crate) fn roots(pki: &Pki) -> RootCertStore {
+pub fn roots(pki: &Pki) -> RootCertStore {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(pki.authority().as_bytes()).unwrap()).unwrap();
     roots
 }
 
-pub(crate) fn chain(issued: &IssuedCertificate) -> Vec<CertificateDer<'static>> {
+pub fn chain(issued: &IssuedCertificate) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_slice_iter(issued.chain.as_bytes()).map(Result::unwrap).collect()
 }
 
-pub(crate) fn key(issued: &IssuedCertificate) -> PrivateKeyDer<'static> {
+pub fn key(issued: &IssuedCertificate) -> PrivateKeyDer<'static> {
     PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap()
 }
 
 /// A provider demands the gateway's certificate.
-pub(crate) fn provider_tls(pki: &Pki, issued: &IssuedCertificate) -> Arc<ServerConfig> {
+pub fn provider_tls(pki: &Pki, issued: &IssuedCertificate) -> Arc<ServerConfig> {
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(pki)), crypto());
     let config = ServerConfig::builder_with_provider(crypto())
         .with_safe_default_protocol_versions()
@@ -418,7 +418,7 @@ pub(crate) fn provider_tls(pki: &Pki, issued: &IssuedCertificate) -> Arc<ServerC
 }
 
 /// A server that demands nothing.
-pub(crate) fn server_tls(issued: &IssuedCertificate) -> Arc<ServerConfig> {
+pub fn server_tls(issued: &IssuedCertificate) -> Arc<ServerConfig> {
     let config = ServerConfig::builder_with_provider(crypto())
         .with_safe_default_protocol_versions()
         .unwrap()

@@ -21,7 +21,7 @@ use super::stage::Stage;
 use super::wire::Wire;
 
 /// The program, its instructions counted, and a consumer's connection to it.
-pub(crate) struct Counted {
+pub struct Counted {
     served: Served,
     counts: PathBuf,
     /// Counts written so far.
@@ -30,7 +30,7 @@ pub(crate) struct Counted {
 }
 
 /// Whether valgrind is installed.
-pub(crate) fn is_installed() -> bool {
+pub fn is_installed() -> bool {
     let mut valgrind = Command::new("valgrind");
     let ran = valgrind.arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     ran.is_ok_and(|status| status.success())
@@ -38,12 +38,12 @@ pub(crate) fn is_installed() -> bool {
 
 impl Counted {
     /// Starts the program over the stage's files.
-    pub(crate) fn start(stage: &Stage) -> Self {
-        Self::start_program(env!("CARGO_BIN_EXE_spine-proxy").as_ref(), stage)
+    pub fn start(stage: &Stage) -> Self {
+        Self::start_program(&crate::program(), stage)
     }
 
     /// Starts this program, of another commit perhaps, over the stage's files.
-    pub(crate) fn start_program(program: &Path, stage: &Stage) -> Self {
+    pub fn start_program(program: &Path, stage: &Stage) -> Self {
         let counts = stage.path("instructions");
         let mut command = Command::new("valgrind");
         command
@@ -58,7 +58,7 @@ impl Counted {
 
     /// Sends a request so often, and returns the least of its counts: what the program does by itself is in
     /// the others.
-    pub(crate) async fn least(&mut self, stage: &Stage, call: &Call, rounds: usize) -> u64 {
+    pub async fn least(&mut self, stage: &Stage, call: &Call, rounds: usize) -> u64 {
         let mut least = u64::MAX;
         for _ in 0..rounds {
             self.order("zero");
@@ -69,7 +69,7 @@ impl Counted {
 
     /// Sends a request and returns the instructions up to the last byte of its answer, since the last
     /// count: what the program does by itself in between is among them.
-    pub(crate) async fn count(&mut self, stage: &Stage, request: &[u8]) -> (u64, Answer) {
+    pub async fn count(&mut self, stage: &Stage, request: &[u8]) -> (u64, Answer) {
         let mut wire = match self.connection.take() {
             Some(wire) => wire,
             None => {
@@ -88,7 +88,7 @@ impl Counted {
     }
 
     /// Sends a request over HTTP/2, on a connection of its own, and returns as much.
-    pub(crate) async fn count_http2(&mut self, stage: &Stage, call: &Call) -> (u64, u16) {
+    pub async fn count_http2(&mut self, stage: &Stage, call: &Call) -> (u64, u16) {
         let stream = self.dial(stage, b"h2").await;
         let (mut sender, connection) =
             http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
@@ -126,7 +126,7 @@ impl Counted {
     }
 
     /// The last count as callgrind writes it: by function.
-    pub(crate) fn last(&self) -> String {
+    pub fn last(&self) -> String {
         let counts = format!("{}.{}", self.counts.display(), self.written);
         std::fs::read_to_string(counts).unwrap()
     }

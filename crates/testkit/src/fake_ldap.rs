@@ -13,7 +13,7 @@ use tokio_rustls::server::TlsStream;
 
 /// What it does with a search.
 #[derive(Debug, Clone)]
-pub(crate) enum Act {
+pub enum Act {
     /// Sends these entries, and then this result code.
     Answer(Vec<Entry>, u8),
     /// Says nothing, ever.
@@ -30,20 +30,20 @@ pub(crate) enum Act {
 
 impl Act {
     /// A result code and nothing else.
-    pub(crate) const fn code(code: u8) -> Self {
+    pub const fn code(code: u8) -> Self {
         Self::Answer(Vec::new(), code)
     }
 }
 
 /// A record: attributes and their values.
-pub(crate) type Entry = Vec<(&'static str, Vec<String>)>;
+pub type Entry = Vec<(&'static str, Vec<String>)>;
 
 type Script = Box<dyn FnMut(&str) -> Act + Send>;
 
 /// The server.
 #[derive(Clone)]
-pub(crate) struct FakeLdap {
-    pub(crate) address: SocketAddr,
+pub struct FakeLdap {
+    pub address: SocketAddr,
     state: Arc<State>,
 }
 
@@ -55,7 +55,7 @@ struct State {
 }
 
 impl FakeLdap {
-    pub(crate) async fn start(tls: Arc<ServerConfig>) -> Self {
+    pub async fn start(tls: Arc<ServerConfig>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
@@ -82,27 +82,27 @@ impl FakeLdap {
     }
 
     /// From now on, does this.
-    pub(crate) fn does(&self, act: Act) {
+    pub fn does(&self, act: Act) {
         self.plays(move |_| act.clone());
     }
 
     /// From now on, does as the script says, which is told the search's strings.
-    pub(crate) fn plays(&self, script: impl FnMut(&str) -> Act + Send + 'static) {
+    pub fn plays(&self, script: impl FnMut(&str) -> Act + Send + 'static) {
         *self.state.script.lock().unwrap() = Box::new(script);
     }
 
     /// Searches so far.
-    pub(crate) fn searched(&self) -> usize {
+    pub fn searched(&self) -> usize {
         *self.state.searched.borrow()
     }
 
     /// Connections whose handshake was finished.
-    pub(crate) fn connections(&self) -> usize {
+    pub fn connections(&self) -> usize {
         *self.state.connections.borrow()
     }
 
     /// Returns once `count` connections have ended.
-    pub(crate) async fn has_ended(&self, count: usize) {
+    pub async fn has_ended(&self, count: usize) {
         self.state.ended.subscribe().wait_for(|ended| *ended >= count).await.unwrap();
     }
 
@@ -208,12 +208,12 @@ fn outcome(code: u8) -> Vec<u8> {
 }
 
 /// A message of the server's.
-pub(crate) fn envelope(id: u8, operation: &[u8]) -> Vec<u8> {
+pub fn envelope(id: u8, operation: &[u8]) -> Vec<u8> {
     tlv(SEQUENCE, &[tlv(INTEGER, &[id]), operation.to_vec()].concat())
 }
 
 /// A tag, a length of two bytes, which BER allows wherever fewer would do, and a value.
-pub(crate) fn tlv(tag: u8, value: &[u8]) -> Vec<u8> {
+pub fn tlv(tag: u8, value: &[u8]) -> Vec<u8> {
     let [high, low] = u16::try_from(value.len()).unwrap().to_be_bytes();
     [&[tag, 0x82, high, low], value].concat()
 }

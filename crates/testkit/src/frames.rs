@@ -5,39 +5,39 @@ use tokio::io::AsyncRead;
 use super::call::Call;
 use super::wire::Wire;
 
-pub(crate) const DATA: u8 = 0;
-pub(crate) const HEADERS: u8 = 1;
-pub(crate) const PRIORITY: u8 = 2;
-pub(crate) const RST_STREAM: u8 = 3;
-pub(crate) const SETTINGS: u8 = 4;
-pub(crate) const PUSH_PROMISE: u8 = 5;
-pub(crate) const PING: u8 = 6;
-pub(crate) const GOAWAY: u8 = 7;
-pub(crate) const WINDOW_UPDATE: u8 = 8;
-pub(crate) const CONTINUATION: u8 = 9;
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
+pub const PRIORITY: u8 = 2;
+pub const RST_STREAM: u8 = 3;
+pub const SETTINGS: u8 = 4;
+pub const PUSH_PROMISE: u8 = 5;
+pub const PING: u8 = 6;
+pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
+pub const CONTINUATION: u8 = 9;
 
-pub(crate) const END_STREAM: u8 = 1;
-pub(crate) const ACK: u8 = 1;
-pub(crate) const END_HEADERS: u8 = 4;
+pub const END_STREAM: u8 = 1;
+pub const ACK: u8 = 1;
+pub const END_HEADERS: u8 = 4;
 
-pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A frame as it came.
 #[derive(Debug, Clone)]
-pub(crate) struct Frame {
-    pub(crate) kind: u8,
-    pub(crate) flags: u8,
-    pub(crate) stream: u32,
-    pub(crate) payload: Vec<u8>,
+pub struct Frame {
+    pub kind: u8,
+    pub flags: u8,
+    pub stream: u32,
+    pub payload: Vec<u8>,
 }
 
 impl Frame {
-    pub(crate) fn ends_stream(&self) -> bool {
+    pub fn ends_stream(&self) -> bool {
         matches!(self.kind, DATA | HEADERS) && self.flags & END_STREAM != 0
     }
 
     /// The code of a `GOAWAY` or `RST_STREAM`.
-    pub(crate) fn code(&self) -> Option<u32> {
+    pub fn code(&self) -> Option<u32> {
         let at = match self.kind {
             RST_STREAM => 0,
             GOAWAY => 4,
@@ -47,7 +47,7 @@ impl Frame {
     }
 
     /// The status of a response's HEADERS, where it is the first field and in the static table.
-    pub(crate) fn status(&self) -> Option<u16> {
+    pub fn status(&self) -> Option<u16> {
         if self.kind != HEADERS {
             return None;
         }
@@ -62,7 +62,7 @@ impl Frame {
 }
 
 /// A frame's bytes.
-pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let mut bytes = length[1..].to_vec();
     bytes.extend([kind, flags]);
@@ -72,7 +72,7 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
 }
 
 /// A header field: literal, without indexing, without Huffman coding.
-pub(crate) fn field(name: &str, value: &str) -> Vec<u8> {
+pub fn field(name: &str, value: &str) -> Vec<u8> {
     let mut bytes = vec![0];
     for text in [name, value] {
         length(&mut bytes, text.len());
@@ -120,7 +120,7 @@ fn coded(text: &str) -> Vec<u8> {
 
 /// Encoding of a field.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Written {
+pub enum Written {
     /// Its name by this byte, its value plain.
     Indexed(u8),
     /// Its name by this byte, its value in Huffman coding.
@@ -130,7 +130,7 @@ pub(crate) enum Written {
 }
 
 /// A header field, written so.
-pub(crate) fn field_written(how: Written, name: &str, value: &str) -> Vec<u8> {
+pub fn field_written(how: Written, name: &str, value: &str) -> Vec<u8> {
     let mut bytes = match how {
         Written::Indexed(first) | Written::IndexedCoded(first) => vec![first],
         Written::Coded => {
@@ -153,7 +153,7 @@ pub(crate) fn field_written(how: Written, name: &str, value: &str) -> Vec<u8> {
 }
 
 /// A call's field block, these fields left out.
-pub(crate) fn block(call: &Call, without: &[&str]) -> Vec<u8> {
+pub fn block(call: &Call, without: &[&str]) -> Vec<u8> {
     let request = call.clone().http2().request();
     let path = request.uri().path_and_query().unwrap().as_str();
     let pseudo = [
@@ -184,7 +184,7 @@ fn length(bytes: &mut Vec<u8>, length: usize) {
 
 impl<S: AsyncRead + Unpin> Wire<S> {
     /// Reads a frame; nothing if the stream ends before one.
-    pub(crate) async fn frame(&mut self) -> Option<Frame> {
+    pub async fn frame(&mut self) -> Option<Frame> {
         loop {
             if let Some(&[a, b, c, kind, flags, d, e, f, g]) = self.unread.first_chunk() {
                 let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);

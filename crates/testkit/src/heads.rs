@@ -8,10 +8,10 @@ use super::provider;
 use super::stage::ROOT;
 
 /// A head filled in one way, and the refusal that it ends in, if it does.
-pub(crate) struct Filled {
-    pub(crate) way: &'static str,
-    pub(crate) call: Call,
-    pub(crate) refusal: Option<&'static str>,
+pub struct Filled {
+    pub way: &'static str,
+    pub call: Call,
+    pub refusal: Option<&'static str>,
 }
 
 /// Bytes left of the largest head besides what every request has: 64 KiB by default.
@@ -24,7 +24,7 @@ const LINES: usize = 92;
 const CLAIMS: usize = 4500;
 
 /// Every way.
-pub(crate) fn filled() -> Vec<Filled> {
+pub fn filled() -> Vec<Filled> {
     let targets = targets().into_iter();
     targets.chain(lists()).chain(lines()).chain(tokens()).collect()
 }
@@ -35,7 +35,7 @@ const ANSWER: usize = 120 * 1024;
 const ANSWER_LINES: usize = 120;
 
 /// A provider's answers, each filled in one way. All are passed on.
-pub(crate) fn answers() -> Vec<(&'static str, Vec<u8>)> {
+pub fn answers() -> Vec<(&'static str, Vec<u8>)> {
     let one = |line: &str| provider::answer("200 OK", line, "{}");
     let list = |name: &str, text: &str| one(&format!("{name}: {}\r\n", fill(text, ANSWER)));
     let each = ANSWER / ANSWER_LINES - 16;

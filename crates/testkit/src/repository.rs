@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 /// Folder of the repository.
-pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+pub fn root() -> &'static Path {
+    // This crate is two folders below it.
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap()
 }
 
 /// Every file with an extension below a folder of the repository, in the order of their paths.
-pub(crate) fn files(folder: impl AsRef<Path>, extension: &str) -> Vec<PathBuf> {
+pub fn files(folder: impl AsRef<Path>, extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![root().join(folder)];
     while let Some(folder) = folders.pop() {
@@ -27,6 +28,6 @@ pub(crate) fn files(folder: impl AsRef<Path>, extension: &str) -> Vec<PathBuf> {
 }
 
 /// Every source file of the gateway and of the crates.
-pub(crate) fn sources() -> Vec<PathBuf> {
+pub fn sources() -> Vec<PathBuf> {
     [files("src", "rs"), files("crates", "rs")].concat()
 }

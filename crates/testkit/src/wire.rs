@@ -4,21 +4,21 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// A message as it came.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Message {
+pub struct Message {
     /// The request or status line.
-    pub(crate) start: String,
+    pub start: String,
     /// Header lines in order, names as spelt.
-    pub(crate) headers: Vec<(String, String)>,
+    pub headers: Vec<(String, String)>,
     /// The body, decoded if it was chunked.
-    pub(crate) body: Vec<u8>,
+    pub body: Vec<u8>,
     /// Whether the body ended as its framing said.
-    pub(crate) complete: bool,
+    pub complete: bool,
     /// The lines of a chunked body's framing: the size of each chunk with its extension, then the trailers.
-    pub(crate) framing: Vec<String>,
+    pub framing: Vec<String>,
 }
 
 impl Message {
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
     }
 
@@ -33,18 +33,18 @@ impl Message {
 }
 
 /// A stream with what was read too far.
-pub(crate) struct Wire<S> {
-    pub(crate) stream: S,
-    pub(crate) unread: Vec<u8>,
+pub struct Wire<S> {
+    pub stream: S,
+    pub unread: Vec<u8>,
 }
 
 impl<S: AsyncRead + Unpin> Wire<S> {
-    pub(crate) fn new(stream: S) -> Self {
+    pub fn new(stream: S) -> Self {
         Self { stream, unread: Vec::new() }
     }
 
     /// Reads a head; nothing if the stream ends before one.
-    pub(crate) async fn head(&mut self) -> Option<Message> {
+    pub async fn head(&mut self) -> Option<Message> {
         loop {
             if let Some(end) = find(&self.unread, b"\r\n\r\n") {
                 let head: Vec<u8> = self.unread.drain(..end + 4).collect();
@@ -64,7 +64,7 @@ impl<S: AsyncRead + Unpin> Wire<S> {
     }
 
     /// Reads the body a head announces.
-    pub(crate) async fn body(&mut self, message: &mut Message, until_close: bool) {
+    pub async fn body(&mut self, message: &mut Message, until_close: bool) {
         if message.chunked() {
             message.complete = self.chunks(message).await;
         } else if let Some(length) = message.length() {
@@ -82,7 +82,7 @@ impl<S: AsyncRead + Unpin> Wire<S> {
     }
 
     /// Reads and forgets `length` bytes.
-    pub(crate) async fn drain(&mut self, length: usize) -> usize {
+    pub async fn drain(&mut self, length: usize) -> usize {
         let mut seen = 0;
         loop {
             seen += self.unread.len();
@@ -138,12 +138,12 @@ impl<S: AsyncRead + Unpin> Wire<S> {
         }
     }
 
-    pub(crate) async fn more(&mut self) -> bool {
+    pub async fn more(&mut self) -> bool {
         self.read().await.is_ok_and(|count| count > 0)
     }
 
     /// Reads to the end; returns whether that was announced, which TLS does by `close_notify`.
-    pub(crate) async fn ends_cleanly(&mut self) -> bool {
+    pub async fn ends_cleanly(&mut self) -> bool {
         loop {
             match self.read().await {
                 Ok(0) => return true,
