@@ -37,6 +37,7 @@ pub use report::{Explanation, FoundNow, RegistrationView, SourcesView};
 pub use settings::{DirectorySettings, First, Freshness, SourceDeadlines};
 #[cfg(feature = "ldap")]
 pub use sources::LdapSettings;
+#[cfg(feature = "lab")]
 pub(crate) use sources::{AccreditedSystem, Handler, handlers, systems};
 pub use sources::{ApiSettings, LiveError, LiveSources, LookupStep, LookupTrace};
 

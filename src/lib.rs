@@ -32,5 +32,6 @@ pub mod refusal;
 pub mod metrics;
 pub mod admin;
 
+#[cfg(feature = "lab")]
 #[doc(hidden)]
 pub mod fuzzing;

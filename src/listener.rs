@@ -31,6 +31,7 @@ mod socket;
 mod validator;
 mod write_pace;
 
+#[cfg(feature = "lab")]
 pub(crate) use http1::{Answering, RefusedHead, serve};
 pub use validator::{HEAD_BYTES_MAX, InputFault, ScanResult, Validator};
 

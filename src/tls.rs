@@ -413,6 +413,7 @@ impl Handshake {
 }
 
 /// Parses the revocation lists of a file into DER and `nextUpdate` in seconds since 1970. For fuzzing.
+#[cfg(feature = "lab")]
 pub(crate) fn lists_in(file: Vec<u8>) -> Result<Vec<(Vec<u8>, i64)>, String> {
     let lists = files::lists_in(file)?.into_iter().flatten();
     let lists: Vec<_> = lists.map(|list| (list.der().to_vec(), list.next_update_s())).collect();

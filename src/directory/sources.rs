@@ -25,6 +25,7 @@ pub(crate) use query::{AccreditedSystem, Handler};
 pub(super) use queue::LookupWaiters;
 pub(super) use resolver::{Certainty, DirectoryAnswer, FoundRegistrations};
 pub use sds_api::ApiSettings;
+#[cfg(feature = "lab")]
 pub(crate) use sds_api::{handlers, systems};
 #[cfg(feature = "ldap")]
 pub use sds_ldap::LdapSettings;

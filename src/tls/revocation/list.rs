@@ -135,6 +135,7 @@ impl RevocationList {
     }
 
     /// Returns the list in DER.
+    #[cfg(feature = "lab")]
     pub(in crate::tls) const fn der(&self) -> &CertificateRevocationListDer<'static> {
         &self.der
     }
