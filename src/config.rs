@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 
 use crate::claims::Signature;
@@ -81,13 +81,14 @@ pub struct Config {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Listener {
-    /// Addresses and ports to listen on.
+    /// Addresses and ports to listen on, as `address:port`.
     pub addresses: Vec<SocketAddr>,
-    /// Host names and addresses under which consumers know this proxy; any other `Host` is refused.
+    /// Host names and addresses under which consumers know this proxy, without port; any other `Host` is refused.
     pub names: Vec<String>,
-    /// Name of this installation in `Via`, `Forwarded` and `Proxy-Status`; derived from the machine's host
-    /// name if not set.
+    /// Name of this installation in `Via`, `Forwarded` (`by=_…`) and `Proxy-Status`; derived from the machine's
+    /// host name if not set.
     ///
+    /// A letter, then letters, digits, `.`, `_` and `-`, at most 64 characters.
     /// Of two gateways in a row each needs its own; gateways behind one load balancer may share one.
     #[schemars(with = "Option<String>")]
     pub proxy_name: Option<ProxyName>,
@@ -99,18 +100,18 @@ pub struct Listener {
 }
 
 /// Limits of a request's head.
-#[derive(Debug, Clone, Deserialize, serde::Serialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Sizes {
-    /// Maximum size of the request target.
+    /// Maximum size of the request target, at most 60 KiB.
     #[serde(with = "spine_types::size")]
     #[schemars(with = "String")]
     pub target_max: ByteSize,
-    /// Maximum size of the head: header names and values together.
+    /// Maximum size of the head: header names and values together, at most 120 KiB.
     #[serde(with = "spine_types::size")]
     #[schemars(with = "String")]
     pub head_max: ByteSize,
-    /// Maximum number of header lines.
+    /// Maximum number of header lines, at most 127.
     pub headers_max: usize,
 }
 
@@ -180,7 +181,7 @@ impl Admin {
 }
 
 /// Settings of the log.
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Log {
     /// Format of log lines.
@@ -190,7 +191,7 @@ pub struct Log {
 }
 
 /// Format of log lines.
-#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// One JSON object per line.
@@ -201,7 +202,7 @@ pub enum LogFormat {
 }
 
 /// Lowest level of messages that is logged.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the variants are named as the levels of the log")]
 pub enum LogLevel {
@@ -226,7 +227,7 @@ impl From<LogLevel> for LevelFilter {
 }
 
 /// Deviations from the specification that are allowed for one consumer.
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct CompatibilitySettings {
     /// Audiences that are accepted besides the registered service root.

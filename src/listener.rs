@@ -47,10 +47,14 @@ pub struct ListenerLimits {
     /// Open connections; the next one waits in the kernel.
     pub connections_max: usize,
     /// Open connections without a verified certificate, or with one whose names are registered nowhere.
+    ///
+    /// If a live source has consumers, any verified certificate may be registered.
     pub unverified_max: usize,
     /// Open connections with verified certificates of one name.
     pub certificate_connections_max: usize,
     /// Open connections from one address; for IPv6, from one /64.
+    ///
+    /// Behind a TCP load balancer, set it as high as `connections-max`.
     pub address_connections_max: usize,
     /// Handshakes under way from one address.
     pub address_handshakes_max: usize,
@@ -94,6 +98,9 @@ pub struct ListenerLimits {
     #[schemars(with = "String")]
     pub drain_delay: Duration,
     /// Time from the closing of the port to the end of the process, whatever is still under way.
+    ///
+    /// An HTTP/2 connection gets GOAWAY when it is idle, at the latest after `linger` and half of the rest; one
+    /// that has reached `requests-max`, at the latest after half of this time.
     #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub drain: Duration,

@@ -15,7 +15,9 @@ use spine_types::interaction::Interaction;
 use spine_types::target::{Receiver, Target};
 
 /// Token audience accepted besides the registered service root.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum OtherAudience {
     /// `https://authorize.fhir.nhs.net/token`, with and without a final slash.

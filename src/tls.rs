@@ -83,7 +83,17 @@ impl Crl {
 }
 
 /// Treatment of a revocation list whose `nextUpdate` has passed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Default,
+    serde::Deserialize,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum ExpiredCrl {
     /// Certificates that only this list covers are refused.
@@ -96,7 +106,17 @@ pub enum ExpiredCrl {
 /// Treatment of a revocation list with a lower number than the one in force for its issuer and scope.
 ///
 /// The numbers in force are kept in memory only: a restart accepts any list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Default,
+    serde::Deserialize,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum CrlRollback {
     /// The list in force stays in force, and an alarm is raised.
@@ -107,7 +127,17 @@ pub enum CrlRollback {
 }
 
 /// Protocol level at which a missing or invalid client certificate is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Default,
+    serde::Deserialize,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Reject {
     /// HTTP, with status 495 or 496 and a reason.
@@ -118,7 +148,17 @@ pub enum Reject {
 }
 
 /// Treatment of a client that sends HTTP without TLS to a TLS port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Default,
+    serde::Deserialize,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum PlainHttp {
     /// Spec: answered with status 497, then closed.
@@ -132,12 +172,13 @@ pub enum PlainHttp {
 #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ConsumerLeg {
-    /// Our certificates, chosen by server name; the first is used if no name is sent or none matches. One
-    /// name may have an RSA and an ECDSA certificate.
+    /// Our certificates, as `{ chain = "…", key = "…" }`, chosen by server name; the first is used if no name
+    /// is sent or none matches. One name may have an RSA and an ECDSA certificate.
     pub certificates: Vec<KeyPair>,
     /// Authorities that issue consumers' certificates, as PEM files.
     pub authorities: Vec<PathBuf>,
-    /// Revocation lists for consumers' certificates.
+    /// Revocation lists for consumers' certificates: a list of PEM or DER files and of folders of such files, or `"none"`
+    /// to check no revocation.
     pub crl: Crl,
     /// Treatment of an expired revocation list.
     #[serde(default)]
@@ -160,11 +201,13 @@ pub struct ConsumerLeg {
 #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ProviderLeg {
-    /// Our client certificate, by which providers recognise a Spine Secure Proxy.
+    /// Our client certificate, as `{ chain = "…", key = "…" }`, by which providers recognise a Spine Secure
+    /// Proxy.
     pub certificate: KeyPair,
     /// Authorities that issue providers' certificates, as PEM files.
     pub authorities: Vec<PathBuf>,
-    /// Revocation lists for providers' certificates.
+    /// Revocation lists for providers' certificates: a list of PEM or DER files and of folders of such files, or `"none"`
+    /// to check no revocation.
     pub crl: Crl,
     /// Treatment of an expired revocation list.
     #[serde(default)]

@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use serde_json::Value;
+use spine_proxy::config::Config;
 use spine_proxy::metrics::Metrics;
 use spine_proxy::refusal::{self, BodyFamily};
 
@@ -94,19 +96,26 @@ fn commands() -> Vec<&'static str> {
     lines.filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
 }
 
+/// The table has a row for each refusal, made of the code but for its last cell: what to do.
 #[test]
-fn the_page_on_refusals_lists_every_one() {
-    let written = rows(section(REFUSALS, "refusals"));
-    let every = refusal::every();
-    for (row, refusal) in written.iter().zip(&every) {
-        let meant = refusal.row();
-        let (token, status) = (format!("`{}`", meant.token), meant.status.to_string());
-        let meant = [&token, &status, meant.issue, meant.code, body(meant.family)];
-        assert_eq!(row.len(), 6, "{row:?}");
-        assert_eq!(row[..5], meant, "the row of {token}");
-        assert!(!row[5].is_empty(), "nothing says what to do about {token}");
+fn the_table_of_refusals_is_made_of_the_code() {
+    let table = section(REFUSALS, "refusals");
+    let written = rows(table);
+    let remedy = |token: &str| {
+        let row = written.iter().find(|row| row[0] == format!("`{token}`"))?;
+        row.last().filter(|cell| !cell.is_empty()).copied()
+    };
+    let mut generated: String = table.lines().take(2).map(|line| format!("{line}\n")).collect();
+    for refusal in &refusal::every() {
+        let row = refusal.row();
+        let (token, status, issue, code) = (row.token, row.status, row.issue, row.code);
+        let body = body(row.family);
+        let remedy =
+            remedy(token).unwrap_or_else(|| panic!("nothing says what to do about {token}"));
+        let cells = format!("| `{token}` | {status} | {issue} | {code} | {body} | {remedy} |\n");
+        generated.push_str(&cells);
     }
-    assert_eq!(written.len(), every.len());
+    holds("docs/integrate/refusals.md", &REFUSALS.replace(table, &generated));
 }
 
 #[test]
@@ -180,24 +189,155 @@ fn the_page_on_consumers_says_of_each_what_it_gets() {
     }
 }
 
+/// A node of the configuration's schema with what it refers to: a definition, or the only other choice beside
+/// `null`.
+fn resolved(schema: &Value, node: &Value) -> Value {
+    let mut node = node.clone();
+    while let Some(name) = node["$ref"].as_str().and_then(|name| name.rsplit('/').next()) {
+        let mut target = schema["$defs"][name].clone();
+        let own = node.as_object().unwrap().iter().filter(|(key, _)| *key != "$ref");
+        for (key, value) in own {
+            target[key] = value.clone();
+        }
+        node = target;
+    }
+    let choices = node["anyOf"].as_array().cloned().unwrap_or_default();
+    let choices: Vec<_> = choices.into_iter().filter(|one| one["type"] != "null").collect();
+    match &choices[..] {
+        [only] => {
+            let mut target = resolved(schema, only);
+            for (key, value) in node.as_object().unwrap().iter().filter(|(key, _)| *key != "anyOf")
+            {
+                target[key] = value.clone();
+            }
+            target
+        }
+        _ => node,
+    }
+}
+
+/// The lines about the keys of a section, and of the sections within it.
+fn keys(schema: &Value, section: &str, node: &Value, defaults: &Value) -> BTreeMap<String, String> {
+    let mut pages = BTreeMap::new();
+    let mut lines = String::new();
+    for (key, raw) in node["properties"].as_object().unwrap() {
+        let found = resolved(schema, raw);
+        let name = if section.is_empty() { key.clone() } else { format!("{section}.{key}") };
+        let default = if raw["default"].is_null() { &defaults[key] } else { &raw["default"] };
+        let by_asid = [&found["additionalProperties"], &found["patternProperties"]];
+        let by_asid = by_asid.into_iter().map(|one| match one.as_object() {
+            Some(patterns) if !patterns.contains_key("$ref") => {
+                patterns.values().next().cloned().unwrap_or_default()
+            }
+            _ => one.clone(),
+        });
+        let by_asid =
+            by_asid.map(|one| resolved(schema, &one)).find(|one| one["properties"].is_object());
+        let is_pair = found["properties"]["chain"].is_object();
+        if let Some(one) = by_asid {
+            pages.extend(keys(schema, &format!("{name}.<ASID>"), &one, &Value::Null));
+        } else if found["properties"].is_object() && !is_pair {
+            pages.extend(keys(schema, &name, &found, default));
+        } else {
+            let is_required =
+                node["required"].as_array().is_some_and(|keys| keys.contains(&key.as_str().into()));
+            lines.push_str(&entry(key, &found, default, is_required));
+        }
+    }
+    if !lines.is_empty() {
+        pages.insert(section.to_owned(), lines);
+    }
+    pages
+}
+
+/// The lines about one key: its default, its meaning, and the values that it may have.
+fn entry(key: &str, found: &Value, default: &Value, is_required: bool) -> String {
+    let default = if let Some(list) = default.as_array() {
+        let list: Vec<_> = list.iter().map(Value::to_string).collect();
+        format!("default `[{}]`", list.join(", "))
+    } else if !default.is_null() {
+        format!("default `{default}`")
+    } else if is_required {
+        "required".to_owned()
+    } else {
+        "no default".to_owned()
+    };
+    let meaning = found["description"].as_str().unwrap_or_default();
+    assert!(!meaning.is_empty(), "{key} has no description");
+    let mut lines = String::new();
+    let paragraphs =
+        meaning.split("\n\n").map(|one| one.replace('\n', " ")).collect::<Vec<_>>().join(" ");
+    wrapped(&mut lines, "- ", &format!("`{key}`, {default}: {paragraphs}"));
+    for value in found["oneOf"].as_array().into_iter().flatten() {
+        if let (Some(value), Some(meaning)) =
+            (value["const"].as_str(), value["description"].as_str())
+        {
+            wrapped(&mut lines, "  - ", &format!("`\"{value}\"`: {}", meaning.replace('\n', " ")));
+        }
+    }
+    let values = found["enum"].as_array().into_iter().flatten().map(|value| format!("`{value}`"));
+    let values = values.collect::<Vec<_>>().join(", ");
+    if !values.is_empty() {
+        wrapped(&mut lines, "  - ", &format!("one of {values}"));
+    }
+    lines
+}
+
+/// Appends a list item, broken before column 110.
+fn wrapped(lines: &mut String, bullet: &str, text: &str) {
+    let mut line = bullet.to_owned();
+    let indent = " ".repeat(bullet.len());
+    for word in text.split(' ') {
+        if line.chars().count() + word.chars().count() > 110 {
+            lines.push_str(&format!("{}\n", line.trim_end()));
+            line.clone_from(&indent);
+        }
+        line.push_str(word);
+        line.push(' ');
+    }
+    lines.push_str(&format!("{}\n", line.trim_end()));
+}
+
+/// The heading of a section's keys.
+fn heading(section: &str) -> String {
+    if section.is_empty() { "### At the top".to_owned() } else { format!("### `[{section}]`") }
+}
+
 #[test]
-fn the_page_on_configuration_lists_every_key_that_has_a_default() {
+fn the_page_on_configuration_is_made_of_the_schema() {
+    let schema = schemars::schema_for!(Config).to_value();
+    let pages = keys(&schema, "", &schema, &Value::Null);
+    let mut list = String::new();
+    for (section, lines) in &pages {
+        list.push_str(&format!("{}\n\n{lines}\n", heading(section)));
+    }
+    assert!(list.matches("\n- `").count() > 90, "{list}");
+    let (before, rest) = CONFIGURATION.split_once("<!-- keys -->\n").expect("the opening marker");
+    let (_, after) = rest.split_once("<!-- /keys -->").expect("the closing marker");
+    let page = format!("{before}<!-- keys -->\n{list}<!-- /keys -->{after}");
+    holds("docs/operate/configuration.md", &page);
+}
+
+/// Every key that the example configuration shows is one of the schema.
+#[test]
+fn the_example_configuration_shows_keys_of_the_page() {
     let mut section = String::new();
-    let mut keys = Vec::new();
+    let mut count = 0;
     for line in include_str!("../deploy/spine-proxy.toml").lines() {
         if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            section = format!("{name}.");
+            name.clone_into(&mut section);
         } else if let Some((key, _)) =
             line.strip_prefix('#').and_then(|rest| rest.split_once(" = "))
             && !key.starts_with(' ')
         {
-            keys.push(format!("| `{section}{key}` | "));
+            count += 1;
+            let heading = format!("{}\n", heading(&section));
+            let (_, about) = CONFIGURATION.split_once(&heading).expect(&section);
+            let about = about.split("\n### ").next().unwrap();
+            assert!(about.contains(&format!("\n- `{key}`, ")), "{section}.{key}");
         }
     }
-    assert!(keys.len() > 60, "{}", keys.len());
-    for key in keys {
-        assert!(CONFIGURATION.contains(&key), "no row begins with {key}");
-    }
+    assert!(count > 60, "{count}");
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub struct AuditSettings {
     #[serde(default = "wait", with = "spine_types::period")]
     #[schemars(with = "String")]
     pub wait: Duration,
-    /// Size at which a segment is followed by a new one.
+    /// Size at which a segment is followed by a new one, from 4 KiB to 2 GiB.
     #[serde(default = "segment_size", with = "spine_types::size")]
     #[schemars(with = "String")]
     pub segment_size: ByteSize,
@@ -36,11 +36,12 @@ pub struct AuditSettings {
     #[schemars(with = "String")]
     pub segment_age: Duration,
     /// Refusals a second that have lines of their own: of all callers without a verified certificate
-    /// together, and of each certificate whose caller was not identified. The others are summed.
+    /// together, and of each certificate whose caller was not identified; five times as many over all
+    /// certificates. The others are summed in one line a second.
     #[serde(default = "unverified_per_second")]
     pub unverified_per_second: NonZeroU32,
-    /// Free space on the journal's file system below which new requests are refused, so that exchanges
-    /// under way can still be recorded.
+    /// Free space on the journal's file system below which new requests are refused with `audit_unavailable`,
+    /// so that exchanges under way can still be recorded. The log warns below eight times as much.
     #[serde(default = "disk_reserve", with = "spine_types::size")]
     #[schemars(with = "String")]
     pub disk_reserve: ByteSize,

@@ -10,7 +10,17 @@ use crate::refusal::Refusal;
 pub(super) const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
 /// Treatment of a token's third part, the signature, if it is not empty.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Default,
+    serde::Deserialize,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Signature {
     /// Spec: the signature must be empty.

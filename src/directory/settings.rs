@@ -46,7 +46,7 @@ const fn misses_per_minute() -> NonZeroU32 {
 }
 
 /// Live source that is asked first.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum First {
     /// The SDS FHIR API.

@@ -12,7 +12,17 @@ const LEGACY: &str = "http://fhir.nhs.net/ValueSet/gpconnect-schedule-response-c
 const METHOD: &str = "https://fhir.nhs.uk/StructureDefinition/spine-operationoutcome-1";
 
 /// Family of bodies that a consumer's refusals have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Default,
+    serde::Deserialize,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum ErrorFamily {
     /// Each refusal has its own family, as with the live proxy.

@@ -14,11 +14,12 @@ use super::{Crl, CrlRollback, ExpiredCrl, KeyPair};
 #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct DirectoryLeg {
-    /// Our client certificate, if the source asks for one.
+    /// Our client certificate, as `{ chain = "…", key = "…" }`, if the source asks for one.
     pub certificate: Option<KeyPair>,
     /// Authorities that issue the source's certificate, as PEM files.
     pub authorities: Vec<PathBuf>,
-    /// Revocation lists for the source's certificate.
+    /// Revocation lists for the source's certificate: a list of PEM or DER files and of folders of such files, or `"none"`
+    /// to check no revocation.
     pub crl: Crl,
     /// Treatment of a revocation list with a lower number than the one in force.
     #[serde(default)]

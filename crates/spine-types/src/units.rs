@@ -91,6 +91,9 @@ pub mod period {
 
     /// Writes a duration, as the schema shows default values.
     pub fn serialize<S: serde::Serializer>(period: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        if period.subsec_millis() > 0 {
+            return to.collect_str(&format_args!("{}ms", period.as_millis()));
+        }
         jiff::fmt::serde::unsigned_duration::friendly::compact::required::serialize(period, to)
     }
 
@@ -228,7 +231,7 @@ pub mod size {
 
     /// Writes a size, as the schema shows default values.
     pub fn serialize<S: serde::Serializer>(size: &ByteSize, to: S) -> Result<S::Ok, S::Error> {
-        serde::Serialize::serialize(size, to)
+        to.collect_str(&size.to_string().replace(".0 ", " "))
     }
 
     /// Optional sizes in the configuration.

@@ -43,7 +43,8 @@ pub struct ApiSettings {
     pub key_file: Option<PathBuf>,
     /// TLS towards the API.
     pub tls: DirectoryLeg,
-    /// Maximum number of queries per second, and of a burst. The service's own limit is five per second.
+    /// Maximum number of queries per second, and of a burst; at most 8 are under way. The service's own limit
+    /// is five per second.
     #[serde(default = "per_second")]
     pub per_second: NonZeroU32,
 }
