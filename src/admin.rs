@@ -67,6 +67,8 @@ const CONNECTIONS_MAX: usize = 64;
 const DIRECTORY_READERS_MAX: usize = 1;
 /// Limit: time from the start of a connection to the end of its request's head.
 const HEAD_MAX: Duration = Duration::from_secs(5);
+/// Time after which a connection is accepted again when that has failed.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// Limit: time for which a client may accept no byte of an answer.
 const WRITE_MAX: Duration = Duration::from_secs(5);
 /// Limit: total lifetime of a connection.
@@ -153,9 +155,17 @@ async fn serve(listener: &TcpListener, views: Arc<AdminState>) {
     let readers = Arc::new(Semaphore::new(DIRECTORY_READERS_MAX));
     let mut open = VecDeque::new();
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    "the admin port cannot accept a connection: trying again; see whether the \
+                     limit of open files is too low"
+                );
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+                continue;
+            }
         };
         make_room(&mut open);
         let shown = Arc::new(AtomicBool::new(false));
