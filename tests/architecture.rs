@@ -243,6 +243,16 @@ fn packages(arguments: &[&str]) -> BTreeSet<String> {
     tree.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
 }
 
+/// Tools that list the parts of a production build see the features of dev-dependencies too.
+#[test]
+fn the_test_kit_asks_for_no_feature_of_the_gateway() {
+    let manifest = std::fs::read_to_string(root().join("crates/testkit/Cargo.toml")).unwrap();
+    let gateway = manifest.lines().find(|line| line.starts_with("spine-proxy = ")).unwrap();
+    assert_eq!(gateway, "spine-proxy = { workspace = true }");
+    let workspace = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    assert!(workspace.contains("spine-proxy = { path = \".\", default-features = false }\n"));
+}
+
 #[test]
 fn a_production_build_holds_no_stand_in() {
     const STAND_INS: [&str; 4] = ["gpconnect-simulator", "quick-xml", "rcgen", "redb"];

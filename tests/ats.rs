@@ -6,7 +6,7 @@
 //! answer differently, the row says so and why. What cannot be had of us stands in [`CANNOT`].
 #![expect(clippy::too_many_lines, reason = "the cases are tables")]
 
-use spine_proxy::commands::certs::KeyKind;
+use gpconnect_simulator::pki::KeyKind;
 
 mod amend;
 mod book;

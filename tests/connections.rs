@@ -36,7 +36,7 @@ async fn opened(
 async fn a_certificate_registered_nowhere_has_the_places_of_strangers_alone() {
     let mut stage = limited("unverified-max = 2\nconnections-max = 8").await;
     let issued = ["nobody.example.nhs.uk", "noone.example.nhs.uk"]
-        .map(|name| stage.pki.issue(&spine_proxy::commands::certs::Leaf::named(name)).unwrap());
+        .map(|name| stage.pki.issue(&gpconnect_simulator::pki::Leaf::named(name)).unwrap());
     let [nobody, noone] = issued;
     stage.issued.insert("nobody", nobody);
     stage.issued.insert("noone", noone);

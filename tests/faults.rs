@@ -1,7 +1,7 @@
 //! What a provider does wrong to a read, and what passes through untouched.
 
+use gpconnect_simulator::pki::Leaf;
 use serde_json::json;
-use spine_proxy::commands::certs::Leaf;
 use testkit::call::is_of_the_quota;
 use testkit::provider::answer;
 use testkit::stage::{ROOT, row};
@@ -122,7 +122,7 @@ async fn a_provider_whose_certificate_was_revoked_is_asked_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_of_a_foreign_authority_is_asked_nothing() {
     let stage = Stage::new().await;
-    let foreign = spine_proxy::commands::certs::Pki::new(testkit::stage::now_s()).unwrap();
+    let foreign = gpconnect_simulator::pki::Pki::new(testkit::stage::now_s()).unwrap();
     let issued = foreign.issue(&Leaf::named(NAME)).unwrap();
     let tls = testkit::stage::provider_tls(&stage.pki, &issued);
     let provider = testkit::provider::Provider::start(tls).await;

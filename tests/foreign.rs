@@ -6,8 +6,8 @@
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
+use gpconnect_simulator::pki::{KeyKind, Leaf, Pki};
 use spine_proxy::claims;
-use spine_proxy::commands::certs::{KeyKind, Leaf, Pki};
 use tokio::sync::Notify;
 
 use testkit::process::get;

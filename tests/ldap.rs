@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
+use gpconnect_simulator::pki::{IssuedCertificate, Leaf, Pki};
 use gpconnect_simulator::sds::Records;
-use spine_proxy::commands::certs::{IssuedCertificate, Leaf, Pki};
 use spine_proxy::directory::{Directory, DirectorySettings, LiveSources};
 use spine_proxy::metrics::Metrics;
 use spine_proxy::refusal::Refusal;

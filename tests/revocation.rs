@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use spine_proxy::commands::certs::Leaf;
+use gpconnect_simulator::pki::Leaf;
 
 use testkit::authority::{Authority, List, Wish};
 use testkit::files::Files;

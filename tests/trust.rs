@@ -1,7 +1,7 @@
 //! Certificates: who may speak, and from when on.
 
+use gpconnect_simulator::pki::{KeyKind, Leaf};
 use rustls::pki_types::ServerName;
-use spine_proxy::commands::certs::{KeyKind, Leaf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 

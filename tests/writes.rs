@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use gpconnect_simulator::pki::Leaf;
 use serde_json::Value;
-use spine_proxy::commands::certs::Leaf;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Notify;
 

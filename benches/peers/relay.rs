@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use gpconnect_simulator::pki::IssuedCertificate;
 use http::header::{CONNECTION, HOST, HeaderValue};
 use http::{Request, Response};
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
@@ -19,7 +20,6 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use spine_proxy::commands::certs::IssuedCertificate;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use gpconnect_simulator::pki::{IssuedCertificate, Leaf};
 use gpconnect_simulator::sds::Records;
 use rustls::{ClientConfig, RootCertStore};
-use spine_proxy::commands::certs::{IssuedCertificate, Leaf};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::load::Load;

@@ -428,7 +428,7 @@ fn pem(error: &rustls::pki_types::pem::Error, what: &str) -> String {
 #[cfg(all(test, feature = "lab"))]
 mod tests {
     use super::*;
-    use crate::commands::certs::Pki;
+    use gpconnect_simulator::pki::Pki;
 
     #[test]
     fn a_file_in_a_folder_that_is_written_in_place_is_found_to_have_changed() {

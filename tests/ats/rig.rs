@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use gpconnect_simulator::pki::{IssuedCertificate, KeyKind, Leaf};
 use gpconnect_simulator::{
     InventedPerson, Registration, ServeOptions, SimulatedPractice, SimulatedProvider, people,
 };
@@ -19,7 +20,6 @@ use rustls::pki_types::{CertificateRevocationListDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, ServerConfig};
 use serde_json::Value;
-use spine_proxy::commands::certs::{IssuedCertificate, KeyKind, Leaf};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;

@@ -3,9 +3,9 @@
 
 use std::net::SocketAddr;
 
+use gpconnect_simulator::pki::Leaf;
 use rustls::pki_types::ServerName;
 use serde_json::json;
-use spine_proxy::commands::certs::Leaf;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
@@ -279,7 +279,7 @@ async fn another_authority_is_felt_by_the_next_request_of_every_connection() {
         assert_eq!(hear(&mut wire).await.unwrap().status, 200);
         lines.push(wire);
     }
-    let other = spine_proxy::commands::certs::Pki::new(now_s()).unwrap();
+    let other = gpconnect_simulator::pki::Pki::new(now_s()).unwrap();
     let text = stage.text("spine-proxy.toml");
     let tls = text.replacen(
         "authorities = [\"ca.pem\"]\ncrl = [\"crl.pem\"]",

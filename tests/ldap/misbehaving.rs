@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use gpconnect_simulator::pki::{Leaf, Pki};
 use gpconnect_simulator::sds::Records;
-use spine_proxy::commands::certs::{Leaf, Pki};
 use spine_proxy::refusal::Refusal;
 
 use super::{ASID, BOOK, HUB, ODS, Ours, SLOT, gp, handler, hub, records, system};

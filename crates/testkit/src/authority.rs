@@ -1,13 +1,13 @@
 //! Certificate authorities as a test wants them: lists with numbers and distribution points, names
 //! used twice, constraints. The stage's own authorities are plain.
 
+use gpconnect_simulator::pki::IssuedCertificate;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
     CrlDistributionPoint, CrlIssuingDistributionPoint, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose,
     NameConstraints, RevocationReason, RevokedCertParams, SerialNumber,
 };
-use spine_proxy::commands::certs::IssuedCertificate;
 use time::{Duration, OffsetDateTime};
 
 /// An authority and the chain from it to its root, the root left out.

@@ -4,9 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use gpconnect_simulator::pki::{Leaf, Pki};
 use gpconnect_simulator::sds::{BASE_PATH, Records, SdsDirectory};
 use jiff::{SignedDuration, Timestamp};
-use spine_proxy::commands::certs::{Leaf, Pki};
 use spine_proxy::directory::{
     Directory, DirectoryClock, DirectoryContext, DirectorySettings, LiveSources, Payer,
 };

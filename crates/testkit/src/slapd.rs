@@ -9,8 +9,8 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use gpconnect_simulator::pki::{IssuedCertificate, Leaf, Pki};
 use socket2::{Domain, Socket, Type};
-use spine_proxy::commands::certs::{IssuedCertificate, Leaf, Pki};
 use tempfile::TempDir;
 use tokio::sync::watch;
 

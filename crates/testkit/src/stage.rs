@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use gpconnect_simulator::pki::{IssuedCertificate, Leaf, Pki};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use serde_json::Value;
-use spine_proxy::commands::certs::{IssuedCertificate, Leaf, Pki};
 use spine_proxy::metrics::Metrics;
 use spine_proxy::server::Prepared;
 use spine_proxy::server::Server;

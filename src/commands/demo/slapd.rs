@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 
-use super::super::certs::{Leaf, Pki, write};
+use super::super::certs::write;
+use gpconnect_simulator::pki::{Leaf, Pki};
 use gpconnect_simulator::sds::{Records, SCHEMA};
 
 /// Running `slapd`, which is stopped when dropped.

@@ -13,9 +13,10 @@ use rustls::{RootCertStore, ServerConfig};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::super::certs::{IssuedCertificate, Leaf, Pki, write};
+use super::super::certs::write;
 use super::super::server_tls::{self, ClientAuthorities};
 use super::slapd::{self, Slapd};
+use gpconnect_simulator::pki::{IssuedCertificate, Leaf, Pki};
 use gpconnect_simulator::sds::{BASE_PATH, Records, SdsDirectory};
 use gpconnect_simulator::{ServeOptions, SimulatedPractice, SimulatedProvider};
 use spine_types::interaction::AllowedInteractions;
