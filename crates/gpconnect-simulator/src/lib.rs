@@ -41,6 +41,7 @@ mod markup;
 mod parameters;
 mod peer;
 mod people;
+pub mod pki;
 mod profile_rules;
 #[cfg(test)]
 mod profiles;
@@ -477,4 +478,3 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests;
-pub mod pki;
