@@ -43,9 +43,9 @@ pub use sources::{ApiSettings, LiveError, LiveSources, LookupStep, LookupTrace};
 
 use cache::{FreshnessRules, RegistrationCache, RegistrationUse};
 use choice::choose;
-use lookups::{LookupFault, Lookups};
+use lookups::{LookupFault, LookupQuestion, Lookups};
 use practice::{FORCED_AGAIN, PracticeQuestion, PracticeRequest};
-use sources::SourceUrls;
+use sources::{Certainty, SourceUrls};
 
 /// Clock by which answers age: the system's, or one that a test moves.
 #[derive(Clone)]
@@ -176,7 +176,10 @@ impl Directory {
                 replaced: Notify::new(),
                 cache: RegistrationCache::new(freshness),
                 lookups,
-                forced: Cache::builder().max_capacity(PRACTICES_MAX).build(),
+                forced: Cache::builder()
+                    .max_capacity(PRACTICES_MAX)
+                    .time_to_live(FORCED_AGAIN)
+                    .build(),
                 deadlines,
                 clock,
                 metrics,
@@ -409,7 +412,7 @@ impl Directory {
             (Some(known), _, _) => known,
             (None, Some(hint), Some(_)) => hint.clone(),
             (None, None, Some(sources)) if sources.knows_senders() => {
-                let owner = self.live_owner(sources, asid, payer).await?;
+                let owner = self.live_owner(in_force, sources, asid, payer).await?;
                 owner.ok_or(Refusal::ReceiverUnknown)?
             }
             (None, _, _) => return Err(in_force.lacks_receiver()),
@@ -434,7 +437,9 @@ impl Directory {
         };
         let other = match hint.as_ref().filter(|hint| *hint != tried) {
             Some(hint) => Some(hint.clone()),
-            None if sources.knows_senders() => self.live_owner(sources, asid, payer).await?,
+            None if sources.knows_senders() => {
+                self.live_owner(in_force, sources, asid, payer).await?
+            }
             None => None,
         };
         Ok(other.filter(|other| other != tried && !in_force.file.denies_practice(other)))
@@ -535,6 +540,30 @@ impl DirectoryState {
     /// Returns the state at the start of a look-up at these sources.
     fn start(&self, in_force: &SourcesInForce) -> LookupStart {
         LookupStart { flushes: self.cache.flushes(), number: in_force.number }
+    }
+
+    /// Caches an absence; removes it again if a flush or a change of sources happened meanwhile.
+    ///
+    /// # Errors
+    /// Returns [`LookupFault::NoAnswer`] if the sources' URLs changed: that was another directory.
+    fn store_absence(
+        &self,
+        question: &LookupQuestion,
+        certainty: Certainty,
+        start: &LookupStart,
+    ) -> Result<(), LookupFault> {
+        self.cache.insert_absence(question.clone(), certainty, self.now_s());
+        match self.change_since(start) {
+            ConcurrentChange::Nothing => Ok(()),
+            ConcurrentChange::Flushed => {
+                self.cache.remove_absence(question);
+                Ok(())
+            }
+            ConcurrentChange::Replaced => {
+                self.cache.remove_absence(question);
+                Err(LookupFault::NoAnswer)
+            }
+        }
     }
 
     /// Detects a flush or change of sources that raced with a look-up. Call it after caching the result:

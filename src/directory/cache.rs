@@ -144,6 +144,10 @@ impl RegistrationCache {
         self.absent.insert(question, Absence { until_s, certainty });
     }
 
+    pub(super) fn remove_absence(&self, question: &LookupQuestion) {
+        self.absent.invalidate(question);
+    }
+
     /// Returns the practice in use whose refresh is most overdue, with one of its interactions, and records
     /// that it is refreshed now.
     pub(super) fn take_due(&self, now_s: i64) -> Option<(OdsCode, &'static Interaction)> {

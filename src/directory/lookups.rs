@@ -189,7 +189,7 @@ impl Lookups {
             clock,
             patience,
             under_way: Arc::default(),
-            failed: Cache::builder().max_capacity(ABSENCES_MAX).build(),
+            failed: Cache::builder().max_capacity(ABSENCES_MAX).time_to_live(RETRY).build(),
             budgets: RateLimiter::keyed(Quota::per_minute(misses_per_minute)),
         }
     }
@@ -277,7 +277,9 @@ impl Lookups {
                     }
                     // The joined look-up failed for another interaction: ours has not been tried.
                     Progress::Ended(Err(_))
-                        if look_up.is_joined && self.failed(question).is_none() =>
+                        if look_up.is_joined
+                            && question.interaction.is_some()
+                            && self.failed(question).is_none() =>
                     {
                         return Ok(());
                     }

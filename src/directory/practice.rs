@@ -24,6 +24,8 @@ const ROUNDS_MAX: usize = 4;
 pub(super) const FORCED_AGAIN: Duration = Duration::from_secs(30);
 /// Minimum time between two refreshes ahead of expiry.
 const AHEAD_EVERY: Duration = Duration::from_secs(1);
+/// Limit: number of look-ups under way at which no practice is refreshed ahead of expiry.
+const AHEAD_MAX: usize = 4;
 
 /// Practice and interaction to look up, and the sources to ask.
 #[derive(Clone, Copy)]
@@ -259,7 +261,7 @@ impl Directory {
 
     /// Refreshes practices in use shortly before they grow stale, one per second at most.
     ///
-    /// Begins no refresh while any look-up is under way. Runs until dropped.
+    /// Begins no refresh while [`AHEAD_MAX`] look-ups are under way. Runs until dropped.
     pub async fn refresh_ahead(&self) {
         loop {
             tokio::time::sleep(AHEAD_EVERY).await;
@@ -269,7 +271,7 @@ impl Directory {
                 self.shared.replaced.notified().await;
                 continue;
             };
-            if self.shared.lookups.under_way() > 0 {
+            if self.shared.lookups.under_way() >= AHEAD_MAX {
                 continue;
             }
             if let Some((ods, interaction)) = self.shared.cache.take_due(self.shared.now_s()) {
@@ -383,9 +385,6 @@ impl PracticeLookup<'_> {
     /// Caches an absence. Security: one that may be a failed search does not change cached entries.
     fn absent(&self, certainty: Certainty) -> Result<(), LookupFault> {
         let Self { shared, ods, interaction, .. } = *self;
-        if matches!(shared.change_since(&self.start), ConcurrentChange::Replaced) {
-            return Err(LookupFault::NoAnswer);
-        }
         let cached = shared.cache.practice(ods);
         let is_confirmed = certainty == Certainty::Confirmed;
         if is_confirmed && cached.rows_for(interaction).next().is_some() {
@@ -393,7 +392,7 @@ impl PracticeLookup<'_> {
             self.store(cached.after_absent(interaction, shared.rules(), number))?;
         }
         let question = LookupQuestion::practice(ods, interaction);
-        shared.cache.insert_absence(question, certainty, shared.now_s());
+        shared.store_absence(&question, certainty, &self.start)?;
         if is_confirmed { Ok(()) } else { Err(LookupFault::Doubtful) }
     }
 

@@ -224,11 +224,14 @@ impl Directory {
         };
         let waiters = Arc::new(LookupWaiters::new(Some(Payer::Operator.account())));
         let mut look_up = sources.begin(&waiters, shared.deadlines.waiting, &shared.metrics);
+        look_up.past_caches = shared.cache.practice(ods).rows_for(interaction).next().is_some();
         let answer = match look_up.practice(ods, interaction).await {
             Ok(DirectoryAnswer::Found(found)) => {
-                let others = look_up.other_interactions(ods, &found).await;
-                let providers = file.undenied(&others.unwrap_or(found.providers));
-                Ok(Some(FoundNow { origin: found.origin, providers }))
+                let others = look_up.other_interactions(ods, &found).await.unwrap_or_default();
+                let others = others.into_iter().filter(|other| !other.serves(interaction));
+                let providers: Vec<_> = found.providers.into_iter().chain(others).collect();
+                let providers = file.undenied(&providers);
+                Ok((!providers.is_empty()).then_some(FoundNow { origin: found.origin, providers }))
             }
             Ok(DirectoryAnswer::Absent(Certainty::Confirmed)) => Ok(None),
             // As for a request: a fall-back replaces a missing answer, never one that may be a failed search.

@@ -48,19 +48,21 @@ impl Directory {
             let caller = LookupCaller::Request { payer, is_charged: is_uncached && is_first };
             self.look_up_sender(in_force, sources, asid, caller)
         };
-        match (shared.lookups.wait(&question, WaitUntil::End, begin).await, cached) {
-            (Ok(()), _) => match shared.usable_sender(asid) {
-                Some((_, now)) => Ok(Some(now.sender)),
-                None => match shared.cache.absence(&question, shared.now_s()) {
-                    Some(Certainty::Unconfirmed) => Err(Refusal::DirectoryUnavailable),
-                    Some(Certainty::Confirmed) | None => Ok(None),
-                },
-            },
-            (Err(_), Some((_, cached))) => {
+        let ended = shared.lookups.wait(&question, WaitUntil::End, begin).await;
+        // Read again: another look-up may have ended meanwhile.
+        let absence = shared.cache.absence(&question, shared.now_s());
+        match (shared.usable_sender(asid), absence, ended) {
+            (Some((_, now)), _, Ok(())) => Ok(Some(now.sender)),
+            (Some((_, stale)), _, Err(_)) => {
                 self.count(LookupResult::StaleError);
-                Ok(Some(cached.sender))
+                Ok(Some(stale.sender))
             }
-            (Err(fault), None) => Err(fault.into()),
+            // Only what the directory has said refuses a sender for good.
+            (None, Some(Certainty::Confirmed), _) => Ok(None),
+            (None, Some(Certainty::Unconfirmed) | None, Ok(())) => {
+                Err(Refusal::DirectoryUnavailable)
+            }
+            (None, Some(Certainty::Unconfirmed) | None, Err(fault)) => Err(fault.into()),
         }
     }
 
@@ -100,8 +102,7 @@ impl Directory {
                     if certainty == Certainty::Confirmed {
                         cache.senders.invalidate(&wanted);
                     }
-                    let question = LookupQuestion::sender(&wanted);
-                    cache.insert_absence(question, certainty, shared.now_s());
+                    shared.store_absence(&LookupQuestion::sender(&wanted), certainty, &start)?;
                 }
             }
             Ok(())
@@ -115,6 +116,7 @@ impl Directory {
     /// Returns a refusal if no source answers or the payer's budget is used up.
     pub(super) async fn live_owner(
         &self,
+        in_force: &SourcesInForce,
         sources: &Arc<LiveSources>,
         asid: &Asid,
         payer: Payer<'_>,
@@ -127,6 +129,7 @@ impl Directory {
         }
         self.count(LookupResult::Miss);
         let begin = |is_first: bool| {
+            let start = self.shared.start(in_force);
             let (shared, sources) = (Arc::clone(&self.shared), Arc::clone(sources));
             let wanted = asid.clone();
             let caller = LookupCaller::Request { payer, is_charged: is_first };
@@ -135,17 +138,21 @@ impl Directory {
                 let patience = shared.deadlines.waiting;
                 let mut look_up = sources.begin(&task.waiters, patience, &shared.metrics);
                 match look_up.owner(&wanted).await? {
-                    Some(ods) => shared.cache.owners.insert(wanted, ods),
+                    Some(ods) => {
+                        shared.cache.owners.insert(wanted, ods);
+                        Ok(())
+                    }
                     None => {
-                        let (question, now_s) = (LookupQuestion::owner(&wanted), shared.now_s());
-                        shared.cache.insert_absence(question, Certainty::Confirmed, now_s);
+                        let question = LookupQuestion::owner(&wanted);
+                        shared.store_absence(&question, Certainty::Confirmed, &start)
                     }
                 }
-                Ok(())
             })
         };
         shared.lookups.wait(&question, WaitUntil::End, begin).await?;
-        Ok(shared.cache.owners.get(asid))
+        let owner = shared.cache.owners.get(asid);
+        let is_absent = shared.cache.absence(&question, shared.now_s()).is_some();
+        if owner.is_some() || is_absent { Ok(owner) } else { Err(Refusal::DirectoryUnavailable) }
     }
 }
 

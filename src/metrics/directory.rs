@@ -163,8 +163,13 @@ impl DirectoryMetrics {
         outcome: QueryOutcome,
         took: Duration,
     ) {
-        self.questions.with_label_values(&[source, kind.label(), outcome.label()]).inc();
+        self.not_asked(source, kind, outcome);
         self.durations.with_label_values(&[source]).observe(took.as_secs_f64());
+    }
+
+    /// Counts a query to a live source without a duration: it was not sent.
+    pub fn not_asked(&self, source: &'static str, kind: QueryKind, outcome: QueryOutcome) {
+        self.questions.with_label_values(&[source, kind.label(), outcome.label()]).inc();
     }
 
     /// Records the time for which a query waited for its turn.

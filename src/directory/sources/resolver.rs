@@ -339,6 +339,7 @@ impl<'a> SourceLookup<'a> {
     ) -> Result<(Vec<T>, Duration), SourceFault> {
         let (label, question) = (source.origin().label(), kind.label());
         let Ok(admitted) = source.breaker.admits() else {
+            self.metrics.directory.not_asked(label, kind, QueryOutcome::CircuitOpen);
             self.trace.add(label, question, QueryOutcome::CircuitOpen.label(), Duration::ZERO);
             return Err(SourceFault::CircuitOpen);
         };
