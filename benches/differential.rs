@@ -33,9 +33,9 @@ mod support;
 use http1::{Row, Then};
 use proxies::Proxy;
 use report::{Heard, Outcome, Played};
-use testkit::Stage;
-use testkit::call::{Answer, hear};
-use testkit::wire::Wire;
+use testkit::TestBed;
+use testkit::raw_connection::RawConnection;
+use testkit::request::{Answer, read_answer};
 
 /// How long an answer is waited for.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -46,13 +46,13 @@ const LOOKS_MAX: usize = 10;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let stage = Stage::new().await;
-    let proxies = proxies::all(&stage).await;
+    let bed = TestBed::new().await;
+    let proxies = proxies::all(&bed).await;
     let mut played = Vec::new();
     for row in http1::rows().into_iter().chain(http1::legitimate()) {
         let mut outcomes = Vec::new();
         for proxy in &proxies {
-            outcomes.push(play(&stage, proxy, &row).await);
+            outcomes.push(play(&bed, proxy, &row).await);
         }
         played.push(Played { id: row.id, what: row.what, then: row.then, outcomes });
     }
@@ -66,13 +66,13 @@ async fn main() -> ExitCode {
 }
 
 /// One input on a connection of its own.
-async fn play(stage: &Stage, proxy: &Proxy, row: &Row) -> Outcome {
-    let asked = stage.provider.received().len();
-    let heard = hears(stage, proxy.address, row).await;
+async fn play(bed: &TestBed, proxy: &Proxy, row: &Row) -> Outcome {
+    let asked = bed.provider.received().len();
+    let heard = hears(bed, proxy.address, row).await;
     let mut whole = 0;
     for _ in 0..LOOKS_MAX {
         tokio::time::sleep(LOOK).await;
-        let now = stage.provider.received().split_off(asked);
+        let now = bed.provider.received().split_off(asked);
         let now = now.iter().filter(|request| request.complete).count();
         if std::mem::replace(&mut whole, now) == now {
             break;
@@ -81,13 +81,13 @@ async fn play(stage: &Stage, proxy: &Proxy, row: &Row) -> Outcome {
     Outcome { whole, heard }
 }
 
-async fn hears(stage: &Stage, address: SocketAddr, row: &Row) -> Heard {
+async fn hears(bed: &TestBed, address: SocketAddr, row: &Row) -> Heard {
     let stream = TcpStream::connect(address).await.expect("it accepts");
-    let connector = TlsConnector::from(stage.consumer_tls("hub", b"http/1.1"));
+    let connector = TlsConnector::from(bed.consumer_tls("hub", b"http/1.1"));
     let name = ServerName::try_from("ssp.example.nhs.uk").unwrap();
     let stream = connector.connect(name, stream).await.expect("it shakes hands");
     let (reader, mut writer) = tokio::io::split(stream);
-    let mut wire = Wire::new(reader);
+    let mut wire = RawConnection::new(reader);
     // An answer may come, and the connection end, before all is written.
     let writing = async {
         drop(writer.write_all(&row.bytes).await);
@@ -115,9 +115,9 @@ async fn hears(stage: &Stage, address: SocketAddr, row: &Row) -> Heard {
 }
 
 /// The next answer that is final.
-async fn answer<S: tokio::io::AsyncRead + Unpin>(wire: &mut Wire<S>) -> Option<Answer> {
+async fn answer<S: tokio::io::AsyncRead + Unpin>(wire: &mut RawConnection<S>) -> Option<Answer> {
     loop {
-        let answer = hear(wire).await?;
+        let answer = read_answer(wire).await?;
         if answer.status >= 200 {
             return Some(answer);
         }

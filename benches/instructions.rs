@@ -25,10 +25,10 @@ use serde_json::json;
 #[expect(dead_code, reason = "shared with the tests and the other benches")]
 mod support;
 
-use testkit::heads::filled;
-use testkit::stage::OTHER_ROOT;
-use testkit::valgrind::{self, Counted};
-use testkit::{Call, Stage};
+use testkit::heads::filled_requests;
+use testkit::test_bed::OTHER_ROOT;
+use testkit::valgrind::{self, InstructionCounter};
+use testkit::{TestBed, TestRequest};
 
 /// Use made of the counts.
 #[derive(Debug, Parser)]
@@ -128,10 +128,10 @@ fn read(file: &Path) -> Counts {
 }
 
 async fn counts(program: &Path, is_short: bool) -> Counts {
-    let stage = Stage::new().await;
-    let mut counted = Counted::start_program(program, &stage);
-    let heads = filled().into_iter().filter(|_| !is_short);
-    let heads = heads.map(|head| (format!("head filled: {}", head.way), head.call));
+    let bed = TestBed::new().await;
+    let mut counted = InstructionCounter::start_program(program, &bed);
+    let heads = filled_requests().into_iter().filter(|_| !is_short);
+    let heads = heads.map(|head| (format!("head filled: {}", head.description), head.call));
     let apart = apart().map(|(name, call)| (name.to_owned(), call));
     let calls: Vec<_> = apart.into_iter().chain(heads).collect();
     let mut counts = Counts::new();
@@ -142,7 +142,7 @@ async fn counts(program: &Path, is_short: bool) -> Counts {
             *least = count.min(*least);
         };
         for (name, call) in &calls {
-            let (all, functions) = count(&mut counted, &stage, call).await;
+            let (all, functions) = count(&mut counted, &bed, call).await;
             keep(name, all);
             for (step, names) in STEPS.iter().filter(|_| name == USUAL) {
                 keep(step, sum(&functions, names));
@@ -154,9 +154,13 @@ async fn counts(program: &Path, is_short: bool) -> Counts {
 }
 
 /// Counts the instructions of one request, and those of each function.
-async fn count(counted: &mut Counted, stage: &Stage, call: &Call) -> (u64, Functions) {
-    let all = counted.least(stage, call, 1).await;
-    let functions = functions(&counted.last());
+async fn count(
+    counted: &mut InstructionCounter,
+    bed: &TestBed,
+    call: &TestRequest,
+) -> (u64, Functions) {
+    let all = counted.smallest_count(bed, call, 1).await;
+    let functions = functions(&counted.last_dump());
     (all - sum(&functions, &BACKGROUND), functions)
 }
 
@@ -167,15 +171,15 @@ fn sum(functions: &Functions, names: &[&str]) -> u64 {
 }
 
 /// The usual requests, and those that end at one step after the other.
-fn apart() -> [(&'static str, Call); 6] {
+fn apart() -> [(&'static str, TestRequest); 6] {
     let interaction = "urn:nhs:names:services:gpconnect:fhir:operation:gpc.getstructuredrecord-1";
     [
-        (USUAL, Call::slots()),
-        ("usual, a write", Call::book()),
-        ("refused for its head", Call::slots().without("Ssp-TraceID")),
-        ("refused for its interaction", Call::slots().set("Ssp-InteractionID", interaction)),
-        ("refused for its token", Call::slots().claim("reason_for_request", json!("audit"))),
-        ("refused for its audience", Call::slots().claim("aud", json!(OTHER_ROOT))),
+        (USUAL, TestRequest::slots()),
+        ("usual, a write", TestRequest::book()),
+        ("refused for its head", TestRequest::slots().without("Ssp-TraceID")),
+        ("refused for its interaction", TestRequest::slots().set("Ssp-InteractionID", interaction)),
+        ("refused for its token", TestRequest::slots().claim("reason_for_request", json!("audit"))),
+        ("refused for its audience", TestRequest::slots().claim("aud", json!(OTHER_ROOT))),
     ]
 }
 

@@ -39,7 +39,7 @@ mod support;
 use load::{Consumer, Load, Pattern, Provider};
 use proxies::{Cores, Kind, Programs, Proxy, Settings, post, refused};
 use support::servers::installed;
-use testkit::{Call, Stage};
+use testkit::{TestBed, TestRequest};
 
 // As the program has it: the relay allocates as well as it does.
 #[global_allocator]
@@ -99,15 +99,15 @@ impl Scenario {
     fn load(self) -> (Load, usize) {
         let (call, pattern, lanes, length) = match self {
             Self::Get1k | Self::Idle | Self::Practices | Self::Connections | Self::Workers => {
-                (Call::slots(), Pattern::Kept, 32, 1_024)
+                (TestRequest::slots(), Pattern::Kept, 32, 1_024)
             }
             Self::Post4k => (post(), Pattern::Kept, 32, 1_024),
-            Self::Get20k => (Call::slots(), Pattern::Kept, 32, 20_480),
-            Self::Get500k => (Call::slots(), Pattern::Kept, 8, 512_000),
-            Self::One => (Call::slots(), Pattern::Kept, 1, 1_024),
-            Self::Rate => (Call::slots(), Pattern::Rate(1_000), 16, 1_024),
-            Self::Full => (Call::slots(), Pattern::Full, 16, 1_024),
-            Self::Resumed => (Call::slots(), Pattern::Resumed, 4, 1_024),
+            Self::Get20k => (TestRequest::slots(), Pattern::Kept, 32, 20_480),
+            Self::Get500k => (TestRequest::slots(), Pattern::Kept, 8, 512_000),
+            Self::One => (TestRequest::slots(), Pattern::Kept, 1, 1_024),
+            Self::Rate => (TestRequest::slots(), Pattern::Rate(1_000), 16, 1_024),
+            Self::Full => (TestRequest::slots(), Pattern::Full, 16, 1_024),
+            Self::Resumed => (TestRequest::slots(), Pattern::Resumed, 4, 1_024),
             Self::Refused => (refused(), Pattern::Kept, 32, 1_024),
         };
         let requests = Arc::from([call.bytes()]);
@@ -181,7 +181,7 @@ async fn main() -> ExitCode {
 struct Bench {
     options: Options,
     programs: Programs,
-    stage: Stage,
+    bed: TestBed,
     provider: Provider,
     failed: Cell<usize>,
 }
@@ -202,17 +202,17 @@ impl Bench {
             );
         }
         raise_descriptors();
-        let stage = Stage::with(|files| {
+        let bed = TestBed::with(|files| {
             files.add(LIMITS);
             files.set("tls", "sessions-max = 20000");
             files.set("provider", "idle-max = 256");
             files.set("audit", "durability = \"batched\"");
         })
         .await;
-        let provider = Provider::start(&stage).await;
-        stage.redial(provider.address).await;
+        let provider = Provider::start(&bed).await;
+        bed.set_provider_address(provider.address).await;
         let programs = Programs { spine_proxy, haproxy, cores };
-        Self { options, programs, stage, provider, failed: Cell::new(0) }
+        Self { options, programs, bed, provider, failed: Cell::new(0) }
     }
 
     fn is_wanted(&self, scenario: Scenario) -> bool {
@@ -226,7 +226,7 @@ impl Bench {
             let wanted = self.options.peers.is_empty() || self.options.peers.contains(kind);
             if *kind == Kind::SpineProxy || wanted {
                 let name = format!("{prefix}-{}", kind.name());
-                let world = (&self.stage, &self.provider);
+                let world = (&self.bed, &self.provider);
                 proxies.extend(Proxy::start(*kind, &name, &self.programs, world).await);
             }
         }
@@ -240,7 +240,7 @@ impl Bench {
             let mut figures = Vec::new();
             for (name, proxy, load) in subjects {
                 let resumes = load.pattern == Pattern::Resumed;
-                let consumer = Consumer::new(&self.stage, proxy.address, resumes);
+                let consumer = Consumer::new(&self.bed, proxy.address, resumes);
                 let window = Duration::from_secs(self.options.seconds);
                 let own = std::process::id();
                 let cpu = || [proxy.id, own].map(proxies::processor_time);
@@ -271,7 +271,7 @@ impl Bench {
         }
         let proxies = self.proxies("compared").await;
         for proxy in &proxies {
-            proxy.is_tried(&self.stage, &self.provider).await;
+            proxy.is_tried(&self.bed, &self.provider).await;
         }
         println!("| scenario | spine-proxy, µs | × haproxy | × haproxy-checks | × hyper |");
         println!("|---|---|---|---|---|");
@@ -284,7 +284,7 @@ impl Bench {
                     if !proxy.kind.refuses() {
                         continue;
                     }
-                    load.status = refused().send_to(&self.stage, proxy.address).await.status;
+                    load.status = refused().send_to(&self.bed, proxy.address).await.status;
                 }
                 let name = format!("{}, {}", scenario.name(), proxy.kind.name());
                 subjects.push((name, proxy, load));
@@ -307,7 +307,7 @@ impl Bench {
         println!("|---|---|---|---|");
         self.provider.answers(1_024);
         for proxy in self.proxies("idle").await {
-            let consumer = Consumer::new(&self.stage, proxy.address, false);
+            let consumer = Consumer::new(&self.bed, proxy.address, false);
             let (load, _) = Scenario::Idle.load();
             let (mut held, mut cells) = (Vec::new(), Vec::new());
             let start = proxy.resident_kib();
@@ -334,7 +334,7 @@ impl Bench {
             for count in [10, 1_000, 10_000] {
                 let (name, directory) = (format!("practices-{count}"), self.directory(count));
                 let settings = Settings { name: &name, workers: 1, directory: &directory };
-                let proxy = Proxy::gateway(&settings, &self.programs, &self.stage);
+                let proxy = Proxy::gateway(&settings, &self.programs, &self.bed);
                 proxies.push((count, proxy));
             }
             let subjects = proxies.iter().map(|(count, proxy)| {
@@ -359,7 +359,7 @@ impl Bench {
             let proxies = [1, 2].map(|workers| {
                 let name = format!("workers-{workers}");
                 let settings = Settings { name: &name, workers, directory: "directory.toml" };
-                (workers, Proxy::gateway(&settings, &self.programs, &self.stage))
+                (workers, Proxy::gateway(&settings, &self.programs, &self.bed))
             });
             let subjects = proxies.each_ref().map(|(workers, proxy)| {
                 (format!("spine-proxy, {workers} workers"), proxy, Scenario::Workers.load().0)
@@ -393,15 +393,15 @@ impl Bench {
                 practice_root(number),
             )
         });
-        let consumers = self.stage.text("directory.toml");
+        let consumers = self.bed.text("directory.toml");
         let (consumers, _) = consumers.split_once("[[provider]]").unwrap();
         let agreement = format!(
             "[[agreement]]\nfrom = [\"{}\"]\nto = \"every-practice\"\n",
-            testkit::stage::HUB
+            testkit::test_bed::HUB
         );
         let text = format!("{consumers}{}{agreement}", practices.collect::<String>());
         let name = format!("directory-{count}.toml");
-        self.stage.replace(&name, &text);
+        self.bed.replace(&name, &text);
         name
     }
 }
@@ -418,9 +418,9 @@ fn practice_root(number: usize) -> String {
     format!("https://provider.example.nhs.uk/{}/STU3/1/gpconnect", practice_ods(number))
 }
 
-fn practice_call(number: usize) -> Call {
-    let (call, root) = (Call::slots(), practice_root(number));
-    let target = call.target.replace(testkit::stage::ROOT, &root);
+fn practice_call(number: usize) -> TestRequest {
+    let (call, root) = (TestRequest::slots(), practice_root(number));
+    let target = call.target.replace(testkit::test_bed::ROOT, &root);
     call.target(&target).set("Ssp-To", &practice_asid(number)).claim("aud", root.into())
 }
 

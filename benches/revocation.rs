@@ -23,10 +23,10 @@ use tokio_rustls::TlsConnector;
 mod support;
 
 use support::program::Program;
-use testkit::authority::{Authority, List};
-use testkit::call::hear;
-use testkit::wire::Wire;
-use testkit::{Call, Stage};
+use testkit::authority::{CrlSpec, TestAuthority};
+use testkit::raw_connection::RawConnection;
+use testkit::request::read_answer;
+use testkit::{TestBed, TestRequest};
 
 const ROUNDS: usize = 10;
 const LIMIT: Duration = Duration::from_secs(1);
@@ -34,11 +34,11 @@ const LIMIT: Duration = Duration::from_secs(1);
 fn main() -> ExitCode {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let mut took = runtime.block_on(async {
-        let stage = Stage::new().await;
-        let program = Program::start(&stage, |text| text);
+        let bed = TestBed::new().await;
+        let program = Program::start(&bed, |text| text);
         let mut took = Vec::new();
         for _ in 0..ROUNDS {
-            took.push(round(&stage, &program).await);
+            took.push(round(&bed, &program).await);
         }
         took
     });
@@ -57,17 +57,18 @@ const HANDSHAKES: u32 = 300;
 
 /// Prints the processor time at rest with a folder of lists, and of handshakes.
 async fn costs() {
-    let root = Authority::root("Parted root");
-    let mut stage = Stage::with(|files| files.edit("ca.pem", |own| own + &root.pem())).await;
-    let folder = stage.path("lists");
+    let root = TestAuthority::root("Parted root");
+    let mut bed = TestBed::with(|files| files.edit("ca.pem", |own| own + &root.pem())).await;
+    let folder = bed.path("lists");
     std::fs::create_dir(&folder).unwrap();
     for number in 1..=LISTS {
         let point = format!("http://crl.example.nhs.uk/crlc{number}.crl");
-        let list = root.list(List::number(1).revoking(&[number, number + 1]).point(&point));
+        let list =
+            root.revocation_list(CrlSpec::number(1).revoking(&[number, number + 1]).point(&point));
         std::fs::write(folder.join(format!("crlc{number}.pem")), list).unwrap();
     }
     let started = Instant::now();
-    let program = Program::start(&stage, |text| {
+    let program = Program::start(&bed, |text| {
         text.replace("crl = [\"crl.pem\"]", "crl = [\"crl.pem\", \"lists\"]")
     });
     println!("A start with {LISTS} lists on two legs takes {} ms.", started.elapsed().as_millis());
@@ -77,23 +78,23 @@ async fn costs() {
     let share = 100.0 * (program.cpu() - before).as_secs_f64() / at.elapsed().as_secs_f64();
     println!("At rest they take {share:.2} % of a core.");
     for (name, authorities) in [("7 made-up", 7), ("120 made-up", 120)] {
-        let mut forger = Authority::root("Made-up authority 0");
+        let mut forger = TestAuthority::root("Made-up authority 0");
         for number in 1..authorities {
-            forger = forger.below(&format!("Made-up authority {number}"), None);
+            forger = forger.intermediate(&format!("Made-up authority {number}"), None);
         }
-        stage.issued.insert(name, forger.issue("hub.example.nhs.uk"));
+        bed.issued.insert(name, forger.issue("hub.example.nhs.uk"));
     }
     for certificate in ["none", "hub", "7 made-up", "120 made-up"] {
         let before = program.cpu();
         for _ in 0..HANDSHAKES {
-            let mut tls = (*stage.consumer_tls(certificate, b"http/1.1")).clone();
+            let mut tls = (*bed.consumer_tls(certificate, b"http/1.1")).clone();
             tls.resumption = rustls::client::Resumption::disabled();
             let connector = TlsConnector::from(std::sync::Arc::new(tls));
             let stream = TcpStream::connect(program.address()).await.unwrap();
             let name = ServerName::try_from("ssp.example.nhs.uk").unwrap();
-            let mut wire = Wire::new(connector.connect(name, stream).await.unwrap());
-            wire.stream.write_all(&Call::slots().bytes()).await.unwrap();
-            hear(&mut wire).await.expect("an answer");
+            let mut wire = RawConnection::new(connector.connect(name, stream).await.unwrap());
+            wire.stream.write_all(&TestRequest::slots().bytes()).await.unwrap();
+            read_answer(&mut wire).await.expect("an answer");
         }
         let each = (program.cpu() - before) / HANDSHAKES;
         println!(
@@ -104,12 +105,12 @@ async fn costs() {
 }
 
 /// Takes a consumer's certificate back while it asks on one connection, and gives it again.
-async fn round(stage: &Stage, program: &Program) -> Duration {
-    let list = |revoked: &[u64]| stage.pki.revocation_lists(revoked, 30).unwrap();
-    stage.replace("crl.pem", &list(&[]));
-    let call = Call::slots();
+async fn round(bed: &TestBed, program: &Program) -> Duration {
+    let list = |revoked: &[u64]| bed.pki.revocation_lists(revoked, 30).unwrap();
+    bed.replace("crl.pem", &list(&[]));
+    let call = TestRequest::slots();
     let mut wire = loop {
-        let mut wire = connect(stage, program).await;
+        let mut wire = connect(bed, program).await;
         if ask(&mut wire, &call).await == 200 {
             break wire;
         }
@@ -118,7 +119,7 @@ async fn round(stage: &Stage, program: &Program) -> Duration {
     // What was there before has settled.
     tokio::time::sleep(LIMIT).await;
     let began = Instant::now();
-    stage.replace("crl.pem", &list(&[stage.issued["hub"].serial]));
+    bed.replace("crl.pem", &list(&[bed.issued["hub"].serial]));
     while ask(&mut wire, &call).await == 200 {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
@@ -126,16 +127,19 @@ async fn round(stage: &Stage, program: &Program) -> Duration {
 }
 
 async fn connect(
-    stage: &Stage,
+    bed: &TestBed,
     program: &Program,
-) -> Wire<tokio_rustls::client::TlsStream<TcpStream>> {
+) -> RawConnection<tokio_rustls::client::TlsStream<TcpStream>> {
     let stream = TcpStream::connect(program.address()).await.unwrap();
-    let connector = TlsConnector::from(stage.consumer_tls("hub", b"http/1.1"));
+    let connector = TlsConnector::from(bed.consumer_tls("hub", b"http/1.1"));
     let name = ServerName::try_from("ssp.example.nhs.uk").unwrap();
-    Wire::new(connector.connect(name, stream).await.unwrap())
+    RawConnection::new(connector.connect(name, stream).await.unwrap())
 }
 
-async fn ask(wire: &mut Wire<tokio_rustls::client::TlsStream<TcpStream>>, call: &Call) -> u16 {
+async fn ask(
+    wire: &mut RawConnection<tokio_rustls::client::TlsStream<TcpStream>>,
+    call: &TestRequest,
+) -> u16 {
     wire.stream.write_all(&call.bytes()).await.unwrap();
-    hear(wire).await.expect("an answer").status
+    read_answer(wire).await.expect("an answer").status
 }

@@ -34,10 +34,10 @@ use attack::{Attack, Orders};
 use consumer::Consumer;
 use report::Siege;
 use support::program::Program;
-use testkit::Stage;
-use testkit::authority::Authority;
-use testkit::provider::{Act, answer};
-use testkit::stage::CLINIC;
+use testkit::TestBed;
+use testkit::authority::TestAuthority;
+use testkit::provider::{ProviderAction, answer};
+use testkit::test_bed::CLINIC;
 
 /// A consumer under siege.
 #[derive(Debug, Parser)]
@@ -96,9 +96,9 @@ async fn main() -> ExitCode {
         );
         return ExitCode::FAILURE;
     }
-    let stage = Arc::new(stage().await);
-    let program = Program::start(&stage, |text| text.replace("workers = 1\n", ""));
-    let mut consumer = Consumer::new(&stage, program.address());
+    let bed = Arc::new(bed().await);
+    let program = Program::start(&bed, |text| text.replace("workers = 1\n", ""));
+    let mut consumer = Consumer::new(&bed, program.address());
     // Connections, sessions and caches are there before the first figure.
     consumer.measure(options.rate, Duration::from_secs(2)).await;
     report::head(&options);
@@ -106,7 +106,7 @@ async fn main() -> ExitCode {
     let attacks = if options.only.is_empty() { every() } else { options.only.clone() };
     let mut sieges = Vec::new();
     for attack in attacks {
-        let siege = besiege(&options, &stage, &program, &mut consumer, attack).await;
+        let siege = besiege(&options, &bed, &program, &mut consumer, attack).await;
         siege.print();
         sieges.push(siege);
     }
@@ -115,8 +115,8 @@ async fn main() -> ExitCode {
 
 /// Where one of the practices gives much to whoever asks for it, and another consumer is registered
 /// for all that the first is.
-async fn stage() -> Stage {
-    let stage = Stage::with(|files| {
+async fn bed() -> TestBed {
+    let bed = TestBed::with(|files| {
         files.edit("directory.toml", |text| {
             let slots = "[\"urn:nhs:names:services:gpconnect:fhir:rest:search:slot-1\"]";
             assert!(text.contains(slots));
@@ -128,31 +128,34 @@ async fn stage() -> Stage {
     })
     .await;
     for (name, authorities) in [("forged", 7), ("forged-long", 120)] {
-        let mut forger = Authority::root("Made-up authority 0");
+        let mut forger = TestAuthority::root("Made-up authority 0");
         for number in 1..authorities {
-            forger = forger.below(&format!("Made-up authority {number}"), None);
+            forger = forger.intermediate(&format!("Made-up authority {number}"), None);
         }
         let issued = forger.issue("hub.example.nhs.uk");
-        stage.replace(&format!("{name}.pem"), &issued.chain);
-        stage.replace(&format!("{name}.key"), &issued.key);
+        bed.replace(&format!("{name}.pem"), &issued.chain);
+        bed.replace(&format!("{name}.key"), &issued.key);
     }
     let body = format!("{{\"text\":\"{}\"}}", "x".repeat(2_000));
     let usual = answer("200 OK", "Content-Type: application/fhir+json\r\n", &body);
-    stage.provider.plays(move |request| {
+    bed.provider.set_script(move |request| {
         if request.start.contains("pour=1") {
-            Act::Pour(b"HTTP/1.1 200 OK\r\nContent-Length: 4000000\r\n\r\n".to_vec(), 4_000_000)
+            ProviderAction::Pour(
+                b"HTTP/1.1 200 OK\r\nContent-Length: 4000000\r\n\r\n".to_vec(),
+                4_000_000,
+            )
         } else if request.start.contains("hang=1") {
-            Act::Silence
+            ProviderAction::Silence
         } else {
-            Act::Write(usual.clone())
+            ProviderAction::Write(usual.clone())
         }
     });
-    stage
+    bed
 }
 
 async fn besiege(
     options: &Options,
-    stage: &Stage,
+    bed: &TestBed,
     program: &Program,
     consumer: &mut Consumer,
     attack: Attack,
@@ -160,7 +163,7 @@ async fn besiege(
     let period = Duration::from_secs(options.seconds);
     let quiet = consumer.measure(options.rate, period).await;
     let before = program.metrics().await;
-    let mut attackers = attackers(options, stage, program.address(), attack);
+    let mut attackers = attackers(options, bed, program.address(), attack);
     tokio::time::sleep(UNFOLDS).await;
     let held = program.metrics().await.sum("connections", "");
     let under = consumer.measure(options.rate, period).await;
@@ -179,7 +182,7 @@ async fn besiege(
 }
 
 /// This program again, with the lowest priority. It ends with its standard input, or soon by itself.
-fn attackers(options: &Options, stage: &Stage, at: SocketAddr, attack: Attack) -> Child {
+fn attackers(options: &Options, bed: &TestBed, at: SocketAddr, attack: Attack) -> Child {
     let seconds = UNFOLDS.as_secs() + options.seconds + 20;
     let name = attack.to_possible_value().unwrap();
     std::process::Command::new("nice")
@@ -188,7 +191,7 @@ fn attackers(options: &Options, stage: &Stage, at: SocketAddr, attack: Attack) -
         .args(["--attack", name.get_name(), "--at", &at.to_string()])
         .args(["--addresses", &options.addresses.to_string(), "--seconds", &seconds.to_string()])
         .arg("--folder")
-        .arg(stage.folder.path())
+        .arg(bed.folder.path())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

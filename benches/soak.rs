@@ -37,8 +37,8 @@ use journal::Journal;
 use load::Load;
 use samples::{Memory, Sample};
 use support::program::{JOURNAL, Program};
-use testkit::stage::roots;
-use testkit::{Call, Stage};
+use testkit::test_bed::roots;
+use testkit::{TestBed, TestRequest};
 
 /// A soak.
 #[derive(Debug, Parser)]
@@ -63,19 +63,19 @@ const CALM_S: u64 = 45;
 async fn main() -> ExitCode {
     let options = Options::parse();
     let registry = disturbance::registry().await;
-    let stage = Arc::new(registry.stage().await);
-    stage.provider.plays(disturbance::script());
-    let program = Arc::new(program(&stage));
-    let mut journal = Journal::new(&stage.path(JOURNAL));
-    let base = base(&stage, &program, &mut journal).await;
-    let tls = Mutex::new(disturbance::consumer_tls(&roots(&stage.pki), &stage.issued["hub"]));
+    let bed = Arc::new(registry.test_bed().await);
+    bed.provider.set_script(disturbance::script());
+    let program = Arc::new(program(&bed));
+    let mut journal = Journal::new(&bed.path(JOURNAL));
+    let base = base(&bed, &program, &mut journal).await;
+    let tls = Mutex::new(disturbance::consumer_tls(&roots(&bed.pki), &bed.issued["hub"]));
     let load = Arc::new(Load { address: program.address(), tls, heard: Mutex::default() });
     let (seconds, done) = (options.minutes * 60, Arc::new(Done::default()));
     let end = Instant::now() + Duration::from_secs(seconds);
     println!("{} minutes of {} requests a second.\n", options.minutes, options.rate);
     Sample::head();
     base.print();
-    let parts = (Arc::clone(&stage), Arc::clone(&program), Arc::clone(&load));
+    let parts = (Arc::clone(&bed), Arc::clone(&program), Arc::clone(&load));
     let disturbing = tokio::spawn(disturbance::disturbs(parts, registry, Arc::clone(&done), end));
     let loading = tokio::spawn(Arc::clone(&load).runs(options.rate, end));
     let memory = samples(&program, &mut journal, seconds).await;
@@ -87,11 +87,11 @@ async fn main() -> ExitCode {
     samples::verdict(&memory, &journal, (&base, &last))
 }
 
-fn program(stage: &Stage) -> Program {
-    let both = stage.text("server.pem") + &stage.text("server.key");
-    stage.replace(disturbance::SERVER, &both);
+fn program(bed: &TestBed) -> Program {
+    let both = bed.text("server.pem") + &bed.text("server.key");
+    bed.replace(disturbance::SERVER, &both);
     let server = format!("chain = \"{0}\", key = \"{0}\"", disturbance::SERVER);
-    Program::start(stage, |text| {
+    Program::start(bed, |text| {
         let text = text.replace("workers = 1\n", "");
         // The table of a segment's ids grows with it, 5 MiB in ten minutes: a few segments, so that what
         // else grows is seen.
@@ -101,8 +101,8 @@ fn program(stage: &Stage) -> Program {
 }
 
 /// What it has open once it has served a request and its consumer is gone.
-async fn base(stage: &Stage, program: &Program, journal: &mut Journal) -> Sample {
-    let answer = Call::slots().send_to(stage, program.address()).await;
+async fn base(bed: &TestBed, program: &Program, journal: &mut Journal) -> Sample {
+    let answer = TestRequest::slots().send_to(bed, program.address()).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     for _ in 0..CALM_S {
         sleep(Duration::from_secs(1)).await;

@@ -1,4 +1,4 @@
-//! The admin port: whom it answers, and what cannot stop it.
+//! The admin port: authentication, and its independence of the proxy's load.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -7,8 +7,8 @@ use std::time::Duration;
 use spine_proxy::config::Config;
 use spine_proxy::server::Prepared;
 
-use testkit::Stage;
-use testkit::stage::CONFIG;
+use testkit::TestBed;
+use testkit::test_bed::CONFIG;
 
 /// An admin token.
 const TOKEN: &str = "an-invented-token-of-thirty-two-bytes-or-more";
@@ -26,8 +26,8 @@ fn ask(admin: SocketAddr, path: &str, headers: &str) -> String {
     answer
 }
 
-async fn with_token() -> Stage {
-    Stage::with(|files| {
+async fn with_token() -> TestBed {
+    TestBed::with(|files| {
         files.put("admin.token", TOKEN);
         files.set("admin", "token-file = \"admin.token\"\nnames = [\"ops.example.nhs.uk\"]");
     })
@@ -37,19 +37,19 @@ async fn with_token() -> Stage {
 /// One thread for everything but the admin port, and it is kept busy.
 #[tokio::test]
 async fn probes_are_answered_while_every_other_thread_is_busy() {
-    let stage = Stage::new().await;
+    let bed = TestBed::new().await;
     for path in ["/livez", "/readyz"] {
-        let answer = ask(stage.server.admin, path, "Host: localhost\r\n");
+        let answer = ask(bed.server.admin, path, "Host: localhost\r\n");
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     }
 }
 
 #[tokio::test]
 async fn a_connection_that_sends_nothing_makes_room_for_a_probe() {
-    let stage = Stage::new().await;
+    let bed = TestBed::new().await;
     let silent: Vec<_> =
-        (0..PLACES).map(|_| TcpStream::connect(stage.server.admin).unwrap()).collect();
-    let answer = ask(stage.server.admin, "/livez", "Host: localhost\r\n");
+        (0..PLACES).map(|_| TcpStream::connect(bed.server.admin).unwrap()).collect();
+    let answer = ask(bed.server.admin, "/livez", "Host: localhost\r\n");
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     // The oldest was closed for it, and no other.
     let [oldest, .., newest] = silent.as_slice() else { panic!("too few") };
@@ -61,24 +61,24 @@ async fn a_connection_that_sends_nothing_makes_room_for_a_probe() {
 
 #[tokio::test]
 async fn a_connection_that_does_not_read_makes_room_for_a_probe() {
-    let stage = Stage::new().await;
+    let bed = TestBed::new().await;
     // More answers than the sockets' buffers hold.
     let pipelined = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(200);
     let stalled: Vec<_> = (0..PLACES)
         .map(|_| {
-            let mut stream = TcpStream::connect(stage.server.admin).unwrap();
+            let mut stream = TcpStream::connect(bed.server.admin).unwrap();
             stream.write_all(pipelined.as_bytes()).unwrap();
             stream
         })
         .collect();
-    let answer = ask(stage.server.admin, "/readyz", "Host: localhost\r\n");
+    let answer = ask(bed.server.admin, "/readyz", "Host: localhost\r\n");
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     drop(stalled);
 }
 
 #[tokio::test]
-async fn a_name_that_is_not_ours_is_refused() {
-    let stage = with_token().await;
+async fn a_host_that_is_not_the_gateways_is_refused() {
+    let bed = with_token().await;
     for (path, headers, status) in [
         ("/livez", "Host: localhost:9090\r\n", 200),
         ("/livez", "Host: 127.0.0.1\r\n", 200),
@@ -96,7 +96,7 @@ async fn a_name_that_is_not_ours_is_refused() {
         ("http://rebound.example.test/livez", "Host: localhost\r\n", 421),
         ("/metrics", "Host: rebound.example.test\r\n", 421),
     ] {
-        let answer = ask(stage.server.admin, path, headers);
+        let answer = ask(bed.server.admin, path, headers);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path} {headers}: {answer}");
         assert!(answer.contains("\r\nx-content-type-options: nosniff\r\n"), "{answer}");
     }
@@ -104,20 +104,20 @@ async fn a_name_that_is_not_ours_is_refused() {
 
 #[tokio::test]
 async fn the_directory_is_read_with_the_token_alone() {
-    let stage = with_token().await;
-    let refused = ask(stage.server.admin, "/directory", "Host: localhost\r\n");
+    let bed = with_token().await;
+    let refused = ask(bed.server.admin, "/directory", "Host: localhost\r\n");
     assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
     let headers = format!("Host: localhost\r\nAuthorization: Bearer {TOKEN}\r\n");
-    let answer = ask(stage.server.admin, "/directory", &headers);
+    let answer = ask(bed.server.admin, "/directory", &headers);
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert!(answer.contains("\"practices\":[]"), "{answer}");
 }
 
 #[tokio::test]
 async fn a_token_that_can_be_guessed_is_refused() {
-    let stage = with_token().await;
-    stage.replace("admin.token", &TOKEN[..31]);
-    let Err(refused) = Prepared::load(&stage.path("spine-proxy.toml"), 1) else {
+    let bed = with_token().await;
+    bed.replace("admin.token", &TOKEN[..31]);
+    let Err(refused) = Prepared::load(&bed.path("spine-proxy.toml"), 1) else {
         panic!("31 bytes are enough")
     };
     let refused = refused.to_string();
@@ -125,7 +125,7 @@ async fn a_token_that_can_be_guessed_is_refused() {
     assert!(refused.contains("31 bytes") && refused.contains("32 or more"), "{refused}");
     assert!(!refused.contains(&TOKEN[..31]), "{refused}");
     let headers = format!("Host: localhost\r\nAuthorization: Bearer {}\r\n", &TOKEN[..31]);
-    let refused = ask(stage.server.admin, "/directory", &headers);
+    let refused = ask(bed.server.admin, "/directory", &headers);
     assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
 }
 

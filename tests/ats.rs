@@ -1,9 +1,9 @@
 //! The public GP Connect Automated Test Suite, as far as it concerns a Spine Secure Proxy: every
 //! scenario of its feature files by name, with the rows of its examples.
 //!
-//! Each row is played twice: DIRECT, the client in the proxy's place against the simulator, and
+//! Each row runs twice: DIRECT, the client in the proxy's place against the simulator, and
 //! THROUGH THE PROXY, the client in a consumer's place in front of the gateway. Where the two
-//! answer differently, the row says so and why. What cannot be had of us stands in [`CANNOT`].
+//! answer differently, the row says so and why. Scenarios that cannot be tested are in [`CANNOT`].
 #![expect(clippy::too_many_lines, reason = "the cases are tables")]
 
 use gpconnect_simulator::pki::KeyKind;

@@ -1,4 +1,4 @@
-//! The journal: its numbering when it goes on, its segments, its chain.
+//! The journal: line numbers across restarts, segments, and the hash chain.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -9,20 +9,20 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use testkit::provider::answer;
-use testkit::stage::segments;
-use testkit::{Act, Call, Stage};
+use testkit::test_bed::segments;
+use testkit::{ProviderAction, TestBed, TestRequest};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lines_are_numbered_without_gaps_over_a_restart() {
-    let stage = Stage::new().await;
-    stage.hears(Call::book()).await;
-    stage.hears(Call::slots().without("Ssp-From")).await;
-    let stage = stage.restarts().await;
-    stage.provider.does(Act::ok());
-    stage.hears(Call::book()).await;
-    stage.server.trail.flush().await;
+    let bed = TestBed::new().await;
+    bed.send(TestRequest::book()).await;
+    bed.send(TestRequest::slots().without("Ssp-From")).await;
+    let bed = bed.restart().await;
+    bed.provider.set_action(ProviderAction::ok());
+    bed.send(TestRequest::book()).await;
+    bed.server.trail.flush().await;
     let lines: Vec<Value> =
-        stage.journal("audit").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        bed.journal("audit").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let events: Vec<_> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
     let expected =
         ["started", "opened", "closed", "closed", "stopped", "started", "opened", "closed"];
@@ -32,15 +32,18 @@ async fn lines_are_numbered_without_gaps_over_a_restart() {
     }
 }
 
-/// While an exchange is under way its first line can be read; the second does not say everything again.
+/// The first line can be read while the exchange is in progress; the second does not repeat its fields.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_exchange_that_takes_its_time_has_a_line_when_it_begins_and_one_when_it_ends() {
-    let stage = Stage::new().await;
+async fn a_long_exchange_has_an_opened_and_a_closed_line() {
+    let bed = TestBed::new().await;
     let told = Arc::new(Notify::new());
-    stage.provider.does(Act::WriteWhenTold(Arc::clone(&told), answer("200 OK", "", "{}")));
+    bed.provider.set_action(ProviderAction::WriteWhenNotified(
+        Arc::clone(&told),
+        answer("200 OK", "", "{}"),
+    ));
     let looked = async {
         let opened: Value = loop {
-            let text = stage.journal("audit");
+            let text = bed.journal("audit");
             let line = text.lines().nth(1).and_then(|line| serde_json::from_str(line).ok());
             if let Some(line) = line {
                 break line;
@@ -50,16 +53,16 @@ async fn an_exchange_that_takes_its_time_has_a_line_when_it_begins_and_one_when_
         told.notify_one();
         opened
     };
-    let (answer, opened) = tokio::join!(stage.hears(Call::slots()), looked);
+    let (answer, opened) = tokio::join!(bed.send(TestRequest::slots()), looked);
     assert_eq!(answer.status, 200);
-    let closed = stage.closed(1).await;
-    assert_eq!(stage.lines().await, [opened.clone(), closed.clone()]);
+    let closed = bed.wait_for_closed_line(1).await;
+    assert_eq!(bed.exchange_lines().await, [opened.clone(), closed.clone()]);
     assert_eq!((&opened["event"], &opened["id"]), (&"opened".into(), &closed["id"]));
     assert_eq!(opened["claims"]["organisation"], "A00001");
     assert!(opened["outcome"].is_null() && closed["claims"].is_null());
 }
 
-/// What `audit` prints, and whether it succeeded.
+/// Runs the command `audit`. Returns whether it succeeded, and its output.
 fn audit(arguments: &[&str]) -> (bool, String) {
     let output =
         Command::new(env!("CARGO_BIN_EXE_spine-proxy")).arg("audit").args(arguments).output();
@@ -68,22 +71,22 @@ fn audit(arguments: &[&str]) -> (bool, String) {
     (output.status.success(), String::from_utf8(text).unwrap())
 }
 
-/// A journal of a few exchanges in segments of a few lines, and no more written.
-async fn journal_of(exchanges: usize) -> (Stage, PathBuf) {
-    let stage = Stage::with(|files| files.set("audit", "segment-size = \"4 KiB\"")).await;
+/// Returns a finished journal of `exchanges` exchanges, in segments of a few lines.
+async fn journal_of(exchanges: usize) -> (TestBed, PathBuf) {
+    let bed = TestBed::with(|files| files.set("audit", "segment-size = \"4 KiB\"")).await;
     for number in 0..exchanges {
         let trace_id = format!("{number:08x}-0000-4000-8000-00000000000A");
         let call = match number % 3 {
-            0 => Call::slots(),
-            1 => Call::book(),
-            _ => Call::slots().claim("aud", serde_json::json!("https://elsewhere")),
+            0 => TestRequest::slots(),
+            1 => TestRequest::book(),
+            _ => TestRequest::slots().claim("aud", serde_json::json!("https://elsewhere")),
         };
-        stage.hears(call.set("Ssp-TraceID", &trace_id)).await;
+        bed.send(call.set("Ssp-TraceID", &trace_id)).await;
     }
-    let stage = stage.restarts().await;
-    let folder = stage.path("copy");
-    copy(&stage.path("audit"), &folder);
-    (stage, folder)
+    let bed = bed.restart().await;
+    let folder = bed.path("copy");
+    copy(&bed.path("audit"), &folder);
+    (bed, folder)
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -107,12 +110,12 @@ fn seq(line: &str) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_journal_is_sound_over_its_segments_and_its_head_can_be_told() {
-    let (stage, folder) = journal_of(12).await;
+async fn a_journal_verifies_across_segments_and_its_head_can_be_printed() {
+    let (bed, folder) = journal_of(12).await;
     assert!(segments(&folder).len() > 3);
-    let metadata = std::fs::metadata(stage.path("audit")).unwrap();
+    let metadata = std::fs::metadata(bed.path("audit")).unwrap();
     assert_eq!(metadata.permissions().mode() & 0o777, 0o700);
-    for entry in std::fs::read_dir(stage.path("audit")).unwrap() {
+    for entry in std::fs::read_dir(bed.path("audit")).unwrap() {
         assert_eq!(entry.unwrap().metadata().unwrap().permissions().mode() & 0o777, 0o600);
     }
     let folder = folder.to_str().unwrap();
@@ -131,28 +134,27 @@ async fn a_journal_is_sound_over_its_segments_and_its_head_can_be_told() {
     }
 }
 
-/// The head goes to the log at a clean end, and to the metrics; a tail that is cut is found by it.
+/// The head is logged at a clean stop and is in the metrics; comparing with it reveals a cut tail.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_head_that_is_logged_and_counted_finds_a_tail_that_was_cut() {
-    let stage = Stage::new().await;
-    let mut served = testkit::process::serve(&stage);
-    Call::book().send_to(&stage, served.1).await;
-    while served.counted("audit_sequence").await == 0 {
+async fn the_logged_head_reveals_a_tail_that_was_cut() {
+    let bed = TestBed::new().await;
+    let mut served = testkit::process::serve(&bed);
+    TestRequest::book().send_to(&bed, served.address).await;
+    while served.metric("audit_sequence").await == 0 {
         tokio::task::yield_now().await;
     }
-    let (seq, number) =
-        (served.counted("audit_sequence").await, served.counted("audit_head").await);
+    let (seq, number) = (served.metric("audit_sequence").await, served.metric("audit_head").await);
     let counted = format!("{seq}:{number:012x}");
     served.signal("TERM");
-    assert!(served.0.wait().unwrap().success());
+    assert!(served.child.wait().unwrap().success());
     let log = loop {
-        if let Ok(log) = std::fs::read_to_string(stage.path("own.log")) {
+        if let Ok(log) = std::fs::read_to_string(bed.path("own.log")) {
             break log;
         }
         tokio::task::yield_now().await;
     };
     let logged = log.rsplit("\"head\":\"").next().unwrap().split('"').next().unwrap();
-    let folder = stage.path("own");
+    let folder = bed.path("own");
     let arguments = ["verify", folder.to_str().unwrap(), "--head", &counted, "--head", logged];
     let (sound, text) = audit(&arguments);
     assert!(sound && text.contains("2 heads"), "{text}");
@@ -165,30 +167,30 @@ async fn the_head_that_is_logged_and_counted_finds_a_tail_that_was_cut() {
     assert!(!sound && text.contains("it was cut"), "{text}");
 }
 
-/// A sound journal, and a copy that comes to harm.
-struct Harmed {
-    stage: Stage,
+/// A sound journal, and a copy that a test damages.
+struct DamagedJournal {
+    bed: TestBed,
     sound: PathBuf,
     folder: PathBuf,
-    /// The second segment's lines.
+    /// Lines of the second segment.
     lines: Vec<String>,
 }
 
-impl Harmed {
+impl DamagedJournal {
     async fn new() -> Self {
-        let (stage, sound) = journal_of(12).await;
+        let (bed, sound) = journal_of(12).await;
         let folder = sound.with_file_name("harmed");
         let lines = lines_of(&segments(&sound)[1]);
         assert!(lines.len() >= 5);
-        Self { stage, sound, folder, lines }
+        Self { bed, sound, folder, lines }
     }
 
-    /// The name of a segment.
+    /// Returns the file name of a segment.
     fn name(&self, number: usize) -> String {
         segments(&self.sound)[number].file_name().unwrap().to_str().unwrap().to_owned()
     }
 
-    /// What is found once a segment, the second, has been dealt with so.
+    /// Returns the faults that are found after `harm` has changed the second segment of a copy.
     fn found(&self, harm: impl FnOnce(&Path)) -> Vec<String> {
         if self.folder.exists() {
             std::fs::remove_dir_all(&self.folder).unwrap();
@@ -199,7 +201,7 @@ impl Harmed {
         found.faults.iter().map(ToString::to_string).collect()
     }
 
-    /// The same, of its lines.
+    /// Returns the faults that are found after `harm` has changed the lines of the second segment of a copy.
     fn found_in(&self, harm: impl FnOnce(&mut Vec<String>)) -> Vec<String> {
         let mut lines = self.lines.clone();
         harm(&mut lines);
@@ -208,11 +210,11 @@ impl Harmed {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_changed_byte_is_found_wherever_it_is() {
-    let journal = Harmed::new().await;
+async fn one_changed_byte_is_found_at_every_position() {
+    let journal = DamagedJournal::new().await;
     let line = &journal.lines[2];
     for at in 0..line.len() {
-        // It may well stay a line.
+        // The changed text may still be a valid line.
         let byte = line.as_bytes()[at];
         let digit = if byte.is_ascii_digit() { (byte - b'0' + 1) % 10 + b'0' } else { byte ^ 1 };
         for other in [digit, byte ^ 0x20, b'+'].map(char::from) {
@@ -239,12 +241,12 @@ async fn one_changed_byte_is_found_wherever_it_is() {
     assert_eq!(found, [format!("{name}, line 3: seq {seq} is not as it was written")]);
 }
 
-/// A line that was put behind the last one is none, however it looks and whatever comes after; and no
-/// search shows it.
+/// A line inserted after the last one is rejected, regardless of its text and of later lines, and no search
+/// shows it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_line_that_was_put_in_is_found_at_the_very_end_too() {
+async fn an_inserted_line_is_found_even_at_the_end() {
     use std::io::Write as _;
-    let journal = Harmed::new().await;
+    let journal = DamagedJournal::new().await;
     let forged = concat!(
         r#"{"seq":99,"time":"2026-11-25T05:00:28.255169Z","event":"closed","id":"f","#,
         r#""trace_id":"ffffffff-ffff-4fff-8fff-ffffffffffff","status":201,"outcome":"answered"}"#
@@ -262,21 +264,21 @@ async fn a_line_that_was_put_in_is_found_at_the_very_end_too() {
         let (_, text) = audit(&[&asked[..], scan].concat());
         assert_eq!(text.lines().count(), 1, "{text}");
     }
-    // A start takes it for damage, not for half a line.
-    let text = journal.stage.text("spine-proxy.toml").replace("\"audit\"", "\"harmed\"");
+    // A start treats it as damage, not as an incomplete line.
+    let text = journal.bed.text("spine-proxy.toml").replace("\"audit\"", "\"harmed\"");
     let program = Command::new(env!("CARGO_BIN_EXE_spine-proxy"));
-    let mut served = testkit::process::serve_by(program, &journal.stage, &text);
-    assert_eq!(served.counted("audit_damaged_total").await, 1);
+    let mut served = testkit::process::serve_with(program, &journal.bed, &text);
+    assert_eq!(served.metric("audit_damaged_total").await, 1);
     served.signal("TERM");
-    assert!(served.0.wait().unwrap().success());
+    assert!(served.child.wait().unwrap().success());
     let found = spine_proxy::audit::verify(&journal.folder, &[]).unwrap();
     assert!(!found.is_sound() && found.torn.is_empty());
 }
 
-/// A removed line; several; two swapped; one twice; one that is none.
+/// Changes: one line removed, several removed, two swapped, one repeated, one that is not JSON.
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_is_done_to_a_journal_is_found_and_named() {
-    let journal = Harmed::new().await;
+async fn each_kind_of_change_to_a_journal_is_found_and_named() {
+    let journal = DamagedJournal::new().await;
     let name = journal.name(1);
     let numbers: Vec<u64> = journal.lines.iter().map(|line| seq(line)).collect();
     let found = journal.found_in(|lines| drop(lines.remove(2)));
@@ -293,8 +295,8 @@ async fn whatever_is_done_to_a_journal_is_found_and_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_segment_that_is_cut_or_gone_is_found_and_named() {
-    let journal = Harmed::new().await;
+async fn a_segment_that_is_cut_or_missing_is_found_and_named() {
+    let journal = DamagedJournal::new().await;
     let third = journal.name(2);
     let (first, last) = (seq(&journal.lines[0]), seq(journal.lines.last().unwrap()));
     let found = journal.found_in(|lines| drop(lines.pop()));
@@ -317,7 +319,7 @@ async fn a_segment_that_is_cut_or_gone_is_found_and_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_of_an_older_journal_is_found_by_its_old_and_its_new_token() {
-    let (_stage, folder) = journal_of(12).await;
+    let (_bed, folder) = journal_of(12).await;
     for segment in segments(&folder) {
         let text = std::fs::read_to_string(&segment).unwrap();
         let older = text.replace("\"audience_mismatch\"", "\"provider_spared\"");
@@ -332,15 +334,15 @@ async fn a_refusal_of_an_older_journal_is_found_by_its_old_and_its_new_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exchanges_are_found_by_what_they_say() {
-    let (stage, folder) = journal_of(12).await;
+async fn exchanges_are_found_by_their_fields() {
+    let (bed, folder) = journal_of(12).await;
     let path = folder.to_str().unwrap();
     let rows = |arguments: &[&str]| {
         let (found, text) = audit(&[&["query", path], arguments].concat());
         assert!(found, "{text}");
         text.lines().count() - 1
     };
-    let lines: Vec<Value> = stage.lines().await;
+    let lines: Vec<Value> = bed.exchange_lines().await;
     let refused = lines.iter().find(|line| line["outcome"] == "refused").unwrap();
     for scan in [&[][..], &["--scan"]] {
         let rows = |arguments: &[&str]| rows(&[arguments, scan].concat());
@@ -370,21 +372,21 @@ async fn exchanges_are_found_by_what_they_say() {
     assert!(!found && text.contains("is not a time"), "{text}");
     let (found, text) = audit(&["query", "/nowhere"]);
     assert!(!found && text.contains("/nowhere"), "{text}");
-    // A table that was cut is as good as none.
+    // A table that was cut is ignored.
     let table = segments(&folder)[0].with_extension("index");
     let bytes = std::fs::read(&table).unwrap();
     std::fs::write(&table, &bytes[..bytes.len() - 12]).unwrap();
     assert_eq!(rows(&["--trace-id", "00000000-0000-4000-8000-00000000000a"]), 1);
-    // Tables were written for all segments, and lead to what a scan finds.
-    let tables = std::fs::read_dir(stage.path("audit")).unwrap();
+    // Tables exist for all segments, and give the same result as a scan.
+    let tables = std::fs::read_dir(bed.path("audit")).unwrap();
     let tables =
         tables.filter(|entry| entry.as_ref().unwrap().path().extension().unwrap() == "index");
-    assert_eq!(tables.count() + 1, segments(&stage.path("audit")).len(), "the last still grows");
+    assert_eq!(tables.count() + 1, segments(&bed.path("audit")).len(), "the last still grows");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_has_the_columns_of_the_national_service() {
-    let (_stage, folder) = journal_of(3).await;
+    let (_bed, folder) = journal_of(3).await;
     let (_, text) = audit(&["export", folder.to_str().unwrap(), "--format", "ssp"]);
     let rows: Vec<_> = text.lines().collect();
     assert_eq!(
@@ -410,7 +412,7 @@ async fn an_export_has_the_columns_of_the_national_service() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_has_the_shape_of_opentelemetry_logs() {
-    let (_stage, folder) = journal_of(120).await;
+    let (_bed, folder) = journal_of(120).await;
     let (_, text) = audit(&["export", folder.to_str().unwrap(), "--format", "otel"]);
     let batches: Vec<Value> =
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -439,14 +441,14 @@ async fn an_export_has_the_shape_of_opentelemetry_logs() {
     assert_eq!(refused["severityNumber"], 13);
 }
 
-/// Everything the specification of the national service wants recorded, and what else tells whose fault
-/// it was.
+/// The record has every field of the specification of the national service, and those that show whose fault
+/// a failure was.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_says_who_asked_whom_for_what_and_how_it_ended() {
-    let stage = Stage::new().await;
-    stage.hears(Call::book()).await;
-    let closed = stage.closed(1).await;
-    let lines = stage.lines().await;
+async fn a_record_has_consumer_provider_request_and_outcome() {
+    let bed = TestBed::new().await;
+    bed.send(TestRequest::book()).await;
+    let closed = bed.wait_for_closed_line(1).await;
+    let lines = bed.exchange_lines().await;
     let claims = serde_json::json!({
         "organisation": "A00001", "issuer": "https://consumer.example.nhs.uk/", "subject": "1",
         "reason": "directcare", "scope": "patient/*.write", "user_id": "111222333444",
@@ -460,27 +462,27 @@ async fn a_record_says_who_asked_whom_for_what_and_how_it_ended() {
     }
     assert!(closed["audit_us"].as_u64().unwrap() > 0, "a write has waited for the disk");
     assert_eq!((&closed["ended_by"], &closed["ended_in"]), (&"gateway".into(), &"body".into()));
-    stage.provider.does(Act::CloseAfterHead);
-    stage.hears(Call::book()).await;
-    let closed = stage.closed(2).await;
+    bed.provider.set_action(ProviderAction::CloseAfterHead);
+    bed.send(TestRequest::book()).await;
+    let closed = bed.wait_for_closed_line(2).await;
     assert_eq!((&closed["ended_by"], &closed["ended_in"]), (&"gateway".into(), &"provider".into()));
-    stage.hears(Call::slots().set("Ssp-To", "918999198999")).await;
-    assert_eq!(stage.closed(3).await["ended_in"], "directory");
-    stage.hears(Call::slots().claim("aud", serde_json::json!("https://elsewhere"))).await;
-    assert_eq!(stage.closed(4).await["ended_in"], "policy");
+    bed.send(TestRequest::slots().set("Ssp-To", "918999198999")).await;
+    assert_eq!(bed.wait_for_closed_line(3).await["ended_in"], "directory");
+    bed.send(TestRequest::slots().claim("aud", serde_json::json!("https://elsewhere"))).await;
+    assert_eq!(bed.wait_for_closed_line(4).await["ended_in"], "policy");
 }
 
-/// Nobody without a certificate can fill the disk: what has no line of its own is summed in one.
+/// A client without a certificate cannot fill the disk: refusals beyond a rate share one line with their sum.
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_without_a_certificate_have_few_lines_and_are_all_counted() {
-    let stage = Stage::with(|files| files.set("audit", "unverified-per-second = 3")).await;
+    let bed = TestBed::with(|files| files.set("audit", "unverified-per-second = 3")).await;
     for _ in 0..40 {
-        assert_eq!(stage.hears(Call::slots().certificate("none")).await.status, 496);
+        assert_eq!(bed.send(TestRequest::slots().certificate("none")).await.status, 496);
     }
-    stage.hears(Call::slots().without("Ssp-From")).await;
+    bed.send(TestRequest::slots().without("Ssp-From")).await;
     let counts = loop {
-        stage.server.trail.flush().await;
-        let text = stage.journal("audit");
+        bed.server.trail.flush().await;
+        let text = bed.journal("audit");
         let lines: Vec<Value> =
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let without = |line: &&Value| line["refusal"] == "certificate_missing";
@@ -495,14 +497,14 @@ async fn refusals_without_a_certificate_have_few_lines_and_are_all_counted() {
     };
     assert!((3..40).contains(&counts.0), "{counts:?}");
     assert_eq!(counts.1, 1, "who has a certificate has a line");
-    assert_eq!(stage.counted("refusals_total{token=\"certificate_missing\"}"), 40);
+    assert_eq!(bed.metric("refusals_total{token=\"certificate_missing\"}"), 40);
 }
 
-/// Lines and sums of one token, by the consumer they are summed for, once there are `count` in all.
-async fn tally(stage: &Stage, token: &str, count: u64) -> (u64, u64, Value) {
+/// Returns the lines and sums of one token, and the consumer of the sums, once they add up to `count`.
+async fn tally(bed: &TestBed, token: &str, count: u64) -> (u64, u64, Value) {
     loop {
-        stage.server.trail.flush().await;
-        let text = stage.journal("audit");
+        bed.server.trail.flush().await;
+        let text = bed.journal("audit");
         let lines: Vec<Value> =
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let own = lines.iter().filter(|line| line["refusal"] == token).count();
@@ -518,44 +520,45 @@ async fn tally(stage: &Stage, token: &str, count: u64) -> (u64, u64, Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_that_is_registered_nowhere_cannot_fill_the_disk() {
-    let stage = Stage::with(|files| {
+async fn an_unregistered_certificate_cannot_fill_the_disk() {
+    let bed = TestBed::with(|files| {
         files.set("audit", "unverified-per-second = 3");
         files.add("[throttle]\ncertificate-per-second = 5");
     })
     .await;
     let mut asked = std::collections::BTreeMap::<String, u64>::new();
     for _ in 0..40 {
-        let answer = stage.hears(Call::slots().certificate("stranger")).await;
+        let answer = bed.send(TestRequest::slots().certificate("stranger")).await;
         *asked.entry(answer.token().unwrap().to_owned()).or_default() += 1;
     }
     let mut lines = 0;
     for (token, count) in &asked {
-        let (own, _, from) = tally(&stage, token, *count).await;
+        let (own, _, from) = tally(&bed, token, *count).await;
         assert_eq!(from, Value::Null);
         lines += own;
     }
     assert!(asked.contains_key("certificate_rate_limited") && lines < 30, "{lines} of {asked:?}");
-    assert_eq!(stage.hears(Call::slots()).await.status, 200);
-    assert_eq!(stage.lines().await.last().unwrap()["status"], 200);
+    assert_eq!(bed.send(TestRequest::slots()).await.status, 200);
+    assert_eq!(bed.exchange_lines().await.last().unwrap()["status"], 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_of_a_consumer_over_its_quota_are_summed_for_it() {
-    let stage = Stage::with(|files| files.add("[throttle]\nconsumer-per-second = 1")).await;
+    let bed = TestBed::with(|files| files.add("[throttle]\nconsumer-per-second = 1")).await;
     let mut refused = 0;
     for _ in 0..40 {
-        refused += u64::from(stage.hears(Call::slots()).await.token() == Some("quota_exceeded"));
+        refused +=
+            u64::from(bed.send(TestRequest::slots()).await.token() == Some("quota_exceeded"));
     }
-    let (own, summed, from) = tally(&stage, "quota_exceeded", refused).await;
+    let (own, summed, from) = tally(&bed, "quota_exceeded", refused).await;
     assert!(own < refused && summed > 0, "{own} of {refused}");
-    assert_eq!(from, testkit::stage::HUB);
+    assert_eq!(from, testkit::test_bed::HUB);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_is_written_by_one_process_alone() {
-    let stage = Stage::new().await;
-    let config = stage.path("spine-proxy.toml");
+    let bed = TestBed::new().await;
+    let config = bed.path("spine-proxy.toml");
     let output = Command::new(env!("CARGO_BIN_EXE_spine-proxy"))
         .args(["serve", "--config", config.to_str().unwrap()])
         .output()

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use testkit::provider::answer;
-use testkit::{Act, Answer, Call, Received, Stage};
+use testkit::{Answer, ProviderAction, Received, TestBed, TestRequest};
 
 /// Every byte a query may hold: visible ASCII but `"`, `#`, `<`, `>` and the backslash.
 fn query() -> impl Strategy<Value = String> {
@@ -45,8 +45,8 @@ fn exchange() -> impl Strategy<Value = Exchange> {
 }
 
 impl Exchange {
-    fn call(&self) -> Call {
-        let mut call = Call::book();
+    fn call(&self) -> TestRequest {
+        let mut call = TestRequest::book();
         call.target = format!("{}?{}", call.target, self.query);
         let call = call.with("X-Sent", &self.sent).with("If-Match", "W/\"1\"");
         if !self.chunked || self.http2 {
@@ -60,11 +60,11 @@ impl Exchange {
             body.extend(b"\r\n");
         }
         body.extend(b"0\r\n\r\n");
-        call.with("Transfer-Encoding", "chunked").body(&body).unframed()
+        call.with("Transfer-Encoding", "chunked").body(&body).without_content_length()
     }
 
     /// The provider's answer: the same body back, sized or chunked, with a header of its own.
-    fn script(&self) -> Act {
+    fn script(&self) -> ProviderAction {
         let mut bytes = b"HTTP/1.1 201 Created\r\nETag: W/\"2\"\r\nX-Returned: ".to_vec();
         bytes.extend(self.returned.chars().map(|c| u8::try_from(u32::from(c)).unwrap()));
         if self.chunked {
@@ -79,7 +79,7 @@ impl Exchange {
             bytes.extend(format!("\r\nContent-Length: {}\r\n\r\n", self.body.len()).into_bytes());
             bytes.extend(&self.body);
         }
-        Act::Write(bytes)
+        ProviderAction::Write(bytes)
     }
 
     fn check(&self, received: &Received, heard: &Answer) {
@@ -97,17 +97,17 @@ impl Exchange {
 }
 
 #[test]
-fn whatever_is_sent_arrives_and_whatever_is_answered_comes_back() {
+fn any_request_and_any_answer_are_forwarded_unchanged() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let stage = runtime.block_on(Stage::new());
+    let bed = runtime.block_on(TestBed::new());
     let mut runner =
         TestRunner::new(Config { cases: 48, failure_persistence: None, ..Config::default() });
     let ran = runner.run(&exchange(), |exchange| {
-        let before = stage.provider.received().len();
-        stage.provider.does(exchange.script());
-        let heard = runtime.block_on(stage.hears(exchange.call()));
+        let before = bed.provider.received().len();
+        bed.provider.set_action(exchange.script());
+        let heard = runtime.block_on(bed.send(exchange.call()));
         prop_assert_eq!(heard.status, 201, "{:?}", heard);
-        exchange.check(&stage.provider.received()[before], &heard);
+        exchange.check(&bed.provider.received()[before], &heard);
         Ok(())
     });
     ran.unwrap();
@@ -115,8 +115,8 @@ fn whatever_is_sent_arrives_and_whatever_is_answered_comes_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn header_names_keep_their_spelling_and_only_the_published_ones_are_added() {
-    let stage = Stage::new().await;
-    let call = Call::book()
+    let bed = TestBed::new().await;
+    let call = TestRequest::book()
         .with("X-ODD-Spelling", "1")
         .with("Connection", "keep-alive, X-Hop")
         .with("X-Hop", "2")
@@ -129,8 +129,8 @@ async fn header_names_keep_their_spelling_and_only_the_published_ones_are_added(
         .with("X-Original-URL", "/other")
         .with("X-HTTP-Method-Override", "DELETE")
         .with("Via", "1.1 before");
-    assert_eq!(stage.hears(call).await.status, 200);
-    let received = stage.provider.received().remove(0);
+    assert_eq!(bed.send(call).await.status, 200);
+    let received = bed.provider.received().remove(0);
     let mut names: Vec<_> = received.headers.iter().map(|(name, _)| name.as_str()).collect();
     names.sort_by_key(|name| name.to_ascii_lowercase());
     let expected = [
@@ -155,12 +155,13 @@ async fn header_names_keep_their_spelling_and_only_the_published_ones_are_added(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_provider_is_sent_host_first_and_one_via_whatever_came() {
-    let stage = Stage::new().await;
-    let via = |call: Call| call.with("Via", "1.0 first").with("Via", "1.1 second, 2.0 third");
-    for (call, version) in [(Call::slots(), "1.1"), (Call::book().http2(), "2.0")] {
-        assert_eq!(stage.hears(via(call)).await.status, 200);
-        let received = stage.provider.received().pop().unwrap();
+async fn a_provider_gets_host_first_and_exactly_one_via() {
+    let bed = TestBed::new().await;
+    let via =
+        |call: TestRequest| call.with("Via", "1.0 first").with("Via", "1.1 second, 2.0 third");
+    for (call, version) in [(TestRequest::slots(), "1.1"), (TestRequest::book().http2(), "2.0")] {
+        assert_eq!(bed.send(via(call)).await.status, 200);
+        let received = bed.provider.received().pop().unwrap();
         let (first, host) = &received.headers[0];
         assert!(first.eq_ignore_ascii_case("host"), "{:?}", received.headers);
         assert_eq!(host, "provider.example.nhs.uk");
@@ -173,11 +174,11 @@ async fn a_provider_is_sent_host_first_and_one_via_whatever_came() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_providers_refusals_pass_through_untouched() {
-    let stage = Stage::new().await;
+    let bed = TestBed::new().await;
     for status in ["304 Not Modified", "400 Bad", "403 No", "404 None", "409 Conflict", "500 Oh"] {
         let body = if status.starts_with("304") { "" } else { r#"{"issue":["provider's own"]}"# };
-        stage.provider.does(Act::Write(answer(status, "Retry-After: 7\r\n", body)));
-        let heard = stage.hears(Call::slots()).await;
+        bed.provider.set_action(ProviderAction::Write(answer(status, "Retry-After: 7\r\n", body)));
+        let heard = bed.send(TestRequest::slots()).await;
         assert_eq!(heard.status.to_string(), status[..3]);
         assert_eq!(heard.text(), body);
         assert_eq!(heard.header("retry-after"), Some("7"));

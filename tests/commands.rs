@@ -1,8 +1,8 @@
-//! The commands as a person runs them: what they print, and their exit codes.
+//! The commands as an operator runs them: output and exit codes.
 
 use std::process::{Command, Output};
 
-use testkit::Stage;
+use testkit::TestBed;
 use testkit::files::Files;
 
 fn run(arguments: &[&str]) -> Output {
@@ -13,11 +13,11 @@ fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// `check` and `serve` alike refuse a stage's files once `change` has been at them.
-async fn refused(change: impl Fn(&Stage)) -> String {
-    let stage = Stage::new().await;
-    change(&stage);
-    let config = stage.path("spine-proxy.toml");
+/// `check` and `serve` alike refuse a test bed's files once `change` has been at them.
+async fn refused(change: impl Fn(&TestBed)) -> String {
+    let bed = TestBed::new().await;
+    change(&bed);
+    let config = bed.path("spine-proxy.toml");
     let config = config.to_str().unwrap();
     let checked = run(&["check", "--config", config]);
     assert_eq!(checked.status.code(), Some(78), "{}", stderr(&checked));
@@ -27,10 +27,10 @@ async fn refused(change: impl Fn(&Stage)) -> String {
     stderr(&checked)
 }
 
-fn edit(stage: &Stage, name: &str, from: &str, to: &str) {
-    let text = stage.text(name);
+fn edit(bed: &TestBed, name: &str, from: &str, to: &str) {
+    let text = bed.text(name);
     assert!(text.contains(from));
-    stage.replace(name, &text.replace(from, to));
+    bed.replace(name, &text.replace(from, to));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,7 +85,7 @@ async fn a_mistake_in_the_configuration_is_named_with_line_and_caret() {
             &["http2 = \"off\"", "^", "HTTP/2 to providers has been removed"],
         ),
     ] {
-        let text = refused(|stage| edit(stage, "spine-proxy.toml", from, to)).await;
+        let text = refused(|bed| edit(bed, "spine-proxy.toml", from, to)).await;
         assert!(text.contains("spine-proxy.toml"), "{text}");
         for word in words {
             assert!(text.contains(word), "{word:?} is not in {text}");
@@ -98,19 +98,19 @@ const ENCRYPTED: &str =
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_cannot_be_used_is_named() {
-    type Change = Box<dyn Fn(&Stage)>;
+    type Change = Box<dyn Fn(&TestBed)>;
     let put = |name: &'static str, text: &'static str| -> Change {
-        Box::new(move |stage: &Stage| stage.replace(name, text))
+        Box::new(move |bed: &TestBed| bed.replace(name, text))
     };
     let gone = |name: &'static str| -> Change {
-        Box::new(move |stage: &Stage| std::fs::remove_file(stage.path(name)).unwrap())
+        Box::new(move |bed: &TestBed| std::fs::remove_file(bed.path(name)).unwrap())
     };
     let swap = |to: &'static str, from: &'static str| -> Change {
-        Box::new(move |stage: &Stage| stage.replace(to, &stage.text(from)))
+        Box::new(move |bed: &TestBed| bed.replace(to, &bed.text(from)))
     };
-    let expired: Change = Box::new(|stage: &Stage| {
-        stage.replace("server.pem", &stage.text("expired.pem"));
-        stage.replace("server.key", &stage.text("expired.key"));
+    let expired: Change = Box::new(|bed: &TestBed| {
+        bed.replace("server.pem", &bed.text("expired.pem"));
+        bed.replace("server.key", &bed.text("expired.key"));
     });
     for (change, words) in [
         (gone("server.pem"), &["server.pem", "No such file"][..]),
@@ -135,8 +135,8 @@ async fn a_file_that_cannot_be_used_is_named() {
 }
 
 /// The number of the first line of the configuration that begins so, counted from 1.
-fn line(stage: &Stage, start: &str) -> usize {
-    let text = stage.text("spine-proxy.toml");
+fn line(bed: &TestBed, start: &str) -> usize {
+    let text = bed.text("spine-proxy.toml");
     text.lines().position(|line| line.starts_with(start)).unwrap() + 1
 }
 
@@ -173,18 +173,18 @@ async fn a_fault_of_a_file_names_the_key_and_the_line_that_name_the_file() {
         ),
     ] {
         let place = std::sync::Mutex::new(String::new());
-        let refused = refused(|stage| {
-            edit(stage, "spine-proxy.toml", from, to);
+        let refused = refused(|bed| {
+            edit(bed, "spine-proxy.toml", from, to);
             for file in ["sds-ca.pem", "sds.key"] {
-                stage.replace(file, &stage.text("ca.pem"));
+                bed.replace(file, &bed.text("ca.pem"));
             }
             match text {
-                Some(text) => stage.replace(file, text),
-                None => drop(std::fs::remove_file(stage.path(file))),
+                Some(text) => bed.replace(file, text),
+                None => drop(std::fs::remove_file(bed.path(file))),
             }
-            let config = stage.path("spine-proxy.toml");
-            let line = line(stage, start);
-            let file = stage.path(file);
+            let config = bed.path("spine-proxy.toml");
+            let line = line(bed, start);
+            let file = bed.path(file);
             *place.lock().unwrap() =
                 format!("{}:{line}: {key}: {}: ", config.display(), file.display());
         });
@@ -196,30 +196,30 @@ async fn a_fault_of_a_file_names_the_key_and_the_line_that_name_the_file() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fault_of_a_file_that_two_keys_name_names_both() {
-    let text = refused(|stage| stage.replace("ca.pem", "nonsense")).await;
+    let text = refused(|bed| bed.replace("ca.pem", "nonsense")).await;
     assert!(text.contains(": tls.authorities, line "), "{text}");
     assert!(text.contains(": provider-tls.authorities: "), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_port_in_use_is_said_with_its_address_and_exit_code_1() {
-    let stage = Stage::new().await;
-    let taken = stage.address().to_string();
+async fn a_port_in_use_is_reported_with_its_address_and_exit_code_1() {
+    let bed = TestBed::new().await;
+    let taken = bed.address().to_string();
     edit(
-        &stage,
+        &bed,
         "spine-proxy.toml",
         "addresses = [\"127.0.0.1:0\"]",
         &format!("addresses = [\"{taken}\"]"),
     );
-    let served = run(&["serve", "--config", stage.path("spine-proxy.toml").to_str().unwrap()]);
+    let served = run(&["serve", "--config", bed.path("spine-proxy.toml").to_str().unwrap()]);
     assert_eq!(served.status.code(), Some(1));
     assert!(stderr(&served).contains(&format!("cannot listen on {taken}")), "{}", stderr(&served));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn check_prints_what_would_be_served() {
-    let stage = Stage::new().await;
-    let checked = run(&["check", "--config", stage.path("spine-proxy.toml").to_str().unwrap()]);
+    let bed = TestBed::new().await;
+    let checked = run(&["check", "--config", bed.path("spine-proxy.toml").to_str().unwrap()]);
     assert_eq!(checked.status.code(), Some(0), "{}", stderr(&checked));
     let text = String::from_utf8(checked.stdout).unwrap();
     for word in
@@ -275,11 +275,11 @@ fn a_throwaway_pki_is_never_written_over_another() {
     assert!(stderr(&again).contains("ca.pem"));
 }
 
-/// Used by other files; named here so that the stage's ways to change files are all of use.
+/// Used by other files; named here so that the test bed's ways to change files are all of use.
 #[tokio::test(flavor = "multi_thread")]
 async fn lab_switches_are_shown_where_they_are_allowed() {
-    let lab = |files: &mut Files| files.head("lab = true");
-    let stage = Stage::with(lab).await;
-    let checked = run(&["check", "--config", stage.path("spine-proxy.toml").to_str().unwrap()]);
+    let lab = |files: &mut Files| files.prepend("lab = true");
+    let bed = TestBed::with(lab).await;
+    let checked = run(&["check", "--config", bed.path("spine-proxy.toml").to_str().unwrap()]);
     assert!(String::from_utf8(checked.stdout).unwrap().contains("LAB"));
 }

@@ -1,4 +1,4 @@
-//! Consumers of the field, each sending what it sends, byte for byte.
+//! Requests of real consumers' HTTP libraries, byte for byte.
 
 use base64_simd::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
@@ -7,17 +7,17 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use testkit::call::hear;
-use testkit::stage::{self, Stage, now_s, row};
-use testkit::wire::{Message, Wire};
-use testkit::{Act, Answer, Call};
+use testkit::raw_connection::{Message, RawConnection};
+use testkit::request::read_answer;
+use testkit::test_bed::{self, TestBed, now_s, row};
+use testkit::{Answer, ProviderAction, TestRequest};
 
 mod browsers;
 mod dotnet;
 mod java;
 mod python;
 
-type Line = Wire<TlsStream<TcpStream>>;
+type Line = RawConnection<TlsStream<TcpStream>>;
 
 const TRACE: &str = "09a01679-2564-4fb4-9129-aecc81ea2706";
 const FHIR: &str = "application/fhir+json";
@@ -27,7 +27,7 @@ const ORGANISATION_READ: &str = "organization/*.read";
 const PATIENT_READ: &str = "patient/*.read";
 const PATIENT_WRITE: &str = "patient/*.write";
 
-/// What the provider says: bytes that nobody between may touch.
+/// The provider's body, which must arrive byte for byte.
 const BODY: &str = "{\"resourceType\" : \"Bundle\",\r\n\t\"note\": \"Zo\u{eb} \\u00e9\"}\n";
 const HEADERS: &str = "content-TYPE: application/fhir+json;charset=utf-8\r\n\
                        ETag: W/\"7\"\r\nCache-Control: no-store\r\n\
@@ -35,35 +35,35 @@ const HEADERS: &str = "content-TYPE: application/fhir+json;charset=utf-8\r\n\
 /// Names of the headers of the answer, and no more.
 const NAMES: [&str; 5] = ["cache-control", "content-length", "content-type", "date", "etag"];
 
-/// A stage with a provider that says [`BODY`], and these lines in the configuration of the hub.
-async fn stage_with(top: &str, leniences: &str) -> Stage {
-    stage_of(top, leniences, |directory| directory).await
+/// A test bed with a provider that sends [`BODY`], and these lines in the configuration of the hub.
+async fn bed_with(top: &str, leniences: &str) -> TestBed {
+    bed_of(top, leniences, |directory| directory).await
 }
 
-/// The same, and a directory that is changed.
-async fn stage_of(top: &str, leniences: &str, change: impl FnOnce(String) -> String) -> Stage {
-    let stage = Stage::with(|files| {
-        files.head(top);
+/// A test bed with a provider that sends [`BODY`], a changed configuration and a changed directory.
+async fn bed_of(top: &str, leniences: &str, change: impl FnOnce(String) -> String) -> TestBed {
+    let bed = TestBed::with(|files| {
+        files.prepend(top);
         if !leniences.is_empty() {
-            files.add(&format!("[compatibility.\"{}\"]\n{leniences}\n", stage::HUB));
+            files.add(&format!("[compatibility.\"{}\"]\n{leniences}\n", test_bed::HUB));
         }
         files.edit("directory.toml", change);
     })
     .await;
-    stage.provider.does(Act::answer("200 OK", HEADERS, BODY));
-    stage
+    bed.provider.set_action(ProviderAction::answer("200 OK", HEADERS, BODY));
+    bed
 }
 
-async fn strict() -> Stage {
-    stage_with("", "").await
+async fn strict() -> TestBed {
+    bed_with("", "").await
 }
 
 /// The claims of the hub's user.
 fn claims(audience: &str, scope: &str) -> Value {
-    claims::example_claims(audience, &stage::HUB_ODS.parse().unwrap(), scope, now_s())
+    claims::example_claims(audience, &test_bed::HUB_ODS.parse().unwrap(), scope, now_s())
 }
 
-/// The claims, with these in place of theirs.
+/// The claims, some of them replaced by these.
 fn claims_with(audience: &str, scope: &str, others: Value) -> Value {
     let mut claims = claims(audience, scope);
     let Value::Object(others) = others else { panic!("claims are an object") };
@@ -90,8 +90,8 @@ fn head(text: &str) -> String {
 }
 
 /// A connection of the hub's.
-async fn connect(stage: &Stage) -> Line {
-    Wire::new(Call::slots().connect(stage).await.unwrap())
+async fn connect(bed: &TestBed) -> Line {
+    RawConnection::new(TestRequest::slots().connect(bed).await.unwrap())
 }
 
 async fn say(line: &mut Line, text: &str) {
@@ -100,20 +100,20 @@ async fn say(line: &mut Line, text: &str) {
 }
 
 /// Sends this over a connection of its own and hears what comes back.
-async fn ask(stage: &Stage, text: &str) -> Answer {
-    let mut line = connect(stage).await;
+async fn ask(bed: &TestBed, text: &str) -> Answer {
+    let mut line = connect(bed).await;
     say(&mut line, text).await;
-    hear(&mut line).await.expect("an answer")
+    read_answer(&mut line).await.expect("an answer")
 }
 
 /// Sends this and gets the provider's answer, which was asked exactly this.
-async fn answered(stage: &Stage, text: &str, request_line: &str) -> Message {
-    let answer = ask(stage, text).await;
+async fn answered(bed: &TestBed, text: &str, request_line: &str) -> Message {
+    let answer = ask(bed, text).await;
     is_the_providers(&answer);
-    reached(stage, text, request_line)
+    reached(bed, text, request_line)
 }
 
-/// The provider's bytes, its headers, and nothing of ours.
+/// Asserts that body and headers are those of the provider, with none of the gateway's.
 fn is_the_providers(answer: &Answer) {
     assert_eq!(answer.status, 200, "{answer:?} {}", answer.text());
     assert!(answer.complete);
@@ -126,7 +126,7 @@ fn is_the_providers(answer: &Answer) {
 
 /// The last request the provider received is `text`: this request line, every end-to-end header as
 /// spelt, the body as sent, and besides them only `Host`, `Forwarded`, `Via` and the framing.
-fn reached(stage: &Stage, text: &str, request_line: &str) -> Message {
+fn reached(bed: &TestBed, text: &str, request_line: &str) -> Message {
     const HOPS: [&str; 14] = [
         "connection",
         "content-length",
@@ -144,7 +144,7 @@ fn reached(stage: &Stage, text: &str, request_line: &str) -> Message {
         "te",
     ];
     let end_to_end = |name: &str| !HOPS.contains(&&*name.to_ascii_lowercase());
-    let received = stage.provider.received().pop().expect("a request");
+    let received = bed.provider.received().pop().expect("a request");
     assert_eq!(received.start, format!("{request_line} HTTP/1.1"));
     let (sent, body) = text.split_once("\r\n\r\n").unwrap();
     let lines = sent.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
@@ -173,13 +173,13 @@ fn reached(stage: &Stage, text: &str, request_line: &str) -> Message {
 }
 
 /// Sends this and is refused with this token; the provider is not asked.
-async fn refused(stage: &Stage, text: &str, token: &str) -> Answer {
-    let before = stage.provider.received().len();
-    let answer = ask(stage, text).await;
+async fn refused(bed: &TestBed, text: &str, token: &str) -> Answer {
+    let before = bed.provider.received().len();
+    let answer = ask(bed, text).await;
     assert_eq!(answer.token(), Some(token), "{answer:?} {}", answer.text());
     assert_eq!(answer.status, row(token).status);
-    answer.is_a_proper_refusal();
-    assert_eq!(stage.provider.received().len(), before, "the provider was asked");
+    answer.assert_refusal_form();
+    assert_eq!(bed.provider.received().len(), before, "the provider was asked");
     answer
 }
 

@@ -1,5 +1,5 @@
-//! A provider's answer that is cut is seen to be cut, wherever it is, whichever version of HTTP its
-//! consumer speaks: never a short answer that looks whole.
+//! A provider's answer that is cut at any byte is visibly cut for the consumer, over HTTP/1.1 and HTTP/2:
+//! it never looks like a complete short answer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,11 +16,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use testkit::call::{Version, hear};
 use testkit::files::Files;
 use testkit::provider::answer;
-use testkit::wire::Wire;
-use testkit::{Act, Call, Stage};
+use testkit::raw_connection::RawConnection;
+use testkit::request::{Version, read_answer};
+use testkit::{ProviderAction, TestBed, TestRequest};
 
 /// Exchanges at once.
 const AT_ONCE: usize = 16;
@@ -42,9 +42,9 @@ struct Consumer {
 }
 
 impl Consumer {
-    async fn new(stage: &Stage, version: Version) -> Self {
+    async fn new(bed: &TestBed, version: Version) -> Self {
         let protocol: &[u8] = if version == Version::Http2 { b"h2" } else { b"http/1.1" };
-        let (tls, address) = (stage.consumer_tls("hub", protocol), stage.address());
+        let (tls, address) = (bed.consumer_tls("hub", protocol), bed.address());
         let mut consumer = Self { tls, address, http2: None };
         if version == Version::Http2 {
             let io = TokioIo::new(consumer.connect().await);
@@ -65,13 +65,13 @@ impl Consumer {
     async fn hears(&self) -> (u16, bool) {
         match &self.http2 {
             None => {
-                let mut wire = Wire::new(self.connect().await);
-                wire.stream.write_all(&Call::slots().bytes()).await.unwrap();
-                let answer = hear(&mut wire).await.expect("an answer");
+                let mut wire = RawConnection::new(self.connect().await);
+                wire.stream.write_all(&TestRequest::slots().bytes()).await.unwrap();
+                let answer = read_answer(&mut wire).await.expect("an answer");
                 (answer.status, answer.complete)
             }
             Some(sender) => {
-                let request = Call::slots().http2().request();
+                let request = TestRequest::slots().http2().request();
                 let response = sender.clone().send_request(request).await.unwrap();
                 let status = response.status().as_u16();
                 (status, response.into_body().collect().await.is_ok())
@@ -80,7 +80,7 @@ impl Consumer {
     }
 }
 
-/// Where the next answer is cut: everywhere once, and then nowhere.
+/// Position at which the next answer is cut: each position once, and then none.
 #[derive(Clone)]
 struct Cuts {
     next: Arc<AtomicUsize>,
@@ -102,8 +102,8 @@ impl Cuts {
 }
 
 /// Asks until the answer has been cut everywhere: no more answers are clean than were whole.
-async fn is_never_clean(stage: &Stage, version: Version, cuts: &Cuts) {
-    let consumer = Consumer::new(stage, version).await;
+async fn is_never_clean(bed: &TestBed, version: Version, cuts: &Cuts) {
+    let consumer = Consumer::new(bed, version).await;
     let mut clean = 0;
     while cuts.wholes() == 0 {
         let heard = stream::iter(0..AT_ONCE).map(|_| consumer.hears()).buffer_unordered(AT_ONCE);
@@ -119,7 +119,7 @@ async fn is_never_clean(stage: &Stage, version: Version, cuts: &Cuts) {
     assert!(clean <= cuts.wholes(), "{clean} answers seemed whole, {} were", cuts.wholes());
     assert_eq!(consumer.hears().await, (200, true), "the whole is whole");
     drop(consumer);
-    stage.is_calm().await;
+    bed.wait_until_idle().await;
 }
 
 fn http1_answers() -> [Vec<u8>; 2] {
@@ -135,11 +135,12 @@ fn http1_answers() -> [Vec<u8>; 2] {
 
 async fn cut_over_http1(version: Version) {
     for whole in http1_answers() {
-        let stage = Stage::with(patient).await;
+        let bed = TestBed::with(patient).await;
         let cuts = Cuts::of(whole.len());
         let script = cuts.clone();
-        stage.provider.plays(move |_| Act::WriteAndClose(whole[..script.next()].to_vec()));
-        is_never_clean(&stage, version, &cuts).await;
+        bed.provider
+            .set_script(move |_| ProviderAction::WriteAndClose(whole[..script.next()].to_vec()));
+        is_never_clean(&bed, version, &cuts).await;
     }
 }
 
@@ -155,8 +156,8 @@ async fn an_answer_cut_anywhere_is_never_clean_to_http2() {
 
 /// Asks over HTTP/1.1, or 1.0, and returns all that comes until the connection ends, and whether its end was
 /// announced.
-async fn all_that_comes(stage: &Stage, call: &Call, version: &str) -> (String, bool) {
-    let mut wire = Wire::new(call.connect(stage).await.unwrap());
+async fn all_that_comes(bed: &TestBed, call: &TestRequest, version: &str) -> (String, bool) {
+    let mut wire = RawConnection::new(call.connect(bed).await.unwrap());
     let text = String::from_utf8(call.bytes()).unwrap().replacen("HTTP/1.1", version, 1);
     wire.stream.write_all(text.as_bytes()).await.unwrap();
     let is_announced = wire.ends_cleanly().await;
@@ -164,8 +165,8 @@ async fn all_that_comes(stage: &Stage, call: &Call, version: &str) -> (String, b
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_came_of_a_cut_answer_is_passed_on_and_no_end_of_it_is_announced() {
-    let stage = Stage::with(|files| {
+async fn a_cut_answer_is_forwarded_without_an_announced_end() {
+    let bed = TestBed::with(|files| {
         patient(files);
         files.add("[provider.deadlines]\nbody-idle = \"200ms\"");
     })
@@ -175,14 +176,17 @@ async fn what_came_of_a_cut_answer_is_passed_on_and_no_end_of_it_is_announced() 
     // Its head comes, and the fault at once with it.
     let broken = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n";
     let until_the_end = "HTTP/1.0 200 OK\r\n\r\nhalf";
-    let acts: [fn(Vec<u8>) -> Act; 3] =
-        [Act::WriteAndClose, Act::WriteAndBreakOff, Act::WriteAndStall];
+    let acts: [fn(Vec<u8>) -> ProviderAction; 3] = [
+        ProviderAction::WriteAndClose,
+        ProviderAction::WriteAndBreakOff,
+        ProviderAction::WriteAndStall,
+    ];
     for (bytes, version, last) in [
         (sized, "HTTP/1.1", "\r\n\r\nhalf"),
         (sized, "HTTP/1.0", "\r\n\r\nhalf"),
         (chunked, "HTTP/1.1", "\r\n\r\n4\r\nhalf\r\n"),
         (broken, "HTTP/1.1", "\r\n\r\n"),
-        // Nothing but the end of the connection tells whether this is all.
+        // Only the end of the connection marks the end of the body.
         (chunked, "HTTP/1.0", "\r\n\r\nhalf"),
         (broken, "HTTP/1.0", "\r\n\r\n"),
         (until_the_end, "HTTP/1.1", "\r\n\r\n4\r\nhalf\r\n"),
@@ -190,11 +194,11 @@ async fn what_came_of_a_cut_answer_is_passed_on_and_no_end_of_it_is_announced() 
     ] {
         for act in acts {
             let act = act(bytes.as_bytes().to_vec());
-            if bytes == until_the_end && matches!(act, Act::WriteAndClose(_)) {
+            if bytes == until_the_end && matches!(act, ProviderAction::WriteAndClose(_)) {
                 continue;
             }
-            stage.provider.does(act.clone());
-            let (text, is_announced) = all_that_comes(&stage, &Call::slots(), version).await;
+            bed.provider.set_action(act.clone());
+            let (text, is_announced) = all_that_comes(&bed, &TestRequest::slots(), version).await;
             assert!(text.starts_with(&format!("{version} 200 OK\r\n")), "{act:?}: {text}");
             assert!(text.ends_with(last), "{act:?}: {text}");
             assert!(!is_announced, "{act:?} over {version}: {text}");
@@ -204,18 +208,18 @@ async fn what_came_of_a_cut_answer_is_passed_on_and_no_end_of_it_is_announced() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_a_connection_is_announced_after_a_whole_answer() {
-    let stage = Stage::new().await;
+    let bed = TestBed::new().await;
     let [sized, chunked] = http1_answers();
-    let closing = Call::slots().with("Connection", "close");
+    let closing = TestRequest::slots().with("Connection", "close");
     for (answer, version) in
         [(&sized, "HTTP/1.1"), (&chunked, "HTTP/1.1"), (&sized, "HTTP/1.0"), (&chunked, "HTTP/1.0")]
     {
-        stage.provider.does(Act::Write(answer.clone()));
-        let (text, is_announced) = all_that_comes(&stage, &closing, version).await;
+        bed.provider.set_action(ProviderAction::Write(answer.clone()));
+        let (text, is_announced) = all_that_comes(&bed, &closing, version).await;
         assert!(text.starts_with(&format!("{version} 200 OK\r\n")), "{text}");
         assert!(is_announced, "{version}: {text}");
     }
     let refused = closing.certificate("none");
-    let (text, is_announced) = all_that_comes(&stage, &refused, "HTTP/1.1").await;
+    let (text, is_announced) = all_that_comes(&bed, &refused, "HTTP/1.1").await;
     assert!(text.starts_with("HTTP/1.1 496 ") && is_announced, "{text}");
 }

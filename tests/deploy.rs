@@ -32,7 +32,7 @@ impl Site {
         self.folder.path().join("deploy/spine-proxy.toml")
     }
 
-    /// Changes nothing but the two ports: both become whichever is free.
+    /// Changes only the two ports, to free ones.
     fn on_free_ports(self) -> Self {
         let text = std::fs::read_to_string(self.config()).unwrap();
         let free = text.replacen("127.0.0.1:8443", "127.0.0.1:0", 1);
@@ -43,7 +43,7 @@ impl Site {
     }
 }
 
-/// What the program says and ends with, given these arguments and a path.
+/// Runs the program with these arguments and a path. Returns its exit status and output.
 fn output(arguments: &[&str], path: &Path) -> (ExitStatus, String) {
     let output = Command::new(PROGRAM).args(arguments).arg(path).output().unwrap();
     let said = [output.stdout, output.stderr].concat();
@@ -85,7 +85,7 @@ fn a_mistake_in_the_example_configuration_is_named_and_ends_with_78() {
 }
 
 #[test]
-fn what_the_example_shows_commented_is_the_default() {
+fn commented_keys_of_the_example_show_the_defaults() {
     let text = include_str!("../deploy/spine-proxy.toml");
     let shown =
         |line: &&str| line.starts_with('#') && line.contains(" = ") && !line.starts_with("# ");

@@ -1,4 +1,4 @@
-//! The directory over the SDS FHIR API: what it asks, what it believes, how long.
+//! The directory over the SDS FHIR API: its queries, the answers it accepts, and how long it caches them.
 
 use gpconnect_simulator::sds::Records;
 
@@ -22,7 +22,7 @@ fn moved() -> Records {
     Records::practice("A20047", "918999198777", "A20047-2000002", NEW_ROOT, &[SLOTS, BOOK, READ])
 }
 
-/// Nobody waits long for what does not come.
+/// Short deadlines, for tests in which a source does not answer.
 const SHORT: &str =
     r#"deadlines = { attempt = "300ms", waiting = "700ms", circuit-open = "100ms" }"#;
 const MINUTE: i64 = 60;

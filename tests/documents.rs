@@ -1,5 +1,5 @@
-//! The documents say what the code does: refusals, metrics, configuration keys, hostile input; and their links
-//! lead somewhere.
+//! Consistency of the documents with the code: refusals, metrics, configuration keys, hostile input; and valid
+//! links.
 //!
 //! `UPDATE_DOCS=1 cargo test documents` writes what is generated.
 
@@ -182,7 +182,7 @@ fn the_page_on_consumers_says_of_each_what_it_gets() {
     for row in &written {
         assert_eq!(row.len(), 5, "{row:?}");
         assert!(row.iter().all(|cell| !cell.is_empty()), "{row:?}");
-        // What is said to be refused is refused by a token that exists.
+        // A refusal in the text has a token that exists.
         for (_, code) in row[2].split('`').enumerate().filter(|(at, _)| at % 2 == 1) {
             assert!(tokens.contains(code), "{code} is no refusal: {row:?}");
         }

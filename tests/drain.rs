@@ -1,4 +1,4 @@
-//! Told to stop: what is under way is finished, nothing new begins, and there is an end to waiting.
+//! Graceful stop: exchanges in progress finish, no new ones begin, and a deadline ends the wait.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,11 +8,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use testkit::call::hear;
 use testkit::provider::answer;
-use testkit::stage::{counted, is_calm};
-use testkit::wire::Wire;
-use testkit::{Act, Call, Stage};
+use testkit::raw_connection::RawConnection;
+use testkit::request::read_answer;
+use testkit::test_bed::{metric, wait_until_idle};
+use testkit::{ProviderAction, TestBed, TestRequest};
 
 async fn ready(admin: SocketAddr) -> String {
     let mut stream = TcpStream::connect(admin).await.unwrap();
@@ -23,24 +23,27 @@ async fn ready(admin: SocketAddr) -> String {
     text
 }
 
-fn last_line(folder: &testkit::swept::Swept) -> Value {
-    let text = testkit::stage::journal(&folder.path().join("audit"));
+fn last_line(folder: &testkit::leak_check::LeakCheckedFolder) -> Value {
+    let text = testkit::test_bed::journal(&folder.path().join("audit"));
     let last = text.lines().rfind(|line| line.contains("\"event\":\"closed\""));
     serde_json::from_str(last.unwrap()).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_exchange_under_way_is_finished_and_nothing_new_begins() {
-    for call in [Call::slots(), Call::book()] {
-        let stage = Stage::new().await;
+async fn open_exchanges_finish_and_no_new_ones_begin() {
+    for call in [TestRequest::slots(), TestRequest::book()] {
+        let bed = TestBed::new().await;
         let told = Arc::new(Notify::new());
-        stage.provider.does(Act::WriteWhenTold(Arc::clone(&told), answer("200 OK", "", "{}")));
-        let mut wire = Wire::new(call.connect(&stage).await.unwrap());
+        bed.provider.set_action(ProviderAction::WriteWhenNotified(
+            Arc::clone(&told),
+            answer("200 OK", "", "{}"),
+        ));
+        let mut wire = RawConnection::new(call.connect(&bed).await.unwrap());
         wire.stream.write_all(&call.bytes()).await.unwrap();
-        let mut idle = call.connect(&stage).await.unwrap();
-        stage.provider.has_received(1).await;
-        let (address, admin) = (stage.address(), stage.server.admin);
-        let Stage { server, folder, provider, .. } = stage;
+        let mut idle = call.connect(&bed).await.unwrap();
+        bed.provider.wait_for_requests(1).await;
+        let (address, admin) = (bed.address(), bed.server.admin);
+        let TestBed { server, folder, provider, .. } = bed;
         let metrics = Arc::clone(&server.metrics);
         assert!(ready(admin).await.starts_with("HTTP/1.1 200 "));
         let stopping = tokio::spawn(server.stop());
@@ -53,13 +56,13 @@ async fn an_exchange_under_way_is_finished_and_nothing_new_begins() {
         }
         assert!(!stopping.is_finished());
         told.notify_one();
-        let answer = hear(&mut wire).await.unwrap();
+        let answer = read_answer(&mut wire).await.unwrap();
         assert_eq!((answer.status, answer.text().as_str()), (200, "{}"));
         assert_eq!(answer.header("connection"), Some("close"));
         stopping.await.unwrap();
         let record = last_line(&folder);
         assert_eq!((&record["status"], &record["outcome"]), (&200.into(), &"answered".into()));
-        is_calm(&metrics).await;
+        wait_until_idle(&metrics).await;
         assert_eq!(provider.received().len(), 1);
     }
 }
@@ -67,19 +70,19 @@ async fn an_exchange_under_way_is_finished_and_nothing_new_begins() {
 #[tokio::test(flavor = "multi_thread")]
 async fn readiness_turns_first_and_the_port_closes_after_the_delay() {
     let limits = "[listener.limits]\ndrain-delay = \"2s\"";
-    let stage = Stage::with(|files| files.add(limits)).await;
-    let (address, admin) = (stage.address(), stage.server.admin);
-    let call = Call::slots();
-    let config = stage.consumer_tls("hub", b"http/1.1");
-    let Stage { server, folder: _folder, provider, .. } = stage;
+    let bed = TestBed::with(|files| files.add(limits)).await;
+    let (address, admin) = (bed.address(), bed.server.admin);
+    let call = TestRequest::slots();
+    let config = bed.consumer_tls("hub", b"http/1.1");
+    let TestBed { server, folder: _folder, provider, .. } = bed;
     let stopping = tokio::spawn(server.stop());
     while !ready(admin).await.contains("[-]accepting") {}
     let stream = TcpStream::connect(address).await.expect("the port is open");
     let name = rustls::pki_types::ServerName::try_from("ssp.example.nhs.uk").unwrap();
     let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await.unwrap();
-    let mut wire = Wire::new(stream);
+    let mut wire = RawConnection::new(stream);
     wire.stream.write_all(&call.bytes()).await.unwrap();
-    assert_eq!(hear(&mut wire).await.unwrap().status, 200);
+    assert_eq!(read_answer(&mut wire).await.unwrap().status, 200);
     assert_eq!(provider.received().len(), 1);
     drop(wire);
     stopping.await.unwrap();
@@ -88,40 +91,43 @@ async fn readiness_turns_first_and_the_port_closes_after_the_delay() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_never_answers_does_not_keep_the_gateway_alive() {
-    for call in [Call::slots(), Call::book()] {
+    for call in [TestRequest::slots(), TestRequest::book()] {
         let limits = "[listener.limits]\ndrain = \"300ms\"";
-        let stage = Stage::with(|files| files.add(limits)).await;
-        stage.provider.does(Act::Silence);
-        let mut wire = Wire::new(call.connect(&stage).await.unwrap());
+        let bed = TestBed::with(|files| files.add(limits)).await;
+        bed.provider.set_action(ProviderAction::Silence);
+        let mut wire = RawConnection::new(call.connect(&bed).await.unwrap());
         wire.stream.write_all(&call.bytes()).await.unwrap();
-        stage.provider.has_received(1).await;
-        let Stage { server, folder, provider, .. } = stage;
+        bed.provider.wait_for_requests(1).await;
+        let TestBed { server, folder, provider, .. } = bed;
         let metrics = Arc::clone(&server.metrics);
         server.stop().await;
-        assert!(hear(&mut wire).await.is_none());
+        assert!(read_answer(&mut wire).await.is_none());
         let record = last_line(&folder);
         assert_eq!((&record["event"], &record["outcome"]), (&"closed".into(), &"aborted".into()));
         assert_eq!(record["sent_whole"], true);
-        is_calm(&metrics).await;
-        assert_eq!(counted(&metrics, "connections"), 0);
-        provider.has_ended(1).await;
+        wait_until_idle(&metrics).await;
+        assert_eq!(metric(&metrics, "connections"), 0);
+        provider.wait_for_closed_connections(1).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_http2_exchange_under_way_is_finished_too() {
-    let stage = Stage::new().await;
+    let bed = TestBed::new().await;
     let told = Arc::new(Notify::new());
-    stage.provider.does(Act::WriteWhenTold(Arc::clone(&told), answer("200 OK", "", "{}")));
-    let call = Call::slots().http2();
-    let stream = hyper_util::rt::TokioIo::new(call.connect(&stage).await.unwrap());
+    bed.provider.set_action(ProviderAction::WriteWhenNotified(
+        Arc::clone(&told),
+        answer("200 OK", "", "{}"),
+    ));
+    let call = TestRequest::slots().http2();
+    let stream = hyper_util::rt::TokioIo::new(call.connect(&bed).await.unwrap());
     let executor = hyper_util::rt::TokioExecutor::new();
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(executor, stream).await.unwrap();
     let connection = tokio::spawn(connection);
     let exchange = tokio::spawn(async move { sender.send_request(call.request()).await });
-    stage.provider.has_received(1).await;
-    let Stage { server, folder, provider: _provider, .. } = stage;
+    bed.provider.wait_for_requests(1).await;
+    let TestBed { server, folder, provider: _provider, .. } = bed;
     let admin = server.admin;
     let stopping = tokio::spawn(server.stop());
     while !ready(admin).await.starts_with("HTTP/1.1 503 ") {}

@@ -1,5 +1,5 @@
-//! The journal and its disk: nothing is sent before it is recorded, nothing is lost to a crash, and a
-//! disk that fails is said to.
+//! The journal and its disk: writes are recorded before they are sent, a crash loses no record, and a disk
+//! failure is reported.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -7,18 +7,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
-use testkit::disk::{Disk, serve_on_small_disk};
+use testkit::disk::{FaultyDisk, serve_on_small_disk};
 use testkit::files::Files;
-use testkit::process::{Served, serve};
-use testkit::stage::{journal, segments};
-use testkit::{Act, Answer, Call, Stage};
+use testkit::process::{GatewayProcess, serve};
+use testkit::test_bed::{journal, segments};
+use testkit::{Answer, ProviderAction, TestBed, TestRequest};
 
 fn hurried(files: &mut Files) {
     files.add("[throttle]\ncertificate-per-second = 100000\nconsumer-per-second = 100000");
 }
 
 fn lines(text: &str) -> Vec<Value> {
-    // A line that is being written, or was torn, is none.
+    // An incomplete line is skipped: it is being written, or a crash cut it.
     text.split_inclusive('\n').filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
@@ -36,35 +36,35 @@ fn is_sound(folder: &std::path::Path) -> spine_proxy::audit::Verified {
     found
 }
 
-fn booking(number: usize) -> Call {
-    Call::book().set("Ssp-TraceID", &format!("{number:08x}-0000-4000-8000-000000000000"))
+fn booking(number: usize) -> TestRequest {
+    TestRequest::book().set("Ssp-TraceID", &format!("{number:08x}-0000-4000-8000-000000000000"))
 }
 
-/// A write waits while the disk does; a read does not.
+/// A write waits while the disk is blocked; a read does not.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_byte_of_a_write_is_sent_before_its_line_is_on_disk() {
-    let stage = Arc::new(Stage::with(|files| files.set("audit", "wait = \"1m\"")).await);
-    let Some((disk, served)) = Disk::serve(&stage) else { return };
-    let at = served.1;
-    disk.orders("hold");
-    let (booking, held) = (Arc::clone(&stage), booking(1));
+    let bed = Arc::new(TestBed::with(|files| files.set("audit", "wait = \"1m\"")).await);
+    let Some((disk, served)) = FaultyDisk::serve(&bed) else { return };
+    let at = served.address;
+    disk.set_fault("hold");
+    let (booking, held) = (Arc::clone(&bed), booking(1));
     let booked = tokio::spawn(async move { held.send_to(&booking, at).await });
-    disk.is_waited_for().await;
-    // Its line was handed over, and is not on the disk yet.
-    assert_eq!(of(&lines(&journal(&stage.path("own"))), "opened", "id").len(), 1);
-    assert_eq!(of(&lines(&journal(&disk.synced())), "opened", "id").len(), 0);
-    assert_eq!(Call::slots().send_to(&stage, at).await.status, 200);
-    assert_eq!(stage.provider.received().len(), 1, "the read alone was sent");
-    assert_eq!(stage.provider.dialled(), 1);
+    disk.wait_until_blocked().await;
+    // The line was passed to the journal and is not on disk yet.
+    assert_eq!(of(&lines(&journal(&bed.path("own"))), "opened", "id").len(), 1);
+    assert_eq!(of(&lines(&journal(&disk.synced_folder())), "opened", "id").len(), 0);
+    assert_eq!(TestRequest::slots().send_to(&bed, at).await.status, 200);
+    assert_eq!(bed.provider.received().len(), 1, "the read alone was sent");
+    assert_eq!(bed.provider.accepted_connections(), 1);
     assert!(!booked.is_finished());
-    disk.takes_back("hold");
+    disk.clear_fault("hold");
     assert_eq!(booked.await.unwrap().status, 200);
-    assert_eq!(stage.provider.received().len(), 2);
+    assert_eq!(bed.provider.received().len(), 2);
     let booked = "00000001-0000-4000-8000-000000000000";
-    assert!(of(&lines(&journal(&disk.synced())), "opened", "trace_id").contains(booked));
-    // The read ended before its first line could be written, and has one that says all.
+    assert!(of(&lines(&journal(&disk.synced_folder())), "opened", "trace_id").contains(booked));
+    // The read ended before its first line could be written, so it has one line with all fields.
     let read = loop {
-        let mut lines = lines(&journal(&stage.path("own")));
+        let mut lines = lines(&journal(&bed.path("own")));
         lines.retain(|line| line["method"] == "GET");
         if !lines.is_empty() {
             break lines;
@@ -76,45 +76,45 @@ async fn no_byte_of_a_write_is_sent_before_its_line_is_on_disk() {
     assert_eq!(read[0]["claims"]["organisation"], "A00001");
 }
 
-/// With `"every-request"` a read waits too; with `"batched"` nothing does.
+/// With `"every-request"` reads wait too; with `"batched"` no request waits.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_for_the_disk_is_configured() {
+async fn the_configuration_decides_which_requests_wait_for_the_disk() {
     for (durability, reads_wait, writes_wait) in
         [("every-request", true, true), ("batched", false, false)]
     {
         let set = format!("durability = \"{durability}\"\nwait = \"1m\"");
-        let stage = Arc::new(Stage::with(|files| files.set("audit", &set)).await);
-        let Some((disk, served)) = Disk::serve(&stage) else { return };
-        disk.orders("hold");
-        for (call, waits) in [(Call::slots(), reads_wait), (booking(1), writes_wait)] {
-            let asked = stage.provider.received().len();
-            let (asking, at) = (Arc::clone(&stage), served.1);
+        let bed = Arc::new(TestBed::with(|files| files.set("audit", &set)).await);
+        let Some((disk, served)) = FaultyDisk::serve(&bed) else { return };
+        disk.set_fault("hold");
+        for (call, waits) in [(TestRequest::slots(), reads_wait), (booking(1), writes_wait)] {
+            let asked = bed.provider.received().len();
+            let (asking, at) = (Arc::clone(&bed), served.address);
             let answered = tokio::spawn(async move { call.send_to(&asking, at).await });
             if waits {
-                disk.is_waited_for().await;
-                assert_eq!(stage.provider.received().len(), asked, "{durability}");
-                disk.takes_back("hold");
+                disk.wait_until_blocked().await;
+                assert_eq!(bed.provider.received().len(), asked, "{durability}");
+                disk.clear_fault("hold");
             }
             assert_eq!(answered.await.unwrap().status, 200);
-            disk.orders("hold");
+            disk.set_fault("hold");
         }
-        disk.takes_back("hold");
+        disk.clear_fault("hold");
     }
 }
 
-/// Killed in the midst of a load of bookings, on a disk that keeps only what it was told to keep.
+/// The gateway is killed during a load of bookings, on a disk that keeps only synced data.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_provider_was_sent_is_on_disk_whenever_the_machine_stops() {
-    let stage = Arc::new(Stage::with(hurried).await);
-    let Some((disk, mut served)) = Disk::serve(&stage) else { return };
-    let load = Load::of_bookings(&stage, served.1, 0);
-    stage.provider.has_received(40).await;
-    served.0.kill().unwrap();
-    served.0.wait().unwrap();
+async fn every_request_sent_to_a_provider_is_on_disk_when_the_machine_stops() {
+    let bed = Arc::new(TestBed::with(hurried).await);
+    let Some((disk, mut served)) = FaultyDisk::serve(&bed) else { return };
+    let load = Load::of_bookings(&bed, served.address, 0);
+    bed.provider.wait_for_requests(40).await;
+    served.child.kill().unwrap();
+    served.child.wait().unwrap();
     load.ends().await;
-    let lines = lines(&journal(&disk.synced()));
+    let lines = lines(&journal(&disk.synced_folder()));
     let recorded = of(&lines, "opened", "trace_id");
-    let received = stage.provider.received();
+    let received = bed.provider.received();
     assert!(received.len() >= 40);
     for request in received {
         let trace_id = request.header("ssp-traceid").unwrap();
@@ -122,21 +122,21 @@ async fn what_a_provider_was_sent_is_on_disk_whenever_the_machine_stops() {
     }
 }
 
-/// Bookings from four consumers, each with a trace id of its own, until told to stop.
+/// Four consumers that send bookings, each with its own trace id, until they are stopped.
 struct Load {
     stop: Arc<AtomicBool>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
 impl Load {
-    fn of_bookings(stage: &Arc<Stage>, at: std::net::SocketAddr, round: usize) -> Self {
+    fn of_bookings(bed: &Arc<TestBed>, at: std::net::SocketAddr, round: usize) -> Self {
         let stop = Arc::<AtomicBool>::default();
         let task = |consumer: usize| {
-            let (stage, stop) = (Arc::clone(stage), Arc::clone(&stop));
+            let (bed, stop) = (Arc::clone(bed), Arc::clone(&stop));
             tokio::spawn(async move {
                 for number in 0.. {
                     let booking = booking((round << 20) + (consumer << 16) + number);
-                    let answer = booking.try_send_to(&stage, at).await;
+                    let answer = booking.try_send_to(&bed, at).await;
                     if answer.is_none() || stop.load(Ordering::Relaxed) {
                         return;
                     }
@@ -154,37 +154,37 @@ impl Load {
     }
 }
 
-/// H20: fifty times killed at a moment that differs each time, over one journal.
+/// H20: the gateway is killed fifty times at different moments, with one journal.
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_crashes_under_a_load_of_bookings_lose_and_invent_nothing() {
-    let stage = Arc::new(Stage::with(hurried).await);
+    let bed = Arc::new(TestBed::with(hurried).await);
     let mut moment = 12_345_u64;
     let mut before = 0;
     for round in 0..50 {
-        let mut served = serve(&stage);
-        let load = Load::of_bookings(&stage, served.1, round);
+        let mut served = serve(&bed);
+        let load = Load::of_bookings(&bed, served.address, round);
         moment = moment.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        stage.provider.has_received(before + 1 + usize::try_from(moment >> 60).unwrap()).await;
+        bed.provider.wait_for_requests(before + 1 + usize::try_from(moment >> 60).unwrap()).await;
         for _ in 0..(moment >> 40) % 2000 {
             std::hint::spin_loop();
         }
-        served.0.kill().unwrap();
-        served.0.wait().unwrap();
+        served.child.kill().unwrap();
+        served.child.wait().unwrap();
         load.ends().await;
-        before = stage.provider.received().len();
+        before = bed.provider.received().len();
     }
-    let folder = stage.path("own");
+    let folder = bed.path("own");
     let text = journal(&folder);
     let before_last = lines(&text);
     let recorded = of(&before_last, "opened", "trace_id");
-    for request in stage.provider.received() {
+    for request in bed.provider.received() {
         let trace_id = request.header("ssp-traceid").unwrap();
         assert!(recorded.contains(trace_id), "{trace_id} was sent and is not recorded");
     }
-    // One more start finds what the last crash has left.
-    let mut served = serve(&stage);
+    // One more start handles the state that the last crash left.
+    let mut served = serve(&bed);
     served.signal("TERM");
-    assert!(served.0.wait().unwrap().success());
+    assert!(served.child.wait().unwrap().success());
     let text = journal(&folder);
     let all = lines(&text);
     let (opened, closed) = (of(&all, "opened", "id"), of(&all, "closed", "id"));
@@ -199,7 +199,7 @@ async fn fifty_crashes_under_a_load_of_bookings_lose_and_invent_nothing() {
     assert_eq!(found.segments, 51);
 }
 
-/// What was asked and heard, against what is recorded.
+/// Counts of requests and refusals, to compare with the journal.
 #[derive(Default)]
 struct Tally {
     asked: usize,
@@ -213,10 +213,10 @@ impl Tally {
         assert!(answer.status == 200 || answer.token() == Some("audit_unavailable"), "{answer:?}");
     }
 
-    /// Every request has its one closed line, or was refused and is counted; what was refused was not
-    /// sent; and the journal is sound.
-    async fn adds_up(&self, (stage, served): (&Stage, &Served), folder: &std::path::Path) {
-        // The last sum is a second away.
+    /// Asserts that each request has one closed line or is in a sum of refusals, that no refused request was
+    /// sent, and that the journal is sound.
+    async fn adds_up(&self, (bed, served): (&TestBed, &GatewayProcess), folder: &std::path::Path) {
+        // The last sum is written within a second.
         let mut looks = 0;
         let counted = loop {
             let lines = lines(&journal(folder));
@@ -238,53 +238,54 @@ impl Tally {
         let series = "spine_proxy_refusals_total{token=\"audit_unavailable\"}";
         let metrics = served.metrics().await;
         assert!(metrics.contains(&format!("{series} {}\n", self.refused)), "{metrics}");
-        assert_eq!(stage.provider.received().len(), self.asked - self.refused);
+        assert_eq!(bed.provider.received().len(), self.asked - self.refused);
         is_sound(folder);
     }
 }
 
-/// A reserve of free space is kept for the exchanges under way.
+/// A reserve of free space is kept for exchanges in progress.
 #[tokio::test(flavor = "multi_thread")]
-async fn below_the_disk_reserve_new_requests_are_refused_and_those_under_way_are_recorded() {
-    let stage = Stage::with(|files| {
+async fn below_the_disk_reserve_new_requests_are_refused_and_open_ones_are_recorded() {
+    let bed = TestBed::with(|files| {
         hurried(files);
         files.set("audit", "disk-reserve = \"4 MiB\"");
     })
     .await;
-    let Some((served, seen)) = serve_on_small_disk(&stage, 8 * 1024) else { return };
-    let (at, filler) = (served.1, seen.join("filler"));
+    let Some((served, seen)) = serve_on_small_disk(&bed, 8 * 1024) else { return };
+    let (at, filler) = (served.address, seen.join("filler"));
     let told = Arc::new(tokio::sync::Notify::new());
     let answer = testkit::provider::answer("200 OK", "", "{}");
-    stage.provider.does(Act::WriteWhenTold(Arc::clone(&told), answer));
-    let under_way = async { booking(1).send_to(&stage, at).await };
+    bed.provider.set_action(ProviderAction::WriteWhenNotified(Arc::clone(&told), answer));
+    let under_way = async { booking(1).send_to(&bed, at).await };
     let refused = async {
-        stage.provider.has_received(1).await;
-        stage.provider.does(Act::ok());
+        bed.provider.wait_for_requests(1).await;
+        bed.provider.set_action(ProviderAction::ok());
         std::fs::write(&filler, vec![0; 5 << 20]).unwrap();
-        while booking(2).send_to(&stage, at).await.token() != Some("audit_unavailable") {}
+        while booking(2).send_to(&bed, at).await.token() != Some("audit_unavailable") {}
         assert!(is_ready(&served).await.contains("[-]audit"));
         told.notify_one();
     };
     let (answer, ()) = tokio::join!(under_way, refused);
     assert_eq!(answer.status, 200);
     std::fs::remove_file(&filler).unwrap();
-    while Call::slots().send_to(&stage, at).await.status != 200 {
+    while TestRequest::slots().send_to(&bed, at).await.status != 200 {
         tokio::task::yield_now().await;
     }
 }
 
-/// H12: a full disk, three times over.
+/// H12: the disk is full three times.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_requests_and_recovers_by_itself() {
-    let stage = Stage::with(hurried).await;
-    let Some((served, seen)) = serve_on_small_disk(&stage, 2048) else { return };
-    let (at, filler, folder) = (served.1, seen.join("filler"), seen.join("own"));
+    let bed = TestBed::with(hurried).await;
+    let Some((served, seen)) = serve_on_small_disk(&bed, 2048) else { return };
+    let (at, filler, folder) = (served.address, seen.join("filler"), seen.join("own"));
     let mut tally = Tally::default();
-    let call =
-        |number: usize| if number.is_multiple_of(2) { Call::slots() } else { booking(number) };
+    let call = |number: usize| {
+        if number.is_multiple_of(2) { TestRequest::slots() } else { booking(number) }
+    };
     let healthy = "spine_proxy_audit_healthy";
     for _ in 0..3 {
-        // What is left is room for some of the requests that follow.
+        // The remaining space is enough for some of the following requests.
         std::fs::write(&filler, vec![0; 4096 * 1024]).unwrap_err();
         let length = std::fs::metadata(&filler).unwrap().len();
         let file = std::fs::OpenOptions::new().write(true).open(&filler).unwrap();
@@ -292,25 +293,25 @@ async fn a_full_disk_refuses_requests_and_recovers_by_itself() {
         drop(file);
         let before = tally.refused;
         while tally.refused < before + 4 {
-            tally.counts(&call(tally.asked).send_to(&stage, at).await);
+            tally.counts(&call(tally.asked).send_to(&bed, at).await);
         }
         assert!(served.metrics().await.contains(&format!("{healthy} 0\n")));
         assert!(is_ready(&served).await.contains("[-]audit"));
         std::fs::remove_file(&filler).unwrap();
         let mut answered = 0;
         while answered < 10 {
-            let answer = call(tally.asked).send_to(&stage, at).await;
+            let answer = call(tally.asked).send_to(&bed, at).await;
             answered += usize::from(answer.status == 200);
             tally.counts(&answer);
         }
         assert!(served.metrics().await.contains(&format!("{healthy} 1\n")));
     }
-    tally.adds_up((&stage, &served), &folder).await;
+    tally.adds_up((&bed, &served), &folder).await;
 }
 
-async fn is_ready(served: &Served) -> String {
+async fn is_ready(served: &GatewayProcess) -> String {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let mut admin = tokio::net::TcpStream::connect(served.2).await.unwrap();
+    let mut admin = tokio::net::TcpStream::connect(served.admin).await.unwrap();
     admin
         .write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         .await
@@ -320,8 +321,8 @@ async fn is_ready(served: &Served) -> String {
     text
 }
 
-/// A failed fdatasync is not trusted to have left the pages as they were: all is written once more. A
-/// file system that has become read-only is another way to fail.
+/// After a failed `fdatasync` the state of the pages is unknown, so all lines are written again. A file
+/// system that has become read-only fails in another way.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_fails_refuses_requests_and_recovers_by_itself() {
     for order in ["eio", "erofs"] {
@@ -330,18 +331,18 @@ async fn a_disk_that_fails_refuses_requests_and_recovers_by_itself() {
 }
 
 async fn fails_and_recovers(order: &str) {
-    let stage = Stage::with(hurried).await;
-    let Some((disk, served)) = Disk::serve(&stage) else { return };
+    let bed = TestBed::with(hurried).await;
+    let Some((disk, served)) = FaultyDisk::serve(&bed) else { return };
     let mut tally = Tally::default();
-    tally.counts(&booking(0).send_to(&stage, served.1).await);
+    tally.counts(&booking(0).send_to(&bed, served.address).await);
     for round in 0..3 {
-        disk.orders(order);
+        disk.set_fault(order);
         for number in 1..4 {
-            tally.counts(&booking(round * 10 + number).send_to(&stage, served.1).await);
+            tally.counts(&booking(round * 10 + number).send_to(&bed, served.address).await);
         }
-        disk.takes_back(order);
+        disk.clear_fault(order);
         loop {
-            let answer = Call::slots().send_to(&stage, served.1).await;
+            let answer = TestRequest::slots().send_to(&bed, served.address).await;
             tally.counts(&answer);
             if answer.status == 200 {
                 break;
@@ -349,40 +350,40 @@ async fn fails_and_recovers(order: &str) {
         }
     }
     assert!(tally.refused >= 9);
-    assert!(served.counted("audit_write_failures_total").await >= 3);
-    tally.adds_up((&stage, &served), &stage.path("own")).await;
+    assert!(served.metric("audit_write_failures_total").await >= 3);
+    tally.adds_up((&bed, &served), &bed.path("own")).await;
 }
 
-/// A disk that says nothing is as good as one that fails, until it speaks again.
+/// A disk that blocks is treated as failed until it answers again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_disk_refuses_requests_and_recovers_by_itself() {
     let change = |files: &mut Files| {
         hurried(files);
         files.set("audit", "wait = \"200ms\"");
     };
-    let stage = Stage::with(change).await;
-    let Some((disk, served)) = Disk::serve(&stage) else { return };
+    let bed = TestBed::with(change).await;
+    let Some((disk, served)) = FaultyDisk::serve(&bed) else { return };
     let mut tally = Tally::default();
-    disk.orders("hold");
-    tally.counts(&booking(1).send_to(&stage, served.1).await);
+    disk.set_fault("hold");
+    tally.counts(&booking(1).send_to(&bed, served.address).await);
     assert_eq!(tally.refused, 1, "it was not waited for without end");
     while tally.refused < 3 {
-        tally.counts(&Call::slots().send_to(&stage, served.1).await);
+        tally.counts(&TestRequest::slots().send_to(&bed, served.address).await);
     }
-    while served.counted("audit_healthy").await == 1 {
+    while served.metric("audit_healthy").await == 1 {
         tokio::task::yield_now().await;
     }
-    disk.takes_back("hold");
+    disk.clear_fault("hold");
     let mut answered = 0;
     while answered < 3 {
-        let answer = booking(2).send_to(&stage, served.1).await;
+        let answer = booking(2).send_to(&bed, served.address).await;
         answered += usize::from(answer.status == 200);
         tally.counts(&answer);
     }
-    tally.adds_up((&stage, &served), &stage.path("own")).await;
+    tally.adds_up((&bed, &served), &bed.path("own")).await;
 }
 
-/// Reads go on where that is configured, while there is room to keep their lines; writes do not.
+/// If so configured, reads continue while there is memory for their lines; writes do not.
 #[tokio::test(flavor = "multi_thread")]
 async fn reads_may_go_on_while_the_journal_fails() {
     let change = |files: &mut Files| {
@@ -390,63 +391,62 @@ async fn reads_may_go_on_while_the_journal_fails() {
         files.set("audit", "when-failing = \"serve-reads\"");
         files.set("listener.limits", "in-hand-max = 4");
     };
-    let stage = Stage::with(|files| {
+    let bed = TestBed::with(|files| {
         files.add("[listener.limits]\n");
         change(files);
     })
     .await;
-    let Some((disk, served)) = Disk::serve(&stage) else { return };
+    let Some((disk, served)) = FaultyDisk::serve(&bed) else { return };
     let mut tally = Tally::default();
-    disk.orders("eio");
-    tally.counts(&booking(1).send_to(&stage, served.1).await);
+    disk.set_fault("eio");
+    tally.counts(&booking(1).send_to(&bed, served.address).await);
     assert_eq!(tally.refused, 1);
-    // Room for four lines of each entry that may be open, of which the booking has two. A read has one:
-    // it ends before its first line can be written; but none begins without room for two.
+    // There is room for four lines per entry that may be open, and the booking has two. A read has one line,
+    // as it ends before its first line can be written, but it begins only with room for two.
     for _ in 0..13 {
-        tally.counts(&Call::slots().send_to(&stage, served.1).await);
+        tally.counts(&TestRequest::slots().send_to(&bed, served.address).await);
     }
     assert_eq!(tally.refused, 1, "reads go on");
-    tally.counts(&booking(2).send_to(&stage, served.1).await);
-    tally.counts(&Call::slots().send_to(&stage, served.1).await);
+    tally.counts(&booking(2).send_to(&bed, served.address).await);
+    tally.counts(&TestRequest::slots().send_to(&bed, served.address).await);
     assert_eq!(tally.refused, 3, "there is an end to the room");
-    disk.takes_back("eio");
+    disk.clear_fault("eio");
     while tally.asked < 30 {
-        tally.counts(&Call::slots().send_to(&stage, served.1).await);
+        tally.counts(&TestRequest::slots().send_to(&bed, served.address).await);
     }
-    tally.adds_up((&stage, &served), &stage.path("own")).await;
+    tally.adds_up((&bed, &served), &bed.path("own")).await;
 }
 
-/// Somebody moves the segment away, as tools that rotate logs do.
+/// Tools that rotate logs may move a segment away.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_segment_that_is_moved_away_is_followed_by_another() {
-    let stage = Stage::new().await;
-    let folder = stage.path("audit");
-    stage.hears(booking(1)).await;
+async fn a_segment_that_is_moved_away_is_replaced_by_a_new_one() {
+    let bed = TestBed::new().await;
+    let folder = bed.path("audit");
+    bed.send(booking(1)).await;
     let moved = segments(&folder).pop().unwrap();
-    std::fs::rename(&moved, stage.path("aside.jsonl")).unwrap();
-    // The next is written where it was, and is found to be.
-    stage.hears(booking(2)).await;
-    stage.hears(booking(3)).await;
-    stage.server.trail.flush().await;
+    std::fs::rename(&moved, bed.path("aside.jsonl")).unwrap();
+    // The next line is still written to the moved file, and the gateway notices.
+    bed.send(booking(2)).await;
+    bed.send(booking(3)).await;
+    bed.server.trail.flush().await;
     assert_eq!(segments(&folder).len(), 1);
     assert_ne!(segments(&folder)[0], moved);
-    std::fs::rename(stage.path("aside.jsonl"), &moved).unwrap();
+    std::fs::rename(bed.path("aside.jsonl"), &moved).unwrap();
     is_sound(&folder);
     assert_eq!(of(&lines(&journal(&folder)), "closed", "id").len(), 3);
 }
 
-/// Somebody deletes it, or cuts it anywhere: what is gone is gone and is said to be, what follows is not
-/// lost.
+/// If a segment is deleted or cut anywhere, the loss is reported and later lines are not lost.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_segment_that_is_deleted_or_cut_is_noticed_and_gone_on_from() {
-    // Bytes that are left of it, of those at its end: none, all but one, half a line, several lines.
+async fn a_segment_that_is_deleted_or_cut_is_noticed_and_replaced() {
+    // `None` deletes the segment, 0 empties it, other values are the bytes to cut at its end.
     for left in [None, Some(0), Some(1), Some(400), Some(5000)] {
-        let stage = Stage::with(hurried).await;
-        let folder = stage.path("audit");
+        let bed = TestBed::with(hurried).await;
+        let folder = bed.path("audit");
         for number in 10..20 {
-            stage.hears(booking(number)).await;
+            bed.send(booking(number)).await;
         }
-        stage.server.trail.flush().await;
+        bed.server.trail.flush().await;
         let harmed = segments(&folder).pop().unwrap();
         let length = std::fs::metadata(&harmed).unwrap().len();
         match left {
@@ -456,10 +456,10 @@ async fn a_segment_that_is_deleted_or_cut_is_noticed_and_gone_on_from() {
                 file.set_len(if cut == 0 { 0 } else { length - cut }).unwrap();
             }
         }
-        let refused = stage.hears(booking(2)).await;
+        let refused = bed.send(booking(2)).await;
         assert_eq!(refused.token(), Some("audit_unavailable"), "its disk has failed it once");
-        while stage.hears(booking(3)).await.status != 200 {}
-        stage.server.trail.flush().await;
+        while bed.send(booking(3)).await.status != 200 {}
+        bed.server.trail.flush().await;
         let text = journal(&folder);
         let after = lines(&text);
         let opened = of(&after, "opened", "trace_id");
@@ -467,10 +467,10 @@ async fn a_segment_that_is_deleted_or_cut_is_noticed_and_gone_on_from() {
             assert!(opened.contains(&*format!("{number:08x}-0000-4000-8000-000000000000")));
         }
         assert!(of(&after, "closed", "refusal").contains("audit_unavailable"));
-        assert_eq!(stage.counted("audit_damaged_total"), 1, "{left:?}");
-        assert_eq!(stage.provider.received().len(), 11);
+        assert_eq!(bed.metric("audit_damaged_total"), 1, "{left:?}");
+        assert_eq!(bed.provider.received().len(), 11);
         let found = spine_proxy::audit::verify(&folder, &[]).unwrap();
-        // Whatever was left of the old segment, the new one is in order.
+        // The new segment is in order, regardless of the rest of the old one.
         let new = segments(&folder).pop().unwrap();
         let new = new.file_name().unwrap().to_str().unwrap();
         for fault in found.faults.iter().map(ToString::to_string) {
@@ -481,35 +481,35 @@ async fn a_segment_that_is_deleted_or_cut_is_noticed_and_gone_on_from() {
     }
 }
 
-/// What a crash has torn stays as it is, is written down by the next start, and is no fault.
+/// A line cut by a crash stays in the file, is recorded at the next start, and is no fault.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_journal_goes_on_where_a_crash_has_torn_it() {
+async fn a_journal_continues_after_a_line_torn_by_a_crash() {
     use std::io::Write as _;
-    let stage = Stage::new().await;
-    stage.hears(booking(1)).await;
-    let stage = stage.restarts().await;
-    let folder = stage.path("audit");
+    let bed = TestBed::new().await;
+    bed.send(booking(1)).await;
+    let bed = bed.restart().await;
+    let folder = bed.path("audit");
     let last = segments(&folder).pop().unwrap();
     let torn = b"{\"seq\":99,\"ti\0me";
     std::fs::OpenOptions::new().append(true).open(&last).unwrap().write_all(torn).unwrap();
-    // The gateway that is still there must not notice: a copy is gone on from.
-    let copy = stage.path("copy");
+    // The first gateway is still running, so the second continues a copy of the journal.
+    let copy = bed.path("copy");
     std::fs::create_dir(&copy).unwrap();
     for path in segments(&folder) {
         std::fs::copy(&path, copy.join(path.file_name().unwrap())).unwrap();
     }
     let found = spine_proxy::audit::verify(&copy, &[]).unwrap();
     assert!(found.is_sound() && found.ends_torn);
-    let text = stage.text("spine-proxy.toml").replace("\"audit\"", "\"copy\"");
+    let text = bed.text("spine-proxy.toml").replace("\"audit\"", "\"copy\"");
     for torn_before in [1, 2] {
         let program = std::process::Command::new(env!("CARGO_BIN_EXE_spine-proxy"));
-        let mut served = testkit::process::serve_by(program, &stage, &text);
-        assert_eq!(booking(2).send_to(&stage, served.1).await.status, 200);
+        let mut served = testkit::process::serve_with(program, &bed, &text);
+        assert_eq!(booking(2).send_to(&bed, served.address).await.status, 200);
         served.signal("TERM");
-        assert!(served.0.wait().unwrap().success());
+        assert!(served.child.wait().unwrap().success());
         let found = is_sound(&copy);
         assert_eq!((found.torn.len(), found.ends_torn), (torn_before, false));
-        // Next time it is the first line of a segment that was torn.
+        // The second time the cut line is the first line of a segment.
         let next = copy.join(format!("{:020}.jsonl", found.last.unwrap().0 + 1));
         std::fs::write(next, "{\"seq\":").unwrap();
     }

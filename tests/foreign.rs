@@ -1,7 +1,7 @@
-//! Foreign consumers: programs that are not ours, run against a stage.
+//! Foreign consumers: programs of others, run against a test bed.
 //!
-//! A program that is not installed is said to be missing, loudly, and its test passes, except where
-//! `CI` is `true`.
+//! If a program is not installed, its test passes and reports that it is missing, or fails if `CI` is
+//! `true`.
 
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
@@ -12,20 +12,20 @@ use tokio::sync::Notify;
 
 use testkit::process::get;
 use testkit::provider::answer;
-use testkit::stage::{self, now_s};
-use testkit::{Act, Stage, missing};
+use testkit::test_bed::{self, now_s};
+use testkit::{ProviderAction, TestBed, report_missing};
 
 const BODY: &str = r#"{"ok":true}"#;
 const QUERY: &str = "status=free&_include%3Arecurse=Schedule%3aactor&_include[]=Slot:schedule\
      &searchFilter=https://fhir.nhs.uk/Id/ods|A20047%7c%7C&start=ge2026-11-23T09:00:00+00:00!$";
 
-/// Runs a program to its end; nothing if it is not there.
+/// Runs a program to its end. Returns `None` if it is not installed.
 async fn run(program: &'static str, arguments: Vec<String>) -> Option<Output> {
     let job = move || Command::new(program).args(arguments).stdin(Stdio::null()).output();
     match tokio::task::spawn_blocking(job).await.unwrap() {
         Ok(output) => Some(output),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            missing(program);
+            report_missing(program);
             None
         }
         Err(error) => panic!("{program}: {error}"),
@@ -37,17 +37,17 @@ fn text(bytes: &[u8]) -> String {
 }
 
 fn token(scope: &str) -> String {
-    let organisation = stage::HUB_ODS.parse().unwrap();
-    claims::mint(&claims::example_claims(stage::ROOT, &organisation, scope, now_s()))
+    let organisation = test_bed::HUB_ODS.parse().unwrap();
+    claims::mint(&claims::example_claims(test_bed::ROOT, &organisation, scope, now_s()))
 }
 
-/// A stage whose proxy has an RSA certificate besides the ECDSA one, and one of another name; both
+/// A test bed whose proxy has an RSA certificate besides the ECDSA one, and one of another name; both
 /// are another authority's.
-async fn stage_with_both() -> Stage {
+async fn bed_with_both() -> TestBed {
     let pki = Pki::new(now_s()).unwrap();
     let rsa = pki.issue(&Leaf { key: KeyKind::Rsa, ..Leaf::named("ssp.example.nhs.uk") }).unwrap();
     let other = pki.issue(&Leaf::named("other.example.nhs.uk")).unwrap();
-    let stage = Stage::with(|files| {
+    let bed = TestBed::with(|files| {
         for (name, issued) in [("rsa", &rsa), ("other", &other)] {
             files.put(&format!("{name}.pem"), &issued.chain);
             files.put(&format!("{name}.key"), &issued.key);
@@ -60,28 +60,28 @@ async fn stage_with_both() -> Stage {
         });
     })
     .await;
-    stage.replace("other-ca.pem", &pki.authority());
-    stage
+    bed.replace("other-ca.pem", &pki.authority());
+    bed
 }
 
-/// What curl is told besides the target.
+/// Arguments of curl besides the target.
 struct Curl<'a> {
-    stage: &'a Stage,
+    bed: &'a TestBed,
     certificate: bool,
     authority: &'a str,
     options: Vec<String>,
 }
 
 impl<'a> Curl<'a> {
-    fn new(stage: &'a Stage, options: &[&str]) -> Self {
+    fn new(bed: &'a TestBed, options: &[&str]) -> Self {
         let options = options.iter().map(|option| (*option).to_owned()).collect();
-        Self { stage, certificate: true, authority: "ca.pem", options }
+        Self { bed, certificate: true, authority: "ca.pem", options }
     }
 
     /// Asks; answers with curl's exit code, the body, the status and the version of HTTP.
     async fn ask(self, target: &str, interaction: &str, scope: &str) -> Option<Said> {
-        let path = |name: &str| self.stage.path(name).display().to_string();
-        let port = self.stage.address().port();
+        let path = |name: &str| self.bed.path(name).display().to_string();
+        let port = self.bed.address().port();
         let interaction = format!("urn:nhs:names:services:gpconnect:fhir:rest:{interaction}");
         let mut arguments: Vec<String> =
             ["--silent", "--show-error", "--path-as-is", "--globoff"].map(str::to_owned).to_vec();
@@ -96,8 +96,8 @@ impl<'a> Curl<'a> {
         arguments.push(format!("ssp.example.nhs.uk:{port}:127.0.0.1"));
         for header in [
             "Ssp-TraceID: 09a01679-2564-4fb4-9129-aecc81ea2706".to_owned(),
-            format!("Ssp-From: {}", stage::HUB),
-            format!("Ssp-To: {}", stage::TO),
+            format!("Ssp-From: {}", test_bed::HUB),
+            format!("Ssp-To: {}", test_bed::TO),
             format!("Ssp-InteractionID: {interaction}"),
             "Accept: application/fhir+json".to_owned(),
             format!("Authorization: Bearer {}", token(scope)),
@@ -136,19 +136,19 @@ impl Said {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn curl_searches_and_books_in_every_form_of_the_target_and_version_of_http() {
-    let stage = Stage::new().await;
-    let url = format!("/{}", stage::ROOT);
-    let practice = format!("/{}/STU3/1/gpconnect", stage::ODS);
+    let bed = TestBed::new().await;
+    let url = format!("/{}", test_bed::ROOT);
+    let practice = format!("/{}/STU3/1/gpconnect", test_bed::ODS);
     let booking = r#"{"resourceType":"Appointment"}"#;
     for root in [&url, &practice] {
         for (option, version) in [("--http1.1", "1.1"), ("--http2", "2")] {
             let slots = format!("{root}/Slot?{QUERY}");
-            let curl = Curl::new(&stage, &[option]);
+            let curl = Curl::new(&bed, &[option]);
             let Some(said) = curl.ask(&slots, "search:slot-1", "organization/*.read").await else {
                 return;
             };
             said.is_the_providers(version);
-            let received = stage.provider.received().pop().unwrap();
+            let received = bed.provider.received().pop().unwrap();
             assert_eq!(
                 received.start,
                 format!("GET /A20047/STU3/1/gpconnect/Slot?{QUERY} HTTP/1.1")
@@ -163,42 +163,42 @@ async fn curl_searches_and_books_in_every_form_of_the_target_and_version_of_http
                 booking,
             ];
             let book = format!("{root}/Appointment");
-            let curl = Curl::new(&stage, &post);
+            let curl = Curl::new(&bed, &post);
             let said = curl.ask(&book, "create:appointment-1", "patient/*.write").await.unwrap();
             said.is_the_providers(version);
-            let received = stage.provider.received().pop().unwrap();
+            let received = bed.provider.received().pop().unwrap();
             assert_eq!(received.start, "POST /A20047/STU3/1/gpconnect/Appointment HTTP/1.1");
             assert_eq!(received.body, booking.as_bytes());
         }
     }
-    let port = stage.address().port();
+    let port = bed.address().port();
     let absolute = format!("https://ssp.example.nhs.uk:{port}{url}/Slot?{QUERY}");
-    let curl = Curl::new(&stage, &["--http1.1", "--request-target", &absolute]);
+    let curl = Curl::new(&bed, &["--http1.1", "--request-target", &absolute]);
     let said = curl.ask("/", "search:slot-1", "organization/*.read").await.unwrap();
     said.is_the_providers("1.1");
-    let received = stage.provider.received().pop().unwrap();
+    let received = bed.provider.received().pop().unwrap();
     assert_eq!(received.start, format!("GET /A20047/STU3/1/gpconnect/Slot?{QUERY} HTTP/1.1"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn curl_without_a_certificate_gets_496_over_either_version_of_tls() {
-    let stage = Stage::new().await;
+    let bed = TestBed::new().await;
     for options in [["--tls-max", "1.2"], ["--tlsv1.3", "--http1.1"]] {
-        let mut curl = Curl::new(&stage, &options);
+        let mut curl = Curl::new(&bed, &options);
         curl.certificate = false;
-        let target = format!("/{}/metadata", stage::ROOT);
+        let target = format!("/{}/metadata", test_bed::ROOT);
         let said = curl.ask(&target, "read:metadata-1", "organization/*.read").await;
         let Some(said) = said else { return };
         assert!(said.last.starts_with("496 "), "{said:?}");
         assert!(said.body.contains("OperationOutcome"));
     }
-    assert!(stage.provider.received().is_empty());
+    assert!(bed.provider.received().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn curl_connects_with_the_ciphers_that_must_connect_and_no_others() {
-    let stage = stage_with_both().await;
-    let target = format!("/{}/metadata", stage::ROOT);
+    let bed = bed_with_both().await;
+    let target = format!("/{}/metadata", test_bed::ROOT);
     for options in [
         vec!["--tlsv1.3"],
         vec!["--tlsv1.3", "--tls13-ciphers", "TLS_AES_128_GCM_SHA256"],
@@ -209,7 +209,7 @@ async fn curl_connects_with_the_ciphers_that_must_connect_and_no_others() {
         vec!["--tls-max", "1.2", "--ciphers", "ECDHE-ECDSA-AES128-GCM-SHA256"],
         vec!["--tls-max", "1.2", "--ciphers", "ECDHE-ECDSA-AES256-GCM-SHA384"],
     ] {
-        let mut curl = Curl::new(&stage, &options);
+        let mut curl = Curl::new(&bed, &options);
         if options.iter().any(|option| option.starts_with("ECDHE-RSA")) {
             curl.authority = "other-ca.pem";
         }
@@ -231,13 +231,13 @@ async fn curl_connects_with_the_ciphers_that_must_connect_and_no_others() {
         "NULL-SHA256",
         "NULL-MD5",
     ] {
-        is_shut_out(&stage, &["--tls-max", "1.2", "--ciphers", cipher]).await;
+        is_shut_out(&bed, &["--tls-max", "1.2", "--ciphers", cipher]).await;
     }
-    is_shut_out(&stage, &["--tlsv1.3", "--tls13-ciphers", "TLS_CHACHA20_POLY1305_SHA256"]).await;
+    is_shut_out(&bed, &["--tlsv1.3", "--tls13-ciphers", "TLS_CHACHA20_POLY1305_SHA256"]).await;
 }
 
 /// The handshake fails by our doing: 35 and an alert, not 59, which is curl not knowing a cipher.
-async fn is_shut_out(stage: &Stage, options: &[&str]) {
+async fn is_shut_out(bed: &TestBed, options: &[&str]) {
     let mut options: Vec<_> = options.iter().map(|option| (*option).to_owned()).collect();
     for option in &mut options {
         if option.contains("NULL") {
@@ -245,8 +245,8 @@ async fn is_shut_out(stage: &Stage, options: &[&str]) {
         }
     }
     let options: Vec<_> = options.iter().map(String::as_str).collect();
-    let target = format!("/{}/metadata", stage::ROOT);
-    let curl = Curl::new(stage, &options);
+    let target = format!("/{}/metadata", test_bed::ROOT);
+    let curl = Curl::new(bed, &options);
     let Some(said) = curl.ask(&target, "read:metadata-1", "organization/*.read").await else {
         return;
     };
@@ -256,20 +256,20 @@ async fn is_shut_out(stage: &Stage, options: &[&str]) {
 
 /// Runs the consumer on the JDK's own client with these arguments besides the usual ones, and returns
 /// what it prints; nothing if a program is missing.
-fn java(stage: &Stage, more: &[&str]) -> impl Future<Output = Option<String>> + use<> {
-    let path = |name: &str| stage.path(name).display().to_string();
+fn java(bed: &TestBed, more: &[&str]) -> impl Future<Output = Option<String>> + use<> {
+    let path = |name: &str| bed.path(name).display().to_string();
     let export = ["pkcs12", "-export", "-passout", "pass:changeit"].map(str::to_owned);
     let files = ["-in", &path("hub.pem"), "-inkey", &path("hub.key"), "-out", &path("hub.p12")];
     let export = export.into_iter().chain(files.map(str::to_owned)).collect();
     let arguments = [
         concat!(env!("CARGO_MANIFEST_DIR"), "/tests/foreign/Consumer.java"),
-        &format!("localhost:{}", stage.address().port()),
+        &format!("localhost:{}", bed.address().port()),
         &path("hub.p12"),
         "changeit",
         &path("ca.pem"),
-        &format!("{}{JAVAS_SLOTS}", stage::ROOT),
+        &format!("{}{JAVAS_SLOTS}", test_bed::ROOT),
         &token("organization/*.read"),
-        &format!("{}/Appointment", stage::ROOT),
+        &format!("{}/Appointment", test_bed::ROOT),
         &token("patient/*.write"),
     ];
     let arguments = [&arguments[..], more].concat().into_iter().map(str::to_owned).collect();
@@ -279,7 +279,7 @@ fn java(stage: &Stage, more: &[&str]) -> impl Future<Output = Option<String>> + 
         let output = run("java", arguments).await?;
         let error = text(&output.stderr);
         if error.contains("jdk.compiler") {
-            missing("java with a compiler");
+            report_missing("java with a compiler");
             return None;
         }
         assert!(output.status.success(), "{error}");
@@ -291,35 +291,35 @@ const JAVAS_SLOTS: &str = "/Slot?status=free&_include:recurse=Schedule%3aactor";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn javas_own_client_searches_and_books_over_both_versions_of_http() {
-    let stage = Stage::new().await;
-    let Some(said) = java(&stage, &[]).await else { return };
+    let bed = TestBed::new().await;
+    let Some(said) = java(&bed, &[]).await else { return };
     let expected = ["GET HTTP_1_1", "POST HTTP_1_1", "GET HTTP_2", "POST HTTP_2"];
     let expected = expected.map(|asked| format!("{asked} 200 {BODY}\n")).concat();
     assert_eq!(said, expected);
-    let received = stage.provider.received();
+    let received = bed.provider.received();
     assert_eq!(received[0].start, format!("GET /A20047/STU3/1/gpconnect{JAVAS_SLOTS} HTTP/1.1"));
     assert_eq!(received[2].start, received[0].start);
     assert_eq!(received[3].body, br#"{"resourceType":"Appointment"}"#);
 }
 
-/// The JDK's client gives up what is under way when it is told `GOAWAY`.
+/// The JDK's client abandons open requests when it receives `GOAWAY`.
 #[tokio::test(flavor = "multi_thread")]
 async fn javas_own_client_loses_no_booking_under_way_at_a_stop_or_when_enough_was_carried() {
     for (stops, limits) in [(true, ""), (false, "requests-max = 5")] {
-        let stage = Stage::with(|files| files.add(&format!("[listener.limits]\n{limits}"))).await;
+        let bed = TestBed::with(|files| files.add(&format!("[listener.limits]\n{limits}"))).await;
         let told: Vec<_> = (0..8).map(|_| Arc::new(Notify::new())).collect();
         let mut waiting = told.clone();
         let body = answer("200 OK", "", BODY);
-        stage.provider.plays(move |request| match request.start.starts_with("GET") {
-            true => Act::Write(body.clone()),
-            false => Act::WriteWhenTold(waiting.pop().unwrap(), body.clone()),
+        bed.provider.set_script(move |request| match request.start.starts_with("GET") {
+            true => ProviderAction::Write(body.clone()),
+            false => ProviderAction::WriteWhenNotified(waiting.pop().unwrap(), body.clone()),
         });
-        let mut java = std::pin::pin!(java(&stage, &["8"]));
-        let Stage { server, provider, folder: _folder, .. } = stage;
+        let mut java = std::pin::pin!(java(&bed, &["8"]));
+        let TestBed { server, provider, folder: _folder, .. } = bed;
         let admin = server.admin;
         let said = tokio::select! {
             said = &mut java => said,
-            () = provider.has_received(9) => {
+            () = provider.wait_for_requests(9) => {
                 let stopping = async {
                     if stops {
                         server.stop().await;
@@ -338,18 +338,18 @@ async fn javas_own_client_loses_no_booking_under_way_at_a_stop_or_when_enough_wa
     }
 }
 
-async fn s_client(stage: &Stage, options: &[&str]) -> Option<Output> {
-    let connect = ["s_client", "-connect", &stage.address().to_string()].map(str::to_owned);
+async fn s_client(bed: &TestBed, options: &[&str]) -> Option<Output> {
+    let connect = ["s_client", "-connect", &bed.address().to_string()].map(str::to_owned);
     let options = options.iter().map(|option| (*option).to_owned());
     run("openssl", connect.into_iter().chain(options).collect()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn openssl_is_refused_tls_1_1_and_before() {
-    let stage = stage_with_both().await;
+    let bed = bed_with_both().await;
     for version in ["-tls1_1", "-tls1"] {
         let options = [version, "-cipher", "DEFAULT:@SECLEVEL=0"];
-        let Some(output) = s_client(&stage, &options).await else { return };
+        let Some(output) = s_client(&bed, &options).await else { return };
         let error = text(&output.stderr);
         assert!(!output.status.success());
         assert!(error.contains("SSL alert number"), "{version}: {error}");
@@ -358,14 +358,14 @@ async fn openssl_is_refused_tls_1_1_and_before() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn openssl_without_a_server_name_gets_the_default_certificate() {
-    let stage = stage_with_both().await;
+    let bed = bed_with_both().await;
     for (options, name) in [
         (vec!["-noservername"], "ssp.example.nhs.uk"),
         (vec!["-servername", "unknown.example.nhs.uk"], "ssp.example.nhs.uk"),
         (vec!["-servername", "ssp.example.nhs.uk"], "ssp.example.nhs.uk"),
         (vec!["-servername", "other.example.nhs.uk"], "other.example.nhs.uk"),
     ] {
-        let Some(output) = s_client(&stage, &options).await else { return };
+        let Some(output) = s_client(&bed, &options).await else { return };
         let said = text(&output.stdout);
         let subject = said.lines().find(|line| line.starts_with("subject=")).unwrap_or_default();
         assert!(subject.ends_with(name), "{options:?}: {subject} {}", text(&output.stderr));
@@ -373,7 +373,7 @@ async fn openssl_without_a_server_name_gets_the_default_certificate() {
 }
 
 #[test]
-fn a_test_whose_program_is_missing_says_so_at_the_end() {
+fn a_test_whose_program_is_missing_is_reported_at_the_end() {
     let mut suite = Command::new(std::env::current_exe().unwrap());
     suite.args(["foreign::openssl", "foreign::curl"]);
     suite.env("PATH", "").env_remove("CI").env_remove("NEXTEST_RUN_ID");

@@ -1,4 +1,4 @@
-//! Where messages end: each is framed anew on its way, and what belongs to the framing it came in stays behind.
+//! Message framing: each message is framed anew, and framing headers are not forwarded.
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
@@ -6,10 +6,10 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::AsyncWriteExt as _;
 
-use testkit::call::hear;
 use testkit::provider::answer;
-use testkit::wire::{Message, Wire};
-use testkit::{Act, Call, Stage};
+use testkit::raw_connection::{Message, RawConnection};
+use testkit::request::read_answer;
+use testkit::{ProviderAction, TestBed, TestRequest};
 
 /// The values of `Content-Length`, then those of `Transfer-Encoding`.
 fn framing(message: &Message) -> (Vec<&str>, Vec<&str>) {
@@ -21,8 +21,8 @@ fn framing(message: &Message) -> (Vec<&str>, Vec<&str>) {
 }
 
 /// Sends a call's bytes and returns the answer as it comes.
-async fn asks(stage: &Stage, call: &Call) -> Message {
-    let mut wire = Wire::new(call.connect(stage).await.unwrap());
+async fn asks(bed: &TestBed, call: &TestRequest) -> Message {
+    let mut wire = RawConnection::new(call.connect(bed).await.unwrap());
     wire.stream.write_all(&call.bytes()).await.unwrap();
     let mut message = wire.head().await.expect("an answer");
     wire.body(&mut message, false).await;
@@ -35,21 +35,24 @@ const CHUNKED: &[u8] =
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_is_framed_anew_for_its_provider() {
-    let stage = Stage::new().await;
-    let with = |call: Call, name: &str, value: &str, body: &[u8]| {
-        call.unframed().with(name, value).body(body)
+    let bed = TestBed::new().await;
+    let with = |call: TestRequest, name: &str, value: &str, body: &[u8]| {
+        call.without_content_length().with(name, value).body(body)
     };
     let chunked = [("transfer-encoding", "chunked")];
     let none: &[(&str, &str)] = &[];
     for (call, framed) in [
-        (with(Call::book(), "Content-Length", "0000002", b"{}"), &[("content-length", "2")][..]),
-        (with(Call::book(), "Transfer-Encoding", "CHUNKED", CHUNKED), &chunked),
-        (with(Call::slots(), "Content-Length", "00", b""), none),
-        (with(Call::slots(), "Transfer-Encoding", "chunked", b"0;a\r\nX: 1\r\n\r\n"), none),
-        (Call::slots(), none),
+        (
+            with(TestRequest::book(), "Content-Length", "0000002", b"{}"),
+            &[("content-length", "2")][..],
+        ),
+        (with(TestRequest::book(), "Transfer-Encoding", "CHUNKED", CHUNKED), &chunked),
+        (with(TestRequest::slots(), "Content-Length", "00", b""), none),
+        (with(TestRequest::slots(), "Transfer-Encoding", "chunked", b"0;a\r\nX: 1\r\n\r\n"), none),
+        (TestRequest::slots(), none),
     ] {
-        assert_eq!(stage.hears(call.clone()).await.status, 200);
-        let received = stage.provider.received().pop().unwrap();
+        assert_eq!(bed.send(call.clone()).await.status, 200);
+        let received = bed.provider.received().pop().unwrap();
         let values = |wanted: &str| {
             let named = framed.iter().filter(|(name, _)| *name == wanted);
             named.map(|(_, value)| *value).collect::<Vec<_>>()
@@ -66,19 +69,21 @@ async fn a_request_is_framed_anew_for_its_provider() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_is_framed_anew_for_its_consumer() {
-    let stage = Stage::new().await;
-    stage.provider.does(Act::Write(b"HTTP/1.1 200 OK\r\nContent-Length: 0002\r\n\r\n{}".to_vec()));
-    let sized = asks(&stage, &Call::slots()).await;
+    let bed = TestBed::new().await;
+    bed.provider.set_action(ProviderAction::Write(
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0002\r\n\r\n{}".to_vec(),
+    ));
+    let sized = asks(&bed, &TestRequest::slots()).await;
     assert_eq!(framing(&sized), (vec!["2"], vec![]));
     let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: CHUNKED\r\nTrailer: X-Trailer\r\n\r\n";
-    stage.provider.does(Act::Write([head, CHUNKED].concat()));
-    let call = Call::slots().with("TE", "trailers");
-    let chunked = asks(&stage, &call).await;
+    bed.provider.set_action(ProviderAction::Write([head, CHUNKED].concat()));
+    let call = TestRequest::slots().with("TE", "trailers");
+    let chunked = asks(&bed, &call).await;
     assert_eq!(framing(&chunked), (vec![], vec!["chunked"]));
     assert_eq!((chunked.body.as_slice(), chunked.complete), (&b"{ }"[..], true));
     assert!(chunked.framing.iter().all(|line| !line.contains([';', ':'])), "{chunked:?}");
-    let call = Call::slots().http2().with("TE", "trailers");
-    let io = TokioIo::new(call.connect(&stage).await.unwrap());
+    let call = TestRequest::slots().http2().with("TE", "trailers");
+    let io = TokioIo::new(call.connect(&bed).await.unwrap());
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
     tokio::spawn(connection);
     let body = sender.send_request(call.request()).await.unwrap().into_body().collect().await;
@@ -89,7 +94,7 @@ async fn an_answer_is_framed_anew_for_its_consumer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn chunk_extensions_and_trailers_of_an_answer_have_limits() {
-    let stage = Stage::new().await;
+    let bed = TestBed::new().await;
     let many: String = (0..10_000).map(|number| format!("X-{number}: 1\r\n")).collect();
     let long = "a".repeat(20_000);
     for body in [
@@ -99,9 +104,9 @@ async fn chunk_extensions_and_trailers_of_an_answer_have_limits() {
         format!("2\r\n{{}}\r\n0\r\n{many}\r\n"),
     ] {
         let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-        stage.provider.does(Act::Write(format!("{head}{body}").into_bytes()));
-        for call in [Call::slots(), Call::slots().http2()] {
-            let answer = stage.hears(call).await;
+        bed.provider.set_action(ProviderAction::Write(format!("{head}{body}").into_bytes()));
+        for call in [TestRequest::slots(), TestRequest::slots().http2()] {
+            let answer = bed.send(call).await;
             assert!(!answer.complete, "{body:.20}: {answer:?}");
         }
     }
@@ -109,48 +114,49 @@ async fn chunk_extensions_and_trailers_of_an_answer_have_limits() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_without_a_body_is_sent_with_a_length_of_nought() {
-    let stage = Stage::new().await;
-    let book = Call::book().body(b"");
-    let amend = Call::to("update:appointment-1", "PUT", "/Appointment/1");
+    let bed = TestBed::new().await;
+    let book = TestRequest::book().body(b"");
+    let amend = TestRequest::to("update:appointment-1", "PUT", "/Appointment/1");
     let sized = book.clone().with("Content-Length", "0");
     for call in [book.clone(), book.http2(), amend.clone(), amend.http2(), sized] {
-        assert_eq!(stage.hears(call.clone()).await.status, 200, "{call:?}");
-        let received = stage.provider.received().pop().unwrap();
+        assert_eq!(bed.send(call.clone()).await.status, 200, "{call:?}");
+        let received = bed.provider.received().pop().unwrap();
         assert_eq!(framing(&received), (vec!["0"], vec![]), "{call:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_of_a_read_is_sent_before_its_body_has_ended() {
-    let stage = Stage::with(|files| files.add("[provider.deadlines]\nbody-idle = \"200ms\"")).await;
+async fn no_byte_of_a_read_is_sent_before_its_body_has_ended() {
+    let bed = TestBed::with(|files| files.add("[provider.deadlines]\nbody-idle = \"200ms\"")).await;
     // An empty body, as far as it has come: its end has not.
-    let call = Call::slots().unframed().with("Transfer-Encoding", "chunked");
-    let mut wire = Wire::new(call.connect(&stage).await.unwrap());
+    let call = TestRequest::slots().without_content_length().with("Transfer-Encoding", "chunked");
+    let mut wire = RawConnection::new(call.connect(&bed).await.unwrap());
     wire.stream.write_all(&call.bytes()).await.unwrap();
-    let answer = hear(&mut wire).await.expect("an answer");
+    let answer = read_answer(&mut wire).await.expect("an answer");
     assert_eq!((answer.status, answer.token()), (408, Some("body_timed_out")));
-    assert_eq!(stage.provider.dialled(), 0);
+    assert_eq!(bed.provider.accepted_connections(), 0);
     for length in [1, 100_000] {
         let body = format!("{length:x}\r\n{}\r\n0\r\n\r\n", " ".repeat(length));
-        stage.refuses(call.clone().body(body.as_bytes()), "body_on_get").await;
-        stage.refuses(Call::slots().body(&vec![b' '; length]).http2(), "body_on_get").await;
+        bed.expect_refusal(call.clone().body(body.as_bytes()), "body_on_get").await;
+        bed.expect_refusal(TestRequest::slots().body(&vec![b' '; length]).http2(), "body_on_get")
+            .await;
     }
-    assert_eq!(stage.provider.dialled(), 0);
+    assert_eq!(bed.provider.accepted_connections(), 0);
 }
 
 /// Writes a call as HTTP/1.0.
-async fn says(wire: &mut Wire<impl tokio::io::AsyncWrite + Unpin>, call: &Call) {
+async fn says(wire: &mut RawConnection<impl tokio::io::AsyncWrite + Unpin>, call: &TestRequest) {
     let text = String::from_utf8(call.bytes()).unwrap().replacen("HTTP/1.1", "HTTP/1.0", 1);
     wire.stream.write_all(text.as_bytes()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_of_http_1_0_gets_no_chunks_and_keeps_its_connection_if_it_asks_for_that() {
-    let stage = Stage::new().await;
+    let bed = TestBed::new().await;
     let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
-    stage.provider.does(Act::Write([&chunked[..], CHUNKED].concat()));
-    for call in [Call::slots(), Call::slots().with("Connection", "keep-alive")] {
-        let mut wire = Wire::new(call.connect(&stage).await.unwrap());
+    bed.provider.set_action(ProviderAction::Write([&chunked[..], CHUNKED].concat()));
+    for call in [TestRequest::slots(), TestRequest::slots().with("Connection", "keep-alive")] {
+        let mut wire = RawConnection::new(call.connect(&bed).await.unwrap());
         says(&mut wire, &call).await;
         assert!(wire.ends_cleanly().await, "the end of the connection is that of the answer");
         let mut message = wire.head().await.unwrap();
@@ -159,48 +165,48 @@ async fn a_consumer_of_http_1_0_gets_no_chunks_and_keeps_its_connection_if_it_as
         assert_eq!(framing(&message), (vec![], vec![]));
         assert_eq!(message.body, b"{ }");
     }
-    stage.provider.does(Act::ok());
-    let call = Call::book().with("Connection", "keep-alive").with("Expect", "100-continue");
-    let mut wire = Wire::new(call.connect(&stage).await.unwrap());
+    bed.provider.set_action(ProviderAction::ok());
+    let call = TestRequest::book().with("Connection", "keep-alive").with("Expect", "100-continue");
+    let mut wire = RawConnection::new(call.connect(&bed).await.unwrap());
     for _ in 0..3 {
         says(&mut wire, &call).await;
         // An interim answer would be none to it.
-        let answer = hear(&mut wire).await.expect("an answer");
+        let answer = read_answer(&mut wire).await.expect("an answer");
         assert_eq!((answer.status, answer.complete), (200, true));
         assert_eq!(answer.header("connection"), Some("keep-alive"));
     }
-    says(&mut wire, &Call::slots()).await;
-    assert_eq!(hear(&mut wire).await.unwrap().status, 200);
+    says(&mut wire, &TestRequest::slots()).await;
+    assert_eq!(read_answer(&mut wire).await.unwrap().status, 200);
     assert!(wire.ends_cleanly().await && wire.unread.is_empty());
-    assert!(stage.provider.received().iter().all(|request| request.start.ends_with(" HTTP/1.1")));
+    assert!(bed.provider.received().iter().all(|request| request.start.ends_with(" HTTP/1.1")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_of_http_1_0_is_passed_on_as_one_of_http_1_1() {
-    let stage = Stage::new().await;
+    let bed = TestBed::new().await;
     let sized = "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n{}";
     let until_the_end = "HTTP/1.0 200 OK\r\n\r\n{}";
     for (act, framed) in [
-        (Act::Write(sized.into()), (vec!["2"], vec![])),
-        (Act::WriteAndClose(sized.into()), (vec!["2"], vec![])),
-        (Act::WriteAndClose(until_the_end.into()), (vec![], vec!["chunked"])),
+        (ProviderAction::Write(sized.into()), (vec!["2"], vec![])),
+        (ProviderAction::WriteAndClose(sized.into()), (vec!["2"], vec![])),
+        (ProviderAction::WriteAndClose(until_the_end.into()), (vec![], vec!["chunked"])),
     ] {
-        stage.provider.does(act.clone());
-        let message = asks(&stage, &Call::slots()).await;
+        bed.provider.set_action(act.clone());
+        let message = asks(&bed, &TestRequest::slots()).await;
         assert_eq!(message.start, "HTTP/1.1 200 OK");
         assert_eq!(framing(&message), framed, "{act:?}");
         assert_eq!((message.body.as_slice(), message.complete), (&b"{}"[..], true));
-        let answer = stage.hears(Call::book().http2()).await;
+        let answer = bed.send(TestRequest::book().http2()).await;
         assert_eq!((answer.status, answer.text().as_str(), answer.complete), (200, "{}", true));
     }
-    assert_eq!(stage.provider.connections(), 6, "none was said to be kept");
+    assert_eq!(bed.provider.connections(), 6, "none was said to be kept");
     let kept = answer("200 OK", "Connection: keep-alive\r\n", "{}");
     let kept = String::from_utf8(kept).unwrap().replacen("HTTP/1.1", "HTTP/1.0", 1);
-    stage.provider.does(Act::Write(kept.into()));
+    bed.provider.set_action(ProviderAction::Write(kept.into()));
     for _ in 0..3 {
-        let message = asks(&stage, &Call::slots()).await;
+        let message = asks(&bed, &TestRequest::slots()).await;
         assert_eq!(message.start, "HTTP/1.1 200 OK");
         assert_eq!(message.header("connection"), None);
     }
-    assert_eq!(stage.provider.connections(), 7, "one that was is");
+    assert_eq!(bed.provider.connections(), 7, "one that was is");
 }

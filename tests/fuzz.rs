@@ -1,4 +1,4 @@
-//! The properties that are fuzzed, held to every seed: what they are looked for with, and what that has
+//! The properties of the fuzz targets, checked for every seed: those they start with, and those fuzzing has
 //! found.
 #![expect(clippy::print_stdout, reason = "a seed that fails is named by the last line printed")]
 

@@ -1,46 +1,46 @@
-//! The head of a request as it comes: in pieces, slowly, without an end, as large as it may be.
+//! Heads of requests that arrive in pieces, slowly, without an end, or as large as allowed.
 
 use spine_proxy::fuzzing::Validator;
 use tokio::io::AsyncWriteExt as _;
 
-use testkit::call::hear;
 use testkit::provider::DRIP;
-use testkit::wire::Wire;
-use testkit::{Answer, Call, Stage};
+use testkit::raw_connection::RawConnection;
+use testkit::request::read_answer;
+use testkit::{Answer, TestBed, TestRequest};
 
 /// Bytes at the start of a head without the end of a line that are refused.
 const FIRST_LINE_BYTES: usize = 64 * 1024;
 /// Bytes of the largest head.
 const HEAD_BYTES: usize = 124 * 1024;
 
-/// A stage whose configuration lets pass as much as it may.
-async fn lenient() -> Stage {
+/// A test bed whose configuration lets pass as much as it may.
+async fn lenient() -> TestBed {
     let limits = "[request]\ntarget-max = \"60 KiB\"\nhead-max = \"120 KiB\"\nheaders-max = 127";
-    Stage::with(|files| files.add(limits)).await
+    TestBed::with(|files| files.add(limits)).await
 }
 
 /// Writes bytes on a connection of their own that stays open, and returns the answer, after which the connection
 /// must end if it is a refusal.
-async fn told(stage: &Stage, bytes: &[u8]) -> Answer {
-    let (reader, mut writer) = tokio::io::split(Call::slots().connect(stage).await.unwrap());
-    let mut wire = Wire::new(reader);
+async fn told(bed: &TestBed, bytes: &[u8]) -> Answer {
+    let (reader, mut writer) = tokio::io::split(TestRequest::slots().connect(bed).await.unwrap());
+    let mut wire = RawConnection::new(reader);
     let writing = async {
         drop(writer.write_all(bytes).await);
         drop(writer.flush().await);
     };
-    let ((), answer) = tokio::join!(writing, hear(&mut wire));
+    let ((), answer) = tokio::join!(writing, read_answer(&mut wire));
     let answer = answer.expect("an answer");
     if answer.token().is_some() {
-        answer.is_a_proper_refusal();
+        answer.assert_refusal_form();
         assert_eq!(answer.header("connection"), Some("close"));
-        assert!(!wire.more().await, "nothing follows");
+        assert!(!wire.read_more().await, "nothing follows");
     }
     answer
 }
 
 #[test]
 fn no_byte_of_a_head_is_looked_at_twice_however_it_comes() {
-    let head = Call::slots().bytes();
+    let head = TestRequest::slots().bytes();
     for piece in [1, 2, 7, 100] {
         let (mut validator, mut before) = (Validator::new(), 0_usize);
         for end in (piece..head.len()).step_by(piece) {
@@ -58,82 +58,82 @@ fn no_byte_of_a_head_is_looked_at_twice_however_it_comes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_line_is_refused_at_64_kib_without_waiting_for_its_end() {
-    let stage = lenient().await;
+    let bed = lenient().await;
     let long = |bytes: usize| {
-        let target = Call::slots().target;
+        let target = TestRequest::slots().target;
         format!("{target}&a={}", "a".repeat(bytes - target.len() - "&a=".len()))
     };
-    let longest = Call::slots().target(&long(60 * 1024));
-    assert_eq!(told(&stage, &longest.bytes()).await.status, 200);
+    let longest = TestRequest::slots().target(&long(60 * 1024));
+    assert_eq!(told(&bed, &longest.bytes()).await.status, 200);
     let line = format!("GET {}", long(2 * FIRST_LINE_BYTES));
-    let answer = told(&stage, &line.as_bytes()[..FIRST_LINE_BYTES]).await;
+    let answer = told(&bed, &line.as_bytes()[..FIRST_LINE_BYTES]).await;
     assert_eq!((answer.status, answer.token()), (414, Some("target_too_long")));
     // Though an empty line came before it.
     let line = format!("\r\n{line}");
-    assert_eq!(told(&stage, &line.as_bytes()[..FIRST_LINE_BYTES]).await.status, 414);
-    assert_eq!(stage.provider.received().len(), 1);
+    assert_eq!(told(&bed, &line.as_bytes()[..FIRST_LINE_BYTES]).await.status, 414);
+    assert_eq!(bed.provider.received().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_is_refused_at_124_kib_without_waiting_for_its_end() {
-    let stage = lenient().await;
+    let bed = lenient().await;
     let with = |bytes: usize| {
-        let target = format!("{}&a={}", Call::slots().target, "a".repeat(30_000));
-        let call = (0..3).fold(Call::slots().target(&target), |call, number| {
+        let target = format!("{}&a={}", TestRequest::slots().target, "a".repeat(30_000));
+        let call = (0..3).fold(TestRequest::slots().target(&target), |call, number| {
             call.with(&format!("x-{number}"), &"v".repeat(30_000))
         });
         let rest = call.bytes().len() + "x-rest: \r\n".len();
         call.with("x-rest", &"v".repeat(bytes - rest)).bytes()
     };
-    assert_eq!(told(&stage, &with(HEAD_BYTES)).await.status, 200);
-    let answer = told(&stage, &with(2 * HEAD_BYTES)[..HEAD_BYTES]).await;
+    assert_eq!(told(&bed, &with(HEAD_BYTES)).await.status, 200);
+    let answer = told(&bed, &with(2 * HEAD_BYTES)[..HEAD_BYTES]).await;
     assert_eq!((answer.status, answer.token()), (431, Some("head_too_large")));
-    assert_eq!(stage.provider.received().len(), 1);
+    assert_eq!(bed.provider.received().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_has_no_more_than_128_lines_besides_the_first() {
-    let stage = lenient().await;
-    let own = Call::slots().bytes().windows(2).filter(|pair| pair == b"\r\n").count() - 2;
+    let bed = lenient().await;
+    let own = TestRequest::slots().bytes().windows(2).filter(|pair| pair == b"\r\n").count() - 2;
     let with = |lines: usize| {
         let more = (own..lines).map(|number| format!("x-{number}"));
-        more.fold(Call::slots(), |call, name| call.with(&name, "v")).bytes()
+        more.fold(TestRequest::slots(), |call, name| call.with(&name, "v")).bytes()
     };
     // 128 are read, of which the configuration lets no more than 127 pass.
-    assert_eq!(told(&stage, &with(127)).await.status, 200);
+    assert_eq!(told(&bed, &with(127)).await.status, 200);
     for lines in [128, 129, 1000] {
-        let answer = told(&stage, &with(lines)).await;
+        let answer = told(&bed, &with(lines)).await;
         assert_eq!((answer.status, answer.token()), (431, Some("head_too_large")), "{lines}");
     }
-    assert_eq!(stage.provider.received().len(), 1);
+    assert_eq!(bed.provider.received().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_deadline_of_a_head_runs_from_its_first_byte() {
     let limits = "[listener.limits]\nhead = \"200ms\"\nidle = \"10m\"";
-    let stage = Stage::with(|files| files.add(limits)).await;
-    let call = Call::slots();
-    let mut wire = Wire::new(call.connect(&stage).await.unwrap());
+    let bed = TestBed::with(|files| files.add(limits)).await;
+    let call = TestRequest::slots();
+    let mut wire = RawConnection::new(call.connect(&bed).await.unwrap());
     for _ in 0..2 {
         // Meanwhile another connection begins a head and outlives its deadline.
-        let mut other = Wire::new(call.connect(&stage).await.unwrap());
+        let mut other = RawConnection::new(call.connect(&bed).await.unwrap());
         other.stream.write_all(b"G").await.unwrap();
-        assert!(!other.more().await, "a head without an end is not answered");
+        assert!(!other.read_more().await, "a head without an end is not answered");
         wire.stream.write_all(&call.bytes()).await.unwrap();
-        assert_eq!(hear(&mut wire).await.expect("an answer").status, 200);
+        assert_eq!(read_answer(&mut wire).await.expect("an answer").status, 200);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_deadline_of_a_head_is_not_begun_again_by_what_comes_of_it() {
+async fn the_deadline_of_a_head_is_not_extended_by_partial_data() {
     let limits = "[listener.limits]\nhead = \"300ms\"\nidle = \"10m\"";
-    let stage = Stage::with(|files| files.add(limits)).await;
-    let stream = Call::slots().connect(&stage).await.unwrap();
+    let bed = TestBed::with(|files| files.add(limits)).await;
+    let stream = TestRequest::slots().connect(&bed).await.unwrap();
     let (reader, mut writer) = tokio::io::split(stream);
-    let mut wire = Wire::new(reader);
+    let mut wire = RawConnection::new(reader);
     let dripping = async {
         // However slow the machine, these take four times the deadline and more.
-        for byte in Call::slots().bytes().iter().take(60) {
+        for byte in TestRequest::slots().bytes().iter().take(60) {
             tokio::time::sleep(DRIP).await;
             if writer.write_all(&[*byte]).await.is_err() || writer.flush().await.is_err() {
                 break;
@@ -147,7 +147,7 @@ async fn the_deadline_of_a_head_is_not_begun_again_by_what_comes_of_it() {
         }
     };
     tokio::select! {
-        more = wire.more() => assert!(!more, "a head without an end is not answered"),
+        more = wire.read_more() => assert!(!more, "a head without an end is not answered"),
         () = dripping => {}
         () = late => panic!("each byte begins the deadline again"),
     }

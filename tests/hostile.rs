@@ -4,10 +4,10 @@
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use testkit::call::hear;
-use testkit::stage::row;
-use testkit::wire::Wire;
-use testkit::{Call, Stage};
+use testkit::raw_connection::RawConnection;
+use testkit::request::read_answer;
+use testkit::test_bed::row;
+use testkit::{TestBed, TestRequest};
 
 mod consumers;
 mod coverage;
@@ -29,33 +29,33 @@ async fn writes(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8], pieces: us
 }
 
 /// Writes a row's bytes, in so many pieces, on a connection of its own, and judges what came of them.
-async fn plays(stage: &Stage, Row { id, what, bytes, then }: Row, pieces: usize) {
+async fn plays(bed: &TestBed, Row { id, what, bytes, then }: Row, pieces: usize) {
     println!("{id} {what} in {pieces}: {then:?}");
-    let (asked, recorded) = (stage.provider.received().len(), stage.lines().await.len());
-    let stream = Call::slots().connect(stage).await.unwrap();
+    let (asked, recorded) = (bed.provider.received().len(), bed.exchange_lines().await.len());
+    let stream = TestRequest::slots().connect(bed).await.unwrap();
     let (reader, mut writer) = tokio::io::split(stream);
-    let mut wire = Wire::new(reader);
+    let mut wire = RawConnection::new(reader);
     let judged = async {
         match then {
             Then::Passes(count) => {
                 for _ in 0..count {
-                    assert_eq!(hear(&mut wire).await.expect("an answer").status, 200);
+                    assert_eq!(read_answer(&mut wire).await.expect("an answer").status, 200);
                 }
             }
             Then::Refused(token) | Then::RefusedAndClosed(token) => {
-                let answer = hear(&mut wire).await.expect("an answer");
+                let answer = read_answer(&mut wire).await.expect("an answer");
                 assert_eq!(answer.token(), Some(token), "{answer:?}");
                 assert_eq!(answer.status, row(token).status);
-                answer.is_a_proper_refusal();
+                answer.assert_refusal_form();
                 if then == Then::RefusedAndClosed(token) {
                     assert_eq!(answer.header("connection"), Some("close"));
-                    assert!(!wire.more().await, "nothing follows");
+                    assert!(!wire.read_more().await, "nothing follows");
                 }
             }
             Then::Broken => {
-                let answer = hear(&mut wire).await;
+                let answer = read_answer(&mut wire).await;
                 assert!(answer.is_none_or(|answer| answer.token() == Some("body_cut")));
-                assert!(!wire.more().await, "nothing follows");
+                assert!(!wire.read_more().await, "nothing follows");
             }
         }
     };
@@ -63,11 +63,11 @@ async fn plays(stage: &Stage, Row { id, what, bytes, then }: Row, pieces: usize)
     let writing = writes(&mut writer, &bytes, pieces);
     tokio::join!(writing, judged);
     let count = if let Then::Passes(count) = then { count } else { 1 };
-    let before = stage.lines().await;
+    let before = bed.exchange_lines().await;
     let closed = before[..recorded].iter().filter(|line| line["event"] == "closed").count();
-    let record = stage.closed(closed + count).await;
+    let record = bed.wait_for_closed_line(closed + count).await;
     let whole = |skipped| {
-        let received = stage.provider.received().split_off(skipped);
+        let received = bed.provider.received().split_off(skipped);
         received.into_iter().filter(|request| request.complete).count()
     };
     match then {
@@ -76,9 +76,9 @@ async fn plays(stage: &Stage, Row { id, what, bytes, then }: Row, pieces: usize)
             assert_eq!(record["outcome"], "answered");
         }
         Then::Refused(token) | Then::RefusedAndClosed(token) => {
-            assert_eq!(stage.provider.received().len(), asked, "the provider was asked");
+            assert_eq!(bed.provider.received().len(), asked, "the provider was asked");
             assert_eq!(record["refusal"], token);
-            assert_eq!(stage.lines().await.len(), recorded + 1, "one line");
+            assert_eq!(bed.exchange_lines().await.len(), recorded + 1, "one line");
         }
         Then::Broken => {
             assert_eq!(whole(asked), 0, "a whole request reached the provider");
@@ -89,48 +89,48 @@ async fn plays(stage: &Stage, Row { id, what, bytes, then }: Row, pieces: usize)
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_input_over_http1_comes_to_what_it_should() {
-    let stage = Stage::new().await;
+    let bed = TestBed::new().await;
     for row in http1::rows() {
-        plays(&stage, row, 1).await;
+        plays(&bed, row, 1).await;
     }
-    stage.is_calm().await;
+    bed.wait_until_idle().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_input_over_http1_comes_to_the_same_in_pieces() {
-    let stage = Stage::new().await;
+    let bed = TestBed::new().await;
     for row in http1::rows().into_iter().chain(http1::legitimate()) {
-        plays(&stage, row, 60).await;
+        plays(&bed, row, 60).await;
     }
-    stage.is_calm().await;
+    bed.wait_until_idle().await;
 }
 
 /// A32, and statuses the Spine Secure Proxy keeps for itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn http_without_tls_is_told_so_or_hung_up_on() {
-    let stage = Stage::new().await;
+    let bed = TestBed::new().await;
     let plain = async |address| {
-        let mut wire = Wire::new(TcpStream::connect(address).await.unwrap());
-        wire.stream.write_all(&Call::book().bytes()).await.unwrap();
-        let answer = hear(&mut wire).await;
-        assert!(!wire.more().await, "nothing follows");
+        let mut wire = RawConnection::new(TcpStream::connect(address).await.unwrap());
+        wire.stream.write_all(&TestRequest::book().bytes()).await.unwrap();
+        let answer = read_answer(&mut wire).await;
+        assert!(!wire.read_more().await, "nothing follows");
         answer
     };
-    let answer = plain(stage.address()).await.unwrap();
+    let answer = plain(bed.address()).await.unwrap();
     assert_eq!((answer.status, answer.token()), (497, Some("plain_http")));
-    answer.is_a_proper_refusal();
-    assert_eq!(stage.counted("tls_handshakes_total{result=\"plain_http\"}"), 1);
-    assert_eq!(stage.counted("refusals_total{token=\"plain_http\"}"), 1);
-    assert!(stage.lines().await.is_empty() && stage.provider.dialled() == 0);
-    let stage = Stage::with(|files| files.set("tls", "plain-http = \"close\"")).await;
-    assert!(plain(stage.address()).await.is_none());
+    answer.assert_refusal_form();
+    assert_eq!(bed.metric("tls_handshakes_total{result=\"plain_http\"}"), 1);
+    assert_eq!(bed.metric("refusals_total{token=\"plain_http\"}"), 1);
+    assert!(bed.exchange_lines().await.is_empty() && bed.provider.accepted_connections() == 0);
+    let bed = TestBed::with(|files| files.set("tls", "plain-http = \"close\"")).await;
+    assert!(plain(bed.address()).await.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_real_consumers_send_passes() {
-    let stage = Stage::new().await;
+    let bed = TestBed::new().await;
     for row in http1::legitimate() {
-        plays(&stage, row, 1).await;
+        plays(&bed, row, 1).await;
     }
-    stage.is_calm().await;
+    bed.wait_until_idle().await;
 }

@@ -1,4 +1,4 @@
-//! HTTP/2 consumers that do what HTTP/1.1 cannot: end a body in a frame of its own, shut a window.
+//! HTTP/2 requests without an equivalent in HTTP/1.1: a body ended by a separate frame, a closed window.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -13,8 +13,8 @@ use tokio::io::AsyncWriteExt as _;
 use testkit::frames::{
     self, ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, SETTINGS, WINDOW_UPDATE, frame,
 };
-use testkit::wire::Wire;
-use testkit::{Act, Call, Stage};
+use testkit::raw_connection::RawConnection;
+use testkit::{ProviderAction, TestBed, TestRequest};
 
 /// A body whose bytes are there long before its end is said: here, never.
 struct Unended(Option<Bytes>);
@@ -35,14 +35,14 @@ impl Body for Unended {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_whole_booking_whose_end_comes_late_is_never_said_to_be_unsent() {
-    let stage = Stage::new().await;
-    stage.provider.does(Act::WriteAndClose(Vec::new()));
+async fn a_booking_whose_end_is_sent_late_is_never_reported_as_unsent() {
+    let bed = TestBed::new().await;
+    bed.provider.set_action(ProviderAction::WriteAndClose(Vec::new()));
     for body in [&br#"{"resourceType":"Appointment"}"#[..], b""] {
-        let asked = stage.provider.received().len();
+        let asked = bed.provider.received().len();
         let length = body.len().to_string();
-        let call = Call::book().http2().body(body).with("Content-Length", &length);
-        let io = TokioIo::new(call.connect(&stage).await.unwrap());
+        let call = TestRequest::book().http2().body(body).with("Content-Length", &length);
+        let io = TokioIo::new(call.connect(&bed).await.unwrap());
         let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
         tokio::spawn(connection);
         let piece = (!body.is_empty()).then(|| Bytes::copy_from_slice(body));
@@ -51,11 +51,11 @@ async fn a_whole_booking_whose_end_comes_late_is_never_said_to_be_unsent() {
         let status = response.headers()["proxy-status"].to_str().unwrap();
         assert!(status.contains("outcome_unknown"), "{status}");
         assert!(response.headers().get("retry-after").is_none());
-        let received = stage.provider.received().split_off(asked);
+        let received = bed.provider.received().split_off(asked);
         assert_eq!(received.len(), 1);
         assert!(received[0].complete && received[0].body == body);
         assert_eq!(received[0].header("content-length"), Some(&*length));
-        assert_eq!(stage.closed(asked + 1).await["sent_whole"], true);
+        assert_eq!(bed.wait_for_closed_line(asked + 1).await["sent_whole"], true);
     }
 }
 
@@ -63,13 +63,15 @@ async fn a_whole_booking_whose_end_comes_late_is_never_said_to_be_unsent() {
 /// let through must send it (docs/evidence/limits.md).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_does_not_wait_for_a_body_that_was_only_announced() {
-    let stage = Stage::with(|files| {
+    let bed = TestBed::with(|files| {
         files.add("[provider.deadlines]\nbody-idle = \"200ms\"");
     })
     .await;
-    for (call, status) in [(Call::book().set("Ssp-From", "no asid"), 400), (Call::book(), 408)] {
+    for (call, status) in
+        [(TestRequest::book().set("Ssp-From", "no asid"), 400), (TestRequest::book(), 408)]
+    {
         let call = call.http2().with("Expect", "100-continue");
-        let io = TokioIo::new(call.connect(&stage).await.unwrap());
+        let io = TokioIo::new(call.connect(&bed).await.unwrap());
         let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
         tokio::spawn(connection);
         let request = call.request().map(|_| Unended(None));
@@ -79,14 +81,14 @@ async fn a_refusal_does_not_wait_for_a_body_that_was_only_announced() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_shuts_its_window_does_not_keep_its_place() {
-    let stage = Stage::with(|files| {
+    let bed = TestBed::with(|files| {
         files.add("[listener.limits]\nwrite-stall = \"200ms\"\n[throttle]\npractice-exchanges-max = 1\nwait = \"20s\"");
     })
     .await;
     let head = b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n".to_vec();
-    stage.provider.does(Act::Pour(head, 10_000_000));
-    let call = Call::slots().http2();
-    let io = TokioIo::new(call.connect(&stage).await.unwrap());
+    bed.provider.set_action(ProviderAction::Pour(head, 10_000_000));
+    let call = TestRequest::slots().http2();
+    let io = TokioIo::new(call.connect(&bed).await.unwrap());
     let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(0)
         .handshake(io)
@@ -95,9 +97,9 @@ async fn a_consumer_that_shuts_its_window_does_not_keep_its_place() {
     tokio::spawn(connection);
     let response = sender.send_request(call.request()).await.unwrap();
     assert_eq!(response.status(), 200);
-    stage.provider.does(Act::ok());
-    assert_eq!(stage.hears(Call::slots()).await.status, 200, "the place is free again");
-    let closed = stage.closed(1).await;
+    bed.provider.set_action(ProviderAction::ok());
+    assert_eq!(bed.send(TestRequest::slots()).await.status, 200, "the place is free again");
+    let closed = bed.wait_for_closed_line(1).await;
     assert_eq!(closed["outcome"], "aborted");
     assert_eq!(closed["ended_by"], "consumer");
     drop(response);
@@ -106,9 +108,9 @@ async fn a_consumer_that_shuts_its_window_does_not_keep_its_place() {
 /// The last piece of an answer waits in the HTTP/2 library, and what the request holds must be held as long.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_not_taken_is_in_hand() {
-    let stage = Stage::with(|files| files.add("[listener.limits]\nin-hand-max = 3")).await;
-    stage.provider.does(Act::answer("200 OK", "", &"x".repeat(20_000)));
-    let io = TokioIo::new(Call::slots().http2().connect(&stage).await.unwrap());
+    let bed = TestBed::with(|files| files.add("[listener.limits]\nin-hand-max = 3")).await;
+    bed.provider.set_action(ProviderAction::answer("200 OK", "", &"x".repeat(20_000)));
+    let io = TokioIo::new(TestRequest::slots().http2().connect(&bed).await.unwrap());
     let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(1000)
         .handshake(io)
@@ -117,35 +119,35 @@ async fn an_answer_that_is_not_taken_is_in_hand() {
     tokio::spawn(connection);
     let mut parked = Vec::new();
     for _ in 0..3 {
-        let response = sender.send_request(Call::slots().http2().request()).await.unwrap();
+        let response = sender.send_request(TestRequest::slots().http2().request()).await.unwrap();
         assert_eq!(response.status(), 200);
         parked.push(response);
     }
-    for call in [Call::slots(), Call::slots().http2()] {
-        assert_eq!(stage.hears(call).await.token(), Some("gateway_full"));
+    for call in [TestRequest::slots(), TestRequest::slots().http2()] {
+        assert_eq!(bed.send(call).await.token(), Some("gateway_full"));
     }
     // Taken after all, they are whole, and there is room again.
     for response in parked {
         use http_body_util::BodyExt as _;
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes().len(), 20_000);
     }
-    while stage.counted("http_requests_in_flight") > 0 {
+    while bed.metric("http_requests_in_flight") > 0 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(stage.hears(Call::slots()).await.status, 200);
+    assert_eq!(bed.send(TestRequest::slots()).await.status, 200);
 }
 
 /// So much of an answer, and no more, waits for the window of each stream.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_is_handed_over_in_pieces_of_8_kib() {
-    let stage = Stage::new().await;
+    let bed = TestBed::new().await;
     let head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n".to_vec();
-    stage.provider.does(Act::Pour(head, 1_000_000));
-    let mut wire = Wire::new(Call::slots().http2().connect(&stage).await.unwrap());
+    bed.provider.set_action(ProviderAction::Pour(head, 1_000_000));
+    let mut wire = RawConnection::new(TestRequest::slots().http2().connect(&bed).await.unwrap());
     // Windows for all of it, and frames of a megabyte.
     let frame_bytes = [0, 5, 0, 0x10, 0, 0];
     let windows = [&[0, 4][..], &0x7fff_ffff_u32.to_be_bytes(), &frame_bytes].concat();
-    let block = frames::block(&Call::slots(), &[]);
+    let block = frames::block(&TestRequest::slots(), &[]);
     let bytes = [
         frames::PREFACE,
         &frame(SETTINGS, 0, 0, &windows),
@@ -172,12 +174,13 @@ async fn the_first_request_of_a_connection_has_a_deadline_and_silence_after_it_a
     for (limits, asks_first) in
         [("head = \"200ms\"\nidle = \"10m\"", false), ("head = \"10m\"\nidle = \"200ms\"", true)]
     {
-        let stage = Stage::with(|files| files.add(&format!("[listener.limits]\n{limits}"))).await;
-        let mut wire = Wire::new(Call::slots().http2().connect(&stage).await.unwrap());
+        let bed = TestBed::with(|files| files.add(&format!("[listener.limits]\n{limits}"))).await;
+        let mut wire =
+            RawConnection::new(TestRequest::slots().http2().connect(&bed).await.unwrap());
         let settings = frame(SETTINGS, 0, 0, &[]);
         wire.stream.write_all(&[frames::PREFACE, &settings].concat()).await.unwrap();
         if asks_first {
-            let block = frames::block(&Call::slots(), &[]);
+            let block = frames::block(&TestRequest::slots(), &[]);
             let asked = frame(HEADERS, END_HEADERS | END_STREAM, 1, &block);
             wire.stream.write_all(&asked).await.unwrap();
             while !wire.frame().await.expect("an answer").ends_stream() {}
@@ -191,6 +194,6 @@ async fn the_first_request_of_a_connection_has_a_deadline_and_silence_after_it_a
         }
         assert!(was_told, "{limits}");
         drop(wire);
-        stage.is_calm().await;
+        bed.wait_until_idle().await;
     }
 }

@@ -1,5 +1,4 @@
-//! The words of code and documents: private words that must not come back, and doc comments that can be
-//! read alone.
+//! Language of code and documents: private words that must not come back, and doc comments that stand alone.
 
 use std::path::PathBuf;
 

@@ -1,6 +1,6 @@
 //! The directory over LDAP: against a real server with mutual TLS, and against a server that misbehaves.
 //!
-//! Ages are judged by the time an asker brings, so that hours are played and not waited for.
+//! Tests set the clock by which ages are computed, so that none waits for hours.
 
 use std::sync::Arc;
 
@@ -16,9 +16,9 @@ use spine_types::{Asid, OdsCode};
 use tempfile::TempDir;
 
 use testkit::fake_ldap::{Entry, FakeLdap};
-use testkit::sds::{MovedClock, PAYER, by_asid, by_practice};
-use testkit::slapd::{Setup, Slapd};
-use testkit::stage::{counted, now_s, provider_tls};
+use testkit::sds::{PAYER, TestClock, by_asid, by_practice};
+use testkit::slapd::{SlapdProcess, SlapdSettings};
+use testkit::test_bed::{metric, now_s, provider_tls};
 
 mod beside_an_api;
 mod misbehaving;
@@ -34,7 +34,7 @@ const KEY: &str = "Z99001-990001";
 const ROOT: &str = "https://gp.example.test/Z99001/STU3/1/gpconnect";
 const HUB: &str = "200000099010";
 
-/// What every directory here is configured with.
+/// Settings of every directory in these tests.
 const SETTINGS: &str = r#"
 file = "directory.toml"
 misses-per-minute = 1000000
@@ -53,22 +53,22 @@ crl = "none"
 [freshness]
 "#;
 
-/// Our side: a certificate, and whom it trusts.
-struct Ours {
+/// A PKI, and the folder with the gateway's certificate and the authorities that it trusts.
+struct LdapPki {
     folder: TempDir,
     pki: Pki,
 }
 
-impl Ours {
+impl LdapPki {
     fn new() -> Self {
         let pki = Pki::new(now_s()).unwrap();
         let ours = Self { folder: tempfile::tempdir().unwrap(), pki };
-        ours.holds(&ours.pki.issue(&Leaf::named("gateway.example.test")).unwrap());
+        ours.use_certificate(&ours.pki.issue(&Leaf::named("gateway.example.test")).unwrap());
         ours.put("ca.pem", &ours.pki.authority());
         ours
     }
 
-    fn holds(&self, issued: &IssuedCertificate) {
+    fn use_certificate(&self, issued: &IssuedCertificate) {
         self.put("ours.pem", &issued.chain);
         self.put("ours.key", &issued.key);
     }
@@ -77,9 +77,9 @@ impl Ours {
         std::fs::write(self.folder.path().join(name), text).unwrap();
     }
 
-    /// A server with these records.
-    fn slapd(&self, ldif: impl Into<String>) -> Option<Slapd> {
-        Slapd::start(&Setup::new(&self.pki, ldif))
+    /// Starts a real LDAP server with these records.
+    fn slapd(&self, ldif: impl Into<String>) -> Option<SlapdProcess> {
+        SlapdProcess::start(&SlapdSettings::new(&self.pki, ldif))
     }
 
     async fn fake(&self) -> FakeLdap {
@@ -87,13 +87,18 @@ impl Ours {
         FakeLdap::start(provider_tls(&self.pki, &issued)).await
     }
 
-    /// A directory that holds nothing yet and asks at this port.
-    fn asks(&self, port: u16) -> Asking {
-        self.asks_with(port, "", |text| text)
+    /// Returns a directory with an empty cache that queries the server at this port.
+    fn directory(&self, port: u16) -> LdapDirectory {
+        self.directory_with(port, "", |text| text)
     }
 
-    /// The same, with a directory file, and settings that are changed.
-    fn asks_with(&self, port: u16, file: &str, change: impl FnOnce(String) -> String) -> Asking {
+    /// Returns a directory with an empty cache, a directory file and changed settings.
+    fn directory_with(
+        &self,
+        port: u16,
+        file: &str,
+        change: impl FnOnce(String) -> String,
+    ) -> LdapDirectory {
         let text = SETTINGS.replace("@port@", &port.to_string());
         let text = text.replace("@folder@", self.folder.path().to_str().unwrap());
         let settings: DirectorySettings = toml::from_str(&change(text)).unwrap();
@@ -102,33 +107,33 @@ impl Ours {
         let file =
             DirectoryFile::parse(file, "directory.toml".as_ref(), OtherSources::Live).unwrap();
         let metrics = Arc::new(Metrics::new());
-        let clock = MovedClock::default();
+        let clock = TestClock::default();
         let directory = Directory::new(file, live, &settings, clock.context(&metrics));
-        Asking { directory, metrics, clock }
+        LdapDirectory { directory, metrics, clock }
     }
 }
 
-/// A directory, and what it counted.
-struct Asking {
+/// A directory, with its metrics and its clock.
+struct LdapDirectory {
     directory: Directory,
     metrics: Arc<Metrics>,
-    clock: MovedClock,
+    clock: TestClock,
 }
 
-impl Asking {
+impl LdapDirectory {
     /// Sets the directory's clock.
-    fn is(&self, at_s: i64) -> &Self {
-        self.clock.is_ahead_s(at_s - now_s());
+    fn set_clock_s(&self, at_s: i64) -> &Self {
+        self.clock.set_ahead_s(at_s - now_s());
         self
     }
 
-    /// Form (b), without `Ssp-To`; a second later, so that no failure is remembered.
-    async fn practice(&self, of: &str, for_: &str) -> Result<Arc<ProviderRegistration>, Refusal> {
-        self.clock.passes_s(1);
-        self.practice_now(of, for_).await
+    /// Looks up a practice, as form (b) without `Ssp-To`, a second later, when a failure has expired.
+    async fn look_up(&self, of: &str, for_: &str) -> Result<Arc<ProviderRegistration>, Refusal> {
+        self.clock.advance_s(1);
+        self.look_up_now(of, for_).await
     }
 
-    async fn practice_now(
+    async fn look_up_now(
         &self,
         of: &str,
         for_: &str,
@@ -137,7 +142,7 @@ impl Asking {
         self.directory.provider(&by_practice(&ods, None), named(for_), PAYER).await
     }
 
-    /// Form (a): the target suggests this practice, or none.
+    /// Looks up a system, as form (a) with a target that suggests this practice or none.
     async fn system(
         &self,
         asid: &str,
@@ -145,18 +150,18 @@ impl Asking {
     ) -> Result<Arc<ProviderRegistration>, Refusal> {
         let (asid, hint) = (self::asid(asid), hint.map(ods));
         let receiver = &by_asid(&asid, hint.as_ref());
-        self.clock.passes_s(1);
+        self.clock.advance_s(1);
         self.directory.provider(receiver, named(SLOT), PAYER).await
     }
 
-    async fn sender(&self, of: &str) -> Result<Told, Refusal> {
-        self.clock.passes_s(1);
+    async fn sender(&self, of: &str) -> Result<SenderText, Refusal> {
+        self.clock.advance_s(1);
         self.sender_now(of).await
     }
 
-    async fn sender_now(&self, of: &str) -> Result<Told, Refusal> {
+    async fn sender_now(&self, of: &str) -> Result<SenderText, Refusal> {
         let sender = self.directory.sender(&asid(of), PAYER).await?;
-        Ok(Told {
+        Ok(SenderText {
             asid: sender.asid.to_string(),
             ods: sender.ods.to_string(),
             names: sender.names.iter().map(ToString::to_string).collect(),
@@ -164,18 +169,18 @@ impl Asking {
         })
     }
 
-    /// Every way to ask gives the same.
-    async fn knows_nothing_for_now(&self, what: &str) {
+    /// Asserts that look-ups by practice, system and sender are all refused as unavailable.
+    async fn assert_unavailable(&self, what: &str) {
         let unavailable = Refusal::DirectoryUnavailable;
-        assert_eq!(self.practice(ODS, SLOT).await.unwrap_err(), unavailable, "{what}");
+        assert_eq!(self.look_up(ODS, SLOT).await.unwrap_err(), unavailable, "{what}");
         assert_eq!(self.system(ASID, None).await.unwrap_err(), unavailable, "{what}");
         assert_eq!(self.sender(HUB).await.unwrap_err(), unavailable, "{what}");
     }
 
-    /// Questions answered so.
-    fn questions(&self, question: &str, outcome: &str) -> u64 {
+    /// Number of queries of a kind with an outcome.
+    fn query_count(&self, question: &str, outcome: &str) -> u64 {
         let labels = format!(r#"{{outcome="{outcome}",question="{question}",source="sds-ldap"}}"#);
-        counted(&self.metrics, &format!("directory_source_queries_total{labels}"))
+        metric(&self.metrics, &format!("directory_source_queries_total{labels}"))
     }
 
     fn is_circuit_open(&self) -> bool {
@@ -183,9 +188,9 @@ impl Asking {
     }
 }
 
-/// A sender in words.
+/// A sender as text.
 #[derive(Debug, PartialEq, Eq)]
-struct Told {
+struct SenderText {
     asid: String,
     ods: String,
     names: Vec<String>,
@@ -204,12 +209,12 @@ fn named(id: &str) -> &'static Interaction {
     interaction::by_id(id).unwrap()
 }
 
-/// The practice.
+/// Records of the practice.
 fn gp() -> Records {
     Records::practice(ODS, ASID, KEY, ROOT, &[SLOT, BOOK])
 }
 
-/// A consumer, at another organisation.
+/// Records of a consumer at another organisation.
 fn hub() -> Records {
     Records::consumer("Z99010", HUB, "Z99010-990010", "hub.example.test", &[SLOT])
 }

@@ -1,10 +1,10 @@
-//! Behaviour, through the front door: one file a behaviour, real TLS on both sides.
+//! Tests of behaviour from outside: one file for each behaviour, with real TLS on both sides.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "a test that cannot go on says so by panicking"
+    reason = "a test fails by panicking"
 )]
 
 mod admin;

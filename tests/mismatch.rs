@@ -1,10 +1,10 @@
-//! Certificate, `Ssp-From`, `Ssp-To`, target and JWT organisation: which of them do not fit, and
-//! the token that says so.
+//! Mismatches between certificate, `Ssp-From`, `Ssp-To`, target and JWT organisation, and the refusal's
+//! token for each.
 
 use serde_json::{Value, json};
 
-use testkit::stage::{CLINIC, CLINIC_ODS, HUB, OTHER_ROOT, OTHER_TO};
-use testkit::{Call, Stage};
+use testkit::test_bed::{CLINIC, CLINIC_ODS, HUB, OTHER_ROOT, OTHER_TO};
+use testkit::{TestBed, TestRequest};
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Part {
@@ -18,8 +18,8 @@ enum Part {
 use Part::{Certificate, From, Organisation, Target, To};
 
 /// A call in which these parts are the other party's.
-fn with(parts: &[Part]) -> Call {
-    parts.iter().fold(Call::slots(), |call, part| match part {
+fn with(parts: &[Part]) -> TestRequest {
+    parts.iter().fold(TestRequest::slots(), |call, part| match part {
         Certificate => call.certificate("clinic"),
         From => call.set("Ssp-From", CLINIC),
         To => call.set("Ssp-To", OTHER_TO),
@@ -28,9 +28,9 @@ fn with(parts: &[Part]) -> Call {
     })
 }
 
-/// A call in which one part is nobody's.
-fn nobodys(part: Part) -> Call {
-    let call = Call::slots();
+/// A request in which one part is unknown.
+fn nobodys(part: Part) -> TestRequest {
+    let call = TestRequest::slots();
     match part {
         Certificate => call.certificate("stranger"),
         From => call.set("Ssp-From", "200000009999"),
@@ -48,10 +48,10 @@ fn organisation(ods: &str) -> Value {
     })
 }
 
-/// The diagonal: a part that is nobody's has a token of its own.
+/// The diagonal: an unknown part has its own token.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_part_that_is_nobodys_says_which() {
-    let stage = Stage::new().await;
+async fn an_unknown_part_has_its_own_token() {
+    let bed = TestBed::new().await;
     for (part, token) in [
         (Certificate, "certificate_unknown"),
         (From, "sender_unknown"),
@@ -59,7 +59,7 @@ async fn a_part_that_is_nobodys_says_which() {
         (Target, "target_unregistered"),
         (Organisation, "organisation_unknown"),
     ] {
-        stage.refuses(nobodys(part), token).await;
+        bed.expect_refusal(nobodys(part), token).await;
     }
 }
 
@@ -68,7 +68,7 @@ async fn a_part_that_is_nobodys_says_which() {
 /// learns nothing about the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn parts_that_do_not_fit_each_other_say_which_is_odd() {
-    let stage = Stage::new().await;
+    let bed = TestBed::new().await;
     for (parts, token) in [
         (&[Certificate][..], "certificate_not_senders"),
         (&[From], "sender_not_certificates"),
@@ -90,26 +90,27 @@ async fn parts_that_do_not_fit_each_other_say_which_is_odd() {
         // All three of the sender's: another consumer, whole, without an agreement.
         (&[Certificate, From, Organisation], "no_agreement"),
     ] {
-        stage.refuses(with(parts), token).await;
+        bed.expect_refusal(with(parts), token).await;
     }
 }
 
 /// An answer, but for the ids and times in it.
-async fn hears(stage: &Stage, call: Call) -> (u16, Option<String>, String) {
-    let answer = stage.hears(call).await;
+async fn hears(bed: &TestBed, call: TestRequest) -> (u16, Option<String>, String) {
+    let answer = bed.send(call).await;
     let id = answer.json()["id"].as_str().unwrap().to_owned();
     (answer.status, answer.token().map(str::to_owned), answer.text().replace(&id, "id"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stranger_hears_the_same_whether_or_not_an_asid_exists() {
-    let stage = Stage::new().await;
-    for version in [|call: Call| call, Call::http2] {
-        let stranger = |from| version(Call::slots().certificate("stranger").set("Ssp-From", from));
-        let due = hears(&stage, stranger(HUB)).await;
+    let bed = TestBed::new().await;
+    for version in [|call: TestRequest| call, TestRequest::http2] {
+        let stranger =
+            |from| version(TestRequest::slots().certificate("stranger").set("Ssp-From", from));
+        let due = hears(&bed, stranger(HUB)).await;
         assert_eq!((due.0, due.1.as_deref()), (495, Some("certificate_unknown")));
         for from in [CLINIC, "200000009999", "000000000000"] {
-            assert_eq!(hears(&stage, stranger(from)).await, due, "{from}");
+            assert_eq!(hears(&bed, stranger(from)).await, due, "{from}");
         }
     }
 }

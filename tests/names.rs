@@ -1,4 +1,4 @@
-//! From a provider's name to its address: what DNS may say, and what is dialled then.
+//! Resolution of a provider's name: DNS answers, and the addresses that are dialled.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -6,25 +6,25 @@ use serde_json::json;
 use spine_proxy::config::Config;
 use tokio::net::TcpStream;
 
-use testkit::dns::{Dns, Says};
+use testkit::dns::{Dns, DnsResponse};
 use testkit::provider::answer;
-use testkit::stage::{CONFIG, ROOT};
-use testkit::{Act, Answer, Call, Stage};
+use testkit::test_bed::{CONFIG, ROOT};
+use testkit::{Answer, ProviderAction, TestBed, TestRequest};
 
 const NAME: &str = "provider.example.nhs.uk";
 
-/// A stage whose provider is found by asking this server.
+/// A test bed whose provider is found by asking this server.
 struct Named {
-    stage: Stage,
+    bed: TestBed,
     dns: Dns,
     host: String,
 }
 
 impl Named {
-    async fn new(says: Says) -> Self {
+    async fn new(says: DnsResponse) -> Self {
         let dns = Dns::start(says).await;
         let servers = format!("nameservers = [\"{}\"]", dns.address);
-        let stage = Stage::with(|files| {
+        let bed = TestBed::with(|files| {
             files.edit("spine-proxy.toml", |text| {
                 let lines = text.lines().filter(|line| !line.starts_with("hosts"));
                 lines.collect::<Vec<_>>().join("\n")
@@ -35,34 +35,34 @@ impl Named {
             );
         })
         .await;
-        let host = format!("{NAME}:{}", stage.provider.address.port());
-        let directory = stage.text("directory.toml").replace(NAME, &host);
+        let host = format!("{NAME}:{}", bed.provider.address.port());
+        let directory = bed.text("directory.toml").replace(NAME, &host);
         let directory = directory.lines().filter(|line| !line.starts_with("dial"));
-        stage.replace("directory.toml", &directory.collect::<Vec<_>>().join("\n"));
-        stage.server.reload().await.unwrap();
-        Self { stage, dns, host }
+        bed.replace("directory.toml", &directory.collect::<Vec<_>>().join("\n"));
+        bed.server.reload().await.unwrap();
+        Self { bed, dns, host }
     }
 
     async fn hears(&self) -> Answer {
-        let call = Call::slots();
+        let call = TestRequest::slots();
         let target = call.target.replace(NAME, &self.host);
         let call = call.target(&target).claim("aud", json!(ROOT.replace(NAME, &self.host)));
-        self.stage.hears(call.with("Connection", "close")).await
+        self.bed.send(call.with("Connection", "close")).await
     }
 }
 
-fn addresses(of: &[&str]) -> Says {
-    Says::Addresses(of.iter().map(|text| text.parse::<IpAddr>().unwrap()).collect())
+fn addresses(of: &[&str]) -> DnsResponse {
+    DnsResponse::Addresses(of.iter().map(|text| text.parse::<IpAddr>().unwrap()).collect())
 }
 
-/// An address where nothing is ever accepted and nobody says so, once its backlog is full.
+/// An address where connections neither succeed nor fail, once the backlog is full.
 async fn black_hole(port: u16) -> (socket2::Socket, Vec<TcpStream>) {
     let address: SocketAddr = format!("127.0.0.2:{port}").parse().unwrap();
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&address.into()).unwrap();
     socket.listen(0).unwrap();
     let mut waiting = Vec::new();
-    // The backlog takes one more than it is told.
+    // The backlog takes one connection more than its length.
     for _ in 0..1 {
         waiting.push(TcpStream::connect(address).await.unwrap());
     }
@@ -73,10 +73,10 @@ async fn black_hole(port: u16) -> (socket2::Socket, Vec<TcpStream>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_that_does_not_answer_is_not_waited_for_alone() {
     let named = Named::new(addresses(&["127.0.0.2", "127.0.0.1"])).await;
-    let hole = black_hole(named.stage.provider.address.port()).await;
+    let hole = black_hole(named.bed.provider.address.port()).await;
     assert_eq!(named.hears().await.status, 200);
     drop(hole);
-    // One where nobody listens, and one that may not be dialled.
+    // One address where nothing listens, and one that may not be dialled.
     let named = Named::new(addresses(&["10.0.0.1", "127.0.0.3", "127.0.0.1"])).await;
     assert_eq!(named.hears().await.status, 200);
 }
@@ -84,13 +84,13 @@ async fn an_address_that_does_not_answer_is_not_waited_for_alone() {
 /// G18: no name, no address, no answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_without_an_address_is_not_reached() {
-    for says in [Says::NoSuchName, Says::Failed, addresses(&[])] {
+    for says in [DnsResponse::NoSuchName, DnsResponse::Failed, addresses(&[])] {
         let named = Named::new(says.clone()).await;
         let answer = named.hears().await;
         assert_eq!(answer.token(), Some("provider_not_reached"), "{says:?}: {answer:?}");
-        assert_eq!(named.stage.provider.dialled(), 0);
+        assert_eq!(named.bed.provider.accepted_connections(), 0);
     }
-    let named = Named::new(Says::Nothing).await;
+    let named = Named::new(DnsResponse::Silence).await;
     let token = named.hears().await.token().unwrap().to_owned();
     assert!(token.starts_with("provider_not_reached"), "{token}");
 }
@@ -115,9 +115,9 @@ async fn no_name_leads_outside_the_networks() {
         let named = Named::new(addresses(&[address])).await;
         let answer = named.hears().await;
         assert_eq!(answer.token(), Some("provider_not_reached"), "{address}: {answer:?}");
-        assert_eq!(named.stage.provider.dialled(), 0);
+        assert_eq!(named.bed.provider.accepted_connections(), 0);
     }
-    // What is allowed may be written as a mapped address; it is the same one.
+    // An allowed address may be written as an IPv4-mapped address.
     let named = Named::new(addresses(&["::ffff:127.0.0.1"])).await;
     assert_eq!(named.hears().await.status, 200);
 }
@@ -126,43 +126,43 @@ async fn no_name_leads_outside_the_networks() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_is_used_for_a_while_however_short_it_lives() {
     let named = Named::new(addresses(&["127.0.0.1"])).await;
-    named.stage.provider.does(Act::WriteAndClose(answer("200 OK", "", "{}")));
+    named.bed.provider.set_action(ProviderAction::WriteAndClose(answer("200 OK", "", "{}")));
     assert_eq!(named.hears().await.status, 200);
-    let asked = named.dns.asked();
-    named.dns.says(Says::Failed);
+    let asked = named.dns.query_count();
+    named.dns.set_response(DnsResponse::Failed);
     for _ in 0..5 {
         assert_eq!(named.hears().await.status, 200);
     }
-    assert_eq!(named.stage.provider.connections(), 6);
-    assert_eq!(named.dns.asked(), asked);
+    assert_eq!(named.bed.provider.connections(), 6);
+    assert_eq!(named.dns.query_count(), asked);
 }
 
 /// G18: a name server that fails, or falls silent, once a name is known; and a name that is withdrawn.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_leads_where_it_last_did_while_nobody_can_be_asked() {
+async fn the_last_addresses_of_a_name_are_used_while_dns_fails() {
     let named = Named::new(addresses(&["127.0.0.1"])).await;
-    named.stage.provider.does(Act::WriteAndClose(answer("200 OK", "", "{}")));
+    named.bed.provider.set_action(ProviderAction::WriteAndClose(answer("200 OK", "", "{}")));
     assert_eq!(named.hears().await.status, 200);
     let asked_anew = async |says| {
-        named.dns.says(says);
-        let asked = named.dns.asked();
+        named.dns.set_response(says);
+        let asked = named.dns.query_count();
         loop {
             let answer = named.hears().await;
-            if named.dns.asked() > asked {
+            if named.dns.query_count() > asked {
                 return answer;
             }
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
     };
-    assert_eq!(asked_anew(Says::Nothing).await.status, 200);
-    assert_eq!(asked_anew(Says::Failed).await.status, 200);
-    assert_eq!(asked_anew(Says::NoSuchName).await.token(), Some("provider_not_reached"));
-    assert_eq!(asked_anew(Says::Failed).await.token(), Some("provider_not_reached"));
+    assert_eq!(asked_anew(DnsResponse::Silence).await.status, 200);
+    assert_eq!(asked_anew(DnsResponse::Failed).await.status, 200);
+    assert_eq!(asked_anew(DnsResponse::NoSuchName).await.token(), Some("provider_not_reached"));
+    assert_eq!(asked_anew(DnsResponse::Failed).await.token(), Some("provider_not_reached"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_is_dialled_where_the_configuration_says_whatever_its_case() {
-    let stage = Stage::with(|files| {
+async fn a_configured_address_applies_to_a_host_in_any_case() {
+    let bed = TestBed::with(|files| {
         files.edit("spine-proxy.toml", |text| {
             text.replace(&format!("\"{NAME}\" ="), "\"PROVIDER.Example.nhs.uk\" =")
         });
@@ -172,14 +172,14 @@ async fn a_host_is_dialled_where_the_configuration_says_whatever_its_case() {
         });
     })
     .await;
-    assert!(stage.text("spine-proxy.toml").contains("PROVIDER.Example.nhs.uk"));
-    assert_eq!(stage.hears(Call::slots()).await.status, 200);
+    assert!(bed.text("spine-proxy.toml").contains("PROVIDER.Example.nhs.uk"));
+    assert_eq!(bed.send(TestRequest::slots()).await.status, 200);
     let named = "Provider.example.NHS.uk";
-    stage.replace("directory.toml", &stage.text("directory.toml").replace(NAME, named));
-    stage.server.reload().await.unwrap();
+    bed.replace("directory.toml", &bed.text("directory.toml").replace(NAME, named));
+    bed.server.reload().await.unwrap();
     let root = ROOT.replace(NAME, named);
-    let call = Call::slots().target(&format!("/{root}/Slot")).claim("aud", json!(root));
-    assert_eq!(stage.hears(call).await.status, 200);
+    let call = TestRequest::slots().target(&format!("/{root}/Slot")).claim("aud", json!(root));
+    assert_eq!(bed.send(call).await.status, 200);
 }
 
 #[test]

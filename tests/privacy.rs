@@ -1,10 +1,10 @@
-//! NHS numbers, tokens, queries and bodies reach no answer of ours, no log line, no record and no
-//! metric, at log level trace.
+//! NHS numbers, tokens, queries and bodies appear in no refusal, log line, record or metric, even at log
+//! level trace.
 
 use serde_json::json;
 
 use testkit::process::serve;
-use testkit::{Act, Call, Received, Stage};
+use testkit::{ProviderAction, Received, TestBed, TestRequest};
 
 /// Invented, with valid check digits; each is planted in one place.
 const QUERY: &str = "9990000018";
@@ -16,7 +16,7 @@ const SPACED: &str = "999 000 0069";
 const TARGET: &str = "9990000077";
 const MARKERS: [&str; 7] = [QUERY, PATH, HEADER, CLAIM, BODY, SPACED, TARGET];
 
-fn planted(call: Call) -> Call {
+fn planted(call: TestRequest) -> TestRequest {
     let target = format!("{}{}identifier={QUERY}", call.target, joint(&call.target));
     let target = target.replace("/Patient/1", &format!("/Patient/{PATH}"));
     call.target(&target)
@@ -32,9 +32,9 @@ fn joint(target: &str) -> char {
 }
 
 /// One call for every place a marker could leak from: passed on, refused at each step, failed.
-fn calls() -> Vec<Call> {
-    let patient = || Call::to("read:patient-1", "GET", "/Patient/1");
-    let book = || Call::book().body(format!("{{\"nhs\":\"{BODY}\"}}").as_bytes());
+fn calls() -> Vec<TestRequest> {
+    let patient = || TestRequest::to("read:patient-1", "GET", "/Patient/1");
+    let book = || TestRequest::book().body(format!("{{\"nhs\":\"{BODY}\"}}").as_bytes());
     let mut calls = vec![
         patient(),
         book(),
@@ -69,21 +69,21 @@ fn calls() -> Vec<Call> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_planted_in_a_request_is_found_nowhere() {
-    let stage = Stage::new().await;
+async fn personal_data_in_a_request_appears_in_no_output() {
+    let bed = TestBed::new().await;
     let script = |received: &Received| match received.start.starts_with("POST") {
-        true => Act::CloseAfterHead,
-        false => Act::ok(),
+        true => ProviderAction::CloseAfterHead,
+        false => ProviderAction::ok(),
     };
-    let served = serve(&stage);
-    let at = served.1;
+    let served = serve(&bed);
+    let at = served.address;
     let mut heard = String::new();
     for (round, calls) in [calls(), calls()].into_iter().enumerate() {
         if round == 1 {
-            stage.provider.plays(script);
+            bed.provider.set_script(script);
         }
         for call in calls {
-            let answer = call.send_to(&stage, at).await;
+            let answer = call.send_to(&bed, at).await;
             if answer.token().is_some() {
                 heard.push_str(&format!("{:?}{}", answer.headers, answer.text()));
             }
@@ -97,15 +97,15 @@ async fn what_is_planted_in_a_request_is_found_nowhere() {
     assert!(metrics.contains("spine_proxy_refusals_total"));
     served.signal("TERM");
     let mut served = served;
-    assert!(served.0.wait().unwrap().success());
+    assert!(served.child.wait().unwrap().success());
     let log = loop {
-        if let Ok(log) = std::fs::read_to_string(stage.path("own.log")) {
+        if let Ok(log) = std::fs::read_to_string(bed.path("own.log")) {
             break log;
         }
         tokio::task::yield_now().await;
     };
     assert!(log.contains("\"trace_id\""), "the log has spans");
-    let records = stage.journal("own");
+    let records = bed.journal("own");
     assert!(records.lines().count() > 40);
     for (place, text) in
         [("answers", heard), ("metrics", metrics), ("log", log), ("records", records)]
@@ -118,8 +118,8 @@ async fn what_is_planted_in_a_request_is_found_nowhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_nhs_number_is_masked_in_the_journal_however_it_is_written() {
-    let stage = Stage::new().await;
+async fn an_nhs_number_in_any_notation_is_masked_in_the_journal() {
+    let bed = TestBed::new().await;
     let forms = [
         "9990000069",
         "999 000 0069",
@@ -135,12 +135,12 @@ async fn an_nhs_number_is_masked_in_the_journal_however_it_is_written() {
     for (number, form) in forms.into_iter().enumerate() {
         let practitioner =
             json!({"resourceType": "Practitioner", "id": form, "name": [{"family": form}]});
-        let call = Call::slots()
+        let call = TestRequest::slots()
             .claim("iss", json!(format!("https://consumer.example.nhs.uk/{form}/x")))
             .claim("sub", json!(form))
             .claim("requesting_practitioner", practitioner);
-        assert_eq!(stage.hears(call).await.status, 200, "{form}");
-        let claims = stage.closed(number + 1).await["claims"].clone();
+        assert_eq!(bed.send(call).await.status, 200, "{form}");
+        let claims = bed.wait_for_closed_line(number + 1).await["claims"].clone();
         assert_eq!(claims["issuer"], "https://consumer.example.nhs.uk/[masked]/x", "{form}");
         for claim in ["subject", "user_name"] {
             assert_eq!(claims[claim], "[masked]", "{claim} {form}");
@@ -149,9 +149,9 @@ async fn an_nhs_number_is_masked_in_the_journal_however_it_is_written() {
     let user = "98ed4f78-814d-4266-8d5b-cd9434765919";
     let device = json!({"resourceType": "Device", "version": "2026-11-28T01:12:36"});
     let practitioner = json!({"resourceType": "Practitioner", "id": user});
-    let call = Call::slots().claim("sub", json!(user)).claim("requesting_device", device);
-    stage.hears(call.claim("requesting_practitioner", practitioner)).await;
-    let claims = stage.closed(forms.len() + 1).await["claims"].clone();
+    let call = TestRequest::slots().claim("sub", json!(user)).claim("requesting_device", device);
+    bed.send(call.claim("requesting_practitioner", practitioner)).await;
+    let claims = bed.wait_for_closed_line(forms.len() + 1).await["claims"].clone();
     assert_eq!(
         (&claims["subject"], &claims["device_version"]),
         (&json!(user), &json!("2026-11-28T01:12:36"))

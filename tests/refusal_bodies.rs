@@ -1,23 +1,23 @@
-//! What a refusal looks like, and what becomes of its connection.
+//! Format of refusals, and whether their connection is kept.
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use testkit::call::hear;
-use testkit::stage;
-use testkit::wire::Wire;
-use testkit::{Act, Answer, Call, Stage};
+use testkit::raw_connection::RawConnection;
+use testkit::request::read_answer;
+use testkit::test_bed;
+use testkit::{Answer, ProviderAction, TestBed, TestRequest};
 
 const PROFILE: &str = "https://fhir.nhs.uk/STU3/StructureDefinition/GPConnect-OperationOutcome-1";
 const SPINE_CODES: &str = "https://fhir.nhs.uk/STU3/CodeSystem/Spine-ErrorOrWarningCode-1";
 
-fn slots() -> Call {
-    Call::slots()
+fn slots() -> TestRequest {
+    TestRequest::slots()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_is_json_or_xml_by_parameter_then_accept_then_content_type() {
-    let stage = Stage::new().await;
+    let bed = TestBed::new().await;
     let (json, xml) = (Some("application/fhir+json"), Some("application/fhir+xml"));
     for (parameter, accept, content, is_xml) in [
         (None, None, None, false),
@@ -34,7 +34,8 @@ async fn a_refusal_is_json_or_xml_by_parameter_then_accept_then_content_type() {
         (Some("_format=json"), xml, None, false),
         (Some("not_format=xml"), None, None, false),
     ] {
-        let mut call = Call::book().without("Ssp-From").without("Accept").without("Content-Type");
+        let mut call =
+            TestRequest::book().without("Ssp-From").without("Accept").without("Content-Type");
         if let Some(parameter) = parameter {
             call.target = format!("{}?{parameter}", call.target);
         }
@@ -45,7 +46,7 @@ async fn a_refusal_is_json_or_xml_by_parameter_then_accept_then_content_type() {
         }
         let kind = if is_xml { "application/fhir+xml" } else { "application/fhir+json" };
         for call in [call.clone(), call.http2()] {
-            let answer = stage.refuses(call, "from_missing").await;
+            let answer = bed.expect_refusal(call, "from_missing").await;
             let expected = format!("{kind};charset=utf-8");
             assert_eq!(answer.header("content-type"), Some(&*expected), "{parameter:?} {accept:?}");
         }
@@ -60,8 +61,8 @@ fn id_of(answer: &Answer) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_documented_refusal_is_the_live_proxys_body() {
-    let stage = Stage::new().await;
-    let other = format!("/{}/Slot?patient=9434765919", stage::OTHER_ROOT);
+    let bed = TestBed::new().await;
+    let other = format!("/{}/Slot?patient=9434765919", test_bed::OTHER_ROOT);
     for (call, token, status, issue, text) in [
         (
             slots().set("Ssp-From", "200000000999"),
@@ -77,20 +78,24 @@ async fn a_documented_refusal_is_the_live_proxys_body() {
             "invalid",
             format!(
                 "ENDPOINT_{}_CPAID_S000000000001_VARIES_FROM_TARGETURL_{}",
-                stage::ROOT,
-                stage::OTHER_ROOT
+                test_bed::ROOT,
+                test_bed::OTHER_ROOT
             ),
         ),
     ] {
-        let answer = stage.refuses(call, token).await;
+        let answer = bed.expect_refusal(call, token).await;
         let id = id_of(&answer);
         let expected = format!(
             r#"{{"resourceType":"OperationOutcome","id":"{id}","issue":[{{"code":"{issue}","severity":"error","details":{{"coding":[{{"code":"{status}","display":"{text}","system":"http://fhir.nhs.net/ValueSet/gpconnect-schedule-response-code-1-0"}}]}},"diagnostics":"{text}"}}]}}"#
         );
         assert_eq!(answer.text(), expected);
-        assert_eq!(stage.lines().await.last().unwrap()["id"], id, "the record has the same id");
+        assert_eq!(
+            bed.exchange_lines().await.last().unwrap()["id"],
+            id,
+            "the record has the same id"
+        );
     }
-    let answer = stage.refuses(slots().method("DELETE"), "method_not_allowed").await;
+    let answer = bed.expect_refusal(slots().method("DELETE"), "method_not_allowed").await;
     let expected = r#"{"resourceType":"OperationOutcome","issue":[{"code":"forbidden","severity":"fatal","details":{"coding":[{"code":"405","display":"405: Method Not Allowed","system":"https://fhir.nhs.uk/StructureDefinition/spine-operationoutcome-1"}]}}]}"#;
     assert_eq!(answer.text(), expected);
 }
@@ -108,119 +113,122 @@ fn is_gp_connect(answer: &Answer, code: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn other_refusals_are_gp_connect_bodies_and_in_the_lab_all_can_be() {
-    let stage = Stage::new().await;
+    let bed = TestBed::new().await;
     let unresourceful = slots().claim("requesting_device", json!({"resourceType": "Patient"}));
-    is_gp_connect(&stage.refuses(unresourceful, "claim_resource").await, "INVALID_RESOURCE");
-    let stage = Stage::with(|files| {
-        files.head("lab = true");
+    is_gp_connect(&bed.expect_refusal(unresourceful, "claim_resource").await, "INVALID_RESOURCE");
+    let bed = TestBed::with(|files| {
+        files.prepend("lab = true");
         files.add("[compatibility.\"200000000359\"]\nerrors = \"gpconnect\"");
     });
-    let stage = stage.await;
-    let other = format!("/{}/Slot", stage::OTHER_ROOT);
+    let bed = bed.await;
+    let other = format!("/{}/Slot", test_bed::OTHER_ROOT);
     for (call, token, code) in [
         (slots().target(&other), "target_not_receivers", "BAD_REQUEST"),
         (slots().method("DELETE"), "method_not_allowed", "BAD_REQUEST"),
         (slots().without("Authorization"), "token_missing", "BAD_REQUEST"),
         (slots().certificate("clinic"), "certificate_not_senders", "ACCESS_DENIED"),
     ] {
-        is_gp_connect(&stage.refuses(call, token).await, code);
+        is_gp_connect(&bed.expect_refusal(call, token).await, code);
     }
-    let clinic = slots().set("Ssp-From", stage::CLINIC);
-    let answer = stage.refuses(clinic, "sender_not_certificates").await;
+    let clinic = slots().set("Ssp-From", test_bed::CLINIC);
+    let answer = bed.expect_refusal(clinic, "sender_not_certificates").await;
     assert_eq!(answer.json().get("meta"), None, "the clinic has no such leniency");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_keeps_the_connection() {
-    let stage = Stage::new().await;
+    let bed = TestBed::new().await;
     for (refused, status) in [
         (slots().without("Ssp-From"), 400),
-        (Call::book().without("Ssp-From"), 400),
-        (Call::book().method("DELETE"), 405),
+        (TestRequest::book().without("Ssp-From"), 400),
+        (TestRequest::book().method("DELETE"), 405),
         (slots().body(b"x"), 400),
     ] {
-        let mut wire = Wire::new(refused.connect(&stage).await.unwrap());
+        let mut wire = RawConnection::new(refused.connect(&bed).await.unwrap());
         wire.stream.write_all(&refused.bytes()).await.unwrap();
-        let answer = hear(&mut wire).await.unwrap();
+        let answer = read_answer(&mut wire).await.unwrap();
         assert_eq!(answer.status, status);
         assert_eq!(answer.header("connection"), None);
-        wire.stream.write_all(&Call::book().bytes()).await.unwrap();
-        assert_eq!(hear(&mut wire).await.unwrap().status, 200);
+        wire.stream.write_all(&TestRequest::book().bytes()).await.unwrap();
+        assert_eq!(read_answer(&mut wire).await.unwrap().status, 200);
     }
     let head = slots().method("HEAD");
-    let mut wire = Wire::new(head.connect(&stage).await.unwrap());
+    let mut wire = RawConnection::new(head.connect(&bed).await.unwrap());
     wire.stream.write_all(&head.bytes()).await.unwrap();
     assert!(wire.head().await.unwrap().start.starts_with("HTTP/1.1 405 "));
     wire.stream.write_all(&slots().bytes()).await.unwrap();
-    assert_eq!(hear(&mut wire).await.unwrap().status, 200, "no body after HEAD");
+    assert_eq!(read_answer(&mut wire).await.unwrap().status, 200, "no body after HEAD");
     let nobody = slots().certificate("none");
-    let mut wire = Wire::new(nobody.connect(&stage).await.unwrap());
+    let mut wire = RawConnection::new(nobody.connect(&bed).await.unwrap());
     wire.stream.write_all(&nobody.bytes()).await.unwrap();
-    assert_eq!(hear(&mut wire).await.unwrap().status, 496);
-    assert!(hear(&mut wire).await.is_none(), "without a certificate the connection ends");
+    assert_eq!(read_answer(&mut wire).await.unwrap().status, 496);
+    assert!(read_answer(&mut wire).await.is_none(), "without a certificate the connection ends");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_is_told_to_continue_only_when_it_may() {
-    let stage = Stage::new().await;
-    let call = Call::book().with("Expect", "100-continue");
+async fn a_100_continue_is_sent_only_for_an_accepted_request() {
+    let bed = TestBed::new().await;
+    let call = TestRequest::book().with("Expect", "100-continue");
     let length = call.body.len();
-    let head_of = |call: &Call| call.bytes()[..call.bytes().len() - length].to_vec();
+    let head_of = |call: &TestRequest| call.bytes()[..call.bytes().len() - length].to_vec();
 
     let refused = call.clone().without("Authorization");
-    let mut wire = Wire::new(refused.connect(&stage).await.unwrap());
+    let mut wire = RawConnection::new(refused.connect(&bed).await.unwrap());
     wire.stream.write_all(&head_of(&refused)).await.unwrap();
-    let answer = hear(&mut wire).await.unwrap();
+    let answer = read_answer(&mut wire).await.unwrap();
     assert_eq!((answer.status, answer.token()), (400, Some("token_missing")));
-    assert!(hear(&mut wire).await.is_none(), "nobody knows whether a body will follow");
-    assert_eq!(stage.provider.received().len(), 0);
+    assert!(
+        read_answer(&mut wire).await.is_none(),
+        "the connection is closed, as a body may or may not follow"
+    );
+    assert_eq!(bed.provider.received().len(), 0);
 
-    let mut wire = Wire::new(call.connect(&stage).await.unwrap());
+    let mut wire = RawConnection::new(call.connect(&bed).await.unwrap());
     wire.stream.write_all(&head_of(&call)).await.unwrap();
     assert_eq!(wire.head().await.unwrap().start, "HTTP/1.1 100 Continue");
     wire.stream.write_all(&call.body).await.unwrap();
-    assert_eq!(hear(&mut wire).await.unwrap().status, 200);
-    let received = stage.provider.received().pop().unwrap();
+    assert_eq!(read_answer(&mut wire).await.unwrap().status, 200);
+    let received = bed.provider.received().pop().unwrap();
     assert_eq!(received.body, call.body);
     assert_eq!(received.header("expect"), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_is_told_to_continue_before_the_provider_can_be_sent_to() {
-    let stage = Stage::new().await;
-    stage.moves_away().await;
-    let busy = Stage::with(|files| {
+async fn a_100_continue_is_not_sent_before_the_provider_is_ready() {
+    let bed = TestBed::new().await;
+    bed.make_provider_unreachable().await;
+    let busy = TestBed::with(|files| {
         files.add("[throttle]\npractice-exchanges-max = 1\nwait = \"10ms\"");
     })
     .await;
-    busy.provider.does(Act::Silence);
-    let mut first = Call::slots().connect(&busy).await.unwrap();
-    first.write_all(&Call::slots().bytes()).await.unwrap();
-    busy.provider.has_received(1).await;
-    for (stage, token) in [(&stage, "provider_not_reached"), (&busy, "provider_busy")] {
-        let call = Call::book().with("Expect", "100-continue").with("Content-Length", "2");
-        let mut wire = Wire::new(call.connect(stage).await.unwrap());
+    busy.provider.set_action(ProviderAction::Silence);
+    let mut first = TestRequest::slots().connect(&busy).await.unwrap();
+    first.write_all(&TestRequest::slots().bytes()).await.unwrap();
+    busy.provider.wait_for_requests(1).await;
+    for (bed, token) in [(&bed, "provider_not_reached"), (&busy, "provider_busy")] {
+        let call = TestRequest::book().with("Expect", "100-continue").with("Content-Length", "2");
+        let mut wire = RawConnection::new(call.connect(bed).await.unwrap());
         wire.stream.write_all(&call.body(b"").bytes()).await.unwrap();
-        assert_eq!(hear(&mut wire).await.expect("an answer").token(), Some(token));
+        assert_eq!(read_answer(&mut wire).await.expect("an answer").token(), Some(token));
     }
     drop(first);
 }
 
 /// A booking whose head two parsers could read in two ways.
-fn framed_twice() -> Call {
-    Call::book().with("Content-Length", "3").with("Transfer-Encoding", "chunked")
+fn framed_twice() -> TestRequest {
+    TestRequest::book().with("Content-Length", "3").with("Transfer-Encoding", "chunked")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_refused_on_its_bytes_is_answered_as_it_asks_and_recorded_with_its_trace_id() {
-    let stage = Stage::new().await;
+    let bed = TestBed::new().await;
     let call = framed_twice().set("Accept", "application/fhir+xml");
-    let answer = stage.hears(call.clone()).await;
+    let answer = bed.send(call.clone()).await;
     assert_eq!(answer.status, 400);
     assert_eq!(answer.header("content-type"), Some("application/fhir+xml;charset=utf-8"));
     assert_eq!(answer.header("connection"), Some("close"));
     assert!(answer.header("date").is_some() && answer.text().contains("<OperationOutcome"));
-    let record = stage.closed(1).await;
+    let record = bed.wait_for_closed_line(1).await;
     let [trace_id, from] = ["Ssp-TraceID", "Ssp-From"].map(|name| {
         let (_, value) = call.headers.iter().find(|(header, _)| header == name).unwrap();
         json!(value)
@@ -228,14 +236,14 @@ async fn a_head_refused_on_its_bytes_is_answered_as_it_asks_and_recorded_with_it
     assert_eq!(record["trace_id"], trace_id);
     assert_eq!(record["from"], from);
     assert_eq!((&record["outcome"], &record["method"]), (&json!("refused"), &json!("POST")));
-    assert!(stage.provider.received().is_empty());
+    assert!(bed.provider.received().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_request_refused_on_its_bytes_is_answered_without_a_body() {
-    let stage = Stage::new().await;
+    let bed = TestBed::new().await;
     let call = framed_twice().method("HEAD");
-    let mut stream = call.connect(&stage).await.unwrap();
+    let mut stream = call.connect(&bed).await.unwrap();
     stream.write_all(&call.bytes()).await.unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();
@@ -244,23 +252,23 @@ async fn a_head_request_refused_on_its_bytes_is_answered_without_a_body() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_head_waits_for_the_answers_before_it_and_follows_none_that_is_the_last() {
+async fn a_refused_head_is_answered_after_earlier_answers_unless_one_closes_the_connection() {
     for (limits, first, refused) in [
-        ("", Call::slots(), true),
-        ("", Call::slots().with("Connection", "close"), false),
-        ("requests-max = 1", Call::slots(), false),
+        ("", TestRequest::slots(), true),
+        ("", TestRequest::slots().with("Connection", "close"), false),
+        ("requests-max = 1", TestRequest::slots(), false),
     ] {
-        let stage = Stage::with(|files| files.add(&format!("[listener.limits]\n{limits}"))).await;
-        let mut wire = Wire::new(first.connect(&stage).await.unwrap());
+        let bed = TestBed::with(|files| files.add(&format!("[listener.limits]\n{limits}"))).await;
+        let mut wire = RawConnection::new(first.connect(&bed).await.unwrap());
         let both = [first.bytes(), framed_twice().bytes()].concat();
         wire.stream.write_all(&both).await.unwrap();
-        assert_eq!(hear(&mut wire).await.unwrap().status, 200);
-        let second = hear(&mut wire).await;
+        assert_eq!(read_answer(&mut wire).await.unwrap().status, 200);
+        let second = read_answer(&mut wire).await;
         assert_eq!(
             second.is_some_and(|answer| answer.status == 400),
             refused,
             "{limits} {first:?}"
         );
-        assert!(!wire.more().await);
+        assert!(!wire.read_more().await);
     }
 }

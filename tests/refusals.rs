@@ -1,14 +1,16 @@
-//! Every reason to say no, from outside: the answer, the record, and the provider not asked.
+//! Every refusal from outside: the answer, the record, and no request at the provider.
 #![expect(clippy::print_stdout, reason = "a row that fails is named by the last line printed")]
 
 use base64_simd::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use spine_proxy::{claims, refusal};
 
-use testkit::call::Version;
 use testkit::files::Files;
-use testkit::stage;
-use testkit::{Call, Stage};
+use testkit::request::Version;
+use testkit::test_bed::{
+    APART_ROOT, APART_TO, CLINIC, CLINIC_ODS, OTHER_ROOT, OTHER_TO, ROOT, TO, now_s,
+};
+use testkit::{TestBed, TestRequest};
 
 const URN: &str = "urn:nhs:names:services:gpconnect:";
 
@@ -41,7 +43,7 @@ const ELSEWHERE: [&str; 24] = [
     "certificate_invalid",
 ];
 
-/// A limit of one request a second, and what the second request is told.
+/// A limit of one request a second, and the refusal of the second request.
 const THROTTLED: [(&str, &str); 2] = [
     ("certificate-per-second = 1", "certificate_rate_limited"),
     ("consumer-per-second = 1", "quota_exceeded"),
@@ -49,22 +51,22 @@ const THROTTLED: [(&str, &str); 2] = [
 
 struct Row {
     what: &'static str,
-    call: Call,
+    call: TestRequest,
     token: &'static str,
     versions: &'static [Version],
 }
 
-fn both(what: &'static str, token: &'static str, call: Call) -> Row {
+fn both(what: &'static str, token: &'static str, call: TestRequest) -> Row {
     Row { what, call, token, versions: &[Version::Http1, Version::Http2] }
 }
 
-/// What HTTP/2 has no words for, or a polite HTTP/2 library will not say.
-fn http1(what: &'static str, token: &'static str, call: Call) -> Row {
+/// A row that HTTP/2 cannot express, or that an HTTP/2 library does not send.
+fn http1(what: &'static str, token: &'static str, call: TestRequest) -> Row {
     Row { what, call, token, versions: &[Version::Http1] }
 }
 
-fn slots() -> Call {
-    Call::slots()
+fn slots() -> TestRequest {
+    TestRequest::slots()
 }
 
 fn rows() -> Vec<Row> {
@@ -77,16 +79,16 @@ fn rows() -> Vec<Row> {
 
 fn http_rows() -> Vec<Row> {
     let chunked = |coding: &str, body: &[u8]| {
-        Call::book().unframed().with("Transfer-Encoding", coding).body(body)
+        TestRequest::book().without_content_length().with("Transfer-Encoding", coding).body(body)
     };
-    let chunked_get = slots().unframed().with("Transfer-Encoding", "chunked");
+    let chunked_get = slots().without_content_length().with("Transfer-Encoding", "chunked");
     let crowd = (0..101).fold(slots(), |call, _| call.with("X-Many", "1"));
-    let long = format!("/{}/Slot?a={}", stage::ROOT, "a".repeat(33 * 1024));
+    let long = format!("/{}/Slot?a={}", ROOT, "a".repeat(33 * 1024));
     vec![
         both("no certificate", "certificate_missing", slots().certificate("none")),
         both("a stranger's certificate", "certificate_unknown", slots().certificate("stranger")),
         both("DELETE", "method_not_allowed", slots().method("DELETE")),
-        both("PATCH with a body", "method_not_allowed", Call::book().method("PATCH")),
+        both("PATCH with a body", "method_not_allowed", TestRequest::book().method("PATCH")),
         both("OPTIONS", "method_not_allowed", slots().method("OPTIONS")),
         both("TRACE", "method_not_allowed", slots().method("TRACE")),
         both("a method in lower case", "method_unknown", slots().method("get")),
@@ -98,7 +100,7 @@ fn http_rows() -> Vec<Row> {
         both("no target", "target_malformed", slots().target("/")),
         both("66 KiB of header", "head_too_large", slots().with("X-Big", &"a".repeat(66 * 1024))),
         both("over a hundred headers", "head_too_large", crowd),
-        both("an underscore", "header_underscore", slots().with("Ssp_To", stage::TO)),
+        both("an underscore", "header_underscore", slots().with("Ssp_To", TO)),
         both("our own Via", "loop_detected", slots().with("Via", "1.0 a, 2.0 spine-proxy")),
         http1(
             "Connection names Ssp-From",
@@ -140,7 +142,7 @@ fn header_rows() -> Vec<Row> {
 }
 
 fn token_rows() -> Vec<Row> {
-    let now_s = stage::now_s();
+    let now_s = now_s();
     let minted = claims::mint(&slots().claims);
     let (head, rest) = minted.split_once('.').unwrap();
     let encode = |text: &str| URL_SAFE_NO_PAD.encode_to_string(text);
@@ -165,7 +167,7 @@ fn token_rows() -> Vec<Row> {
         both("no audience", "claim_missing", claim("aud", Value::Null)),
         both("another reason", "claim_invalid", claim("reason_for_request", json!("curiosity"))),
         both("another subject", "claim_invalid", claim("sub", json!("2"))),
-        both("two audiences", "claim_invalid", claim("aud", json!([stage::ROOT, "x"]))),
+        both("two audiences", "claim_invalid", claim("aud", json!([ROOT, "x"]))),
         both("a patient for a device", "claim_resource", claim("requesting_device", patient)),
         both("a long life", "token_lifetime", times(now_s, now_s + 301)),
         both("an old token", "token_expired", times(now_s - 400, now_s - 100)),
@@ -181,11 +183,11 @@ fn token_rows() -> Vec<Row> {
 fn policy_rows() -> Vec<Row> {
     let id = |short: &str| format!("{URN}{short}");
     let named = |short: &str| slots().set("Ssp-InteractionID", &id(short));
-    let posted = Call::book().set("Ssp-InteractionID", &id("fhir:rest:search:slot-1"));
-    let binary = Call::to(&id("documents:fhir:rest:read:binary-1"), "GET", "/Binary/1");
-    let clinic = |call: Call| call.certificate("clinic").set("Ssp-From", stage::CLINIC);
-    let read = Call::to("read:appointment-1", "GET", "/Appointment/1");
-    let practitioner = Call::to("read:practitioner-1", "GET", "/Practitioner/1");
+    let posted = TestRequest::book().set("Ssp-InteractionID", &id("fhir:rest:search:slot-1"));
+    let binary = TestRequest::to(&id("documents:fhir:rest:read:binary-1"), "GET", "/Binary/1");
+    let clinic = |call: TestRequest| call.certificate("clinic").set("Ssp-From", CLINIC);
+    let read = TestRequest::to("read:appointment-1", "GET", "/Appointment/1");
+    let practitioner = TestRequest::to("read:practitioner-1", "GET", "/Practitioner/1");
     let by_practice =
         |ods: &str, rest: &str| slots().target(&format!("/{ods}/STU3/1/gpconnect{rest}"));
     let of = |ods: &str| {
@@ -195,22 +197,22 @@ fn policy_rows() -> Vec<Row> {
         slots().claim("requesting_organization", organisation)
     };
     let apart = slots()
-        .target(&format!("/{}/Slot", stage::APART_ROOT))
-        .set("Ssp-To", stage::APART_TO)
-        .claim("aud", json!(stage::APART_ROOT));
+        .target(&format!("/{APART_ROOT}/Slot"))
+        .set("Ssp-To", APART_TO)
+        .claim("aud", json!(APART_ROOT));
     let unregistered = "/A20047/STU3/1/gpconnect/Practitioner/1";
-    let other = format!("/{}/Slot", stage::OTHER_ROOT);
+    let other = format!("/{OTHER_ROOT}/Slot");
     let stray = "/https://stray.example.nhs.uk/A20047/STU3/1/gpconnect/Slot";
     vec![
         both("an unknown sender", "sender_unknown", slots().set("Ssp-From", "200000000999")),
-        both("another's ASID", "sender_not_certificates", slots().set("Ssp-From", stage::CLINIC)),
+        both("another's ASID", "sender_not_certificates", slots().set("Ssp-From", CLINIC)),
         both("another's certificate", "certificate_not_senders", slots().certificate("clinic")),
         both("an unknown interaction", "interaction_unknown", named("fhir:rest:search:slot-2")),
         both("an interaction not forwarded", "interaction_not_allowed", binary),
         both("a search by POST", "interaction_method", posted),
         both("another's path", "interaction_path", named("fhir:rest:search:patient-1")),
         both("a sender of slots reads", "sender_not_registered", clinic(read)),
-        both("another's organisation", "organisation_mismatch", of(stage::CLINIC_ODS)),
+        both("another's organisation", "organisation_mismatch", of(CLINIC_ODS)),
         both("nobody's organisation", "organisation_unknown", of("Z99999")),
         both("an unknown receiver", "receiver_unknown", slots().set("Ssp-To", "918999198000")),
         both("an unknown practice", "practice_unknown", by_practice("Z99999", "/Slot")),
@@ -228,10 +230,10 @@ fn policy_rows() -> Vec<Row> {
         both(
             "another practice's receiver",
             "receiver_not_practices",
-            by_practice("A20047", "/Slot").set("Ssp-To", stage::OTHER_TO),
+            by_practice("A20047", "/Slot").set("Ssp-To", OTHER_TO),
         ),
         both("another's endpoint", "target_not_receivers", slots().target(&other)),
-        both("another's receiver", "receiver_not_targets", slots().set("Ssp-To", stage::OTHER_TO)),
+        both("another's receiver", "receiver_not_targets", slots().set("Ssp-To", OTHER_TO)),
         both("nobody's endpoint", "target_unregistered", slots().target(stray)),
         both("another's audience", "audience_mismatch", slots().claim("aud", json!("x"))),
         both("no agreement", "no_agreement", apart),
@@ -247,17 +249,16 @@ ods = "B82617"
 asid = "918999198996"
 party-key = "B82617-1000002"
 cpa-id = "S000000000006"
-root = "{}"
+root = "{OTHER_ROOT}"
 interactions = ["appointments"]
-"#,
-        stage::OTHER_ROOT
+"#
     );
     files.edit("directory.toml", |text| text + &second);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_wrong_request_is_refused_with_its_own_token() {
-    let stage = Stage::with(ambiguous).await;
+    let bed = TestBed::with(ambiguous).await;
     for Row { what, call, token, versions } in rows() {
         for version in versions {
             println!("{what} ({version:?}): {token}");
@@ -265,20 +266,20 @@ async fn every_wrong_request_is_refused_with_its_own_token() {
                 Version::Http1 => call.clone(),
                 Version::Http2 => call.clone().http2(),
             };
-            let answer = stage.refuses(call, token).await;
+            let answer = bed.expect_refusal(call, token).await;
             assert_eq!(answer.header("retry-after"), None, "{what}: it would fail again");
         }
     }
-    assert_eq!(stage.provider.connections(), 0);
+    assert_eq!(bed.provider.connections(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_beyond_a_rate_is_refused_and_may_come_again() {
     for (limit, token) in THROTTLED {
-        let stage = Stage::with(|files| files.add(&format!("[throttle]\n{limit}"))).await;
-        assert_eq!(stage.hears(slots()).await.status, 200);
+        let bed = TestBed::with(|files| files.add(&format!("[throttle]\n{limit}"))).await;
+        assert_eq!(bed.send(slots()).await.status, 200);
         for call in [slots(), slots().http2()] {
-            let answer = stage.refuses(call, token).await;
+            let answer = bed.expect_refusal(call, token).await;
             assert_eq!(answer.header("retry-after"), Some("1"));
         }
     }

@@ -1,4 +1,4 @@
-//! Revocation lists: which one decides, which are left out, and what is said of them.
+//! Revocation lists: which one applies, which are ignored, and what is reported.
 
 use std::process::Command;
 
@@ -6,17 +6,17 @@ use serde_json::Value;
 
 use gpconnect_simulator::pki::Leaf;
 
-use testkit::authority::{Authority, List, Wish};
+use testkit::authority::{CertificateSpec, CrlSpec, TestAuthority};
 use testkit::files::Files;
-use testkit::wire::Wire;
-use testkit::{Answer, Call, Stage};
+use testkit::raw_connection::RawConnection;
+use testkit::{Answer, TestBed, TestRequest};
 
-/// A stage whose consumers come from authorities of the test's own, beside the stage's.
-async fn stage(authorities: &[&Authority], lists: &[(&str, String)], more: &str) -> Stage {
+/// A test bed whose consumers come from authorities of the test's own, beside the test bed's.
+async fn bed(authorities: &[&TestAuthority], lists: &[(&str, String)], more: &str) -> TestBed {
     let names = lists.iter().map(|(name, _)| *name).chain(["crl.pem"]);
     let names: Vec<_> = names.map(|name| format!("\"{name}\"")).collect();
     let roots: String = authorities.iter().map(|authority| authority.pem()).collect();
-    Stage::with(|files: &mut Files| {
+    TestBed::with(|files: &mut Files| {
         files.edit("ca.pem", |own| own + &roots);
         for (name, text) in lists {
             files.put(name, text);
@@ -33,17 +33,17 @@ async fn stage(authorities: &[&Authority], lists: &[(&str, String)], more: &str)
     .await
 }
 
-async fn asks(stage: &Stage, certificate: &'static str) -> Answer {
-    stage.hears(Call::slots().certificate(certificate)).await
+async fn asks(bed: &TestBed, certificate: &'static str) -> Answer {
+    bed.send(TestRequest::slots().certificate(certificate)).await
 }
 
 fn diagnostics(answer: &Answer) -> String {
     answer.json()["issue"][0]["diagnostics"].as_str().unwrap().to_owned()
 }
 
-fn check(stage: &Stage, arguments: &[&str]) -> (String, Option<i32>) {
+fn check(bed: &TestBed, arguments: &[&str]) -> (String, Option<i32>) {
     let output = Command::new(env!("CARGO_BIN_EXE_spine-proxy"))
-        .args(["check", "--config", stage.path("spine-proxy.toml").to_str().unwrap()])
+        .args(["check", "--config", bed.path("spine-proxy.toml").to_str().unwrap()])
         .args(arguments)
         .output()
         .unwrap();
@@ -51,9 +51,9 @@ fn check(stage: &Stage, arguments: &[&str]) -> (String, Option<i32>) {
 }
 
 /// The first answer other than 200, to requests on one connection, however long a reload takes.
-async fn refused_once_noticed(stage: &Stage, certificate: &'static str) -> Answer {
+async fn refused_once_noticed(bed: &TestBed, certificate: &'static str) -> Answer {
     loop {
-        let answer = asks(stage, certificate).await;
+        let answer = asks(bed, certificate).await;
         if answer.status != 200 {
             return answer;
         }
@@ -62,131 +62,136 @@ async fn refused_once_noticed(stage: &Stage, certificate: &'static str) -> Answe
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_list_with_the_highest_number_decides_in_whatever_order_they_come() {
-    let root = Authority::root("Numbered root");
+async fn the_list_with_the_highest_number_applies_in_any_order() {
+    let root = TestAuthority::root("Numbered root");
     let (good, bad) = (root.issue("hub.example.nhs.uk"), root.issue("hub.example.nhs.uk"));
     let revoked = [bad.serial];
-    let (old, new) = (root.list(List::number(9)), root.list(List::number(10).revoking(&revoked)));
+    let (old, new) = (
+        root.revocation_list(CrlSpec::number(9)),
+        root.revocation_list(CrlSpec::number(10).revoking(&revoked)),
+    );
     for lists in [
         vec![("one.pem", old.clone()), ("two.pem", new.clone())],
         vec![("one.pem", new.clone()), ("two.pem", old.clone())],
         vec![("both.pem", format!("{old}{new}"))],
         vec![("both.pem", format!("{new}{old}"))],
     ] {
-        let mut stage = stage(&[&root], &lists, "").await;
-        stage.issued.insert("good", good.clone());
-        stage.issued.insert("bad", bad.clone());
-        assert_eq!(asks(&stage, "good").await.status, 200);
-        stage.refuses(Call::slots().certificate("bad"), "certificate_revoked").await;
-        assert!(check(&stage, &[]).0.contains("number 9, does not count"));
+        let mut bed = bed(&[&root], &lists, "").await;
+        bed.issued.insert("good", good.clone());
+        bed.issued.insert("bad", bad.clone());
+        assert_eq!(asks(&bed, "good").await.status, 200);
+        bed.expect_refusal(TestRequest::slots().certificate("bad"), "certificate_revoked").await;
+        assert!(check(&bed, &[]).0.contains("number 9, does not count"));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_overdue_list_decides_nothing_while_another_can() {
-    let root = Authority::root("Dated root");
+async fn an_overdue_list_is_ignored_while_another_is_current() {
+    let root = TestAuthority::root("Dated root");
     let (good, bad) = (root.issue("hub.example.nhs.uk"), root.issue("hub.example.nhs.uk"));
     let revoked = [bad.serial];
-    let old = root.list(List::number(9).days(-1));
-    let new = root.list(List::number(10).revoking(&revoked));
+    let old = root.revocation_list(CrlSpec::number(9).days(-1));
+    let new = root.revocation_list(CrlSpec::number(10).revoking(&revoked));
     for expired in ["crl-expired = \"deny\"", "crl-expired = \"accept\""] {
         let lists = [("one.pem", old.clone()), ("two.pem", new.clone())];
-        let mut stage = stage(&[&root], &lists, expired).await;
-        stage.issued.insert("good", good.clone());
-        stage.issued.insert("bad", bad.clone());
-        assert_eq!(asks(&stage, "good").await.status, 200, "{expired}");
-        stage.refuses(Call::slots().certificate("bad"), "certificate_revoked").await;
+        let mut bed = bed(&[&root], &lists, expired).await;
+        bed.issued.insert("good", good.clone());
+        bed.issued.insert("bad", bad.clone());
+        assert_eq!(asks(&bed, "good").await.status, 200, "{expired}");
+        bed.expect_refusal(TestRequest::slots().certificate("bad"), "certificate_revoked").await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_key_of_an_authority_has_its_own_list_on_both_legs() {
-    let (first, second) = (Authority::root("One name"), Authority::root("One name"));
+    let (first, second) = (TestAuthority::root("One name"), TestAuthority::root("One name"));
     let (of_first, of_second) =
         (first.issue("hub.example.nhs.uk"), second.issue("hub.example.nhs.uk"));
     let (gone_first, gone_second) =
         (first.issue("hub.example.nhs.uk"), second.issue("hub.example.nhs.uk"));
     let (gone_one, gone_two) = ([gone_first.serial], [gone_second.serial]);
     let lists = [
-        ("one.pem", first.list(List::number(100).revoking(&gone_one))),
-        ("two.pem", second.list(List::number(5).revoking(&gone_two))),
+        ("one.pem", first.revocation_list(CrlSpec::number(100).revoking(&gone_one))),
+        ("two.pem", second.revocation_list(CrlSpec::number(5).revoking(&gone_two))),
     ];
-    let mut stage = stage(&[&first, &second], &lists, "").await;
+    let mut bed = bed(&[&first, &second], &lists, "").await;
     for (name, issued) in [
         ("first", of_first),
         ("second", of_second),
         ("gone-first", gone_first),
         ("gone-second", gone_second),
     ] {
-        stage.issued.insert(name, issued);
+        bed.issued.insert(name, issued);
     }
     for certificate in ["first", "second"] {
-        assert_eq!(asks(&stage, certificate).await.status, 200, "{certificate}");
+        assert_eq!(asks(&bed, certificate).await.status, 200, "{certificate}");
     }
     for certificate in ["gone-first", "gone-second"] {
-        stage.refuses(Call::slots().certificate(certificate), "certificate_revoked").await;
+        bed.expect_refusal(TestRequest::slots().certificate(certificate), "certificate_revoked")
+            .await;
     }
     for authority in [&first, &second] {
         let issued = authority.issue("provider.example.nhs.uk");
-        let _provider = stage.moves_to_issued(&issued).await;
-        assert_eq!(asks(&stage, "hub").await.status, 200);
+        let _provider = bed.replace_provider_issued(&issued).await;
+        assert_eq!(asks(&bed, "hub").await.status, 200);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_of_a_list_covers_only_certificates_that_name_its_distribution_point() {
-    let root = Authority::root("Parted root");
-    let wish = |point| Wish { point, ..Wish::named("hub.example.nhs.uk") };
+    let root = TestAuthority::root("Parted root");
+    let wish = |point| CertificateSpec { point, ..CertificateSpec::named("hub.example.nhs.uk") };
     let (here, elsewhere) = ("http://crl.example.nhs.uk/1.crl", "http://crl.example.nhs.uk/2.crl");
-    let bad = root.grant(&wish(Some(here)));
+    let bad = root.issue_as(&wish(Some(here)));
     let revoked = [bad.serial];
-    let lists = [("part.pem", root.list(List::number(1).point(here).revoking(&revoked)))];
-    let mut stage = stage(&[&root], &lists, "").await;
+    let lists =
+        [("part.pem", root.revocation_list(CrlSpec::number(1).point(here).revoking(&revoked)))];
+    let mut bed = bed(&[&root], &lists, "").await;
     for (name, point) in [("here", Some(here)), ("elsewhere", Some(elsewhere)), ("nowhere", None)] {
-        stage.issued.insert(name, root.grant(&wish(point)));
+        bed.issued.insert(name, root.issue_as(&wish(point)));
     }
-    stage.issued.insert("bad", bad);
-    assert_eq!(asks(&stage, "here").await.status, 200);
-    stage.refuses(Call::slots().certificate("bad"), "certificate_revoked").await;
+    bed.issued.insert("bad", bad);
+    assert_eq!(asks(&bed, "here").await.status, 200);
+    bed.expect_refusal(TestRequest::slots().certificate("bad"), "certificate_revoked").await;
     for certificate in ["elsewhere", "nowhere"] {
-        let call = Call::slots().certificate(certificate);
-        let answer = stage.refuses(call, "certificate_status_unknown").await;
+        let call = TestRequest::slots().certificate(certificate);
+        let answer = bed.expect_refusal(call, "certificate_status_unknown").await;
         assert!(diagnostics(&answer).contains("CN=Parted root"), "{answer:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_forged_list_with_a_high_number_displaces_nothing() {
-    let (root, forger) = (Authority::root("True root"), Authority::root("True root"));
+async fn a_forged_list_with_a_high_number_replaces_no_list() {
+    let (root, forger) = (TestAuthority::root("True root"), TestAuthority::root("True root"));
     let (good, bad) = (root.issue("hub.example.nhs.uk"), root.issue("hub.example.nhs.uk"));
     let revoked = [bad.serial];
     let lists = [
-        ("forged.pem", forger.list(List::number(1000))),
-        ("true.pem", root.list(List::number(2).revoking(&revoked))),
+        ("forged.pem", forger.revocation_list(CrlSpec::number(1000))),
+        ("true.pem", root.revocation_list(CrlSpec::number(2).revoking(&revoked))),
     ];
-    let mut stage = stage(&[&root], &lists, "").await;
-    stage.issued.insert("good", good);
-    stage.issued.insert("bad", bad);
-    assert_eq!(asks(&stage, "good").await.status, 200);
-    stage.refuses(Call::slots().certificate("bad"), "certificate_revoked").await;
+    let mut bed = bed(&[&root], &lists, "").await;
+    bed.issued.insert("good", good);
+    bed.issued.insert("bad", bad);
+    assert_eq!(asks(&bed, "good").await.status, 200);
+    bed.expect_refusal(TestRequest::slots().certificate("bad"), "certificate_revoked").await;
     assert!(
-        check(&stage, &[])
+        check(&bed, &[])
             .0
             .contains("forged.pem: the revocation list of CN=True root is not signed")
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_does_not_fit_is_named_by_check_and_readyz() {
+async fn check_and_readyz_name_lists_that_do_not_fit() {
     let (root, other) =
-        (Authority::root("Root without list"), Authority::root("No authority here"));
-    let overdue = Authority::root("Overdue root");
+        (TestAuthority::root("Root without list"), TestAuthority::root("No authority here"));
+    let overdue = TestAuthority::root("Overdue root");
     let lists = [
-        ("other.pem", other.list(List::number(1))),
-        ("overdue.pem", overdue.list(List::number(1).days(-1))),
+        ("other.pem", other.revocation_list(CrlSpec::number(1))),
+        ("overdue.pem", overdue.revocation_list(CrlSpec::number(1).days(-1))),
     ];
-    let stage = stage(&[&root, &overdue], &lists, "").await;
-    let (text, code) = check(&stage, &[]);
+    let bed = bed(&[&root, &overdue], &lists, "").await;
+    let (text, code) = check(&bed, &[]);
     assert_eq!(code, Some(0), "{text}");
     for words in [
         "other.pem: the revocation list of CN=No authority here fits no configured authority",
@@ -198,11 +203,11 @@ async fn what_does_not_fit_is_named_by_check_and_readyz() {
             "{words}: {text}"
         );
     }
-    assert_eq!(check(&stage, &["--strict"]).1, Some(78));
-    let ready = testkit::process::get(stage.server.admin, "/readyz").await;
+    assert_eq!(check(&bed, &["--strict"]).1, Some(78));
+    let ready = testkit::process::get(bed.server.admin, "/readyz").await;
     assert!(ready.contains("overdue.pem: revocation list overdue"), "{ready}");
     // One for each leg that names the list, as soon as it has been looked at.
-    while stage.counted("alarms") != 2 {
+    while bed.metric("alarms") != 2 {
         tokio::task::yield_now().await;
     }
 }
@@ -211,19 +216,19 @@ async fn what_does_not_fit_is_named_by_check_and_readyz() {
 async fn the_usual_files_raise_no_warning() {
     // Small limits, which fit any machine's memory.
     let limits = "[listener.limits]\nconnections-max = 100\nin-hand-max = 20";
-    let stage = Stage::with(|files| files.add(limits)).await;
-    let (text, code) = check(&stage, &["--strict"]);
+    let bed = TestBed::with(|files| files.add(limits)).await;
+    let (text, code) = check(&bed, &["--strict"]);
     assert_eq!(code, Some(0), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn settings_and_files_that_an_operator_should_look_at_are_named() {
     use std::os::unix::fs::PermissionsExt as _;
-    let stage = Stage::new().await;
-    let chain = stage.text("server.pem");
+    let bed = TestBed::new().await;
+    let chain = bed.text("server.pem");
     let leaf = chain.split_inclusive("-----END CERTIFICATE-----\n").next().unwrap();
-    stage.replace("server.pem", leaf);
-    let text = stage.text("spine-proxy.toml");
+    bed.replace("server.pem", leaf);
+    let text = bed.text("spine-proxy.toml");
     let text =
         text.replace("networks = [\"127.0.0.0/8\"]", "networks = [\"10.1.2.3/8\", \"::/0\"]");
     let text = text.replace("\"127.0.0.1:0\"", "\"0.0.0.0:8443\"");
@@ -231,15 +236,15 @@ async fn settings_and_files_that_an_operator_should_look_at_are_named() {
     let limits = "connections-max = 1000000\nin-hand-max = 1000000\nstreams-max = 1000\n";
     let section = "[listener.limits]\n";
     assert!(text.contains(section));
-    stage.replace("spine-proxy.toml", &text.replace(section, &format!("{section}{limits}")));
+    bed.replace("spine-proxy.toml", &text.replace(section, &format!("{section}{limits}")));
     let soon = Leaf { days: (-1, 10), ..Leaf::named("gateway.ssp.example.nhs.uk") };
-    let soon = stage.pki.issue(&soon).unwrap();
-    stage.replace("gateway.pem", &soon.chain);
-    stage.replace("gateway.key", &soon.key);
+    let soon = bed.pki.issue(&soon).unwrap();
+    bed.replace("gateway.pem", &soon.chain);
+    bed.replace("gateway.key", &soon.key);
     for (name, mode) in [("gateway.key", 0o644), ("server.key", 0o660)] {
-        std::fs::set_permissions(stage.path(name), std::fs::Permissions::from_mode(mode)).unwrap();
+        std::fs::set_permissions(bed.path(name), std::fs::Permissions::from_mode(mode)).unwrap();
     }
-    let (text, code) = check(&stage, &[]);
+    let (text, code) = check(&bed, &[]);
     assert_eq!(code, Some(0), "{text}");
     for words in [
         "server.pem: holds the certificate alone, without that of its issuer",
@@ -261,35 +266,35 @@ async fn settings_and_files_that_an_operator_should_look_at_are_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_reason_is_in_the_answer_and_the_record() {
-    let mut stage = Stage::new().await;
-    let unknown = Authority::root("Nobody's root").issue("hub.example.nhs.uk");
-    stage.issued.insert("unknown", unknown);
+    let mut bed = TestBed::new().await;
+    let unknown = TestAuthority::root("Nobody's root").issue("hub.example.nhs.uk");
+    bed.issued.insert("unknown", unknown);
     for (certificate, words) in [
         ("foreign", "a signature in its chain is not its issuer's"),
         ("unknown", "its issuer is CN=Nobody's root"),
         ("expired", "has expired"),
         ("revoked", "revocation list of CN=Throwaway sub authority"),
     ] {
-        let answer = asks(&stage, certificate).await;
+        let answer = asks(&bed, certificate).await;
         assert!(diagnostics(&answer).contains(words), "{answer:?}");
-        let closed = stage.lines().await.pop().unwrap();
+        let closed = bed.exchange_lines().await.pop().unwrap();
         assert!(closed["certificate_fault"].as_str().unwrap().contains(words), "{closed}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handshake_that_is_refused_leaves_a_record_with_the_reason() {
-    let stage = Stage::with(|files| files.set("tls", "reject = \"handshake\"")).await;
+    let bed = TestBed::with(|files| files.set("tls", "reject = \"handshake\"")).await;
     for (certificate, token, words) in [
         ("revoked", "certificate_revoked", "revocation list of CN=Throwaway sub authority"),
         ("foreign", "certificate_invalid", "a signature in its chain is not its issuer's"),
     ] {
-        let before = stage.lines().await.len();
+        let before = bed.exchange_lines().await.len();
         // In TLS 1.3 the consumer learns of it when it reads.
-        if let Ok(stream) = Call::slots().certificate(certificate).connect(&stage).await {
-            assert!(Wire::new(stream).head().await.is_none(), "{certificate}");
+        if let Ok(stream) = TestRequest::slots().certificate(certificate).connect(&bed).await {
+            assert!(RawConnection::new(stream).head().await.is_none(), "{certificate}");
         }
-        let closed: Value = stage.closed(before + 1).await;
+        let closed: Value = bed.wait_for_closed_line(before + 1).await;
         assert_eq!(closed["refusal"], token);
         assert_eq!(closed["method"], "_HANDSHAKE");
         assert_eq!(closed["status"], Value::Null);
@@ -299,89 +304,97 @@ async fn a_handshake_that_is_refused_leaves_a_record_with_the_reason() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_of_lists_is_read_and_a_new_part_in_it_is_noticed() {
-    let root = Authority::root("Root with parts");
+    let root = TestAuthority::root("Root with parts");
     let point = "http://crl.example.nhs.uk/crlc4519.crl";
-    let issued = root.grant(&Wish { point: Some(point), ..Wish::named("hub.example.nhs.uk") });
-    let mut stage = stage(&[&root], &[], "").await;
-    stage.issued.insert("late", issued);
-    let folder = stage.path("lists");
+    let issued = root.issue_as(&CertificateSpec {
+        point: Some(point),
+        ..CertificateSpec::named("hub.example.nhs.uk")
+    });
+    let mut bed = bed(&[&root], &[], "").await;
+    bed.issued.insert("late", issued);
+    let folder = bed.path("lists");
     std::fs::create_dir(&folder).unwrap();
-    std::fs::rename(stage.path("crl.pem"), folder.join("crl.pem")).unwrap();
-    std::fs::write(folder.join("root.pem"), root.list(List::number(1).point("http://x/1")))
-        .unwrap();
+    std::fs::rename(bed.path("crl.pem"), folder.join("crl.pem")).unwrap();
+    std::fs::write(
+        folder.join("root.pem"),
+        root.revocation_list(CrlSpec::number(1).point("http://x/1")),
+    )
+    .unwrap();
     std::fs::write(folder.join(".hidden"), "no list").unwrap();
-    let text = stage.text("spine-proxy.toml").replace("[\"crl.pem\"]", "[\"lists\"]");
-    stage.replace("spine-proxy.toml", &text);
-    stage.server.reload().await.unwrap();
-    stage.refuses(Call::slots().certificate("late"), "certificate_status_unknown").await;
-    assert_eq!(asks(&stage, "hub").await.status, 200);
-    std::fs::write(stage.path("aside"), root.list(List::number(1).point(point))).unwrap();
-    std::fs::rename(stage.path("aside"), folder.join("crlc4519.pem")).unwrap();
-    while asks(&stage, "late").await.status != 200 {
+    let text = bed.text("spine-proxy.toml").replace("[\"crl.pem\"]", "[\"lists\"]");
+    bed.replace("spine-proxy.toml", &text);
+    bed.server.reload().await.unwrap();
+    bed.expect_refusal(TestRequest::slots().certificate("late"), "certificate_status_unknown")
+        .await;
+    assert_eq!(asks(&bed, "hub").await.status, 200);
+    std::fs::write(bed.path("aside"), root.revocation_list(CrlSpec::number(1).point(point)))
+        .unwrap();
+    std::fs::rename(bed.path("aside"), folder.join("crlc4519.pem")).unwrap();
+    while asks(&bed, "late").await.status != 200 {
         tokio::task::yield_now().await;
     }
     // A file that is no list is left out, and holds up no other.
     std::fs::write(folder.join("notes.pem"), "no list").unwrap();
-    stage.server.reload().await.unwrap();
-    assert_eq!(asks(&stage, "late").await.status, 200);
-    let alarms = testkit::process::get(stage.server.admin, "/readyz").await;
+    bed.server.reload().await.unwrap();
+    assert_eq!(asks(&bed, "late").await.status, 200);
+    let alarms = testkit::process::get(bed.server.admin, "/readyz").await;
     assert!(alarms.contains("notes.pem"), "{alarms}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_waits_for_no_other_file() {
-    type Change = fn(&Stage);
+    type Change = fn(&TestBed);
     let changes: [(&str, Change); 6] = [
-        ("a typo in the directory file", |stage| {
-            stage.replace("directory.toml", "[[consumer]]\nname = 1");
+        ("a typo in the directory file", |bed| {
+            bed.replace("directory.toml", "[[consumer]]\nname = 1");
         }),
-        ("a typo in the configuration", |stage| stage.replace("spine-proxy.toml", "nonsense")),
-        ("half of a renewed key pair", |stage| stage.replace("server.key", &stage.text("hub.key"))),
-        ("half of a renewed key pair towards providers", |stage| {
-            stage.replace("gateway.pem", &stage.text("hub.pem"));
+        ("a typo in the configuration", |bed| bed.replace("spine-proxy.toml", "nonsense")),
+        ("half of a renewed key pair", |bed| bed.replace("server.key", &bed.text("hub.key"))),
+        ("half of a renewed key pair towards providers", |bed| {
+            bed.replace("gateway.pem", &bed.text("hub.pem"));
         }),
-        ("our own expired certificate", |stage| {
-            stage.replace("server.pem", &stage.text("expired.pem"));
-            stage.replace("server.key", &stage.text("expired.key"));
+        ("our own expired certificate", |bed| {
+            bed.replace("server.pem", &bed.text("expired.pem"));
+            bed.replace("server.key", &bed.text("expired.key"));
         }),
-        ("authorities that cannot be read", |stage| stage.replace("ca.pem", "none")),
+        ("authorities that cannot be read", |bed| bed.replace("ca.pem", "none")),
     ];
     for (what, change) in changes {
-        let stage = Stage::new().await;
-        assert_eq!(asks(&stage, "hub").await.status, 200);
-        change(&stage);
-        let revoked = [stage.issued["hub"].serial];
-        stage.replace("crl.pem", &stage.pki.revocation_lists(&revoked, 30).unwrap());
-        let failure = stage.server.reload().await.unwrap_err().to_string();
-        let answer = asks(&stage, "hub").await;
+        let bed = TestBed::new().await;
+        assert_eq!(asks(&bed, "hub").await.status, 200);
+        change(&bed);
+        let revoked = [bed.issued["hub"].serial];
+        bed.replace("crl.pem", &bed.pki.revocation_lists(&revoked, 30).unwrap());
+        let failure = bed.server.reload().await.unwrap_err().to_string();
+        let answer = asks(&bed, "hub").await;
         assert_eq!(answer.token(), Some("certificate_revoked"), "{what}: {answer:?}");
-        let ready = testkit::process::get(stage.server.admin, "/readyz").await;
+        let ready = testkit::process::get(bed.server.admin, "/readyz").await;
         let named = failure.split(':').next().unwrap().rsplit('/').next().unwrap();
         assert!(ready.contains(named), "{what}: {named} is not in {ready}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_alarm_lasts_as_long_as_its_fault_whatever_else_is_loaded() {
-    let stage = Stage::new().await;
-    let good = stage.text("directory.toml");
-    stage.replace("directory.toml", "[[consumer]]\nname = 1");
-    stage.server.reload().await.unwrap_err();
-    let revoked = [stage.issued["hub"].serial];
-    stage.replace("crl.pem", &stage.pki.revocation_lists(&revoked, 30).unwrap());
-    let answer = refused_once_noticed(&stage, "hub").await;
+async fn an_alarm_lasts_as_long_as_its_fault_across_reloads() {
+    let bed = TestBed::new().await;
+    let good = bed.text("directory.toml");
+    bed.replace("directory.toml", "[[consumer]]\nname = 1");
+    bed.server.reload().await.unwrap_err();
+    let revoked = [bed.issued["hub"].serial];
+    bed.replace("crl.pem", &bed.pki.revocation_lists(&revoked, 30).unwrap());
+    let answer = refused_once_noticed(&bed, "hub").await;
     assert_eq!(answer.token(), Some("certificate_revoked"), "{answer:?}");
-    let ready = async || testkit::process::get(stage.server.admin, "/readyz").await;
+    let ready = async || testkit::process::get(bed.server.admin, "/readyz").await;
     assert!(ready().await.contains("directory.toml"));
-    stage.replace("directory.toml", &good);
-    stage.server.reload().await.unwrap();
+    bed.replace("directory.toml", &good);
+    bed.server.reload().await.unwrap();
     assert!(!ready().await.contains("directory.toml"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_is_noticed_while_another_file_never_stands_still() {
-    let stage = Stage::new().await;
-    let (folder, text) = (stage.folder.path().to_owned(), stage.text("directory.toml"));
+    let bed = TestBed::new().await;
+    let (folder, text) = (bed.folder.path().to_owned(), bed.text("directory.toml"));
     let stop = tokio_util::sync::CancellationToken::new();
     let (stopped, touched) = (stop.clone(), folder.join("directory.toml"));
     let touching = tokio::spawn(async move {
@@ -394,9 +407,9 @@ async fn a_revocation_is_noticed_while_another_file_never_stands_still() {
             tokio::task::yield_now().await;
         }
     });
-    let revoked = [stage.issued["hub"].serial];
-    stage.replace("crl.pem", &stage.pki.revocation_lists(&revoked, 30).unwrap());
-    let answer = refused_once_noticed(&stage, "hub").await;
+    let revoked = [bed.issued["hub"].serial];
+    bed.replace("crl.pem", &bed.pki.revocation_lists(&revoked, 30).unwrap());
+    let answer = refused_once_noticed(&bed, "hub").await;
     assert_eq!(answer.token(), Some("certificate_revoked"), "{answer:?}");
     stop.cancel();
     touching.await.unwrap();
@@ -404,13 +417,13 @@ async fn a_revocation_is_noticed_while_another_file_never_stands_still() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_written_in_place_under_its_old_size_and_time_is_noticed() {
-    let stage = Stage::new().await;
-    let path = stage.path("crl.pem");
-    let (good, revoked) = (stage.issued["hub"].serial, stage.issued["revoked"].serial);
+    let bed = TestBed::new().await;
+    let path = bed.path("crl.pem");
+    let (good, revoked) = (bed.issued["hub"].serial, bed.issued["revoked"].serial);
     // Serial numbers have the same number of bytes more often than not.
     let same_size = || {
-        let text = stage.pki.revocation_lists(&[good], 30).unwrap();
-        (text.len() == stage.text("crl.pem").len()).then_some(text)
+        let text = bed.pki.revocation_lists(&[good], 30).unwrap();
+        (text.len() == bed.text("crl.pem").len()).then_some(text)
     };
     assert_ne!(good, revoked);
     let text = std::iter::repeat_with(same_size).take(200).flatten().next().expect("one that fits");
@@ -423,85 +436,91 @@ async fn a_list_written_in_place_under_its_old_size_and_time_is_noticed() {
         (before.len(), before.modified().unwrap()),
         (after.len(), after.modified().unwrap())
     );
-    let answer = refused_once_noticed(&stage, "hub").await;
+    let answer = refused_once_noticed(&bed, "hub").await;
     assert_eq!(answer.token(), Some("certificate_revoked"), "{answer:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn neither_a_gap_nor_a_forged_list_lets_an_older_list_in() {
-    let (root, forger) = (Authority::root("Kept root"), Authority::root("Kept root"));
-    let sub = root.below("Kept sub", None);
+    let (root, forger) = (TestAuthority::root("Kept root"), TestAuthority::root("Kept root"));
+    let sub = root.intermediate("Kept sub", None);
     let (of_root, of_sub) = (root.issue("hub.example.nhs.uk"), sub.issue("hub.example.nhs.uk"));
     let revoked = [of_root.serial, of_sub.serial];
     let lists = [
-        ("root.pem", root.list(List::number(10).revoking(&revoked))),
-        ("sub.pem", sub.list(List::number(10).revoking(&revoked))),
+        ("root.pem", root.revocation_list(CrlSpec::number(10).revoking(&revoked))),
+        ("sub.pem", sub.revocation_list(CrlSpec::number(10).revoking(&revoked))),
     ];
-    let mut stage = stage(&[&root], &lists, "").await;
-    stage.issued.insert("root", of_root);
-    stage.issued.insert("sub", of_sub);
+    let mut bed = bed(&[&root], &lists, "").await;
+    bed.issued.insert("root", of_root);
+    bed.issued.insert("sub", of_sub);
     for certificate in ["root", "sub"] {
-        stage.refuses(Call::slots().certificate(certificate), "certificate_revoked").await;
+        bed.expect_refusal(TestRequest::slots().certificate(certificate), "certificate_revoked")
+            .await;
     }
-    let forged = forger.list(List::number(1000));
-    let nothing = forger.list(List::number(1).point("http://crl.example.nhs.uk/other.crl"));
+    let forged = forger.revocation_list(CrlSpec::number(1000));
+    let nothing =
+        forger.revocation_list(CrlSpec::number(1).point("http://crl.example.nhs.uk/other.crl"));
     for between in [forged, nothing] {
         for name in ["root.pem", "sub.pem"] {
-            stage.replace(name, &between);
+            bed.replace(name, &between);
         }
-        stage.server.reload().await.unwrap();
+        bed.server.reload().await.unwrap();
         for certificate in ["root", "sub"] {
-            assert_eq!(asks(&stage, certificate).await.status, 495);
+            assert_eq!(asks(&bed, certificate).await.status, 495);
         }
-        stage.replace("root.pem", &root.list(List::number(9)));
-        stage.replace("sub.pem", &sub.list(List::number(9)));
-        stage.server.reload().await.unwrap();
+        bed.replace("root.pem", &root.revocation_list(CrlSpec::number(9)));
+        bed.replace("sub.pem", &sub.revocation_list(CrlSpec::number(9)));
+        bed.server.reload().await.unwrap();
         for certificate in ["root", "sub"] {
-            stage.refuses(Call::slots().certificate(certificate), "certificate_revoked").await;
+            bed.expect_refusal(
+                TestRequest::slots().certificate(certificate),
+                "certificate_revoked",
+            )
+            .await;
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_of_lists_that_is_gone_holds_up_no_other_list() {
-    let stage = Stage::new().await;
-    let folder = stage.path("lists");
+async fn a_missing_folder_of_lists_does_not_block_other_lists() {
+    let bed = TestBed::new().await;
+    let folder = bed.path("lists");
     std::fs::create_dir(&folder).unwrap();
-    std::fs::copy(stage.path("crl.pem"), folder.join("crl.pem")).unwrap();
-    let text = stage.text("spine-proxy.toml");
+    std::fs::copy(bed.path("crl.pem"), folder.join("crl.pem")).unwrap();
+    let text = bed.text("spine-proxy.toml");
     let (first, last) = text.rsplit_once("crl = [\"crl.pem\"]").unwrap();
-    stage.replace("spine-proxy.toml", &format!("{first}crl = [\"lists\"]{last}"));
-    stage.server.reload().await.unwrap();
-    assert_eq!(asks(&stage, "hub").await.status, 200);
-    std::fs::rename(&folder, stage.path("elsewhere")).unwrap();
-    let revoked = [stage.issued["hub"].serial];
-    stage.replace("crl.pem", &stage.pki.revocation_lists(&revoked, 30).unwrap());
-    stage.server.reload().await.unwrap_err();
-    stage.refuses(Call::slots(), "certificate_revoked").await;
+    bed.replace("spine-proxy.toml", &format!("{first}crl = [\"lists\"]{last}"));
+    bed.server.reload().await.unwrap();
+    assert_eq!(asks(&bed, "hub").await.status, 200);
+    std::fs::rename(&folder, bed.path("elsewhere")).unwrap();
+    let revoked = [bed.issued["hub"].serial];
+    bed.replace("crl.pem", &bed.pki.revocation_lists(&revoked, 30).unwrap());
+    bed.server.reload().await.unwrap_err();
+    bed.expect_refusal(TestRequest::slots(), "certificate_revoked").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_list_does_not_replace_a_newer_one_unless_that_is_configured() {
-    let root = Authority::root("Numbered root");
+    let root = TestAuthority::root("Numbered root");
     let issued = root.issue("hub.example.nhs.uk");
     let revoked = [issued.serial];
     for (rollback, token) in [("refuse", Some("certificate_revoked")), ("accept", None)] {
-        let lists = [("own.pem", root.list(List::number(7).revoking(&revoked)))];
+        let lists = [("own.pem", root.revocation_list(CrlSpec::number(7).revoking(&revoked)))];
         let setting = format!("crl-rollback = \"{rollback}\"");
-        let mut stage = stage(&[&root], &lists, &setting).await;
-        stage.issued.insert("back", issued.clone());
-        stage.refuses(Call::slots().certificate("back"), "certificate_revoked").await;
-        stage.replace("own.pem", &root.list(List::number(6)));
-        stage.server.reload().await.unwrap();
-        assert_eq!(asks(&stage, "back").await.token(), token, "{rollback}");
-        let ready = testkit::process::get(stage.server.admin, "/readyz").await;
+        let mut bed = bed(&[&root], &lists, &setting).await;
+        bed.issued.insert("back", issued.clone());
+        bed.expect_refusal(TestRequest::slots().certificate("back"), "certificate_revoked").await;
+        bed.replace("own.pem", &root.revocation_list(CrlSpec::number(6)));
+        bed.server.reload().await.unwrap();
+        assert_eq!(asks(&bed, "back").await.token(), token, "{rollback}");
+        let ready = testkit::process::get(bed.server.admin, "/readyz").await;
         assert_eq!(
             ready.contains("own.pem: the revocation list of CN=Numbered root is older"),
             token.is_some(),
             "{ready}"
         );
-        stage.replace("own.pem", &root.list(List::number(8)));
-        stage.server.reload().await.unwrap();
-        assert_eq!(asks(&stage, "back").await.status, 200, "a newer list may take it back");
+        bed.replace("own.pem", &root.revocation_list(CrlSpec::number(8)));
+        bed.server.reload().await.unwrap();
+        assert_eq!(asks(&bed, "back").await.status, 200, "a newer list may take it back");
     }
 }

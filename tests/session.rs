@@ -1,24 +1,29 @@
 use std::collections::HashSet;
 
-use testkit::{Call, Stage};
+use testkit::{TestBed, TestRequest};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_valid_request_reaches_the_provider_and_its_answer_comes_back() {
-    let stage = Stage::new().await;
-    for call in [Call::slots(), Call::slots().http2(), Call::book(), Call::book().http2()] {
-        let answer = stage.hears(call).await;
+    let bed = TestBed::new().await;
+    for call in [
+        TestRequest::slots(),
+        TestRequest::slots().http2(),
+        TestRequest::book(),
+        TestRequest::book().http2(),
+    ] {
+        let answer = bed.send(call).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         assert_eq!(answer.text(), r#"{"ok":true}"#);
         assert_eq!(answer.header_names(), ["content-length", "content-type", "date"]);
     }
-    assert_eq!(stage.provider.received().len(), 4);
-    let lines = stage.lines().await;
+    assert_eq!(bed.provider.received().len(), 4);
+    let lines = bed.exchange_lines().await;
     let events: Vec<_> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
-    // Bookings wait for theirs; a search may end before its own is written.
+    // Bookings wait for their lines; a search may end before its line is written.
     let opened = events.iter().filter(|event| **event == "opened").count();
     assert!((2..=4).contains(&opened), "{events:?}");
     assert_eq!(events.iter().filter(|event| **event == "closed").count(), 4);
-    let closed = stage.closed(3).await;
+    let closed = bed.wait_for_closed_line(3).await;
     assert_eq!(closed["outcome"], "answered");
     assert_eq!(closed["status"], 200);
     assert_eq!(closed["ended_by"], "gateway");

@@ -1,12 +1,12 @@
-//! What a process does when it is sent a signal.
+//! Reactions of the process to signals.
 
 use testkit::process::serve;
-use testkit::{Act, Call, Stage};
+use testkit::{ProviderAction, TestBed, TestRequest};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sighup_reloads_though_no_file_has_changed() {
-    let stage = Stage::new().await;
-    let served = serve(&stage);
+    let bed = TestBed::new().await;
+    let served = serve(&bed);
     let reloads = "spine_proxy_reloads_total{result=\"ok\"}";
     assert!(served.metrics().await.contains(&format!("{reloads} 1")));
     served.signal("HUP");
@@ -16,22 +16,22 @@ async fn sighup_reloads_though_no_file_has_changed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_sigterm_cuts_short_what_is_under_way_and_records_it() {
-    let stage = std::sync::Arc::new(Stage::new().await);
-    stage.provider.does(Act::Silence);
-    let mut served = serve(&stage);
-    let (asking, at) = (std::sync::Arc::clone(&stage), served.1);
-    let asked = tokio::spawn(async move { Call::slots().send_to(&asking, at).await });
-    stage.provider.has_received(1).await;
+async fn a_second_sigterm_ends_open_exchanges_and_records_them() {
+    let bed = std::sync::Arc::new(TestBed::new().await);
+    bed.provider.set_action(ProviderAction::Silence);
+    let mut served = serve(&bed);
+    let (asking, at) = (std::sync::Arc::clone(&bed), served.address);
+    let asked = tokio::spawn(async move { TestRequest::slots().send_to(&asking, at).await });
+    bed.provider.wait_for_requests(1).await;
     served.signal("TERM");
-    // The first has been heard once nobody is accepted any more.
+    // The first signal has been handled once no connection is accepted any more.
     while tokio::net::TcpStream::connect(at).await.is_ok() {
         tokio::task::yield_now().await;
     }
     served.signal("TERM");
-    assert!(served.0.wait().unwrap().success());
+    assert!(served.child.wait().unwrap().success());
     assert!(asked.await.is_err(), "it was cut short");
-    let records = stage.journal("own");
+    let records = bed.journal("own");
     let last: serde_json::Value =
         serde_json::from_str(records.lines().rfind(|line| line.contains("closed")).unwrap())
             .unwrap();

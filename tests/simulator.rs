@@ -1,4 +1,4 @@
-//! The provider simulator as a program of its own: what it prints, and what survives it.
+//! The provider simulator as a program: its output, and the state that it keeps.
 
 use std::collections::HashSet;
 use std::io::{BufRead as _, BufReader};
@@ -44,14 +44,14 @@ impl Simulated {
 }
 
 impl Drop for Simulated {
-    /// With SIGKILL: nothing is tidied up.
+    /// Ends it by SIGKILL, without any cleanup.
     fn drop(&mut self) {
         drop(self.process.kill());
         drop(self.process.wait());
     }
 }
 
-/// A port that nobody else is given.
+/// A port that stays reserved.
 fn reserved() -> (socket2::Socket, u16) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.set_reuse_address(true).unwrap();
@@ -60,7 +60,7 @@ fn reserved() -> (socket2::Socket, u16) {
     (socket, port)
 }
 
-/// An answer, or nothing if the connection failed before there was a whole one.
+/// Returns an answer, or `None` if the connection failed before a complete one.
 async fn say(port: u16, head: &str, body: &str) -> Option<(u16, Value)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
     let length = body.len();
@@ -236,7 +236,7 @@ fn the_example_says_where_each_practice_is_and_ends_when_told_to() {
 }
 
 #[test]
-fn a_configuration_that_cannot_be_used_is_said_to_be_so() {
+fn an_unusable_configuration_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let practice = format!(
         "[[practice]]\nods = \"A20047\"\nasid = \"{ASID}\"\nname = \"x\"\nbase-path = \"{BASE}\"\n"

@@ -1,29 +1,29 @@
-//! Targets: the three forms byte for byte, the hostile ones not at all.
+//! Targets: the three forms are forwarded byte for byte, hostile ones are refused.
 #![expect(clippy::print_stdout, reason = "a row that fails is named by the last line printed")]
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::json;
 
-use testkit::stage;
-use testkit::{Answer, Call, Received, Stage};
+use testkit::test_bed;
+use testkit::{Answer, Received, TestBed, TestRequest};
 
 const HOST: &str = "provider.example.nhs.uk";
-/// Whatever a query may hold that somebody on the way could want to tidy.
+/// A query with everything that an intermediary might normalise.
 const QUERY: &str = "?status=free&a=x|y&b=%3a&c=%7C&d=1+2&e=$x&e=2&e=3&f=%2F%zz&g=[1]{2}'\
                      &_include=Slot%3aschedule&_include%253arecurse=Schedule%3Aactor&_include%5B%5D=z&h&=";
 const SLOT: &str = "/A20047/STU3/1/gpconnect/Slot";
 
-fn slots_at(target: &str) -> Call {
-    Call::slots().target(target)
+fn slots_at(target: &str) -> TestRequest {
+    TestRequest::slots().target(target)
 }
 
-fn last(stage: &Stage) -> Received {
-    stage.provider.received().pop().unwrap()
+fn last(bed: &TestBed) -> Received {
+    bed.provider.received().pop().unwrap()
 }
 
-/// What must be true of all that a provider is ever sent.
-fn is_registered(received: &Received) {
+/// Asserts that a request was sent under a registered service root.
+fn assert_registered(received: &Received) {
     let hosts = received.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("host"));
     let hosts: Vec<_> = hosts.map(|(_, value)| value.as_str()).collect();
     assert_eq!(hosts, [HOST]);
@@ -35,7 +35,7 @@ fn is_registered(received: &Received) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_forms_reach_the_provider_byte_for_byte() {
-    let stage = Stage::new().await;
+    let bed = TestBed::new().await;
     let url = format!("https://{HOST}{SLOT}{QUERY}");
     let collapsed = format!("https:/{HOST}{SLOT}{QUERY}");
     let absolute = format!("https://ssp.example.nhs.uk/{url}");
@@ -55,69 +55,69 @@ async fn all_forms_reach_the_provider_byte_for_byte() {
         slots_at(&absolute_practice).without("Ssp-To"),
     ] {
         println!("{call:?}");
-        let answer = stage.hears(call).await;
+        let answer = bed.send(call).await;
         assert_eq!(answer.status, 200, "{answer:?}");
-        let received = last(&stage);
+        let received = last(&bed);
         assert_eq!(received.start, format!("GET {SLOT}{QUERY} HTTP/1.1"));
-        is_registered(&received);
-        assert_eq!(received.header("ssp-to"), Some(stage::TO));
+        assert_registered(&received);
+        assert_eq!(received.header("ssp-to"), Some(test_bed::TO));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn odd_but_legal_paths_are_not_tidied() {
-    let stage = Stage::new().await;
+    let bed = TestBed::new().await;
     for id in ["A-1.b", "...", "Invalid4321", &"a".repeat(64)] {
         let path = format!("/Appointment/{id}");
-        let call = Call::to("read:appointment-1", "GET", &path);
+        let call = TestRequest::to("read:appointment-1", "GET", &path);
         let practice = call.clone().target(&format!("/A20047/STU3/1/gpconnect{path}"));
         for call in [call.clone(), call.http2(), practice.clone(), practice.http2()] {
             println!("{call:?}");
-            assert_eq!(stage.hears(call).await.status, 200, "{id}");
+            assert_eq!(bed.send(call).await.status, 200, "{id}");
             let start = format!("GET /A20047/STU3/1/gpconnect{path} HTTP/1.1");
-            assert_eq!(last(&stage).start, start);
+            assert_eq!(last(&bed).start, start);
         }
     }
-    // What is no id is another call: a search, a history, an operation.
+    // A path without an id is another interaction: a search, a history, an operation.
     for id in ["", "$x", "_history", "a%20b", "%7C", "a+b", "(1)", &"a".repeat(65)] {
-        let call = Call::to("read:appointment-1", "GET", &format!("/Appointment/{id}"));
-        stage.refuses(call, "interaction_path").await;
+        let call = TestRequest::to("read:appointment-1", "GET", &format!("/Appointment/{id}"));
+        bed.expect_refusal(call, "interaction_path").await;
     }
     let register = "urn:nhs:names:services:gpconnect:fhir:operation:gpc.registerpatient-1";
-    let call = Call::to(register, "POST", "/Patient/$gpc.registerpatient").body(b"{}");
-    assert_eq!(stage.hears(call).await.status, 200);
+    let call = TestRequest::to(register, "POST", "/Patient/$gpc.registerpatient").body(b"{}");
+    assert_eq!(bed.send(call).await.status, 200);
     let start = "POST /A20047/STU3/1/gpconnect/Patient/$gpc.registerpatient HTTP/1.1";
-    assert_eq!(last(&stage).start, start);
+    assert_eq!(last(&bed).start, start);
     let query = format!("{SLOT}?a={}", "a".repeat(30 * 1024));
     for call in [slots_at(&query), slots_at(&query).http2()] {
-        assert_eq!(stage.hears(call).await.status, 200, "30 KiB");
-        assert_eq!(last(&stage).start, format!("GET {query} HTTP/1.1"));
+        assert_eq!(bed.send(call).await.status, 200, "30 KiB");
+        assert_eq!(last(&bed).start, format!("GET {query} HTTP/1.1"));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_consumer_names_the_practices_own_receiver_or_none() {
-    let stage = Stage::new().await;
-    for call in [slots_at(SLOT).set("Ssp-To", stage::OTHER_TO), slots_at(SLOT).http2()] {
-        let call = call.set("Ssp-To", stage::OTHER_TO);
-        stage.refuses(call, "receiver_not_practices").await;
+    let bed = TestBed::new().await;
+    for call in [slots_at(SLOT).set("Ssp-To", test_bed::OTHER_TO), slots_at(SLOT).http2()] {
+        let call = call.set("Ssp-To", test_bed::OTHER_TO);
+        bed.expect_refusal(call, "receiver_not_practices").await;
     }
-    let other = slots_at("/B82617/STU3/1/gpconnect/Slot").claim("aud", json!(stage::OTHER_ROOT));
-    stage.refuses(other.clone(), "receiver_not_practices").await;
-    assert_eq!(stage.hears(other.without("Ssp-To")).await.status, 200);
-    assert_eq!(last(&stage).header("ssp-to"), Some(stage::OTHER_TO));
+    let other = slots_at("/B82617/STU3/1/gpconnect/Slot").claim("aud", json!(test_bed::OTHER_ROOT));
+    bed.expect_refusal(other.clone(), "receiver_not_practices").await;
+    assert_eq!(bed.send(other.without("Ssp-To")).await.status, 200);
+    assert_eq!(last(&bed).header("ssp-to"), Some(test_bed::OTHER_TO));
 }
 
 /// C1 to C7: the request line and `Host`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_not_addressed_to_this_proxy_is_refused() {
-    let stage = Stage::new().await;
+    let bed = TestBed::new().await;
     let url = format!("https://{HOST}{SLOT}");
-    let host = |host: &str| Call::slots().set("Host", host);
+    let host = |host: &str| TestRequest::slots().set("Host", host);
     for (call, token) in [
-        (Call::slots().without("Host"), "host_invalid"),
+        (TestRequest::slots().without("Host"), "host_invalid"),
         (host(""), "host_invalid"),
-        (Call::slots().with("Host", "ssp.example.nhs.uk"), "host_invalid"),
+        (TestRequest::slots().with("Host", "ssp.example.nhs.uk"), "host_invalid"),
         (host("u:p@ssp.example.nhs.uk"), "host_invalid"),
         (host("a/b?c"), "host_invalid"),
         (host("ssp.example.nhs.uk:99999"), "host_invalid"),
@@ -134,13 +134,13 @@ async fn a_request_not_addressed_to_this_proxy_is_refused() {
         (slots_at("*"), "target_malformed"),
         (slots_at("*").method("OPTIONS"), "method_not_allowed"),
         (slots_at("evil.nhs.uk:443").method("CONNECT"), "method_not_allowed"),
-        (Call::slots().method("TRACE"), "method_not_allowed"),
-        (Call::slots().method("TRACK"), "method_unknown"),
-        (Call::slots().method("get"), "method_unknown"),
-        (Call::slots().method("FOO!BAR"), "method_unknown"),
+        (TestRequest::slots().method("TRACE"), "method_not_allowed"),
+        (TestRequest::slots().method("TRACK"), "method_unknown"),
+        (TestRequest::slots().method("get"), "method_unknown"),
+        (TestRequest::slots().method("FOO!BAR"), "method_unknown"),
     ] {
         println!("{token}: {} {} {:?}", call.method, call.target, call.headers[0]);
-        stage.refuses(call, token).await;
+        bed.expect_refusal(call, token).await;
     }
 }
 
@@ -223,22 +223,22 @@ const HOSTILE: &[(&str, &str)] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hostile_target_reaches_nobody() {
-    let stage = Stage::new().await;
+async fn a_hostile_target_reaches_no_provider() {
+    let bed = TestBed::new().await;
     let label = format!("/https://{}.nhs.uk/Slot", "a".repeat(64));
     let name = format!("/https://{}nhs.uk/Slot", "a.".repeat(130));
     let long = [("target_malformed", &*label), ("target_malformed", &*name)];
     for (token, target) in HOSTILE.iter().copied().chain(long) {
         println!("{token}: {target}");
-        stage.refuses(slots_at(target), token).await;
-        stage.refuses(slots_at(target).http2(), token).await;
+        bed.expect_refusal(slots_at(target), token).await;
+        bed.expect_refusal(slots_at(target).http2(), token).await;
     }
-    assert_eq!(stage.provider.connections(), 0);
+    assert_eq!(bed.provider.connections(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_parser_refuses_reaches_nobody() {
-    let stage = Stage::new().await;
+async fn a_target_that_the_parser_rejects_reaches_no_provider() {
+    let bed = TestBed::new().await;
     for target in [
         "",
         "A20047/STU3/1/gpconnect/Slot",
@@ -249,29 +249,29 @@ async fn what_the_parser_refuses_reaches_nobody() {
         "ssp.example.nhs.uk/A20047/STU3/1/gpconnect/Slot",
     ] {
         println!("{target:?}");
-        assert_eq!(stage.hears(slots_at(target)).await.status, 400);
+        assert_eq!(bed.send(slots_at(target)).await.status, 400);
     }
-    assert_eq!(stage.provider.connections(), 0);
+    assert_eq!(bed.provider.connections(), 0);
 }
 
 /// C17.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_with_a_fragment_is_refused_and_not_cut() {
-    let stage = Stage::new().await;
+    let bed = TestBed::new().await;
     for end in ["#", "#frag", "?a=b#frag", "#?a=b", "?a=b#frag/Slot", "?a=b&c=d#&e=f", "?a=%23#"] {
         for start in [SLOT.to_owned(), format!("/https://{HOST}{SLOT}")] {
             let answer =
-                stage.refuses(slots_at(&format!("{start}{end}")), "target_malformed").await;
+                bed.expect_refusal(slots_at(&format!("{start}{end}")), "target_malformed").await;
             assert!(answer.text().contains("holds a # that is not escaped"), "{answer:?}");
         }
     }
-    assert_eq!(stage.hears(slots_at(&format!("{SLOT}?a=%23"))).await.status, 200);
+    assert_eq!(bed.send(slots_at(&format!("{SLOT}?a=%23"))).await.status, 200);
 }
 
 /// C26.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interaction_is_known_byte_for_byte() {
-    let stage = Stage::new().await;
+    let bed = TestBed::new().await;
     let known = "urn:nhs:names:services:gpconnect:fhir:rest:search:slot-1";
     for id in [
         known.to_uppercase(),
@@ -281,16 +281,16 @@ async fn an_interaction_is_known_byte_for_byte() {
         format!("{known},{known}"),
         format!("{known}{}", "x".repeat(4096)),
     ] {
-        let call = Call::slots().set("Ssp-InteractionID", &id);
-        stage.refuses(call.clone(), "interaction_unknown").await;
-        stage.refuses(call.http2(), "interaction_unknown").await;
+        let call = TestRequest::slots().set("Ssp-InteractionID", &id);
+        bed.expect_refusal(call.clone(), "interaction_unknown").await;
+        bed.expect_refusal(call.http2(), "interaction_unknown").await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_never_reaches_a_root_nested_in_its_own() {
     let allowed = r#"allowed = ["appointments", "foundations", "structured", "documents"]"#;
-    let stage = Stage::with(|files| files.head(allowed)).await;
+    let bed = TestBed::with(|files| files.prepend(allowed)).await;
     let urn = |rest: &str| format!("urn:nhs:names:services:gpconnect:{rest}");
     let capabilities = ["gpconnect", "gpconnect/structured", "gpconnect/documents"];
     for (interaction, own, path) in [
@@ -304,15 +304,16 @@ async fn a_request_never_reaches_a_root_nested_in_its_own() {
             let practice = format!("/A20047/STU3/1/{capability}");
             let root = format!("https://{HOST}{practice}");
             for audience in [format!("https://{HOST}/A20047/STU3/1/{own}"), root.clone()] {
-                let call = Call::to(&urn(interaction), "GET", path).claim("aud", json!(audience));
+                let call =
+                    TestRequest::to(&urn(interaction), "GET", path).claim("aud", json!(audience));
                 let embedded = call.clone().target(&format!("/{root}{path}"));
                 let by_practice = call.target(&format!("{practice}{path}"));
                 println!("{interaction} at {capability} for {audience}");
                 if capability == own {
                     for call in [embedded, by_practice] {
-                        assert_eq!(stage.hears(call).await.status, 200);
+                        assert_eq!(bed.send(call).await.status, 200);
                         let start = format!("GET {practice}{path} HTTP/1.1");
-                        assert_eq!(last(&stage).start, start);
+                        assert_eq!(last(&bed).start, start);
                     }
                 } else {
                     // Under the receiver's own root it is the target that goes too far.
@@ -320,8 +321,8 @@ async fn a_request_never_reaches_a_root_nested_in_its_own() {
                         true => "receiver_not_targets",
                         false => "target_not_receivers",
                     };
-                    stage.refuses(embedded.http2(), token).await;
-                    stage.refuses(by_practice, "interaction_path").await;
+                    bed.expect_refusal(embedded.http2(), token).await;
+                    bed.expect_refusal(by_practice, "interaction_path").await;
                 }
             }
         }
@@ -348,21 +349,21 @@ fn targets() -> impl Strategy<Value = String> {
 }
 
 #[test]
-fn whatever_the_target_a_provider_is_asked_only_under_its_registered_root() {
+fn a_provider_gets_requests_only_under_its_registered_root() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let stage = runtime.block_on(Stage::new());
+    let bed = runtime.block_on(TestBed::new());
     let config = Config { cases: 64, failure_persistence: None, ..Config::default() };
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     TestRunner::new_with_rng(config, rng)
         .run(&targets(), |target| {
-            let asked = stage.provider.received().len();
-            let answer: Answer = runtime.block_on(stage.hears(slots_at(&target)));
-            let received = stage.provider.received().split_off(asked);
+            let asked = bed.provider.received().len();
+            let answer: Answer = runtime.block_on(bed.send(slots_at(&target)));
+            let received = bed.provider.received().split_off(asked);
             prop_assert_eq!(received.len(), usize::from(answer.status == 200));
-            received.iter().for_each(is_registered);
+            received.iter().for_each(assert_registered);
             Ok(())
         })
         .unwrap();
-    let asked = stage.provider.received().len();
+    let asked = bed.provider.received().len();
     assert!((8..56).contains(&asked), "{asked} of 64 were legal");
 }

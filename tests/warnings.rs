@@ -1,15 +1,15 @@
-//! Warnings of `check`: settings and files that can be served by, and that an operator should look at.
+//! Warnings of `check`: settings and files that work but need an operator's attention.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use testkit::Stage;
+use testkit::TestBed;
 
-/// The warnings of `check` about a stage's files.
-fn warnings(stage: &Stage) -> Vec<String> {
+/// The warnings of `check` about a test bed's files.
+fn warnings(bed: &TestBed) -> Vec<String> {
     let mut check = Command::new(env!("CARGO_BIN_EXE_spine-proxy"));
-    let checked = check.args(["check", "--config"]).arg(stage.path("spine-proxy.toml")).output();
+    let checked = check.args(["check", "--config"]).arg(bed.path("spine-proxy.toml")).output();
     let checked = checked.unwrap();
     let said = String::from_utf8(checked.stderr).unwrap();
     assert_eq!(checked.status.code(), Some(0), "{said}");
@@ -23,8 +23,8 @@ fn set_mode(path: &Path, mode: u32) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn networks_that_together_allow_every_address_are_warned_of() {
-    let stage = Stage::new().await;
-    let text = stage.text("spine-proxy.toml");
+    let bed = TestBed::new().await;
+    let text = bed.text("spine-proxy.toml");
     let every = |family: &str| format!("together allow every {family} address");
     let (v4, v6) = (every("IPv4"), every("IPv6"));
     for (networks, v4_words, v6_words) in [
@@ -37,8 +37,8 @@ async fn networks_that_together_allow_every_address_are_warned_of() {
         (&["127.0.0.0/8", "10.0.0.0/8", "fd00::/8"], None, None),
     ] {
         let written = format!("networks = {networks:?}");
-        stage.replace("spine-proxy.toml", &text.replace("networks = [\"127.0.0.0/8\"]", &written));
-        let found = warnings(&stage);
+        bed.replace("spine-proxy.toml", &text.replace("networks = [\"127.0.0.0/8\"]", &written));
+        let found = warnings(&bed);
         let found: Vec<_> = found.iter().filter(|text| text.contains(" every ")).collect();
         let words: Vec<_> = v4_words.into_iter().chain(v6_words).collect();
         assert_eq!(found.len(), words.len(), "{networks:?}: {found:?}");
@@ -48,16 +48,16 @@ async fn networks_that_together_allow_every_address_are_warned_of() {
     }
 }
 
-/// A stage whose configuration names a file of every kind, none with rights that it should not have.
-async fn stage() -> Stage {
+/// A test bed whose configuration names a file of every kind, none with rights that it should not have.
+async fn bed() -> TestBed {
     // Small limits, which fit any machine's memory.
     let limits = "[listener.limits]\nconnections-max = 100\nin-hand-max = 20";
-    let stage = Stage::with(|files| files.add(limits)).await;
+    let bed = TestBed::with(|files| files.add(limits)).await;
     let sds = "[directory.sds-api]\nurl = \"https://sds.example.nhs.uk/FHIR/R4\"\n\
                key-file = \"sds.key\"\ntls = { authorities = [\"sds-ca.pem\"], crl = [\"sds.crl\"] }";
     let shared = "[throttle.shared]\nurl = \"redis://127.0.0.1:1\"\n\
                   password-file = \"redis.password\"";
-    let mut text = stage.text("spine-proxy.toml");
+    let mut text = bed.text("spine-proxy.toml");
     for (from, to) in [
         ("[admin]\n", "[admin]\ntoken-file = \"admin.token\"\n"),
         ("[directory]\n", "[directory]\nsnapshot = \"snapshot.json\"\n"),
@@ -67,20 +67,20 @@ async fn stage() -> Stage {
         assert!(text.contains(from), "{from}");
         text = text.replacen(from, to, 1);
     }
-    stage.replace("spine-proxy.toml", &text);
+    bed.replace("spine-proxy.toml", &text);
     for (name, like) in [("sds-ca.pem", "ca.pem"), ("sds.crl", "crl.pem")] {
-        stage.replace(name, &stage.text(like));
+        bed.replace(name, &bed.text(like));
     }
-    std::fs::create_dir(stage.path("lists")).unwrap();
+    std::fs::create_dir(bed.path("lists")).unwrap();
     for name in ["lists/1.crl", "lists/2.crl"] {
-        stage.replace(name, &stage.text("crl.pem"));
-        set_mode(&stage.path(name), 0o644);
+        bed.replace(name, &bed.text("crl.pem"));
+        set_mode(&bed.path(name), 0o644);
     }
     for name in ["admin.token", "sds.key", "redis.password", "snapshot.json"] {
-        stage.replace(name, "0123456789abcdef0123456789abcdef");
-        set_mode(&stage.path(name), 0o600);
+        bed.replace(name, "0123456789abcdef0123456789abcdef");
+        set_mode(&bed.path(name), 0o600);
     }
-    stage
+    bed
 }
 
 const SECRETS: [&str; 5] =
@@ -99,25 +99,25 @@ const PUBLIC_FILES: [&str; 8] = [
 /// The modes that a checkout under umask 002, and a key that its group may read, have.
 #[tokio::test(flavor = "multi_thread")]
 async fn files_that_their_group_may_read_or_public_ones_it_may_write_raise_no_warning() {
-    let stage = stage().await;
-    assert_eq!(warnings(&stage), [""; 0]);
+    let bed = bed().await;
+    assert_eq!(warnings(&bed), [""; 0]);
     for name in SECRETS {
-        set_mode(&stage.path(name), 0o640);
+        set_mode(&bed.path(name), 0o640);
     }
     for name in PUBLIC_FILES.into_iter().chain(["lists/1.crl"]) {
-        set_mode(&stage.path(name), 0o664);
+        set_mode(&bed.path(name), 0o664);
     }
-    set_mode(&stage.path("lists"), 0o775);
-    set_mode(&stage.path(""), 0o775);
-    assert_eq!(warnings(&stage), [""; 0]);
+    set_mode(&bed.path("lists"), 0o775);
+    set_mode(&bed.path(""), 0o775);
+    assert_eq!(warnings(&bed), [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_with_rights_that_it_should_not_have_is_named_with_what_to_do() {
+async fn a_file_with_excessive_permissions_is_named_with_a_remedy() {
     const SECRET: &str = "chmod g-w,o-rwx";
     const WRITTEN: &str = "chmod go-w";
     const PUBLIC: &str = "chmod o-w";
-    let stage = stage().await;
+    let bed = bed().await;
     let mut rows = Vec::new();
     for name in SECRETS {
         for (mode, may) in [
@@ -141,80 +141,80 @@ async fn a_file_with_rights_that_it_should_not_have_is_named_with_what_to_do() {
     // Others may add lists, whatever the sticky bit says.
     rows.push(("lists", 0o1777, "others may write it".to_owned(), PUBLIC));
     for (name, mode, may, remedy) in rows {
-        let path = stage.path(name);
+        let path = bed.path(name);
         let before = std::fs::metadata(&path).unwrap().permissions();
         set_mode(&path, mode);
         let shown = path.display();
         let words = format!("{shown}: {may} (mode {mode:04o}); {remedy} {shown}");
-        assert_eq!(warnings(&stage), [words]);
+        assert_eq!(warnings(&bed), [words]);
         std::fs::set_permissions(&path, before).unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_in_which_others_may_replace_files_is_named() {
-    let stage = stage().await;
-    let elsewhere = stage.path("elsewhere");
+    let bed = bed().await;
+    let elsewhere = bed.path("elsewhere");
     std::fs::create_dir(&elsewhere).unwrap();
-    std::fs::rename(stage.path("ca.pem"), elsewhere.join("ca.pem")).unwrap();
-    std::os::unix::fs::symlink("elsewhere/ca.pem", stage.path("ca.pem")).unwrap();
-    // As in `/tmp`, the sticky bit keeps others from replacing what is not theirs.
-    for folder in [stage.path(""), elsewhere].map(|folder| folder.canonicalize().unwrap()) {
+    std::fs::rename(bed.path("ca.pem"), elsewhere.join("ca.pem")).unwrap();
+    std::os::unix::fs::symlink("elsewhere/ca.pem", bed.path("ca.pem")).unwrap();
+    // As in `/tmp`, the sticky bit keeps users from replacing files of others.
+    for folder in [bed.path(""), elsewhere].map(|folder| folder.canonicalize().unwrap()) {
         let before = std::fs::metadata(&folder).unwrap().permissions();
         set_mode(&folder, 0o1777);
-        assert_eq!(warnings(&stage), [""; 0]);
+        assert_eq!(warnings(&bed), [""; 0]);
         set_mode(&folder, 0o777);
         let shown = folder.display();
         let words =
             format!("{shown}: others may replace files in it (mode 0777); chmod o-w {shown}");
-        assert_eq!(warnings(&stage), [words]);
+        assert_eq!(warnings(&bed), [words]);
         std::fs::set_permissions(&folder, before).unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_folder_of_each_symbolic_link_on_the_way_to_a_file_is_looked_at() {
-    let stage = stage().await;
+    let bed = bed().await;
     for name in ["hop", "open", "authorities"] {
-        std::fs::create_dir(stage.path(name)).unwrap();
+        std::fs::create_dir(bed.path(name)).unwrap();
     }
-    std::fs::rename(stage.path("ca.pem"), stage.path("authorities/ca.pem")).unwrap();
+    std::fs::rename(bed.path("ca.pem"), bed.path("authorities/ca.pem")).unwrap();
     for (link, target) in [
         ("ca.pem", "hop/ca.pem"),
         ("hop/ca.pem", "../open/ca.pem"),
         ("open/ca.pem", "../authorities/ca.pem"),
     ] {
-        std::os::unix::fs::symlink(target, stage.path(link)).unwrap();
+        std::os::unix::fs::symlink(target, bed.path(link)).unwrap();
     }
     // A folder behind a symbolic link, named with a slash at its end.
-    std::fs::rename(stage.path("lists"), stage.path("authorities/lists")).unwrap();
-    std::os::unix::fs::symlink("../authorities/lists", stage.path("open/lists")).unwrap();
-    std::os::unix::fs::symlink("open/lists/", stage.path("lists")).unwrap();
-    let text = stage.text("spine-proxy.toml");
-    stage.replace("spine-proxy.toml", &text.replace("\"lists\"", "\"lists/\""));
-    assert_eq!(warnings(&stage), [""; 0]);
+    std::fs::rename(bed.path("lists"), bed.path("authorities/lists")).unwrap();
+    std::os::unix::fs::symlink("../authorities/lists", bed.path("open/lists")).unwrap();
+    std::os::unix::fs::symlink("open/lists/", bed.path("lists")).unwrap();
+    let text = bed.text("spine-proxy.toml");
+    bed.replace("spine-proxy.toml", &text.replace("\"lists\"", "\"lists/\""));
+    assert_eq!(warnings(&bed), [""; 0]);
     for folder in ["", "hop", "open", "authorities"] {
-        let folder = stage.path(folder).canonicalize().unwrap();
+        let folder = bed.path(folder).canonicalize().unwrap();
         set_mode(&folder, 0o777);
         let shown = folder.display();
         let words =
             format!("{shown}: others may replace files in it (mode 0777); chmod o-w {shown}");
-        assert_eq!(warnings(&stage), [words]);
+        assert_eq!(warnings(&bed), [words]);
         set_mode(&folder, 0o755);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_of_lists_that_others_may_write_has_one_warning() {
-    let stage = stage().await;
-    let folder = stage.path("lists");
+    let bed = bed().await;
+    let folder = bed.path("lists");
     let folder = folder.display();
     for (name, number) in [("lists/2.crl", 1), ("lists/1.crl", 2)] {
-        set_mode(&stage.path(name), 0o666);
+        set_mode(&bed.path(name), 0o666);
         let words = format!(
             "{folder}: others may write {number} of the files in it, such as {}; chmod o-w {folder}/*",
-            stage.path(name).display()
+            bed.path(name).display()
         );
-        assert_eq!(warnings(&stage), [words]);
+        assert_eq!(warnings(&bed), [words]);
     }
 }

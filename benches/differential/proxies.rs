@@ -1,12 +1,12 @@
-//! The proxies: this one, nginx and `HAProxy`, each with the stage's certificates in front of the
-//! stage's provider.
+//! The proxies: this one, nginx and `HAProxy`, each with the test bed's certificates in front of the
+//! test bed's provider.
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
 use crate::support::program::Program;
 use crate::support::servers::{Ended, free_address, installed, listens};
-use testkit::Stage;
+use testkit::TestBed;
 
 /// A proxy under comparison, ended when dropped.
 pub(crate) struct Proxy {
@@ -21,8 +21,8 @@ enum Running {
 }
 
 /// All that are installed, ours first; says loudly who is missing.
-pub(crate) async fn all(stage: &Stage) -> Vec<Proxy> {
-    let program = Program::start(stage, |text| text);
+pub(crate) async fn all(bed: &TestBed) -> Vec<Proxy> {
+    let program = Program::start(bed, |text| text);
     let address = program.address();
     let mut proxies =
         vec![Proxy { name: "spine-proxy", address, _running: Running::Ours { _program: program } }];
@@ -32,18 +32,18 @@ pub(crate) async fn all(stage: &Stage) -> Vec<Proxy> {
             continue;
         };
         let address = free_address().await;
-        let running = Running::Theirs { _child: Ended(start(stage, &path, address)) };
+        let running = Running::Theirs { _child: Ended(start(bed, &path, address)) };
         assert!(listens(address).await, "{name} does not listen; its log is on standard error");
         proxies.push(Proxy { name, address, _running: running });
     }
     proxies
 }
 
-type Start = fn(&Stage, &str, SocketAddr) -> Child;
+type Start = fn(&TestBed, &str, SocketAddr) -> Child;
 
 /// As it comes, but for the room that a target of 32 KiB needs.
-fn nginx(stage: &Stage, path: &str, address: SocketAddr) -> Child {
-    let (folder, provider) = (stage.folder.path().display(), stage.provider.address);
+fn nginx(bed: &TestBed, path: &str, address: SocketAddr) -> Child {
+    let (folder, provider) = (bed.folder.path().display(), bed.provider.address);
     let kept = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let kept: String =
         kept.iter().map(|kind| format!("  {kind}_temp_path {folder}/nginx-{kind};\n")).collect();
@@ -73,21 +73,21 @@ http {{
 }}
 "
     );
-    stage.replace("nginx.conf", &config);
-    let config = stage.path("nginx.conf");
-    let log = stage.path("nginx.log");
+    bed.replace("nginx.conf", &config);
+    let config = bed.path("nginx.conf");
+    let log = bed.path("nginx.log");
     let mut command = Command::new(path);
-    command.arg("-e").arg(log).arg("-p").arg(stage.folder.path()).arg("-c").arg(config);
+    command.arg("-e").arg(log).arg("-p").arg(bed.folder.path()).arg("-c").arg(config);
     command.stdout(Stdio::null()).spawn().expect("nginx starts")
 }
 
 /// As it comes, but for the room that a target of 32 KiB needs.
-fn haproxy(stage: &Stage, path: &str, address: SocketAddr) -> Child {
+fn haproxy(bed: &TestBed, path: &str, address: SocketAddr) -> Child {
     for name in ["server", "gateway"] {
-        let both = stage.text(&format!("{name}.pem")) + &stage.text(&format!("{name}.key"));
-        stage.replace(&format!("{name}-both.pem"), &both);
+        let both = bed.text(&format!("{name}.pem")) + &bed.text(&format!("{name}.key"));
+        bed.replace(&format!("{name}-both.pem"), &both);
     }
-    let (folder, provider) = (stage.folder.path().display(), stage.provider.address);
+    let (folder, provider) = (bed.folder.path().display(), bed.provider.address);
     let config = format!(
         "global
   tune.bufsize 40960
@@ -103,8 +103,8 @@ backend providers
   server provider {provider} ssl verify none crt {folder}/gateway-both.pem
 "
     );
-    stage.replace("haproxy.cfg", &config);
+    bed.replace("haproxy.cfg", &config);
     let mut command = Command::new(path);
-    command.arg("-db").arg("-f").arg(stage.path("haproxy.cfg"));
+    command.arg("-db").arg("-f").arg(bed.path("haproxy.cfg"));
     command.stdout(Stdio::null()).spawn().expect("HAProxy starts")
 }

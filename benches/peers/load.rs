@@ -20,8 +20,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use testkit::Stage;
-use testkit::stage::{chain, crypto, key, roots};
+use testkit::TestBed;
+use testkit::test_bed::{chain, crypto, key, roots};
 
 /// Time before a window in which nothing is counted.
 const WARM: Duration = Duration::from_millis(300);
@@ -121,10 +121,10 @@ pub(crate) struct Provider {
 }
 
 impl Provider {
-    pub(crate) async fn start(stage: &Stage) -> Self {
+    pub(crate) async fn start(bed: &TestBed) -> Self {
         let verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&stage.pki)), one_cipher());
-        let issued = &stage.issued["provider"];
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&bed.pki)), one_cipher());
+        let issued = &bed.issued["provider"];
         let tls = ServerConfig::builder_with_provider(one_cipher())
             .with_safe_default_protocol_versions()
             .unwrap()
@@ -241,12 +241,12 @@ pub(crate) struct Consumer {
 pub(crate) type Connection = Messages<TlsStream<TcpStream>>;
 
 impl Consumer {
-    pub(crate) fn new(stage: &Stage, address: SocketAddr, resumes: bool) -> Self {
-        let issued = &stage.issued["hub"];
+    pub(crate) fn new(bed: &TestBed, address: SocketAddr, resumes: bool) -> Self {
+        let issued = &bed.issued["hub"];
         let mut tls = ClientConfig::builder_with_provider(one_cipher())
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_root_certificates(roots(&stage.pki))
+            .with_root_certificates(roots(&bed.pki))
             .with_client_auth_cert(chain(issued), key(issued))
             .unwrap();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];

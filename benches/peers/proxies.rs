@@ -12,8 +12,8 @@ use spine_types::interaction::{CATALOGUE, InteractionGroup};
 use crate::load::Provider;
 use crate::support::program::Program;
 use crate::support::servers::{Ended, free_address, listens};
-use testkit::stage::{HUB, HUB_ODS, OTHER_ROOT, OTHER_TO, ROOT, TO};
-use testkit::{Call, Stage};
+use testkit::test_bed::{HUB, HUB_ODS, OTHER_ROOT, OTHER_TO, ROOT, TO};
+use testkit::{TestBed, TestRequest};
 
 /// Proxies that are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -115,14 +115,14 @@ impl Proxy {
         kind: Kind,
         name: &str,
         programs: &Programs,
-        (stage, provider): (&Stage, &Provider),
+        (bed, provider): (&TestBed, &Provider),
     ) -> Option<Self> {
         if kind == Kind::SpineProxy {
             let settings = Settings { name, workers: 1, directory: "directory.toml" };
-            return Some(Self::gateway(&settings, programs, stage));
+            return Some(Self::gateway(&settings, programs, bed));
         }
         let address = free_address().await;
-        let folder = stage.folder.path();
+        let folder = bed.folder.path();
         let mut command = if kind == Kind::Hyper {
             let mut command = programs.command(std::env::current_exe().unwrap(), false);
             command.arg("--relay-folder").arg(folder);
@@ -131,12 +131,12 @@ impl Proxy {
             command
         } else {
             let mut command = programs.command(programs.haproxy.as_ref()?, false);
-            let text = haproxy(kind, stage, address, provider.address);
-            stage.replace(&format!("{name}.cfg"), &text);
-            command.arg("-db").arg("-f").arg(stage.path(&format!("{name}.cfg")));
+            let text = haproxy(kind, bed, address, provider.address);
+            bed.replace(&format!("{name}.cfg"), &text);
+            command.arg("-db").arg("-f").arg(bed.path(&format!("{name}.cfg")));
             command
         };
-        let log = std::fs::File::create(stage.path(&format!("{name}.log"))).unwrap();
+        let log = std::fs::File::create(bed.path(&format!("{name}.log"))).unwrap();
         let child = Ended(command.stdin(Stdio::null()).stdout(log).spawn().unwrap());
         assert!(listens(address).await, "{name} does not listen");
         let id = child.0.id();
@@ -144,10 +144,10 @@ impl Proxy {
     }
 
     /// Starts the gateway with these settings.
-    pub(crate) fn gateway(settings: &Settings<'_>, programs: &Programs, stage: &Stage) -> Self {
+    pub(crate) fn gateway(settings: &Settings<'_>, programs: &Programs, bed: &TestBed) -> Self {
         let Settings { name, workers, directory } = settings;
         let command = programs.command(&programs.spine_proxy, *workers > 1);
-        let program = Program::start_as(name, command, stage, |text| {
+        let program = Program::start_as(name, command, bed, |text| {
             text.replace("workers = 1\n", &format!("workers = {workers}\n"))
                 .replace("\"directory.toml\"", &format!("\"{directory}\""))
         });
@@ -163,11 +163,11 @@ impl Proxy {
     }
 
     /// Shows that it does its work: it passes on what is right whole, and refuses what it checks.
-    pub(crate) async fn is_tried(&self, stage: &Stage, provider: &Provider) {
+    pub(crate) async fn is_tried(&self, bed: &TestBed, provider: &Provider) {
         let name = self.kind.name();
         let body = provider.answers(20_480);
-        for call in [Call::slots(), post()] {
-            let answer = call.send_to(stage, self.address).await;
+        for call in [TestRequest::slots(), post()] {
+            let answer = call.send_to(bed, self.address).await;
             assert_eq!(answer.status, 200, "{name}: {}", answer.text());
             assert!(answer.body == body, "{name} does not pass on the answer as it is");
         }
@@ -176,15 +176,15 @@ impl Proxy {
             wrong.push(refused());
         }
         if self.kind.checks_tokens() {
-            wrong.push(Call::slots().certificate("clinic"));
-            wrong.push(Call::slots().set("Ssp-To", OTHER_TO));
-            let claims = Call::slots().claims.as_object().unwrap().clone();
-            wrong.extend(claims.keys().map(|name| Call::slots().claim(name, Value::Null)));
+            wrong.push(TestRequest::slots().certificate("clinic"));
+            wrong.push(TestRequest::slots().set("Ssp-To", OTHER_TO));
+            let claims = TestRequest::slots().claims.as_object().unwrap().clone();
+            wrong.extend(claims.keys().map(|name| TestRequest::slots().claim(name, Value::Null)));
             let other = [("aud", json!(OTHER_ROOT)), ("reason_for_request", json!("audit"))];
-            wrong.extend(other.map(|(name, value)| Call::slots().claim(name, value)));
+            wrong.extend(other.map(|(name, value)| TestRequest::slots().claim(name, value)));
         }
         for call in wrong {
-            let answer = call.send_to(stage, self.address).await;
+            let answer = call.send_to(bed, self.address).await;
             assert!((400..500).contains(&answer.status), "{name} does not refuse {call:?}");
         }
     }
@@ -201,21 +201,21 @@ pub(crate) fn processor_time(process: u32) -> Duration {
 }
 
 /// A booking of 4 KiB.
-pub(crate) fn post() -> Call {
-    Call::book().body(&[b'x'; 4096])
+pub(crate) fn post() -> TestRequest {
+    TestRequest::book().body(&[b'x'; 4096])
 }
 
 /// A search that is refused once its sender is known: for an interaction that is not allowed here.
-pub(crate) fn refused() -> Call {
+pub(crate) fn refused() -> TestRequest {
     let interaction = "urn:nhs:names:services:gpconnect:fhir:operation:gpc.getstructuredrecord-1";
-    Call::slots().set("Ssp-InteractionID", interaction)
+    TestRequest::slots().set("Ssp-InteractionID", interaction)
 }
 
 /// The configuration of `HAProxy`, and the files that it names.
-fn haproxy(kind: Kind, stage: &Stage, address: SocketAddr, provider: SocketAddr) -> String {
+fn haproxy(kind: Kind, bed: &TestBed, address: SocketAddr, provider: SocketAddr) -> String {
     for name in ["server", "gateway"] {
-        let both = stage.text(&format!("{name}.pem")) + &stage.text(&format!("{name}.key"));
-        stage.replace(&format!("{name}-both.pem"), &both);
+        let both = bed.text(&format!("{name}.pem")) + &bed.text(&format!("{name}.key"));
+        bed.replace(&format!("{name}-both.pem"), &both);
     }
     let allowed = CATALOGUE.iter().filter(|one| {
         matches!(one.group, InteractionGroup::Appointments | InteractionGroup::Foundations)
@@ -227,17 +227,17 @@ fn haproxy(kind: Kind, stage: &Stage, address: SocketAddr, provider: SocketAddr)
             format!("{} {}|{word}|{}\n", one.id, one.method, one.scope)
         })
         .collect();
-    stage.replace("interactions.map", &interactions);
-    stage.replace("names.map", &format!("{HUB} hub.example.nhs.uk\n"));
-    stage.replace("organisations.map", &format!("{HUB} {HUB_ODS}\n"));
-    stage.replace("roots.map", &format!("{TO} {ROOT}\n{OTHER_TO} {OTHER_ROOT}\n"));
+    bed.replace("interactions.map", &interactions);
+    bed.replace("names.map", &format!("{HUB} hub.example.nhs.uk\n"));
+    bed.replace("organisations.map", &format!("{HUB} {HUB_ODS}\n"));
+    bed.replace("roots.map", &format!("{TO} {ROOT}\n{OTHER_TO} {OTHER_ROOT}\n"));
     let rules = match kind {
         Kind::HaproxyChecks => include_str!("haproxy-checks.cfg"),
         Kind::SpineProxy | Kind::Haproxy | Kind::Hyper => include_str!("haproxy-plain.cfg"),
     };
     include_str!("haproxy.cfg")
         .replace("@rules@", rules)
-        .replace("@folder@", &stage.folder.path().display().to_string())
+        .replace("@folder@", &bed.folder.path().display().to_string())
         .replace("@address@", &address.to_string())
         .replace("@provider@", &provider.to_string())
 }

@@ -23,7 +23,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use testkit::stage::{chain, crypto, key};
+use testkit::test_bed::{chain, crypto, key};
 
 /// Name of the practices' system, and the part of a target that it does not see.
 const HOST_NAME: &str = "provider.example.nhs.uk";

@@ -17,8 +17,8 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use testkit::Call;
-use testkit::stage::{self, crypto};
+use testkit::TestRequest;
+use testkit::test_bed::{self, crypto};
 
 #[path = "attack/floods.rs"]
 mod floods;
@@ -312,16 +312,16 @@ impl Attacker {
     }
 
     /// A call as the insider may make it, of the practice that is attacked.
-    fn call(&self, call: Call) -> Call {
+    fn call(&self, call: TestRequest) -> TestRequest {
         let (root, asid) = match self.orders.attack.asks_the_same_practice() {
-            true => (stage::ROOT, stage::TO),
-            false => (stage::OTHER_ROOT, stage::OTHER_TO),
+            true => (test_bed::ROOT, test_bed::TO),
+            false => (test_bed::OTHER_ROOT, test_bed::OTHER_TO),
         };
         let scope = call.claims["requested_scope"].as_str().unwrap().to_owned();
-        let organisation = stage::CLINIC_ODS.parse().unwrap();
-        let target = call.target.replace(stage::ROOT, root);
-        let mut call = call.target(&target).set("Ssp-From", stage::CLINIC).set("Ssp-To", asid);
-        call.claims = claims::example_claims(root, &organisation, &scope, stage::now_s());
+        let organisation = test_bed::CLINIC_ODS.parse().unwrap();
+        let target = call.target.replace(test_bed::ROOT, root);
+        let mut call = call.target(&target).set("Ssp-From", test_bed::CLINIC).set("Ssp-To", asid);
+        call.claims = claims::example_claims(root, &organisation, &scope, test_bed::now_s());
         call
     }
 }

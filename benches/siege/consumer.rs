@@ -15,9 +15,9 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::support::figures::Latencies;
-use testkit::call::hear;
-use testkit::wire::Wire;
-use testkit::{Call, Stage};
+use testkit::raw_connection::RawConnection;
+use testkit::request::read_answer;
+use testkit::{TestBed, TestRequest};
 
 /// Kept connections, each with its share of the rate.
 const LANES: u32 = 10;
@@ -28,11 +28,11 @@ const BOOKING: u32 = 10;
 /// How long it waits for an answer, or for a connection.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-type Connection = Wire<TlsStream<TcpStream>>;
+type Connection = RawConnection<TlsStream<TcpStream>>;
 
 /// The consumer, between two measurements.
 pub(crate) struct Consumer {
-    stage: Arc<Stage>,
+    bed: Arc<TestBed>,
     address: SocketAddr,
     lanes: Vec<Lane>,
 }
@@ -66,10 +66,10 @@ pub(crate) struct Measured {
 }
 
 impl Consumer {
-    pub(crate) fn new(stage: &Arc<Stage>, address: SocketAddr) -> Self {
-        let tls = stage.consumer_tls("hub", b"http/1.1");
+    pub(crate) fn new(bed: &Arc<TestBed>, address: SocketAddr) -> Self {
+        let tls = bed.consumer_tls("hub", b"http/1.1");
         let lanes = (0..LANES).map(|_| Lane { tls: Arc::clone(&tls), connection: None }).collect();
-        Self { stage: Arc::clone(stage), address, lanes }
+        Self { bed: Arc::clone(bed), address, lanes }
     }
 
     /// Sends `rate` requests a second for so long, and waits for the last answer.
@@ -85,7 +85,7 @@ impl Consumer {
             }));
         }
         let pace = Pace { gap: Duration::from_secs(1) / FRESH_PER_SECOND, ..pace };
-        let fresh = tokio::spawn(sends_afresh(Arc::clone(&self.stage), self.address, pace));
+        let fresh = tokio::spawn(sends_afresh(Arc::clone(&self.bed), self.address, pace));
         let mut all = Vec::new();
         for lane in under_way {
             let (lane, came) = lane.await.unwrap();
@@ -126,7 +126,8 @@ impl Lane {
         let mut came = Vec::new();
         for (number, due) in pace.dues() {
             sleep_until(due).await;
-            let call = if number % BOOKING == 0 { Call::book() } else { Call::slots() };
+            let call =
+                if number % BOOKING == 0 { TestRequest::book() } else { TestRequest::slots() };
             let deadline = (Instant::now() + PATIENCE).min(pace.end());
             let one = timeout_at(deadline, self.sends_one(address, &call, due)).await;
             // What was abandoned may still be answered: not on this connection.
@@ -139,7 +140,7 @@ impl Lane {
         came
     }
 
-    async fn sends_one(&mut self, address: SocketAddr, call: &Call, due: Instant) -> Came {
+    async fn sends_one(&mut self, address: SocketAddr, call: &TestRequest, due: Instant) -> Came {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => match connect(address, &self.tls).await {
@@ -153,14 +154,14 @@ impl Lane {
     }
 }
 
-async fn sends_afresh(stage: Arc<Stage>, address: SocketAddr, pace: Pace) -> Vec<Came> {
+async fn sends_afresh(bed: Arc<TestBed>, address: SocketAddr, pace: Pace) -> Vec<Came> {
     let mut came = Vec::new();
     for (_, due) in pace.dues() {
         sleep_until(due).await;
-        let tls = stage.consumer_tls("hub", b"http/1.1");
+        let tls = bed.consumer_tls("hub", b"http/1.1");
         let one = async {
             match connect(address, &tls).await {
-                Some(mut connection) => exchange(&mut connection, &Call::slots(), due).await,
+                Some(mut connection) => exchange(&mut connection, &TestRequest::slots(), due).await,
                 None => Came::Broken,
             }
         };
@@ -173,14 +174,14 @@ async fn connect(address: SocketAddr, tls: &Arc<ClientConfig>) -> Option<Connect
     let stream = TcpStream::connect(address).await.ok()?;
     stream.set_nodelay(true).ok()?;
     let name = ServerName::try_from("ssp.example.nhs.uk").unwrap();
-    Some(Wire::new(TlsConnector::from(Arc::clone(tls)).connect(name, stream).await.ok()?))
+    Some(RawConnection::new(TlsConnector::from(Arc::clone(tls)).connect(name, stream).await.ok()?))
 }
 
-async fn exchange(connection: &mut Connection, call: &Call, due: Instant) -> Came {
+async fn exchange(connection: &mut Connection, call: &TestRequest, due: Instant) -> Came {
     if connection.stream.write_all(&call.bytes()).await.is_err() {
         return Came::Broken;
     }
-    match hear(connection).await {
+    match read_answer(connection).await {
         None => Came::Broken,
         Some(answer) if answer.status == 200 && answer.complete => Came::Answered(due.elapsed()),
         Some(answer) => {

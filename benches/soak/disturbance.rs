@@ -12,10 +12,10 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::load::Load;
 use crate::support::program::Program;
-use testkit::Stage;
-use testkit::provider::{Act, Received, answer};
+use testkit::TestBed;
+use testkit::provider::{ProviderAction, Received, answer};
 use testkit::sds::{BOOK, READ, Registry, SLOTS};
-use testkit::stage::{ODS, ROOT, TO, chain, crypto, key, roots};
+use testkit::test_bed::{ODS, ROOT, TO, chain, crypto, key, roots};
 
 /// Chain and key in one file, so that both change at once.
 pub(crate) const SERVER: &str = "server-both.pem";
@@ -44,7 +44,7 @@ pub(crate) async fn registry() -> Registry {
 }
 
 /// One answer in ten is not what it should be.
-pub(crate) fn script() -> impl FnMut(&Received) -> Act + Send + 'static {
+pub(crate) fn script() -> impl FnMut(&Received) -> ProviderAction + Send + 'static {
     let usual = answer(
         "200 OK",
         "Content-Type: application/fhir+json\r\n",
@@ -55,21 +55,24 @@ pub(crate) fn script() -> impl FnMut(&Received) -> Act + Send + 'static {
         number += 1;
         let short = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"text\":".to_vec();
         match number % 40 {
-            0 => Act::WriteAndReset(short),
-            10 => Act::Drip(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n".to_vec(), 20),
-            20 => Act::WriteAndClose(short),
-            30 => Act::Close,
-            _ if request.start.contains("pour=1") => {
-                Act::Pour(b"HTTP/1.1 200 OK\r\nContent-Length: 400000\r\n\r\n".to_vec(), 400_000)
+            0 => ProviderAction::WriteAndReset(short),
+            10 => {
+                ProviderAction::Drip(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n".to_vec(), 20)
             }
-            _ => Act::Write(usual.clone()),
+            20 => ProviderAction::WriteAndClose(short),
+            30 => ProviderAction::Close,
+            _ if request.start.contains("pour=1") => ProviderAction::Pour(
+                b"HTTP/1.1 200 OK\r\nContent-Length: 400000\r\n\r\n".to_vec(),
+                400_000,
+            ),
+            _ => ProviderAction::Write(usual.clone()),
         }
     }
 }
 
 /// Disturbs, second by second, until `end`; the SDS is there again then.
 pub(crate) async fn disturbs(
-    (stage, program, load): (Arc<Stage>, Arc<Program>, Arc<Load>),
+    (bed, program, load): (Arc<TestBed>, Arc<Program>, Arc<Load>),
     mut registry: Registry,
     done: Arc<Done>,
     end: Instant,
@@ -82,14 +85,14 @@ pub(crate) async fn disturbs(
         }
         sleep_until(now).await;
         if second % OUTAGES == OUTAGES / 2 {
-            timeout(GONE, registry.closes()).await.expect("the SDS is gone");
+            timeout(GONE, registry.stop()).await.expect("the SDS is gone");
             done.outages.fetch_add(1, Ordering::Relaxed);
         }
         if second % OUTAGES == OUTAGES / 2 + OUTAGE {
-            registry.opens().await;
+            registry.start().await;
         }
         if second % CERTIFICATES == CERTIFICATES / 2 {
-            renews(&stage, &load);
+            renews(&bed, &load);
             done.certificates.fetch_add(1, Ordering::Relaxed);
         }
         if second % RELOADS == RELOADS / 2 {
@@ -101,13 +104,13 @@ pub(crate) async fn disturbs(
 }
 
 /// A new certificate for the proxy, and one for the consumer, from the same authority.
-fn renews(stage: &Stage, load: &Load) {
+fn renews(bed: &TestBed, load: &Load) {
     let names = ["ssp.example.nhs.uk", "localhost", "127.0.0.1"].map(str::to_owned).to_vec();
     let server = Leaf { names, ..Leaf::named("ssp.example.nhs.uk") };
-    let server = stage.pki.issue(&server).unwrap();
-    stage.replace(SERVER, &(server.chain + &server.key));
-    let hub = stage.pki.issue(&Leaf::named("hub.example.nhs.uk")).unwrap();
-    *load.tls.lock().unwrap() = consumer_tls(&roots(&stage.pki), &hub);
+    let server = bed.pki.issue(&server).unwrap();
+    bed.replace(SERVER, &(server.chain + &server.key));
+    let hub = bed.pki.issue(&Leaf::named("hub.example.nhs.uk")).unwrap();
+    *load.tls.lock().unwrap() = consumer_tls(&roots(&bed.pki), &hub);
 }
 
 /// TLS of the consumer with this certificate, for HTTP/1.1 and HTTP/2.

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use testkit::stage::segments;
+use testkit::test_bed::segments;
 
 /// How far it has been read, and what was found.
 pub(crate) struct Journal {

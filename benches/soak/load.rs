@@ -22,9 +22,9 @@ use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use testkit::Call;
-use testkit::call::{Answer, hear};
-use testkit::wire::Wire;
+use testkit::TestRequest;
+use testkit::raw_connection::RawConnection;
+use testkit::request::{Answer, read_answer};
 
 /// Connections of HTTP/1.1, and of HTTP/2, which carry a quarter of the load.
 const LANES: [u32; 2] = [15, 5];
@@ -77,7 +77,7 @@ impl Load {
     }
 
     async fn http1(&self, lane: u32, gap: Duration, end: Instant) {
-        let mut kept: Option<Wire<Stream>> = None;
+        let mut kept: Option<RawConnection<Stream>> = None;
         let mut pace = pace(gap);
         for number in (lane * 7).. {
             pace.tick().await;
@@ -87,7 +87,7 @@ impl Load {
             let (call, gives_up) = request(number);
             let wire = match kept.take() {
                 Some(wire) => Some(wire),
-                None => self.connect(0).await.map(Wire::new),
+                None => self.connect(0).await.map(RawConnection::new),
             };
             let Some(mut wire) = wire else { continue };
             let came = match gives_up {
@@ -163,17 +163,17 @@ fn pace(gap: Duration) -> tokio::time::Interval {
 }
 
 /// The next request, and where it is given up, if it is.
-fn request(number: u32) -> (Call, Option<GivesUp>) {
+fn request(number: u32) -> (TestRequest, Option<GivesUp>) {
     let gives_up = number.is_multiple_of(GIVEN_UP).then_some(match number / GIVEN_UP % 3 {
         0 => GivesUp::InTheRequest,
         1 => GivesUp::Waiting,
         _ => GivesUp::InTheAnswer,
     });
-    let mut call = if number % BOOKING == 1 { Call::book() } else { Call::slots() };
+    let mut call = if number % BOOKING == 1 { TestRequest::book() } else { TestRequest::slots() };
     match gives_up {
-        Some(GivesUp::InTheRequest) => call = Call::book().body(&[b' '; 4_000]),
+        Some(GivesUp::InTheRequest) => call = TestRequest::book().body(&[b' '; 4_000]),
         Some(GivesUp::InTheAnswer) => {
-            call = Call::slots();
+            call = TestRequest::slots();
             call.target.push_str("&pour=1");
         }
         Some(GivesUp::Waiting) | None => {}
@@ -181,13 +181,13 @@ fn request(number: u32) -> (Call, Option<GivesUp>) {
     (call, gives_up)
 }
 
-async fn exchange(wire: &mut Wire<Stream>, call: &Call) -> Option<Answer> {
+async fn exchange(wire: &mut RawConnection<Stream>, call: &TestRequest) -> Option<Answer> {
     wire.stream.write_all(&call.bytes()).await.ok()?;
-    hear(wire).await
+    read_answer(wire).await
 }
 
 /// Sends some or all of it and hears some or nothing; the connection is dropped afterwards.
-async fn given_up(wire: &mut Wire<Stream>, call: Call, gives_up: GivesUp) {
+async fn given_up(wire: &mut RawConnection<Stream>, call: TestRequest, gives_up: GivesUp) {
     let bytes = call.bytes();
     let part = match gives_up {
         GivesUp::InTheRequest => &bytes[..bytes.len() - 2_000],
@@ -201,7 +201,11 @@ async fn given_up(wire: &mut Wire<Stream>, call: Call, gives_up: GivesUp) {
     }
 }
 
-async fn exchange_http2(sender: &mut Sender, call: &Call, gives_up: Option<GivesUp>) -> String {
+async fn exchange_http2(
+    sender: &mut Sender,
+    call: &TestRequest,
+    gives_up: Option<GivesUp>,
+) -> String {
     let request = match gives_up {
         Some(GivesUp::InTheRequest) => {
             let begun = Unended(Some(Bytes::from_static(b"{\"resourceType\":")));

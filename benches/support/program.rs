@@ -1,4 +1,4 @@
-//! The program over a stage's files, for as long as a bench takes: its log is counted, not kept.
+//! The program over a test bed's files, for as long as a bench takes: its log is counted, not kept.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -8,15 +8,15 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
-use testkit::process::Served;
-use testkit::stage::Stage;
+use testkit::process::GatewayProcess;
+use testkit::test_bed::TestBed;
 
-/// Its journal, beside the stage's own.
+/// Its journal, beside the test bed's own.
 pub(crate) const JOURNAL: &str = "program";
 
 /// The program, ended when dropped.
 pub(crate) struct Program {
-    served: Served,
+    served: GatewayProcess,
     log: Arc<Mutex<Log>>,
 }
 
@@ -33,24 +33,24 @@ pub(crate) struct Log {
 const TROUBLES_MAX: usize = 40;
 
 impl Program {
-    /// Starts it over the stage's configuration, changed.
-    pub(crate) fn start(stage: &Stage, change: impl FnOnce(String) -> String) -> Self {
-        Self::start_as(JOURNAL, Command::new(env!("CARGO_BIN_EXE_spine-proxy")), stage, change)
+    /// Starts it over the test bed's configuration, changed.
+    pub(crate) fn start(bed: &TestBed, change: impl FnOnce(String) -> String) -> Self {
+        Self::start_as(JOURNAL, Command::new(env!("CARGO_BIN_EXE_spine-proxy")), bed, change)
     }
 
     /// Starts it by this command, with a configuration and a journal of this name.
     pub(crate) fn start_as(
         name: &str,
         mut command: Command,
-        stage: &Stage,
+        bed: &TestBed,
         change: impl FnOnce(String) -> String,
     ) -> Self {
-        let text = stage.text("spine-proxy.toml").replace("\"audit\"", &format!("\"{name}\""));
+        let text = bed.text("spine-proxy.toml").replace("\"audit\"", &format!("\"{name}\""));
         let config = format!("{name}.toml");
-        stage.replace(&config, &change(text));
+        bed.replace(&config, &change(text));
         let mut child = command
             .args(["serve", "--config"])
-            .arg(stage.path(&config))
+            .arg(bed.path(&config))
             .env("RUST_BACKTRACE", "0")
             .stderr(Stdio::piped())
             .spawn()
@@ -64,17 +64,25 @@ impl Program {
                 counting.lock().unwrap().count(&line);
             }
         });
-        Self { served: Served(child, addresses[0], addresses[1], Arc::default()), log }
+        Self {
+            served: GatewayProcess {
+                child,
+                address: addresses[0],
+                admin: addresses[1],
+                log: Arc::default(),
+            },
+            log,
+        }
     }
 
     /// Where consumers connect.
     pub(crate) fn address(&self) -> SocketAddr {
-        self.served.1
+        self.served.address
     }
 
     /// Its process.
     pub(crate) fn id(&self) -> u32 {
-        self.served.0.id()
+        self.served.child.id()
     }
 
     pub(crate) fn signal(&self, name: &str) {
@@ -113,7 +121,7 @@ impl Program {
     }
 
     fn proc(&self, name: &str) -> String {
-        format!("/proc/{}/{name}", self.served.0.id())
+        format!("/proc/{}/{name}", self.served.child.id())
     }
 }
 

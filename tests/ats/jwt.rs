@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::case::{Case, Expect, Feature, Given, ok, one, row, status};
 use super::request::{Request, ask};
 use super::resources::{SDS_USER, with};
-use testkit::stage::{HUB_ODS, now_s};
+use testkit::test_bed::{HUB_ODS, now_s};
 
 pub(super) const FEATURE: Feature = Feature { name: "JWT", scenarios: 22, cases: 22, list };
 

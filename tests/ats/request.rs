@@ -6,7 +6,7 @@ use spine_types::interaction;
 
 use super::case::JSON;
 use super::encode::xml;
-use testkit::stage::{HUB, HUB_ODS, now_s};
+use testkit::test_bed::{HUB, HUB_ODS, now_s};
 
 const PROGRAMME: &str = "urn:nhs:names:services:gpconnect:fhir:";
 /// The audience that the suite sends, whatever the provider.

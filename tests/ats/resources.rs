@@ -4,7 +4,7 @@ use gpconnect_simulator::InventedPerson;
 use serde_json::{Value, json};
 
 use super::rig::{Open, Scene, now};
-use testkit::stage::HUB_ODS;
+use testkit::test_bed::HUB_ODS;
 
 pub(super) const NHS_NUMBER: &str = "https://fhir.nhs.uk/Id/nhs-number";
 pub(super) const ODS_CODE: &str = "https://fhir.nhs.uk/Id/ods-organization-code";

@@ -29,8 +29,8 @@ use super::case::{Format, Given, XML};
 use super::hello;
 use super::request::{Hello, Request, ask};
 use super::resources::{booking, cancelled};
-use testkit::Stage;
-use testkit::stage::{self, HUB, HUB_ODS};
+use testkit::TestBed;
+use testkit::test_bed::{self, HUB, HUB_ODS};
 
 const HOST: &str = "provider.example.nhs.uk";
 
@@ -44,7 +44,7 @@ pub(super) enum Leg {
 }
 
 pub(super) struct Rig {
-    stage: Stage,
+    bed: TestBed,
     simulator: SocketAddr,
     leg: Leg,
     practices: Vec<SimulatedPractice>,
@@ -89,30 +89,30 @@ impl Rig {
         let unregistered: Vec<InventedPerson> = people().into_iter().filter(newly).collect();
         let count = newcomers.div_ceil(unregistered.len()).max(1);
         let practices: Vec<SimulatedPractice> = (0..count).map(practice).collect();
-        let stage = Stage::with(|files| {
-            files.head("lab = true");
+        let bed = TestBed::with(|files| {
+            files.prepend("lab = true");
             files.set("tls", "plain-http = \"close\"");
             files.add(&format!(
                 "[compatibility.{HUB}]\nerrors = \"gpconnect\"\naudience = [\"token-url\"]"
             ));
         })
         .await;
-        let leaf = |name: &str| stage.pki.issue(&Leaf { key, ..Leaf::named(name) }).unwrap();
+        let leaf = |name: &str| bed.pki.issue(&Leaf { key, ..Leaf::named(name) }).unwrap();
         let stop = CancellationToken::new();
-        let simulator = simulate(&stage, &leaf(HOST), practices.clone(), stop.clone()).await;
-        stage.replace("directory.toml", &directory(&practices, simulator));
+        let simulator = simulate(&bed, &leaf(HOST), practices.clone(), stop.clone()).await;
+        bed.replace("directory.toml", &directory(&practices, simulator));
         if key == KeyKind::Rsa {
             let server = leaf("ssp.example.nhs.uk");
-            stage.replace("server.pem", &server.chain);
-            stage.replace("server.key", &server.key);
+            bed.replace("server.pem", &server.chain);
+            bed.replace("server.key", &server.key);
         }
-        stage.server.reload().await.unwrap();
+        bed.server.reload().await.unwrap();
         let each = (0..count).flat_map(|at| unregistered.iter().map(move |one| (at, one.clone())));
         Self {
             leg,
             simulator,
             newcomers: RefCell::new(each.collect()),
-            stage,
+            bed,
             practices,
             line: RefCell::default(),
             slots: RefCell::default(),
@@ -248,7 +248,7 @@ impl Rig {
     fn address(&self) -> SocketAddr {
         match self.leg {
             Leg::Direct => self.simulator,
-            Leg::Proxied => self.stage.address(),
+            Leg::Proxied => self.bed.address(),
         }
     }
 
@@ -294,16 +294,16 @@ impl Rig {
             (other, _) => other,
         };
         let Hello::Suite(suite) = request.hello else {
-            return self.stage.consumer_tls(certificate, b"http/1.1");
+            return self.bed.consumer_tls(certificate, b"http/1.1");
         };
         let mut crypto = rustls::crypto::aws_lc_rs::default_provider();
         crypto.cipher_suites.retain(|known| known.suite() == suite);
-        let issued = &self.stage.issued[certificate];
+        let issued = &self.bed.issued[certificate];
         let config = ClientConfig::builder_with_provider(Arc::new(crypto))
             .with_protocol_versions(&[&rustls::version::TLS12])
             .unwrap()
-            .with_root_certificates(stage::roots(&self.stage.pki))
-            .with_client_auth_cert(stage::chain(issued), stage::key(issued))
+            .with_root_certificates(test_bed::roots(&self.bed.pki))
+            .with_client_auth_cert(test_bed::chain(issued), test_bed::key(issued))
             .unwrap();
         Arc::new(config)
     }
@@ -456,7 +456,7 @@ fn practice(at: usize) -> SimulatedPractice {
 
 /// The one place that serves the simulator.
 async fn simulate(
-    stage: &Stage,
+    bed: &TestBed,
     issued: &IssuedCertificate,
     practices: Vec<SimulatedPractice>,
     stop: CancellationToken,
@@ -464,7 +464,7 @@ async fn simulate(
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let provider = Arc::new(SimulatedProvider::new(practices, Timestamp::now()));
-    let tls = simulator_tls(stage, issued);
+    let tls = simulator_tls(bed, issued);
     let serving = ServeOptions {
         tls: Some(tls),
         peers: vec!["gateway.ssp.example.nhs.uk".parse().unwrap()],
@@ -475,19 +475,19 @@ async fn simulate(
 }
 
 /// A provider demands a certificate of the Spine's authority, within its dates and not revoked.
-fn simulator_tls(stage: &Stage, issued: &IssuedCertificate) -> Arc<ServerConfig> {
-    let lists = stage.text("crl.pem");
+fn simulator_tls(bed: &TestBed, issued: &IssuedCertificate) -> Arc<ServerConfig> {
+    let lists = bed.text("crl.pem");
     let lists = CertificateRevocationListDer::pem_slice_iter(lists.as_bytes());
-    let roots = Arc::new(stage::roots(&stage.pki));
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots, stage::crypto())
+    let roots = Arc::new(test_bed::roots(&bed.pki));
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, test_bed::crypto())
         .with_crls(lists.map(Result::unwrap))
         .allow_unauthenticated()
         .build();
-    let config = ServerConfig::builder_with_provider(stage::crypto())
+    let config = ServerConfig::builder_with_provider(test_bed::crypto())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_client_cert_verifier(verifier.unwrap())
-        .with_single_cert(stage::chain(issued), stage::key(issued))
+        .with_single_cert(test_bed::chain(issued), test_bed::key(issued))
         .unwrap();
     Arc::new(config)
 }

@@ -10,7 +10,7 @@ use super::case::{
 use super::request::{Request, ask};
 use super::resources::{ODS_CODE, ORGANISATION_TYPE, SDS_USER, extension, profile};
 use super::rig::{Scene, resources};
-use testkit::stage::HUB_ODS;
+use testkit::test_bed::HUB_ODS;
 
 pub(super) const FEATURE: Feature =
     Feature { name: "SearchForFreeSlots", scenarios: 29, cases: 85, list };

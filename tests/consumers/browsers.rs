@@ -25,7 +25,7 @@ const LEGACY_AUDIENCE: &str = "audience = [\"token-url\"]";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demonstrators_page_searches_books_amends_and_cancels() {
-    let stage = stage_with("", LEGACY_AUDIENCE).await;
+    let bed = bed_with("", LEGACY_AUDIENCE).await;
     let query = "/Slot?start=ge2026-11-23T00:00:00%2B00:00&end=le2026-11-30T00:00:00%2B00:00\
          &status=free&_include=Slot:schedule&_include:recurse=Schedule:actor:Practitioner\
          &_include:recurse=Schedule:actor:Location\
@@ -33,9 +33,9 @@ async fn the_demonstrators_page_searches_books_amends_and_cancels() {
          &searchFilter=https://fhir.nhs.uk/Id/ods-organization-code%7CA20047";
     let of = |scope: &str| token(&claims(TOKEN_URL, scope));
     let referer = "Referer: https://demonstrator.example.nhs.uk/";
-    let request = format!("GET /{}{query}", stage::ROOT);
+    let request = format!("GET /{}{query}", test_bed::ROOT);
     let text = browser(&request, "search:slot-1", &of(ORGANISATION_READ), referer);
-    answered(&stage, &text, &format!("GET {BASE}{query}")).await;
+    answered(&bed, &text, &format!("GET {BASE}{query}")).await;
     let body = r#"{"resourceType":"Appointment"}"#;
     for (method, path, interaction) in [
         ("POST", "/Appointment", "create:appointment-1"),
@@ -49,15 +49,15 @@ async fn the_demonstrators_page_searches_books_amends_and_cancels() {
              Content-Length: {}",
             body.len()
         );
-        let request = format!("{method} /{}{path}", stage::ROOT);
+        let request = format!("{method} /{}{path}", test_bed::ROOT);
         let head = browser(&request, interaction, &of(PATIENT_WRITE), &rest);
-        answered(&stage, &format!("{head}{body}"), &format!("{method} {BASE}{path}")).await;
+        answered(&bed, &format!("{head}{body}"), &format!("{method} {BASE}{path}")).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demonstrators_preflight_gets_the_405() {
-    let stage = stage_with("", LEGACY_AUDIENCE).await;
+    let bed = bed_with("", LEGACY_AUDIENCE).await;
     let text = head(&format!(
         "OPTIONS /{}/Slot?status=free HTTP/1.1
          Host: ssp.example.nhs.uk
@@ -67,24 +67,25 @@ async fn the_demonstrators_preflight_gets_the_405() {
          Access-Control-Request-Headers: authorization,ssp-from,ssp-interactionid,ssp-to,ssp-traceid
          Origin: https://demonstrator.example.nhs.uk
          Sec-Fetch-Mode: cors",
-        stage::ROOT
+        test_bed::ROOT
     ));
-    refused(&stage, &text, "method_not_allowed").await;
+    refused(&bed, &text, "method_not_allowed").await;
     // A browser shows no certificate with a preflight.
-    let mut line = Wire::new(Call::slots().certificate("none").connect(&stage).await.unwrap());
+    let mut line =
+        RawConnection::new(TestRequest::slots().certificate("none").connect(&bed).await.unwrap());
     say(&mut line, &text).await;
-    let answer = hear(&mut line).await.unwrap();
+    let answer = read_answer(&mut line).await.unwrap();
     assert_eq!((answer.status, answer.token()), (496, Some("certificate_missing")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demonstrators_placeholder_for_an_organisation_is_refused() {
-    let stage = stage_with("", LEGACY_AUDIENCE).await;
+    let bed = bed_with("", LEGACY_AUDIENCE).await;
     let mut claims = claims(TOKEN_URL, ORGANISATION_READ);
     claims["requesting_organization"]["identifier"][0]["value"] = "[ODSCode]".into();
-    let request = format!("GET /{}/Slot?status=free", stage::ROOT);
+    let request = format!("GET /{}/Slot?status=free", test_bed::ROOT);
     let text = browser(&request, "search:slot-1", &token(&claims), "DNT: 1");
-    refused(&stage, &text, "claim_invalid").await;
+    refused(&bed, &text, "claim_invalid").await;
 }
 
 fn axios(request: &str, interaction: &str, token: &str) -> String {
@@ -105,38 +106,38 @@ fn axios(request: &str, interaction: &str, token: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn axios_writes_arrays_with_brackets_and_they_reach_the_provider() {
-    let stage = strict().await;
-    let token = token(&claims(stage::ROOT, ORGANISATION_READ));
+    let bed = strict().await;
+    let token = token(&claims(test_bed::ROOT, ORGANISATION_READ));
     for query in [
         "/Slot?status=free&_include%5B%5D=Slot:schedule&_include%5B%5D=Schedule:actor&start=ge2026-11-23T09:00:00%2B00:00",
         "/Slot?status=free&_include[]=Slot:schedule&_include[]=Schedule:actor&searchFilter=https:%2F%2Ffhir.nhs.uk%2FId%2Fods-organization-code%7CA20047",
     ] {
-        let text = axios(&format!("GET /{}{query}", stage::ROOT), "search:slot-1", &token);
-        answered(&stage, &text, &format!("GET {BASE}{query}")).await;
+        let text = axios(&format!("GET /{}{query}", test_bed::ROOT), "search:slot-1", &token);
+        answered(&bed, &text, &format!("GET {BASE}{query}")).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn axios_with_an_opaque_or_signed_token_is_refused() {
-    let stage = strict().await;
-    let request = format!("GET /{}/Slot?status=free", stage::ROOT);
-    let payload = claims(stage::ROOT, ORGANISATION_READ).to_string();
+    let bed = strict().await;
+    let request = format!("GET /{}/Slot?status=free", test_bed::ROOT);
+    let payload = claims(test_bed::ROOT, ORGANISATION_READ).to_string();
     let head = URL_SAFE_NO_PAD.encode_to_string(br#"{"alg":"RS512","typ":"JWT","kid":"test-1"}"#);
     let signed = format!("{head}.{}.c2lnbmF0dXJl", URL_SAFE_NO_PAD.encode_to_string(payload));
     for (token, why) in
         [("demo-jwt-token-1764000000000", "token_malformed"), (&signed, "token_signed")]
     {
-        refused(&stage, &axios(&request, "search:slot-1", token), why).await;
+        refused(&bed, &axios(&request, "search:slot-1", token), why).await;
     }
-    let lab = stage_with("lab = true", "signature = \"ignored\"").await;
+    let lab = bed_with("lab = true", "signature = \"ignored\"").await;
     let text = axios(&request, "search:slot-1", &signed);
     answered(&lab, &text, &format!("GET {BASE}/Slot?status=free")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_fetch_writes_names_in_lower_case_and_pipes_as_they_are() {
-    let stage = strict().await;
-    let token = token(&claims(stage::ROOT, ORGANISATION_READ));
+    let bed = strict().await;
+    let token = token(&claims(test_bed::ROOT, ORGANISATION_READ));
     let query = "/Slot?status=free&_include:recurse=Schedule:actor:Location\
                  &searchFilter=https://fhir.nhs.uk/Id/ods-organization-code|A20047&start=ge2026-11-23T09:00:00+00:00!$";
     let text = head(&format!(
@@ -153,18 +154,18 @@ async fn nodes_fetch_writes_names_in_lower_case_and_pipes_as_they_are() {
          sec-fetch-mode: cors
          user-agent: node
          accept-encoding: gzip, deflate",
-        stage::ROOT
+        test_bed::ROOT
     ));
-    answered(&stage, &text, &format!("GET {BASE}{query}")).await;
+    answered(&bed, &text, &format!("GET {BASE}{query}")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_audience_is_accepted_only_from_a_consumer_that_may_use_it() {
     let path = "/Patient/9/Appointment";
     let query = "?start=ge2026-11-23&start=le2026-11-30";
-    let request_url = format!("{}{path}", stage::ROOT);
-    let proxied = format!("https://ssp.example.nhs.uk/{}", stage::ROOT);
-    let slashed = format!("{}/", stage::ROOT);
+    let request_url = format!("{}{path}", test_bed::ROOT);
+    let proxied = format!("https://ssp.example.nhs.uk/{}", test_bed::ROOT);
+    let slashed = format!("{}/", test_bed::ROOT);
     for (word, audience, issuer) in [
         ("request-url", request_url.as_str(), "https://migrator.example.org/"),
         // Its issuer is its ASID.
@@ -173,9 +174,9 @@ async fn an_audience_is_accepted_only_from_a_consumer_that_may_use_it() {
         ("trailing-slash", &slashed, "https://consumer.example.nhs.uk/"),
     ] {
         let token = token(&claims_with(audience, PATIENT_READ, json!({"iss": issuer})));
-        let request = format!("GET /{}{path}{query}", stage::ROOT);
+        let request = format!("GET /{}{path}{query}", test_bed::ROOT);
         let text = axios(&request, "search:patient_appointments-1", &token);
-        let lenient = stage_with("", &format!("audience = [\"{word}\"]")).await;
+        let lenient = bed_with("", &format!("audience = [\"{word}\"]")).await;
         answered(&lenient, &text, &format!("GET {BASE}{path}{query}")).await;
         refused(&strict().await, &text, "audience_mismatch").await;
     }

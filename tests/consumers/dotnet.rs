@@ -13,9 +13,9 @@ fn suite_token(audience: &str, scope: &str) -> String {
 
 const SUITE: &str = "audience = [\"token-url\"]\nerrors = \"gpconnect\"";
 
-async fn suite_stage() -> Stage {
+async fn suite_bed() -> TestBed {
     let organisation = "ods = \"A00001\"\non-behalf-of = [\"GPCA0001\"]";
-    stage_of("lab = true", SUITE, |text| text.replace("ods = \"A00001\"", organisation)).await
+    bed_of("lab = true", SUITE, |text| text.replace("ods = \"A00001\"", organisation)).await
 }
 
 /// The suite's headers in the suite's order; `rest` is what follows `Authorization`.
@@ -39,31 +39,32 @@ const SUITE_SLOTS: &str = "/Slot?start=ge2026-11-23T00%3A00%3A00%2B00%3A00&end=l
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_test_suite_searches_for_slots_with_the_token_url_as_audience() {
-    let stage = suite_stage().await;
+    let bed = suite_bed().await;
     for audience in [TOKEN_URL, "https://authorize.fhir.nhs.net/token/"] {
         let token = suite_token(audience, ORGANISATION_READ);
-        let request = format!("GET /{}{SUITE_SLOTS}", stage::ROOT);
-        let text = suite(&request, stage::TO, "search:slot-1", &token, "Host: ssp.example.nhs.uk");
-        let received = answered(&stage, &text, &format!("GET {BASE}{SUITE_SLOTS}")).await;
+        let request = format!("GET /{}{SUITE_SLOTS}", test_bed::ROOT);
+        let text =
+            suite(&request, test_bed::TO, "search:slot-1", &token, "Host: ssp.example.nhs.uk");
+        let received = answered(&bed, &text, &format!("GET {BASE}{SUITE_SLOTS}")).await;
         assert!(received.headers.iter().any(|(name, _)| name == "Ssp-InteractionId"));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_test_suite_repeats_a_request_with_the_same_trace_id_and_token() {
-    let stage = suite_stage().await;
+    let bed = suite_bed().await;
     let token = suite_token(TOKEN_URL, ORGANISATION_READ);
-    let request = format!("GET /{}/metadata", stage::ROOT);
-    let text = suite(&request, stage::TO, "read:metadata-1", &token, "Host: ssp.example.nhs.uk");
+    let request = format!("GET /{}/metadata", test_bed::ROOT);
+    let text = suite(&request, test_bed::TO, "read:metadata-1", &token, "Host: ssp.example.nhs.uk");
     for _ in 0..2 {
-        answered(&stage, &text, &format!("GET {BASE}/metadata")).await;
+        answered(&bed, &text, &format!("GET {BASE}/metadata")).await;
     }
-    assert_eq!(stage.provider.received().len(), 2);
+    assert_eq!(bed.provider.received().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_test_suite_books_once_it_has_been_told_to_continue() {
-    let stage = suite_stage().await;
+    let bed = suite_bed().await;
     let token = suite_token(TOKEN_URL, PATIENT_WRITE);
     let body = r#"{"resourceType":"Appointment"}"#;
     let rest = format!(
@@ -74,27 +75,27 @@ async fn the_test_suite_books_once_it_has_been_told_to_continue() {
          Expect: 100-continue",
         body.len()
     );
-    let request = format!("POST /{}/Appointment", stage::ROOT);
-    let text = suite(&request, stage::TO, "create:appointment-1", &token, &rest);
-    let mut line = connect(&stage).await;
+    let request = format!("POST /{}/Appointment", test_bed::ROOT);
+    let text = suite(&request, test_bed::TO, "create:appointment-1", &token, &rest);
+    let mut line = connect(&bed).await;
     say(&mut line, &text).await;
     let word = line.head().await.unwrap();
     assert_eq!(word.start, "HTTP/1.1 100 Continue");
     assert!(word.headers.is_empty());
     say(&mut line, body).await;
-    is_the_providers(&hear(&mut line).await.unwrap());
-    reached(&stage, &format!("{text}{body}"), &format!("POST {BASE}/Appointment"));
+    is_the_providers(&read_answer(&mut line).await.unwrap());
+    reached(&bed, &format!("{text}{body}"), &format!("POST {BASE}/Appointment"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_test_suite_is_told_of_other_methods_in_its_own_family() {
-    let stage = suite_stage().await;
+    let bed = suite_bed().await;
     let token = suite_token(TOKEN_URL, ORGANISATION_READ);
     for method in ["OPTIONS", "DELETE", "PATCH"] {
-        let request = format!("{method} /{}/metadata", stage::ROOT);
+        let request = format!("{method} /{}/metadata", test_bed::ROOT);
         let rest = "Host: ssp.example.nhs.uk\nContent-Length: 0";
-        let text = suite(&request, stage::TO, "read:metadata-1", &token, rest);
-        let answer = refused(&stage, &text, "method_not_allowed").await;
+        let text = suite(&request, test_bed::TO, "read:metadata-1", &token, rest);
+        let answer = refused(&bed, &text, "method_not_allowed").await;
         passes_the_suites_check(&answer);
         assert_eq!(answer.header("allow"), None, "the suite dies on a header of several values");
     }
@@ -102,20 +103,20 @@ async fn the_test_suite_is_told_of_other_methods_in_its_own_family() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_test_suites_negative_scenarios_get_outcomes_it_can_read() {
-    let stage = suite_stage().await;
+    let bed = suite_bed().await;
     let host = "Host: ssp.example.nhs.uk";
     let token = suite_token(TOKEN_URL, ORGANISATION_READ);
-    let metadata = format!("GET /{}/metadata", stage::ROOT);
-    let good = suite(&metadata, stage::TO, "read:metadata-1", &token, host);
+    let metadata = format!("GET /{}/metadata", test_bed::ROOT);
+    let good = suite(&metadata, test_bed::TO, "read:metadata-1", &token, host);
     let without = |name: &str| {
         let keeps = |line: &&str| !line.starts_with(name);
         good.split_inclusive("\r\n").filter(keeps).collect::<String>()
     };
-    let trailing = suite(&metadata, stage::TO, "search:organization-1 ", &token, host);
+    let trailing = suite(&metadata, test_bed::TO, "search:organization-1 ", &token, host);
     let stranger = suite(&metadata, "123456789123", "read:metadata-1", &token, host);
-    let followed = suite("GET /Practitioner/1", stage::TO, "read:metadata-1", &token, host);
+    let followed = suite("GET /Practitioner/1", test_bed::TO, "read:metadata-1", &token, host);
     let plain = "GET /http://provider.example.nhs.uk:80/A20047/STU3/1/gpconnect/metadata";
-    let plain = suite(plain, stage::TO, "read:metadata-1", &token, host);
+    let plain = suite(plain, test_bed::TO, "read:metadata-1", &token, host);
     for (text, token) in [
         (without("Ssp-TraceID"), "trace_id_missing"),
         (without("Ssp-From"), "from_missing"),
@@ -128,20 +129,20 @@ async fn the_test_suites_negative_scenarios_get_outcomes_it_can_read() {
         (followed, "target_malformed"),
         (plain, "target_malformed"),
     ] {
-        passes_the_suites_check(&refused(&stage, &text, token).await);
+        passes_the_suites_check(&refused(&bed, &text, token).await);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_test_suite_is_refused_by_a_proxy_that_makes_no_allowance_for_it() {
-    let stage = stage_of("", "", |text| {
+    let bed = bed_of("", "", |text| {
         text.replace("ods = \"A00001\"", "ods = \"A00001\"\non-behalf-of = [\"GPCA0001\"]")
     })
     .await;
     let token = suite_token(TOKEN_URL, ORGANISATION_READ);
-    let request = format!("GET /{}/metadata", stage::ROOT);
-    let text = suite(&request, stage::TO, "read:metadata-1", &token, "Host: ssp.example.nhs.uk");
-    refused(&stage, &text, "audience_mismatch").await;
+    let request = format!("GET /{}/metadata", test_bed::ROOT);
+    let text = suite(&request, test_bed::TO, "read:metadata-1", &token, "Host: ssp.example.nhs.uk");
+    refused(&bed, &text, "audience_mismatch").await;
 }
 
 /// The suite's step "the response should be a `OperationOutcome` resource".
@@ -170,7 +171,7 @@ fn checker(path: &str, interaction: &str, token: &str) -> String {
          Authorization: Bearer {token}
          Accept-Encoding: gzip, deflate
          traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00",
-        stage::ROOT
+        test_bed::ROOT
     ))
 }
 
@@ -205,54 +206,54 @@ const CHECKER_SLOTS: &str = "status=free&_include=Slot%3aschedule\
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_appointment_checker_asks_for_metadata_and_slots_on_one_connection() {
-    let stage = strict().await;
-    let mut line = connect(&stage).await;
-    let token = checker_token(stage::ROOT);
+    let bed = strict().await;
+    let mut line = connect(&bed).await;
+    let token = checker_token(test_bed::ROOT);
     let text = checker("/metadata", "read:metadata-1", &token);
     say(&mut line, &text).await;
-    is_the_providers(&hear(&mut line).await.unwrap());
-    reached(&stage, &text, &format!("GET {BASE}/metadata"));
+    is_the_providers(&read_answer(&mut line).await.unwrap());
+    reached(&bed, &text, &format!("GET {BASE}/metadata"));
     // .NET 9 encodes the key twice; the old sibling adds a filter without a code.
     let later = CHECKER_SLOTS.replace("_include%3Arecurse", "_include%253arecurse");
     let sibling = CHECKER_SLOTS.replace("%7cA20047", "%7c");
     for query in [CHECKER_SLOTS, &later, &sibling] {
         let text = checker(&format!("/Slot?{query}"), "search:slot-1", &token);
         say(&mut line, &text).await;
-        is_the_providers(&hear(&mut line).await.unwrap());
-        reached(&stage, &text, &format!("GET {BASE}/Slot?{query}"));
+        is_the_providers(&read_answer(&mut line).await.unwrap());
+        reached(&bed, &text, &format!("GET {BASE}/Slot?{query}"));
     }
-    assert_eq!(stage.provider.connections(), 1);
+    assert_eq!(bed.provider.connections(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_appointment_checker_keeps_its_connection_after_a_refusal_and_can_show_it() {
-    let stage = strict().await;
-    let mut line = connect(&stage).await;
+    let bed = strict().await;
+    let mut line = connect(&bed).await;
     let wrong = checker("/metadata", "read:metadata-1", &checker_token(TOKEN_URL));
     // Three tries with the same headers, then another practice.
     for _ in 0..3 {
         say(&mut line, &wrong).await;
-        let answer = hear(&mut line).await.unwrap();
+        let answer = read_answer(&mut line).await.unwrap();
         assert_eq!(answer.token(), Some("audience_mismatch"));
         assert!(answer.json()["issue"][0]["details"]["coding"][0]["display"].is_string());
     }
-    say(&mut line, &checker("/metadata", "read:metadata-1", &checker_token(stage::ROOT))).await;
-    is_the_providers(&hear(&mut line).await.unwrap());
+    say(&mut line, &checker("/metadata", "read:metadata-1", &checker_token(test_bed::ROOT))).await;
+    is_the_providers(&read_answer(&mut line).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_appointment_checkers_old_page_names_an_interaction_without_a_version() {
-    let stage = stage_with("", "audience = [\"token-url\"]").await;
+    let bed = bed_with("", "audience = [\"token-url\"]").await;
     let token = token(&claims(TOKEN_URL, ORGANISATION_READ));
     let text = checker("/metadata", "read:metadata", &token)
         .replace("Accept: application/fhir+json", "Accept: application/json+fhir");
-    let answer = refused(&stage, &text, "interaction_unknown").await;
+    let answer = refused(&bed, &text, "interaction_unknown").await;
     assert_eq!(answer.header("content-type"), Some("application/fhir+json;charset=utf-8"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_nrl_implementation_encodes_the_whole_url_and_is_refused() {
-    let stage = stage_with("", "audience = [\"proxy-base\"]").await;
+    let bed = bed_with("", "audience = [\"proxy-base\"]").await;
     let token = token(&claims("https://ssp.example.nhs.uk", PATIENT_READ));
     for target in [
         "/nrls-ri/SSP/http%3A%2F%2Flocalhost%3A55448%2Fprovider%2FA20047%2FSlot",
@@ -269,6 +270,6 @@ async fn the_nrl_implementation_encodes_the_whole_url_and_is_refused() {
              Ssp-TraceID: {TRACE}
              Host: ssp.example.nhs.uk"
         ));
-        refused(&stage, &text, "target_malformed").await;
+        refused(&bed, &text, "target_malformed").await;
     }
 }

@@ -22,8 +22,8 @@ fn relayed(request: &str, interaction: &str, token: &str, rest: &str) -> String 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_gpc_consumer_reads_records_and_documents_where_they_are_allowed() {
-    let stage = stage_with(ALL, "").await;
-    let structured = format!("{}/structured", stage::ROOT);
+    let bed = bed_with(ALL, "").await;
+    let structured = format!("{}/structured", test_bed::ROOT);
     let body = "{\"resourceType\":\"Parameters\"}";
     let claims_of = |root: &str| token(&claims(root, PATIENT_READ));
     let rest = format!("Content-Type: application/fhir+json\ncontent-length: {}", body.len());
@@ -34,8 +34,8 @@ async fn the_gpc_consumer_reads_records_and_documents_where_they_are_allowed() {
         &rest,
     );
     let asked = format!("POST {BASE}/structured/Patient/$gpc.getstructuredrecord");
-    answered(&stage, &format!("{head}{body}"), &asked).await;
-    let documents = format!("{}/documents", stage::ROOT);
+    answered(&bed, &format!("{head}{body}"), &asked).await;
+    let documents = format!("{}/documents", test_bed::ROOT);
     for (path, interaction) in [
         ("/Patient?identifier=https://fhir.nhs.uk/Id/nhs-number%7C9690937286", "search:patient-1"),
         (
@@ -48,21 +48,21 @@ async fn the_gpc_consumer_reads_records_and_documents_where_they_are_allowed() {
         let request = format!("GET /{documents}{path}");
         let interaction = format!("documents:fhir:rest:{interaction}");
         let text = relayed(&request, &interaction, &claims_of(&documents), "X-Caller: adaptor");
-        answered(&stage, &text, &format!("GET {BASE}/documents{path}")).await;
+        answered(&bed, &text, &format!("GET {BASE}/documents{path}")).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_gpc_consumer_migrates_a_record_where_that_is_allowed() {
     let allowed = "allowed = [\"structured\", \"migrate\"]";
-    let stage = stage_of(allowed, "", |text| {
+    let bed = bed_of(allowed, "", |text| {
         let id =
             format!("[\"structured\", \"{GPC}:fhir:operation:gpc.migratestructuredrecord-1\"]");
         let text = text.replace("[\"structured\"]", &id);
         text.replace("\"structured\", \"documents\"]", "\"structured\", \"migrate\"]")
     })
     .await;
-    let root = format!("{}/structured", stage::ROOT);
+    let root = format!("{}/structured", test_bed::ROOT);
     let others = json!({
         "reason_for_request": "migration", "requested_scope": "patient/*.read conf/R"
     });
@@ -74,34 +74,34 @@ async fn the_gpc_consumer_migrates_a_record_where_that_is_allowed() {
         &format!("Content-Type: application/fhir+json\ncontent-length: {}", body.len()),
     );
     let asked = format!("POST {BASE}/structured/Patient/$gpc.migratestructuredrecord");
-    answered(&stage, &format!("{head}{body}"), &asked).await;
+    answered(&bed, &format!("{head}{body}"), &asked).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_gpc_consumers_interactions_are_not_forwarded_unless_allowed() {
-    let stage = strict().await;
-    let root = format!("{}/documents", stage::ROOT);
+    let bed = strict().await;
+    let root = format!("{}/documents", test_bed::ROOT);
     let request = format!("GET /{root}/Binary/1");
     let token = token(&claims(&root, PATIENT_READ));
     let text = relayed(&request, "documents:fhir:rest:read:binary-1", &token, "X-Caller: a");
-    refused(&stage, &text, "interaction_not_allowed").await;
+    refused(&bed, &text, "interaction_not_allowed").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_gpc_consumers_test_values_are_refused() {
-    let stage = stage_with(ALL, "").await;
-    let root = format!("{}/documents", stage::ROOT);
+    let bed = bed_with(ALL, "").await;
+    let root = format!("{}/documents", test_bed::ROOT);
     let request = format!("GET /{root}/Binary/1");
     let text = relayed(&request, "documents:fhir:rest:read:binary-1", "anytoken", "X-Caller: a");
-    refused(&stage, &text, "token_malformed").await;
+    refused(&bed, &text, "token_malformed").await;
     let any = text.replace("Ssp-From: 200000000359", "Ssp-From: any");
-    refused(&stage, &any, "from_invalid").await;
+    refused(&bed, &any, "from_invalid").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_before_us_cannot_speak_for_the_consumer() {
-    let stage = stage_with(ALL, "").await;
-    let root = format!("{}/documents", stage::ROOT);
+    let bed = bed_with(ALL, "").await;
+    let root = format!("{}/documents", test_bed::ROOT);
     let token = token(&claims(&root, PATIENT_READ));
     let rest = "Forwarded: for=\"10.0.0.1\";host=evil
                 X-Forwarded-For: 10.0.0.1
@@ -110,7 +110,7 @@ async fn a_gateway_before_us_cannot_speak_for_the_consumer() {
                 X-Forwarded-Port: 80";
     let request = format!("GET /{root}/Binary/1");
     let text = relayed(&request, "documents:fhir:rest:read:binary-1", &token, rest);
-    answered(&stage, &text, &format!("GET {BASE}/documents/Binary/1")).await;
+    answered(&bed, &text, &format!("GET {BASE}/documents/Binary/1")).await;
 }
 
 /// HAPI on Apache's client, which collapses the slashes.
@@ -135,32 +135,32 @@ const ADAPTOR: &str = "https://demo.gov.uk/gpc-adaptor";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_gpconnect_adaptor_collapses_the_slashes_and_is_understood() {
-    let stage = stage_with("", &format!("audience = [\"{ADAPTOR}\"]")).await;
+    let bed = bed_with("", &format!("audience = [\"{ADAPTOR}\"]")).await;
     let query = "/Slot?start=ge2026-11-23&end=le2026-11-30&status=free&_include=Slot%3Aschedule";
     let interaction = format!("Ssp-InteractionID: {REST}:search:slot-1");
     let text = hapi(query, &interaction, &token(&claims(ADAPTOR, ORGANISATION_READ)));
-    answered(&stage, &text, &format!("GET {BASE}{query}")).await;
+    answered(&bed, &text, &format!("GET {BASE}{query}")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_gpconnect_adaptor_names_two_interactions_and_is_refused() {
-    let stage = stage_with("", &format!("audience = [\"{ADAPTOR}\"]")).await;
+    let bed = bed_with("", &format!("audience = [\"{ADAPTOR}\"]")).await;
     let both = format!(
         "Ssp-InteractionID: {REST}:read:patient-1
          Ssp-InteractionID: {REST}:search:patient_appointments-1"
     );
     let text = hapi("/Patient/2/Appointment", &both, &token(&claims(ADAPTOR, PATIENT_READ)));
-    refused(&stage, &text, "interaction_id_repeated").await;
+    refused(&bed, &text, "interaction_id_repeated").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_gpconnect_adaptors_old_token_has_its_times_as_text_and_is_refused() {
-    let stage = stage_with("", "audience = [\"token-url\"]").await;
+    let bed = bed_with("", "audience = [\"token-url\"]").await;
     let (iat, exp) = (now_s().to_string(), (now_s() + 300).to_string());
     let text_times = json!({"iat": iat, "exp": exp});
     let token = token(&claims_with(TOKEN_URL, ORGANISATION_READ, text_times));
     let interaction = format!("Ssp-InteractionID: {REST}:search:slot-1");
-    refused(&stage, &hapi("/Slot?status=free", &interaction, &token), "token_claims").await;
+    refused(&bed, &hapi("/Slot?status=free", &interaction, &token), "token_claims").await;
 }
 
 /// The workbench writes to a socket: a host without a port, framing on every request.
@@ -188,47 +188,47 @@ fn indented(scope: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_workbench_frames_its_gets_and_ends_its_side_before_the_answer() {
-    let stage = stage_with("", "audience = [\"proxy-base\"]").await;
+    let bed = bed_with("", "audience = [\"proxy-base\"]").await;
     let token = indented(ORGANISATION_READ);
     let query = "/Slot?schedule.actor%3Ahealthcareservice=918999198999&start=ge2026-11-23T09:00:00+00:00\
                  &start=le2026-11-30T09:00:00+00:00&status=free";
     let interaction = format!("{REST}:search:slot-1");
     for (framing, body) in [("Content-Length: 0", ""), ("Transfer-Encoding: chunked", "0\r\n\r\n")]
     {
-        let request = format!("GET /{}{query}", stage::ROOT);
+        let request = format!("GET /{}{query}", test_bed::ROOT);
         let text = workbench(&request, &interaction, &token, framing);
-        let mut line = connect(&stage).await;
+        let mut line = connect(&bed).await;
         say(&mut line, &format!("{text}{body}")).await;
         line.stream.shutdown().await.unwrap();
-        let mut answer = hear(&mut line).await.expect("an answer after the half-close");
+        let mut answer = read_answer(&mut line).await.expect("an answer after the half-close");
         let close = answer.headers.iter().position(|(name, _)| name == "connection");
         let (_, close) = answer.headers.remove(close.expect("the end is announced"));
         assert_eq!(close, "close");
         is_the_providers(&answer);
-        assert!(!line.more().await, "and then the connection ends");
-        reached(&stage, &text, &format!("GET {BASE}{query}"));
+        assert!(!line.read_more().await, "and then the connection ends");
+        reached(&bed, &text, &format!("GET {BASE}{query}"));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_workbench_counts_characters_and_the_provider_gets_what_was_counted() {
-    let stage = stage_with("", "audience = [\"proxy-base\"]").await;
+    let bed = bed_with("", "audience = [\"proxy-base\"]").await;
     let body = "{\"description\":\"Zo\u{eb}\"}";
     let counted = body.chars().count();
-    let request = format!("POST /{}/Appointment", stage::ROOT);
+    let request = format!("POST /{}/Appointment", test_bed::ROOT);
     let framing = format!("Content-Length: {counted}");
     let interaction = format!("{REST}:create:appointment-1");
     let text = workbench(&request, &interaction, &indented(PATIENT_WRITE), &framing);
-    let answer = ask(&stage, &format!("{text}{body}")).await;
+    let answer = ask(&bed, &format!("{text}{body}")).await;
     assert_eq!((answer.status, answer.text().as_str()), (200, BODY));
-    let received = stage.provider.received();
+    let received = bed.provider.received();
     assert_eq!(received.len(), 1, "the byte too many is no request");
     assert_eq!(received[0].body, &body.as_bytes()[..counted]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_workbench_names_no_provider_or_an_address_and_is_refused() {
-    let stage = stage_with("", "audience = [\"proxy-base\"]").await;
+    let bed = bed_with("", "audience = [\"proxy-base\"]").await;
     let token = indented(ORGANISATION_READ);
     let interaction = format!("{REST}:search:slot-1");
     for request in [
@@ -237,15 +237,15 @@ async fn the_workbench_names_no_provider_or_an_address_and_is_refused() {
         "GET /https://127.0.0.1:4433/A20047/STU3/1/gpconnect/Slot",
     ] {
         let text = workbench(request, &interaction, &token, "Content-Length: 0");
-        let answer = refused(&stage, &text, "target_malformed").await;
+        let answer = refused(&bed, &text, "target_malformed").await;
         assert_eq!(answer.header("connection"), Some("close"));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_urgent_care_profiles_own_ids_scopes_and_audience_are_refused() {
-    let stage = strict().await;
-    let request = format!("GET /{}/Slot?status=free", stage::ROOT);
+    let bed = strict().await;
+    let request = format!("GET /{}/Slot?status=free", test_bed::ROOT);
     let foreign = "urn:nhs:names:services:careconnect:fhir:rest:search:slot";
     let ours = format!("{REST}:search:slot-1");
     let nowhere = token(&claims("notanendpoint", ORGANISATION_READ));
@@ -255,17 +255,17 @@ async fn the_urgent_care_profiles_own_ids_scopes_and_audience_are_refused() {
         (&ours, nowhere, "audience_mismatch"),
     ] {
         let text = workbench(&request, interaction, &token, "Content-Length: 0");
-        refused(&stage, &text, why).await;
+        refused(&bed, &text, why).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_workbenchs_proxy_scripts_write_the_whole_url_into_the_request_line() {
-    let stage = stage_with("", "audience = [\"proxy-base\"]").await;
+    let bed = bed_with("", "audience = [\"proxy-base\"]").await;
     let token = indented(ORGANISATION_READ);
-    let request = format!("GET https://ssp.example.nhs.uk/{}/Slot?status=free", stage::ROOT);
+    let request = format!("GET https://ssp.example.nhs.uk/{}/Slot?status=free", test_bed::ROOT);
     let text = workbench(&request, &format!("{REST}:search:slot-1"), &token, "Content-Length: 0");
-    let answer = ask(&stage, &text).await;
+    let answer = ask(&bed, &text).await;
     assert_eq!((answer.status, answer.text().as_str()), (200, BODY));
-    reached(&stage, &text, &format!("GET {BASE}/Slot?status=free"));
+    reached(&bed, &text, &format!("GET {BASE}/Slot?status=free"));
 }

@@ -35,29 +35,29 @@ fn xhuma(root: &str, token: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn xhuma_doubles_the_slash_of_a_root_that_has_one() {
-    let stage = stage_of(ALL, "", |text| {
+    let bed = bed_of(ALL, "", |text| {
         slashed(&text).replace("[\"200000000359\"]", "[\"200000000359\", \"200000002574\"]")
     })
     .await;
-    let root = format!("{}/structured/", stage::ROOT);
+    let root = format!("{}/structured/", test_bed::ROOT);
     let name = "Invented, Iris";
     let mut claims = claims_with(&root, PATIENT_READ, json!({"sub": name}));
     claims["requesting_practitioner"]["id"] = name.into();
     let text = xhuma(&root, &token(&claims));
     assert!(text.contains("/structured//Patient/"));
     let asked = format!("POST {BASE}/structured/Patient/$gpc.getstructuredrecord");
-    answered(&stage, &text, &asked).await;
+    answered(&bed, &text, &asked).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn xhumas_double_slash_is_refused_where_the_registered_root_has_none() {
-    let stage = stage_of(ALL, "", |text| {
+    let bed = bed_of(ALL, "", |text| {
         text.replace("[\"200000000359\"]", "[\"200000000359\", \"200000002574\"]")
     })
     .await;
-    let root = format!("{}/structured/", stage::ROOT);
+    let root = format!("{}/structured/", test_bed::ROOT);
     let text = xhuma(&root, &token(&claims(&root, PATIENT_READ)));
-    refused(&stage, &text, "target_not_receivers").await;
+    refused(&bed, &text, "target_not_receivers").await;
 }
 
 fn requests(target: &str, interaction: &str, token: &str) -> String {
@@ -88,21 +88,21 @@ async fn direct_care_api_joins_without_a_slash_and_needs_a_root_that_has_one() {
     let leniences = format!("audience = [\"{CONSTANT}\"]");
     let token = token(&claims(CONSTANT, PATIENT_READ));
     let joined = |root: &str| format!("{root}Patient/$gpc.getstructuredrecord");
-    let with = stage_of(ALL, &leniences, |text| slashed(&text)).await;
-    let text = requests(&joined(&format!("{}/structured/", stage::ROOT)), RECORD, &token);
+    let with = bed_of(ALL, &leniences, |text| slashed(&text)).await;
+    let text = requests(&joined(&format!("{}/structured/", test_bed::ROOT)), RECORD, &token);
     let asked = format!("POST {BASE}/structured/Patient/$gpc.getstructuredrecord");
     answered(&with, &text, &asked).await;
-    let without = stage_with(ALL, &leniences).await;
-    let text = requests(&joined(&format!("{}/structured", stage::ROOT)), RECORD, &token);
+    let without = bed_with(ALL, &leniences).await;
+    let text = requests(&joined(&format!("{}/structured", test_bed::ROOT)), RECORD, &token);
     refused(&without, &text, "interaction_path").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn direct_care_apis_constant_audience_is_refused_unless_named() {
-    let stage = stage_with(ALL, "").await;
-    let target = format!("{}/structured/Patient/$gpc.getstructuredrecord", stage::ROOT);
+    let bed = bed_with(ALL, "").await;
+    let target = format!("{}/structured/Patient/$gpc.getstructuredrecord", test_bed::ROOT);
     let text = requests(&target, RECORD, &token(&claims(CONSTANT, PATIENT_READ)));
-    refused(&stage, &text, "audience_mismatch").await;
+    refused(&bed, &text, "audience_mismatch").await;
 }
 
 fn pygpconnect(interaction: &str, authorization: &str) -> String {
@@ -118,15 +118,15 @@ fn pygpconnect(interaction: &str, authorization: &str) -> String {
          Ssp-To: 918999198993
          Ssp-InteractionID: {REST}:{interaction}
          Authorization: {authorization}",
-        stage::ROOT
+        test_bed::ROOT
     ))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pygpconnects_interactions_and_tokens_are_refused() {
-    let stage = strict().await;
+    let bed = strict().await;
     let record = json!({"requested_record": {"resourceType": "Organization"}});
-    let token = token(&claims_with(stage::ROOT, ORGANISATION_READ, record));
+    let token = token(&claims_with(test_bed::ROOT, ORGANISATION_READ, record));
     let signed = format!("{token}5b3rM7hVf0oE5L2lq2hXnq0mC1u4r2p2v3kX0a1bJ9c");
     let printed = format!("Bearer b'{signed}'");
     for (interaction, authorization, why) in [
@@ -134,24 +134,24 @@ async fn pygpconnects_interactions_and_tokens_are_refused() {
         ("read:metadata-1", printed, "token_malformed"),
         ("read:metadata-1", format!("Bearer {signed}"), "token_signed"),
     ] {
-        refused(&stage, &pygpconnect(interaction, &authorization), why).await;
+        refused(&bed, &pygpconnect(interaction, &authorization), why).await;
     }
     let text = pygpconnect("read:metadata-1", &format!("Bearer {token}"));
-    answered(&stage, &text, &format!("GET {BASE}/metadata")).await;
+    answered(&bed, &text, &format!("GET {BASE}/metadata")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pygpconnects_third_part_is_overlooked_in_a_lab() {
-    let stage = stage_with("lab = true", "signature = \"ignored\"").await;
-    let token = token(&claims(stage::ROOT, ORGANISATION_READ));
+    let bed = bed_with("lab = true", "signature = \"ignored\"").await;
+    let token = token(&claims(test_bed::ROOT, ORGANISATION_READ));
     let text = pygpconnect("read:metadata-1", &format!("Bearer {token}5b3rM7hVf0oE5L2lq2hXnq0"));
-    answered(&stage, &text, &format!("GET {BASE}/metadata")).await;
+    answered(&bed, &text, &format!("GET {BASE}/metadata")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clinical_data_gateway_spells_one_header_its_own_way_and_one_interaction_wrongly() {
-    let stage = stage_with(ALL, "").await;
-    let root = format!("{}/structured", stage::ROOT);
+    let bed = bed_with(ALL, "").await;
+    let root = format!("{}/structured", test_bed::ROOT);
     let target = format!("{root}/Patient/$gpc.getstructuredrecord");
     let token = token(&claims(&root, PATIENT_READ));
     let spelt = |interaction: &str| {
@@ -160,7 +160,7 @@ async fn clinical_data_gateway_spells_one_header_its_own_way_and_one_interaction
             .replace(": application/fhir+json", ": application/fhir+json; charset=utf-8")
     };
     let asked = format!("POST {BASE}/structured/Patient/$gpc.getstructuredrecord");
-    answered(&stage, &spelt(RECORD), &asked).await;
+    answered(&bed, &spelt(RECORD), &asked).await;
     let wrong = RECORD.replace(":fhir:operation", ":structured:fhir:operation");
-    refused(&stage, &spelt(&wrong), "interaction_unknown").await;
+    refused(&bed, &spelt(&wrong), "interaction_unknown").await;
 }

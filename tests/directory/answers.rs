@@ -1,4 +1,4 @@
-//! What a source's answer is: of a practice, an absence, or none.
+//! Interpretation of a source's answers: a practice, an absence, or no answer.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use super::{HOUR, ROOT, SHORT, practice};
 use testkit::sds::{BOOK, KEY, READ, Registry, SLOTS};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_questions_fill_a_practice() {
+async fn three_queries_fill_a_practice() {
     let registry = Registry::new(practice(), "").await;
     let directory = registry.directory("");
-    let found = registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    let found = registry.look_up(&directory, "A20047", SLOTS).await.unwrap();
     assert_eq!(found.asid.as_str(), "918999198993");
     assert_eq!(found.root.as_str(), ROOT);
-    registry.rests(&directory).await;
+    registry.wait_until_idle(&directory).await;
     for id in [BOOK, READ, SLOTS] {
-        registry.practice(&directory, "A20047", id).await.unwrap();
+        registry.look_up(&directory, "A20047", id).await.unwrap();
     }
     let asked = registry.sds.received();
     let organisation = "organization=https://fhir.nhs.uk/Id/ods-organization-code%7CA20047";
@@ -42,53 +42,53 @@ async fn three_questions_fill_a_practice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_empty_answer_is_believed_when_it_is_given_twice_and_fast() {
+async fn an_absence_is_cached_after_two_quick_empty_answers() {
     let registry = Registry::new(practice(), "").await;
     let directory = registry.directory("");
     for _ in 0..3 {
-        let refused = registry.practice(&directory, "B00001", SLOTS).await;
+        let refused = registry.look_up(&directory, "B00001", SLOTS).await;
         assert_eq!(refused.unwrap_err(), Refusal::PracticeUnknown);
     }
     let asked = registry.sds.received();
-    assert_eq!(asked.len(), 2, "the absence is believed for a while");
+    assert_eq!(asked.len(), 2, "the absence is cached");
     assert_eq!(asked[1].headers["cache-control"], "no-cache");
-    registry.later_s(61);
-    registry.practice(&directory, "B00001", SLOTS).await.unwrap_err();
-    assert_eq!(registry.asked(), 4);
+    registry.set_clock_ahead_s(61);
+    registry.look_up(&directory, "B00001", SLOTS).await.unwrap_err();
+    assert_eq!(registry.query_count(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_empty_answer_out_of_a_cache_is_seen_through() {
+async fn an_empty_answer_from_a_stale_cache_is_checked_by_a_fresh_query() {
     let registry = Registry::new(practice(), "").await;
     let directory = registry.directory("");
     registry.sds.set(None, SdsFault::EmptyUnlessFresh);
-    let found = registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    let found = registry.look_up(&directory, "A20047", SLOTS).await.unwrap();
     assert_eq!(found.root.as_str(), ROOT);
-    assert!(registry.counted("directory_suspect_empties_total") >= 1);
+    assert!(registry.metric("directory_suspect_empties_total") >= 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_empty_answer_that_took_long_is_no_absence() {
+async fn a_slow_empty_answer_is_not_an_absence() {
     let patience = r#"deadlines = { attempt = "5s", waiting = "10s" }"#;
     let registry = Registry::new(practice(), patience).await;
     let directory = registry.directory("");
-    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
-    registry.rests(&directory).await;
+    registry.look_up(&directory, "A20047", SLOTS).await.unwrap();
+    registry.wait_until_idle(&directory).await;
     registry.sds.set(None, SdsFault::EmptyAfter(Duration::from_millis(2550)));
-    registry.later_s(2 * HOUR);
+    registry.set_clock_ahead_s(2 * HOUR);
     let (held, unseen) = tokio::join!(
-        registry.practice(&directory, "A20047", SLOTS),
-        registry.practice(&directory, "B82617", SLOTS)
+        registry.look_up(&directory, "A20047", SLOTS),
+        registry.look_up(&directory, "B82617", SLOTS)
     );
-    assert_eq!(held.unwrap().root.as_str(), ROOT, "what is held is served");
+    assert_eq!(held.unwrap().root.as_str(), ROOT, "a cached entry is served");
     assert_eq!(unseen.unwrap_err(), Refusal::DirectoryUnavailable);
-    let refused = registry.practice(&directory, "B82617", SLOTS).await;
+    let refused = registry.look_up(&directory, "B82617", SLOTS).await;
     assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
-    assert_eq!(registry.asked(), 3 + 2 + 2, "and nothing is asked again at once");
+    assert_eq!(registry.query_count(), 3 + 2 + 2, "and no query is repeated at once");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_trouble_of_the_source_is_an_absence() {
+async fn a_fault_of_the_source_is_not_an_absence() {
     for trouble in [
         SdsFault::TooManyRequests(None),
         SdsFault::TooManyRequests(Some(2)),
@@ -111,36 +111,36 @@ async fn no_trouble_of_the_source_is_an_absence() {
         let registry = Registry::new(practice(), SHORT).await;
         let directory = registry.directory("");
         registry.sds.set(None, trouble.clone());
-        let refused = registry.practice(&directory, "A20047", SLOTS).await;
+        let refused = registry.look_up(&directory, "A20047", SLOTS).await;
         assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable, "{trouble:?}");
         assert!(Refusal::DirectoryUnavailable.retry_after_s().is_some());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn trouble_with_one_practice_is_no_trouble_with_another() {
+async fn a_fault_for_one_practice_does_not_affect_another() {
     let other = "https://gp.example.nhs.uk/B82617/STU3/1/gpconnect";
     let other = Records::practice("B82617", "918999198994", "B82617-1", other, &[SLOTS]);
     let registry = Registry::new(practice().and(other), SHORT).await;
     let directory = registry.directory("");
     registry.sds.set(Some("A20047"), SdsFault::Status(500));
-    registry.practice(&directory, "A20047", SLOTS).await.unwrap_err();
-    registry.practice(&directory, "B82617", SLOTS).await.unwrap();
+    registry.look_up(&directory, "A20047", SLOTS).await.unwrap_err();
+    registry.look_up(&directory, "B82617", SLOTS).await.unwrap();
     registry.sds.clear();
-    while registry.practice(&directory, "A20047", SLOTS).await.is_err() {
+    while registry.look_up(&directory, "A20047", SLOTS).await.is_err() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_is_too_long_is_none_and_says_nothing_of_its_source() {
+async fn an_answer_that_is_too_long_is_rejected_without_opening_the_circuit() {
     let registry = Registry::new(practice(), SHORT).await;
     let directory = registry.directory("");
     let long = format!("{{\"resourceType\":\"Bundle\",\"text\":\"{}\"}}", "x".repeat(3 << 20));
     registry.sds.set(None, SdsFault::Body(long));
     for number in 0..20 {
         let practice = format!("Z{number:05}");
-        registry.practice(&directory, &practice, SLOTS).await.unwrap_err();
+        registry.look_up(&directory, &practice, SLOTS).await.unwrap_err();
     }
     assert!(!directory.sources_view().sources[0].circuit_open);
 }
@@ -149,23 +149,23 @@ async fn an_answer_that_is_too_long_is_none_and_says_nothing_of_its_source() {
 async fn the_circuit_of_a_source_that_fails_opens_and_closes_again() {
     let mut registry = Registry::new(practice(), SHORT).await;
     let directory = registry.directory("");
-    registry.closes().await;
+    registry.stop().await;
     for number in 0..6 {
         let code = format!("Z{number:05}");
-        let refused = registry.practice(&directory, &code, SLOTS).await;
+        let refused = registry.look_up(&directory, &code, SLOTS).await;
         assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
     }
     assert!(directory.sources_view().sources[0].circuit_open);
-    assert_eq!(registry.counted("directory_source_circuit_open{source=\"sds-api\"}"), 1);
-    registry.opens().await;
-    while registry.practice(&directory, "A20047", SLOTS).await.is_err() {
+    assert_eq!(registry.metric("directory_source_circuit_open{source=\"sds-api\"}"), 1);
+    registry.start().await;
+    while registry.look_up(&directory, "A20047", SLOTS).await.is_err() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(!directory.sources_view().sources[0].circuit_open);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_that_is_none_is_dialled_by_nobody() {
+async fn an_invalid_address_is_not_used() {
     for (address, kind) in [
         (None, "no_address"),
         (Some("http://gp.example.nhs.uk/A20047"), "bad_address"),
@@ -179,10 +179,10 @@ async fn an_address_that_is_none_is_dialled_by_nobody() {
         }
         let registry = Registry::new(records, "").await;
         let directory = registry.directory("");
-        let refused = registry.practice(&directory, "A20047", SLOTS).await;
+        let refused = registry.look_up(&directory, "A20047", SLOTS).await;
         assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable, "{address:?}");
         let series = format!("directory_oddities_total{{kind=\"{kind}\"}}");
-        assert_eq!(registry.counted(&series), 1, "{address:?}");
+        assert_eq!(registry.metric(&series), 1, "{address:?}");
     }
 }
 
@@ -193,36 +193,36 @@ async fn a_national_system_with_hundreds_of_interactions_is_read() {
     records.accredited[0].interactions.extend(others);
     let registry = Registry::new(records, "").await;
     let directory = registry.directory("");
-    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    registry.look_up(&directory, "A20047", SLOTS).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_interaction_that_is_not_registered_is_said_to_be_that() {
+async fn an_unregistered_interaction_has_its_own_refusal() {
     let registry = Registry::new(practice(), "").await;
     let directory = registry.directory("");
-    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    registry.look_up(&directory, "A20047", SLOTS).await.unwrap();
     let cancel = "urn:nhs:names:services:gpconnect:fhir:rest:cancel:appointment-1";
-    let refused = registry.practice(&directory, "A20047", cancel).await;
+    let refused = registry.look_up(&directory, "A20047", cancel).await;
     assert_eq!(refused.unwrap_err(), Refusal::PracticeNotRegistered);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_answers_another_question_is_no_answer() {
+async fn a_record_of_another_practice_is_rejected() {
     let registry = Registry::new(practice(), SHORT).await;
     let directory = registry.directory("");
-    // As a cache on the way would do it that mixes up two questions.
+    // An intermediate cache that confuses two queries would answer like this.
     let other = r#"{"resourceType":"Bundle","total":1,"entry":[{"resource":{
         "resourceType":"Endpoint","address":"https://evil.example.nhs.uk/B82617",
         "managingOrganization":{"identifier":{"value":"B82617"}},
         "identifier":[{"system":"https://fhir.nhs.uk/Id/nhsMhsPartyKey","value":"B82617-1"}],
         "extension":[]}}]}"#;
     registry.sds.set(None, SdsFault::Body(other.to_owned()));
-    let refused = registry.practice(&directory, "A20047", SLOTS).await;
+    let refused = registry.look_up(&directory, "A20047", SLOTS).await;
     assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
 }
 
 #[test]
-fn no_code_that_could_break_a_question_is_a_code() {
+fn identifiers_that_could_alter_a_query_are_rejected() {
     use spine_types::{Asid, OdsCode, PartyKey};
     for text in ["*", ")(", "A2*", "A20047)(uid=*", "A\0B", "A20047 ", "", "A20047%7C", "é0047"] {
         assert!(OdsCode::from_any_case(text).is_err(), "{text:?}");
@@ -233,13 +233,13 @@ fn no_code_that_could_break_a_question_is_a_code() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bundle_is_read_with_its_known_habits() {
+async fn a_bundle_with_known_deviations_is_read() {
     let registry = Registry::new(practice(), "").await;
     let directory = registry.directory("");
     registry.sds.set(None, SdsFault::Body(r#"{"resourceType":"Bundle","total":0}"#.to_owned()));
-    let refused = registry.practice(&directory, "B82617", SLOTS).await;
-    assert_eq!(refused.unwrap_err(), Refusal::PracticeUnknown, "no entry is as good as none");
-    // Systems in another case, from an older draft; blanks round a value.
+    let refused = registry.look_up(&directory, "B82617", SLOTS).await;
+    assert_eq!(refused.unwrap_err(), Refusal::PracticeUnknown, "a bundle without `entry` is empty");
+    // Identifier systems in another case, as in an older draft, and spaces around a value.
     let extension = format!(
         r#"{{"url":"https://fhir.nhs.uk/StructureDefinition/Extension-SDS-NhsServiceInteractionId",
         "valueReference":{{"identifier":{{"value":"{SLOTS}"}}}}}}"#
@@ -252,8 +252,8 @@ async fn a_bundle_is_read_with_its_known_habits() {
         "identifier":[{identifiers}],"extension":[{extension}]}}}}]}}"#
     );
     registry.sds.set(None, SdsFault::Body(endpoint));
-    let refused = registry.practice(&directory, "A20047", SLOTS).await;
-    // The same text is no Device, and that is said only once it has been read as an Endpoint.
+    let refused = registry.look_up(&directory, "A20047", SLOTS).await;
+    // The same body is no Device, so the look-up fails, but only after it was accepted as an Endpoint.
     assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
     let asked = registry.sds.received().pop().unwrap();
     assert_eq!(asked.path, "/Device");

@@ -1,44 +1,44 @@
-//! What the file pins, falls back to and denies, beside the source.
+//! Pins, fall-backs and denials of the directory file, together with a source.
 
 use gpconnect_simulator::sds::{Records, SdsFault};
 use spine_proxy::refusal::Refusal;
 
 use super::{HOUR, PINNED, SHORT, practice};
 use testkit::sds::{BOOK, PAYER, Registry, SLOTS, asid, by_asid, interaction, ods};
-use testkit::stage::now_s;
+use testkit::test_bed::now_s;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pin_holds_whatever_the_sources_say() {
+async fn a_pin_overrides_the_sources() {
     let registry = Registry::new(practice(), "").await;
     let directory = registry.directory(PINNED);
-    let found = registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    let found = registry.look_up(&directory, "A20047", SLOTS).await.unwrap();
     assert_eq!(found.asid.as_str(), "918999198111");
-    assert_eq!(registry.asked(), 0);
+    assert_eq!(registry.query_count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fall_back_is_used_when_no_source_answers() {
     let mut registry = Registry::new(practice(), SHORT).await;
     let directory = registry.directory(&format!("{PINNED}used = \"when-sources-fail\""));
-    let found = registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    let found = registry.look_up(&directory, "A20047", SLOTS).await.unwrap();
     assert_eq!(found.asid.as_str(), "918999198993");
     let cold = registry.directory(&format!("{PINNED}used = \"when-sources-fail\""));
-    registry.closes().await;
-    let found = registry.practice(&cold, "A20047", SLOTS).await.unwrap();
+    registry.stop().await;
+    let found = registry.look_up(&cold, "A20047", SLOTS).await.unwrap();
     assert_eq!(found.asid.as_str(), "918999198111");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_file_denies_is_denied_though_it_is_held() {
+async fn a_denial_in_the_file_applies_to_cached_entries() {
     let registry = Registry::new(practice(), "").await;
     for deny in ["ods = [\"A20047\"]", "asids = [\"918999198993\"]"] {
         let directory = registry.directory("");
-        registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+        registry.look_up(&directory, "A20047", SLOTS).await.unwrap();
         let held = registry.folder.path().join("held.json");
         directory.save(&held).unwrap();
         let directory = registry.directory(&format!("[[deny]]\n{deny}"));
         directory.load(&held).unwrap();
-        let refused = registry.practice(&directory, "A20047", SLOTS).await;
+        let refused = registry.look_up(&directory, "A20047", SLOTS).await;
         assert_eq!(refused.unwrap_err(), Refusal::PracticeUnknown, "{deny}");
         let (to, code) = (asid("918999198993"), ods("A20047"));
         let receiver = &by_asid(&to, Some(&code));
@@ -54,23 +54,23 @@ async fn consumers_come_from_the_file_where_no_source_knows_them() {
     let from = asid("200000000359");
     let refused = directory.sender(&from, PAYER).await;
     assert_eq!(refused.unwrap_err(), Refusal::SenderUnknown(from));
-    assert_eq!(registry.asked(), 0);
+    assert_eq!(registry.query_count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registration_that_is_dead_or_denied_by_the_directory_receives_no_write() {
+async fn an_expired_or_denied_registration_receives_no_write() {
     let registry = Registry::new(practice(), "").await;
     let directory = registry.directory("");
-    registry.practice(&directory, "A20047", BOOK).await.unwrap();
-    registry.rests(&directory).await;
+    registry.look_up(&directory, "A20047", BOOK).await.unwrap();
+    registry.wait_until_idle(&directory).await;
     registry.sds.replace(Records::default());
-    registry.later_s(5 * HOUR);
+    registry.set_clock_ahead_s(5 * HOUR);
     for round in 0..2 {
-        let refused = registry.practice(&directory, "A20047", BOOK).await;
+        let refused = registry.look_up(&directory, "A20047", BOOK).await;
         assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable, "round {round}");
     }
     assert!(
-        registry.practice(&directory, "A20047", SLOTS).await.is_ok(),
+        registry.look_up(&directory, "A20047", SLOTS).await.is_ok(),
         "a read is served once more"
     );
     let path = registry.folder.path().join("held.json");
@@ -81,11 +81,11 @@ async fn a_registration_that_is_dead_or_denied_by_the_directory_receives_no_writ
         row["answered_s"] = (now_s() - 72 * HOUR).into();
     }
     std::fs::write(&path, written.to_string()).unwrap();
-    registry.later_s(0);
+    registry.set_clock_ahead_s(0);
     let cold = registry.directory("");
     cold.load(&path).unwrap();
     for id in [BOOK, SLOTS] {
-        let refused = registry.practice(&cold, "A20047", id).await;
+        let refused = registry.look_up(&cold, "A20047", id).await;
         assert_eq!(refused.unwrap_err(), Refusal::PracticeUnknown);
     }
 }
@@ -94,36 +94,36 @@ async fn a_registration_that_is_dead_or_denied_by_the_directory_receives_no_writ
 async fn a_denied_system_is_denied_though_the_file_pins_it() {
     let registry = Registry::new(practice(), "").await;
     let directory = registry.directory(&format!("{PINNED}\n[[deny]]\nasids = [\"918999198111\"]"));
-    let refused = registry.practice(&directory, "A20047", SLOTS).await;
+    let refused = registry.look_up(&directory, "A20047", SLOTS).await;
     assert_eq!(refused.unwrap_err(), Refusal::PracticeUnknown);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fall_back_stands_in_for_no_answer_and_never_against_one() {
+async fn a_fall_back_is_not_used_against_an_answer() {
     let registry = Registry::new(practice(), "").await;
     let directory = registry.directory(&format!("{PINNED}used = \"when-sources-fail\""));
-    registry.practice(&directory, "A20047", BOOK).await.unwrap();
-    registry.rests(&directory).await;
+    registry.look_up(&directory, "A20047", BOOK).await.unwrap();
+    registry.wait_until_idle(&directory).await;
     registry.sds.replace(Records::default());
-    registry.later_s(2 * HOUR);
-    // The directory says that nobody is there: the fall-back does not know better.
-    let refused = registry.practice(&directory, "A20047", BOOK).await;
+    registry.set_clock_ahead_s(2 * HOUR);
+    // The source answers that the practice is absent: the fall-back does not override that.
+    let refused = registry.look_up(&directory, "A20047", BOOK).await;
     assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
-    // Nor do a flush and an outage after it make its former system good for a write.
+    // After a flush and in an outage, its former system still receives no write.
     assert_eq!(directory.flush(None), 1);
     registry.sds.set(None, SdsFault::Status(503));
-    let refused = registry.practice(&directory, "A20047", BOOK).await;
+    let refused = registry.look_up(&directory, "A20047", BOOK).await;
     assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fall_back_for_another_interaction_or_system_says_nothing_of_this_one() {
+async fn a_fall_back_applies_only_to_its_interactions_and_system() {
     let registry = Registry::new(Records::default(), SHORT).await;
     registry.sds.set(None, SdsFault::Status(503));
     let directory = registry.directory(&format!("{PINNED}used = \"when-sources-fail\""));
-    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    registry.look_up(&directory, "A20047", SLOTS).await.unwrap();
     let patient = "urn:nhs:names:services:gpconnect:fhir:rest:read:patient-1";
-    let refused = registry.practice(&directory, "A20047", patient).await;
+    let refused = registry.look_up(&directory, "A20047", patient).await;
     assert_eq!(refused.unwrap_err(), Refusal::DirectoryUnavailable);
     let (other, code) = (asid("918999198222"), ods("A20047"));
     let receiver = &by_asid(&other, Some(&code));
@@ -132,7 +132,7 @@ async fn a_fall_back_for_another_interaction_or_system_says_nothing_of_this_one(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_denied_by_organisation_sends_nothing() {
+async fn a_sender_denied_by_organisation_is_refused() {
     let registry = Registry::new(practice(), "").await;
     let consumer = r#"
         [[consumer]]

@@ -1,25 +1,25 @@
-//! What a snapshot and a flush do to what is held.
+//! Effects of a snapshot and of a flush on cached entries.
 
 use gpconnect_simulator::sds::{Records, SdsFault};
 use spine_proxy::directory::Directory;
 
 use super::{HOUR, NEW_ROOT, SHORT, moved, practice};
 use testkit::sds::{KEY, PAYER, READ, Registry, SLOTS, by_practice, interaction, ods};
-use testkit::stage::now_s;
+use testkit::test_bed::now_s;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_survives_a_cold_start_without_growing_younger() {
+async fn a_snapshot_keeps_the_age_of_its_entries() {
     let mut registry = Registry::new(practice(), SHORT).await;
     let directory = registry.directory("");
-    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
-    registry.rests(&directory).await;
+    registry.look_up(&directory, "A20047", SLOTS).await.unwrap();
+    registry.wait_until_idle(&directory).await;
     let path = registry.folder.path().join("held.json");
     directory.save(&path).unwrap();
     use std::os::unix::fs::PermissionsExt as _;
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(!text.contains(KEY));
-    registry.closes().await;
+    registry.stop().await;
     let written: serde_json::Value = serde_json::from_str(&text).unwrap();
     for (age_s, served) in [(0, true), (11 * HOUR, true), (12 * HOUR, false), (-HOUR, false)] {
         let mut aged = written.clone();
@@ -30,14 +30,14 @@ async fn a_snapshot_survives_a_cold_start_without_growing_younger() {
         let cold = registry.directory("");
         cold.load(&path).unwrap();
         for id in [SLOTS, READ] {
-            let found = registry.practice(&cold, "A20047", id).await;
+            let found = registry.look_up(&cold, "A20047", id).await;
             assert_eq!(found.is_ok(), served, "{id} after {age_s} s: {found:?}");
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_that_is_none_is_said_to_be_none() {
+async fn an_unreadable_snapshot_is_an_error() {
     let registry = Registry::new(practice(), "").await;
     let directory = registry.directory("");
     let path = registry.folder.path().join("held.json");
@@ -50,41 +50,41 @@ async fn a_snapshot_that_is_none_is_said_to_be_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_comes_from_a_snapshot_is_asked_for_again() {
+async fn an_entry_from_a_snapshot_is_refreshed() {
     let registry = Registry::new(practice(), "").await;
     let directory = registry.directory("");
-    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
-    registry.rests(&directory).await;
+    registry.look_up(&directory, "A20047", SLOTS).await.unwrap();
+    registry.wait_until_idle(&directory).await;
     let path = registry.folder.path().join("held.json");
     directory.save(&path).unwrap();
     let cold = registry.directory("");
     cold.load(&path).unwrap();
-    registry.practice(&cold, "A20047", SLOTS).await.unwrap();
-    registry.has_been_asked(6).await;
+    registry.look_up(&cold, "A20047", SLOTS).await.unwrap();
+    registry.wait_for_queries(6).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_flushed_is_asked_for_first_and_kept_for_an_outage() {
+async fn a_flushed_entry_is_refreshed_before_use_and_kept_for_an_outage() {
     let mut registry = Registry::new(practice(), SHORT).await;
     let directory = registry.directory("");
-    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
-    registry.rests(&directory).await;
+    registry.look_up(&directory, "A20047", SLOTS).await.unwrap();
+    registry.wait_until_idle(&directory).await;
     assert_eq!(directory.flush(Some(&ods("B00001"))), 0);
     assert_eq!(directory.flush(Some(&ods("A20047"))), 1);
     registry.sds.replace(moved());
-    let found = registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    let found = registry.look_up(&directory, "A20047", SLOTS).await.unwrap();
     assert_eq!(found.root.as_str(), NEW_ROOT);
-    registry.rests(&directory).await;
-    registry.closes().await;
+    registry.wait_until_idle(&directory).await;
+    registry.stop().await;
     assert_eq!(directory.flush(None), 1);
-    let found = registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    let found = registry.look_up(&directory, "A20047", SLOTS).await.unwrap();
     assert_eq!(found.root.as_str(), NEW_ROOT);
 }
 
-/// A flush, or a reload, while the source is asked for a practice for the first time.
-async fn meanwhile(registry: &Registry, directory: &Directory, happens: impl FnOnce()) -> bool {
+/// Calls `action` while the first look-up of a practice is in progress. Returns whether that look-up succeeded.
+async fn during_look_up(registry: &Registry, directory: &Directory, action: impl FnOnce()) -> bool {
     registry.sds.set(None, SdsFault::HeldBack);
-    let asked = registry.asked();
+    let asked = registry.query_count();
     let waits = tokio::spawn({
         let (directory, asker) = (directory.clone(), PAYER);
         async move {
@@ -93,72 +93,80 @@ async fn meanwhile(registry: &Registry, directory: &Directory, happens: impl FnO
             directory.provider(receiver, interaction(SLOTS), asker).await.is_ok()
         }
     });
-    registry.has_been_asked(asked + 1).await;
-    happens();
+    registry.wait_for_queries(asked + 1).await;
+    action();
     registry.sds.clear();
     let served = waits.await.unwrap();
-    registry.rests(directory).await;
+    registry.wait_until_idle(directory).await;
     served
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flush_reaches_what_is_being_looked_up() {
+async fn a_flush_applies_to_a_look_up_in_progress() {
     let registry = Registry::new(practice(), "").await;
     let directory = registry.directory("");
     let flushed = || assert_eq!(directory.flush(None), 0, "nothing is held yet");
-    assert!(meanwhile(&registry, &directory, flushed).await);
+    assert!(during_look_up(&registry, &directory, flushed).await);
     let states = states(&directory);
     assert!(!states.is_empty() && states.iter().all(|state| state == "flushed"), "{states:?}");
     registry.sds.replace(moved());
-    let found = registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+    let found = registry.look_up(&directory, "A20047", SLOTS).await.unwrap();
     assert_eq!(found.root.as_str(), NEW_ROOT);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_flushed_and_is_taken_back_rests_like_any_other() {
+async fn a_flushed_entry_that_is_restored_is_not_queried_again_at_once() {
     let registry = Registry::new(practice(), "").await;
     let directory = registry.directory("");
-    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
-    registry.rests(&directory).await;
+    registry.look_up(&directory, "A20047", SLOTS).await.unwrap();
+    registry.wait_until_idle(&directory).await;
     assert_eq!(directory.flush(None), 1);
     registry.sds.replace(Records::default());
-    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
-    registry.rests(&directory).await;
-    let asked = registry.asked();
+    registry.look_up(&directory, "A20047", SLOTS).await.unwrap();
+    registry.wait_until_idle(&directory).await;
+    let asked = registry.query_count();
     for _ in 0..5 {
-        registry.practice(&directory, "A20047", SLOTS).await.unwrap();
+        registry.look_up(&directory, "A20047", SLOTS).await.unwrap();
     }
-    registry.rests(&directory).await;
-    assert_eq!(registry.asked(), asked, "nothing is asked before a second denial would count");
+    registry.wait_until_idle(&directory).await;
+    assert_eq!(
+        registry.query_count(),
+        asked,
+        "nothing is asked before a second denial would count"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_source_said_at_another_url_is_not_held() {
+async fn entries_of_a_source_at_another_url_are_dropped() {
     let registry = Registry::new(practice(), SHORT).await;
     let directory = registry.directory("");
-    registry.practice(&directory, "A20047", SLOTS).await.unwrap();
-    registry.rests(&directory).await;
+    registry.look_up(&directory, "A20047", SLOTS).await.unwrap();
+    registry.wait_until_idle(&directory).await;
     let path = registry.folder.path().join("held.json");
     directory.save(&path).unwrap();
-    directory.replace(Some(registry.file("")), Some(registry.live("localhost")));
+    directory.replace(Some(registry.file("")), Some(registry.live_sources("localhost")));
     assert!(!states(&directory).is_empty(), "the same URL is the same directory");
-    directory.replace(Some(registry.file("")), Some(registry.live("elsewhere.example.nhs.uk")));
+    directory
+        .replace(Some(registry.file("")), Some(registry.live_sources("elsewhere.example.nhs.uk")));
     assert!(states(&directory).is_empty());
     directory.load(&path).unwrap();
     assert!(states(&directory).is_empty(), "nor is it out of a snapshot");
-    directory.replace(Some(registry.file("")), Some(registry.live("localhost")));
+    directory.replace(Some(registry.file("")), Some(registry.live_sources("localhost")));
     directory.load(&path).unwrap();
     assert!(!states(&directory).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_source_is_saying_when_its_url_changes_is_not_held() {
+async fn an_answer_that_arrives_after_a_change_of_url_is_dropped() {
     let registry = Registry::new(practice(), SHORT).await;
     let directory = registry.directory("");
     let replaced = || {
-        directory.replace(Some(registry.file("")), Some(registry.live("elsewhere.example.nhs.uk")));
+        directory.replace(
+            Some(registry.file("")),
+            Some(registry.live_sources("elsewhere.example.nhs.uk")),
+        );
     };
-    assert!(!meanwhile(&registry, &directory, replaced).await);
+    assert!(!during_look_up(&registry, &directory, replaced).await);
     assert!(states(&directory).is_empty());
 }
 

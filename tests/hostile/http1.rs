@@ -3,7 +3,7 @@
 
 use spine_proxy::claims;
 
-use testkit::{Call, stage};
+use testkit::{TestRequest, test_bed};
 
 /// What must become of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +53,7 @@ fn row(id: &'static str, what: &'static str, then: Then, bytes: impl Into<Vec<u8
 }
 
 /// A call's bytes as text, its last empty line left out.
-fn head(call: &Call) -> String {
+fn head(call: &TestRequest) -> String {
     let bytes = call.bytes();
     let text: String = bytes.iter().map(|byte| char::from(*byte)).collect();
     text.strip_suffix("\r\n").unwrap().to_owned()
@@ -65,12 +65,12 @@ fn latin(text: &str) -> Vec<u8> {
 
 /// A search for slots with these lines besides.
 fn get(lines: &str) -> Vec<u8> {
-    latin(&format!("{}{lines}\r\n", head(&Call::slots())))
+    latin(&format!("{}{lines}\r\n", head(&TestRequest::slots())))
 }
 
 /// A booking framed by these lines alone.
 fn post(lines: &str, body: &str) -> Vec<u8> {
-    let call = Call::book().unframed().body(b"");
+    let call = TestRequest::book().without_content_length().body(b"");
     latin(&format!("{}{lines}\r\n{body}", head(&call)))
 }
 
@@ -80,7 +80,7 @@ fn chunked(body: &str) -> Vec<u8> {
 
 /// A search for slots with another request line.
 fn line(line: &str) -> Vec<u8> {
-    let head = head(&Call::slots());
+    let head = head(&TestRequest::slots());
     let (_, rest) = head.split_once("\r\n").unwrap();
     latin(&format!("{line}\r\n{rest}\r\n"))
 }
@@ -90,15 +90,15 @@ fn at(target: &str) -> Vec<u8> {
 }
 
 fn host(host: &str) -> Vec<u8> {
-    Call::slots().set("Host", host).bytes()
+    TestRequest::slots().set("Host", host).bytes()
 }
 
 fn token(text: &str) -> Vec<u8> {
-    Call::slots().token(text).bytes()
+    TestRequest::slots().token(text).bytes()
 }
 
-fn without_body(call: Call) -> Vec<u8> {
-    call.unframed().body(b"").bytes()
+fn without_body(call: TestRequest) -> Vec<u8> {
+    call.without_content_length().body(b"").bytes()
 }
 
 /// Every input.
@@ -114,7 +114,7 @@ pub(crate) fn legitimate() -> Vec<Row> {
     let collapsed = "/https:/provider.example.nhs.uk/A20047/STU3/1/gpconnect/Slot";
     let absolute = format!("https://ssp.example.nhs.uk{TARGET}?{query}");
     let lower =
-        head(&Call::slots()).replace("Ssp-TraceID:", "ssp-traceid:").replace("Host:", "host:");
+        head(&TestRequest::slots()).replace("Ssp-TraceID:", "ssp-traceid:").replace("Host:", "host:");
     vec![
         row("", "a search for slots", Passes(1), get("")),
         row("", "a booking", Passes(1), post("Content-Length: 2\r\n", "{}")),
@@ -172,7 +172,7 @@ fn framing() -> Vec<Row> {
         row("A15", "Transfer_Encoding and CL", Refused("header_underscore"), post("Transfer_Encoding: chunked\r\nContent-Length: 2\r\n", "{}")),
         row("A16", "TE in HTTP/1.0", AMBIGUOUS, {
             let bytes =
-                latin(&head(&Call::book().unframed().body(b"")).replace("HTTP/1.1", "HTTP/1.0"));
+                latin(&head(&TestRequest::book().without_content_length().body(b"")).replace("HTTP/1.1", "HTTP/1.0"));
             [&*bytes, b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"].concat()
         }),
         row("A17", "a chunk of size g", Broken, chunked("g\r\n{}\r\n0\r\n\r\n")),
@@ -193,8 +193,8 @@ fn framing() -> Vec<Row> {
         row("A22", "a trailer of 20 KB", Broken, chunked(&format!("2\r\n{{}}\r\n0\r\nX: {}\r\n\r\n", "a".repeat(20_000)))),
         row("A25", "a read with a body", Refused("body_on_get"), [&*get("Content-Length: 2\r\n"), b"{}"].concat()),
         row("A25", "a read with a chunked body", Refused("body_on_get"), [&*get("Transfer-Encoding: chunked\r\n"), b"2\r\n{}\r\n0\r\n\r\n"].concat()),
-        row("A25", "DELETE with a body", Refused("method_not_allowed"), [&*latin(&head(&Call::slots().method("DELETE"))), b"Content-Length: 2\r\n\r\n{}"] .concat()),
-        row("A26", "Expect: 100-continue on what is refused", Refused("to_missing"), [&*latin(&head(&Call::book().without("Ssp-To").unframed().body(b""))), b"Content-Length: 2\r\nExpect: 100-continue\r\n\r\n"] .concat()),
+        row("A25", "DELETE with a body", Refused("method_not_allowed"), [&*latin(&head(&TestRequest::slots().method("DELETE"))), b"Content-Length: 2\r\n\r\n{}"] .concat()),
+        row("A26", "Expect: 100-continue on what is refused", Refused("to_missing"), [&*latin(&head(&TestRequest::book().without("Ssp-To").without_content_length().body(b""))), b"Content-Length: 2\r\nExpect: 100-continue\r\n\r\n"] .concat()),
         row("A27", "Expect: junk", Refused("expectation_unknown"), post("Content-Length: 2\r\nExpect: junk\r\n", "{}")),
         row("A29", "a body longer than its length: a request of its own", Passes(2), post("Content-Length: 2\r\n", &format!("{{}}{smuggled}"))),
         row("A30", "100 requests at once", Passes(100), thousand),
@@ -206,8 +206,8 @@ fn framing() -> Vec<Row> {
 /// A: heads that are not HTTP.
 #[rustfmt::skip]
 fn heads() -> Vec<Row> {
-    let bare = head(&Call::slots()).replace("\r\n", "\n") + "\n";
-    let one_bare = head(&Call::slots()).replacen("\r\nAccept", "\nAccept", 1) + "\r\n";
+    let bare = head(&TestRequest::slots()).replace("\r\n", "\n") + "\n";
+    let one_bare = head(&TestRequest::slots()).replacen("\r\nAccept", "\nAccept", 1) + "\r\n";
     let many: String = (0..100).map(|n| format!("X-{n}: 1\r\n")).collect();
     vec![
         row("A23", "bare LF throughout", MALFORMED, latin(&bare)),
@@ -236,9 +236,9 @@ fn heads() -> Vec<Row> {
 fn hosts() -> Vec<Row> {
     let invalid = Refused("host_invalid");
     vec![
-        row("C1", "no Host", invalid, Call::slots().without("Host").bytes()),
+        row("C1", "no Host", invalid, TestRequest::slots().without("Host").bytes()),
         row("C1", "no Host in HTTP/1.0", invalid, {
-            latin(&(head(&Call::slots().without("Host")).replace("HTTP/1.1", "HTTP/1.0") + "\r\n"))
+            latin(&(head(&TestRequest::slots().without("Host")).replace("HTTP/1.1", "HTTP/1.0") + "\r\n"))
         }),
         row("C1", "an empty Host", invalid, host("")),
         row("C1", "two Hosts", invalid, get("Host: evil.nhs.uk\r\n")),
@@ -290,7 +290,7 @@ fn targets() -> Vec<Row> {
         malformed("C10", "an address as one number", "/https://2130706433/Slot"),
         malformed("C10", "a mapped address", "/https://[::ffff:169.254.169.254]/Slot"),
         malformed("C10", "an address with a zone", "/https://[fe80::1%25eth0]/Slot"),
-        row("C10", "an address in circled digits", Refused("target_malformed"), [b"GET /https://\xe2\x91\xa0\xe2\x91\xa1\xe2\x91\xa6.0.0.1/Slot HTTP/1.1\r\n", head(&Call::slots()).split_once("\r\n").unwrap().1.as_bytes(), b"\r\n"] .concat()),
+        row("C10", "an address in circled digits", Refused("target_malformed"), [b"GET /https://\xe2\x91\xa0\xe2\x91\xa1\xe2\x91\xa6.0.0.1/Slot HTTP/1.1\r\n", head(&TestRequest::slots()).split_once("\r\n").unwrap().1.as_bytes(), b"\r\n"] .concat()),
         malformed("C11", "a final dot", "/https://provider.example.nhs.uk./A20047/STU3/1/gpconnect/Slot"),
         malformed("C11", "an asterisk", "/https://*.nhs.uk/Slot"),
         malformed("C11", "an underscore", "/https://provider_example.nhs.uk/Slot"),
@@ -323,14 +323,14 @@ fn targets() -> Vec<Row> {
         row("C17", "a fragment in absolute-form", RefusedAndClosed("target_malformed"), at(&format!("https://ssp.example.nhs.uk{TARGET}#"))),
         row("C18", "a query of 30 KB", Passes(1), at(&format!("{TARGET}?a=|%7C%2F:{}", "a".repeat(30_000)))),
         row("C24", "a practice without an agreement", Refused("no_agreement"), {
-            let root = stage::APART_ROOT;
-            let call = Call::slots().set("Ssp-To", stage::APART_TO).claim("aud", root.into());
+            let root = test_bed::APART_ROOT;
+            let call = TestRequest::slots().set("Ssp-To", test_bed::APART_TO).claim("aud", root.into());
             call.target(&format!("/{root}/Slot")).bytes()
         }),
-        row("C25", "the Ssp-From of another", Refused("sender_not_certificates"), Call::slots().set("Ssp-From", stage::CLINIC).bytes()),
-        row("C26", "an interaction nobody knows", Refused("interaction_unknown"), Call::slots().set("Ssp-InteractionID", "urn:x").bytes()),
-        row("C26", "an interaction in other letters", Refused("interaction_unknown"), Call::slots() .set("Ssp-InteractionID", "URN:NHS:NAMES:services:gpconnect:fhir:rest:search:slot-1") .bytes()),
-        row("C26", "an interaction of 4 KB", Refused("interaction_unknown"), Call::slots().set("Ssp-InteractionID", &"u".repeat(4096)).bytes()),
+        row("C25", "the Ssp-From of another", Refused("sender_not_certificates"), TestRequest::slots().set("Ssp-From", test_bed::CLINIC).bytes()),
+        row("C26", "an interaction nobody knows", Refused("interaction_unknown"), TestRequest::slots().set("Ssp-InteractionID", "urn:x").bytes()),
+        row("C26", "an interaction in other letters", Refused("interaction_unknown"), TestRequest::slots() .set("Ssp-InteractionID", "URN:NHS:NAMES:services:gpconnect:fhir:rest:search:slot-1") .bytes()),
+        row("C26", "an interaction of 4 KB", Refused("interaction_unknown"), TestRequest::slots().set("Ssp-InteractionID", &"u".repeat(4096)).bytes()),
     ]
 }
 
@@ -338,15 +338,15 @@ fn targets() -> Vec<Row> {
 #[rustfmt::skip]
 #[expect(clippy::too_many_lines, reason = "one line an input: it is a list")]
 fn tokens() -> Vec<Row> {
-    let good = claims::mint(&Call::slots().claims);
+    let good = claims::mint(&TestRequest::slots().claims);
     let [first, second, _] = [0, 1, 2].map(|n| good.split('.').nth(n).unwrap().to_owned());
     let base = |text: &str| base64_simd::URL_SAFE_NO_PAD.encode_to_string(text);
     let with_claims = |text: &str| token(&format!("Bearer {first}.{}.", base(text)));
     let with_header = |text: &str| token(&format!("Bearer {}.{second}.", base(text)));
-    let text = Call::slots().claims.to_string();
+    let text = TestRequest::slots().claims.to_string();
     let again = text.replacen('{', "{\"sub\":\"2\",\"s\\u0075b\":\"1\",", 1);
     let deep = format!("{{\"requesting_device\":{}1{}}}", "[".repeat(2000), "]".repeat(2000));
-    let claims = Call::slots().claims;
+    let claims = TestRequest::slots().claims;
     let in_order = serde_json::json!([
         claims["iss"],
         claims["sub"],
@@ -363,17 +363,17 @@ fn tokens() -> Vec<Row> {
     let device = claims["requesting_device"].to_string();
     let device_in_order = r#"["Device",null,[],null,"Invented","1"]"#;
     let (ours, theirs) = (
-        serde_json::json!({"system": ODS_SYSTEM, "value": stage::HUB_ODS}),
-        serde_json::json!({"system": ODS_SYSTEM, "value": stage::CLINIC_ODS}),
+        serde_json::json!({"system": ODS_SYSTEM, "value": test_bed::HUB_ODS}),
+        serde_json::json!({"system": ODS_SYSTEM, "value": test_bed::CLINIC_ODS}),
     );
     let organisation = |identifiers: serde_json::Value| {
         let resource =
             serde_json::json!({"resourceType": "Organization", "identifier": identifiers});
-        Call::slots().claim("requesting_organization", resource).bytes()
+        TestRequest::slots().claim("requesting_organization", resource).bytes()
     };
     let (algorithm, invalid) = (Refused("token_algorithm"), Refused("claim_invalid"));
     vec![
-        row("D1", "no token", Refused("token_missing"), Call::slots().without("Authorization").bytes()),
+        row("D1", "no token", Refused("token_missing"), TestRequest::slots().without("Authorization").bytes()),
         row("D1", "Basic", Refused("authorization_malformed"), token("Basic dTpw")),
         row("D1", "two tokens", Refused("token_repeated"), get(&format!("Authorization: Bearer {good}\r\n"))),
         row("D1", "a token in two words", Refused("authorization_malformed"), token("Bearer a b")),
@@ -398,14 +398,14 @@ fn tokens() -> Vec<Row> {
         row("D6", "a member of a resource in other letters", Refused("claim_resource"), with_claims(&text.replace("\"resourceType\":\"Organization\"", "\"resourceType\":\"Organization\",\"Identifier\":[]"))),
         row("D6", "claims as an array", Refused("token_claims"), with_claims(&in_order)),
         row("D6", "a resource as an array", Refused("claim_resource"), with_claims(&text.replace(&device, device_in_order))),
-        row("D6", "an identifier as an array", Refused("claim_resource"), organisation(serde_json::json!([[ODS_SYSTEM, stage::HUB_ODS]]))),
+        row("D6", "an identifier as an array", Refused("claim_resource"), organisation(serde_json::json!([[ODS_SYSTEM, test_bed::HUB_ODS]]))),
         row("D6", "two organisations", invalid, organisation(serde_json::json!([ours, theirs]))),
         row("D6", "two organisations, ours last", invalid, organisation(serde_json::json!([theirs, ours]))),
         row("D6", "one organisation twice", invalid, organisation(serde_json::json!([ours, ours]))),
-        row("D6", "an organisation in the old system beside ours", invalid, organisation(serde_json::json!([ours, {"system": "http://fhir.nhs.net/Id/ods-organization-code", "value": stage::CLINIC_ODS}]))),
-        row("D6", "an organisation in the system's other letters beside ours", invalid, organisation(serde_json::json!([ours, {"system": "https://fhir.nhs.uk/id/ODS-organization-code", "value": stage::CLINIC_ODS}]))),
+        row("D6", "an organisation in the old system beside ours", invalid, organisation(serde_json::json!([ours, {"system": "http://fhir.nhs.net/Id/ods-organization-code", "value": test_bed::CLINIC_ODS}]))),
+        row("D6", "an organisation in the system's other letters beside ours", invalid, organisation(serde_json::json!([ours, {"system": "https://fhir.nhs.uk/id/ODS-organization-code", "value": test_bed::CLINIC_ODS}]))),
         row("D6", "two users", invalid, {
-            let mut claims = Call::slots().claims;
+            let mut claims = TestRequest::slots().claims;
             let users = claims["requesting_practitioner"]["identifier"].as_array_mut().unwrap();
             let mut other = users[0].clone();
             other["value"] = "999888777666".into();
@@ -419,20 +419,20 @@ fn tokens() -> Vec<Row> {
         row("D7", "nOnE", algorithm, with_header(r#"{"alg":"nOnE","typ":"JWT"}"#)),
         row("D7", "HS256 without a signature", algorithm, with_header(r#"{"alg":"HS256","typ":"JWT"}"#)),
         row("D7", "a key of its own", algorithm, with_header(r#"{"alg":"none","typ":"JWT","jku":"https://evil.nhs.uk/k"}"#)),
-        row("D8", "exp as a float", Refused("token_claims"), Call::slots().claim("exp", 1e3.into()).bytes()),
-        row("D8", "exp as text", Refused("token_claims"), Call::slots().claim("exp", "1".into()).bytes()),
-        row("D8", "exp far away", Refused("token_lifetime"), Call::slots().claim("exp", i64::MAX.into()).bytes()),
-        row("D9", "another audience", Refused("audience_mismatch"), Call::slots().claim("aud", "https://evil.nhs.uk".into()).bytes()),
-        row("D9", "an array of audiences", Refused("audience_mismatch"), Call::slots().claim("aud", serde_json::json!([stage::ROOT])).bytes()),
-        row("D9", "a device that is none", Refused("claim_resource"), Call::slots() .claim("requesting_device", serde_json::json!({"resourceType": "Patient"})) .bytes()),
+        row("D8", "exp as a float", Refused("token_claims"), TestRequest::slots().claim("exp", 1e3.into()).bytes()),
+        row("D8", "exp as text", Refused("token_claims"), TestRequest::slots().claim("exp", "1".into()).bytes()),
+        row("D8", "exp far away", Refused("token_lifetime"), TestRequest::slots().claim("exp", i64::MAX.into()).bytes()),
+        row("D9", "another audience", Refused("audience_mismatch"), TestRequest::slots().claim("aud", "https://evil.nhs.uk".into()).bytes()),
+        row("D9", "an array of audiences", Refused("audience_mismatch"), TestRequest::slots().claim("aud", serde_json::json!([test_bed::ROOT])).bytes()),
+        row("D9", "a device that is none", Refused("claim_resource"), TestRequest::slots() .claim("requesting_device", serde_json::json!({"resourceType": "Patient"})) .bytes()),
         row("D10", "another's organisation", Refused("organisation_mismatch"), {
             let other = claims::example_claims(
-                stage::ROOT,
-                &stage::CLINIC_ODS.parse().unwrap(),
+                test_bed::ROOT,
+                &test_bed::CLINIC_ODS.parse().unwrap(),
                 "organization/*.read",
-                stage::now_s(),
+                test_bed::now_s(),
             );
-            Call::slots()
+            TestRequest::slots()
                 .claim("requesting_organization", other["requesting_organization"].clone())
                 .bytes()
         }),
@@ -443,11 +443,11 @@ fn tokens() -> Vec<Row> {
 #[rustfmt::skip]
 fn headers() -> Vec<Row> {
     let twice = |name: &str, value: &str| get(&format!("{name}: {value}\r\n"));
-    let odd = |value: &str| Call::slots().set("Ssp-TraceID", value).bytes();
+    let odd = |value: &str| TestRequest::slots().set("Ssp-TraceID", value).bytes();
     vec![
         row("E1", "two trace ids", Refused("trace_id_repeated"), twice("Ssp-TraceID", "09a01679-2564-4fb4-9129-aecc81ea2706")),
-        row("E1", "two senders", Refused("from_repeated"), twice("ssp-from", stage::HUB)),
-        row("E1", "two receivers", Refused("to_repeated"), twice("SSP-TO", stage::TO)),
+        row("E1", "two senders", Refused("from_repeated"), twice("ssp-from", test_bed::HUB)),
+        row("E1", "two receivers", Refused("to_repeated"), twice("SSP-TO", test_bed::TO)),
         row("E1", "two interactions", Refused("interaction_id_repeated"), twice("Ssp-InteractionID", "urn:x")),
         row("E2", "a trace id that is no UUID", Refused("trace_id_invalid"), odd("trace")),
         row("E2", "a trace id of 10 KB", Refused("trace_id_invalid"), odd(&"a".repeat(10_000))),
@@ -460,6 +460,6 @@ fn headers() -> Vec<Row> {
         row("E6", "Ssp_To", Refused("header_underscore"), get("Ssp_To: 918999198994\r\n")),
         row("E6", "Authorization_", Refused("header_underscore"), get("Authorization_: x\r\n")),
         row("E7", "bytes above ASCII in a value", Passes(1), get("X-Odd: caf\u{e9}\u{ff}\r\n")),
-        row("C5", "CONNECT with a body", Refused("method_not_allowed"), without_body(Call::slots().method("CONNECT").target("evil.nhs.uk:443"))),
+        row("C5", "CONNECT with a body", Refused("method_not_allowed"), without_body(TestRequest::slots().method("CONNECT").target("evil.nhs.uk:443"))),
     ]
 }

@@ -5,7 +5,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::Attacker;
-use testkit::Call;
+use testkit::TestRequest;
 use testkit::frames::{
     END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, block, frame,
 };
@@ -16,7 +16,7 @@ const BATCH: u32 = 50;
 
 /// A request, and that it is not wanted after all.
 pub(super) async fn resets(attacker: &Attacker, stream: TlsStream<TcpStream>) {
-    let head = block(&attacker.call(Call::slots()), &[]);
+    let head = block(&attacker.call(TestRequest::slots()), &[]);
     let mut next = 1;
     floods(attacker, stream, |bytes| {
         for _ in 0..BATCH {

@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::client::TlsStream;
 
 use super::Attacker;
-use testkit::Call;
+use testkit::TestRequest;
 
 /// Between two bytes.
 const BYTE: Duration = Duration::from_secs(1);
@@ -17,12 +17,16 @@ pub(super) const WINDOW: u32 = 1024;
 
 /// One byte of a head a second.
 pub(super) async fn head(attacker: &Attacker, stream: TlsStream<TcpStream>) {
-    drip(attacker, stream, &attacker.call(Call::slots()).bytes()).await;
+    drip(attacker, stream, &attacker.call(TestRequest::slots()).bytes()).await;
 }
 
 /// A booking's head at once, then one byte of its body a second.
 pub(super) async fn body(attacker: &Attacker, mut stream: TlsStream<TcpStream>) {
-    let call = attacker.call(Call::book()).unframed().body(b"").with("Content-Length", "10000");
+    let call = attacker
+        .call(TestRequest::book())
+        .without_content_length()
+        .body(b"")
+        .with("Content-Length", "10000");
     if stream.write_all(&call.bytes()).await.is_ok() {
         drip(attacker, stream, &[b' '; 10_000]).await;
     }
@@ -51,7 +55,7 @@ async fn drip(attacker: &Attacker, mut stream: TlsStream<TcpStream>, bytes: &[u8
 /// A request for much, and nothing of the answer is ever read. The other side ends it some day, and
 /// that is all that is waited for.
 pub(super) async fn read(attacker: &Attacker, mut stream: TlsStream<TcpStream>) {
-    let mut call = attacker.call(Call::slots());
+    let mut call = attacker.call(TestRequest::slots());
     call.target.push_str("&pour=1");
     if stream.write_all(&call.bytes()).await.is_err() || stream.flush().await.is_err() {
         return;

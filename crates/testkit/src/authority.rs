@@ -1,5 +1,5 @@
-//! Certificate authorities as a test wants them: lists with numbers and distribution points, names
-//! used twice, constraints. The stage's own authorities are plain.
+//! Certificate authorities for tests that need more than the test bed's: numbered revocation lists, distribution
+//! points, names used twice, name constraints.
 
 use gpconnect_simulator::pki::IssuedCertificate;
 use rcgen::{
@@ -10,24 +10,24 @@ use rcgen::{
 };
 use time::{Duration, OffsetDateTime};
 
-/// An authority and the chain from it to its root, the root left out.
-pub struct Authority {
+/// An authority, with the chain from it to its root, the root left out.
+pub struct TestAuthority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     above: String,
 }
 
-/// A revocation list to be made.
+/// Description of a revocation list.
 #[derive(Clone, Copy)]
-pub struct List<'a> {
+pub struct CrlSpec<'a> {
     pub number: u64,
     pub revoked: &'a [u64],
-    /// Days from now until the next one is due.
+    /// Days from now until its next update is due.
     pub days: i64,
     /// URI of the issuing distribution point.
     pub point: Option<&'a str>,
 }
 
-impl<'a> List<'a> {
+impl<'a> CrlSpec<'a> {
     pub fn number(number: u64) -> Self {
         Self { number, revoked: &[], days: 30, point: None }
     }
@@ -45,16 +45,16 @@ impl<'a> List<'a> {
     }
 }
 
-/// A certificate to be issued.
+/// Description of a certificate.
 #[derive(Clone)]
-pub struct Wish {
+pub struct CertificateSpec {
     pub common_names: Vec<&'static str>,
     pub names: Vec<&'static str>,
     pub usages: Vec<KeyUsagePurpose>,
     pub point: Option<&'static str>,
 }
 
-impl Wish {
+impl CertificateSpec {
     pub fn named(name: &'static str) -> Self {
         Self {
             common_names: vec![name],
@@ -66,7 +66,7 @@ impl Wish {
 }
 
 fn now() -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp(super::stage::now_s()).unwrap()
+    OffsetDateTime::from_unix_timestamp(super::test_bed::now_s()).unwrap()
 }
 
 fn subject(common_names: &[&str]) -> DistinguishedName {
@@ -87,15 +87,15 @@ fn params(name: &str) -> CertificateParams {
     params
 }
 
-impl Authority {
+impl TestAuthority {
     pub fn root(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let issuer = CertifiedIssuer::self_signed(params(name), key).unwrap();
         Self { issuer, above: String::new() }
     }
 
-    /// An authority below this one; `only` is the one DNS subtree it may issue for.
-    pub fn below(&self, name: &str, only: Option<&str>) -> Self {
+    /// Creates an intermediate authority. `only` is the one DNS subtree for which it may issue.
+    pub fn intermediate(&self, name: &str, only: Option<&str>) -> Self {
         let mut params = params(name);
         params.name_constraints = only.map(|only| NameConstraints {
             permitted_subtrees: vec![GeneralSubtree::DnsName(only.to_owned())],
@@ -113,27 +113,27 @@ impl Authority {
     }
 
     pub fn issue(&self, name: &'static str) -> IssuedCertificate {
-        self.grant(&Wish::named(name))
+        self.issue_as(&CertificateSpec::named(name))
     }
 
-    pub fn grant(&self, wish: &Wish) -> IssuedCertificate {
-        let names: Vec<_> = wish.names.iter().map(|name| (*name).to_owned()).collect();
+    pub fn issue_as(&self, spec: &CertificateSpec) -> IssuedCertificate {
+        let names: Vec<_> = spec.names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
-        // A set takes one value of a kind; a second CN is told apart by its string type.
+        // rcgen's DistinguishedName keeps one value of a type; a second CN has to be of a custom type.
         let mut name = DistinguishedName::new();
-        for (at, common_name) in wish.common_names.iter().enumerate() {
+        for (at, common_name) in spec.common_names.iter().enumerate() {
             let kind =
                 if at == 0 { DnType::CommonName } else { DnType::CustomDnType(vec![2, 5, 4, 3]) };
             name.push(kind, *common_name);
         }
         params.distinguished_name = name;
-        params.key_usages = wish.usages.clone();
+        params.key_usages = spec.usages.clone();
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.not_before = now() - Duration::days(1);
         params.not_after = now() + Duration::days(30);
         let point = |uri: &str| CrlDistributionPoint { uris: vec![uri.to_owned()] };
-        params.crl_distribution_points = wish.point.map(point).into_iter().collect();
+        params.crl_distribution_points = spec.point.map(point).into_iter().collect();
         let serial = uuid::Uuid::new_v4().as_u64_pair().0 >> 1;
         params.serial_number = Some(SerialNumber::from(serial));
         let key = KeyPair::generate().unwrap();
@@ -142,8 +142,8 @@ impl Authority {
         IssuedCertificate { chain, key: key.serialize_pem(), serial }
     }
 
-    pub fn list(&self, list: List<'_>) -> String {
-        let List { number, revoked, days, point } = list;
+    pub fn revocation_list(&self, list: CrlSpec<'_>) -> String {
+        let CrlSpec { number, revoked, days, point } = list;
         let revoked = revoked.iter().map(|serial| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),
             revocation_time: now() - Duration::days(1),

@@ -1,8 +1,8 @@
-/* A disk that does as it is told: preloaded before a program, it stands before fdatasync and write.
+/* Disk faults: a library for LD_PRELOAD that replaces fdatasync and write.
  *
- * The folder named by DISK_ORDERS holds the orders, as files: "hold" keeps a call waiting (and makes
- * "held" while it waits), "eio" fails it; "erofs" fails every write to a journal. Whatever was synced is copied to "synced", file by file,
- * before the call returns: what a disk would hold that keeps nothing it was not told to keep.
+ * The folder named by DISK_FAULTS has a file for each fault: "hold" blocks fdatasync (and creates "held"
+ * while it blocks), "eio" fails fdatasync, "erofs" fails every write to a journal. Each synced file is copied
+ * to "synced" before the call returns, as the content of a disk that keeps only synced data.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -13,11 +13,11 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char *orders(void) { return getenv("DISK_ORDERS"); }
+static const char *faults_folder(void) { return getenv("DISK_FAULTS"); }
 
-static int is_ordered(const char *what) {
+static int is_set(const char *what) {
     char path[4096];
-    snprintf(path, sizeof path, "%s/%s", orders(), what);
+    snprintf(path, sizeof path, "%s/%s", faults_folder(), what);
     return access(path, F_OK) == 0;
 }
 
@@ -28,7 +28,7 @@ static void keep(int fd) {
     if (length <= 0) return;
     path[length] = 0;
     const char *name = strrchr(path, '/');
-    snprintf(copy, sizeof copy, "%s/synced/%s", orders(), name ? name + 1 : path);
+    snprintf(copy, sizeof copy, "%s/synced/%s", faults_folder(), name ? name + 1 : path);
     snprintf(aside, sizeof aside, "%s.aside", copy);
     int to = open(aside, O_CREAT | O_TRUNC | O_WRONLY, 0600);
     if (to < 0) return;
@@ -52,7 +52,7 @@ static int is_journal(int fd) {
 ssize_t write(int fd, const void *bytes, size_t count) {
     ssize_t (*really)(int, const void *, size_t) =
         (ssize_t (*)(int, const void *, size_t))dlsym(RTLD_NEXT, "write");
-    if (is_journal(fd) && is_ordered("erofs")) {
+    if (is_journal(fd) && is_set("erofs")) {
         errno = EROFS;
         return -1;
     }
@@ -61,14 +61,14 @@ ssize_t write(int fd, const void *bytes, size_t count) {
 
 int fdatasync(int fd) {
     int (*really)(int) = (int (*)(int))dlsym(RTLD_NEXT, "fdatasync");
-    if (is_ordered("hold")) {
+    if (is_set("hold")) {
         char path[4096];
-        snprintf(path, sizeof path, "%s/held", orders());
+        snprintf(path, sizeof path, "%s/held", faults_folder());
         close(open(path, O_CREAT | O_WRONLY, 0600));
-        while (is_ordered("hold")) usleep(1000);
+        while (is_set("hold")) usleep(1000);
         unlink(path);
     }
-    if (is_ordered("eio")) {
+    if (is_set("eio")) {
         errno = EIO;
         return -1;
     }

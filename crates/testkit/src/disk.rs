@@ -1,32 +1,32 @@
-//! Disks that fail: a preloaded stand-in for fdatasync, and a small file system of a process's own.
+//! Disk faults: a preloaded replacement for `fdatasync`, and a small file system that only the program sees.
 //!
-//! The first needs a C compiler, the second user namespaces. Where either is missing, a test says so
-//! loudly and passes, except where `CI` is `true`.
+//! The first needs a C compiler, the second user namespaces. Without them a test passes and reports what is
+//! missing, or fails if `CI` is `true`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::missing;
-use super::process::{Served, serve_by};
-use super::stage::Stage;
+use super::process::{GatewayProcess, serve_with};
+use super::report_missing;
+use super::test_bed::TestBed;
 
-/// A disk under orders.
-pub struct Disk {
+/// A replacement for `fdatasync` whose faults a test controls.
+pub struct FaultyDisk {
     folder: PathBuf,
 }
 
-impl Disk {
-    /// The program over the stage's files, its fdatasync under orders.
-    pub fn serve(stage: &Stage) -> Option<(Self, Served)> {
-        let disk = Self::new(stage)?;
-        let text = stage.text("spine-proxy.toml").replace("\"audit\"", "\"own\"");
-        let served = serve_by(disk.command(), stage, &text);
+impl FaultyDisk {
+    /// Starts the program over the test bed's files with the replacement preloaded.
+    pub fn serve(bed: &TestBed) -> Option<(Self, GatewayProcess)> {
+        let disk = Self::new(bed)?;
+        let text = bed.text("spine-proxy.toml").replace("\"audit\"", "\"own\"");
+        let served = serve_with(disk.command(), bed, &text);
         Some((disk, served))
     }
 
-    /// The stand-in, compiled into the stage's folder.
-    pub fn new(stage: &Stage) -> Option<Self> {
-        let folder = stage.path("disk");
+    /// Compiles the replacement into the test bed's folder.
+    pub fn new(bed: &TestBed) -> Option<Self> {
+        let folder = bed.path("disk");
         std::fs::create_dir_all(folder.join("synced")).unwrap();
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/disk.c");
         let mut compiler = Command::new("cc");
@@ -34,7 +34,7 @@ impl Disk {
         match compiler.status() {
             Ok(status) if status.success() => Some(Self { folder }),
             _ => {
-                missing("a C compiler (cc)");
+                report_missing("a C compiler (cc)");
                 None
             }
         }
@@ -42,39 +42,40 @@ impl Disk {
 
     pub fn command(&self) -> Command {
         let mut command = Command::new(crate::program());
-        command.env("LD_PRELOAD", self.folder.join("disk.so")).env("DISK_ORDERS", &self.folder);
+        command.env("LD_PRELOAD", self.folder.join("disk.so")).env("DISK_FAULTS", &self.folder);
         command
     }
 
-    pub fn orders(&self, order: &str) {
-        std::fs::write(self.folder.join(order), "").unwrap();
+    pub fn set_fault(&self, fault: &str) {
+        std::fs::write(self.folder.join(fault), "").unwrap();
     }
 
-    pub fn takes_back(&self, order: &str) {
-        std::fs::remove_file(self.folder.join(order)).unwrap();
+    pub fn clear_fault(&self, fault: &str) {
+        std::fs::remove_file(self.folder.join(fault)).unwrap();
     }
 
-    /// Returns once somebody waits for the disk.
-    pub async fn is_waited_for(&self) {
+    /// Returns once a call of `fdatasync` is being held.
+    pub async fn wait_until_blocked(&self) {
         while !self.folder.join("held").exists() {
             tokio::task::yield_now().await;
         }
     }
 
-    /// Where what was synced is kept.
-    pub fn synced(&self) -> PathBuf {
+    /// Folder with a copy of each file as of its last sync.
+    pub fn synced_folder(&self) -> PathBuf {
         self.folder.join("synced")
     }
 }
 
-/// The program with its journal on a file system of its own, of this many KiB; and where we find it.
-pub fn serve_on_small_disk(stage: &Stage, kib: usize) -> Option<(Served, PathBuf)> {
-    let may = Command::new("unshare").args(["-rm", "true"]).status();
-    if !may.is_ok_and(|status| status.success()) {
-        missing("a user namespace (unshare -rm)");
+/// Starts the program with its journal on a separate file system of `kib` KiB. Returns the process and the path
+/// of that file system as the test sees it.
+pub fn serve_on_small_disk(bed: &TestBed, kib: usize) -> Option<(GatewayProcess, PathBuf)> {
+    let allowed = Command::new("unshare").args(["-rm", "true"]).status();
+    if !allowed.is_ok_and(|status| status.success()) {
+        report_missing("a user namespace (unshare -rm)");
         return None;
     }
-    let folder = stage.path("small");
+    let folder = bed.path("small");
     std::fs::create_dir(&folder).unwrap();
     let mut command = Command::new("unshare");
     command
@@ -82,9 +83,9 @@ pub fn serve_on_small_disk(stage: &Stage, kib: usize) -> Option<(Served, PathBuf
         .arg(format!("mount -t tmpfs -o size={kib}k tmpfs \"$0\" && exec \"$@\""))
         .arg(&folder)
         .arg(crate::program());
-    let text = stage.text("spine-proxy.toml").replace("\"audit\"", "\"small/own\"");
-    let served = serve_by(command, stage, &text);
-    let root = PathBuf::from(format!("/proc/{}/root", served.0.id()));
+    let text = bed.text("spine-proxy.toml").replace("\"audit\"", "\"small/own\"");
+    let served = serve_with(command, bed, &text);
+    let root = PathBuf::from(format!("/proc/{}/root", served.child.id()));
     let seen = root.join(folder.strip_prefix("/").unwrap());
     Some((served, seen))
 }

@@ -1,68 +1,68 @@
-//! A name server that says what it is told, over UDP.
+//! A DNS server over UDP whose answers a test sets.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use tokio::net::UdpSocket;
 
-/// What is answered to every question of the right kind.
+/// An answer to every question.
 #[derive(Debug, Clone)]
-pub enum Says {
-    /// These addresses, with a time to live of nothing.
+pub enum DnsResponse {
+    /// Those of these addresses whose type is asked for, with a TTL of 0.
     Addresses(Vec<IpAddr>),
-    /// There is no such name.
+    /// `NXDOMAIN`: there is no such name.
     NoSuchName,
-    /// The server failed.
+    /// `SERVFAIL`: the server failed.
     Failed,
-    /// Nothing at all.
-    Nothing,
+    /// No answer at all: the query times out.
+    Silence,
 }
 
-/// The server.
+/// A running DNS server.
 pub struct Dns {
     pub address: SocketAddr,
-    says: Arc<Mutex<Says>>,
-    asked: Arc<Mutex<usize>>,
+    response: Arc<Mutex<DnsResponse>>,
+    query_count: Arc<Mutex<usize>>,
 }
 
 impl Dns {
-    pub async fn start(says: Says) -> Self {
+    pub async fn start(response: DnsResponse) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
-        let (says, asked) = (Arc::new(Mutex::new(says)), Arc::new(Mutex::new(0)));
-        let (telling, counting) = (Arc::clone(&says), Arc::clone(&asked));
+        let (response, query_count) = (Arc::new(Mutex::new(response)), Arc::new(Mutex::new(0)));
+        let (current, counter) = (Arc::clone(&response), Arc::clone(&query_count));
         tokio::spawn(async move {
             let mut question = [0; 512];
             while let Ok((length, from)) = socket.recv_from(&mut question).await {
-                *counting.lock().unwrap() += 1;
-                let says = telling.lock().unwrap().clone();
-                if let Some(answer) = answer(&question[..length], &says) {
+                *counter.lock().unwrap() += 1;
+                let response = current.lock().unwrap().clone();
+                if let Some(answer) = answer(&question[..length], &response) {
                     socket.send_to(&answer, from).await.unwrap();
                 }
             }
         });
-        Self { address, says, asked }
+        Self { address, response, query_count }
     }
 
-    pub fn says(&self, says: Says) {
-        *self.says.lock().unwrap() = says;
+    pub fn set_response(&self, response: DnsResponse) {
+        *self.response.lock().unwrap() = response;
     }
 
-    /// Questions so far.
-    pub fn asked(&self) -> usize {
-        *self.asked.lock().unwrap()
+    /// Number of queries so far.
+    pub fn query_count(&self) -> usize {
+        *self.query_count.lock().unwrap()
     }
 }
 
-fn answer(question: &[u8], says: &Says) -> Option<Vec<u8>> {
+fn answer(question: &[u8], response: &DnsResponse) -> Option<Vec<u8>> {
     let name_end = 12 + question[12..].iter().position(|byte| *byte == 0)? + 1;
     let kind = u16::from_be_bytes([question[name_end], question[name_end + 1]]);
     let mut records = Vec::new();
-    let code = match says {
-        Says::Nothing => return None,
-        Says::Failed => 2,
-        Says::NoSuchName => 3,
-        Says::Addresses(addresses) => {
+    let code = match response {
+        DnsResponse::Silence => return None,
+        DnsResponse::Failed => 2,
+        DnsResponse::NoSuchName => 3,
+        DnsResponse::Addresses(addresses) => {
             for address in addresses {
                 let (of, bytes) = match address {
                     IpAddr::V4(v4) => (1_u8, v4.octets().to_vec()),

@@ -1,5 +1,4 @@
-//! An LDAP server that does what it is told: as much of the protocol as an anonymous bind and a
-//! search need.
+//! An LDAP server whose answers a test sets. It knows only the anonymous bind, the search and the unbind.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -11,43 +10,43 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// What it does with a search.
+/// Reaction of the server to a search.
 #[derive(Debug, Clone)]
-pub enum Act {
-    /// Sends these entries, and then this result code.
+pub enum LdapAction {
+    /// Sends these entries and then this result code.
     Answer(Vec<Entry>, u8),
-    /// Says nothing, ever.
+    /// Never answers, and keeps the connection.
     Silence,
     /// Sends these bytes instead of an answer.
     Bytes(Vec<u8>),
     /// Sends half of an answer and closes.
     Cut(Vec<Entry>),
-    /// Names another server instead of its entries, and ends with success.
-    Elsewhere,
-    /// Answers, then says goodbye in the way of RFC 4511, section 4.4.1, and closes.
-    Farewell(Vec<Entry>),
+    /// Sends a reference to another server instead of entries, and then success.
+    Reference,
+    /// Sends these entries, then a Notice of Disconnection (RFC 4511, section 4.4.1), and closes.
+    AnswerAndDisconnect(Vec<Entry>),
 }
 
-impl Act {
-    /// A result code and nothing else.
+impl LdapAction {
+    /// Answers with a result code and no entries.
     pub const fn code(code: u8) -> Self {
         Self::Answer(Vec::new(), code)
     }
 }
 
-/// A record: attributes and their values.
+/// An entry: attributes and their values.
 pub type Entry = Vec<(&'static str, Vec<String>)>;
 
-type Script = Box<dyn FnMut(&str) -> Act + Send>;
+type Script = Box<dyn FnMut(&str) -> LdapAction + Send>;
 
-/// The server.
+/// A running LDAP server with scripted answers.
 #[derive(Clone)]
 pub struct FakeLdap {
     pub address: SocketAddr,
-    state: Arc<State>,
+    state: Arc<LdapState>,
 }
 
-struct State {
+struct LdapState {
     script: Mutex<Script>,
     searched: watch::Sender<usize>,
     connections: watch::Sender<usize>,
@@ -58,8 +57,8 @@ impl FakeLdap {
     pub async fn start(tls: Arc<ServerConfig>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::new(State {
-            script: Mutex::new(Box::new(|_| Act::code(0))),
+        let state = Arc::new(LdapState {
+            script: Mutex::new(Box::new(|_| LdapAction::code(0))),
             searched: watch::Sender::new(0),
             connections: watch::Sender::new(0),
             ended: watch::Sender::new(0),
@@ -81,28 +80,28 @@ impl FakeLdap {
         fake
     }
 
-    /// From now on, does this.
-    pub fn does(&self, act: Act) {
-        self.plays(move |_| act.clone());
+    /// Sets the reaction to every search.
+    pub fn set_action(&self, action: LdapAction) {
+        self.set_script(move |_| action.clone());
     }
 
-    /// From now on, does as the script says, which is told the search's strings.
-    pub fn plays(&self, script: impl FnMut(&str) -> Act + Send + 'static) {
+    /// Sets a function that chooses the reaction by the text of a search.
+    pub fn set_script(&self, script: impl FnMut(&str) -> LdapAction + Send + 'static) {
         *self.state.script.lock().unwrap() = Box::new(script);
     }
 
-    /// Searches so far.
-    pub fn searched(&self) -> usize {
+    /// Number of searches so far.
+    pub fn search_count(&self) -> usize {
         *self.state.searched.borrow()
     }
 
-    /// Connections whose handshake was finished.
+    /// Number of connections that completed their handshake.
     pub fn connections(&self) -> usize {
         *self.state.connections.borrow()
     }
 
     /// Returns once `count` connections have ended.
-    pub async fn has_ended(&self, count: usize) {
+    pub async fn wait_for_closed_connections(&self, count: usize) {
         self.state.ended.subscribe().wait_for(|ended| *ended >= count).await.unwrap();
     }
 
@@ -113,8 +112,8 @@ impl FakeLdap {
                 SEARCH => {
                     self.state.searched.send_modify(|count| *count += 1);
                     let text = String::from_utf8_lossy(&content);
-                    let act = (self.state.script.lock().unwrap())(&text);
-                    play(id, act)
+                    let action = (self.state.script.lock().unwrap())(&text);
+                    encode_action(id, action)
                 }
                 UNBIND => return,
                 _ => continue,
@@ -128,28 +127,28 @@ impl FakeLdap {
     }
 }
 
-/// The bytes of an act, and whether the connection is closed after them.
-fn play(id: u8, act: Act) -> (Vec<u8>, bool) {
+/// Returns the bytes to send, and whether the connection is closed after them.
+fn encode_action(id: u8, action: LdapAction) -> (Vec<u8>, bool) {
     let entries = |entries: Vec<Entry>| entries.iter().flat_map(|held| entry(id, held)).collect();
-    match act {
-        Act::Answer(found, code) => {
+    match action {
+        LdapAction::Answer(found, code) => {
             let found: Vec<u8> = entries(found);
             ([found, result(id, SEARCH_DONE, code)].concat(), false)
         }
-        Act::Silence => (Vec::new(), false),
-        Act::Bytes(bytes) => (bytes, false),
-        Act::Cut(found) => {
+        LdapAction::Silence => (Vec::new(), false),
+        LdapAction::Bytes(bytes) => (bytes, false),
+        LdapAction::Cut(found) => {
             let mut bytes: Vec<u8> = entries(found);
             let done = result(id, SEARCH_DONE, 0);
             bytes.extend_from_slice(&done[..done.len() / 2]);
             (bytes, true)
         }
-        Act::Elsewhere => {
+        LdapAction::Reference => {
             let other = tlv(OCTETS, b"ldap://other.example.test/ou=services,o=nhs");
             let bytes = [envelope(id, &tlv(REFERENCE, &other)), result(id, SEARCH_DONE, 0)];
             (bytes.concat(), false)
         }
-        Act::Farewell(found) => {
+        LdapAction::AnswerAndDisconnect(found) => {
             let found: Vec<u8> = entries(found);
             let name = tlv(0x8a, b"1.3.6.1.4.1.1466.20036");
             let notice = [outcome(52), name].concat();
@@ -173,8 +172,7 @@ const SEARCH_DONE: u8 = 0x65;
 const REFERENCE: u8 = 0x73;
 const EXTENDED_RESPONSE: u8 = 0x78;
 
-/// One message: its id, which is below 128 as nobody asks so often here, its operation and what
-/// that holds.
+/// Reads a message. Returns its id, below 128 in tests, its operation, and the content of that.
 async fn message(stream: &mut TlsStream<TcpStream>) -> Option<(u8, u8, Vec<u8>)> {
     assert_eq!(stream.read_u8().await.ok()?, SEQUENCE);
     let length = match stream.read_u8().await.ok()? {
@@ -207,12 +205,12 @@ fn outcome(code: u8) -> Vec<u8> {
     [tlv(ENUMERATED, &[code]), tlv(OCTETS, b""), tlv(OCTETS, b"")].concat()
 }
 
-/// A message of the server's.
+/// Encodes a message of the server.
 pub fn envelope(id: u8, operation: &[u8]) -> Vec<u8> {
     tlv(SEQUENCE, &[tlv(INTEGER, &[id]), operation.to_vec()].concat())
 }
 
-/// A tag, a length of two bytes, which BER allows wherever fewer would do, and a value.
+/// Encodes a tag, a length of two bytes, which BER allows for short values too, and a value.
 pub fn tlv(tag: u8, value: &[u8]) -> Vec<u8> {
     let [high, low] = u16::try_from(value.len()).unwrap().to_be_bytes();
     [&[tag, 0x82, high, low], value].concat()

@@ -1,11 +1,11 @@
-//! The files of a stage, and how a test changes them.
+//! Files of a test bed, which a test can change before the gateway starts.
 
 use std::collections::HashMap;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-/// Before they are written.
+/// Files by name, not yet written.
 #[derive(Default)]
 pub struct Files(HashMap<String, String>);
 
@@ -19,13 +19,13 @@ impl Files {
         self.put(to, &text);
     }
 
-    /// Adds to the configuration.
+    /// Appends to the configuration.
     pub fn add(&mut self, text: &str) {
         self.edit("spine-proxy.toml", |before| format!("{before}\n{text}"));
     }
 
     /// Puts a line at the beginning of the configuration.
-    pub fn head(&mut self, text: &str) {
+    pub fn prepend(&mut self, text: &str) {
         self.edit("spine-proxy.toml", |before| format!("{text}\n{before}"));
     }
 
@@ -43,17 +43,17 @@ impl Files {
         self.0.insert(name.to_owned(), change(text));
     }
 
-    /// A test comes from one address, and is no attack; with many others beside it the gateway is late and
-    /// the disk slow, and that is no overload. Unless it says how many and how late.
-    pub fn hurry(&mut self) {
-        self.unless_said("listener.limits", "address-handshakes-per-second", "100000");
-        self.unless_said("throttle", "delay-max", "\"10m\"");
-        self.unless_said("audit", "wait", "\"1m\"");
-        self.unless_said("audit", "disk-reserve", "\"0 B\"");
-        self.unless_said("audit", "unverified-per-second", "100000");
+    /// Raises the limits that a test would run into only because all its requests come from one address and
+    /// many tests share the machine. A limit that the test sets itself stays.
+    pub fn relax_limits(&mut self) {
+        self.set_if_absent("listener.limits", "address-handshakes-per-second", "100000");
+        self.set_if_absent("throttle", "delay-max", "\"10m\"");
+        self.set_if_absent("audit", "wait", "\"1m\"");
+        self.set_if_absent("audit", "disk-reserve", "\"0 B\"");
+        self.set_if_absent("audit", "unverified-per-second", "100000");
     }
 
-    fn unless_said(&mut self, section: &str, key: &str, value: &str) {
+    fn set_if_absent(&mut self, section: &str, key: &str, value: &str) {
         let text = &self.0["spine-proxy.toml"];
         let mut sections = text.split("\n[");
         let own =

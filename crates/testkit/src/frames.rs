@@ -1,9 +1,9 @@
-//! HTTP/2 as frames, so that a peer may say what no library would.
+//! HTTP/2 frames, written and read one by one, so that a test can send what no HTTP/2 library would.
 
 use tokio::io::AsyncRead;
 
-use super::call::Call;
-use super::wire::Wire;
+use super::raw_connection::RawConnection;
+use super::request::TestRequest;
 
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
@@ -22,7 +22,7 @@ pub const END_HEADERS: u8 = 4;
 
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A frame as it came.
+/// A frame as it was received.
 #[derive(Debug, Clone)]
 pub struct Frame {
     pub kind: u8,
@@ -61,7 +61,7 @@ impl Frame {
     }
 }
 
-/// A frame's bytes.
+/// Encodes a frame.
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let mut bytes = length[1..].to_vec();
@@ -71,7 +71,7 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A header field: literal, without indexing, without Huffman coding.
+/// Encodes a header field as a literal, without indexing and without Huffman coding.
 pub fn field(name: &str, value: &str) -> Vec<u8> {
     let mut bytes = vec![0];
     for text in [name, value] {
@@ -97,8 +97,8 @@ const SYMBOLS: [(u32, &str); 11] = [
     (19, "\\"),
 ];
 
-/// A text in Huffman coding.
-fn coded(text: &str) -> Vec<u8> {
+/// Encodes a text in Huffman coding.
+fn huffman(text: &str) -> Vec<u8> {
     let mut bits = String::new();
     for letter in text.chars() {
         let (mut code, mut before) = (0_u32, 0);
@@ -118,23 +118,23 @@ fn coded(text: &str) -> Vec<u8> {
     bytes.map(|byte| u8::from_str_radix(std::str::from_utf8(byte).unwrap(), 2).unwrap()).collect()
 }
 
-/// Encoding of a field.
+/// HPACK encoding of a header field.
 #[derive(Debug, Clone, Copy)]
-pub enum Written {
-    /// Its name by this byte, its value plain.
+pub enum FieldEncoding {
+    /// Name by an index, which is this first byte; value without Huffman coding.
     Indexed(u8),
-    /// Its name by this byte, its value in Huffman coding.
-    IndexedCoded(u8),
-    /// Both in Huffman coding.
-    Coded,
+    /// Name by an index, which is this first byte; value in Huffman coding.
+    IndexedHuffman(u8),
+    /// Name and value in Huffman coding.
+    Huffman,
 }
 
-/// A header field, written so.
-pub fn field_written(how: Written, name: &str, value: &str) -> Vec<u8> {
+/// Encodes a header field in a given encoding.
+pub fn encode_field(how: FieldEncoding, name: &str, value: &str) -> Vec<u8> {
     let mut bytes = match how {
-        Written::Indexed(first) | Written::IndexedCoded(first) => vec![first],
-        Written::Coded => {
-            let name = coded(name);
+        FieldEncoding::Indexed(first) | FieldEncoding::IndexedHuffman(first) => vec![first],
+        FieldEncoding::Huffman => {
+            let name = huffman(name);
             let mut bytes = vec![0];
             length(&mut bytes, name.len());
             bytes[1] |= 0x80;
@@ -143,17 +143,18 @@ pub fn field_written(how: Written, name: &str, value: &str) -> Vec<u8> {
         }
     };
     let at = bytes.len();
-    let value = if matches!(how, Written::Indexed(_)) { value.into() } else { coded(value) };
+    let value =
+        if matches!(how, FieldEncoding::Indexed(_)) { value.into() } else { huffman(value) };
     length(&mut bytes, value.len());
-    if !matches!(how, Written::Indexed(_)) {
+    if !matches!(how, FieldEncoding::Indexed(_)) {
         bytes[at] |= 0x80;
     }
     bytes.extend(value);
     bytes
 }
 
-/// A call's field block, these fields left out.
-pub fn block(call: &Call, without: &[&str]) -> Vec<u8> {
+/// Encodes a request's field block without the fields named in `without`.
+pub fn block(call: &TestRequest, without: &[&str]) -> Vec<u8> {
     let request = call.clone().http2().request();
     let path = request.uri().path_and_query().unwrap().as_str();
     let pseudo = [
@@ -168,7 +169,7 @@ pub fn block(call: &Call, without: &[&str]) -> Vec<u8> {
     fields.flat_map(|(name, value)| field(name, value)).collect()
 }
 
-/// An integer with a prefix of seven bits.
+/// Appends an integer with a prefix of seven bits (RFC 7541, section 5.1).
 fn length(bytes: &mut Vec<u8>, length: usize) {
     if length < 127 {
         return bytes.push(u8::try_from(length).unwrap());
@@ -182,8 +183,8 @@ fn length(bytes: &mut Vec<u8>, length: usize) {
     bytes.push(u8::try_from(rest).unwrap());
 }
 
-impl<S: AsyncRead + Unpin> Wire<S> {
-    /// Reads a frame; nothing if the stream ends before one.
+impl<S: AsyncRead + Unpin> RawConnection<S> {
+    /// Reads a frame, or returns `None` if the stream ends before one.
     pub async fn frame(&mut self) -> Option<Frame> {
         loop {
             if let Some(&[a, b, c, kind, flags, d, e, f, g]) = self.unread.first_chunk() {
@@ -194,7 +195,7 @@ impl<S: AsyncRead + Unpin> Wire<S> {
                     return Some(Frame { kind, flags, stream, payload });
                 }
             }
-            if !self.more().await {
+            if !self.read_more().await {
                 return None;
             }
         }

@@ -1,41 +1,41 @@
-//! Heads of requests and answers that are filled in each way that the limits allow.
+//! Heads of requests and answers, each as large as a limit allows in one respect.
 
 use base64_simd::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
-use super::call::Call;
 use super::provider;
-use super::stage::ROOT;
+use super::request::TestRequest;
+use super::test_bed::ROOT;
 
-/// A head filled in one way, and the refusal that it ends in, if it does.
-pub struct Filled {
-    pub way: &'static str,
-    pub call: Call,
+/// A request whose head is as large as a limit allows in one respect, and the refusal to expect, if any.
+pub struct FilledHead {
+    pub description: &'static str,
+    pub call: TestRequest,
     pub refusal: Option<&'static str>,
 }
 
-/// Bytes left of the largest head besides what every request has: 64 KiB by default.
+/// Bytes that can be added to a valid request's head within its limit of 64 KiB.
 const ROOM: usize = 62 * 1024;
-/// Bytes left of the longest target: 32 KiB by default.
+/// Bytes that can be added to a target within its limit of 32 KiB.
 const TARGET: usize = 32 * 1024 - 300;
-/// Header lines left of the most: 100 by default.
+/// Header lines that can be added to a valid request within its limit of 100.
 const LINES: usize = 92;
-/// Bytes left of the longest token's claims, before they are encoded: 8 KiB of token.
+/// Bytes, before encoding, that can be added to the claims of a token within its limit of 8 KiB.
 const CLAIMS: usize = 4500;
 
-/// Every way.
-pub fn filled() -> Vec<Filled> {
+/// Returns a request for each respect in which a head can be large.
+pub fn filled_requests() -> Vec<FilledHead> {
     let targets = targets().into_iter();
     targets.chain(lists()).chain(lines()).chain(tokens()).collect()
 }
 
-/// Bytes left of a provider's largest head: 128 KiB.
+/// Bytes that can be added to an answer's head within its limit of 128 KiB.
 const ANSWER: usize = 120 * 1024;
-/// Header lines left of its most: 128.
+/// Header lines that can be added to an answer within their limit of 128.
 const ANSWER_LINES: usize = 120;
 
-/// A provider's answers, each filled in one way. All are passed on.
-pub fn answers() -> Vec<(&'static str, Vec<u8>)> {
+/// Returns a provider's answers, each with a large head in one respect. All are forwarded.
+pub fn filled_answers() -> Vec<(&'static str, Vec<u8>)> {
     let one = |line: &str| provider::answer("200 OK", line, "{}");
     let list = |name: &str, text: &str| one(&format!("{name}: {}\r\n", fill(text, ANSWER)));
     let each = ANSWER / ANSWER_LINES - 16;
@@ -58,28 +58,28 @@ pub fn answers() -> Vec<(&'static str, Vec<u8>)> {
         ("header lines", lines(&|at| format!("x-{at}: "))),
         ("long header lines", lines(&|at| format!("x-{at}: {}", "v".repeat(each)))),
         ("long header names", lines(&|at| format!("x-{at}-{}: v", "n".repeat(each)))),
-        // Not more: a body has as many as its sender likes, and each is paid for.
+        // The number of chunks has no limit, and each costs instructions.
         ("a thousand chunks of one byte", chunked("1\r\na\r\n".repeat(1000) + "0\r\n\r\n")),
         ("trailers", chunked(format!("1\r\na\r\n0\r\n{trailers}\r\n"))),
         ("interim answers", [interims.repeat(15).into_bytes(), one("")].concat()),
     ]
 }
 
-fn passes(way: &'static str, call: Call) -> Filled {
-    Filled { way, call, refusal: None }
+fn passes(description: &'static str, call: TestRequest) -> FilledHead {
+    FilledHead { description, call, refusal: None }
 }
 
-fn refused(way: &'static str, refusal: &'static str, call: Call) -> Filled {
-    Filled { way, call, refusal: Some(refusal) }
+fn refused(description: &'static str, refusal: &'static str, call: TestRequest) -> FilledHead {
+    FilledHead { description, call, refusal: Some(refusal) }
 }
 
-/// A text of this length, repeated as often as there is room.
+/// Repeats a text as often as it fits into `room` bytes.
 fn fill(text: &str, room: usize) -> String {
     text.repeat(room / text.len())
 }
 
-fn targets() -> Vec<Filled> {
-    let at = |target: String| Call::slots().target(&target);
+fn targets() -> Vec<FilledHead> {
+    let at = |target: String| TestRequest::slots().target(&target);
     let host = "/https://provider.example.nhs.uk";
     let query = |text: &str| at(format!("/{ROOT}/Slot?{}", fill(text, TARGET)));
     vec![
@@ -110,9 +110,9 @@ fn targets() -> Vec<Filled> {
     ]
 }
 
-/// One header each whose value is a list.
-fn lists() -> Vec<Filled> {
-    let with = |name: &str, text: &str| Call::slots().set(name, &fill(text, ROOM));
+/// Requests with one long header whose value is a list.
+fn lists() -> Vec<FilledHead> {
+    let with = |name: &str, text: &str| TestRequest::slots().set(name, &fill(text, ROOM));
     vec![
         refused("names in Connection", "head_too_large", with("Connection", "a,")),
         passes("ranges in Accept", with("Accept", "a/b,")),
@@ -136,11 +136,13 @@ fn lists() -> Vec<Filled> {
     ]
 }
 
-/// As many lines as there may be.
-fn lines() -> Vec<Filled> {
+/// Requests with as many header lines as allowed.
+fn lines() -> Vec<FilledHead> {
     let each = ROOM / LINES;
     let lines = |line: &dyn Fn(usize) -> (String, String)| {
-        (0..LINES).map(line).fold(Call::slots(), |call, (name, value)| call.with(&name, &value))
+        (0..LINES)
+            .map(line)
+            .fold(TestRequest::slots(), |call, (name, value)| call.with(&name, &value))
     };
     let long = |at: usize| format!("x-{at:02}-{}", "n".repeat(each / 2));
     let named = (0..16).map(|at| format!("x-{at}")).collect::<Vec<_>>().join(",");
@@ -168,14 +170,14 @@ fn lines() -> Vec<Filled> {
     ]
 }
 
-fn tokens() -> Vec<Filled> {
-    let slots = Call::slots;
+fn tokens() -> Vec<FilledHead> {
+    let slots = TestRequest::slots;
     let text = |text: &str| Value::from(fill(text, CLAIMS));
     let nested = |open: &str, close: &str| {
         let depth = 100;
         let one = format!("{}1{}", open.repeat(depth), close.repeat(depth));
         let many = vec![one.as_str(); CLAIMS / one.len()].join(",");
-        raw(&slots(), &format!("\"extra\":[{many}]"))
+        with_members(&slots(), &format!("\"extra\":[{many}]"))
     };
     let identifiers: Vec<Value> = vec![json!({}); CLAIMS / 3];
     let person = |identifier: Vec<Value>, name: Value| json!({"resourceType": "Practitioner", "id": "1", "identifier": identifier, "name": name});
@@ -183,11 +185,11 @@ fn tokens() -> Vec<Filled> {
     vec![
         passes("arrays in a token", nested("[", "]")),
         passes("objects in a token", nested("{\"a\":", "}")),
-        passes("members of a token", raw(&slots(), &members())),
+        passes("members of a token", with_members(&slots(), &members())),
         passes("text in a token", slots().claim("iss", text("a"))),
         passes(
             "escapes in a token",
-            raw(&slots(), &format!("\"extra\":\"{}\"", fill("\\u0061", CLAIMS))),
+            with_members(&slots(), &format!("\"extra\":\"{}\"", fill("\\u0061", CLAIMS))),
         ),
         passes("digits in a token", slots().claim("iss", text("943-476-591 "))),
         passes("nearly NHS numbers in a token", slots().claim("iss", text("943 476 "))),
@@ -217,8 +219,8 @@ fn tokens() -> Vec<Filled> {
     ]
 }
 
-/// A call whose token has these members besides, as they are written.
-fn raw(call: &Call, members: &str) -> Call {
+/// Adds members, as JSON text, to the claims of a request's token.
+fn with_members(call: &TestRequest, members: &str) -> TestRequest {
     let claims = call.claims.to_string();
     let claims = claims.strip_suffix('}').unwrap();
     let head = URL_SAFE_NO_PAD.encode_to_string(br#"{"alg":"none","typ":"JWT"}"#);

@@ -1,7 +1,7 @@
 //! Test kit of spine-proxy: a gateway with a provider, a directory and a PKI of its own, all on free ports
-//! of loopback ([`Stage`]), and requests that are valid but for what a test changes ([`Call`]).
+//! of loopback ([`TestBed`]), and requests that are valid except for the parts a test changes ([`TestRequest`]).
 //!
-//! Tests and benches share it. Its functions panic where something fails: a test that cannot go on says so.
+//! Tests and benches share it. Its functions panic on failure, so that the test fails there.
 
 #![expect(
     missing_docs,
@@ -10,36 +10,36 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::must_use_candidate,
-    reason = "a test that cannot go on says so by panicking; names say what helpers do"
+    reason = "helpers fail a test by panicking; their names describe them"
 )]
 
 use std::path::PathBuf;
 
 pub mod authority;
-pub mod call;
 pub mod disk;
 pub mod dns;
 pub mod fake_ldap;
 pub mod files;
 pub mod frames;
 pub mod heads;
+pub mod leak_check;
+pub mod link;
 pub mod not_tested;
 pub mod process;
 pub mod provider;
+pub mod raw_connection;
 pub mod redis;
 pub mod repository;
+pub mod request;
 pub mod sds;
 pub mod slapd;
-pub mod stage;
-pub mod swept;
+pub mod test_bed;
 pub mod valgrind;
-pub mod way;
-pub mod wire;
 
-pub use call::{Answer, Call};
-pub use not_tested::missing;
-pub use provider::{Act, Received};
-pub use stage::Stage;
+pub use not_tested::report_missing;
+pub use provider::{ProviderAction, Received};
+pub use request::{Answer, TestRequest};
+pub use test_bed::TestBed;
 
 /// Returns the path of the program under test: `spine-proxy`, beside the folder of this test or bench.
 pub fn program() -> PathBuf {

@@ -1,9 +1,11 @@
-//! Tests that cannot test for want of a program. The test harness captures what passing tests print, so it is
-//! said on standard error itself, and the suite ends with one line: how many there were, and what is missing.
+//! Reports of tests that were skipped because a program is missing.
 //!
-//! cargo-nextest captures standard error too and runs each test in a process of its own: there each line gives
-//! the number so far, on the standard error of cargo-nextest (a terminal or a pipe: in a file it would be
-//! written over).
+//! The test harness captures the output of passing tests, so reports go to standard error directly. At the end
+//! one line gives their number and the missing programs.
+//!
+//! cargo-nextest runs each test in a separate process and captures standard error too. There each report goes
+//! to the standard error of cargo-nextest, with the number so far. In a file that would be overwritten: it has
+//! to be a terminal or a pipe.
 
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
@@ -11,7 +13,8 @@ use std::io::Write as _;
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{LazyLock, Mutex};
 
-/// Counts the lines of its input, one for each test, and says so when this process has ended.
+/// Shell script that counts the lines of its input, one for each skipped test, and prints the total when this
+/// process has ended.
 const COUNT: &str = r#"
 trap '' INT TERM
 count=0 all= verb=is
@@ -32,20 +35,24 @@ static COUNTER: LazyLock<Mutex<Option<ChildStdin>>> = LazyLock::new(|| {
     Mutex::new(shell.ok().and_then(|shell| shell.stdin))
 });
 
-/// A test cannot test for want of this: it says so, and in CI fails.
-pub fn missing(what: &str) {
+/// Reports that this test is skipped because a program is missing.
+///
+/// # Panics
+///
+/// If `CI` is `true`.
+pub fn report_missing(what: &str) {
     let in_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
     assert!(!in_ci, "{what} is missing");
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
-    let said = match std::env::var_os("NEXTEST_RUN_ID") {
-        None => counted(test, what),
-        Some(run) => told(&run.to_string_lossy(), test, what),
+    let reported = match std::env::var_os("NEXTEST_RUN_ID") {
+        None => report_to_harness(test, what),
+        Some(run) => report_to_nextest(&run.to_string_lossy(), test, what),
     };
-    said.unwrap_or_default();
+    reported.unwrap_or_default();
 }
 
-fn counted(test: &str, what: &str) -> std::io::Result<()> {
+fn report_to_harness(test: &str, what: &str) -> std::io::Result<()> {
     writeln!(std::io::stderr(), "NOT TESTED: {test}: {what} is missing")?;
     match COUNTER.lock().unwrap().as_mut() {
         Some(counter) => writeln!(counter, "{what}"),
@@ -53,7 +60,7 @@ fn counted(test: &str, what: &str) -> std::io::Result<()> {
     }
 }
 
-fn told(run: &str, test: &str, what: &str) -> std::io::Result<()> {
+fn report_to_nextest(run: &str, test: &str, what: &str) -> std::io::Result<()> {
     let list = crate::program().with_file_name(format!("not-tested-{run}"));
     writeln!(OpenOptions::new().create(true).append(true).open(&list)?, "{what}")?;
     let all = std::fs::read_to_string(list)?;

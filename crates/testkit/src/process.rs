@@ -1,4 +1,4 @@
-//! The real program over a stage's files, for what only a process can show.
+//! The program as a process of its own, over a test bed's files.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -8,50 +8,58 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::stage::Stage;
+use super::test_bed::TestBed;
 
-/// The program: its process, where consumers connect, where operators look, and what it has logged.
-pub struct Served(pub Child, pub SocketAddr, pub SocketAddr, pub Arc<Mutex<String>>);
+/// A running gateway process, killed when this is dropped.
+pub struct GatewayProcess {
+    pub child: Child,
+    /// Address for consumers.
+    pub address: SocketAddr,
+    /// Address of the admin port.
+    pub admin: SocketAddr,
+    /// Log lines so far.
+    pub log: Arc<Mutex<String>>,
+}
 
-impl Served {
-    /// Sends a signal by name.
+impl GatewayProcess {
+    /// Sends a signal by name, such as `TERM`.
     pub fn signal(&self, name: &str) {
-        let pid = self.0.id().to_string();
+        let pid = self.child.id().to_string();
         let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap();
         assert!(sent.success());
     }
 
-    /// The most memory it has had so far.
+    /// Peak resident memory so far, in KiB.
     pub fn peak_kib(&self) -> u64 {
         self.status_kib("VmHWM:")
     }
 
-    /// The memory it has now.
+    /// Resident memory now, in KiB.
     pub fn resident_kib(&self) -> u64 {
         self.status_kib("VmRSS:")
     }
 
     fn status_kib(&self, name: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with(name)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
-    /// A series without labels, from the metrics.
-    pub async fn counted(&self, series: &str) -> u64 {
+    /// Returns the value of a metric by its name without `spine_proxy_`, and with its labels.
+    pub async fn metric(&self, series: &str) -> u64 {
         let metrics = self.metrics().await;
         let prefix = format!("spine_proxy_{series} ");
         let value = metrics.lines().find_map(|line| line.strip_prefix(&prefix));
         value.unwrap_or_else(|| panic!("no {series}")).parse().unwrap()
     }
 
-    /// The metrics, as the admin port tells them.
+    /// Returns the metrics as the admin port serves them.
     pub async fn metrics(&self) -> String {
-        get(self.2, "/metrics").await
+        get(self.admin, "/metrics").await
     }
 }
 
-/// Asks the admin port; the whole answer.
+/// Sends a GET request to the admin port and returns the whole answer, its head included.
 pub async fn get(admin: SocketAddr, path: &str) -> String {
     let mut admin = TcpStream::connect(admin).await.unwrap();
     let get = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
@@ -61,30 +69,35 @@ pub async fn get(admin: SocketAddr, path: &str) -> String {
     answer
 }
 
-impl Drop for Served {
+impl Drop for GatewayProcess {
     fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 
-/// The real program over the stage's files, at log level trace into a file.
-pub fn serve(stage: &Stage) -> Served {
-    let text = stage.text("spine-proxy.toml").replace("\"audit\"", "\"own\"");
-    serve_by(Command::new(crate::program()), stage, &text)
+/// Starts the program over the test bed's files at log level `trace`; the log is written to `own.log` at its end.
+pub fn serve(bed: &TestBed) -> GatewayProcess {
+    let text = bed.text("spine-proxy.toml").replace("\"audit\"", "\"own\"");
+    serve_with(Command::new(crate::program()), bed, &text)
 }
 
-/// The same over another configuration, started by a command that ends in being the program.
-pub fn serve_by(command: Command, stage: &Stage, text: &str) -> Served {
-    serve_at(command, stage, text, "trace")
+/// Starts the program by a command that becomes it, with `text` as its configuration.
+pub fn serve_with(command: Command, bed: &TestBed, text: &str) -> GatewayProcess {
+    serve_with_log_level(command, bed, text, "trace")
 }
 
-/// Starts the program at another log level.
-pub fn serve_at(mut command: Command, stage: &Stage, text: &str, level: &str) -> Served {
-    stage.replace("own.toml", &format!("{text}\n[log]\nlevel = \"{level}\"\n"));
+/// Starts the program by a command that becomes it, with a configuration and a log level.
+pub fn serve_with_log_level(
+    mut command: Command,
+    bed: &TestBed,
+    text: &str,
+    level: &str,
+) -> GatewayProcess {
+    bed.replace("own.toml", &format!("{text}\n[log]\nlevel = \"{level}\"\n"));
     let mut child = command
         .args(["serve", "--config"])
-        .arg(stage.path("own.toml"))
+        .arg(bed.path("own.toml"))
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
@@ -99,7 +112,7 @@ pub fn serve_at(mut command: Command, stage: &Stage, text: &str, level: &str) ->
         }
         log.push_str(&line);
     }
-    let path = stage.path("own.log");
+    let path = bed.path("own.log");
     let log = Arc::new(Mutex::new(log));
     let logged = Arc::clone(&log);
     std::thread::spawn(move || {
@@ -108,10 +121,10 @@ pub fn serve_at(mut command: Command, stage: &Stage, text: &str, level: &str) ->
             log.push_str(&line);
             log.push('\n');
         }
-        // Whole or not there.
+        // Renamed into place, so that a reader never sees half a log.
         let aside = path.with_extension("aside");
         std::fs::write(&aside, &*logged.lock().unwrap()).unwrap();
         std::fs::rename(aside, path).unwrap();
     });
-    Served(child, addresses[0], addresses[1], log)
+    GatewayProcess { child, address: addresses[0], admin: addresses[1], log }
 }

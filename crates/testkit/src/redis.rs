@@ -1,6 +1,6 @@
-//! A real Redis, on a port of its own, with a password.
+//! A real Redis server with a password, and an address that can be moved from one server to another.
 //!
-//! Where it is not installed, a test says so loudly and passes, except where `CI` is `true`.
+//! Where Redis is not installed, a test passes and reports that it is missing, or fails if `CI` is `true`.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::missing;
-use super::stage::Stage;
+use super::report_missing;
+use super::test_bed::TestBed;
 
 pub const PASSWORD: &str = "invented-password";
 
@@ -20,25 +20,25 @@ pub struct Redis {
 }
 
 impl Redis {
-    pub async fn start(stage: &Stage) -> Option<Self> {
+    pub async fn start(bed: &TestBed) -> Option<Self> {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap();
         drop(free);
-        Self::start_at(stage, address).await
+        Self::start_at(bed, address).await
     }
 
-    /// On the port of one that is gone.
-    pub async fn start_at(stage: &Stage, address: SocketAddr) -> Option<Self> {
+    /// Starts a server at the address of one that has been stopped.
+    pub async fn start_at(bed: &TestBed, address: SocketAddr) -> Option<Self> {
         let started = Command::new("redis-server")
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .args(["--port", &address.port().to_string(), "--requirepass", PASSWORD])
             .arg("--dir")
-            .arg(stage.folder.path())
+            .arg(bed.folder.path())
             .stdout(Stdio::null())
             .spawn();
         let child = match started {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                missing("redis-server");
+                report_missing("redis-server");
                 return None;
             }
             child => child.unwrap(),
@@ -51,8 +51,8 @@ impl Redis {
 }
 
 impl Redis {
-    /// Has it say READONLY to whatever would change something, as after a failover.
-    pub async fn becomes_a_replica(&self) {
+    /// Makes the server a replica, which answers `READONLY` to every write, as after a failover.
+    pub async fn make_replica(&self) {
         let mut stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
         let commands = format!("AUTH {PASSWORD}\r\nREPLICAOF 127.0.0.1 1\r\nQUIT\r\n");
         stream.write_all(commands.as_bytes()).await.unwrap();
@@ -62,34 +62,34 @@ impl Redis {
     }
 }
 
-/// An address that leads to one server after another, as that of a failover does.
+/// A TCP relay whose target can be changed, as a load balancer changes it at a failover.
 pub struct Balancer {
     pub address: SocketAddr,
-    to: Arc<Mutex<SocketAddr>>,
+    target: Arc<Mutex<SocketAddr>>,
 }
 
 impl Balancer {
-    pub async fn start(to: SocketAddr) -> Self {
+    pub async fn start(target: SocketAddr) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let to = Arc::new(Mutex::new(to));
-        let leads = Arc::clone(&to);
+        let target = Arc::new(Mutex::new(target));
+        let current = Arc::clone(&target);
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let to = *leads.lock().unwrap();
+                let target = *current.lock().unwrap();
                 tokio::spawn(async move {
-                    if let Ok(mut server) = tokio::net::TcpStream::connect(to).await {
+                    if let Ok(mut server) = tokio::net::TcpStream::connect(target).await {
                         drop(tokio::io::copy_bidirectional(&mut stream, &mut server).await);
                     }
                 });
             }
         });
-        Self { address, to }
+        Self { address, target }
     }
 
-    /// Leads new connections elsewhere, and leaves those there are.
-    pub fn leads_to(&self, to: SocketAddr) {
-        *self.to.lock().unwrap() = to;
+    /// Sets the target of new connections; existing ones stay where they are.
+    pub fn set_target(&self, target: SocketAddr) {
+        *self.target.lock().unwrap() = target;
     }
 }
 

@@ -1,14 +1,14 @@
-//! Files of the repository, for tests of code and documents.
+//! Files of the repository, for tests that read code and documents.
 
 use std::path::{Path, PathBuf};
 
-/// Folder of the repository.
+/// Returns the folder of the repository.
 pub fn root() -> &'static Path {
     // This crate is two folders below it.
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap()
 }
 
-/// Every file with an extension below a folder of the repository, in the order of their paths.
+/// Returns every file with an extension below a folder of the repository, sorted by path.
 pub fn files(folder: impl AsRef<Path>, extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![root().join(folder)];
@@ -27,7 +27,7 @@ pub fn files(folder: impl AsRef<Path>, extension: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Every source file of the gateway and of the crates.
+/// Returns every source file of the gateway and of the crates.
 pub fn sources() -> Vec<PathBuf> {
     [files("src", "rs"), files("crates", "rs")].concat()
 }

@@ -1,4 +1,4 @@
-//! A directory over a stand-in for the SDS FHIR API, on loopback over TLS.
+//! A simulated SDS FHIR API on loopback over TLS, and the gateway's directory connected to it.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -22,31 +22,31 @@ use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::files::Files;
-use super::stage::{HUB, Stage, counted, now_s, server_tls};
-use super::way::Way;
+use super::link::FaultyLink;
+use super::test_bed::{HUB, TestBed, metric, now_s, server_tls};
 
 pub const KEY: &str = "an-invented-key";
 pub const SLOTS: &str = "urn:nhs:names:services:gpconnect:fhir:rest:search:slot-1";
 pub const BOOK: &str = "urn:nhs:names:services:gpconnect:fhir:rest:create:appointment-1";
 pub const READ: &str = "urn:nhs:names:services:gpconnect:fhir:rest:read:appointment-1";
 
-/// Who pays for a look-up, where a test does not say.
+/// Payer of a look-up in tests that are not about payers.
 pub const PAYER: Payer<'static> = Payer::Certificate("a certificate");
 
-/// A clock that a test sets ahead of the present.
+/// A clock that runs ahead of the system's by a time that a test sets.
 #[derive(Clone, Default)]
-pub struct MovedClock(Arc<AtomicI64>);
+pub struct TestClock(Arc<AtomicI64>);
 
-impl MovedClock {
-    pub fn is_ahead_s(&self, seconds: i64) {
+impl TestClock {
+    pub fn set_ahead_s(&self, seconds: i64) {
         self.0.store(seconds, Ordering::Release);
     }
 
-    pub fn passes_s(&self, seconds: i64) {
+    pub fn advance_s(&self, seconds: i64) {
         self.0.fetch_add(seconds, Ordering::AcqRel);
     }
 
-    /// What a directory needs: this clock, and the current runtime.
+    /// Returns a context for a directory, with this clock.
     pub fn context(&self, metrics: &Arc<Metrics>) -> DirectoryContext {
         let ahead_s = Arc::clone(&self.0);
         let clock = DirectoryClock::from_fn(move || {
@@ -56,20 +56,20 @@ impl MovedClock {
     }
 }
 
-/// The API, its certificate, and a directory's settings that lead to it.
+/// A running SDS FHIR API, and what a directory needs to query it.
 pub struct Registry {
     pub sds: Arc<SdsDirectory>,
     pub metrics: Arc<Metrics>,
     pub folder: TempDir,
     port: u16,
-    /// Where the way to it begins, if it is not there.
-    leads_to: u16,
-    /// Bound and never listened at: nobody else is given the port while the API is gone.
+    /// Port in the directory's settings: that of the API, or of a link to it.
+    port_in_settings: u16,
+    /// A socket that is bound but never listens, so that the port stays reserved while the API is stopped.
     _reserved: socket2::Socket,
     settings: String,
-    /// Questions a second.
-    pub pace: u32,
-    clock: MovedClock,
+    /// Maximum number of queries per second, in the directory's settings.
+    pub queries_per_second: u32,
+    clock: TestClock,
     serving: Option<DropGuard>,
     tls: Arc<rustls::ServerConfig>,
 }
@@ -87,7 +87,7 @@ pub fn ods(text: &str) -> OdsCode {
 }
 
 impl Registry {
-    /// An API with these records; `more` is added to the directory's settings.
+    /// Starts an API with these records; `more` is added to the directory's settings.
     pub async fn new(records: Records, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let pki = Pki::new(now_s()).unwrap();
@@ -105,27 +105,27 @@ impl Registry {
             metrics: Arc::new(Metrics::new()),
             folder,
             port,
-            leads_to: port,
+            port_in_settings: port,
             _reserved: reserved,
             settings: more.to_owned(),
-            pace: 1000,
-            clock: MovedClock::default(),
+            queries_per_second: 1000,
+            clock: TestClock::default(),
             serving: None,
             tls: server_tls(&issued),
         };
-        registry.opens().await;
+        registry.start().await;
         registry
     }
 
-    /// A way to the API, which all who ask it from now on take.
-    pub fn by_way(&mut self) -> Way {
-        let way = Way::to(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)));
-        self.leads_to = way.address.port();
-        way
+    /// Puts a link with faults in front of the API. Directories made from now on connect through it.
+    pub fn add_link(&mut self) -> FaultyLink {
+        let link = FaultyLink::to(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)));
+        self.port_in_settings = link.address.port();
+        link
     }
 
-    /// The API listens, always at the same port.
-    pub async fn opens(&mut self) {
+    /// Starts the API, always at the same port.
+    pub async fn start(&mut self) {
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
         let stop = CancellationToken::new();
         let serving = Arc::clone(&self.sds).serve(
@@ -137,8 +137,8 @@ impl Registry {
         self.serving = Some(stop.drop_guard());
     }
 
-    /// The API is gone, and everybody's connections with it.
-    pub async fn closes(&mut self) {
+    /// Stops the API and closes its connections.
+    pub async fn stop(&mut self) {
         self.serving = None;
         while tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_ok() {
             tokio::task::yield_now().await;
@@ -147,7 +147,7 @@ impl Registry {
 
     pub fn settings(&self) -> String {
         let folder = self.folder.path().display();
-        let (port, more, pace) = (self.leads_to, &self.settings, self.pace);
+        let (port, more, rate) = (self.port_in_settings, &self.settings, self.queries_per_second);
         format!(
             r#"
             file = "directory.toml"
@@ -155,22 +155,22 @@ impl Registry {
             [sds-api]
             url = "https://localhost:{port}{BASE_PATH}"
             key-file = "{folder}/key"
-            per-second = {pace}
+            per-second = {rate}
             tls = {{ authorities = ["{folder}/ca.pem"], crl = "none" }}
             "#
         )
     }
 
-    /// A gateway whose practices are known to this API alone; consumers and agreements come from
-    /// the file.
-    pub async fn stage(&self) -> Stage {
-        self.stage_with(|_| {}).await
+    /// Starts a gateway that knows practices only from this API; consumers and agreements come from the
+    /// directory file.
+    pub async fn test_bed(&self) -> TestBed {
+        self.test_bed_with(|_| {}).await
     }
 
-    /// The same, with its files changed before it starts.
-    pub async fn stage_with(&self, change: impl FnOnce(&mut Files)) -> Stage {
+    /// Starts a gateway as [`Registry::test_bed`] does, with its files changed before.
+    pub async fn test_bed_with(&self, change: impl FnOnce(&mut Files)) -> TestBed {
         let settings = self.settings().replace("[sds-api]", "[directory.sds-api]");
-        Stage::with(|files| {
+        TestBed::with(|files| {
             files.edit("spine-proxy.toml", |text| {
                 let old = "[directory]\nfile = \"directory.toml\"\n";
                 assert!(text.contains(old));
@@ -185,11 +185,11 @@ impl Registry {
         .await
     }
 
-    /// A directory that holds nothing, over this API and a file's text.
+    /// Returns a directory with an empty cache, whose sources are this API and a file with this text.
     pub fn directory(&self, file: &str) -> Directory {
         let settings: DirectorySettings = toml::from_str(&self.settings()).unwrap();
         settings.check().unwrap();
-        let (file, live) = (self.file(file), self.live("localhost"));
+        let (file, live) = (self.file(file), self.live_sources("localhost"));
         Directory::new(file, live, &settings, self.clock.context(&self.metrics))
     }
 
@@ -197,20 +197,20 @@ impl Registry {
         DirectoryFile::parse(text, "directory.toml".as_ref(), OtherSources::Live).unwrap()
     }
 
-    /// The way to this API, under one of its names.
-    pub fn live(&self, host: &str) -> LiveSources {
+    /// Returns live sources that query this API under a host name.
+    pub fn live_sources(&self, host: &str) -> LiveSources {
         let settings = self.settings().replace("localhost", host);
         let settings: DirectorySettings = toml::from_str(&settings).unwrap();
         LiveSources::load(&settings, &mut Loader::new(now_s())).unwrap()
     }
 
-    /// Sets the directory's clock to so many seconds after the present.
-    pub fn later_s(&self, seconds: i64) {
-        self.clock.is_ahead_s(seconds);
+    /// Sets the directory's clock to this many seconds ahead of the system's.
+    pub fn set_clock_ahead_s(&self, seconds: i64) {
+        self.clock.set_ahead_s(seconds);
     }
 
-    /// Asks about a practice, form (b).
-    pub async fn practice(
+    /// Looks up a practice's provider for an interaction, as for a target of form (b).
+    pub async fn look_up(
         &self,
         directory: &Directory,
         code: &str,
@@ -221,36 +221,36 @@ impl Registry {
         directory.provider(receiver, interaction(id), PAYER).await
     }
 
-    /// How many questions the API has been asked.
-    pub fn asked(&self) -> usize {
+    /// Number of queries that the API has received.
+    pub fn query_count(&self) -> usize {
         self.sds.received().len()
     }
 
-    /// Returns once the API has been asked so many.
-    pub async fn has_been_asked(&self, count: usize) {
-        while self.asked() < count {
+    /// Returns once the API has received `count` queries.
+    pub async fn wait_for_queries(&self, count: usize) {
+        while self.query_count() < count {
             tokio::task::yield_now().await;
         }
     }
 
-    pub fn counted(&self, series: &str) -> u64 {
-        counted(&self.metrics, series)
+    pub fn metric(&self, series: &str) -> u64 {
+        metric(&self.metrics, series)
     }
 
-    /// Returns once no look-up is under way.
-    pub async fn rests(&self, directory: &Directory) {
+    /// Returns once no look-up is in progress.
+    pub async fn wait_until_idle(&self, directory: &Directory) {
         while directory.sources_view().looking_up > 0 {
             tokio::task::yield_now().await;
         }
     }
 }
 
-/// The system of this ASID, at the practice that a target suggests.
+/// Returns a receiver by its ASID, with the practice that a target suggests.
 pub fn by_asid(asid: &Asid, hint: Option<&OdsCode>) -> Receiver {
     Receiver::System { asid: asid.clone(), hint: hint.cloned() }
 }
 
-/// The system of a practice, of this ASID if there are several.
+/// Returns a receiver by its practice, with an ASID that chooses among several systems.
 pub fn by_practice(ods: &OdsCode, asid: Option<&Asid>) -> Receiver {
     Receiver::Practice { ods: ods.clone(), asid: asid.cloned() }
 }

@@ -1,6 +1,6 @@
-//! A real LDAP server, `slapd`, over LDAPS alone, which demands a client certificate.
+//! A real LDAP server, `slapd`, which accepts only LDAPS and requires a client certificate.
 //!
-//! Where it is not installed, a test says so loudly and passes, except where `CI` is `true`.
+//! Where it is not installed, a test passes and reports that it is missing, or fails if `CI` is `true`.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -14,7 +14,7 @@ use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-/// Invented practices, with the traps that real ones have.
+/// Invented practices, with the irregularities of real records.
 pub const FIXTURES: &str = include_str!("slapd/fixtures.ldif");
 use gpconnect_simulator::sds::SCHEMA;
 
@@ -23,20 +23,20 @@ const PROGRAMS: [&str; 4] =
 const SCHEMAS: [&str; 2] = ["/etc/ldap/schema", "/etc/openldap/schema"];
 const MODULES: [&str; 3] = ["/usr/lib/ldap", "/usr/lib/openldap", "/usr/libexec/openldap"];
 
-/// What a server is started with.
-pub struct Setup {
+/// Settings of an LDAP server.
+pub struct SlapdSettings {
     pub ldif: String,
     pub schema: String,
-    /// Its own certificate.
+    /// Certificate of the server.
     pub issued: IssuedCertificate,
-    /// Whose client certificates it takes.
+    /// Authority whose client certificates the server accepts.
     pub authority: String,
-    /// Entries after which it gives up with result code 4.
+    /// Maximum number of entries in a result; beyond it the result code is 4 (`sizeLimitExceeded`).
     pub entries_max: usize,
 }
 
-impl Setup {
-    /// The usual server, known as `localhost`.
+impl SlapdSettings {
+    /// Settings of a server with these records and a certificate for `localhost`.
     pub fn new(pki: &Pki, ldif: impl Into<String>) -> Self {
         Self {
             ldif: ldif.into(),
@@ -48,20 +48,20 @@ impl Setup {
     }
 }
 
-/// The server. Its port stays its own while it is down.
-pub struct Slapd {
+/// A running LDAP server. Its port stays reserved while it is stopped.
+pub struct SlapdProcess {
     program: PathBuf,
     folder: TempDir,
     port: Socket,
     child: Option<Child>,
-    asked: Arc<watch::Sender<Vec<String>>>,
+    filters: Arc<watch::Sender<Vec<String>>>,
 }
 
-impl Slapd {
-    /// A server that answers; nothing where there is no such program.
-    pub fn start(setup: &Setup) -> Option<Self> {
+impl SlapdProcess {
+    /// Starts a server and returns once it listens, or returns `None` if `slapd` is not installed.
+    pub fn start(setup: &SlapdSettings) -> Option<Self> {
         let Some(program) = program() else {
-            super::missing("slapd");
+            super::report_missing("slapd");
             return None;
         };
         let folder = tempfile::tempdir().unwrap();
@@ -71,13 +71,13 @@ impl Slapd {
         put("server.pem", &setup.issued.chain);
         put("server.key", &setup.issued.key);
         put("slapd.conf", &config(folder.path(), setup.entries_max));
-        // Bound and never listened at: nobody else is given this port, and the server, which
-        // shares addresses as all servers do, is not hindered.
+        // A socket that is bound but never listens keeps other processes off this port. The server sets
+        // SO_REUSEADDR and can listen there.
         let port = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         port.set_reuse_address(true).unwrap();
         port.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
-        let asked = Arc::new(watch::Sender::new(Vec::new()));
-        let mut slapd = Self { program, folder, port, child: None, asked };
+        let filters = Arc::new(watch::Sender::new(Vec::new()));
+        let mut slapd = Self { program, folder, port, child: None, filters };
         slapd.load(&setup.ldif);
         slapd.restart();
         Some(slapd)
@@ -87,7 +87,7 @@ impl Slapd {
         self.port.local_addr().unwrap().as_socket().unwrap().port()
     }
 
-    /// Stops in its tracks: connections stay, and are taken, and nothing is answered.
+    /// Pauses the process: the kernel accepts connections, and nothing is answered.
     pub fn pause(&self) {
         self.signal("STOP");
         let tasks = format!("/proc/{}/task", self.id());
@@ -103,12 +103,12 @@ impl Slapd {
         }
     }
 
-    /// Goes on from where it was paused.
-    pub fn go_on(&self) {
+    /// Resumes the paused process.
+    pub fn resume(&self) {
         self.signal("CONT");
     }
 
-    /// Ends; connections are closed, and new ones refused.
+    /// Kills the process: connections are closed, and new ones are refused.
     pub fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
@@ -123,7 +123,7 @@ impl Slapd {
             .arg("-f")
             .arg(self.folder.path().join("slapd.conf"))
             .args(["-h", &format!("ldaps://127.0.0.1:{}", self.port())])
-            // In the foreground, and telling of every operation.
+            // Runs in the foreground and logs every operation.
             .args(["-d", "stats"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -132,19 +132,19 @@ impl Slapd {
             .unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
         self.child = Some(child);
-        starts(&mut log);
-        // It says so before it listens.
+        wait_until_started(&mut log);
+        // That line is logged before it listens.
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port()));
         while TcpStream::connect(address).is_err() {
             let child = self.child.as_mut().unwrap();
             assert!(child.try_wait().unwrap().is_none(), "slapd has ended");
             std::thread::yield_now();
         }
-        let asked = Arc::clone(&self.asked);
+        let filters = Arc::clone(&self.filters);
         std::thread::spawn(move || {
             for line in log.lines().map_while(Result::ok) {
                 if let Some(filter) = filter(&line) {
-                    asked.send_modify(|asked| asked.push(filter.to_owned()));
+                    filters.send_modify(|filters| filters.push(filter.to_owned()));
                 }
             }
         });
@@ -157,12 +157,12 @@ impl Slapd {
         self.restart();
     }
 
-    /// Filters asked for so far, once there are `count`.
-    pub async fn asked(&self, count: usize) -> Vec<String> {
-        let mut asked = self.asked.subscribe();
-        let enough = asked.wait_for(|asked| asked.len() >= count);
-        let told = tokio::time::timeout(Duration::from_secs(10), enough).await;
-        told.unwrap_or_else(|_| panic!("{:?}", self.asked.borrow())).unwrap().clone()
+    /// Returns the filters of all searches so far, once there are `count`.
+    pub async fn wait_for_filters(&self, count: usize) -> Vec<String> {
+        let mut filters = self.filters.subscribe();
+        let enough = filters.wait_for(|filters| filters.len() >= count);
+        let result = tokio::time::timeout(Duration::from_secs(10), enough).await;
+        result.unwrap_or_else(|_| panic!("{:?}", self.filters.borrow())).unwrap().clone()
     }
 
     fn load(&self, ldif: &str) {
@@ -191,7 +191,7 @@ impl Slapd {
     }
 }
 
-impl Drop for Slapd {
+impl Drop for SlapdProcess {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
             drop(child.kill());
@@ -206,7 +206,7 @@ fn config(folder: &Path, entries_max: usize) -> String {
         found.map(|folder| folder.display().to_string())
     };
     let schemas = there(&SCHEMAS, "core.schema").expect("slapd without its schemas");
-    // Where its database is built in there is no module.
+    // Some builds contain the database and have no module for it.
     let module = there(&MODULES, "back_mdb.so")
         .map(|modules| format!("modulepath {modules}\nmoduleload back_mdb\n"));
     let (module, folder) = (module.unwrap_or_default(), folder.display());
@@ -230,8 +230,8 @@ access to * by * read
     )
 }
 
-/// Returns once the server says that it starts, as it does when nothing can go wrong any more.
-fn starts(log: &mut BufReader<ChildStderr>) {
+/// Returns once the server has logged that it starts, the last step that can fail.
+fn wait_until_started(log: &mut BufReader<ChildStderr>) {
     let mut said = String::new();
     let mut line = String::new();
     while !line.ends_with("slapd starting\n") {
@@ -243,7 +243,7 @@ fn starts(log: &mut BufReader<ChildStderr>) {
     }
 }
 
-/// The filter of a logged search.
+/// Returns the filter of a search from its log line.
 fn filter(line: &str) -> Option<&str> {
     let (_, rest) = line.split_once(" SRCH base=")?;
     let (_, rest) = rest.split_once(" filter=\"")?;

@@ -1,7 +1,7 @@
-//! The real program under valgrind, which counts the instructions that it executes.
+//! The program under valgrind, which counts the instructions that it executes.
 //!
-//! Instructions do not depend on the machine's load, as time does: what a request costs can be compared
-//! with what another costs, and with what the same request cost at another commit.
+//! Unlike time, instructions do not depend on the machine's load: the cost of a request can be compared with
+//! that of another request, or of the same request at another commit.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,135 +15,140 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::call::{Answer, Call, hear};
-use super::process::{Served, serve_at};
-use super::stage::Stage;
-use super::wire::Wire;
+use super::process::{GatewayProcess, serve_with_log_level};
+use super::raw_connection::RawConnection;
+use super::request::{Answer, TestRequest, read_answer};
+use super::test_bed::TestBed;
 
-/// The program, its instructions counted, and a consumer's connection to it.
-pub struct Counted {
-    served: Served,
+/// The program under callgrind, with a consumer's connection to it.
+pub struct InstructionCounter {
+    served: GatewayProcess,
     counts: PathBuf,
-    /// Counts written so far.
-    written: usize,
-    connection: Option<Wire<TlsStream<TcpStream>>>,
+    /// Number of counts that callgrind has written so far.
+    dumps: usize,
+    connection: Option<RawConnection<TlsStream<TcpStream>>>,
 }
 
-/// Whether valgrind is installed.
+/// Returns whether valgrind is installed.
 pub fn is_installed() -> bool {
     let mut valgrind = Command::new("valgrind");
     let ran = valgrind.arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     ran.is_ok_and(|status| status.success())
 }
 
-impl Counted {
-    /// Starts the program over the stage's files.
-    pub fn start(stage: &Stage) -> Self {
-        Self::start_program(&crate::program(), stage)
+impl InstructionCounter {
+    /// Starts the program over the test bed's files.
+    pub fn start(bed: &TestBed) -> Self {
+        Self::start_program(&crate::program(), bed)
     }
 
-    /// Starts this program, of another commit perhaps, over the stage's files.
-    pub fn start_program(program: &Path, stage: &Stage) -> Self {
-        let counts = stage.path("instructions");
+    /// Starts another build of the program over the test bed's files.
+    pub fn start_program(program: &Path, bed: &TestBed) -> Self {
+        let counts = bed.path("instructions");
         let mut command = Command::new("valgrind");
         command
             .args(["--quiet", "--tool=callgrind"])
             .arg(format!("--callgrind-out-file={}", counts.display()))
-            .arg(format!("--vgdb-prefix={}", stage.path("vgdb").display()))
+            .arg(format!("--vgdb-prefix={}", bed.path("vgdb").display()))
             .arg(program);
-        let text = stage.text("spine-proxy.toml").replace("\"audit\"", "\"own\"");
-        let served = serve_at(command, stage, &text, "info");
-        Self { served, counts, written: 0, connection: None }
+        let text = bed.text("spine-proxy.toml").replace("\"audit\"", "\"own\"");
+        let served = serve_with_log_level(command, bed, &text, "info");
+        Self { served, counts, dumps: 0, connection: None }
     }
 
-    /// Sends a request so often, and returns the least of its counts: what the program does by itself is in
-    /// the others.
-    pub async fn least(&mut self, stage: &Stage, call: &Call, rounds: usize) -> u64 {
+    /// Sends a request `rounds` times and returns the smallest count, as the others include background work of
+    /// the program.
+    pub async fn smallest_count(
+        &mut self,
+        bed: &TestBed,
+        call: &TestRequest,
+        rounds: usize,
+    ) -> u64 {
         let mut least = u64::MAX;
         for _ in 0..rounds {
-            self.order("zero");
-            least = least.min(self.count(stage, &call.bytes()).await.0);
+            self.control("zero");
+            least = least.min(self.count(bed, &call.bytes()).await.0);
         }
         least
     }
 
-    /// Sends a request and returns the instructions up to the last byte of its answer, since the last
-    /// count: what the program does by itself in between is among them.
-    pub async fn count(&mut self, stage: &Stage, request: &[u8]) -> (u64, Answer) {
+    /// Sends a request and returns the instructions from the last count to the last byte of the answer,
+    /// background work of the program included.
+    pub async fn count(&mut self, bed: &TestBed, request: &[u8]) -> (u64, Answer) {
         let mut wire = match self.connection.take() {
             Some(wire) => wire,
             None => {
-                let mut wire = self.connect(stage).await;
+                let mut wire = self.connect(bed).await;
                 // The first request of a connection costs more.
-                ask(&mut wire, &Call::slots().bytes()).await;
-                self.written();
+                send(&mut wire, &TestRequest::slots().bytes()).await;
+                self.dump();
                 wire
             }
         };
-        let answer = ask(&mut wire, request).await;
+        let answer = send(&mut wire, request).await;
         if answer.header("connection") != Some("close") {
             self.connection = Some(wire);
         }
-        (self.written(), answer)
+        (self.dump(), answer)
     }
 
-    /// Sends a request over HTTP/2, on a connection of its own, and returns as much.
-    pub async fn count_http2(&mut self, stage: &Stage, call: &Call) -> (u64, u16) {
-        let stream = self.dial(stage, b"h2").await;
+    /// Sends a request over HTTP/2 on a new connection and returns its instructions and its status.
+    pub async fn count_http2(&mut self, bed: &TestBed, call: &TestRequest) -> (u64, u16) {
+        let stream = self.dial(bed, b"h2").await;
         let (mut sender, connection) =
             http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         let mut status = 0;
-        for call in [&Call::slots(), call] {
-            self.order("zero");
+        for call in [&TestRequest::slots(), call] {
+            self.control("zero");
             let response = sender.send_request(call.request()).await.unwrap();
             status = response.status().as_u16();
             response.into_body().collect().await.unwrap();
         }
-        (self.written(), status)
+        (self.dump(), status)
     }
 
-    async fn connect(&self, stage: &Stage) -> Wire<TlsStream<TcpStream>> {
-        Wire::new(self.dial(stage, b"http/1.1").await)
+    async fn connect(&self, bed: &TestBed) -> RawConnection<TlsStream<TcpStream>> {
+        RawConnection::new(self.dial(bed, b"http/1.1").await)
     }
 
-    async fn dial(&self, stage: &Stage, protocol: &[u8]) -> TlsStream<TcpStream> {
-        let stream = TcpStream::connect(self.served.1).await.unwrap();
-        let connector = TlsConnector::from(stage.consumer_tls("hub", protocol));
+    async fn dial(&self, bed: &TestBed, protocol: &[u8]) -> TlsStream<TcpStream> {
+        let stream = TcpStream::connect(self.served.address).await.unwrap();
+        let connector = TlsConnector::from(bed.consumer_tls("hub", protocol));
         let name = ServerName::try_from("ssp.example.nhs.uk").unwrap();
         connector.connect(name, stream).await.unwrap()
     }
 
-    fn order(&self, order: &str) {
+    fn control(&self, command: &str) {
         let prefix = self.counts.with_file_name("vgdb");
-        let ordered = Command::new("vgdb")
+        let status = Command::new("vgdb")
             .arg(format!("--vgdb-prefix={}", prefix.display()))
-            .args([&format!("--pid={}", self.served.0.id()), "--max-invoke-ms=1", order])
+            .args([&format!("--pid={}", self.served.child.id()), "--max-invoke-ms=1", command])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status();
-        assert!(ordered.unwrap().success(), "valgrind does not take orders");
+        assert!(status.unwrap().success(), "vgdb failed");
     }
 
-    /// The last count as callgrind writes it: by function.
-    pub fn last(&self) -> String {
-        let counts = format!("{}.{}", self.counts.display(), self.written);
+    /// Returns the last count as callgrind wrote it, by function.
+    pub fn last_dump(&self) -> String {
+        let counts = format!("{}.{}", self.counts.display(), self.dumps);
         std::fs::read_to_string(counts).unwrap()
     }
 
-    /// Has the count written, which begins it anew.
-    fn written(&mut self) -> u64 {
-        self.order("dump");
-        self.written += 1;
-        let counts = self.last();
+    /// Makes callgrind write its count and begin a new one; returns the instructions.
+    fn dump(&mut self) -> u64 {
+        self.control("dump");
+        self.dumps += 1;
+        let counts = self.last_dump();
         let total = counts.lines().find_map(|line| line.strip_prefix("summary: ")).unwrap();
         total.trim().parse().unwrap()
     }
 }
 
-async fn ask(wire: &mut Wire<TlsStream<TcpStream>>, request: &[u8]) -> Answer {
-    // An answer may come, and the connection end, before all is written.
+async fn send(wire: &mut RawConnection<TlsStream<TcpStream>>, request: &[u8]) -> Answer {
+    // The gateway may answer and close before the whole request is written.
     drop(wire.stream.write_all(request).await);
     drop(wire.stream.flush().await);
-    hear(wire).await.expect("an answer")
+    read_answer(wire).await.expect("an answer")
 }

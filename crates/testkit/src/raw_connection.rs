@@ -1,17 +1,17 @@
-//! HTTP/1.1 read byte by byte, so that nothing between us and the wire can be polite.
+//! HTTP/1.1 messages read without an HTTP library, so that a test sees each byte as it was sent.
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-/// A message as it came.
+/// A message as it was received.
 #[derive(Debug, Clone, Default)]
 pub struct Message {
     /// The request or status line.
     pub start: String,
-    /// Header lines in order, names as spelt.
+    /// Header lines in order, names in the case received.
     pub headers: Vec<(String, String)>,
     /// The body, decoded if it was chunked.
     pub body: Vec<u8>,
-    /// Whether the body ended as its framing said.
+    /// True if the body ended as its framing announces.
     pub complete: bool,
     /// The lines of a chunked body's framing: the size of each chunk with its extension, then the trailers.
     pub framing: Vec<String>,
@@ -32,18 +32,18 @@ impl Message {
     }
 }
 
-/// A stream with what was read too far.
-pub struct Wire<S> {
+/// A stream, with the bytes that were read from it and not yet used.
+pub struct RawConnection<S> {
     pub stream: S,
     pub unread: Vec<u8>,
 }
 
-impl<S: AsyncRead + Unpin> Wire<S> {
+impl<S: AsyncRead + Unpin> RawConnection<S> {
     pub fn new(stream: S) -> Self {
         Self { stream, unread: Vec::new() }
     }
 
-    /// Reads a head; nothing if the stream ends before one.
+    /// Reads a head, or returns `None` if the stream ends before one.
     pub async fn head(&mut self) -> Option<Message> {
         loop {
             if let Some(end) = find(&self.unread, b"\r\n\r\n") {
@@ -57,23 +57,23 @@ impl<S: AsyncRead + Unpin> Wire<S> {
                     .collect();
                 return Some(Message { start, headers, ..Message::default() });
             }
-            if !self.more().await {
+            if !self.read_more().await {
                 return None;
             }
         }
     }
 
-    /// Reads the body a head announces.
+    /// Reads the body that a head announces.
     pub async fn body(&mut self, message: &mut Message, until_close: bool) {
         if message.chunked() {
             message.complete = self.chunks(message).await;
         } else if let Some(length) = message.length() {
-            while self.unread.len() < length && self.more().await {}
+            while self.unread.len() < length && self.read_more().await {}
             let have = length.min(self.unread.len());
             message.body = self.unread.drain(..have).collect();
             message.complete = have == length;
         } else if until_close {
-            while self.more().await {}
+            while self.read_more().await {}
             message.body = std::mem::take(&mut self.unread);
             message.complete = true;
         } else {
@@ -81,13 +81,13 @@ impl<S: AsyncRead + Unpin> Wire<S> {
         }
     }
 
-    /// Reads and forgets `length` bytes.
+    /// Reads and discards `length` bytes. Returns the number read, less if the stream ends before.
     pub async fn drain(&mut self, length: usize) -> usize {
         let mut seen = 0;
         loop {
             seen += self.unread.len();
             self.unread.clear();
-            if seen >= length || !self.more().await {
+            if seen >= length || !self.read_more().await {
                 return seen;
             }
         }
@@ -104,7 +104,7 @@ impl<S: AsyncRead + Unpin> Wire<S> {
                 return self.trailers(message).await;
             }
             while self.unread.len() < size + 2 {
-                if !self.more().await {
+                if !self.read_more().await {
                     return false;
                 }
             }
@@ -113,7 +113,7 @@ impl<S: AsyncRead + Unpin> Wire<S> {
         }
     }
 
-    /// Passes over trailers; answers whether they end.
+    /// Reads the trailers. Returns whether they are complete.
     async fn trailers(&mut self, message: &mut Message) -> bool {
         while let Some(line) = self.line().await {
             if line.is_empty() {
@@ -124,7 +124,7 @@ impl<S: AsyncRead + Unpin> Wire<S> {
         false
     }
 
-    /// The next line without its end.
+    /// Returns the next line without its CRLF.
     async fn line(&mut self) -> Option<Vec<u8>> {
         loop {
             if let Some(end) = find(&self.unread, b"\r\n") {
@@ -132,17 +132,18 @@ impl<S: AsyncRead + Unpin> Wire<S> {
                 self.unread.drain(..2);
                 return Some(line);
             }
-            if !self.more().await {
+            if !self.read_more().await {
                 return None;
             }
         }
     }
 
-    pub async fn more(&mut self) -> bool {
+    /// Reads more bytes into `unread`. Returns false at the end of the stream.
+    pub async fn read_more(&mut self) -> bool {
         self.read().await.is_ok_and(|count| count > 0)
     }
 
-    /// Reads to the end; returns whether that was announced, which TLS does by `close_notify`.
+    /// Reads to the end. Returns whether the peer announced it, in TLS by `close_notify`.
     pub async fn ends_cleanly(&mut self) -> bool {
         loop {
             match self.read().await {

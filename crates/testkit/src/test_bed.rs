@@ -1,4 +1,4 @@
-//! The stage.
+//! A gateway with a provider, a directory and a PKI, all on free ports of loopback.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,26 +14,26 @@ use spine_proxy::metrics::Metrics;
 use spine_proxy::server::Prepared;
 use spine_proxy::server::Server;
 
-use super::call::{Answer, Call};
 use super::files::Files;
+use super::leak_check::LeakCheckedFolder;
 use super::provider::Provider;
-use super::swept::Swept;
-use super::wire::Wire;
+use super::raw_connection::RawConnection;
+use super::request::{Answer, TestRequest};
 
-/// The consumer, registered for everything.
+/// ASID of the consumer that is registered for every interaction.
 pub const HUB: &str = "200000000359";
 pub const HUB_ODS: &str = "A00001";
-/// Registered for slots alone; no agreement with anyone.
+/// ASID of a consumer that is registered for the search for slots alone and has no agreement.
 pub const CLINIC: &str = "200000000360";
 pub const CLINIC_ODS: &str = "A00002";
-/// The practice.
+/// ASID of the practice that most tests use.
 pub const TO: &str = "918999198993";
 pub const ODS: &str = "A20047";
 pub const ROOT: &str = "https://provider.example.nhs.uk/A20047/STU3/1/gpconnect";
-/// A second practice on the same host.
+/// ASID of a second practice on the same host.
 pub const OTHER_TO: &str = "918999198994";
 pub const OTHER_ROOT: &str = "https://provider.example.nhs.uk/B82617/STU3/1/gpconnect";
-/// A practice nobody has an agreement with.
+/// ASID of a practice that has no agreement with any consumer.
 pub const APART_TO: &str = "918999198995";
 pub const APART_ROOT: &str = "https://provider.example.nhs.uk/C81004/STU3/1/gpconnect";
 
@@ -132,24 +132,24 @@ from = ["200000000359"]
 to = ["918999198993", "918999198994"]
 "#;
 
-/// Everything a test plays on. Dropped with the test; nothing is shared.
-pub struct Stage {
-    pub folder: Swept,
+/// A running gateway and its surroundings. Each test has its own.
+pub struct TestBed {
+    pub folder: LeakCheckedFolder,
     pub pki: Pki,
     pub issued: HashMap<&'static str, IssuedCertificate>,
     pub provider: Provider,
     pub server: Server,
 }
 
-impl Stage {
-    /// The usual stage.
+impl TestBed {
+    /// Starts a gateway with the usual files.
     pub async fn new() -> Self {
         Self::with(|_| {}).await
     }
 
-    /// A stage whose files are changed before the gateway starts.
+    /// Starts a gateway whose files are changed before.
     pub async fn with(change: impl FnOnce(&mut Files)) -> Self {
-        let folder = Swept(tempfile::tempdir().unwrap());
+        let folder = LeakCheckedFolder(tempfile::tempdir().unwrap());
         let pki = Pki::new(now_s()).unwrap();
         let mut files = Files::default();
         let mut issued = HashMap::new();
@@ -171,7 +171,7 @@ impl Stage {
         files
             .set("provider", &format!("hosts = {{ \"provider.example.nhs.uk\" = \"{address}\" }}"));
         change(&mut files);
-        files.hurry();
+        files.relax_limits();
         files.write(folder.path());
         let config = folder.path().join("spine-proxy.toml");
         let prepared = Prepared::load(&config, 1).unwrap_or_else(|failure| panic!("{failure}"));
@@ -180,7 +180,7 @@ impl Stage {
     }
 
     /// Stops the gateway and starts another over the same files.
-    pub async fn restarts(self) -> Self {
+    pub async fn restart(self) -> Self {
         let Self { folder, pki, issued, provider, server } = self;
         server.stop().await;
         let config = folder.path().join("spine-proxy.toml");
@@ -189,34 +189,34 @@ impl Stage {
         Self { folder, pki, issued, provider, server }
     }
 
-    /// Sends a call and hears its answer.
-    pub async fn hears(&self, call: Call) -> Answer {
+    /// Sends a request and returns its answer.
+    pub async fn send(&self, call: TestRequest) -> Answer {
         call.send(self).await
     }
 
-    /// Sends a call that must be refused with this token: the answer, the record, and the provider
-    /// not asked.
-    pub async fn refuses(&self, call: Call, token: &str) -> Answer {
-        let asked = self.provider.received().len();
-        let lines = self.lines().await.len();
+    /// Sends a request and asserts that it is refused with this token: by the answer, by the record, and by
+    /// no request at the provider.
+    pub async fn expect_refusal(&self, call: TestRequest, token: &str) -> Answer {
+        let received = self.provider.received().len();
+        let lines = self.exchange_lines().await.len();
         let answer = call.send(self).await;
         assert_eq!(answer.token(), Some(token), "{answer:?}");
         let row = row(token);
         assert_eq!(answer.status, row.status);
-        answer.is_a_proper_refusal();
-        let lines = self.lines().await.split_off(lines);
+        answer.assert_refusal_form();
+        let lines = self.exchange_lines().await.split_off(lines);
         let closed: Vec<_> = lines.iter().filter(|line| line["event"] == "closed").collect();
         assert_eq!(closed.len(), 1, "{token}: {lines:?}");
         assert_eq!(closed[0]["refusal"], token);
         assert_eq!(closed[0]["status"], row.status);
         assert_eq!(closed[0]["outcome"], "refused");
         assert_eq!(lines.len(), 1, "{token}: a refused request leaves one line: {lines:?}");
-        assert_eq!(self.provider.received().len(), asked, "{token}: the provider was asked");
+        assert_eq!(self.provider.received().len(), received, "{token}: the provider was asked");
         answer
     }
 
-    /// Every line of the journal that is about an exchange.
-    pub async fn lines(&self) -> Vec<Value> {
+    /// Returns the lines of the journal that are about exchanges.
+    pub async fn exchange_lines(&self) -> Vec<Value> {
         self.server.trail.flush().await;
         let text = self.journal("audit");
         let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
@@ -225,15 +225,15 @@ impl Stage {
             .collect()
     }
 
-    /// Everything in a journal, its segments one after another.
+    /// Returns the text of a journal, its segments in order.
     pub fn journal(&self, name: &str) -> String {
         journal(&self.path(name))
     }
 
-    /// The closed line of the last exchange, once there are `count`.
-    pub async fn closed(&self, count: usize) -> Value {
+    /// Returns the `count`th line about the end of an exchange, once there are so many.
+    pub async fn wait_for_closed_line(&self, count: usize) -> Value {
         loop {
-            let lines = self.lines().await;
+            let lines = self.exchange_lines().await;
             let mut closed: Vec<_> =
                 lines.into_iter().filter(|line| line["event"] == "closed").collect();
             if closed.len() >= count {
@@ -243,12 +243,12 @@ impl Stage {
         }
     }
 
-    /// Returns once so many connections have been opened and ended for idleness, one after another: by the
-    /// gateway's own clock, its deadline for idle connections has passed as often.
-    pub async fn lets_pass(&self, idle_times: usize) {
+    /// Waits for the gateway's deadline for idle connections to pass this many times, by opening as many
+    /// connections, one after another, until the gateway closes them.
+    pub async fn wait_idle_deadlines(&self, idle_times: usize) {
         for _ in 0..idle_times {
-            let mut idle = Wire::new(Call::slots().connect(self).await.unwrap());
-            assert!(!idle.more().await, "nothing is said on an idle connection");
+            let mut idle = RawConnection::new(TestRequest::slots().connect(self).await.unwrap());
+            assert!(!idle.read_more().await, "an idle connection is closed without bytes");
         }
     }
 
@@ -256,7 +256,7 @@ impl Stage {
         self.folder.path().join(name)
     }
 
-    /// Replaces a file, whole.
+    /// Replaces a file atomically.
     pub fn replace(&self, name: &str, text: &str) {
         let aside = self.path("aside");
         std::fs::write(&aside, text).unwrap();
@@ -271,8 +271,8 @@ impl Stage {
         self.server.addresses[0]
     }
 
-    /// Moves the practices to another address.
-    pub async fn redial(&self, address: std::net::SocketAddr) {
+    /// Changes the address of all practices in the directory file and reloads.
+    pub async fn set_provider_address(&self, address: std::net::SocketAddr) {
         let moved = |line: &str| match line.starts_with("dial = ") {
             true => format!("dial = \"{address}\"\n"),
             false => format!("{line}\n"),
@@ -282,37 +282,37 @@ impl Stage {
         self.server.reload().await.unwrap();
     }
 
-    /// Moves the practices to an address where nobody listens.
-    pub async fn moves_away(&self) {
+    /// Changes the address of all practices to one where nothing listens.
+    pub async fn make_provider_unreachable(&self) {
         let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = nobody.local_addr().unwrap();
         drop(nobody);
-        self.redial(address).await;
+        self.set_provider_address(address).await;
     }
 
-    /// Moves the practices to a provider with another certificate.
-    pub async fn moves_to(&self, leaf: &Leaf) -> Provider {
-        self.moves_to_issued(&self.pki.issue(leaf).unwrap()).await
+    /// Starts a provider with another certificate and changes the address of all practices to it.
+    pub async fn replace_provider(&self, leaf: &Leaf) -> Provider {
+        self.replace_provider_issued(&self.pki.issue(leaf).unwrap()).await
     }
 
-    /// Moves the practices to a provider with this certificate.
-    pub async fn moves_to_issued(&self, issued: &IssuedCertificate) -> Provider {
+    /// Starts a provider with an issued certificate and changes the address of all practices to it.
+    pub async fn replace_provider_issued(&self, issued: &IssuedCertificate) -> Provider {
         let provider = Provider::start(provider_tls(&self.pki, issued)).await;
-        self.redial(provider.address).await;
+        self.set_provider_address(provider.address).await;
         provider
     }
 
-    /// A gauge or counter, by its whole name and labels.
-    pub fn counted(&self, series: &str) -> u64 {
-        counted(&self.server.metrics, series)
+    /// Returns the value of a metric by its name without `spine_proxy_`, and with its labels.
+    pub fn metric(&self, series: &str) -> u64 {
+        metric(&self.server.metrics, series)
     }
 
-    /// Returns once nothing is under way and nobody is connected.
-    pub async fn is_calm(&self) {
-        is_calm(&self.server.metrics).await;
+    /// Returns once no request is in flight and no connection open.
+    pub async fn wait_until_idle(&self) {
+        wait_until_idle(&self.server.metrics).await;
     }
 
-    /// TLS as the consumer of this certificate speaks it; `none` has none.
+    /// Returns the TLS configuration of a consumer with this certificate; `none` is a consumer without one.
     pub fn consumer_tls(&self, certificate: &str, protocol: &[u8]) -> Arc<ClientConfig> {
         let builder = ClientConfig::builder_with_provider(crypto())
             .with_safe_default_protocol_versions()
@@ -327,12 +327,12 @@ impl Stage {
     }
 }
 
-/// Everything in a journal, its segments one after another.
+/// Returns the text of a journal, its segments in order.
 pub fn journal(folder: &Path) -> String {
     let mut text = String::new();
     for segment in segments(folder) {
         text.push_str(&std::fs::read_to_string(segment).unwrap());
-        // What a crash has torn is a line of its own.
+        // The rest of a line that a crash cut off becomes a separate line.
         if !text.ends_with('\n') {
             text.push('\n');
         }
@@ -340,7 +340,7 @@ pub fn journal(folder: &Path) -> String {
     text
 }
 
-/// The segments of a journal, in order.
+/// Returns the paths of a journal's segments, in order.
 pub fn segments(folder: &Path) -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let mut segments: Vec<_> = entries
@@ -350,15 +350,16 @@ pub fn segments(folder: &Path) -> Vec<std::path::PathBuf> {
     segments
 }
 
-pub fn counted(metrics: &Metrics, series: &str) -> u64 {
+/// Returns the value of a metric, or 0 if there is none.
+pub fn metric(metrics: &Metrics, series: &str) -> u64 {
     let (text, _) = metrics.text();
     let prefix = format!("spine_proxy_{series} ");
     let value = text.lines().find_map(|line| line.strip_prefix(&prefix));
     value.map_or(0, |value| value.parse().unwrap())
 }
 
-pub async fn is_calm(metrics: &Metrics) {
-    while counted(metrics, "http_requests_in_flight") + counted(metrics, "connections") > 0 {
+pub async fn wait_until_idle(metrics: &Metrics) {
+    while metric(metrics, "http_requests_in_flight") + metric(metrics, "connections") > 0 {
         tokio::task::yield_now().await;
     }
 }
@@ -405,7 +406,7 @@ pub fn key(issued: &IssuedCertificate) -> PrivateKeyDer<'static> {
     PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap()
 }
 
-/// A provider demands the gateway's certificate.
+/// Returns the TLS configuration of a provider, which requires a client certificate.
 pub fn provider_tls(pki: &Pki, issued: &IssuedCertificate) -> Arc<ServerConfig> {
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(pki)), crypto());
     let config = ServerConfig::builder_with_provider(crypto())
@@ -417,7 +418,7 @@ pub fn provider_tls(pki: &Pki, issued: &IssuedCertificate) -> Arc<ServerConfig> 
     Arc::new(config)
 }
 
-/// A server that demands nothing.
+/// Returns the TLS configuration of a server that requires no client certificate.
 pub fn server_tls(issued: &IssuedCertificate) -> Arc<ServerConfig> {
     let config = ServerConfig::builder_with_provider(crypto())
         .with_safe_default_protocol_versions()

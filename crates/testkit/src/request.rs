@@ -1,4 +1,4 @@
-//! A call: a valid request, minus or plus one thing.
+//! A consumer's request, valid until a test changes a part of it, and its answer.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -12,14 +12,14 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::stage::{self, Stage};
-use super::wire::Wire;
+use super::raw_connection::RawConnection;
+use super::test_bed::{self, TestBed};
 
 const REST: &str = "urn:nhs:names:services:gpconnect:fhir:rest:";
 
-/// A request about to be sent.
+/// A request to the gateway, valid unless a test changes it.
 #[derive(Debug, Clone)]
-pub struct Call {
+pub struct TestRequest {
     pub method: String,
     pub target: String,
     pub headers: Vec<(String, String)>,
@@ -28,7 +28,7 @@ pub struct Call {
     pub claims: Value,
     pub token: Option<String>,
     pub version: Version,
-    framed: bool,
+    adds_content_length: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,20 +37,20 @@ pub enum Version {
     Http2,
 }
 
-impl Call {
-    /// A search for slots, valid in everything.
+impl TestRequest {
+    /// A valid search for slots.
     pub fn slots() -> Self {
         Self::to("search:slot-1", "GET", "/Slot?status=free&start=ge2026-11-23&end=le2026-11-30")
     }
 
-    /// A booking, valid in everything the gateway looks at.
+    /// A booking, valid in all that the gateway checks.
     pub fn book() -> Self {
         let mut call = Self::to("create:appointment-1", "POST", "/Appointment");
         call.body = br#"{"resourceType":"Appointment"}"#.to_vec();
         call.with("Content-Type", "application/fhir+json;charset=utf-8")
     }
 
-    /// A request under this interaction, to this path under the practice's root.
+    /// A valid request for an interaction, to a path below the practice's service root.
     pub fn to(interaction: &str, method: &str, path: &str) -> Self {
         let id = match interaction.starts_with("urn:") {
             true => interaction.to_owned(),
@@ -58,17 +58,17 @@ impl Call {
         };
         let known = interaction::by_id(&id);
         let root = match known.map_or("gpconnect", |known| known.capability) {
-            "gpconnect/structured" => format!("{}/structured", stage::ROOT),
-            "gpconnect/documents" => format!("{}/documents", stage::ROOT),
-            _ => stage::ROOT.to_owned(),
+            "gpconnect/structured" => format!("{}/structured", test_bed::ROOT),
+            "gpconnect/documents" => format!("{}/documents", test_bed::ROOT),
+            _ => test_bed::ROOT.to_owned(),
         };
         let scope = known.map_or("patient/*.read", |known| known.scope);
-        let organisation = stage::HUB_ODS.parse().unwrap();
+        let organisation = test_bed::HUB_ODS.parse().unwrap();
         let headers = [
             ("Host", "ssp.example.nhs.uk"),
             ("Ssp-TraceID", "09a01679-2564-4fb4-9129-aecc81ea2706"),
-            ("Ssp-From", stage::HUB),
-            ("Ssp-To", stage::TO),
+            ("Ssp-From", test_bed::HUB),
+            ("Ssp-To", test_bed::TO),
             ("Ssp-InteractionID", &id),
             ("Accept", "application/fhir+json"),
         ];
@@ -78,10 +78,10 @@ impl Call {
             headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
             body: Vec::new(),
             certificate: "hub",
-            claims: claims::example_claims(&root, &organisation, scope, stage::now_s()),
+            claims: claims::example_claims(&root, &organisation, scope, test_bed::now_s()),
             token: None,
             version: Version::Http1,
-            framed: true,
+            adds_content_length: true,
         }
     }
 
@@ -126,7 +126,7 @@ impl Call {
         self
     }
 
-    /// The whole value of `Authorization`; empty for none.
+    /// Sets the whole value of `Authorization`; empty for no header.
     pub fn token(mut self, value: &str) -> Self {
         self.token = Some(value.to_owned());
         self
@@ -142,9 +142,9 @@ impl Call {
         self
     }
 
-    /// No Content-Length of ours: the headers say what they say.
-    pub fn unframed(mut self) -> Self {
-        self.framed = false;
+    /// Omits the `Content-Length` that is otherwise added for a body.
+    pub fn without_content_length(mut self) -> Self {
+        self.adds_content_length = false;
         self
     }
 
@@ -161,7 +161,7 @@ impl Call {
         headers
     }
 
-    /// The head and body as bytes on the wire.
+    /// Returns the head and body as bytes of HTTP/1.1.
     pub fn bytes(&self) -> Vec<u8> {
         let mut text = format!("{} {} HTTP/1.1\r\n", self.method, self.target).into_bytes();
         for (name, value) in self.all_headers() {
@@ -169,7 +169,7 @@ impl Call {
             text.extend(value.chars().map(|c| u8::try_from(u32::from(c)).unwrap()));
             text.extend(b"\r\n");
         }
-        if self.framed && !self.body.is_empty() {
+        if self.adds_content_length && !self.body.is_empty() {
             text.extend(format!("Content-Length: {}\r\n", self.body.len()).into_bytes());
         }
         text.extend(b"\r\n");
@@ -177,13 +177,13 @@ impl Call {
         text
     }
 
-    pub async fn connect(&self, stage: &Stage) -> std::io::Result<TlsStream<TcpStream>> {
-        self.connect_to(stage, stage.address()).await
+    pub async fn connect(&self, bed: &TestBed) -> std::io::Result<TlsStream<TcpStream>> {
+        self.connect_to(bed, bed.address()).await
     }
 
     pub async fn connect_to(
         &self,
-        stage: &Stage,
+        bed: &TestBed,
         address: std::net::SocketAddr,
     ) -> std::io::Result<TlsStream<TcpStream>> {
         let protocol: &[u8] = match self.version {
@@ -191,42 +191,42 @@ impl Call {
             Version::Http2 => b"h2",
         };
         let stream = TcpStream::connect(address).await?;
-        let connector = TlsConnector::from(stage.consumer_tls(self.certificate, protocol));
+        let connector = TlsConnector::from(bed.consumer_tls(self.certificate, protocol));
         connector.connect(ServerName::try_from("ssp.example.nhs.uk").unwrap(), stream).await
     }
 
-    pub async fn send(&self, stage: &Stage) -> Answer {
-        self.send_to(stage, stage.address()).await
+    pub async fn send(&self, bed: &TestBed) -> Answer {
+        self.send_to(bed, bed.address()).await
     }
 
-    /// Sends to a gateway that may be gone at any moment.
+    /// Sends the request over HTTP/1.1 and returns its complete answer, or `None` if the connection fails.
     pub async fn try_send_to(
         &self,
-        stage: &Stage,
+        bed: &TestBed,
         address: std::net::SocketAddr,
     ) -> Option<Answer> {
-        let mut wire = Wire::new(self.connect_to(stage, address).await.ok()?);
+        let mut wire = RawConnection::new(self.connect_to(bed, address).await.ok()?);
         wire.stream.write_all(&self.bytes()).await.ok()?;
         wire.stream.flush().await.ok()?;
-        hear(&mut wire).await.filter(|answer| answer.complete)
+        read_answer(&mut wire).await.filter(|answer| answer.complete)
     }
 
-    /// Sends to another gateway over the stage's files.
-    pub async fn send_to(&self, stage: &Stage, address: std::net::SocketAddr) -> Answer {
-        let stream = self.connect_to(stage, address).await.unwrap();
+    /// Sends the request to a gateway at another address and returns its answer.
+    pub async fn send_to(&self, bed: &TestBed, address: std::net::SocketAddr) -> Answer {
+        let stream = self.connect_to(bed, address).await.unwrap();
         match self.version {
             Version::Http1 => {
-                let mut wire = Wire::new(stream);
-                // An answer may come, and the connection end, before all is written.
+                let mut wire = RawConnection::new(stream);
+                // The gateway may answer and close before the whole request is written.
                 drop(wire.stream.write_all(&self.bytes()).await);
                 drop(wire.stream.flush().await);
-                hear(&mut wire).await.expect("an answer")
+                read_answer(&mut wire).await.expect("an answer")
             }
             Version::Http2 => self.send_http2(stream).await,
         }
     }
 
-    /// The request as an HTTP/2 stack wants it.
+    /// Returns the request as a value of the `http` crate.
     pub fn request(&self) -> http::Request<Full<Bytes>> {
         let host = self.headers.iter().find(|(name, _)| name == "Host").unwrap().1.clone();
         let uri = http::Uri::builder()
@@ -267,8 +267,8 @@ impl Call {
     }
 }
 
-/// Reads one answer.
-pub async fn hear<S: AsyncRead + Unpin>(wire: &mut Wire<S>) -> Option<Answer> {
+/// Reads an answer, or returns `None` if the stream ends before its head.
+pub async fn read_answer<S: AsyncRead + Unpin>(wire: &mut RawConnection<S>) -> Option<Answer> {
     let mut message = wire.head().await?;
     let status: u16 = message.start.split(' ').nth(1)?.parse().ok()?;
     if matches!(status, 100..=199 | 204 | 304) {
@@ -280,12 +280,12 @@ pub async fn hear<S: AsyncRead + Unpin>(wire: &mut Wire<S>) -> Option<Answer> {
     Some(Answer { status, headers, body, complete })
 }
 
-/// Whether a header says what is left of a consumer's quota, as every forwarded answer has it.
-pub fn is_of_the_quota(name: &str) -> bool {
+/// Returns whether a header gives the rest of a consumer's quota. Every forwarded answer has these headers.
+pub fn is_quota_header(name: &str) -> bool {
     ["x-rate-limit-limit", "x-rate-limit-remaining", "x-rate-limit-reset"].contains(&name)
 }
 
-/// What came back.
+/// The gateway's answer to a request.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: u16,
@@ -299,7 +299,7 @@ impl Answer {
         self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
     }
 
-    /// The refusal's token, if the gateway itself answered.
+    /// Returns the refusal's token, if the gateway itself answered.
     pub fn token(&self) -> Option<&str> {
         self.header("proxy-status")?.split("details=\"").nth(1)?.strip_suffix('"')
     }
@@ -312,23 +312,23 @@ impl Answer {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The names of the headers, without those that say what is left of a quota.
+    /// Returns the names of the headers in order, without those of the quota.
     pub fn header_names(&self) -> Vec<String> {
         let names = self.headers.iter().map(|(name, _)| name.to_ascii_lowercase());
-        let mut names: Vec<_> = names.filter(|name| !is_of_the_quota(name)).collect();
+        let mut names: Vec<_> = names.filter(|name| !is_quota_header(name)).collect();
         names.sort();
         names
     }
 
-    /// What every refusal has, whatever its reason.
-    pub fn is_a_proper_refusal(&self) {
+    /// Asserts that headers and body have the form that every refusal has.
+    pub fn assert_refusal_form(&self) {
         assert!(self.complete);
         assert_eq!(self.header("cache-control"), Some("no-store"));
         assert!(self.header("strict-transport-security").is_some());
         let known = ["cache-control", "content-length", "content-type", "date", "proxy-status"];
-        let may = ["connection", "retry-after", "strict-transport-security"];
+        let optional = ["connection", "retry-after", "strict-transport-security"];
         for name in self.header_names() {
-            assert!(known.contains(&&*name) || may.contains(&&*name), "unexpected {name}");
+            assert!(known.contains(&&*name) || optional.contains(&&*name), "unexpected {name}");
         }
         let mut names: Vec<_> = self.headers.iter().map(|(name, _)| name).collect();
         names.sort();
