@@ -99,7 +99,7 @@ impl Breaker {
         self.state().open_until.is_some()
     }
 
-    /// Returns true if the breaker remembers nothing that matters.
+    /// Returns true if the breaker has no recent attempt, and its circuit has not been open lately.
     #[must_use]
     pub fn is_forgettable(&self) -> bool {
         let now = Instant::now();

@@ -119,7 +119,7 @@ struct IdentifierSystem {
     url: &'static str,
     /// URL that release candidate 5 of the specification gave it, and that some consumers still send.
     rc5: Option<&'static str>,
-    /// Last part of the path of these URLs.
+    /// Last part of the path of `url` and `rc5`.
     name: &'static str,
 }
 

@@ -33,7 +33,7 @@ impl Consumer {
 /// Spec: the FQDN in the certificate is checked against the FQDN registered for `Ssp-From`.
 ///
 /// # Errors
-/// Returns a refusal if the certificate has none of the sender's names; always, if none is registered.
+/// Returns a refusal if the certificate has none of the sender's registered names, or the sender has none.
 pub fn identify(peer: &Peer, sender: Arc<Sender>) -> Result<Consumer, Refusal> {
     match peer.names().iter().find(|name| sender.names.contains(name)) {
         Some(name) => Ok(Consumer { sender, name: name.clone() }),

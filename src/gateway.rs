@@ -435,7 +435,7 @@ impl Gateway {
         interaction: &'static Interaction,
     ) {
         if health.judge(diagnosis::verdict(answer)) {
-            tracing::warn!(ods = %provider.ods, "circuit opened: the practice's system has failed too often, and requests to it are refused for a while");
+            tracing::warn!(ods = %provider.ods, "circuit opened: the practice's system has failed too often, and requests to it are refused for throttle.practice-circuit-open");
             self.metrics.provider_circuit_opened();
         }
         if answer.as_ref().is_err_and(|unanswered| unanswered.refusal.is_unreached()) {

@@ -32,7 +32,8 @@ pub struct JournalError {
     error: io::Error,
 }
 
-/// Limit: queued lines for each entry that may be open: its own two, and two of entries closed meanwhile.
+/// Limit: queued lines for each entry that may be open: two of its own, and two of an entry closed before it
+/// whose lines are not written yet.
 const LINES_PER_ENTRY: usize = 4;
 /// Maximum number of lines of one entry.
 pub(super) const LINES: u32 = 2;
@@ -390,8 +391,8 @@ impl JournalThread {
             if !self.health.failed.swap(true, Ordering::AcqRel) {
                 tracing::error!(
                     %error,
-                    "the audit journal cannot be written: its lines are kept and tried again five \
-                     times a second, and new requests are refused as audit.when-failing says"
+                    "a write of the audit journal failed: its lines are kept and tried again five times a \
+                     second; see whether its disk is full or faulty"
                 );
             }
             self.metrics.audit.failed();
@@ -456,7 +457,7 @@ impl JournalThread {
         if missed > 0 {
             tracing::error!(
                 missed,
-                "lines were queued after the audit journal had ended: they are lost"
+                "audit lines arrived after the journal's thread had stopped: they are lost"
             );
         }
         self.writer.finish();

@@ -74,7 +74,7 @@ pub const HEAD_BYTES_MAX: usize = 124 * 1024;
 const FIRST_LINE_BYTES_MAX: usize = 64 * 1024;
 /// Limit: number of header lines.
 const HEADERS_MAX: usize = 128;
-/// Limit: digits of a length, without leading zeros. It then fits 63 bits, whoever reads it.
+/// Limit: digits of a `Content-Length` after leading zeros, so that a signed 64-bit integer of any parser holds it.
 const LENGTH_DIGITS_MAX: usize = 18;
 /// Limit: bytes of a length, with leading zeros.
 const LENGTH_BYTES_MAX: usize = 64;

@@ -5,7 +5,7 @@ use spine_types::SspHeader;
 use spine_types::target::TargetFault;
 use spine_types::{Asid, CpaId, ServiceRoot};
 
-/// Returns one refusal for each row of the table, in the order of [`Refusal`], for tables, metrics and tests.
+/// Returns one refusal for each row of the table, for tables, metrics and tests.
 #[must_use]
 #[expect(clippy::too_many_lines, reason = "the list has one line for each refusal")]
 pub fn every() -> Vec<Refusal> {

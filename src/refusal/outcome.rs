@@ -6,9 +6,9 @@ use super::{BodyFamily, Refusal};
 const PROFILE: &str = "https://fhir.nhs.uk/STU3/StructureDefinition/GPConnect-OperationOutcome-1";
 /// Spec: code system that the profile fixes.
 const SPINE_CODES: &str = "https://fhir.nhs.uk/STU3/CodeSystem/Spine-ErrorOrWarningCode-1";
-/// Observed: code system that the live proxy uses for every interaction, despite its name.
+/// Observed: code system that the national Spine Secure Proxy uses for every interaction, despite its name.
 const LEGACY: &str = "http://fhir.nhs.net/ValueSet/gpconnect-schedule-response-code-1-0";
-/// Observed: code system that the live proxy uses in its 405.
+/// Observed: code system that the national Spine Secure Proxy uses in its 405.
 const METHOD: &str = "https://fhir.nhs.uk/StructureDefinition/spine-operationoutcome-1";
 
 /// Family of bodies that a consumer's refusals have.
@@ -25,7 +25,7 @@ const METHOD: &str = "https://fhir.nhs.uk/StructureDefinition/spine-operationout
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum ErrorFamily {
-    /// Each refusal has its own family, as with the live proxy.
+    /// Each refusal has its own family, as with the national Spine Secure Proxy.
     #[default]
     Documented,
     /// All refusals are GP Connect `OperationOutcome`s, as the public test suite expects.
@@ -113,7 +113,7 @@ impl OperationOutcome<'_> {
     }
 }
 
-/// FHIR resource; the order of its fields is that of the live proxy's answers.
+/// FHIR resource; the order of its fields is that of the national Spine Secure Proxy.
 #[derive(serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 struct OutcomeResource<'a> {

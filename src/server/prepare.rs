@@ -35,7 +35,7 @@ pub struct Prepared {
     pub directory: DirectoryFile,
     /// Live sources of the directory, if configured.
     pub live: LiveSources,
-    /// Loader of the trust, with its notices about the files.
+    /// Loader of certificates, authorities and revocation lists, with its notices about their files.
     pub loader: Loader,
     /// Memory that the process may use; `None` if it cannot be read.
     pub memory: Option<MemoryLimit>,

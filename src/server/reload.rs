@@ -259,7 +259,7 @@ impl Reloader {
         let faults: Vec<_> = found.values().flatten().cloned().collect();
         state.faults.extend(found);
         let alarms = Arc::new(Alarms::new(&state.loader, &state.lasting()));
-        tracing::info!(generation = trust.generation, faults = faults.len(), "reload put in force");
+        log_reload(trust.generation, faults.len());
         self.live.store(Arc::new(InForce { trust, rules, throttle, alarms, memory }));
         self.log_notices_in(state);
         faults
@@ -407,6 +407,14 @@ fn trust(
     }
     faults.extend(loader.faults.iter().map(|fault| config.locate(Some(fault.path()), fault)));
     (trust, sources, faults)
+}
+
+fn log_reload(generation: u64, faults: usize) {
+    tracing::info!(
+        generation,
+        faults,
+        "configuration and files reloaded; parts with faults keep their last good state"
+    );
 }
 
 /// Returns the number of certificates and revocation lists that have expired.

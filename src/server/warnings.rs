@@ -140,8 +140,8 @@ fn ends(loader: &Loader, now_s: i64) -> Vec<String> {
 
 /// Warns of files and folders with more rights than they should have.
 ///
-/// The group may read secrets, and write public files: with a umask of 002, which goes with a group for each
-/// user, it may write every file. Files that the process writes, and folders that hold only such files, are
+/// The group may read secrets, and write public files: with a umask of 002, usual where each user has a
+/// group of their own, it may write every file. Files that the process writes, and folders that hold only such files, are
 /// checked only if it owns them: it could not change the rights of others, such as those of a Kubernetes
 /// volume that it writes to.
 fn modes(config: &Config, loader: &Loader) -> Vec<String> {

@@ -362,7 +362,7 @@ impl<'a> SourceLookup<'a> {
             Err(SourceFault::NoTurn) => {
                 tracing::debug!(
                     source = label, question, id = %self.id,
-                    "directory query not sent, or cut short by the look-up's deadline"
+                    "a directory query got no turn, or too little time, before the look-up's deadline"
                 );
             }
             Err(fault) => {
@@ -375,9 +375,12 @@ impl<'a> SourceLookup<'a> {
         }
         let verdict =
             answer.as_ref().map_or_else(SourceFault::verdict, |_| AttemptResult::Succeeded);
+        let was_open = source.breaker.is_open();
         source.breaker.learn(admitted, verdict);
+        let is_open = source.breaker.is_open();
+        log_circuit(label, was_open, is_open);
         self.metrics.directory.asked(label, kind, outcome, took);
-        self.metrics.directory.open(label, source.breaker.is_open());
+        self.metrics.directory.open(label, is_open);
         self.trace.add(label, question, outcome.label(), took);
         answer.map(|rows| (rows, took))
     }
@@ -456,6 +459,21 @@ impl<'a> SourceLookup<'a> {
         self.metrics.directory.oddity(oddity);
         tracing::debug!(%ods, oddity = oddity.label(), "a directory record is irregular");
         self.trace.odd(oddity.label());
+    }
+}
+
+/// Logs that the circuit of a source has opened or closed.
+fn log_circuit(source: &'static str, was_open: bool, is_open: bool) {
+    match (was_open, is_open) {
+        (false, true) => tracing::warn!(
+            source,
+            "circuit opened: the directory source has failed too often and is not queried for a while; cached \
+             answers are used as directory.freshness says"
+        ),
+        (true, false) => {
+            tracing::info!(source, "circuit closed: the directory source answers again");
+        }
+        (false, false) | (true, true) => {}
     }
 }
 
