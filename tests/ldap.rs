@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use gpconnect_simulator::pki::{IssuedCertificate, Leaf, Pki};
 use gpconnect_simulator::sds::Records;
-use spine_proxy::directory::{Directory, DirectorySettings, LiveSources};
+use spine_proxy::directory::{Directory, DirectoryContext, DirectorySettings, LiveSources};
 use spine_proxy::metrics::Metrics;
 use spine_proxy::refusal::Refusal;
 use spine_proxy::registry::{DirectoryFile, OtherSources, ProviderRegistration};
@@ -99,6 +99,19 @@ impl LdapPki {
         file: &str,
         change: impl FnOnce(String) -> String,
     ) -> LdapDirectory {
+        let metrics = Arc::new(Metrics::new());
+        let clock = TestClock::default();
+        let directory = self.directory_in(clock.context(&metrics), port, file, change);
+        LdapDirectory { directory, metrics, clock }
+    }
+
+    fn directory_in(
+        &self,
+        context: DirectoryContext,
+        port: u16,
+        file: &str,
+        change: impl FnOnce(String) -> String,
+    ) -> Directory {
         let text = SETTINGS.replace("@port@", &port.to_string());
         let text = text.replace("@folder@", self.folder.path().to_str().unwrap());
         let settings: DirectorySettings = toml::from_str(&change(text)).unwrap();
@@ -106,10 +119,7 @@ impl LdapPki {
         let live = LiveSources::load(&settings, &mut Loader::new(now_s())).unwrap();
         let file =
             DirectoryFile::parse(file, "directory.toml".as_ref(), OtherSources::Live).unwrap();
-        let metrics = Arc::new(Metrics::new());
-        let clock = TestClock::default();
-        let directory = Directory::new(file, live, &settings, clock.context(&metrics));
-        LdapDirectory { directory, metrics, clock }
+        Directory::new(file, live, &settings, context)
     }
 }
 

@@ -81,6 +81,16 @@ async fn a_flushed_entry_is_refreshed_before_use_and_kept_for_an_outage() {
     assert_eq!(found.root.as_str(), NEW_ROOT);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_absence_that_a_flush_overtakes_is_looked_up_again() {
+    let registry = Registry::new(Records::default(), "").await;
+    let directory = registry.directory("");
+    let is_found =
+        during_look_up(&registry, &directory, || assert_eq!(directory.flush(None), 0)).await;
+    assert!(!is_found);
+    assert_eq!(registry.query_count(), 4, "two queries before the flush, and two after it");
+}
+
 /// Calls `action` while the first look-up of a practice is in progress. Returns whether that look-up succeeded.
 async fn during_look_up(registry: &Registry, directory: &Directory, action: impl FnOnce()) -> bool {
     registry.sds.set(None, SdsFault::HeldBack);

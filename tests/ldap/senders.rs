@@ -1,10 +1,14 @@
 //! Senders: a consumer's system and the names in its certificates.
 
+use std::sync::Arc;
+
 use gpconnect_simulator::sds::Records;
+use spine_proxy::metrics::Metrics;
 use spine_proxy::refusal::Refusal;
 
 use super::{ASID, BOOK, HUB, LdapPki, ODS, SLOT, asid, gp, hub};
 use testkit::fake_ldap::LdapAction;
+use testkit::sds::{PAYER, TestClock};
 use testkit::slapd::FIXTURES;
 use testkit::test_bed::{self, now_s};
 use testkit::{TestBed, TestRequest};
@@ -111,6 +115,17 @@ async fn a_removed_sender_is_refused_after_five_minutes() {
     assert_eq!(directory.set_clock_s(began_s + 330).sender_now(HUB).await.unwrap_err(), gone);
     slapd.stop();
     assert_eq!(directory.sender(HUB).await.unwrap_err(), gone);
+}
+
+#[tokio::test]
+async fn a_sender_is_refused_for_good_only_by_an_answer_whatever_the_clock_does() {
+    let ours = LdapPki::new();
+    let Some(slapd) = ours.slapd(gp().and(hub()).to_ldif()) else { return };
+    let context = TestClock::context_running_back(&Arc::new(Metrics::new()));
+    let directory = ours.directory_in(context, slapd.port(), "", |text| text);
+    // Every answer seems to come from the future, so that it is not used.
+    let refused = directory.sender(&asid(HUB), PAYER).await.unwrap_err();
+    assert_eq!(refused, Refusal::DirectoryUnavailable);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -46,6 +46,16 @@ impl TestClock {
         self.0.fetch_add(seconds, Ordering::AcqRel);
     }
 
+    /// Returns a context for a directory whose clock is set back by two seconds with each reading.
+    pub fn context_running_back(metrics: &Arc<Metrics>) -> DirectoryContext {
+        let readings = AtomicI64::default();
+        let clock = DirectoryClock::from_fn(move || {
+            let back_s = 2 * readings.fetch_add(1, Ordering::AcqRel);
+            Timestamp::now() - SignedDuration::from_secs(back_s)
+        });
+        DirectoryContext { clock, ..DirectoryContext::new(Arc::clone(metrics)) }
+    }
+
     /// Returns a context for a directory, with this clock.
     pub fn context(&self, metrics: &Arc<Metrics>) -> DirectoryContext {
         let ahead_s = Arc::clone(&self.0);
