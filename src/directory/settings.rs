@@ -69,15 +69,16 @@ impl First {
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Freshness {
-    /// Period for which a provider is served without a refresh.
+    /// Period for which a provider is served without a refresh, at most 24 hours.
     #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub provider: Duration,
-    /// Period after `provider` in which a provider is served while it is refreshed.
+    /// Period after `provider` in which a provider is served while it is refreshed, at most 24 hours.
     #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub provider_stale: Duration,
-    /// Maximum age at which a provider is served when no source answers.
+    /// Maximum age at which a provider is served when no source answers: from `provider` and `provider-stale`
+    /// together to 24 hours.
     #[serde(with = "spine_types::period")]
     #[schemars(with = "String")]
     pub provider_max: Duration,
