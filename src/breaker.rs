@@ -49,7 +49,7 @@ pub enum AttemptResult {
 /// Circuit breaker of one system.
 #[derive(Debug)]
 pub struct Breaker {
-    patience: BreakerSettings,
+    settings: BreakerSettings,
     state: Mutex<BreakerState>,
 }
 
@@ -66,8 +66,8 @@ struct BreakerState {
 impl Breaker {
     /// Returns a closed breaker.
     #[must_use]
-    pub fn new(patience: BreakerSettings) -> Self {
-        Self { patience, state: Mutex::default() }
+    pub fn new(settings: BreakerSettings) -> Self {
+        Self { settings, state: Mutex::default() }
     }
 
     /// Admits a call if the breaker is closed; once an open breaker's time is over, admits one as a probe.
@@ -82,7 +82,7 @@ impl Breaker {
             return Err(until - now);
         }
         // A probe that never came back does not keep the breaker open for ever.
-        match state.probing.map(|(_, since)| since + self.patience.open_for) {
+        match state.probing.map(|(_, since)| since + self.settings.open_for) {
             Some(until) if now < until => Err(until - now),
             _ => {
                 state.probes += 1;
@@ -141,10 +141,10 @@ impl Breaker {
         }
         let opens = is_certain
             || state.is_probe(admitted)
-            || state.in_a_row >= self.patience.in_a_row
-            || state.is_failing(self.patience.percent);
+            || state.in_a_row >= self.settings.in_a_row
+            || state.is_failing(self.settings.percent);
         if opens {
-            let usual = self.patience.open_for.mul_f64(1.0 + jitter());
+            let usual = self.settings.open_for.mul_f64(1.0 + jitter());
             let open_for = if is_certain { named } else { named.map(|named| named.max(usual)) };
             state.open_until = Some(Instant::now() + open_for.unwrap_or(usual));
             state.probing = None;

@@ -164,7 +164,7 @@ impl Default for ThrottleLimits {
 }
 
 impl ThrottleLimits {
-    const fn patience(&self) -> BreakerSettings {
+    const fn breaker_settings(&self) -> BreakerSettings {
         BreakerSettings {
             in_a_row: self.practice_failures_max,
             percent: self.practice_failures_percent,
@@ -172,7 +172,7 @@ impl ThrottleLimits {
         }
     }
 
-    const fn room(&self) -> QueueSizes {
+    const fn queue_sizes(&self) -> QueueSizes {
         QueueSizes {
             places: self.practice_exchanges_max,
             share: self.practice_consumer_max,
@@ -391,8 +391,10 @@ impl Throttle {
         if let Some(practice) = practices.get(asid) {
             return Arc::clone(practice);
         }
-        let (queue, breaker) =
-            (PlaceQueue::new(self.limits.room()), Breaker::new(self.limits.patience()));
+        let (queue, breaker) = (
+            PlaceQueue::new(self.limits.queue_sizes()),
+            Breaker::new(self.limits.breaker_settings()),
+        );
         let practice = Arc::new(PracticeLoad { queue, breaker });
         practices.insert(asid.clone(), Arc::clone(&practice));
         practice

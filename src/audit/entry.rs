@@ -207,13 +207,13 @@ impl Entry {
     pub async fn opened(
         &mut self,
         permit: &Permit,
-        told: Option<RegistrationOrigin>,
+        origin: Option<RegistrationOrigin>,
     ) -> Result<(), Refusal> {
         if !self.trail.may_go_on(self.known.method, Instant::now()) {
             return Err(Refusal::AuditUnavailable);
         }
         let provider = permit.provider();
-        self.known.origin = told;
+        self.known.origin = origin;
         let (to, ods) = (Some(&provider.asid), Some(&provider.ods));
         self.fields.sides(to, ods, self.certificate.as_ref());
         let TrailState { journal, settings, .. } = &*self.trail.0;

@@ -96,7 +96,7 @@ impl JournalHandle {
             ticked: Instant::now(),
             rests: false,
             ticked_at: 0,
-            told: None,
+            logged_head: None,
             metrics,
         };
         let thread = std::thread::Builder::new().name("journal".to_owned());
@@ -308,7 +308,7 @@ struct JournalThread {
     /// Number of the last line at the last tick.
     ticked_at: u64,
     /// Time at which the head was last logged, and the number of its line.
-    told: Option<(Instant, u64)>,
+    logged_head: Option<(Instant, u64)>,
     metrics: Arc<Metrics>,
 }
 
@@ -351,8 +351,8 @@ impl JournalThread {
         if !self.rests || !self.health.unrecorded().is_empty() {
             return TICK.saturating_sub(self.ticked.elapsed());
         }
-        let untold = self.told.filter(|(_, told)| *told != self.writer.last().seq);
-        let told_in = untold.map_or(HEAD, |(at, _)| HEAD.saturating_sub(at.elapsed()));
+        let unlogged = self.logged_head.filter(|(_, logged)| *logged != self.writer.last().seq);
+        let told_in = unlogged.map_or(HEAD, |(at, _)| HEAD.saturating_sub(at.elapsed()));
         let turned_in = self.writer.turn_in().unwrap_or(HEAD);
         // Not before the next tick, which is when both are checked.
         told_in.min(turned_in).max(TICK.saturating_sub(self.ticked.elapsed()))
@@ -422,7 +422,7 @@ impl JournalThread {
         self.put(&mut Vec::new())?;
         let seq = self.writer.last().seq;
         self.rests = std::mem::replace(&mut self.ticked_at, seq) == seq;
-        if self.told.is_none_or(|(at, told)| told != seq && at.elapsed() >= HEAD) {
+        if self.logged_head.is_none_or(|(at, logged)| logged != seq && at.elapsed() >= HEAD) {
             self.log_head();
         }
         Ok(())
@@ -445,7 +445,7 @@ impl JournalThread {
             "head of the audit journal's chain: keep it elsewhere, for `audit verify --head`"
         );
         self.metrics.audit.head(seq, link.number());
-        self.told = Some((Instant::now(), seq));
+        self.logged_head = Some((Instant::now(), seq));
     }
 
     fn finish(mut self, end: Option<oneshot::Sender<()>>) -> Result<(), GivenUp> {

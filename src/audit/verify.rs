@@ -63,9 +63,9 @@ enum VerifyFaultKind {
     Torn { bytes: u64 },
     TornGone { bytes: u64 },
     Detached { seq: u64 },
-    Cut { told: u64, ends: u64 },
-    NotTheHead { told: u64 },
-    BeforeTheFirst { told: u64, first: u64 },
+    Cut { given: u64, ends: u64 },
+    NotTheHead { given: u64 },
+    BeforeTheFirst { given: u64, first: u64 },
 }
 
 impl fmt::Display for VerifyFault {
@@ -104,17 +104,17 @@ impl fmt::Display for VerifyFault {
             VerifyFaultKind::Detached { seq } => {
                 write!(out, "seq {seq} does not continue the chain of the segment before it")
             }
-            VerifyFaultKind::Cut { told, ends } => {
+            VerifyFaultKind::Cut { given, ends } => {
                 write!(
                     out,
-                    "the journal ends with seq {ends}, before the given head {told}: it was cut"
+                    "the journal ends with seq {ends}, before the given head {given}: it was cut"
                 )
             }
-            VerifyFaultKind::NotTheHead { told } => {
-                write!(out, "seq {told} does not match the given head: the journal was rewritten")
+            VerifyFaultKind::NotTheHead { given } => {
+                write!(out, "seq {given} does not match the given head: the journal was rewritten")
             }
-            VerifyFaultKind::BeforeTheFirst { told, first } => {
-                write!(out, "the journal begins with seq {first}, after the given head {told}")
+            VerifyFaultKind::BeforeTheFirst { given, first } => {
+                write!(out, "the journal begins with seq {first}, after the given head {given}")
             }
         }
     }
@@ -225,7 +225,7 @@ impl SegmentWalk {
         for head in heads.iter().filter(|head| head.seq == seq) {
             self.heads_met.push(seq);
             if !head.fits(link) {
-                self.fault(self.place.clone(), VerifyFaultKind::NotTheHead { told: seq });
+                self.fault(self.place.clone(), VerifyFaultKind::NotTheHead { given: seq });
             }
         }
         let should: Vec<ChainValue> = self.links.iter().map(|before| before.next(body)).collect();
@@ -305,8 +305,8 @@ impl SegmentWalk {
             "unfinished" => {
                 // If the opened line is in none of these segments, this line has the same members.
                 let exchange = self.open.remove(id);
-                let told = || serde_json::from_slice(line).ok();
-                self.found.unfinished.extend(exchange.or_else(told));
+                let given = || serde_json::from_slice(line).ok();
+                self.found.unfinished.extend(exchange.or_else(given));
             }
             _ => {}
         }
@@ -321,13 +321,13 @@ impl SegmentWalk {
         }
         let met = std::mem::take(&mut self.heads_met);
         for head in heads.iter().filter(|head| !met.contains(&head.seq)) {
-            let told = head.seq;
+            let given = head.seq;
             let ends = self.found.last.map_or(0, |(last, _)| last);
             let what = match self.found.first {
-                Some(first) if told < first => VerifyFaultKind::BeforeTheFirst { told, first },
+                Some(first) if given < first => VerifyFaultKind::BeforeTheFirst { given, first },
                 // It is missing, which has been reported.
-                Some(_) if told < ends => continue,
-                _ => VerifyFaultKind::Cut { told, ends },
+                Some(_) if given < ends => continue,
+                _ => VerifyFaultKind::Cut { given, ends },
             };
             self.fault(self.place.clone(), what);
         }

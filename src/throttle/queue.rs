@@ -27,7 +27,7 @@ pub(super) struct QueueSizes {
 /// The places of one practice, and the queue for them.
 #[derive(Debug)]
 pub(super) struct PlaceQueue {
-    room: QueueSizes,
+    sizes: QueueSizes,
     state: Mutex<QueueState>,
 }
 
@@ -51,7 +51,7 @@ struct QueueTurn {
 #[derive(Debug)]
 struct Waiter {
     ticket: u64,
-    tell: oneshot::Sender<QueuePlace>,
+    sender: oneshot::Sender<QueuePlace>,
 }
 
 /// A place with a practice, given back when dropped.
@@ -92,8 +92,8 @@ impl Drop for WaitGuard<'_> {
 pub(super) struct QueueFull;
 
 impl PlaceQueue {
-    pub(super) fn new(room: QueueSizes) -> Arc<Self> {
-        Arc::new(Self { room, state: Mutex::default() })
+    pub(super) fn new(sizes: QueueSizes) -> Arc<Self> {
+        Arc::new(Self { sizes, state: Mutex::default() })
     }
 
     /// Returns a place for a consumer, for which it waits at most `wait`; `waiting` counts those that wait.
@@ -103,15 +103,15 @@ impl PlaceQueue {
         wait: Duration,
         waiting: &IntGauge,
     ) -> Result<QueuePlace, QueueFull> {
-        let (ticket, told) = match self.take(consumer)? {
+        let (ticket, turn) = match self.take(consumer)? {
             Taken::Place(place) => return Ok(place),
-            Taken::Turn(ticket, told) => (ticket, told),
+            Taken::Turn(ticket, turn) => (ticket, turn),
         };
         waiting.inc();
         let waiting = WaitGuard { queue: self, consumer, ticket, waiting };
-        let told = tokio::time::timeout(wait, told).await;
+        let turn = tokio::time::timeout(wait, turn).await;
         drop(waiting);
-        told.ok().and_then(Result::ok).ok_or(QueueFull)
+        turn.ok().and_then(Result::ok).ok_or(QueueFull)
     }
 
     /// Returns true if no place is taken and no request waits.
@@ -124,19 +124,19 @@ impl PlaceQueue {
         let mut state = self.state();
         let held = state.held.get(consumer).copied().unwrap_or_default();
         // Requests that wait while a place is free have used up their consumer's share.
-        if state.taken < self.room.places && held < self.room.share {
+        if state.taken < self.sizes.places && held < self.sizes.share {
             state.enters(consumer);
             return Ok(Taken::Place(QueuePlace {
                 queue: Arc::clone(self),
                 consumer: consumer.clone(),
             }));
         }
-        if state.waiting >= self.room.waiting {
+        if state.waiting >= self.sizes.waiting {
             state.displaces_for(consumer)?;
         }
-        let (tell, told) = oneshot::channel();
-        let ticket = state.queues(consumer, tell);
-        Ok(Taken::Turn(ticket, told))
+        let (sender, turn) = oneshot::channel();
+        let ticket = state.queues(consumer, sender);
+        Ok(Taken::Turn(ticket, turn))
     }
 
     /// Gives free places to requests that wait.
@@ -145,19 +145,19 @@ impl PlaceQueue {
         state: &mut QueueState,
     ) -> Vec<(oneshot::Sender<QueuePlace>, QueuePlace)> {
         let mut given = Vec::new();
-        while state.taken < self.room.places
-            && let Some((consumer, waiter)) = state.next(self.room.share)
+        while state.taken < self.sizes.places
+            && let Some((consumer, waiter)) = state.next(self.sizes.share)
         {
             state.enters(&consumer);
-            given.push((waiter.tell, QueuePlace { queue: Arc::clone(self), consumer }));
+            given.push((waiter.sender, QueuePlace { queue: Arc::clone(self), consumer }));
         }
         given
     }
 
     /// Sends places to requests, outside the lock: a place whose request has just left comes back at once.
     fn give(&self, given: Vec<(oneshot::Sender<QueuePlace>, QueuePlace)>) {
-        for (tell, place) in given {
-            drop(tell.send(place));
+        for (sender, place) in given {
+            drop(sender.send(place));
         }
     }
 
@@ -187,9 +187,9 @@ impl QueueState {
         }
     }
 
-    fn queues(&mut self, consumer: &Asid, tell: oneshot::Sender<QueuePlace>) -> u64 {
+    fn queues(&mut self, consumer: &Asid, sender: oneshot::Sender<QueuePlace>) -> u64 {
         self.tickets += 1;
-        let waiter = Waiter { ticket: self.tickets, tell };
+        let waiter = Waiter { ticket: self.tickets, sender };
         self.waiting += 1;
         match self.turns.iter_mut().find(|turn| turn.consumer == *consumer) {
             Some(turn) => turn.waiters.push_back(waiter),

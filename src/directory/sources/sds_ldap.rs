@@ -218,7 +218,7 @@ impl SdsLdap {
         let (connection, mut ldap) = opened.map_err(|why| unavailable(&why))?;
         tokio::spawn(async move {
             if let Err(error) = connection.drive().await {
-                tracing::debug!(%error, "the LDAP session with SDS failed");
+                tracing::debug!(%error, "the LDAP library ended its session with SDS with an error; the next search opens another");
             }
         });
         let bound = ldap.simple_bind("", "").await.map_err(|why| unavailable(&why))?;

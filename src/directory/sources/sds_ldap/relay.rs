@@ -41,7 +41,10 @@ pub(super) fn between(server: TlsStream<TcpStream>) -> io::Result<StdUnixStream>
                 "the SDS LDAP server sent a malformed or oversized message: its connection was closed; \
                  the next search opens another"
             ),
-            Err(error) => tracing::debug!(%error, "the connection to SDS over LDAP failed"),
+            Err(error) => tracing::debug!(
+                %error,
+                "the TLS connection to the SDS LDAP server failed; the next search opens another"
+            ),
             Ok(()) => {}
         }
     });
