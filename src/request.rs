@@ -410,7 +410,7 @@ mod tests {
         ("Ssp-InteractionID", "urn:x"),
     ];
 
-    /// Judges a good head, less `without`, plus `with`.
+    /// Checks a valid head from which `without` is left out and to which `with` is added.
     fn check_head(without: &str, with: &[(&str, &str)]) -> Result<(), Refusal> {
         check_head_with(Method::POST, "/https://p.nhs.uk/A/Slot", without, with)
     }

@@ -15,21 +15,21 @@ pub(super) struct FieldBlock {
 
 #[derive(Debug, Clone, Copy)]
 enum FieldPosition {
-    /// Before the first byte of a field.
+    /// State before the first byte of a field.
     Field,
-    /// In an integer that is longer than its prefix.
+    /// State in an integer that is longer than its prefix.
     Integer { of: IntegerUse, value: usize, shift: u32 },
-    /// Before the length of a name.
+    /// State before the length of a name.
     Name,
-    /// In a name that is `:path` so far, with `left` bytes to come.
+    /// State in a name that is `:path` so far, with `left` bytes to come.
     Reading { left: usize, expected: &'static [u8] },
-    /// Before the length of a value.
+    /// State before the length of a value.
     Value { is_path: bool },
-    /// In bytes of no interest.
+    /// State in bytes of no interest.
     Skipping { left: usize, then: AfterSkip },
-    /// In the value of `:path`.
+    /// State in the value of `:path`.
     Plain { left: usize },
-    /// In the value of `:path` in Huffman coding.
+    /// State in the value of `:path` in Huffman coding.
     Coded { left: usize, symbol: HuffmanSymbol },
     /// In a malformed block, which h2 refuses too.
     Lost,
