@@ -1,6 +1,6 @@
 //! A real Redis server with a password, and an address that can be moved from one server to another.
 //!
-//! Where Redis is not installed, a test passes and reports that it is missing, or fails if `CI` is `true`.
+//! A test that needs it passes where Redis is not installed and reports that, or fails if `CI` is `true`.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;

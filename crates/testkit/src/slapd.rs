@@ -1,6 +1,6 @@
 //! A real LDAP server, `slapd`, which accepts only LDAPS and requires a client certificate.
 //!
-//! Where it is not installed, a test passes and reports that it is missing, or fails if `CI` is `true`.
+//! A test that needs it passes where it is not installed and reports that, or fails if `CI` is `true`.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};

@@ -225,12 +225,12 @@ impl CachedPractice {
         intended: RegistrationUse,
         rules: FreshnessRules<'_>,
     ) -> Usability {
-        let refresh = !self.rests(interaction, rules);
+        let refresh = || !self.rests(interaction, rules);
         match self.age(interaction, rules) {
             None | Some(Age::Dead) => Usability::Missing,
             Some(Age::Fresh) => Usability::Fresh,
             Some(Age::Stale) if intended == RegistrationUse::Confirmed => {
-                Usability::Stale { refresh }
+                Usability::Stale { refresh: refresh() }
             }
             Some(Age::Stale | Age::Old) => {
                 let max_s = rules.freshness.stale_writes_max.as_secs();
@@ -244,7 +244,7 @@ impl CachedPractice {
                     }
                     RegistrationUse::Trusted => OldEntryUse::Served,
                 };
-                Usability::Old { refresh, unanswered }
+                Usability::Old { refresh: refresh(), unanswered }
             }
         }
     }
