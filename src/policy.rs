@@ -5,6 +5,8 @@
 use std::sync::Arc;
 
 use http::uri::PathAndQuery;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::claims::{Audience, Claims};
 use crate::consumers::Consumer;
@@ -15,9 +17,7 @@ use spine_types::interaction::Interaction;
 use spine_types::target::{Receiver, Target};
 
 /// Token audience accepted besides the registered service root.
-#[derive(
-    Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize, schemars::JsonSchema,
-)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OtherAudience {
     /// `https://authorize.fhir.nhs.net/token`, with and without a final slash.

@@ -7,6 +7,8 @@
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Version};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::refusal::Refusal;
 use spine_types::interaction::{self, Interaction};
@@ -34,17 +36,7 @@ pub struct HeadRules {
 }
 
 /// Form that a trace id may have.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Default,
-    serde::Deserialize,
-    serde::Serialize,
-    schemars::JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TraceIdRule {
     /// Spec: a UUID, in either case.

@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, ServerConfig};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::refusal::Refusal;
 use spine_types::CertificateName;
@@ -30,7 +32,7 @@ pub use loader::Loader;
 use server::{ConsumerServer, PresentedCertificate};
 
 /// A certificate chain and the key of its first certificate, as PEM files.
-#[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct KeyPair {
     /// File of the certificates, leaf first.
@@ -40,7 +42,7 @@ pub struct KeyPair {
 }
 
 /// Revocation lists: files, or the word `none`.
-#[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Crl {
     /// The word `none`: revocation is not checked on this leg.
@@ -50,7 +52,7 @@ pub enum Crl {
 }
 
 /// The word that turns revocation checks of a leg off.
-#[derive(Debug, Clone, Copy, serde::Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NoCrl {
     /// Revocation is not checked.
@@ -83,17 +85,7 @@ impl Crl {
 }
 
 /// Treatment of a revocation list whose `nextUpdate` has passed.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Default,
-    serde::Deserialize,
-    serde::Serialize,
-    schemars::JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ExpiredCrl {
     /// Certificates that only this list covers are refused.
@@ -106,17 +98,7 @@ pub enum ExpiredCrl {
 /// Treatment of a revocation list with a lower number than the one in force for its issuer and scope.
 ///
 /// The numbers in force are kept in memory only: a restart accepts any list.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Default,
-    serde::Deserialize,
-    serde::Serialize,
-    schemars::JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CrlRollback {
     /// The list in force stays in force, and an alarm is raised.
@@ -127,17 +109,7 @@ pub enum CrlRollback {
 }
 
 /// Protocol level at which a missing or invalid client certificate is refused.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Default,
-    serde::Deserialize,
-    serde::Serialize,
-    schemars::JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Reject {
     /// HTTP, with status 495 or 496 and a reason.
@@ -148,17 +120,7 @@ pub enum Reject {
 }
 
 /// Treatment of a client that sends HTTP without TLS to a TLS port.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Default,
-    serde::Deserialize,
-    serde::Serialize,
-    schemars::JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PlainHttp {
     /// Spec: answered with status 497, then closed.
@@ -169,7 +131,7 @@ pub enum PlainHttp {
 }
 
 /// TLS towards consumers.
-#[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ConsumerLeg {
     /// Our certificates, as `{ chain = "…", key = "…" }`, chosen by server name; the first is used if no name
@@ -198,7 +160,7 @@ pub struct ConsumerLeg {
 }
 
 /// TLS towards providers.
-#[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ProviderLeg {
     /// Our client certificate, as `{ chain = "…", key = "…" }`, by which providers recognise a Spine Secure

@@ -352,10 +352,10 @@ impl JournalThread {
             return TICK.saturating_sub(self.ticked.elapsed());
         }
         let unlogged = self.logged_head.filter(|(_, logged)| *logged != self.writer.last().seq);
-        let told_in = unlogged.map_or(HEAD, |(at, _)| HEAD.saturating_sub(at.elapsed()));
+        let logged_in = unlogged.map_or(HEAD, |(at, _)| HEAD.saturating_sub(at.elapsed()));
         let turned_in = self.writer.turn_in().unwrap_or(HEAD);
         // Not before the next tick, which is when both are checked.
-        told_in.min(turned_in).max(TICK.saturating_sub(self.ticked.elapsed()))
+        logged_in.min(turned_in).max(TICK.saturating_sub(self.ticked.elapsed()))
     }
 
     /// Writes the gathered lines, and notifies the callers that wait for them.

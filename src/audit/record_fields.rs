@@ -17,7 +17,7 @@ use spine_types::{Asid, CertificateName, OdsCode, masked};
 /// Limit: bytes kept of one claim.
 const CLAIM_BYTES_MAX: usize = 256;
 /// Initial capacity, in bytes, for the texts of an exchange.
-const SHEET_BYTES: usize = 512;
+const FIELDS_BYTES: usize = 512;
 
 /// Name of a text in a line, as an index into [`NAMES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +74,7 @@ impl RecordFields {
         // No text comes near this length.
         let Ok(length) = u16::try_from(text.len()) else { return };
         if self.0.is_empty() {
-            self.0.reserve(SHEET_BYTES);
+            self.0.reserve(FIELDS_BYTES);
         }
         let [high, low] = length.to_be_bytes();
         self.0.extend_from_slice(&[field.0, high, low]);

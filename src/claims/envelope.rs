@@ -2,6 +2,8 @@
 
 use base64_simd::URL_SAFE_NO_PAD;
 use http::header::{self, HeaderMap};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::strict::{JsonText, members};
 use crate::refusal::Refusal;
@@ -10,17 +12,7 @@ use crate::refusal::Refusal;
 pub(super) const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
 /// Treatment of a token's third part, the signature, if it is not empty.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Default,
-    serde::Deserialize,
-    serde::Serialize,
-    schemars::JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Signature {
     /// Spec: the signature must be empty.

@@ -1,5 +1,8 @@
 //! Refusals as FHIR `OperationOutcome`s, in JSON or XML.
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use super::{BodyFamily, Refusal};
 
 /// Spec: profile of an `OperationOutcome` that GP Connect consumers validate.
@@ -12,17 +15,7 @@ const LEGACY: &str = "http://fhir.nhs.net/ValueSet/gpconnect-schedule-response-c
 const METHOD: &str = "https://fhir.nhs.uk/StructureDefinition/spine-operationoutcome-1";
 
 /// Family of bodies that a consumer's refusals have.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Default,
-    serde::Deserialize,
-    serde::Serialize,
-    schemars::JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ErrorFamily {
     /// Each refusal has its own family, as with the national Spine Secure Proxy.
@@ -114,7 +107,7 @@ impl OperationOutcome<'_> {
 }
 
 /// FHIR resource; the order of its fields is that of the national Spine Secure Proxy.
-#[derive(serde::Serialize)]
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct OutcomeResource<'a> {
     resource_type: &'static str,
@@ -125,12 +118,12 @@ struct OutcomeResource<'a> {
     issue: [OutcomeIssue; 1],
 }
 
-#[derive(serde::Serialize)]
+#[derive(Serialize)]
 struct OutcomeMeta {
     profile: [&'static str; 1],
 }
 
-#[derive(serde::Serialize)]
+#[derive(Serialize)]
 struct OutcomeIssue {
     code: &'static str,
     severity: &'static str,
@@ -139,12 +132,12 @@ struct OutcomeIssue {
     diagnostics: Option<String>,
 }
 
-#[derive(serde::Serialize)]
+#[derive(Serialize)]
 struct OutcomeDetails {
     coding: [OutcomeCoding; 1],
 }
 
-#[derive(serde::Serialize)]
+#[derive(Serialize)]
 struct OutcomeCoding {
     code: String,
     display: String,

@@ -94,7 +94,7 @@ async fn joining_a_look_up_costs_no_budget() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outage_uses_up_no_budget() {
+async fn requests_for_one_practice_in_an_outage_use_up_no_budget() {
     let mut registry = Registry::new(practice(), &format!("{SHORT}\nmisses-per-minute = 2")).await;
     let directory = registry.directory("");
     registry.stop().await;
