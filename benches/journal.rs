@@ -75,7 +75,8 @@ async fn main() {
 async fn write(options: &Options) {
     let mut settings = AuditSettings::new(options.folder.clone());
     settings.unverified_per_second = NonZeroU32::MAX;
-    let trail = Trail::start(&settings, OPEN_MAX, Arc::new(Metrics::new())).unwrap();
+    let trail = Trail::start(&settings, OPEN_MAX, serde_json::Map::new(), Arc::new(Metrics::new()))
+        .unwrap();
     let started = Instant::now();
     for number in 0..options.records {
         let refusal = match number % 1000 {

@@ -3,52 +3,42 @@
 //! An [`Entry`] is opened before a request is looked at and closes itself when dropped: with the last byte of
 //! the answer, or when a consumer disconnects, a provider breaks off, or a task panics. It has setters only.
 //! It never holds a token, a query, a body or anything that could be an NHS number.
+//!
+//! A write has two lines, the first on disk before the provider is asked; a read has one, at its end. The
+//! journal itself is the crate `audit-journal`.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
-use http::Method;
+use audit_journal::{
+    ChainHead, CheckpointPlace, Journal, JournalError, JournalObserver, JournalSettings, Record,
+    RecordEvent, SigningState, time_text,
+};
+use http::{HeaderValue, Method};
 use jiff::Timestamp;
+use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 
-use crate::metrics::Metrics;
+use crate::metrics::{AuditMetrics, CheckpointKeeper, Metrics};
 use crate::refusal::Refusal;
-use crate::tls::Peer;
-use spine_types::Asid;
 
-mod chain;
+mod budgets;
 mod entry;
 mod export;
-mod index;
-mod journal;
-mod line;
-mod object;
-mod line_queue;
-mod query;
-mod read;
-mod recovery;
-mod segment;
+mod record;
+mod resource;
 mod settings;
-mod record_fields;
 mod transfer;
-mod verify;
-mod writer;
 
-pub use chain::{ChainHead, ChainValue, InvalidHead};
 pub use entry::{EndedBy, Entry, RegistrationOrigin};
 pub use export::{ExportedLine, SSP_COLUMNS, otlp, row};
-pub use index::SEGMENT_BYTES_MAX;
-pub use journal::JournalError;
-pub use query::{LineFilter, SearchMethod, search};
-pub use read::UnfinishedExchange;
-pub use settings::{AuditSettings, Durability, WhenFailing};
+pub use settings::{
+    AuditSettings, CheckpointConfig, Durability, SEGMENT_BYTES_MAX, WhenFailing, WitnessConfig,
+};
 pub use transfer::Transfer;
-pub use verify::{Verified, VerifyFault, verify};
 
-use journal::JournalHandle;
+use budgets::{LineBudgets, UnrecordedRefusals};
 
 /// Handle of the audit journal, through which exchanges write their records. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -56,39 +46,70 @@ pub struct Trail(Arc<TrailState>);
 
 #[derive(Debug)]
 struct TrailState {
-    journal: JournalHandle,
+    journal: Journal,
     places: Arc<Semaphore>,
     settings: AuditSettings,
-    lines: LineBudgets,
+    budgets: LineBudgets,
+    unrecorded: UnrecordedRefusals,
     /// True while the journal's file system has less free space than the reserve.
     disk_low: AtomicBool,
     stopping: AtomicBool,
     metrics: Arc<Metrics>,
 }
 
+/// Error returned when the audit trail cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum TrailError {
+    /// The journal cannot be opened.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A setting is wrong, such as a key that cannot be read.
+    #[error("{0}")]
+    Settings(String),
+}
+
+/// Limit: queued lines for each entry that may be open: two of its own, and two of an entry closed before it
+/// whose lines are not written yet.
+const LINES_PER_ENTRY: usize = 4;
+
 impl Trail {
     /// Opens the journal and starts its thread; at most `entries_max` entries may be open at once.
     ///
+    /// `facts` are members that the line about the start gets, such as the version and hashes of the
+    /// configuration.
+    ///
     /// # Errors
-    /// Returns an error if the folder cannot be read or written, or another process holds it.
+    /// Returns an error if the folder cannot be read or written, another process holds it, or a key cannot be
+    /// read.
     pub fn start(
         settings: &AuditSettings,
         entries_max: usize,
+        mut facts: Map<String, Value>,
         metrics: Arc<Metrics>,
-    ) -> Result<Self, JournalError> {
+    ) -> Result<Self, TrailError> {
+        facts.insert("version".to_owned(), env!("CARGO_PKG_VERSION").into());
+        let checkpoints = settings.checkpoints.as_ref().map(CheckpointConfig::load).transpose();
+        let journal = JournalSettings {
+            folder: settings.journal.clone(),
+            segment_bytes: settings.segment_size.as_u64(),
+            segment_age: settings.segment_age,
+            records_max: entries_max.saturating_mul(LINES_PER_ENTRY),
+            facts,
+            checkpoints: checkpoints.map_err(TrailError::Settings)?,
+        };
         Ok(Self(Arc::new(TrailState {
-            journal: JournalHandle::start(settings, entries_max, Arc::clone(&metrics))?,
+            journal: Journal::open(journal, Arc::new(Observer(Arc::clone(&metrics))))?,
             places: Arc::new(Semaphore::new(entries_max)),
             settings: settings.clone(),
-            lines: LineBudgets::new(settings),
+            budgets: LineBudgets::new(settings),
+            unrecorded: UnrecordedRefusals::default(),
             disk_low: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             metrics,
         })))
     }
 
-    /// Opens an entry and reserves queue space for both of its lines, so that neither is lost to a full
-    /// queue.
+    /// Opens an entry and reserves queue space for its lines, so that none is lost to a full queue.
     ///
     /// A request refused here has no entry: it is counted, and summed in one journal line a second.
     ///
@@ -98,25 +119,51 @@ impl Trail {
     pub fn open(&self, method: &Method, now: Timestamp) -> Result<Entry, Refusal> {
         let opened = self.try_open(method, now);
         if let Err(refusal) = &opened {
-            self.0.journal.unrecorded(None, refusal.row().token);
+            self.0.unrecorded.add(None, refusal.row().token);
         }
         opened
     }
 
     fn try_open(&self, method: &Method, now: Timestamp) -> Result<Entry, Refusal> {
-        let TrailState { journal, places, metrics, .. } = &*self.0;
-        let started = Instant::now();
-        if !self.may_go_on(method.as_str(), started) {
+        let TrailState { places, metrics, .. } = &*self.0;
+        if !self.may_go_on(method.as_str(), Instant::now()) {
             return Err(Refusal::AuditUnavailable);
         }
         let Ok(place) = Arc::clone(places).try_acquire_owned() else {
             return Err(Refusal::GatewayFull);
         };
-        if !journal.reserve(journal::LINES) {
-            return Err(Refusal::AuditUnavailable);
-        }
+        let entry = Entry::open(self, place, method, now).ok_or(Refusal::AuditUnavailable)?;
         metrics.in_flight.inc();
-        Ok(Entry::new(self.clone(), place, method, now, started))
+        Ok(entry)
+    }
+
+    /// Queues a line about the program itself; `members` are added to it. Dropped if the queue is full, which
+    /// is logged.
+    pub fn note(&self, event: &'static str, mut members: Map<String, Value>) {
+        members.insert("time".to_owned(), time_text(Timestamp::now()).into());
+        members.insert("event".to_owned(), event.into());
+        match (self.0.journal.reserve(), Record::new(&members)) {
+            (Some(place), Ok(record)) => place.append(record, RecordEvent::Other),
+            (None, _) | (_, Err(_)) => {
+                tracing::error!(
+                    event,
+                    "the audit journal's queue has no space: a line about the proxy itself is left out"
+                );
+            }
+        }
+    }
+
+    /// Returns what the parties of a write get as evidence of its opened line: the journal's name, the line's
+    /// number and its chain value; `None` if they are to have none.
+    fn receipt(&self, head: ChainHead) -> Option<HeaderValue> {
+        let checkpoints = self.0.settings.checkpoints.as_ref().filter(|wanted| wanted.receipts)?;
+        HeaderValue::try_from(format!("{} {head}", checkpoints.origin)).ok()
+    }
+
+    /// Returns whether checkpoints of the journal are signed.
+    #[must_use]
+    pub fn signing(&self) -> SigningState {
+        self.0.journal.signing()
     }
 
     fn may_go_on(&self, method: &str, now: Instant) -> bool {
@@ -143,32 +190,44 @@ impl Trail {
     /// It runs apart from requests, since a disk that does not answer reports nothing to those that wait for
     /// it.
     pub async fn watch(&self) {
-        tokio::join!(self.watch_health(), self.watch_disk());
+        tokio::join!(self.watch_health(), self.watch_disk(), self.write_sums());
+    }
+
+    /// Writes the sums of refusals without a line of their own, once a second.
+    async fn write_sums(&self) {
+        let TrailState { unrecorded, journal, .. } = &*self.0;
+        loop {
+            unrecorded.added().await;
+            tokio::time::sleep(SUM).await;
+            while !unrecorded.write(journal) {
+                tokio::time::sleep(SUM).await;
+            }
+        }
     }
 
     /// Measures the disk's free space on a blocking thread, so that a disk that does not answer holds up
     /// nothing else: every [`WATCH`] while lines are written, every [`REST`] otherwise.
     async fn watch_disk(&self) {
-        let mut asked = self.0.journal.asked();
+        let mut begins = self.0.journal.write_begins();
         let mut was_scarce = false;
         loop {
-            asked.mark_unchanged();
+            begins.mark_unchanged();
             let this = self.clone();
             let looked = tokio::task::spawn_blocking(move || this.look_at_disk(was_scarce)).await;
             was_scarce = looked.unwrap_or(was_scarce);
             tokio::time::sleep(WATCH).await;
             // While space is low nothing is written, yet freed space must be noticed soon.
             if !self.0.disk_low.load(Ordering::Acquire) {
-                drop(tokio::time::timeout(REST, asked.changed()).await);
+                drop(tokio::time::timeout(REST, begins.changed()).await);
             }
         }
     }
 
     async fn watch_health(&self) {
-        let mut asked = self.0.journal.asked();
+        let mut begins = self.0.journal.write_begins();
         let mut was_healthy = true;
         loop {
-            asked.mark_unchanged();
+            begins.mark_unchanged();
             let is_healthy = self.is_healthy();
             self.0.metrics.audit.healthy.set(is_healthy.into());
             if was_healthy && !is_healthy {
@@ -179,8 +238,8 @@ impl Trail {
             }
             was_healthy = is_healthy;
             // Without a write under way the disk cannot become silent: wait for the next one.
-            if is_healthy && !self.0.journal.is_asking() {
-                drop(asked.changed().await);
+            if is_healthy && !self.0.journal.is_writing() {
+                drop(begins.changed().await);
             }
             tokio::time::sleep(WATCH).await;
         }
@@ -189,7 +248,13 @@ impl Trail {
     /// Measures the free space of the journal's file system; returns true if it is below [`SCARCE`] reserves.
     fn look_at_disk(&self, was_scarce: bool) -> bool {
         let TrailState { settings, disk_low, metrics, .. } = &*self.0;
-        let Ok(disk) = rustix::fs::statvfs(&settings.journal) else { return was_scarce };
+        let disk = match rustix::fs::statvfs(&settings.journal) {
+            Ok(disk) => disk,
+            Err(error) => {
+                tracing::warn!(%error, "the free space of the audit journal's file system cannot be measured: audit.disk-reserve is not applied");
+                return was_scarce;
+            }
+        };
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         let reserve = settings.disk_reserve.as_u64();
         metrics.audit.free(free);
@@ -225,87 +290,84 @@ impl Trail {
 
     /// Returns once every line queued before is on disk, or could not be written.
     pub async fn flush(&self) {
-        self.0.journal.flush().await.unwrap_or_default();
+        self.0.journal.flush().await;
     }
 
     /// Writes every queued line, ends the journal's thread and unlocks the folder for the next process.
     ///
     /// Exchanges that begin afterwards cannot be recorded.
     pub async fn finish(&self) {
-        self.0.journal.stop().await.unwrap_or_default();
+        self.0.unrecorded.write(&self.0.journal);
+        self.0.journal.stop().await;
     }
 }
 
 /// Multiple of the reserve below which a warning about free space is logged.
 const SCARCE: u64 = 8;
 
-/// Rate limits on journal lines for refusals: refused callers must not be able to fill the disk.
-#[derive(Debug)]
-struct LineBudgets {
-    /// Budget of all callers without a verified certificate together.
-    unverified: DefaultDirectRateLimiter,
-    /// Budgets of certificates whose callers were not identified: of each, by fingerprint, and of all
-    /// together.
-    by_certificate: DefaultKeyedRateLimiter<String>,
-    certificates: DefaultDirectRateLimiter,
-    /// Budgets of consumers refused for exceeding a limit, by ASID.
-    by_consumer: DefaultKeyedRateLimiter<Asid>,
-}
-
-/// Multiple of one certificate's budget that all certificates have together.
-const CERTIFICATES: u32 = 5;
-/// Limit: lines per second for refusals of one consumer that exceeds a limit.
-const LIMIT_REFUSALS_PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(4);
-/// Number of certificates or consumers above which budgets without a recent refusal are dropped.
-const BUDGETS_KEPT: usize = 4096;
-
-impl LineBudgets {
-    fn new(settings: &AuditSettings) -> Self {
-        let each = settings.unverified_per_second;
-        let all = each.saturating_mul(NonZeroU32::MIN.saturating_add(CERTIFICATES - 1));
-        Self {
-            unverified: RateLimiter::direct(Quota::per_second(each)),
-            by_certificate: RateLimiter::keyed(Quota::per_second(each)),
-            certificates: RateLimiter::direct(Quota::per_second(all)),
-            by_consumer: RateLimiter::keyed(Quota::per_second(LIMIT_REFUSALS_PER_SECOND)),
-        }
-    }
-
-    /// Takes a line for the refusal of an unidentified caller from the budgets; returns false if none is
-    /// left.
-    fn unidentified(&self, peer: Option<&Peer>) -> bool {
-        let Some(peer) = peer else { return self.unverified.check().is_ok() };
-        if self.by_certificate.len() > BUDGETS_KEPT {
-            self.by_certificate.retain_recent();
-        }
-        self.by_certificate.check_key(&peer.fingerprint().to_owned()).is_ok()
-            && self.certificates.check().is_ok()
-    }
-
-    /// Takes a line for the refusal of a consumer that exceeded a limit from its budget; returns false if
-    /// none is left.
-    fn limit(&self, consumer: &Asid) -> bool {
-        if self.by_consumer.len() > BUDGETS_KEPT {
-            self.by_consumer.retain_recent();
-        }
-        self.by_consumer.check_key(consumer).is_ok()
-    }
-}
-
+/// Interval at which refusals without a line of their own are summed in one.
+const SUM: Duration = Duration::from_secs(1);
 /// Interval at which the journal's health and its disk's free space are checked while lines are written.
 const WATCH: Duration = Duration::from_millis(500);
 /// Interval at which free space is measured while nothing is written: other programs may use it up.
 const REST: Duration = Duration::from_secs(60);
 
+/// Passes on to the metrics what the journal reports.
+#[derive(Debug)]
+struct Observer(Arc<Metrics>);
+
+impl Observer {
+    fn metrics(&self) -> &AuditMetrics {
+        &self.0.audit
+    }
+}
+
+impl JournalObserver for Observer {
+    fn synced(&self, took: Duration) {
+        self.metrics().synced(took);
+    }
+
+    fn write_failed(&self) {
+        self.metrics().failed();
+    }
+
+    fn damaged(&self) {
+        self.metrics().damaged.inc();
+    }
+
+    fn left_unfinished(&self) {
+        self.metrics().unfinished.inc();
+    }
+
+    fn signing(&self, is_on: bool) {
+        self.metrics().signing.set(is_on.into());
+    }
+
+    fn checkpoint(&self, at_s: i64) {
+        self.metrics().checkpoint_s.set(at_s);
+    }
+
+    fn checkpoint_failed(&self, place: CheckpointPlace) {
+        self.metrics().checkpoint_failed(match place {
+            CheckpointPlace::Journal => CheckpointKeeper::Journal,
+            CheckpointPlace::Copy => CheckpointKeeper::Copy,
+        });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn start(settings: &AuditSettings, entries_max: usize) -> Trail {
+        Trail::start(settings, entries_max, Map::new(), Arc::new(Metrics::new())).unwrap()
+    }
 
     #[tokio::test]
     async fn an_exchange_that_panics_leaves_its_record() {
         let folder = tempfile::tempdir().unwrap();
         let settings = AuditSettings::new(folder.path().join("audit"));
-        let trail = Trail::start(&settings, 2, Arc::new(Metrics::new())).unwrap();
+        let trail = start(&settings, 2);
         let exchange = trail.clone();
         let panicked = std::thread::spawn(move || {
             let _entry = exchange.open(&Method::GET, Timestamp::UNIX_EPOCH).unwrap();
@@ -326,7 +388,7 @@ mod tests {
     async fn an_entry_is_refused_when_too_many_are_open() {
         let folder = tempfile::tempdir().unwrap();
         let settings = AuditSettings::new(folder.path().join("audit"));
-        let trail = Trail::start(&settings, 1, Arc::new(Metrics::new())).unwrap();
+        let trail = start(&settings, 1);
         let open = || trail.open(&Method::GET, Timestamp::UNIX_EPOCH);
         let first = open().unwrap();
         assert_eq!(open().unwrap_err(), Refusal::GatewayFull);

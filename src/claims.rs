@@ -46,6 +46,10 @@ pub struct Claims<'a> {
     pub user_name: Option<String>,
     /// First identifier of the device.
     pub device: Option<Cow<'a, str>>,
+    /// `iat`, in seconds since 1970.
+    pub issued_s: i64,
+    /// `exp`, in seconds since 1970.
+    pub expires_s: i64,
     /// Model of the device.
     pub device_model: Option<Cow<'a, str>>,
     /// Version of the device.
@@ -188,7 +192,7 @@ impl<'a> TokenPayload<'a> {
         let issuer = text(self.issuer, "iss")?;
         let subject = text(self.subject, "sub")?;
         let audience = audience(self.audience)?;
-        times(self.issued_s, self.expires_s, now_s)?;
+        let (issued_s, expires_s) = times(self.issued_s, self.expires_s, now_s)?;
         let reason = text(self.reason, "reason_for_request")?;
         if reason != "directcare" && !(interaction.migrates() && reason == "migration") {
             return Err(Refusal::ClaimInvalid("reason_for_request"));
@@ -214,6 +218,8 @@ impl<'a> TokenPayload<'a> {
             role_profile_id: practitioner.staff_id(&ROLE_PROFILE)?,
             user_name: practitioner.name.0.0,
             device: device.first_identifier(),
+            issued_s,
+            expires_s,
             device_model: text(device.model),
             device_version: text(device.version),
         })
@@ -241,7 +247,7 @@ fn audience(claim: Option<Any<Texts<'_>>>) -> Result<Audience<'_>, Refusal> {
 }
 
 /// Spec: a token is valid for 300 s and is not accepted at or after `exp`.
-fn times(iat: Option<i64>, exp: Option<i64>, now_s: i64) -> Result<(), Refusal> {
+fn times(iat: Option<i64>, exp: Option<i64>, now_s: i64) -> Result<(i64, i64), Refusal> {
     let iat = iat.ok_or(Refusal::ClaimMissing("iat"))?;
     let exp = exp.ok_or(Refusal::ClaimMissing("exp"))?;
     if exp.checked_sub(iat) != Some(LIFETIME_S) {
@@ -253,7 +259,7 @@ fn times(iat: Option<i64>, exp: Option<i64>, now_s: i64) -> Result<(), Refusal> 
     if iat.saturating_sub(now_s) > CLOCK_AHEAD_MAX_S {
         return Err(Refusal::TokenFromFuture);
     }
-    Ok(())
+    Ok((iat, exp))
 }
 
 /// Spec: one scope, which GP Connect 1.6 allows a confidentiality marker to follow.

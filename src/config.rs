@@ -17,7 +17,7 @@ use crate::policy::OtherAudience;
 use crate::refusal::ErrorFamily;
 use crate::request::TraceIdRule;
 use crate::tls::{ConsumerLeg, KeyPair, ProviderLeg};
-use crate::{audit, directory, forward, listener, throttle};
+use crate::{audit, directory, forward, listener, sha256, throttle};
 use spine_types::interaction::AllowedInteractions;
 use spine_types::{Asid, check_range};
 
@@ -72,6 +72,9 @@ pub struct Config {
     /// Deviations from the specification that are allowed, by the consumer's ASID.
     #[serde(default)]
     pub compatibility: BTreeMap<Asid, CompatibilitySettings>,
+    /// SHA-256 of the file in hexadecimal.
+    #[serde(skip)]
+    pub sha256: String,
     #[serde(skip)]
     #[schemars(skip)]
     places: ConfigPaths,
@@ -300,6 +303,7 @@ impl Config {
         let mut files = config.watched();
         files.extend(config.written_mut().map(|file| file.clone()));
         config.places = ConfigPaths::new(text, path, &files);
+        config.sha256 = sha256::hex(text.as_bytes());
         Ok(config)
     }
 
@@ -355,7 +359,8 @@ impl Config {
 
     /// Returns the files that the process writes, whose change does not cause a reload.
     fn written_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        std::iter::once(&mut self.audit.journal).chain(&mut self.directory.snapshot)
+        let copies = self.audit.checkpoints.iter_mut().flat_map(|settings| &mut settings.copies);
+        [&mut self.audit.journal].into_iter().chain(&mut self.directory.snapshot).chain(copies)
     }
 
     fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
@@ -371,6 +376,10 @@ impl Config {
         paths
             .extend(self.throttle.shared.as_mut().and_then(|shared| shared.password_file.as_mut()));
         paths.push(&mut self.audit.journal);
+        if let Some(checkpoints) = &mut self.audit.checkpoints {
+            paths.extend(&mut checkpoints.keys);
+            paths.extend(&mut checkpoints.copies);
+        }
         paths
     }
 }

@@ -6,6 +6,9 @@ pub enum Failure {
     /// The arguments, the configuration or a file it names is wrong: exit code 78.
     #[error("{0:#}")]
     Configuration(anyhow::Error),
+    /// A proof was asked for and something is not proven, while nothing contradicts it: exit code 3.
+    #[error("{0:#}")]
+    NotProven(anyhow::Error),
     /// The environment failed, or the command found what it checks for to be wrong: exit code 1.
     #[error("{0:#}")]
     Environment(anyhow::Error),

@@ -35,7 +35,7 @@ mod resolve;
 
 pub use body::{BodyPace, PaceFault, Paced, ProviderBody, Upload};
 pub use failure::Unanswered;
-pub use headers::ConsumerHop;
+pub use headers::{ConsumerHop, RECEIPT};
 pub use pool::IDLE_MAX;
 
 use body::UploadFate;
@@ -233,6 +233,7 @@ impl Forwarder {
                 self.pool.give_back(connection);
                 return Err(Refusal::ConsumerGone.into());
             }
+            terms.transfer.sends_to(connection.address());
             if is_bodiless {
                 terms.transfer.sent_whole();
             }
@@ -309,7 +310,7 @@ impl Forwarder {
             dialled = dialling => dialled,
             () = terms.gone.cancelled() => return Err(Refusal::ConsumerGone),
         };
-        let opened = dialled.map_err(|fault| {
+        let (sender, address) = dialled.map_err(|fault| {
             let provider = permit.provider();
             tracing::warn!(
                 ods = %provider.ods,
@@ -323,7 +324,7 @@ impl Forwarder {
             }
         })?;
         self.metrics.provider_connection();
-        Ok(PooledConnection::new(key.clone(), opened))
+        Ok(PooledConnection::new(key.clone(), sender, address))
     }
 
     fn judge(

@@ -3,6 +3,7 @@
 //! Each step takes values and returns a value or a [`Refusal`]. Modules that decide do no I/O. The last decision yields a permit, and only a permit can be forwarded.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -186,9 +187,10 @@ impl Gateway {
     }
 
     /// Records a handshake that failed because of its client certificate.
-    pub fn refused_handshake(&self, refusal: &Refusal) {
+    pub fn refused_handshake(&self, refusal: &Refusal, consumer: SocketAddr) {
         // Without a place in the journal, the refusal is only counted.
         if let Ok(mut entry) = self.trail.open(&Method::default(), Timestamp::now()) {
+            entry.client(&consumer.to_string().into());
             entry.refused_in_handshake(refusal);
         }
     }
@@ -204,7 +206,7 @@ impl Gateway {
         let live = self.live.load_full();
         let now = Timestamp::now();
         let reply = RefusalFormat::to(head, &live.rules);
-        let mut entry = match self.open(&head.method, now) {
+        let mut entry = match self.open(&head.method, now, &connection.consumer) {
             Ok(entry) => entry,
             Err(refusal) => return reply.bytes(&refusal, Uuid::new_v4(), &head.method),
         };
@@ -230,7 +232,7 @@ impl Gateway {
     ) -> Response<AnswerBody> {
         let live = self.live.load_full();
         let (gone, now) = (CancellationToken::new(), Timestamp::now());
-        let entry = match self.open(request.method(), now) {
+        let entry = match self.open(request.method(), now, &connection.consumer) {
             Ok(entry) => entry,
             Err(refusal) => {
                 let (head, body) = request.into_parts();
@@ -262,9 +264,13 @@ impl Gateway {
     }
 
     /// Opens a record; if the journal cannot take one, counts the refusal and returns it.
-    fn open(&self, method: &Method, now: Timestamp) -> Result<Entry, Refusal> {
-        let entry = self.trail.open(method, now);
-        entry.inspect_err(|refusal| self.metrics.refused(refusal.row().token))
+    fn open(&self, method: &Method, now: Timestamp, client: &Arc<str>) -> Result<Entry, Refusal> {
+        let mut entry = self
+            .trail
+            .open(method, now)
+            .inspect_err(|refusal| self.metrics.refused(refusal.row().token))?;
+        entry.client(client);
+        Ok(entry)
     }
 
     /// Handles the request, and closes its record with the outcome.
@@ -365,16 +371,17 @@ impl Gateway {
         let ProviderTurn { place, health } = entry
             .during(Phase::Queue, pin!(throttle.provider(admission, from, &provider.asid)))
             .await?;
-        entry.opened(&permit, self.registration_origin(&provider)).await?;
-        let hop = ConsumerHop { consumer: &connection.consumer, proxy: &rules.proxy };
+        let receipt = entry.opened(&permit, self.registration_origin(&provider)).await?;
+        let receipt = receipt.as_ref();
+        let hop = ConsumerHop { consumer: &connection.consumer, proxy: &rules.proxy, receipt };
         let terms = RequestTerms { trust, hop, gone, transfer: &transfer, place };
         let answer = entry
             .during(Phase::Provider, pin!(self.forwarder.send(permit, head, upload, terms)))
             .await;
         self.learn(health, &answer, &provider, interaction);
         let mut response = answer.map_err(|unanswered| unanswered.refusal)?;
-        entry.answered(response.status().as_u16());
-        answer::complete(&mut response, allowance);
+        entry.answered(response.status(), response.headers(), target.path());
+        answer::complete(&mut response, allowance, receipt);
         Ok(response)
     }
 

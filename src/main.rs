@@ -65,6 +65,8 @@ enum Command {
 
 /// Spec: `EX_CONFIG` of sysexits(3), the exit code of a configuration error.
 const EXIT_CONFIGURATION: u8 = 78;
+/// Exit code if nothing is wrong, but not everything is proven.
+const EXIT_NOT_PROVEN: u8 = 3;
 
 fn main() -> ExitCode {
     let ended = match Arguments::parse().command {
@@ -90,6 +92,7 @@ fn main() -> ExitCode {
             writeln!(std::io::stderr(), "spine-proxy: {failure}").unwrap_or_default();
             match failure {
                 Failure::Configuration(_) => ExitCode::from(EXIT_CONFIGURATION),
+                Failure::NotProven(_) => ExitCode::from(EXIT_NOT_PROVEN),
                 Failure::Environment(_) => ExitCode::FAILURE,
             }
         }

@@ -20,8 +20,9 @@ mod labels;
 pub use audit::AuditMetrics;
 pub use directory::DirectoryMetrics;
 pub use labels::{
-    Conflict, ConnectionFault, ConnectionLimit, ExchangeOutcome, ForcedLookupResult,
-    HandshakeResult, LookupResult, LookupTrigger, Oddity, Phase, QueryKind, QueryOutcome,
+    CheckpointKeeper, Conflict, ConnectionFault, ConnectionLimit, ExchangeOutcome,
+    ForcedLookupResult, HandshakeResult, LookupResult, LookupTrigger, Oddity, Phase, QueryKind,
+    QueryOutcome,
 };
 
 /// All metrics of the gateway.

@@ -95,8 +95,8 @@ impl Server {
         memory::publish(&config, memory, &metrics);
         let (listeners, (admin_listener, admin)) = listen(&config)?;
         let limits = &config.listener.limits;
-        let trail = Trail::start(&config.audit, limits.in_hand_max, Arc::clone(&metrics))
-            .map_err(Failure::configuration)?;
+        let facts = prepare::facts_in_force(&config, &directory, trust.generation);
+        let trail = start_trail(&config, facts, &metrics)?;
         let (leaving, stop) = (CancellationToken::new(), Stop::default());
         let directory = directory_with_snapshot(directory, live, &config, &metrics);
         let pressure = Pressure::new(config.workers());
@@ -132,6 +132,7 @@ impl Server {
             live: Arc::clone(&live),
             pressure,
             directory: directory.clone(),
+            trail: trail.clone(),
             metrics: Arc::clone(&metrics),
             started_with: config,
         });
@@ -246,6 +247,17 @@ fn write_snapshot(directory: &Directory, path: &Path) {
     if let Err(error) = directory.save(path) {
         tracing::error!(%error, "directory snapshot could not be written: after a restart, the directory cache may be older or empty");
     }
+}
+
+/// Opens the audit journal; `facts` say what is in force.
+fn start_trail(
+    config: &Config,
+    facts: serde_json::Map<String, serde_json::Value>,
+    metrics: &Arc<Metrics>,
+) -> Result<Trail, Failure> {
+    let entries_max = config.listener.limits.in_hand_max;
+    Trail::start(&config.audit, entries_max, facts, Arc::clone(metrics))
+        .map_err(Failure::configuration)
 }
 
 /// Watches the health of the journal.

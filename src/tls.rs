@@ -329,6 +329,8 @@ impl Alarms {
 pub struct Peer {
     names: Vec<CertificateName>,
     fingerprint: String,
+    serial: String,
+    issuer: String,
     until_s: i64,
 }
 
@@ -343,6 +345,18 @@ impl Peer {
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
+    }
+
+    /// Returns the certificate's serial number in lower-case hexadecimal.
+    #[must_use]
+    pub fn serial(&self) -> &str {
+        &self.serial
+    }
+
+    /// Returns the name of the certificate's issuer, at most 256 bytes of it.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        &self.issuer
     }
 }
 

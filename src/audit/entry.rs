@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use http::Method;
-use jiff::Timestamp;
+use audit_journal::{RecordEvent, ReservedRecord};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
-use super::line::ExchangeEnd;
-use super::line_queue::QueuePosition;
-use super::record_fields::{ExchangeFacts, Field, RecordFields};
-use super::{Trail, TrailState, Transfer};
+use super::record::{CallerFields, ExchangeEnd, ExchangeLine, RecordedClaims, TimeSpent};
+use super::{Durability, Trail, TrailState, Transfer, resource};
 use crate::claims::Claims;
 use crate::consumers::Consumer;
 use crate::metrics::{ExchangeOutcome, Phase};
@@ -21,10 +21,12 @@ use crate::policy::Permit;
 use crate::refusal::Refusal;
 use crate::request::{self, SspHeaders};
 use crate::tls::Peer;
-use spine_types::{Asid, CertificateName, TraceId};
+use spine_types::interaction::{Effect, Interaction};
+use spine_types::{Asid, CertificateName, OdsCode, TraceId};
 
 /// Party that ended an exchange.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum EndedBy {
     /// The gateway: the answer is complete, or it was a refusal.
     Gateway,
@@ -38,37 +40,40 @@ pub enum EndedBy {
     Panic,
 }
 
-impl EndedBy {
-    pub(super) const fn label(self) -> &'static str {
-        match self {
-            Self::Gateway => "gateway",
-            Self::Consumer => "consumer",
-            Self::Provider => "provider",
-            Self::Shutdown => "shutdown",
-            Self::Panic => "panic",
-        }
-    }
-}
-
 /// Record of one exchange while it is under way. It has setters only, and closes in `Drop`.
 #[derive(Debug)]
 pub struct Entry {
     trail: Trail,
     _place: OwnedSemaphorePermit,
-    /// Position of its first line in the journal's queue, once it is there.
-    first: Option<QueuePosition>,
-    known: ExchangeFacts,
-    fields: RecordFields,
+    /// Space in the journal's queue for the line that opens the exchange, if it is to have one.
+    opened_line: Option<ReservedRecord>,
+    /// Space in the journal's queue for the line that closes the exchange.
+    closed_line: Option<ReservedRecord>,
+    /// True once the opened line was queued.
+    is_opened: bool,
+    id: Uuid,
+    opened_at: Timestamp,
+    method: &'static str,
+    trace_id: Option<TraceId>,
+    from: Option<Asid>,
     to: Option<Asid>,
+    ods: Option<OdsCode>,
+    interaction: Option<&'static Interaction>,
+    origin: Option<RegistrationOrigin>,
+    /// Address and port of the consumer.
+    client: Option<Arc<str>>,
     /// The verified certificate, which may have no usable name.
     peer: Option<Arc<Peer>>,
     /// ASID of the consumer, once it has been identified.
     consumer: Option<Asid>,
     /// True if it was refused for exceeding a limit.
-    limited: bool,
+    is_limited: bool,
     certificate: Option<CertificateName>,
     /// Reason why the certificate was refused.
     certificate_fault: Option<String>,
+    claims: Option<RecordedClaims>,
+    /// Logical id of the appointment, with its version if it is known.
+    resource: Option<String>,
     started: Instant,
     phase: (Phase, Instant),
     spent: [Duration; Phase::ALL.len()],
@@ -92,32 +97,45 @@ pub struct RegistrationOrigin {
 const HANDSHAKE: &str = "_HANDSHAKE";
 
 impl Entry {
-    pub(super) fn new(
-        trail: Trail,
+    /// Opens an entry; `None` if the journal's queue has no space for its lines.
+    ///
+    /// A write has two lines and a read has one, unless the journal waits for every request.
+    pub(super) fn open(
+        trail: &Trail,
         place: OwnedSemaphorePermit,
         method: &Method,
         opened_at: Timestamp,
-        started: Instant,
-    ) -> Self {
-        Self {
-            trail,
+    ) -> Option<Self> {
+        let TrailState { journal, settings, .. } = &*trail.0;
+        let has_two =
+            settings.durability == Durability::EveryRequest || Effect::of(method) == Effect::Writes;
+        let opened_line = if has_two { Some(journal.reserve()?) } else { None };
+        let closed_line = Some(journal.reserve()?);
+        let started = Instant::now();
+        Some(Self {
+            trail: trail.clone(),
             _place: place,
-            first: None,
-            known: ExchangeFacts {
-                id: Uuid::new_v4(),
-                opened_at,
-                // A method that is not one of HTTP's own is text of the sender's choice, and is not recorded.
-                method: request::known(method).unwrap_or("_OTHER"),
-                interaction: None,
-                origin: None,
-            },
-            fields: RecordFields::default(),
+            opened_line,
+            closed_line,
+            is_opened: false,
+            id: Uuid::new_v4(),
+            opened_at,
+            // A method that is not one of HTTP's own is text of the sender's choice, and is not recorded.
+            method: request::known(method).unwrap_or("_OTHER"),
+            trace_id: None,
+            from: None,
             to: None,
+            ods: None,
+            interaction: None,
+            origin: None,
+            client: None,
             peer: None,
             consumer: None,
-            limited: false,
+            is_limited: false,
             certificate: None,
             certificate_fault: None,
+            claims: None,
+            resource: None,
             started,
             phase: (Phase::Policy, started),
             spent: [Duration::ZERO; Phase::ALL.len()],
@@ -126,13 +144,13 @@ impl Entry {
             ended: None,
             transfer: Arc::default(),
             bytes_out: 0,
-        }
+        })
     }
 
     /// Returns the exchange's id: the only part of its entry that an answer may contain.
     #[must_use]
     pub const fn id(&self) -> Uuid {
-        self.known.id
+        self.id
     }
 
     /// Returns the progress of the transfer to the provider, as the sending side reports it.
@@ -141,13 +159,17 @@ impl Entry {
         Arc::clone(&self.transfer)
     }
 
+    /// Records the address and port that the request came from.
+    pub fn client(&mut self, client: &Arc<str>) {
+        self.client = Some(Arc::clone(client));
+    }
+
     /// Records the SSP headers, as far as they are well formed.
     pub fn set_headers(&mut self, headers: &SspHeaders<'_>) {
-        let trace_id = headers.trace_id.as_ref().ok().map(TraceId::printable);
-        self.fields.optional(Field::TRACE_ID, trace_id.as_deref());
-        self.fields.optional(Field::FROM, headers.from.as_ref().ok().map(Asid::as_str));
-        self.known.interaction = headers.interaction();
+        self.trace_id = headers.trace_id.as_ref().ok().cloned();
+        self.from = headers.from.as_ref().ok().cloned();
         self.to = headers.to.as_ref().ok().cloned();
+        self.interaction = headers.interaction();
     }
 
     /// Records the verified certificate, under its first name until the registered one is known.
@@ -166,7 +188,7 @@ impl Entry {
 
     /// Records the checked claims: a fixed list of fields, never others.
     pub fn claims(&mut self, claims: &Claims<'_>) {
-        self.fields.claims(claims);
+        self.claims = Some(RecordedClaims::of(claims));
     }
 
     /// Awaits `future`, and counts the time as spent in this phase.
@@ -199,8 +221,10 @@ impl Entry {
         }
     }
 
-    /// Queues the opened line just before the request is forwarded. A request whose line must be durable
-    /// waits here until it is on disk.
+    /// Records the provider, and queues the opened line if the exchange has one, just before the request is
+    /// forwarded. A request whose line must be durable waits here until it is on disk.
+    ///
+    /// Returns the receipt for consumer and practice, if they are to have one and the line is on disk.
     ///
     /// # Errors
     /// Returns [`Refusal::AuditUnavailable`] if the journal fails, or the line is not on disk in time.
@@ -208,42 +232,46 @@ impl Entry {
         &mut self,
         permit: &Permit,
         origin: Option<RegistrationOrigin>,
-    ) -> Result<(), Refusal> {
-        if !self.trail.may_go_on(self.known.method, Instant::now()) {
+    ) -> Result<Option<HeaderValue>, Refusal> {
+        if !self.trail.may_go_on(self.method, Instant::now()) {
             return Err(Refusal::AuditUnavailable);
         }
         let provider = permit.provider();
-        self.known.origin = origin;
-        let (to, ods) = (Some(&provider.asid), Some(&provider.ods));
-        self.fields.sides(to, ods, self.certificate.as_ref());
-        let TrailState { journal, settings, .. } = &*self.trail.0;
+        (self.to, self.ods) = (Some(provider.asid.clone()), Some(provider.ods.clone()));
+        self.origin = origin;
+        let Some(line) = self.opened_line.take() else { return Ok(None) };
+        let Ok(record) = self.line("opened", None).compose() else {
+            return Err(Refusal::AuditUnavailable);
+        };
+        self.is_opened = true;
+        let event = RecordEvent::Opened(self.id);
+        let TrailState { settings, .. } = &*self.trail.0;
         if !settings.durability.waits(permit.interaction().effect()) {
-            self.first = Some(journal.open(self.known, &self.fields));
-            return Ok(());
+            line.append(record, event);
+            return Ok(None);
         }
-        let (place, on_disk) = journal.open_durably(self.known, &self.fields);
-        let wait = settings.wait;
-        self.first = Some(place);
+        let (wait, on_disk) = (settings.wait, line.append_durably(record, event));
         let in_time = pin!(async {
             match tokio::time::timeout(wait, on_disk).await {
-                Ok(Ok(())) => Ok(()),
+                Ok(Ok(head)) => Ok(head),
                 Ok(Err(_)) | Err(_) => Err(Refusal::AuditUnavailable),
             }
         });
-        self.during(Phase::Audit, in_time).await
+        let head = self.during(Phase::Audit, in_time).await?;
+        Ok(self.trail.receipt(head))
     }
 
     /// Records a handshake that failed because of its client certificate, and had no answer.
     pub fn refused_in_handshake(&mut self, refusal: &Refusal) {
         self.refused(refusal);
-        self.known.method = HANDSHAKE;
+        self.method = HANDSHAKE;
         self.status = None;
     }
 
     /// Records and counts that the gateway refused the request.
     pub fn refused(&mut self, refusal: &Refusal) {
         let row = refusal.row();
-        self.limited = matches!(refusal, Refusal::QuotaExceeded { .. } | Refusal::ConsumerBusy);
+        self.is_limited = matches!(refusal, Refusal::QuotaExceeded { .. } | Refusal::ConsumerBusy);
         self.certificate_fault = refusal.certificate_fault().map(ToString::to_string);
         self.trail.0.metrics.refused(row.token);
         self.refusal = Some(row.token);
@@ -253,10 +281,14 @@ impl Entry {
         self.ended = Some(if theirs { EndedBy::Consumer } else { EndedBy::Gateway });
     }
 
-    /// Records the provider's status, even if the consumer is gone by then; the answer's body follows.
-    pub fn answered(&mut self, status: u16) {
+    /// Records the provider's status, even if the consumer is gone by then, and the appointment that it is
+    /// about; the answer's body follows.
+    pub fn answered(&mut self, status: StatusCode, headers: &HeaderMap, path: &str) {
         self.enter(Phase::Body);
-        self.status = Some(status);
+        self.status = Some(status.as_u16());
+        if matches!(status, StatusCode::OK | StatusCode::CREATED) {
+            self.resource = self.interaction.and_then(|of| resource::named(of, headers, path));
+        }
     }
 
     /// Counts bytes of the answer's body that were handed to the consumer's connection.
@@ -283,31 +315,92 @@ impl Entry {
         }
     }
 
-    fn end(&self) -> ExchangeEnd {
-        let unfinished = if std::thread::panicking() {
-            EndedBy::Panic
-        } else if self.trail.0.stopping.load(Ordering::Acquire) {
-            EndedBy::Shutdown
-        } else {
-            EndedBy::Consumer
-        };
-        let [_tls, policy, queue, directory, audit, provider, body] = self.spent;
+    fn ended_by(&self) -> EndedBy {
+        self.ended.unwrap_or_else(|| {
+            if std::thread::panicking() {
+                EndedBy::Panic
+            } else if self.trail.0.stopping.load(Ordering::Acquire) {
+                EndedBy::Shutdown
+            } else {
+                EndedBy::Consumer
+            }
+        })
+    }
+
+    fn end(&self, duration_us: Duration) -> ExchangeEnd<'_> {
+        let [_tls, policy_us, queue_us, directory_us, audit_us, provider_us, body_us] = self.spent;
         ExchangeEnd {
             status: self.status,
             outcome: self.outcome().label(),
             refusal: self.refusal,
-            ended_by: self.ended.unwrap_or(unfinished),
+            ended_by: self.ended_by(),
             ended_in: self.phase.0.label(),
+            provider: self.transfer.provider(),
+            resource: self.resource.as_deref(),
             sent_whole: self.transfer.is_whole(),
             bytes_in: self.transfer.bytes_in.load(Ordering::Relaxed),
             bytes_out: self.bytes_out,
-            duration: self.started.elapsed(),
-            policy,
-            queue,
-            directory,
-            audit,
-            provider,
-            body,
+            duration_us,
+            spent: TimeSpent { policy_us, queue_us, directory_us, audit_us, provider_us, body_us },
+        }
+    }
+
+    /// Returns a line of the exchange: with its end, or without one for the opened line. Only the first line
+    /// says who called.
+    fn line<'a>(&'a self, event: &'static str, end: Option<ExchangeEnd<'a>>) -> ExchangeLine<'a> {
+        let took = end.as_ref().map(|end| end.duration_us).unwrap_or_default();
+        let took = SignedDuration::try_from(took).unwrap_or_default();
+        ExchangeLine {
+            time: self.opened_at.saturating_add(took).unwrap_or(self.opened_at),
+            event,
+            id: self.id,
+            trace_id: self.trace_id.as_ref().map(TraceId::printable),
+            from: self.from.as_ref(),
+            to: self.to.as_ref(),
+            ods: self.ods.as_ref(),
+            interaction: self.interaction.map(|interaction| interaction.id),
+            method: self.method,
+            caller: (!self.is_opened).then(|| self.caller()),
+            end,
+        }
+    }
+
+    fn caller(&self) -> CallerFields<'_> {
+        let peer = self.peer.as_deref();
+        CallerFields {
+            client: self.client.as_deref(),
+            certificate: self.certificate.as_ref(),
+            certificate_sha256: peer.map(Peer::fingerprint),
+            certificate_serial: peer.map(Peer::serial),
+            certificate_issuer: peer.map(Peer::issuer),
+            certificate_fault: self.certificate_fault.as_deref(),
+            directory: self.origin.map(|origin| origin.origin),
+            directory_age_s: self.origin.and_then(|origin| origin.age_s),
+            claims: self.claims.as_ref(),
+        }
+    }
+
+    /// Returns true if the exchange may have a line: refused callers must not be able to fill the disk.
+    fn has_line(&self) -> bool {
+        let budgets = &self.trail.0.budgets;
+        match (self.refusal, &self.consumer) {
+            (None, _) => true,
+            (Some(_), None) => budgets.unidentified(self.peer.as_deref()),
+            (Some(_), Some(consumer)) => !self.is_limited || budgets.limit(consumer),
+        }
+    }
+
+    /// Counts the exchange.
+    fn count(&self, duration: Duration) {
+        let metrics = &self.trail.0.metrics;
+        for (phase, spent) in Phase::ALL.into_iter().zip(self.spent) {
+            if !spent.is_zero() {
+                metrics.phase(phase, spent);
+            }
+        }
+        metrics.in_flight.dec();
+        if self.method != HANDSHAKE {
+            metrics.exchange(self.interaction, self.method, self.outcome(), duration);
         }
     }
 }
@@ -316,44 +409,33 @@ impl Drop for Entry {
     fn drop(&mut self) {
         let (last, _) = self.phase;
         self.enter(last);
-        let end = self.end();
-        let TrailState { journal, lines, metrics, .. } = &*self.trail.0;
-        for (phase, spent) in Phase::ALL.into_iter().zip(self.spent) {
-            if !spent.is_zero() {
-                metrics.phase(phase, spent);
+        let duration = self.started.elapsed();
+        self.count(duration);
+        if !self.has_line() {
+            if let Some(token) = self.refusal {
+                self.trail.0.unrecorded.add(self.consumer.take(), token);
             }
-        }
-        metrics.in_flight.dec();
-        let method = self.known.method;
-        if method != HANDSHAKE {
-            metrics.exchange(self.known.interaction, method, self.outcome(), end.duration);
-        }
-        // Security: refused callers must not be able to fill the disk.
-        if let Some(token) = self.refusal {
-            let has_line = match &self.consumer {
-                None => lines.unidentified(self.peer.as_deref()),
-                Some(consumer) => !self.limited || lines.limit(consumer),
-            };
-            if !has_line {
-                journal.unrecorded(self.consumer.take(), token);
-                journal.give_back(2);
-                return;
-            }
+            return;
         }
         if let (Some(token), Some(fault)) = (self.refusal, &self.certificate_fault) {
             // Logged under the journal's budget: unidentified callers must not fill the log either.
-            let id = self.known.id;
             tracing::info!(
-                %id,
+                id = %self.id,
                 token,
                 fault,
                 "a consumer was refused because of its client certificate"
             );
-            self.fields.note(Field::CERTIFICATE_FAULT, fault);
         }
-        if self.first.is_none() {
-            self.fields.sides(self.to.as_ref(), None, self.certificate.as_ref());
+        let Some(line) = self.closed_line.take() else { return };
+        let event = match self.is_opened {
+            true => RecordEvent::Closed(self.id),
+            false => RecordEvent::Other,
+        };
+        match self.line("closed", Some(self.end(duration))).compose() {
+            Ok(record) => line.append(record, event),
+            Err(error) => {
+                tracing::error!(id = %self.id, %error, "the record of an exchange could not be composed, and is lost");
+            }
         }
-        journal.close(self.known, &self.fields, self.first, end);
     }
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use super::SEGMENT_BYTES_MAX;
+use audit_journal::note::{CheckpointSigner, VerifierKey};
+use audit_journal::{CheckpointSettings, IDLE_EVERY};
+
 use spine_types::check_range;
 use spine_types::interaction::Effect;
 
@@ -45,6 +47,85 @@ pub struct AuditSettings {
     #[serde(default = "disk_reserve", with = "spine_types::size")]
     #[schemars(with = "String")]
     pub disk_reserve: ByteSize,
+    /// Signed checkpoints, which prove that the journal was not changed afterwards; none if absent.
+    #[serde(default)]
+    pub checkpoints: Option<CheckpointConfig>,
+}
+
+/// Signed checkpoints of the journal.
+#[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct CheckpointConfig {
+    /// Name of this journal in its checkpoints, such as `gw1.example.nhs.uk/audit/1`: without spaces and
+    /// plus signs, and never used for another journal.
+    pub origin: String,
+    /// Files with private keys (Ed25519, PKCS#8 PEM), which `audit key new` makes. All of them sign each
+    /// checkpoint: name the new and the old one while a key is replaced.
+    pub keys: Vec<PathBuf>,
+    /// Longest time from a line to the checkpoint that covers it, from 1 s to 10 minutes. Without lines, one
+    /// is signed every 10 minutes.
+    #[serde(default = "every", with = "spine_types::period")]
+    #[schemars(with = "String")]
+    pub every: Duration,
+    /// Folders that get a copy of each checkpoint, such as on another machine. They must exist.
+    #[serde(default)]
+    pub copies: Vec<PathBuf>,
+    /// Witnesses, which countersign each checkpoint if it extends all that they saw before.
+    #[serde(default)]
+    pub witnesses: Vec<WitnessConfig>,
+    /// Sends the number and chain value of a write's opened line to the practice and to the consumer, in the
+    /// header `Spine-Proxy-Receipt`: whoever logs it holds evidence of that line.
+    #[serde(default)]
+    pub receipts: bool,
+}
+
+/// Witness that countersigns checkpoints.
+#[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct WitnessConfig {
+    /// URL below which it answers `add-checkpoint`, `https` or `http`.
+    pub url: String,
+    /// Its public key, as `name+hash+key`.
+    #[serde(with = "verifier_key")]
+    #[schemars(with = "String")]
+    pub key: VerifierKey,
+}
+
+mod verifier_key {
+    use audit_journal::note::VerifierKey;
+    use serde::{Deserialize as _, Deserializer, de::Error as _};
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<VerifierKey, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}
+
+impl CheckpointConfig {
+    fn check(&self) -> Result<(), String> {
+        check_range("audit.checkpoints.every", &self.every, Duration::from_secs(1)..=IDLE_EVERY)?;
+        match self.keys.is_empty() {
+            true => Err("audit.checkpoints.keys is empty: name the file of a key, which \
+                         `audit key new` makes"
+                .to_owned()),
+            false => Ok(()),
+        }
+    }
+
+    /// Reads the keys.
+    ///
+    /// # Errors
+    /// Returns a text that names the key that cannot be used, or says what else is wrong.
+    pub(super) fn load(&self) -> Result<CheckpointSettings, String> {
+        let signer = |path: &PathBuf| {
+            let pem = std::fs::read_to_string(path);
+            let pem = pem.map_err(|error| format!("{}: {error}", path.display()))?;
+            CheckpointSigner::from_pkcs8_pem(&pem, &self.origin)
+                .map_err(|error| format!("audit.checkpoints: {}: {error}", path.display()))
+        };
+        let signers = self.keys.iter().map(signer).collect::<Result<_, _>>()?;
+        CheckpointSettings::new(signers, self.every, self.copies.clone())
+            .ok_or_else(|| "audit.checkpoints.keys is empty".to_owned())
+    }
 }
 
 /// Requests that wait until their opened line is on disk.
@@ -61,10 +142,11 @@ pub struct AuditSettings {
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Durability {
-    /// Waits for requests that may change something at a practice. Other lines are on disk some 100 ms later.
+    /// Waits for requests that may change something at a practice. Lines of reads are on disk some 100 ms after
+    /// their end.
     #[default]
     Writes,
-    /// Waits for every request that is forwarded.
+    /// Waits for every request that is forwarded; reads have two lines too.
     EveryRequest,
     /// Waits for no request: lines are on disk some 100 ms later.
     Batched,
@@ -110,7 +192,12 @@ impl AuditSettings {
     pub fn check(&self) -> Result<(), String> {
         check_range("audit.segment-age", &self.segment_age, Duration::from_secs(1)..)?;
         check_range("audit.wait", &self.wait, Duration::from_millis(10)..)?;
-        check_range("audit.segment-size", &self.segment_size, ByteSize::kib(4)..=SEGMENT_BYTES_MAX)
+        check_range(
+            "audit.segment-size",
+            &self.segment_size,
+            ByteSize::kib(4)..=SEGMENT_BYTES_MAX,
+        )?;
+        self.checkpoints.as_ref().map_or(Ok(()), CheckpointConfig::check)
     }
 
     /// Returns the default settings for a journal in this folder.
@@ -125,8 +212,16 @@ impl AuditSettings {
             segment_age: segment_age(),
             unverified_per_second: unverified_per_second(),
             disk_reserve: disk_reserve(),
+            checkpoints: None,
         }
     }
+}
+
+/// Limit: setting for the size of a segment.
+pub const SEGMENT_BYTES_MAX: ByteSize = ByteSize::gib(2);
+
+const fn every() -> Duration {
+    Duration::from_secs(10)
 }
 
 const fn wait() -> Duration {

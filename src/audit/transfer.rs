@@ -1,5 +1,6 @@
 //! Progress of a request's transfer to the provider.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -11,6 +12,7 @@ pub struct Transfer {
     whole: AtomicBool,
     waiting: AtomicBool,
     last: Mutex<Option<Instant>>,
+    provider: Mutex<Option<SocketAddr>>,
 }
 
 impl Transfer {
@@ -18,6 +20,16 @@ impl Transfer {
     pub fn sent(&self, bytes: usize) {
         self.bytes_in.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Records the provider's address on whose connection the request is sent, if it is known.
+    pub fn sends_to(&self, provider: Option<SocketAddr>) {
+        *self.provider.lock().unwrap_or_else(PoisonError::into_inner) = provider;
+    }
+
+    /// Returns the provider's address on whose connection the request was last sent.
+    pub(super) fn provider(&self) -> Option<SocketAddr> {
+        *self.provider.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the time at which bytes were last sent to the provider.

@@ -1,30 +1,35 @@
-//! `audit`: verifies, searches and exports the audit journal.
+//! `audit`: verifies, proves, searches and exports the audit journal.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Write as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use audit_journal::{LineFilter, MemberFilter, SearchMethod, search};
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::{SignedDuration, Span, Timestamp, civil, tz::TimeZone};
 
-use super::print;
-use crate::audit::{self, ChainHead, ExportedLine, LineFilter, SearchMethod, Verified};
+use crate::audit::{self, ExportedLine};
 use crate::failure::Failure;
 use crate::refusal::token_names;
+
+mod evidence;
+
+use evidence::{CheckTask, KeyTask, ProveTask, VerifyTask};
 
 /// Task on the audit journal.
 #[derive(Debug, Subcommand)]
 pub enum AuditTask {
-    /// Checks every line's number and hash link; exit code 1 if the journal has been changed or cut.
-    Verify {
-        /// Folder of the journal.
-        journal: PathBuf,
-        /// Head of the chain that was noted elsewhere: a line's number, a colon and 12 or more of its
-        /// hexadecimal digits. May be given several times.
-        #[arg(long)]
-        head: Vec<ChainHead>,
-    },
+    /// Verifies journals: exit code 0 if everything is proven, 3 if something is not, 1 if it has been changed
+    /// or cut.
+    Verify(VerifyTask),
+    /// Writes the lines of an exchange with proofs that others can check without the journal.
+    Prove(ProveTask),
+    /// Checks a proof that `audit prove` wrote: exit code 0, 3 or 1 as for `verify`.
+    Check(CheckTask),
+    /// Makes or shows the key that signs checkpoints.
+    #[command(subcommand)]
+    Key(KeyTask),
     /// Searches for exchanges and prints them as a table.
     Query {
         /// Exchanges to print.
@@ -113,16 +118,10 @@ const OPEN_MAX: usize = 100_000;
 /// Returns an error if the journal cannot be read, or if its verification finds a fault.
 pub fn run(wanted: AuditTask) -> Result<(), Failure> {
     match wanted {
-        AuditTask::Verify { journal, head } => {
-            let found = audit::verify(&journal, &head).map_err(|error| fault(&journal, error))?;
-            print_verified(&found, head.len());
-            if found.is_sound() {
-                return Ok(());
-            }
-            Err(Failure::environment(anyhow::anyhow!(
-                "the journal has been changed, cut or damaged: see the faults above"
-            )))
-        }
+        AuditTask::Verify(wanted) => evidence::verify_journals(wanted),
+        AuditTask::Prove(wanted) => evidence::prove_exchange(&wanted),
+        AuditTask::Check(wanted) => evidence::check(&wanted),
+        AuditTask::Key(wanted) => evidence::key(&wanted),
         AuditTask::Query { of, json: true, limit } => lines(&of, limit),
         AuditTask::Query { of, json: false, limit } => table(&of, limit),
         AuditTask::Export { of, format: ExportFormat::Ssp } => {
@@ -144,27 +143,38 @@ impl LineSelection {
         })
     }
 
+    /// Returns the conditions on members of a line.
+    fn members(&self) -> Vec<MemberFilter> {
+        let one = |name, value: &Option<String>| Some(MemberFilter::equal(name, value.as_ref()?));
+        let any = |names: &[&'static str], values: Vec<String>, is_suffix| {
+            let names = names.to_vec();
+            (!values.is_empty()).then_some(MemberFilter { names, values, is_suffix })
+        };
+        let refusals = self.refusal.iter().flat_map(|token| token_names(token)).collect();
+        [
+            one("id", &self.id),
+            one("trace_id", &self.trace_id),
+            one("from", &self.from),
+            one("to", &self.to),
+            one("ods", &self.ods),
+            one("outcome", &self.outcome),
+            any(&["from", "to"], self.asid.iter().cloned().collect(), false),
+            any(&["interaction"], self.interaction.iter().cloned().collect(), true),
+            any(&["refusal"], refusals, false),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
     fn search(
         &self,
         until: Option<Timestamp>,
         each: impl FnMut(&[u8]) -> ControlFlow<()>,
     ) -> Result<(), Failure> {
         let how = if self.scan { SearchMethod::Everything } else { SearchMethod::Indexed };
-        let filter = LineFilter {
-            trace_id: self.trace_id.clone(),
-            id: self.id.clone(),
-            asid: self.asid.clone(),
-            from: self.from.clone(),
-            to: self.to.clone(),
-            ods: self.ods.clone(),
-            interaction: self.interaction.clone(),
-            outcome: self.outcome.clone(),
-            refusals: self.refusal.iter().flat_map(|token| token_names(token)).collect(),
-            since: self.since,
-            until,
-        };
-        audit::search(&self.journal, &filter, how, each)
-            .map_err(|error| fault(&self.journal, error))
+        let filter = LineFilter { members: self.members(), since: self.since, until };
+        search(&self.journal, &filter, how, each).map_err(|error| fault(&self.journal, error))
     }
 }
 
@@ -345,42 +355,4 @@ fn fault(journal: &Path, error: io::Error) -> Failure {
     Failure::environment(
         anyhow::Error::new(error).context(format!("cannot read the journal {}", journal.display())),
     )
-}
-
-fn print_verified(found: &Verified, heads: usize) {
-    let Verified { segments, lines, first, last, unfinished, open, torn, ends_torn, .. } = found;
-    let (Some(first), Some((last, link))) = (first, last) else {
-        print("the journal has no lines");
-        return found.faults.iter().for_each(print);
-    };
-    print(format_args!("{lines} lines, numbers {first} to {last}, in {segments} segments"));
-    print(format_args!("head: {last}:{link}"));
-    if *first > 1 {
-        print(format_args!("begins with number {first}: earlier segments are not in this folder"));
-    }
-    for place in torn {
-        print(format_args!("line cut off by a crash, and recorded at the next start: {place}"));
-    }
-    if *ends_torn {
-        print("ends in an incomplete line: it is being written, or a crash has cut it off");
-    }
-    for exchange in unfinished {
-        let (id, seq) = (exchange.id(), exchange.seq);
-        print(format_args!("unfinished: {id}, opened with number {seq} before a crash"));
-    }
-    for exchange in open {
-        let (id, seq) = (exchange.id(), exchange.seq);
-        print(format_args!("open at the end: {id}, opened with number {seq}"));
-    }
-    found.faults.iter().for_each(|fault| print(format_args!("FAULT: {fault}")));
-    if found.more_faults > 0 {
-        print(format_args!("and {} more faults", found.more_faults));
-    }
-    match (found.is_sound(), heads) {
-        (false, _) => {}
-        (true, 0) => {
-            print("sound; without --head, a cut or rewritten end would not be noticed");
-        }
-        (true, heads) => print(format_args!("sound, and {heads} heads given with --head match")),
-    }
 }

@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,15 +68,16 @@ impl Dialler {
         Self { networks, resolver, connect, tls, unacknowledged }
     }
 
-    /// Opens a connection for `key` under the given trust.
+    /// Opens a connection for `key` under the given trust; returns it with the provider's address.
     pub(super) async fn open(
         &self,
         key: &PoolKey,
         trust: &Arc<ClientConfig>,
-    ) -> Result<SendRequest<Upload>, DialFault> {
+    ) -> Result<(SendRequest<Upload>, Option<SocketAddr>), DialFault> {
         let stream = timeout(self.connect, self.connect(&key.address))
             .await
             .map_err(|_| DialFault::TimedOut("connect"))??;
+        let address = stream.peer_addr().ok();
         let refused = |phase| {
             move |error: &(dyn Error + 'static)| {
                 DialFault::Refused(phase, ErrorChain(error).to_string())
@@ -89,7 +90,8 @@ impl Dialler {
             .await
             .map_err(|_| DialFault::TimedOut("TLS"))?
             .map_err(|error| refused("TLS")(&error))?;
-        http1(stream).await.map_err(|error| refused("HTTP")(&error))
+        let sender = http1(stream).await.map_err(|error| refused("HTTP")(&error))?;
+        Ok((sender, address))
     }
 
     /// Connects to one of the host's addresses: the first that answers.

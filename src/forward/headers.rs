@@ -17,7 +17,13 @@ pub struct ConsumerHop<'a> {
     pub consumer: &'a str,
     /// Name of this proxy in `Via` and `Forwarded`.
     pub proxy: &'a str,
+    /// Evidence of the request's line in the audit journal, if the practice is to have it.
+    pub receipt: Option<&'a HeaderValue>,
 }
+
+/// Header with evidence of a write's line in the audit journal: the journal's name, the line's number, a
+/// colon and the chain value.
+pub const RECEIPT: HeaderName = HeaderName::from_static("spine-proxy-receipt");
 
 /// Returns true for fields that belong to one connection, in either direction.
 fn is_of_one_connection(name: &str) -> bool {
@@ -66,6 +72,7 @@ fn is_never_sent(name: &str) -> bool {
                 | "fastly-client-ip"
                 | "forwarded"
                 | "host"
+                | "spine-proxy-receipt"
                 | "true-client-ip"
                 | "via"
                 | "x-client-ip"
@@ -98,6 +105,7 @@ fn is_never_returned(name: &str) -> bool {
                 | "refresh"
                 | "report-to"
                 | "reporting-endpoints"
+                | "spine-proxy-receipt"
                 | "strict-transport-security"
         )
 }
@@ -162,6 +170,9 @@ pub(super) fn request(
     }
     if let Ok(via) = HeaderValue::from_str(&via(head, hop)) {
         headers.insert(header::VIA, via);
+    }
+    if let Some(receipt) = hop.receipt {
+        headers.insert(RECEIPT, receipt.clone());
     }
     Ok(request)
 }

@@ -5,6 +5,7 @@
 //! kept.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -34,6 +35,8 @@ pub(super) struct PoolKey {
 pub(crate) struct PooledConnection {
     sender: SendRequest<Upload>,
     key: PoolKey,
+    /// Address and port of the provider.
+    address: Option<SocketAddr>,
     born: Instant,
     idle_since: Instant,
 }
@@ -43,9 +46,18 @@ pub(super) type SendResult = Result<Response<Incoming>, TrySendError<Request<Upl
 
 impl PooledConnection {
     /// Wraps a connection that has just been opened.
-    pub(super) fn new(key: PoolKey, sender: SendRequest<Upload>) -> Self {
+    pub(super) fn new(
+        key: PoolKey,
+        sender: SendRequest<Upload>,
+        address: Option<SocketAddr>,
+    ) -> Self {
         let now = Instant::now();
-        Self { sender, key, born: now, idle_since: now }
+        Self { sender, key, address, born: now, idle_since: now }
+    }
+
+    /// Returns the address and port of the provider.
+    pub(super) const fn address(&self) -> Option<SocketAddr> {
+        self.address
     }
 
     /// Sends a request on the connection.

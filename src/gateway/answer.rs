@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::DecisionRules;
 use super::negotiation::FhirFormat;
-use crate::forward::{PaceFault, ProviderBody};
+use crate::forward::{PaceFault, ProviderBody, RECEIPT};
 use crate::refusal::{ErrorFamily, OperationOutcome, QuotaLeft, Refusal};
 use crate::request::SspHeaders;
 
@@ -137,10 +137,18 @@ const fn reason(status: StatusCode) -> &'static [u8] {
     }
 }
 
-/// Completes a provider's response with a reason phrase, if it has none, and the consumer's quota.
-pub(super) fn complete<B>(response: &mut Response<B>, allowance: QuotaLeft) {
+/// Completes a provider's response with a reason phrase, if it has none, the consumer's quota, and evidence
+/// of the request's line in the audit journal, if the consumer is to have it.
+pub(super) fn complete<B>(
+    response: &mut Response<B>,
+    allowance: QuotaLeft,
+    receipt: Option<&HeaderValue>,
+) {
     give_reason(response);
     write_quota_headers(response.headers_mut(), allowance);
+    if let Some(receipt) = receipt {
+        response.headers_mut().insert(RECEIPT, receipt.clone());
+    }
 }
 
 /// Sets the quota headers, replacing any that the provider sent.

@@ -1,6 +1,7 @@
 //! State of a consumer's connection that the gateway needs: its certificate and its requests.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use jiff::Timestamp;
@@ -15,7 +16,7 @@ pub struct ConsumerConnection {
     /// Result of the TLS handshake: the verified certificate, or the refusal of it.
     pub handshake: Handshake,
     /// Address and port of the consumer.
-    pub consumer: Box<str>,
+    pub consumer: Arc<str>,
     /// Token that is cancelled when the connection is to end after its current exchanges.
     pub close: CancellationToken,
     /// Time of the last request, or else of the handshake, in milliseconds since 1970.

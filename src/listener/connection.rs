@@ -72,7 +72,7 @@ impl ConnectionServer {
         stream.set_nodelay(true).unwrap_or_default();
         let socket = Socket::new(stream);
         // Boxed, so that a connection does not hold the memory of its handshake to its end.
-        let finished = Box::pin(self.handshake(&socket, started)).await;
+        let finished = Box::pin(self.handshake(&socket, consumer, started)).await;
         admission.handshake_done();
         let Some((stream, handshake, peer)) = finished else { return };
         let metrics = self.gateway.metrics();
@@ -105,6 +105,7 @@ impl ConnectionServer {
     async fn handshake(
         &self,
         socket: &Socket,
+        consumer: SocketAddr,
         started: Instant,
     ) -> Option<(Stream, Handshake, Option<Arc<Peer>>)> {
         let metrics = self.gateway.metrics();
@@ -145,7 +146,7 @@ impl ConnectionServer {
             Ok(Err(error)) => {
                 tracing::debug!(%error, "a TLS handshake with a consumer failed");
                 if let Some(refusal) = pending.refusal(&error) {
-                    self.gateway.refused_handshake(&refusal);
+                    self.gateway.refused_handshake(&refusal, consumer);
                 }
                 HandshakeResult::Failed
             }

@@ -1,11 +1,11 @@
-//! Metrics of the audit journal: its health, and the head of its chain.
+//! Metrics of the audit journal: its health and its checkpoints.
 
 use std::time::Duration;
 
 use prometheus::core::Collector;
-use prometheus::{Histogram, IntCounter, IntGauge};
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 
-use super::{counter, gauge, histogram};
+use super::{CheckpointKeeper, counter, counters, gauge, histogram};
 
 /// Metrics of the audit journal.
 #[derive(Debug)]
@@ -20,8 +20,11 @@ pub struct AuditMetrics {
     pub unfinished: IntCounter,
     free: IntGauge,
     syncs: Histogram,
-    seq: IntGauge,
-    head: IntGauge,
+    /// Set to 1 while checkpoints are signed, else to 0.
+    pub signing: IntGauge,
+    /// Time of the last checkpoint, in seconds since 1970.
+    pub checkpoint_s: IntGauge,
+    checkpoint_failures: IntCounterVec,
 }
 
 /// Buckets in seconds for the duration of a sync.
@@ -29,6 +32,15 @@ const SYNC_S: &[f64] = &[0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 
 
 impl AuditMetrics {
     pub(super) fn new() -> Self {
+        let checkpoint_failures = counters(
+            "audit_checkpoint_failures_total",
+            "Checkpoints of the audit journal that could not be kept in a place, or that a witness \
+             did not countersign",
+            &["place"],
+        );
+        for keeper in CheckpointKeeper::ALL {
+            checkpoint_failures.with_label_values(&[keeper.label()]);
+        }
         let syncs = "Time taken to sync the audit journal's lines to disk, in seconds";
         Self {
             healthy: gauge("audit_healthy", "1 while the audit journal can be written"),
@@ -50,14 +62,12 @@ impl AuditMetrics {
             ),
             syncs: histogram("audit_sync_duration_seconds", syncs, SYNC_S, &[])
                 .with_label_values::<&str>(&[]),
-            seq: gauge(
-                "audit_sequence",
-                "Number of the last line of the audit journal when its head was last logged",
+            signing: gauge("audit_signing", "1 while checkpoints of the audit journal are signed"),
+            checkpoint_s: gauge(
+                "audit_checkpoint_timestamp_seconds",
+                "Time of the last signed checkpoint of the audit journal",
             ),
-            head: gauge(
-                "audit_head",
-                "First 48 bits of the audit journal's chain after line spine_proxy_audit_sequence",
-            ),
+            checkpoint_failures,
         }
     }
 
@@ -69,8 +79,9 @@ impl AuditMetrics {
             Box::new(self.unfinished.clone()),
             Box::new(self.free.clone()),
             Box::new(self.syncs.clone()),
-            Box::new(self.seq.clone()),
-            Box::new(self.head.clone()),
+            Box::new(self.signing.clone()),
+            Box::new(self.checkpoint_s.clone()),
+            Box::new(self.checkpoint_failures.clone()),
         ]
     }
 
@@ -90,9 +101,8 @@ impl AuditMetrics {
         self.syncs.observe(took.as_secs_f64());
     }
 
-    /// Sets the head of the chain: the last line's number, and the first 48 bits of the value after it.
-    pub fn head(&self, seq: u64, head: u64) {
-        self.seq.set(i64::try_from(seq).unwrap_or(i64::MAX));
-        self.head.set(i64::try_from(head).unwrap_or(i64::MAX));
+    /// Counts a checkpoint that could not be kept in a place, or was not countersigned there.
+    pub fn checkpoint_failed(&self, place: CheckpointKeeper) {
+        self.checkpoint_failures.with_label_values(&[place.label()]).inc();
     }
 }

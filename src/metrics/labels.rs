@@ -28,6 +28,18 @@ macro_rules! label {
 }
 
 label! {
+    /// Keeper of checkpoints of the audit journal.
+    pub enum CheckpointKeeper {
+        /// The journal's own folder.
+        Journal = "journal",
+        /// A folder named as a copy.
+        Copy = "copy",
+        /// A witness, which countersigns them.
+        Witness = "witness",
+    }
+}
+
+label! {
     /// Outcome of an exchange.
     pub enum ExchangeOutcome {
         /// A provider's answer was passed on whole.

@@ -38,9 +38,16 @@ pub struct DirectoryFile {
     fallbacks: HashMap<OdsCode, Vec<Arc<ProviderRegistration>>>,
     denied: HashSet<Asid>,
     denied_practices: HashSet<OdsCode>,
+    sha256: String,
 }
 
 impl DirectoryFile {
+    /// Returns the SHA-256 of the file in hexadecimal.
+    #[must_use]
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+
     /// Reads and validates a directory file.
     ///
     /// # Errors
@@ -64,7 +71,7 @@ impl DirectoryFile {
         let fault = |why: String| DirectoryFileError { path: path.to_owned(), why };
         let written: DirectoryDocument =
             toml::from_str(text).map_err(|error| fault(error.to_string()))?;
-        let mut file = Self::default();
+        let mut file = Self { sha256: crate::sha256::hex(text.as_bytes()), ..Self::default() };
         for consumer in written.consumer {
             file.add_consumer(consumer).map_err(fault)?;
         }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serde_json::{Map, Value};
 
 use super::reload::{self, Marks};
 use super::warnings;
@@ -138,6 +139,19 @@ impl Prepared {
         }
         text
     }
+}
+
+/// Returns what the audit journal records about the configuration in force.
+pub(super) fn facts_in_force(
+    config: &Config,
+    directory: &DirectoryFile,
+    trust_generation: u64,
+) -> Map<String, Value> {
+    Map::from_iter([
+        ("config_sha256".to_owned(), config.sha256.clone().into()),
+        ("directory_sha256".to_owned(), directory.sha256().into()),
+        ("trust_generation".to_owned(), trust_generation.into()),
+    ])
 }
 
 /// Loads the directory file.

@@ -12,6 +12,7 @@ use tokio::signal::unix::Signal;
 
 use self::checks::FileChecks;
 use super::{memory, prepare, warnings};
+use crate::audit::Trail;
 use crate::config::Config;
 use crate::directory::{self, Directory};
 use crate::failure::Failure;
@@ -37,6 +38,7 @@ pub(super) struct Reloader {
     pub(super) live: Arc<ArcSwap<InForce>>,
     pub(super) pressure: Pressure,
     pub(super) directory: Directory,
+    pub(super) trail: Trail,
     pub(super) metrics: Arc<Metrics>,
     pub(super) started_with: Config,
     pub(super) state: Mutex<ReloadState>,
@@ -259,10 +261,18 @@ impl Reloader {
         let faults: Vec<_> = found.values().flatten().cloned().collect();
         state.faults.extend(found);
         let alarms = Arc::new(Alarms::new(&state.loader, &state.lasting()));
-        log_reload(trust.generation, faults.len());
+        self.record(&state.config, trust.generation, faults.len());
         self.live.store(Arc::new(InForce { trust, rules, throttle, alarms, memory }));
         self.log_notices_in(state);
         faults
+    }
+
+    /// Logs a reload, and records in the audit journal what is in force after it.
+    fn record(&self, config: &Config, trust_generation: u64, faults: usize) {
+        log_reload(trust_generation, faults);
+        let mut facts = prepare::facts_in_force(config, &self.directory.file(), trust_generation);
+        facts.insert("faults".to_owned(), faults.into());
+        self.trail.note("reloaded", facts);
     }
 
     fn configuration(&self, path: &Path) -> Result<Config, String> {

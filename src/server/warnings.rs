@@ -287,7 +287,9 @@ impl Config {
             shared.and_then(|shared| shared.password_file.as_ref()),
             api.and_then(|api| api.key_file.as_ref()),
         ];
-        pairs.map(|pair| &pair.key).chain(tokens.into_iter().flatten()).cloned().collect()
+        let checkpoints = self.audit.checkpoints.iter().flat_map(|settings| &settings.keys);
+        let keys = pairs.map(|pair| &pair.key).chain(checkpoints);
+        keys.chain(tokens.into_iter().flatten()).cloned().collect()
     }
 }
 

@@ -24,6 +24,11 @@ use super::files::{CertificateUse, TrustError};
 use super::loader::{LegFiles, Loader};
 use super::{ConsumerLeg, Peer, Reject};
 use crate::refusal::CertificateFault;
+use crate::sha256;
+use spine_types::masked;
+
+/// Limit: bytes kept of the name of a certificate's issuer.
+const ISSUER_BYTES_MAX: usize = 256;
 
 /// Maximum number of verified chains that are cached in one trust generation.
 const VERIFIED_MAX: u64 = 4096;
@@ -112,10 +117,11 @@ impl ConsumerServer {
         let leaf = presented.first().ok_or(CertificateFault::Malformed)?;
         let (_, parsed) =
             X509Certificate::from_der(leaf).map_err(|_| CertificateFault::Malformed)?;
-        let fingerprint = digest::digest(&digest::SHA256, leaf);
         let peer = Arc::new(Peer {
             names: chain::names(&parsed, accepted.constrained),
-            fingerprint: fingerprint.as_ref().iter().map(|byte| format!("{byte:02x}")).collect(),
+            fingerprint: sha256::hex(leaf),
+            serial: parsed.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect(),
+            issuer: masked(&parsed.issuer().to_string(), ISSUER_BYTES_MAX).into_owned(),
             until_s: accepted.until_s,
         });
         self.verified.insert(key, Arc::clone(&peer));

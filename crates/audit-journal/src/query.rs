@@ -10,35 +10,58 @@ use std::path::Path;
 use jiff::Timestamp;
 use memchr::{memchr, memmem};
 
-use super::chain;
-use super::index::IndexTable;
-use super::read::{self, LINE_BYTES_MAX, SegmentFile, SegmentReader};
+use crate::chain;
+use crate::index::{self, IndexTable};
+use crate::read::{self, LINE_BYTES_MAX, SegmentFile, SegmentReader};
 
-/// Conditions on a line, all of which it must meet.
+/// Conditions on a line, all of which it must meet. Letter case does not count in values.
 #[derive(Debug, Clone, Default)]
 pub struct LineFilter {
-    /// The trace id, in either case.
-    pub trace_id: Option<String>,
-    /// The exchange's id, in either case.
-    pub id: Option<String>,
-    /// The ASID of either side.
-    pub asid: Option<String>,
-    /// The sender's ASID.
-    pub from: Option<String>,
-    /// The receiver's ASID.
-    pub to: Option<String>,
-    /// ODS code of the practice.
-    pub ods: Option<String>,
-    /// The interaction's id, or the end of it.
-    pub interaction: Option<String>,
-    /// Outcome of the exchange: `answered`, `refused` or `aborted`.
-    pub outcome: Option<String>,
-    /// Tokens of refusals, one of which the line must have; any line matches if there are none.
-    pub refusals: Vec<String>,
+    /// Text members of the line and the values they must have.
+    pub members: Vec<MemberFilter>,
     /// Earliest time of a line, to the second.
     pub since: Option<Timestamp>,
     /// Time before which a line must be, to the second.
     pub until: Option<Timestamp>,
+}
+
+/// Condition on the text members of a line: one of them must have one of the values.
+#[derive(Debug, Clone)]
+pub struct MemberFilter {
+    /// Names of the members.
+    pub names: Vec<&'static str>,
+    /// Values, one of which is wanted.
+    pub values: Vec<String>,
+    /// True if the end of a member's text is enough.
+    pub is_suffix: bool,
+}
+
+impl MemberFilter {
+    /// Returns the condition that a member has this value.
+    #[must_use]
+    pub fn equal(name: &'static str, value: &str) -> Self {
+        Self { names: vec![name], values: vec![value.to_owned()], is_suffix: false }
+    }
+
+    fn fits(&self, line: &[u8]) -> bool {
+        self.names.iter().filter_map(|name| member(line, name)).any(|text| {
+            self.values.iter().any(|value| {
+                let text = match self.is_suffix {
+                    true => text.get(text.len().saturating_sub(value.len())..).unwrap_or_default(),
+                    false => text,
+                };
+                text.eq_ignore_ascii_case(value.as_bytes())
+            })
+        })
+    }
+
+    /// Returns the id that the condition asks for, if the index has it.
+    fn indexed(&self) -> Option<&str> {
+        match (&*self.names, &*self.values) {
+            ([name], [value]) if !self.is_suffix && index::MEMBERS.contains(name) => Some(value),
+            _ => None,
+        }
+    }
 }
 
 /// Method by which lines are found.
@@ -79,7 +102,8 @@ pub fn search(
         {
             break;
         }
-        let flow = match (filter.id.as_ref().or(filter.trace_id.as_ref()), how) {
+        let id = filter.members.iter().find_map(MemberFilter::indexed);
+        let flow = match (id, how) {
             // An index that cannot be read counts as missing.
             (Some(id), SearchMethod::Indexed) => match found(segment, id) {
                 Some(at) => listed(segment, &at, &matcher, &mut each)?,
@@ -95,7 +119,7 @@ pub fn search(
 }
 
 fn found(segment: &SegmentFile, id: &str) -> Option<Vec<u64>> {
-    IndexTable::open(segment).ok().flatten()?.find(id).ok()
+    IndexTable::open(segment)?.find(id).ok()
 }
 
 fn scanned(
@@ -158,31 +182,9 @@ impl<'a> Matcher<'a> {
         if chain::split(line).is_none() {
             return false;
         }
-        let LineFilter {
-            trace_id, id, asid, from, to, ods, interaction, outcome, refusals, ..
-        } = self.filter;
-        let has = |name: &str, wanted: &str| {
-            member(line, name).is_some_and(|said| said.eq_ignore_ascii_case(wanted.as_bytes()))
-        };
-        let is = |name: &str, wanted: &Option<String>| {
-            wanted.as_ref().is_none_or(|wanted| has(name, wanted))
-        };
-        let ends = |wanted: &Option<String>| {
-            wanted.as_ref().is_none_or(|wanted| {
-                member(line, "interaction").is_some_and(|said| said.ends_with(wanted.as_bytes()))
-            })
-        };
         // Times have one length, the most significant digits first: text order is time order.
         let time = || member(line, "time").and_then(|time| time.get(..19)).unwrap_or_default();
-        is("id", id)
-            && is("trace_id", trace_id)
-            && is("ods", ods)
-            && is("from", from)
-            && is("to", to)
-            && is("outcome", outcome)
-            && (refusals.is_empty() || refusals.iter().any(|token| has("refusal", token)))
-            && ends(interaction)
-            && (asid.is_none() || is("from", asid) || is("to", asid))
+        self.filter.members.iter().all(|wanted| wanted.fits(line))
             && self.since.as_ref().is_none_or(|since| time() >= since.as_bytes())
             && self.until.as_ref().is_none_or(|until| time() < until.as_bytes())
     }
@@ -192,7 +194,7 @@ impl<'a> Matcher<'a> {
 ///
 /// Quotation marks inside text are always written as an escape without one, so what looks like a member is
 /// one; and no name occurs twice in a line.
-pub(super) fn member<'a>(line: &'a [u8], name: &str) -> Option<&'a [u8]> {
+pub(crate) fn member<'a>(line: &'a [u8], name: &str) -> Option<&'a [u8]> {
     const LONGEST: usize = 32;
     let mut key = [0; LONGEST];
     let length = name.len() + 4;
@@ -220,30 +222,36 @@ mod tests {
 
     #[test]
     fn a_line_must_say_all_that_is_asked() {
-        let some = |text: &str| Some(text.to_owned());
         let at = |text: &str| Some(text.parse().unwrap());
         let none = LineFilter::default();
+        let one = |name, value: &str| LineFilter {
+            members: vec![MemberFilter::equal(name, value)],
+            ..LineFilter::default()
+        };
+        let two = |pairs: [(&'static str, &str); 2]| LineFilter {
+            members: pairs.map(|(name, value)| MemberFilter::equal(name, value)).into(),
+            ..LineFilter::default()
+        };
+        let any = |names: &[&'static str], values: &[&str], is_suffix| LineFilter {
+            members: vec![MemberFilter {
+                names: names.to_vec(),
+                values: values.iter().map(|value| (*value).to_owned()).collect(),
+                is_suffix,
+            }],
+            ..LineFilter::default()
+        };
         for (filter, expected) in [
             (none.clone(), true),
-            (LineFilter { id: some("AB-1"), ..none.clone() }, true),
-            (LineFilter { id: some("zz"), ..none.clone() }, false),
-            (LineFilter { trace_id: some("cd-2"), ods: some("a20047"), ..none.clone() }, true),
-            (LineFilter { trace_id: some("cd-2"), ods: some("B1"), ..none.clone() }, false),
-            (LineFilter { asid: some("1"), ..none.clone() }, true),
-            (LineFilter { asid: some("2"), ..none.clone() }, true),
-            (LineFilter { asid: some("3"), ..none.clone() }, false),
-            (LineFilter { from: some("2"), ..none.clone() }, false),
-            (LineFilter { to: some("2"), ..none.clone() }, true),
-            (LineFilter { interaction: some("read:patient-1"), ..none.clone() }, true),
-            (LineFilter { interaction: some("read:patient"), ..none.clone() }, false),
-            (
-                LineFilter {
-                    outcome: some("refused"),
-                    refusals: vec!["claim_missing".to_owned()],
-                    ..none.clone()
-                },
-                true,
-            ),
+            (one("id", "AB-1"), true),
+            (one("id", "zz"), false),
+            (two([("trace_id", "cd-2"), ("ods", "a20047")]), true),
+            (two([("trace_id", "cd-2"), ("ods", "B1")]), false),
+            (any(&["from", "to"], &["1"], false), true),
+            (any(&["from", "to"], &["2"], false), true),
+            (any(&["from", "to"], &["3"], false), false),
+            (any(&["refusal"], &["x", "claim_missing"], false), true),
+            (any(&["interaction"], &["read:patient-1"], true), true),
+            (any(&["interaction"], &["read:patient"], true), false),
             (LineFilter { since: at("2026-11-22T17:43:53Z"), ..none.clone() }, true),
             (LineFilter { since: at("2026-11-22T17:43:54Z"), ..none.clone() }, false),
             (LineFilter { until: at("2026-11-22T17:43:53Z"), ..none.clone() }, false),

@@ -6,12 +6,12 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::read::{SegmentFile, TORN_BYTES_KEPT};
+use crate::read::{SegmentFile, TORN_BYTES_KEPT};
 
 /// The journal's folder, locked by this process.
 #[derive(Debug)]
-pub(super) struct JournalFolder {
-    pub(super) path: PathBuf,
+pub(crate) struct JournalFolder {
+    pub(crate) path: PathBuf,
     /// The open folder: it holds the lock, and syncing it makes file names durable.
     handle: File,
 }
@@ -21,9 +21,9 @@ impl JournalFolder {
     ///
     /// # Errors
     /// Returns an error if it cannot be created, or another process holds it.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         if path.is_file() {
-            return Err(io::Error::other("this is a file; audit.journal must name a folder"));
+            return Err(io::Error::other("this is a file; the journal must be a folder"));
         }
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         if let Some(parent) = path.parent().and_then(|parent| File::open(parent).ok()) {
@@ -44,23 +44,27 @@ impl JournalFolder {
     fn sync(&self) -> io::Result<()> {
         self.handle.sync_all()
     }
-}
 
-impl Drop for JournalFolder {
     /// Unlocks the folder at once.
     ///
     /// A process that is being started holds copies of all descriptors until it runs its own program, and
     /// closing ours would not unlock the folder before that.
-    fn drop(&mut self) {
+    pub(crate) fn unlock(&self) {
         self.handle.unlock().unwrap_or_default();
+    }
+}
+
+impl Drop for JournalFolder {
+    fn drop(&mut self) {
+        self.unlock();
     }
 }
 
 /// The segment file that is being written.
 #[derive(Debug)]
-pub(super) struct Segment {
+pub(crate) struct Segment {
     file: File,
-    pub(super) named: SegmentFile,
+    pub(crate) named: SegmentFile,
     /// Device and inode of the file.
     identity: (u64, u64),
     /// Number of bytes that are known to be on disk.
@@ -72,7 +76,7 @@ pub(super) struct Segment {
 
 /// Location of a segment after a sync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum SegmentPresence {
+pub(crate) enum SegmentPresence {
     /// Under its own name.
     InPlace,
     /// Under another name: it was moved away, and is complete.
@@ -86,7 +90,7 @@ impl Segment {
     ///
     /// # Errors
     /// Returns an error if the file cannot be created, or holds more than an incomplete line.
-    pub(super) fn create(folder: &JournalFolder, first: u64) -> io::Result<Self> {
+    pub(crate) fn create(folder: &JournalFolder, first: u64) -> io::Result<Self> {
         let named = SegmentFile::new(&folder.path, first);
         let mut file = open(&named.path)?;
         let mut torn = Vec::new();
@@ -107,17 +111,17 @@ impl Segment {
     }
 
     /// Returns the number of bytes written so far.
-    pub(super) const fn length(&self) -> u64 {
+    pub(crate) const fn length(&self) -> u64 {
         self.length
     }
 
     /// Returns the time at which the segment was begun.
-    pub(super) const fn began(&self) -> Instant {
+    pub(crate) const fn began(&self) -> Instant {
         self.began
     }
 
     /// Appends bytes. After an error, call [`Segment::settle`].
-    pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)?;
         self.length += length(bytes);
         Ok(())
@@ -128,7 +132,7 @@ impl Segment {
     /// # Errors
     /// Returns an error if it is not, or if the file was deleted or its length changed. Then call
     /// [`Segment::settle`].
-    pub(super) fn sync(&mut self) -> io::Result<SegmentPresence> {
+    pub(crate) fn sync(&mut self) -> io::Result<SegmentPresence> {
         self.file.sync_data()?;
         let held = self.file.metadata()?;
         if held.nlink() == 0 {
@@ -154,7 +158,7 @@ impl Segment {
     ///
     /// # Errors
     /// Returns an error if they still cannot be written.
-    pub(super) fn settle(&mut self, unsynced: &[u8]) -> io::Result<SyncCheck> {
+    pub(crate) fn settle(&mut self, unsynced: &[u8]) -> io::Result<SyncCheck> {
         let mut file = match OpenOptions::new().append(true).read(true).open(&self.named.path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(self.lost()),
@@ -203,7 +207,7 @@ impl Segment {
 
 /// Result of [`Segment::settle`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum SyncCheck {
+pub(crate) enum SyncCheck {
     /// Everything is on disk.
     Whole,
     /// The file was deleted, cut or changed by another program: nothing more is written to it.

@@ -1,4 +1,4 @@
-//! Reading of the journal's lines, at a start and for queries.
+//! Reading of the journal's lines: at a start, for searches and for verification.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _};
@@ -7,97 +7,94 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
-use super::chain::{self, ChainValue};
+use crate::chain::{self, ChainValue};
+use crate::tree::Frontier;
 
 /// Limit: bytes of a line; those of the journal are far shorter.
-pub(super) const LINE_BYTES_MAX: u64 = 64 * 1024;
+pub(crate) const LINE_BYTES_MAX: u64 = 64 * 1024;
 /// Limit: bytes of an incomplete line that the next start records.
-pub(super) const TORN_BYTES_KEPT: usize = 4 * 1024;
+pub(crate) const TORN_BYTES_KEPT: usize = 4 * 1024;
 const BUFFER_BYTES: usize = 256 * 1024;
 
 /// Members that link lines to one another. None of them is ever written with an escape.
 #[derive(Debug, Clone, Deserialize)]
-pub(super) struct LineKeys<'a> {
-    pub(super) seq: u64,
-    pub(super) event: &'a str,
+pub(crate) struct LineKeys<'a> {
+    pub(crate) seq: u64,
+    pub(crate) event: &'a str,
     #[serde(default)]
-    pub(super) id: Option<&'a str>,
+    pub(crate) id: Option<&'a str>,
     #[serde(default)]
-    pub(super) trace_id: Option<&'a str>,
+    pub(crate) previous: Option<&'a str>,
     #[serde(default)]
-    pub(super) previous: Option<&'a str>,
+    pub(crate) tree: Option<Vec<&'a str>>,
     #[serde(default)]
-    pub(super) oldest_open: Option<u64>,
+    pub(crate) oldest_open: Option<u64>,
     #[serde(default)]
-    pub(super) torn: Option<TornTail>,
+    pub(crate) torn: Option<TornTail>,
+}
+
+impl LineKeys<'_> {
+    /// Returns the tree before this line, as a segment's first line states it; `None` if it states none that
+    /// fits its number.
+    pub(crate) fn frontier(&self) -> Option<Frontier> {
+        let nodes = self.tree.as_ref()?.iter().map(|text| text.parse()).collect::<Result<_, _>>();
+        Frontier::from_parts(self.seq.checked_sub(1)?, nodes.ok()?)
+    }
+
+    /// Returns what the line says about its exchange; `None` if it belongs to none.
+    pub(crate) fn exchange(&self) -> Option<(ExchangeEvent, &str)> {
+        let event = match self.event {
+            "opened" => ExchangeEvent::Opened,
+            "closed" => ExchangeEvent::Closed,
+            "unfinished" => ExchangeEvent::Unfinished,
+            _ => return None,
+        };
+        Some((event, self.id?))
+    }
+}
+
+/// Event of an exchange, as a line's member `event` states it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ExchangeEvent {
+    /// The exchange has begun, and another line will follow.
+    Opened,
+    /// The exchange has ended.
+    Closed,
+    /// The exchange was open at a crash.
+    Unfinished,
 }
 
 /// Incomplete line that a crash left at the end of a segment, as the next start found it. It stays there as
 /// it is.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(super) struct TornTail {
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct TornTail {
     /// The segment's name.
-    pub(super) segment: String,
-    pub(super) bytes: u64,
-    pub(super) sha256: String,
+    pub(crate) segment: String,
+    pub(crate) bytes: u64,
+    pub(crate) sha256: String,
     /// Beginning of the incomplete line.
-    pub(super) text: String,
-}
-
-/// An exchange that was opened and not closed.
-#[derive(Debug, Clone, Deserialize, Serialize)]
-pub struct UnfinishedExchange {
-    /// Number of its `opened` line.
-    pub seq: u64,
-    id: String,
-    trace_id: Option<String>,
-    from: Option<String>,
-    to: Option<String>,
-    ods: Option<String>,
-    interaction: Option<String>,
-    method: Option<String>,
-}
-
-impl UnfinishedExchange {
-    /// Returns the exchange's id.
-    #[must_use]
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// Returns the ids by which the exchange is found.
-    pub(super) fn ids(&self) -> impl Iterator<Item = &str> {
-        std::iter::once(&*self.id).chain(self.trace_id.as_deref())
-    }
-
-    /// Returns the members that its `unfinished` line repeats.
-    pub(super) fn members(&self) -> [(&'static str, Option<&str>); 7] {
-        [
-            ("id", Some(&self.id)),
-            ("trace_id", self.trace_id.as_deref()),
-            ("from", self.from.as_deref()),
-            ("to", self.to.as_deref()),
-            ("ods", self.ods.as_deref()),
-            ("interaction", self.interaction.as_deref()),
-            ("method", self.method.as_deref()),
-        ]
-    }
+    pub(crate) text: String,
 }
 
 /// A segment's file, and the number of its first line.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct SegmentFile {
-    pub(super) first: u64,
-    pub(super) path: PathBuf,
+pub(crate) struct SegmentFile {
+    pub(crate) first: u64,
+    pub(crate) path: PathBuf,
 }
 
 impl SegmentFile {
-    pub(super) fn new(folder: &Path, first: u64) -> Self {
+    pub(crate) fn new(folder: &Path, first: u64) -> Self {
         Self { first, path: folder.join(format!("{first:0SEQ_DIGITS$}.{EXTENSION}")) }
     }
 
+    /// Returns the path of the file beside the segment that holds its checkpoints.
+    pub(crate) fn checkpoints(&self) -> PathBuf {
+        self.path.with_extension(CHECKPOINTS)
+    }
+
     /// Returns the file's name.
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 }
@@ -106,9 +103,11 @@ impl SegmentFile {
 const SEQ_MAX: u64 = 1 << 62;
 const SEQ_DIGITS: usize = 20;
 const EXTENSION: &str = "jsonl";
+/// End of the name of a file with checkpoints.
+pub(crate) const CHECKPOINTS: &str = "checkpoints.jsonl";
 
 /// Returns the segments in a folder, in order. Other files are ignored.
-pub(super) fn segments(folder: &Path) -> io::Result<Vec<SegmentFile>> {
+pub(crate) fn segments(folder: &Path) -> io::Result<Vec<SegmentFile>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
@@ -126,7 +125,7 @@ pub(super) fn segments(folder: &Path) -> io::Result<Vec<SegmentFile>> {
 
 /// Reads a segment line by line.
 #[derive(Debug)]
-pub(super) struct SegmentReader {
+pub(crate) struct SegmentReader {
     file: BufReader<File>,
     at: u64,
     text: Vec<u8>,
@@ -134,16 +133,22 @@ pub(super) struct SegmentReader {
 
 /// Text up to a line feed, or to the end of the file.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct TextLine<'a> {
+pub(crate) struct TextLine<'a> {
     /// Offset in the file at which it begins.
-    pub(super) at: u64,
+    pub(crate) at: u64,
     /// The text without its line feed.
-    pub(super) bytes: &'a [u8],
+    pub(crate) bytes: &'a [u8],
     /// True if it ends in a line feed.
-    pub(super) is_whole: bool,
+    pub(crate) is_whole: bool,
 }
 
 impl TextLine<'_> {
+    /// Returns the offset in the file at which it ends, its line feed included.
+    pub(crate) fn end(&self) -> u64 {
+        let bytes = u64::try_from(self.bytes.len()).unwrap_or(u64::MAX);
+        self.at.saturating_add(bytes).saturating_add(self.is_whole.into())
+    }
+
     /// Returns true if it reached the end of the file when it was read. The file may have grown since.
     fn is_last(&self) -> bool {
         let bytes = u64::try_from(self.bytes.len()).unwrap_or(u64::MAX);
@@ -152,13 +157,13 @@ impl TextLine<'_> {
 }
 
 impl SegmentReader {
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let file = BufReader::with_capacity(BUFFER_BYTES, File::open(path)?);
         Ok(Self { file, at: 0, text: Vec::new() })
     }
 
     /// Returns the next line, or what is left; a line that is too long comes in parts.
-    pub(super) fn next(&mut self) -> io::Result<Option<TextLine<'_>>> {
+    pub(crate) fn next(&mut self) -> io::Result<Option<TextLine<'_>>> {
         self.text.clear();
         let read = self.file.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut self.text)?;
         let at = self.at;
@@ -172,15 +177,15 @@ impl SegmentReader {
 
 /// A line that has the journal's form; its content is not checked.
 #[derive(Debug, Clone)]
-pub(super) struct ValidLine<'a> {
-    pub(super) read: LineKeys<'a>,
+pub(crate) struct ValidLine<'a> {
+    pub(crate) read: LineKeys<'a>,
     /// Bytes of which its chain value is made.
-    pub(super) body: &'a [u8],
-    pub(super) link: ChainValue,
+    pub(crate) body: &'a [u8],
+    pub(crate) link: ChainValue,
 }
 
 impl<'a> ValidLine<'a> {
-    pub(super) fn from(text: &TextLine<'a>) -> Option<Self> {
+    pub(crate) fn from(text: &TextLine<'a>) -> Option<Self> {
         let (body, link) = chain::split(text.bytes)?;
         let read: LineKeys<'_> = serde_json::from_slice(text.bytes).ok()?;
         (text.is_whole && read.seq <= SEQ_MAX).then_some(Self { read, body, link })
@@ -188,7 +193,7 @@ impl<'a> ValidLine<'a> {
 }
 
 /// Part of a segment's content.
-pub(super) enum SegmentPart<'a> {
+pub(crate) enum SegmentPart<'a> {
     /// A line that has the journal's form.
     Line(TextLine<'a>, ValidLine<'a>),
     /// Number of bytes that are no line and do not reach the end.
@@ -198,7 +203,7 @@ pub(super) enum SegmentPart<'a> {
 }
 
 /// Passes every part of a segment to `each`, with the number of the line at which it begins, from 1.
-pub(super) fn walk(
+pub(crate) fn walk(
     segment: &SegmentFile,
     mut each: impl FnMut(u64, SegmentPart<'_>),
 ) -> io::Result<()> {

@@ -2,8 +2,8 @@
 //!
 //! Hashed are the chain's value before the line (32 bytes; zeros before the first) and the line's own bytes
 //! up to its last member. So a line that is changed, removed or moved breaks the chain at that point. A chain
-//! alone cannot show that its end was cut off, or that it was rewritten from some line on: for that its head
-//! is kept elsewhere, see [`ChainHead`].
+//! alone cannot show that its end was cut off, or that it was rewritten from some line on: signed checkpoints
+//! do, and so does a single value that was kept elsewhere, see [`ChainHead`].
 
 use std::fmt;
 use std::str::FromStr;
@@ -30,17 +30,16 @@ impl ChainValue {
     }
 
     /// Ends a line: appends its last member, the closing brace and a line feed.
-    pub(super) fn end(&self, out: &mut Vec<u8>) {
+    pub(crate) fn end(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(MARK);
         out.extend_from_slice(&self.hex());
         out.extend_from_slice(b"\"}\n");
     }
 
-    /// Returns the first 48 bits as a number, for a metric's value.
+    /// Returns the 32 bytes of the value.
     #[must_use]
-    pub fn number(&self) -> u64 {
-        let [a, b, c, d, e, f, ..] = self.0;
-        u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+    pub const fn as_bytes(&self) -> &[u8; SHA256_OUTPUT_LEN] {
+        &self.0
     }
 
     fn hex(&self) -> [u8; 2 * SHA256_OUTPUT_LEN] {
@@ -49,6 +48,12 @@ impl ChainValue {
             pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
         }
         hex
+    }
+}
+
+impl From<[u8; SHA256_OUTPUT_LEN]> for ChainValue {
+    fn from(bytes: [u8; SHA256_OUTPUT_LEN]) -> Self {
+        Self(bytes)
     }
 }
 
@@ -87,7 +92,7 @@ impl FromStr for ChainValue {
 
 /// Splits a line into the bytes that are hashed and the value that it states; `None` if it has no such end.
 #[must_use]
-pub(super) fn split(line: &[u8]) -> Option<(&[u8], ChainValue)> {
+pub(crate) fn split(line: &[u8]) -> Option<(&[u8], ChainValue)> {
     let (body, end) = line.split_at_checked(line.len().checked_sub(END_BYTES)?)?;
     let hex = end.strip_prefix(MARK)?.strip_suffix(b"\"}")?;
     let link: ChainValue = std::str::from_utf8(hex).ok()?.parse().ok()?;
@@ -95,22 +100,20 @@ pub(super) fn split(line: &[u8]) -> Option<(&[u8], ChainValue)> {
     (link.hex() == hex).then_some((body, link))
 }
 
-/// Head of a journal as kept elsewhere: a line's number, and the chain's value after it or the first digits
-/// of that.
+/// Chain value of one line as kept elsewhere: the line's number and the chain's value after it.
 ///
-/// Written as in `1234:9f86d081884c`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Written as the number, a colon and 64 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChainHead {
     /// Number of the line.
     pub seq: u64,
-    hex: String,
+    /// Value of the chain after the line.
+    pub link: ChainValue,
 }
 
-impl ChainHead {
-    /// Returns true if the chain's value has the digits of this head.
-    #[must_use]
-    pub fn fits(&self, link: &ChainValue) -> bool {
-        link.to_string().starts_with(&self.hex)
+impl fmt::Display for ChainHead {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}:{}", self.seq, self.link)
     }
 }
 
@@ -119,24 +122,16 @@ impl FromStr for ChainHead {
 
     fn from_str(text: &str) -> Result<Self, InvalidHead> {
         let (seq, hex) = text.split_once(':').ok_or(InvalidHead)?;
-        let lengths = HEX_MIN..=2 * SHA256_OUTPUT_LEN;
-        if !lengths.contains(&hex.len()) || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(InvalidHead);
-        }
         let seq = seq.parse().map_err(|_| InvalidHead)?;
-        Ok(Self { seq, hex: hex.to_ascii_lowercase() })
+        Ok(Self { seq, link: hex.to_ascii_lowercase().parse()? })
     }
 }
 
 /// Error returned for text that is not a chain head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "a head is a line's number, a colon and 12 to 64 hexadecimal digits, as in 1234:9f86d081884c"
-)]
+#[error("a head is a line's number, a colon and 64 hexadecimal digits")]
 pub struct InvalidHead;
 
-/// Minimum number of digits of a head; fewer would prove nothing.
-const HEX_MIN: usize = 12;
 const MARK: &[u8] = b",\"chain\":\"";
 /// Length in bytes of a line's end, without its line feed.
 const END_BYTES: usize = MARK.len() + 2 * SHA256_OUTPUT_LEN + 2;
@@ -165,18 +160,16 @@ mod tests {
         let link = ChainValue::ORIGIN.next(b"{\"seq\":1");
         assert_eq!(link.to_string(), known);
         assert_eq!(known.parse(), Ok(link));
-        assert_eq!(format!("{:012x}", link.number()), link.to_string()[..12]);
     }
 
     #[test]
-    fn a_head_is_a_number_and_enough_digits() {
+    fn a_head_is_a_number_and_all_digits() {
         let link = ChainValue::ORIGIN.next(b"x");
+        let head = ChainHead { seq: 7, link };
+        assert_eq!(head.to_string().parse(), Ok(head));
+        assert_eq!(head.to_string().to_uppercase().parse(), Ok(head));
         let hex = link.to_string();
-        for digits in [12, 13, 64] {
-            let head: ChainHead = format!("7:{}", &hex[..digits]).parse().unwrap();
-            assert!(head.seq == 7 && head.fits(&link) && !head.fits(&ChainValue::ORIGIN));
-        }
-        for wrong in ["", "7", "7:", "7:0123456789a", "x:0123456789ab", "7:0123456789ag"] {
+        for wrong in ["", "7", "7:", &hex, &format!("x:{hex}"), &format!("7:{}", &hex[..63])] {
             assert_eq!(wrong.parse::<ChainHead>(), Err(InvalidHead), "{wrong}");
         }
     }

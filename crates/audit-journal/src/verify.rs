@@ -1,0 +1,574 @@
+//! Verification of the journal: every line's number and chain value, every segment's beginning, and the tree
+//! against signed checkpoints.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::ops::RangeInclusive;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::chain::{ChainHead, ChainValue};
+use crate::evidence::{CheckpointProof, Evidence, EvidenceFault};
+use crate::index::{self, IndexTable};
+use crate::note::VerifierKey;
+use crate::read::{self, ExchangeEvent, SegmentFile, SegmentPart, TextLine, TornTail, ValidLine};
+use crate::tree::{Frontier, TreeHash};
+
+/// Keys, checkpoints and chain values that a verification compares a journal with.
+#[derive(Debug, Clone, Default)]
+pub struct VerifyWith {
+    /// Public keys with which the journal's checkpoints were signed.
+    pub keys: Vec<VerifierKey>,
+    /// Public keys of witnesses, each of which must have seen what counts as proven.
+    pub witnesses: Vec<VerifierKey>,
+    /// Files with checkpoints that were kept elsewhere, besides those in the folder.
+    pub checkpoints: Vec<PathBuf>,
+    /// Chain values of single lines that were kept elsewhere.
+    pub heads: Vec<ChainHead>,
+}
+
+/// Result of a verification.
+#[derive(Debug, Default)]
+pub struct Verified {
+    /// Number of segments or files read.
+    pub segments: u64,
+    /// Number of complete lines read.
+    pub lines: u64,
+    /// Number of the first line.
+    pub first: Option<u64>,
+    /// The last line and the chain's value after it.
+    pub last: Option<ChainHead>,
+    /// Exchanges that a crash left open, as a later start recorded them.
+    pub unfinished: Vec<OpenExchange>,
+    /// Exchanges that are open at the journal's end: under way, or left by a crash that no start has
+    /// followed.
+    pub open: Vec<OpenExchange>,
+    /// Incomplete lines that a crash left, as a later start recorded them.
+    pub torn: Vec<String>,
+    /// True if the last segment ends in an incomplete line: it is being written, or a crash interrupted it.
+    pub ends_torn: bool,
+    /// Number of lines in copies that differ from the journal's line of that number: they were renumbered
+    /// before they were on disk, or are forged.
+    pub other_lines: u64,
+    /// Proof that the checkpoints give.
+    pub proof: CheckpointProof,
+    /// Faults that were found, in order.
+    pub faults: Vec<VerifyFault>,
+    /// Number of faults beyond those kept.
+    pub more_faults: u64,
+}
+
+/// Verdict of a verification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every line is covered by a checkpoint with all signatures asked for.
+    Proven,
+    /// Something is not proven, though nothing contradicts the journal.
+    NotProven,
+    /// The journal is not as it was written.
+    Contradiction,
+}
+
+impl Verified {
+    /// Returns true if no fault was found.
+    #[must_use]
+    pub const fn is_sound(&self) -> bool {
+        self.faults.is_empty()
+    }
+
+    /// Returns the verdict.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        let last = self.last.map_or(0, |head| head.seq);
+        match (self.is_sound(), self.proof.covers(last)) {
+            (false, _) => Verdict::Contradiction,
+            (true, true) => Verdict::Proven,
+            (true, false) => Verdict::NotProven,
+        }
+    }
+}
+
+/// An exchange without an end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenExchange {
+    /// Number of its `opened` line, or of the line that reports it if there is no other.
+    pub seq: u64,
+    /// Id of the exchange.
+    pub id: String,
+}
+
+/// A fault, and its place in the journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifyFault {
+    segment: String,
+    /// Number of the line in its segment, from 1; 0 for the whole file.
+    line: u64,
+    what: VerifyFaultKind,
+}
+
+/// Kind of a fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum VerifyFaultKind {
+    NotALine { bytes: u64 },
+    Changed { seq: u64 },
+    Missing { seqs: RangeInclusive<u64> },
+    Displaced { seq: u64, after: u64 },
+    Repeated { seq: u64 },
+    Torn { bytes: u64 },
+    TornGone { bytes: u64 },
+    Detached { seq: u64 },
+    Tree { seq: u64 },
+    Index,
+    Checkpoint(EvidenceFault),
+    Cut { given: u64, ends: u64 },
+    NotTheHead { given: u64 },
+    BeforeTheFirst { given: u64, first: u64 },
+}
+
+impl fmt::Display for VerifyFault {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { segment, line, what } = self;
+        match line {
+            0 => write!(out, "{segment}: ")?,
+            _ => write!(out, "{segment}, line {line}: ")?,
+        }
+        match what {
+            VerifyFaultKind::NotALine { bytes } => {
+                write!(out, "{bytes} bytes that are not a line of a journal")
+            }
+            VerifyFaultKind::Changed { seq } => write!(out, "seq {seq} is not as it was written"),
+            VerifyFaultKind::Missing { seqs } => {
+                let (start, end) = (seqs.start(), seqs.end());
+                match start == end {
+                    true => write!(out, "seq {start} is missing before it"),
+                    false => write!(out, "seq {start} to {end} are missing before it"),
+                }
+            }
+            VerifyFaultKind::Displaced { seq, after } => {
+                write!(out, "seq {seq} was moved behind seq {after}")
+            }
+            VerifyFaultKind::Repeated { seq } => {
+                write!(out, "seq {seq} occurs here a second time")
+            }
+            VerifyFaultKind::Torn { bytes } => write!(
+                out,
+                "{bytes} bytes of an incomplete line that no start recorded: it was cut"
+            ),
+            VerifyFaultKind::TornGone { bytes } => write!(
+                out,
+                "{bytes} bytes of an incomplete line before it, recorded by a start, are gone"
+            ),
+            VerifyFaultKind::Detached { seq } => {
+                write!(out, "seq {seq} does not continue the chain of the segment before it")
+            }
+            VerifyFaultKind::Tree { seq } => {
+                write!(out, "seq {seq} states another tree than that of the lines before it")
+            }
+            VerifyFaultKind::Index => {
+                write!(
+                    out,
+                    "the index beside it is not that of its lines: delete it, and the next start \
+                     makes it anew"
+                )
+            }
+            VerifyFaultKind::Checkpoint(fault) => write!(out, "{fault}"),
+            VerifyFaultKind::Cut { given, ends } => {
+                write!(
+                    out,
+                    "the journal ends with seq {ends}, before the given head {given}: it was cut"
+                )
+            }
+            VerifyFaultKind::NotTheHead { given } => {
+                write!(out, "seq {given} does not match the given head: the journal was rewritten")
+            }
+            VerifyFaultKind::BeforeTheFirst { given, first } => {
+                write!(out, "the journal begins with seq {first}, after the given head {given}")
+            }
+        }
+    }
+}
+
+/// Limit: faults that are kept.
+const FAULTS_MAX: usize = 100;
+/// Limit: gaps in which displaced lines are looked for.
+const GAPS_MAX: usize = 10_000;
+
+/// Verifies a whole journal.
+///
+/// # Errors
+/// Returns an error if a segment or a file with checkpoints cannot be read.
+pub fn verify(folder: &Path, with: &VerifyWith) -> io::Result<Verified> {
+    let segments = read::segments(folder)?;
+    let mut walk = SegmentWalk::new(with, Evidence::of_folder(with, folder, &segments)?);
+    for segment in &segments {
+        walk.take_checkpoints(segment)?;
+        walk.segment(segment)?;
+    }
+    walk.found.ends_torn = walk.tail.is_some();
+    let mut found = walk.end();
+    // The index of changed lines does not fit, which would say nothing more.
+    if found.is_sound() {
+        found.faults.extend(segments.iter().filter_map(index_fault).take(FAULTS_MAX));
+    }
+    Ok(found)
+}
+
+/// Returns the fault of the index beside a segment, if there is an index and it is not that of the lines.
+fn index_fault(segment: &SegmentFile) -> Option<VerifyFault> {
+    let is_right = || IndexTable::open(segment)?.is_right(segment).ok();
+    let is_wrong = index::exists(segment) && is_right() != Some(true);
+    is_wrong.then(|| VerifyFault { segment: segment.name(), line: 0, what: VerifyFaultKind::Index })
+}
+
+/// Limit: lines of shipped copies; each takes 32 bytes of memory.
+const COPIED_LINES_MAX: usize = 100_000_000;
+
+/// Place of a line in a shipped copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct CopiedLine {
+    seq: u64,
+    /// Position of its file in the list of files.
+    file: u32,
+    bytes: u32,
+    at: u64,
+    /// Number of the line in its file, from 1.
+    number: u64,
+}
+
+/// Verifies copies of a journal's lines as a log shipper leaves them: in any order, in any files, some of
+/// them more than once, and without the incomplete lines that crashes leave.
+///
+/// # Errors
+/// Returns an error if a file cannot be read, or there are too many lines.
+pub fn verify_copies(files: &[PathBuf], with: &VerifyWith) -> io::Result<Verified> {
+    let mut walk = SegmentWalk::new(with, Evidence::of_files(with)?);
+    let mut copies = Vec::new();
+    let mut lines = Vec::new();
+    for (file, path) in (0..).zip(files) {
+        let copy = SegmentFile { first: 0, path: path.clone() };
+        walk.found.segments += 1;
+        read::walk(&copy, |number, part| match part {
+            SegmentPart::NotALine(bytes) => {
+                let place = LinePosition { segment: copy.name(), line: number };
+                walk.fault(place, VerifyFaultKind::NotALine { bytes });
+            }
+            SegmentPart::Half(_) => {}
+            SegmentPart::Line(text, formed) => {
+                let bytes = u32::try_from(text.bytes.len()).unwrap_or(u32::MAX);
+                lines.push(CopiedLine { seq: formed.read.seq, file, bytes, at: text.at, number });
+            }
+        })?;
+        if lines.len() > COPIED_LINES_MAX {
+            return Err(io::Error::other("too many lines: verify copies of a shorter time"));
+        }
+        copies.push((File::open(path)?, copy.name()));
+    }
+    lines.sort_unstable();
+    for same in lines.chunk_by(|one, other| one.seq == other.seq) {
+        walk.copied(same, &copies)?;
+    }
+    Ok(walk.end())
+}
+
+struct SegmentWalk<'a> {
+    found: Verified,
+    heads: &'a [ChainHead],
+    evidence: Evidence<'a>,
+    /// The tree over the lines so far; `None` after a fault, until a segment states it anew.
+    tree: Option<Frontier>,
+    /// Possible values of the chain before the next line: the one that the last line states and, if that is
+    /// wrong, also the one that it should have.
+    links: Vec<ChainValue>,
+    /// Ranges of numbers that were passed over, and where: their lines may follow further down.
+    gaps: Vec<(RangeInclusive<u64>, LinePosition)>,
+    /// Gap just before the last line: the number that it should have had, and its place.
+    jump: Option<(u64, LinePosition)>,
+    open: HashMap<String, u64>,
+    /// Incomplete line at the end of the segment before, and its place.
+    tail: Option<(TornTail, LinePosition)>,
+    place: LinePosition,
+    /// Name of the segment before.
+    before: String,
+    heads_met: Vec<u64>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct LinePosition {
+    segment: String,
+    line: u64,
+}
+
+impl<'a> SegmentWalk<'a> {
+    fn new(with: &'a VerifyWith, evidence: Evidence<'a>) -> Self {
+        Self {
+            found: Verified::default(),
+            heads: &with.heads,
+            evidence,
+            tree: Some(Frontier::new()),
+            links: Vec::new(),
+            gaps: Vec::new(),
+            jump: None,
+            open: HashMap::new(),
+            tail: None,
+            place: LinePosition::default(),
+            before: String::new(),
+            heads_met: Vec::new(),
+        }
+    }
+
+    /// Reads the checkpoints beside a segment.
+    fn take_checkpoints(&mut self, segment: &SegmentFile) -> io::Result<()> {
+        let path = segment.checkpoints();
+        if path.exists() {
+            let faults = self.evidence.read(&path)?;
+            self.checkpoint_faults(faults);
+        }
+        Ok(())
+    }
+
+    fn segment(&mut self, segment: &SegmentFile) -> io::Result<()> {
+        self.found.segments += 1;
+        self.before = std::mem::take(&mut self.place.segment);
+        self.place = LinePosition { segment: segment.name(), line: 0 };
+        let mut is_first = true;
+        read::walk(segment, |number, piece| {
+            self.place.line = number;
+            match piece {
+                SegmentPart::NotALine(bytes) => {
+                    self.fault(self.place.clone(), VerifyFaultKind::NotALine { bytes });
+                }
+                SegmentPart::Half(torn) => self.tail = Some((torn, self.place.clone())),
+                SegmentPart::Line(_, formed) => {
+                    if std::mem::take(&mut is_first) {
+                        self.begins_after(formed.read.torn.as_ref());
+                        self.begins(&formed);
+                    }
+                    self.line(&formed);
+                }
+            }
+        })
+    }
+
+    /// Checks the lines with one number in shipped copies. Of several, the one that continues the chain is
+    /// the journal's.
+    fn copied(&mut self, same: &[CopiedLine], copies: &[(File, String)]) -> io::Result<()> {
+        let mut texts = Vec::new();
+        for line in same {
+            let Some((file, name)) = usize::try_from(line.file).ok().and_then(|at| copies.get(at))
+            else {
+                continue;
+            };
+            let mut bytes = vec![0; usize::try_from(line.bytes).unwrap_or_default()];
+            file.read_exact_at(&mut bytes, line.at)?;
+            texts.push((bytes, LinePosition { segment: name.clone(), line: line.number }));
+        }
+        let texts: Vec<_> = texts
+            .iter()
+            .filter_map(|(bytes, place)| {
+                Some((ValidLine::from(&TextLine { at: 0, bytes, is_whole: true })?, place))
+            })
+            .collect();
+        let continues = |(line, _): &&(ValidLine<'_>, &LinePosition)| {
+            self.links.iter().any(|link| link.next(line.body) == line.link)
+        };
+        let Some((line, place)) = texts.iter().find(continues).or(texts.first()) else {
+            return Ok(());
+        };
+        let others = texts.iter().filter(|(other, _)| other.link != line.link).count();
+        self.found.other_lines += u64::try_from(others).unwrap_or(u64::MAX);
+        self.place = (*place).clone();
+        if line.read.previous.is_some() {
+            self.begins(line);
+        }
+        self.line(line);
+        Ok(())
+    }
+
+    /// Compares the incomplete line that a segment's first line states with the one found before it.
+    fn begins_after(&mut self, known: Option<&TornTail>) {
+        let tail = self.tail.take();
+        // An incomplete line that was discarded to create this very segment is recorded, and is not there.
+        let is_gone = known.is_some_and(|torn| torn.segment == self.before) && tail.is_none();
+        if let Some(torn) = known.filter(|_| is_gone) {
+            self.fault(self.place.clone(), VerifyFaultKind::TornGone { bytes: torn.bytes });
+        }
+        if let Some((torn, place)) = tail
+            && known != Some(&torn)
+        {
+            self.fault(place, VerifyFaultKind::Torn { bytes: torn.bytes });
+        }
+        if let Some(torn) = known {
+            self.found.torn.push(format!("{} bytes at the end of {}", torn.bytes, torn.segment));
+        }
+    }
+
+    /// Checks the first line of a segment, which states the chain's value and the tree before it.
+    fn begins(&mut self, formed: &ValidLine<'_>) {
+        let previous = formed.read.previous.and_then(|hex| hex.parse().ok());
+        let seq = formed.read.seq;
+        let last = self.found.last.map(|head| head.seq);
+        match (previous, last) {
+            (Some(link), None) => self.links = vec![link],
+            (Some(link), Some(last)) if last + 1 == seq && !self.links.contains(&link) => {
+                self.fault(self.place.clone(), VerifyFaultKind::Detached { seq });
+            }
+            (Some(link), Some(last)) if last < seq => self.links = vec![link],
+            (Some(_), Some(_)) | (None, _) => {}
+        }
+        let stated = formed.read.frontier();
+        self.tree = self.tree.take().filter(|tree| tree.size() + 1 == seq);
+        if stated.is_some() && self.tree.is_some() && stated != self.tree {
+            self.fault(self.place.clone(), VerifyFaultKind::Tree { seq });
+        }
+        self.tree = self.tree.take().or(stated);
+        if formed.read.event == "started" {
+            self.evidence.started();
+        }
+    }
+
+    fn line(&mut self, formed: &ValidLine<'_>) {
+        let ValidLine { read, body, link } = formed;
+        let seq = read.seq;
+        self.found.lines += 1;
+        self.found.first.get_or_insert(seq);
+        self.exchange(formed);
+        for head in self.heads.iter().filter(|head| head.seq == seq) {
+            self.heads_met.push(seq);
+            if head.link != *link {
+                self.fault(self.place.clone(), VerifyFaultKind::NotTheHead { given: seq });
+            }
+        }
+        let should: Vec<ChainValue> = self.links.iter().map(|before| before.next(body)).collect();
+        self.settle_jump(seq, &should, *link);
+        let expected = self.found.last.map_or(seq, |head| head.seq + 1);
+        if seq < expected {
+            let what = match self.fill(seq) {
+                true => VerifyFaultKind::Displaced { seq, after: expected - 1 },
+                false => VerifyFaultKind::Repeated { seq },
+            };
+            self.fault(self.place.clone(), what);
+            return;
+        }
+        let is_next = seq == expected;
+        if !is_next {
+            self.gaps.push((expected..=seq - 1, self.place.clone()));
+            self.jump = Some((expected, self.place.clone()));
+        }
+        // After a gap, only the first line of a segment states the chain's value.
+        let is_known = is_next || (read.previous.is_some() && !self.links.is_empty());
+        let fits = should.contains(link);
+        if is_known && !fits {
+            self.fault(self.place.clone(), VerifyFaultKind::Changed { seq });
+        }
+        self.links = vec![*link];
+        if is_known && !fits {
+            self.links.extend(should);
+        }
+        self.found.last = Some(ChainHead { seq, link: *link });
+        self.settle_gaps();
+        self.grow_tree(seq, *link);
+    }
+
+    /// Adds a line to the tree, and compares the tree with the checkpoints of its size.
+    fn grow_tree(&mut self, seq: u64, link: ChainValue) {
+        self.tree = self.tree.take().filter(|tree| tree.size() + 1 == seq);
+        let Some(tree) = &mut self.tree else { return };
+        tree.push(TreeHash::leaf(link.as_bytes()));
+        if self.evidence.is_due(seq) {
+            let faults = self.evidence.compare(tree);
+            self.checkpoint_faults(faults);
+        }
+    }
+
+    fn checkpoint_faults(&mut self, faults: Vec<EvidenceFault>) {
+        for fault in faults {
+            let place = LinePosition { segment: fault.file().to_owned(), line: 0 };
+            self.fault(place, VerifyFaultKind::Checkpoint(fault));
+        }
+    }
+
+    /// Corrects a gap if this line follows the last one by its chain value, and by its number the one that
+    /// the last should have had: nothing is missing before the last, whose number was changed.
+    fn settle_jump(&mut self, seq: u64, should: &[ChainValue], link: ChainValue) {
+        let Some((expected, place)) = self.jump.take() else { return };
+        if seq == expected + 1 && should.contains(&link) {
+            self.gaps.pop();
+            self.found.last = self.found.last.map(|head| ChainHead { seq: expected, ..head });
+            self.fault(place, VerifyFaultKind::Changed { seq: expected });
+        }
+    }
+
+    /// Returns true if a number was passed over; it no longer counts as missing.
+    fn fill(&mut self, seq: u64) -> bool {
+        let Some(at) = self.gaps.iter().position(|(seqs, _)| seqs.contains(&seq)) else {
+            return false;
+        };
+        let (seqs, place) = self.gaps.swap_remove(at);
+        let (start, end) = seqs.into_inner();
+        for rest in [start..=seq.saturating_sub(1), seq + 1..=end] {
+            if !rest.is_empty() && rest.start() <= &end && rest.end() >= &start {
+                self.gaps.push((rest, place.clone()));
+            }
+        }
+        true
+    }
+
+    fn settle_gaps(&mut self) {
+        if self.gaps.len() > GAPS_MAX {
+            let (seqs, place) = self.gaps.remove(0);
+            self.fault(place, VerifyFaultKind::Missing { seqs });
+        }
+    }
+
+    fn exchange(&mut self, formed: &ValidLine<'_>) {
+        let seq = formed.read.seq;
+        match formed.read.exchange() {
+            Some((ExchangeEvent::Opened, id)) => drop(self.open.insert(id.to_owned(), seq)),
+            Some((ExchangeEvent::Closed, id)) => drop(self.open.remove(id)),
+            Some((ExchangeEvent::Unfinished, id)) => {
+                // The opened line may be in none of these segments.
+                let seq = self.open.remove(id).unwrap_or(seq);
+                self.found.unfinished.push(OpenExchange { seq, id: id.to_owned() });
+            }
+            None => {}
+        }
+    }
+
+    fn end(mut self) -> Verified {
+        let mut gaps = std::mem::take(&mut self.gaps);
+        gaps.sort_by_key(|(seqs, _)| *seqs.start());
+        for (seqs, place) in gaps {
+            self.fault(place, VerifyFaultKind::Missing { seqs });
+        }
+        let (first, ends) = (self.found.first, self.found.last.map_or(0, |head| head.seq));
+        let met = std::mem::take(&mut self.heads_met);
+        for head in self.heads.iter().filter(|head| !met.contains(&head.seq)) {
+            let given = head.seq;
+            let what = match first {
+                Some(first) if given < first => VerifyFaultKind::BeforeTheFirst { given, first },
+                // It is missing, which has been reported.
+                Some(_) if given < ends => continue,
+                _ => VerifyFaultKind::Cut { given, ends },
+            };
+            self.fault(self.place.clone(), what);
+        }
+        let faults = self.evidence.end(ends);
+        self.checkpoint_faults(faults);
+        let open = self.open.into_iter();
+        self.found.open = open.map(|(id, seq)| OpenExchange { seq, id }).collect();
+        self.found.open.sort_by_key(|exchange| exchange.seq);
+        self.found.proof = self.evidence.proof;
+        self.found
+    }
+
+    fn fault(&mut self, place: LinePosition, what: VerifyFaultKind) {
+        if self.found.faults.len() < FAULTS_MAX {
+            let LinePosition { segment, line } = place;
+            self.found.faults.push(VerifyFault { segment, line, what });
+        } else {
+            self.found.more_faults += 1;
+        }
+    }
+}
