@@ -33,6 +33,7 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::audit::Trail;
+use audit_journal::SigningState;
 use crate::directory::Directory;
 use crate::gateway::InForce;
 use crate::metrics::Metrics;
@@ -429,6 +430,9 @@ impl AdminState {
         let now_s = jiff::Timestamp::now().as_second();
         for alarm in live.alarms.in_force(now_s) {
             writeln!(text, "[!]{alarm}").unwrap_or_default();
+        }
+        if let SigningState::Refused(reason) = self.trail.signing() {
+            writeln!(text, "[!]audit checkpoints are not signed: {reason}").unwrap_or_default();
         }
         if let (true, Some(age_s)) = (self.directory.is_live(), self.directory.newest_age_s()) {
             writeln!(text, "newest answer of a directory source: {age_s} s ago")

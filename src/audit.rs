@@ -7,8 +7,8 @@
 //! A write has two lines, the first on disk before the provider is asked; a read has one, at its end. The
 //! journal itself is the crate `audit-journal`.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use audit_journal::{
@@ -30,6 +30,7 @@ mod record;
 mod resource;
 mod settings;
 mod transfer;
+mod witness;
 
 pub use entry::{EndedBy, Entry, RegistrationOrigin};
 pub use export::{ExportedLine, SSP_COLUMNS, otlp, row};
@@ -39,6 +40,7 @@ pub use settings::{
 pub use transfer::Transfer;
 
 use budgets::{LineBudgets, UnrecordedRefusals};
+use witness::Witness;
 
 /// Handle of the audit journal, through which exchanges write their records. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -53,6 +55,8 @@ struct TrailState {
     unrecorded: UnrecordedRefusals,
     /// True while the journal's file system has less free space than the reserve.
     disk_low: AtomicBool,
+    /// Witnesses, until they are followed.
+    witnesses: Mutex<Vec<Witness>>,
     stopping: AtomicBool,
     metrics: Arc<Metrics>,
 }
@@ -89,6 +93,10 @@ impl Trail {
     ) -> Result<Self, TrailError> {
         facts.insert("version".to_owned(), env!("CARGO_PKG_VERSION").into());
         let checkpoints = settings.checkpoints.as_ref().map(CheckpointConfig::load).transpose();
+        let witnesses = settings.checkpoints.iter().flat_map(|wanted| &wanted.witnesses);
+        let witnesses = witnesses
+            .map(|witness| Witness::new(witness, settings.journal.clone()))
+            .collect::<Result<_, _>>();
         let journal = JournalSettings {
             folder: settings.journal.clone(),
             segment_bytes: settings.segment_size.as_u64(),
@@ -104,6 +112,7 @@ impl Trail {
             budgets: LineBudgets::new(settings),
             unrecorded: UnrecordedRefusals::default(),
             disk_low: AtomicBool::new(false),
+            witnesses: Mutex::new(witnesses.map_err(TrailError::Settings)?),
             stopping: AtomicBool::new(false),
             metrics,
         })))
@@ -190,7 +199,17 @@ impl Trail {
     /// It runs apart from requests, since a disk that does not answer reports nothing to those that wait for
     /// it.
     pub async fn watch(&self) {
-        tokio::join!(self.watch_health(), self.watch_disk(), self.write_sums());
+        let witnesses = self.follow_witnesses();
+        tokio::join!(self.watch_health(), self.watch_disk(), self.write_sums(), witnesses);
+    }
+
+    /// Has the checkpoints countersigned by each witness.
+    async fn follow_witnesses(&self) {
+        let TrailState { journal, metrics, .. } = &*self.0;
+        let witnesses =
+            std::mem::take(&mut *self.0.witnesses.lock().unwrap_or_else(PoisonError::into_inner));
+        let followed = witnesses.into_iter().map(|witness| witness.follow(journal, metrics));
+        futures_util::future::join_all(followed).await;
     }
 
     /// Writes the sums of refusals without a line of their own, once a second.

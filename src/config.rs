@@ -379,6 +379,8 @@ impl Config {
         if let Some(checkpoints) = &mut self.audit.checkpoints {
             paths.extend(&mut checkpoints.keys);
             paths.extend(&mut checkpoints.copies);
+            let witnesses = checkpoints.witnesses.iter_mut();
+            paths.extend(witnesses.flat_map(|witness| &mut witness.authorities));
         }
         paths
     }

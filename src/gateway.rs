@@ -325,10 +325,9 @@ impl Gateway {
         entry: &mut Entry,
     ) -> Result<Response<ProviderBody>, Refusal> {
         let Inbound { arrival: Arrival { live, connection, gone, now }, head } = inbound;
-        let now_s = now.as_second();
         let InForce { trust, rules, throttle, .. } = live;
         let compatibility = rules.compatibility(headers);
-        let peer = connection.handshake.peer(trust, now_s)?;
+        let peer = connection.handshake.peer(trust, now.as_second())?;
         entry.peer(&peer);
         throttle.check_certificate_rate(&peer)?;
         let request = SspRequest::parse(head, headers, &rules.head, compatibility.trace_ids)?;
@@ -349,7 +348,7 @@ impl Gateway {
         let interaction =
             interaction::find(&rules.allowed, interaction_id, &head.method, target.path())?;
         let payload = claims::payload(&head.headers, compatibility.signature)?;
-        let claims = claims::check(&payload, interaction, now_s)?;
+        let claims = claims::check(&payload, interaction, now.as_second())?;
         entry.claims(&claims);
         let facts = RequestFacts {
             consumer: &consumer,

@@ -25,7 +25,7 @@ mod provider;
 mod revocation;
 mod server;
 
-pub use directory::{DirectoryLeg, secret};
+pub use directory::{DirectoryLeg, plain_client, secret};
 pub use files::{Expiry, FileMark, Notice, NoticeLevel, TrustError};
 pub use loader::Loader;
 

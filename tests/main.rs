@@ -20,6 +20,7 @@ mod deploy;
 mod directory;
 mod drain;
 mod durability;
+mod evidence;
 mod faults;
 mod foreign;
 mod framing;

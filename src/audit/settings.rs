@@ -89,6 +89,9 @@ pub struct WitnessConfig {
     #[serde(with = "verifier_key")]
     #[schemars(with = "String")]
     pub key: VerifierKey,
+    /// Authorities that issue its TLS certificate, as PEM files; needed for `https`.
+    #[serde(default)]
+    pub authorities: Vec<PathBuf>,
 }
 
 mod verifier_key {

@@ -48,6 +48,9 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     ended
 }
 
+/// Crates of this project, whose messages have the level that the configuration sets.
+const OUR_CRATES: [&str; 3] = [env!("CARGO_CRATE_NAME"), "audit_journal", "gpconnect_simulator"];
+
 /// Starts logging to standard error.
 ///
 /// Security: libraries log warnings and errors only, since their messages at lower levels may contain request
@@ -56,7 +59,7 @@ pub fn log(settings: &Log) {
     let ours = LevelFilter::from(settings.level);
     let filter = Targets::new()
         .with_default(LevelFilter::WARN)
-        .with_targets([env!("CARGO_CRATE_NAME"), "gpconnect_simulator"].map(|name| (name, ours)));
+        .with_targets(OUR_CRATES.map(|name| (name, ours)));
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let started = match settings.format {
         LogFormat::Json => {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 
-use super::files::{CertificateUse, TrustError};
+use super::chain::Authorities;
+use super::files::{self, CertificateUse, TrustError};
 use super::loader::{LegFiles, Loader};
 use super::provider::ServerVerifier;
 use super::{Crl, CrlRollback, ExpiredCrl, KeyPair};
@@ -80,6 +81,19 @@ impl DirectoryLeg {
     pub fn check(&self, key: &str) -> Result<(), String> {
         super::check_leg(key, &self.crl, &self.authorities)
     }
+}
+
+/// Returns TLS client settings for a server that only has to prove its name, such as one whose answers are
+/// signed; without a client certificate, and without revocation.
+///
+/// # Errors
+/// Returns an error if a file with authorities cannot be used, or there is none.
+pub fn plain_client(authorities: &[PathBuf]) -> Result<Arc<ClientConfig>, TrustError> {
+    let Authorities { roots, .. } = files::authorities(authorities, &mut Vec::new())?;
+    let builder = ClientConfig::builder_with_provider(Arc::new(super::crypto()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TrustError::new(Path::new("authorities"), error))?;
+    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
 }
 
 /// Reads a secret that is a file's only content; surrounding white space is removed.
