@@ -107,6 +107,15 @@ async fn journal_of(exchanges: usize) -> (TestBed, PathBuf) {
         bed.send(call.set("Ssp-TraceID", &trace_id)).await;
     }
     let bed = bed.restart().await;
+    let own = bed.path("audit");
+    // All segments but the one that is being written get an index, in the background.
+    let indexes = || {
+        let files = std::fs::read_dir(&own).unwrap().map(|entry| entry.unwrap().path());
+        files.filter(|path| path.extension().is_some_and(|name| name == "index")).count()
+    };
+    while indexes() + 1 < segments(&own).len() {
+        tokio::task::yield_now().await;
+    }
     let folder = bed.path("copy");
     copy(&bed.path("audit"), &folder);
     (bed, folder)

@@ -2,10 +2,11 @@
 //! failure is reported.
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use audit_journal::{Verified, VerifyWith};
+use audit_journal::note::CheckpointSigner;
+use audit_journal::{Verdict, Verified, VerifyWith};
 use serde_json::{Value, json};
 
 use testkit::disk::{FaultyDisk, serve_on_small_disk};
@@ -14,9 +15,17 @@ use testkit::process::{GatewayProcess, serve};
 use testkit::test_bed::{journal, segments};
 use testkit::{Answer, ProviderAction, TestBed, TestRequest};
 
+/// Lifts limits, and has the journal signed once a second.
 fn hurried(files: &mut Files) {
+    files.put("audit.key", &KEY);
     files.add("[throttle]\ncertificate-per-second = 100000\nconsumer-per-second = 100000");
+    files.add(&format!(
+        "[audit.checkpoints]\norigin = \"{ORIGIN}\"\nkeys = [\"audit.key\"]\nevery = \"1s\""
+    ));
 }
+
+const ORIGIN: &str = "gw1.example.nhs.uk/audit/1";
+static KEY: LazyLock<String> = LazyLock::new(|| CheckpointSigner::generate_pem().unwrap());
 
 fn lines(text: &str) -> Vec<Value> {
     // An incomplete line is skipped: it is being written, or a crash cut it.
@@ -31,8 +40,11 @@ fn of<'a>(lines: &'a [Value], event: &'a str, member: &'a str) -> BTreeSet<&'a s
         .collect()
 }
 
+/// Verifies a journal with the key, which signed only what was on disk.
 fn verified(folder: &std::path::Path) -> Verified {
-    audit_journal::verify(folder, &VerifyWith::default()).unwrap()
+    let signer = CheckpointSigner::from_pkcs8_pem(&KEY, ORIGIN).unwrap();
+    let with = VerifyWith { keys: vec![signer.verifier().clone()], ..VerifyWith::default() };
+    audit_journal::verify(folder, &with).unwrap()
 }
 
 fn is_sound(folder: &std::path::Path) -> Verified {
@@ -125,6 +137,8 @@ async fn every_request_sent_to_a_provider_is_on_disk_when_the_machine_stops() {
         let trace_id = request.header("ssp-traceid").unwrap();
         assert!(recorded.contains(trace_id), "{trace_id} was sent, and is not on the disk");
     }
+    let found = is_sound(&disk.synced_folder());
+    assert!(found.proof.checkpoints > 0 && found.proof.lines > 0, "nothing else was signed");
 }
 
 /// Four consumers that send bookings, each with its own trace id, until they are stopped.
@@ -201,6 +215,8 @@ async fn fifty_crashes_under_a_load_of_bookings_lose_and_invent_nothing() {
     assert_eq!(told, unfinished);
     assert!(found.open.is_empty());
     assert_eq!(found.segments, 51);
+    assert_eq!(found.verdict(), Verdict::Proven, "{:?}", found.proof);
+    assert!(found.proof.checkpoints >= 51);
 }
 
 /// Counts of requests and refusals, to compare with the journal.

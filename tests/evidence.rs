@@ -293,8 +293,8 @@ struct TestWitness {
 }
 
 impl TestWitness {
-    /// Returns a witness that is not started yet, with its socket.
-    async fn new() -> (TcpListener, CheckpointSigner) {
+    /// Returns the socket and the key of a witness that is not started yet.
+    async fn prepare() -> (TcpListener, CheckpointSigner) {
         let pem = CheckpointSigner::generate_pem().unwrap();
         let signer = CheckpointSigner::from_pkcs8_pem(&pem, "trust.example/w1").unwrap();
         (TcpListener::bind("127.0.0.1:0").await.unwrap(), signer)
@@ -378,7 +378,7 @@ fn is_whole(text: &[u8]) -> bool {
 
 /// Returns a signed test bed with a witness, which is running.
 async fn witnessed() -> (SignedBed, Arc<TestWitness>) {
-    let (listener, signer) = TestWitness::new().await;
+    let (listener, signer) = TestWitness::prepare().await;
     let (address, key) = (listener.local_addr().unwrap(), signer.verifier().as_cosigner());
     let more = format!(
         "every = \"1s\"\nwitnesses = [{{ url = \"http://{address}/witness/\", key = \"{key}\" }}]"

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use audit_journal::{RecordEvent, ReservedRecord};
+use audit_journal::{Record, RecordEvent, ReservedRecord};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -240,7 +240,7 @@ impl Entry {
         (self.to, self.ods) = (Some(provider.asid.clone()), Some(provider.ods.clone()));
         self.origin = origin;
         let Some(line) = self.opened_line.take() else { return Ok(None) };
-        let Ok(record) = self.line("opened", None).compose() else {
+        let Ok(record) = Record::new(&self.line("opened", None)) else {
             return Err(Refusal::AuditUnavailable);
         };
         self.is_opened = true;
@@ -431,7 +431,7 @@ impl Drop for Entry {
             true => RecordEvent::Closed(self.id),
             false => RecordEvent::Other,
         };
-        match self.line("closed", Some(self.end(duration))).compose() {
+        match Record::new(&self.line("closed", Some(self.end(duration)))) {
             Ok(record) => line.append(record, event),
             Err(error) => {
                 tracing::error!(id = %self.id, %error, "the record of an exchange could not be composed, and is lost");

@@ -1,9 +1,12 @@
-//! Export of the journal: rows as the national service exports them, and OpenTelemetry logs.
+//! Export of the journal: rows as the national service exports them, OpenTelemetry logs, and audit events of
+//! BALP.
 
 use std::fmt::Write as _;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
+
+mod balp;
 
 /// A parsed line of the journal.
 #[derive(Debug)]
@@ -32,6 +35,13 @@ impl ExportedLine {
     #[must_use]
     pub fn began(&self) -> Option<Timestamp> {
         self.time()?.saturating_sub(self.duration().unwrap_or_default()).ok()
+    }
+
+    /// Adds the members of another line of the same exchange that this one lacks.
+    pub fn join(&mut self, other: Self) {
+        for (name, value) in other.0 {
+            self.0.entry(name).or_insert(value);
+        }
     }
 
     fn duration(&self) -> Option<SignedDuration> {

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use audit_journal::{Record, RecordError};
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
@@ -150,16 +149,6 @@ impl RecordedClaims {
             device_model: claims.device_model.as_deref().map(text),
             device_version: claims.device_version.as_deref().map(text),
         }
-    }
-}
-
-impl ExchangeLine<'_> {
-    /// Composes the line.
-    ///
-    /// # Errors
-    /// Returns an error if it would be longer than a line may be, which its limits rule out.
-    pub(super) fn compose(&self) -> Result<Record, RecordError> {
-        Record::new(self)
     }
 }
 

@@ -103,6 +103,8 @@ pub enum ExportFormat {
     Ssp,
     /// OpenTelemetry logs, as lines of OTLP JSON.
     Otel,
+    /// Audit events of FHIR R4 after the Basic Audit Log Patterns of IHE (BALP), one a line.
+    Balp,
 }
 
 /// Number of journal lines in one batch of OpenTelemetry logs.
@@ -131,6 +133,7 @@ pub fn run(wanted: AuditTask) -> Result<(), Failure> {
             Ok(())
         }
         AuditTask::Export { of, format: ExportFormat::Otel } => otel(&of),
+        AuditTask::Export { of, format: ExportFormat::Balp } => balp(of),
     }
 }
 
@@ -196,8 +199,8 @@ impl StandardOutput {
         }
     }
 
-    /// Prints one row for each exchange that was opened in the selected time, from its closed line, or from
-    /// its opened line if it has none; returns the number of rows.
+    /// Prints one row for each exchange that was opened in the selected time, from its closed line joined with
+    /// its opened line, or from the one that it has; returns the number of rows.
     fn exchanges(
         &mut self,
         of: &LineSelection,
@@ -208,17 +211,27 @@ impl StandardOutput {
         let mut count = 0;
         let until = of.until.map(|until| until.saturating_add(CLOSES_WITHIN).unwrap_or(until));
         of.search(until, |line| {
-            let Some(line) = ExportedLine::read(line) else { return self.flow };
+            let Some(mut line) = ExportedLine::read(line) else { return self.flow };
+            let id = line.text("id").unwrap_or_default().to_owned();
+            if line.text("event") == Some("unfinished") {
+                if let Some(opened) = open.get_mut(&id) {
+                    opened.join(line);
+                }
+                return self.flow;
+            }
             if !of.began_in_time(&line) {
                 return self.flow;
             }
-            let id = line.text("id").unwrap_or_default().to_owned();
             match line.text("event") {
                 Some("opened") if open.len() < OPEN_MAX => {
                     open.insert(id, line);
                     return self.flow;
                 }
-                Some("closed") => drop(open.remove(&id)),
+                Some("closed") => {
+                    if let Some(opened) = open.remove(&id) {
+                        line.join(opened);
+                    }
+                }
                 _ => {}
             }
             if let Some(row) = print(&line) {
@@ -329,6 +342,33 @@ fn otel(of: &LineSelection) -> Result<(), Failure> {
     if !batch.is_empty() {
         out.line(audit::otlp(&batch));
     }
+    Ok(())
+}
+
+fn balp(mut of: LineSelection) -> Result<(), Failure> {
+    let mut origin = None;
+    let events = ["started", "segment"].map(str::to_owned).to_vec();
+    let heads = MemberFilter { names: vec!["event"], values: events, is_suffix: false };
+    let heads = LineFilter { members: vec![heads], ..LineFilter::default() };
+    search(&of.journal, &heads, SearchMethod::Everything, |line| {
+        origin = ExportedLine::read(line).and_then(|line| Some(line.text("origin")?.to_owned()));
+        if origin.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })
+    .map_err(|error| fault(&of.journal, error))?;
+    // The last line of an exchange has these, and the first one says who called: both are needed.
+    let (outcome, refusal) = (of.outcome.take(), of.refusal.take());
+    let refusals = refusal.map(|token| token_names(&token));
+    let is_wanted = |line: &ExportedLine| {
+        let text = |name| line.text(name).unwrap_or_default();
+        outcome.as_ref().is_none_or(|outcome| outcome.eq_ignore_ascii_case(text("outcome")))
+            && refusals.as_ref().is_none_or(|tokens| {
+                tokens.iter().any(|token| token.eq_ignore_ascii_case(text("refusal")))
+            })
+    };
+    let print = |line: &ExportedLine| {
+        if is_wanted(line) { line.audit_event(origin.as_deref()) } else { None }
+    };
+    StandardOutput::new().exchanges(&of, u64::MAX, print)?;
     Ok(())
 }
 

@@ -4,8 +4,8 @@
 //! the root of the tree over them. It covers only lines that are on disk. It is kept beside the segment, in
 //! the log, and in the folders named as copies.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -168,7 +169,7 @@ impl Checkpointer {
     /// a copy.
     ///
     /// # Errors
-    /// Returns an error if the journal cannot be read, or a thread cannot be started.
+    /// Returns an error if a thread cannot be started.
     pub(crate) fn begin(
         settings: Option<CheckpointSettings>,
         folder: &Path,
@@ -192,7 +193,7 @@ impl Checkpointer {
             places.push(place(copy, CheckpointPlace::Copy)?);
         }
         signing.places = places;
-        if let Some(reason) = contradiction(&settings, folder, found)? {
+        if let Some(reason) = contradiction(&settings, folder, found) {
             signing.refuse(reason);
         }
         let signing = Arc::new(signing);
@@ -208,8 +209,8 @@ impl Checkpointer {
 
     /// Signs a checkpoint of this tree, whose last line is in `segment`.
     pub(crate) fn sign(&mut self, tree: &Frontier, segment: &SegmentFile) {
+        self.last = Some((Instant::now(), tree.size()));
         if self.signing.state() != SigningState::On {
-            self.last = Some((Instant::now(), tree.size()));
             return;
         }
         let now_s = Timestamp::now().as_second();
@@ -228,7 +229,6 @@ impl Checkpointer {
         let signed = SignedCheckpoint { checkpoint, note, segment: segment.clone() };
         self.signing.keep(&signed);
         self.signing.observer.checkpoint(now_s);
-        self.last = Some((Instant::now(), tree.size()));
         self.signing.newest.send_replace(Some(Arc::new(signed)));
     }
 }
@@ -348,8 +348,12 @@ fn append(folder: &Path, signed: &SignedCheckpoint) -> io::Result<()> {
     let SignedCheckpoint { checkpoint, note, segment } = signed;
     let path = segment.checkpoints();
     let path = folder.join(path.file_name().unwrap_or_default());
-    let mut file =
-        OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(path)?;
+    let mut options = OpenOptions::new();
+    // Security: somebody who may write in a copy must not lead the line into another file.
+    let no_link = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default();
+    options.create(true).append(true).read(true).mode(0o600).custom_flags(no_link);
+    let mut file = options.open(path)?;
+    let is_new = file.metadata()?.len() == 0;
     let (time, note) = (time_text(Timestamp::now()), note.to_string());
     let mut line = Vec::new();
     // A crash may have cut the last line.
@@ -363,21 +367,23 @@ fn append(folder: &Path, signed: &SignedCheckpoint) -> io::Result<()> {
     serde_json::to_writer(&mut line, &StoredNote { time, size: checkpoint.size, note })?;
     line.push(b'\n');
     file.write_all(&line)?;
-    file.sync_data()
+    file.sync_data()?;
+    if is_new { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
-/// Returns the files with checkpoints in a folder, oldest first; none if there is no such folder.
+/// Returns the files with checkpoints in a folder, oldest first. What is no regular file is ignored.
 ///
 /// # Errors
 /// Returns an error if the folder cannot be read.
 pub(crate) fn checkpoint_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other?,
-    };
     let mut found = Vec::new();
-    for entry in entries {
-        let path = entry?.path();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        // Security: opening a pipe would wait for its other end.
+        if !entry.file_type()?.is_file() {
+            continue;
+        }
+        let path = entry.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if name.strip_suffix(CHECKPOINTS).is_some_and(|stem| stem.ends_with('.')) {
             found.push(path);
@@ -396,19 +402,12 @@ pub(crate) fn checkpoint_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
 pub(crate) fn read_notes(path: &Path, mut each: impl FnMut(SignedNote)) -> io::Result<u64> {
     let mut reader = SegmentReader::open(path)?;
     let mut skipped = 0;
-    let mut is_first = true;
+    if let Some(note) = single_note(path)? {
+        each(note);
+        return Ok(0);
+    }
     while let Some(text) = reader.next()? {
-        if std::mem::take(&mut is_first) && !text.bytes.starts_with(b"{") {
-            return match fs::read_to_string(path)?.parse() {
-                Ok(note) => {
-                    each(note);
-                    Ok(0)
-                }
-                Err(_) => Ok(1),
-            };
-        }
-        let stored = serde_json::from_slice::<StoredNote>(text.bytes).ok();
-        match stored.and_then(|stored| stored.note.parse().ok()) {
+        match stored_note(text.bytes) {
             Some(note) => each(note),
             None => skipped += u64::from(!text.bytes.is_empty()),
         }
@@ -416,14 +415,33 @@ pub(crate) fn read_notes(path: &Path, mut each: impl FnMut(SignedNote)) -> io::R
     Ok(skipped)
 }
 
+/// Returns the note that a file is; `None` if it is no note.
+fn single_note(path: &Path) -> io::Result<Option<SignedNote>> {
+    let limit = u64::try_from(SignedNote::BYTES_MAX).unwrap_or(u64::MAX);
+    let mut text = Vec::new();
+    File::open(path)?.take(limit.saturating_add(1)).read_to_end(&mut text)?;
+    Ok(String::from_utf8(text).ok().and_then(|text| text.parse().ok()))
+}
+
+/// Returns the note in a line of a file of checkpoints; `None` if it has none.
+pub(crate) fn stored_note(line: &[u8]) -> Option<SignedNote> {
+    serde_json::from_slice::<StoredNote>(line).ok()?.note.parse().ok()
+}
+
 /// Returns the newest checkpoint in a folder that one of these keys has signed.
 fn newest(folder: &Path, keys: &[VerifierKey]) -> io::Result<Option<TreeHead>> {
     for path in checkpoint_files(folder)?.iter().rev() {
         let mut found: Option<TreeHead> = None;
         let mut forged = 0_u64;
+        // Security: an older checkpoint in the file of a later segment must not pass for the newest.
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let Some(first) = name.split('.').next().and_then(|first| first.parse::<u64>().ok()) else {
+            continue;
+        };
         read_notes(path, |note| {
             let Ok(checkpoint) = note.text().parse::<Checkpoint>() else { return };
-            let is_newer = found.as_ref().is_none_or(|found| checkpoint.size >= found.size);
+            let is_newer = found.as_ref().is_none_or(|found| checkpoint.size >= found.size)
+                && checkpoint.size >= first;
             if !is_newer || keys.iter().all(|key| key.name() != checkpoint.origin()) {
                 return;
             }
@@ -447,42 +465,81 @@ fn newest(folder: &Path, keys: &[VerifierKey]) -> io::Result<Option<TreeHead>> {
     Ok(None)
 }
 
+/// Limit: time to read the checkpoints in one folder at a start.
+const READ_WITHIN: Duration = Duration::from_secs(5);
+
+/// Returns the newest checkpoint in a folder, as [`newest`] does; an error if the folder does not answer in
+/// time, such as one on another machine.
+fn newest_in_time(folder: &Path, keys: &[VerifierKey]) -> io::Result<Option<TreeHead>> {
+    let (done, wait) = mpsc::sync_channel(1);
+    let (path, keys) = (folder.to_owned(), keys.to_vec());
+    let read = move || done.try_send(newest(&path, &keys)).unwrap_or_default();
+    std::thread::Builder::new().name("checkpoints".to_owned()).spawn(read)?;
+    wait.recv_timeout(READ_WITHIN).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
 /// Compares a journal with the newest checkpoints beside it and in its copies; returns why it must not be
 /// signed, `None` if it may be.
 fn contradiction(
     settings: &CheckpointSettings,
     folder: &Path,
     found: &RecoveredState,
-) -> io::Result<Option<String>> {
-    let lines = found.last.seq;
-    if found.tree.is_none() {
-        return Ok(Some(format!(
-            "the journal in {} is damaged, or an older version wrote it without a tree: move it \
-             away, keep it, and begin a new one",
+) -> Option<String> {
+    let Some(tree) = &found.tree else {
+        return Some(format!(
+            "the journal in {} is damaged, with lines missing, or an older version wrote it \
+             without a tree: move it away, keep it, and begin a new one",
             folder.display()
-        )));
-    }
+        ));
+    };
     let keys = settings.verifiers();
     for place in std::iter::once(folder).chain(settings.copies.iter().map(PathBuf::as_path)) {
-        let Some(TreeHead { size, root }) = newest(place, &keys).unwrap_or_else(|error| {
-            tracing::warn!(folder = %place.display(), %error, "a folder with checkpoints of the audit journal cannot be read: the journal is not compared with them");
-            None
-        }) else {
-            continue;
-        };
-        let (at, from) = (folder.display(), place.display());
-        if size > lines {
-            return Ok(Some(format!(
-                "the journal in {at} ends with line {lines}, but a checkpoint in {from} covers \
-                 {size} lines: its end was removed, or an older copy took its place"
-            )));
-        }
-        if Leaves::tree(folder, size)?.is_none_or(|tree| tree.root() != root) {
-            return Ok(Some(format!(
-                "the first {size} lines of the journal in {at} are not those of a checkpoint in \
-                 {from}: they were rewritten, or another journal was signed with this key"
-            )));
+        match newest_in_time(place, &keys) {
+            Ok(Some(head)) => {
+                if let Some(reason) = contradiction_to(head, place, folder, tree) {
+                    return Some(reason);
+                }
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!(
+                    folder = %place.display(),
+                    %error,
+                    "a folder with checkpoints of the audit journal cannot be read: the journal \
+                     is signed without being compared with them"
+                );
+            }
         }
     }
-    Ok(None)
+    None
+}
+
+/// Compares a journal with one checkpoint, found in `place`. `tree` is the tree over all of the journal's
+/// lines, as its last segment states it.
+fn contradiction_to(
+    head: TreeHead,
+    place: &Path,
+    folder: &Path,
+    tree: &Frontier,
+) -> Option<String> {
+    let (at, from) = (folder.display(), place.display());
+    let (size, lines) = (head.size, tree.size());
+    if size > lines {
+        return Some(format!(
+            "the journal in {at} ends with line {lines}, but a checkpoint in {from} covers {size} \
+             lines: its end was removed, or an older copy took its place"
+        ));
+    }
+    match Leaves::trees(folder, size, lines) {
+        Err(error) => Some(format!("the journal in {at} cannot be read: {error}")),
+        Ok(Some((then, now))) if then.root() == head.root && now == *tree => None,
+        Ok(Some((then, _))) if then.root() == head.root => Some(format!(
+            "the last segment of the journal in {at} states another tree than that of the lines \
+             before it: somebody wrote to it"
+        )),
+        Ok(Some(_) | None) => Some(format!(
+            "the first {size} lines of the journal in {at} are not those of a checkpoint in \
+             {from}: they were rewritten, or another journal was signed with this key"
+        )),
+    }
 }

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::Path;
+use std::rc::Rc;
 
 use crate::checkpoint::{IDLE_EVERY, checkpoint_files, read_notes};
-use crate::note::{Checkpoint, SignedNote, VerifierKey};
-use crate::read::SegmentFile;
+use crate::note::{Checkpoint, SignatureTime, SignedNote, VerifierKey};
+use crate::read::{self, SegmentFile};
 use crate::tree::{Frontier, TreeHash, TreeHead};
 use crate::verify::VerifyWith;
 
@@ -60,6 +61,7 @@ impl CheckpointProof {
     pub(crate) fn covers(&self, last: u64) -> bool {
         last > 0
             && self.lines >= last
+            && self.times.is_some()
             && self.witnessed.values().all(|seen| seen.lines >= last)
             && self.gaps.is_empty()
             && self.clock_set_back.is_empty()
@@ -69,7 +71,7 @@ impl CheckpointProof {
 /// Contradiction between a checkpoint and the journal, or another checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EvidenceFault {
-    file: String,
+    file: Rc<Path>,
     size: u64,
     what: EvidenceFaultKind,
 }
@@ -80,12 +82,13 @@ enum EvidenceFaultKind {
     Cut { lines: u64 },
     Rewritten { agreed: u64 },
     Disagree { notes: [String; 2] },
+    NoTree,
 }
 
 impl EvidenceFault {
     /// Returns the name of the file that holds the checkpoint.
-    pub(crate) fn file(&self) -> &str {
-        &self.file
+    pub(crate) fn file(&self) -> String {
+        self.file.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 }
 
@@ -120,7 +123,15 @@ impl fmt::Display for EvidenceFault {
             EvidenceFaultKind::Disagree { notes: [one, other] } => {
                 write!(
                     out,
-                    "two signed checkpoints of {size} lines disagree: there are two journals, and one key signed both\n{one}\n{other}"
+                    "two signed checkpoints of {size} lines disagree: there are two journals, and \
+                     one key signed both\n{one}\n{other}"
+                )
+            }
+            EvidenceFaultKind::NoTree => {
+                write!(
+                    out,
+                    "a checkpoint of {size} lines is signed, but no segment states the tree to \
+                     compare it with: the journal was rewritten"
                 )
             }
         }
@@ -128,16 +139,19 @@ impl fmt::Display for EvidenceFault {
 }
 
 /// A checkpoint whose signature is right, to be compared once its last line is read.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct SignedClaim {
     root: TreeHash,
-    keys: Vec<String>,
     at_s: Option<u64>,
-    /// Times of witnesses' signatures, by name.
-    seen: Vec<(String, u64)>,
-    note: SignedNote,
-    file: String,
+    /// Positions of the keys that signed it, among those given.
+    keys: Vec<usize>,
+    /// Positions of the witnesses that signed it, among those given, and the times of their signatures.
+    seen: Vec<(usize, u64)>,
+    file: Rc<Path>,
 }
+
+/// Limit: faults that are kept until they are taken.
+const FAULTS_MAX: usize = 100;
 
 /// Checkpoints that a verification compares with the journal.
 #[derive(Debug)]
@@ -166,18 +180,21 @@ impl<'a> Evidence<'a> {
     }
 
     /// Reads the files with checkpoints that were kept elsewhere, and those in the journal's folder that
-    /// belong to no segment.
+    /// belong to no segment; returns the segments too.
+    ///
+    /// The segments are listed after the checkpoints: what a checkpoint covers was on disk before it.
     pub(crate) fn of_folder(
         with: &'a VerifyWith,
         folder: &Path,
-        segments: &[SegmentFile],
-    ) -> io::Result<Self> {
+    ) -> io::Result<(Self, Vec<SegmentFile>)> {
         let mut evidence = Self::of_files(with)?;
+        let files = checkpoint_files(folder)?;
+        let segments = read::segments(folder)?;
         let theirs: BTreeSet<_> = segments.iter().map(SegmentFile::checkpoints).collect();
-        for path in checkpoint_files(folder)?.iter().filter(|path| !theirs.contains(*path)) {
+        for path in files.iter().filter(|path| !theirs.contains(*path)) {
             evidence.take(path)?;
         }
-        Ok(evidence)
+        Ok((evidence, segments))
     }
 
     /// Reads one more file; returns the faults found so far.
@@ -187,57 +204,62 @@ impl<'a> Evidence<'a> {
     }
 
     fn take(&mut self, path: &Path) -> io::Result<()> {
-        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        self.proof.unreadable += read_notes(path, |note| self.note(note, &file))?;
+        let file: Rc<Path> = path.into();
+        self.proof.unreadable += read_notes(path, |note| self.note(&note, &file))?;
         Ok(())
     }
 
-    /// Keeps a note if a given key has signed it.
-    fn note(&mut self, note: SignedNote, file: &str) {
+    /// Keeps the checkpoint of a note if a given key has signed it.
+    pub(crate) fn note(&mut self, note: &SignedNote, file: &Rc<Path>) {
         let Ok(checkpoint) = note.text().parse::<Checkpoint>() else {
             self.proof.unreadable += 1;
             return;
         };
         let TreeHead { size, root } = checkpoint.head();
-        let origin = checkpoint.origin();
-        let mut claim = SignedClaim {
-            root,
-            keys: Vec::new(),
-            at_s: None,
-            seen: Vec::new(),
-            note,
-            file: file.to_owned(),
-        };
-        let keys: Vec<_> = self.with.keys.iter().filter(|key| key.name() == origin).collect();
-        for key in keys {
-            if let Err(forged) = claim.check(key) {
-                let (file, what) = (file.to_owned(), EvidenceFaultKind::Forged { key: forged });
-                self.faults.push(EvidenceFault { file, size, what });
-                return;
+        let file = Rc::clone(file);
+        let mut claim = SignedClaim { root, at_s: None, keys: Vec::new(), seen: Vec::new(), file };
+        let with = self.with;
+        for (at, key) in with.keys.iter().enumerate() {
+            if key.name() == checkpoint.origin() && !claim.check(note, at, key) {
+                return self.fault(
+                    &claim,
+                    size,
+                    EvidenceFaultKind::Forged { key: key.to_string() },
+                );
             }
         }
         if claim.keys.is_empty() {
-            *self.proof.ignored.entry(origin.to_owned()).or_default() += 1;
+            *self.proof.ignored.entry(checkpoint.origin().to_owned()).or_default() += 1;
             return;
         }
-        for witness in &self.with.witnesses {
-            if let Ok(Some(time)) = claim.note.verified_by(witness)
-                && let Some(at_s) = time.seconds
-            {
-                claim.seen.push((witness.name().to_owned(), at_s));
+        for (at, witness) in with.witnesses.iter().enumerate() {
+            if let Ok(Some(SignatureTime { seconds: Some(at_s) })) = note.verified_by(witness) {
+                claim.seen.push((at, at_s));
             }
         }
-        self.keep(size, claim);
+        self.keep(size, claim, note);
     }
 
-    fn keep(&mut self, size: u64, claim: SignedClaim) {
+    fn keep(&mut self, size: u64, claim: SignedClaim, note: &SignedNote) {
         let claims = self.due.entry(size).or_default();
-        if let Some(other) = claims.iter().find(|other| other.root != claim.root) {
-            let notes = [other.note.to_string(), claim.note.to_string()];
-            let (file, what) = (claim.file.clone(), EvidenceFaultKind::Disagree { notes });
-            self.faults.push(EvidenceFault { file, size, what });
+        let other = claims.iter().find(|other| other.root != claim.root);
+        // The same note is usually in several places.
+        let is_known = claims
+            .iter()
+            .any(|other| SignedClaim { file: Rc::clone(&claim.file), ..other.clone() } == claim);
+        if let Some(other) = other.cloned() {
+            let notes = [note.to_string(), other.note(size).unwrap_or_default()];
+            self.fault(&claim, size, EvidenceFaultKind::Disagree { notes });
         }
-        claims.push(claim);
+        if !is_known {
+            self.due.entry(size).or_default().push(claim);
+        }
+    }
+
+    fn fault(&mut self, claim: &SignedClaim, size: u64, what: EvidenceFaultKind) {
+        if self.faults.len() < FAULTS_MAX {
+            self.faults.push(EvidenceFault { file: Rc::clone(&claim.file), size, what });
+        }
     }
 
     /// Notes that the journal was opened anew.
@@ -253,7 +275,8 @@ impl<'a> Evidence<'a> {
     /// Compares the tree over the lines so far with the checkpoints of its size, and drops those before it.
     pub(crate) fn compare(&mut self, tree: &Frontier) -> Vec<EvidenceFault> {
         while let Some(entry) = self.due.first_entry().filter(|due| *due.key() <= tree.size()) {
-            let (size, claims) = entry.remove_entry();
+            let (size, mut claims) = entry.remove_entry();
+            claims.sort_by_key(|claim| claim.at_s);
             for claim in claims {
                 self.compare_one(size, &claim, tree);
             }
@@ -270,8 +293,7 @@ impl<'a> Evidence<'a> {
         }
         if claim.root != tree.root() {
             let what = EvidenceFaultKind::Rewritten { agreed: proof.lines };
-            self.faults.push(EvidenceFault { file: claim.file.clone(), size, what });
-            return;
+            return self.fault(claim, size, what);
         }
         if let Some(at_s) = claim.at_s {
             let (first, last) = proof.times.unwrap_or((at_s, at_s));
@@ -288,26 +310,28 @@ impl<'a> Evidence<'a> {
         self.has_started = false;
         proof.lines = size;
         proof.checkpoints += 1;
-        proof.keys.extend(claim.keys.iter().cloned());
+        let keys = claim.keys.iter().filter_map(|at| self.with.keys.get(*at));
+        proof.keys.extend(keys.map(ToString::to_string));
         for (witness, at_s) in &claim.seen {
-            if let Some(seen) = proof.witnessed.get_mut(witness) {
+            let witness = self.with.witnesses.get(*witness).map(VerifierKey::name);
+            if let Some(seen) = witness.and_then(|name| proof.witnessed.get_mut(name)) {
                 *seen = WitnessedLines { lines: size, at_s: *at_s };
             }
         }
     }
 
-    /// Returns the faults of the checkpoints that the journal, which ends with this line, is too short for.
-    pub(crate) fn end(&mut self, lines: u64) -> Vec<EvidenceFault> {
+    /// Returns the faults of the checkpoints that were not compared with the journal, which has these first
+    /// and last lines. `is_sound` is true if no fault of its lines was found, which could explain that.
+    pub(crate) fn end(&mut self, first: u64, last: u64, is_sound: bool) -> Vec<EvidenceFault> {
         for (size, claims) in std::mem::take(&mut self.due) {
             // One fault is enough for each size.
-            if let Some(SignedClaim { file, .. }) = claims.into_iter().next() {
-                match size > lines {
-                    true => {
-                        let what = EvidenceFaultKind::Cut { lines };
-                        self.faults.push(EvidenceFault { file, size, what });
-                    }
-                    false => self.proof.before_first += 1,
-                }
+            let Some(claim) = claims.first() else { continue };
+            if size > last {
+                self.fault(claim, size, EvidenceFaultKind::Cut { lines: last });
+            } else if size >= first && is_sound {
+                self.fault(claim, size, EvidenceFaultKind::NoTree);
+            } else {
+                self.proof.before_first += 1;
             }
         }
         std::mem::take(&mut self.faults)
@@ -318,21 +342,29 @@ impl<'a> Evidence<'a> {
 const GAP_S: u64 = IDLE_EVERY.as_secs() + 60;
 
 impl SignedClaim {
-    /// Adds the signatures of a key.
-    ///
-    /// # Errors
-    /// Returns the key's name if a signature in its name is wrong.
-    fn check(&mut self, key: &VerifierKey) -> Result<(), String> {
+    /// Reads the note of the claim once more, as text; `None` if it is not there any more.
+    fn note(&self, size: u64) -> Option<String> {
+        let head = TreeHead { size, root: self.root };
+        let mut found = None;
+        let read = read_notes(&self.file, |note| {
+            if note.text().parse().is_ok_and(|checkpoint: Checkpoint| checkpoint.head() == head) {
+                found.get_or_insert_with(|| note.to_string());
+            }
+        });
+        read.ok().and(found)
+    }
+
+    /// Adds the signatures of a key, which is at this position among those given; returns false if one is
+    /// wrong.
+    fn check(&mut self, note: &SignedNote, at: usize, key: &VerifierKey) -> bool {
         for key in [key.clone(), key.as_cosigner()] {
-            match self.note.verified_by(&key) {
-                Err(_) => return Err(key.to_string()),
+            match note.verified_by(&key) {
+                Err(_) => return false,
                 Ok(None) => {}
-                Ok(Some(time)) => match time.seconds {
-                    Some(at_s) => self.at_s = Some(at_s),
-                    None => self.keys.push(key.to_string()),
-                },
+                Ok(Some(SignatureTime { seconds: None })) => self.keys.push(at),
+                Ok(Some(SignatureTime { seconds })) => self.at_s = seconds,
             }
         }
-        Ok(())
+        true
     }
 }

@@ -12,7 +12,8 @@ use crate::read::TornTail;
 
 /// JSON object in ASCII that becomes a line of the journal.
 ///
-/// Its members `event` and `time` are text. `seq` and `chain` are added by the journal and must not be in it.
+/// Its members `event` and `time` are text, and so are `id` and `trace_id` if it has them; none of them may
+/// need an escape. `seq`, `chain`, `previous`, `tree`, `torn` and `oldest_open` are the journal's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record(Vec<u8>);
 
@@ -52,9 +53,9 @@ impl Record {
         Ok(Self(text))
     }
 
-    /// Returns the members, with the final brace.
-    fn members(&self) -> &[u8] {
-        self.0.strip_prefix(b"{").unwrap_or_default()
+    /// Returns the members as they stand in the object, without its braces.
+    pub(crate) fn members(&self) -> &[u8] {
+        self.0.strip_prefix(b"{").and_then(|text| text.strip_suffix(b"}")).unwrap_or_default()
     }
 }
 
@@ -112,14 +113,8 @@ pub(crate) struct LastLine {
 }
 
 impl LastLine {
-    /// Appends a record as the next line.
-    pub(crate) fn append(&mut self, record: &Record, out: &mut Vec<u8>) {
-        let members = record.members().strip_suffix(b"}").unwrap_or_default();
-        self.append_members(members, out);
-    }
-
-    /// Appends the next line; `members` are those of a line without number and chain value.
-    pub(crate) fn append_members(&mut self, members: &[u8], out: &mut Vec<u8>) {
+    /// Appends the next line, of the members of a record.
+    pub(crate) fn append(&mut self, members: &[u8], out: &mut Vec<u8>) {
         let start = out.len();
         self.seq += 1;
         out.extend_from_slice(SEQ);
@@ -133,7 +128,8 @@ impl LastLine {
     }
 }
 
-const SEQ: &[u8] = b"{\"seq\":";
+/// Beginning of each line.
+pub(crate) const SEQ: &[u8] = b"{\"seq\":";
 
 /// Returns the members of a line without its number and chain value; `None` if it is no line of a journal.
 pub(crate) fn members(line: &[u8]) -> Option<&[u8]> {
@@ -267,11 +263,11 @@ mod tests {
     fn the_members_of_a_line_are_those_of_its_record() {
         let record = Record::new(&json!({"event": "x", "a": [1]})).unwrap();
         let (mut last, mut out) = (LastLine { seq: 99, ..LastLine::default() }, Vec::new());
-        last.append(&record, &mut out);
+        last.append(record.members(), &mut out);
         let line = out.strip_suffix(b"\n").unwrap();
         assert!(line.starts_with(b"{\"seq\":100,\"a\":[1],\"event\":\"x\",\"chain\":\""));
         let (mut again, mut same) = (LastLine { seq: 99, ..LastLine::default() }, Vec::new());
-        again.append_members(members(line).unwrap(), &mut same);
+        again.append(members(line).unwrap(), &mut same);
         assert_eq!((again, same), (last, out.clone()));
         assert_eq!(members(b"{\"seq\":1}"), None);
     }

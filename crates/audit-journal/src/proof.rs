@@ -42,20 +42,32 @@ impl Leaves {
         Ok(Some(Self { segments: segments.into_iter(), reader, start }))
     }
 
-    /// Returns the tree over the first `size` lines; `None` if the journal does not hold enough to make it.
+    /// Returns the tree over the first `size` lines, and the one over the first `lines`; `None` if the journal
+    /// does not hold enough to make them.
     ///
     /// # Errors
     /// Returns an error if a segment cannot be read.
-    pub(crate) fn tree(folder: &Path, size: u64) -> io::Result<Option<Frontier>> {
-        let Some(mut leaves) = Self::from_segment_of(folder, size.max(1))? else {
-            return Ok((size == 0).then(Frontier::new));
+    pub(crate) fn trees(
+        folder: &Path,
+        size: u64,
+        lines: u64,
+    ) -> io::Result<Option<(Frontier, Frontier)>> {
+        // The segment with the last of these lines, or the one after it if that was deleted.
+        let leaves = match Self::from_segment_of(folder, size)? {
+            Some(leaves) => Some(leaves),
+            None => Self::from_segment_of(folder, size.saturating_add(1))?,
         };
+        let Some(mut leaves) = leaves else { return Ok(None) };
         let mut tree = leaves.start.clone();
-        while tree.size() < size {
+        let mut then = (tree.size() == size).then(|| tree.clone());
+        while tree.size() < lines {
             let Some(leaf) = leaves.next()? else { return Ok(None) };
             tree.push(leaf);
+            if tree.size() == size {
+                then = Some(tree.clone());
+            }
         }
-        Ok((tree.size() == size).then_some(tree))
+        Ok(then.map(|then| (then, tree)))
     }
 
     /// Returns the next leaf; `None` at the end of the journal. Text that is no line is passed over.

@@ -1,6 +1,7 @@
 //! Proofs of single exchanges: their lines, each with an inclusion proof and a signed checkpoint, which can
 //! be checked without the rest of the journal.
 
+use std::cmp::Reverse;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::chain::ChainValue;
 use crate::checkpoint::{checkpoint_files, read_notes};
 use crate::note::{Checkpoint, SignedNote, VerifierKey};
-use crate::proof;
+use crate::proof::{self, Leaves};
 use crate::query::{LineFilter, MemberFilter, SearchMethod, search};
 use crate::read::{self, SegmentReader, TextLine, ValidLine};
 use crate::tree::{self, TreeHash};
@@ -79,18 +80,26 @@ const PROOF: &str = "c2sp.org/tlog-proof@v1";
 /// # Errors
 /// Returns an error if the journal cannot be read, or does not hold what a proof needs.
 pub fn prove(folder: &Path, id: &str) -> Result<ExchangeProof, ProofError> {
-    let filter =
-        LineFilter { members: vec![MemberFilter::equal("id", id)], ..LineFilter::default() };
-    let mut found = Vec::new();
-    search(folder, &filter, SearchMethod::Indexed, |line| {
-        found.push(String::from_utf8_lossy(line).into_owned());
-        if found.len() < LINES_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    })?;
+    let mut found = lines_of(folder, id, SearchMethod::Indexed)?;
+    if found.is_empty() {
+        // An index may be damaged.
+        found = lines_of(folder, id, SearchMethod::Everything)?;
+    }
     if found.is_empty() {
         return Err(ProofError::NotFound);
     }
     let lines = found.into_iter().map(|line| prove_line(folder, line)).collect::<Result<_, _>>()?;
     Ok(ExchangeProof { lines })
+}
+
+fn lines_of(folder: &Path, id: &str, how: SearchMethod) -> io::Result<Vec<String>> {
+    let members = vec![MemberFilter::equal("id", id)];
+    let mut found = Vec::new();
+    search(folder, &LineFilter { members, ..LineFilter::default() }, how, |line| {
+        found.push(String::from_utf8_lossy(line).into_owned());
+        if found.len() < LINES_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    Ok(found)
 }
 
 /// Limit: lines of one exchange; it has three at most.
@@ -113,24 +122,35 @@ fn prove_line(folder: &Path, line: String) -> Result<LineProof, ProofError> {
     Ok(LineProof { line, proof })
 }
 
-/// Returns the oldest checkpoint of at least this many lines, with the most signatures of its size.
+/// Limit: checkpoints that are compared with the journal to find one for a proof.
+const COMPARED_MAX: usize = 16;
+
+/// Returns the oldest checkpoint of at least this many lines that agrees with the journal, with the most
+/// signatures of its size.
 fn covering(folder: &Path, seq: u64) -> io::Result<Option<SignedNote>> {
-    let mut found: Option<(u64, SignedNote)> = None;
+    let mut compared = 0;
     for path in checkpoint_files(folder)? {
+        let mut found = Vec::new();
         read_notes(&path, |note| {
-            let Ok(Checkpoint { size, .. }) = note.text().parse() else { return };
-            let is_better = found.as_ref().is_none_or(|(best, other)| {
-                size < *best || size == *best && note.signatures().len() > other.signatures().len()
-            });
-            if size >= seq && is_better {
-                found = Some((size, note));
+            if let Ok(checkpoint) = note.text().parse::<Checkpoint>()
+                && checkpoint.size >= seq
+            {
+                found.push((checkpoint.head(), note));
             }
         })?;
-        if found.is_some() {
-            break;
+        found.sort_by_key(|(head, note)| (head.size, Reverse(note.signatures().len())));
+        for (head, note) in found {
+            let trees = Leaves::trees(folder, head.size, head.size)?;
+            if trees.is_some_and(|(tree, _)| tree.root() == head.root) {
+                return Ok(Some(note));
+            }
+            compared += 1;
+            if compared >= COMPARED_MAX {
+                return Ok(None);
+            }
         }
     }
-    Ok(found.map(|(_, note)| note))
+    Ok(None)
 }
 
 /// Returns the chain value before a line.
@@ -171,6 +191,9 @@ impl ExchangeProof {
     /// # Errors
     /// Returns an error if the text is no proof, or a line and its proof contradict each other.
     pub fn check(&self, keys: &[VerifierKey]) -> Result<Vec<CheckedLine>, ProofError> {
+        if self.lines.is_empty() {
+            return Err(ProofError::Malformed { line: 0, what: "it has no lines" });
+        }
         (1..).zip(&self.lines).map(|(number, line)| line.check(number, keys)).collect()
     }
 }

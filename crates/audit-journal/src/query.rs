@@ -12,6 +12,7 @@ use memchr::{memchr, memmem};
 
 use crate::chain;
 use crate::index::{self, IndexTable};
+use crate::line;
 use crate::read::{self, LINE_BYTES_MAX, SegmentFile, SegmentReader};
 
 /// Conditions on a line, all of which it must meet. Letter case does not count in values.
@@ -143,12 +144,14 @@ fn listed(
     each: &mut impl FnMut(&[u8]) -> ControlFlow<()>,
 ) -> io::Result<ControlFlow<()>> {
     let file = File::open(&segment.path)?;
-    let mut line = vec![0; usize::try_from(LINE_BYTES_MAX).unwrap_or_default()];
+    let mut buffer = vec![0; usize::try_from(LINE_BYTES_MAX).unwrap_or_default()];
     for at in at {
-        let read = file.read_at(&mut line, *at)?;
-        let text = line.get(..read).unwrap_or_default();
+        let read = file.read_at(&mut buffer, *at)?;
+        let text = buffer.get(..read).unwrap_or_default();
         let text = memchr(b'\n', text).and_then(|end| text.get(..end)).unwrap_or_default();
-        if matcher.fits(text) && each(text).is_break() {
+        // A wrong index could lead into the middle of a line.
+        let is_line = text.starts_with(line::SEQ);
+        if is_line && matcher.fits(text) && each(text).is_break() {
             return Ok(ControlFlow::Break(()));
         }
     }

@@ -115,7 +115,8 @@ pub(crate) fn segments(folder: &Path) -> io::Result<Vec<SegmentFile>> {
         let is_ours = stem.len() == SEQ_DIGITS
             && stem.bytes().all(|byte| byte.is_ascii_digit())
             && path.extension().is_some_and(|extension| extension == EXTENSION);
-        if let (true, Ok(first)) = (is_ours, stem.parse()) {
+        // Security: opening a pipe would wait for its other end.
+        if let (true, Ok(first)) = (is_ours && path.is_file(), stem.parse()) {
             found.push(SegmentFile { first, path });
         }
     }

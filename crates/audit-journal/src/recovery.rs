@@ -21,7 +21,8 @@ use crate::tree::{Frontier, TreeHash};
 pub(crate) struct RecoveredState {
     /// The last complete line.
     pub(crate) last: LastLine,
-    /// The tree over all lines; `None` if lines are missing or damaged, or were written without a tree.
+    /// The tree over all lines, as the last segment states it; `None` if lines are missing, or were written
+    /// without a tree.
     pub(crate) tree: Option<Frontier>,
     pub(crate) torn: Option<TornTail>,
     /// Exchanges that were opened and never closed, in order.

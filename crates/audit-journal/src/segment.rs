@@ -86,19 +86,19 @@ pub(crate) enum SegmentPresence {
 impl Segment {
     /// Creates the file for the lines from `first` on.
     ///
-    /// An incomplete line that a crash has left under this name was read before, and is discarded.
+    /// An incomplete line that a crash has left under this name was read before, and is discarded. A file
+    /// that holds anything else is damaged: it is renamed and kept.
     ///
     /// # Errors
-    /// Returns an error if the file cannot be created, or holds more than an incomplete line.
+    /// Returns an error if the file cannot be created.
     pub(crate) fn create(folder: &JournalFolder, first: u64) -> io::Result<Self> {
         let named = SegmentFile::new(&folder.path, first);
         let mut file = open(&named.path)?;
         let mut torn = Vec::new();
         (&mut file).take(length(&[0; TORN_BYTES_KEPT]) + 1).read_to_end(&mut torn)?;
         if torn.len() > TORN_BYTES_KEPT || torn.contains(&b'\n') {
-            let why =
-                format!("{} is damaged: move it out of the folder, and keep it", named.name());
-            return Err(io::Error::other(why));
+            move_aside(&named)?;
+            file = open(&named.path)?;
         }
         file.set_len(0)?;
         if let Err(error) = folder.sync() {
@@ -203,6 +203,19 @@ impl Segment {
         }
         SyncCheck::SegmentLost
     }
+}
+
+/// Renames a damaged file, so that its name is free.
+fn move_aside(damaged: &SegmentFile) -> io::Result<()> {
+    let mut names =
+        (0..=u32::MAX).map(|number| damaged.path.with_extension(format!("damaged-{number}")));
+    let free = names.find(|path| !path.exists()).ok_or(io::ErrorKind::AlreadyExists)?;
+    tracing::error!(
+        file = damaged.name(),
+        renamed = %free.display(),
+        "a file in the audit journal's folder is damaged: it is renamed, keep it"
+    );
+    fs::rename(&damaged.path, free)
 }
 
 /// Result of [`Segment::settle`].

@@ -8,12 +8,16 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
-use crate::chain::{ChainHead, ChainValue};
+use crate::chain::{self, ChainHead, ChainValue};
+use crate::checkpoint::stored_note;
 use crate::evidence::{CheckpointProof, Evidence, EvidenceFault};
 use crate::index::{self, IndexTable};
 use crate::note::VerifierKey;
-use crate::read::{self, ExchangeEvent, SegmentFile, SegmentPart, TextLine, TornTail, ValidLine};
+use crate::read::{
+    self, ExchangeEvent, SegmentFile, SegmentPart, SegmentReader, TextLine, TornTail, ValidLine,
+};
 use crate::tree::{Frontier, TreeHash};
 
 /// Keys, checkpoints and chain values that a verification compares a journal with.
@@ -200,8 +204,8 @@ const GAPS_MAX: usize = 10_000;
 /// # Errors
 /// Returns an error if a segment or a file with checkpoints cannot be read.
 pub fn verify(folder: &Path, with: &VerifyWith) -> io::Result<Verified> {
-    let segments = read::segments(folder)?;
-    let mut walk = SegmentWalk::new(with, Evidence::of_folder(with, folder, &segments)?);
+    let (evidence, segments) = Evidence::of_folder(with, folder)?;
+    let mut walk = SegmentWalk::new(with, evidence);
     for segment in &segments {
         walk.take_checkpoints(segment)?;
         walk.segment(segment)?;
@@ -247,29 +251,76 @@ pub fn verify_copies(files: &[PathBuf], with: &VerifyWith) -> io::Result<Verifie
     let mut copies = Vec::new();
     let mut lines = Vec::new();
     for (file, path) in (0..).zip(files) {
-        let copy = SegmentFile { first: 0, path: path.clone() };
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let shared: Rc<Path> = path.as_path().into();
         walk.found.segments += 1;
-        read::walk(&copy, |number, part| match part {
-            SegmentPart::NotALine(bytes) => {
-                let place = LinePosition { segment: copy.name(), line: number };
-                walk.fault(place, VerifyFaultKind::NotALine { bytes });
-            }
-            SegmentPart::Half(_) => {}
-            SegmentPart::Line(text, formed) => {
+        let (mut reader, mut number) = (SegmentReader::open(path)?, 0);
+        while let Some(text) = reader.next()? {
+            number += 1;
+            if let Some(formed) = ValidLine::from(&text) {
                 let bytes = u32::try_from(text.bytes.len()).unwrap_or(u32::MAX);
                 lines.push(CopiedLine { seq: formed.read.seq, file, bytes, at: text.at, number });
+            } else if let Some(note) = stored_note(text.bytes) {
+                walk.evidence.note(&note, &shared);
+            } else if text.is_whole {
+                let place = LinePosition { segment: name.clone(), line: number };
+                let bytes = text.end() - text.at;
+                walk.fault(place, VerifyFaultKind::NotALine { bytes });
             }
-        })?;
+        }
         if lines.len() > COPIED_LINES_MAX {
             return Err(io::Error::other("too many lines: verify copies of a shorter time"));
         }
-        copies.push((File::open(path)?, copy.name()));
+        copies.push((File::open(path)?, name));
     }
     lines.sort_unstable();
+    prefer_continued(&mut lines, &copies)?;
     for same in lines.chunk_by(|one, other| one.seq == other.seq) {
         walk.copied(same, &copies)?;
     }
     Ok(walk.end())
+}
+
+/// Puts the line first, of several with one number, that the line with the next number continues.
+///
+/// Lines that were readable before they were on disk may have been numbered anew after a failure: a copy then
+/// has two lines that continue the same one.
+fn prefer_continued(lines: &mut [CopiedLine], copies: &[(File, String)]) -> io::Result<()> {
+    let mut after: Option<CopiedLine> = None;
+    for same in lines.chunk_by_mut(|one, other| one.seq == other.seq).rev() {
+        if let (true, Some(after)) = (same.len() > 1, after) {
+            let after = after.read(copies)?;
+            for at in 0..same.len() {
+                let one = same.get(at).map(|line| line.read(copies)).transpose()?;
+                let one = one.as_deref().and_then(chain::split);
+                let next = chain::split(&after);
+                if let (Some((_, link)), Some((body, stated))) = (one, next)
+                    && link.next(body) == stated
+                {
+                    same.swap(0, at);
+                    break;
+                }
+            }
+        }
+        after = same.first().copied();
+    }
+    Ok(())
+}
+
+impl CopiedLine {
+    fn read(&self, copies: &[(File, String)]) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(self.bytes).unwrap_or_default()];
+        if let Some((file, _)) = usize::try_from(self.file).ok().and_then(|at| copies.get(at)) {
+            file.read_exact_at(&mut bytes, self.at)?;
+        }
+        Ok(bytes)
+    }
+
+    fn place(&self, copies: &[(File, String)]) -> LinePosition {
+        let copy = usize::try_from(self.file).ok().and_then(|at| copies.get(at));
+        let segment = copy.map(|(_, name)| name.clone()).unwrap_or_default();
+        LinePosition { segment, line: self.number }
+    }
 }
 
 struct SegmentWalk<'a> {
@@ -354,31 +405,26 @@ impl<'a> SegmentWalk<'a> {
     /// Checks the lines with one number in shipped copies. Of several, the one that continues the chain is
     /// the journal's.
     fn copied(&mut self, same: &[CopiedLine], copies: &[(File, String)]) -> io::Result<()> {
-        let mut texts = Vec::new();
-        for line in same {
-            let Some((file, name)) = usize::try_from(line.file).ok().and_then(|at| copies.get(at))
-            else {
-                continue;
-            };
-            let mut bytes = vec![0; usize::try_from(line.bytes).unwrap_or_default()];
-            file.read_exact_at(&mut bytes, line.at)?;
-            texts.push((bytes, LinePosition { segment: name.clone(), line: line.number }));
-        }
-        let texts: Vec<_> = texts
+        let texts = same.iter().map(|line| line.read(copies)).collect::<io::Result<Vec<_>>>()?;
+        let lines: Vec<_> = texts
             .iter()
-            .filter_map(|(bytes, place)| {
-                Some((ValidLine::from(&TextLine { at: 0, bytes, is_whole: true })?, place))
+            .zip(same)
+            .filter_map(|(bytes, line)| {
+                Some((ValidLine::from(&TextLine { at: 0, bytes, is_whole: true })?, line))
             })
             .collect();
-        let continues = |(line, _): &&(ValidLine<'_>, &LinePosition)| {
+        let continues = |(line, _): &&(ValidLine<'_>, &CopiedLine)| {
             self.links.iter().any(|link| link.next(line.body) == line.link)
         };
-        let Some((line, place)) = texts.iter().find(continues).or(texts.first()) else {
+        let Some((line, place)) = lines.iter().find(continues).or(lines.first()) else {
             return Ok(());
         };
-        let others = texts.iter().filter(|(other, _)| other.link != line.link).count();
+        let is_other = |(other, _): &&(ValidLine<'_>, &CopiedLine)| {
+            (other.link, other.body) != (line.link, line.body)
+        };
+        let others = lines.iter().filter(is_other).count();
         self.found.other_lines += u64::try_from(others).unwrap_or(u64::MAX);
-        self.place = (*place).clone();
+        self.place = place.place(copies);
         if line.read.previous.is_some() {
             self.begins(line);
         }
@@ -464,7 +510,7 @@ impl<'a> SegmentWalk<'a> {
         }
         self.links = vec![*link];
         if is_known && !fits {
-            self.links.extend(should);
+            self.links.extend(should.first());
         }
         self.found.last = Some(ChainHead { seq, link: *link });
         self.settle_gaps();
@@ -484,7 +530,7 @@ impl<'a> SegmentWalk<'a> {
 
     fn checkpoint_faults(&mut self, faults: Vec<EvidenceFault>) {
         for fault in faults {
-            let place = LinePosition { segment: fault.file().to_owned(), line: 0 };
+            let place = LinePosition { segment: fault.file(), line: 0 };
             self.fault(place, VerifyFaultKind::Checkpoint(fault));
         }
     }
@@ -554,7 +600,8 @@ impl<'a> SegmentWalk<'a> {
             };
             self.fault(self.place.clone(), what);
         }
-        let faults = self.evidence.end(ends);
+        let is_sound = self.found.is_sound();
+        let faults = self.evidence.end(first.unwrap_or_default(), ends, is_sound);
         self.checkpoint_faults(faults);
         let open = self.open.into_iter();
         self.found.open = open.map(|(id, seq)| OpenExchange { seq, id }).collect();

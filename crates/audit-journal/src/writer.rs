@@ -139,7 +139,7 @@ impl Writer {
     }
 
     fn record(&mut self, record: &Record) {
-        self.last.append(record, &mut self.text);
+        self.last.append(record.members(), &mut self.text);
         self.leaves.push(self.last.link);
     }
 
@@ -198,7 +198,7 @@ impl Writer {
         self.last = self.synced;
         self.begin_segment();
         for members in text.split(|byte| *byte == b'\n').filter_map(line::members) {
-            self.last.append_members(members, &mut self.text);
+            self.last.append(members, &mut self.text);
             self.leaves.push(self.last.link);
         }
         self.put()
