@@ -72,7 +72,7 @@ const STEPS: [(&str, &[&str]); 4] = [
         "usual, step record",
         &[
             "audit::entry::Entry::set_headers",
-            "audit::record_fields::RecordFields::claims",
+            "audit::record::RecordedClaims::of",
             "audit::entry::Entry as core::ops::drop::Drop>::drop",
         ],
     ),

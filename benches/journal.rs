@@ -12,14 +12,17 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::num::NonZeroU32;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
 
+use audit_journal::note::CheckpointSigner;
+use audit_journal::{LineFilter, MemberFilter, SearchMethod, search};
 use clap::Parser;
 use http::{HeaderMap, HeaderValue, Method};
-use spine_proxy::audit::{AuditSettings, Trail};
+use spine_proxy::audit::{AuditSettings, CheckpointConfig, Trail};
 use spine_proxy::metrics::Metrics;
 use spine_proxy::refusal::Refusal;
 use spine_proxy::request::SspHeaders;
@@ -48,6 +51,8 @@ const OPEN_MAX: usize = 10_000;
 async fn main() {
     let options = Options::parse();
     if !options.folder.exists() {
+        let pem = CheckpointSigner::generate_pem().unwrap();
+        std::fs::write(key_file(&options.folder), pem).unwrap();
         write(&options).await;
     }
     let folder = options.folder.to_str().unwrap();
@@ -66,15 +71,54 @@ async fn main() {
         "a refusal, every thousandth record",
         &query(&["--refusal", "host_not_ours", "--limit", "1000000"]),
     );
-    ask("whether it is sound", &["verify", folder]);
+    let signer = signer(&options.folder);
+    let key = signer.verifier().to_string();
+    ask("verify, with the key", &["verify", folder, "--key", &key]);
+    let id = id_of(&options.folder, &trace_id);
+    ask("prove one exchange", &["prove", folder, "--id", &id]);
     if !options.keep {
         std::fs::remove_dir_all(&options.folder).unwrap();
     }
 }
 
+/// Name of the journal in its checkpoints.
+const ORIGIN: &str = "bench.example.nhs.uk/audit/1";
+
+/// Key of the journal, in a file beside it.
+fn key_file(folder: &Path) -> PathBuf {
+    folder.with_extension("key")
+}
+
+fn signer(folder: &Path) -> CheckpointSigner {
+    let pem = std::fs::read_to_string(key_file(folder)).unwrap();
+    CheckpointSigner::from_pkcs8_pem(&pem, ORIGIN).unwrap()
+}
+
+/// Returns the id of an exchange with this trace id.
+fn id_of(folder: &Path, trace_id: &str) -> String {
+    let mut found = None;
+    let members = vec![MemberFilter::equal("trace_id", trace_id)];
+    let filter = LineFilter { members, ..LineFilter::default() };
+    search(folder, &filter, SearchMethod::Indexed, |line| {
+        let line: serde_json::Value = serde_json::from_slice(line).unwrap();
+        found = line["id"].as_str().map(str::to_owned);
+        ControlFlow::Break(())
+    })
+    .unwrap();
+    found.unwrap()
+}
+
 async fn write(options: &Options) {
     let mut settings = AuditSettings::new(options.folder.clone());
     settings.unverified_per_second = NonZeroU32::MAX;
+    settings.checkpoints = Some(CheckpointConfig {
+        origin: ORIGIN.to_owned(),
+        keys: vec![key_file(&options.folder)],
+        every: std::time::Duration::from_secs(10),
+        copies: Vec::new(),
+        witnesses: Vec::new(),
+        receipts: false,
+    });
     let trail = Trail::start(&settings, OPEN_MAX, serde_json::Map::new(), Arc::new(Metrics::new()))
         .unwrap();
     let started = Instant::now();

@@ -33,11 +33,11 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::audit::Trail;
-use audit_journal::SigningState;
 use crate::directory::Directory;
 use crate::gateway::InForce;
 use crate::metrics::Metrics;
 use crate::tls::{TrustError, secret};
+use audit_journal::SigningState;
 use spine_types::OdsCode;
 
 /// State that the admin port reads to answer requests.

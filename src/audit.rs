@@ -152,7 +152,7 @@ impl Trail {
         members.insert("time".to_owned(), time_text(Timestamp::now()).into());
         members.insert("event".to_owned(), event.into());
         match (self.0.journal.reserve(), Record::new(&members)) {
-            (Some(place), Ok(record)) => place.append(record, RecordEvent::Other),
+            (Some(place), Ok(record)) => place.append(&record, RecordEvent::Other),
             (None, _) | (_, Err(_)) => {
                 tracing::error!(
                     event,

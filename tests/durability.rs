@@ -2,8 +2,8 @@
 //! failure is reported.
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::{Arc, LazyLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use audit_journal::note::CheckpointSigner;
 use audit_journal::{Verdict, Verified, VerifyWith};

@@ -125,7 +125,8 @@ def main():
     try:
         with open(wanted.proof, encoding="utf-8") as file:
             lines = json.load(file)["lines"]
-        is_proven = bool(lines)
+        need(lines, "the proof has no lines")
+        is_proven = True
         for entry in lines:
             seq, origin, size, signed = check(entry["line"], entry["proof"], wanted.key)
             print(f"line {seq} of {origin} is in the tree of its first {size} lines")

@@ -121,7 +121,7 @@ impl UnrecordedRefusals {
                 refusals: &refusals,
             };
             match Record::new(&line) {
-                Ok(record) => place.append(record, RecordEvent::Other),
+                Ok(record) => place.append(&record, RecordEvent::Other),
                 Err(error) => {
                     tracing::error!(%error, ?refusals, "a sum of refusals could not be written to the audit journal");
                 }

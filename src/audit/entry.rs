@@ -247,10 +247,10 @@ impl Entry {
         let event = RecordEvent::Opened(self.id);
         let TrailState { settings, .. } = &*self.trail.0;
         if !settings.durability.waits(permit.interaction().effect()) {
-            line.append(record, event);
+            line.append(&record, event);
             return Ok(None);
         }
-        let (wait, on_disk) = (settings.wait, line.append_durably(record, event));
+        let (wait, on_disk) = (settings.wait, line.append_durably(&record, event));
         let in_time = pin!(async {
             match tokio::time::timeout(wait, on_disk).await {
                 Ok(Ok(head)) => Ok(head),
@@ -432,7 +432,7 @@ impl Drop for Entry {
             false => RecordEvent::Other,
         };
         match Record::new(&self.line("closed", Some(self.end(duration)))) {
-            Ok(record) => line.append(record, event),
+            Ok(record) => line.append(&record, event),
             Err(error) => {
                 tracing::error!(id = %self.id, %error, "the record of an exchange could not be composed, and is lost");
             }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use audit_journal::time_text;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
@@ -87,20 +88,20 @@ pub(super) struct ExchangeEnd<'a> {
     pub(super) spent: TimeSpent,
 }
 
-/// Time that an exchange spent in each phase; a phase that took none is left out.
+/// Time that an exchange spent in each phase; a phase that took less than a microsecond is left out.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct TimeSpent {
-    #[serde(serialize_with = "micros", skip_serializing_if = "Duration::is_zero")]
+    #[serde(serialize_with = "micros", skip_serializing_if = "is_short")]
     pub(super) policy_us: Duration,
-    #[serde(serialize_with = "micros", skip_serializing_if = "Duration::is_zero")]
+    #[serde(serialize_with = "micros", skip_serializing_if = "is_short")]
     pub(super) queue_us: Duration,
-    #[serde(serialize_with = "micros", skip_serializing_if = "Duration::is_zero")]
+    #[serde(serialize_with = "micros", skip_serializing_if = "is_short")]
     pub(super) directory_us: Duration,
-    #[serde(serialize_with = "micros", skip_serializing_if = "Duration::is_zero")]
+    #[serde(serialize_with = "micros", skip_serializing_if = "is_short")]
     pub(super) audit_us: Duration,
-    #[serde(serialize_with = "micros", skip_serializing_if = "Duration::is_zero")]
+    #[serde(serialize_with = "micros", skip_serializing_if = "is_short")]
     pub(super) provider_us: Duration,
-    #[serde(serialize_with = "micros", skip_serializing_if = "Duration::is_zero")]
+    #[serde(serialize_with = "micros", skip_serializing_if = "is_short")]
     pub(super) body_us: Duration,
 }
 
@@ -153,7 +154,12 @@ impl RecordedClaims {
 }
 
 fn time<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&format_args!("{at:.6}"))
+    serializer.serialize_str(&time_text(*at))
+}
+
+/// Returns true for less than a microsecond.
+fn is_short(duration: &Duration) -> bool {
+    duration.as_micros() == 0
 }
 
 fn micros<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

@@ -58,8 +58,8 @@ const PRACTICE: u64 = 12 * KIB;
 /// Bytes of one cached absence of the directory.
 const ABSENCE: u64 = KIB;
 
-/// Divisor of a journal segment's size that gives the memory of its index while it grows, and of the previous
-/// segment's while it is written.
+/// Divisor of a journal segment's size that gives the memory in which its index is made: two entries of 16 bytes
+/// a line, in a buffer that doubles.
 const TABLE_PART: u64 = 6;
 
 /// Smallest number of connections that a warning suggests: fewer would not be useful.

@@ -4,7 +4,7 @@
 //! from the segment at any time.
 
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -81,11 +81,20 @@ pub(crate) fn build_missing(folder: PathBuf, current: u64) {
 
 /// Writes the index of a segment beside it, whole or not at all.
 pub(crate) fn build(segment: &SegmentFile) -> Result<(), IndexError> {
-    let (entries, bytes) = entries(segment).map_err(io)?;
     let aside = segment.path.with_extension("aside");
     let mut options = OpenOptions::new();
-    options.create(true).truncate(true).read(true).write(true).mode(0o600);
+    options.create(true).truncate(false).read(true).write(true).mode(0o600);
     let file = options.open(&aside).map_err(io)?;
+    // A process that is stopping may be making the same index; one that has finished has renamed the file.
+    let is_free = file.try_lock().is_ok()
+        && fs::metadata(&aside).is_ok_and(|named| {
+            file.metadata().is_ok_and(|held| (held.dev(), held.ino()) == (named.dev(), named.ino()))
+        });
+    if !is_free {
+        return Ok(());
+    }
+    file.set_len(0).map_err(io)?;
+    let (entries, bytes) = entries(segment).map_err(io)?;
     let table =
         Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(FileBackend::new(file)?)?;
     let mut change = table.begin_write()?;
@@ -104,19 +113,40 @@ pub(crate) fn build(segment: &SegmentFile) -> Result<(), IndexError> {
 
 /// Returns the entries of a segment's index in their order, and the segment's length.
 fn entries(segment: &SegmentFile) -> std::io::Result<(Vec<(u64, u64)>, u64)> {
+    let mut entries = Vec::new();
+    let bytes = each_entry(segment, |entry| entries.push(entry))?;
+    entries.sort_unstable();
+    Ok((entries, bytes))
+}
+
+/// Passes each entry of a segment's index to `each`, in the order of its lines; returns the segment's length.
+fn each_entry(segment: &SegmentFile, mut each: impl FnMut((u64, u64))) -> std::io::Result<u64> {
     let mut reader = SegmentReader::open(&segment.path)?;
-    let (mut entries, mut bytes) = (Vec::new(), 0);
+    let mut bytes = 0;
     while let Some(text) = reader.next()? {
-        for name in MEMBERS {
-            if let Some(id) = member(text.bytes, name) {
-                entries.push((key(id), text.at));
-            }
-        }
+        let [id, trace_id] = MEMBERS.map(|name| member(text.bytes, name).map(key));
+        let other = trace_id.filter(|key| Some(*key) != id);
+        id.into_iter().chain(other).for_each(|key| each((key, text.at)));
         bytes = text.end();
     }
-    entries.sort_unstable();
-    entries.dedup();
-    Ok((entries, bytes))
+    Ok(bytes)
+}
+
+/// Sum over the entries of an index in any order, which differs for other entries except by a rare chance.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct EntrySum {
+    count: u64,
+    keys: u128,
+    products: u128,
+}
+
+impl EntrySum {
+    fn add(&mut self, (key, at): (u64, u64)) {
+        let (key, at) = (u128::from(key), u128::from(at) + 1);
+        self.count += 1;
+        self.keys = self.keys.wrapping_add(key);
+        self.products = self.products.wrapping_add(key.wrapping_mul(at));
+    }
 }
 
 /// Returns the key of an id: eight bytes of its SHA-256, in which letter case does not count. Ids with the
@@ -156,15 +186,13 @@ impl IndexTable {
 
     /// Returns true if the index has exactly the entries that its segment calls for.
     pub(crate) fn is_right(&self, segment: &SegmentFile) -> Result<bool, IndexError> {
-        let (wanted, _) = entries(segment).map_err(io)?;
+        let (mut wanted, mut found) = (EntrySum::default(), EntrySum::default());
+        each_entry(segment, |entry| wanted.add(entry)).map_err(io)?;
         let lines = self.0.begin_read()?.open_table(LINES)?;
-        let mut wanted = wanted.into_iter();
         for entry in lines.range((0, 0)..)? {
-            if wanted.next() != Some(entry?.0.value()) {
-                return Ok(false);
-            }
+            found.add(entry?.0.value());
         }
-        Ok(wanted.next().is_none())
+        Ok(found == wanted)
     }
 }
 

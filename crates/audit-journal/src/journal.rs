@@ -113,37 +113,68 @@ pub struct ReservedRecord {
     journal: Journal,
 }
 
-/// Record that waits to be written.
+/// Record that waits to be written; its members are kept separately.
 #[derive(Debug)]
-pub(crate) struct QueuedLine {
-    pub(crate) record: Record,
-    pub(crate) event: RecordEvent,
+struct QueuedRecord {
+    /// Length of its members in bytes.
+    bytes: usize,
+    event: RecordEvent,
     /// Sender for the line's number and chain value once it is on disk.
     on_disk: Option<oneshot::Sender<ChainHead>>,
-    /// Space that is free again once the line is on disk.
-    _permit: OwnedSemaphorePermit,
+}
+
+/// Records that wait to be written, oldest first.
+///
+/// Their members stand one after another in one buffer, so that no thread frees what another has allocated.
+#[derive(Debug, Default)]
+struct RecordBatch {
+    members: Vec<u8>,
+    records: Vec<QueuedRecord>,
 }
 
 /// Queue between the program and the journal's thread.
 #[derive(Debug, Default)]
 struct Queue {
-    /// Records that wait, oldest first.
-    lines: Vec<QueuedLine>,
+    batch: RecordBatch,
     /// Callers to notify once everything queued before is on disk.
     flushes: Vec<oneshot::Sender<()>>,
     /// Caller to notify once the journal has ended.
     stop: Option<oneshot::Sender<()>>,
     /// True if the thread must not wait for more records.
     is_urgent: bool,
-    /// True while the thread sleeps until something is queued.
-    is_asleep: bool,
+    /// Event that the thread waits for, if it does.
+    awaited: Awaited,
     /// True once no handle is left that could queue anything.
     is_left: bool,
 }
 
+/// Event that the journal's thread waits for.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Awaited {
+    /// None: the thread is at work, and looks at the queue when it is done.
+    #[default]
+    Nothing,
+    /// Anything in the queue.
+    Any,
+    /// A reason not to wait for more records.
+    Urgency,
+}
+
 impl Queue {
+    /// Returns true if the thread waits for what is in the queue now.
+    fn is_awaited(&self) -> bool {
+        match self.awaited {
+            Awaited::Nothing => false,
+            Awaited::Any => !self.is_empty(),
+            Awaited::Urgency => self.is_urgent(),
+        }
+    }
+
     fn is_empty(&self) -> bool {
-        self.lines.is_empty() && self.flushes.is_empty() && self.stop.is_none() && !self.is_left
+        self.batch.records.is_empty()
+            && self.flushes.is_empty()
+            && self.stop.is_none()
+            && !self.is_left
     }
 
     fn is_urgent(&self) -> bool {
@@ -163,12 +194,14 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the queue, and wakes the thread if it sleeps or a caller waits.
+    /// Changes the queue, and wakes the thread if it waits for that: a needless wake-up costs a system call.
     fn change(&self, change: impl FnOnce(&mut Queue)) {
         let mut queue = self.queue();
         change(&mut queue);
-        let wake = queue.is_asleep || queue.is_urgent();
-        queue.is_asleep = false;
+        let wake = queue.is_awaited();
+        if wake {
+            queue.awaited = Awaited::Nothing;
+        }
         drop(queue);
         if wake {
             self.wake.notify_one();
@@ -201,11 +234,13 @@ impl Journal {
             wake: Condvar::new(),
             health: WriteHealth::new(),
         });
+        let room = Arc::new(Semaphore::new(settings.records_max));
         let mut thread = JournalThread {
             writer,
             checkpointer,
             shared: Arc::clone(&shared),
-            batch: Vec::new(),
+            batch: RecordBatch::default(),
+            room: Arc::clone(&room),
             signing: Arc::clone(&signing),
             observer,
         };
@@ -219,7 +254,6 @@ impl Journal {
         };
         let named = std::thread::Builder::new().name("journal".to_owned());
         named.spawn(run).map_err(fault)?;
-        let room = Arc::new(Semaphore::new(settings.records_max));
         let records_max = settings.records_max;
         Ok(Self(Arc::new(JournalState { shared, room, records_max, signing })))
     }
@@ -295,7 +329,7 @@ impl Journal {
 
 impl ReservedRecord {
     /// Queues a record. It is written within some 100 ms while the disk works.
-    pub fn append(self, record: Record, event: RecordEvent) {
+    pub fn append(self, record: &Record, event: RecordEvent) {
         self.queue(record, event, None);
     }
 
@@ -304,7 +338,7 @@ impl ReservedRecord {
     #[must_use]
     pub fn append_durably(
         self,
-        record: Record,
+        record: &Record,
         event: RecordEvent,
     ) -> oneshot::Receiver<ChainHead> {
         let (done, wait) = oneshot::channel();
@@ -314,14 +348,18 @@ impl ReservedRecord {
 
     fn queue(
         self,
-        record: Record,
+        record: &Record,
         event: RecordEvent,
         on_disk: Option<oneshot::Sender<ChainHead>>,
     ) {
         let Self { permit, journal } = self;
+        // The thread frees the space once the line is on disk.
+        permit.forget();
+        let members = record.members();
         journal.0.shared.change(|queue| {
             queue.is_urgent |= on_disk.is_some();
-            queue.lines.push(QueuedLine { record, event, on_disk, _permit: permit });
+            queue.batch.members.extend_from_slice(members);
+            queue.batch.records.push(QueuedRecord { bytes: members.len(), event, on_disk });
         });
     }
 }
@@ -372,8 +410,9 @@ struct JournalThread {
     writer: Writer,
     checkpointer: Option<Checkpointer>,
     shared: Arc<Shared>,
-    /// Lines that are being written.
-    batch: Vec<QueuedLine>,
+    /// Records that are being written.
+    batch: RecordBatch,
+    room: Arc<Semaphore>,
     signing: Arc<Signing>,
     observer: Arc<dyn JournalObserver>,
 }
@@ -408,18 +447,18 @@ impl JournalThread {
         let shared = &self.shared;
         let mut queue = shared.queue();
         if queue.is_empty() {
-            queue.is_asleep = true;
+            queue.awaited = Awaited::Any;
             let woken = shared.wake.wait_timeout_while(queue, pause, |queue| queue.is_empty());
             (queue, _) = woken.unwrap_or_else(PoisonError::into_inner);
-            queue.is_asleep = false;
         }
-        if !queue.is_empty() {
+        if !queue.is_empty() && !queue.is_urgent() {
+            queue.awaited = Awaited::Urgency;
             let woken = shared.wake.wait_timeout_while(queue, GATHER, |queue| !queue.is_urgent());
             (queue, _) = woken.unwrap_or_else(PoisonError::into_inner);
         }
-        queue.is_urgent = false;
-        // The two vectors change places, so that none is allocated anew.
-        std::mem::swap(&mut queue.lines, &mut self.batch);
+        (queue.is_urgent, queue.awaited) = (false, Awaited::Nothing);
+        // The two change places, so that no buffer is allocated anew.
+        std::mem::swap(&mut queue.batch, &mut self.batch);
         QueueRequests {
             flushes: std::mem::take(&mut queue.flushes),
             stop: queue.stop.take(),
@@ -438,9 +477,12 @@ impl JournalThread {
     /// Writes the taken records as lines, and notifies the callers that wait for them.
     fn write(&mut self, mut flushes: Vec<oneshot::Sender<()>>) -> Result<(), GivenUp> {
         let mut waiting = Vec::new();
-        for queued in &mut self.batch {
-            self.writer.line(queued);
-            if let Some(done) = queued.on_disk.take() {
+        let mut rest = self.batch.members.as_slice();
+        for QueuedRecord { bytes, event, on_disk } in &mut self.batch.records {
+            let members;
+            (members, rest) = rest.split_at_checked(*bytes).unwrap_or((rest, &[]));
+            self.writer.line(members, *event);
+            if let Some(done) = on_disk.take() {
                 let LastLine { seq, link } = self.writer.last();
                 waiting.push((done, ChainHead { seq, link }));
             }
@@ -450,7 +492,9 @@ impl JournalThread {
             waiting.clear();
             flushes.clear();
         })?;
-        self.batch.clear();
+        self.room.add_permits(self.batch.records.len());
+        self.batch.members.clear();
+        self.batch.records.clear();
         for (done, head) in waiting {
             // The caller may have stopped waiting.
             done.send(head).unwrap_or_default();
@@ -526,7 +570,7 @@ impl JournalThread {
         self.put(|| ())?;
         self.checkpoint();
         self.signing.finish(CHECKPOINTS_END);
-        let missed = self.shared.queue().lines.len();
+        let missed = self.shared.queue().batch.records.len();
         if missed > 0 {
             tracing::error!(
                 missed,

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::JournalObserver;
 use crate::chain::ChainValue;
-use crate::journal::{JournalSettings, QueuedLine, RecordEvent};
+use crate::journal::{JournalSettings, RecordEvent};
 use crate::line::{self, JournalLine, LastLine, Record, SegmentStart};
 use crate::read::SegmentFile;
 use crate::recovery::RecoveredState;
@@ -114,10 +114,10 @@ impl Writer {
         self.folder.unlock();
     }
 
-    /// Adds a queued record as the next line.
-    pub(crate) fn line(&mut self, queued: &QueuedLine) {
-        self.record(&queued.record);
-        match queued.event {
+    /// Adds the members of a record as the next line.
+    pub(crate) fn line(&mut self, members: &[u8], event: RecordEvent) {
+        self.append(members);
+        match event {
             RecordEvent::Opened(id) => drop(self.open.insert(id, self.last.seq)),
             RecordEvent::Closed(id) => drop(self.open.remove(&id)),
             RecordEvent::Other => {}
@@ -131,15 +131,15 @@ impl Writer {
 
     fn own(&mut self, line: &impl Serialize) {
         match Record::new(line) {
-            Ok(record) => self.record(&record),
+            Ok(record) => self.append(record.members()),
             Err(error) => {
                 tracing::error!(%error, "a line of the audit journal about itself could not be composed, and is left out");
             }
         }
     }
 
-    fn record(&mut self, record: &Record) {
-        self.last.append(record.members(), &mut self.text);
+    fn append(&mut self, members: &[u8]) {
+        self.last.append(members, &mut self.text);
         self.leaves.push(self.last.link);
     }
 
@@ -198,8 +198,7 @@ impl Writer {
         self.last = self.synced;
         self.begin_segment();
         for members in text.split(|byte| *byte == b'\n').filter_map(line::members) {
-            self.last.append(members, &mut self.text);
-            self.leaves.push(self.last.link);
+            self.append(members);
         }
         self.put()
     }

@@ -150,7 +150,7 @@ impl TestJournal {
                     "opened" => RecordEvent::Opened(id),
                     _ => RecordEvent::Closed(id),
                 };
-                let head = journal.reserve().unwrap().append_durably(record, kind);
+                let head = journal.reserve().unwrap().append_durably(&record, kind);
                 assert!(head.await.unwrap().seq > 0);
             }
         }
