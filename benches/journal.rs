@@ -101,7 +101,7 @@ fn id_of(folder: &Path, trace_id: &str) -> String {
     let filter = LineFilter { members, ..LineFilter::default() };
     search(folder, &filter, SearchMethod::Indexed, |line| {
         let line: serde_json::Value = serde_json::from_slice(line).unwrap();
-        found = line["id"].as_str().map(str::to_owned);
+        found = line.get("id").unwrap().as_str().map(str::to_owned);
         ControlFlow::Break(())
     })
     .unwrap();

@@ -343,9 +343,13 @@ pub fn journal(folder: &Path) -> String {
 /// Returns the paths of a journal's segments, in order.
 pub fn segments(folder: &Path) -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let mut segments: Vec<_> = entries
-        .filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
-        .collect();
+    // A segment's name is a number; files with checkpoints have the same ending.
+    let is_segment = |path: &std::path::PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap();
+        let stem = name.strip_suffix(".jsonl");
+        stem.is_some_and(|stem| stem.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let mut segments: Vec<_> = entries.filter(is_segment).collect();
     segments.sort();
     segments
 }
