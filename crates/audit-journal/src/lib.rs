@@ -7,7 +7,7 @@
 //!
 //! Each line ends in a hash over itself and the line before ([`ChainValue`]). The chain values are the leaves
 //! of a Merkle tree ([`tree`], RFC 6962), whose root is signed at intervals ([`note`], C2SP tlog-checkpoint).
-//! So somebody who holds a checkpoint and the public key can verify the whole journal ([`verify`]), or single
+//! So somebody who holds a checkpoint and the public key can verify the whole journal ([`verify()`]), or single
 //! lines without the others ([`ExchangeProof`]).
 
 mod chain;
