@@ -141,6 +141,29 @@ async fn every_request_sent_to_a_provider_is_on_disk_when_the_machine_stops() {
     assert!(found.proof.checkpoints > 0 && found.proof.lines > 0, "nothing else was signed");
 }
 
+/// A killed process leaves lines that were written and not synced. The next start signs them only once they
+/// are on disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_signs_only_lines_that_are_on_disk() {
+    let bed = TestBed::with(hurried).await;
+    let Some((disk, mut served)) = FaultyDisk::serve(&bed) else { return };
+    disk.set_fault("hold");
+    assert_eq!(TestRequest::slots().send_to(&bed, served.address).await.status, 200);
+    disk.wait_until_blocked().await;
+    served.child.kill().unwrap();
+    served.child.wait().unwrap();
+    disk.clear_fault("hold");
+    let text = bed.text("spine-proxy.toml").replace("\"audit\"", "\"own\"");
+    let mut served = testkit::process::serve_with(disk.command(), &bed, &text);
+    while served.metric("audit_checkpoint_timestamp_seconds").await == 0 {
+        tokio::task::yield_now().await;
+    }
+    served.signal("TERM");
+    assert!(served.child.wait().unwrap().success());
+    let found = is_sound(&disk.synced_folder());
+    assert_eq!(found.verdict(), Verdict::Proven, "{:?}", found.proof);
+}
+
 /// Four consumers that send bookings, each with its own trace id, until they are stopped.
 struct Load {
     stop: Arc<AtomicBool>,

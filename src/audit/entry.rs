@@ -271,7 +271,10 @@ impl Entry {
     /// Records and counts that the gateway refused the request.
     pub fn refused(&mut self, refusal: &Refusal) {
         let row = refusal.row();
-        self.is_limited = matches!(refusal, Refusal::QuotaExceeded { .. } | Refusal::ConsumerBusy);
+        self.is_limited = matches!(
+            refusal,
+            Refusal::QuotaExceeded { .. } | Refusal::ConsumerBusy | Refusal::Overloaded
+        );
         self.certificate_fault = refusal.certificate_fault().map(ToString::to_string);
         self.trail.0.metrics.refused(row.token);
         self.refusal = Some(row.token);

@@ -220,12 +220,23 @@ impl Witness {
                 let mut note = checkpoint.note.clone();
                 let added = note.add_signatures(signatures.clone());
                 let verified = added.and_then(|()| note.verified_by(&self.settings.key));
+                // Security: other signatures in the answer are nobody's word, and could be forged.
+                let key = &self.settings.key;
+                let own = signatures
+                    .into_iter()
+                    .filter(|one| one.name() == key.name() && one.id() == key.id())
+                    .collect();
                 match verified {
-                    Ok(Some(_)) => Ok(WitnessAnswer::Signed(signatures)),
+                    Ok(Some(_)) => Ok(WitnessAnswer::Signed(own)),
                     Ok(None) => Err("its answer has no signature with its key".to_owned()),
                     Err(error) => Err(format!("its signature is wrong: {error}")),
                 }
             }
+            StatusCode::CONFLICT if self.seen == checkpoint.checkpoint.size => Ok(self
+                .contradiction(
+                    "has seen as many lines of this journal, but others: it was rewritten, or \
+                     another journal is signed with its key",
+                )),
             StatusCode::CONFLICT => match text.trim_end().parse() {
                 Ok(seen) => Ok(WitnessAnswer::Seen(seen)),
                 Err(_) => Err("its answer names no size".to_owned()),

@@ -132,6 +132,8 @@ impl RecoveryScan {
     }
 
     fn segment(&mut self, segment: &SegmentFile) -> io::Result<()> {
+        // Security: a killed process may have written lines and not synced them, and they are signed soon.
+        File::open(&segment.path)?.sync_data()?;
         let mut before: Option<ChainValue> = None;
         self.torn = None;
         read::walk(segment, |number, piece| match piece {

@@ -233,11 +233,13 @@ impl Writer {
         !self.text.is_empty()
     }
 
-    /// Returns the time until a new segment is due because of this one's age; `None` while it holds only its
-    /// first line, and needs no successor.
+    /// Returns the time until a new segment is due because of this one's age, or is tried again; `None` while it
+    /// holds only its first line, and needs no successor.
     pub(crate) fn turn_in(&self) -> Option<Duration> {
         let age = self.segment.began().elapsed();
-        self.has_grown().then(|| self.segment_age.saturating_sub(age))
+        let pause =
+            self.stuck.map_or(Duration::ZERO, |since| STUCK.saturating_sub(since.elapsed()));
+        self.has_grown().then(|| self.segment_age.saturating_sub(age).max(pause))
     }
 
     fn has_grown(&self) -> bool {
