@@ -7,12 +7,13 @@
 use std::fmt;
 use std::str::FromStr;
 
-use aws_lc_rs::digest::{SHA256, digest};
-use aws_lc_rs::signature::{ED25519, ED25519_PUBLIC_KEY_LEN};
-use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use base64_simd::STANDARD;
 
 use crate::tree::{TreeHash, TreeHead};
+
+mod key;
+
+pub use key::{CheckpointSigner, SignatureKind, VerifierKey};
 
 /// Statement that the tree of a journal had a root at a size.
 ///
@@ -128,9 +129,9 @@ impl SignedNote {
     /// other signatures it has. Of several signatures made with the key all are verified, and the first counts.
     pub fn verified_by(&self, key: &VerifierKey) -> Result<Option<SignatureTime>, NoteError> {
         let mut first = None;
-        let by_key = |line: &&NoteSignature| line.name == key.name && line.id == key.id;
+        let by_key = |line: &&NoteSignature| line.name == key.name() && line.id == key.id();
         for line in self.signatures.iter().filter(by_key) {
-            let wrong = || NoteError::WrongSignature(key.name.clone());
+            let wrong = || NoteError::WrongSignature(key.name().to_owned());
             let time = key.verify(&self.text, &line.bytes).ok_or_else(wrong)?;
             first.get_or_insert(time);
         }
@@ -236,186 +237,6 @@ pub struct SignatureTime {
     pub seconds: Option<u64>,
 }
 
-/// Kind of a key, which decides what its signatures are made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SignatureKind {
-    /// Ed25519 over the text of the note, type 0x01: the log itself.
-    Log,
-    /// Ed25519 over a time and the text of the note, type 0x04: a witness, or the log's own clock.
-    Cosigner,
-}
-
-impl SignatureKind {
-    const fn byte(self) -> u8 {
-        match self {
-            Self::Log => 1,
-            Self::Cosigner => 4,
-        }
-    }
-
-    fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Log, Self::Cosigner].into_iter().find(|kind| kind.byte() == byte)
-    }
-}
-
-/// Public key with the name of its owner, as somebody who verifies notes is given it.
-///
-/// Written as name, key id in hexadecimal digits, and type and key in base64, joined by plus signs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VerifierKey {
-    name: String,
-    id: [u8; 4],
-    kind: SignatureKind,
-    public: [u8; ED25519_PUBLIC_KEY_LEN],
-}
-
-impl VerifierKey {
-    /// Creates a key; fails if the name is empty or has spaces, control characters or plus signs.
-    pub fn new(name: &str, kind: SignatureKind, public: [u8; 32]) -> Result<Self, NoteError> {
-        check_name(name)?;
-        Ok(Self::with_id(name, kind, public))
-    }
-
-    fn with_id(name: &str, kind: SignatureKind, public: [u8; 32]) -> Self {
-        let hashed = [name.as_bytes(), &[b'\n', kind.byte()], &public].concat();
-        let mut id = [0; 4];
-        for (byte, hash) in id.iter_mut().zip(digest(&SHA256, &hashed).as_ref()) {
-            *byte = *hash;
-        }
-        Self { name: name.to_owned(), id, kind, public }
-    }
-
-    /// Returns the key of the same name and owner that verifies cosignatures.
-    #[must_use]
-    pub fn as_cosigner(&self) -> Self {
-        Self::with_id(&self.name, SignatureKind::Cosigner, self.public)
-    }
-
-    /// Returns the name of the owner.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Returns the id by which signature lines refer to the key.
-    #[must_use]
-    pub const fn id(&self) -> [u8; 4] {
-        self.id
-    }
-
-    /// Returns the kind of the key.
-    #[must_use]
-    pub const fn kind(&self) -> SignatureKind {
-        self.kind
-    }
-
-    /// Returns what a signature of the text says, or `None` if it is wrong.
-    fn verify(&self, text: &str, bytes: &[u8]) -> Option<SignatureTime> {
-        let key = UnparsedPublicKey::new(&ED25519, &self.public);
-        match self.kind {
-            SignatureKind::Log => {
-                key.verify(text.as_bytes(), bytes).ok()?;
-                Some(SignatureTime { seconds: None })
-            }
-            SignatureKind::Cosigner => {
-                let (seconds, signature) = bytes.split_first_chunk()?;
-                let seconds = u64::from_be_bytes(*seconds);
-                key.verify(cosigned(text, seconds).as_bytes(), signature).ok()?;
-                (seconds <= SECONDS_MAX).then_some(SignatureTime { seconds: Some(seconds) })
-            }
-        }
-    }
-}
-
-impl fmt::Display for VerifierKey {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let id = u32::from_be_bytes(self.id);
-        let bytes = [&[self.kind.byte()], self.public.as_slice()].concat();
-        write!(out, "{}+{id:08x}+{}", self.name, STANDARD.encode_to_string(bytes))
-    }
-}
-
-impl FromStr for VerifierKey {
-    type Err = NoteError;
-
-    fn from_str(text: &str) -> Result<Self, NoteError> {
-        // The base64 may have plus signs too.
-        let (name, rest) = text.split_once('+').ok_or(NoteError::VerifierKey)?;
-        let (_, base64) = rest.split_once('+').ok_or(NoteError::VerifierKey)?;
-        let bytes = STANDARD.decode_to_vec(base64).map_err(|_| NoteError::VerifierKey)?;
-        let (kind, public) = bytes.split_first().ok_or(NoteError::VerifierKey)?;
-        let kind = SignatureKind::from_byte(*kind).ok_or(NoteError::SignatureKind(*kind))?;
-        let public = public.try_into().map_err(|_| NoteError::VerifierKey)?;
-        let key = Self::new(name, kind, public)?;
-        // All but the id is what was read, so that a difference is one of the id.
-        if key.to_string() == text { Ok(key) } else { Err(NoteError::KeyId) }
-    }
-}
-
-/// Private key of a log, which signs the log's checkpoints.
-pub struct CheckpointSigner {
-    keys: Ed25519KeyPair,
-    verifier: VerifierKey,
-}
-
-impl CheckpointSigner {
-    /// Creates a signer from a private key in PKCS#8 PEM, as `openssl genpkey -algorithm ed25519` writes it.
-    ///
-    /// Fails for other keys, and for a name that cannot be that of a key or that is `cosignature/v1`.
-    pub fn from_pkcs8_pem(pem: &str, name: &str) -> Result<Self, NoteError> {
-        // Security: the same key signs both notes and cosignatures, and only their first lines tell them apart.
-        if name == COSIGNATURE {
-            return Err(NoteError::ReservedName);
-        }
-        let der = from_pem(pem).ok_or(NoteError::PrivateKey)?;
-        let keys = Ed25519KeyPair::from_pkcs8(&der).map_err(|_| NoteError::PrivateKey)?;
-        let public = keys.public_key().as_ref().try_into().map_err(|_| NoteError::PrivateKey)?;
-        let verifier = VerifierKey::new(name, SignatureKind::Log, public)?;
-        Ok(Self { keys, verifier })
-    }
-
-    /// Returns a new private key in PKCS#8 PEM.
-    pub fn generate_pem() -> Result<String, NoteError> {
-        let keys = Ed25519KeyPair::generate().map_err(|_| NoteError::Library)?;
-        let der = keys.to_pkcs8v1().map_err(|_| NoteError::Library)?;
-        Ok(to_pem(der.as_ref()))
-    }
-
-    /// Returns the public key, as the key of a log.
-    #[must_use]
-    pub const fn verifier(&self) -> &VerifierKey {
-        &self.verifier
-    }
-
-    /// Signs the text of a checkpoint twice: as the log, and as a cosigner at this time in seconds since 1970.
-    ///
-    /// Fails for a text that is not exactly a [`Checkpoint`], and for a time above 2^63 - 1.
-    pub fn sign(&self, text: &str, now_s: u64) -> Result<Vec<NoteSignature>, NoteError> {
-        if text.parse::<Checkpoint>()?.to_string() != text {
-            return Err(NoteError::Checkpoint);
-        }
-        if now_s > SECONDS_MAX {
-            return Err(NoteError::Time);
-        }
-        let log = self.signature(text)?;
-        let cosigner = [now_s.to_be_bytes().to_vec(), self.signature(&cosigned(text, now_s))?];
-        Ok(vec![line(&self.verifier, log), line(&self.verifier.as_cosigner(), cosigner.concat())])
-    }
-
-    fn signature(&self, message: &str) -> Result<Vec<u8>, NoteError> {
-        let signature = self.keys.try_sign(message.as_bytes()).map_err(|_| NoteError::Library)?;
-        Ok(signature.as_ref().to_vec())
-    }
-}
-
-impl fmt::Debug for CheckpointSigner {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("CheckpointSigner")
-            .field("verifier", &self.verifier)
-            .finish_non_exhaustive()
-    }
-}
-
 /// Error returned for notes, checkpoints and keys that are malformed or do not belong together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoteError {
@@ -464,16 +285,6 @@ pub enum NoteError {
     Library,
 }
 
-/// Returns the signature line of a key.
-fn line(key: &VerifierKey, bytes: Vec<u8>) -> NoteSignature {
-    NoteSignature { name: key.name.clone(), id: key.id, bytes }
-}
-
-/// Returns what a cosigner signs.
-fn cosigned(text: &str, seconds: u64) -> String {
-    format!("{COSIGNATURE}\ntime {seconds}\n{text}")
-}
-
 fn check_name(name: &str) -> Result<(), NoteError> {
     let wrong = |c: char| c == '+' || c.is_whitespace() || is_control(c);
     if name.is_empty() || name.contains(wrong) { Err(NoteError::KeyName) } else { Ok(()) }
@@ -484,27 +295,10 @@ const fn is_control(c: char) -> bool {
     c < ' '
 }
 
-/// Returns the bytes between the two lines that mark a private key.
-fn from_pem(pem: &str) -> Option<Vec<u8>> {
-    let (_, rest) = pem.split_once(PEM_BEGIN)?;
-    let (body, _) = rest.split_once(PEM_END)?;
-    let body: String = body.split_ascii_whitespace().collect();
-    STANDARD.decode_to_vec(body).ok()
-}
-
-/// Puts the bytes of an Ed25519 key between these lines; they are 48, and so exactly one line of base64.
-fn to_pem(der: &[u8]) -> String {
-    format!("{PEM_BEGIN}\n{}\n{PEM_END}\n", STANDARD.encode_to_string(der))
-}
-
 /// First line of what a cosigner signs.
 const COSIGNATURE: &str = "cosignature/v1";
 /// Begin of a signature line: an em dash and a space.
 const DASH: &str = "\u{2014} ";
-/// Maximum time of a cosignature in seconds since 1970.
-const SECONDS_MAX: u64 = u64::MAX >> 1;
-const PEM_BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
-const PEM_END: &str = "-----END PRIVATE KEY-----";
 
 #[cfg(test)]
 mod tests {
@@ -513,6 +307,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::key::{SECONDS_MAX, cosigned, line, to_pem};
     use super::*;
 
     /// Key pair and note of the tests of Go's golang.org/x/mod/sumdb/note.
@@ -897,9 +692,12 @@ mod tests {
             let same = CheckpointSigner::from_pkcs8_pem(pem, "gw/1").unwrap();
             assert_eq!(same.verifier(), signer.verifier());
         }
-        for wrong in
-            ["", PEM_BEGIN, &pem.replace("PRIVATE", "EC PRIVATE"), &pem.replace("MC", "MD")]
-        {
+        for wrong in [
+            "",
+            pem.lines().next().unwrap(),
+            &pem.replace("PRIVATE", "EC PRIVATE"),
+            &pem.replace("MC", "MD"),
+        ] {
             let refused = CheckpointSigner::from_pkcs8_pem(wrong, "gw/1");
             assert_eq!(refused.unwrap_err(), NoteError::PrivateKey);
         }
