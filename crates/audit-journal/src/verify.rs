@@ -2,23 +2,24 @@
 //! against signed checkpoints.
 
 use std::collections::HashMap;
-use std::fmt;
-use std::fs::File;
 use std::io;
 use std::ops::RangeInclusive;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
-use crate::chain::{self, ChainHead, ChainValue};
-use crate::checkpoint::stored_note;
+use crate::chain::{ChainHead, ChainValue};
 use crate::evidence::{CheckpointProof, Evidence, EvidenceFault};
 use crate::index::{self, IndexTable};
 use crate::note::VerifierKey;
-use crate::read::{
-    self, ExchangeEvent, SegmentFile, SegmentPart, SegmentReader, TextLine, TornTail, ValidLine,
-};
+use crate::read::{self, ExchangeEvent, SegmentFile, SegmentPart, TornTail, ValidLine};
 use crate::tree::{Frontier, TreeHash};
+
+mod copies;
+mod fault;
+
+pub use copies::verify_copies;
+pub use fault::VerifyFault;
+
+use fault::VerifyFaultKind;
 
 /// Keys, checkpoints and chain values that a verification compares a journal with.
 #[derive(Debug, Clone, Default)]
@@ -103,97 +104,6 @@ pub struct OpenExchange {
     pub id: String,
 }
 
-/// A fault, and its place in the journal.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VerifyFault {
-    segment: String,
-    /// Number of the line in its segment, from 1; 0 for the whole file.
-    line: u64,
-    what: VerifyFaultKind,
-}
-
-/// Kind of a fault.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum VerifyFaultKind {
-    NotALine { bytes: u64 },
-    Changed { seq: u64 },
-    Missing { seqs: RangeInclusive<u64> },
-    Displaced { seq: u64, after: u64 },
-    Repeated { seq: u64 },
-    Torn { bytes: u64 },
-    TornGone { bytes: u64 },
-    Detached { seq: u64 },
-    Tree { seq: u64 },
-    Index,
-    Checkpoint(EvidenceFault),
-    Cut { given: u64, ends: u64 },
-    NotTheHead { given: u64 },
-    BeforeTheFirst { given: u64, first: u64 },
-}
-
-impl fmt::Display for VerifyFault {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { segment, line, what } = self;
-        match line {
-            0 => write!(out, "{segment}: ")?,
-            _ => write!(out, "{segment}, line {line}: ")?,
-        }
-        match what {
-            VerifyFaultKind::NotALine { bytes } => {
-                write!(out, "{bytes} bytes that are not a line of a journal")
-            }
-            VerifyFaultKind::Changed { seq } => write!(out, "seq {seq} is not as it was written"),
-            VerifyFaultKind::Missing { seqs } => {
-                let (start, end) = (seqs.start(), seqs.end());
-                match start == end {
-                    true => write!(out, "seq {start} is missing before it"),
-                    false => write!(out, "seq {start} to {end} are missing before it"),
-                }
-            }
-            VerifyFaultKind::Displaced { seq, after } => {
-                write!(out, "seq {seq} was moved behind seq {after}")
-            }
-            VerifyFaultKind::Repeated { seq } => {
-                write!(out, "seq {seq} occurs here a second time")
-            }
-            VerifyFaultKind::Torn { bytes } => write!(
-                out,
-                "{bytes} bytes of an incomplete line that no start recorded: it was cut"
-            ),
-            VerifyFaultKind::TornGone { bytes } => write!(
-                out,
-                "{bytes} bytes of an incomplete line before it, recorded by a start, are gone"
-            ),
-            VerifyFaultKind::Detached { seq } => {
-                write!(out, "seq {seq} does not continue the chain of the segment before it")
-            }
-            VerifyFaultKind::Tree { seq } => {
-                write!(out, "seq {seq} states another tree than that of the lines before it")
-            }
-            VerifyFaultKind::Index => {
-                write!(
-                    out,
-                    "the index beside it is not that of its lines: delete it, and the next start \
-                     makes it anew"
-                )
-            }
-            VerifyFaultKind::Checkpoint(fault) => write!(out, "{fault}"),
-            VerifyFaultKind::Cut { given, ends } => {
-                write!(
-                    out,
-                    "the journal ends with seq {ends}, before the given head {given}: it was cut"
-                )
-            }
-            VerifyFaultKind::NotTheHead { given } => {
-                write!(out, "seq {given} does not match the given head: the journal was rewritten")
-            }
-            VerifyFaultKind::BeforeTheFirst { given, first } => {
-                write!(out, "the journal begins with seq {first}, after the given head {given}")
-            }
-        }
-    }
-}
-
 /// Limit: faults that are kept.
 const FAULTS_MAX: usize = 100;
 /// Limit: gaps in which displaced lines are looked for.
@@ -224,103 +134,6 @@ fn index_fault(segment: &SegmentFile) -> Option<VerifyFault> {
     let is_right = || IndexTable::open(segment)?.is_right(segment).ok();
     let is_wrong = index::exists(segment) && is_right() != Some(true);
     is_wrong.then(|| VerifyFault { segment: segment.name(), line: 0, what: VerifyFaultKind::Index })
-}
-
-/// Limit: lines of shipped copies; each takes 32 bytes of memory.
-const COPIED_LINES_MAX: usize = 100_000_000;
-
-/// Place of a line in a shipped copy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct CopiedLine {
-    seq: u64,
-    /// Position of its file in the list of files.
-    file: u32,
-    bytes: u32,
-    at: u64,
-    /// Number of the line in its file, from 1.
-    number: u64,
-}
-
-/// Verifies copies of a journal's lines as a log shipper leaves them: in any order, in any files, some of
-/// them more than once, and without the incomplete lines that crashes leave.
-///
-/// # Errors
-/// Returns an error if a file cannot be read, or there are too many lines.
-pub fn verify_copies(files: &[PathBuf], with: &VerifyWith) -> io::Result<Verified> {
-    let mut walk = SegmentWalk::new(with, Evidence::of_files(with)?);
-    let mut copies = Vec::new();
-    let mut lines = Vec::new();
-    for (file, path) in (0..).zip(files) {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let shared: Rc<Path> = path.as_path().into();
-        walk.found.segments += 1;
-        let (mut reader, mut number) = (SegmentReader::open(path)?, 0);
-        while let Some(text) = reader.next()? {
-            number += 1;
-            if let Some(formed) = ValidLine::from(&text) {
-                let bytes = u32::try_from(text.bytes.len()).unwrap_or(u32::MAX);
-                lines.push(CopiedLine { seq: formed.read.seq, file, bytes, at: text.at, number });
-            } else if let Some(note) = stored_note(text.bytes) {
-                walk.evidence.note(&note, &shared);
-            } else if text.is_whole {
-                let place = LinePosition { segment: name.clone(), line: number };
-                let bytes = text.end() - text.at;
-                walk.fault(place, VerifyFaultKind::NotALine { bytes });
-            }
-        }
-        if lines.len() > COPIED_LINES_MAX {
-            return Err(io::Error::other("too many lines: verify copies of a shorter time"));
-        }
-        copies.push((File::open(path)?, name));
-    }
-    lines.sort_unstable();
-    prefer_continued(&mut lines, &copies)?;
-    for same in lines.chunk_by(|one, other| one.seq == other.seq) {
-        walk.copied(same, &copies)?;
-    }
-    Ok(walk.end())
-}
-
-/// Puts the line first, of several with one number, that the line with the next number continues.
-///
-/// Lines that were readable before they were on disk may have been numbered anew after a failure: a copy then
-/// has two lines that continue the same one.
-fn prefer_continued(lines: &mut [CopiedLine], copies: &[(File, String)]) -> io::Result<()> {
-    let mut after: Option<CopiedLine> = None;
-    for same in lines.chunk_by_mut(|one, other| one.seq == other.seq).rev() {
-        if let (true, Some(after)) = (same.len() > 1, after) {
-            let after = after.read(copies)?;
-            for at in 0..same.len() {
-                let one = same.get(at).map(|line| line.read(copies)).transpose()?;
-                let one = one.as_deref().and_then(chain::split);
-                let next = chain::split(&after);
-                if let (Some((_, link)), Some((body, stated))) = (one, next)
-                    && link.next(body) == stated
-                {
-                    same.swap(0, at);
-                    break;
-                }
-            }
-        }
-        after = same.first().copied();
-    }
-    Ok(())
-}
-
-impl CopiedLine {
-    fn read(&self, copies: &[(File, String)]) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; usize::try_from(self.bytes).unwrap_or_default()];
-        if let Some((file, _)) = usize::try_from(self.file).ok().and_then(|at| copies.get(at)) {
-            file.read_exact_at(&mut bytes, self.at)?;
-        }
-        Ok(bytes)
-    }
-
-    fn place(&self, copies: &[(File, String)]) -> LinePosition {
-        let copy = usize::try_from(self.file).ok().and_then(|at| copies.get(at));
-        let segment = copy.map(|(_, name)| name.clone()).unwrap_or_default();
-        LinePosition { segment, line: self.number }
-    }
 }
 
 struct SegmentWalk<'a> {
@@ -400,36 +213,6 @@ impl<'a> SegmentWalk<'a> {
                 }
             }
         })
-    }
-
-    /// Checks the lines with one number in shipped copies. Of several, the one that continues the chain is
-    /// the journal's.
-    fn copied(&mut self, same: &[CopiedLine], copies: &[(File, String)]) -> io::Result<()> {
-        let texts = same.iter().map(|line| line.read(copies)).collect::<io::Result<Vec<_>>>()?;
-        let lines: Vec<_> = texts
-            .iter()
-            .zip(same)
-            .filter_map(|(bytes, line)| {
-                Some((ValidLine::from(&TextLine { at: 0, bytes, is_whole: true })?, line))
-            })
-            .collect();
-        let continues = |(line, _): &&(ValidLine<'_>, &CopiedLine)| {
-            self.links.iter().any(|link| link.next(line.body) == line.link)
-        };
-        let Some((line, place)) = lines.iter().find(continues).or(lines.first()) else {
-            return Ok(());
-        };
-        let is_other = |(other, _): &&(ValidLine<'_>, &CopiedLine)| {
-            (other.link, other.body) != (line.link, line.body)
-        };
-        let others = lines.iter().filter(is_other).count();
-        self.found.other_lines += u64::try_from(others).unwrap_or(u64::MAX);
-        self.place = place.place(copies);
-        if line.read.previous.is_some() {
-            self.begins(line);
-        }
-        self.line(line);
-        Ok(())
     }
 
     /// Compares the incomplete line that a segment's first line states with the one found before it.
