@@ -17,7 +17,7 @@ use crate::policy::OtherAudience;
 use crate::refusal::ErrorFamily;
 use crate::request::TraceIdRule;
 use crate::tls::{ConsumerLeg, KeyPair, ProviderLeg};
-use crate::{audit, directory, forward, listener, sha256, throttle};
+use crate::{audit, directory, forward, hex, listener, throttle};
 use spine_types::interaction::AllowedInteractions;
 use spine_types::{Asid, check_range};
 
@@ -303,7 +303,7 @@ impl Config {
         let mut files = config.watched();
         files.extend(config.written_mut().map(|file| file.clone()));
         config.places = ConfigPaths::new(text, path, &files);
-        config.sha256 = sha256::hex(text.as_bytes());
+        config.sha256 = hex::sha256(text.as_bytes());
         Ok(config)
     }
 

@@ -29,7 +29,7 @@ pub mod forward;
 pub mod audit;
 
 pub mod refusal;
-pub mod sha256;
+pub mod hex;
 pub mod metrics;
 pub mod admin;
 

@@ -33,11 +33,11 @@ const TABLE: &[(&str, &[&str])] = &[
             "claims",
             "directory",
             "forward",
+            "hex",
             "listener",
             "policy",
             "refusal",
             "request",
-            "sha256",
             "throttle",
             "tls",
         ],
@@ -65,11 +65,12 @@ const TABLE: &[(&str, &[&str])] = &[
             "tls",
         ],
     ),
+    ("hex", &[]),
     ("listener", &["gateway", "metrics", "refusal", "request", "tls"]),
     ("metrics", &["refusal"]),
     ("policy", &["claims", "consumers", "refusal", "registry"]),
     ("refusal", &[]),
-    ("registry", &["sha256"]),
+    ("registry", &["hex"]),
     ("request", &["refusal"]),
     (
         "server",
@@ -89,9 +90,8 @@ const TABLE: &[(&str, &[&str])] = &[
             "tls",
         ],
     ),
-    ("sha256", &[]),
     ("throttle", &["breaker", "metrics", "refusal", "tls"]),
-    ("tls", &["refusal", "sha256"]),
+    ("tls", &["hex", "refusal"]),
 ];
 
 /// Modules that decide, and the words that they may not use: no waiting, no sockets, no files, no clock.

@@ -286,6 +286,8 @@ struct TestWitness {
     signer: CheckpointSigner,
     log: VerifierKey,
     seen: Mutex<Option<TreeHead>>,
+    /// Further lines of an answer with its signature.
+    added: Mutex<String>,
     /// Answer to give instead.
     forced: Mutex<Option<(&'static str, String)>>,
     /// Numbers of lines in the checkpoints that it has signed.
@@ -305,6 +307,7 @@ impl TestWitness {
             signer,
             log: log.clone(),
             seen: Mutex::new(None),
+            added: Mutex::default(),
             forced: Mutex::new(None),
             signed: Mutex::new(Vec::new()),
         });
@@ -356,7 +359,7 @@ impl TestWitness {
         *seen = Some(new);
         self.signed.lock().unwrap().push(new.size);
         let signatures = self.signer.sign(note.text(), 1_800_000_000).unwrap();
-        ("200 OK", format!("{}\n", signatures[1]))
+        ("200 OK", format!("{}\n{}", signatures[1], self.added.lock().unwrap()))
     }
 
     /// Returns once it has signed a checkpoint of at least this many lines.
@@ -415,6 +418,7 @@ async fn a_witness_countersigns_each_checkpoint_and_over_restarts() {
 async fn a_witness_that_has_seen_another_history_ends_the_signing() {
     for (status, body, said) in [
         ("409 Conflict", "1000\n", "has seen 1000 lines of this journal, which has "),
+        ("409 Conflict", "1\n", "has seen as many lines of this journal, but others"),
         ("422 Unprocessable Entity", "", "has seen other lines of this journal"),
     ] {
         let (signed, witness) = witnessed().await;
@@ -446,6 +450,31 @@ async fn a_witness_that_fails_or_signs_wrongly_is_counted_and_asked_again() {
     drop(stop(served));
     let found = verify(&signed.folder(), &signed.with()).unwrap();
     assert_eq!(found.verdict(), Verdict::Proven, "by the journal's key: {:?}", found.faults);
+}
+
+/// An answer may have a line more, such as by somebody on the way: one in the journal's own name would make
+/// its verification fail for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_witnesss_answer_only_its_own_signature_is_kept() {
+    let (signed, witness) = witnessed().await;
+    let pem = CheckpointSigner::generate_pem().unwrap();
+    let stranger = CheckpointSigner::from_pkcs8_pem(&pem, ORIGIN).unwrap();
+    let head = TreeHead { size: 1, root: [0; 32].into() };
+    let text = Checkpoint::new(ORIGIN, head).unwrap().to_string();
+    let forged = stranger.sign(&text, 0).unwrap().remove(0).bytes().to_vec();
+    let forged = [&signed.key.id()[..], &forged].concat();
+    let forged = base64_simd::STANDARD.encode_to_string(forged);
+    *witness.added.lock().unwrap() = format!("\u{2014} {ORIGIN} {forged}\n");
+    let served = signed.serve();
+    witness.has_signed(1).await;
+    assert_eq!(TestRequest::book().send_to(&signed.bed, served.address).await.status, 200);
+    witness.has_signed(3).await;
+    drop(stop(served));
+    let with =
+        VerifyWith { witnesses: vec![witness.signer.verifier().as_cosigner()], ..signed.with() };
+    let found = verify(&signed.folder(), &with).unwrap();
+    assert!(found.is_sound(), "{:?}", found.faults);
+    assert!(found.proof.witnessed["trust.example/w1"].lines > 0);
 }
 
 fn signed_by_a_stranger() -> String {

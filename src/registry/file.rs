@@ -71,7 +71,7 @@ impl DirectoryFile {
         let fault = |why: String| DirectoryFileError { path: path.to_owned(), why };
         let written: DirectoryDocument =
             toml::from_str(text).map_err(|error| fault(error.to_string()))?;
-        let mut file = Self { sha256: crate::sha256::hex(text.as_bytes()), ..Self::default() };
+        let mut file = Self { sha256: crate::hex::sha256(text.as_bytes()), ..Self::default() };
         for consumer in written.consumer {
             file.add_consumer(consumer).map_err(fault)?;
         }

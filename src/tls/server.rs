@@ -23,8 +23,8 @@ use super::chain::{self, ChainVerifier};
 use super::files::{CertificateUse, TrustError};
 use super::loader::{LegFiles, Loader};
 use super::{ConsumerLeg, Peer, Reject};
+use crate::hex;
 use crate::refusal::CertificateFault;
-use crate::sha256;
 use spine_types::masked;
 
 /// Limit: bytes kept of the name of a certificate's issuer.
@@ -119,8 +119,8 @@ impl ConsumerServer {
             X509Certificate::from_der(leaf).map_err(|_| CertificateFault::Malformed)?;
         let peer = Arc::new(Peer {
             names: chain::names(&parsed, accepted.constrained),
-            fingerprint: sha256::hex(leaf),
-            serial: parsed.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect(),
+            fingerprint: hex::sha256(leaf),
+            serial: hex::encode(parsed.raw_serial()),
             issuer: masked(&parsed.issuer().to_string(), ISSUER_BYTES_MAX).into_owned(),
             until_s: accepted.until_s,
         });

@@ -201,6 +201,11 @@ impl Checkpointer {
         Ok((Some(Self { settings, signing: Arc::clone(&signing), last: None }), signing))
     }
 
+    /// Returns the number of lines in the last checkpoint; `None` before the first.
+    pub(crate) fn signed(&self) -> Option<u64> {
+        self.last.map(|(_, size)| size)
+    }
+
     /// Returns the time until a checkpoint is due for a journal of this many lines.
     pub(crate) fn due_in(&self, size: u64) -> Duration {
         let Some((at, signed)) = self.last else { return Duration::ZERO };

@@ -21,6 +21,7 @@ use crate::checkpoint::{
 use crate::line::{LastLine, Record};
 use crate::note::NoteSignature;
 use crate::segment::JournalFolder;
+use crate::tree::Frontier;
 use crate::writer::Writer;
 use crate::{index, recovery};
 
@@ -468,10 +469,8 @@ impl JournalThread {
 
     /// Returns the time until the thread has something to do although no record comes in.
     fn pause(&self) -> Duration {
-        let size = self.writer.tree().map(crate::tree::Frontier::size);
-        let checkpoint = size.zip(self.checkpointer.as_ref()).map(|(size, due)| due.due_in(size));
         let turn = self.writer.turn_in();
-        checkpoint.into_iter().chain(turn).chain([REST]).min().unwrap_or(REST)
+        self.checkpoint_in().into_iter().chain(turn).fold(REST, Duration::min)
     }
 
     /// Writes the taken records as lines, and notifies the callers that wait for them.
@@ -536,11 +535,14 @@ impl JournalThread {
         Ok(())
     }
 
+    /// Returns the time until a checkpoint is due; `None` if none is to be signed.
+    fn checkpoint_in(&self) -> Option<Duration> {
+        Some(self.checkpointer.as_ref()?.due_in(self.writer.tree()?.size()))
+    }
+
     fn checkpoint_if_due(&mut self) {
-        if let (Some(tree), Some(checkpointer)) = (self.writer.tree(), &mut self.checkpointer)
-            && checkpointer.due_in(tree.size()).is_zero()
-        {
-            checkpointer.sign(tree, self.writer.segment());
+        if self.checkpoint_in().is_some_and(|left| left.is_zero()) {
+            self.checkpoint();
         }
     }
 
@@ -556,7 +558,11 @@ impl JournalThread {
         if !self.writer.is_turn_due() {
             return Ok(());
         }
-        self.checkpoint();
+        // A segment that could not be begun is tried again, and its end is signed already.
+        let size = self.writer.tree().map(Frontier::size);
+        if self.checkpointer.as_ref().and_then(Checkpointer::signed) != size {
+            self.checkpoint();
+        }
         let finished = self.writer.turn();
         self.put(|| ())?;
         if let Some(segment) = finished {

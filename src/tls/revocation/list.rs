@@ -160,10 +160,7 @@ impl RevocationList {
         match <[u8; 16]>::try_from(padded(&self.number)) {
             _ if self.number.is_empty() => "without a number".to_owned(),
             Ok(bytes) => format!("number {}", u128::from_be_bytes(bytes)),
-            Err(_) => {
-                let digits: String = self.number.iter().map(|byte| format!("{byte:02x}")).collect();
-                format!("number 0x{digits}")
-            }
+            Err(_) => format!("number 0x{}", crate::hex::encode(&self.number)),
         }
     }
 
