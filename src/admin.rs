@@ -431,8 +431,17 @@ impl AdminState {
         for alarm in live.alarms.in_force(now_s) {
             writeln!(text, "[!]{alarm}").unwrap_or_default();
         }
-        if let SigningState::Refused(reason) = self.trail.signing() {
-            writeln!(text, "[!]audit checkpoints are not signed: {reason}").unwrap_or_default();
+        match self.trail.signing() {
+            SigningState::Refused(reason) => {
+                writeln!(text, "[!]audit checkpoints are not signed: {reason}").unwrap_or_default();
+            }
+            SigningState::Waiting(places) => writeln!(
+                text,
+                "[!]audit checkpoints are not signed yet: {places} of their copies and witnesses \
+                 do not answer"
+            )
+            .unwrap_or_default(),
+            SigningState::Off | SigningState::On => {}
         }
         if let (true, Some(age_s)) = (self.directory.is_live(), self.directory.newest_age_s()) {
             writeln!(text, "newest answer of a directory source: {age_s} s ago")

@@ -333,7 +333,11 @@ impl TestWitness {
         assert!(text.starts_with("POST /witness/add-checkpoint HTTP/1.1\r\n"), "{text}");
         let (_, body) = text.split_once("\r\n\r\n").unwrap();
         let forced = self.forced.lock().unwrap().clone();
-        let (status, body) = forced.unwrap_or_else(|| self.add_checkpoint(body));
+        let (status, body) = match forced {
+            Some((status, forced)) if forced == AS_MANY => (status, format!("{}\n", size_of(body))),
+            Some(forced) => forced,
+            None => self.add_checkpoint(body),
+        };
         let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len());
         stream.write_all([head, body].concat().as_bytes()).await.unwrap_or_default();
     }
@@ -351,7 +355,7 @@ impl TestWitness {
         if old != size {
             return ("409 Conflict", format!("{size}\n"));
         }
-        if let Some(seen) = *seen
+        if let Some(seen) = seen.filter(|seen| seen.size > 0)
             && !verify_consistency(&seen, &new, &proof)
         {
             return ("422 Unprocessable Entity", String::new());
@@ -368,6 +372,15 @@ impl TestWitness {
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// Stands for the number of lines in the checkpoint that is sent, as an answer to give.
+const AS_MANY: &str = "as many";
+
+/// Returns the number of lines in the checkpoint of a request's body.
+fn size_of(body: &str) -> u64 {
+    let (_, note) = body.split_once("\n\n").unwrap();
+    note.parse::<SignedNote>().unwrap().text().parse::<Checkpoint>().unwrap().size
 }
 
 /// Returns true if the text is a whole HTTP request.
@@ -418,12 +431,14 @@ async fn a_witness_countersigns_each_checkpoint_and_over_restarts() {
 async fn a_witness_that_has_seen_another_history_ends_the_signing() {
     for (status, body, said) in [
         ("409 Conflict", "1000\n", "has seen 1000 lines of this journal, which has "),
-        ("409 Conflict", "1\n", "has seen as many lines of this journal, but others"),
+        ("409 Conflict", AS_MANY, "has seen as many lines of this journal, but others"),
         ("422 Unprocessable Entity", "", "has seen other lines of this journal"),
     ] {
         let (signed, witness) = witnessed().await;
-        *witness.forced.lock().unwrap() = Some((status, body.to_owned()));
         let served = signed.serve();
+        witness.has_signed(1).await;
+        *witness.forced.lock().unwrap() = Some((status, body.to_owned()));
+        assert_eq!(TestRequest::book().send_to(&signed.bed, served.address).await.status, 200);
         while served.metric("audit_signing").await == 1 {
             tokio::task::yield_now().await;
         }
@@ -431,6 +446,30 @@ async fn a_witness_that_has_seen_another_history_ends_the_signing() {
         assert!(ready.starts_with("HTTP/1.1 200") && ready.contains(said), "{ready}");
         assert_eq!(TestRequest::book().send_to(&signed.bed, served.address).await.status, 200);
     }
+}
+
+/// No copy knows the checkpoints that were removed with the lines: only the witness does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_is_behind_its_witness_is_not_signed_once() {
+    let (signed, witness) = witnessed().await;
+    let served = signed.serve();
+    assert_eq!(TestRequest::book().send_to(&signed.bed, served.address).await.status, 200);
+    witness.has_signed(3).await;
+    drop(stop(served));
+    std::fs::remove_dir_all(signed.folder()).unwrap();
+    std::fs::remove_dir_all(signed.bed.path("copies")).unwrap();
+    std::fs::create_dir(signed.bed.path("copies")).unwrap();
+    let served = signed.serve();
+    let mut ready = get(served.admin, "/readyz").await;
+    while !ready.contains("lines of this journal, which has 0") {
+        tokio::task::yield_now().await;
+        ready = get(served.admin, "/readyz").await;
+    }
+    assert_eq!(TestRequest::book().send_to(&signed.bed, served.address).await.status, 200);
+    assert_eq!(served.metric("audit_signing").await, 0);
+    drop(stop(served));
+    let found = verify(&signed.folder(), &signed.with()).unwrap();
+    assert_eq!(found.proof.lines, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -505,6 +544,8 @@ async fn a_start_with_an_unusable_key_or_witness_says_which() {
     let witness = format!("{text}witnesses = [{{ url = \"ftp://w1\", key = \"{key}\" }}]\n");
     let (code, said) = refused(&witness);
     assert!(code == Some(78) && said.contains("must begin with https:// or http://"), "{said}");
+    let (code, said) = refused(&witness.replace("ftp", "http"));
+    assert!(code == Some(78) && said.contains("must begin with https://, unless"), "{said}");
     let witness = witness.replace("ftp", "https");
     let (code, said) = refused(&witness);
     assert!(code == Some(78) && said.contains("names no file"), "{said}");

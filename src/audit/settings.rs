@@ -83,7 +83,7 @@ pub struct CheckpointConfig {
 #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct WitnessConfig {
-    /// URL below which it answers `add-checkpoint`, `https` or `http`.
+    /// URL below which it answers `add-checkpoint`: `https`, or `http` on a loopback address.
     pub url: String,
     /// Its public key, as `name+hash+key`.
     #[serde(with = "verifier_key")]
@@ -126,7 +126,7 @@ impl CheckpointConfig {
                 .map_err(|error| format!("audit.checkpoints: {}: {error}", path.display()))
         };
         let signers = self.keys.iter().map(signer).collect::<Result<_, _>>()?;
-        CheckpointSettings::new(signers, self.every, self.copies.clone())
+        CheckpointSettings::new(signers, self.every, self.copies.clone(), self.witnesses.len())
             .ok_or_else(|| "audit.checkpoints.keys is empty".to_owned())
     }
 }

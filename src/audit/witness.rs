@@ -2,12 +2,13 @@
 //!
 //! Source: C2SP tlog-witness, `add-checkpoint`. A witness gets the number of lines and hashes, never a line.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use audit_journal::note::NoteSignature;
-use audit_journal::{Journal, SignedCheckpoint, SigningState, consistency};
+use audit_journal::note::{NoteSignature, SignedNote};
+use audit_journal::{Journal, SignedCheckpoint, SigningState, TreePlace, consistency};
 use bytes::Bytes;
 use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -40,8 +41,21 @@ pub(super) struct Witness {
     journal: PathBuf,
     /// Number of lines in the last checkpoint that it has seen.
     seen: u64,
+    /// The tree over these lines, once a proof was made of it.
+    tree: Option<TreePlace>,
     has_failed: bool,
 }
+
+/// Checkpoint that a witness is to countersign.
+#[derive(Clone, Copy)]
+struct Claim<'a> {
+    note: &'a SignedNote,
+    /// Number of lines in it.
+    size: u64,
+}
+
+/// Pause between two attempts to ask a witness at a start what it has seen.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// Result of an exchange with a witness.
 enum WitnessAnswer {
@@ -70,6 +84,10 @@ impl Witness {
             _ => return Err(fault("must begin with https:// or http://")),
         };
         let host = url.host().ok_or_else(|| fault("has no host"))?.to_owned();
+        // Security: an answer can end the signing for good, so that nobody on the way may write one.
+        if tls.is_none() && !is_loopback(&host) {
+            return Err(fault("must begin with https://, unless its host is a loopback address"));
+        }
         let path = format!("{}/add-checkpoint", url.path().trim_end_matches('/'));
         Ok(Self {
             settings: settings.clone(),
@@ -79,19 +97,24 @@ impl Witness {
             path,
             journal,
             seen: 0,
+            tree: None,
             has_failed: false,
         })
     }
 
-    /// Has each new checkpoint countersigned, for as long as it is polled and the journal is signed.
+    /// Asks what the witness has seen of the journal, and has each new checkpoint countersigned, for as long
+    /// as it is polled and the journal is signed.
     pub(super) async fn follow(mut self, journal: &Journal, metrics: &Metrics) {
+        if let Err(reason) = self.compare(journal, metrics).await {
+            return journal.refuse_to_sign(reason);
+        }
+        journal.agreed();
         let mut newest = journal.checkpoints();
         // One may have been signed before.
         newest.mark_changed();
-        while newest.changed().await.is_ok() && journal.signing() == SigningState::On {
+        while newest.changed().await.is_ok() && !is_refused(journal) {
             let Some(checkpoint) = newest.borrow_and_update().clone() else { continue };
-            let answered = self.countersign(&checkpoint).await;
-            let error = match answered {
+            let error = match self.countersign(&checkpoint).await {
                 Ok(WitnessAnswer::Signed(signatures)) => {
                     journal.keep_cosigned(&checkpoint, signatures);
                     self.has_failed = false;
@@ -103,16 +126,55 @@ impl Witness {
                 Ok(WitnessAnswer::Seen(_)) => "it changed its mind on what it has seen".to_owned(),
                 Err(error) => error,
             };
-            metrics.audit.checkpoint_failed(CheckpointKeeper::Witness);
-            if !std::mem::replace(&mut self.has_failed, true) {
-                tracing::warn!(
-                    witness = self.settings.key.name(),
-                    error,
-                    "a witness did not countersign a checkpoint of the audit journal: it is asked \
-                     again with the next one"
-                );
-            }
+            self.failed(&error, metrics);
         }
+    }
+
+    /// Compares the number of lines that the witness has seen with the journal as it was opened.
+    ///
+    /// # Errors
+    /// Returns why the journal must not be signed.
+    async fn compare(&mut self, journal: &Journal, metrics: &Metrics) -> Result<(), String> {
+        // Every history begins with the empty journal, so that signing a checkpoint of it can do no harm.
+        let Some(note) = journal.empty_checkpoint() else { return Ok(()) };
+        while !is_refused(journal) {
+            match self.exchange(Claim { note, size: 0 }, "").await {
+                Ok(WitnessAnswer::Signed(_)) => return Ok(()),
+                Ok(WitnessAnswer::Seen(lines)) => {
+                    self.seen = lines;
+                    return match self.seen_more(lines, journal.lines_at_start()) {
+                        Some(reason) => Err(reason),
+                        None => Ok(()),
+                    };
+                }
+                Ok(WitnessAnswer::Contradiction(reason)) => return Err(reason),
+                Err(error) => self.failed(&error, metrics),
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+        Ok(())
+    }
+
+    fn failed(&mut self, error: &str, metrics: &Metrics) {
+        metrics.audit.checkpoint_failed(CheckpointKeeper::Witness);
+        if !std::mem::replace(&mut self.has_failed, true) {
+            tracing::warn!(
+                witness = self.settings.key.name(),
+                error,
+                "a witness did not countersign a checkpoint of the audit journal: it is asked again; \
+                 nothing is signed until it has answered once since the start"
+            );
+        }
+    }
+
+    /// Returns why a journal of this many lines must not be signed, if the witness has seen more.
+    fn seen_more(&self, seen: u64, lines: u64) -> Option<String> {
+        (seen > lines).then(|| {
+            self.says(&format!(
+                "has seen {seen} lines of this journal, which has {lines}: its end was removed, or \
+                 another journal is signed with its key"
+            ))
+        })
     }
 
     /// Has a checkpoint countersigned; asks a second time if the witness has seen another one last.
@@ -120,53 +182,56 @@ impl Witness {
         &mut self,
         checkpoint: &SignedCheckpoint,
     ) -> Result<WitnessAnswer, String> {
-        let mut answer = self.exchange(checkpoint).await?;
+        let claim = Claim { note: &checkpoint.note, size: checkpoint.checkpoint.size };
+        let (mut hashes, mut tree) = self.proof(claim.size).await?;
+        let mut answer = self.exchange(claim, &hashes).await?;
         if let WitnessAnswer::Seen(lines) = answer {
-            if lines > checkpoint.checkpoint.size {
-                return Ok(self.contradiction(&format!(
-                    "has seen {lines} lines of this journal, which has {}: its end was removed, \
-                     or another journal is signed with its key",
-                    checkpoint.checkpoint.size
-                )));
+            if let Some(reason) = self.seen_more(lines, claim.size) {
+                return Ok(WitnessAnswer::Contradiction(reason));
             }
             self.seen = lines;
-            answer = self.exchange(checkpoint).await?;
+            (hashes, tree) = self.proof(claim.size).await?;
+            answer = self.exchange(claim, &hashes).await?;
         }
         if let WitnessAnswer::Signed(_) = answer {
-            self.seen = checkpoint.checkpoint.size;
+            self.seen = claim.size;
+            self.tree = tree;
         }
         Ok(answer)
     }
 
-    fn contradiction(&self, what: &str) -> WitnessAnswer {
-        WitnessAnswer::Contradiction(format!("the witness {} {what}", self.settings.key.name()))
+    /// Returns the proof that a checkpoint of this size extends the last one seen, with a line for each hash,
+    /// and the tree at its end.
+    async fn proof(&self, size: u64) -> Result<(String, Option<TreePlace>), String> {
+        let (folder, old, known) = (self.journal.clone(), self.seen, self.tree.clone());
+        if old == 0 || old == size {
+            return Ok((String::new(), known));
+        }
+        let made =
+            tokio::task::spawn_blocking(move || consistency(&folder, old, size, known.as_ref()));
+        let proof = made
+            .await
+            .map_err(|error| error.to_string())?
+            .map_err(|error| error.to_string())?
+            .ok_or("lines that are needed for its proof are missing")?;
+        Ok((proof.hashes.iter().map(|hash| format!("{hash}\n")).collect(), Some(proof.end)))
     }
 
     /// Sends a checkpoint with the proof that it extends the last one seen.
-    async fn exchange(&self, checkpoint: &SignedCheckpoint) -> Result<WitnessAnswer, String> {
+    async fn exchange(&self, claim: Claim<'_>, proof: &str) -> Result<WitnessAnswer, String> {
         let exchange = async {
-            let body = self.body(checkpoint).await?;
+            let body = format!("old {}\n{proof}\n{}", self.seen, claim.note);
             let (status, answer) = self.post(body).await?;
-            self.read(checkpoint, status, &answer)
+            self.read(claim, status, &answer)
         };
         tokio::time::timeout(EXCHANGE, exchange)
             .await
             .unwrap_or_else(|_| Err("it did not answer in time".to_owned()))
     }
 
-    /// Composes the request body: the size seen last, the consistency proof, and the note.
-    async fn body(&self, checkpoint: &SignedCheckpoint) -> Result<String, String> {
-        let (folder, old, size) = (self.journal.clone(), self.seen, checkpoint.checkpoint.size);
-        let hashes = match old {
-            0 => Vec::new(),
-            _ => tokio::task::spawn_blocking(move || consistency(&folder, old, size))
-                .await
-                .map_err(|error| error.to_string())?
-                .map_err(|error| error.to_string())?
-                .ok_or("lines that are needed for its proof are missing")?,
-        };
-        let hashes: String = hashes.iter().map(|hash| format!("{hash}\n")).collect();
-        Ok(format!("old {old}\n{hashes}\n{}", checkpoint.note))
+    /// Names the witness, and what it does.
+    fn says(&self, what: &str) -> String {
+        format!("the witness {} {what}", self.settings.key.name())
     }
 
     async fn post(&self, body: String) -> Result<(StatusCode, Bytes), String> {
@@ -206,7 +271,7 @@ impl Witness {
     /// Reads an answer. A signature counts only if it is right.
     fn read(
         &self,
-        checkpoint: &SignedCheckpoint,
+        claim: Claim<'_>,
         status: StatusCode,
         answer: &[u8],
     ) -> Result<WitnessAnswer, String> {
@@ -217,7 +282,7 @@ impl Witness {
                 let signatures: Vec<_> = signatures
                     .collect::<Result<_, _>>()
                     .map_err(|error| format!("its signature cannot be read: {error}"))?;
-                let mut note = checkpoint.note.clone();
+                let mut note = claim.note.clone();
                 let added = note.add_signatures(signatures.clone());
                 let verified = added.and_then(|()| note.verified_by(&self.settings.key));
                 // Security: other signatures in the answer are nobody's word, and could be forged.
@@ -232,19 +297,22 @@ impl Witness {
                     Err(error) => Err(format!("its signature is wrong: {error}")),
                 }
             }
-            StatusCode::CONFLICT if self.seen == checkpoint.checkpoint.size => Ok(self
-                .contradiction(
+            StatusCode::CONFLICT if claim.size > 0 && self.seen == claim.size => {
+                Ok(WitnessAnswer::Contradiction(self.says(
                     "has seen as many lines of this journal, but others: it was rewritten, or \
                      another journal is signed with its key",
-                )),
+                )))
+            }
             StatusCode::CONFLICT => match text.trim_end().parse() {
                 Ok(seen) => Ok(WitnessAnswer::Seen(seen)),
                 Err(_) => Err("its answer names no size".to_owned()),
             },
-            StatusCode::UNPROCESSABLE_ENTITY => Ok(self.contradiction(
-                "has seen other lines of this journal than those in it: it was rewritten, or \
-                 another journal is signed with its key",
-            )),
+            StatusCode::UNPROCESSABLE_ENTITY if claim.size > 0 => {
+                Ok(WitnessAnswer::Contradiction(self.says(
+                    "has seen other lines of this journal than those in it: it was rewritten, or \
+                     another journal is signed with its key",
+                )))
+            }
             StatusCode::NOT_FOUND => {
                 Err("it does not know this journal: register audit.checkpoints.origin and the \
                      public key there"
@@ -253,4 +321,14 @@ impl Witness {
             status => Err(format!("it answered {status}")),
         }
     }
+}
+
+/// Returns true if this host of a URL is a loopback address.
+fn is_loopback(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn is_refused(journal: &Journal) -> bool {
+    matches!(journal.signing(), SigningState::Refused(_))
 }

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -22,12 +22,16 @@ use crate::tree::{Frontier, TreeHead};
 
 mod comparison;
 mod files;
+mod gate;
 mod place;
 
 pub(crate) use files::{checkpoint_files, read_notes, stored_note};
 
-use comparison::contradiction;
-use place::{Place, PlaceTask};
+pub use gate::SigningState;
+
+use comparison::FoundJournal;
+use gate::SigningGate;
+use place::{FirstComparison, Place, PlaceTask};
 
 /// Settings of the checkpoints of a journal.
 #[derive(Debug)]
@@ -35,6 +39,7 @@ pub struct CheckpointSettings {
     signers: Vec<CheckpointSigner>,
     every: Duration,
     copies: Vec<PathBuf>,
+    witnesses: usize,
 }
 
 /// Interval at which a checkpoint is signed although no line was added, so that silence is proven too.
@@ -45,18 +50,20 @@ impl CheckpointSettings {
     /// if their names differ.
     ///
     /// A checkpoint is signed when lines were added, after the time `every` at the latest. Copies go to the
-    /// folders `copies`.
+    /// folders `copies`. Nothing is signed before as many witnesses as `witnesses` have agreed, each by a call
+    /// of [`Journal::agreed`](crate::Journal::agreed).
     #[must_use]
     pub fn new(
         signers: Vec<CheckpointSigner>,
         every: Duration,
         copies: Vec<PathBuf>,
+        witnesses: usize,
     ) -> Option<Self> {
         let names = signers.windows(2).all(|pair| match pair {
             [one, other] => one.verifier().name() == other.verifier().name(),
             _ => true,
         });
-        (names && !signers.is_empty()).then_some(Self { signers, every, copies })
+        (names && !signers.is_empty()).then_some(Self { signers, every, copies, witnesses })
     }
 
     /// Returns the name of the journal in its checkpoints.
@@ -67,6 +74,18 @@ impl CheckpointSettings {
 
     fn verifiers(&self) -> Vec<VerifierKey> {
         self.signers.iter().map(|signer| signer.verifier().clone()).collect()
+    }
+
+    /// Signs a checkpoint of this tree with all keys.
+    fn sign(&self, tree: &Frontier, now_s: i64) -> Result<(Checkpoint, SignedNote), NoteError> {
+        let head = TreeHead { size: tree.size(), root: tree.root() };
+        let checkpoint = Checkpoint::new(self.origin(), head)?;
+        let (text, now_s) = (checkpoint.to_string(), u64::try_from(now_s).unwrap_or_default());
+        let mut signatures = Vec::new();
+        for signer in &self.signers {
+            signatures.extend(signer.sign(&text, now_s)?);
+        }
+        Ok((checkpoint, SignedNote::new(&text, signatures)?))
     }
 }
 
@@ -81,46 +100,19 @@ pub struct SignedCheckpoint {
     segment: SegmentFile,
 }
 
-/// State of the signing of a journal's checkpoints.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SigningState {
-    /// No key was given.
-    Off,
-    /// Checkpoints are signed.
-    On,
-    /// The journal contradicts an earlier checkpoint or has no tree, as the text says: nothing is signed.
-    Refused(String),
-}
-
-/// State of the signing, as other threads see it.
+/// Signing of a journal, as other threads see it.
 #[derive(Debug)]
 pub(crate) struct Signing {
-    state: Mutex<SigningState>,
+    pub(crate) gate: Arc<SigningGate>,
     /// The newest checkpoint.
     pub(crate) newest: watch::Sender<Option<Arc<SignedCheckpoint>>>,
+    /// Checkpoint of the empty journal, which every journal extends.
+    pub(crate) empty: Option<SignedNote>,
     places: Vec<Place>,
     observer: Arc<dyn JournalObserver>,
 }
 
 impl Signing {
-    pub(crate) fn state(&self) -> SigningState {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Stops signing for good.
-    ///
-    /// Security: two histories signed by one key would convict the key's owner, who did nothing wrong.
-    pub(crate) fn refuse(&self, reason: String) {
-        tracing::error!(
-            reason,
-            "the audit journal is not signed any more: keep it and its checkpoints, find out what \
-             happened, and begin a new journal under a new audit.checkpoints.origin; requests are \
-             served and recorded as before"
-        );
-        self.observer.signing(false);
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = SigningState::Refused(reason);
-    }
-
     /// Keeps a checkpoint in all places.
     fn keep(&self, checkpoint: &SignedCheckpoint) {
         for place in &self.places {
@@ -157,12 +149,18 @@ impl Signing {
     }
 }
 
+/// Limit: time for which a start waits for the comparison with the copies; a slower one goes on while the
+/// journal is written.
+const COMPARE_WITHIN: Duration = Duration::from_secs(5);
+
 /// Signs the checkpoints of one journal, on the journal's thread.
 pub(crate) struct Checkpointer {
     settings: CheckpointSettings,
     signing: Arc<Signing>,
-    /// Time of the last checkpoint, and the number of lines in it.
-    last: Option<(Instant, u64)>,
+    /// Time of the last attempt to sign.
+    attempted: Option<Instant>,
+    /// Number of lines in the last checkpoint.
+    signed: Option<u64>,
 }
 
 impl Checkpointer {
@@ -178,49 +176,68 @@ impl Checkpointer {
         observer: Arc<dyn JournalObserver>,
     ) -> io::Result<(Option<Self>, Arc<Signing>)> {
         let mut signing = Signing {
-            state: Mutex::new(SigningState::Off),
+            gate: Arc::new(SigningGate::off(Arc::clone(&observer))),
             newest: watch::Sender::new(None),
+            empty: None,
             places: Vec::new(),
             observer,
         };
         let Some(settings) = settings else { return Ok((None, Arc::new(signing))) };
-        signing.state = Mutex::new(SigningState::On);
-        signing.observer.signing(true);
-        let place = |folder: &Path, kind| {
-            Place::start(folder.to_owned(), kind, Arc::clone(&signing.observer))
+        let comparisons = 1 + settings.copies.len() + settings.witnesses;
+        let gate = Arc::new(SigningGate::new(comparisons, Arc::clone(&signing.observer)));
+        let found = FoundJournal::new(settings.verifiers(), folder, found);
+        let (attempt, attempts) = mpsc::sync_channel(0);
+        let first = found.as_ref().ok().map(|found| FirstComparison {
+            found: found.clone(),
+            gate: Arc::clone(&gate),
+            attempt,
+        });
+        let place = |folder: &Path, kind, first| {
+            Place::start(folder.to_owned(), kind, Arc::clone(&signing.observer), first)
         };
-        let mut places = vec![place(folder, CheckpointPlace::Journal)?];
+        let mut places = vec![place(folder, CheckpointPlace::Journal, None)?];
         for copy in &settings.copies {
-            places.push(place(copy, CheckpointPlace::Copy)?);
+            places.push(place(copy, CheckpointPlace::Copy, first.clone())?);
         }
-        signing.places = places;
-        if let Some(reason) = contradiction(&settings, folder, found) {
-            signing.refuse(reason);
+        match found.map(|found| found.contradiction(folder)) {
+            Ok(Ok(None)) => gate.agreed(),
+            Ok(Ok(Some(reason))) | Err(reason) => gate.refuse(reason),
+            Ok(Err(error)) => gate.refuse(format!(
+                "the checkpoints beside the journal in {} cannot be read: {error}",
+                folder.display()
+            )),
         }
+        drop(first);
+        // Disconnected, and not timed out, once all copies were tried.
+        attempts.recv_timeout(COMPARE_WITHIN).unwrap_or_default();
+        (signing.gate, signing.places) = (gate, places);
+        signing.empty = Some(settings.sign(&Frontier::new(), 0).map_err(io::Error::other)?.1);
         let signing = Arc::new(signing);
-        Ok((Some(Self { settings, signing: Arc::clone(&signing), last: None }), signing))
+        let checkpointer =
+            Self { settings, signing: Arc::clone(&signing), attempted: None, signed: None };
+        Ok((Some(checkpointer), signing))
     }
 
     /// Returns the number of lines in the last checkpoint; `None` before the first.
-    pub(crate) fn signed(&self) -> Option<u64> {
-        self.last.map(|(_, size)| size)
+    pub(crate) const fn signed(&self) -> Option<u64> {
+        self.signed
     }
 
     /// Returns the time until a checkpoint is due for a journal of this many lines.
     pub(crate) fn due_in(&self, size: u64) -> Duration {
-        let Some((at, signed)) = self.last else { return Duration::ZERO };
-        let every = if signed == size { IDLE_EVERY } else { self.settings.every };
-        every.saturating_sub(at.elapsed())
+        let Some(attempted) = self.attempted else { return Duration::ZERO };
+        let every = if self.signed == Some(size) { IDLE_EVERY } else { self.settings.every };
+        every.saturating_sub(attempted.elapsed())
     }
 
     /// Signs a checkpoint of this tree, whose last line is in `segment`.
     pub(crate) fn sign(&mut self, tree: &Frontier, segment: &SegmentFile) {
-        self.last = Some((Instant::now(), tree.size()));
-        if self.signing.state() != SigningState::On {
+        self.attempted = Some(Instant::now());
+        if !self.signing.gate.is_open() {
             return;
         }
         let now_s = Timestamp::now().as_second();
-        let (checkpoint, note) = match self.note(tree, now_s) {
+        let (checkpoint, note) = match self.settings.sign(tree, now_s) {
             Ok(signed) => signed,
             Err(error) => {
                 tracing::error!(%error, "a checkpoint of the audit journal could not be signed");
@@ -228,6 +245,7 @@ impl Checkpointer {
                 return;
             }
         };
+        self.signed = Some(tree.size());
         tracing::info!(
             note = note.to_string(),
             "checkpoint of the audit journal: keep it elsewhere, for `audit verify --checkpoints`"
@@ -236,17 +254,6 @@ impl Checkpointer {
         self.signing.keep(&signed);
         self.signing.observer.checkpoint(now_s);
         self.signing.newest.send_replace(Some(Arc::new(signed)));
-    }
-
-    fn note(&self, tree: &Frontier, now_s: i64) -> Result<(Checkpoint, SignedNote), NoteError> {
-        let head = TreeHead { size: tree.size(), root: tree.root() };
-        let checkpoint = Checkpoint::new(self.settings.origin(), head)?;
-        let (text, now_s) = (checkpoint.to_string(), u64::try_from(now_s).unwrap_or_default());
-        let mut signatures = Vec::new();
-        for signer in &self.settings.signers {
-            signatures.extend(signer.sign(&text, now_s)?);
-        }
-        Ok((checkpoint, SignedNote::new(&text, signatures)?))
     }
 }
 

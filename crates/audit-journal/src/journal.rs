@@ -19,7 +19,7 @@ use crate::checkpoint::{
     CheckpointPlace, CheckpointSettings, Checkpointer, SignedCheckpoint, Signing, SigningState,
 };
 use crate::line::{LastLine, Record};
-use crate::note::NoteSignature;
+use crate::note::{NoteSignature, SignedNote};
 use crate::segment::JournalFolder;
 use crate::tree::Frontier;
 use crate::writer::Writer;
@@ -99,6 +99,7 @@ struct JournalState {
     room: Arc<Semaphore>,
     records_max: usize,
     signing: Arc<Signing>,
+    lines_at_start: u64,
 }
 
 impl Drop for JournalState {
@@ -147,6 +148,8 @@ struct Queue {
     awaited: Awaited,
     /// True once no handle is left that could queue anything.
     is_left: bool,
+    /// True once the thread has ended: nothing is queued any more.
+    has_ended: bool,
 }
 
 /// Event that the journal's thread waits for.
@@ -195,9 +198,18 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Fails all callers that wait, and those still to come.
+    fn end(&self) {
+        let mut queue = self.queue();
+        *queue = Queue { has_ended: true, ..Queue::default() };
+    }
+
     /// Changes the queue, and wakes the thread if it waits for that: a needless wake-up costs a system call.
     fn change(&self, change: impl FnOnce(&mut Queue)) {
         let mut queue = self.queue();
+        if queue.has_ended {
+            return;
+        }
         change(&mut queue);
         let wake = queue.is_awaited();
         if wake {
@@ -246,17 +258,21 @@ impl Journal {
             observer,
         };
         let run = move || {
+            let end =
+                ThreadEnd { shared: Arc::clone(&thread.shared), room: Arc::clone(&thread.room) };
             if let Err(GivenUp) = thread.run() {
                 tracing::error!(
                     "the audit journal's disk still fails at the end of the process: the last \
                      lines are lost"
                 );
             }
+            drop(end);
         };
         let named = std::thread::Builder::new().name("journal".to_owned());
         named.spawn(run).map_err(fault)?;
         let records_max = settings.records_max;
-        Ok(Self(Arc::new(JournalState { shared, room, records_max, signing })))
+        let lines_at_start = found.last.seq;
+        Ok(Self(Arc::new(JournalState { shared, room, records_max, signing, lines_at_start })))
     }
 
     /// Reserves space in the queue for one record; `None` if the queue is full.
@@ -308,13 +324,33 @@ impl Journal {
     /// Returns whether checkpoints of the journal are signed.
     #[must_use]
     pub fn signing(&self) -> SigningState {
-        self.0.signing.state()
+        self.0.signing.gate.state()
     }
 
     /// Returns a receiver of the newest checkpoint; `None` until there is one.
     #[must_use]
     pub fn checkpoints(&self) -> watch::Receiver<Option<Arc<SignedCheckpoint>>> {
         self.0.signing.newest.subscribe()
+    }
+
+    /// Returns a signed checkpoint of the empty journal; `None` without a key.
+    ///
+    /// Every journal extends the empty one, so that a witness can be asked with it what it has seen.
+    #[must_use]
+    pub fn empty_checkpoint(&self) -> Option<&SignedNote> {
+        self.0.signing.empty.as_ref()
+    }
+
+    /// Returns the number of lines that the journal had when it was opened.
+    #[must_use]
+    pub fn lines_at_start(&self) -> u64 {
+        self.0.lines_at_start
+    }
+
+    /// Counts a witness that has seen no other history of this journal; signing begins with the last of those
+    /// that the settings number.
+    pub fn agreed(&self) {
+        self.0.signing.gate.agreed();
     }
 
     /// Keeps the signatures that a witness gave for a checkpoint.
@@ -324,7 +360,7 @@ impl Journal {
 
     /// Stops signing for good, such as because a witness has seen another history of this journal.
     pub fn refuse_to_sign(&self, reason: String) {
-        self.0.signing.refuse(reason);
+        self.0.signing.gate.refuse(reason);
     }
 }
 
@@ -416,6 +452,26 @@ struct JournalThread {
     room: Arc<Semaphore>,
     signing: Arc<Signing>,
     observer: Arc<dyn JournalObserver>,
+}
+
+/// Guard whose drop tells callers that the journal's thread has ended, by a panic too.
+struct ThreadEnd {
+    shared: Arc<Shared>,
+    room: Arc<Semaphore>,
+}
+
+impl Drop for ThreadEnd {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.health.has_failed.store(true, Ordering::Release);
+            tracing::error!(
+                "the thread of the audit journal has panicked: nothing is recorded any more; \
+                 restart the process"
+            );
+        }
+        self.room.close();
+        self.shared.end();
+    }
 }
 
 /// Requests to the thread that were taken from the queue with its records.
@@ -588,5 +644,50 @@ impl JournalThread {
             done.send(()).unwrap_or_default();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Observer that panics on the journal's thread.
+    #[derive(Debug)]
+    struct Panics;
+
+    impl JournalObserver for Panics {
+        fn synced(&self, _: Duration) {
+            let thread = std::thread::current();
+            assert_ne!(thread.name(), Some("journal"), "the panic of a test");
+        }
+        fn write_failed(&self) {}
+        fn damaged(&self) {}
+        fn left_unfinished(&self) {}
+        fn signing(&self, _: bool) {}
+        fn checkpoint(&self, _: i64) {}
+        fn checkpoint_failed(&self, _: CheckpointPlace) {}
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_thread_fails_all_callers_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = JournalSettings {
+            folder: folder.path().join("journal"),
+            segment_bytes: 1 << 20,
+            segment_age: Duration::from_secs(3600),
+            records_max: 10,
+            facts: Map::new(),
+            checkpoints: None,
+        };
+        let journal = Journal::open(settings, Arc::new(Panics)).unwrap();
+        let record = Record::new(&serde_json::json!({"event": "opened"})).unwrap();
+        if let Some(reserved) = journal.reserve() {
+            let on_disk = reserved.append_durably(&record, RecordEvent::Other);
+            on_disk.await.unwrap_err();
+        }
+        journal.flush().await;
+        assert!(!journal.is_healthy(Instant::now(), Duration::from_secs(60)));
+        assert!(journal.reserve().is_none());
+        journal.stop().await;
     }
 }

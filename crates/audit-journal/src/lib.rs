@@ -36,7 +36,7 @@ pub use journal::{
     Journal, JournalError, JournalObserver, JournalSettings, RecordEvent, ReservedRecord,
 };
 pub use line::{Record, RecordError, time_text};
-pub use proof::consistency;
+pub use proof::{Proof, TreePlace, consistency};
 pub use prove::{CheckedLine, ExchangeProof, LineProof, ProofError, prove};
 pub use query::{LineFilter, MemberFilter, SearchMethod, search};
 pub use verify::{OpenExchange, Verdict, Verified, VerifyFault, VerifyWith, verify, verify_copies};

@@ -1,7 +1,7 @@
 //! Reading of the journal's lines: at a start, for searches and for verification.
 
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Read as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -159,8 +159,20 @@ impl TextLine<'_> {
 
 impl SegmentReader {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let file = BufReader::with_capacity(BUFFER_BYTES, File::open(path)?);
-        Ok(Self { file, at: 0, text: Vec::new() })
+        Self::open_at(path, 0)
+    }
+
+    /// Begins at an offset in the file, where a line must begin.
+    pub(crate) fn open_at(path: &Path, offset: u64) -> io::Result<Self> {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(offset))?;
+        let file = BufReader::with_capacity(BUFFER_BYTES, file);
+        Ok(Self { file, at: offset, text: Vec::new() })
+    }
+
+    /// Returns the offset in the file of what is read next, in bytes.
+    pub(crate) const fn offset(&self) -> u64 {
+        self.at
     }
 
     /// Returns the next line, or what is left; a line that is too long comes in parts.

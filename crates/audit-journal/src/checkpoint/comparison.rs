@@ -2,10 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-use std::time::Duration;
 
-use super::CheckpointSettings;
 use super::files::{checkpoint_files, read_notes};
 use crate::note::{Checkpoint, SignedNote, VerifierKey};
 use crate::proof::Leaves;
@@ -51,53 +48,55 @@ fn newest(folder: &Path, keys: &[VerifierKey]) -> io::Result<Option<TreeHead>> {
     Ok(None)
 }
 
-/// Limit: time to read the checkpoints in one folder at a start.
-const READ_WITHIN: Duration = Duration::from_secs(5);
-
-/// Returns the newest checkpoint in a folder, as [`newest`] does; an error if the folder does not answer in
-/// time, such as one on another machine.
-fn newest_in_time(folder: &Path, keys: &[VerifierKey]) -> io::Result<Option<TreeHead>> {
-    let (done, wait) = mpsc::sync_channel(1);
-    let (path, keys) = (folder.to_owned(), keys.to_vec());
-    let read = move || done.try_send(newest(&path, &keys)).unwrap_or_default();
-    std::thread::Builder::new().name("checkpoints".to_owned()).spawn(read)?;
-    wait.recv_timeout(READ_WITHIN).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+/// Journal as it was found at a start, to be compared with checkpoints of it before it is signed again.
+#[derive(Debug, Clone)]
+pub(super) struct FoundJournal {
+    folder: PathBuf,
+    keys: Vec<VerifierKey>,
+    /// Tree over all of its lines, as its last segment states it.
+    tree: Frontier,
 }
 
-/// Compares a journal with the newest checkpoints beside it and in its copies; returns why it must not be
-/// signed, `None` if it may be.
-pub(super) fn contradiction(
-    settings: &CheckpointSettings,
-    folder: &Path,
-    found: &RecoveredState,
-) -> Option<String> {
-    let Some(tree) = &found.tree else {
-        return Some(format!(
-            "the journal in {} is damaged, with lines missing, or an older version wrote it \
-             without a tree: move it away, keep it, and begin a new one",
-            folder.display()
-        ));
-    };
-    let keys = settings.verifiers();
-    for place in std::iter::once(folder).chain(settings.copies.iter().map(PathBuf::as_path)) {
-        match newest_in_time(place, &keys) {
-            Ok(Some(head)) => {
-                if let Some(reason) = contradiction_to(head, place, folder, tree) {
-                    return Some(reason);
+impl FoundJournal {
+    /// Takes over what a start has found.
+    ///
+    /// # Errors
+    /// Returns why a journal without a tree must not be signed.
+    pub(super) fn new(
+        keys: Vec<VerifierKey>,
+        folder: &Path,
+        found: &RecoveredState,
+    ) -> Result<Self, String> {
+        let tree = found.tree.clone().ok_or_else(|| {
+            format!(
+                "the journal in {} is damaged, with lines missing, or an older version wrote it \
+                 without a tree: move it away, keep it, and begin a new one",
+                folder.display()
+            )
+        })?;
+        Ok(Self { folder: folder.to_owned(), keys, tree })
+    }
+
+    /// Compares the journal with the newest checkpoint in a folder; returns why it must not be signed, `None`
+    /// if it may be.
+    ///
+    /// # Errors
+    /// Returns an error if the folder or a file of checkpoints in it cannot be read.
+    pub(super) fn contradiction(&self, place: &Path) -> io::Result<Option<String>> {
+        match newest(place, &self.keys)? {
+            Some(head) => Ok(contradiction_to(head, place, &self.folder, &self.tree)),
+            None => {
+                if self.tree.size() > 0 && place != self.folder {
+                    tracing::warn!(
+                        folder = %place.display(),
+                        "a folder for copies of the audit journal's checkpoints has none of this \
+                         journal's: see whether it is mounted, unless it is new"
+                    );
                 }
-            }
-            Ok(None) => {}
-            Err(error) => {
-                tracing::error!(
-                    folder = %place.display(),
-                    %error,
-                    "a folder with checkpoints of the audit journal cannot be read: the journal \
-                     is signed without being compared with them"
-                );
+                Ok(None)
             }
         }
     }
-    None
 }
 
 /// Compares a journal with one checkpoint, found in `place`. `tree` is the tree over all of the journal's

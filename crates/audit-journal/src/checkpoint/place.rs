@@ -1,12 +1,15 @@
 //! Places in which checkpoints are kept.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::time::Duration;
 
+use super::comparison::FoundJournal;
 use super::files::append;
+use super::gate::SigningGate;
 use super::{CheckpointPlace, SignedCheckpoint};
 use crate::JournalObserver;
 
@@ -30,16 +33,35 @@ pub(super) enum PlaceTask {
     Report(SyncSender<()>),
 }
 
+/// Comparison that a place's thread makes before the journal is signed.
+#[derive(Clone)]
+pub(super) struct FirstComparison {
+    pub(super) found: FoundJournal,
+    pub(super) gate: Arc<SigningGate>,
+    /// Dropped after the first attempt.
+    pub(super) attempt: SyncSender<()>,
+}
+
+/// Pause between two attempts to compare the journal with a folder that cannot be read.
+const COMPARE_AGAIN: Duration = Duration::from_secs(1);
+
 impl Place {
+    /// Starts the thread of a place, which first compares the journal with the checkpoints there.
     pub(super) fn start(
         folder: PathBuf,
         kind: CheckpointPlace,
         observer: Arc<dyn JournalObserver>,
+        first: Option<FirstComparison>,
     ) -> io::Result<Self> {
         let (tasks, todo) = mpsc::sync_channel(NOTES_MAX);
-        let path = folder.clone();
+        let mut keeper = PlaceKeeper { folder: folder.clone(), kind, observer, has_failed: false };
         let thread = std::thread::Builder::new().name("checkpoints".to_owned());
-        thread.spawn(move || keep_all(&path, kind, &todo, &*observer))?;
+        thread.spawn(move || {
+            if let Some(first) = first {
+                keeper.compare(first, &todo);
+            }
+            todo.iter().for_each(|task| keeper.run(task));
+        })?;
         Ok(Self { kind, folder, tasks, is_behind: AtomicBool::new(false) })
     }
 
@@ -59,35 +81,61 @@ impl Place {
     }
 }
 
-/// Keeps checkpoints in one folder until no more can come.
-fn keep_all(
-    folder: &Path,
+/// State of a place's thread.
+struct PlaceKeeper {
+    folder: PathBuf,
     kind: CheckpointPlace,
-    todo: &Receiver<PlaceTask>,
-    observer: &dyn JournalObserver,
-) {
-    let mut has_failed = false;
-    for task in todo {
+    observer: Arc<dyn JournalObserver>,
+    has_failed: bool,
+}
+
+impl PlaceKeeper {
+    /// Compares the journal with the checkpoints in the folder, as soon as they can be read.
+    fn compare(&self, first: FirstComparison, todo: &Receiver<PlaceTask>) {
+        let FirstComparison { found, gate, attempt } = first;
+        let mut attempt = Some(attempt);
+        loop {
+            match found.contradiction(&self.folder) {
+                Ok(None) => return gate.agreed(),
+                Ok(Some(reason)) => return gate.refuse(reason),
+                Err(error) if attempt.take().is_some() => {
+                    tracing::error!(
+                        folder = %self.folder.display(),
+                        %error,
+                        "a folder with checkpoints of the audit journal cannot be read: the \
+                         journal is not signed until it was compared with them, which is tried \
+                         every second"
+                    );
+                }
+                Err(_) => {}
+            }
+            // Nothing is kept before this is done.
+            match todo.recv_timeout(COMPARE_AGAIN) {
+                Ok(PlaceTask::Report(done)) => done.try_send(()).unwrap_or_default(),
+                Ok(PlaceTask::Keep(_)) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn run(&mut self, task: PlaceTask) {
         let checkpoint = match task {
             PlaceTask::Keep(checkpoint) => checkpoint,
-            PlaceTask::Report(done) => {
-                // The caller may have stopped waiting.
-                done.try_send(()).unwrap_or_default();
-                continue;
-            }
+            // The caller may have stopped waiting.
+            PlaceTask::Report(done) => return done.try_send(()).unwrap_or_default(),
         };
-        let kept = append(folder, &checkpoint);
+        let kept = append(&self.folder, &checkpoint);
         if let Err(error) = &kept {
-            observer.checkpoint_failed(kind);
-            if !has_failed {
+            self.observer.checkpoint_failed(self.kind);
+            if !self.has_failed {
                 tracing::error!(
-                    folder = %folder.display(),
+                    folder = %self.folder.display(),
                     %error,
                     "a checkpoint of the audit journal could not be written: it is in the log, and \
                      the next ones are written as soon as that is possible"
                 );
             }
         }
-        has_failed = kept.is_err();
+        self.has_failed = kept.is_err();
     }
 }

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
 
-use audit_journal::note::{CheckpointSigner, SignedNote, VerifierKey};
+use audit_journal::note::{Checkpoint, CheckpointSigner, SignedNote, VerifierKey};
 use audit_journal::{
+    CheckpointSettings, Journal, SigningState,
     Verdict::{Contradiction, NotProven, Proven},
     Verified, VerifyWith, prove,
 };
@@ -312,4 +315,57 @@ async fn an_old_checkpoint_in_a_later_file_does_not_hide_a_restored_backup() {
     store(&journal.copies().join(format!("{:020}{CHECKPOINTS}", u64::MAX)), &[old]);
     expect(&journal.by_copies(), Contradiction, "it was cut");
     journal.goes_on_unsigned("an older copy took its place").await;
+}
+
+// Comparison at a start.
+
+#[tokio::test]
+async fn nothing_is_signed_before_an_unreadable_copy_was_compared() {
+    let journal = TestJournal::written().await;
+    let backup = journal.cloned();
+    journal.goes_on_signed().await;
+    let away = journal.folder.path().join("away");
+    for is_restored in [false, true] {
+        if is_restored {
+            replace_folder(&journal.path(), &backup.path());
+        }
+        // As a mount that is broken.
+        fs::rename(journal.copies(), &away).unwrap();
+        fs::write(journal.copies(), "").unwrap();
+        let notes = notes(&journal.path()).len();
+        let open = journal.open();
+        assert_eq!(open.signing(), SigningState::Waiting(1));
+        open.flush().await;
+        fs::remove_file(journal.copies()).unwrap();
+        fs::rename(&away, journal.copies()).unwrap();
+        until(|| !matches!(open.signing(), SigningState::Waiting(_))).await;
+        assert_eq!(open.signing() == SigningState::On, !is_restored, "{:?}", open.signing());
+        open.stop().await;
+        assert_eq!(self::notes(&journal.path()).len() > notes, !is_restored);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_signed_before_all_witnesses_have_agreed() {
+    let journal = TestJournal::written().await;
+    let notes = journal.all_notes();
+    let mut settings = journal.settings();
+    settings.checkpoints = CheckpointSettings::new(
+        journal.signers(),
+        Duration::from_secs(3600),
+        vec![journal.copies()],
+        2,
+    );
+    let open = Journal::open(settings, Arc::clone(&journal.damages) as _).unwrap();
+    assert_eq!(open.signing(), SigningState::Waiting(2));
+    let empty = open.empty_checkpoint().unwrap();
+    assert!(empty.verified_by(&journal.key()).unwrap().is_some());
+    assert_eq!(empty.text().parse::<Checkpoint>().unwrap().size, 0);
+    open.agreed();
+    open.flush().await;
+    assert_eq!((open.signing(), journal.all_notes()), (SigningState::Waiting(1), notes));
+    open.agreed();
+    assert_eq!(open.signing(), SigningState::On);
+    open.stop().await;
+    assert!(journal.all_notes() > notes);
 }

@@ -113,17 +113,21 @@ impl TestJournal {
     }
 
     pub(crate) fn open(&self) -> Journal {
+        let observer = Arc::clone(&self.damages) as Arc<dyn JournalObserver>;
+        Journal::open(self.settings(), observer).unwrap()
+    }
+
+    pub(crate) fn settings(&self) -> JournalSettings {
         let every = Duration::from_secs(3600);
         let copies = vec![self.copies()];
-        let settings = JournalSettings {
+        JournalSettings {
             folder: self.path(),
             segment_bytes: 4096,
             segment_age: Duration::from_secs(86400),
             records_max: 1000,
             facts: Map::new(),
-            checkpoints: CheckpointSettings::new(self.signers(), every, copies),
-        };
-        Journal::open(settings, Arc::clone(&self.damages) as Arc<dyn JournalObserver>).unwrap()
+            checkpoints: CheckpointSettings::new(self.signers(), every, copies, 0),
+        }
     }
 
     /// Opens the journal, writes exchanges of two lines, and stops.

@@ -1,8 +1,8 @@
 //! Proofs of single exchanges.
 
 use audit_journal::note::SignedNote;
-use audit_journal::tree::TreeHash;
-use audit_journal::{ExchangeProof, ProofError, prove};
+use audit_journal::tree::{TreeHash, verify_consistency};
+use audit_journal::{ExchangeProof, ProofError, consistency, prove};
 
 use crate::fixture::*;
 
@@ -139,4 +139,42 @@ async fn a_proof_without_lines_proves_nothing() {
     let journal = TestJournal::written().await;
     let none: ExchangeProof = serde_json::from_str("{\"lines\":[]}").unwrap();
     none.check(&[journal.key()]).unwrap_err();
+}
+
+// Proofs that a checkpoint extends another one.
+
+#[tokio::test]
+async fn a_checkpoint_is_proven_to_extend_any_earlier_one_from_the_start_and_from_the_last_proof() {
+    let journal = TestJournal::written().await;
+    let last = journal.size();
+    let mut known = None;
+    for (old, size) in [(1, 2), (2, 9), (9, 10), (10, 45), (45, last)] {
+        let whole = consistency(&journal.path(), old, size, None).unwrap().unwrap();
+        let proof = consistency(&journal.path(), old, size, known.as_ref()).unwrap().unwrap();
+        assert_eq!(proof.hashes, whole.hashes);
+        assert!(verify_consistency(&journal.head(old), &journal.head(size), &proof.hashes));
+        assert_eq!(proof.end.size(), size);
+        known = Some(proof.end);
+    }
+    // One that is not of the old size is not used.
+    let proof = consistency(&journal.path(), 9, last, known.as_ref()).unwrap().unwrap();
+    assert!(verify_consistency(&journal.head(9), &journal.head(last), &proof.hashes));
+}
+
+#[tokio::test]
+async fn a_checkpoint_is_not_proven_to_extend_another_over_a_missing_segment() {
+    let journal = TestJournal::written().await;
+    let firsts: Vec<_> = journal.segments().iter().map(|path| seq(&lines(path)[0])).collect();
+    let (last, old) = (journal.size(), firsts[4] - 1);
+    let known = consistency(&journal.path(), 1, old, None).unwrap().unwrap().end;
+    let heads = [journal.head(old), journal.head(last)];
+    journal.remove_segment(3, false);
+    // The first segment that is needed is there, or the one after it.
+    assert!(consistency(&journal.path(), firsts[2], last, None).unwrap().is_none());
+    for known in [None, Some(&known)] {
+        let proof = consistency(&journal.path(), old, last, known).unwrap().unwrap();
+        assert!(verify_consistency(&heads[0], &heads[1], &proof.hashes));
+    }
+    journal.remove_segment(4, false);
+    assert!(consistency(&journal.path(), old, last, Some(&known)).unwrap().is_none());
 }
