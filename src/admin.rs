@@ -261,9 +261,7 @@ impl AdminRequest {
                 text(status, ready)
             }
             (&Method::GET | &Method::HEAD, "/metrics") => {
-                let shedding = views.live.load().throttle.shedding();
-                views.metrics.shedding.set(shedding.number().into());
-                let (metrics, kind) = views.metrics.text();
+                let (metrics, kind) = views.metrics();
                 whole(StatusCode::OK, metrics, kind)
             }
             (&Method::GET | &Method::HEAD, "/directory") => match self.check_token(request).await {
@@ -410,6 +408,19 @@ impl AdminState {
             "directory cache flushed by an operator: its entries are looked up again"
         );
         (StatusCode::OK, format!("{marked} marked for a new look-up\n"))
+    }
+
+    /// Builds the answer of `/metrics`, with the gauges that are measured when they are asked for.
+    fn metrics(&self) -> (String, &'static str) {
+        let (live, metrics) = (self.live.load(), &self.metrics);
+        let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        metrics.shedding.set(live.throttle.shedding().number().into());
+        let open = live.throttle.open_circuits().len();
+        metrics.provider_circuits_open.set(i64::try_from(open).unwrap_or(i64::MAX));
+        let (sessions, sessions_max) = live.trust.sessions();
+        metrics.sessions.set(gauge(sessions));
+        metrics.sessions_max.set(gauge(sessions_max));
+        metrics.text()
     }
 
     /// Builds the answer of `/readyz`: 200 while requests are accepted and the journal can be written, else

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use audit_journal::{
-    ChainHead, CheckpointPlace, Journal, JournalError, JournalObserver, JournalSettings, Record,
-    RecordEvent, SigningState, time_text,
+    ChainHead, CheckpointPlace, Journal, JournalError, JournalObserver, JournalSettings,
+    JournalSize, Record, RecordEvent, SigningState, time_text,
 };
 use http::{HeaderValue, Method};
 use jiff::Timestamp;
@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 
 use crate::metrics::{AuditMetrics, CheckpointKeeper, Metrics};
 use crate::refusal::Refusal;
+use crate::traffic::Traffic;
 
 mod budgets;
 mod entry;
@@ -59,6 +60,7 @@ struct TrailState {
     witnesses: Mutex<Vec<Witness>>,
     stopping: AtomicBool,
     metrics: Arc<Metrics>,
+    traffic: Traffic,
 }
 
 /// Error returned when the audit trail cannot be started.
@@ -115,6 +117,7 @@ impl Trail {
             witnesses: Mutex::new(witnesses.map_err(TrailError::Settings)?),
             stopping: AtomicBool::new(false),
             metrics,
+            traffic: Traffic::default(),
         })))
     }
 
@@ -175,6 +178,12 @@ impl Trail {
         self.0.journal.signing()
     }
 
+    /// Returns the traffic since the start.
+    #[must_use]
+    pub fn traffic(&self) -> &Traffic {
+        &self.0.traffic
+    }
+
     fn may_go_on(&self, method: &str, now: Instant) -> bool {
         let is_read = method == Method::GET.as_str()
             && self.0.settings.when_failing == WhenFailing::ServeReads;
@@ -229,10 +238,22 @@ impl Trail {
     async fn watch_disk(&self) {
         let mut begins = self.0.journal.write_begins();
         let mut was_scarce = false;
+        let mut measured: Option<Instant> = None;
+        self.0.metrics.audit.reserve(self.0.settings.disk_reserve.as_u64());
         loop {
             begins.mark_unchanged();
             let this = self.clone();
-            let looked = tokio::task::spawn_blocking(move || this.look_at_disk(was_scarce)).await;
+            let measures = measured.is_none_or(|at| at.elapsed() >= REST);
+            if measures {
+                measured = Some(Instant::now());
+            }
+            let look = move || {
+                if measures {
+                    this.measure();
+                }
+                this.look_at_disk(was_scarce)
+            };
+            let looked = tokio::task::spawn_blocking(look).await;
             was_scarce = looked.unwrap_or(was_scarce);
             tokio::time::sleep(WATCH).await;
             // While space is low nothing is written, yet freed space must be noticed soon.
@@ -300,6 +321,16 @@ impl Trail {
             );
         }
         is_scarce
+    }
+
+    /// Measures the size of the journal.
+    fn measure(&self) {
+        match audit_journal::size(&self.0.settings.journal) {
+            Ok(JournalSize { segments, bytes }) => self.0.metrics.audit.holds(segments, bytes),
+            Err(error) => {
+                tracing::warn!(%error, "the size of the audit journal cannot be measured");
+            }
+        }
     }
 
     /// Records exchanges that break off from now on as ended by the gateway's shutdown.

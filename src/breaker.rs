@@ -46,6 +46,17 @@ pub enum AttemptResult {
     OpenFor(Duration),
 }
 
+/// Change of a breaker that an attempt's result has caused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CircuitChange {
+    /// No change.
+    Unchanged,
+    /// It has opened, for this long.
+    Opened(Duration),
+    /// It has closed, after being open for this long.
+    Closed(Duration),
+}
+
 /// Circuit breaker of one system.
 #[derive(Debug)]
 pub struct Breaker {
@@ -58,6 +69,8 @@ struct BreakerState {
     in_a_row: usize,
     recent: VecDeque<(Instant, bool)>,
     open_until: Option<Instant>,
+    /// Time at which it opened.
+    opened: Option<Instant>,
     /// Number and start of the probe under way.
     probing: Option<(u64, Instant)>,
     probes: u64,
@@ -108,26 +121,37 @@ impl Breaker {
         state.recent.is_empty() && state.open_until.is_none_or(|until| until + SPAN < now)
     }
 
-    /// Records the result of an attempt; returns true if it opens the breaker.
-    pub fn learn(&self, admitted: Admitted, verdict: AttemptResult) -> bool {
+    /// Returns the time for which the breaker has been open; `None` if it is closed.
+    #[must_use]
+    pub fn open_since(&self) -> Option<Duration> {
+        let state = self.state();
+        state.open_until.and(state.opened).map(|opened| opened.elapsed())
+    }
+
+    /// Records the result of an attempt; returns how that changes the breaker.
+    pub fn learn(&self, admitted: Admitted, verdict: AttemptResult) -> CircuitChange {
         let mut state = self.state();
         let (named, is_certain) = match verdict {
             AttemptResult::Succeeded => {
                 // A call that was admitted before the breaker opened does not close it.
-                if state.is_probe(admitted) {
+                let closes = state.is_probe(admitted);
+                if closes {
                     (state.open_until, state.probing) = (None, None);
                     state.recent.clear();
                 }
                 state.in_a_row = 0;
                 state.note(true);
-                return false;
+                return match state.opened.take_if(|_| closes) {
+                    Some(opened) => CircuitChange::Closed(opened.elapsed()),
+                    None => CircuitChange::Unchanged,
+                };
             }
             AttemptResult::Inconclusive => {
                 // A probe without evidence makes way for the next.
                 if state.is_probe(admitted) {
                     state.probing = None;
                 }
-                return false;
+                return CircuitChange::Unchanged;
             }
             AttemptResult::Failed(named) => (named, false),
             AttemptResult::OpenFor(named) => (Some(named), true),
@@ -137,19 +161,26 @@ impl Breaker {
         // A call that was admitted before the breaker opened is no new evidence.
         let was_open = state.open_until.is_some();
         if was_open && !is_certain && !state.is_probe(admitted) {
-            return false;
+            return CircuitChange::Unchanged;
         }
         let opens = is_certain
             || state.is_probe(admitted)
             || state.in_a_row >= self.settings.in_a_row
             || state.is_failing(self.settings.percent);
-        if opens {
-            let usual = self.settings.open_for.mul_f64(1.0 + jitter());
-            let open_for = if is_certain { named } else { named.map(|named| named.max(usual)) };
-            state.open_until = Some(Instant::now() + open_for.unwrap_or(usual));
-            state.probing = None;
+        if !opens {
+            return CircuitChange::Unchanged;
         }
-        opens && !was_open
+        let usual = self.settings.open_for.mul_f64(1.0 + jitter());
+        let open_for = if is_certain { named } else { named.map(|named| named.max(usual)) };
+        let open_for = open_for.unwrap_or(usual);
+        let now = Instant::now();
+        state.open_until = Some(now + open_for);
+        state.probing = None;
+        if was_open {
+            return CircuitChange::Unchanged;
+        }
+        state.opened = Some(now);
+        CircuitChange::Opened(open_for)
     }
 
     fn state(&self) -> MutexGuard<'_, BreakerState> {
@@ -193,6 +224,7 @@ fn jitter() -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::CircuitChange::{Closed, Opened, Unchanged};
     use super::*;
 
     const FAILED: AttemptResult = AttemptResult::Failed(None);
@@ -206,23 +238,25 @@ mod tests {
     async fn failures_in_a_row_open_it_until_one_probe_succeeds() {
         let breaker = breaker();
         for _ in 0..4 {
-            assert!(!breaker.learn(Admitted::Closed, FAILED));
+            assert_eq!(breaker.learn(Admitted::Closed, FAILED), Unchanged);
         }
         assert_eq!(breaker.admits(), Ok(Admitted::Closed));
-        assert!(breaker.learn(Admitted::Closed, FAILED));
+        assert!(matches!(breaker.learn(Admitted::Closed, FAILED), Opened(_)));
         assert!(breaker.admits().is_err() && breaker.is_open());
         tokio::time::advance(Duration::from_secs(12)).await;
         assert_eq!(breaker.admits(), Ok(Admitted::ToProbe(1)), "one probe");
         assert!(breaker.admits().is_err(), "and one alone");
-        assert!(!breaker.learn(Admitted::Closed, FAILED), "late, and nothing new");
-        assert!(!breaker.learn(Admitted::ToProbe(1), FAILED), "it was open");
+        assert_eq!(breaker.learn(Admitted::Closed, FAILED), Unchanged, "late, and nothing new");
+        assert_eq!(breaker.learn(Admitted::ToProbe(1), FAILED), Unchanged, "it was open");
         assert!(breaker.admits().is_err());
         tokio::time::advance(Duration::from_secs(12)).await;
         assert_eq!(breaker.admits(), Ok(Admitted::ToProbe(2)));
         breaker.learn(Admitted::ToProbe(1), AttemptResult::Inconclusive);
         assert!(breaker.admits().is_err(), "the second is under way");
-        breaker.learn(Admitted::ToProbe(2), AttemptResult::Succeeded);
-        assert!(!breaker.learn(Admitted::Closed, FAILED), "what came before is forgotten");
+        let closed = breaker.learn(Admitted::ToProbe(2), AttemptResult::Succeeded);
+        assert_eq!(closed, Closed(Duration::from_secs(24)));
+        let changed = breaker.learn(Admitted::Closed, FAILED);
+        assert_eq!(changed, Unchanged, "what came before is forgotten");
         assert!(breaker.admits().is_ok() && breaker.admits().is_ok() && !breaker.is_open());
     }
 
@@ -234,9 +268,9 @@ mod tests {
             breaker.learn(Admitted::Closed, FAILED);
         }
         breaker.learn(Admitted::Closed, AttemptResult::Succeeded);
-        assert!(!breaker.learn(Admitted::Closed, FAILED), "half and half");
+        assert_eq!(breaker.learn(Admitted::Closed, FAILED), Unchanged, "half and half");
         assert!(breaker.admits().is_ok());
-        assert!(breaker.learn(Admitted::Closed, FAILED));
+        assert!(matches!(breaker.learn(Admitted::Closed, FAILED), Opened(_)));
         assert!(breaker.admits().is_err());
     }
 

@@ -243,7 +243,7 @@ impl Forwarder {
             let response = pin!(connection.try_send(request));
             let failure = match answered(response, given_up, &interims, terms.transfer, left).await
             {
-                Ok(response) => return Ok(self.judge(permit, response, connection, terms)?),
+                Ok(response) => return self.judge(permit, response, connection, terms),
                 Err(failure) => failure,
             };
             if reused && failure.is_silence() {
@@ -264,8 +264,8 @@ impl Forwarder {
                 request = *unsent;
             } else {
                 let is_of_dead_connection = reused && failure.is_of_dead_connection(sent_at);
-                let refusal = failure.refusal(permit, terms.transfer);
-                return Err(Unanswered { refusal, is_of_dead_connection });
+                let unanswered = failure.unanswered(permit, terms.transfer);
+                return Err(Unanswered { is_of_dead_connection, ..unanswered });
             }
             terms.transfer.nothing_sent();
             self.metrics.provider_retry();
@@ -303,25 +303,20 @@ impl Forwarder {
         permit: &Permit,
         key: &PoolKey,
         terms: &RequestTerms<'_>,
-    ) -> Result<PooledConnection, Refusal> {
+    ) -> Result<PooledConnection, Unanswered> {
         // Boxed: few requests dial, and each would hold the memory for it.
         let dialling = Box::pin(self.dialler.open(key, &terms.trust.provider));
         let dialled = tokio::select! {
             dialled = dialling => dialled,
-            () = terms.gone.cancelled() => return Err(Refusal::ConsumerGone),
+            () = terms.gone.cancelled() => return Err(Refusal::ConsumerGone.into()),
         };
         let (sender, address) = dialled.map_err(|fault| {
-            let provider = permit.provider();
-            tracing::warn!(
-                ods = %provider.ods,
-                host = provider.root.host(),
-                %fault,
-                "the provider could not be reached: the request was not sent"
-            );
-            match fault {
+            let cause = Some(format!("it could not be reached: {fault}"));
+            let refusal = match fault {
                 DialFault::TimedOut(_) => Refusal::ProviderTimedOut { reached: Reached::NotSent },
                 DialFault::Refused(..) => failed(permit, Reached::NotSent),
-            }
+            };
+            Unanswered { refusal, cause, is_of_dead_connection: false }
         })?;
         self.metrics.provider_connection();
         Ok(PooledConnection::new(key.clone(), sender, address))
@@ -333,20 +328,19 @@ impl Forwarder {
         response: Response<Incoming>,
         connection: PooledConnection,
         terms: RequestTerms<'_>,
-    ) -> Result<Response<ProviderBody>, Refusal> {
+    ) -> Result<Response<ProviderBody>, Unanswered> {
         let status = response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS || status.as_u16() >= 600 {
-            tracing::warn!(
-                ods = %permit.provider().ods,
-                %status,
-                "the provider answered with a status that cannot be passed on (101, or 600 and \
-                 above): the request is refused"
-            );
             let reached = match permit.interaction().effect() {
                 Effect::Reads => Reached::Read,
                 Effect::Writes => Reached::Unknown,
             };
-            return Err(failed(permit, reached));
+            let cause = format!(
+                "it answered with the status {}, which cannot be passed on",
+                status.as_u16()
+            );
+            let refusal = failed(permit, reached);
+            return Err(Unanswered { refusal, cause: Some(cause), is_of_dead_connection: false });
         }
         let (mut head, body) = response.into_parts();
         headers::filter_response(&mut head.headers, terms.hop.proxy, self.pass_cookies);

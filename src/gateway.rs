@@ -18,6 +18,7 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::audit::{Entry, RegistrationOrigin, Trail, Transfer};
+use crate::breaker::CircuitChange;
 use crate::claims::{self, Signature};
 use crate::consumers;
 use crate::directory::{Directory, Payer};
@@ -344,7 +345,7 @@ impl Gateway {
         connection.identified();
         let effect = Effect::of(&head.method);
         let admission = entry.during(Phase::Queue, pin!(throttle.admit(from, effect))).await?;
-        let allowance = admission.allowance;
+        let allowance = entry.quota(admission.allowance);
         let interaction =
             interaction::find(&rules.allowed, interaction_id, &head.method, target.path())?;
         let payload = claims::payload(&head.headers, compatibility.signature)?;
@@ -362,7 +363,7 @@ impl Gateway {
         policy::may_send(&facts)
             .map_err(|refusal| diagnosis::claims(&self.directory, refusal, &claims))?;
         let permit = self.authorise(&facts, Payer::Consumer(from), entry).await?;
-        let provider = Arc::clone(permit.provider());
+        let provider = entry.provider(&permit);
         let body = Paced::new(body, head.version, rules.pace);
         let transfer = entry.transfer();
         let upload = pin!(upload(interaction, body, Arc::clone(&transfer)));
@@ -371,14 +372,14 @@ impl Gateway {
             .during(Phase::Queue, pin!(throttle.provider(admission, from, &provider.asid)))
             .await?;
         let receipt = entry.opened(&permit, self.registration_origin(&provider)).await?;
-        let receipt = receipt.as_ref();
-        let hop = ConsumerHop { consumer: &connection.consumer, proxy: &rules.proxy, receipt };
+        let (consumer, receipt) = (&connection.consumer, receipt.as_ref());
+        let hop = ConsumerHop { consumer, proxy: &rules.proxy, receipt };
         let terms = RequestTerms { trust, hop, gone, transfer: &transfer, place };
         let answer = entry
             .during(Phase::Provider, pin!(self.forwarder.send(permit, head, upload, terms)))
             .await;
         self.learn(health, &answer, &provider, interaction);
-        let mut response = answer.map_err(|unanswered| unanswered.refusal)?;
+        let mut response = answer.map_err(|none| entry.unanswered(none.refusal, none.cause))?;
         entry.answered(response.status(), response.headers(), target.path());
         answer::complete(&mut response, allowance, receipt);
         Ok(response)
@@ -440,13 +441,57 @@ impl Gateway {
         provider: &ProviderRegistration,
         interaction: &'static Interaction,
     ) {
-        if health.judge(diagnosis::verdict(answer)) {
-            tracing::warn!(ods = %provider.ods, "circuit opened: the practice's system has failed too often, and requests to it are refused for throttle.practice-circuit-open");
-            self.metrics.provider_circuit_opened();
+        if let Err(unanswered) = answer {
+            log_unanswered(unanswered, provider, interaction);
+        }
+        let ods = &provider.ods;
+        match health.judge(diagnosis::verdict(answer)) {
+            CircuitChange::Opened(period) => {
+                tracing::warn!(
+                    %ods,
+                    host = provider.root.host(),
+                    seconds = period.as_secs(),
+                    because = diagnosis::last_result(answer),
+                    "circuit opened: the practice's system has failed too often, and requests to it are \
+                     refused until one of them, sent after this period, is answered"
+                );
+                self.metrics.provider_circuit_opened();
+            }
+            CircuitChange::Closed(after) => tracing::info!(
+                %ods,
+                host = provider.root.host(),
+                seconds = after.as_secs(),
+                "circuit closed: the practice's system answers again"
+            ),
+            CircuitChange::Unchanged => {}
         }
         if answer.as_ref().is_err_and(|unanswered| unanswered.refusal.is_unreached()) {
             self.directory.unreached(provider, interaction);
         }
+    }
+}
+
+/// Logs that a provider gave no answer: an error if a write may have been carried out.
+fn log_unanswered(
+    unanswered: &Unanswered,
+    provider: &ProviderRegistration,
+    interaction: &'static Interaction,
+) {
+    let Some(cause) = &unanswered.cause else { return };
+    let (ods, host) = (&provider.ods, provider.root.host());
+    let (token, refusal) = (unanswered.refusal.row().token, &unanswered.refusal);
+    let (method, interaction) = (&interaction.method, interaction.short_id());
+    if refusal.is_outcome_unknown() {
+        tracing::error!(
+            token, %ods, host, %method, interaction, cause,
+            "the outcome of a write is not known: the practice may or may not have carried it out, as \
+             its consumer was told"
+        );
+    } else {
+        tracing::warn!(
+            token, %ods, host, %method, interaction, cause,
+            "a provider gave no answer: the request was refused"
+        );
     }
 }
 

@@ -27,6 +27,7 @@ pub mod registry;
 pub mod directory;
 pub mod forward;
 pub mod audit;
+pub mod traffic;
 
 pub mod refusal;
 pub mod hex;

@@ -239,6 +239,7 @@ impl Workers {
         stop: &Stop,
         metrics: &Arc<Metrics>,
     ) -> io::Result<Self> {
+        metrics.limits(limits.connections_max, limits.in_hand_max);
         let unverified = Arc::new(Semaphore::new(limits.unverified_max));
         let holders = Arc::new(Holders::new(limits.certificate_connections_max));
         let (mut workers, mut threads) = (Vec::new(), Vec::new());

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use http::StatusCode;
 use prometheus::core::Collector;
 use prometheus::{
     GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -41,6 +42,17 @@ pub struct Metrics {
     provider_connections: IntCounter,
     provider_retries: IntCounter,
     provider_circuits_opened: IntCounter,
+    provider_responses: IntCounterVec,
+    /// Number of circuit breakers of practices' systems that are open.
+    pub provider_circuits_open: IntGauge,
+    in_flight_max: IntGauge,
+    connections_max: IntGauge,
+    /// Number of TLS sessions that consumers may resume.
+    pub sessions: IntGauge,
+    /// Most TLS sessions, as the configuration has it.
+    pub sessions_max: IntGauge,
+    /// Memory that the process may use, in bytes; 0 if unknown.
+    pub memory_limit: IntGauge,
     /// Number of exchanges under way, from their head to their last byte.
     pub in_flight: IntGauge,
     /// Number of open consumer connections.
@@ -64,6 +76,7 @@ pub struct Metrics {
     expiry: GaugeVec,
     crl_due: GaugeVec,
     reloaded: IntGauge,
+    reload_succeeded: IntGauge,
 }
 
 /// Buckets in seconds: those of the OpenTelemetry HTTP conventions, and two for slow providers.
@@ -72,6 +85,9 @@ const REQUEST_S: &[f64] =
 /// Buckets in seconds: from a decision's microseconds to a provider's half minute.
 const PHASE_S: &[f64] =
     &[0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.05, 0.25, 1.0, 5.0, 30.0];
+
+/// Classes of status codes.
+const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 impl Metrics {
     /// Registers every series at zero, so that no alert on an absent series is needed.
@@ -137,6 +153,33 @@ impl Metrics {
                 "provider_circuits_opened_total",
                 "Times that the circuit breaker of a practice's system opened, after failures",
             ),
+            provider_responses: counters(
+                "provider_responses_total",
+                "Answers of providers, by class of their status and interaction",
+                &["class", "interaction"],
+            ),
+            provider_circuits_open: gauge(
+                "provider_circuits_open",
+                "Circuit breakers of practices' systems that are open",
+            ),
+            in_flight_max: gauge(
+                "http_requests_in_flight_max",
+                "Most exchanges under way, as listener.limits.in-hand-max has it",
+            ),
+            connections_max: gauge(
+                "connections_max",
+                "Most open consumer connections, as listener.limits.connections-max has it",
+            ),
+            sessions: gauge("tls_sessions", "TLS sessions kept for consumers to resume"),
+            sessions_max: gauge(
+                "tls_sessions_max",
+                "Most TLS sessions kept, as tls.sessions-max has it",
+            ),
+            memory_limit: gauge(
+                "memory_limit_bytes",
+                "Memory that the process may use: the limit of its cgroup, or else the machine's, \
+                 in bytes; 0 if unknown",
+            ),
             in_flight: gauge(
                 "http_requests_in_flight",
                 "Exchanges under way, from their head to their last byte",
@@ -178,8 +221,12 @@ impl Metrics {
                 &["use", "file"],
             ),
             reloaded: gauge(
-                "last_reload_success_timestamp_seconds",
-                "Time of the last successful load, as Unix time in seconds",
+                "config_last_reload_success_timestamp_seconds",
+                "Time of the last load without faults, as Unix time in seconds",
+            ),
+            reload_succeeded: gauge(
+                "config_last_reload_successful",
+                "1 if the last load of configuration, trust and directory had no fault",
             ),
             registry,
         };
@@ -189,7 +236,7 @@ impl Metrics {
     }
 
     fn register(&self, phases: &HistogramVec) {
-        let all: [Box<dyn Collector>; 25] = [
+        let all: [Box<dyn Collector>; 33] = [
             Box::new(self.requests.clone()),
             Box::new(self.durations.clone()),
             Box::new(phases.clone()),
@@ -213,6 +260,14 @@ impl Metrics {
             Box::new(self.expiry.clone()),
             Box::new(self.crl_due.clone()),
             Box::new(self.reloaded.clone()),
+            Box::new(self.reload_succeeded.clone()),
+            Box::new(self.provider_responses.clone()),
+            Box::new(self.provider_circuits_open.clone()),
+            Box::new(self.in_flight_max.clone()),
+            Box::new(self.connections_max.clone()),
+            Box::new(self.sessions.clone()),
+            Box::new(self.sessions_max.clone()),
+            Box::new(self.memory_limit.clone()),
             Box::new(build_info()),
             Box::new(prometheus::process_collector::ProcessCollector::for_self()),
         ];
@@ -246,10 +301,13 @@ impl Metrics {
         }
         for interaction in &interaction::CATALOGUE {
             for outcome in ExchangeOutcome::ALL {
-                let labels = [interaction.id, interaction.method.as_str(), outcome.label()];
+                let labels = [interaction.short_id(), interaction.method.as_str(), outcome.label()];
                 self.requests.with_label_values(&labels);
             }
-            self.durations.with_label_values(&[interaction.id]);
+            self.durations.with_label_values(&[interaction.short_id()]);
+            for class in STATUS_CLASSES {
+                self.provider_responses.with_label_values(&[class, interaction.short_id()]);
+            }
         }
     }
 
@@ -261,7 +319,7 @@ impl Metrics {
         outcome: ExchangeOutcome,
         took: Duration,
     ) {
-        let interaction = interaction.map_or("other", |interaction| interaction.id);
+        let interaction = interaction.map_or("other", Interaction::short_id);
         let method = match method {
             "GET" | "POST" | "PUT" => method,
             _ => "_OTHER",
@@ -319,6 +377,20 @@ impl Metrics {
         self.provider_circuits_opened.inc();
     }
 
+    /// Sets the largest numbers of connections and of exchanges under way.
+    pub fn limits(&self, connections_max: usize, in_flight_max: usize) {
+        self.connections_max.set(i64::try_from(connections_max).unwrap_or(i64::MAX));
+        self.in_flight_max.set(i64::try_from(in_flight_max).unwrap_or(i64::MAX));
+    }
+
+    /// Counts a provider's answer that is passed on, by the class of its status.
+    pub fn provider_response(&self, interaction: &Interaction, status: StatusCode) {
+        let class = usize::from(status.as_u16() / 100).checked_sub(1);
+        if let Some(class) = class.and_then(|at| STATUS_CLASSES.get(at)) {
+            self.provider_responses.with_label_values(&[class, interaction.short_id()]).inc();
+        }
+    }
+
     /// Counts a load that has ended; `result` holds its time as Unix time in seconds if it succeeded.
     pub fn reload(&self, result: Result<i64, ()>) {
         match result {
@@ -328,6 +400,7 @@ impl Metrics {
             }
             Err(()) => self.reloads.with_label_values(&["failed"]).inc(),
         }
+        self.reload_succeeded.set(result.is_ok().into());
     }
 
     /// Replaces the expiry dates of the last trust generation with those of a new one.

@@ -302,6 +302,16 @@ impl Refusal {
         )
     }
 
+    /// Returns true if a write may have been carried out.
+    #[must_use]
+    pub const fn is_outcome_unknown(&self) -> bool {
+        matches!(
+            self,
+            Self::ProviderFailed { reached: Reached::Unknown, .. }
+                | Self::ProviderTimedOut { reached: Reached::Unknown }
+        )
+    }
+
     /// Returns true unless the reason passes with time alone.
     #[must_use]
     pub const fn is_lasting(&self) -> bool {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
-use crate::breaker::{Admitted, AttemptResult, Breaker, BreakerSettings};
+use crate::breaker::{Admitted, AttemptResult, Breaker, BreakerSettings, CircuitChange};
 use crate::metrics::Metrics;
 use crate::refusal::{QuotaLeft, Refusal};
 use crate::tls::Peer;
@@ -253,13 +253,13 @@ pub struct OutcomeReport {
 }
 
 impl OutcomeReport {
-    /// Reports the outcome; returns true if the circuit opens because of it.
+    /// Reports the outcome; returns how that changes the circuit.
     #[must_use]
-    pub fn judge(mut self, verdict: AttemptResult) -> bool {
-        let opened = self.practice.breaker.learn(self.admitted, verdict);
+    pub fn judge(mut self, verdict: AttemptResult) -> CircuitChange {
+        let change = self.practice.breaker.learn(self.admitted, verdict);
         // Dropping it now must not report a second time.
         self.admitted = Admitted::Closed;
-        opened
+        change
     }
 }
 
@@ -360,6 +360,15 @@ impl Throttle {
         })?;
         let place = ProviderPlace { _exchange: admission.exchange, _place: place };
         Ok(ProviderTurn { place, health: OutcomeReport { practice, admitted } })
+    }
+
+    /// Returns the systems of practices whose circuits are open, and for how long they have been.
+    #[must_use]
+    pub fn open_circuits(&self) -> HashMap<Asid, Duration> {
+        let open = |(asid, practice): (&Asid, &Arc<PracticeLoad>)| {
+            Some((asid.clone(), practice.breaker.open_since()?))
+        };
+        self.practices().iter().filter_map(open).collect()
     }
 
     /// Drops the state of callers and practices that were not seen for a while; the limiters never do by

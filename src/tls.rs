@@ -287,6 +287,14 @@ impl Trust {
     }
 }
 
+impl Trust {
+    /// Returns the number of TLS sessions that are kept, and the largest number.
+    #[must_use]
+    pub fn sessions(&self) -> (u64, u64) {
+        self.consumers.sessions()
+    }
+}
+
 impl fmt::Debug for Trust {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Trust").field("generation", &self.generation).finish_non_exhaustive()
@@ -331,6 +339,8 @@ pub struct Peer {
     fingerprint: String,
     serial: String,
     issuer: String,
+    not_after_s: i64,
+    /// Time until which the verdict on the chain holds.
     until_s: i64,
 }
 
@@ -357,6 +367,12 @@ impl Peer {
     #[must_use]
     pub fn issuer(&self) -> &str {
         &self.issuer
+    }
+
+    /// Returns the certificate's expiry, in seconds since 1970.
+    #[must_use]
+    pub const fn not_after_s(&self) -> i64 {
+        self.not_after_s
     }
 }
 

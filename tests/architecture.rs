@@ -9,7 +9,20 @@ use testkit::repository::{files, root};
 /// that is here and no longer used, so that the table stays the truth.
 const TABLE: &[(&str, &[&str])] = &[
     ("admin", &["audit", "directory", "gateway", "metrics", "tls"]),
-    ("audit", &["claims", "consumers", "metrics", "policy", "refusal", "request", "tls"]),
+    (
+        "audit",
+        &[
+            "claims",
+            "consumers",
+            "metrics",
+            "policy",
+            "refusal",
+            "registry",
+            "request",
+            "tls",
+            "traffic",
+        ],
+    ),
     ("breaker", &[]),
     ("claims", &["refusal"]),
     (
@@ -92,6 +105,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
     ("throttle", &["breaker", "metrics", "refusal", "tls"]),
     ("tls", &["hex", "refusal"]),
+    ("traffic", &["metrics", "refusal", "tls"]),
 ];
 
 /// Modules that decide, and the words that they may not use: no waiting, no sockets, no files, no clock.

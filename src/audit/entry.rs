@@ -18,9 +18,11 @@ use crate::claims::Claims;
 use crate::consumers::Consumer;
 use crate::metrics::{ExchangeOutcome, Phase};
 use crate::policy::Permit;
-use crate::refusal::Refusal;
+use crate::refusal::{QuotaLeft, Refusal};
+use crate::registry::ProviderRegistration;
 use crate::request::{self, SspHeaders};
 use crate::tls::Peer;
+use crate::traffic::ExchangeSummary;
 use spine_types::interaction::{Effect, Interaction};
 use spine_types::{Asid, CertificateName, OdsCode, TraceId};
 
@@ -80,6 +82,9 @@ pub struct Entry {
     status: Option<u16>,
     refusal: Option<&'static str>,
     ended: Option<EndedBy>,
+    /// Cause of a failure on the way to the practice.
+    cause: Option<String>,
+    quota: Option<QuotaLeft>,
     transfer: Arc<Transfer>,
     bytes_out: u64,
 }
@@ -142,6 +147,8 @@ impl Entry {
             status: None,
             refusal: None,
             ended: None,
+            cause: None,
+            quota: None,
             transfer: Arc::default(),
             bytes_out: 0,
         })
@@ -191,6 +198,25 @@ impl Entry {
         self.claims = Some(RecordedClaims::of(claims));
     }
 
+    /// Notes the quota that the consumer has left, and returns it. It is not recorded.
+    pub const fn quota(&mut self, left: QuotaLeft) -> QuotaLeft {
+        self.quota = Some(left);
+        left
+    }
+
+    /// Records the practice that the request may be sent to, and returns its system.
+    pub fn provider(&mut self, permit: &Permit) -> Arc<ProviderRegistration> {
+        let provider = Arc::clone(permit.provider());
+        (self.to, self.ods) = (Some(provider.asid.clone()), Some(provider.ods.clone()));
+        provider
+    }
+
+    /// Notes why the practice's system gave no answer, which is not recorded, and returns the refusal.
+    pub fn unanswered(&mut self, refusal: Refusal, cause: Option<String>) -> Refusal {
+        self.cause = cause;
+        refusal
+    }
+
     /// Awaits `future`, and counts the time as spent in this phase.
     ///
     /// After a failure the exchange is recorded as ended in this phase; after a success [`Phase::Policy`]
@@ -236,8 +262,6 @@ impl Entry {
         if !self.trail.may_go_on(self.method, Instant::now()) {
             return Err(Refusal::AuditUnavailable);
         }
-        let provider = permit.provider();
-        (self.to, self.ods) = (Some(provider.asid.clone()), Some(provider.ods.clone()));
         self.origin = origin;
         let Some(line) = self.opened_line.take() else { return Ok(None) };
         let Ok(record) = Record::new(&self.line("opened", None)) else {
@@ -289,6 +313,9 @@ impl Entry {
     pub fn answered(&mut self, status: StatusCode, headers: &HeaderMap, path: &str) {
         self.enter(Phase::Body);
         self.status = Some(status.as_u16());
+        if let Some(interaction) = self.interaction {
+            self.trail.0.metrics.provider_response(interaction, status);
+        }
         if matches!(status, StatusCode::OK | StatusCode::CREATED) {
             self.resource = self.interaction.and_then(|of| resource::named(of, headers, path));
         }
@@ -406,17 +433,41 @@ impl Entry {
             metrics.exchange(self.interaction, self.method, self.outcome(), duration);
         }
     }
-}
 
-impl Drop for Entry {
-    fn drop(&mut self) {
-        let (last, _) = self.phase;
-        self.enter(last);
-        let duration = self.started.elapsed();
-        self.count(duration);
+    /// Adds the exchange to the view that operators have of the traffic.
+    fn summarize(&mut self, duration: Duration) {
+        let outcome = self.outcome();
+        let has_answer = self.refusal.is_none() && self.status.is_some();
+        let broke_off = self.ended == Some(EndedBy::Provider);
+        let is_bad = has_answer && self.status.is_some_and(|status| status >= 500);
+        let consumer = self.consumer.take();
+        let is_identified = consumer.is_some();
+        let exchange = ExchangeSummary {
+            time: self.opened_at,
+            id: self.id,
+            trace_id: self.trace_id.as_ref().map(|trace_id| trace_id.printable().into_owned()),
+            from: consumer.or_else(|| self.from.take()),
+            is_identified,
+            ods: self.ods.take(),
+            interaction: self.interaction,
+            method: self.method,
+            status: self.status,
+            outcome,
+            refusal: self.refusal,
+            has_failed: broke_off || is_bad || self.cause.is_some(),
+            has_answer,
+            cause: self.cause.take(),
+            duration_us: u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
+            quota: self.quota,
+        };
+        self.trail.0.traffic.add(exchange, self.peer.take());
+    }
+
+    /// Writes the line that closes the record.
+    fn close(&mut self, duration: Duration) {
         if !self.has_line() {
             if let Some(token) = self.refusal {
-                self.trail.0.unrecorded.add(self.consumer.take(), token);
+                self.trail.0.unrecorded.add(self.consumer.clone(), token);
             }
             return;
         }
@@ -426,6 +477,7 @@ impl Drop for Entry {
                 id = %self.id,
                 token,
                 fault,
+                client = self.client.as_deref(),
                 "a consumer was refused because of its client certificate"
             );
         }
@@ -440,5 +492,27 @@ impl Drop for Entry {
                 tracing::error!(id = %self.id, %error, "the record of an exchange could not be composed, and is lost");
             }
         }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let (last, _) = self.phase;
+        self.enter(last);
+        let duration = self.started.elapsed();
+        self.count(duration);
+        if self.ended == Some(EndedBy::Provider) && self.refusal.is_none() {
+            tracing::warn!(
+                id = %self.id,
+                trace_id = self.trace_id.as_ref().map(TraceId::printable).as_deref(),
+                ods = self.ods.as_ref().map(OdsCode::as_str),
+                interaction = self.interaction.map(Interaction::short_id),
+                status = self.status,
+                bytes = self.bytes_out,
+                "the provider broke off its answer, or stopped sending: the consumer got a part of it"
+            );
+        }
+        self.close(duration);
+        self.summarize(duration);
     }
 }

@@ -62,9 +62,10 @@ pub fn log(settings: &Log) {
         .with_targets(OUR_CRATES.map(|name| (name, ours)));
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let started = match settings.format {
-        LogFormat::Json => {
-            registry().with(lines.json().flatten_event(true)).with(filter).try_init()
-        }
+        LogFormat::Json => registry()
+            .with(lines.json().flatten_event(true).with_span_list(false))
+            .with(filter)
+            .try_init(),
         LogFormat::Human => registry().with(lines).with(filter).try_init(),
     };
     if let Err(error) = started {

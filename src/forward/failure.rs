@@ -65,46 +65,35 @@ impl SendFailure {
 
     /// Returns the refusal, which says no more than is known: a write whose last byte was handed over may
     /// have been carried out.
-    pub(super) fn refusal(&self, permit: &Permit, transfer: &Transfer) -> Refusal {
+    pub(super) fn unanswered(&self, permit: &Permit, transfer: &Transfer) -> Unanswered {
         let reached = match (permit.interaction().effect(), transfer.is_whole()) {
             (Effect::Reads, _) => Reached::Read,
             (Effect::Writes, true) => Reached::Unknown,
             (Effect::Writes, false) => Reached::NotSent,
         };
-        let ods = &permit.provider().ods;
-        match self {
+        let (refusal, cause) = match self {
             Self::NotWritten(_) => {
                 transfer.nothing_sent();
-                failed(permit, Reached::NotSent)
+                let cause = "the connection could not be written to".to_owned();
+                (failed(permit, Reached::NotSent), cause)
             }
-            Self::Upload(PaceFault::Slow) => Refusal::BodyTimedOut,
-            Self::Upload(PaceFault::Cut) => Refusal::BodyCut,
+            Self::Upload(PaceFault::Slow) => return Refusal::BodyTimedOut.into(),
+            Self::Upload(PaceFault::Cut) => return Refusal::BodyCut.into(),
             Self::Lost(cause) => {
-                tracing::warn!(
-                    %ods,
-                    cause = %ErrorChain(cause),
-                    outcome = reached.label(),
-                    "the connection to the provider failed before the answer"
-                );
-                failed(permit, reached)
+                let cause = ErrorChain(cause);
+                (
+                    failed(permit, reached),
+                    format!("the connection failed before the answer: {cause}"),
+                )
             }
             Self::Interims => {
-                tracing::warn!(
-                    %ods,
-                    outcome = reached.label(),
-                    "the provider sent too many interim responses"
-                );
-                failed(permit, reached)
+                (failed(permit, reached), "it sent too many interim responses".to_owned())
             }
             Self::TimedOut => {
-                tracing::warn!(
-                    %ods,
-                    outcome = reached.label(),
-                    "the provider did not answer in time"
-                );
-                Refusal::ProviderTimedOut { reached }
+                (Refusal::ProviderTimedOut { reached }, "it did not answer in time".to_owned())
             }
-        }
+        };
+        Unanswered { refusal, cause: Some(cause), is_of_dead_connection: false }
     }
 }
 
@@ -135,13 +124,15 @@ const CAUSES_MAX: usize = 8;
 pub struct Unanswered {
     /// Refusal that the consumer is answered with.
     pub refusal: Refusal,
+    /// Failure of the provider with what caused it, for the log; `None` if the provider did not fail.
+    pub cause: Option<String>,
     /// True if a kept connection was dead, which says nothing of the provider.
     pub is_of_dead_connection: bool,
 }
 
 impl From<Refusal> for Unanswered {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, is_of_dead_connection: false }
+        Self { refusal, cause: None, is_of_dead_connection: false }
     }
 }
 

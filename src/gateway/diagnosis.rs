@@ -80,6 +80,16 @@ pub(super) fn verdict<B>(answer: &Result<Response<B>, Unanswered>) -> AttemptRes
     }
 }
 
+/// Describes the result of an attempt, for the log.
+pub(super) fn last_result<B>(answer: &Result<Response<B>, Unanswered>) -> String {
+    match answer {
+        Ok(response) => format!("status {}", response.status().as_u16()),
+        Err(unanswered) => {
+            unanswered.cause.clone().unwrap_or_else(|| unanswered.refusal.row().token.to_owned())
+        }
+    }
+}
+
 /// Limit: time for which a provider's `Retry-After` may keep its circuit open.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 

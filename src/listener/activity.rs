@@ -12,6 +12,8 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::metrics::ConnectionFault;
+
 /// Exchanges that a connection carries, and those of them that wait for its consumer.
 #[derive(Debug, Default)]
 pub(super) struct Activity {
@@ -37,6 +39,18 @@ impl Activity {
     /// Returns the number of exchanges carried so far.
     pub(super) fn carried(&self) -> usize {
         self.state().carried
+    }
+
+    /// Returns no fault if the peer has closed a connection that carries no exchange.
+    ///
+    /// Many clients close the socket right after `GOAWAY` or `close_notify`, before they have read all that was
+    /// sent to them, which resets it.
+    pub(super) fn excuse(&self, fault: ConnectionFault) -> Result<(), ConnectionFault> {
+        let is_closed = matches!(fault, ConnectionFault::Reset | ConnectionFault::Cut);
+        match is_closed && self.state().under_way.is_empty() {
+            true => Ok(()),
+            false => Err(fault),
+        }
     }
 
     /// Returns once no exchange is carried.

@@ -302,7 +302,9 @@ impl ConnectionServer {
         // come after the `GOAWAY`.
         tokio::select! {
             biased;
-            ended = &mut serving => return connection_fault(ended),
+            ended = &mut serving => {
+                return connection_fault(ended).or_else(|fault| activity.excuse(fault));
+            }
             () = self.ends(&worn, &connection, &activity) => {}
             () = activity.wait_until_idle(head, idle) => {}
             () = activity.stalled(write_stall) => return Err(ConnectionFault::WriteStalled),
@@ -310,7 +312,7 @@ impl ConnectionServer {
         serving.as_mut().graceful_shutdown();
         // A peer that goes on without an exchange is not waited for.
         tokio::select! {
-            ended = serving => connection_fault(ended),
+            ended = serving => connection_fault(ended).or_else(|fault| activity.excuse(fault)),
             () = self.wait_past_last_answer(&activity) => Err(ConnectionFault::Overstayed),
             () = activity.wait_until_idle(head, head) => Ok(()),
             () = activity.stalled(write_stall) => Err(ConnectionFault::WriteStalled),

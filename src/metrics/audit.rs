@@ -19,6 +19,9 @@ pub struct AuditMetrics {
     /// Number of exchanges that a crash left open.
     pub unfinished: IntCounter,
     free: IntGauge,
+    reserve: IntGauge,
+    size: IntGauge,
+    segments: IntGauge,
     syncs: Histogram,
     /// Set to 1 while checkpoints are signed, else to 0.
     pub signing: IntGauge,
@@ -60,6 +63,13 @@ impl AuditMetrics {
                 "audit_disk_free_bytes",
                 "Free space on the file system of the audit journal, in bytes",
             ),
+            reserve: gauge(
+                "audit_disk_reserve_bytes",
+                "Free space below which new requests are refused, as audit.disk-reserve has it, in \
+                 bytes",
+            ),
+            size: gauge("audit_size_bytes", "Size of the audit journal's segments, in bytes"),
+            segments: gauge("audit_segments", "Segments of the audit journal"),
             syncs: histogram("audit_sync_duration_seconds", syncs, SYNC_S, &[])
                 .with_label_values::<&str>(&[]),
             signing: gauge("audit_signing", "1 while checkpoints of the audit journal are signed"),
@@ -78,6 +88,9 @@ impl AuditMetrics {
             Box::new(self.damaged.clone()),
             Box::new(self.unfinished.clone()),
             Box::new(self.free.clone()),
+            Box::new(self.reserve.clone()),
+            Box::new(self.size.clone()),
+            Box::new(self.segments.clone()),
             Box::new(self.syncs.clone()),
             Box::new(self.signing.clone()),
             Box::new(self.checkpoint_s.clone()),
@@ -88,6 +101,17 @@ impl AuditMetrics {
     /// Sets the free space on the journal's file system, in bytes.
     pub fn free(&self, bytes: u64) {
         self.free.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Sets the free space below which requests are refused, in bytes.
+    pub fn reserve(&self, bytes: u64) {
+        self.reserve.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Sets the number of the journal's segments and their size in bytes.
+    pub fn holds(&self, segments: u64, bytes: u64) {
+        self.segments.set(i64::try_from(segments).unwrap_or(i64::MAX));
+        self.size.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// Counts a failed write, and marks the journal as not healthy.

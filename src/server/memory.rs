@@ -105,6 +105,8 @@ pub(super) fn publish(config: &Config, given: Option<MemoryLimit>, metrics: &Met
     let given_bytes = given.map(|given| given.bytes);
     tracing::info!(bytes = bound.total(), parts = %bound, given_bytes, "upper bound of the memory that the configuration allows");
     metrics.memory_bound.set(i64::try_from(bound.total()).unwrap_or(i64::MAX));
+    let given_bytes = given_bytes.unwrap_or_default();
+    metrics.memory_limit.set(i64::try_from(given_bytes).unwrap_or(i64::MAX));
 }
 
 /// Warns if the memory bound of a configuration, or of its part in force, is above the memory that the

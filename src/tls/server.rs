@@ -94,6 +94,11 @@ impl ConsumerServer {
         })
     }
 
+    /// Returns the number of sessions that are kept, and the largest number.
+    pub(super) fn sessions(&self) -> (u64, u64) {
+        (self.sessions.entry_count(), self.sessions.policy().max_capacity().unwrap_or_default())
+    }
+
     /// Verifies a chain, leaf first, at `now_s` in seconds since 1970; caches a valid one.
     ///
     /// # Errors
@@ -122,6 +127,7 @@ impl ConsumerServer {
             fingerprint: hex::sha256(leaf),
             serial: hex::encode(parsed.raw_serial()),
             issuer: masked(&parsed.issuer().to_string(), ISSUER_BYTES_MAX).into_owned(),
+            not_after_s: parsed.validity().not_after.timestamp(),
             until_s: accepted.until_s,
         });
         self.verified.insert(key, Arc::clone(&peer));

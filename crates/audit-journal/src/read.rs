@@ -124,6 +124,28 @@ pub(crate) fn segments(folder: &Path) -> io::Result<Vec<SegmentFile>> {
     Ok(found)
 }
 
+/// Number and size of a journal's segments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JournalSize {
+    /// Number of segments.
+    pub segments: u64,
+    /// Size of all segments, in bytes.
+    pub bytes: u64,
+}
+
+/// Returns the number and size of a journal's segments.
+///
+/// # Errors
+/// Returns an error if the folder or a segment cannot be read.
+pub fn size(folder: &Path) -> io::Result<JournalSize> {
+    let mut size = JournalSize { segments: 0, bytes: 0 };
+    for segment in segments(folder)? {
+        size.segments += 1;
+        size.bytes += segment.path.metadata()?.len();
+    }
+    Ok(size)
+}
+
 /// Reads a segment line by line.
 #[derive(Debug)]
 pub(crate) struct SegmentReader {

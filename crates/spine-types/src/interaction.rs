@@ -129,6 +129,12 @@ impl Interaction {
         Some(start)
     }
 
+    /// Returns the id without the part that all ids begin with, such as `fhir:rest:search:slot-1`.
+    #[must_use]
+    pub fn short_id(&self) -> &'static str {
+        self.id.strip_prefix(PREFIX).unwrap_or(self.id)
+    }
+
     /// Returns true if the interaction moves whole records between practices.
     #[must_use]
     pub fn migrates(&self) -> bool {
