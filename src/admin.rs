@@ -1,4 +1,4 @@
-//! The admin port: liveness, readiness, metrics, and the directory cache. It speaks plain HTTP and must never
+//! The admin port: liveness, readiness, metrics, and views of the directory cache and of the traffic. It speaks plain HTTP and must never
 //! be reachable from the network of consumers.
 //!
 //! It runs on a thread of its own, so that probes are answered while the workers are busy. Each connection
@@ -6,8 +6,6 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::fmt::Write as _;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,13 +13,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use futures_util::stream;
-use http::header::{self, HeaderMap, HeaderValue};
-use http::uri::Authority;
-use http::{Method, Request, Response, StatusCode, Version};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full, StreamBody};
-use hyper::body::{Body, Frame, Incoming};
+use http::{Request, Response};
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -37,8 +30,12 @@ use crate::directory::Directory;
 use crate::gateway::InForce;
 use crate::metrics::Metrics;
 use crate::tls::{TrustError, secret};
-use audit_journal::SigningState;
-use spine_types::OdsCode;
+
+mod answers;
+mod readiness;
+mod views;
+
+use answers::AdminRequest;
 
 /// State that the admin port reads to answer requests.
 #[derive(Debug, Clone)]
@@ -170,11 +167,8 @@ async fn serve(listener: &TcpListener, views: Arc<AdminState>) {
         };
         make_room(&mut open);
         let shown = Arc::new(AtomicBool::new(false));
-        let exchange = AdminRequest {
-            views: Arc::clone(&views),
-            readers: Arc::clone(&readers),
-            shown: Arc::clone(&shown),
-        };
+        let exchange =
+            AdminRequest::new(Arc::clone(&views), Arc::clone(&readers), Arc::clone(&shown));
         let task = tokio::spawn(connection(stream, exchange)).abort_handle();
         open.push_back(OpenConnection { task, shown });
     }
@@ -238,237 +232,6 @@ where
     Ok(tokio::time::timeout(TOTAL_MAX, exchange).await??)
 }
 
-type AdminResponse = Response<UnsyncBoxBody<Bytes, Infallible>>;
-
-/// Handler of one connection's request.
-#[derive(Debug, Clone)]
-struct AdminRequest {
-    views: Arc<AdminState>,
-    readers: Arc<Semaphore>,
-    shown: Arc<AtomicBool>,
-}
-
-impl AdminRequest {
-    async fn answer(&self, request: &Request<Incoming>) -> AdminResponse {
-        let views = &self.views;
-        if let Err(why) = views.check_host(request) {
-            return text(StatusCode::MISDIRECTED_REQUEST, why);
-        }
-        match (request.method(), request.uri().path()) {
-            (&Method::GET | &Method::HEAD, "/livez") => text(StatusCode::OK, "ok\n"),
-            (&Method::GET | &Method::HEAD, "/readyz") => {
-                let (status, ready) = views.ready();
-                text(status, ready)
-            }
-            (&Method::GET | &Method::HEAD, "/metrics") => {
-                let (metrics, kind) = views.metrics();
-                whole(StatusCode::OK, metrics, kind)
-            }
-            (&Method::GET | &Method::HEAD, "/directory") => match self.check_token(request).await {
-                Ok(()) => self.held(),
-                Err(why) => text(StatusCode::FORBIDDEN, why),
-            },
-            (&Method::POST, "/directory/flush") => match self.check_token(request).await {
-                Ok(()) => {
-                    let (status, flushed) = views.flush(request);
-                    text(status, flushed)
-                }
-                Err(why) => text(StatusCode::FORBIDDEN, why),
-            },
-            (&Method::GET | &Method::HEAD, _) => text(
-                StatusCode::NOT_FOUND,
-                "not found: there are /livez, /readyz, /metrics and /directory\n",
-            ),
-            _ => text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n"),
-        }
-    }
-
-    /// Builds the answer of `/directory`: the whole cache, written chunk by chunk as the client reads it.
-    fn held(&self) -> AdminResponse {
-        let Ok(reader) = Arc::clone(&self.readers).try_acquire_owned() else {
-            return text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "another client is reading /directory: try again later\n",
-            );
-        };
-        let mut rows = self.views.directory.cache_json();
-        let parts = std::iter::from_fn(move || {
-            let _reader = &reader;
-            let mut part = String::with_capacity(PART_BYTES * 2);
-            while part.len() < PART_BYTES
-                && let Some(row) = rows.next()
-            {
-                part.push_str(&row);
-            }
-            (!part.is_empty()).then(|| Ok(Frame::data(Bytes::from(part))))
-        });
-        let body = StreamBody::new(stream::iter(parts)).boxed_unsync();
-        response(StatusCode::OK, body, JSON)
-    }
-
-    async fn check_token(&self, request: &Request<Incoming>) -> Result<(), &'static str> {
-        let file = self.views.token_file.clone();
-        let file = file.ok_or("refused: admin.token-file is not set\n")?;
-        // A file on a network may be slow to read; probes must not wait for it.
-        let read = tokio::task::spawn_blocking(move || token(&file)).await;
-        let unread = "refused: the admin token file cannot be used; see the log\n";
-        let token = read.map_err(|_| unread)?.map_err(|error| {
-            tracing::error!(%error, "admin token file unusable: the request to /directory is refused");
-            unread
-        })?;
-        let sent = request.headers().get(header::AUTHORIZATION).and_then(|sent| sent.to_str().ok());
-        let sent = sent.and_then(|sent| sent.strip_prefix("Bearer ")).unwrap_or_default();
-        // Security: the comparison takes constant time and does not reveal where the two differ.
-        let same =
-            aws_lc_rs::constant_time::verify_slices_are_equal(sent.as_bytes(), token.as_bytes());
-        same.map_err(|_| "refused: the admin token is missing or wrong\n")?;
-        self.shown.store(true, Ordering::Relaxed);
-        Ok(())
-    }
-}
-
-fn text(status: StatusCode, text: impl Into<Bytes>) -> AdminResponse {
-    whole(status, text, PLAIN)
-}
-
-fn whole(status: StatusCode, text: impl Into<Bytes>, kind: &'static str) -> AdminResponse {
-    response(status, Full::new(text.into()).boxed_unsync(), kind)
-}
-
-fn response(
-    status: StatusCode,
-    body: UnsyncBoxBody<Bytes, Infallible>,
-    kind: &'static str,
-) -> AdminResponse {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    for (name, value) in [
-        (header::CONTENT_TYPE, kind),
-        (header::CACHE_CONTROL, "no-store"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    ] {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
-    response
-}
-
-/// Returns the authority in the `Host` header, `None` without one; fails if there are several or it is
-/// malformed.
-fn host(headers: &HeaderMap) -> Result<Option<Authority>, ()> {
-    let mut hosts = headers.get_all(header::HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (None, _) => Ok(None),
-        (Some(host), None) => Authority::try_from(host.as_bytes()).map(Some).map_err(|_| ()),
-        (Some(_), Some(_)) => Err(()),
-    }
-}
-
-impl AdminState {
-    /// Checks that `Host` and the target name this port: by an IP address, `localhost` or one of `names`.
-    ///
-    /// Security: a web page in an operator's browser can reach this port under a host name of its own (DNS
-    /// rebinding), but not under an address.
-    fn check_host(&self, request: &Request<Incoming>) -> Result<(), &'static str> {
-        let refused = "refused: Host must be an IP address, localhost or one of admin.names\n";
-        let sent = host(request.headers()).map_err(|()| refused)?;
-        let missing = sent.is_none() && request.version() > Version::HTTP_10;
-        let named = request.uri().authority().cloned();
-        let ours = sent.iter().chain(&named).all(|authority| self.is_ours(authority));
-        if ours && !missing { Ok(()) } else { Err(refused) }
-    }
-
-    fn is_ours(&self, authority: &Authority) -> bool {
-        let host = authority.host();
-        let address =
-            host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        let named = self.names.iter().map(String::as_str).chain(["localhost"]);
-        !authority.as_str().contains('@')
-            && (address.parse::<IpAddr>().is_ok()
-                || named.into_iter().any(|name| name.eq_ignore_ascii_case(host)))
-    }
-
-    /// Marks the cache entries of the practice that the query `ods` names, or all, for a new look-up.
-    fn flush(&self, request: &Request<Incoming>) -> (StatusCode, String) {
-        let ods = match request.uri().query().map(|query| query.strip_prefix("ods=")) {
-            None => None,
-            Some(code) => match code.map(OdsCode::from_any_case) {
-                Some(Ok(ods)) => Some(ods),
-                _ => {
-                    return (
-                        StatusCode::BAD_REQUEST,
-                        "the query must be ods=CODE with a valid ODS code, or empty\n".to_owned(),
-                    );
-                }
-            },
-        };
-        let marked = self.directory.flush(ods.as_ref());
-        tracing::info!(
-            ods = ods.as_ref().map(OdsCode::as_str),
-            marked,
-            "directory cache flushed by an operator: its entries are looked up again"
-        );
-        (StatusCode::OK, format!("{marked} marked for a new look-up\n"))
-    }
-
-    /// Builds the answer of `/metrics`, with the gauges that are measured when they are asked for.
-    fn metrics(&self) -> (String, &'static str) {
-        let (live, metrics) = (self.live.load(), &self.metrics);
-        let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        metrics.shedding.set(live.throttle.shedding().number().into());
-        let open = live.throttle.open_circuits().len();
-        metrics.provider_circuits_open.set(i64::try_from(open).unwrap_or(i64::MAX));
-        let (sessions, sessions_max) = live.trust.sessions();
-        metrics.sessions.set(gauge(sessions));
-        metrics.sessions_max.set(gauge(sessions_max));
-        metrics.text()
-    }
-
-    /// Builds the answer of `/readyz`: 200 while requests are accepted and the journal can be written, else
-    /// 503.
-    fn ready(&self) -> (StatusCode, String) {
-        let checks =
-            [("accepting", !self.drain.is_cancelled()), ("audit", self.trail.is_healthy())];
-        let mut text = String::new();
-        for (name, ok) in checks {
-            let sign = if ok { '+' } else { '-' };
-            // Writing to a `String` cannot fail.
-            writeln!(text, "[{sign}]{name}").unwrap_or_default();
-        }
-        let live = self.live.load();
-        let (generation, held) = (live.trust.generation, self.directory.cached_entries());
-        writeln!(text, "trust generation {generation}, {held} directory cache entries")
-            .unwrap_or_default();
-        let now_s = jiff::Timestamp::now().as_second();
-        for alarm in live.alarms.in_force(now_s) {
-            writeln!(text, "[!]{alarm}").unwrap_or_default();
-        }
-        match self.trail.signing() {
-            SigningState::Refused(reason) => {
-                writeln!(text, "[!]audit checkpoints are not signed: {reason}").unwrap_or_default();
-            }
-            SigningState::Waiting(places) => writeln!(
-                text,
-                "[!]audit checkpoints are not signed yet: {places} of their copies and witnesses \
-                 do not answer"
-            )
-            .unwrap_or_default(),
-            SigningState::Off | SigningState::On => {}
-        }
-        if let (true, Some(age_s)) = (self.directory.is_live(), self.directory.newest_age_s()) {
-            writeln!(text, "newest answer of a directory source: {age_s} s ago")
-                .unwrap_or_default();
-        }
-        if self.lab {
-            text.push_str("lab = true: not for live patient data\n");
-        }
-        let all = checks.iter().all(|(_, ok)| *ok);
-        (if all { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, text)
-    }
-}
-
-const JSON: &str = "application/json";
-const PLAIN: &str = "text/plain; charset=utf-8";
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
@@ -476,6 +239,11 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::time::Instant;
 
+    use futures_util::stream;
+    use http_body_util::{BodyExt as _, StreamBody};
+    use hyper::body::Frame;
+
+    use super::answers::{AdminResponse, JSON, response};
     use super::*;
 
     const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -487,7 +255,7 @@ mod tests {
             made.fetch_add(1, Ordering::Relaxed);
             Some(Ok(Frame::data(Bytes::from(vec![b'.'; PART_BYTES]))))
         });
-        response(StatusCode::OK, StreamBody::new(stream::iter(parts)).boxed_unsync(), JSON)
+        response(http::StatusCode::OK, StreamBody::new(stream::iter(parts)).boxed_unsync(), JSON)
     }
 
     /// Runs a client against a connection; returns how long the connection lives, and the parts made for it.

@@ -193,14 +193,29 @@ impl Trail {
     }
 
     fn is_healthy_at(&self, now: Instant) -> bool {
+        self.fault_at(now).is_none()
+    }
+
+    fn fault_at(&self, now: Instant) -> Option<&'static str> {
         let TrailState { journal, settings, disk_low, .. } = &*self.0;
-        !disk_low.load(Ordering::Acquire) && journal.is_healthy(now, settings.wait)
+        if disk_low.load(Ordering::Acquire) {
+            return Some("the journal's file system has less free space than audit.disk-reserve");
+        }
+        (!journal.is_healthy(now, settings.wait)).then_some(
+            "the journal cannot be written: its disk fails, is full, or does not answer in time",
+        )
     }
 
     /// Returns true if the last write succeeded, the disk answers in time and has free space.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         self.is_healthy_at(Instant::now())
+    }
+
+    /// Returns why new requests cannot be recorded; `None` if they can.
+    #[must_use]
+    pub fn fault(&self) -> Option<&'static str> {
+        self.fault_at(Instant::now())
     }
 
     /// Watches the journal's health and its disk's free space for as long as it is polled.

@@ -49,7 +49,7 @@ pub enum AttemptResult {
 /// Change of a breaker that an attempt's result has caused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CircuitChange {
-    /// No change.
+    /// Neither opened nor closed by it.
     Unchanged,
     /// It has opened, for this long.
     Opened(Duration),

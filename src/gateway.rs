@@ -269,7 +269,7 @@ impl Gateway {
         let mut entry = self
             .trail
             .open(method, now)
-            .inspect_err(|refusal| self.metrics.refused(refusal.row().token))?;
+            .inspect_err(|refusal| self.metrics.refused_unrecorded(method.as_str(), refusal))?;
         entry.client(client);
         Ok(entry)
     }

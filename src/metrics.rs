@@ -11,7 +11,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::refusal;
+use crate::refusal::{self, Refusal};
 use spine_types::interaction::{self, Interaction};
 
 mod audit;
@@ -85,6 +85,14 @@ const REQUEST_S: &[f64] =
 /// Buckets in seconds: from a decision's microseconds to a provider's half minute.
 const PHASE_S: &[f64] =
     &[0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.05, 0.25, 1.0, 5.0, 30.0];
+
+/// Returns the label of a request's method.
+fn method_label(method: &str) -> &str {
+    match method {
+        "GET" | "POST" | "PUT" => method,
+        _ => "_OTHER",
+    }
+}
 
 /// Classes of status codes.
 const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -320,11 +328,8 @@ impl Metrics {
         took: Duration,
     ) {
         let interaction = interaction.map_or("other", Interaction::short_id);
-        let method = match method {
-            "GET" | "POST" | "PUT" => method,
-            _ => "_OTHER",
-        };
-        self.requests.with_label_values(&[interaction, method, outcome.label()]).inc();
+        let labels = [interaction, method_label(method), outcome.label()];
+        self.requests.with_label_values(&labels).inc();
         self.durations.with_label_values(&[interaction]).observe(took.as_secs_f64());
     }
 
@@ -340,6 +345,13 @@ impl Metrics {
     /// Counts a refusal, by its token.
     pub fn refused(&self, token: &'static str) {
         self.refusals.with_label_values(&[token]).inc();
+    }
+
+    /// Counts a request that is refused because the journal can take no record of it.
+    pub fn refused_unrecorded(&self, method: &str, refusal: &Refusal) {
+        self.refused(refusal.row().token);
+        let labels = ["other", method_label(method), ExchangeOutcome::Refused.label()];
+        self.requests.with_label_values(&labels).inc();
     }
 
     /// Counts a handshake that has ended.

@@ -320,6 +320,12 @@ impl Alarms {
         Self { texts, expiries: loader.expiries.clone() }
     }
 
+    /// Returns the expiry dates of all certificates and lists.
+    #[must_use]
+    pub fn expiries(&self) -> &[Expiry] {
+        &self.expiries
+    }
+
     /// Returns the alarms at `now_s`, in seconds since 1970, including certificates and lists that have
     /// expired since the load.
     #[must_use]

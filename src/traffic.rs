@@ -64,6 +64,8 @@ pub struct ExchangeSummary {
     pub is_identified: bool,
     /// Practice, once it is known.
     pub ods: Option<OdsCode>,
+    /// ASID of the practice's system, once it is known, or else as the request names it.
+    pub to: Option<Asid>,
     /// Interaction, if it is known.
     #[serde(serialize_with = "short_id")]
     pub interaction: Option<&'static Interaction>,
@@ -122,6 +124,7 @@ pub struct ProviderError {
 
 #[derive(Debug, Default)]
 struct PracticeState {
+    asid: Option<Asid>,
     requests: u64,
     failures: u64,
     latency: Latency,
@@ -206,6 +209,8 @@ pub struct MinuteCounts {
 pub struct PracticeView {
     /// ODS code of the practice.
     pub ods: OdsCode,
+    /// ASID of its system.
+    pub asid: Option<Asid>,
     /// Requests that were to be sent there, since the start.
     pub requests: u64,
     /// Requests of those in which its system failed.
@@ -296,6 +301,7 @@ impl Traffic {
             of.latency.turn(now_s);
             PracticeView {
                 ods: ods.clone(),
+                asid: of.asid.clone(),
                 requests: of.requests,
                 failures: of.failures,
                 p50_ms: of.latency.percentile_ms(50),
@@ -340,6 +346,14 @@ impl Traffic {
         self.state().minutes.iter().cloned().collect()
     }
 
+    /// Returns the number of refusals with this token in the minutes since a time, in seconds since 1970.
+    #[must_use]
+    pub fn refused_since(&self, token: &str, since_s: i64) -> u32 {
+        let state = self.state();
+        let minutes = state.minutes.iter().filter(|minute| minute.start_s >= since_s);
+        minutes.filter_map(|minute| minute.refusals.get(token)).sum()
+    }
+
     /// Returns the last exchanges that were not refused, newest first.
     #[must_use]
     pub fn exchanges(&self) -> Vec<Arc<ExchangeSummary>> {
@@ -382,6 +396,7 @@ impl TrafficState {
         }
         let practice = self.practices.entry(ods.clone()).or_default();
         practice.requests += 1;
+        practice.asid = exchange.to.clone();
         practice.last_s = exchange.time.as_second();
         if exchange.has_failed {
             practice.failures += 1;
@@ -460,6 +475,7 @@ mod tests {
             from: Some("200000000359".parse().unwrap()),
             is_identified: true,
             ods: Some("A20047".parse().unwrap()),
+            to: None,
             interaction: None,
             method: "GET",
             status: Some(200),

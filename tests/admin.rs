@@ -7,8 +7,10 @@ use std::time::Duration;
 use spine_proxy::config::Config;
 use spine_proxy::server::Prepared;
 
-use testkit::TestBed;
+use serde_json::Value;
+
 use testkit::test_bed::CONFIG;
+use testkit::{ProviderAction, TestBed, TestRequest};
 
 /// An admin token.
 const TOKEN: &str = "an-invented-token-of-thirty-two-bytes-or-more";
@@ -148,5 +150,99 @@ fn an_admin_address_that_others_can_reach_is_warned_of() {
         let warnings = config.admin.warnings();
         assert_eq!(!warnings.is_empty(), warned, "{address}: {warnings:?}");
         assert!(warnings.iter().all(|warning| warning.contains("admin.address")), "{warnings:?}");
+    }
+}
+
+/// Reads a view with the token.
+fn view(bed: &TestBed, path: &str) -> Value {
+    let headers = format!("Host: localhost\r\nAuthorization: Bearer {TOKEN}\r\n");
+    let answer = ask(bed.server.admin, path, &headers);
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("application/json"), "{answer}");
+    serde_json::from_str(body).unwrap()
+}
+
+#[tokio::test]
+async fn practices_and_consumers_are_shown_with_what_became_of_their_requests() {
+    let bed = with_token().await;
+    assert_eq!(bed.send(TestRequest::slots()).await.status, 200);
+    bed.expect_refusal(TestRequest::slots().without("Authorization"), "token_missing").await;
+    bed.provider.set_action(ProviderAction::Close);
+    assert_eq!(bed.send(TestRequest::book()).await.token(), Some("outcome_unknown"));
+    bed.wait_until_idle().await;
+    let providers = view(&bed, "/providers");
+    let practice = &providers[0];
+    assert_eq!(
+        (&practice["ods"], &practice["requests"], &practice["failures"]),
+        (&"A20047".into(), &2.into(), &1.into())
+    );
+    let error = &practice["last_error"];
+    assert_eq!((&error["refusal"], &error["status"]), (&"outcome_unknown".into(), &502.into()));
+    let cause = error["cause"].as_str().unwrap();
+    assert!(cause.starts_with("the connection failed before the answer: "), "{cause}");
+    assert!(practice["last_success"].is_string() && practice["p50_ms"].is_u64(), "{practice}");
+    assert!(practice.get("circuit_open_s").is_none(), "{practice}");
+    let consumers = view(&bed, "/consumers");
+    let consumer = &consumers[0];
+    assert_eq!(
+        (&consumer["requests"], &consumer["refusals"]["token_missing"]),
+        (&3.into(), &1.into())
+    );
+    assert_eq!(consumer["certificate"]["sha256"].as_str().unwrap().len(), 64);
+    assert!(consumer["quota"][1].as_u64().unwrap() > 0, "{consumer}");
+    let last = view(&bed, "/exchanges");
+    assert_eq!(last["exchanges"][0]["interaction"], "fhir:rest:search:slot-1");
+    let refusals = last["refusals"].as_array().unwrap();
+    let refusals: Vec<_> = refusals.iter().map(|refusal| &refusal["refusal"]).collect();
+    assert_eq!(refusals, ["outcome_unknown", "token_missing"]);
+    let certificates = view(&bed, "/certificates");
+    assert!(certificates.as_array().unwrap().iter().any(|of| of["use"] == "server"));
+    for path in ["/providers", "/consumers", "/exchanges", "/certificates"] {
+        let refused = ask(bed.server.admin, path, "Host: localhost\r\n");
+        assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn an_open_circuit_is_shown_with_its_practice() {
+    let bed = with_token().await;
+    bed.make_provider_unreachable().await;
+    for _ in 0..5 {
+        bed.expect_refusal(TestRequest::slots(), "provider_not_reached").await;
+    }
+    bed.expect_refusal(TestRequest::slots(), "provider_circuit_open").await;
+    bed.wait_until_idle().await;
+    let providers = view(&bed, "/providers");
+    assert!(providers[0]["circuit_open_s"].is_u64(), "{providers}");
+    assert_eq!((&providers[0]["requests"], &providers[0]["failures"]), (&6.into(), &5.into()));
+    let ready = ask(bed.server.admin, "/readyz", "Host: localhost\r\n");
+    assert!(ready.contains("whose circuit is open after failures: 1"), "{ready}");
+    let metrics = ask(bed.server.admin, "/metrics", "Host: localhost\r\n");
+    assert!(metrics.contains("\nspine_proxy_provider_circuits_open 1\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn metrics_are_compressed_for_a_client_that_accepts_it() {
+    let bed = TestBed::new().await;
+    for (accepts, is_zipped) in
+        [("gzip", true), ("deflate, GZIP;q=0.5", true), ("gzip;q=0", false), ("identity", false)]
+    {
+        let mut stream = TcpStream::connect(bed.server.admin).unwrap();
+        let head = format!(
+            "GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: {accepts}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let at = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
+        let head = String::from_utf8(answer[..at].to_vec()).unwrap();
+        assert_eq!(head.contains("content-encoding: gzip"), is_zipped, "{accepts}: {head}");
+        let mut text = String::new();
+        match is_zipped {
+            true => flate2::read::GzDecoder::new(&answer[at + 4..]).read_to_string(&mut text),
+            false => (&answer[at + 4..]).read_to_string(&mut text),
+        }
+        .unwrap();
+        assert!(text.contains("\nspine_proxy_build_info{"), "{accepts}: {text}");
     }
 }

@@ -449,6 +449,7 @@ impl Entry {
             from: consumer.or_else(|| self.from.take()),
             is_identified,
             ods: self.ods.take(),
+            to: self.to.take(),
             interaction: self.interaction,
             method: self.method,
             status: self.status,

@@ -125,6 +125,7 @@ impl Reloader {
                 _ = tidy.tick() => {
                     self.live.load().throttle.tidy();
                     self.directory.tidy();
+                    self.trail.traffic().tidy(Timestamp::now().as_second());
                     self.log_notices();
                     checks.are_due();
                     // A faulty file may be good by now. A certificate or list may have expired, and sessions
@@ -331,7 +332,6 @@ impl Reloader {
         minor.extend(warnings::of(config, loader, &self.directory.file(), memory, now_s));
         log_new(&minor, logged_notices);
         let alarms = live.alarms.in_force(now_s);
-        self.metrics.alarms.set(i64::try_from(alarms.len()).unwrap_or(i64::MAX));
         let alarms: Vec<_> =
             alarms.into_iter().map(|text| Notice::new(NoticeLevel::Alarm, text)).collect();
         log_new(&alarms, logged_alarms);

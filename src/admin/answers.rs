@@ -1,0 +1,289 @@
+//! Requests to the admin port, and their answers.
+
+use std::convert::Infallible;
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use futures_util::stream;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::uri::Authority;
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{AdminState, PART_BYTES, token};
+use spine_types::OdsCode;
+
+pub(super) type AdminResponse = Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+/// Handler of one connection's request.
+#[derive(Debug, Clone)]
+pub(super) struct AdminRequest {
+    views: Arc<AdminState>,
+    readers: Arc<Semaphore>,
+    shown: Arc<AtomicBool>,
+}
+
+/// Paths whose answers need no token.
+const OPEN: [&str; 3] = ["/livez", "/readyz", "/metrics"];
+/// Paths that are read with the token.
+const READ: [&str; 5] = ["/directory", "/providers", "/consumers", "/exchanges", "/certificates"];
+/// Paths that are posted to, with the token.
+const POSTED: [&str; 1] = ["/directory/flush"];
+
+impl AdminRequest {
+    /// Creates the handler of a connection; `shown` becomes true once its request has shown the token.
+    pub(super) const fn new(
+        views: Arc<AdminState>,
+        readers: Arc<Semaphore>,
+        shown: Arc<AtomicBool>,
+    ) -> Self {
+        Self { views, readers, shown }
+    }
+
+    /// Answers a request.
+    pub(super) async fn answer(&self, request: &Request<Incoming>) -> AdminResponse {
+        if let Err(why) = self.views.check_host(request) {
+            return text(StatusCode::MISDIRECTED_REQUEST, why);
+        }
+        let path = request.uri().path();
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        let posts = request.method() == Method::POST;
+        if reads && OPEN.contains(&path) {
+            return self.open(path, request);
+        }
+        let is_ours = (reads && READ.contains(&path)) || (posts && POSTED.contains(&path));
+        if !is_ours {
+            return match reads {
+                true => text(StatusCode::NOT_FOUND, not_found()),
+                false => text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n"),
+            };
+        }
+        if let Err(why) = self.check_token(request).await {
+            return text(StatusCode::FORBIDDEN, why);
+        }
+        if posts { self.post(request) } else { self.read(path) }
+    }
+
+    fn open(&self, path: &str, request: &Request<Incoming>) -> AdminResponse {
+        match path {
+            "/livez" => text(StatusCode::OK, "ok\n"),
+            "/readyz" => {
+                let (status, ready) = self.views.readiness().answer();
+                text(status, ready)
+            }
+            _ => {
+                let (metrics, kind) = self.views.metrics();
+                let mut response = match accepts_gzip(request.headers()) {
+                    true => zipped(&metrics, kind),
+                    false => whole(StatusCode::OK, metrics, kind),
+                };
+                let vary = HeaderValue::from_static("accept-encoding");
+                response.headers_mut().insert(header::VARY, vary);
+                response
+            }
+        }
+    }
+
+    fn read(&self, path: &str) -> AdminResponse {
+        let Ok(reader) = Arc::clone(&self.readers).try_acquire_owned() else {
+            return text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "another client is reading from this port: try again later\n",
+            );
+        };
+        match path {
+            "/directory" => self.held(reader),
+            "/providers" => json(&self.views.providers()),
+            "/consumers" => json(&self.views.consumers()),
+            "/exchanges" => json(&self.views.last_exchanges()),
+            _ => json(&self.views.expiries()),
+        }
+    }
+
+    fn post(&self, request: &Request<Incoming>) -> AdminResponse {
+        let (status, flushed) = self.views.flush(request);
+        text(status, flushed)
+    }
+
+    /// Builds the answer of `/directory`: the whole cache, written chunk by chunk as the client reads it.
+    fn held(&self, reader: OwnedSemaphorePermit) -> AdminResponse {
+        let mut rows = self.views.directory.cache_json();
+        let parts = std::iter::from_fn(move || {
+            let _reader = &reader;
+            let mut part = String::with_capacity(PART_BYTES * 2);
+            while part.len() < PART_BYTES
+                && let Some(row) = rows.next()
+            {
+                part.push_str(&row);
+            }
+            (!part.is_empty()).then(|| Ok(Frame::data(Bytes::from(part))))
+        });
+        let body = StreamBody::new(stream::iter(parts)).boxed_unsync();
+        response(StatusCode::OK, body, JSON)
+    }
+
+    async fn check_token(&self, request: &Request<Incoming>) -> Result<(), &'static str> {
+        let file = self.views.token_file.clone();
+        let file = file.ok_or("refused: admin.token-file is not set\n")?;
+        // A file on a network may be slow to read; probes must not wait for it.
+        let read = tokio::task::spawn_blocking(move || token(&file)).await;
+        let unread = "refused: the admin token file cannot be used; see the log\n";
+        let token = read.map_err(|_| unread)?.map_err(|error| {
+            tracing::error!(%error, "admin token file unusable: the request is refused");
+            unread
+        })?;
+        let sent = request.headers().get(header::AUTHORIZATION).and_then(|sent| sent.to_str().ok());
+        let sent = sent.and_then(|sent| sent.strip_prefix("Bearer ")).unwrap_or_default();
+        // Security: the comparison takes constant time and does not reveal where the two differ.
+        let same =
+            aws_lc_rs::constant_time::verify_slices_are_equal(sent.as_bytes(), token.as_bytes());
+        same.map_err(|_| "refused: the admin token is missing or wrong\n")?;
+        self.shown.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn not_found() -> String {
+    let paths = OPEN.iter().chain(&READ).chain(&POSTED);
+    let paths: Vec<&str> = paths.copied().collect();
+    format!("not found: there are {}\n", paths.join(", "))
+}
+
+fn json(view: &impl Serialize) -> AdminResponse {
+    // These types have no map with keys that are not text: serialising them cannot fail.
+    let mut json = serde_json::to_vec(view).unwrap_or_default();
+    json.push(b'\n');
+    whole(StatusCode::OK, json, JSON)
+}
+
+/// Returns true if `Accept-Encoding` lists gzip, with any weight but zero.
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT_ENCODING).iter();
+    let codings = values.filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(','));
+    codings.into_iter().any(|coding| {
+        let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
+        let weight = weight.trim().strip_prefix("q=").and_then(|weight| weight.parse().ok());
+        name.trim().eq_ignore_ascii_case("gzip") && weight.unwrap_or(1.0_f32) > 0.0
+    })
+}
+
+/// Compresses a text.
+fn zipped(text: &str, kind: &'static str) -> AdminResponse {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    // Writing to memory cannot fail.
+    encoder.write_all(text.as_bytes()).unwrap_or_default();
+    let mut response = whole(StatusCode::OK, encoder.finish().unwrap_or_default(), kind);
+    response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    response
+}
+
+fn text(status: StatusCode, text: impl Into<Bytes>) -> AdminResponse {
+    whole(status, text, PLAIN)
+}
+
+fn whole(status: StatusCode, text: impl Into<Bytes>, kind: &'static str) -> AdminResponse {
+    response(status, Full::new(text.into()).boxed_unsync(), kind)
+}
+
+pub(super) fn response(
+    status: StatusCode,
+    body: UnsyncBoxBody<Bytes, Infallible>,
+    kind: &'static str,
+) -> AdminResponse {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    for (name, value) in [
+        (header::CONTENT_TYPE, kind),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// Returns the authority in the `Host` header, `None` without one; fails if there are several or it is
+/// malformed.
+fn host(headers: &HeaderMap) -> Result<Option<Authority>, ()> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) => Ok(None),
+        (Some(host), None) => Authority::try_from(host.as_bytes()).map(Some).map_err(|_| ()),
+        (Some(_), Some(_)) => Err(()),
+    }
+}
+
+impl AdminState {
+    /// Checks that `Host` and the target name this port: by an IP address, `localhost` or one of `names`.
+    ///
+    /// Security: a web page in an operator's browser can reach this port under a host name of its own (DNS
+    /// rebinding), but not under an address.
+    fn check_host(&self, request: &Request<Incoming>) -> Result<(), &'static str> {
+        let refused = "refused: Host must be an IP address, localhost or one of admin.names\n";
+        let sent = host(request.headers()).map_err(|()| refused)?;
+        let missing = sent.is_none() && request.version() > Version::HTTP_10;
+        let named = request.uri().authority().cloned();
+        let ours = sent.iter().chain(&named).all(|authority| self.is_ours(authority));
+        if ours && !missing { Ok(()) } else { Err(refused) }
+    }
+
+    fn is_ours(&self, authority: &Authority) -> bool {
+        let host = authority.host();
+        let address =
+            host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let named = self.names.iter().map(String::as_str).chain(["localhost"]);
+        !authority.as_str().contains('@')
+            && (address.parse::<IpAddr>().is_ok()
+                || named.into_iter().any(|name| name.eq_ignore_ascii_case(host)))
+    }
+
+    /// Marks the cache entries of the practice that the query `ods` names, or all, for a new look-up.
+    fn flush(&self, request: &Request<Incoming>) -> (StatusCode, String) {
+        let ods = match request.uri().query().map(|query| query.strip_prefix("ods=")) {
+            None => None,
+            Some(code) => match code.map(OdsCode::from_any_case) {
+                Some(Ok(ods)) => Some(ods),
+                _ => {
+                    return (
+                        StatusCode::BAD_REQUEST,
+                        "the query must be ods=CODE with a valid ODS code, or empty\n".to_owned(),
+                    );
+                }
+            },
+        };
+        let marked = self.directory.flush(ods.as_ref());
+        tracing::info!(
+            ods = ods.as_ref().map(OdsCode::as_str),
+            marked,
+            "directory cache flushed by an operator: its entries are looked up again"
+        );
+        (StatusCode::OK, format!("{marked} marked for a new look-up\n"))
+    }
+
+    /// Builds the answer of `/metrics`, with the gauges that are measured when they are asked for.
+    fn metrics(&self) -> (String, &'static str) {
+        let (live, metrics) = (self.live.load(), &self.metrics);
+        let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        metrics.shedding.set(live.throttle.shedding().number().into());
+        let open = live.throttle.open_circuits().len();
+        metrics.provider_circuits_open.set(i64::try_from(open).unwrap_or(i64::MAX));
+        let (sessions, sessions_max) = live.trust.sessions();
+        metrics.sessions.set(gauge(sessions));
+        metrics.sessions_max.set(gauge(sessions_max));
+        let alarms = self.readiness().alarms.len();
+        metrics.alarms.set(i64::try_from(alarms).unwrap_or(i64::MAX));
+        metrics.text()
+    }
+}
+
+pub(super) const JSON: &str = "application/json";
+const PLAIN: &str = "text/plain; charset=utf-8";
