@@ -34,7 +34,7 @@ fn documents() -> Vec<PathBuf> {
 }
 
 /// The anchor that a forge gives a heading.
-fn anchor(heading: &str) -> String {
+pub(crate) fn anchor(heading: &str) -> String {
     let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
     heading
         .trim_start_matches('#')

@@ -38,6 +38,7 @@ mod kept;
 mod lifecycle;
 mod memory;
 mod mismatch;
+mod monitoring;
 mod names;
 mod outages;
 mod pace;
