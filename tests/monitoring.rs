@@ -1,5 +1,4 @@
-//! What operations teams monitor with: alerts and their runbook in `deploy/prometheus` and `docs/operate/runbook.md`, and the
-//! dashboard in `deploy/grafana`.
+//! Alerts with their runbook, and the dashboard: `deploy/prometheus`, `docs/operate/runbook.md` and `deploy/grafana`.
 //!
 //! If promtool (Debian package `prometheus`) is not installed, tests that need it pass and report that it is missing, or fail if
 //! `CI` is `true`.
@@ -13,12 +12,13 @@ use yaml_rust2::{Yaml, YamlLoader};
 
 use crate::documents::anchor;
 use testkit::report_missing;
-use testkit::repository::root;
+use testkit::repository::{root, sources};
 
 const METRICS: &str = include_str!("../docs/operate/metrics.md");
 const RUNBOOK: &str = include_str!("../docs/operate/runbook.md");
 const ALERTS: &str = include_str!("../deploy/prometheus/alerts.yml");
 const ALERT_TESTS: &str = include_str!("../deploy/prometheus/alerts.test.yml");
+const OUTAGES: &str = include_str!("../docs/operate/outages.md");
 const DASHBOARD: &str = include_str!("../deploy/grafana/dashboard.json");
 
 /// Metrics that the library for process metrics and Prometheus itself have.
@@ -273,4 +273,45 @@ fn the_provisioning_files_of_grafana_are_yaml_and_name_the_data_source() {
     assert_eq!(text(&list(&sources["datasources"])[0]["type"]), "prometheus");
     let providers = read("dashboards/spine-proxy.yaml");
     assert_eq!(text(&list(&providers["providers"])[0]["type"]), "file");
+}
+
+/// The cells of a row of the page on outages.
+fn outages() -> Vec<Vec<&'static str>> {
+    let (_, table) = OUTAGES.split_once("<!-- outages -->\n").unwrap();
+    let rows = table.lines().skip(2).filter_map(|line| line.strip_prefix("| "));
+    let rows: Vec<Vec<_>> =
+        rows.map(|row| row.trim_end_matches(" |").split(" | ").collect()).collect();
+    assert!(rows.len() > 12 && rows.iter().all(|cells| cells.len() == 5), "{rows:#?}");
+    rows
+}
+
+/// The texts in backquotes.
+fn quoted(cell: &str) -> impl Iterator<Item = &str> {
+    cell.split('`').skip(1).step_by(2)
+}
+
+#[test]
+fn the_page_on_outages_names_alerts_metrics_and_log_lines_that_exist() {
+    let (alerts, documented) = (alerts(), documented());
+    let mut code = String::new();
+    for path in sources() {
+        code.push_str(&std::fs::read_to_string(path).unwrap());
+    }
+    // A text that goes on in the next line is one text.
+    let code: Vec<_> = code.split("\\\n").map(str::trim_start).collect();
+    let code = code.concat();
+    for cells in outages() {
+        let [outage, fires, metrics, log, _] = cells[..] else { panic!("{cells:?}") };
+        let words = fires.split(|c: char| !c.is_alphanumeric());
+        for name in words.filter(|word| word.starts_with("SpineProxy")) {
+            assert!(alerts.contains_key(name), "{outage}: there is no alert {name}");
+        }
+        for metric in quoted(metrics) {
+            let name = metric.split('{').next().unwrap();
+            assert!(documented.contains_key(name), "{outage}: there is no metric {name}");
+        }
+        for text in quoted(log) {
+            assert!(code.contains(text), "{outage}: nothing logs {text:?}");
+        }
+    }
 }
