@@ -43,6 +43,7 @@ pub struct Metrics {
     provider_retries: IntCounter,
     provider_circuits_opened: IntCounter,
     provider_responses: IntCounterVec,
+    provider_answers_cut: IntCounter,
     /// Number of circuit breakers of practices' systems that are open.
     pub provider_circuits_open: IntGauge,
     in_flight_max: IntGauge,
@@ -166,6 +167,10 @@ impl Metrics {
                 "Answers of providers, by class of their status and interaction",
                 &["class", "interaction"],
             ),
+            provider_answers_cut: counter(
+                "provider_answers_cut_total",
+                "Answers that a provider broke off, or stopped sending: the consumer got a part",
+            ),
             provider_circuits_open: gauge(
                 "provider_circuits_open",
                 "Circuit breakers of practices' systems that are open",
@@ -244,7 +249,7 @@ impl Metrics {
     }
 
     fn register(&self, phases: &HistogramVec) {
-        let all: [Box<dyn Collector>; 33] = [
+        let all: [Box<dyn Collector>; 34] = [
             Box::new(self.requests.clone()),
             Box::new(self.durations.clone()),
             Box::new(phases.clone()),
@@ -270,6 +275,7 @@ impl Metrics {
             Box::new(self.reloaded.clone()),
             Box::new(self.reload_succeeded.clone()),
             Box::new(self.provider_responses.clone()),
+            Box::new(self.provider_answers_cut.clone()),
             Box::new(self.provider_circuits_open.clone()),
             Box::new(self.in_flight_max.clone()),
             Box::new(self.connections_max.clone()),
@@ -401,6 +407,11 @@ impl Metrics {
         if let Some(class) = class.and_then(|at| STATUS_CLASSES.get(at)) {
             self.provider_responses.with_label_values(&[class, interaction.short_id()]).inc();
         }
+    }
+
+    /// Counts an answer that its provider broke off.
+    pub fn provider_answer_cut(&self) {
+        self.provider_answers_cut.inc();
     }
 
     /// Counts a load that has ended; `result` holds its time as Unix time in seconds if it succeeded.

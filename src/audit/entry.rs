@@ -503,6 +503,7 @@ impl Drop for Entry {
         let duration = self.started.elapsed();
         self.count(duration);
         if self.ended == Some(EndedBy::Provider) && self.refusal.is_none() {
+            self.trail.0.metrics.provider_answer_cut();
             tracing::warn!(
                 id = %self.id,
                 trace_id = self.trace_id.as_ref().map(TraceId::printable).as_deref(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::Request;
 use hyper::client::conn::TrySendError;
+use rustls::CertificateError;
 use tokio::time::Instant;
 
 use super::body::{PaceFault, Upload};
@@ -110,9 +111,25 @@ pub(super) struct ErrorChain<'a>(pub(super) &'a (dyn Error + 'static));
 
 impl fmt::Display for ErrorChain<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}", self.0)?;
+        out.write_str(&text(self.0))?;
         let causes = std::iter::successors(self.0.source(), |&error| error.source());
-        causes.take(CAUSES_MAX).try_for_each(|cause| write!(out, ": {cause}"))
+        causes.take(CAUSES_MAX).try_for_each(|cause| write!(out, ": {}", text(cause)))
+    }
+}
+
+/// Returns the text of an error; of a certificate that this proxy refuses, the text of its own fault, which
+/// rustls shows as Rust code.
+fn text(error: &(dyn Error + 'static)) -> String {
+    let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    let error: &(dyn Error + 'static) = match inner {
+        Some(inner) => inner,
+        None => error,
+    };
+    match error.downcast_ref() {
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(fault))) => {
+            format!("invalid peer certificate: {}", fault.0)
+        }
+        _ => error.to_string(),
     }
 }
 
