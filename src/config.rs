@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
@@ -95,6 +96,14 @@ pub struct Listener {
     /// Of two gateways in a row each needs its own; gateways behind one load balancer may share one.
     #[schemars(with = "Option<String>")]
     pub proxy_name: Option<ProxyName>,
+    /// Networks of load balancers that send a PROXY protocol header, of version 1 or 2, before TLS, such as
+    /// `["10.1.0.0/16", "2001:db8::/32"]`.
+    ///
+    /// From there a header is required, and the address in it is the consumer's for limits, records and
+    /// `Forwarded`. From anywhere else no header is believed.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub proxy_protocol_from: Vec<IpNet>,
     /// Number of worker threads; one for each core if not set.
     pub workers: Option<usize>,
     /// Limits and timeouts of the consumer port.
@@ -152,6 +161,14 @@ impl Listener {
         }
         if self.workers == Some(0) {
             return Err("listener.workers is 0; it must be 1 or more".into());
+        }
+        for network in &self.proxy_protocol_from {
+            if network.addr().to_canonical() != network.addr() {
+                return Err(format!(
+                    "listener.proxy-protocol-from: {network} is an IPv4 network written as IPv6, and no \
+                     address would be in it; write it as IPv4"
+                ));
+            }
         }
         self.limits.check()
     }

@@ -8,7 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::directory::{self, AccreditedSystem, Handler};
 use crate::listener::{self, Answering, ListenerLimits, RefusedHead};
-pub use crate::listener::{HEAD_BYTES_MAX, InputFault, Validator};
+pub use crate::listener::{
+    HEAD_BYTES_MAX, InputFault, PROXY_HEADER_BYTES_MAX, ProxyHeaderFault, Validator,
+    proxy_header_length, proxy_header_source,
+};
 use crate::refusal::Refusal;
 use crate::tls;
 use spine_types::interaction::Interaction;

@@ -3,7 +3,6 @@
 //! Each step takes values and returns a value or a [`Refusal`]. Modules that decide do no I/O. The last decision yields a permit, and only a permit can be forwarded.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -42,7 +41,7 @@ mod diagnosis;
 mod negotiation;
 
 pub use answer::AnswerBody;
-pub use connection::ConsumerConnection;
+pub use connection::{ConsumerAddress, ConsumerConnection};
 
 use answer::RefusalFormat;
 
@@ -188,10 +187,11 @@ impl Gateway {
     }
 
     /// Records a handshake that failed because of its client certificate.
-    pub fn refused_handshake(&self, refusal: &Refusal, consumer: SocketAddr) {
+    pub fn refused_handshake(&self, refusal: &Refusal, address: &ConsumerAddress) {
         // Without a place in the journal, the refusal is only counted.
         if let Ok(mut entry) = self.trail.open(&Method::default(), Timestamp::now()) {
-            entry.client(&consumer.to_string().into());
+            let balancer = address.balancer.map(|balancer| balancer.to_string().into());
+            entry.client(&address.consumer.to_string().into(), balancer.as_ref());
             entry.refused_in_handshake(refusal);
         }
     }
@@ -207,7 +207,7 @@ impl Gateway {
         let live = self.live.load_full();
         let now = Timestamp::now();
         let reply = RefusalFormat::to(head, &live.rules);
-        let mut entry = match self.open(&head.method, now, &connection.consumer) {
+        let mut entry = match self.open(&head.method, now, connection) {
             Ok(entry) => entry,
             Err(refusal) => return reply.bytes(&refusal, Uuid::new_v4(), &head.method),
         };
@@ -233,7 +233,7 @@ impl Gateway {
     ) -> Response<AnswerBody> {
         let live = self.live.load_full();
         let (gone, now) = (CancellationToken::new(), Timestamp::now());
-        let entry = match self.open(request.method(), now, &connection.consumer) {
+        let entry = match self.open(request.method(), now, &connection) {
             Ok(entry) => entry,
             Err(refusal) => {
                 let (head, body) = request.into_parts();
@@ -265,12 +265,17 @@ impl Gateway {
     }
 
     /// Opens a record; if the journal cannot take one, counts the refusal and returns it.
-    fn open(&self, method: &Method, now: Timestamp, client: &Arc<str>) -> Result<Entry, Refusal> {
+    fn open(
+        &self,
+        method: &Method,
+        now: Timestamp,
+        connection: &ConsumerConnection,
+    ) -> Result<Entry, Refusal> {
         let mut entry = self
             .trail
             .open(method, now)
             .inspect_err(|refusal| self.metrics.refused_unrecorded(method.as_str(), refusal))?;
-        entry.client(client);
+        entry.client(&connection.consumer, connection.balancer.as_ref());
         Ok(entry)
     }
 

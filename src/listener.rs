@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -22,20 +23,26 @@ use crate::metrics::Metrics;
 
 mod activity;
 mod addresses;
+mod balancers;
 mod connection;
 mod fields;
 mod frames;
 mod holders;
 mod http1;
+mod proxy_header;
 mod socket;
 mod validator;
 mod write_pace;
 
 #[cfg(feature = "lab")]
 pub(crate) use http1::{Answering, RefusedHead, serve};
+pub use proxy_header::{
+    PROXY_HEADER_BYTES_MAX, ProxyHeaderFault, proxy_header_length, proxy_header_source,
+};
 pub use validator::{HEAD_BYTES_MAX, InputFault, ScanResult, Validator};
 
-use addresses::{AddressLimits, AddressSlot, AddressTable};
+use addresses::{AddressLimits, AddressTable, Admission};
+use balancers::Balancers;
 use holders::Holders;
 use spine_types::{COUNT_MAX, check_range};
 use write_pace::PaceLimits;
@@ -54,13 +61,15 @@ pub struct ListenerLimits {
     pub certificate_connections_max: usize,
     /// Open connections from one address; for IPv6, from one /64.
     ///
-    /// Behind a TCP load balancer, set it as high as `connections-max`.
+    /// Behind a TCP load balancer that sends no PROXY protocol header, set it as high as `connections-max`.
     pub address_connections_max: usize,
     /// Handshakes under way from one address.
     pub address_handshakes_max: usize,
     /// Handshakes that one address may begin per second.
     pub address_handshakes_per_second: NonZeroU32,
     /// Handshakes under way from all addresses; each address may have one whatever others have.
+    ///
+    /// As many connections of load balancers may wait for their PROXY protocol header besides.
     pub handshakes_max: usize,
     /// Requests under way over all connections, from their heads to the last bytes of their answers.
     pub in_hand_max: usize,
@@ -172,9 +181,10 @@ impl ListenerLimits {
 /// An accepted connection on its way to a worker.
 struct AcceptedConnection {
     stream: std::net::TcpStream,
-    consumer: SocketAddr,
+    /// Address of the other end: a consumer's, or a load balancer's.
+    remote: SocketAddr,
     started: Instant,
-    admission: AddressSlot,
+    admission: Admission,
     slot: ConnectionSlot,
 }
 
@@ -215,6 +225,7 @@ pub struct Workers {
     threads: Vec<std::thread::JoinHandle<()>>,
     slots: Arc<Semaphore>,
     addresses: Arc<AddressTable>,
+    balancers: Arc<Balancers>,
     holders: Arc<Holders>,
     metrics: Arc<Metrics>,
 }
@@ -229,19 +240,22 @@ const NEXT_CLOSE: Duration = Duration::from_secs(1);
 const BACKLOG: i32 = 1024;
 
 impl Workers {
-    /// Starts a thread for each gateway.
+    /// Starts a thread for each gateway. A PROXY protocol header must come first on connections from the
+    /// networks in `balancers`.
     ///
     /// # Errors
     /// Returns an error if a thread or its runtime cannot be created.
     pub fn start(
         gateways: Vec<Gateway>,
         limits: &ListenerLimits,
+        balancers: &[IpNet],
         stop: &Stop,
         metrics: &Arc<Metrics>,
     ) -> io::Result<Self> {
         metrics.limits(limits.connections_max, limits.in_hand_max);
         let unverified = Arc::new(Semaphore::new(limits.unverified_max));
         let holders = Arc::new(Holders::new(limits.certificate_connections_max));
+        let balancers = Arc::new(Balancers::new(balancers));
         let (mut workers, mut threads) = (Vec::new(), Vec::new());
         let is_only = gateways.len() == 1;
         let mut only = None;
@@ -254,6 +268,7 @@ impl Workers {
                 limits: limits.clone(),
                 unverified: Arc::clone(&unverified),
                 holders: Arc::clone(&holders),
+                balancers: Arc::clone(&balancers),
                 stop: stop.clone(),
             };
             let thread = std::thread::Builder::new()
@@ -265,7 +280,7 @@ impl Workers {
         let slots = Arc::new(Semaphore::new(limits.connections_max));
         let addresses = Arc::new(AddressTable::new(limits.shares()));
         let metrics = Arc::clone(metrics);
-        Ok(Self { only, workers, threads, slots, addresses, holders, metrics })
+        Ok(Self { only, workers, threads, slots, addresses, balancers, holders, metrics })
     }
 
     /// Accepts connections in the background until `drain` is cancelled.
@@ -294,8 +309,8 @@ impl Workers {
                 () = drain.cancelled() => return,
                 accepted = listener.accept() => accepted,
             };
-            match accepted.and_then(|(stream, consumer)| Ok((stream.into_std()?, consumer))) {
-                Ok((stream, consumer)) => {
+            match accepted.and_then(|(stream, remote)| Ok((stream.into_std()?, remote))) {
+                Ok((stream, remote)) => {
                     // In this order, so that an accepted connection is served if there is a slot for it.
                     let slot = tokio::select! {
                         biased;
@@ -303,7 +318,7 @@ impl Workers {
                         () = drain.cancelled() => return,
                     };
                     let Some(slot) = slot else { return };
-                    self.hand_over(stream, consumer, slot).await;
+                    self.hand_over(stream, remote, slot).await;
                 }
                 Err(error) if is_the_connections(&error) => self.metrics.accept_error(),
                 Err(error) => {
@@ -348,10 +363,14 @@ impl Workers {
     async fn hand_over(
         &self,
         stream: std::net::TcpStream,
-        consumer: SocketAddr,
+        remote: SocketAddr,
         slot: OwnedSemaphorePermit,
     ) {
-        let admission = match self.addresses.admit(consumer.ip()) {
+        let admission = match self.balancers.contain(remote.ip()) {
+            true => self.addresses.admit_unnamed().map(Admission::Unnamed),
+            false => self.addresses.admit(remote.ip()).map(Admission::Named),
+        };
+        let admission = match admission {
             Ok(admission) => admission,
             Err(limit) => return self.metrics.connection_refused(limit),
         };
@@ -362,7 +381,7 @@ impl Workers {
         let worker = Arc::clone(&handle.open);
         let slot = ConnectionSlot { _slot: slot, worker, metrics: Arc::clone(&self.metrics) };
         let accepted =
-            AcceptedConnection { stream, consumer, started: Instant::now(), admission, slot };
+            AcceptedConnection { stream, remote, started: Instant::now(), admission, slot };
         if handle.queue.send(accepted).await.is_err() {
             tracing::error!("a worker thread has ended: a new connection is closed");
         }
@@ -395,6 +414,7 @@ struct Worker {
     limits: ListenerLimits,
     unverified: Arc<Semaphore>,
     holders: Arc<Holders>,
+    balancers: Arc<Balancers>,
     stop: Stop,
 }
 
@@ -429,18 +449,19 @@ impl Worker {
     }
 
     fn take(&self, accepted: AcceptedConnection) {
-        let AcceptedConnection { stream, consumer, started, admission, slot } = accepted;
+        let AcceptedConnection { stream, remote, started, admission, slot } = accepted;
         let server = connection::ConnectionServer {
             gateway: Arc::clone(&self.gateway),
             limits: self.limits.clone(),
             unverified: Arc::clone(&self.unverified),
             holders: Arc::clone(&self.holders),
+            balancers: Arc::clone(&self.balancers),
             drain: self.stop.drain.clone(),
         };
         let Ok(stream) = TcpStream::from_std(stream) else { return };
         // Boxed: it is large, and would be copied on each step of its way to a task.
         self.gateway.tasks().spawn(Box::pin(async move {
-            server.serve(stream, consumer, started, admission).await;
+            server.serve(stream, remote, started, admission).await;
             drop(slot);
         }));
     }

@@ -112,9 +112,9 @@ impl Server {
             trail: trail.clone(),
             metrics: Arc::clone(&metrics),
         };
-        let workers =
-            Workers::start(gateways(&config, &shared, &pressure), limits, &stop, &metrics);
-        let workers = Arc::new(workers?);
+        let (own, balancers) =
+            (gateways(&config, &shared, &pressure), &config.listener.proxy_protocol_from);
+        let workers = Arc::new(Workers::start(own, limits, balancers, &stop, &metrics)?);
         let views = AdminState {
             metrics: Arc::clone(&metrics),
             live: Arc::clone(&live),

@@ -21,6 +21,8 @@ mod interaction;
 mod outcome;
 #[path = "../fuzz/targets/provider_body.rs"]
 mod provider_body;
+#[path = "../fuzz/targets/proxy_header.rs"]
+mod proxy_header;
 #[path = "../fuzz/targets/sds_bundle.rs"]
 mod sds_bundle;
 #[path = "../fuzz/targets/target.rs"]
@@ -29,7 +31,7 @@ mod target;
 type Property = fn(&[u8]);
 
 /// Each property, and the folder of its seeds.
-const TARGETS: [(&str, Property); 10] = [
+const TARGETS: [(&str, Property); 11] = [
     ("claims", claims::check),
     ("config", config::check),
     ("connection", connection::check),
@@ -38,6 +40,7 @@ const TARGETS: [(&str, Property); 10] = [
     ("interaction", interaction::check),
     ("outcome", outcome::check),
     ("provider_body", provider_body::check),
+    ("proxy_header", proxy_header::check),
     ("sds_bundle", sds_bundle::check),
     ("target", target::check),
 ];
@@ -102,6 +105,11 @@ fn every_seed_of_outcome_holds() {
 #[test]
 fn every_seed_of_provider_body_holds() {
     replays("provider_body");
+}
+
+#[test]
+fn every_seed_of_proxy_header_holds() {
+    replays("proxy_header");
 }
 
 #[test]

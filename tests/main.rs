@@ -11,6 +11,7 @@ mod admin;
 mod architecture;
 mod ats;
 mod audit;
+mod balancers;
 mod balp;
 mod bytes;
 mod commands;

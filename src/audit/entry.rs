@@ -64,6 +64,8 @@ pub struct Entry {
     origin: Option<RegistrationOrigin>,
     /// Address and port of the consumer.
     client: Option<Arc<str>>,
+    /// Address and port of the load balancer that named the consumer.
+    balancer: Option<Arc<str>>,
     /// The verified certificate, which may have no usable name.
     peer: Option<Arc<Peer>>,
     /// ASID of the consumer, once it has been identified.
@@ -134,6 +136,7 @@ impl Entry {
             interaction: None,
             origin: None,
             client: None,
+            balancer: None,
             peer: None,
             consumer: None,
             is_limited: false,
@@ -166,9 +169,11 @@ impl Entry {
         Arc::clone(&self.transfer)
     }
 
-    /// Records the address and port that the request came from.
-    pub fn client(&mut self, client: &Arc<str>) {
+    /// Records the address and port that the request came from, and those of the load balancer that named
+    /// them in a PROXY protocol header.
+    pub fn client(&mut self, client: &Arc<str>, balancer: Option<&Arc<str>>) {
         self.client = Some(Arc::clone(client));
+        self.balancer = balancer.cloned();
     }
 
     /// Records the SSP headers, as far as they are well formed.
@@ -399,6 +404,7 @@ impl Entry {
         let peer = self.peer.as_deref();
         CallerFields {
             client: self.client.as_deref(),
+            balancer: self.balancer.as_deref(),
             certificate: self.certificate.as_ref(),
             certificate_sha256: peer.map(Peer::fingerprint),
             certificate_serial: peer.map(Peer::serial),

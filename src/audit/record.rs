@@ -48,6 +48,8 @@ pub(super) struct CallerFields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) client: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) balancer: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) certificate: Option<&'a CertificateName>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) certificate_sha256: Option<&'a str>,

@@ -10,6 +10,32 @@ use tokio_util::sync::CancellationToken;
 
 use crate::tls::Handshake;
 
+/// Address that a connection counts for, and the load balancer that named it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConsumerAddress {
+    /// Address and port of the consumer; of the load balancer, where that speaks for itself.
+    pub consumer: SocketAddr,
+    /// Address and port of the load balancer that named the consumer in a PROXY protocol header.
+    pub balancer: Option<SocketAddr>,
+}
+
+impl ConsumerAddress {
+    /// Returns the address of a connection that comes straight from a consumer.
+    #[must_use]
+    pub const fn direct(consumer: SocketAddr) -> Self {
+        Self { consumer, balancer: None }
+    }
+
+    /// Returns the address of a connection from a load balancer, whose header named `source` or nobody.
+    #[must_use]
+    pub fn behind(balancer: SocketAddr, source: Option<SocketAddr>) -> Self {
+        match source {
+            Some(consumer) => Self { consumer, balancer: Some(balancer) },
+            None => Self::direct(balancer),
+        }
+    }
+}
+
 /// State of a consumer's connection that the gateway needs.
 #[derive(Debug)]
 pub struct ConsumerConnection {
@@ -17,6 +43,8 @@ pub struct ConsumerConnection {
     pub handshake: Handshake,
     /// Address and port of the consumer.
     pub consumer: Arc<str>,
+    /// Address and port of the load balancer that named the consumer.
+    pub balancer: Option<Arc<str>>,
     /// Token that is cancelled when the connection is to end after its current exchanges.
     pub close: CancellationToken,
     /// Time of the last request, or else of the handshake, in milliseconds since 1970.
@@ -34,10 +62,12 @@ const UNIDENTIFIED_MAX: usize = 16;
 impl ConsumerConnection {
     /// Creates the state of a connection whose handshake has just ended.
     #[must_use]
-    pub fn new(handshake: Handshake, consumer: SocketAddr) -> Self {
+    pub fn new(handshake: Handshake, address: &ConsumerAddress) -> Self {
+        let ConsumerAddress { consumer, balancer } = address;
         Self {
             handshake,
             consumer: consumer.to_string().into(),
+            balancer: balancer.map(|balancer| balancer.to_string().into()),
             close: CancellationToken::new(),
             last_used_ms: AtomicI64::new(Timestamp::now().as_millisecond()),
             under_way: AtomicUsize::new(0),

@@ -1,5 +1,5 @@
 //! Limits for each client address: connections, handshakes under way, handshakes per second. A connection
-//! above a limit is closed before a byte of it is read.
+//! above a limit is closed before a byte of it is read, except a load balancer's PROXY protocol header.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -32,6 +32,8 @@ pub(super) struct AddressTable {
 struct AddressCounts {
     by_address: HashMap<IpAddr, AddressShare>,
     handshakes: usize,
+    /// Connections from load balancers whose client is not known yet.
+    unnamed: usize,
 }
 
 #[derive(Debug, Default)]
@@ -80,8 +82,53 @@ impl AddressTable {
         Ok(AddressSlot { addresses: Arc::clone(self), address, in_handshake: true })
     }
 
+    /// Admits a connection from a load balancer, whose client a PROXY protocol header will name.
+    ///
+    /// Such connections have a count of their own: a client that holds all handshakes keeps no other's header
+    /// from being read.
+    ///
+    /// # Errors
+    /// Returns the limit that is reached, as a metric's label.
+    pub(super) fn admit_unnamed(self: &Arc<Self>) -> Result<UnnamedSlot, ConnectionLimit> {
+        let mut held = self.held();
+        if held.unnamed >= self.shares.all_handshakes_max {
+            return Err(ConnectionLimit::Handshakes);
+        }
+        held.unnamed += 1;
+        Ok(UnnamedSlot(Arc::clone(self)))
+    }
+
     fn held(&self) -> MutexGuard<'_, AddressCounts> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Slot of an accepted connection.
+#[derive(Debug)]
+pub(super) enum Admission {
+    /// Slot among the connections of the address that it comes from.
+    Named(AddressSlot),
+    /// Slot among the connections of load balancers whose client is not known yet.
+    Unnamed(UnnamedSlot),
+}
+
+/// A slot among the connections of load balancers whose client is not known yet, given back when dropped.
+#[derive(Debug)]
+pub(super) struct UnnamedSlot(Arc<AddressTable>);
+
+impl UnnamedSlot {
+    /// Exchanges the slot for one of the client's address.
+    ///
+    /// # Errors
+    /// Returns the limit that is reached, as a metric's label.
+    pub(super) fn named(self, client: IpAddr) -> Result<AddressSlot, ConnectionLimit> {
+        self.0.admit(client)
+    }
+}
+
+impl Drop for UnnamedSlot {
+    fn drop(&mut self) {
+        self.0.held().unnamed -= 1;
     }
 }
 
@@ -161,6 +208,27 @@ mod tests {
         drop((first, second, third));
         assert!(addresses.held().by_address.is_empty());
         assert_eq!(addresses.held().handshakes, 0);
+    }
+
+    #[test]
+    fn a_connection_of_a_load_balancer_counts_for_the_client_once_that_is_known() {
+        let addresses = addresses();
+        let unnamed = || addresses.admit_unnamed();
+        let waiting = [unnamed().unwrap(), unnamed().unwrap(), unnamed().unwrap()];
+        assert_eq!(unnamed().unwrap_err(), ConnectionLimit::Handshakes);
+        let direct = addresses.admit("192.0.2.9".parse().unwrap()).unwrap();
+        let [first, second, third] = waiting;
+        let named = [first, second].map(|slot| slot.named("192.0.2.1".parse().unwrap()).unwrap());
+        assert_eq!(
+            third.named("192.0.2.1".parse().unwrap()).unwrap_err(),
+            ConnectionLimit::Handshakes
+        );
+        let other = unnamed().unwrap().named("192.0.2.2".parse().unwrap());
+        assert!(other.is_ok(), "each address may have one");
+        drop((direct, named, other));
+        assert!(addresses.held().by_address.is_empty());
+        assert_eq!(addresses.held().handshakes, 0);
+        assert_eq!(addresses.held().unnamed, 0);
     }
 
     #[test]

@@ -21,13 +21,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::ListenerLimits;
 use super::activity::{Activity, BusyGuard, TrackedBody};
-use super::addresses::AddressSlot;
+use super::addresses::{AddressSlot, Admission, UnnamedSlot};
+use super::balancers::{self, Balancers, NoHeader};
 use super::frames::Framed;
 use super::holders::{Holder, Holders};
 use super::http1::{self, Answering, RefusedHead};
+use super::proxy_header;
 use super::socket::Socket;
 use super::write_pace::{PaceBreach, WritePace};
-use crate::gateway::{AnswerBody, ConsumerConnection, Gateway};
+use crate::gateway::{AnswerBody, ConsumerAddress, ConsumerConnection, Gateway};
 use crate::metrics::{ConnectionFault, ConnectionLimit, HandshakeResult, Phase};
 use crate::refusal::Refusal;
 use crate::request;
@@ -39,6 +41,7 @@ pub(super) struct ConnectionServer {
     pub(super) limits: ListenerLimits,
     pub(super) unverified: Arc<Semaphore>,
     pub(super) holders: Arc<Holders>,
+    pub(super) balancers: Arc<Balancers>,
     pub(super) drain: CancellationToken,
 }
 
@@ -64,15 +67,23 @@ impl ConnectionServer {
     pub(super) async fn serve(
         self,
         stream: TcpStream,
-        consumer: SocketAddr,
+        remote: SocketAddr,
         started: Instant,
-        mut admission: AddressSlot,
+        admission: Admission,
     ) {
         // A socket option that cannot be set costs latency, not correctness.
         stream.set_nodelay(true).unwrap_or_default();
         let socket = Socket::new(stream);
-        // Boxed, so that a connection does not hold the memory of its handshake to its end.
-        let finished = Box::pin(self.handshake(&socket, consumer, started)).await;
+        let client = match admission {
+            Admission::Named(slot) => Some((ConsumerAddress::direct(remote), slot)),
+            // Boxed, so that a connection does not hold the memory of its header to its end.
+            Admission::Unnamed(slot) => {
+                Box::pin(self.read_proxy_header(&socket, remote, started, slot)).await
+            }
+        };
+        let Some((address, mut admission)) = client else { return };
+        // Boxed too.
+        let finished = Box::pin(self.handshake(&socket, &address, started)).await;
         admission.handshake_done();
         let Some((stream, handshake, peer)) = finished else { return };
         let metrics = self.gateway.metrics();
@@ -83,8 +94,8 @@ impl ConnectionServer {
             return metrics.connection_error(ConnectionFault::NoSlot);
         };
         let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        let connection = Arc::new(ConsumerConnection::new(handshake, consumer));
-        let holder = Holder::of(peer.as_deref(), consumer.ip());
+        let connection = Arc::new(ConsumerConnection::new(handshake, &address));
+        let holder = Holder::of(peer.as_deref(), address.consumer.ip());
         let Some(_held) = self.holders.enter(holder, &connection) else {
             return metrics.connection_refused(ConnectionLimit::CertificateConnections);
         };
@@ -99,13 +110,45 @@ impl ConnectionServer {
         }
     }
 
+    /// Reads the PROXY protocol header of a load balancer within the deadline for handshakes; returns the
+    /// address that the connection then counts for, with its slot.
+    ///
+    /// Returns `None` if the connection is to be closed.
+    async fn read_proxy_header(
+        &self,
+        socket: &Socket,
+        balancer: SocketAddr,
+        started: Instant,
+        slot: UnnamedSlot,
+    ) -> Option<(ConsumerAddress, AddressSlot)> {
+        let metrics = self.gateway.metrics();
+        let deadline = tokio::time::Instant::from_std(started) + self.limits.handshake;
+        let read = timeout_at(deadline, balancers::read_header(socket.clone())).await;
+        let result = match read {
+            Ok(Ok(source)) => {
+                let address = ConsumerAddress::behind(balancer, source);
+                let slot = slot.named(address.consumer.ip());
+                let slot = slot.map_err(|limit| metrics.connection_refused(limit));
+                return Some((address, slot.ok()?));
+            }
+            Ok(Err(NoHeader::Unusable(fault))) => {
+                self.balancers.log_unusable(balancer, fault);
+                fault.result()
+            }
+            Ok(Err(NoHeader::Ended)) => HandshakeResult::Failed,
+            Err(_) => HandshakeResult::TimedOut,
+        };
+        metrics.handshake(result);
+        None
+    }
+
     /// Performs the handshake within its deadline; returns the verified certificate, if there is one.
     ///
     /// Returns `None` if the handshake failed.
     async fn handshake(
         &self,
         socket: &Socket,
-        consumer: SocketAddr,
+        address: &ConsumerAddress,
         started: Instant,
     ) -> Option<(Stream, Handshake, Option<Arc<Peer>>)> {
         let metrics = self.gateway.metrics();
@@ -123,15 +166,14 @@ impl ConnectionServer {
             }
         };
         let handshake = async {
-            // A TLS record never begins with a letter; an HTTP request does.
-            if socket.first_byte().await?.is_some_and(|first| first.is_ascii_alphabetic()) {
-                return Ok(None);
+            if let Some(other) = other_than_tls(socket).await? {
+                return Ok(Err(other));
             }
-            TlsAcceptor::from(Arc::clone(&pending.config)).accept(socket.clone()).await.map(Some)
+            TlsAcceptor::from(Arc::clone(&pending.config)).accept(socket.clone()).await.map(Ok)
         };
-        let finished: Result<io::Result<Option<_>>, _> = timeout_at(deadline, handshake).await;
+        let finished: Result<io::Result<Result<_, _>>, _> = timeout_at(deadline, handshake).await;
         let result = match finished {
-            Ok(Ok(Some(stream))) => {
+            Ok(Ok(Ok(stream))) => {
                 let handshake = pending.finish(stream.get_ref().1.peer_certificates());
                 let peer = handshake.peer(&live.trust, Timestamp::now().as_second());
                 metrics.handshake(match &peer {
@@ -142,17 +184,20 @@ impl ConnectionServer {
                 metrics.phase(Phase::Tls, started.elapsed());
                 return Some((Box::new(stream), handshake, peer.ok()));
             }
-            Ok(Ok(None)) => HandshakeResult::PlainHttp,
+            Ok(Ok(Err(other))) => other,
             Ok(Err(error)) => {
                 tracing::debug!(%error, "a TLS handshake with a consumer failed");
                 if let Some(refusal) = pending.refusal(&error) {
-                    self.gateway.refused_handshake(&refusal, consumer);
+                    self.gateway.refused_handshake(&refusal, address);
                 }
                 HandshakeResult::Failed
             }
             Err(_) => HandshakeResult::TimedOut,
         };
         metrics.handshake(result);
+        if result == HandshakeResult::ProxyHeaderUninvited {
+            self.balancers.log_uninvited(address);
+        }
         if result == HandshakeResult::PlainHttp && live.trust.plain_http == PlainHttp::Answer {
             self.answer_plain(socket.clone(), deadline).await;
         }
@@ -318,6 +363,18 @@ impl ConnectionServer {
             () = activity.stalled(write_stall) => Err(ConnectionFault::WriteStalled),
         }
     }
+}
+
+/// Waits for the first bytes of a connection; returns what they are if they are not TLS.
+async fn other_than_tls(socket: &Socket) -> io::Result<Option<HandshakeResult>> {
+    let mut start = [0; proxy_header::START_BYTES];
+    let start = socket.peek(&mut start).await?;
+    if proxy_header::begins(start) {
+        return Ok(Some(HandshakeResult::ProxyHeaderUninvited));
+    }
+    // A TLS record never begins with a letter; an HTTP request does.
+    let is_letter = start.first().is_some_and(u8::is_ascii_alphabetic);
+    Ok(is_letter.then_some(HandshakeResult::PlainHttp))
 }
 
 /// Returns the reason for which a connection ended, as its metric's label, unless it ended as it should.

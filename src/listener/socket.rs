@@ -29,11 +29,11 @@ impl Socket {
         }
     }
 
-    /// Returns the first byte, which stays unread; `None` if the other end closes without one.
-    pub(super) async fn first_byte(&self) -> io::Result<Option<u8>> {
-        let mut first = [0];
-        let count = self.0.peek(&mut first).await?;
-        Ok(first.into_iter().take(count).next())
+    /// Returns the next bytes as far as they have arrived and fit, which stay unread; none if the other end
+    /// has closed its side.
+    pub(super) async fn peek<'a>(&self, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
+        let count = self.0.peek(buffer).await?;
+        Ok(buffer.get(..count).unwrap_or_default())
     }
 }
 

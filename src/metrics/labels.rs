@@ -82,6 +82,12 @@ label! {
         BadCertificate = "bad_certificate",
         /// The client sent HTTP without TLS.
         PlainHttp = "plain_http",
+        /// A load balancer sent no PROXY protocol header.
+        ProxyHeaderMissing = "proxy_header_missing",
+        /// A load balancer sent a PROXY protocol header that cannot be used.
+        ProxyHeaderMalformed = "proxy_header_malformed",
+        /// A PROXY protocol header came from an address outside the load balancers' networks.
+        ProxyHeaderUninvited = "proxy_header_uninvited",
         /// The handshake failed.
         Failed = "failed",
         /// The handshake exceeded its deadline.

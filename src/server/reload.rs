@@ -373,6 +373,11 @@ impl Reloader {
         };
         [
             ("listener.addresses", text(&old.listener.addresses), text(&new.listener.addresses)),
+            (
+                "listener.proxy-protocol-from",
+                text(&old.listener.proxy_protocol_from),
+                text(&new.listener.proxy_protocol_from),
+            ),
             ("listener.workers", text(&old.listener.workers), text(&new.listener.workers)),
             ("listener.limits", text(&old.listener.limits), text(&new.listener.limits)),
             ("provider", text(&old.provider), text(&new.provider)),

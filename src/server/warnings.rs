@@ -45,6 +45,7 @@ pub(super) fn of(
     warnings.extend(dialled(config, file));
     warnings.extend(ports(config));
     warnings.extend(networks(config));
+    warnings.extend(balancers(config));
     warnings.extend(ends(loader, now_s));
     warnings.extend(modes(config, loader));
     warnings.into_iter().map(|text| Notice::new(NoticeLevel::Warning, text)).collect()
@@ -102,6 +103,27 @@ fn networks(config: &Config) -> Vec<String> {
         }
     }
     warnings
+}
+
+/// Warns of networks of load balancers that hold every address or have host bits set.
+fn balancers(config: &Config) -> Vec<String> {
+    let warning = |network: &IpNet| {
+        if network.prefix_len() == 0 {
+            Some(format!(
+                "listener.proxy-protocol-from: with {network} any client can claim any address by a PROXY \
+                 protocol header; list only the load balancers"
+            ))
+        } else {
+            (network.addr() != network.network()).then(|| {
+                format!(
+                    "listener.proxy-protocol-from: {network} has host bits set and means {}; write that \
+                     instead",
+                    network.trunc()
+                )
+            })
+        }
+    };
+    config.listener.proxy_protocol_from.iter().filter_map(warning).collect()
 }
 
 /// Warns of addresses in the directory file that are outside all networks of providers. Host names are
