@@ -42,6 +42,8 @@ use answers::AdminRequest;
 pub struct AdminState {
     /// Counters and gauges that `/metrics` shows.
     pub metrics: Arc<Metrics>,
+    /// The configuration in force as JSON, which a reload replaces.
+    pub config: Arc<ArcSwap<String>>,
     /// Trust, rules and limits in force, which a reload replaces.
     pub live: Arc<ArcSwap<InForce>>,
     /// The directory with its cache, which `/directory` shows and `/directory/flush` marks as stale.

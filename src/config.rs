@@ -38,7 +38,7 @@ pub struct ConfigError {
 }
 
 /// Contents of the configuration file.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
     /// Groups of interactions, or single ids, that are forwarded.
@@ -82,7 +82,7 @@ pub struct Config {
 }
 
 /// Settings of the consumer port.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Listener {
     /// Addresses and ports to listen on, as `address:port`.
@@ -134,7 +134,7 @@ impl Default for Sizes {
 }
 
 /// Settings of the admin port, which speaks plain HTTP: keep it on loopback or a management network.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Admin {
     /// Address of `/livez`, `/readyz`, `/metrics` and `/directory`.
@@ -294,6 +294,14 @@ fn allowed() -> Vec<String> {
 }
 
 impl Config {
+    /// Returns the configuration as JSON with all defaults, for operators. It names the files of keys and
+    /// passwords, and holds none of their content.
+    #[must_use]
+    pub fn json(&self) -> String {
+        let json = serde_json::json!({ "sha256": self.sha256, "configuration": self });
+        format!("{json:#}\n")
+    }
+
     /// Reads and checks a configuration file.
     ///
     /// # Errors

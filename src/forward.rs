@@ -44,7 +44,7 @@ use failure::{SendFailure, failed};
 use pool::{Pool, PoolKey, PooledConnection, SendResult};
 
 /// Deadlines, limits and networks of connections to providers.
-#[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ForwardSettings {
     /// Networks in which providers may be dialled. An address outside is not dialled, whatever the

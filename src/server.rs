@@ -95,16 +95,14 @@ impl Server {
         memory::publish(&config, memory, &metrics);
         let (listeners, (admin_listener, admin)) = listen(&config)?;
         let limits = &config.listener.limits;
-        let facts = prepare::facts_in_force(&config, &directory, trust.generation);
-        let trail = start_trail(&config, facts, &metrics)?;
+        let trail = start_trail(&config, &directory, trust.generation, &metrics)?;
         let (leaving, stop) = (CancellationToken::new(), Stop::default());
         let directory = directory_with_snapshot(directory, live, &config, &metrics);
         let pressure = Pressure::new(config.workers());
         let throttle = prepare::throttle(&config, None, &pressure, &metrics)?;
         pressure.limit(throttle.limits().ceiling(memory));
-        let (trust, rules) = (Arc::new(trust), Arc::new(rules));
-        let alarms = Arc::new(Alarms::new(&loader, &[]));
-        let live = InForce { trust, rules, throttle, alarms, memory };
+        let (trust, alarms) = (Arc::new(trust), Arc::new(Alarms::new(&loader, &[])));
+        let live = InForce { trust, rules: Arc::new(rules), throttle, alarms, memory };
         let live = Arc::new(ArcSwap::from_pointee(live));
         let shared = gateway::GatewayShared {
             live: Arc::clone(&live),
@@ -116,6 +114,7 @@ impl Server {
             (gateways(&config, &shared, &pressure), &config.listener.proxy_protocol_from);
         let workers = Arc::new(Workers::start(own, limits, balancers, &stop, &metrics)?);
         let views = AdminState {
+            config: Arc::new(ArcSwap::from_pointee(config.json())),
             metrics: Arc::clone(&metrics),
             live: Arc::clone(&live),
             directory: directory.clone(),
@@ -135,6 +134,7 @@ impl Server {
             trail: trail.clone(),
             metrics: Arc::clone(&metrics),
             started_with: config,
+            shown: Arc::clone(&views.config),
         });
         let addresses = log_addresses(&listeners);
         // Consumers are accepted last: they could use up the file descriptors that the rest needs.
@@ -249,12 +249,14 @@ fn write_snapshot(directory: &Directory, path: &Path) {
     }
 }
 
-/// Opens the audit journal; `facts` say what is in force.
+/// Opens the audit journal, whose first line says what is in force.
 fn start_trail(
     config: &Config,
-    facts: serde_json::Map<String, serde_json::Value>,
+    directory: &DirectoryFile,
+    trust_generation: u64,
     metrics: &Arc<Metrics>,
 ) -> Result<Trail, Failure> {
+    let facts = prepare::facts_in_force(config, directory, trust_generation);
     let entries_max = config.listener.limits.in_hand_max;
     Trail::start(&config.audit, entries_max, facts, Arc::clone(metrics))
         .map_err(Failure::configuration)

@@ -32,7 +32,7 @@ pub use loader::Loader;
 use server::{ConsumerServer, PresentedCertificate};
 
 /// A certificate chain and the key of its first certificate, as PEM files.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, serde::Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct KeyPair {
     /// File of the certificates, leaf first.
@@ -42,7 +42,7 @@ pub struct KeyPair {
 }
 
 /// Revocation lists: files, or the word `none`.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, serde::Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Crl {
     /// The word `none`: revocation is not checked on this leg.
@@ -52,7 +52,7 @@ pub enum Crl {
 }
 
 /// The word that turns revocation checks of a leg off.
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Deserialize, serde::Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NoCrl {
     /// Revocation is not checked.
@@ -131,7 +131,7 @@ pub enum PlainHttp {
 }
 
 /// TLS towards consumers.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, serde::Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ConsumerLeg {
     /// Our certificates, as `{ chain = "…", key = "…" }`, chosen by server name; the first is used if no name
@@ -160,7 +160,7 @@ pub struct ConsumerLeg {
 }
 
 /// TLS towards providers.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, serde::Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ProviderLeg {
     /// Our client certificate, as `{ chain = "…", key = "…" }`, by which providers recognise a Spine Secure

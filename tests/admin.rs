@@ -197,7 +197,7 @@ async fn practices_and_consumers_are_shown_with_what_became_of_their_requests() 
     assert_eq!(refusals, ["outcome_unknown", "token_missing"]);
     let certificates = view(&bed, "/certificates");
     assert!(certificates.as_array().unwrap().iter().any(|of| of["use"] == "server"));
-    for path in ["/providers", "/consumers", "/exchanges", "/certificates"] {
+    for path in ["/providers", "/consumers", "/exchanges", "/certificates", "/config"] {
         let refused = ask(bed.server.admin, path, "Host: localhost\r\n");
         assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
     }
@@ -245,4 +245,36 @@ async fn metrics_are_compressed_for_a_client_that_accepts_it() {
         .unwrap();
         assert!(text.contains("\nspine_proxy_build_info{"), "{accepts}: {text}");
     }
+}
+
+#[tokio::test]
+async fn the_configuration_in_force_is_shown_with_its_defaults_and_without_passwords() {
+    let bed = TestBed::with(|files| {
+        files.put("admin.token", TOKEN);
+        files.set("admin", "token-file = \"admin.token\"");
+        files.add("[throttle]\nconsumer-per-second = 500");
+    })
+    .await;
+    let shown = view(&bed, "/config");
+    let of = &shown["configuration"];
+    assert_eq!(of["throttle"]["consumer-per-second"], 500);
+    assert_eq!(of["provider"]["deadlines"]["response-head"], "20s");
+    assert!(!shown.to_string().contains(TOKEN), "{shown}");
+    // What a reload can change is shown as changed; what needs a restart is not.
+    let text = bed.text("spine-proxy.toml");
+    let changed = text.replace("consumer-per-second = 500", "consumer-per-second = 600");
+    let changed = format!("{changed}\n[log]\nlevel = \"debug\"\n");
+    bed.replace("spine-proxy.toml", &changed);
+    bed.server.reload().await.unwrap();
+    let after = view(&bed, "/config");
+    assert_eq!(after["configuration"]["throttle"]["consumer-per-second"], 600);
+    assert_eq!(after["configuration"]["log"], of["log"]);
+    assert_ne!(after["sha256"], shown["sha256"]);
+    let config = changed.replace(
+        "[throttle]\n",
+        "[throttle]\nshared = { url = \"redis://user:secret@127.0.0.1:6379/0\" }\n",
+    );
+    let config = Config::parse(&config, "spine-proxy.toml".as_ref()).unwrap();
+    let json = config.json();
+    assert!(json.contains("redis://127.0.0.1:6379/0") && !json.contains("secret"), "{json}");
 }

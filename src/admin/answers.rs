@@ -35,7 +35,8 @@ pub(super) struct AdminRequest {
 /// Paths whose answers need no token.
 const OPEN: [&str; 3] = ["/livez", "/readyz", "/metrics"];
 /// Paths that are read with the token.
-const READ: [&str; 5] = ["/directory", "/providers", "/consumers", "/exchanges", "/certificates"];
+const READ: [&str; 6] =
+    ["/directory", "/providers", "/consumers", "/exchanges", "/certificates", "/config"];
 /// Paths that are posted to, with the token.
 const POSTED: [&str; 1] = ["/directory/flush"];
 
@@ -105,6 +106,7 @@ impl AdminRequest {
             "/providers" => json(&self.views.providers()),
             "/consumers" => json(&self.views.consumers()),
             "/exchanges" => json(&self.views.last_exchanges()),
+            "/config" => whole(StatusCode::OK, self.views.config.load().to_string(), JSON),
             _ => json(&self.views.expiries()),
         }
     }

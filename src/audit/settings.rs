@@ -13,7 +13,7 @@ use spine_types::check_range;
 use spine_types::interaction::Effect;
 
 /// Settings of the audit journal.
-#[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct AuditSettings {
     /// Folder that holds the journal; created with owner-only access, and written by one process alone.
@@ -53,7 +53,7 @@ pub struct AuditSettings {
 }
 
 /// Signed checkpoints of the journal.
-#[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct CheckpointConfig {
     /// Name of this journal in its checkpoints, such as `gw1.example.nhs.uk/audit/1`: without spaces and
@@ -80,7 +80,7 @@ pub struct CheckpointConfig {
 }
 
 /// Witness that countersigns checkpoints.
-#[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct WitnessConfig {
     /// URL below which it answers `add-checkpoint`: `https`, or `http` on a loopback address.
@@ -96,7 +96,11 @@ pub struct WitnessConfig {
 
 mod verifier_key {
     use audit_journal::note::VerifierKey;
-    use serde::{Deserialize as _, Deserializer, de::Error as _};
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(key: &VerifierKey, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(key)
+    }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<VerifierKey, D::Error> {
         String::deserialize(from)?.parse().map_err(D::Error::custom)

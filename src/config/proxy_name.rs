@@ -7,7 +7,7 @@ use serde::Deserialize;
 /// It is a letter, followed by letters, digits, full stops, underscores and hyphens, so that it is a
 /// pseudonym of RFC 9110 (§7.6.3), with an underscore before it an obfuscated identifier of RFC 7239 (§6.3),
 /// and a token of RFC 9651.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(try_from = "String")]
 pub struct ProxyName(String);
 

@@ -13,7 +13,7 @@ use super::sources::LdapSettings;
 use crate::registry::Origin;
 
 /// Settings of the directory: its file, its live sources, and how long their answers are used.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, serde::Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct DirectorySettings {
     /// Directory file: consumers, agreements, and providers that live sources do not know or must not

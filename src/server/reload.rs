@@ -13,7 +13,7 @@ use tokio::signal::unix::Signal;
 use self::checks::FileChecks;
 use super::{memory, prepare, warnings};
 use crate::audit::Trail;
-use crate::config::Config;
+use crate::config::{Config, Listener};
 use crate::directory::{self, Directory};
 use crate::failure::Failure;
 use crate::gateway::{DecisionRules, InForce};
@@ -41,6 +41,8 @@ pub(super) struct Reloader {
     pub(super) trail: Trail,
     pub(super) metrics: Arc<Metrics>,
     pub(super) started_with: Config,
+    /// Configuration in force as JSON, for the admin port.
+    pub(super) shown: Arc<ArcSwap<String>>,
     pub(super) state: Mutex<ReloadState>,
 }
 
@@ -337,7 +339,7 @@ impl Reloader {
         log_new(&alarms, logged_alarms);
     }
 
-    /// Sets the metrics of the loaded files and of memory, and the memory limit near which load is shed;
+    /// Sets the metrics of the loaded files and of memory, the configuration that the admin port shows, and the memory limit near which load is shed;
     /// returns the memory that the process may use, read again.
     fn publish(
         &self,
@@ -347,18 +349,29 @@ impl Reloader {
     ) -> Option<MemoryLimit> {
         prepare::publish(loader, config.lab, &self.metrics);
         let memory = MemoryLimit::read(Path::new("/"));
-        memory::publish(&self.in_force(config), memory, &self.metrics);
+        let in_force = self.in_force(config);
+        memory::publish(&in_force, memory, &self.metrics);
+        self.shown.store(Arc::new(in_force.json()));
         self.pressure.limit(throttle.limits().ceiling(memory));
         memory
     }
 
-    /// Returns the configuration in force as far as it decides the use of memory: sections that need a
-    /// restart are those of the start.
+    /// Returns the configuration in force: sections that need a restart are those of the start.
     fn in_force(&self, config: &Config) -> Config {
+        let started = self.started_with.clone();
         let mut config = config.clone();
-        let started = &self.started_with;
-        config.listener = started.listener.clone();
-        config.audit = started.audit.clone();
+        let names = config.listener.names;
+        config.listener = Listener { names, ..started.listener };
+        config.provider = started.provider;
+        let deadlines = &mut config.directory.deadlines;
+        deadlines.waiting = started.directory.deadlines.waiting;
+        deadlines.background = started.directory.deadlines.background;
+        config.directory.freshness = started.directory.freshness;
+        config.directory.misses_per_minute = started.directory.misses_per_minute;
+        config.directory.snapshot = started.directory.snapshot;
+        config.audit = started.audit;
+        config.admin = started.admin;
+        config.log = started.log;
         config
     }
 

@@ -13,6 +13,7 @@ use crate::tls::{TrustError, secret};
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct SharingSettings {
     /// URL of the server, as in `redis://host:port/database`. ASIDs and counts are sent to it unencrypted.
+    #[serde(serialize_with = "without_password")]
     pub url: String,
     /// File that holds the password, if one is needed, and nothing else.
     pub password_file: Option<PathBuf>,
@@ -20,6 +21,14 @@ pub struct SharingSettings {
     #[serde(default = "wait", with = "spine_types::period")]
     #[schemars(with = "String")]
     pub wait: Duration,
+}
+
+/// Serializes a URL without user and password.
+fn without_password<S: serde::Serializer>(url: &str, to: S) -> Result<S::Ok, S::Error> {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => to.collect_str(&format_args!("{scheme}://{host}")),
+        _ => to.serialize_str(url),
+    }
 }
 
 const fn wait() -> Duration {

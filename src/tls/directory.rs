@@ -12,7 +12,7 @@ use super::provider::ServerVerifier;
 use super::{Crl, CrlRollback, ExpiredCrl, KeyPair};
 
 /// TLS towards one live source of the directory.
-#[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct DirectoryLeg {
     /// Our client certificate, as `{ chain = "…", key = "…" }`, if the source asks for one.

@@ -34,7 +34,7 @@ use crate::tls::DirectoryLeg;
 use spine_types::InnerUrl;
 
 /// Settings of the SDS FHIR API.
-#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Deserialize, serde::Serialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ApiSettings {
     /// Base URL, for example `https://api.service.nhs.uk/spine-directory/FHIR/R4`.

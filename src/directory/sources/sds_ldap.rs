@@ -25,7 +25,7 @@ use spine_types::interaction;
 mod relay;
 
 /// Settings of SDS over LDAP.
-#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Deserialize, serde::Serialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct LdapSettings {
     /// URL of the server, for example `ldaps://ldap.national.ncrs.nhs.uk:636`. Its certificate must have
