@@ -10,6 +10,7 @@ pub mod check;
 #[cfg(feature = "lab")]
 pub mod demo;
 pub mod lookup;
+pub mod manual;
 pub mod serve;
 #[cfg(feature = "lab")]
 mod server_tls;

@@ -4,8 +4,8 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use spine_proxy::commands::{audit, check, lookup, serve, token};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use spine_proxy::commands::{audit, check, lookup, manual, serve, token};
 #[cfg(feature = "lab")]
 use spine_proxy::commands::{certs, demo, simulate};
 use spine_proxy::failure::Failure;
@@ -61,6 +61,17 @@ enum Command {
         /// Folder to write into; it is created if it does not exist.
         folder: PathBuf,
     },
+    /// Writes a man page for each command.
+    Man {
+        /// Folder to write into; it is created if it does not exist.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Prints completions for a shell.
+    Completions {
+        /// Shell that reads them.
+        shell: clap_complete::Shell,
+    },
 }
 
 /// Spec: `EX_CONFIG` of sysexits(3), the exit code of a configuration error.
@@ -85,6 +96,8 @@ fn main() -> ExitCode {
         Command::Token(wanted) => token::run(&wanted),
         #[cfg(feature = "lab")]
         Command::Certs { folder } => certs::run(&folder),
+        Command::Man { out } => manual::man(Arguments::command(), &out),
+        Command::Completions { shell } => manual::completions(Arguments::command(), shell),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
