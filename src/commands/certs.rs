@@ -13,11 +13,12 @@ use crate::failure::Failure;
 
 /// File name, common name and SAN of each certificate that `certs` issues; the example configuration uses
 /// them.
-const LEAVES: [(&str, &str, &[&str]); 4] = [
+const LEAVES: [(&str, &str, &[&str]); 5] = [
     ("server", "ssp.example.nhs.uk", &["ssp.example.nhs.uk", "localhost", "127.0.0.1"]),
     ("gateway", "gateway.ssp.example.nhs.uk", &["gateway.ssp.example.nhs.uk"]),
     ("consumer", "hub.example.nhs.uk", &["hub.example.nhs.uk"]),
     ("provider", "provider.example.nhs.uk", &["provider.example.nhs.uk"]),
+    ("sds", "sds.example.nhs.uk", &["sds.example.nhs.uk"]),
 ];
 
 /// Writes a throwaway PKI into a folder, which is created if it does not exist.

@@ -1,4 +1,5 @@
-//! `simulate provider`: serves simulated practices on a listener of their own, for tests against them.
+//! `simulate provider`: serves simulated practices on a listener of their own, for tests against them; and the
+//! other simulated systems.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,8 @@ use crate::tls::KeyPair;
 use gpconnect_simulator::{Seed, ServeOptions, SimulatedPractice, SimulatedProvider};
 use spine_types::{Asid, CertificateName, OdsCode};
 
+mod sds;
+
 /// System to simulate.
 #[derive(Debug, clap::Subcommand)]
 pub enum SimulateOptions {
@@ -32,6 +35,12 @@ pub enum SimulateOptions {
         /// Keeps all state in memory, whatever the configuration says, and loses it at the end.
         #[arg(long)]
         memory: bool,
+    },
+    /// Simulates the SDS FHIR API: the registrations of practices.
+    Sds {
+        /// Path of the stand-in's configuration file.
+        #[arg(long)]
+        config: PathBuf,
     },
 }
 
@@ -85,15 +94,21 @@ const fn address() -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9443)
 }
 
-/// Runs the simulator until SIGTERM or SIGINT.
+/// Runs a simulator until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// Returns an error if the configuration cannot be used, the store cannot be opened or the address cannot be
 /// bound.
 pub fn run(wanted: SimulateOptions) -> Result<(), Failure> {
-    let SimulateOptions::Provider { config, memory } = wanted;
     super::serve::log(&Log { format: LogFormat::Human, level: LogLevel::Info });
-    let settings = ProviderSettings::load(&config).map_err(Failure::Configuration)?;
+    match wanted {
+        SimulateOptions::Provider { config, memory } => provider(&config, memory),
+        SimulateOptions::Sds { config } => sds::run(&config),
+    }
+}
+
+fn provider(config: &Path, memory: bool) -> Result<(), Failure> {
+    let settings = ProviderSettings::load(config).map_err(Failure::Configuration)?;
     let serving = settings.serving().map_err(Failure::Configuration)?;
     let practices = settings.practices().map_err(Failure::Configuration)?;
     let store = settings.store.as_deref().filter(|_| !memory);
