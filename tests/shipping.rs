@@ -565,8 +565,8 @@ fn each_shipper_runs_as_the_proxys_user_and_sees_the_journal_read_only() {
     assert_eq!(units.len(), 3);
     for name in units {
         let unit = text(&name);
-        let view = "BindReadOnlyPaths=/var/lib/private/spine-proxy/audit:/run/spine-proxy-journal";
-        for line in ["User=spine-proxy", "DynamicUser=yes", "ProtectSystem=strict", view] {
+        let view = "BindReadOnlyPaths=/var/lib/spine-proxy/audit:/run/spine-proxy-journal";
+        for line in ["User=spine-proxy", "ProtectSystem=strict", view] {
             assert!(has(&unit, line), "{name}: {line}");
         }
         let starts: Vec<_> = unit.lines().filter(|line| line.starts_with("ExecStart=")).collect();
@@ -574,7 +574,7 @@ fn each_shipper_runs_as_the_proxys_user_and_sees_the_journal_read_only() {
         assert!(shown.contains("/run/spine-proxy-journal"), "{name}");
     }
     for rule in text("audit.rules").lines().filter(|line| line.starts_with('-')) {
-        assert!(rule.contains(" dir=/var/lib/private/spine-proxy/audit "), "{rule}");
+        assert!(rule.contains(" dir=/var/lib/spine-proxy/audit "), "{rule}");
     }
 }
 
