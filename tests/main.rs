@@ -31,6 +31,7 @@ mod heads;
 mod headers;
 mod hostile;
 mod http2;
+mod install;
 mod instructions;
 mod language;
 #[cfg(feature = "ldap")]
