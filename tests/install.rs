@@ -27,14 +27,16 @@ fn run(arguments: &[&str]) -> String {
 }
 
 /// Returns the interpreter of the Python environment that `.ci/run` makes for manifests, with a YAML parser and the
-/// schemas of Kubernetes; reports it if it is missing.
+/// schemas of Kubernetes and of compose files; reports it if it is missing.
 fn python() -> Option<PathBuf> {
     let python = root().join("target/manifests/bin/python");
-    let has_it = Command::new(&python).args(["-c", "import yaml, kubernetes_validate"]).output();
+    let has_it = Command::new(&python)
+        .args(["-c", "import yaml, check_jsonschema, kubernetes_validate"])
+        .output();
     if has_it.is_ok_and(|output| output.status.success()) {
         return Some(python);
     }
-    report_missing("kubernetes-validate of Python (.ci/run installs it)");
+    report_missing("kubernetes-validate and check-jsonschema of Python (.ci/run installs them)");
     None
 }
 

@@ -36,6 +36,16 @@ fn own(compose: &Value) -> Vec<(&String, &Value)> {
 }
 
 #[test]
+fn the_compose_file_fits_the_schema_of_compose_files() {
+    let Some(python) = python() else { return };
+    let file = root().join("deploy/container/compose.yaml");
+    let mut check = Command::new(python);
+    check.args(["-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]);
+    let output = check.arg(file).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+#[test]
 fn each_file_that_the_compose_file_mounts_is_there() {
     let Some(compose) = compose() else { return };
     let mut count = 0;
