@@ -24,6 +24,7 @@ mod drain;
 mod durability;
 mod evidence;
 mod faults;
+mod forced;
 mod foreign;
 mod framing;
 mod fuzz;

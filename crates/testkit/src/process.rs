@@ -106,7 +106,8 @@ pub fn serve_with_log_level(
     let mut log = String::new();
     while addresses.len() < 2 {
         let line = lines.next().unwrap().unwrap();
-        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let value: serde_json::Value =
+            serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
         if value["message"].as_str().is_some_and(|message| message.ends_with("listening")) {
             addresses.push(value["address"].as_str().unwrap().parse().unwrap());
         }
