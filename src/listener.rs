@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use ipnet::IpNet;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
@@ -224,6 +225,8 @@ pub struct Workers {
     workers: Vec<WorkerHandle>,
     threads: Vec<std::thread::JoinHandle<()>>,
     slots: Arc<Semaphore>,
+    /// Rate of log lines that all slots are taken.
+    full_lines: DefaultDirectRateLimiter,
     addresses: Arc<AddressTable>,
     balancers: Arc<Balancers>,
     holders: Arc<Holders>,
@@ -280,7 +283,18 @@ impl Workers {
         let slots = Arc::new(Semaphore::new(limits.connections_max));
         let addresses = Arc::new(AddressTable::new(limits.shares()));
         let metrics = Arc::clone(metrics);
-        Ok(Self { only, workers, threads, slots, addresses, balancers, holders, metrics })
+        let full_lines = RateLimiter::direct(Quota::per_minute(NonZeroU32::MIN));
+        Ok(Self {
+            full_lines,
+            only,
+            workers,
+            threads,
+            slots,
+            addresses,
+            balancers,
+            holders,
+            metrics,
+        })
     }
 
     /// Accepts connections in the background until `drain` is cancelled.
@@ -339,6 +353,13 @@ impl Workers {
     async fn slot(&self) -> Option<OwnedSemaphorePermit> {
         if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
             return Some(slot);
+        }
+        if self.full_lines.check().is_ok() {
+            tracing::warn!(
+                connections = self.metrics.connections.get(),
+                "as many consumer connections are open as listener.limits.connections-max allows: the \
+                 idlest of the largest holder is closed for each new one; logged once a minute"
+            );
         }
         let mut waiting = pin!(Arc::clone(&self.slots).acquire_owned());
         loop {
