@@ -11,12 +11,14 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use self::openmetrics::Exemplars;
 use crate::refusal::{self, Refusal};
 use spine_types::interaction::{self, Interaction};
 
 mod audit;
 mod directory;
 mod labels;
+mod openmetrics;
 
 pub use audit::AuditMetrics;
 pub use directory::DirectoryMetrics;
@@ -25,6 +27,7 @@ pub use labels::{
     ForcedLookupResult, HandshakeResult, LookupResult, LookupTrigger, Oddity, Phase, QueryKind,
     QueryOutcome,
 };
+pub use openmetrics::OPEN_METRICS_FORMAT;
 
 /// All metrics of the gateway.
 #[derive(Debug)]
@@ -32,6 +35,7 @@ pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
     durations: HistogramVec,
+    exemplars: Exemplars,
     phases: [Histogram; Phase::ALL.len()],
     refusals: IntCounterVec,
     reloads: IntCounterVec,
@@ -122,6 +126,7 @@ impl Metrics {
                 REQUEST_S,
                 &["interaction"],
             ),
+            exemplars: Exemplars::default(),
             phases: Phase::ALL.map(|phase| phases.with_label_values(&[phase.label()])),
             refusals: counters("refusals_total", "Refusals, by token", &["token"]),
             audit: AuditMetrics::new(),
@@ -444,6 +449,24 @@ impl Metrics {
             #[expect(clippy::cast_precision_loss, reason = "seconds are far below 2^52")]
             label.set(at_s as f64);
         }
+    }
+
+    /// Keeps a slow exchange with a trace id as an example of its duration.
+    pub fn example(
+        &self,
+        interaction: Option<&'static Interaction>,
+        took: Duration,
+        trace_id: impl FnOnce() -> Option<String>,
+    ) {
+        let interaction = interaction.map_or("other", Interaction::short_id);
+        self.exemplars.keep(interaction, REQUEST_S, took, trace_id);
+    }
+
+    /// Returns the metrics in the format of `OpenMetrics`, with examples of slow exchanges.
+    #[must_use]
+    pub fn open_metrics(&self) -> String {
+        let durations = name("http_request_duration_seconds");
+        openmetrics::text(&self.registry.gather(), &durations, &self.exemplars)
     }
 
     /// Returns the metrics in Prometheus' text format, and its content type.

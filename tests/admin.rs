@@ -278,3 +278,19 @@ async fn the_configuration_in_force_is_shown_with_its_defaults_and_without_passw
     let json = config.json();
     assert!(json.contains("redis://127.0.0.1:6379/0") && !json.contains("secret"), "{json}");
 }
+
+#[tokio::test]
+async fn metrics_are_in_the_format_of_openmetrics_for_a_client_that_accepts_it() {
+    let bed = TestBed::new().await;
+    // As Prometheus sends it.
+    let accept = "Accept: application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2\r\n";
+    let answer = ask(bed.server.admin, "/metrics", &format!("Host: localhost\r\n{accept}"));
+    assert!(
+        answer.contains("content-type: application/openmetrics-text; version=1.0.0"),
+        "{answer}"
+    );
+    assert!(answer.ends_with("\n# EOF\n"), "{answer}");
+    let answer = ask(bed.server.admin, "/metrics", "Host: localhost\r\nAccept: text/plain\r\n");
+    assert!(answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");
+    assert!(!answer.contains("# EOF"), "{answer}");
+}

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures_util::stream;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -20,6 +20,7 @@ use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{AdminState, PART_BYTES, token};
+use crate::metrics::OPEN_METRICS_FORMAT;
 use spine_types::OdsCode;
 
 pub(super) type AdminResponse = Response<UnsyncBoxBody<Bytes, Infallible>>;
@@ -82,12 +83,13 @@ impl AdminRequest {
                 text(status, ready)
             }
             _ => {
-                let (metrics, kind) = self.views.metrics();
+                let is_open = accepts_open_metrics(request.headers());
+                let (metrics, kind) = self.views.metrics(is_open);
                 let mut response = match accepts_gzip(request.headers()) {
                     true => zipped(&metrics, kind),
                     false => whole(StatusCode::OK, metrics, kind),
                 };
-                let vary = HeaderValue::from_static("accept-encoding");
+                let vary = HeaderValue::from_static("accept, accept-encoding");
                 response.headers_mut().insert(header::VARY, vary);
                 response
             }
@@ -167,14 +169,25 @@ fn json(view: &impl Serialize) -> AdminResponse {
     whole(StatusCode::OK, json, JSON)
 }
 
-/// Returns true if `Accept-Encoding` lists gzip, with any weight but zero.
+/// Returns true if `Accept` lists `OpenMetrics`, as that of Prometheus does.
+fn accepts_open_metrics(headers: &HeaderMap) -> bool {
+    accepts(headers, &header::ACCEPT, "application/openmetrics-text")
+}
+
+/// Returns true if `Accept-Encoding` lists gzip.
 fn accepts_gzip(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(header::ACCEPT_ENCODING).iter();
-    let codings = values.filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(','));
-    codings.into_iter().any(|coding| {
-        let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
-        let weight = weight.trim().strip_prefix("q=").and_then(|weight| weight.parse().ok());
-        name.trim().eq_ignore_ascii_case("gzip") && weight.unwrap_or(1.0_f32) > 0.0
+    accepts(headers, &header::ACCEPT_ENCODING, "gzip")
+}
+
+/// Returns true if a header lists a value, with any weight but zero.
+fn accepts(headers: &HeaderMap, header: &HeaderName, wanted: &str) -> bool {
+    let values = headers.get_all(header).iter();
+    let listed = values.filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(','));
+    listed.into_iter().any(|one| {
+        let mut parts = one.split(';').map(str::trim);
+        let is_named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(wanted));
+        let weight = parts.find_map(|part| part.strip_prefix("q=")?.parse().ok());
+        is_named && weight.unwrap_or(1.0_f32) > 0.0
     })
 }
 
@@ -271,8 +284,9 @@ impl AdminState {
         (StatusCode::OK, format!("{marked} marked for a new look-up\n"))
     }
 
-    /// Builds the answer of `/metrics`, with the gauges that are measured when they are asked for.
-    fn metrics(&self) -> (String, &'static str) {
+    /// Builds the answer of `/metrics`, in the format of `OpenMetrics` or of Prometheus, with the gauges that are
+    /// measured when they are asked for.
+    fn metrics(&self, is_open: bool) -> (String, &'static str) {
         let (live, metrics) = (self.live.load(), &self.metrics);
         let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         metrics.shedding.set(live.throttle.shedding().number().into());
@@ -283,7 +297,10 @@ impl AdminState {
         metrics.sessions_max.set(gauge(sessions_max));
         let alarms = self.readiness().alarms.len();
         metrics.alarms.set(i64::try_from(alarms).unwrap_or(i64::MAX));
-        metrics.text()
+        match is_open {
+            true => (metrics.open_metrics(), OPEN_METRICS_FORMAT),
+            false => metrics.text(),
+        }
     }
 }
 

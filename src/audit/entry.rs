@@ -437,6 +437,9 @@ impl Entry {
         metrics.in_flight.dec();
         if self.method != HANDSHAKE {
             metrics.exchange(self.interaction, self.method, self.outcome(), duration);
+            metrics.example(self.interaction, duration, || {
+                self.trace_id.as_ref().map(|trace_id| trace_id.printable().into_owned())
+            });
         }
     }
 

@@ -186,7 +186,7 @@ impl ConnectionServer {
             }
             Ok(Ok(Err(other))) => other,
             Ok(Err(error)) => {
-                tracing::debug!(%error, "a TLS handshake with a consumer failed");
+                tracing::debug!(client = %address.consumer, %error, "a TLS handshake with a consumer failed");
                 if let Some(refusal) = pending.refusal(&error) {
                     self.gateway.refused_handshake(&refusal, address);
                 }
