@@ -17,7 +17,7 @@ mod table;
 pub use certificate::CertificateFault;
 pub use every::every;
 pub use outcome::{ErrorFamily, OperationOutcome};
-pub use table::{BodyFamily, RefusalRow, token_names};
+pub use table::{BodyFamily, RefusalRow, former_tokens, token_names};
 
 /// Certainty with which a failed request reached the provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

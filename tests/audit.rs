@@ -332,6 +332,50 @@ async fn a_refusal_of_an_older_journal_is_found_by_its_old_and_its_new_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_search_of_a_folder_that_holds_nothing_to_search_fails_and_says_why() {
+    let (bed, folder) = journal_of(6).await;
+    let path = folder.to_str().unwrap();
+    let exports = [&["export", path, "--format", "ssp"][..], &["export", path, "--format", "balp"]];
+    let all_exit = |code: i32, words: &str| {
+        for arguments in [&["query", path][..], &["query", path, "--json"]].iter().chain(&exports) {
+            let (found, text) = audit_code(arguments);
+            assert_eq!(found, code, "{text}");
+            assert!(text.contains(path) && text.contains(words), "{words} is not in {text}");
+        }
+    };
+    let all = segments(&folder);
+    std::fs::rename(&all[0], all[0].with_extension("jsonl.gz")).unwrap();
+    all_exit(0, "compressed segments, which are not searched: 1");
+    for segment in &all[1..] {
+        std::fs::rename(segment, segment.with_extension("jsonl.zst")).unwrap();
+    }
+    all_exit(1, "holds only compressed segments");
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::create_dir(&folder).unwrap();
+    all_exit(1, "holds no segment of a journal");
+    drop(bed);
+}
+
+#[test]
+fn a_search_for_what_no_record_has_is_an_error_that_names_what_is_near() {
+    let asked = |name, value| audit_code(&["query", "/nowhere", name, value]);
+    for (name, value, words) in [
+        ("--refusal", "audience_mismatched", "the nearest known tokens are audience_mismatch"),
+        ("--refusal", "provider_timeout", "provider_timed_out"),
+        ("--refusal", "knock_limit", "knock_limited"),
+        ("--refusal", "zzzz", "docs/integrate/refusals.md lists all"),
+        ("--outcome", "refuse", "refused"),
+    ] {
+        let (code, text) = asked(name, value);
+        assert_eq!(code, 2, "{text}");
+        assert!(text.contains(words), "{words} is not in {text}");
+    }
+    for (name, value) in [("--refusal", "AUDIENCE_MISMATCH"), ("--outcome", "Refused")] {
+        assert_eq!(asked(name, value).0, 1, "the journal alone is missing");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn exchanges_are_found_by_their_fields() {
     let (bed, folder) = journal_of(12).await;
     let path = folder.to_str().unwrap();

@@ -1,6 +1,6 @@
 //! `audit`: verifies, proves, searches and exports the audit journal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufWriter, Write as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Span, Timestamp, civil, tz::TimeZone};
 
 use crate::audit::{self, ExportedLine};
 use crate::failure::Failure;
-use crate::refusal::token_names;
+use crate::refusal::{every, former_tokens, token_names};
 
 mod evidence;
 
@@ -79,11 +79,11 @@ pub struct LineSelection {
     /// Id of the interaction, or the end of it, such as create:appointment-1.
     #[arg(long)]
     interaction: Option<String>,
-    /// Outcome of the exchange: answered, refused or aborted.
-    #[arg(long)]
+    /// Outcome of the exchange.
+    #[arg(long, value_parser = OUTCOMES, ignore_case = true)]
     outcome: Option<String>,
-    /// Token of the refusal, such as `audience_mismatch`.
-    #[arg(long)]
+    /// Token of the refusal, such as `audience_mismatch`; former tokens count too.
+    #[arg(long, value_parser = refusal_token)]
     refusal: Option<String>,
     /// Earliest time: 2026-11-25T09:00:00Z, 2026-11-25 (UTC), or 2h for two hours ago.
     #[arg(long, value_parser = moment)]
@@ -107,6 +107,12 @@ pub enum ExportFormat {
     Balp,
 }
 
+/// Outcomes of an exchange, as the journal writes them.
+const OUTCOMES: [&str; 3] = ["answered", "refused", "aborted"];
+/// Limit: known tokens that the error about an unknown one names.
+const NEAREST_MAX: usize = 3;
+/// Similarity, from 0 to 1, from which a known token is named for an unknown one.
+const SIMILARITY_MIN: f64 = 0.5;
 /// Number of journal lines in one batch of OpenTelemetry logs.
 const BATCH: usize = 100;
 /// Time after the end of the selection in which the closed line of an exchange is looked for.
@@ -119,6 +125,9 @@ const OPEN_MAX: usize = 100_000;
 /// # Errors
 /// Returns an error if the journal cannot be read, or if its verification finds a fault.
 pub fn run(wanted: AuditTask) -> Result<(), Failure> {
+    if let AuditTask::Query { of, .. } | AuditTask::Export { of, .. } = &wanted {
+        of.name_compressed()?;
+    }
     match wanted {
         AuditTask::Verify(wanted) => evidence::verify_journals(wanted),
         AuditTask::Prove(wanted) => evidence::prove_exchange(&wanted),
@@ -138,6 +147,21 @@ pub fn run(wanted: AuditTask) -> Result<(), Failure> {
 }
 
 impl LineSelection {
+    /// Says on standard error how many segments are left out because they are compressed.
+    fn name_compressed(&self) -> Result<(), Failure> {
+        let count = audit_journal::compressed_segments(&self.journal);
+        match count.map_err(|error| fault(&self.journal, error))? {
+            0 => {}
+            count => writeln!(
+                io::stderr(),
+                "{}: compressed segments, which are not searched: {count}",
+                self.journal.display()
+            )
+            .unwrap_or_default(),
+        }
+        Ok(())
+    }
+
     /// Returns true if the exchange of a line was opened within `since` and `until`.
     fn began_in_time(&self, line: &ExportedLine) -> bool {
         line.began().is_some_and(|began| {
@@ -370,6 +394,25 @@ fn balp(mut of: LineSelection) -> Result<(), Failure> {
     };
     StandardOutput::new().exchanges(&of, u64::MAX, print)?;
     Ok(())
+}
+
+/// Returns a refusal's token if one of its name is or was written by a gateway.
+fn refusal_token(text: &str) -> Result<String, String> {
+    let current = every().into_iter().map(|refusal| refusal.row().token);
+    let known: BTreeSet<&str> = current.chain(former_tokens()).collect();
+    if known.iter().any(|token| token.eq_ignore_ascii_case(text)) {
+        return Ok(text.to_ascii_lowercase());
+    }
+    let similarity = |token: &str| strsim::normalized_damerau_levenshtein(text, token);
+    let mut near: Vec<_> = known.into_iter().map(|token| (similarity(token), token)).collect();
+    near.retain(|(similarity, _)| *similarity >= SIMILARITY_MIN);
+    near.sort_by(|one, other| other.0.total_cmp(&one.0));
+    let near: Vec<_> = near.iter().take(NEAREST_MAX).map(|(_, token)| *token).collect();
+    let hint = match near.is_empty() {
+        true => "docs/integrate/refusals.md lists all".to_owned(),
+        false => format!("the nearest known tokens are {}", near.join(", ")),
+    };
+    Err(format!("no refusal has this token; {hint}"))
 }
 
 fn moment(text: &str) -> Result<Timestamp, String> {

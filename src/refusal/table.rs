@@ -232,6 +232,11 @@ impl Refusal {
 const FORMER_TOKENS: [(&str, &str); 2] =
     [("knock_limited", "certificate_rate_limited"), ("provider_spared", "provider_circuit_open")];
 
+/// Returns the tokens of former versions that are no longer written.
+pub fn former_tokens() -> impl Iterator<Item = &'static str> {
+    FORMER_TOKENS.into_iter().map(|(former, _)| former)
+}
+
 /// Returns every token, former ones included, under which a journal may hold the refusal that `token` names.
 #[must_use]
 pub fn token_names(token: &str) -> Vec<String> {

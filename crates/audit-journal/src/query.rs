@@ -81,7 +81,7 @@ const SLACK_S: i64 = 15 * 60;
 /// Passes every line that matches to `each`, in the journal's order, until that breaks off.
 ///
 /// # Errors
-/// Returns an error if a segment cannot be read.
+/// Returns an error if a segment cannot be read, or the folder holds none that is not compressed.
 pub fn search(
     folder: &Path,
     filter: &LineFilter,
@@ -89,7 +89,7 @@ pub fn search(
     mut each: impl FnMut(&[u8]) -> ControlFlow<()>,
 ) -> io::Result<()> {
     let matcher = Matcher::new(filter);
-    let segments = read::segments(folder)?;
+    let segments = segments(folder)?;
     for (at, segment) in segments.iter().enumerate() {
         // The first line of the next segment is later than all lines of this one.
         if let (Some(since), Some(next)) = (filter.since, segments.get(at + 1))
@@ -117,6 +117,17 @@ pub fn search(
         }
     }
     Ok(())
+}
+
+/// Returns the segments in a folder that can be searched; fails if there are none.
+fn segments(folder: &Path) -> io::Result<Vec<SegmentFile>> {
+    let fault = |why| io::Error::new(io::ErrorKind::InvalidData, why);
+    let segments = read::segments(folder)?;
+    match (segments.is_empty(), read::compressed_segments(folder)?) {
+        (false, _) => Ok(segments),
+        (true, 0) => Err(fault("it holds no segment of a journal (*.jsonl)")),
+        (true, _) => Err(fault("it holds only compressed segments: decompress them first")),
+    }
 }
 
 fn found(segment: &SegmentFile, id: &str) -> Option<Vec<u64>> {

@@ -103,6 +103,8 @@ impl SegmentFile {
 const SEQ_MAX: u64 = 1 << 62;
 const SEQ_DIGITS: usize = 20;
 const EXTENSION: &str = "jsonl";
+/// Ends of the names of segments that usual programs have compressed.
+const COMPRESSED: [&str; 4] = [".jsonl.gz", ".jsonl.zst", ".jsonl.xz", ".jsonl.bz2"];
 /// End of the name of a file with checkpoints.
 pub(crate) const CHECKPOINTS: &str = "checkpoints.jsonl";
 
@@ -144,6 +146,25 @@ pub fn size(folder: &Path) -> io::Result<JournalSize> {
         size.bytes += segment.path.metadata()?.len();
     }
     Ok(size)
+}
+
+/// Returns the number of compressed segments in a folder, which a search leaves out: files whose name is a
+/// segment's and a further extension, such as `.gz`.
+///
+/// # Errors
+/// Returns an error if the folder cannot be read.
+pub fn compressed_segments(folder: &Path) -> io::Result<usize> {
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let name = name.as_encoded_bytes();
+        let (digits, rest) = name.split_at(SEQ_DIGITS.min(name.len()));
+        let is_compressed = digits.len() == SEQ_DIGITS
+            && digits.iter().all(u8::is_ascii_digit)
+            && COMPRESSED.iter().any(|extension| rest == extension.as_bytes());
+        count += usize::from(is_compressed);
+    }
+    Ok(count)
 }
 
 /// Reads a segment line by line.
