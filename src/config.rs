@@ -25,6 +25,7 @@ use spine_types::{Asid, check_range};
 mod places;
 mod proxy_name;
 
+pub use places::LocatedFault;
 pub use proxy_name::ProxyName;
 
 use places::ConfigPaths;
@@ -34,7 +35,22 @@ use places::ConfigPaths;
 #[error("{}: {why}", path.display())]
 pub struct ConfigError {
     path: PathBuf,
+    line: Option<usize>,
     why: String,
+}
+
+impl ConfigError {
+    /// Returns the path of the configuration file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the line of a mistake, counted from 1, where it is known.
+    #[must_use]
+    pub const fn line(&self) -> Option<usize> {
+        self.line
+    }
 }
 
 /// Contents of the configuration file.
@@ -308,7 +324,7 @@ impl Config {
     /// Returns an error if the file cannot be read, is not valid TOML for this configuration, or has a
     /// setting that is not allowed.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let fault = |why: String| ConfigError { path: path.to_owned(), why };
+        let fault = |why: String| ConfigError { path: path.to_owned(), line: None, why };
         let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
         Self::parse(&text, path)
     }
@@ -318,8 +334,12 @@ impl Config {
     /// # Errors
     /// Returns an error as [`Config::load`] does.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let fault = |why: String| ConfigError { path: path.to_owned(), why };
-        let mut config: Self = toml::from_str(text).map_err(|error| fault(error.to_string()))?;
+        let fault = |why: String| ConfigError { path: path.to_owned(), line: None, why };
+        let mut config: Self = toml::from_str(text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start));
+            let line = before.map(|before| before.matches('\n').count() + 1);
+            ConfigError { line, ..fault(error.to_string()) }
+        })?;
         config.check().map_err(fault)?;
         let folder = path.parent().unwrap_or_else(|| Path::new(""));
         for file in config.paths_mut() {

@@ -37,3 +37,8 @@ pub mod admin;
 #[cfg(feature = "lab")]
 #[doc(hidden)]
 pub mod fuzzing;
+
+/// Commit that the program was built from, or `unknown`.
+pub const COMMIT: &str = env!("SPINE_PROXY_COMMIT");
+/// Version of the program and the commit that it was built from, such as `0.2.0 (0123456789ab)`.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("SPINE_PROXY_COMMIT"), ")");

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+use spine_proxy::commands::check::SchemaOf;
 use spine_proxy::commands::{audit, check, lookup, manual, serve, token};
 #[cfg(feature = "lab")]
 use spine_proxy::commands::{certs, demo, simulate};
@@ -15,7 +16,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Open Spine Secure Proxy for GP Connect Appointment Management.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version = spine_proxy::VERSION, max_term_width = 100)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -37,9 +38,12 @@ enum Command {
         /// Ends with exit code 78 if there is any warning.
         #[arg(long)]
         strict: bool,
-        /// Prints the JSON Schema of the configuration instead.
+        /// Prints the result as JSON, also if there is a fault.
         #[arg(long)]
-        schema: bool,
+        json: bool,
+        /// Prints the JSON Schema of a file format instead.
+        #[arg(long, num_args = 0..=1, default_missing_value = "configuration", value_name = "OF")]
+        schema: Option<SchemaOf>,
     },
     #[cfg(feature = "lab")]
     /// Runs example booking sessions through a proxy on loopback, then leaves it running to try out.
@@ -82,11 +86,14 @@ const EXIT_NOT_PROVEN: u8 = 3;
 fn main() -> ExitCode {
     let ended = match Arguments::parse().command {
         Command::Serve { config } => serve::run(&config),
-        Command::Check { schema: true, .. } | Command::Check { config: None, .. } => {
-            check::schema();
+        Command::Check { schema: Some(of), .. } => {
+            check::schema(of);
             Ok(())
         }
-        Command::Check { config: Some(config), strict, .. } => check::run(&config, strict),
+        Command::Check { config, strict, json, .. } => {
+            let config = config.unwrap_or_default();
+            if json { check::run_json(&config, strict) } else { check::run(&config, strict) }
+        }
         #[cfg(feature = "lab")]
         Command::Demo(wanted) => demo::run(&wanted),
         Command::Lookup(wanted) => lookup::run(&wanted),

@@ -10,7 +10,7 @@ use spine_types::{Asid, CertificateName, CpaId, OdsCode, PartyKey, ServiceRoot};
 
 mod file;
 
-pub use file::{DirectoryFile, DirectoryFileError, OtherSources};
+pub use file::{DirectoryCounts, DirectoryFile, DirectoryFileError, OtherSources};
 
 /// Source of a registration, as shown in the journal and to operators.
 #[derive(

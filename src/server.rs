@@ -16,10 +16,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 mod memory;
 mod prepare;
 mod reload;
+mod report;
 mod sockets;
 mod warnings;
 
 pub use prepare::Prepared;
+pub use report::CheckReport;
 
 use reload::{ReloadState, Reloader};
 use sockets::InheritedSockets;

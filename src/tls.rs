@@ -26,7 +26,9 @@ mod revocation;
 mod server;
 
 pub use directory::{DirectoryLeg, plain_client, secret};
-pub use files::{Expiry, FileMark, Notice, NoticeLevel, TrustError};
+pub use files::{
+    CertificateUse, Concern, Expiry, FileMark, Issued, Notice, NoticeLevel, TrustError,
+};
 pub use loader::Loader;
 
 use server::{ConsumerServer, PresentedCertificate};

@@ -35,6 +35,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "failure",
             "metrics",
             "refusal",
+            "registry",
             "server",
             "tls",
         ],

@@ -1,6 +1,10 @@
 //! The commands as an operator runs them: output and exit codes.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output};
+
+use serde_json::Value;
 
 use testkit::TestBed;
 use testkit::files::Files;
@@ -25,6 +29,167 @@ async fn refused(change: impl Fn(&TestBed)) -> String {
     assert_eq!(served.status.code(), Some(78), "{}", stderr(&served));
     assert_eq!(stderr(&checked), stderr(&served));
     stderr(&checked)
+}
+
+/// Parses the output of `check --json` with these arguments; returns it with the exit code.
+fn check_json(bed: &TestBed, arguments: &[&str]) -> (Value, Option<i32>) {
+    let config = bed.path("spine-proxy.toml");
+    let checked =
+        run(&[&["check", "--json", "--config", config.to_str().unwrap()], arguments].concat());
+    let text = String::from_utf8(checked.stdout).unwrap();
+    let report = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    (report, checked.status.code())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_as_json_has_what_would_be_served_with_expiry_dates_and_warnings() {
+    let bed = TestBed::new().await;
+    let (report, code) = check_json(&bed, &["--strict"]);
+    assert_eq!((code, &report["ok"]), (Some(0), &true.into()), "{report}");
+    let path = bed.path("spine-proxy.toml");
+    assert_eq!(report["configuration"]["path"], path.to_str().unwrap());
+    assert_eq!(report["configuration"]["sha256"].as_str().unwrap().len(), 64);
+    let served = &report["served"];
+    assert_eq!(served["addresses"], serde_json::json!(["127.0.0.1:0"]));
+    assert_eq!(served["directory"]["consumers"], 2);
+    assert_eq!(served["directory"]["practices"], 3);
+    assert_eq!(served["networks"], serde_json::json!(["127.0.0.0/8"]));
+    let interactions = served["interactions"].as_array().unwrap();
+    assert!(interactions.iter().any(|one| one["method"] == "GET" && one["path"] == "/Slot"));
+    for used_as in ["server", "client", "authority", "client_crl", "provider_crl"] {
+        let of_use = |entry: &&Value| entry["use"] == used_as;
+        let entry = report["expiries"].as_array().unwrap().iter().find(of_use).unwrap();
+        assert!(entry["until"].as_str().unwrap().ends_with('Z'), "{entry}");
+        let (name, number) = match used_as.ends_with("crl") {
+            true => ("issuer", "number"),
+            false => ("subject", "serial"),
+        };
+        assert!(entry[name].is_string() && entry[number].is_string(), "{entry}");
+    }
+    assert_eq!(report["warnings"], serde_json::json!([]));
+    edit(&bed, "spine-proxy.toml", "[\"127.0.0.0/8\"]", "[\"127.0.0.0/8\", \"0.0.0.0/0\"]");
+    std::fs::set_permissions(bed.path("server.key"), Permissions::from_mode(0o644)).unwrap();
+    for (arguments, code) in [(&[][..], 0), (&["--strict"], 78)] {
+        let (report, exit) = check_json(&bed, arguments);
+        assert_eq!((exit, &report["ok"]), (Some(code), &(code == 0).into()));
+        let warnings = report["warnings"].as_array().unwrap();
+        let about = |name: &str, value: &str| {
+            warnings.iter().any(|warning| warning[name].as_str().unwrap_or("").ends_with(value))
+        };
+        assert!(about("key", "provider.networks") && about("file", "/server.key"), "{warnings:?}");
+        assert_eq!(report["faults"], serde_json::json!([]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_as_json_says_what_is_wrong_and_where() {
+    let bed = TestBed::new().await;
+    bed.replace("server.pem", "nonsense");
+    let (report, code) = check_json(&bed, &[]);
+    assert_eq!((code, &report["ok"]), (Some(78), &false.into()));
+    assert!(report["served"].is_null());
+    let fault = &report["faults"][0];
+    assert_eq!(fault["keys"], serde_json::json!(["tls.certificates.chain"]));
+    assert_eq!(fault["file"], bed.path("server.pem").to_str().unwrap());
+    assert_eq!(fault["line"], line(&bed, "certificates"));
+    edit(&bed, "spine-proxy.toml", "workers = 1", "worker = 1");
+    let (report, code) = check_json(&bed, &[]);
+    assert_eq!((code, &report["ok"]), (Some(78), &false.into()));
+    let fault = &report["faults"][0];
+    assert!(fault["text"].as_str().unwrap().contains("unknown field `worker`"), "{fault}");
+    assert_eq!(fault["file"], bed.path("spine-proxy.toml").to_str().unwrap());
+    assert_eq!(fault["line"], line(&bed, "worker = 1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_tells_the_revocation_lists_of_one_file_apart() {
+    let bed = TestBed::new().await;
+    let checked = run(&["check", "--config", bed.path("spine-proxy.toml").to_str().unwrap()]);
+    let text = String::from_utf8(checked.stdout).unwrap();
+    let lists = text.lines().filter(|line| line.contains(" client_crl "));
+    let lists: std::collections::BTreeSet<_> = lists.collect();
+    assert_eq!(lists.len(), 2, "{text}");
+    assert!(lists.iter().all(|line| line.contains("(CN=") && line.contains("number")), "{text}");
+}
+
+#[test]
+fn the_version_has_the_commit() {
+    let text = String::from_utf8(run(&["--version"]).stdout).unwrap();
+    let version = concat!("spine-proxy ", env!("CARGO_PKG_VERSION"), " (");
+    let commit = text.strip_prefix(version).and_then(|rest| rest.strip_suffix(")\n")).unwrap();
+    assert!(!commit.is_empty() && commit.bytes().all(|byte| byte.is_ascii_graphic()), "{text}");
+}
+
+/// Checks a value against the parts of JSON Schema that the schemas here use.
+fn fits(schema: &Value, value: &Value, root: &Value) -> Result<(), String> {
+    if let Some(name) = schema["$ref"].as_str() {
+        let found = root.pointer(name.strip_prefix('#').unwrap()).unwrap();
+        return fits(found, value, root);
+    }
+    let any = schema["anyOf"].as_array().or(schema["oneOf"].as_array());
+    if let Some(forms) = any {
+        let results: Vec<_> = forms.iter().map(|form| fits(form, value, root)).collect();
+        let fitting = results.iter().any(Result::is_ok);
+        return if fitting { Ok(()) } else { Err(format!("{value}: {results:?}")) };
+    }
+    let of_type = &schema["type"];
+    let types = of_type.as_array().map_or(std::slice::from_ref(of_type), Vec::as_slice);
+    let types: Vec<&str> = types.iter().filter_map(Value::as_str).collect();
+    let own = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    let is_listed = schema["enum"].as_array().is_none_or(|values| values.contains(value))
+        && schema.get("const").is_none_or(|only| only == value);
+    if !is_listed || !(types.is_empty() || types.contains(&own)) {
+        return Err(format!("{value} is not {schema}"));
+    }
+    if let (Value::Array(items), Some(each)) = (value, schema.get("items")) {
+        items.iter().try_for_each(|item| fits(each, item, root))?;
+    }
+    let Value::Object(members) = value else { return Ok(()) };
+    for name in schema["required"].as_array().into_iter().flatten() {
+        members.get(name.as_str().unwrap()).ok_or(format!("{name} is missing"))?;
+    }
+    for (name, member) in members {
+        let more = &schema["additionalProperties"];
+        let patterns =
+            schema["patternProperties"].as_object().into_iter().flat_map(|all| all.values());
+        match (schema["properties"].get(name), more, patterns.into_iter().next()) {
+            (Some(of), ..) | (None, _, Some(of)) => fits(of, member, root)?,
+            (None, Value::Bool(false), None) => return Err(format!("{name} is not known")),
+            (None, Value::Object(_), None) => fits(more, member, root)?,
+            (None, _, None) => {}
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_shipped_examples_fit_their_schemas_and_a_mistake_does_not() {
+    let folder = testkit::repository::root().join("deploy");
+    for (of, file, known, unknown) in [
+        ("configuration", "spine-proxy.toml", "\nnames = ", "\nname = "),
+        ("directory", "directory.toml", "\nasids = ", "\nasid = "),
+        ("simulator", "simulator.toml", "\nbase-path = ", "\nbase-pathe = "),
+    ] {
+        let printed = run(&["check", "--schema", of]);
+        assert_eq!(printed.status.code(), Some(0), "{}", stderr(&printed));
+        let schema: Value = serde_json::from_slice(&printed.stdout).unwrap();
+        let text = std::fs::read_to_string(folder.join(file)).unwrap();
+        let value = |text: &str| toml::from_str::<Value>(text).unwrap();
+        assert_eq!(fits(&schema, &value(&text), &schema), Ok(()), "{of}");
+        assert!(text.contains(known), "{file}");
+        let wrong = value(&text.replacen(known, unknown, 1));
+        assert!(fits(&schema, &wrong, &schema).is_err(), "{of}");
+    }
+    let (default, named) =
+        (run(&["check", "--schema"]), run(&["check", "--schema", "configuration"]));
+    assert_eq!(default.stdout, named.stdout);
 }
 
 fn edit(bed: &TestBed, name: &str, from: &str, to: &str) {
@@ -233,7 +398,7 @@ async fn check_prints_what_would_be_served() {
 fn the_schema_forbids_unknown_keys_and_knows_every_section() {
     let printed = run(&["check", "--schema"]);
     assert_eq!(printed.status.code(), Some(0));
-    let schema: serde_json::Value = serde_json::from_slice(&printed.stdout).unwrap();
+    let schema: Value = serde_json::from_slice(&printed.stdout).unwrap();
     assert_eq!(schema["additionalProperties"], false);
     for section in ["listener", "tls", "provider", "provider-tls", "directory", "audit", "admin"] {
         assert!(schema["properties"][section].is_object(), "{section}");

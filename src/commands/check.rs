@@ -2,10 +2,14 @@
 
 use std::path::Path;
 
+use clap::ValueEnum;
+use schemars::schema_for;
+
 use super::print;
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::server::Prepared;
+use crate::registry::DirectoryFile;
+use crate::server::{CheckReport, Prepared};
 
 /// Checks a configuration, and prints what would be served, with warnings for the operator.
 ///
@@ -17,18 +21,64 @@ pub fn run(config: &Path, strict: bool) -> Result<(), Failure> {
     print(prepared.summary().trim_end());
     let warnings = prepared.warnings();
     for warning in &warnings {
-        print(format_args!("warning: {warning}"));
+        print(format_args!("warning: {}", warning.text));
     }
-    if strict && !warnings.is_empty() {
-        let count = warnings.len();
+    judge(warnings.len(), strict)
+}
+
+/// Checks a configuration, and prints the result as JSON, also if there is a fault.
+///
+/// # Errors
+/// Returns an error as [`run`] does.
+pub fn run_json(config: &Path, strict: bool) -> Result<(), Failure> {
+    let show = |report: CheckReport| match serde_json::to_string_pretty(&report) {
+        Ok(text) => {
+            print(text);
+            Ok(())
+        }
+        Err(error) => Err(Failure::environment(error)),
+    };
+    match Prepared::load(config, 1) {
+        Ok(prepared) => {
+            show(CheckReport::served(&prepared, strict))?;
+            judge(prepared.warnings().len(), strict)
+        }
+        Err(failure) => {
+            show(CheckReport::failed(config, &failure))?;
+            Err(failure)
+        }
+    }
+}
+
+/// Returns an error if there are warnings and `strict` does not allow them.
+fn judge(warnings: usize, strict: bool) -> Result<(), Failure> {
+    if strict && warnings > 0 {
         return Err(Failure::Configuration(anyhow::anyhow!(
-            "{count} warnings, which --strict does not allow"
+            "{warnings} warnings, which --strict does not allow"
         )));
     }
     Ok(())
 }
 
-/// Prints the JSON Schema of the configuration.
-pub fn schema() {
-    print(format_args!("{:#}", schemars::schema_for!(Config).as_value()));
+/// File format that a JSON Schema describes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SchemaOf {
+    /// The configuration file.
+    Configuration,
+    /// The directory file.
+    Directory,
+    /// The file of `simulate provider`.
+    #[cfg(feature = "lab")]
+    Simulator,
+}
+
+/// Prints the JSON Schema of a file format.
+pub fn schema(of: SchemaOf) {
+    let schema = match of {
+        SchemaOf::Configuration => schema_for!(Config),
+        SchemaOf::Directory => DirectoryFile::schema(),
+        #[cfg(feature = "lab")]
+        SchemaOf::Simulator => super::simulate::schema(),
+    };
+    print(format_args!("{:#}", schema.as_value()));
 }

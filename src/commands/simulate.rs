@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::{RootCertStore, ServerConfig};
+use schemars::{JsonSchema, Schema, schema_for};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -45,7 +46,7 @@ pub enum SimulateOptions {
 }
 
 /// Configuration of a simulated provider.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct ProviderSettings {
     /// Address to listen on. Not meant for an open network, though it holds no real person and no secret.
@@ -57,13 +58,16 @@ struct ProviderSettings {
     control: Option<bool>,
     /// TLS settings; without them, it speaks plain HTTP.
     tls: Option<SimulatorTls>,
+    /// Practices that it stands for.
     #[serde(rename = "practice")]
     practices: Vec<SimulatedProviders>,
 }
 
-#[derive(Debug, Deserialize)]
+/// TLS settings of a simulated provider.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct SimulatorTls {
+    /// Its certificate, as `{ chain = "…", key = "…" }`.
     certificate: KeyPair,
     /// Authorities that issue the proxy's certificate; without any, no client certificate is requested.
     #[serde(default)]
@@ -76,14 +80,19 @@ struct SimulatorTls {
     peers: Vec<CertificateName>,
 }
 
-#[derive(Debug, Deserialize)]
+/// A simulated practice.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct SimulatedProviders {
+    /// ODS code of the practice.
     ods: OdsCode,
+    /// ASID of the practice's system.
     asid: Asid,
+    /// Name of the practice.
     name: String,
     /// Path of its service root, without a final slash.
     base_path: String,
+    /// True if it answers everything but its capability statement with 403.
     #[serde(default)]
     switched_off: bool,
     /// File with the initial contents; without it, the simulator's own are used.
@@ -92,6 +101,12 @@ struct SimulatedProviders {
 
 const fn address() -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9443)
+}
+
+/// Returns the JSON Schema of the simulator's configuration file.
+#[must_use]
+pub fn schema() -> Schema {
+    schema_for!(ProviderSettings)
 }
 
 /// Runs a simulator until SIGTERM or SIGINT.

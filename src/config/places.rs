@@ -42,15 +42,21 @@ impl ConfigPaths {
         Self { config: config.to_owned(), places }
     }
 
-    /// Returns the text of a fault of `file`, preceded by the places that name the file or its folder.
-    fn locate(&self, file: &Path, fault: &dyn Display) -> String {
+    /// Returns the places that name a file, or else its folder.
+    fn naming(&self, file: &Path) -> Vec<&ConfigPath> {
         let naming = |path: &Path| -> Vec<_> {
             self.places.iter().filter(|place| place.file == path).collect()
         };
-        let mut places = naming(file);
-        if let (true, Some(folder)) = (places.is_empty(), file.parent()) {
-            places = naming(folder);
+        let places = naming(file);
+        match (places.is_empty(), file.parent()) {
+            (true, Some(folder)) => naming(folder),
+            (true, None) | (false, _) => places,
         }
+    }
+
+    /// Returns the text of a fault of `file`, preceded by the places that name the file or its folder.
+    fn locate(&self, file: &Path, fault: &dyn Display) -> String {
+        let places = self.naming(file);
         let Some((ConfigPath { key, line, .. }, others)) = places.split_first() else {
             return fault.to_string();
         };
@@ -74,6 +80,31 @@ impl Config {
     pub fn locate(&self, file: Option<&Path>, fault: &dyn Display) -> String {
         file.map_or_else(|| fault.to_string(), |file| self.places.locate(file, fault))
     }
+
+    /// Returns a fault with its text as [`Config::locate`] writes it, and the keys that name the file.
+    #[must_use]
+    pub fn located(&self, file: Option<&Path>, fault: &dyn Display) -> LocatedFault {
+        let places = file.map(|file| self.places.naming(file)).unwrap_or_default();
+        LocatedFault {
+            text: self.locate(file, fault),
+            file: file.map(Path::to_owned),
+            line: places.first().map(|place| place.line),
+            keys: places.into_iter().map(|place| place.key.clone()).collect(),
+        }
+    }
+}
+
+/// Fault of a file that the configuration names, or of a setting, with the keys that name the file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct LocatedFault {
+    text: String,
+    /// File at fault, if it is one.
+    pub file: Option<PathBuf>,
+    /// Keys of the configuration that name the file or its folder.
+    pub keys: Vec<String>,
+    /// Line of the configuration with the first of these keys, counted from 1.
+    pub line: Option<usize>,
 }
 
 /// Key, value and byte offset of a string in the configuration.

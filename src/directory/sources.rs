@@ -128,12 +128,16 @@ impl LiveSources {
     /// Returns the sources in the order in which they are asked, as text for operators.
     #[must_use]
     pub fn summary(&self) -> String {
-        let names = self.sources.iter().map(|source| source.origin().label());
-        let mut text = names.collect::<Vec<_>>().join(", then ");
+        let mut text = self.labels().collect::<Vec<_>>().join(", then ");
         if !self.is_empty() && !self.knows_senders() {
             text.push_str(" (cannot identify consumers: all consumers come from the file)");
         }
         text
+    }
+
+    /// Returns the name of each source, in the order in which they are asked.
+    pub fn labels(&self) -> impl Iterator<Item = &'static str> {
+        self.sources.iter().map(|source| source.origin().label())
     }
 
     pub(super) const fn is_empty(&self) -> bool {

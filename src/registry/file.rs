@@ -1,8 +1,11 @@
 //! Directory file: consumers, providers, agreements and denials, validated as a whole.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use schemars::JsonSchema;
 
 use super::{Agreements, ProviderRegistration, Sender};
 use spine_types::interaction::{AllowedInteractions, Interaction};
@@ -41,11 +44,48 @@ pub struct DirectoryFile {
     sha256: String,
 }
 
+/// Numbers of what a directory file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct DirectoryCounts {
+    /// Number of consumers' systems.
+    pub consumers: usize,
+    /// Number of practices whose registration overrides live sources.
+    pub practices: usize,
+    /// Number of agreements.
+    pub agreements: usize,
+    /// Number of practices whose registration is used when no live source answers.
+    pub fallbacks: usize,
+    /// Number of systems and practices that are denied.
+    pub denied: usize,
+}
+
+impl fmt::Display for DirectoryCounts {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { consumers, practices, agreements, fallbacks, denied } = self;
+        write!(
+            out,
+            "{consumers} consumer systems, {practices} practices, {agreements} agreements"
+        )?;
+        for (count, what) in [(fallbacks, "fall-back practices"), (denied, "denied")] {
+            if *count > 0 {
+                write!(out, ", {count} {what}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl DirectoryFile {
     /// Returns the SHA-256 of the file in hexadecimal.
     #[must_use]
     pub fn sha256(&self) -> &str {
         &self.sha256
+    }
+
+    /// Returns the JSON Schema of the file.
+    #[must_use]
+    pub fn schema() -> schemars::Schema {
+        schemars::schema_for!(DirectoryDocument)
     }
 
     /// Reads and validates a directory file.
@@ -92,25 +132,16 @@ impl DirectoryFile {
         providers.map(|provider| (&provider.ods, &*provider.address))
     }
 
-    /// Returns the numbers of consumers, practices and agreements, as text for operators.
+    /// Returns the numbers of consumers, practices and agreements.
     #[must_use]
-    pub fn summary(&self) -> String {
-        let agreements = self.agreements.pairs.len() + self.agreements.everywhere.len();
-        let mut text = format!(
-            "{} consumer systems, {} practices, {} agreements",
-            self.senders.len(),
-            self.pins.len(),
-            agreements
-        );
-        for (count, what) in [
-            (self.fallbacks.len(), "fall-back practices"),
-            (self.denied.len() + self.denied_practices.len(), "denied"),
-        ] {
-            if count > 0 {
-                text.push_str(&format!(", {count} {what}"));
-            }
+    pub fn counts(&self) -> DirectoryCounts {
+        DirectoryCounts {
+            consumers: self.senders.len(),
+            practices: self.pins.len(),
+            agreements: self.agreements.pairs.len() + self.agreements.everywhere.len(),
+            fallbacks: self.fallbacks.len(),
+            denied: self.denied.len() + self.denied_practices.len(),
         }
-        text
     }
 
     /// Returns every provider in the file, pins and fall-backs.
@@ -256,76 +287,106 @@ fn interactions(names: &[String], whose: &str) -> Result<Vec<&'static Interactio
     Ok(allowed.iter().collect())
 }
 
-#[derive(serde::Deserialize)]
+/// Text of a directory file.
+#[derive(serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct DirectoryDocument {
+    /// Consumers and their systems.
     #[serde(default)]
     consumer: Vec<WrittenConsumer>,
+    /// Registrations of providers' systems.
     #[serde(default)]
     provider: Vec<WrittenProvider>,
+    /// Agreements between consumers and providers.
     #[serde(default)]
     agreement: Vec<WrittenAgreement>,
+    /// Systems and practices that are denied, whatever live sources say.
     #[serde(default)]
     deny: Vec<WrittenDeny>,
 }
 
-#[derive(Default, serde::Deserialize)]
+/// Denied systems and practices.
+#[derive(Default, serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct WrittenDeny {
+    /// ASIDs of systems that may neither send nor receive.
     asids: Vec<Asid>,
+    /// ODS codes of practices that receive nothing.
     ods: Vec<OdsCode>,
 }
 
 /// Role of a provider of the file: pin or fall-back.
-#[derive(Default, serde::Deserialize)]
+#[derive(Default, serde::Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum Used {
+    /// It overrides live sources.
     #[default]
     Always,
+    /// It is used when no live source answers.
     WhenSourcesFail,
 }
 
-#[derive(serde::Deserialize)]
+/// A consumer with its systems.
+#[derive(serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct WrittenConsumer {
+    /// Name, for texts.
     name: String,
+    /// ASIDs of its systems.
     asids: Vec<Asid>,
+    /// Names of which its certificate must have one.
     certificate_names: Vec<CertificateName>,
+    /// ODS code of its organisation.
     ods: OdsCode,
+    /// ODS codes of other organisations that its tokens may name.
     #[serde(default)]
     on_behalf_of: Vec<OdsCode>,
+    /// Interactions that it may initiate, or groups of them.
     interactions: Vec<String>,
 }
 
-#[derive(serde::Deserialize)]
+/// Registration of a provider's system at a practice.
+#[derive(serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct WrittenProvider {
+    /// ODS code of the practice.
     ods: OdsCode,
+    /// ASID of the practice's system.
     asid: Asid,
+    /// Party key of the practice's message handling system.
     party_key: PartyKey,
+    /// Contract id (CPA id).
     cpa_id: CpaId,
+    /// Service root, an `https` URL.
+    #[schemars(with = "String")]
     root: ServiceRoot,
+    /// Interactions that it serves, or groups of them.
     interactions: Vec<String>,
+    /// `host:port` to connect to, if it is not that of the service root.
     dial: Option<String>,
+    /// Role of the registration beside live sources.
     #[serde(default)]
     used: Used,
 }
 
-#[derive(serde::Deserialize)]
+/// Agreement that consumers and providers may exchange data.
+#[derive(serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct WrittenAgreement {
+    /// ASIDs of consumers' systems.
     from: Vec<Asid>,
+    /// ASIDs of providers' systems, or `every-practice`.
     to: WrittenTo,
 }
 
-#[derive(serde::Deserialize)]
+#[derive(serde::Deserialize, JsonSchema)]
 #[serde(untagged)]
 enum WrittenTo {
     Every(Every),
     These(Vec<Asid>),
 }
 
-#[derive(serde::Deserialize)]
+#[derive(serde::Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum Every {
     EveryPractice,

@@ -20,7 +20,7 @@ use crate::metrics::Metrics;
 use crate::registry::{DirectoryFile, OtherSources};
 use crate::request::HeadRules;
 use crate::throttle::{MemoryLimit, Pressure, Throttle};
-use crate::tls::{Alarms, Loader, NoticeLevel, Trust};
+use crate::tls::{Loader, Notice, NoticeLevel, Trust};
 use spine_types::interaction::AllowedInteractions;
 
 /// Configuration with everything that can be loaded before a socket is opened.
@@ -80,16 +80,23 @@ impl Prepared {
         Ok(Self { config, trust, rules, directory, live, loader, memory, seen })
     }
 
-    /// Returns warnings for an operator, one per line.
+    /// Returns warnings for an operator: notices about files and settings, and what would be an alarm.
     #[must_use]
-    pub fn warnings(&self) -> Vec<String> {
+    pub fn warnings(&self) -> Vec<Notice> {
         let Self { config, loader, directory, memory, .. } = self;
         let now_s = Timestamp::now().as_second();
         let minor = loader.notices.iter().filter(|notice| notice.level == NoticeLevel::Warning);
         let memory = super::memory::warnings(config, config, *memory);
         let others = warnings::of(config, loader, directory, memory, now_s);
-        let texts = minor.chain(&others).map(|notice| notice.text.clone());
-        texts.chain(Alarms::new(loader, &[]).in_force(now_s)).collect()
+        let alarms = loader.notices.iter().filter(|notice| notice.level == NoticeLevel::Alarm);
+        let overdue = loader.expiries.iter().filter_map(|expiry| {
+            let text = expiry.overdue(now_s)?;
+            Some(Notice::new(NoticeLevel::Alarm, text).about_file(&expiry.path))
+        });
+        let mut alarms: Vec<_> = alarms.cloned().chain(overdue).collect();
+        alarms.sort_unstable_by(|one, other| one.text.cmp(&other.text));
+        alarms.dedup();
+        minor.cloned().chain(others).chain(alarms).collect()
     }
 
     /// Describes for an operator what would be served, in several lines.
@@ -103,7 +110,7 @@ impl Prepared {
         line(format!("known as        {}", config.listener.names.join(", ")));
         line(format!("named           {} (Via, Forwarded, Proxy-Status)", rules.proxy));
         line(format!("admin on        {}", config.admin.address));
-        line(format!("directory       {}", directory.summary()));
+        line(format!("directory       {}", directory.counts()));
         if config.directory.is_live() {
             line(format!("live sources    {}", live.summary()));
         }
@@ -129,7 +136,8 @@ impl Prepared {
                 |_| "no end known".to_owned(),
                 |at| at.strftime("%Y-%m-%d %H:%M UTC").to_string(),
             );
-            line(format!("    {at}  {} {}", expiry.used_as.label(), expiry.path.display()));
+            let (label, path) = (expiry.used_as.label(), expiry.path.display());
+            line(format!("    {at}  {label} {path} ({})", expiry.issued));
         }
         for notice in loader.notices.iter().filter(|notice| notice.level == NoticeLevel::Info) {
             line(format!("note            {}", notice.text));
@@ -163,7 +171,7 @@ pub(super) fn directory_file(config: &Config) -> Result<DirectoryFile, Failure> 
 
 /// Returns a fault as a configuration error; if a file causes it, with the keys and lines that name the file.
 fn located(config: &Config, file: Option<&Path>, fault: &dyn Display) -> Failure {
-    Failure::Configuration(anyhow::Error::msg(config.locate(file, fault)))
+    Failure::configuration(config.located(file, fault))
 }
 
 /// Makes the rules for decisions from the configuration.

@@ -454,7 +454,7 @@ fn ended(loader: &Loader) -> usize {
 /// Logs the notices that are not in `logged`, the texts logged last time.
 fn log_new(notices: &[Notice], logged: &mut HashSet<String>) {
     let new: Vec<_> = notices.iter().filter(|notice| !logged.contains(&notice.text)).collect();
-    for Notice { level, text } in new.iter().take(NOTICES_LOGGED_MAX) {
+    for Notice { level, text, .. } in new.iter().take(NOTICES_LOGGED_MAX) {
         match level {
             NoticeLevel::Info => tracing::info!("{text}"),
             NoticeLevel::Warning => tracing::warn!("{text}"),

@@ -11,7 +11,7 @@ use rustix::process::Uid;
 
 use crate::config::Config;
 use crate::registry::DirectoryFile;
-use crate::tls::{Loader, Notice, NoticeLevel};
+use crate::tls::{Loader, Notice};
 
 /// Number of days before its expiry from which a certificate of our own is warned of.
 const ENDS_SOON_DAYS: i64 = 14;
@@ -40,15 +40,17 @@ pub(super) fn of(
     memory: Vec<String>,
     now_s: i64,
 ) -> Vec<Notice> {
-    let mut warnings = memory;
-    warnings.extend(config.admin.warnings());
-    warnings.extend(dialled(config, file));
-    warnings.extend(ports(config));
+    let mut warnings: Vec<_> = memory.into_iter().map(Notice::warning).collect();
+    let admin = config.admin.warnings().into_iter().map(Notice::warning);
+    warnings.extend(admin.map(|warning| warning.about_key("admin.address")));
+    let outside = dialled(config, file).into_iter().map(Notice::warning);
+    warnings.extend(outside.map(|warning| warning.about_file(&config.directory.file)));
+    warnings.extend(ports(config).map(|text| Notice::warning(text).about_key("admin.address")));
     warnings.extend(networks(config));
     warnings.extend(balancers(config));
     warnings.extend(ends(loader, now_s));
     warnings.extend(modes(config, loader));
-    warnings.into_iter().map(|text| Notice::new(NoticeLevel::Warning, text)).collect()
+    warnings
 }
 
 /// Warns if the admin port has an address of the consumer port.
@@ -68,38 +70,43 @@ fn ports(config: &Config) -> Option<String> {
 
 /// Warns of networks that allow every address or have host bits set, and of fixed addresses outside all
 /// networks.
-fn networks(config: &Config) -> Vec<String> {
+fn networks(config: &Config) -> Vec<Notice> {
     let networks = &config.provider.networks;
     let mut warnings = Vec::new();
+    let about = |key, text| Notice::warning(text).about_key(key);
     for network in networks {
         if network.prefix_len() == 0 {
-            warnings.push(format!(
+            let text = format!(
                 "provider.networks: {network} allows every address; list only the networks \
                  that providers are in"
-            ));
+            );
+            warnings.push(about("provider.networks", text));
         } else if network.addr() != network.network() {
-            warnings.push(format!(
+            let text = format!(
                 "provider.networks: {network} has host bits set and means {}; write that instead",
                 network.trunc()
-            ));
+            );
+            warnings.push(about("provider.networks", text));
         }
     }
     for whole in IpNet::aggregate(networks).iter().filter(|network| network.prefix_len() == 0) {
         let is_one = networks.iter().any(|network| network.trunc() == *whole);
         let family = if matches!(whole, IpNet::V4(_)) { "IPv4" } else { "IPv6" };
         if !is_one {
-            warnings.push(format!(
+            let text = format!(
                 "provider.networks: its networks together allow every {family} address; \
                  list only the networks that providers are in"
-            ));
+            );
+            warnings.push(about("provider.networks", text));
         }
     }
     for (host, address) in &config.provider.hosts {
         if !networks.iter().any(|network| network.contains(&address.ip().to_canonical())) {
-            warnings.push(format!(
+            let text = format!(
                 "provider.hosts: {address} for {host} is in none of provider.networks and is never \
                  connected to; add its network"
-            ));
+            );
+            warnings.push(about("provider.hosts", text));
         }
     }
     warnings
@@ -145,17 +152,18 @@ fn dialled(config: &Config, file: &DirectoryFile) -> Vec<String> {
 }
 
 /// Warns of certificates of our own that expire soon.
-fn ends(loader: &Loader, now_s: i64) -> Vec<String> {
+fn ends(loader: &Loader, now_s: i64) -> Vec<Notice> {
     let soon = |at_s: i64| now_s < at_s && at_s <= now_s + ENDS_SOON_DAYS * DAY_S;
     let ours = loader.expiries.iter().filter(|expiry| expiry.used_as.is_ours());
     ours.filter(|expiry| soon(expiry.at_s))
         .map(|expiry| {
-            format!(
+            let text = format!(
                 "{} {}: the certificate expires within {} days; renew it",
                 expiry.used_as.label(),
                 expiry.path.display(),
                 (expiry.at_s - now_s + DAY_S - 1) / DAY_S,
-            )
+            );
+            Notice::warning(text).about_file(&expiry.path)
         })
         .collect()
 }
@@ -166,7 +174,7 @@ fn ends(loader: &Loader, now_s: i64) -> Vec<String> {
 /// group of their own, it may write every file. Files that the process writes, and folders that hold only such files, are
 /// checked only if it owns them: it could not change the rights of others, such as those of a Kubernetes
 /// volume that it writes to.
-fn modes(config: &Config, loader: &Loader) -> Vec<String> {
+fn modes(config: &Config, loader: &Loader) -> Vec<Notice> {
     let secrets: BTreeSet<_> = config.secrets().into_iter().collect();
     let written: BTreeSet<_> =
         config.directory.snapshot.iter().chain([&config.audit.journal]).cloned().collect();
@@ -249,16 +257,18 @@ fn may_change(owner: u32, user: Uid) -> bool {
 }
 
 /// Warns of a folder in which others may replace files.
-fn replaceable(folder: &Path) -> Option<String> {
+fn replaceable(folder: &Path) -> Option<Notice> {
     let rights = FileRights::of(folder)?;
     let (mode, shown) = (rights.mode, folder.display());
     rights.let_others_replace().then(|| {
-        format!("{shown}: others may replace files in it (mode {mode:04o}); chmod o-w {shown}")
+        let text =
+            format!("{shown}: others may replace files in it (mode {mode:04o}); chmod o-w {shown}");
+        Notice::warning(text).about_file(folder)
     })
 }
 
 /// Warns of revocation lists in folders that others may write; one warning for each folder.
-fn lists(loader: &Loader, named: &BTreeSet<PathBuf>) -> Vec<String> {
+fn lists(loader: &Loader, named: &BTreeSet<PathBuf>) -> Vec<Notice> {
     let mut found: BTreeMap<&Path, BTreeSet<&Path>> = BTreeMap::new();
     for path in loader.list_files().filter(|path| !named.contains(*path)) {
         if let (Some(folder), Some(_)) = (path.parent(), mode(path, OTHERS_WRITE, "o-w")) {
@@ -267,10 +277,11 @@ fn lists(loader: &Loader, named: &BTreeSet<PathBuf>) -> Vec<String> {
     }
     let warning = |(folder, files): (&Path, BTreeSet<&Path>)| {
         let (first, number) = (files.first()?.display(), files.len());
-        let folder = folder.display();
-        Some(format!(
-            "{folder}: others may write {number} of the files in it, such as {first}; chmod o-w {folder}/*"
-        ))
+        let shown = folder.display();
+        let text = format!(
+            "{shown}: others may write {number} of the files in it, such as {first}; chmod o-w {shown}/*"
+        );
+        Some(Notice::warning(text).about_file(folder))
     };
     found.into_iter().filter_map(warning).collect()
 }
@@ -278,7 +289,7 @@ fn lists(loader: &Loader, named: &BTreeSet<PathBuf>) -> Vec<String> {
 /// Warns of a file or folder that has one of the rights in `bits`; one that does not exist yet has none.
 ///
 /// The remedy only takes rights away: the service may read a key through its group.
-fn mode(path: &Path, bits: u32, remedy: &str) -> Option<String> {
+fn mode(path: &Path, bits: u32, remedy: &str) -> Option<Notice> {
     let rights = FileRights::of(path)?;
     let (mode, found) = (rights.mode, rights.given(bits));
     if found == 0 {
@@ -290,7 +301,8 @@ fn mode(path: &Path, bits: u32, remedy: &str) -> Option<String> {
         _ => "read and write",
     };
     let shown = path.display();
-    Some(format!("{shown}: others may {what} it (mode {mode:04o}); chmod {remedy} {shown}"))
+    let text = format!("{shown}: others may {what} it (mode {mode:04o}); chmod {remedy} {shown}");
+    Some(Notice::warning(text).about_file(path))
 }
 
 impl Config {

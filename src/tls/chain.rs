@@ -12,6 +12,7 @@ use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::x509::X509Name;
 
+use super::files::Issued;
 use super::revocation::RevocationLists;
 use crate::refusal::CertificateFault;
 use spine_types::{CertificateName, masked};
@@ -75,14 +76,14 @@ pub(super) struct Issuer<'a> {
 }
 
 impl Authority {
-    /// Parses the certificate of an authority; returns it with its expiry in seconds since 1970.
+    /// Parses the certificate of an authority; returns it with its name and its expiry in seconds since 1970.
     ///
     /// # Errors
     /// Returns a text if the certificate cannot be parsed or may not issue certificates.
     pub(super) fn read(
         path: PathBuf,
         certificate: &CertificateDer<'static>,
-    ) -> Result<(Self, i64), String> {
+    ) -> Result<(Self, Issued, i64), String> {
         let (_, parsed) =
             X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
         let text = name_text(parsed.subject());
@@ -108,7 +109,7 @@ impl Authority {
                 certificate: certificate.clone(),
             },
         };
-        Ok((authority, ends_s))
+        Ok((authority, Issued::certificate(&parsed), ends_s))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Certificates, keys and revocation lists read from files; every error names its file.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::chain::{Authorities, Authority};
+use super::chain::{Authorities, Authority, name_text};
 use super::revocation::{ListResult, RevocationList};
 use super::{Crl, KeyPair};
 
@@ -22,11 +23,24 @@ use super::{Crl, KeyPair};
 pub struct TrustError {
     path: PathBuf,
     why: String,
+    is_unpaired: bool,
 }
 
 impl TrustError {
-    pub(super) fn new(path: &Path, why: impl std::fmt::Display) -> Self {
-        Self { path: path.to_owned(), why: why.to_string() }
+    pub(super) fn new(path: &Path, why: impl fmt::Display) -> Self {
+        Self { path: path.to_owned(), why: why.to_string(), is_unpaired: false }
+    }
+
+    /// Returns the error for a key that does not match its certificate.
+    fn unpaired(pair: &KeyPair) -> Self {
+        let why = format!("the key does not match the certificate in {}", pair.chain.display());
+        Self { is_unpaired: true, ..Self::new(&pair.key, why) }
+    }
+
+    /// Returns true if a key does not match its certificate, as while the two are replaced one after the other.
+    #[must_use]
+    pub const fn is_unpaired(&self) -> bool {
+        self.is_unpaired
     }
 
     /// Returns the path of the file.
@@ -37,7 +51,7 @@ impl TrustError {
 }
 
 /// Use of a certificate or revocation list: its leg, and if it is ours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CertificateUse {
     /// Our certificate towards consumers.
     Server,
@@ -83,13 +97,52 @@ impl CertificateUse {
     }
 }
 
+/// Certificate or revocation list, as its issuer named it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Issued {
+    /// A certificate of ours, or of an authority.
+    Certificate {
+        /// Name of its subject, at most 128 bytes.
+        subject: Box<str>,
+        /// Serial number in lower-case hexadecimal.
+        serial: String,
+    },
+    /// A revocation list.
+    List {
+        /// Name of its issuer, at most 128 bytes.
+        issuer: Box<str>,
+        /// Its number (`cRLNumber`), decimal up to 128 bits, else hexadecimal; `None` if it has none.
+        number: Option<String>,
+    },
+}
+
+impl Issued {
+    /// Returns the name and serial number of a certificate.
+    pub(super) fn certificate(parsed: &X509Certificate<'_>) -> Self {
+        let serial = crate::hex::encode(parsed.raw_serial());
+        Self::Certificate { subject: name_text(parsed.subject()), serial }
+    }
+}
+
+impl fmt::Display for Issued {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Certificate { subject, serial } => write!(out, "{subject}, serial {serial}"),
+            Self::List { issuer, number: Some(number) } => write!(out, "{issuer}, number {number}"),
+            Self::List { issuer, number: None } => write!(out, "{issuer}, without a number"),
+        }
+    }
+}
+
 /// Expiry of a certificate, or the time at which the next revocation list is due.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Expiry {
     /// Use of the certificate or list.
     pub used_as: CertificateUse,
     /// Path of the file.
     pub path: PathBuf,
+    /// The certificate or list, to tell several of one file apart.
+    pub issued: Issued,
     /// Time in seconds since 1970, UTC.
     pub at_s: i64,
 }
@@ -99,8 +152,8 @@ impl Expiry {
     #[must_use]
     pub fn overdue(&self, now_s: i64) -> Option<String> {
         let what = if self.used_as.is_crl() { "revocation list overdue" } else { "expired" };
-        let shown = self.path.display();
-        (self.at_s <= now_s).then(|| format!("{} {shown}: {what}", self.used_as.label()))
+        let (label, shown, issued) = (self.used_as.label(), self.path.display(), &self.issued);
+        (self.at_s <= now_s).then(|| format!("{label} {shown}: {what} ({issued})"))
     }
 }
 
@@ -120,15 +173,44 @@ pub enum NoticeLevel {
 pub struct Notice {
     /// Urgency of the notice.
     pub level: NoticeLevel,
-    /// One line of text that names the file.
+    /// One line of text that names the file or the key of the configuration.
     pub text: String,
+    /// File or key that the notice concerns, where there is one.
+    pub concern: Option<Concern>,
+}
+
+/// Subject of a notice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Concern {
+    /// A key of the configuration, such as `provider.networks`.
+    Key(&'static str),
+    /// A file or folder.
+    File(PathBuf),
 }
 
 impl Notice {
     /// Returns a notice of this urgency and text.
     #[must_use]
     pub const fn new(level: NoticeLevel, text: String) -> Self {
-        Self { level, text }
+        Self { level, text, concern: None }
+    }
+
+    /// Returns a warning of this text.
+    #[must_use]
+    pub const fn warning(text: String) -> Self {
+        Self::new(NoticeLevel::Warning, text)
+    }
+
+    /// Returns the notice with the file or folder that it concerns.
+    #[must_use]
+    pub fn about_file(self, path: &Path) -> Self {
+        Self { concern: Some(Concern::File(path.to_owned())), ..self }
+    }
+
+    /// Returns the notice with the key of the configuration that it concerns.
+    #[must_use]
+    pub fn about_key(self, key: &'static str) -> Self {
+        Self { concern: Some(Concern::Key(key)), ..self }
     }
 }
 
@@ -152,7 +234,7 @@ impl FileMark {
     }
 }
 
-/// Loads a chain and its key; returns them with the leaf's expiry in seconds since 1970.
+/// Loads a chain and its key; returns them with the leaf's name and its expiry in seconds since 1970.
 ///
 /// # Errors
 /// Returns an error if a file cannot be used, the key does not match, or the leaf is outside its dates.
@@ -160,7 +242,7 @@ pub(super) fn certified_key(
     pair: &KeyPair,
     crypto: &Arc<CryptoProvider>,
     now_s: i64,
-) -> Result<(CertifiedKey, i64), TrustError> {
+) -> Result<(CertifiedKey, Issued, i64), TrustError> {
     let chain = certificates(&pair.chain)?;
     let key = read_key(&pair.key)?;
     let key = crypto
@@ -170,7 +252,11 @@ pub(super) fn certified_key(
     let leaf = chain.first().ok_or_else(|| TrustError::new(&pair.chain, "holds no certificate"))?;
     let (_, parsed) =
         X509Certificate::from_der(leaf).map_err(|error| TrustError::new(&pair.chain, error))?;
-    let validity = parsed.validity();
+    let issued = Issued::certificate(&parsed);
+    let validity = parsed.validity().clone();
+    let certified = CertifiedKey::new(chain, key);
+    // First of all: an expired certificate whose key has been replaced will be replaced too.
+    certified.keys_match().map_err(|_| TrustError::unpaired(pair))?;
     let ends_s = validity.not_after.timestamp();
     if now_s >= ends_s {
         let why = format!("the certificate expired on {}", validity.not_after);
@@ -180,12 +266,7 @@ pub(super) fn certified_key(
         let why = format!("the certificate is not valid before {}", validity.not_before);
         return Err(TrustError::new(&pair.chain, why));
     }
-    let certified = CertifiedKey::new(chain, key);
-    certified.keys_match().map_err(|_| {
-        let why = format!("the key does not match the certificate in {}", pair.chain.display());
-        TrustError::new(&pair.key, why)
-    })?;
-    Ok((certified, ends_s))
+    Ok((certified, issued, ends_s))
 }
 
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TrustError> {
@@ -209,9 +290,10 @@ pub(super) fn authorities(
     let mut each = Vec::new();
     for path in paths {
         for certificate in certificates(path)? {
-            let (authority, at_s) = Authority::read(path.clone(), &certificate)
+            let (authority, issued, at_s) = Authority::read(path.clone(), &certificate)
                 .map_err(|why| TrustError::new(path, why))?;
-            expiries.push(Expiry { used_as: CertificateUse::Authority, path: path.clone(), at_s });
+            let used_as = CertificateUse::Authority;
+            expiries.push(Expiry { used_as, path: path.clone(), issued, at_s });
             each.push(authority);
         }
     }
@@ -311,7 +393,7 @@ impl ListFiles {
                 Ok(found) => lists.extend(named(&file, found)),
                 Err(fault) => {
                     let text = format!("{fault}; the file is left out");
-                    notices.push(Notice::new(NoticeLevel::Alarm, text));
+                    notices.push(Notice::new(NoticeLevel::Alarm, text).about_file(&file));
                 }
             }
         }

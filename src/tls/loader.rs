@@ -12,7 +12,7 @@ use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::chain::{Authorities, ChainVerifier, name_text};
-use super::files::{self, CertificateUse, Expiry, ListFiles, Notice, NoticeLevel, TrustError};
+use super::files::{self, CertificateUse, Expiry, ListFiles, Notice, TrustError};
 use super::revocation::{NewestLists, RevocationLists};
 use super::server::CertificatesByName;
 use super::{Crl, CrlRollback, ExpiredCrl, KeyPair};
@@ -121,10 +121,10 @@ impl Loader {
         used_as: CertificateUse,
     ) -> Result<Arc<CertifiedKey>, TrustError> {
         match files::certified_key(pair, crypto, self.now_s) {
-            Ok((key, at_s)) => {
+            Ok((key, issued, at_s)) => {
                 self.known.extend(issuers(&key));
                 self.notices.extend(leaf_alone(&key, pair));
-                let expiries = vec![Expiry { used_as, path: pair.chain.clone(), at_s }];
+                let expiries = vec![Expiry { used_as, path: pair.chain.clone(), issued, at_s }];
                 let loaded = Loaded { part: Arc::new(key), expiries };
                 self.keys.insert(place.to_owned(), loaded);
             }
@@ -191,7 +191,7 @@ fn leaf_alone(key: &CertifiedKey, pair: &KeyPair) -> Option<Notice> {
         pair.chain.display(),
         name_text(parsed.issuer()),
     );
-    (parsed.issuer() != parsed.subject()).then(|| Notice::new(NoticeLevel::Warning, text))
+    (parsed.issuer() != parsed.subject()).then(|| Notice::warning(text).about_file(&pair.chain))
 }
 
 /// Returns the subjects of the issuers in one of our chains.

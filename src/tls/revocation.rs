@@ -129,7 +129,7 @@ impl RevocationLists {
                         used_as.label(),
                         path.display(),
                     ),
-                )),
+                ).about_file(&path)),
             }
         }
         let mut lists = Self { by_issuer, expired, algorithms, warned: Mutex::default(), newest };
@@ -172,7 +172,7 @@ impl RevocationLists {
                     new.number_text(),
                     held.number_text(),
                 ),
-            ));
+            ).about_file(new_path));
             for uri in held.scope.uris.iter().flatten() {
                 let part = issued.by_uri.entry(uri.clone()).or_default();
                 part.push((path.clone(), Arc::clone(&held)));
@@ -228,7 +228,7 @@ impl RevocationLists {
                         authority.path.display(),
                         authority.text,
                     ),
-                ));
+                ).about_file(&authority.path));
             }
         }
         notices.sort_by(|one, other| one.text.cmp(&other.text));
@@ -257,7 +257,7 @@ impl RevocationLists {
                          is used only for chains that hold a certificate of that authority",
                         list.issuer_text,
                     ),
-                ));
+                ).about_file(path));
             } else if !named.is_empty() && !by_one {
                 notices.push(Notice::new(
                     NoticeLevel::Warning,
@@ -266,7 +266,7 @@ impl RevocationLists {
                          that name; it is not used for its certificates",
                         list.issuer_text,
                     ),
-                ));
+                ).about_file(path));
                 continue;
             }
             let twin = |(_, newer): &&(&Path, &RevocationList)| {
@@ -285,7 +285,7 @@ impl RevocationLists {
                             newer_path.display(),
                             newer.number_text(),
                         ),
-                    ));
+                    ).about_file(path));
                 }
                 Some(_) => {}
             }
@@ -310,6 +310,7 @@ impl RevocationLists {
         let expiry = |(path, list): &(PathBuf, Arc<RevocationList>)| Expiry {
             used_as,
             path: path.clone(),
+            issued: list.issued(),
             at_s: list.next_update_s(),
         };
         newest.map(expiry).collect()

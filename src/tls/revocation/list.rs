@@ -17,6 +17,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate, X509Version};
 use x509_parser::revocation_list::CertificateRevocationList;
 
 use crate::tls::chain::{Issuer, name_text};
+use crate::tls::files::Issued;
 
 /// Maximum number of issuer keys whose signature check is cached for one list.
 const CHECKED_KEYS_MAX: usize = 8;
@@ -155,13 +156,23 @@ impl RevocationList {
         self.newest_first() < other.newest_first()
     }
 
-    /// Returns the number as text: decimal up to 128 bits, else hexadecimal.
+    /// Returns the number for texts, preceded by the word.
     pub(super) fn number_text(&self) -> String {
+        self.number().map_or("without a number".to_owned(), |number| format!("number {number}"))
+    }
+
+    /// Returns the number as text, decimal up to 128 bits, else hexadecimal; `None` if there is none.
+    fn number(&self) -> Option<String> {
         match <[u8; 16]>::try_from(padded(&self.number)) {
-            _ if self.number.is_empty() => "without a number".to_owned(),
-            Ok(bytes) => format!("number {}", u128::from_be_bytes(bytes)),
-            Err(_) => format!("number 0x{}", crate::hex::encode(&self.number)),
+            _ if self.number.is_empty() => None,
+            Ok(bytes) => Some(u128::from_be_bytes(bytes).to_string()),
+            Err(_) => Some(format!("0x{}", crate::hex::encode(&self.number))),
         }
+    }
+
+    /// Returns the issuer and the number of the list.
+    pub(super) fn issued(&self) -> Issued {
+        Issued::List { issuer: self.issuer_text.clone(), number: self.number() }
     }
 
     pub(super) fn revokes(&self, serial: &[u8]) -> bool {
