@@ -9,6 +9,7 @@
 
 pub mod commands;
 pub mod server;
+pub mod log;
 pub mod failure;
 pub mod config;
 

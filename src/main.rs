@@ -84,7 +84,9 @@ const EXIT_CONFIGURATION: u8 = 78;
 const EXIT_NOT_PROVEN: u8 = 3;
 
 fn main() -> ExitCode {
-    let ended = match Arguments::parse().command {
+    let command = Arguments::parse().command;
+    let is_service = matches!(command, Command::Serve { .. });
+    let ended = match command {
         Command::Serve { config } => serve::run(&config),
         Command::Check { schema: Some(of), .. } => {
             check::schema(of);
@@ -109,7 +111,9 @@ fn main() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            writeln!(std::io::stderr(), "spine-proxy: {failure}").unwrap_or_default();
+            if !is_service || !serve::log_failure(&failure) {
+                writeln!(std::io::stderr(), "spine-proxy: {failure}").unwrap_or_default();
+            }
             match failure {
                 Failure::Configuration(_) => ExitCode::from(EXIT_CONFIGURATION),
                 Failure::NotProven(_) => ExitCode::from(EXIT_NOT_PROVEN),

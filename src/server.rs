@@ -18,6 +18,7 @@ mod prepare;
 mod reload;
 mod report;
 mod sockets;
+mod start_log;
 mod warnings;
 
 pub use prepare::Prepared;
@@ -88,15 +89,13 @@ impl Server {
     /// Returns an error if the journal cannot be opened, an address cannot be bound or a thread cannot be
     /// started.
     pub fn start(prepared: Prepared, path: Option<PathBuf>) -> Result<Self, Failure> {
-        let Prepared { config, trust, rules, directory, live, loader, memory, seen } = prepared;
         // First of all: a SIGHUP without a handler ends the process.
         let hangup = signal(SignalKind::hangup())?;
         let metrics = Arc::new(Metrics::new());
-        prepare::publish(&loader, config.lab, &metrics);
-        metrics.reload(Ok(Timestamp::now().as_second()));
-        memory::publish(&config, memory, &metrics);
+        announce(&prepared, &metrics);
+        let Prepared { config, trust, rules, directory, live, loader, memory, log, seen } =
+            prepared;
         let (listeners, (admin_listener, admin)) = listen(&config)?;
-        let limits = &config.listener.limits;
         let trail = start_trail(&config, &directory, trust.generation, &metrics)?;
         let (leaving, stop) = (CancellationToken::new(), Stop::default());
         let directory = directory_with_snapshot(directory, live, &config, &metrics);
@@ -112,21 +111,10 @@ impl Server {
             trail: trail.clone(),
             metrics: Arc::clone(&metrics),
         };
-        let (own, balancers) =
-            (gateways(&config, &shared, &pressure), &config.listener.proxy_protocol_from);
-        let workers = Arc::new(Workers::start(own, limits, balancers, &stop, &metrics)?);
-        let views = AdminState {
-            config: Arc::new(ArcSwap::from_pointee(config.json())),
-            metrics: Arc::clone(&metrics),
-            live: Arc::clone(&live),
-            directory: directory.clone(),
-            trail: trail.clone(),
-            drain: leaving.clone(),
-            lab: config.lab,
-            names: config.admin.names.clone(),
-            token_file: config.admin.token_file.clone(),
-        };
-        let kept = maintain_directory(directory.clone(), config.directory.snapshot.clone());
+        let workers = start_workers(&config, &shared, &pressure, &stop)?;
+        let views = admin_state(&config, &shared, &leaving);
+        let snapshot = config.directory.snapshot.clone();
+        let addresses = log_addresses(&listeners);
         let reloader = Arc::new(Reloader {
             state: Mutex::new(ReloadState::new(config.clone(), loader, seen)),
             path,
@@ -137,15 +125,15 @@ impl Server {
             metrics: Arc::clone(&metrics),
             started_with: config,
             shown: Arc::clone(&views.config),
+            log,
         });
-        let addresses = log_addresses(&listeners);
         // Consumers are accepted last: they could use up the file descriptors that the rest needs.
         let admin_port = admin::start(admin_listener, views)?;
         let accept = |(listener, _)| workers.accept(listener, stop.drain.clone());
         let accepting = listeners.into_iter().map(accept).collect::<io::Result<_>>()?;
         let background = vec![
             tokio::spawn(Arc::clone(&reloader).watch(hangup)),
-            tokio::spawn(kept),
+            tokio::spawn(maintain_directory(directory.clone(), snapshot)),
             tokio::spawn(watch(trail.clone())),
         ];
         let stopping = Shutdown { leaving, stop, workers, accepting, background, admin_port };
@@ -200,6 +188,15 @@ impl Server {
     }
 }
 
+/// Logs and publishes what is started.
+fn announce(prepared: &Prepared, metrics: &Metrics) {
+    let Prepared { config, directory, live, loader, memory, .. } = prepared;
+    start_log::log(config, directory, live, loader);
+    prepare::publish(loader, config.lab, metrics);
+    metrics.reload(Ok(Timestamp::now().as_second()));
+    memory::publish(config, *memory, metrics);
+}
+
 /// Listening socket with its actual address.
 type BoundListener = (TcpListener, SocketAddr);
 
@@ -212,13 +209,21 @@ fn listen(config: &Config) -> Result<(Vec<BoundListener>, BoundListener), Failur
     Ok((listeners, admin))
 }
 
-/// Creates a gateway for each worker, over the parts that all of them share.
-fn gateways(config: &Config, shared: &gateway::GatewayShared, pressure: &Pressure) -> Vec<Gateway> {
+/// Starts the workers, each with a gateway over the parts that all of them share.
+fn start_workers(
+    config: &Config,
+    shared: &gateway::GatewayShared,
+    pressure: &Pressure,
+    stop: &Stop,
+) -> Result<Arc<Workers>, Failure> {
     let gateway = |worker| {
         let forwarder = Forwarder::new(&config.provider, Arc::clone(&shared.metrics));
         Gateway::new(shared.clone(), forwarder, pressure.heartbeat(worker))
     };
-    (0..config.workers()).map(gateway).collect()
+    let gateways = (0..config.workers()).map(gateway).collect();
+    let (limits, balancers) = (&config.listener.limits, &config.listener.proxy_protocol_from);
+    let workers = Workers::start(gateways, limits, balancers, stop, &shared.metrics)?;
+    Ok(Arc::new(workers))
 }
 
 /// Creates the directory, with its cache filled from the snapshot of the last process.
@@ -248,6 +253,25 @@ fn directory_with_snapshot(
 fn write_snapshot(directory: &Directory, path: &Path) {
     if let Err(error) = directory.save(path) {
         tracing::error!(%error, "directory snapshot could not be written: after a restart, the directory cache may be older or empty");
+    }
+}
+
+/// Returns what the admin port shows.
+fn admin_state(
+    config: &Config,
+    shared: &gateway::GatewayShared,
+    leaving: &CancellationToken,
+) -> AdminState {
+    AdminState {
+        config: Arc::new(ArcSwap::from_pointee(config.json())),
+        metrics: Arc::clone(&shared.metrics),
+        live: Arc::clone(&shared.live),
+        directory: shared.directory.clone(),
+        trail: shared.trail.clone(),
+        drain: leaving.clone(),
+        lab: config.lab,
+        names: config.admin.names.clone(),
+        token_file: config.admin.token_file.clone(),
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use testkit::TestBed;
 use testkit::files::Files;
+use testkit::process::serve;
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_spine-proxy")).args(arguments).output().unwrap()
@@ -27,8 +28,41 @@ async fn refused(change: impl Fn(&TestBed)) -> String {
     assert_eq!(checked.status.code(), Some(78), "{}", stderr(&checked));
     let served = run(&["serve", "--config", config]);
     assert_eq!(served.status.code(), Some(78), "{}", stderr(&served));
-    assert_eq!(stderr(&checked), stderr(&served));
-    stderr(&checked)
+    let (checked, served) = (stderr(&checked), stderr(&served));
+    let fault = checked.strip_prefix("spine-proxy: ").unwrap().trim_end();
+    // A service writes a log line, unless it could not read how to.
+    match served.lines().last().and_then(|line| serde_json::from_str::<Value>(line).ok()) {
+        Some(line) => {
+            assert_eq!(line["level"], "ERROR");
+            assert_eq!(line["message"], format!("spine-proxy cannot serve and ends: {fault}"));
+        }
+        None => assert_eq!(served, checked),
+    }
+    checked
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fatal_error_at_the_start_is_a_line_of_the_log_once_the_configuration_is_read() {
+    let served = |bed: &TestBed| {
+        let served = run(&["serve", "--config", bed.path("spine-proxy.toml").to_str().unwrap()]);
+        assert_eq!(served.status.code(), Some(78));
+        stderr(&served)
+    };
+    let bed = TestBed::new().await;
+    bed.replace("server.pem", "nonsense");
+    for line in served(&bed).lines() {
+        assert!(serde_json::from_str::<Value>(line).is_ok(), "{line}");
+    }
+    bed.replace(
+        "spine-proxy.toml",
+        &format!("{}\n[log]\nformat = \"human\"\n", bed.text("spine-proxy.toml")),
+    );
+    let human = served(&bed);
+    assert!(human.contains("ERROR") && human.contains("server.pem"), "{human}");
+    assert!(!human.contains('\x1b'), "no colours where there is no terminal: {human:?}");
+    bed.replace("spine-proxy.toml", "nonsense");
+    let plain = served(&bed);
+    assert!(plain.starts_with("spine-proxy: ") && plain.contains("spine-proxy.toml"), "{plain}");
 }
 
 /// Parses the output of `check --json` with these arguments; returns it with the exit code.
@@ -118,6 +152,26 @@ fn the_version_has_the_commit() {
     let version = concat!("spine-proxy ", env!("CARGO_PKG_VERSION"), " (");
     let commit = text.strip_prefix(version).and_then(|rest| rest.strip_suffix(")\n")).unwrap();
     assert!(!commit.is_empty() && commit.bytes().all(|byte| byte.is_ascii_graphic()), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_begins_with_what_is_started_and_from_what() {
+    let bed = TestBed::new().await;
+    let mut served = serve(&bed);
+    served.signal("TERM");
+    assert!(served.child.wait().unwrap().success());
+    let first = served.log.lock().unwrap().split_inclusive('}').find_map(|line| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        (line["message"] == "spine-proxy starts").then_some(line)
+    });
+    let first = first.unwrap();
+    assert_eq!(first["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(first["configuration"], bed.path("own.toml").to_str().unwrap());
+    assert_eq!(first["configuration_sha256"].as_str().unwrap().len(), 64);
+    assert_eq!((&first["consumers"], &first["practices"]), (&2.into(), &3.into()));
+    for name in ["commit", "authorities", "addresses", "admin"] {
+        assert!(!first[name].as_str().unwrap().is_empty(), "{name}: {first}");
+    }
 }
 
 /// Checks a value against the parts of JSON Schema that the schemas here use.

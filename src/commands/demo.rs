@@ -40,7 +40,7 @@ pub struct DemoOptions {
 /// Returns an error if the environment cannot be set up, or with `--once` if a step was not answered as
 /// expected.
 pub fn run(wanted: &DemoOptions) -> Result<(), Failure> {
-    super::serve::log(&Log { format: LogFormat::Human, level: LogLevel::Error });
+    crate::log::start(&Log { format: LogFormat::Human, level: LogLevel::Error });
     let folder = std::env::temp_dir().join(format!("spine-proxy-demo-{}", std::process::id()));
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

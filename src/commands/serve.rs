@@ -1,17 +1,11 @@
 //! `serve`: serves consumers until it is told to stop.
 
-use std::io;
 use std::path::Path;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::registry;
-use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::config::{Log, LogFormat};
 use crate::failure::Failure;
+use crate::log;
 use crate::server::{Prepared, Server};
 
 /// Serves consumers until SIGTERM or SIGINT.
@@ -19,8 +13,7 @@ use crate::server::{Prepared, Server};
 /// # Errors
 /// Returns an error if the configuration cannot be used or an address cannot be bound.
 pub fn run(path: &Path) -> Result<(), Failure> {
-    let prepared = Prepared::load(path, 1)?;
-    log(&prepared.config.log);
+    let prepared = Prepared::load_logging(path, 1, log::start)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let ended = runtime.block_on(async {
@@ -48,27 +41,13 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     ended
 }
 
-/// Crates of this project, whose messages have the level that the configuration sets.
-const OUR_CRATES: [&str; 3] = [env!("CARGO_CRATE_NAME"), "audit_journal", "gpconnect_simulator"];
-
-/// Starts logging to standard error.
-///
-/// Security: libraries log warnings and errors only, since their messages at lower levels may contain request
-/// data.
-pub fn log(settings: &Log) {
-    let ours = LevelFilter::from(settings.level);
-    let filter = Targets::new()
-        .with_default(LevelFilter::WARN)
-        .with_targets(OUR_CRATES.map(|name| (name, ours)));
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
-    let started = match settings.format {
-        LogFormat::Json => registry()
-            .with(lines.json().flatten_event(true).with_span_list(false))
-            .with(filter)
-            .try_init(),
-        LogFormat::Human => registry().with(lines).with(filter).try_init(),
-    };
-    if let Err(error) = started {
-        tracing::debug!(%error, "logging has already been started; the first settings stay in force");
+/// Logs the failure that ends the process; returns false if the log has not been started, since the
+/// configuration could not be read.
+pub fn log_failure(failure: &Failure) -> bool {
+    let is_started = tracing::dispatcher::has_been_set();
+    if is_started {
+        let fault = failure.to_string();
+        tracing::error!("spine-proxy cannot serve and ends: {}", fault.trim_end());
     }
+    is_started
 }

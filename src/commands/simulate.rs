@@ -115,7 +115,7 @@ pub fn schema() -> Schema {
 /// Returns an error if the configuration cannot be used, the store cannot be opened or the address cannot be
 /// bound.
 pub fn run(wanted: SimulateOptions) -> Result<(), Failure> {
-    super::serve::log(&Log { format: LogFormat::Human, level: LogLevel::Info });
+    crate::log::start(&Log { format: LogFormat::Human, level: LogLevel::Info });
     match wanted {
         SimulateOptions::Provider { config, memory } => provider(&config, memory),
         SimulateOptions::Sds { config } => sds::run(&config),

@@ -12,10 +12,11 @@ use serde_json::{Map, Value};
 use super::reload::{self, Marks};
 use super::warnings;
 use crate::admin;
-use crate::config::Config;
+use crate::config::{Config, Log};
 use crate::directory::LiveSources;
 use crate::failure::Failure;
 use crate::gateway::{Compatibility, DecisionRules};
+use crate::log::LogControl;
 use crate::metrics::Metrics;
 use crate::registry::{DirectoryFile, OtherSources};
 use crate::request::HeadRules;
@@ -40,6 +41,8 @@ pub struct Prepared {
     pub loader: Loader,
     /// Memory that the process may use; `None` if it cannot be read.
     pub memory: Option<MemoryLimit>,
+    /// Handle of the log's level; `None` if the log was not started with this configuration.
+    pub(super) log: Option<LogControl>,
     /// State of each file before it was read, to notice later changes.
     pub(super) seen: Marks,
 }
@@ -50,10 +53,24 @@ impl Prepared {
     /// # Errors
     /// Returns the first fault, with its file, and its line or key where known.
     pub fn load(path: &Path, generation: u64) -> Result<Self, Failure> {
+        Self::load_logging(path, generation, |_| None)
+    }
+
+    /// Loads a configuration as [`Prepared::load`] does, and calls `start_log` once the log's settings are known.
+    ///
+    /// # Errors
+    /// Returns the first fault, as [`Prepared::load`] does.
+    pub fn load_logging(
+        path: &Path,
+        generation: u64,
+        start_log: impl FnOnce(&Log) -> Option<LogControl>,
+    ) -> Result<Self, Failure> {
         let seen = reload::marks(&[path.to_owned()]);
         let config = Config::load(path).map_err(Failure::configuration)?;
+        let log = start_log(&config.log);
         let mut prepared = Self::from_config(config, generation)?;
         prepared.seen.extend(seen);
+        prepared.log = log;
         Ok(prepared)
     }
 
@@ -77,7 +94,7 @@ impl Prepared {
         }
         let rules = decision_rules(&config)?;
         let memory = MemoryLimit::read(Path::new("/"));
-        Ok(Self { config, trust, rules, directory, live, loader, memory, seen })
+        Ok(Self { config, trust, rules, directory, live, loader, memory, log: None, seen })
     }
 
     /// Returns warnings for an operator: notices about files and settings, and what would be an alarm.

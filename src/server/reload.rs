@@ -13,10 +13,11 @@ use tokio::signal::unix::Signal;
 use self::checks::FileChecks;
 use super::{memory, prepare, warnings};
 use crate::audit::Trail;
-use crate::config::{Config, Listener};
+use crate::config::{Config, Listener, Log, LogLevel};
 use crate::directory::{self, Directory};
 use crate::failure::Failure;
 use crate::gateway::{DecisionRules, InForce};
+use crate::log::LogControl;
 use crate::metrics::Metrics;
 use crate::throttle::{MemoryLimit, Pressure, Throttle};
 use crate::tls::{Alarms, FileMark, Loader, Notice, NoticeLevel, Trust};
@@ -43,6 +44,8 @@ pub(super) struct Reloader {
     pub(super) started_with: Config,
     /// Configuration in force as JSON, for the admin port.
     pub(super) shown: Arc<ArcSwap<String>>,
+    /// Handle of the log's level; `None` if the log is another's.
+    pub(super) log: Option<LogControl>,
     pub(super) state: Mutex<ReloadState>,
 }
 
@@ -260,6 +263,8 @@ impl Reloader {
         };
         state.ended = ended(&state.loader);
         let memory = self.publish(&config, &state.loader, &throttle);
+        let level = config.log.level;
+        let level = (level != state.config.log.level).then_some(level);
         (state.config, state.seen) = (config, seen);
         let faults: Vec<_> = found.values().flatten().cloned().collect();
         state.faults.extend(found);
@@ -267,7 +272,16 @@ impl Reloader {
         self.record(&state.config, trust.generation, faults.len());
         self.live.store(Arc::new(InForce { trust, rules, throttle, alarms, memory }));
         self.log_notices_in(state);
+        // Last, so that the log has the change by its former level.
+        level.into_iter().for_each(|level| self.set_log_level(level));
         faults
+    }
+
+    /// Sets the level of the log.
+    fn set_log_level(&self, level: LogLevel) {
+        if let Some(Err(error)) = self.log.as_ref().map(|log| log.set_level(level)) {
+            tracing::warn!(%error, "the log keeps its level until a restart");
+        }
     }
 
     /// Logs a reload, and records in the audit journal what is in force after it.
@@ -371,7 +385,7 @@ impl Reloader {
         config.directory.snapshot = started.directory.snapshot;
         config.audit = started.audit;
         config.admin = started.admin;
-        config.log = started.log;
+        config.log = Log { level: config.log.level, ..started.log };
         config
     }
 
@@ -404,7 +418,7 @@ impl Reloader {
             ("directory.snapshot", text(&old.directory.snapshot), text(&new.directory.snapshot)),
             ("audit", text(&old.audit), text(&new.audit)),
             ("admin", text(&old.admin), text(&new.admin)),
-            ("log", text(&old.log), text(&new.log)),
+            ("log.format", text(&old.log.format), text(&new.log.format)),
         ]
         .into_iter()
         .filter_map(|(section, old, new)| (old != new).then_some(section))

@@ -1,0 +1,66 @@
+//! The log of the process, on standard error.
+
+use std::io::{self, IsTerminal as _};
+use std::sync::Arc;
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Registry, fmt, registry, reload};
+
+use crate::config::{Log, LogFormat, LogLevel};
+
+/// Crates of this project, whose messages have the level that the configuration sets.
+const OUR_CRATES: [&str; 3] = [env!("CARGO_CRATE_NAME"), "audit_journal", "gpconnect_simulator"];
+
+/// Handle by which the level of the log is changed while the process runs. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct LogControl(Arc<reload::Handle<Targets, Registry>>);
+
+/// Error returned when the level of the log cannot be changed.
+#[derive(Debug, thiserror::Error)]
+#[error("the level of the log cannot be changed: {0}")]
+pub struct LogControlError(#[from] reload::Error);
+
+impl LogControl {
+    /// Sets the lowest level that is logged, until the process ends or it is set again.
+    ///
+    /// # Errors
+    /// Returns an error if the log of this handle is not in use.
+    pub fn set_level(&self, level: LogLevel) -> Result<(), LogControlError> {
+        Ok(self.0.reload(filter(level))?)
+    }
+}
+
+/// Returns the filter by level.
+///
+/// Security: libraries log warnings and errors only, since their messages at lower levels may contain request
+/// data.
+fn filter(level: LogLevel) -> Targets {
+    let ours = LevelFilter::from(level);
+    Targets::new().with_default(LevelFilter::WARN).with_targets(OUR_CRATES.map(|name| (name, ours)))
+}
+
+/// Starts logging to standard error; returns the handle of its level, or `None` if logging had already been
+/// started, whose settings stay in force.
+///
+/// Colours are used only for people at a terminal, unless `NO_COLOR` is set.
+pub fn start(settings: &Log) -> Option<LogControl> {
+    let (filter, handle) = reload::Layer::new(filter(settings.level));
+    let lines = fmt::layer().with_writer(io::stderr);
+    // The library's default is to use colours unless `NO_COLOR` is set.
+    let lines = if io::stderr().is_terminal() { lines } else { lines.with_ansi(false) };
+    let log = registry().with(filter);
+    let started = match settings.format {
+        LogFormat::Json => log.with(lines.json().flatten_event(true).with_span_list(false)).try_init(),
+        LogFormat::Human => log.with(lines).try_init(),
+    };
+    match started {
+        Ok(()) => Some(LogControl(Arc::new(handle))),
+        Err(error) => {
+            tracing::debug!(%error, "logging has already been started; the first settings stay in force");
+            None
+        }
+    }
+}
