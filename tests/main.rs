@@ -49,6 +49,7 @@ mod places;
 mod privacy;
 mod documents;
 mod refusal_bodies;
+mod reload;
 mod refusals;
 mod revocation;
 mod session;

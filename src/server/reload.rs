@@ -10,7 +10,9 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::signal::unix::Signal;
 
+use self::changes::{BeforeReload, CHANGES_MAX};
 use self::checks::FileChecks;
+use self::pair_wait::PairWait;
 use super::{memory, prepare, warnings};
 use crate::audit::Trail;
 use crate::config::{Config, Listener, Log, LogLevel};
@@ -20,9 +22,11 @@ use crate::gateway::{DecisionRules, InForce};
 use crate::log::LogControl;
 use crate::metrics::Metrics;
 use crate::throttle::{MemoryLimit, Pressure, Throttle};
-use crate::tls::{Alarms, FileMark, Loader, Notice, NoticeLevel, Trust};
+use crate::tls::{Alarms, Expiry, FileMark, Loader, Notice, NoticeLevel, Trust, TrustError};
 
+mod changes;
 mod checks;
+mod pair_wait;
 mod watches;
 
 /// Interval of periodic work: the throttle and the directory forget what is unused, expiry dates are compared
@@ -58,6 +62,8 @@ pub(super) struct ReloadState {
     faults: BTreeMap<ReloadPart, Vec<String>>,
     /// Number of certificates and revocation lists that had expired at the last reload.
     ended: usize,
+    /// State in force before a reload that waits for a second file.
+    before: Option<BeforeReload>,
     /// Texts of notices that have been logged.
     logged_notices: HashSet<String>,
     /// Texts of alarms that have been logged.
@@ -90,12 +96,37 @@ enum ReloadTrigger {
     Request,
 }
 
+/// Result of a reload.
+#[derive(Debug)]
+enum ReloadOutcome {
+    /// Every part was loaded, or its faults are reported; they are listed here.
+    Done(Vec<String>),
+    /// The only fault is a key without its certificate: the other file may still be on its way.
+    Waits,
+}
+
+/// Parts of a configuration as loaded: the new ones, and those in force where nothing has changed or loading
+/// failed.
+struct LoadedParts {
+    config: Config,
+    seen: Marks,
+    trust: Arc<Trust>,
+    /// True if `trust` and the live sources are new.
+    is_trust_new: bool,
+    /// True if the only faults of trust are keys without their certificates.
+    is_unpaired: bool,
+    rules: Arc<DecisionRules>,
+    throttle: Arc<Throttle>,
+    /// Faults of each part that was loaded.
+    found: BTreeMap<ReloadPart, Vec<String>>,
+}
+
 impl ReloadState {
     /// Returns the state after the first load; `seen` was taken before the files were read.
     pub(super) fn new(config: Config, loader: Loader, seen: Marks) -> Self {
         let (logged_notices, logged_alarms) = Default::default();
-        let (ended, faults) = (ended(&loader), BTreeMap::new());
-        Self { config, loader, seen, faults, ended, logged_notices, logged_alarms }
+        let (ended, faults, before) = (ended(&loader), BTreeMap::new(), None);
+        Self { config, loader, seen, faults, ended, before, logged_notices, logged_alarms }
     }
 
     /// Returns the faults of all parts.
@@ -124,9 +155,11 @@ impl Reloader {
     pub(super) async fn watch(self: Arc<Self>, mut hangup: Signal) {
         let mut tidy = tokio::time::interval(TIDY);
         let mut checks = FileChecks::default();
+        let mut pair = PairWait::default();
         loop {
             let trigger = tokio::select! {
                 _ = hangup.recv() => ReloadTrigger::Request,
+                () = pair.is_over() => ReloadTrigger::Trust,
                 _ = tidy.tick() => {
                     self.live.load().throttle.tidy();
                     self.directory.tidy();
@@ -146,8 +179,16 @@ impl Reloader {
                 },
             };
             checks.begin_anew();
-            // Faults have been logged as alarms.
-            drop(Arc::clone(&self).load(trigger).await);
+            let may_wait = trigger != ReloadTrigger::Request && pair.may_wait();
+            match Arc::clone(&self).load(trigger, may_wait).await {
+                Ok(ReloadOutcome::Waits) => pair.begin(),
+                // Faults have been logged as alarms.
+                Ok(ReloadOutcome::Done(_)) => pair.end(),
+                Err(error) => {
+                    pair.end();
+                    tracing::error!(%error, "the task of a reload has panicked; the last good state stays in force");
+                }
+            }
         }
     }
 
@@ -170,19 +211,29 @@ impl Reloader {
     /// # Errors
     /// Returns the faults of all parts, joined by semicolons.
     pub(super) async fn reload(self: Arc<Self>) -> Result<(), Failure> {
-        self.load(ReloadTrigger::Request).await
+        match self.load(ReloadTrigger::Request, false).await.map_err(Failure::environment)? {
+            ReloadOutcome::Done(faults) if !faults.is_empty() => {
+                Err(Failure::Configuration(anyhow::anyhow!(faults.join("; "))))
+            }
+            ReloadOutcome::Done(_) | ReloadOutcome::Waits => Ok(()),
+        }
     }
 
-    async fn load(self: Arc<Self>, trigger: ReloadTrigger) -> Result<(), Failure> {
+    /// Loads the parts that `trigger` calls for; if `may_wait`, a key without its certificate is not reported.
+    async fn load(
+        self: Arc<Self>,
+        trigger: ReloadTrigger,
+        may_wait: bool,
+    ) -> Result<ReloadOutcome, tokio::task::JoinError> {
         let this = Arc::clone(&self);
-        let loaded = tokio::task::spawn_blocking(move || this.swap(trigger)).await;
-        let faults = loaded.map_err(Failure::environment)?;
+        let loaded = tokio::task::spawn_blocking(move || this.swap(trigger, may_wait)).await;
         let now_s = Timestamp::now().as_second();
-        self.metrics.reload(if faults.is_empty() { Ok(now_s) } else { Err(()) });
-        match faults.is_empty() {
-            true => Ok(()),
-            false => Err(Failure::Configuration(anyhow::anyhow!(faults.join("; ")))),
+        match &loaded {
+            Ok(ReloadOutcome::Done(faults)) if faults.is_empty() => self.metrics.reload(Ok(now_s)),
+            Ok(ReloadOutcome::Done(_)) | Err(_) => self.metrics.reload(Err(())),
+            Ok(ReloadOutcome::Waits) => {}
         }
+        loaded
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, ReloadState> {
@@ -208,11 +259,63 @@ impl Reloader {
         paths
     }
 
-    /// Loads the parts that `trigger` calls for and puts those without faults in force; returns the faults.
-    fn swap(&self, trigger: ReloadTrigger) -> Vec<String> {
+    /// Loads the parts that `trigger` calls for and puts those without faults in force.
+    fn swap(&self, trigger: ReloadTrigger, may_wait: bool) -> ReloadOutcome {
         let mut state = self.state();
         let state = &mut *state;
-        let before = self.live.load_full();
+        let in_force = self.live.load_full();
+        let before = state.before.take().unwrap_or_else(|| {
+            let expiries = &state.loader.expiries;
+            BeforeReload::new(&state.config, expiries, &self.directory.file(), &state.seen)
+        });
+        let loaded = self.load_parts(state, &in_force, trigger);
+        let faults: Vec<_> = loaded.found.values().flatten().cloned().collect();
+        // A fault that has been reported is not waited for again.
+        let waits = may_wait
+            && loaded.is_unpaired
+            && !state.is_faulty(ReloadPart::Trust)
+            && loaded.found.iter().all(|(part, of)| *part == ReloadPart::Trust || of.is_empty());
+        let LoadedParts { config, seen, trust, is_trust_new, rules, throttle, mut found, .. } =
+            loaded;
+        if waits {
+            found.remove(&ReloadPart::Trust);
+        }
+        let level = config.log.level;
+        let level = (level != state.config.log.level).then_some(level);
+        state.ended = ended(&state.loader);
+        let memory = self.publish(&config, &state.loader, &throttle);
+        (state.config, state.seen) = (config, seen);
+        state.faults.extend(found);
+        let alarms = Arc::new(Alarms::new(&state.loader, &state.lasting()));
+        if waits {
+            log_wait(&faults);
+            state.before = Some(before);
+        } else {
+            let new = is_trust_new.then_some(&*state.loader.expiries);
+            let changes = self.changes(&before, state, new);
+            self.record(&state.config, trust.generation, &changes, &faults);
+        }
+        self.live.store(Arc::new(InForce { trust, rules, throttle, alarms, memory }));
+        self.log_notices_in(state);
+        // Last, so that the log has the change by its former level.
+        level.into_iter().for_each(|level| self.set_log_level(level));
+        if waits { ReloadOutcome::Waits } else { ReloadOutcome::Done(faults) }
+    }
+
+    /// Sets the level of the log.
+    fn set_log_level(&self, level: LogLevel) {
+        if let Some(Err(error)) = self.log.as_ref().map(|log| log.set_level(level)) {
+            tracing::warn!(%error, "the log keeps its level until a restart");
+        }
+    }
+
+    /// Loads the parts that `trigger` calls for.
+    fn load_parts(
+        &self,
+        state: &mut ReloadState,
+        before: &InForce,
+        trigger: ReloadTrigger,
+    ) -> LoadedParts {
         let now = marks(&watched(self.path.as_deref(), &state.config));
         let changed = |path: &Path| {
             trigger == ReloadTrigger::Request
@@ -237,14 +340,13 @@ impl Reloader {
             || trigger == ReloadTrigger::Trust
             || config.trust_files().iter().any(|path| changed(path));
         let file_changed = all || changed(&config.directory.file) || again(ReloadPart::Directory);
-        let (trust, sources) = match trust_changed {
-            true => {
-                let (trust, sources, faults) = trust(&config, &mut state.loader, &before);
-                found.insert(ReloadPart::Trust, faults);
-                (trust, sources)
-            }
-            false => (Arc::clone(&before.trust), None),
-        };
+        let mut loaded = LoadedTrust::unchanged(before);
+        if trust_changed {
+            loaded = LoadedTrust::load(&config, &mut state.loader, before);
+            found.insert(ReloadPart::Trust, loaded.faults);
+        }
+        let LoadedTrust { trust, sources, is_unpaired, .. } = loaded;
+        let is_trust_new = sources.is_some() && trust.generation != before.trust.generation;
         let file = file_changed.then(|| prepare::directory_file(&config)).and_then(|file| {
             let fault = file.as_ref().err().map(ToString::to_string);
             found.insert(ReloadPart::Directory, fault.into_iter().collect());
@@ -253,42 +355,40 @@ impl Reloader {
         if file.is_some() || sources.is_some() {
             self.directory.replace(file, sources);
         }
-        let (rules, throttle) = match all {
-            true => {
-                let (rules, throttle, faults) = self.rules(&config, &before);
-                found.entry(ReloadPart::Configuration).or_default().extend(faults);
-                (rules, throttle)
-            }
-            false => (Arc::clone(&before.rules), Arc::clone(&before.throttle)),
-        };
-        state.ended = ended(&state.loader);
-        let memory = self.publish(&config, &state.loader, &throttle);
-        let level = config.log.level;
-        let level = (level != state.config.log.level).then_some(level);
-        (state.config, state.seen) = (config, seen);
-        let faults: Vec<_> = found.values().flatten().cloned().collect();
-        state.faults.extend(found);
-        let alarms = Arc::new(Alarms::new(&state.loader, &state.lasting()));
-        self.record(&state.config, trust.generation, faults.len());
-        self.live.store(Arc::new(InForce { trust, rules, throttle, alarms, memory }));
-        self.log_notices_in(state);
-        // Last, so that the log has the change by its former level.
-        level.into_iter().for_each(|level| self.set_log_level(level));
-        faults
+        let (mut rules, mut throttle) = (Arc::clone(&before.rules), Arc::clone(&before.throttle));
+        if all {
+            let faults;
+            (rules, throttle, faults) = self.rules(&config, before);
+            found.entry(ReloadPart::Configuration).or_default().extend(faults);
+        }
+        LoadedParts { config, seen, trust, is_trust_new, is_unpaired, rules, throttle, found }
     }
 
-    /// Sets the level of the log.
-    fn set_log_level(&self, level: LogLevel) {
-        if let Some(Err(error)) = self.log.as_ref().map(|log| log.set_level(level)) {
-            tracing::warn!(%error, "the log keeps its level until a restart");
-        }
+    /// Returns what a reload has changed; `expiries` are those of certificates and lists if they were loaded.
+    fn changes(
+        &self,
+        before: &BeforeReload,
+        state: &ReloadState,
+        expiries: Option<&[Expiry]>,
+    ) -> Vec<String> {
+        let mut changes = before.files(&state.seen);
+        changes.extend(before.sections(&state.config));
+        changes.extend(before.directory(&self.directory.file()));
+        changes.extend(expiries.map(|expiries| before.issued(expiries)).unwrap_or_default());
+        changes
     }
 
     /// Logs a reload, and records in the audit journal what is in force after it.
-    fn record(&self, config: &Config, trust_generation: u64, faults: usize) {
-        log_reload(trust_generation, faults);
+    fn record(
+        &self,
+        config: &Config,
+        trust_generation: u64,
+        changes: &[String],
+        faults: &[String],
+    ) {
+        log_reload(trust_generation, changes, faults);
         let mut facts = prepare::facts_in_force(config, &self.directory.file(), trust_generation);
-        facts.insert("faults".to_owned(), faults.into());
+        facts.insert("faults".to_owned(), faults.len().into());
         self.trail.note("reloaded", facts);
     }
 
@@ -425,36 +525,76 @@ impl Reloader {
     }
 }
 
-/// Loads trust and the live sources of the directory; keeps those in force where that fails. Returns them
-/// with the faults found.
-fn trust(
-    config: &Config,
-    loader: &mut Loader,
-    before: &InForce,
-) -> (Arc<Trust>, Option<directory::LiveSources>, Vec<String>) {
-    let mut faults = Vec::new();
-    loader.begin(Timestamp::now().as_second());
-    let generation = before.trust.generation + 1;
-    let trust = match Trust::load(generation, &config.tls, &config.provider_tls, loader) {
-        Ok(trust) => Arc::new(trust),
-        Err(fault) => {
-            faults.push(config.locate(Some(fault.path()), &fault));
-            Arc::clone(&before.trust)
-        }
-    };
-    let sources = directory::LiveSources::load(&config.directory, loader);
-    let sources = sources.map_err(|fault| faults.push(config.locate(fault.path(), &fault))).ok();
-    if faults.is_empty() {
-        loader.end();
-    }
-    faults.extend(loader.faults.iter().map(|fault| config.locate(Some(fault.path()), fault)));
-    (trust, sources, faults)
+/// Trust and the live sources of the directory as loaded.
+struct LoadedTrust {
+    /// The new one, or that in force where loading failed.
+    trust: Arc<Trust>,
+    /// `None` if they could not be loaded; those in force stay.
+    sources: Option<directory::LiveSources>,
+    faults: Vec<String>,
+    /// True if all faults are keys that do not match their certificates.
+    is_unpaired: bool,
 }
 
-fn log_reload(generation: u64, faults: usize) {
+impl LoadedTrust {
+    /// Returns what is in force, without faults.
+    fn unchanged(before: &InForce) -> Self {
+        let trust = Arc::clone(&before.trust);
+        Self { trust, sources: None, faults: Vec::new(), is_unpaired: false }
+    }
+
+    /// Loads trust and the live sources; keeps the trust in force where that fails.
+    fn load(config: &Config, loader: &mut Loader, before: &InForce) -> Self {
+        let mut loaded = Self::unchanged(before);
+        let mut is_unpaired = true;
+        let mut note = |faults: &mut Vec<String>, fault: &TrustError| {
+            is_unpaired &= fault.is_unpaired();
+            faults.push(config.locate(Some(fault.path()), fault));
+        };
+        loader.begin(Timestamp::now().as_second());
+        let generation = before.trust.generation + 1;
+        match Trust::load(generation, &config.tls, &config.provider_tls, loader) {
+            Ok(trust) => loaded.trust = Arc::new(trust),
+            Err(fault) => note(&mut loaded.faults, &fault),
+        }
+        let mut others = Vec::new();
+        let sources = directory::LiveSources::load(&config.directory, loader);
+        let sources = sources.map_err(|fault| others.push(config.locate(fault.path(), &fault)));
+        loaded.sources = sources.ok();
+        if loaded.faults.is_empty() && others.is_empty() {
+            loader.end();
+        }
+        loader.faults.iter().for_each(|fault| note(&mut loaded.faults, fault));
+        loaded.is_unpaired = is_unpaired && others.is_empty() && !loaded.faults.is_empty();
+        loaded.faults.extend(others);
+        loaded
+    }
+}
+
+/// Logs that a key or certificate was replaced alone.
+fn log_wait(faults: &[String]) {
+    tracing::info!(
+        faults = faults.join("; "),
+        wait_s = PairWait::MAX.as_secs(),
+        "a key does not match its certificate: waiting for the other file; the last good pair stays in force"
+    );
+}
+
+/// Logs what a reload has changed, up to [`CHANGES_MAX`] of it, and its faults.
+fn log_reload(generation: u64, changes: &[String], faults: &[String]) {
+    for change in changes.iter().take(CHANGES_MAX) {
+        tracing::info!(generation, "reload: {change}");
+    }
+    if let Some(more) = changes.len().checked_sub(CHANGES_MAX).filter(|more| *more > 0) {
+        tracing::info!(generation, more, "reload: more changes than are logged");
+    }
+    for fault in faults.iter().take(NOTICES_LOGGED_MAX) {
+        tracing::warn!(generation, "reload: fault: {fault}");
+    }
     tracing::info!(
         generation,
-        faults,
+        changes = changes.len(),
+        faults = faults.len(),
         "configuration and files reloaded; parts with faults keep their last good state"
     );
 }
