@@ -17,6 +17,7 @@ mod memory;
 mod prepare;
 mod reload;
 mod report;
+mod service_manager;
 mod sockets;
 mod start_log;
 mod warnings;
@@ -25,6 +26,7 @@ pub use prepare::Prepared;
 pub use report::CheckReport;
 
 use reload::{ReloadState, Reloader};
+use service_manager::ManagerStatus;
 use sockets::InheritedSockets;
 
 use crate::admin::{self, AdminState};
@@ -119,13 +121,14 @@ impl Server {
             state: Mutex::new(ReloadState::new(config.clone(), loader, seen)),
             path,
             live: Arc::clone(&live),
-            pressure,
+            pressure: pressure.clone(),
             directory: directory.clone(),
             trail: trail.clone(),
             metrics: Arc::clone(&metrics),
             started_with: config,
             shown: Arc::clone(&views.config),
             log,
+            manager: ManagerStatus::new(&addresses),
         });
         // Consumers are accepted last: they could use up the file descriptors that the rest needs.
         let admin_port = admin::start(admin_listener, views)?;
@@ -135,7 +138,9 @@ impl Server {
             tokio::spawn(Arc::clone(&reloader).watch(hangup)),
             tokio::spawn(maintain_directory(directory.clone(), snapshot)),
             tokio::spawn(watch(trail.clone())),
+            tokio::spawn(service_manager::keep_alive(pressure)),
         ];
+        reloader.manager.ready(reloader.alarms());
         let stopping = Shutdown { leaving, stop, workers, accepting, background, admin_port };
         Ok(Self { addresses, admin, metrics, trail, directory, reloader, stopping })
     }
@@ -153,6 +158,7 @@ impl Server {
     pub async fn stop(self) {
         let Shutdown { leaving, stop, workers, accepting, background, admin_port } = self.stopping;
         let settings = &self.reloader.started_with;
+        service_manager::stopping();
         leaving.cancel();
         tokio::select! {
             () = tokio::time::sleep(settings.listener.limits.drain_delay) => {}

@@ -39,6 +39,7 @@ mod language;
 mod ldap;
 mod kept;
 mod lifecycle;
+mod manager;
 mod memory;
 mod mismatch;
 mod monitoring;

@@ -13,6 +13,7 @@ use tokio::signal::unix::Signal;
 use self::changes::{BeforeReload, CHANGES_MAX};
 use self::checks::FileChecks;
 use self::pair_wait::PairWait;
+use super::service_manager::ManagerStatus;
 use super::{memory, prepare, warnings};
 use crate::audit::Trail;
 use crate::config::{Config, Listener, Log, LogLevel};
@@ -50,6 +51,7 @@ pub(super) struct Reloader {
     pub(super) shown: Arc<ArcSwap<String>>,
     /// Handle of the log's level; `None` if the log is another's.
     pub(super) log: Option<LogControl>,
+    pub(super) manager: ManagerStatus,
     pub(super) state: Mutex<ReloadState>,
 }
 
@@ -165,6 +167,7 @@ impl Reloader {
                     self.directory.tidy();
                     self.trail.traffic().tidy(Timestamp::now().as_second());
                     self.log_notices();
+                    self.manager.update(self.alarms());
                     checks.are_due();
                     // A faulty file may be good by now. A certificate or list may have expired, and sessions
                     // with servers that were verified before must not outlive it.
@@ -225,15 +228,26 @@ impl Reloader {
         trigger: ReloadTrigger,
         may_wait: bool,
     ) -> Result<ReloadOutcome, tokio::task::JoinError> {
+        ManagerStatus::reloading();
         let this = Arc::clone(&self);
         let loaded = tokio::task::spawn_blocking(move || this.swap(trigger, may_wait)).await;
         let now_s = Timestamp::now().as_second();
-        match &loaded {
-            Ok(ReloadOutcome::Done(faults)) if faults.is_empty() => self.metrics.reload(Ok(now_s)),
-            Ok(ReloadOutcome::Done(_)) | Err(_) => self.metrics.reload(Err(())),
-            Ok(ReloadOutcome::Waits) => {}
+        let panicked = ["the reload has panicked; see the log".to_owned()];
+        let faults = match &loaded {
+            Ok(ReloadOutcome::Done(faults)) => Some(faults.as_slice()),
+            Ok(ReloadOutcome::Waits) => None,
+            Err(_) => Some(panicked.as_slice()),
+        };
+        if let Some(faults) = faults {
+            self.metrics.reload(if faults.is_empty() { Ok(now_s) } else { Err(()) });
         }
+        self.manager.reloaded(faults.map(<[String]>::len), self.alarms());
         loaded
+    }
+
+    /// Returns the number of alarms now.
+    pub(super) fn alarms(&self) -> usize {
+        self.live.load().alarms.in_force(Timestamp::now().as_second()).len()
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, ReloadState> {

@@ -148,6 +148,24 @@ impl Pressure {
         self.last()
     }
 
+    /// Makes workers that sleep beat once, so that [`Pressure::has_live_worker`] can tell whether they can.
+    pub fn ask_workers(&self) {
+        let now_ms = self.now_ms();
+        self.0.workers.iter().for_each(|worker| worker.begin(now_ms));
+    }
+
+    /// Returns true if a worker sleeps, has ended, or has beaten `within` this time.
+    #[must_use]
+    pub fn has_live_worker(&self, within: Duration) -> bool {
+        let now_ms = self.now_ms();
+        let beats = self.0.workers.iter().map(|worker| worker.at_ms.load(Ordering::Relaxed));
+        let mut ages = beats.map(|at_ms| match at_ms {
+            RESTS | ENDED => 0,
+            at_ms => now_ms.saturating_sub(at_ms),
+        });
+        ages.any(|age_ms| age_ms <= ms(within))
+    }
+
     /// Returns the handle by which a worker beats every [`HeartbeatHandle::BEAT`] while requests come.
     #[must_use]
     pub fn heartbeat(&self, worker: usize) -> HeartbeatHandle {
@@ -368,6 +386,27 @@ mod tests {
         assert_eq!(pressure.level(), PressureLevel::Calm);
         tokio::time::advance(3 * SECOND).await;
         assert_eq!(pressure.level(), PressureLevel::Critical);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn workers_that_all_fail_to_wake_are_not_alive() {
+        let pressure = Pressure::new(2);
+        let (fine, _stuck) = (pressure.heartbeat(0), pressure.heartbeat(1));
+        assert!(pressure.has_live_worker(SECOND), "both sleep");
+        pressure.ask_workers();
+        fine.is_due().await;
+        fine.beat();
+        tokio::time::advance(15 * SECOND).await;
+        assert!(pressure.has_live_worker(SECOND), "one has woken, and sleeps again");
+        pressure.ask_workers();
+        tokio::time::advance(15 * SECOND).await;
+        assert!(!pressure.has_live_worker(SECOND), "now it has not");
+        fine.beat();
+        assert!(pressure.has_live_worker(SECOND));
+        pressure.ask_workers();
+        tokio::time::advance(15 * SECOND).await;
+        fine.ends();
+        assert!(pressure.has_live_worker(SECOND), "it has ended as it should");
     }
 
     #[tokio::test(start_paused = true)]
