@@ -11,6 +11,7 @@ pub mod check;
 pub mod demo;
 pub mod lookup;
 pub mod manual;
+pub mod reload;
 pub mod serve;
 #[cfg(feature = "lab")]
 mod server_tls;

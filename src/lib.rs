@@ -32,6 +32,7 @@ pub mod traffic;
 
 pub mod refusal;
 pub mod hex;
+pub mod reloads;
 pub mod metrics;
 pub mod admin;
 

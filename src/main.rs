@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use spine_proxy::commands::check::SchemaOf;
-use spine_proxy::commands::{audit, check, lookup, manual, serve, token};
+use spine_proxy::commands::{audit, check, lookup, manual, reload, serve, token};
 #[cfg(feature = "lab")]
 use spine_proxy::commands::{certs, demo, simulate};
 use spine_proxy::failure::Failure;
@@ -45,6 +45,8 @@ enum Command {
         #[arg(long, num_args = 0..=1, default_missing_value = "configuration", value_name = "OF")]
         schema: Option<SchemaOf>,
     },
+    /// Makes a running process reload its configuration and files, and waits for the result.
+    Reload(reload::ReloadOptions),
     #[cfg(feature = "lab")]
     /// Runs example booking sessions through a proxy on loopback, then leaves it running to try out.
     Demo(demo::DemoOptions),
@@ -96,6 +98,7 @@ fn main() -> ExitCode {
             let config = config.unwrap_or_default();
             if json { check::run_json(&config, strict) } else { check::run(&config, strict) }
         }
+        Command::Reload(wanted) => reload::run(&wanted),
         #[cfg(feature = "lab")]
         Command::Demo(wanted) => demo::run(&wanted),
         Command::Lookup(wanted) => lookup::run(&wanted),

@@ -39,6 +39,7 @@ use crate::gateway::{self, Gateway, InForce};
 use crate::listener::{Stop, Workers};
 use crate::metrics::Metrics;
 use crate::registry::DirectoryFile;
+use crate::reloads::RequestedReloads;
 use crate::throttle::Pressure;
 use crate::tls::Alarms;
 
@@ -114,6 +115,7 @@ impl Server {
             metrics: Arc::clone(&metrics),
         };
         let workers = start_workers(&config, &shared, &pressure, &stop)?;
+        let requested = RequestedReloads::default();
         let views = admin_state(&config, &shared, &leaving);
         let snapshot = config.directory.snapshot.clone();
         let addresses = log_addresses(&listeners);
@@ -128,6 +130,7 @@ impl Server {
             started_with: config,
             shown: Arc::clone(&views.config),
             log,
+            requested,
             manager: ManagerStatus::new(&addresses),
         });
         // Consumers are accepted last: they could use up the file descriptors that the rest needs.

@@ -37,6 +37,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "metrics",
             "refusal",
             "registry",
+            "reloads",
             "server",
             "tls",
         ],
@@ -87,6 +88,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("policy", &["claims", "consumers", "refusal", "registry"]),
     ("refusal", &[]),
     ("registry", &["hex"]),
+    ("reloads", &[]),
     ("request", &["refusal"]),
     (
         "server",
@@ -102,6 +104,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "log",
             "metrics",
             "registry",
+            "reloads",
             "request",
             "throttle",
             "tls",

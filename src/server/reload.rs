@@ -22,6 +22,7 @@ use crate::failure::Failure;
 use crate::gateway::{DecisionRules, InForce};
 use crate::log::LogControl;
 use crate::metrics::Metrics;
+use crate::reloads::RequestedReloads;
 use crate::throttle::{MemoryLimit, Pressure, Throttle};
 use crate::tls::{Alarms, Expiry, FileMark, Loader, Notice, NoticeLevel, Trust, TrustError};
 
@@ -51,6 +52,8 @@ pub(super) struct Reloader {
     pub(super) shown: Arc<ArcSwap<String>>,
     /// Handle of the log's level; `None` if the log is another's.
     pub(super) log: Option<LogControl>,
+    /// Outcome of requested reloads.
+    pub(super) requested: RequestedReloads,
     pub(super) manager: ManagerStatus,
     pub(super) state: Mutex<ReloadState>,
 }
@@ -228,6 +231,7 @@ impl Reloader {
         trigger: ReloadTrigger,
         may_wait: bool,
     ) -> Result<ReloadOutcome, tokio::task::JoinError> {
+        let number = (trigger == ReloadTrigger::Request).then(|| self.requested.begin());
         ManagerStatus::reloading();
         let this = Arc::clone(&self);
         let loaded = tokio::task::spawn_blocking(move || this.swap(trigger, may_wait)).await;
@@ -240,6 +244,9 @@ impl Reloader {
         };
         if let Some(faults) = faults {
             self.metrics.reload(if faults.is_empty() { Ok(now_s) } else { Err(()) });
+        }
+        if let (Some(number), Some(faults)) = (number, faults) {
+            self.requested.end(number, faults);
         }
         self.manager.reloaded(faults.map(<[String]>::len), self.alarms());
         loaded
