@@ -29,6 +29,7 @@ use crate::audit::Trail;
 use crate::directory::Directory;
 use crate::gateway::InForce;
 use crate::metrics::Metrics;
+use crate::reloads::RequestedReloads;
 use crate::tls::{TrustError, secret};
 
 mod answers;
@@ -52,6 +53,8 @@ pub struct AdminState {
     pub trail: Trail,
     /// Token that is cancelled once the process is to stop; `/readyz` then answers 503.
     pub drain: CancellationToken,
+    /// Outcome of requested reloads, which `/reload` shows.
+    pub reloads: RequestedReloads,
     /// Value of `lab` in the configuration at the start.
     pub lab: bool,
     /// Names that a request's `Host` may have, besides any IP address and `localhost`.

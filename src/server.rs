@@ -116,7 +116,7 @@ impl Server {
         };
         let workers = start_workers(&config, &shared, &pressure, &stop)?;
         let requested = RequestedReloads::default();
-        let views = admin_state(&config, &shared, &leaving);
+        let views = admin_state(&config, &shared, &leaving, &requested);
         let snapshot = config.directory.snapshot.clone();
         let addresses = log_addresses(&listeners);
         let reloader = Arc::new(Reloader {
@@ -270,6 +270,7 @@ fn admin_state(
     config: &Config,
     shared: &gateway::GatewayShared,
     leaving: &CancellationToken,
+    requested: &RequestedReloads,
 ) -> AdminState {
     AdminState {
         config: Arc::new(ArcSwap::from_pointee(config.json())),
@@ -278,6 +279,7 @@ fn admin_state(
         directory: shared.directory.clone(),
         trail: shared.trail.clone(),
         drain: leaving.clone(),
+        reloads: requested.clone(),
         lab: config.lab,
         names: config.admin.names.clone(),
         token_file: config.admin.token_file.clone(),

@@ -1,11 +1,11 @@
-//! The process and its service manager: messages of `sd_notify(3)`.
+//! The process and its service manager: messages of `sd_notify(3)`, and the command `reload`.
 
 use std::os::unix::net::UnixDatagram;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use testkit::TestBed;
-use testkit::process::{GatewayProcess, serve_with};
+use testkit::process::{GatewayProcess, serve, serve_with};
 
 /// The socket of a service manager.
 struct Manager(UnixDatagram);
@@ -72,4 +72,78 @@ async fn signs_of_life_come_while_no_request_does() {
     for _ in 0..5 {
         while manager.any() != "WATCHDOG=1\n" {}
     }
+}
+
+/// Runs `reload` with a configuration.
+fn reload(bed: &TestBed, arguments: &[&str]) -> Output {
+    let config = bed.path("own.toml");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spine-proxy"));
+    command.args(["reload", "--config"]).arg(config).args(arguments).output().unwrap()
+}
+
+/// Starts the program with a fixed admin port, which `reload` finds in the configuration.
+fn serve_on_known_port(bed: &TestBed) -> GatewayProcess {
+    let served = serve(bed);
+    // The running process has it from the system, and keeps it.
+    let text = bed.text("own.toml");
+    let admin = format!("[admin]\naddress = \"{}\"", served.admin);
+    assert!(text.contains("[admin]\naddress = \"127.0.0.1:0\""), "{text}");
+    bed.replace("own.toml", &text.replace("[admin]\naddress = \"127.0.0.1:0\"", &admin));
+    served
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_by_command_ends_when_the_process_has_reloaded_and_says_what_is_wrong() {
+    let bed = TestBed::new().await;
+    let served = serve_on_known_port(&bed);
+    let pid = served.child.id().to_string();
+    for arguments in [&[][..], &["--pid", &pid]] {
+        let good = reload(&bed, arguments);
+        assert_eq!(good.status.code(), Some(0), "{}", stderr(&good));
+        let said = String::from_utf8(good.stdout).unwrap();
+        assert!(said.contains(&format!("process {pid} has reloaded")), "{said}");
+    }
+    // It has ended before the command did: what was changed before is in force after.
+    let text = bed.text("directory.toml");
+    bed.replace("directory.toml", &text.replace("hub.example", "moved.example"));
+    assert_eq!(reload(&bed, &[]).status.code(), Some(0));
+    let unknown = testkit::TestRequest::slots().send_to(&bed, served.address).await;
+    assert_eq!(unknown.token(), Some("certificate_unknown"));
+    bed.replace("server.pem", "nonsense");
+    let faulty = reload(&bed, &[]);
+    assert_eq!(faulty.status.code(), Some(1));
+    let said = stderr(&faulty);
+    assert!(said.contains("server.pem") && said.contains("last good state"), "{said}");
+    let text = bed.text("own.toml");
+    bed.replace("own.toml", "not = [a configuration");
+    let broken = reload(&bed, &[]);
+    assert_eq!(broken.status.code(), Some(1));
+    let said = stderr(&broken);
+    assert!(said.contains("own.toml") && said.contains("nothing was reloaded"), "{said}");
+    bed.replace("own.toml", &text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_by_command_of_no_process_says_that_there_is_none() {
+    let bed = TestBed::new().await;
+    let served = serve_on_known_port(&bed);
+    let nobody = reload(&bed, &["--pid", "4194999"]);
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(
+        stderr(&nobody).contains("cannot send SIGHUP to process 4194999"),
+        "{}",
+        stderr(&nobody)
+    );
+    drop(served);
+    let nobody = reload(&bed, &[]);
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(
+        stderr(&nobody).contains("no spine-proxy answers on the admin port"),
+        "{}",
+        stderr(&nobody)
+    );
 }

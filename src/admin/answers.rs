@@ -34,7 +34,7 @@ pub(super) struct AdminRequest {
 }
 
 /// Paths whose answers need no token.
-const OPEN: [&str; 3] = ["/livez", "/readyz", "/metrics"];
+const OPEN: [&str; 4] = ["/livez", "/readyz", "/metrics", "/reload"];
 /// Paths that are read with the token.
 const READ: [&str; 6] =
     ["/directory", "/providers", "/consumers", "/exchanges", "/certificates", "/config"];
@@ -82,6 +82,7 @@ impl AdminRequest {
                 let (status, ready) = self.views.readiness().answer();
                 text(status, ready)
             }
+            "/reload" => json(&self.views.reloads.status()),
             _ => {
                 let is_open = accepts_open_metrics(request.headers());
                 let (metrics, kind) = self.views.metrics(is_open);
