@@ -153,7 +153,7 @@ impl Default for Sizes {
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Admin {
-    /// Address of `/livez`, `/readyz`, `/metrics` and `/directory`.
+    /// Address of `/livez`, `/readyz`, `/metrics`, `/reload` and `/directory`.
     pub address: SocketAddr,
     /// Names that a request's `Host` may have, besides any IP address and `localhost`.
     #[serde(default)]

@@ -392,6 +392,7 @@ mod tests {
     async fn workers_that_all_fail_to_wake_are_not_alive() {
         let pressure = Pressure::new(2);
         let (fine, _stuck) = (pressure.heartbeat(0), pressure.heartbeat(1));
+        tokio::time::advance(15 * SECOND).await;
         assert!(pressure.has_live_worker(SECOND), "both sleep");
         pressure.ask_workers();
         fine.is_due().await;
