@@ -52,8 +52,8 @@ async fn a_key_that_stays_without_its_certificate_raises_an_alarm_and_the_last_p
     let served = serve(&bed);
     let good = bed.text("server.key");
     bed.replace("server.key", &bed.text("gateway.key"));
-    until(&served, "alarms", 1).await;
-    assert_eq!(served.metric("reloads_total{result=\"failed\"}").await, 1);
+    until(&served, "reloads_total{result=\"failed\"}", 1).await;
+    assert_eq!(served.metric("alarms").await, 1);
     logged(&served, "reload: fault: ").await;
     let log = served.log.lock().unwrap().clone();
     let waits = log.find("waiting for the other file").unwrap();
