@@ -28,6 +28,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::audit::Trail;
 use crate::directory::Directory;
 use crate::gateway::InForce;
+use crate::log::LogControl;
 use crate::metrics::Metrics;
 use crate::reloads::RequestedReloads;
 use crate::tls::{TrustError, secret};
@@ -53,6 +54,8 @@ pub struct AdminState {
     pub trail: Trail,
     /// Token that is cancelled once the process is to stop; `/readyz` then answers 503.
     pub drain: CancellationToken,
+    /// Handle of the log's level; `None` if the log is another's.
+    pub log: Option<LogControl>,
     /// Outcome of requested reloads, which `/reload` shows.
     pub reloads: RequestedReloads,
     /// Value of `lab` in the configuration at the start.

@@ -3,6 +3,9 @@
 use std::io::{self, IsTerminal as _};
 use std::sync::Arc;
 
+use serde::Deserialize as _;
+use serde::de::IntoDeserializer as _;
+use serde::de::value::StrDeserializer;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -20,8 +23,14 @@ pub struct LogControl(Arc<reload::Handle<Targets, Registry>>);
 
 /// Error returned when the level of the log cannot be changed.
 #[derive(Debug, thiserror::Error)]
-#[error("the level of the log cannot be changed: {0}")]
-pub struct LogControlError(#[from] reload::Error);
+pub enum LogControlError {
+    /// The level is not one of those of the configuration.
+    #[error("the level must be one of error, warn, info, debug and trace")]
+    Unknown,
+    /// The log of the handle is not in use.
+    #[error("the level of the log cannot be changed: {0}")]
+    NotInUse(#[from] reload::Error),
+}
 
 impl LogControl {
     /// Sets the lowest level that is logged, until the process ends or it is set again.
@@ -30,6 +39,15 @@ impl LogControl {
     /// Returns an error if the log of this handle is not in use.
     pub fn set_level(&self, level: LogLevel) -> Result<(), LogControlError> {
         Ok(self.0.reload(filter(level))?)
+    }
+
+    /// Sets the level by its name in the configuration, such as `debug`.
+    ///
+    /// # Errors
+    /// Returns an error if there is no such level, or the log of this handle is not in use.
+    pub fn set_level_named(&self, name: &str) -> Result<(), LogControlError> {
+        let name: StrDeserializer<'_, serde::de::value::Error> = name.into_deserializer();
+        self.set_level(LogLevel::deserialize(name).map_err(|_| LogControlError::Unknown)?)
     }
 }
 
@@ -53,7 +71,9 @@ pub fn start(settings: &Log) -> Option<LogControl> {
     let lines = if io::stderr().is_terminal() { lines } else { lines.with_ansi(false) };
     let log = registry().with(filter);
     let started = match settings.format {
-        LogFormat::Json => log.with(lines.json().flatten_event(true).with_span_list(false)).try_init(),
+        LogFormat::Json => {
+            log.with(lines.json().flatten_event(true).with_span_list(false)).try_init()
+        }
         LogFormat::Human => log.with(lines).try_init(),
     };
     match started {

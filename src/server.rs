@@ -37,6 +37,7 @@ use crate::failure::Failure;
 use crate::forward::Forwarder;
 use crate::gateway::{self, Gateway, InForce};
 use crate::listener::{Stop, Workers};
+use crate::log::LogControl;
 use crate::metrics::Metrics;
 use crate::registry::DirectoryFile;
 use crate::reloads::RequestedReloads;
@@ -116,7 +117,7 @@ impl Server {
         };
         let workers = start_workers(&config, &shared, &pressure, &stop)?;
         let requested = RequestedReloads::default();
-        let views = admin_state(&config, &shared, &leaving, &requested);
+        let views = admin_state(&config, &shared, &leaving, &requested, log.as_ref());
         let snapshot = config.directory.snapshot.clone();
         let addresses = log_addresses(&listeners);
         let reloader = Arc::new(Reloader {
@@ -271,6 +272,7 @@ fn admin_state(
     shared: &gateway::GatewayShared,
     leaving: &CancellationToken,
     requested: &RequestedReloads,
+    log: Option<&LogControl>,
 ) -> AdminState {
     AdminState {
         config: Arc::new(ArcSwap::from_pointee(config.json())),
@@ -279,6 +281,7 @@ fn admin_state(
         directory: shared.directory.clone(),
         trail: shared.trail.clone(),
         drain: leaving.clone(),
+        log: log.cloned(),
         reloads: requested.clone(),
         lab: config.lab,
         names: config.admin.names.clone(),

@@ -9,6 +9,7 @@ use spine_proxy::server::Prepared;
 
 use serde_json::Value;
 
+use testkit::process::serve_with_log_level;
 use testkit::test_bed::CONFIG;
 use testkit::{ProviderAction, TestBed, TestRequest};
 
@@ -263,12 +264,12 @@ async fn the_configuration_in_force_is_shown_with_its_defaults_and_without_passw
     // What a reload can change is shown as changed; what needs a restart is not.
     let text = bed.text("spine-proxy.toml");
     let changed = text.replace("consumer-per-second = 500", "consumer-per-second = 600");
-    let changed = format!("{changed}\n[log]\nlevel = \"debug\"\n");
+    let changed = changed.replace("wait = \"1m\"", "wait = \"5s\"");
     bed.replace("spine-proxy.toml", &changed);
     bed.server.reload().await.unwrap();
     let after = view(&bed, "/config");
     assert_eq!(after["configuration"]["throttle"]["consumer-per-second"], 600);
-    assert_eq!(after["configuration"]["log"], of["log"]);
+    assert_eq!(after["configuration"]["audit"], of["audit"]);
     assert_ne!(after["sha256"], shown["sha256"]);
     let config = changed.replace(
         "[throttle]\n",
@@ -293,4 +294,34 @@ async fn metrics_are_in_the_format_of_openmetrics_for_a_client_that_accepts_it()
     let answer = ask(bed.server.admin, "/metrics", "Host: localhost\r\nAccept: text/plain\r\n");
     assert!(answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");
     assert!(!answer.contains("# EOF"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_level_of_the_log_is_changed_with_the_token_alone() {
+    let bed = with_token().await;
+    let config = bed.text("spine-proxy.toml").replace("\"audit\"", "\"own\"");
+    let program = std::process::Command::new(testkit::program());
+    let served = serve_with_log_level(program, &bed, &config, "info");
+    let post = |level: &str, token: &str| {
+        let mut stream = TcpStream::connect(served.admin).unwrap();
+        let request = format!(
+            "POST /log?level={level} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    assert!(post("debug", "wrong").starts_with("HTTP/1.1 403 "));
+    let loud = post("loud", TOKEN);
+    assert!(loud.starts_with("HTTP/1.1 400 ") && loud.contains("one of error, warn"), "{loud}");
+    let debugs = || served.log.lock().unwrap().contains("\"level\":\"DEBUG\"");
+    let refused = TestRequest::slots().without("Authorization");
+    let refuse = || refused.send_to(&bed, served.address);
+    assert_eq!(refuse().await.token(), Some("token_missing"));
+    assert!(!debugs());
+    assert!(post("debug", TOKEN).starts_with("HTTP/1.1 200 "));
+    while !debugs() {
+        assert_eq!(refuse().await.token(), Some("token_missing"));
+    }
 }

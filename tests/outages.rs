@@ -92,7 +92,7 @@ async fn an_outage_of_the_directory_under_load_fails_no_cached_practice() {
     assert_eq!(unseen.json()["issue"][0]["code"], "transient");
     let ready = admin(&bed, "GET", "/readyz", "").await;
     assert!(ready.starts_with("HTTP/1.1 200 "), "{ready}");
-    assert!(ready.contains("newest answer of a directory source: "), "{ready}");
+    assert!(ready.contains("the newest answer of a source is "), "{ready}");
     registry.start().await;
     while bed.send(call(SEEN, 0)).await.status != 200 {
         tokio::time::sleep(Duration::from_millis(20)).await;

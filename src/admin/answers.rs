@@ -39,7 +39,7 @@ const OPEN: [&str; 4] = ["/livez", "/readyz", "/metrics", "/reload"];
 const READ: [&str; 6] =
     ["/directory", "/providers", "/consumers", "/exchanges", "/certificates", "/config"];
 /// Paths that are posted to, with the token.
-const POSTED: [&str; 1] = ["/directory/flush"];
+const POSTED: [&str; 2] = ["/directory/flush", "/log"];
 
 impl AdminRequest {
     /// Creates the handler of a connection; `shown` becomes true once its request has shown the token.
@@ -72,7 +72,7 @@ impl AdminRequest {
         if let Err(why) = self.check_token(request).await {
             return text(StatusCode::FORBIDDEN, why);
         }
-        if posts { self.post(request) } else { self.read(path) }
+        if posts { self.post(path, request) } else { self.read(path) }
     }
 
     fn open(&self, path: &str, request: &Request<Incoming>) -> AdminResponse {
@@ -114,9 +114,12 @@ impl AdminRequest {
         }
     }
 
-    fn post(&self, request: &Request<Incoming>) -> AdminResponse {
-        let (status, flushed) = self.views.flush(request);
-        text(status, flushed)
+    fn post(&self, path: &str, request: &Request<Incoming>) -> AdminResponse {
+        let (status, said) = match path {
+            "/log" => self.views.set_log_level(request),
+            _ => self.views.flush(request),
+        };
+        text(status, said)
     }
 
     /// Builds the answer of `/directory`: the whole cache, written chunk by chunk as the client reads it.
@@ -283,6 +286,21 @@ impl AdminState {
             "directory cache flushed by an operator: its entries are looked up again"
         );
         (StatusCode::OK, format!("{marked} marked for a new look-up\n"))
+    }
+
+    /// Sets the level of the log that the query `level` names, until the next start or reload.
+    fn set_log_level(&self, request: &Request<Incoming>) -> (StatusCode, String) {
+        let named = request.uri().query().and_then(|query| query.strip_prefix("level="));
+        let Some(log) = &self.log else {
+            return (StatusCode::CONFLICT, "the log is not this program's\n".to_owned());
+        };
+        match log.set_level_named(named.unwrap_or_default()) {
+            Ok(()) => {
+                tracing::warn!(level = named, "the level of the log was changed by an operator");
+                (StatusCode::OK, "set until the next start or change of log.level\n".to_owned())
+            }
+            Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")),
+        }
     }
 
     /// Builds the answer of `/metrics`, in the format of `OpenMetrics` or of Prometheus, with the gauges that are

@@ -111,7 +111,7 @@ impl AdminState {
         let live = self.live.load();
         let mut notes = vec![
             format!("trust generation {}", live.trust.generation),
-            format!("directory file: {}", self.directory.file().summary()),
+            format!("directory file: {}", self.directory.file().counts()),
         ];
         if self.directory.is_live() {
             let held = self.directory.cached_entries();

@@ -47,7 +47,8 @@ pub(super) fn of(
     warnings.extend(outside.map(|warning| warning.about_file(&config.directory.file)));
     warnings.extend(ports(config).map(|text| Notice::warning(text).about_key("admin.address")));
     warnings.extend(networks(config));
-    warnings.extend(balancers(config));
+    let balancers = balancers(config).into_iter().map(Notice::warning);
+    warnings.extend(balancers.map(|one| one.about_key("listener.proxy-protocol-from")));
     warnings.extend(ends(loader, now_s));
     warnings.extend(modes(config, loader));
     warnings
