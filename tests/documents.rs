@@ -405,3 +405,21 @@ fn the_catalogue_of_hostile_input_says_how_each_number_is_shown() {
     assert!(shown.is_empty(), "without a row: {:?}", shown.keys());
     holds(path, &generated);
 }
+
+/// The tests that the page for operators names exist.
+#[test]
+fn each_row_of_the_operators_overview_names_a_test_that_exists() {
+    let text = include_str!("../docs/operate/overview.md");
+    let rows = text.lines().filter(|line| line.starts_with("| ") && line.ends_with("` |"));
+    let mut count = 0;
+    for row in rows {
+        let (_, named) = row.rsplit_once(" | `").unwrap();
+        let path = named.trim_end_matches("` |");
+        let (module, name) = path.rsplit_once("::").unwrap();
+        let file = root().join("tests").join(module.replace("::", "/")).with_extension("rs");
+        let code = std::fs::read_to_string(&file).unwrap_or_else(|_| panic!("{}", file.display()));
+        assert!(code.contains(&format!("fn {name}(")), "{path}");
+        count += 1;
+    }
+    assert!(count > 20, "{count}");
+}
