@@ -1,5 +1,5 @@
-//! The admin port: liveness, readiness, metrics, and views of the directory cache and of the traffic. It speaks plain HTTP and must never
-//! be reachable from the network of consumers.
+//! The admin port: liveness, readiness, metrics, views of the directory cache and of the traffic, and the console for operators. It speaks
+//! plain HTTP and must never be reachable from the network of consumers.
 //!
 //! It runs on a thread of its own, so that probes are answered while the workers are busy. Each connection
 //! carries one request and is bounded in time, so that a slow client cannot hold a place for long.
@@ -34,10 +34,12 @@ use crate::reloads::RequestedReloads;
 use crate::tls::{TrustError, secret};
 
 mod answers;
+mod console;
 mod readiness;
 mod views;
 
 use answers::AdminRequest;
+use console::Console;
 
 /// State that the admin port reads to answer requests.
 #[derive(Debug, Clone)]
@@ -133,10 +135,12 @@ pub fn token(path: &Path) -> Result<String, TokenError> {
 /// Returns an error if the thread or its runtime cannot be started.
 pub fn start(listener: TcpListener, views: AdminState) -> std::io::Result<DropGuard> {
     let listener = listener.into_std()?;
-    tracing::info!(address = %listener.local_addr()?, "admin port listening");
+    let address = listener.local_addr()?;
+    tracing::info!(%address, "admin port listening");
+    let console = Arc::new(Console::new(address.ip().to_canonical().is_loopback()));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(READERS_MAX)
+        .max_blocking_threads(READERS_MAX + console::SEARCHES_MAX)
         .build()?;
     let stop = CancellationToken::new();
     let stopped = stop.clone().cancelled_owned();
@@ -146,7 +150,7 @@ pub fn start(listener: TcpListener, views: AdminState) -> std::io::Result<DropGu
                 Ok(listener) => {
                     tokio::select! {
                         () = stopped => {}
-                        () = serve(&listener, Arc::new(views)) => {}
+                        () = serve(&listener, Arc::new(views), console) => {}
                     }
                 }
                 Err(error) => tracing::error!(%error, "the admin port cannot be served; probes and metrics are not answered, restart the process"),
@@ -157,7 +161,7 @@ pub fn start(listener: TcpListener, views: AdminState) -> std::io::Result<DropGu
     Ok(stop.drop_guard())
 }
 
-async fn serve(listener: &TcpListener, views: Arc<AdminState>) {
+async fn serve(listener: &TcpListener, views: Arc<AdminState>, console: Arc<Console>) {
     let readers = Arc::new(Semaphore::new(DIRECTORY_READERS_MAX));
     let mut open = VecDeque::new();
     loop {
@@ -175,8 +179,8 @@ async fn serve(listener: &TcpListener, views: Arc<AdminState>) {
         };
         make_room(&mut open);
         let shown = Arc::new(AtomicBool::new(false));
-        let exchange =
-            AdminRequest::new(Arc::clone(&views), Arc::clone(&readers), Arc::clone(&shown));
+        let (views, readers) = (Arc::clone(&views), Arc::clone(&readers));
+        let exchange = AdminRequest::new(views, readers, Arc::clone(&console), Arc::clone(&shown));
         let task = tokio::spawn(connection(stream, exchange)).abort_handle();
         open.push_back(OpenConnection { task, shown });
     }
@@ -209,7 +213,7 @@ fn make_room(open: &mut VecDeque<OpenConnection>) {
 async fn connection(stream: TcpStream, exchange: AdminRequest) {
     let ended = carry(stream, |request| {
         let exchange = exchange.clone();
-        async move { exchange.answer(&request).await }
+        async move { exchange.answer(request).await }
     });
     if let Err(error) = ended.await {
         tracing::debug!(%error, "connection to the admin port ended early");

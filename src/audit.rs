@@ -7,6 +7,7 @@
 //! A write has two lines, the first on disk before the provider is asked; a read has one, at its end. The
 //! journal itself is the crate `audit-journal`.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -182,6 +183,12 @@ impl Trail {
     #[must_use]
     pub fn traffic(&self) -> &Traffic {
         &self.0.traffic
+    }
+
+    /// Returns the journal's folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.0.settings.journal
     }
 
     fn may_go_on(&self, method: &str, now: Instant) -> bool {

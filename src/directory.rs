@@ -31,7 +31,9 @@ mod sources;
 pub use cache::SnapshotError;
 pub(crate) use cache::{ABSENCES_MAX, PRACTICES_MAX};
 pub use payer::Payer;
-pub use report::{Explanation, FoundNow, RegistrationView, SourcesView};
+pub use report::{
+    DirectoryEntry, DirectoryPart, Explanation, FoundNow, RegistrationView, SourcesView,
+};
 pub use settings::{DirectorySettings, First, Freshness, SourceDeadlines};
 #[cfg(feature = "ldap")]
 pub use sources::LdapSettings;

@@ -19,6 +19,7 @@ use hyper::body::{Frame, Incoming};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::console::{self, Console};
 use super::{AdminState, PART_BYTES, token};
 use crate::metrics::OPEN_METRICS_FORMAT;
 use spine_types::OdsCode;
@@ -30,6 +31,7 @@ pub(super) type AdminResponse = Response<UnsyncBoxBody<Bytes, Infallible>>;
 pub(super) struct AdminRequest {
     views: Arc<AdminState>,
     readers: Arc<Semaphore>,
+    console: Arc<Console>,
     shown: Arc<AtomicBool>,
 }
 
@@ -46,16 +48,25 @@ impl AdminRequest {
     pub(super) const fn new(
         views: Arc<AdminState>,
         readers: Arc<Semaphore>,
+        console: Arc<Console>,
         shown: Arc<AtomicBool>,
     ) -> Self {
-        Self { views, readers, shown }
+        Self { views, readers, console, shown }
     }
 
     /// Answers a request.
-    pub(super) async fn answer(&self, request: &Request<Incoming>) -> AdminResponse {
-        if let Err(why) = self.views.check_host(request) {
+    pub(super) async fn answer(&self, request: Request<Incoming>) -> AdminResponse {
+        if let Err(why) = self.views.check_host(&request) {
             return text(StatusCode::MISDIRECTED_REQUEST, why);
         }
+        match console::is_console(request.uri().path()) {
+            true => self.console.answer(&self.views, &self.shown, request).await,
+            false => self.answer_machine(&request).await,
+        }
+    }
+
+    /// Answers a request for anything but the console.
+    async fn answer_machine(&self, request: &Request<Incoming>) -> AdminResponse {
         let path = request.uri().path();
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         let posts = request.method() == Method::POST;
@@ -140,28 +151,31 @@ impl AdminRequest {
     }
 
     async fn check_token(&self, request: &Request<Incoming>) -> Result<(), &'static str> {
-        let file = self.views.token_file.clone();
-        let file = file.ok_or("refused: admin.token-file is not set\n")?;
-        // A file on a network may be slow to read; probes must not wait for it.
-        let read = tokio::task::spawn_blocking(move || token(&file)).await;
-        let unread = "refused: the admin token file cannot be used; see the log\n";
-        let token = read.map_err(|_| unread)?.map_err(|error| {
-            tracing::error!(%error, "admin token file unusable: the request is refused");
-            unread
-        })?;
-        let sent = request.headers().get(header::AUTHORIZATION).and_then(|sent| sent.to_str().ok());
-        let sent = sent.and_then(|sent| sent.strip_prefix("Bearer ")).unwrap_or_default();
-        // Security: the comparison takes constant time and does not reveal where the two differ.
-        let same =
-            aws_lc_rs::constant_time::verify_slices_are_equal(sent.as_bytes(), token.as_bytes());
-        same.map_err(|_| "refused: the admin token is missing or wrong\n")?;
+        let token = self.views.admin_token().await?;
+        let token = token.ok_or("refused: admin.token-file is not set\n")?;
+        if !is_same(bearer(request.headers()), &token) {
+            return Err("refused: the admin token is missing or wrong\n");
+        }
         self.shown.store(true, Ordering::Relaxed);
         Ok(())
     }
 }
 
+/// Returns the token that a request shows as `Authorization: Bearer`, or nothing.
+pub(super) fn bearer(headers: &HeaderMap) -> &str {
+    let sent = headers.get(header::AUTHORIZATION).and_then(|sent| sent.to_str().ok());
+    sent.and_then(|sent| sent.strip_prefix("Bearer ")).unwrap_or_default()
+}
+
+/// Compares two secrets.
+///
+/// Security: the comparison takes constant time and does not reveal where the two differ.
+pub(super) fn is_same(one: &str, other: &str) -> bool {
+    aws_lc_rs::constant_time::verify_slices_are_equal(one.as_bytes(), other.as_bytes()).is_ok()
+}
+
 fn not_found() -> String {
-    let paths = OPEN.iter().chain(&READ).chain(&POSTED);
+    let paths = OPEN.iter().chain(&READ).chain(&POSTED).chain(&["/console"]);
     let paths: Vec<&str> = paths.copied().collect();
     format!("not found: there are {}\n", paths.join(", "))
 }
@@ -205,11 +219,11 @@ fn zipped(text: &str, kind: &'static str) -> AdminResponse {
     response
 }
 
-fn text(status: StatusCode, text: impl Into<Bytes>) -> AdminResponse {
+pub(super) fn text(status: StatusCode, text: impl Into<Bytes>) -> AdminResponse {
     whole(status, text, PLAIN)
 }
 
-fn whole(status: StatusCode, text: impl Into<Bytes>, kind: &'static str) -> AdminResponse {
+pub(super) fn whole(status: StatusCode, text: impl Into<Bytes>, kind: &'static str) -> AdminResponse {
     response(status, Full::new(text.into()).boxed_unsync(), kind)
 }
 
@@ -242,6 +256,19 @@ fn host(headers: &HeaderMap) -> Result<Option<Authority>, ()> {
 }
 
 impl AdminState {
+    /// Reads the admin token from its file; `None` if none is set.
+    pub(super) async fn admin_token(&self) -> Result<Option<String>, &'static str> {
+        let Some(file) = self.token_file.clone() else { return Ok(None) };
+        // A file on a network may be slow to read; probes must not wait for it.
+        let read = tokio::task::spawn_blocking(move || token(&file)).await;
+        let unread = "refused: the admin token file cannot be used; see the log\n";
+        let token = read.map_err(|_| unread)?.map_err(|error| {
+            tracing::error!(%error, "admin token file unusable: the request is refused");
+            unread
+        })?;
+        Ok(Some(token))
+    }
+
     /// Checks that `Host` and the target name this port: by an IP address, `localhost` or one of `names`.
     ///
     /// Security: a web page in an operator's browser can reach this port under a host name of its own (DNS

@@ -1,12 +1,13 @@
 //! Content of the directory for operators: the cache, the state of the sources, and one look-up explained.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::cache::{Age, AgeMark, CachedPractice, CachedRegistration};
 use super::payer::Payer;
 use super::sources::{Certainty, DirectoryAnswer, LookupTrace, LookupWaiters};
 use super::{Directory, FreshnessRules};
-use crate::registry::{Origin, ProviderRegistration};
+use crate::registry::{Origin, ProviderRegistration, Sender};
 use spine_types::OdsCode;
 use spine_types::interaction::Interaction;
 
@@ -111,6 +112,73 @@ impl std::fmt::Display for RegistrationView {
     }
 }
 
+/// Part of the directory's entries, in the order of their codes.
+#[derive(Debug)]
+pub struct DirectoryPart {
+    /// Entries of the part.
+    pub entries: Vec<DirectoryEntry>,
+    /// Number of all practices or consumers that the search finds.
+    pub total: usize,
+}
+
+/// Entry of the file or of the cache, for operators.
+#[derive(Debug)]
+pub struct DirectoryEntry {
+    /// ODS code of the practice, or of the consumer's organisation.
+    pub ods: String,
+    /// ASID of the system.
+    pub asid: String,
+    /// Service root of a practice's system, or the certificate names of a consumer's.
+    pub known_by: String,
+    /// Number of interactions; `None` if the source does not say.
+    pub interactions: Option<usize>,
+    /// Source of the entry: `file`, `sds-api` or `sds-ldap`.
+    pub source: &'static str,
+    /// Age of the source's answer in seconds; `None` for an entry of the file.
+    pub age_s: Option<i64>,
+    /// State of the entry: `in force`, `fall-back` or `denied` in the file, or its freshness in the cache.
+    pub state: &'static str,
+}
+
+impl DirectoryEntry {
+    fn pinned(provider: &ProviderRegistration, state: &'static str) -> Self {
+        Self {
+            ods: provider.ods.to_string(),
+            asid: provider.asid.to_string(),
+            known_by: provider.root.to_string(),
+            interactions: Some(provider.interactions.len()),
+            source: Origin::File.label(),
+            age_s: None,
+            state,
+        }
+    }
+
+    fn cached(view: RegistrationView) -> Self {
+        Self {
+            interactions: Some(view.interactions.len()),
+            ods: view.ods,
+            asid: view.asid,
+            known_by: view.root,
+            source: view.source,
+            age_s: Some(view.age_s),
+            state: view.state,
+        }
+    }
+
+    fn sender(sender: &Sender, source: &'static str, age_s: Option<i64>) -> Self {
+        let names: Vec<_> = sender.names.iter().map(ToString::to_string).collect();
+        Self {
+            ods: sender.ods.to_string(),
+            asid: sender.asid.to_string(),
+            known_by: names.join(", "),
+            interactions: age_s.is_none().then_some(sender.interactions.len()),
+            source,
+            age_s,
+            state: if age_s.is_none() { "in force" } else { "cached" },
+        }
+    }
+}
+
 /// Returns the rows of a JSON array, each on its own line.
 fn lines(rows: impl Iterator<Item = impl serde::Serialize>) -> impl Iterator<Item = String> {
     rows.enumerate().map(|(number, row)| {
@@ -192,6 +260,53 @@ impl Directory {
             .chain(std::iter::once("],\"senders\":[".to_owned()))
             .chain(lines(senders))
             .chain(std::iter::once("]}\n".to_owned()))
+    }
+
+    /// Returns the entries of the practices whose code begins with `search`, from the `skip`th on, of at most
+    /// `count` practices.
+    #[must_use]
+    pub fn practice_entries(&self, search: &str, skip: usize, count: usize) -> DirectoryPart {
+        let shared = &self.shared;
+        let (file, rules) = (self.file(), shared.rules());
+        let mut codes: BTreeSet<OdsCode> =
+            shared.cache.practices.iter().map(|(ods, _)| (*ods).clone()).collect();
+        codes.extend(file.providers().map(|provider| provider.ods.clone()));
+        codes.retain(|ods| ods.as_str().starts_with(search));
+        let total = codes.len();
+        let entries = codes.iter().skip(skip).take(count).flat_map(|ods| {
+            let listed = |provider: &Arc<ProviderRegistration>, state| {
+                let is_denied = file.denies_practice(ods) || file.denies(&provider.asid);
+                DirectoryEntry::pinned(provider, if is_denied { "denied" } else { state })
+            };
+            let cached = RegistrationView::all(&shared.cache.practice(ods), rules);
+            let pins = file.pins(ods).iter().map(|pin| listed(pin, "in force"));
+            let fallbacks = file.fallbacks(ods).iter().map(|other| listed(other, "fall-back"));
+            let cached = cached.into_iter().map(DirectoryEntry::cached);
+            pins.chain(fallbacks).chain(cached).collect::<Vec<_>>()
+        });
+        DirectoryPart { entries: entries.collect(), total }
+    }
+
+    /// Returns the entries of the consumers whose organisation's code begins with `search`, from the `skip`th
+    /// on, at most `count`.
+    #[must_use]
+    pub fn consumer_entries(&self, search: &str, skip: usize, count: usize) -> DirectoryPart {
+        let (now_s, file, cache) = (self.shared.now_s(), self.file(), &self.shared.cache);
+        let listed = file.senders().map(|sender| (Arc::clone(sender), Origin::File, None));
+        let cached = cache.senders.iter().map(|(_, cached)| {
+            let age_s = now_s - cached.stamp.answered_s;
+            (cached.sender, cached.stamp.origin, Some(age_s))
+        });
+        let mut all: Vec<_> = listed
+            .chain(cached)
+            .filter(|(sender, ..)| sender.ods.as_str().starts_with(search))
+            .collect();
+        all.sort_by(|(one, ..), (other, ..)| (&one.ods, &one.asid).cmp(&(&other.ods, &other.asid)));
+        let total = all.len();
+        let part = all.iter().skip(skip).take(count);
+        let entries = part
+            .map(|(sender, origin, age_s)| DirectoryEntry::sender(sender, origin.label(), *age_s));
+        DirectoryPart { entries: entries.collect(), total }
     }
 
     /// Returns the age of the newest cached answer of a live source, in seconds.

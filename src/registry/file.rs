@@ -149,6 +149,11 @@ impl DirectoryFile {
         self.pins.values().chain(self.fallbacks.values()).flatten()
     }
 
+    /// Returns every consumer in the file.
+    pub(crate) fn senders(&self) -> impl Iterator<Item = &Arc<Sender>> {
+        self.senders.values()
+    }
+
     pub(crate) fn sender(&self, asid: &Asid) -> Option<&Arc<Sender>> {
         self.senders.get(asid)
     }
