@@ -16,6 +16,7 @@ mod balp;
 mod bytes;
 mod commands;
 mod connections;
+mod console;
 mod consumers;
 mod cut;
 mod deploy;

@@ -16,6 +16,7 @@
 use std::path::PathBuf;
 
 pub mod authority;
+pub mod chromium;
 pub mod disk;
 pub mod dns;
 pub mod fake_ldap;

@@ -32,7 +32,7 @@ fn refusals(id: &str, caption: &str, of: &[Arc<ExchangeSummary>]) -> Markup {
             @let remedy = exchange.refusal.and_then(remedy);
             tr {
                 th scope="row" { (time(exchange.time)) small { (trace_link(exchange.trace_id.as_deref())) } }
-                td { (parties(exchange)) }
+                td.nowrap { (parties(exchange)) }
                 td { (request(exchange)) }
                 td.words {
                     @if let Some(remedy) = remedy { (remedy.reason) }
@@ -52,7 +52,7 @@ fn exchanges(of: &[Arc<ExchangeSummary>]) -> Markup {
         @for exchange in of {
             tr {
                 th scope="row" { (time(exchange.time)) small { (trace_link(exchange.trace_id.as_deref())) } }
-                td { (parties(exchange)) }
+                td.nowrap { (parties(exchange)) }
                 td { (request(exchange)) }
                 td.words {
                     @match (exchange.has_failed, exchange.outcome) {

@@ -61,9 +61,6 @@ impl Page {
                 body {
                     a.skip href="#main" { "Skip to main content" }
                     (self.header())
-                    div.notice {
-                        div.width { p { "Not an NHS service. This console belongs to the open software spine-proxy." } }
-                    }
                     @if self.is_live {
                         // Shown by the script, without which nothing updates itself.
                         div.width.updates role="region" aria-label="Updates" hidden {
@@ -97,6 +94,9 @@ impl Page {
                             }
                         }
                     }
+                }
+                div.notice {
+                    div.width { p { "Not an NHS service. This console belongs to the open software spine-proxy." } }
                 }
             }
         }

@@ -68,7 +68,7 @@ pub(super) fn page(views: &AdminState, query: &PageQuery) -> Page {
         p {
             "A circuit opens after failures in a row: requests are then refused for some seconds without asking the \
              practice's system. Times taken are of the last five to ten minutes, rounded up to a power of two: half of \
-             the answers, and nine tenths of them, took no longer."
+             the answers (p50), and nine tenths of them (p90), took no longer."
         }
     };
     Page::live("Practices", PATH, content)
@@ -90,7 +90,7 @@ fn row(view: &ProviderView) -> Markup {
             td.number { (practice.failures) }
             td.number {
                 @match (practice.p50_ms, practice.p90_ms) {
-                    (Some(p50), Some(p90)) => { "half " (p50) " ms" small { "90 % " (p90) " ms" } },
+                    (Some(p50), Some(p90)) => { "p50 " (p50) " ms" small { "p90 " (p90) " ms" } },
                     _ => "none",
                 }
             }

@@ -63,7 +63,7 @@ impl LastHour {
         html! {
             svg.spark viewBox={ "0 0 " (MINUTES_MAX * STEP) " " (HEIGHT) } role="img" aria-label=(text)
                 preserveAspectRatio="none" {
-                path d=(path.join(""));
+                path d=(path.join("")) {}
             }
         }
     }

@@ -134,13 +134,13 @@ fn stories(found: &FoundStories) -> Markup {
     }
 }
 
-/// Returns a story, step by step.
+/// Returns a story, step by step; an exchange is named by the number of its first line.
 fn told(begins: u64, story: &Story) -> Markup {
     let any = |name: &str| story.iter().find_map(|line| member(line, name));
     let first = story.first();
     let last = story.iter().find(|line| member(line, "event") == Some("closed"));
     html! {
-        h2 { "Exchange " span.code { (any("id").unwrap_or_default()) } }
+        h2 { "Exchange " (begins) }
         ol.story {
             li {
                 strong { "Received" }
@@ -151,6 +151,7 @@ fn told(begins: u64, story: &Story) -> Markup {
                     @if let Some(client) = any("client") { ", from " (client) }
                 }
                 p { "Trace id " span.code { (any("trace_id").unwrap_or("none")) } }
+                p { "Id of the exchange " span.code { (any("id").unwrap_or_default()) } }
             }
             li { strong { "Who sent it" } @if let Some(line) = first { (caller(line)) } }
             (destination(story))
@@ -251,7 +252,7 @@ fn ending(line: &Value) -> Markup {
             }
             p {
                 @if let Some(status) = number(line, "status") { "Status " (status) }
-                @if let Some(bytes) = number(line, "bytes_out") { ", body of " (bytes) " bytes" }
+                @if let Some(bytes) = number(line, "bytes_out").filter(|_| is_answered) { ", body of " (bytes) " bytes" }
                 @if !is_answered || text("ended_by") != Some("gateway") {
                     ", ended by " (text("ended_by").unwrap_or("nobody")) " in the phase " (text("ended_in").unwrap_or("unknown"))
                 }
@@ -271,7 +272,7 @@ fn phases(begins: u64, line: &Value) -> Markup {
         }
         tr { th scope="row" { "In all" } td.number { (number(line, "duration_us").unwrap_or_default()) } }
     };
-    table(&format!("phases-{begins}"), "Time spent", &["Phase", "#Microseconds"], &rows)
+    table(&format!("phases-{begins}"), &format!("Time spent on exchange {begins}"), &["Phase", "#Microseconds"], &rows)
 }
 
 fn lines(begins: u64, story: &Story) -> Markup {
@@ -286,7 +287,8 @@ fn lines(begins: u64, story: &Story) -> Markup {
         }
     };
     let heading = ["#Number", "Event", "Time", "Chain value"];
-    table(&format!("lines-{begins}"), "Lines in the journal, as evidence", &heading, &rows)
+    let caption = format!("Lines of exchange {begins} in the journal, as evidence");
+    table(&format!("lines-{begins}"), &caption, &heading, &rows)
 }
 
 fn member<'a>(line: &'a Value, name: &str) -> Option<&'a str> {
