@@ -1,5 +1,6 @@
-//! The admin port: liveness, readiness, metrics, views of the directory cache and of the traffic, and the console for operators. It speaks
-//! plain HTTP and must never be reachable from the network of consumers.
+//! The admin port: liveness, readiness, metrics, views for machines, and the console for operators.
+//!
+//! It speaks plain HTTP and must never be reachable from the network of consumers.
 //!
 //! It runs on a thread of its own, so that probes are answered while the workers are busy. Each connection
 //! carries one request and is bounded in time, so that a slow client cannot hold a place for long.

@@ -153,13 +153,13 @@ impl Default for Sizes {
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Admin {
-    /// Address of `/livez`, `/readyz`, `/metrics`, `/reload` and `/directory`.
+    /// Address of `/livez`, `/readyz`, `/metrics`, `/reload`, the console and the views.
     pub address: SocketAddr,
     /// Names that a request's `Host` may have, besides any IP address and `localhost`.
     #[serde(default)]
     pub names: Vec<String>,
-    /// Path of a file that holds only the token for `/directory` and `/directory/flush`, of 32 bytes or more;
-    /// without it both are refused.
+    /// Path of a file that holds only the token for the views, `/directory/flush` and the console, of 32 bytes or
+    /// more. Without it the views and the flush are refused, and the console is open on a loopback address alone.
     pub token_file: Option<PathBuf>,
 }
 

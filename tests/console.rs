@@ -107,14 +107,20 @@ async fn every_page_of_the_console_says_what_has_happened() {
     let bed = TestBed::new().await;
     traffic(&bed).await;
     let overview = page(&bed, "/console");
-    contains(&overview, &["Ready", "There are no alarms.", "rest:search:slot-1", "outcome_unknown"]);
+    contains(
+        &overview,
+        &["Ready", "There are no alarms.", "rest:search:slot-1", "outcome_unknown"],
+    );
     contains(&overview, &["rest:search:slot-1, by minute over the last hour: 3 in all, at most "]);
     contains(&overview, &["Not an NHS service", env!("CARGO_PKG_VERSION")]);
     let practices = page(&bed, "/console/practices");
     contains(&practices, &["A20047", "Failing", "the connection failed before the answer: "]);
     contains(&practices, &["href=\"/console/trace?id=6d2e1c54-8a3f-4c1e-9a51-0d6f2b7e9c10\""]);
     let consumers = page(&bed, "/console/consumers");
-    contains(&consumers, &["200000000359", "token_missing</span>: 1", "hub.example.nhs.uk", "left"]);
+    contains(
+        &consumers,
+        &["200000000359", "token_missing</span>: 1", "hub.example.nhs.uk", "left"],
+    );
     let directory = page(&bed, "/console/directory");
     contains(&directory, &["A20047", "https://provider.example.nhs.uk/A20047/STU3/1/gpconnect"]);
     contains(&directory, &["in force", "There is no live source", "in the cache: 3"]);
@@ -160,7 +166,10 @@ async fn the_story_of_one_exchange_is_found_by_its_trace_id_and_by_its_own_id() 
     for asked in [TRACE_ID, id, &TRACE_ID.to_ascii_uppercase()] {
         let story = page(&bed, &format!("/console/trace?id={asked}"));
         contains(&story, &[id, TRACE_ID, "rest:create:appointment-1", "hub.example.nhs.uk"]);
-        contains(&story, &["Registered in file", "Forwarded", "the whole request", "body of 30 bytes"]);
+        contains(
+            &story,
+            &["Registered in file", "Forwarded", "the whole request", "body of 30 bytes"],
+        );
         contains(&story, &["Refused", "outcome_unknown", "What to do: Do not repeat."]);
         contains(&story, &["Waiting for the practice", "organisation A00001"]);
         for line in &lines {
@@ -342,6 +351,25 @@ async fn other_paths_and_methods_of_the_console_are_answered_with_the_same_heade
     }
     let (_, css) = ask(&bed, "GET /console/console.css", "", "");
     assert!(!css.contains("@font-face") && !css.contains("url("), "{css}");
+}
+
+#[tokio::test]
+async fn a_page_of_another_site_may_link_to_the_console_and_not_include_it() {
+    let bed = TestBed::new().await;
+    for (site, mode, status) in [
+        ("same-origin", "cors", 200),
+        ("none", "navigate", 200),
+        ("cross-site", "navigate", 200),
+        ("cross-site", "no-cors", 403),
+        ("cross-site", "cors", 403),
+        ("same-site", "no-cors", 403),
+    ] {
+        let headers = format!("Sec-Fetch-Site: {site}\r\nSec-Fetch-Mode: {mode}\r\n");
+        for path in ["/console/trace?id=1", "/console"] {
+            let (head, _) = ask(&bed, &format!("GET {path}"), &headers, "");
+            assert!(head.starts_with(&format!("http/1.1 {status} ")), "{site} {mode}: {head}");
+        }
+    }
 }
 
 #[tokio::test]

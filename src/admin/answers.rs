@@ -223,7 +223,11 @@ pub(super) fn text(status: StatusCode, text: impl Into<Bytes>) -> AdminResponse 
     whole(status, text, PLAIN)
 }
 
-pub(super) fn whole(status: StatusCode, text: impl Into<Bytes>, kind: &'static str) -> AdminResponse {
+pub(super) fn whole(
+    status: StatusCode,
+    text: impl Into<Bytes>,
+    kind: &'static str,
+) -> AdminResponse {
     response(status, Full::new(text.into()).boxed_unsync(), kind)
 }
 

@@ -81,7 +81,7 @@ enum Access {
     Granted,
     /// The request must show the token first.
     LoginNeeded,
-    /// Nobody may, and the reason.
+    /// The console is closed to everybody, for this reason.
     Closed(&'static str),
 }
 
@@ -127,10 +127,13 @@ impl Console {
     }
 
     async fn page(&self, views: &AdminState, shown: &AtomicBool, head: &Parts) -> AdminResponse {
+        if login::is_part_of_another_site(&head.headers) {
+            return text(StatusCode::FORBIDDEN, "refused: asked for by a page of another site\n");
+        }
         match self.access(views, &head.headers).await {
             Access::Granted => shown.store(true, Ordering::Relaxed),
-            Access::LoginNeeded => return html(StatusCode::FORBIDDEN, login::page(None)),
-            Access::Closed(why) => return html(StatusCode::FORBIDDEN, login::closed(why)),
+            Access::LoginNeeded => return html(StatusCode::FORBIDDEN, &login::page(None)),
+            Access::Closed(why) => return html(StatusCode::FORBIDDEN, &login::closed(why)),
         }
         let query = PageQuery::read(head.uri.query());
         let page = match head.uri.path() {
@@ -143,9 +146,9 @@ impl Console {
             "/console/trace" => trace::page(views, &self.searches, &query).await,
             "/console/events" => return events::stream(&self.streams),
             "/console/login" => login::already_in(),
-            _ => return html(StatusCode::NOT_FOUND, page::not_found()),
+            _ => return html(StatusCode::NOT_FOUND, &page::not_found()),
         };
-        html(StatusCode::OK, page)
+        html(StatusCode::OK, &page)
     }
 
     /// Decides whether a request may see the pages.
@@ -154,7 +157,9 @@ impl Console {
             Ok(Some(token)) => token,
             Ok(None) if self.is_loopback => return Access::Granted,
             Ok(None) => return Access::Closed("admin.token-file is not set"),
-            Err(_) => return Access::Closed("the file of the admin token cannot be used; see the log"),
+            Err(_) => {
+                return Access::Closed("the file of the admin token cannot be used; see the log");
+            }
         };
         let is_in = is_same(bearer(headers), &token)
             || self.sessions.is_open(headers, &token, Instant::now());
@@ -172,20 +177,22 @@ impl Console {
         let sent = login::token(&body.to_bytes());
         let Ok(_login) = self.logins.try_acquire() else {
             let page = login::page(Some("Somebody else is logging in. Try again in a moment."));
-            return html(StatusCode::SERVICE_UNAVAILABLE, page);
+            return html(StatusCode::SERVICE_UNAVAILABLE, &page);
         };
         let token = match views.admin_token().await {
             Ok(Some(token)) => token,
-            Ok(None) => return html(StatusCode::FORBIDDEN, login::closed("admin.token-file is not set")),
+            Ok(None) => {
+                return html(StatusCode::FORBIDDEN, &login::closed("admin.token-file is not set"));
+            }
             Err(_) => {
                 let why = "the file of the admin token cannot be used; see the log";
-                return html(StatusCode::FORBIDDEN, login::closed(why));
+                return html(StatusCode::FORBIDDEN, &login::closed(why));
             }
         };
         if !is_same(&sent, &token) {
             tracing::warn!("somebody has tried to log in to the console with a wrong token");
             tokio::time::sleep(WRONG_TOKEN_WAIT).await;
-            return html(StatusCode::FORBIDDEN, login::page(Some("The token is not right.")));
+            return html(StatusCode::FORBIDDEN, &login::page(Some("The token is not right.")));
         }
         let Some(cookie) = self.sessions.begin(&token, Instant::now()) else {
             return text(StatusCode::INTERNAL_SERVER_ERROR, "no random numbers\n");
@@ -198,7 +205,7 @@ impl Console {
     }
 }
 
-fn html(status: StatusCode, page: Page) -> AdminResponse {
+fn html(status: StatusCode, page: &Page) -> AdminResponse {
     whole(status, page.render().into_string(), HTML)
 }
 

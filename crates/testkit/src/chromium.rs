@@ -1,4 +1,4 @@
-//! A headless Chromium, driven through its DevTools protocol over two pipes.
+//! A headless Chromium, driven through its debugging protocol over two pipes.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -50,15 +50,15 @@ impl Chromium {
         let (session, events) = (Value::Null, Vec::new());
         let mut browser =
             Self { child, to, from: BufReader::new(from), session, commands: 0, events };
-        let tab = browser.call("Target.createTarget", json!({"url": "about:blank"}));
+        let tab = browser.call("Target.createTarget", &json!({"url": "about:blank"}));
         let attach = json!({"targetId": tab["targetId"], "flatten": true});
-        browser.session = browser.call("Target.attachToTarget", attach)["sessionId"].take();
-        browser.call("Page.enable", json!({}));
+        browser.session = browser.call("Target.attachToTarget", &attach)["sessionId"].take();
+        browser.call("Page.enable", &json!({}));
         Some(browser)
     }
 
     /// Sends a command and returns its result.
-    pub fn call(&mut self, method: &str, params: Value) -> Value {
+    pub fn call(&mut self, method: &str, params: &Value) -> Value {
         self.commands += 1;
         let mut command = json!({"id": self.commands, "method": method, "params": params});
         if !self.session.is_null() {
@@ -85,7 +85,7 @@ impl Chromium {
     /// Opens a page and waits until it is loaded.
     pub fn open(&mut self, url: &str) {
         self.events.clear();
-        let opened = self.call("Page.navigate", json!({"url": url}));
+        let opened = self.call("Page.navigate", &json!({"url": url}));
         assert!(opened["errorText"].is_null(), "{url}: {opened}");
         while !self.events.iter().any(|event| event["method"] == "Page.loadEventFired") {
             let event = self.read();
@@ -105,20 +105,20 @@ impl Chromium {
 
     /// Sets the size of the tab in CSS pixels.
     pub fn resize(&mut self, width: u32, height: u32) {
-        let metrics = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
-        self.call("Emulation.setDeviceMetricsOverride", metrics);
+        let metrics =
+            json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
+        self.call("Emulation.setDeviceMetricsOverride", &metrics);
     }
 
     /// Sets whether the scripts of pages run.
     pub fn run_scripts(&mut self, run: bool) {
-        self.call("Emulation.setScriptExecutionDisabled", json!({"value": !run}));
+        self.call("Emulation.setScriptExecutionDisabled", &json!({"value": !run}));
     }
 
     /// Evaluates an expression in the page and returns its value, or that of its promise.
     pub fn evaluate(&mut self, expression: &str) -> Value {
-        let params =
-            json!({"expression": expression, "awaitPromise": true, "returnByValue": true});
-        let mut result = self.call("Runtime.evaluate", params);
+        let params = json!({"expression": expression, "awaitPromise": true, "returnByValue": true});
+        let mut result = self.call("Runtime.evaluate", &params);
         assert!(result["exceptionDetails"].is_null(), "{result}");
         result["result"]["value"].take()
     }
@@ -137,7 +137,7 @@ impl Chromium {
 
     /// Returns a picture of the tab in PNG.
     pub fn screenshot(&mut self) -> Vec<u8> {
-        let taken = self.call("Page.captureScreenshot", json!({"format": "png"}));
+        let taken = self.call("Page.captureScreenshot", &json!({"format": "png"}));
         base64_simd::STANDARD.decode_to_vec(taken["data"].as_str().unwrap()).unwrap()
     }
 }

@@ -46,7 +46,9 @@ pub(super) fn days(ends: Timestamp, is_list: bool) -> Markup {
         (true, true) => tag(Tone::Bad, &format!("Overdue by {}", many(late))),
         (true, false) => tag(Tone::Bad, &format!("Expired {} ago", many(late))),
         // Lists are short-lived: theirs is not marked before it has passed.
-        (false, false) if left < SOON_DAYS => tag(Tone::Warn, &format!("Ends soon: {} left", many(left))),
+        (false, false) if left < SOON_DAYS => {
+            tag(Tone::Warn, &format!("Ends soon: {} left", many(left)))
+        }
         (false, _) => html! { (many(left)) " left" },
     }
 }

@@ -17,8 +17,15 @@ pub(super) fn page(views: &AdminState, query: &PageQuery) -> Page {
         @if total == 0 { tr { td colspan="7" { "No consumer with traffic." } } }
         @for consumer in consumers.iter().skip(query.skip()).take(ROWS_MAX) { (row(consumer)) }
     };
-    let heading =
-        ["Consumer", "#Requests", "#A minute", "Quota left", "Refusals", "Certificate", "Last request"];
+    let heading = [
+        "Consumer",
+        "#Requests",
+        "#A minute",
+        "Quota left",
+        "Refusals",
+        "Certificate",
+        "Last request",
+    ];
     let caption = format!("Consumers with requests since the start: {total}");
     let content = html! {
         h1 { "Consumers" }

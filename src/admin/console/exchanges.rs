@@ -43,7 +43,12 @@ fn refusals(id: &str, caption: &str, of: &[Arc<ExchangeSummary>]) -> Markup {
             }
         }
     };
-    table(id, caption, &["Time and trace id", "From and to", "Request", "Reason", "What to do"], &rows)
+    table(
+        id,
+        caption,
+        &["Time and trace id", "From and to", "Request", "Reason", "What to do"],
+        &rows,
+    )
 }
 
 fn exchanges(of: &[Arc<ExchangeSummary>]) -> Markup {

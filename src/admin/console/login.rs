@@ -25,6 +25,14 @@ pub(super) fn is_own_form(headers: &HeaderMap) -> bool {
     })
 }
 
+/// Returns true if a page of another site asks for a part of itself, which costs searches and streams although
+/// it cannot read the answer. Links from other sites are followed.
+pub(super) fn is_part_of_another_site(headers: &HeaderMap) -> bool {
+    let is = |name: &str, value: &str| headers.get(name).is_some_and(|sent| sent == value);
+    let is_other = is("sec-fetch-site", "cross-site") || is("sec-fetch-site", "same-site");
+    is_other && !is("sec-fetch-mode", "navigate")
+}
+
 /// Returns the page with the form.
 pub(super) fn page(error: Option<&'static str>) -> Page {
     let title = if error.is_some() { "Error: log in" } else { "Log in" };

@@ -267,7 +267,8 @@ mod tests {
 
     #[test]
     fn a_long_table_has_links_to_its_other_parts() {
-        let pager = |query: &str, total| PageQuery::read(Some(query)).pager("/p", total).into_string();
+        let pager =
+            |query: &str, total| PageQuery::read(Some(query)).pager("/p", total).into_string();
         assert_eq!(pager("", ROWS_MAX), "");
         let second = pager("page=2&ods=A%26", 3 * ROWS_MAX);
         assert!(second.contains("href=\"/p?ods=A%26&amp;page=1\""), "{second}");

@@ -58,8 +58,17 @@ pub(super) fn page(views: &AdminState, query: &PageQuery) -> Page {
         @if total == 0 { tr { td colspan="7" { "No practice with traffic." } } }
         @for view in part { (row(view)) }
     };
-    let heading = ["Practice", "State", "#Requests", "#Failures", "#Time taken", "Last success", "Last failure"];
-    let caption = format!("Practices with requests since the start, those with trouble first: {total}");
+    let heading = [
+        "Practice",
+        "State",
+        "#Requests",
+        "#Failures",
+        "#Time taken",
+        "Last success",
+        "Last failure",
+    ];
+    let caption =
+        format!("Practices with requests since the start, those with trouble first: {total}");
     let content = html! {
         h1 { "Practices" }
         (query.search_form(PATH))

@@ -17,7 +17,10 @@ const REASONS: &[(&str, &str)] = &[
     ("claim_resource", "a claim of the token is not a valid resource of its type"),
     ("sender_unknown", "Ssp-From is not the ASID of a known consumer"),
     ("certificate_not_senders", "the certificate is not that of the consumer in Ssp-From"),
-    ("sender_not_certificates", "Ssp-From names another consumer than the certificate and the token"),
+    (
+        "sender_not_certificates",
+        "Ssp-From names another consumer than the certificate and the token",
+    ),
     ("sender_not_registered", "the consumer is not registered for this interaction"),
     ("receiver_not_registered", "the practice's system is not registered for this interaction"),
     ("target_not_receivers", "the target is not the service root of the system in Ssp-To"),
@@ -25,7 +28,10 @@ const REASONS: &[(&str, &str)] = &[
     ("target_unregistered", "the target is under no registered service root"),
     ("no_agreement", "there is no agreement between the consumer and the practice"),
     ("provider_not_reached", "the practice's system was not reached; nothing was sent"),
-    ("outcome_unknown", "the connection to the practice's system failed after a write was sent: it may have been carried out"),
+    (
+        "outcome_unknown",
+        "the connection to the practice's system failed after a write was sent: it may have been carried out",
+    ),
     ("provider_failed", "the practice's system failed before its answer to a read was complete"),
 ];
 
@@ -39,7 +45,8 @@ pub(super) struct Remedy {
 }
 
 static REMEDIES: LazyLock<HashMap<&str, Remedy>> = LazyLock::new(|| {
-    let texts = refusal::every().into_iter().map(|refusal| (refusal.row().token, refusal.to_string()));
+    let texts =
+        refusal::every().into_iter().map(|refusal| (refusal.row().token, refusal.to_string()));
     texts
         .map(|(token, text)| {
             let own = REASONS.iter().find(|(name, _)| *name == token);
@@ -99,9 +106,15 @@ mod tests {
             let token = refusal.row().token;
             let Remedy { reason, action } = remedy(token).unwrap();
             assert!(reason.len() > 10 && !reason.contains("_MESSAGE"), "{token}: {reason}");
-            assert!(!reason.contains("ENDPOINT_") && !reason.contains("Example"), "{token}: {reason}");
+            assert!(
+                !reason.contains("ENDPOINT_") && !reason.contains("Example"),
+                "{token}: {reason}"
+            );
             assert!(action.len() > 5, "{token}: {action}");
-            assert!(!action.contains(['`', '[', '|']) && !action.contains("**"), "{token}: {action}");
+            assert!(
+                !action.contains(['`', '[', '|']) && !action.contains("**"),
+                "{token}: {action}"
+            );
         }
         assert_eq!(
             remedy("certificate_status_unknown").unwrap().action,

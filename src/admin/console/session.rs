@@ -19,10 +19,10 @@ const COOKIE: &str = "spine-proxy-console";
 
 /// Open sessions, oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Sessions(Mutex<VecDeque<Session>>);
+pub(super) struct Sessions(Mutex<VecDeque<OperatorSession>>);
 
 #[derive(Debug)]
-struct Session {
+struct OperatorSession {
     /// SHA-256 of the id: the ids themselves are held by the browsers alone.
     id_sha256: String,
     /// SHA-256 of the token with which the session began: another token ends it.
@@ -40,7 +40,7 @@ impl Sessions {
         if sessions.len() >= SESSIONS_MAX {
             sessions.pop_front();
         }
-        sessions.push_back(Session {
+        sessions.push_back(OperatorSession {
             id_sha256: hex::sha256(id.as_bytes()),
             token_sha256: hex::sha256(token.as_bytes()),
             began: now,
@@ -103,10 +103,8 @@ mod tests {
         let (sessions, now) = (Sessions::default(), Instant::now());
         let cookies: Vec<_> =
             (0..=SESSIONS_MAX).map(|_| sessions.begin("token", now).unwrap()).collect();
-        let open: Vec<_> = cookies
-            .iter()
-            .map(|cookie| sessions.is_open(&request(cookie), "token", now))
-            .collect();
+        let open: Vec<_> =
+            cookies.iter().map(|cookie| sessions.is_open(&request(cookie), "token", now)).collect();
         assert_eq!(open.iter().filter(|is_open| **is_open).count(), SESSIONS_MAX);
         assert!(!open[0]);
         assert_eq!(cookies.iter().collect::<std::collections::HashSet<_>>().len(), cookies.len());

@@ -23,7 +23,8 @@ impl LastHour {
     ) -> Self {
         let mut counts = [0; MINUTES_MAX];
         for minute in minutes {
-            let age = (now_s.div_euclid(MINUTE_S) * MINUTE_S).saturating_sub(minute.start_s) / MINUTE_S;
+            let age =
+                (now_s.div_euclid(MINUTE_S) * MINUTE_S).saturating_sub(minute.start_s) / MINUTE_S;
             let at = usize::try_from(age).ok().and_then(|age| (MINUTES_MAX - 1).checked_sub(age));
             if let Some(slot) = at.and_then(|at| counts.get_mut(at)) {
                 *slot = count(minute);
@@ -83,7 +84,8 @@ mod tests {
             refusals: BTreeMap::new(),
             aborted,
         };
-        let minutes = [minute(-60, 9), minute(0, 1), minute(3300, 2), minute(3540, 4), minute(3600, 7)];
+        let minutes =
+            [minute(-60, 9), minute(0, 1), minute(3300, 2), minute(3540, 4), minute(3600, 7)];
         let hour = LastHour::of(&minutes, 3599, |minute| minute.aborted);
         assert_eq!((hour.sum(), hour.last_five(), hour.most()), (7, 6, 4));
         let chart = hour.chart("Things").into_string();

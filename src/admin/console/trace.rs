@@ -116,7 +116,8 @@ fn read(folder: &Path, id: &str) -> std::io::Result<FoundStories> {
     }
     let mut first: BTreeMap<String, u64> = BTreeMap::new();
     for (seq, line) in lines {
-        let begins = *first.entry(member(&line, "id").unwrap_or_default().to_owned()).or_insert(seq);
+        let begins =
+            *first.entry(member(&line, "id").unwrap_or_default().to_owned()).or_insert(seq);
         found.stories.entry(begins).or_default().push(line);
     }
     Ok(found)
@@ -171,7 +172,8 @@ fn told(begins: u64, story: &Story) -> Markup {
 
 fn began(line: &Value) -> Markup {
     let at = member(line, "time").and_then(|time| time.parse::<Timestamp>().ok());
-    let took = number(line, "duration_us").and_then(|us| i64::try_from(us).ok()).unwrap_or_default();
+    let took =
+        number(line, "duration_us").and_then(|us| i64::try_from(us).ok()).unwrap_or_default();
     let at = at.and_then(|at| at.checked_sub(jiff::SignedDuration::from_micros(took)).ok());
     html! { @if let Some(at) = at { (time(at)) } }
 }
@@ -272,7 +274,12 @@ fn phases(begins: u64, line: &Value) -> Markup {
         }
         tr { th scope="row" { "In all" } td.number { (number(line, "duration_us").unwrap_or_default()) } }
     };
-    table(&format!("phases-{begins}"), &format!("Time spent on exchange {begins}"), &["Phase", "#Microseconds"], &rows)
+    table(
+        &format!("phases-{begins}"),
+        &format!("Time spent on exchange {begins}"),
+        &["Phase", "#Microseconds"],
+        &rows,
+    )
 }
 
 fn lines(begins: u64, story: &Story) -> Markup {
