@@ -141,7 +141,7 @@ impl Console {
             "/console/practices" => practices::page(views, &query),
             "/console/consumers" => consumers::page(views, &query),
             "/console/directory" => directory::page(views, &query),
-            "/console/certificates" => certificates::page(views),
+            "/console/certificates" => certificates::page(views, &query),
             "/console/exchanges" => exchanges::page(views),
             "/console/trace" => trace::page(views, &self.searches, &query).await,
             "/console/events" => return events::stream(&self.streams),

@@ -4,18 +4,19 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 
 use super::super::AdminState;
-use super::page::{Page, Tone, table, tag, time};
+use super::page::{Page, PageQuery, ROWS_MAX, Tone, table, tag, time};
 
 const PATH: &str = "/console/certificates";
 const DAY_S: i64 = 24 * 60 * 60;
 /// Days before the end of a certificate from which on it is marked.
 const SOON_DAYS: i64 = 14;
 
-pub(super) fn page(views: &AdminState) -> Page {
+pub(super) fn page(views: &AdminState, query: &PageQuery) -> Page {
     let expiries = views.expiries();
+    let total = expiries.len();
     let rows = html! {
         @if expiries.is_empty() { tr { td colspan="4" { "No certificate has been loaded." } } }
-        @for expiry in &expiries {
+        @for expiry in expiries.iter().skip(query.skip()).take(ROWS_MAX) {
             @let is_list = expiry.used_as.ends_with("_crl");
             tr {
                 th scope="row" { (name(expiry.used_as)) }
@@ -26,9 +27,11 @@ pub(super) fn page(views: &AdminState) -> Page {
         }
     };
     let heading = ["Use", "File", "Time left", "Ends, or next list due"];
+    let caption = format!("In use, by the time of their end: {total}");
     let content = html! {
         h1 { "Certificates and revocation lists" }
-        (table("certificates", "In use, those that end first first", &heading, &rows))
+        (table("certificates", &caption, &heading, &rows))
+        (query.pager(PATH, total))
         p {
             "A list that is overdue is replaced by a newer one in its file or folder: it is noticed within a second. \
              Certificates of the gateway, authorities and lists are loaded again without a restart."

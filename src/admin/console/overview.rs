@@ -12,6 +12,9 @@ use super::remedies::remedy;
 use super::spark::LastHour;
 use crate::traffic::MinuteCounts;
 
+/// Limit: alarms that the page shows, of which each overdue list is one.
+const ALARMS_MAX: usize = 50;
+
 pub(super) fn page(views: &AdminState) -> Page {
     let readiness = views.readiness();
     let minutes = views.trail.traffic().minutes();
@@ -50,7 +53,8 @@ fn state(readiness: &Readiness) -> Markup {
         } @else {
             div.panel.bad {
                 h2 { "Alarms: " (readiness.alarms.len()) }
-                ul { @for alarm in &readiness.alarms { li { (alarm) } } }
+                ul { @for alarm in readiness.alarms.iter().take(ALARMS_MAX) { li { (alarm) } } }
+                @if readiness.alarms.len() > ALARMS_MAX { p { "The others are in " span.code { "/readyz" } "." } }
             }
         }
     }
