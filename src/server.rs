@@ -138,13 +138,14 @@ impl Server {
         let admin_port = admin::start(admin_listener, views)?;
         let accept = |(listener, _)| workers.accept(listener, stop.drain.clone());
         let accepting = listeners.into_iter().map(accept).collect::<io::Result<_>>()?;
+        // Before the loop that updates the status.
+        reloader.manager.ready(reloader.alarms());
         let background = vec![
             tokio::spawn(Arc::clone(&reloader).watch(hangup)),
             tokio::spawn(maintain_directory(directory.clone(), snapshot)),
             tokio::spawn(watch(trail.clone())),
             tokio::spawn(service_manager::keep_alive(pressure)),
         ];
-        reloader.manager.ready(reloader.alarms());
         let stopping = Shutdown { leaving, stop, workers, accepting, background, admin_port };
         Ok(Self { addresses, admin, metrics, trail, directory, reloader, stopping })
     }
