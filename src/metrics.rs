@@ -410,7 +410,7 @@ impl Metrics {
     pub fn provider_response(&self, interaction: &Interaction, status: StatusCode) {
         let class = usize::from(status.as_u16() / 100).checked_sub(1);
         if let Some(class) = class.and_then(|at| STATUS_CLASSES.get(at)) {
-            self.provider_responses.with_label_values(&[class, interaction.short_id()]).inc();
+            self.provider_responses.with_label_values(&[*class, interaction.short_id()]).inc();
         }
     }
 

@@ -1,4 +1,4 @@
-//! Outages, each forced on the running program: what its log, `/readyz` and its metrics say then is what
+//! Outages, each forced on the running program: what its log, `/readyz`, its metrics and its console say then is what
 //! `docs/operate/outages.md` has.
 
 use testkit::process::{GatewayProcess, get, serve_with_log_level};
@@ -98,6 +98,13 @@ async fn expect(served: &GatewayProcess, signs: &Signs) {
             assert!(has_parts(ready_cell, parts), "{}: {ready_cell}", signs.outage);
         }
     }
+    // The console says the same in its own marks.
+    let console = get(served.admin, "/console").await.replace("&quot;", "\"");
+    assert!(console.starts_with("HTTP/1.1 200 "), "{console}");
+    assert_eq!(console.contains("Not ready"), signs.is_red, "{}: {console}", signs.outage);
+    let parts: Vec<_> =
+        signs.ready.iter().map(|part| part.trim_start_matches(['[', ']', '!', '-'])).collect();
+    assert!(has_parts(&console, &parts), "{}: {console}", signs.outage);
     let metrics = served.metrics().await;
     for (metric, wanted) in signs.metrics {
         assert!(metrics_cell.contains(metric), "{}: the row does not have {metric}", signs.outage);

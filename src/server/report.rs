@@ -42,7 +42,7 @@ struct Served {
     names: Vec<String>,
     proxy_name: String,
     admin: SocketAddr,
-    directory: DirectoryEntry,
+    directory: DirectorySummary,
     live_sources: Vec<&'static str>,
     journal: PathBuf,
     networks: Vec<IpNet>,
@@ -54,7 +54,7 @@ struct Served {
 }
 
 #[derive(Debug, Serialize)]
-struct DirectoryEntry {
+struct DirectorySummary {
     path: PathBuf,
     sha256: String,
     #[serde(flatten)]
@@ -155,7 +155,7 @@ impl Served {
             names: config.listener.names.clone(),
             proxy_name: rules.proxy.clone(),
             admin: config.admin.address,
-            directory: DirectoryEntry {
+            directory: DirectorySummary {
                 path: config.directory.file.clone(),
                 sha256: directory.sha256().to_owned(),
                 counts: directory.counts(),
