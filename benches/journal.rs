@@ -119,8 +119,9 @@ async fn write(options: &Options) {
         witnesses: Vec::new(),
         receipts: false,
     });
-    let trail = Trail::start(&settings, OPEN_MAX, serde_json::Map::new(), Arc::new(Metrics::new()))
-        .unwrap();
+    let trail =
+        Trail::start(&settings, OPEN_MAX, serde_json::Map::new(), Arc::new(Metrics::new()), None)
+            .unwrap();
     let started = Instant::now();
     for number in 0..options.records {
         let refusal = match number % 1000 {

@@ -23,6 +23,7 @@ use tokio::sync::Semaphore;
 
 use crate::metrics::{AuditMetrics, CheckpointKeeper, Metrics};
 use crate::refusal::Refusal;
+use crate::traces::Traces;
 use crate::traffic::Traffic;
 
 mod budgets;
@@ -62,6 +63,8 @@ struct TrailState {
     stopping: AtomicBool,
     metrics: Arc<Metrics>,
     traffic: Traffic,
+    /// Traces of the exchanges; `None` while they are off.
+    traces: Option<Traces>,
 }
 
 /// Error returned when the audit trail cannot be started.
@@ -83,7 +86,7 @@ impl Trail {
     /// Opens the journal and starts its thread; at most `entries_max` entries may be open at once.
     ///
     /// `facts` are members that the line about the start gets, such as the version and hashes of the
-    /// configuration.
+    /// configuration. Exchanges have spans if `traces` is given.
     ///
     /// # Errors
     /// Returns an error if the folder cannot be read or written, another process holds it, or a key cannot be
@@ -93,6 +96,7 @@ impl Trail {
         entries_max: usize,
         mut facts: Map<String, Value>,
         metrics: Arc<Metrics>,
+        traces: Option<Traces>,
     ) -> Result<Self, TrailError> {
         facts.insert("version".to_owned(), env!("CARGO_PKG_VERSION").into());
         let checkpoints = settings.checkpoints.as_ref().map(CheckpointConfig::load).transpose();
@@ -119,6 +123,7 @@ impl Trail {
             stopping: AtomicBool::new(false),
             metrics,
             traffic: Traffic::default(),
+            traces,
         })))
     }
 
@@ -432,7 +437,7 @@ mod tests {
     use super::*;
 
     fn start(settings: &AuditSettings, entries_max: usize) -> Trail {
-        Trail::start(settings, entries_max, Map::new(), Arc::new(Metrics::new())).unwrap()
+        Trail::start(settings, entries_max, Map::new(), Arc::new(Metrics::new()), None).unwrap()
     }
 
     #[tokio::test]

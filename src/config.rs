@@ -18,7 +18,7 @@ use crate::policy::OtherAudience;
 use crate::refusal::ErrorFamily;
 use crate::request::TraceIdRule;
 use crate::tls::{ConsumerLeg, KeyPair, ProviderLeg};
-use crate::{audit, directory, forward, hex, listener, throttle};
+use crate::{audit, directory, forward, hex, listener, throttle, traces};
 use spine_types::interaction::AllowedInteractions;
 use spine_types::{Asid, check_range};
 
@@ -81,6 +81,8 @@ pub struct Config {
     /// Rate limits and limits of concurrent exchanges.
     #[serde(default)]
     pub throttle: throttle::ThrottleLimits,
+    /// Traces of exchanges; off if absent.
+    pub traces: Option<traces::TracesSettings>,
     /// Admin port for operators.
     pub admin: Admin,
     /// Format and level of the log.
@@ -399,6 +401,9 @@ impl Config {
         self.provider_tls.check()?;
         self.directory.check()?;
         self.audit.check()?;
+        if let Some(traces) = &self.traces {
+            traces.check()?;
+        }
         self.throttle.check()
     }
 
@@ -418,6 +423,7 @@ impl Config {
         paths.extend(self.provider_tls.crl.files_mut());
         paths.extend(self.directory.paths_mut());
         paths.extend(&mut self.admin.token_file);
+        paths.extend(self.traces.iter_mut().flat_map(traces::TracesSettings::paths_mut));
         paths
             .extend(self.throttle.shared.as_mut().and_then(|shared| shared.password_file.as_mut()));
         paths.push(&mut self.audit.journal);

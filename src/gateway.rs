@@ -212,6 +212,7 @@ impl Gateway {
             Err(refusal) => return reply.bytes(&refusal, Uuid::new_v4(), &head.method),
         };
         entry.set_headers(&SspHeaders::read(&head.headers));
+        entry.begin_trace(head);
         let peer = connection.handshake.peer(&live.trust, now.as_second());
         let admitted = peer.and_then(|peer| {
             entry.peer(&peer);
@@ -292,6 +293,7 @@ impl Gateway {
         let id = entry.id();
         let headers = SspHeaders::read(&head.headers);
         entry.set_headers(&headers);
+        entry.begin_trace(&head);
         let trace_id = headers.trace_id.as_ref().ok().map(|trace_id| trace_id.printable());
         let span = tracing::info_span!("request", %id, trace_id = trace_id.as_deref());
         let _busy = connection.begins(now);
@@ -378,7 +380,7 @@ impl Gateway {
             .await?;
         let receipt = entry.opened(&permit, self.registration_origin(&provider)).await?;
         let (consumer, receipt) = (&connection.consumer, receipt.as_ref());
-        let hop = ConsumerHop { consumer, proxy: &rules.proxy, receipt };
+        let hop = ConsumerHop { consumer, proxy: &rules.proxy, receipt, trace: entry.trace() };
         let terms = RequestTerms { trust, hop, gone, transfer: &transfer, place };
         let answer = entry
             .during(Phase::Provider, pin!(self.forwarder.send(permit, head, upload, terms)))

@@ -29,6 +29,7 @@ pub mod directory;
 pub mod forward;
 pub mod audit;
 pub mod traffic;
+pub mod traces;
 
 pub mod refusal;
 pub mod hex;

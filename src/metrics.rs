@@ -25,7 +25,7 @@ pub use directory::DirectoryMetrics;
 pub use labels::{
     CheckpointKeeper, Conflict, ConnectionFault, ConnectionLimit, ExchangeOutcome,
     ForcedLookupResult, HandshakeResult, LookupResult, LookupTrigger, Oddity, Phase, QueryKind,
-    QueryOutcome,
+    QueryOutcome, SpanFate,
 };
 pub use openmetrics::OPEN_METRICS_FORMAT;
 
@@ -48,6 +48,7 @@ pub struct Metrics {
     provider_circuits_opened: IntCounter,
     provider_responses: IntCounterVec,
     provider_answers_cut: IntCounter,
+    spans: IntCounterVec,
     /// Number of circuit breakers of practices' systems that are open.
     pub provider_circuits_open: IntGauge,
     in_flight_max: IntGauge,
@@ -176,6 +177,12 @@ impl Metrics {
                 "provider_answers_cut_total",
                 "Answers that a provider broke off, or stopped sending: the consumer got a part",
             ),
+            spans: counters(
+                "trace_spans_total",
+                "Spans of exchanges: exported, dropped because the queue was full, or failed because \
+                 the receiver did not take them",
+                &["result"],
+            ),
             provider_circuits_open: gauge(
                 "provider_circuits_open",
                 "Circuit breakers of practices' systems that are open",
@@ -254,7 +261,7 @@ impl Metrics {
     }
 
     fn register(&self, phases: &HistogramVec) {
-        let all: [Box<dyn Collector>; 34] = [
+        let all: [Box<dyn Collector>; 35] = [
             Box::new(self.requests.clone()),
             Box::new(self.durations.clone()),
             Box::new(phases.clone()),
@@ -281,6 +288,7 @@ impl Metrics {
             Box::new(self.reload_succeeded.clone()),
             Box::new(self.provider_responses.clone()),
             Box::new(self.provider_answers_cut.clone()),
+            Box::new(self.spans.clone()),
             Box::new(self.provider_circuits_open.clone()),
             Box::new(self.in_flight_max.clone()),
             Box::new(self.connections_max.clone()),
@@ -314,6 +322,9 @@ impl Metrics {
         }
         for fault in ConnectionFault::ALL {
             self.connection_errors.with_label_values(&[fault.label()]);
+        }
+        for fate in SpanFate::ALL {
+            self.spans.with_label_values(&[fate.label()]);
         }
         for limit in ConnectionLimit::ALL {
             self.connections_refused.with_label_values(&[limit.label()]);
@@ -417,6 +428,11 @@ impl Metrics {
     /// Counts an answer that its provider broke off.
     pub fn provider_answer_cut(&self) {
         self.provider_answers_cut.inc();
+    }
+
+    /// Counts spans that were to be exported.
+    pub fn spans(&self, fate: SpanFate, count: u64) {
+        self.spans.with_label_values(&[fate.label()]).inc_by(count);
     }
 
     /// Counts a load that has ended; `result` holds its time as Unix time in seconds if it succeeded.

@@ -31,7 +31,7 @@ use sockets::InheritedSockets;
 
 use crate::admin::{self, AdminState};
 use crate::audit::Trail;
-use crate::config::Config;
+use crate::config::{Config, Listener};
 use crate::directory::{self, Directory, DirectoryContext};
 use crate::failure::Failure;
 use crate::forward::Forwarder;
@@ -43,6 +43,7 @@ use crate::registry::DirectoryFile;
 use crate::reloads::RequestedReloads;
 use crate::throttle::Pressure;
 use crate::tls::Alarms;
+use crate::traces::{Traces, TracesTask};
 
 /// Limit: time to write the last records of the journal, once the workers have stopped.
 const JOURNAL_END: Duration = Duration::from_secs(2);
@@ -74,6 +75,8 @@ struct Shutdown {
     workers: Arc<Workers>,
     accepting: Vec<JoinHandle<()>>,
     background: Vec<JoinHandle<()>>,
+    /// Export of spans, if it is configured.
+    spans: Option<TracesTask>,
     /// Guard that serves the admin port until it is dropped.
     admin_port: DropGuard,
 }
@@ -100,7 +103,7 @@ impl Server {
         let Prepared { config, trust, rules, directory, live, loader, memory, log, seen } =
             prepared;
         let (listeners, (admin_listener, admin)) = listen(&config)?;
-        let trail = start_trail(&config, &directory, trust.generation, &metrics)?;
+        let (trail, spans) = start_trail(&config, &directory, trust.generation, &metrics)?;
         let (leaving, stop) = (CancellationToken::new(), Stop::default());
         let directory = directory_with_snapshot(directory, live, &config, &metrics);
         let pressure = Pressure::new(config.workers());
@@ -146,7 +149,8 @@ impl Server {
             tokio::spawn(watch(trail.clone())),
             tokio::spawn(service_manager::keep_alive(pressure)),
         ];
-        let stopping = Shutdown { leaving, stop, workers, accepting, background, admin_port };
+        let stopping =
+            Shutdown { leaving, stop, workers, accepting, background, spans, admin_port };
         Ok(Self { addresses, admin, metrics, trail, directory, reloader, stopping })
     }
 
@@ -161,7 +165,8 @@ impl Server {
     /// Stops accepting connections, lets exchanges in flight finish until the drain deadline, and writes the
     /// last records and the directory snapshot.
     pub async fn stop(self) {
-        let Shutdown { leaving, stop, workers, accepting, background, admin_port } = self.stopping;
+        let Shutdown { leaving, stop, workers, accepting, background, spans, admin_port } =
+            self.stopping;
         let settings = &self.reloader.started_with;
         service_manager::stopping();
         leaving.cancel();
@@ -187,6 +192,9 @@ impl Server {
         }
         if tokio::time::timeout(JOURNAL_END, self.trail.finish()).await.is_err() {
             tracing::error!("the journal did not finish in time: the last records may be missing");
+        }
+        if let Some(spans) = spans {
+            spans.finish().await;
         }
         for task in background {
             task.abort();
@@ -290,17 +298,20 @@ fn admin_state(
     }
 }
 
-/// Opens the audit journal, whose first line says what is in force.
+/// Opens the audit journal, whose first line says what is in force, and starts the export of traces if they
+/// are configured.
 fn start_trail(
     config: &Config,
     directory: &DirectoryFile,
     trust_generation: u64,
     metrics: &Arc<Metrics>,
-) -> Result<Trail, Failure> {
+) -> Result<(Trail, Option<TracesTask>), Failure> {
     let facts = prepare::facts_in_force(config, directory, trust_generation);
+    let traces = config.traces.as_ref().map(|settings| Traces::start(settings, metrics));
+    let (traces, task) = traces.transpose().map_err(Failure::configuration)?.unzip();
     let entries_max = config.listener.limits.in_hand_max;
-    Trail::start(&config.audit, entries_max, facts, Arc::clone(metrics))
-        .map_err(Failure::configuration)
+    let trail = Trail::start(&config.audit, entries_max, facts, Arc::clone(metrics), traces);
+    Ok((trail.map_err(Failure::configuration)?, task))
 }
 
 /// Watches the health of the journal.

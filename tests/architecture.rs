@@ -34,6 +34,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "registry",
             "request",
             "tls",
+            "traces",
             "traffic",
         ],
     ),
@@ -70,12 +71,13 @@ const TABLE: &[(&str, &[&str])] = &[
             "request",
             "throttle",
             "tls",
+            "traces",
         ],
     ),
     ("consumers", &["refusal", "registry", "tls"]),
     ("directory", &["breaker", "metrics", "refusal", "registry", "tls"]),
     ("failure", &[]),
-    ("forward", &["audit", "metrics", "policy", "refusal", "request", "throttle", "tls"]),
+    ("forward", &["audit", "metrics", "policy", "refusal", "request", "throttle", "tls", "traces"]),
     ("fuzzing", &["directory", "listener", "refusal", "tls"]),
     (
         "gateway",
@@ -122,10 +124,12 @@ const TABLE: &[(&str, &[&str])] = &[
             "request",
             "throttle",
             "tls",
+            "traces",
         ],
     ),
     ("throttle", &["breaker", "metrics", "refusal", "tls"]),
     ("tls", &["hex", "refusal"]),
+    ("traces", &["metrics", "tls"]),
     ("traffic", &["metrics", "refusal", "tls"]),
 ];
 
@@ -297,15 +301,17 @@ fn a_production_build_holds_no_stand_in() {
     let root = ["--package", "spine-proxy"];
     let whole = packages(&root);
     assert!(STAND_INS.iter().all(|name| whole.contains(*name)), "they are in a default build");
-    let production =
-        packages(&[&root[..], &["--no-default-features", "--features", "ldap,redis"]].concat());
+    let production = packages(
+        &[&root[..], &["--no-default-features", "--features", "ldap,otel,redis"]].concat(),
+    );
     assert!(production.len() > 100);
     for name in STAND_INS {
         assert!(!production.contains(name), "{name}");
     }
-    assert!(production.contains("ldap3") && production.contains("redis"));
+    let optional = ["ldap3", "opentelemetry-proto", "redis"];
+    assert!(optional.iter().all(|name| production.contains(*name)));
     let least = packages(&[&root[..], &["--no-default-features"]].concat());
-    assert!(!least.contains("ldap3") && !least.contains("redis"));
+    assert!(!optional.iter().any(|name| least.contains(*name)));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use audit_journal::{Record, RecordEvent, ReservedRecord};
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -22,6 +23,9 @@ use crate::refusal::{QuotaLeft, Refusal};
 use crate::registry::ProviderRegistration;
 use crate::request::{self, SspHeaders};
 use crate::tls::Peer;
+use crate::traces::{
+    ExchangePhase, ExchangeTrace, OutgoingContext, TracedExchange, TracedProvider,
+};
 use crate::traffic::ExchangeSummary;
 use spine_types::interaction::{Effect, Interaction};
 use spine_types::{Asid, CertificateName, OdsCode, TraceId};
@@ -40,6 +44,19 @@ pub enum EndedBy {
     Shutdown,
     /// A panic in the gateway, which is a bug.
     Panic,
+}
+
+impl EndedBy {
+    /// Returns the party in one word.
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Consumer => "consumer",
+            Self::Provider => "provider",
+            Self::Shutdown => "shutdown",
+            Self::Panic => "panic",
+        }
+    }
 }
 
 /// Record of one exchange while it is under way. It has setters only, and closes in `Drop`.
@@ -89,6 +106,8 @@ pub struct Entry {
     quota: Option<QuotaLeft>,
     transfer: Arc<Transfer>,
     bytes_out: u64,
+    /// Trace of the exchange, if traces are on.
+    trace: Option<Box<ExchangeTrace>>,
 }
 
 /// Source of the directory's answer about a provider.
@@ -154,6 +173,7 @@ impl Entry {
             quota: None,
             transfer: Arc::default(),
             bytes_out: 0,
+            trace: None,
         })
     }
 
@@ -182,6 +202,19 @@ impl Entry {
         self.from = headers.from.as_ref().ok().cloned();
         self.to = headers.to.as_ref().ok().cloned();
         self.interaction = headers.interaction();
+    }
+
+    /// Begins or continues a trace with the request's head, if traces are on.
+    pub fn begin_trace(&mut self, head: &Parts) {
+        if let Some(traces) = &self.trail.0.traces {
+            self.trace = Some(traces.begin(self.id, head));
+        }
+    }
+
+    /// Returns the trace context that the provider gets, if traces are on.
+    #[must_use]
+    pub fn trace(&self) -> Option<OutgoingContext> {
+        self.trace.as_deref().map(ExchangeTrace::to_provider)
     }
 
     /// Records the verified certificate, under its first name until the registered one is known.
@@ -213,6 +246,10 @@ impl Entry {
     pub fn provider(&mut self, permit: &Permit) -> Arc<ProviderRegistration> {
         let provider = Arc::clone(permit.provider());
         (self.to, self.ods) = (Some(provider.asid.clone()), Some(provider.ods.clone()));
+        if let Some(trace) = &mut self.trace {
+            let (host, port) = (Arc::clone(&provider.host), provider.root.port());
+            trace.provider = Some(TracedProvider { host, port });
+        }
         provider
     }
 
@@ -249,6 +286,9 @@ impl Entry {
             if of == last {
                 *slot += took;
             }
+        }
+        if let Some(trace) = &mut self.trace {
+            trace.passed(ExchangePhase { phase: last, began: since, took });
         }
     }
 
@@ -443,6 +483,32 @@ impl Entry {
         }
     }
 
+    /// Queues the exchange's spans for export, if they are to be.
+    fn end_trace(&mut self, duration: Duration) {
+        let Some(trace) = self.trace.take().filter(|trace| trace.is_sampled) else { return };
+        let Some(traces) = &self.trail.0.traces else { return };
+        traces.end(TracedExchange {
+            trace,
+            id: self.id,
+            opened_at: self.opened_at,
+            started: self.started,
+            took: duration,
+            method: self.method,
+            interaction: self.interaction,
+            ssp_trace_id: self.trace_id.as_ref().map(|id| id.printable().into_owned()),
+            from: self.from.clone(),
+            to: self.to.clone(),
+            ods: self.ods.clone(),
+            client: self.client.clone(),
+            provider_address: self.transfer.provider(),
+            status: self.status,
+            refusal: self.refusal,
+            ended_in: self.phase.0,
+            outcome: self.outcome(),
+            aborted_by: self.ended_by().label(),
+        });
+    }
+
     /// Adds the exchange to the view that operators have of the traffic.
     fn summarize(&mut self, duration: Duration) {
         let outcome = self.outcome();
@@ -473,7 +539,7 @@ impl Entry {
         self.trail.0.traffic.add(exchange, self.peer.take());
     }
 
-    /// Writes the line that closes the record.
+    /// Writes the line that closes the record, and ends its trace. A refusal without a line has no spans.
     fn close(&mut self, duration: Duration) {
         if !self.has_line() {
             if let Some(token) = self.refusal {
@@ -481,6 +547,7 @@ impl Entry {
             }
             return;
         }
+        self.end_trace(duration);
         if let (Some(token), Some(fault)) = (self.refusal, &self.certificate_fault) {
             // Logged under the journal's budget: unidentified callers must not fill the log either.
             tracing::info!(

@@ -8,6 +8,7 @@ use super::Upload;
 use crate::policy::Permit;
 use crate::refusal::Refusal;
 use crate::request::{CONNECTION_NAMES_MAX, field_name, is_end_to_end};
+use crate::traces::OutgoingContext;
 use spine_types::SspHeader;
 
 /// The consumer's hop, as headers describe it to the provider.
@@ -19,6 +20,8 @@ pub struct ConsumerHop<'a> {
     pub proxy: &'a str,
     /// Evidence of the request's line in the audit journal, if the practice is to have it.
     pub receipt: Option<&'a HeaderValue>,
+    /// Trace context in place of the consumer's, if traces are on.
+    pub trace: Option<OutgoingContext>,
 }
 
 /// Header with evidence of a write's line in the audit journal: the journal's name, the line's number, a
@@ -173,6 +176,9 @@ pub(super) fn request(
     }
     if let Some(receipt) = hop.receipt {
         headers.insert(RECEIPT, receipt.clone());
+    }
+    if let Some(trace) = hop.trace {
+        trace.write(headers);
     }
     Ok(request)
 }

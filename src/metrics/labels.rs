@@ -52,6 +52,18 @@ label! {
 }
 
 label! {
+    /// Fate of a span that was to be exported.
+    pub enum SpanFate {
+        /// The receiver has taken it.
+        Exported = "exported",
+        /// The queue was full.
+        Dropped = "dropped",
+        /// The receiver did not take it, or has rejected it.
+        Failed = "failed",
+    }
+}
+
+label! {
     /// Phase of an exchange, or of its connection, in which time is spent.
     pub enum Phase {
         /// Handshake with a consumer.

@@ -27,6 +27,8 @@ const KIB: u64 = 1024;
 /// Bytes of the program, its threads, memory that the allocator retains, and the tables of addresses,
 /// certificates and practices.
 const BASE: u64 = 96 * 1024 * KIB;
+/// Bytes of the exchanges whose spans wait to be exported, and of a batch of them, if traces are on.
+const TRACES: u64 = 8 * 1024 * KIB;
 /// Bytes of one worker: its stack, its runtime, its DNS resolver and the names that this caches.
 const WORKER: u64 = 16 * 1024 * KIB;
 /// Bytes of one consumer's connection: an unfinished head or header block, in a buffer of up to twice its
@@ -84,8 +86,9 @@ fn bound_with(config: &Config, connections_max: usize, in_hand_max: usize) -> Me
         false => (0, 0),
     };
     let idle = times(count(config.workers()), times(count(forward::IDLE_MAX), IDLE));
+    let traces = config.traces.as_ref().map_or(0, |_| TRACES);
     MemoryBound {
-        base: BASE + times(count(config.workers()), WORKER),
+        base: BASE + times(count(config.workers()), WORKER) + traces,
         connections: times(
             count(connections_max),
             CONNECTION + u64::from(limits.streams_max) * REFUSAL,

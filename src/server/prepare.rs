@@ -92,6 +92,9 @@ impl Prepared {
         if let Some(sharing) = &config.throttle.shared {
             sharing.password().map_err(|fault| located(&config, fault.path(), &fault))?;
         }
+        if let Some(traces) = &config.traces {
+            traces.check_files().map_err(|fault| located(&config, fault.path(), &fault))?;
+        }
         let rules = decision_rules(&config)?;
         let memory = MemoryLimit::read(Path::new("/"));
         Ok(Self { config, trust, rules, directory, live, loader, memory, log: None, seen })

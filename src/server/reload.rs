@@ -538,6 +538,7 @@ impl Reloader {
             ),
             ("directory.snapshot", text(&old.directory.snapshot), text(&new.directory.snapshot)),
             ("audit", text(&old.audit), text(&new.audit)),
+            ("traces", text(&old.traces), text(&new.traces)),
             ("admin", text(&old.admin), text(&new.admin)),
             ("log.format", text(&old.log.format), text(&new.log.format)),
         ]

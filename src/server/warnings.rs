@@ -321,6 +321,7 @@ impl Config {
             self.admin.token_file.as_ref(),
             shared.and_then(|shared| shared.password_file.as_ref()),
             api.and_then(|api| api.key_file.as_ref()),
+            self.traces.as_ref().and_then(|traces| traces.headers_file.as_ref()),
         ];
         let checkpoints = self.audit.checkpoints.iter().flat_map(|settings| &settings.keys);
         let keys = pairs.map(|pair| &pair.key).chain(checkpoints);

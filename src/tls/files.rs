@@ -27,7 +27,7 @@ pub struct TrustError {
 }
 
 impl TrustError {
-    pub(super) fn new(path: &Path, why: impl fmt::Display) -> Self {
+    pub(crate) fn new(path: &Path, why: impl fmt::Display) -> Self {
         Self { path: path.to_owned(), why: why.to_string(), is_unpaired: false }
     }
 
