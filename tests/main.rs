@@ -62,6 +62,8 @@ mod circuit;
 mod targets;
 mod throttle;
 mod tokens;
+#[cfg(feature = "otel")]
+mod traces;
 mod trust;
 mod warnings;
 mod writes;
