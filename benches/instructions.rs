@@ -4,7 +4,8 @@
 //! `cargo bench --bench instructions` prints a table; `-- --parent` builds the parent commit too, in a folder of
 //! its own below Cargo's target folder, and ends with 1 if any count has grown by more than a tenth since
 //! (`-- --parent COMMIT`: since another commit). `-- --save FILE` keeps the counts, and `-- --compare FILE` compares
-//! with what was kept. `-- --short` leaves the heads that are filled out. It needs valgrind; `--parent` needs git.
+//! with what was kept. `-- --short` leaves the heads that are filled out, `-- --traces` turns traces on. It needs
+//! valgrind; `--parent` needs git.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -45,6 +46,9 @@ struct Options {
     /// Leave out the heads that are filled.
     #[arg(long)]
     short: bool,
+    /// Count with traces of every request; their export, in batches later, is not counted.
+    #[arg(long)]
+    traces: bool,
     /// Cargo says so.
     #[arg(long, hide = true)]
     bench: bool,
@@ -62,6 +66,10 @@ const USUAL: &str = "usual";
 const ROUNDS: usize = 5;
 /// Limit: growth, in percent, that is no regression.
 const GROWTH_MAX_PERCENT: u64 = 10;
+
+/// Traces to a receiver that is not there, and is not asked for as long as requests are counted.
+const TRACES: &str =
+    "[traces]\nendpoint = \"http://127.0.0.1:9/v1/traces\"\nratio = 1.0\ndelay = \"60s\"";
 
 /// Steps of a request, and the functions by which each is entered.
 const STEPS: [(&str, &[&str]); 4] = [
@@ -93,12 +101,13 @@ fn main() -> ExitCode {
     let parent = options.parent.as_deref().map(build);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let before = match (&parent, &options.compare) {
-        (Some(program), _) => runtime.block_on(counts(program, options.short)),
+        (Some(program), _) => runtime.block_on(counts(program, options.short, "")),
         (None, Some(file)) => read(file),
         (None, None) => Counts::new(),
     };
     let own = Path::new(env!("CARGO_BIN_EXE_spine-proxy"));
-    let counts = runtime.block_on(counts(own, options.short));
+    let section = if options.traces { TRACES } else { "" };
+    let counts = runtime.block_on(counts(own, options.short, section));
     let usual = counts[USUAL];
     println!("| request | instructions | usual requests | before | growth |");
     println!("|---|---|---|---|---|");
@@ -127,8 +136,8 @@ fn read(file: &Path) -> Counts {
     serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap()
 }
 
-async fn counts(program: &Path, is_short: bool) -> Counts {
-    let bed = TestBed::new().await;
+async fn counts(program: &Path, is_short: bool, section: &str) -> Counts {
+    let bed = TestBed::with(|files| files.add(section)).await;
     let mut counted = InstructionCounter::start_program(program, &bed);
     let heads = filled_requests().into_iter().filter(|_| !is_short);
     let heads = heads.map(|head| (format!("head filled: {}", head.description), head.call));
