@@ -44,7 +44,7 @@ pub struct ExchangeTrace {
 /// Phase that an exchange has passed through.
 #[derive(Debug, Clone, Copy)]
 pub struct ExchangePhase {
-    /// The phase.
+    /// Phase that has ended.
     pub phase: Phase,
     /// Time at which it began.
     pub began: Instant,
@@ -92,7 +92,7 @@ impl ExchangeTrace {
 /// could be of a patient.
 #[derive(Debug)]
 pub struct TracedExchange {
-    /// Its trace.
+    /// Trace of the exchange.
     pub trace: Box<ExchangeTrace>,
     /// Id of the exchange, as in its record.
     pub id: Uuid,
