@@ -31,7 +31,7 @@ use sockets::InheritedSockets;
 
 use crate::admin::{self, AdminState};
 use crate::audit::Trail;
-use crate::config::{Config, Listener};
+use crate::config::Config;
 use crate::directory::{self, Directory, DirectoryContext};
 use crate::failure::Failure;
 use crate::forward::Forwarder;

@@ -505,6 +505,7 @@ impl Reloader {
         config.directory.misses_per_minute = started.directory.misses_per_minute;
         config.directory.snapshot = started.directory.snapshot;
         config.audit = started.audit;
+        config.traces = started.traces;
         config.admin = started.admin;
         config.log = Log { level: config.log.level, ..started.log };
         config

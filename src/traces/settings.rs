@@ -13,7 +13,7 @@ use crate::tls::{TrustError, plain_client, secret};
 use spine_types::check_range;
 
 /// Traces of exchanges, sent to a receiver of OTLP; off if the section is absent.
-#[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct TracesSettings {
     /// URL that spans are posted to as OTLP over HTTP, in binary Protobuf, such as
