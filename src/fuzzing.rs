@@ -1,7 +1,7 @@
 //! Access for fuzz targets to private parsers and loops, as they are in use. It is not part of the public
 //! interface and changes no behaviour.
 
-use http::Request;
+use http::{HeaderMap, Request};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
@@ -14,6 +14,7 @@ pub use crate::listener::{
 };
 use crate::refusal::Refusal;
 use crate::tls;
+use crate::traces;
 use spine_types::interaction::Interaction;
 use spine_types::{Asid, CertificateName, CpaId, OdsCode, PartyKey};
 
@@ -90,4 +91,22 @@ where
     let refuse = |head: &RefusedHead| refuse(&head.refusal, &head.bytes);
     let (limits, close) = (ListenerLimits::default(), CancellationToken::new());
     Ok(listener::serve(stream, &limits, close, answer, refuse).await?)
+}
+
+/// Trace context of a consumer that is continued.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the names describe the fields")]
+pub struct ContinuedContext {
+    pub trace_id: [u8; 16],
+    pub parent_id: [u8; 8],
+    pub is_sampled: bool,
+    pub passes_state: bool,
+}
+
+/// Reads the trace context of a request; `None` if there is none that is continued.
+#[must_use]
+pub fn continued_context(headers: &HeaderMap) -> Option<ContinuedContext> {
+    let read = traces::ReceivedContext::read(headers)?;
+    let traces::ReceivedContext { trace_id, parent_id, is_sampled, has_valid_state } = read;
+    Some(ContinuedContext { trace_id, parent_id, is_sampled, passes_state: has_valid_state })
 }

@@ -28,7 +28,9 @@ pub use context::{OutgoingContext, TRACEPARENT, TRACESTATE};
 pub use exchange::{ExchangePhase, ExchangeTrace, TracedExchange, TracedProvider};
 pub use settings::{SAMPLE_BITS, TracesError, TracesSettings};
 
-use context::{ReceivedContext, random_span_id};
+pub(crate) use context::ReceivedContext;
+
+use context::random_span_id;
 use exporter::Exporter;
 
 /// Limit: exchanges whose spans wait to be exported; about 2 MiB. More are dropped.

@@ -78,7 +78,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("directory", &["breaker", "metrics", "refusal", "registry", "tls"]),
     ("failure", &[]),
     ("forward", &["audit", "metrics", "policy", "refusal", "request", "throttle", "tls", "traces"]),
-    ("fuzzing", &["directory", "listener", "refusal", "tls"]),
+    ("fuzzing", &["directory", "listener", "refusal", "tls", "traces"]),
     (
         "gateway",
         &[

@@ -27,11 +27,13 @@ mod proxy_header;
 mod sds_bundle;
 #[path = "../fuzz/targets/target.rs"]
 mod target;
+#[path = "../fuzz/targets/trace_context.rs"]
+mod trace_context;
 
 type Property = fn(&[u8]);
 
 /// Each property, and the folder of its seeds.
-const TARGETS: [(&str, Property); 11] = [
+const TARGETS: [(&str, Property); 12] = [
     ("claims", claims::check),
     ("config", config::check),
     ("connection", connection::check),
@@ -43,6 +45,7 @@ const TARGETS: [(&str, Property); 11] = [
     ("proxy_header", proxy_header::check),
     ("sds_bundle", sds_bundle::check),
     ("target", target::check),
+    ("trace_context", trace_context::check),
 ];
 
 /// The names in a folder, those of files without what follows the dot.
@@ -120,6 +123,11 @@ fn every_seed_of_sds_bundle_holds() {
 #[test]
 fn every_seed_of_target_holds() {
     replays("target");
+}
+
+#[test]
+fn every_seed_of_trace_context_holds() {
+    replays("trace_context");
 }
 
 #[test]

@@ -521,9 +521,13 @@ async fn the_headers_for_the_receiver_are_read_before_each_export() {
         assert_eq!(received[count].header("x-tenant"), (count == 0).then_some("a: b"));
     }
     let path = traced.bed.path("spine-proxy.toml");
-    for wrong in
-        ["", "a secret without a colon", "Authorization: \u{1}secret", &"a: b\n".repeat(17)]
-    {
+    for wrong in [
+        "",
+        "a secret without a colon",
+        "Host: secret without",
+        "Authorization: \u{1}secret",
+        &"a: b\n".repeat(17),
+    ] {
         traced.bed.replace("traces.headers", wrong);
         let refused = Prepared::load(&path, 1).unwrap_err().to_string();
         assert!(refused.contains("traces.headers"), "{refused}");

@@ -19,17 +19,17 @@ const PARENT_BYTES: usize = 55;
 
 /// Trace context that a request came with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ReceivedContext {
-    pub(super) trace_id: [u8; 16],
-    pub(super) parent_id: [u8; 8],
-    pub(super) is_sampled: bool,
+pub(crate) struct ReceivedContext {
+    pub(crate) trace_id: [u8; 16],
+    pub(crate) parent_id: [u8; 8],
+    pub(crate) is_sampled: bool,
     /// True if `tracestate` may be passed on.
-    pub(super) has_valid_state: bool,
+    pub(crate) has_valid_state: bool,
 }
 
 impl ReceivedContext {
     /// Reads the context; `None` if there is none, several, or a malformed one.
-    pub(super) fn read(headers: &HeaderMap) -> Option<Self> {
+    pub(crate) fn read(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(&TRACEPARENT).iter();
         let (Some(value), None) = (values.next(), values.next()) else { return None };
         let context = Self::parse(value.as_bytes())?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use rustls::ClientConfig;
 
 use super::otlp::SpanEncoder;
@@ -61,6 +61,14 @@ const fn wait() -> Duration {
 
 /// Number of random bits at the end of a trace id by which a trace is sampled or not.
 pub const SAMPLE_BITS: u32 = 52;
+/// Headers that each export has of its own.
+const OWN: [HeaderName; 5] = [
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::HOST,
+    header::TRANSFER_ENCODING,
+];
 /// Limit: headers for the receiver.
 const HEADERS_MAX: usize = 16;
 
@@ -197,13 +205,15 @@ fn headers(path: &Path) -> Result<HeaderMap, TrustError> {
     {
         let header = line.split_once(':').and_then(|(name, value)| {
             let name = HeaderName::from_bytes(name.trim().as_bytes()).ok()?;
+            let name = (!OWN.contains(&name)).then_some(name)?;
             let mut value = HeaderValue::from_str(value.trim()).ok()?;
             value.set_sensitive(true);
             Some((name, value))
         });
         let Some((name, value)) = header.filter(|_| headers.len() < HEADERS_MAX) else {
             let why = format!(
-                "line {number} is no header such as `Authorization: Bearer …`, or one too many: at most \
+                "line {number} is no header such as `Authorization: Bearer …`, or one that the export has of \
+                 its own, or one too many: at most \
                  {HEADERS_MAX} are allowed"
             );
             return Err(TrustError::new(path, why));
