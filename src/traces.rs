@@ -197,6 +197,24 @@ mod tests {
         assert_eq!(trace.phases.len(), 16);
     }
 
+    #[cfg(feature = "otel")]
+    #[tokio::test]
+    async fn what_is_queued_at_a_stop_is_sent_once_more() {
+        let (sender, queue) = mpsc::channel(600);
+        let traces = traces(1.0, sender);
+        for _ in 0..600 {
+            traces.end(exchange(begin(&traces, Uuid::new_v4())));
+        }
+        // Nobody listens there: each batch is tried once, and counted.
+        let settings = toml::from_str("endpoint = \"http://127.0.0.1:9/\"").unwrap();
+        let exporter = Exporter::new(&settings, Arc::clone(&traces.metrics)).unwrap();
+        let stop = CancellationToken::new();
+        stop.cancel();
+        exporter.run(queue, stop).await;
+        let text = traces.metrics.text().0;
+        assert!(text.contains("trace_spans_total{result=\"failed\"} 600\n"), "{text}");
+    }
+
     #[test]
     fn the_ratio_is_that_of_the_traces_that_are_sampled() {
         for (ratio, least, most) in [(0.0, 0, 0), (0.25, 2_300, 2_700), (1.0, 10_000, 10_000)] {
