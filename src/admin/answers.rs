@@ -16,6 +16,7 @@ use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -345,7 +346,7 @@ impl AdminState {
         let (sessions, sessions_max) = live.trust.sessions();
         metrics.sessions.set(gauge(sessions));
         metrics.sessions_max.set(gauge(sessions_max));
-        let alarms = self.readiness().alarms.len();
+        let alarms = self.alarms(Timestamp::now().as_second()).len();
         metrics.alarms.set(i64::try_from(alarms).unwrap_or(i64::MAX));
         match is_open {
             true => (metrics.open_metrics(), OPEN_METRICS_FORMAT),

@@ -65,7 +65,8 @@ impl AdminState {
         }
     }
 
-    fn alarms(&self, now_s: i64) -> Vec<String> {
+    /// Returns the faults that an operator must correct, at `now_s` in seconds since 1970.
+    pub(super) fn alarms(&self, now_s: i64) -> Vec<String> {
         let live = self.live.load();
         let mut alarms = live.alarms.in_force(now_s);
         match self.trail.signing() {
