@@ -171,6 +171,8 @@ async fn a_checkpoint_is_not_proven_to_extend_another_over_a_missing_segment() {
     journal.remove_segment(3, false);
     // The first segment that is needed is there, or the one after it.
     assert!(consistency(&journal.path(), firsts[2], last, None).unwrap().is_none());
+    // Later lines do not stand in for the missing ones.
+    assert!(consistency(&journal.path(), firsts[2], firsts[3] + 1, None).unwrap().is_none());
     for known in [None, Some(&known)] {
         let proof = consistency(&journal.path(), old, last, known).unwrap().unwrap();
         assert!(verify_consistency(&heads[0], &heads[1], &proof.hashes));
