@@ -37,6 +37,8 @@ pub struct ConfigError {
     path: PathBuf,
     line: Option<usize>,
     why: String,
+    /// The mistake without the line of the file; `None` if `why` quotes none.
+    unquoted: Option<String>,
 }
 
 impl ConfigError {
@@ -44,6 +46,20 @@ impl ConfigError {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Returns the error on one line, without the text of the file.
+    ///
+    /// Security: that may hold a secret, by mistake or in a URL; the log and the admin port show this to others
+    /// than those who may read the file.
+    #[must_use]
+    pub fn unquoted(&self) -> String {
+        let path = self.path.display();
+        match (&self.unquoted, self.line) {
+            (Some(mistake), Some(line)) => format!("{path}: line {line}: {mistake}"),
+            (Some(mistake), None) => format!("{path}: {mistake}"),
+            (None, _) => self.to_string(),
+        }
     }
 
     /// Returns the line of a mistake, counted from 1, where it is known.
@@ -326,7 +342,8 @@ impl Config {
     /// Returns an error if the file cannot be read, is not valid TOML for this configuration, or has a
     /// setting that is not allowed.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let fault = |why: String| ConfigError { path: path.to_owned(), line: None, why };
+        let fault =
+            |why: String| ConfigError { path: path.to_owned(), line: None, why, unquoted: None };
         let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
         Self::parse(&text, path)
     }
@@ -336,11 +353,13 @@ impl Config {
     /// # Errors
     /// Returns an error as [`Config::load`] does.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let fault = |why: String| ConfigError { path: path.to_owned(), line: None, why };
+        let fault =
+            |why: String| ConfigError { path: path.to_owned(), line: None, why, unquoted: None };
         let mut config: Self = toml::from_str(text).map_err(|error| {
             let before = error.span().and_then(|span| text.get(..span.start));
             let line = before.map(|before| before.matches('\n').count() + 1);
-            ConfigError { line, ..fault(error.to_string()) }
+            let unquoted = Some(error.message().to_owned());
+            ConfigError { line, unquoted, ..fault(error.to_string()) }
         })?;
         config.check().map_err(fault)?;
         let folder = path.parent().unwrap_or_else(|| Path::new(""));

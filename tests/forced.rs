@@ -247,7 +247,8 @@ async fn a_certificate_of_the_proxy_that_expires() {
 async fn a_reload_that_finds_a_fault() {
     let bed = TestBed::new().await;
     let served = serve(&bed, |config| config);
-    bed.replace("own.toml", &format!("{}\n[nonsense]\n", bed.text("own.toml")));
+    let secret = "redis://user:a-secret@127.0.0.1";
+    bed.replace("own.toml", &format!("{}\n[nonsense]\nurl = \"{secret}\n", bed.text("own.toml")));
     let signs = Signs {
         outage: "A reload finds a fault",
         log: &["; the last good state stays in force"],
@@ -256,6 +257,14 @@ async fn a_reload_that_finds_a_fault() {
         metrics: &[("alarms", Positive), ("config_last_reload_successful", Zero)],
     };
     expect(&served, &signs).await;
+    // The file's text may hold a secret, by mistake; what is asked for without a token does not.
+    for path in ["/readyz", "/reload", "/console"] {
+        let answer = get(served.admin, path).await;
+        assert!(!answer.contains("a-secret"), "{path}: {answer}");
+    }
+    let ready = get(served.admin, "/readyz").await;
+    assert!(ready.contains("own.toml: line "), "{ready}");
+    assert!(!served.log.lock().unwrap().contains("a-secret"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

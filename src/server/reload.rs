@@ -414,7 +414,7 @@ impl Reloader {
     }
 
     fn configuration(&self, path: &Path) -> Result<Config, String> {
-        let config = Config::load(path).map_err(|fault| fault.to_string())?;
+        let config = Config::load(path).map_err(|fault| fault.unquoted())?;
         if config.lab != self.started_with.lab {
             return Err("lab cannot be changed by a reload; restart the process".to_owned());
         }
