@@ -472,6 +472,19 @@ async fn a_journal_that_is_behind_its_witness_is_not_signed_once() {
     assert_eq!(found.proof.lines, 0);
 }
 
+/// A witness that was restored from an old backup begins anew, and says so by the size that it has seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_witness_that_has_lost_its_state_is_no_contradiction() {
+    let (signed, witness) = witnessed().await;
+    let served = signed.serve();
+    witness.has_signed(1).await;
+    *witness.seen.lock().unwrap() = None;
+    witness.signed.lock().unwrap().clear();
+    assert_eq!(TestRequest::book().send_to(&signed.bed, served.address).await.status, 200);
+    witness.has_signed(3).await;
+    assert_eq!(served.metric("audit_signing").await, 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_witness_that_fails_or_signs_wrongly_is_counted_and_asked_again() {
     let (signed, witness) = witnessed().await;

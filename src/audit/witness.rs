@@ -297,15 +297,17 @@ impl Witness {
                     Err(error) => Err(format!("its signature is wrong: {error}")),
                 }
             }
-            StatusCode::CONFLICT if claim.size > 0 && self.seen == claim.size => {
-                Ok(WitnessAnswer::Contradiction(self.says(
-                    "has seen as many lines of this journal, but others: it was rewritten, or \
-                     another journal is signed with its key",
-                )))
-            }
-            StatusCode::CONFLICT => match text.trim_end().parse() {
-                Ok(seen) => Ok(WitnessAnswer::Seen(seen)),
-                Err(_) => Err("its answer names no size".to_owned()),
+            StatusCode::CONFLICT => match text.trim_end().parse().ok() {
+                // Fewer lines than before, if it has lost its state.
+                Some(seen) if seen != self.seen => Ok(WitnessAnswer::Seen(seen)),
+                Some(_) | None if claim.size > 0 && self.seen == claim.size => {
+                    Ok(WitnessAnswer::Contradiction(self.says(
+                        "has seen as many lines of this journal, but others: it was rewritten, or \
+                         another journal is signed with its key",
+                    )))
+                }
+                Some(seen) => Ok(WitnessAnswer::Seen(seen)),
+                None => Err("its answer names no size".to_owned()),
             },
             StatusCode::UNPROCESSABLE_ENTITY if claim.size > 0 => {
                 Ok(WitnessAnswer::Contradiction(self.says(
@@ -331,4 +333,37 @@ fn is_loopback(host: &str) -> bool {
 
 fn is_refused(journal: &Journal) -> bool {
     matches!(journal.signing(), SigningState::Refused(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use audit_journal::note::{Checkpoint, CheckpointSigner};
+    use audit_journal::tree::TreeHead;
+
+    use super::*;
+
+    /// The checkpoint of a gateway without traffic has as many lines as the last one.
+    #[test]
+    fn a_conflict_over_as_many_lines_is_a_contradiction_unless_the_witness_has_seen_others() {
+        let pem = CheckpointSigner::generate_pem().unwrap();
+        let signer = CheckpointSigner::from_pkcs8_pem(&pem, "gw1.example.nhs.uk/audit/1").unwrap();
+        let settings = WitnessConfig {
+            url: "http://127.0.0.1:1/".to_owned(),
+            key: signer.verifier().as_cosigner(),
+            authorities: Vec::new(),
+        };
+        let mut witness = Witness::new(&settings, PathBuf::new()).unwrap();
+        witness.seen = 5;
+        let head = TreeHead { size: 5, root: [0; 32].into() };
+        let text = Checkpoint::new("gw1.example.nhs.uk/audit/1", head).unwrap().to_string();
+        let note = SignedNote::new(&text, signer.sign(&text, 0).unwrap()).unwrap();
+        let claim = Claim { note: &note, size: 5 };
+        let read = |body: &str| witness.read(claim, StatusCode::CONFLICT, body.as_bytes()).unwrap();
+        for body in ["0\n", "3\n", "8\n"] {
+            assert!(matches!(read(body), WitnessAnswer::Seen(_)), "{body}");
+        }
+        for body in ["5\n", "", "no size\n"] {
+            assert!(matches!(read(body), WitnessAnswer::Contradiction(_)), "{body}");
+        }
+    }
 }

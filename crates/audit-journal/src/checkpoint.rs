@@ -6,7 +6,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -153,6 +154,9 @@ impl Signing {
 /// journal is written.
 const COMPARE_WITHIN: Duration = Duration::from_secs(5);
 
+/// Interval at which the journal's thread looks whether the comparisons of a start are done.
+const GATE_LOOK: Duration = Duration::from_secs(1);
+
 /// Signs the checkpoints of one journal, on the journal's thread.
 pub(crate) struct Checkpointer {
     settings: CheckpointSettings,
@@ -192,24 +196,35 @@ impl Checkpointer {
             gate: Arc::clone(&gate),
             attempt,
         });
+        // Beside the journal first: what a copy contradicts may follow from that.
+        let own = match found.map(|found| found.contradiction(folder)) {
+            Ok(Ok(None)) => {
+                gate.agreed();
+                None
+            }
+            Ok(Ok(Some(reason))) | Err(reason) => {
+                gate.refuse(reason);
+                None
+            }
+            Ok(Err(_)) => first.clone(),
+        };
         let place = |folder: &Path, kind, first| {
             Place::start(folder.to_owned(), kind, Arc::clone(&signing.observer), first)
         };
-        let mut places = vec![place(folder, CheckpointPlace::Journal, None)?];
+        let mut places = vec![place(folder, CheckpointPlace::Journal, own)?];
         for copy in &settings.copies {
             places.push(place(copy, CheckpointPlace::Copy, first.clone())?);
         }
-        match found.map(|found| found.contradiction(folder)) {
-            Ok(Ok(None)) => gate.agreed(),
-            Ok(Ok(Some(reason))) | Err(reason) => gate.refuse(reason),
-            Ok(Err(error)) => gate.refuse(format!(
-                "the checkpoints beside the journal in {} cannot be read: {error}",
-                folder.display()
-            )),
-        }
         drop(first);
         // Disconnected, and not timed out, once all copies were tried.
-        attempts.recv_timeout(COMPARE_WITHIN).unwrap_or_default();
+        if attempts.recv_timeout(COMPARE_WITHIN) == Err(RecvTimeoutError::Timeout) {
+            signing.observer.checkpoint_failed(CheckpointPlace::Copy);
+            tracing::error!(
+                wait_s = COMPARE_WITHIN.as_secs(),
+                "a folder with checkpoints of the audit journal does not answer: the journal is not \
+                 signed until it was compared with them"
+            );
+        }
         (signing.gate, signing.places) = (gate, places);
         signing.empty = Some(settings.sign(&Frontier::new(), 0).map_err(io::Error::other)?.1);
         let signing = Arc::new(signing);
@@ -225,6 +240,12 @@ impl Checkpointer {
 
     /// Returns the time until a checkpoint is due for a journal of this many lines.
     pub(crate) fn due_in(&self, size: u64) -> Duration {
+        match self.signing.gate.state() {
+            SigningState::On => {}
+            // One is due as soon as the comparisons are done.
+            SigningState::Waiting(_) => return GATE_LOOK,
+            SigningState::Off | SigningState::Refused(_) => return IDLE_EVERY,
+        }
         let Some(attempted) = self.attempted else { return Duration::ZERO };
         let every = if self.signed == Some(size) { IDLE_EVERY } else { self.settings.every };
         every.saturating_sub(attempted.elapsed())
@@ -232,10 +253,10 @@ impl Checkpointer {
 
     /// Signs a checkpoint of this tree, whose last line is in `segment`.
     pub(crate) fn sign(&mut self, tree: &Frontier, segment: &SegmentFile) {
-        self.attempted = Some(Instant::now());
-        if !self.signing.gate.is_open() {
+        if self.signing.gate.state() != SigningState::On {
             return;
         }
+        self.attempted = Some(Instant::now());
         let now_s = Timestamp::now().as_second();
         let (checkpoint, note) = match self.settings.sign(tree, now_s) {
             Ok(signed) => signed,

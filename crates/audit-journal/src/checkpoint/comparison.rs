@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::files::{checkpoint_files, read_notes};
 use crate::note::{Checkpoint, SignedNote, VerifierKey};
 use crate::proof::Leaves;
+use crate::read::segments;
 use crate::recovery::RecoveredState;
 use crate::tree::{Frontier, TreeHead};
 
@@ -81,50 +82,68 @@ impl FoundJournal {
     /// if it may be.
     ///
     /// # Errors
-    /// Returns an error if the folder or a file of checkpoints in it cannot be read.
+    /// Returns an error if the folder, a file of checkpoints in it or the journal cannot be read.
     pub(super) fn contradiction(&self, place: &Path) -> io::Result<Option<String>> {
-        match newest(place, &self.keys)? {
-            Some(head) => Ok(contradiction_to(head, place, &self.folder, &self.tree)),
-            None => {
-                if self.tree.size() > 0 && place != self.folder {
-                    tracing::warn!(
-                        folder = %place.display(),
-                        "a folder for copies of the audit journal's checkpoints has none of this \
-                         journal's: see whether it is mounted, unless it is new"
-                    );
-                }
-                Ok(None)
+        let Some(head) = newest(place, &self.keys)? else {
+            if self.tree.size() > 0 && place != self.folder {
+                tracing::warn!(
+                    folder = %place.display(),
+                    "a folder for copies of the audit journal's checkpoints has none of this \
+                     journal's: see whether it is mounted, unless it is new"
+                );
             }
+            return Ok(None);
+        };
+        if !self.begins_after(head)? {
+            return self.contradiction_to(head, place);
         }
+        // The lines of an old checkpoint may have been deleted; then a later one must be beside the others.
+        if let Some(own) = newest(&self.folder, &self.keys)?
+            && !self.begins_after(own)?
+        {
+            tracing::warn!(
+                folder = %place.display(),
+                "the newest checkpoint in a folder for copies is older than the first line of the \
+                 audit journal: the journal was compared with the newest beside it instead"
+            );
+            return self.contradiction_to(own, &self.folder);
+        }
+        Ok(Some(format!(
+            "the journal in {} begins after the {} lines of the newest checkpoint in {}: lines were \
+             deleted that no later checkpoint follows",
+            self.folder.display(),
+            head.size,
+            place.display()
+        )))
     }
-}
 
-/// Compares a journal with one checkpoint, found in `place`. `tree` is the tree over all of the journal's
-/// lines, as its last segment states it.
-fn contradiction_to(
-    head: TreeHead,
-    place: &Path,
-    folder: &Path,
-    tree: &Frontier,
-) -> Option<String> {
-    let (at, from) = (folder.display(), place.display());
-    let (size, lines) = (head.size, tree.size());
-    if size > lines {
-        return Some(format!(
-            "the journal in {at} ends with line {lines}, but a checkpoint in {from} covers {size} \
-             lines: its end was removed, or an older copy took its place"
-        ));
+    /// Returns true if the oldest segments are gone, and all lines that a checkpoint covers with them.
+    fn begins_after(&self, head: TreeHead) -> io::Result<bool> {
+        let segments = segments(&self.folder)?;
+        Ok(segments.first().is_some_and(|oldest| oldest.first > head.size.saturating_add(1)))
     }
-    match Leaves::trees(folder, size, lines) {
-        Err(error) => Some(format!("the journal in {at} cannot be read: {error}")),
-        Ok(Some((then, now))) if then.root() == head.root && now == *tree => None,
-        Ok(Some((then, _))) if then.root() == head.root => Some(format!(
-            "the last segment of the journal in {at} states another tree than that of the lines \
-             before it: somebody wrote to it"
-        )),
-        Ok(Some(_) | None) => Some(format!(
-            "the first {size} lines of the journal in {at} are not those of a checkpoint in \
-             {from}: they were rewritten, or another journal was signed with this key"
-        )),
+
+    /// Compares the journal with one checkpoint, found in `place`.
+    fn contradiction_to(&self, head: TreeHead, place: &Path) -> io::Result<Option<String>> {
+        let Self { folder, tree, .. } = self;
+        let (at, from) = (folder.display(), place.display());
+        let (size, lines) = (head.size, tree.size());
+        if size > lines {
+            return Ok(Some(format!(
+                "the journal in {at} ends with line {lines}, but a checkpoint in {from} covers {size} \
+                 lines: its end was removed, or an older copy took its place"
+            )));
+        }
+        Ok(match Leaves::trees(folder, size, lines)? {
+            Some((then, now)) if then.root() == head.root && now == *tree => None,
+            Some((then, _)) if then.root() == head.root => Some(format!(
+                "the last segment of the journal in {at} states another tree than that of the lines \
+                 before it: somebody wrote to it"
+            )),
+            Some(_) | None => Some(format!(
+                "the first {size} lines of the journal in {at} are not those of a checkpoint in \
+                 {from}: they were rewritten, or another journal was signed with this key"
+            )),
+        })
     }
 }

@@ -46,10 +46,6 @@ impl SigningGate {
         self.locked().clone()
     }
 
-    pub(crate) fn is_open(&self) -> bool {
-        *self.locked() == SigningState::On
-    }
-
     /// Counts a place whose checkpoints agree with the journal; signing begins with the last of them.
     pub(crate) fn agreed(&self) {
         let mut state = self.locked();
@@ -58,6 +54,7 @@ impl SigningGate {
             if *left == 0 {
                 *state = SigningState::On;
                 self.observer.signing(true);
+                tracing::info!("the audit journal agrees with all its checkpoints, and is signed");
             }
         }
     }
@@ -73,6 +70,10 @@ impl SigningGate {
              served and recorded as before"
         );
         self.observer.signing(false);
-        *self.locked() = SigningState::Refused(reason);
+        let mut state = self.locked();
+        // The first reason stays: later ones may follow from it.
+        if !matches!(*state, SigningState::Refused(_)) {
+            *state = SigningState::Refused(reason);
+        }
     }
 }

@@ -99,12 +99,12 @@ impl PlaceKeeper {
                 Ok(None) => return gate.agreed(),
                 Ok(Some(reason)) => return gate.refuse(reason),
                 Err(error) if attempt.take().is_some() => {
+                    self.observer.checkpoint_failed(self.kind);
                     tracing::error!(
                         folder = %self.folder.display(),
                         %error,
-                        "a folder with checkpoints of the audit journal cannot be read: the \
-                         journal is not signed until it was compared with them, which is tried \
-                         every second"
+                        "the audit journal cannot be compared with the checkpoints in a folder: it \
+                         is not signed until that succeeds, which is tried every second"
                     );
                 }
                 Err(_) => {}

@@ -369,3 +369,36 @@ async fn nothing_is_signed_before_all_witnesses_have_agreed() {
     open.stop().await;
     assert!(journal.all_notes() > notes);
 }
+
+#[tokio::test]
+async fn a_copy_that_is_older_than_the_journals_first_line_is_no_contradiction() {
+    let journal = TestJournal::written().await;
+    let stale = journal.note(1, EARLY_S);
+    remove_notes(&journal.copies(), |_| true);
+    store(&journal.copies().join(format!("{:020}{CHECKPOINTS}", 1)), &[stale]);
+    // Old segments are deleted, as they are once they are archived.
+    for _ in 0..3 {
+        journal.remove_segment(0, true);
+    }
+    let unsigned = journal.cloned();
+    journal.goes_on_signed().await;
+    // Without a later checkpoint beside the journal, nothing shows that its lines are those that were signed.
+    remove_notes(&unsigned.path(), |_| true);
+    unsigned.goes_on_unsigned("begins after the 1 lines of the newest checkpoint").await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_is_signed_as_soon_as_the_last_witness_has_agreed() {
+    let journal = TestJournal::written().await;
+    let mut settings = journal.settings();
+    let every = Duration::from_secs(3600);
+    settings.checkpoints = CheckpointSettings::new(journal.signers(), every, Vec::new(), 1);
+    let open = Journal::open(settings, Arc::clone(&journal.damages) as _).unwrap();
+    open.flush().await;
+    let mut newest = open.checkpoints();
+    assert!(newest.borrow().is_none());
+    open.agreed();
+    // Long before the next one would be due.
+    newest.wait_for(Option::is_some).await.unwrap();
+    open.stop().await;
+}
