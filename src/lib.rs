@@ -33,6 +33,7 @@ pub mod traces;
 
 pub mod refusal;
 pub mod hex;
+pub mod outbound;
 pub mod reloads;
 pub mod metrics;
 pub mod admin;

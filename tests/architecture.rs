@@ -29,6 +29,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "claims",
             "consumers",
             "metrics",
+            "outbound",
             "policy",
             "refusal",
             "registry",
@@ -50,6 +51,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "failure",
             "log",
             "metrics",
+            "outbound",
             "refusal",
             "registry",
             "reloads",
@@ -101,6 +103,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("listener", &["gateway", "metrics", "refusal", "request", "tls"]),
     ("log", &["config"]),
     ("metrics", &["refusal"]),
+    ("outbound", &[]),
     ("policy", &["claims", "consumers", "refusal", "registry"]),
     ("refusal", &[]),
     ("registry", &["hex"]),
@@ -129,7 +132,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
     ("throttle", &["breaker", "metrics", "refusal", "tls"]),
     ("tls", &["hex", "refusal"]),
-    ("traces", &["metrics", "tls"]),
+    ("traces", &["metrics", "outbound", "tls"]),
     ("traffic", &["metrics", "refusal", "tls"]),
 ];
 

@@ -2,7 +2,6 @@
 //!
 //! Source: C2SP tlog-witness, `add-checkpoint`. A witness gets the number of lines and hashes, never a line.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,18 +9,13 @@ use std::time::Duration;
 use audit_journal::note::{NoteSignature, SignedNote};
 use audit_journal::{Journal, SignedCheckpoint, SigningState, TreePlace, consistency};
 use bytes::Bytes;
-use http::{Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::{Request, StatusCode};
+use http_body_util::Full;
 use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 use super::WitnessConfig;
 use crate::metrics::{CheckpointKeeper, Metrics};
+use crate::outbound::ServiceUrl;
 use crate::tls;
 
 /// Limit: time for one exchange with a witness.
@@ -33,11 +27,10 @@ const ANSWER_BYTES_MAX: usize = 16 * 1024;
 #[derive(Debug)]
 pub(super) struct Witness {
     settings: WitnessConfig,
-    host: String,
-    port: u16,
+    /// Its URL with the path for checkpoints.
+    url: ServiceUrl,
     /// TLS settings, if its URL has the scheme `https`.
     tls: Option<Arc<ClientConfig>>,
-    path: String,
     journal: PathBuf,
     /// Number of lines in the last checkpoint that it has seen.
     seen: u64,
@@ -74,27 +67,18 @@ impl Witness {
     /// Returns a text if the URL or an authority cannot be used.
     pub(super) fn new(settings: &WitnessConfig, journal: PathBuf) -> Result<Self, String> {
         let fault = |why: &str| format!("audit.checkpoints.witnesses: {:?}: {why}", settings.url);
-        let url: Uri = settings.url.parse().map_err(|_| fault("not a URL"))?;
-        let (tls, port) = match url.scheme_str() {
-            Some("https") => {
-                let config = tls::plain_client(&settings.authorities);
-                (Some(config.map_err(|error| fault(&error.to_string()))?), 443)
-            }
-            Some("http") => (None, 80),
-            _ => return Err(fault("must begin with https:// or http://")),
-        };
-        let host = url.host().ok_or_else(|| fault("has no host"))?.to_owned();
+        let mut url = ServiceUrl::parse(&settings.url).map_err(fault)?;
         // Security: an answer can end the signing for good, so that nobody on the way may write one.
-        if tls.is_none() && !is_loopback(&host) {
+        if !url.is_https && !url.is_loopback() {
             return Err(fault("must begin with https://, unless its host is a loopback address"));
         }
-        let path = format!("{}/add-checkpoint", url.path().trim_end_matches('/'));
+        let tls = url.is_https.then(|| tls::plain_client(&settings.authorities)).transpose();
+        let tls = tls.map_err(|error| fault(&error.to_string()))?;
+        url.path = format!("{}/add-checkpoint", url.path.trim_end_matches('/'));
         Ok(Self {
             settings: settings.clone(),
-            host,
-            port: url.port_u16().unwrap_or(port),
+            url,
             tls,
-            path,
             journal,
             seen: 0,
             tree: None,
@@ -235,37 +219,10 @@ impl Witness {
     }
 
     async fn post(&self, body: String) -> Result<(StatusCode, Bytes), String> {
-        let address = (&*self.host, self.port);
-        let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-        match &self.tls {
-            None => self.send(stream, body).await,
-            Some(tls) => {
-                let name = ServerName::try_from(self.host.clone());
-                let name = name.map_err(|error| error.to_string())?;
-                let stream = TlsConnector::from(Arc::clone(tls)).connect(name, stream).await;
-                self.send(stream.map_err(|error| error.to_string())?, body).await
-            }
-        }
-    }
-
-    async fn send(
-        &self,
-        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        body: String,
-    ) -> Result<(StatusCode, Bytes), String> {
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-        // Ends with the exchange, when the sender is dropped.
-        tokio::spawn(connection);
-        let host = format!("{}:{}", self.host, self.port);
-        let request = Request::post(&self.path)
-            .header(header::HOST, host)
-            .body(Full::<Bytes>::from(body))
-            .map_err(|error| error.to_string())?;
-        let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-        Ok((status, body.map_err(|error| error.to_string())?.to_bytes()))
+        let request =
+            Request::post("/").body(Full::from(body)).map_err(|error| error.to_string())?;
+        let answer = self.url.send(self.tls.as_ref(), request, ANSWER_BYTES_MAX).await?;
+        Ok((answer.status, answer.body?))
     }
 
     /// Reads an answer. A signature counts only if it is right.
@@ -323,12 +280,6 @@ impl Witness {
             status => Err(format!("it answered {status}")),
         }
     }
-}
-
-/// Returns true if this host of a URL is a loopback address.
-fn is_loopback(host: &str) -> bool {
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn is_refused(journal: &Journal) -> bool {

@@ -5,17 +5,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
-use bytes::Bytes;
-use http::{Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper_util::rt::TokioIo;
+use http::{Request, StatusCode};
+use http_body_util::Full;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::print;
 use crate::config::Config;
 use crate::failure::Failure;
+use crate::outbound::{ServiceAnswer, ServiceUrl};
 use crate::reloads::ReloadStatus;
 
 /// Options of `reload`.
@@ -52,7 +50,8 @@ async fn reload(ReloadOptions { config, pid }: &ReloadOptions) -> anyhow::Result
     let admin = admin(config)?;
     let before = status(admin).await.with_context(|| {
         format!(
-            "no spine-proxy answers on the admin port {admin} (admin.address): nothing was reloaded"
+            "no spine-proxy answers on the admin port {admin} (admin.address): nothing was reloaded; if \
+             that address has changed since the start, restart the process"
         )
     })?;
     // A reload that begins from now on reads what the files hold now.
@@ -131,16 +130,10 @@ async fn status(admin: SocketAddr) -> anyhow::Result<ReloadStatus> {
 }
 
 async fn ask(admin: SocketAddr) -> anyhow::Result<ReloadStatus> {
-    let stream = TokioIo::new(TcpStream::connect(admin).await?);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
-    // Its errors are those of the request, too.
-    let connection = tokio::spawn(connection);
-    let request = Request::get("/reload").header(header::HOST, admin.to_string());
-    let answer = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
-    let status = answer.status();
-    let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-    connection.abort();
-    let body = body.map_err(anyhow::Error::from_boxed)?.to_bytes();
+    let request = Request::get("/").body(Full::default())?;
+    let answer = ServiceUrl::at(admin, "/reload").send(None, request, ANSWER_BYTES_MAX).await;
+    let ServiceAnswer { status, body } = answer.map_err(anyhow::Error::msg)?;
     ensure!(status == StatusCode::OK, "GET /reload is answered with {status}");
-    serde_json::from_slice(&body).context("GET /reload has no status of reloads")
+    serde_json::from_slice(&body.map_err(anyhow::Error::msg)?)
+        .context("GET /reload has no status of reloads")
 }

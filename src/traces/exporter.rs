@@ -7,22 +7,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use http_body_util::Full;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::otlp::SpanEncoder;
-use super::settings::TracesEndpoint;
 use super::{TracedExchange, TracesError, TracesSettings};
 use crate::metrics::{Metrics, SpanFate};
+use crate::outbound::{ServiceAnswer, ServiceUrl};
 
 /// Limit: exchanges whose spans are exported at once.
 const BATCH_MAX: usize = 256;
@@ -36,7 +29,7 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 pub(super) struct Exporter {
     settings: TracesSettings,
     encoder: SpanEncoder,
-    endpoint: TracesEndpoint,
+    endpoint: ServiceUrl,
     metrics: Arc<Metrics>,
     /// Number of spans lost since the receiver failed; `None` while it does not.
     outage: Option<u64>,
@@ -154,44 +147,15 @@ impl Exporter {
         let (settings, is_https) = (self.settings.clone(), self.endpoint.is_https);
         let files = tokio::task::spawn_blocking(move || settings.files(is_https)).await;
         let files = files.map_err(|why| passing(&why))?.map_err(|why| passing(&why))?;
-        let TracesEndpoint { host, port, .. } = &self.endpoint;
-        let stream =
-            TcpStream::connect((host.as_str(), *port)).await.map_err(|why| passing(&why))?;
-        let mut request = Request::post(&self.endpoint.path);
-        if let Some(headers) = request.headers_mut() {
-            headers.extend(files.headers);
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
-            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        let request = request
-            .header(header::HOST, &self.endpoint.authority)
-            .body(Full::new(body))
-            .map_err(|why| passing(&why))?;
-        match files.tls {
-            None => self.send(stream, request).await,
-            Some(tls) => {
-                let name = ServerName::try_from(host.clone()).map_err(|why| passing(&why))?;
-                let stream = TlsConnector::from(tls).connect(name, stream).await;
-                self.send(stream.map_err(|why| passing(&why))?, request).await
-            }
-        }
-    }
-
-    /// Sends a request and reads its answer.
-    async fn send(
-        &self,
-        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        request: Request<Full<Bytes>>,
-    ) -> Result<u64, ExportFault> {
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|why| passing(&why))?;
-        let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
-        let answer = sender.send_request(request).await.map_err(|why| passing(&why))?;
-        let status = answer.status();
+        let mut request = Request::post("/").body(Full::new(body)).map_err(|why| passing(&why))?;
+        request.headers_mut().extend(files.headers);
+        let content_type = HeaderValue::from_static(CONTENT_TYPE);
+        request.headers_mut().insert(header::CONTENT_TYPE, content_type);
+        let answer = self.endpoint.send(files.tls.as_ref(), request, ANSWER_BYTES_MAX).await;
+        let ServiceAnswer { status, body } = answer.map_err(|why| passing(&why))?;
         if status.is_success() {
             // The spans are taken, whatever the rest of the answer is.
-            let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-            return Ok(body.map_or(0, |body| self.encoder.rejected(&body.to_bytes())));
+            return Ok(body.map_or(0, |body| self.encoder.rejected(&body)));
         }
         // Spec: OTLP, section "Failures": these may be tried again, others must not.
         let may_pass = matches!(

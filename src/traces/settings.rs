@@ -1,14 +1,14 @@
 //! Settings of traces.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use rustls::ClientConfig;
 
 use super::otlp::SpanEncoder;
+use crate::outbound::ServiceUrl;
 use crate::tls::{TrustError, plain_client, secret};
 use spine_types::check_range;
 
@@ -94,18 +94,6 @@ impl TracesError {
     }
 }
 
-/// Receiver of spans, as its URL names it.
-#[derive(Debug, Clone)]
-pub(super) struct TracesEndpoint {
-    pub(super) is_https: bool,
-    /// Host name or address, without brackets.
-    pub(super) host: String,
-    pub(super) port: u16,
-    /// Host and port as in the URL.
-    pub(super) authority: String,
-    pub(super) path: String,
-}
-
 /// Files that an export needs, read.
 #[derive(Debug)]
 pub(super) struct ExportFiles {
@@ -142,36 +130,23 @@ impl TracesSettings {
     }
 
     /// Returns the receiver.
-    pub(super) fn endpoint(&self) -> Result<TracesEndpoint, String> {
+    pub(super) fn endpoint(&self) -> Result<ServiceUrl, String> {
         let fault = |why: &str| format!("traces.endpoint: {:?}: {why}", self.endpoint);
-        let url: Uri = self.endpoint.parse().map_err(|_| fault("not a URL"))?;
-        let (is_https, port) = match url.scheme_str() {
-            Some("https") => (true, 443),
-            Some("http") => (false, 80),
-            _ => return Err(fault("must begin with https:// or http://")),
-        };
-        let authority = url.authority().ok_or_else(|| fault("has no host"))?;
-        if authority.as_str().contains('@') {
-            return Err(fault("must not hold a user or password; use headers-file"));
-        }
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let is_loopback = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        let url = ServiceUrl::parse(&self.endpoint).map_err(fault)?;
         // Security: the headers are a secret.
-        if self.headers_file.is_some() && !is_https && !is_loopback {
+        if self.headers_file.is_some() && !url.is_https && !url.is_loopback() {
             return Err(fault(
                 "must begin with https:// where headers-file is set, unless its host is a loopback address",
             ));
         }
-        if is_https && self.authorities.is_empty() {
+        if url.is_https && self.authorities.is_empty() {
             return Err(
                 "traces.authorities is empty, and traces.endpoint begins with https://; name the \
                         authorities that issue its certificate"
                     .to_owned(),
             );
         }
-        let path = url.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        let port = authority.port_u16().unwrap_or(port);
-        Ok(TracesEndpoint { is_https, host, port, authority: authority.to_string(), path })
+        Ok(url)
     }
 
     /// Reads the files that an export needs.
