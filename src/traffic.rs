@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -107,10 +107,18 @@ fn label<S: serde::Serializer>(of: &ExchangeOutcome, to: S) -> Result<S::Ok, S::
     of.label().serialize(to)
 }
 
+impl ExchangeSummary {
+    /// Returns the time at which the exchange ended.
+    fn ended(&self) -> Timestamp {
+        let took = SignedDuration::from_micros(i64::try_from(self.duration_us).unwrap_or(i64::MAX));
+        self.time.checked_add(took).unwrap_or(self.time)
+    }
+}
+
 /// Failure of a practice's system.
 #[derive(Debug, Clone, Serialize)]
 pub struct ProviderError {
-    /// Time of the exchange.
+    /// Time at which the exchange ended.
     pub time: Timestamp,
     /// Trace id of the exchange.
     pub trace_id: Option<String>,
@@ -144,8 +152,9 @@ struct ConsumerState {
     minute: (i64, u64, u64),
 }
 
-/// Number of buckets of a latency distribution: below 1 ms, 2 ms, 4 ms and so on to half a minute and more.
-const BUCKETS: usize = 16;
+/// Number of buckets of a latency distribution: below 1 ms, 2 ms, 4 ms and so on to 17 minutes, longer than any
+/// exchange may take by default.
+const BUCKETS: usize = 21;
 
 /// Distribution of latencies over the present and the last period.
 #[derive(Debug, Default)]
@@ -157,11 +166,12 @@ struct Latency {
 
 impl Latency {
     fn turn(&mut self, now_s: i64) {
-        let periods = now_s.saturating_sub(self.since_s) / PERIOD_S;
-        if periods > 0 {
-            let last = std::mem::take(&mut self.now);
-            self.before = if periods == 1 { last } else { Default::default() };
-            self.since_s = now_s;
+        let start_s = now_s.div_euclid(PERIOD_S) * PERIOD_S;
+        match start_s.saturating_sub(self.since_s) {
+            0 => {}
+            PERIOD_S => (self.since_s, self.before) = (start_s, std::mem::take(&mut self.now)),
+            // Long ago; or in the future, after the clock was set back.
+            _ => *self = Self { since_s: start_s, ..Self::default() },
         }
     }
 
@@ -371,8 +381,11 @@ impl Traffic {
 
 impl TrafficState {
     fn count(&mut self, exchange: &ExchangeSummary) {
-        let start_s = exchange.time.as_second().div_euclid(MINUTE_S) * MINUTE_S;
-        // An exchange that has lasted for minutes counts in the present one.
+        let start_s = exchange.ended().as_second().div_euclid(MINUTE_S) * MINUTE_S;
+        // The clock was set back. One minute is no reason: two exchanges may end around its turn.
+        while self.minutes.back().is_some_and(|last| last.start_s > start_s + MINUTE_S) {
+            self.minutes.pop_back();
+        }
         if self.minutes.back().is_none_or(|last| last.start_s < start_s) {
             if self.minutes.len() >= MINUTES_MAX {
                 self.minutes.pop_front();
@@ -397,18 +410,19 @@ impl TrafficState {
         let practice = self.practices.entry(ods.clone()).or_default();
         practice.requests += 1;
         practice.asid = exchange.to.clone();
-        practice.last_s = exchange.time.as_second();
+        let ended = exchange.ended();
+        practice.last_s = ended.as_second();
         if exchange.has_failed {
             practice.failures += 1;
             practice.last_error = Some(ProviderError {
-                time: exchange.time,
+                time: ended,
                 trace_id: exchange.trace_id.clone(),
                 status: exchange.status,
                 refusal: exchange.refusal,
                 cause: exchange.cause.clone(),
             });
         } else if exchange.outcome == ExchangeOutcome::Answered {
-            practice.last_success = Some(exchange.time);
+            practice.last_success = Some(ended);
         }
         if exchange.has_answer {
             practice.latency.add(practice.last_s, Duration::from_micros(exchange.duration_us));
@@ -423,10 +437,10 @@ impl TrafficState {
         }
         let consumer = self.consumers.entry(asid.clone()).or_default();
         consumer.requests += 1;
-        consumer.last = Some(exchange.time);
+        consumer.last = Some(exchange.ended());
         consumer.certificate = peer;
         consumer.quota = exchange.quota.or(consumer.quota);
-        consumer.tick(exchange.time.as_second());
+        consumer.tick(exchange.ended().as_second());
         if let Some(token) = exchange.refusal {
             *consumer.refusals.entry(token).or_default() += 1;
         }
@@ -437,7 +451,8 @@ impl ConsumerState {
     fn tick(&mut self, now_s: i64) {
         let start_s = now_s.div_euclid(MINUTE_S) * MINUTE_S;
         let (since_s, count, _) = self.minute;
-        if start_s > since_s {
+        // Smaller by more than a minute if the clock was set back.
+        if start_s > since_s || start_s < since_s - MINUTE_S {
             let before = if start_s == since_s + MINUTE_S { count } else { 0 };
             self.minute = (start_s, 0, before);
         }
@@ -507,7 +522,8 @@ mod tests {
         let view = traffic.practices(NOON_S).remove(0);
         assert_eq!((view.requests, view.failures), (11, 1));
         assert_eq!((view.p50_ms, view.p90_ms), (Some(4), Some(4)));
-        assert_eq!(view.last_success, Some(Timestamp::from_second(NOON_S).unwrap()));
+        let ended = Timestamp::from_second(NOON_S).unwrap() + SignedDuration::from_millis(900);
+        assert_eq!(view.last_success, Some(ended));
         let error = view.last_error.unwrap();
         assert_eq!(error.refusal, Some("provider_failed"));
         assert_eq!(error.cause.unwrap().len(), CAUSE_BYTES_MAX - 1);
@@ -569,5 +585,32 @@ mod tests {
         assert_eq!(traffic.consumers(NOON_S).len(), CONSUMERS_MAX);
         traffic.tidy(NOON_S + FORGET_AFTER_S);
         assert_eq!(traffic.practices(NOON_S).len(), 1, "the one with later traffic");
+    }
+
+    #[test]
+    fn what_ended_last_counts_as_last_whatever_began_first() {
+        let traffic = Traffic::default();
+        traffic.add(ExchangeSummary { duration_us: 100_000, ..exchange(NOON_S + 1) }, None);
+        let late =
+            ExchangeSummary { duration_us: 20_000_000, ..refused(NOON_S, "provider_timed_out") };
+        traffic.add(ExchangeSummary { has_failed: true, ..late }, None);
+        let view = traffic.practices(NOON_S + 20).remove(0);
+        assert!(view.last_error.map(|error| error.time) > view.last_success);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_does_not_stop_the_counts() {
+        let traffic = Traffic::default();
+        let token = "certificate_status_unknown";
+        traffic.add(refused(NOON_S + 3600, token), None);
+        traffic.add(exchange(NOON_S + 3600), None);
+        for _ in 0..3 {
+            traffic.add(ExchangeSummary { duration_us: 60_000, ..exchange(NOON_S) }, None);
+        }
+        let minutes = traffic.minutes();
+        assert_eq!((minutes.len(), minutes[0].start_s), (1, NOON_S));
+        assert_eq!(traffic.refused_since(token, NOON_S - 600), 0);
+        assert_eq!(traffic.consumers(NOON_S)[0].per_minute, 3);
+        assert_eq!(traffic.practices(NOON_S)[0].p50_ms, Some(64));
     }
 }
