@@ -291,9 +291,12 @@ async fn metrics_are_in_the_format_of_openmetrics_for_a_client_that_accepts_it()
         "{answer}"
     );
     assert!(answer.ends_with("\n# EOF\n"), "{answer}");
-    let answer = ask(bed.server.admin, "/metrics", "Host: localhost\r\nAccept: text/plain\r\n");
-    assert!(answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");
-    assert!(!answer.contains("# EOF"), "{answer}");
+    for accept in ["text/plain", "application/openmetrics-text;q=0.1, text/plain", "*/*"] {
+        let headers = format!("Host: localhost\r\nAccept: {accept}\r\n");
+        let answer = ask(bed.server.admin, "/metrics", &headers);
+        assert!(answer.contains("content-type: text/plain; version=0.0.4"), "{accept}: {answer}");
+        assert!(!answer.contains("# EOF"), "{answer}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

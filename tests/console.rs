@@ -181,6 +181,11 @@ async fn the_story_of_one_exchange_is_found_by_its_trace_id_and_by_its_own_id() 
             assert!(value.len() < 3 || !story.contains(value), "{claim}");
         }
     }
+    // A trace id that the journal has masked is found by its own value.
+    let masked = TestRequest::slots().set("Ssp-TraceID", "9434765919-x");
+    bed.send(masked).await;
+    bed.wait_for_closed_line(2).await;
+    contains(&page(&bed, "/console/trace?id=9434765919-x"), &["Refused", "trace_id_invalid"]);
     let none = page(&bed, &format!("/console/trace?id={}", Uuid::nil()));
     contains(&none, &["The journal has no line with this id."]);
 }
@@ -372,6 +377,14 @@ async fn a_page_of_another_site_may_link_to_the_console_and_not_include_it() {
             let (head, _) = ask(&bed, &format!("GET {path}"), &headers, "");
             assert!(head.starts_with(&format!("http/1.1 {status} ")), "{site} {mode}: {head}");
         }
+    }
+    // A frame is a navigation too.
+    for (dest, status) in [("document", 200), ("iframe", 403), ("object", 403)] {
+        let headers = format!(
+            "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: {dest}\r\n"
+        );
+        let (head, _) = ask(&bed, "GET /console/trace?id=1", &headers, "");
+        assert!(head.starts_with(&format!("http/1.1 {status} ")), "{dest}: {head}");
     }
 }
 

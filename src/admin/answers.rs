@@ -188,26 +188,29 @@ fn json(view: &impl Serialize) -> AdminResponse {
     whole(StatusCode::OK, json, JSON)
 }
 
-/// Returns true if `Accept` lists `OpenMetrics`, as that of Prometheus does.
+/// Returns true if `Accept` prefers `OpenMetrics` to plain text, as that of Prometheus does.
 fn accepts_open_metrics(headers: &HeaderMap) -> bool {
-    accepts(headers, &header::ACCEPT, "application/openmetrics-text")
+    let weight = |wanted| weight(headers, &header::ACCEPT, wanted);
+    let wanted = weight("application/openmetrics-text");
+    wanted > 0.0 && wanted >= weight("text/plain")
 }
 
 /// Returns true if `Accept-Encoding` lists gzip.
 fn accepts_gzip(headers: &HeaderMap) -> bool {
-    accepts(headers, &header::ACCEPT_ENCODING, "gzip")
+    weight(headers, &header::ACCEPT_ENCODING, "gzip") > 0.0
 }
 
-/// Returns true if a header lists a value, with any weight but zero.
-fn accepts(headers: &HeaderMap, header: &HeaderName, wanted: &str) -> bool {
+/// Returns the weight with which a header lists a value, by default 1; 0 if it does not.
+fn weight(headers: &HeaderMap, header: &HeaderName, wanted: &str) -> f32 {
     let values = headers.get_all(header).iter();
     let listed = values.filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(','));
-    listed.into_iter().any(|one| {
+    let mut weights = listed.filter_map(|one| {
         let mut parts = one.split(';').map(str::trim);
         let is_named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(wanted));
         let weight = parts.find_map(|part| part.strip_prefix("q=")?.parse().ok());
-        is_named && weight.unwrap_or(1.0_f32) > 0.0
-    })
+        is_named.then_some(weight.unwrap_or(1.0_f32))
+    });
+    weights.next().unwrap_or_default()
 }
 
 /// Compresses a text.

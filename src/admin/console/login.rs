@@ -25,12 +25,13 @@ pub(super) fn is_own_form(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Returns true if a page of another site asks for a part of itself, which costs searches and streams although
-/// it cannot read the answer. Links from other sites are followed.
+/// Returns true if a page of another site asks for a part of itself, such as a frame, which costs searches and
+/// streams although it cannot read the answer. Links from other sites are followed.
 pub(super) fn is_part_of_another_site(headers: &HeaderMap) -> bool {
     let is = |name: &str, value: &str| headers.get(name).is_some_and(|sent| sent == value);
     let is_other = is("sec-fetch-site", "cross-site") || is("sec-fetch-site", "same-site");
-    is_other && !is("sec-fetch-mode", "navigate")
+    let is_framed = headers.contains_key("sec-fetch-dest") && !is("sec-fetch-dest", "document");
+    is_other && (is_framed || !is("sec-fetch-mode", "navigate"))
 }
 
 /// Returns the page with the form.

@@ -1,5 +1,6 @@
 //! Story of one exchange, from its lines in the journal.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -16,8 +17,10 @@ use super::super::AdminState;
 use super::exchanges::milliseconds;
 use super::page::{Page, PageQuery, Tone, table, tag, time};
 use super::remedies::remedy;
+use spine_types::TraceId;
 
 const PATH: &str = "/console/trace";
+
 /// Limit: lines that one search shows.
 const LINES_MAX: usize = 50;
 /// Limit: time for which a page waits for a search. The search itself goes on, and counts until it ends.
@@ -93,8 +96,11 @@ async fn find(
 
 /// Reads the lines with this id or trace id.
 fn read(folder: &Path, id: &str) -> std::io::Result<FoundStories> {
+    let trace_id = id.parse::<TraceId>().ok();
+    // As the journal has it: without what could be an NHS number.
+    let id = trace_id.as_ref().map_or(Cow::Borrowed(id), TraceId::printable);
     // The journal's text is searched, in which some characters are escaped.
-    let escaped = serde_json::to_string(id).unwrap_or_default();
+    let escaped = serde_json::to_string(&id).unwrap_or_default();
     let escaped = escaped.trim_matches('"');
     let mut lines: BTreeMap<u64, Value> = BTreeMap::new();
     let mut found = FoundStories::default();
