@@ -328,12 +328,23 @@ fn allowed() -> Vec<String> {
 }
 
 impl Config {
-    /// Returns the configuration as JSON with all defaults, for operators. It names the files of keys and
-    /// passwords, and holds none of their content.
+    /// Returns the configuration as JSON with all defaults, for operators, with the faults of the last load,
+    /// whose parts are in force as they were before. It names the files of keys and passwords, and holds none of
+    /// their content.
     #[must_use]
-    pub fn json(&self) -> String {
-        let json = serde_json::json!({ "sha256": self.sha256, "configuration": self });
+    pub fn json(&self, faults: &[String]) -> String {
+        let (sha256, configuration) = (&self.sha256, self.sections());
+        let json = serde_json::json!({
+            "sha256": sha256, "faults": faults, "configuration": configuration,
+        });
         format!("{json:#}\n")
+    }
+
+    /// Returns the sections with all their keys, as a JSON object. A password in a URL is left out.
+    #[must_use]
+    pub fn sections(&self) -> serde_json::Value {
+        // Keys are text, so this cannot fail.
+        serde_json::to_value(self).unwrap_or_default()
     }
 
     /// Reads and checks a configuration file.

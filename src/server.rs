@@ -284,7 +284,7 @@ fn admin_state(
     log: Option<&LogControl>,
 ) -> AdminState {
     AdminState {
-        config: Arc::new(ArcSwap::from_pointee(config.json())),
+        config: Arc::new(ArcSwap::from_pointee(config.json(&[]))),
         metrics: Arc::clone(&shared.metrics),
         live: Arc::clone(&shared.live),
         directory: shared.directory.clone(),

@@ -271,12 +271,20 @@ async fn the_configuration_in_force_is_shown_with_its_defaults_and_without_passw
     assert_eq!(after["configuration"]["throttle"]["consumer-per-second"], 600);
     assert_eq!(after["configuration"]["audit"], of["audit"]);
     assert_ne!(after["sha256"], shown["sha256"]);
+    assert_eq!(after["faults"], serde_json::json!([]));
+    // A part that cannot be loaded is in force as it was.
+    bed.replace("spine-proxy.toml", &changed.replace("\"ca.pem\"", "\"none.pem\""));
+    bed.server.reload().await.unwrap_err();
+    let faulty = view(&bed, "/config");
+    let faults = faulty["faults"].as_array().unwrap();
+    assert!(faults.iter().all(|fault| fault.as_str().unwrap().contains("none.pem")), "{faulty}");
+    assert!(!faults.is_empty(), "{faulty}");
     let config = changed.replace(
         "[throttle]\n",
         "[throttle]\nshared = { url = \"redis://user:secret@127.0.0.1:6379/0\" }\n",
     );
     let config = Config::parse(&config, "spine-proxy.toml".as_ref()).unwrap();
-    let json = config.json();
+    let json = config.json(&[]);
     assert!(json.contains("redis://127.0.0.1:6379/0") && !json.contains("secret"), "{json}");
 }
 

@@ -12,11 +12,12 @@ use tokio::signal::unix::Signal;
 
 use self::changes::{BeforeReload, CHANGES_MAX};
 use self::checks::FileChecks;
+use self::in_force::{in_force, needs_restart};
 use self::pair_wait::PairWait;
 use super::service_manager::ManagerStatus;
 use super::{memory, prepare, warnings};
 use crate::audit::Trail;
-use crate::config::{Config, Listener, Log, LogLevel};
+use crate::config::{Config, LogLevel};
 use crate::directory::{self, Directory};
 use crate::failure::Failure;
 use crate::gateway::{DecisionRules, InForce};
@@ -28,6 +29,7 @@ use crate::tls::{Alarms, Expiry, FileMark, Loader, Notice, NoticeLevel, Trust, T
 
 mod changes;
 mod checks;
+mod in_force;
 mod pair_wait;
 mod watches;
 
@@ -284,12 +286,12 @@ impl Reloader {
     fn swap(&self, trigger: ReloadTrigger, may_wait: bool) -> ReloadOutcome {
         let mut state = self.state();
         let state = &mut *state;
-        let in_force = self.live.load_full();
+        let live = self.live.load_full();
         let before = state.before.take().unwrap_or_else(|| {
             let expiries = &state.loader.expiries;
             BeforeReload::new(&state.config, expiries, &self.directory.file(), &state.seen)
         });
-        let loaded = self.load_parts(state, &in_force, trigger);
+        let loaded = self.load_parts(state, &live, trigger);
         let faults: Vec<_> = loaded.found.values().flatten().cloned().collect();
         // A fault that has been reported is not waited for again.
         let waits = may_wait
@@ -307,7 +309,10 @@ impl Reloader {
         let memory = self.publish(&config, &state.loader, &throttle);
         (state.config, state.seen) = (config, seen);
         state.faults.extend(found);
-        let alarms = Arc::new(Alarms::new(&state.loader, &state.lasting()));
+        let lasting = state.lasting();
+        let alarms = Arc::new(Alarms::new(&state.loader, &lasting));
+        let shown = in_force(&self.started_with, &state.config).json(&lasting);
+        self.shown.store(Arc::new(shown));
         if waits {
             log_wait(&faults);
             state.before = Some(before);
@@ -418,10 +423,10 @@ impl Reloader {
         if config.lab != self.started_with.lab {
             return Err("lab cannot be changed by a reload; restart the process".to_owned());
         }
-        for section in self.needs_restart(&config) {
+        for key in needs_restart(&self.started_with, &config) {
             tracing::warn!(
-                section,
-                "configuration section has changed but takes effect only after a restart"
+                key,
+                "a key of the configuration has changed but takes effect only after a restart"
             );
         }
         Ok(config)
@@ -465,7 +470,7 @@ impl Reloader {
         let minor = loader.notices.iter().filter(|notice| notice.level < NoticeLevel::Alarm);
         let mut minor: Vec<_> = minor.cloned().collect();
         let live = self.live.load();
-        let memory = memory::warnings(config, &self.in_force(config), live.memory);
+        let memory = memory::warnings(config, &in_force(&self.started_with, config), live.memory);
         minor.extend(warnings::of(config, loader, &self.directory.file(), memory, now_s));
         log_new(&minor, logged_notices);
         let alarms = live.alarms.in_force(now_s);
@@ -474,8 +479,8 @@ impl Reloader {
         log_new(&alarms, logged_alarms);
     }
 
-    /// Sets the metrics of the loaded files and of memory, the configuration that the admin port shows, and the memory limit near which load is shed;
-    /// returns the memory that the process may use, read again.
+    /// Sets the metrics of the loaded files and of memory, and the memory limit near which load is shed; returns
+    /// the memory that the process may use, read again.
     fn publish(
         &self,
         config: &Config,
@@ -484,67 +489,9 @@ impl Reloader {
     ) -> Option<MemoryLimit> {
         prepare::publish(loader, config.lab, &self.metrics);
         let memory = MemoryLimit::read(Path::new("/"));
-        let in_force = self.in_force(config);
-        memory::publish(&in_force, memory, &self.metrics);
-        self.shown.store(Arc::new(in_force.json()));
+        memory::publish(&in_force(&self.started_with, config), memory, &self.metrics);
         self.pressure.limit(throttle.limits().ceiling(memory));
         memory
-    }
-
-    /// Returns the configuration in force: sections that need a restart are those of the start.
-    fn in_force(&self, config: &Config) -> Config {
-        let started = self.started_with.clone();
-        let mut config = config.clone();
-        let names = config.listener.names;
-        config.listener = Listener { names, ..started.listener };
-        config.provider = started.provider;
-        let deadlines = &mut config.directory.deadlines;
-        deadlines.waiting = started.directory.deadlines.waiting;
-        deadlines.background = started.directory.deadlines.background;
-        config.directory.freshness = started.directory.freshness;
-        config.directory.misses_per_minute = started.directory.misses_per_minute;
-        config.directory.snapshot = started.directory.snapshot;
-        config.audit = started.audit;
-        config.traces = started.traces;
-        config.admin = started.admin;
-        config.log = Log { level: config.log.level, ..started.log };
-        config
-    }
-
-    /// Returns the names of the sections that have changed and take effect only after a restart.
-    fn needs_restart(&self, new: &Config) -> impl Iterator<Item = &'static str> {
-        let old = &self.started_with;
-        let text = |part: &dyn std::fmt::Debug| format!("{part:?}");
-        // The other deadlines belong to the live sources, which a reload replaces.
-        let waits = |config: &Config| {
-            let deadlines = &config.directory.deadlines;
-            (deadlines.waiting, deadlines.background)
-        };
-        [
-            ("listener.addresses", text(&old.listener.addresses), text(&new.listener.addresses)),
-            (
-                "listener.proxy-protocol-from",
-                text(&old.listener.proxy_protocol_from),
-                text(&new.listener.proxy_protocol_from),
-            ),
-            ("listener.workers", text(&old.listener.workers), text(&new.listener.workers)),
-            ("listener.limits", text(&old.listener.limits), text(&new.listener.limits)),
-            ("provider", text(&old.provider), text(&new.provider)),
-            ("directory.freshness", text(&old.directory.freshness), text(&new.directory.freshness)),
-            ("directory.deadlines", text(&waits(old)), text(&waits(new))),
-            (
-                "directory.misses-per-minute",
-                text(&old.directory.misses_per_minute),
-                text(&new.directory.misses_per_minute),
-            ),
-            ("directory.snapshot", text(&old.directory.snapshot), text(&new.directory.snapshot)),
-            ("audit", text(&old.audit), text(&new.audit)),
-            ("traces", text(&old.traces), text(&new.traces)),
-            ("admin", text(&old.admin), text(&new.admin)),
-            ("log.format", text(&old.log.format), text(&new.log.format)),
-        ]
-        .into_iter()
-        .filter_map(|(section, old, new)| (old != new).then_some(section))
     }
 }
 
@@ -572,7 +519,11 @@ impl LoadedTrust {
         let mut is_unpaired = true;
         let mut note = |faults: &mut Vec<String>, fault: &TrustError| {
             is_unpaired &= fault.is_unpaired();
-            faults.push(config.locate(Some(fault.path()), fault));
+            let text = config.locate(Some(fault.path()), fault);
+            // Both legs may name the file.
+            if !faults.contains(&text) {
+                faults.push(text);
+            }
         };
         loader.begin(Timestamp::now().as_second());
         let generation = before.trust.generation + 1;

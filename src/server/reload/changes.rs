@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 
 use super::Marks;
+use super::in_force::changed;
 use crate::config::Config;
 use crate::registry::{DirectoryCounts, DirectoryFile};
 use crate::tls::{Expiry, Issued};
@@ -49,11 +50,8 @@ impl BeforeReload {
 
     /// Returns the sections of the configuration that have changed.
     pub(super) fn sections(&self, now: &Config) -> Vec<String> {
-        let changed = sections(&self.config).into_iter().zip(sections(now));
-        changed
-            .filter(|((_, before), (_, after))| before != after)
-            .map(|((name, _), _)| format!("configuration section {name} has changed"))
-            .collect()
+        let names = changed(&self.config.sections(), &now.sections());
+        names.iter().map(|name| format!("configuration section {name} has changed")).collect()
     }
 
     /// Returns the numbers of the directory file before and after, if the file has other contents.
@@ -118,23 +116,4 @@ fn numbered(expiry: &Expiry) -> String {
         }
         Issued::List { number: None, .. } => format!("without a number, next update {until}"),
     }
-}
-
-/// Returns each section of a configuration with its content as text, which is compared and not shown.
-fn sections(config: &Config) -> [(&'static str, String); 12] {
-    let text = |part: &dyn std::fmt::Debug| format!("{part:?}");
-    [
-        ("allowed", text(&config.allowed)),
-        ("listener", text(&config.listener)),
-        ("tls", text(&config.tls)),
-        ("request", text(&config.request)),
-        ("provider", text(&config.provider)),
-        ("provider-tls", text(&config.provider_tls)),
-        ("directory", text(&config.directory)),
-        ("audit", text(&config.audit)),
-        ("throttle", text(&config.throttle)),
-        ("admin", text(&config.admin)),
-        ("log", text(&config.log)),
-        ("compatibility", text(&config.compatibility)),
-    ]
 }
