@@ -98,6 +98,7 @@ impl Trail {
         metrics: Arc<Metrics>,
         traces: Option<Traces>,
     ) -> Result<Self, TrailError> {
+        metrics.audit.signing_configured.set(settings.checkpoints.is_some().into());
         facts.insert("version".to_owned(), env!("CARGO_PKG_VERSION").into());
         let checkpoints = settings.checkpoints.as_ref().map(CheckpointConfig::load).transpose();
         let witnesses = settings.checkpoints.iter().flat_map(|wanted| &wanted.witnesses);

@@ -9,7 +9,8 @@ const FAULTS_MAX: usize = 50;
 
 /// Numbers and outcome of the requested reloads of this process. Cheap to clone.
 ///
-/// Who has changed files, and then reads `started`, knows that the reload with the next number has read them.
+/// A caller that has changed files and then reads `started` can wait for the reload with the next number, which
+/// reads them.
 #[derive(Debug, Clone, Default)]
 pub struct RequestedReloads(Arc<Mutex<ReloadStatus>>);
 

@@ -377,10 +377,19 @@ impl Throttle {
         self.certificate_rates.retain_recent();
         self.accounts()
             .retain(|_, account| Arc::strong_count(account) > 1 || !account.is_forgettable());
-        self.practices().retain(|_, practice| {
-            !practice.queue.is_empty()
+        self.practices().retain(|asid, practice| {
+            let stays = !practice.queue.is_empty()
                 || Arc::strong_count(practice) > 1
-                || !practice.breaker.is_forgettable()
+                || !practice.breaker.is_forgettable();
+            if !stays && let Some(open) = practice.breaker.open_since() {
+                tracing::info!(
+                    %asid,
+                    seconds = open.as_secs(),
+                    "circuit forgotten: the practice's system was not sent a request for a while, and the next \
+                     one is sent"
+                );
+            }
+            stays
         });
     }
 

@@ -50,7 +50,7 @@ async fn behind_balancer(limits: &str) -> TestBed {
     .await
 }
 
-/// How a header is sent.
+/// Manner in which a header is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sent {
     /// In one segment with the first bytes of TLS.

@@ -547,7 +547,6 @@ impl Entry {
             }
             return;
         }
-        self.end_trace(duration);
         if let (Some(token), Some(fault)) = (self.refusal, &self.certificate_fault) {
             // Logged under the journal's budget: unidentified callers must not fill the log either.
             tracing::info!(
@@ -558,17 +557,19 @@ impl Entry {
                 "a consumer was refused because of its client certificate"
             );
         }
-        let Some(line) = self.closed_line.take() else { return };
-        let event = match self.is_opened {
-            true => RecordEvent::Closed(self.id),
-            false => RecordEvent::Other,
-        };
-        match Record::new(&self.line("closed", Some(self.end(duration)))) {
-            Ok(record) => line.append(&record, event),
-            Err(error) => {
-                tracing::error!(id = %self.id, %error, "the record of an exchange could not be composed, and is lost");
+        if let Some(line) = self.closed_line.take() {
+            let event = match self.is_opened {
+                true => RecordEvent::Closed(self.id),
+                false => RecordEvent::Other,
+            };
+            match Record::new(&self.line("closed", Some(self.end(duration)))) {
+                Ok(record) => line.append(&record, event),
+                Err(error) => {
+                    tracing::error!(id = %self.id, %error, "the record of an exchange could not be composed, and is lost");
+                }
             }
         }
+        self.end_trace(duration);
     }
 }
 
@@ -577,6 +578,8 @@ impl Drop for Entry {
         let (last, _) = self.phase;
         self.enter(last);
         let duration = self.started.elapsed();
+        // First of all: nothing that follows may lose the record.
+        self.close(duration);
         self.count(duration);
         if self.ended == Some(EndedBy::Provider) && self.refusal.is_none() {
             self.trail.0.metrics.provider_answer_cut();
@@ -590,7 +593,6 @@ impl Drop for Entry {
                 "the provider broke off its answer, or stopped sending: the consumer got a part of it"
             );
         }
-        self.close(duration);
         self.summarize(duration);
     }
 }

@@ -134,17 +134,24 @@ fn provider(config: &Path, memory: bool) -> Result<(), Failure> {
     runtime.block_on(settings.serve(Arc::new(provider), serving))
 }
 
+/// Reads a TOML file, and takes the paths that `paths_mut` returns as relative to its folder.
+fn load<T: serde::de::DeserializeOwned>(
+    path: &Path,
+    paths_mut: impl FnOnce(&mut T) -> Vec<&mut PathBuf>,
+) -> anyhow::Result<T> {
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut settings = toml::from_str(&text).with_context(|| path.display().to_string())?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    for file in paths_mut(&mut settings) {
+        *file = folder.join(&file);
+    }
+    Ok(settings)
+}
+
 impl ProviderSettings {
     fn load(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        let mut settings: Self =
-            toml::from_str(&text).with_context(|| path.display().to_string())?;
-        let folder = path.parent().unwrap_or(Path::new(""));
-        for file in settings.paths_mut() {
-            *file = folder.join(&file);
-        }
-        Ok(settings)
+        load(path, Self::paths_mut)
     }
 
     fn paths_mut(&mut self) -> Vec<&mut PathBuf> {

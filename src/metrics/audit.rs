@@ -25,6 +25,8 @@ pub struct AuditMetrics {
     syncs: Histogram,
     /// Set to 1 while checkpoints are signed, else to 0.
     pub signing: IntGauge,
+    /// Set to 1 if checkpoints are to be signed, else to 0.
+    pub signing_configured: IntGauge,
     /// Time of the last checkpoint, in seconds since 1970.
     pub checkpoint_s: IntGauge,
     checkpoint_failures: IntCounterVec,
@@ -73,6 +75,10 @@ impl AuditMetrics {
             syncs: histogram("audit_sync_duration_seconds", syncs, SYNC_S, &[])
                 .with_label_values::<&str>(&[]),
             signing: gauge("audit_signing", "1 while checkpoints of the audit journal are signed"),
+            signing_configured: gauge(
+                "audit_signing_configured",
+                "1 if checkpoints of the audit journal are to be signed, as audit.checkpoints has it",
+            ),
             checkpoint_s: gauge(
                 "audit_checkpoint_timestamp_seconds",
                 "Time of the last signed checkpoint of the audit journal",
@@ -93,6 +99,7 @@ impl AuditMetrics {
             Box::new(self.segments.clone()),
             Box::new(self.syncs.clone()),
             Box::new(self.signing.clone()),
+            Box::new(self.signing_configured.clone()),
             Box::new(self.checkpoint_s.clone()),
             Box::new(self.checkpoint_failures.clone()),
         ]

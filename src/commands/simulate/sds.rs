@@ -74,16 +74,10 @@ pub(super) fn run(config: &Path) -> Result<(), Failure> {
 
 impl SdsSettings {
     fn load(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        let mut settings: Self =
-            toml::from_str(&text).with_context(|| path.display().to_string())?;
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let KeyPair { chain, key } = &mut settings.certificate;
-        for file in [chain, key].into_iter().chain(&mut settings.key_file) {
-            *file = folder.join(&file);
-        }
-        Ok(settings)
+        super::load(path, |settings: &mut Self| {
+            let KeyPair { chain, key } = &mut settings.certificate;
+            [chain, key].into_iter().chain(&mut settings.key_file).collect()
+        })
     }
 
     fn tls(&self) -> anyhow::Result<Arc<ServerConfig>> {
