@@ -18,7 +18,7 @@ use crate::policy::OtherAudience;
 use crate::refusal::ErrorFamily;
 use crate::request::TraceIdRule;
 use crate::tls::{ConsumerLeg, KeyPair, ProviderLeg};
-use crate::{audit, directory, forward, hex, listener, throttle, traces};
+use crate::{audit, directory, forward, hex, listener, sharing, throttle, traces};
 use spine_types::interaction::AllowedInteractions;
 use spine_types::{Asid, check_range};
 
@@ -97,6 +97,8 @@ pub struct Config {
     /// Rate limits and limits of concurrent exchanges.
     #[serde(default)]
     pub throttle: throttle::ThrottleLimits,
+    /// Redis server through which several gateways share state; nothing is shared if absent.
+    pub redis: Option<sharing::RedisSettings>,
     /// Traces of exchanges; off if absent.
     pub traces: Option<traces::TracesSettings>,
     /// Admin port for operators.
@@ -431,6 +433,9 @@ impl Config {
         self.provider_tls.check()?;
         self.directory.check()?;
         self.audit.check()?;
+        if let Some(redis) = &self.redis {
+            redis.check()?;
+        }
         if let Some(traces) = &self.traces {
             traces.check()?;
         }
@@ -454,8 +459,7 @@ impl Config {
         paths.extend(self.directory.paths_mut());
         paths.extend(&mut self.admin.token_file);
         paths.extend(self.traces.iter_mut().flat_map(traces::TracesSettings::paths_mut));
-        paths
-            .extend(self.throttle.shared.as_mut().and_then(|shared| shared.password_file.as_mut()));
+        paths.extend(self.redis.iter_mut().flat_map(sharing::RedisSettings::paths_mut));
         paths.push(&mut self.audit.journal);
         if let Some(checkpoints) = &mut self.audit.checkpoints {
             paths.extend(&mut checkpoints.keys);

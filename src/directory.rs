@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use crate::metrics::{LookupResult, Metrics};
 use crate::refusal::Refusal;
 use crate::registry::{Agreements, DirectoryFile, Origin, ProviderRegistration, Sender};
+use crate::sharing::Sharing;
 use spine_types::{Asid, OdsCode};
 
 mod cache;
@@ -26,6 +27,7 @@ mod provider;
 mod report;
 mod sender;
 mod settings;
+mod shared_answers;
 mod sources;
 
 pub use cache::SnapshotError;
@@ -65,6 +67,8 @@ pub struct DirectoryContext {
     pub tasks: Handle,
     /// Clock by which answers age.
     pub clock: DirectoryClock,
+    /// State shared with other gateways.
+    pub sharing: Sharing,
 }
 
 struct DirectoryState {
@@ -77,6 +81,7 @@ struct DirectoryState {
     forced: Cache<OdsCode, Timestamp>,
     deadlines: SourceDeadlines,
     clock: DirectoryClock,
+    sharing: Sharing,
     metrics: Arc<Metrics>,
 }
 
@@ -139,13 +144,14 @@ impl std::fmt::Debug for DirectoryClock {
 }
 
 impl DirectoryContext {
-    /// Returns a context with these metrics, the current runtime and the system's clock.
+    /// Returns a context with these metrics, the current runtime and the system's clock, in which nothing is shared.
     ///
     /// # Panics
     /// Panics outside of a Tokio runtime.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, tasks: Handle::current(), clock: DirectoryClock::system() }
+        let sharing = Sharing::new(Arc::clone(&metrics));
+        Self { metrics, tasks: Handle::current(), clock: DirectoryClock::system(), sharing }
     }
 }
 
@@ -159,7 +165,7 @@ impl Directory {
         context: DirectoryContext,
     ) -> Self {
         let DirectorySettings { freshness, deadlines, misses_per_minute, .. } = settings.clone();
-        let DirectoryContext { metrics, tasks, clock } = context;
+        let DirectoryContext { metrics, tasks, clock, sharing } = context;
         let in_force = SourcesInForce::new(Arc::new(file), sources, 0);
         let lookups = Lookups::new(tasks, clock.clone(), deadlines.waiting, misses_per_minute);
         Self {
@@ -174,6 +180,7 @@ impl Directory {
                     .build(),
                 deadlines,
                 clock,
+                sharing,
                 metrics,
             }),
         }
@@ -243,6 +250,12 @@ impl Directory {
         Arc::clone(&self.shared.in_force.load().file)
     }
 
+    /// Returns the state shared with other gateways.
+    #[must_use]
+    pub fn sharing(&self) -> &Sharing {
+        &self.shared.sharing
+    }
+
     /// Returns true if a live source is configured.
     #[must_use]
     pub fn is_live(&self) -> bool {
@@ -281,7 +294,7 @@ impl Directory {
             Some(ods) => self.shared.forced.invalidate(ods),
             None => self.shared.forced.invalidate_all(),
         }
-        self.shared.cache.flush(ods)
+        self.shared.cache.flush(ods, self.shared.now_s())
     }
 
     /// Removes unused look-up budgets.

@@ -22,6 +22,7 @@ pub mod request;
 pub mod claims;
 pub mod policy;
 pub mod throttle;
+pub mod sharing;
 pub mod breaker;
 
 pub mod registry;

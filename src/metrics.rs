@@ -25,7 +25,7 @@ pub use directory::DirectoryMetrics;
 pub use labels::{
     CheckpointKeeper, Conflict, ConnectionFault, ConnectionLimit, ExchangeOutcome,
     ForcedLookupResult, HandshakeResult, LookupResult, LookupTrigger, Oddity, Phase, QueryKind,
-    QueryOutcome, SpanFate,
+    QueryOutcome, SharedAnswerResult, SpanFate,
 };
 pub use openmetrics::OPEN_METRICS_FORMAT;
 
@@ -67,8 +67,8 @@ pub struct Metrics {
     pub provider_waiting: IntGauge,
     /// Level of load shedding: 0 is none, 3 is everything.
     pub shedding: IntGauge,
-    /// Set to 1 while consumers' quotas are shared with other gateways, else to 0.
-    pub quotas_shared: IntGauge,
+    /// Set to 1 while state is shared with other gateways through Redis, else to 0.
+    pub redis_up: IntGauge,
     /// Most memory that the configuration allows, in bytes.
     pub memory_bound: IntGauge,
     /// Number of alarms in force: faults of files, and expiry dates that have passed.
@@ -218,9 +218,9 @@ impl Metrics {
                 "shedding_level",
                 "Load-shedding level: 0 none, 1 reads above a fair share, 2 all reads, 3 all",
             ),
-            quotas_shared: gauge(
-                "quotas_shared",
-                "1 while consumers' quotas are shared with other gateways",
+            redis_up: gauge(
+                "redis_up",
+                "1 while quotas, the rate of queries to SDS and directory answers are shared through Redis",
             ),
             memory_bound: gauge(
                 "memory_bound_bytes",
@@ -278,7 +278,7 @@ impl Metrics {
             Box::new(self.connections.clone()),
             Box::new(self.provider_waiting.clone()),
             Box::new(self.shedding.clone()),
-            Box::new(self.quotas_shared.clone()),
+            Box::new(self.redis_up.clone()),
             Box::new(self.memory_bound.clone()),
             Box::new(self.alarms.clone()),
             Box::new(self.lab.clone()),

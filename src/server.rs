@@ -41,6 +41,7 @@ use crate::log::LogControl;
 use crate::metrics::Metrics;
 use crate::registry::DirectoryFile;
 use crate::reloads::RequestedReloads;
+use crate::sharing::Sharing;
 use crate::throttle::Pressure;
 use crate::tls::Alarms;
 use crate::traces::{Traces, TracesTask};
@@ -100,14 +101,16 @@ impl Server {
         let hangup = signal(SignalKind::hangup())?;
         let metrics = Arc::new(Metrics::new());
         announce(&prepared, &metrics);
-        let Prepared { config, trust, rules, directory, live, loader, memory, log, seen } =
+        let Prepared { config, trust, rules, directory, live, redis, loader, memory, log, seen } =
             prepared;
+        let sharing = Sharing::new(Arc::clone(&metrics));
+        sharing.replace(redis);
         let (listeners, (admin_listener, admin)) = listen(&config)?;
         let (trail, spans) = start_trail(&config, &directory, trust.generation, &metrics)?;
         let (leaving, stop) = (CancellationToken::new(), Stop::default());
-        let directory = directory_with_snapshot(directory, live, &config, &metrics);
+        let directory = directory_with_snapshot(directory, live, &config, &sharing, &metrics);
         let pressure = Pressure::new(config.workers());
-        let throttle = prepare::throttle(&config, None, &pressure, &metrics)?;
+        let throttle = prepare::throttle(&config, None, &pressure, &sharing, &metrics);
         pressure.limit(throttle.limits().ceiling(memory));
         let (trust, alarms) = (Arc::new(trust), Arc::new(Alarms::new(&loader, &[])));
         let live = InForce { trust, rules: Arc::new(rules), throttle, alarms, memory };
@@ -129,6 +132,7 @@ impl Server {
             live: Arc::clone(&live),
             pressure: pressure.clone(),
             directory: directory.clone(),
+            sharing,
             trail: trail.clone(),
             metrics: Arc::clone(&metrics),
             started_with: config,
@@ -252,11 +256,13 @@ fn directory_with_snapshot(
     file: DirectoryFile,
     live: directory::LiveSources,
     config: &Config,
+    sharing: &Sharing,
     metrics: &Arc<Metrics>,
 ) -> Directory {
     let settings = &config.directory;
-    let directory =
-        Directory::new(file, live, settings, DirectoryContext::new(Arc::clone(metrics)));
+    let context =
+        DirectoryContext { sharing: sharing.clone(), ..DirectoryContext::new(Arc::clone(metrics)) };
+    let directory = Directory::new(file, live, settings, context);
     if let Some(path) = &settings.snapshot {
         match directory.load(path) {
             Ok(practices) => tracing::info!(practices, "directory cache loaded from the snapshot"),

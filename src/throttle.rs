@@ -11,28 +11,23 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use crate::breaker::{Admitted, AttemptResult, Breaker, BreakerSettings, CircuitChange};
 use crate::metrics::Metrics;
 use crate::refusal::{QuotaLeft, Refusal};
+use crate::sharing::Sharing;
 use crate::tls::Peer;
 use spine_types::interaction::Effect;
 use spine_types::{Asid, COUNT_MAX, check_range};
 
+mod lease;
 mod memory;
 mod pressure;
 mod queue;
 mod quota;
-#[cfg(feature = "redis")]
-mod shared;
-#[cfg(not(feature = "redis"))]
-#[path = "throttle/not_shared.rs"]
-mod shared;
-mod sharing;
 
 pub use memory::{MemoryLimit, MemoryLimitKind};
 pub use pressure::{HeartbeatHandle, Pressure, PressureLevel, PressureLimits};
-pub use sharing::{SharingError, SharingSettings};
 
+use lease::take_shared;
 use queue::{PlaceQueue, QueueSizes};
 use quota::{ConsumerQuota, GlobalInFlight, QuotaTerms};
-use shared::SharedQuotas;
 
 /// Limits on rates and on concurrent exchanges.
 #[derive(
@@ -50,8 +45,10 @@ pub struct ThrottleLimits {
     pub consumer_exchanges_max: usize,
     /// Limits of single consumers instead of the general ones, by ASID.
     pub consumers: BTreeMap<Asid, ConsumerLimits>,
-    /// Redis server through which consumers' quotas are shared with other gateways.
-    pub shared: Option<SharingSettings>,
+    /// Key of earlier versions, which is an error that names the new one.
+    #[serde(rename = "shared", deserialize_with = "shared_has_moved", skip_serializing)]
+    #[schemars(skip)]
+    pub _shared: (),
     /// Exchanges at once with one practice's system.
     pub practice_exchanges_max: usize,
     /// Exchanges of one consumer at once with one practice's system; the other places are left for others.
@@ -111,6 +108,10 @@ pub struct ConsumerLimits {
     pub exchanges_max: Option<usize>,
 }
 
+fn shared_has_moved<'de, D: serde::Deserializer<'de>>(_: D) -> Result<(), D::Error> {
+    Err(serde::de::Error::custom("this key has moved: write a section [redis]"))
+}
+
 fn practice_spared_is_renamed<'de, D: serde::Deserializer<'de>>(_: D) -> Result<(), D::Error> {
     Err(serde::de::Error::custom("this key has been renamed: write `practice-circuit-open`"))
 }
@@ -133,9 +134,6 @@ impl ThrottleLimits {
         if let Some(max) = &self.memory_max {
             check_range("throttle.memory-max", max, ByteSize::mib(1)..)?;
         }
-        if let Some(sharing) = &self.shared {
-            sharing.check().map_err(|error| error.to_string())?;
-        }
         Ok(())
     }
 }
@@ -148,7 +146,7 @@ impl Default for ThrottleLimits {
             consumer_burst: None,
             consumer_exchanges_max: 512,
             consumers: BTreeMap::new(),
-            shared: None,
+            _shared: (),
             practice_exchanges_max: 64,
             practice_consumer_max: 32,
             practice_waiting_max: 64,
@@ -208,7 +206,7 @@ pub struct Throttle {
     certificate_rates: DefaultKeyedRateLimiter<String>,
     accounts: Mutex<HashMap<Asid, Arc<ConsumerQuota>>>,
     in_flight: Arc<GlobalInFlight>,
-    shared: Option<SharedQuotas>,
+    sharing: Sharing,
     pressure: Pressure,
     practices: Mutex<HashMap<Asid, Arc<PracticeLoad>>>,
     metrics: Arc<Metrics>,
@@ -270,27 +268,24 @@ impl Drop for OutcomeReport {
 }
 
 impl Throttle {
-    /// Returns a throttle with nothing counted yet.
-    ///
-    /// # Errors
-    /// Returns an error if the settings for shared quotas cannot be used.
+    /// Returns a throttle with nothing counted yet; quotas are shared through `sharing`.
+    #[must_use]
     pub fn new(
         limits: ThrottleLimits,
         pressure: Pressure,
+        sharing: Sharing,
         metrics: Arc<Metrics>,
-    ) -> Result<Self, SharingError> {
-        let shared = limits.shared.as_ref().map(SharedQuotas::new).transpose()?;
-        metrics.quotas_shared.set(i64::from(shared.is_some()));
-        Ok(Self {
+    ) -> Self {
+        Self {
             certificate_rates: RateLimiter::keyed(Quota::per_second(limits.certificate_per_second)),
             accounts: Mutex::default(),
             in_flight: Arc::default(),
-            shared,
+            sharing,
             pressure,
             practices: Mutex::default(),
             limits,
             metrics,
-        })
+        }
     }
 
     /// Returns the limits in force.
@@ -330,10 +325,10 @@ impl Throttle {
         if is_shed {
             return Err(Refusal::Overloaded);
         }
-        let shared = match &self.shared {
-            None => None,
+        let shared = match self.sharing.is_configured() {
+            false => None,
             // Boxed: most requests share no quota, and would hold the memory for it.
-            Some(shared) => Box::pin(shared.take(consumer, &account, &self.metrics)).await,
+            true => Box::pin(take_shared(&self.sharing, consumer, &account)).await,
         };
         let allowance = shared.unwrap_or_else(|| account.take())?;
         Ok(AdmittedRequest { allowance, exchange: account.enter()? })
@@ -446,7 +441,8 @@ mod tests {
     async fn let_in(level: PressureLevel) -> [bool; 4] {
         let throttle = |level| {
             let (pressure, metrics) = (Pressure::at(level), Arc::new(Metrics::new()));
-            Throttle::new(ThrottleLimits::default(), pressure, metrics).unwrap()
+            let sharing = Sharing::new(Arc::clone(&metrics));
+            Throttle::new(ThrottleLimits::default(), pressure, sharing, metrics)
         };
         let mut throttle = throttle(level);
         let (many, few): (Asid, Asid) =

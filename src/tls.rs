@@ -18,18 +18,18 @@ use crate::refusal::Refusal;
 use spine_types::CertificateName;
 
 mod chain;
-mod directory;
 mod files;
 mod loader;
 mod provider;
 mod revocation;
 mod server;
+mod service;
 
-pub use directory::{DirectoryLeg, plain_client, secret};
 pub use files::{
     CertificateUse, Concern, Expiry, FileMark, Issued, Notice, NoticeLevel, TrustError,
 };
 pub use loader::Loader;
+pub use service::{LegUse, ServiceLeg, plain_client, secret};
 
 use server::{ConsumerServer, PresentedCertificate};
 

@@ -281,7 +281,7 @@ async fn the_configuration_in_force_is_shown_with_its_defaults_and_without_passw
     assert!(!faults.is_empty(), "{faulty}");
     let config = changed.replace(
         "[throttle]\n",
-        "[throttle]\nshared = { url = \"redis://user:secret@127.0.0.1:6379/0\" }\n",
+        "[redis]\ngateways = 1\nurl = \"redis://user:secret@127.0.0.1:6379/0\"\n[throttle]\n",
     );
     let config = Config::parse(&config, "spine-proxy.toml".as_ref()).unwrap();
     let json = config.json(&[]);

@@ -365,7 +365,7 @@ async fn a_fault_of_a_file_names_the_key_and_the_line_that_name_the_file() {
     let sds_tls = "tls = { authorities = [\"sds-ca.pem\"], crl = \"none\" }";
     let sds = format!("{sds}key-file = \"sds.key\"\n{sds_tls}\n[audit]");
     let token = "[admin]\ntoken-file = \"admin.token\"";
-    let shared = "[throttle.shared]\nurl = \"redis://127.0.0.1:1\"\n\
+    let shared = "[redis]\ngateways = 1\nurl = \"redis://127.0.0.1:1\"\n\
                   password-file = \"redis.password\"\n[audit]";
     for ((from, to), (file, text), (start, key)) in [
         (("", ""), ("server.pem", Some("nonsense")), ("certificates", "tls.certificates.chain")),
@@ -385,11 +385,7 @@ async fn a_fault_of_a_file_names_the_key_and_the_line_that_name_the_file() {
             ("sds-ca.pem", Some("")),
             ("tls = { auth", "directory.sds-api.tls.authorities"),
         ),
-        (
-            ("[audit]", shared),
-            ("redis.password", None),
-            ("password-file", "throttle.shared.password-file"),
-        ),
+        (("[audit]", shared), ("redis.password", None), ("password-file", "redis.password-file")),
     ] {
         let place = std::sync::Mutex::new(String::new());
         let refused = refused(|bed| {

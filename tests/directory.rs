@@ -8,6 +8,8 @@ mod answers;
 mod budgets;
 mod file;
 mod held;
+#[cfg(feature = "redis")]
+mod shared;
 mod snapshot;
 mod systems;
 

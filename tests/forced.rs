@@ -355,26 +355,26 @@ async fn practices_that_cut_connections() {
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_that_takes_no_writes() {
     let bed = TestBed::new().await;
-    let Some(redis) = Redis::start(&bed).await else { return };
+    let Some(redis) = Redis::start(bed.folder.path()).await else { return };
     bed.replace("redis.password", PASSWORD);
     let address = redis.address;
     let served = serve(&bed, |config| {
         format!(
-            "{config}\n[throttle.shared]\nurl = \"redis://{address}/0\"\n\
-             password-file = \"redis.password\"\nwait = \"5s\"\n"
+            "{config}\n[redis]\nurl = \"redis://{address}/0\"\n\
+             password-file = \"redis.password\"\nwait = \"5s\"\ngateways = 2\n"
         )
     });
     assert_eq!(ask(&bed, &served, TestRequest::slots()).await, 200);
     redis.make_replica().await;
-    while served.metric("quotas_shared").await == 1 {
+    while served.metric("redis_up").await == 1 {
         assert_eq!(ask(&bed, &served, TestRequest::slots()).await, 200);
     }
     let signs = Signs {
         outage: "Redis answers READONLY",
-        log: &["Redis cannot be used: quotas are kept by this gateway alone"],
-        ready: &["[!]quotas are not shared with other gateways"],
+        log: &["Redis cannot be used: this gateway goes on alone"],
+        ready: &["[!]nothing is shared with other gateways"],
         is_red: false,
-        metrics: &[("quotas_shared", Zero), ("alarms", Positive)],
+        metrics: &[("redis_up", Zero), ("alarms", Positive)],
     };
     expect(&served, &signs).await;
 }

@@ -204,11 +204,11 @@ fn resident_kib(served: &GatewayProcess) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn gateways_share_a_quota_through_redis_and_have_their_own_without_it() {
     let bed = TestBed::new().await;
-    let Some(redis) = Redis::start(&bed).await else { return };
+    let Some(redis) = Redis::start(bed.folder.path()).await else { return };
     let address = redis.address;
     std::fs::write(bed.path("redis.password"), format!("{PASSWORD}\n")).unwrap();
     let shared = format!(
-        "[throttle.shared]\nurl = \"redis://{address}/0\"\npassword-file = \"redis.password\"\nwait = \"1s\""
+        "[redis]\nurl = \"redis://{address}/0\"\npassword-file = \"redis.password\"\nwait = \"1s\"\ngateways = 2"
     );
     let config = bed.text("spine-proxy.toml");
     let serve = |journal: &str| {
@@ -240,19 +240,19 @@ async fn gateways_share_a_quota_through_redis_and_have_their_own_without_it() {
     assert!((38..=most).contains(&total), "{let_in:?} of 40 and {most}");
     assert!(let_in.iter().all(|one| *one >= 15), "{let_in:?}");
     for served in &gateways {
-        assert_eq!(served.metric("quotas_shared").await, 1);
+        assert_eq!(served.metric("redis_up").await, 1);
     }
     drop(redis);
     // Each gateway now has its own quota, still unused.
     for served in &gateways {
-        while served.metric("quotas_shared").await == 1 {
+        while served.metric("redis_up").await == 1 {
             TestRequest::slots().send_to(&bed, served.address).await;
         }
         assert_eq!(TestRequest::slots().send_to(&bed, served.address).await.status, 200);
     }
-    let Some(_redis) = Redis::start_at(&bed, address).await else { return };
+    let Some(_redis) = Redis::start_at(bed.folder.path(), address).await else { return };
     for served in &gateways {
-        while served.metric("quotas_shared").await == 0 {
+        while served.metric("redis_up").await == 0 {
             TestRequest::slots().send_to(&bed, served.address).await;
         }
     }
@@ -262,27 +262,29 @@ async fn gateways_share_a_quota_through_redis_and_have_their_own_without_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_to_a_redis_replica_are_replaced_after_a_failover() {
     let bed = TestBed::new().await;
-    let (Some(first), Some(second)) = (Redis::start(&bed).await, Redis::start(&bed).await) else {
+    let (Some(first), Some(second)) =
+        (Redis::start(bed.folder.path()).await, Redis::start(bed.folder.path()).await)
+    else {
         return;
     };
     let balancer = Balancer::start(first.address).await;
     std::fs::write(bed.path("redis.password"), PASSWORD).unwrap();
     let shared = format!(
-        "[throttle.shared]\nurl = \"redis://{}/0\"\npassword-file = \"redis.password\"\nwait = \"5s\"",
+        "[redis]\nurl = \"redis://{}/0\"\npassword-file = \"redis.password\"\nwait = \"5s\"\ngateways = 2",
         balancer.address
     );
     let config = bed.text("spine-proxy.toml");
     bed.replace("spine-proxy.toml", &format!("{config}\n{shared}"));
     let bed = bed.restart().await;
     assert_eq!(bed.send(TestRequest::slots()).await.status, 200);
-    assert_eq!(bed.metric("quotas_shared"), 1);
+    assert_eq!(bed.metric("redis_up"), 1);
     first.make_replica().await;
     balancer.set_target(second.address);
-    while bed.metric("quotas_shared") == 1 {
+    while bed.metric("redis_up") == 1 {
         assert_eq!(bed.send(TestRequest::slots()).await.status, 200);
     }
     let began = std::time::Instant::now();
-    while bed.metric("quotas_shared") == 0 {
+    while bed.metric("redis_up") == 0 {
         assert_eq!(bed.send(TestRequest::slots()).await.status, 200);
         assert!(began.elapsed().as_secs() < 60, "the first server is still asked");
     }

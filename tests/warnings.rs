@@ -55,7 +55,7 @@ async fn bed() -> TestBed {
     let bed = TestBed::with(|files| files.add(limits)).await;
     let sds = "[directory.sds-api]\nurl = \"https://sds.example.nhs.uk/FHIR/R4\"\n\
                key-file = \"sds.key\"\ntls = { authorities = [\"sds-ca.pem\"], crl = [\"sds.crl\"] }";
-    let shared = "[throttle.shared]\nurl = \"redis://127.0.0.1:1\"\n\
+    let shared = "[redis]\ngateways = 1\nurl = \"redis://127.0.0.1:1\"\n\
                   password-file = \"redis.password\"";
     let mut text = bed.text("spine-proxy.toml");
     for (from, to) in [

@@ -89,10 +89,10 @@ impl AdminState {
                  status of their certificate is not known: a revocation list is missing or overdue"
             ));
         }
-        if live.throttle.limits().shared.is_some() && self.metrics.quotas_shared.get() == 0 {
+        if self.directory.sharing().is_away() {
             alarms.push(
-                "quotas are not shared with other gateways: Redis does not answer, or takes no \
-                 writes; each gateway grants its own"
+                "nothing is shared with other gateways: Redis does not answer, or takes no writes; each \
+                 gateway grants quotas of its own and asks SDS at its part of the rate"
                     .to_owned(),
             );
         }

@@ -167,8 +167,8 @@ impl RegistrationCache {
     }
 
     /// Marks the entries of one practice, or all entries, to be refreshed before use, and forgets absences;
-    /// returns the number of entries marked.
-    pub(super) fn flush(&self, ods: Option<&OdsCode>) -> usize {
+    /// returns the number of entries marked. `now_s` is in seconds since 1970.
+    pub(super) fn flush(&self, ods: Option<&OdsCode>, now_s: i64) -> usize {
         // Counted first: a look-up that began earlier and ends later marks its own entry.
         self.flushes.fetch_add(1, Ordering::AcqRel);
         let practices: Vec<_> = match ods {
@@ -178,31 +178,31 @@ impl RegistrationCache {
             None => self.practices.iter().map(|(ods, _)| (*ods).clone()).collect(),
         };
         for ods in &practices {
-            self.flush_practice(ods);
+            self.flush_practice(ods, now_s);
         }
         let senders = self.senders.iter().filter(|_| ods.is_none());
         let senders: Vec<_> = senders.map(|(asid, _)| asid).collect();
         for asid in &senders {
-            self.flush_sender(asid);
+            self.flush_sender(asid, now_s);
         }
         self.forget_absences();
         practices.len() + senders.len()
     }
 
-    /// Marks a practice to be refreshed before it is used.
-    pub(super) fn flush_practice(&self, ods: &OdsCode) {
+    /// Marks a practice at `now_s` to be refreshed before it is used.
+    pub(super) fn flush_practice(&self, ods: &OdsCode, now_s: i64) {
         self.practices.entry_by_ref(ods).and_compute_with(|cached| match cached {
-            Some(cached) => Op::Put(Arc::new(cached.value().flushed())),
+            Some(cached) => Op::Put(Arc::new(cached.value().flushed(now_s))),
             None => Op::Nop,
         });
     }
 
-    /// Marks a sender to be refreshed before it is used.
-    pub(super) fn flush_sender(&self, asid: &Asid) {
+    /// Marks a sender at `now_s` to be refreshed before it is used.
+    pub(super) fn flush_sender(&self, asid: &Asid, now_s: i64) {
         self.senders.entry_by_ref(asid).and_compute_with(|cached| match cached {
             Some(cached) => {
                 let mut cached = cached.into_value();
-                cached.stamp.mark = AgeMark::Flushed;
+                cached.stamp.mark = AgeMark::flushed(now_s);
                 Op::Put(cached)
             }
             None => Op::Nop,

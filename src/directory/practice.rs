@@ -10,6 +10,7 @@ use super::lookups::{
     LookupCaller, LookupFault, LookupHandle, LookupQuestion, LookupTask, WaitUntil,
 };
 use super::payer::Payer;
+use super::shared_answers::SharedLookup;
 use super::sources::{Certainty, DirectoryAnswer, LiveSources};
 use super::{ConcurrentChange, Directory, DirectoryState, LookupStart, SourcesInForce};
 use crate::metrics::{Conflict, ForcedLookupResult, LookupResult, LookupTrigger};
@@ -321,11 +322,11 @@ impl Directory {
 }
 
 /// Look-up of a practice in its task.
-struct PracticeLookup<'a> {
-    shared: &'a DirectoryState,
-    ods: &'a OdsCode,
-    interaction: &'static Interaction,
-    start: LookupStart,
+pub(super) struct PracticeLookup<'a> {
+    pub(super) shared: &'a DirectoryState,
+    pub(super) ods: &'a OdsCode,
+    pub(super) interaction: &'static Interaction,
+    pub(super) start: LookupStart,
 }
 
 impl PracticeLookup<'_> {
@@ -344,13 +345,15 @@ impl PracticeLookup<'_> {
         }
         // HTTP caches on the way could return the old answer that is cached here, as if it were new.
         let past_caches = trigger == LookupTrigger::Conflict || age.is_some();
-        let ended = self.ask(sources, task, patience, past_caches).await;
+        let look_up = SharedLookup { practice: self, sources, task, trigger, past_caches };
+        let ended = look_up.run(Instant::now() + patience).await;
         shared.metrics.directory.refreshed(trigger, ended.is_ok());
         ended
     }
 
-    /// Looks up the wanted interaction first, then the practice's other interactions.
-    async fn ask(
+    /// Looks up the wanted interaction first, then the practice's other interactions, and stores the answers for
+    /// other gateways too.
+    pub(super) async fn ask(
         &self,
         sources: &LiveSources,
         task: &LookupTask,
@@ -358,11 +361,14 @@ impl PracticeLookup<'_> {
         past_caches: bool,
     ) -> Result<(), LookupFault> {
         let Self { shared, ods, interaction, .. } = *self;
-        let mut look_up = sources.begin(&task.waiters, patience, &shared.metrics);
+        let mut look_up = sources.begin(&task.waiters, patience, &shared.metrics, &shared.sharing);
         look_up.past_caches = past_caches;
         let found = match look_up.practice(ods, interaction).await? {
             DirectoryAnswer::Found(found) => found,
-            DirectoryAnswer::Absent(certainty) => return self.absent(certainty),
+            DirectoryAnswer::Absent(certainty) => {
+                self.withdraw(certainty).await;
+                return self.absent(certainty);
+            }
         };
         let cached = shared.cache.practice(ods);
         let (rules, number) = (shared.rules(), shared.cache.next_answer());
@@ -374,10 +380,12 @@ impl PracticeLookup<'_> {
             // The new answer is not believed yet; looking up the rest would cache it after all.
             return Ok(());
         }
+        self.publish(sources, found.origin, &found.providers).await;
         look_up.deadline = Instant::now() + shared.deadlines.background;
         if let Some(others) = look_up.other_interactions(ods, &found).await {
             let cached = shared.cache.practice(ods);
             self.store(cached.after_others(&found, &others, rules, number))?;
+            self.publish(sources, found.origin, &others).await;
         }
         Ok(())
     }
@@ -400,13 +408,13 @@ impl PracticeLookup<'_> {
     ///
     /// # Errors
     /// Returns [`LookupFault::NoAnswer`] if the sources' URLs changed: that was another directory.
-    fn store(&self, practice: CachedPractice) -> Result<(), LookupFault> {
+    pub(super) fn store(&self, practice: CachedPractice) -> Result<(), LookupFault> {
         let Self { shared, ods, .. } = *self;
         shared.cache.insert_practice(ods, practice);
         match shared.change_since(&self.start) {
             ConcurrentChange::Nothing => Ok(()),
             ConcurrentChange::Flushed => {
-                shared.cache.flush_practice(ods);
+                shared.cache.flush_practice(ods, shared.now_s());
                 Ok(())
             }
             ConcurrentChange::Replaced => {

@@ -79,7 +79,7 @@ impl RegistrationView {
             age_s: rules.now_s - row.stamp.answered_s,
             state: match (row.doubt, row.stamp.mark, age) {
                 (Some(_), _, _) => "doubted",
-                (None, AgeMark::Flushed, _) => "flushed",
+                (None, AgeMark::Flushed { .. }, _) => "flushed",
                 (None, AgeMark::None | AgeMark::Loaded, Some(Age::Fresh)) => "fresh",
                 (None, AgeMark::None | AgeMark::Loaded, Some(Age::Stale)) => "stale",
                 (None, AgeMark::None | AgeMark::Loaded, Some(Age::Old)) => "old",
@@ -338,7 +338,8 @@ impl Directory {
             return Explanation { cached, trace, answer: Ok(pinned) };
         };
         let waiters = Arc::new(LookupWaiters::new(Some(Payer::Operator.account())));
-        let mut look_up = sources.begin(&waiters, shared.deadlines.waiting, &shared.metrics);
+        let mut look_up =
+            sources.begin(&waiters, shared.deadlines.waiting, &shared.metrics, &shared.sharing);
         look_up.past_caches = shared.cache.practice(ods).rows_for(interaction).next().is_some();
         let answer = match look_up.practice(ods, interaction).await {
             Ok(DirectoryAnswer::Found(found)) => {

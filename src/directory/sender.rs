@@ -81,7 +81,8 @@ impl Directory {
         let question = LookupQuestion::sender(asid);
         self.shared.lookups.begin_or_join(&question, caller, is_cached, |task| async move {
             let patience = shared.deadlines.waiting;
-            let mut look_up = sources.begin(&task.waiters, patience, &shared.metrics);
+            let mut look_up =
+                sources.begin(&task.waiters, patience, &shared.metrics, &shared.sharing);
             let cache = &shared.cache;
             match look_up.sender(&wanted).await? {
                 DirectoryAnswer::Found((origin, sender)) => {
@@ -90,7 +91,7 @@ impl Directory {
                     cache.insert_sender(CachedSender { sender: Arc::new(sender), stamp });
                     match shared.change_since(&start) {
                         ConcurrentChange::Nothing => {}
-                        ConcurrentChange::Flushed => cache.flush_sender(&wanted),
+                        ConcurrentChange::Flushed => cache.flush_sender(&wanted, shared.now_s()),
                         ConcurrentChange::Replaced => {
                             cache.senders.invalidate(&wanted);
                             return Err(LookupFault::NoAnswer);
@@ -136,7 +137,8 @@ impl Directory {
             let is_cached = || self.shared.cache.owners.contains_key(asid);
             self.shared.lookups.begin_or_join(&question, caller, is_cached, |task| async move {
                 let patience = shared.deadlines.waiting;
-                let mut look_up = sources.begin(&task.waiters, patience, &shared.metrics);
+                let mut look_up =
+                    sources.begin(&task.waiters, patience, &shared.metrics, &shared.sharing);
                 match look_up.owner(&wanted).await? {
                     Some(ods) => {
                         shared.cache.owners.insert(wanted, ods);

@@ -10,9 +10,10 @@ use std::time::Duration;
 use super::settings::DirectorySettings;
 use crate::breaker::{Breaker, BreakerSettings};
 use crate::registry::Origin;
-use crate::tls::{Loader, TrustError, secret};
+use crate::tls::{LegUse, Loader, TrustError, secret};
 
 mod query;
+mod query_rate;
 mod queue;
 mod resolver;
 mod sds_api;
@@ -32,6 +33,7 @@ pub use sds_ldap::LdapSettings;
 pub use trace::{LookupStep, LookupTrace};
 
 use query::{HandlersOf, QueryOptions, SystemsOf};
+use query_rate::QueryRate;
 use queue::SourceQueue;
 use sds_api::SdsApi;
 #[cfg(feature = "ldap")]
@@ -106,16 +108,17 @@ impl LiveSources {
         };
         let mut sources = Vec::new();
         if let Some(api) = &settings.sds_api {
-            let tls = api.tls.config("directory.sds-api", loader)?;
+            let tls = api.tls.config("directory.sds-api", LegUse::DIRECTORY, loader)?;
             let key = api.key_file.as_deref().map(secret).transpose()?;
-            let queue = SourceQueue::new(Some(api.per_second), API_UNDER_WAY_MAX);
+            let rate = QueryRate::new(api.per_second, &api.url);
+            let queue = SourceQueue::new(Some(rate), API_UNDER_WAY_MAX);
             let api = SdsApi::new(api, key.as_deref(), tls, deadlines)
                 .map_err(|why| LiveError::Setting("sds-api", why))?;
             sources.push(source(SourceClient::Api(api), queue));
         }
         #[cfg(feature = "ldap")]
         if let Some(ldap) = &settings.sds_ldap {
-            let tls = ldap.tls.config("directory.sds-ldap", loader)?;
+            let tls = ldap.tls.config("directory.sds-ldap", LegUse::DIRECTORY, loader)?;
             let ldap = SdsLdap::new(ldap, tls, deadlines)
                 .map_err(|why| LiveError::Setting("sds-ldap", why))?;
             let queue = SourceQueue::new(None, LDAP_UNDER_WAY_MAX);

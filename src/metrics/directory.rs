@@ -7,7 +7,7 @@ use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, I
 
 use super::{
     Conflict, ForcedLookupResult, LookupResult, LookupTrigger, Oddity, QueryKind, QueryOutcome,
-    counter, counters, gauge, gauges, histogram,
+    SharedAnswerResult, counter, counters, gauge, gauges, histogram,
 };
 
 /// Buckets in seconds for the age of an answer: from a minute to a day.
@@ -29,6 +29,7 @@ pub struct DirectoryMetrics {
     conflicts: IntCounterVec,
     suspects: IntCounter,
     oddities: IntCounterVec,
+    shared: IntCounterVec,
     open: IntGaugeVec,
     snapshot: IntGauge,
 }
@@ -90,6 +91,11 @@ impl DirectoryMetrics {
                 "Directory records that are not as they should be, by kind",
                 &["kind"],
             ),
+            shared: counters(
+                "directory_shared_answers_total",
+                "Look-ups of practices that first took the answers of other gateways, by result",
+                &["result"],
+            ),
             open: gauges(
                 "directory_source_circuit_open",
                 "1 while the circuit breaker of a live directory source is open, after failures",
@@ -104,7 +110,7 @@ impl DirectoryMetrics {
         metrics
     }
 
-    pub(super) fn collectors(&self) -> [Box<dyn Collector>; 12] {
+    pub(super) fn collectors(&self) -> [Box<dyn Collector>; 13] {
         [
             Box::new(self.lookups.clone()),
             Box::new(self.questions.clone()),
@@ -116,6 +122,7 @@ impl DirectoryMetrics {
             Box::new(self.conflicts.clone()),
             Box::new(self.suspects.clone()),
             Box::new(self.oddities.clone()),
+            Box::new(self.shared.clone()),
             Box::new(self.open.clone()),
             Box::new(self.snapshot.clone()),
         ]
@@ -124,6 +131,9 @@ impl DirectoryMetrics {
     fn touch(&self) {
         for lookup in LookupResult::ALL {
             self.lookups.with_label_values(&[lookup.label()]);
+        }
+        for result in SharedAnswerResult::ALL {
+            self.shared.with_label_values(&[result.label()]);
         }
         for source in ["sds-api", "sds-ldap"] {
             self.durations.with_label_values(&[source]);
@@ -180,6 +190,11 @@ impl DirectoryMetrics {
     /// Sets whether the circuit of a live source is open.
     pub fn open(&self, source: &'static str, is_open: bool) {
         self.open.with_label_values(&[source]).set(i64::from(is_open));
+    }
+
+    /// Counts a look-up that has read other gateways' answers, by what became of them.
+    pub fn shared(&self, result: SharedAnswerResult) {
+        self.shared.with_label_values(&[result.label()]).inc();
     }
 
     /// Counts a look-up that waits for one under way.

@@ -180,6 +180,18 @@ label! {
 }
 
 label! {
+    /// Result of reading other gateways' answers before a look-up.
+    pub enum SharedAnswerResult {
+        /// They were enough: nothing was asked.
+        Used = "used",
+        /// The directory had to be asked.
+        Asked = "asked",
+        /// An answer was not another gateway's: its code is wrong, or it cannot be read.
+        Rejected = "rejected",
+    }
+}
+
+label! {
     /// Contradiction that made a forced look-up necessary.
     pub enum Conflict {
         /// `Ssp-To` is none of the practice's systems.

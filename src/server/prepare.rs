@@ -20,6 +20,7 @@ use crate::log::LogControl;
 use crate::metrics::Metrics;
 use crate::registry::{DirectoryFile, OtherSources};
 use crate::request::HeadRules;
+use crate::sharing::{RedisServer, Sharing};
 use crate::throttle::{MemoryLimit, Pressure, Throttle};
 use crate::tls::{Loader, Notice, NoticeLevel, Trust};
 use spine_types::interaction::AllowedInteractions;
@@ -37,6 +38,8 @@ pub struct Prepared {
     pub directory: DirectoryFile,
     /// Live sources of the directory, if configured.
     pub live: LiveSources,
+    /// Redis server through which state is shared with other gateways, if configured.
+    pub redis: Option<RedisServer>,
     /// Loader of certificates, authorities and revocation lists, with its notices about their files.
     pub loader: Loader,
     /// Memory that the process may use; `None` if it cannot be read.
@@ -85,19 +88,18 @@ impl Prepared {
             .map_err(|fault| located(&config, Some(fault.path()), &fault))?;
         let live = LiveSources::load(&config.directory, &mut loader)
             .map_err(|fault| located(&config, fault.path(), &fault))?;
+        let redis = config.redis.as_ref().map(|redis| RedisServer::load(redis, &mut loader));
+        let redis = redis.transpose().map_err(|fault| located(&config, fault.path(), &fault))?;
         loader.end();
         let directory = directory_file(&config)?;
         let token = config.admin.token_file.as_deref().map(admin::token).transpose();
         token.map_err(|fault| located(&config, Some(fault.path()), &fault))?;
-        if let Some(sharing) = &config.throttle.shared {
-            sharing.password().map_err(|fault| located(&config, fault.path(), &fault))?;
-        }
         if let Some(traces) = &config.traces {
             traces.check_files().map_err(|fault| located(&config, fault.path(), &fault))?;
         }
         let rules = decision_rules(&config)?;
         let memory = MemoryLimit::read(Path::new("/"));
-        Ok(Self { config, trust, rules, directory, live, loader, memory, log: None, seen })
+        Ok(Self { config, trust, rules, directory, live, redis, loader, memory, log: None, seen })
     }
 
     /// Returns warnings for an operator: notices about files and settings, and what would be an alarm.
@@ -258,12 +260,14 @@ pub(super) fn throttle(
     config: &Config,
     before: Option<&Arc<Throttle>>,
     pressure: &Pressure,
+    sharing: &Sharing,
     metrics: &Arc<Metrics>,
-) -> Result<Arc<Throttle>, Failure> {
+) -> Arc<Throttle> {
     match before {
-        Some(before) if *before.limits() == config.throttle => Ok(Arc::clone(before)),
-        _ => Throttle::new(config.throttle.clone(), pressure.clone(), Arc::clone(metrics))
-            .map(Arc::new)
-            .map_err(|fault| located(config, fault.path(), &fault)),
+        Some(before) if *before.limits() == config.throttle => Arc::clone(before),
+        _ => {
+            let (limits, pressure) = (config.throttle.clone(), pressure.clone());
+            Arc::new(Throttle::new(limits, pressure, sharing.clone(), Arc::clone(metrics)))
+        }
     }
 }

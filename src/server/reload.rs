@@ -24,6 +24,7 @@ use crate::gateway::{DecisionRules, InForce};
 use crate::log::LogControl;
 use crate::metrics::Metrics;
 use crate::reloads::RequestedReloads;
+use crate::sharing::{RedisServer, Sharing};
 use crate::throttle::{MemoryLimit, Pressure, Throttle};
 use crate::tls::{Alarms, Expiry, FileMark, Loader, Notice, NoticeLevel, Trust, TrustError};
 
@@ -47,6 +48,7 @@ pub(super) struct Reloader {
     pub(super) live: Arc<ArcSwap<InForce>>,
     pub(super) pressure: Pressure,
     pub(super) directory: Directory,
+    pub(super) sharing: Sharing,
     pub(super) trail: Trail,
     pub(super) metrics: Arc<Metrics>,
     pub(super) started_with: Config,
@@ -85,7 +87,7 @@ pub(super) type Marks = HashMap<PathBuf, Option<FileMark>>;
 enum ReloadPart {
     /// The configuration file, and rules and limits that are made from it alone.
     Configuration,
-    /// Certificates, authorities, revocation lists, and the live sources of the directory.
+    /// Certificates, authorities, revocation lists, the live sources of the directory, and the Redis server.
     Trust,
     /// The directory file alone.
     Directory,
@@ -371,13 +373,14 @@ impl Reloader {
             loaded = LoadedTrust::load(&config, &mut state.loader, before);
             found.insert(ReloadPart::Trust, loaded.faults);
         }
-        let LoadedTrust { trust, sources, is_unpaired, .. } = loaded;
+        let LoadedTrust { trust, sources, redis, is_unpaired, .. } = loaded;
         let is_trust_new = sources.is_some() && trust.generation != before.trust.generation;
         let file = file_changed.then(|| prepare::directory_file(&config)).and_then(|file| {
             let fault = file.as_ref().err().map(ToString::to_string);
             found.insert(ReloadPart::Directory, fault.into_iter().collect());
             file.ok()
         });
+        redis.into_iter().for_each(|redis| self.sharing.replace(redis));
         if file.is_some() || sources.is_some() {
             self.directory.replace(file, sources);
         }
@@ -450,12 +453,9 @@ impl Reloader {
                 Arc::clone(&before.rules)
             }
         };
+        let Self { pressure, sharing, metrics, .. } = self;
         let throttle =
-            prepare::throttle(config, Some(&before.throttle), &self.pressure, &self.metrics);
-        let throttle = throttle.unwrap_or_else(|fault| {
-            faults.push(fault.to_string());
-            Arc::clone(&before.throttle)
-        });
+            prepare::throttle(config, Some(&before.throttle), pressure, sharing, metrics);
         (rules, throttle, faults)
     }
 
@@ -495,12 +495,14 @@ impl Reloader {
     }
 }
 
-/// Trust and the live sources of the directory as loaded.
+/// Trust, the live sources of the directory and the Redis server as loaded.
 struct LoadedTrust {
     /// The new one, or that in force where loading failed.
     trust: Arc<Trust>,
     /// `None` if they could not be loaded; those in force stay.
     sources: Option<directory::LiveSources>,
+    /// Redis server, if one is configured; the outer `None` if it could not be loaded, and that in force stays.
+    redis: Option<Option<RedisServer>>,
     faults: Vec<String>,
     /// True if all faults are keys that do not match their certificates.
     is_unpaired: bool,
@@ -510,10 +512,10 @@ impl LoadedTrust {
     /// Returns what is in force, without faults.
     fn unchanged(before: &InForce) -> Self {
         let trust = Arc::clone(&before.trust);
-        Self { trust, sources: None, faults: Vec::new(), is_unpaired: false }
+        Self { trust, sources: None, redis: None, faults: Vec::new(), is_unpaired: false }
     }
 
-    /// Loads trust and the live sources; keeps the trust in force where that fails.
+    /// Loads trust, the live sources and the Redis server; keeps the trust in force where that fails.
     fn load(config: &Config, loader: &mut Loader, before: &InForce) -> Self {
         let mut loaded = Self::unchanged(before);
         let mut is_unpaired = true;
@@ -535,6 +537,9 @@ impl LoadedTrust {
         let sources = directory::LiveSources::load(&config.directory, loader);
         let sources = sources.map_err(|fault| others.push(config.locate(fault.path(), &fault)));
         loaded.sources = sources.ok();
+        let redis = config.redis.as_ref().map(|redis| RedisServer::load(redis, loader)).transpose();
+        let redis = redis.map_err(|fault| others.push(config.locate(fault.path(), &fault)));
+        loaded.redis = redis.ok();
         if loaded.faults.is_empty() && others.is_empty() {
             loader.end();
         }

@@ -11,6 +11,7 @@ use rustix::process::Uid;
 
 use crate::config::Config;
 use crate::registry::DirectoryFile;
+use crate::sharing::RedisSettings;
 use crate::tls::{Loader, Notice};
 
 /// Number of days before its expiry from which a certificate of our own is warned of.
@@ -49,6 +50,11 @@ pub(super) fn of(
     warnings.extend(networks(config));
     let balancers = balancers(config).into_iter().map(Notice::warning);
     warnings.extend(balancers.map(|one| one.about_key("listener.proxy-protocol-from")));
+    if config.redis.as_ref().is_some_and(RedisSettings::is_readable_on_the_way) {
+        let text = "redis.url begins with redis:// and names another machine: the password, ASIDs and directory \
+                    answers are sent to it unencrypted; use rediss://";
+        warnings.push(Notice::warning(text.to_owned()).about_key("redis.url"));
+    }
     warnings.extend(ends(loader, now_s));
     warnings.extend(modes(config, loader));
     warnings
@@ -316,10 +322,12 @@ impl Config {
         #[cfg(feature = "ldap")]
         let pairs =
             pairs.chain(directory.sds_ldap.as_ref().and_then(|ldap| ldap.tls.certificate.as_ref()));
-        let shared = self.throttle.shared.as_ref();
+        let redis = self.redis.as_ref();
+        let pairs = pairs.chain(redis.and_then(|redis| redis.tls.as_ref()?.certificate.as_ref()));
         let tokens = [
             self.admin.token_file.as_ref(),
-            shared.and_then(|shared| shared.password_file.as_ref()),
+            redis.and_then(|redis| redis.password_file.as_ref()),
+            redis.and_then(|redis| redis.key_file.as_ref()),
             api.and_then(|api| api.key_file.as_ref()),
             self.traces.as_ref().and_then(|traces| traces.headers_file.as_ref()),
         ];

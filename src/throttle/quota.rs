@@ -9,8 +9,7 @@ use governor::middleware::StateInformationMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 
-#[cfg(feature = "redis")]
-use super::shared::QuotaLease;
+use super::lease::QuotaLease;
 use crate::refusal::{QuotaLeft, Refusal};
 
 /// Terms of one consumer's quota.
@@ -29,7 +28,6 @@ pub(super) struct ConsumerQuota {
     rate: RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformationMiddleware>,
     clock: DefaultClock,
     /// Requests drawn from a quota that gateways share.
-    #[cfg(feature = "redis")]
     pub(super) lease: QuotaLease,
     exchanges: AtomicUsize,
     /// True if a request was admitted since [`ConsumerQuota::is_forgettable`] was last called.
@@ -54,7 +52,6 @@ impl ConsumerQuota {
             terms,
             rate,
             clock,
-            #[cfg(feature = "redis")]
             lease: QuotaLease::default(),
             exchanges,
             drew: AtomicBool::new(true),

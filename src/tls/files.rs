@@ -67,6 +67,10 @@ pub enum CertificateUse {
     Directory,
     /// Revocation list for the certificate of a live source of the directory.
     DirectoryCrl,
+    /// Our certificate towards Redis.
+    Redis,
+    /// Revocation list for the certificate of Redis.
+    RedisCrl,
 }
 
 impl CertificateUse {
@@ -81,19 +85,21 @@ impl CertificateUse {
             Self::ProviderCrl => "provider_crl",
             Self::Directory => "directory",
             Self::DirectoryCrl => "directory_crl",
+            Self::Redis => "redis",
+            Self::RedisCrl => "redis_crl",
         }
     }
 
     /// Returns true for a certificate of our own.
     #[must_use]
     pub const fn is_ours(self) -> bool {
-        matches!(self, Self::Server | Self::Client | Self::Directory)
+        matches!(self, Self::Server | Self::Client | Self::Directory | Self::Redis)
     }
 
     /// Returns true for a revocation list.
     #[must_use]
     pub const fn is_crl(self) -> bool {
-        matches!(self, Self::ClientCrl | Self::ProviderCrl | Self::DirectoryCrl)
+        matches!(self, Self::ClientCrl | Self::ProviderCrl | Self::DirectoryCrl | Self::RedisCrl)
     }
 }
 

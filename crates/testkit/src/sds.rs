@@ -13,6 +13,7 @@ use spine_proxy::directory::{
 use spine_proxy::metrics::Metrics;
 use spine_proxy::refusal::Refusal;
 use spine_proxy::registry::{DirectoryFile, OtherSources, ProviderRegistration};
+use spine_proxy::sharing::Sharing;
 use spine_proxy::tls::Loader;
 use spine_types::interaction::{Interaction, by_id};
 use spine_types::target::Receiver;
@@ -201,6 +202,15 @@ impl Registry {
         settings.check().unwrap();
         let (file, live) = (self.file(file), self.live_sources("localhost"));
         Directory::new(file, live, &settings, self.clock.context(&self.metrics))
+    }
+
+    /// Returns a directory as [`Registry::directory`] does, of a gateway that shares state.
+    pub fn directory_that_shares(&self, sharing: &Sharing) -> Directory {
+        let settings: DirectorySettings = toml::from_str(&self.settings()).unwrap();
+        let (file, live) = (self.file(""), self.live_sources("localhost"));
+        let context = self.clock.context(&self.metrics);
+        let context = DirectoryContext { sharing: sharing.clone(), ..context };
+        Directory::new(file, live, &settings, context)
     }
 
     pub fn file(&self, text: &str) -> DirectoryFile {

@@ -49,6 +49,8 @@ pub(in crate::directory) struct CachedRegistration {
 pub(in crate::directory) struct Doubt {
     /// Time of the first such answer, in seconds since 1970.
     pub(in crate::directory) first_s: i64,
+    /// Time of the last such answer, in seconds since 1970.
+    pub(in crate::directory) last_s: i64,
     /// Number of the last such answer; zero if it comes from a snapshot.
     pub(in crate::directory) last: u64,
 }
@@ -71,8 +73,9 @@ pub(in crate::directory) enum AgeMark {
     None,
     /// Loaded from a snapshot: at least stale, so it is served and refreshed.
     Loaded,
-    /// Flushed by an operator or because the practice moved: at least old, so it is refreshed first.
-    Flushed,
+    /// Flushed by an operator or because the practice moved: at least old, so it is refreshed first, by an answer
+    /// from this time on, in seconds since 1970.
+    Flushed { from_s: i64 },
 }
 
 /// Cached registrations of one practice.
@@ -166,14 +169,41 @@ impl<'a> FreshnessRules<'a> {
             .is_ok_and(|age_s| age_s >= ABSENT.as_secs())
     }
 
+    /// Returns true if an answer of this time is not yet due to be refreshed ahead of expiry.
+    fn is_young(self, answered_s: i64) -> bool {
+        self.is_within(answered_s, self.freshness.provider.mul_f64(AHEAD_AFTER))
+    }
+
     /// Returns true if a time lies less than a period ago.
-    fn is_within(self, time_s: i64, period: Duration) -> bool {
+    pub(in crate::directory) fn is_within(self, time_s: i64, period: Duration) -> bool {
         let period_s = i64::try_from(period.as_secs()).unwrap_or(i64::MAX);
         self.now_s.saturating_sub(time_s) < period_s
     }
 }
 
+impl AgeMark {
+    /// Returns the mark of an entry that an operator flushes at `now_s`; an answer of the same second may be from
+    /// before.
+    pub(super) const fn flushed(now_s: i64) -> Self {
+        Self::Flushed { from_s: now_s.saturating_add(1) }
+    }
+}
+
 impl AnswerStamp {
+    pub(super) const fn is_flushed(&self) -> bool {
+        matches!(self.mark, AgeMark::Flushed { .. })
+    }
+
+    /// Returns true if an answer that another gateway got at `answered_s` is newer than this one.
+    const fn is_before(&self, answered_s: i64) -> bool {
+        match self.mark {
+            AgeMark::None => self.answered_s < answered_s,
+            // It is the same answer, which then is younger than it counts here.
+            AgeMark::Loaded => self.answered_s <= answered_s,
+            AgeMark::Flushed { from_s } => self.answered_s < answered_s && from_s <= answered_s,
+        }
+    }
+
     /// Returns the age class at `now_s`, in seconds since 1970.
     ///
     /// Security: an answer from the future is dead, so that a clock set back does not make an old answer
@@ -194,7 +224,7 @@ impl AnswerStamp {
         by_time.max(match self.mark {
             AgeMark::None => Age::Fresh,
             AgeMark::Loaded => Age::Stale,
-            AgeMark::Flushed => Age::Old,
+            AgeMark::Flushed { .. } => Age::Old,
         })
     }
 }
@@ -293,6 +323,28 @@ impl CachedPractice {
         rows.peek().is_some() && rows.all(|row| last(row) > number)
     }
 
+    /// Returns true if an answer for this interaction that another gateway got at `answered_s` is newer than all
+    /// that is known here.
+    pub(in crate::directory) fn is_before(
+        &self,
+        interaction: &Interaction,
+        answered_s: i64,
+    ) -> bool {
+        self.rows_for(interaction).all(|row| {
+            row.stamp.is_before(answered_s)
+                && row.doubt.is_none_or(|doubt| doubt.last_s < answered_s)
+        })
+    }
+
+    /// Returns true if no answer for this interaction is so old that it is refreshed ahead of expiry.
+    pub(in crate::directory) fn is_young(
+        &self,
+        interaction: &Interaction,
+        rules: FreshnessRules<'_>,
+    ) -> bool {
+        self.rows_for(interaction).all(|row| rules.is_young(row.stamp.answered_s))
+    }
+
     /// Returns true if the directory has answered without a cached registration of this interaction.
     pub(in crate::directory) fn is_doubted(&self, interaction: &Interaction) -> bool {
         self.rows_for(interaction).any(|row| row.doubt.is_some())
@@ -303,8 +355,7 @@ impl CachedPractice {
         let mut rows = self.rows_for(interaction).peekable();
         rows.peek().is_some()
             && rows.all(|row| {
-                row.stamp.mark != AgeMark::Flushed
-                    && row.doubt.is_some_and(|doubt| !rules.is_confirmed(doubt))
+                !row.stamp.is_flushed() && row.doubt.is_some_and(|doubt| !rules.is_confirmed(doubt))
             })
     }
 
@@ -322,9 +373,8 @@ impl CachedPractice {
     pub(super) fn due(&self, rules: FreshnessRules<'_>) -> Option<(i64, &'static Interaction)> {
         let oldest = self.rows.iter().min_by_key(|row| row.stamp.answered_s)?;
         let interaction = *oldest.provider.interactions.first()?;
-        let soon = rules.freshness.provider.mul_f64(AHEAD_AFTER);
         let is_due =
-            oldest.stamp.mark == AgeMark::Loaded || !rules.is_within(oldest.stamp.answered_s, soon);
+            oldest.stamp.mark == AgeMark::Loaded || !rules.is_young(oldest.stamp.answered_s);
         let is_in_use = rules.is_within(self.used_s.load(Ordering::Relaxed), IN_USE);
         let lately = rules.is_within(self.refreshed_ahead_s.load(Ordering::Relaxed), AHEAD_AGAIN);
         (is_due && is_in_use && !lately && !self.rests(interaction, rules))
@@ -357,7 +407,7 @@ impl CachedPractice {
         let others = self.rows.iter().filter(|row| !row.provider.serves(interaction));
         let others = others.cloned().map(|mut row| {
             if has_moved(&row) {
-                row.stamp.mark = AgeMark::Flushed;
+                row.stamp.mark = AgeMark::Flushed { from_s: rules.now_s };
             }
             row
         });
@@ -381,7 +431,7 @@ impl CachedPractice {
         let is_replaced = |row: &CachedRegistration| {
             let ids = &row.provider.interactions;
             let same = |new: &Arc<ProviderRegistration>| {
-                let its = new.asid == row.provider.asid || row.stamp.mark == AgeMark::Flushed;
+                let its = new.asid == row.provider.asid || row.stamp.is_flushed();
                 its && ids.iter().any(|interaction| new.serves(interaction))
             };
             others.iter().any(same)
@@ -413,10 +463,10 @@ impl CachedPractice {
         self.with(rows.collect())
     }
 
-    /// Returns the entry with all rows marked to be refreshed before use.
-    pub(super) fn flushed(&self) -> Self {
+    /// Returns the entry with all rows marked at `now_s` to be refreshed before use.
+    pub(super) fn flushed(&self, now_s: i64) -> Self {
         let rows = self.rows.iter().cloned().map(|mut row| {
-            row.stamp.mark = AgeMark::Flushed;
+            row.stamp.mark = AgeMark::flushed(now_s);
             row
         });
         self.with(rows.collect())
@@ -454,7 +504,8 @@ impl CachedRegistration {
         let first_s = self.doubt.map_or(rules.now_s, |doubt| doubt.first_s);
         // The refresh that a flush asked for has been done.
         let stamp = AnswerStamp { mark: AgeMark::None, ..self.stamp };
-        Some(Self { doubt: Some(Doubt { first_s, last: number }), stamp, ..self.clone() })
+        let doubt = Some(Doubt { first_s, last_s: rules.now_s, last: number });
+        Some(Self { doubt, stamp, ..self.clone() })
     }
 }
 

@@ -173,7 +173,7 @@ impl WrittenRow {
             source: row.stamp.origin,
             answered_s: row.stamp.answered_s,
             doubted_s: row.doubt.map(|doubt| doubt.first_s),
-            flushed: row.stamp.mark == AgeMark::Flushed,
+            flushed: row.stamp.is_flushed(),
         }
     }
 
@@ -188,11 +188,11 @@ impl WrittenRow {
             root,
             interactions,
         );
-        let mark = if self.flushed { AgeMark::Flushed } else { AgeMark::Loaded };
+        let mark = if self.flushed { AgeMark::flushed(now_s) } else { AgeMark::Loaded };
         let (answered_s, origin) = (self.answered_s, self.source);
         let stamp = AnswerStamp { answered_s, origin, mark, number: 0 };
         let doubted_s = self.doubted_s.filter(|doubted_s| (0..=now_s).contains(doubted_s));
-        let doubt = doubted_s.map(|first_s| Doubt { first_s, last: 0 });
+        let doubt = doubted_s.map(|first_s| Doubt { first_s, last_s: first_s, last: 0 });
         Some(CachedRegistration { provider: Arc::new(provider), stamp, doubt })
     }
 }

@@ -5,16 +5,15 @@
 //! turns, so that one with many look-ups does not hold up another with few.
 
 use std::collections::{BTreeMap, HashMap};
-use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use governor::clock::{Clock as _, DefaultClock};
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::super::payer::LookupAccount;
 use super::query::SourceFault;
+use super::query_rate::QueryRate;
+use crate::sharing::Sharing;
 
 /// Limit: number of accounts whose last turn is remembered. Half of them are forgotten when it is exceeded.
 const TURNS_MAX: usize = 1024;
@@ -47,8 +46,8 @@ struct QueryRank {
 /// Limits the rate and concurrency of queries to one source, and decides their order.
 #[derive(Debug)]
 pub(super) struct SourceQueue {
-    /// Rate limit in queries per second; `None` for a source without one.
-    rate: Option<DefaultDirectRateLimiter>,
+    /// Rate limit of queries; `None` for a source without one.
+    rate: Option<QueryRate>,
     /// One permit for each query that may be under way.
     slots: Arc<Semaphore>,
     /// Held by the one queued query that waits for a slot and the rate limit, on behalf of all.
@@ -116,10 +115,10 @@ impl LookupWaiters {
 }
 
 impl SourceQueue {
-    /// Returns a queue with a rate (also the burst size) and a maximum number of queries under way.
-    pub(super) fn new(per_second: Option<NonZeroU32>, under_way_max: usize) -> Self {
+    /// Returns a queue with a rate and a maximum number of queries under way.
+    pub(super) fn new(rate: Option<QueryRate>, under_way_max: usize) -> Self {
         Self {
-            rate: per_second.map(|per_second| RateLimiter::direct(Quota::per_second(per_second))),
+            rate,
             slots: Arc::new(Semaphore::new(under_way_max)),
             dispatch: tokio::sync::Mutex::default(),
             queued: Mutex::default(),
@@ -133,6 +132,7 @@ impl SourceQueue {
     pub(super) async fn turn(
         &self,
         waiters: &Arc<LookupWaiters>,
+        sharing: &Sharing,
         deadline: Instant,
     ) -> Result<QueryTurn, SourceFault> {
         let mut place = self.enqueue(waiters);
@@ -141,7 +141,7 @@ impl SourceQueue {
                 tokio::select! {
                     biased;
                     Ok(turn) = &mut place.turn => return turn,
-                    _dispatching = self.dispatch.lock() => self.give_turn().await,
+                    _dispatching = self.dispatch.lock() => self.give_turn(sharing).await,
                 }
             }
         };
@@ -160,12 +160,11 @@ impl SourceQueue {
 
     /// Waits until the source may be sent another query, and gives the turn to the query that ranks first
     /// then: more urgent ones may have arrived meanwhile.
-    async fn give_turn(&self) {
+    async fn give_turn(&self, sharing: &Sharing) {
         // The semaphore is never closed.
         let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return };
-        while let Some(Err(not_yet)) = self.rate.as_ref().map(RateLimiter::check) {
-            let wait = not_yet.wait_time_from(DefaultClock::default().now());
-            sleep_until(Instant::now() + wait).await;
+        if let Some(rate) = &self.rate {
+            rate.wait(sharing).await;
         }
         self.lock().give(QueryTurn { _slot: slot });
     }
@@ -235,6 +234,7 @@ impl Drop for QueryPlace<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
     use std::time::Duration;
 
     use futures_util::FutureExt as _;
@@ -242,6 +242,7 @@ mod tests {
     use tokio::task::{JoinSet, yield_now};
 
     use super::*;
+    use crate::metrics::Metrics;
 
     /// Queue with a concurrency limit of one, and tasks that wait in it.
     struct TestQueue {
@@ -263,7 +264,7 @@ mod tests {
             let (queue, had_turn) = (Arc::clone(&self.queue), self.had_turn.clone());
             let (waiters, queued) = (Arc::clone(waiters), self.queued());
             self.tasks.spawn(async move {
-                let turn = queue.turn(&waiters, later()).await.unwrap();
+                let turn = queue.turn(&waiters, &alone(), later()).await.unwrap();
                 had_turn.send(name).await.unwrap();
                 drop(turn);
             });
@@ -288,6 +289,11 @@ mod tests {
         }
     }
 
+    /// Returns state of which nothing is shared.
+    fn alone() -> Sharing {
+        Sharing::new(Arc::new(Metrics::new()))
+    }
+
     fn later() -> Instant {
         Instant::now() + Duration::from_secs(60)
     }
@@ -310,7 +316,7 @@ mod tests {
 
     /// Takes the only slot; dropped, it starts the queue.
     async fn busy(queue: &TestQueue) -> QueryTurn {
-        queue.queue.turn(&waiting("somebody"), later()).await.unwrap()
+        queue.queue.turn(&waiting("somebody"), &alone(), later()).await.unwrap()
     }
 
     #[tokio::test]
@@ -351,10 +357,11 @@ mod tests {
         }
         let (had_turn, again) = (queue.had_turn.clone(), Arc::clone(&queue.queue));
         queue.tasks.spawn(async move {
-            let mut turn = again.turn(&waiting("a"), later()).await.unwrap();
+            let sharing = alone();
+            let mut turn = again.turn(&waiting("a"), &sharing, later()).await.unwrap();
             for _ in 0..2 {
                 let another = waiting("a");
-                let mut next = Box::pin(again.turn(&another, later()));
+                let mut next = Box::pin(again.turn(&another, &sharing, later()));
                 assert!(next.as_mut().now_or_never().is_none());
                 had_turn.send("a").await.unwrap();
                 drop(turn);
@@ -401,9 +408,9 @@ mod tests {
     async fn a_query_that_is_given_up_holds_up_no_other() {
         let mut queue = TestQueue::new();
         let busy = busy(&queue).await;
-        let (first, again) = (waiting("a"), Arc::clone(&queue.queue));
+        let (first, again, sharing) = (waiting("a"), Arc::clone(&queue.queue), alone());
         // This query dispatches for all; the turn it waits for would be its own.
-        let mut gives_up = Box::pin(again.turn(&first, later()));
+        let mut gives_up = Box::pin(again.turn(&first, &sharing, later()));
         assert!(gives_up.as_mut().now_or_never().is_none());
         queue.waits("b", &waiting("b")).await;
         drop(busy);
@@ -416,7 +423,7 @@ mod tests {
         let mut queue = TestQueue::new();
         let busy = busy(&queue).await;
         let first = waiting("a");
-        let fault = queue.queue.turn(&first, Instant::now()).await.unwrap_err();
+        let fault = queue.queue.turn(&first, &alone(), Instant::now()).await.unwrap_err();
         assert_eq!(fault, SourceFault::NoTurn);
         assert_eq!(queue.queued(), 0, "and leaves the queue");
         queue.waits("b", &waiting("b")).await;
@@ -426,13 +433,14 @@ mod tests {
 
     #[tokio::test]
     async fn the_rate_holds_over_many_that_wait() {
-        let queue = Arc::new(SourceQueue::new(NonZeroU32::new(20), 8));
+        let queue =
+            Arc::new(SourceQueue::new(Some(QueryRate::new(NonZeroU32::new(20).unwrap(), "")), 8));
         let began = std::time::Instant::now();
         let mut tasks = JoinSet::new();
         for _ in 0..30 {
             let queue = Arc::clone(&queue);
             tasks.spawn(async move {
-                drop(queue.turn(&waiting("a"), later()).await.unwrap());
+                drop(queue.turn(&waiting("a"), &alone(), later()).await.unwrap());
             });
         }
         while tasks.join_next().await.is_some() {}

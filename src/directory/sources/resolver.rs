@@ -16,6 +16,7 @@ use super::{LiveSource, LiveSources};
 use crate::breaker::AttemptResult;
 use crate::metrics::{Metrics, Oddity, QueryKind, QueryOutcome};
 use crate::registry::{Origin, ProviderRegistration, Sender};
+use crate::sharing::Sharing;
 use spine_types::interaction::Interaction;
 use spine_types::{Asid, CertificateName, OdsCode, PartyKey, ServiceRoot};
 
@@ -24,6 +25,7 @@ use spine_types::{Asid, CertificateName, OdsCode, PartyKey, ServiceRoot};
 pub(in crate::directory) struct SourceLookup<'a> {
     sources: &'a [LiveSource],
     metrics: &'a Metrics,
+    sharing: &'a Sharing,
     waiters: &'a Arc<LookupWaiters>,
     /// Time at which the look-up is given up.
     pub(in crate::directory) deadline: Instant,
@@ -84,10 +86,12 @@ impl LiveSources {
         waiters: &'a Arc<LookupWaiters>,
         patience: Duration,
         metrics: &'a Metrics,
+        sharing: &'a Sharing,
     ) -> SourceLookup<'a> {
         SourceLookup {
             sources: &self.sources,
             metrics,
+            sharing,
             waiters,
             deadline: Instant::now() + patience,
             past_caches: false,
@@ -344,7 +348,7 @@ impl<'a> SourceLookup<'a> {
             return Err(SourceFault::CircuitOpen);
         };
         let waits = Instant::now();
-        let turn = source.queue.turn(self.waiters, self.deadline).await;
+        let turn = source.queue.turn(self.waiters, self.sharing, self.deadline).await;
         let began = Instant::now();
         self.metrics.directory.waited(label, began - waits);
         let answer = match turn {

@@ -30,7 +30,7 @@ use super::super::settings::SourceDeadlines;
 use super::query::{
     AccreditedSystem, Handler, HandlersOf, QueryOptions, SourceFault, SystemsOf, watch_over,
 };
-use crate::tls::DirectoryLeg;
+use crate::tls::ServiceLeg;
 use spine_types::InnerUrl;
 
 /// Settings of the SDS FHIR API.
@@ -42,7 +42,7 @@ pub struct ApiSettings {
     /// File that contains only the API key; the sandbox needs none.
     pub key_file: Option<PathBuf>,
     /// TLS towards the API.
-    pub tls: DirectoryLeg,
+    pub tls: ServiceLeg,
     /// Maximum number of queries per second, and of a burst; at most 8 are under way. The service's own limit
     /// is five per second.
     #[serde(default = "per_second")]

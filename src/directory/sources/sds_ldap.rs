@@ -19,7 +19,7 @@ use super::super::settings::SourceDeadlines;
 use super::query::{
     AccreditedSystem, Handler, HandlersOf, QueryOptions, SourceFault, SystemsOf, watch_over,
 };
-use crate::tls::DirectoryLeg;
+use crate::tls::ServiceLeg;
 use spine_types::interaction;
 
 mod relay;
@@ -37,7 +37,7 @@ pub struct LdapSettings {
     #[serde(default = "base")]
     pub base: String,
     /// TLS towards the server, with our certificate.
-    pub tls: DirectoryLeg,
+    pub tls: ServiceLeg,
 }
 
 fn base() -> String {

@@ -113,7 +113,7 @@ fn a_marked_entry_is_older_than_it_is_and_never_younger() {
     for (mark, young, old) in [
         (AgeMark::None, Age::Fresh, Age::Old),
         (AgeMark::Loaded, Age::Stale, Age::Old),
-        (AgeMark::Flushed, Age::Old, Age::Old),
+        (AgeMark::Flushed { from_s: NOW_S }, Age::Old, Age::Old),
     ] {
         let stamp = AnswerStamp { mark, ..sender_stamp() };
         assert_eq!(stamp.age(limits, NOW_S), young);
@@ -258,7 +258,7 @@ fn apply(
             let others: Vec<_> = [one()].into_iter().chain(booking).collect();
             (practice.after_others(&found(vec![one()]), &others, rules, number), now_s)
         }
-        Event::Flush => (practice.flushed(), now_s),
+        Event::Flush => (practice.flushed(now_s), now_s),
         Event::Wait(seconds) => (same(), now_s + seconds),
     }
 }

@@ -2,29 +2,23 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use super::super::quota::GlobalInFlight;
-use super::*;
+use super::super::{MissingRate, RateDraw, RateGrant, RedisServer, RedisSettings, Sharing};
+use crate::metrics::Metrics;
+use crate::tls::Loader;
 
 /// Bytes that a server sends before it gives up.
 const ENDLESS: usize = 256 * 1024 * 1024;
 
-fn account() -> ConsumerQuota {
-    let (per_second, burst) = (NonZeroU32::new(40).unwrap(), NonZeroU32::new(100).unwrap());
-    ConsumerQuota::new(
-        QuotaTerms { per_second, burst, exchanges_max: 1 },
-        Arc::<GlobalInFlight>::default(),
-    )
-}
-
 /// Starts a server that answers the script with these bytes, and with so many of a filler.
 ///
 /// The receiver gets, for each connection, how many filler bytes were taken.
-async fn server(answer: &'static str, filler: usize) -> (SharedQuotas, mpsc::Receiver<usize>) {
+async fn server(answer: &'static str, filler: usize) -> (Sharing, mpsc::Receiver<usize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://{}", listener.local_addr().unwrap());
     let (tell, told) = mpsc::channel(16);
@@ -52,20 +46,37 @@ async fn server(answer: &'static str, filler: usize) -> (SharedQuotas, mpsc::Rec
             });
         }
     });
-    let sharing = SharingSettings { url, password_file: None, wait: Duration::from_secs(5) };
-    (SharedQuotas::new(&sharing).unwrap(), told)
+    let sharing = Sharing::new(Arc::new(Metrics::new()));
+    let settings = RedisSettings {
+        url,
+        password_file: None,
+        tls: None,
+        wait: Duration::from_secs(5),
+        gateways: NonZeroU32::MIN,
+        key_file: None,
+    };
+    sharing.replace(Some(RedisServer::load(&settings, &mut Loader::new(0)).unwrap()));
+    (sharing, told)
 }
 
-async fn draws(shared: &SharedQuotas) -> Option<Result<QuotaLeft, Refusal>> {
-    let consumer = "200000000359".parse().unwrap();
-    shared.take(&consumer, &account(), &Metrics::new()).await
+/// Draws one of a rate of 40 a second, and 100 at once.
+async fn draws(sharing: &Sharing, ahead: Duration) -> Option<RateGrant> {
+    let draw = RateDraw {
+        key: "invented",
+        interval: Duration::from_millis(25),
+        burst: NonZeroU32::new(100).unwrap(),
+        wanted: 1,
+        ahead,
+        missing: MissingRate::Unused,
+    };
+    sharing.draw(&draw).await
 }
 
 #[tokio::test]
 async fn an_answer_without_an_end_is_not_taken() {
     for start in ["$2000000000\r\n", "+", "*2000000000\r\n$2000000000\r\n", "-"] {
         let (shared, mut taken) = server(start, ENDLESS).await;
-        assert_eq!(draws(&shared).await, None, "{start}");
+        assert_eq!(draws(&shared, Duration::ZERO).await, None, "{start}");
         // The sockets' buffers are all that it could fill.
         assert!(taken.recv().await.unwrap() < ENDLESS / 4, "{start}");
     }
@@ -84,7 +95,7 @@ async fn a_connection_is_not_used_after_an_answer_that_is_none() {
         "nonsense\r\n",
     ] {
         let (shared, mut ended) = server(answer, 0).await;
-        assert_eq!(draws(&shared).await, None, "{answer}");
+        assert_eq!(draws(&shared, Duration::ZERO).await, None, "{answer}");
         assert_eq!(ended.recv().await, Some(0), "{answer}");
     }
 }
@@ -93,11 +104,10 @@ async fn a_connection_is_not_used_after_an_answer_that_is_none() {
 async fn numbers_beyond_what_was_asked_for_are_cut_to_it() {
     let answer = "*4\r\n$1\r\n0\r\n:4000000000\r\n:4000000000\r\n:9000000000000000000\r\n";
     let (shared, _ended) = server(answer, 0).await;
-    let allowance = draws(&shared).await.unwrap().unwrap();
-    // One was asked for, and is spent.
-    assert_eq!((allowance.limit, allowance.remaining), (100, 99));
+    let granted = draws(&shared, Duration::ZERO).await.unwrap();
+    assert_eq!((granted.granted, granted.left), (1, 99));
     let answer = "*4\r\n$1\r\n0\r\n:0\r\n:0\r\n:9000000000000000000\r\n";
     let (shared, _ended) = server(answer, 0).await;
-    let refused = draws(&shared).await.unwrap().unwrap_err();
-    assert_eq!(refused.retry_after_s(), Some(3));
+    let none = draws(&shared, Duration::from_secs(10)).await.unwrap();
+    assert_eq!((none.granted, none.wait), (0, Duration::from_millis(12_500)));
 }

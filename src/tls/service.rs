@@ -1,4 +1,4 @@
-//! TLS towards the directory's live sources.
+//! TLS towards servers that the proxy queries: the directory's live sources, and Redis.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,15 +11,15 @@ use super::loader::{LegFiles, Loader};
 use super::provider::ServerVerifier;
 use super::{Crl, CrlRollback, ExpiredCrl, KeyPair};
 
-/// TLS towards one live source of the directory.
+/// TLS towards a server that the proxy queries: a live source of the directory, or Redis.
 #[derive(Debug, Clone, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct DirectoryLeg {
-    /// Our client certificate, as `{ chain = "…", key = "…" }`, if the source asks for one.
+pub struct ServiceLeg {
+    /// Our client certificate, as `{ chain = "…", key = "…" }`, if the server asks for one.
     pub certificate: Option<KeyPair>,
-    /// Authorities that issue the source's certificate, as PEM files.
+    /// Authorities that issue the server's certificate, as PEM files.
     pub authorities: Vec<PathBuf>,
-    /// Revocation lists for the source's certificate: a list of PEM or DER files and of folders of such files, or `"none"`
+    /// Revocation lists for the server's certificate: a list of PEM or DER files and of folders of such files, or `"none"`
     /// to check no revocation.
     pub crl: Crl,
     /// Treatment of a revocation list with a lower number than the one in force.
@@ -30,8 +30,24 @@ pub struct DirectoryLeg {
     pub cn_fallback: bool,
 }
 
-impl DirectoryLeg {
-    /// Returns the TLS client settings towards the source, without ALPN; `leg` names it in errors.
+/// Uses of the files of a [`ServiceLeg`], for operators.
+#[derive(Debug, Clone, Copy)]
+pub struct LegUse {
+    certificate: CertificateUse,
+    crl: CertificateUse,
+}
+
+impl LegUse {
+    /// Uses towards a live source of the directory.
+    pub const DIRECTORY: Self =
+        Self { certificate: CertificateUse::Directory, crl: CertificateUse::DirectoryCrl };
+    /// Uses towards Redis.
+    pub const REDIS: Self =
+        Self { certificate: CertificateUse::Redis, crl: CertificateUse::RedisCrl };
+}
+
+impl ServiceLeg {
+    /// Returns the TLS client settings towards the server, without ALPN; `leg` names it in errors.
     ///
     /// # Errors
     /// Returns an error for the first file that is missing, unreadable, malformed or does not fit another,
@@ -39,11 +55,12 @@ impl DirectoryLeg {
     pub fn config(
         &self,
         leg: &'static str,
+        used_as: LegUse,
         loader: &mut Loader,
     ) -> Result<Arc<ClientConfig>, TrustError> {
         let crypto = Arc::new(super::crypto());
         let ours = match &self.certificate {
-            Some(pair) => Some(loader.key(leg, pair, &crypto, CertificateUse::Directory)?),
+            Some(pair) => Some(loader.key(leg, pair, &crypto, used_as.certificate)?),
             None => None,
         };
         let files = LegFiles {
@@ -52,7 +69,7 @@ impl DirectoryLeg {
             crl: &self.crl,
             expired: ExpiredCrl::Deny,
             rollback: self.crl_rollback,
-            used_as: CertificateUse::DirectoryCrl,
+            used_as: used_as.crl,
         };
         let chains = loader.verifier(&files, &crypto)?;
         let verifier = ServerVerifier { chains, cn_fallback: self.cn_fallback };
