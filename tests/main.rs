@@ -55,6 +55,7 @@ mod reload;
 mod refusals;
 mod revocation;
 mod session;
+mod sharing;
 mod shipping;
 mod signals;
 mod simulator;

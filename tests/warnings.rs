@@ -56,7 +56,7 @@ async fn bed() -> TestBed {
     let sds = "[directory.sds-api]\nurl = \"https://sds.example.nhs.uk/FHIR/R4\"\n\
                key-file = \"sds.key\"\ntls = { authorities = [\"sds-ca.pem\"], crl = [\"sds.crl\"] }";
     let shared = "[redis]\ngateways = 1\nurl = \"redis://127.0.0.1:1\"\n\
-                  password-file = \"redis.password\"";
+                  password-file = \"redis.password\"\nkey-file = \"redis.key\"";
     let mut text = bed.text("spine-proxy.toml");
     for (from, to) in [
         ("[admin]\n", "[admin]\ntoken-file = \"admin.token\"\n"),
@@ -76,15 +76,15 @@ async fn bed() -> TestBed {
         bed.replace(name, &bed.text("crl.pem"));
         set_mode(&bed.path(name), 0o644);
     }
-    for name in ["admin.token", "sds.key", "redis.password", "snapshot.json"] {
+    for name in ["admin.token", "sds.key", "redis.password", "redis.key", "snapshot.json"] {
         bed.replace(name, "0123456789abcdef0123456789abcdef");
         set_mode(&bed.path(name), 0o600);
     }
     bed
 }
 
-const SECRETS: [&str; 5] =
-    ["server.key", "gateway.key", "admin.token", "sds.key", "redis.password"];
+const SECRETS: [&str; 6] =
+    ["server.key", "gateway.key", "admin.token", "sds.key", "redis.password", "redis.key"];
 const PUBLIC_FILES: [&str; 8] = [
     "spine-proxy.toml",
     "directory.toml",
