@@ -2,6 +2,11 @@
 //! simulator and the terminal.
 
 use std::io::Write as _;
+#[cfg(feature = "lab")]
+use std::path::{Path, PathBuf};
+
+#[cfg(feature = "lab")]
+use anyhow::Context as _;
 
 pub mod audit;
 #[cfg(feature = "lab")]
@@ -9,6 +14,8 @@ pub mod certs;
 pub mod check;
 #[cfg(feature = "lab")]
 pub mod demo;
+#[cfg(feature = "lab")]
+pub mod lab;
 pub mod lookup;
 pub mod manual;
 pub mod reload;
@@ -22,4 +29,20 @@ pub mod token;
 /// Prints a line to standard output; an error, such as a closed pipe, is ignored.
 pub(crate) fn print(text: impl std::fmt::Display) {
     writeln!(std::io::stdout(), "{text}").unwrap_or_default();
+}
+
+/// Reads a TOML file, and takes the paths that `paths_mut` returns as relative to its folder.
+#[cfg(feature = "lab")]
+fn read_toml<T: serde::de::DeserializeOwned>(
+    path: &Path,
+    paths_mut: impl FnOnce(&mut T) -> Vec<&mut PathBuf>,
+) -> anyhow::Result<T> {
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut settings = toml::from_str(&text).with_context(|| path.display().to_string())?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    for file in paths_mut(&mut settings) {
+        *file = folder.join(&file);
+    }
+    Ok(settings)
 }

@@ -8,7 +8,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use spine_proxy::commands::check::SchemaOf;
 use spine_proxy::commands::{audit, check, lookup, manual, reload, serve, token};
 #[cfg(feature = "lab")]
-use spine_proxy::commands::{certs, demo, simulate};
+use spine_proxy::commands::{certs, demo, lab, simulate};
 use spine_proxy::failure::Failure;
 
 #[global_allocator]
@@ -50,6 +50,9 @@ enum Command {
     #[cfg(feature = "lab")]
     /// Runs example booking sessions through a proxy on loopback, then leaves it running to try out.
     Demo(demo::DemoOptions),
+    #[cfg(feature = "lab")]
+    /// Runs a complete environment for tests until it is stopped, and describes it in one line of JSON.
+    Lab(lab::LabOptions),
     /// Looks up a practice in the directory as a request would, and prints each step and the result.
     Lookup(lookup::LookupOptions),
     /// Verifies, searches or exports the audit journal.
@@ -101,6 +104,8 @@ fn main() -> ExitCode {
         Command::Reload(wanted) => reload::run(&wanted),
         #[cfg(feature = "lab")]
         Command::Demo(wanted) => demo::run(&wanted),
+        #[cfg(feature = "lab")]
+        Command::Lab(wanted) => lab::run(&wanted),
         Command::Lookup(wanted) => lookup::run(&wanted),
         Command::Audit(wanted) => audit::run(*wanted),
         #[cfg(feature = "lab")]

@@ -230,6 +230,7 @@ fn the_shipped_examples_fit_their_schemas_and_a_mistake_does_not() {
         ("configuration", "spine-proxy.toml", "\nnames = ", "\nname = "),
         ("directory", "directory.toml", "\nasids = ", "\nasid = "),
         ("simulator", "simulator.toml", "\nbase-path = ", "\nbase-pathe = "),
+        ("lab", "lab.toml", "\nasid = ", "\nasids = "),
     ] {
         let printed = run(&["check", "--schema", of]);
         assert_eq!(printed.status.code(), Some(0), "{}", stderr(&printed));

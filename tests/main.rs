@@ -39,6 +39,7 @@ mod language;
 #[cfg(feature = "ldap")]
 mod ldap;
 mod kept;
+mod lab;
 mod lifecycle;
 mod manager;
 mod memory;

@@ -70,6 +70,9 @@ pub enum SchemaOf {
     /// The file of `simulate provider`.
     #[cfg(feature = "lab")]
     Simulator,
+    /// The file of `lab`.
+    #[cfg(feature = "lab")]
+    Lab,
 }
 
 /// Prints the JSON Schema of a file format.
@@ -79,6 +82,8 @@ pub fn schema(of: SchemaOf) {
         SchemaOf::Directory => DirectoryFile::schema(),
         #[cfg(feature = "lab")]
         SchemaOf::Simulator => super::simulate::schema(),
+        #[cfg(feature = "lab")]
+        SchemaOf::Lab => super::lab::schema(),
     };
     print(format_args!("{:#}", schema.as_value()));
 }

@@ -6,19 +6,18 @@
 
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::lab::{HUB, HUB_ODS, Lab, LabDirectory, LabSettings, PRACTICES};
 use super::print;
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::failure::Failure;
 
 mod consumer;
 mod play;
-mod slapd;
-mod world;
 
 use play::Play;
-use world::{Directories, World};
 
 /// Options of the demonstration.
 #[derive(Debug, Clone, clap::Args)]
@@ -52,18 +51,19 @@ pub fn run(wanted: &DemoOptions) -> Result<(), Failure> {
 }
 
 async fn played(folder: &Path, wanted: &DemoOptions) -> Result<(), Failure> {
-    let with = if wanted.ldap { Directories::Ldap } else { Directories::Api };
-    let world = World::set_up(folder, with).await?;
+    let directory = if wanted.ldap { LabDirectory::SdsLdap } else { LabDirectory::SdsApi };
+    let settings = LabSettings { directory, ..LabSettings::demonstration() };
+    let lab = Lab::set_up(folder, settings).await?;
     let mut stop = signal(SignalKind::terminate())?;
     let record = wanted.record.as_ref().map(std::fs::File::create).transpose();
-    let play = Play::new(&world, record?);
+    let play = Play::new(&lab, record?);
     let failed = tokio::select! {
         failed = play.all() => failed.map_err(Failure::Environment)?,
         _ = tokio::signal::ctrl_c() => return Ok(()),
         _ = stop.recv() => return Ok(()),
     };
     if wanted.once {
-        world.take_down().await;
+        lab.take_down().await;
         return match failed {
             0 => Ok(()),
             failed => Err(Failure::Environment(anyhow::anyhow!(
@@ -71,11 +71,45 @@ async fn played(folder: &Path, wanted: &DemoOptions) -> Result<(), Failure> {
             ))),
         };
     }
-    print(world.invitation()?);
+    print(invitation(&lab, folder)?);
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}
         _ = stop.recv() => {}
     }
-    world.take_down().await;
+    lab.take_down().await;
     Ok(())
+}
+
+/// Returns commands to try next, which work as printed while the demonstration runs.
+fn invitation(lab: &Lab, folder: &Path) -> Result<String, Failure> {
+    let program = std::env::current_exe()?;
+    let (program, folder) = (program.display(), folder.display());
+    let (address, admin) = (lab.address(), lab.admin());
+    let [practice, ..] = &PRACTICES;
+    let (root, asid, ods) = (practice.root(), practice.asid, practice.ods);
+    let today = Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
+    let until = today.saturating_add(jiff::Span::new().days(13));
+    let slots = format!("status=free&start=ge{today}&end=le{until}&_include=Slot:schedule");
+    let curl = format!(
+        "curl --path-as-is --cacert {folder}/ca.pem --cert {folder}/hub.pem --key {folder}/hub.key"
+    );
+    let headers = |interaction: &str| {
+        format!(
+            "  -H 'Ssp-TraceID: '$(cat /proc/sys/kernel/random/uuid) -H 'Ssp-From: {HUB}' -H 'Ssp-To: {asid}' \\\n  -H 'Ssp-InteractionID: {interaction}' \\\n  -H \"Authorization: Bearer $({program} token --audience {root} --ods {HUB_ODS} --interaction {interaction})\""
+        )
+    };
+    let interaction = "urn:nhs:names:services:gpconnect:fhir:rest:search:slot-1";
+    let metadata = "urn:nhs:names:services:gpconnect:fhir:rest:read:metadata-1";
+    Ok(format!(
+        "\nThe proxy is still running. Try it yourself; Ctrl-C ends it and removes {folder}.\n\n\
+         # Free slots at {}, by its service root\n{curl} \\\n{} \\\n  'https://{address}/{root}/Slot?{slots}'\n\n\
+         # The same practice by its ODS code\n{curl} \\\n{} \\\n  'https://{address}/{ods}/STU3/1/gpconnect/metadata'\n\n\
+         # No client certificate: 496\ncurl -i --path-as-is --cacert {folder}/ca.pem 'https://{address}/{root}/metadata'\n\n\
+         # A look-up of this practice, and the directory cache\n{program} lookup --config {folder}/spine-proxy.toml {ods}\ncurl -H \"Authorization: Bearer $(cat {folder}/admin.token)\" http://{admin}/directory\n\n\
+         # What was refused and why, in the console: log in with the token from {folder}/admin.token\nhttp://{admin}/console\n\n\
+             # Metrics, readiness, audit journal\ncurl http://{admin}/metrics\ncurl http://{admin}/readyz\n{program} audit query {folder}/audit\n{program} audit verify {folder}/audit\n",
+        practice.name,
+        headers(interaction),
+        headers(metadata),
+    ))
 }

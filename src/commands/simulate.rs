@@ -15,8 +15,8 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::print;
 use super::server_tls::{self, ClientAuthorities};
+use super::{print, read_toml};
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::failure::Failure;
 use crate::tls::KeyPair;
@@ -134,24 +134,9 @@ fn provider(config: &Path, memory: bool) -> Result<(), Failure> {
     runtime.block_on(settings.serve(Arc::new(provider), serving))
 }
 
-/// Reads a TOML file, and takes the paths that `paths_mut` returns as relative to its folder.
-fn load<T: serde::de::DeserializeOwned>(
-    path: &Path,
-    paths_mut: impl FnOnce(&mut T) -> Vec<&mut PathBuf>,
-) -> anyhow::Result<T> {
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut settings = toml::from_str(&text).with_context(|| path.display().to_string())?;
-    let folder = path.parent().unwrap_or(Path::new(""));
-    for file in paths_mut(&mut settings) {
-        *file = folder.join(&file);
-    }
-    Ok(settings)
-}
-
 impl ProviderSettings {
     fn load(path: &Path) -> anyhow::Result<Self> {
-        load(path, Self::paths_mut)
+        read_toml(path, Self::paths_mut)
     }
 
     fn paths_mut(&mut self) -> Vec<&mut PathBuf> {

@@ -8,9 +8,9 @@ use http::Method;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::super::lab::{HUB, HUB_ODS, Lab, ListedPractice, NIGHT, NIGHT_ODS};
 use super::super::print;
 use super::consumer::{DemoConsumer, DemoResponse};
-use super::world::{HUB, HUB_ODS, ListedPractice, NIGHT, NIGHT_ODS, World};
 use crate::claims;
 use gpconnect_simulator as simulator;
 use spine_types::interaction;
@@ -23,7 +23,7 @@ const FHIR: &str = "urn:nhs:names:services:gpconnect:fhir:";
 
 /// Demonstration in its environment.
 pub(super) struct Play<'a> {
-    world: &'a World,
+    lab: &'a Lab,
     /// File that every answered resource is written to.
     record: Option<Mutex<File>>,
 }
@@ -76,8 +76,8 @@ impl<'a> DemoRequest<'a> {
 }
 
 impl<'a> Play<'a> {
-    pub(super) fn new(world: &'a World, record: Option<File>) -> Self {
-        Self { world, record: record.map(Mutex::new) }
+    pub(super) fn new(lab: &'a Lab, record: Option<File>) -> Self {
+        Self { lab, record: record.map(Mutex::new) }
     }
 
     /// Runs everything; returns the number of steps that were not answered as expected.
@@ -114,8 +114,7 @@ impl<'a> Play<'a> {
 
     async fn wrong_requests(&self) -> anyhow::Result<usize> {
         let mut failed = 0;
-        let requests =
-            wrong::requests(self.world.strangers_token(), self.world.other_roots_token());
+        let requests = wrong::requests(self.lab.directory());
         for (what, ask, token) in requests {
             let heard = self.send_quietly(&ask).await?;
             let issue = heard.json();
@@ -186,10 +185,10 @@ impl<'a> Play<'a> {
     }
 
     fn actor(&self, name: &str) -> anyhow::Result<DemoConsumer> {
-        let chain = self.world.file(&format!("{name}.pem"));
-        let key = self.world.file(&format!("{name}.key"));
+        let chain = self.lab.file(&format!("{name}.pem"));
+        let key = self.lab.file(&format!("{name}.key"));
         let certificate = (!name.is_empty()).then_some((chain.as_path(), key.as_path()));
-        DemoConsumer::new(self.world.address(), &self.world.file("ca.pem"), certificate)
+        DemoConsumer::new(self.lab.address(), &self.lab.file("ca.pem"), certificate)
     }
 }
 

@@ -74,7 +74,7 @@ pub(super) fn run(config: &Path) -> Result<(), Failure> {
 
 impl SdsSettings {
     fn load(path: &Path) -> anyhow::Result<Self> {
-        super::load(path, |settings: &mut Self| {
+        super::super::read_toml(path, |settings: &mut Self| {
             let KeyPair { chain, key } = &mut settings.certificate;
             [chain, key].into_iter().chain(&mut settings.key_file).collect()
         })

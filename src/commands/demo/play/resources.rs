@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::super::world::HUB_ODS;
+use super::super::super::lab::HUB_ODS;
 
 pub(super) fn resources(bundle: &Value, kind: &str) -> Vec<Value> {
     let entries = bundle.get("entry").and_then(Value::as_array).cloned().unwrap_or_default();

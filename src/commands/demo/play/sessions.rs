@@ -3,9 +3,9 @@
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
+use super::super::super::lab::{ListedPractice, PRACTICES};
 use super::super::super::print;
 use super::super::consumer::DemoResponse;
-use super::super::world::{ListedPractice, PRACTICES};
 use super::resources::{booking, cancelled, first, resources, set, text};
 use super::{DemoRequest, Play, dates};
 use gpconnect_simulator::{InventedPerson, Registration, people};

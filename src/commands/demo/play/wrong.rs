@@ -2,15 +2,20 @@
 
 use http::Method;
 
-use super::super::world::{CLINIC, CLINIC_ODS, CLOSED, PRACTICES};
+use super::super::super::lab::{CLINIC, CLINIC_ODS, CLOSED, LabDirectory, PRACTICES};
 use super::{DemoRequest, dates};
 
 /// Returns the table: description of the fault, request, and token of the expected refusal.
 #[expect(clippy::too_many_lines, reason = "the table has one row for each wrong request")]
 pub(super) fn requests(
-    strangers_token: &'static str,
-    other_roots_token: &'static str,
+    directory: LabDirectory,
 ) -> Vec<(&'static str, DemoRequest<'static>, &'static str)> {
+    // The API can be searched neither for the name of a certificate nor for an ASID: an unregistered certificate is
+    // known to be none, and the receiver is sought at the other practice alone.
+    let (strangers_token, other_roots_token) = match directory {
+        LabDirectory::SdsApi => ("certificate_unknown", "receiver_not_found"),
+        LabDirectory::SdsLdap => ("certificate_not_senders", "target_not_receivers"),
+    };
     let [practice, other, ..] = &PRACTICES;
     let (today, until) = dates();
     let search = format!("/Slot?status=free&start=ge{today}&end=le{until}&_include=Slot:schedule");

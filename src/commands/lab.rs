@@ -1,0 +1,144 @@
+//! `lab`: a complete environment on this machine for tests: consumers, simulated practices, a directory service and
+//! the proxy, described by one JSON document.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use gpconnect_simulator::people;
+use schemars::{Schema, schema_for};
+use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::print;
+use crate::config::{Log, LogFormat, LogLevel};
+use crate::failure::Failure;
+
+mod demonstration;
+mod settings;
+mod slapd;
+mod world;
+
+pub(super) use demonstration::{
+    CLINIC, CLINIC_ODS, CLOSED, HUB, HUB_ODS, ListedPractice, NIGHT, NIGHT_ODS, PRACTICES,
+};
+pub(super) use settings::{LabDirectory, LabSettings};
+pub(super) use world::Lab;
+
+/// Options of a lab.
+#[derive(Debug, Clone, clap::Args)]
+pub struct LabOptions {
+    /// Configuration file; without it, the consumers and practices of the demonstration, at free ports.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Folder for all files, which must not exist or be empty, and is kept; without it, a temporary one.
+    #[arg(long, value_name = "FOLDER")]
+    folder: Option<PathBuf>,
+}
+
+/// Returns the JSON Schema of the lab's configuration file.
+#[must_use]
+pub fn schema() -> Schema {
+    schema_for!(LabSettings)
+}
+
+/// Sets up a lab, prints one line of JSON that describes it, and runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Returns an error if the configuration cannot be used or the environment cannot be set up.
+pub fn run(wanted: &LabOptions) -> Result<(), Failure> {
+    crate::log::start(&Log { format: LogFormat::Human, level: LogLevel::Error });
+    let settings = match &wanted.config {
+        Some(path) => LabSettings::load(path).map_err(Failure::Configuration)?,
+        None => LabSettings::demonstration(),
+    };
+    let temporary = std::env::temp_dir().join(format!("spine-proxy-lab-{}", std::process::id()));
+    let folder = wanted.folder.as_ref().unwrap_or(&temporary);
+    let folder = std::path::absolute(folder)?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let served = runtime.block_on(serve(&folder, settings));
+    if wanted.folder.is_none() {
+        std::fs::remove_dir_all(&folder)
+            .with_context(|| format!("{} could not be removed", folder.display()))
+            .map_err(Failure::Environment)?;
+    }
+    served
+}
+
+async fn serve(folder: &Path, settings: LabSettings) -> Result<(), Failure> {
+    let mut stop = signal(SignalKind::terminate())?;
+    let lab = Lab::set_up(folder, settings).await?;
+    print(lab.description());
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = stop.recv() => {}
+    }
+    lab.take_down().await;
+    Ok(())
+}
+
+impl Lab {
+    /// Returns everything that a test needs to know: addresses, files, consumers, practices and their patients.
+    fn description(&self) -> Value {
+        let file = |name: &str| self.file(name).display().to_string();
+        let certificate = |name: &str| {
+            json!({
+                "certificate": file(&format!("{name}.pem")),
+                "key": file(&format!("{name}.key")),
+            })
+        };
+        let consumers = self.settings.consumers.iter().map(|consumer| {
+            json!({
+                "name": consumer.name,
+                "asid": consumer.asid,
+                "ods": consumer.ods,
+                "interactions": consumer.interactions,
+                "agreed": consumer.agreed,
+                "certificate": file(&format!("{}.pem", consumer.name)),
+                "key": file(&format!("{}.key", consumer.name)),
+            })
+        });
+        let practices = self.settings.practices.iter().map(|practice| {
+            json!({
+                "name": practice.name,
+                "ods": practice.ods,
+                "asid": practice.asid,
+                "root": practice.root(),
+                "answers": practice.answers,
+                "seed": practice.seed,
+            })
+        });
+        let patients = people().into_iter().map(|person| {
+            json!({
+                "nhs_number": person.nhs_number,
+                "family": person.family,
+                "given": person.given,
+                "gender": person.gender,
+                "birth_date": person.birth_date,
+                "registration": person.registration,
+            })
+        });
+        let (address, admin) = (self.address(), self.admin());
+        json!({
+            "proxy": {
+                "url": format!("https://localhost:{}", address.port()),
+                "address": address,
+                "configuration": file("spine-proxy.toml"),
+                "journal": file("audit"),
+            },
+            "admin": { "url": format!("http://{admin}"), "token_file": file("admin.token") },
+            "simulator": { "url": format!("http://{}/_simulator", self.control) },
+            "authority": file("ca.pem"),
+            "revocation_lists": file("crl.pem"),
+            "consumers": consumers.collect::<Vec<_>>(),
+            "refused_certificates": {
+                "stranger": certificate("stranger"),
+                "expired": certificate("expired"),
+                "not_yet_valid": certificate("not-yet-valid"),
+                "revoked": certificate("revoked"),
+            },
+            "practices": practices.collect::<Vec<_>>(),
+            "patients": patients.collect::<Vec<_>>(),
+        })
+    }
+}

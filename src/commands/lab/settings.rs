@@ -1,0 +1,193 @@
+//! Settings of `lab`: consumers and practices of a complete environment.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, ensure};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use spine_types::{Asid, OdsCode, ServiceRoot};
+
+/// Configuration of a lab: a complete environment on this machine, for tests.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(crate) struct LabSettings {
+    /// Address of the proxy's consumer port; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// Address of the proxy's admin port; port 0 takes a free one.
+    pub admin: SocketAddr,
+    /// Address at which the simulated practices answer without TLS, with their control interface; port 0 takes a
+    /// free one.
+    pub control: SocketAddr,
+    /// Directory service that practices are looked up in.
+    pub directory: LabDirectory,
+    /// Consumers; without any, those of the demonstration.
+    #[serde(rename = "consumer")]
+    pub consumers: Vec<LabConsumer>,
+    /// Practices; without any, those of the demonstration.
+    #[serde(rename = "practice")]
+    pub practices: Vec<LabPractice>,
+    /// Settings of the proxy, as in its configuration file, that replace those of the lab.
+    #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
+    pub proxy: toml::Table,
+}
+
+/// Names of the lab's other certificates.
+pub(super) const RESERVED: [&str; 8] =
+    ["ca", "crl", "server", "gateway", "stranger", "expired", "not-yet-valid", "revoked"];
+
+/// Kind of directory service that practices are looked up in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum LabDirectory {
+    /// Stand-in for the SDS FHIR API.
+    #[default]
+    SdsApi,
+    /// `slapd` with the same records, which must be installed.
+    SdsLdap,
+}
+
+/// Consumer of a lab, with a certificate of its own.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct LabConsumer {
+    /// Name, also of the files of its certificate and key: letters, digits and hyphens.
+    pub name: String,
+    /// ASID of its system.
+    #[schemars(with = "String")]
+    pub asid: Asid,
+    /// ODS code of its organisation.
+    #[schemars(with = "String")]
+    pub ods: OdsCode,
+    /// Groups of interactions, or single ids, that it is registered for.
+    #[serde(default = "interactions")]
+    pub interactions: Vec<String>,
+    /// True if every practice has agreed to share with it.
+    #[serde(default = "yes")]
+    pub agreed: bool,
+}
+
+/// Practice of a lab, whose system is simulated.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct LabPractice {
+    /// Name of the practice.
+    pub name: String,
+    /// ODS code of the practice.
+    #[schemars(with = "String")]
+    pub ods: OdsCode,
+    /// ASID of its system.
+    #[schemars(with = "String")]
+    pub asid: Asid,
+    /// Host of its service root; practices may share one.
+    #[serde(default = "host")]
+    pub host: String,
+    /// Path of its service root, which no other practice has; `/{ODS}/STU3/1/gpconnect` if not set.
+    pub path: Option<String>,
+    /// File with its initial contents; without it, the simulator's own are used.
+    pub seed: Option<PathBuf>,
+    /// False if the directory lists it but its system does not answer.
+    #[serde(default = "yes")]
+    pub answers: bool,
+}
+
+fn interactions() -> Vec<String> {
+    ["appointments", "foundations"].map(str::to_owned).to_vec()
+}
+
+const fn yes() -> bool {
+    true
+}
+
+fn host() -> String {
+    "gp.example.nhs.uk".to_owned()
+}
+
+impl Default for LabSettings {
+    /// Returns settings without consumers and practices, at free ports of the loopback address.
+    fn default() -> Self {
+        let free = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+        Self {
+            address: free,
+            admin: free,
+            control: free,
+            directory: LabDirectory::default(),
+            consumers: Vec::new(),
+            practices: Vec::new(),
+            proxy: toml::Table::new(),
+        }
+    }
+}
+
+impl LabConsumer {
+    /// Returns the name in its certificate.
+    pub(super) fn certificate_name(&self) -> String {
+        format!("{}.example.nhs.uk", self.name)
+    }
+}
+
+impl LabPractice {
+    /// Returns the path of its service root.
+    pub(super) fn path(&self) -> String {
+        self.path.clone().unwrap_or_else(|| format!("/{}/STU3/1/gpconnect", self.ods))
+    }
+
+    /// Returns its service root.
+    pub(super) fn root(&self) -> String {
+        format!("https://{}{}", self.host, self.path())
+    }
+}
+
+impl LabSettings {
+    /// Reads a configuration file; paths in it are relative to its folder.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be read, or two of its members cannot be told apart.
+    pub(super) fn load(path: &Path) -> anyhow::Result<Self> {
+        let settings: Self = crate::commands::read_toml(path, |settings: &mut Self| {
+            settings.practices.iter_mut().flat_map(|practice| &mut practice.seed).collect()
+        })?;
+        let settings = settings.or_demonstration();
+        settings.check().with_context(|| path.display().to_string())?;
+        Ok(settings)
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        let name = |consumer: &LabConsumer| consumer.name.clone();
+        distinct("consumer.name", self.consumers.iter().map(name))?;
+        distinct("practice.ods", self.practices.iter().map(|practice| practice.ods.to_string()))?;
+        distinct("practice.path", self.practices.iter().map(LabPractice::path))?;
+        let asids = self.consumers.iter().map(|consumer| &consumer.asid);
+        let asids = asids.chain(self.practices.iter().map(|practice| &practice.asid));
+        distinct("asid", asids.map(ToString::to_string))?;
+        for consumer in &self.consumers {
+            let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+            let name = &consumer.name;
+            ensure!(
+                !name.is_empty() && name.bytes().all(is_plain),
+                "consumer.name: {name:?} has characters other than letters, digits and hyphens"
+            );
+            ensure!(
+                !RESERVED.contains(&name.as_str()),
+                "consumer.name: {name:?} is the name of another certificate of the lab"
+            );
+        }
+        for practice in &self.practices {
+            let root = practice.root();
+            root.parse::<ServiceRoot>()
+                .with_context(|| format!("practice {}: {root}", practice.ods))?;
+        }
+        Ok(())
+    }
+}
+
+/// Returns an error if two values are the same.
+fn distinct(key: &str, values: impl Iterator<Item = String>) -> anyhow::Result<()> {
+    let mut seen = BTreeSet::new();
+    for value in values {
+        ensure!(!seen.contains(&value), "{key}: {value:?} is there twice");
+        seen.insert(value);
+    }
+    Ok(())
+}

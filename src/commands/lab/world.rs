@@ -1,0 +1,309 @@
+//! Environment of a lab: authorities, consumers, practices, the directory and the proxy.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, ensure};
+use jiff::Timestamp;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{RootCertStore, ServerConfig};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::super::certs::write;
+use super::super::server_tls::{self, ClientAuthorities};
+use super::settings::{LabConsumer, LabDirectory, LabPractice, LabSettings};
+use super::slapd::{self, Slapd};
+use gpconnect_simulator::pki::{IssuedCertificate, Leaf, Pki};
+use gpconnect_simulator::sds::{BASE_PATH, Records, SdsDirectory};
+use gpconnect_simulator::{Seed, ServeOptions, SimulatedPractice, SimulatedProvider};
+use spine_types::interaction::AllowedInteractions;
+
+use crate::failure::Failure;
+use crate::server::{Prepared, Server};
+
+const GATEWAY_NAME: &str = "gateway.ssp.example.nhs.uk";
+
+/// Running environment, which stops when it is taken down.
+pub(in crate::commands) struct Lab {
+    pub(super) folder: PathBuf,
+    pub(super) settings: LabSettings,
+    pub(super) server: Server,
+    /// Address of the simulated practices without TLS.
+    pub(super) control: SocketAddr,
+    simulated: CancellationToken,
+    _slapd: Option<Slapd>,
+}
+
+impl Lab {
+    /// Sets everything up inside `folder`, which must not exist or be empty.
+    pub(in crate::commands) async fn set_up(
+        folder: &Path,
+        settings: LabSettings,
+    ) -> Result<Self, Failure> {
+        create(folder).map_err(Failure::Environment)?;
+        let simulated = CancellationToken::new();
+        let written = prepare(folder, &settings, &simulated).await.map_err(Failure::Environment)?;
+        let WrittenLab { config, control, slapd } = written;
+        let server = Server::start(Prepared::load(&config, 1)?, Some(config))?;
+        let folder = folder.to_owned();
+        Ok(Self { folder, settings, server, control, simulated, _slapd: slapd })
+    }
+
+    pub(in crate::commands) fn address(&self) -> SocketAddr {
+        self.server.addresses.first().copied().unwrap_or(self.server.admin)
+    }
+
+    pub(in crate::commands) const fn admin(&self) -> SocketAddr {
+        self.server.admin
+    }
+
+    pub(in crate::commands) const fn directory(&self) -> LabDirectory {
+        self.settings.directory
+    }
+
+    pub(in crate::commands) fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Stops the proxy, then the simulated systems.
+    pub(in crate::commands) async fn take_down(self) {
+        self.server.stop().await;
+        self.simulated.cancel();
+    }
+}
+
+/// Files of a lab, and what has been started for it.
+struct WrittenLab {
+    /// Path of the proxy's configuration.
+    config: PathBuf,
+    control: SocketAddr,
+    slapd: Option<Slapd>,
+}
+
+/// Creates a folder that only its owner may read.
+fn create(folder: &Path) -> anyhow::Result<()> {
+    let cannot = || format!("cannot create the folder {}", folder.display());
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).with_context(cannot)?;
+    let is_empty = folder.read_dir().with_context(cannot)?.next().is_none();
+    ensure!(is_empty, "{} is not empty: name a folder that does not exist yet", folder.display());
+    Ok(())
+}
+
+/// Writes every file, and starts the simulated practices and the directory service.
+async fn prepare(
+    folder: &Path,
+    settings: &LabSettings,
+    stop: &CancellationToken,
+) -> anyhow::Result<WrittenLab> {
+    let pki = Pki::new(Timestamp::now().as_second())?;
+    write_pki(folder, settings, &pki)?;
+    let practices = settings.practices.iter().filter(|practice| practice.answers);
+    let practices = practices.map(simulated).collect::<anyhow::Result<_>>()?;
+    let provider = Arc::new(SimulatedProvider::new(practices, Timestamp::now()));
+    let hosts = listen(settings, &pki, &provider, stop).await?;
+    let listener = TcpListener::bind(settings.control).await;
+    let listener = listener.with_context(|| format!("cannot listen on {}", settings.control))?;
+    let control = listener.local_addr()?;
+    let stopped = stop.clone().cancelled_owned();
+    tokio::spawn(provider.serve(listener, ServeOptions::default(), stopped));
+    let put = |name: &str, text: &str| write(&folder.join(name), text);
+    put("directory.toml", &directory_file(settings))?;
+    put("admin.token", &uuid::Uuid::new_v4().simple().to_string())?;
+    let (slapd, source) = match settings.directory {
+        LabDirectory::SdsApi => (None, api(&pki, folder, settings, stop).await?),
+        LabDirectory::SdsLdap => {
+            let (slapd, source) = slapd::start(&pki, folder, &records(settings)?)?;
+            (Some(slapd), source)
+        }
+    };
+    let text = format!("{CONFIG}{source}\n[provider.hosts]\n{hosts}");
+    let mut table: toml::Table = text.parse()?;
+    let mut listener = toml::Table::new();
+    listener.insert("addresses".to_owned(), vec![settings.address.to_string()].into());
+    let mut admin = toml::Table::new();
+    admin.insert("address".to_owned(), settings.admin.to_string().into());
+    let addresses = [("listener".to_owned(), listener.into()), ("admin".to_owned(), admin.into())];
+    merge(&mut table, addresses.into_iter().collect());
+    merge(&mut table, settings.proxy.clone());
+    let config = folder.join("spine-proxy.toml");
+    write(&config, &toml::to_string(&table)?)?;
+    Ok(WrittenLab { config, control, slapd })
+}
+
+/// Puts the values of `new` in a table; tables in it are put in the tables that are there.
+fn merge(table: &mut toml::Table, new: toml::Table) {
+    for (key, value) in new {
+        match (table.get_mut(&key), value) {
+            (Some(toml::Value::Table(old)), toml::Value::Table(new)) => merge(old, new),
+            (_, value) => drop(table.insert(key, value)),
+        }
+    }
+}
+
+/// Writes the authority, certificates of the proxy and of each consumer, and certificates to be refused with.
+fn write_pki(folder: &Path, settings: &LabSettings, pki: &Pki) -> anyhow::Result<()> {
+    let names = ["ssp.example.nhs.uk", "localhost", "127.0.0.1"].map(str::to_owned).to_vec();
+    let hub = settings.consumers.first().map(LabConsumer::certificate_name).unwrap_or_default();
+    let mut leaves = vec![
+        ("server", Leaf { names, ..Leaf::named("ssp.example.nhs.uk") }),
+        ("gateway", Leaf::named(GATEWAY_NAME)),
+        ("stranger", Leaf::named("stranger.example.nhs.uk")),
+        ("expired", Leaf { days: (-30, -1), ..Leaf::named(&hub) }),
+        ("not-yet-valid", Leaf { days: (1, 30), ..Leaf::named(&hub) }),
+        ("revoked", Leaf::named(&hub)),
+    ];
+    for consumer in &settings.consumers {
+        leaves.push((&consumer.name, Leaf::named(&consumer.certificate_name())));
+    }
+    let put = |name: String, text: &str| write(&folder.join(name), text);
+    let mut revoked = Vec::new();
+    for (file, leaf) in leaves {
+        let issued = pki.issue(&leaf)?;
+        if file == "revoked" {
+            revoked.push(issued.serial);
+        }
+        put(format!("{file}.pem"), &issued.chain)?;
+        put(format!("{file}.key"), &issued.key)?;
+    }
+    put("ca.pem".to_owned(), &pki.authority())?;
+    put("crl.pem".to_owned(), &pki.revocation_lists(&revoked, 30)?)
+}
+
+/// Starts the practices' systems, one listener for each host; returns the lines for `[provider.hosts]`, since the
+/// hosts are not in DNS.
+async fn listen(
+    settings: &LabSettings,
+    pki: &Pki,
+    provider: &Arc<SimulatedProvider>,
+    stop: &CancellationToken,
+) -> anyhow::Result<String> {
+    let mut addresses: BTreeMap<&str, SocketAddr> = BTreeMap::new();
+    for practice in settings.practices.iter().filter(|practice| practice.answers) {
+        if addresses.contains_key(practice.host.as_str()) {
+            continue;
+        }
+        let tls = tls(&pki.issue(&Leaf::named(&practice.host))?, Some(pki))?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        addresses.insert(&practice.host, listener.local_addr()?);
+        let serving = ServeOptions { tls: Some(tls), ..ServeOptions::default() };
+        tokio::spawn(Arc::clone(provider).serve(listener, serving, stop.clone().cancelled_owned()));
+    }
+    // Port 1 of the loopback address refuses connections.
+    let closed = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+    for practice in &settings.practices {
+        addresses.entry(&practice.host).or_insert(closed);
+    }
+    Ok(addresses.iter().map(|(host, address)| format!("\"{host}\" = \"{address}\"\n")).collect())
+}
+
+/// Starts the simulated SDS FHIR API; returns the configuration section that names it.
+async fn api(
+    pki: &Pki,
+    folder: &Path,
+    settings: &LabSettings,
+    stop: &CancellationToken,
+) -> anyhow::Result<String> {
+    let key = uuid::Uuid::new_v4().to_string();
+    write(&folder.join("sds.key"), &key)?;
+    let tls = tls(&pki.issue(&Leaf::named("localhost"))?, None)?;
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let port = listener.local_addr()?.port();
+    let sds = SdsDirectory::new(records(settings)?, Some(key));
+    tokio::spawn(sds.serve(listener, tls, stop.clone().cancelled_owned()));
+    Ok(format!(
+        "[directory.sds-api]\nurl = \"https://localhost:{port}{BASE_PATH}\"\nkey-file = \"sds.key\"\n\
+         tls = {{ authorities = [\"ca.pem\"], crl = \"none\" }}\n"
+    ))
+}
+
+/// Returns the records of all practices, as SDS would hold them.
+fn records(settings: &LabSettings) -> anyhow::Result<Records> {
+    let groups = AllowedInteractions::from_names(AllowedInteractions::DEFAULT)
+        .map_err(anyhow::Error::msg)?;
+    let interactions: Vec<&str> = groups.iter().map(|interaction| interaction.id).collect();
+    Ok(settings.practices.iter().fold(Records::default(), |records, practice| {
+        let (ods, asid) = (practice.ods.as_str(), practice.asid.as_str());
+        let party_key = format!("{ods}-1000001");
+        records.and(Records::practice(ods, asid, &party_key, &practice.root(), &interactions))
+    }))
+}
+
+fn simulated(practice: &LabPractice) -> anyhow::Result<SimulatedPractice> {
+    let LabPractice { name, ods, asid, .. } = practice;
+    let simulated = SimulatedPractice::new(ods.clone(), asid.clone(), name, &practice.path());
+    let Some(path) = &practice.seed else { return Ok(simulated) };
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let seed = Seed::parse(&text).with_context(|| path.display().to_string())?;
+    Ok(SimulatedPractice { seed: Arc::new(seed), ..simulated })
+}
+
+/// Builds the TLS configuration of a simulated server; with `clients`, it demands a certificate of that
+/// authority.
+fn tls(issued: &IssuedCertificate, clients: Option<&Pki>) -> anyhow::Result<Arc<ServerConfig>> {
+    let chain =
+        CertificateDer::pem_slice_iter(issued.chain.as_bytes()).collect::<Result<_, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes())?;
+    let clients = clients.map(|pki| {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(pki.authority().as_bytes())?)?;
+        anyhow::Ok(ClientAuthorities { roots, lists: Vec::new(), must: true })
+    });
+    server_tls::config(chain, key, clients.transpose()?)
+}
+
+/// Returns the directory file, with what no directory service holds: consumers, their certificates and the
+/// agreement.
+fn directory_file(settings: &LabSettings) -> String {
+    let consumers = settings.consumers.iter().map(|consumer| {
+        let LabConsumer { name, asid, ods, interactions, .. } = consumer;
+        let certificate = consumer.certificate_name();
+        format!(
+            "[[consumer]]\nname = \"{name}\"\nasids = [\"{asid}\"]\ncertificate-names = [\"{certificate}\"]\n\
+             ods = \"{ods}\"\ninteractions = {interactions:?}\n\n"
+        )
+    });
+    let agreed = settings.consumers.iter().filter(|consumer| consumer.agreed);
+    let agreed: Vec<_> = agreed.map(|consumer| consumer.asid.as_str()).collect();
+    let agreement = match agreed.is_empty() {
+        true => String::new(),
+        false => format!("[[agreement]]\nfrom = {agreed:?}\nto = \"every-practice\"\n"),
+    };
+    consumers.chain([agreement]).collect()
+}
+
+const CONFIG: &str = r#"[listener]
+addresses = ["127.0.0.1:0"]
+names = ["ssp.example.nhs.uk", "localhost", "127.0.0.1"]
+proxy-name = "spine-proxy-lab"
+
+[tls]
+certificates = [{ chain = "server.pem", key = "server.key" }]
+authorities = ["ca.pem"]
+crl = ["crl.pem"]
+
+[provider]
+networks = ["127.0.0.0/8"]
+
+[provider-tls]
+certificate = { chain = "gateway.pem", key = "gateway.key" }
+authorities = ["ca.pem"]
+crl = ["crl.pem"]
+
+[directory]
+file = "directory.toml"
+snapshot = "directory-snapshot.json"
+
+[audit]
+journal = "audit"
+
+[admin]
+address = "127.0.0.1:0"
+token-file = "admin.token"
+
+"#;

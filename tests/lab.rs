@@ -1,0 +1,151 @@
+//! `lab`: a complete environment for tests, described by one line of JSON.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+use testkit::{program, repository};
+
+/// Running lab, and its description.
+struct Lab {
+    child: Child,
+    described: Value,
+}
+
+impl Lab {
+    fn start(arguments: &[&str]) -> Self {
+        let mut command = Command::new(program());
+        let mut child = command.arg("lab").args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Self { child, described: serde_json::from_str(&line).unwrap() }
+    }
+
+    fn text(&self, pointer: &str) -> &str {
+        self.described.pointer(pointer).and_then(Value::as_str).unwrap()
+    }
+
+    /// Ends the lab as a service manager does; returns its exit code.
+    fn stop(mut self) -> Option<i32> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn files<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+    match value {
+        Value::String(text) if text.starts_with('/') => found.push(text),
+        Value::Array(items) => items.iter().for_each(|item| files(item, found)),
+        Value::Object(members) => members.values().for_each(|member| files(member, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lab_describes_itself_and_ends_without_a_trace() {
+    let lab = Lab::start(&[]);
+    let mut named = Vec::new();
+    files(&lab.described, &mut named);
+    assert!(named.len() > 15, "{named:?}");
+    for file in &named {
+        assert!(Path::new(file).exists(), "{file}");
+    }
+    assert_eq!(lab.described["consumers"].as_array().unwrap().len(), 3);
+    assert_eq!(lab.described["practices"].as_array().unwrap().len(), 6);
+    assert!(TcpStream::connect(lab.text("/proxy/address")).is_ok());
+    let admin = lab.text("/admin/url").strip_prefix("http://").unwrap().parse().unwrap();
+    let ready = testkit::process::get(admin, "/readyz").await;
+    assert!(ready.contains("[+]accepting"), "{ready}");
+    let simulator = lab.text("/simulator/url").strip_prefix("http://").unwrap();
+    let (simulator, _) = simulator.split_once('/').unwrap();
+    let bookings = testkit::process::get(simulator.parse().unwrap(), "/_simulator/bookings").await;
+    assert!(bookings.ends_with("[]"), "{bookings}");
+    let authority = lab.text("/authority").to_owned();
+    assert_eq!(lab.stop(), Some(0));
+    assert!(!Path::new(&authority).exists(), "{authority}");
+}
+
+#[test]
+fn a_lab_has_the_consumers_practices_and_settings_of_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let wanted = folder.path().join("kept");
+    let example = repository::root().join("deploy/lab.toml");
+    let lab = Lab::start(&[
+        "--config",
+        &example.display().to_string(),
+        "--folder",
+        &wanted.display().to_string(),
+    ]);
+    let names = |pointer: &str, key: &str| -> Vec<String> {
+        let list = lab.described.pointer(pointer).unwrap().as_array().unwrap();
+        list.iter().map(|one| one[key].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names("/consumers", "name"), ["hub", "clinic"]);
+    assert_eq!(names("/practices", "ods"), ["A20047", "F85001"]);
+    let configuration = std::fs::read_to_string(lab.text("/proxy/configuration")).unwrap();
+    assert!(configuration.contains("response-head = \"2s\""), "{configuration}");
+    assert_eq!(lab.stop(), Some(0));
+    assert!(wanted.join("audit").exists(), "a folder that was named is kept");
+    // It is not empty now.
+    let again = Command::new(program())
+        .args(["lab", "--folder", &wanted.display().to_string()])
+        .output()
+        .unwrap();
+    assert_eq!(again.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("is not empty"));
+}
+
+#[test]
+fn a_lab_that_cannot_be_told_apart_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lab.toml");
+    let consumer = "[[consumer]]\nname = \"hub\"\nasid = \"200000000359\"\nods = \"A00001\"\n";
+    let practice = "[[practice]]\nname = \"P\"\nods = \"A20047\"\nasid = \"918999198993\"\n";
+    for (text, said) in [
+        (format!("{consumer}{consumer}"), "consumer.name: \"hub\" is there twice"),
+        (format!("{practice}{practice}"), "practice.ods: \"A20047\" is there twice"),
+        (consumer.replace("hub", "server"), "the name of another certificate"),
+        (consumer.replace("hub", "../hub"), "characters other than letters"),
+        (consumer.replace("200000000359", "918999198993") + practice, "asid: "),
+        (format!("{practice}host = \"not a host\"\n"), "practice A20047: "),
+        (format!("{practice}hosts = \"x\"\n"), "unknown field `hosts`"),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        let refused = Command::new(program())
+            .args(["lab", "--config", &path.display().to_string()])
+            .output()
+            .unwrap();
+        assert_eq!(refused.status.code(), Some(78), "{said}");
+        let error = String::from_utf8_lossy(&refused.stderr);
+        assert!(error.contains(said), "{said}: {error}");
+    }
+}
+
+/// Runs the example of the documentation, as it stands.
+#[test]
+fn the_cases_of_the_pytest_example_pass_against_a_lab() {
+    let pytest = repository::root().join("target/pytest/bin/pytest");
+    if !pytest.exists() {
+        testkit::report_missing("target/pytest");
+        return;
+    }
+    let run = Command::new(pytest)
+        .args(["-q", "-p", "no:cacheprovider", "docs/test/pytest"])
+        .current_dir(repository::root())
+        .env("SPINE_PROXY", program())
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success() && said.contains("7 passed"), "{said}");
+}
