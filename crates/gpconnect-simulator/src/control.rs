@@ -2,10 +2,12 @@
 //!
 //! - `GET requests[?last=N][&ods=]`: requests received, oldest first; `DELETE requests` forgets them.
 //! - `GET bookings[?ods=]`: every appointment.
-//! - `POST reset[?ods=]`: restores the initial data. Scripts and the clock stay.
+//! - `POST reset[?keep=scripts,clock,requests]`: restores the initial data, removes scripts, sets the real time and
+//!   forgets requests; `keep` names what stays. `POST reset?ods=` restores one practice and removes its scripts.
 //! - `GET clock`, `PUT clock` with `{"now": "2026-03-25T10:30:00Z"}`, or `{"now": null}` for the
 //!   real time.
-//! - `GET scripts`, `PUT scripts/{ODS}` with a list of scripts; an empty list removes them.
+//! - `GET scripts`, `PUT scripts/{ODS}` with a list of scripts; an empty list removes them. `POST scripts/{ODS}`
+//!   with one script puts it before those that are there.
 //!
 //! An invalid request is answered with `{"error": "a sentence"}`.
 
@@ -41,6 +43,26 @@ struct ClockSetting {
 struct ControlQuery {
     last: Option<usize>,
     ods: Option<OdsCode>,
+    keep: Vec<KeptPart>,
+}
+
+/// Part of the state that a reset may keep.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum KeptPart {
+    Scripts,
+    Clock,
+    Requests,
+}
+
+impl KeptPart {
+    fn parse(text: &str) -> Result<Self, ControlError> {
+        match text {
+            "scripts" => Ok(Self::Scripts),
+            "clock" => Ok(Self::Clock),
+            "requests" => Ok(Self::Requests),
+            _ => Err(bad_request("keep is a list of scripts, clock and requests, with commas")),
+        }
+    }
 }
 
 /// Answers one control request.
@@ -75,12 +97,7 @@ fn carry_out(
             Ok(provider.bookings(ControlQuery::parse(query, &["ods"], provider)?.ods.as_ref()))
         }
         ("POST", "reset", "") => {
-            let ods = ControlQuery::parse(query, &["ods"], provider)?.ods;
-            let reset = provider.reset(ods.as_ref(), provider.clock.now());
-            let fault = |why: DiskStoreError| {
-                ControlError(StatusCode::INTERNAL_SERVER_ERROR, why.to_string())
-            };
-            Ok(json!({ "reset": reset.map_err(fault)? }))
+            reset(provider, &ControlQuery::parse(query, &["ods", "keep"], provider)?)
         }
         ("GET", "clock", "") => Ok(clock(provider)),
         ("PUT", "clock", "") => {
@@ -97,6 +114,10 @@ fn carry_out(
             provider.scripts.replace(&ods, parse_body::<Vec<Script>>(body)?)?;
             Ok(json!(provider.scripts.all()))
         }
+        ("POST", "scripts", ods) if !ods.is_empty() => {
+            provider.scripts.add(&practice_code(provider, ods)?, parse_body::<Script>(body)?)?;
+            Ok(json!(provider.scripts.all()))
+        }
         (_, "requests" | "bookings" | "reset" | "clock", "") | (_, "scripts", _) => {
             let sentence = format!("{path} does not allow the method {}", head.method);
             Err(ControlError(StatusCode::METHOD_NOT_ALLOWED, sentence))
@@ -106,6 +127,26 @@ fn carry_out(
             format!("unknown path {path}; known are requests, bookings, reset, clock and scripts"),
         )),
     }
+}
+
+/// Restores the initial state of one practice, or of everything but what is kept.
+fn reset(provider: &SimulatedProvider, query: &ControlQuery) -> Result<Value, ControlError> {
+    let ods = query.ods.as_ref();
+    let kept = |part| query.keep.contains(&part);
+    if !kept(KeptPart::Scripts) {
+        provider.scripts.remove(ods);
+    }
+    // The clock and the list of requests are those of all practices.
+    if ods.is_none() && !kept(KeptPart::Clock) {
+        provider.clock.set(None);
+    }
+    if ods.is_none() && !kept(KeptPart::Requests) {
+        provider.forget();
+    }
+    let reset = provider.reset(ods, provider.clock.now());
+    let fault =
+        |why: DiskStoreError| ControlError(StatusCode::INTERNAL_SERVER_ERROR, why.to_string());
+    Ok(json!({ "reset": reset.map_err(fault)? }))
 }
 
 fn clock(provider: &SimulatedProvider) -> Value {
@@ -161,6 +202,10 @@ impl ControlQuery {
                         .parse()
                         .map_err(|_| bad_request("last must be a number of requests"))?;
                     parsed.last = Some(number);
+                }
+                "keep" if names.contains(&name) => {
+                    parsed.keep =
+                        value.split(',').map(KeptPart::parse).collect::<Result<_, _>>()?;
                 }
                 _ => return Err(bad_request(format!("unknown query parameter {name}"))),
             }
@@ -258,6 +303,35 @@ mod tests {
         assert_eq!(stage.elsewhere().book(&booking).0, 409);
         assert_eq!(call(&stage, "POST", "reset", "").1, json!({ "reset": 2 }));
         assert_eq!(call(&stage, "GET", "bookings", "").1, json!([]));
+    }
+
+    #[test]
+    fn a_reset_restores_all_but_what_it_keeps() {
+        let stage = Stage::new();
+        let set = format!(r#"{{"now":"{NOW}"}}"#);
+        let state = || {
+            let scripts = call(&stage, "GET", "scripts", "").1.as_object().unwrap().len();
+            let clock = call(&stage, "GET", "clock", "").1["set"] == true;
+            (scripts, clock, call(&stage, "GET", "requests", "").1.as_array().unwrap().len())
+        };
+        for (reset, left) in [
+            ("reset", (0, false, 0)),
+            ("reset?keep=scripts,clock,requests", (2, true, 1)),
+            ("reset?keep=clock", (0, true, 0)),
+            ("reset?ods=A20047", (1, true, 1)),
+            ("reset?ods=A20047&keep=scripts", (2, true, 1)),
+        ] {
+            assert_eq!(call(&stage, "POST", "reset", "").0, 200);
+            assert_eq!(call(&stage, "PUT", "clock", &set).0, 200);
+            for ods in ["A20047", "B82617"] {
+                let script = r#"{"times": 1, "share": "10%", "faults": "stall"}"#;
+                assert_eq!(call(&stage, "POST", &format!("scripts/{ods}"), script).0, 200);
+            }
+            stage.get("read:metadata-1", "/metadata");
+            assert_eq!(call(&stage, "POST", reset, "").0, 200, "{reset}");
+            assert_eq!(state(), left, "{reset}");
+        }
+        assert_eq!(call(&stage, "POST", "reset?keep=everything", "").0, 400);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Scripts: faults injected into a share of a practice's requests, without a header in the request.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::Mutex;
 
 use http::Method;
 use http::request::Parts;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::faults::{FaultWordsError, Faults};
 use super::lock;
@@ -27,8 +29,13 @@ const PERCENT: u32 = 100;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Script {
-    /// Share of the matching requests that get the faults, in percent, from 0 to 100.
+    /// Share of the matching requests that get the faults, in percent, from 0 to 100; read as a number or as text
+    /// with a percent sign, and 100 if absent.
+    #[serde(default = "every_request", deserialize_with = "share")]
     pub share: u8,
+    /// Number of requests that get the faults, after which the script is removed; no limit if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<NonZeroU32>,
     /// Methods that match; an empty list matches all.
     #[serde(default, with = "methods")]
     pub methods: Vec<Method>,
@@ -37,6 +44,26 @@ pub struct Script {
     pub interactions: Vec<InteractionId>,
     /// Faults that are injected.
     pub faults: Faults,
+}
+
+const fn every_request() -> u8 {
+    100
+}
+
+/// Reads a share: `10` or `"10%"`.
+fn share<'de, D: Deserializer<'de>>(from: D) -> Result<u8, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Share {
+        Number(u8),
+        Text(String),
+    }
+    let share = match Share::deserialize(from) {
+        Ok(Share::Number(share)) => Some(share),
+        Ok(Share::Text(text)) => text.strip_suffix('%').and_then(|share| share.parse().ok()),
+        Err(_) => None,
+    };
+    share.ok_or_else(|| D::Error::custom("a script's share is a number from 0 to 100, or \"10%\""))
 }
 
 /// The scripts of every practice.
@@ -78,7 +105,7 @@ impl ActiveScript {
         Self { script, counted: 0 }
     }
 
-    /// Counts a matching request; returns true if it gets the faults.
+    /// Counts a matching request; returns true if its share and times select it.
     fn count_request(&mut self) -> bool {
         let selected_of = |counted: u32| counted * u32::from(self.script.share) / PERCENT;
         let is_selected = selected_of(self.counted + 1) > selected_of(self.counted);
@@ -88,7 +115,7 @@ impl ActiveScript {
 }
 
 impl Scripts {
-    /// Adds a script to those of a practice.
+    /// Adds a script to those of a practice, before them.
     pub(super) fn add(&self, ods: &OdsCode, script: Script) -> Result<(), FaultWordsError> {
         script.judge()?;
         let mut scripts = lock(&self.0);
@@ -96,8 +123,17 @@ impl Scripts {
         if active.len() >= SCRIPTS_MAX {
             return Err(too_many());
         }
-        active.push(ActiveScript::new(script));
+        active.insert(0, ActiveScript::new(script));
         Ok(())
+    }
+
+    /// Removes the scripts of one practice, or of all.
+    pub(super) fn remove(&self, ods: Option<&OdsCode>) {
+        let mut scripts = lock(&self.0);
+        match ods {
+            Some(ods) => drop(scripts.remove(ods)),
+            None => scripts.clear(),
+        }
     }
 
     /// Replaces the scripts of a practice; an empty list removes them.
@@ -131,10 +167,23 @@ impl Scripts {
     pub(super) fn faults_for(&self, ods: &OdsCode, head: &Parts) -> Faults {
         let mut scripts = lock(&self.0);
         let mut faults = None;
-        for active in scripts.get_mut(ods).into_iter().flatten() {
-            if active.script.matches(head) && active.count_request() && faults.is_none() {
-                faults = Some(active.script.faults.clone());
+        let Some(active) = scripts.get_mut(ods) else { return Faults::default() };
+        active.retain_mut(|active| {
+            if !active.script.matches(head) || !active.count_request() || faults.is_some() {
+                return true;
             }
+            faults = Some(active.script.faults.clone());
+            let Some(times) = &mut active.script.times else { return true };
+            match NonZeroU32::new(times.get() - 1) {
+                Some(left) => {
+                    *times = left;
+                    true
+                }
+                None => false,
+            }
+        });
+        if active.is_empty() {
+            scripts.remove(ods);
         }
         faults.unwrap_or_default()
     }
@@ -181,7 +230,7 @@ mod tests {
 
     fn script(share: u8, faults: &str) -> Script {
         let faults = faults.parse().unwrap();
-        Script { share, methods: Vec::new(), interactions: Vec::new(), faults }
+        Script { share, times: None, methods: Vec::new(), interactions: Vec::new(), faults }
     }
 
     fn head(method: &str, interaction: &str) -> Parts {
@@ -229,10 +278,28 @@ mod tests {
     }
 
     #[test]
+    fn a_script_for_some_times_ends_with_them_and_counts_only_those_it_has_faulted() {
+        let scripts = Scripts::default();
+        scripts.add(&ods(), script(100, "status=500")).unwrap();
+        let twice = Script { times: NonZeroU32::new(2), ..script(50, "status=503") };
+        scripts.add(&ods(), twice).unwrap();
+        let post = head("POST", CREATE);
+        let next = || scripts.faults_for(&ods(), &post).to_string();
+        let faults: Vec<_> = (0..6).map(|_| next()).collect();
+        let (own, rest) = ("status=503", "status=500");
+        assert_eq!(faults, [rest, own, rest, own, rest, rest]);
+        assert_eq!(scripts.all().get(&ods()).map(Vec::len), Some(1));
+        let once = Script { times: NonZeroU32::new(1), ..script(100, "stall") };
+        scripts.replace(&ods(), vec![once]).unwrap();
+        assert_eq!(hit(&scripts, 3), [1]);
+        assert!(scripts.all().is_empty());
+    }
+
+    #[test]
     fn the_first_script_that_selects_a_request_applies() {
         let scripts = Scripts::default();
-        scripts.add(&ods(), script(50, "status=500")).unwrap();
         scripts.add(&ods(), script(100, "status=503")).unwrap();
+        scripts.add(&ods(), script(50, "status=500")).unwrap();
         let post = head("POST", CREATE);
         let faults: Vec<_> =
             (0..4).map(|_| scripts.faults_for(&ods(), &post).to_string()).collect();
@@ -262,7 +329,15 @@ mod tests {
         });
         let read: Script = serde_json::from_value(text.clone()).unwrap();
         assert_eq!(serde_json::to_value(&read).unwrap(), text);
+        let next = json!({ "times": 1, "faults": "stall" });
+        let read: Script = serde_json::from_value(next).unwrap();
+        assert_eq!((read.share, read.times), (100, NonZeroU32::new(1)));
+        let share = json!({ "share": "10%", "faults": "stall" });
+        assert_eq!(serde_json::from_value::<Script>(share).unwrap(), script(10, "stall"));
         for bad in [
+            json!({ "share": "10", "faults": "stall" }),
+            json!({ "share": "x%", "faults": "stall" }),
+            json!({ "times": 0, "faults": "stall" }),
             json!({ "share": 10 }),
             json!({ "share": 10, "faults": "slow" }),
             json!({ "share": 10, "faults": "stall", "method": "POST" }),

@@ -405,6 +405,7 @@ mod tests {
         let faults: Faults = "status=503".parse().unwrap();
         let script = super::super::Script {
             share: 50,
+            times: None,
             methods: Vec::new(),
             interactions: Vec::new(),
             faults,
