@@ -149,3 +149,35 @@ fn the_cases_of_the_pytest_example_pass_against_a_lab() {
     let said = String::from_utf8_lossy(&run.stdout);
     assert!(run.status.success() && said.contains("7 passed"), "{said}");
 }
+
+/// Two ways to look for what has not been written yet.
+#[test]
+fn a_query_of_the_journal_waits_for_an_exchange_and_may_require_one() {
+    let lab = Lab::start(&[]);
+    let journal = lab.text("/proxy/journal").to_owned();
+    let query = |more: &[&str]| {
+        let mut command = Command::new(program());
+        command.args(["audit", "query", &journal, "--json", "--outcome", "refused"]).args(more);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    assert_eq!(query(&[]).wait().unwrap().code(), Some(0), "nothing is no fault by itself");
+    let required = query(&["--require"]).wait_with_output().unwrap();
+    assert_eq!(required.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&required.stderr).contains("nothing was found"));
+    assert_eq!(query(&["--wait", "1ms"]).wait().unwrap().code(), Some(1));
+    let waiting = query(&["--wait", "60s"]);
+    let address = lab.text("/proxy/address").to_owned();
+    let port = address.rsplit(':').next().unwrap();
+    let curl = Command::new("curl")
+        .args(["--silent", "--cacert", lab.text("/authority"), "--output", "/dev/null"])
+        .arg(format!("https://localhost:{port}/metadata"))
+        .status();
+    if curl.is_err() {
+        testkit::report_missing("curl");
+        return;
+    }
+    let found = waiting.wait_with_output().unwrap();
+    assert_eq!(found.status.code(), Some(0));
+    let line: Value = serde_json::from_slice(&found.stdout).unwrap();
+    assert_eq!(line["refusal"], "certificate_missing");
+}

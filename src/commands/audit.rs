@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufWriter, Write as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use audit_journal::{LineFilter, MemberFilter, SearchMethod, search};
 use clap::{Args, Subcommand, ValueEnum};
@@ -41,6 +42,12 @@ pub enum AuditTask {
         /// Maximum number of rows or lines.
         #[arg(long, default_value_t = 1000)]
         limit: u64,
+        /// Ends with exit code 1 if nothing is found.
+        #[arg(long)]
+        require: bool,
+        /// Waits for the first exchange that is found and has ended, such as 2s, and requires one.
+        #[arg(long, value_parser = wait)]
+        wait: Option<Duration>,
     },
     /// Prints exchanges in a format for other tools.
     Export {
@@ -113,6 +120,10 @@ const OUTCOMES: [&str; 3] = ["answered", "refused", "aborted"];
 const NEAREST_MAX: usize = 3;
 /// Similarity, from 0 to 1, from which a known token is named for an unknown one.
 const SIMILARITY_MIN: f64 = 0.5;
+/// Interval at which the journal is searched again for an exchange that is waited for.
+const SEARCH_AGAIN: Duration = Duration::from_millis(50);
+/// Limit: time for which an exchange is waited for.
+const WAIT_MAX: Duration = Duration::from_secs(600);
 /// Number of journal lines in one batch of OpenTelemetry logs.
 const BATCH: usize = 100;
 /// Time after the end of the selection in which the closed line of an exchange is looked for.
@@ -133,8 +144,16 @@ pub fn run(wanted: AuditTask) -> Result<(), Failure> {
         AuditTask::Prove(wanted) => evidence::prove_exchange(&wanted),
         AuditTask::Check(wanted) => evidence::check(&wanted),
         AuditTask::Key(wanted) => evidence::key(&wanted),
-        AuditTask::Query { of, json: true, limit } => lines(&of, limit),
-        AuditTask::Query { of, json: false, limit } => table(&of, limit),
+        AuditTask::Query { of, json, limit, require, wait } => {
+            if let Some(wait) = wait {
+                of.wait_for_end(wait)?;
+            }
+            let count = if json { lines(&of, limit)? } else { table(&of, limit)? };
+            if count == 0 && (require || wait.is_some()) {
+                return Err(Failure::Environment(anyhow::anyhow!("nothing was found")));
+            }
+            Ok(())
+        }
         AuditTask::Export { of, format: ExportFormat::Ssp } => {
             let mut out = StandardOutput::new();
             out.line(audit::SSP_COLUMNS);
@@ -192,6 +211,23 @@ impl LineSelection {
         .into_iter()
         .flatten()
         .collect()
+    }
+
+    /// Waits until an exchange is found that has ended, for at most this time.
+    fn wait_for_end(&self, wait: Duration) -> Result<(), Failure> {
+        let until = Instant::now() + wait;
+        loop {
+            let mut is_found = false;
+            self.search(self.until, |line| {
+                let line = ExportedLine::read(line);
+                is_found = line.is_some_and(|line| line.text("event") == Some("closed"));
+                if is_found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })?;
+            if is_found || Instant::now() >= until {
+                return Ok(());
+            }
+            std::thread::sleep(SEARCH_AGAIN);
+        }
     }
 
     fn search(
@@ -286,7 +322,7 @@ impl Drop for StandardOutput {
     }
 }
 
-fn lines(of: &LineSelection, limit: u64) -> Result<(), Failure> {
+fn lines(of: &LineSelection, limit: u64) -> Result<u64, Failure> {
     let mut out = StandardOutput::new();
     let mut count = 0;
     of.search(of.until, |line| {
@@ -295,10 +331,10 @@ fn lines(of: &LineSelection, limit: u64) -> Result<(), Failure> {
         if count >= limit { ControlFlow::Break(()) } else { out.flow }
     })?;
     is_all(count, limit);
-    Ok(())
+    Ok(count)
 }
 
-fn table(of: &LineSelection, limit: u64) -> Result<(), Failure> {
+fn table(of: &LineSelection, limit: u64) -> Result<u64, Failure> {
     let mut out = StandardOutput::new();
     let columns = ["time", "trace id", "from", "to", "practice", "interaction", "", "status"];
     out.line(spaced(&columns.map(str::to_owned), "outcome"));
@@ -333,7 +369,7 @@ fn table(of: &LineSelection, limit: u64) -> Result<(), Failure> {
     })?;
     drop(out);
     is_all(count, limit);
-    Ok(())
+    Ok(count)
 }
 
 /// Formats a row: columns of fixed width, and a last one of any width.
@@ -394,6 +430,13 @@ fn balp(mut of: LineSelection) -> Result<(), Failure> {
     };
     StandardOutput::new().exchanges(&of, u64::MAX, print)?;
     Ok(())
+}
+
+/// Reads a time to wait, such as `2s` or `500ms`.
+fn wait(text: &str) -> Result<Duration, String> {
+    let wait = text.parse::<Span>().map_err(|error| error.to_string())?;
+    let wait = Duration::try_from(wait).map_err(|error| error.to_string())?;
+    if wait > WAIT_MAX { Err(format!("at most {} s", WAIT_MAX.as_secs())) } else { Ok(wait) }
 }
 
 /// Returns a refusal's token if one of its name is or was written by a gateway.
