@@ -65,11 +65,9 @@ enum Command {
     /// Prints a bearer token for an invented user, valid for five minutes.
     Token(token::TokenOptions),
     #[cfg(feature = "lab")]
-    /// Writes a throwaway PKI for trying out: authority, certificates, keys and revocation lists.
-    Certs {
-        /// Folder to write into; it is created if it does not exist.
-        folder: PathBuf,
-    },
+    /// Writes a throwaway PKI for trying out, or issues from one and revokes: authority, certificates, keys and
+    /// revocation lists.
+    Certs(certs::CertsOptions),
     /// Writes a man page for each command.
     Man {
         /// Folder to write into; it is created if it does not exist.
@@ -112,7 +110,7 @@ fn main() -> ExitCode {
         Command::Simulate(wanted) => simulate::run(wanted),
         Command::Token(wanted) => token::run(&wanted),
         #[cfg(feature = "lab")]
-        Command::Certs { folder } => certs::run(&folder),
+        Command::Certs(wanted) => certs::run(&wanted),
         Command::Man { out } => manual::man(Arguments::command(), &out),
         Command::Completions { shell } => manual::completions(Arguments::command(), shell),
     };

@@ -3,13 +3,62 @@
 
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
-use gpconnect_simulator::pki::{Leaf, Pki};
+use anyhow::{Context as _, ensure};
+use clap::{Args, Subcommand};
+use gpconnect_simulator::pki::{KeptPki, Leaf, Pki};
 
 use super::print;
 use crate::failure::Failure;
+
+/// Options of `certs`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+pub struct CertsOptions {
+    /// Folder to write a new PKI into; it is created if it does not exist.
+    folder: Option<PathBuf>,
+    #[command(subcommand)]
+    task: Option<CertsTask>,
+}
+
+/// Task on a PKI that `certs FOLDER` has written.
+#[derive(Debug, Subcommand)]
+enum CertsTask {
+    /// Issues one more certificate, such as that of another consumer.
+    Issue(IssueTask),
+    /// Revokes a certificate: writes crl.pem anew.
+    Revoke {
+        /// Folder of the PKI.
+        folder: PathBuf,
+        /// Name of the certificate's files, without extension, such as `consumer`.
+        name: String,
+    },
+}
+
+/// Options of `certs issue`.
+#[derive(Debug, Args)]
+struct IssueTask {
+    /// Folder of the PKI.
+    folder: PathBuf,
+    /// Name of the files, without extension.
+    name: String,
+    /// DNS name or IP address in the certificate; may be given several times. The first is the common name.
+    #[arg(long = "for", required = true, value_name = "DNS-NAME")]
+    names: Vec<String>,
+    /// Leaves the names out of the subject alternative name, so that only the common name has one.
+    #[arg(long)]
+    common_name_only: bool,
+    /// Validity that has ended.
+    #[arg(long, conflicts_with = "not_yet")]
+    expired: bool,
+    /// Validity that has not begun.
+    #[arg(long)]
+    not_yet: bool,
+    /// Leaves the sub authority's certificate out of the chain.
+    #[arg(long)]
+    without_sub_authority: bool,
+}
 
 /// File name, common name and SAN of each certificate that `certs` issues; the example configuration uses
 /// them.
@@ -20,31 +69,121 @@ const LEAVES: [(&str, &str, &[&str]); 5] = [
     ("provider", "provider.example.nhs.uk", &["provider.example.nhs.uk"]),
     ("sds", "sds.example.nhs.uk", &["sds.example.nhs.uk"]),
 ];
+/// Folder within that of a PKI, with what is needed to issue and to revoke.
+const AUTHORITY: &str = "authority";
+/// Days for which a revocation list is valid.
+const LIST_DAYS: i64 = 30;
 
-/// Writes a throwaway PKI into a folder, which is created if it does not exist.
+/// Writes a throwaway PKI into a folder, issues a certificate from one, or revokes a certificate.
 ///
 /// # Errors
-/// Returns an error if the folder or a file cannot be written, or a file already exists.
-pub fn run(folder: &Path) -> Result<(), Failure> {
-    write_all(folder).map_err(Failure::Environment)
+/// Returns an error if the folder or a file cannot be read or written, or a file already exists.
+pub fn run(wanted: &CertsOptions) -> Result<(), Failure> {
+    let done = match (&wanted.task, &wanted.folder) {
+        (Some(CertsTask::Issue(task)), _) => issue(task),
+        (Some(CertsTask::Revoke { folder, name }), _) => revoke(folder, name),
+        (None, Some(folder)) => write_all(folder),
+        (None, None) => Ok(()),
+    };
+    done.map_err(Failure::Environment)
 }
 
 fn write_all(folder: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(folder)
-        .with_context(|| format!("cannot create the folder {}", folder.display()))?;
+    let authority = folder.join(AUTHORITY);
+    std::fs::create_dir_all(&authority)
+        .with_context(|| format!("cannot create the folder {}", authority.display()))?;
     let pki = Pki::new(jiff::Timestamp::now().as_second())?;
     let put = |name: &str, text: &str| write(&folder.join(name), text);
     put("ca.pem", &pki.authority())?;
-    put("crl.pem", &pki.revocation_lists(&[], 30)?)?;
+    let kept = pki.keep();
+    write(&authority.join("ca.key"), &kept.root_key)?;
+    write(&authority.join("sub-ca.pem"), &kept.sub)?;
+    write(&authority.join("sub-ca.key"), &kept.sub_key)?;
+    put("crl.pem", &pki.revocation_lists(&[], LIST_DAYS)?)?;
     for (file, name, names) in LEAVES {
         let names = names.iter().map(|name| (*name).to_owned()).collect();
-        let issued = pki.issue(&Leaf { names, ..Leaf::named(name) })?;
-        put(&format!("{file}.pem"), &issued.chain)?;
-        put(&format!("{file}.key"), &issued.key)?;
-        print(format_args!("{} and .key: {name}", folder.join(format!("{file}.pem")).display()));
+        issued(folder, &pki, file, &Leaf { names, ..Leaf::named(name) })?;
     }
     print("Valid for thirty days. For trying out only, never for real use.");
     Ok(())
+}
+
+/// Issues a certificate and writes it, its key and its serial number.
+fn issued(folder: &Path, pki: &Pki, file: &str, leaf: &Leaf) -> anyhow::Result<()> {
+    let issued = pki.issue(leaf)?;
+    let put =
+        |extension: &str, text: &str| write(&folder.join(format!("{file}.{extension}")), text);
+    put("pem", &issued.chain)?;
+    put("key", &issued.key)?;
+    write(&serial(folder, file), &format!("{}\n", issued.serial))?;
+    let shown = folder.join(format!("{file}.pem"));
+    print(format_args!("{} and .key: {}", shown.display(), leaf.common_name));
+    Ok(())
+}
+
+/// Returns the path of a certificate's serial number, by which it is revoked.
+fn serial(folder: &Path, file: &str) -> PathBuf {
+    folder.join(AUTHORITY).join(format!("{file}.serial"))
+}
+
+fn issue(task: &IssueTask) -> anyhow::Result<()> {
+    let IssueTask { folder, name, names, common_name_only, .. } = task;
+    let pki = kept(folder)?;
+    let first = names.first().map(String::as_str).unwrap_or_default();
+    let days = match (task.expired, task.not_yet) {
+        (true, _) => (-30, -1),
+        (false, true) => (1, 30),
+        (false, false) => (-1, 30),
+    };
+    let names = if *common_name_only { Vec::new() } else { names.clone() };
+    ensure!(!name.contains(['/', '.']), "{name:?} is not a plain name for files");
+    issued(folder, &pki, name, &Leaf { names, days, ..Leaf::named(first) })?;
+    if task.without_sub_authority {
+        let path = folder.join(format!("{name}.pem"));
+        let chain = read(&path)?;
+        let end = chain.find(END).map_or(chain.len(), |at| at + END.len());
+        let leaf = chain.get(..end).unwrap_or_default();
+        std::fs::write(&path, leaf).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Line with which a certificate in PEM ends.
+const END: &str = "-----END CERTIFICATE-----\n";
+
+fn revoke(folder: &Path, name: &str) -> anyhow::Result<()> {
+    let mut pki = kept(folder)?;
+    let serial = read(&serial(folder, name))?;
+    let list = folder.join(AUTHORITY).join("revoked");
+    let before = if list.exists() { read(&list)? } else { String::new() };
+    ensure!(!before.lines().any(|line| line == serial.trim()), "{name} is revoked already");
+    let revoked = format!("{before}{}\n", serial.trim());
+    let serials = revoked.lines().map(str::parse).collect::<Result<Vec<u64>, _>>();
+    let serials = serials.with_context(|| format!("{} is damaged", list.display()))?;
+    pki.crl_number = u64::try_from(serials.len())?.saturating_add(1);
+    let lists = pki.revocation_lists(&serials, LIST_DAYS)?;
+    for (path, text) in [(&list, &revoked), (&folder.join("crl.pem"), &lists)] {
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    print(format_args!("{name} is revoked; {} has the new list", folder.join("crl.pem").display()));
+    Ok(())
+}
+
+/// Returns the authorities of a PKI that `certs FOLDER` has written.
+fn kept(folder: &Path) -> anyhow::Result<Pki> {
+    let file = |name: &str| read(&folder.join(name));
+    let kept_file = |name: &str| read(&folder.join(AUTHORITY).join(name));
+    let kept = KeptPki {
+        root: file("ca.pem")?,
+        root_key: kept_file("ca.key")?,
+        sub: kept_file("sub-ca.pem")?,
+        sub_key: kept_file("sub-ca.key")?,
+    };
+    Ok(Pki::from_kept(kept, jiff::Timestamp::now().as_second())?)
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// Writes a file that only its owner may read; an existing file is never overwritten.

@@ -3,9 +3,9 @@
 //! It is never for real use: nothing protects its private keys.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
-    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair,
-    KeyUsagePurpose, RevokedCertParams, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SerialNumber,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -22,10 +22,34 @@ pub enum PkiError {
 
 /// Throwaway root authority and sub authority, as NHS certificates have them.
 pub struct Pki {
-    root: CertifiedIssuer<'static, KeyPair>,
-    sub: CertifiedIssuer<'static, KeyPair>,
+    root: Authority,
+    sub: Authority,
     now: OffsetDateTime,
+    /// Number of the next revocation list.
+    pub crl_number: u64,
 }
+
+/// Authority with its certificate as PEM.
+struct Authority {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// Keys of a [`Pki`] and certificate of its sub authority, as PEM, by which it can be used again.
+#[derive(Debug, Clone)]
+pub struct KeptPki {
+    /// Certificate of the root authority.
+    pub root: String,
+    /// Private key of the root authority.
+    pub root_key: String,
+    /// Certificate of the sub authority.
+    pub sub: String,
+    /// Private key of the sub authority.
+    pub sub_key: String,
+}
+
+const ROOT: &str = "Throwaway root";
+const SUB: &str = "Throwaway sub authority";
 
 /// Contents of a certificate to be issued.
 #[derive(Debug, Clone)]
@@ -76,17 +100,45 @@ impl Pki {
     /// Returns an error if a key cannot be generated or `now_s` is out of range.
     pub fn new(now_s: i64) -> Result<Self, PkiError> {
         let now = OffsetDateTime::from_unix_timestamp(now_s).map_err(|_| PkiError::Clock)?;
-        let root =
-            CertifiedIssuer::self_signed(authority("Throwaway root", now), KeyPair::generate()?)?;
-        let sub = authority("Throwaway sub authority", now);
-        let sub = CertifiedIssuer::signed_by(sub, KeyPair::generate()?, &root)?;
-        Ok(Self { root, sub, now })
+        let (params, key) = (authority(ROOT, now), KeyPair::generate()?);
+        let pem = params.self_signed(&key)?.pem();
+        let root = Authority { pem, issuer: Issuer::new(params, key) };
+        let (params, key) = (authority(SUB, now), KeyPair::generate()?);
+        let pem = params.signed_by(&key, &root.issuer)?.pem();
+        let sub = Authority { pem, issuer: Issuer::new(params, key) };
+        Ok(Self { root, sub, now, crl_number: 1 })
+    }
+
+    /// Returns the authorities that [`Pki::keep`] has returned, at `now_s` in seconds since 1970.
+    ///
+    /// # Errors
+    /// Returns an error if a key cannot be read or `now_s` is out of range.
+    pub fn from_kept(kept: KeptPki, now_s: i64) -> Result<Self, PkiError> {
+        let now = OffsetDateTime::from_unix_timestamp(now_s).map_err(|_| PkiError::Clock)?;
+        let authority = |name, pem, key: &str| {
+            let issuer = Issuer::new(authority(name, now), KeyPair::from_pem(key)?);
+            Ok::<_, PkiError>(Authority { pem, issuer })
+        };
+        let root = authority(ROOT, kept.root, &kept.root_key)?;
+        let sub = authority(SUB, kept.sub, &kept.sub_key)?;
+        Ok(Self { root, sub, now, crl_number: 1 })
+    }
+
+    /// Returns what is needed to use the authorities again.
+    #[must_use]
+    pub fn keep(&self) -> KeptPki {
+        KeptPki {
+            root: self.root.pem.clone(),
+            root_key: self.root.issuer.key().serialize_pem(),
+            sub: self.sub.pem.clone(),
+            sub_key: self.sub.issuer.key().serialize_pem(),
+        }
     }
 
     /// Returns the root certificate as PEM, for the other side to trust.
     #[must_use]
     pub fn authority(&self) -> String {
-        self.root.pem()
+        self.root.pem.clone()
     }
 
     /// Issues a certificate from the sub authority.
@@ -108,8 +160,8 @@ impl Pki {
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let serial = uuid::Uuid::new_v4().as_u64_pair().0 >> 1;
         params.serial_number = Some(SerialNumber::from(serial));
-        let certificate = params.signed_by(&key, &self.sub)?;
-        let chain = format!("{}{}", certificate.pem(), self.sub.pem());
+        let certificate = params.signed_by(&key, &self.sub.issuer)?;
+        let chain = format!("{}{}", certificate.pem(), self.sub.pem);
         Ok(IssuedCertificate { chain, key: key.serialize_pem(), serial })
     }
 
@@ -121,13 +173,13 @@ impl Pki {
         let list = |revoked: &[u64]| CertificateRevocationListParams {
             this_update: self.now - Duration::days(2),
             next_update: self.now + Duration::days(days),
-            crl_number: SerialNumber::from(1),
+            crl_number: SerialNumber::from(self.crl_number),
             issuing_distribution_point: None,
             revoked_certs: revoked.iter().map(|serial| revocation(*serial, self.now)).collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
-        let root = list(&[]).signed_by(&self.root)?.pem()?;
-        let sub = list(revoked).signed_by(&self.sub)?.pem()?;
+        let root = list(&[]).signed_by(&self.root.issuer)?.pem()?;
+        let sub = list(revoked).signed_by(&self.sub.issuer)?.pem()?;
         Ok(format!("{root}{sub}"))
     }
 }
