@@ -38,6 +38,7 @@ enum CertsTask {
 
 /// Options of `certs issue`.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each switch of the command line")]
 struct IssueTask {
     /// Folder of the PKI.
     folder: PathBuf,

@@ -22,15 +22,15 @@ pub enum PkiError {
 
 /// Throwaway root authority and sub authority, as NHS certificates have them.
 pub struct Pki {
-    root: Authority,
-    sub: Authority,
+    root: IssuingAuthority,
+    sub: IssuingAuthority,
     now: OffsetDateTime,
     /// Number of the next revocation list.
     pub crl_number: u64,
 }
 
 /// Authority with its certificate as PEM.
-struct Authority {
+struct IssuingAuthority {
     pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
@@ -102,10 +102,10 @@ impl Pki {
         let now = OffsetDateTime::from_unix_timestamp(now_s).map_err(|_| PkiError::Clock)?;
         let (params, key) = (authority(ROOT, now), KeyPair::generate()?);
         let pem = params.self_signed(&key)?.pem();
-        let root = Authority { pem, issuer: Issuer::new(params, key) };
+        let root = IssuingAuthority { pem, issuer: Issuer::new(params, key) };
         let (params, key) = (authority(SUB, now), KeyPair::generate()?);
         let pem = params.signed_by(&key, &root.issuer)?.pem();
-        let sub = Authority { pem, issuer: Issuer::new(params, key) };
+        let sub = IssuingAuthority { pem, issuer: Issuer::new(params, key) };
         Ok(Self { root, sub, now, crl_number: 1 })
     }
 
@@ -117,7 +117,7 @@ impl Pki {
         let now = OffsetDateTime::from_unix_timestamp(now_s).map_err(|_| PkiError::Clock)?;
         let authority = |name, pem, key: &str| {
             let issuer = Issuer::new(authority(name, now), KeyPair::from_pem(key)?);
-            Ok::<_, PkiError>(Authority { pem, issuer })
+            Ok::<_, PkiError>(IssuingAuthority { pem, issuer })
         };
         let root = authority(ROOT, kept.root, &kept.root_key)?;
         let sub = authority(SUB, kept.sub, &kept.sub_key)?;
