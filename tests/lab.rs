@@ -165,7 +165,7 @@ fn a_query_of_the_journal_waits_for_an_exchange_and_may_require_one() {
     assert_eq!(required.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&required.stderr).contains("nothing was found"));
     assert_eq!(query(&["--wait", "1ms"]).wait().unwrap().code(), Some(1));
-    let waiting = query(&["--wait", "60s"]);
+    let mut waiting = query(&["--wait", "60s"]);
     let address = lab.text("/proxy/address").to_owned();
     let port = address.rsplit(':').next().unwrap();
     let curl = Command::new("curl")
@@ -173,6 +173,8 @@ fn a_query_of_the_journal_waits_for_an_exchange_and_may_require_one() {
         .arg(format!("https://localhost:{port}/metadata"))
         .status();
     if curl.is_err() {
+        waiting.kill().unwrap();
+        waiting.wait().unwrap();
         testkit::report_missing("curl");
         return;
     }
