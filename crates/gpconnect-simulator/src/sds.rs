@@ -1,12 +1,13 @@
 //! Simulator of the Spine Directory Service: its FHIR API with its quirks, and faults on demand.
 //!
-//! It follows the published code of the API, also in the order of its checks. Not simulated are the
-//! reliability extension of an Endpoint, the intermediary addresses of services other than GP
-//! Connect's, the paths for health checks, rate limits, and the gateway's cache, except for
-//! [`SdsFault::EmptyUnlessFresh`].
+//! It follows the published code of the API, also in the order of its checks. Its gateway limits the rate of
+//! queries if asked for, with [`SdsDirectory::set_rate`]. Not simulated are the reliability extension of an
+//! Endpoint, the intermediary addresses of services other than GP Connect's, the paths for health checks, and
+//! the gateway's cache, except for [`SdsFault::EmptyUnlessFresh`].
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use http::header::ACCEPT;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -14,6 +15,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 mod bundle;
 mod faults;
 mod ldif;
+mod rate;
 mod records;
 mod refusal;
 mod search;
@@ -23,12 +25,14 @@ mod stage;
 
 use bundle::{FHIR_JSON, JSON};
 use faults::{SdsFaults, SdsReply, SdsRequestContext};
+use rate::SdsRateLimit;
 use refusal::SdsRefusal;
 use search::{SdsResourceType, SdsSearch};
 
 use super::lock;
 
 pub use faults::SdsFault;
+pub use rate::SdsRate;
 pub use records::{Accredited, MessageHandler, Records};
 
 /// LDAP schema, in the syntax of `slapd`, that a server needs to load [`Records::to_ldif`].
@@ -49,18 +53,23 @@ pub struct ReceivedSdsRequest {
     pub query: String,
     /// Headers of the request, in the order of arrival.
     pub headers: HeaderMap,
+    /// Time of its arrival.
+    pub at: Instant,
+    /// Status of the answer, also of one that a fault delays, cuts off or withholds.
+    pub status: StatusCode,
 }
 
 /// A simulated Spine directory.
 pub struct SdsDirectory {
     key: Option<String>,
+    rate: Mutex<Option<SdsRateLimit>>,
     records: Mutex<Records>,
     faults: Mutex<SdsFaults>,
     received: Mutex<VecDeque<ReceivedSdsRequest>>,
 }
 
 impl SdsDirectory {
-    /// Returns a directory with these records and no faults.
+    /// Returns a directory with these records, no faults and no rate limit.
     ///
     /// Requests must carry `key` in the `apikey` header; with `None`, the directory is open, as the
     /// sandbox is.
@@ -68,6 +77,7 @@ impl SdsDirectory {
     pub fn new(records: Records, key: Option<String>) -> Arc<Self> {
         Arc::new(Self {
             key,
+            rate: Mutex::default(),
             records: Mutex::new(records),
             faults: Mutex::default(),
             received: Mutex::default(),
@@ -77,6 +87,13 @@ impl SdsDirectory {
     /// Replaces all records of the directory.
     pub fn replace(&self, records: Records) {
         *lock(&self.records) = records;
+    }
+
+    /// Limits the rate of queries, with a full bucket; `None` removes the limit.
+    ///
+    /// Queries above it are answered as by the real service's gateway: status 429, no `Retry-After`.
+    pub fn set_rate(&self, rate: Option<SdsRate>) {
+        *lock(&self.rate) = rate.map(SdsRateLimit::new);
     }
 
     /// Returns the latest requests, oldest first, at most 10,000.
@@ -89,27 +106,32 @@ impl SdsDirectory {
     fn answer(&self, method: &Method, path_and_query: &str, headers: &HeaderMap) -> SdsReply {
         let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
         let inner = path.strip_prefix(BASE_PATH).filter(|rest| rest.starts_with('/'));
-        self.remember(inner.unwrap_or(path), query, headers);
+        let at = Instant::now();
         let correlation = search::correlation(headers).ok().flatten();
         let correlation = correlation.unwrap_or_else(bundle::random_id);
         let context = SdsRequestContext { path_and_query, headers, correlation };
-        self.judge(method, inner, query, headers)
+        let reply = self
+            .judge(method, inner, query, headers)
             .and_then(|(search, media)| self.respond(&search, &context, media))
             .unwrap_or_else(|refusal| {
                 SdsReply::at_once(refusal.into_response(&context.correlation))
-            })
+            });
+        self.remember(ReceivedSdsRequest {
+            path: inner.unwrap_or(path).to_owned(),
+            query: query.to_owned(),
+            headers: headers.clone(),
+            at,
+            status: reply.response.status(),
+        });
+        reply
     }
 
-    fn remember(&self, path: &str, query: &str, headers: &HeaderMap) {
+    fn remember(&self, request: ReceivedSdsRequest) {
         let mut received = lock(&self.received);
         if received.len() >= RECEIVED_MAX {
             received.pop_front();
         }
-        received.push_back(ReceivedSdsRequest {
-            path: path.to_owned(),
-            query: query.to_owned(),
-            headers: headers.clone(),
-        });
+        received.push_back(request);
     }
 
     /// Checks a request, as the gateway does first and the service then.
@@ -126,6 +148,9 @@ impl SdsDirectory {
         let key = headers.get("apikey").map(HeaderValue::as_bytes);
         if self.key.as_ref().is_some_and(|needed| key != Some(needed.as_bytes())) {
             return Err(SdsRefusal::with_status(StatusCode::UNAUTHORIZED));
+        }
+        if lock(&self.rate).as_ref().is_some_and(|limit| !limit.allows()) {
+            return Err(SdsRefusal::with_status(StatusCode::TOO_MANY_REQUESTS));
         }
         let kind = SdsResourceType::of(path)
             .ok_or_else(|| SdsRefusal::with_status(StatusCode::NOT_FOUND))?;

@@ -1,6 +1,7 @@
 //! `simulate sds`: serves a stand-in for the SDS FHIR API, for gateways that look practices up in it.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::super::{print, server_tls};
 use crate::failure::Failure;
 use crate::tls::KeyPair;
-use gpconnect_simulator::sds::{BASE_PATH, Records, SdsDirectory};
+use gpconnect_simulator::sds::{BASE_PATH, Records, SdsDirectory, SdsRate};
 use spine_types::interaction::AllowedInteractions;
 use spine_types::{Asid, OdsCode};
 
@@ -29,6 +30,10 @@ struct SdsSettings {
     key_file: Option<PathBuf>,
     /// Its own certificate; like the real one, it requests none of its clients.
     certificate: KeyPair,
+    /// Maximum number of queries per second; without it, there is no limit.
+    per_second: Option<NonZeroU32>,
+    /// Number of queries that are answered at once after a pause: `per-second` if absent.
+    burst: Option<NonZeroU32>,
     #[serde(rename = "practice")]
     practices: Vec<RegisteredPractice>,
 }
@@ -51,7 +56,9 @@ pub(super) fn run(config: &Path) -> Result<(), Failure> {
     let settings = SdsSettings::load(config).map_err(Failure::Configuration)?;
     let tls = settings.tls().map_err(Failure::Configuration)?;
     let key = settings.key().map_err(Failure::Configuration)?;
-    let records = settings.records().map_err(Failure::Configuration)?;
+    let rate = settings.rate().map_err(Failure::Configuration)?;
+    let sds = SdsDirectory::new(settings.records().map_err(Failure::Configuration)?, key);
+    sds.set_rate(rate);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
@@ -67,7 +74,7 @@ pub(super) fn run(config: &Path) -> Result<(), Failure> {
                 _ = tokio::signal::ctrl_c() => {}
             }
         };
-        SdsDirectory::new(records, key).serve(listener, tls, told).await;
+        sds.serve(listener, tls, told).await;
         Ok(())
     })
 }
@@ -95,6 +102,15 @@ impl SdsSettings {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read {}", path.display()))?;
         Ok(Some(text.trim_end().to_owned()))
+    }
+
+    fn rate(&self) -> anyhow::Result<Option<SdsRate>> {
+        anyhow::ensure!(
+            self.burst.is_none() || self.per_second.is_some(),
+            "`burst` has no effect without `per-second`"
+        );
+        let burst = |per_second| self.burst.unwrap_or(per_second);
+        Ok(self.per_second.map(|per_second| SdsRate { per_second, burst: burst(per_second) }))
     }
 
     /// Returns the records of all practices, each with the interactions that a gateway forwards by default.
