@@ -125,3 +125,29 @@ impl SdsSettings {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the rate limit of a configuration with these lines, as queries per second and burst.
+    fn rate(lines: &str) -> Result<Option<(u32, u32)>, String> {
+        let text = format!(
+            "address = \"127.0.0.1:0\"\n{lines}\npractice = []\n\
+             certificate = {{ chain = \"sds.pem\", key = \"sds.key\" }}"
+        );
+        let settings: SdsSettings = toml::from_str(&text).map_err(|error| error.to_string())?;
+        let rate = settings.rate().map_err(|error| error.to_string())?;
+        Ok(rate.map(|SdsRate { per_second, burst }| (per_second.get(), burst.get())))
+    }
+
+    #[test]
+    fn the_rate_limit_is_optional_and_its_burst_too() {
+        assert_eq!(rate(""), Ok(None));
+        assert_eq!(rate("per-second = 5"), Ok(Some((5, 5))));
+        assert_eq!(rate("per-second = 5\nburst = 1"), Ok(Some((5, 1))));
+        assert!(rate("per-second = 0").is_err());
+        let alone = rate("burst = 1").unwrap_err();
+        assert_eq!(alone, "`burst` has no effect without `per-second`");
+    }
+}
