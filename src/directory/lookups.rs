@@ -25,7 +25,7 @@ use spine_types::{Asid, OdsCode};
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Limit: number of look-ups under way at which no background look-up is started.
-const BACKGROUND_MAX: usize = 256;
+pub(super) const BACKGROUND_MAX: usize = 256;
 
 /// Reason why a look-up gives no usable answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

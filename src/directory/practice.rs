@@ -20,13 +20,13 @@ use spine_types::OdsCode;
 use spine_types::interaction::Interaction;
 
 /// Limit: number of look-ups that one request waits for, one after another.
-const ROUNDS_MAX: usize = 4;
+pub(super) const ROUNDS_MAX: usize = 4;
 /// Minimum time between two forced look-ups of one practice.
 pub(super) const FORCED_AGAIN: Duration = Duration::from_secs(30);
 /// Minimum time between two refreshes ahead of expiry.
-const AHEAD_EVERY: Duration = Duration::from_secs(1);
+pub(super) const AHEAD_EVERY: Duration = Duration::from_secs(1);
 /// Limit: number of look-ups under way at which no practice is refreshed ahead of expiry.
-const AHEAD_MAX: usize = 4;
+pub(super) const AHEAD_MAX: usize = 4;
 
 /// Practice and interaction to look up, and the sources to ask.
 #[derive(Clone, Copy)]

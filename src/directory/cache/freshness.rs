@@ -521,4 +521,6 @@ const SPREAD: std::hash::BuildHasherDefault<std::hash::DefaultHasher> =
     std::hash::BuildHasherDefault::new();
 
 #[cfg(test)]
+mod capacity;
+#[cfg(test)]
 mod tests;

@@ -1,0 +1,172 @@
+//! Simulation of ten gateways that share the rate of questions to the directory and its answers, on a simulated
+//! clock; `docs/operate/capacity.md` has its results.
+//!
+//! Ages, refreshes ahead and what a request may use are decided by the rules that the gateway has. What takes
+//! time there (turns at the source, answers, waiting requests) is a model in steps of [`TICK_MS`].
+
+use std::fmt::Write as _;
+
+use super::super::super::settings::SourceDeadlines;
+use super::super::RegistrationCache;
+use super::*;
+
+mod model;
+
+use model::{FleetModel, Outcome, Tally};
+
+const MINUTE_S: i64 = 60;
+const HOUR_S: i64 = 60 * MINUTE_S;
+
+/// Setting and course of one simulation.
+#[derive(Debug, Clone)]
+struct SimulatedSetting {
+    practices: u32,
+    provider: Duration,
+    provider_stale: Duration,
+    /// Questions a second of all gateways together.
+    per_second: u32,
+    course: SimulatedCourse,
+}
+
+/// Course of one simulation, and the time of it that is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SimulatedCourse {
+    /// Gateways that have run for long; the fourth hour is measured.
+    Running,
+    /// Nothing is cached in any gateway or in Redis; the first hour is measured.
+    ColdStart,
+    /// Gateways that have run for long, of which one restarts without a snapshot; its next ten minutes are
+    /// measured.
+    OneRestart,
+    /// As above, with a snapshot.
+    OneRestartWithSnapshot,
+}
+
+impl SimulatedSetting {
+    const fn new(practices: u32, minutes: [u64; 2], per_second: u32) -> Self {
+        let [provider, stale] = minutes;
+        Self {
+            practices,
+            provider: Duration::from_secs(60 * provider),
+            provider_stale: Duration::from_secs(60 * stale),
+            per_second,
+            course: SimulatedCourse::Running,
+        }
+    }
+
+    const fn course(mut self, course: SimulatedCourse) -> Self {
+        self.course = course;
+        self
+    }
+
+    fn freshness(&self) -> Freshness {
+        Freshness {
+            provider: self.provider,
+            provider_stale: self.provider_stale,
+            ..Freshness::default()
+        }
+    }
+
+    /// Runs the simulation; returns what is measured.
+    fn run(&self) -> Tally {
+        let mut fleet = FleetModel::new(self);
+        match self.course {
+            SimulatedCourse::Running => {
+                fleet.advance(3 * HOUR_S);
+                fleet.is_as_the_cache_has_it();
+                fleet.begin_measuring(None);
+                fleet.advance(HOUR_S);
+            }
+            SimulatedCourse::ColdStart => {
+                fleet.begin_measuring(None);
+                fleet.advance(HOUR_S);
+                fleet.is_as_the_cache_has_it();
+            }
+            SimulatedCourse::OneRestart | SimulatedCourse::OneRestartWithSnapshot => {
+                fleet.advance(HOUR_S);
+                fleet.restart(0, self.course == SimulatedCourse::OneRestartWithSnapshot);
+                fleet.begin_measuring(Some(0));
+                fleet.advance(10 * MINUTE_S);
+            }
+        }
+        fleet.tally
+    }
+
+    /// Returns the row of the document's table.
+    fn row(&self, tally: &Tally) -> String {
+        let course = match self.course {
+            SimulatedCourse::Running => "running",
+            SimulatedCourse::ColdStart => "cold start of all",
+            SimulatedCourse::OneRestart => "one gateway after a restart",
+            SimulatedCourse::OneRestartWithSnapshot => "the same, with a snapshot",
+        };
+        let minutes = |period: Duration| period.as_secs() / 60;
+        let mut row = format!(
+            "| {} | {}/{} min | {} | {course} | {:.1} | {:.0}",
+            self.practices,
+            minutes(self.provider),
+            minutes(self.provider_stale),
+            self.per_second,
+            tally.questions_per_second(),
+            tally.percent_of_questions_lost(),
+        );
+        for outcome in Outcome::ALL {
+            let _ = write!(row, " | {:.1}", tally.percent(outcome));
+        }
+        let _ = writeln!(
+            row,
+            " | {:.1} | {} min | {:.0} |",
+            tally.percent_of_writes_refused(),
+            tally.oldest_s / MINUTE_S,
+            tally.redis_calls_per_second(),
+        );
+        row
+    }
+}
+
+const SETTINGS: [SimulatedSetting; 9] = [
+    SimulatedSetting::new(700, [15, 45], 4),
+    SimulatedSetting::new(6_500, [15, 45], 4),
+    SimulatedSetting::new(6_500, [15, 45], 4).course(SimulatedCourse::ColdStart),
+    SimulatedSetting::new(6_500, [15, 45], 30),
+    SimulatedSetting::new(6_500, [180, 180], 4),
+    SimulatedSetting::new(6_500, [180, 180], 4).course(SimulatedCourse::OneRestart),
+    SimulatedSetting::new(6_500, [180, 180], 4).course(SimulatedCourse::OneRestartWithSnapshot),
+    SimulatedSetting::new(20_000, [360, 360], 4),
+    SimulatedSetting::new(20_000, [360, 360], 4).course(SimulatedCourse::ColdStart),
+];
+
+const DOCUMENT: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operate/capacity.md");
+const OPENING: &str = "<!-- simulation -->\n";
+const CLOSING: &str = "<!-- /simulation -->";
+
+/// Returns the document's table.
+fn table() -> String {
+    let mut text = "| practices | `provider`/`provider-stale` | questions/s allowed | course | questions/s | \
+                    of these lost % | fresh % | stale % | waited % | waited in vain, older served % | refused % | \
+                    bookings refused % | oldest answer | Redis calls/s |\n\
+                    |---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n"
+        .to_owned();
+    let tallies: Vec<_> = std::thread::scope(|scope| {
+        let runs = SETTINGS.each_ref().map(|setting| scope.spawn(|| setting.run()));
+        runs.into_iter().map(|run| run.join().unwrap()).collect()
+    });
+    for (setting, tally) in SETTINGS.iter().zip(&tallies) {
+        text += &setting.row(tally);
+    }
+    text
+}
+
+#[test]
+fn the_documents_table_of_capacity_is_what_the_simulation_gives() {
+    let table = table();
+    let document = std::fs::read_to_string(DOCUMENT).unwrap();
+    let (before, rest) = document.split_once(OPENING).unwrap();
+    let (written, after) = rest.split_once(CLOSING).unwrap();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(DOCUMENT, [before, OPENING, &table, CLOSING, after].concat()).unwrap();
+        return;
+    }
+    assert_eq!(written, table, "UPDATE_DOCS=1 cargo test documents writes the table");
+}
