@@ -10,36 +10,44 @@ use super::super::super::settings::SourceDeadlines;
 use super::super::RegistrationCache;
 use super::*;
 
+mod gateway;
 mod model;
+mod tally;
 
-use model::{FleetModel, Outcome, Tally};
+use model::FleetModel;
+use tally::{Outcome, Tally};
 
 const MINUTE_S: i64 = 60;
+const HALF_HOUR_S: i64 = 30 * MINUTE_S;
 const HOUR_S: i64 = 60 * MINUTE_S;
 
 /// Setting and course of one simulation.
 #[derive(Debug, Clone)]
 struct SimulatedSetting {
     practices: u32,
+    gateways: usize,
     provider: Duration,
     provider_stale: Duration,
     /// Questions a second of all gateways together.
     per_second: u32,
+    /// Value of `directory.deadlines.waiting`, in seconds.
+    waiting_s: u64,
     course: SimulatedCourse,
 }
 
 /// Course of one simulation, and the time of it that is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SimulatedCourse {
-    /// Gateways that have run for long; the fourth hour is measured.
+    /// Gateways that have run for long; the second hour is measured.
     Running,
-    /// Nothing is cached in any gateway or in Redis; the first hour is measured.
+    /// Nothing is cached in any gateway or in Redis; the first half hour is measured.
     ColdStart,
     /// Gateways that have run for long, of which one restarts without a snapshot; its next ten minutes are
     /// measured.
     OneRestart,
-    /// As above, with a snapshot.
-    OneRestartWithSnapshot,
+    /// Gateways that have run for long and all restart at once with their snapshots, while Redis has lost its
+    /// answers; the next half hour is measured.
+    AllRestart,
 }
 
 impl SimulatedSetting {
@@ -47,15 +55,27 @@ impl SimulatedSetting {
         let [provider, stale] = minutes;
         Self {
             practices,
+            gateways: 10,
             provider: Duration::from_secs(60 * provider),
             provider_stale: Duration::from_secs(60 * stale),
             per_second,
+            waiting_s: 4,
             course: SimulatedCourse::Running,
         }
     }
 
     const fn course(mut self, course: SimulatedCourse) -> Self {
         self.course = course;
+        self
+    }
+
+    const fn gateways(mut self, gateways: usize) -> Self {
+        self.gateways = gateways;
+        self
+    }
+
+    const fn waiting(mut self, waiting_s: u64) -> Self {
+        self.waiting_s = waiting_s;
         self
     }
 
@@ -72,21 +92,28 @@ impl SimulatedSetting {
         let mut fleet = FleetModel::new(self);
         match self.course {
             SimulatedCourse::Running => {
-                fleet.advance(3 * HOUR_S);
+                fleet.advance(HOUR_S);
                 fleet.is_as_the_cache_has_it();
                 fleet.begin_measuring(None);
                 fleet.advance(HOUR_S);
             }
             SimulatedCourse::ColdStart => {
                 fleet.begin_measuring(None);
-                fleet.advance(HOUR_S);
+                fleet.advance(HALF_HOUR_S);
                 fleet.is_as_the_cache_has_it();
             }
-            SimulatedCourse::OneRestart | SimulatedCourse::OneRestartWithSnapshot => {
-                fleet.advance(HOUR_S);
-                fleet.restart(0, self.course == SimulatedCourse::OneRestartWithSnapshot);
+            SimulatedCourse::OneRestart => {
+                fleet.advance(HALF_HOUR_S);
+                fleet.restart(0, false);
                 fleet.begin_measuring(Some(0));
                 fleet.advance(10 * MINUTE_S);
+            }
+            SimulatedCourse::AllRestart => {
+                fleet.advance(HALF_HOUR_S);
+                fleet.restart_all();
+                fleet.begin_measuring(None);
+                fleet.is_as_the_cache_has_it();
+                fleet.advance(HALF_HOUR_S);
             }
         }
         fleet.tally
@@ -98,15 +125,17 @@ impl SimulatedSetting {
             SimulatedCourse::Running => "running",
             SimulatedCourse::ColdStart => "cold start of all",
             SimulatedCourse::OneRestart => "one gateway after a restart",
-            SimulatedCourse::OneRestartWithSnapshot => "the same, with a snapshot",
+            SimulatedCourse::AllRestart => "restart of all with snapshots",
         };
         let minutes = |period: Duration| period.as_secs() / 60;
         let mut row = format!(
-            "| {} | {}/{} min | {} | {course} | {:.1} | {:.0}",
+            "| {} | {} | {}/{} min | {} | {} s | {course} | {:.1} | {:.0}",
             self.practices,
+            self.gateways,
             minutes(self.provider),
             minutes(self.provider_stale),
             self.per_second,
+            self.waiting_s,
             tally.questions_per_second(),
             tally.percent_of_questions_lost(),
         );
@@ -124,29 +153,30 @@ impl SimulatedSetting {
     }
 }
 
-const SETTINGS: [SimulatedSetting; 9] = [
+const SETTINGS: [SimulatedSetting; 11] = [
     SimulatedSetting::new(700, [15, 45], 4),
     SimulatedSetting::new(6_500, [15, 45], 4),
-    SimulatedSetting::new(6_500, [15, 45], 4).course(SimulatedCourse::ColdStart),
     SimulatedSetting::new(6_500, [15, 45], 30),
     SimulatedSetting::new(6_500, [180, 180], 4),
-    SimulatedSetting::new(6_500, [180, 180], 4).course(SimulatedCourse::OneRestart),
-    SimulatedSetting::new(6_500, [180, 180], 4).course(SimulatedCourse::OneRestartWithSnapshot),
     SimulatedSetting::new(20_000, [360, 360], 4),
-    SimulatedSetting::new(20_000, [360, 360], 4).course(SimulatedCourse::ColdStart),
+    SimulatedSetting::new(6_500, [180, 180], 4).course(SimulatedCourse::OneRestart),
+    SimulatedSetting::new(6_500, [180, 180], 4).course(SimulatedCourse::AllRestart),
+    SimulatedSetting::new(6_500, [180, 180], 4).course(SimulatedCourse::ColdStart),
+    SimulatedSetting::new(6_500, [180, 180], 4).waiting(15).course(SimulatedCourse::ColdStart),
+    SimulatedSetting::new(6_500, [180, 180], 4).gateways(2).course(SimulatedCourse::ColdStart),
+    SimulatedSetting::new(6_500, [180, 180], 30).course(SimulatedCourse::ColdStart),
 ];
 
-const DOCUMENT: &str =
-    concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operate/capacity.md");
+const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operate/capacity.md");
 const OPENING: &str = "<!-- simulation -->\n";
 const CLOSING: &str = "<!-- /simulation -->";
 
 /// Returns the document's table.
 fn table() -> String {
-    let mut text = "| practices | `provider`/`provider-stale` | questions/s allowed | course | questions/s | \
+    let mut text = "| practices | gateways | `provider`/`provider-stale` | questions/s allowed | `waiting` | course | questions/s | \
                     of these lost % | fresh % | stale % | waited % | waited in vain, older served % | refused % | \
                     bookings refused % | oldest answer | Redis calls/s |\n\
-                    |---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n"
+                    |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n"
         .to_owned();
     let tallies: Vec<_> = std::thread::scope(|scope| {
         let runs = SETTINGS.each_ref().map(|setting| scope.spawn(|| setting.run()));

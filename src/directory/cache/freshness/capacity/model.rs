@@ -1,13 +1,12 @@
 //! Model of the fleet: gateways with their caches and look-ups, the shared rate and the shared answers.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::LazyLock;
+use std::collections::{BTreeMap, VecDeque};
 
+use super::gateway::*;
+use super::tally::{Outcome, SeededNumbers, Tally};
 use super::*;
 use crate::directory::lookups::BACKGROUND_MAX;
 use crate::directory::practice::{AHEAD_EVERY, AHEAD_MAX, ROUNDS_MAX};
-use crate::directory::sources::AccreditedSystem;
-use spine_types::interaction::by_id;
 
 /// Time of one step, in milliseconds.
 const TICK_MS: i64 = 100;
@@ -15,209 +14,12 @@ const TICK_MS: i64 = 100;
 const ANSWER_MS: i64 = 200;
 /// Interval at which a look-up that waits for another gateway's reads the shared answers, in milliseconds.
 const READ_AGAIN_MS: i64 = 200;
-const GATEWAYS: usize = 10;
-const CONSUMERS: usize = 1_000;
 /// Requests of all consumers in one step.
-const REQUESTS: usize = 3;
+const REQUESTS: usize = 2;
 /// One request in so many is a booking by ODS code, whose registration no service root confirms.
 const WRITE_ONE_IN: u64 = 10;
 /// Beginning of the simulated time, in seconds since 1970.
 const BEGIN_S: i64 = 1_800_000_000;
-
-/// Generator of numbers that are the same in every run (splitmix64).
-#[derive(Debug)]
-struct SeededNumbers(u64);
-
-impl SeededNumbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % u64::try_from(limit).unwrap()).unwrap()
-    }
-
-    /// A number below a limit; a tenth of them are in the lowest hundredth.
-    fn skewed(&mut self, limit: usize) -> usize {
-        const STEPS: usize = 1 << 16;
-        let step = self.below(STEPS);
-        step * step / STEPS * limit / STEPS
-    }
-}
-
-/// Outcome of a request for its practice's registration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// Served with a fresh entry, its own or one that another gateway had.
-    Fresh,
-    /// Served with a stale entry, which is refreshed in the background.
-    Stale,
-    /// Served after it waited for the directory, or for another gateway that asked.
-    Waited,
-    /// Served with an older entry after it waited in vain.
-    WaitedInVain,
-    /// Refused with `directory_unavailable`.
-    Refused,
-}
-
-impl Outcome {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Fresh, Self::Stale, Self::Waited, Self::WaitedInVain, Self::Refused];
-}
-
-/// Counts of what is measured.
-#[derive(Debug, Default)]
-pub(super) struct Tally {
-    /// Requests by outcome.
-    requests: [u32; 5],
-    writes: u32,
-    writes_refused: u32,
-    questions: u32,
-    /// Questions whose look-up ended before its next one had a turn.
-    lost: u32,
-    redis_calls: u32,
-    /// Age of the oldest answer that was used, in seconds.
-    pub(super) oldest_s: i64,
-    seconds: u32,
-    is_measuring: bool,
-    /// The one gateway whose requests count; all if `None`.
-    gateway: Option<usize>,
-}
-
-impl Tally {
-    pub(super) fn questions_per_second(&self) -> f64 {
-        f64::from(self.questions) / f64::from(self.seconds)
-    }
-
-    /// Returns the percentage of questions whose look-up ended without an answer for want of turns.
-    pub(super) fn percent_of_questions_lost(&self) -> f64 {
-        100.0 * f64::from(self.lost) / f64::from(self.questions)
-    }
-
-    pub(super) fn redis_calls_per_second(&self) -> f64 {
-        f64::from(self.redis_calls) / f64::from(self.seconds)
-    }
-
-    pub(super) fn percent(&self, outcome: Outcome) -> f64 {
-        let all: u32 = self.requests.iter().sum();
-        100.0 * f64::from(self.requests[outcome as usize]) / f64::from(all)
-    }
-
-    pub(super) fn percent_of_writes_refused(&self) -> f64 {
-        100.0 * f64::from(self.writes_refused) / f64::from(self.writes)
-    }
-
-    fn count(&mut self, gateway: usize, request: &SimulatedRequest, outcome: Outcome, age_s: i64) {
-        if !self.is_measuring || self.gateway.is_some_and(|only| only != gateway) {
-            return;
-        }
-        let is_write = request.intended == RegistrationUse::Trusted;
-        self.requests[outcome as usize] += 1;
-        self.writes += u32::from(is_write);
-        self.writes_refused += u32::from(is_write && outcome == Outcome::Refused);
-        if outcome != Outcome::Refused {
-            self.oldest_s = self.oldest_s.max(age_s);
-        }
-    }
-}
-
-/// Practice as the directory has it: one registration for searches and one for bookings.
-#[derive(Debug)]
-struct SimulatedPractice {
-    ods: OdsCode,
-    providers: [Arc<ProviderRegistration>; 2],
-}
-
-/// Reason of a look-up, as [`crate::metrics::LookupTrigger`] has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum SimulatedTrigger {
-    Request,
-    Stale,
-    Ahead,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct SimulatedRequest {
-    practice: usize,
-    /// Index of the interaction: 0 searches, 1 books.
-    interaction: usize,
-    intended: RegistrationUse,
-    consumer: usize,
-}
-
-/// Request that waits for a look-up.
-#[derive(Debug, Clone, Copy)]
-struct WaitingRequest {
-    request: SimulatedRequest,
-    last_answer: u64,
-    began_ms: i64,
-    until_ms: i64,
-    rounds: usize,
-    /// True if it began the look-up that it waits for.
-    is_own: bool,
-}
-
-/// Question to the directory: handlers, systems, then handlers of the other interactions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Question {
-    Handlers,
-    Systems,
-    Others,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LookupStage {
-    /// Another gateway asks; the shared answers are read again at this time.
-    WaitsForOther(i64),
-    Queued(Question),
-    /// Sent; answered at this time.
-    Sent(Question, i64),
-}
-
-#[derive(Debug)]
-struct SimulatedLookup {
-    interaction: usize,
-    trigger: SimulatedTrigger,
-    stage: LookupStage,
-    deadline_ms: i64,
-    /// True if the practice was usable at the beginning.
-    was_usable: bool,
-    accounts: Vec<usize>,
-    has_found: bool,
-    /// Number of its query in the gateway's queue.
-    number: u64,
-    /// Time and number of the answer.
-    answered: (i64, u64),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LookupEnd {
-    Answered,
-    Ended,
-    NoTurn,
-}
-
-/// One gateway: its cache, its look-ups under way, and its queue of questions.
-#[derive(Debug, Default)]
-struct GatewayModel {
-    practices: Vec<CachedPractice>,
-    /// Practices that may be due, by the time of their oldest answer: those loaded from a snapshot, and others.
-    loaded: BTreeSet<(i64, usize)>,
-    others: BTreeSet<(i64, usize)>,
-    /// Place of each practice in these sets.
-    indexed: Vec<Option<(bool, i64)>>,
-    lookups: BTreeMap<usize, SimulatedLookup>,
-    waiting: BTreeMap<usize, Vec<WaitingRequest>>,
-    answers: u64,
-    arrived: u64,
-    turns: u64,
-    /// Number of the last turn of each consumer, and of background refreshes.
-    last_turn: Vec<u64>,
-    is_asking: bool,
-}
 
 /// Gateways, the rate and the answers that they share, and their consumers.
 #[derive(Debug)]
@@ -240,132 +42,16 @@ pub(super) struct FleetModel {
     pub(super) tally: Tally,
 }
 
-/// Interactions of the requests: searches for slots, and bookings.
-static INTERACTIONS: LazyLock<[&Interaction; 2]> = LazyLock::new(|| {
-    ["search:slot-1", "create:appointment-1"]
-        .map(|id| by_id(&format!("urn:nhs:names:services:gpconnect:fhir:rest:{id}")).unwrap())
-});
-
-fn interaction(index: usize) -> &'static Interaction {
-    INTERACTIONS[index]
-}
-
-fn found(providers: &[Arc<ProviderRegistration>]) -> FoundRegistrations {
-    let system = |provider: &Arc<ProviderRegistration>| AccreditedSystem {
-        asid: provider.asid.clone(),
-        ods: None,
-        party_key: provider.party_key.clone(),
-        interactions: [0, 1].map(interaction).to_vec(),
-    };
-    let systems = providers.iter().map(system).collect();
-    FoundRegistrations { origin: Origin::SdsApi, providers: providers.to_vec(), systems }
-}
-
-impl SimulatedPractice {
-    fn new(number: u32) -> Self {
-        let ods = format!("Z{number:05}");
-        let providers = [0, 1].map(|index| {
-            Arc::new(ProviderRegistration::new(
-                ods.parse().unwrap(),
-                format!("9190000{number:05}").parse().unwrap(),
-                format!("{ods}-1000001").parse().unwrap(),
-                "S1".parse().unwrap(),
-                format!("https://{ods}.example.nhs.uk/gpconnect").to_lowercase().parse().unwrap(),
-                vec![interaction(index)],
-            ))
-        });
-        Self { ods: ods.parse().unwrap(), providers }
-    }
-}
-
-impl GatewayModel {
-    fn new(practices: usize) -> Self {
-        Self {
-            practices: (0..practices).map(|_| CachedPractice::default()).collect(),
-            indexed: vec![None; practices],
-            last_turn: vec![0; CONSUMERS + 1],
-            ..Self::default()
-        }
-    }
-
-    /// Puts a practice where [`GatewayModel::due`] looks for it.
-    fn index(&mut self, practice: usize) {
-        let oldest = self.practices[practice].rows.iter().min_by_key(|row| row.stamp.answered_s);
-        let place = oldest.map(|row| (row.stamp.mark == AgeMark::Loaded, row.stamp.answered_s));
-        if place == self.indexed[practice] {
-            return;
-        }
-        self.forget(practice);
-        self.indexed[practice] = place;
-        match place {
-            Some((true, answered_s)) => self.loaded.insert((answered_s, practice)),
-            Some((false, answered_s)) => self.others.insert((answered_s, practice)),
-            None => false,
-        };
-    }
-
-    fn forget(&mut self, practice: usize) {
-        match self.indexed[practice].take() {
-            Some((true, answered_s)) => self.loaded.remove(&(answered_s, practice)),
-            Some((false, answered_s)) => self.others.remove(&(answered_s, practice)),
-            None => false,
-        };
-    }
-
-    /// Returns the practice that `RegistrationCache::take_due` would take, without a walk over all of them.
-    fn due(&mut self, rules: FreshnessRules<'_>) -> Option<(i64, usize)> {
-        let (mut due, mut unused) = (Vec::new(), Vec::new());
-        let soon = rules.freshness.provider.mul_f64(AHEAD_AFTER);
-        for set in [&self.loaded, &self.others] {
-            for &(answered_s, practice) in set {
-                let cached = &self.practices[practice];
-                if cached.due(rules).is_some() {
-                    due.push((answered_s, practice));
-                    break;
-                }
-                if !rules.is_within(cached.used_s.load(Ordering::Relaxed), IN_USE) {
-                    // Indexed again at its next use.
-                    unused.push(practice);
-                } else if std::ptr::eq(set, &raw const self.others)
-                    && rules.is_within(answered_s, soon)
-                {
-                    break;
-                }
-            }
-        }
-        unused.into_iter().for_each(|practice| self.forget(practice));
-        due.into_iter().min()
-    }
-
-    /// Takes the query that ranks first in the queue, and counts the turn of its account.
-    fn next_query(&mut self) -> Option<(usize, Question)> {
-        let background = CONSUMERS;
-        let queued = self.lookups.iter().filter_map(|(practice, lookup)| {
-            let LookupStage::Queued(question) = lookup.stage else { return None };
-            let account = lookup.accounts.iter().min_by_key(|account| self.last_turn[**account]);
-            let account = account.copied().unwrap_or(background);
-            let rank = (
-                account == background,
-                !lookup.has_found,
-                self.last_turn[account],
-                lookup.number,
-            );
-            Some((rank, *practice, question, account))
-        });
-        let (_, practice, question, account) = queued.min_by_key(|(rank, ..)| *rank)?;
-        self.turns += 1;
-        self.last_turn[account] = self.turns;
-        Some((practice, question))
-    }
-}
-
 impl FleetModel {
     pub(super) fn new(setting: &SimulatedSetting) -> Self {
         let practices: Vec<_> = (0..setting.practices).map(SimulatedPractice::new).collect();
-        let gateways = (0..GATEWAYS).map(|_| GatewayModel::new(practices.len())).collect();
+        let gateways = (0..setting.gateways).map(|_| GatewayModel::new(practices.len())).collect();
         let mut fleet = Self {
             freshness: setting.freshness(),
-            deadlines: SourceDeadlines::default(),
+            deadlines: SourceDeadlines {
+                waiting: Duration::from_secs(setting.waiting_s),
+                ..SourceDeadlines::default()
+            },
             per_second: setting.per_second,
             answers: vec![[None; 2]; practices.len()],
             gateways,
@@ -416,10 +102,8 @@ impl FleetModel {
     pub(super) fn restart(&mut self, gateway: usize, has_snapshot: bool) {
         self.claims.retain(|_, (holder, _)| *holder != gateway);
         self.asking.retain(|asking| *asking != gateway);
-        let before = std::mem::replace(
-            &mut self.gateways[gateway],
-            GatewayModel::new(self.practices.len()),
-        );
+        let before =
+            std::mem::replace(&mut self.gateways[gateway], GatewayModel::new(self.practices.len()));
         if has_snapshot {
             for (number, practice) in before.practices.into_iter().enumerate() {
                 let mut rows = practice.rows;
@@ -430,6 +114,14 @@ impl FleetModel {
                 self.gateways[gateway].practices[number] = loaded;
                 self.gateways[gateway].index(number);
             }
+        }
+    }
+
+    /// Restarts all gateways at once with their snapshots, while Redis has lost its answers.
+    pub(super) fn restart_all(&mut self) {
+        self.answers.fill([None; 2]);
+        for gateway in 0..self.gateways.len() {
+            self.restart(gateway, true);
         }
     }
 
@@ -461,14 +153,14 @@ impl FleetModel {
     fn step(&mut self) {
         let most = i64::from(self.per_second) * 1000;
         self.allowance = (self.allowance + i64::from(self.per_second) * TICK_MS).min(most);
-        for gateway in 0..GATEWAYS {
+        for gateway in 0..self.gateways.len() {
             self.end_waits(gateway);
         }
         for _ in 0..REQUESTS {
             self.send_request();
         }
         let every = i64::try_from(AHEAD_EVERY.as_millis()).unwrap();
-        for gateway in 0..GATEWAYS {
+        for gateway in 0..self.gateways.len() {
             let offset = i64::try_from(gateway).unwrap() * TICK_MS;
             if (self.now_ms + offset) % every == 0 {
                 self.refresh_ahead(gateway);
@@ -503,7 +195,7 @@ impl FleetModel {
 
     fn send_request(&mut self) {
         let is_write = self.numbers.next().is_multiple_of(WRITE_ONE_IN);
-        let gateway = self.numbers.below(GATEWAYS);
+        let gateway = self.numbers.below(self.gateways.len());
         let request = SimulatedRequest {
             practice: self.numbers.skewed(self.practices.len()),
             interaction: usize::from(is_write),
@@ -513,14 +205,17 @@ impl FleetModel {
             },
             consumer: self.numbers.skewed(CONSUMERS),
         };
-        self.decide(gateway, WaitingRequest {
-            request,
-            last_answer: self.gateways[gateway].answers,
-            began_ms: self.now_ms,
-            until_ms: 0,
-            rounds: 0,
-            is_own: false,
-        });
+        self.decide(
+            gateway,
+            WaitingRequest {
+                request,
+                last_answer: self.gateways[gateway].answers,
+                began_ms: self.now_ms,
+                until_ms: 0,
+                rounds: 0,
+                is_own: false,
+            },
+        );
     }
 
     /// Serves a request, or lets it wait for a look-up; one round of `Directory::live_practice`.
@@ -712,6 +407,10 @@ impl FleetModel {
     /// Goes on with look-ups whose time has come, and ends waits that have lasted too long.
     fn end_waits(&mut self, gateway: usize) {
         let now_ms = self.now_ms;
+        if self.gateways[gateway].lookups.is_empty() {
+            // Whoever waits, waits for a look-up.
+            return;
+        }
         let due = |(practice, lookup): (&usize, &SimulatedLookup)| {
             let at_ms = match lookup.stage {
                 LookupStage::WaitsForOther(at_ms) => at_ms.min(lookup.deadline_ms),
