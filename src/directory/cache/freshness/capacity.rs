@@ -83,6 +83,7 @@ impl SimulatedSetting {
         Freshness {
             provider: self.provider,
             provider_stale: self.provider_stale,
+            stale_writes_max: self.provider.max(Freshness::default().stale_writes_max),
             ..Freshness::default()
         }
     }
@@ -140,15 +141,16 @@ impl SimulatedSetting {
             tally.percent_of_questions_lost(),
         );
         for outcome in Outcome::ALL {
-            let _ = write!(row, " | {:.1}", tally.percent(outcome));
+            write!(row, " | {:.1}", tally.percent(outcome)).unwrap();
         }
-        let _ = writeln!(
+        writeln!(
             row,
             " | {:.1} | {} min | {:.0} |",
             tally.percent_of_writes_refused(),
             tally.oldest_s / MINUTE_S,
             tally.redis_calls_per_second(),
-        );
+        )
+        .unwrap();
         row
     }
 }
@@ -173,7 +175,7 @@ const CLOSING: &str = "<!-- /simulation -->";
 
 /// Returns the document's table.
 fn table() -> String {
-    let mut text = "| practices | gateways | `provider`/`provider-stale` | questions/s allowed | `waiting` | course | questions/s | \
+    let mut text = "| practices | gateways | `provider`/`provider-stale` | queries/s allowed | `waiting` | course | queries/s | \
                     of these lost % | fresh % | stale % | waited % | waited in vain, older served % | refused % | \
                     bookings refused % | oldest answer | Redis calls/s |\n\
                     |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n"

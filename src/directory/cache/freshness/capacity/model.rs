@@ -360,9 +360,11 @@ impl FleetModel {
         for (index, answered_s) in self.answers[practice].iter().enumerate() {
             let Some(answered_s) = *answered_s else { continue };
             let cached = &own.practices[practice];
-            let is_newer = cached.rows_for(interaction(index)).all(|row| match row.stamp.mark {
-                AgeMark::Loaded => row.stamp.answered_s <= answered_s,
-                _ => row.stamp.answered_s < answered_s,
+            let is_newer = cached.rows_for(interaction(index)).all(|row| {
+                // Of an entry from a snapshot it is the same answer, which then counts as younger.
+                let is_same =
+                    row.stamp.mark == AgeMark::Loaded && row.stamp.answered_s == answered_s;
+                is_same || row.stamp.answered_s < answered_s
             });
             if !is_newer || !rules.is_within(answered_s, self.freshness.provider_max) {
                 continue;
