@@ -40,7 +40,7 @@ struct SimulatedSetting {
 enum SimulatedCourse {
     /// Gateways that have run for long; the second hour is measured.
     Running,
-    /// Nothing is cached in any gateway or in Redis; the first half hour is measured.
+    /// Gateways that have nothing cached, nor has Redis; the first half hour is measured.
     ColdStart,
     /// Gateways that have run for long, of which one restarts without a snapshot; its next ten minutes are
     /// measured.

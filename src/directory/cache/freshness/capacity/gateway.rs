@@ -12,7 +12,7 @@ pub(super) const CONSUMERS: usize = 1_000;
 
 /// Practice as the directory has it: one registration for searches and one for bookings.
 #[derive(Debug)]
-pub(super) struct SimulatedPractice {
+pub(super) struct PracticeModel {
     pub(super) ods: OdsCode,
     pub(super) providers: [Arc<ProviderRegistration>; 2],
 }
@@ -126,7 +126,7 @@ pub(super) fn found(providers: &[Arc<ProviderRegistration>]) -> FoundRegistratio
     FoundRegistrations { origin: Origin::SdsApi, providers: providers.to_vec(), systems }
 }
 
-impl SimulatedPractice {
+impl PracticeModel {
     pub(super) fn new(number: u32) -> Self {
         let ods = format!("Z{number:05}");
         let providers = [0, 1].map(|index| {

@@ -27,7 +27,7 @@ pub(super) struct FleetModel {
     freshness: Freshness,
     deadlines: SourceDeadlines,
     per_second: u32,
-    practices: Vec<SimulatedPractice>,
+    practices: Vec<PracticeModel>,
     gateways: Vec<GatewayModel>,
     /// Times of the shared answers of each practice, by interaction.
     answers: Vec<[Option<i64>; 2]>,
@@ -44,7 +44,7 @@ pub(super) struct FleetModel {
 
 impl FleetModel {
     pub(super) fn new(setting: &SimulatedSetting) -> Self {
-        let practices: Vec<_> = (0..setting.practices).map(SimulatedPractice::new).collect();
+        let practices: Vec<_> = (0..setting.practices).map(PracticeModel::new).collect();
         let gateways = (0..setting.gateways).map(|_| GatewayModel::new(practices.len())).collect();
         let mut fleet = Self {
             freshness: setting.freshness(),
