@@ -9,13 +9,13 @@ use crate::directory::lookups::BACKGROUND_MAX;
 use crate::directory::practice::{AHEAD_EVERY, AHEAD_MAX, ROUNDS_MAX};
 
 /// Time of one step, in milliseconds.
-const TICK_MS: i64 = 100;
+const TICK_MS: i64 = 200;
 /// Time after which the directory answers a question, in milliseconds.
 const ANSWER_MS: i64 = 200;
 /// Interval at which a look-up that waits for another gateway's reads the shared answers, in milliseconds.
 const READ_AGAIN_MS: i64 = 200;
 /// Requests of all consumers in one step.
-const REQUESTS: usize = 2;
+const REQUESTS: usize = 4;
 /// One request in so many is a booking by ODS code, whose registration no service root confirms.
 const WRITE_ONE_IN: u64 = 10;
 /// Beginning of the simulated time, in seconds since 1970.
