@@ -33,6 +33,8 @@ pub use sds_ldap::LdapSettings;
 pub use trace::{LookupStep, LookupTrace};
 
 use query::{HandlersOf, QueryOptions, SystemsOf};
+#[cfg(test)]
+pub(super) use query_rate::AT_ONCE;
 use query_rate::QueryRate;
 use queue::SourceQueue;
 use sds_api::SdsApi;

@@ -1,5 +1,6 @@
 //! Rate of the queries to one source, which limits the application and not the process: all gateways together.
 
+use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,6 +13,9 @@ use crate::sharing::{AWAY, MissingRate, RateDraw, Sharing};
 
 /// Limit: time ahead for which a query may be granted; a look-up waits no longer for its turn.
 const AHEAD_MAX: Duration = Duration::from_secs(10);
+/// Number of queries that are granted at once: as many as a look-up needs for its answer. Granted one by one, the
+/// second would come a round of all gateways later, and the look-up might have no time left for it.
+pub(in super::super) const AT_ONCE: u32 = 2;
 /// Time after its grant for which a query may still be sent; later, others are granted instead of it.
 const GRANT: Duration = Duration::from_secs(1);
 /// Limit: time until Redis is asked again for a query that it did not grant.
@@ -19,8 +23,8 @@ const ASK_AGAIN_MAX: Duration = Duration::from_secs(1);
 
 /// Rate limit of the queries to one source, shared with other gateways if there are any.
 ///
-/// Queries are granted in the order in which gateways ask, each gateway for one at a time, so that none is left
-/// out. While Redis cannot be used, a gateway sends its part: the rate divided by the number of gateways.
+/// Queries are granted in the order in which gateways ask, each gateway for [`AT_ONCE`] at a time, so that none is
+/// left out. While Redis cannot be used, a gateway sends its part: the rate divided by the number of gateways.
 #[derive(Debug)]
 pub(super) struct QueryRate {
     /// Rate of this process, also the burst size: never exceeded, whatever Redis answers.
@@ -33,8 +37,8 @@ pub(super) struct QueryRate {
 
 #[derive(Debug, Default)]
 struct QueryRateState {
-    /// Time of a query that is granted and not yet sent.
-    granted: Option<Instant>,
+    /// Times of queries that are granted and not yet sent, at most [`AT_ONCE`], earliest first.
+    granted: VecDeque<Instant>,
     /// Time of the last query.
     sent: Option<Instant>,
 }
@@ -59,12 +63,15 @@ impl QueryRate {
         while let Some(gateways) = sharing.gateways() {
             if let Some(at) = self.granted() {
                 sleep_until(at).await;
-                self.state().granted = None;
+                self.state().granted.pop_front();
                 break;
             }
             match sharing.draw(&self.draw()).await {
                 Some(grant) if grant.granted > 0 => {
-                    self.state().granted = Some(Instant::now() + grant.wait);
+                    let last = Instant::now() + grant.wait;
+                    let before = (0..grant.granted).rev().map(|queries| self.interval() * queries);
+                    let times = before.map(|before| last.checked_sub(before).unwrap_or(last));
+                    self.state().granted = times.collect();
                 }
                 Some(none) => sleep(none.wait.min(ASK_AGAIN_MAX)).await,
                 None => {
@@ -81,11 +88,11 @@ impl QueryRate {
         self.state().sent = Some(Instant::now());
     }
 
-    /// Returns the time of a query that is granted, unless that was too long ago.
+    /// Returns the earliest time of a query that is granted and not too long ago.
     fn granted(&self) -> Option<Instant> {
         let mut state = self.state();
-        state.granted = state.granted.filter(|at| at.elapsed() < GRANT);
-        state.granted
+        state.granted.retain(|at| at.elapsed() < GRANT);
+        state.granted.front().copied()
     }
 
     fn draw(&self) -> RateDraw<'_> {
@@ -93,7 +100,7 @@ impl QueryRate {
             key: &self.key,
             interval: self.interval(),
             burst: self.per_second,
-            wanted: 1,
+            wanted: AT_ONCE.min(self.per_second.get()),
             ahead: AHEAD_MAX,
             // Gateways that went on alone may not have noticed yet that Redis is back.
             missing: MissingRate::UsedUp(AWAY + self.interval()),

@@ -103,6 +103,8 @@ pub(super) struct GatewayModel {
     /// Number of the last turn of each consumer, and of background refreshes.
     pub(super) last_turn: Vec<u64>,
     pub(super) is_asking: bool,
+    /// Number of questions that it may still send in its turn.
+    pub(super) granted: u32,
 }
 
 /// Interactions of the requests: searches for slots, and bookings.

@@ -7,6 +7,7 @@ use super::tally::{Outcome, SeededNumbers, Tally};
 use super::*;
 use crate::directory::lookups::BACKGROUND_MAX;
 use crate::directory::practice::{AHEAD_EVERY, AHEAD_MAX, ROUNDS_MAX};
+use crate::directory::sources::AT_ONCE;
 
 /// Time of one step, in milliseconds.
 const TICK_MS: i64 = 200;
@@ -169,18 +170,30 @@ impl FleetModel {
         self.send_questions();
     }
 
-    /// Sends as many questions as the shared rate allows, each gateway one in turn.
+    /// Sends as many questions as the shared rate allows, each gateway [`AT_ONCE`] in turn. A second one that is not
+    /// there yet when it may be sent is lost.
     fn send_questions(&mut self) {
         while self.allowance >= 1000 {
             let Some(gateway) = self.asking.pop_front() else { return };
             let own = &mut self.gateways[gateway];
-            own.is_asking = false;
-            let Some((practice, question)) = own.next_query() else { continue };
-            let stage = LookupStage::Sent(question, self.now_ms + ANSWER_MS);
-            own.lookups.get_mut(&practice).unwrap().stage = stage;
-            self.allowance -= 1000;
-            self.tally.questions += 1;
-            self.ask_for_turn(gateway);
+            let is_first = own.granted == 0;
+            own.granted = if is_first { AT_ONCE - 1 } else { own.granted - 1 };
+            match own.next_query() {
+                Some((practice, question)) => {
+                    let stage = LookupStage::Sent(question, self.now_ms + ANSWER_MS);
+                    own.lookups.get_mut(&practice).unwrap().stage = stage;
+                    self.allowance -= 1000;
+                    self.tally.questions += 1;
+                }
+                None if is_first => own.granted = 0,
+                None => self.allowance -= 1000,
+            }
+            if own.granted > 0 {
+                self.asking.push_front(gateway);
+            } else {
+                own.is_asking = false;
+                self.ask_for_turn(gateway);
+            }
         }
     }
 
