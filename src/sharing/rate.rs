@@ -12,21 +12,24 @@ use super::{RedisValue, SharedScript, Sharing};
 /// not stored; milliseconds for which an unused rate is stored. Answers: number granted; number left;
 /// microseconds until the last that was granted may be used or, if none was, until there is one to grant.
 ///
-/// What is stored, the time at which all is used up, is never believed beyond what could have been granted: a
-/// clock that was set back would stop everything.
+/// What is stored, the time at which all is used up, is never believed beyond what could have been granted, and is
+/// then replaced: a clock that was set back would stop everything until it has caught up.
 pub(super) const DRAW: &str = r"
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local interval, burst, wanted = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local ahead, missing = tonumber(ARGV[5]), tonumber(ARGV[6])
 local most = now + ahead + burst * interval
-local stored = redis.call('GET', KEYS[1])
-local due = stored and math.min(tonumber(stored) or most, most) or now + missing
+local stored = tonumber(redis.call('GET', KEYS[1]))
+local due = stored or now + missing
+if not (due <= most) then
+  due = now + math.max(missing, burst * interval)
+end
 due = math.max(due, now)
 local room = math.max(math.floor((most - due) / interval), 0)
 local granted = math.min(room, wanted)
 due = due + granted * interval
-if granted > 0 or not stored then
+if granted > 0 or due ~= stored then
   redis.call('SET', KEYS[1], string.format('%.0f', due), 'PX', math.ceil((due - now) / 1000) + tonumber(ARGV[7]))
 end
 local wait = due - burst * interval - now

@@ -252,6 +252,23 @@ async fn without_redis_every_gateway_looks_up_for_itself_and_shares_again_afterw
     assert_eq!(fleet.queries(), queries);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_of_redis_that_is_set_back_stops_no_query() {
+    let Some(fleet) = Fleet::start(practices('B', 2), PATIENT).await else { return };
+    fleet.root(&fleet.gateway(), "B80000", SLOTS).await;
+    for time in ["redis.call('TIME')[1] * 1000000 + 3600000000", "'nan'", "'nonsense'"] {
+        let set = format!(
+            "EVAL \"for _, rate in ipairs(redis.call('KEYS', 'spine-proxy:rate:*')) do \
+             redis.call('SET', rate, {time}) end return 1\" 0"
+        );
+        assert_eq!(fleet.redis.commands(&set).await, ":1\r\n");
+        let gateway = fleet.gateway();
+        fleet.redis.commands("DEL spine-proxy:answers:B80001").await;
+        fleet.root(&gateway, "B80001", SLOTS).await;
+    }
+    assert_eq!(fleet.queries(), 12);
+}
+
 /// Returns the records of so many practices, whose codes begin with a letter.
 fn practices(letter: char, count: usize) -> Records {
     (0..count).fold(Records::default(), |records, number| {
