@@ -3,7 +3,7 @@
 //! An entry keeps the time of the directory's answer, however often it has been loaded from a snapshot since.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use moka::ops::compute::Op;
@@ -20,12 +20,12 @@ mod freshness;
 mod snapshot;
 
 pub(super) use freshness::{
-    Age, AgeMark, AnswerStamp, CachedPractice, CachedRegistration, CachedSender, FreshnessRules,
-    OldEntryUse, RegistrationUse, Usability,
+    Age, AgeMark, AnswerStamp, CLOCKS_DIFFER_MAX_S, CachedPractice, CachedRegistration,
+    CachedSender, FreshnessRules, OldEntryUse, RegistrationUse, Usability,
 };
 pub use snapshot::SnapshotError;
 
-use freshness::ABSENT;
+use freshness::{ABSENT, surely_after};
 
 /// Limit: number of cached practices, of cached senders, and of cached hints of each kind.
 ///
@@ -62,6 +62,9 @@ pub(super) struct RegistrationCache {
     answers: AtomicU64,
     /// Number of flushes so far; look-ups compare it to notice a flush while they ran.
     flushes: AtomicU64,
+    /// Time from which answers of other gateways are taken, in seconds since 1970: after the last flush, also for
+    /// practices that were not cached then.
+    taken_from_s: AtomicI64,
 }
 
 impl RegistrationCache {
@@ -86,6 +89,7 @@ impl RegistrationCache {
             freshness,
             answers: AtomicU64::default(),
             flushes: AtomicU64::default(),
+            taken_from_s: AtomicI64::new(i64::MIN),
         }
     }
 
@@ -166,9 +170,16 @@ impl RegistrationCache {
         self.flushes.load(Ordering::Acquire)
     }
 
+    /// Returns true if an answer that another gateway got at `answered_s` is from after the last flush.
+    pub(super) fn is_after_flushes(&self, answered_s: i64) -> bool {
+        self.taken_from_s.load(Ordering::Acquire) <= answered_s
+    }
+
     /// Marks the entries of one practice, or all entries, to be refreshed before use, and forgets absences;
     /// returns the number of entries marked. `now_s` is in seconds since 1970.
     pub(super) fn flush(&self, ods: Option<&OdsCode>, now_s: i64) -> usize {
+        // Set before the flush is counted: a look-up that begins afterwards does not notice the flush.
+        self.taken_from_s.fetch_max(surely_after(now_s), Ordering::AcqRel);
         // Counted first: a look-up that began earlier and ends later marks its own entry.
         self.flushes.fetch_add(1, Ordering::AcqRel);
         let practices: Vec<_> = match ods {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until};
 
 use super::ConcurrentChange;
-use super::cache::{Age, CachedPractice};
+use super::cache::{Age, CLOCKS_DIFFER_MAX_S, CachedPractice};
 use super::lookups::{LookupFault, LookupTask};
 use super::practice::PracticeLookup;
 use super::sources::{Certainty, FoundRegistrations, LiveSources, SourceUrls};
@@ -20,8 +20,6 @@ use spine_types::{Asid, CpaId, InteractionId, OdsCode, PartyKey, ServiceRoot};
 
 /// Interval at which a look-up reads other gateways' answers while one of them asks the directory.
 const READ_AGAIN: Duration = Duration::from_millis(200);
-/// Time by which another gateway's clock may be ahead of ours.
-const CLOCKS_DIFFER_MAX_S: i64 = 5;
 
 /// Answer of the directory for one practice and interaction, as gateways share it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -167,7 +165,8 @@ impl SharedLookup<'_> {
             let TakenAnswer { interaction, answered_s, found } = answer;
             let cached = changed.as_ref().unwrap_or(&before);
             let is_dead = !rules.is_within(answered_s, rules.freshness.provider_max);
-            if is_dead || !cached.is_before(interaction, answered_s) {
+            let is_flushed = !shared.cache.is_after_flushes(answered_s);
+            if is_dead || is_flushed || !cached.is_before(interaction, answered_s) {
                 continue;
             }
             let at_answer = shared.cache.rules(answered_s);

@@ -269,6 +269,37 @@ async fn a_clock_of_redis_that_is_set_back_stops_no_query() {
     assert_eq!(fleet.queries(), 12);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_flush_a_gateway_that_had_no_answer_takes_none_from_before() {
+    for flushed in [None, Some(testkit::sds::ods("A20047"))] {
+        let Some(fleet) = Fleet::start(practice(), PATIENT).await else { return };
+        let (first, second) = (fleet.gateway(), fleet.gateway());
+        fleet.root(&first, "A20047", BOOK).await;
+        fleet.registry.sds.replace(moved());
+        fleet.registry.set_clock_ahead_s(MINUTE);
+        assert_eq!(second.flush(flushed.as_ref()), 0);
+        assert_eq!(fleet.root(&second, "A20047", BOOK).await, NEW_ROOT);
+        // The other gateway has not been flushed, and takes what is newer.
+        assert_eq!(fleet.root(&first, "A20047", BOOK).await, ROOT);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_flush_an_answer_of_a_gateway_whose_clock_is_ahead_counts_as_from_before() {
+    let Some(fleet) = Fleet::start(practice(), PATIENT).await else { return };
+    let (first, second) = (fleet.gateway(), fleet.gateway());
+    fleet.root(&second, "A20047", SLOTS).await;
+    fleet.registry.set_clock_ahead_s(MINUTE);
+    assert_eq!(second.flush(None), 1);
+    // The first gateway has asked before the flush by a clock that is four seconds ahead.
+    fleet.registry.set_clock_ahead_s(MINUTE + 4);
+    assert_eq!(first.flush(None), 0);
+    fleet.root(&first, "A20047", SLOTS).await;
+    assert_eq!(fleet.queries(), 6);
+    fleet.registry.sds.replace(moved());
+    assert_eq!(fleet.root(&second, "A20047", SLOTS).await, NEW_ROOT);
+}
+
 /// Returns the records of so many practices, whose codes begin with a letter.
 fn practices(letter: char, count: usize) -> Records {
     (0..count).fold(Records::default(), |records, number| {

@@ -24,6 +24,8 @@ pub(super) const ABSENT: Duration = Duration::from_secs(60);
 const IN_USE: Duration = Duration::from_secs(60 * 60);
 /// Minimum time between two refreshes of one practice ahead of expiry.
 const AHEAD_AGAIN: Duration = Duration::from_secs(60);
+/// Time by which another gateway's clock may be ahead of ours, in seconds.
+pub(in crate::directory) const CLOCKS_DIFFER_MAX_S: i64 = 5;
 /// Fraction of the fresh period after which a practice in use is refreshed.
 const AHEAD_AFTER: f64 = 0.8;
 
@@ -182,10 +184,9 @@ impl<'a> FreshnessRules<'a> {
 }
 
 impl AgeMark {
-    /// Returns the mark of an entry that an operator flushes at `now_s`; an answer of the same second may be from
-    /// before.
+    /// Returns the mark of an entry that an operator flushes at `now_s`.
     pub(super) const fn flushed(now_s: i64) -> Self {
-        Self::Flushed { from_s: now_s.saturating_add(1) }
+        Self::Flushed { from_s: surely_after(now_s) }
     }
 }
 
@@ -197,7 +198,7 @@ impl AnswerStamp {
     /// Returns true if an answer that another gateway got at `answered_s` is newer than this one.
     const fn is_before(&self, answered_s: i64) -> bool {
         match self.mark {
-            AgeMark::None => self.answered_s < answered_s,
+            AgeMark::None => surely_after(self.answered_s) <= answered_s,
             // It is the same answer, which then is younger than it counts here.
             AgeMark::Loaded => self.answered_s <= answered_s,
             AgeMark::Flushed { from_s } => self.answered_s < answered_s && from_s <= answered_s,
@@ -332,7 +333,7 @@ impl CachedPractice {
     ) -> bool {
         self.rows_for(interaction).all(|row| {
             row.stamp.is_before(answered_s)
-                && row.doubt.is_none_or(|doubt| doubt.last_s < answered_s)
+                && row.doubt.is_none_or(|doubt| surely_after(doubt.last_s) <= answered_s)
         })
     }
 
@@ -507,6 +508,12 @@ impl CachedRegistration {
         let doubt = Some(Doubt { first_s, last_s: rules.now_s, last: number });
         Some(Self { doubt, stamp, ..self.clone() })
     }
+}
+
+/// Returns the first time of another gateway's clock that is after `time_s` of ours, in seconds since 1970: an
+/// answer of the same second may be from before, and its clock may be ahead.
+pub(super) const fn surely_after(time_s: i64) -> i64 {
+    time_s.saturating_add(1 + CLOCKS_DIFFER_MAX_S)
 }
 
 /// Returns a factor from 0.9 to 1.1, constant for one answer, that spreads the refreshes of practices
