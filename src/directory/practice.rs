@@ -361,13 +361,15 @@ impl PracticeLookup<'_> {
         past_caches: bool,
     ) -> Result<(), LookupFault> {
         let Self { shared, ods, interaction, .. } = *self;
+        let asked_s = shared.now_s();
         let mut look_up = sources.begin(&task.waiters, patience, &shared.metrics, &shared.sharing);
         look_up.past_caches = past_caches;
         let found = match look_up.practice(ods, interaction).await? {
             DirectoryAnswer::Found(found) => found,
             DirectoryAnswer::Absent(certainty) => {
+                let absent = self.absent(certainty);
                 self.withdraw(certainty).await;
-                return self.absent(certainty);
+                return absent;
             }
         };
         let cached = shared.cache.practice(ods);
@@ -378,14 +380,15 @@ impl PracticeLookup<'_> {
         task.answered();
         if is_doubted {
             // The new answer is not believed yet; looking up the rest would cache it after all.
+            self.publish(sources, found.origin, &[], asked_s).await;
             return Ok(());
         }
-        self.publish(sources, found.origin, &found.providers).await;
+        self.publish(sources, found.origin, &found.providers, asked_s).await;
         look_up.deadline = Instant::now() + shared.deadlines.background;
         if let Some(others) = look_up.other_interactions(ods, &found).await {
             let cached = shared.cache.practice(ods);
             self.store(cached.after_others(&found, &others, rules, number))?;
-            self.publish(sources, found.origin, &others).await;
+            self.publish(sources, found.origin, &others, asked_s).await;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until};
 
 use super::ConcurrentChange;
-use super::cache::{Age, CLOCKS_DIFFER_MAX_S, CachedPractice};
+use super::cache::{Age, CLOCKS_DIFFER_MAX_S, CachedPractice, FreshnessRules};
 use super::lookups::{LookupFault, LookupTask};
 use super::practice::PracticeLookup;
 use super::sources::{Certainty, FoundRegistrations, LiveSources, SourceUrls};
@@ -30,11 +30,14 @@ struct SharedAnswer {
     /// Source that answered, and its URL: another URL is another directory.
     source: Origin,
     url: String,
-    /// Time of the answer, in seconds since 1970.
+    /// Time at which the directory was asked, in seconds since 1970: what it answers is no older.
     answered_s: i64,
     registrations: Vec<SharedRegistration>,
 }
 
+    /// True if the directory was asked for this interaction; false if it was for all those of a system, so that another
+    /// system may have it too.
+    is_whole: bool,
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SharedRegistration {
@@ -51,6 +54,7 @@ struct TakenAnswer {
     found: FoundRegistrations,
 }
 
+    is_whole: bool,
 /// Look-up of a practice that first takes what other gateways know.
 pub(super) struct SharedLookup<'a> {
     pub(super) practice: &'a PracticeLookup<'a>,
@@ -162,7 +166,7 @@ impl SharedLookup<'_> {
                 rejected += 1;
                 continue;
             };
-            let TakenAnswer { interaction, answered_s, found } = answer;
+            let TakenAnswer { interaction, answered_s, .. } = answer;
             let cached = changed.as_ref().unwrap_or(&before);
             let is_dead = !rules.is_within(answered_s, rules.freshness.provider_max);
             let is_flushed = !shared.cache.is_after_flushes(answered_s);
@@ -170,12 +174,11 @@ impl SharedLookup<'_> {
                 continue;
             }
             let at_answer = shared.cache.rules(answered_s);
-            let number = shared.cache.next_answer();
-            let new = cached.after_found(interaction, &found, at_answer, number);
+            let new = answer.added_to(cached, at_answer, shared.cache.next_answer());
             // Only a fresh answer counts as one that the directory has just given.
             changed = match new.age(interaction, rules) {
                 Some(Age::Fresh) => Some(new),
-                _ => Some(cached.after_found(interaction, &found, at_answer, 0)),
+                _ => Some(answer.added_to(cached, at_answer, 0)),
             };
         }
         if rejected > 0 && is_first {
@@ -211,37 +214,41 @@ impl TakenAnswer {
         });
         let providers = registered.collect::<Option<Vec<_>>>()?;
         let found = FoundRegistrations { origin: answer.source, providers, systems: Vec::new() };
-        Some(Self { interaction, answered_s: answer.answered_s.min(now_s), found })
+        let (answered_s, is_whole) = (answer.answered_s.min(now_s), answer.is_whole);
+        Some(Self { interaction, answered_s, is_whole, found })
+    }
+
+    /// Returns the entry after this answer, by the rules for an answer of the directory to ourselves.
+    fn added_to(
+        &self,
+        cached: &CachedPractice,
+        rules: FreshnessRules<'_>,
+        number: u64,
+    ) -> CachedPractice {
+        match self.is_whole {
+            true => cached.after_found(self.interaction, &self.found, rules, number),
+            false => cached.after_others(&self.found, &self.found.providers, rules, number),
+        }
     }
 }
 
-impl SharedAnswer {
-    /// Returns the registrations for one interaction as text; `None` if there is none or it cannot be written.
-    fn text(
-        interaction: &Interaction,
-        providers: &[Arc<ProviderRegistration>],
-        source: Origin,
-        url: &str,
-        answered_s: i64,
-    ) -> Option<Vec<u8>> {
-        let mut serving =
-            providers.iter().filter(|provider| provider.serves(interaction)).peekable();
-        let ods = serving.peek()?.ods.clone();
-        let registrations = serving.map(|provider| SharedRegistration {
+impl SharedRegistration {
+    /// Returns those of these registrations that are for one interaction.
+    fn all(providers: &[Arc<ProviderRegistration>], interaction: &Interaction) -> Vec<Self> {
+        let serving = providers.iter().filter(|provider| provider.serves(interaction));
+        let registrations = serving.map(|provider| Self {
             asid: provider.asid.clone(),
             party_key: provider.party_key.clone(),
             cpa_id: provider.cpa_id.clone(),
             root: provider.root.to_string(),
         });
-        let registrations = registrations.collect();
-        let (interaction, url) = (interaction.id.parse().ok()?, url.to_owned());
-        let answer = Self { ods, interaction, source, url, answered_s, registrations };
-        serde_json::to_vec(&answer).ok()
+        registrations.collect()
     }
 }
 
 impl PracticeLookup<'_> {
-    /// Stores an answer for other gateways, unless the cache was flushed since it was asked for.
+    /// Stores an answer for other gateways, unless the cache was flushed since it was asked for, and removes those
+    /// that are doubted here.
     pub(super) async fn publish(
         &self,
         sources: &LiveSources,
@@ -257,14 +264,33 @@ impl PracticeLookup<'_> {
         let Some(url) = urls.get(&origin) else { return };
         let mut answers: Vec<(&'static str, Option<Vec<u8>>)> = Vec::new();
         for interaction in providers.iter().flat_map(|provider| provider.interactions.iter()) {
+        asked_s: i64,
             if answers.iter().all(|(id, _)| *id != interaction.id) {
-                let text = SharedAnswer::text(interaction, providers, origin, url, shared.now_s());
-                answers.push((interaction.id, text));
+                answers.push((interaction.id, text(interaction)));
+            }
+        }
+        let cached = shared.cache.practice(ods);
+        let rows = cached.rows.iter().filter(|row| row.doubt.is_some());
+        for interaction in rows.flat_map(|row| row.provider.interactions.iter()) {
+            if answers.iter().all(|(id, _)| *id != interaction.id) {
+                answers.push((interaction.id, None));
             }
         }
         shared.sharing.publish(ods, &answers, shared.cache.freshness.provider_max).await;
     }
 
+        let text = |interaction: &Interaction| {
+            let answer = SharedAnswer {
+                ods: ods.clone(),
+                interaction: interaction.id.parse().ok()?,
+                source: origin,
+                url: url.clone(),
+                answered_s: asked_s,
+                is_whole: interaction.id == self.interaction.id,
+                registrations: SharedRegistration::all(providers, interaction),
+            };
+            serde_json::to_vec(&answer).ok()
+        };
     /// Removes the answer for this interaction that gateways share: the directory has nothing registered.
     pub(super) async fn withdraw(&self, certainty: Certainty) {
         let Self { shared, ods, interaction, .. } = *self;

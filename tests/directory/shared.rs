@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gpconnect_simulator::sds::Records;
+use gpconnect_simulator::sds::{Records, SdsFault};
 use spine_proxy::directory::Directory;
 use spine_proxy::metrics::Metrics;
+use spine_proxy::refusal::Refusal;
 use spine_proxy::sharing::{RedisServer, RedisSettings, Sharing};
 use spine_proxy::tls::Loader;
 use testkit::redis::{PASSWORD, Redis};
@@ -298,6 +299,82 @@ async fn after_a_flush_an_answer_of_a_gateway_whose_clock_is_ahead_counts_as_fro
     assert_eq!(fleet.queries(), 6);
     fleet.registry.sds.replace(moved());
     assert_eq!(fleet.root(&second, "A20047", SLOTS).await, NEW_ROOT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_counts_from_the_time_at_which_it_was_asked_for() {
+    let Some(fleet) = Fleet::start(practice(), PATIENT).await else { return };
+    fleet.registry.sds.set(None, SdsFault::HeldBack);
+    let fleet = Arc::new(fleet);
+    let asked_s = jiff::Timestamp::now().as_second();
+    let asks = tokio::spawn({
+        let (fleet, gateway) = (Arc::clone(&fleet), fleet.gateway());
+        async move { fleet.root(&gateway, "A20047", SLOTS).await }
+    });
+    fleet.registry.wait_for_queries(1).await;
+    fleet.registry.set_clock_ahead_s(10 * MINUTE);
+    fleet.registry.sds.clear();
+    assert_eq!(asks.await.unwrap(), ROOT);
+    let stored = fleet.redis.commands("HVALS spine-proxy:answers:A20047").await;
+    let times: Vec<i64> = stored
+        .split("\"answered_s\":")
+        .skip(1)
+        .map(|rest| rest.split(',').next().unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(times.len(), 3);
+    assert!(times.iter().all(|time_s| time_s - asked_s < MINUTE), "{times:?} after {asked_s}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interaction_that_the_directory_no_longer_returns_is_taken_by_no_other_gateway() {
+    let Some(fleet) = Fleet::start(practice(), PATIENT).await else { return };
+    let first = fleet.gateway();
+    fleet.root(&first, "A20047", SLOTS).await;
+    // The system may no longer book.
+    let (asid, party) = ("918999198993", "A20047-1000001");
+    fleet.registry.sds.replace(Records::practice("A20047", asid, party, ROOT, &[SLOTS]));
+    fleet.registry.set_clock_ahead_s(MINUTE);
+    assert_eq!(first.flush(None), 1);
+    fleet.registry.set_clock_ahead_s(2 * MINUTE);
+    fleet.root(&first, "A20047", SLOTS).await;
+    let second = fleet.gateway();
+    fleet.root(&second, "A20047", SLOTS).await;
+    assert!(fleet.registry.look_up(&second, "A20047", BOOK).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_has_become_ambiguous_is_taken_by_no_other_gateway() {
+    let Some(fleet) = Fleet::start(practice(), PATIENT).await else { return };
+    let first = fleet.gateway();
+    fleet.root(&first, "A20047", SLOTS).await;
+    fleet.registry.sds.replace(practice().and(moved()));
+    fleet.registry.set_clock_ahead_s(MINUTE);
+    assert_eq!(first.flush(None), 1);
+    fleet.registry.set_clock_ahead_s(2 * MINUTE);
+    // One ambiguous answer does not replace the one that the first gateway has.
+    assert_eq!(fleet.root(&first, "A20047", SLOTS).await, ROOT);
+    let second = fleet.gateway();
+    let refused = fleet.registry.look_up(&second, "A20047", SLOTS).await.unwrap_err();
+    assert_eq!(refused, Refusal::ReceiverAmbiguous);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_was_found_on_the_way_ends_no_ambiguity() {
+    let other = Records::practice("A20047", "918999198777", "A20047-2000002", NEW_ROOT, &[BOOK]);
+    let Some(fleet) = Fleet::start(practice().and(other), PATIENT).await else { return };
+    let (first, second) = (fleet.gateway(), fleet.gateway());
+    let ambiguous = Some(Refusal::ReceiverAmbiguous);
+    assert_eq!(fleet.registry.look_up(&second, "A20047", BOOK).await.err(), ambiguous);
+    fleet.registry.wait_until_idle(&second).await;
+    // The first gateway is to ask for itself, and finds only one of the systems that book.
+    fleet.registry.set_clock_ahead_s(20);
+    assert_eq!(first.flush(None), 0);
+    fleet.registry.set_clock_ahead_s(30);
+    let queries = fleet.queries();
+    fleet.root(&first, "A20047", SLOTS).await;
+    assert_eq!(fleet.queries(), queries + 3);
+    fleet.registry.set_clock_ahead_s(45);
+    assert_eq!(fleet.registry.look_up(&second, "A20047", BOOK).await.err(), ambiguous);
 }
 
 /// Returns the records of so many practices, whose codes begin with a letter.
