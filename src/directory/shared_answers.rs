@@ -20,6 +20,9 @@ use spine_types::{Asid, CpaId, InteractionId, OdsCode, PartyKey, ServiceRoot};
 
 /// Interval at which a look-up reads other gateways' answers while one of them asks the directory.
 const READ_AGAIN: Duration = Duration::from_millis(200);
+/// Limit: time for which a request's look-up waits for another gateway that asks the directory; then it asks too. It
+/// never waits for longer than half of its time.
+const OTHERS_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// Answer of the directory for one practice and interaction, as gateways share it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -32,12 +35,12 @@ struct SharedAnswer {
     url: String,
     /// Time at which the directory was asked, in seconds since 1970: what it answers is no older.
     answered_s: i64,
-    registrations: Vec<SharedRegistration>,
-}
-
     /// True if the directory was asked for this interaction; false if it was for all those of a system, so that another
     /// system may have it too.
     is_whole: bool,
+    registrations: Vec<SharedRegistration>,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SharedRegistration {
@@ -51,10 +54,10 @@ struct SharedRegistration {
 struct TakenAnswer {
     interaction: &'static Interaction,
     answered_s: i64,
+    is_whole: bool,
     found: FoundRegistrations,
 }
 
-    is_whole: bool,
 /// Look-up of a practice that first takes what other gateways know.
 pub(super) struct SharedLookup<'a> {
     pub(super) practice: &'a PracticeLookup<'a>,
@@ -68,7 +71,7 @@ impl SharedLookup<'_> {
     /// Takes a newer answer of another gateway, waits for one that is asking, or asks the directory.
     ///
     /// A look-up after a contradiction asks in any case. One that no request waits for ends if another gateway is
-    /// asking.
+    /// asking; one that a request waits for asks too if no answer comes from there.
     pub(super) async fn run(&self, deadline: Instant) -> Result<(), LookupFault> {
         let PracticeLookup { shared, ods, .. } = *self.practice;
         let sharing = &shared.sharing;
@@ -76,12 +79,17 @@ impl SharedLookup<'_> {
             return self.ask(deadline).await;
         }
         let was_usable = self.age().is_some_and(|age| age < Age::Dead);
-        let is_waited_for = self.trigger == LookupTrigger::Request;
-        let claim = PracticeClaim::new(ods, is_waited_for);
+        let begun = Instant::now();
+        let patience = deadline.saturating_duration_since(begun);
+        let asks_too = begun + OTHERS_WAIT_MAX.min(patience / 2);
+        let claim = PracticeClaim::new(ods);
         // Claimed only if the answers that are there do not do.
         let mut wanted = None;
+        let mut has_waited = false;
         loop {
-            let Some(read) = sharing.answers(ods, wanted).await else {
+            // A request may have joined since.
+            let is_waited_for = self.task.waiters.is_waited_for();
+            let Some(read) = sharing.answers(ods, wanted, is_waited_for).await else {
                 return self.ask(deadline).await;
             };
             let taken = self.take(&read, wanted.is_none());
@@ -97,14 +105,16 @@ impl SharedLookup<'_> {
                 sharing.release(&claim).await;
                 return ended;
             }
-            if taken.is_err() || is_settled || (wanted.is_some() && !is_waited_for) {
+            let is_left = has_waited && !self.task.waiters.is_waited_for();
+            if taken.is_err() || is_settled || is_left {
                 return taken;
             }
+            if asks_too <= Instant::now() {
+                return self.ask(deadline).await;
+            }
             if wanted.is_some() {
-                if deadline <= Instant::now() {
-                    return Err(LookupFault::NoTurn);
-                }
-                sleep_until(deadline.min(Instant::now() + READ_AGAIN)).await;
+                sleep_until(asks_too.min(Instant::now() + READ_AGAIN)).await;
+                has_waited = true;
             }
             wanted = Some(&claim);
         }
@@ -123,11 +133,11 @@ impl SharedLookup<'_> {
         claim: &PracticeClaim,
         deadline: Instant,
     ) -> Result<(), LookupFault> {
-        let shared = self.practice.shared;
+        let (shared, waiters) = (self.practice.shared, &self.task.waiters);
         shared.metrics.directory.shared(SharedAnswerResult::Asked);
         tokio::select! {
             ended = self.ask(deadline) => ended,
-            () = shared.sharing.keep(claim) => Err(LookupFault::NoAnswer),
+            () = shared.sharing.keep(claim, || waiters.is_waited_for()) => Err(LookupFault::NoAnswer),
         }
     }
 
@@ -254,6 +264,7 @@ impl PracticeLookup<'_> {
         sources: &LiveSources,
         origin: Origin,
         providers: &[Arc<ProviderRegistration>],
+        asked_s: i64,
     ) {
         let Self { shared, ods, .. } = *self;
         let is_unchanged = matches!(shared.change_since(&self.start), ConcurrentChange::Nothing);
@@ -262,9 +273,20 @@ impl PracticeLookup<'_> {
         }
         let urls = sources.urls();
         let Some(url) = urls.get(&origin) else { return };
+        let text = |interaction: &Interaction| {
+            let answer = SharedAnswer {
+                ods: ods.clone(),
+                interaction: interaction.id.parse().ok()?,
+                source: origin,
+                url: url.clone(),
+                answered_s: asked_s,
+                is_whole: interaction.id == self.interaction.id,
+                registrations: SharedRegistration::all(providers, interaction),
+            };
+            serde_json::to_vec(&answer).ok()
+        };
         let mut answers: Vec<(&'static str, Option<Vec<u8>>)> = Vec::new();
         for interaction in providers.iter().flat_map(|provider| provider.interactions.iter()) {
-        asked_s: i64,
             if answers.iter().all(|(id, _)| *id != interaction.id) {
                 answers.push((interaction.id, text(interaction)));
             }
@@ -279,18 +301,6 @@ impl PracticeLookup<'_> {
         shared.sharing.publish(ods, &answers, shared.cache.freshness.provider_max).await;
     }
 
-        let text = |interaction: &Interaction| {
-            let answer = SharedAnswer {
-                ods: ods.clone(),
-                interaction: interaction.id.parse().ok()?,
-                source: origin,
-                url: url.clone(),
-                answered_s: asked_s,
-                is_whole: interaction.id == self.interaction.id,
-                registrations: SharedRegistration::all(providers, interaction),
-            };
-            serde_json::to_vec(&answer).ok()
-        };
     /// Removes the answer for this interaction that gateways share: the directory has nothing registered.
     pub(super) async fn withdraw(&self, certainty: Certainty) {
         let Self { shared, ods, interaction, .. } = *self;

@@ -29,13 +29,14 @@ const CODE_BYTES: usize = 32;
 /// Script that reads a practice's answers and, if wanted, claims the right to ask the directory for it.
 ///
 /// Keys: the answers; the claim. Arguments: number of the query; the claim, or nothing; milliseconds for which it
-/// holds; bytes of answers that are read. Answers: 1 if claimed, else 0; the answers. A claim for a request takes
-/// the place of one for a refresh in the background, which may have a long way to its turn.
+/// holds; bytes of answers that are read. Answers: 1 if claimed, else 0; the answers. A claim for a request, `r:` and
+/// its id, takes the place of one for a refresh in the background, `b:` and its id, which may have a long way to its
+/// turn.
 pub(super) const ASK: &str = r"
 local claimed = 0
 if ARGV[2] ~= '' then
   local held = redis.call('GET', KEYS[2])
-  if not held or held == ARGV[2] or (ARGV[2]:sub(1, 1) == 'r' and held:sub(1, 1) == 'b') then
+  if not held or held:sub(3) == ARGV[2]:sub(3) or (ARGV[2]:sub(1, 1) == 'r' and held:sub(1, 1) == 'b') then
     redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
     claimed = 1
   end
@@ -50,15 +51,18 @@ end
 return answer
 ";
 
-/// Script that renews a claim. Key: the claim. Arguments: number of the query; the claim; milliseconds.
+/// Script that renews a claim, for a request or no longer for one. Key: the claim. Arguments: number of the query; the
+/// claim; milliseconds.
 pub(super) const RENEW_CLAIM: &str = r"
-if redis.call('GET', KEYS[1]) == ARGV[2] then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
+local held = redis.call('GET', KEYS[1])
+if held and held:sub(3) == ARGV[2]:sub(3) then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
 return {ARGV[1]}
 ";
 
 /// Script that gives a claim back. Key: the claim. Arguments: number of the query; the claim.
 pub(super) const RELEASE: &str = r"
-if redis.call('GET', KEYS[1]) == ARGV[2] then redis.call('DEL', KEYS[1]) end
+local held = redis.call('GET', KEYS[1])
+if held and held:sub(3) == ARGV[2]:sub(3) then redis.call('DEL', KEYS[1]) end
 return {ARGV[1]}
 ";
 
@@ -82,7 +86,7 @@ return {ARGV[1]}
 #[derive(Debug)]
 pub(crate) struct PracticeClaim {
     key: String,
-    value: String,
+    id: Uuid,
 }
 
 /// Answers of other gateways for one practice.
@@ -97,13 +101,15 @@ pub(crate) struct OpenedAnswers {
 }
 
 impl PracticeClaim {
-    /// Returns a claim for a practice; one for a request takes the place of one for a refresh in the background.
-    pub(crate) fn new(ods: &OdsCode, is_for_request: bool) -> Self {
+    /// Returns a claim for a practice.
+    pub(crate) fn new(ods: &OdsCode) -> Self {
+        Self { key: format!("spine-proxy:asking:{ods}"), id: Uuid::new_v4() }
+    }
+
+    /// Returns the claim as it is stored; one for a request takes the place of one for a refresh in the background.
+    fn value(&self, is_for_request: bool) -> String {
         let rank = if is_for_request { 'r' } else { 'b' };
-        Self {
-            key: format!("spine-proxy:asking:{ods}"),
-            value: format!("{rank}:{}", Uuid::new_v4().simple()),
-        }
+        format!("{rank}:{}", self.id.simple())
     }
 }
 
@@ -118,12 +124,13 @@ impl Sharing {
         &self,
         ods: &OdsCode,
         claim: Option<&PracticeClaim>,
+        is_for_request: bool,
     ) -> Option<OpenedAnswers> {
         let key = self.0.server.load().as_ref().and_then(|server| server.key.clone())?;
         let (answers, unclaimed) = (answers_key(ods), format!("spine-proxy:asking:{ods}"));
         let (value, claim) = match claim {
-            Some(claim) => (claim.value.as_str(), claim.key.as_str()),
-            None => ("", unclaimed.as_str()),
+            Some(claim) => (claim.value(is_for_request), claim.key.as_str()),
+            None => (String::new(), unclaimed.as_str()),
         };
         let (lasts, bytes) = (CLAIM.as_millis().to_string(), ANSWERS_BYTES_MAX.to_string());
         let arguments = [value.as_bytes(), lasts.as_bytes(), bytes.as_bytes()];
@@ -144,19 +151,21 @@ impl Sharing {
         .await
     }
 
-    /// Renews a claim until dropped.
-    pub(crate) async fn keep(&self, claim: &PracticeClaim) {
+    /// Renews a claim until dropped, for a request while one waits.
+    pub(crate) async fn keep(&self, claim: &PracticeClaim, is_for_request: impl Fn() -> bool) {
         loop {
             sleep(RENEW).await;
             let lasts = CLAIM.as_millis().to_string();
-            let arguments = [claim.value.as_bytes(), lasts.as_bytes()];
+            let value = claim.value(is_for_request());
+            let arguments = [value.as_bytes(), lasts.as_bytes()];
             self.tell(SharedScript::Renew, &claim.key, &arguments).await;
         }
     }
 
     /// Gives a claim back; one that cannot be given back ends by itself.
     pub(crate) async fn release(&self, claim: &PracticeClaim) {
-        self.tell(SharedScript::Release, &claim.key, &[claim.value.as_bytes()]).await;
+        let value = claim.value(false);
+        self.tell(SharedScript::Release, &claim.key, &[value.as_bytes()]).await;
     }
 
     /// Stores a practice's answers for other gateways, each by the id of its interaction; `None` removes one.

@@ -377,6 +377,60 @@ async fn an_answer_that_was_found_on_the_way_ends_no_ambiguity() {
     assert_eq!(fleet.registry.look_up(&second, "A20047", BOOK).await.err(), ambiguous);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_never_ends_holds_up_no_gateway() {
+    let Some(fleet) = Fleet::start(practice(), PATIENT).await else { return };
+    fleet.redis.commands("SET spine-proxy:asking:A20047 r:another").await;
+    assert_eq!(fleet.root(&fleet.gateway(), "A20047", SLOTS).await, ROOT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_joins_a_refresh_waits_for_another_gateway_like_any_request() {
+    let Some(fleet) = Fleet::start(practice(), PATIENT).await else { return };
+    let gateway = fleet.gateway();
+    fleet.root(&gateway, "A20047", SLOTS).await;
+    fleet.registry.set_clock_ahead_s(20 * MINUTE);
+    fleet.redis.commands("SET spine-proxy:asking:A20047 r:another PX 1500").await;
+    let fleet = Arc::new(fleet);
+    // Each of these begins a refresh, unless one is under way.
+    let mut reads = JoinSet::new();
+    for _ in 0..3 {
+        let (fleet, gateway) = (Arc::clone(&fleet), gateway.clone());
+        reads.spawn(async move {
+            loop {
+                fleet.registry.look_up(&gateway, "A20047", SLOTS).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+    let refreshes = "directory_refreshes_total{result=\"ok\",trigger=\"stale\"}";
+    while fleet.registry.metric(refreshes) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let found = fleet.registry.look_up(&gateway, "A20047", BOOK).await;
+    assert_eq!(found.unwrap().root.as_str(), ROOT);
+    drop(reads);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_is_for_a_request_while_one_waits() {
+    let Some(fleet) = Fleet::start_with_rate(practice(), PATIENT, 1).await else { return };
+    let gateway = fleet.gateway();
+    let fleet = Arc::new(fleet);
+    fleet.registry.look_up(&gateway, "A20047", SLOTS).await.unwrap();
+    // The next query is sent a second after the last, and no request waits for it.
+    fleet.registry.sds.set(None, SdsFault::HeldBack);
+    let claim = "GET spine-proxy:asking:A20047";
+    while !fleet.redis.commands(claim).await.contains("\r\nb:") {}
+    let joins = tokio::spawn({
+        let (fleet, gateway) = (Arc::clone(&fleet), gateway.clone());
+        async move { fleet.root(&gateway, "A20047", BOOK).await }
+    });
+    while !fleet.redis.commands(claim).await.contains("\r\nr:") {}
+    fleet.registry.sds.clear();
+    assert_eq!(joins.await.unwrap(), ROOT);
+}
+
 /// Returns the records of so many practices, whose codes begin with a letter.
 fn practices(letter: char, count: usize) -> Records {
     (0..count).fold(Records::default(), |records, number| {

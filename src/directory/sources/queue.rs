@@ -109,6 +109,11 @@ impl LookupWaiters {
         self.lock().accounts.clear();
     }
 
+    /// Returns true if a request waits for the look-up's next answer.
+    pub(in super::super) fn is_waited_for(&self) -> bool {
+        !self.lock().accounts.is_empty()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Waiters> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
