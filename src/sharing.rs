@@ -304,10 +304,14 @@ impl Sharing {
         }
     }
 
-    /// Closes the connection, and does not ask Redis for a while.
+    /// Closes the connection, and does not ask Redis for a while. A query that began before the last failure says
+    /// nothing new when it fails too.
     fn leave(&self, server: &RedisServer, why: RedisFault) {
         server.client.disconnect();
-        let mut outage = server.outage();
+        let (mut outage, now) = (server.outage(), Instant::now());
+        if outage.as_ref().is_some_and(|outage| now < outage.until) {
+            return;
+        }
         if outage.as_ref().is_none_or(|outage| outage.why != why) {
             tracing::warn!(
                 %why,
@@ -316,6 +320,6 @@ impl Sharing {
             );
         }
         self.0.metrics.redis_up.set(0);
-        *outage = Some(RedisOutage { until: Instant::now() + AWAY, why });
+        *outage = Some(RedisOutage { until: now + AWAY, why });
     }
 }

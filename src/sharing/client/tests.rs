@@ -8,7 +8,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use super::super::{MissingRate, RateDraw, RateGrant, RedisServer, RedisSettings, Sharing};
+use super::super::{
+    MissingRate, RateDraw, RateGrant, RedisFault, RedisServer, RedisSettings, Sharing,
+};
 use crate::metrics::Metrics;
 use crate::tls::Loader;
 
@@ -19,6 +21,15 @@ const ENDLESS: usize = 256 * 1024 * 1024;
 ///
 /// The receiver gets, for each connection, how many filler bytes were taken.
 async fn server(answer: &'static str, filler: usize) -> (Sharing, mpsc::Receiver<usize>) {
+    server_that_is_waited_for(answer, filler, Duration::from_secs(5)).await
+}
+
+/// Starts a server as [`server`] does, whose answers are waited for by this time.
+async fn server_that_is_waited_for(
+    answer: &'static str,
+    filler: usize,
+    wait: Duration,
+) -> (Sharing, mpsc::Receiver<usize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://{}", listener.local_addr().unwrap());
     let (tell, told) = mpsc::channel(16);
@@ -51,7 +62,7 @@ async fn server(answer: &'static str, filler: usize) -> (Sharing, mpsc::Receiver
         url,
         password_file: None,
         tls: None,
-        wait: Duration::from_secs(5),
+        wait,
         gateways: NonZeroU32::MIN,
         key_file: None,
     };
@@ -110,4 +121,18 @@ async fn numbers_beyond_what_was_asked_for_are_cut_to_it() {
     let (shared, _ended) = server(answer, 0).await;
     let none = draws(&shared, Duration::from_secs(10)).await.unwrap();
     assert_eq!((none.granted, none.wait), (0, Duration::from_millis(12_500)));
+}
+
+#[tokio::test]
+async fn queries_that_end_with_the_connection_of_another_are_no_outage_of_their_own() {
+    let (sharing, _ended) = server_that_is_waited_for("", 0, Duration::from_millis(300)).await;
+    let second = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        draws(&sharing, Duration::ZERO).await
+    };
+    let (first, second) = tokio::join!(draws(&sharing, Duration::ZERO), second);
+    assert_eq!((first, second), (None, None));
+    let Sharing(state) = &sharing;
+    let server = state.server.load_full().unwrap();
+    assert_eq!(server.outage().as_ref().unwrap().why, RedisFault::TIMED_OUT);
 }
