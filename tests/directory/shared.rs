@@ -211,6 +211,8 @@ async fn a_request_does_not_wait_for_a_refresh_of_another_gateway_but_a_refresh_
     fleet.redis.commands("SET spine-proxy:asking:A20047 b:another").await;
     assert_eq!(fleet.root(&gateway, "A20047", SLOTS).await, ROOT);
     assert_eq!(fleet.queries(), 3);
+    let claims = fleet.redis.commands("EXISTS spine-proxy:asking:A20047").await;
+    assert_eq!(claims, ":0\r\n", "the request's claim took the place of the other");
     fleet.redis.commands("SET spine-proxy:asking:A20047 r:another").await;
     fleet.registry.set_clock_ahead_s(20 * MINUTE);
     assert_eq!(fleet.root(&gateway, "A20047", SLOTS).await, ROOT);
@@ -225,6 +227,8 @@ async fn a_contradiction_is_settled_by_the_directory_itself() {
     let (first, second) = (fleet.gateway(), fleet.gateway());
     fleet.root(&first, "A20047", SLOTS).await;
     let found = fleet.registry.look_up(&second, "A20047", SLOTS).await.unwrap();
+    // Not even while another gateway asks, which may have begun before the contradiction.
+    fleet.redis.commands("SET spine-proxy:asking:A20047 r:another").await;
     second.unreached(&found, testkit::sds::interaction(SLOTS));
     fleet.registry.wait_for_queries(6).await;
     fleet.registry.wait_until_idle(&second).await;
@@ -390,26 +394,17 @@ async fn a_request_that_joins_a_refresh_waits_for_another_gateway_like_any_reque
     let gateway = fleet.gateway();
     fleet.root(&gateway, "A20047", SLOTS).await;
     fleet.registry.set_clock_ahead_s(20 * MINUTE);
-    fleet.redis.commands("SET spine-proxy:asking:A20047 r:another PX 1500").await;
-    let fleet = Arc::new(fleet);
-    // Each of these begins a refresh, unless one is under way.
-    let mut reads = JoinSet::new();
-    for _ in 0..3 {
-        let (fleet, gateway) = (Arc::clone(&fleet), gateway.clone());
-        reads.spawn(async move {
-            loop {
-                fleet.registry.look_up(&gateway, "A20047", SLOTS).await.unwrap();
-                tokio::task::yield_now().await;
-            }
-        });
-    }
-    let refreshes = "directory_refreshes_total{result=\"ok\",trigger=\"stale\"}";
-    while fleet.registry.metric(refreshes) == 0 {
-        tokio::task::yield_now().await;
-    }
+    fleet.redis.commands("SET spine-proxy:asking:A20047 r:another").await;
+    // The read begins a refresh, which finds that another gateway asks; the write joins it.
+    fleet.registry.look_up(&gateway, "A20047", SLOTS).await.unwrap();
     let found = fleet.registry.look_up(&gateway, "A20047", BOOK).await;
     assert_eq!(found.unwrap().root.as_str(), ROOT);
-    drop(reads);
+    let began = |trigger: &str| {
+        let labels = format!("result=\"ok\",trigger=\"{trigger}\"");
+        fleet.registry.metric(&format!("directory_refreshes_total{{{labels}}}"))
+    };
+    fleet.registry.wait_until_idle(&gateway).await;
+    assert_eq!((began("stale"), began("request")), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -429,6 +424,53 @@ async fn a_claim_is_for_a_request_while_one_waits() {
     while !fleet.redis.commands(claim).await.contains("\r\nr:") {}
     fleet.registry.sds.clear();
     assert_eq!(joins.await.unwrap(), ROOT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_was_asked_for_before_a_flush_is_not_stored_for_other_gateways() {
+    let Some(fleet) = Fleet::start(practice(), PATIENT).await else { return };
+    let gateway = fleet.gateway();
+    let fleet = Arc::new(fleet);
+    fleet.registry.sds.set(None, SdsFault::HeldBack);
+    let asks = tokio::spawn({
+        let (fleet, gateway) = (Arc::clone(&fleet), gateway.clone());
+        async move { fleet.root(&gateway, "A20047", SLOTS).await }
+    });
+    fleet.registry.wait_for_queries(1).await;
+    assert_eq!(gateway.flush(None), 0);
+    fleet.registry.sds.clear();
+    assert_eq!(asks.await.unwrap(), ROOT);
+    assert_eq!(fleet.redis.commands("EXISTS spine-proxy:answers:A20047").await, ":0\r\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_another_directory_or_from_the_future_is_ignored() {
+    let Some(mut fleet) = Fleet::start(practice(), PATIENT).await else { return };
+    // The clock of the first gateway is ahead, first by more than clocks may differ.
+    for (ahead_s, queries) in [(10, 3), (4, 0)] {
+        fleet.registry.set_clock_ahead_s(ahead_s);
+        fleet.redis.commands("DEL spine-proxy:answers:A20047").await;
+        fleet.root(&fleet.gateway(), "A20047", SLOTS).await;
+        let before = fleet.queries();
+        fleet.registry.set_clock_ahead_s(0);
+        assert_eq!(fleet.root(&fleet.gateway(), "A20047", SLOTS).await, ROOT);
+        assert_eq!(fleet.queries() - before, queries, "{ahead_s} s ahead");
+    }
+    // To a gateway it is another directory, since it has another URL.
+    let _link = Arc::get_mut(&mut fleet.registry).unwrap().add_link();
+    let before = fleet.queries();
+    assert_eq!(fleet.root(&fleet.gateway(), "A20047", SLOTS).await, ROOT);
+    assert_eq!((fleet.queries() - before, fleet.results("rejected")), (3, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_shared_answer_serves_a_read_while_the_directory_does_not_answer() {
+    let Some(fleet) = Fleet::start(practice(), PATIENT).await else { return };
+    fleet.root(&fleet.gateway(), "A20047", SLOTS).await;
+    fleet.registry.sds.set(None, SdsFault::NoResponse);
+    fleet.registry.set_clock_ahead_s(20 * MINUTE);
+    let found = fleet.registry.look_up(&fleet.gateway(), "A20047", SLOTS).await;
+    assert_eq!(found.unwrap().root.as_str(), ROOT);
 }
 
 /// Returns the records of so many practices, whose codes begin with a letter.

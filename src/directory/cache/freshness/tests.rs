@@ -123,6 +123,32 @@ fn a_marked_entry_is_older_than_it_is_and_never_younger() {
 }
 
 #[test]
+fn an_answer_of_another_gateway_is_newer_if_it_is_by_more_than_clocks_differ() {
+    let practice = cached();
+    let marked = |mark| {
+        let rows = practice.rows.iter().cloned().map(|mut row| {
+            row.stamp.mark = mark;
+            row
+        });
+        practice.with(rows.collect())
+    };
+    let flushed = practice.flushed(NOW_S + MINUTE);
+    let doubted = practice.after_absent(slots(), after(MINUTE), 2);
+    for (practice, newer_from_s) in [
+        (&practice, 6),
+        (&doubted, MINUTE + 6),
+        (&flushed, MINUTE + 6),
+        (&marked(AgeMark::Loaded), 0),
+        // The answer by which the practice has moved is of this time too.
+        (&marked(AgeMark::Flushed { from_s: NOW_S + MINUTE }), MINUTE),
+    ] {
+        let is_newer = |seconds| practice.is_before(slots(), NOW_S + seconds);
+        assert_eq!((is_newer(newer_from_s - 1), is_newer(newer_from_s)), (false, true));
+    }
+    assert!(CachedPractice::default().is_before(slots(), NOW_S), "nothing is known");
+}
+
+#[test]
 fn an_entry_is_used_by_its_age_and_by_what_confirms_it() {
     let (practice, read, write) = (cached(), RegistrationUse::Confirmed, RegistrationUse::Trusted);
     let old = |refresh, unanswered| Usability::Old { refresh, unanswered };
