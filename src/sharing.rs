@@ -243,10 +243,15 @@ impl Sharing {
         Self(Arc::new(SharingState { server: ArcSwapOption::empty(), metrics }))
     }
 
-    /// Puts another server in force, or none.
+    /// Puts another server in force, or none. An outage goes on until the new server has answered.
     pub fn replace(&self, server: Option<RedisServer>) {
         let Self(state) = self;
-        state.metrics.redis_up.set(i64::from(server.is_some()));
+        let outage = state.server.load().as_ref().and_then(|before| before.outage().take());
+        let is_up = server.is_some() && outage.is_none();
+        if let Some(server) = &server {
+            *server.outage() = outage;
+        }
+        state.metrics.redis_up.set(i64::from(is_up));
         state.server.store(server.map(Arc::new));
     }
 

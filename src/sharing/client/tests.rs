@@ -136,3 +136,17 @@ async fn queries_that_end_with_the_connection_of_another_are_no_outage_of_their_
     let server = state.server.load_full().unwrap();
     assert_eq!(server.outage().as_ref().unwrap().why, RedisFault::TIMED_OUT);
 }
+
+#[tokio::test]
+async fn an_outage_goes_on_when_the_settings_are_loaded_again() {
+    let (sharing, _ended) = server("-READONLY\r\n", 0).await;
+    assert!(!sharing.is_away());
+    assert_eq!(draws(&sharing, Duration::ZERO).await, None);
+    let (other, _other_ended) = server("", 0).await;
+    let again = other.0.server.swap(None).and_then(Arc::into_inner).unwrap();
+    sharing.replace(Some(again));
+    assert!(sharing.is_away() && !sharing.is_asked());
+    assert_eq!(sharing.0.metrics.redis_up.get(), 0);
+    sharing.replace(None);
+    assert!(!sharing.is_away());
+}
