@@ -19,7 +19,7 @@ use spine_types::interaction::{self, Interaction};
 use spine_types::{Asid, CpaId, InteractionId, OdsCode, PartyKey, ServiceRoot};
 
 /// Interval at which a look-up reads other gateways' answers while one of them asks the directory.
-const READ_AGAIN: Duration = Duration::from_millis(200);
+const READ_AGAIN: Duration = Duration::from_millis(100);
 /// Limit: time for which a request's look-up waits for another gateway that asks the directory; then it asks too. It
 /// never waits for longer than half of its time.
 const OTHERS_WAIT_MAX: Duration = Duration::from_secs(2);
