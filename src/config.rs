@@ -20,7 +20,7 @@ use crate::request::TraceIdRule;
 use crate::tls::{ConsumerLeg, KeyPair, ProviderLeg};
 use crate::{audit, directory, forward, hex, listener, sharing, throttle, traces};
 use spine_types::interaction::AllowedInteractions;
-use spine_types::{Asid, check_range};
+use spine_types::{Asid, InnerUrl, check_range};
 
 mod places;
 mod proxy_name;
@@ -132,6 +132,11 @@ pub struct Listener {
     /// Of two gateways in a row each needs its own; gateways behind one load balancer may share one.
     #[schemars(with = "Option<String>")]
     pub proxy_name: Option<ProxyName>,
+    /// URL of a page about refusals, such as `https://ssp.example.nhs.uk/docs/refusals.html`.
+    ///
+    /// Refused answers then have `Link: <URL#token>; rel="help"`. It begins with `https://`, and has no query and
+    /// no fragment.
+    pub help_url: Option<String>,
     /// Networks of load balancers that send a PROXY protocol header, of version 1 or 2, before TLS, such as
     /// `["10.1.0.0/16", "2001:db8::/32"]`.
     ///
@@ -197,6 +202,14 @@ impl Listener {
         }
         if self.workers == Some(0) {
             return Err("listener.workers is 0; it must be 1 or more".into());
+        }
+        if let Some(url) = &self.help_url {
+            let fault = |why: &str| Err(format!("listener.help-url: {url:?}: {why}"));
+            match InnerUrl::parse(url) {
+                Ok(InnerUrl { query: None, .. }) => {}
+                Ok(_) => return fault("the token is added to it: it must not have a query"),
+                Err(why) => return fault(&why.to_string()),
+            }
         }
         for network in &self.proxy_protocol_from {
             if network.addr().to_canonical() != network.addr() {

@@ -35,7 +35,7 @@ mod resolve;
 
 pub use body::{BodyPace, PaceFault, Paced, ProviderBody, Upload};
 pub use failure::Unanswered;
-pub use headers::{ConsumerHop, RECEIPT};
+pub use headers::{ConsumerHop, EXCHANGE, RECEIPT};
 pub use pool::IDLE_MAX;
 
 use body::UploadFate;

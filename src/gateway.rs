@@ -71,6 +71,8 @@ pub struct DecisionRules {
     pub compatibility: HashMap<Asid, Compatibility>,
     /// Base URLs of this proxy, without a final slash.
     pub bases: Vec<String>,
+    /// URL of the page about refusals, which `Link` names with the token as fragment.
+    pub help: Option<String>,
     /// Name of this proxy in `Via`, `Forwarded` and `Proxy-Status`.
     pub proxy: String,
     /// Minimum pace at which a consumer's body must arrive.
@@ -388,7 +390,7 @@ impl Gateway {
         self.learn(health, &answer, &provider, interaction);
         let mut response = answer.map_err(|none| entry.unanswered(none.refusal, none.cause))?;
         entry.answered(response.status(), response.headers(), target.path());
-        answer::complete(&mut response, allowance, receipt);
+        answer::complete(&mut response, entry.id(), allowance, receipt);
         Ok(response)
     }
 

@@ -4,7 +4,7 @@ use gpconnect_simulator::pki::Leaf;
 use serde_json::json;
 use testkit::link::{FaultyLink, LinkFault};
 use testkit::provider::answer;
-use testkit::request::is_quota_header;
+use testkit::request::is_gateways_header;
 use testkit::test_bed::{ROOT, row};
 use testkit::{ProviderAction, TestBed, TestRequest};
 
@@ -336,7 +336,7 @@ async fn headers_of_the_answer_pass_unchanged() {
     for call in [TestRequest::slots(), TestRequest::slots().http2()] {
         let mut answer = bed.send(call).await;
         answer.headers.retain(|(name, _)| {
-            !name.eq_ignore_ascii_case("content-length") && !is_quota_header(name)
+            !name.eq_ignore_ascii_case("content-length") && !is_gateways_header(name)
         });
         let sorted = |headers: Vec<(String, String)>| {
             let lower = |(name, value): (String, String)| (name.to_ascii_lowercase(), value);

@@ -263,3 +263,20 @@ async fn a_provider_that_offers_http2_is_spoken_to_over_http1() {
     }
     assert!(provider.received().iter().all(|request| request.start.ends_with(" HTTP/1.1")));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forwarded_answer_has_the_id_of_its_record_whatever_the_provider_and_the_consumer_send() {
+    let forged = "00000000-0000-4000-8000-000000000000";
+    let bed =
+        answers(&format!("Spine-Proxy-Exchange: {forged}\r\nSpine-Proxy-Exchange: x\r\n")).await;
+    let calls = [TestRequest::slots(), TestRequest::slots().http2(), TestRequest::book()];
+    for (number, call) in calls.into_iter().enumerate() {
+        let answer = bed.send(call.with("Spine-Proxy-Exchange", forged)).await;
+        let record = bed.wait_for_closed_line(number + 1).await;
+        let id = record["id"].as_str().unwrap();
+        assert_eq!(lines(&answer.headers, "spine-proxy-exchange"), [id]);
+        assert_ne!(id, forged);
+        let received = bed.provider.received().pop().unwrap();
+        assert_eq!(received.header("spine-proxy-exchange"), None);
+    }
+}

@@ -28,6 +28,10 @@ pub struct ConsumerHop<'a> {
 /// colon and the chain value.
 pub const RECEIPT: HeaderName = HeaderName::from_static("spine-proxy-receipt");
 
+/// Header with the id of an exchange in every answer to a consumer. One of a provider or a consumer is dropped:
+/// it would be taken for this proxy's.
+pub const EXCHANGE: HeaderName = HeaderName::from_static("spine-proxy-exchange");
+
 /// Returns true for fields that belong to one connection, in either direction.
 fn is_of_one_connection(name: &str) -> bool {
     matches!(
@@ -75,6 +79,7 @@ fn is_never_sent(name: &str) -> bool {
                 | "fastly-client-ip"
                 | "forwarded"
                 | "host"
+                | "spine-proxy-exchange"
                 | "spine-proxy-receipt"
                 | "true-client-ip"
                 | "via"
@@ -108,6 +113,7 @@ fn is_never_returned(name: &str) -> bool {
                 | "refresh"
                 | "report-to"
                 | "reporting-endpoints"
+                | "spine-proxy-exchange"
                 | "spine-proxy-receipt"
                 | "strict-transport-security"
         )

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::DecisionRules;
 use super::negotiation::FhirFormat;
-use crate::forward::{PaceFault, ProviderBody, RECEIPT};
+use crate::forward::{EXCHANGE, PaceFault, ProviderBody, RECEIPT};
 use crate::refusal::{ErrorFamily, OperationOutcome, QuotaLeft, Refusal};
 use crate::request::SspHeaders;
 
@@ -81,8 +81,7 @@ impl RefusalFormat {
 
     fn response(&self, refusal: &Refusal, id: Uuid) -> Response<String> {
         let row = refusal.row();
-        let id = id.to_string();
-        let outcome = OperationOutcome { refusal, id: &id, errors: self.errors };
+        let outcome = OperationOutcome { refusal, id: &id.to_string(), errors: self.errors };
         let mut response = Response::new(match self.format {
             FhirFormat::Json => outcome.json(),
             FhirFormat::Xml => outcome.xml(),
@@ -100,6 +99,13 @@ impl RefusalFormat {
             format!("{}; error={}; details=\"{}\"", self.rules.proxy, row.proxy_error, row.token);
         if let Ok(status) = HeaderValue::from_str(&status) {
             headers.insert("proxy-status", status);
+        }
+        write_exchange_id(headers, id);
+        // Spec: RFC 8288.
+        let help = self.rules.help.as_ref();
+        let help = help.map(|page| format!("<{page}#{}>; rel=\"help\"", row.token));
+        if let Some(link) = help.and_then(|link| HeaderValue::try_from(link).ok()) {
+            headers.insert(header::LINK, link);
         }
         // HTTP/2 connections are ended by a GOAWAY instead.
         if refusal.ends_connection() && self.version != Version::HTTP_2 {
@@ -137,17 +143,27 @@ const fn reason(status: StatusCode) -> &'static [u8] {
     }
 }
 
-/// Completes a provider's response with a reason phrase, if it has none, the consumer's quota, and evidence
-/// of the request's line in the audit journal, if the consumer is to have it.
+/// Completes a provider's response with a reason phrase, if it has none, the id of the exchange, the
+/// consumer's quota, and evidence of the request's line in the audit journal, if the consumer is to have it.
 pub(super) fn complete<B>(
     response: &mut Response<B>,
+    id: Uuid,
     allowance: QuotaLeft,
     receipt: Option<&HeaderValue>,
 ) {
     give_reason(response);
+    write_exchange_id(response.headers_mut(), id);
     write_quota_headers(response.headers_mut(), allowance);
     if let Some(receipt) = receipt {
         response.headers_mut().insert(RECEIPT, receipt.clone());
+    }
+}
+
+/// Sets the header with the id of the exchange, which its record in the journal has.
+fn write_exchange_id(headers: &mut HeaderMap, id: Uuid) {
+    let mut text = Uuid::encode_buffer();
+    if let Ok(id) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)) {
+        headers.insert(EXCHANGE, id);
     }
 }
 

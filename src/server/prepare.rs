@@ -223,6 +223,7 @@ pub(super) fn decision_rules(config: &Config) -> Result<DecisionRules, Failure> 
         allowed,
         compatibility: compatibility.collect(),
         bases: bases(config),
+        help: config.listener.help_url.clone(),
         proxy,
         pace: config.provider.deadlines.pace(),
     })

@@ -280,9 +280,11 @@ pub async fn read_answer<S: AsyncRead + Unpin>(wire: &mut RawConnection<S>) -> O
     Some(Answer { status, headers, body, complete })
 }
 
-/// Returns whether a header gives the rest of a consumer's quota. Every forwarded answer has these headers.
-pub fn is_quota_header(name: &str) -> bool {
-    ["x-rate-limit-limit", "x-rate-limit-remaining", "x-rate-limit-reset"].contains(&name)
+/// Returns whether a header is one that the gateway adds to every forwarded answer: the id of the exchange, and
+/// the rest of the consumer's quota.
+pub fn is_gateways_header(name: &str) -> bool {
+    let quota = ["x-rate-limit-limit", "x-rate-limit-remaining", "x-rate-limit-reset"];
+    name == "spine-proxy-exchange" || quota.contains(&name)
 }
 
 /// The gateway's answer to a request.
@@ -312,10 +314,10 @@ impl Answer {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// Returns the names of the headers in order, without those of the quota.
+    /// Returns the names of the headers in order, without those that every forwarded answer has.
     pub fn header_names(&self) -> Vec<String> {
         let names = self.headers.iter().map(|(name, _)| name.to_ascii_lowercase());
-        let mut names: Vec<_> = names.filter(|name| !is_quota_header(name)).collect();
+        let mut names: Vec<_> = names.filter(|name| !is_gateways_header(name)).collect();
         names.sort();
         names
     }
@@ -326,7 +328,9 @@ impl Answer {
         assert_eq!(self.header("cache-control"), Some("no-store"));
         assert!(self.header("strict-transport-security").is_some());
         let known = ["cache-control", "content-length", "content-type", "date", "proxy-status"];
-        let optional = ["connection", "retry-after", "strict-transport-security"];
+        let optional = ["connection", "link", "retry-after", "strict-transport-security"];
+        let exchange = self.header("spine-proxy-exchange").expect("the id of the exchange");
+        assert!(self.text().contains(exchange) || self.body.is_empty(), "another id in the body");
         for name in self.header_names() {
             assert!(known.contains(&&*name) || optional.contains(&&*name), "unexpected {name}");
         }

@@ -9,8 +9,8 @@ use crate::config::{Config, Listener, Log};
 /// Returns the configuration in force after a reload of `config`.
 pub(super) fn in_force(started: &Config, config: &Config) -> Config {
     let (started, mut config) = (started.clone(), config.clone());
-    let names = config.listener.names;
-    config.listener = Listener { names, ..started.listener };
+    let Listener { names, help_url, .. } = config.listener;
+    config.listener = Listener { names, help_url, ..started.listener };
     config.provider = started.provider;
     // The other deadlines belong to the live sources, which a reload replaces.
     let deadlines = &mut config.directory.deadlines;
