@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use http::header::HeaderMap;
 use serde_json::value::RawValue;
 
-use crate::refusal::Refusal;
+use crate::refusal::{ClockDifference, Refusal};
 use spine_types::OdsCode;
 use spine_types::interaction::Interaction;
 
@@ -73,7 +73,7 @@ pub enum Audience<'a> {
 /// Returns the refusal if the claims cannot be read or one of them is not allowed by the specification.
 pub fn check<'a>(
     payload: &'a str,
-    interaction: &Interaction,
+    interaction: &'static Interaction,
     now_s: i64,
 ) -> Result<Claims<'a>, Refusal> {
     match serde_json::from_str::<TokenPayload<'_>>(payload) {
@@ -90,14 +90,16 @@ fn fault(payload: &str) -> Refusal {
         return Refusal::TokenClaims;
     };
     let named = [
-        ("requesting_device", claims.device),
-        ("requesting_organization", claims.organisation),
-        ("requesting_practitioner", claims.practitioner),
+        ("requesting_device", "Device", claims.device),
+        ("requesting_organization", "Organization", claims.organisation),
+        ("requesting_practitioner", "Practitioner", claims.practitioner),
     ];
     let broken = |raw: &RawValue| serde_json::from_str::<ClaimResource<'_>>(raw.get()).is_err();
     let mut named = named.into_iter();
     named
-        .find_map(|(name, raw)| raw.is_some_and(broken).then_some(Refusal::ClaimResource(name)))
+        .find_map(|(claim, resource_type, raw)| {
+            raw.is_some_and(broken).then_some(Refusal::ClaimResource { claim, resource_type })
+        })
         .unwrap_or(Refusal::TokenClaims)
 }
 
@@ -188,14 +190,18 @@ members!(
 );
 
 impl<'a> TokenPayload<'a> {
-    fn check(self, interaction: &Interaction, now_s: i64) -> Result<Claims<'a>, Refusal> {
+    fn check(self, interaction: &'static Interaction, now_s: i64) -> Result<Claims<'a>, Refusal> {
         let issuer = text(self.issuer, "iss")?;
         let subject = text(self.subject, "sub")?;
         let audience = audience(self.audience)?;
         let (issued_s, expires_s) = times(self.issued_s, self.expires_s, now_s)?;
         let reason = text(self.reason, "reason_for_request")?;
         if reason != "directcare" && !(interaction.migrates() && reason == "migration") {
-            return Err(Refusal::ClaimInvalid("reason_for_request"));
+            let rule = match interaction.migrates() {
+                true => "be directcare or migration",
+                false => "be directcare",
+            };
+            return Err(Refusal::ClaimInvalid { claim: "reason_for_request", rule });
         }
         let scope = text(self.scope, "requested_scope")?;
         check_scope(&scope, interaction)?;
@@ -204,7 +210,8 @@ impl<'a> TokenPayload<'a> {
             .organisation()?;
         let practitioner = resource(self.practitioner, "requesting_practitioner", "Practitioner")?;
         if practitioner.id.as_ref().is_none_or(|JsonText(id)| *id != subject) {
-            return Err(Refusal::ClaimInvalid("sub"));
+            let rule = "equal requesting_practitioner.id";
+            return Err(Refusal::ClaimInvalid { claim: "sub", rule });
         }
         let text = |value: Any<Option<JsonText<'a>>>| value.0.map(|JsonText(text)| text);
         Ok(Claims {
@@ -234,15 +241,16 @@ fn text<'a>(claim: Option<JsonText<'a>>, name: &'static str) -> Result<Cow<'a, s
 }
 
 fn audience(claim: Option<Any<Texts<'_>>>) -> Result<Audience<'_>, Refusal> {
+    const NOT_ONE: Refusal = Refusal::ClaimInvalid { claim: "aud", rule: "be one string" };
     match claim {
         None => Err(Refusal::ClaimMissing("aud")),
         Some(Any(Texts::One(JsonText(one)))) if one.is_empty() => Err(Refusal::ClaimMissing("aud")),
         Some(Any(Texts::One(JsonText(one)))) => Ok(Audience::One(one)),
         Some(Any(Texts::Many(texts))) => match <[_; 1]>::try_from(texts) {
             Ok([JsonText(one)]) => Ok(Audience::OneInArray(one)),
-            Err(_) => Err(Refusal::ClaimInvalid("aud")),
+            Err(_) => Err(NOT_ONE),
         },
-        Some(Any(Texts::Other)) => Err(Refusal::ClaimInvalid("aud")),
+        Some(Any(Texts::Other)) => Err(NOT_ONE),
     }
 }
 
@@ -254,16 +262,16 @@ fn times(iat: Option<i64>, exp: Option<i64>, now_s: i64) -> Result<(i64, i64), R
         return Err(Refusal::TokenLifetime);
     }
     if now_s >= exp {
-        return Err(Refusal::TokenExpired);
+        return Err(Refusal::TokenExpired { ago: ClockDifference::between(now_s, exp) });
     }
     if iat.saturating_sub(now_s) > CLOCK_AHEAD_MAX_S {
-        return Err(Refusal::TokenFromFuture);
+        return Err(Refusal::TokenFromFuture { ahead: ClockDifference::between(iat, now_s) });
     }
     Ok((iat, exp))
 }
 
 /// Spec: one scope, which GP Connect 1.6 allows a confidentiality marker to follow.
-fn check_scope(scope: &str, interaction: &Interaction) -> Result<(), Refusal> {
+fn check_scope(scope: &str, interaction: &'static Interaction) -> Result<(), Refusal> {
     let mut parts = scope.split(' ');
     let fits = parts.next() == Some(interaction.scope);
     let marker = match parts.next() {
@@ -271,7 +279,8 @@ fn check_scope(scope: &str, interaction: &Interaction) -> Result<(), Refusal> {
         Some("conf/R") => interaction.migrates(),
         Some(_) => false,
     };
-    if fits && marker && parts.next().is_none() { Ok(()) } else { Err(Refusal::ScopeMismatch) }
+    let is_whole = parts.next().is_none();
+    if fits && marker && is_whole { Ok(()) } else { Err(Refusal::ScopeMismatch(interaction)) }
 }
 
 /// Members of a claim's resource that are read.
@@ -329,8 +338,10 @@ impl<'a> ClaimResource<'a> {
     /// Returns the practitioner's identifier in a national system.
     fn staff_id(&self, system: &IdentifierSystem) -> Result<Option<Cow<'a, str>>, Refusal> {
         let id = self.identifier_in(system);
-        let id =
-            id.map_err(|AmbiguousIdentifier| Refusal::ClaimInvalid("requesting_practitioner"))?;
+        let id = id.map_err(|AmbiguousIdentifier| Refusal::ClaimInvalid {
+            claim: "requesting_practitioner",
+            rule: "have at most one identifier of each national system",
+        })?;
         Ok(id.cloned())
     }
 
@@ -340,8 +351,11 @@ impl<'a> ClaimResource<'a> {
 
     fn organisation(&self) -> Result<OdsCode, Refusal> {
         let code = self.identifier_in(&ODS).unwrap_or_default();
-        code.and_then(|code| OdsCode::from_any_case(code).ok())
-            .ok_or(Refusal::ClaimInvalid("requesting_organization"))
+        code.and_then(|code| OdsCode::from_any_case(code).ok()).ok_or(Refusal::ClaimInvalid {
+            claim: "requesting_organization",
+            rule: "have one identifier, an ODS code, in the system \
+                       https://fhir.nhs.uk/Id/ods-organization-code",
+        })
     }
 }
 
@@ -366,13 +380,13 @@ impl ClaimIdentifier<'_> {
 fn resource<'a>(
     claim: Option<ClaimResource<'a>>,
     name: &'static str,
-    resource_type: &str,
+    resource_type: &'static str,
 ) -> Result<ClaimResource<'a>, Refusal> {
     let resource = claim.ok_or(Refusal::ClaimMissing(name))?;
     if resource.resource_type.0 == resource_type {
         Ok(resource)
     } else {
-        Err(Refusal::ClaimResource(name))
+        Err(Refusal::ClaimResource { claim: name, resource_type })
     }
 }
 
@@ -384,6 +398,7 @@ mod tests {
 
     use super::envelope::TOKEN_BYTES_MAX;
     use super::*;
+    use crate::refusal::TokenForm;
     use spine_types::interaction::CATALOGUE;
 
     const NOW: i64 = 1_800_000_000;
@@ -413,6 +428,14 @@ mod tests {
         check_token(&[format!("Bearer {}", mint(&claims))])
     }
 
+    /// Returns the claim that is named as not allowed when one claim is replaced.
+    fn invalid(claim: &str, value: Value) -> &'static str {
+        match with(claim, value) {
+            Err(Refusal::ClaimInvalid { claim, .. }) => claim,
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn raw(payload: &str) -> Result<Claims<'static>, Refusal> {
         let head = URL_SAFE_NO_PAD.encode_to_string(br#"{"alg":"none","typ":"JWT"}"#);
         check_token(&[format!("Bearer {head}.{}.", URL_SAFE_NO_PAD.encode_to_string(payload))])
@@ -440,14 +463,18 @@ mod tests {
 
     #[test]
     fn a_claimed_resource_has_its_type() {
-        for claim in ["requesting_device", "requesting_organization", "requesting_practitioner"] {
+        for (claim, resource_type) in [
+            ("requesting_device", "Device"),
+            ("requesting_organization", "Organization"),
+            ("requesting_practitioner", "Practitioner"),
+        ] {
             let wrong = json!({"resourceType": "Patient"});
-            assert_eq!(with(claim, wrong), Err(Refusal::ClaimResource(claim)));
-            assert_eq!(with(claim, json!("Device")), Err(Refusal::ClaimResource(claim)));
+            let refused = Err(Refusal::ClaimResource { claim, resource_type });
+            assert_eq!(with(claim, wrong), refused);
+            assert_eq!(with(claim, json!("Device")), refused);
         }
         let nameless = json!({"resourceType": "Organization", "identifier": []});
-        let refused = Err(Refusal::ClaimInvalid("requesting_organization"));
-        assert_eq!(with("requesting_organization", nameless), refused);
+        assert_eq!(invalid("requesting_organization", nameless), "requesting_organization");
     }
 
     #[test]
@@ -458,9 +485,11 @@ mod tests {
             check_token(&[format!("Bearer {}", mint(&claims))]).map(drop)
         };
         assert_eq!(times(NOW - 299, NOW + 1), Ok(()));
-        assert_eq!(times(NOW - 300, NOW), Err(Refusal::TokenExpired));
+        let ago = ClockDifference::between(0, 0);
+        assert_eq!(times(NOW - 300, NOW), Err(Refusal::TokenExpired { ago }));
         assert_eq!(times(NOW + 300, NOW + 600), Ok(()));
-        assert_eq!(times(NOW + 301, NOW + 601), Err(Refusal::TokenFromFuture));
+        let ahead = ClockDifference::between(0, 301);
+        assert_eq!(times(NOW + 301, NOW + 601), Err(Refusal::TokenFromFuture { ahead }));
         for exp in [NOW + 299, NOW + 301, NOW - 1] {
             assert_eq!(times(NOW, exp), Err(Refusal::TokenLifetime));
         }
@@ -475,15 +504,14 @@ mod tests {
         assert!(with("requested_scope", json!("organization/*.read conf/N")).is_ok());
         for scope in ["patient/*.read", "organization/*.write", "organization/*.read x", "x"] {
             let refused = with("requested_scope", json!(scope));
-            assert_eq!(refused, Err(Refusal::ScopeMismatch), "{scope}");
+            assert_eq!(refused, Err(Refusal::ScopeMismatch(&CATALOGUE[0])), "{scope}");
         }
-        let reason = Err(Refusal::ClaimInvalid("reason_for_request"));
-        assert_eq!(with("reason_for_request", json!("migration")), reason);
+        assert_eq!(invalid("reason_for_request", json!("migration")), "reason_for_request");
     }
 
     #[test]
     fn the_subject_is_the_practitioner() {
-        assert_eq!(with("sub", json!("2")), Err(Refusal::ClaimInvalid("sub")));
+        assert_eq!(invalid("sub", json!("2")), "sub");
     }
 
     #[test]
@@ -491,7 +519,7 @@ mod tests {
         let one = Audience::OneInArray("a".into());
         assert_eq!(with("aud", json!(["a"])).unwrap().audience, one);
         for aud in [json!([]), json!(["a", "b"]), json!({}), json!(1)] {
-            assert_eq!(with("aud", aud), Err(Refusal::ClaimInvalid("aud")));
+            assert_eq!(invalid("aud", aud), "aud");
         }
     }
 
@@ -523,8 +551,13 @@ mod tests {
         {
             assert_eq!(sent(bad.clone()), Err(Refusal::AuthorizationMalformed), "{bad}");
         }
-        for bad in [format!("{head}.{claims}"), format!("{token}."), format!("{head}=.{claims}.")] {
-            assert_eq!(sent(format!("Bearer {bad}")), Err(Refusal::TokenMalformed), "{bad}");
+        for (bad, form) in [
+            (format!("{head}.{claims}"), TokenForm::NoFinalStop),
+            (head.to_owned(), TokenForm::Parts),
+            (format!("{token}."), TokenForm::Parts),
+            (format!("{head}=.{claims}."), TokenForm::Encoding),
+        ] {
+            assert_eq!(sent(format!("Bearer {bad}")), Err(Refusal::TokenMalformed(form)), "{bad}");
         }
         assert_eq!(sent(format!("Bearer {token}c2ln")), Err(Refusal::TokenSigned));
         let long = format!("Bearer {}", "a".repeat(TOKEN_BYTES_MAX));

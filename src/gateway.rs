@@ -32,7 +32,7 @@ use crate::request::{HeadRules, SspHeaders, SspRequest, TraceIdRule};
 use crate::throttle::{HeartbeatHandle, MemoryLimit, OutcomeReport, ProviderTurn, Throttle};
 use crate::tls::{Alarms, Peer, Trust};
 use spine_types::Asid;
-use spine_types::interaction::{self, AllowedInteractions, Effect, Interaction};
+use spine_types::interaction::{AllowedInteractions, Effect, Interaction};
 use spine_types::target::Target;
 
 mod answer;
@@ -341,7 +341,7 @@ impl Gateway {
         entry.peer(&peer);
         throttle.check_certificate_rate(&peer)?;
         let request = SspRequest::parse(head, headers, &rules.head, compatibility.trace_ids)?;
-        let SspRequest { from, receiver, interaction_id, target, .. } = &request;
+        let SspRequest { from, receiver, target, .. } = &request;
         if !self.directory.may_know(peer.names()) {
             return Err(Refusal::CertificateUnknown);
         }
@@ -355,8 +355,7 @@ impl Gateway {
         let effect = Effect::of(&head.method);
         let admission = entry.during(Phase::Queue, pin!(throttle.admit(from, effect))).await?;
         let allowance = entry.quota(admission.allowance);
-        let interaction =
-            interaction::find(&rules.allowed, interaction_id, &head.method, target.path())?;
+        let interaction = request.interaction(&rules.allowed, &head.method)?;
         let payload = claims::payload(&head.headers, compatibility.signature)?;
         let claims = claims::check(&payload, interaction, now.as_second())?;
         entry.claims(&claims);
@@ -413,7 +412,7 @@ impl Gateway {
         let ours_may_be_old = match (&verdict, facts.target) {
             (Err(Refusal::TargetVaries { .. } | Refusal::ReceiverNotPractices), _) => true,
             // With the practice in the target, only the token shows which root the consumer knows.
-            (Err(Refusal::AudienceMismatch), Target::Practice(_)) => true,
+            (Err(Refusal::AudienceMismatch { .. }), Target::Practice(_)) => true,
             _ => false,
         };
         if !ours_may_be_old {

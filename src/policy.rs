@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::claims::{Audience, Claims};
 use crate::consumers::Consumer;
-use crate::refusal::{MismatchedSide, Refusal};
+use crate::refusal::{AudienceLikeness, MismatchedSide, PathLikeness, Refusal};
 use crate::registry::{Agreements, ProviderRegistration};
 use spine_types::ServiceRoot;
 use spine_types::interaction::Interaction;
@@ -160,7 +160,8 @@ fn forwarded(
             }
             let rest = practice.path.strip_prefix(interaction.capability);
             let rest = rest.filter(|rest| interaction.is_path(rest));
-            rest.ok_or(Refusal::InteractionPath)?
+            let likeness = PathLikeness::of_slashes(practice.path);
+            rest.ok_or(Refusal::InteractionPath { interaction, likeness })?
         }
     };
     let base = provider.root.base_path();
@@ -210,11 +211,33 @@ fn check_audience(
                 && (audience == root || is_other(facts, provider, audience))
         }
     };
-    if accepted { Ok(()) } else { Err(Refusal::AudienceMismatch) }
+    if accepted {
+        return Ok(());
+    }
+    let (root, likeness) = (provider.root.clone(), audience_likeness(facts, provider));
+    Err(Refusal::AudienceMismatch { root, likeness })
+}
+
+/// Returns the kind of audience that the token names, if consumers are known to send that kind.
+fn audience_likeness(
+    facts: &RequestFacts<'_>,
+    provider: &ProviderRegistration,
+) -> Option<AudienceLikeness> {
+    let Audience::One(audience) = &facts.claims.audience else {
+        return Some(AudienceLikeness::Array);
+    };
+    let kinds = [
+        (OtherAudience::TrailingSlash, AudienceLikeness::FinalSlash),
+        (OtherAudience::TokenUrl, AudienceLikeness::TokenUrl),
+        (OtherAudience::RequestUrl, AudienceLikeness::RequestUrl),
+        (OtherAudience::ProxyBase, AudienceLikeness::ProxyUrl),
+        (OtherAudience::ProxyAndRoot, AudienceLikeness::ProxyUrl),
+    ];
+    let mut kinds = kinds.into_iter();
+    kinds.find(|(kind, _)| kind.is(facts, provider, audience)).map(|(_, likeness)| likeness)
 }
 
 fn is_other(facts: &RequestFacts<'_>, provider: &ProviderRegistration, audience: &str) -> bool {
-    let root = provider.root.as_str();
     let bare = audience.strip_suffix('/').unwrap_or(audience);
     if let Target::Practice(practice) = facts.target {
         // In form (b) the consumer only knows this proxy's URL of the practice as its service root.
@@ -226,18 +249,32 @@ fn is_other(facts: &RequestFacts<'_>, provider: &ProviderRegistration, audience:
             return true;
         }
     }
-    facts.audiences.iter().any(|other| match other {
-        OtherAudience::TokenUrl => bare == "https://authorize.fhir.nhs.net/token",
-        OtherAudience::TrailingSlash => bare == root.strip_suffix('/').unwrap_or(root),
-        OtherAudience::RequestUrl => match facts.target {
-            Target::Url(url) => audience == format!("https://{}{}", url.authority, url.path),
-            Target::Practice(_) => false,
-        },
-        OtherAudience::ProxyBase => facts.bases.iter().any(|base| base == bare),
-        OtherAudience::ProxyAndRoot => {
-            facts.bases.iter().any(|base| audience == format!("{base}/{root}"))
+    facts.audiences.iter().any(|other| other.is(facts, provider, audience))
+}
+
+impl OtherAudience {
+    /// Returns true if a token's audience is of this kind.
+    fn is(
+        &self,
+        facts: &RequestFacts<'_>,
+        provider: &ProviderRegistration,
+        audience: &str,
+    ) -> bool {
+        let root = provider.root.as_str();
+        let bare = audience.strip_suffix('/').unwrap_or(audience);
+        match self {
+            Self::TokenUrl => bare == "https://authorize.fhir.nhs.net/token",
+            Self::TrailingSlash => bare == root.strip_suffix('/').unwrap_or(root),
+            Self::RequestUrl => match facts.target {
+                Target::Url(url) => audience == format!("https://{}{}", url.authority, url.path),
+                Target::Practice(_) => false,
+            },
+            Self::ProxyBase => facts.bases.iter().any(|base| base == bare),
+            Self::ProxyAndRoot => {
+                facts.bases.iter().any(|base| audience == format!("{base}/{root}"))
+            }
+            Self::Named(named) => audience == named,
+            Self::OneInArray => false,
         }
-        OtherAudience::Named(named) => audience == named,
-        OtherAudience::OneInArray => false,
-    })
+    }
 }

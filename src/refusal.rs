@@ -1,23 +1,34 @@
 //! Every refusal, grouped by what it is about. Status, token and body family of each are in [`table`].
 //!
-//! `Display` is the text that the consumer reads; details for operators go to the log where the refusal is
-//! made. A refusal never holds what the consumer sent, except identifiers that have been parsed.
+//! `Display` is the reason as the consumer reads it; what to do about it is in [`mod@remedy`]. Details for
+//! operators go to the log where the refusal is made. A refusal never holds what the consumer sent, except
+//! identifiers that have been parsed; all facts that it may derive from a request are in [`derived`].
 
+use http::Method;
 use http::header::HeaderName;
 
-use spine_types::interaction::InteractionFault;
+use spine_types::interaction::{Interaction, InteractionFault};
 use spine_types::target::TargetFault;
 use spine_types::{Asid, CpaId, ServiceRoot, SspHeader};
 
 mod certificate;
+mod derived;
 mod every;
 mod outcome;
+mod remedy;
 mod table;
 
 pub use certificate::CertificateFault;
+pub use derived::{
+    AudienceLikeness, ClockDifference, PathLikeness, RootDifference, TokenForm, ValueLikeness,
+    nearest_interaction,
+};
 pub use every::every;
 pub use outcome::{ErrorFamily, OperationOutcome};
+pub use remedy::{Remedy, remedy};
 pub use table::{BodyFamily, RefusalRow, former_tokens, token_names};
+
+use derived::{nearest_note, note};
 
 /// Certainty with which a failed request reached the provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,8 +137,8 @@ pub enum Refusal {
     HeaderMissing(SspHeader),
     #[error("{} header present more than once", .0.name())]
     HeaderRepeated(SspHeader),
-    #[error("{} header not valid", .0.name())]
-    HeaderInvalid(SspHeader),
+    #[error("{} must be {}{}", header.name(), header.form(), note(likeness.as_ref()))]
+    HeaderInvalid { header: SspHeader, likeness: Option<ValueLikeness> },
 
     #[error("too many requests with this certificate")]
     CertificateRateLimited,
@@ -148,25 +159,28 @@ pub enum Refusal {
     #[error("this consumer has as many requests under way as it may; this one was not sent")]
     ConsumerBusy,
 
-    #[error("the interaction id is not known")]
-    InteractionUnknown,
-    #[error("the interaction is not one this proxy forwards")]
-    InteractionNotAllowed,
-    #[error("the interaction id does not match the request method")]
-    InteractionMethod,
-    #[error("the interaction id does not match the request path")]
-    InteractionPath,
+    #[error("the interaction id is not known{}", nearest_note(*.nearest))]
+    InteractionUnknown { nearest: Option<&'static Interaction> },
+    #[error("this proxy does not forward {}", .0.short_id())]
+    InteractionNotAllowed(&'static Interaction),
+    #[error("the method must be {} for {}", .0.method, .0.short_id())]
+    InteractionMethod(&'static Interaction),
+    #[error(
+        "the path must end with {} for {}{}",
+        interaction.template(), interaction.short_id(), note(likeness.as_ref())
+    )]
+    InteractionPath { interaction: &'static Interaction, likeness: Option<PathLikeness> },
 
     #[error("Authorization header missing")]
     TokenMissing,
     #[error("Authorization header present more than once")]
     TokenRepeated,
-    #[error("Authorization header is not one bearer token")]
+    #[error("Authorization header is not Bearer with one token")]
     AuthorizationMalformed,
     #[error("the bearer token is too long")]
     TokenTooLong,
-    #[error("the bearer token does not have three base64url parts, the third empty")]
-    TokenMalformed,
+    #[error("the bearer token {0}")]
+    TokenMalformed(TokenForm),
     #[error("the bearer token is signed; GP Connect tokens are not")]
     TokenSigned,
     #[error("the bearer token's header is not {{\"alg\":\"none\",\"typ\":\"JWT\"}}")]
@@ -178,18 +192,18 @@ pub enum Refusal {
     TokenClaims,
     #[error("JWT claim {0} missing or empty")]
     ClaimMissing(&'static str),
-    #[error("JWT claim {0} does not have a value allowed here")]
-    ClaimInvalid(&'static str),
-    #[error("JWT claim {0} is not a valid resource of its type")]
-    ClaimResource(&'static str),
+    #[error("JWT claim {claim} must {rule}")]
+    ClaimInvalid { claim: &'static str, rule: &'static str },
+    #[error("JWT claim {claim} is not a FHIR resource of type {resource_type}")]
+    ClaimResource { claim: &'static str, resource_type: &'static str },
     #[error("JWT claim exp must be iat plus 300 seconds")]
     TokenLifetime,
-    #[error("the bearer token has expired")]
-    TokenExpired,
-    #[error("the bearer token is from the future")]
-    TokenFromFuture,
-    #[error("JWT claim requested_scope does not fit the interaction")]
-    ScopeMismatch,
+    #[error("the bearer token expired {ago} ago by this proxy's clock")]
+    TokenExpired { ago: ClockDifference },
+    #[error("JWT claim iat is {ahead} ahead of this proxy's clock")]
+    TokenFromFuture { ahead: ClockDifference },
+    #[error("JWT claim requested_scope must be {} for {}", .0.scope, .0.short_id())]
+    ScopeMismatch(&'static Interaction),
 
     #[error("ASID_CHECK_FAILED_MESSAGESENDER_{0}")]
     SenderNotRegistered(Asid),
@@ -215,8 +229,8 @@ pub enum Refusal {
     ReceiverNotPractices,
     #[error("ENDPOINT_{root}_CPAID_{cpa}_VARIES_FROM_TARGETURL_{url}")]
     TargetVaries { root: ServiceRoot, cpa: CpaId, url: String, odd: MismatchedSide },
-    #[error("JWT claim aud is not the provider's service root")]
-    AudienceMismatch,
+    #[error("JWT claim aud must be {root}, character for character{}", note(likeness.as_ref()))]
+    AudienceMismatch { root: ServiceRoot, likeness: Option<AudienceLikeness> },
     #[error("FOT_CHECK_FAILED_MESSAGESENDER_{from}_MESSAGERECEIVER_{to}")]
     NoAgreement { from: Asid, to: Asid },
 
@@ -262,18 +276,23 @@ const fn advice(reached: Reached) -> &'static str {
     }
 }
 
-impl From<InteractionFault> for Refusal {
-    fn from(fault: InteractionFault) -> Self {
+impl Refusal {
+    /// Returns the refusal of a request that does not match the interaction it names: the id, method and path
+    /// are those of the request.
+    #[must_use]
+    pub fn of_interaction(fault: InteractionFault, id: &str, method: &Method, path: &str) -> Self {
         match fault {
-            InteractionFault::Unknown => Self::InteractionUnknown,
-            InteractionFault::NotAllowed => Self::InteractionNotAllowed,
-            InteractionFault::Method => Self::InteractionMethod,
-            InteractionFault::Path => Self::InteractionPath,
+            InteractionFault::Unknown => {
+                Self::InteractionUnknown { nearest: nearest_interaction(id) }
+            }
+            InteractionFault::NotAllowed(interaction) => Self::InteractionNotAllowed(interaction),
+            InteractionFault::Method(interaction) => Self::InteractionMethod(interaction),
+            InteractionFault::Path(interaction) => {
+                Self::InteractionPath { interaction, likeness: PathLikeness::of(method, path) }
+            }
         }
     }
-}
 
-impl Refusal {
     /// Returns true if the connection ends after this refusal.
     ///
     /// It ends if no other request on it could be answered differently, if the start of the next request is

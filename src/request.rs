@@ -10,8 +10,8 @@ use http::{Method, Version};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::refusal::Refusal;
-use spine_types::interaction::{self, Interaction};
+use crate::refusal::{Refusal, ValueLikeness};
+use spine_types::interaction::{self, AllowedInteractions, Interaction};
 use spine_types::target::{Receiver, Target};
 use spine_types::{Asid, SspHeader, TraceId};
 
@@ -157,7 +157,7 @@ impl<'a> SspRequest<'a> {
         check_expectation(&head.headers)?;
         let trace_id = headers.trace_id.as_ref().map_err(Refusal::clone)?;
         if trace_ids == TraceIdRule::Uuid && !trace_id.is_uuid() {
-            return Err(Refusal::HeaderInvalid(SspHeader::TraceId));
+            return Err(invalid(SspHeader::TraceId, trace_id.as_str()));
         }
         let from = headers.from.as_ref().map_err(Refusal::clone)?;
         let target = Target::parse(target_text(head)).map_err(Refusal::TargetMalformed)?;
@@ -173,6 +173,20 @@ impl<'a> SspRequest<'a> {
         };
         let interaction_id = headers.interaction_id.as_ref().map_err(Refusal::clone)?;
         Ok(Self { from, receiver, interaction_id, target })
+    }
+
+    /// Returns the interaction that the request names.
+    ///
+    /// # Errors
+    /// Returns the refusal if it is unknown, not allowed, or has another method or path.
+    pub fn interaction(
+        &self,
+        allowed: &AllowedInteractions,
+        method: &Method,
+    ) -> Result<&'static Interaction, Refusal> {
+        let (id, path) = (self.interaction_id, self.target.path());
+        interaction::find(allowed, id, method, path)
+            .map_err(|fault| Refusal::of_interaction(fault, id, method, path))
     }
 }
 
@@ -372,12 +386,18 @@ fn one(headers: &HeaderMap, which: SspHeader) -> Result<&str, Refusal> {
     match value.to_str().map(str::trim) {
         Ok("") => Err(Refusal::HeaderMissing(which)),
         Ok(text) => Ok(text),
-        Err(_) => Err(Refusal::HeaderInvalid(which)),
+        Err(_) => Err(Refusal::HeaderInvalid { header: which, likeness: None }),
     }
 }
 
 fn identifier<T: std::str::FromStr>(headers: &HeaderMap, which: SspHeader) -> Result<T, Refusal> {
-    one(headers, which)?.parse().map_err(|_| Refusal::HeaderInvalid(which))
+    let value = one(headers, which)?;
+    value.parse().map_err(|_| invalid(which, value))
+}
+
+/// Returns the refusal of a header for its value, which it likens to another kind.
+fn invalid(header: SspHeader, value: &str) -> Refusal {
+    Refusal::HeaderInvalid { header, likeness: ValueLikeness::of(value) }
 }
 
 #[cfg(test)]
@@ -437,8 +457,12 @@ mod tests {
             assert_eq!(check_head(name, &[]), Err(Refusal::HeaderMissing(which)));
             assert_eq!(check_head(name, &[(name, " ")]), Err(Refusal::HeaderMissing(which)));
             assert_eq!(check_head("", &[(name, bad)]), Err(Refusal::HeaderRepeated(which)));
-            assert_eq!(check_head(name, &[(name, bad)]), Err(Refusal::HeaderInvalid(which)));
+            let invalid = Refusal::HeaderInvalid { header: which, likeness: None };
+            assert_eq!(check_head(name, &[(name, bad)]), Err(invalid));
         }
+        let likeness = Some(ValueLikeness::OdsCode);
+        let invalid = Refusal::HeaderInvalid { header: SspHeader::To, likeness };
+        assert_eq!(check_head("Ssp-To", &[("Ssp-To", "A20047")]), Err(invalid));
         let interaction = Err(Refusal::HeaderMissing(SspHeader::InteractionId));
         assert_eq!(check_head("Ssp-InteractionID", &[]), interaction);
         let form_b = "/A20047/STU3/1/gpconnect/Slot";

@@ -149,7 +149,10 @@ async fn a_refusal_is_explained_with_what_to_do() {
     traffic(&bed).await;
     let exchanges = page(&bed, "/console/exchanges");
     let (identified, rest) = exchanges.split_once("not identified").unwrap();
-    contains(identified, &["Authorization header missing", "Send Authorization: Bearer …."]);
+    contains(
+        identified,
+        &["Authorization header missing", "Send Authorization: Bearer &lt;token&gt;."],
+    );
     contains(identified, &["it may have been carried out", "Do not repeat. Read the patient"]);
     assert!(!identified.contains("certificate_missing"));
     contains(rest, &["no client certificate was presented", "present its certificate"]);

@@ -60,16 +60,17 @@ fn id_of(answer: &Answer) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_documented_refusal_is_the_live_proxys_body() {
+async fn a_documented_refusal_is_the_live_proxys_body_with_plain_words() {
     let bed = TestBed::new().await;
     let other = format!("/{}/Slot?patient=9434765919", test_bed::OTHER_ROOT);
-    for (call, token, status, issue, text) in [
+    for (call, token, status, issue, text, plain) in [
         (
             slots().set("Ssp-From", "200000000999"),
             "sender_unknown",
             403,
             "forbidden",
             "ASID_CHECK_FAILED_MESSAGESENDER_200000000999".to_owned(),
+            "Ssp-From is not the ASID of a known consumer. Correct Ssp-From, or have it added to the directory.",
         ),
         (
             slots().target(&other),
@@ -81,12 +82,14 @@ async fn a_documented_refusal_is_the_live_proxys_body() {
                 test_bed::ROOT,
                 test_bed::OTHER_ROOT
             ),
+            "the target is not the service root of the system in Ssp-To. Begin the target with the service \
+             root that the directory has for Ssp-To, and see docs/integrate/refusals.md#targets.",
         ),
     ] {
         let answer = bed.expect_refusal(call, token).await;
         let id = id_of(&answer);
         let expected = format!(
-            r#"{{"resourceType":"OperationOutcome","id":"{id}","issue":[{{"code":"{issue}","severity":"error","details":{{"coding":[{{"code":"{status}","display":"{text}","system":"http://fhir.nhs.net/ValueSet/gpconnect-schedule-response-code-1-0"}}]}},"diagnostics":"{text}"}}]}}"#
+            r#"{{"resourceType":"OperationOutcome","id":"{id}","issue":[{{"code":"{issue}","severity":"error","details":{{"coding":[{{"code":"{status}","display":"{text}","system":"http://fhir.nhs.net/ValueSet/gpconnect-schedule-response-code-1-0"}}],"text":"{plain}"}},"diagnostics":"{text}"}}]}}"#
         );
         assert_eq!(answer.text(), expected);
         assert_eq!(
@@ -96,8 +99,12 @@ async fn a_documented_refusal_is_the_live_proxys_body() {
         );
     }
     let answer = bed.expect_refusal(slots().method("DELETE"), "method_not_allowed").await;
-    let expected = r#"{"resourceType":"OperationOutcome","issue":[{"code":"forbidden","severity":"fatal","details":{"coding":[{"code":"405","display":"405: Method Not Allowed","system":"https://fhir.nhs.uk/StructureDefinition/spine-operationoutcome-1"}]}}]}"#;
+    let id = id_of(&answer);
+    let expected = format!(
+        r#"{{"resourceType":"OperationOutcome","id":"{id}","issue":[{{"code":"forbidden","severity":"fatal","details":{{"coding":[{{"code":"405","display":"405: Method Not Allowed","system":"https://fhir.nhs.uk/StructureDefinition/spine-operationoutcome-1"}}],"text":"the method is not allowed. Use GET, POST or PUT."}}}}]}}"#
+    );
     assert_eq!(answer.text(), expected);
+    assert_eq!(bed.exchange_lines().await.last().unwrap()["id"], id, "the record has the same id");
 }
 
 fn is_gp_connect(answer: &Answer, code: &str) {

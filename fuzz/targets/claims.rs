@@ -11,6 +11,7 @@ use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use spine_proxy::claims::{self, Audience, Claims, Signature};
+use spine_proxy::refusal::Refusal;
 use spine_types::OdsCode;
 use spine_types::interaction::{CATALOGUE, Interaction};
 
@@ -29,11 +30,24 @@ pub(crate) fn check(data: &[u8]) {
     let Ok(value) = HeaderValue::from_bytes(&value) else { return };
     let headers = HeaderMap::from_iter([(AUTHORIZATION, value.clone())]);
     let organisation = claims::organisation(&headers);
-    let Ok(payload) = claims::payload(&headers, signature) else { return };
-    if let Ok(claims) = claims::check(&payload, interaction, NOW_S) {
-        assert_eq!(organisation.as_ref(), Some(&claims.organisation));
-        keeps_the_rules(value.to_str().unwrap(), &claims, interaction, signature);
+    let payload = match claims::payload(&headers, signature) {
+        Ok(payload) => payload,
+        Err(refusal) => return repeats_nothing(&refusal),
+    };
+    match claims::check(&payload, interaction, NOW_S) {
+        Ok(claims) => {
+            assert_eq!(organisation.as_ref(), Some(&claims.organisation));
+            keeps_the_rules(value.to_str().unwrap(), &claims, interaction, signature);
+        }
+        Err(refusal) => repeats_nothing(&refusal),
     }
+}
+
+/// The text of a refusal holds no number as long as an NHS number, and ASCII alone, whatever the token held.
+fn repeats_nothing(refusal: &Refusal) {
+    let text = refusal.explanation();
+    let digits = text.split(|c: char| !c.is_ascii_digit()).map(str::len).max();
+    assert!(text.is_ascii() && digits.is_some_and(|digits| digits < 10), "{text}");
 }
 
 fn token(payload: &[u8]) -> String {

@@ -10,7 +10,7 @@ use quick_xml::XmlVersion;
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::reader::Reader;
 use serde_json::Value;
-use spine_proxy::refusal::{ErrorFamily, OperationOutcome, Refusal, every};
+use spine_proxy::refusal::{BodyFamily, ErrorFamily, OperationOutcome, Refusal, every};
 
 pub(crate) fn check(data: &[u8]) {
     let [which, family, rest @ ..] = data else { return };
@@ -38,16 +38,24 @@ pub(crate) fn check(data: &[u8]) {
         ("OperationOutcome/issue/details/coding/system", &coding["system"]),
         ("OperationOutcome/issue/details/coding/code", &coding["code"]),
         ("OperationOutcome/issue/details/coding/display", &coding["display"]),
+        ("OperationOutcome/issue/details/text", &issue["details"]["text"]),
         ("OperationOutcome/issue/diagnostics", &issue["diagnostics"]),
     ] {
         let due = value.as_str().map(printed);
         assert_eq!(read.get(path).cloned(), due, "{path} of {xml:?}");
     }
-    // The refusal of a method has neither.
-    assert!(json["id"].is_null() || json["id"] == id);
-    let said =
-        if issue["diagnostics"].is_null() { &coding["display"] } else { &issue["diagnostics"] };
-    assert_eq!(*said, refusal.to_string());
+    assert_eq!(json["id"], id);
+    let (text, explanation) = (refusal.to_string(), refusal.explanation());
+    if refusal.row().family == BodyFamily::GpConnect {
+        assert_eq!(issue["diagnostics"], explanation);
+    } else if errors == ErrorFamily::Gpconnect {
+        assert_eq!(issue["diagnostics"], format!("{text}: {explanation}"));
+    } else {
+        // The refusal of a method has no diagnostics.
+        assert_eq!(coding["display"], text);
+        assert!(issue["diagnostics"].is_null() || issue["diagnostics"] == text);
+        assert_eq!(issue["details"]["text"], explanation);
+    }
 }
 
 /// Spec: XML 1.0 §2.2.

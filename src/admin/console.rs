@@ -27,7 +27,6 @@ mod login;
 mod overview;
 mod page;
 mod practices;
-mod remedies;
 mod session;
 mod spark;
 mod trace;

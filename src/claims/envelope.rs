@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::strict::{JsonText, members};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, TokenForm};
 
 /// Limit: bytes of the `Authorization` header, checked before anything is decoded.
 pub(super) const TOKEN_BYTES_MAX: usize = 8 * 1024;
@@ -58,12 +58,13 @@ fn cut(text: &str, at: u8) -> Option<(&str, &str)> {
 
 /// Decodes the second part of a token whose first part states `alg: none`.
 fn decode(token: &str, signature: Signature) -> Result<String, Refusal> {
-    let (head, rest) = cut(token, b'.').ok_or(Refusal::TokenMalformed)?;
-    let (payload, tail) = cut(rest, b'.').ok_or(Refusal::TokenMalformed)?;
+    const ENCODING: Refusal = Refusal::TokenMalformed(TokenForm::Encoding);
+    let (head, rest) = cut(token, b'.').ok_or(Refusal::TokenMalformed(TokenForm::Parts))?;
+    let (payload, tail) = cut(rest, b'.').ok_or(Refusal::TokenMalformed(TokenForm::NoFinalStop))?;
     if cut(tail, b'.').is_some() {
-        return Err(Refusal::TokenMalformed);
+        return Err(Refusal::TokenMalformed(TokenForm::Parts));
     }
-    let head = URL_SAFE_NO_PAD.decode_to_vec(head).map_err(|_| Refusal::TokenMalformed)?;
+    let head = URL_SAFE_NO_PAD.decode_to_vec(head).map_err(|_| ENCODING)?;
     if signature == Signature::Refused {
         if !tail.is_empty() {
             return Err(Refusal::TokenSigned);
@@ -75,7 +76,7 @@ fn decode(token: &str, signature: Signature) -> Result<String, Refusal> {
             return Err(Refusal::TokenAlgorithm);
         }
     }
-    let payload = URL_SAFE_NO_PAD.decode_to_vec(payload).map_err(|_| Refusal::TokenMalformed)?;
+    let payload = URL_SAFE_NO_PAD.decode_to_vec(payload).map_err(|_| ENCODING)?;
     String::from_utf8(payload).map_err(|_| Refusal::TokenClaims)
 }
 

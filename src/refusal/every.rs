@@ -1,7 +1,10 @@
 //! List with one example of each refusal, for tables, metrics and tests.
 
-use super::{CertificateFault, MismatchedSide, QuotaLeft, Reached, Refusal};
+use super::{
+    CertificateFault, ClockDifference, MismatchedSide, QuotaLeft, Reached, Refusal, TokenForm,
+};
 use spine_types::SspHeader;
+use spine_types::interaction::CATALOGUE;
 use spine_types::target::TargetFault;
 use spine_types::{Asid, CpaId, ServiceRoot};
 
@@ -17,6 +20,8 @@ pub fn every() -> Vec<Refusal> {
     let (Ok(root), Ok(cpa)) = (root, "S000000000001".parse::<CpaId>()) else {
         return Vec::new();
     };
+    let Some(interaction) = CATALOGUE.first() else { return Vec::new() };
+    let ago = ClockDifference::between(0, 0);
     let headers = [SspHeader::TraceId, SspHeader::From, SspHeader::To, SspHeader::InteractionId];
     let url = format!("{root}/Appointment");
     let reached = [Reached::NotSent, Reached::Unknown, Reached::Read];
@@ -49,7 +54,7 @@ pub fn every() -> Vec<Refusal> {
     ];
     all.extend(headers.map(Refusal::HeaderMissing));
     all.extend(headers.map(Refusal::HeaderRepeated));
-    all.extend(headers.map(Refusal::HeaderInvalid));
+    all.extend(headers.map(|header| Refusal::HeaderInvalid { header, likeness: None }));
     all.extend([
         Refusal::CertificateRateLimited,
         Refusal::SenderUnknown(from.clone()),
@@ -60,25 +65,25 @@ pub fn every() -> Vec<Refusal> {
         Refusal::Overloaded,
         Refusal::QuotaExceeded { allowance: QuotaLeft::default(), retry_after_s: 1 },
         Refusal::ConsumerBusy,
-        Refusal::InteractionUnknown,
-        Refusal::InteractionNotAllowed,
-        Refusal::InteractionMethod,
-        Refusal::InteractionPath,
+        Refusal::InteractionUnknown { nearest: None },
+        Refusal::InteractionNotAllowed(interaction),
+        Refusal::InteractionMethod(interaction),
+        Refusal::InteractionPath { interaction, likeness: None },
         Refusal::TokenMissing,
         Refusal::TokenRepeated,
         Refusal::AuthorizationMalformed,
         Refusal::TokenTooLong,
-        Refusal::TokenMalformed,
+        Refusal::TokenMalformed(TokenForm::Parts),
         Refusal::TokenSigned,
         Refusal::TokenAlgorithm,
         Refusal::TokenClaims,
         Refusal::ClaimMissing("iss"),
-        Refusal::ClaimInvalid("reason_for_request"),
-        Refusal::ClaimResource("requesting_device"),
+        Refusal::ClaimInvalid { claim: "reason_for_request", rule: "be directcare" },
+        Refusal::ClaimResource { claim: "requesting_device", resource_type: "Device" },
         Refusal::TokenLifetime,
-        Refusal::TokenExpired,
-        Refusal::TokenFromFuture,
-        Refusal::ScopeMismatch,
+        Refusal::TokenExpired { ago },
+        Refusal::TokenFromFuture { ahead: ago },
+        Refusal::ScopeMismatch(interaction),
         Refusal::SenderNotRegistered(from.clone()),
         Refusal::OrganisationMismatch,
         Refusal::OrganisationUnknown,
@@ -98,7 +103,7 @@ pub fn every() -> Vec<Refusal> {
         odd,
     }));
     all.extend([
-        Refusal::AudienceMismatch,
+        Refusal::AudienceMismatch { root, likeness: None },
         Refusal::NoAgreement { from, to },
         Refusal::ProviderBusy,
         Refusal::ProviderCircuitOpen { retry_after_s: 1 },

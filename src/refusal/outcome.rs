@@ -48,11 +48,9 @@ impl OperationOutcome<'_> {
     #[must_use]
     pub fn xml(&self) -> String {
         let OutcomeResource { id, meta, issue: [issue], .. } = self.resource();
-        let OutcomeIssue { details: OutcomeDetails { coding: [coding] }, .. } = &issue;
+        let OutcomeIssue { details: OutcomeDetails { coding: [coding], text }, .. } = &issue;
         let mut out = String::from("<OperationOutcome xmlns=\"http://hl7.org/fhir\">");
-        if let Some(id) = id {
-            element(&mut out, "id", id);
-        }
+        element(&mut out, "id", id);
         if let Some(OutcomeMeta { profile: [profile] }) = meta {
             out.push_str("<meta>");
             element(&mut out, "profile", profile);
@@ -65,7 +63,11 @@ impl OperationOutcome<'_> {
         element(&mut out, "system", coding.system);
         element(&mut out, "code", &coding.code);
         element(&mut out, "display", &coding.display);
-        out.push_str("</coding></details>");
+        out.push_str("</coding>");
+        if let Some(text) = text {
+            element(&mut out, "text", text);
+        }
+        out.push_str("</details>");
         if let Some(diagnostics) = &issue.diagnostics {
             element(&mut out, "diagnostics", diagnostics);
         }
@@ -75,31 +77,35 @@ impl OperationOutcome<'_> {
 
     fn resource(&self) -> OutcomeResource<'_> {
         let row = self.refusal.row();
-        let text = self.refusal.to_string();
+        let (text, explanation) = (self.refusal.to_string(), self.refusal.explanation());
         let family = match self.errors {
             ErrorFamily::Documented => row.family,
             ErrorFamily::Gpconnect => BodyFamily::GpConnect,
         };
-        let (id, status) = (Some(self.id), row.status.to_string());
-        let (id, profile, severity, coding, diagnostics) = match family {
+        let status = row.status.to_string();
+        let (profile, severity, coding, plain, diagnostics) = match family {
             BodyFamily::Spine => {
                 let coding = OutcomeCoding { code: status, display: text.clone(), system: LEGACY };
-                (id, None, "error", coding, Some(text))
+                (None, "error", coding, Some(explanation), Some(text))
             }
             BodyFamily::SpineMethod => {
                 let coding = OutcomeCoding { code: status, display: text, system: METHOD };
-                (None, None, "fatal", coding, None)
+                (None, "fatal", coding, Some(explanation), None)
             }
             BodyFamily::GpConnect => {
                 let (code, display) = (row.code.to_owned(), display(row.code).to_owned());
                 let coding = OutcomeCoding { code, display, system: SPINE_CODES };
-                (id, Some(PROFILE), "error", coding, Some(text))
+                let diagnostics = match row.family {
+                    BodyFamily::GpConnect => explanation,
+                    BodyFamily::Spine | BodyFamily::SpineMethod => format!("{text}: {explanation}"),
+                };
+                (Some(PROFILE), "error", coding, None, Some(diagnostics))
             }
         };
-        let details = OutcomeDetails { coding: [coding] };
+        let details = OutcomeDetails { coding: [coding], text: plain };
         OutcomeResource {
             resource_type: "OperationOutcome",
-            id,
+            id: self.id,
             meta: profile.map(|profile| OutcomeMeta { profile: [profile] }),
             issue: [OutcomeIssue { code: row.issue, severity, details, diagnostics }],
         }
@@ -111,8 +117,7 @@ impl OperationOutcome<'_> {
 #[serde(rename_all = "camelCase")]
 struct OutcomeResource<'a> {
     resource_type: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<&'a str>,
+    id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     meta: Option<OutcomeMeta>,
     issue: [OutcomeIssue; 1],
@@ -135,6 +140,9 @@ struct OutcomeIssue {
 #[derive(Serialize)]
 struct OutcomeDetails {
     coding: [OutcomeCoding; 1],
+    /// Reason and remedy, where display and diagnostics are those of the national Spine Secure Proxy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -186,11 +194,11 @@ mod tests {
     }
 
     #[test]
-    fn the_documented_refusal_is_the_live_proxys_payload() {
+    fn the_documented_refusal_is_the_live_proxys_payload_with_plain_words() {
         let refusal = Refusal::SenderUnknown("100000000001".parse().unwrap());
         assert_eq!(
             outcome(&refusal, ErrorFamily::Documented).json(),
-            r#"{"resourceType":"OperationOutcome","id":"10960df2-29d1-4e71-823c-c0bb9d723012","issue":[{"code":"forbidden","severity":"error","details":{"coding":[{"code":"403","display":"ASID_CHECK_FAILED_MESSAGESENDER_100000000001","system":"http://fhir.nhs.net/ValueSet/gpconnect-schedule-response-code-1-0"}]},"diagnostics":"ASID_CHECK_FAILED_MESSAGESENDER_100000000001"}]}"#
+            r#"{"resourceType":"OperationOutcome","id":"10960df2-29d1-4e71-823c-c0bb9d723012","issue":[{"code":"forbidden","severity":"error","details":{"coding":[{"code":"403","display":"ASID_CHECK_FAILED_MESSAGESENDER_100000000001","system":"http://fhir.nhs.net/ValueSet/gpconnect-schedule-response-code-1-0"}],"text":"Ssp-From is not the ASID of a known consumer. Correct Ssp-From, or have it added to the directory."},"diagnostics":"ASID_CHECK_FAILED_MESSAGESENDER_100000000001"}]}"#
         );
     }
 

@@ -128,10 +128,10 @@ impl Refusal {
             Self::HeaderRepeated(From) => bad("from_repeated"),
             Self::HeaderRepeated(To) => bad("to_repeated"),
             Self::HeaderRepeated(InteractionId) => bad("interaction_id_repeated"),
-            Self::HeaderInvalid(TraceId) => bad("trace_id_invalid"),
-            Self::HeaderInvalid(From) => bad("from_invalid"),
-            Self::HeaderInvalid(To) => bad("to_invalid"),
-            Self::HeaderInvalid(InteractionId) => bad("interaction_id_invalid"),
+            Self::HeaderInvalid { header: TraceId, .. } => bad("trace_id_invalid"),
+            Self::HeaderInvalid { header: From, .. } => bad("from_invalid"),
+            Self::HeaderInvalid { header: To, .. } => bad("to_invalid"),
+            Self::HeaderInvalid { header: InteractionId, .. } => bad("interaction_id_invalid"),
             Self::CertificateRateLimited => {
                 gp("certificate_rate_limited", 429, "throttled", DENIED, DENY)
             }
@@ -149,27 +149,27 @@ impl Refusal {
             Self::Overloaded => gp("overloaded", 503, "transient", BROKEN, "proxy_internal_error"),
             Self::QuotaExceeded { .. } => gp("quota_exceeded", 429, "throttled", DENIED, DENY),
             Self::ConsumerBusy => gp("consumer_busy", 429, "throttled", DENIED, DENY),
-            Self::InteractionUnknown => bad("interaction_unknown"),
-            Self::InteractionNotAllowed => bad("interaction_not_allowed"),
-            Self::InteractionMethod => bad("interaction_method"),
-            Self::InteractionPath => bad("interaction_path"),
+            Self::InteractionUnknown { .. } => bad("interaction_unknown"),
+            Self::InteractionNotAllowed(_) => bad("interaction_not_allowed"),
+            Self::InteractionMethod(_) => bad("interaction_method"),
+            Self::InteractionPath { .. } => bad("interaction_path"),
             Self::TokenMissing => bad("token_missing"),
             Self::TokenRepeated => bad("token_repeated"),
             Self::AuthorizationMalformed => bad("authorization_malformed"),
             Self::TokenTooLong => bad("token_too_long"),
-            Self::TokenMalformed => bad("token_malformed"),
+            Self::TokenMalformed(_) => bad("token_malformed"),
             Self::TokenSigned => bad("token_signed"),
             Self::TokenAlgorithm => bad("token_algorithm"),
             Self::TokenClaims => bad("token_claims"),
             Self::ClaimMissing(_) => bad("claim_missing"),
-            Self::ClaimInvalid(_) => bad("claim_invalid"),
-            Self::ClaimResource(_) => {
+            Self::ClaimInvalid { .. } => bad("claim_invalid"),
+            Self::ClaimResource { .. } => {
                 gp("claim_resource", 422, "invalid", "INVALID_RESOURCE", REQUEST)
             }
             Self::TokenLifetime => bad("token_lifetime"),
-            Self::TokenExpired => bad("token_expired"),
-            Self::TokenFromFuture => bad("token_from_future"),
-            Self::ScopeMismatch => bad("scope_mismatch"),
+            Self::TokenExpired { .. } => bad("token_expired"),
+            Self::TokenFromFuture { .. } => bad("token_from_future"),
+            Self::ScopeMismatch(_) => bad("scope_mismatch"),
             Self::SenderNotRegistered(_) => spine("sender_not_registered", 403, "forbidden", DENY),
             Self::OrganisationMismatch => {
                 gp("organisation_mismatch", 403, "forbidden", DENIED, DENY)
@@ -195,7 +195,7 @@ impl Refusal {
             Self::TargetVaries { odd: MismatchedSide::UnknownTarget, .. } => {
                 spine("target_unregistered", 400, "invalid", REQUEST)
             }
-            Self::AudienceMismatch => bad("audience_mismatch"),
+            Self::AudienceMismatch { .. } => bad("audience_mismatch"),
             Self::NoAgreement { .. } => spine("no_agreement", 403, "forbidden", DENY),
             Self::ProviderBusy => {
                 gp("provider_busy", 503, "transient", BROKEN, "connection_limit_reached")

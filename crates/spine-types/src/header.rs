@@ -24,4 +24,14 @@ impl SspHeader {
             Self::InteractionId => "Ssp-InteractionID",
         }
     }
+
+    /// Returns the form that its value must have, to follow "must be".
+    #[must_use]
+    pub const fn form(self) -> &'static str {
+        match self {
+            Self::TraceId => "a UUID",
+            Self::From | Self::To => "twelve digits",
+            Self::InteractionId => "the id of an interaction, in visible ASCII",
+        }
+    }
 }

@@ -201,11 +201,11 @@ pub enum InteractionFault {
     /// The catalogue has no such id.
     Unknown,
     /// The configuration does not allow it.
-    NotAllowed,
+    NotAllowed(&'static Interaction),
     /// The interaction has another method.
-    Method,
+    Method(&'static Interaction),
     /// The path does not end as the interaction's does.
-    Path,
+    Path(&'static Interaction),
 }
 
 /// Finds the interaction that a request names, and checks that its method and path match it.
@@ -223,13 +223,13 @@ pub fn find(
 ) -> Result<&'static Interaction, InteractionFault> {
     let interaction = by_id(id).ok_or(InteractionFault::Unknown)?;
     if !allowed.holds(interaction) {
-        return Err(InteractionFault::NotAllowed);
+        return Err(InteractionFault::NotAllowed(interaction));
     }
     if interaction.method != method {
-        return Err(InteractionFault::Method);
+        return Err(InteractionFault::Method(interaction));
     }
     if interaction.start_in(path).is_none() {
-        return Err(InteractionFault::Path);
+        return Err(InteractionFault::Path(interaction));
     }
     Ok(interaction)
 }
@@ -374,10 +374,12 @@ mod tests {
         assert!(find(&allowed, slot, &Method::GET, "/p/Slot").is_ok());
         let no = |id: &str, method, path| find(&allowed, id, &method, path).unwrap_err();
         assert_eq!(no("urn:x", Method::GET, "/p/Slot"), InteractionFault::Unknown);
-        assert_eq!(no(slot, Method::POST, "/p/Slot"), InteractionFault::Method);
-        assert_eq!(no(slot, Method::GET, "/p/Appointment"), InteractionFault::Path);
-        let binary = of("documents:fhir:rest:read:binary-1").id;
-        assert_eq!(no(binary, Method::GET, "/Binary/1"), InteractionFault::NotAllowed);
+        let slots = &CATALOGUE[0];
+        assert_eq!(no(slot, Method::POST, "/p/Slot"), InteractionFault::Method(slots));
+        assert_eq!(no(slot, Method::GET, "/p/Appointment"), InteractionFault::Path(slots));
+        let binary = of("documents:fhir:rest:read:binary-1");
+        let refused = no(binary.id, Method::GET, "/Binary/1");
+        assert_eq!(refused, InteractionFault::NotAllowed(binary));
     }
 
     #[test]

@@ -12,8 +12,13 @@ use crate::{Asid, InnerUrl, OdsCode, UrlFault};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TargetFault {
     /// The target begins like none of the forms.
-    #[error("it begins neither with /https:// nor with an ODS code's path")]
+    #[error(
+        "it begins neither with /https:// and a service root nor with /ODS-code/STU3/1/gpconnect/"
+    )]
     Form,
+    /// The URL in the target has its colon or slashes as percent escapes.
+    #[error("the URL in it is percent-encoded: send it raw")]
+    Encoded,
     /// The target holds a fragment, which a URL parser would cut off.
     #[error("it holds a # that is not escaped")]
     Fragment,
@@ -79,6 +84,9 @@ impl<'a> Target<'a> {
         if target.split_once(':').is_some_and(|(scheme, _)| is_scheme(scheme)) {
             return Err(UrlFault::Scheme.into());
         }
+        if is_encoded_url(target) {
+            return Err(TargetFault::Encoded);
+        }
         practice(target)
     }
 
@@ -130,6 +138,14 @@ fn is_scheme(text: &str) -> bool {
     text.strip_prefix('/').is_some_and(|scheme| {
         !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric())
     })
+}
+
+/// Returns true for a target that begins with `https:` or `http:`, the colon as a percent escape.
+fn is_encoded_url(target: &str) -> bool {
+    let begins = |scheme: &str| {
+        target.get(1..=scheme.len()).is_some_and(|text| text.eq_ignore_ascii_case(scheme))
+    };
+    target.starts_with('/') && (begins("https%3a") || begins("http%3a"))
 }
 
 /// Parses form (b). The path keeps its `gpconnect`, so that capabilities can be told apart.
@@ -185,14 +201,15 @@ mod tests {
     /// Rows C1 to C26 of the catalogue of hostile input that concern the target alone.
     #[test]
     fn hostile_targets_are_refused_with_their_reason() {
-        use TargetFault::{Form, Url};
+        use TargetFault::{Encoded, Form, Url};
         for (target, fault) in [
             ("/", Form),
             ("", Form),
             ("*", Form),
             ("/Slot?schedule.actor%3Ahealthcareservice=1", Form),
             ("/nrls-ri/SSP/http%3A%2F%2Flocalhost", Form),
-            ("/https%3A%2F%2Fp.nhs.uk%2FSlot", Form),
+            ("/https%3A%2F%2Fp.nhs.uk%2FSlot", Encoded),
+            ("/HTTP%3a//p.nhs.uk/Slot", Encoded),
             ("//evil.nhs.uk/x", Form),
             ("/A20047/STU3/1/structured/Patient", Form),
             ("/A20047/STU3/2/gpconnect/Slot", Form),

@@ -6,9 +6,9 @@ use maud::{Markup, html};
 
 use super::super::AdminState;
 use super::page::{Page, Tone, table, tag, time};
-use super::remedies::remedy;
 use super::trace_link;
 use crate::metrics::ExchangeOutcome;
+use crate::refusal::remedy;
 use crate::traffic::ExchangeSummary;
 
 const PATH: &str = "/console/exchanges";

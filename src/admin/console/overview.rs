@@ -8,8 +8,8 @@ use maud::{Markup, html};
 use super::super::AdminState;
 use super::super::readiness::Readiness;
 use super::page::{Page, table};
-use super::remedies::remedy;
 use super::spark::LastHour;
+use crate::refusal::remedy;
 use crate::traffic::MinuteCounts;
 
 /// Limit: alarms that the page shows, of which each overdue list is one.

@@ -7,8 +7,8 @@ use maud::{Markup, html};
 use super::super::AdminState;
 use super::super::views::ProviderView;
 use super::page::{Page, PageQuery, ROWS_MAX, Tone, table, tag, time, time_or};
-use super::remedies::remedy;
 use super::trace_link;
+use crate::refusal::remedy;
 use crate::traffic::ProviderError;
 
 const PATH: &str = "/console/practices";

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use super::super::AdminState;
 use super::exchanges::milliseconds;
 use super::page::{Page, PageQuery, Tone, table, tag, time};
-use super::remedies::remedy;
+use crate::refusal::remedy;
 use spine_types::TraceId;
 
 const PATH: &str = "/console/trace";

@@ -1,20 +1,29 @@
-//! Reasons of refusals in plain words and what to do about them, from the table in `docs/integrate/refusals.md`.
+//! Reasons of refusals in plain words and what to do about them, from the table in `docs/integrate/refusals.md`:
+//! for answers and for the console.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use crate::refusal;
+use super::{BodyFamily, Refusal, RootDifference, derived::note, every};
 
-const DOCUMENT: &str = include_str!("../../../docs/integrate/refusals.md");
+const DOCUMENT: &str = include_str!("../../docs/integrate/refusals.md");
 /// Path of the document, as the texts name it.
 const PATH: &str = "docs/integrate/refusals.md";
 
-/// Reasons whose own text is a code of the live SSP, or names a value of the request.
+/// Reasons whose own text is a code of the live SSP, or has a fact of one request.
 const REASONS: &[(&str, &str)] = &[
     ("method_not_allowed", "the method is not allowed"),
     ("claim_missing", "a claim of the token is missing or empty"),
     ("claim_invalid", "a claim of the token does not have a value allowed here"),
     ("claim_resource", "a claim of the token is not a valid resource of its type"),
+    ("interaction_not_allowed", "the interaction is not one this proxy forwards"),
+    ("interaction_method", "the interaction id does not match the request method"),
+    ("interaction_path", "the interaction id does not match the request path"),
+    ("token_malformed", "the bearer token does not have three base64url parts, the third empty"),
+    ("token_expired", "the bearer token has expired"),
+    ("token_from_future", "the bearer token is from the future"),
+    ("scope_mismatch", "the token's scope does not fit the interaction"),
+    ("audience_mismatch", "the token's audience is not the provider's service root"),
     ("sender_unknown", "Ssp-From is not the ASID of a known consumer"),
     ("certificate_not_senders", "the certificate is not that of the consumer in Ssp-From"),
     (
@@ -37,16 +46,22 @@ const REASONS: &[(&str, &str)] = &[
 
 /// Explanation of a refusal.
 #[derive(Debug, Clone)]
-pub(super) struct Remedy {
+pub struct Remedy {
     /// Reason for the refusal.
-    pub(super) reason: String,
+    pub reason: String,
     /// Action of the consumer or of the operators.
-    pub(super) action: String,
+    pub action: String,
+}
+
+impl Remedy {
+    /// Returns the consumer's action, without what operators do.
+    fn consumers_action(&self) -> &str {
+        self.action.split(" Operators: ").next().unwrap_or_default()
+    }
 }
 
 static REMEDIES: LazyLock<HashMap<&str, Remedy>> = LazyLock::new(|| {
-    let texts =
-        refusal::every().into_iter().map(|refusal| (refusal.row().token, refusal.to_string()));
+    let texts = every().into_iter().map(|refusal| (refusal.row().token, refusal.to_string()));
     texts
         .map(|(token, text)| {
             let own = REASONS.iter().find(|(name, _)| *name == token);
@@ -59,13 +74,32 @@ static REMEDIES: LazyLock<HashMap<&str, Remedy>> = LazyLock::new(|| {
 });
 
 /// Returns the explanation of a refusal by its token.
-pub(super) fn remedy(token: &str) -> Option<&'static Remedy> {
+#[must_use]
+pub fn remedy(token: &str) -> Option<&'static Remedy> {
     REMEDIES.get(token)
+}
+
+impl Refusal {
+    /// Returns the reason with its facts, and what the consumer does about it, in plain words.
+    #[must_use]
+    pub fn explanation(&self) -> String {
+        let row = self.row();
+        let Some(remedy) = remedy(row.token) else { return self.to_string() };
+        let reason = match (row.family, self) {
+            (BodyFamily::GpConnect, _) => self.to_string(),
+            (_, Self::TargetVaries { root, url, .. }) => {
+                let difference = RootDifference::between(root, url);
+                format!("{}{}", remedy.reason, note(difference.as_ref()))
+            }
+            (BodyFamily::Spine | BodyFamily::SpineMethod, _) => remedy.reason.clone(),
+        };
+        format!("{reason}. {}", remedy.consumers_action())
+    }
 }
 
 /// Returns the last cell of the token's row in the document, as plain text.
 fn action(token: &str) -> Option<String> {
-    let begin = format!("| `{token}` |");
+    let begin = format!("| <a id=\"{token}\"></a>`{token}` |");
     let row = DOCUMENT.lines().find(|line| line.starts_with(&begin))?;
     let cell = row.trim_end_matches('|').rsplit(" | ").next()?;
     Some(plain(cell.trim()))
@@ -102,7 +136,7 @@ mod tests {
 
     #[test]
     fn every_refusal_has_a_reason_and_an_action_in_plain_words() {
-        for refusal in refusal::every() {
+        for refusal in every() {
             let token = refusal.row().token;
             let Remedy { reason, action } = remedy(token).unwrap();
             assert!(reason.len() > 10 && !reason.contains("_MESSAGE"), "{token}: {reason}");
@@ -118,10 +152,21 @@ mod tests {
         }
         assert_eq!(
             remedy("certificate_status_unknown").unwrap().action,
-            "Contact the operators, see docs/integrate/refusals.md#certificates."
+            "Contact the operators of this proxy, who need the revocation list; see \
+             docs/integrate/refusals.md#certificates."
         );
         assert!(remedy("outcome_unknown").unwrap().action.starts_with("Do not repeat. Read"));
         assert!(remedy("unheard_of").is_none());
+    }
+
+    #[test]
+    fn every_answer_has_a_reason_and_an_action_of_the_consumer() {
+        for refusal in every() {
+            let text = refusal.explanation();
+            let (reason, action) = text.split_once(". ").unwrap();
+            assert!(reason.len() > 10 && action.ends_with('.'), "{text}");
+            assert!(!text.contains("Operators") && !text.contains("  "), "{text}");
+        }
     }
 
     #[test]
