@@ -45,6 +45,7 @@ mod lifecycle;
 mod manager;
 mod memory;
 mod mismatch;
+mod mistakes;
 mod monitoring;
 mod names;
 mod outages;
