@@ -36,6 +36,8 @@ use spine_types::interaction::{AllowedInteractions, Effect, Interaction};
 use spine_types::target::Target;
 
 mod answer;
+#[cfg(feature = "lab")]
+mod forced;
 mod connection;
 mod diagnosis;
 mod negotiation;
@@ -73,6 +75,9 @@ pub struct DecisionRules {
     pub bases: Vec<String>,
     /// URL of the page about refusals, which `Link` names with the token as fragment.
     pub help: Option<String>,
+    /// True if refusals may be forced.
+    #[cfg(feature = "lab")]
+    pub lab: bool,
     /// Name of this proxy in `Via`, `Forwarded` and `Proxy-Status`.
     pub proxy: String,
     /// Minimum pace at which a consumer's body must arrive.
@@ -337,6 +342,8 @@ impl Gateway {
         let Inbound { arrival: Arrival { live, connection, gone, now }, head } = inbound;
         let InForce { trust, rules, throttle, .. } = live;
         let compatibility = rules.compatibility(headers);
+        #[cfg(feature = "lab")]
+        forced::refuse(rules, &head.headers)?;
         let peer = connection.handshake.peer(trust, now.as_second())?;
         entry.peer(&peer);
         throttle.check_certificate_rate(&peer)?;

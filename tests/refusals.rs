@@ -298,3 +298,31 @@ fn every_token_is_provoked_somewhere() {
     every.sort_unstable();
     assert_eq!(provoked, every);
 }
+
+/// Lab: `X-Spine-Proxy-Refuse` forces every refusal, and passes by a proxy without `lab = true`.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_refusal_can_be_forced_in_a_lab_and_nowhere_else() {
+    let forced = |token: &str| slots().with("X-Spine-Proxy-Refuse", token);
+    let bed = TestBed::with(|files| files.prepend("lab = true")).await;
+    for refusal in refusal::every() {
+        let row = refusal.row();
+        let answer = bed.send(forced(row.token)).await;
+        assert_eq!((answer.status, answer.token()), (row.status, Some(row.token)));
+        answer.assert_refusal_form();
+    }
+    assert!(bed.provider.received().is_empty());
+    assert_eq!(bed.send(forced("no_refusal")).await.status, 200);
+    let bed = TestBed::new().await;
+    assert_eq!(bed.send(forced("overloaded")).await.status, 200);
+}
+
+/// The switch is one module, which only a build with the feature `lab` has.
+#[test]
+fn refusals_cannot_be_forced_in_a_production_build() {
+    let text = std::fs::read_to_string(testkit::repository::root().join("src/gateway.rs")).unwrap();
+    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with("//"));
+    let lines: Vec<_> = lines.collect();
+    let uses: Vec<_> = lines.windows(2).filter(|two| two[1].contains("forced")).collect();
+    assert_eq!(uses.len(), 2, "{uses:?}");
+    assert!(uses.iter().all(|two| two[0] == "#[cfg(feature = \"lab\")]"), "{uses:?}");
+}

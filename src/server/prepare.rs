@@ -223,6 +223,8 @@ pub(super) fn decision_rules(config: &Config) -> Result<DecisionRules, Failure> 
         allowed,
         compatibility: compatibility.collect(),
         bases: bases(config),
+        #[cfg(feature = "lab")]
+        lab: config.lab,
         help: config.listener.help_url.clone(),
         proxy,
         pace: config.provider.deadlines.pace(),
