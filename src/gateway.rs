@@ -220,12 +220,7 @@ impl Gateway {
         };
         entry.set_headers(&SspHeaders::read(&head.headers));
         entry.begin_trace(head);
-        let peer = connection.handshake.peer(&live.trust, now.as_second());
-        let admitted = peer.and_then(|peer| {
-            entry.peer(&peer);
-            live.throttle.check_certificate_rate(&peer)
-        });
-        let refusal = admitted.err().unwrap_or(refusal);
+        let refusal = admit_peer(connection, &live, now, &mut entry).err().unwrap_or(refusal);
         entry.refused(&refusal);
         reply.bytes(&refusal, entry.id(), &head.method)
     }
@@ -344,9 +339,7 @@ impl Gateway {
         let compatibility = rules.compatibility(headers);
         #[cfg(feature = "lab")]
         forced::refuse(rules, &head.headers)?;
-        let peer = connection.handshake.peer(trust, now.as_second())?;
-        entry.peer(&peer);
-        throttle.check_certificate_rate(&peer)?;
+        let peer = admit_peer(connection, live, now, entry)?;
         let request = SspRequest::parse(head, headers, &rules.head, compatibility.trace_ids)?;
         let SspRequest { from, receiver, target, .. } = &request;
         if !self.directory.may_know(peer.names()) {
@@ -484,6 +477,19 @@ impl Gateway {
             self.directory.unreached(provider, interaction);
         }
     }
+}
+
+/// Returns the owner of the client certificate, which is recorded, and counts the request against its rate.
+fn admit_peer(
+    connection: &ConsumerConnection,
+    live: &InForce,
+    now: Timestamp,
+    entry: &mut Entry,
+) -> Result<Arc<Peer>, Refusal> {
+    let peer = connection.handshake.peer(&live.trust, now.as_second())?;
+    entry.peer(&peer);
+    live.throttle.check_certificate_rate(&peer)?;
+    Ok(peer)
 }
 
 /// Logs that a provider gave no answer: an error if a write may have been carried out.
