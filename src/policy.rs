@@ -30,6 +30,8 @@ pub enum OtherAudience {
     ProxyBase,
     /// The base URL of this proxy, followed by a slash and the service root.
     ProxyAndRoot,
+    /// The base URL of this proxy, followed by a slash and the URL of the request, without its query.
+    ProxyAndRequestUrl,
     /// An array that contains one accepted string.
     OneInArray,
     /// Exactly this string.
@@ -252,6 +254,16 @@ fn is_other(facts: &RequestFacts<'_>, provider: &ProviderRegistration, audience:
     facts.audiences.iter().any(|other| other.is(facts, provider, audience))
 }
 
+impl RequestFacts<'_> {
+    /// Returns the URL in the target without its query; `None` in form (b).
+    fn request_url(&self) -> Option<String> {
+        match self.target {
+            Target::Url(url) => Some(format!("https://{}{}", url.authority, url.path)),
+            Target::Practice(_) => None,
+        }
+    }
+}
+
 impl OtherAudience {
     /// Returns true if a token's audience is of this kind.
     fn is(
@@ -265,14 +277,14 @@ impl OtherAudience {
         match self {
             Self::TokenUrl => bare == "https://authorize.fhir.nhs.net/token",
             Self::TrailingSlash => bare == root.strip_suffix('/').unwrap_or(root),
-            Self::RequestUrl => match facts.target {
-                Target::Url(url) => audience == format!("https://{}{}", url.authority, url.path),
-                Target::Practice(_) => false,
-            },
+            Self::RequestUrl => facts.request_url().is_some_and(|url| audience == url),
             Self::ProxyBase => facts.bases.iter().any(|base| base == bare),
             Self::ProxyAndRoot => {
                 facts.bases.iter().any(|base| audience == format!("{base}/{root}"))
             }
+            Self::ProxyAndRequestUrl => facts.request_url().is_some_and(|url| {
+                facts.bases.iter().any(|base| audience == format!("{base}/{url}"))
+            }),
             Self::Named(named) => audience == named,
             Self::OneInArray => false,
         }

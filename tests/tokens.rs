@@ -21,6 +21,7 @@ fn options() -> Vec<(&'static str, Vec<Value>)> {
         ("request-url", vec![json!(format!("{root}/Slot"))]),
         ("proxy-base", vec![json!(PROXY), json!(format!("{PROXY}/"))]),
         ("proxy-and-root", vec![json!(format!("{PROXY}/{root}"))]),
+        ("proxy-and-request-url", vec![json!(format!("{PROXY}/{root}/Slot"))]),
         ("one-in-array", vec![json!([root])]),
         ("https://named.example.nhs.uk/fhir", vec![json!("https://named.example.nhs.uk/fhir")]),
     ]

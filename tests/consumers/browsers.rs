@@ -165,9 +165,11 @@ async fn an_audience_is_accepted_only_from_a_consumer_that_may_use_it() {
     let query = "?start=ge2026-11-23&start=le2026-11-30";
     let request_url = format!("{}{path}", test_bed::ROOT);
     let proxied = format!("https://ssp.example.nhs.uk/{}", test_bed::ROOT);
+    let through_proxy = format!("https://ssp.example.nhs.uk/{request_url}");
     let slashed = format!("{}/", test_bed::ROOT);
     for (word, audience, issuer) in [
-        ("request-url", request_url.as_str(), "https://migrator.example.org/"),
+        ("request-url", request_url.as_str(), "https://consumer.example.nhs.uk/"),
+        ("proxy-and-request-url", &through_proxy, "https://migrator.example.org/"),
         // Its issuer is its ASID.
         ("proxy-and-root", &proxied, "200000000359"),
         ("proxy-base", "https://ssp.example.nhs.uk/", "https://consumer.example.nhs.uk/"),
