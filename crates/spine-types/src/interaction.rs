@@ -8,6 +8,10 @@ use http::Method;
 
 use PathSegment::{Id, Word};
 
+mod name;
+
+pub use name::{NameFault, named};
+
 /// Group of interactions that are allowed, registered and configured together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
