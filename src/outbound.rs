@@ -1,11 +1,12 @@
-//! One request to a service of the operator's own: a witness, a receiver of traces, the admin port of a process.
+//! One request to a service of the operator's own: a witness, a receiver of traces, the admin port of a process, a
+//! proxy that is called from the command line.
 
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -36,6 +37,8 @@ pub struct ServiceUrl {
 pub struct ServiceAnswer {
     /// Status code of the answer.
     pub status: StatusCode,
+    /// Headers of the answer.
+    pub headers: HeaderMap,
     /// The whole body, or why it could not be read.
     pub body: Result<Bytes, String>,
 }
@@ -115,9 +118,10 @@ async fn exchange(
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
     let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
     let answer = sender.send_request(request).await.map_err(text)?;
-    let status = answer.status();
-    let body = Limited::new(answer.into_body(), bytes_max).collect().await;
-    Ok(ServiceAnswer { status, body: body.map(|body| body.to_bytes()).map_err(text) })
+    let (head, body) = answer.into_parts();
+    let body = Limited::new(body, bytes_max).collect().await;
+    let (status, headers) = (head.status, head.headers);
+    Ok(ServiceAnswer { status, headers, body: body.map(|body| body.to_bytes()).map_err(text) })
 }
 
 fn text(error: impl Display) -> String {

@@ -29,7 +29,7 @@ pub use files::{
     CertificateUse, Concern, Expiry, FileMark, Issued, Notice, NoticeLevel, TrustError,
 };
 pub use loader::Loader;
-pub use service::{LegUse, ServiceLeg, plain_client, secret};
+pub use service::{LegUse, ServiceLeg, client, plain_client, secret};
 
 use server::{ConsumerServer, PresentedCertificate};
 

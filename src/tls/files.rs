@@ -275,7 +275,8 @@ pub(super) fn certified_key(
     Ok((certified, issued, ends_s))
 }
 
-fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TrustError> {
+/// Reads a private key of a PEM file.
+pub(super) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TrustError> {
     let text = read(path)?;
     PrivateKeyDer::from_pem_slice(&text).map_err(|error| {
         let is_encrypted = memchr::memmem::find(&text, b"ENCRYPTED").is_some();

@@ -106,11 +106,30 @@ impl ServiceLeg {
 /// # Errors
 /// Returns an error if a file with authorities cannot be used, or there is none.
 pub fn plain_client(authorities: &[PathBuf]) -> Result<Arc<ClientConfig>, TrustError> {
+    client(authorities, None)
+}
+
+/// Returns TLS client settings for a server that only has to prove its name, with a client certificate or
+/// without; dates of the client certificate are not checked.
+///
+/// # Errors
+/// Returns an error if a file cannot be used, the key is not the certificate's, or there is no authority.
+pub fn client(
+    authorities: &[PathBuf],
+    certificate: Option<&KeyPair>,
+) -> Result<Arc<ClientConfig>, TrustError> {
     let Authorities { roots, .. } = files::authorities(authorities, &mut Vec::new())?;
     let builder = ClientConfig::builder_with_provider(Arc::new(super::crypto()))
         .with_safe_default_protocol_versions()
-        .map_err(|error| TrustError::new(Path::new("authorities"), error))?;
-    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
+        .map_err(|error| TrustError::new(Path::new("authorities"), error))?
+        .with_root_certificates(roots);
+    let config = match certificate {
+        None => builder.with_no_client_auth(),
+        Some(KeyPair { chain, key }) => builder
+            .with_client_auth_cert(files::certificates(chain)?, files::read_key(key)?)
+            .map_err(|error| TrustError::new(key, error))?,
+    };
+    Ok(Arc::new(config))
 }
 
 /// Reads a secret that is a file's only content; surrounding white space is removed.

@@ -152,7 +152,7 @@ impl Exporter {
         let content_type = HeaderValue::from_static(CONTENT_TYPE);
         request.headers_mut().insert(header::CONTENT_TYPE, content_type);
         let answer = self.endpoint.send(files.tls.as_ref(), request, ANSWER_BYTES_MAX).await;
-        let ServiceAnswer { status, body } = answer.map_err(|why| passing(&why))?;
+        let ServiceAnswer { status, body, .. } = answer.map_err(|why| passing(&why))?;
         if status.is_success() {
             // The spans are taken, whatever the rest of the answer is.
             return Ok(body.map_or(0, |body| self.encoder.rejected(&body)));
