@@ -2,13 +2,12 @@
 //! simulator and the terminal.
 
 use std::io::Write as _;
-#[cfg(feature = "lab")]
 use std::path::{Path, PathBuf};
 
-#[cfg(feature = "lab")]
 use anyhow::Context as _;
 
 pub mod audit;
+pub mod call;
 #[cfg(feature = "lab")]
 pub mod certs;
 pub mod check;
@@ -32,7 +31,6 @@ pub(crate) fn print(text: impl std::fmt::Display) {
 }
 
 /// Reads a TOML file, and takes the paths that `paths_mut` returns as relative to its folder.
-#[cfg(feature = "lab")]
 fn read_toml<T: serde::de::DeserializeOwned>(
     path: &Path,
     paths_mut: impl FnOnce(&mut T) -> Vec<&mut PathBuf>,

@@ -3,6 +3,9 @@
 /// Error that ends a command or refuses a reload, by the exit code that it leads to.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
+    /// An argument is missing or cannot be used: exit code 2, as for arguments that cannot be parsed.
+    #[error("{0:#}")]
+    Usage(anyhow::Error),
     /// The arguments, the configuration or a file it names is wrong: exit code 78.
     #[error("{0:#}")]
     Configuration(anyhow::Error),

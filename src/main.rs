@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use spine_proxy::commands::check::SchemaOf;
-use spine_proxy::commands::{audit, check, lookup, manual, reload, serve, token};
+use spine_proxy::commands::{audit, call, check, lookup, manual, reload, serve, token};
 #[cfg(feature = "lab")]
 use spine_proxy::commands::{certs, demo, lab, simulate};
 use spine_proxy::failure::Failure;
@@ -55,6 +55,8 @@ enum Command {
     Lab(lab::LabOptions),
     /// Looks up a practice in the directory as a request would, and prints each step and the result.
     Lookup(lookup::LookupOptions),
+    /// Sends a request through a proxy as a consumer does, with token and headers made for it.
+    Call(Box<call::CallOptions>),
     /// Verifies, searches or exports the audit journal.
     #[command(subcommand)]
     Audit(Box<audit::AuditTask>),
@@ -83,6 +85,8 @@ enum Command {
 
 /// Spec: `EX_CONFIG` of sysexits(3), the exit code of a configuration error.
 const EXIT_CONFIGURATION: u8 = 78;
+/// Exit code of arguments that cannot be used, which `clap` has too.
+const EXIT_USAGE: u8 = 2;
 /// Exit code if nothing is wrong, but not everything is proven.
 const EXIT_NOT_PROVEN: u8 = 3;
 
@@ -105,6 +109,7 @@ fn main() -> ExitCode {
         #[cfg(feature = "lab")]
         Command::Lab(wanted) => lab::run(&wanted),
         Command::Lookup(wanted) => lookup::run(&wanted),
+        Command::Call(wanted) => call::run(&wanted),
         Command::Audit(wanted) => audit::run(*wanted),
         #[cfg(feature = "lab")]
         Command::Simulate(wanted) => simulate::run(wanted),
@@ -121,6 +126,7 @@ fn main() -> ExitCode {
                 writeln!(std::io::stderr(), "spine-proxy: {failure}").unwrap_or_default();
             }
             match failure {
+                Failure::Usage(_) => ExitCode::from(EXIT_USAGE),
                 Failure::Configuration(_) => ExitCode::from(EXIT_CONFIGURATION),
                 Failure::NotProven(_) => ExitCode::from(EXIT_NOT_PROVEN),
                 Failure::Environment(_) => ExitCode::FAILURE,

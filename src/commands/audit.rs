@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use audit_journal::{LineFilter, MemberFilter, SearchMethod, search};
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::{SignedDuration, Span, Timestamp, civil, tz::TimeZone};
+use spine_types::interaction::{self, Interaction};
 
 use crate::audit::{self, ExportedLine};
 use crate::failure::Failure;
@@ -83,9 +84,9 @@ pub struct LineSelection {
     /// ODS code of the practice.
     #[arg(long)]
     ods: Option<String>,
-    /// Id of the interaction, or the end of it, such as create:appointment-1.
-    #[arg(long)]
-    interaction: Option<String>,
+    /// Interaction: an id, the end of one, or a word such as book.
+    #[arg(long, value_parser = interaction::named)]
+    interaction: Option<&'static Interaction>,
     /// Outcome of the exchange.
     #[arg(long, value_parser = OUTCOMES, ignore_case = true)]
     outcome: Option<String>,
@@ -192,9 +193,9 @@ impl LineSelection {
     /// Returns the conditions on members of a line.
     fn members(&self) -> Vec<MemberFilter> {
         let one = |name, value: &Option<String>| Some(MemberFilter::equal(name, value.as_ref()?));
-        let any = |names: &[&'static str], values: Vec<String>, is_suffix| {
+        let any = |names: &[&'static str], values: Vec<String>| {
             let names = names.to_vec();
-            (!values.is_empty()).then_some(MemberFilter { names, values, is_suffix })
+            (!values.is_empty()).then_some(MemberFilter { names, values, is_suffix: false })
         };
         let refusals = self.refusal.iter().flat_map(|token| token_names(token)).collect();
         [
@@ -204,9 +205,9 @@ impl LineSelection {
             one("to", &self.to),
             one("ods", &self.ods),
             one("outcome", &self.outcome),
-            any(&["from", "to"], self.asid.iter().cloned().collect(), false),
-            any(&["interaction"], self.interaction.iter().cloned().collect(), true),
-            any(&["refusal"], refusals, false),
+            any(&["from", "to"], self.asid.iter().cloned().collect()),
+            self.interaction.map(|wanted| MemberFilter::equal("interaction", wanted.id)),
+            any(&["refusal"], refusals),
         ]
         .into_iter()
         .flatten()

@@ -21,9 +21,9 @@ pub struct LookupOptions {
     config: PathBuf,
     /// ODS code of the practice, in either case.
     ods: String,
-    /// Id of the interaction, or the part of it after `urn:nhs:names:services:gpconnect:fhir:`.
-    #[arg(default_value = "rest:search:slot-1")]
-    interaction: String,
+    /// Interaction: an id, the end of one, or a word such as book.
+    #[arg(default_value = "slots", value_parser = interaction::named)]
+    interaction: &'static Interaction,
 }
 
 /// Looks a practice up and prints how the directory came to its answer.
@@ -35,7 +35,7 @@ pub fn run(wanted: &LookupOptions) -> Result<(), Failure> {
     let ods = OdsCode::from_any_case(wanted.ods.trim())
         .with_context(|| format!("{:?} is not an ODS code", wanted.ods))
         .map_err(Failure::Configuration)?;
-    let interaction = known(&wanted.interaction)?;
+    let interaction = wanted.interaction;
     let Prepared { config, directory, live, .. } = Prepared::load(&wanted.config, 1)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -47,16 +47,6 @@ pub fn run(wanted: &LookupOptions) -> Result<(), Failure> {
         }
         print(format_args!("practice    {ods}\ninteraction {}", interaction.id));
         print_explanation(directory.explain(&ods, interaction).await, interaction)
-    })
-}
-
-fn known(id: &str) -> Result<&'static Interaction, Failure> {
-    let whole = format!("urn:nhs:names:services:gpconnect:fhir:{id}");
-    let known = interaction::by_id(id).or_else(|| interaction::by_id(&whole));
-    known.ok_or_else(|| {
-        Failure::Configuration(anyhow!(
-            "{id:?} is not an interaction of the catalogue; write an id such as rest:search:slot-1"
-        ))
     })
 }
 

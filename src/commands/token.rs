@@ -4,7 +4,7 @@ use super::print;
 use crate::claims;
 use crate::failure::Failure;
 use spine_types::OdsCode;
-use spine_types::interaction;
+use spine_types::interaction::{self, Interaction};
 
 /// Contents of the token.
 #[derive(Debug, clap::Args)]
@@ -15,24 +15,23 @@ pub struct TokenOptions {
     /// ODS code of the consumer's organisation.
     #[arg(long)]
     pub ods: String,
-    /// Id of the interaction, which decides the token's scope.
-    #[arg(long, default_value = "urn:nhs:names:services:gpconnect:fhir:rest:search:slot-1")]
-    pub interaction: String,
+    /// Interaction, which decides the token's scope: an id, the end of one, or a word such as book.
+    #[arg(long, default_value = "slots", value_parser = interaction::named)]
+    pub interaction: &'static Interaction,
 }
 
 /// Prints a token that is valid for five minutes from now.
 ///
 /// # Errors
-/// Returns an error if the ODS code is malformed or the interaction is unknown.
+/// Returns an error if the ODS code is malformed.
 pub fn run(wanted: &TokenOptions) -> Result<(), Failure> {
     let ods: OdsCode = wanted.ods.parse().map_err(Failure::configuration)?;
-    let interaction = interaction::by_id(&wanted.interaction).ok_or_else(|| {
-        Failure::Configuration(anyhow::anyhow!(
-            "{:?} is not the id of a known interaction",
-            wanted.interaction
-        ))
-    })?;
     let now_s = jiff::Timestamp::now().as_second();
-    print(claims::mint(&claims::example_claims(&wanted.audience, &ods, interaction.scope, now_s)));
+    print(claims::mint(&claims::example_claims(
+        &wanted.audience,
+        &ods,
+        wanted.interaction.scope,
+        now_s,
+    )));
     Ok(())
 }

@@ -201,7 +201,8 @@ impl FaultEntry {
     fn new(failure: &Failure) -> Self {
         let text = failure.to_string();
         let error = match failure {
-            Failure::Configuration(error)
+            Failure::Usage(error)
+            | Failure::Configuration(error)
             | Failure::NotProven(error)
             | Failure::Environment(error) => error,
         };

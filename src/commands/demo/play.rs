@@ -8,14 +8,16 @@ use http::Method;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::super::call::CallAnswer;
 use super::super::lab::{HUB, HUB_ODS, Lab, ListedPractice, NIGHT, NIGHT_ODS};
 use super::super::print;
-use super::consumer::{DemoConsumer, DemoResponse};
+use super::consumer::DemoConsumer;
 use crate::claims;
+use crate::outbound::ServiceAnswer;
+use crate::tls::KeyPair;
 use gpconnect_simulator as simulator;
 use spine_types::interaction;
 
-mod resources;
 mod sessions;
 mod wrong;
 
@@ -99,11 +101,11 @@ impl<'a> Play<'a> {
         what: &str,
         ask: &DemoRequest<'_>,
         status: u16,
-    ) -> anyhow::Result<DemoResponse> {
+    ) -> anyhow::Result<CallAnswer> {
         print(format_args!("-> {what}"));
         let heard = self.send(ask).await?;
         anyhow::ensure!(
-            heard.status == status && heard.token().is_none(),
+            heard.status == status && heard.refusal().is_none(),
             "expected {status} from the provider, got {} {}",
             heard.status,
             String::from_utf8_lossy(&heard.body)
@@ -120,20 +122,21 @@ impl<'a> Play<'a> {
             let issue = heard.json();
             let display = issue.pointer("/issue/0/details/coding/0/display");
             let display = display.and_then(Value::as_str).unwrap_or_default();
-            let right = heard.token() == Some(token);
+            let refusal = heard.refusal().map(|refusal| refusal.token);
+            let right = refusal.as_deref() == Some(token);
             let sign = if right { "ok" } else { "WRONG" };
             failed += usize::from(!right);
             print(format_args!(
                 "{sign:>6}  {what}: {} {}",
                 heard.status.as_u16(),
-                heard.token().unwrap_or("-")
+                refusal.as_deref().unwrap_or("-")
             ));
             print(format_args!("        {display}"));
         }
         Ok(failed)
     }
 
-    async fn send(&self, ask: &DemoRequest<'_>) -> anyhow::Result<DemoResponse> {
+    async fn send(&self, ask: &DemoRequest<'_>) -> anyhow::Result<CallAnswer> {
         print(format_args!(
             "   {} /{}{}",
             method(ask),
@@ -147,7 +150,7 @@ impl<'a> Play<'a> {
         self.send_quietly(ask).await
     }
 
-    async fn send_quietly(&self, ask: &DemoRequest<'_>) -> anyhow::Result<DemoResponse> {
+    async fn send_quietly(&self, ask: &DemoRequest<'_>) -> anyhow::Result<CallAnswer> {
         let root = ask.practice.root();
         let id = id(ask);
         let scope = interaction::by_id(&id).map_or("", |interaction| interaction.scope);
@@ -155,8 +158,9 @@ impl<'a> Play<'a> {
         let now_s = Timestamp::now().as_second();
         let token =
             claims::mint(&claims::example_claims(audience, &ask.ods.parse()?, scope, now_s));
+        let trace_id = uuid::Uuid::new_v4();
         let mut headers = vec![
-            ("Ssp-TraceID", uuid::Uuid::new_v4().to_string()),
+            ("Ssp-TraceID", trace_id.to_string()),
             ("Ssp-From", ask.from.to_owned()),
             ("Ssp-To", ask.practice.asid.to_owned()),
             ("Ssp-InteractionID", id),
@@ -173,22 +177,25 @@ impl<'a> Play<'a> {
             false => format!("/{}{}", ask.root.as_ref().unwrap_or(&root), ask.path),
         };
         let actor = self.actor(ask.actor)?;
-        let heard = actor.call(method(ask), &target, &headers, &ask.body).await?;
+        let ServiceAnswer { status, headers, body } =
+            actor.call(method(ask), target, &headers, &ask.body).await?;
+        let body = body.map_err(anyhow::Error::msg)?;
+        let heard = CallAnswer { status, headers, body, trace_id };
         self.keep(&heard)?;
         Ok(heard)
     }
 
-    fn keep(&self, heard: &DemoResponse) -> anyhow::Result<()> {
+    fn keep(&self, heard: &CallAnswer) -> anyhow::Result<()> {
         let Some(record) = &self.record else { return Ok(()) };
         let mut record = record.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(writeln!(record, "{}", heard.json())?)
     }
 
     fn actor(&self, name: &str) -> anyhow::Result<DemoConsumer> {
-        let chain = self.lab.file(&format!("{name}.pem"));
-        let key = self.lab.file(&format!("{name}.key"));
-        let certificate = (!name.is_empty()).then_some((chain.as_path(), key.as_path()));
-        DemoConsumer::new(self.lab.address(), &self.lab.file("ca.pem"), certificate)
+        let file = |ending: &str| self.lab.file(&format!("{name}.{ending}"));
+        let certificate =
+            (!name.is_empty()).then(|| KeyPair { chain: file("pem"), key: file("key") });
+        DemoConsumer::new(self.lab.address(), self.lab.file("ca.pem"), certificate.as_ref())
     }
 }
 

@@ -3,10 +3,11 @@
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use super::super::super::lab::{ListedPractice, PRACTICES};
+use super::super::super::call::{
+    CallAnswer, NewBooking, cancelled, first, location, profile, resources, set, text,
+};
+use super::super::super::lab::{HUB_ODS, ListedPractice, PRACTICES};
 use super::super::super::print;
-use super::super::consumer::DemoResponse;
-use super::resources::{booking, cancelled, first, resources, set, text};
 use super::{DemoRequest, Play, dates};
 use gpconnect_simulator::{InventedPerson, Registration, people};
 
@@ -122,7 +123,7 @@ impl Play<'_> {
         self.step("amend from the old version: refused", &amend, 409).await?;
 
         let mut cancel = DemoRequest::new(practice, "cancel:appointment-1", &at);
-        cancel.body = cancelled(amended.json()).to_string();
+        cancel.body = cancelled(amended.json(), "The patient feels better").to_string();
         cancel.extra = vec![("If-Match", amended.header("etag").to_owned())];
         self.step("cancel it", &cancel, 200).await?;
         let gone = self.step("read it", &read, 200).await?.json();
@@ -156,11 +157,7 @@ impl Play<'_> {
         Ok(())
     }
 
-    async fn search(
-        &self,
-        practice: &ListedPractice,
-        by_code: bool,
-    ) -> anyhow::Result<DemoResponse> {
+    async fn search(&self, practice: &ListedPractice, by_code: bool) -> anyhow::Result<CallAnswer> {
         let (today, until) = dates();
         let search = format!(
             "/Slot?status=free&start=ge{today}&end=le{until}&_include=Slot:schedule&_include:recurse=Schedule:actor:Location"
@@ -177,17 +174,7 @@ impl Play<'_> {
     ) -> anyhow::Result<Option<FreeSlot>> {
         let found = self.search(practice, by_code).await?.json();
         let Some(slot) = resources(&found, "Slot").into_iter().next() else { return Ok(None) };
-        let of = |kind: &str, reference: &str| {
-            let all = resources(&found, kind);
-            all.into_iter().find(|known| format!("{kind}/{}", text(known, "id")) == reference)
-        };
-        let schedule = slot.pointer("/schedule/reference").and_then(Value::as_str);
-        let schedule = schedule.and_then(|reference| of("Schedule", reference));
-        let actors = schedule.as_ref().and_then(|schedule| schedule.get("actor")?.as_array());
-        let references = actors.into_iter().flatten();
-        let mut references = references.filter_map(|actor| actor.get("reference")?.as_str());
-        let location = references.find_map(|reference| of("Location", reference));
-        let location = location.context("the slot has no location")?;
+        let location = location(&found, &slot).context("the slot has no location")?;
         print(format_args!("   free at {}, {}", text(&slot, "start"), text(&location, "name")));
         Ok(Some(FreeSlot { slot, location }))
     }
@@ -213,7 +200,7 @@ impl Play<'_> {
         free: &FreeSlot,
         patient: &Value,
         by_code: bool,
-    ) -> anyhow::Result<DemoResponse> {
+    ) -> anyhow::Result<CallAnswer> {
         let book = DemoRequest { by_code, ..booking_ask(practice, free, patient) };
         self.step("book", &book, 201).await
     }
@@ -225,7 +212,15 @@ fn booking_ask<'a>(
     patient: &Value,
 ) -> DemoRequest<'a> {
     let mut book = DemoRequest::new(practice, "create:appointment-1", "/Appointment");
-    book.body = booking(&free.slot, patient, &free.location).to_string();
+    let booking = NewBooking {
+        ods: HUB_ODS,
+        organisation: "Urgent care hub",
+        description: "Follow-up after a call to the hub",
+        slot: &free.slot,
+        patient: &text(patient, "id"),
+        location: &free.location,
+    };
+    book.body = booking.resource().to_string();
     book
 }
 
@@ -239,7 +234,7 @@ fn registration(person: &InventedPerson) -> Value {
         "resourceType": "Parameters",
         "parameter": [{ "name": "registerPatient", "resource": {
             "resourceType": "Patient",
-            "meta": { "profile": [super::resources::profile("CareConnect-GPC-Patient-1")] },
+            "meta": { "profile": [profile("CareConnect-GPC-Patient-1")] },
             "identifier": [{
                 "system": "https://fhir.nhs.uk/Id/nhs-number",
                 "value": person.nhs_number,

@@ -1,0 +1,101 @@
+//! Answers to requests of `call`, and their explanation in plain words.
+
+use anyhow::anyhow;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde_json::Value;
+use spine_types::masked;
+use uuid::Uuid;
+
+use crate::failure::Failure;
+
+/// Limit: text of an answer that an error repeats, in bytes.
+const REASON_BYTES_MAX: usize = 1000;
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// Complete answer to a request.
+pub(in crate::commands) struct CallAnswer {
+    pub(in crate::commands) status: StatusCode,
+    pub(in crate::commands) headers: HeaderMap,
+    pub(in crate::commands) body: Bytes,
+    pub(in crate::commands) trace_id: Uuid,
+}
+
+/// Refusal by a proxy, as its `Proxy-Status` names it.
+pub(in crate::commands) struct NamedRefusal {
+    /// Name of the proxy.
+    pub(in crate::commands) proxy: String,
+    /// Token of the refusal.
+    pub(in crate::commands) token: String,
+}
+
+impl CallAnswer {
+    /// Returns the body as JSON, or null.
+    pub(in crate::commands) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
+    /// Returns the value of a header, or an empty text.
+    pub(in crate::commands) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// Returns the refusal if the proxy itself answered.
+    ///
+    /// Spec: RFC 9209, section 2: the last member is of the proxy that is nearest to the client.
+    pub(in crate::commands) fn refusal(&self) -> Option<NamedRefusal> {
+        let lines = self.headers.get_all(PROXY_STATUS).iter().map(HeaderValue::as_bytes);
+        let lines: Vec<_> = lines.collect();
+        let members: sfv::List = sfv::Parser::new(&lines.join(&b", "[..])).parse().ok()?;
+        let sfv::ListEntry::Item(item) = members.last()? else { return None };
+        let text = |item: &sfv::BareItem| {
+            let token = item.as_token().map(|token| token.as_str().to_owned());
+            token.or_else(|| Some(item.as_string()?.as_str().to_owned()))
+        };
+        item.params.get("error")?;
+        let token = text(item.params.get("details")?)?;
+        Some(NamedRefusal { proxy: text(&item.bare_item)?, token })
+    }
+
+    /// Returns true if the status is the expected one, or a success if none is named.
+    pub(super) fn is_expected(&self, expected: Option<u16>) -> bool {
+        expected.map_or(self.status.is_success(), |expected| self.status == expected)
+    }
+
+    /// Returns an error that explains the answer.
+    pub(super) fn failure(&self, expected: Option<u16>) -> Failure {
+        let status = reason(self.status);
+        let expected = expected.map(|status| format!(", not {status}")).unwrap_or_default();
+        let outcome = self.json();
+        let part = |pointer: &str| outcome.pointer(pointer).and_then(Value::as_str);
+        let coding = "/issue/0/details/coding/0";
+        let said = part("/issue/0/diagnostics")
+            .or_else(|| part("/issue/0/details/text"))
+            .or_else(|| part(&format!("{coding}/display")));
+        let code = part(&format!("{coding}/code"));
+        let said = said.map(|said| ("reason", masked(said, REASON_BYTES_MAX).into_owned()));
+        let mut rows = Vec::new();
+        let first = match self.refusal() {
+            Some(NamedRefusal { proxy, token }) => {
+                rows.push(("token", token));
+                rows.extend(said);
+                rows.extend(part("/id").map(|id| ("exchange", id.to_owned())));
+                format!("the proxy {proxy} refused the request: {status}{expected}")
+            }
+            None => {
+                rows.extend(code.map(|code| ("code", masked(code, REASON_BYTES_MAX).into_owned())));
+                rows.extend(said);
+                format!("the practice's system answered {status}{expected}")
+            }
+        };
+        rows.push(("trace id", self.trace_id.to_string()));
+        let rows = rows.iter().map(|(name, value)| format!("\n  {name:<9} {value}"));
+        Failure::Environment(anyhow!("{first}{}", rows.collect::<String>()))
+    }
+}
+
+/// Returns a status with its phrase.
+pub(super) fn reason(status: StatusCode) -> String {
+    let phrase = status.canonical_reason().map(|phrase| format!(" {phrase}"));
+    format!("{}{}", status.as_u16(), phrase.unwrap_or_default())
+}

@@ -1,0 +1,218 @@
+//! Requests of `call` by interaction, and the requests that find out what they need.
+
+use anyhow::{Context as _, anyhow};
+use http::HeaderValue;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use jiff::{Span, Timestamp};
+use serde_json::{Value, json};
+use spine_types::interaction::{self, Interaction, PathSegment};
+
+use super::answer::CallAnswer;
+use super::exchange::{CallRequest, Caller};
+use super::resources::{NewBooking, cancelled, location, resources, set, text};
+use super::{CallContent, usage};
+use crate::failure::Failure;
+
+/// Spec: longest period that a search may have, in days after the first.
+const DAYS_AFTER_FIRST: i8 = 13;
+/// Description of a booking without another.
+const DESCRIPTION: &str = "Test booking, made with spine-proxy call";
+/// Time zone of practices.
+const LONDON: &str = "GMT0BST,M3.5.0/1,M10.5.0";
+
+/// Composes a request; sends the requests that it depends on.
+pub(super) async fn request(
+    caller: &Caller,
+    interaction: &'static Interaction,
+    id: Option<&str>,
+    content: &CallContent,
+) -> Result<CallRequest, Failure> {
+    let is = |word: &str| interaction::named(word) == Ok(interaction);
+    let composer = Composer { caller, content };
+    if content.data.is_none() && is("book") {
+        return composer.book(interaction).await;
+    }
+    if content.data.is_none() && (is("amend") || is("cancel")) {
+        return composer.change(interaction, id, is("cancel")).await;
+    }
+    let found = match (&content.patient, id) {
+        (Some(number), None) if is("appointments") => Some(composer.patient(number).await?),
+        _ => None,
+    };
+    let mut request = plain(interaction, found.as_deref().or(id))?;
+    let query = match &content.query {
+        Some(query) => Some(query.clone()),
+        None if is("slots") => Some(composer.slots_query()?),
+        None if is("appointments") => {
+            let (first, last) = composer.days()?;
+            Some(format!("start=ge{first}&start=le{last}"))
+        }
+        None if is("patients") => {
+            let number = content.patient.as_ref().ok_or_else(|| usage("--patient is needed"))?;
+            Some(patient_query(number))
+        }
+        None => None,
+    };
+    if let Some(query) = query {
+        request.path = format!("{}?{query}", request.path);
+    }
+    request.body = body(content)?;
+    Ok(request)
+}
+
+/// Returns the request of an interaction without query and body.
+fn plain(interaction: &'static Interaction, id: Option<&str>) -> Result<CallRequest, Failure> {
+    let has_id = interaction.path.contains(&PathSegment::Id);
+    let id = match (has_id, id) {
+        (true, None) => return Err(usage(format_args!("{} needs an ID", interaction.short_id()))),
+        (false, Some(_)) => {
+            return Err(usage(format_args!("{} takes no ID", interaction.short_id())));
+        }
+        (_, id) => id.unwrap_or_default(),
+    };
+    let segment = |segment: &PathSegment| match segment {
+        PathSegment::Word(word) => format!("/{word}"),
+        PathSegment::Id => format!("/{id}"),
+    };
+    let path = interaction.path.iter().map(segment).collect();
+    Ok(CallRequest { interaction, path, body: None, if_match: None })
+}
+
+/// Reads the body that the user gives.
+fn body(content: &CallContent) -> Result<Option<String>, Failure> {
+    let Some(data) = &content.data else { return Ok(None) };
+    let Some(path) = data.strip_prefix('@') else { return Ok(Some(data.clone())) };
+    let read = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
+    read.map(Some).map_err(Failure::Configuration)
+}
+
+/// Composer of the requests that depend on others.
+struct Composer<'a> {
+    caller: &'a Caller,
+    content: &'a CallContent,
+}
+
+impl Composer<'_> {
+    /// Sends a request that another one depends on.
+    async fn ask(&self, request: CallRequest) -> Result<CallAnswer, Failure> {
+        let answer = self.caller.send(&request).await?;
+        if answer.is_expected(None) { Ok(answer) } else { Err(answer.failure(None)) }
+    }
+
+    async fn book(&self, interaction: &'static Interaction) -> Result<CallRequest, Failure> {
+        let (Some(number), true) =
+            (&self.content.patient, self.content.earliest || self.content.slot.is_some())
+        else {
+            return Err(usage("book needs --patient with --earliest or --slot, or --data"));
+        };
+        let patient = self.patient(number).await?;
+        let mut search = plain(named("slots")?, None)?;
+        search.path = format!("{}?{}", search.path, self.slots_query()?);
+        let found = self.ask(search).await?.json();
+        let slot = self.chosen(&found)?;
+        let location = location(&found, &slot)
+            .ok_or_else(|| Failure::Environment(anyhow!("the slot has no location")))?;
+        let booking = NewBooking {
+            ods: self.caller.consumer.as_str(),
+            organisation: "Invented organisation",
+            description: self.content.description.as_deref().unwrap_or(DESCRIPTION),
+            slot: &slot,
+            patient: &patient,
+            location: &location,
+        };
+        let body = Some(booking.resource().to_string());
+        Ok(CallRequest { body, ..plain(interaction, None)? })
+    }
+
+    /// Returns the slot to book.
+    fn chosen(&self, found: &Value) -> Result<Value, Failure> {
+        let slots = resources(found, "Slot").into_iter();
+        let chosen = match &self.content.slot {
+            Some(id) => slots.into_iter().find(|slot| text(slot, "id") == *id),
+            None => slots
+                .filter_map(|slot| Some((text(&slot, "start").parse::<Timestamp>().ok()?, slot)))
+                .min_by_key(|(start, _)| *start)
+                .map(|(_, slot)| slot),
+        };
+        chosen.ok_or_else(|| Failure::Environment(anyhow!("no such slot is free")))
+    }
+
+    /// Composes the request that cancels or amends an appointment, from its current version.
+    async fn change(
+        &self,
+        interaction: &'static Interaction,
+        id: Option<&str>,
+        cancels: bool,
+    ) -> Result<CallRequest, Failure> {
+        let request = plain(interaction, id)?;
+        let description = match (cancels, &self.content.description) {
+            (false, None) => return Err(usage("amend needs --description or --data")),
+            (_, description) => description,
+        };
+        let read = self.ask(plain(named("read:appointment")?, id)?).await?;
+        let mut resource = read.json();
+        let version = match read.header("etag") {
+            "" => {
+                let version = resource.pointer("/meta/versionId").and_then(Value::as_str);
+                version.map(|version| format!("W/\"{version}\""))
+            }
+            etag => Some(etag.to_owned()),
+        };
+        let resource = match (cancels, description) {
+            (true, _) => cancelled(resource, &self.content.reason),
+            (false, description) => {
+                set(&mut resource, "description", json!(description));
+                resource
+            }
+        };
+        let if_match = version.map(HeaderValue::try_from).transpose();
+        let if_match = if_match.map_err(Failure::environment)?;
+        Ok(CallRequest { body: Some(resource.to_string()), if_match, ..request })
+    }
+
+    /// Returns the logical id of the patient with an NHS number.
+    async fn patient(&self, number: &str) -> Result<String, Failure> {
+        let mut search = plain(named("patients")?, None)?;
+        search.path = format!("{}?{}", search.path, patient_query(number));
+        let found = self.ask(search).await?.json();
+        let id = resources(&found, "Patient").first().map(|patient| text(patient, "id"));
+        id.ok_or_else(|| {
+            let practice = &self.caller.practice;
+            Failure::Environment(anyhow!("no patient with this NHS number is known at {practice}"))
+        })
+    }
+
+    /// Returns the first and last day to search.
+    fn days(&self) -> Result<(Date, Date), Failure> {
+        let zone = TimeZone::posix(LONDON).map_err(Failure::environment)?;
+        let today = Timestamp::now().to_zoned(zone).date();
+        let first = self.content.start.unwrap_or(today);
+        let last = first.saturating_add(Span::new().days(DAYS_AFTER_FIRST));
+        Ok((first, self.content.end.unwrap_or(last)))
+    }
+
+    fn slots_query(&self) -> Result<String, Failure> {
+        let (first, last) = self.days()?;
+        let organisation =
+            format!("https://fhir.nhs.uk/Id/ods-organization-code|{}", self.caller.consumer);
+        Ok(format!(
+            "status=free&start=ge{first}&end=le{last}&_include=Slot:schedule\
+             &_include:recurse=Schedule:actor:Practitioner&_include:recurse=Schedule:actor:Location\
+             &searchFilter={}",
+            encoded(&organisation)
+        ))
+    }
+}
+
+fn patient_query(number: &str) -> String {
+    format!("identifier={}", encoded(&format!("https://fhir.nhs.uk/Id/nhs-number|{number}")))
+}
+
+fn encoded(text: &str) -> String {
+    form_urlencoded::byte_serialize(text.as_bytes()).collect()
+}
+
+fn named(word: &str) -> Result<&'static Interaction, Failure> {
+    interaction::named(word).map_err(Failure::environment)
+}

@@ -1,0 +1,167 @@
+//! Connection options of `call`: from the command line, from a file, and from the description of a lab.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde::Deserialize;
+use serde_json::Value;
+use spine_types::{Asid, OdsCode};
+
+use super::exchange::{Caller, CallerHeader};
+use super::usage;
+use crate::commands::read_toml;
+use crate::failure::Failure;
+use crate::outbound::ServiceUrl;
+use crate::tls::{self, KeyPair};
+
+/// Files that complete the connection options.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Connection")]
+pub(super) struct ConnectionSource {
+    /// TOML file with the options of this group by their names; paths in it are relative to its folder.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// File with the line of JSON that `lab` prints, instead of the options of this group.
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    lab: Option<PathBuf>,
+    /// Name of the lab's consumer that sends the request, by default the first.
+    #[arg(long, value_name = "NAME", requires = "lab")]
+    consumer: Option<String>,
+}
+
+/// Options of a connection to a proxy.
+#[derive(Debug, Clone, Default, clap::Args, Deserialize)]
+#[command(next_help_heading = "Connection")]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(super) struct ConnectionOptions {
+    /// URL of the proxy, such as `https://ssp.example.nhs.uk`.
+    #[arg(long, value_name = "URL")]
+    proxy: Option<String>,
+    /// PEM file with the consumer's certificate chain, leaf first; without it, none is presented.
+    #[arg(long, value_name = "FILE")]
+    certificate: Option<PathBuf>,
+    /// PEM file with the certificate's key.
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// PEM file with the authorities that issue the proxy's certificate.
+    #[arg(long, value_name = "FILE")]
+    authorities: Option<PathBuf>,
+    /// ASID of the consumer.
+    #[arg(long)]
+    asid: Option<Asid>,
+    /// ODS code of the consumer's organisation.
+    #[arg(long, value_name = "ODS")]
+    consumer_ods: Option<OdsCode>,
+    /// ASID of the practice's system; not needed without --root.
+    #[arg(long, value_name = "ASID")]
+    to: Option<Asid>,
+    /// Service root of the practice's system: the target then has it instead of the ODS code.
+    #[arg(long, value_name = "URL")]
+    root: Option<String>,
+}
+
+impl ConnectionOptions {
+    /// Completes the options from a file.
+    pub(super) fn completed(self, source: &ConnectionSource) -> Result<Self, Failure> {
+        let rest = match (&source.config, &source.lab) {
+            (Some(path), _) => Self::load(path),
+            (None, Some(path)) => Self::of_lab(path, source.consumer.as_deref()),
+            (None, None) => Ok(Self::default()),
+        };
+        let rest = rest.map_err(Failure::Configuration)?;
+        // A certificate and its key belong together.
+        let (certificate, key) = match self.certificate {
+            Some(_) => (self.certificate, self.key),
+            None => (rest.certificate, self.key.or(rest.key)),
+        };
+        Ok(Self {
+            proxy: self.proxy.or(rest.proxy),
+            certificate,
+            key,
+            authorities: self.authorities.or(rest.authorities),
+            asid: self.asid.or(rest.asid),
+            consumer_ods: self.consumer_ods.or(rest.consumer_ods),
+            to: self.to.or(rest.to),
+            root: self.root.or(rest.root),
+        })
+    }
+
+    fn load(path: &Path) -> anyhow::Result<Self> {
+        read_toml(path, |options: &mut Self| {
+            let files = [&mut options.certificate, &mut options.key, &mut options.authorities];
+            files.into_iter().flatten().collect()
+        })
+    }
+
+    /// Reads the description of a lab.
+    fn of_lab(path: &Path, consumer: Option<&str>) -> anyhow::Result<Self> {
+        let fault = || format!("{} is not the description of a lab", path.display());
+        let written = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let lab: Value = serde_json::from_str(&written).with_context(fault)?;
+        let consumers = lab.get("consumers").and_then(Value::as_array).with_context(fault)?;
+        let is_wanted = |one: &&Value| match consumer {
+            None => true,
+            Some(name) => one.get("name").and_then(Value::as_str) == Some(name),
+        };
+        let consumer = consumers.iter().find(is_wanted).context("the lab has no such consumer")?;
+        let text = |of: &Value, pointer: &str| {
+            of.pointer(pointer).and_then(Value::as_str).map(str::to_owned).with_context(fault)
+        };
+        Ok(Self {
+            proxy: Some(text(&lab, "/proxy/url")?),
+            certificate: Some(text(consumer, "/certificate")?.into()),
+            key: Some(text(consumer, "/key")?.into()),
+            authorities: Some(text(&lab, "/authority")?.into()),
+            asid: Some(text(consumer, "/asid")?.parse()?),
+            consumer_ods: Some(text(consumer, "/ods")?.parse()?),
+            to: None,
+            root: None,
+        })
+    }
+
+    /// Returns a caller of a practice; `headers` are additional ones, as `name: value`.
+    pub(super) fn caller(
+        self,
+        practice: &OdsCode,
+        headers: &[String],
+        is_verbose: bool,
+    ) -> Result<Caller, Failure> {
+        let needed = |name: &str| usage(format_args!("--{name} is needed, or a --config with it"));
+        let proxy = self.proxy.ok_or_else(|| needed("proxy"))?;
+        let proxy = ServiceUrl::parse(&proxy)
+            .and_then(|url| match (url.is_https, url.path.as_str()) {
+                (true, "/") => Ok(url),
+                (true, _) => Err("must have no path"),
+                (false, _) => Err("must begin with https://"),
+            })
+            .map_err(|why| usage(format_args!("--proxy {proxy}: {why}")))?;
+        let certificate = match (self.certificate, self.key) {
+            (Some(chain), Some(key)) => Some(KeyPair { chain, key }),
+            (None, None) => None,
+            (Some(_), None) => return Err(needed("key")),
+            (None, Some(_)) => return Err(needed("certificate")),
+        };
+        if self.root.is_some() && self.to.is_none() {
+            return Err(usage("--root needs --to: the receiver is optional only without --root"));
+        }
+        let authorities = self.authorities.ok_or_else(|| needed("authorities"))?;
+        let tls = tls::client(std::slice::from_ref(&authorities), certificate.as_ref());
+        Ok(Caller {
+            proxy,
+            tls: tls.map_err(Failure::configuration)?,
+            authorities,
+            certificate,
+            asid: self.asid.ok_or_else(|| needed("asid"))?,
+            consumer: self.consumer_ods.ok_or_else(|| needed("consumer-ods"))?,
+            practice: practice.clone(),
+            to: self.to,
+            root: self.root,
+            headers: headers
+                .iter()
+                .map(|text| CallerHeader::parse(text))
+                .collect::<Result<_, _>>()?,
+            is_verbose,
+        })
+    }
+}
