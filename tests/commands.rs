@@ -477,7 +477,7 @@ fn a_token_is_minted_for_an_interaction() {
     let token = String::from_utf8(minted.stdout).unwrap();
     assert_eq!(token.trim().split('.').count(), 3);
     let wrong = run(&["token", "--audience", root, "--ods", "A00001", "--interaction", "urn:x"]);
-    assert_eq!(wrong.status.code(), Some(78));
+    assert_eq!(wrong.status.code(), Some(2));
 }
 
 #[test]

@@ -9,13 +9,13 @@ use serde_json::Value;
 use testkit::{program, repository};
 
 /// Running lab, and its description.
-struct Lab {
+pub(crate) struct Lab {
     child: Child,
-    described: Value,
+    pub(crate) described: Value,
 }
 
 impl Lab {
-    fn start(arguments: &[&str]) -> Self {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
         let mut command = Command::new(program());
         let mut child = command.arg("lab").args(arguments).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
@@ -23,12 +23,12 @@ impl Lab {
         Self { child, described: serde_json::from_str(&line).unwrap() }
     }
 
-    fn text(&self, pointer: &str) -> &str {
+    pub(crate) fn text(&self, pointer: &str) -> &str {
         self.described.pointer(pointer).and_then(Value::as_str).unwrap()
     }
 
     /// Ends the lab as a service manager does; returns its exit code.
-    fn stop(mut self) -> Option<i32> {
+    pub(crate) fn stop(mut self) -> Option<i32> {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         self.child.wait().unwrap().code()

@@ -14,6 +14,7 @@ mod audit;
 mod balancers;
 mod balp;
 mod bytes;
+mod call;
 mod certs;
 mod commands;
 mod connections;

@@ -334,7 +334,7 @@ async fn lookup_explains_its_answer() {
         (["P00000", "rest:read:patient-1"], 1, "nothing is registered"),
         (["P00001", "rest:search:slot-1"], 1, "no answer: not available: 500"),
         (["*", "rest:search:slot-1"], 78, "is not an ODS code"),
-        (["P00000", "nonsense"], 78, "is not an interaction of the catalogue"),
+        (["P00000", "nonsense"], 2, "is no interaction"),
     ] {
         let (code, text) = lookup(&bed, &arguments);
         assert_eq!(code, exit, "{arguments:?}: {text}");

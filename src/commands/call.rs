@@ -18,6 +18,7 @@ mod resources;
 
 pub(in crate::commands) use answer::CallAnswer;
 use connection::{ConnectionOptions, ConnectionSource};
+use exchange::{CallRequest, CallerHeader};
 pub(in crate::commands) use resources::{
     NewBooking, cancelled, first, location, profile, resources, set, text,
 };
@@ -86,7 +87,8 @@ pub(crate) struct CallContent {
     /// Body of the request, or @FILE, instead of the one that is made.
     #[arg(long, value_name = "JSON")]
     pub data: Option<String>,
-    /// Header, instead of one that is made or in addition; without a value, the one that is made is left out.
+    /// Header of the last request, instead of one that is made or in addition; without a value, the one that is
+    /// made is left out.
     #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
     pub headers: Vec<String>,
 }
@@ -108,12 +110,14 @@ Examples:
 /// expected.
 pub fn run(wanted: &CallOptions) -> Result<(), Failure> {
     let connection = wanted.connection.clone().completed(&wanted.source)?;
-    let caller = connection.caller(&wanted.ods, &wanted.content.headers, wanted.verbose)?;
+    let caller = connection.caller(&wanted.ods, wanted.verbose)?;
+    let headers = wanted.content.headers.iter().map(|header| CallerHeader::parse(header));
+    let headers = headers.collect::<Result<_, _>>()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let request =
             compose::request(&caller, wanted.interaction, wanted.id.as_deref(), &wanted.content);
-        let request = request.await?;
+        let request = CallRequest { headers, ..request.await? };
         if wanted.curl {
             print(caller.curl(&request)?);
             return Ok(());

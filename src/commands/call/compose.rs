@@ -76,7 +76,7 @@ fn plain(interaction: &'static Interaction, id: Option<&str>) -> Result<CallRequ
         PathSegment::Id => format!("/{id}"),
     };
     let path = interaction.path.iter().map(segment).collect();
-    Ok(CallRequest { interaction, path, body: None, if_match: None })
+    Ok(CallRequest { interaction, path, body: None, if_match: None, headers: Vec::new() })
 }
 
 /// Reads the body that the user gives.

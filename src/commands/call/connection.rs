@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use spine_types::{Asid, OdsCode};
 
-use super::exchange::{Caller, CallerHeader};
+use super::exchange::Caller;
 use super::usage;
 use crate::commands::read_toml;
 use crate::failure::Failure;
@@ -120,13 +120,8 @@ impl ConnectionOptions {
         })
     }
 
-    /// Returns a caller of a practice; `headers` are additional ones, as `name: value`.
-    pub(super) fn caller(
-        self,
-        practice: &OdsCode,
-        headers: &[String],
-        is_verbose: bool,
-    ) -> Result<Caller, Failure> {
+    /// Returns a caller of a practice.
+    pub(super) fn caller(self, practice: &OdsCode, is_verbose: bool) -> Result<Caller, Failure> {
         let needed = |name: &str| usage(format_args!("--{name} is needed, or a --config with it"));
         let proxy = self.proxy.ok_or_else(|| needed("proxy"))?;
         let proxy = ServiceUrl::parse(&proxy)
@@ -157,10 +152,6 @@ impl ConnectionOptions {
             practice: practice.clone(),
             to: self.to,
             root: self.root,
-            headers: headers
-                .iter()
-                .map(|text| CallerHeader::parse(text))
-                .collect::<Result<_, _>>()?,
             is_verbose,
         })
     }

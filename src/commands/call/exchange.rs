@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use rustls::ClientConfig;
 use serde_json::Value;
 use spine_types::interaction::Interaction;
-use spine_types::{Asid, OdsCode, SspHeader};
+use spine_types::{Asid, OdsCode, SspHeader, masked};
 use tokio::time::Instant;
 
 use super::answer::{CallAnswer, reason};
@@ -27,6 +27,8 @@ use crate::tls::KeyPair;
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// Limit: size of an answer's body, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// Limit: line of a head that is printed, in bytes.
+const LINE_BYTES_MAX: usize = 8192;
 /// Media type of requests with a body, and of the answers asked for.
 const FHIR_JSON: &str = "application/fhir+json;charset=utf-8";
 
@@ -41,7 +43,6 @@ pub(super) struct Caller {
     pub(super) practice: OdsCode,
     pub(super) to: Option<Asid>,
     pub(super) root: Option<String>,
-    pub(super) headers: Vec<CallerHeader>,
     pub(super) is_verbose: bool,
 }
 
@@ -60,6 +61,8 @@ pub(super) struct CallRequest {
     pub(super) body: Option<String>,
     /// Version of the resource that is changed.
     pub(super) if_match: Option<HeaderValue>,
+    /// Headers given by the user.
+    pub(super) headers: Vec<CallerHeader>,
 }
 
 impl CallerHeader {
@@ -164,7 +167,7 @@ impl Caller {
         if let Some(version) = &request.if_match {
             headers.insert(header::IF_MATCH, version.clone());
         }
-        for CallerHeader { name, value } in &self.headers {
+        for CallerHeader { name, value } in &request.headers {
             match value {
                 Some(value) => drop(headers.insert(name.clone(), value.clone())),
                 None => drop(headers.remove(name)),
@@ -209,12 +212,13 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
+/// Prints a head; NHS numbers in it are masked, since standard error may be kept.
 fn note_head(direction: char, line: &str, headers: &HeaderMap) {
-    note(format_args!("{direction} {line}"));
+    note(format_args!("{direction} {}", masked(line, LINE_BYTES_MAX)));
     for (name, value) in headers {
         let value = String::from_utf8_lossy(value.as_bytes());
         let value = if *name == header::AUTHORIZATION { "Bearer (see below)" } else { &value };
-        note(format_args!("{direction} {name}: {value}"));
+        note(format_args!("{direction} {name}: {}", masked(value, LINE_BYTES_MAX)));
     }
 }
 
@@ -226,6 +230,6 @@ fn note_claims(headers: &HeaderMap) {
         payload.and_then(|part| base64_simd::URL_SAFE_NO_PAD.decode_to_vec(part.as_bytes()).ok());
     let claims = payload.and_then(|text| serde_json::from_slice::<Value>(&text).ok());
     if let Some(claims) = claims {
-        note(format_args!("* token: {claims:#}"));
+        note(format_args!("* token: {claims}"));
     }
 }

@@ -1,0 +1,302 @@
+//! `call`: requests from the command line against a lab, and interactions by name in every command.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+use testkit::program;
+
+use crate::lab::Lab;
+
+/// Practice whose system answers.
+const PRACTICE: &str = "A20047";
+
+/// Running lab, with its description in a file.
+struct CallLab {
+    lab: Lab,
+    folder: tempfile::TempDir,
+}
+
+impl CallLab {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let lab = Lab::start(&["--folder", folder.path().join("lab").to_str().unwrap()]);
+        std::fs::write(folder.path().join("lab.json"), lab.described.to_string()).unwrap();
+        Self { lab, folder }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("lab.json")
+    }
+
+    fn call(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(program());
+        command.arg("call").args(arguments).arg("--lab").arg(self.file()).output().unwrap()
+    }
+
+    /// Calls, expects success, and returns the body.
+    fn answered(&self, arguments: &[&str]) -> Value {
+        let output = self.call(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", stderr(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    fn patient(&self) -> String {
+        let patients = self.lab.described["patients"].as_array().unwrap();
+        let registered = patients.iter().find(|one| one["registration"] == "registered").unwrap();
+        registered["nhs_number"].as_str().unwrap().to_owned()
+    }
+
+    /// Text of the simulator's control interface.
+    async fn simulator(&self, path: &str) -> Value {
+        let url = self.lab.text("/simulator/url").strip_prefix("http://").unwrap();
+        let (address, prefix) = url.split_once('/').unwrap();
+        let answer =
+            testkit::process::get(address.parse().unwrap(), &format!("/{prefix}/{path}")).await;
+        serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+    }
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// The value of a row such as `token     no_agreement`.
+fn row<'a>(text: &'a str, name: &str) -> &'a str {
+    let line = text.lines().find_map(|line| line.trim_start().strip_prefix(name));
+    line.unwrap_or_else(|| panic!("{name}: {text}")).trim()
+}
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(program()).args(arguments).output().unwrap()
+}
+
+#[test]
+fn a_smoke_test_passes_only_with_the_expected_status() {
+    let lab = CallLab::start();
+    let passed = lab.call(&["metadata", "a20047", "--expect", "200"]);
+    assert_eq!(passed.status.code(), Some(0), "{}", stderr(&passed));
+    assert!(passed.stdout.is_empty());
+    assert!(stderr(&passed).contains("GET /metadata at A20047: 200 OK from the practice"));
+    let other = lab.call(&["metadata", PRACTICE, "--expect", "404"]);
+    assert_eq!(other.status.code(), Some(1));
+    assert!(stderr(&other).contains("answered 200 OK, not 404"), "{}", stderr(&other));
+    let refused = lab.call(&["metadata", "F85001", "--expect", "200"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(row(&stderr(&refused), "token"), "provider_not_reached");
+    let expected = lab.call(&["metadata", "F85001", "--expect", "502", "--body"]);
+    assert_eq!(expected.status.code(), Some(0));
+    let body: Value = serde_json::from_slice(&expected.stdout).unwrap();
+    assert_eq!(body["resourceType"], "OperationOutcome");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_appointment_is_booked_amended_and_cancelled() {
+    let lab = CallLab::start();
+    let number = lab.patient();
+    let slots = lab.answered(&["slots", PRACTICE]);
+    let slots = slots["entry"].as_array().unwrap().iter().map(|entry| &entry["resource"]);
+    let slots = slots.filter(|resource| resource["resourceType"] == "Slot");
+    let starts: Vec<_> = slots.map(|slot| slot["start"].as_str().unwrap().to_owned()).collect();
+    assert!(starts.len() > 3);
+    let output = lab.call(&["book", PRACTICE, "--patient", &number, "--earliest", "--verbose"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(!stderr(&output).contains(&number), "{}", stderr(&output));
+    let booked: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(booked["status"], "booked");
+    assert_eq!(booked["start"].as_str(), starts.iter().min().map(String::as_str));
+    let id = booked["id"].as_str().unwrap();
+    assert_eq!(lab.answered(&["read:appointment", PRACTICE, id])["id"], booked["id"]);
+    let amended = lab.answered(&["amend", PRACTICE, id, "--description", "Uses a wheelchair"]);
+    assert_eq!(amended["description"], "Uses a wheelchair");
+    let listed = lab.answered(&["appointments", PRACTICE, "--patient", &number]);
+    assert_eq!(listed["entry"][0]["resource"]["id"], booked["id"]);
+    let cancelled = lab.answered(&["cancel", PRACTICE, id, "--reason", "The patient feels better"]);
+    assert_eq!(cancelled["status"], "cancelled");
+    assert!(cancelled.to_string().contains("The patient feels better"));
+    let arrived = lab.simulator("requests?last=1").await;
+    let headers = arrived[0]["headers"].as_array().unwrap();
+    let version = headers.iter().find(|header| header[0] == "if-match").unwrap();
+    assert_eq!(version[1], "W/\"2\"", "it is cancelled from the version that was read");
+}
+
+#[test]
+fn a_refused_call_is_explained_and_its_exchange_is_in_the_journal() {
+    let lab = CallLab::start();
+    let refused = lab.call(&["slots", PRACTICE, "--consumer", "clinic"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let text = stderr(&refused);
+    assert!(
+        text.contains("the proxy spine-proxy-lab refused the request: 403 Forbidden"),
+        "{text}"
+    );
+    assert_eq!(row(&text, "token"), "no_agreement");
+    assert!(row(&text, "reason").contains("200000000360"), "{text}");
+    // A call that needs others ends with the first one that is refused.
+    let number = lab.patient();
+    let book = ["book", PRACTICE, "--patient", &number, "--earliest", "--consumer", "clinic"];
+    let refused = stderr(&lab.call(&book));
+    assert_eq!(row(&refused, "token"), "sender_not_registered");
+    assert!(!refused.contains("POST"), "{refused}");
+    let expired = |ending: &str| lab.lab.text("/authority").replace("ca.pem", ending);
+    let (chain, key) = (expired("expired.pem"), expired("expired.key"));
+    let expired = lab.call(&["metadata", PRACTICE, "--certificate", &chain, "--key", &key]);
+    assert_eq!(row(&stderr(&expired), "token"), "certificate_expired");
+    let anonymous = lab.call(&["metadata", PRACTICE, "--header", "Authorization:"]);
+    assert_eq!(row(&stderr(&anonymous), "token"), "token_missing");
+    let journal = lab.lab.text("/proxy/journal").to_owned();
+    let CallLab { lab, folder: _folder } = lab;
+    assert_eq!(lab.stop(), Some(0), "the journal is complete");
+    let rows = |interaction: &str| {
+        let exchange = ["--id", row(&text, "exchange"), "--interaction", interaction];
+        let found = run(&[&["audit", "query", &journal][..], &exchange].concat());
+        String::from_utf8(found.stdout).unwrap()
+    };
+    let found = rows("slots");
+    assert!(found.contains("no_agreement") && found.contains(row(&text, "trace id")), "{found}");
+    assert_eq!(rows("book").lines().count(), 1, "the heading alone");
+}
+
+#[test]
+fn what_the_provider_answers_is_explained_as_the_providers() {
+    let lab = CallLab::start();
+    let missing = lab.call(&["read:appointment", PRACTICE, "4321"]);
+    assert_eq!(missing.status.code(), Some(1));
+    let text = stderr(&missing);
+    assert!(text.contains("the practice's system answered 404 Not Found"), "{text}");
+    assert!(!row(&text, "code").is_empty() && !row(&text, "reason").is_empty(), "{text}");
+    let body: Value = serde_json::from_slice(&missing.stdout).unwrap();
+    assert_eq!(body["resourceType"], "OperationOutcome");
+    let unknown = lab.call(&["book", PRACTICE, "--patient", "9990000999", "--earliest"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(stderr(&unknown).contains("no patient with this NHS number is known at A20047"));
+    assert!(!stderr(&unknown).contains("9990000999"));
+}
+
+#[test]
+fn a_curl_command_is_answered_like_the_call() {
+    if Command::new("curl").arg("--version").output().is_err() {
+        testkit::report_missing("curl");
+        return;
+    }
+    let lab = CallLab::start();
+    let number = lab.patient();
+    let by_curl = |arguments: &[&str]| -> Value {
+        let printed = lab.call(&[arguments, &["--curl"]].concat());
+        assert_eq!(printed.status.code(), Some(0), "{}", stderr(&printed));
+        let command = String::from_utf8(printed.stdout).unwrap();
+        let sent = Command::new("/bin/sh").args(["-c", &command]).output().unwrap();
+        assert!(sent.status.success(), "{command}: {}", stderr(&sent));
+        serde_json::from_slice(&sent.stdout).unwrap()
+    };
+    assert_eq!(by_curl(&["metadata", PRACTICE])["resourceType"], "CapabilityStatement");
+    assert_eq!(by_curl(&["slots", PRACTICE]), lab.answered(&["slots", PRACTICE]));
+    let description = "The patient's \"own\" words; $HOME";
+    let booked = by_curl(&[
+        "book",
+        PRACTICE,
+        "--patient",
+        &number,
+        "--earliest",
+        "--description",
+        description,
+    ]);
+    assert_eq!(
+        (&booked["status"], &booked["description"]),
+        (&json!("booked"), &json!(description))
+    );
+    let cancelled = by_curl(&["cancel", PRACTICE, booked["id"].as_str().unwrap()]);
+    assert_eq!(cancelled["status"], "cancelled");
+}
+
+#[test]
+fn both_sides_are_shown_on_request() {
+    let lab = CallLab::start();
+    let shown = lab.call(&["metadata", PRACTICE, "-v", "--header", "X-Simulate: nothing"]);
+    let text = stderr(&shown);
+    for line in [
+        "> GET /A20047/STU3/1/gpconnect/metadata HTTP/1.1",
+        "> ssp-from: 200000000359",
+        "> x-simulate: nothing",
+        "* token: {\"aud\":\"https://localhost/A20047/STU3/1/gpconnect\"",
+        "< HTTP/1.1 ",
+        "< content-type: application/fhir+json;charset=utf-8",
+    ] {
+        assert!(text.lines().any(|shown| shown.starts_with(line)), "{line}: {text}");
+    }
+    assert!(!text.contains("eyJ"), "{text}");
+}
+
+#[test]
+fn options_come_from_a_file_and_the_command_line_replaces_them() {
+    let lab = CallLab::start();
+    let text = |pointer: &str| lab.lab.text(pointer);
+    let folder = Path::new(text("/authority")).parent().unwrap();
+    let settings = format!(
+        "proxy = \"{}\"\ncertificate = \"hub.pem\"\nkey = \"hub.key\"\nauthorities = \"ca.pem\"\n\
+         asid = \"{}\"\nconsumer-ods = \"{}\"\nroot = \"{}\"\nto = \"{}\"\n",
+        text("/proxy/url"),
+        text("/consumers/0/asid"),
+        text("/consumers/0/ods"),
+        text("/practices/0/root"),
+        text("/practices/0/asid"),
+    );
+    let call = |settings: &str, arguments: &[&str]| {
+        let path = folder.join("call.toml");
+        std::fs::write(&path, settings).unwrap();
+        let call = [&["call", "metadata", PRACTICE, "-v"], arguments].concat();
+        let output = Command::new(program()).args(call).arg("--config").arg(path).output().unwrap();
+        (output.status.code(), stderr(&output))
+    };
+    let (code, said) = call(&settings, &[]);
+    let line = format!("> GET /{}/metadata HTTP/1.1", text("/practices/0/root"));
+    assert!(code == Some(0) && said.contains(&line), "{said}");
+    let (code, said) = call(&settings, &["--asid", "200000000360"]);
+    assert_eq!((code, row(&said, "token")), (Some(1), "sender_not_certificates"));
+    let (code, said) = call(&settings.replace("asid =", "asd ="), &[]);
+    assert!(code == Some(78) && said.contains("unknown field `asd`"), "{said}");
+    let without = |name: &str| -> String {
+        let lines = settings.lines().filter(|line| !line.starts_with(&format!("{name} =")));
+        lines.map(|line| format!("{line}\n")).collect()
+    };
+    for name in ["proxy", "authorities", "asid", "consumer-ods", "key", "certificate"] {
+        let (code, said) = call(&without(name), &[]);
+        let expected = format!("--{name} is needed");
+        assert!(code == Some(2) && said.contains(&expected), "{name}: {said}");
+    }
+    let (code, said) = call(&without("to"), &[]);
+    assert!(code == Some(2) && said.contains("--root needs --to"), "{said}");
+    let (code, said) = call(&settings, &["--header", "Bearer-eyJ"]);
+    assert!(code == Some(2) && !said.contains("eyJ"), "{said}");
+}
+
+#[test]
+fn every_command_takes_an_interaction_by_the_same_names() {
+    let ods = ["--audience", "x", "--ods", "A00001", "--interaction"];
+    for command in [
+        &["call"][..],
+        &[&["token"][..], &ods].concat(),
+        &["lookup", "--config", "/nowhere", PRACTICE],
+        &["audit", "query", "/nowhere", "--interaction"],
+    ] {
+        for (name, said) in [
+            ("appointment", "may be any of fhir:rest:read:appointment-1, fhir:rest:create:"),
+            ("serach:slot", "the nearest is fhir:rest:search:slot-1"),
+            ("urn:x", "is no interaction; write an id without urn:nhs:names:services:gpconnect:"),
+        ] {
+            let refused = run(&[command, &[name]].concat());
+            assert_eq!(refused.status.code(), Some(2), "{command:?} {name}");
+            assert!(stderr(&refused).contains(said), "{command:?} {name}: {}", stderr(&refused));
+        }
+        for name in ["book", "create:appointment", "fhir:rest:create:appointment-1"] {
+            let taken = stderr(&run(&[command, &[name]].concat()));
+            assert!(!taken.contains("interaction"), "{command:?} {name}: {taken}");
+        }
+    }
+    let token = run(&[&["token"][..], &ods, &["book"]].concat());
+    let token = String::from_utf8(token.stdout).unwrap();
+    let claims = token.split('.').nth(1).unwrap();
+    let claims = base64_simd::URL_SAFE_NO_PAD.decode_to_vec(claims).unwrap();
+    let claims: Value = serde_json::from_slice(&claims).unwrap();
+    assert_eq!(claims["requested_scope"], "patient/*.write");
+}
