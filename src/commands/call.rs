@@ -16,9 +16,11 @@ mod connection;
 mod exchange;
 mod resources;
 
+#[cfg(feature = "lab")]
 pub(in crate::commands) use answer::CallAnswer;
 use connection::{ConnectionOptions, ConnectionSource};
 use exchange::{CallRequest, CallerHeader};
+#[cfg(feature = "lab")]
 pub(in crate::commands) use resources::{
     NewBooking, cancelled, first, location, profile, resources, set, text,
 };

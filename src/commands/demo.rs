@@ -6,10 +6,9 @@
 
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::lab::{HUB, HUB_ODS, Lab, LabDirectory, LabSettings, PRACTICES};
+use super::lab::{Lab, LabDirectory, LabSettings, PRACTICES};
 use super::print;
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::failure::Failure;
@@ -83,33 +82,30 @@ async fn played(folder: &Path, wanted: &DemoOptions) -> Result<(), Failure> {
 /// Returns commands to try next, which work as printed while the demonstration runs.
 fn invitation(lab: &Lab, folder: &Path) -> Result<String, Failure> {
     let program = std::env::current_exe()?;
-    let (program, folder) = (program.display(), folder.display());
+    let (program, file) = (program.display(), folder.join("lab.json"));
+    std::fs::write(&file, lab.description().to_string())?;
+    let (file, folder) = (file.display(), folder.display());
     let (address, admin) = (lab.address(), lab.admin());
     let [practice, ..] = &PRACTICES;
     let (root, asid, ods) = (practice.root(), practice.asid, practice.ods);
-    let today = Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
-    let until = today.saturating_add(jiff::Span::new().days(13));
-    let slots = format!("status=free&start=ge{today}&end=le{until}&_include=Slot:schedule");
-    let curl = format!(
-        "curl --path-as-is --cacert {folder}/ca.pem --cert {folder}/hub.pem --key {folder}/hub.key"
-    );
-    let headers = |interaction: &str| {
-        format!(
-            "  -H 'Ssp-TraceID: '$(cat /proc/sys/kernel/random/uuid) -H 'Ssp-From: {HUB}' -H 'Ssp-To: {asid}' \\\n  -H 'Ssp-InteractionID: {interaction}' \\\n  -H \"Authorization: Bearer $({program} token --audience {root} --ods {HUB_ODS} --interaction {interaction})\""
-        )
-    };
-    let interaction = "urn:nhs:names:services:gpconnect:fhir:rest:search:slot-1";
-    let metadata = "urn:nhs:names:services:gpconnect:fhir:rest:read:metadata-1";
+    let call = |arguments: &str| format!("{program} call {arguments} --lab {file}");
+    let [slots, by_root, curl, clinic] = [
+        &format!("slots {ods}"),
+        &format!("metadata {ods} --root {root} --to {asid} --verbose"),
+        &format!("metadata {ods} --curl"),
+        &format!("slots {ods} --consumer clinic"),
+    ]
+    .map(|arguments| call(arguments));
     Ok(format!(
         "\nThe proxy is still running. Try it yourself; Ctrl-C ends it and removes {folder}.\n\n\
-         # Free slots at {}, by its service root\n{curl} \\\n{} \\\n  'https://{address}/{root}/Slot?{slots}'\n\n\
-         # The same practice by its ODS code\n{curl} \\\n{} \\\n  'https://{address}/{ods}/STU3/1/gpconnect/metadata'\n\n\
+         # Free slots at {}, as a consumer with token and headers\n{slots}\n\n\
+         # The same practice by its service root, with both sides shown\n{by_root}\n\n\
+         # The curl command for a request\n{curl}\n\n\
+         # A consumer without an agreement: 403\n{clinic}\n\n\
          # No client certificate: 496\ncurl -i --path-as-is --cacert {folder}/ca.pem 'https://{address}/{root}/metadata'\n\n\
          # A look-up of this practice, and the directory cache\n{program} lookup --config {folder}/spine-proxy.toml {ods}\ncurl -H \"Authorization: Bearer $(cat {folder}/admin.token)\" http://{admin}/directory\n\n\
          # What was refused and why, in the console: log in with the token from {folder}/admin.token\nhttp://{admin}/console\n\n\
-             # Metrics, readiness, audit journal\ncurl http://{admin}/metrics\ncurl http://{admin}/readyz\n{program} audit query {folder}/audit\n{program} audit verify {folder}/audit\n",
+         # Metrics, readiness, audit journal\ncurl http://{admin}/metrics\ncurl http://{admin}/readyz\n{program} audit query {folder}/audit\n{program} audit verify {folder}/audit\n",
         practice.name,
-        headers(interaction),
-        headers(metadata),
     ))
 }

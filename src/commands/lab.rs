@@ -79,7 +79,7 @@ async fn serve(folder: &Path, settings: LabSettings) -> Result<(), Failure> {
 
 impl Lab {
     /// Returns everything that a test needs to know: addresses, files, consumers, practices and their patients.
-    fn description(&self) -> Value {
+    pub(super) fn description(&self) -> Value {
         let file = |name: &str| self.file(name).display().to_string();
         let certificate = |name: &str| {
             json!({

@@ -10,7 +10,7 @@ use spine_types::interaction::{self, Interaction, PathSegment};
 
 use super::answer::CallAnswer;
 use super::exchange::{CallRequest, Caller};
-use super::resources::{NewBooking, cancelled, location, resources, set, text};
+use super::resources::{NewBooking, cancelled, first, location, resources, set, text};
 use super::{CallContent, usage};
 use crate::failure::Failure;
 
@@ -45,8 +45,8 @@ pub(super) async fn request(
         Some(query) => Some(query.clone()),
         None if is("slots") => Some(composer.slots_query()?),
         None if is("appointments") => {
-            let (first, last) = composer.days()?;
-            Some(format!("start=ge{first}&start=le{last}"))
+            let (from, until) = composer.days()?;
+            Some(format!("start=ge{from}&start=le{until}"))
         }
         None if is("patients") => {
             let number = content.patient.as_ref().ok_or_else(|| usage("--patient is needed"))?;
@@ -176,8 +176,7 @@ impl Composer<'_> {
         let mut search = plain(named("patients")?, None)?;
         search.path = format!("{}?{}", search.path, patient_query(number));
         let found = self.ask(search).await?.json();
-        let id = resources(&found, "Patient").first().map(|patient| text(patient, "id"));
-        id.ok_or_else(|| {
+        first(&found, "Patient").map(|patient| text(&patient, "id")).map_err(|_| {
             let practice = &self.caller.practice;
             Failure::Environment(anyhow!("no patient with this NHS number is known at {practice}"))
         })
@@ -187,17 +186,17 @@ impl Composer<'_> {
     fn days(&self) -> Result<(Date, Date), Failure> {
         let zone = TimeZone::posix(LONDON).map_err(Failure::environment)?;
         let today = Timestamp::now().to_zoned(zone).date();
-        let first = self.content.start.unwrap_or(today);
-        let last = first.saturating_add(Span::new().days(DAYS_AFTER_FIRST));
-        Ok((first, self.content.end.unwrap_or(last)))
+        let from = self.content.start.unwrap_or(today);
+        let until = from.saturating_add(Span::new().days(DAYS_AFTER_FIRST));
+        Ok((from, self.content.end.unwrap_or(until)))
     }
 
     fn slots_query(&self) -> Result<String, Failure> {
-        let (first, last) = self.days()?;
+        let (from, until) = self.days()?;
         let organisation =
             format!("https://fhir.nhs.uk/Id/ods-organization-code|{}", self.caller.consumer);
         Ok(format!(
-            "status=free&start=ge{first}&end=le{last}&_include=Slot:schedule\
+            "status=free&start=ge{from}&end=le{until}&_include=Slot:schedule\
              &_include:recurse=Schedule:actor:Practitioner&_include:recurse=Schedule:actor:Location\
              &searchFilter={}",
             encoded(&organisation)

@@ -39,9 +39,10 @@ pub enum NameFault {
     },
 }
 
-/// Finds the interaction that a name stands for, in either case: its id, the id without
-/// `urn:nhs:names:services:gpconnect:`, a word such as `book`, or the end of one id after a `:`, `.` or `_`,
-/// with or without `-1`.
+/// Finds the interaction that a name stands for, in either case.
+///
+/// A name is an id, the id without `urn:nhs:names:services:gpconnect:`, a word such as `book`, or the end of one
+/// id after a `:`, `.` or `_`, with or without `-1`.
 ///
 /// Of several interactions with the same end, the one of the capability that appointments belong to is meant,
 /// if it is alone in that: `metadata` is not that of the structured record.
