@@ -57,6 +57,17 @@ impl CallAnswer {
         Some(NamedRefusal { proxy: text(&item.bare_item)?, token })
     }
 
+    /// Returns what an OperationOutcome says in plain words, masked; `None` if it says nothing.
+    ///
+    /// Where a refusal has a payload that the live SSP documents, the plain words are in `details.text`.
+    pub(in crate::commands) fn reason(&self) -> Option<String> {
+        let outcome = self.json();
+        let places = ["details/text", "diagnostics", "details/coding/0/display"];
+        let mut places = places.iter().map(|place| format!("/issue/0/{place}"));
+        let said = places.find_map(|place| Some(outcome.pointer(&place)?.as_str()?.to_owned()))?;
+        Some(masked(&said, REASON_BYTES_MAX).into_owned())
+    }
+
     /// Returns true if the status is the expected one, or a success if none is named.
     pub(super) fn is_expected(&self, expected: Option<u16>) -> bool {
         expected.map_or(self.status.is_success(), |expected| self.status == expected)
@@ -68,12 +79,8 @@ impl CallAnswer {
         let expected = expected.map(|status| format!(", not {status}")).unwrap_or_default();
         let outcome = self.json();
         let part = |pointer: &str| outcome.pointer(pointer).and_then(Value::as_str);
-        let coding = "/issue/0/details/coding/0";
-        let said = part("/issue/0/diagnostics")
-            .or_else(|| part("/issue/0/details/text"))
-            .or_else(|| part(&format!("{coding}/display")));
-        let code = part(&format!("{coding}/code"));
-        let said = said.map(|said| ("reason", masked(said, REASON_BYTES_MAX).into_owned()));
+        let code = part("/issue/0/details/coding/0/code");
+        let said = self.reason().map(|said| ("reason", said));
         let mut rows = Vec::new();
         let first = match self.refusal() {
             Some(NamedRefusal { proxy, token }) => {

@@ -6,7 +6,6 @@ use std::sync::{Mutex, PoisonError};
 
 use http::Method;
 use jiff::Timestamp;
-use serde_json::Value;
 
 use super::super::call::CallAnswer;
 use super::super::lab::{HUB, HUB_ODS, Lab, ListedPractice, NIGHT, NIGHT_ODS};
@@ -51,6 +50,9 @@ struct DemoRequest<'a> {
     /// True if the target names the practice by its ODS code, so that the proxy finds the root.
     by_code: bool,
 }
+
+/// Limit: characters of a line with a refusal's text; a longer word has a line of its own.
+const LINE_MAX: usize = 92;
 
 impl<'a> DemoRequest<'a> {
     fn new(practice: &'a ListedPractice, interaction: &'a str, path: impl Into<String>) -> Self {
@@ -119,9 +121,6 @@ impl<'a> Play<'a> {
         let requests = wrong::requests(self.lab.directory());
         for (what, ask, token) in requests {
             let heard = self.send_quietly(&ask).await?;
-            let issue = heard.json();
-            let display = issue.pointer("/issue/0/details/coding/0/display");
-            let display = display.and_then(Value::as_str).unwrap_or_default();
             let refusal = heard.refusal().map(|refusal| refusal.token);
             let right = refusal.as_deref() == Some(token);
             let sign = if right { "ok" } else { "WRONG" };
@@ -131,7 +130,9 @@ impl<'a> Play<'a> {
                 heard.status.as_u16(),
                 refusal.as_deref().unwrap_or("-")
             ));
-            print(format_args!("        {display}"));
+            for line in wrapped(&heard.reason().unwrap_or_default()) {
+                print(format_args!("        {line}"));
+            }
         }
         Ok(failed)
     }
@@ -214,4 +215,19 @@ fn method(ask: &DemoRequest<'_>) -> Method {
 fn dates() -> (jiff::civil::Date, jiff::civil::Date) {
     let today = simulator::day(Timestamp::now());
     (today, today.saturating_add(jiff::Span::new().days(13)))
+}
+
+/// Breaks a text into lines of at most [`LINE_MAX`] characters, at spaces.
+fn wrapped(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + word.chars().count() < LINE_MAX => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
