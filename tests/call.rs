@@ -89,6 +89,10 @@ fn a_smoke_test_passes_only_with_the_expected_status() {
     assert_eq!(expected.status.code(), Some(0));
     let body: Value = serde_json::from_slice(&expected.stdout).unwrap();
     assert_eq!(body["resourceType"], "OperationOutcome");
+    // Port 1 of the loopback address refuses connections.
+    let nobody = lab.call(&["metadata", PRACTICE, "--proxy", "https://127.0.0.1:1"]);
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(stderr(&nobody).contains("no answer from 127.0.0.1:1: "), "{}", stderr(&nobody));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -233,12 +237,11 @@ fn options_come_from_a_file_and_the_command_line_replaces_them() {
     let lab = CallLab::start();
     let text = |pointer: &str| lab.lab.text(pointer);
     let folder = Path::new(text("/authority")).parent().unwrap();
+    let page = include_str!("../docs/integrate/call.md");
+    let example = page.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
     let settings = format!(
-        "proxy = \"{}\"\ncertificate = \"hub.pem\"\nkey = \"hub.key\"\nauthorities = \"ca.pem\"\n\
-         asid = \"{}\"\nconsumer-ods = \"{}\"\nroot = \"{}\"\nto = \"{}\"\n",
-        text("/proxy/url"),
-        text("/consumers/0/asid"),
-        text("/consumers/0/ods"),
+        "{}root = \"{}\"\nto = \"{}\"\n",
+        example.replace("https://ssp.example.nhs.uk", text("/proxy/url")),
         text("/practices/0/root"),
         text("/practices/0/asid"),
     );

@@ -45,16 +45,16 @@ pub struct CallOptions {
     #[command(flatten)]
     content: CallContent,
     /// Status that is expected: exit code 0 if the answer has it, else 1. The body is not printed.
-    #[arg(long, value_name = "STATUS")]
+    #[arg(long, value_name = "STATUS", help_heading = OUTPUT)]
     expect: Option<u16>,
     /// Prints the answer's body with --expect too.
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     body: bool,
     /// Prints a curl command for the request instead of sending it.
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     curl: bool,
     /// Prints the heads of requests and answers, and the claims of the token, on standard error.
-    #[arg(long, short)]
+    #[arg(long, short, help_heading = OUTPUT)]
     verbose: bool,
 }
 
@@ -95,6 +95,7 @@ pub(crate) struct CallContent {
     pub headers: Vec<String>,
 }
 
+const OUTPUT: &str = "Output";
 const AFTER_HELP: &str = "\
 The body of the answer goes to standard output, everything else to standard error. Exit codes: 0 if the answer \
 has a status of 200 to 299 or the expected one, 1 if not, 2 if the arguments are wrong.

@@ -127,13 +127,10 @@ impl Composer<'_> {
 
     /// Returns the slot to book.
     fn chosen(&self, found: &Value) -> Result<Value, Failure> {
-        let slots = resources(found, "Slot").into_iter();
+        let slots = resources(found, "Slot");
         let chosen = match &self.content.slot {
             Some(id) => slots.into_iter().find(|slot| text(slot, "id") == *id),
-            None => slots
-                .filter_map(|slot| Some((text(&slot, "start").parse::<Timestamp>().ok()?, slot)))
-                .min_by_key(|(start, _)| *start)
-                .map(|(_, slot)| slot),
+            None => earliest(slots, Timestamp::now()),
         };
         chosen.ok_or_else(|| Failure::Environment(anyhow!("no such slot is free")))
     }
@@ -204,6 +201,14 @@ impl Composer<'_> {
     }
 }
 
+/// Returns the slot that begins first after `now`; a provider may offer those of earlier today too.
+fn earliest(slots: Vec<Value>, now: Timestamp) -> Option<Value> {
+    let starts =
+        slots.into_iter().filter_map(|slot| Some((text(&slot, "start").parse().ok()?, slot)));
+    let later = starts.filter(|(start, _): &(Timestamp, Value)| *start > now);
+    later.min_by_key(|(start, _)| *start).map(|(_, slot)| slot)
+}
+
 fn patient_query(number: &str) -> String {
     format!("identifier={}", encoded(&format!("https://fhir.nhs.uk/Id/nhs-number|{number}")))
 }
@@ -214,4 +219,22 @@ fn encoded(text: &str) -> String {
 
 fn named(word: &str) -> Result<&'static Interaction, Failure> {
     interaction::named(word).map_err(Failure::environment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_earliest_slot_is_the_first_that_has_not_begun() {
+        let now = "2026-03-29T00:30:00Z".parse().unwrap();
+        let slots = |starts: &[&str]| -> Vec<Value> {
+            starts.iter().map(|start| json!({ "start": start })).collect()
+        };
+        // The first is at 00:20 in UTC, the second at 01:00, the third at 00:50.
+        let all =
+            ["2026-03-29T00:20:00+00:00", "2026-03-29T02:00:00+01:00", "2026-03-29T01:50:00+01:00"];
+        assert_eq!(earliest(slots(&all), now), Some(json!({ "start": all[2] })));
+        assert_eq!(earliest(slots(&["2026-03-29T00:30:00+00:00", "soon"]), now), None);
+    }
 }

@@ -12,7 +12,7 @@ use http_body_util::Full;
 use jiff::Timestamp;
 use rustls::ClientConfig;
 use serde_json::Value;
-use spine_types::interaction::Interaction;
+use spine_types::interaction::{Effect, Interaction};
 use spine_types::{Asid, OdsCode, SspHeader, masked};
 use tokio::time::Instant;
 
@@ -98,7 +98,11 @@ impl Caller {
         let answered = tokio::time::timeout(ANSWER_WITHIN, answered).await;
         let failed = |why: String| {
             let authority = &self.proxy.authority;
-            Failure::Environment(anyhow!("no answer from {authority}: {why}"))
+            let unknown = match request.interaction.effect() {
+                Effect::Reads => "",
+                Effect::Writes => "; it may have been carried out: read before you send it again",
+            };
+            Failure::Environment(anyhow!("no answer from {authority}: {why}{unknown}"))
         };
         let answered = answered
             .map_err(|_| failed(format!("not within {} s", ANSWER_WITHIN.as_secs())))?
