@@ -195,7 +195,7 @@ impl LineSelection {
         let one = |name, value: &Option<String>| Some(MemberFilter::equal(name, value.as_ref()?));
         let any = |names: &[&'static str], values: Vec<String>| {
             let names = names.to_vec();
-            (!values.is_empty()).then_some(MemberFilter { names, values, is_suffix: false })
+            (!values.is_empty()).then_some(MemberFilter { names, values })
         };
         let refusals = self.refusal.iter().flat_map(|token| token_names(token)).collect();
         [
@@ -409,7 +409,7 @@ fn otel(of: &LineSelection) -> Result<(), Failure> {
 fn balp(mut of: LineSelection) -> Result<(), Failure> {
     let mut origin = None;
     let events = ["started", "segment"].map(str::to_owned).to_vec();
-    let heads = MemberFilter { names: vec!["event"], values: events, is_suffix: false };
+    let heads = MemberFilter { names: vec!["event"], values: events };
     let heads = LineFilter { members: vec![heads], ..LineFilter::default() };
     search(&of.journal, &heads, SearchMethod::Everything, |line| {
         origin = ExportedLine::read(line).and_then(|line| Some(line.text("origin")?.to_owned()));
