@@ -16,6 +16,7 @@ use aws_lc_rs::hmac;
 
 use crate::metrics::Metrics;
 use crate::tls::{LegUse, Loader, ServiceLeg, TrustError, secret};
+use spine_types::check_range;
 
 mod answers;
 #[cfg(feature = "redis")]
@@ -32,6 +33,9 @@ use client::RedisClient;
 
 /// Time for which Redis is not asked after it could not be used.
 pub(crate) const AWAY: Duration = Duration::from_secs(1);
+/// Limit: shortest and longest time for which an answer of Redis is waited for.
+const WAIT_MIN: Duration = Duration::from_millis(1);
+const WAIT_MAX: Duration = Duration::from_secs(10);
 /// Minimum length of the key of directory answers, in bytes.
 const KEY_BYTES_MIN: usize = 32;
 
@@ -47,7 +51,7 @@ pub struct RedisSettings {
     pub password_file: Option<PathBuf>,
     /// TLS towards the server; needed for `rediss://`.
     pub tls: Option<ServiceLeg>,
-    /// Time for which an answer is waited for.
+    /// Time for which an answer is waited for, from 1 ms to 10 s. A look-up may wait for some four answers.
     #[serde(default = "wait", with = "spine_types::period")]
     #[schemars(with = "String")]
     pub wait: Duration,
@@ -111,6 +115,7 @@ impl RedisSettings {
             }
             _ => return Err(fault("url", "it must begin with redis:// or rediss://")),
         }
+        check_range("redis.wait", &self.wait, WAIT_MIN..=WAIT_MAX)?;
         client::check(&self.url).map_err(|error| error.to_string())
     }
 
@@ -270,6 +275,11 @@ impl Sharing {
     /// Returns the largest number of gateways that share the server; `None` without one.
     pub(crate) fn gateways(&self) -> Option<NonZeroU32> {
         self.0.server.load().as_ref().map(|server| server.gateways)
+    }
+
+    /// Returns the time for which an answer is waited for; `None` without a server.
+    pub(crate) fn wait(&self) -> Option<Duration> {
+        self.0.server.load().as_ref().map(|server| server.wait)
     }
 
     /// Returns true if there is a server that is asked now: it could be used, or has not been tried for a while.

@@ -218,8 +218,8 @@ impl Directory {
             shared.lookups.charge(payer)?;
             shared.forced.insert(ods.clone(), shared.clock.now());
         }
-        // A look-up that was joined may have asked before the change: ask once more.
-        for _ in 0..2 {
+        // A look-up that was joined may have asked before the change, or only another gateway: ask once more.
+        for _ in 0..ROUNDS_MAX {
             let mut is_joined = false;
             let begin = |_| {
                 let caller = LookupCaller::Request { payer, is_charged: false };

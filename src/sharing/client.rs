@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, Script, Value};
@@ -14,11 +15,14 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, Semaphore};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{RedisFault, RedisValue, SharedScript, SharingError};
 
+/// Limit: time in which a connection is opened: TCP, TLS, authentication and scripts.
+const OPENING_MAX: Duration = Duration::from_secs(2);
 /// Limit: queries under way on the connection.
 const UNDER_WAY_MAX: usize = 64;
 /// Limit: bytes that Redis may send between two writes to it. An answer has up to 16 KiB, and as many queries
@@ -33,7 +37,7 @@ pub(super) struct RedisClient {
     info: ConnectionInfo,
     /// Name that the server's certificate must have, and the settings of TLS; `None` for plain TCP.
     tls: Option<(ServerName<'static>, Arc<ClientConfig>)>,
-    link: Mutex<Option<RedisConnection>>,
+    link: Arc<Mutex<Option<RedisConnection>>>,
     scripts: [Script; SharedScript::ALL.len()],
     places: Semaphore,
     /// Number of the last query, which its answer repeats.
@@ -96,7 +100,7 @@ impl RedisClient {
         Ok(Self {
             info,
             tls,
-            link: Mutex::default(),
+            link: Arc::default(),
             scripts: SharedScript::ALL.map(|script| Script::new(script.text())),
             places: Semaphore::new(UNDER_WAY_MAX),
             asked: AtomicU64::new(0),
@@ -142,45 +146,68 @@ impl RedisClient {
     }
 
     /// Returns the open connection, or a new one.
+    ///
+    /// It is opened in a task of its own: a query that is given up meanwhile does not end it, and the next finds it
+    /// open.
     async fn connection(&self) -> Result<MultiplexedConnection, RedisFault> {
-        let mut link = self.link.lock().await;
+        let mut link = Arc::clone(&self.link).lock_owned().await;
         if let Some(link) = &*link {
             return Ok(link.connection.clone());
         }
-        let ConnectionAddr::Tcp(host, port) = self.info.addr() else {
-            return Err(unreachable_by(io::ErrorKind::Unsupported));
-        };
-        let stream = TcpStream::connect((host.as_str(), *port)).await;
-        let stream = stream
-            .and_then(|stream| stream.set_nodelay(true).map(|()| stream))
-            .map_err(|error| unreachable_by(error.kind()))?;
-        let (connection, driver) = match &self.tls {
-            None => self.greet(stream).await?,
-            Some((name, tls)) => {
-                let connector = TlsConnector::from(Arc::clone(tls));
-                let stream = connector.connect(name.clone(), stream).await;
-                let stream = stream.map_err(|error| {
-                    RedisFault(format!("the TLS handshake failed: {error}").into())
-                })?;
-                self.greet(stream).await?
-            }
-        };
-        *link = Some(RedisConnection { connection: connection.clone(), _driver: driver });
-        Ok(connection)
+        let (info, tls) = (self.info.clone(), self.tls.clone());
+        let opening = tokio::spawn(async move {
+            let opened = timeout(OPENING_MAX, open(&info, tls)).await;
+            let opened = opened.unwrap_or(Err(RedisFault::TIMED_OUT))?;
+            let connection = opened.connection.clone();
+            *link = Some(opened);
+            Ok(connection)
+        });
+        opening.await.unwrap_or(Err(RedisFault::FOREIGN))
     }
+}
 
-    /// Authenticates on a new connection, and starts the task that drives it.
-    async fn greet(
-        &self,
-        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    ) -> Result<(MultiplexedConnection, AbortOnDropHandle<()>), RedisFault> {
-        let stream = BoundedStream { stream, left: REPLY_BYTES_MAX };
-        let config = AsyncConnectionConfig::new().set_response_timeout(None);
-        let settings = self.info.redis_settings();
-        let opened = MultiplexedConnection::new_with_config(settings, stream, config).await;
-        let (connection, driver) = opened.map_err(|error| RedisFault::from(&error))?;
-        Ok((connection, AbortOnDropHandle::new(tokio::spawn(driver))))
+/// Opens a connection, and loads the scripts, so that running one takes one round trip.
+async fn open(
+    info: &ConnectionInfo,
+    tls: Option<(ServerName<'static>, Arc<ClientConfig>)>,
+) -> Result<RedisConnection, RedisFault> {
+    let ConnectionAddr::Tcp(host, port) = info.addr() else {
+        return Err(unreachable_by(io::ErrorKind::Unsupported));
+    };
+    let stream = TcpStream::connect((host.as_str(), *port)).await;
+    let stream = stream
+        .and_then(|stream| stream.set_nodelay(true).map(|()| stream))
+        .map_err(|error| unreachable_by(error.kind()))?;
+    let mut opened = match tls {
+        None => greet(info, stream).await?,
+        Some((name, tls)) => {
+            let stream = TlsConnector::from(tls).connect(name, stream).await;
+            let stream = stream
+                .map_err(|error| RedisFault(format!("the TLS handshake failed: {error}").into()))?;
+            greet(info, stream).await?
+        }
+    };
+    for script in SharedScript::ALL {
+        // Not by the crate's own function, which in a debug build panics at a wrong answer.
+        let mut load = redis::cmd("SCRIPT");
+        load.arg("LOAD").arg(script.text());
+        let loaded = load.query_async::<Value>(&mut opened.connection).await;
+        loaded.map_err(|error| RedisFault::from(&error))?;
     }
+    Ok(opened)
+}
+
+/// Authenticates on a new connection, and starts the task that drives it.
+async fn greet(
+    info: &ConnectionInfo,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) -> Result<RedisConnection, RedisFault> {
+    let stream = BoundedStream { stream, left: REPLY_BYTES_MAX };
+    let config = AsyncConnectionConfig::new().set_response_timeout(None);
+    let settings = info.redis_settings();
+    let opened = MultiplexedConnection::new_with_config(settings, stream, config).await;
+    let (connection, driver) = opened.map_err(|error| RedisFault::from(&error))?;
+    Ok(RedisConnection { connection, _driver: AbortOnDropHandle::new(tokio::spawn(driver)) })
 }
 
 fn unreachable_by(kind: io::ErrorKind) -> RedisFault {

@@ -51,7 +51,8 @@ pub(super) async fn take_shared(
     if !sharing.is_asked() {
         return None;
     }
-    let _asking = lease.asking.lock().await;
+    // Those before may each have drawn only one request: then this one goes alone.
+    let _asking = tokio::time::timeout(sharing.wait()?, lease.asking.lock()).await.ok()?;
     // The task that asked before may have drawn enough.
     if let Some(drawn) = lease.take_from_lease(terms) {
         return Some(drawn);

@@ -23,8 +23,8 @@ const ASK_AGAIN_MAX: Duration = Duration::from_secs(1);
 
 /// Rate limit of the queries to one source, shared with other gateways if there are any.
 ///
-/// Queries are granted in the order in which gateways ask, each gateway for [`AT_ONCE`] at a time, so that none is
-/// left out. While Redis cannot be used, a gateway sends its part: the rate divided by the number of gateways.
+/// Queries are granted in the order in which gateways ask, each gateway for at most [`AT_ONCE`] at a time, so that
+/// none is left out. While Redis cannot be used, a gateway sends its part: the rate divided by the number of gateways.
 #[derive(Debug)]
 pub(super) struct QueryRate {
     /// Rate of this process, also the burst size: never exceeded, whatever Redis answers.
@@ -56,7 +56,9 @@ impl QueryRate {
 
     /// Waits until one more query may be sent. Called by one task at a time; dropped, it keeps what was granted
     /// for the next call.
-    pub(super) async fn wait(&self, sharing: &Sharing) {
+    ///
+    /// `wanted` returns how many queries the look-up needs whose query is next, at most [`AT_ONCE`].
+    pub(super) async fn wait(&self, sharing: &Sharing, wanted: impl Fn() -> u32) {
         while let Err(not_yet) = self.own.check() {
             sleep(not_yet.wait_time_from(DefaultClock::default().now())).await;
         }
@@ -66,7 +68,7 @@ impl QueryRate {
                 self.state().granted.pop_front();
                 break;
             }
-            match sharing.draw(&self.draw()).await {
+            match sharing.draw(&self.draw(wanted())).await {
                 Some(grant) if grant.granted > 0 => {
                     let last = Instant::now() + grant.wait;
                     let before = (0..grant.granted).rev().map(|queries| self.interval() * queries);
@@ -95,12 +97,12 @@ impl QueryRate {
         state.granted.front().copied()
     }
 
-    fn draw(&self) -> RateDraw<'_> {
+    fn draw(&self, wanted: u32) -> RateDraw<'_> {
         RateDraw {
             key: &self.key,
             interval: self.interval(),
             burst: self.per_second,
-            wanted: AT_ONCE.min(self.per_second.get()),
+            wanted: wanted.min(self.per_second.get()),
             ahead: AHEAD_MAX,
             // Gateways that went on alone may not have noticed yet that Redis is back.
             missing: MissingRate::UsedUp(AWAY + self.interval()),

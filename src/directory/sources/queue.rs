@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::super::payer::LookupAccount;
 use super::query::SourceFault;
-use super::query_rate::QueryRate;
+use super::query_rate::{AT_ONCE, QueryRate};
 use crate::sharing::Sharing;
 
 /// Limit: number of accounts whose last turn is remembered. Half of them are forgotten when it is exceeded.
@@ -169,7 +169,7 @@ impl SourceQueue {
         // The semaphore is never closed.
         let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return };
         if let Some(rate) = &self.rate {
-            rate.wait(sharing).await;
+            rate.wait(sharing, || self.lock().wanted()).await;
         }
         self.lock().give(QueryTurn { _slot: slot });
     }
@@ -187,6 +187,15 @@ impl QueuedQueries {
         self.turns.add(account);
         // A receiver that is gone drops the turn, which frees its slot.
         let _gone = query.turn.send(turn);
+    }
+
+    /// Returns how many queries the look-up needs whose query ranks first: more if it has found nothing yet.
+    fn wanted(&self) -> u32 {
+        let ranks = self.by_number.iter().map(|(number, query)| self.rank(*number, query).0);
+        match ranks.min() {
+            Some(first) if first.has_found_nothing => AT_ONCE,
+            Some(_) | None => 1,
+        }
     }
 
     /// Returns the rank of a query, and the account whose turn it would be: of the waiting ones, that whose

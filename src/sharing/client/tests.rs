@@ -39,8 +39,11 @@ async fn server_that_is_waited_for(
             tokio::spawn(async move {
                 let mut asked = [0; 4096];
                 while let Ok(1..) = stream.read(&mut asked).await {
-                    if !String::from_utf8_lossy(&asked).contains("EVALSHA") {
-                        stream.write_all(b"+OK\r\n+OK\r\n").await.unwrap();
+                    let text = String::from_utf8_lossy(&asked).into_owned();
+                    asked.fill(0);
+                    if !text.contains("EVALSHA") {
+                        let commands = text.lines().filter(|line| line.starts_with('*')).count();
+                        stream.write_all("+OK\r\n".repeat(commands).as_bytes()).await.unwrap();
                         continue;
                     }
                     stream.write_all(answer.as_bytes()).await.unwrap();
@@ -149,4 +152,37 @@ async fn an_outage_goes_on_when_the_settings_are_loaded_again() {
     assert_eq!(sharing.0.metrics.redis_up.get(), 0);
     sharing.replace(None);
     assert!(!sharing.is_away());
+}
+
+/// Each answer is in time, but those that open a connection are not, all together.
+#[tokio::test]
+async fn a_connection_that_takes_longer_to_open_than_an_answer_may_is_opened_all_the_same() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let settings: RedisSettings = toml::from_str(&format!(
+        "url = \"redis://{}\"\nwait = \"500ms\"\ngateways = 1",
+        listener.local_addr().unwrap()
+    ))
+    .unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut asked = [0; 4096];
+        while let Ok(read @ 1..) = stream.read(&mut asked).await {
+            let text = String::from_utf8_lossy(&asked[..read]).into_owned();
+            if text.contains("EVALSHA") {
+                let number = text.split("\r\n").nth(10).unwrap();
+                let answer = format!("*4\r\n${}\r\n{number}\r\n:1\r\n:1\r\n:0\r\n", number.len());
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                continue;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let commands = text.lines().filter(|line| line.starts_with('*')).count();
+            stream.write_all("+OK\r\n".repeat(commands).as_bytes()).await.unwrap();
+        }
+    });
+    let sharing = Sharing::new(Arc::new(Metrics::new()));
+    sharing.replace(Some(RedisServer::load(&settings, &mut Loader::new(0)).unwrap()));
+    assert_eq!(draws(&sharing, Duration::ZERO).await, None);
+    while draws(&sharing, Duration::ZERO).await.is_none() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }

@@ -170,22 +170,26 @@ impl FleetModel {
         self.send_questions();
     }
 
-    /// Sends as many questions as the shared rate allows, each gateway [`AT_ONCE`] in turn. A second one that is not
+    /// Sends as many questions as the shared rate allows, each gateway one in turn, or [`AT_ONCE`] for a look-up that
+    /// begins. A second one that is not
     /// there yet when it may be sent is lost.
     fn send_questions(&mut self) {
         while self.allowance >= 1000 {
             let Some(gateway) = self.asking.pop_front() else { return };
             let own = &mut self.gateways[gateway];
             let is_first = own.granted == 0;
-            own.granted = if is_first { AT_ONCE - 1 } else { own.granted - 1 };
+            own.granted = own.granted.saturating_sub(1);
             match own.next_query() {
                 Some((practice, question)) => {
+                    if is_first && question == Question::Handlers {
+                        own.granted = AT_ONCE - 1;
+                    }
                     let stage = LookupStage::Sent(question, self.now_ms + ANSWER_MS);
                     own.lookups.get_mut(&practice).unwrap().stage = stage;
                     self.allowance -= 1000;
                     self.tally.questions += 1;
                 }
-                None if is_first => own.granted = 0,
+                None if is_first => {}
                 None => self.allowance -= 1000,
             }
             if own.granted > 0 {
