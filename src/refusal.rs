@@ -7,7 +7,7 @@
 use http::Method;
 use http::header::HeaderName;
 
-use spine_types::interaction::{Interaction, InteractionFault};
+use spine_types::interaction::{self, Interaction, InteractionFault};
 use spine_types::target::TargetFault;
 use spine_types::{Asid, CpaId, ServiceRoot, SspHeader};
 
@@ -21,7 +21,6 @@ mod table;
 pub use certificate::CertificateFault;
 pub use derived::{
     AudienceLikeness, ClockDifference, PathLikeness, RootDifference, TokenForm, ValueLikeness,
-    nearest_interaction,
 };
 pub use every::every;
 pub use outcome::{ErrorFamily, OperationOutcome};
@@ -283,7 +282,7 @@ impl Refusal {
     pub fn of_interaction(fault: InteractionFault, id: &str, method: &Method, path: &str) -> Self {
         match fault {
             InteractionFault::Unknown => {
-                Self::InteractionUnknown { nearest: nearest_interaction(id) }
+                Self::InteractionUnknown { nearest: interaction::nearest(id) }
             }
             InteractionFault::NotAllowed(interaction) => Self::InteractionNotAllowed(interaction),
             InteractionFault::Method(interaction) => Self::InteractionMethod(interaction),

@@ -179,29 +179,6 @@ impl RootDifference {
     }
 }
 
-/// Limit: bytes of an interaction id for which the nearest one is looked for; the longest known has 79.
-const COMPARED_BYTES_MAX: usize = 128;
-/// Similarity, from 0 to 1, from which an interaction is named as the nearest.
-const SIMILARITY_MIN: f64 = 0.7;
-
-/// Returns the interaction with the id most similar to an unknown one; `None` if none is similar.
-#[must_use]
-pub fn nearest_interaction(id: &str) -> Option<&'static Interaction> {
-    if id.len() > COMPARED_BYTES_MAX {
-        return None;
-    }
-    let id = id.to_ascii_lowercase();
-    // The part that all ids begin with makes any two similar, and may be what is missing.
-    let short = CATALOGUE
-        .first()
-        .and_then(|known| id.strip_prefix(known.id.strip_suffix(known.short_id())?));
-    let short = short.unwrap_or(&id);
-    let similarity = |known: &Interaction| strsim::normalized_levenshtein(short, known.short_id());
-    let rated = CATALOGUE.iter().map(|known| (similarity(known), known));
-    let (similarity, nearest) = rated.max_by(|(one, _), (other, _)| one.total_cmp(other))?;
-    (similarity >= SIMILARITY_MIN).then_some(nearest)
-}
-
 /// Returns a fact as the continuation of a sentence: `; ` before it, or nothing if there is none.
 pub(super) fn note(fact: Option<&impl fmt::Display>) -> String {
     fact.map(|fact| format!("; {fact}")).unwrap_or_default()
@@ -215,29 +192,6 @@ pub(super) fn nearest_note(nearest: Option<&'static Interaction>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_nearest_interaction_is_that_of_a_slip_and_of_no_other_text() {
-        let slots = CATALOGUE[0].id;
-        for slip in [
-            slots.strip_suffix("-1").unwrap(),
-            &slots.replace("slot", "Slot"),
-            &slots.replace("-1", "-2"),
-            &slots.to_uppercase(),
-            CATALOGUE[0].short_id(),
-        ] {
-            assert_eq!(nearest_interaction(slip).map(|known| known.id), Some(slots), "{slip}");
-        }
-        for other in [
-            "",
-            "x",
-            "9990000018",
-            "urn:nhs:names:services:nrls:fhir:rest:search:documentreference",
-        ] {
-            assert_eq!(nearest_interaction(other), None, "{other}");
-        }
-        assert_eq!(nearest_interaction(&slots.repeat(3)), None);
-    }
 
     #[test]
     fn a_value_is_likened_by_its_form_alone() {

@@ -10,7 +10,7 @@ use PathSegment::{Id, Word};
 
 mod name;
 
-pub use name::{NameFault, named};
+pub use name::{NameFault, named, nearest};
 
 /// Group of interactions that are allowed, registered and configured together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]

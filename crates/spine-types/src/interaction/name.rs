@@ -17,8 +17,10 @@ const WORDS: [(&str, &str); 8] = [
 ];
 /// Version that ends every id, and that a name may leave out.
 const VERSION: &str = "-1";
-/// Limit: single-character edits between an unknown name and the one that its error suggests.
-const EDITS_MAX: usize = 3;
+/// Limit: bytes of a text for which the nearest interaction is looked for; the longest id has 79.
+const COMPARED_BYTES_MAX: usize = 128;
+/// Similarity, from 0 to 1, from which an interaction is named as the nearest.
+const SIMILARITY_MIN: f64 = 0.7;
 
 /// Error returned when a name does not stand for exactly one interaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,25 +83,30 @@ fn ends(id: &str, name: &str) -> bool {
         && before.is_some_and(|before| before.ends_with([':', '.', '_']))
 }
 
-/// Returns the interaction that the fewest edits of a name lead to, by a word or by an end of its id.
-fn nearest(name: &str) -> Option<&'static Interaction> {
-    let name = name.to_ascii_lowercase();
-    // A short name is like many others.
-    let edits_max = EDITS_MAX.min(name.len() / 2);
+/// Returns the interaction whose id, or an end of it, or a word for it, is most similar to a text; `None` if none
+/// is similar.
+#[must_use]
+pub fn nearest(text: &str) -> Option<&'static Interaction> {
+    if text.len() > COMPARED_BYTES_MAX {
+        return None;
+    }
+    let text = text.to_ascii_lowercase();
+    // What all ids begin with makes any two similar, and may be what is missing.
+    let text = text.strip_prefix(PREFIX).unwrap_or(&text);
     let words = WORDS.iter().filter_map(|(word, _)| Some((*word, by_word(word)?)));
     let ids = CATALOGUE.iter().flat_map(|known| ends_of(known).map(move |end| (end, known)));
-    words
+    let rated = words
         .chain(ids)
-        .map(|(text, known)| (strsim::damerau_levenshtein(text, &name), known))
-        .filter(|(edits, _)| *edits <= edits_max)
-        .min_by_key(|(edits, _)| *edits)
-        .map(|(_, known)| known)
+        .map(|(name, known)| (strsim::normalized_damerau_levenshtein(name, text), known));
+    let (similarity, nearest) = rated.max_by(|(one, _), (other, _)| one.total_cmp(other))?;
+    (similarity >= SIMILARITY_MIN).then_some(nearest)
 }
 
-/// Returns the id and its ends after each colon, without the version and with it.
+/// Returns the short id and its ends after each colon, without the version and with it.
 fn ends_of(known: &Interaction) -> impl Iterator<Item = &'static str> {
-    let after_colons = known.id.match_indices(':').filter_map(|(at, _)| known.id.get(at + 1..));
-    let all = after_colons.chain([known.id, known.short_id()]);
+    let short = known.short_id();
+    let after_colons = short.match_indices(':').filter_map(|(at, _)| short.get(at + 1..));
+    let all = after_colons.chain([short]);
     all.flat_map(|end| [end, end.strip_suffix(VERSION).unwrap_or(end)])
 }
 
@@ -197,5 +204,28 @@ mod tests {
             assert!(matches!(fault, NameFault::Unknown { .. }), "{name}: {fault}");
         }
         assert!(named("urn:x").unwrap_err().to_string().contains("slots, book"));
+    }
+
+    #[test]
+    fn the_nearest_interaction_is_that_of_a_slip_and_of_no_other_text() {
+        let slots = CATALOGUE[0].id;
+        for slip in [
+            slots.strip_suffix("-1").unwrap(),
+            &slots.replace("slot", "Slot"),
+            &slots.replace("-1", "-2"),
+            &slots.to_uppercase(),
+            CATALOGUE[0].short_id(),
+        ] {
+            assert_eq!(nearest(slip).map(|known| known.id), Some(slots), "{slip}");
+        }
+        for other in [
+            "",
+            "x",
+            "9990000018",
+            "urn:nhs:names:services:nrls:fhir:rest:search:documentreference",
+        ] {
+            assert_eq!(nearest(other), None, "{other}");
+        }
+        assert_eq!(nearest(&slots.repeat(3)), None);
     }
 }
