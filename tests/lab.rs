@@ -119,6 +119,13 @@ fn a_lab_that_cannot_be_told_apart_is_refused() {
         (consumer.replace("200000000359", "918999198993") + practice, "asid: "),
         (format!("{practice}host = \"not a host\"\n"), "practice A20047: "),
         (format!("{practice}hosts = \"x\"\n"), "unknown field `hosts`"),
+        (
+            format!(
+                "{practice}{}answers = false\n",
+                practice.replace("A20047", "B82617").replace("993", "994")
+            ),
+            "practice B82617: its system does not answer, but",
+        ),
     ] {
         std::fs::write(&path, text).unwrap();
         let refused = Command::new(program())

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use clap::{Args, Subcommand};
-use gpconnect_simulator::pki::{KeptPki, Leaf, Pki};
+use gpconnect_simulator::pki::{IssuedCertificate, KeptPki, Leaf, Pki};
 
 use super::print;
 use crate::failure::Failure;
@@ -103,22 +103,27 @@ fn write_all(folder: &Path) -> anyhow::Result<()> {
     put("crl.pem", &pki.revocation_lists(&[], LIST_DAYS)?)?;
     for (file, name, names) in LEAVES {
         let names = names.iter().map(|name| (*name).to_owned()).collect();
-        issued(folder, &pki, file, &Leaf { names, ..Leaf::named(name) })?;
+        let issued = pki.issue(&Leaf { names, ..Leaf::named(name) })?;
+        write_issued(folder, file, name, &issued)?;
     }
     print("Valid for thirty days. For trying out only, never for real use.");
     Ok(())
 }
 
-/// Issues a certificate and writes it, its key and its serial number.
-fn issued(folder: &Path, pki: &Pki, file: &str, leaf: &Leaf) -> anyhow::Result<()> {
-    let issued = pki.issue(leaf)?;
+/// Writes a certificate with this common name, its key and its serial number.
+fn write_issued(
+    folder: &Path,
+    file: &str,
+    name: &str,
+    issued: &IssuedCertificate,
+) -> anyhow::Result<()> {
     let put =
         |extension: &str, text: &str| write(&folder.join(format!("{file}.{extension}")), text);
     put("pem", &issued.chain)?;
     put("key", &issued.key)?;
     write(&serial(folder, file), &format!("{}\n", issued.serial))?;
     let shown = folder.join(format!("{file}.pem"));
-    print(format_args!("{} and .key: {}", shown.display(), leaf.common_name));
+    print(format_args!("{} and .key: {name}", shown.display()));
     Ok(())
 }
 
@@ -138,15 +143,12 @@ fn issue(task: &IssueTask) -> anyhow::Result<()> {
     };
     let names = if *common_name_only { Vec::new() } else { names.clone() };
     ensure!(!name.contains(['/', '.']), "{name:?} is not a plain name for files");
-    issued(folder, &pki, name, &Leaf { names, days, ..Leaf::named(first) })?;
+    let mut issued = pki.issue(&Leaf { names, days, ..Leaf::named(first) })?;
     if task.without_sub_authority {
-        let path = folder.join(format!("{name}.pem"));
-        let chain = read(&path)?;
-        let end = chain.find(END).map_or(chain.len(), |at| at + END.len());
-        let leaf = chain.get(..end).unwrap_or_default();
-        std::fs::write(&path, leaf).with_context(|| format!("cannot write {}", path.display()))?;
+        let end = issued.chain.find(END).map_or(issued.chain.len(), |at| at + END.len());
+        issued.chain.truncate(end);
     }
-    Ok(())
+    write_issued(folder, name, first, &issued)
 }
 
 /// Line with which a certificate in PEM ends.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::lab::{Lab, LabDirectory, LabSettings, PRACTICES};
+use super::lab::{Lab, LabDirectory, LabSettings, PRACTICES, within_temporary};
 use super::print;
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::failure::Failure;
@@ -39,14 +39,9 @@ pub struct DemoOptions {
 /// expected.
 pub fn run(wanted: &DemoOptions) -> Result<(), Failure> {
     crate::log::start(&Log { format: LogFormat::Human, level: LogLevel::Error });
-    let folder = std::env::temp_dir().join(format!("spine-proxy-demo-{}", std::process::id()));
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let played = runtime.block_on(played(&folder, wanted));
-    if let Err(error) = std::fs::remove_dir_all(&folder) {
-        print(format_args!("{} could not be removed: {error}", folder.display()));
-    }
-    played
+    within_temporary("demo", |folder| runtime.block_on(played(folder, wanted)))
 }
 
 async fn played(folder: &Path, wanted: &DemoOptions) -> Result<(), Failure> {

@@ -3,7 +3,6 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use gpconnect_simulator::people;
 use schemars::{Schema, schema_for};
 use serde_json::{Value, json};
@@ -51,18 +50,26 @@ pub fn run(wanted: &LabOptions) -> Result<(), Failure> {
         Some(path) => LabSettings::load(path).map_err(Failure::Configuration)?,
         None => LabSettings::demonstration(),
     };
-    let temporary = std::env::temp_dir().join(format!("spine-proxy-lab-{}", std::process::id()));
-    let folder = wanted.folder.as_ref().unwrap_or(&temporary);
-    let folder = std::path::absolute(folder)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let served = runtime.block_on(serve(&folder, settings));
-    if wanted.folder.is_none() {
-        std::fs::remove_dir_all(&folder)
-            .with_context(|| format!("{} could not be removed", folder.display()))
-            .map_err(Failure::Environment)?;
+    match &wanted.folder {
+        Some(folder) => runtime.block_on(serve(&std::path::absolute(folder)?, settings)),
+        None => within_temporary("lab", |folder| runtime.block_on(serve(folder, settings))),
     }
-    served
+}
+
+/// Calls a function with the path of a temporary folder, and removes the folder afterwards; if that fails, the
+/// log says so.
+pub(super) fn within_temporary(
+    name: &str,
+    function: impl FnOnce(&Path) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let folder = std::env::temp_dir().join(format!("spine-proxy-{name}-{}", std::process::id()));
+    let done = function(&folder);
+    if let Err(error) = std::fs::remove_dir_all(&folder) {
+        tracing::error!(folder = %folder.display(), %error, "the temporary folder could not be removed");
+    }
+    done
 }
 
 async fn serve(folder: &Path, settings: LabSettings) -> Result<(), Failure> {

@@ -59,7 +59,7 @@ impl CallAnswer {
 
     /// Returns what an OperationOutcome says in plain words, masked; `None` if it says nothing.
     ///
-    /// Where a refusal has a payload that the live SSP documents, the plain words are in `details.text`.
+    /// Plain words are in `details.text` where the refusal has a payload that the live SSP documents.
     pub(in crate::commands) fn reason(&self) -> Option<String> {
         let outcome = self.json();
         let places = ["details/text", "diagnostics", "details/coding/0/display"];

@@ -87,7 +87,7 @@ pub(crate) struct LabPractice {
     pub path: Option<String>,
     /// File with its initial contents; without it, the simulator's own are used.
     pub seed: Option<PathBuf>,
-    /// False if the directory lists it but its system does not answer.
+    /// False if the directory lists it but its system does not answer; no practice that answers then has its host.
     #[serde(default = "yes")]
     pub answers: bool,
 }
@@ -174,9 +174,14 @@ impl LabSettings {
             );
         }
         for practice in &self.practices {
+            let (ods, host) = (&practice.ods, &practice.host);
+            let answering = self.practices.iter().filter(|other| other.answers);
+            ensure!(
+                practice.answers || answering.into_iter().all(|other| other.host != *host),
+                "practice {ods}: its system does not answer, but another practice's at the same host {host} does"
+            );
             let root = practice.root();
-            root.parse::<ServiceRoot>()
-                .with_context(|| format!("practice {}: {root}", practice.ods))?;
+            root.parse::<ServiceRoot>().with_context(|| format!("practice {ods}: {root}"))?;
         }
         Ok(())
     }
