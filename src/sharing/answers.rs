@@ -103,7 +103,7 @@ pub(crate) struct OpenedAnswers {
 impl PracticeClaim {
     /// Returns a claim for a practice.
     pub(crate) fn new(ods: &OdsCode) -> Self {
-        Self { key: format!("spine-proxy:asking:{ods}"), id: Uuid::new_v4() }
+        Self { key: claim_key(ods), id: Uuid::new_v4() }
     }
 
     /// Returns the claim as it is stored; one for a request takes the place of one for a refresh in the background.
@@ -127,14 +127,12 @@ impl Sharing {
         is_for_request: bool,
     ) -> Option<OpenedAnswers> {
         let key = self.0.server.load().as_ref().and_then(|server| server.key.clone())?;
-        let (answers, unclaimed) = (answers_key(ods), format!("spine-proxy:asking:{ods}"));
-        let (value, claim) = match claim {
-            Some(claim) => (claim.value(is_for_request), claim.key.as_str()),
-            None => (String::new(), unclaimed.as_str()),
-        };
+        let keys = [answers_key(ods), claim_key(ods)];
+        let keys = keys.each_ref().map(String::as_str);
+        let value = claim.map(|claim| claim.value(is_for_request)).unwrap_or_default();
         let (lasts, bytes) = (CLAIM.as_millis().to_string(), ANSWERS_BYTES_MAX.to_string());
         let arguments = [value.as_bytes(), lasts.as_bytes(), bytes.as_bytes()];
-        self.run(SharedScript::Ask, &[&answers, claim], &arguments, |values| {
+        self.run(SharedScript::Ask, &keys, &arguments, |values| {
             let mut values = values.into_iter();
             let Some(RedisValue::Number(claimed)) = values.next() else { return None };
             let mut opened =
@@ -199,6 +197,10 @@ impl Sharing {
     async fn tell(&self, script: SharedScript, key: &str, arguments: &[&[u8]]) {
         self.run(script, &[key], arguments, |_| Some(())).await.unwrap_or_default();
     }
+}
+
+fn claim_key(ods: &OdsCode) -> String {
+    format!("spine-proxy:asking:{ods}")
 }
 
 fn answers_key(ods: &OdsCode) -> String {

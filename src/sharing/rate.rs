@@ -12,8 +12,8 @@ use super::{RedisValue, SharedScript, Sharing};
 /// not stored; milliseconds for which an unused rate is stored. Answers: number granted; number left;
 /// microseconds until the last that was granted may be used or, if none was, until there is one to grant.
 ///
-/// What is stored, the time at which all is used up, is never believed beyond what could have been granted, and is
-/// then replaced: a clock that was set back would stop everything until it has caught up.
+/// A stored time, at which all is used up, is not believed if it lies beyond what could have been granted, and is
+/// replaced: a clock that was set back would stop everything until it has caught up.
 pub(super) const DRAW: &str = r"
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
