@@ -36,6 +36,8 @@ use query::{HandlersOf, QueryOptions, SystemsOf};
 #[cfg(test)]
 pub(super) use query_rate::AT_ONCE;
 use query_rate::QueryRate;
+#[cfg(test)]
+pub(super) use queue::ANSWER_EXPECTED;
 use queue::SourceQueue;
 use sds_api::SdsApi;
 #[cfg(feature = "ldap")]

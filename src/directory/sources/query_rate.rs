@@ -109,6 +109,12 @@ impl QueryRate {
         }
     }
 
+    /// Returns the time between two queries of one look-up.
+    pub(super) fn gap(&self, sharing: &Sharing) -> Duration {
+        let alone = sharing.gateways().filter(|_| sharing.is_away());
+        self.interval() * alone.map_or(1, NonZeroU32::get)
+    }
+
     fn interval(&self) -> Duration {
         Duration::from_secs(1) / self.per_second.get()
     }

@@ -1,11 +1,13 @@
 //! Queue of the queries to one source: order, rate limit and concurrency limit.
 //!
 //! Two priorities: look-ups that a request waits for, then background refreshes. Within a priority, look-ups
-//! that have found records are finished first, or none would end in time under load; then consumers take
-//! turns, so that one with many look-ups does not hold up another with few.
+//! that have found records are finished first, and those that have too little time left to end are begun last, or
+//! none would end in time under load; then consumers take turns, so that one with many look-ups does not hold up
+//! another with few.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -19,6 +21,8 @@ use crate::sharing::Sharing;
 const TURNS_MAX: usize = 1024;
 /// Limit: number of accounts kept for one look-up; callers beyond it wait for the look-up all the same.
 const WAITERS_MAX: usize = 8;
+/// Time in which a source is expected to answer a query, to judge whether a look-up can still end in time.
+pub(in super::super) const ANSWER_EXPECTED: Duration = Duration::from_millis(500);
 
 /// Callers that wait for a look-up. They decide its priority, which can rise while a query is queued.
 #[derive(Debug, Default)]
@@ -37,6 +41,8 @@ struct Waiters {
 struct QueryRank {
     is_background: bool,
     has_found_nothing: bool,
+    /// True if the look-up has found nothing, and too little time left for the [`AT_ONCE`] queries that it needs.
+    is_late: bool,
     /// Number of the account's last turn.
     last_turn: u64,
     /// Number of the query, in the order of arrival.
@@ -66,6 +72,8 @@ struct QueuedQueries {
 #[derive(Debug)]
 struct QueuedQuery {
     waiters: Arc<LookupWaiters>,
+    /// Time at which the look-up is given up.
+    deadline: Instant,
     turn: oneshot::Sender<QueryTurn>,
 }
 
@@ -140,7 +148,7 @@ impl SourceQueue {
         sharing: &Sharing,
         deadline: Instant,
     ) -> Result<QueryTurn, SourceFault> {
-        let mut place = self.enqueue(waiters);
+        let mut place = self.enqueue(waiters, deadline);
         let turn = async {
             loop {
                 tokio::select! {
@@ -153,12 +161,12 @@ impl SourceQueue {
         timeout_at(deadline, turn).await.map_err(|_| SourceFault::NoTurn)
     }
 
-    fn enqueue(&self, waiters: &Arc<LookupWaiters>) -> QueryPlace<'_> {
+    fn enqueue(&self, waiters: &Arc<LookupWaiters>, deadline: Instant) -> QueryPlace<'_> {
         let (sender, turn) = oneshot::channel();
         let mut queued = self.lock();
         queued.arrived += 1;
         let number = queued.arrived;
-        let query = QueuedQuery { waiters: Arc::clone(waiters), turn: sender };
+        let query = QueuedQuery { waiters: Arc::clone(waiters), deadline, turn: sender };
         queued.by_number.insert(number, query);
         QueryPlace { queue: self, number, turn }
     }
@@ -169,9 +177,15 @@ impl SourceQueue {
         // The semaphore is never closed.
         let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return };
         if let Some(rate) = &self.rate {
-            rate.wait(sharing, || self.lock().wanted()).await;
+            rate.wait(sharing, || self.lock().wanted(self.late(sharing))).await;
         }
-        self.lock().give(QueryTurn { _slot: slot });
+        self.lock().give(QueryTurn { _slot: slot }, self.late(sharing));
+    }
+
+    /// Returns the deadline before which a look-up that begins now would not end in time.
+    fn late(&self, sharing: &Sharing) -> Instant {
+        let gap = self.rate.as_ref().map_or(Duration::ZERO, |rate| rate.gap(sharing));
+        Instant::now() + gap.max(ANSWER_EXPECTED) * (AT_ONCE - 1) + ANSWER_EXPECTED
     }
 
     fn lock(&self) -> MutexGuard<'_, QueuedQueries> {
@@ -180,8 +194,9 @@ impl SourceQueue {
 }
 
 impl QueuedQueries {
-    fn give(&mut self, turn: QueryTurn) {
-        let ranked = self.by_number.iter().map(|(number, query)| self.rank(*number, query));
+    /// Gives the turn to the query that ranks first; look-ups that end before `late` rank last.
+    fn give(&mut self, turn: QueryTurn, late: Instant) {
+        let ranked = self.by_number.iter().map(|(number, query)| self.rank(*number, query, late));
         let Some((rank, account)) = ranked.min_by_key(|(rank, _)| *rank) else { return };
         let Some(query) = self.by_number.remove(&rank.number) else { return };
         self.turns.add(account);
@@ -190,8 +205,8 @@ impl QueuedQueries {
     }
 
     /// Returns how many queries the look-up needs whose query ranks first: more if it has found nothing yet.
-    fn wanted(&self) -> u32 {
-        let ranks = self.by_number.iter().map(|(number, query)| self.rank(*number, query).0);
+    fn wanted(&self, late: Instant) -> u32 {
+        let ranks = self.by_number.iter().map(|(number, query)| self.rank(*number, query, late).0);
         match ranks.min() {
             Some(first) if first.has_found_nothing => AT_ONCE,
             Some(_) | None => 1,
@@ -200,13 +215,19 @@ impl QueuedQueries {
 
     /// Returns the rank of a query, and the account whose turn it would be: of the waiting ones, that whose
     /// last turn is longest ago.
-    fn rank(&self, number: u64, query: &QueuedQuery) -> (QueryRank, Option<LookupAccount>) {
+    fn rank(
+        &self,
+        number: u64,
+        query: &QueuedQuery,
+        late: Instant,
+    ) -> (QueryRank, Option<LookupAccount>) {
         let waiters = query.waiters.lock();
         let last_turn = |account: &&LookupAccount| self.turns.last(Some(*account));
         let account = waiters.accounts.iter().min_by_key(last_turn);
         let rank = QueryRank {
             is_background: account.is_none(),
             has_found_nothing: !waiters.has_found,
+            is_late: !waiters.has_found && query.deadline < late,
             last_turn: self.turns.last(account),
             number,
         };
@@ -275,10 +296,20 @@ mod tests {
 
         /// Starts a task that waits for a turn and ends it at once.
         async fn waits(&mut self, name: &'static str, waiters: &Arc<LookupWaiters>) {
+            self.waits_until(later(), name, waiters).await;
+        }
+
+        /// Starts a task that waits for a turn until a deadline and ends it at once.
+        async fn waits_until(
+            &mut self,
+            deadline: Instant,
+            name: &'static str,
+            waiters: &Arc<LookupWaiters>,
+        ) {
             let (queue, had_turn) = (Arc::clone(&self.queue), self.had_turn.clone());
             let (waiters, queued) = (Arc::clone(waiters), self.queued());
             self.tasks.spawn(async move {
-                let turn = queue.turn(&waiters, &alone(), later()).await.unwrap();
+                let turn = queue.turn(&waiters, &alone(), deadline).await.unwrap();
                 had_turn.send(name).await.unwrap();
                 drop(turn);
             });
@@ -346,6 +377,22 @@ mod tests {
         drop(busy);
         let order = queue.order().await;
         assert_eq!(order, ["begun", "waiting", "finishing", "refresh", "refresh", "refresh"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_up_with_too_little_time_left_to_end_is_begun_after_those_that_can_end() {
+        let mut queue = TestQueue::new();
+        let busy = busy(&queue).await;
+        // Two answers are needed, each of which takes half a second.
+        let [late, early] = [900, 1_100].map(|ms| Instant::now() + Duration::from_millis(ms));
+        queue.waits("refresh", &background()).await;
+        queue.waits_until(late, "late", &waiting("a")).await;
+        queue.waits_until(early, "in time", &waiting("b")).await;
+        queue.waits("also in time", &waiting("b")).await;
+        queue.waits_until(late, "begun", &begun(waiting("c"))).await;
+        drop(busy);
+        let order = queue.order().await;
+        assert_eq!(order, ["begun", "in time", "also in time", "late", "refresh"]);
     }
 
     #[tokio::test]

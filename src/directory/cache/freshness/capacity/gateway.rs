@@ -204,15 +204,17 @@ impl GatewayModel {
         due.into_iter().min()
     }
 
-    /// Takes the query that ranks first in the queue, and counts the turn of its account.
-    pub(super) fn next_query(&mut self) -> Option<(usize, Question)> {
+    /// Takes the query that ranks first in the queue, and counts the turn of its account. Of look-ups that have found
+    /// nothing, those that end before `late_ms` rank last.
+    pub(super) fn next_query(&mut self, late_ms: i64) -> Option<(usize, Question)> {
         let background = CONSUMERS;
         let queued = self.lookups.iter().filter_map(|(practice, lookup)| {
             let LookupStage::Queued(question) = lookup.stage else { return None };
             let account = lookup.accounts.iter().min_by_key(|account| self.last_turn[**account]);
             let account = account.copied().unwrap_or(background);
-            let rank =
-                (account == background, !lookup.has_found, self.last_turn[account], lookup.number);
+            let is_late = !lookup.has_found && lookup.deadline_ms < late_ms;
+            let turn = self.last_turn[account];
+            let rank = (account == background, !lookup.has_found, is_late, turn, lookup.number);
             Some((rank, *practice, question, account))
         });
         let (_, practice, question, account) = queued.min_by_key(|(rank, ..)| *rank)?;

@@ -7,7 +7,7 @@ use super::tally::{Outcome, SeededNumbers, Tally};
 use super::*;
 use crate::directory::lookups::BACKGROUND_MAX;
 use crate::directory::practice::{AHEAD_EVERY, AHEAD_MAX, ROUNDS_MAX};
-use crate::directory::sources::AT_ONCE;
+use crate::directory::sources::{ANSWER_EXPECTED, AT_ONCE};
 
 /// Time of one step, in milliseconds.
 const TICK_MS: i64 = 200;
@@ -171,15 +171,15 @@ impl FleetModel {
     }
 
     /// Sends as many questions as the shared rate allows, each gateway one in turn, or [`AT_ONCE`] for a look-up that
-    /// begins. A second one that is not
-    /// there yet when it may be sent is lost.
+    /// begins. A second one that is not there yet when it may be sent is lost.
     fn send_questions(&mut self) {
+        let late_ms = self.now_ms + millis(ANSWER_EXPECTED) * i64::from(AT_ONCE);
         while self.allowance >= 1000 {
             let Some(gateway) = self.asking.pop_front() else { return };
             let own = &mut self.gateways[gateway];
             let is_first = own.granted == 0;
             own.granted = own.granted.saturating_sub(1);
-            match own.next_query() {
+            match own.next_query(late_ms) {
                 Some((practice, question)) => {
                     if is_first && question == Question::Handlers {
                         own.granted = AT_ONCE - 1;
