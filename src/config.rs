@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use ipnet::IpNet;
@@ -13,7 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 
-use crate::claims::Signature;
+use crate::claims::{self, Signature};
 use crate::policy::OtherAudience;
 use crate::refusal::ErrorFamily;
 use crate::request::TraceIdRule;
@@ -296,11 +297,16 @@ impl From<LogLevel> for LevelFilter {
 }
 
 /// Deviations from the specification that are allowed for one consumer.
-#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct CompatibilitySettings {
     /// Audiences that are accepted besides the registered service root.
     pub audience: Vec<OtherAudience>,
+    /// Time by which the `iat` of a token may be ahead of this proxy's clock, at most 1 hour. A token is then accepted
+    /// for as much longer than five minutes.
+    #[serde(with = "spine_types::period")]
+    #[schemars(with = "String")]
+    pub clock_ahead_max: Duration,
     /// Lab: treatment of a token's third part, the signature.
     pub signature: Signature,
     /// Lab: form that a trace id may have.
@@ -309,8 +315,26 @@ pub struct CompatibilitySettings {
     pub errors: ErrorFamily,
 }
 
+impl Default for CompatibilitySettings {
+    fn default() -> Self {
+        Self {
+            audience: Vec::new(),
+            clock_ahead_max: claims::CLOCK_AHEAD_MAX,
+            signature: Signature::default(),
+            trace_id: TraceIdRule::default(),
+            errors: ErrorFamily::default(),
+        }
+    }
+}
+
 impl CompatibilitySettings {
+    /// Limit: longest `clock-ahead-max` that may be configured.
+    const CLOCK_AHEAD_MAX: Duration = Duration::from_secs(60 * 60);
+
     fn check(&self, is_lab: bool) -> Result<(), String> {
+        if self.clock_ahead_max > Self::CLOCK_AHEAD_MAX {
+            return Err("clock-ahead-max must be at most 1h".to_owned());
+        }
         for audience in &self.audience {
             if let OtherAudience::Named(name) = audience
                 && !name.contains("://")

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::request::Parts;
@@ -84,11 +85,13 @@ pub struct DecisionRules {
     pub pace: BodyPace,
 }
 
-/// Deviations from the specification that are allowed for one consumer; none by default.
-#[derive(Debug, Clone, Default)]
+/// Deviations from the specification that are allowed for one consumer.
+#[derive(Debug, Clone)]
 pub struct Compatibility {
     /// Audiences that are accepted besides the registered service root.
     pub audiences: Vec<OtherAudience>,
+    /// Time by which a token's `iat` may be ahead of this proxy's clock.
+    pub clock_ahead_max: Duration,
     /// Lab: treatment of a token's third part, the signature.
     pub signature: Signature,
     /// Lab: form that a trace id may have.
@@ -104,6 +107,7 @@ impl DecisionRules {
     fn compatibility(&self, headers: &SspHeaders<'_>) -> &Compatibility {
         static STRICT: Compatibility = Compatibility {
             audiences: Vec::new(),
+            clock_ahead_max: claims::CLOCK_AHEAD_MAX,
             signature: Signature::Refused,
             trace_ids: TraceIdRule::Uuid,
             errors: ErrorFamily::Documented,
@@ -357,7 +361,8 @@ impl Gateway {
         let allowance = entry.quota(admission.allowance);
         let interaction = request.interaction(&rules.allowed, &head.method)?;
         let payload = claims::payload(&head.headers, compatibility.signature)?;
-        let claims = claims::check(&payload, interaction, now.as_second())?;
+        let ahead_max = compatibility.clock_ahead_max;
+        let claims = claims::check(&payload, interaction, now.as_second(), ahead_max)?;
         entry.claims(&claims);
         let facts = RequestFacts {
             consumer: &consumer,

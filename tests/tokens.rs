@@ -148,6 +148,24 @@ async fn by_practice_the_proxys_own_root_is_an_audience_too() {
     bed.expect_refusal(ask(&embedded, PUBLIC_ROOT), "audience_mismatch").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumers_clock_may_be_further_ahead_where_this_is_allowed_and_no_more() {
+    let root = json!(test_bed::ROOT);
+    let ahead = |call: TestRequest, seconds: i64| {
+        let issued_s = test_bed::now_s() + seconds;
+        call.claim("iat", json!(issued_s)).claim("exp", json!(issued_s + 300))
+    };
+    let lines = for_hub("clock-ahead-max = \"30m\"");
+    let bed = TestBed::with(|files| files.add(&lines)).await;
+    assert_eq!(bed.send(ahead(hub(&root), 1_700)).await.status, 200);
+    bed.expect_refusal(ahead(hub(&root), 1_900), "token_from_future").await;
+    bed.expect_refusal(ahead(clinic(&root), 400), "token_from_future").await;
+
+    let text = format!("{}\n{}", test_bed::CONFIG, for_hub("clock-ahead-max = \"61m\""));
+    let refused = Config::parse(&text, "spine-proxy.toml".as_ref()).unwrap_err().to_string();
+    assert!(refused.contains("clock-ahead-max must be at most 1h"), "{refused}");
+}
+
 #[test]
 fn a_lab_switch_needs_the_lab() {
     for (key, line) in [

@@ -10,7 +10,7 @@ use base64_simd::URL_SAFE_NO_PAD;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use serde_json::Value;
 use serde_json::value::RawValue;
-use spine_proxy::claims::{self, Audience, Claims, Signature};
+use spine_proxy::claims::{self, Audience, CLOCK_AHEAD_MAX, Claims, Signature};
 use spine_proxy::refusal::Refusal;
 use spine_types::OdsCode;
 use spine_types::interaction::{CATALOGUE, Interaction};
@@ -34,7 +34,7 @@ pub(crate) fn check(data: &[u8]) {
         Ok(payload) => payload,
         Err(refusal) => return repeats_nothing(&refusal),
     };
-    match claims::check(&payload, interaction, NOW_S) {
+    match claims::check(&payload, interaction, NOW_S, CLOCK_AHEAD_MAX) {
         Ok(claims) => {
             assert_eq!(organisation.as_ref(), Some(&claims.organisation));
             keeps_the_rules(value.to_str().unwrap(), &claims, interaction, signature);

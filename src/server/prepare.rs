@@ -206,6 +206,7 @@ pub(super) fn decision_rules(config: &Config) -> Result<DecisionRules, Failure> 
     let compatibility = config.compatibility.iter().map(|(asid, written)| {
         let compatibility = Compatibility {
             audiences: written.audience.clone(),
+            clock_ahead_max: written.clock_ahead_max,
             signature: written.signature,
             trace_ids: written.trace_id,
             errors: written.errors,

@@ -154,6 +154,15 @@ async fn the_gpconnect_adaptor_names_two_interactions_and_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_gpconnect_adaptor_sends_one_scope_for_everything_and_is_refused_where_it_is_another() {
+    let bed = bed_with(ALL, &format!("audience = [\"{ADAPTOR}\"]")).await;
+    let token = token(&claims(ADAPTOR, ORGANISATION_READ));
+    let search = "/Patient?identifier=https://fhir.nhs.uk/Id/nhs-number%7C9690937286";
+    let interaction = format!("Ssp-InteractionID: {REST}:search:patient-1");
+    refused(&bed, &hapi(search, &interaction, &token), "scope_mismatch").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_gpconnect_adaptors_old_token_has_its_times_as_text_and_is_refused() {
     let bed = bed_with("", "audience = [\"token-url\"]").await;
     let (iat, exp) = (now_s().to_string(), (now_s() + 300).to_string());
