@@ -13,20 +13,20 @@ use crate::lab::Lab;
 const PRACTICE: &str = "A20047";
 
 /// Running lab, with its description in a file.
-struct CallLab {
-    lab: Lab,
+pub(crate) struct CallLab {
+    pub(crate) lab: Lab,
     folder: tempfile::TempDir,
 }
 
 impl CallLab {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let lab = Lab::start(&["--folder", folder.path().join("lab").to_str().unwrap()]);
         std::fs::write(folder.path().join("lab.json"), lab.described.to_string()).unwrap();
         Self { lab, folder }
     }
 
-    fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.folder.path().join("lab.json")
     }
 
@@ -36,13 +36,13 @@ impl CallLab {
     }
 
     /// Calls, expects success, and returns the body.
-    fn answered(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn answered(&self, arguments: &[&str]) -> Value {
         let output = self.call(arguments);
         assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", stderr(&output));
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    fn patient(&self) -> String {
+    pub(crate) fn patient(&self) -> String {
         let patients = self.lab.described["patients"].as_array().unwrap();
         let registered = patients.iter().find(|one| one["registration"] == "registered").unwrap();
         registered["nhs_number"].as_str().unwrap().to_owned()

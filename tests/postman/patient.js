@@ -1,0 +1,1 @@
+pm.collectionVariables.set("patient", pm.response.json().entry[0].resource.id);
