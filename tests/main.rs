@@ -26,6 +26,7 @@ mod directory;
 mod drain;
 mod durability;
 mod evidence;
+mod examples;
 mod faults;
 mod forced;
 mod foreign;

@@ -37,7 +37,7 @@ pub mod slapd;
 pub mod test_bed;
 pub mod valgrind;
 
-pub use not_tested::report_missing;
+pub use not_tested::{report_missing, report_not_installable};
 pub use provider::{ProviderAction, Received};
 pub use request::{Answer, TestRequest};
 pub use test_bed::TestBed;

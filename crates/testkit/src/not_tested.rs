@@ -43,6 +43,11 @@ static COUNTER: LazyLock<Mutex<Option<ChildStdin>>> = LazyLock::new(|| {
 pub fn report_missing(what: &str) {
     let in_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
     assert!(!in_ci, "{what} is missing");
+    report_not_installable(what);
+}
+
+/// Reports that this test is skipped because of a program that `.ci/run` cannot install, which a document says.
+pub fn report_not_installable(what: &str) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
     let reported = match std::env::var_os("NEXTEST_RUN_ID") {
