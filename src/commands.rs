@@ -17,6 +17,8 @@ pub mod demo;
 pub mod lab;
 pub mod lookup;
 pub mod manual;
+#[cfg(feature = "lab")]
+mod play;
 pub mod reload;
 pub mod serve;
 #[cfg(feature = "lab")]

@@ -1,6 +1,6 @@
 //! The log of the process, on standard error.
 
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal};
 use std::sync::Arc;
 
 use serde::Deserialize as _;
@@ -60,15 +60,22 @@ fn filter(level: LogLevel) -> Targets {
     Targets::new().with_default(LevelFilter::WARN).with_targets(OUR_CRATES.map(|name| (name, ours)))
 }
 
+/// Returns true if a stream shows colours: it is a terminal, and `NO_COLOR` is not set.
+///
+/// Spec: <https://no-color.org>.
+#[must_use]
+pub fn has_colours(stream: &impl IsTerminal) -> bool {
+    let is_unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    stream.is_terminal() && !is_unwanted
+}
+
 /// Starts logging to standard error; returns the handle of its level, or `None` if logging had already been
 /// started, whose settings stay in force.
 ///
 /// Colours are used only for people at a terminal, unless `NO_COLOR` is set.
 pub fn start(settings: &Log) -> Option<LogControl> {
     let (filter, handle) = reload::Layer::new(filter(settings.level));
-    let lines = fmt::layer().with_writer(io::stderr);
-    // The library's default is to use colours unless `NO_COLOR` is set.
-    let lines = if io::stderr().is_terminal() { lines } else { lines.with_ansi(false) };
+    let lines = fmt::layer().with_writer(io::stderr).with_ansi(has_colours(&io::stderr()));
     let log = registry().with(filter);
     let started = match settings.format {
         LogFormat::Json => {

@@ -14,16 +14,31 @@ mod answer;
 mod compose;
 mod connection;
 mod exchange;
+#[cfg_attr(not(feature = "lab"), expect(dead_code, reason = "the client takes a part of it"))]
+mod parties;
 mod resources;
 
-#[cfg(feature = "lab")]
-pub(in crate::commands) use answer::CallAnswer;
 use connection::{ConnectionOptions, ConnectionSource};
-use exchange::{CallRequest, CallerHeader};
+use exchange::{CallNotes, CallRequest, CallerHeader};
+
+/// Client that `demo` and `conform` send requests with.
 #[cfg(feature = "lab")]
-pub(in crate::commands) use resources::{
-    NewBooking, cancelled, first, location, profile, resources, set, text,
-};
+pub(in crate::commands) mod client {
+    pub(in crate::commands) use super::answer::{CallAnswer, reason};
+    pub(in crate::commands) use super::compose::{
+        SearchDays, earliest, patient_query, slots_query,
+    };
+    pub(in crate::commands) use super::connection::ConnectionOptions;
+    pub(in crate::commands) use super::exchange::{
+        CallNotes, CallRequest, Caller, CallerHeader, NoAnswer, TargetForm,
+    };
+    pub(in crate::commands) use super::parties::{
+        TestConsumer, TestParties, TestPatient, TestPractice,
+    };
+    pub(in crate::commands) use super::resources::{
+        NewBooking, cancelled, first, location, profile, resources, set, text,
+    };
+}
 
 /// Request to send, and the connection to send it on.
 #[derive(Debug, clap::Args)]
@@ -113,7 +128,8 @@ Examples:
 /// expected.
 pub fn run(wanted: &CallOptions) -> Result<(), Failure> {
     let connection = wanted.connection.clone().completed(&wanted.source)?;
-    let caller = connection.caller(&wanted.ods, wanted.verbose)?;
+    let notes = if wanted.verbose { CallNotes::Heads } else { CallNotes::Lines };
+    let caller = connection.caller(&wanted.ods, notes)?;
     let headers = wanted.content.headers.iter().map(|header| CallerHeader::parse(header));
     let headers = headers.collect::<Result<_, _>>()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -146,6 +162,6 @@ fn note(text: impl std::fmt::Display) {
 }
 
 /// Returns an error about the arguments.
-fn usage(text: impl std::fmt::Display) -> Failure {
+pub(in crate::commands) fn usage(text: impl std::fmt::Display) -> Failure {
     Failure::Usage(anyhow::anyhow!("{text}"))
 }

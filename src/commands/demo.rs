@@ -8,15 +8,12 @@ use std::path::{Path, PathBuf};
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::call::client::{CallNotes, ConnectionOptions, TestParties};
 use super::lab::{Lab, LabDirectory, LabSettings, PRACTICES, within_temporary};
+use super::play::{Judgement, Play, PlaySettings, Screen, Tone, counts};
 use super::print;
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::failure::Failure;
-
-mod consumer;
-mod play;
-
-use play::Play;
 
 /// Options of the demonstration.
 #[derive(Debug, Clone, clap::Args)]
@@ -50,12 +47,14 @@ async fn played(folder: &Path, wanted: &DemoOptions) -> Result<(), Failure> {
     let lab = Lab::set_up(folder, settings).await?;
     let mut stop = signal(SignalKind::terminate())?;
     let record = wanted.record.as_ref().map(std::fs::File::create).transpose();
-    let play = Play::new(&lab, record?);
-    let failed = tokio::select! {
-        failed = play.all() => failed.map_err(Failure::Environment)?,
+    let play = play(&lab)?.recording(record?);
+    let mut cases = Vec::new();
+    tokio::select! {
+        () = play.all(&mut cases) => {}
         _ = tokio::signal::ctrl_c() => return Ok(()),
         _ = stop.recv() => return Ok(()),
-    };
+    }
+    let (failed, ..) = counts(&cases);
     if wanted.once {
         lab.take_down().await;
         return match failed {
@@ -72,6 +71,24 @@ async fn played(folder: &Path, wanted: &DemoOptions) -> Result<(), Failure> {
     }
     lab.take_down().await;
     Ok(())
+}
+
+/// Creates the play of a lab.
+fn play(lab: &Lab) -> Result<Play, Failure> {
+    let screen = Screen::stdout();
+    screen.line(
+        Tone::Plain,
+        "Sessions through the proxy, as consumers over mutual TLS. Before a practice answers, the proxy has \
+         checked: certificate, ASID, interaction, token, receiver, service root, audience, agreement.",
+    );
+    let parties: TestParties =
+        serde_json::from_value(lab.description()).map_err(Failure::environment)?;
+    let consumer = parties.consumer(None).map_err(Failure::Environment)?;
+    let [practice, ..] = &PRACTICES;
+    let ods = practice.ods.parse().map_err(Failure::environment)?;
+    let base = ConnectionOptions::of_parties(&parties, consumer).caller(&ods, CallNotes::None)?;
+    let settings = PlaySettings { judgement: Judgement::Own, books: true, screen };
+    Ok(Play::new(base, parties, settings))
 }
 
 /// Returns commands to try next, which work as printed while the demonstration runs.

@@ -17,9 +17,7 @@ mod settings;
 mod slapd;
 mod world;
 
-pub(super) use demonstration::{
-    CLINIC, CLINIC_ODS, CLOSED, HUB, HUB_ODS, ListedPractice, NIGHT, NIGHT_ODS, PRACTICES,
-};
+pub(super) use demonstration::PRACTICES;
 pub(super) use settings::{LabDirectory, LabSettings};
 pub(super) use world::Lab;
 

@@ -68,6 +68,18 @@ impl CallAnswer {
         Some(masked(&said, REASON_BYTES_MAX).into_owned())
     }
 
+    /// Returns the diagnostics of an OperationOutcome, then its plain words if they are apart, masked; of one with
+    /// neither, the display text of its code.
+    #[cfg(feature = "lab")]
+    pub(in crate::commands) fn said(&self) -> Vec<String> {
+        let outcome = self.json();
+        let at = |place: &str| outcome.pointer(&format!("/issue/0/{place}"))?.as_str();
+        let own: Vec<_> = ["diagnostics", "details/text"].into_iter().filter_map(at).collect();
+        let all =
+            if own.is_empty() { at("details/coding/0/display").into_iter().collect() } else { own };
+        all.into_iter().map(|said| masked(said, REASON_BYTES_MAX).into_owned()).collect()
+    }
+
     /// Returns true if the status is the expected one, or a success if none is named.
     pub(super) fn is_expected(&self, expected: Option<u16>) -> bool {
         expected.map_or(self.status.is_success(), |expected| self.status == expected)
@@ -102,7 +114,7 @@ impl CallAnswer {
 }
 
 /// Returns a status with its phrase.
-pub(super) fn reason(status: StatusCode) -> String {
+pub(in crate::commands) fn reason(status: StatusCode) -> String {
     let phrase = status.canonical_reason().map(|phrase| format!(" {phrase}"));
     format!("{}{}", status.as_u16(), phrase.unwrap_or_default())
 }

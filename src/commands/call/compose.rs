@@ -1,4 +1,4 @@
-//! Requests of `call` by interaction, and the requests that find out what they need.
+//! Requests of consumers by interaction, and the requests that find out what they need.
 
 use anyhow::{Context as _, anyhow};
 use http::HeaderValue;
@@ -40,25 +40,50 @@ pub(super) async fn request(
         (Some(number), None) if is("appointments") => Some(composer.patient(number).await?),
         _ => None,
     };
-    let mut request = plain(interaction, found.as_deref().or(id))?;
     let query = match &content.query {
         Some(query) => Some(query.clone()),
-        None if is("slots") => Some(composer.slots_query()?),
-        None if is("appointments") => {
-            let (from, until) = composer.days()?;
-            Some(format!("start=ge{from}&start=le{until}"))
-        }
+        None if is("slots") => Some(slots_query(caller, &composer.days()?)),
+        None if is("appointments") => Some(composer.days()?.appointments_query()),
         None if is("patients") => {
             let number = content.patient.as_ref().ok_or_else(|| usage("--patient is needed"))?;
             Some(patient_query(number))
         }
         None => None,
     };
-    if let Some(query) = query {
-        request.path = format!("{}?{query}", request.path);
+    let request = plain(interaction, found.as_deref().or(id))?;
+    let request = query.into_iter().fold(request, |request, query| request.with_query(&query));
+    Ok(CallRequest { body: body(content)?, ..request })
+}
+
+impl CallRequest {
+    /// Returns the request of the interaction that a word names, without query and body.
+    pub(in crate::commands) fn named(word: &str, id: Option<&str>) -> Result<Self, Failure> {
+        plain(interaction::named(word).map_err(Failure::environment)?, id)
     }
-    request.body = body(content)?;
-    Ok(request)
+
+    /// Returns the request with a query, which is encoded.
+    pub(in crate::commands) fn with_query(self, query: &str) -> Self {
+        Self { path: format!("{}?{query}", self.path), ..self }
+    }
+
+    /// Returns the request that changes a resource to `resource`, from the version in an answer.
+    pub(in crate::commands) fn changing(
+        self,
+        read: &CallAnswer,
+        resource: &Value,
+    ) -> Result<Self, Failure> {
+        let version = match read.header("etag") {
+            "" => {
+                let resource = read.json();
+                let version = resource.pointer("/meta/versionId").and_then(Value::as_str);
+                version.map(|version| format!("W/\"{version}\""))
+            }
+            etag => Some(etag.to_owned()),
+        };
+        let if_match = version.map(HeaderValue::try_from).transpose();
+        let if_match = if_match.map_err(Failure::environment)?;
+        Ok(Self { body: Some(resource.to_string()), if_match, ..self })
+    }
 }
 
 /// Returns the request of an interaction without query and body.
@@ -76,7 +101,8 @@ fn plain(interaction: &'static Interaction, id: Option<&str>) -> Result<CallRequ
         PathSegment::Id => format!("/{id}"),
     };
     let path = interaction.path.iter().map(segment).collect();
-    Ok(CallRequest { interaction, path, body: None, if_match: None, headers: Vec::new() })
+    let (body, if_match, headers, method, target) = (None, None, Vec::new(), None, None);
+    Ok(CallRequest { interaction, path, body, if_match, headers, method, target })
 }
 
 /// Reads the body that the user gives.
@@ -107,8 +133,8 @@ impl Composer<'_> {
             return Err(usage("book needs --patient with --earliest or --slot, or --data"));
         };
         let patient = self.patient(number).await?;
-        let mut search = plain(named("slots")?, None)?;
-        search.path = format!("{}?{}", search.path, self.slots_query()?);
+        let query = slots_query(self.caller, &self.days()?);
+        let search = CallRequest::named("slots", None)?.with_query(&query);
         let found = self.ask(search).await?.json();
         let slot = self.chosen(&found)?;
         let location = location(&found, &slot)
@@ -147,15 +173,8 @@ impl Composer<'_> {
             (false, None) => return Err(usage("amend needs --description or --data")),
             (_, description) => description,
         };
-        let read = self.ask(plain(named("read:appointment")?, id)?).await?;
+        let read = self.ask(CallRequest::named("read:appointment", id)?).await?;
         let mut resource = read.json();
-        let version = match read.header("etag") {
-            "" => {
-                let version = resource.pointer("/meta/versionId").and_then(Value::as_str);
-                version.map(|version| format!("W/\"{version}\""))
-            }
-            etag => Some(etag.to_owned()),
-        };
         let resource = match (cancels, description) {
             (true, _) => cancelled(resource, &self.content.reason),
             (false, description) => {
@@ -163,15 +182,12 @@ impl Composer<'_> {
                 resource
             }
         };
-        let if_match = version.map(HeaderValue::try_from).transpose();
-        let if_match = if_match.map_err(Failure::environment)?;
-        Ok(CallRequest { body: Some(resource.to_string()), if_match, ..request })
+        request.changing(&read, &resource)
     }
 
     /// Returns the logical id of the patient with an NHS number.
     async fn patient(&self, number: &str) -> Result<String, Failure> {
-        let mut search = plain(named("patients")?, None)?;
-        search.path = format!("{}?{}", search.path, patient_query(number));
+        let search = CallRequest::named("patients", None)?.with_query(&patient_query(number));
         let found = self.ask(search).await?.json();
         first(&found, "Patient").map(|patient| text(&patient, "id")).map_err(|_| {
             let practice = &self.caller.practice;
@@ -179,46 +195,61 @@ impl Composer<'_> {
         })
     }
 
-    /// Returns the first and last day to search.
-    fn days(&self) -> Result<(Date, Date), Failure> {
-        let zone = TimeZone::posix(LONDON).map_err(Failure::environment)?;
-        let today = Timestamp::now().to_zoned(zone).date();
-        let from = self.content.start.unwrap_or(today);
-        let until = from.saturating_add(Span::new().days(DAYS_AFTER_FIRST));
-        Ok((from, self.content.end.unwrap_or(until)))
-    }
-
-    fn slots_query(&self) -> Result<String, Failure> {
-        let (from, until) = self.days()?;
-        let organisation =
-            format!("https://fhir.nhs.uk/Id/ods-organization-code|{}", self.caller.consumer);
-        Ok(format!(
-            "status=free&start=ge{from}&end=le{until}&_include=Slot:schedule\
-             &_include:recurse=Schedule:actor:Practitioner&_include:recurse=Schedule:actor:Location\
-             &searchFilter={}",
-            encoded(&organisation)
-        ))
+    /// Returns the days to search.
+    fn days(&self) -> Result<SearchDays, Failure> {
+        let days = SearchDays::fortnight(self.content.start)?;
+        Ok(SearchDays { until: self.content.end.unwrap_or(days.until), ..days })
     }
 }
 
+/// First and last day of a search.
+pub(in crate::commands) struct SearchDays {
+    from: Date,
+    until: Date,
+}
+
+impl SearchDays {
+    /// Returns the longest period that begins on a day, or today.
+    pub(in crate::commands) fn fortnight(from: Option<Date>) -> Result<Self, Failure> {
+        let zone = TimeZone::posix(LONDON).map_err(Failure::environment)?;
+        let from = from.unwrap_or_else(|| Timestamp::now().to_zoned(zone).date());
+        Ok(Self { from, until: from.saturating_add(Span::new().days(DAYS_AFTER_FIRST)) })
+    }
+
+    /// Returns the query for a patient's appointments.
+    pub(in crate::commands) fn appointments_query(&self) -> String {
+        format!("start=ge{}&start=le{}", self.from, self.until)
+    }
+}
+
+/// Returns the query for free slots, as the organisation of a consumer.
+pub(in crate::commands) fn slots_query(caller: &Caller, days: &SearchDays) -> String {
+    let organisation = format!("https://fhir.nhs.uk/Id/ods-organization-code|{}", caller.consumer);
+    format!(
+        "status=free&start=ge{}&end=le{}&_include=Slot:schedule\
+         &_include:recurse=Schedule:actor:Practitioner&_include:recurse=Schedule:actor:Location\
+         &searchFilter={}",
+        days.from,
+        days.until,
+        encoded(&organisation)
+    )
+}
+
 /// Returns the slot that begins first after `now`; a provider may offer those of earlier today too.
-fn earliest(slots: Vec<Value>, now: Timestamp) -> Option<Value> {
+pub(in crate::commands) fn earliest(slots: Vec<Value>, now: Timestamp) -> Option<Value> {
     let starts =
         slots.into_iter().filter_map(|slot| Some((text(&slot, "start").parse().ok()?, slot)));
     let later = starts.filter(|(start, _): &(Timestamp, Value)| *start > now);
     later.min_by_key(|(start, _)| *start).map(|(_, slot)| slot)
 }
 
-fn patient_query(number: &str) -> String {
+/// Returns the query for the patient with an NHS number.
+pub(in crate::commands) fn patient_query(number: &str) -> String {
     format!("identifier={}", encoded(&format!("https://fhir.nhs.uk/Id/nhs-number|{number}")))
 }
 
 fn encoded(text: &str) -> String {
     form_urlencoded::byte_serialize(text.as_bytes()).collect()
-}
-
-fn named(word: &str) -> Result<&'static Interaction, Failure> {
-    interaction::named(word).map_err(Failure::environment)
 }
 
 #[cfg(test)]

@@ -2,12 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use serde::Deserialize;
-use serde_json::Value;
 use spine_types::{Asid, OdsCode};
 
-use super::exchange::Caller;
+use super::exchange::{CallNotes, Caller, TargetForm};
+use super::parties::{TestConsumer, TestParties};
 use super::usage;
 use crate::commands::read_toml;
 use crate::failure::Failure;
@@ -17,52 +16,52 @@ use crate::tls::{self, KeyPair};
 /// Files that complete the connection options.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Connection")]
-pub(super) struct ConnectionSource {
+pub(in crate::commands) struct ConnectionSource {
     /// TOML file with the options of this group by their names; paths in it are relative to its folder.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// File with the line of JSON that `lab` prints, instead of the options of this group.
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
-    lab: Option<PathBuf>,
+    pub(in crate::commands) lab: Option<PathBuf>,
     /// Name of the lab's consumer that sends the request, by default the first.
     #[arg(long, value_name = "NAME", requires = "lab")]
-    consumer: Option<String>,
+    pub(in crate::commands) consumer: Option<String>,
 }
 
 /// Options of a connection to a proxy.
 #[derive(Debug, Clone, Default, clap::Args, Deserialize)]
 #[command(next_help_heading = "Connection")]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub(super) struct ConnectionOptions {
+pub(in crate::commands) struct ConnectionOptions {
     /// URL of the proxy, such as `https://ssp.example.nhs.uk`.
     #[arg(long, value_name = "URL")]
-    proxy: Option<String>,
+    pub(in crate::commands) proxy: Option<String>,
     /// PEM file with the consumer's certificate chain, leaf first; without it, none is presented.
     #[arg(long, value_name = "FILE")]
-    certificate: Option<PathBuf>,
+    pub(in crate::commands) certificate: Option<PathBuf>,
     /// PEM file with the certificate's key.
     #[arg(long, value_name = "FILE")]
-    key: Option<PathBuf>,
+    pub(in crate::commands) key: Option<PathBuf>,
     /// PEM file with the authorities that issue the proxy's certificate.
     #[arg(long, value_name = "FILE")]
-    authorities: Option<PathBuf>,
+    pub(in crate::commands) authorities: Option<PathBuf>,
     /// ASID of the consumer.
     #[arg(long)]
-    asid: Option<Asid>,
+    pub(in crate::commands) asid: Option<Asid>,
     /// ODS code of the consumer's organisation.
     #[arg(long, value_name = "ODS")]
-    consumer_ods: Option<OdsCode>,
+    pub(in crate::commands) consumer_ods: Option<OdsCode>,
     /// ASID of the practice's system; not needed without --root.
     #[arg(long, value_name = "ASID")]
-    to: Option<Asid>,
+    pub(in crate::commands) to: Option<Asid>,
     /// Service root of the practice's system: the target then has it instead of the ODS code.
     #[arg(long, value_name = "URL")]
-    root: Option<String>,
+    pub(in crate::commands) root: Option<String>,
 }
 
 impl ConnectionOptions {
     /// Completes the options from a file.
-    pub(super) fn completed(self, source: &ConnectionSource) -> Result<Self, Failure> {
+    pub(in crate::commands) fn completed(self, source: &ConnectionSource) -> Result<Self, Failure> {
         let rest = match (&source.config, &source.lab) {
             (Some(path), _) => Self::load(path),
             (None, Some(path)) => Self::of_lab(path, source.consumer.as_deref()),
@@ -95,37 +94,34 @@ impl ConnectionOptions {
 
     /// Reads the description of a lab.
     fn of_lab(path: &Path, consumer: Option<&str>) -> anyhow::Result<Self> {
-        let fault = || format!("{} is not the description of a lab", path.display());
-        let written = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        let lab: Value = serde_json::from_str(&written).with_context(fault)?;
-        let consumers = lab.get("consumers").and_then(Value::as_array).with_context(fault)?;
-        let is_wanted = |one: &&Value| match consumer {
-            None => true,
-            Some(name) => one.get("name").and_then(Value::as_str) == Some(name),
-        };
-        let consumer = consumers.iter().find(is_wanted).context("the lab has no such consumer")?;
-        let text = |of: &Value, pointer: &str| {
-            of.pointer(pointer).and_then(Value::as_str).map(str::to_owned).with_context(fault)
-        };
-        Ok(Self {
-            proxy: Some(text(&lab, "/proxy/url")?),
-            certificate: Some(text(consumer, "/certificate")?.into()),
-            key: Some(text(consumer, "/key")?.into()),
-            authorities: Some(text(&lab, "/authority")?.into()),
-            asid: Some(text(consumer, "/asid")?.parse()?),
-            consumer_ods: Some(text(consumer, "/ods")?.parse()?),
+        let lab = TestParties::load(path)?;
+        Ok(Self::of_parties(&lab, lab.consumer(consumer)?))
+    }
+
+    /// Returns the options with which a consumer calls a proxy.
+    pub(in crate::commands) fn of_parties(parties: &TestParties, consumer: &TestConsumer) -> Self {
+        Self {
+            proxy: Some(parties.proxy.url.clone()),
+            certificate: consumer.certificate.clone(),
+            key: consumer.key.clone(),
+            authorities: Some(parties.authority.clone()),
+            asid: Some(consumer.asid.clone()),
+            consumer_ods: Some(consumer.ods.clone()),
             to: None,
             root: None,
-        })
+        }
     }
 
     /// Returns a caller of a practice.
-    pub(super) fn caller(self, practice: &OdsCode, is_verbose: bool) -> Result<Caller, Failure> {
+    pub(in crate::commands) fn caller(
+        self,
+        practice: &OdsCode,
+        notes: CallNotes,
+    ) -> Result<Caller, Failure> {
         let needed = |name: &str| usage(format_args!("--{name} is needed, or a --config with it"));
         let proxy = self.proxy.ok_or_else(|| needed("proxy"))?;
-        let proxy = ServiceUrl::parse(&proxy)
-            .and_then(|url| match (url.is_https, url.path.as_str()) {
+        let server = ServiceUrl::parse(&proxy)
+            .and_then(|url| match (url.is_https || url.is_loopback(), url.path.as_str()) {
                 (true, "/") => Ok(url),
                 (true, _) => Err("must have no path"),
                 (false, _) => Err("must begin with https://"),
@@ -143,7 +139,7 @@ impl ConnectionOptions {
         let authorities = self.authorities.ok_or_else(|| needed("authorities"))?;
         let tls = tls::client(std::slice::from_ref(&authorities), certificate.as_ref());
         Ok(Caller {
-            proxy,
+            server,
             tls: tls.map_err(Failure::configuration)?,
             authorities,
             certificate,
@@ -151,8 +147,8 @@ impl ConnectionOptions {
             consumer: self.consumer_ods.ok_or_else(|| needed("consumer-ods"))?,
             practice: practice.clone(),
             to: self.to,
-            root: self.root,
-            is_verbose,
+            form: self.root.map_or(TargetForm::Code, TargetForm::Root),
+            notes,
         })
     }
 }

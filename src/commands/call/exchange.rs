@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 use http_body_util::Full;
 use jiff::Timestamp;
 use rustls::ClientConfig;
@@ -32,42 +32,93 @@ const LINE_BYTES_MAX: usize = 8192;
 /// Media type of requests with a body, and of the answers asked for.
 const FHIR_JSON: &str = "application/fhir+json;charset=utf-8";
 
-/// Consumer that sends requests to one practice through a proxy.
-pub(super) struct Caller {
-    pub(super) proxy: ServiceUrl,
-    pub(super) tls: Arc<ClientConfig>,
-    pub(super) authorities: PathBuf,
-    pub(super) certificate: Option<KeyPair>,
-    pub(super) asid: Asid,
-    pub(super) consumer: OdsCode,
-    pub(super) practice: OdsCode,
-    pub(super) to: Option<Asid>,
-    pub(super) root: Option<String>,
-    pub(super) is_verbose: bool,
+/// Consumer that sends requests to one practice.
+#[derive(Clone)]
+pub(in crate::commands) struct Caller {
+    /// Proxy, or provider, that requests are sent to.
+    pub(in crate::commands) server: ServiceUrl,
+    pub(in crate::commands) tls: Arc<ClientConfig>,
+    pub(in crate::commands) authorities: PathBuf,
+    pub(in crate::commands) certificate: Option<KeyPair>,
+    pub(in crate::commands) asid: Asid,
+    pub(in crate::commands) consumer: OdsCode,
+    pub(in crate::commands) practice: OdsCode,
+    pub(in crate::commands) to: Option<Asid>,
+    pub(in crate::commands) form: TargetForm,
+    pub(in crate::commands) notes: CallNotes,
 }
 
-/// Header given by the user.
-pub(super) struct CallerHeader {
+/// Form of the target, which names the practice.
+#[derive(Debug, Clone)]
+pub(in crate::commands) enum TargetForm {
+    /// The service root: form (a).
+    Root(String),
+    /// The practice's ODS code: form (b).
+    Code,
+    #[cfg_attr(not(feature = "lab"), expect(dead_code, reason = "call has no need of it"))]
+    /// A path, as the provider itself is asked, whose service root is this one.
+    Provider(String),
+}
+
+/// Notes on standard error about the requests that are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::commands) enum CallNotes {
+    /// No note at all.
+    None,
+    /// A line for each answer.
+    Lines,
+    /// The heads too, and the claims of tokens.
+    Heads,
+}
+
+/// Error returned when a request has no complete answer.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer from {authority}: {why}{unknown}")]
+pub(in crate::commands) struct NoAnswer {
+    /// Host and port that were asked.
+    authority: String,
+    why: String,
+    /// Warning about a write, or nothing.
+    unknown: &'static str,
+    /// True if the time was over, false if the connection failed or was closed.
+    pub(in crate::commands) is_late: bool,
+}
+
+/// Header in addition to those that are made, or instead of one.
+#[derive(Debug, Clone)]
+pub(in crate::commands) struct CallerHeader {
     name: HeaderName,
     /// Value; without one, the header is left out.
     value: Option<HeaderValue>,
 }
 
 /// Request to the practice's system.
-pub(super) struct CallRequest {
-    pub(super) interaction: &'static Interaction,
+#[derive(Debug, Clone)]
+pub(in crate::commands) struct CallRequest {
+    pub(in crate::commands) interaction: &'static Interaction,
     /// Path after the service root, with the query.
-    pub(super) path: String,
-    pub(super) body: Option<String>,
+    pub(in crate::commands) path: String,
+    pub(in crate::commands) body: Option<String>,
     /// Version of the resource that is changed.
-    pub(super) if_match: Option<HeaderValue>,
-    /// Headers given by the user.
-    pub(super) headers: Vec<CallerHeader>,
+    pub(in crate::commands) if_match: Option<HeaderValue>,
+    /// Headers in addition to those that are made, or instead of them.
+    pub(in crate::commands) headers: Vec<CallerHeader>,
+    /// Method instead of the interaction's own.
+    pub(in crate::commands) method: Option<Method>,
+    /// Target instead of the one that is made.
+    pub(in crate::commands) target: Option<String>,
+}
+
+impl CallRequest {
+    /// Returns the method that is sent.
+    pub(in crate::commands) fn method(&self) -> &Method {
+        self.method.as_ref().unwrap_or(&self.interaction.method)
+    }
 }
 
 impl CallerHeader {
     /// Reads `name: value`.
-    pub(super) fn parse(text: &str) -> Result<Self, Failure> {
+    pub(in crate::commands) fn parse(text: &str) -> Result<Self, Failure> {
         // The value may be a token: it is not part of the error.
         let fault = || usage("--header: write it as NAME: VALUE, in visible characters");
         let (name, value) = text.split_once(':').ok_or_else(fault)?;
@@ -80,56 +131,83 @@ impl CallerHeader {
 
 impl Caller {
     /// Sends a request and reads the whole answer.
-    pub(super) async fn send(&self, request: &CallRequest) -> Result<CallAnswer, Failure> {
+    pub(in crate::commands) async fn send(
+        &self,
+        request: &CallRequest,
+    ) -> Result<CallAnswer, Failure> {
         let trace_id = uuid::Uuid::new_v4();
         let headers = self.headers(request, &trace_id.to_string())?;
-        let url = ServiceUrl { path: self.target(request), ..self.proxy.clone() };
-        if self.is_verbose {
-            let line = format!("{} {} HTTP/1.1", request.interaction.method, url.path);
+        let url = ServiceUrl { path: self.target(request), ..self.server.clone() };
+        if self.notes == CallNotes::Heads {
+            let line = format!("{} {} HTTP/1.1", request.method(), url.path);
             note_head('>', &line, &headers);
             note_claims(&headers);
         }
         let body = Bytes::from(request.body.clone().unwrap_or_default());
         let mut sent = Request::new(Full::new(body));
-        *sent.method_mut() = request.interaction.method.clone();
+        *sent.method_mut() = request.method().clone();
         *sent.headers_mut() = headers;
         let began = Instant::now();
-        let answered = url.send(Some(&self.tls), sent, ANSWER_BYTES_MAX);
-        let answered = tokio::time::timeout(ANSWER_WITHIN, answered).await;
-        let failed = |why: String| {
-            let authority = &self.proxy.authority;
-            let unknown = match request.interaction.effect() {
-                Effect::Reads => "",
-                Effect::Writes => "; it may have been carried out: read before you send it again",
-            };
-            Failure::Environment(anyhow!("no answer from {authority}: {why}{unknown}"))
-        };
-        let answered = answered
-            .map_err(|_| failed(format!("not within {} s", ANSWER_WITHIN.as_secs())))?
-            .map_err(failed)?;
-        let took_ms = began.elapsed().as_millis();
-        let status = reason(answered.status);
-        if self.is_verbose {
-            note_head('<', &format!("HTTP/1.1 {status}"), &answered.headers);
+        let tls = url.is_https.then_some(&self.tls);
+        let answered = tokio::time::timeout(ANSWER_WITHIN, url.send(tls, sent, ANSWER_BYTES_MAX));
+        let late = || format!("not within {} s", ANSWER_WITHIN.as_secs());
+        let answered = answered.await.map_err(|_| self.failed(request, late(), true))?;
+        let answered = answered.map_err(|why| self.failed(request, why, false))?;
+        if self.notes == CallNotes::Heads {
+            note_head('<', &format!("HTTP/1.1 {}", reason(answered.status)), &answered.headers);
         }
-        let body = answered.body.map_err(|why| failed(format!("the body broke off: {why}")))?;
-        let answer =
-            CallAnswer { status: answered.status, headers: answered.headers, body, trace_id };
-        note(format_args!(
-            "{} {} at {}: {status} from the {} in {took_ms} ms, trace id {trace_id}",
-            request.interaction.method,
-            request.interaction.template(),
-            self.practice,
-            if answer.refusal().is_some() { "proxy" } else { "practice" },
-        ));
+        let broken = |why| self.failed(request, format!("the body broke off: {why}"), false);
+        let body = answered.body.map_err(broken)?;
+        let (status, headers) = (answered.status, answered.headers);
+        let answer = CallAnswer { status, headers, body, trace_id };
+        if self.notes != CallNotes::None {
+            note(format_args!(
+                "{} {} at {}: {} from the {} in {} ms, trace id {trace_id}",
+                request.method(),
+                request.interaction.template(),
+                self.practice,
+                reason(status),
+                if answer.refusal().is_some() { "proxy" } else { "practice" },
+                began.elapsed().as_millis(),
+            ));
+        }
         Ok(answer)
     }
 
-    /// Returns the target of a request: by the service root if there is one, else by the ODS code.
-    fn target(&self, request: &CallRequest) -> String {
-        match &self.root {
-            Some(root) => format!("/{root}{}", request.path),
-            None => format!("/{}{}", self.by_code(request.interaction), request.path),
+    fn failed(&self, request: &CallRequest, why: String, is_late: bool) -> Failure {
+        let unknown = match Effect::of(request.method()) {
+            Effect::Reads => "",
+            Effect::Writes => "; it may have been carried out: read before you send it again",
+        };
+        let authority = self.server.authority.clone();
+        Failure::environment(NoAnswer { authority, why, unknown, is_late })
+    }
+
+    #[cfg(feature = "lab")]
+    /// Returns the caller with another certificate, or without one.
+    pub(in crate::commands) fn presenting(
+        self,
+        certificate: Option<KeyPair>,
+    ) -> Result<Self, Failure> {
+        let tls = crate::tls::client(std::slice::from_ref(&self.authorities), certificate.as_ref());
+        Ok(Self { tls: tls.map_err(Failure::configuration)?, certificate, ..self })
+    }
+
+    /// Returns the target of a request.
+    pub(in crate::commands) fn target(&self, request: &CallRequest) -> String {
+        let made = || format!("{}{}", self.prefix(request.interaction), request.path);
+        request.target.clone().unwrap_or_else(made)
+    }
+
+    /// Returns the part of the target that names the practice.
+    pub(in crate::commands) fn prefix(&self, interaction: &Interaction) -> String {
+        match &self.form {
+            TargetForm::Root(root) => format!("/{root}"),
+            TargetForm::Code => format!("/{}", self.by_code(interaction)),
+            // The path of the service root: what follows `https://` and the host.
+            TargetForm::Provider(root) => {
+                root.splitn(4, '/').nth(3).map(|path| format!("/{path}")).unwrap_or_default()
+            }
         }
     }
 
@@ -139,18 +217,24 @@ impl Caller {
 
     /// Returns the token's audience: the service root, or the proxy's name with the ODS code.
     fn audience(&self, interaction: &Interaction) -> String {
-        let host = &self.proxy.host;
+        let host = &self.server.host;
         let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-        let by_code = || format!("https://{host}/{}", self.by_code(interaction));
-        self.root.clone().unwrap_or_else(by_code)
+        match &self.form {
+            TargetForm::Root(root) | TargetForm::Provider(root) => root.clone(),
+            TargetForm::Code => format!("https://{host}/{}", self.by_code(interaction)),
+        }
+    }
+
+    /// Returns the claims of a token for an interaction, issued now.
+    pub(in crate::commands) fn claims(&self, interaction: &Interaction) -> Value {
+        let audience = self.audience(interaction);
+        let now_s = Timestamp::now().as_second();
+        claims::example_claims(&audience, &self.consumer, interaction.scope, now_s)
     }
 
     fn headers(&self, request: &CallRequest, trace_id: &str) -> Result<HeaderMap, Failure> {
         let interaction = request.interaction;
-        let now_s = Timestamp::now().as_second();
-        let audience = self.audience(interaction);
-        let claims = claims::example_claims(&audience, &self.consumer, interaction.scope, now_s);
-        let bearer = format!("Bearer {}", claims::mint(&claims));
+        let bearer = format!("Bearer {}", claims::mint(&self.claims(interaction)));
         let to = self.to.as_ref().map(Asid::as_str);
         let body_type = request.body.as_ref().map(|_| FHIR_JSON);
         let made = [
@@ -191,7 +275,7 @@ impl Caller {
         if let Some(KeyPair { chain, key }) = &self.certificate {
             write_part(&mut line, format_args!("--cert {} --key {}", file(chain)?, file(key)?));
         }
-        write_part(&mut line, format_args!("-X {}", request.interaction.method));
+        write_part(&mut line, format_args!("-X {}", request.method()));
         let trace_id = uuid::Uuid::new_v4().to_string();
         for (name, value) in &self.headers(request, &trace_id)? {
             let value = value.to_str().context("a header is not text").map_err(usage)?;
@@ -200,7 +284,7 @@ impl Caller {
         if let Some(body) = &request.body {
             write_part(&mut line, format_args!("--data-binary {}", quoted(body)));
         }
-        let url = format!("https://{}{}", self.proxy.authority, self.target(request));
+        let url = format!("https://{}{}", self.server.authority, self.target(request));
         write_part(&mut line, format_args!("{}", quoted(&url)));
         Ok(line)
     }

@@ -3,14 +3,14 @@
 use super::settings::{LabConsumer, LabPractice, LabSettings};
 
 /// ASID of the urgent care hub, the main consumer.
-pub(in crate::commands) const HUB: &str = "200000000359";
-pub(in crate::commands) const HUB_ODS: &str = "A00001";
+const HUB: &str = "200000000359";
+const HUB_ODS: &str = "A00001";
 /// ASID of the walk-in clinic, a consumer without an agreement and with one interaction.
-pub(in crate::commands) const CLINIC: &str = "200000000360";
-pub(in crate::commands) const CLINIC_ODS: &str = "A00002";
+const CLINIC: &str = "200000000360";
+const CLINIC_ODS: &str = "A00002";
 /// ASID of the out-of-hours service, a consumer registered and agreed with like the hub.
-pub(in crate::commands) const NIGHT: &str = "200000000362";
-pub(in crate::commands) const NIGHT_ODS: &str = "A00003";
+const NIGHT: &str = "200000000362";
+const NIGHT_ODS: &str = "A00003";
 
 /// Practice as the directory lists it.
 pub(in crate::commands) struct ListedPractice {
@@ -45,7 +45,7 @@ pub(in crate::commands) const PRACTICES: [ListedPractice; 5] = [
 ];
 
 /// Practice that the directory lists but whose system does not answer.
-pub(in crate::commands) const CLOSED: ListedPractice =
+const CLOSED: ListedPractice =
     listed("Closed for Good Surgery", "F85001", "918999198998", 4, "/F85001/STU3/1/gpconnect");
 const NOBODY: &str = "gp.gone-supplier.example.nhs.uk";
 
@@ -60,7 +60,7 @@ const fn listed(
 }
 
 impl ListedPractice {
-    pub(in crate::commands) fn host(&self) -> &'static str {
+    fn host(&self) -> &'static str {
         SUPPLIERS.get(self.supplier).copied().unwrap_or(NOBODY)
     }
 

@@ -62,10 +62,6 @@ impl Lab {
         self.server.admin
     }
 
-    pub(in crate::commands) const fn directory(&self) -> LabDirectory {
-        self.settings.directory
-    }
-
     pub(in crate::commands) fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
