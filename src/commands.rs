@@ -12,6 +12,8 @@ pub mod call;
 pub mod certs;
 pub mod check;
 #[cfg(feature = "lab")]
+pub mod conform;
+#[cfg(feature = "lab")]
 pub mod demo;
 #[cfg(feature = "lab")]
 pub mod lab;
@@ -30,6 +32,13 @@ pub mod token;
 /// Prints a line to standard output; an error, such as a closed pipe, is ignored.
 pub(crate) fn print(text: impl std::fmt::Display) {
     writeln!(std::io::stdout(), "{text}").unwrap_or_default();
+}
+
+/// Writes a file for people and other programs.
+#[cfg(feature = "lab")]
+fn written(path: &Path, text: &str) -> Result<(), crate::failure::Failure> {
+    let cannot = || format!("cannot write {}", path.display());
+    std::fs::write(path, text).with_context(cannot).map_err(crate::failure::Failure::Environment)
 }
 
 /// Reads a TOML file, and takes the paths that `paths_mut` returns as relative to its folder.

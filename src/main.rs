@@ -8,7 +8,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use spine_proxy::commands::check::SchemaOf;
 use spine_proxy::commands::{audit, call, check, lookup, manual, reload, serve, token};
 #[cfg(feature = "lab")]
-use spine_proxy::commands::{certs, demo, lab, simulate};
+use spine_proxy::commands::{certs, conform, demo, lab, simulate};
 use spine_proxy::failure::Failure;
 
 #[global_allocator]
@@ -53,6 +53,9 @@ enum Command {
     #[cfg(feature = "lab")]
     /// Runs a complete environment for tests until it is stopped, and describes it in one line of JSON.
     Lab(lab::LabOptions),
+    #[cfg(feature = "lab")]
+    /// Plays sessions and wrong requests against another proxy or a provider, and judges the answers.
+    Conform(Box<conform::ConformOptions>),
     /// Looks up a practice in the directory as a request would, and prints each step and the result.
     Lookup(lookup::LookupOptions),
     /// Sends a request through a proxy as a consumer does, with token and headers made for it.
@@ -108,6 +111,8 @@ fn main() -> ExitCode {
         Command::Demo(wanted) => demo::run(&wanted),
         #[cfg(feature = "lab")]
         Command::Lab(wanted) => lab::run(&wanted),
+        #[cfg(feature = "lab")]
+        Command::Conform(wanted) => conform::run(&wanted),
         Command::Lookup(wanted) => lookup::run(&wanted),
         Command::Call(wanted) => call::run(&wanted),
         Command::Audit(wanted) => audit::run(*wanted),

@@ -49,7 +49,7 @@ impl CallLab {
     }
 
     /// Text of the simulator's control interface.
-    async fn simulator(&self, path: &str) -> Value {
+    pub(crate) async fn simulator(&self, path: &str) -> Value {
         let url = self.lab.text("/simulator/url").strip_prefix("http://").unwrap();
         let (address, prefix) = url.split_once('/').unwrap();
         let answer =
@@ -58,7 +58,7 @@ impl CallLab {
     }
 }
 
-fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 

@@ -17,6 +17,7 @@ mod bytes;
 mod call;
 mod certs;
 mod commands;
+mod conform;
 mod connections;
 mod console;
 mod consumers;

@@ -28,12 +28,12 @@ pub(in crate::commands) mod client {
     pub(in crate::commands) use super::compose::{
         SearchDays, earliest, patient_query, slots_query,
     };
-    pub(in crate::commands) use super::connection::ConnectionOptions;
+    pub(in crate::commands) use super::connection::{ConnectionOptions, ConnectionSource};
     pub(in crate::commands) use super::exchange::{
         CallNotes, CallRequest, Caller, CallerHeader, NoAnswer, TargetForm,
     };
     pub(in crate::commands) use super::parties::{
-        TestConsumer, TestParties, TestPatient, TestPractice,
+        TestConsumer, TestParties, TestPatient, TestPractice, TestProxy,
     };
     pub(in crate::commands) use super::resources::{
         NewBooking, cancelled, first, location, profile, resources, set, text,

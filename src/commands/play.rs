@@ -40,7 +40,6 @@ pub(super) enum Judgement {
     Own,
     /// The answers are those that the specification documents; what it leaves open is left out.
     Specification,
-    #[expect(dead_code, reason = "for proxies of others, which nothing judges yet")]
     /// The answers are those that the specification documents, or else have the status that this program gives.
     All,
 }
@@ -69,7 +68,6 @@ pub(super) struct Play {
 
 /// Result of a session or of a wrong request.
 #[derive(Debug)]
-#[expect(dead_code, reason = "for reports, which nothing writes yet")]
 pub(super) struct PlayedCase {
     /// Part that it belongs to: `sessions`, `refusals` or `clean-up`.
     pub(super) part: &'static str,
@@ -134,6 +132,11 @@ impl Play {
         Self { record: record.map(Mutex::new), ..self }
     }
 
+    /// Returns the number of requests sent so far.
+    pub(super) fn requests(&self) -> u32 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
     /// Returns true if the practice's own system is called, without a proxy.
     fn is_at_provider(&self) -> bool {
         matches!(self.base.form, TargetForm::Provider(_))
@@ -169,6 +172,26 @@ impl Play {
         Caller { practice: ods, to, form: form(root), ..self.base.clone() }
     }
 
+    /// Shows who is judged, and what is sent there.
+    pub(super) fn introduce(&self) {
+        let server = &self.base.server.authority;
+        let what = if self.is_at_provider() { "the provider" } else { "the Spine Secure Proxy" };
+        let (asid, practice) = (&self.base.asid, &self.base.practice);
+        let line = format!("Judging {what} at {server} as {asid}, with practice {practice}.");
+        self.screen().line(Tone::Plain, line);
+        let description = &self.booked.description;
+        let registers = match self.patient("unregistered") {
+            Some(_) => " It also registers an invented person there, for good.",
+            None => "",
+        };
+        self.screen().line(Tone::Warn, match self.settings.books {
+            false => "It sends only requests that change nothing. With --book it books appointments too, and cancels them.".to_owned(),
+            true => format!(
+                "It books appointments there, described as {description:?}, and cancels them at the end.{registers}"
+            ),
+        });
+    }
+
     /// Plays the sessions, then the wrong requests, and adds each case once it has ended.
     ///
     /// If a right request is not answered as expected, a refusal says nothing: no wrong one is sent then.
@@ -177,6 +200,24 @@ impl Play {
         let is_right =
             cases.first().is_some_and(|case| matches!(case.outcome, CaseOutcome::Passed));
         self.wrong_requests(is_right, cases).await;
+    }
+
+    /// Shows how many cases have passed.
+    pub(super) fn summarise(&self, cases: &[PlayedCase], took: Duration) {
+        self.screen().line(Tone::Heading, "\nSummary");
+        for (part, what) in [("sessions", "sessions"), ("refusals", "wrong requests")] {
+            let of_part = || cases.iter().filter(|case| case.part == part);
+            let (failed, passed, skipped) = counts(of_part());
+            let tone = if failed > 0 { Tone::Bad } else { Tone::Good };
+            let skipped = match skipped {
+                0 => String::new(),
+                skipped => format!(", {skipped} not played"),
+            };
+            let line = format!("   {passed} of {} {what} as expected{skipped}", failed + passed);
+            self.screen().line(tone, line);
+        }
+        let (requests, seconds) = (self.requests(), took.as_secs_f64());
+        self.screen().line(Tone::Plain, format_args!("   {requests} requests in {seconds:.1} s"));
     }
 
     /// Sends a request, and keeps the resource that is answered.

@@ -90,7 +90,7 @@ const fn yes() -> bool {
 }
 
 impl TestParties {
-    /// Reads a description.
+    /// Reads a description; paths in it are relative to its folder.
     ///
     /// # Errors
     /// Returns an error if the file cannot be read or is not such a description.
@@ -98,7 +98,25 @@ impl TestParties {
         let written = std::fs::read_to_string(path);
         let written = written.with_context(|| format!("cannot read {}", path.display()))?;
         let read = serde_json::from_str(&written);
-        read.with_context(|| format!("{} is not the description of a lab", path.display()))
+        let fault = || format!("{} is not the description of a lab", path.display());
+        let mut parties: Self = read.with_context(fault)?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        for file in parties.files_mut() {
+            *file = folder.join(&file);
+        }
+        Ok(parties)
+    }
+
+    fn files_mut(&mut self) -> Vec<&mut PathBuf> {
+        let mut files = vec![&mut self.authority];
+        for consumer in &mut self.consumers {
+            files.extend(consumer.certificate.as_mut());
+            files.extend(consumer.key.as_mut());
+        }
+        for refused in self.refused_certificates.values_mut() {
+            files.extend([&mut refused.certificate, &mut refused.key]);
+        }
+        files
     }
 
     /// Returns the consumer with a name, or the first.
@@ -118,6 +136,20 @@ impl TestConsumer {
     /// Returns its certificate with the key, if it has one.
     pub(in crate::commands) fn key_pair(&self) -> Option<KeyPair> {
         Some(KeyPair { chain: self.certificate.clone()?, key: self.key.clone()? })
+    }
+}
+
+impl TestPatient {
+    /// Returns a patient of the practices with an NHS number.
+    pub(in crate::commands) fn registered(nhs_number: &str) -> Self {
+        Self {
+            nhs_number: nhs_number.to_owned(),
+            family: String::new(),
+            given: String::new(),
+            gender: String::new(),
+            birth_date: String::new(),
+            registration: "registered".to_owned(),
+        }
     }
 }
 

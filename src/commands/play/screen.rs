@@ -11,6 +11,7 @@ pub(in crate::commands) const COLUMNS: usize = 100;
 /// Place where lines are shown.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::commands) struct Screen {
+    is_error: bool,
     has_colours: bool,
 }
 
@@ -48,14 +49,22 @@ impl Tone {
 impl Screen {
     /// Returns standard output.
     pub(in crate::commands) fn stdout() -> Self {
-        Self { has_colours: has_colours(&io::stdout()) }
+        Self { is_error: false, has_colours: has_colours(&io::stdout()) }
     }
 
-    /// Shows a text in lines; those after the first are indented like it. An error, such as a closed pipe, is
+    /// Returns standard error.
+    pub(in crate::commands) fn stderr() -> Self {
+        Self { is_error: true, has_colours: has_colours(&io::stderr()) }
+    }
+
+    /// Shows a text in lines; those after the first are indented like it. A line feed at its start is an empty line
+    /// before it. An error, such as a closed pipe, is
     /// ignored.
     pub(in crate::commands) fn line(&self, tone: Tone, text: impl Display) {
-        for line in wrapped(&text.to_string()) {
-            Self::put(&self.toned(tone, &line));
+        let text = text.to_string();
+        let text = text.strip_prefix('\n').inspect(|_| self.put("")).unwrap_or(&text);
+        for line in wrapped(text) {
+            self.put(&self.toned(tone, &line));
         }
     }
 
@@ -64,8 +73,8 @@ impl Screen {
         let all = format!("{mark}{text}");
         for (number, line) in wrapped(&all).into_iter().enumerate() {
             match line.strip_prefix(mark).filter(|_| number == 0) {
-                Some(rest) => Self::put(&format!("{}{rest}", self.toned(tone, mark))),
-                None => Self::put(&line),
+                Some(rest) => self.put(&format!("{}{rest}", self.toned(tone, mark))),
+                None => self.put(&line),
             }
         }
     }
@@ -77,8 +86,12 @@ impl Screen {
         format!("\x1b[{}m{text}\x1b[0m", tone.parameters())
     }
 
-    fn put(line: &str) {
-        writeln!(io::stdout(), "{line}").unwrap_or_default();
+    fn put(&self, line: &str) {
+        let written = match self.is_error {
+            true => writeln!(io::stderr(), "{line}"),
+            false => writeln!(io::stdout(), "{line}"),
+        };
+        written.unwrap_or_default();
     }
 }
 
@@ -122,6 +135,15 @@ fn wrapped(text: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn colours_stand_around_a_whole_line_or_its_mark_and_only_where_they_are_shown() {
+        let screen = |has_colours| Screen { is_error: false, has_colours };
+        assert_eq!(screen(true).toned(Tone::Good, "ok"), "\u{1b}[32mok\u{1b}[0m");
+        assert_eq!(screen(true).toned(Tone::Plain, "ok"), "ok");
+        assert_eq!(screen(true).toned(Tone::Good, ""), "");
+        assert_eq!(screen(false).toned(Tone::Good, "ok"), "ok");
+    }
 
     #[test]
     fn a_long_text_is_broken_at_spaces_and_a_long_word_before_a_slash() {

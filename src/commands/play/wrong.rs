@@ -43,6 +43,7 @@ const CERTIFICATE: &[DocumentedAnswer] = &[Status(495, ""), Status(496, ""), Clo
 const SENDER: &[DocumentedAnswer] =
     &[Status(403, "ASID_CHECK_FAILED_MESSAGESENDER"), Status(495, "")];
 const BAD: &[DocumentedAnswer] = &[Status(400, "")];
+const BAD_AT_PROVIDER: &[DocumentedAnswer] = &[Status(400, "BAD_REQUEST")];
 const BAD_TOKEN: &[DocumentedAnswer] = &[Status(400, ""), Status(401, "")];
 const ENDPOINT: &[DocumentedAnswer] = &[Status(400, "VARIES_FROM_TARGETURL")];
 const AGREEMENT: &[DocumentedAnswer] = &[Status(403, "FOT_CHECK_FAILED")];
@@ -260,8 +261,14 @@ impl Play {
         ]
     }
 
+    /// Returns the documented answer to a bad request, which a proxy may give in a form of its own.
+    fn bad(&self) -> &'static [DocumentedAnswer] {
+        if self.is_at_provider() { BAD_AT_PROVIDER } else { BAD }
+    }
+
     /// Returns the requests with a wrong header.
     fn headers(&self) -> Vec<WrongRequest> {
+        let bad = self.bad();
         let row = |name, documented, token, header: &'static str| WrongRequest {
             name,
             documented,
@@ -275,15 +282,15 @@ impl Play {
         vec![
             row(
                 "A request without Ssp-TraceID is refused",
-                BAD,
+                bad,
                 &["trace_id_missing"],
                 "Ssp-TraceID:",
             ),
-            row("A request without Ssp-From is refused", BAD, &["from_missing"], "Ssp-From:"),
-            row("A request without Ssp-To is refused", BAD, &["to_missing"], "Ssp-To:"),
+            row("A request without Ssp-From is refused", bad, &["from_missing"], "Ssp-From:"),
+            row("A request without Ssp-To is refused", bad, &["to_missing"], "Ssp-To:"),
             row(
                 "A request without Ssp-InteractionID is refused",
-                BAD,
+                bad,
                 &["interaction_id_missing"],
                 "Ssp-InteractionID:",
             ),
@@ -301,7 +308,7 @@ impl Play {
             ),
             row(
                 "An interaction that does not fit the path is refused",
-                BAD,
+                bad,
                 &["interaction_path"],
                 OTHER,
             ),
@@ -312,7 +319,7 @@ impl Play {
     fn tokens(&self) -> Vec<WrongRequest> {
         let row = |name, tokens: &'static [&'static str], sent| WrongRequest {
             name,
-            documented: BAD_TOKEN,
+            documented: if self.is_at_provider() { BAD_AT_PROVIDER } else { BAD_TOKEN },
             tokens,
             sent,
         };
