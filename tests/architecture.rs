@@ -57,6 +57,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "reloads",
             "server",
             "tls",
+            "traffic",
         ],
     ),
     (

@@ -1,8 +1,7 @@
 //! `call`: requests from the command line against a lab, and interactions by name in every command.
 
-use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 use testkit::program;
@@ -303,36 +302,4 @@ fn every_command_takes_an_interaction_by_the_same_names() {
     let claims = base64_simd::URL_SAFE_NO_PAD.decode_to_vec(claims).unwrap();
     let claims: Value = serde_json::from_slice(&claims).unwrap();
     assert_eq!(claims["requested_scope"], "patient/*.write");
-}
-
-/// Demonstration that stays up, killed when this is dropped.
-struct StayingDemo(Child);
-
-impl Drop for StayingDemo {
-    fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.0);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        drop(self.0.wait());
-    }
-}
-
-#[test]
-fn the_calls_that_the_demonstration_proposes_work_as_printed() {
-    let child = Command::new(program()).arg("demo").stdout(Stdio::piped()).spawn().unwrap();
-    let mut demo = StayingDemo(child);
-    let lines = BufReader::new(demo.0.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let lines: Vec<_> = lines.take_while(|line| !line.contains("audit verify")).collect();
-    let calls: Vec<_> = lines.iter().filter(|line| line.contains(" call ")).collect();
-    assert_eq!(calls.len(), 4, "{lines:?}");
-    for call in calls {
-        let output = Command::new("/bin/sh").args(["-c", call]).output().unwrap();
-        let is_refused = stderr(&output).contains("no_agreement");
-        assert_eq!(
-            output.status.success(),
-            !call.contains("clinic"),
-            "{call}: {}",
-            stderr(&output)
-        );
-        assert_eq!(is_refused, call.contains("clinic"), "{call}");
-    }
 }

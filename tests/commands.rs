@@ -457,19 +457,6 @@ fn the_schema_forbids_unknown_keys_and_knows_every_section() {
 }
 
 #[test]
-fn the_demonstration_ends_0_when_every_step_answers_as_it_should() {
-    plays(&["demo", "--once"]);
-}
-
-fn plays(arguments: &[&str]) {
-    let played = run(arguments);
-    assert_eq!(played.status.code(), Some(0), "{}", stderr(&played));
-    let text = String::from_utf8(played.stdout).unwrap();
-    assert!(text.contains("the slot is free again"));
-    assert!(!text.contains("WRONG"));
-}
-
-#[test]
 fn a_token_is_minted_for_an_interaction() {
     let root = "https://provider.example.nhs.uk/A20047/STU3/1/gpconnect";
     let minted = run(&["token", "--audience", root, "--ods", "A00001"]);

@@ -22,6 +22,7 @@ mod connections;
 mod console;
 mod consumers;
 mod cut;
+mod demo;
 mod deploy;
 mod directory;
 mod drain;

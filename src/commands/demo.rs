@@ -5,15 +5,21 @@
 //! each kind; then it stays up to be tried.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use tokio::signal::unix::{SignalKind, signal};
+use audit_journal::{VerifyWith, verify};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::call::client::{CallNotes, ConnectionOptions, TestParties};
-use super::lab::{Lab, LabDirectory, LabSettings, PRACTICES, within_temporary};
+use super::lab::{Lab, LabDirectory, LabSettings, within_temporary};
 use super::play::{Judgement, Play, PlaySettings, Screen, Tone, counts};
-use super::print;
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::failure::Failure;
+
+mod invitation;
+mod live;
+
+use live::LiveLines;
 
 /// Options of the demonstration.
 #[derive(Debug, Clone, clap::Args)]
@@ -24,6 +30,9 @@ pub struct DemoOptions {
     /// Looks practices up in slapd, which must be installed, instead of a simulated SDS API.
     #[arg(long)]
     ldap: bool,
+    /// Port of the proxy on 127.0.0.1; 0 takes a free one.
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    port: u16,
     /// Writes every answered resource to this file, one JSON document per line.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
@@ -43,81 +52,86 @@ pub fn run(wanted: &DemoOptions) -> Result<(), Failure> {
 
 async fn played(folder: &Path, wanted: &DemoOptions) -> Result<(), Failure> {
     let directory = if wanted.ldap { LabDirectory::SdsLdap } else { LabDirectory::SdsApi };
-    let settings = LabSettings { directory, ..LabSettings::demonstration() };
-    let lab = Lab::set_up(folder, settings).await?;
+    let mut settings = LabSettings { directory, ..LabSettings::demonstration() };
+    settings.address.set_port(wanted.port);
+    let (began, steps) = (Instant::now(), Screen::stderr());
+    let progress = move |step: &str| {
+        let line = format!("{:>5.1} s  {step}", began.elapsed().as_secs_f64());
+        steps.line(Tone::Faint, line);
+    };
     let mut stop = signal(SignalKind::terminate())?;
-    let record = wanted.record.as_ref().map(std::fs::File::create).transpose();
-    let play = play(&lab)?.recording(record?);
-    let mut cases = Vec::new();
-    tokio::select! {
-        () = play.all(&mut cases) => {}
-        _ = tokio::signal::ctrl_c() => return Ok(()),
-        _ = stop.recv() => return Ok(()),
-    }
-    let (failed, ..) = counts(&cases);
-    if wanted.once {
-        lab.take_down().await;
-        return match failed {
-            0 => Ok(()),
-            failed => Err(Failure::Environment(anyhow::anyhow!(
-                "{failed} steps were not answered as expected"
-            ))),
-        };
-    }
-    print(invitation(&lab, folder)?);
+    let lab = Lab::set_up(folder, settings, &progress).await?;
+    progress("ready");
+    let record = wanted.record.as_ref().map(std::fs::File::create).transpose()?;
+    let shown = tokio::select! {
+        shown = shown(&lab, folder, wanted.once, record) => shown,
+        () = stopped(&mut stop) => Ok(()),
+    };
+    lab.take_down().await;
+    shown
+}
+
+/// Returns once the process is to end.
+async fn stopped(stop: &mut Signal) {
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}
         _ = stop.recv() => {}
     }
-    lab.take_down().await;
-    Ok(())
 }
 
-/// Creates the play of a lab.
-fn play(lab: &Lab) -> Result<Play, Failure> {
+/// Plays everything, and then shows what others send, unless it is to end.
+async fn shown(
+    lab: &Lab,
+    folder: &Path,
+    is_once: bool,
+    record: Option<std::fs::File>,
+) -> Result<(), Failure> {
     let screen = Screen::stdout();
+    let parties: TestParties =
+        serde_json::from_value(lab.description()).map_err(Failure::environment)?;
+    let play = play(&parties, screen)?.recording(record);
     screen.line(
         Tone::Plain,
         "Sessions through the proxy, as consumers over mutual TLS. Before a practice answers, the proxy has \
          checked: certificate, ASID, interaction, token, receiver, service root, audience, agreement.",
     );
-    let parties: TestParties =
-        serde_json::from_value(lab.description()).map_err(Failure::environment)?;
-    let consumer = parties.consumer(None).map_err(Failure::Environment)?;
-    let [practice, ..] = &PRACTICES;
-    let ods = practice.ods.parse().map_err(Failure::environment)?;
-    let base = ConnectionOptions::of_parties(&parties, consumer).caller(&ods, CallNotes::None)?;
-    let settings = PlaySettings { judgement: Judgement::Own, books: true, screen };
-    Ok(Play::new(base, parties, settings))
+    let (began, mut cases) = (Instant::now(), Vec::new());
+    Box::pin(play.all(&mut cases)).await;
+    play.summarise(&cases, began.elapsed());
+    verify_journal(lab, screen).await?;
+    let (failed, ..) = counts(&cases);
+    match (is_once, failed) {
+        (true, 0) => return Ok(()),
+        (true, failed) => {
+            let what = "were not answered as expected";
+            return Err(Failure::Environment(anyhow::anyhow!("{failed} cases {what}")));
+        }
+        (false, _) => {}
+    }
+    let live = LiveLines::new(lab.traffic(), &parties, screen);
+    invitation::show(screen, lab, &parties, folder)?;
+    live.watch().await;
+    Ok(())
 }
 
-/// Returns commands to try next, which work as printed while the demonstration runs.
-fn invitation(lab: &Lab, folder: &Path) -> Result<String, Failure> {
-    let program = std::env::current_exe()?;
-    let (program, file) = (program.display(), folder.join("lab.json"));
-    std::fs::write(&file, lab.description().to_string())?;
-    let (file, folder) = (file.display(), folder.display());
-    let (address, admin) = (lab.address(), lab.admin());
-    let [practice, ..] = &PRACTICES;
-    let (root, asid, ods) = (practice.root(), practice.asid, practice.ods);
-    let call = |arguments: &str| format!("{program} call {arguments} --lab {file}");
-    let [slots, by_root, curl, clinic] = [
-        &format!("slots {ods}"),
-        &format!("metadata {ods} --root {root} --to {asid} --verbose"),
-        &format!("metadata {ods} --curl"),
-        &format!("slots {ods} --consumer clinic"),
-    ]
-    .map(|arguments| call(arguments));
-    Ok(format!(
-        "\nThe proxy is still running. Try it yourself; Ctrl-C ends it and removes {folder}.\n\n\
-         # Free slots at {}, as a consumer with token and headers\n{slots}\n\n\
-         # The same practice by its service root, with both sides shown\n{by_root}\n\n\
-         # The curl command for a request\n{curl}\n\n\
-         # A consumer without an agreement: 403\n{clinic}\n\n\
-         # No client certificate: 496\ncurl -i --path-as-is --cacert {folder}/ca.pem 'https://{address}/{root}/metadata'\n\n\
-         # A look-up of this practice, and the directory cache\n{program} lookup --config {folder}/spine-proxy.toml {ods}\ncurl -H \"Authorization: Bearer $(cat {folder}/admin.token)\" http://{admin}/directory\n\n\
-         # What was refused and why, in the console: log in with the token from {folder}/admin.token\nhttp://{admin}/console\n\n\
-         # Metrics, readiness, audit journal\ncurl http://{admin}/metrics\ncurl http://{admin}/readyz\n{program} audit query {folder}/audit\n{program} audit verify {folder}/audit\n",
-        practice.name,
-    ))
+/// Creates the play of a lab.
+fn play(parties: &TestParties, screen: Screen) -> Result<Play, Failure> {
+    let consumer = parties.consumer(None).map_err(Failure::Environment)?;
+    let none = || Failure::Environment(anyhow::anyhow!("the lab has no practice"));
+    let ods = &parties.practices.first().ok_or_else(none)?.ods;
+    let base = ConnectionOptions::of_parties(parties, consumer).caller(ods, CallNotes::None)?;
+    let settings = PlaySettings { judgement: Judgement::Own, books: true, screen };
+    Ok(Play::new(base, parties.clone(), settings))
+}
+
+/// Verifies the journal of what was played, and shows the result.
+async fn verify_journal(lab: &Lab, screen: Screen) -> Result<(), Failure> {
+    let journal = lab.flushed_journal().await;
+    let found = verify(&journal, &VerifyWith::default())?;
+    let Some(fault) = found.faults.first() else {
+        let line = format!("   journal verified: its chain of {} lines is unbroken", found.lines);
+        screen.line(Tone::Good, line);
+        return Ok(());
+    };
+    Err(Failure::Environment(anyhow::anyhow!("the journal is not as it was written: {fault}")))
 }

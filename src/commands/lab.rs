@@ -17,7 +17,6 @@ mod settings;
 mod slapd;
 mod world;
 
-pub(super) use demonstration::PRACTICES;
 pub(super) use settings::{LabDirectory, LabSettings};
 pub(super) use world::Lab;
 
@@ -72,7 +71,7 @@ pub(super) fn within_temporary(
 
 async fn serve(folder: &Path, settings: LabSettings) -> Result<(), Failure> {
     let mut stop = signal(SignalKind::terminate())?;
-    let lab = Lab::set_up(folder, settings).await?;
+    let lab = Lab::set_up(folder, settings, &|_| {}).await?;
     print(lab.description());
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}

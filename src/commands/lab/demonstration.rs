@@ -13,10 +13,10 @@ const NIGHT: &str = "200000000362";
 const NIGHT_ODS: &str = "A00003";
 
 /// Practice as the directory lists it.
-pub(in crate::commands) struct ListedPractice {
-    pub(in crate::commands) name: &'static str,
-    pub(in crate::commands) ods: &'static str,
-    pub(in crate::commands) asid: &'static str,
+struct ListedPractice {
+    name: &'static str,
+    ods: &'static str,
+    asid: &'static str,
     supplier: usize,
     path: &'static str,
 }
@@ -30,7 +30,7 @@ const SUPPLIERS: [&str; 4] = [
 ];
 
 /// Practices of the demonstration; some share a host, and each supplier writes service roots in its own way.
-pub(in crate::commands) const PRACTICES: [ListedPractice; 5] = [
+const PRACTICES: [ListedPractice; 5] = [
     listed("Harbour Street Surgery", "A20047", "918999198993", 0, "/A20047/STU3/1/gpconnect"),
     listed("Mill Lane Practice", "B82617", "918999198994", 0, "/B82617/STU3/1/gpconnect"),
     listed(
@@ -62,10 +62,6 @@ const fn listed(
 impl ListedPractice {
     fn host(&self) -> &'static str {
         SUPPLIERS.get(self.supplier).copied().unwrap_or(NOBODY)
-    }
-
-    pub(in crate::commands) fn root(&self) -> String {
-        format!("https://{}{}", self.host(), self.path)
     }
 }
 

@@ -25,8 +25,12 @@ use spine_types::interaction::AllowedInteractions;
 
 use crate::failure::Failure;
 use crate::server::{Prepared, Server};
+use crate::traffic::Traffic;
 
 const GATEWAY_NAME: &str = "gateway.ssp.example.nhs.uk";
+
+/// Function that is called with each step of setting up.
+pub(in crate::commands) type Progress<'a> = &'a (dyn Fn(&str) + Send + Sync);
 
 /// Running environment, which stops when it is taken down.
 pub(in crate::commands) struct Lab {
@@ -40,15 +44,17 @@ pub(in crate::commands) struct Lab {
 }
 
 impl Lab {
-    /// Sets everything up inside `folder`, which must not exist or be empty.
+    /// Sets everything up inside `folder`, which must not exist or be empty; `progress` is called with each step.
     pub(in crate::commands) async fn set_up(
         folder: &Path,
         settings: LabSettings,
+        progress: Progress<'_>,
     ) -> Result<Self, Failure> {
         create(folder).map_err(Failure::Environment)?;
         let simulated = CancellationToken::new();
-        let written = prepare(folder, &settings, &simulated).await.map_err(Failure::Environment)?;
-        let WrittenLab { config, control, slapd } = written;
+        let written = prepare(folder, &settings, &simulated, progress).await;
+        let WrittenLab { config, control, slapd } = written.map_err(Failure::Environment)?;
+        progress("starting the proxy");
         let server = Server::start(Prepared::load(&config, 1)?, Some(config))?;
         let folder = folder.to_owned();
         Ok(Self { folder, settings, server, control, simulated, _slapd: slapd })
@@ -60,6 +66,17 @@ impl Lab {
 
     pub(in crate::commands) const fn admin(&self) -> SocketAddr {
         self.server.admin
+    }
+
+    /// Returns the traffic of the proxy.
+    pub(in crate::commands) fn traffic(&self) -> &Traffic {
+        self.server.trail.traffic()
+    }
+
+    /// Returns the folder of the journal, once everything that has ended is written.
+    pub(in crate::commands) async fn flushed_journal(&self) -> PathBuf {
+        self.server.trail.flush().await;
+        self.server.trail.folder().to_owned()
     }
 
     pub(in crate::commands) fn file(&self, name: &str) -> PathBuf {
@@ -95,11 +112,14 @@ async fn prepare(
     folder: &Path,
     settings: &LabSettings,
     stop: &CancellationToken,
+    progress: Progress<'_>,
 ) -> anyhow::Result<WrittenLab> {
+    progress("making certificates");
     let pki = Pki::new(Timestamp::now().as_second())?;
     write_pki(folder, settings, &pki)?;
     let practices = settings.practices.iter().filter(|practice| practice.answers);
-    let practices = practices.map(simulated).collect::<anyhow::Result<_>>()?;
+    let practices = practices.map(simulated).collect::<anyhow::Result<Vec<_>>>()?;
+    progress(&format!("starting {} practices", practices.len()));
     let provider = Arc::new(SimulatedProvider::new(practices, Timestamp::now()));
     let hosts = listen(settings, &pki, &provider, stop).await?;
     let listener = TcpListener::bind(settings.control).await;
@@ -110,6 +130,7 @@ async fn prepare(
     let put = |name: &str, text: &str| write(&folder.join(name), text);
     put("directory.toml", &directory_file(settings))?;
     put("admin.token", &uuid::Uuid::new_v4().simple().to_string())?;
+    progress("starting the directory service");
     let (slapd, source) = match settings.directory {
         LabDirectory::SdsApi => (None, api(&pki, folder, settings, stop).await?),
         LabDirectory::SdsLdap => {

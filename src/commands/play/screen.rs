@@ -79,6 +79,13 @@ impl Screen {
         }
     }
 
+    /// Shows the lines of a command as they are, so that they can be copied.
+    pub(in crate::commands) fn copyable(&self, lines: &[String]) {
+        for line in lines {
+            self.put(line);
+        }
+    }
+
     fn toned(&self, tone: Tone, text: &str) -> String {
         if !self.has_colours || tone == Tone::Plain || text.is_empty() {
             return text.to_owned();
