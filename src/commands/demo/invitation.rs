@@ -74,13 +74,19 @@ fn proposals(lab: &Lab, parties: &TestParties, folder: &Path) -> anyhow::Result<
     let fetch = |path: &str| words(&format!("curl http://{admin}/{path}"));
     let judged = [ours("conform --book"), with("--lab", "lab.json")].concat();
     let console = format!("What was refused and why: http://{admin}/console, with this token");
-    let by_root = format!("metadata {ods} --root {root} --to {asid} --verbose");
+    let by_root = [
+        ours(&format!("call metadata {ods}")),
+        vec![format!("--root {root}")],
+        words(&format!("--to {asid} --verbose")),
+        with("--lab", "lab.json"),
+    ]
+    .concat();
     Ok(vec![
         one(&format!("Free slots at {}", practice.name), call(&format!("slots {ods}"))),
         one("A booking for the earliest of them", call(&book)),
         one("Another one, by curl: the command is made, and sent by the shell", piped(call(&book))),
         one("The appointments of that patient", call(&format!("appointments {ods} --patient {number}"))),
-        one("The same practice by its service root, with both sides shown", call(&by_root)),
+        one("The same practice by its service root, with both sides shown", by_root),
         one("The curl command for a request", call(&format!("metadata {ods} --curl"))),
         one("A consumer without an agreement: 403", call(&format!("slots {ods} --consumer clinic"))),
         one("No client certificate: 496", anonymous),
