@@ -386,6 +386,12 @@ fn options_without_a_lab_are_those_of_call_and_name_the_practice() {
     let said = stdout(&output);
     assert!(said.contains("not played: it needs a consumer without an agreement"), "{said}");
     assert!(said.contains("1 of 1 sessions as expected"), "{said}");
+    let anonymous = run("", &["--book"]);
+    assert_eq!(anonymous.status.code(), Some(0), "{}", stdout(&anonymous));
+    let said = stdout(&anonymous);
+    assert!(said.contains("no patient is sought: none is given"), "{said}");
+    assert!(said.contains("not played: it needs a registered patient"), "{said}");
+    assert!(said.contains("  ok  A request without TLS is refused: 497 plain_http"), "{said}");
     for name in ["against", "authorities", "asid", "consumer-ods", "practice", "to", "root", "key"]
     {
         let refused = run(&format!("--{name}"), &[]);

@@ -109,7 +109,8 @@ pub fn run(wanted: &ConformOptions) -> Result<(), Failure> {
     }
     let (failed, passed, _) = counts(&cases);
     match (failed, is_whole) {
-        (0, true) => Ok(()),
+        (0, true) if passed > 0 => Ok(()),
+        (0, true) => Err(Failure::Environment(anyhow::anyhow!("no case could be played"))),
         (0, false) => Err(Failure::Environment(anyhow::anyhow!("stopped by a signal"))),
         (failed, _) => Err(Failure::Environment(anyhow::anyhow!(
             "{failed} of {} cases were not answered as expected",

@@ -90,7 +90,13 @@ impl Play {
                 return Err(CaseEnd::unexpected(wanted, "one that is not"));
             }
         }
-        self.registered(&caller).await.map(drop)
+        match self.patient("registered") {
+            Some(_) => self.registered(&caller).await.map(drop),
+            None => {
+                self.note("no patient is sought: none is given");
+                Ok(())
+            }
+        }
     }
 
     async fn simple(&self) -> Result<(), CaseEnd> {
