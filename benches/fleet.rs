@@ -14,7 +14,8 @@
 //!
 //! For each run it counts the requests that were served and refused, the queries that reached SDS, those it refused,
 //! and the most in any second and in any ten. It ends with 1 if a gateway failed a request that `alone` served (in
-//! `redis-away`: a request that was not sent while Redis was away, or soon after); if sharing gateways sent more than
+//! `redis-away`: a request that was not sent while Redis was away, or soon after), or refused one although the
+//! rate was not used up; if sharing gateways sent more than
 //! 1.15 times as many queries as one gateway, more than the rate and its burst allow in a window, or one that was
 //! refused; or if `not-sharing` had none refused, because then the other figures would say nothing.
 #![expect(

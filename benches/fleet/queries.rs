@@ -22,6 +22,8 @@ pub(crate) struct Queries {
     pub(crate) refused: usize,
     /// The most in a window of each length of [`WINDOWS_S`].
     pub(crate) most: [usize; 2],
+    /// Times of all queries, sorted.
+    times: Vec<Instant>,
 }
 
 impl Queries {
@@ -39,7 +41,14 @@ impl Queries {
         let mut times: Vec<_> = received.iter().map(|query| query.at).collect();
         times.sort_unstable();
         let most = WINDOWS_S.map(|seconds| most(&times, Duration::from_secs(seconds.into())));
-        Self { count: times.len(), refused, most }
+        Self { count: times.len(), refused, most, times }
+    }
+
+    /// Queries in a period, as a share of those that the rate allows, without its burst.
+    pub(crate) fn share(&self, begin: Instant, period: Duration) -> f64 {
+        let before = |end: Instant| self.times.partition_point(|time| *time < end);
+        let count = before(begin + period) - before(begin);
+        count as f64 / (f64::from(PER_SECOND) * period.as_secs_f64())
     }
 
     /// The most queries that the rate allows in a window.

@@ -11,6 +11,8 @@ use crate::support::figures::{Latencies, ms};
 
 /// Limit: number of queries of sharing gateways, as a multiple of those of one gateway.
 const QUERIES_RATIO_MAX: f64 = 1.15;
+/// Limit: least share of the rate that is used while a request waits for the directory in vain.
+const USED_MIN: f64 = 0.8;
 /// Time after the return of Redis in which requests may still fail: gateways connect again, and their queues of
 /// queries become short.
 const RECOVERS: Duration = Duration::from_secs(15);
@@ -52,6 +54,12 @@ impl Outcome {
         Some(after.max().unwrap_or_default().as_secs_f64())
     }
 
+    /// Least share of the rate that was used while a request waited that failed; `None` if none failed.
+    fn used_at_failures(&self) -> Option<f64> {
+        let failed = self.sent.iter().filter(|sent| sent.end != End::Served);
+        failed.map(|sent| self.queries.share(sent.began, sent.took)).min_by(f64::total_cmp)
+    }
+
     /// Counts the requests that failed here and not in another run, without those that may fail.
     fn failed_unlike(&self, other: &Self) -> usize {
         let pairs = self.sent.iter().zip(&other.sent);
@@ -71,7 +79,7 @@ pub(crate) fn table(outcomes: &[Outcome]) {
     for outcome in outcomes {
         let failures = outcome.failures();
         let failed: usize = failures.values().sum();
-        let Queries { count, refused, most: [most_1_s, most_10_s] } = &outcome.queries;
+        let Queries { count, refused, most: [most_1_s, most_10_s], .. } = &outcome.queries;
         let first = outcome.first_latencies();
         let first = [50, 99, 100].map(|percent| ms(first.percentile(percent))).join("/");
         println!(
@@ -140,6 +148,7 @@ fn bounds(outcome: &Outcome, alone: Option<&Outcome>) -> Vec<Bound> {
             let mut bounds = rate_bounds(outcome);
             bounds.push(cut_bound(outcome));
             bounds.extend(alone.map(|alone| failure_bound(outcome, alone)));
+            bounds.extend(outcome.used_at_failures().map(used_bound));
             let alone = alone.filter(|_| outcome.run != Run::RedisAway);
             bounds.extend(alone.map(|alone| count_bound(outcome, alone)));
             bounds
@@ -148,13 +157,14 @@ fn bounds(outcome: &Outcome, alone: Option<&Outcome>) -> Vec<Bound> {
 }
 
 fn rate_bounds(outcome: &Outcome) -> Vec<Bound> {
-    let Queries { refused, most, .. } = outcome.queries;
-    let within = WINDOWS_S.iter().zip(most).all(|(window, most)| most <= Queries::allowed(*window));
+    let Queries { refused, most, .. } = &outcome.queries;
+    let within =
+        WINDOWS_S.iter().zip(most).all(|(window, most)| *most <= Queries::allowed(*window));
     let [allowed_1_s, allowed_10_s] = WINDOWS_S.map(Queries::allowed);
     vec![
         Bound {
             name: "no query is refused with 429",
-            kept: refused == 0,
+            kept: *refused == 0,
             measured: format!("{refused} refused"),
         },
         Bound {
@@ -192,6 +202,15 @@ fn failure_bound(outcome: &Outcome, alone: &Outcome) -> Bound {
         ),
     };
     Bound { name, kept: failed == 0, measured }
+}
+
+/// A request may only be refused because its gateway's part of the rate is used up.
+fn used_bound(used: f64) -> Bound {
+    Bound {
+        name: "while a request waits in vain, at least 80 % of the rate is used",
+        kept: used >= USED_MIN,
+        measured: format!("{:.0} % or more", used * 100.0),
+    }
 }
 
 fn count_bound(outcome: &Outcome, alone: &Outcome) -> Bound {
