@@ -201,25 +201,18 @@ impl<'a> TokenPayload<'a> {
         let issuer = text(self.issuer, "iss")?;
         let subject = text(self.subject, "sub")?;
         let audience = audience(self.audience)?;
-        let (issued_s, expires_s) = times(self.issued_s, self.expires_s, now_s, ahead_max)?;
+        let (issued_s, expires_s) = times(self.issued_s, self.expires_s)?;
+        check_lifetime(issued_s, expires_s)?;
+        check_not_expired(expires_s, now_s)?;
+        check_not_ahead(issued_s, now_s, ahead_max)?;
         let reason = text(self.reason, "reason_for_request")?;
-        if reason != "directcare" && !(interaction.migrates() && reason == "migration") {
-            let rule = match interaction.migrates() {
-                true => "be directcare or migration",
-                false => "be directcare",
-            };
-            return Err(Refusal::ClaimInvalid { claim: "reason_for_request", rule });
-        }
+        check_reason(&reason, interaction)?;
         let scope = text(self.scope, "requested_scope")?;
         check_scope(&scope, interaction)?;
-        let device = resource(self.device, "requesting_device", "Device")?;
-        let organisation = resource(self.organisation, "requesting_organization", "Organization")?
-            .organisation()?;
-        let practitioner = resource(self.practitioner, "requesting_practitioner", "Practitioner")?;
-        if practitioner.id.as_ref().is_none_or(|JsonText(id)| *id != subject) {
-            let rule = "equal requesting_practitioner.id";
-            return Err(Refusal::ClaimInvalid { claim: "sub", rule });
-        }
+        let device = device(self.device)?;
+        let organisation = organisation_claim(self.organisation)?.organisation()?;
+        let practitioner = practitioner(self.practitioner)?;
+        check_subject(&subject, &practitioner)?;
         let text = |value: Any<Option<JsonText<'a>>>| value.0.map(|JsonText(text)| text);
         Ok(Claims {
             issuer,
@@ -261,25 +254,63 @@ fn audience(claim: Option<Any<Texts<'_>>>) -> Result<Audience<'_>, Refusal> {
     }
 }
 
-/// Spec: a token is valid for 300 s and is not accepted at or after `exp`.
-fn times(
-    iat: Option<i64>,
-    exp: Option<i64>,
-    now_s: i64,
-    ahead_max: Duration,
-) -> Result<(i64, i64), Refusal> {
+/// Returns `iat` and `exp`, which are both required.
+fn times(iat: Option<i64>, exp: Option<i64>) -> Result<(i64, i64), Refusal> {
     let iat = iat.ok_or(Refusal::ClaimMissing("iat"))?;
-    let exp = exp.ok_or(Refusal::ClaimMissing("exp"))?;
-    if exp.checked_sub(iat) != Some(LIFETIME_S) {
-        return Err(Refusal::TokenLifetime);
+    Ok((iat, exp.ok_or(Refusal::ClaimMissing("exp"))?))
+}
+
+/// Spec: a token is valid for 300 s.
+fn check_lifetime(iat: i64, exp: i64) -> Result<(), Refusal> {
+    if exp.checked_sub(iat) == Some(LIFETIME_S) { Ok(()) } else { Err(Refusal::TokenLifetime) }
+}
+
+/// Spec: a token is not accepted at or after `exp`.
+fn check_not_expired(exp: i64, now_s: i64) -> Result<(), Refusal> {
+    match now_s >= exp {
+        true => Err(Refusal::TokenExpired { ago: ClockDifference::between(now_s, exp) }),
+        false => Ok(()),
     }
-    if now_s >= exp {
-        return Err(Refusal::TokenExpired { ago: ClockDifference::between(now_s, exp) });
+}
+
+fn check_not_ahead(iat: i64, now_s: i64, ahead_max: Duration) -> Result<(), Refusal> {
+    match u64::try_from(iat.saturating_sub(now_s))
+        .is_ok_and(|ahead_s| ahead_s > ahead_max.as_secs())
+    {
+        true => Err(Refusal::TokenFromFuture { ahead: ClockDifference::between(iat, now_s) }),
+        false => Ok(()),
     }
-    if u64::try_from(iat.saturating_sub(now_s)).is_ok_and(|ahead_s| ahead_s > ahead_max.as_secs()) {
-        return Err(Refusal::TokenFromFuture { ahead: ClockDifference::between(iat, now_s) });
+}
+
+fn check_reason(reason: &str, interaction: &'static Interaction) -> Result<(), Refusal> {
+    if reason == "directcare" || (interaction.migrates() && reason == "migration") {
+        return Ok(());
     }
-    Ok((iat, exp))
+    let rule = match interaction.migrates() {
+        true => "be directcare or migration",
+        false => "be directcare",
+    };
+    Err(Refusal::ClaimInvalid { claim: "reason_for_request", rule })
+}
+
+/// Spec: the user is the practitioner.
+fn check_subject(subject: &str, practitioner: &ClaimResource<'_>) -> Result<(), Refusal> {
+    if practitioner.id.as_ref().is_some_and(|JsonText(id)| id == subject) {
+        return Ok(());
+    }
+    Err(Refusal::ClaimInvalid { claim: "sub", rule: "equal requesting_practitioner.id" })
+}
+
+fn device(claim: Option<ClaimResource<'_>>) -> Result<ClaimResource<'_>, Refusal> {
+    resource(claim, "requesting_device", "Device")
+}
+
+fn organisation_claim(claim: Option<ClaimResource<'_>>) -> Result<ClaimResource<'_>, Refusal> {
+    resource(claim, "requesting_organization", "Organization")
+}
+
+fn practitioner(claim: Option<ClaimResource<'_>>) -> Result<ClaimResource<'_>, Refusal> {
+    resource(claim, "requesting_practitioner", "Practitioner")
 }
 
 /// Spec: one scope, which GP Connect 1.6 allows a confidentiality marker to follow.

@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::audit::{Entry, RegistrationOrigin, Trail, Transfer};
 use crate::breaker::CircuitChange;
 use crate::claims::{self, Signature};
-use crate::consumers;
+use crate::consumers::Consumer;
 use crate::directory::{Directory, Payer};
 use crate::forward::{
     BodyPace, ConsumerHop, Forwarder, Paced, ProviderBody, RequestTerms, Unanswered, Upload,
@@ -34,7 +34,6 @@ use crate::throttle::{HeartbeatHandle, MemoryLimit, OutcomeReport, ProviderTurn,
 use crate::tls::{Alarms, Peer, Trust};
 use spine_types::Asid;
 use spine_types::interaction::{AllowedInteractions, Effect, Interaction};
-use spine_types::target::Target;
 
 mod answer;
 #[cfg(feature = "lab")]
@@ -42,6 +41,7 @@ mod forced;
 mod connection;
 mod diagnosis;
 mod negotiation;
+mod steps;
 
 pub use answer::AnswerBody;
 pub use connection::{ConsumerAddress, ConsumerConnection};
@@ -346,14 +346,10 @@ impl Gateway {
         let peer = admit_peer(connection, live, now, entry)?;
         let request = SspRequest::parse(head, headers, &rules.head, compatibility.trace_ids)?;
         let SspRequest { from, receiver, target, .. } = &request;
-        if !self.directory.may_know(peer.names()) {
-            return Err(Refusal::CertificateUnknown);
-        }
+        steps::check_known(&self.directory, &peer)?;
         let payer = Payer::Certificate(peer.fingerprint());
         let sender = entry.during(Phase::Directory, pin!(self.directory.sender(from, payer))).await;
-        let consumer = sender
-            .and_then(|sender| consumers::identify(&peer, sender))
-            .map_err(|refusal| diagnosis::sender(&self.directory, refusal, &peer, head))?;
+        let consumer = steps::identify(&self.directory, sender, &peer, head)?;
         entry.consumer(&consumer);
         connection.identified();
         let effect = Effect::of(&head.method);
@@ -364,18 +360,17 @@ impl Gateway {
         let ahead_max = compatibility.clock_ahead_max;
         let claims = claims::check(&payload, interaction, now.as_second(), ahead_max)?;
         entry.claims(&claims);
+        policy::check_registered(consumer.sender(), interaction)?;
+        steps::check_organisation(&self.directory, consumer.sender(), &claims.organisation)?;
         let facts = RequestFacts {
-            consumer: &consumer,
             receiver,
             target,
             interaction,
-            claims: &claims,
+            audience: &claims.audience,
             audiences: &compatibility.audiences,
             bases: &rules.bases,
         };
-        policy::may_send(&facts)
-            .map_err(|refusal| diagnosis::claims(&self.directory, refusal, &claims))?;
-        let permit = self.authorise(&facts, Payer::Consumer(from), entry).await?;
+        let permit = self.authorise(&consumer, &facts, entry).await?;
         let provider = entry.provider(&permit);
         let body = Paced::new(body, head.version, rules.pace);
         let transfer = entry.transfer();
@@ -404,30 +399,25 @@ impl Gateway {
     /// supplier, the provider is looked up again and the decision repeated once.
     async fn authorise(
         &self,
+        consumer: &Consumer,
         facts: &RequestFacts<'_>,
-        payer: Payer<'_>,
         entry: &mut Entry,
     ) -> Result<Permit, Refusal> {
+        let payer = Payer::Consumer(&consumer.sender().asid);
         let (receiver, interaction) = (facts.receiver, facts.interaction);
         let provider = entry
             .during(Phase::Directory, pin!(self.directory.provider(receiver, interaction, payer)))
             .await?;
         let agreements = self.directory.agreements();
-        let verdict = policy::authorise(&agreements, facts, &provider);
-        let ours_may_be_old = match (&verdict, facts.target) {
-            (Err(Refusal::TargetVaries { .. } | Refusal::ReceiverNotPractices), _) => true,
-            // With the practice in the target, only the token shows which root the consumer knows.
-            (Err(Refusal::AudienceMismatch { .. }), Target::Practice(_)) => true,
-            _ => false,
-        };
-        if !ours_may_be_old {
+        let verdict = policy::authorise(&agreements, consumer, facts, &provider);
+        if !verdict.as_ref().is_err_and(|refusal| steps::may_be_outdated(refusal, facts.target)) {
             return verdict;
         }
         let refreshed = entry
             .during(Phase::Directory, pin!(self.directory.refreshed(receiver, interaction, payer)))
             .await?;
         let verdict = match refreshed {
-            Some(provider) => policy::authorise(&agreements, facts, &provider),
+            Some(provider) => policy::authorise(&agreements, consumer, facts, &provider),
             None => verdict,
         };
         self.metrics

@@ -8,13 +8,13 @@ use http::uri::PathAndQuery;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::claims::{Audience, Claims};
+use crate::claims::Audience;
 use crate::consumers::Consumer;
 use crate::refusal::{AudienceLikeness, MismatchedSide, PathLikeness, Refusal};
-use crate::registry::{Agreements, ProviderRegistration};
-use spine_types::ServiceRoot;
+use crate::registry::{Agreements, ProviderRegistration, Sender};
 use spine_types::interaction::Interaction;
 use spine_types::target::{Receiver, Target};
+use spine_types::{Asid, OdsCode, ServiceRoot};
 
 /// Token audience accepted besides the registered service root.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -39,19 +39,17 @@ pub enum OtherAudience {
     Named(String),
 }
 
-/// Facts about a request that the authorisation is based on.
+/// Facts about a request that the authorisation is based on, besides its consumer.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestFacts<'a> {
-    /// Identified consumer that sends the request.
-    pub consumer: &'a Consumer,
     /// Receiver that the request names.
     pub receiver: &'a Receiver,
     /// Target of the request, parsed.
     pub target: &'a Target<'a>,
     /// Interaction that the request names.
     pub interaction: &'static Interaction,
-    /// Claims of the request's token.
-    pub claims: &'a Claims<'a>,
+    /// Audience of the request's token.
+    pub audience: &'a Audience<'a>,
     /// Audiences that this consumer may use besides the service root.
     pub audiences: &'a [OtherAudience],
     /// Base URLs of this proxy, without a final slash.
@@ -103,24 +101,29 @@ impl Permit {
     }
 }
 
-/// Checks that the sender may initiate this interaction on behalf of the token's organisation.
+/// Checks that the sender may initiate this interaction.
 ///
 /// # Errors
-/// Returns a refusal if the interaction is not registered for the sender, or the token names another
-/// organisation.
-pub fn may_send(facts: &RequestFacts<'_>) -> Result<(), Refusal> {
-    let sender = facts.consumer.sender();
-    if !sender.interactions.iter().any(|held| held.id == facts.interaction.id) {
-        return Err(Refusal::SenderNotRegistered(sender.asid.clone()));
+/// Returns a refusal if the interaction is not registered for the sender.
+pub fn check_registered(sender: &Sender, interaction: &Interaction) -> Result<(), Refusal> {
+    match sender.interactions.iter().any(|held| held.id == interaction.id) {
+        true => Ok(()),
+        false => Err(Refusal::SenderNotRegistered(sender.asid.clone())),
     }
-    let organisation = &facts.claims.organisation;
-    if sender.ods != *organisation && !sender.on_behalf_of.contains(organisation) {
-        return Err(Refusal::OrganisationMismatch);
-    }
-    Ok(())
 }
 
-/// Checks target, audience and agreement, and returns the permit to forward.
+/// Checks that the sender may send on behalf of the token's organisation.
+///
+/// # Errors
+/// Returns a refusal if the token names an organisation that is not the sender's.
+pub fn check_organisation(sender: &Sender, organisation: &OdsCode) -> Result<(), Refusal> {
+    match sender.ods == *organisation || sender.on_behalf_of.contains(organisation) {
+        true => Ok(()),
+        false => Err(Refusal::OrganisationMismatch),
+    }
+}
+
+/// Checks target, audience and agreement, and returns the permit to forward the consumer's request.
 ///
 /// The target must be the provider's registered service root followed by the interaction's path and nothing
 /// else; the token's audience must be the root or an accepted alternative.
@@ -129,23 +132,39 @@ pub fn may_send(facts: &RequestFacts<'_>) -> Result<(), Refusal> {
 /// Returns the refusal of the first check that fails.
 pub fn authorise(
     agreements: &Agreements,
+    consumer: &Consumer,
     facts: &RequestFacts<'_>,
     provider: &Arc<ProviderRegistration>,
 ) -> Result<Permit, Refusal> {
     let path_and_query = forwarded(facts, provider)?;
     check_audience(facts, provider)?;
-    let from = &facts.consumer.sender().asid;
-    if !agreements.hold(from, &provider.asid) {
-        return Err(Refusal::NoAgreement { from: from.clone(), to: provider.asid.clone() });
-    }
+    check_agreement(agreements, &consumer.sender().asid, provider)?;
     Ok(Permit { provider: Arc::clone(provider), interaction: facts.interaction, path_and_query })
 }
 
-/// Returns the path and query to send to the provider.
+/// Checks that there is an agreement between consumer and provider.
+///
+/// # Errors
+/// Returns a refusal if there is none.
+pub fn check_agreement(
+    agreements: &Agreements,
+    from: &Asid,
+    provider: &ProviderRegistration,
+) -> Result<(), Refusal> {
+    match agreements.hold(from, &provider.asid) {
+        true => Ok(()),
+        false => Err(Refusal::NoAgreement { from: from.clone(), to: provider.asid.clone() }),
+    }
+}
+
+/// Checks the target, and returns the path and query to send to the provider.
 ///
 /// Spec: the SSP refuses a target that does not begin with the registered endpoint, compared as text.
 /// Security: service roots can nest, so the rest must match the interaction's template exactly.
-fn forwarded(
+///
+/// # Errors
+/// Returns a refusal if the target is not the provider's service root and the interaction's path.
+pub fn forwarded(
     facts: &RequestFacts<'_>,
     provider: &ProviderRegistration,
 ) -> Result<PathAndQuery, Refusal> {
@@ -193,7 +212,7 @@ fn varies(facts: &RequestFacts<'_>, provider: &ProviderRegistration) -> Refusal 
 ///
 /// Target and audience agree then, so that `Ssp-To` is the side that does not fit.
 fn audience_is_targets(facts: &RequestFacts<'_>, provider: &ProviderRegistration) -> bool {
-    let (Audience::One(audience), Target::Url(url)) = (&facts.claims.audience, facts.target) else {
+    let (Audience::One(audience), Target::Url(url)) = (facts.audience, facts.target) else {
         return false;
     };
     provider.root.rest_of(url).is_none()
@@ -201,12 +220,15 @@ fn audience_is_targets(facts: &RequestFacts<'_>, provider: &ProviderRegistration
 }
 
 /// Checks the token's audience. Spec: `aud` is the registered service root, character for character.
-fn check_audience(
+///
+/// # Errors
+/// Returns a refusal if the audience is neither the root nor an accepted alternative.
+pub fn check_audience(
     facts: &RequestFacts<'_>,
     provider: &ProviderRegistration,
 ) -> Result<(), Refusal> {
     let root = provider.root.as_str();
-    let accepted = match &facts.claims.audience {
+    let accepted = match facts.audience {
         Audience::One(audience) => audience == root || is_other(facts, provider, audience),
         Audience::OneInArray(audience) => {
             facts.audiences.contains(&OtherAudience::OneInArray)
@@ -225,7 +247,7 @@ fn audience_likeness(
     facts: &RequestFacts<'_>,
     provider: &ProviderRegistration,
 ) -> Option<AudienceLikeness> {
-    let Audience::One(audience) = &facts.claims.audience else {
+    let Audience::One(audience) = facts.audience else {
         return Some(AudienceLikeness::Array);
     };
     let kinds = [

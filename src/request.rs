@@ -71,6 +71,36 @@ impl<'a> SspHeaders<'a> {
         }
     }
 
+    /// Returns the trace id, if it has the form that this consumer's may have.
+    ///
+    /// # Errors
+    /// Returns the refusal of a trace id that is missing, repeated or malformed.
+    pub fn trace_id(&self, rule: TraceIdRule) -> Result<&TraceId, Refusal> {
+        let trace_id = self.trace_id.as_ref().map_err(Refusal::clone)?;
+        if rule == TraceIdRule::Uuid && !trace_id.is_uuid() {
+            return Err(invalid(SspHeader::TraceId, trace_id.as_str()));
+        }
+        Ok(trace_id)
+    }
+
+    /// Returns the receiver that `Ssp-To` and the target name.
+    ///
+    /// # Errors
+    /// Returns the refusal of an `Ssp-To` that is repeated or malformed, or missing where it is needed.
+    pub fn receiver(&self, target: &Target<'_>) -> Result<Receiver, Refusal> {
+        match (target, self.to.clone()) {
+            (Target::Url(_), to) => {
+                Ok(Receiver::System { asid: to?, hint: target.practice_hint() })
+            }
+            (Target::Practice(practice), Err(Refusal::HeaderMissing(_))) => {
+                Ok(Receiver::Practice { ods: practice.ods.clone(), asid: None })
+            }
+            (Target::Practice(practice), to) => {
+                Ok(Receiver::Practice { ods: practice.ods.clone(), asid: Some(to?) })
+            }
+        }
+    }
+
     /// Returns the interaction that the header names, if the catalogue has it; only then may it be logged.
     #[must_use]
     pub fn interaction(&self) -> Option<&'static Interaction> {
@@ -147,30 +177,13 @@ impl<'a> SspRequest<'a> {
         rules: &HeadRules,
         trace_ids: TraceIdRule,
     ) -> Result<Self, Refusal> {
-        check_method(&head.method)?;
-        check_host(head, &rules.names)?;
-        check_size(head, rules)?;
-        check_length(head)?;
-        check_names(&head.headers)?;
-        check_via(&head.headers, &rules.proxy)?;
-        check_connection(&head.headers)?;
-        check_expectation(&head.headers)?;
-        let trace_id = headers.trace_id.as_ref().map_err(Refusal::clone)?;
-        if trace_ids == TraceIdRule::Uuid && !trace_id.is_uuid() {
-            return Err(invalid(SspHeader::TraceId, trace_id.as_str()));
+        for check in &HEAD_CHECKS {
+            check.judge(head, rules)?;
         }
+        headers.trace_id(trace_ids)?;
         let from = headers.from.as_ref().map_err(Refusal::clone)?;
-        let target = Target::parse(target_text(head)).map_err(Refusal::TargetMalformed)?;
-        let to = headers.to.clone();
-        let receiver = match (&target, to) {
-            (Target::Url(_), to) => Receiver::System { asid: to?, hint: target.practice_hint() },
-            (Target::Practice(practice), Err(Refusal::HeaderMissing(_))) => {
-                Receiver::Practice { ods: practice.ods.clone(), asid: None }
-            }
-            (Target::Practice(practice), to) => {
-                Receiver::Practice { ods: practice.ods.clone(), asid: Some(to?) }
-            }
-        };
+        let target = target(head)?;
+        let receiver = headers.receiver(&target)?;
         let interaction_id = headers.interaction_id.as_ref().map_err(Refusal::clone)?;
         Ok(Self { from, receiver, interaction_id, target })
     }
@@ -184,11 +197,91 @@ impl<'a> SspRequest<'a> {
         allowed: &AllowedInteractions,
         method: &Method,
     ) -> Result<&'static Interaction, Refusal> {
-        let (id, path) = (self.interaction_id, self.target.path());
-        interaction::find(allowed, id, method, path)
-            .map_err(|fault| Refusal::of_interaction(fault, id, method, path))
+        interaction(allowed, self.interaction_id, method, self.target.path())
     }
 }
+
+/// Returns the interaction with this id, if the method and path of the request are its own.
+///
+/// # Errors
+/// Returns the refusal if it is unknown, not allowed, or has another method or path.
+pub fn interaction(
+    allowed: &AllowedInteractions,
+    id: &str,
+    method: &Method,
+    path: &str,
+) -> Result<&'static Interaction, Refusal> {
+    interaction::find(allowed, id, method, path)
+        .map_err(|fault| Refusal::of_interaction(fault, id, method, path))
+}
+
+/// Parses the target of a request.
+///
+/// # Errors
+/// Returns the refusal of a target that has none of the accepted forms.
+pub fn target(head: &Parts) -> Result<Target<'_>, Refusal> {
+    Target::parse(target_text(head)).map_err(Refusal::TargetMalformed)
+}
+
+/// Check of one part of a request's head, which depends on no other check.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadCheck {
+    /// Part of the head that is checked.
+    pub name: &'static str,
+    /// Condition that the part must meet.
+    pub expected: &'static str,
+    check: fn(&Parts, &HeadRules) -> Result<(), Refusal>,
+}
+
+impl HeadCheck {
+    /// Checks this part of a head.
+    ///
+    /// # Errors
+    /// Returns the refusal for the fault found.
+    pub fn judge(&self, head: &Parts, rules: &HeadRules) -> Result<(), Refusal> {
+        (self.check)(head, rules)
+    }
+}
+
+/// Checks of a head, in the order in which they are made.
+pub const HEAD_CHECKS: [HeadCheck; 8] = [
+    HeadCheck {
+        name: "method",
+        expected: "GET, POST or PUT",
+        check: |head, _| check_method(&head.method),
+    },
+    HeadCheck {
+        name: "Host",
+        expected: "one Host, a name of this proxy",
+        check: |head, rules| check_host(head, &rules.names),
+    },
+    HeadCheck { name: "size of the head", expected: "within the limits", check: check_size },
+    HeadCheck {
+        name: "Content-Length",
+        expected: "none or 0 with GET",
+        check: |head, _| check_length(head),
+    },
+    HeadCheck {
+        name: "header names",
+        expected: "no underscore",
+        check: |head, _| check_names(&head.headers),
+    },
+    HeadCheck {
+        name: "Via",
+        expected: "not this proxy",
+        check: |head, rules| check_via(&head.headers, &rules.proxy),
+    },
+    HeadCheck {
+        name: "Connection",
+        expected: "no end-to-end header",
+        check: |head, _| check_connection(&head.headers),
+    },
+    HeadCheck {
+        name: "Expect",
+        expected: "none, or 100-continue",
+        check: |head, _| check_expectation(&head.headers),
+    },
+];
 
 /// Returns the target in origin-form; an absolute-form target has been checked to name this proxy before.
 fn target_text(head: &Parts) -> &str {

@@ -31,7 +31,7 @@ pub fn payload(headers: &HeaderMap, signature: Signature) -> Result<String, Refu
     decode(bearer(headers)?, signature)
 }
 
-fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
+pub(super) fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let value = values.next().ok_or(Refusal::TokenMissing)?;
     if values.next().is_some() {
@@ -58,24 +58,50 @@ fn cut(text: &str, at: u8) -> Option<(&str, &str)> {
 
 /// Decodes the second part of a token whose first part states `alg: none`.
 fn decode(token: &str, signature: Signature) -> Result<String, Refusal> {
-    const ENCODING: Refusal = Refusal::TokenMalformed(TokenForm::Encoding);
-    let (head, rest) = cut(token, b'.').ok_or(Refusal::TokenMalformed(TokenForm::Parts))?;
-    let (payload, tail) = cut(rest, b'.').ok_or(Refusal::TokenMalformed(TokenForm::NoFinalStop))?;
-    if cut(tail, b'.').is_some() {
-        return Err(Refusal::TokenMalformed(TokenForm::Parts));
-    }
-    let head = URL_SAFE_NO_PAD.decode_to_vec(head).map_err(|_| ENCODING)?;
+    let TokenParts { head, payload, signature: sent } = TokenParts::of(token)?;
     if signature == Signature::Refused {
-        if !tail.is_empty() {
-            return Err(Refusal::TokenSigned);
-        }
-        let head = std::str::from_utf8(&head).map_err(|_| Refusal::TokenAlgorithm)?;
-        let TokenHead { alg: JsonText(alg), typ: JsonText(typ) } =
-            serde_json::from_str(head).map_err(|_| Refusal::TokenAlgorithm)?;
-        if alg != "none" || typ != "JWT" {
-            return Err(Refusal::TokenAlgorithm);
-        }
+        check_unsigned(sent)?;
+        check_algorithm(&head)?;
     }
+    decode_payload(payload)
+}
+
+const ENCODING: Refusal = Refusal::TokenMalformed(TokenForm::Encoding);
+
+/// Parts of a token, the first decoded.
+pub(super) struct TokenParts<'a> {
+    pub(super) head: Vec<u8>,
+    pub(super) payload: &'a str,
+    pub(super) signature: &'a str,
+}
+
+impl<'a> TokenParts<'a> {
+    /// Splits a token at its full stops.
+    pub(super) fn of(token: &'a str) -> Result<Self, Refusal> {
+        let (head, rest) = cut(token, b'.').ok_or(Refusal::TokenMalformed(TokenForm::Parts))?;
+        let (payload, signature) =
+            cut(rest, b'.').ok_or(Refusal::TokenMalformed(TokenForm::NoFinalStop))?;
+        if cut(signature, b'.').is_some() {
+            return Err(Refusal::TokenMalformed(TokenForm::Parts));
+        }
+        let head = URL_SAFE_NO_PAD.decode_to_vec(head).map_err(|_| ENCODING)?;
+        Ok(Self { head, payload, signature })
+    }
+}
+
+/// Spec: GP Connect tokens have no signature.
+pub(super) fn check_unsigned(signature: &str) -> Result<(), Refusal> {
+    if signature.is_empty() { Ok(()) } else { Err(Refusal::TokenSigned) }
+}
+
+pub(super) fn check_algorithm(head: &[u8]) -> Result<(), Refusal> {
+    let head = std::str::from_utf8(head).map_err(|_| Refusal::TokenAlgorithm)?;
+    let TokenHead { alg: JsonText(alg), typ: JsonText(typ) } =
+        serde_json::from_str(head).map_err(|_| Refusal::TokenAlgorithm)?;
+    if alg == "none" && typ == "JWT" { Ok(()) } else { Err(Refusal::TokenAlgorithm) }
+}
+
+pub(super) fn decode_payload(payload: &str) -> Result<String, Refusal> {
     let payload = URL_SAFE_NO_PAD.decode_to_vec(payload).map_err(|_| ENCODING)?;
     String::from_utf8(payload).map_err(|_| Refusal::TokenClaims)
 }

@@ -7,11 +7,12 @@ use http::request::Parts;
 use http::{Response, header};
 
 use crate::breaker::AttemptResult;
-use crate::claims::{self, Claims};
+use crate::claims;
 use crate::directory::Directory;
 use crate::forward::Unanswered;
 use crate::refusal::{MismatchedSide, Refusal};
 use crate::tls::Peer;
+use spine_types::OdsCode;
 use spine_types::target::Target;
 
 /// Refines a mismatch of certificate and `Ssp-From`: the ASID is the odd one if the token's organisation is
@@ -41,8 +42,12 @@ pub(super) fn sender(
 }
 
 /// Refines an organisation mismatch: distinguishes an organisation of another consumer from an unknown one.
-pub(super) fn claims(directory: &Directory, refusal: Refusal, claims: &Claims<'_>) -> Refusal {
-    let unknown = !directory.knows_organisation(&claims.organisation);
+pub(super) fn organisation(
+    directory: &Directory,
+    refusal: Refusal,
+    organisation: &OdsCode,
+) -> Refusal {
+    let unknown = !directory.knows_organisation(organisation);
     if unknown && refusal == Refusal::OrganisationMismatch {
         return Refusal::OrganisationUnknown;
     }
