@@ -16,10 +16,12 @@ use spine_types::interaction::Interaction;
 mod envelope;
 mod loose;
 mod example;
+mod judged;
 mod strict;
 
 pub use envelope::{Signature, payload};
 pub use example::{example_claims, mint};
+pub use judged::{JudgedToken, TokenRules, judge};
 
 use loose::{Any, PractitionerName, Texts};
 use strict::{JsonText, members};
@@ -64,6 +66,16 @@ pub enum Audience<'a> {
     One(Cow<'a, str>),
     /// An array of exactly one string.
     OneInArray(Cow<'a, str>),
+}
+
+impl Audience<'_> {
+    /// Returns the audience without its borrow from the payload.
+    fn into_owned(self) -> Audience<'static> {
+        match self {
+            Self::One(one) => Audience::One(one.into_owned().into()),
+            Self::OneInArray(one) => Audience::OneInArray(one.into_owned().into()),
+        }
+    }
 }
 
 /// Checks everything in a token's [`payload`] that does not need the directory.
@@ -482,6 +494,61 @@ mod tests {
     fn raw(payload: &str) -> Result<Claims<'static>, Refusal> {
         let head = URL_SAFE_NO_PAD.encode_to_string(br#"{"alg":"none","typ":"JWT"}"#);
         check_token(&[format!("Bearer {head}.{}.", URL_SAFE_NO_PAD.encode_to_string(payload))])
+    }
+
+    /// Judges a token with each check, and returns all refusals.
+    fn judged(token: &str) -> Vec<Refusal> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
+        let rules = TokenRules {
+            signature: Signature::Refused,
+            clock_ahead_max: CLOCK_AHEAD_MAX,
+            now_s: NOW,
+        };
+        let judged = judge(&headers, Some(&CATALOGUE[0]), rules);
+        judged.steps.each().iter().filter_map(|step| step.refusal().cloned()).collect()
+    }
+
+    #[test]
+    fn every_fault_is_judged_and_the_first_is_that_of_a_request() {
+        assert_eq!(judged(&mint(&good())), []);
+        for (claim, value) in [
+            ("iss", json!("")),
+            ("sub", json!("2")),
+            ("aud", json!([])),
+            ("exp", json!(NOW + 301)),
+            ("iat", Value::Null),
+            ("reason_for_request", json!("x")),
+            ("requested_scope", json!("x")),
+            ("requesting_device", json!({"resourceType": "Patient"})),
+            ("requesting_organization", json!("x")),
+            ("requesting_practitioner", json!({"resourceType": "Practitioner"})),
+            (
+                "requesting_practitioner",
+                json!({"resourceType": "Practitioner", "id": "1",
+                "identifier": [{"system": USER_ID.url}, {"system": USER_ID.url}]}),
+            ),
+        ] {
+            let mut claims = good();
+            claims[claim] = value;
+            let token = mint(&claims);
+            let refused = check_token(&[format!("Bearer {token}")]).unwrap_err();
+            assert_eq!(judged(&token), [refused], "{claim}");
+        }
+        let mut claims = good();
+        (claims["iss"], claims["requested_scope"]) = ("".into(), "x".into());
+        (claims["iat"], claims["exp"]) = ((NOW - 900).into(), (NOW - 500).into());
+        let token = mint(&claims).replace("eyJhbGciOiJub25lI", "eyJhbGciOiJOb25lI");
+        let ago = ClockDifference::between(NOW, NOW - 500);
+        let all = [
+            Refusal::TokenSigned,
+            Refusal::TokenAlgorithm,
+            Refusal::ClaimMissing("iss"),
+            Refusal::TokenLifetime,
+            Refusal::TokenExpired { ago },
+            Refusal::ScopeMismatch(&CATALOGUE[0]),
+        ];
+        assert_eq!(judged(&format!("{token}c2ln")), all);
     }
 
     #[test]

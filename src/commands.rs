@@ -15,6 +15,7 @@ pub mod check;
 pub mod conform;
 #[cfg(feature = "lab")]
 pub mod demo;
+pub mod explain;
 #[cfg(feature = "lab")]
 pub mod lab;
 pub mod lookup;

@@ -69,6 +69,9 @@ pub struct DirectoryContext {
     pub clock: DirectoryClock,
     /// State shared with other gateways.
     pub sharing: Sharing,
+    /// True if live sources are not asked, only their cached answers used. Requests for others are refused as if
+    /// no source answered.
+    pub is_offline: bool,
 }
 
 struct DirectoryState {
@@ -151,7 +154,13 @@ impl DirectoryContext {
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
         let sharing = Sharing::new(Arc::clone(&metrics));
-        Self { metrics, tasks: Handle::current(), clock: DirectoryClock::system(), sharing }
+        Self {
+            metrics,
+            tasks: Handle::current(),
+            clock: DirectoryClock::system(),
+            sharing,
+            is_offline: false,
+        }
     }
 }
 
@@ -165,9 +174,10 @@ impl Directory {
         context: DirectoryContext,
     ) -> Self {
         let DirectorySettings { freshness, deadlines, misses_per_minute, .. } = settings.clone();
-        let DirectoryContext { metrics, tasks, clock, sharing } = context;
+        let DirectoryContext { metrics, tasks, clock, sharing, is_offline } = context;
         let in_force = SourcesInForce::new(Arc::new(file), sources, 0);
-        let lookups = Lookups::new(tasks, clock.clone(), deadlines.waiting, misses_per_minute);
+        let mut lookups = Lookups::new(tasks, clock.clone(), deadlines.waiting, misses_per_minute);
+        lookups.is_offline = is_offline;
         Self {
             shared: Arc::new(DirectoryState {
                 in_force: ArcSwap::from_pointee(in_force),

@@ -40,11 +40,13 @@ mod answer;
 mod forced;
 mod connection;
 mod diagnosis;
+mod dry_run;
 mod negotiation;
 mod steps;
 
 pub use answer::AnswerBody;
 pub use connection::{ConsumerAddress, ConsumerConnection};
+pub use dry_run::{ClientCertificate, DryRun, JudgedRequest, RequestToJudge};
 
 use answer::RefusalFormat;
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use spine_proxy::commands::check::SchemaOf;
-use spine_proxy::commands::{audit, call, check, lookup, manual, reload, serve, token};
+use spine_proxy::commands::{audit, call, check, explain, lookup, manual, reload, serve, token};
 #[cfg(feature = "lab")]
 use spine_proxy::commands::{certs, conform, demo, lab, simulate};
 use spine_proxy::failure::Failure;
@@ -58,6 +58,8 @@ enum Command {
     Conform(Box<conform::ConformOptions>),
     /// Looks up a practice in the directory as a request would, and prints each step and the result.
     Lookup(lookup::LookupOptions),
+    /// Judges a request as the proxy would, without sending it, and prints each step and what to do.
+    Explain(Box<explain::ExplainOptions>),
     /// Sends a request through a proxy as a consumer does, with token and headers made for it.
     Call(Box<call::CallOptions>),
     /// Verifies, searches or exports the audit journal.
@@ -114,6 +116,7 @@ fn main() -> ExitCode {
         #[cfg(feature = "lab")]
         Command::Conform(wanted) => conform::run(&wanted),
         Command::Lookup(wanted) => lookup::run(&wanted),
+        Command::Explain(wanted) => explain::run(&wanted),
         Command::Call(wanted) => call::run(&wanted),
         Command::Audit(wanted) => audit::run(*wanted),
         #[cfg(feature = "lab")]

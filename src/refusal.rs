@@ -14,6 +14,7 @@ use spine_types::{Asid, CpaId, ServiceRoot, SspHeader};
 mod certificate;
 mod derived;
 mod every;
+mod judged;
 mod outcome;
 mod remedy;
 mod table;
@@ -23,6 +24,7 @@ pub use derived::{
     AudienceLikeness, ClockDifference, PathLikeness, RootDifference, TokenForm, ValueLikeness,
 };
 pub use every::every;
+pub use judged::{JudgedStep, JudgedSteps, StepOutcome};
 pub use outcome::{ErrorFamily, OperationOutcome};
 pub use remedy::{Remedy, remedy};
 pub use table::{BodyFamily, RefusalRow, former_tokens, token_names};

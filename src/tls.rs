@@ -5,7 +5,7 @@
 //! result of verification against one generation, so no later step can forget to verify.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::crypto::CryptoProvider;
@@ -453,6 +453,14 @@ impl Handshake {
         *kept = Some(ChainVerdict { generation: trust.generation, peer: peer.clone() });
         peer
     }
+}
+
+/// Reads the certificates of a PEM file in their order.
+///
+/// # Errors
+/// Returns an error if the file cannot be read, is malformed or holds no certificate.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TrustError> {
+    files::certificates(path)
 }
 
 /// Parses the revocation lists of a file into DER and `nextUpdate` in seconds since 1970. For fuzzing.

@@ -29,6 +29,7 @@ mod drain;
 mod durability;
 mod evidence;
 mod examples;
+mod explain;
 mod faults;
 mod forced;
 mod foreign;

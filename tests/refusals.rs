@@ -269,6 +269,7 @@ async fn every_wrong_request_is_refused_with_its_own_token() {
             let answer = bed.expect_refusal(call, token).await;
             assert_eq!(answer.header("retry-after"), None, "{what}: it would fail again");
         }
+        assert!(bed.agreement.count(token) >= versions.len(), "{what}: not compared with explain");
     }
     assert_eq!(bed.provider.connections(), 0);
 }

@@ -1,37 +1,125 @@
-//! `token`: prints a bearer token as a consumer would send it, for an invented user.
+//! `token`: prints a bearer token as a consumer would send it, for an invented user, or judges one claim by claim.
 
+use std::io::Read as _;
+
+use http::header::{self, HeaderMap, HeaderValue};
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::explain::StepReport;
 use super::print;
-use crate::claims;
+use crate::claims::{self, Audience, JudgedToken, Signature, TokenRules};
 use crate::failure::Failure;
-use spine_types::OdsCode;
+use crate::refusal::Refusal;
 use spine_types::interaction::{self, Interaction};
+use spine_types::{OdsCode, ServiceRoot, masked};
 
-/// Contents of the token.
+/// Contents of the token to print, or the token to judge.
 #[derive(Debug, clap::Args)]
 pub struct TokenOptions {
     /// Service root of the provider, the token's audience.
-    #[arg(long)]
-    pub audience: String,
+    #[arg(long, required_unless_present = "check")]
+    audience: Option<String>,
     /// ODS code of the consumer's organisation.
+    #[arg(long, required_unless_present = "check")]
+    ods: Option<String>,
+    /// Interaction, which decides the token's scope: an id, the end of one, or a word such as book; by default
+    /// slots. With --check, scope and reason are judged only if it is given.
+    #[arg(long, value_parser = interaction::named)]
+    interaction: Option<&'static Interaction>,
+    /// Judges this token, or one on standard input (-), instead of printing one.
+    #[arg(long, value_name = "TOKEN")]
+    check: Option<String>,
+    /// Time at which --check judges, such as 2026-11-25T09:00:00Z, by default now.
+    #[arg(long, value_name = "TIME", requires = "check")]
+    at: Option<Timestamp>,
+    /// Prints JSON: the token with its claims and the seconds until it expires, or the result of --check.
     #[arg(long)]
-    pub ods: String,
-    /// Interaction, which decides the token's scope: an id, the end of one, or a word such as book.
-    #[arg(long, default_value = "slots", value_parser = interaction::named)]
-    pub interaction: &'static Interaction,
+    json: bool,
 }
 
-/// Prints a token that is valid for five minutes from now.
+/// Limit: bytes of a token on standard input.
+const INPUT_BYTES_MAX: u64 = 64 * 1024;
+/// Limit: bytes that are shown of an audience.
+const SHOWN_BYTES_MAX: usize = 256;
+/// Interaction of a token without another.
+const USUAL_INTERACTION: &str = "slots";
+
+/// Prints a token that is valid for five minutes from now, or judges one.
 ///
 /// # Errors
-/// Returns an error if the ODS code is malformed.
+/// Returns an error if the ODS code or the audience to check is malformed, or the token would be refused.
 pub fn run(wanted: &TokenOptions) -> Result<(), Failure> {
-    let ods: OdsCode = wanted.ods.parse().map_err(Failure::configuration)?;
-    let now_s = jiff::Timestamp::now().as_second();
-    print(claims::mint(&claims::example_claims(
-        &wanted.audience,
-        &ods,
-        wanted.interaction.scope,
-        now_s,
-    )));
+    let ods = wanted.ods.as_deref().map(str::parse::<OdsCode>).transpose();
+    let ods = ods.map_err(Failure::configuration)?;
+    if let Some(token) = &wanted.check {
+        return check(wanted, ods.as_ref(), token);
+    }
+    let (Some(audience), Some(ods)) = (&wanted.audience, ods) else { return Ok(()) };
+    let usual = interaction::named(USUAL_INTERACTION).map_err(Failure::environment)?;
+    let scope = wanted.interaction.unwrap_or(usual).scope;
+    let now_s = Timestamp::now().as_second();
+    let claims = claims::example_claims(audience, &ods, scope, now_s);
+    let token = claims::mint(&claims);
+    if wanted.json {
+        let expires_in_s =
+            claims.get("exp").and_then(serde_json::Value::as_i64).map(|exp| exp - now_s);
+        print(json!({"token": token, "claims": claims, "expires_in_s": expires_in_s}));
+    } else {
+        print(token);
+    }
     Ok(())
+}
+
+/// Judges a token and prints the result for each part and claim.
+fn check(wanted: &TokenOptions, ods: Option<&OdsCode>, token: &str) -> Result<(), Failure> {
+    let root = wanted.audience.as_deref().map(str::parse::<ServiceRoot>).transpose();
+    let root =
+        root.map_err(|why| usage(format_args!("--audience is not a service root: {why}")))?;
+    let read = if token == "-" { Some(from_input()?) } else { None };
+    let token = read.as_deref().unwrap_or(token).trim();
+    let token = token.strip_prefix("Bearer ").unwrap_or(token);
+    let value = HeaderValue::try_from(format!("Bearer {token}"));
+    let value = value.map_err(|_| usage("the token has characters that no header may have"))?;
+    let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value)]);
+    let now_s = wanted.at.unwrap_or_else(Timestamp::now).as_second();
+    let rules = TokenRules {
+        signature: Signature::Refused,
+        clock_ahead_max: claims::CLOCK_AHEAD_MAX,
+        now_s,
+    };
+    let judged = claims::judge(&headers, wanted.interaction, rules);
+    let JudgedToken { mut steps, audience, organisation } = judged;
+    if let (Some(root), Some(audience)) = (root, audience) {
+        let (shown, is_root) = match &audience {
+            Audience::One(one) => (one, *one == root.as_str()),
+            Audience::OneInArray(one) => (one, false),
+        };
+        let shown = masked(shown, SHOWN_BYTES_MAX).replace(char::is_control, "?");
+        let expected = root.to_string();
+        let mismatch = Refusal::AudienceMismatch { root, likeness: None };
+        let result = if is_root { Ok(()) } else { Err(mismatch) };
+        steps.judge("aud is the service root", expected, Some(shown), result);
+    }
+    if let (Some(ods), Some(organisation)) = (ods, organisation) {
+        let is_same =
+            if *ods == organisation { Ok(()) } else { Err(Refusal::OrganisationMismatch) };
+        let shown = Some(organisation.to_string());
+        steps.judge("organisation is the sender's", ods.to_string(), shown, is_same);
+    }
+    let report = StepReport::of_token(steps);
+    print(if wanted.json { report.json() } else { report.text() });
+    report.result()
+}
+
+fn from_input() -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = std::io::stdin().lock().take(INPUT_BYTES_MAX).read_to_string(&mut text);
+    read.map_err(|why| usage(format_args!("cannot read standard input: {why}")))?;
+    Ok(text)
+}
+
+/// Returns an error about the arguments.
+fn usage(text: impl std::fmt::Display) -> Failure {
+    Failure::Usage(anyhow::anyhow!("{text}"))
 }

@@ -137,6 +137,8 @@ pub(super) struct Lookups {
     /// Look-ups that failed less than [`RETRY`] ago; not repeated until then.
     failed: Cache<LookupQuestion, FailedLookup>,
     budgets: DefaultKeyedRateLimiter<LookupAccount>,
+    /// True if no look-up may begin.
+    pub(super) is_offline: bool,
 }
 
 type LookupsUnderWay = HashMap<LookupSubject, LookupUnderWay>;
@@ -191,6 +193,7 @@ impl Lookups {
             under_way: Arc::default(),
             failed: Cache::builder().max_capacity(ABSENCES_MAX).time_to_live(RETRY).build(),
             budgets: RateLimiter::keyed(Quota::per_minute(misses_per_minute)),
+            is_offline: false,
         }
     }
 
@@ -200,7 +203,8 @@ impl Lookups {
     /// charged, nor is one that begins although `is_cached`: another has just ended.
     ///
     /// # Errors
-    /// Returns [`LookupFault::OverBudget`] if a look-up would begin and the budget is used up.
+    /// Returns [`LookupFault::OverBudget`] if a look-up would begin and the budget is used up, and
+    /// [`LookupFault::NoAnswer`] if none may begin.
     pub(super) fn begin_or_join<F>(
         &self,
         question: &LookupQuestion,
@@ -211,6 +215,9 @@ impl Lookups {
     where
         F: Future<Output = Result<(), LookupFault>> + Send + 'static,
     {
+        if self.is_offline {
+            return Err(LookupFault::NoAnswer);
+        }
         let mut under_way = lock(&self.under_way);
         if let Some(look_up) = under_way.get(&question.subject) {
             caller.account().into_iter().for_each(|account| look_up.waiters.join(account));

@@ -80,20 +80,34 @@ pub fn remedy(token: &str) -> Option<&'static Remedy> {
 }
 
 impl Refusal {
-    /// Returns the reason with its facts, and what the consumer does about it, in plain words.
+    /// Returns the reason with its facts, in plain words.
     #[must_use]
-    pub fn explanation(&self) -> String {
+    pub fn reason(&self) -> String {
         let row = self.row();
         let Some(remedy) = remedy(row.token) else { return self.to_string() };
-        let reason = match (row.family, self) {
+        match (row.family, self) {
             (BodyFamily::GpConnect, _) => self.to_string(),
             (_, Self::TargetVaries { root, url, .. }) => {
                 let difference = RootDifference::between(root, url);
                 format!("{}{}", remedy.reason, note(difference.as_ref()))
             }
             (BodyFamily::Spine | BodyFamily::SpineMethod, _) => remedy.reason.clone(),
-        };
-        format!("{reason}. {}", remedy.consumers_action())
+        }
+    }
+
+    /// Returns the action of the consumer; empty if there is none.
+    #[must_use]
+    pub fn action(&self) -> &'static str {
+        remedy(self.row().token).map_or("", Remedy::consumers_action)
+    }
+
+    /// Returns the reason with its facts, and what the consumer does about it, in plain words.
+    #[must_use]
+    pub fn explanation(&self) -> String {
+        match self.action() {
+            "" => self.reason(),
+            action => format!("{}. {action}", self.reason()),
+        }
     }
 }
 

@@ -15,6 +15,7 @@
 
 use std::path::PathBuf;
 
+pub mod agreement;
 pub mod authority;
 pub mod chromium;
 pub mod disk;

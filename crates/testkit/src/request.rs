@@ -214,7 +214,7 @@ impl TestRequest {
     /// Sends the request to a gateway at another address and returns its answer.
     pub async fn send_to(&self, bed: &TestBed, address: std::net::SocketAddr) -> Answer {
         let stream = self.connect_to(bed, address).await.unwrap();
-        match self.version {
+        let answer = match self.version {
             Version::Http1 => {
                 let mut wire = RawConnection::new(stream);
                 // The gateway may answer and close before the whole request is written.
@@ -223,7 +223,11 @@ impl TestRequest {
                 read_answer(&mut wire).await.expect("an answer")
             }
             Version::Http2 => self.send_http2(stream).await,
+        };
+        if address == bed.address() {
+            Box::pin(bed.agreement.compare(bed, self, &answer)).await;
         }
+        answer
     }
 
     /// Returns the request as a value of the `http` crate.

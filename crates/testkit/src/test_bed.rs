@@ -14,6 +14,7 @@ use spine_proxy::metrics::Metrics;
 use spine_proxy::server::Prepared;
 use spine_proxy::server::Server;
 
+use super::agreement::Agreement;
 use super::files::Files;
 use super::leak_check::LeakCheckedFolder;
 use super::provider::Provider;
@@ -139,6 +140,8 @@ pub struct TestBed {
     pub issued: HashMap<&'static str, IssuedCertificate>,
     pub provider: Provider,
     pub server: Server,
+    /// Comparisons of answers with `explain`.
+    pub agreement: Agreement,
 }
 
 impl TestBed {
@@ -176,17 +179,19 @@ impl TestBed {
         let config = folder.path().join("spine-proxy.toml");
         let prepared = Prepared::load(&config, 1).unwrap_or_else(|failure| panic!("{failure}"));
         let server = Server::start(prepared, Some(config)).unwrap();
-        Self { folder, pki, issued, provider, server }
+        let agreement = Agreement::new(folder.path());
+        Self { folder, pki, issued, provider, server, agreement }
     }
 
     /// Stops the gateway and starts another over the same files.
     pub async fn restart(self) -> Self {
-        let Self { folder, pki, issued, provider, server } = self;
+        let Self { folder, pki, issued, provider, server, .. } = self;
         server.stop().await;
         let config = folder.path().join("spine-proxy.toml");
         let prepared = Prepared::load(&config, 1).unwrap_or_else(|failure| panic!("{failure}"));
         let server = Server::start(prepared, Some(config)).unwrap();
-        Self { folder, pki, issued, provider, server }
+        let agreement = Agreement::new(folder.path());
+        Self { folder, pki, issued, provider, server, agreement }
     }
 
     /// Sends a request and returns its answer.
