@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use testkit::{program, repository};
 
 /// Running lab, and its description.
@@ -158,6 +158,44 @@ fn the_cases_of_the_pytest_example_pass_against_a_lab() {
 }
 
 /// Two ways to look for what has not been written yet.
+#[test]
+fn a_query_that_follows_the_journal_prints_exchanges_as_they_end_until_a_signal() {
+    let lab = Lab::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("lab.json");
+    std::fs::write(&file, lab.described.to_string()).unwrap();
+    let mut following = Command::new(program())
+        .args(["audit", "query", lab.text("/proxy/journal"), "--follow", "--json"])
+        .args(["--outcome", "answered"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(following.stdout.take().unwrap()).lines();
+    for interaction in ["metadata", "slots"] {
+        let call = Command::new(program())
+            .args(["call", interaction, "A20047", "--lab", file.to_str().unwrap()])
+            .output()
+            .unwrap();
+        assert!(call.status.success(), "{}", String::from_utf8_lossy(&call.stderr));
+        let line: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        let interaction_of = line["interaction"].as_str().unwrap();
+        assert!(interaction_of.contains(interaction.trim_end_matches('s')), "{line}");
+        assert_eq!((&line["event"], &line["status"]), (&json!("closed"), &json!(200)));
+    }
+    let pid = rustix::process::Pid::from_child(&following);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert!(lines.next().is_none());
+    assert_eq!(following.wait().unwrap().code(), Some(0));
+
+    let ended = Command::new(program())
+        .args(["audit", "query", lab.text("/proxy/journal"), "--follow", "--wait", "1ms"])
+        .output()
+        .unwrap();
+    let table = String::from_utf8(ended.stdout).unwrap();
+    assert_eq!(ended.status.code(), Some(0));
+    assert_eq!(table.matches("answered").count(), 2, "{table}");
+}
+
 #[test]
 fn a_query_of_the_journal_waits_for_an_exchange_and_may_require_one() {
     let lab = Lab::start(&[]);

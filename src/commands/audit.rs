@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufWriter, Write as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use audit_journal::{LineFilter, MemberFilter, SearchMethod, search};
 use clap::{Args, Subcommand, ValueEnum};
@@ -16,8 +15,10 @@ use crate::failure::Failure;
 use crate::refusal::{every, former_tokens, token_names};
 
 mod evidence;
+mod query;
 
 use evidence::{CheckTask, KeyTask, ProveTask, VerifyTask};
+use query::QueryTask;
 
 /// Task on the audit journal.
 #[derive(Debug, Subcommand)]
@@ -33,23 +34,7 @@ pub enum AuditTask {
     #[command(subcommand)]
     Key(KeyTask),
     /// Searches for exchanges and prints them as a table.
-    Query {
-        /// Exchanges to print.
-        #[command(flatten)]
-        of: LineSelection,
-        /// Prints the journal's own JSON lines instead.
-        #[arg(long)]
-        json: bool,
-        /// Maximum number of rows or lines.
-        #[arg(long, default_value_t = 1000)]
-        limit: u64,
-        /// Ends with exit code 1 if nothing is found.
-        #[arg(long)]
-        require: bool,
-        /// Waits for the first exchange that is found and has ended, such as 2s, and requires one.
-        #[arg(long, value_parser = wait)]
-        wait: Option<Duration>,
-    },
+    Query(QueryTask),
     /// Prints exchanges in a format for other tools.
     Export {
         /// Exchanges to print.
@@ -121,10 +106,6 @@ const OUTCOMES: [&str; 3] = ["answered", "refused", "aborted"];
 const NEAREST_MAX: usize = 3;
 /// Similarity, from 0 to 1, from which a known token is named for an unknown one.
 const SIMILARITY_MIN: f64 = 0.5;
-/// Interval at which the journal is searched again for an exchange that is waited for.
-const SEARCH_AGAIN: Duration = Duration::from_millis(50);
-/// Limit: time for which an exchange is waited for.
-const WAIT_MAX: Duration = Duration::from_secs(600);
 /// Number of journal lines in one batch of OpenTelemetry logs.
 const BATCH: usize = 100;
 /// Time after the end of the selection in which the closed line of an exchange is looked for.
@@ -137,7 +118,7 @@ const OPEN_MAX: usize = 100_000;
 /// # Errors
 /// Returns an error if the journal cannot be read, or if its verification finds a fault.
 pub fn run(wanted: AuditTask) -> Result<(), Failure> {
-    if let AuditTask::Query { of, .. } | AuditTask::Export { of, .. } = &wanted {
+    if let AuditTask::Query(QueryTask { of, .. }) | AuditTask::Export { of, .. } = &wanted {
         of.name_compressed()?;
     }
     match wanted {
@@ -145,20 +126,11 @@ pub fn run(wanted: AuditTask) -> Result<(), Failure> {
         AuditTask::Prove(wanted) => evidence::prove_exchange(&wanted),
         AuditTask::Check(wanted) => evidence::check(&wanted),
         AuditTask::Key(wanted) => evidence::key(&wanted),
-        AuditTask::Query { of, json, limit, require, wait } => {
-            if let Some(wait) = wait {
-                of.wait_for_end(wait)?;
-            }
-            let count = if json { lines(&of, limit)? } else { table(&of, limit)? };
-            if count == 0 && (require || wait.is_some()) {
-                return Err(Failure::Environment(anyhow::anyhow!("nothing was found")));
-            }
-            Ok(())
-        }
+        AuditTask::Query(wanted) => query::run(&wanted),
         AuditTask::Export { of, format: ExportFormat::Ssp } => {
             let mut out = StandardOutput::new();
             out.line(audit::SSP_COLUMNS);
-            out.exchanges(&of, u64::MAX, audit::row)?;
+            out.exchanges(&of, audit::row)?;
             Ok(())
         }
         AuditTask::Export { of, format: ExportFormat::Otel } => otel(&of),
@@ -214,21 +186,18 @@ impl LineSelection {
         .collect()
     }
 
-    /// Waits until an exchange is found that has ended, for at most this time.
-    fn wait_for_end(&self, wait: Duration) -> Result<(), Failure> {
-        let until = Instant::now() + wait;
-        loop {
-            let mut is_found = false;
-            self.search(self.until, |line| {
-                let line = ExportedLine::read(line);
-                is_found = line.is_some_and(|line| line.text("event") == Some("closed"));
-                if is_found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })?;
-            if is_found || Instant::now() >= until {
-                return Ok(());
-            }
-            std::thread::sleep(SEARCH_AGAIN);
-        }
+    /// Returns the conditions on a line, with another end of the time.
+    fn filter(&self, until: Option<Timestamp>) -> LineFilter {
+        LineFilter { members: self.members(), since: self.since, until }
+    }
+
+    const fn method(&self) -> SearchMethod {
+        if self.scan { SearchMethod::Everything } else { SearchMethod::Indexed }
+    }
+
+    /// Returns the end of the time in which lines of selected exchanges are looked for.
+    fn closed_until(&self) -> Option<Timestamp> {
+        self.until.map(|until| until.saturating_add(CLOSES_WITHIN).unwrap_or(until))
     }
 
     fn search(
@@ -236,9 +205,51 @@ impl LineSelection {
         until: Option<Timestamp>,
         each: impl FnMut(&[u8]) -> ControlFlow<()>,
     ) -> Result<(), Failure> {
-        let how = if self.scan { SearchMethod::Everything } else { SearchMethod::Indexed };
-        let filter = LineFilter { members: self.members(), since: self.since, until };
-        search(&self.journal, &filter, how, each).map_err(|error| fault(&self.journal, error))
+        search(&self.journal, &self.filter(until), self.method(), each)
+            .map_err(|error| fault(&self.journal, error))
+    }
+}
+
+/// Exchanges that are joined from their lines.
+#[derive(Debug, Default)]
+struct ExchangeJoiner {
+    open: BTreeMap<String, ExportedLine>,
+}
+
+impl ExchangeJoiner {
+    /// Takes the next line of the journal; returns the exchange that has ended with it, from its closed line
+    /// joined with its opened line or from the one that it has, or a line that belongs to none.
+    fn add(&mut self, of: &LineSelection, line: &[u8]) -> Option<ExportedLine> {
+        let mut line = ExportedLine::read(line)?;
+        let id = line.text("id").unwrap_or_default().to_owned();
+        if line.text("event") == Some("unfinished") {
+            let mut opened = self.open.remove(&id)?;
+            opened.join(line);
+            return Some(opened);
+        }
+        if !of.began_in_time(&line) {
+            return None;
+        }
+        match line.text("event") {
+            Some("opened") if self.open.len() < OPEN_MAX => {
+                self.open.insert(id, line);
+                return None;
+            }
+            Some("closed") => {
+                if let Some(opened) = self.open.remove(&id) {
+                    line.join(opened);
+                }
+            }
+            _ => {}
+        }
+        Some(line)
+    }
+
+    /// Returns the exchanges that have not ended, in the journal's order.
+    fn left(self) -> Vec<ExportedLine> {
+        let mut open: Vec<_> = self.open.into_values().collect();
+        open.sort_by_key(|line| line.number("seq"));
+        open
     }
 }
 
@@ -260,59 +271,28 @@ impl StandardOutput {
         }
     }
 
-    /// Prints one row for each exchange that was opened in the selected time, from its closed line joined with
-    /// its opened line, or from the one that it has; returns the number of rows.
+    /// Prints one row for each exchange that was opened in the selected time.
     fn exchanges(
         &mut self,
         of: &LineSelection,
-        limit: u64,
-        mut print: impl FnMut(&ExportedLine) -> Option<String>,
-    ) -> Result<u64, Failure> {
-        let mut open: BTreeMap<String, ExportedLine> = BTreeMap::new();
-        let mut count = 0;
-        let until = of.until.map(|until| until.saturating_add(CLOSES_WITHIN).unwrap_or(until));
-        of.search(until, |line| {
-            let Some(mut line) = ExportedLine::read(line) else { return self.flow };
-            let id = line.text("id").unwrap_or_default().to_owned();
-            if line.text("event") == Some("unfinished") {
-                if let Some(opened) = open.get_mut(&id) {
-                    opened.join(line);
-                }
-                return self.flow;
-            }
-            if !of.began_in_time(&line) {
-                return self.flow;
-            }
-            match line.text("event") {
-                Some("opened") if open.len() < OPEN_MAX => {
-                    open.insert(id, line);
-                    return self.flow;
-                }
-                Some("closed") => {
-                    if let Some(opened) = open.remove(&id) {
-                        line.join(opened);
-                    }
-                }
-                _ => {}
-            }
-            if let Some(row) = print(&line) {
-                count += 1;
+        print: impl Fn(&ExportedLine) -> Option<String>,
+    ) -> Result<(), Failure> {
+        let mut exchanges = ExchangeJoiner::default();
+        of.search(of.closed_until(), |line| {
+            if let Some(row) = exchanges.add(of, line).and_then(|exchange| print(&exchange)) {
                 self.line(row);
             }
-            if count >= limit { ControlFlow::Break(()) } else { self.flow }
+            self.flow
         })?;
-        let mut open: Vec<_> = open.into_values().collect();
-        open.sort_by_key(|line| line.number("seq"));
-        for line in open {
-            if count >= limit || self.flow.is_break() {
-                break;
-            }
-            if let Some(row) = print(&line) {
-                count += 1;
-                self.line(row);
-            }
+        exchanges.left().iter().filter_map(print).for_each(|row| self.line(row));
+        Ok(())
+    }
+
+    /// Hands over what has been printed so far.
+    fn flush(&mut self) {
+        if self.to.flush().is_err() {
+            self.flow = ControlFlow::Break(());
         }
-        Ok(count)
     }
 }
 
@@ -320,72 +300,6 @@ impl Drop for StandardOutput {
     fn drop(&mut self) {
         // A closed pipe is not an error.
         self.to.flush().unwrap_or_default();
-    }
-}
-
-fn lines(of: &LineSelection, limit: u64) -> Result<u64, Failure> {
-    let mut out = StandardOutput::new();
-    let mut count = 0;
-    of.search(of.until, |line| {
-        out.line(line);
-        count += 1;
-        if count >= limit { ControlFlow::Break(()) } else { out.flow }
-    })?;
-    is_all(count, limit);
-    Ok(count)
-}
-
-fn table(of: &LineSelection, limit: u64) -> Result<u64, Failure> {
-    let mut out = StandardOutput::new();
-    let columns = ["time", "trace id", "from", "to", "practice", "interaction", "", "status"];
-    out.line(spaced(&columns.map(str::to_owned), "outcome"));
-    let count = out.exchanges(of, limit, |line| {
-        let text = |name: &str| line.text(name).unwrap_or("-").to_owned();
-        let outcome = match (text("event").as_str(), text("outcome").as_str()) {
-            ("opened", _) => "not closed".to_owned(),
-            ("closed", "refused") => text("refusal"),
-            ("closed", "aborted") => {
-                format!("aborted by {} in {}", text("ended_by"), text("ended_in"))
-            }
-            ("closed", outcome) => outcome.to_owned(),
-            _ => return None,
-        };
-        let time = text("time");
-        let time = time.get(..23).unwrap_or(&time).replace('T', " ");
-        let interaction = text("interaction");
-        let interaction = interaction.rsplit("rest:").next().unwrap_or_default();
-        let interaction = interaction.rsplit("operation:").next().unwrap_or_default().to_owned();
-        let took = line.number("duration_us").map(|us| format!(", {} ms", us / 1000));
-        let columns = [
-            time,
-            text("trace_id"),
-            text("from"),
-            text("to"),
-            text("ods"),
-            interaction,
-            text("method"),
-            line.number("status").map_or("-".to_owned(), |status| status.to_string()),
-        ];
-        Some(spaced(&columns, &(outcome + &took.unwrap_or_default())))
-    })?;
-    drop(out);
-    is_all(count, limit);
-    Ok(count)
-}
-
-/// Formats a row: columns of fixed width, and a last one of any width.
-fn spaced(columns: &[String; 8], last: &str) -> String {
-    let [time, trace_id, from, to, ods, interaction, method, status] = columns;
-    format!(
-        "{time:<23}  {trace_id:<36}  {from:<12}  {to:<12}  {ods:<8}  {interaction:<30}  \
-         {method:<6}  {status:<6}  {last}"
-    )
-}
-
-fn is_all(count: u64, limit: u64) {
-    if count >= limit {
-        writeln!(io::stderr(), "only the first {limit} are shown; --limit shows more")
-            .unwrap_or_default();
     }
 }
 
@@ -429,15 +343,8 @@ fn balp(mut of: LineSelection) -> Result<(), Failure> {
     let print = |line: &ExportedLine| {
         if is_wanted(line) { line.audit_event(origin.as_deref()) } else { None }
     };
-    StandardOutput::new().exchanges(&of, u64::MAX, print)?;
+    StandardOutput::new().exchanges(&of, print)?;
     Ok(())
-}
-
-/// Reads a time to wait, such as `2s` or `500ms`.
-fn wait(text: &str) -> Result<Duration, String> {
-    let wait = text.parse::<Span>().map_err(|error| error.to_string())?;
-    let wait = Duration::try_from(wait).map_err(|error| error.to_string())?;
-    if wait > WAIT_MAX { Err(format!("at most {} s", WAIT_MAX.as_secs())) } else { Ok(wait) }
 }
 
 /// Returns a refusal's token if one of its name is or was written by a gateway.

@@ -38,6 +38,6 @@ pub use journal::{
 pub use line::{Record, RecordError, time_text};
 pub use proof::{Proof, TreePlace, consistency};
 pub use prove::{CheckedLine, ExchangeProof, LineProof, ProofError, prove};
-pub use query::{LineFilter, MemberFilter, SearchMethod, search};
+pub use query::{JournalSearch, LineFilter, MemberFilter, SearchMethod, search};
 pub use read::{JournalSize, compressed_segments, size};
 pub use verify::{OpenExchange, Verdict, Verified, VerifyFault, VerifyWith, verify, verify_copies};

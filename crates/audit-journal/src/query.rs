@@ -6,6 +6,8 @@ use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
 use memchr::{memchr, memmem};
@@ -79,37 +81,120 @@ pub fn search(
     folder: &Path,
     filter: &LineFilter,
     how: SearchMethod,
-    mut each: impl FnMut(&[u8]) -> ControlFlow<()>,
+    each: impl FnMut(&[u8]) -> ControlFlow<()>,
 ) -> io::Result<()> {
-    let matcher = Matcher::new(filter);
-    let segments = segments(folder)?;
-    for (at, segment) in segments.iter().enumerate() {
-        // The first line of the next segment is later than all lines of this one.
-        if let (Some(since), Some(next)) = (filter.since, segments.get(at + 1))
-            && begins(next)?.is_some_and(|begins| begins.as_second() + SLACK_S < since.as_second())
-        {
-            continue;
-        }
-        if let Some(until) = filter.until
-            && begins(segment)?
-                .is_some_and(|begins| begins.as_second() - SLACK_S > until.as_second())
-        {
-            break;
-        }
-        let id = filter.members.iter().find_map(MemberFilter::indexed);
-        let flow = match (id, how) {
-            // An index that cannot be read counts as missing.
-            (Some(id), SearchMethod::Indexed) => match found(segment, id) {
-                Some(at) => listed(segment, &at, &matcher, &mut each)?,
-                None => scanned(segment, &matcher, &mut each)?,
-            },
-            (_, SearchMethod::Everything) | (None, _) => scanned(segment, &matcher, &mut each)?,
-        };
-        if flow.is_break() {
-            break;
-        }
+    JournalSearch::new(folder, filter, how).read_on(each).map(drop)
+}
+
+/// Search that can be continued: lines that are written later are found by reading on.
+#[derive(Debug)]
+pub struct JournalSearch<'a> {
+    folder: &'a Path,
+    matcher: Matcher<'a>,
+    how: SearchMethod,
+    /// Segment that was read last, and the offset in bytes up to which it was read.
+    read_to: Option<(SegmentFile, u64)>,
+    stop: Arc<AtomicBool>,
+}
+
+impl<'a> JournalSearch<'a> {
+    /// Returns a search that begins with the journal's first line.
+    #[must_use]
+    pub fn new(folder: &'a Path, filter: &'a LineFilter, how: SearchMethod) -> Self {
+        let matcher = Matcher::new(filter);
+        Self { folder, matcher, how, read_to: None, stop: Arc::default() }
     }
-    Ok(())
+
+    /// Has reading break off soon after `stop` becomes true.
+    #[must_use]
+    pub fn stopped_by(self, stop: Arc<AtomicBool>) -> Self {
+        Self { stop, ..self }
+    }
+
+    /// Passes every line that matches and has not been read yet to `each`, in the journal's order; returns a
+    /// break if `each` or the stop has broken off. A line that is still being written is left for the next time.
+    ///
+    /// # Errors
+    /// Returns an error if a segment cannot be read, or the folder holds none that is not compressed.
+    pub fn read_on(
+        &mut self,
+        mut each: impl FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> io::Result<ControlFlow<()>> {
+        // A segment that has a successor here is complete.
+        let segments = segments(self.folder)?;
+        let read_before = self.read_to.as_ref().map_or(0, |(segment, _)| segment.first);
+        for (at, segment) in segments.iter().enumerate() {
+            if segment.first < read_before || self.is_before(segments.get(at + 1))? {
+                continue;
+            }
+            if self.is_after(segment)? {
+                break;
+            }
+            match self.read_segment(segment, &mut each) {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(flow @ ControlFlow::Break(())) => return Ok(flow),
+                // It was moved away since the folder was read.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Returns true if all lines of a segment are too early, given its successor: its first line is later.
+    fn is_before(&self, next: Option<&SegmentFile>) -> io::Result<bool> {
+        let (Some(since), Some(next)) = (self.matcher.filter.since, next) else { return Ok(false) };
+        Ok(begins(next)?.is_some_and(|begins| begins.as_second() + SLACK_S < since.as_second()))
+    }
+
+    /// Returns true if all lines of a segment are too late.
+    fn is_after(&self, segment: &SegmentFile) -> io::Result<bool> {
+        let Some(until) = self.matcher.filter.until else { return Ok(false) };
+        Ok(begins(segment)?.is_some_and(|begins| begins.as_second() - SLACK_S > until.as_second()))
+    }
+
+    fn read_segment(
+        &mut self,
+        segment: &SegmentFile,
+        each: &mut impl FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> io::Result<ControlFlow<()>> {
+        let read_before = self.read_to.take().filter(|(before, _)| before == segment);
+        let id = self.matcher.filter.members.iter().find_map(MemberFilter::indexed);
+        if let (Some(id), SearchMethod::Indexed, None) = (id, self.how, &read_before)
+            // An index that cannot be read counts as missing. Only a finished segment has one.
+            && let Some(at) = found(segment, id)
+        {
+            self.read_to = Some((segment.clone(), segment.path.metadata()?.len()));
+            return listed(segment, &at, &self.matcher, each);
+        }
+        let from = read_before.map_or(0, |(_, offset)| offset);
+        let (to, flow) = self.scanned(segment, from, each)?;
+        self.read_to = Some((segment.clone(), to));
+        Ok(flow)
+    }
+
+    /// Reads a segment line by line from an offset on; returns the end of the last whole line.
+    fn scanned(
+        &self,
+        segment: &SegmentFile,
+        from: u64,
+        each: &mut impl FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> io::Result<(u64, ControlFlow<()>)> {
+        let mut reader = SegmentReader::open_at(&segment.path, from)?;
+        let mut to = from;
+        while let Some(text) = reader.next()? {
+            // A line that is too long to be one comes in parts.
+            if text.is_last() {
+                break;
+            }
+            to = text.end();
+            let is_match = text.is_whole && self.matcher.fits(text.bytes);
+            if (is_match && each(text.bytes).is_break()) || self.stop.load(Ordering::Relaxed) {
+                return Ok((to, ControlFlow::Break(())));
+            }
+        }
+        Ok((to, ControlFlow::Continue(())))
+    }
 }
 
 /// Returns the segments in a folder that can be searched; fails if there are none.
@@ -125,20 +210,6 @@ fn segments(folder: &Path) -> io::Result<Vec<SegmentFile>> {
 
 fn found(segment: &SegmentFile, id: &str) -> Option<Vec<u64>> {
     IndexTable::open(segment)?.find(id).ok()
-}
-
-fn scanned(
-    segment: &SegmentFile,
-    matcher: &Matcher<'_>,
-    each: &mut impl FnMut(&[u8]) -> ControlFlow<()>,
-) -> io::Result<ControlFlow<()>> {
-    let mut reader = SegmentReader::open(&segment.path)?;
-    while let Some(text) = reader.next()? {
-        if text.is_whole && matcher.fits(text.bytes) && each(text.bytes).is_break() {
-            return Ok(ControlFlow::Break(()));
-        }
-    }
-    Ok(ControlFlow::Continue(()))
 }
 
 fn listed(
@@ -171,6 +242,7 @@ fn begins(segment: &SegmentFile) -> io::Result<Option<Timestamp>> {
 }
 
 /// A filter prepared for matching lines.
+#[derive(Debug)]
 struct Matcher<'a> {
     filter: &'a LineFilter,
     since: Option<String>,
@@ -263,5 +335,75 @@ mod tests {
         ] {
             assert_eq!(fits(&filter), expected, "{filter:?}");
         }
+    }
+
+    /// Returns a line with a chain value and its line feed.
+    fn chained(line: &str) -> Vec<u8> {
+        let mut text = line.strip_suffix('}').unwrap().as_bytes().to_vec();
+        chain::ChainValue::ORIGIN.next(&text).end(&mut text);
+        text
+    }
+
+    fn write(path: &Path, lines: &[&str]) {
+        let text: Vec<u8> = lines.iter().flat_map(|line| chained(line)).collect();
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.create(true).append(true).open(path).unwrap();
+        std::io::Write::write_all(&mut file, &text).unwrap();
+    }
+
+    #[test]
+    fn a_search_reads_on_through_lines_and_segments_that_are_written_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let segment = |first: u64| SegmentFile::new(folder.path(), first).path;
+        let line = |seq: u64| format!(r#"{{"seq":{seq},"event":"closed"}}"#);
+        let filter = LineFilter::default();
+        let mut search = JournalSearch::new(folder.path(), &filter, SearchMethod::Indexed);
+        assert!(search.read_on(|_| ControlFlow::Continue(())).is_err(), "no segment yet");
+        let mut next = || {
+            let mut found = Vec::new();
+            let each = |line: &[u8]| {
+                let end = memchr(b',', line).unwrap();
+                found.push(String::from_utf8_lossy(&line[b"{\"seq\":".len()..end]).into_owned());
+                ControlFlow::Continue(())
+            };
+            assert!(search.read_on(each).unwrap().is_continue());
+            found.join(" ")
+        };
+        write(&segment(1), &[&line(1), &line(2)]);
+        assert_eq!(next(), "1 2");
+        assert_eq!(next(), "");
+        write(&segment(1), &[&line(3)]);
+        let mut file = std::fs::OpenOptions::new().append(true).open(segment(1)).unwrap();
+        let fourth = chained(&line(4));
+        let (begin, rest) = fourth.split_at(20);
+        std::io::Write::write_all(&mut file, begin).unwrap();
+        assert_eq!(next(), "3");
+        std::io::Write::write_all(&mut file, rest).unwrap();
+        write(&segment(5), &[&line(5)]);
+        write(&segment(6), &[&line(6)]);
+        assert_eq!(next(), "4 5 6");
+        std::fs::remove_file(segment(1)).unwrap();
+        std::fs::remove_file(segment(5)).unwrap();
+        write(&segment(6), &[&line(7)]);
+        assert_eq!(next(), "7");
+    }
+
+    #[test]
+    fn a_search_breaks_off_when_it_is_told_to_stop_and_reads_on_from_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let lines = [1, 2, 3].map(|seq| format!(r#"{{"seq":{seq},"event":"closed"}}"#));
+        write(&SegmentFile::new(folder.path(), 1).path, &lines.each_ref().map(String::as_str));
+        let (filter, stop) = (LineFilter::default(), Arc::new(AtomicBool::new(true)));
+        let search = JournalSearch::new(folder.path(), &filter, SearchMethod::Indexed);
+        let mut search = search.stopped_by(Arc::clone(&stop));
+        let mut count = 0;
+        let mut each = |_: &[u8]| {
+            count += 1;
+            ControlFlow::Continue(())
+        };
+        assert!(search.read_on(&mut each).unwrap().is_break());
+        stop.store(false, Ordering::Relaxed);
+        assert!(search.read_on(&mut each).unwrap().is_continue());
+        assert_eq!(count, 3);
     }
 }

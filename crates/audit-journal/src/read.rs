@@ -194,7 +194,7 @@ impl TextLine<'_> {
     }
 
     /// Returns true if it reached the end of the file when it was read. The file may have grown since.
-    fn is_last(&self) -> bool {
+    pub(crate) fn is_last(&self) -> bool {
         let bytes = u64::try_from(self.bytes.len()).unwrap_or(u64::MAX);
         !self.is_whole && bytes < LINE_BYTES_MAX
     }
