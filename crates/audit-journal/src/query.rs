@@ -348,7 +348,7 @@ mod tests {
         let text: Vec<u8> = lines.iter().flat_map(|line| chained(line)).collect();
         let mut options = std::fs::OpenOptions::new();
         let mut file = options.create(true).append(true).open(path).unwrap();
-        std::io::Write::write_all(&mut file, &text).unwrap();
+        io::Write::write_all(&mut file, &text).unwrap();
     }
 
     #[test]
@@ -376,9 +376,9 @@ mod tests {
         let mut file = std::fs::OpenOptions::new().append(true).open(segment(1)).unwrap();
         let fourth = chained(&line(4));
         let (begin, rest) = fourth.split_at(20);
-        std::io::Write::write_all(&mut file, begin).unwrap();
+        io::Write::write_all(&mut file, begin).unwrap();
         assert_eq!(next(), "3");
-        std::io::Write::write_all(&mut file, rest).unwrap();
+        io::Write::write_all(&mut file, rest).unwrap();
         write(&segment(5), &[&line(5)]);
         write(&segment(6), &[&line(6)]);
         assert_eq!(next(), "4 5 6");
