@@ -159,6 +159,15 @@ async fn this_proxy_passes_every_case_and_no_booking_is_left() {
 }
 
 #[test]
+fn a_run_may_be_repeated_at_once() {
+    let lab = CallLab::start();
+    for _ in 0..5 {
+        let output = conform(&lab, &[]);
+        assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
+    }
+}
+
+#[test]
 fn a_description_may_be_written_by_hand_beside_its_files() {
     const PAGE: &str = include_str!("../docs/test/conform.md");
     let example = PAGE.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
@@ -408,6 +417,7 @@ fn options_without_a_lab_are_those_of_call_and_name_the_practice() {
         assert!(stderr(&refused).contains(why), "{}", stderr(&refused));
     }
     let unwritable = run("", &["--patient", &number, "--junit", "/nowhere/results.xml"]);
-    assert_eq!(unwritable.status.code(), Some(1));
+    assert_eq!(unwritable.status.code(), Some(78));
     assert!(stderr(&unwritable).contains("cannot write /nowhere/results.xml"));
+    assert_eq!(stdout(&unwritable), "", "nothing was sent");
 }

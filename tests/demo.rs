@@ -39,6 +39,21 @@ fn the_demonstration_ends_0_when_every_step_answers_as_it_should() {
     assert_plain(&progress);
 }
 
+#[test]
+fn a_demonstration_that_is_stopped_before_its_end_has_not_passed() {
+    let mut command = Command::new(program());
+    command.args(["demo", "--once"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    lines.next().unwrap().unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    lines.for_each(|line| drop(line.unwrap()));
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(stderr(&ended).contains("stopped by a signal before the end"), "{}", stderr(&ended));
+}
+
 /// Asserts that no line is too wide, and that there is no colour without a terminal.
 fn assert_plain(text: &str) {
     for line in text.lines() {

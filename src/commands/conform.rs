@@ -96,6 +96,10 @@ pub fn run(wanted: &ConformOptions) -> Result<(), Failure> {
         ("version", crate::VERSION.to_owned()),
     ]);
     let play = Play::new(base, parties, PlaySettings { judgement, books: wanted.book, screen });
+    if let Some(path) = wanted.junit.as_deref().filter(|_| !is_junit_printed) {
+        // Before anything is sent: a result that cannot be written would be lost.
+        super::written(path, "").map_err(|why| Failure::Configuration(why.into()))?;
+    }
     play.introduce();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let began = Instant::now();

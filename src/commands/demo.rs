@@ -42,7 +42,7 @@ pub struct DemoOptions {
 ///
 /// # Errors
 /// Returns an error if the environment cannot be set up, or with `--once` if a step was not answered as
-/// expected.
+/// expected or a signal came before the end.
 pub fn run(wanted: &DemoOptions) -> Result<(), Failure> {
     crate::log::start(&Log { format: LogFormat::Human, level: LogLevel::Error });
     let runtime =
@@ -65,7 +65,10 @@ async fn played(folder: &Path, wanted: &DemoOptions) -> Result<(), Failure> {
     let record = wanted.record.as_ref().map(std::fs::File::create).transpose()?;
     let shown = tokio::select! {
         shown = shown(&lab, folder, wanted.once, record) => shown,
-        () = stopped(&mut stop) => Ok(()),
+        () = stopped(&mut stop) => match wanted.once {
+            true => Err(Failure::Environment(anyhow::anyhow!("stopped by a signal before the end"))),
+            false => Ok(()),
+        },
     };
     lab.take_down().await;
     shown

@@ -20,8 +20,12 @@ const BAD_AT_PROVIDER: &[DocumentedAnswer] = &[Status(400, "BAD_REQUEST")];
 const BAD_TOKEN: &[DocumentedAnswer] = &[Status(400, ""), Status(401, "")];
 const ENDPOINT: &[DocumentedAnswer] = &[Status(400, "VARIES_FROM_TARGETURL")];
 const AGREEMENT: &[DocumentedAnswer] = &[Status(403, "FOT_CHECK_FAILED")];
-const UNREACHED: &[DocumentedAnswer] =
-    &[Status(502, "ERROR_COMMUNICATING_TO_ENDPOINT_URL"), Status(504, ""), Status(599, "")];
+const UNREACHED: &[DocumentedAnswer] = &[
+    Status(502, "ERROR_COMMUNICATING_TO_ENDPOINT_URL"),
+    Status(503, ""),
+    Status(504, ""),
+    Status(599, ""),
+];
 const OPEN: &[DocumentedAnswer] = &[];
 
 impl Play {
@@ -159,7 +163,8 @@ impl Play {
             row(
                 "A practice whose system does not answer is reported",
                 UNREACHED,
-                &["provider_not_reached"],
+                // The second if others have found that out just before.
+                &["provider_not_reached", "provider_circuit_open"],
                 self.to_closed(),
             ),
         ]
