@@ -453,6 +453,7 @@ mod tests {
 
     use super::envelope::TOKEN_BYTES_MAX;
     use super::*;
+    use crate::refusal::JudgedSteps;
     use crate::refusal::TokenForm;
     use spine_types::interaction::CATALOGUE;
 
@@ -498,6 +499,11 @@ mod tests {
 
     /// Judges a token with each check, and returns all refusals.
     fn judged(token: &str) -> Vec<Refusal> {
+        let steps = steps(token);
+        steps.each().iter().filter_map(|step| step.refusal().cloned()).collect()
+    }
+
+    fn steps(token: &str) -> JudgedSteps {
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
         let rules = TokenRules {
@@ -505,8 +511,20 @@ mod tests {
             clock_ahead_max: CLOCK_AHEAD_MAX,
             now_s: NOW,
         };
-        let judged = judge(&headers, Some(&CATALOGUE[0]), rules);
-        judged.steps.each().iter().filter_map(|step| step.refusal().cloned()).collect()
+        judge(&headers, Some(&CATALOGUE[0]), rules).steps
+    }
+
+    #[test]
+    fn no_control_character_of_a_token_is_shown() {
+        let mut claims = good();
+        claims["iss"] = json!("https://c.nhs.uk/\u{1b}[2J");
+        let payload = mint(&claims).split('.').nth(1).unwrap().to_owned();
+        let head = URL_SAFE_NO_PAD.encode_to_string("{\"alg\":\"\u{1b}[2J\"}");
+        let steps = steps(&format!("{head}.{payload}."));
+        let received: String =
+            steps.each().iter().filter_map(|step| step.received.as_deref()).collect();
+        assert!(received.contains("?[2J\"}") && received.contains("nhs.uk/?[2J"), "{received}");
+        assert!(!received.contains(char::is_control), "{received:?}");
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub use derived::{
     AudienceLikeness, ClockDifference, PathLikeness, RootDifference, TokenForm, ValueLikeness,
 };
 pub use every::every;
-pub use judged::{JudgedStep, JudgedSteps, StepOutcome};
+pub use judged::{JudgedStep, JudgedSteps, StepOutcome, shown};
 pub use outcome::{ErrorFamily, OperationOutcome};
 pub use remedy::{Remedy, remedy};
 pub use table::{BodyFamily, RefusalRow, former_tokens, token_names};

@@ -12,12 +12,14 @@ use super::{
     check_lifetime, check_not_ahead, check_not_expired, check_reason, check_scope, check_subject,
     device, fault, organisation_claim, practitioner, text, times,
 };
-use crate::refusal::{JudgedSteps, Refusal};
+use crate::refusal::{self, JudgedSteps, Refusal};
+use spine_types::OdsCode;
 use spine_types::interaction::Interaction;
-use spine_types::{OdsCode, masked};
 
 /// Limit: bytes that are shown of a claim.
 const SHOWN_BYTES_MAX: usize = 256;
+/// Limit: bytes that are shown of a token's first part.
+const HEAD_BYTES_MAX: usize = 64;
 /// Reason for which a claim that depends on the interaction is not judged.
 const NO_INTERACTION: &str = "it depends on the interaction, which is not known";
 
@@ -75,7 +77,7 @@ impl JudgedToken {
                     false => format!("{} bytes", parts.signature.len()),
                 };
                 steps.judge("signature", "none", Some(shown), check_unsigned(parts.signature));
-                let shown = masked(&String::from_utf8_lossy(&parts.head), 64).into_owned();
+                let shown = refusal::shown(&String::from_utf8_lossy(&parts.head), HEAD_BYTES_MAX);
                 let expected = r#"{"alg":"none","typ":"JWT"}"#;
                 steps.judge("alg", expected, Some(shown), check_algorithm(&parts.head));
             }
@@ -212,7 +214,6 @@ impl SentClaims {
     }
 }
 
-/// Returns a text masked and cut, without control characters.
 fn shown_text(text: &str) -> String {
-    masked(text, SHOWN_BYTES_MAX).replace(char::is_control, "?")
+    refusal::shown(text, SHOWN_BYTES_MAX)
 }

@@ -10,9 +10,9 @@ use super::explain::StepReport;
 use super::print;
 use crate::claims::{self, Audience, JudgedToken, Signature, TokenRules};
 use crate::failure::Failure;
-use crate::refusal::Refusal;
+use crate::refusal::{self, Refusal};
 use spine_types::interaction::{self, Interaction};
-use spine_types::{OdsCode, ServiceRoot, masked};
+use spine_types::{OdsCode, ServiceRoot};
 
 /// Contents of the token to print, or the token to judge.
 #[derive(Debug, clap::Args)]
@@ -95,7 +95,7 @@ fn check(wanted: &TokenOptions, ods: Option<&OdsCode>, token: &str) -> Result<()
             Audience::One(one) => (one, *one == root.as_str()),
             Audience::OneInArray(one) => (one, false),
         };
-        let shown = masked(shown, SHOWN_BYTES_MAX).replace(char::is_control, "?");
+        let shown = refusal::shown(shown, SHOWN_BYTES_MAX);
         let expected = root.to_string();
         let mismatch = Refusal::AudienceMismatch { root, likeness: None };
         let result = if is_root { Ok(()) } else { Err(mismatch) };

@@ -15,16 +15,18 @@ use super::{Compatibility, DecisionRules, diagnosis, steps};
 use crate::claims::{self, Audience, JudgedToken, TokenRules};
 use crate::directory::{Directory, Payer};
 use crate::policy::{self, RequestFacts};
-use crate::refusal::{JudgedSteps, Refusal};
+use crate::refusal::{self, JudgedSteps, Refusal};
 use crate::registry::{ProviderRegistration, Sender};
 use crate::request::{self, HEAD_CHECKS, SspHeaders};
 use crate::tls::{Peer, Trust};
 use spine_types::interaction::{Effect, Interaction};
 use spine_types::target::{Receiver, Target};
-use spine_types::{Asid, SspHeader, masked};
+use spine_types::{Asid, SspHeader};
 
 /// Limit: bytes that are shown of a header's value.
 const SHOWN_BYTES_MAX: usize = 120;
+/// Limit: bytes that are shown of an audience, which may be as long as a service root.
+const AUDIENCE_BYTES_MAX: usize = 240;
 /// Reason for steps that depend on the state of a running proxy.
 const RUNNING: &str = "only the running proxy knows";
 /// Reason for steps that need a part of the request that was refused.
@@ -385,7 +387,8 @@ impl<'a> Walk<'a> {
         match has_audience {
             true => {
                 let (Audience::One(audience) | Audience::OneInArray(audience)) = facts.audience;
-                let (expected, shown) = (provider.root.to_string(), Some(shown_url(audience)));
+                let (expected, shown) =
+                    (provider.root.to_string(), Some(refusal::shown(audience, AUDIENCE_BYTES_MAX)));
                 let result = policy::check_audience(facts, &provider);
                 self.steps.judge("audience", expected, shown, result);
             }
@@ -457,12 +460,6 @@ fn judge_agreement(
     steps.judge("agreement", expected, None, result);
 }
 
-/// Returns a value masked and cut, without control characters.
 fn shown(text: &str) -> String {
-    masked(text, SHOWN_BYTES_MAX).replace(char::is_control, "?")
-}
-
-/// Returns an audience masked and cut; it may be as long as a service root.
-fn shown_url(text: &str) -> String {
-    masked(text, 2 * SHOWN_BYTES_MAX).replace(char::is_control, "?")
+    refusal::shown(text, SHOWN_BYTES_MAX)
 }

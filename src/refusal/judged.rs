@@ -4,6 +4,13 @@
 use std::borrow::Cow;
 
 use super::Refusal;
+use spine_types::masked;
+
+/// Returns a received value as a step shows it: masked, cut to `bytes_max` bytes, and without control characters.
+#[must_use]
+pub fn shown(value: &str, bytes_max: usize) -> String {
+    masked(value, bytes_max).replace(char::is_control, "?")
+}
 
 /// Result of one step of a decision.
 #[derive(Debug, Clone)]

@@ -51,7 +51,7 @@ pub(in crate::commands) struct ConnectionOptions {
     /// ODS code of the consumer's organisation.
     #[arg(long, value_name = "ODS")]
     pub(in crate::commands) consumer_ods: Option<OdsCode>,
-    /// ASID of the practice's system; not needed without --root.
+    /// ASID of the practice's system.
     #[arg(long, value_name = "ASID")]
     pub(in crate::commands) to: Option<Asid>,
     /// Service root of the practice's system: the target then has it instead of the ODS code.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::shell;
-use super::wire::{RequestParts, WireRequest};
+use super::wire::{RequestParts, WireRequest, split_url};
 
 /// Options without a value that change nothing about a request over HTTP/1.1.
 const IGNORED_FLAGS: &[&str] = &[
@@ -225,7 +225,7 @@ impl CurlCommand {
 
     fn composed(mut self) -> Result<WireRequest, String> {
         let url = self.url.take().ok_or("the command has no URL")?;
-        let (host, mut target) = split_url(&url, self.switches.path_as_is)?;
+        let (host, mut target) = host_and_target(&url, self.switches.path_as_is)?;
         let data = self.data.take();
         let mut parts = RequestParts::default();
         if self.switches.get {
@@ -300,29 +300,22 @@ fn certificate_file(value: String) -> PathBuf {
     value.split(':').next().unwrap_or_default().into()
 }
 
-/// Splits a URL into the value of `Host` and the target, as curl sends them.
-fn split_url(url: &str, is_as_is: bool) -> Result<(String, String), String> {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
-    let port = match scheme.to_ascii_lowercase().as_str() {
-        "https" => ":443",
-        "http" => return Err("the URL is not https".to_owned()),
-        _ => return Err("the URL has a scheme that is not https".to_owned()),
+/// Returns the value of `Host` and the target that curl sends for a URL.
+fn host_and_target(url: &str, is_as_is: bool) -> Result<(String, String), String> {
+    let (scheme, _) = url.split_once("://").unwrap_or(("http", url));
+    let (authority, target) = match split_url(url) {
+        Some(split) if scheme.eq_ignore_ascii_case("https") => split,
+        Some(_) | None => return Err("the URL is not https".to_owned()),
     };
-    let (rest, _fragment) = rest.split_once('#').unwrap_or((rest, ""));
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (authority, target) = rest.split_at_checked(end).unwrap_or((rest, ""));
     if authority.contains('@') {
         return Err("the URL has a user name, which curl sends as Authorization: Basic".to_owned());
     }
-    let host = authority.strip_suffix(port).unwrap_or(authority);
-    let (path, query) = match target.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
-        None => (target, None),
-    };
-    let path = if path.is_empty() { "/" } else { path };
-    let path = if is_as_is { path.to_owned() } else { without_dots(path) };
-    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
-    Ok((host.to_owned(), format!("{path}{query}")))
+    let host = authority.strip_suffix(":443").unwrap_or(authority).to_owned();
+    if is_as_is {
+        return Ok((host, target));
+    }
+    let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
+    Ok((host, format!("{}{query}", without_dots(path))))
 }
 
 /// Removes `.` and `..` from a path (RFC 3986 §5.2.4), as curl does without `--path-as-is`.

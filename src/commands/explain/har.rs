@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::wire::{RequestParts, WireRequest};
+use super::wire::{RequestParts, WireRequest, split_url};
 
 /// Returns the request of a HAR's entry, or of an entry alone; entries are numbered from 1.
 ///
@@ -29,11 +29,7 @@ pub(super) fn request(text: &str, entry: Option<usize>) -> Result<WireRequest, S
 fn composed(request: &Value) -> Option<WireRequest> {
     let text = |value: &Value, name: &str| value.get(name)?.as_str().map(str::to_owned);
     let url = text(request, "url")?;
-    let (_, rest) = url.split_once("://")?;
-    let (rest, _fragment) = rest.split_once('#').unwrap_or((rest, ""));
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (host, target) = rest.split_at_checked(end)?;
-    let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
+    let (host, target) = split_url(&url)?;
     let mut parts = RequestParts { method: text(request, "method")?, target, ..Default::default() };
     for header in request.get("headers")?.as_array()? {
         let (name, value) = (text(header, "name")?, text(header, "value")?);

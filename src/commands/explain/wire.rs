@@ -56,6 +56,16 @@ impl RequestParts {
     }
 }
 
+/// Splits a URL with a scheme into its host and port, and the target after them; the fragment is not sent.
+pub(super) fn split_url(url: &str) -> Option<(&str, String)> {
+    let (_, rest) = url.split_once("://")?;
+    let (rest, _fragment) = rest.split_once('#').unwrap_or((rest, ""));
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, target) = rest.split_at_checked(end)?;
+    let slash = if target.starts_with('/') { "" } else { "/" };
+    Some((authority, format!("{slash}{target}")))
+}
+
 /// Head of a request, parsed from its bytes.
 #[derive(Debug)]
 pub(super) struct WireBytes {

@@ -177,9 +177,14 @@ impl SourceQueue {
         // The semaphore is never closed.
         let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return };
         if let Some(rate) = &self.rate {
-            rate.wait(sharing, || self.lock().wanted(self.late(sharing))).await;
+            let wanted = || {
+                let late = self.late(sharing);
+                self.lock().wanted(late)
+            };
+            rate.wait(sharing, wanted).await;
         }
-        self.lock().give(QueryTurn { _slot: slot }, self.late(sharing));
+        let late = self.late(sharing);
+        self.lock().give(QueryTurn { _slot: slot }, late);
     }
 
     /// Returns the deadline before which a look-up that begins now would not end in time.
