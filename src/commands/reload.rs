@@ -95,6 +95,10 @@ fn admin(config: &Path) -> anyhow::Result<SocketAddr> {
     let config = Config::load(config)
         .context("nothing was reloaded, the process keeps what it has in force")?;
     let mut admin = config.admin.address;
+    ensure!(
+        admin.port() != 0,
+        "admin.address has port 0, which is a free one at each start: set a port, or send SIGHUP to the process"
+    );
     if admin.ip().is_unspecified() {
         admin.set_ip(match admin.ip() {
             IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
