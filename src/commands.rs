@@ -26,6 +26,7 @@ pub mod reload;
 pub mod serve;
 #[cfg(feature = "lab")]
 mod server_tls;
+mod signals;
 #[cfg(feature = "lab")]
 pub mod simulate;
 pub mod token;

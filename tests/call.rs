@@ -19,8 +19,15 @@ pub(crate) struct CallLab {
 
 impl CallLab {
     pub(crate) fn start() -> Self {
+        Self::with("")
+    }
+
+    /// Starts a lab with this configuration.
+    pub(crate) fn with(configuration: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let lab = Lab::start(&["--folder", folder.path().join("lab").to_str().unwrap()]);
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        std::fs::write(at("lab.toml"), configuration).unwrap();
+        let lab = Lab::start(&["--folder", &at("lab"), "--config", &at("lab.toml")]);
         std::fs::write(folder.path().join("lab.json"), lab.described.to_string()).unwrap();
         Self { lab, folder }
     }
@@ -29,7 +36,7 @@ impl CallLab {
         self.folder.path().join("lab.json")
     }
 
-    fn call(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn call(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(program());
         command.arg("call").args(arguments).arg("--lab").arg(self.file()).output().unwrap()
     }

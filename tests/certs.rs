@@ -1,9 +1,11 @@
-//! `certs`: a throwaway PKI, more certificates from it, and revocation, judged by OpenSSL.
+//! `certs`: a throwaway PKI, more certificates from it, and revocation, judged by OpenSSL and by a lab's proxy.
 
 use std::path::Path;
 use std::process::{Command, Output};
 
 use testkit::{program, report_missing};
+
+use crate::call::{CallLab, stderr};
 
 fn certs(arguments: &[&str]) -> Output {
     Command::new(program()).arg("certs").args(arguments).output().unwrap()
@@ -80,5 +82,61 @@ fn certificates_are_issued_from_a_kept_authority_and_revoked() {
     for name in ["night", "other"] {
         let Some(judged) = judged(&path, name) else { return };
         assert!(judged.contains("certificate revoked"), "{name}: {judged}");
+    }
+}
+
+/// Calls with a certificate of the lab's folder; returns what the command says.
+fn called(lab: &CallLab, name: &str) -> String {
+    let folder = lab.lab.text("/folder");
+    let file = |extension: &str| format!("{folder}/{name}.{extension}");
+    let output = Command::new(program())
+        .args(["call", "metadata", "A20047", "--expect", "200", "--lab"])
+        .arg(lab.file())
+        .args(["--certificate", &file("pem"), "--key", &file("key")])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.success(), !stderr(&output).contains("refused"), "{output:?}");
+    stderr(&output)
+}
+
+#[test]
+fn a_lab_accepts_new_certificates_and_refuses_those_that_are_not_right() {
+    let lab = CallLab::start();
+    let folder = lab.lab.text("/folder").to_owned();
+    for (name, more, said) in [
+        ("right", &["--for", "hub.example.nhs.uk"][..], "200 OK"),
+        ("second", &["--for", "other.example.nhs.uk", "--for", "hub.example.nhs.uk"], "200 OK"),
+        ("common", &["--for", "hub.example.nhs.uk", "--common-name-only"], "200 OK"),
+        ("san-alone", &["--for", "hub.example.nhs.uk", "--common-name", "a person"], "200 OK"),
+        (
+            "wrong",
+            &["--for", "other.example.nhs.uk", "--common-name", "hub.example.nhs.uk"],
+            "certificate_unknown",
+        ),
+        ("nobody", &["--for", "nobody.example.nhs.uk"], "certificate_unknown"),
+        ("old", &["--for", "hub.example.nhs.uk", "--expired"], "certificate_expired"),
+        ("early", &["--for", "hub.example.nhs.uk", "--not-yet"], "certificate_expired"),
+        (
+            "bare",
+            &["--for", "hub.example.nhs.uk", "--without-sub-authority"],
+            "certificate_invalid",
+        ),
+    ] {
+        let issued = certs(&[&["issue", &folder, name], more].concat());
+        assert_eq!(issued.status.code(), Some(0), "{name}: {}", stderr(&issued));
+        let answer = called(&lab, name);
+        assert!(answer.contains(said), "{name}: {answer}");
+    }
+    assert_eq!(certs(&["revoke", &folder, "right"]).status.code(), Some(0));
+    // The proxy finds the new list within a second.
+    while !called(&lab, "right").contains("certificate_revoked") {
+        std::thread::yield_now();
+    }
+    assert!(called(&lab, "second").contains("200 OK"));
+    let refused = lab.lab.described["refused_certificates"].as_object().unwrap();
+    assert_eq!(refused.len(), 6);
+    for name in refused.keys() {
+        let answer = called(&lab, &name.replace('_', "-"));
+        assert!(answer.contains("495"), "{name}: {answer}");
     }
 }

@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use serde_json::{Value, json};
 use testkit::{program, repository};
 
+use crate::call::{CallLab, stderr};
+
 /// Running lab, and its description.
 pub(crate) struct Lab {
     child: Child,
@@ -135,6 +137,77 @@ fn a_lab_that_cannot_be_told_apart_is_refused() {
         assert_eq!(refused.status.code(), Some(78), "{said}");
         let error = String::from_utf8_lossy(&refused.stderr);
         assert!(error.contains(said), "{said}: {error}");
+    }
+}
+
+/// A practice named by ODS code, and one that is not listed, without a directory service.
+#[test]
+fn a_lab_without_a_directory_service_finds_practices_in_its_file() {
+    let lab = CallLab::with("directory = \"file\"\n");
+    let configuration = std::fs::read_to_string(lab.lab.text("/proxy/configuration")).unwrap();
+    assert!(!configuration.contains("sds"), "{configuration}");
+    lab.answered(&["slots", "E84066"]);
+    let refused = lab.call(&["slots", "Z99999", "--to", "918999198993"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("practice_unknown"), "{}", stderr(&refused));
+}
+
+/// Each token is sent to the practice for which it is.
+#[test]
+fn a_lab_has_a_token_for_each_consumer_practice_and_scope() {
+    let lab = CallLab::start();
+    let practices = lab.lab.described["practices"].as_array().unwrap();
+    let mut sent = 0;
+    for (practice, consumer) in practices
+        .iter()
+        .flat_map(|one| [(one, "hub"), (one, "night")])
+        .filter(|(one, _)| one["answers"] == true)
+    {
+        let path = practice["tokens"][consumer]["organization/*.read"].as_str().unwrap();
+        let token = std::fs::read_to_string(path).unwrap();
+        let header = format!("Authorization: Bearer {token}");
+        let ods = practice["ods"].as_str().unwrap();
+        lab.answered(&["slots", ods, "--consumer", consumer, "--header", &header]);
+        sent += 1;
+    }
+    assert_eq!(sent, 10);
+    let tokens = &practices[0]["tokens"];
+    assert_eq!(tokens.as_object().unwrap().len(), 3);
+    let scopes: Vec<_> = tokens["clinic"].as_object().unwrap().keys().collect();
+    assert_eq!(scopes, ["organization/*.read", "patient/*.read", "patient/*.write"]);
+    let booking = std::fs::read_to_string(tokens["hub"]["patient/*.write"].as_str().unwrap());
+    let header = format!("Authorization: Bearer {}", booking.unwrap());
+    let patient = ["--patient", &lab.patient(), "--earliest"];
+    lab.answered(&[&["book", "A20047", "--header", &header][..], &patient].concat());
+}
+
+#[test]
+fn a_lab_that_is_stopped_while_it_is_set_up_leaves_nothing() {
+    for wanted in [rustix::process::Signal::INT, rustix::process::Signal::TERM] {
+        let temporary = tempfile::tempdir().unwrap();
+        let mut command = Command::new(program());
+        command.arg("lab").env("TMPDIR", temporary.path());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let entries = || temporary.path().read_dir().unwrap().count();
+        while entries() == 0 {
+            assert!(child.try_wait().unwrap().is_none(), "the lab has ended by itself");
+            std::thread::yield_now();
+        }
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), wanted).unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let ended = child.wait_with_output().unwrap();
+        let said = String::from_utf8(ended.stderr).unwrap();
+        // On a machine that stops this test for a while, the signal comes when everything is there.
+        match line.is_empty() {
+            true => {
+                assert_eq!(ended.status.code(), Some(1), "{said}");
+                assert!(said.contains("before everything was set up"), "{said}");
+            }
+            false => assert_eq!(ended.status.code(), Some(0), "{said}"),
+        }
+        assert_eq!(entries(), 0, "{wanted:?}");
     }
 }
 

@@ -44,9 +44,12 @@ struct IssueTask {
     folder: PathBuf,
     /// Name of the files, without extension.
     name: String,
-    /// DNS name or IP address in the certificate; may be given several times. The first is the common name.
+    /// DNS name or IP address in the certificate; may be given several times. The first is the common name too.
     #[arg(long = "for", required = true, value_name = "DNS-NAME")]
     names: Vec<String>,
+    /// Common name that is none of the names.
+    #[arg(long, value_name = "NAME", conflicts_with = "common_name_only")]
+    common_name: Option<String>,
     /// Leaves the names out of the subject alternative name, so that only the common name has one.
     #[arg(long)]
     common_name_only: bool,
@@ -82,7 +85,7 @@ const LIST_DAYS: i64 = 30;
 pub fn run(wanted: &CertsOptions) -> Result<(), Failure> {
     let done = match (&wanted.task, &wanted.folder) {
         (Some(CertsTask::Issue(task)), _) => issue(task),
-        (Some(CertsTask::Revoke { folder, name }), _) => revoke(folder, name),
+        (Some(CertsTask::Revoke { folder, name }), _) => revoke_and_print(folder, name),
         (None, Some(folder)) => write_all(folder),
         (None, None) => Ok(()),
     };
@@ -90,6 +93,19 @@ pub fn run(wanted: &CertsOptions) -> Result<(), Failure> {
 }
 
 fn write_all(folder: &Path) -> anyhow::Result<()> {
+    let pki = write_authority(folder)?;
+    for (file, name, names) in LEAVES {
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        let issued = pki.issue(&Leaf { names, ..Leaf::named(name) })?;
+        write_issued(folder, file, &issued)?;
+        print_issued(folder, file, name);
+    }
+    print("Valid for thirty days. For trying out only, never for real use.");
+    Ok(())
+}
+
+/// Creates authorities and writes their files into a folder, with `crl.pem`, which revokes nothing.
+pub(crate) fn write_authority(folder: &Path) -> anyhow::Result<Pki> {
     let authority = folder.join(AUTHORITY);
     std::fs::create_dir_all(&authority)
         .with_context(|| format!("cannot create the folder {}", authority.display()))?;
@@ -101,30 +117,26 @@ fn write_all(folder: &Path) -> anyhow::Result<()> {
     write(&authority.join("sub-ca.pem"), &kept.sub)?;
     write(&authority.join("sub-ca.key"), &kept.sub_key)?;
     put("crl.pem", &pki.revocation_lists(&[], LIST_DAYS)?)?;
-    for (file, name, names) in LEAVES {
-        let names = names.iter().map(|name| (*name).to_owned()).collect();
-        let issued = pki.issue(&Leaf { names, ..Leaf::named(name) })?;
-        write_issued(folder, file, name, &issued)?;
-    }
-    print("Valid for thirty days. For trying out only, never for real use.");
-    Ok(())
+    Ok(pki)
 }
 
-/// Writes a certificate with this common name, its key and its serial number.
-fn write_issued(
+/// Writes a certificate, its key and its serial number.
+pub(crate) fn write_issued(
     folder: &Path,
     file: &str,
-    name: &str,
     issued: &IssuedCertificate,
 ) -> anyhow::Result<()> {
     let put =
         |extension: &str, text: &str| write(&folder.join(format!("{file}.{extension}")), text);
     put("pem", &issued.chain)?;
     put("key", &issued.key)?;
-    write(&serial(folder, file), &format!("{}\n", issued.serial))?;
+    write(&serial(folder, file), &format!("{}\n", issued.serial))
+}
+
+/// Prints the files of a certificate with its common name.
+fn print_issued(folder: &Path, file: &str, common_name: &str) {
     let shown = folder.join(format!("{file}.pem"));
-    print(format_args!("{} and .key: {name}", shown.display()));
-    Ok(())
+    print(format_args!("{} and .key: {common_name}", shown.display()));
 }
 
 /// Returns the path of a certificate's serial number, by which it is revoked.
@@ -136,25 +148,28 @@ fn issue(task: &IssueTask) -> anyhow::Result<()> {
     let IssueTask { folder, name, names, common_name_only, .. } = task;
     let pki = kept(folder)?;
     let first = names.first().map(String::as_str).unwrap_or_default();
+    let common_name = task.common_name.as_deref().unwrap_or(first);
     let days = match (task.expired, task.not_yet) {
-        (true, _) => (-30, -1),
-        (false, true) => (1, 30),
+        (true, _) => EXPIRED,
+        (false, true) => NOT_YET_VALID,
         (false, false) => (-1, 30),
     };
     let names = if *common_name_only { Vec::new() } else { names.clone() };
     ensure!(!name.contains(['/', '.']), "{name:?} is not a plain name for files");
-    let mut issued = pki.issue(&Leaf { names, days, ..Leaf::named(first) })?;
-    if task.without_sub_authority {
-        let end = issued.chain.find(END).map_or(issued.chain.len(), |at| at + END.len());
-        issued.chain.truncate(end);
-    }
-    write_issued(folder, name, first, &issued)
+    let issued = pki.issue(&Leaf { names, days, ..Leaf::named(common_name) })?;
+    let issued = if task.without_sub_authority { issued.without_sub_authority() } else { issued };
+    write_issued(folder, name, &issued)?;
+    print_issued(folder, name, common_name);
+    Ok(())
 }
 
-/// Line with which a certificate in PEM ends.
-const END: &str = "-----END CERTIFICATE-----\n";
+/// Validity that has ended, in days from now.
+pub(crate) const EXPIRED: (i64, i64) = (-30, -1);
+/// Validity that has not begun, in days from now.
+pub(crate) const NOT_YET_VALID: (i64, i64) = (1, 30);
 
-fn revoke(folder: &Path, name: &str) -> anyhow::Result<()> {
+/// Revokes a certificate of a PKI that has been written: writes `crl.pem` anew.
+pub(crate) fn revoke(folder: &Path, name: &str) -> anyhow::Result<()> {
     let mut pki = kept(folder)?;
     let serial = read(&serial(folder, name))?;
     let list = folder.join(AUTHORITY).join("revoked");
@@ -165,9 +180,12 @@ fn revoke(folder: &Path, name: &str) -> anyhow::Result<()> {
     let serials = serials.with_context(|| format!("{} is damaged", list.display()))?;
     pki.crl_number = u64::try_from(serials.len())?.saturating_add(1);
     let lists = pki.revocation_lists(&serials, LIST_DAYS)?;
-    for (path, text) in [(&list, &revoked), (&folder.join("crl.pem"), &lists)] {
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    replace(&list, &revoked)?;
+    replace(&folder.join("crl.pem"), &lists)
+}
+
+fn revoke_and_print(folder: &Path, name: &str) -> anyhow::Result<()> {
+    revoke(folder, name)?;
     print(format_args!("{name} is revoked; {} has the new list", folder.join("crl.pem").display()));
     Ok(())
 }
@@ -194,4 +212,14 @@ pub(crate) fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     let options = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let mut file = options.with_context(|| format!("cannot create {}", path.display()))?;
     file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Replaces a file at once, so that no reader sees a part of it.
+pub(crate) fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
+    let new = path.with_extension("new");
+    if new.exists() {
+        std::fs::remove_file(&new).with_context(|| format!("cannot remove {}", new.display()))?;
+    }
+    write(&new, text)?;
+    std::fs::rename(&new, path).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use spine_types::OdsCode;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::call::client::{
     CallNotes, Caller, ConnectionOptions, ConnectionSource, TargetForm, TestConsumer, TestParties,
@@ -15,6 +14,7 @@ use super::call::client::{
 };
 use super::call::usage;
 use super::play::{Judgement, Play, PlaySettings, PlayedCase, Screen, counts};
+use super::signals::StopSignals;
 use crate::failure::Failure;
 use crate::outbound::ServiceUrl;
 
@@ -125,12 +125,11 @@ pub fn run(wanted: &ConformOptions) -> Result<(), Failure> {
 
 /// Plays all cases, and cancels what was booked; returns false with them if a signal has ended it.
 async fn played(play: &Play) -> Result<(Vec<PlayedCase>, bool), Failure> {
-    let mut stop = signal(SignalKind::terminate())?;
+    let mut signals = StopSignals::new()?;
     let mut cases = Vec::new();
     let is_whole = tokio::select! {
         () = play.all(&mut cases) => true,
-        _ = tokio::signal::ctrl_c() => false,
-        _ = stop.recv() => false,
+        () = signals.received() => false,
     };
     let cleaned = tokio::time::timeout(CLEAN_UP_MAX, play.clean_up()).await;
     let late = || {

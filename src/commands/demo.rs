@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use audit_journal::{VerifyWith, verify};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::call::client::{CallNotes, ConnectionOptions, TestParties};
 use super::lab::{Lab, LabDirectory, LabSettings, within_temporary};
 use super::play::{Judgement, Play, PlaySettings, Screen, Tone, counts};
+use super::signals::StopSignals;
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::failure::Failure;
 
@@ -59,27 +59,19 @@ async fn played(folder: &Path, wanted: &DemoOptions) -> Result<(), Failure> {
         let line = format!("{:>5.1} s  {step}", began.elapsed().as_secs_f64());
         steps.line(Tone::Faint, line);
     };
-    let mut stop = signal(SignalKind::terminate())?;
-    let lab = Lab::set_up(folder, settings, &progress).await?;
+    let mut signals = StopSignals::new()?;
+    let lab = Lab::set_up_until(&mut signals, folder, settings, &progress).await?;
     progress("ready");
     let record = wanted.record.as_ref().map(std::fs::File::create).transpose()?;
     let shown = tokio::select! {
         shown = shown(&lab, folder, wanted.once, record) => shown,
-        () = stopped(&mut stop) => match wanted.once {
+        () = signals.received() => match wanted.once {
             true => Err(Failure::Environment(anyhow::anyhow!("stopped by a signal before the end"))),
             false => Ok(()),
         },
     };
     lab.take_down().await;
     shown
-}
-
-/// Returns once the process is to end.
-async fn stopped(stop: &mut Signal) {
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = stop.recv() => {}
-    }
 }
 
 /// Plays everything, and then shows what others send, unless it is to end.

@@ -6,16 +6,19 @@ use std::path::{Path, PathBuf};
 use gpconnect_simulator::people;
 use schemars::{Schema, schema_for};
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::print;
+use super::signals::StopSignals;
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::failure::Failure;
 
 mod demonstration;
 mod settings;
 mod slapd;
+mod tokens;
 mod world;
+
+use settings::REFUSED_CERTIFICATES;
 
 pub(super) use settings::{LabDirectory, LabSettings};
 pub(super) use world::Lab;
@@ -70,13 +73,10 @@ pub(super) fn within_temporary(
 }
 
 async fn serve(folder: &Path, settings: LabSettings) -> Result<(), Failure> {
-    let mut stop = signal(SignalKind::terminate())?;
-    let lab = Lab::set_up(folder, settings, &|_| {}).await?;
+    let mut signals = StopSignals::new()?;
+    let lab = Lab::set_up_until(&mut signals, folder, settings, &|_| {}).await?;
     print(lab.description());
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = stop.recv() => {}
-    }
+    signals.received().await;
     lab.take_down().await;
     Ok(())
 }
@@ -85,12 +85,6 @@ impl Lab {
     /// Returns everything that a test needs to know: addresses, files, consumers, practices and their patients.
     pub(super) fn description(&self) -> Value {
         let file = |name: &str| self.file(name).display().to_string();
-        let certificate = |name: &str| {
-            json!({
-                "certificate": file(&format!("{name}.pem")),
-                "key": file(&format!("{name}.key")),
-            })
-        };
         let consumers = self.settings.consumers.iter().map(|consumer| {
             json!({
                 "name": consumer.name,
@@ -110,6 +104,7 @@ impl Lab {
                 "root": practice.root(),
                 "answers": practice.answers,
                 "seed": practice.seed,
+                "tokens": tokens::described(&self.folder, practice, &self.settings.consumers),
             })
         });
         let patients = people().into_iter().map(|person| {
@@ -124,6 +119,7 @@ impl Lab {
         });
         let (address, admin) = (self.address(), self.admin());
         json!({
+            "folder": self.folder,
             "proxy": {
                 "url": format!("https://localhost:{}", address.port()),
                 "address": address,
@@ -135,14 +131,18 @@ impl Lab {
             "authority": file("ca.pem"),
             "revocation_lists": file("crl.pem"),
             "consumers": consumers.collect::<Vec<_>>(),
-            "refused_certificates": {
-                "stranger": certificate("stranger"),
-                "expired": certificate("expired"),
-                "not_yet_valid": certificate("not-yet-valid"),
-                "revoked": certificate("revoked"),
-            },
+            "refused_certificates": self.refused_certificates(),
             "practices": practices.collect::<Vec<_>>(),
             "patients": patients.collect::<Vec<_>>(),
         })
+    }
+
+    /// Returns the files of each certificate that is to be refused, by the reason.
+    fn refused_certificates(&self) -> Value {
+        let reasons = REFUSED_CERTIFICATES.into_iter().map(|name| {
+            let file = |extension| self.file(&format!("{name}.{extension}")).display().to_string();
+            (name.replace('-', "_"), json!({ "certificate": file("pem"), "key": file("key") }))
+        });
+        reasons.collect()
     }
 }

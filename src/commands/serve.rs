@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use tokio::signal::unix::{SignalKind, signal};
-
+use super::signals::StopSignals;
 use crate::failure::Failure;
 use crate::log;
 use crate::server::{Prepared, Server};
@@ -17,20 +16,15 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let ended = runtime.block_on(async {
-        let mut stop = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut signals = StopSignals::new()?;
         let server = Server::start(prepared, Some(path.to_owned()))?;
         let cut = server.cut();
-        tokio::select! {
-            _ = stop.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        signals.received().await;
         tracing::info!("stopping: /readyz answers 503; the consumer port closes after drain-delay, then exchanges in flight are finished");
         let mut stopping = std::pin::pin!(server.stop());
         tokio::select! {
             () = &mut stopping => return Ok(()),
-            _ = stop.recv() => {}
-            _ = interrupt.recv() => {}
+            () = signals.received() => {}
         }
         tracing::warn!("second stop signal received: exchanges in flight are cut off");
         cut.cancel();

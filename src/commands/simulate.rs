@@ -13,9 +13,9 @@ use rustls::{RootCertStore, ServerConfig};
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::Deserialize;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::server_tls::{self, ClientAuthorities};
+use super::signals::StopSignals;
 use super::{print, read_toml};
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::failure::Failure;
@@ -194,7 +194,7 @@ impl ProviderSettings {
         provider: Arc<SimulatedProvider>,
         serving: ServeOptions,
     ) -> Result<(), Failure> {
-        let mut stop = signal(SignalKind::terminate())?;
+        let mut signals = StopSignals::new()?;
         let listener = TcpListener::bind(self.address)
             .await
             .with_context(|| format!("cannot listen on {}", self.address))
@@ -205,12 +205,7 @@ impl ProviderSettings {
             let SimulatedProviders { ods, asid, name, base_path, .. } = practice;
             print(format_args!("{ods} {name}, ASID {asid}: {scheme}://{address}{base_path}"));
         }
-        let told = async move {
-            tokio::select! {
-                _ = stop.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
-        };
+        let told = async move { signals.received().await };
         provider.serve(listener, serving, told).await;
         Ok(())
     }

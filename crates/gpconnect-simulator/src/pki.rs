@@ -93,6 +93,17 @@ pub struct IssuedCertificate {
     pub serial: u64,
 }
 
+impl IssuedCertificate {
+    /// Returns the certificate without that of the sub authority in its chain.
+    #[must_use]
+    pub fn without_sub_authority(mut self) -> Self {
+        const END: &str = "-----END CERTIFICATE-----\n";
+        let end = self.chain.find(END).map_or(self.chain.len(), |at| at + END.len());
+        self.chain.truncate(end);
+        self
+    }
+}
+
 impl Pki {
     /// Creates new authorities, valid for a year from `now_s`, in seconds since 1970.
     ///

@@ -10,8 +10,8 @@ use audit_journal::JournalSearch;
 use clap::Args;
 use jiff::Span;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tokio::signal::unix::{SignalKind, signal};
 
+use super::super::signals::StopSignals;
 use super::{ExchangeJoiner, LineSelection, StandardOutput, fault};
 use crate::audit::ExportedLine;
 use crate::failure::Failure;
@@ -57,7 +57,7 @@ pub(super) fn run(wanted: &QueryTask) -> Result<(), Failure> {
     let limit = limit.unwrap_or(if *follow { u64::MAX } else { LIMIT });
     let mut output = QueryOutput::new(*json, limit);
     if *follow {
-        let stop = StopSignals::listen()?;
+        let stop = StopFlags::listen()?;
         let until = wait.map(|wait| Instant::now() + wait);
         output.follow(of, &stop, until).map_err(fault)?;
     } else {
@@ -146,7 +146,7 @@ impl QueryOutput {
     fn follow(
         &mut self,
         of: &LineSelection,
-        stop: &StopSignals,
+        stop: &StopFlags,
         until: Option<Instant>,
     ) -> io::Result<()> {
         let filter = of.filter(None);
@@ -190,7 +190,7 @@ fn is_output_closed_within(time: Duration) -> bool {
 
 /// Signals that end a query which follows the journal.
 #[derive(Debug)]
-struct StopSignals {
+struct StopFlags {
     /// True once a signal has come: what is there is still printed.
     first: Arc<AtomicBool>,
     /// True once another signal has come: reading breaks off.
@@ -198,22 +198,18 @@ struct StopSignals {
     _runtime: tokio::runtime::Runtime,
 }
 
-impl StopSignals {
+impl StopFlags {
     fn listen() -> io::Result<Self> {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let (first, second) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let within = runtime.enter();
-        let (mut interrupt, mut terminate) =
-            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let mut signals = StopSignals::new()?;
         drop(within);
         let told = [Arc::clone(&first), Arc::clone(&second)];
         runtime.spawn(async move {
             for flag in told {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                }
+                signals.received().await;
                 flag.store(true, Ordering::Release);
             }
         });

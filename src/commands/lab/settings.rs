@@ -33,9 +33,11 @@ pub(crate) struct LabSettings {
     pub proxy: toml::Table,
 }
 
-/// Names of the lab's other certificates.
-pub(super) const RESERVED: [&str; 8] =
-    ["ca", "crl", "server", "gateway", "stranger", "expired", "not-yet-valid", "revoked"];
+/// Names of the lab's other certificates and keys, beside those to be refused with.
+const RESERVED: [&str; 5] = ["ca", "crl", "server", "gateway", "sds"];
+/// Names of the certificates to be refused with.
+pub(super) const REFUSED_CERTIFICATES: [&str; 6] =
+    ["stranger", "expired", "not-yet-valid", "revoked", "wrong-name", "without-sub-authority"];
 
 /// Kind of directory service that practices are looked up in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -46,6 +48,8 @@ pub(crate) enum LabDirectory {
     SdsApi,
     /// `slapd` with the same records, which must be installed.
     SdsLdap,
+    /// The proxy's directory file alone, without a directory service.
+    File,
 }
 
 /// Consumer of a lab, with a certificate of its own.
@@ -169,7 +173,7 @@ impl LabSettings {
                 "consumer.name: {name:?} has characters other than letters, digits and hyphens"
             );
             ensure!(
-                !RESERVED.contains(&name.as_str()),
+                !RESERVED.iter().chain(&REFUSED_CERTIFICATES).any(|reserved| reserved == name),
                 "consumer.name: {name:?} is the name of another certificate of the lab"
             );
         }

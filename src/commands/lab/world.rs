@@ -12,12 +12,15 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::super::certs::write;
+use super::super::certs::{EXPIRED, NOT_YET_VALID, revoke, write, write_authority, write_issued};
 use super::super::server_tls::{self, ClientAuthorities};
+use super::super::signals::StopSignals;
 use super::settings::{LabConsumer, LabDirectory, LabPractice, LabSettings};
 use super::slapd::{self, Slapd};
+use super::tokens::TokenFiles;
 use gpconnect_simulator::pki::{IssuedCertificate, Leaf, Pki};
 use gpconnect_simulator::sds::{BASE_PATH, Records, SdsDirectory};
 use gpconnect_simulator::{Seed, ServeOptions, SimulatedPractice, SimulatedProvider};
@@ -28,6 +31,11 @@ use crate::server::{Prepared, Server};
 use crate::traffic::Traffic;
 
 const GATEWAY_NAME: &str = "gateway.ssp.example.nhs.uk";
+/// Name that no consumer is registered with.
+const STRANGER_NAME: &str = "stranger.example.nhs.uk";
+/// Names of the files of certificates to be refused with.
+const REVOKED: &str = "revoked";
+const WITHOUT_SUB_AUTHORITY: &str = "without-sub-authority";
 
 /// Function that is called with each step of setting up.
 pub(in crate::commands) type Progress<'a> = &'a (dyn Fn(&str) + Send + Sync);
@@ -40,10 +48,30 @@ pub(in crate::commands) struct Lab {
     /// Address of the simulated practices without TLS.
     pub(super) control: SocketAddr,
     simulated: CancellationToken,
+    /// Task that renews the token files.
+    renewal: JoinHandle<()>,
     _slapd: Option<Slapd>,
 }
 
 impl Lab {
+    /// Sets everything up as [`Lab::set_up`] does.
+    ///
+    /// # Errors
+    /// Returns an error also if a signal comes before everything is there.
+    pub(in crate::commands) async fn set_up_until(
+        signals: &mut StopSignals,
+        folder: &Path,
+        settings: LabSettings,
+        progress: Progress<'_>,
+    ) -> Result<Self, Failure> {
+        tokio::select! {
+            lab = Self::set_up(folder, settings, progress) => lab,
+            () = signals.received() => {
+                Err(Failure::Environment(anyhow::anyhow!("stopped by a signal before everything was set up")))
+            }
+        }
+    }
+
     /// Sets everything up inside `folder`, which must not exist or be empty; `progress` is called with each step.
     pub(in crate::commands) async fn set_up(
         folder: &Path,
@@ -56,8 +84,10 @@ impl Lab {
         let WrittenLab { config, control, slapd } = written.map_err(Failure::Environment)?;
         progress("starting the proxy");
         let server = Server::start(Prepared::load(&config, 1)?, Some(config))?;
+        let tokens = TokenFiles::create(folder, &settings).map_err(Failure::Environment)?;
+        let renewal = tokio::spawn(tokens.renew(simulated.clone()));
         let folder = folder.to_owned();
-        Ok(Self { folder, settings, server, control, simulated, _slapd: slapd })
+        Ok(Self { folder, settings, server, control, simulated, renewal, _slapd: slapd })
     }
 
     pub(in crate::commands) fn address(&self) -> SocketAddr {
@@ -83,10 +113,13 @@ impl Lab {
         self.folder.join(name)
     }
 
-    /// Stops the proxy, then the simulated systems.
+    /// Stops the proxy, then the simulated systems; nothing is written afterwards.
     pub(in crate::commands) async fn take_down(self) {
         self.server.stop().await;
         self.simulated.cancel();
+        if let Err(error) = self.renewal.await {
+            tracing::error!(%error, "the renewal of the tokens has failed");
+        }
     }
 }
 
@@ -115,8 +148,7 @@ async fn prepare(
     progress: Progress<'_>,
 ) -> anyhow::Result<WrittenLab> {
     progress("making certificates");
-    let pki = Pki::new(Timestamp::now().as_second())?;
-    write_pki(folder, settings, &pki)?;
+    let pki = write_pki(folder, settings)?;
     let practices = settings.practices.iter().filter(|practice| practice.answers);
     let practices = practices.map(simulated).collect::<anyhow::Result<Vec<_>>>()?;
     progress(&format!("starting {} practices", practices.len()));
@@ -137,6 +169,7 @@ async fn prepare(
             let (slapd, source) = slapd::start(&pki, folder, &records(settings)?)?;
             (Some(slapd), source)
         }
+        LabDirectory::File => (None, String::new()),
     };
     let text = format!("{CONFIG}{source}\n[provider.hosts]\n{hosts}");
     let mut table: toml::Table = text.parse()?;
@@ -162,33 +195,33 @@ fn merge(table: &mut toml::Table, new: toml::Table) {
     }
 }
 
-/// Writes the authority, certificates of the proxy and of each consumer, and certificates to be refused with.
-fn write_pki(folder: &Path, settings: &LabSettings, pki: &Pki) -> anyhow::Result<()> {
+/// Writes the authorities, certificates of the proxy and of each consumer, and certificates to be refused with.
+fn write_pki(folder: &Path, settings: &LabSettings) -> anyhow::Result<Pki> {
     let names = ["ssp.example.nhs.uk", "localhost", "127.0.0.1"].map(str::to_owned).to_vec();
     let hub = settings.consumers.first().map(LabConsumer::certificate_name).unwrap_or_default();
+    let strangers = vec![STRANGER_NAME.to_owned()];
     let mut leaves = vec![
         ("server", Leaf { names, ..Leaf::named("ssp.example.nhs.uk") }),
         ("gateway", Leaf::named(GATEWAY_NAME)),
-        ("stranger", Leaf::named("stranger.example.nhs.uk")),
-        ("expired", Leaf { days: (-30, -1), ..Leaf::named(&hub) }),
-        ("not-yet-valid", Leaf { days: (1, 30), ..Leaf::named(&hub) }),
-        ("revoked", Leaf::named(&hub)),
+        ("stranger", Leaf::named(STRANGER_NAME)),
+        ("expired", Leaf { days: EXPIRED, ..Leaf::named(&hub) }),
+        ("not-yet-valid", Leaf { days: NOT_YET_VALID, ..Leaf::named(&hub) }),
+        (REVOKED, Leaf::named(&hub)),
+        ("wrong-name", Leaf { names: strangers, ..Leaf::named(&hub) }),
+        (WITHOUT_SUB_AUTHORITY, Leaf::named(&hub)),
     ];
     for consumer in &settings.consumers {
         leaves.push((&consumer.name, Leaf::named(&consumer.certificate_name())));
     }
-    let put = |name: String, text: &str| write(&folder.join(name), text);
-    let mut revoked = Vec::new();
+    let pki = write_authority(folder)?;
     for (file, leaf) in leaves {
         let issued = pki.issue(&leaf)?;
-        if file == "revoked" {
-            revoked.push(issued.serial);
-        }
-        put(format!("{file}.pem"), &issued.chain)?;
-        put(format!("{file}.key"), &issued.key)?;
+        let issued =
+            if file == WITHOUT_SUB_AUTHORITY { issued.without_sub_authority() } else { issued };
+        write_issued(folder, file, &issued)?;
     }
-    put("ca.pem".to_owned(), &pki.authority())?;
-    put("crl.pem".to_owned(), &pki.revocation_lists(&revoked, 30)?)
+    revoke(folder, REVOKED)?;
+    Ok(pki)
 }
 
 /// Starts the practices' systems, one listener for each host; returns the lines for `[provider.hosts]`, since the
@@ -245,8 +278,13 @@ fn records(settings: &LabSettings) -> anyhow::Result<Records> {
     let interactions: Vec<&str> = groups.iter().map(|interaction| interaction.id).collect();
     Ok(settings.practices.iter().fold(Records::default(), |records, practice| {
         let (ods, asid) = (practice.ods.as_str(), practice.asid.as_str());
-        let party_key = format!("{ods}-1000001");
-        records.and(Records::practice(ods, asid, &party_key, &practice.root(), &interactions))
+        records.and(Records::practice(
+            ods,
+            asid,
+            &party_key(practice),
+            &practice.root(),
+            &interactions,
+        ))
     }))
 }
 
@@ -274,8 +312,8 @@ fn tls(issued: &IssuedCertificate, clients: Option<&Pki>) -> anyhow::Result<Arc<
     server_tls::config(chain, key, clients.transpose()?)
 }
 
-/// Returns the directory file, with what no directory service holds: consumers, their certificates and the
-/// agreement.
+/// Returns the directory file: consumers with their certificates and the agreement, which no directory service
+/// holds, and without a directory service the practices too.
 fn directory_file(settings: &LabSettings) -> String {
     let consumers = settings.consumers.iter().map(|consumer| {
         let LabConsumer { name, asid, ods, interactions, .. } = consumer;
@@ -285,13 +323,27 @@ fn directory_file(settings: &LabSettings) -> String {
              ods = \"{ods}\"\ninteractions = {interactions:?}\n\n"
         )
     });
+    let is_listed = settings.directory == LabDirectory::File;
+    let listed = settings.practices.iter().filter(|_| is_listed).map(|practice| {
+        let (LabPractice { ods, asid, .. }, root) = (practice, practice.root());
+        format!(
+            "[[provider]]\nods = \"{ods}\"\nasid = \"{asid}\"\nparty-key = \"{}\"\ncpa-id = \"S{asid}\"\n\
+             root = \"{root}\"\ninteractions = {:?}\n\n",
+            party_key(practice),
+            AllowedInteractions::DEFAULT
+        )
+    });
     let agreed = settings.consumers.iter().filter(|consumer| consumer.agreed);
     let agreed: Vec<_> = agreed.map(|consumer| consumer.asid.as_str()).collect();
     let agreement = match agreed.is_empty() {
         true => String::new(),
         false => format!("[[agreement]]\nfrom = {agreed:?}\nto = \"every-practice\"\n"),
     };
-    consumers.chain([agreement]).collect()
+    consumers.chain(listed).chain([agreement]).collect()
+}
+
+fn party_key(practice: &LabPractice) -> String {
+    format!("{}-1000001", practice.ods)
 }
 
 const CONFIG: &str = r#"[listener]

@@ -11,8 +11,8 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 
+use super::super::signals::StopSignals;
 use super::super::{print, server_tls};
 use crate::failure::Failure;
 use crate::tls::KeyPair;
@@ -62,18 +62,13 @@ pub(super) fn run(config: &Path) -> Result<(), Failure> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
-        let mut stop = signal(SignalKind::terminate())?;
+        let mut signals = StopSignals::new()?;
         let listener = TcpListener::bind(settings.address)
             .await
             .with_context(|| format!("cannot listen on {}", settings.address))
             .map_err(Failure::Environment)?;
         print(format_args!("SDS FHIR API: https://{}{BASE_PATH}", listener.local_addr()?));
-        let told = async move {
-            tokio::select! {
-                _ = stop.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
-        };
+        let told = async move { signals.received().await };
         sds.serve(listener, tls, told).await;
         Ok(())
     })
