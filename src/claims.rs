@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::header::HeaderMap;
 use serde_json::value::RawValue;
 
-use crate::refusal::{ClockDifference, Refusal};
+use crate::refusal::{ClockDifference, Refusal, TimeUnit};
 use spine_types::OdsCode;
 use spine_types::interaction::Interaction;
 
@@ -100,7 +100,7 @@ pub fn check<'a>(
 ///
 /// A claim that is present but not a resource is answered with 422, anything else with 400.
 fn fault(payload: &str) -> Refusal {
-    let Ok(claims) = serde_json::from_str::<Resources<'_>>(payload) else {
+    let Ok(claims) = serde_json::from_str::<RawClaims<'_>>(payload) else {
         return Refusal::TokenClaims;
     };
     let named = [
@@ -109,12 +109,15 @@ fn fault(payload: &str) -> Refusal {
         ("requesting_practitioner", "Practitioner", claims.practitioner),
     ];
     let broken = |raw: &RawValue| serde_json::from_str::<ClaimResource<'_>>(raw.get()).is_err();
-    let mut named = named.into_iter();
-    named
-        .find_map(|(claim, resource_type, raw)| {
-            raw.is_some_and(broken).then_some(Refusal::ClaimResource { claim, resource_type })
-        })
-        .unwrap_or(Refusal::TokenClaims)
+    let resource = named.into_iter().find_map(|(claim, resource_type, raw)| {
+        raw.is_some_and(broken).then_some(Refusal::ClaimResource { claim, resource_type })
+    });
+    let fraction = |raw: &RawValue| serde_json::from_str::<i64>(raw.get()).is_err();
+    let rule = "be a JSON number, the whole seconds since 1970";
+    let time = [("iat", claims.issued_s), ("exp", claims.expires_s)].into_iter();
+    let mut time = time.filter(|(_, raw)| raw.is_some_and(fraction));
+    let time = || time.next().map(|(claim, _)| Refusal::ClaimInvalid { claim, rule });
+    resource.or_else(time).unwrap_or(Refusal::TokenClaims)
 }
 
 /// Returns the organisation that a token names, unverified.
@@ -187,17 +190,21 @@ members!(
     practitioner: "requesting_practitioner",
 );
 
-/// Resources of a payload as raw JSON, to find the one that is malformed.
+/// Claims of a payload as raw JSON, to find the one that is malformed.
 #[derive(Default)]
-struct Resources<'a> {
+struct RawClaims<'a> {
+    issued_s: Option<&'a RawValue>,
+    expires_s: Option<&'a RawValue>,
     device: Option<&'a RawValue>,
     organisation: Option<&'a RawValue>,
     practitioner: Option<&'a RawValue>,
 }
 
 members!(
-    Resources,
+    RawClaims,
     is_open: true,
+    issued_s: "iat",
+    expires_s: "exp",
     device: "requesting_device",
     organisation: "requesting_organization",
     practitioner: "requesting_practitioner",
@@ -274,7 +281,10 @@ fn times(iat: Option<i64>, exp: Option<i64>) -> Result<(i64, i64), Refusal> {
 
 /// Spec: a token is valid for 300 s.
 fn check_lifetime(iat: i64, exp: i64) -> Result<(), Refusal> {
-    if exp.checked_sub(iat) == Some(LIFETIME_S) { Ok(()) } else { Err(Refusal::TokenLifetime) }
+    match exp.checked_sub(iat) {
+        Some(LIFETIME_S) => Ok(()),
+        _ => Err(Refusal::TokenLifetime { unit: TimeUnit::of(iat) }),
+    }
 }
 
 /// Spec: a token is not accepted at or after `exp`.
@@ -562,7 +572,7 @@ mod tests {
             Refusal::TokenSigned,
             Refusal::TokenAlgorithm,
             Refusal::ClaimMissing("iss"),
-            Refusal::TokenLifetime,
+            Refusal::TokenLifetime { unit: TimeUnit::Second },
             Refusal::TokenExpired { ago },
             Refusal::ScopeMismatch(&CATALOGUE[0]),
         ];
@@ -618,12 +628,16 @@ mod tests {
         assert_eq!(times(NOW + 300, NOW + 600), Ok(()));
         let ahead = ClockDifference::between(0, 301);
         assert_eq!(times(NOW + 301, NOW + 601), Err(Refusal::TokenFromFuture { ahead }));
+        let lifetime = |unit| Err(Refusal::TokenLifetime { unit });
         for exp in [NOW + 299, NOW + 301, NOW - 1] {
-            assert_eq!(times(NOW, exp), Err(Refusal::TokenLifetime));
+            assert_eq!(times(NOW, exp), lifetime(TimeUnit::Second));
         }
-        assert_eq!(times(i64::MIN, i64::MAX), Err(Refusal::TokenLifetime));
-        for odd in [json!("1"), json!(1.5), json!(1e20)] {
-            assert_eq!(with("exp", odd), Err(Refusal::TokenClaims));
+        assert_eq!(times(i64::MIN, i64::MAX), lifetime(TimeUnit::Second));
+        let ms = NOW * 1000;
+        assert_eq!(times(ms, ms + 300_000), lifetime(TimeUnit::Millisecond));
+        for odd in [json!("1"), json!(1.5), json!(1e20), json!([])] {
+            assert_eq!(invalid("iat", odd.clone()), "iat");
+            assert_eq!(invalid("exp", odd), "exp");
         }
     }
 

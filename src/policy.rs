@@ -227,41 +227,83 @@ pub fn check_audience(
     facts: &RequestFacts<'_>,
     provider: &ProviderRegistration,
 ) -> Result<(), Refusal> {
-    let root = provider.root.as_str();
+    let urls = AudienceUrls {
+        root: &provider.root,
+        request: request_url(facts.target),
+        bases: facts.bases,
+    };
     let accepted = match facts.audience {
-        Audience::One(audience) => audience == root || is_other(facts, provider, audience),
+        Audience::One(audience) => urls.is_root(audience) || is_other(facts, &urls, audience),
         Audience::OneInArray(audience) => {
             facts.audiences.contains(&OtherAudience::OneInArray)
-                && (audience == root || is_other(facts, provider, audience))
+                && (urls.is_root(audience) || is_other(facts, &urls, audience))
         }
     };
-    if accepted {
-        return Ok(());
+    if accepted { Ok(()) } else { Err(urls.mismatch(facts.audience)) }
+}
+
+/// Checks the audience of a token without a request: it must be `root`.
+///
+/// # Errors
+/// Returns a refusal if it is not.
+pub fn check_audience_alone(audience: &Audience<'_>, root: &ServiceRoot) -> Result<(), Refusal> {
+    let urls = AudienceUrls { root, request: None, bases: &[] };
+    match audience {
+        Audience::One(one) if urls.is_root(one) => Ok(()),
+        Audience::One(_) | Audience::OneInArray(_) => Err(urls.mismatch(audience)),
     }
-    let (root, likeness) = (provider.root.clone(), audience_likeness(facts, provider));
-    Err(Refusal::AudienceMismatch { root, likeness })
 }
 
-/// Returns the kind of audience that the token names, if consumers are known to send that kind.
-fn audience_likeness(
-    facts: &RequestFacts<'_>,
-    provider: &ProviderRegistration,
-) -> Option<AudienceLikeness> {
-    let Audience::One(audience) = facts.audience else {
-        return Some(AudienceLikeness::Array);
-    };
-    let kinds = [
-        (OtherAudience::TrailingSlash, AudienceLikeness::FinalSlash),
-        (OtherAudience::TokenUrl, AudienceLikeness::TokenUrl),
-        (OtherAudience::RequestUrl, AudienceLikeness::RequestUrl),
-        (OtherAudience::ProxyBase, AudienceLikeness::ProxyUrl),
-        (OtherAudience::ProxyAndRoot, AudienceLikeness::ProxyUrl),
-    ];
-    let mut kinds = kinds.into_iter();
-    kinds.find(|(kind, _)| kind.is(facts, provider, audience)).map(|(_, likeness)| likeness)
+/// URLs that an audience is compared with.
+struct AudienceUrls<'a> {
+    /// Registered service root.
+    root: &'a ServiceRoot,
+    /// URL of the request without its query; `None` in form (b).
+    request: Option<String>,
+    /// Base URLs of this proxy, without a final slash.
+    bases: &'a [String],
 }
 
-fn is_other(facts: &RequestFacts<'_>, provider: &ProviderRegistration, audience: &str) -> bool {
+impl AudienceUrls<'_> {
+    fn is_root(&self, audience: &str) -> bool {
+        audience == self.root.as_str()
+    }
+
+    fn mismatch(&self, audience: &Audience<'_>) -> Refusal {
+        let root = self.root.clone();
+        let likeness = match audience {
+            Audience::One(audience) => self.likeness(audience),
+            Audience::OneInArray(_) => Some(AudienceLikeness::Array),
+        };
+        Refusal::AudienceMismatch { root, likeness }
+    }
+
+    /// Returns the kind of an audience, if consumers are known to send that kind.
+    fn likeness(&self, audience: &str) -> Option<AudienceLikeness> {
+        let kinds = [
+            (OtherAudience::TrailingSlash, AudienceLikeness::FinalSlash),
+            (OtherAudience::TokenUrl, AudienceLikeness::TokenUrl),
+            (OtherAudience::RequestUrl, AudienceLikeness::RequestUrl),
+            (OtherAudience::ProxyBase, AudienceLikeness::ProxyUrl),
+            (OtherAudience::ProxyAndRoot, AudienceLikeness::ProxyUrl),
+            (OtherAudience::ProxyAndRequestUrl, AudienceLikeness::ProxyUrl),
+        ];
+        let kind = kinds.into_iter().find(|(kind, _)| kind.is(self, audience));
+        kind.map(|(_, likeness)| likeness).or_else(|| {
+            let root = self.root.as_str();
+            let after = audience.strip_suffix(root).is_some_and(|before| before.ends_with('/'));
+            let last = |url: &str| url.rsplit('/').next().map(str::to_owned);
+            let is_like_root =
+                || last(audience) == last(root) && audience.parse::<ServiceRoot>().is_ok();
+            match after {
+                true => Some(AudienceLikeness::RootAfterUrl),
+                false => is_like_root().then_some(AudienceLikeness::OtherRoot),
+            }
+        })
+    }
+}
+
+fn is_other(facts: &RequestFacts<'_>, urls: &AudienceUrls<'_>, audience: &str) -> bool {
     let bare = audience.strip_suffix('/').unwrap_or(audience);
     if let Target::Practice(practice) = facts.target {
         // In form (b) the consumer only knows this proxy's URL of the practice as its service root.
@@ -273,40 +315,32 @@ fn is_other(facts: &RequestFacts<'_>, provider: &ProviderRegistration, audience:
             return true;
         }
     }
-    facts.audiences.iter().any(|other| other.is(facts, provider, audience))
+    facts.audiences.iter().any(|other| other.is(urls, audience))
 }
 
-impl RequestFacts<'_> {
-    /// Returns the URL in the target without its query; `None` in form (b).
-    fn request_url(&self) -> Option<String> {
-        match self.target {
-            Target::Url(url) => Some(format!("https://{}{}", url.authority, url.path)),
-            Target::Practice(_) => None,
-        }
+/// Returns the URL in a target without its query; `None` in form (b).
+fn request_url(target: &Target<'_>) -> Option<String> {
+    match target {
+        Target::Url(url) => Some(format!("https://{}{}", url.authority, url.path)),
+        Target::Practice(_) => None,
     }
 }
 
 impl OtherAudience {
     /// Returns true if a token's audience is of this kind.
-    fn is(
-        &self,
-        facts: &RequestFacts<'_>,
-        provider: &ProviderRegistration,
-        audience: &str,
-    ) -> bool {
-        let root = provider.root.as_str();
+    fn is(&self, urls: &AudienceUrls<'_>, audience: &str) -> bool {
+        let AudienceUrls { root, request, bases } = urls;
+        let root = root.as_str();
         let bare = audience.strip_suffix('/').unwrap_or(audience);
         match self {
             Self::TokenUrl => bare == "https://authorize.fhir.nhs.net/token",
             Self::TrailingSlash => bare == root.strip_suffix('/').unwrap_or(root),
-            Self::RequestUrl => facts.request_url().is_some_and(|url| audience == url),
-            Self::ProxyBase => facts.bases.iter().any(|base| base == bare),
-            Self::ProxyAndRoot => {
-                facts.bases.iter().any(|base| audience == format!("{base}/{root}"))
-            }
-            Self::ProxyAndRequestUrl => facts.request_url().is_some_and(|url| {
-                facts.bases.iter().any(|base| audience == format!("{base}/{url}"))
-            }),
+            Self::RequestUrl => request.as_ref().is_some_and(|url| audience == url),
+            Self::ProxyBase => bases.iter().any(|base| base == bare),
+            Self::ProxyAndRoot => bases.iter().any(|base| audience == format!("{base}/{root}")),
+            Self::ProxyAndRequestUrl => request
+                .as_ref()
+                .is_some_and(|url| bases.iter().any(|base| audience == format!("{base}/{url}"))),
             Self::Named(named) => audience == named,
             Self::OneInArray => false,
         }

@@ -21,7 +21,8 @@ mod table;
 
 pub use certificate::CertificateFault;
 pub use derived::{
-    AudienceLikeness, ClockDifference, PathLikeness, RootDifference, TokenForm, ValueLikeness,
+    AudienceLikeness, ClockDifference, PathLikeness, RootDifference, TimeUnit, TokenForm,
+    ValueLikeness,
 };
 pub use every::every;
 pub use judged::{JudgedStep, JudgedSteps, StepOutcome, shown};
@@ -197,8 +198,8 @@ pub enum Refusal {
     ClaimInvalid { claim: &'static str, rule: &'static str },
     #[error("JWT claim {claim} is not a FHIR resource of type {resource_type}")]
     ClaimResource { claim: &'static str, resource_type: &'static str },
-    #[error("JWT claim exp must be iat plus 300 seconds")]
-    TokenLifetime,
+    #[error("JWT claim exp must be iat plus 300 seconds{}", note(unit.difference().as_ref()))]
+    TokenLifetime { unit: TimeUnit },
     #[error("the bearer token expired {ago} ago by this proxy's clock")]
     TokenExpired { ago: ClockDifference },
     #[error("JWT claim iat is {ahead} ahead of this proxy's clock")]

@@ -11,7 +11,7 @@ use testkit::authority::TestAuthority;
 use testkit::files::Files;
 use testkit::raw_connection::RawConnection;
 use testkit::request::{Answer, read_answer};
-use testkit::test_bed::{CLINIC_ODS, ODS, OTHER_TO, ROOT, now_s};
+use testkit::test_bed::{CLINIC_ODS, ODS, OTHER_ROOT, OTHER_TO, ROOT, now_s};
 use testkit::{TestBed, TestRequest};
 
 const PAGE: &str = include_str!("../docs/integrate/mistakes.md");
@@ -135,6 +135,24 @@ fn audiences() -> Vec<Mistake> {
             aud(&format!("{ROOT}/Slot")),
             ["this is the URL of the request, with the path after the service root", root],
         ),
+        mistake(
+            "`aud` is the URL of the proxy and the root",
+            "audience_mismatch",
+            aud(&format!("https://ssp.example.nhs.uk/{ROOT}")),
+            ["this begins with the URL of this proxy", root],
+        ),
+        mistake(
+            "`aud` is another URL of the proxy and the root",
+            "audience_mismatch",
+            aud(&format!("https://10.0.0.1:8443/{ROOT}")),
+            ["this has another URL before the service root", root],
+        ),
+        mistake(
+            "`aud` is the root of another practice",
+            "audience_mismatch",
+            aud(OTHER_ROOT),
+            ["this looks like the service root of another practice", root],
+        ),
     ]
 }
 
@@ -161,6 +179,21 @@ fn tokens() -> Vec<Mistake> {
             "token_from_future",
             times(now_s * 1000, now_s * 1000 + 300),
             ["iat is more than a day ahead of this proxy's clock", "iat and exp are in seconds"],
+        ),
+        mistake(
+            "times in milliseconds, five minutes apart",
+            "token_lifetime",
+            times(now_s * 1000, now_s * 1000 + 300_000),
+            ["these times look like milliseconds", "both in whole seconds since 1970"],
+        ),
+        mistake(
+            "times with a fraction",
+            "claim_invalid",
+            claim("iat", json!(1_800_000_000.5)).claim("exp", json!(1_800_000_300.5)),
+            [
+                "JWT claim iat must be a JSON number, the whole seconds since 1970",
+                "Correct the claim",
+            ],
         ),
         mistake(
             "no `requesting_device`",

@@ -10,6 +10,7 @@ use super::explain::StepReport;
 use super::print;
 use crate::claims::{self, Audience, JudgedToken, Signature, TokenRules};
 use crate::failure::Failure;
+use crate::policy;
 use crate::refusal::{self, Refusal};
 use spine_types::interaction::{self, Interaction};
 use spine_types::{OdsCode, ServiceRoot};
@@ -91,15 +92,10 @@ fn check(wanted: &TokenOptions, ods: Option<&OdsCode>, token: &str) -> Result<()
     let judged = claims::judge(&headers, wanted.interaction, rules);
     let JudgedToken { mut steps, audience, organisation } = judged;
     if let (Some(root), Some(audience)) = (root, audience) {
-        let (shown, is_root) = match &audience {
-            Audience::One(one) => (one, *one == root.as_str()),
-            Audience::OneInArray(one) => (one, false),
-        };
+        let (Audience::One(shown) | Audience::OneInArray(shown)) = &audience;
         let shown = refusal::shown(shown, SHOWN_BYTES_MAX);
-        let expected = root.to_string();
-        let mismatch = Refusal::AudienceMismatch { root, likeness: None };
-        let result = if is_root { Ok(()) } else { Err(mismatch) };
-        steps.judge("aud is the service root", expected, Some(shown), result);
+        let result = policy::check_audience_alone(&audience, &root);
+        steps.judge("aud is the service root", root.to_string(), Some(shown), result);
     }
     if let (Some(ods), Some(organisation)) = (ods, organisation) {
         let is_same =

@@ -87,6 +87,34 @@ impl fmt::Display for ClockDifference {
     }
 }
 
+/// Unit that times in a token are probably in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeUnit {
+    /// Second, as is right.
+    Second,
+    /// Millisecond.
+    Millisecond,
+}
+
+impl TimeUnit {
+    /// Least number that is taken for milliseconds: 1973 in milliseconds, the year 5138 in seconds.
+    const MILLISECONDS_MIN: i64 = 100_000_000_000;
+
+    /// Returns the unit that a time since 1970 is probably in.
+    #[must_use]
+    pub const fn of(time: i64) -> Self {
+        if time < Self::MILLISECONDS_MIN { Self::Second } else { Self::Millisecond }
+    }
+
+    /// Returns what is wrong with the unit.
+    pub(super) const fn difference(self) -> Option<&'static str> {
+        match self {
+            Self::Second => None,
+            Self::Millisecond => Some("these times look like milliseconds"),
+        }
+    }
+}
+
 /// Kind of audience that was probably sent in place of the service root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AudienceLikeness {
@@ -102,6 +130,12 @@ pub enum AudienceLikeness {
     /// A URL of this proxy, with or without the service root.
     #[error("this begins with the URL of this proxy")]
     ProxyUrl,
+    /// The service root after another URL, such as that of a proxy under a name that it does not know.
+    #[error("this has another URL before the service root")]
+    RootAfterUrl,
+    /// A URL in the form of a service root.
+    #[error("this looks like the service root of another practice")]
+    OtherRoot,
     /// An array instead of a string.
     #[error("this is an array, where one string is due")]
     Array,

@@ -1,7 +1,8 @@
 //! List with one example of each refusal, for tables, metrics and tests.
 
 use super::{
-    CertificateFault, ClockDifference, MismatchedSide, QuotaLeft, Reached, Refusal, TokenForm,
+    CertificateFault, ClockDifference, MismatchedSide, QuotaLeft, Reached, Refusal, TimeUnit,
+    TokenForm,
 };
 use spine_types::SspHeader;
 use spine_types::interaction::CATALOGUE;
@@ -80,7 +81,7 @@ pub fn every() -> Vec<Refusal> {
         Refusal::ClaimMissing("iss"),
         Refusal::ClaimInvalid { claim: "reason_for_request", rule: "be directcare" },
         Refusal::ClaimResource { claim: "requesting_device", resource_type: "Device" },
-        Refusal::TokenLifetime,
+        Refusal::TokenLifetime { unit: TimeUnit::Second },
         Refusal::TokenExpired { ago },
         Refusal::TokenFromFuture { ahead: ago },
         Refusal::ScopeMismatch(interaction),

@@ -166,7 +166,7 @@ impl Refusal {
             Self::ClaimResource { .. } => {
                 gp("claim_resource", 422, "invalid", "INVALID_RESOURCE", REQUEST)
             }
-            Self::TokenLifetime => bad("token_lifetime"),
+            Self::TokenLifetime { .. } => bad("token_lifetime"),
             Self::TokenExpired { .. } => bad("token_expired"),
             Self::TokenFromFuture { .. } => bad("token_from_future"),
             Self::ScopeMismatch(_) => bad("scope_mismatch"),

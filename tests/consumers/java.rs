@@ -169,7 +169,7 @@ async fn the_gpconnect_adaptors_old_token_has_its_times_as_text_and_is_refused()
     let text_times = json!({"iat": iat, "exp": exp});
     let token = token(&claims_with(TOKEN_URL, ORGANISATION_READ, text_times));
     let interaction = format!("Ssp-InteractionID: {REST}:search:slot-1");
-    refused(&bed, &hapi("/Slot?status=free", &interaction, &token), "token_claims").await;
+    refused(&bed, &hapi("/Slot?status=free", &interaction, &token), "claim_invalid").await;
 }
 
 /// The workbench writes to a socket: a host without a port, framing on every request.

@@ -112,9 +112,13 @@ fn step_lines(step: &JudgedStep, refused_before: bool) -> Vec<String> {
     let name = step.name;
     match &step.outcome {
         StepOutcome::Passed => {
-            let received = step.received.as_deref().unwrap_or_default();
-            let shown =
-                if received.is_empty() { String::new() } else { format!("received {received}") };
+            let shown = match step.received.as_deref().unwrap_or_default() {
+                "" => String::new(),
+                received if received == step.expected => {
+                    format!("received {received}, as expected")
+                }
+                received => format!("received {received}; expected {}", step.expected),
+            };
             wrap(&mut lines, &format!("✔ {name:<NAME_COLUMNS$}"), &shown);
         }
         StepOutcome::NotJudged(why) | StepOutcome::Unknown(why) => {
