@@ -1,7 +1,6 @@
 //! The commands of the program, one module each. No other module knows all of the configuration, the
 //! simulator and the terminal.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -20,6 +19,7 @@ pub mod explain;
 pub mod lab;
 pub mod lookup;
 pub mod manual;
+pub mod output;
 #[cfg(feature = "lab")]
 mod play;
 pub mod reload;
@@ -31,10 +31,7 @@ mod signals;
 pub mod simulate;
 pub mod token;
 
-/// Prints a line to standard output; an error, such as a closed pipe, is ignored.
-pub(crate) fn print(text: impl std::fmt::Display) {
-    writeln!(std::io::stdout(), "{text}").unwrap_or_default();
-}
+pub(crate) use output::print;
 
 /// Writes a file for people and other programs.
 #[cfg(feature = "lab")]

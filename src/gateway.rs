@@ -348,6 +348,7 @@ impl Gateway {
         let peer = admit_peer(connection, live, now, entry)?;
         let request = SspRequest::parse(head, headers, &rules.head, compatibility.trace_ids)?;
         let SspRequest { from, receiver, target, .. } = &request;
+        entry.receiver(receiver);
         steps::check_known(&self.directory, &peer)?;
         let payer = Payer::Certificate(peer.fingerprint());
         let sender = entry.during(Phase::Directory, pin!(self.directory.sender(from, payer))).await;

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use spine_proxy::commands::check::SchemaOf;
-use spine_proxy::commands::{audit, call, check, explain, lookup, manual, reload, serve, token};
+use spine_proxy::commands::{
+    audit, call, check, explain, lookup, manual, output, reload, serve, token,
+};
 #[cfg(feature = "lab")]
 use spine_proxy::commands::{certs, conform, demo, lab, simulate};
 use spine_proxy::failure::Failure;
@@ -125,9 +127,12 @@ fn main() -> ExitCode {
         #[cfg(feature = "lab")]
         Command::Certs(wanted) => certs::run(&wanted),
         Command::Man { out } => manual::man(Arguments::command(), &out),
-        Command::Completions { shell } => manual::completions(Arguments::command(), shell),
+        Command::Completions { shell } => {
+            manual::completions(Arguments::command(), shell);
+            Ok(())
+        }
     };
-    match ended {
+    match ended.and_then(|()| output::result()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !is_service || !serve::log_failure(&failure) {

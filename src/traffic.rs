@@ -49,6 +49,18 @@ struct TrafficState {
     unidentified: VecDeque<Arc<ExchangeSummary>>,
 }
 
+/// Step of the decision about a request that was reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DecisionReached {
+    /// The caller is not known to be a consumer.
+    Unidentified,
+    /// The certificate is that of the consumer.
+    Identified,
+    /// The request may be sent to the practice.
+    Permitted,
+}
+
 /// Exchange that has ended.
 #[derive(Debug, Clone, Serialize)]
 pub struct ExchangeSummary {
@@ -60,9 +72,9 @@ pub struct ExchangeSummary {
     pub trace_id: Option<String>,
     /// ASID of the consumer, as it claims if it was not identified.
     pub from: Option<Asid>,
-    /// True if the certificate is that of the consumer.
-    pub is_identified: bool,
-    /// Practice, once it is known.
+    /// Step of the decision that was reached.
+    pub reached: DecisionReached,
+    /// Practice, once the request is permitted, or else as the target names it.
     pub ods: Option<OdsCode>,
     /// ASID of the practice's system, once it is known, or else as the request names it.
     pub to: Option<Asid>,
@@ -108,6 +120,12 @@ fn label<S: serde::Serializer>(of: &ExchangeOutcome, to: S) -> Result<S::Ok, S::
 }
 
 impl ExchangeSummary {
+    /// Returns true if the certificate is that of the consumer.
+    #[must_use]
+    pub fn is_identified(&self) -> bool {
+        self.reached != DecisionReached::Unidentified
+    }
+
     /// Returns the time at which the exchange ended.
     fn ended(&self) -> Timestamp {
         let took = SignedDuration::from_micros(i64::try_from(self.duration_us).unwrap_or(i64::MAX));
@@ -283,10 +301,12 @@ impl Traffic {
         state.count(&exchange);
         state.practice(&exchange);
         state.consumer(&exchange, peer);
-        let last = match (exchange.refusal, exchange.is_identified) {
+        let last = match (exchange.refusal, exchange.reached) {
             (None, _) => &mut state.exchanges,
-            (Some(_), true) => &mut state.refusals,
-            (Some(_), false) => &mut state.unidentified,
+            (Some(_), DecisionReached::Unidentified) => &mut state.unidentified,
+            (Some(_), DecisionReached::Identified | DecisionReached::Permitted) => {
+                &mut state.refusals
+            }
         };
         if last.len() >= LAST_MAX {
             last.pop_front();
@@ -402,7 +422,9 @@ impl TrafficState {
     }
 
     fn practice(&mut self, exchange: &ExchangeSummary) {
-        let Some(ods) = &exchange.ods else { return };
+        // A consumer may name any practice.
+        let is_permitted = exchange.reached == DecisionReached::Permitted;
+        let Some(ods) = exchange.ods.as_ref().filter(|_| is_permitted) else { return };
         let is_full = self.practices.len() >= PRACTICES_MAX;
         if is_full && !self.practices.contains_key(ods) {
             return;
@@ -430,7 +452,9 @@ impl TrafficState {
     }
 
     fn consumer(&mut self, exchange: &ExchangeSummary, peer: Option<Arc<Peer>>) {
-        let Some(asid) = exchange.from.as_ref().filter(|_| exchange.is_identified) else { return };
+        let Some(asid) = exchange.from.as_ref().filter(|_| exchange.is_identified()) else {
+            return;
+        };
         let is_full = self.consumers.len() >= CONSUMERS_MAX;
         if is_full && !self.consumers.contains_key(asid) {
             return;
@@ -488,7 +512,7 @@ mod tests {
             id: Uuid::nil(),
             trace_id: None,
             from: Some("200000000359".parse().unwrap()),
-            is_identified: true,
+            reached: DecisionReached::Permitted,
             ods: Some("A20047".parse().unwrap()),
             to: None,
             interaction: None,
@@ -565,7 +589,10 @@ mod tests {
             traffic.add(exchange(at_s), None);
             traffic.add(refused(at_s, "quota_exceeded"), None);
             traffic.add(
-                ExchangeSummary { is_identified: false, ..refused(at_s, "token_missing") },
+                ExchangeSummary {
+                    reached: DecisionReached::Unidentified,
+                    ..refused(at_s, "token_missing")
+                },
                 None,
             );
         }

@@ -168,10 +168,14 @@ async fn practices_and_consumers_are_shown_with_what_became_of_their_requests() 
     let bed = with_token().await;
     assert_eq!(bed.send(TestRequest::slots()).await.status, 200);
     bed.expect_refusal(TestRequest::slots().without("Authorization"), "token_missing").await;
+    let unknown = TestRequest::slots().target("/Z99999/STU3/1/gpconnect/Slot").without("Ssp-To");
+    bed.expect_refusal(unknown, "practice_unknown").await;
+    assert_eq!(bed.wait_for_closed_line(3).await["ods"], "Z99999");
     bed.provider.set_action(ProviderAction::Close);
     assert_eq!(bed.send(TestRequest::book()).await.token(), Some("outcome_unknown"));
     bed.wait_until_idle().await;
     let providers = view(&bed, "/providers");
+    assert_eq!(providers.as_array().unwrap().len(), 1, "a name alone makes no practice");
     let practice = &providers[0];
     assert_eq!(
         (&practice["ods"], &practice["requests"], &practice["failures"]),
@@ -187,7 +191,7 @@ async fn practices_and_consumers_are_shown_with_what_became_of_their_requests() 
     let consumer = &consumers[0];
     assert_eq!(
         (&consumer["requests"], &consumer["refusals"]["token_missing"]),
-        (&3.into(), &1.into())
+        (&4.into(), &1.into())
     );
     assert_eq!(consumer["certificate"]["sha256"].as_str().unwrap().len(), 64);
     assert!(consumer["quota"][1].as_u64().unwrap() > 0, "{consumer}");
@@ -195,7 +199,8 @@ async fn practices_and_consumers_are_shown_with_what_became_of_their_requests() 
     assert_eq!(last["exchanges"][0]["interaction"], "fhir:rest:search:slot-1");
     let refusals = last["refusals"].as_array().unwrap();
     let refusals: Vec<_> = refusals.iter().map(|refusal| &refusal["refusal"]).collect();
-    assert_eq!(refusals, ["outcome_unknown", "token_missing"]);
+    assert_eq!(refusals, ["outcome_unknown", "practice_unknown", "token_missing"]);
+    assert_eq!(last["refusals"][1]["ods"], "Z99999");
     let certificates = view(&bed, "/certificates");
     assert!(certificates.as_array().unwrap().iter().any(|of| of["use"] == "server"));
     for path in ["/providers", "/consumers", "/exchanges", "/certificates", "/config"] {

@@ -1,7 +1,7 @@
 //! `call`: requests from the command line against a lab, and interactions by name in every command.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 use testkit::program;
@@ -125,7 +125,11 @@ async fn an_appointment_is_booked_amended_and_cancelled() {
     let cancelled = lab.answered(&["cancel", PRACTICE, id, "--reason", "The patient feels better"]);
     assert_eq!(cancelled["status"], "cancelled");
     assert!(cancelled.to_string().contains("The patient feels better"));
-    let arrived = lab.simulator("requests?last=1").await;
+    let again = lab.call(&["cancel", PRACTICE, id]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(stderr(&again).contains("cancelled already"), "{}", stderr(&again));
+    let arrived = lab.simulator("requests?last=2").await;
+    // The last one is the read of the second attempt.
     let headers = arrived[0]["headers"].as_array().unwrap();
     let version = headers.iter().find(|header| header[0] == "if-match").unwrap();
     assert_eq!(version[1], "W/\"2\"", "it is cancelled from the version that was read");
@@ -180,7 +184,9 @@ fn what_the_provider_answers_is_explained_as_the_providers() {
     assert_eq!(body["resourceType"], "OperationOutcome");
     let unknown = lab.call(&["book", PRACTICE, "--patient", "9990000999", "--earliest"]);
     assert_eq!(unknown.status.code(), Some(1));
-    assert!(stderr(&unknown).contains("no patient with this NHS number is known at A20047"));
+    let said = stderr(&unknown);
+    assert!(said.contains("no patient with this NHS number is known at A20047"), "{said}");
+    assert!(said.contains("call register A20047 --data @FILE"), "{said}");
     assert!(!stderr(&unknown).contains("9990000999"));
 }
 
@@ -309,4 +315,42 @@ fn every_command_takes_an_interaction_by_the_same_names() {
     let claims = base64_simd::URL_SAFE_NO_PAD.decode_to_vec(claims).unwrap();
     let claims: Value = serde_json::from_slice(&claims).unwrap();
     assert_eq!(claims["requested_scope"], "patient/*.write");
+}
+
+/// A device without space, and a reader that has ended before anything is written.
+#[test]
+fn output_that_cannot_be_written_ends_a_command_with_an_error_unless_its_reader_has_closed_it() {
+    let lab = CallLab::start();
+    let (file, text) = (lab.file(), |pointer: &str| lab.lab.text(pointer).to_owned());
+    let file = file.to_str().unwrap();
+    lab.answered(&["slots", PRACTICE]);
+    let (configuration, journal) = (text("/proxy/configuration"), text("/proxy/journal"));
+    let token = ["token", "--audience", &text("/practices/0/root"), "--ods", "A00001"];
+    for command in [
+        &["call", "slots", PRACTICE, "--lab", file][..],
+        &["call", "slots", PRACTICE, "--lab", file, "--curl"],
+        &token,
+        &["check", "--schema", "lab"],
+        &["completions", "bash"],
+        &["lookup", "--config", &configuration, "A20047", "slots"],
+        &["conform", "--lab", file],
+        &["audit", "query", &journal],
+        &["audit", "query", &journal, "--json"],
+        &["audit", "export", &journal, "--format", "ssp"],
+    ] {
+        let run = |output: Stdio| {
+            let mut started = Command::new(program());
+            let started = started.args(command).stdout(output).stderr(Stdio::piped());
+            started.spawn().unwrap().wait_with_output().unwrap()
+        };
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let ended = run(full.into());
+        let said = stderr(&ended);
+        assert_eq!(ended.status.code(), Some(1), "{command:?}: {said}");
+        assert!(said.contains("cannot write to standard output: No space"), "{command:?}: {said}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ended = run(writer.into());
+        assert_eq!(ended.status.code(), Some(0), "{command:?}: {}", stderr(&ended));
+    }
 }

@@ -322,7 +322,9 @@ async fn a_provider_is_judged_without_a_proxy_and_its_lost_bookings_are_found_an
 async fn what_was_booked_is_cancelled_when_the_run_is_stopped() {
     let lab = CallLab::start();
     set_fault(&lab, "stall-after");
-    let run = Stopped(command(&lab, &["--book"]).spawn().unwrap());
+    let results = lab.file().with_file_name("results.xml");
+    let junit = ["--book", "--junit", results.to_str().unwrap()];
+    let run = Stopped(command(&lab, &junit).spawn().unwrap());
     while bookings(&lab).await.is_empty() {
         tokio::task::yield_now().await;
     }
@@ -330,6 +332,9 @@ async fn what_was_booked_is_cancelled_when_the_run_is_stopped() {
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     assert!(stderr(&output).contains("stopped by a signal"), "{}", stderr(&output));
     assert_eq!(bookings(&lab).await, ["cancelled"], "{}", stdout(&output));
+    let results = Junit::read(&std::fs::read_to_string(results).unwrap());
+    assert_eq!(results.named("failure"), ["The run has come to its end"]);
+    assert_eq!(results.outcomes["Every appointment that was booked is cancelled"], "passed");
 }
 
 /// Running command, killed if the test fails.
@@ -367,6 +372,8 @@ fn where_nobody_answers_no_refusal_passes() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(results.named("passed"), [""; 0]);
     assert_eq!(results.named("failure"), ["Capabilities, free slots and a patient are read"]);
+    let said = stdout(&output);
+    assert_eq!(said.matches("a right request is not answered as expected").count(), 1, "{said}");
 }
 
 #[test]
@@ -409,9 +416,12 @@ fn options_without_a_lab_are_those_of_call_and_name_the_practice() {
         assert!(stderr(&refused).contains(&format!("--{name} is needed")), "{}", stderr(&refused));
     }
     for (url, why) in [
-        ("http://ssp.example.nhs.uk", "must begin with https://"),
+        (
+            "http://ssp.example.nhs.uk",
+            "must begin with https://, or with http:// for a loopback address",
+        ),
         ("https://ssp.example.nhs.uk/path", "must have no path"),
-        ("ssp.example.nhs.uk", "must begin with https:// or http://"),
+        ("ssp.example.nhs.uk", "must begin with https://, or with http:// for a loopback address"),
     ] {
         let refused = run("--against", &["--against", url]);
         assert_eq!(refused.status.code(), Some(2), "{url}");

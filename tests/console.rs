@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use spine_proxy::metrics::ExchangeOutcome;
-use spine_proxy::traffic::ExchangeSummary;
+use spine_proxy::traffic::{DecisionReached, ExchangeSummary};
 use spine_types::interaction;
 use uuid::Uuid;
 
@@ -427,7 +427,7 @@ fn summary(time: Timestamp, ods: &str, refusal: Option<&'static str>) -> Exchang
         id: Uuid::from_u128(u128::try_from(time.as_millisecond()).unwrap()),
         trace_id: Some(TRACE_ID.to_owned()),
         from: Some("200000000359".parse().unwrap()),
-        is_identified: true,
+        reached: DecisionReached::Permitted,
         ods: Some(ods.parse().unwrap()),
         to: Some("918999198993".parse().unwrap()),
         interaction: interaction::CATALOGUE.iter().find(|of| of.short_id().ends_with("slot-1")),

@@ -153,8 +153,7 @@ fn every_command_that_the_demonstration_prints_works_as_printed_and_its_requests
     let bookings: Vec<_> = shown.iter().filter(is_booking).collect();
     assert_eq!(bookings.len(), 2, "{shown:#?}");
     assert!(bookings.iter().all(|line| line.ends_with("A20047   201")), "{bookings:#?}");
-    // A refusal has the practice only if the request names its system.
-    let refused = "clinic     rest:search:slot-1               -        403 no_agreement";
+    let refused = "clinic     rest:search:slot-1                 A20047   403 no_agreement";
     let at = shown.iter().position(|line| line.ends_with(refused));
     let at = at.unwrap_or_else(|| panic!("{shown:#?}"));
     assert!(shown[at + 1].contains("there is no agreement between the consumer"), "{shown:#?}");

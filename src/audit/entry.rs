@@ -26,8 +26,9 @@ use crate::tls::Peer;
 use crate::traces::{
     ExchangePhase, ExchangeTrace, OutgoingContext, TracedExchange, TracedProvider,
 };
-use crate::traffic::ExchangeSummary;
+use crate::traffic::{DecisionReached, ExchangeSummary};
 use spine_types::interaction::{Effect, Interaction};
+use spine_types::target::Receiver;
 use spine_types::{Asid, CertificateName, OdsCode, TraceId};
 
 /// Party that ended an exchange.
@@ -87,6 +88,8 @@ pub struct Entry {
     peer: Option<Arc<Peer>>,
     /// ASID of the consumer, once it has been identified.
     consumer: Option<Asid>,
+    /// Step of the decision that was reached.
+    reached: DecisionReached,
     /// True if it was refused for exceeding a limit.
     is_limited: bool,
     certificate: Option<CertificateName>,
@@ -152,6 +155,7 @@ impl Entry {
             from: None,
             to: None,
             ods: None,
+            reached: DecisionReached::Unidentified,
             interaction: None,
             origin: None,
             client: None,
@@ -226,6 +230,7 @@ impl Entry {
     /// Records the consumer, and the certificate name that it is registered with.
     pub fn consumer(&mut self, consumer: &Consumer) {
         self.consumer = Some(consumer.sender().asid.clone());
+        self.reached = DecisionReached::Identified;
         if self.certificate.as_ref() != Some(consumer.name()) {
             self.certificate = Some(consumer.name().clone());
         }
@@ -242,10 +247,18 @@ impl Entry {
         left
     }
 
+    /// Records the practice that the target names by its ODS code.
+    pub fn receiver(&mut self, receiver: &Receiver) {
+        if let Receiver::Practice { ods, .. } = receiver {
+            self.ods = Some(ods.clone());
+        }
+    }
+
     /// Records the practice that the request may be sent to, and returns its system.
     pub fn provider(&mut self, permit: &Permit) -> Arc<ProviderRegistration> {
         let provider = Arc::clone(permit.provider());
         (self.to, self.ods) = (Some(provider.asid.clone()), Some(provider.ods.clone()));
+        self.reached = DecisionReached::Permitted;
         if let Some(trace) = &mut self.trace {
             let (host, port) = (Arc::clone(&provider.host), provider.root.port());
             trace.provider = Some(TracedProvider { host, port });
@@ -515,14 +528,12 @@ impl Entry {
         let has_answer = self.refusal.is_none() && self.status.is_some();
         let broke_off = self.ended == Some(EndedBy::Provider);
         let is_bad = has_answer && self.status.is_some_and(|status| status >= 500);
-        let consumer = self.consumer.take();
-        let is_identified = consumer.is_some();
         let exchange = ExchangeSummary {
             time: self.opened_at,
             id: self.id,
             trace_id: self.trace_id.as_ref().map(|trace_id| trace_id.printable().into_owned()),
-            from: consumer.or_else(|| self.from.take()),
-            is_identified,
+            from: self.consumer.take().or_else(|| self.from.take()),
+            reached: self.reached,
             ods: self.ods.take(),
             to: self.to.take(),
             interaction: self.interaction,

@@ -10,6 +10,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use jiff::{SignedDuration, Span, Timestamp, civil, tz::TimeZone};
 use spine_types::interaction::{self, Interaction};
 
+use super::output;
 use crate::audit::{self, ExportedLine};
 use crate::failure::Failure;
 use crate::refusal::{every, former_tokens, token_names};
@@ -264,11 +265,16 @@ impl StandardOutput {
         Self { to: BufWriter::new(io::stdout().lock()), flow: ControlFlow::Continue(()) }
     }
 
-    fn line(&mut self, line: impl AsRef<[u8]>) {
-        let written = self.to.write_all(line.as_ref()).and_then(|()| self.to.write_all(b"\n"));
-        if written.is_err() {
+    /// Ends the search if an output could not be written.
+    fn note(&mut self, written: io::Result<()>) {
+        if !output::note(written) {
             self.flow = ControlFlow::Break(());
         }
+    }
+
+    fn line(&mut self, line: impl AsRef<[u8]>) {
+        let written = self.to.write_all(line.as_ref()).and_then(|()| self.to.write_all(b"\n"));
+        self.note(written);
     }
 
     /// Prints one row for each exchange that was opened in the selected time.
@@ -290,16 +296,14 @@ impl StandardOutput {
 
     /// Hands over what has been printed so far.
     fn flush(&mut self) {
-        if self.to.flush().is_err() {
-            self.flow = ControlFlow::Break(());
-        }
+        let flushed = self.to.flush();
+        self.note(flushed);
     }
 }
 
 impl Drop for StandardOutput {
     fn drop(&mut self) {
-        // A closed pipe is not an error.
-        self.to.flush().unwrap_or_default();
+        self.flush();
     }
 }
 

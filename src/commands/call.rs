@@ -7,7 +7,7 @@ use jiff::civil::Date;
 use spine_types::OdsCode;
 use spine_types::interaction::{self, Interaction};
 
-use super::print;
+use super::output::{print, print_bytes};
 use crate::failure::Failure;
 
 mod answer;
@@ -144,16 +144,12 @@ pub fn run(wanted: &CallOptions) -> Result<(), Failure> {
         let answer = caller.send(&request).await?;
         let is_expected = answer.is_expected(wanted.expect);
         if wanted.expect.is_none() || wanted.body {
-            print_body(&answer.body);
+            let is_line = answer.body.is_empty() || answer.body.ends_with(b"\n");
+            print_bytes(&answer.body);
+            print_bytes(if is_line { b"" } else { b"\n" });
         }
         if is_expected { Ok(()) } else { Err(answer.failure(wanted.expect)) }
     })
-}
-
-/// Prints a body with a final newline; an error, such as a closed pipe, is ignored.
-fn print_body(body: &[u8]) {
-    let end: &[u8] = if body.is_empty() || body.ends_with(b"\n") { b"" } else { b"\n" };
-    io::stdout().write_all(&[body, end].concat()).unwrap_or_default();
 }
 
 /// Prints a line to standard error; an error is ignored.

@@ -112,18 +112,21 @@ pub fn run(wanted: &ConformOptions) -> Result<(), Failure> {
         None => {}
     }
     let (failed, passed, _) = counts(&cases);
-    match (failed, is_whole) {
-        (0, true) if passed > 0 => Ok(()),
-        (0, true) => Err(Failure::Environment(anyhow::anyhow!("no case could be played"))),
-        (0, false) => Err(Failure::Environment(anyhow::anyhow!("stopped by a signal"))),
-        (failed, _) => Err(Failure::Environment(anyhow::anyhow!(
-            "{failed} of {} cases were not answered as expected",
-            failed + passed
-        ))),
-    }
+    let wrong = match (failed, is_whole) {
+        (_, false) => anyhow::anyhow!("stopped by a signal"),
+        (0, true) if passed > 0 => return Ok(()),
+        (0, true) => anyhow::anyhow!("no case could be played"),
+        (failed, true) => {
+            let all = failed + passed;
+            anyhow::anyhow!("{failed} of {all} cases were not answered as expected")
+        }
+    };
+    Err(Failure::Environment(wrong))
 }
 
 /// Plays all cases, and cancels what was booked; returns false with them if a signal has ended it.
+///
+/// A run that has not come to its end has a case that says so.
 async fn played(play: &Play) -> Result<(Vec<PlayedCase>, bool), Failure> {
     let mut signals = StopSignals::new()?;
     let mut cases = Vec::new();
@@ -131,12 +134,10 @@ async fn played(play: &Play) -> Result<(Vec<PlayedCase>, bool), Failure> {
         () = play.all(&mut cases) => true,
         () = signals.received() => false,
     };
-    let cleaned = tokio::time::timeout(CLEAN_UP_MAX, play.clean_up()).await;
-    let late = || {
-        let seconds = CLEAN_UP_MAX.as_secs();
-        Failure::Environment(anyhow::anyhow!("not everything was cancelled within {seconds} s"))
-    };
-    cases.extend(cleaned.map_err(|_| late())?);
+    if !is_whole {
+        cases.push(play.interrupted());
+    }
+    cases.extend(play.clean_up(CLEAN_UP_MAX).await);
     Ok((cases, is_whole))
 }
 
@@ -146,6 +147,10 @@ impl ConformOptions {
         let mut options = self.connection.clone().completed(&self.source)?;
         let against = options.proxy.take().ok_or_else(|| needed("against"))?;
         let wrong = |why: &str| usage(format_args!("--against {against}: {why}"));
+        const SCHEME: &str = "must begin with https://, or with http:// for a loopback address";
+        if !["https://", "http://"].iter().any(|scheme| against.starts_with(scheme)) {
+            return Err(wrong(SCHEME));
+        }
         let url = ServiceUrl::parse(&against).map_err(wrong)?;
         let is_provider = self.party == JudgedParty::Provider;
         match (is_provider, url.path.as_str()) {
@@ -157,7 +162,7 @@ impl ConformOptions {
             (false, _) => return Err(wrong("must have no path")),
         }
         if !url.is_https && !url.is_loopback() {
-            return Err(wrong("must begin with https://"));
+            return Err(wrong(SCHEME));
         }
         let scheme = if url.is_https { "https" } else { "http" };
         options.proxy = Some(format!("{scheme}://{}", url.authority));

@@ -1,11 +1,11 @@
 //! `man` and `completions`: what a package installs beside the program, generated from its arguments.
 
-use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
 use anyhow::Context as _;
 use clap_complete::Shell;
 
+use super::output::print_bytes;
 use crate::failure::Failure;
 
 /// Writes a man page for the program and for each of its commands into a folder, which is created if it does not
@@ -21,16 +21,10 @@ pub fn man(program: clap::Command, folder: &Path) -> Result<(), Failure> {
 }
 
 /// Prints a shell's completions for the program.
-///
-/// # Errors
-/// Returns an error if standard output cannot be written; a reader that stops early is none.
-pub fn completions(mut program: clap::Command, shell: Shell) -> Result<(), Failure> {
+pub fn completions(mut program: clap::Command, shell: Shell) {
     let name = program.get_name().to_owned();
     // Printed at once: the generator panics if its output cannot be written.
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut program, name, &mut text);
-    match std::io::stdout().write_all(&text) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
-        Ok(()) | Err(_) => Ok(()),
-    }
+    print_bytes(&text);
 }

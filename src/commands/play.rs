@@ -202,6 +202,18 @@ impl Play {
         self.wrong_requests(is_right, cases).await;
     }
 
+    /// Returns the case of a run that was stopped before its end.
+    pub(super) fn interrupted(&self) -> PlayedCase {
+        let (expected, received) = ("every case is played", "the run was stopped by a signal");
+        let answer =
+            UnexpectedAnswer { expected: expected.to_owned(), received: received.to_owned() };
+        let name = "The run has come to its end".to_owned();
+        let outcome = CaseOutcome::Failed(answer);
+        let case = PlayedCase { part: "run", name, outcome, took: Duration::ZERO };
+        self.show_end(&case);
+        case
+    }
+
     /// Shows how many cases have passed.
     pub(super) fn summarise(&self, cases: &[PlayedCase], took: Duration) {
         self.screen().line(Tone::Heading, "\nSummary");

@@ -81,7 +81,7 @@ fn parties(exchange: &ExchangeSummary) -> Markup {
         @match &exchange.from {
             Some(from) => {
                 "from " (from)
-                @if !exchange.is_identified { small { "as the caller says" } }
+                @if !exchange.is_identified() { small { "as the caller says" } }
             },
             None => "from an unknown caller",
         }

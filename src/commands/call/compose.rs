@@ -175,6 +175,9 @@ impl Composer<'_> {
         };
         let read = self.ask(CallRequest::named("read:appointment", id)?).await?;
         let mut resource = read.json();
+        if text(&resource, "status") == "cancelled" {
+            return Err(Failure::Environment(anyhow!("this appointment is cancelled already")));
+        }
         let resource = match (cancels, description) {
             (true, _) => cancelled(resource, &self.content.reason),
             (false, description) => {
@@ -191,7 +194,10 @@ impl Composer<'_> {
         let found = self.ask(search).await?.json();
         first(&found, "Patient").map(|patient| text(&patient, "id")).map_err(|_| {
             let practice = &self.caller.practice;
-            Failure::Environment(anyhow!("no patient with this NHS number is known at {practice}"))
+            Failure::Environment(anyhow!(
+                "no patient with this NHS number is known at {practice}; \"call register {practice} --data @FILE\" \
+                 registers one"
+            ))
         })
     }
 

@@ -15,7 +15,7 @@ pub(super) struct JunitReport {
 }
 
 /// Parts of a run, each a test suite.
-const SUITES: [&str; 3] = ["sessions", "refusals", "clean-up"];
+const SUITES: [&str; 4] = ["sessions", "refusals", "run", "clean-up"];
 
 impl JunitReport {
     /// Creates the report of a run that begins now.

@@ -51,7 +51,7 @@ impl<'a> LiveLines<'a> {
         let interaction = interaction.strip_prefix("fhir:").unwrap_or(interaction);
         let time = exchange.time.strftime("%H:%M:%SZ");
         let line = format!(
-            "{time}  {:<10} {interaction:<32} {practice:<8} {status} {token}",
+            "{time}  {:<10} {interaction:<34} {practice:<8} {status} {token}",
             self.consumer(exchange)
         );
         let tone = match (exchange.refusal, exchange.has_failed) {
@@ -79,7 +79,7 @@ impl<'a> LiveLines<'a> {
         let consumers = self.parties.consumers.iter();
         let mut named = consumers.filter(|consumer| consumer.asid == *asid);
         let name = named.next().map_or(asid.as_str(), |consumer| &consumer.name);
-        let doubt = if exchange.is_identified { "" } else { "?" };
+        let doubt = if exchange.is_identified() { "" } else { "?" };
         format!("{name}{doubt}")
     }
 }

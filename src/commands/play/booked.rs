@@ -1,6 +1,7 @@
 //! Appointments that a play has booked, and their cancellation at its end.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -64,17 +65,22 @@ impl BookedPatient {
 }
 
 impl Play {
-    /// Cancels every appointment that was booked and is not cancelled yet; `None` if nothing was booked.
+    /// Cancels every appointment that was booked and is not cancelled yet, for as long as `within`; `None` if nothing
+    /// was booked.
     ///
     /// An appointment whose booking was not answered is found among those of its patient.
-    pub(in crate::commands) async fn clean_up(&self) -> Option<PlayedCase> {
+    pub(in crate::commands) async fn clean_up(&self, within: Duration) -> Option<PlayedCase> {
         let booked = self.booked.taken();
         if booked.is_empty() {
             return None;
         }
         self.screen().line(Tone::Heading, "\nCancelling what was booked");
         let name = "Every appointment that was booked is cancelled";
-        let case = self.case("clean-up", name, self.cancel_all(&booked)).await;
+        let cancelled = async {
+            let late = |_| self.left(&format!("not everything was cancelled within {within:?}"));
+            tokio::time::timeout(within, self.cancel_all(&booked)).await.map_err(late)?
+        };
+        let case = self.case("clean-up", name, cancelled).await;
         self.show_end(&case);
         Some(case)
     }
@@ -100,9 +106,14 @@ impl Play {
         if faults.is_empty() {
             return Ok(());
         }
-        let (faults, description) = (faults.join("; "), &self.booked.description);
-        let received = format!("{faults}. Look for {description:?} there.");
-        Err(CaseEnd::unexpected("no booked appointment is left", received))
+        Err(self.left(&faults.join("; ")))
+    }
+
+    /// Returns the end of a clean-up that may have left appointments.
+    fn left(&self, why: &str) -> CaseEnd {
+        let description = &self.booked.description;
+        let received = format!("{why}. Look for {description:?} there.");
+        CaseEnd::unexpected("no booked appointment is left", received)
     }
 
     /// Returns the logical ids of this run's appointments among those of a patient.

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::io::{self, Write as _};
 
+use super::super::output::print;
 use crate::log::has_colours;
 
 /// Width of the lines, in characters.
@@ -58,8 +59,7 @@ impl Screen {
     }
 
     /// Shows a text in lines; those after the first are indented like it. A line feed at its start is an empty line
-    /// before it. An error, such as a closed pipe, is
-    /// ignored.
+    /// before it.
     pub(in crate::commands) fn line(&self, tone: Tone, text: impl Display) {
         let text = text.to_string();
         let text = text.strip_prefix('\n').inspect(|_| self.put("")).unwrap_or(&text);
@@ -94,11 +94,10 @@ impl Screen {
     }
 
     fn put(&self, line: &str) {
-        let written = match self.is_error {
-            true => writeln!(io::stderr(), "{line}"),
-            false => writeln!(io::stdout(), "{line}"),
-        };
-        written.unwrap_or_default();
+        match self.is_error {
+            true => writeln!(io::stderr(), "{line}").unwrap_or_default(),
+            false => print(line),
+        }
     }
 }
 

@@ -1,0 +1,45 @@
+//! Standard output of the commands.
+
+use std::fmt::Display;
+use std::io::{self, Write as _};
+use std::sync::OnceLock;
+
+use anyhow::anyhow;
+
+use crate::failure::Failure;
+
+/// First error of writing to standard output.
+static FAULT: OnceLock<String> = OnceLock::new();
+
+/// Prints a line to standard output; [`result`] returns an error.
+pub(crate) fn print(text: impl Display) {
+    note(writeln!(io::stdout(), "{text}"));
+}
+
+/// Prints bytes to standard output; [`result`] returns an error.
+pub(super) fn print_bytes(bytes: &[u8]) {
+    note(io::stdout().write_all(bytes));
+}
+
+/// Notes an error of writing to standard output; returns true if there was none.
+///
+/// A closed pipe is not noted: its reader has what it wanted.
+pub(super) fn note(written: io::Result<()>) -> bool {
+    let Err(error) = written else { return true };
+    if error.kind() != io::ErrorKind::BrokenPipe {
+        FAULT.get_or_init(|| error.to_string());
+    }
+    false
+}
+
+/// Returns the result of everything that was printed.
+///
+/// # Errors
+/// Returns an error if something could not be written to standard output, unless its reader has closed it.
+pub fn result() -> Result<(), Failure> {
+    note(io::stdout().flush());
+    match FAULT.get() {
+        None => Ok(()),
+        Some(why) => Err(Failure::Environment(anyhow!("cannot write to standard output: {why}"))),
+    }
+}
