@@ -1,6 +1,5 @@
 //! Parses the command line, runs one command, and turns its result into an exit code.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -136,7 +135,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !is_service || !serve::log_failure(&failure) {
-                writeln!(std::io::stderr(), "spine-proxy: {failure}").unwrap_or_default();
+                output::print_error(format_args!("spine-proxy: {failure}"));
             }
             match failure {
                 Failure::Usage(_) => ExitCode::from(EXIT_USAGE),

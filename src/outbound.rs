@@ -93,20 +93,38 @@ impl ServiceUrl {
         tls: Option<&Arc<ClientConfig>>,
         mut request: Request<Full<Bytes>>,
         bytes_max: usize,
-    ) -> Result<ServiceAnswer, String> {
-        *request.uri_mut() = self.path.parse().map_err(text)?;
-        let host = HeaderValue::from_str(&self.authority).map_err(text)?;
+    ) -> Result<ServiceAnswer, ServiceFault> {
+        *request.uri_mut() = self.path.parse().map_err(ServiceFault::unsent)?;
+        let host = HeaderValue::from_str(&self.authority).map_err(ServiceFault::unsent)?;
         request.headers_mut().insert(header::HOST, host);
         request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(text)?;
+        let stream = TcpStream::connect((self.host.as_str(), self.port))
+            .await
+            .map_err(ServiceFault::unsent)?;
         match tls {
             None => exchange(stream, request, bytes_max).await,
             Some(tls) => {
-                let name = ServerName::try_from(self.host.clone()).map_err(text)?;
+                let name = ServerName::try_from(self.host.clone()).map_err(ServiceFault::unsent)?;
                 let stream = TlsConnector::from(Arc::clone(tls)).connect(name, stream).await;
-                exchange(stream.map_err(text)?, request, bytes_max).await
+                exchange(stream.map_err(ServiceFault::unsent)?, request, bytes_max).await
             }
         }
+    }
+}
+
+/// Reason why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct ServiceFault {
+    why: String,
+    /// True if the request may have been sent.
+    pub is_sent: bool,
+}
+
+impl ServiceFault {
+    /// Returns the fault of a request that was not sent.
+    fn unsent(error: impl Display) -> Self {
+        Self { why: error.to_string(), is_sent: false }
     }
 }
 
@@ -114,16 +132,18 @@ async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     request: Request<Full<Bytes>>,
     bytes_max: usize,
-) -> Result<ServiceAnswer, String> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
+) -> Result<ServiceAnswer, ServiceFault> {
+    let handshake = http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(ServiceFault::unsent)?;
     let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
-    let answer = sender.send_request(request).await.map_err(text)?;
+    let sent = |error: hyper::Error| ServiceFault { why: error.to_string(), is_sent: true };
+    let answer = sender.send_request(request).await.map_err(sent)?;
     let (head, body) = answer.into_parts();
     let body = Limited::new(body, bytes_max).collect().await;
     let (status, headers) = (head.status, head.headers);
-    Ok(ServiceAnswer { status, headers, body: body.map(|body| body.to_bytes()).map_err(text) })
-}
-
-fn text(error: impl Display) -> String {
-    error.to_string()
+    Ok(ServiceAnswer {
+        status,
+        headers,
+        body: body.map(|body| body.to_bytes()).map_err(|error| error.to_string()),
+    })
 }

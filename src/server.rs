@@ -97,6 +97,18 @@ impl Server {
     /// Returns an error if the journal cannot be opened, an address cannot be bound or a thread cannot be
     /// started.
     pub fn start(prepared: Prepared, path: Option<PathBuf>) -> Result<Self, Failure> {
+        Self::start_on(Vec::new(), prepared, path)
+    }
+
+    /// Starts as [`Server::start`] does, with sockets that are bound to addresses of the configuration already.
+    ///
+    /// # Errors
+    /// Returns an error also if a socket's address is not in the configuration.
+    pub fn start_on(
+        sockets: Vec<std::net::TcpListener>,
+        prepared: Prepared,
+        path: Option<PathBuf>,
+    ) -> Result<Self, Failure> {
         // First of all: a SIGHUP without a handler ends the process.
         let hangup = signal(SignalKind::hangup())?;
         let metrics = Arc::new(Metrics::new());
@@ -105,7 +117,7 @@ impl Server {
             prepared;
         let sharing = Sharing::new(Arc::clone(&metrics));
         sharing.replace(redis);
-        let (listeners, (admin_listener, admin)) = listen(&config)?;
+        let (listeners, (admin_listener, admin)) = listen(&config, sockets)?;
         let (trail, spans) = start_trail(&config, &directory, trust.generation, &metrics)?;
         let (leaving, stop) = (CancellationToken::new(), Stop::default());
         let directory = directory_with_snapshot(directory, live, &config, &sharing, &metrics);
@@ -224,8 +236,11 @@ fn announce(prepared: &Prepared, metrics: &Metrics) {
 type BoundListener = (TcpListener, SocketAddr);
 
 /// Takes or binds the sockets of the consumer port, and that of the admin port.
-fn listen(config: &Config) -> Result<(Vec<BoundListener>, BoundListener), Failure> {
-    let mut sockets = InheritedSockets::inherited()?;
+fn listen(
+    config: &Config,
+    bound: Vec<std::net::TcpListener>,
+) -> Result<(Vec<BoundListener>, BoundListener), Failure> {
+    let mut sockets = InheritedSockets::inherited(bound)?;
     let listeners = sockets.take_all(&config.listener.addresses)?;
     let admin = sockets.take(config.admin.address)?;
     sockets.finish()?;

@@ -54,6 +54,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "log",
             "metrics",
             "outbound",
+            "policy",
             "refusal",
             "registry",
             "reloads",

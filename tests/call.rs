@@ -1,5 +1,7 @@
 //! `call`: requests from the command line against a lab, and interactions by name in every command.
 
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -353,4 +355,137 @@ fn output_that_cannot_be_written_ends_a_command_with_an_error_unless_its_reader_
         let ended = run(writer.into());
         assert_eq!(ended.status.code(), Some(0), "{command:?}: {}", stderr(&ended));
     }
+}
+
+/// Answers every connection with these bytes, until the test ends.
+pub(crate) fn answering(bytes: Vec<u8>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = Vec::new();
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|read| read > 0)
+            {
+                head.push(byte[0]);
+            }
+            drop(stream.write_all(&bytes));
+        }
+    });
+    address
+}
+
+fn answer(head: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!("HTTP/1.1 400 Bad Request\r\n{head}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+        .into_bytes()
+}
+
+/// A proxy that answers with sequences of a terminal, NHS numbers, and more than is read.
+#[test]
+fn nothing_that_an_answer_says_reaches_the_terminal_as_it_is() {
+    let lab = CallLab::start();
+    const ODD: &str = "\u{1b}]0;owned\u{7}\u{1b}[31m 9990000018 \u{202e}\u{9b}999 000 0026";
+    let text = format!("{ODD}{}", "x".repeat(5000));
+    let outcome = json!({
+        "resourceType": "OperationOutcome",
+        "id": text,
+        "issue": [{"diagnostics": text, "details": {"coding": [{"code": text, "display": text}]}}],
+    });
+    let status = "Proxy-Status: 9990000018; error=http_request_denied; details=\"9990000026\"\r\n";
+    let name = "X-Odd: \u{9b}\u{202e}9990000018\r\n";
+    for head in ["", status, name] {
+        let address = answering(answer(head, &outcome.to_string()));
+        let proxy = format!("http://{address}");
+        let call =
+            lab.call(&["slots", PRACTICE, "--proxy", &proxy, "--verbose", "--expect", "200"]);
+        let conform = Command::new(program())
+            .args(["conform", "--junit", "-", "--against", &proxy, "--lab"])
+            .arg(lab.file())
+            .output()
+            .unwrap();
+        for output in [call, conform] {
+            assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+            let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+            assert!(said.contains("[masked]"), "{said}");
+            assert!(!said.contains("9990000018") && !said.contains("000 0026"), "{said}");
+            let odd = said.chars().find(|one| spine_types::is_unprintable(*one) && *one != '\n');
+            assert_eq!(odd, None, "{said}");
+            assert!(said.len() < 40_000, "{}", said.len());
+        }
+    }
+}
+
+#[test]
+fn an_answer_larger_than_what_is_read_is_not_taken_apart() {
+    let lab = CallLab::start();
+    let reason = |padding: usize| {
+        let padding = "0,".repeat(padding);
+        let body = format!("{{\"issue\":[{{\"diagnostics\":\"too late\"}}],\"x\":[{padding}0]}}");
+        let address = answering(answer("", &body));
+        let call = lab.call(&["slots", PRACTICE, "--proxy", &format!("http://{address}")]);
+        assert_eq!(call.status.code(), Some(1), "{}", stderr(&call));
+        assert_eq!(call.stdout.len(), body.len() + 1);
+        stderr(&call)
+    };
+    assert!(reason(1000).contains("too late"));
+    assert!(!reason(8 << 20).contains("too late"));
+}
+
+#[test]
+fn a_request_that_was_not_sent_has_not_been_carried_out() {
+    let lab = CallLab::start();
+    let unsent = ["--data", "{}", "--proxy", "http://127.0.0.1:1"];
+    let refused = lab.call(&[&["book", PRACTICE][..], &unsent].concat());
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("Connection refused"), "{}", stderr(&refused));
+    assert!(!stderr(&refused).contains("carried out"), "{}", stderr(&refused));
+    let closing = format!("http://{}", answering(Vec::new()));
+    let lost = lab.call(&["book", PRACTICE, "--data", "{}", "--proxy", &closing]);
+    assert_eq!(lost.status.code(), Some(1));
+    assert!(stderr(&lost).contains("it may have been carried out"), "{}", stderr(&lost));
+    let long = "x".repeat(65);
+    for id in ["a b", "../../x", "..", "", "1?x", &long] {
+        let wrong = lab.call(&["read:patient", PRACTICE, id]);
+        assert_eq!(wrong.status.code(), Some(2), "{id:?}: {}", stderr(&wrong));
+        assert!(stderr(&wrong).contains("an ID has 1 to 64 letters"), "{}", stderr(&wrong));
+    }
+    let wrong = lab.call(&["slots", PRACTICE, "--query", "status=a b"]);
+    assert_eq!(wrong.status.code(), Some(2), "{}", stderr(&wrong));
+    assert!(stderr(&wrong).contains("--query has characters"), "{}", stderr(&wrong));
+}
+
+/// The lab's practices are in the stand-in for the SDS FHIR API, which cannot be searched for an ASID.
+#[test]
+fn a_labs_configuration_serves_the_commands_that_read_it() {
+    let lab = CallLab::start();
+    let (url, configuration) = (lab.lab.text("/proxy/url"), lab.lab.text("/proxy/configuration"));
+    let audience = format!("{url}/{PRACTICE}/STU3/1/gpconnect");
+    let token = run(&["token", "--audience", &audience, "--ods", "a00001"]);
+    let header = format!("Authorization: Bearer {}", String::from_utf8(token.stdout).unwrap());
+    lab.answered(&["slots", PRACTICE, "--header", header.trim()]);
+    let reload = run(&["reload", "--config", configuration]);
+    assert_eq!(reload.status.code(), Some(0), "{}", stderr(&reload));
+
+    let explained = |outcome: &str| {
+        let journal = lab.lab.text("/proxy/journal");
+        let found =
+            run(&["audit", "query", journal, "--json", "--outcome", outcome, "--wait", "60s"]);
+        let line = String::from_utf8(found.stdout).unwrap();
+        let line: Value = serde_json::from_str(line.lines().last().unwrap()).unwrap();
+        let id = line["id"].as_str().unwrap();
+        let ran = run(&["explain", "--config", configuration, id, "--ask-directory"]);
+        (String::from_utf8(ran.stdout).unwrap(), ran.status.code())
+    };
+    let (text, code) = explained("answered");
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("answered with status 200") && text.contains("✔ agreement"), "{text}");
+    assert_eq!(
+        lab.call(&["slots", PRACTICE, "--header", "Ssp-To: 918999199999"]).status.code(),
+        Some(1)
+    );
+    let (text, code) = explained("refused");
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("was refused with receiver_not_practices; "), "{text}");
 }

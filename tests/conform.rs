@@ -49,9 +49,12 @@ fn ask(simulator: SocketAddr, head: &str, body: &str) -> Vec<u8> {
 
 /// Makes the bookings of a practice fail.
 fn set_fault(lab: &CallLab, fault: &str) {
+    set_script(lab, &format!("[{{\"methods\": [\"POST\"], \"faults\": \"{fault}\"}}]"));
+}
+
+fn set_script(lab: &CallLab, script: &str) {
     let head = "PUT /_simulator/scripts/A20047 HTTP/1.1\r\nHost: localhost";
-    let script = format!("[{{\"methods\": [\"POST\"], \"faults\": \"{fault}\"}}]");
-    let answer = String::from_utf8(ask(simulator(lab), head, &script)).unwrap();
+    let answer = String::from_utf8(ask(simulator(lab), head, script)).unwrap();
     assert!(answer.starts_with("HTTP/1.1 2"), "{answer}");
 }
 
@@ -335,6 +338,20 @@ async fn what_was_booked_is_cancelled_when_the_run_is_stopped() {
     let results = Junit::read(&std::fs::read_to_string(results).unwrap());
     assert_eq!(results.named("failure"), ["The run has come to its end"]);
     assert_eq!(results.outcomes["Every appointment that was booked is cancelled"], "passed");
+}
+
+#[test]
+fn an_appointment_that_cannot_be_read_again_is_reported_by_that_answer() {
+    let lab = CallLab::start();
+    let read = "urn:nhs:names:services:gpconnect:fhir:rest:read:appointment-1";
+    let script = format!("[{{\"interactions\": [\"{read}\"], \"faults\": \"status=500\"}}]");
+    set_script(&lab, &script);
+    let (output, results) = judged(&lab, &["--book"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(results.outcomes["Every appointment that was booked is cancelled"], "failure");
+    let said = stdout(&output);
+    let (_, end) = said.split_once("Cancelling what was booked").unwrap();
+    assert!(end.contains("500 Internal Server Error") && !end.contains("422"), "{end}");
 }
 
 /// Running command, killed if the test fails.

@@ -309,6 +309,14 @@ fn a_token_is_judged_claim_by_claim() {
     let report: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((code, &report["refused"]["token"]), (Some(1), &json!("claim_missing")));
     assert!(text.contains("token_from_future"), "{text}");
+    for form in ["Authorization: Bearer ", "bearer ", "\u{feff}", "  authorization:  BEARER  "] {
+        let (text, code) = checked(&["-"], &format!("{form}{token}\r\n"));
+        assert!(code == Some(1) && text.contains("✔ claims"), "{form:?}: {text}");
+    }
+    for empty in ["", "Bearer ", " "] {
+        assert_eq!(checked(&[empty], "").1, Some(2), "{empty:?}");
+    }
+    assert_eq!(checked(&[&token, "--ods", "no code"], "").1, Some(2));
     let minted = ["token", "--audience", ROOT, "--ods", HUB_ODS, "--json"];
     let minted = run(&minted, b"");
     let minted: Value = serde_json::from_slice(&minted.stdout).unwrap();

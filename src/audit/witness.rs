@@ -221,7 +221,8 @@ impl Witness {
     async fn post(&self, body: String) -> Result<(StatusCode, Bytes), String> {
         let request =
             Request::post("/").body(Full::from(body)).map_err(|error| error.to_string())?;
-        let answer = self.url.send(self.tls.as_ref(), request, ANSWER_BYTES_MAX).await?;
+        let answer = self.url.send(self.tls.as_ref(), request, ANSWER_BYTES_MAX).await;
+        let answer = answer.map_err(|fault| fault.to_string())?;
         Ok((answer.status, answer.body?))
     }
 

@@ -1,8 +1,6 @@
 //! `call`: sends one request as a consumer does, with everything but the interaction and the practice made for
 //! it.
 
-use std::io::{self, Write as _};
-
 use jiff::civil::Date;
 use spine_types::OdsCode;
 use spine_types::interaction::{self, Interaction};
@@ -150,11 +148,6 @@ pub fn run(wanted: &CallOptions) -> Result<(), Failure> {
         }
         if is_expected { Ok(()) } else { Err(answer.failure(wanted.expect)) }
     })
-}
-
-/// Prints a line to standard error; an error is ignored.
-fn note(text: impl std::fmt::Display) {
-    writeln!(io::stderr(), "{text}").unwrap_or_default();
 }
 
 /// Returns an error about the arguments.

@@ -5,15 +5,27 @@ use std::io::{self, Write as _};
 use std::sync::OnceLock;
 
 use anyhow::anyhow;
+use spine_types::printable;
 
 use crate::failure::Failure;
 
 /// First error of writing to standard output.
 static FAULT: OnceLock<String> = OnceLock::new();
 
-/// Prints a line to standard output; [`result`] returns an error.
+/// Prints a line, or lines, to standard output without unprintable characters; [`result`] returns an error.
 pub(crate) fn print(text: impl Display) {
-    note(writeln!(io::stdout(), "{text}"));
+    note(writeln!(io::stdout(), "{}", printable(&text.to_string())));
+}
+
+/// Prints a line, or lines, to standard error without unprintable characters; an error is ignored.
+pub fn print_error(text: impl Display) {
+    writeln!(io::stderr(), "{}", printable(&text.to_string())).unwrap_or_default();
+}
+
+/// Prints a line that has the sequences of a terminal to standard output; [`result`] returns an error.
+#[cfg(feature = "lab")]
+pub(super) fn print_styled(line: &str) {
+    note(writeln!(io::stdout(), "{line}"));
 }
 
 /// Prints bytes to standard output; [`result`] returns an error.

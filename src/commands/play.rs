@@ -103,8 +103,10 @@ pub(super) enum CaseEnd {
 }
 
 impl CaseEnd {
+    /// Returns the end by an unexpected answer, which is masked and cut.
     fn unexpected(expected: impl Into<String>, received: impl Into<String>) -> Self {
-        Self::Unexpected(UnexpectedAnswer { expected: expected.into(), received: received.into() })
+        let received = masked(&received.into(), SHOWN_BYTES_MAX).into_owned();
+        Self::Unexpected(UnexpectedAnswer { expected: expected.into(), received })
     }
 }
 
@@ -310,6 +312,5 @@ fn described(answer: &CallAnswer) -> String {
         ([], kind) => kind,
         (said, _) => format!("{code} {}", said.join(" ")).trim().to_owned(),
     };
-    let text = format!("{status}{}: {shown}", by.unwrap_or_default());
-    masked(&text, SHOWN_BYTES_MAX).into_owned()
+    format!("{status}{}: {shown}", by.unwrap_or_default())
 }

@@ -136,7 +136,7 @@ async fn status(admin: SocketAddr) -> anyhow::Result<ReloadStatus> {
 async fn ask(admin: SocketAddr) -> anyhow::Result<ReloadStatus> {
     let request = Request::get("/").body(Full::default())?;
     let answer = ServiceUrl::at(admin, "/reload").send(None, request, ANSWER_BYTES_MAX).await;
-    let ServiceAnswer { status, body, .. } = answer.map_err(anyhow::Error::msg)?;
+    let ServiceAnswer { status, body, .. } = answer?;
     ensure!(status == StatusCode::OK, "GET /reload is answered with {status}");
     serde_json::from_slice(&body.map_err(anyhow::Error::msg)?)
         .context("GET /reload has no status of reloads")

@@ -21,9 +21,9 @@ pub struct TokenOptions {
     /// Service root of the provider, the token's audience.
     #[arg(long, required_unless_present = "check")]
     audience: Option<String>,
-    /// ODS code of the consumer's organisation.
-    #[arg(long, required_unless_present = "check")]
-    ods: Option<String>,
+    /// ODS code of the consumer's organisation, in either case.
+    #[arg(long, required_unless_present = "check", value_parser = OdsCode::from_any_case)]
+    ods: Option<OdsCode>,
     /// Interaction, which decides the token's scope: an id, the end of one, or a word such as book; by default
     /// slots. With --check, scope and reason are judged only if it is given.
     #[arg(long, value_parser = interaction::named)]
@@ -51,16 +51,14 @@ const USUAL_INTERACTION: &str = "slots";
 /// # Errors
 /// Returns an error if the ODS code or the audience to check is malformed, or the token would be refused.
 pub fn run(wanted: &TokenOptions) -> Result<(), Failure> {
-    let ods = wanted.ods.as_deref().map(str::parse::<OdsCode>).transpose();
-    let ods = ods.map_err(Failure::configuration)?;
     if let Some(token) = &wanted.check {
-        return check(wanted, ods.as_ref(), token);
+        return check(wanted, token);
     }
-    let (Some(audience), Some(ods)) = (&wanted.audience, ods) else { return Ok(()) };
+    let (Some(audience), Some(ods)) = (&wanted.audience, &wanted.ods) else { return Ok(()) };
     let usual = interaction::named(USUAL_INTERACTION).map_err(Failure::environment)?;
     let scope = wanted.interaction.unwrap_or(usual).scope;
     let now_s = Timestamp::now().as_second();
-    let claims = claims::example_claims(audience, &ods, scope, now_s);
+    let claims = claims::example_claims(audience, ods, scope, now_s);
     let token = claims::mint(&claims);
     if wanted.json {
         let expires_in_s =
@@ -73,13 +71,15 @@ pub fn run(wanted: &TokenOptions) -> Result<(), Failure> {
 }
 
 /// Judges a token and prints the result for each part and claim.
-fn check(wanted: &TokenOptions, ods: Option<&OdsCode>, token: &str) -> Result<(), Failure> {
+fn check(wanted: &TokenOptions, token: &str) -> Result<(), Failure> {
     let root = wanted.audience.as_deref().map(str::parse::<ServiceRoot>).transpose();
     let root =
         root.map_err(|why| usage(format_args!("--audience is not a service root: {why}")))?;
     let read = if token == "-" { Some(from_input()?) } else { None };
-    let token = read.as_deref().unwrap_or(token).trim();
-    let token = token.strip_prefix("Bearer ").unwrap_or(token);
+    let token = bare(read.as_deref().unwrap_or(token));
+    if token.is_empty() {
+        return Err(usage("the token is empty"));
+    }
     let value = HeaderValue::try_from(format!("Bearer {token}"));
     let value = value.map_err(|_| usage("the token has characters that no header may have"))?;
     let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value)]);
@@ -97,7 +97,7 @@ fn check(wanted: &TokenOptions, ods: Option<&OdsCode>, token: &str) -> Result<()
         let result = policy::check_audience_alone(&audience, &root);
         steps.judge("aud is the service root", root.to_string(), Some(shown), result);
     }
-    if let (Some(ods), Some(organisation)) = (ods, organisation) {
+    if let (Some(ods), Some(organisation)) = (&wanted.ods, organisation) {
         let is_same =
             if *ods == organisation { Ok(()) } else { Err(Refusal::OrganisationMismatch) };
         let shown = Some(organisation.to_string());
@@ -106,6 +106,20 @@ fn check(wanted: &TokenOptions, ods: Option<&OdsCode>, token: &str) -> Result<()
     let report = StepReport::of_token(steps);
     print(if wanted.json { report.json() } else { report.text() });
     report.result()
+}
+
+/// Returns a token without what stands before it in a header, and without a byte order mark.
+fn bare(text: &str) -> &str {
+    const NAME: &str = "Authorization:";
+    let text = text.trim_start_matches('\u{feff}').trim();
+    let value = match text.split_at_checked(NAME.len()) {
+        Some((name, value)) if name.eq_ignore_ascii_case(NAME) => value.trim_start(),
+        _ => text,
+    };
+    match value.split_once(char::is_whitespace).unwrap_or((value, "")) {
+        (scheme, token) if scheme.eq_ignore_ascii_case("Bearer") => token.trim_start(),
+        _ => value,
+    }
 }
 
 fn from_input() -> Result<String, Failure> {

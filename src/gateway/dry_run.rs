@@ -21,7 +21,7 @@ use crate::request::{self, HEAD_CHECKS, SspHeaders};
 use crate::tls::{Peer, Trust};
 use spine_types::interaction::{Effect, Interaction};
 use spine_types::target::{Receiver, Target};
-use spine_types::{Asid, SspHeader};
+use spine_types::{Asid, OdsCode, SspHeader};
 
 /// Limit: bytes that are shown of a header's value.
 const SHOWN_BYTES_MAX: usize = 120;
@@ -95,14 +95,9 @@ impl DryRun<'_> {
     }
 
     /// Judges the part of a request that the journal records: sender, interaction, receiver and agreement.
-    pub async fn judge_record(
-        &self,
-        from: Option<&Asid>,
-        to: Option<&Asid>,
-        interaction: Option<&'static Interaction>,
-    ) -> JudgedSteps {
+    pub async fn judge_record(&self, record: RecordToJudge<'_>) -> JudgedSteps {
         let mut steps = JudgedSteps::default();
-        let (Some(from), Some(interaction)) = (from, interaction) else {
+        let (Some(from), Some(interaction)) = (record.from, record.interaction) else {
             steps.skip("sender", "the journal records no readable Ssp-From or interaction");
             return steps;
         };
@@ -115,17 +110,41 @@ impl DryRun<'_> {
         let shown = Some(interaction.id.to_owned());
         steps.judge("interaction", "one that this proxy forwards", shown, is_allowed);
         judge_registered(&mut steps, sender.as_deref(), interaction);
-        let Some(to) = to else {
-            steps.skip("provider", "the journal records no readable Ssp-To");
-            return steps;
+        let receiver = match (record.to, record.ods) {
+            (Some(to), ods) => Receiver::System { asid: to.clone(), hint: ods.cloned() },
+            (None, Some(ods)) => Receiver::Practice { ods: ods.clone(), asid: None },
+            (None, None) => {
+                steps.skip("provider", "the journal records no readable Ssp-To and no practice");
+                return steps;
+            }
         };
-        let receiver = Receiver::System { asid: to.clone(), hint: None };
         let provider = self.directory.provider(&receiver, interaction, Payer::Operator).await;
-        if let Some(provider) = known(&mut steps, "provider", Some(to.to_string()), provider) {
+        if record.ods.is_none() && provider == Err(Refusal::ReceiverNotFound) {
+            let why =
+                "the journal records no practice, and the directory cannot be searched for an ASID";
+            steps.skip("provider", why);
+            return steps;
+        }
+        let shown = record.to.map(Asid::as_str).or(record.ods.map(OdsCode::as_str));
+        let shown = shown.map(str::to_owned);
+        if let Some(provider) = known(&mut steps, "provider", shown, provider) {
             judge_agreement(&mut steps, self.directory, from, &provider);
         }
         steps
     }
+}
+
+/// Part of a request that the journal records, as far as it was readable.
+#[derive(Debug, Clone, Copy)]
+pub struct RecordToJudge<'a> {
+    /// ASID of the consumer.
+    pub from: Option<&'a Asid>,
+    /// ASID of the practice's system.
+    pub to: Option<&'a Asid>,
+    /// ODS code of the practice.
+    pub ods: Option<&'a OdsCode>,
+    /// Interaction.
+    pub interaction: Option<&'static Interaction>,
 }
 
 /// Dry run of one request under way.

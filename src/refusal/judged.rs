@@ -4,12 +4,13 @@
 use std::borrow::Cow;
 
 use super::Refusal;
-use spine_types::masked;
+use spine_types::{is_unprintable, masked};
 
-/// Returns a received value as a step shows it: masked, cut to `bytes_max` bytes, and without control characters.
+/// Returns a received value as a step shows it: masked, cut to `bytes_max` bytes, and without
+/// [unprintable](is_unprintable) characters.
 #[must_use]
 pub fn shown(value: &str, bytes_max: usize) -> String {
-    masked(value, bytes_max).replace(char::is_control, "?")
+    masked(value, bytes_max).replace(is_unprintable, "?")
 }
 
 /// Result of one step of a decision.

@@ -15,15 +15,20 @@ use crate::listener;
 pub(super) struct InheritedSockets(Vec<(SocketAddr, TcpListener)>);
 
 impl InheritedSockets {
-    /// Takes all sockets that the environment names (`LISTEN_FDS`, `LISTEN_PID`).
+    /// Takes all sockets that the environment names (`LISTEN_FDS`, `LISTEN_PID`), besides those that this program
+    /// has bound itself.
     ///
     /// Source: `sd_listen_fds(3)`.
     ///
     /// # Errors
     /// Returns an error if one of them is not a listening TCP socket.
-    pub(super) fn inherited() -> Result<Self, Failure> {
+    pub(super) fn inherited(bound: Vec<TcpListener>) -> Result<Self, Failure> {
         let mut handed = ListenFd::from_env();
         let mut sockets = Vec::new();
+        for socket in bound {
+            socket.set_nonblocking(true)?;
+            sockets.push((socket.local_addr()?, socket));
+        }
         for number in 0..handed.len() {
             let taken = handed.take_tcp_listener(number);
             let taken = taken.with_context(|| {
@@ -47,7 +52,7 @@ impl InheritedSockets {
     ) -> Result<(tokio::net::TcpListener, SocketAddr), Failure> {
         if let Some(at) = self.0.iter().position(|(handed, _)| *handed == address) {
             let (address, socket) = self.0.swap_remove(at);
-            tracing::info!(%address, "using a listening socket inherited from the service manager");
+            tracing::info!(%address, "using a listening socket that was open before");
             let socket = tokio::net::TcpListener::from_std(socket)?;
             return Ok((socket, address));
         }

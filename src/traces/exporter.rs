@@ -146,7 +146,7 @@ impl Exporter {
     async fn exchange(&self, body: Bytes) -> Result<u64, ExportFault> {
         let (settings, is_https) = (self.settings.clone(), self.endpoint.is_https);
         let files = tokio::task::spawn_blocking(move || settings.files(is_https)).await;
-        let files = files.map_err(|why| passing(&why))?.map_err(|why| passing(&why))?;
+        let files = files.map_err(|why| passing(&why.to_string()))?.map_err(|why| passing(&why))?;
         let mut request = Request::post("/").body(Full::new(body)).map_err(|why| passing(&why))?;
         request.headers_mut().extend(files.headers);
         let content_type = HeaderValue::from_static(CONTENT_TYPE);

@@ -17,7 +17,7 @@ mod units;
 
 pub use header::SspHeader;
 pub use limits::{COUNT_MAX, LimitValue, check_range};
-pub use mask::masked;
+pub use mask::{is_unprintable, masked, printable};
 pub use root::{InnerUrl, ServiceRoot, UrlFault};
 pub(crate) use root::{check_path, check_query};
 pub use units::{period, size};

@@ -53,6 +53,36 @@ pub fn masked(text: &str, bytes_max: usize) -> Cow<'_, str> {
     Cow::Owned(masked)
 }
 
+/// Returns true for a character that a terminal does not show as one: a control character, or one that is invisible
+/// or changes the direction of the text.
+///
+/// Spec: Unicode 17.0, properties `General_Category=Cc` and `Bidi_Control`, zero-width characters, and line and
+/// paragraph separators.
+#[must_use]
+pub const fn is_unprintable(character: char) -> bool {
+    matches!(
+        character,
+        '\0'..='\x1f'
+            | '\x7f'..='\u{9f}'
+            | '\u{ad}'
+            | '\u{61c}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+    )
+}
+
+/// Returns a text as it may be printed: each [unprintable](is_unprintable) character but line feed is replaced by `?`.
+#[must_use]
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let is_replaced = |character| is_unprintable(character) && character != '\n';
+    match text.contains(is_replaced) {
+        true => Cow::Owned(text.replace(is_replaced, "?")),
+        false => Cow::Borrowed(text),
+    }
+}
+
 /// Truncates a text to at most `bytes_max` bytes, at a character boundary.
 fn cut(text: &str, bytes_max: usize) -> &str {
     let mut end = bytes_max.min(text.len());

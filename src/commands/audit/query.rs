@@ -10,6 +10,7 @@ use audit_journal::JournalSearch;
 use clap::Args;
 use jiff::Span;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use spine_types::printable;
 
 use super::super::signals::StopSignals;
 use super::{ExchangeJoiner, LineSelection, StandardOutput, fault};
@@ -251,10 +252,12 @@ fn row(line: &ExportedLine) -> Option<String> {
 /// Formats a row: columns of fixed width, and a last one of any width.
 fn spaced(columns: &[String; 8], last: &str) -> String {
     let [time, trace_id, from, to, ods, interaction, method, status] = columns;
-    format!(
+    let row = format!(
         "{time:<23}  {trace_id:<36}  {from:<12}  {to:<12}  {ods:<8}  {interaction:<30}  \
          {method:<6}  {status:<6}  {last}"
-    )
+    );
+    // The journal may have been changed by others.
+    printable(&row).into_owned()
 }
 
 /// Reads a time to wait, such as `2s` or `500ms`.

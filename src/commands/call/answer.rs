@@ -11,6 +11,10 @@ use crate::failure::Failure;
 
 /// Limit: text of an answer that an error repeats, in bytes.
 const REASON_BYTES_MAX: usize = 1000;
+/// Limit: name, token or id that an error repeats, in bytes.
+const NAME_BYTES_MAX: usize = 100;
+/// Limit: body that is read as JSON, in bytes. Values may take twenty times as much memory.
+const JSON_BYTES_MAX: usize = 8 << 20;
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// Complete answer to a request.
@@ -21,7 +25,7 @@ pub(in crate::commands) struct CallAnswer {
     pub(in crate::commands) trace_id: Uuid,
 }
 
-/// Refusal by a proxy, as its `Proxy-Status` names it.
+/// Refusal by a proxy, as its `Proxy-Status` names it, masked and cut.
 pub(in crate::commands) struct NamedRefusal {
     /// Name of the proxy.
     pub(in crate::commands) proxy: String,
@@ -30,9 +34,12 @@ pub(in crate::commands) struct NamedRefusal {
 }
 
 impl CallAnswer {
-    /// Returns the body as JSON, or null.
+    /// Returns the body as JSON; null if it is none, or too large to be read.
     pub(in crate::commands) fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_default()
+        match self.body.len() <= JSON_BYTES_MAX {
+            true => serde_json::from_slice(&self.body).unwrap_or_default(),
+            false => Value::Null,
+        }
     }
 
     /// Returns the value of a header, or an empty text.
@@ -49,8 +56,9 @@ impl CallAnswer {
         let members: sfv::List = sfv::Parser::new(&lines.join(&b", "[..])).parse().ok()?;
         let sfv::ListEntry::Item(item) = members.last()? else { return None };
         let text = |item: &sfv::BareItem| {
-            let token = item.as_token().map(|token| token.as_str().to_owned());
-            token.or_else(|| Some(item.as_string()?.as_str().to_owned()))
+            let token = item.as_token().map(sfv::TokenRef::as_str);
+            let text = token.or_else(|| Some(item.as_string()?.as_str()))?;
+            Some(masked(text, NAME_BYTES_MAX).into_owned())
         };
         item.params.get("error")?;
         let token = text(item.params.get("details")?)?;
@@ -98,7 +106,8 @@ impl CallAnswer {
             Some(NamedRefusal { proxy, token }) => {
                 rows.push(("token", token));
                 rows.extend(said);
-                rows.extend(part("/id").map(|id| ("exchange", id.to_owned())));
+                let id = part("/id").map(|id| masked(id, NAME_BYTES_MAX).into_owned());
+                rows.extend(id.map(|id| ("exchange", id)));
                 format!("the proxy {proxy} refused the request: {status}{expected}")
             }
             None => {

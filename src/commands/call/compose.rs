@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, anyhow};
 use http::HeaderValue;
+use http::uri::PathAndQuery;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
@@ -18,6 +19,8 @@ use crate::failure::Failure;
 const DAYS_AFTER_FIRST: i8 = 13;
 /// Description of a booking without another.
 const DESCRIPTION: &str = "Test booking, made with spine-proxy call";
+/// Spec: longest logical id, in bytes (FHIR, type `id`).
+const ID_BYTES_MAX: usize = 64;
 /// Time zone of practices.
 const LONDON: &str = "GMT0BST,M3.5.0/1,M10.5.0";
 
@@ -52,6 +55,11 @@ pub(super) async fn request(
     };
     let request = plain(interaction, found.as_deref().or(id))?;
     let request = query.into_iter().fold(request, |request, query| request.with_query(&query));
+    if request.path.parse::<PathAndQuery>().is_err() {
+        return Err(usage(
+            "--query has characters that a URL may not have: encode them, a space as %20",
+        ));
+    }
     Ok(CallRequest { body: body(content)?, ..request })
 }
 
@@ -96,6 +104,14 @@ fn plain(interaction: &'static Interaction, id: Option<&str>) -> Result<CallRequ
         }
         (_, id) => id.unwrap_or_default(),
     };
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    if has_id && id.is_empty()
+        || id.len() > ID_BYTES_MAX
+        || !id.bytes().all(is_plain)
+        || matches!(id, "." | "..")
+    {
+        return Err(usage("an ID has 1 to 64 letters, digits, hyphens and full stops"));
+    }
     let segment = |segment: &PathSegment| match segment {
         PathSegment::Word(word) => format!("/{word}"),
         PathSegment::Id => format!("/{id}"),

@@ -16,11 +16,12 @@ use spine_types::interaction::{Effect, Interaction};
 use spine_types::{Asid, OdsCode, SspHeader, masked};
 use tokio::time::Instant;
 
+use super::super::output::print_error;
 use super::answer::{CallAnswer, reason};
-use super::{note, usage};
+use super::usage;
 use crate::claims;
 use crate::failure::Failure;
-use crate::outbound::ServiceUrl;
+use crate::outbound::{ServiceFault, ServiceUrl};
 use crate::tls::KeyPair;
 
 /// Limit: time from the start of a request to the end of its answer. The proxy answers within 45 seconds.
@@ -152,7 +153,10 @@ impl Caller {
         let answered = tokio::time::timeout(ANSWER_WITHIN, url.send(tls, sent, ANSWER_BYTES_MAX));
         let late = || format!("not within {} s", ANSWER_WITHIN.as_secs());
         let answered = answered.await.map_err(|_| self.failed(request, late(), true))?;
-        let answered = answered.map_err(|why| self.failed(request, why, false))?;
+        let answered = answered.map_err(|fault| match fault.is_sent {
+            true => self.failed(request, fault.to_string(), false),
+            false => self.unsent(&fault),
+        })?;
         if self.notes == CallNotes::Heads {
             note_head('<', &format!("HTTP/1.1 {}", reason(answered.status)), &answered.headers);
         }
@@ -161,7 +165,7 @@ impl Caller {
         let (status, headers) = (answered.status, answered.headers);
         let answer = CallAnswer { status, headers, body, trace_id };
         if self.notes != CallNotes::None {
-            note(format_args!(
+            print_error(format_args!(
                 "{} {} at {}: {} from the {} in {} ms, trace id {trace_id}",
                 request.method(),
                 request.interaction.template(),
@@ -172,6 +176,11 @@ impl Caller {
             ));
         }
         Ok(answer)
+    }
+
+    fn unsent(&self, fault: &ServiceFault) -> Failure {
+        let (authority, why) = (self.server.authority.clone(), fault.to_string());
+        Failure::environment(NoAnswer { authority, why, unknown: "", is_late: false })
     }
 
     fn failed(&self, request: &CallRequest, why: String, is_late: bool) -> Failure {
@@ -302,11 +311,11 @@ fn quoted(text: &str) -> String {
 
 /// Prints a head; NHS numbers in it are masked, since standard error may be kept.
 fn note_head(direction: char, line: &str, headers: &HeaderMap) {
-    note(format_args!("{direction} {}", masked(line, LINE_BYTES_MAX)));
+    print_error(format_args!("{direction} {}", masked(line, LINE_BYTES_MAX)));
     for (name, value) in headers {
         let value = String::from_utf8_lossy(value.as_bytes());
         let value = if *name == header::AUTHORIZATION { "Bearer (see below)" } else { &value };
-        note(format_args!("{direction} {name}: {}", masked(value, LINE_BYTES_MAX)));
+        print_error(format_args!("{direction} {name}: {}", masked(value, LINE_BYTES_MAX)));
     }
 }
 
@@ -318,6 +327,6 @@ fn note_claims(headers: &HeaderMap) {
         payload.and_then(|part| base64_simd::URL_SAFE_NO_PAD.decode_to_vec(part.as_bytes()).ok());
     let claims = payload.and_then(|text| serde_json::from_slice::<Value>(&text).ok());
     if let Some(claims) = claims {
-        note(format_args!("* token: {claims}"));
+        print_error(format_args!("* token: {claims}"));
     }
 }

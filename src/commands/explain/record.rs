@@ -4,11 +4,12 @@ use std::ops::ControlFlow;
 
 use audit_journal::{LineFilter, MemberFilter, SearchMethod, search};
 use serde_json::Value;
-use spine_types::interaction;
+use spine_types::{Asid, OdsCode, interaction};
 
 use super::report::StepReport;
 use super::{ExplainOptions, Explainer, usage};
 use crate::failure::Failure;
+use crate::gateway::RecordToJudge;
 
 /// Limit: lines of the journal that are read for one id.
 const LINES_MAX: usize = 64;
@@ -42,11 +43,16 @@ pub(super) async fn explain(
     let record = JournalRecord::of(&lines).ok_or_else(|| {
         usage(format_args!("the journal {} has no exchange with this id", journal.display()))
     })?;
-    let from = record.text("from").and_then(|asid| asid.parse().ok());
-    let to = record.text("to").and_then(|asid| asid.parse().ok());
-    let interaction = record.text("interaction").and_then(interaction::by_id);
-    let dry_run = explainer.dry_run();
-    let steps = dry_run.judge_record(from.as_ref(), to.as_ref(), interaction).await;
+    let asid = |member| record.text(member).and_then(|asid| asid.parse::<Asid>().ok());
+    let (from, to) = (asid("from"), asid("to"));
+    let ods = record.text("ods").and_then(|ods| ods.parse::<OdsCode>().ok());
+    let recorded = RecordToJudge {
+        from: from.as_ref(),
+        to: to.as_ref(),
+        ods: ods.as_ref(),
+        interaction: record.text("interaction").and_then(interaction::by_id),
+    };
+    let steps = explainer.dry_run().judge_record(recorded).await;
     let notes = vec![
         record.summary(),
         "the steps are judged by the configuration of now; the journal has no token, target, query or body"

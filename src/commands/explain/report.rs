@@ -80,13 +80,19 @@ impl StepReport {
             true => ", if the directory has the registrations that are not known",
             false => "",
         };
-        match (self.steps.first_refusal(), &self.target) {
+        let now = match (self.steps.first_refusal(), &self.target) {
             (Some(refusal), _) => {
                 let row = refusal.row();
                 format!("would be refused with {} {}{uncertain}", row.status, row.token)
             }
             (None, Some(target)) => format!("would be forwarded to {target}{uncertain}"),
             (None, None) => format!("nothing found that would be refused{uncertain}"),
+        };
+        match &self.recorded {
+            Some(token) => {
+                format!("was refused with {token}; by what the record holds, now: {now}")
+            }
+            None => now,
         }
     }
 
@@ -99,9 +105,8 @@ impl StepReport {
             return Err(Failure::NotProven(anyhow!("the directory must be asked to know")));
         }
         match (self.steps.first_refusal(), &self.recorded) {
-            (Some(_), _) => Err(Failure::Environment(anyhow!("{}", self.verdict()))),
-            (None, Some(token)) => Err(Failure::Environment(anyhow!("was refused with {token}"))),
             (None, None) => Ok(()),
+            (Some(_), _) | (_, Some(_)) => Err(Failure::Environment(anyhow!("{}", self.verdict()))),
         }
     }
 }

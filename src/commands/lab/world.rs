@@ -75,15 +75,19 @@ impl Lab {
     /// Sets everything up inside `folder`, which must not exist or be empty; `progress` is called with each step.
     pub(in crate::commands) async fn set_up(
         folder: &Path,
-        settings: LabSettings,
+        mut settings: LabSettings,
         progress: Progress<'_>,
     ) -> Result<Self, Failure> {
         create(folder).map_err(Failure::Environment)?;
         let simulated = CancellationToken::new();
+        let (consumers, admin) = bind(&settings).map_err(Failure::Environment)?;
+        // The configuration then has the ports, for the commands that read it.
+        (settings.address, settings.admin) = (consumers.local_addr()?, admin.local_addr()?);
         let written = prepare(folder, &settings, &simulated, progress).await;
         let WrittenLab { config, control, slapd } = written.map_err(Failure::Environment)?;
         progress("starting the proxy");
-        let server = Server::start(Prepared::load(&config, 1)?, Some(config))?;
+        let server =
+            Server::start_on(vec![consumers, admin], Prepared::load(&config, 1)?, Some(config))?;
         let tokens = TokenFiles::create(folder, &settings).map_err(Failure::Environment)?;
         let renewal = tokio::spawn(tokens.renew(simulated.clone()));
         let folder = folder.to_owned();
@@ -129,6 +133,14 @@ struct WrittenLab {
     config: PathBuf,
     control: SocketAddr,
     slapd: Option<Slapd>,
+}
+
+/// Binds the sockets of the consumer and the admin port.
+fn bind(settings: &LabSettings) -> anyhow::Result<(std::net::TcpListener, std::net::TcpListener)> {
+    let bind = |address| {
+        std::net::TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))
+    };
+    Ok((bind(settings.address)?, bind(settings.admin)?))
 }
 
 /// Creates a folder that only its owner may read.

@@ -135,6 +135,9 @@ impl Play {
 async fn cancel(caller: &Caller, id: &str) -> Result<bool, CaseEnd> {
     let read = CallRequest::named("read:appointment", Some(id))?;
     let read = Box::pin(caller.send(&read)).await?;
+    if !read.status.is_success() {
+        return Err(CaseEnd::unexpected("200", described(&read)));
+    }
     if text(&read.json(), "status") == "cancelled" {
         return Ok(false);
     }

@@ -3,8 +3,9 @@
 use std::fmt::Display;
 use std::io::{self, Write as _};
 
-use super::super::output::print;
+use super::super::output::print_styled;
 use crate::log::has_colours;
+use spine_types::{masked, printable};
 
 /// Width of the lines, in characters.
 pub(in crate::commands) const COLUMNS: usize = 100;
@@ -61,7 +62,7 @@ impl Screen {
     /// Shows a text in lines; those after the first are indented like it. A line feed at its start is an empty line
     /// before it.
     pub(in crate::commands) fn line(&self, tone: Tone, text: impl Display) {
-        let text = text.to_string();
+        let text = shown(&text.to_string());
         let text = text.strip_prefix('\n').inspect(|_| self.put("")).unwrap_or(&text);
         for line in wrapped(text) {
             self.put(&self.toned(tone, &line));
@@ -70,7 +71,7 @@ impl Screen {
 
     /// Shows a line that begins with a word in a tone.
     pub(in crate::commands) fn marked(&self, tone: Tone, mark: &str, text: impl Display) {
-        let all = format!("{mark}{text}");
+        let all = format!("{mark}{}", shown(&text.to_string()));
         for (number, line) in wrapped(&all).into_iter().enumerate() {
             match line.strip_prefix(mark).filter(|_| number == 0) {
                 Some(rest) => self.put(&format!("{}{rest}", self.toned(tone, mark))),
@@ -96,9 +97,14 @@ impl Screen {
     fn put(&self, line: &str) {
         match self.is_error {
             true => writeln!(io::stderr(), "{line}").unwrap_or_default(),
-            false => print(line),
+            false => print_styled(line),
         }
     }
+}
+
+/// Returns a text as a screen shows it: NHS numbers in it are masked, since it may be from an answer.
+fn shown(text: &str) -> String {
+    printable(&masked(text, usize::MAX)).into_owned()
 }
 
 /// Breaks a text into lines of at most [`COLUMNS`] characters, at spaces; a longer word is broken before its last
