@@ -1,80 +1,78 @@
 //! Control interface of a running simulator: JSON under `/_simulator/`.
 //!
-//! - `GET requests[?last=N][&ods=]`: requests received, oldest first; `DELETE requests` forgets them.
-//! - `GET bookings[?ods=]`: every appointment.
-//! - `POST reset[?keep=scripts,clock,requests]`: restores the initial data, removes scripts, sets the real time and
-//!   forgets requests; `keep` names what stays. `POST reset?ods=` restores one practice and removes its scripts.
-//! - `GET clock`, `PUT clock` with `{"now": "2026-03-25T10:30:00Z"}`, or `{"now": null}` for the
-//!   real time.
-//! - `GET scripts`, `PUT scripts/{ODS}` with a list of scripts; an empty list removes them. `POST scripts/{ODS}`
-//!   with one script puts it before those that are there.
-//!
-//! An invalid request is answered with `{"error": "a sentence"}`.
+//! [`control_routes`] is the table of its operations. Requests are dispatched by it, and
+//! `docs/test/simulator-openapi.json` is generated from it.
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{ALLOW, CONTENT_TYPE};
 use http::request::Parts;
-use http::{HeaderValue, Response, StatusCode};
-use jiff::Timestamp;
-use serde::{Deserialize, Deserializer};
-use serde_json::{Value, json};
+use http::{HeaderValue, Method, Response, StatusCode};
+use serde_json::Value;
 
 use super::faults::FaultWordsError;
-use super::scripts::Script;
-use super::{DiskStoreError, ReceivedRequest, SimulatedProvider, day};
+use super::scripts::{Script, ScriptsByPractice};
+use super::{BookedAppointment, DiskStoreError, SimulatedProvider, day};
+use messages::{
+    ClockReading, ClockSetting, ForgottenRequests, KeptPart, ListedRequest, PracticeScripts,
+    ResetPractices,
+};
 use spine_types::OdsCode;
+
+mod messages;
+mod route;
+
+pub use messages::{ControlFault, ControlParameters};
+pub use route::ControlRoute;
 
 /// Path prefix of every control request.
 pub(super) const PATH_PREFIX: &str = "/_simulator/";
 
-/// Status and explanation of a control request that is refused.
-struct ControlError(StatusCode, String);
-
-/// The body of `PUT clock`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ClockSetting {
-    #[serde(deserialize_with = "present_or_null")]
-    now: Option<Timestamp>,
+/// Refusal of a control request.
+#[derive(Debug)]
+pub(super) struct ControlError {
+    status: StatusCode,
+    sentence: String,
+    /// Methods that the path allows, if that is what the request got wrong.
+    allow: Option<HeaderValue>,
 }
 
-/// Query parameters of a control request.
-#[derive(Default)]
-struct ControlQuery {
-    last: Option<usize>,
-    ods: Option<OdsCode>,
-    keep: Vec<KeptPart>,
-}
-
-/// Part of the state that a reset may keep.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum KeptPart {
-    Scripts,
-    Clock,
-    Requests,
-}
-
-impl KeptPart {
-    fn parse(text: &str) -> Result<Self, ControlError> {
-        match text {
-            "scripts" => Ok(Self::Scripts),
-            "clock" => Ok(Self::Clock),
-            "requests" => Ok(Self::Requests),
-            _ => Err(bad_request("keep is a list of scripts, clock and requests, with commas")),
-        }
-    }
+/// Returns every operation of the control interface.
+#[must_use]
+pub fn control_routes() -> Vec<ControlRoute> {
+    vec![
+        ControlRoute::new("listRequests", Method::GET, "requests", list_requests)
+            .takes(&["last", "ods"])
+            .does("Returns the requests that arrived, oldest first: at most 100, with at most 8 MiB of bodies."),
+        ControlRoute::new("forgetRequests", Method::DELETE, "requests", forget_requests)
+            .does("Forgets the requests that arrived."),
+        ControlRoute::new("listBookings", Method::GET, "bookings", list_bookings)
+            .takes(&["ods"])
+            .does("Returns every appointment, whatever its state."),
+        ControlRoute::new("reset", Method::POST, "reset", reset).takes(&["ods", "keep"]).does(
+            "Restores the initial data, removes scripts, sets the real time and forgets requests, except what `keep` \
+             names. With `ods`, restores one practice and removes its scripts, and leaves the clock and the requests.",
+        ),
+        ControlRoute::new("getClock", Method::GET, "clock", get_clock)
+            .does("Returns the time of the practices' clock."),
+        ControlRoute::with_body("setClock", Method::PUT, "clock", set_clock).does(
+            "Sets the practices' clock, which runs on from there. The days that are then within the booking period get \
+             slots too. Tokens are always checked against the real clock.",
+        ),
+        ControlRoute::new("listScripts", Method::GET, "scripts", list_scripts)
+            .does("Returns the scripts of every practice that has any."),
+        ControlRoute::with_body("replaceScripts", Method::PUT, "scripts/{ods}", replace_scripts)
+            .does("Replaces the scripts of a practice; an empty list removes them. Returns the scripts of every practice."),
+        ControlRoute::with_body("addScript", Method::POST, "scripts/{ods}", add_script)
+            .does("Puts a script before those of a practice. Returns the scripts of every practice."),
+    ]
 }
 
 /// Answers one control request.
 pub(super) fn answer(provider: &SimulatedProvider, head: &Parts, body: &[u8]) -> Response<Bytes> {
-    let (status, value) = match carry_out(provider, head, body) {
-        Ok(value) => (StatusCode::OK, value),
-        Err(ControlError(status, sentence)) => (status, json!({ "error": sentence })),
-    };
-    let mut response = Response::new(value.to_string().into());
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
+    match carry_out(provider, head, body) {
+        Ok(value) => json_response(&value),
+        Err(error) => error.into_response(),
+    }
 }
 
 fn carry_out(
@@ -83,56 +81,72 @@ fn carry_out(
     body: &[u8],
 ) -> Result<Value, ControlError> {
     let path = head.uri.path().strip_prefix(PATH_PREFIX).unwrap_or_default();
-    let query = head.uri.query().unwrap_or_default();
-    let (section, rest) = path.split_once('/').unwrap_or((path, ""));
-    match (head.method.as_str(), section, rest) {
-        ("GET", "requests", "") => {
-            Ok(requests(provider, &ControlQuery::parse(query, &["last", "ods"], provider)?))
-        }
-        ("DELETE", "requests", "") => {
-            ControlQuery::parse(query, &[], provider)?;
-            Ok(json!({ "forgotten": provider.forget() }))
-        }
-        ("GET", "bookings", "") => {
-            Ok(provider.bookings(ControlQuery::parse(query, &["ods"], provider)?.ods.as_ref()))
-        }
-        ("POST", "reset", "") => {
-            reset(provider, &ControlQuery::parse(query, &["ods", "keep"], provider)?)
-        }
-        ("GET", "clock", "") => Ok(clock(provider)),
-        ("PUT", "clock", "") => {
-            let now = parse_body::<ClockSetting>(body)?.now;
-            if now.is_some_and(|now| !(1972..9000).contains(&day(now).year())) {
-                return Err(bad_request("the clock can only be set to the years 1972 to 8999"));
-            }
-            provider.clock.set(now);
-            Ok(clock(provider))
-        }
-        ("GET", "scripts", "") => Ok(json!(provider.scripts.all())),
-        ("PUT", "scripts", ods) if !ods.is_empty() => {
-            let ods = practice_code(provider, ods)?;
-            provider.scripts.replace(&ods, parse_body::<Vec<Script>>(body)?)?;
-            Ok(json!(provider.scripts.all()))
-        }
-        ("POST", "scripts", ods) if !ods.is_empty() => {
-            provider.scripts.add(&practice_code(provider, ods)?, parse_body::<Script>(body)?)?;
-            Ok(json!(provider.scripts.all()))
-        }
-        (_, "requests" | "bookings" | "reset" | "clock", "") | (_, "scripts", _) => {
-            let sentence = format!("{path} does not allow the method {}", head.method);
-            Err(ControlError(StatusCode::METHOD_NOT_ALLOWED, sentence))
-        }
-        _ => Err(ControlError(
-            StatusCode::NOT_FOUND,
-            format!("unknown path {path}; known are requests, bookings, reset, clock and scripts"),
-        )),
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let routes = control_routes();
+    let of_path: Vec<_> =
+        routes.iter().filter_map(|route| Some((route, route.ods_in(path)?))).collect();
+    let Some((route, ods)) = of_path.iter().find(|(route, _)| route.method == head.method) else {
+        return Err(match of_path.as_slice() {
+            [] => unknown_path(path, &routes),
+            some => method_not_allowed(path, head, some.iter().map(|(route, _)| *route)),
+        });
+    };
+    let mut parameters = ControlParameters::parse(head, route.query, provider)?;
+    if !ods.is_empty() {
+        parameters.ods = Some(practice_code(provider, ods)?);
     }
+    route.perform(provider, &parameters, body)
+}
+
+fn unknown_path(path: &str, routes: &[ControlRoute]) -> ControlError {
+    let mut known: Vec<_> = routes.iter().map(|route| route.path).collect();
+    known.dedup();
+    let sentence = format!("unknown path {path}; known are {}", known.join(", "));
+    ControlError::new(StatusCode::NOT_FOUND, sentence)
+}
+
+fn method_not_allowed<'a>(
+    path: &str,
+    head: &Parts,
+    routes: impl Iterator<Item = &'a ControlRoute>,
+) -> ControlError {
+    let sentence = format!("{path} does not allow the method {}", head.method);
+    let methods: Vec<_> = routes.map(|route| route.method.as_str()).collect();
+    let allow = HeaderValue::from_str(&methods.join(", ")).ok();
+    ControlError { allow, ..ControlError::new(StatusCode::METHOD_NOT_ALLOWED, sentence) }
+}
+
+fn list_requests(
+    provider: &SimulatedProvider,
+    parameters: &ControlParameters,
+) -> Result<Vec<ListedRequest>, ControlError> {
+    let mut received = provider.received();
+    received.retain(|received| parameters.ods.is_none() || received.ods == parameters.ods);
+    let first = received.len().saturating_sub(parameters.last.unwrap_or(received.len()));
+    Ok(received.iter().skip(first).map(ListedRequest::from).collect())
+}
+
+fn forget_requests(
+    provider: &SimulatedProvider,
+    _: &ControlParameters,
+) -> Result<ForgottenRequests, ControlError> {
+    Ok(ForgottenRequests { forgotten: provider.forget() })
+}
+
+fn list_bookings(
+    provider: &SimulatedProvider,
+    parameters: &ControlParameters,
+) -> Result<Vec<BookedAppointment>, ControlError> {
+    Ok(provider.bookings(parameters.ods.as_ref()))
 }
 
 /// Restores the initial state of one practice, or of everything but what is kept.
-fn reset(provider: &SimulatedProvider, query: &ControlQuery) -> Result<Value, ControlError> {
-    let ods = query.ods.as_ref();
-    let kept = |part| query.keep.contains(&part);
+fn reset(
+    provider: &SimulatedProvider,
+    parameters: &ControlParameters,
+) -> Result<ResetPractices, ControlError> {
+    let ods = parameters.ods.as_ref();
+    let kept = |part| parameters.keep.contains(&part);
     if !kept(KeptPart::Scripts) {
         provider.scripts.remove(ods);
     }
@@ -143,100 +157,84 @@ fn reset(provider: &SimulatedProvider, query: &ControlQuery) -> Result<Value, Co
     if ods.is_none() && !kept(KeptPart::Requests) {
         provider.forget();
     }
-    let reset = provider.reset(ods, provider.clock.now());
-    let fault =
-        |why: DiskStoreError| ControlError(StatusCode::INTERNAL_SERVER_ERROR, why.to_string());
-    Ok(json!({ "reset": reset.map_err(fault)? }))
+    Ok(ResetPractices { reset: provider.reset(ods, provider.clock.now())? })
 }
 
-fn clock(provider: &SimulatedProvider) -> Value {
-    json!({ "now": provider.clock.now(), "set": provider.clock.is_set() })
+fn get_clock(
+    provider: &SimulatedProvider,
+    _: &ControlParameters,
+) -> Result<ClockReading, ControlError> {
+    Ok(ClockReading { now: provider.clock.now(), set: provider.clock.is_set() })
 }
 
-fn requests(provider: &SimulatedProvider, query: &ControlQuery) -> Value {
-    let mut received = provider.received();
-    received.retain(|received| query.ods.is_none() || received.ods == query.ods);
-    let first = received.len().saturating_sub(query.last.unwrap_or(received.len()));
-    received.iter().skip(first).map(request).collect()
-}
-
-fn request(received: &ReceivedRequest) -> Value {
-    let headers: Vec<Value> = received
-        .headers
-        .iter()
-        .map(|(name, value)| json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())]))
-        .collect();
-    let mut entry = json!({
-        "time": received.at,
-        "ods": received.ods,
-        "method": received.method.as_str(),
-        "target": received.target,
-        "headers": headers,
-        "status": received.status.map(|status| status.as_u16()),
-    });
-    let (name, text) = match std::str::from_utf8(&received.body) {
-        Ok(text) => ("body", text.to_owned()),
-        Err(_) => ("body-base64", base64_simd::STANDARD.encode_to_string(&received.body)),
-    };
-    if let Some(fields) = entry.as_object_mut() {
-        fields.insert(name.to_owned(), text.into());
+fn set_clock(
+    provider: &SimulatedProvider,
+    parameters: &ControlParameters,
+    setting: ClockSetting,
+) -> Result<ClockReading, ControlError> {
+    if setting.now.is_some_and(|now| !(1972..9000).contains(&day(now).year())) {
+        return Err(bad_request("the clock can only be set to the years 1972 to 8999"));
     }
-    entry
+    provider.clock.set(setting.now);
+    get_clock(provider, parameters)
 }
 
-impl ControlQuery {
-    fn parse(
-        query: &str,
-        names: &[&str],
-        provider: &SimulatedProvider,
-    ) -> Result<Self, ControlError> {
-        let mut parsed = Self::default();
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            match name {
-                "ods" if names.contains(&name) => {
-                    parsed.ods = Some(practice_code(provider, value)?);
-                }
-                "last" if names.contains(&name) => {
-                    let number = value
-                        .parse()
-                        .map_err(|_| bad_request("last must be a number of requests"))?;
-                    parsed.last = Some(number);
-                }
-                "keep" if names.contains(&name) => {
-                    parsed.keep =
-                        value.split(',').map(KeptPart::parse).collect::<Result<_, _>>()?;
-                }
-                _ => return Err(bad_request(format!("unknown query parameter {name}"))),
-            }
-        }
-        Ok(parsed)
-    }
+fn list_scripts(
+    provider: &SimulatedProvider,
+    _: &ControlParameters,
+) -> Result<ScriptsByPractice, ControlError> {
+    Ok(provider.scripts.all())
+}
+
+fn replace_scripts(
+    provider: &SimulatedProvider,
+    parameters: &ControlParameters,
+    scripts: PracticeScripts,
+) -> Result<ScriptsByPractice, ControlError> {
+    provider.scripts.replace(parameters.practice()?, scripts.0)?;
+    Ok(provider.scripts.all())
+}
+
+fn add_script(
+    provider: &SimulatedProvider,
+    parameters: &ControlParameters,
+    script: Script,
+) -> Result<ScriptsByPractice, ControlError> {
+    provider.scripts.add(parameters.practice()?, script)?;
+    Ok(provider.scripts.all())
 }
 
 /// Parses the code of a simulated practice; fails with 404 if there is no such practice.
 fn practice_code(provider: &SimulatedProvider, text: &str) -> Result<OdsCode, ControlError> {
     let ods = OdsCode::from_any_case(text).ok().filter(|ods| provider.has_practice(ods));
     ods.ok_or_else(|| {
-        ControlError(
-            StatusCode::NOT_FOUND,
-            format!("there is no simulated practice with the ODS code {text}"),
-        )
+        let sentence = format!("there is no simulated practice with the ODS code {text}");
+        ControlError::new(StatusCode::NOT_FOUND, sentence)
     })
 }
 
-fn parse_body<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, ControlError> {
-    serde_json::from_slice(body)
-        .map_err(|fault| bad_request(format!("the body is invalid: {fault}")))
-}
-
-/// Deserialises a field that must be present but may be null.
-fn present_or_null<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
-    Option::deserialize(from)
+fn json_response(value: &Value) -> Response<Bytes> {
+    let mut response = Response::new(value.to_string().into());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 fn bad_request(sentence: impl Into<String>) -> ControlError {
-    ControlError(StatusCode::BAD_REQUEST, sentence.into())
+    ControlError::new(StatusCode::BAD_REQUEST, sentence)
+}
+
+impl ControlError {
+    pub(super) fn new(status: StatusCode, sentence: impl Into<String>) -> Self {
+        Self { status, sentence: sentence.into(), allow: None }
+    }
+
+    pub(super) fn into_response(self) -> Response<Bytes> {
+        let fault = ControlFault { error: self.sentence };
+        let mut response = json_response(&serde_json::to_value(fault).unwrap_or_default());
+        *response.status_mut() = self.status;
+        response.headers_mut().extend(self.allow.map(|allow| (ALLOW, allow)));
+        response
+    }
 }
 
 impl From<FaultWordsError> for ControlError {
@@ -245,9 +243,17 @@ impl From<FaultWordsError> for ControlError {
     }
 }
 
+impl From<DiskStoreError> for ControlError {
+    fn from(error: DiskStoreError) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use http::Request;
+    use jiff::Timestamp;
+    use serde_json::json;
 
     use super::super::stage::{BASE, NOW, Stage, booking_of, now};
     use super::*;
@@ -305,33 +311,59 @@ mod tests {
         assert_eq!(call(&stage, "GET", "bookings", "").1, json!([]));
     }
 
-    #[test]
-    fn a_reset_restores_all_but_what_it_keeps() {
+    /// Number of practices with scripts, of requests and of bookings, and whether the clock is set.
+    fn state(stage: &Stage) -> (usize, usize, usize, bool) {
+        let listed = |path| call(stage, "GET", path, "").1.as_array().unwrap().len();
+        let scripts = call(stage, "GET", "scripts", "").1.as_object().unwrap().len();
+        let clock = call(stage, "GET", "clock", "").1["set"] == true;
+        (scripts, listed("requests"), listed("bookings"), clock)
+    }
+
+    /// Returns a stage with a script and a booking at both practices, three requests, and a clock that is set.
+    fn used_stage() -> Stage {
         let stage = Stage::new();
         let set = format!(r#"{{"now":"{NOW}"}}"#);
-        let state = || {
-            let scripts = call(&stage, "GET", "scripts", "").1.as_object().unwrap().len();
-            let clock = call(&stage, "GET", "clock", "").1["set"] == true;
-            (scripts, clock, call(&stage, "GET", "requests", "").1.as_array().unwrap().len())
-        };
-        for (reset, left) in [
-            ("reset", (0, false, 0)),
-            ("reset?keep=scripts,clock,requests", (2, true, 1)),
-            ("reset?keep=clock", (0, true, 0)),
-            ("reset?ods=A20047", (1, true, 1)),
-            ("reset?ods=A20047&keep=scripts", (2, true, 1)),
-        ] {
-            assert_eq!(call(&stage, "POST", "reset", "").0, 200);
-            assert_eq!(call(&stage, "PUT", "clock", &set).0, 200);
-            for ods in ["A20047", "B82617"] {
-                let script = r#"{"times": 1, "share": "10%", "faults": "stall"}"#;
-                assert_eq!(call(&stage, "POST", &format!("scripts/{ods}"), script).0, 200);
-            }
-            stage.get("read:metadata-1", "/metadata");
-            assert_eq!(call(&stage, "POST", reset, "").0, 200, "{reset}");
-            assert_eq!(state(), left, "{reset}");
+        assert_eq!(call(&stage, "PUT", "clock", &set).0, 200);
+        let booking = booking_of(&[&stage.free_slots()[0]], "1");
+        for (stage, ods) in [(&stage, "A20047"), (&stage.elsewhere(), "B82617")] {
+            let script = r#"{"times": 1, "share": "10%", "faults": "stall"}"#;
+            assert_eq!(call(stage, "POST", &format!("scripts/{ods}"), script).0, 200);
+            assert_eq!(stage.book(&booking).0, 201);
         }
-        assert_eq!(call(&stage, "POST", "reset?keep=everything", "").0, 400);
+        assert_eq!(state(&stage), (2, 3, 2, true));
+        stage
+    }
+
+    #[test]
+    fn a_reset_restores_all_but_what_it_keeps() {
+        for (kept, scripts, requests, clock) in [
+            ("", 0, 0, false),
+            ("keep=scripts", 2, 0, false),
+            ("keep=clock", 0, 0, true),
+            ("keep=requests", 0, 3, false),
+            ("keep=scripts,clock", 2, 0, true),
+            ("keep=requests,scripts", 2, 3, false),
+            ("keep=clock,requests", 0, 3, true),
+            ("keep=scripts,clock,requests", 2, 3, true),
+            ("keep=clock%2Cscripts,clock", 2, 0, true),
+        ] {
+            let stage = used_stage();
+            let reset = call(&stage, "POST", &format!("reset?{kept}"), "");
+            assert_eq!(reset, (200, json!({ "reset": 2 })), "{kept}");
+            assert_eq!(state(&stage), (scripts, requests, 0, clock), "{kept}");
+            // The clock and the requests of all practices stay when one of them is reset.
+            let stage = used_stage();
+            let reset = call(&stage, "POST", &format!("reset?ods=A20047&{kept}"), "");
+            assert_eq!(reset, (200, json!({ "reset": 1 })), "{kept}");
+            assert_eq!(state(&stage), (1 + scripts / 2, 3, 1, true), "{kept}");
+        }
+        let stage = used_stage();
+        for invalid in
+            ["keep=everything", "keep=", "keep", "keep=scripts,", "keep=clock&keep=scripts"]
+        {
+            assert_eq!(call(&stage, "POST", &format!("reset?{invalid}"), "").0, 400, "{invalid}");
+        }
+        assert_eq!(state(&stage), (2, 3, 2, true));
     }
 
     #[test]
@@ -383,6 +415,9 @@ mod tests {
             ("GET", "bookings?last=1", 400),
             ("DELETE", "requests?ods=A20047", 400),
             ("POST", "reset?ods=", 404),
+            ("GET", "clock?ods=A20047", 400),
+            ("GET", "requests?last=%2", 400),
+            ("GET", "requests?last=1&last=2", 400),
         ] {
             let (status, response) = call(&stage, method, path, "");
             assert_eq!(status, expected, "{method} {path}: {response}");

@@ -3,6 +3,7 @@
 //! Words are separated by semicolons; each may be given once. A request is carried out as soon as it
 //! has arrived, even if its response is delayed: `delay=2s` delays the response, not the effect.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -307,6 +308,21 @@ impl<'de> serde::Deserialize<'de> for Faults {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = String::deserialize(from)?;
         text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl schemars::JsonSchema for Faults {
+    fn schema_name() -> Cow<'static, str> {
+        "Faults".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "maxLength": TEXT_MAX,
+            "description": format!("Fault words with semicolons between them, each at most once: {}.", word_list()),
+            "examples": ["delay=2s; status=503"],
+        })
     }
 }
 

@@ -15,7 +15,9 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Method, Response, StatusCode};
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 use spine_types::interaction::{self, Interaction};
 use spine_types::{Asid, OdsCode};
@@ -69,6 +71,7 @@ use reply::{InteractionResult, ReplyFault, SpineErrorCode};
 use scripts::Scripts;
 use store::Store;
 
+pub use control::{ControlFault, ControlParameters, ControlRoute, control_routes};
 pub use disk::DiskStoreError;
 pub use faults::{FaultWordsError, Faults};
 pub use local_time::day;
@@ -131,6 +134,16 @@ pub struct ReceivedRequest {
     /// Status of the response, or `None` if there was none.
     pub status: Option<StatusCode>,
     number: u64,
+}
+
+/// An appointment of a practice.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct BookedAppointment {
+    /// ODS code of the practice.
+    pub ods: OdsCode,
+    /// Resource of the type `Appointment`.
+    #[schemars(with = "Map<String, Value>")]
+    pub appointment: Value,
 }
 
 /// A practice and its store; the store stays locked while an interaction is performed and committed.
@@ -232,19 +245,17 @@ impl SimulatedProvider {
         Ok(count)
     }
 
-    /// Returns every appointment of one practice, or of all, as a JSON list of `{ods, appointment}`.
+    /// Returns every appointment of one practice, or of all.
     #[must_use]
-    pub fn bookings(&self, ods: Option<&OdsCode>) -> Value {
-        let practices = self.practices.iter().filter(|practice| practice.is_of(ods));
-        let bookings = practices.flat_map(|practice| {
-            let store = lock(&practice.store);
-            let ods = &practice.settings.ods;
-            let bookings = store.bookings().values();
-            bookings
-                .map(|booking| json!({ "ods": ods, "appointment": booking.resource }))
-                .collect::<Vec<_>>()
-        });
-        Value::Array(bookings.collect())
+    pub fn bookings(&self, ods: Option<&OdsCode>) -> Vec<BookedAppointment> {
+        let mut booked = Vec::new();
+        for practice in self.practices.iter().filter(|practice| practice.is_of(ods)) {
+            booked.extend(lock(&practice.store).bookings().values().map(|booking| {
+                let ods = practice.settings.ods.clone();
+                BookedAppointment { ods, appointment: booking.resource.clone() }
+            }));
+        }
+        booked
     }
 
     /// Answers one request that arrived at `now`, and remembers it.

@@ -24,6 +24,11 @@ impl Parameters {
             .ok_or_else(|| ReplyFault::bad_request("the query has an invalid percent escape"))
     }
 
+    /// Returns the name and the value of each parameter.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// Returns all values of one parameter.
     pub(super) fn all(&self, name: &str) -> Vec<&str> {
         let named = self.0.iter().filter(|(known, _)| known == name);

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 
 use http::Method;
 use http::request::Parts;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -26,21 +27,30 @@ const PERCENT: u32 = 100;
 ///
 /// The share is spread evenly, not at random: at 10 percent, every tenth matching request gets the
 /// faults. Every matching request is counted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(example = serde_json::json!({
+    "share": 100, "times": 1, "methods": ["POST"], "interactions": [], "faults": "status=503",
+}))]
 pub struct Script {
     /// Share of the matching requests that get the faults, in percent, from 0 to 100; read as a number or as text
     /// with a percent sign, and 100 if absent.
     #[serde(default = "every_request", deserialize_with = "share")]
+    #[schemars(schema_with = "share_schema")]
     pub share: u8,
     /// Number of requests that get the faults, after which the script is removed; no limit if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<NonZeroU32>,
     /// Methods that match; an empty list matches all.
     #[serde(default, with = "methods")]
+    #[schemars(
+        with = "Vec<String>",
+        extend("maxItems" = METHODS_MAX, "items" = { "type": "string", "pattern": "^[A-Z]+$" })
+    )]
     pub methods: Vec<Method>,
     /// Interactions that match, by `Ssp-InteractionID`; an empty list matches all.
     #[serde(default)]
+    #[schemars(extend("maxItems" = INTERACTIONS_MAX))]
     pub interactions: Vec<InteractionId>,
     /// Faults that are injected.
     pub faults: Faults,
@@ -65,6 +75,19 @@ fn share<'de, D: Deserializer<'de>>(from: D) -> Result<u8, D::Error> {
     };
     share.ok_or_else(|| D::Error::custom("a script's share is a number from 0 to 100, or \"10%\""))
 }
+
+/// Returns the schema of a share: written as a number, and read as a number or as text.
+fn share_schema(generator: &mut SchemaGenerator) -> Schema {
+    let number = json_schema!({ "type": "integer", "minimum": 0, "maximum": PERCENT });
+    if generator.contract().is_serialize() {
+        return number;
+    }
+    let text = json_schema!({ "type": "string", "pattern": "^(100|[0-9]{1,2})%$" });
+    json_schema!({ "anyOf": [number, text] })
+}
+
+/// Scripts by the ODS code of their practice.
+pub(super) type ScriptsByPractice = BTreeMap<OdsCode, Vec<Script>>;
 
 /// The scripts of every practice.
 #[derive(Debug, Default)]
@@ -156,7 +179,7 @@ impl Scripts {
     }
 
     /// Returns the scripts of every practice that has any.
-    pub(super) fn all(&self) -> BTreeMap<OdsCode, Vec<Script>> {
+    pub(super) fn all(&self) -> ScriptsByPractice {
         let scripts = |active: &Vec<ActiveScript>| {
             active.iter().map(|active| active.script.clone()).collect()
         };

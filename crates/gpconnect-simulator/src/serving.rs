@@ -23,11 +23,12 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::control::{self, ControlError};
 use super::faults::{FaultWordsError, Faults, SIMULATE};
 use super::peer::{self, PeerRefusal};
 use super::reply::{ReplyFault, SpineErrorCode};
 use super::wire::{FaultyResponse, Wire};
-use super::{SimulatedProvider, WithoutTls, control, fault_response};
+use super::{SimulatedProvider, WithoutTls, fault_response};
 use spine_types::CertificateName;
 
 /// Limit: bytes of a request's body.
@@ -124,22 +125,13 @@ impl SimulatedProvider {
             head.extensions.insert(WithoutTls);
         }
         let (faults, mut response) = match self.answer_request(facts, &head, &mut body).await {
-            Err(error @ (BodyReadError::TooLong | BodyReadError::TooSlow)) => {
-                let fault = match error {
-                    BodyReadError::TooSlow => ReplyFault::new(
-                        SpineErrorCode::TimedOut,
-                        "the body did not arrive within 30 s",
-                    ),
-                    BodyReadError::TooLong | BodyReadError::ConnectionLost => ReplyFault::new(
-                        SpineErrorCode::BodyTooLarge,
-                        "the body is longer than 1 MiB",
-                    ),
-                };
+            Err(error) => {
+                let fault = ReplyFault::new(error.code().ok_or(error)?, error.to_string());
                 let number = self.remember(&head, b"", self.clock.now());
                 self.note_status(number, fault.status());
                 (Faults::default(), fault_response(&head, fault))
             }
-            answered => answered?,
+            Ok(answered) => answered,
         };
         let headers = response.headers_mut();
         headers.insert(SERVER, HeaderValue::from_static("spine-proxy-simulator"));
@@ -166,8 +158,14 @@ impl SimulatedProvider {
             ));
         }
         if facts.options.control && head.uri.path().starts_with(control::PATH_PREFIX) {
-            let body = read(body).await?;
-            return Ok((Faults::default(), control::answer(self, head, &body)));
+            let response = match read(body).await {
+                Ok(body) => control::answer(self, head, &body),
+                Err(error) => {
+                    let status = ReplyFault::new(error.code().ok_or(error)?, "").status();
+                    ControlError::new(status, error.to_string()).into_response()
+                }
+            };
+            return Ok((Faults::default(), response));
         }
         let faults = self.faults_of(head);
         let early = faults.as_ref().is_ok_and(|faults| faults.early);
@@ -324,15 +322,26 @@ pub(super) async fn accept_tls(
 }
 
 /// Error returned when a request's body cannot be read.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, Copy, thiserror::Error)]
 enum BodyReadError {
     /// Connection lost, so that no response is possible.
     #[error("the body of the request did not arrive")]
     ConnectionLost,
-    #[error("the body of the request is too long")]
+    #[error("the body is longer than 1 MiB")]
     TooLong,
-    #[error("the body of the request came too slowly")]
+    #[error("the body did not arrive within 30 s")]
     TooSlow,
+}
+
+impl BodyReadError {
+    /// Returns the code of the response, or `None` if none is possible.
+    const fn code(self) -> Option<SpineErrorCode> {
+        match self {
+            Self::ConnectionLost => None,
+            Self::TooLong => Some(SpineErrorCode::BodyTooLarge),
+            Self::TooSlow => Some(SpineErrorCode::TimedOut),
+        }
+    }
 }
 
 #[cfg(test)]

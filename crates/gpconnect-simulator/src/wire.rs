@@ -335,7 +335,7 @@ mod tests {
 
     /// Returns the number of appointments.
     fn appointments(provider: &SimulatedProvider) -> usize {
-        provider.bookings(None).as_array().unwrap().len()
+        provider.bookings(None).len()
     }
 
     fn booking() -> String {
