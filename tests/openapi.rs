@@ -11,6 +11,8 @@ use testkit::{report_missing, repository};
 
 use crate::documents::holds;
 
+pub(crate) mod control;
+
 const PATH: &str = "docs/integrate/openapi.json";
 /// Refusals that an operation's answer never carries: nobody is left to read it, or the port is another.
 const NOT_ANSWERED: [&str; 2] = ["consumer_gone", "plain_http"];
@@ -481,10 +483,15 @@ fn description() -> Value {
     })
 }
 
+/// Compares a description with its file, or writes the file if `UPDATE_DOCS` is set.
+fn holds_description(path: &str, description: &Value) {
+    let text = serde_json::to_string_pretty(description).unwrap();
+    holds(path, &format!("{text}\n"));
+}
+
 #[test]
 fn the_openapi_description_is_made_of_the_catalogue_and_the_refusals() {
-    let text = serde_json::to_string_pretty(&description()).unwrap();
-    holds(PATH, &format!("{text}\n"));
+    holds_description(PATH, &description());
 }
 
 #[test]
@@ -499,18 +506,22 @@ fn the_openapi_description_has_every_interaction_and_every_refusal() {
     }
 }
 
-/// An independent validator, of the specification's own schema.
-#[test]
-fn the_openapi_description_is_valid() {
+/// Asserts that a description is valid by an independent validator, of the specification's own schema.
+fn assert_valid(path: &str) {
     let validator = repository::root().join("target/openapi/bin/openapi-spec-validator");
     if !validator.exists() {
         return report_missing("openapi-spec-validator of Python (.ci/run installs it)");
     }
     let output = Command::new(validator)
         .args(["--schema", "3.1"])
-        .arg(repository::root().join(PATH))
+        .arg(repository::root().join(path))
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn the_openapi_description_is_valid() {
+    assert_valid(PATH);
 }

@@ -14,6 +14,8 @@ use spine_types::interaction;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+mod control;
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_spine-proxy");
 const BASE: &str = "/A20047/STU3/1/gpconnect";
 const ASID: &str = "918999198993";
@@ -30,7 +32,12 @@ struct Simulated {
 
 impl Simulated {
     fn start(config: &Path, lines: usize) -> Self {
-        let mut process = Command::new(PROGRAM)
+        Self::start_by(Command::new(PROGRAM), config, lines)
+    }
+
+    /// Starts the program by a command for it.
+    fn start_by(mut program: Command, config: &Path, lines: usize) -> Self {
+        let mut process = program
             .args(["simulate", "provider", "--config"])
             .arg(config)
             .stdout(Stdio::piped())

@@ -18,15 +18,14 @@ pub struct FaultyDisk {
 impl FaultyDisk {
     /// Starts the program over the test bed's files with the replacement preloaded.
     pub fn serve(bed: &TestBed) -> Option<(Self, GatewayProcess)> {
-        let disk = Self::new(bed)?;
+        let disk = Self::new(bed.path("disk"))?;
         let text = bed.text("spine-proxy.toml").replace("\"audit\"", "\"own\"");
         let served = serve_with(disk.command(), bed, &text);
         Some((disk, served))
     }
 
-    /// Compiles the replacement into the test bed's folder.
-    pub fn new(bed: &TestBed) -> Option<Self> {
-        let folder = bed.path("disk");
+    /// Compiles the replacement into a folder, which it creates.
+    pub fn new(folder: PathBuf) -> Option<Self> {
         std::fs::create_dir_all(folder.join("synced")).unwrap();
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/disk.c");
         let mut compiler = Command::new("cc");
