@@ -300,7 +300,7 @@ fn lookup(bed: &TestBed, arguments: &[&str]) -> (i32, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lookup_explains_its_answer() {
-    let registry = Registry::new(records(2), SHORT).await;
+    let registry = Registry::new(records(2), "").await;
     let bed = registry.test_bed().await;
     let (code, text) = lookup(&bed, &["p00000"]);
     assert_eq!(code, 0, "{text}");
