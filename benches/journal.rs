@@ -150,7 +150,7 @@ async fn record(trail: &Trail, trace_id: &str, refusal: &Refusal) {
         match trail.open(&Method::GET, jiff::Timestamp::now()) {
             Ok(entry) => break entry,
             // There is no more room before the disk has caught up.
-            Err(_) => trail.flush().await,
+            Err(_) => drop(trail.flush().await),
         }
     };
     entry.set_headers(&SspHeaders::read(&headers));

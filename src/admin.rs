@@ -65,7 +65,7 @@ pub struct AdminState {
     pub lab: bool,
     /// Names that a request's `Host` may have, besides any IP address and `localhost`.
     pub names: Vec<String>,
-    /// File that holds the token for `/directory`, read for each request that needs it.
+    /// File that holds the token for the views and posted requests, read for each request that needs it.
     pub token_file: Option<PathBuf>,
 }
 
@@ -82,6 +82,8 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 const WRITE_MAX: Duration = Duration::from_secs(5);
 /// Limit: total lifetime of a connection.
 const TOTAL_MAX: Duration = Duration::from_secs(60);
+/// Limit: time for which a flush of the journal is waited for; `audit.wait` if that is shorter.
+const FLUSH_MAX: Duration = Duration::from_secs(30);
 /// Limit: bytes of a request's head, and bytes of an answer buffered before the socket.
 const BUFFER_BYTES_MAX: usize = 16 * 1024;
 /// Size of a chunk of `/directory`, in bytes; the last row may exceed it.

@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use audit_journal::{
-    ChainHead, CheckpointPlace, Journal, JournalError, JournalObserver, JournalSettings,
-    JournalSize, Record, RecordEvent, SigningState, time_text,
+    ChainHead, CheckpointPlace, FlushError, Journal, JournalError, JournalObserver,
+    JournalSettings, JournalSize, Record, RecordEvent, SigningState, time_text,
 };
 use http::{HeaderValue, Method};
 use jiff::Timestamp;
@@ -214,9 +214,7 @@ impl Trail {
         if disk_low.load(Ordering::Acquire) {
             return Some("the journal's file system has less free space than audit.disk-reserve");
         }
-        (!journal.is_healthy(now, settings.wait)).then_some(
-            "the journal cannot be written: its disk fails, is full, or does not answer in time",
-        )
+        (!journal.is_healthy(now, settings.wait)).then_some(NOT_WRITTEN)
     }
 
     /// Returns true if the last write succeeded, the disk answers in time and has free space.
@@ -366,9 +364,24 @@ impl Trail {
         self.0.stopping.store(true, Ordering::Release);
     }
 
-    /// Returns once every line queued before is on disk, or could not be written.
-    pub async fn flush(&self) {
-        self.0.journal.flush().await;
+    /// Returns the number and chain value of the journal's last line, once every exchange that has ended is on
+    /// disk, in a line of its own or in a sum.
+    ///
+    /// # Errors
+    /// Returns an error if the journal cannot be written for now. A disk that does not answer is waited for.
+    pub async fn flush(&self) -> Result<ChainHead, FlushError> {
+        let TrailState { unrecorded, journal, .. } = &*self.0;
+        // Sums that the queue has no space for follow once it has been written.
+        while !unrecorded.write(journal) {
+            journal.flush().await?;
+        }
+        journal.flush().await
+    }
+
+    /// Returns the time after which a disk that has not answered is treated as failed.
+    #[must_use]
+    pub fn wait(&self) -> Duration {
+        self.0.settings.wait
     }
 
     /// Writes every queued line, ends the journal's thread and unlocks the folder for the next process.
@@ -380,6 +393,9 @@ impl Trail {
     }
 }
 
+/// Reason why nothing can be recorded while the journal's disk fails.
+pub const NOT_WRITTEN: &str =
+    "the journal cannot be written: its disk fails, is full, or does not answer in time";
 /// Multiple of the reserve below which a warning about free space is logged.
 const SCARCE: u64 = 8;
 
@@ -452,7 +468,7 @@ mod tests {
             panic!("as planned");
         });
         assert!(panicked.join().is_err());
-        trail.flush().await;
+        trail.flush().await.unwrap();
         let text = std::fs::read_to_string(settings.journal.join("00000000000000000001.jsonl"));
         let text = text.unwrap();
         assert_eq!(text.lines().count(), 2);
@@ -471,7 +487,7 @@ mod tests {
         let first = open().unwrap();
         assert_eq!(open().unwrap_err(), Refusal::GatewayFull);
         drop(first);
-        trail.flush().await;
+        trail.flush().await.unwrap();
         assert!(open().is_ok());
     }
 }

@@ -184,8 +184,8 @@ pub struct Admin {
     /// Names that a request's `Host` may have, besides any IP address and `localhost`.
     #[serde(default)]
     pub names: Vec<String>,
-    /// Path of a file that holds only the token for the views, `/directory/flush` and the console, of 32 bytes or
-    /// more. Without it the views and the flush are refused, and the console is open on a loopback address alone.
+    /// Path of a file that holds only the token for the views, posted requests and the console, of 32 bytes or
+    /// more. Without it views and posted requests are refused, and the console is open on a loopback address alone.
     pub token_file: Option<PathBuf>,
 }
 

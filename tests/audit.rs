@@ -21,7 +21,7 @@ async fn lines_are_numbered_without_gaps_over_a_restart() {
     let bed = bed.restart().await;
     bed.provider.set_action(ProviderAction::ok());
     bed.send(TestRequest::book()).await;
-    bed.server.trail.flush().await;
+    bed.server.trail.flush().await.unwrap();
     let lines: Vec<Value> =
         bed.journal("audit").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let events: Vec<_> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
@@ -531,7 +531,7 @@ async fn refusals_without_a_certificate_have_few_lines_and_are_all_counted() {
     }
     bed.send(TestRequest::slots().without("Ssp-From")).await;
     let counts = loop {
-        bed.server.trail.flush().await;
+        bed.server.trail.flush().await.unwrap();
         let text = bed.journal("audit");
         let lines: Vec<Value> =
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -553,7 +553,7 @@ async fn refusals_without_a_certificate_have_few_lines_and_are_all_counted() {
 /// Returns the lines and sums of one token, and the consumer of the sums, once they add up to `count`.
 async fn tally(bed: &TestBed, token: &str, count: u64) -> (u64, u64, Value) {
     loop {
-        bed.server.trail.flush().await;
+        bed.server.trail.flush().await.unwrap();
         let text = bed.journal("audit");
         let lines: Vec<Value> =
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

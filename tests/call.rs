@@ -296,6 +296,7 @@ fn every_command_takes_an_interaction_by_the_same_names() {
         &[&["token"][..], &ods].concat(),
         &["lookup", "--config", "/nowhere", PRACTICE],
         &["audit", "query", "/nowhere", "--interaction"],
+        &["audit", "export", "/nowhere", "--format", "ssp", "--interaction"],
     ] {
         for (name, said) in [
             ("appointment", "may be any of fhir:rest:read:appointment-1, fhir:rest:create:"),

@@ -99,7 +99,7 @@ async fn traffic(bed: &TestBed) {
     assert_eq!(bed.send(book).await.token(), Some("outcome_unknown"));
     bed.provider.set_action(ProviderAction::ok());
     bed.wait_until_idle().await;
-    bed.server.trail.flush().await;
+    bed.server.trail.flush().await.unwrap();
 }
 
 #[tokio::test]
@@ -200,7 +200,7 @@ async fn a_story_has_at_most_fifty_lines() {
         assert_eq!(bed.send(TestRequest::slots()).await.status, 200);
     }
     bed.wait_until_idle().await;
-    bed.server.trail.flush().await;
+    bed.server.trail.flush().await.unwrap();
     let story = page(&bed, &format!("/console/trace?id={TRACE_ID}"));
     assert_eq!(story.matches("<h2>Exchange").count(), 50);
     contains(&story, &["There are more lines than the 50 shown"]);
@@ -249,7 +249,7 @@ async fn no_page_holds_a_token_a_query_or_a_patients_number() {
     bed.send(TestRequest::slots().token(&format!("Bearer {NUMBER}.{NUMBER}."))).await;
     bed.send(TestRequest::slots().set("Ssp-From", NUMBER)).await;
     bed.wait_until_idle().await;
-    bed.server.trail.flush().await;
+    bed.server.trail.flush().await.unwrap();
     let story = format!("/console/trace?id={TRACE_ID}");
     for path in PAGES.into_iter().chain([story.as_str()]) {
         let page = page(&bed, path);

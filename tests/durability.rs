@@ -472,7 +472,7 @@ async fn a_segment_that_is_moved_away_is_replaced_by_a_new_one() {
     // The next line is still written to the moved file, and the gateway notices.
     bed.send(booking(2)).await;
     bed.send(booking(3)).await;
-    bed.server.trail.flush().await;
+    bed.server.trail.flush().await.unwrap();
     assert_eq!(segments(&folder).len(), 1);
     assert_ne!(segments(&folder)[0], moved);
     std::fs::rename(bed.path("aside.jsonl"), &moved).unwrap();
@@ -490,7 +490,7 @@ async fn a_segment_that_is_deleted_or_cut_is_noticed_and_replaced() {
         for number in 10..20 {
             bed.send(booking(number)).await;
         }
-        bed.server.trail.flush().await;
+        bed.server.trail.flush().await.unwrap();
         let harmed = segments(&folder).pop().unwrap();
         let length = std::fs::metadata(&harmed).unwrap().len();
         match left {
@@ -503,7 +503,7 @@ async fn a_segment_that_is_deleted_or_cut_is_noticed_and_replaced() {
         let refused = bed.send(booking(2)).await;
         assert_eq!(refused.token(), Some("audit_unavailable"), "its disk has failed it once");
         while bed.send(booking(3)).await.status != 200 {}
-        bed.server.trail.flush().await;
+        bed.server.trail.flush().await.unwrap();
         let text = journal(&folder);
         let after = lines(&text);
         let opened = of(&after, "opened", "trace_id");

@@ -32,6 +32,7 @@ mod examples;
 mod explain;
 mod faults;
 mod forced;
+mod flush;
 mod foreign;
 mod framing;
 mod fuzz;

@@ -45,7 +45,7 @@ impl ShippedJournal {
         for _ in 0..6 {
             assert_eq!(bed.send(TestRequest::book()).await.status, 200);
         }
-        bed.server.trail.flush().await;
+        bed.server.trail.flush().await.unwrap();
         let folder = bed.path("audit");
         wait_until(|| are_indexed(&folder)).await;
         let bed = bed.restart().await;

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use audit_journal::FlushError;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -21,7 +22,8 @@ use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::console::{self, Console};
-use super::{AdminState, PART_BYTES, token};
+use super::{AdminState, FLUSH_MAX, PART_BYTES, token};
+use crate::audit::NOT_WRITTEN;
 use crate::metrics::OPEN_METRICS_FORMAT;
 use spine_types::OdsCode;
 
@@ -42,7 +44,7 @@ const OPEN: [&str; 4] = ["/livez", "/readyz", "/metrics", "/reload"];
 const READ: [&str; 6] =
     ["/directory", "/providers", "/consumers", "/exchanges", "/certificates", "/config"];
 /// Paths that are posted to, with the token.
-const POSTED: [&str; 2] = ["/directory/flush", "/log"];
+const POSTED: [&str; 3] = ["/audit/flush", "/directory/flush", "/log"];
 
 impl AdminRequest {
     /// Creates the handler of a connection; `shown` becomes true once its request has shown the token.
@@ -76,15 +78,16 @@ impl AdminRequest {
         }
         let is_ours = (reads && READ.contains(&path)) || (posts && POSTED.contains(&path));
         if !is_ours {
-            return match reads {
-                true => text(StatusCode::NOT_FOUND, not_found()),
-                false => text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n"),
-            };
+            return unserved(path);
         }
         if let Err(why) = self.check_token(request).await {
             return text(StatusCode::FORBIDDEN, why);
         }
-        if posts { self.post(path, request) } else { self.read(path) }
+        match path {
+            "/audit/flush" => self.views.flush_journal().await,
+            _ if posts => self.post(path, request),
+            _ => self.read(path),
+        }
     }
 
     fn open(&self, path: &str, request: &Request<Incoming>) -> AdminResponse {
@@ -175,10 +178,21 @@ pub(super) fn is_same(one: &str, other: &str) -> bool {
     aws_lc_rs::constant_time::verify_slices_are_equal(one.as_bytes(), other.as_bytes()).is_ok()
 }
 
-fn not_found() -> String {
-    let paths = OPEN.iter().chain(&READ).chain(&POSTED).chain(&["/console"]);
-    let paths: Vec<&str> = paths.copied().collect();
-    format!("not found: there are {}\n", paths.join(", "))
+/// Answers a request for a path that there is not, or not with this method.
+fn unserved(path: &str) -> AdminResponse {
+    let allowed = match path {
+        _ if OPEN.contains(&path) || READ.contains(&path) => "GET, HEAD",
+        _ if POSTED.contains(&path) => "POST",
+        _ => {
+            let paths = OPEN.iter().chain(&READ).chain(&POSTED).chain(&["/console"]);
+            let paths: Vec<&str> = paths.copied().collect();
+            let there = format!("not found: there are {}\n", paths.join(", "));
+            return text(StatusCode::NOT_FOUND, there);
+        }
+    };
+    let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n");
+    refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    refused
 }
 
 fn json(view: &impl Serialize) -> AdminResponse {
@@ -298,6 +312,17 @@ impl AdminState {
         !authority.as_str().contains('@')
             && (address.parse::<IpAddr>().is_ok()
                 || named.into_iter().any(|name| name.eq_ignore_ascii_case(host)))
+    }
+
+    /// Writes everything that has ended to the journal, within [`FLUSH_MAX`] and `audit.wait`.
+    async fn flush_journal(&self) -> AdminResponse {
+        let limit = self.trail.wait().min(FLUSH_MAX);
+        match tokio::time::timeout(limit, self.trail.flush()).await {
+            Ok(Ok(last)) => json(&last),
+            Ok(Err(FlushError)) | Err(_) => {
+                text(StatusCode::SERVICE_UNAVAILABLE, format!("{NOT_WRITTEN}\n"))
+            }
+        }
     }
 
     /// Marks the cache entries of the practice that the query `ods` names, or all, for a new look-up.

@@ -121,7 +121,7 @@ fn play(parties: &TestParties, screen: Screen) -> Result<Play, Failure> {
 
 /// Verifies the journal of what was played, and shows the result.
 async fn verify_journal(lab: &Lab, screen: Screen) -> Result<(), Failure> {
-    let journal = lab.flushed_journal().await;
+    let journal = lab.flushed_journal().await?;
     let found = verify(&journal, &VerifyWith::default())?;
     let Some(fault) = found.faults.first() else {
         let line = format!("   journal verified: its chain of {} lines is unbroken", found.lines);

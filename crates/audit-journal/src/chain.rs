@@ -9,6 +9,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
+use serde::{Serialize, Serializer};
 
 /// Value of the chain after a line; by default [`ChainValue::ORIGIN`].
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -68,6 +69,12 @@ impl fmt::Display for ChainValue {
     }
 }
 
+impl Serialize for ChainValue {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
 impl fmt::Debug for ChainValue {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, out)
@@ -102,12 +109,13 @@ pub(crate) fn split(line: &[u8]) -> Option<(&[u8], ChainValue)> {
 
 /// Chain value of one line as kept elsewhere: the line's number and the chain's value after it.
 ///
-/// Written as the number, a colon and 64 hexadecimal digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Written as the number, a colon and 64 hexadecimal digits; in JSON as the line's members `seq` and `chain`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct ChainHead {
     /// Number of the line.
     pub seq: u64,
     /// Value of the chain after the line.
+    #[serde(rename = "chain")]
     pub link: ChainValue,
 }
 

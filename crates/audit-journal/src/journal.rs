@@ -18,7 +18,7 @@ use crate::chain::ChainHead;
 use crate::checkpoint::{
     CheckpointPlace, CheckpointSettings, Checkpointer, SignedCheckpoint, Signing, SigningState,
 };
-use crate::line::{LastLine, Record};
+use crate::line::Record;
 use crate::note::{NoteSignature, SignedNote};
 use crate::segment::JournalFolder;
 use crate::tree::Frontier;
@@ -67,6 +67,11 @@ pub struct JournalError {
     path: PathBuf,
     error: io::Error,
 }
+
+/// Error returned when not all queued lines could be written to disk for now; they are kept and tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the journal cannot be written for now, or has ended")]
+pub struct FlushError;
 
 /// Effect of a record on the exchanges that the journal knows to be open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,8 +143,8 @@ struct RecordBatch {
 #[derive(Debug, Default)]
 struct Queue {
     batch: RecordBatch,
-    /// Callers to notify once everything queued before is on disk.
-    flushes: Vec<oneshot::Sender<()>>,
+    /// Callers to notify of the last line once everything queued before is on disk.
+    flushes: Vec<oneshot::Sender<ChainHead>>,
     /// Caller to notify once the journal has ended.
     stop: Option<oneshot::Sender<()>>,
     /// True if the thread must not wait for more records.
@@ -286,11 +291,18 @@ impl Journal {
         Some(ReservedRecord { permit, journal: self.clone() })
     }
 
-    /// Returns once everything queued before is on disk, or could not be written for now.
-    pub async fn flush(&self) {
+    /// Returns the number and chain value of the last line, once everything queued before is on disk.
+    ///
+    /// # Errors
+    /// Returns an error if a write fails meanwhile, or the journal has ended.
+    pub async fn flush(&self) -> Result<ChainHead, FlushError> {
         let (done, wait) = oneshot::channel();
-        self.0.shared.change(|queue| queue.flushes.push(done));
-        wait.await.unwrap_or_default();
+        self.0.shared.change(|queue| {
+            // Limit: callers that have stopped waiting, such as for a disk that does not answer, leave nothing.
+            queue.flushes.retain(|other| !other.is_closed());
+            queue.flushes.push(done);
+        });
+        wait.await.map_err(|_| FlushError)
     }
 
     /// Writes everything queued before and a last line, ends the thread, and unlocks the folder for the next
@@ -476,7 +488,7 @@ impl Drop for ThreadEnd {
 
 /// Requests to the thread that were taken from the queue with its records.
 struct QueueRequests {
-    flushes: Vec<oneshot::Sender<()>>,
+    flushes: Vec<oneshot::Sender<ChainHead>>,
     stop: Option<oneshot::Sender<()>>,
     is_left: bool,
 }
@@ -530,7 +542,7 @@ impl JournalThread {
     }
 
     /// Writes the taken records as lines, and notifies the callers that wait for them.
-    fn write(&mut self, mut flushes: Vec<oneshot::Sender<()>>) -> Result<(), GivenUp> {
+    fn write(&mut self, mut flushes: Vec<oneshot::Sender<ChainHead>>) -> Result<(), GivenUp> {
         let mut waiting = Vec::new();
         let mut rest = self.batch.members.as_slice();
         for QueuedRecord { bytes, event, on_disk } in &mut self.batch.records {
@@ -538,8 +550,7 @@ impl JournalThread {
             (members, rest) = rest.split_at_checked(*bytes).unwrap_or((rest, &[]));
             self.writer.line(members, *event);
             if let Some(done) = on_disk.take() {
-                let LastLine { seq, link } = self.writer.last();
-                waiting.push((done, ChainHead { seq, link }));
+                waiting.push((done, self.writer.last()));
             }
         }
         self.put(|| {
@@ -554,8 +565,9 @@ impl JournalThread {
             // The caller may have stopped waiting.
             done.send(head).unwrap_or_default();
         }
+        let last = self.writer.last();
         for done in flushes {
-            done.send(()).unwrap_or_default();
+            done.send(last).unwrap_or_default();
         }
         Ok(())
     }
@@ -578,9 +590,12 @@ impl JournalThread {
             }
             self.observer.write_failed();
             failed();
-            if self.shared.queue().is_left {
+            let mut queue = self.shared.queue();
+            queue.flushes.clear();
+            if queue.is_left {
                 return Err(GivenUp);
             }
+            drop(queue);
             std::thread::sleep(RETRY);
             put = self.writer.put_again();
         }
@@ -649,6 +664,8 @@ impl JournalThread {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     /// Observer that panics on the journal's thread.
@@ -668,24 +685,75 @@ mod tests {
         fn checkpoint_failed(&self, _: CheckpointPlace) {}
     }
 
-    #[tokio::test]
-    async fn a_panic_of_the_thread_fails_all_callers_at_once() {
-        let folder = tempfile::tempdir().unwrap();
+    /// Observer of a journal whose disk fails.
+    #[derive(Debug)]
+    struct Fails;
+
+    impl JournalObserver for Fails {
+        fn synced(&self, _: Duration) {}
+        fn write_failed(&self) {}
+        fn damaged(&self) {}
+        fn left_unfinished(&self) {}
+        fn signing(&self, _: bool) {}
+        fn checkpoint(&self, _: i64) {}
+        fn checkpoint_failed(&self, _: CheckpointPlace) {}
+    }
+
+    fn open(folder: &Path, observer: Arc<dyn JournalObserver>) -> Journal {
         let settings = JournalSettings {
-            folder: folder.path().join("journal"),
+            folder: folder.to_owned(),
             segment_bytes: 1 << 20,
             segment_age: Duration::from_secs(3600),
             records_max: 10,
             facts: Map::new(),
             checkpoints: None,
         };
-        let journal = Journal::open(settings, Arc::new(Panics)).unwrap();
-        let record = Record::new(&serde_json::json!({"event": "opened"})).unwrap();
+        Journal::open(settings, observer).unwrap()
+    }
+
+    fn record() -> Record {
+        Record::new(&serde_json::json!({"event": "opened"})).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_flush_names_the_last_line_and_fails_for_as_long_as_it_cannot_be_written() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("journal");
+        let journal = open(&folder, Arc::new(Fails));
+        let first = journal.flush().await.unwrap();
+        assert_eq!(first.seq, 1);
+        journal.reserve().unwrap().append(&record(), RecordEvent::Other);
+        let last = journal.flush().await.unwrap();
+        assert_eq!(last.seq, 2);
+        assert_ne!(last.link, first.link);
+        // No segment can be written or begun in a folder that is gone.
+        std::fs::remove_dir_all(&folder).unwrap();
+        journal.reserve().unwrap().append(&record(), RecordEvent::Other);
+        for _ in 0..3 {
+            assert_eq!(journal.flush().await, Err(FlushError));
+        }
+        std::fs::create_dir(&folder).unwrap();
+        let again = loop {
+            if let Ok(last) = journal.flush().await {
+                break last;
+            }
+        };
+        // The new segment's own line comes first.
+        assert_eq!(again.seq, 4);
+        journal.stop().await;
+        assert_eq!(journal.flush().await, Err(FlushError));
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_thread_fails_all_callers_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = open(&folder.path().join("journal"), Arc::new(Panics));
+        let record = record();
         if let Some(reserved) = journal.reserve() {
             let on_disk = reserved.append_durably(&record, RecordEvent::Other);
             on_disk.await.unwrap_err();
         }
-        journal.flush().await;
+        journal.flush().await.unwrap_err();
         assert!(!journal.is_healthy(Instant::now(), Duration::from_secs(60)));
         assert!(journal.reserve().is_none());
         journal.stop().await;

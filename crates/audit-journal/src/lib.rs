@@ -33,7 +33,8 @@ pub use checkpoint::{
 };
 pub use evidence::{CheckpointProof, EvidenceFault, SilentGap, WitnessedLines};
 pub use journal::{
-    Journal, JournalError, JournalObserver, JournalSettings, RecordEvent, ReservedRecord,
+    FlushError, Journal, JournalError, JournalObserver, JournalSettings, RecordEvent,
+    ReservedRecord,
 };
 pub use line::{Record, RecordError, time_text};
 pub use proof::{Proof, TreePlace, consistency};

@@ -9,7 +9,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::JournalObserver;
-use crate::chain::ChainValue;
+use crate::chain::{ChainHead, ChainValue};
 use crate::journal::{JournalSettings, RecordEvent};
 use crate::line::{self, JournalLine, LastLine, Record, SegmentStart};
 use crate::read::SegmentFile;
@@ -94,9 +94,10 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Returns the last line written, which is where the chain ends.
-    pub(crate) const fn last(&self) -> LastLine {
-        self.last
+    /// Returns the number and chain value of the last line, where the chain ends.
+    pub(crate) const fn last(&self) -> ChainHead {
+        let LastLine { seq, link } = self.last;
+        ChainHead { seq, link }
     }
 
     /// Returns the tree over all lines on disk; `None` if it is not known.

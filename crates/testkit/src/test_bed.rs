@@ -222,7 +222,7 @@ impl TestBed {
 
     /// Returns the lines of the journal that are about exchanges.
     pub async fn exchange_lines(&self) -> Vec<Value> {
-        self.server.trail.flush().await;
+        self.server.trail.flush().await.unwrap();
         let text = self.journal("audit");
         let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
         lines

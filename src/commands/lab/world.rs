@@ -108,9 +108,12 @@ impl Lab {
     }
 
     /// Returns the folder of the journal, once everything that has ended is written.
-    pub(in crate::commands) async fn flushed_journal(&self) -> PathBuf {
-        self.server.trail.flush().await;
-        self.server.trail.folder().to_owned()
+    ///
+    /// # Errors
+    /// Returns an error if the journal cannot be written.
+    pub(in crate::commands) async fn flushed_journal(&self) -> Result<PathBuf, Failure> {
+        self.server.trail.flush().await.map_err(Failure::environment)?;
+        Ok(self.server.trail.folder().to_owned())
     }
 
     pub(in crate::commands) fn file(&self, name: &str) -> PathBuf {

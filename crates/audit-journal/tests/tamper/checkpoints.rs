@@ -335,7 +335,7 @@ async fn nothing_is_signed_before_an_unreadable_copy_was_compared() {
         let notes = notes(&journal.path()).len();
         let open = journal.open();
         assert_eq!(open.signing(), SigningState::Waiting(1));
-        open.flush().await;
+        open.flush().await.unwrap();
         fs::remove_file(journal.copies()).unwrap();
         fs::rename(&away, journal.copies()).unwrap();
         until(|| !matches!(open.signing(), SigningState::Waiting(_))).await;
@@ -362,7 +362,7 @@ async fn nothing_is_signed_before_all_witnesses_have_agreed() {
     assert!(empty.verified_by(&journal.key()).unwrap().is_some());
     assert_eq!(empty.text().parse::<Checkpoint>().unwrap().size, 0);
     open.agreed();
-    open.flush().await;
+    open.flush().await.unwrap();
     assert_eq!((open.signing(), journal.all_notes()), (SigningState::Waiting(1), notes));
     open.agreed();
     assert_eq!(open.signing(), SigningState::On);
@@ -394,7 +394,7 @@ async fn a_checkpoint_is_signed_as_soon_as_the_last_witness_has_agreed() {
     let every = Duration::from_secs(3600);
     settings.checkpoints = CheckpointSettings::new(journal.signers(), every, Vec::new(), 1);
     let open = Journal::open(settings, Arc::clone(&journal.damages) as _).unwrap();
-    open.flush().await;
+    open.flush().await.unwrap();
     let mut newest = open.checkpoints();
     assert!(newest.borrow().is_none());
     open.agreed();
