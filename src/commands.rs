@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use serde::Serialize;
 
 pub mod audit;
 pub mod call;
@@ -33,11 +34,19 @@ pub mod token;
 
 pub(crate) use output::print;
 
+use crate::failure::Failure;
+
+/// Prints a value as JSON to standard output.
+fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    print(serde_json::to_string_pretty(value).map_err(Failure::environment)?);
+    Ok(())
+}
+
 /// Writes a file for people and other programs.
 #[cfg(feature = "lab")]
-fn written(path: &Path, text: &str) -> Result<(), crate::failure::Failure> {
+fn written(path: &Path, text: &str) -> Result<(), Failure> {
     let cannot = || format!("cannot write {}", path.display());
-    std::fs::write(path, text).with_context(cannot).map_err(crate::failure::Failure::Environment)
+    std::fs::write(path, text).with_context(cannot).map_err(Failure::Environment)
 }
 
 /// Reads a TOML file, and takes the paths that `paths_mut` returns as relative to its folder.

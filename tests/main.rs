@@ -45,6 +45,7 @@ mod instructions;
 mod language;
 #[cfg(feature = "ldap")]
 mod ldap;
+mod json;
 mod kept;
 mod lab;
 mod lifecycle;

@@ -17,6 +17,7 @@ use crate::refusal::{every, former_tokens, token_names};
 
 mod evidence;
 mod query;
+mod verify_report;
 
 use evidence::{CheckTask, KeyTask, ProveTask, VerifyTask};
 use query::QueryTask;

@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::ValueEnum;
 use schemars::schema_for;
 
-use super::print;
+use super::{print, print_json};
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::registry::DirectoryFile;
@@ -31,20 +31,13 @@ pub fn run(config: &Path, strict: bool) -> Result<(), Failure> {
 /// # Errors
 /// Returns an error as [`run`] does.
 pub fn run_json(config: &Path, strict: bool) -> Result<(), Failure> {
-    let show = |report: CheckReport| match serde_json::to_string_pretty(&report) {
-        Ok(text) => {
-            print(text);
-            Ok(())
-        }
-        Err(error) => Err(Failure::environment(error)),
-    };
     match Prepared::load(config, 1) {
         Ok(prepared) => {
-            show(CheckReport::served(&prepared, strict))?;
+            print_json(&CheckReport::served(&prepared, strict))?;
             judge(prepared.warnings().len(), strict)
         }
         Err(failure) => {
-            show(CheckReport::failed(config, &failure))?;
+            print_json(&CheckReport::failed(config, &failure))?;
             Err(failure)
         }
     }

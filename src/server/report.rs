@@ -1,4 +1,4 @@
-//! Result of a check as data, for `check --json`. Its shape is described in docs/operate/running.md.
+//! Results of commands as data, for `--json`. Their shape is described in docs/operate/running.md.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -93,15 +93,17 @@ struct NoticeEntry {
     file: Option<PathBuf>,
 }
 
+/// Fault that a command found.
 #[derive(Debug, Serialize)]
-struct FaultEntry {
-    text: String,
+pub struct FaultEntry {
+    /// Text of the fault, as it is printed without `--json`.
+    pub text: String,
     /// Keys of the configuration that name the file.
-    keys: Vec<String>,
+    pub keys: Vec<String>,
     /// File at fault.
-    file: Option<PathBuf>,
-    /// Line of the configuration, counted from 1, where it is known.
-    line: Option<usize>,
+    pub file: Option<PathBuf>,
+    /// Line of the configuration or of a journal's segment, counted from 1, where it is known.
+    pub line: Option<u64>,
 }
 
 impl CheckReport {
@@ -198,7 +200,9 @@ impl NoticeEntry {
 }
 
 impl FaultEntry {
-    fn new(failure: &Failure) -> Self {
+    /// Describes the error that ends a command.
+    #[must_use]
+    pub fn new(failure: &Failure) -> Self {
         let text = failure.to_string();
         let error = match failure {
             Failure::Usage(error)
@@ -207,16 +211,21 @@ impl FaultEntry {
             | Failure::Environment(error) => error,
         };
         if let Some(fault) = error.downcast_ref::<ConfigError>() {
-            let (file, line) = (Some(fault.path().to_owned()), fault.line());
+            let (file, line) = (Some(fault.path().to_owned()), number(fault.line()));
             return Self { text, keys: Vec::new(), file, line };
         }
         match error.downcast_ref::<LocatedFault>() {
             Some(LocatedFault { file, keys, line, .. }) => {
-                Self { text, keys: keys.clone(), file: file.clone(), line: *line }
+                Self { text, keys: keys.clone(), file: file.clone(), line: number(*line) }
             }
             None => Self { text, keys: Vec::new(), file: None, line: None },
         }
     }
+}
+
+/// Returns the number of a line in the form in which it is written.
+fn number(line: Option<usize>) -> Option<u64> {
+    line.and_then(|line| u64::try_from(line).ok())
 }
 
 /// Returns the absolute form of a path, where the current folder is known.

@@ -6,6 +6,8 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 use crate::chain::{ChainHead, ChainValue};
 use crate::evidence::{CheckpointProof, Evidence, EvidenceFault};
 use crate::index::{self, IndexTable};
@@ -65,8 +67,9 @@ pub struct Verified {
     pub more_faults: u64,
 }
 
-/// Verdict of a verification.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Verdict of a verification, from the best to the worst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Every line is covered by a checkpoint with all signatures asked for.
     Proven,
@@ -96,7 +99,7 @@ impl Verified {
 }
 
 /// An exchange without an end.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OpenExchange {
     /// Number of its `opened` line, or of the line that reports it if there is no other.
     pub seq: u64,

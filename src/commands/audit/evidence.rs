@@ -14,7 +14,8 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 
 use super::fault;
-use crate::commands::print;
+use super::verify_report::VerifyReport;
+use crate::commands::{print, print_json};
 use crate::failure::Failure;
 
 /// Journals to verify, and what to compare them with.
@@ -40,6 +41,9 @@ pub struct VerifyTask {
     /// repeated.
     #[arg(long)]
     copies: bool,
+    /// Prints the result as JSON, also if something cannot be read.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Exchange to prove.
@@ -115,8 +119,7 @@ fn at(path: &Path, error: std::io::Error) -> Failure {
 /// Returns an error if the exchange cannot be proven.
 pub(super) fn prove_exchange(wanted: &ProveTask) -> Result<(), Failure> {
     let proof = prove(&wanted.journal, &wanted.id).map_err(Failure::environment)?;
-    print(serde_json::to_string_pretty(&proof).map_err(Failure::environment)?);
-    Ok(())
+    print_json(&proof)
 }
 
 /// Checks the proof of an exchange.
@@ -159,29 +162,25 @@ fn not_proven(text: &'static str) -> Failure {
 /// # Errors
 /// Returns an error if a journal cannot be read, is not as it was written, or is not proven.
 pub(super) fn verify_journals(wanted: VerifyTask) -> Result<(), Failure> {
-    let VerifyTask { journal: journals, key, witness, checkpoints, head, copies } = wanted;
+    let VerifyTask { journal: journals, key, witness, checkpoints, head, copies, json } = wanted;
     let with = VerifyWith { keys: key, witnesses: witness, checkpoints, heads: head };
     let mut worst = Verdict::Proven;
-    let mut verified = |found: &Verified| {
-        print_verified(found, &with);
-        let verdict = found.verdict();
-        worst = match (worst, verdict) {
-            (Verdict::Contradiction, _) | (_, Verdict::Contradiction) => Verdict::Contradiction,
-            (Verdict::NotProven, _) | (_, Verdict::NotProven) => Verdict::NotProven,
-            (Verdict::Proven, Verdict::Proven) => Verdict::Proven,
-        };
-    };
-    if copies {
-        let files = files(&journals)?;
-        verified(&verify_copies(&files, &with).map_err(Failure::environment)?);
-    } else {
-        for journal in &journals {
-            if journals.len() > 1 {
+    let mut report = VerifyReport::default();
+    let read = verify_each(&journals, copies, &with, |journal, found| {
+        worst = worst.max(found.verdict());
+        match (json, journal) {
+            (true, _) => report.add(journal, &found),
+            (false, Some(journal)) if journals.len() > 1 => {
                 print(journal.display());
+                print_verified(&found, &with);
             }
-            verified(&verify(journal, &with).map_err(|error| fault(journal, error))?);
+            (false, _) => print_verified(&found, &with),
         }
+    });
+    if json {
+        print_json(&report.end(worst, &read))?;
     }
+    read?;
     match worst {
         Verdict::Proven => Ok(()),
         Verdict::NotProven => Err(not_proven("not everything is proven: see above")),
@@ -189,6 +188,24 @@ pub(super) fn verify_journals(wanted: VerifyTask) -> Result<(), Failure> {
             "the journal has been changed, cut or damaged: see the faults above"
         ))),
     }
+}
+
+/// Verifies each journal, or the copies of one, and hands over what is found.
+fn verify_each(
+    journals: &[PathBuf],
+    copies: bool,
+    with: &VerifyWith,
+    mut found: impl FnMut(Option<&Path>, Verified),
+) -> Result<(), Failure> {
+    if copies {
+        let files = files(journals)?;
+        found(None, verify_copies(&files, with).map_err(Failure::environment)?);
+        return Ok(());
+    }
+    for journal in journals {
+        found(Some(journal), verify(journal, with).map_err(|error| fault(journal, error))?);
+    }
+    Ok(())
 }
 
 /// Returns the given files, and those in the given folders.
@@ -319,7 +336,7 @@ fn print_proof(proof: &CheckpointProof, with: &VerifyWith) {
 }
 
 /// Returns a time in seconds since 1970 as text in UTC.
-fn time(at_s: u64) -> String {
+pub(super) fn time(at_s: u64) -> String {
     let at = i64::try_from(at_s).ok().and_then(|at_s| Timestamp::from_second(at_s).ok());
     at.map_or_else(|| at_s.to_string(), |at| at.to_string())
 }

@@ -12,7 +12,7 @@ pub struct LookupTrace {
 }
 
 /// One query to a source.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize)]
 pub struct LookupStep {
     /// Label of the source: `sds-api` or `sds-ldap`.
     pub source: &'static str,
@@ -20,8 +20,8 @@ pub struct LookupStep {
     pub question: &'static str,
     /// Label of the outcome: `found`, `absent`, or a fault.
     pub outcome: &'static str,
-    /// Time from sending the query to its outcome.
-    pub took: Duration,
+    /// Milliseconds from sending the query to its outcome.
+    pub took_ms: u128,
 }
 
 impl LookupTrace {
@@ -32,7 +32,7 @@ impl LookupTrace {
         outcome: &'static str,
         took: Duration,
     ) {
-        self.steps.push(LookupStep { source, question, outcome, took });
+        self.steps.push(LookupStep { source, question, outcome, took_ms: took.as_millis() });
     }
 
     pub(in crate::directory) fn odd(&mut self, oddity: &'static str) {

@@ -14,6 +14,20 @@ pub struct VerifyFault {
     pub(super) what: VerifyFaultKind,
 }
 
+impl VerifyFault {
+    /// Returns the name of the segment or file.
+    #[must_use]
+    pub fn file(&self) -> &str {
+        &self.segment
+    }
+
+    /// Returns the number of the line in its file, from 1; `None` if the fault is of the whole file.
+    #[must_use]
+    pub fn line(&self) -> Option<u64> {
+        (self.line > 0).then_some(self.line)
+    }
+}
+
 /// Kind of a fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum VerifyFaultKind {
