@@ -365,6 +365,13 @@ fn a_search_for_what_no_record_has_is_an_error_that_names_what_is_near() {
         ("--refusal", "knock_limit", "knock_limited"),
         ("--refusal", "zzzz", "docs/integrate/refusals.md lists all"),
         ("--outcome", "refuse", "refused"),
+        ("--asid", "x", "invalid value 'x' for '--asid"),
+        ("--from", "1234", "invalid value '1234' for '--from"),
+        ("--ods", "no code", "invalid value 'no code' for '--ods"),
+        ("--id", "x", "invalid value 'x' for '--id"),
+        ("--limit", "0", "invalid value '0' for '--limit"),
+        ("--since", "9999-12-31", "\"9999-12-31\" is outside of the calendar"),
+        ("--since", "175000000h", "before now is outside of the calendar"),
     ] {
         let (code, text) = asked(name, value);
         assert_eq!(code, 2, "{text}");
@@ -394,7 +401,7 @@ async fn exchanges_are_found_by_their_fields() {
         assert_eq!(rows(&["--id", refused["id"].as_str().unwrap()]), 1);
         assert_eq!(rows(&["--outcome", "refused"]), 4);
         assert_eq!(rows(&["--refusal", "audience_mismatch"]), 4);
-        assert_eq!(rows(&["--ods", "A20047"]), 8);
+        assert_eq!(rows(&["--ods", "a20047"]), 8);
         assert_eq!(rows(&["--asid", "200000000359", "--to", "918999198993"]), 12);
         assert_eq!(rows(&["--from", "918999198993"]), 0);
         assert_eq!(rows(&["--interaction", "create:appointment-1"]), 4);
@@ -403,7 +410,10 @@ async fn exchanges_are_found_by_their_fields() {
         assert_eq!(rows(&["--since", "2020-01-01", "--until", "2020-01-02T00:00:00Z"]), 0);
     }
     let (_, text) = audit(&["query", path, "--limit", "3"]);
-    assert!(text.contains("the first 3 are shown; --limit shows more"), "{text}");
+    assert!(
+        text.contains("the first 3 are shown; there may be more, and --limit shows them"),
+        "{text}"
+    );
     let (_, text) =
         audit(&["query", path, "--json", "--trace-id", "00000004-0000-4000-8000-00000000000A"]);
     let found: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

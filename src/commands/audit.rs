@@ -9,6 +9,8 @@ use audit_journal::{LineFilter, MemberFilter, SearchMethod, search};
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::{SignedDuration, Span, Timestamp, civil, tz::TimeZone};
 use spine_types::interaction::{self, Interaction};
+use spine_types::{Asid, OdsCode};
+use uuid::Uuid;
 
 use super::output;
 use crate::audit::{self, ExportedLine};
@@ -58,19 +60,19 @@ pub struct LineSelection {
     trace_id: Option<String>,
     /// Id of the exchange, which a refusal quotes.
     #[arg(long)]
-    id: Option<String>,
+    id: Option<Uuid>,
     /// ASID of either side.
     #[arg(long)]
-    asid: Option<String>,
+    asid: Option<Asid>,
     /// ASID of the sender.
     #[arg(long)]
-    from: Option<String>,
+    from: Option<Asid>,
     /// ASID of the receiver.
     #[arg(long)]
-    to: Option<String>,
-    /// ODS code of the practice.
-    #[arg(long)]
-    ods: Option<String>,
+    to: Option<Asid>,
+    /// ODS code of the practice, in either case.
+    #[arg(long, value_parser = OdsCode::from_any_case)]
+    ods: Option<OdsCode>,
     /// Interaction: an id, the end of one, or a word such as book.
     #[arg(long, value_parser = interaction::named)]
     interaction: Option<&'static Interaction>,
@@ -166,20 +168,22 @@ impl LineSelection {
 
     /// Returns the conditions on members of a line.
     fn members(&self) -> Vec<MemberFilter> {
-        let one = |name, value: &Option<String>| Some(MemberFilter::equal(name, value.as_ref()?));
+        fn one(name: &'static str, value: Option<&impl ToString>) -> Option<MemberFilter> {
+            Some(MemberFilter::equal(name, &value?.to_string()))
+        }
         let any = |names: &[&'static str], values: Vec<String>| {
             let names = names.to_vec();
             (!values.is_empty()).then_some(MemberFilter { names, values })
         };
         let refusals = self.refusal.iter().flat_map(|token| token_names(token)).collect();
         [
-            one("id", &self.id),
-            one("trace_id", &self.trace_id),
-            one("from", &self.from),
-            one("to", &self.to),
-            one("ods", &self.ods),
-            one("outcome", &self.outcome),
-            any(&["from", "to"], self.asid.iter().cloned().collect()),
+            one("id", self.id.as_ref()),
+            one("trace_id", self.trace_id.as_ref()),
+            one("from", self.from.as_ref()),
+            one("to", self.to.as_ref()),
+            one("ods", self.ods.as_ref()),
+            one("outcome", self.outcome.as_ref()),
+            any(&["from", "to"], self.asid.iter().map(Asid::to_string).collect()),
             self.interaction.map(|wanted| MemberFilter::equal("interaction", wanted.id)),
             any(&["refusal"], refusals),
         ]
@@ -379,7 +383,7 @@ fn moment(text: &str) -> Result<Timestamp, String> {
         return day
             .to_zoned(TimeZone::UTC)
             .map(|day| day.timestamp())
-            .map_err(|why| why.to_string());
+            .map_err(|_| format!("{text:?} is outside of the calendar"));
     }
     // A period before now; days have 24 hours.
     let ago: Span = text.parse().map_err(|_| {
@@ -387,7 +391,8 @@ fn moment(text: &str) -> Result<Timestamp, String> {
     })?;
     let ago = ago.to_duration(jiff::SpanRelativeTo::days_are_24_hours());
     let ago = ago.map_err(|why| why.to_string())?;
-    Timestamp::now().checked_sub(ago).map_err(|why| why.to_string())
+    let far = || format!("{text:?} before now is outside of the calendar");
+    Timestamp::now().checked_sub(ago).map_err(|_| far())
 }
 
 fn fault(journal: &Path, error: io::Error) -> Failure {

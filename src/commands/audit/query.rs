@@ -1,6 +1,6 @@
 //! `audit query`: searches the journal, prints what is found, and follows what is written meanwhile.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +12,7 @@ use jiff::Span;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use spine_types::printable;
 
+use super::super::output::print_error;
 use super::super::signals::StopSignals;
 use super::{ExchangeJoiner, LineSelection, StandardOutput, fault};
 use crate::audit::ExportedLine;
@@ -27,7 +28,7 @@ pub struct QueryTask {
     #[arg(long)]
     json: bool,
     /// Maximum number of rows or lines: by default 1000, and with --follow no maximum.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
     /// Ends with exit code 1 if nothing is found.
     #[arg(long)]
@@ -73,8 +74,10 @@ pub(super) fn run(wanted: &QueryTask) -> Result<(), Failure> {
     match output.finish() {
         0 if is_required => Err(Failure::Environment(anyhow::anyhow!("nothing was found"))),
         count if count >= limit => {
-            writeln!(io::stderr(), "only the first {limit} are shown; --limit shows more")
-                .unwrap_or_default();
+            let ended = format_args!(
+                "the first {limit} are shown; there may be more, and --limit shows them"
+            );
+            print_error(ended);
             Ok(())
         }
         _ => Ok(()),
