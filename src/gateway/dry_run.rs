@@ -143,7 +143,7 @@ pub struct RecordToJudge<'a> {
     pub to: Option<&'a Asid>,
     /// ODS code of the practice.
     pub ods: Option<&'a OdsCode>,
-    /// Interaction.
+    /// Interaction that the request names.
     pub interaction: Option<&'static Interaction>,
 }
 

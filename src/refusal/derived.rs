@@ -92,7 +92,7 @@ impl fmt::Display for ClockDifference {
 pub enum TimeUnit {
     /// Second, as is right.
     Second,
-    /// Millisecond.
+    /// Millisecond, a thousandth of what is right.
     Millisecond,
 }
 
