@@ -46,7 +46,9 @@ mod steps;
 
 pub use answer::AnswerBody;
 pub use connection::{ConsumerAddress, ConsumerConnection};
-pub use dry_run::{ClientCertificate, DryRun, JudgedRequest, RecordToJudge, RequestToJudge};
+pub use dry_run::{
+    BodyToJudge, ClientCertificate, DryRun, JudgedRequest, RecordToJudge, RequestToJudge,
+};
 
 use answer::RefusalFormat;
 

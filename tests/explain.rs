@@ -3,7 +3,9 @@
 //! The test kit compares every request that [`TestRequest`] sends to a bed's gateway with `explain`
 //! (`testkit::agreement`); requests of raw sockets and of foreign clients are not compared.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
@@ -180,7 +182,13 @@ async fn an_exchange_in_the_journal_is_explained_by_its_id_or_trace_id() {
     let answer = bed.expect_refusal(call, "scope_mismatch").await;
     let id = answer.header("spine-proxy-exchange").unwrap();
     let journal = bed.path("audit");
-    for id in [id, "09a01679-2564-4fb4-9129-aecc81ea2706"] {
+    let trace_id = "09a01679-2564-4fb4-9129-aecc81ea2706";
+    let braced = format!("{{{trace_id}}}");
+    let (urn, simple) = (format!("urn:uuid:{trace_id}"), trace_id.replace('-', ""));
+    for id in [id, trace_id, &braced, &urn, &simple, &format!("id:{id}")] {
+        let (text, code) = explain(&bed, &["-"], format!("{id}\n").as_bytes());
+        assert!(text.contains("refused with status 400, scope_mismatch"), "{text}");
+        assert_eq!(code, Some(1), "{text}");
         for journal in [&[][..], &["--journal", journal.to_str().unwrap()]] {
             let (text, code) = explain(&bed, &[&[id], journal].concat(), b"");
             assert!(text.contains("GET refused with status 400, scope_mismatch"), "{text}");
@@ -189,6 +197,10 @@ async fn an_exchange_in_the_journal_is_explained_by_its_id_or_trace_id() {
             assert_eq!(code, Some(1), "{text}");
         }
     }
+    let call = TestRequest::slots().set("Ssp-TraceID", "not-a-uuid");
+    bed.expect_refusal(call, "trace_id_invalid").await;
+    let (text, code) = explain(&bed, &["id:not-a-uuid"], b"");
+    assert!(text.contains("status 400, trace_id_invalid") && code == Some(1), "{text}");
     let (text, code) = explain(&bed, &["0197f2a4-6a0c-7c3e-9f0e-3d6d3c1b2a10"], b"");
     assert!(text.contains("has no exchange with this id") && code == Some(2), "{text}");
 }
@@ -222,21 +234,231 @@ async fn neither_token_nor_nhs_number_nor_body_is_printed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_input_that_cannot_be_read_is_an_error_of_usage() {
     let bed = TestBed::new().await;
+    let unknown = "neither a curl command, a HAR, an HTTP request nor an id";
+    let number = NUMBERS[0];
     for (input, fault) in [
         ("", "it is empty"),
-        ("GET / HTTP/1.1\r\nHost: x\r\n", "an empty line is missing"),
         ("curl https://h --frobnicate", "--frobnicate of curl is not known"),
         ("curl https://h -H \"Authorization: Bearer $TOKEN\"", "paste its value"),
+        ("curl https://h `\n -d x", "written for PowerShell"),
+        ("curl http://h", "the URL is not https"),
+        (&*format!("curl https://h --user=me:{number}"), "value of --user from the next word"),
         ("{\"log\": {\"entries\": []}}", "choose one with --entry"),
+        ("{\"method\": \"GET\", \"url\": \"http://h/\", \"headers\": []}", "the URL is not https"),
+        (&*format!("{{\"log\": \"{number}\"}}"), "not a HAR, at line 1"),
+        (&*format!("fetch(\"https://h/{number}\")"), unknown),
+        ("Invoke-WebRequest https://h", unknown),
+        ("wget https://h", unknown),
+        ("https://h/", unknown),
+        (":authority: h\n:method: GET\n", unknown),
+        ("> GET / HTTP/1.1\n> authorization: Bearer (see below)\n> \n", "call --curl"),
     ] {
         let (text, code) = explain(&bed, &["-"], input.as_bytes());
-        assert!(text.contains(fault), "{text}");
+        assert!(text.contains(fault) && !text.contains(number), "{input}: {text}");
         assert_eq!(code, Some(2), "{text}");
     }
-    let (text, code) = explain(&bed, &["/nowhere/request.txt"], b"");
-    assert!(text.contains("cannot read /nowhere/request.txt") && code == Some(2), "{text}");
+    let get = bytes(&TestRequest::slots());
+    let id = "0197f2a4-6a0c-7c3e-9f0e-3d6d3c1b2a10";
+    for (arguments, fault) in [
+        (&[&*format!("/nowhere/{number}")][..], "no file has this name"),
+        (&["/dev/zero"], "cannot read the file: it is larger than 64 MiB"),
+        (&["-", "--entry", "1"], "--entry"),
+        (&["-", "--journal", "/nowhere"], "--journal has no effect for a request"),
+        (&[id, "--entry", "1"], "--entry has no effect for an id"),
+        (&[id, "--at", "2026-11-25T09:00:10Z"], "--at has no effect for an id"),
+        (&[id, "--certificate", "none"], "--certificate has no effect for an id"),
+    ] {
+        let (text, code) = explain(&bed, arguments, get.as_bytes());
+        assert!(text.contains(fault) && !text.contains(number), "{arguments:?}: {text}");
+        assert_eq!(code, Some(2), "{text}");
+    }
     let ran = run(&["explain", "--config", "/nowhere/spine-proxy.toml", "curl https://h"], b"");
     assert_eq!(ran.status.code(), Some(78));
+}
+
+/// Runs a script, in which a file named `head` gets the answer's head; returns the refusal's token.
+fn answered(folder: &Path, script: &str) -> Option<String> {
+    let head = folder.join("head");
+    drop(std::fs::remove_file(&head));
+    let ran = Command::new("bash").args(["-c", script]).current_dir(folder).output().unwrap();
+    let head = std::fs::read_to_string(head).unwrap_or_else(|_| panic!("{script}: {ran:?}"));
+    let token = head.split("details=\"").nth(1).and_then(|rest| rest.split('"').next());
+    token.map(str::to_owned)
+}
+
+/// Text after a valid curl command. NEWLINES stands for a file with line ends alone.
+const ENDINGS: &[&str] = &[
+    "",
+    " 2>&1 | cat",
+    "\necho hi",
+    "; echo hi",
+    " # -H 'Ssp-TraceID: x'",
+    "\n\n  -H 'Ssp-TraceID: x' 2>/dev/null",
+    " --http1.0",
+    " \\\n  -H 'Ssp-TraceID: x'",
+    " -X GET -d x",
+    " -X GET -d x -H 'Transfer-Encoding: chunked'",
+    " -X GET -d '' -H 'Transfer-Encoding: chunked'",
+    " -X GET -d x -H 'Transfer-Encoding: gzip'",
+    " -X GET -d x -H 'Content-Length:'",
+    " -X GET -d x -H 'Content-Length: 0'",
+    " -X GET -d @NEWLINES",
+    " -X GET --data-binary @NEWLINES",
+    " -H 'Host: ssp.example.nhs.uk' -H 'Host: localhost'",
+    " -H 'Host: localhost' -H 'Host: ssp.example.nhs.uk'",
+    " -H 'Host:'",
+    " -H 'Host;'",
+    " -H ': x' -H 'a;b;' -H foo -H ''",
+    " -H 'A b: x'",
+    " -H 'a;'",
+    " -H $'Host: ssp.example.nhs.\\165\\x6b'",
+    " -H $'X-A: \\a'",
+    " -H $'X-A: \\e'",
+    " -u me:pw",
+    " --json '{}'",
+    " -G -d a=b --data-urlencode 'c=d e/f'",
+    " --request-target /nowhere",
+    " -r 0-4 --tr-encoding --compressed -A '' -e x -b y",
+    " -kLsSfJ --location-trusted --raw --basic --create-dirs --tlsv1.2 --no-compressed",
+    " -I",
+    " -X DELETE",
+];
+
+/// The same script is run by a shell with curl, and judged; both must come to the same refusal.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_curl_command_is_judged_as_what_curl_sends_is_answered() {
+    for program in ["bash", "curl"] {
+        if Command::new(program).arg("--version").output().is_err() {
+            return testkit::report_missing(program);
+        }
+    }
+    let bed = TestBed::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("newlines"), "\r\n\n").unwrap();
+    let newlines = folder.path().join("newlines").display().to_string();
+    let [certificate, key, authority] =
+        ["hub.pem", "hub.key", "ca.pem"].map(|name| bed.path(name).display().to_string());
+    let port = bed.address().port();
+    let call = TestRequest::slots();
+    let host = "ssp.example.nhs.uk";
+    let target = format!("'https://{host}:{port}{}'", call.target);
+    let start = format!(
+        "curl -sS --http1.1 --path-as-is --noproxy '*' --max-time 60 --dump-header head -o body \\\n \
+         --cacert {authority} --cert {certificate} --key {key} \\\n --resolve {host}:{port}:127.0.0.1"
+    );
+    let headers = |but: &str| -> String {
+        let text = bytes(&call);
+        let lines = text.lines().skip(1).take_while(|line| !line.is_empty());
+        let kept = lines.filter(|line| !line.starts_with("Host") && !line.starts_with(but));
+        kept.map(|line| format!(" \\\n -H '{line}'")).collect()
+    };
+    let good = format!("{start}{} \\\n {target}", headers("Host"));
+    let without_token = format!("{start}{} {target}", headers("Authorization"));
+    let mut scripts = vec![
+        format!("{without_token} -u me:pw"),
+        format!("{without_token} --oauth2-bearer x"),
+        format!("{without_token} -H 'Authorization;'"),
+        format!("{start} > out{} {target}", headers("Host")),
+        format!("{start} 2>/dev/null{} {target} >&2", headers("Ssp-To")),
+        format!("# a note\n\nA=b {good}"),
+        format!("time {good}"),
+    ];
+    scripts.extend(
+        ENDINGS.iter().map(|more| format!("{good}{}", more.replace("NEWLINES", &newlines))),
+    );
+    let mut tokens = BTreeMap::new();
+    for script in scripts {
+        let token = answered(folder.path(), &script);
+        let (text, code) = explain(&bed, &["-"], script.replace("\\\n", "\\ \r\n").as_bytes());
+        let verdict = match &token {
+            Some(token) => format!(" {token}\n"),
+            None => "would be forwarded".to_owned(),
+        };
+        assert!(text.contains(&verdict), "{script}\n{token:?}: {text}");
+        assert_eq!(code, Some(i32::from(token.is_some())), "{script}: {text}");
+        *tokens.entry(token).or_insert(0) += 1;
+    }
+    assert!(tokens[&None] >= 15 && tokens.len() >= 10, "{tokens:?}");
+}
+
+/// Whatever surrounds the request when it is copied.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_judged_however_it_was_copied() {
+    let bed = TestBed::new().await;
+    let call = TestRequest::slots();
+    let hub = bed.path("hub.pem").display().to_string();
+    let (command, raw, har) = (curl(&call, &hub), bytes(&call), har(&call));
+    let entry: Value = serde_json::from_str(&har).unwrap();
+    let list = json!([entry["log"]["entries"][1]]).to_string();
+    let windows = command.replace(" \\\n", " ^\r\n").replace('\'', "^\"");
+    let windows = windows.replace('&', "^&").replace("-X GET", "");
+    let verbose: String = raw.lines().map(|line| format!("> {line}\n")).collect();
+    let utf16 = |text: &str| -> Vec<u8> {
+        std::iter::once(0xfeff).chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect()
+    };
+    let copied = [
+        format!("$ {command}").into_bytes(),
+        format!("$ {}", command.replace("\\\n", "\\\n> ")).into_bytes(),
+        format!("```sh\n{command}\n```").into_bytes(),
+        format!("#!/bin/sh\n# a note\n{command}\n\n").into_bytes(),
+        command.replacen("curl", "curl.exe", 1).into_bytes(),
+        format!("C:\\Users\\me>{}", windows.replacen("curl", " curl", 1)).into_bytes(),
+        windows.replace("^\"", "\"").replace("^&", "&").into_bytes(),
+        utf16(&command),
+        format!("\u{feff}{raw}").into_bytes(),
+        utf16(&raw),
+        raw.replace("HTTP/1.1", "HTTP/2").into_bytes(),
+        raw.trim_end().as_bytes().to_vec(),
+        format!("*   Trying\n{verbose}< HTTP/1.1 200 OK\n< A: b\n").into_bytes(),
+        list.into_bytes(),
+    ];
+    for input in copied {
+        let (text, code) = explain(&bed, &["-"], &input);
+        let shown = String::from_utf8_lossy(&input);
+        assert!(text.contains("would be forwarded to A20047"), "{shown}\n{text}");
+        assert_eq!(code, Some(0), "{text}");
+    }
+    let (text, code) = explain(&bed, &[&raw], b"");
+    assert!(code == Some(0), "as an argument: {text}");
+    let secret = har.replace("https://ssp", "https://user:secretpw@ssp");
+    let (text, code) = explain(&bed, &["-", "--entry", "2"], secret.as_bytes());
+    assert!(code == Some(0) && !text.contains("secretpw"), "{text}");
+}
+
+#[test]
+fn a_har_of_many_entries_takes_little_more_memory_than_its_text() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let entries = "0,".repeat(30 * 1024 * 1024);
+    std::fs::write(file.path(), format!("{{\"log\":{{\"entries\":[{entries}0]}}}}")).unwrap();
+    // In KiB: the 60 MiB of text, the program and its stacks.
+    let limited = "ulimit -v 600000; exec \"$0\" explain --config /nowhere \"$1\"";
+    let arguments = ["-c", limited, env!("CARGO_BIN_EXE_spine-proxy")];
+    let ran = Command::new("sh").args(arguments).arg(file.path()).output().unwrap();
+    let text = String::from_utf8_lossy(&ran.stderr);
+    assert!(text.contains("the HAR has 31457281 entries: choose one"), "{ran:?}");
+    assert_eq!(ran.status.code(), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_chunked_body_of_a_read_is_judged() {
+    let bed = TestBed::new().await;
+    for (body, token) in [
+        (&b"zz\r\n"[..], Some("body_cut")),
+        (b"5\r\nhello\r\n0\r\n\r\n", Some("body_on_get")),
+        (b"0\r\n\r\n", None),
+    ] {
+        let call = TestRequest::slots().with("Transfer-Encoding", "chunked").body(body);
+        let call = call.without_content_length();
+        let answer = bed.send(call.clone()).await;
+        assert_eq!(answer.token(), token);
+        let (text, code) = explain(&bed, &["-"], bytes(&call).as_bytes());
+        let verdict = token.map_or("would be forwarded".into(), |token| format!("400 {token}"));
+        assert!(text.contains(&verdict), "{text}");
+        assert_eq!(code, Some(i32::from(token.is_some())), "{text}");
+        let head = bytes(&call.body(b""));
+        let (text, code) = explain(&bed, &["-"], head.as_bytes());
+        assert!(text.contains("· body  ") && code == Some(0), "{text}");
+    }
 }
 
 /// A live source that nothing listens at: it is not asked, unless it is wanted.

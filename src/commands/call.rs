@@ -17,6 +17,7 @@ mod parties;
 mod resources;
 
 use connection::{ConnectionOptions, ConnectionSource};
+pub(in crate::commands) use exchange::TOKEN_ELSEWHERE;
 use exchange::{CallNotes, CallRequest, CallerHeader};
 
 /// Client that `demo` and `conform` send requests with.

@@ -8,19 +8,25 @@ use anyhow::anyhow;
 use http::request::Parts;
 use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
+use spine_types::masked;
 
 use super::print;
 use crate::config::Config;
 use crate::directory::{Directory, DirectoryContext};
 use crate::failure::Failure;
-use crate::gateway::{ClientCertificate, DecisionRules, DryRun, JudgedRequest, RequestToJudge};
+use crate::gateway::{
+    BodyToJudge, ClientCertificate, DecisionRules, DryRun, JudgedRequest, RequestToJudge,
+};
 use crate::metrics::Metrics;
 use crate::server::Prepared;
 use crate::tls::{self, Reject, Trust};
 
+mod cmd;
 mod curl;
 mod har;
 mod input;
+mod options;
+mod raw;
 mod record;
 mod report;
 mod shell;
@@ -38,8 +44,8 @@ pub struct ExplainOptions {
     /// Path of the configuration file.
     #[arg(long)]
     config: PathBuf,
-    /// Request: a curl command, a file, - for standard input, or the id of an exchange or a trace id in the
-    /// journal. A file holds a curl command, a HAR, one entry of a HAR, or the bytes of a request.
+    /// Request: a file, - for standard input, or its text: a curl command, a HAR or an entry of one, the head and
+    /// body of HTTP/1.1, or the id of an exchange or a trace id in the journal. id:TEXT is a trace id of any form.
     #[arg(value_name = "REQUEST")]
     input: String,
     /// Number of the entry in a HAR, from 1.
@@ -63,6 +69,9 @@ pub struct ExplainOptions {
     json: bool,
 }
 
+/// Limit: bytes of a fault of a certificate's file, which is named.
+const FAULT_BYTES_MAX: usize = 500;
+
 const AFTER_HELP: &str = "\
 Nothing is sent, unless --ask-directory is given. Exit codes: 0 if the request would be forwarded, 1 if it would \
 be refused, 3 if the directory must be asked to know, 2 if the request cannot be read, 78 for a fault of the \
@@ -81,6 +90,7 @@ Examples:
 /// refused, or the directory must be asked to know.
 pub fn run(wanted: &ExplainOptions) -> Result<(), Failure> {
     let input = ExplainInput::read(&wanted.input, wanted.entry)?;
+    wanted.check(&input)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let explainer = Explainer::load(&wanted.config, wanted.ask_directory)?;
@@ -92,6 +102,28 @@ pub fn run(wanted: &ExplainOptions) -> Result<(), Failure> {
         print(if wanted.json { report.json() } else { report.text() });
         report.result()
     })
+}
+
+impl ExplainOptions {
+    /// Checks that no option is given which does nothing for this input.
+    fn check(&self, input: &ExplainInput) -> Result<(), Failure> {
+        let given = match input {
+            ExplainInput::Record(_) => [
+                self.entry.map(|_| "--entry"),
+                self.at.map(|_| "--at"),
+                self.certificate.as_ref().map(|_| "--certificate"),
+            ],
+            ExplainInput::Bytes(_) => [self.journal.as_ref().map(|_| "--journal"), None, None],
+        };
+        let kind = match input {
+            ExplainInput::Record(_) => "an id",
+            ExplainInput::Bytes(_) => "a request",
+        };
+        match given.into_iter().flatten().next() {
+            Some(option) => Err(usage(format_args!("{option} has no effect for {kind}"))),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Configuration loaded with its files, by which requests are judged without being sent.
@@ -132,9 +164,9 @@ impl Explainer {
         certificate: &ClientCertificate,
         now: Timestamp,
     ) -> Result<JudgedRequest, Failure> {
-        let WireBytes { head, fault, has_body } = WireBytes::parse(bytes)?;
+        let WireBytes { head, fault, body } = WireBytes::parse(bytes)?;
         let fault = fault.as_ref();
-        let request = RequestToJudge { head: &head, fault, has_body, certificate, now };
+        let request = RequestToJudge { head: &head, fault, body, certificate, now };
         Ok(self.dry_run().judge(request).await)
     }
 
@@ -146,7 +178,8 @@ impl Explainer {
         certificate: &ClientCertificate,
         now: Timestamp,
     ) -> JudgedRequest {
-        let request = RequestToJudge { head, fault: None, has_body, certificate, now };
+        let body = if has_body { BodyToJudge::Content } else { BodyToJudge::Empty };
+        let request = RequestToJudge { head, fault: None, body, certificate, now };
         self.dry_run().judge(request).await
     }
 
@@ -212,7 +245,9 @@ fn chosen(option: &Path) -> Result<ClientCertificate, Failure> {
 
 /// Reads a certificate chain from a PEM file, which may hold a key too.
 fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
-    tls::certificates(path).map_err(|why| Failure::Usage(anyhow!("the client certificate: {why}")))
+    tls::certificates(path).map_err(|why| {
+        usage(format_args!("the client certificate: {}", masked(&why.to_string(), FAULT_BYTES_MAX)))
+    })
 }
 
 /// Returns an error about the request to explain.

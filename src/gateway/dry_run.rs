@@ -61,12 +61,25 @@ pub struct RequestToJudge<'a> {
     pub head: &'a Parts,
     /// Refusal of the head on its bytes.
     pub fault: Option<&'a Refusal>,
-    /// True if the body is not empty.
-    pub has_body: bool,
+    /// Body, as far as it is known.
+    pub body: BodyToJudge,
     /// Client certificate of the connection.
     pub certificate: &'a ClientCertificate,
     /// Time at which certificate and token are judged.
     pub now: Timestamp,
+}
+
+/// Body of a request to judge, as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyToJudge {
+    /// Body without content.
+    Empty,
+    /// Body with at least one byte of content.
+    Content,
+    /// Body whose framing is broken before any content.
+    Broken,
+    /// Body of which neither content nor the end is at hand.
+    Unknown,
 }
 
 /// Result of a dry run.
@@ -425,8 +438,14 @@ impl<'a> Walk<'a> {
         if interaction.is_none_or(|interaction| interaction.effect() == Effect::Writes) {
             return self.steps.skip("body", "it is forwarded unread");
         }
-        let result = if self.request.has_body { Err(Refusal::BodyOnGet) } else { Ok(()) };
-        let shown = if self.request.has_body { "a body" } else { "none" };
+        let (shown, result) = match self.request.body {
+            BodyToJudge::Empty => ("none", Ok(())),
+            BodyToJudge::Content => ("a body", Err(Refusal::BodyOnGet)),
+            BodyToJudge::Broken => ("a chunk that is broken", Err(Refusal::BodyCut)),
+            BodyToJudge::Unknown => {
+                return self.steps.skip("body", "the request ends before it does");
+            }
+        };
         self.steps.judge("body", "none", Some(shown.to_owned()), result);
     }
 }

@@ -309,12 +309,15 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
+/// Value of `Authorization` in a printed head: the token is printed decoded.
+pub(in crate::commands) const TOKEN_ELSEWHERE: &str = "Bearer (see below)";
+
 /// Prints a head; NHS numbers in it are masked, since standard error may be kept.
 fn note_head(direction: char, line: &str, headers: &HeaderMap) {
     print_error(format_args!("{direction} {}", masked(line, LINE_BYTES_MAX)));
     for (name, value) in headers {
         let value = String::from_utf8_lossy(value.as_bytes());
-        let value = if *name == header::AUTHORIZATION { "Bearer (see below)" } else { &value };
+        let value = if *name == header::AUTHORIZATION { TOKEN_ELSEWHERE } else { &value };
         print_error(format_args!("{direction} {name}: {}", masked(value, LINE_BYTES_MAX)));
     }
 }

@@ -2,100 +2,27 @@
 
 use std::path::{Path, PathBuf};
 
-use super::shell;
-use super::wire::{RequestParts, WireRequest, split_url};
+use http::Version;
 
-/// Options without a value that change nothing about a request over HTTP/1.1.
-const IGNORED_FLAGS: &[&str] = &[
-    "--insecure",
-    "-k",
-    "--silent",
-    "-s",
-    "--show-error",
-    "-S",
-    "--verbose",
-    "-v",
-    "--include",
-    "-i",
-    "--location",
-    "-L",
-    "--fail",
-    "-f",
-    "--fail-with-body",
-    "--http1.1",
-    "--no-buffer",
-    "-N",
-    "--ipv4",
-    "-4",
-    "--ipv6",
-    "-6",
-    "--tlsv1.2",
-    "--tlsv1.3",
-    "--tls13",
-    "--progress-bar",
-    "-#",
-    "--globoff",
-    "-g",
-    "--no-progress-meter",
-    "--disable",
-    "-q",
-    "--no-keepalive",
-    "--compressed-ssh",
-    "--remote-name",
-    "-O",
-    "--ssl-reqd",
-    "--tcp-nodelay",
-    "--no-alpn",
-    "--no-sessionid",
-    "--styled-output",
-    "--trace-time",
-];
-/// Options with a value that change nothing about a request.
-const IGNORED_VALUES: &[&str] = &[
-    "--key",
-    "--cacert",
-    "--capath",
-    "--cert-type",
-    "--key-type",
-    "--pass",
-    "--output",
-    "-o",
-    "--max-time",
-    "-m",
-    "--connect-timeout",
-    "--resolve",
-    "--connect-to",
-    "--write-out",
-    "-w",
-    "--retry",
-    "--tls-max",
-    "--ciphers",
-    "--tls13-ciphers",
-    "--curves",
-    "--dump-header",
-    "-D",
-    "--proxy",
-    "-x",
-    "--noproxy",
-    "--interface",
-    "--trace",
-    "--trace-ascii",
-    "--stderr",
-    "--max-redirs",
-    "--retry-delay",
-    "--crlfile",
-];
-/// Short options that take a value, which may follow at once.
-const SHORT_VALUES: &str = "HXdEomwDxAeb";
+use super::input::read_limited;
+use super::options;
+use super::wire::{HttpsUrl, RequestParts, WireRequest};
+use super::{cmd, shell};
 
 /// Command as far as it has been read.
 #[derive(Debug, Default)]
 struct CurlCommand {
     url: Option<String>,
+    /// Target that is sent instead of that of the URL.
+    target: Option<String>,
     method: Option<String>,
+    /// Version that options choose; curl itself chooses HTTP/2.
+    version: Option<Version>,
     headers: Vec<String>,
     /// Default headers that options set.
     defaults: Vec<(&'static str, String)>,
+    /// User name and password, with a colon between them.
+    user: Option<String>,
     data: Option<Vec<u8>>,
     switches: CurlSwitches,
     certificate: Option<PathBuf>,
@@ -115,13 +42,17 @@ struct CurlSwitches {
 /// Returns the request that a curl command sends over HTTP/1.1.
 ///
 /// # Errors
-/// Returns a text for an option that is not known, or a command that cannot be read.
+/// Returns a text for an option that is not supported, or a command that cannot be read. It repeats no values.
 pub(super) fn request(command: &str) -> Result<WireRequest, String> {
-    let words = shell::words(command)?;
-    let mut words = words.into_iter();
-    if words.next().as_deref() != Some("curl") {
-        return Err("the command is not curl".to_owned());
-    }
+    let words = if cmd::is_for_cmd(command) { cmd::words } else { shell::words };
+    let is_continued = |line: &str| line.trim_end().ends_with('`');
+    let words =
+        words(command).map_err(|why| match command.lines().next().is_some_and(is_continued) {
+            true => "the command is written for PowerShell: copy it as cURL (bash)".to_owned(),
+            false => why,
+        })?;
+    // The first word is curl itself.
+    let mut words = words.into_iter().skip(1);
     let mut curl = CurlCommand::default();
     while let Some(word) = words.next() {
         curl.word(&word, &mut words)?;
@@ -132,194 +63,293 @@ pub(super) fn request(command: &str) -> Result<WireRequest, String> {
 impl CurlCommand {
     /// Reads an option with its value, a group of short options, or the URL.
     fn word(&mut self, word: &str, rest: &mut impl Iterator<Item = String>) -> Result<(), String> {
-        if word.starts_with("--") || !word.starts_with('-') || word == "-" {
-            return self.option(word, rest);
+        if word == "--" {
+            return Ok(());
         }
-        let mut letters = word.strip_prefix('-').unwrap_or_default().chars();
+        if let Some(name) = word.strip_prefix("--") {
+            return self.option(name, || rest.next());
+        }
+        let Some(letters) = word.strip_prefix('-').filter(|letters| !letters.is_empty()) else {
+            return self.add_url(word.to_owned());
+        };
+        let mut letters = letters.chars();
         while let Some(letter) = letters.next() {
-            let option = format!("-{letter}");
-            if SHORT_VALUES.contains(letter) && !letters.as_str().is_empty() {
-                let value = letters.as_str().to_owned();
-                return self.option(&option, &mut std::iter::once(value));
+            let name =
+                options::long_name(letter).ok_or_else(|| options::fault(&letter.to_string()))?;
+            let attached = Some(letters.as_str().to_owned()).filter(|value| !value.is_empty());
+            self.option(name, || attached.or_else(|| rest.next()))?;
+            if options::has_value(name) {
+                break;
             }
-            self.option(&option, rest)?;
         }
         Ok(())
     }
 
-    fn option(
-        &mut self,
-        option: &str,
-        rest: &mut impl Iterator<Item = String>,
-    ) -> Result<(), String> {
-        let mut value = || rest.next().ok_or_else(|| format!("{option} has no value"));
-        match option {
-            _ if IGNORED_FLAGS.contains(&option) => {}
-            _ if IGNORED_VALUES.contains(&option) => drop(value()?),
-            "-H" | "--header" => {
-                let header = value()?;
-                if header.starts_with('@') {
-                    return Err(format!("{option} names a file: give its headers one by one"));
-                }
-                self.headers.push(header);
+    /// Reads an option by its long name.
+    fn option(&mut self, name: &str, value: impl FnOnce() -> Option<String>) -> Result<(), String> {
+        if options::has_value(name) {
+            let value = value().ok_or_else(|| format!("--{name} has no value"))?;
+            return if options::is_ignored(name) { Ok(()) } else { self.valued(name, value) };
+        }
+        match name.strip_prefix("no-") {
+            Some(name) => self.flag(name, false),
+            None => self.flag(name, true),
+        }
+    }
+
+    fn valued(&mut self, name: &str, value: String) -> Result<(), String> {
+        match name {
+            "header" if value.starts_with('@') => {
+                return Err("--header names a file: give its headers one by one".to_owned());
             }
-            "-X" | "--request" => self.method = Some(value()?),
-            "-d" | "--data" | "--data-ascii" | "--data-binary" => self.data_or_file(value()?),
-            "--data-raw" => self.add_data(value()?.into_bytes()),
-            "--json" => {
-                self.defaults.push(("Content-Type", "application/json".to_owned()));
-                self.defaults.push(("Accept", "application/json".to_owned()));
-                self.data_or_file(value()?);
+            "header" => self.headers.push(value),
+            "request" => self.method = Some(value),
+            "request-target" => self.target = Some(value),
+            "url" => return self.add_url(value),
+            "data" | "data-ascii" | "data-binary" => {
+                let is_binary = name == "data-binary";
+                let data = match value.strip_prefix('@') {
+                    Some(path) if is_binary => self.file(name, path),
+                    Some(path) => without_line_ends(self.file(name, path)),
+                    None => value.into_bytes(),
+                };
+                self.add_data(data, "&");
             }
-            "--url" => self.url = Some(value()?),
-            "-E" | "--cert" => self.certificate = Some(certificate_file(value()?)),
-            "-A" | "--user-agent" => self.defaults.push(("User-Agent", value()?)),
-            "-e" | "--referer" => self.defaults.push(("Referer", value()?)),
-            "-b" | "--cookie" => self.defaults.push(("Cookie", value()?)),
-            "--oauth2-bearer" => {
-                self.defaults.push(("Authorization", format!("Bearer {}", value()?)));
+            "data-raw" => self.add_data(value.into_bytes(), "&"),
+            "data-urlencode" => {
+                let data = self.url_encoded(&value);
+                self.add_data(data, "&");
             }
-            "--compressed" => {
-                self.defaults.push(("Accept-Encoding", "deflate, gzip, br, zstd".to_owned()));
+            "json" => {
+                self.set_default("Content-Type", "application/json".to_owned());
+                self.set_default("Accept", "application/json".to_owned());
+                let data = match value.strip_prefix('@') {
+                    Some(path) => self.file(name, path),
+                    None => value.into_bytes(),
+                };
+                self.add_data(data, "");
             }
-            "--path-as-is" => self.switches.path_as_is = true,
-            "-G" | "--get" => self.switches.get = true,
-            "-I" | "--head" => self.switches.head = true,
-            "--http2" | "--http2-prior-knowledge" => {
-                self.notes.push("judged as over HTTP/1.1".to_owned());
-            }
-            _ if option.starts_with('-') && option != "-" => {
-                return Err(format!("the option {option} of curl is not known here"));
-            }
-            url if self.url.is_none() => self.url = Some(url.to_owned()),
-            _ => return Err("the command has more than one URL".to_owned()),
+            "cert" => self.certificate = Some(certificate_file(&value)?),
+            "user" => self.user = Some(value),
+            "oauth2-bearer" => self.set_default("Authorization", format!("Bearer {value}")),
+            "user-agent" => self.set_default("User-Agent", value),
+            "referer" => self.set_default("Referer", value),
+            "cookie" => self.set_default("Cookie", value),
+            "range" => self.set_default("Range", format!("bytes={value}")),
+            _ => return Err(options::fault(name)),
         }
         Ok(())
     }
 
-    /// Adds data, or notes that a file of them is not there.
-    fn data_or_file(&mut self, data: String) {
-        let Some(path) = data.strip_prefix('@') else { return self.add_data(data.into_bytes()) };
-        match std::fs::metadata(path) {
-            Ok(file) if file.is_file() => {
-                // The content is not judged, only that there is some.
-                let bytes = usize::try_from(file.len()).unwrap_or(usize::MAX).min(1);
-                self.add_data(vec![b'x'; bytes]);
+    fn flag(&mut self, name: &str, is_on: bool) -> Result<(), String> {
+        match name {
+            _ if options::is_ignored(name) => {}
+            "path-as-is" => self.switches.path_as_is = is_on,
+            "get" => self.switches.get = is_on,
+            "head" => self.switches.head = is_on,
+            "http1.0" => self.version = Some(Version::HTTP_10),
+            "http1.1" => self.version = Some(Version::HTTP_11),
+            "http2" | "http2-prior-knowledge" => self.version = Some(Version::HTTP_2),
+            "alpn" if !is_on => self.version = self.version.or(Some(Version::HTTP_11)),
+            "alpn" => {}
+            "compressed" if is_on => {
+                self.set_default("Accept-Encoding", "deflate, gzip, br, zstd".to_owned());
             }
-            Ok(_) | Err(_) => {
-                self.notes.push(format!("{path} is not there; taken as a body that is not empty"));
-                self.add_data(b"x".to_vec());
+            "compressed" => self.defaults.retain(|(name, _)| *name != "Accept-Encoding"),
+            "tr-encoding" => {
+                self.set_default("Connection", "TE".to_owned());
+                self.set_default("TE", "gzip".to_owned());
             }
+            _ => return Err(options::fault(name)),
+        }
+        Ok(())
+    }
+
+    fn add_url(&mut self, url: String) -> Result<(), String> {
+        match self.url.replace(url) {
+            None => Ok(()),
+            Some(_) => Err("the command has more than one URL".to_owned()),
         }
     }
 
-    fn add_data(&mut self, data: Vec<u8>) {
+    fn set_default(&mut self, name: &'static str, value: String) {
+        self.defaults.retain(|(known, _)| *known != name);
+        self.defaults.push((name, value));
+    }
+
+    fn add_data(&mut self, data: Vec<u8>, separator: &str) {
         match &mut self.data {
             Some(before) => {
-                before.push(b'&');
+                before.extend_from_slice(separator.as_bytes());
                 before.extend(data);
             }
             None => self.data = Some(data),
         }
     }
 
+    /// Returns the content of a file that an option names, or notes that it is not there.
+    fn file(&mut self, option: &str, path: &str) -> Vec<u8> {
+        let is_file = std::fs::metadata(path).is_ok_and(|file| file.is_file());
+        let file = is_file.then(|| std::fs::File::open(path).ok()).flatten();
+        file.and_then(|file| read_limited(file).ok()).unwrap_or_else(|| {
+            let note = format!("the file of --{option} cannot be read; taken as not empty");
+            self.notes.push(note);
+            b"x".to_vec()
+        })
+    }
+
+    /// Returns the data of `--data-urlencode`: `content`, `=content`, `name=content`, `@file` or `name@file`.
+    fn url_encoded(&mut self, value: &str) -> Vec<u8> {
+        let at = value.find('=').or_else(|| value.find('@'));
+        let (name, content) = at.and_then(|at| value.split_at_checked(at)).unwrap_or(("", value));
+        let content = match (content.strip_prefix('='), content.strip_prefix('@')) {
+            (Some(content), _) => content.as_bytes().to_vec(),
+            (None, Some(path)) => self.file("data-urlencode", path),
+            (None, None) => content.as_bytes().to_vec(),
+        };
+        let mut data = name.to_owned();
+        if !name.is_empty() {
+            data.push('=');
+        }
+        for byte in content {
+            match byte {
+                b' ' => data.push('+'),
+                _ if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
+                    data.push(char::from(byte));
+                }
+                _ => data.push_str(&format!("%{byte:02X}")),
+            }
+        }
+        data.into_bytes()
+    }
+
     fn composed(mut self) -> Result<WireRequest, String> {
         let url = self.url.take().ok_or("the command has no URL")?;
-        let (host, mut target) = host_and_target(&url, self.switches.path_as_is)?;
-        let data = self.data.take();
-        let mut parts = RequestParts::default();
-        if self.switches.get {
-            if let Some(data) = &data {
-                let separator = if target.contains('?') { '&' } else { '?' };
-                target = format!("{target}{separator}{}", String::from_utf8_lossy(data));
-            }
-        } else {
-            parts.body = data.clone().unwrap_or_default();
+        let HttpsUrl { user, host, mut target } = HttpsUrl::parse(&url)?;
+        if !self.switches.path_as_is {
+            target = without_dots(&target);
         }
-        let has_data = data.is_some() && !self.switches.get;
-        let method = match (self.switches.head, has_data) {
-            (true, _) => "HEAD",
-            (false, true) => "POST",
-            (false, false) => "GET",
+        let mut data = self.data.take();
+        if self.switches.get
+            && let Some(data) = data.take()
+        {
+            let separator = if target.contains('?') { '&' } else { '?' };
+            target = format!("{target}{separator}{}", String::from_utf8_lossy(&data));
+        }
+        if let Some(user) = self.user.take().or_else(|| user.map(str::to_owned))
+            && !self.defaults.iter().any(|(name, _)| *name == "Authorization")
+        {
+            let colon = if user.contains(':') { "" } else { ":" };
+            let basic = base64_simd::STANDARD.encode_to_string(format!("{user}{colon}"));
+            self.set_default("Authorization", format!("Basic {basic}"));
+        }
+        let method = match (self.switches.head, &data) {
+            (true, Some(_)) => {
+                return Err("the command has -I and data, which curl refuses".to_owned());
+            }
+            (true, None) => "HEAD",
+            (false, Some(_)) => "POST",
+            (false, None) => "GET",
         };
-        parts.method = self.method.take().unwrap_or_else(|| method.to_owned());
-        parts.target = target;
-        let usual =
-            [("Host", host), ("User-Agent", "curl".to_owned()), ("Accept", "*/*".to_owned())];
+        let method = self.method.take().unwrap_or_else(|| method.to_owned());
+        let target = self.target.take().unwrap_or(target);
+        let version = match self.version {
+            Some(Version::HTTP_10) => Version::HTTP_10,
+            Some(Version::HTTP_11) => Version::HTTP_11,
+            Some(_) | None => {
+                let note = "curl would use HTTP/2, without --http1.1; judged as over HTTP/1.1";
+                self.notes.push(note.to_owned());
+                Version::HTTP_11
+            }
+        };
+        let headers = self.sent_headers(host, data.as_deref());
+        let line = format!("{method} {target} {version:?}");
+        let bytes = RequestParts { line, headers, body: data }.bytes();
+        Ok(WireRequest { bytes, certificate: Some(self.certificate), notes: self.notes })
+    }
+
+    /// Returns the headers that curl sends: its own, unless they are replaced or removed, and those given.
+    fn sent_headers(&mut self, host: &str, data: Option<&[u8]>) -> Vec<(String, String)> {
+        let usual = [("Host", host), ("User-Agent", "curl"), ("Accept", "*/*")];
         let mut defaults = std::mem::take(&mut self.defaults);
-        for (name, value) in usual {
+        let mut add = |name: &'static str, value: String| {
             if !defaults.iter().any(|(known, _)| *known == name) {
                 defaults.push((name, value));
             }
+        };
+        usual.into_iter().for_each(|(name, value)| add(name, value.to_owned()));
+        if let Some(data) = data {
+            add("Content-Type", "application/x-www-form-urlencoded".to_owned());
+            if !self.headers.iter().any(|header| is_chunked(header)) {
+                add("Content-Length", data.len().to_string());
+            }
         }
-        if has_data && !defaults.iter().any(|(known, _)| *known == "Content-Type") {
-            let form = "application/x-www-form-urlencoded".to_owned();
-            defaults.push(("Content-Type", form));
+        // An option with an empty value removes the header.
+        defaults.retain(|(name, value)| {
+            !value.is_empty() && !self.headers.iter().any(|header| is_named(header, name))
+        });
+        let mut sent: Vec<_> =
+            defaults.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let mut has_host = false;
+        for header in &self.headers {
+            // The first Host counts alone.
+            if is_named(header, "Host") && std::mem::replace(&mut has_host, true) {
+                continue;
+            }
+            match given_header(header) {
+                Some(header) => sent.push(header),
+                None if header.find(':').is_some_and(|at| at > 0) => {}
+                None => {
+                    self.notes
+                        .push("curl leaves out a header that has no colon or name".to_owned());
+                }
+            }
         }
-        parts.headers = headers(defaults, &self.headers)?;
-        let certificate = Some(self.certificate);
-        Ok(WireRequest { bytes: parts.bytes(), certificate, notes: self.notes })
+        sent
     }
 }
 
-/// Returns the headers that curl sends: its own, unless they are replaced or removed, and those given.
-fn headers(
-    defaults: Vec<(&'static str, String)>,
-    given: &[String],
-) -> Result<Vec<(String, String)>, String> {
-    let mut all = Vec::new();
-    let mut named = Vec::new();
-    for header in given {
-        // Curl: `Name;` is sent without a value, `Name:` is not sent.
-        let (name, value) = match (header.split_once(':'), header.strip_suffix(';')) {
-            (Some((name, value)), _) => {
-                (name, Some(value.trim()).filter(|value| !value.is_empty()))
-            }
-            (None, Some(name)) => (name, Some("")),
-            (None, None) => return Err("a header has no colon; curl leaves it out".to_owned()),
-        };
-        named.push(name.trim().to_ascii_lowercase());
-        if let Some(value) = value {
-            all.push((name.to_owned(), value.to_owned()));
-        }
-    }
-    let mut sent: Vec<_> = defaults
-        .into_iter()
-        .filter(|(name, _)| !named.contains(&name.to_ascii_lowercase()))
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect();
-    sent.append(&mut all);
-    Ok(sent)
+/// Returns true if a header of the command line replaces or removes one of this name.
+fn is_named(header: &str, name: &str) -> bool {
+    header.split_once([':', ';']).is_some_and(|(given, _)| given.eq_ignore_ascii_case(name))
+}
+
+/// Returns true if a header of the command line makes curl chunk the body.
+fn is_chunked(header: &str) -> bool {
+    is_named(header, "Transfer-Encoding") && header.to_ascii_lowercase().contains("chunked")
+}
+
+/// Returns the header that is sent: `Name;` is sent without a value, `Name:` is not sent.
+fn given_header(header: &str) -> Option<(String, String)> {
+    let (name, value) = match header.split_once(':') {
+        Some((name, value)) if !value.trim().is_empty() => (name, value),
+        Some(_) => return None,
+        None => header.split_once(';').filter(|(_, rest)| rest.is_empty())?,
+    };
+    (!name.is_empty()).then(|| (name.to_owned(), value.trim().to_owned()))
+}
+
+/// Removes what curl removes of a file of `--data`.
+fn without_line_ends(mut data: Vec<u8>) -> Vec<u8> {
+    data.retain(|byte| !matches!(byte, b'\r' | b'\n' | 0));
+    data
 }
 
 /// Returns the file of `--cert FILE[:PASSWORD]`.
-fn certificate_file(value: String) -> PathBuf {
-    if Path::new(&value).exists() {
-        return value.into();
+fn certificate_file(value: &str) -> Result<PathBuf, String> {
+    let file = value.split(':').next().unwrap_or_default();
+    match Path::new(value).exists() {
+        true => Ok(value.into()),
+        false if file.starts_with("~/") => {
+            Err("--cert names a file in ~, which is not expanded: write the folder out".to_owned())
+        }
+        false => Ok(file.into()),
     }
-    value.split(':').next().unwrap_or_default().into()
 }
 
-/// Returns the value of `Host` and the target that curl sends for a URL.
-fn host_and_target(url: &str, is_as_is: bool) -> Result<(String, String), String> {
-    let (scheme, _) = url.split_once("://").unwrap_or(("http", url));
-    let (authority, target) = match split_url(url) {
-        Some(split) if scheme.eq_ignore_ascii_case("https") => split,
-        Some(_) | None => return Err("the URL is not https".to_owned()),
-    };
-    if authority.contains('@') {
-        return Err("the URL has a user name, which curl sends as Authorization: Basic".to_owned());
-    }
-    let host = authority.strip_suffix(":443").unwrap_or(authority).to_owned();
-    if is_as_is {
-        return Ok((host, target));
-    }
+/// Removes `.` and `..` from the path of a target (RFC 3986 §5.2.4), as curl does without `--path-as-is`.
+fn without_dots(target: &str) -> String {
     let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
-    Ok((host, format!("{}{query}", without_dots(path))))
-}
-
-/// Removes `.` and `..` from a path (RFC 3986 §5.2.4), as curl does without `--path-as-is`.
-fn without_dots(path: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     let mut segments = path.split('/').skip(1).peekable();
     while let Some(segment) = segments.next() {
@@ -336,7 +366,7 @@ fn without_dots(path: &str) -> String {
             other => kept.push(other),
         }
     }
-    format!("/{}", kept.join("/"))
+    format!("/{}{query}", kept.join("/"))
 }
 
 #[cfg(test)]
@@ -345,6 +375,10 @@ mod tests {
 
     fn sent(command: &str) -> String {
         String::from_utf8(request(command).unwrap().bytes).unwrap()
+    }
+
+    fn line(command: &str) -> String {
+        sent(command).lines().next().unwrap().to_owned()
     }
 
     #[test]
@@ -364,29 +398,97 @@ mod tests {
             "POST /a HTTP/1.1\r\nHost: h\r\nUser-Agent: curl\r\nAccept: */*\r\n\
              Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 4\r\n\r\nx&@y"
         );
-        assert_eq!(sent("curl -G -d a=b https://h?c").lines().next(), Some("GET /?c&a=b HTTP/1.1"));
-        assert_eq!(sent("curl -I https://h").lines().next(), Some("HEAD / HTTP/1.1"));
-        assert_eq!(sent("curl -XPUT https://h --json '{}'").lines().next(), Some("PUT / HTTP/1.1"));
+        assert_eq!(line("curl -G -d a=b https://h?c"), "GET /?c&a=b HTTP/1.1");
+        assert_eq!(line("curl -I https://h"), "HEAD / HTTP/1.1");
+        assert_eq!(line("curl -XPUT https://h --json '{}'"), "PUT / HTTP/1.1");
+        assert_eq!(line("curl -0 https://h --request-target x"), "GET x HTTP/1.0");
+        assert_eq!(
+            line("curl -G https://h --data-urlencode 'n=a b~/é' --data-urlencode '=q' -d z"),
+            "GET /?n=a+b~%2F%C3%A9&q&z HTTP/1.1"
+        );
         let with = request("curl https://h -E hub.pem:secret --key k").unwrap();
         assert_eq!(with.certificate, Some(Some("hub.pem".into())));
-        let with = request("curl https://h -d @/nowhere/body.json").unwrap();
-        assert!(with.bytes.ends_with(b"x") && with.notes.len() == 1);
     }
 
     #[test]
-    fn what_is_not_known_is_named() {
+    fn headers_and_bodies_are_those_of_curl() {
+        let own = "GET / HTTP/1.1\r\nHost: h\r\n";
+        for (options, rest) in [
+            ("-H 'Host: a' -H 'host: b'", "GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+            ("-H ': x' -H 'a;b;' -H foo -H '' -H 'Z; '", &format!("{own}\r\n")),
+            ("-X GET -d x -H Content-Length: -H Content-Type:", &format!("{own}\r\nx")),
+            ("-u me:pw", &format!("Authorization: Basic bWU6cHc=\r\n{}", "Host: h\r\n\r\n")),
+            ("-u me -H 'Authorization: b'", &format!("{own}Authorization: b\r\n\r\n")),
+            ("--oauth2-bearer q -u a:b", "Authorization: Bearer q\r\nHost: h\r\n\r\n"),
+            ("-d x -H 'Transfer-Encoding: chunked'", "chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"),
+            ("-d '' -H 'Transfer-Encoding: chunked'", "chunked\r\n\r\n0\r\n\r\n"),
+            ("-H 'Transfer-Encoding: chunked'", "chunked\r\n\r\n"),
+            ("--json '{}' --json '{}'", "Content-Length: 4\r\n\r\n{}{}"),
+            ("--compressed --no-compressed", &format!("{own}\r\n")),
+            ("-d @/nowhere/body.json", "\r\n\r\nx"),
+            ("-r 0-4", "Range: bytes=0-4\r\nHost: h\r\n\r\n"),
+        ] {
+            let command = format!("curl https://h -A '' -H Accept: {options}");
+            assert!(sent(&command).ends_with(rest), "{options}: {:?}", sent(&command));
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "\r\n\n").unwrap();
+        let path = file.path().display();
+        for (option, body) in
+            [("-d", ""), ("--data-binary", "\r\n\n"), ("--data-urlencode", "%0D%0A%0A")]
+        {
+            let sent = sent(&format!("curl https://h {option} @{path}"));
+            assert_eq!(sent.split_once("\r\n\r\n").unwrap().1, body, "{option}");
+        }
+    }
+
+    #[test]
+    fn options_without_effect_are_left_out() {
+        let plain = sent("curl https://h");
+        for options in [
+            "-kLsSfiNOJvgnZ1 --location-trusted --no-location --ssl-no-revoke --retry-all-errors",
+            "--create-dirs -c jar --keepalive-time 2 --limit-rate 1M --max-filesize 1M --tlsv1",
+            "--ssl --basic --raw --fail-early --no-compressed --proxy-header 'A: b' --no-alpn --",
+            "-sSLo/dev/null -w '%{http_code}' -m5 -x http://p --no-progress-meter --no-keepalive",
+        ] {
+            assert_eq!(sent(&format!("curl https://h {options}")), plain, "{options}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_supported_is_named_without_values() {
         for (command, fault) in [
             ("curl https://h --frobnicate", "--frobnicate"),
-            ("curl https://h -sZ", "-Z"),
-            ("curl https://h -H", "-H has no value"),
+            ("curl https://h -s!", "-!"),
+            ("curl https://h -H", "--header has no value"),
+            ("curl https://h -F a=b", "--form of curl is not supported"),
+            ("curl https://h -T x", "--upload-file of curl is not supported"),
+            ("curl https://h -K x", "--config of curl is not supported"),
+            ("curl https://h -z x", "--time-cond of curl is not supported"),
+            ("curl https://h --next https://i", "--next of curl is not supported"),
+            ("curl https://h --oauth2-bearer=secret", "value of --oauth2-bearer from"),
+            ("curl https://h --secret=9990000018", "--secret of curl is not known"),
+            ("curl https://h -E ~/secret.pem", "not expanded"),
+            ("curl https://h -I -d secret", "-I and data"),
             ("curl http://h", "not https"),
-            ("curl https://u:p@h", "user name"),
             ("curl -s", "no URL"),
             ("curl https://h https://i", "more than one"),
-            ("wget https://h", "not curl"),
+            ("curl https://h `\n -H 'A: secret'", "PowerShell"),
         ] {
             let found = request(command).unwrap_err();
             assert!(found.contains(fault), "{command}: {found}");
+            let value = found.replace("--secret", "");
+            assert!(!value.contains("secret") && !value.contains("999"), "{found}");
+        }
+    }
+
+    #[test]
+    fn the_version_of_http_is_noted_unless_it_is_chosen() {
+        for (options, notes) in
+            [("", 1), ("--http2", 1), ("--http1.1", 0), ("-0", 0), ("--no-alpn", 0)]
+        {
+            let read = request(&format!("curl https://h {options}")).unwrap();
+            assert_eq!(read.notes.len(), notes, "{options}");
         }
     }
 }

@@ -1,113 +1,217 @@
-//! Words of a command line as a POSIX shell splits it: quotes, escapes, and `$'…'`. Nothing is expanded.
+//! Words of a command line as a POSIX shell splits it: quotes, escapes, `$'…'` and redirections. Nothing is
+//! expanded.
 
 use std::iter::Peekable;
 use std::str::Chars;
 
-/// Splits a command line into words, up to an operator such as `|`.
+/// Splits the first command of a text into words, without redirections. As in a shell it ends at an operator such
+/// as `|`, or at the end of a line; a next line that begins with `-` is taken to belong to it.
 ///
 /// # Errors
 /// Returns a text for a quote that is not closed, or for a variable or command to expand.
-pub(super) fn words(line: &str) -> Result<Vec<String>, String> {
-    let mut words = Vec::new();
-    let mut word: Option<String> = None;
-    let mut rest = line.chars().peekable();
-    while let Some(character) = rest.next() {
-        match character {
-            '|' | ';' | '&' | '<' | '>' => break,
-            '#' if word.is_none() => {
-                rest.by_ref().find(|character| *character == '\n');
-            }
-            '\\' => match rest.next() {
-                Some('\n') => {}
-                Some('\r') if rest.peek() == Some(&'\n') => drop(rest.next()),
-                Some(escaped) => word.get_or_insert_default().push(escaped),
-                None => return Err("the command ends with a backslash".to_owned()),
-            },
-            '\'' => quoted(&mut rest, word.get_or_insert_default())?,
-            '"' => double_quoted(&mut rest, word.get_or_insert_default())?,
-            '$' if rest.peek() == Some(&'\'') => {
-                rest.next();
-                ansi_quoted(&mut rest, word.get_or_insert_default())?;
-            }
-            '$' | '`' => expansion(character, &mut rest, word.get_or_insert_default())?,
-            space if space.is_whitespace() => words.extend(word.take()),
-            other => word.get_or_insert_default().push(other),
-        }
-    }
-    words.extend(word);
-    Ok(words)
+pub(super) fn words(command: &str) -> Result<Vec<String>, String> {
+    let splitter = ShellSplitter {
+        rest: command.chars().peekable(),
+        word: None,
+        words: Vec::new(),
+        drops_word: false,
+    };
+    splitter.split()
 }
 
 const OPEN: &str = "a quote in the command is not closed";
+const EXPANDS: &str =
+    "the command has a variable or another command to expand: paste its value instead";
 
-fn quoted(rest: &mut Peekable<Chars<'_>>, word: &mut String) -> Result<(), String> {
-    for character in rest {
-        if character == '\'' {
-            return Ok(());
-        }
-        word.push(character);
-    }
-    Err(OPEN.to_owned())
+/// Command as far as it has been split.
+struct ShellSplitter<'a> {
+    rest: Peekable<Chars<'a>>,
+    /// Word that has not ended yet.
+    word: Option<String>,
+    words: Vec<String>,
+    /// True if the next word is the file of a redirection.
+    drops_word: bool,
 }
 
-fn double_quoted(rest: &mut Peekable<Chars<'_>>, word: &mut String) -> Result<(), String> {
-    while let Some(character) = rest.next() {
-        match character {
-            '"' => return Ok(()),
-            '\\' => match rest.next() {
-                Some(escaped @ ('"' | '\\' | '$' | '`')) => word.push(escaped),
-                Some('\n') => {}
-                Some(other) => word.extend(['\\', other]),
-                None => break,
+impl ShellSplitter<'_> {
+    fn split(mut self) -> Result<Vec<String>, String> {
+        while let Some(character) = self.rest.next() {
+            match character {
+                '<' | '>' => self.redirection()?,
+                // Redirects both outputs, in bash: the sign that follows is read next.
+                '&' if self.rest.peek() == Some(&'>') => self.end_word(),
+                '|' | ';' | '&' => break,
+                '\n' if self.is_last_line() => break,
+                '#' if self.word.is_none() => {
+                    while self.rest.next_if(|character| *character != '\n').is_some() {}
+                }
+                '\\' => self.escape()?,
+                '\'' => self.quoted()?,
+                '"' => self.double_quoted()?,
+                '$' if self.rest.next_if_eq(&'\'').is_some() => self.ansi_quoted()?,
+                // A text to translate, in bash: the quote that follows is read next.
+                '$' if self.rest.peek() == Some(&'"') => {}
+                '$' | '`' => self.literal_sign(character)?,
+                space if space.is_whitespace() => self.end_word(),
+                other => self.push(other),
+            }
+        }
+        self.end_word();
+        Ok(self.words)
+    }
+
+    fn push(&mut self, character: char) {
+        self.word.get_or_insert_default().push(character);
+    }
+
+    fn end_word(&mut self) {
+        let Some(word) = self.word.take() else { return };
+        if !std::mem::take(&mut self.drops_word) {
+            self.words.push(word);
+        }
+    }
+
+    /// Returns true if the command ends with the line that has just been read.
+    fn is_last_line(&self) -> bool {
+        let is_blank = |character: &char| matches!(character, ' ' | '\t' | '\r');
+        let next = self.rest.clone().find(|character| !is_blank(character));
+        let is_begun = self.word.is_some() || !self.words.is_empty();
+        is_begun && next != Some('-')
+    }
+
+    /// Reads the rest of an operator such as `>`, `2>` or `2>&`; its word is dropped.
+    fn redirection(&mut self) -> Result<(), String> {
+        self.word.take_if(|word| word.bytes().all(|byte| byte.is_ascii_digit()));
+        self.end_word();
+        while self.rest.next_if(|sign| matches!(sign, '<' | '>' | '&' | '|')).is_some() {}
+        if self.rest.peek() == Some(&'(') {
+            return Err(EXPANDS.to_owned());
+        }
+        self.drops_word = true;
+        Ok(())
+    }
+
+    /// Reads what follows a backslash. Spaces between it and the line's end come from pasting.
+    fn escape(&mut self) -> Result<(), String> {
+        let mut ahead = self.rest.clone();
+        let is_blank = |character: &char| matches!(character, ' ' | '\t' | '\r');
+        while ahead.next_if(is_blank).is_some() {}
+        match ahead.next() {
+            Some('\n') => {
+                self.rest = ahead.clone();
+                // The prompt of a terminal for a command that goes on, and no redirection.
+                let is_prompt = ahead.next() == Some('>') && ahead.next() == Some(' ');
+                while ahead.next_if(is_blank).is_some() {}
+                if is_prompt && ahead.peek().is_some_and(|next| "-'\"h".contains(*next)) {
+                    self.rest = ahead;
+                }
+            }
+            None => return Err("the command ends with a backslash".to_owned()),
+            Some(_) => {
+                if let Some(escaped) = self.rest.next() {
+                    self.push(escaped);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn quoted(&mut self) -> Result<(), String> {
+        let word = self.word.get_or_insert_default();
+        for character in &mut self.rest {
+            if character == '\'' {
+                return Ok(());
+            }
+            word.push(character);
+        }
+        Err(OPEN.to_owned())
+    }
+
+    fn double_quoted(&mut self) -> Result<(), String> {
+        self.word.get_or_insert_default();
+        while let Some(character) = self.rest.next() {
+            match character {
+                '"' => return Ok(()),
+                '\\' => match self.rest.next() {
+                    Some(escaped @ ('"' | '\\' | '$' | '`')) => self.push(escaped),
+                    Some('\n') => {}
+                    Some(other) => self.word.get_or_insert_default().extend(['\\', other]),
+                    None => break,
+                },
+                '$' | '`' => self.literal_sign(character)?,
+                other => self.push(other),
+            }
+        }
+        Err(OPEN.to_owned())
+    }
+
+    /// Refuses what a shell would expand; a `$` that begins no name stands for itself, as in a shell.
+    fn literal_sign(&mut self, sign: char) -> Result<(), String> {
+        let begins = |next: &char| next.is_alphanumeric() || "_{(@*?$!#-".contains(*next);
+        if sign != '$' || self.rest.peek().is_some_and(begins) {
+            return Err(EXPANDS.to_owned());
+        }
+        self.push('$');
+        Ok(())
+    }
+
+    /// Reads `$'…'` after its first quote. Escapes are bytes, of which several may be one character.
+    fn ansi_quoted(&mut self) -> Result<(), String> {
+        let mut bytes = Vec::new();
+        while let Some(character) = self.rest.next() {
+            match character {
+                '\'' => {
+                    let text = String::from_utf8_lossy(&bytes);
+                    self.word.get_or_insert_default().push_str(&text);
+                    return Ok(());
+                }
+                '\\' => self.ansi_escape(&mut bytes).ok_or(OPEN)?,
+                other => bytes.extend(other.to_string().into_bytes()),
+            }
+        }
+        Err(OPEN.to_owned())
+    }
+
+    /// Reads what follows a backslash in `$'…'`, as bash does; `None` at the end of the text.
+    fn ansi_escape(&mut self, bytes: &mut Vec<u8>) -> Option<()> {
+        match self.rest.next()? {
+            'a' => bytes.push(0x07),
+            'b' => bytes.push(0x08),
+            'e' | 'E' => bytes.push(0x1b),
+            'f' => bytes.push(0x0c),
+            'n' => bytes.push(b'\n'),
+            'r' => bytes.push(b'\r'),
+            't' => bytes.push(b'\t'),
+            'v' => bytes.push(0x0b),
+            'c' => bytes.push(u8::try_from(self.rest.next()?).ok()? & 0x1f),
+            'x' => bytes.extend(u8::try_from(self.number(0, 16, 2))),
+            'u' => bytes.extend(utf8(self.number(0, 16, 4))),
+            'U' => bytes.extend(utf8(self.number(0, 16, 8))),
+            same @ ('\\' | '\'' | '"' | '?') => bytes.extend(u8::try_from(same)),
+            other => match other.to_digit(8) {
+                Some(digit) => bytes.extend(self.number(digit, 8, 2).to_le_bytes().first()),
+                None => bytes.extend(format!("\\{other}").into_bytes()),
             },
-            '$' | '`' => expansion(character, rest, word)?,
-            other => word.push(other),
         }
+        Some(())
     }
-    Err(OPEN.to_owned())
-}
 
-/// Reads `$'…'` after its first quote.
-fn ansi_quoted(rest: &mut Peekable<Chars<'_>>, word: &mut String) -> Result<(), String> {
-    while let Some(character) = rest.next() {
-        match character {
-            '\'' => return Ok(()),
-            '\\' => match rest.next() {
-                Some('n') => word.push('\n'),
-                Some('r') => word.push('\r'),
-                Some('t') => word.push('\t'),
-                Some('x') => word.extend(code(rest, 2)),
-                Some('u') => word.extend(code(rest, 4)),
-                Some('U') => word.extend(code(rest, 8)),
-                Some(other) => word.push(other),
-                None => break,
-            },
-            other => word.push(other),
+    /// Reads at most `digits` more digits of a number.
+    fn number(&mut self, start: u32, radix: u32, digits: usize) -> u32 {
+        let mut number = start;
+        for _ in 0..digits {
+            let digit = self.rest.peek().and_then(|digit| digit.to_digit(radix));
+            let Some(digit) = digit else { break };
+            number = number.wrapping_mul(radix).wrapping_add(digit);
+            self.rest.next();
         }
+        number
     }
-    Err(OPEN.to_owned())
 }
 
-/// Reads a character's code of at most `digits` hexadecimal digits.
-fn code(rest: &mut Peekable<Chars<'_>>, digits: usize) -> Option<char> {
-    let mut code = 0;
-    for _ in 0..digits {
-        let Some(digit) = rest.peek().and_then(|digit| digit.to_digit(16)) else { break };
-        code = code * 16 + digit;
-        rest.next();
-    }
-    char::from_u32(code)
-}
-
-/// Refuses what a shell would expand; a `$` that begins no name stands for itself, as in a shell.
-fn expansion(sign: char, rest: &mut Peekable<Chars<'_>>, word: &mut String) -> Result<(), String> {
-    let begins = |next: &char| next.is_alphabetic() || matches!(next, '_' | '{' | '(');
-    if sign == '$' && !rest.peek().is_some_and(begins) {
-        word.push('$');
-        return Ok(());
-    }
-    Err("the command has a variable or another command to expand: paste its value instead"
-        .to_owned())
+/// Returns a character of this code in UTF-8; nothing if there is none.
+fn utf8(code: u32) -> Vec<u8> {
+    char::from_u32(code).map(String::from).unwrap_or_default().into_bytes()
 }
 
 #[cfg(test)]
@@ -121,7 +225,10 @@ mod tests {
             ("curl 'a b' \"c 'd'\" e\\ f", &["curl", "a b", "c 'd'", "e f"]),
             ("curl \\\n  -H 'A: b' \\\r\n  x", &["curl", "-H", "A: b", "x"]),
             ("curl $'it\\'s\\n\\x41\\u00e9'", &["curl", "it's\nAé"]),
+            ("curl $'\\150\\1501\\0\\a\\e\\E\\cA'", &["curl", "hh1\0\u{7}\u{1b}\u{1b}\u{1}"]),
+            ("curl $'\\xc3\\xa9\\U0001f600\\d\\\"\\?'", &["curl", "é😀\\d\"?"]),
             ("curl a''b\"\" ''", &["curl", "ab", ""]),
+            ("curl $\"a\"", &["curl", "a"]),
             ("curl \"a\\\"b\\\\c\\d\"", &["curl", "a\"b\\c\\d"]),
             ("curl a | jq . # x", &["curl", "a"]),
             ("curl a$ # a comment", &["curl", "a$"]),
@@ -132,12 +239,40 @@ mod tests {
             "curl 'a",
             "curl \"a",
             "curl $'a",
+            "curl $'a\\",
             "curl $TOKEN",
+            "curl \"$1\"",
             "curl \"${A}\"",
             "curl `a`",
+            "curl <(a)",
             "curl \\",
+            "curl \\  ",
         ] {
             assert!(words(line).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn redirections_are_dropped_and_a_line_ends_the_command() {
+        for line in [
+            "curl -H b a 2>/dev/null",
+            "curl -H b a 2>&1 | cat",
+            "curl > out.json -H b 2>>'a b' a",
+            "curl -H b a>out",
+            "curl -H b a &>out",
+            "curl -H b <in a >|out",
+            "curl -H b a; exit",
+            "curl -H b a && exit",
+            "curl -H b a\necho hi",
+            "curl -H b a\n\n-H b",
+            "curl -H b a # why\necho hi",
+            "\n\ncurl -H b a\n\necho hi",
+            "curl\n  -H b a",
+            "curl \\\n>   -H b \\\n> 'a' \\\n> out",
+            "curl \\ \n -H b \\\t\r\n a\r\n",
+        ] {
+            assert_eq!(words(line).unwrap(), ["curl", "-H", "b", "a"], "{line}");
+        }
+        assert_eq!(words("curl a2>b").unwrap(), ["curl", "a2"]);
     }
 }

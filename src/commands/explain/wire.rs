@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use http::header;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Uri, Version};
+use http::{HeaderName, HeaderValue, Method, Uri, Version, header};
 
 use super::usage;
 use crate::failure::Failure;
-use crate::listener::{InputFault, Validator};
+use crate::gateway::BodyToJudge;
+use crate::listener::{InputFault, ScanResult, Validator};
 use crate::refusal::Refusal;
 use crate::request;
 
@@ -28,10 +28,11 @@ pub(super) struct WireRequest {
 /// Parts of a request that a client would send.
 #[derive(Debug, Default)]
 pub(super) struct RequestParts {
-    pub(super) method: String,
-    pub(super) target: String,
+    /// Method, target and version.
+    pub(super) line: String,
     pub(super) headers: Vec<(String, String)>,
-    pub(super) body: Vec<u8>,
+    /// Body; `None` if none is sent.
+    pub(super) body: Option<Vec<u8>>,
 }
 
 impl RequestParts {
@@ -40,30 +41,64 @@ impl RequestParts {
         self.headers.iter().any(|(known, _)| known.eq_ignore_ascii_case(name))
     }
 
-    /// Returns the bytes of the request; adds a `Content-Length` if there is a body without framing.
+    /// Returns the bytes of the request. The body is one chunk if a header says that it is chunked.
     pub(super) fn bytes(&self) -> Vec<u8> {
-        let mut bytes = format!("{} {} HTTP/1.1\r\n", self.method, self.target).into_bytes();
+        let mut bytes = format!("{}\r\n", self.line).into_bytes();
         for (name, value) in &self.headers {
             bytes.extend(format!("{name}: {value}\r\n").into_bytes());
         }
-        let is_framed = self.has("content-length") || self.has("transfer-encoding");
-        if !self.body.is_empty() && !is_framed {
-            bytes.extend(format!("Content-Length: {}\r\n", self.body.len()).into_bytes());
-        }
         bytes.extend_from_slice(b"\r\n");
-        bytes.extend_from_slice(&self.body);
+        let Some(body) = &self.body else { return bytes };
+        let is_chunked = |(name, value): &(String, String)| {
+            name.eq_ignore_ascii_case("transfer-encoding")
+                && value.to_ascii_lowercase().contains("chunked")
+        };
+        match (self.headers.iter().any(is_chunked), body.len()) {
+            (false, _) => bytes.extend_from_slice(body),
+            (true, 0) => bytes.extend_from_slice(LAST_CHUNK),
+            (true, length) => {
+                bytes.extend(format!("{length:x}\r\n").into_bytes());
+                bytes.extend([body, &b"\r\n"[..], LAST_CHUNK].concat());
+            }
+        }
         bytes
     }
 }
 
-/// Splits a URL with a scheme into its host and port, and the target after them; the fragment is not sent.
-pub(super) fn split_url(url: &str) -> Option<(&str, String)> {
-    let (_, rest) = url.split_once("://")?;
-    let (rest, _fragment) = rest.split_once('#').unwrap_or((rest, ""));
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (authority, target) = rest.split_at_checked(end)?;
-    let slash = if target.starts_with('/') { "" } else { "/" };
-    Some((authority, format!("{slash}{target}")))
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// Parts of an `https` URL, as a client reads it.
+#[derive(Debug)]
+pub(super) struct HttpsUrl<'a> {
+    /// User name and password.
+    pub(super) user: Option<&'a str>,
+    /// Value of `Host`.
+    pub(super) host: &'a str,
+    /// Path and query; the fragment is not sent.
+    pub(super) target: String,
+}
+
+impl<'a> HttpsUrl<'a> {
+    /// Reads a URL.
+    ///
+    /// # Errors
+    /// Returns a text if it has another scheme or none: only requests over TLS are judged.
+    pub(super) fn parse(url: &'a str) -> Result<Self, String> {
+        let split = url.split_once("://");
+        let (_, rest) = split
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("https"))
+            .ok_or("the URL is not https, and the proxy answers nothing else")?;
+        let (rest, _fragment) = rest.split_once('#').unwrap_or((rest, ""));
+        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (authority, target) = rest.split_at_checked(end).unwrap_or((rest, ""));
+        let (user, host) = match authority.rsplit_once('@') {
+            Some((user, host)) => (Some(user), host),
+            None => (None, authority),
+        };
+        let slash = if target.starts_with('/') { "" } else { "/" };
+        let host = host.strip_suffix(":443").unwrap_or(host);
+        Ok(Self { user, host, target: format!("{slash}{target}") })
+    }
 }
 
 /// Head of a request, parsed from its bytes.
@@ -73,8 +108,7 @@ pub(super) struct WireBytes {
     pub(super) head: Parts,
     /// Refusal of the head on its bytes.
     pub(super) fault: Option<Refusal>,
-    /// True if the body is not empty.
-    pub(super) has_body: bool,
+    pub(super) body: BodyToJudge,
 }
 
 impl WireBytes {
@@ -88,17 +122,44 @@ impl WireBytes {
         match scan.fault {
             Some(InputFault::Head(refusal)) if validator.heads() == 0 => {
                 let head = request::readable(bytes);
-                return Ok(Self { head, fault: Some(refusal), has_body: false });
+                return Ok(Self { head, fault: Some(refusal), body: BodyToJudge::Unknown });
             }
-            // A body is not judged.
+            // What follows the first request is not judged.
             Some(InputFault::Head(_) | InputFault::Body) | None => {}
         }
         if validator.heads() == 0 {
             return Err(usage("the request ends before its head does: an empty line is missing"));
         }
         let (head, body) = parsed(bytes).ok_or_else(|| usage("the head cannot be read"))?;
-        let has_body = has_content(&head, body);
-        Ok(Self { head, fault: None, has_body })
+        let is_chunked = head.headers.contains_key(header::TRANSFER_ENCODING);
+        let length = head.headers.get(header::CONTENT_LENGTH);
+        let has_length =
+            length.is_some_and(|text| text.as_bytes().iter().any(|digit| *digit != b'0'));
+        let body = match (is_chunked, has_length) {
+            (true, _) => chunked_body(&validator, &scan, bytes.len() - body.len(), body),
+            (false, true) => BodyToJudge::Content,
+            (false, false) => BodyToJudge::Empty,
+        };
+        Ok(Self { head, fault: None, body })
+    }
+}
+
+/// Returns what is known of a chunked body that begins at `start` of the bytes that were scanned.
+fn chunked_body(
+    validator: &Validator,
+    scan: &ScanResult,
+    start: usize,
+    body: &[u8],
+) -> BodyToJudge {
+    let passed = body.get(..scan.passed.saturating_sub(start)).unwrap_or(body);
+    let is_broken = scan.fault == Some(InputFault::Body);
+    match httparse::parse_chunk_size(passed) {
+        Ok(httparse::Status::Complete((data, size))) if size > 0 && passed.len() > data => {
+            BodyToJudge::Content
+        }
+        _ if is_broken && validator.heads() == 1 => BodyToJudge::Broken,
+        _ if validator.heads() > 1 || validator.is_between_messages() => BodyToJudge::Empty,
+        _ => BodyToJudge::Unknown,
     }
 }
 
@@ -118,11 +179,41 @@ fn parsed(bytes: &[u8]) -> Option<(Parts, &[u8])> {
     Some((head, bytes.get(end..)?))
 }
 
-/// Returns true if a body has at least one byte of content.
-fn has_content(head: &Parts, body: &[u8]) -> bool {
-    if head.headers.contains_key(header::TRANSFER_ENCODING) {
-        return body.iter().take_while(|byte| byte.is_ascii_hexdigit()).any(|digit| *digit != b'0');
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_content_of_a_chunked_body_is_known_as_far_as_it_is_there() {
+        use BodyToJudge::{Broken, Content, Empty, Unknown};
+        for (body, known) in [
+            ("", Unknown),
+            ("0", Unknown),
+            ("0\r\n", Unknown),
+            ("0\r\n\r\n", Empty),
+            ("000;a=b\r\nA: b\r\n\r\n", Empty),
+            ("0\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", Empty),
+            ("5\r\n", Unknown),
+            ("5\r\nh", Content),
+            ("5\r\nhello\r\nzz", Content),
+            ("zz\r\n", Broken),
+            ("5\nhello", Broken),
+            ("0\r\nA\n", Broken),
+        ] {
+            let head = "GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let parsed = WireBytes::parse(format!("{head}{body}").as_bytes()).unwrap();
+            assert_eq!(parsed.body, known, "{body:?}");
+        }
     }
-    let length = head.headers.get(header::CONTENT_LENGTH);
-    length.is_some_and(|length| length.as_bytes().iter().any(|digit| *digit != b'0'))
+
+    #[test]
+    fn a_url_is_split_as_a_client_does() {
+        let split = HttpsUrl::parse("HTTPS://me:p@h:8443?a=b#c").unwrap();
+        assert_eq!((split.user, split.host, &*split.target), (Some("me:p"), "h:8443", "/?a=b"));
+        let split = HttpsUrl::parse("https://h:443/https://x@y/").unwrap();
+        assert_eq!((split.user, split.host, &*split.target), (None, "h", "/https://x@y/"));
+        for url in ["http://h/", "h/https://x", "h"] {
+            assert!(HttpsUrl::parse(url).is_err(), "{url}");
+        }
+    }
 }
