@@ -6,6 +6,7 @@ use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
+use crate::commands::explain;
 use crate::directory::{self, AccreditedSystem, Handler};
 use crate::listener::{self, Answering, ListenerLimits, RefusedHead};
 pub use crate::listener::{
@@ -17,6 +18,14 @@ use crate::tls;
 use crate::traces;
 use spine_types::interaction::Interaction;
 use spine_types::{Asid, CertificateName, CpaId, OdsCode, PartyKey};
+
+/// Returns the request in an input of `explain` as bytes of HTTP/1.1; `None` for an id.
+///
+/// # Errors
+/// Returns a text about an input that cannot be read.
+pub fn explained_request(input: &[u8]) -> Result<Option<Vec<u8>>, String> {
+    explain::request_bytes(input)
+}
 
 /// Registration in the Spine Directory Service, with the members that this proxy uses.
 #[derive(Debug)]

@@ -86,7 +86,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("directory", &["breaker", "metrics", "refusal", "registry", "sharing", "tls"]),
     ("failure", &[]),
     ("forward", &["audit", "metrics", "policy", "refusal", "request", "throttle", "tls", "traces"]),
-    ("fuzzing", &["directory", "listener", "refusal", "tls", "traces"]),
+    ("fuzzing", &["commands", "directory", "listener", "refusal", "tls", "traces"]),
     (
         "gateway",
         &[

@@ -13,6 +13,8 @@ mod config;
 mod connection;
 #[path = "../fuzz/targets/crl.rs"]
 mod crl;
+#[path = "../fuzz/targets/explain.rs"]
+mod explain;
 #[path = "../fuzz/targets/head.rs"]
 mod head;
 #[path = "../fuzz/targets/interaction.rs"]
@@ -33,11 +35,12 @@ mod trace_context;
 type Property = fn(&[u8]);
 
 /// Each property, and the folder of its seeds.
-const TARGETS: [(&str, Property); 12] = [
+const TARGETS: [(&str, Property); 13] = [
     ("claims", claims::check),
     ("config", config::check),
     ("connection", connection::check),
     ("crl", crl::check),
+    ("explain", explain::check),
     ("head", head::check),
     ("interaction", interaction::check),
     ("outcome", outcome::check),
@@ -88,6 +91,11 @@ fn every_seed_of_connection_holds() {
 #[test]
 fn every_seed_of_crl_holds() {
     replays("crl");
+}
+
+#[test]
+fn every_seed_of_explain_holds() {
+    replays("explain");
 }
 
 #[test]

@@ -126,6 +126,18 @@ impl ExplainOptions {
     }
 }
 
+/// Returns the request in an input as bytes of HTTP/1.1, for a fuzz target; `None` for an id.
+///
+/// # Errors
+/// Returns a text about an input that cannot be read. It repeats nothing of the input.
+#[cfg(feature = "lab")]
+pub(crate) fn request_bytes(input: &[u8]) -> Result<Option<Vec<u8>>, String> {
+    match ExplainInput::recognised(input.to_vec(), None)? {
+        ExplainInput::Bytes(request) => Ok(Some(request.bytes)),
+        ExplainInput::Record(_) => Ok(None),
+    }
+}
+
 /// Configuration loaded with its files, by which requests are judged without being sent.
 #[derive(Debug)]
 pub struct Explainer {
