@@ -226,6 +226,17 @@ async fn a_verification_as_json_says_what_its_text_says() {
     assert_eq!(unproven.json["verdict"], "not_proven");
     let copies = verify(&[&own], &["--copies", "--key", &key]);
     assert_eq!(copies.list("journals")[0]["journal"], Value::Null);
+    // What is named must be there.
+    let missing = own.with_file_name("missing");
+    let named: [&[&str]; 2] = [&["--copies"], &["--checkpoints", missing.to_str().unwrap()]];
+    for (journals, more) in [(&[&*own, &*missing][..], named[0]), (&[&*own], named[1])] {
+        let without = verify(journals, &[&keyed, more].concat());
+        assert!(
+            text(&without.fault()["text"]).contains("missing: No such file"),
+            "{}",
+            without.json
+        );
+    }
     // The worst verdict counts, in whichever order.
     let segment = segments(&own).pop().unwrap();
     let harmed = bed.path("harmed");

@@ -199,8 +199,14 @@ fn verify_each(
 ) -> Result<(), Failure> {
     if copies {
         let files = files(journals)?;
+        for path in &files {
+            std::fs::metadata(path).map_err(|error| at(path, error))?;
+        }
         found(None, verify_copies(&files, with).map_err(Failure::environment)?);
         return Ok(());
+    }
+    for path in &with.checkpoints {
+        std::fs::metadata(path).map_err(|error| at(path, error))?;
     }
     for journal in journals {
         found(Some(journal), verify(journal, with).map_err(|error| fault(journal, error))?);
@@ -214,13 +220,13 @@ fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     for path in paths {
         if path.is_dir() {
             for entry in std::fs::read_dir(path).map_err(|error| at(path, error))? {
-                files.push(entry.map_err(|error| at(path, error))?.path());
+                let file = entry.map_err(|error| at(path, error))?.path();
+                files.extend(file.is_file().then_some(file));
             }
         } else {
             files.push(path.clone());
         }
     }
-    files.retain(|path| path.is_file());
     files.sort();
     Ok(files)
 }
