@@ -283,7 +283,7 @@ fn times(iat: Option<i64>, exp: Option<i64>) -> Result<(i64, i64), Refusal> {
 fn check_lifetime(iat: i64, exp: i64) -> Result<(), Refusal> {
     match exp.checked_sub(iat) {
         Some(LIFETIME_S) => Ok(()),
-        _ => Err(Refusal::TokenLifetime { unit: TimeUnit::of(iat) }),
+        _ => Err(Refusal::TokenLifetime { unit: TimeUnit::of(iat, exp) }),
     }
 }
 
@@ -632,9 +632,10 @@ mod tests {
         for exp in [NOW + 299, NOW + 301, NOW - 1] {
             assert_eq!(times(NOW, exp), lifetime(TimeUnit::Second));
         }
-        assert_eq!(times(i64::MIN, i64::MAX), lifetime(TimeUnit::Second));
+        assert_eq!(times(i64::MIN, i64::MAX), lifetime(TimeUnit::Smaller));
+        assert_eq!(times(NOW, (NOW + 300) * 1000), lifetime(TimeUnit::Smaller));
         let ms = NOW * 1000;
-        assert_eq!(times(ms, ms + 300_000), lifetime(TimeUnit::Millisecond));
+        assert_eq!(times(ms, ms + 300_000), lifetime(TimeUnit::Smaller));
         for odd in [json!("1"), json!(1.5), json!(1e20), json!([])] {
             assert_eq!(invalid("iat", odd.clone()), "iat");
             assert_eq!(invalid("exp", odd), "exp");

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::claims::Audience;
 use crate::consumers::Consumer;
-use crate::refusal::{AudienceLikeness, MismatchedSide, PathLikeness, Refusal};
+use crate::refusal::{AudienceLikeness, MismatchedSide, PathLikeness, Refusal, RootDifference};
 use crate::registry::{Agreements, ProviderRegistration, Sender};
 use spine_types::interaction::Interaction;
 use spine_types::target::{Receiver, Target};
@@ -295,9 +295,10 @@ impl AudienceUrls<'_> {
             let last = |url: &str| url.rsplit('/').next().map(str::to_owned);
             let is_like_root =
                 || last(audience) == last(root) && audience.parse::<ServiceRoot>().is_ok();
-            match after {
-                true => Some(AudienceLikeness::RootAfterUrl),
-                false => is_like_root().then_some(AudienceLikeness::OtherRoot),
+            match (after, RootDifference::between(self.root, audience)) {
+                (true, _) => Some(AudienceLikeness::RootAfterUrl),
+                (false, Some(difference)) => Some(AudienceLikeness::Root(difference)),
+                (false, None) => is_like_root().then_some(AudienceLikeness::OtherRoot),
             }
         })
     }

@@ -64,6 +64,7 @@ fn mistake(
 fn mistakes() -> Vec<Mistake> {
     let mut all = headers();
     all.extend(audiences());
+    all.extend(token_times());
     all.extend(tokens());
     all.extend(certificates());
     all.extend(interactions());
@@ -148,18 +149,23 @@ fn audiences() -> Vec<Mistake> {
             ["this has another URL before the service root", root],
         ),
         mistake(
+            "`aud` is the root with a port",
+            "audience_mismatch",
+            aud(&ROOT.replace("nhs.uk/", "nhs.uk:443/")),
+            ["the port differs from that of the registered service root", root],
+        ),
+        mistake(
             "`aud` is the root of another practice",
             "audience_mismatch",
             aud(OTHER_ROOT),
-            ["this looks like the service root of another practice", root],
+            ["this looks like another service root", root],
         ),
     ]
 }
 
-fn tokens() -> Vec<Mistake> {
+fn token_times() -> Vec<Mistake> {
     let claim = |name: &str, value: Value| slots().claim(name, value);
     let times = |iat_s: i64, exp_s: i64| claim("iat", json!(iat_s)).claim("exp", json!(exp_s));
-    let minted = spine_proxy::claims::mint(&planted(slots()).claims);
     let now_s = now_s();
     vec![
         mistake(
@@ -184,7 +190,10 @@ fn tokens() -> Vec<Mistake> {
             "times in milliseconds, five minutes apart",
             "token_lifetime",
             times(now_s * 1000, now_s * 1000 + 300_000),
-            ["these times look like milliseconds", "both in whole seconds since 1970"],
+            [
+                "a time looks like milliseconds or a smaller unit",
+                "both in whole seconds since 1970",
+            ],
         ),
         mistake(
             "times with a fraction",
@@ -195,6 +204,13 @@ fn tokens() -> Vec<Mistake> {
                 "Correct the claim",
             ],
         ),
+    ]
+}
+
+fn tokens() -> Vec<Mistake> {
+    let claim = |name: &str, value: Value| slots().claim(name, value);
+    let minted = spine_proxy::claims::mint(&planted(slots()).claims);
+    vec![
         mistake(
             "no `requesting_device`",
             "claim_missing",

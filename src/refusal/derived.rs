@@ -92,25 +92,26 @@ impl fmt::Display for ClockDifference {
 pub enum TimeUnit {
     /// Second, as is right.
     Second,
-    /// Millisecond, a thousandth of what is right.
-    Millisecond,
+    /// Millisecond, or a smaller unit.
+    Smaller,
 }
 
 impl TimeUnit {
     /// Least number that is taken for milliseconds: 1973 in milliseconds, the year 5138 in seconds.
     const MILLISECONDS_MIN: i64 = 100_000_000_000;
 
-    /// Returns the unit that a time since 1970 is probably in.
+    /// Returns the unit that one of two times since 1970 is probably in.
     #[must_use]
-    pub const fn of(time: i64) -> Self {
-        if time < Self::MILLISECONDS_MIN { Self::Second } else { Self::Millisecond }
+    pub const fn of(one: i64, other: i64) -> Self {
+        let is_small = one < Self::MILLISECONDS_MIN && other < Self::MILLISECONDS_MIN;
+        if is_small { Self::Second } else { Self::Smaller }
     }
 
     /// Returns what is wrong with the unit.
     pub(super) const fn difference(self) -> Option<&'static str> {
         match self {
             Self::Second => None,
-            Self::Millisecond => Some("these times look like milliseconds"),
+            Self::Smaller => Some("a time looks like milliseconds or a smaller unit"),
         }
     }
 }
@@ -133,8 +134,11 @@ pub enum AudienceLikeness {
     /// The service root after another URL, such as that of a proxy under a name that it does not know.
     #[error("this has another URL before the service root")]
     RootAfterUrl,
+    /// The service root with another port, or with letters in another case.
+    #[error("{0}")]
+    Root(RootDifference),
     /// A URL in the form of a service root.
-    #[error("this looks like the service root of another practice")]
+    #[error("this looks like another service root")]
     OtherRoot,
     /// An array instead of a string.
     #[error("this is an array, where one string is due")]
