@@ -85,6 +85,42 @@ fn certificates_are_issued_from_a_kept_authority_and_revoked() {
     }
 }
 
+#[test]
+fn no_revocation_is_lost_and_one_that_has_failed_can_be_repeated() {
+    let folder = tempfile::tempdir().unwrap();
+    let shown = folder.path().join("pki").display().to_string();
+    assert!(certs(&[&shown]).status.success());
+    let names: Vec<_> = (0..8).map(|number| format!("c{number}")).collect();
+    for name in &names {
+        assert!(certs(&["issue", &shown, name, "--for", "hub.example.nhs.uk"]).status.success());
+    }
+    let revoke = |name: &String| assert!(certs(&["revoke", &shown, name]).status.success());
+    std::thread::scope(|scope| {
+        for name in &names {
+            scope.spawn(move || revoke(name));
+        }
+    });
+    let revoked = || std::fs::read_to_string(format!("{shown}/authority/revoked")).unwrap();
+    assert_eq!(revoked().lines().count(), 8, "{}", revoked());
+    let obstacle = format!("{shown}/crl.new");
+    std::fs::create_dir(&obstacle).unwrap();
+    assert_eq!(certs(&["revoke", &shown, "consumer"]).status.code(), Some(1));
+    std::fs::remove_dir(&obstacle).unwrap();
+    assert!(certs(&["revoke", &shown, "consumer"]).status.success());
+    assert_eq!(revoked().lines().count(), 9);
+    for (name, dns_name, said) in [
+        ("", "x.example", "is not a plain name for files"),
+        ("a\nb", "x.example", "is not a plain name for files"),
+        ("x", "", "is neither a DNS name nor an IP address"),
+        ("x", "a b", "is neither a DNS name nor an IP address"),
+        ("x", "a..b", "is neither a DNS name nor an IP address"),
+    ] {
+        let refused = certs(&["issue", &shown, name, "--for", dns_name]);
+        assert_eq!(refused.status.code(), Some(1), "{name:?} {dns_name:?}");
+        assert!(stderr(&refused).contains(said), "{}", stderr(&refused));
+    }
+}
+
 /// Calls with a certificate of the lab's folder; returns what the command says.
 fn called(lab: &CallLab, name: &str) -> String {
     let folder = lab.lab.text("/folder");

@@ -1,7 +1,11 @@
 //! `lab`: a complete environment for tests, described by one line of JSON.
 
+use std::ffi::OsStr;
+use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpStream;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -122,6 +126,26 @@ fn a_lab_that_cannot_be_told_apart_is_refused() {
         (format!("{practice}host = \"not a host\"\n"), "practice A20047: "),
         (format!("{practice}hosts = \"x\"\n"), "unknown field `hosts`"),
         (
+            format!("{practice}host = \"gp.example.nhs.uk:8443\"\n"),
+            "is no DNS name in small letters",
+        ),
+        (format!("{practice}host = \"GP.example.nhs.uk\"\n"), "is no DNS name in small letters"),
+        (format!("{practice}path = \"/x/\"\n"), "does not begin with a slash, or ends with one"),
+        (format!("{practice}path = \"/_simulator\"\n"), "is that of the control interface"),
+        (
+            consumer.to_owned() + &consumer.replace("hub", "HUB"),
+            "consumer.name: \"hub\" is there twice",
+        ),
+        (format!("{consumer}interactions = [\"\\u0000\"]\n"), "consumer hub: interactions: "),
+        (
+            "[proxy.listener]\naddresses = [\"127.0.0.1:0\"]\n".to_owned(),
+            "proxy.listener.addresses: set address instead",
+        ),
+        (
+            "[proxy.admin]\naddress = \"127.0.0.1:0\"\n".to_owned(),
+            "proxy.admin.address: set admin instead",
+        ),
+        (
             format!(
                 "{practice}{}answers = false\n",
                 practice.replace("A20047", "B82617").replace("993", "994")
@@ -208,6 +232,60 @@ fn a_lab_that_is_stopped_while_it_is_set_up_leaves_nothing() {
             false => assert_eq!(ended.status.code(), Some(0), "{said}"),
         }
         assert_eq!(entries(), 0, "{wanted:?}");
+    }
+}
+
+/// A terminal that is closed sends SIGHUP; the proxy reloads on it.
+#[test]
+fn a_lab_goes_on_after_a_hangup_while_it_is_set_up() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut command = Command::new(program());
+    let command = command.arg("lab").env("TMPDIR", temporary.path()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    while temporary.path().read_dir().unwrap().count() == 0 {
+        std::thread::yield_now();
+    }
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with('{'), "{line}");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(temporary.path().read_dir().unwrap().count(), 0);
+}
+
+/// Names with a character that is not printed, and with a byte that is not UTF-8.
+#[test]
+fn a_lab_may_be_in_any_folder_and_protects_it() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("a\u{200b} b");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::set_permissions(&folder, Permissions::from_mode(0o777)).unwrap();
+    let lab = Lab::start(&["--folder", folder.to_str().unwrap()]);
+    let mut named = Vec::new();
+    files(&lab.described, &mut named);
+    assert!(named.iter().all(|file| Path::new(file).exists()), "{named:?}");
+    assert_eq!(folder.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(lab.stop(), Some(0));
+    let odd = parent.path().join(OsStr::from_bytes(b"\xff"));
+    let mut command = Command::new(program());
+    let mut child =
+        command.arg("lab").arg("--folder").arg(&odd).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let described: Value = serde_json::from_str(&line).unwrap();
+    assert!(described["folder"].as_str().unwrap().ends_with('\u{fffd}'), "{described}");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    for (command, file) in [
+        (["check", "--json", "--config"], "spine-proxy.toml"),
+        (["audit", "verify", "--json"], "audit"),
+    ] {
+        let ran = Command::new(program()).args(command).arg(odd.join(file)).output().unwrap();
+        let report: Value = serde_json::from_slice(&ran.stdout).unwrap();
+        assert!(report["ok"].is_boolean(), "{report}");
     }
 }
 

@@ -253,6 +253,7 @@ fn an_unusable_configuration_is_reported() {
         (practice.replace("ods", "code"), "unknown field `code`"),
         (practice.replace("918999198993", "1"), "asid"),
         (practice.replace(BASE, "A20047"), "must begin with a slash"),
+        (practice.replace(BASE, "/_simulator/A"), "is that of the control interface"),
         (format!("{practice}{practice}"), "is configured twice"),
         (format!("{practice}seed = \"none.toml\"\n"), "none.toml"),
         (format!("{practice}seed = \"bad.toml\"\n"), "missing field `location`"),

@@ -1,6 +1,7 @@
 //! `certs`: writes a throwaway PKI for the demonstration, tests and development. It is never for real use:
 //! its private keys lie unprotected beside the certificates.
 
+use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, ensure};
 use clap::{Args, Subcommand};
 use gpconnect_simulator::pki::{IssuedCertificate, KeptPki, Leaf, Pki};
+use rustls::pki_types::ServerName;
 
 use super::print;
 use crate::failure::Failure;
@@ -155,7 +157,19 @@ fn issue(task: &IssueTask) -> anyhow::Result<()> {
         (false, false) => (-1, 30),
     };
     let names = if *common_name_only { Vec::new() } else { names.clone() };
-    ensure!(!name.contains(['/', '.']), "{name:?} is not a plain name for files");
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    ensure!(
+        !name.is_empty() && name.bytes().all(is_plain),
+        "{name:?} is not a plain name for files: letters, digits, hyphens and underscores"
+    );
+    for dns_name in &names {
+        let is_name = ServerName::try_from(dns_name.as_str()).is_ok();
+        ensure!(is_name, "--for {dns_name:?} is neither a DNS name nor an IP address");
+    }
+    for extension in ["pem", "key"] {
+        let file = folder.join(format!("{name}.{extension}"));
+        ensure!(!file.exists(), "cannot create {}: it exists", file.display());
+    }
     let issued = pki.issue(&Leaf { names, days, ..Leaf::named(common_name) })?;
     let issued = if task.without_sub_authority { issued.without_sub_authority() } else { issued };
     write_issued(folder, name, &issued)?;
@@ -171,6 +185,10 @@ pub(crate) const NOT_YET_VALID: (i64, i64) = (1, 30);
 /// Revokes a certificate of a PKI that has been written: writes `crl.pem` anew.
 pub(crate) fn revoke(folder: &Path, name: &str) -> anyhow::Result<()> {
     let mut pki = kept(folder)?;
+    // Two commands at a time would lose a revocation. The lock ends with the file.
+    let lock = folder.join(AUTHORITY).join("ca.key");
+    let lock = File::open(&lock).with_context(|| format!("cannot read {}", lock.display()))?;
+    lock.lock().context("cannot lock the authority")?;
     let serial = read(&serial(folder, name))?;
     let list = folder.join(AUTHORITY).join("revoked");
     let before = if list.exists() { read(&list)? } else { String::new() };
@@ -180,8 +198,9 @@ pub(crate) fn revoke(folder: &Path, name: &str) -> anyhow::Result<()> {
     let serials = serials.with_context(|| format!("{} is damaged", list.display()))?;
     pki.crl_number = u64::try_from(serials.len())?.saturating_add(1);
     let lists = pki.revocation_lists(&serials, LIST_DAYS)?;
-    replace(&list, &revoked)?;
-    replace(&folder.join("crl.pem"), &lists)
+    // In this order, so that a command that has failed can be repeated.
+    replace(&folder.join("crl.pem"), &lists)?;
+    replace(&list, &revoked)
 }
 
 fn revoke_and_print(folder: &Path, name: &str) -> anyhow::Result<()> {

@@ -59,7 +59,7 @@ async fn played(folder: &Path, wanted: &DemoOptions) -> Result<(), Failure> {
         let line = format!("{:>5.1} s  {step}", began.elapsed().as_secs_f64());
         steps.line(Tone::Faint, line);
     };
-    let mut signals = StopSignals::new()?;
+    let mut signals = StopSignals::with_hangup()?;
     let lab = Lab::set_up_until(&mut signals, folder, settings, &progress).await?;
     progress("ready");
     let record = wanted.record.as_ref().map(std::fs::File::create).transpose()?;
@@ -70,7 +70,7 @@ async fn played(folder: &Path, wanted: &DemoOptions) -> Result<(), Failure> {
             false => Ok(()),
         },
     };
-    lab.take_down().await;
+    lab.take_down(&mut signals).await;
     shown
 }
 

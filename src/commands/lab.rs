@@ -1,13 +1,16 @@
 //! `lab`: a complete environment on this machine for tests: consumers, simulated practices, a directory service and
 //! the proxy, described by one JSON document.
 
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use gpconnect_simulator::people;
 use schemars::{Schema, schema_for};
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 
-use super::print;
+use super::output::{self, print_json};
 use super::signals::StopSignals;
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::failure::Failure;
@@ -58,13 +61,21 @@ pub fn run(wanted: &LabOptions) -> Result<(), Failure> {
     }
 }
 
-/// Calls a function with the path of a temporary folder, and removes the folder afterwards; if that fails, the
+/// Calls a function with the path of a new temporary folder, and removes the folder afterwards; if that fails, the
 /// log says so.
 pub(super) fn within_temporary(
     name: &str,
     function: impl FnOnce(&Path) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let folder = std::env::temp_dir().join(format!("spine-proxy-{name}-{}", std::process::id()));
+    let random = uuid::Uuid::new_v4().as_fields().0;
+    let folder = format!("spine-proxy-{name}-{random:08x}");
+    let folder = std::env::temp_dir().join(folder);
+    // A folder that is there already is not ours to remove.
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&folder)
+        .with_context(|| format!("cannot create the folder {}", folder.display()))
+        .map_err(Failure::Environment)?;
     let done = function(&folder);
     if let Err(error) = std::fs::remove_dir_all(&folder) {
         tracing::error!(folder = %folder.display(), %error, "the temporary folder could not be removed");
@@ -74,11 +85,17 @@ pub(super) fn within_temporary(
 
 async fn serve(folder: &Path, settings: LabSettings) -> Result<(), Failure> {
     let mut signals = StopSignals::new()?;
+    // It would end the process, and leave the folder. The proxy reloads on it.
+    let _hangup = signal(SignalKind::hangup())?;
     let lab = Lab::set_up_until(&mut signals, folder, settings, &|_| {}).await?;
-    print(lab.description());
-    signals.received().await;
-    lab.take_down().await;
-    Ok(())
+    print_json(lab.description());
+    // Nobody can use a lab that is not described.
+    let described = output::result();
+    if described.is_ok() {
+        signals.received().await;
+    }
+    lab.take_down(&mut signals).await;
+    described
 }
 
 impl Lab {
@@ -103,7 +120,7 @@ impl Lab {
                 "asid": practice.asid,
                 "root": practice.root(),
                 "answers": practice.answers,
-                "seed": practice.seed,
+                "seed": practice.seed.as_ref().map(|seed| seed.display().to_string()),
                 "tokens": tokens::described(&self.folder, practice, &self.settings.consumers),
             })
         });
@@ -119,7 +136,7 @@ impl Lab {
         });
         let (address, admin) = (self.address(), self.admin());
         json!({
-            "folder": self.folder,
+            "folder": self.folder.display().to_string(),
             "proxy": {
                 "url": format!("https://localhost:{}", address.port()),
                 "address": address,

@@ -157,6 +157,10 @@ impl ProviderSettings {
                 base_path.starts_with('/') && !base_path.ends_with('/'),
                 "base-path {base_path:?} must begin with a slash and must not end with one"
             );
+            anyhow::ensure!(
+                !gpconnect_simulator::is_control_path(base_path),
+                "base-path {base_path:?} is that of the control interface"
+            );
             let mut practice = SimulatedPractice::new(ods.clone(), asid.clone(), name, base_path);
             practice.switched_off = *switched_off;
             if let Some(path) = seed {

@@ -27,6 +27,12 @@ pub use route::ControlRoute;
 /// Path prefix of every control request.
 pub(super) const PATH_PREFIX: &str = "/_simulator/";
 
+/// Returns true if requests to a practice at this base path would reach the control interface instead.
+#[must_use]
+pub fn is_control_path(base_path: &str) -> bool {
+    format!("{base_path}/").starts_with(PATH_PREFIX)
+}
+
 /// Refusal of a control request.
 #[derive(Debug)]
 pub(super) struct ControlError {

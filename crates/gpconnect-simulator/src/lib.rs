@@ -71,7 +71,7 @@ use reply::{InteractionResult, ReplyFault, SpineErrorCode};
 use scripts::Scripts;
 use store::Store;
 
-pub use control::{ControlFault, ControlParameters, ControlRoute, control_routes};
+pub use control::{ControlFault, ControlParameters, ControlRoute, control_routes, is_control_path};
 pub use disk::DiskStoreError;
 pub use faults::{FaultWordsError, Faults};
 pub use local_time::day;

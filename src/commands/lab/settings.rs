@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, ensure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use spine_types::interaction::AllowedInteractions;
 use spine_types::{Asid, OdsCode, ServiceRoot};
 
 /// Configuration of a lab: a complete environment on this machine, for tests.
@@ -158,8 +159,15 @@ impl LabSettings {
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        let name = |consumer: &LabConsumer| consumer.name.clone();
+        let name = |consumer: &LabConsumer| consumer.name.to_ascii_lowercase();
         distinct("consumer.name", self.consumers.iter().map(name))?;
+        for (section, key, own) in
+            [("listener", "addresses", "address"), ("admin", "address", "admin")]
+        {
+            let section_of = self.proxy.get(section).and_then(toml::Value::as_table);
+            let is_there = section_of.is_some_and(|section| section.contains_key(key));
+            ensure!(!is_there, "proxy.{section}.{key}: set {own} instead");
+        }
         distinct("practice.ods", self.practices.iter().map(|practice| practice.ods.to_string()))?;
         distinct("practice.path", self.practices.iter().map(LabPractice::path))?;
         let asids = self.consumers.iter().map(|consumer| &consumer.asid);
@@ -172,6 +180,9 @@ impl LabSettings {
                 !name.is_empty() && name.bytes().all(is_plain),
                 "consumer.name: {name:?} has characters other than letters, digits and hyphens"
             );
+            let names = consumer.interactions.iter().map(String::as_str);
+            AllowedInteractions::from_names(names)
+                .map_err(|why| anyhow::anyhow!("consumer {name}: interactions: {why}"))?;
             ensure!(
                 !RESERVED.iter().chain(&REFUSED_CERTIFICATES).any(|reserved| reserved == name),
                 "consumer.name: {name:?} is the name of another certificate of the lab"
@@ -183,6 +194,22 @@ impl LabSettings {
             ensure!(
                 practice.answers || answering.into_iter().all(|other| other.host != *host),
                 "practice {ods}: its system does not answer, but another practice's at the same host {host} does"
+            );
+            let is_of_host = |byte: u8| {
+                byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.')
+            };
+            ensure!(
+                !host.is_empty() && host.bytes().all(is_of_host),
+                "practice {ods}: host {host:?} is no DNS name in small letters, without a port"
+            );
+            let path = practice.path();
+            ensure!(
+                path.starts_with('/') && !path.ends_with('/'),
+                "practice {ods}: path {path:?} does not begin with a slash, or ends with one"
+            );
+            ensure!(
+                !gpconnect_simulator::is_control_path(&path),
+                "practice {ods}: path {path:?} is that of the control interface"
             );
             let root = practice.root();
             root.parse::<ServiceRoot>().with_context(|| format!("practice {ods}: {root}"))?;

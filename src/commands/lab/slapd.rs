@@ -29,7 +29,7 @@ const MODULES: [&str; 3] = ["/usr/lib/ldap", "/usr/lib/openldap", "/usr/libexec/
 const START: Duration = Duration::from_secs(10);
 
 /// Starts `slapd` with these records; returns it with the configuration section that names it.
-pub(super) fn start(
+pub(super) async fn start(
     pki: &Pki,
     folder: &Path,
     records: &Records,
@@ -38,6 +38,8 @@ pub(super) fn start(
     let program = there(&PROGRAMS).context("slapd is not installed; --ldap needs it")?;
     let schemas = there(&SCHEMAS).context("slapd's schema files are not installed")?;
     let home = folder.join("slapd");
+    let is_plain = home.to_str().is_some_and(|path| !path.contains(['"', '\\', '\n']));
+    ensure!(is_plain, "slapd cannot read a path as {}", home.display());
     std::fs::create_dir(&home)?;
     std::fs::create_dir(home.join("db"))?;
     let server = pki.issue(&Leaf::named("localhost"))?;
@@ -73,7 +75,7 @@ pub(super) fn start(
         if began.elapsed() > START {
             bail!("slapd does not listen within {} s", START.as_secs());
         }
-        std::thread::sleep(Duration::from_millis(20));
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let settings = format!(
         "[directory.sds-ldap]\nurl = \"ldaps://localhost:{port}\"\ndial = \"127.0.0.1:{port}\"\n\
@@ -93,9 +95,10 @@ fn config(home: &Path, schemas: &str, modules: Option<&str>) -> String {
         .map(|modules| format!("modulepath {modules}\nmoduleload back_mdb\n"))
         .unwrap_or_default();
     format!(
-        "include {schemas}/core.schema\ninclude {schemas}/cosine.schema\ninclude {home}/nhs-sds.schema\n\
-         pidfile {home}/pid\n{modules}TLSCACertificateFile {home}/ca.pem\nTLSCertificateFile {home}/server.pem\n\
-         TLSCertificateKeyFile {home}/server.key\nTLSVerifyClient demand\ndatabase mdb\nsuffix \"o=nhs\"\n\
-         directory {home}/db\naccess to * by * read\n"
+        "include {schemas}/core.schema\ninclude {schemas}/cosine.schema\ninclude \"{home}/nhs-sds.schema\"\n\
+         pidfile \"{home}/pid\"\n{modules}TLSCACertificateFile \"{home}/ca.pem\"\n\
+         TLSCertificateFile \"{home}/server.pem\"\nTLSCertificateKeyFile \"{home}/server.key\"\n\
+         TLSVerifyClient demand\ndatabase mdb\nsuffix \"o=nhs\"\ndirectory \"{home}/db\"\n\
+         access to * by * read\n"
     )
 }

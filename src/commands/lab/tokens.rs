@@ -51,13 +51,17 @@ impl TokenFiles {
         Ok(files)
     }
 
-    /// Writes a new token into each file.
+    /// Writes a new token into each file; returns the first error.
     fn write(&self) -> anyhow::Result<()> {
         let now_s = Timestamp::now().as_second();
-        self.0.iter().try_for_each(|TokenFile { path, audience, organisation, scope }| {
+        let write = |file: &TokenFile| {
+            let TokenFile { path, audience, organisation, scope } = file;
             let claims = claims::example_claims(audience, organisation, scope, now_s);
             replace(path, &claims::mint(&claims))
-        })
+        };
+        // A file that cannot be written keeps no other from being renewed.
+        let written: Vec<_> = self.0.iter().map(write).collect();
+        written.into_iter().collect()
     }
 
     /// Writes the files anew at each [`RENEWAL`] until it is told to stop.
@@ -105,10 +109,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let settings = LabSettings::demonstration();
         let files = TokenFiles::create(folder.path(), &settings).unwrap();
-        let path = folder.path().join("tokens/hub/A20047/patient-write.jwt");
+        let path = folder.path().join("tokens/night/F85001/patient-write.jwt");
         let token = std::fs::read_to_string(&path).unwrap();
         let stop = CancellationToken::new();
         let renewal = tokio::spawn(files.renew(stop.clone()));
+        std::fs::remove_dir_all(folder.path().join("tokens/clinic/A20047")).unwrap();
         for _ in 0..2 {
             std::fs::remove_file(&path).unwrap();
             tokio::time::sleep(RENEWAL + Duration::from_secs(1)).await;

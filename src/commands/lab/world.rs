@@ -1,8 +1,9 @@
 //! Environment of a lab: authorities, consumers, practices, the directory and the proxy.
 
 use std::collections::BTreeMap;
+use std::fs::Permissions;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -78,12 +79,13 @@ impl Lab {
         mut settings: LabSettings,
         progress: Progress<'_>,
     ) -> Result<Self, Failure> {
-        create(folder).map_err(Failure::Environment)?;
         let simulated = CancellationToken::new();
-        let (consumers, admin) = bind(&settings).map_err(Failure::Environment)?;
+        let LabSockets { consumers, admin, control } =
+            LabSockets::bind(&settings).map_err(Failure::Environment)?;
         // The configuration then has the ports, for the commands that read it.
         (settings.address, settings.admin) = (consumers.local_addr()?, admin.local_addr()?);
-        let written = prepare(folder, &settings, &simulated, progress).await;
+        create(folder).map_err(Failure::Environment)?;
+        let written = prepare(folder, &settings, control, (&simulated, progress)).await;
         let WrittenLab { config, control, slapd } = written.map_err(Failure::Environment)?;
         progress("starting the proxy");
         let server =
@@ -120,9 +122,18 @@ impl Lab {
         self.folder.join(name)
     }
 
-    /// Stops the proxy, then the simulated systems; nothing is written afterwards.
-    pub(in crate::commands) async fn take_down(self) {
-        self.server.stop().await;
+    /// Stops the proxy, then the simulated systems; nothing is written afterwards. A further signal cuts the exchanges
+    /// in flight off.
+    pub(in crate::commands) async fn take_down(self, signals: &mut StopSignals) {
+        let cut = self.server.cut();
+        let mut stopping = std::pin::pin!(self.server.stop());
+        tokio::select! {
+            () = &mut stopping => {}
+            () = signals.received() => {
+                cut.cancel();
+                stopping.await;
+            }
+        }
         self.simulated.cancel();
         if let Err(error) = self.renewal.await {
             tracing::error!(%error, "the renewal of the tokens has failed");
@@ -138,39 +149,54 @@ struct WrittenLab {
     slapd: Option<Slapd>,
 }
 
-/// Binds the sockets of the consumer and the admin port.
-fn bind(settings: &LabSettings) -> anyhow::Result<(std::net::TcpListener, std::net::TcpListener)> {
-    let bind = |address| {
-        std::net::TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))
-    };
-    Ok((bind(settings.address)?, bind(settings.admin)?))
+/// Sockets of a lab whose addresses the settings name.
+struct LabSockets {
+    consumers: std::net::TcpListener,
+    admin: std::net::TcpListener,
+    control: TcpListener,
 }
 
-/// Creates a folder that only its owner may read.
+impl LabSockets {
+    /// Binds the sockets.
+    fn bind(settings: &LabSettings) -> anyhow::Result<Self> {
+        let bind = |address| {
+            std::net::TcpListener::bind(address)
+                .with_context(|| format!("cannot listen on {address}"))
+        };
+        let control = bind(settings.control)?;
+        control.set_nonblocking(true)?;
+        Ok(Self {
+            consumers: bind(settings.address)?,
+            admin: bind(settings.admin)?,
+            control: TcpListener::from_std(control)?,
+        })
+    }
+}
+
+/// Creates a folder, or takes an empty one of this user, and lets only the owner read it.
 fn create(folder: &Path) -> anyhow::Result<()> {
     let cannot = || format!("cannot create the folder {}", folder.display());
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).with_context(cannot)?;
     let is_empty = folder.read_dir().with_context(cannot)?.next().is_none();
     ensure!(is_empty, "{} is not empty: name a folder that does not exist yet", folder.display());
-    Ok(())
+    let cannot = || format!("cannot protect the folder {}", folder.display());
+    std::fs::set_permissions(folder, Permissions::from_mode(0o700)).with_context(cannot)
 }
 
 /// Writes every file, and starts the simulated practices and the directory service.
 async fn prepare(
     folder: &Path,
     settings: &LabSettings,
-    stop: &CancellationToken,
-    progress: Progress<'_>,
+    listener: TcpListener,
+    (stop, progress): (&CancellationToken, Progress<'_>),
 ) -> anyhow::Result<WrittenLab> {
     progress("making certificates");
-    let pki = write_pki(folder, settings)?;
+    let pki = write_pki(folder, settings).await?;
     let practices = settings.practices.iter().filter(|practice| practice.answers);
     let practices = practices.map(simulated).collect::<anyhow::Result<Vec<_>>>()?;
     progress(&format!("starting {} practices", practices.len()));
     let provider = Arc::new(SimulatedProvider::new(practices, Timestamp::now()));
     let hosts = listen(settings, &pki, &provider, stop).await?;
-    let listener = TcpListener::bind(settings.control).await;
-    let listener = listener.with_context(|| format!("cannot listen on {}", settings.control))?;
     let control = listener.local_addr()?;
     let stopped = stop.clone().cancelled_owned();
     tokio::spawn(provider.serve(listener, ServeOptions::default(), stopped));
@@ -181,7 +207,7 @@ async fn prepare(
     let (slapd, source) = match settings.directory {
         LabDirectory::SdsApi => (None, api(&pki, folder, settings, stop).await?),
         LabDirectory::SdsLdap => {
-            let (slapd, source) = slapd::start(&pki, folder, &records(settings)?)?;
+            let (slapd, source) = slapd::start(&pki, folder, &records(settings)?).await?;
             (Some(slapd), source)
         }
         LabDirectory::File => (None, String::new()),
@@ -211,7 +237,7 @@ fn merge(table: &mut toml::Table, new: toml::Table) {
 }
 
 /// Writes the authorities, certificates of the proxy and of each consumer, and certificates to be refused with.
-fn write_pki(folder: &Path, settings: &LabSettings) -> anyhow::Result<Pki> {
+async fn write_pki(folder: &Path, settings: &LabSettings) -> anyhow::Result<Pki> {
     let names = ["ssp.example.nhs.uk", "localhost", "127.0.0.1"].map(str::to_owned).to_vec();
     let hub = settings.consumers.first().map(LabConsumer::certificate_name).unwrap_or_default();
     let strangers = vec![STRANGER_NAME.to_owned()];
@@ -234,6 +260,8 @@ fn write_pki(folder: &Path, settings: &LabSettings) -> anyhow::Result<Pki> {
         let issued =
             if file == WITHOUT_SUB_AUTHORITY { issued.without_sub_authority() } else { issued };
         write_issued(folder, file, &issued)?;
+        // A signal may end the set-up here.
+        tokio::task::yield_now().await;
     }
     revoke(folder, REVOKED)?;
     Ok(pki)
@@ -252,6 +280,7 @@ async fn listen(
         if addresses.contains_key(practice.host.as_str()) {
             continue;
         }
+        tokio::task::yield_now().await;
         let tls = tls(&pki.issue(&Leaf::named(&practice.host))?, Some(pki))?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         addresses.insert(&practice.host, listener.local_addr()?);
@@ -335,7 +364,8 @@ fn directory_file(settings: &LabSettings) -> String {
         let certificate = consumer.certificate_name();
         format!(
             "[[consumer]]\nname = \"{name}\"\nasids = [\"{asid}\"]\ncertificate-names = [\"{certificate}\"]\n\
-             ods = \"{ods}\"\ninteractions = {interactions:?}\n\n"
+             ods = \"{ods}\"\ninteractions = {}\n\n",
+            toml::Value::from(interactions.clone())
         )
     });
     let is_listed = settings.directory == LabDirectory::File;
