@@ -38,7 +38,7 @@ use crate::failure::Failure;
 
 /// Prints a value as JSON to standard output.
 fn print_json(value: &impl Serialize) -> Result<(), Failure> {
-    print(serde_json::to_string_pretty(value).map_err(Failure::environment)?);
+    output::print_json(serde_json::to_string_pretty(value).map_err(Failure::environment)?);
     Ok(())
 }
 

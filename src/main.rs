@@ -131,7 +131,11 @@ fn main() -> ExitCode {
             Ok(())
         }
     };
-    match ended.and_then(|()| output::result()) {
+    let printed = output::result();
+    if let (Err(_), Err(unprinted)) = (&ended, &printed) {
+        output::print_error(format_args!("spine-proxy: {unprinted}"));
+    }
+    match ended.and(printed) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !is_service || !serve::log_failure(&failure) {

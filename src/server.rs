@@ -23,7 +23,7 @@ mod start_log;
 mod warnings;
 
 pub use prepare::Prepared;
-pub use report::{CheckReport, FaultEntry};
+pub use report::{CheckReport, FaultEntry, ReportedPath};
 
 use reload::{ReloadState, Reloader};
 use service_manager::ManagerStatus;

@@ -356,6 +356,14 @@ fn output_that_cannot_be_written_ends_a_command_with_an_error_unless_its_reader_
         let ended = run(writer.into());
         assert_eq!(ended.status.code(), Some(0), "{command:?}: {}", stderr(&ended));
     }
+    // A command that fails anyway says both.
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut verify = Command::new(program());
+    let verify = verify.args(["audit", "verify", &journal]).stdout(full).output().unwrap();
+    assert_eq!(verify.status.code(), Some(3), "{}", stderr(&verify));
+    for said in ["cannot write to standard output: No space", "not everything is proven"] {
+        assert!(stderr(&verify).contains(said), "{}", stderr(&verify));
+    }
 }
 
 /// Answers every connection with these bytes, until the test ends.

@@ -10,7 +10,6 @@ use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
 use spine_types::masked;
 
-use super::print;
 use crate::config::Config;
 use crate::directory::{Directory, DirectoryContext};
 use crate::failure::Failure;
@@ -99,7 +98,7 @@ pub fn run(wanted: &ExplainOptions) -> Result<(), Failure> {
             ExplainInput::Bytes(request) => explainer.request(wanted, request).await?,
         };
         report.notes.extend(explainer.directory_note(wanted.ask_directory));
-        print(if wanted.json { report.json() } else { report.text() });
+        report.print(wanted.json);
         report.result()
     })
 }

@@ -15,8 +15,8 @@ use crate::failure::Failure;
 use crate::metrics::Metrics;
 use crate::registry::ProviderRegistration;
 use crate::server::{FaultEntry, Prepared};
-use spine_types::OdsCode;
 use spine_types::interaction::{self, Interaction};
+use spine_types::{OdsCode, masked};
 
 /// Practice and interaction to look up.
 #[derive(Debug, clap::Args)]
@@ -85,7 +85,7 @@ impl LookupReport {
     /// Looks the practice up, and takes up what is found.
     fn look_up(&mut self, wanted: &LookupOptions) -> Result<(), Failure> {
         let ods = OdsCode::from_any_case(wanted.ods.trim())
-            .with_context(|| format!("{:?} is not an ODS code", wanted.ods))
+            .with_context(|| format!("{:?} is not an ODS code", masked(&wanted.ods, 100)))
             .map_err(Failure::Configuration)?;
         let ods = &*self.practice.insert(ods);
         let Prepared { config, directory, live, .. } = Prepared::load(&wanted.config, 1)?;

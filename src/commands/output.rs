@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::sync::OnceLock;
 
 use anyhow::anyhow;
-use spine_types::printable;
+use spine_types::{is_unprintable, masked, printable};
 
 use crate::failure::Failure;
 
@@ -17,9 +17,25 @@ pub(crate) fn print(text: impl Display) {
     note(writeln!(io::stdout(), "{}", printable(&text.to_string())));
 }
 
-/// Prints a line, or lines, to standard error without unprintable characters; an error is ignored.
+/// Prints JSON as a line, or lines, to standard output; unprintable characters in its texts are escaped.
+/// [`result`] returns an error.
+pub(super) fn print_json(json: impl Display) {
+    let mut text = json.to_string();
+    if text.contains(|one| is_unprintable(one) && one != '\n') {
+        let escaped = |one: char| match is_unprintable(one) && one != '\n' {
+            true => format!("\\u{:04x}", u32::from(one)),
+            false => one.to_string(),
+        };
+        text = text.chars().map(escaped).collect();
+    }
+    note(writeln!(io::stdout(), "{text}"));
+}
+
+/// Prints a line, or lines, to standard error without unprintable characters and NHS numbers; an error is ignored.
 pub fn print_error(text: impl Display) {
-    writeln!(io::stderr(), "{}", printable(&text.to_string())).unwrap_or_default();
+    let text = text.to_string();
+    let text = masked(&text, usize::MAX);
+    writeln!(io::stderr(), "{}", printable(&text)).unwrap_or_default();
 }
 
 /// Prints a line that has the sequences of a terminal to standard output; [`result`] returns an error.

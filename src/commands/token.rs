@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::explain::StepReport;
-use super::print;
+use super::output::{print, print_json};
 use crate::claims::{self, Audience, JudgedToken, Signature, TokenRules};
 use crate::failure::Failure;
 use crate::policy;
@@ -63,7 +63,7 @@ pub fn run(wanted: &TokenOptions) -> Result<(), Failure> {
     if wanted.json {
         let expires_in_s =
             claims.get("exp").and_then(serde_json::Value::as_i64).map(|exp| exp - now_s);
-        print(json!({"token": token, "claims": claims, "expires_in_s": expires_in_s}));
+        print_json(json!({"token": token, "claims": claims, "expires_in_s": expires_in_s}));
     } else {
         print(token);
     }
@@ -104,7 +104,7 @@ fn check(wanted: &TokenOptions, token: &str) -> Result<(), Failure> {
         steps.judge("organisation is the sender's", ods.to_string(), shown, is_same);
     }
     let report = StepReport::of_token(steps);
-    print(if wanted.json { report.json() } else { report.text() });
+    report.print(wanted.json);
     report.result()
 }
 

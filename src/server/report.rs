@@ -5,13 +5,29 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::prepare::Prepared;
 use crate::config::{ConfigError, LocatedFault};
 use crate::failure::Failure;
 use crate::registry::DirectoryCounts;
 use crate::tls::{Concern, Expiry, Issued, Notice, NoticeLevel};
+
+/// Path as text, also if it is not UTF-8.
+#[derive(Debug, Clone)]
+pub struct ReportedPath(PathBuf);
+
+impl From<PathBuf> for ReportedPath {
+    fn from(path: PathBuf) -> Self {
+        Self(path)
+    }
+}
+
+impl Serialize for ReportedPath {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&self.0.display())
+    }
+}
 
 /// Result of a check: what would be served, or the fault that prevents it.
 #[derive(Debug, Serialize)]
@@ -32,7 +48,7 @@ pub struct CheckReport {
 
 #[derive(Debug, Serialize)]
 struct CheckedFile {
-    path: PathBuf,
+    path: ReportedPath,
     sha256: Option<String>,
 }
 
@@ -44,7 +60,7 @@ struct Served {
     admin: SocketAddr,
     directory: DirectorySummary,
     live_sources: Vec<&'static str>,
-    journal: PathBuf,
+    journal: ReportedPath,
     networks: Vec<IpNet>,
     interactions: Vec<InteractionEntry>,
     memory_bound_bytes: u64,
@@ -55,7 +71,7 @@ struct Served {
 
 #[derive(Debug, Serialize)]
 struct DirectorySummary {
-    path: PathBuf,
+    path: ReportedPath,
     sha256: String,
     #[serde(flatten)]
     counts: DirectoryCounts,
@@ -72,7 +88,7 @@ struct InteractionEntry {
 struct ExpiryEntry {
     #[serde(rename = "use")]
     used_as: &'static str,
-    file: PathBuf,
+    file: ReportedPath,
     #[serde(flatten)]
     issued: IssuedEntry,
     /// End of validity, or time at which the next list is due; `None` if it is no time that can be written.
@@ -90,7 +106,7 @@ enum IssuedEntry {
 struct NoticeEntry {
     text: String,
     key: Option<&'static str>,
-    file: Option<PathBuf>,
+    file: Option<ReportedPath>,
 }
 
 /// Fault that a command found.
@@ -101,7 +117,7 @@ pub struct FaultEntry {
     /// Keys of the configuration that name the file.
     pub keys: Vec<String>,
     /// File at fault.
-    pub file: Option<PathBuf>,
+    pub file: Option<ReportedPath>,
     /// Line of the configuration or of a journal's segment, counted from 1, where it is known.
     pub line: Option<u64>,
 }
@@ -117,7 +133,7 @@ impl CheckReport {
             ok: !strict || warnings.is_empty(),
             version: crate::VERSION,
             configuration: CheckedFile {
-                path: absolute(prepared.config.path()),
+                path: absolute(prepared.config.path()).into(),
                 sha256: Some(prepared.config.sha256.clone()),
             },
             served: Some(Served::new(prepared)),
@@ -134,7 +150,7 @@ impl CheckReport {
         Self {
             ok: false,
             version: crate::VERSION,
-            configuration: CheckedFile { path: absolute(path), sha256: None },
+            configuration: CheckedFile { path: absolute(path).into(), sha256: None },
             served: None,
             expiries: Vec::new(),
             notes: Vec::new(),
@@ -158,12 +174,12 @@ impl Served {
             proxy_name: rules.proxy.clone(),
             admin: config.admin.address,
             directory: DirectorySummary {
-                path: config.directory.file.clone(),
+                path: config.directory.file.clone().into(),
                 sha256: directory.sha256().to_owned(),
                 counts: directory.counts(),
             },
             live_sources: live.labels().collect(),
-            journal: config.audit.journal.clone(),
+            journal: config.audit.journal.clone().into(),
             networks: config.provider.networks.clone(),
             interactions: interactions.collect(),
             memory_bound_bytes: super::memory::bound(config).total(),
@@ -181,7 +197,7 @@ impl ExpiryEntry {
         };
         Self {
             used_as: expiry.used_as.label(),
-            file: expiry.path.clone(),
+            file: expiry.path.clone().into(),
             issued,
             until: Timestamp::from_second(expiry.at_s).ok(),
         }
@@ -192,7 +208,7 @@ impl NoticeEntry {
     fn new(notice: Notice) -> Self {
         let (key, file) = match notice.concern {
             Some(Concern::Key(key)) => (Some(key), None),
-            Some(Concern::File(file)) => (None, Some(file)),
+            Some(Concern::File(file)) => (None, Some(file.into())),
             None => (None, None),
         };
         Self { text: notice.text, key, file }
@@ -211,13 +227,16 @@ impl FaultEntry {
             | Failure::Environment(error) => error,
         };
         if let Some(fault) = error.downcast_ref::<ConfigError>() {
-            let (file, line) = (Some(fault.path().to_owned()), number(fault.line()));
+            let (file, line) = (Some(fault.path().to_owned().into()), number(fault.line()));
             return Self { text, keys: Vec::new(), file, line };
         }
         match error.downcast_ref::<LocatedFault>() {
-            Some(LocatedFault { file, keys, line, .. }) => {
-                Self { text, keys: keys.clone(), file: file.clone(), line: number(*line) }
-            }
+            Some(LocatedFault { file, keys, line, .. }) => Self {
+                text,
+                keys: keys.clone(),
+                file: file.clone().map(ReportedPath),
+                line: number(*line),
+            },
             None => Self { text, keys: Vec::new(), file: None, line: None },
         }
     }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::evidence::time;
 use crate::failure::Failure;
-use crate::server::FaultEntry;
+use crate::server::{FaultEntry, ReportedPath};
 
 /// Result of a verification of several journals.
 #[derive(Debug, Default, Serialize)]
@@ -26,7 +26,7 @@ pub(super) struct VerifyReport {
 #[derive(Debug, Serialize)]
 struct JournalEntry {
     /// Folder of the journal; `None` for copies.
-    journal: Option<PathBuf>,
+    journal: Option<ReportedPath>,
     verdict: Verdict,
     segments: u64,
     lines: u64,
@@ -97,11 +97,11 @@ impl JournalEntry {
         let fault = |fault: &VerifyFault| FaultEntry {
             text: fault.to_string(),
             keys: Vec::new(),
-            file: Some(fault.file().into()),
+            file: Some(PathBuf::from(fault.file()).into()),
             line: fault.line(),
         };
         Self {
-            journal: journal.map(Path::to_owned),
+            journal: journal.map(|journal| journal.to_owned().into()),
             verdict: found.verdict(),
             segments: found.segments,
             lines: found.lines,

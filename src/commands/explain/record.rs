@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use audit_journal::{LineFilter, MemberFilter, SearchMethod, search};
 use serde_json::Value;
-use spine_types::{Asid, OdsCode, interaction};
+use spine_types::{Asid, OdsCode, interaction, masked};
 
 use super::report::StepReport;
 use super::{ExplainOptions, Explainer, usage};
@@ -62,6 +62,9 @@ pub(super) async fn explain(
     Ok(StepReport { steps, notes, recorded, ..StepReport::default() })
 }
 
+/// Limit: bytes that are shown of a record.
+const SUMMARY_BYTES_MAX: usize = 500;
+
 /// Lines of one exchange.
 struct JournalRecord<'a> {
     lines: Vec<&'a Value>,
@@ -91,6 +94,8 @@ impl<'a> JournalRecord<'a> {
         let status = status.map(|status| format!(" with status {status}")).unwrap_or_default();
         let refusal = self.text("refusal").map(|token| format!(", {token}")).unwrap_or_default();
         let method = self.text("method").unwrap_or("-");
-        format!("recorded {time}: {method} {outcome}{status}{refusal}")
+        let summary = format!("recorded {time}: {method} {outcome}{status}{refusal}");
+        // The journal may have been changed by others.
+        masked(&summary, SUMMARY_BYTES_MAX).into_owned()
     }
 }

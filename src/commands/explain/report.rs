@@ -3,6 +3,7 @@
 use anyhow::anyhow;
 use serde_json::{Value, json};
 
+use super::super::output::{print, print_json};
 use crate::failure::Failure;
 use crate::refusal::{JudgedStep, JudgedSteps, StepOutcome, remedy};
 
@@ -32,8 +33,13 @@ impl StepReport {
         Self { steps, ..Self::default() }
     }
 
+    /// Prints the report, as one line of JSON or as text.
+    pub(in crate::commands) fn print(&self, json: bool) {
+        if json { print_json(self.json()) } else { print(self.text()) }
+    }
+
     /// Returns the report as lines of at most 100 columns.
-    pub(in crate::commands) fn text(&self) -> String {
+    fn text(&self) -> String {
         let mut lines = Vec::new();
         for note in &self.notes {
             wrap(&mut lines, "  note          ", note);
@@ -52,7 +58,7 @@ impl StepReport {
     }
 
     /// Returns the report as one line of JSON.
-    pub(in crate::commands) fn json(&self) -> String {
+    fn json(&self) -> String {
         let mut refused_before = false;
         let steps = self.steps.each().iter().map(|step| {
             let value = step_json(step, refused_before);
