@@ -47,10 +47,19 @@ pub fn run(wanted: &DemoOptions) -> Result<(), Failure> {
     crate::log::start(&Log { format: LogFormat::Human, level: LogLevel::Error });
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    within_temporary("demo", |folder| runtime.block_on(played(folder, wanted)))
+    runtime.block_on(async {
+        // Before there are files that a signal could leave.
+        let mut signals = StopSignals::with_hangup()?;
+        let play = async |folder: &Path| played(folder, wanted, &mut signals).await;
+        within_temporary("demo", play).await
+    })
 }
 
-async fn played(folder: &Path, wanted: &DemoOptions) -> Result<(), Failure> {
+async fn played(
+    folder: &Path,
+    wanted: &DemoOptions,
+    signals: &mut StopSignals,
+) -> Result<(), Failure> {
     let directory = if wanted.ldap { LabDirectory::SdsLdap } else { LabDirectory::SdsApi };
     let mut settings = LabSettings { directory, ..LabSettings::demonstration() };
     settings.address.set_port(wanted.port);
@@ -59,8 +68,7 @@ async fn played(folder: &Path, wanted: &DemoOptions) -> Result<(), Failure> {
         let line = format!("{:>5.1} s  {step}", began.elapsed().as_secs_f64());
         steps.line(Tone::Faint, line);
     };
-    let mut signals = StopSignals::with_hangup()?;
-    let lab = Lab::set_up_until(&mut signals, folder, settings, &progress).await?;
+    let lab = Lab::set_up_until(signals, folder, settings, &progress).await?;
     progress("ready");
     let record = wanted.record.as_ref().map(std::fs::File::create).transpose()?;
     let shown = tokio::select! {
@@ -70,7 +78,7 @@ async fn played(folder: &Path, wanted: &DemoOptions) -> Result<(), Failure> {
             false => Ok(()),
         },
     };
-    lab.take_down(&mut signals).await;
+    lab.take_down(signals).await;
     shown
 }
 

@@ -55,17 +55,26 @@ pub fn run(wanted: &LabOptions) -> Result<(), Failure> {
     };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    match &wanted.folder {
-        Some(folder) => runtime.block_on(serve(&std::path::absolute(folder)?, settings)),
-        None => within_temporary("lab", |folder| runtime.block_on(serve(folder, settings))),
-    }
+    runtime.block_on(async {
+        // Before there are files that a signal could leave.
+        let mut signals = StopSignals::new()?;
+        // The proxy reloads on SIGHUP; until it does, the signal is ignored.
+        let _hangup = signal(SignalKind::hangup())?;
+        match &wanted.folder {
+            Some(folder) => serve(&std::path::absolute(folder)?, settings, &mut signals).await,
+            None => {
+                let serve = async |folder: &Path| serve(folder, settings, &mut signals).await;
+                within_temporary("lab", serve).await
+            }
+        }
+    })
 }
 
 /// Calls a function with the path of a new temporary folder, and removes the folder afterwards; if that fails, the
 /// log says so.
-pub(super) fn within_temporary(
+pub(super) async fn within_temporary(
     name: &str,
-    function: impl FnOnce(&Path) -> Result<(), Failure>,
+    function: impl AsyncFnOnce(&Path) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let random = uuid::Uuid::new_v4().as_fields().0;
     let folder = format!("spine-proxy-{name}-{random:08x}");
@@ -76,25 +85,26 @@ pub(super) fn within_temporary(
         .create(&folder)
         .with_context(|| format!("cannot create the folder {}", folder.display()))
         .map_err(Failure::Environment)?;
-    let done = function(&folder);
+    let done = function(&folder).await;
     if let Err(error) = std::fs::remove_dir_all(&folder) {
         tracing::error!(folder = %folder.display(), %error, "the temporary folder could not be removed");
     }
     done
 }
 
-async fn serve(folder: &Path, settings: LabSettings) -> Result<(), Failure> {
-    let mut signals = StopSignals::new()?;
-    // It would end the process, and leave the folder. The proxy reloads on it.
-    let _hangup = signal(SignalKind::hangup())?;
-    let lab = Lab::set_up_until(&mut signals, folder, settings, &|_| {}).await?;
+async fn serve(
+    folder: &Path,
+    settings: LabSettings,
+    signals: &mut StopSignals,
+) -> Result<(), Failure> {
+    let lab = Lab::set_up_until(signals, folder, settings, &|_| {}).await?;
     print_json(lab.description());
     // Nobody can use a lab that is not described.
     let described = output::result();
     if described.is_ok() {
         signals.received().await;
     }
-    lab.take_down(&mut signals).await;
+    lab.take_down(signals).await;
     described
 }
 
