@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use serde::Serialize;
 
 pub mod audit;
 pub mod call;
@@ -34,13 +33,8 @@ pub mod token;
 
 pub(crate) use output::print;
 
+#[cfg(feature = "lab")]
 use crate::failure::Failure;
-
-/// Prints a value as JSON to standard output.
-fn print_json(value: &impl Serialize) -> Result<(), Failure> {
-    output::print_json(serde_json::to_string_pretty(value).map_err(Failure::environment)?);
-    Ok(())
-}
 
 /// Writes a file for people and other programs.
 #[cfg(feature = "lab")]

@@ -324,7 +324,7 @@ const ENDINGS: &[&str] = &[
     " -X DELETE",
 ];
 
-/// The same script is run by a shell with curl, and judged; both must come to the same refusal.
+/// Scripts that a shell runs with curl and that `explain` judges: the gateway's answer must be the judged refusal.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_curl_command_is_judged_as_what_curl_sends_is_answered() {
     for program in ["bash", "curl"] {

@@ -205,19 +205,24 @@ fn a_lab_has_a_token_for_each_consumer_practice_and_scope() {
     lab.answered(&[&["book", "A20047", "--header", &header][..], &patient].concat());
 }
 
+/// Starts a lab, and returns it as soon as its folder is made.
+fn begun_in(temporary: &Path) -> Child {
+    let mut command = Command::new(program());
+    command.arg("lab").env("TMPDIR", temporary);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while temporary.read_dir().unwrap().count() == 0 {
+        assert!(child.try_wait().unwrap().is_none(), "the lab has ended by itself");
+        std::thread::yield_now();
+    }
+    child
+}
+
 #[test]
 fn a_lab_that_is_stopped_while_it_is_set_up_leaves_nothing() {
     for wanted in [rustix::process::Signal::INT, rustix::process::Signal::TERM] {
         let temporary = tempfile::tempdir().unwrap();
-        let mut command = Command::new(program());
-        command.arg("lab").env("TMPDIR", temporary.path());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        let mut child = begun_in(temporary.path());
         let entries = || temporary.path().read_dir().unwrap().count();
-        while entries() == 0 {
-            assert!(child.try_wait().unwrap().is_none(), "the lab has ended by itself");
-            std::thread::yield_now();
-        }
         rustix::process::kill_process(rustix::process::Pid::from_child(&child), wanted).unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -239,13 +244,8 @@ fn a_lab_that_is_stopped_while_it_is_set_up_leaves_nothing() {
 #[test]
 fn a_lab_goes_on_after_a_hangup_while_it_is_set_up() {
     let temporary = tempfile::tempdir().unwrap();
-    let mut command = Command::new(program());
-    let command = command.arg("lab").env("TMPDIR", temporary.path()).stdout(Stdio::piped());
-    let mut child = command.spawn().unwrap();
+    let mut child = begun_in(temporary.path());
     let pid = rustix::process::Pid::from_child(&child);
-    while temporary.path().read_dir().unwrap().count() == 0 {
-        std::thread::yield_now();
-    }
     rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();

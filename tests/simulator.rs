@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -65,6 +65,17 @@ fn reserved() -> (socket2::Socket, u16) {
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
     let port = socket.local_addr().unwrap().as_socket().unwrap().port();
     (socket, port)
+}
+
+/// Writes the configuration of a simulator with a store, and returns its path.
+fn with_store(folder: &Path, port: u16) -> PathBuf {
+    let config = folder.join("simulator.toml");
+    let text = format!(
+        "address = \"127.0.0.1:{port}\"\nstore = \"provider.redb\"\n[[practice]]\nods = \"A20047\"\n\
+         asid = \"{ASID}\"\nname = \"Harbour Street Surgery\"\nbase-path = \"{BASE}\"\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    config
 }
 
 /// Returns an answer, or `None` if the connection failed before a complete one.
@@ -173,12 +184,7 @@ async fn wants(
 async fn fifty_consumers_race_for_twenty_slots_and_none_is_lost_when_the_provider_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     let (_reserved, port) = reserved();
-    let config = folder.path().join("simulator.toml");
-    let text = format!(
-        "address = \"127.0.0.1:{port}\"\nstore = \"provider.redb\"\n[[practice]]\nods = \"A20047\"\n\
-         asid = \"{ASID}\"\nname = \"Harbour Street Surgery\"\nbase-path = \"{BASE}\"\n"
-    );
-    std::fs::write(&config, text).unwrap();
+    let config = with_store(folder.path(), port);
     let simulated = Simulated::start(&config, 1);
     let today = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
     let until = today.saturating_add(jiff::Span::new().days(13));

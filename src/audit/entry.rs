@@ -391,8 +391,8 @@ impl Entry {
 
     /// Returns true once the consumer has been identified.
     #[must_use]
-    pub const fn is_identified(&self) -> bool {
-        self.consumer.is_some()
+    pub fn is_identified(&self) -> bool {
+        self.reached != DecisionReached::Unidentified
     }
 
     fn outcome(&self) -> ExchangeOutcome {

@@ -46,10 +46,11 @@ struct IssueTask {
     folder: PathBuf,
     /// Name of the files, without extension.
     name: String,
-    /// DNS name or IP address in the certificate; may be given several times. The first is the common name too.
+    /// DNS name or IP address in the certificate; may be given several times. The first is the common name, unless there is
+    /// --common-name.
     #[arg(long = "for", required = true, value_name = "DNS-NAME")]
     names: Vec<String>,
-    /// Common name that is none of the names.
+    /// Common name, such as one that is none of the names.
     #[arg(long, value_name = "NAME", conflicts_with = "common_name_only")]
     common_name: Option<String>,
     /// Leaves the names out of the subject alternative name, so that only the common name has one.

@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::ValueEnum;
 use schemars::schema_for;
 
-use super::{print, print_json};
+use super::output::{print, print_pretty_json};
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::registry::DirectoryFile;
@@ -33,11 +33,11 @@ pub fn run(config: &Path, strict: bool) -> Result<(), Failure> {
 pub fn run_json(config: &Path, strict: bool) -> Result<(), Failure> {
     match Prepared::load(config, 1) {
         Ok(prepared) => {
-            print_json(&CheckReport::served(&prepared, strict))?;
+            print_pretty_json(&CheckReport::served(&prepared, strict))?;
             judge(prepared.warnings().len(), strict)
         }
         Err(failure) => {
-            print_json(&CheckReport::failed(config, &failure))?;
+            print_pretty_json(&CheckReport::failed(config, &failure))?;
             Err(failure)
         }
     }

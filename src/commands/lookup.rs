@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow, bail};
 use serde::Serialize;
 
-use super::{print, print_json};
+use super::output::{print, print_pretty_json};
 use crate::directory::{
     Directory, DirectoryContext, Explanation, FoundNow, LookupStep, RegistrationView,
 };
@@ -74,7 +74,7 @@ pub fn run(wanted: &LookupOptions) -> Result<(), Failure> {
     if wanted.json {
         report.ok = ended.is_ok();
         report.faults.extend(ended.as_ref().err().map(FaultEntry::new));
-        print_json(&report)?;
+        print_pretty_json(&report)?;
     } else {
         report.print();
     }

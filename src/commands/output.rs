@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use std::sync::OnceLock;
 
 use anyhow::anyhow;
+use serde::Serialize;
 use spine_types::{is_unprintable, masked, printable};
 
 use crate::failure::Failure;
@@ -29,6 +30,15 @@ pub(super) fn print_json(json: impl Display) {
         text = text.chars().map(escaped).collect();
     }
     note(writeln!(io::stdout(), "{text}"));
+}
+
+/// Prints a value as JSON with a line for each member, as [`print_json`] does.
+///
+/// # Errors
+/// Returns an error if the value cannot be written as JSON.
+pub(super) fn print_pretty_json(value: &impl Serialize) -> Result<(), Failure> {
+    print_json(serde_json::to_string_pretty(value).map_err(Failure::environment)?);
+    Ok(())
 }
 
 /// Prints a line, or lines, to standard error without unprintable characters and NHS numbers; an error is ignored.

@@ -14,7 +14,7 @@ use testkit::{report_missing, repository};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{ASID, BASE, Simulated, booking, reserved, say};
+use super::{ASID, BASE, Simulated, booking, reserved, say, with_store};
 use crate::openapi::control::description;
 
 /// Bytes beyond the limit of a body.
@@ -420,12 +420,7 @@ async fn cannot_reset_without_a_disk(judge: &mut Judge) -> bool {
     let folder = tempfile::tempdir().unwrap();
     let Some(disk) = FaultyDisk::new(folder.path().join("disk")) else { return false };
     let (_reserved, port) = reserved();
-    let config = folder.path().join("simulator.toml");
-    let text = format!(
-        "address = \"127.0.0.1:{port}\"\nstore = \"provider.redb\"\n[[practice]]\nods = \"A20047\"\n\
-         asid = \"{ASID}\"\nname = \"Harbour Street Surgery\"\nbase-path = \"{BASE}\"\n"
-    );
-    std::fs::write(&config, text).unwrap();
+    let config = with_store(folder.path(), port);
     let _simulated = Simulated::start_by(disk.command(), &config, 1);
     let mut control = ControlClient { address: ([127, 0, 0, 1], port).into(), judge };
     control.expect(200, "POST", "/reset", "").await;

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 
 use super::fault;
 use super::verify_report::VerifyReport;
-use crate::commands::{print, print_json};
+use crate::commands::output::{print, print_pretty_json};
 use crate::failure::Failure;
 
 /// Journals to verify, and what to compare them with.
@@ -119,7 +119,7 @@ fn at(path: &Path, error: std::io::Error) -> Failure {
 /// Returns an error if the exchange cannot be proven.
 pub(super) fn prove_exchange(wanted: &ProveTask) -> Result<(), Failure> {
     let proof = prove(&wanted.journal, &wanted.id).map_err(Failure::environment)?;
-    print_json(&proof)
+    print_pretty_json(&proof)
 }
 
 /// Checks the proof of an exchange.
@@ -168,17 +168,16 @@ pub(super) fn verify_journals(wanted: VerifyTask) -> Result<(), Failure> {
     let mut report = VerifyReport::default();
     let read = verify_each(&journals, copies, &with, |journal, found| {
         worst = worst.max(found.verdict());
-        match (json, journal) {
-            (true, _) => report.add(journal, &found),
-            (false, Some(journal)) if journals.len() > 1 => {
-                print(journal.display());
-                print_verified(&found, &with);
-            }
-            (false, _) => print_verified(&found, &with),
+        if json {
+            return report.add(journal, &found);
         }
+        if let Some(journal) = journal.filter(|_| journals.len() > 1) {
+            print(journal.display());
+        }
+        print_verified(&found, &with);
     });
     if json {
-        print_json(&report.end(worst, &read))?;
+        print_pretty_json(&report.end(worst, &read))?;
     }
     read?;
     match worst {
@@ -197,16 +196,13 @@ fn verify_each(
     with: &VerifyWith,
     mut found: impl FnMut(Option<&Path>, Verified),
 ) -> Result<(), Failure> {
-    if copies {
-        let files = files(journals)?;
-        for path in &files {
-            std::fs::metadata(path).map_err(|error| at(path, error))?;
-        }
-        found(None, verify_copies(&files, with).map_err(Failure::environment)?);
-        return Ok(());
-    }
     for path in &with.checkpoints {
         std::fs::metadata(path).map_err(|error| at(path, error))?;
+    }
+    if copies {
+        let files = files(journals)?;
+        found(None, verify_copies(&files, with).map_err(Failure::environment)?);
+        return Ok(());
     }
     for journal in journals {
         found(Some(journal), verify(journal, with).map_err(|error| fault(journal, error))?);
@@ -214,11 +210,12 @@ fn verify_each(
     Ok(())
 }
 
-/// Returns the given files, and those in the given folders.
+/// Returns the given files, which must exist, and those in the given folders.
 fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let mut files = Vec::new();
     for path in paths {
-        if path.is_dir() {
+        let is_folder = std::fs::metadata(path).map_err(|error| at(path, error))?.is_dir();
+        if is_folder {
             for entry in std::fs::read_dir(path).map_err(|error| at(path, error))? {
                 let file = entry.map_err(|error| at(path, error))?.path();
                 files.extend(file.is_file().then_some(file));

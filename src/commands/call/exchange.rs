@@ -21,7 +21,7 @@ use super::answer::{CallAnswer, reason};
 use super::usage;
 use crate::claims;
 use crate::failure::Failure;
-use crate::outbound::{ServiceFault, ServiceUrl};
+use crate::outbound::ServiceUrl;
 use crate::tls::KeyPair;
 
 /// Limit: time from the start of a request to the end of its answer. The proxy answers within 45 seconds.
@@ -155,7 +155,7 @@ impl Caller {
         let answered = answered.await.map_err(|_| self.failed(request, late(), true))?;
         let answered = answered.map_err(|fault| match fault.is_sent {
             true => self.failed(request, fault.to_string(), false),
-            false => self.unsent(&fault),
+            false => Failure::environment(self.no_answer(fault.to_string())),
         })?;
         if self.notes == CallNotes::Heads {
             note_head('<', &format!("HTTP/1.1 {}", reason(answered.status)), &answered.headers);
@@ -178,18 +178,18 @@ impl Caller {
         Ok(answer)
     }
 
-    fn unsent(&self, fault: &ServiceFault) -> Failure {
-        let (authority, why) = (self.server.authority.clone(), fault.to_string());
-        Failure::environment(NoAnswer { authority, why, unknown: "", is_late: false })
+    /// Returns the error of a request that was not sent.
+    fn no_answer(&self, why: String) -> NoAnswer {
+        NoAnswer { authority: self.server.authority.clone(), why, unknown: "", is_late: false }
     }
 
+    /// Returns the error of a request that may have been carried out.
     fn failed(&self, request: &CallRequest, why: String, is_late: bool) -> Failure {
         let unknown = match Effect::of(request.method()) {
             Effect::Reads => "",
             Effect::Writes => "; it may have been carried out: read before you send it again",
         };
-        let authority = self.server.authority.clone();
-        Failure::environment(NoAnswer { authority, why, unknown, is_late })
+        Failure::environment(NoAnswer { unknown, is_late, ..self.no_answer(why) })
     }
 
     #[cfg(feature = "lab")]

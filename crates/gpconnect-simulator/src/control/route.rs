@@ -49,18 +49,10 @@ impl ControlRoute {
         path: &'static str,
         perform: fn(&SimulatedProvider, &ControlParameters) -> Result<A, ControlError>,
     ) -> Self {
-        Self {
-            id,
-            method,
-            path,
-            description: "",
-            query: &[],
-            body: None,
-            answer: SchemaGenerator::subschema_for::<A>,
-            perform: Box::new(move |provider, parameters, _| {
-                as_json(perform(provider, parameters)?)
-            }),
-        }
+        let perform: Perform =
+            Box::new(move |provider, parameters, _| as_json(perform(provider, parameters)?));
+        let answer = SchemaGenerator::subschema_for::<A>;
+        Self { id, method, path, description: "", query: &[], body: None, answer, perform }
     }
 
     /// Returns an operation that reads the request's body.
@@ -73,20 +65,14 @@ impl ControlRoute {
         path: &'static str,
         perform: fn(&SimulatedProvider, &ControlParameters, B) -> Result<A, ControlError>,
     ) -> Self {
-        Self {
-            id,
-            method,
-            path,
-            description: "",
-            query: &[],
-            body: Some(SchemaGenerator::subschema_for::<B>),
-            answer: SchemaGenerator::subschema_for::<A>,
-            perform: Box::new(move |provider, parameters, body| {
-                let body = serde_json::from_slice(body)
-                    .map_err(|fault| bad_request(format!("the body is invalid: {fault}")))?;
-                as_json(perform(provider, parameters, body)?)
-            }),
-        }
+        let perform: Perform = Box::new(move |provider, parameters, body| {
+            let body = serde_json::from_slice(body)
+                .map_err(|fault| bad_request(format!("the body is invalid: {fault}")))?;
+            as_json(perform(provider, parameters, body)?)
+        });
+        let answer = SchemaGenerator::subschema_for::<A>;
+        let body: SchemaOf = SchemaGenerator::subschema_for::<B>;
+        Self { id, method, path, description: "", query: &[], body: Some(body), answer, perform }
     }
 
     /// Returns the operation with this description.
