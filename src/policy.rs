@@ -227,11 +227,8 @@ pub fn check_audience(
     facts: &RequestFacts<'_>,
     provider: &ProviderRegistration,
 ) -> Result<(), Refusal> {
-    let urls = AudienceUrls {
-        root: &provider.root,
-        request: request_url(facts.target),
-        bases: facts.bases,
-    };
+    let urls =
+        AudienceUrls { root: &provider.root, target: Some(facts.target), bases: facts.bases };
     let accepted = match facts.audience {
         Audience::One(audience) => urls.is_root(audience) || is_other(facts, &urls, audience),
         Audience::OneInArray(audience) => {
@@ -247,7 +244,7 @@ pub fn check_audience(
 /// # Errors
 /// Returns a refusal if it is not.
 pub fn check_audience_alone(audience: &Audience<'_>, root: &ServiceRoot) -> Result<(), Refusal> {
-    let urls = AudienceUrls { root, request: None, bases: &[] };
+    let urls = AudienceUrls { root, target: None, bases: &[] };
     match audience {
         Audience::One(one) if urls.is_root(one) => Ok(()),
         Audience::One(_) | Audience::OneInArray(_) => Err(urls.mismatch(audience)),
@@ -258,8 +255,8 @@ pub fn check_audience_alone(audience: &Audience<'_>, root: &ServiceRoot) -> Resu
 struct AudienceUrls<'a> {
     /// Registered service root.
     root: &'a ServiceRoot,
-    /// URL of the request without its query; `None` in form (b).
-    request: Option<String>,
+    /// Target of the request; `None` if there is no request.
+    target: Option<&'a Target<'a>>,
     /// Base URLs of this proxy, without a final slash.
     bases: &'a [String],
 }
@@ -267,6 +264,14 @@ struct AudienceUrls<'a> {
 impl AudienceUrls<'_> {
     fn is_root(&self, audience: &str) -> bool {
         audience == self.root.as_str()
+    }
+
+    /// Returns the URL of the request without its query; `None` in form (b).
+    fn request(&self) -> Option<String> {
+        match self.target? {
+            Target::Url(url) => Some(format!("https://{}{}", url.authority, url.path)),
+            Target::Practice(_) => None,
+        }
     }
 
     fn mismatch(&self, audience: &Audience<'_>) -> Refusal {
@@ -292,9 +297,10 @@ impl AudienceUrls<'_> {
         kind.map(|(_, likeness)| likeness).or_else(|| {
             let root = self.root.as_str();
             let after = audience.strip_suffix(root).is_some_and(|before| before.ends_with('/'));
-            let last = |url: &str| url.rsplit('/').next().map(str::to_owned);
-            let is_like_root =
-                || last(audience) == last(root) && audience.parse::<ServiceRoot>().is_ok();
+            let is_like_root = || {
+                audience.rsplit('/').next() == root.rsplit('/').next()
+                    && audience.parse::<ServiceRoot>().is_ok()
+            };
             match (after, RootDifference::between(self.root, audience)) {
                 (true, _) => Some(AudienceLikeness::RootAfterUrl),
                 (false, Some(difference)) => Some(AudienceLikeness::Root(difference)),
@@ -319,28 +325,19 @@ fn is_other(facts: &RequestFacts<'_>, urls: &AudienceUrls<'_>, audience: &str) -
     facts.audiences.iter().any(|other| other.is(urls, audience))
 }
 
-/// Returns the URL in a target without its query; `None` in form (b).
-fn request_url(target: &Target<'_>) -> Option<String> {
-    match target {
-        Target::Url(url) => Some(format!("https://{}{}", url.authority, url.path)),
-        Target::Practice(_) => None,
-    }
-}
-
 impl OtherAudience {
     /// Returns true if a token's audience is of this kind.
     fn is(&self, urls: &AudienceUrls<'_>, audience: &str) -> bool {
-        let AudienceUrls { root, request, bases } = urls;
-        let root = root.as_str();
+        let (root, bases) = (urls.root.as_str(), urls.bases);
         let bare = audience.strip_suffix('/').unwrap_or(audience);
         match self {
             Self::TokenUrl => bare == "https://authorize.fhir.nhs.net/token",
             Self::TrailingSlash => bare == root.strip_suffix('/').unwrap_or(root),
-            Self::RequestUrl => request.as_ref().is_some_and(|url| audience == url),
+            Self::RequestUrl => urls.request().is_some_and(|url| audience == url),
             Self::ProxyBase => bases.iter().any(|base| base == bare),
             Self::ProxyAndRoot => bases.iter().any(|base| audience == format!("{base}/{root}")),
-            Self::ProxyAndRequestUrl => request
-                .as_ref()
+            Self::ProxyAndRequestUrl => urls
+                .request()
                 .is_some_and(|url| bases.iter().any(|base| audience == format!("{base}/{url}"))),
             Self::Named(named) => audience == named,
             Self::OneInArray => false,
